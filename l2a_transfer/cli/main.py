@@ -1,0 +1,68 @@
+"""The command group, and what every verb shares: error handling, exit codes and logging."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from importlib import import_module
+from typing import Any
+
+import click
+
+from l2a_transfer import __version__
+from l2a_transfer.errors import L2AError, UnknownNameError, nearest
+
+VERBS = {
+    "train": "train",
+}
+
+
+class Verbs(click.Group):
+    """Loads a verb's module when it is asked for, so that `--help` never waits for torch."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(VERBS)
+
+    def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
+        if name not in VERBS:
+            return None
+        command = getattr(import_module(f"l2a_transfer.cli.{VERBS[name]}"), "command")  # noqa: B009
+        assert isinstance(command, click.Command)
+        return command
+
+    def resolve_command(self, ctx: click.Context, args: list[str]) -> Any:
+        if args and args[0] not in VERBS and not args[0].startswith("-"):
+            close = nearest(args[0], VERBS)
+            ctx.fail(f"no such command {args[0]!r}" + (f"; did you mean {close!r}?" if close else ""))
+        return super().resolve_command(ctx, args)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Turns the package's errors into one line on stderr: misuse exits 2, a failure exits 1."""
+        try:
+            return super().invoke(ctx)
+        except (UnknownNameError, ValueError) as error:
+            if isinstance(error, UnicodeError):
+                raise
+            raise click.UsageError(str(error)) from error
+        except L2AError as error:
+            raise click.ClickException(str(error)) from error
+        except OSError as error:
+            where = f"{error.filename}: " if error.filename else ""
+            raise click.ClickException(f"{where}{error.strerror or error}") from error
+        except KeyboardInterrupt:
+            click.echo("Interrupted. What is complete stays; --resume goes on from there.", err=True)
+            sys.exit(130)
+
+
+@click.command(cls=Verbs, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, "--version", prog_name="l2a-transfer")
+@click.option("-q", "--quiet", is_flag=True, help="No progress and no log, errors only.")
+@click.pass_context
+def main(ctx: click.Context, quiet: bool) -> None:
+    """Attention networks, their features in HDF5, and how well those generalize.
+
+    \b
+    Example: l2a-transfer quickstart --out quickstart
+    """
+    ctx.obj = {"progress": not quiet}
+    logging.basicConfig(level=logging.WARNING if quiet else logging.INFO, format="%(message)s", stream=sys.stderr)

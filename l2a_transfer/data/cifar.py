@@ -1,0 +1,80 @@
+"""CIFAR-10 and CIFAR-100 as their authors distribute them: Python pickles, read without running what they say."""
+
+from __future__ import annotations
+
+import io
+import pickle
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from l2a_transfer.errors import DataError
+
+FOLDERS = {"cifar10": "cifar-10-batches-py", "cifar100": "cifar-100-python"}
+FILES = {
+    ("cifar10", "train"): tuple(f"data_batch_{i}" for i in range(1, 6)),
+    ("cifar10", "test"): ("test_batch",),
+    ("cifar100", "train"): ("train",),
+    ("cifar100", "test"): ("test",),
+}
+META = {"cifar10": ("batches.meta", b"label_names"), "cifar100": ("meta", b"fine_label_names")}
+LABELS = {"cifar10": b"labels", "cifar100": b"fine_labels"}
+
+
+class _ArraysOnly(pickle.Unpickler):
+    """A pickle can name any function to call; this one finds only what rebuilding a NumPy array takes."""
+
+    def find_class(self, module: str, name: str) -> Any:
+        if (module, name) in {("numpy.core.multiarray", "_reconstruct"), ("numpy._core.multiarray", "_reconstruct")}:
+            return np._core.multiarray._reconstruct  # type: ignore[attr-defined]
+        if (module, name) == ("numpy", "ndarray"):
+            return np.ndarray
+        if (module, name) == ("numpy", "dtype"):
+            return np.dtype
+        if (module, name) == ("_codecs", "encode"):
+            return lambda text, encoding: text.encode("latin1" if encoding == "latin1" else "utf-8")
+        raise pickle.UnpicklingError(f"it asks for {module}.{name}, which no CIFAR file needs")
+
+
+def _read(path: Path) -> dict[bytes, Any]:
+    try:
+        content = _ArraysOnly(io.BytesIO(path.read_bytes()), encoding="bytes").load()
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read: {error.strerror or error}") from error
+    except (pickle.UnpicklingError, EOFError, ValueError, TypeError, KeyError, AttributeError, IndexError,
+            ImportError, MemoryError, OverflowError, UnicodeDecodeError) as error:  # fmt: skip
+        raise DataError(f"{path}: not a CIFAR file or damaged: {error}") from error
+    if not isinstance(content, dict):
+        raise DataError(f"{path}: not a CIFAR file: expected a dictionary, got {type(content).__name__}")
+    return content
+
+
+def read_cifar(name: str, root: Path, split: str) -> tuple[NDArray[np.uint8], NDArray[np.int32], tuple[str, ...]]:
+    """Images uint8 (N, 3, 32, 32), labels (N,), class names, in the files' own order.
+
+    `root` is the folder that holds `cifar-10-batches-py` or `cifar-100-python`. Raises: DataError naming the file.
+    """
+    folder = root / FOLDERS[name]
+    if not folder.is_dir():
+        raise DataError(f"{folder}: no such folder; --data-dir must hold {FOLDERS[name]}/, or add --download")
+    images, labels = [], []
+    for file in FILES[name, split]:
+        content = _read(folder / file)
+        data, own = content.get(b"data"), content.get(LABELS[name])
+        if not isinstance(data, np.ndarray) or data.dtype != np.uint8 or data.ndim != 2 or data.shape[1] != 3072:
+            raise DataError(f"{folder / file}: 'data' must be uint8 rows of 3,072 values")
+        if not isinstance(own, list) or len(own) != len(data):
+            raise DataError(f"{folder / file}: needs one label for each of its {len(data)} images")
+        images.append(data.reshape(-1, 3, 32, 32))
+        labels.append(np.asarray(own, dtype=np.int32))
+    meta_file, key = META[name]
+    names = _read(folder / meta_file).get(key)
+    if not isinstance(names, list) or not all(isinstance(n, bytes) for n in names):
+        raise DataError(f"{folder / meta_file}: has no list of class names")
+    classes = tuple(n.decode() for n in names)
+    y = np.concatenate(labels)
+    if len(y) and not (0 <= y.min() and y.max() < len(classes)):
+        raise DataError(f"{folder}: labels must be between 0 and {len(classes) - 1}")
+    return np.concatenate(images), y, classes

@@ -1,0 +1,57 @@
+"""The error tree, and the sentence that every "unknown name" error uses."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class L2AError(Exception):
+    """Base of every error about a file, a store, weights or a backend; the command line exits 1."""
+
+
+class WeightsError(L2AError):
+    """A weights file that is damaged, incomplete, or belongs to another program."""
+
+
+class DataError(L2AError):
+    """A data set that is missing, empty, damaged, or cannot serve the purpose asked of it."""
+
+
+class StoreError(L2AError):
+    """A feature file that is truncated, changed, incomplete, unsafe, or of another schema."""
+
+
+class BackendError(L2AError):
+    """A device, runtime or model file that cannot run what was asked."""
+
+
+class OutputExistsError(L2AError):
+    """The output is already there, and nobody said what to do with it."""
+
+
+class TrainingError(L2AError):
+    """A training run that cannot start, go on, or be resumed."""
+
+
+class EvaluationError(L2AError):
+    """Features or labels that a protocol cannot be run on."""
+
+
+class UnknownNameError(ValueError):
+    """A name that is not in its table; the message carries the nearest valid ones. Exits 2."""
+
+
+def nearest(name: str, valid: Iterable[str]) -> str | None:
+    """The valid name that looks most like `name`, or None where nothing comes close."""
+    found = difflib.get_close_matches(name, list(valid), n=1, cutoff=0.5)
+    return found[0] if found else None
+
+
+def unknown_name(kind: str, name: str, valid: Iterable[str]) -> UnknownNameError:
+    """The error for a name that is not in its table: all valid names, or the nearest of many."""
+    names = list(valid)
+    close = nearest(name, names)
+    listed = ", ".join(names) if len(names) <= 12 else f"{', '.join(names[:11])}, … ({len(names)} in all)"
+    hint = f"; did you mean {close!r}?" if close else ""
+    return UnknownNameError(f"{kind} must be one of {listed}; got {name!r}{hint}")

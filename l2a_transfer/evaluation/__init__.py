@@ -1,0 +1,1 @@
+"""How good it is: linear SVMs, protocols, statistics, reports."""

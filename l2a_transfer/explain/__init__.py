@@ -1,0 +1,1 @@
+"""What it looked at: attention maps over pictures."""

@@ -1,0 +1,1 @@
+"""What comes out: backends, the feature store, extraction."""

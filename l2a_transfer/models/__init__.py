@@ -1,0 +1,1 @@
+"""What is computed: networks, their configs and their weights."""

@@ -1,0 +1,226 @@
+"""Weights on disk: one `.safetensors` whose header carries the card; bundled weights under `pretrained/`."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from l2a_transfer.errors import UnknownNameError, WeightsError, nearest
+from l2a_transfer.models.config import ARCHITECTURES, ModelConfig
+from l2a_transfer.preprocess import Preprocess
+
+if TYPE_CHECKING:
+    import torch
+
+    from l2a_transfer.models.vgg import Network
+
+SCHEMA = "l2a-weights/1"
+HEADER_KEY = "l2a-card"
+PRETRAINED = Path(__file__).parent / "pretrained"
+MAX_HEADER_BYTES = 8 << 20
+
+
+@dataclass(frozen=True)
+class Card:
+    """What a weights file is and how it came to be; every number was measured on the very file that carries it.
+
+    `metrics`: name → {"value", "n", …}; `training`: data set, recipe, seed, device, seconds, versions, commit, or
+    {"untrained": true, "seed": n}.
+    """
+
+    name: str
+    config: ModelConfig
+    preprocess: Preprocess
+    classes: tuple[str, ...]
+    parameters: int
+    training: dict[str, Any] = field(default_factory=dict)
+    metrics: dict[str, Any] = field(default_factory=dict)
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "schema": SCHEMA,
+            "name": self.name,
+            "config": self.config.to_json(),
+            "preprocess": self.preprocess.to_json(),
+            "classes": list(self.classes),
+            "parameters": self.parameters,
+            "training": self.training,
+            "metrics": self.metrics,
+        }
+
+    @classmethod
+    def from_json(cls, values: Any) -> Card:
+        """The card that `to_json` wrote. Raises: ValueError, TypeError or KeyError for anything else."""
+        if not isinstance(values, dict) or values.get("schema") != SCHEMA:
+            schema = values.get("schema") if isinstance(values, dict) else None
+            raise ValueError(f"the card's schema must be {SCHEMA!r}, got {schema!r}")
+        for key, kind in (("name", str), ("classes", list), ("parameters", int), ("training", dict), ("metrics", dict)):
+            if not isinstance(values[key], kind):
+                raise TypeError(f"card: {key} must be a {kind.__name__}, got {values[key]!r}")
+        return cls(
+            name=values["name"],
+            config=ModelConfig.from_json(values["config"]),
+            preprocess=Preprocess.from_json(values["preprocess"]),
+            classes=tuple(str(c) for c in values["classes"]),
+            parameters=values["parameters"],
+            training=values["training"],
+            metrics=values["metrics"],
+        )
+
+
+def save_weights(model: Network, card: Card, path: Path) -> None:
+    """Write `model` as float16 with its card, atomically: `path` is the old file or the whole new one."""
+    import torch
+    from safetensors.torch import save
+
+    tensors = {
+        key: value.detach().cpu().to(torch.float16 if value.is_floating_point() else value.dtype).contiguous()
+        for key, value in model.state_dict().items()
+        if not key.endswith("num_batches_tracked")
+    }
+    data = save(tensors, metadata={HEADER_KEY: json.dumps(card.to_json(), sort_keys=True)})
+    partial = path.with_name(path.name + ".partial")
+    with open(partial, "wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(partial, path)
+
+
+def read_card(path: Path) -> Card:
+    """The card in a weights file's header, without reading a tensor and without torch.
+
+    Raises: WeightsError where there is no such file, header or card.
+    """
+    try:
+        with open(path, "rb") as file:
+            size = int.from_bytes(file.read(8), "little")
+            if not 2 <= size <= MAX_HEADER_BYTES:
+                raise ValueError("not a safetensors file")
+            header = json.loads(file.read(size))
+        metadata = header.get("__metadata__") if isinstance(header, dict) else None
+        if not isinstance(metadata, dict) or HEADER_KEY not in metadata:
+            raise ValueError(f"the header has no {HEADER_KEY!r}; weights of another program cannot be used")
+        return Card.from_json(json.loads(metadata[HEADER_KEY]))
+    except OSError as error:
+        raise WeightsError(f"{path}: cannot be read: {error.strerror or error}") from error
+    except KeyError as error:
+        raise WeightsError(f"{path}: not an l2a-transfer weights file: the card has no {error}") from error
+    except (ValueError, TypeError, RecursionError) as error:
+        raise WeightsError(f"{path}: not an l2a-transfer weights file: {error}") from error
+
+
+def load_weights(path: Path) -> tuple[Network, Card]:
+    """The network, in evaluation mode and float32 on the CPU, and its card.
+
+    Raises: WeightsError naming missing, extra, misshapen or non-finite tensors.
+    """
+    import torch
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    from l2a_transfer.models.vgg import build_model
+
+    card = read_card(path)
+    try:
+        tensors = load_file(path)
+    except SafetensorError as error:
+        raise WeightsError(f"{path}: damaged: {error}") from error
+    # `meta` allocates nothing, so a hostile card cannot ask for more memory than its own tensors occupy.
+    with torch.device("meta"):
+        model = build_model(card.config)
+    expected = {k: v for k, v in model.state_dict().items() if not k.endswith("num_batches_tracked")}
+    _check_tensors(path, expected, tensors)
+    state = {key: value.float() for key, value in tensors.items()}
+    state |= {key: torch.zeros((), dtype=torch.long) for key in set(model.state_dict()) - set(expected)}
+    model.load_state_dict(state, assign=True)
+    return model.eval(), card
+
+
+def _check_tensors(path: Path, expected: dict[str, torch.Tensor], found: dict[str, torch.Tensor]) -> None:
+    import torch
+
+    missing, extra = sorted(set(expected) - set(found)), sorted(set(found) - set(expected))
+    if missing or extra:
+        parts = [f"{what} {', '.join(names[:4])}{' …' if len(names) > 4 else ''}"
+                 for what, names in (("missing", missing), ("extra", extra)) if names]  # fmt: skip
+        raise WeightsError(f"{path}: the tensors do not fit the card's network: {'; '.join(parts)}")
+    for key, value in found.items():
+        if value.shape != expected[key].shape:
+            raise WeightsError(
+                f"{path}: tensor {key} has shape {tuple(value.shape)}, expected {tuple(expected[key].shape)}"
+            )
+        if value.dtype not in (torch.float16, torch.bfloat16, torch.float32):
+            raise WeightsError(f"{path}: tensor {key} has dtype {value.dtype}, expected a floating-point one")
+        if not torch.isfinite(value).all():
+            raise WeightsError(f"{path}: tensor {key} has values that are not finite")
+
+
+def pretrained_names() -> list[str]:
+    """The names of the weights that ship with the package, as `--model` takes them."""
+    return sorted(p.name.removesuffix(".safetensors") for p in PRETRAINED.glob("*.safetensors"))
+
+
+def resolve_model(name: str, *, seed: int = 0) -> tuple[Network, Card]:
+    """What `--model` means: a bundled name, a path to `.safetensors`, or `untrained:ARCH[@WIDTH]`.
+
+    A bare architecture means its bundled weights. Returns the network in evaluation mode and its card. Raises:
+    UnknownNameError with the nearest name; WeightsError for a file that cannot be used.
+    """
+    if name.startswith("untrained:"):
+        return _untrained(name.removeprefix("untrained:"), seed)
+    if name.endswith(".safetensors") or "/" in name or os.sep in name:
+        return load_weights(Path(name))
+    names = pretrained_names()
+    if name in names:
+        return load_weights(PRETRAINED / f"{name}.safetensors")
+    own = [n for n in names if n.split(".")[0] == name]
+    if own:
+        return load_weights(PRETRAINED / f"{own[0]}.safetensors")
+    if name in ARCHITECTURES:
+        raise UnknownNameError(
+            f"no bundled weights for {name!r}; bundled are: {', '.join(names) or 'none'}. "
+            f"For random weights use 'untrained:{name}'; to make some, 'l2a-transfer train --model {name}'"
+        )
+    close = nearest(name, [*names, *ARCHITECTURES, "pixels"])
+    hint = f"; did you mean {close!r}?" if close else ""
+    raise UnknownNameError(
+        f"unknown model {name!r}{hint} Models are: a bundled name ({', '.join(names) or 'none'}), a path to "
+        ".safetensors or .onnx, 'untrained:ARCH[@WIDTH]', or 'pixels'"
+    )
+
+
+def _untrained(text: str, seed: int) -> tuple[Network, Card]:
+    from l2a_transfer.models.vgg import build_model
+
+    architecture, at, width = text.partition("@")
+    try:
+        config = ModelConfig(architecture, width=float(width) if at else 1.0)
+    except UnknownNameError:
+        raise
+    except ValueError as error:
+        raise UnknownNameError(f"untrained:{text}: {error}") from error
+    model = build_model(config, seed=seed).eval()
+    card = Card(
+        name=f"untrained:{text}",
+        config=config,
+        preprocess=Preprocess(),
+        classes=(),
+        parameters=count_parameters(model),
+        training={"untrained": True, "seed": seed},
+    )
+    return model, card
+
+
+def count_parameters(model: Network) -> int:
+    """How many numbers training can change."""
+    return sum(p.numel() for p in model.parameters())
+
+
+def with_metrics(card: Card, metrics: dict[str, Any]) -> Card:
+    """The same card with other metrics."""
+    return dataclasses.replace(card, metrics=metrics)

@@ -1,0 +1,79 @@
+"""How any picture becomes the pixels that a network takes; travels with weights, features and ONNX files."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from l2a_transfer.errors import unknown_name
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+FITS = ("stretch", "crop")
+FILTERS = ("bicubic", "bilinear", "lanczos", "box")
+CIFAR10_MEAN = (0.4914, 0.4822, 0.4465)
+CIFAR10_STD = (0.2470, 0.2435, 0.2616)
+
+
+@dataclass(frozen=True)
+class Preprocess:
+    """Resize to `size` × `size` pixels, then `(x / 255 − mean) / std` per channel.
+
+    `fit="stretch"` resizes both sides and does not keep the aspect; `"crop"` resizes the shorter side and cuts out
+    the centre. The filter is Pillow's, which antialiases. The paper does not say how its target images were
+    resized, so the choice is recorded here and travels with every file.
+
+    Raises: UnknownNameError for a fit or filter that does not exist; ValueError for numbers out of range.
+    """
+
+    size: int = 32
+    fit: str = "stretch"
+    filter: str = "bicubic"
+    mean: tuple[float, float, float] = CIFAR10_MEAN
+    std: tuple[float, float, float] = CIFAR10_STD
+
+    def __post_init__(self) -> None:
+        if self.fit not in FITS:
+            raise unknown_name("fit", self.fit, FITS)
+        if self.filter not in FILTERS:
+            raise unknown_name("filter", self.filter, FILTERS)
+        if not 4 <= self.size <= 4096:
+            raise ValueError(f"size must be between 4 and 4096 pixels, got {self.size}")
+        if len(self.mean) != 3 or len(self.std) != 3 or min(self.std) <= 0:
+            raise ValueError(f"mean and std have three numbers, std above 0; got {self.mean} and {self.std}")
+
+    def pixels(self, image: Image.Image) -> NDArray[np.uint8]:
+        """An RGB picture of any size → uint8 (3, size, size). A picture that has the size already is not resampled."""
+        from PIL import Image
+
+        W, H = image.size
+        if (W, H) != (self.size, self.size):
+            box = None
+            if self.fit == "crop":
+                side = min(W, H)
+                left, top = (W - side) / 2, (H - side) / 2
+                box = (left, top, left + side, top + side)
+            resample = Image.Resampling[self.filter.upper()]
+            image = image.resize((self.size, self.size), resample, box=box)
+        array = np.asarray(image, dtype=np.uint8)  # (size, size, 3)
+        return np.ascontiguousarray(array.transpose(2, 0, 1))  # (3, size, size)
+
+    def to_json(self) -> dict[str, Any]:
+        values = dataclasses.asdict(self)
+        return {**values, "mean": list(self.mean), "std": list(self.std)}
+
+    @classmethod
+    def from_json(cls, values: dict[str, Any]) -> Preprocess:
+        """The preprocess that `to_json` wrote. Raises: ValueError or TypeError for anything else."""
+        names = {field.name for field in dataclasses.fields(cls)}
+        if not isinstance(values, dict) or set(values) != names:
+            raise ValueError(f"a preprocess has the keys {sorted(names)}, got {values!r}")
+        if not isinstance(values["size"], int):
+            raise TypeError(f"preprocess: size must be an int, got {values['size']!r}")
+        mean, std = (tuple(float(x) for x in values[key]) for key in ("mean", "std"))
+        return cls(values["size"], values["fit"], values["filter"], mean, std)  # type: ignore[arg-type]

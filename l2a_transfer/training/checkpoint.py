@@ -1,0 +1,50 @@
+"""A checkpoint is written whole or not at all, and belongs to one run: its fingerprint says which."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from l2a_transfer.errors import TrainingError
+
+SCHEMA = "l2a-checkpoint/1"
+
+
+def save_checkpoint(path: Path, content: dict[str, Any]) -> None:
+    """Write atomically: after a kill or a full disk `path` is the previous checkpoint or the whole new one."""
+    partial = path.with_name(path.name + ".partial")
+    try:
+        with open(partial, "wb") as file:
+            torch.save({"schema": SCHEMA, **content}, file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(partial, path)
+    except (OSError, RuntimeError) as error:  # torch reports a full disk as a RuntimeError
+        partial.unlink(missing_ok=True)
+        raise TrainingError(f"{path}: the checkpoint could not be saved ({error}); the one before it is kept") from error
+
+
+def load_checkpoint(path: Path, fingerprint: dict[str, Any]) -> dict[str, Any]:
+    """The content that `save_checkpoint` wrote for this very run.
+
+    Raises: TrainingError where the file is damaged, or another config, recipe, seed or data set made it; the error
+    names what differs.
+    """
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except (OSError, RuntimeError, EOFError, ValueError, KeyError, pickle.UnpicklingError, zipfile.BadZipFile) as error:
+        first = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise TrainingError(f"{path}: damaged or not a checkpoint: {first}") from error
+    if not isinstance(content, dict) or content.get("schema") != SCHEMA:
+        raise TrainingError(f"{path}: not an {SCHEMA} checkpoint")
+    theirs = content["fingerprint"]
+    differing = sorted(key for key in {*theirs, *fingerprint} if theirs.get(key) != fingerprint.get(key))
+    if differing:
+        named = "; ".join(f"{key}: {theirs.get(key)} there, {fingerprint.get(key)} here" for key in differing)
+        raise TrainingError(f"{path}: made by another run ({named}); use another --out, or the same options")
+    return content
