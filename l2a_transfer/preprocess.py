@@ -52,7 +52,7 @@ class Preprocess:
         from PIL import Image
 
         W, H = image.size
-        if (W, H) != (self.size, self.size):
+        if (self.size, self.size) != (W, H):
             box = None
             if self.fit == "crop":
                 side = min(W, H)

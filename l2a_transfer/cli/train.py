@@ -55,9 +55,7 @@ def command(obj: dict[str, Any], **given: Any) -> None:
     data = TrainingData(given["data"], classes, x, y, x_test, y_test)
     if given["holdout"]:
         data = data.holdout(given["holdout"])
-    trainer = Trainer(
-        config, recipe, data, seed=given["seed"], device=given["device"], precision=given["precision"]
-    )
+    trainer = Trainer(config, recipe, data, seed=given["seed"], device=given["device"], precision=given["precision"])
     result = train(
         trainer, given["out"], resume=given["resume"], overwrite=given["overwrite"], progress=obj["progress"]
     )

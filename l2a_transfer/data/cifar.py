@@ -75,6 +75,6 @@ def read_cifar(name: str, root: Path, split: str) -> tuple[NDArray[np.uint8], ND
         raise DataError(f"{folder / meta_file}: has no list of class names")
     classes = tuple(n.decode() for n in names)
     y = np.concatenate(labels)
-    if len(y) and not (0 <= y.min() and y.max() < len(classes)):
+    if len(y) and not (y.min() >= 0 and y.max() < len(classes)):
         raise DataError(f"{folder}: labels must be between 0 and {len(classes) - 1}")
     return np.concatenate(images), y, classes

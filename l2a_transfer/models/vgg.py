@@ -178,9 +178,7 @@ class AttentionVGG(Network):
         if self.config.spec.head == "concat":
             logits = self.classifiers[0](torch.cat(dropped, dim=1))  # (B, K)
         else:
-            log_p = [
-                F.log_softmax(layer(x).float(), dim=1) for layer, x in zip(self.classifiers, dropped, strict=True)
-            ]
+            log_p = [F.log_softmax(layer(x).float(), dim=1) for layer, x in zip(self.classifiers, dropped, strict=True)]
             logits = torch.logsumexp(torch.stack(log_p), dim=0) - math.log(len(log_p))  # (B, K)
         return Attended(logits, g_a, seen, maps)
 

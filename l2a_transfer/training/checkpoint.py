@@ -26,7 +26,9 @@ def save_checkpoint(path: Path, content: dict[str, Any]) -> None:
         os.replace(partial, path)
     except (OSError, RuntimeError) as error:  # torch reports a full disk as a RuntimeError
         partial.unlink(missing_ok=True)
-        raise TrainingError(f"{path}: the checkpoint could not be saved ({error}); the one before it is kept") from error
+        raise TrainingError(
+            f"{path}: the checkpoint could not be saved ({error}); the one before it is kept"
+        ) from error
 
 
 def load_checkpoint(path: Path, fingerprint: dict[str, Any]) -> dict[str, Any]:

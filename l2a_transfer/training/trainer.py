@@ -135,7 +135,12 @@ def epoch_batches(
 
 @torch.inference_mode()
 def evaluate(
-    model: Network, images: NDArray[np.uint8], labels: NDArray[np.int32], preprocess: Preprocess, *, batch_size: int = 250
+    model: Network,
+    images: NDArray[np.uint8],
+    labels: NDArray[np.int32],
+    preprocess: Preprocess,
+    *,
+    batch_size: int = 250,
 ) -> float:
     """Accuracy between 0 and 1 in float32, on the device where the model is, in evaluation mode."""
     device = next(model.parameters()).device
@@ -235,9 +240,7 @@ class Trainer:
         correct = torch.zeros((), device=self.device)
         started = time.perf_counter()
         self.model.train()
-        batches = epoch_batches(
-            self.images, self.labels, recipe, self.preprocess, seed=self.seed, epoch=self.epoch
-        )
+        batches = epoch_batches(self.images, self.labels, recipe, self.preprocess, seed=self.seed, epoch=self.epoch)
         bar = tqdm(
             total=self.steps_per_epoch * recipe.batch_size,
             unit="img",
@@ -289,8 +292,8 @@ class Trainer:
             step = first + int(bad[0])
             raise TrainingError(
                 f"the loss is not finite at step {step} of {total} (epoch {step // self.steps_per_epoch + 1}), at rate "
-                f"{self.recipe.learning_rate(step, total):.4g}; the last good checkpoint is that of epoch {self.epoch}. "
-                "Try a smaller --lr"
+                f"{self.recipe.learning_rate(step, total):.4g}; the last good checkpoint is that of epoch "
+                f"{self.epoch}. Try a smaller --lr"
             )
 
     def card(self, name: str) -> Card:
@@ -356,7 +359,9 @@ def train(
         trainer.restore(load_checkpoint(checkpoint, trainer.fingerprint()))
         log.info("resumed after epoch %d of %d from %s", trainer.epoch, trainer.recipe.epochs, checkpoint)
     elif checkpoint.exists() and not overwrite:
-        raise OutputExistsError(f"{checkpoint}: a run is there already; --resume goes on with it, --overwrite replaces it")
+        raise OutputExistsError(
+            f"{checkpoint}: a run is there already; --resume goes on with it, --overwrite replaces it"
+        )
     out.mkdir(parents=True, exist_ok=True)
     history = _history(metrics_file, trainer.epoch)
     metrics_file.write_text("".join(json.dumps(row) + "\n" for row in history))
