@@ -1,3 +1,63 @@
-"""Train a VGG that pays attention, freeze it, and measure how well its attended features generalize."""
+"""Train a VGG that pays attention, freeze it, and measure how well its attended features generalize.
+
+The names below are loaded when they are first used, so that importing the package does not import torch.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from l2a_transfer.data.readers import open_source
+    from l2a_transfer.evaluation.evaluate import EvalConfig, evaluate_files
+    from l2a_transfer.explain.maps import attention_maps
+    from l2a_transfer.export import export_onnx
+    from l2a_transfer.features.backends import open_backend
+    from l2a_transfer.features.extract import extract
+    from l2a_transfer.features.store import read_features
+    from l2a_transfer.models.config import ModelConfig
+    from l2a_transfer.models.vgg import build_model
+    from l2a_transfer.models.weights import load_weights, resolve_model
+
+_HOME = {
+    "EvalConfig": "evaluation.evaluate",
+    "ModelConfig": "models.config",
+    "attention_maps": "explain.maps",
+    "build_model": "models.vgg",
+    "evaluate_files": "evaluation.evaluate",
+    "export_onnx": "export",
+    "extract": "features.extract",
+    "load_weights": "models.weights",
+    "open_backend": "features.backends",
+    "open_source": "data.readers",
+    "read_features": "features.store",
+    "resolve_model": "models.weights",
+}
+
+__all__ = [
+    "EvalConfig",
+    "ModelConfig",
+    "attention_maps",
+    "build_model",
+    "evaluate_files",
+    "export_onnx",
+    "extract",
+    "load_weights",
+    "open_backend",
+    "open_source",
+    "read_features",
+    "resolve_model",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module 'l2a_transfer' has no attribute {name!r}")
+    return getattr(import_module(f"l2a_transfer.{_HOME[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

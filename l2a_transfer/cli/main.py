@@ -13,7 +13,15 @@ from l2a_transfer import __version__
 from l2a_transfer.errors import L2AError, UnknownNameError, nearest
 
 VERBS = {
+    "quickstart": "quickstart",
     "train": "train",
+    "extract": "extract",
+    "svm-eval": "svm_eval",
+    "export": "export",
+    "maps": "maps",
+    "models": "models",
+    "datasets": "datasets",
+    "inspect": "inspect",
 }
 
 

@@ -1,0 +1,39 @@
+# Two commands do everything on a machine that has Python, pip and make: `make quickstart` and `make test`.
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: quickstart test lint realdata clean
+
+quickstart: .venv/installed
+	$(BIN)/l2a-transfer quickstart --out quickstart --overwrite
+
+test: .venv/installed-test
+	$(BIN)/python -m pytest
+
+lint: .venv/installed-lint
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+# Needs L2A_TEST_DATA, a folder with cifar-10-batches-py, caltech101, stanford40 and svhn1083.
+realdata: .venv/installed-test
+	$(BIN)/python -m pytest -m realdata
+
+.venv/bin/python:
+	$(PYTHON) -m venv .venv
+
+.venv/installed: .venv/bin/python pyproject.toml
+	$(BIN)/python -m pip install --editable .
+	@touch $@
+
+.venv/installed-test: .venv/bin/python pyproject.toml
+	$(BIN)/python -m pip install --editable ".[test]"
+	@touch $@
+
+.venv/installed-lint: .venv/bin/python pyproject.toml
+	$(BIN)/python -m pip install --editable ".[lint,test]"
+	@touch $@
+
+clean:
+	rm -rf .venv quickstart .mypy_cache .ruff_cache .pytest_cache .import_linter_cache

@@ -1,0 +1,75 @@
+"""`l2a-transfer extract`: features of an image set, in one HDF5 file."""
+
+from __future__ import annotations
+
+import contextlib
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import click
+
+
+@click.command("extract")
+@click.option("--model", required=True, help="Bundled name, .safetensors, .onnx, untrained:ARCH[@WIDTH] or pixels.")
+@click.option("--data", required=True, help="Data set name, imagefolder:PATH or npz:FILE.")
+@click.option("--data-dir", type=click.Path(path_type=Path), help="Folder that holds the data set.")
+@click.option("--download/--no-download", default=False, help="Fetch the data set into --data-dir.")
+@click.option("--out", type=click.Path(path_type=Path), required=True, metavar="FILE.h5", help="Feature file.")
+@click.option("--split", help="Only this split.")
+@click.option("--limit", type=click.IntRange(min=1), help="At most N images a split, evenly over the classes.")
+@click.option("--levels", help="Comma-separated levels, as L2,L3; all by default.")
+@click.option("--tap", default="ga", show_default=True, help="ga, or ga-bn-relu: what the classifier sees.")
+@click.option("--backend", default="auto", show_default=True, help="auto, torch or onnxruntime.")
+@click.option("--device", default="auto", show_default=True, help="auto, cpu or cuda.")
+@click.option("--precision", default="auto", show_default=True, help="auto (fp32), fp32, bf16 or fp16.")
+@click.option("--batch-size", type=click.IntRange(min=1), default=64, show_default=True)
+@click.option("--workers", type=click.IntRange(min=0), help="Decoding processes; chosen by default.")
+@click.option("--seed", type=int, default=0, show_default=True, help="Of untrained weights.")
+@click.option("--resume/--no-resume", default=False, help="Where --out is complete: verify it and exit 0.")
+@click.option("--overwrite/--no-overwrite", default=False, help="Replace --out.")
+@click.pass_obj
+def command(obj: dict[str, Any], **given: Any) -> None:
+    """Write the features of an image set to HDF5, together with labels, ids, splits and the model's card.
+
+    An extraction that was interrupted goes on where it stopped when the same command is given again.
+
+    \b
+    Example:
+      l2a-transfer extract --model vgg-att2-concat-pc --data caltech-mini --out features.h5
+    """
+    from l2a_transfer.data.readers import open_source
+    from l2a_transfer.features.backends import open_backend
+    from l2a_transfer.features.extract import extract
+
+    options = {key: given[key] for key in ("device", "precision", "tap", "seed", "backend")}
+    levels = [level.strip() for level in given["levels"].split(",")] if given["levels"] else None
+    with _runnable(given["model"], given["backend"], given["seed"]) as model:
+        backend = open_backend(model, levels=levels, **options)
+        source = open_source(
+            given["data"],
+            data_dir=given["data_dir"],
+            split=given["split"],
+            limit=given["limit"],
+            download=given["download"],
+        )
+        click.echo(f"{backend.name} on {backend.device}, {backend.precision}, {len(source)} images", err=True)
+        run = {key: given[key] for key in ("batch_size", "workers", "resume", "overwrite")}
+        result = extract(source, backend, given["out"], progress=obj["progress"], **run)
+    speed = f", {result.computed / result.seconds:.0f} images/s" if result.computed else ", verified"
+    click.echo(f"{result.path}: {result.rows} × {result.dim}{speed}")
+
+
+@contextlib.contextmanager
+def _runnable(model: str, backend: str, seed: int) -> Iterator[str]:
+    """The model as `open_backend` takes it: for ONNX Runtime, weights are exported to a file for the time being."""
+    if backend != "onnxruntime" or model.endswith(".onnx") or model == "pixels":
+        yield model
+        return
+    from l2a_transfer.export import export_onnx
+    from l2a_transfer.models.weights import resolve_model
+
+    network, card = resolve_model(model, seed=seed)
+    with tempfile.TemporaryDirectory(prefix="l2a-transfer-") as folder:
+        yield str(export_onnx(network, card, Path(folder) / "model.onnx").path)

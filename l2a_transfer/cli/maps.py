@@ -1,0 +1,42 @@
+"""`l2a-transfer maps`: attention over pictures."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+
+@click.command("maps")
+@click.argument("images", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="IMAGE…")
+@click.option("--model", required=True, help="Bundled name, .safetensors or untrained:ARCH[@WIDTH].")
+@click.option("--out", type=click.Path(path_type=Path), required=True, metavar="DIR")
+@click.option(
+    "--side", type=int, default=128, show_default=True, help="Shorter side, in pixels, that the network sees."
+)
+@click.option("--seed", type=int, default=0, show_default=True, help="Of untrained weights.")
+@click.option("--overwrite/--no-overwrite", default=False, help="Replace the pictures in --out.")
+def command(images: tuple[Path, ...], model: str, out: Path, side: int, seed: int, overwrite: bool) -> None:
+    """Draw each level's attention over pictures of any size: an overlay a level, and one contact sheet.
+
+    \b
+    Example:
+      l2a-transfer maps --model vgg-att2-concat-pc --out maps photo.jpg
+    """
+    from l2a_transfer.data.decode import decode_file
+    from l2a_transfer.errors import OutputExistsError
+    from l2a_transfer.explain.maps import attention_maps, contact_sheet, save_overlays
+    from l2a_transfer.models.weights import resolve_model
+
+    network, card = resolve_model(model, seed=seed)
+    sheet = out / "attention.png"
+    if sheet.exists() and not overwrite:
+        raise OutputExistsError(f"{sheet}: exists; --overwrite replaces it")
+    results = [attention_maps(network, card.preprocess, decode_file(path), path.name, side=side) for path in images]
+    out.mkdir(parents=True, exist_ok=True)
+    for number, result in enumerate(results):
+        # Two folders can hold pictures of one name, so the number is part of the file's.
+        for path in save_overlays(result, out, f"{number:03d}-{Path(result.name).stem}"):
+            click.echo(str(path))
+    contact_sheet(results, sheet, title=f"Attention of {card.name}")
+    click.echo(str(sheet))

@@ -1,0 +1,34 @@
+"""`l2a-transfer quickstart`: the main job in one command."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+NEXT = """\
+Next:
+  l2a-transfer extract --model vgg-att2-concat-pc --data imagefolder:YOUR_PICTURES --out yours.h5
+  l2a-transfer svm-eval yours.h5 --out yours
+  l2a-transfer export --model vgg-att2-concat-pc --out extractor.onnx"""
+
+
+@click.command("quickstart")
+@click.option("--out", type=click.Path(path_type=Path), default=Path("quickstart"), show_default=True, metavar="DIR")
+@click.option("--overwrite/--no-overwrite", default=False, help="Replace an earlier quickstart in --out.")
+@click.pass_obj
+def command(obj: dict[str, Any], out: Path, overwrite: bool) -> None:
+    """Pretrained attention network → features of unseen photographs → SVM, beside three controls. Works offline.
+
+    \b
+    Example:
+      l2a-transfer quickstart --out quickstart
+    """
+    from l2a_transfer.quickstart import quickstart
+
+    result = quickstart(out, overwrite=overwrite, progress=obj["progress"])
+    click.echo(f"\n{result.table}\n\nFiles:")
+    for path in result.files:
+        click.echo(f"  {path}")
+    click.echo(f"\n{NEXT}")

@@ -1,0 +1,72 @@
+"""Streaming batches: a source's pictures as uint8 pixels, decoded and resized in worker processes."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from l2a_transfer.errors import DataError
+from l2a_transfer.preprocess import Preprocess
+
+if TYPE_CHECKING:
+    from l2a_transfer.data.readers import ImageSource
+
+SMALL_SOURCE = 512
+"""Rows below which starting worker processes costs more than they save."""
+
+
+def choose_workers(rows: int, workers: int | None) -> int:
+    """The number of decoding processes: as asked, or one a core up to eight, none for a small source."""
+    if workers is not None:
+        if workers < 0:
+            raise ValueError(f"workers must be at least 0, got {workers}")
+        return workers
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return 0 if rows < SMALL_SOURCE else min(8, cores)
+
+
+class _Batches:
+    """Batch k of a list of row ranges, as a map-style data set; picklable, so that it can go to a worker."""
+
+    def __init__(self, source: ImageSource, preprocess: Preprocess, batches: Sequence[range]) -> None:
+        self.source, self.preprocess, self.batches = source, preprocess, batches
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+    def __getitem__(self, k: int) -> NDArray[np.uint8] | DataError:
+        # An exception that crosses the process boundary loses its type and gains a traceback; a value does not.
+        try:
+            return np.stack([self.preprocess.pixels(self.source.image(row)) for row in self.batches[k]])
+        except DataError as error:
+            return error
+
+
+def pixel_batches(
+    source: ImageSource, preprocess: Preprocess, batches: Sequence[range], *, workers: int = 0
+) -> Iterator[NDArray[np.uint8]]:
+    """For each range of rows, in order, its pixels: uint8 (B, 3, size, size).
+
+    Memory does not grow with the number of batches. Raises: DataError naming the picture that cannot be used.
+    """
+    dataset = _Batches(source, preprocess, batches)
+    if workers == 0 or not batches:
+        loaded: Iterator[NDArray[np.uint8] | DataError] = (dataset[k] for k in range(len(dataset)))
+    else:
+        from torch.utils.data import DataLoader
+
+        loaded = iter(
+            DataLoader(dataset, batch_size=None, num_workers=min(workers, len(batches)), collate_fn=_unchanged)  # type: ignore[arg-type]
+        )
+    for batch in loaded:
+        if isinstance(batch, DataError):
+            raise batch
+        yield batch
+
+
+def _unchanged(batch: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    return batch

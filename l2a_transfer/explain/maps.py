@@ -1,0 +1,155 @@
+"""Attention maps over pictures: where each level of a network looks, as overlays and one contact sheet."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+
+from l2a_transfer.errors import BackendError
+from l2a_transfer.models.vgg import Network
+from l2a_transfer.preprocess import Preprocess
+
+COLORMAP = "inferno"
+DEFAULT_SIDE = 128
+MAX_SIDE = 1024
+STRIDE = 4
+"""Pixels from one position of the coarsest level to the next; sides are multiples of it so that maps line up."""
+
+
+@dataclass(frozen=True)
+class AttentionMaps:
+    """One picture and where each level looks at it.
+
+    `image` uint8 (H, W, 3) as the network took it; `maps`: level → float32 (h, w), weights that sum to 1 (a sigmoid
+    between 0 and 1 for PAN's L2).
+    """
+
+    name: str
+    image: NDArray[np.uint8]
+    maps: dict[str, NDArray[np.float32]]
+
+    def peak(self, level: str) -> float:
+        """The largest weight over the mean one: 1 where attention is uniform, h·w where it is one-hot."""
+        weights = self.maps[level]
+        return float(weights.max() / weights.mean())
+
+
+def scaled_size(width: int, height: int, side: int) -> tuple[int, int]:
+    """(width, height) with the shorter side `side` pixels, the aspect kept, both multiples of 4, neither over 1024."""
+    scale = min(side / min(width, height), MAX_SIDE / max(width, height))
+    w, h = (max(STRIDE, round(x * scale / STRIDE) * STRIDE) for x in (width, height))
+    return w, h
+
+
+@torch.inference_mode()
+def attention_maps(
+    model: Network, preprocess: Preprocess, image: Image.Image, name: str, *, side: int = DEFAULT_SIDE
+) -> AttentionMaps:
+    """Attention of `model` over an RGB picture, taken with its shorter side at `side` pixels and its aspect kept.
+
+    The networks were trained on pictures of `preprocess.size` pixels; at several times that, a position sees an
+    object's part rather than the object, and the map is finer. Raises: BackendError for a network without
+    attention; ValueError for a side that the network cannot take.
+    """
+    smallest = model.config.min_size
+    if not smallest <= side <= MAX_SIDE:
+        raise ValueError(f"side must be between {smallest} and {MAX_SIDE} pixels, got {side}")
+    size = scaled_size(image.width, image.height, side)
+    if min(size) < smallest:
+        raise BackendError(
+            f"{name}: {image.width} × {image.height} pixels is too long for its height: its shorter side would be "
+            f"{min(size)} pixels, and {model.config.architecture} needs {smallest}"
+        )
+    pixels = np.array(image.resize(size, Image.Resampling[preprocess.filter.upper()]), dtype=np.uint8)  # (H, W, 3)
+    device = next(model.parameters()).device
+    mean, std = (torch.tensor(values, device=device)[:, None, None] for values in (preprocess.mean, preprocess.std))
+    batch = torch.from_numpy(pixels.transpose(2, 0, 1).copy()).to(device)[None].float() / 255  # (1, 3, H, W)
+    was_training = model.training
+    model.eval()
+    try:
+        attended = model.attend((batch - mean) / std)
+    finally:
+        model.train(was_training)
+    if not attended.maps:
+        raise BackendError(f"{model.config.architecture} has no attention, so it has no maps; use a vgg-att or vgg-pan")
+    return AttentionMaps(name, pixels, {level: values[0].cpu().numpy() for level, values in attended.maps.items()})
+
+
+def heat(weights: NDArray[np.float32], size: tuple[int, int]) -> NDArray[np.float32]:
+    """Weights (h, w) → float32 (H, W) between 0 and 1 for `size` = (W, H); the hottest position is exactly 1.
+
+    0 is no attention and not the coldest position, so that nearly uniform attention looks nearly uniform.
+    Enlarged without interpolation: every pixel shows the weight of the position that it belongs to.
+    """
+    scaled = weights / max(float(weights.max()), np.finfo(np.float32).tiny)
+    picture = Image.fromarray(scaled.astype(np.float32)).resize(size, Image.Resampling.NEAREST)
+    return np.asarray(picture, dtype=np.float32)
+
+
+def colors(values: NDArray[np.float32]) -> NDArray[np.uint8]:
+    """Heat between 0 and 1, (H, W) → uint8 (H, W, 3); 1 gets the colormap's top colour."""
+    from matplotlib import colormaps
+
+    rgba = colormaps[COLORMAP](values, bytes=True)
+    return np.asarray(rgba[..., :3], dtype=np.uint8)
+
+
+def overlay(image: NDArray[np.uint8], values: NDArray[np.float32]) -> NDArray[np.uint8]:
+    """Heat (H, W) in colour over a greyed picture (H, W, 3): where there is none, the picture; at 1 the top colour."""
+    grey = image.astype(np.float32) @ np.array([0.299, 0.587, 0.114], dtype=np.float32)  # (H, W)
+    opacity = values[..., None]
+    mixed = (1 - opacity) * grey[..., None] + opacity * colors(values).astype(np.float32)
+    return np.clip(np.rint(mixed), 0, 255).astype(np.uint8)
+
+
+def contact_sheet(results: Sequence[AttentionMaps], out: Path, *, title: str) -> None:
+    """One PNG: a row a picture; the picture, then each level's attention over it, with a scale and the peaks."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.cm import ScalarMappable
+    from matplotlib.figure import Figure
+
+    levels = list(results[0].maps)
+    pairs = 2 if len(results) > 6 else 1
+    rows, columns = math.ceil(len(results) / pairs), 1 + len(levels)
+    figure = Figure(figsize=(2.2 * columns * pairs + 0.9, 2.35 * rows + 0.7), dpi=110, layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.subplots(rows, columns * pairs, squeeze=False)
+    for axis in axes.flat:
+        axis.set_axis_off()
+    for i, result in enumerate(results):
+        row, first = i % rows, (i // rows) * columns
+        H, W = result.image.shape[:2]
+        axes[row, first].imshow(result.image)
+        axes[row, first].set_title(_shortened(result.name), fontsize=9)
+        for k, level in enumerate(levels):
+            axis = axes[row, first + 1 + k]
+            axis.imshow(overlay(result.image, heat(result.maps[level], (W, H))))
+            axis.set_title(f"{level}, peak {result.peak(level):.3g} × mean", fontsize=9)
+    scale = figure.colorbar(ScalarMappable(cmap=COLORMAP), ax=axes, fraction=0.03, pad=0.01)
+    scale.set_label("attention weight / largest weight of the map", fontsize=9)
+    figure.suptitle(title, fontsize=11)
+    partial = out.with_name(out.name + ".partial")
+    figure.savefig(partial, format="png", metadata={"Software": "l2a-transfer"})
+    partial.replace(out)
+
+
+def _shortened(name: str, most: int = 26) -> str:
+    return name if len(name) <= most else "…" + name[-(most - 1) :]
+
+
+def save_overlays(result: AttentionMaps, folder: Path, stem: str) -> list[Path]:
+    """One PNG a level, `STEM-LEVEL.png`, of the size that the network took; returns their paths."""
+    H, W = result.image.shape[:2]
+    paths = []
+    for level, weights in result.maps.items():
+        path = folder / f"{stem}-{level}.png"
+        Image.fromarray(overlay(result.image, heat(weights, (W, H)))).save(path)
+        paths.append(path)
+    return paths

@@ -1,0 +1,157 @@
+"""ONNX export: one self-contained file, uint8 pixels in, attended features out, checked before it is kept."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import os
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from l2a_transfer.errors import BackendError, OutputExistsError
+from l2a_transfer.features.backends import CARD_KEY, OnnxBackend, TorchBackend
+from l2a_transfer.models.vgg import Network
+from l2a_transfer.models.weights import Card
+
+TOLERANCE = 1e-4
+CHECKED_BATCHES = (1, 7)
+OPSET = 18
+PREPROCESS_KEY = "l2a-preprocess"
+
+
+@dataclass(frozen=True)
+class ExportResult:
+    """The file, its size, and the largest difference to PyTorch that the check saw, relative to the features' norm."""
+
+    path: Path
+    bytes: int
+    max_relative_error: float
+    outputs: tuple[str, ...]
+
+
+class ExportedExtractor(nn.Module):
+    """What the file computes: images uint8 (N, 3, H, W) → features float32 (N, D) and one map (N, H', W') a level."""
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, model: Network, card: Card) -> None:
+        super().__init__()
+        self.model = model
+        self.register_buffer("mean", torch.tensor(card.preprocess.mean)[:, None, None])
+        self.register_buffer("std", torch.tensor(card.preprocess.std)[:, None, None])
+
+    def forward(self, images: Tensor) -> tuple[Tensor, ...]:
+        attended = self.model.attend((images.float() / 255 - self.mean) / self.std)
+        return (attended.features, *attended.maps.values())
+
+
+def relative_error(found: np.ndarray[Any, Any], expected: np.ndarray[Any, Any]) -> float:
+    """The largest row-wise ‖found − expected‖ / ‖expected‖."""
+    difference = np.linalg.norm((found - expected).reshape(len(found), -1).astype(np.float64), axis=1)
+    scale = np.linalg.norm(expected.reshape(len(expected), -1).astype(np.float64), axis=1)
+    return float((difference / np.maximum(scale, np.finfo(np.float32).tiny)).max())
+
+
+def export_onnx(model: Network, card: Card, out: Path, *, overwrite: bool = False) -> ExportResult:
+    """Write `model` as ONNX with card and preprocess in the metadata.
+
+    The file is run in ONNX Runtime at batch 1 and 7 and replaces `out` only if features and maps agree with PyTorch
+    within 1e-4 relative. Raises: OutputExistsError; BackendError where the network cannot be exported or the file
+    differs.
+    """
+    if out.suffix != ".onnx":
+        raise ValueError(f"an exported file's name ends in .onnx, got {out.name!r}")
+    if out.exists() and not overwrite:
+        raise OutputExistsError(f"{out}: exists; --overwrite replaces it")
+    if not out.parent.is_dir():
+        out.parent.mkdir(parents=True, exist_ok=True)
+    model = model.eval().cpu()
+    size = card.preprocess.size
+    extractor = ExportedExtractor(model, card).eval()
+    example = torch.zeros(2, 3, size, size, dtype=torch.uint8)
+    maps = model.attend(example.float()).maps
+    names = ["features", *(f"map_{level}" for level in maps)]
+    content = _convert(extractor, example, names, card)
+    partial = out.with_name(f"{out.stem}.partial.onnx")
+    try:
+        with open(partial, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        error = check_parity(model, card, partial)
+        if not error <= TOLERANCE:
+            raise BackendError(f"{out}: ONNX Runtime differs from PyTorch by {error:.2e} relative; nothing was written")
+        os.replace(partial, out)
+    finally:
+        partial.unlink(missing_ok=True)
+    return ExportResult(out, len(content), error, tuple(names))
+
+
+def _convert(extractor: ExportedExtractor, example: Tensor, names: list[str], card: Card) -> bytes:
+    from torch.onnx.errors import OnnxExporterError
+
+    try:
+        # The exporter prints its progress, and torch warns of its own deprecated internals; neither is for the user.
+        with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            program = torch.onnx.export(
+                extractor,
+                (example,),
+                input_names=["images"],
+                output_names=names,
+                dynamic_shapes={"images": {0: torch.export.Dim("N", min=1)}},
+                opset_version=OPSET,
+                external_data=False,
+                dynamo=True,
+                verbose=False,
+            )
+    except (OnnxExporterError, RuntimeError) as error:
+        first = str(error).strip().splitlines()[0]
+        raise BackendError(f"{card.name}: cannot be exported to ONNX: {first}") from error
+    assert program is not None
+    proto = program.model_proto
+    proto.producer_name = "l2a-transfer"
+    # Source paths and stack traces of the exporting machine do not belong in a file that travels.
+    for node in [*proto.graph.node, *(n for function in proto.functions for n in function.node)]:
+        node.doc_string = ""
+        del node.metadata_props[:]
+    for value in (*proto.graph.value_info, *proto.graph.input, *proto.graph.output, *proto.graph.initializer):
+        del value.metadata_props[:]
+    del proto.graph.metadata_props[:]
+    del proto.metadata_props[:]
+    for key, values in ((CARD_KEY, card.to_json()), (PREPROCESS_KEY, card.preprocess.to_json())):
+        entry = proto.metadata_props.add()
+        entry.key, entry.value = key, json.dumps(values, sort_keys=True)
+    content: bytes = proto.SerializeToString(deterministic=True)
+    return content
+
+
+def check_parity(model: Network, card: Card, path: Path) -> float:
+    """The largest relative difference of features and maps between a file in ONNX Runtime and `model` in PyTorch.
+
+    Random pixels at batch 1 and 7, float32, on the CPU.
+    """
+    onnx = OnnxBackend(path, device="cpu")
+    reference = TorchBackend(model, card, device="cpu", precision="fp32")
+    rng = np.random.default_rng(0)
+    worst = 0.0
+    for batch in CHECKED_BATCHES:
+        pixels = rng.integers(0, 256, (batch, 3, card.preprocess.size, card.preprocess.size), dtype=np.uint8)
+        found = onnx.run(pixels)
+        expected = {"features": reference.features(pixels)}
+        images = (torch.from_numpy(pixels).float() / 255 - reference._mean) / reference._std
+        with torch.inference_mode():
+            maps = model.attend(images).maps
+        expected |= {f"map_{level}": values.numpy() for level, values in maps.items()}
+        if set(found) != set(expected):
+            raise BackendError(f"{path}: has the outputs {sorted(found)}, expected {sorted(expected)}")
+        worst = max(worst, *(relative_error(found[name], expected[name]) for name in expected))
+    return worst

@@ -1,0 +1,75 @@
+"""The main job on what ships in the package: pretrained attention → features → SVM on unseen photographs."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from l2a_transfer.data.readers import ImageSource, open_source
+from l2a_transfer.errors import OutputExistsError
+from l2a_transfer.evaluation.evaluate import EvalConfig, evaluate_files
+from l2a_transfer.evaluation.report import markdown_table, write_report
+from l2a_transfer.explain.maps import attention_maps, contact_sheet
+from l2a_transfer.features.backends import open_backend
+from l2a_transfer.features.extract import extract
+from l2a_transfer.models.weights import resolve_model
+
+log = logging.getLogger(__name__)
+DATA = "caltech-mini"
+MODELS = {
+    "attention": "vgg-att2-concat-pc.cifar10-w025",
+    "uniform": "vgg-att2-concat-uniform.cifar10-w025",
+    "untrained": "untrained:vgg-att2-concat-pc@0.25",
+    "pixels": "pixels",
+}
+PICTURES = 4
+
+
+@dataclass(frozen=True)
+class QuickstartResult:
+    """The table as Markdown and every file that was written."""
+
+    table: str
+    files: tuple[Path, ...]
+
+
+def quickstart(out: Path, *, overwrite: bool = False, progress: bool = True) -> QuickstartResult:
+    """Features of caltech-mini for the bundled network and three controls, their SVMs, and one picture of attention.
+
+    Writes `features-NAME.h5`, `results.json`, `report.md`, plots and `attention.png` into `out`. All four rows share
+    one split and protocol. Raises: OutputExistsError where `out` holds a quickstart and `overwrite` is not given.
+    """
+    finished = out / "results.json"
+    if finished.exists() and not overwrite:
+        raise OutputExistsError(f"{finished}: exists; --overwrite replaces it, or choose another --out")
+    out.mkdir(parents=True, exist_ok=True)
+    source = open_source(DATA)
+    files = []
+    for name, model in MODELS.items():
+        path = out / f"features-{name}.h5"
+        log.info("features of %d images of %s by %s", len(source), DATA, model)
+        extract(
+            source, open_backend(model, device="auto"), path, overwrite=overwrite or path.exists(), progress=progress
+        )
+        files.append(path)
+    log.info("linear SVMs: C chosen by cross-validation on the training images, tested once")
+    results = evaluate_files(files, EvalConfig(), progress=progress)
+    files += write_report(results, out, overwrite=overwrite)
+    files.append(_attention_picture(source, out / "attention.png"))
+    return QuickstartResult(markdown_table(results), tuple(files))
+
+
+def _attention_picture(source: ImageSource, path: Path) -> Path:
+    """Attention over the first test picture of a few classes, spread over the list of classes."""
+    network, card = resolve_model(MODELS["attention"])
+    wanted = np.linspace(0, len(source.classes) - 1, PICTURES).round().astype(int)
+    test = source.splits.index("test")
+    rows = [int(np.flatnonzero((source.labels == label) & (source.split == test))[0]) for label in wanted]
+    results = [
+        attention_maps(network, card.preprocess, source.image(row), source.classes[source.labels[row]]) for row in rows
+    ]
+    contact_sheet(results, path, title=f"Where {card.name} looks, on photographs that it never saw")
+    return path
