@@ -1,0 +1,82 @@
+"""Small things that several test modules need: a source in memory, a tiny network, the command line."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+from click.testing import CliRunner, Result
+from numpy.typing import NDArray
+from PIL import Image
+
+from l2a_transfer.cli.main import main
+
+TINY = "untrained:vgg-att2-concat-pc@0.0625"
+
+
+@dataclass(frozen=True)
+class MemorySource:
+    """Pictures in an array, (N, H, W, 3) uint8, with labels; half train, half test."""
+
+    pictures: NDArray[np.uint8]
+    labels: NDArray[np.int32]
+    classes: tuple[str, ...]
+    name: str = "memory"
+    splits: tuple[str, ...] = ("train", "test")
+
+    @property
+    def ids(self) -> tuple[str, ...]:
+        return tuple(f"{i:05d}" for i in range(len(self.pictures)))
+
+    @property
+    def split(self) -> NDArray[np.uint8]:
+        return (np.arange(len(self.pictures)) % 2).astype(np.uint8)
+
+    def __len__(self) -> int:
+        return len(self.pictures)
+
+    def image(self, row: int) -> Image.Image:
+        return Image.fromarray(self.pictures[row])
+
+    def fingerprint(self) -> str:
+        return hashlib.sha256(self.pictures.tobytes() + self.labels.tobytes()).hexdigest()
+
+
+def memory_source(rows: int = 40, side: int = 32, classes: int = 4, seed: int = 0) -> MemorySource:
+    rng = np.random.default_rng(seed)
+    return MemorySource(
+        rng.integers(0, 256, (rows, side, side, 3), dtype=np.uint8),
+        (np.arange(rows) // 2 % classes).astype(np.int32),
+        tuple(f"class {i}" for i in range(classes)),
+    )
+
+
+@pytest.fixture
+def source() -> MemorySource:
+    return memory_source()
+
+
+def l2a(*arguments: str | Path) -> Result:
+    """`l2a-transfer ARGUMENTS` in this process; stdout and stderr apart, exceptions turned into exit codes."""
+    return CliRunner().invoke(main, [str(a) for a in arguments])
+
+
+def assert_fails(result: Result, code: int, *words: str) -> None:
+    """The command ended with `code`, said each of `words`, and showed no traceback."""
+    assert result.exit_code == code, (result.exit_code, result.output, result.exception)
+    assert result.exception is None or isinstance(result.exception, SystemExit), result.exception
+    for word in words:
+        assert word in result.stderr, (word, result.stderr)
+    assert "Traceback" not in result.output
+
+
+def save_picture(path: Path, seed: int = 0, size: tuple[int, int] = (40, 48)) -> Path:
+    """A JPEG of smooth random colours, (W, H) pixels."""
+    rng = np.random.default_rng(seed)
+    small = Image.fromarray(rng.integers(0, 256, (6, 6, 3), dtype=np.uint8))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    small.resize(size, Image.Resampling.BICUBIC).save(path, quality=90)
+    return path

@@ -1,0 +1,206 @@
+"""The backends give the features of the formula, of each other, and the same bytes twice."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from numpy.typing import NDArray
+
+from l2a_transfer.errors import BackendError, UnknownNameError
+from l2a_transfer.export import export_onnx
+from l2a_transfer.features.backends import (
+    OnnxBackend,
+    PixelsBackend,
+    TorchBackend,
+    ieee_float32,
+    level_columns,
+    open_backend,
+    read_onnx,
+    refers_to_other_files,
+)
+from l2a_transfer.models.weights import resolve_model
+from tests.conftest import TINY
+
+
+def pixels(batch: int = 5, side: int = 32, seed: int = 0) -> NDArray[np.uint8]:
+    return np.random.default_rng(seed).integers(0, 256, (batch, 3, side, side), dtype=np.uint8)
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    network, card = resolve_model(TINY)
+    return export_onnx(network, card, tmp_path_factory.mktemp("onnx") / "tiny.onnx").path
+
+
+def test_pixels_are_the_bytes_over_255() -> None:
+    batch = np.zeros((1, 3, 32, 32), dtype=np.uint8)
+    batch[0, 2, 31, 31] = 51
+    features = PixelsBackend().features(batch)
+    assert features.shape == (1, 3072)
+    assert features.dtype == np.float32
+    assert features[0, -1] == np.float32(0.2)
+    assert features[0, :-1].max() == 0
+
+
+def test_level_columns_tile_the_feature() -> None:
+    widths = {"L1": 2, "L2": 3, "L3": 4}
+    assert level_columns(widths, None) == (("L1", 0, 2), ("L2", 2, 5), ("L3", 5, 9))
+    assert level_columns(widths, ["L3", "L1"]) == (("L1", 0, 2), ("L3", 2, 6))
+    with pytest.raises(UnknownNameError, match="'L2'"):
+        level_columns(widths, ["l2"])
+
+
+def test_torch_backend_normalises_and_concatenates_g_a() -> None:
+    network, card = resolve_model(TINY)
+    found = TorchBackend(network, card, device="cpu").features(pixels())
+    mean = np.asarray(card.preprocess.mean, dtype=np.float32)[:, None, None]
+    std = np.asarray(card.preprocess.std, dtype=np.float32)[:, None, None]
+    with torch.inference_mode():
+        attended = network.attend(torch.from_numpy((pixels() / np.float32(255) - mean) / std).float())
+    assert found.shape == (5, 64)
+    np.testing.assert_allclose(found[:, :32], attended.g_a["L2"].numpy(), rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(found[:, 32:], attended.g_a["L3"].numpy(), rtol=1e-4, atol=1e-5)
+
+
+def test_the_same_batch_gives_the_same_bytes() -> None:
+    backend = open_backend(TINY, device="cpu")
+    assert backend.features(pixels()).tobytes() == backend.features(pixels()).tobytes()
+
+
+def test_taps_differ_and_bn_relu_is_not_negative() -> None:
+    ga = open_backend("untrained:vgg-att2-concat-dp@0.0625", device="cpu").features(pixels())
+    seen = open_backend("untrained:vgg-att2-concat-dp@0.0625", device="cpu", tap="ga-bn-relu").features(pixels())
+    assert seen.min() >= 0
+    # A fresh batch norm divides by sqrt(1 + eps) alone.
+    np.testing.assert_allclose(seen, np.maximum(ga, 0) / np.sqrt(np.float32(1.001)), rtol=1e-5, atol=1e-6)
+
+
+def test_one_level_is_a_slice_of_all(exported: Path) -> None:
+    for model in (TINY, str(exported)):
+        whole = open_backend(model, device="cpu").features(pixels())
+        one = open_backend(model, device="cpu", levels=["L3"])
+        assert one.levels == (("L3", 0, 32),)
+        np.testing.assert_array_equal(one.features(pixels()), whole[:, 32:])
+
+
+def test_bf16_is_near_fp32() -> None:
+    exact = open_backend(TINY, device="cpu").features(pixels())
+    rough = open_backend(TINY, device="cpu", precision="bf16").features(pixels())
+    assert not np.array_equal(exact, rough)
+    assert np.linalg.norm(rough - exact) < 2e-2 * np.linalg.norm(exact)
+
+
+def test_onnx_and_torch_agree(exported: Path) -> None:
+    onnx_features = OnnxBackend(exported, device="cpu").features(pixels())
+    torch_features = open_backend(TINY, device="cpu").features(pixels())
+    assert np.linalg.norm(onnx_features - torch_features) < 1e-4 * np.linalg.norm(torch_features)
+
+
+def test_tf32_is_off_inside_and_restored_after() -> None:
+    matmul = torch.backends.cuda.matmul
+    before, matmul.allow_tf32 = matmul.allow_tf32, True
+    try:
+        with pytest.raises(KeyError), ieee_float32():
+            assert not matmul.allow_tf32
+            raise KeyError
+        assert matmul.allow_tf32
+    finally:
+        matmul.allow_tf32 = before
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+@pytest.mark.parametrize("model", [TINY, "pixels"])
+def test_cuda_without_a_gpu_is_an_error(model: str) -> None:
+    with pytest.raises(BackendError, match="no CUDA GPU; use --device cpu"):
+        open_backend(model, device="cuda")
+
+
+def test_names_that_do_not_exist() -> None:
+    for option in ({"backend": "tourch"}, {"tap": "g-a"}, {"precision": "fp23"}, {"device": "gpu"}):
+        with pytest.raises(UnknownNameError, match="must be one of"):
+            open_backend(TINY, **option)
+
+
+def test_an_onnx_file_has_one_tap_and_one_precision(exported: Path) -> None:
+    with pytest.raises(BackendError, match="'ga' alone"):
+        open_backend(str(exported), tap="ga-bn-relu")
+    with pytest.raises(BackendError, match="float32"):
+        open_backend(str(exported), precision="bf16")
+    with pytest.raises(BackendError, match="ONNX Runtime"):
+        open_backend(str(exported), backend="torch")
+
+
+def foreign_model() -> onnx.ModelProto:
+    value = onnx.helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, [1])
+    out = onnx.helper.make_tensor_value_info("y", onnx.TensorProto.FLOAT, [1])
+    graph = onnx.helper.make_graph([onnx.helper.make_node("Identity", ["x"], ["y"])], "g", [value], [out])
+    return onnx.helper.make_model(graph)
+
+
+def test_an_onnx_file_of_another_program(tmp_path: Path) -> None:
+    path = tmp_path / "foreign.onnx"
+    path.write_bytes(foreign_model().SerializeToString())
+    with pytest.raises(BackendError, match=r"foreign\.onnx: an ONNX file of another program"):
+        read_onnx(path)
+
+
+def test_a_card_alone_does_not_make_it_ours(exported: Path, tmp_path: Path) -> None:
+    _, card = read_onnx(exported)
+    model = foreign_model()
+    entry = model.metadata_props.add()
+    entry.key, entry.value = "l2a-card", json.dumps(card.to_json())
+    path = tmp_path / "foreign.onnx"
+    path.write_bytes(model.SerializeToString())
+    with pytest.raises(BackendError, match="needs the input 'images'"):
+        read_onnx(path)
+
+
+def test_onnx_with_data_in_other_files(exported: Path, tmp_path: Path) -> None:
+    model = onnx.load(exported)
+    assert not refers_to_other_files(model)
+    tensor = model.graph.initializer[0]
+    tensor.data_location = onnx.TensorProto.EXTERNAL
+    entry = tensor.external_data.add()
+    entry.key, entry.value = "location", "/etc/passwd"
+    path = tmp_path / "external.onnx"
+    path.write_bytes(model.SerializeToString())
+    with pytest.raises(BackendError, match="keeps data in other files"):
+        OnnxBackend(path, device="cpu")
+
+
+@pytest.mark.parametrize("damage", ["empty", "garbage", "cut", "missing", "folder"])
+def test_a_damaged_onnx_file(exported: Path, tmp_path: Path, damage: str) -> None:
+    path, content = tmp_path / "damaged.onnx", exported.read_bytes()
+    if damage == "folder":
+        path.mkdir()
+    elif damage != "missing":
+        path.write_bytes({"empty": b"", "garbage": b"\xff" * 999, "cut": content[: len(content) // 2]}[damage])
+    with pytest.raises(BackendError, match=r"damaged\.onnx"):
+        OnnxBackend(path, device="cpu")
+
+
+def test_a_graph_that_does_not_do_what_its_card_says(exported: Path, tmp_path: Path) -> None:
+    model = onnx.load(exported)
+    shape = next(o for o in model.graph.output if o.name == "features").type.tensor_type.shape
+    producer = next(n for n in model.graph.node if "features" in n.output)
+    producer.op_type = "NoSuchOperator"
+    assert shape is not None
+    path = tmp_path / "broken.onnx"
+    path.write_bytes(model.SerializeToString())
+    with pytest.raises(BackendError, match="ONNX Runtime cannot run it"):
+        OnnxBackend(path, device="cpu")
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize(("precision", "tolerance"), [("fp32", 1e-4), ("bf16", 2e-2)])
+def test_cuda_agrees_with_the_cpu(precision: str, tolerance: float) -> None:
+    expected = open_backend(TINY, device="cpu").features(pixels(16))
+    backend = open_backend(TINY, device="cuda", precision=precision)
+    found = backend.features(pixels(16))
+    assert np.linalg.norm(found - expected) < tolerance * np.linalg.norm(expected)
+    assert found.tobytes() == backend.features(pixels(16)).tobytes()

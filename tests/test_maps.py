@@ -1,0 +1,115 @@
+"""Maps: the hottest position gets the top colour, sizes are kept, and the sheet is one picture."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from l2a_transfer.errors import BackendError
+from l2a_transfer.explain.maps import AttentionMaps, attention_maps, colors, contact_sheet, heat, overlay, scaled_size
+from l2a_transfer.models.weights import resolve_model
+from tests.conftest import TINY, assert_fails, l2a, save_picture
+
+TOP = (252, 254, 164)
+
+
+def test_heat_is_the_share_of_the_largest_weight() -> None:
+    weights = np.array([[0.1, 0.2], [0.3, 0.4]], dtype=np.float32)
+    expected = np.repeat(np.repeat([[0.25, 0.5], [0.75, 1.0]], 2, axis=0), 2, axis=1)
+    np.testing.assert_allclose(heat(weights, (4, 4)), expected, rtol=1e-6)
+
+
+def test_the_hottest_position_gets_the_top_colour_and_no_other_does() -> None:
+    weights = np.full((4, 6), 0.01, dtype=np.float32)
+    weights[1, 5] = 0.77
+    picture = np.full((32, 48, 3), 128, dtype=np.uint8)
+    drawn = overlay(picture, heat(weights, (48, 32)))
+    top = np.all(drawn == TOP, axis=2)
+    assert top[8:16, 40:48].all()
+    assert top.sum() == 8 * 8
+
+
+def test_no_attention_leaves_the_grey_picture() -> None:
+    picture = np.full((4, 4, 3), 90, dtype=np.uint8)
+    np.testing.assert_array_equal(overlay(picture, np.zeros((4, 4), dtype=np.float32)), picture)
+
+
+def test_colors_run_over_the_whole_map() -> None:
+    found = colors(np.array([[0.0, 1.0]], dtype=np.float32))
+    assert tuple(found[0, 1]) == TOP
+    assert found[0, 0].sum() < 10
+
+
+def test_uniform_attention_has_peak_one() -> None:
+    network, card = resolve_model("untrained:vgg-att2-concat-uniform@0.0625")
+    result = attention_maps(network, card.preprocess, Image.new("RGB", (50, 40), "red"), "red")
+    assert [result.peak(level) for level in ("L2", "L3")] == pytest.approx([1, 1])
+
+
+@pytest.mark.parametrize(
+    ("size", "side", "expected"),
+    [
+        ((300, 200), 128, (192, 128)),
+        ((32, 32), 128, (128, 128)),
+        ((48, 1000), 64, (48, 1024)),
+        ((5000, 50), 128, (1024, 12)),
+    ],
+)
+def test_scaled_size_keeps_the_aspect(size: tuple[int, int], side: int, expected: tuple[int, int]) -> None:
+    assert scaled_size(*size, side) == expected
+
+
+def test_maps_have_the_resolution_of_their_level_and_sum_to_one() -> None:
+    network, card = resolve_model(TINY)
+    rng = np.random.default_rng(0)
+    picture = Image.fromarray(rng.integers(0, 256, (100, 150, 3), dtype=np.uint8))
+    network.train()
+    result = attention_maps(network, card.preprocess, picture, "noise", side=64)
+    assert network.training
+    assert result.image.shape == (64, 96, 3)
+    assert {level: m.shape for level, m in result.maps.items()} == {"L2": (32, 48), "L3": (16, 24)}
+    for weights in result.maps.values():
+        assert weights.sum() == pytest.approx(1, abs=1e-5)
+
+
+def test_a_network_without_attention_has_no_maps() -> None:
+    network, card = resolve_model("untrained:vgg@0.0625")
+    with pytest.raises(BackendError, match="vgg has no attention"):
+        attention_maps(network, card.preprocess, Image.new("RGB", (32, 32)), "x")
+
+
+def test_the_sheet_is_a_picture_that_shows_the_top_colour(tmp_path: Path) -> None:
+    weights = np.zeros((4, 4), dtype=np.float32)
+    weights[2, 2] = 1
+    result = AttentionMaps("one", np.full((64, 64, 3), 128, dtype=np.uint8), {"L2": weights})
+    contact_sheet([result], tmp_path / "sheet.png", title="t")
+    with Image.open(tmp_path / "sheet.png") as sheet:
+        pixels = np.asarray(sheet.convert("RGB")).reshape(-1, 3)
+    assert (np.abs(pixels.astype(int) - TOP).max(axis=1) <= 1).sum() > 50
+    assert [p.name for p in tmp_path.iterdir()] == ["sheet.png"]
+
+
+def test_the_command_writes_an_overlay_a_level_and_one_sheet(tmp_path: Path) -> None:
+    pictures = [save_picture(tmp_path / "in" / folder / "a.jpg", seed) for seed, folder in enumerate("xy")]
+    out = tmp_path / "out"
+    result = l2a("maps", "--model", TINY, "--out", out, "--side", "64", *pictures)
+    assert result.exit_code == 0, result.output
+    names = ["000-a-L2.png", "000-a-L3.png", "001-a-L2.png", "001-a-L3.png", "attention.png"]
+    assert sorted(p.name for p in out.iterdir()) == names
+    assert result.stdout.splitlines() == [str(out / name) for name in names]
+    assert_fails(l2a("maps", "--model", TINY, "--out", out, *pictures), 1, "attention.png", "--overwrite")
+
+
+def test_a_picture_that_is_not_one(tmp_path: Path) -> None:
+    bad = tmp_path / "bad.jpg"
+    bad.write_bytes(b"no picture")
+    assert_fails(l2a("maps", "--model", TINY, "--out", tmp_path / "out", bad), 1, "bad.jpg")
+    assert_fails(l2a("maps", "--model", TINY, "--out", tmp_path / "out", tmp_path / "none.jpg"), 1, "none.jpg")
+    assert not (tmp_path / "out").exists()
+    good = save_picture(tmp_path / "good.jpg")
+    assert_fails(
+        l2a("maps", "--model", TINY, "--out", tmp_path / "out", "--side", "2", good), 2, "side must be between"
+    )
