@@ -1,0 +1,101 @@
+"""PNG plots of results: accuracy bars with intervals, and confusion matrices. matplotlib is loaded when drawing."""
+
+from __future__ import annotations
+
+import io
+import warnings
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from l2a_transfer.evaluation.evaluate import EvalDetail, EvalRow
+
+NUMBERS_UP_TO = 20
+SHORT = 32
+
+
+def accuracy_png(rows: Sequence[EvalRow]) -> bytes:
+    """Mean class accuracy of every model, one panel a data set, with 95 % intervals and the level of guessing."""
+    from matplotlib import colormaps
+
+    panels = {data: [row for row in rows if row.data == data] for data in dict.fromkeys(row.data for row in rows)}
+    labels = list(dict.fromkeys(row.label for row in rows))
+    colors = {label: colormaps["tab10"](k % 10) for k, label in enumerate(labels)}
+    heights = [0.34 * len(members) + 0.75 for members in panels.values()]
+    figure = _figure(9.5, sum(heights) + 0.6)
+    axes = figure.subplots(len(panels), 1, squeeze=False, height_ratios=heights)[:, 0]
+    for axis, (data, members) in zip(axes, panels.items(), strict=True):
+        values = np.array([100 * row.mean_class_accuracy for row in members])
+        limits = 100 * np.array([row.mean_class_accuracy_ci95 for row in members])
+        spread = np.stack([values - limits[:, 0], limits[:, 1] - values]).clip(min=0)
+        places = np.arange(len(members))
+        axis.barh(places, values, height=0.7, color=[colors[row.label] for row in members], alpha=0.75)
+        axis.errorbar(values, places, xerr=spread, fmt="none", ecolor="black", elinewidth=1.2, capsize=3)
+        for place, value, (_, high) in zip(places, values, limits, strict=True):
+            axis.text(max(value, high) + 1, place, f"{value:.1f}", va="center", fontsize=8)
+        axis.axvline(100 * members[0].chance, color="black", linestyle=":", linewidth=1)
+        axis.set_yticks(places, [_short(row.label, 46) for row in members], fontsize=8, parse_math=False)
+        axis.invert_yaxis()
+        axis.set_xlim(0, 108)
+        axis.set_xticks(range(0, 101, 10))
+        axis.tick_params(axis="x", labelsize=8)
+        axis.spines[["top", "right"]].set_visible(False)
+        kind = "bootstrap over test rows" if members[0].interval == "bootstrap" else f"{members[0].draws} draws"
+        title = f"{_short(data, 50)}, {members[0].protocol}, {members[0].n_test} test images; intervals: {kind}"
+        axis.set_title(title, fontsize=9, loc="left", parse_math=False)
+    axes[-1].set_xlabel("mean class accuracy, % (with 95 % interval; dotted: guessing)", fontsize=9)
+    return _png(figure, dpi=130)
+
+
+def confusion_png(row: EvalRow, detail: EvalDetail) -> bytes:
+    """One confusion matrix: share of each true class's test images by predicted class, rows adding up to 100 %."""
+    counts = np.array(detail.confusion, dtype=np.float64)  # (K, K)
+    share = 100 * counts / counts.sum(axis=1, keepdims=True).clip(min=1)
+    classes = len(share)
+    side = max(3.6, 0.36 * classes if classes <= NUMBERS_UP_TO else 0.135 * classes)
+    fontsize = 8 if classes <= NUMBERS_UP_TO else max(4.5, min(8.0, 0.135 * 72 * 0.72))
+    figure = _figure(side + 2.6, side + 2.2)
+    axis = figure.subplots()
+    picture = axis.imshow(share, cmap="Blues", vmin=0, vmax=100, interpolation="nearest")
+    names = [_short(name, SHORT) for name in detail.classes]
+    places = np.arange(classes)
+    axis.set_xticks(places, names, rotation=90, fontsize=fontsize, parse_math=False)
+    axis.set_yticks(places, names, fontsize=fontsize, parse_math=False)
+    axis.tick_params(length=0, pad=1)
+    if classes <= NUMBERS_UP_TO:
+        for i, k in zip(*np.nonzero(counts), strict=True):
+            shade = "white" if share[i, k] > 55 else "black"
+            axis.text(k, i, f"{share[i, k]:.0f}", ha="center", va="center", fontsize=7, color=shade)
+    axis.set_xlabel("predicted class", fontsize=9)
+    axis.set_ylabel("true class", fontsize=9)
+    value = f"mean class accuracy {100 * row.mean_class_accuracy:.1f} %"
+    figure.suptitle(f"{_short(row.label, 50)}\non {_short(row.data, 40)}: {value}", fontsize=10, parse_math=False)
+    bar = figure.colorbar(picture, ax=axis, fraction=0.04, pad=0.02, aspect=30)
+    bar.set_label("% of the true class's test images", fontsize=9)
+    bar.ax.tick_params(labelsize=8)
+    return _png(figure, dpi=130)
+
+
+def _figure(width: float, height: float) -> Any:
+    """A figure of its own, in inches, outside pyplot's global state."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width, height), layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def _png(figure: Any, *, dpi: int) -> bytes:
+    stream = io.BytesIO()
+    with warnings.catch_warnings():
+        # A class name in a script that the font lacks is drawn as boxes; results.json has it in full.
+        warnings.filterwarnings("ignore", message="Glyph .* missing from", category=UserWarning)
+        figure.savefig(stream, format="png", dpi=dpi, metadata={"Software": "l2a-transfer"})
+    return stream.getvalue()
+
+
+def _short(text: str, most: int) -> str:
+    flat = " ".join(text.split())
+    return flat if len(flat) <= most else f"{flat[: most // 2]}…{flat[-(most - most // 2 - 1) :]}"
