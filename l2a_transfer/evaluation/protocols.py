@@ -191,8 +191,8 @@ def _check_finite(features: FeatureSet, rows: NDArray[np.intp]) -> None:
         bad = rows[~finite]
         hint = " (float16 overflows above 65504: extract as float32)" if features.features.dtype == np.float16 else ""
         raise EvaluationError(
-            f"{features.path}: NaN or infinite features in {len(bad)} rows, the first is {features.ids[bad[0]]!r}"
-            f"{hint}; extract anew with --precision fp32"
+            f"{features.path}: NaN or infinite features in {len(bad)} of {len(rows)} rows, the first is "
+            f"{features.ids[bad[0]]!r}{hint}; extract anew with --precision fp32"
         )
 
 

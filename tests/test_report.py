@@ -1,0 +1,199 @@
+"""The report: every number where it belongs, files complete or not at all, plots that hold any name."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import io
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from l2a_transfer.errors import OutputExistsError
+from l2a_transfer.evaluation import report
+from l2a_transfer.evaluation.evaluate import EvalConfig, EvalResults, evaluate_files
+from l2a_transfer.evaluation.plots import accuracy_png, confusion_png
+from l2a_transfer.evaluation.report import check_output, markdown_table, write_report
+from l2a_transfer.features.store import read_features
+from tests.feature_files import blobs, feature_set, labels_of, save
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory: pytest.TempPathFactory) -> EvalResults:
+    """Two models on a set with a split (the second: pixels) and one model on a set that is drawn three times."""
+    folder = tmp_path_factory.mktemp("features")
+    labels = labels_of(3, 20)
+    drawn = np.zeros(60, np.uint8)
+    files = [
+        save(folder / "good.h5", feature_set(labels, blobs(labels, spread=0.8), model="good")),
+        save(folder / "pixels.h5", feature_set(labels, blobs(labels, dim=40, spread=9.0), model="pixels")),
+        save(folder / "c.h5", feature_set(labels, model="good", data="caltech", split=drawn, splits=("all",))),
+    ]
+    one = evaluate_files(files[:2], EvalConfig())
+    three = evaluate_files(files[2:], EvalConfig(draws=3))
+    return dataclasses.replace(
+        one,
+        rows=(*one.rows, dataclasses.replace(three.rows[0], splits=(1, 2, 3))),
+        details=one.details + three.details,
+        splits=one.splits + three.splits,
+    )
+
+
+def test_rows_say_what_was_measured(results: EvalResults) -> None:
+    good, pixels, drawn = results.rows
+    assert (good.model, good.data, good.protocol, good.n_train, good.n_test, good.dim) == (
+        "good", "toy", "official", 30, 30, 6,
+    )  # fmt: skip
+    assert (good.components, pixels.components) == (None, 30)
+    assert pixels.notes[-1] == "PCA to 24 components, because a fold has no more rows or columns"
+    assert (good.fits, drawn.fits, good.unconverged) == (21, 63, 0)
+    assert (good.interval, drawn.interval) == ("bootstrap", "corrected-t")
+    assert good.chance == 1 / 3
+    for row in results.rows:
+        assert row.accuracy_ci95[0] <= row.accuracy <= row.accuracy_ci95[1]
+        assert row.accuracy == np.mean(row.accuracy_draws)
+        assert row.mean_class_accuracy == pytest.approx(row.accuracy)  # classes are of one size here
+        assert len(row.C) == len(row.splits) == row.draws
+    assert good.accuracy > pixels.accuracy + 0.2
+
+
+def test_accuracy_can_be_recounted_from_the_split_and_the_predictions(results: EvalResults, tmp_path: Path) -> None:
+    labels = labels_of(3, 20)
+    for row, detail in zip(results.rows, results.details, strict=True):
+        for k, (index, predicted) in enumerate(zip(row.splits, detail.predictions, strict=True)):
+            right = np.array(predicted) == labels[list(results.splits[index].test)]
+            assert row.accuracy_draws[k] == right.mean()
+        assert np.sum(detail.confusion) == row.n_test * row.draws
+        assert np.trace(detail.confusion) == pytest.approx(row.accuracy * row.n_test * row.draws)
+
+
+def test_the_split_of_two_models_on_one_set_is_kept_once(results: EvalResults) -> None:
+    assert results.rows[0].splits == results.rows[1].splits == (0,)
+    assert len(results.splits) == 4
+
+
+def test_table_has_percent_with_one_decimal(results: EvalResults) -> None:
+    row = dataclasses.replace(
+        results.rows[0],
+        mean_class_accuracy=0.77777,
+        mean_class_accuracy_ci95=(0.7, 0.80349),
+        accuracy=1.0,
+        accuracy_ci95=(1.0, 1.0),
+        C=(0.001,),
+        unconverged=2,
+    )
+    lines = markdown_table(dataclasses.replace(results, rows=(row, results.rows[1]))).splitlines()
+    assert lines[2] == (
+        "| toy | `good` | 77.8 [70.0, 80.3] | 100.0 [100.0, 100.0] | official | 30 / 30 | 6 | 0.001 | 2 of 21 |"
+    )
+    assert "| 40 → 30 |" in lines[3]
+    assert len({line.count("|") for line in lines}) == 1
+
+
+def test_a_name_cannot_break_the_table(results: EvalResults) -> None:
+    row = dataclasses.replace(results.rows[0], label="a|b`c\nd", data="x|y")
+    assert "| x\\|y | `a\\|b'c d` |" in markdown_table(dataclasses.replace(results, rows=(row,)))
+
+
+def test_writes_every_file_and_each_says_the_same(results: EvalResults, tmp_path: Path) -> None:
+    out = tmp_path / "deep" / "report"
+    written = write_report(results, out)
+    assert [path.name for path in written] == [
+        "results.json", "results.csv", "report.md", "accuracy.png",
+        "confusion-toy-good.png", "confusion-toy-pixels.png", "confusion-caltech-good.png",
+    ]  # fmt: skip
+    assert sorted(path.name for path in out.iterdir()) == sorted(path.name for path in written)
+    document = json.loads(written[0].read_text(encoding="utf-8"))
+    assert document["schema"] == "l2a-results/1"
+    assert json.loads(json.dumps(results.document())) == {k: v for k, v in document.items() if k != "files"}
+    assert document["rows"][0]["mean_class_accuracy"] == results.rows[0].mean_class_accuracy
+    assert document["splits"][0]["train"] == list(range(30))
+    table = list(csv.DictReader(io.StringIO(written[1].read_text(encoding="utf-8"))))
+    assert [float(line["accuracy"]) for line in table] == [row.accuracy for row in results.rows]
+    assert float(table[2]["accuracy_ci95_high"]) == results.rows[2].accuracy_ci95[1]
+    assert table[2]["C"].split(";") == [str(C) for C in results.rows[2].C]
+    text = written[2].read_text(encoding="utf-8")
+    assert markdown_table(results) in text
+    for split in results.splits:
+        assert split.sha256 in text
+    for picture in written[3:]:
+        assert f"]({picture.name})" in text
+        with Image.open(picture) as image:
+            assert len(image.convert("RGB").getcolors(maxcolors=1 << 24) or []) > 20
+
+
+def test_a_report_that_exists_is_left_as_it_is(results: EvalResults, tmp_path: Path) -> None:
+    written = write_report(results, tmp_path / "r")
+    before = {path: path.read_bytes() for path in written}
+    with pytest.raises(OutputExistsError, match=r"results\.json: exists; --overwrite"):
+        write_report(dataclasses.replace(results, rows=results.rows[:1]), tmp_path / "r")
+    assert {path: path.read_bytes() for path in (tmp_path / "r").iterdir()} == before
+
+
+def test_a_failure_while_writing_leaves_the_earlier_report(
+    results: EvalResults, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written = write_report(results, tmp_path / "r")
+    before = {path: path.read_bytes() for path in written}
+
+    def full(row: object, detail: object) -> bytes:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(report, "confusion_png", full)
+    other = dataclasses.replace(results, config=EvalConfig(seed=9))
+    with pytest.raises(OSError, match="No space left"):
+        write_report(other, tmp_path / "r", overwrite=True)
+    assert {path: path.read_bytes() for path in (tmp_path / "r").iterdir()} == before
+
+
+def test_overwriting_removes_the_earlier_plots_and_nothing_else(results: EvalResults, tmp_path: Path) -> None:
+    out = tmp_path / "r"
+    write_report(results, out)
+    for name in ("notes.txt", "confusion-mine.png"):
+        (out / name).write_text("mine")
+    fewer = dataclasses.replace(results, rows=results.rows[:1], details=results.details[:1])
+    write_report(fewer, out, overwrite=True)
+    assert {path.name for path in out.glob("*.png")} == {
+        "accuracy.png", "confusion-toy-good.png", "confusion-mine.png",
+    }  # fmt: skip
+    assert (out / "notes.txt").read_text() == "mine"
+
+
+def test_a_foreign_file_list_cannot_delete_anything(results: EvalResults, tmp_path: Path) -> None:
+    out = tmp_path / "r"
+    out.mkdir()
+    (tmp_path / "confusion-x.png").write_text("precious")
+    (out / "data.csv").write_text("precious")
+    files = ["../confusion-x.png", "data.csv", str(tmp_path / "confusion-x.png"), 7]
+    (out / "results.json").write_text(json.dumps({"schema": "l2a-results/1", "files": files}))
+    write_report(results, out, overwrite=True)
+    assert (out / "data.csv").read_text() == (tmp_path / "confusion-x.png").read_text() == "precious"
+
+
+def test_a_file_where_the_folder_should_be_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "r").write_text("")
+    with pytest.raises(OutputExistsError, match="is a file, and a report needs a folder"):
+        check_output(tmp_path / "r", overwrite=True)
+
+
+def test_plots_hold_names_that_mean_something_to_matplotlib(results: EvalResults) -> None:
+    odd = ("$\\frac{", "_private", "名前 " + "x" * 90)
+    row = dataclasses.replace(results.rows[0], label="$x^", data="_d$")
+    for picture in (accuracy_png([row]), confusion_png(row, dataclasses.replace(results.details[0], classes=odd))):
+        with Image.open(io.BytesIO(picture)) as image:
+            assert min(image.size) > 150
+
+
+def test_two_files_of_one_model_are_told_apart(tmp_path: Path) -> None:
+    labels = labels_of(3, 20)
+    files = [save(tmp_path / f"{name}.h5", feature_set(labels, blobs(labels, seed=k)))
+             for k, name in enumerate(("l2", "l3"))]  # fmt: skip
+    results = evaluate_files(files, EvalConfig())
+    assert [row.label for row in results.rows] == ["toy-model (l2)", "toy-model (l3)"]
+    assert [row.model for row in results.rows] == ["toy-model", "toy-model"]
+    names = [path.name for path in write_report(results, tmp_path / "r")]
+    assert len(set(names)) == len(names) == 6
+    assert read_features(files[0]).path == files[0]

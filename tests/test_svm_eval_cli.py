@@ -1,0 +1,143 @@
+"""`svm-eval` as a user meets it: table on stdout, the rest on stderr, one line and an exit code when it fails."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests.conftest import assert_fails, l2a
+from tests.feature_files import blobs, feature_set, labels_of, save
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> list[Path]:
+    labels = labels_of(3, 20)
+    models = {"attention": 0.8, "pixels": 6.0}
+    return [
+        save(tmp_path / f"{model}.h5", feature_set(labels, blobs(labels, spread=spread), model=model))
+        for model, spread in models.items()
+    ]
+
+
+def test_prints_the_table_and_the_paths_and_nothing_else(files: list[Path], tmp_path: Path) -> None:
+    result = l2a("svm-eval", *files, "--out", tmp_path / "r", "--jobs", "2")
+    assert result.exit_code == 0, (result.output, result.exception)
+    table, paths = result.stdout.rstrip().split("\n\n")
+    assert [line.split("|")[2].strip() for line in table.splitlines()[2:]] == ["`attention`", "`pixels`"]
+    assert [Path(line).parent for line in paths.splitlines()] == [tmp_path / "r"] * 6
+    assert all(Path(line).is_file() for line in paths.splitlines())
+    assert "SVMs" in result.stderr
+
+
+def test_quiet_says_nothing_on_stderr(files: list[Path], tmp_path: Path) -> None:
+    result = l2a("-q", "svm-eval", *files, "--out", tmp_path / "r")
+    assert (result.exit_code, result.stderr) == (0, "")
+
+
+def test_json_is_one_document_and_the_same_as_the_file(files: list[Path], tmp_path: Path) -> None:
+    result = l2a("svm-eval", *files, "--out", tmp_path / "r", "--json", "--seed", "3", "--c-grid", "0.01,0.001")
+    document, written = json.loads(result.stdout), json.loads((tmp_path / "r" / "results.json").read_text())
+    written.pop("files")
+    assert document == written
+    assert document["config"]["c_grid"] == [0.001, 0.01]
+    assert document["config"]["seed"] == 3
+
+
+def test_options_reach_the_measurement(files: list[Path], tmp_path: Path) -> None:
+    arguments = ["--protocol", "stratified", "--draws", "2", "--folds", "3", "--c-grid", "1e-3", "--json"]
+    rows = json.loads(l2a("svm-eval", *files, "--out", tmp_path / "r", *arguments).stdout)["rows"]
+    assert [(r["protocol"], r["draws"], r["C"], r["fits"]) for r in rows] == [("stratified", 2, [1e-3, 1e-3], 2)] * 2
+
+
+def test_the_same_command_twice_measures_the_same(files: list[Path], tmp_path: Path) -> None:
+    documents = []
+    for name, jobs in (("a", "1"), ("b", "2")):
+        result = l2a("svm-eval", *files, "--out", tmp_path / name, "--json", "--jobs", jobs)
+        document = json.loads(result.stdout)
+        del document["config"]["jobs"]
+        for row in document["rows"]:
+            del row["seconds"]
+        documents.append(document)
+    assert documents[0] == documents[1]
+
+
+def test_a_report_that_exists_is_refused_before_anything_is_computed(files: list[Path], tmp_path: Path) -> None:
+    out = tmp_path / "r"
+    assert l2a("svm-eval", *files, "--out", out).exit_code == 0
+    before = {path: path.read_bytes() for path in out.iterdir()}
+    again = l2a("svm-eval", *files, "--out", out)
+    assert_fails(again, 1, str(out / "results.json"), "--overwrite")
+    assert "SVMs" not in again.stderr
+    assert {path: path.read_bytes() for path in out.iterdir()} == before
+    assert l2a("svm-eval", files[0], "--out", out, "--overwrite").exit_code == 0
+    assert len(json.loads((out / "results.json").read_text())["rows"]) == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--protocol", "oficial"], ["protocol must be one of", "did you mean 'official'"]),
+        (["--solver", "libliner"], ["did you mean 'liblinear'"]),
+        (["--c-grid", "1e-3,abc"], ["--c-grid must be numbers", "'abc'"]),
+        (["--c-grid", "0,1"], ["different positive numbers", "[0.0, 1.0]"]),
+        (["--c-grid", "1,1"], ["different positive numbers"]),
+        (["--c-grid", "nan"], ["different positive numbers"]),
+        (["--c-grid", "inf,1"], ["different positive numbers"]),
+        (["--c-grid", ""], ["--c-grid must be numbers"]),
+        (["--folds", "1"], ["folds must be at least 2, got 1"]),
+        (["--draws", "0"], ["draws must be at least 1, got 0"]),
+        (["--seed", "-1"], ["seed must be at least 0, got -1"]),
+        (["--protocol", "official", "--draws", "3"], ["draws must be 1 with protocol official"]),
+    ],
+)
+def test_misuse_exits_2_and_says_what_is_valid(
+    arguments: list[str], words: list[str], files: list[Path], tmp_path: Path
+) -> None:
+    assert_fails(l2a("svm-eval", *files, "--out", tmp_path / "r", *arguments), 2, *words)
+    assert not (tmp_path / "r").exists()
+
+
+def test_a_missing_file_is_named_before_the_others_are_computed(files: list[Path], tmp_path: Path) -> None:
+    result = l2a("svm-eval", files[0], tmp_path / "gone.h5", "--out", tmp_path / "r")
+    assert_fails(result, 1, f"{tmp_path / 'gone.h5'}: no such file", "extract")
+    assert "SVMs" not in result.stderr
+    assert not (tmp_path / "r").exists()
+
+
+def test_a_file_given_twice_is_refused(files: list[Path], tmp_path: Path) -> None:
+    assert_fails(l2a("svm-eval", files[0], files[0], "--out", tmp_path / "r"), 1, str(files[0]), "given twice")
+
+
+def test_unlabelled_images_are_refused_by_name(tmp_path: Path) -> None:
+    features = feature_set(labels_of(3, 20))
+    labels = features.labels.copy()
+    labels[2] = -1
+    path = save(tmp_path / "u.h5", dataclasses.replace(features, labels=labels))
+    result = l2a("svm-eval", path, "--out", tmp_path / "r")
+    assert_fails(result, 1, f"{path}: 1 of 60 images of toy are unlabelled", "'img/00002.jpg'")
+    assert not (tmp_path / "r").exists()
+
+
+def test_a_class_with_one_image_is_refused(tmp_path: Path) -> None:
+    labels = np.array([0] * 8 + [1] * 8 + [2], dtype=np.int32)
+    features = feature_set(labels, classes=("cat", "dog", "emu"), split=np.zeros(17, np.uint8), splits=("all",))
+    path = save(tmp_path / "one.h5", features)
+    assert_fails(l2a("svm-eval", path, "--out", tmp_path / "r"), 1, str(path), "'emu' (1)")
+
+
+def test_a_class_with_fewer_images_than_folds_is_refused(files: list[Path], tmp_path: Path) -> None:
+    result = l2a("svm-eval", *files, "--out", tmp_path / "r", "--folds", "11")
+    assert_fails(result, 1, str(files[0]), "11 folds need 11 training images", "--folds 10")
+
+
+def test_a_damaged_file_is_refused(files: list[Path], tmp_path: Path) -> None:
+    content = bytearray(files[1].read_bytes())
+    content[len(content) // 2] ^= 1
+    files[1].write_bytes(bytes(content))
+    result = l2a("svm-eval", *files, "--out", tmp_path / "r")
+    assert_fails(result, 1, str(files[1]))
+    assert "SVMs" not in result.stderr
