@@ -41,8 +41,8 @@ def accuracy_png(rows: Sequence[EvalRow]) -> bytes:
         axis.set_xticks(range(0, 101, 10))
         axis.tick_params(axis="x", labelsize=8)
         axis.spines[["top", "right"]].set_visible(False)
-        kind = "bootstrap over test rows" if members[0].interval == "bootstrap" else f"{members[0].draws} draws"
-        title = f"{_short(data, 50)}, {members[0].protocol}, {members[0].n_test} test images; intervals: {kind}"
+        kind = "bootstrap" if members[0].interval == "bootstrap" else f"over {members[0].draws} draws"
+        title = f"{_short(data, 40)}, {members[0].protocol}, {members[0].n_test} test images; intervals: {kind}"
         axis.set_title(title, fontsize=9, loc="left", parse_math=False)
     axes[-1].set_xlabel("mean class accuracy, % (with 95 % interval; dotted: guessing)", fontsize=9)
     return _png(figure, dpi=130)
@@ -50,6 +50,8 @@ def accuracy_png(rows: Sequence[EvalRow]) -> bytes:
 
 def confusion_png(row: EvalRow, detail: EvalDetail) -> bytes:
     """One confusion matrix: share of each true class's test images by predicted class, rows adding up to 100 %."""
+    from matplotlib.colors import Normalize, PowerNorm
+
     counts = np.array(detail.confusion, dtype=np.float64)  # (K, K)
     share = 100 * counts / counts.sum(axis=1, keepdims=True).clip(min=1)
     classes = len(share)
@@ -57,7 +59,9 @@ def confusion_png(row: EvalRow, detail: EvalDetail) -> bytes:
     fontsize = 8 if classes <= NUMBERS_UP_TO else max(4.5, min(8.0, 0.135 * 72 * 0.72))
     figure = _figure(side + 2.6, side + 2.2)
     axis = figure.subplots()
-    picture = axis.imshow(share, cmap="Blues", vmin=0, vmax=100, interpolation="nearest")
+    # Without numbers in the cells, a square-root scale keeps a few per cent of errors visible.
+    norm = Normalize(0, 100) if classes <= NUMBERS_UP_TO else PowerNorm(0.5, 0, 100)
+    picture = axis.imshow(share, cmap="Blues", norm=norm, interpolation="nearest")
     names = [_short(name, SHORT) for name in detail.classes]
     places = np.arange(classes)
     axis.set_xticks(places, names, rotation=90, fontsize=fontsize, parse_math=False)
