@@ -187,6 +187,16 @@ def test_plots_hold_names_that_mean_something_to_matplotlib(results: EvalResults
             assert min(image.size) > 150
 
 
+def test_a_thousand_classes_still_make_a_picture_of_some_size(results: EvalResults) -> None:
+    many = dataclasses.replace(
+        results.details[0],
+        classes=tuple(map(str, range(1000))),
+        confusion=tuple(tuple(row) for row in np.eye(1000, dtype=int).tolist()),
+    )
+    with Image.open(io.BytesIO(confusion_png(results.rows[0], many))) as image:
+        assert 1500 < image.width < 3000
+
+
 def test_two_files_of_one_model_are_told_apart(tmp_path: Path) -> None:
     labels = labels_of(3, 20)
     files = [save(tmp_path / f"{name}.h5", feature_set(labels, blobs(labels, seed=k)))

@@ -24,7 +24,7 @@ from l2a_transfer.errors import EvaluationError, unknown_name
 from l2a_transfer.evaluation import statistics
 from l2a_transfer.evaluation.linear_svm import PIXEL_COMPONENTS, SvmConfig, SvmFit, fit_svm
 from l2a_transfer.evaluation.protocols import PROTOCOLS, Plan, Split, check_folds, plan_splits
-from l2a_transfer.features.store import FeatureMeta, FeatureSet, read_features, read_meta
+from l2a_transfer.features.store import FeatureMeta, FeatureSet, read_features
 
 log = logging.getLogger(__name__)
 SCHEMA = "l2a-results/1"
@@ -79,7 +79,7 @@ class EvalRow:
     `label` names the model, with the file's name where two files of a data set hold the same model. `C` and the
     `…_draws` have one value a draw. `interval` says what the intervals are over: `bootstrap` (test rows of the one
     split) or `corrected-t` (draws). `splits` points into `EvalResults.splits`. `chance` is the mean class accuracy
-    of guessing. `fits` counts SVMs, `unconverged` those that liblinear stopped at `max_iter`.
+    of guessing among the trained classes. `fits` counts SVMs, `unconverged` those that liblinear stopped at `max_iter`.
     """
 
     label: str
@@ -186,7 +186,6 @@ def _plan_all(paths: list[Path], config: EvalConfig) -> list[tuple[Path, Feature
     for path in paths:
         if not path.is_file():
             raise EvaluationError(f"{path}: no such file; `l2a-transfer extract --out {path.name}` makes feature files")
-        read_meta(path)
     planned: list[tuple[Path, FeatureMeta, Plan]] = []
     first: dict[str, tuple[Path, Plan]] = {}
     for path in paths:
@@ -198,8 +197,8 @@ def _plan_all(paths: list[Path], config: EvalConfig) -> list[tuple[Path, Feature
         other, theirs = first.setdefault(features.meta.data, (path, plan))
         if [s.sha256 for s in theirs.splits] != [s.sha256 for s in plan.splits]:
             raise EvaluationError(
-                f"{path}: holds other images of {features.meta.data} than {other}, so that their rows cannot stand "
-                "beside each other; extract both with the same --split and --limit, or evaluate them apart"
+                f"{path}: holds other images or labels of {features.meta.data} than {other}, so that their rows "
+                "cannot stand beside each other; extract both with the same --split and --limit, or evaluate them apart"
             )
         planned.append((path, features.meta, plan))
     for data, (_, plan) in first.items():
@@ -228,7 +227,6 @@ def _evaluate(
         predictions.append(tuple(predicted.tolist()))
         confusions.append(statistics.confusion_matrix(truth, predicted, len(present)))
     accuracy, mean_class = _intervals(confusions, plan.splits[0], config)
-    tested = int(np.count_nonzero(confusions[0].sum(axis=1)))
     row = EvalRow(
         label=label,
         model=str(meta.card.get("name", features.path.stem)),
@@ -255,7 +253,7 @@ def _evaluate(
         mean_class_accuracy=mean_class.value,
         mean_class_accuracy_ci95=(mean_class.low, mean_class.high),
         mean_class_accuracy_draws=tuple(statistics.mean_class_accuracy(c) for c in confusions),
-        chance=1 / tested,
+        chance=1 / len(np.unique(features.labels[list(plan.splits[0].train)])),
         fits=sum(fit.fits for fit in fits),
         unconverged=sum(fit.unconverged for fit in fits),
         seconds=round(time.perf_counter() - started, 3),

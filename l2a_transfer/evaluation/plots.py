@@ -12,6 +12,7 @@ import numpy as np
 from l2a_transfer.evaluation.evaluate import EvalDetail, EvalRow
 
 NUMBERS_UP_TO = 20
+NAMES_UP_TO, UNNAMED_INCHES = 250, 14.0
 SHORT = 32
 
 
@@ -49,21 +50,25 @@ def accuracy_png(rows: Sequence[EvalRow]) -> bytes:
 
 
 def confusion_png(row: EvalRow, detail: EvalDetail) -> bytes:
-    """One confusion matrix: share of each true class's test images by predicted class, rows adding up to 100 %."""
+    """One confusion matrix: share of each true class's test images by predicted class, rows adding up to 100 %.
+
+    Cells carry numbers up to 20 classes, and axes class names up to 250.
+    """
     from matplotlib.colors import Normalize, PowerNorm
 
     counts = np.array(detail.confusion, dtype=np.float64)  # (K, K)
     share = 100 * counts / counts.sum(axis=1, keepdims=True).clip(min=1)
     classes = len(share)
-    side = max(3.6, 0.36 * classes if classes <= NUMBERS_UP_TO else 0.135 * classes)
-    fontsize = 8 if classes <= NUMBERS_UP_TO else max(4.5, min(8.0, 0.135 * 72 * 0.72))
+    cell_inches = 0.36 if classes <= NUMBERS_UP_TO else 0.135
+    side = max(3.6, cell_inches * classes) if classes <= NAMES_UP_TO else UNNAMED_INCHES
+    fontsize = min(8.0, 0.72 * 72 * cell_inches)  # 72 points an inch
     figure = _figure(side + 2.6, side + 2.2)
     axis = figure.subplots()
     # Without numbers in the cells, a square-root scale keeps a few per cent of errors visible.
     norm = Normalize(0, 100) if classes <= NUMBERS_UP_TO else PowerNorm(0.5, 0, 100)
     picture = axis.imshow(share, cmap="Blues", norm=norm, interpolation="nearest")
-    names = [_short(name, SHORT) for name in detail.classes]
-    places = np.arange(classes)
+    names = [_short(name, SHORT) for name in detail.classes] if classes <= NAMES_UP_TO else []
+    places = np.arange(len(names))
     axis.set_xticks(places, names, rotation=90, fontsize=fontsize, parse_math=False)
     axis.set_yticks(places, names, fontsize=fontsize, parse_math=False)
     axis.tick_params(length=0, pad=1)
@@ -71,8 +76,9 @@ def confusion_png(row: EvalRow, detail: EvalDetail) -> bytes:
         for i, k in zip(*np.nonzero(counts), strict=True):
             shade = "white" if share[i, k] > 55 else "black"
             axis.text(k, i, f"{share[i, k]:.0f}", ha="center", va="center", fontsize=7, color=shade)
-    axis.set_xlabel("predicted class", fontsize=9)
-    axis.set_ylabel("true class", fontsize=9)
+    unnamed = "" if names else f" ({classes} in the order of results.json)"
+    axis.set_xlabel(f"predicted class{unnamed}", fontsize=9)
+    axis.set_ylabel(f"true class{unnamed}", fontsize=9)
     value = f"mean class accuracy {100 * row.mean_class_accuracy:.1f} %"
     figure.suptitle(f"{_short(row.label, 50)}\non {_short(row.data, 40)}: {value}", fontsize=10, parse_math=False)
     bar = figure.colorbar(picture, ax=axis, fraction=0.04, pad=0.02, aspect=30)

@@ -23,8 +23,8 @@ BACKGROUND = ("background_google", "background", "257.clutter", "clutter")
 class Split:
     """Rows of one feature file: `train` to fit and choose on, `test` to be used once; both in rising order.
 
-    `sha256` is over the ids of both parts, so it is the same for every file of the data set, whatever its row order.
-    `seed` is None where nothing was drawn.
+    `sha256` is over the ids and class names of both parts, so it is the same for every file of the data set,
+    whatever its row order. `seed` is None where nothing was drawn.
     """
 
     data: str
@@ -202,8 +202,8 @@ def _split(
     digest = hashlib.sha256()
     for part, rows in (("train", train), ("test", test)):
         digest.update(f"{part} {len(rows)}\n".encode())
-        for name in sorted(features.ids[row] for row in rows):
-            digest.update(f"{name}\n".encode())
+        for line in sorted(f"{features.ids[row]}\t{features.meta.classes[features.labels[row]]}\n" for row in rows):
+            digest.update(line.encode())
     return Split(
         features.meta.data, protocol, draw, seed, digest.hexdigest(), tuple(train.tolist()), tuple(test.tolist())
     )
