@@ -23,7 +23,7 @@ import click
 @click.option("--overwrite/--no-overwrite", default=False, help="Replace an earlier report in --out.")
 @click.option("--json", "as_json", is_flag=True, help="Print results.json instead of the table.")
 @click.pass_obj
-def command(obj: dict[str, Any], files: tuple[Path, ...], out: Path, **given: Any) -> None:
+def command(obj: dict[str, Any], /, files: tuple[Path, ...], out: Path, **given: Any) -> None:
     """Linear SVMs on feature files: one table of models × data sets, with 95 % intervals.
 
     C is chosen by cross-validation inside the training rows; the test rows are used once.

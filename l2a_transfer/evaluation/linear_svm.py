@@ -26,7 +26,7 @@ PIXEL_COMPONENTS = 256
 class SvmConfig:
     """How one SVM is made: candidates for C in rising order, folds, and liblinear's stopping rule.
 
-    `components`: principal components to keep before the standardisation (None: all columns as they are).
+    `components`: principal components of the standardised columns to keep (None: all columns).
     """
 
     c_grid: tuple[float, ...]
@@ -74,7 +74,7 @@ def fit_svm(
 ) -> SvmFit:
     """Chooses C by stratified cross-validation on the training rows (N, D), and refits with it on all of them.
 
-    The model is [PCA →] StandardScaler → LinearSVC(dual=False), one against the rest, squared hinge, L2. Scaler and
+    The model is StandardScaler [→ PCA] → LinearSVC(dual=False), one against the rest, squared hinge, L2. Scaler and
     PCA are fitted inside each fold on that fold's training part. Candidates that get equally many held-out rows right
     are told apart by taking the smaller C. `tick(n)` is called after every n fits.
 
@@ -96,9 +96,7 @@ def fit_svm(
     with warnings.catch_warnings():
         # Fits that stop at max_iter are counted from n_iter_; one filter here, because threads share the filters.
         warnings.simplefilter("ignore", ConvergenceWarning)
-        C, cv_accuracy, unconverged, fold_components = config.c_grid[0], (), 0, None
-        if len(config.c_grid) > 1:
-            C, cv_accuracy, unconverged, fold_components = _choose(matrix, labels, config, report)
+        C, cv_accuracy, unconverged, fold_components = _choose(matrix, labels, config, report)
         preparation = _preparation(config, len(matrix), matrix.shape[1])
         svc = _svc(C, config)
         pipeline = Pipeline([*preparation.steps, ("svm", svc)]).fit(matrix, labels)
@@ -118,6 +116,8 @@ def _choose(
     matrix: NDArray[np.float64], labels: NDArray[np.int32], config: SvmConfig, report: Callable[[int], None]
 ) -> tuple[float, tuple[float, ...], int, int | None]:
     """The C with the most held-out rows right, every candidate's share, unconverged fits, PCA's fewest components."""
+    if len(config.c_grid) == 1:
+        return config.c_grid[0], (), 0, None
     folds = StratifiedKFold(config.folds, shuffle=True, random_state=config.seed).split(matrix, labels)
     # Threads, because liblinear releases the GIL and the rows need not be copied to other processes.
     results = Parallel(n_jobs=config.jobs, prefer="threads", return_as="generator")(
@@ -155,11 +155,15 @@ def _fold(
 
 
 def _preparation(config: SvmConfig, rows: int, columns: int) -> Pipeline:
-    """What stands before the SVM. PCA comes first, so that the SVM sees columns of unit variance in every model."""
+    """What stands before the SVM. PCA comes last and is only a cut in rank: its components are not standardised.
+
+    Standardising them loses accuracy (40.3 % against 43.2 % in cross-validation on the pixels of 20 classes × 30
+    training photographs, 43.7 % without PCA) and divides by zero where n or fewer rows leave a component no variance.
+    """
     steps: list[tuple[str, Any]] = [("scale", StandardScaler())]
     if config.components is not None:
         kept = min(config.components, rows, columns)
-        steps.insert(0, ("pca", PCA(kept, svd_solver="auto", random_state=config.seed)))
+        steps.append(("pca", PCA(kept, svd_solver="auto", random_state=config.seed)))
     return Pipeline(steps)
 
 
