@@ -100,15 +100,6 @@ def test_pca_keeps_no_more_than_a_fold_has_rows() -> None:
     assert (fit.components, fit.fold_components) == (5, 5)
 
 
-def test_pca_of_fewer_rows_than_components_still_predicts_new_rows() -> None:
-    """The last of n components has no variance on n training rows, and must not decide on new ones."""
-    labels = labels_of(2, 10)
-    features = np.random.default_rng(0).normal(size=(400, 300)) + np.tile([[-1.0], [1.0]], (200, 300))
-    fit = fit_svm(features[:20], labels, SvmConfig(GRID, folds=5, components=256))
-    assert fit.components == 20
-    assert np.mean(fit.predict(features[20:]) == np.tile([0, 1], 190)) == 1.0
-
-
 def test_unconverged_fits_are_counted_and_no_warning_leaks() -> None:
     labels = labels_of(3, 10)
     features = blobs(labels, spread=2.0)
