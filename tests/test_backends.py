@@ -106,9 +106,10 @@ def test_tf32_is_off_inside_and_restored_after() -> None:
     before, matmul.allow_tf32 = matmul.allow_tf32, True
     try:
         with pytest.raises(KeyError), ieee_float32():
-            assert not matmul.allow_tf32
             raise KeyError
         assert matmul.allow_tf32
+        with ieee_float32():
+            assert not matmul.allow_tf32
     finally:
         matmul.allow_tf32 = before
 

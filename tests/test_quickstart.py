@@ -1,0 +1,67 @@
+"""The main job, on what ships: the trained network against its controls on photographs it has never seen."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+
+import pytest
+from click.testing import Result
+from PIL import Image
+
+from l2a_transfer.quickstart import MODELS
+from tests.conftest import assert_fails, l2a
+
+
+@pytest.fixture(scope="module")
+def done(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Result]:
+    out = tmp_path_factory.mktemp("quickstart") / "out"
+    result = l2a("quickstart", "--out", out)
+    assert result.exit_code == 0, (result.output, result.exception)
+    return out, result
+
+
+def rows(out: Path) -> dict[str, dict[str, object]]:
+    return {row["model"]: row for row in json.loads((out / "results.json").read_text())["rows"]}
+
+
+def test_leaves_what_it_promises_and_lists_it(done: tuple[Path, Result]) -> None:
+    out, result = done
+    for name in (*(f"features-{name}.h5" for name in MODELS), "results.json", "report.md", "attention.png"):
+        assert (out / name).is_file()
+        assert str(out / name) in result.stdout
+    with Image.open(out / "attention.png") as picture:
+        assert picture.width >= 600
+        assert len(picture.convert("RGB").getcolors(maxcolors=1 << 24) or []) > 1000
+
+
+def test_trained_attention_beats_untrained_by_25_points_of_mean_class_accuracy(done: tuple[Path, Result]) -> None:
+    measured = rows(done[0])
+    assert set(measured) == {
+        "vgg-att2-concat-pc.cifar10-w025",
+        "vgg-att2-concat-uniform.cifar10-w025",
+        "untrained:vgg-att2-concat-pc@0.25",
+        "pixels",
+    }
+    value = {model: float(row["mean_class_accuracy"]) for model, row in measured.items()}  # type: ignore[arg-type]
+    assert value["vgg-att2-concat-pc.cifar10-w025"] - value["untrained:vgg-att2-concat-pc@0.25"] >= 0.25
+
+
+def test_all_rows_share_one_split(done: tuple[Path, Result]) -> None:
+    for row in rows(done[0]).values():
+        assert (row["n_train"], row["n_test"], row["data"]) == (600, 600, "caltech-mini")
+
+
+def test_ends_with_the_table_and_three_commands(done: tuple[Path, Result]) -> None:
+    stdout = done[1].stdout
+    for model in rows(done[0]):
+        assert model in stdout
+    assert stdout.split("Next:")[1].count("  l2a-transfer ") == 3
+
+
+def test_a_finished_quickstart_is_left_as_it_is(done: tuple[Path, Result]) -> None:
+    out, _ = done
+    before = {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in out.iterdir() if path.is_file()}
+    assert_fails(l2a("quickstart", "--out", out), 1, str(out), "--overwrite")
+    assert before == {p.name: hashlib.sha256(p.read_bytes()).hexdigest() for p in out.iterdir() if p.is_file()}

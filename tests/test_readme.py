@@ -1,0 +1,76 @@
+"""The README is true: its commands run, its tables are the measured files, its links lead somewhere."""
+
+from __future__ import annotations
+
+import json
+import pickle
+import re
+import shlex
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from l2a_transfer.cli.main import VERBS
+from tests.conftest import l2a, save_picture
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+COMMANDS = [
+    line
+    for block in re.findall(r"^```bash\n(.*?)^```", README, flags=re.MULTILINE | re.DOTALL)
+    for line in block.splitlines()
+    if line.startswith("l2a-transfer ")
+]
+# The same commands on less: a class of three pictures instead of hundreds, one epoch of a thin network.
+SHORTER = {"train": ["--epochs", "1", "--width", "0.0625", "--batch-size", "8"]}
+
+
+@pytest.fixture(scope="module")
+def newcomer(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder as the README supposes it: photos/CLASS/*.jpg and data/ with (tiny) CIFAR-10 and Caltech-101."""
+    root = tmp_path_factory.mktemp("newcomer")
+    for number in range(12):
+        save_picture(root / "photos" / "cat" / f"{number}.jpg", seed=number)
+        save_picture(root / "photos" / "dog" / f"{number}.jpg", seed=100 + number)
+    for number in range(32):
+        for name in ("BACKGROUND_Google", "anchor", "ant"):
+            save_picture(root / "data/caltech101/101_ObjectCategories" / name / f"image_{number:04d}.jpg", seed=number)
+    cifar = root / "data" / "cifar-10-batches-py"
+    cifar.mkdir(parents=True)
+    rng = np.random.default_rng(0)
+    names = [f"data_batch_{i}" for i in range(1, 6)] + ["test_batch"]
+    for name in names:
+        pixels = rng.integers(0, 256, (20, 3072), dtype=np.uint8)
+        (cifar / name).write_bytes(pickle.dumps({b"data": pixels, b"labels": [i % 10 for i in range(20)]}))
+    (cifar / "batches.meta").write_bytes(pickle.dumps({b"label_names": [b"c%d" % i for i in range(10)]}))
+    return root
+
+
+def test_every_command_appears() -> None:
+    assert {shlex.split(line)[1] for line in COMMANDS} == set(VERBS)
+
+
+def test_commands_run_in_the_order_of_the_page(newcomer: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(newcomer)
+    for line in COMMANDS:
+        verb, *rest = shlex.split(line)[1:]
+        result = l2a(verb, *rest, *SHORTER.get(verb, []))
+        assert result.exit_code == 0, (line, result.output, result.exception)
+
+
+def test_links_lead_to_files() -> None:
+    links = [link.split("#")[0] for link in re.findall(r"\]\(([^)]+)\)", README) if "://" not in link]
+    assert links
+    for link in links:
+        assert (ROOT / link).exists(), link
+
+
+def test_the_table_of_real_data_is_the_measured_file() -> None:
+    rows = json.loads((ROOT / "benchmarks/results/transfer.json").read_text())["rows"]
+    assert len(rows) == 12
+    for row in rows:
+        value, (low, high) = row["mean_class_accuracy"], row["mean_class_accuracy_ci95"]
+        cell = f"{100 * value:.1f} [{100 * low:.1f}, {100 * high:.1f}]"
+        line = next(line for line in README.splitlines() if line.startswith(f"| {row['data']} | `{row['model']}`"))
+        assert cell in line, (row["model"], cell, line)
