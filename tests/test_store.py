@@ -1,0 +1,353 @@
+"""The feature file: what goes in comes out, nothing changed is believed, nothing hostile is followed."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import struct
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from l2a_transfer.errors import StoreError
+from l2a_transfer.features.store import (
+    SEAL,
+    USER_BLOCK,
+    FeatureMeta,
+    is_feature_file,
+    read_features,
+    read_meta,
+    write_features,
+)
+from tests.conftest import assert_fails, l2a
+
+META = FeatureMeta(
+    data="toy",
+    classes=("ant", "bée"),
+    splits=("train", "test"),
+    levels=(("L2", 0, 2), ("L3", 2, 3)),
+    card={"name": "toy-model", "width": 0.25},
+    preprocess={"size": 32},
+    tap="ga",
+    precision="fp32",
+    backend="torch",
+    fingerprint={"data": "abc", "batch_size": 64},
+)
+FEATURES = np.array([[1, 2, 3], [4, 5, 6], [-7, 0.5, 9], [0, 0, 1e-6]], dtype=np.float32)
+ROWS: dict[str, Any] = {"labels": [0, 1, -1, 0], "ids": ["a/1.jpg", "b/ü.jpg", "c", "d"], "split": [0, 0, 1, 1]}
+
+
+def save(
+    path: Path, meta: FeatureMeta = META, features: np.ndarray = FEATURES, dtype: str = "float32", **rows: Any
+) -> Path:
+    write_features(path, meta, **{**ROWS, **rows}, blocks=[features[:1], features[1:]], dim=3, dtype=dtype)
+    return path
+
+
+def reseal(path: Path) -> None:
+    """Renew length and hash, as a hostile program would, so that only the content can be refused."""
+    content = path.read_bytes()[USER_BLOCK:]
+    seal = SEAL.pack(b"L2AFEAT\n", 1, len(content), hashlib.sha256(content).digest())
+    path.write_bytes(seal.ljust(USER_BLOCK, b"\0") + content)
+
+
+def changed(path: Path, change: Callable[[h5py.File], None]) -> Path:
+    """The file after `change`, sealed again."""
+    with h5py.File(path, "r+") as file:
+        change(file)
+    reseal(path)
+    return path
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16"])
+def test_what_goes_in_comes_out(tmp_path: Path, dtype: str) -> None:
+    found = read_features(save(tmp_path / "f.h5", dtype=dtype))
+    assert found.meta == META
+    assert found.path == tmp_path / "f.h5"
+    assert found.features.dtype == dtype
+    np.testing.assert_array_equal(found.features, FEATURES.astype(dtype))
+    assert (found.labels.dtype, found.labels.tolist()) == (np.int32, [0, 1, -1, 0])
+    assert (found.split.dtype, found.split.tolist()) == (np.uint8, [0, 0, 1, 1])
+    assert found.ids == ("a/1.jpg", "b/ü.jpg", "c", "d")
+    assert read_meta(tmp_path / "f.h5") == (META, 4, 3)
+    assert [p.name for p in tmp_path.iterdir()] == ["f.h5"]
+
+
+def test_the_bytes_are_a_function_of_the_content(tmp_path: Path) -> None:
+    a, b = save(tmp_path / "a.h5").read_bytes(), save(tmp_path / "b.h5").read_bytes()
+    assert a == b
+    other = dataclasses.replace(META, precision="bf16")
+    assert save(tmp_path / "c.h5", other).read_bytes() != a
+
+
+def test_plain_h5py_reads_it_in_three_lines(tmp_path: Path) -> None:
+    with h5py.File(save(tmp_path / "f.h5")) as file:
+        np.testing.assert_array_equal(file["features"][:], FEATURES)
+        assert file["ids"].asstr()[:].tolist() == ROWS["ids"]
+        assert json.loads(file.attrs["classes"]) == ["ant", "bée"]
+        assert file.attrs["schema"] == "l2a-features/1"
+        assert all(file[name].fletcher32 for name in ("features", "labels", "ids", "split"))
+
+
+def test_the_user_block_is_as_written_down(tmp_path: Path) -> None:
+    content = save(tmp_path / "f.h5").read_bytes()
+    assert content[:8] == b"L2AFEAT\n"
+    version, length = struct.unpack_from("<IQ", content, 8)
+    assert (version, length) == (1, len(content) - 512)
+    assert content[20:52] == hashlib.sha256(content[512:]).digest()
+    assert content[52:512] == bytes(460)
+    assert content[512:520] == b"\x89HDF\r\n\x1a\n"
+    assert is_feature_file(tmp_path / "f.h5")
+
+
+def test_version_1_files_still_load() -> None:
+    found = read_features(Path(__file__).parent / "data" / "features-v1.h5")
+    assert found.meta == META
+    np.testing.assert_array_equal(found.features, FEATURES)
+    assert found.ids == tuple(ROWS["ids"])
+
+
+def test_every_single_flipped_bit_is_found(tmp_path: Path) -> None:
+    path = save(tmp_path / "f.h5")
+    content = bytearray(path.read_bytes())
+    rng = np.random.default_rng(0)
+    places = [*range(60), 300, 511, *rng.integers(512, len(content), 100).tolist(), len(content) - 1]
+    for place in places:
+        content[place] ^= 1 << (place % 8)
+        path.write_bytes(content)
+        with pytest.raises(StoreError, match=r"f\.h5: "):
+            read_features(path)
+        content[place] ^= 1 << (place % 8)
+    path.write_bytes(content)
+    read_features(path)
+
+
+@pytest.mark.parametrize("keep", [0, 1, 7, 8, 30, 511, 512, 600, -1])
+def test_a_truncated_file_says_so(tmp_path: Path, keep: int) -> None:
+    path = save(tmp_path / "f.h5")
+    path.write_bytes(path.read_bytes()[:keep])
+    with pytest.raises(StoreError, match=r"f\.h5: (truncated|not a feature file)"):
+        read_features(path)
+
+
+def test_a_file_that_was_never_finished_says_so(tmp_path: Path) -> None:
+    path = save(tmp_path / "f.h5")
+    path.write_bytes(bytes(USER_BLOCK) + path.read_bytes()[USER_BLOCK:])
+    with pytest.raises(StoreError, match=r"f\.h5: incomplete: it was never finished"):
+        read_features(path)
+
+
+def test_other_files(tmp_path: Path) -> None:
+    with pytest.raises(StoreError, match="no such file"):
+        read_features(tmp_path / "none.h5")
+    with pytest.raises(StoreError, match="cannot be read"):
+        read_features(tmp_path)
+    with h5py.File(tmp_path / "plain.h5", "w") as file:
+        file["features"] = FEATURES
+    with pytest.raises(StoreError, match="not a feature file of l2a-transfer"):
+        read_features(tmp_path / "plain.h5")
+    path = save(tmp_path / "f.h5")
+    content = bytearray(path.read_bytes())
+    content[8] = 2
+    path.write_bytes(content)
+    with pytest.raises(StoreError, match="version 2 of the format; this program reads version 1"):
+        read_features(path)
+    path.write_bytes(bytes(content[:USER_BLOCK]) + b"no HDF5 at all")
+    reseal(path)
+    with pytest.raises(StoreError, match="not an HDF5 file"):
+        read_features(path)
+
+
+def replace(file: h5py.File, name: str, **options: Any) -> None:
+    del file[name]
+    file.create_dataset(name, **options)
+
+
+def set_attribute(key: str, value: Any) -> Callable[[h5py.File], None]:
+    return lambda file: file.attrs.__setitem__(key, value)
+
+
+def external_link(file: h5py.File) -> None:
+    del file["features"]
+    file["features"] = h5py.ExternalLink("/etc/passwd", "/features")
+
+
+def soft_link(file: h5py.File) -> None:
+    file["more"] = h5py.SoftLink("/features")
+
+
+def external_storage(file: h5py.File) -> None:
+    replace(file, "features", shape=(4, 3), dtype="f4", external=[("elsewhere.bin", 0, h5py.h5f.UNLIMITED)])
+
+
+def virtual_source(file: h5py.File) -> None:
+    layout = h5py.VirtualLayout((4, 3), "f4")
+    layout[:] = h5py.VirtualSource("elsewhere.h5", "features", (4, 3))
+    del file["features"]
+    file.create_virtual_dataset("features", layout)
+
+
+def huge(file: h5py.File) -> None:
+    replace(file, "features", shape=(4, 10**12), dtype="f4", chunks=(1, 1024))
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (external_link, "/features is a link"),
+        (soft_link, "/more is a link"),
+        (external_storage, "/features keeps its values in other files"),
+        (virtual_source, "/features keeps its values in other files"),
+        (huge, "declares"),
+        (lambda f: replace(f, "features", data=FEATURES, compression="gzip"), "no filter but fletcher32"),
+        (lambda f: replace(f, "features", data=FEATURES.astype("f8")), "float32 or float16"),
+        (lambda f: replace(f, "features", data=FEATURES[:3]), "/features has 3 rows, /labels 4"),
+        (lambda f: replace(f, "features", data=FEATURES[:, :2]), "levels cover 3 columns"),
+        (lambda f: replace(f, "features", data=FEATURES[0]), "must have 2 axes"),
+        (lambda f: replace(f, "labels", data=np.array([0, 1, 2, 0], "i4")), "−1 or an index of one of 2 classes"),
+        (lambda f: replace(f, "labels", data=np.array([0, 1, -2, 0], "i4")), "−1 or an index of one of 2 classes"),
+        (lambda f: replace(f, "split", data=np.array([0, 0, 1, 2], "u1")), "/split must be an index of one of 2"),
+        (lambda f: replace(f, "split", data=np.array([0, 0, 1], "u1")), r"/split must have the shape \(4,\)"),
+        (lambda f: replace(f, "ids", data=np.array([b"a", b"b", b"a", b"c"])), "'a' is there more than once"),
+        (lambda f: replace(f, "ids", data=np.array([b"\xff", b"b", b"a", b"c"])), "damaged or made by another"),
+        (lambda f: f.__delitem__("labels"), "no data set /labels"),
+        (lambda f: (f.__delitem__("ids"), f.create_group("ids")), "no data set /ids"),
+        (set_attribute("schema", "l2a-features/9"), "schema must be 'l2a-features/1', got 'l2a-features/9'"),
+        (lambda f: f.attrs.__delitem__("schema"), "schema must be"),
+        (set_attribute("card", "{"), "'card' is not JSON"),
+        (set_attribute("card", "[" * 100_000), "'card' is not JSON"),
+        (set_attribute("card", "{}"), "the card has no name"),
+        (set_attribute("classes", "{}"), "'classes' must be a JSON list"),
+        (set_attribute("classes", "[1, 2]"), "list of names"),
+        (set_attribute("levels", '[["L2", 0, 2], ["L3", 1, 3]]'), "tile the columns in order"),
+        (set_attribute("levels", '[["L2", 0]]'), "name, start, stop"),
+        (set_attribute("tap", 3), "'tap' must be text"),
+    ],
+)  # fmt: skip
+def test_a_seal_is_not_trusted_to_mean_good_will(
+    tmp_path: Path, change: Callable[[h5py.File], None], words: str
+) -> None:
+    path = changed(save(tmp_path / "f.h5"), change)
+    for read in (read_features, read_meta):
+        with pytest.raises(StoreError, match=words):
+            read(path)
+
+
+def test_nan_features_name_the_image(tmp_path: Path) -> None:
+    def poison(file: h5py.File) -> None:
+        file["features"][2, 1] = np.nan
+
+    path = changed(save(tmp_path / "f.h5"), poison)
+    with pytest.raises(StoreError, match=r"1 of 4 rows are not finite, the first of 'c'"):
+        read_features(path)
+    assert_fails(l2a("svm-eval", path, "--out", tmp_path / "out"), 1, str(path), "not finite")
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"labels": [0, 1, 0]}, "/split must have the shape"),
+        ({"ids": ["a", "b", "c"]}, "4 names, got 3"),
+        ({"ids": ["a", "b", "c", "b"]}, "'b' is there more than once"),
+        ({"ids": ["a", "b", "c", ""]}, "not empty"),
+        ({"ids": ["a", "b", "c", "caf\udce9"]}, "must be UTF-8"),
+        ({"ids": ["a", "b", "c", "x" * 5000]}, "5000 bytes"),
+        ({"labels": [0, 1, 2, 0]}, "/labels must be"),
+        ({"features": FEATURES[:3]}, "3 rows of features came, expected 4"),
+        ({"features": np.concatenate([FEATURES, FEATURES])}, "does not fit"),
+        ({"features": FEATURES[:, :2]}, "does not fit"),
+        ({"features": FEATURES * np.float32(np.nan)}, "'a/1.jpg' are not finite"),
+        ({"features": FEATURES * 1e5, "dtype": "float16"}, "'a/1.jpg' are not finite in float16"),
+        ({"meta": dataclasses.replace(META, levels=(("L2", 0, 2),))}, "levels cover 2 columns"),
+        ({"meta": dataclasses.replace(META, card={})}, "card has no name"),
+    ],
+)  # fmt: skip
+def test_what_does_not_fit_together_is_not_written_and_the_old_file_stays(
+    tmp_path: Path, options: dict[str, Any], words: str
+) -> None:
+    path = save(tmp_path / "f.h5")
+    before = path.read_bytes()
+    with pytest.raises(StoreError, match=words):
+        save(path, **options)
+    assert path.read_bytes() == before
+    assert [p.name for p in tmp_path.iterdir()] == ["f.h5"]
+    with pytest.raises(ValueError, match="float64"):
+        save(path, dtype="float64")
+
+
+def test_an_interrupted_write_leaves_the_old_file(tmp_path: Path) -> None:
+    path = save(tmp_path / "f.h5")
+    before = path.read_bytes()
+
+    def interrupted() -> Iterator[np.ndarray]:
+        yield FEATURES[:2]
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        write_features(path, META, **ROWS, blocks=interrupted(), dim=3)
+    assert path.read_bytes() == before
+    assert [p.name for p in tmp_path.iterdir()] == ["f.h5"]
+
+
+FULL_DISK = """
+import resource, signal, sys
+from pathlib import Path
+import numpy as np
+from l2a_transfer.errors import StoreError
+from l2a_transfer.features.store import write_features
+from tests.test_store import META
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
+rows = 20_000
+blocks = (np.ones((1000, 3), np.float32) for _ in range(rows // 1000))
+try:
+    write_features(Path(sys.argv[1]), META, labels=[0] * rows, ids=map(str, range(rows)), split=[0] * rows,
+                   blocks=blocks, dim=3)
+except StoreError as error:
+    print(error)
+"""
+
+
+def test_a_full_disk_leaves_the_old_file(tmp_path: Path) -> None:
+    path = save(tmp_path / "f.h5")
+    before = path.read_bytes()
+    child = subprocess.run(
+        [sys.executable, "-c", FULL_DISK, str(path)],
+        capture_output=True, text=True, check=True, cwd=Path(__file__).parents[1], timeout=120,
+    )  # fmt: skip
+    assert child.stdout.startswith(f"{path}: cannot be written: ")
+    assert path.read_bytes() == before
+    assert [p.name for p in tmp_path.iterdir()] == ["f.h5"]
+
+
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    ids=st.lists(
+        st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), min_size=1, max_size=40),
+        min_size=1, max_size=30, unique=True,
+    ),
+    dim=st.integers(1, 7),
+    cuts=st.lists(st.integers(0, 30), max_size=4),
+)  # fmt: skip
+def test_any_names_any_width_any_blocks(tmp_path: Path, ids: list[str], dim: int, cuts: list[int]) -> None:
+    rng = np.random.default_rng(len(ids))
+    features = rng.normal(size=(len(ids), dim)).astype(np.float32)
+    meta = dataclasses.replace(META, levels=(("L3", 0, dim),))
+    blocks = np.split(features, sorted(min(cut, len(ids)) for cut in cuts))
+    labels, split = rng.integers(-1, 2, len(ids)), rng.integers(0, 2, len(ids))
+    write_features(tmp_path / "f.h5", meta, labels=labels, ids=ids, split=split, blocks=blocks, dim=dim)
+    found = read_features(tmp_path / "f.h5")
+    assert found.ids == tuple(ids)
+    np.testing.assert_array_equal(found.features, features)
+    np.testing.assert_array_equal(found.labels, labels)
+    np.testing.assert_array_equal(found.split, split)
