@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -56,7 +57,7 @@ def quickstart(out: Path, *, overwrite: bool = False, progress: bool = True) -> 
         )
         files.append(path)
     log.info("linear SVMs: C chosen by cross-validation on the training images, tested once")
-    results = evaluate_files(files, EvalConfig(), progress=progress)
+    results = evaluate_files(files, EvalConfig(jobs=os.cpu_count() or 1), progress=progress)
     files += write_report(results, out, overwrite=overwrite)
     files.append(_attention_picture(source, out / "attention.png"))
     return QuickstartResult(markdown_table(results), tuple(files))

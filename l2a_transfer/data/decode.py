@@ -1,0 +1,107 @@
+"""One picture file → RGB, whatever its mode, and nothing that a hostile file could use beyond it."""
+
+from __future__ import annotations
+
+import io
+import struct
+import warnings
+import zlib
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, UnidentifiedImageError
+
+from l2a_transfer.errors import DataError
+
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM")
+"""Formats that are decoded; Pillow's others, some of which start programs, are never tried."""
+SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".ppm", ".pgm", ".pnm")
+MAX_PIXELS = 100_000_000
+MAX_FILE_BYTES = 256 << 20
+EXIF_ORIENTATION = 0x0112
+TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+# What Pillow's decoders raise for damaged files, by format; a crash of ours would be none of these.
+DAMAGED = (
+    OSError, SyntaxError, ValueError, TypeError, KeyError, IndexError, EOFError, OverflowError, ZeroDivisionError,
+    AttributeError, NotImplementedError, struct.error, zlib.error,
+)  # fmt: skip
+
+
+def decode_file(path: Path) -> Image.Image:
+    """The picture in a file: mode RGB, turned as its EXIF says, first frame of an animation.
+
+    Raises: DataError naming the path, for a file that cannot be read, is no picture, is damaged or truncated, or is
+    larger than MAX_PIXELS.
+    """
+    try:
+        if path.stat().st_size > MAX_FILE_BYTES:
+            raise DataError(f"{path}: {path.stat().st_size >> 20} MiB; at most {MAX_FILE_BYTES >> 20} are decoded")
+        content = path.read_bytes()
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read: {error.strerror or error}") from error
+    return decode_bytes(content, str(path))
+
+
+def decode_bytes(content: bytes, name: str) -> Image.Image:
+    """The picture in `content`, as `decode_file` gives it; `name` is what errors call it."""
+    if not content:
+        raise DataError(f"{name}: empty file, expected a picture")
+    try:
+        with warnings.catch_warnings():
+            # Size and damage are judged here, by errors; Pillow's own warnings would only say it twice.
+            warnings.simplefilter("ignore")
+            with Image.open(io.BytesIO(content), formats=FORMATS) as image:
+                if image.width * image.height > MAX_PIXELS:
+                    raise _too_large(name, f"{image.width:,} × {image.height:,} pixels")
+                image.load()
+                return to_rgb(_upright(image), name)
+    except Image.DecompressionBombError as error:
+        raise _too_large(name, "a decompression bomb") from error
+    except UnidentifiedImageError as error:
+        raise DataError(f"{name}: not a picture; known formats are {', '.join(FORMATS)}") from error
+    except DAMAGED as error:
+        raise DataError(f"{name}: damaged or truncated picture: {error}") from error
+    except MemoryError as error:
+        raise DataError(f"{name}: asks for more memory than there is") from error
+
+
+def _too_large(name: str, what: str) -> DataError:
+    return DataError(f"{name}: {what}; at most {MAX_PIXELS / 1e6:.0f} million are decoded; make it smaller")
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    try:
+        orientation = image.getexif().get(EXIF_ORIENTATION)
+    except DAMAGED:
+        return image  # the pixels are whole; a camera's note that cannot be read turns nothing
+    turn = TURNS.get(orientation) if isinstance(orientation, int) else None
+    return image if turn is None else image.transpose(turn)
+
+
+def to_rgb(image: Image.Image, name: str) -> Image.Image:
+    """Any 8- or 16-bit mode → RGB. Transparency is laid over white; 16-bit grey is scaled, not clipped.
+
+    Raises: DataError for floating-point pixels, which have no known range.
+    """
+    if image.mode == "RGB" and "transparency" not in image.info:
+        return image
+    if image.mode.startswith("I"):  # I;16, I;16B, and I, which is how some 16-bit files open
+        values = np.asarray(image).astype(np.int64)
+        if values.min() < 0 or values.max() > 65535:
+            raise DataError(f"{name}: integer pixels outside 0…65535 have no known range")
+        return Image.fromarray(np.round(values / 257).astype(np.uint8)).convert("RGB")
+    if image.mode == "F":
+        raise DataError(f"{name}: floating-point pixels have no known range; save it with 8 or 16 bits")
+    if "transparency" in image.info or image.mode in ("RGBA", "LA", "PA", "La", "RGBa"):
+        image = image.convert("RGBA")
+        white = Image.new("RGBA", image.size, (255, 255, 255, 255))
+        image = Image.alpha_composite(white, image)
+    return image.convert("RGB")

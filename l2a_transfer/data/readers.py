@@ -1,0 +1,239 @@
+"""What `--data` means: a named set, `imagefolder:PATH` or `npz:FILE` → an image source."""
+
+from __future__ import annotations
+
+import logging
+import re
+import zipfile
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from l2a_transfer.data.cifar import read_cifar
+from l2a_transfer.data.decode import SUFFIXES
+from l2a_transfer.data.folders import read_folder
+from l2a_transfer.data.registry import DatasetSpec, find_dataset
+from l2a_transfer.data.sources import (
+    ArraySource,
+    FileSource,
+    ImageSource,
+    ZipSource,
+    join_splits,
+    numbered,
+    select,
+)
+from l2a_transfer.errors import DataError
+
+__all__ = ["ImageSource", "open_source"]
+
+log = logging.getLogger(__name__)
+CALTECH_MINI = Path(__file__).parent / "bundled" / "caltech-mini.zip"
+MAX_NPZ_BYTES = 16 << 30
+MAX_CLASSES = 100_000
+
+
+def open_source(
+    data: str,
+    *,
+    data_dir: Path | None = None,
+    split: str | None = None,
+    limit: int | None = None,
+    download: bool = False,
+) -> ImageSource:
+    """The pictures that `data` names: a set of the registry, `imagefolder:PATH`, or `npz:FILE`.
+
+    `split` keeps one split; `limit` at most so many pictures a split, evenly over the classes. With `download`, a
+    named set that is not in `data_dir` is fetched. Raises: UnknownNameError for a name or split that does not
+    exist, with the nearest; DataError for a set that is missing, empty or damaged.
+    """
+    kind, colon, where = data.partition(":")
+    if colon and kind == "imagefolder":
+        root = Path(where)
+        source: ImageSource = read_folder(root, f"imagefolder:{root.resolve().name}")
+    elif colon and kind == "npz":
+        source = read_npz(Path(where))
+    else:
+        source = _open_named(find_dataset(data), data_dir, download=download)
+    return select(source, split=split, limit=limit)
+
+
+def _open_named(spec: DatasetSpec, data_dir: Path | None, *, download: bool) -> ImageSource:
+    if not spec.needs_data_dir:
+        return {"caltech-mini": _caltech_mini, "digits": _digits}[spec.name](spec)
+    if data_dir is None:
+        raise DataError(f"{spec.name}: needs --data-dir, the folder that holds {spec.folder}")
+    if spec.loader:
+        from l2a_transfer.data.torchvision_sets import open_torchvision
+
+        source: ImageSource = open_torchvision(spec, data_dir, download=download)
+    else:
+        if download and spec.downloads:
+            from l2a_transfer.data.download import fetch
+
+            fetch(spec, data_dir)
+        readers: dict[str, Callable[[DatasetSpec, Path], ImageSource]] = {
+            "cifar10": _cifar, "cifar100": _cifar, "caltech101": _caltech101, "stanford40": _stanford40,
+            "svhn1083": _svhn1083,
+        }  # fmt: skip
+        source = readers[spec.name](spec, data_dir)
+    if spec.images and len(source) != spec.images:
+        log.warning("%s: %d images, the published set has %d", spec.name, len(source), spec.images)
+    return source
+
+
+def _cifar(spec: DatasetSpec, data_dir: Path) -> ImageSource:
+    parts: dict[str, tuple[NDArray[np.uint8], NDArray[np.int32]]] = {}
+    classes: tuple[str, ...] = ()
+    for split in spec.splits:
+        images, labels, classes = read_cifar(spec.name, data_dir, split)
+        parts[split] = (np.ascontiguousarray(images.transpose(0, 2, 3, 1)), labels)  # (N, 32, 32, 3)
+    return join_splits(spec.name, classes, parts)
+
+
+def _digits(spec: DatasetSpec) -> ImageSource:
+    from sklearn.datasets import load_digits
+
+    found = load_digits()  # values 0…16
+    pictures = np.round(found.images * (255 / 16)).astype(np.uint8)
+    return join_splits(spec.name, [str(name) for name in found.target_names], {"all": (pictures, found.target)})
+
+
+def _caltech_mini(spec: DatasetSpec) -> ImageSource:
+    with zipfile.ZipFile(CALTECH_MINI) as file:
+        ids = [name for name in file.namelist() if name.endswith(SUFFIXES)]
+    parts = [name.split("/") for name in ids]
+    classes = tuple(sorted({label for _, label, _ in parts}))
+    return ZipSource(
+        name=spec.name,
+        classes=classes,
+        splits=spec.splits,
+        ids=tuple(ids),
+        labels=np.array([classes.index(label) for _, label, _ in parts], dtype=np.int32),
+        split=np.array([spec.splits.index(split) for split, _, _ in parts], dtype=np.uint8),
+        path=CALTECH_MINI,
+    )
+
+
+def _caltech101(spec: DatasetSpec, data_dir: Path) -> ImageSource:
+    return read_folder(
+        _inside(spec, data_dir, "caltech101/101_ObjectCategories"), spec.name, without=["BACKGROUND_Google"]
+    )
+
+
+def _svhn1083(spec: DatasetSpec, data_dir: Path) -> ImageSource:
+    return read_folder(_inside(spec, data_dir, "svhn1083"), spec.name)
+
+
+def _stanford40(spec: DatasetSpec, data_dir: Path) -> ImageSource:
+    """The authors' lists `ImageSplits/train.txt` and `test.txt`; the action is the file name up to its number."""
+    root, lists = (_inside(spec, data_dir, f"stanford40/{name}") for name in ("JPEGImages", "ImageSplits"))
+    names: list[str] = []
+    split: list[int] = []
+    for k, part in enumerate(spec.splits):
+        path = lists / f"{part}.txt"
+        try:
+            own = sorted(path.read_text(encoding="utf-8").split())
+        except (OSError, UnicodeDecodeError) as error:
+            raise DataError(f"{path}: cannot be read: {error}") from error
+        for name in own:
+            if not re.fullmatch(r"[A-Za-z_]+_\d+\.jpg", name):
+                raise DataError(f"{path}: {name!r} is not the name of a picture, as 'fishing_001.jpg'")
+        names += own
+        split += [k] * len(own)
+    if not names or len(set(names)) != len(names):
+        raise DataError(f"{lists}: no pictures listed, or one of them twice")
+    missing = [name for name in names if not (root / name).is_file()]
+    if missing:
+        raise DataError(f"{root / missing[0]}: listed in ImageSplits but not there ({len(missing)} in all)")
+    actions = [name.rsplit("_", 1)[0] for name in names]
+    classes = tuple(sorted(set(actions)))
+    labels = np.array([classes.index(action) for action in actions], dtype=np.int32)
+    return FileSource(spec.name, classes, spec.splits, tuple(names), labels, np.array(split, dtype=np.uint8), root)
+
+
+def _inside(spec: DatasetSpec, data_dir: Path, folder: str) -> Path:
+    if not (data_dir / folder).is_dir():
+        hint = ", or add --download" if spec.downloads else ""
+        raise DataError(f"{data_dir / folder}: no such folder; --data-dir must hold {spec.folder}{hint}")
+    return data_dir / folder
+
+
+def read_npz(path: Path) -> ImageSource:
+    """Arrays in an `.npz`: `images` uint8 (N, H, W) or (N, H, W, 3), and optionally `labels` (N,) or (N, 1) integers,
+    `classes` (K,) names, `ids` (N,) and `split` (N,) names. Or, as MedMNIST has it, `train_images`, `train_labels`,
+    `val_…`, `test_…`. Nothing is unpickled. Raises: DataError naming the file and the key.
+    """
+    arrays = _load_npz(path)
+    given = [str(name) for name in arrays["classes"].tolist()] if "classes" in arrays else None
+    prefixes = [key.removesuffix("images") for key in arrays if key == "images" or key.endswith("_images")]
+    if not prefixes or ("" in prefixes and len(prefixes) > 1):
+        raise DataError(
+            f"{path}: needs 'images', or one '<split>_images' a split; it has {', '.join(arrays) or 'none'}"
+        )
+    parts = {}
+    for prefix in sorted(prefixes, key=lambda p: ("train_", "val_", "test_", p).index(p)):
+        images = arrays[f"{prefix}images"]
+        if (
+            images.dtype != np.uint8
+            or not (images.ndim == 3 or (images.ndim == 4 and images.shape[3] == 3))
+            or not images.size
+        ):
+            raise DataError(
+                f"{path}: '{prefix}images' must be uint8 (N, H, W) or (N, H, W, 3), not empty; "
+                f"got {images.dtype} {images.shape}"
+            )
+        labels = arrays.get(f"{prefix}labels", np.full(len(images), -1))
+        if labels.size != len(images) or labels.dtype.kind not in "iu":
+            raise DataError(
+                f"{path}: '{prefix}labels' must be {len(images)} integers, got {labels.dtype} {labels.shape}"
+            )
+        parts[prefix.removesuffix("_") or "all"] = (images, labels.reshape(-1).astype(np.int64))
+    if len({images.shape[1:] for images, _ in parts.values()}) > 1:
+        raise DataError(f"{path}: the pictures of all splits must have one shape")
+    low, high = (int(f([f(labels) for _, labels in parts.values()])) for f in (min, max))
+    count = len(given) if given else high + 1
+    if low < -1 or high >= count or count > MAX_CLASSES:
+        raise DataError(
+            f"{path}: labels must be −1 or between 0 and {count - 1 if given else MAX_CLASSES - 1}; got {low}…{high}"
+        )
+    source = join_splits(f"npz:{path.stem}", given or [str(k) for k in range(count)], parts)  # type: ignore[arg-type]
+    return _named_rows(path, source, arrays) if "all" in parts else source
+
+
+def _named_rows(path: Path, source: ArraySource, arrays: dict[str, NDArray[Any]]) -> ArraySource:
+    """The source with the ids and splits that an `.npz` gives its rows."""
+    splits, split, ids = source.splits, source.split, source.ids
+    if "split" in arrays:
+        if arrays["split"].shape != (len(source),):
+            raise DataError(f"{path}: 'split' must have {len(source)} names, got {arrays['split'].shape}")
+        own = [str(name) for name in arrays["split"].tolist()]
+        splits = tuple(sorted(set(own), key=lambda name: ({"train": 0, "val": 1, "test": 2}.get(name, 3), name)))
+        if len(splits) > 255:
+            raise DataError(f"{path}: 'split' has {len(splits)} different names; at most 255 are allowed")
+        split = np.array([splits.index(name) for name in own], dtype=np.uint8)
+    if "ids" in arrays:
+        ids = tuple(str(name) for name in arrays["ids"].ravel().tolist())
+        if len(ids) != len(source) or len(set(ids)) != len(ids):
+            raise DataError(f"{path}: 'ids' must be {len(source)} different names")
+    elif "split" in arrays:
+        ids = tuple(numbered("row", len(source)))
+    return ArraySource(source.name, source.classes, splits, ids, source.labels, split, source.pictures)
+
+
+def _load_npz(path: Path) -> dict[str, NDArray[Any]]:
+    try:
+        with zipfile.ZipFile(path) as archive:
+            size = sum(member.file_size for member in archive.infolist())
+        if size > MAX_NPZ_BYTES:
+            raise DataError(f"{path}: unpacks to {size >> 30} GiB; at most {MAX_NPZ_BYTES >> 30} are read")
+        with np.load(path, allow_pickle=False) as file:
+            return {key: file[key] for key in file.files}
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read: {error.strerror or error}") from error
+    except (ValueError, KeyError, TypeError, EOFError, SyntaxError, MemoryError, NotImplementedError, OverflowError,
+            RecursionError, zipfile.BadZipFile, zlib.error) as error:  # fmt: skip
+        raise DataError(f"{path}: not an .npz file of plain arrays, or damaged: {error}") from error

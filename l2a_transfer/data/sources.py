@@ -1,0 +1,224 @@
+"""Image sources: pictures in a folder, in an array, in a zip, or some rows of another source. All can be pickled."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import zipfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from l2a_transfer.data.decode import MAX_FILE_BYTES, decode_bytes, decode_file
+from l2a_transfer.errors import DataError, unknown_name
+
+
+class ImageSource(Protocol):
+    """N pictures with labels, ids and splits, in an order that is the same on every machine.
+
+    `labels` (N,) int32, −1 where there is none; `ids` N different names; `split` (N,) uint8, an index into `splits`.
+    """
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def classes(self) -> tuple[str, ...]: ...
+    @property
+    def splits(self) -> tuple[str, ...]: ...
+    @property
+    def ids(self) -> tuple[str, ...]: ...
+    @property
+    def labels(self) -> NDArray[np.int32]: ...
+    @property
+    def split(self) -> NDArray[np.uint8]: ...
+
+    def __len__(self) -> int: ...
+
+    def image(self, row: int) -> Image.Image:
+        """The picture of one row: mode RGB, upright. Raises: DataError naming the file."""
+
+    def fingerprint(self) -> str:
+        """SHA-256 (hex) of ids, labels, splits, and the pictures: their bytes in memory, their sizes on disk."""
+
+
+@dataclass(frozen=True, eq=False)
+class Table:
+    """What every source keeps beside its pictures: one id, label and split a row."""
+
+    name: str
+    classes: tuple[str, ...]
+    splits: tuple[str, ...]
+    ids: tuple[str, ...]
+    labels: NDArray[np.int32]
+    split: NDArray[np.uint8]
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def _digest(self, *pictures: bytes | memoryview) -> str:
+        table = [self.name, self.classes, self.splits, self.ids, self.labels.tolist(), self.split.tolist()]
+        sha = hashlib.sha256(json.dumps(table).encode())
+        for part in pictures:
+            sha.update(part)
+        return sha.hexdigest()
+
+
+@dataclass(frozen=True, eq=False)
+class FileSource(Table):
+    """Pictures under `root`; an id is the POSIX path below it."""
+
+    root: Path
+
+    def image(self, row: int) -> Image.Image:
+        return decode_file(self.root / self.ids[row])
+
+    def fingerprint(self) -> str:
+        # Reading every picture twice would double the time of an extraction, so a size stands for the content.
+        return self._digest(json.dumps([file_size(self.root / name) for name in self.ids]).encode())
+
+
+@dataclass(frozen=True, eq=False)
+class ArraySource(Table):
+    """Pictures in memory: uint8 (N, H, W, 3) or (N, H, W)."""
+
+    pictures: NDArray[np.uint8]
+
+    def image(self, row: int) -> Image.Image:
+        return Image.fromarray(self.pictures[row]).convert("RGB")
+
+    def fingerprint(self) -> str:
+        return self._digest(repr(self.pictures.shape).encode(), np.ascontiguousarray(self.pictures).data)
+
+
+@dataclass(frozen=True, eq=False)
+class ZipSource(Table):
+    """Pictures in a small zip file; an id is the member's name."""
+
+    path: Path
+
+    @cached_property
+    def _zip(self) -> zipfile.ZipFile:
+        # In memory, because forked workers would share the position in an open file.
+        return zipfile.ZipFile(io.BytesIO(self.path.read_bytes()))
+
+    def image(self, row: int) -> Image.Image:
+        name = f"{self.path}: {self.ids[row]}"
+        try:
+            if self._zip.getinfo(self.ids[row]).file_size > MAX_FILE_BYTES:
+                raise DataError(f"{name}: larger than {MAX_FILE_BYTES >> 20} MiB")
+            content = self._zip.read(self.ids[row])
+        except (zipfile.BadZipFile, KeyError, OSError, EOFError) as error:
+            raise DataError(f"{name}: cannot be read: {error}") from error
+        return decode_bytes(content, name)
+
+    def fingerprint(self) -> str:
+        return self._digest(json.dumps([self._zip.getinfo(name).CRC for name in self.ids]).encode())
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {key: value for key, value in self.__dict__.items() if key != "_zip"}
+
+
+@dataclass(frozen=True, eq=False)
+class Subset:
+    """Some rows of another source, in its order, with only the splits that they are in."""
+
+    whole: ImageSource
+    rows: NDArray[np.int64]
+
+    @property
+    def name(self) -> str:
+        return self.whole.name
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        return self.whole.classes
+
+    @cached_property
+    def splits(self) -> tuple[str, ...]:
+        there = set(self.whole.split[self.rows].tolist())
+        return tuple(name for k, name in enumerate(self.whole.splits) if k in there)
+
+    @cached_property
+    def ids(self) -> tuple[str, ...]:
+        return tuple(self.whole.ids[row] for row in self.rows)
+
+    @cached_property
+    def labels(self) -> NDArray[np.int32]:
+        return self.whole.labels[self.rows]
+
+    @cached_property
+    def split(self) -> NDArray[np.uint8]:
+        place = [self.splits.index(name) if name in self.splits else 0 for name in self.whole.splits]
+        return np.asarray(place, dtype=np.uint8)[self.whole.split[self.rows]]
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def image(self, row: int) -> Image.Image:
+        return self.whole.image(int(self.rows[row]))
+
+    def fingerprint(self) -> str:
+        return hashlib.sha256(self.whole.fingerprint().encode() + self.rows.tobytes()).hexdigest()
+
+
+def select(source: ImageSource, *, split: str | None = None, limit: int | None = None) -> ImageSource:
+    """The rows of one split, and of each split at most `limit`, dealt out over the classes in turn.
+
+    Raises: UnknownNameError for a split that the source does not have.
+    """
+    if limit is not None and limit < 1:
+        raise ValueError(f"limit must be at least 1, got {limit}")
+    if split is not None and split not in source.splits:
+        raise unknown_name(f"split of {source.name}", split, source.splits)
+    if split is None and limit is None:
+        return source
+    kept = []
+    for k, name in enumerate(source.splits):
+        if split in (None, name):
+            rows = np.flatnonzero(source.split == k)
+            kept.append(rows if limit is None else _deal(rows, source.labels[rows], limit))
+    return Subset(source, np.sort(np.concatenate(kept)))
+
+
+def _deal(rows: NDArray[np.int64], labels: NDArray[np.int32], limit: int) -> NDArray[np.int64]:
+    """`limit` of the rows: the first of every class, then the second of every class, and so on."""
+    turn = np.empty(len(rows), dtype=np.int64)
+    for label in np.unique(labels):
+        own = labels == label
+        turn[own] = np.arange(own.sum())
+    return rows[np.lexsort((labels, turn))[:limit]]
+
+
+def file_size(path: Path) -> int:
+    """Bytes of a file. Raises: DataError naming it."""
+    try:
+        return path.stat().st_size
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read: {error.strerror or error}") from error
+
+
+def numbered(split: str, rows: int) -> list[str]:
+    """The ids of pictures that have no names: `test/00012`."""
+    return [f"{split}/{row:05d}" for row in range(rows)]
+
+
+def join_splits(
+    name: str, classes: Sequence[str], parts: dict[str, tuple[NDArray[np.uint8], NDArray[np.int32]]]
+) -> ArraySource:
+    """One source of {split: (pictures, labels)}, split after split. All pictures have one shape."""
+    return ArraySource(
+        name=name,
+        classes=tuple(classes),
+        splits=tuple(parts),
+        ids=tuple(name for split, (pictures, _) in parts.items() for name in numbered(split, len(pictures))),
+        labels=np.concatenate([labels for _, labels in parts.values()]).astype(np.int32),
+        split=np.repeat(np.arange(len(parts)), [len(pictures) for pictures, _ in parts.values()]).astype(np.uint8),
+        pictures=np.concatenate([pictures for pictures, _ in parts.values()]),
+    )

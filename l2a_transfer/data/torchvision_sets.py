@@ -1,0 +1,122 @@
+"""torchvision's classification sets as image sources: its files and downloads, this package's ids and splits."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import pickle
+import urllib.error
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from l2a_transfer.data.decode import DAMAGED, to_rgb
+from l2a_transfer.data.registry import DatasetSpec
+from l2a_transfer.data.sources import Table, numbered
+from l2a_transfer.errors import DataError
+
+LABELS = ("targets", "labels", "y", "_labels")
+SAMPLES = ("samples", "_samples")
+PATHS = ("_image_files", "_images")
+
+
+@dataclass(frozen=True, eq=False)
+class TorchvisionSource(Table):
+    """One torchvision data set a split, split after split; ids are `test/00012`."""
+
+    sets: tuple[Any, ...]
+    starts: tuple[int, ...]
+
+    def image(self, row: int) -> Image.Image:
+        part = int(self.split[row])
+        try:
+            image, _ = self.sets[part][row - self.starts[part]]
+            return to_rgb(image, f"{self.name}: {self.ids[row]}")
+        except DAMAGED as error:
+            raise DataError(f"{self.name}: {self.ids[row]}: damaged or missing picture: {error}") from error
+
+    def fingerprint(self) -> str:
+        sha = hashlib.sha256(self._digest().encode())
+        for dataset in self.sets:
+            if isinstance(data := getattr(dataset, "data", None), (np.ndarray, list)) or hasattr(data, "numpy"):
+                sha.update(np.ascontiguousarray(data).data)
+            else:
+                sha.update(json.dumps([Path(path).stat().st_size for path in _paths(dataset)]).encode())
+        return sha.hexdigest()
+
+
+def open_torchvision(spec: DatasetSpec, data_dir: Path, *, download: bool) -> TorchvisionSource:
+    """All splits of a torchvision set below `data_dir`.
+
+    Raises: DataError where its files are missing, damaged, or cannot be fetched.
+    """
+    import torchvision.datasets
+
+    options: dict[str, Any] = {"download": True} if download and spec.downloads else {}
+    sets = []
+    for split, values in spec.split_options:
+        try:
+            sets.append(getattr(torchvision.datasets, spec.loader)(str(data_dir), **dict(values), **options))
+        except (urllib.error.URLError, TimeoutError) as error:
+            raise DataError(f"{spec.name}: cannot be fetched: {error}") from error
+        except (*DAMAGED, RuntimeError, ImportError, pickle.UnpicklingError) as error:
+            hint = "add --download" if spec.downloads else "its authors ask you to fetch it yourself"
+            raise DataError(
+                f"{data_dir}: {spec.name} ({split}) is not there or damaged ({_first_line(error)}); "
+                f"--data-dir must hold {spec.folder}; {hint}"
+            ) from error
+    labels = [_labels(dataset) for dataset in sets]
+    for (split, _), dataset, own in zip(spec.split_options, sets, labels, strict=True):
+        if len(own) != len(dataset):
+            raise DataError(f"{spec.name} ({split}): {len(own)} labels for {len(dataset)} images")
+    classes = _class_names(sets[0], int(max(own.max(initial=0) for own in labels)) + 1)
+    lengths = [len(dataset) for dataset in sets]
+    return TorchvisionSource(
+        name=spec.name,
+        classes=classes,
+        splits=spec.splits,
+        ids=tuple(name for split, length in zip(spec.splits, lengths, strict=True) for name in numbered(split, length)),
+        labels=np.concatenate(labels).astype(np.int32),
+        split=np.repeat(np.arange(len(sets)), lengths).astype(np.uint8),
+        sets=tuple(sets),
+        starts=tuple(np.cumsum([0, *lengths[:-1]]).tolist()),
+    )
+
+
+def _first_line(error: BaseException) -> str:
+    lines = str(error).splitlines()
+    return lines[0] if lines else type(error).__name__
+
+
+def _labels(dataset: Any) -> NDArray[np.int64]:
+    """Labels without decoding a picture where torchvision keeps them in a list; else by going through the set."""
+    for name in LABELS:
+        if getattr(dataset, name, None) is not None:
+            return np.asarray(getattr(dataset, name), dtype=np.int64).reshape(-1)
+    for name in SAMPLES:
+        if samples := getattr(dataset, name, None):
+            return np.asarray([int(sample[1]) for sample in samples], dtype=np.int64)
+    return np.asarray([int(dataset[row][1]) for row in range(len(dataset))], dtype=np.int64)
+
+
+def _class_names(dataset: Any, count: int) -> tuple[str, ...]:
+    names: Sequence[Any] = getattr(dataset, "classes", None) or getattr(dataset, "categories", None) or ()
+    named = tuple(name if isinstance(name, str) else str(name[0]) for name in names)
+    return named if len(named) >= count else tuple(str(k) for k in range(count))
+
+
+def _paths(dataset: Any) -> list[str]:
+    """The files of the pictures, where torchvision keeps a list of them."""
+    for name in SAMPLES:
+        samples = getattr(dataset, name, None)
+        if samples and isinstance(samples[0][0], (str, Path)):
+            return [str(sample[0]) for sample in samples]
+    for name in PATHS:
+        if paths := getattr(dataset, name, None):
+            return [str(path) for path in paths]
+    return []
