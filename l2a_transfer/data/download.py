@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import tarfile
+import urllib.error
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -81,5 +82,7 @@ def _fetch(name: str, archive: Archive, data_dir: Path, target: Path) -> None:
         shutil.rmtree(work, ignore_errors=True)
         raise DataError(f"{name}: {archive.url}: damaged or not the published file: {error}") from error
     except OSError as error:  # URLError is one
+        if isinstance(error, urllib.error.HTTPError):
+            error.close()
         raise DataError(f"{name}: {archive.url}: cannot be fetched into {data_dir}: {error}") from error
     shutil.rmtree(work)
