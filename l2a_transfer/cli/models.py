@@ -1,0 +1,40 @@
+"""`l2a-transfer models`: the networks that there are."""
+
+from __future__ import annotations
+
+import json
+
+import click
+
+
+@click.command("models")
+@click.option("--json/--text", "as_json", default=False, help="One JSON list.")
+def command(as_json: bool) -> None:
+    """List the weights that ship with the package, and the architectures that can be trained or used untrained.
+
+    \b
+    Example:
+      l2a-transfer models --json
+    """
+    from l2a_transfer.models.config import ARCHITECTURES
+    from l2a_transfer.models.weights import PRETRAINED, pretrained_names, read_card
+
+    cards = [read_card(PRETRAINED / f"{name}.safetensors") for name in pretrained_names()]
+    if as_json:
+        rows = [{**card.to_json(), "pretrained": True} for card in cards]
+        rows += [
+            {"name": name, "pretrained": False, "family": spec.family, "levels": list(spec.levels)}
+            for name, spec in ARCHITECTURES.items()
+        ]
+        click.echo(json.dumps(rows, indent=1, ensure_ascii=False))
+        return
+    click.echo("Pretrained, for --model:")
+    for card in cards:
+        accuracy = card.metrics["test_accuracy"]
+        click.echo(
+            f"  {card.name:<40} {card.parameters:>9,} parameters  {card.training['data']} test accuracy "
+            f"{100 * accuracy['value']:.2f} % (n = {accuracy['n']:,}, {accuracy['seeds']} seed)"
+        )
+    click.echo("\nArchitectures, for train, and for --model as untrained:ARCH[@WIDTH]:")
+    for name, spec in ARCHITECTURES.items():
+        click.echo(f"  {name:<28} {'features of ' + ', '.join(spec.levels) if spec.levels else 'pooled last features'}")
