@@ -1,0 +1,107 @@
+"""Compatibility and normalizer on numbers worked out by hand."""
+
+from __future__ import annotations
+
+import math
+import sys
+
+import pytest
+import torch
+from torch import Tensor
+
+from l2a_transfer.errors import BackendError
+from l2a_transfer.models.attention import (
+    Attention,
+    compatibility_add,
+    compatibility_dp,
+    compatibility_pc,
+    find_normalizer,
+)
+
+# One image, two positions, two channels.
+LOCAL = torch.tensor([[[1.0, 2.0], [3.0, -1.0]]])
+U = torch.tensor([0.5, -1.0])
+G = torch.tensor([[2.0, 1.0]])
+
+
+def test_pc_is_the_inner_product_of_u_with_the_sum() -> None:
+    # <u, l1 + g> = 0.5·3 − 1·3 = −1.5 and <u, l2 + g> = 0.5·5 − 1·0 = 2.5; without g: −1.5 and 2.5 (<u, g> = 0)
+    assert compatibility_pc(LOCAL, U, G).tolist() == [[-1.5, 2.5]]
+    assert compatibility_pc(LOCAL, U, None).tolist() == [[-1.5, 2.5]]
+    other = torch.tensor([[4.0, 0.0]])  # <u, g> = 2 is added everywhere
+    assert compatibility_pc(LOCAL, U, other).tolist() == [[0.5, 4.5]]
+
+
+def test_dp_is_the_inner_product_with_g() -> None:
+    assert compatibility_dp(LOCAL, G).tolist() == [[4.0, 5.0]]
+
+
+def test_add_is_the_inner_product_of_u_with_tanh() -> None:
+    expected = [0.5 * math.tanh(3) - math.tanh(3), 0.5 * math.tanh(5) - math.tanh(0)]
+    assert compatibility_add(LOCAL, U, G)[0].tolist() == pytest.approx(expected, abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("name", "scores", "expected"),
+    [
+        ("softmax", [0.0, math.log(3)], [0.25, 0.75]),
+        ("sparsemax", [0.0, 0.5], [0.25, 0.75]),  # threshold −0.25
+        ("sparsemax", [0.0, 2.0, -1.0], [0.0, 1.0, 0.0]),
+        ("entmax15", [0.0, 0.0, 0.0, 0.0], [0.25, 0.25, 0.25, 0.25]),
+        # entmax with α = 1.5: p = ((z − τ)+/2)²; z = (0, 2·(√0.8 − √0.2)) gives p = (0.2, 0.8)
+        ("entmax15", [0.0, 2 * (math.sqrt(0.8) - math.sqrt(0.2))], [0.2, 0.8]),
+        ("entmax15", [0.0, 10.0], [0.0, 1.0]),
+    ],
+)
+def test_normalizers(name: str, scores: list[float], expected: list[float]) -> None:
+    assert find_normalizer(name)(torch.tensor([scores]))[0].tolist() == pytest.approx(expected, abs=1e-6)
+
+
+@pytest.mark.parametrize("name", ["softmax", "sparsemax", "entmax15"])
+def test_normalizers_ignore_a_constant(name: str) -> None:
+    scores = torch.randn(3, 50, generator=torch.Generator().manual_seed(0))
+    normalize = find_normalizer(name)
+    torch.testing.assert_close(normalize(scores + 2.5), normalize(scores), rtol=1e-5, atol=1e-6)
+
+
+def test_a_normalizer_without_its_package_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "entmax", None)
+    with pytest.raises(BackendError, match=r"pip install 'l2a-transfer\[entmax\]'"):
+        find_normalizer("sparsemax")
+
+
+def as_map(local: Tensor) -> Tensor:
+    """(B, P, C) → (B, C, 1, P)."""
+    return local.permute(0, 2, 1)[:, :, None, :]
+
+
+def test_the_attended_feature_is_the_weighted_sum() -> None:
+    attention = Attention(2, "pc", "softmax")
+    assert attention.u is not None
+    with torch.no_grad():
+        attention.u.copy_(torch.tensor([math.log(3) / 2, 0.0]))  # scores log(3)/2 · (1, 3): odds 3 to 1
+    g_a, weights = attention(as_map(LOCAL), None)
+    assert weights.shape == (1, 1, 2)
+    assert weights[0, 0].tolist() == pytest.approx([0.25, 0.75])
+    assert g_a[0].tolist() == pytest.approx([0.25 * 1 + 0.75 * 3, 0.25 * 2 - 0.75 * 1])
+
+
+def test_uniform_is_the_mean() -> None:
+    g_a, weights = Attention(2, "uniform", "softmax")(as_map(LOCAL), None)
+    assert weights[0, 0].tolist() == [0.5, 0.5]
+    assert g_a[0].tolist() == [2.0, 0.5]
+    assert list(Attention(2, "uniform", "softmax").parameters()) == []
+
+
+def test_dp_and_add_use_g() -> None:
+    for compatibility in ("dp", "add"):
+        attention = Attention(2, compatibility, "softmax")
+        one, other = (attention(as_map(LOCAL), g)[1] for g in (G, torch.tensor([[-3.0, 0.5]])))
+        assert not torch.allclose(one, other)
+
+
+def test_scores_and_weights_stay_float32_under_autocast() -> None:
+    attention = Attention(2, "pc", "softmax")
+    with torch.autocast("cpu", torch.bfloat16):
+        g_a, weights = attention(as_map(LOCAL).bfloat16(), None)
+    assert (g_a.dtype, weights.dtype) == (torch.float32, torch.float32)

@@ -1,0 +1,183 @@
+"""Every architecture of the table: shapes, maps, gradients, sizes, and a global feature that is inert."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from torch import Tensor
+
+from l2a_transfer.errors import UnknownNameError
+from l2a_transfer.models.config import ARCHITECTURES, ModelConfig, find_architecture
+from l2a_transfer.models.vgg import Network, build_model
+
+WIDTH = 1 / 32
+INERT = [name for name in ARCHITECTURES if ModelConfig(name).g_is_inert]
+
+
+def images(rows: int = 3, height: int = 32, width: int = 32) -> Tensor:
+    return torch.randn(rows, 3, height, width, generator=torch.Generator().manual_seed(1))
+
+
+def build(name: str, **options: object) -> Network:
+    """A network whose batch norms have seen data, so that evaluation is not a formality."""
+    model = build_model(ModelConfig(name, width=WIDTH, num_classes=5, dropout=0.0, **options), seed=0)  # type: ignore[arg-type]
+    model.train()
+    for seed in range(3):
+        model(torch.randn(8, 3, 32, 32, generator=torch.Generator().manual_seed(seed)))
+    return model.eval()
+
+
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_every_architecture(name: str) -> None:
+    model = build(name)
+    result = model.attend(images())
+    assert result.logits.shape == (3, 5)
+    assert {level: value.shape for level, value in result.g_a.items()} == {
+        level: (3, width) for level, width in model.config.feature_levels.items()
+    }
+    assert result.features.shape == (3, sum(model.config.feature_levels.values()))
+    assert {level: value.shape for level, value in result.g_a_bn_relu.items()} == {
+        level: value.shape for level, value in result.g_a.items()
+    }
+    assert min(value.min().item() for value in result.g_a_bn_relu.values()) >= 0
+    torch.testing.assert_close(model(images()), result.logits)
+    torch.testing.assert_close(model(images()[:1]), result.logits[:1], rtol=1e-4, atol=1e-5)
+    for level, weights in result.maps.items():
+        side = {"L1": 32, "L2": 16, "L3": 8}[level]
+        assert weights.shape == (3, side, side)
+        assert weights.min() >= 0
+        if not (name == "vgg-pan" and level == "L2"):  # a sigmoid, no distribution
+            torch.testing.assert_close(weights.sum((1, 2)), torch.ones(3))
+
+
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_every_parameter_has_a_gradient(name: str) -> None:
+    model = build(name).train()
+    torch.nn.functional.cross_entropy(model(images(8)), torch.arange(8) % 5).backward()  # type: ignore[no-untyped-call]
+    for key, parameter in model.named_parameters():
+        assert parameter.grad is not None, key
+        assert parameter.grad.abs().max() > 0, key
+
+
+@pytest.mark.parametrize("name", ARCHITECTURES)
+@pytest.mark.parametrize(("height", "width"), [(48, 48), (20, 70)])
+def test_other_image_sizes(name: str, height: int, width: int) -> None:
+    result = build(name).attend(images(2, height, width))
+    assert torch.isfinite(result.logits).all()
+    for level, weights in result.maps.items():
+        shrink = {"L1": 1, "L2": 2, "L3": 4}[level]
+        assert weights.shape == (2, height // shrink, width // shrink)
+
+
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_the_smallest_size_works_and_is_the_smallest(name: str) -> None:
+    model = build(name)
+    size = model.config.min_size
+    assert torch.isfinite(model(images(2, size, size))).all()
+    with pytest.raises(RuntimeError):
+        model(images(2, size // 2 if size > 4 else 1, size // 2 if size > 4 else 1))
+
+
+def relative(found: Tensor, expected: Tensor) -> float:
+    return ((found - expected).norm() / expected.norm()).item()
+
+
+@pytest.mark.parametrize("normalizer", ["softmax", "sparsemax", "entmax15"])
+@pytest.mark.parametrize("name", INERT)
+def test_where_g_is_inert_its_branch_changes_nothing(name: str, normalizer: str) -> None:
+    whole = build(name, normalizer=normalizer, global_branch="always")
+    lean = build_model(ModelConfig(name, width=WIDTH, num_classes=5, dropout=0.0, normalizer=normalizer))
+    state = whole.state_dict()
+    assert set(lean.state_dict()) < set(state)
+    lean.load_state_dict({key: state[key] for key in lean.state_dict()})
+    lean.eval()
+    x = images(8)
+    with_g, without = whole.attend(x), lean.attend(x)
+    assert relative(without.logits, with_g.logits) < 1e-5
+    assert relative(without.features, with_g.features) < 1e-5
+    for level in with_g.maps:
+        assert relative(without.maps[level], with_g.maps[level]) < 1e-5
+    torch.nn.functional.cross_entropy(whole(x), torch.arange(8) % 5).backward()  # type: ignore[no-untyped-call]
+    grads = {key: p.grad for key, p in whole.named_parameters() if p.grad is not None}
+    branch = norm([grad for key, grad in grads.items() if key not in lean.state_dict()])
+    assert branch < 1e-5 * norm([grad for key, grad in grads.items() if key.startswith("trunk.")])
+
+
+def norm(tensors: list[Tensor]) -> float:
+    return math.sqrt(sum(t.square().sum().item() for t in tensors))
+
+
+@pytest.mark.parametrize("name", ["vgg-att2-concat-dp", "vgg-att3-indep-add", "vgg-att1-dp"])
+def test_where_g_is_used_its_branch_is_built_and_decides(name: str) -> None:
+    model = build(name)
+    before = model.attend(images()).maps["L3"]
+    with torch.no_grad():
+        for key, parameter in model.named_parameters():
+            if key.startswith("global_branch.linear"):
+                parameter.mul_(-2)
+    assert relative(model.attend(images()).maps["L3"], before) > 1e-3
+
+
+@pytest.mark.parametrize("name", [n for n in ARCHITECTURES if "indep" in n])
+def test_indep_returns_the_log_of_the_mean_class_probability(name: str) -> None:
+    model = build(name)
+    result = model.attend(images())
+    torch.testing.assert_close(result.logits.exp().sum(1), torch.ones(3))
+    mean = torch.stack(
+        [
+            torch.softmax(classifier(torch.relu(head.bn(result.g_a[level]))), 1)
+            for (level, head), classifier in zip(model.heads.items(), model.classifiers, strict=True)  # type: ignore[union-attr, operator, arg-type]
+        ]
+    ).mean(0)
+    torch.testing.assert_close(result.logits.exp(), mean)
+
+
+def test_the_parameter_counts_of_the_paper() -> None:
+    # PAPER: att3 has 19.8 M parameters at full width, 5.1 M of them behind an inert g.
+    with torch.device("meta"):
+        whole = build_model(ModelConfig("vgg-att3-concat-pc", global_branch="always"))
+        lean = build_model(ModelConfig("vgg-att3-concat-pc"))
+    total, without = (sum(p.numel() for p in m.parameters()) for m in (whole, lean))
+    assert total / 1e6 == pytest.approx(19.8, abs=0.2)
+    assert (total - without) / 1e6 == pytest.approx(5.1, abs=0.1)
+
+
+def test_the_trunk_is_where_the_paper_puts_it() -> None:
+    model = build_model(ModelConfig("vgg-att2-concat-pc"))
+    convs = [m for m in model.modules() if isinstance(m, torch.nn.Conv2d)]
+    assert [c.out_channels for c in convs] == [64] * 2 + [128] * 2 + [256] * 3 + [512] * 6
+    rates = [m.p for m in model.trunk.modules() if isinstance(m, torch.nn.Dropout)]  # type: ignore[union-attr]
+    assert rates == [0.3] + [0.4] * 7
+    assert {m.eps for m in model.modules() if isinstance(m, torch.nn.BatchNorm2d)} == {1e-3}
+
+
+def test_a_seed_decides_the_weights_and_leaves_the_global_state_alone() -> None:
+    state = torch.random.get_rng_state()
+    one, same, other = (build_model(ModelConfig("vgg-att1-pc", width=WIDTH), seed=seed) for seed in (3, 3, 4))
+    assert torch.equal(state, torch.random.get_rng_state())
+    for key, value in one.state_dict().items():
+        assert torch.equal(value, same.state_dict()[key])
+    key = "trunk.0.0.0.weight"
+    assert not torch.equal(one.state_dict()[key], other.state_dict()[key])
+
+
+def test_bad_configs() -> None:
+    with pytest.raises(UnknownNameError, match="did you mean 'vgg-att2-concat-pc'"):
+        find_architecture("vgg-att2-concat-pcc")
+    with pytest.raises(UnknownNameError, match=r"normalizer must be one of .*did you mean 'softmax'"):
+        ModelConfig("vgg", normalizer="sofmax")
+    with pytest.raises(UnknownNameError, match="did you mean 'always'"):
+        ModelConfig("vgg", global_branch="alway")
+    for field, value in (("width", 0.0), ("width", float("nan")), ("dropout", 1.5), ("num_classes", 0)):
+        with pytest.raises(ValueError, match=field):
+            ModelConfig("vgg", **{field: value})  # type: ignore[arg-type]
+
+
+def test_a_config_survives_json_and_refuses_what_is_none() -> None:
+    config = ModelConfig("vgg-att3-indep-add", 7, 0.5, "entmax15", 0.25, "always")
+    assert ModelConfig.from_json(config.to_json()) == config
+    for wrong in ({}, {"architecture": "vgg", "depth": 3}, {"architecture": "vgg", "width": "wide"}, [1]):
+        with pytest.raises((ValueError, TypeError)):
+            ModelConfig.from_json(wrong)  # type: ignore[arg-type]

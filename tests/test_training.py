@@ -1,0 +1,413 @@
+"""Training: the recipe's numbers, a run that learns, exact resume, and runs that must not start."""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+import json
+import os
+import pickle
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from l2a_transfer.data.augment import random_flip, random_reflect_crop, resize
+from l2a_transfer.data.cifar import read_cifar
+from l2a_transfer.errors import DataError, OutputExistsError, TrainingError, UnknownNameError
+from l2a_transfer.models.config import ModelConfig
+from l2a_transfer.models.weights import read_card
+from l2a_transfer.preprocess import Preprocess
+from l2a_transfer.training import trainer as trainer_module
+from l2a_transfer.training.checkpoint import save_checkpoint
+from l2a_transfer.training.recipe import RECIPES, TrainConfig, find_recipe
+from l2a_transfer.training.trainer import Trainer, TrainingData, epoch_batches, evaluate, train
+from tests.conftest import assert_fails, l2a
+
+RECIPE = TrainConfig("short", epochs=3, batch_size=8, lr=0.1, dropout=1.0, resolutions=((0.0, 16),))
+CONFIG = ModelConfig("vgg-att2-concat-pc", num_classes=4, width=1 / 32)
+
+
+def colours(rows: int, seed: int = 0) -> TrainingData:
+    """Four classes that colour tells apart, with noise."""
+    rng = np.random.default_rng(seed)
+
+    def images(n: int) -> tuple[Any, Any]:
+        labels = (np.arange(n) % 4).astype(np.int32)
+        base = np.array([[200, 60, 60], [60, 200, 60], [60, 60, 200], [200, 200, 60]])[labels]
+        noisy = base[:, :, None, None] + rng.normal(0, 40, (n, 3, 16, 16))
+        return noisy.clip(0, 255).astype(np.uint8), labels
+
+    return TrainingData("colours", ("r", "g", "b", "y"), *images(rows), *images(40))
+
+
+def new_trainer(data: TrainingData | None = None, **recipe: Any) -> Trainer:
+    return Trainer(CONFIG, dataclasses.replace(RECIPE, **recipe), data or colours(32), device="cpu", precision="fp32")
+
+
+def test_the_one_cycle_rate() -> None:
+    recipe = TrainConfig(lr=0.2, warmup=0.2)
+    rates = [recipe.learning_rate(step, 100) for step in (0, 10, 20, 60, 99)]
+    assert rates == pytest.approx([0.02, 0.11, 0.2, 0.1, 0.0025])
+
+
+def test_the_fast_recipe_grows_its_pictures() -> None:
+    sizes = [RECIPES["fast"].resolution(epoch) for epoch in range(14)]
+    assert sizes == [16] * 4 + [24] * 4 + [32] * 6
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("epochs", 0), ("batch_size", 1), ("lr", -0.1), ("lr", 0.0), ("lr", float("nan")), ("momentum", 1.0),
+        ("weight_decay", -1.0), ("warmup", 1.0), ("label_smoothing", 1.0), ("crop_pad", 9), ("dropout", 1.5),
+        ("resolutions", ()), ("resolutions", ((0.5, 32),)), ("resolutions", ((0.0, 2),)),
+    ],
+)  # fmt: skip
+def test_a_recipe_names_the_field_that_is_wrong(field: str, value: Any) -> None:
+    with pytest.raises(ValueError, match=f"^{field} must be "):
+        dataclasses.replace(RECIPE, **{field: value})
+
+
+def test_an_unknown_recipe() -> None:
+    with pytest.raises(UnknownNameError, match="did you mean 'fast'"):
+        find_recipe("fasst")
+
+
+def test_flip_mirrors_about_half_of_the_images() -> None:
+    images = torch.arange(4.0).expand(1000, 1, 2, 4)
+    flipped = random_flip(images, torch.Generator().manual_seed(0))
+    mirrored = (flipped[:, 0, 0, 0] == 3).sum().item()
+    assert 430 < mirrored < 570
+    assert {tuple(row.tolist()) for row in flipped[:, 0, 0]} == {(0, 1, 2, 3), (3, 2, 1, 0)}
+
+
+def test_crop_shifts_and_reflects() -> None:
+    images = torch.arange(5.0).expand(500, 1, 5, 5)  # each row is 0 1 2 3 4
+    rows = {tuple(row.tolist()) for row in random_reflect_crop(images, 2, torch.Generator().manual_seed(0))[:, 0, 0]}
+    assert rows == {(2, 1, 0, 1, 2), (1, 0, 1, 2, 3), (0, 1, 2, 3, 4), (1, 2, 3, 4, 3), (2, 3, 4, 3, 2)}
+    assert random_reflect_crop(images, 0, torch.Generator()) is images
+
+
+def test_resize_keeps_the_mean() -> None:
+    images = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    assert resize(images, 16).mean().item() == pytest.approx(images.mean().item(), abs=2e-3)
+    assert resize(images, 32) is images
+
+
+def test_an_epoch_is_a_function_of_seed_and_number() -> None:
+    data = colours(32)
+    images, labels = torch.from_numpy(data.train_images), torch.from_numpy(data.train_labels)
+
+    def epoch(seed: int, number: int) -> list[tuple[torch.Tensor, torch.Tensor]]:
+        return list(epoch_batches(images, labels, RECIPE, Preprocess(size=16), seed=seed, epoch=number))
+
+    one, same = epoch(0, 1), epoch(0, 1)
+    assert all(torch.equal(a[0], b[0]) and torch.equal(a[1], b[1]) for a, b in zip(one, same, strict=True))
+    for other in (epoch(0, 2), epoch(1, 1)):
+        assert not torch.equal(one[0][0], other[0][0])
+    assert sorted(torch.cat([y for _, y in one]).tolist()) == sorted(labels.tolist())
+    assert [len(y) for _, y in one] == [8, 8, 8, 8]
+
+
+def test_it_learns_and_the_card_says_what_ran(tmp_path: Path) -> None:
+    result = train(new_trainer(colours(128), epochs=6, dropout=0.0), tmp_path / "run", progress=False)
+    accuracy = result.metrics["test_accuracy"]
+    assert accuracy["value"] >= 0.9
+    assert (accuracy["n"], accuracy["seeds"]) == (40, 1)
+    assert result.weights.name == "vgg-att2-concat-pc.colours-w003.safetensors"
+    card = read_card(result.weights)
+    assert card.metrics == result.metrics
+    assert card.classes == ("r", "g", "b", "y")
+    assert card.training["recipe"]["epochs"] == 6
+    assert (card.training["n"], card.training["seed"], card.training["precision"]) == (128, 0, "fp32")
+    rows = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    assert [row["epoch"] for row in rows] == [1, 2, 3, 4, 5, 6]
+    assert rows[-1]["train_loss"] < rows[0]["train_loss"]
+
+
+def weights_of(folder: Path) -> dict[str, torch.Tensor]:
+    (path,) = folder.glob("*.safetensors")
+    return load_file(path)
+
+
+def same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
+    return one.keys() == other.keys() and all(torch.equal(one[key], other[key]) for key in one)
+
+
+@pytest.mark.parametrize("moment", ["in an epoch", "while saving"])
+def test_an_interrupted_run_ends_with_the_same_weights(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, moment: str
+) -> None:
+    train(new_trainer(), tmp_path / "whole", progress=False)
+    calls = 0
+
+    def interrupted(*arguments: Any, **options: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        if calls == 3:
+            raise KeyboardInterrupt
+        return original(*arguments, **options)
+
+    name = "epoch_batches" if moment == "in an epoch" else "save_checkpoint"
+    original = getattr(trainer_module, name)
+    with monkeypatch.context() as patch:
+        patch.setattr(trainer_module, name, interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            train(new_trainer(), tmp_path / "cut", progress=False)
+    assert not list((tmp_path / "cut").glob("*.safetensors"))
+    train(new_trainer(), tmp_path / "cut", resume=True, progress=False)
+    assert same(weights_of(tmp_path / "whole"), weights_of(tmp_path / "cut"))
+    rows = [json.loads(line)["epoch"] for line in (tmp_path / "cut" / "metrics.jsonl").read_text().splitlines()]
+    assert rows == [1, 2, 3]
+
+
+def test_seeds_differ(tmp_path: Path) -> None:
+    for seed in (0, 1):
+        run = Trainer(
+            CONFIG, dataclasses.replace(RECIPE, epochs=1), colours(32), seed=seed, device="cpu", precision="fp32"
+        )
+        train(run, tmp_path / str(seed), progress=False)
+    assert not same(weights_of(tmp_path / "0"), weights_of(tmp_path / "1"))
+
+
+def test_training_leaves_the_global_random_state_alone(tmp_path: Path) -> None:
+    torch.manual_seed(123)
+    state = torch.random.get_rng_state()
+    train(new_trainer(epochs=1), tmp_path / "run", progress=False)
+    assert torch.equal(state, torch.random.get_rng_state())
+
+
+def test_a_run_that_exists_is_left_alone(tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    train(new_trainer(epochs=1), out, progress=False)
+    before = {path.name: path.read_bytes() for path in out.iterdir()}
+    with pytest.raises(OutputExistsError, match=r"checkpoint\.pt: a run is there already; --resume .* --overwrite"):
+        train(new_trainer(epochs=1), out, progress=False)
+    with pytest.raises(TrainingError, match=r"made by another run \(recipe: "):
+        train(new_trainer(epochs=2), out, resume=True, progress=False)
+    with pytest.raises(TrainingError, match=r"made by another run \(data: "):
+        train(new_trainer(colours(32, seed=9), epochs=1), out, resume=True, progress=False)
+    assert before == {path.name: path.read_bytes() for path in out.iterdir()}
+    train(new_trainer(epochs=1, lr=0.05), out, overwrite=True, progress=False)
+    assert before != {path.name: path.read_bytes() for path in out.iterdir()}
+
+
+@pytest.mark.parametrize("damage", ["cut", "empty", "another file", "hostile"])
+def test_a_damaged_checkpoint_is_named_and_nothing_is_lost(tmp_path: Path, damage: str) -> None:
+    out = tmp_path / "run"
+    train(new_trainer(epochs=1), out, progress=False)
+    path = out / "checkpoint.pt"
+    content = path.read_bytes()
+    if damage == "hostile":
+        torch.save({"schema": "l2a-checkpoint/1", "fingerprint": Hostile(tmp_path / "owned")}, path)
+    else:
+        path.write_bytes({"cut": content[: len(content) // 2], "empty": b"", "another file": b"hello" * 100}[damage])
+    before = {p.name: p.read_bytes() for p in out.iterdir()}
+    with pytest.raises(TrainingError, match=r"checkpoint\.pt: "):
+        train(new_trainer(epochs=1), out, resume=True, progress=False)
+    assert before == {p.name: p.read_bytes() for p in out.iterdir()}
+    assert not (tmp_path / "owned").exists()
+
+
+class Hostile:
+    """Unpickled by a careless reader, it makes a file."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> Any:
+        return os.mkdir, (str(self.path),)
+
+
+def test_a_checkpoint_that_cannot_be_saved_leaves_the_one_before(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "checkpoint.pt"
+    save_checkpoint(path, {"epoch": 1})
+    before = path.read_bytes()
+
+    def full(*_: Any) -> None:
+        raise RuntimeError("PytorchStreamWriter failed writing file: No space left on device")
+
+    monkeypatch.setattr(torch, "save", full)
+    with pytest.raises(TrainingError, match=r"No space left.*the one before it is kept"):
+        save_checkpoint(path, {"epoch": 2})
+    assert path.read_bytes() == before
+    assert [p.name for p in tmp_path.iterdir()] == ["checkpoint.pt"]
+
+
+def test_a_loss_that_is_not_finite_stops_with_step_and_rate(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = new_trainer(epochs=2)
+    losses = iter(range(100))
+    original = run._loss
+
+    def explodes(*arguments: Any) -> torch.Tensor:
+        return original(*arguments) * (float("nan") if next(losses) >= 5 else 1.0)
+
+    monkeypatch.setattr(run, "_loss", explodes)
+    with pytest.raises(
+        TrainingError, match=r"not finite at step 5 of 8 \(epoch 2\), at rate 0\.\d+; .* that of epoch 1"
+    ):
+        train(run, tmp_path / "run", progress=False)
+    assert (tmp_path / "run" / "checkpoint.pt").exists()
+
+
+def test_runs_that_must_not_start() -> None:
+    with pytest.raises(TrainingError, match="batch_size 64 is larger than the 32 training images"):
+        new_trainer(batch_size=64)
+    with pytest.raises(TrainingError, match="the model has 3 classes, colours has 4"):
+        Trainer(ModelConfig("vgg-att1-pc", num_classes=3, width=1 / 32), RECIPE, colours(32))
+    with pytest.raises(TrainingError, match="vgg needs 16 pixels, the recipe has 8"):
+        Trainer(
+            ModelConfig("vgg", num_classes=4, width=1 / 32),
+            dataclasses.replace(RECIPE, resolutions=((0.0, 8),)),
+            colours(32),
+        )
+    data = colours(32)
+    with pytest.raises(TrainingError, match="classes in test that training has no image of: y"):
+        dataclasses.replace(data, train_labels=data.train_labels % 3)
+    if not torch.cuda.is_available():
+        with pytest.raises(TrainingError, match="'cuda' was asked for"):
+            Trainer(CONFIG, RECIPE, data, device="cuda")
+
+
+def test_the_holdout_takes_training_images_only_and_always_the_same() -> None:
+    data = colours(32)
+    held = data.holdout(8)
+    assert (len(held.train_labels), len(held.test_labels), held.test_name) == (24, 8, "holdout-8")
+    whole = {image.tobytes() for image in data.train_images}
+    parts = [{image.tobytes() for image in part} for part in (held.train_images, held.test_images)]
+    assert parts[0] | parts[1] == whole
+    assert not parts[0] & parts[1]
+    np.testing.assert_array_equal(held.test_images, data.holdout(8).test_images)
+    with pytest.raises(TrainingError, match="between 1 and 31"):
+        data.holdout(32)
+
+
+def test_evaluate_gives_the_mode_back() -> None:
+    run = new_trainer()
+    for mode in (True, False):
+        run.model.train(mode)
+        accuracy = evaluate(run.model, run.data.test_images, run.data.test_labels, run.preprocess, batch_size=7)
+        assert 0 <= accuracy <= 1
+        assert run.model.training is mode
+
+
+def cifar(root: Path, rows: int = 16) -> Path:
+    folder = root / "cifar-10-batches-py"
+    folder.mkdir(parents=True)
+    rng = np.random.default_rng(0)
+    for name in [*(f"data_batch_{i}" for i in range(1, 6)), "test_batch"]:
+        pixels = rng.integers(0, 256, (rows, 3072), dtype=np.uint8)
+        (folder / name).write_bytes(pickle.dumps({b"data": pixels, b"labels": [i % 10 for i in range(rows)]}))
+    (folder / "batches.meta").write_bytes(pickle.dumps({b"label_names": [b"c%d" % i for i in range(10)]}))
+    return root
+
+
+def test_a_pickle_that_calls_something_is_refused_unread(tmp_path: Path) -> None:
+    path = cifar(tmp_path) / "cifar-10-batches-py" / "data_batch_3"
+    path.write_bytes(pickle.dumps({b"data": Hostile(tmp_path / "owned")}))
+    with pytest.raises(DataError, match=r"data_batch_3: .* which no CIFAR file needs"):
+        read_cifar("cifar10", tmp_path, "train")
+    assert not (tmp_path / "owned").exists()
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b"", "not a CIFAR file or damaged"),
+        (pickle.dumps([1]), "expected a dictionary, got list"),
+        (pickle.dumps({b"labels": [1]}), "'data' must be uint8 rows of 3,072"),
+        (pickle.dumps({b"data": np.zeros((2, 3072), np.uint8), b"labels": [1]}), "one label for each of its 2"),
+        (pickle.dumps({b"data": np.zeros((2, 3072), np.uint8), b"labels": [1, 10]}), "between 0 and 9"),
+    ],
+)
+def test_damaged_cifar_files(tmp_path: Path, content: bytes, words: str) -> None:
+    path = cifar(tmp_path) / "cifar-10-batches-py" / "test_batch"
+    path.write_bytes(content)
+    with pytest.raises(DataError, match=words):
+        read_cifar("cifar10", tmp_path, "test")
+
+
+def test_a_pickle_of_an_old_python_is_read(tmp_path: Path) -> None:
+    buffer = io.BytesIO()
+    pickle.dump({b"data": np.ones((2, 3072), np.uint8), b"labels": [3, 4]}, buffer, protocol=2)
+    (cifar(tmp_path) / "cifar-10-batches-py" / "test_batch").write_bytes(buffer.getvalue())
+    images, labels, _ = read_cifar("cifar10", tmp_path, "test")
+    assert (images.shape, labels.tolist()) == ((2, 3, 32, 32), [3, 4])
+
+
+COMMAND = (
+    "train",
+    "--model",
+    "vgg-att2-concat-uniform",
+    "--data",
+    "cifar10",
+    "--width",
+    "0.03125",
+    "--batch-size",
+    "8",
+)
+
+
+def test_the_command(tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    arguments = (*COMMAND, "--data-dir", cifar(tmp_path), "--out", out, "--epochs", "1")
+    result = l2a(*arguments)
+    assert result.exit_code == 0, (result.output, result.exception)
+    weights = out / "vgg-att2-concat-uniform.cifar10-w003.safetensors"
+    assert result.stdout.splitlines()[-1] == str(weights)
+    assert "(n = 16)" in result.stdout
+    assert_fails(l2a(*arguments), 1, str(out), "--resume")
+    assert l2a(*arguments, "--resume").exit_code == 0
+    card = read_card(weights)
+    assert (card.config.width, card.training["n"]) == (0.03125, 80)
+
+
+@pytest.mark.parametrize(
+    ("options", "code", "words"),
+    [
+        (["--epochs", "0"], 2, "epochs must be at least 1"),
+        (["--lr", "-1"], 2, "lr must be above 0"),
+        (["--batch-size", "500"], 1, "batch_size 500 is larger than the 80 training images"),
+        (["--recipe", "fsat"], 2, "did you mean 'fast'"),
+        (["--holdout", "80"], 1, "holdout must be between 1 and 79"),
+        (["--model", "vgg-att2-conct-pc"], 2, "did you mean 'vgg-att2-concat-pc'"),
+        (["--normalizer", "softmx"], 2, "did you mean 'softmax'"),
+        (["--data", "cifar01"], 2, "cifar10"),
+        (["--data-dir", "nowhere"], 1, "nowhere/cifar-10-batches-py: no such folder"),
+    ],
+)
+def test_commands_that_must_not_start(tmp_path: Path, options: list[str], code: int, words: str) -> None:
+    result = l2a(*COMMAND, "--data-dir", cifar(tmp_path), "--out", tmp_path / "run", *options)
+    assert_fails(result, code, words)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.slow
+def test_a_killed_run_ends_with_the_same_weights(tmp_path: Path) -> None:
+    data = cifar(tmp_path, rows=200)
+    command = [sys.executable, "-m", "l2a_transfer", "-q", *COMMAND, "--data-dir", str(data), "--epochs", "4"]
+    subprocess.run([*command, "--out", str(tmp_path / "whole")], check=True, timeout=300)
+    cut = tmp_path / "cut"
+    for kill in range(3):
+        child = subprocess.Popen([*command, "--out", str(cut), *(["--resume"] if kill else [])])
+        deadline = time.monotonic() + 120
+        epochs = len((cut / "metrics.jsonl").read_text().splitlines()) if kill else 0
+        while child.poll() is None and time.monotonic() < deadline:
+            path = cut / "metrics.jsonl"
+            if path.exists() and len(path.read_text().splitlines()) > epochs:
+                break
+            time.sleep(0.01)
+        child.send_signal(signal.SIGKILL)
+        child.wait()
+    subprocess.run([*command, "--out", str(cut), "--resume"], check=True, timeout=300)
+    assert same(weights_of(tmp_path / "whole"), weights_of(cut))

@@ -1,0 +1,170 @@
+"""Weights on disk: what goes in comes out, the card is true, and a file that does not fit is refused by name."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from l2a_transfer.errors import UnknownNameError, WeightsError
+from l2a_transfer.models.config import ARCHITECTURES, ModelConfig
+from l2a_transfer.models.vgg import Network, build_model
+from l2a_transfer.models.weights import (
+    HEADER_KEY,
+    PRETRAINED,
+    Card,
+    count_parameters,
+    load_weights,
+    pretrained_names,
+    read_card,
+    resolve_model,
+    save_weights,
+)
+from l2a_transfer.preprocess import Preprocess
+from tests.conftest import TINY, assert_fails, l2a
+
+CONFIG = ModelConfig("vgg-att2-concat-pc", num_classes=3, width=1 / 32, dropout=0.0)
+
+
+def card_of(model: Network) -> Card:
+    return Card(
+        "small", model.config, Preprocess(size=24, fit="crop"), ("a", "b", "c"), count_parameters(model),
+        {"data": "toy", "seed": 3}, {"test_accuracy": {"value": 0.5, "n": 10, "seeds": 1}},
+    )  # fmt: skip
+
+
+@pytest.fixture
+def saved(tmp_path: Path) -> Path:
+    model = build_model(CONFIG, seed=0)
+    save_weights(model, card_of(model), tmp_path / "w.safetensors")
+    return tmp_path / "w.safetensors"
+
+
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_every_architecture_comes_back(name: str, tmp_path: Path) -> None:
+    model = build_model(ModelConfig(name, num_classes=3, width=1 / 32), seed=1).eval()
+    save_weights(model, card_of(model), tmp_path / "w.safetensors")
+    loaded, card = load_weights(tmp_path / "w.safetensors")
+    assert card == card_of(model)
+    assert not loaded.training
+    assert [p.name for p in tmp_path.iterdir()] == ["w.safetensors"]
+    for key, value in model.state_dict().items():
+        if value.is_floating_point():
+            assert loaded.state_dict()[key].dtype == torch.float32
+            assert torch.equal(loaded.state_dict()[key], value.half().float()), key
+    images = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    with torch.inference_mode():
+        assert torch.isfinite(loaded(images)).all()
+
+
+def rewritten(path: Path, change: Callable[[dict[str, torch.Tensor], dict[str, Any]], object]) -> Path:
+    """The file after `change(tensors, card)`."""
+    tensors, card = load_file(path), read_card(path).to_json()
+    change(tensors, card)
+    save_file(tensors, path, metadata={HEADER_KEY: json.dumps(card)})
+    return path
+
+
+def drop(tensors: dict[str, torch.Tensor], _: dict[str, Any]) -> None:
+    del tensors["attention.L2.u"]
+
+
+def add(tensors: dict[str, torch.Tensor], _: dict[str, Any]) -> None:
+    tensors["global_branch.linear.weight"] = torch.zeros(16, 16)
+
+
+def poison(tensors: dict[str, torch.Tensor], _: dict[str, Any]) -> None:
+    tensors["attention.L3.u"][2] = torch.nan
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (drop, r"missing attention\.L2\.u"),
+        (add, r"extra global_branch\.linear\.weight"),
+        (poison, r"tensor attention\.L3\.u has values that are not finite"),
+        (lambda t, _: t.update({"attention.L2.u": torch.zeros(17)}), r"L2\.u has shape \(17,\), expected \(16,\)"),
+        (lambda t, _: t.update({"attention.L2.u": torch.zeros(16, dtype=torch.int8)}), "dtype torch.int8"),
+        (lambda _, card: card["config"].update(width=8.0), "has shape"),
+        (lambda _, card: card["config"].update(architecture="vgg-att9"), "architecture must be one of"),
+        (lambda _, card: card["config"].update(width=1e9), "width must be between"),
+        (lambda _, card: card["preprocess"].update(size=10**9), "size must be between"),
+        (lambda _, card: card.update(schema="other/2"), "schema must be 'l2a-weights/1', got 'other/2'"),
+        (lambda _, card: card.pop("config"), "the card has no 'config'"),
+    ],
+)  # fmt: skip
+def test_a_file_that_does_not_fit_is_refused(saved: Path, change: Any, words: str) -> None:
+    with pytest.raises(WeightsError, match=rf"w\.safetensors: .*{words}"):
+        load_weights(rewritten(saved, change))
+
+
+def test_the_command_line_says_the_same_and_writes_nothing(saved: Path, tmp_path: Path) -> None:
+    rewritten(saved, drop)
+    out = tmp_path / "f.h5"
+    result = l2a("extract", "--model", saved, "--data", "digits", "--out", out)
+    assert_fails(result, 1, str(saved), "missing attention.L2.u")
+    assert not out.exists()
+    assert not (tmp_path / "f.h5.shards").exists()
+
+
+@pytest.mark.parametrize("keep", [0, 4, 100, 2000, -1])
+def test_a_truncated_file_is_refused(saved: Path, keep: int) -> None:
+    saved.write_bytes(saved.read_bytes()[:keep])
+    with pytest.raises(WeightsError, match=r"w\.safetensors: "):
+        load_weights(saved)
+
+
+def test_files_of_other_programs(tmp_path: Path) -> None:
+    with pytest.raises(WeightsError, match="cannot be read"):
+        load_weights(tmp_path / "none.safetensors")
+    save_file({"x": torch.zeros(2)}, tmp_path / "other.safetensors")
+    with pytest.raises(WeightsError, match="weights of another program"):
+        load_weights(tmp_path / "other.safetensors")
+    torch.save({"x": torch.zeros(2)}, tmp_path / "pickle.safetensors")
+    with pytest.raises(WeightsError, match="not an l2a-transfer weights file"):
+        load_weights(tmp_path / "pickle.safetensors")
+
+
+def test_bundled_weights() -> None:
+    names = pretrained_names()
+    assert names == ["vgg-att2-concat-pc.cifar10-w025", "vgg-att2-concat-uniform.cifar10-w025"]
+    assert sum(path.stat().st_size for path in PRETRAINED.iterdir()) < 6_000_000
+    for name in names:
+        network, card = resolve_model(name)
+        assert card.name == name
+        assert card.metrics["test_accuracy"]["value"] >= 0.90
+        assert card.metrics["test_accuracy"]["n"] == 10_000
+        assert card.parameters == count_parameters(network)
+        assert {v.dtype for v in load_file(PRETRAINED / f"{name}.safetensors").values()} == {torch.float16}
+        assert resolve_model(name.split(".")[0])[1] == card
+
+
+def test_untrained_weights_are_a_function_of_the_seed() -> None:
+    one, card = resolve_model(TINY, seed=5)
+    same, _ = resolve_model(TINY, seed=5)
+    other, _ = resolve_model(TINY, seed=6)
+    assert card.training == {"untrained": True, "seed": 5}
+    key = "trunk.4.2.0.weight"
+    assert torch.equal(one.state_dict()[key], same.state_dict()[key])
+    assert not torch.equal(one.state_dict()[key], other.state_dict()[key])
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("vgg-att2-concat-dp", "untrained:vgg-att2-concat-dp"),
+        ("vgg-att2-concat-pc.cifar10-w25", "did you mean 'vgg-att2-concat-pc.cifar10-w025'"),
+        ("pixel", "did you mean 'pixels'"),
+        ("untrained:vgg-att2-concat-p", "did you mean 'vgg-att2-concat-pc'"),
+        ("untrained:vgg@wide", "wide"),
+        ("untrained:vgg@100", "width must be between"),
+    ],
+)
+def test_unknown_names_give_the_nearest(name: str, words: str) -> None:
+    with pytest.raises(UnknownNameError, match=words):
+        resolve_model(name)
