@@ -118,18 +118,20 @@ def test_an_epoch_is_a_function_of_seed_and_number() -> None:
 
 
 def test_it_learns_and_the_card_says_what_ran(tmp_path: Path) -> None:
-    result = train(new_trainer(colours(128), epochs=6, dropout=0.0), tmp_path / "run", progress=False)
+    recipe = dataclasses.replace(RECIPE, epochs=8, lr=0.05, dropout=0.0)
+    run = Trainer(dataclasses.replace(CONFIG, width=1 / 16), recipe, colours(128), device="cpu", precision="fp32")
+    result = train(run, tmp_path / "run", progress=False)
     accuracy = result.metrics["test_accuracy"]
     assert accuracy["value"] >= 0.9
     assert (accuracy["n"], accuracy["seeds"]) == (40, 1)
-    assert result.weights.name == "vgg-att2-concat-pc.colours-w003.safetensors"
+    assert result.weights.name == "vgg-att2-concat-pc.colours-w006.safetensors"
     card = read_card(result.weights)
     assert card.metrics == result.metrics
     assert card.classes == ("r", "g", "b", "y")
-    assert card.training["recipe"]["epochs"] == 6
+    assert card.training["recipe"]["epochs"] == 8
     assert (card.training["n"], card.training["seed"], card.training["precision"]) == (128, 0, "fp32")
     rows = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
-    assert [row["epoch"] for row in rows] == [1, 2, 3, 4, 5, 6]
+    assert [row["epoch"] for row in rows] == list(range(1, 9))
     assert rows[-1]["train_loss"] < rows[0]["train_loss"]
 
 
@@ -382,7 +384,7 @@ def test_the_command(tmp_path: Path) -> None:
         (["--holdout", "80"], 1, "holdout must be between 1 and 79"),
         (["--model", "vgg-att2-conct-pc"], 2, "did you mean 'vgg-att2-concat-pc'"),
         (["--normalizer", "softmx"], 2, "did you mean 'softmax'"),
-        (["--data", "cifar01"], 2, "cifar10"),
+        (["--data", "cifar01"], 2, "did you mean 'cifar10'"),
         (["--data-dir", "nowhere"], 1, "nowhere/cifar-10-batches-py: no such folder"),
     ],
 )

@@ -11,8 +11,9 @@ import click
 
 @click.command("train")
 @click.option("--model", required=True, metavar="ARCH", help="Architecture, as vgg-att2-concat-pc.")
-@click.option("--data", type=click.Choice(["cifar10", "cifar100"]), required=True, help="What to train on.")
+@click.option("--data", required=True, help="What to train on: cifar10 or cifar100.")
 @click.option("--data-dir", type=click.Path(path_type=Path), required=True, help="Folder of the data set.")
+@click.option("--download/--no-download", default=False, help="Fetch the data set into --data-dir.")
 @click.option("--out", type=click.Path(path_type=Path), required=True, metavar="DIR", help="Where the run is kept.")
 @click.option("--recipe", default="fast", show_default=True, help="fast or one-cycle.")
 @click.option("--epochs", type=int, help="Overrides the recipe.")
@@ -36,11 +37,16 @@ def command(obj: dict[str, Any], **given: Any) -> None:
     Example:
       l2a-transfer train --model vgg-att2-concat-pc --data cifar10 --data-dir data --out runs/att2
     """
-    from l2a_transfer.data.cifar import read_cifar
+    from l2a_transfer.data.cifar import FOLDERS, read_cifar
+    from l2a_transfer.data.download import fetch
+    from l2a_transfer.data.registry import find_dataset
+    from l2a_transfer.errors import unknown_name
     from l2a_transfer.models.config import ModelConfig
     from l2a_transfer.training.recipe import find_recipe
     from l2a_transfer.training.trainer import Trainer, TrainingData, train
 
+    if given["data"] not in FOLDERS:
+        raise unknown_name("data set to train on", given["data"], FOLDERS)
     overrides = {key: given[key] for key in ("epochs", "batch_size", "lr", "dropout") if given[key] is not None}
     recipe = dataclasses.replace(find_recipe(given["recipe"]), **overrides)
     config = ModelConfig(
@@ -50,6 +56,8 @@ def command(obj: dict[str, Any], **given: Any) -> None:
         normalizer=given["normalizer"],
         global_branch=given["global_branch"],
     )
+    if given["download"]:
+        fetch(find_dataset(given["data"]), given["data_dir"])
     x, y, classes = read_cifar(given["data"], given["data_dir"], "train")
     x_test, y_test, _ = read_cifar(given["data"], given["data_dir"], "test")
     data = TrainingData(given["data"], classes, x, y, x_test, y_test)

@@ -42,7 +42,7 @@ def load_checkpoint(path: Path, fingerprint: dict[str, Any]) -> dict[str, Any]:
     except (OSError, RuntimeError, EOFError, ValueError, KeyError, pickle.UnpicklingError, zipfile.BadZipFile) as error:
         first = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise TrainingError(f"{path}: damaged or not a checkpoint: {first}") from error
-    if not isinstance(content, dict) or content.get("schema") != SCHEMA:
+    if not isinstance(content, dict) or content.get("schema") != SCHEMA or "fingerprint" not in content:
         raise TrainingError(f"{path}: not an {SCHEMA} checkpoint")
     theirs = content["fingerprint"]
     differing = sorted(key for key in {*theirs, *fingerprint} if theirs.get(key) != fingerprint.get(key))
