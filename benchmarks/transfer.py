@@ -57,6 +57,7 @@ def main(data_dir: Path, work: Path, out: Path) -> None:
         "svm_eval": [shlex.join(["l2a-transfer", *command]) for command in commands],
         "rows": rows,
     }
+    out.parent.mkdir(parents=True, exist_ok=True)
     out.write_text(json.dumps(document, indent=1) + "\n")
     print(out)
 

@@ -311,7 +311,7 @@ def choose_precision(name: str, device: str) -> str:
     if name == "fp16" and device != "cuda":
         raise BackendError("precision fp16 needs a CUDA GPU; use fp32 or bf16")
     if name == "auto" and device == "cuda":
-        log.info("precision fp32; --precision bf16 is faster on this GPU and differs by about 1 %% relative")
+        log.info("precision fp32, without TF32; --precision bf16 trades exactness for speed")
     return "fp32" if name == "auto" else name
 
 
