@@ -60,13 +60,14 @@ def relative_error(found: np.ndarray[Any, Any], expected: np.ndarray[Any, Any]) 
     return float((difference / np.maximum(scale, np.finfo(np.float32).tiny)).max())
 
 
-def export_onnx(model: Network, card: Card, out: Path, *, overwrite: bool = False) -> ExportResult:
+def export_onnx(model: Network, card: Card, out: str | Path, *, overwrite: bool = False) -> ExportResult:
     """Write `model` as ONNX with card and preprocess in the metadata.
 
     The file is run in ONNX Runtime at batch 1 and 7 and replaces `out` only if features and maps agree with PyTorch
     within 1e-4 relative. Raises: OutputExistsError; BackendError where the network cannot be exported or the file
     differs.
     """
+    out = Path(out)
     if out.suffix != ".onnx":
         raise ValueError(f"an exported file's name ends in .onnx, got {out.name!r}")
     if out.exists() and not overwrite:

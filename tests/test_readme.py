@@ -12,6 +12,8 @@ import numpy as np
 import pytest
 
 from l2a_transfer.cli.main import VERBS
+from l2a_transfer.features.store import read_features
+from l2a_transfer.models.weights import PRETRAINED, pretrained_names, read_card
 from tests.conftest import l2a, save_picture
 
 ROOT = Path(__file__).parents[1]
@@ -66,11 +68,26 @@ def test_links_lead_to_files() -> None:
         assert (ROOT / link).exists(), link
 
 
-def test_the_table_of_real_data_is_the_measured_file() -> None:
-    rows = json.loads((ROOT / "benchmarks/results/transfer.json").read_text())["rows"]
-    assert len(rows) == 12
-    for row in rows:
+@pytest.mark.parametrize(("file", "rows"), [("quickstart", 4), ("transfer", 12)])
+def test_the_tables_are_the_measured_files(file: str, rows: int) -> None:
+    measured = json.loads((ROOT / "benchmarks" / "results" / f"{file}.json").read_text())
+    assert measured["commit"][:7] in README
+    assert len(measured["rows"]) == rows
+    for row in measured["rows"]:
         value, (low, high) = row["mean_class_accuracy"], row["mean_class_accuracy_ci95"]
         cell = f"{100 * value:.1f} [{100 * low:.1f}, {100 * high:.1f}]"
         line = next(line for line in README.splitlines() if line.startswith(f"| {row['data']} | `{row['model']}`"))
         assert cell in line, (row["model"], cell, line)
+
+
+def test_the_accuracies_are_those_of_the_cards() -> None:
+    for name in pretrained_names():
+        accuracy = read_card(PRETRAINED / f"{name}.safetensors").metrics["test_accuracy"]["value"]
+        assert f"| `{name}` | {100 * accuracy:.2f} %" in README
+
+
+def test_the_python_example_runs(newcomer: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(newcomer)
+    (block,) = re.findall(r"^```python\n(.*?)^```", README, flags=re.MULTILINE | re.DOTALL)
+    exec(compile(block, "README.md", "exec"), {})
+    assert read_features(newcomer / "mini.h5").features.shape == (40, 256)

@@ -39,7 +39,7 @@ MAX_CLASSES = 100_000
 def open_source(
     data: str,
     *,
-    data_dir: Path | None = None,
+    data_dir: str | Path | None = None,
     split: str | None = None,
     limit: int | None = None,
     download: bool = False,
@@ -57,7 +57,7 @@ def open_source(
     elif colon and kind == "npz":
         source = read_npz(Path(where))
     else:
-        source = _open_named(find_dataset(data), data_dir, download=download)
+        source = _open_named(find_dataset(data), None if data_dir is None else Path(data_dir), download=download)
     return select(source, split=split, limit=limit)
 
 

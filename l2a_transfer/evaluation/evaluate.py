@@ -150,7 +150,7 @@ class EvalResults:
         }
 
 
-def evaluate_files(paths: Sequence[Path], config: EvalConfig, *, progress: bool = False) -> EvalResults:
+def evaluate_files(paths: Sequence[str | Path], config: EvalConfig, *, progress: bool = False) -> EvalResults:
     """Measures every feature file: C chosen on training rows, the refitted SVM tested once.
 
     All files are read and checked, and all splits drawn, before the first SVM is fitted. Files of one data set must

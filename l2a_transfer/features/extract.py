@@ -155,7 +155,7 @@ def fingerprint(source: ImageSource, backend: FeatureBackend, batch_size: int) -
 def extract(
     source: ImageSource,
     backend: FeatureBackend,
-    out: Path,
+    out: str | Path,
     *,
     batch_size: int = 64,
     workers: int | None = None,
@@ -170,6 +170,7 @@ def extract(
     neither `resume` nor `overwrite` is given, or an unfinished extraction with other options is there; DataError
     for a picture that cannot be used; StoreError for features that are not finite.
     """
+    out = Path(out)
     if batch_size < 1:
         raise ValueError(f"batch_size must be at least 1, got {batch_size}")
     if len(source) == 0:

@@ -72,7 +72,7 @@ class FeatureSet:
 
 
 def write_features(
-    path: Path,
+    path: str | Path,
     meta: FeatureMeta,
     *,
     labels: ArrayLike,
@@ -88,6 +88,7 @@ def write_features(
     content gives the same bytes. Raises: StoreError for rows, labels, ids or levels that do not fit together, for
     features that are not finite in `dtype`, and where the disk refuses; the partial file is removed.
     """
+    path = Path(path)
     if dtype not in DTYPES:
         raise ValueError(f"dtype must be one of {', '.join(DTYPES)}, got {dtype!r}")
     rows = _Rows(np.asarray(labels, dtype=np.int32), tuple(ids), np.asarray(split, dtype=np.uint8))
@@ -157,12 +158,13 @@ def _until_refused(blocks: Iterable[NDArray[Any]], sink: _Sink) -> Iterator[NDAr
         yield block
 
 
-def read_features(path: Path) -> FeatureSet:
+def read_features(path: str | Path) -> FeatureSet:
     """A feature file's content, every byte of it verified first.
 
     Raises: StoreError naming the path and what is wrong: truncated, incomplete, changed, of another program or
     schema, linking outside itself, or with features that are not finite.
     """
+    path = Path(path)
     _check_seal(path)
     with _open(path) as file:
         meta, rows, features = _read_rows(path, file)
@@ -176,8 +178,9 @@ def read_features(path: Path) -> FeatureSet:
     return FeatureSet(path, meta, values, rows.labels, rows.ids, rows.split)
 
 
-def read_meta(path: Path) -> tuple[FeatureMeta, int, int]:
+def read_meta(path: str | Path) -> tuple[FeatureMeta, int, int]:
     """(meta, N, D) of a feature file, verified as by `read_features` but for the values of the features."""
+    path = Path(path)
     _check_seal(path)
     with _open(path) as file:
         meta, rows, features = _read_rows(path, file)

@@ -114,7 +114,7 @@ def read_card(path: Path) -> Card:
         raise WeightsError(f"{path}: not an l2a-transfer weights file: {error}") from error
 
 
-def load_weights(path: Path) -> tuple[Network, Card]:
+def load_weights(path: str | Path) -> tuple[Network, Card]:
     """The network, in evaluation mode and float32 on the CPU, and its card.
 
     Raises: WeightsError naming missing, extra, misshapen or non-finite tensors.
@@ -125,6 +125,7 @@ def load_weights(path: Path) -> tuple[Network, Card]:
 
     from l2a_transfer.models.vgg import build_model
 
+    path = Path(path)
     card = read_card(path)
     try:
         tensors = load_file(path)
