@@ -30,7 +30,7 @@ import click
 @click.option("--resume/--no-resume", default=False, help="Where --out is complete: verify it and exit 0.")
 @click.option("--overwrite/--no-overwrite", default=False, help="Replace --out.")
 @click.pass_obj
-def command(obj: dict[str, Any], **given: Any) -> None:
+def command(obj: dict[str, Any], /, **given: Any) -> None:
     """Write the features of an image set to HDF5, together with labels, ids, splits and the model's card.
 
     An extraction that was interrupted goes on where it stopped when the same command is given again.

@@ -30,7 +30,7 @@ import click
 @click.option("--resume/--no-resume", default=False, help="Go on with the run in --out.")
 @click.option("--overwrite/--no-overwrite", default=False, help="Replace the run in --out.")
 @click.pass_obj
-def command(obj: dict[str, Any], **given: Any) -> None:
+def command(obj: dict[str, Any], /, **given: Any) -> None:
     """Train a network on CIFAR and write its weights with a card.
 
     \b

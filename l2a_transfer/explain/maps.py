@@ -88,7 +88,8 @@ def heat(weights: NDArray[np.float32], size: tuple[int, int]) -> NDArray[np.floa
     0 is no attention and not the coldest position, so that nearly uniform attention looks nearly uniform.
     Enlarged without interpolation: every pixel shows the weight of the position that it belongs to.
     """
-    scaled = weights / max(float(weights.max()), np.finfo(np.float32).tiny)
+    hottest = max(float(weights.max()), float(np.finfo(np.float32).tiny))
+    scaled = weights / hottest
     picture = Image.fromarray(scaled.astype(np.float32)).resize(size, Image.Resampling.NEAREST)
     return np.asarray(picture, dtype=np.float32)
 
@@ -106,7 +107,7 @@ def overlay(image: NDArray[np.uint8], values: NDArray[np.float32]) -> NDArray[np
     grey = image.astype(np.float32) @ np.array([0.299, 0.587, 0.114], dtype=np.float32)  # (H, W)
     opacity = values[..., None]
     mixed = (1 - opacity) * grey[..., None] + opacity * colors(values).astype(np.float32)
-    return np.clip(np.rint(mixed), 0, 255).astype(np.uint8)
+    return np.asarray(np.clip(np.rint(mixed), 0, 255), dtype=np.uint8)
 
 
 def contact_sheet(results: Sequence[AttentionMaps], out: Path, *, title: str) -> None:

@@ -77,7 +77,7 @@ class PixelsBackend:
     def __init__(self, preprocess: Preprocess | None = None) -> None:
         self.preprocess = preprocess or Preprocess()
         self.card: dict[str, Any] = {"name": "pixels"}
-        self.levels = (("pixels", 0, 3 * self.preprocess.size**2),)
+        self.levels: tuple[tuple[str, int, int], ...] = (("pixels", 0, 3 * self.preprocess.size**2),)
 
     def features(self, images_u8: NDArray[np.uint8]) -> NDArray[np.float32]:
         return images_u8.reshape(len(images_u8), -1).astype(np.float32) / np.float32(255)

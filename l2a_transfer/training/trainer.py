@@ -259,7 +259,7 @@ class Trainer:
                     logits = self.model(images)
                 loss = self._loss(logits.float(), labels)
                 self.optimizer.zero_grad(set_to_none=True)
-                loss.backward()
+                loss.backward()  # type: ignore[no-untyped-call]
                 self.optimizer.step()
                 losses[i] = loss.detach()
                 correct += (logits.detach().argmax(1) == labels).sum()
