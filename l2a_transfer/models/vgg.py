@@ -89,7 +89,7 @@ class GlobalBranch(nn.Module):
     def forward(self, l: Tensor) -> Tensor:  # noqa: E741 - the paper's name
         x = self.conv14(F.max_pool2d(l, self.first_pool))
         x = self.conv15(F.max_pool2d(x, 2))
-        g: Tensor = self.linear(self.dropout(F.adaptive_max_pool2d(x, 1).flatten(1)))  # (B, 512·width)
+        g: Tensor = self.linear(self.dropout(x.amax(dim=(2, 3))))  # (B, 512·width)
         return g
 
 
@@ -207,7 +207,7 @@ class VGG(Network):
 
     def attend(self, images: Tensor) -> Attended:
         x = _pooled_trunk(self.trunk, images, 4)  # (B, C, H/16, W/16)
-        x = F.adaptive_max_pool2d(x, 1).flatten(1)  # (B, C); at 32 × 32 the paper's fifth pool
+        x = x.amax(dim=(2, 3))  # (B, C); at 32 × 32 the paper's fifth pool
         seen, dropped = self.head(self.hidden(self.dropout(x)))
         feature = {"head": seen.float()}
         return Attended(self.classifier(dropped), feature, feature, {})
