@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from l2a_transfer.features.backends import open_backend
     from l2a_transfer.features.extract import extract
     from l2a_transfer.features.store import read_features
+    from l2a_transfer.features.views import open_features
     from l2a_transfer.models.config import ModelConfig
     from l2a_transfer.models.vgg import build_model
     from l2a_transfer.models.weights import load_weights, resolve_model
@@ -32,6 +33,7 @@ _HOME = {
     "extract": "features.extract",
     "load_weights": "models.weights",
     "open_backend": "features.backends",
+    "open_features": "features.views",
     "open_source": "data.readers",
     "read_features": "features.store",
     "resolve_model": "models.weights",
@@ -47,6 +49,7 @@ __all__ = [
     "extract",
     "load_weights",
     "open_backend",
+    "open_features",
     "open_source",
     "read_features",
     "resolve_model",

@@ -38,6 +38,13 @@ class EvaluationError(L2AError):
     """Features or labels that a protocol cannot be run on."""
 
 
+class MissingExtraError(L2AError):
+    """An optional package that is not installed; the message carries the command that installs it."""
+
+    def __init__(self, what: str, package: str, extra: str) -> None:
+        super().__init__(f"{what} needs the package {package}; install it with: pip install 'l2a-transfer[{extra}]'")
+
+
 class UnknownNameError(ValueError):
     """A name that is not in its table; the message carries the nearest valid ones. Exits 2."""
 

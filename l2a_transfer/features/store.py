@@ -11,7 +11,7 @@ import io
 import json
 import os
 import struct
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -158,6 +158,56 @@ def _until_refused(blocks: Iterable[NDArray[Any]], sink: _Sink) -> Iterator[NDAr
         yield block
 
 
+Stamp = tuple[int, int, int, int, bytes]
+
+
+@dataclass(frozen=True)
+class OpenedStore:
+    """A feature file that is whole and whose claims were checked; the values of `features` (N, D) are still on disk.
+
+    `stamp` says which file it was: device, inode, size, time of change, and the user block.
+    """
+
+    file: h5py.File
+    stamp: Stamp
+    meta: FeatureMeta
+    labels: NDArray[np.int32]
+    ids: tuple[str, ...]
+    split: NDArray[np.uint8]
+    features: h5py.Dataset
+
+
+def open_store(path: Path, *, verified: Stamp | None = None) -> OpenedStore:
+    """Open a feature file after its seal was checked; the caller closes `file`.
+
+    `verified` is the stamp of a file whose seal this program has checked already, as a process that was forked for
+    reading knows it: the seal of the very same file is not computed again, and another content is refused. Raises: as
+    `read_features`, but for the values of the features.
+    """
+    stamp = _stamp(path)
+    if stamp is None or stamp != verified:
+        _check_seal(path)
+    file = _open(path)
+    try:
+        if stamp is None or _stamp(path) != stamp or (verified and verified[-1] != stamp[-1]):
+            raise StoreError(f"{path}: was replaced by another file while it was read; start again")
+        meta, rows, features = _read_rows(path, file)
+    except BaseException:
+        file.close()
+        raise
+    return OpenedStore(file, stamp, meta, rows.labels, rows.ids, rows.split, features)
+
+
+def _stamp(path: Path) -> Stamp | None:
+    try:
+        found = path.stat()
+        with open(path, "rb") as file:
+            block = file.read(USER_BLOCK)
+    except OSError:
+        return None  # the check of the seal says why
+    return (found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, block)
+
+
 def read_features(path: str | Path) -> FeatureSet:
     """A feature file's content, every byte of it verified first.
 
@@ -165,26 +215,37 @@ def read_features(path: str | Path) -> FeatureSet:
     schema, linking outside itself, or with features that are not finite.
     """
     path = Path(path)
-    _check_seal(path)
-    with _open(path) as file:
-        meta, rows, features = _read_rows(path, file)
-        values: NDArray[Any] = features[:]
-    bad = np.flatnonzero(~np.isfinite(values).all(axis=1))
-    if len(bad):
-        raise StoreError(
-            f"{path}: /features: {len(bad)} of {len(values)} rows are not finite, the first of "
-            f"{rows.ids[bad[0]]!r}; {AGAIN} with --precision fp32"
-        )
-    return FeatureSet(path, meta, values, rows.labels, rows.ids, rows.split)
+    store = open_store(path)
+    with store.file:
+        values = read_block(path, store.features, 0, len(store.ids))
+    check_finite(path, values, store.ids)
+    return FeatureSet(path, store.meta, values, store.labels, store.ids, store.split)
 
 
 def read_meta(path: str | Path) -> tuple[FeatureMeta, int, int]:
     """(meta, N, D) of a feature file, verified as by `read_features` but for the values of the features."""
-    path = Path(path)
-    _check_seal(path)
-    with _open(path) as file:
-        meta, rows, features = _read_rows(path, file)
-        return meta, len(rows.labels), int(features.shape[1])
+    store = open_store(Path(path))
+    with store.file:
+        return store.meta, len(store.labels), int(store.features.shape[1])
+
+
+def read_block(path: Path, features: h5py.Dataset, start: int, stop: int) -> NDArray[Any]:
+    """Rows start…stop − 1 of an opened file, (rows, D). Raises: StoreError where a chunk's checksum differs."""
+    try:
+        block: NDArray[Any] = features[start:stop]
+    except (OSError, RuntimeError) as error:
+        raise StoreError(f"{path}: /features: rows {start}…{stop - 1} are damaged: {error}") from error
+    return block
+
+
+def check_finite(path: Path, values: NDArray[Any], ids: Sequence[str]) -> None:
+    """Raises: StoreError naming the first image whose features, a row of `values` (N, D), are not finite."""
+    bad = np.flatnonzero(~np.isfinite(values).all(axis=1))
+    if len(bad):
+        raise StoreError(
+            f"{path}: /features: {len(bad)} of {len(values)} rows are not finite, the first of "
+            f"{ids[bad[0]]!r}; {AGAIN} with --precision fp32"
+        )
 
 
 def is_feature_file(path: Path) -> bool:

@@ -1,0 +1,211 @@
+"""A feature file as NumPy, torch or pandas sees it, read by blocks of rows and by many processes at once."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from l2a_transfer.errors import MissingExtraError, unknown_name
+from l2a_transfer.features.store import FeatureMeta, OpenedStore, check_finite, open_store, read_block
+
+if TYPE_CHECKING:
+    import pandas as pd
+    import torch
+
+BLOCK_BYTES = 16 << 20
+
+
+def open_features(path: str | Path, *, finite: bool = True) -> FeatureFile:
+    """Open a feature file for reading by rows; every byte of it is verified first, once.
+
+    With `finite=False`, features that are not finite are handed out as they are instead of raising. Raises:
+    StoreError as `read_features` does.
+    """
+    return FeatureFile(path, finite=finite)
+
+
+class FeatureFile:
+    """N rows of an open feature file: `labels` (N,) int32, −1 for none; `ids` N names; `split` (N,) uint8, an index
+    into `meta.splits`; `features` (N, D), on disk until rows of it are taken.
+
+    A context manager. It can be pickled, and used in a process that was forked: each process reads through a handle
+    of its own, and the seal of a file that has not changed since is not computed again. It is also a map-style data
+    set, so that `torch.utils.data.DataLoader(open_features(path), batch_size=256, num_workers=4)` gives batches of
+    features and labels.
+    """
+
+    def __init__(self, path: str | Path, *, finite: bool = True) -> None:
+        self.path = Path(path).absolute()
+        self.finite = finite
+        self._adopt(open_store(self.path))
+
+    def _adopt(self, store: OpenedStore) -> None:
+        self._store: OpenedStore | None = store
+        self._stamp, self._process = store.stamp, os.getpid()
+        self.meta: FeatureMeta = store.meta
+        self.labels, self.ids, self.split = store.labels, store.ids, store.split
+        self.features = FeatureRows(self, store.features.shape, store.features.dtype)
+
+    def _opened(self) -> OpenedStore:
+        """The store as this process reads it."""
+        if self._store is not None and self._process != os.getpid():
+            self._store.file.close()  # libhdf5 would hand out the parent's open file again
+            self._adopt(open_store(self.path, verified=self._stamp))
+        if self._store is None:
+            raise ValueError(f"{self.path}: is closed; read it inside 'with open_features(path) as f:'")
+        return self._store
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"path": self.path, "finite": self.finite, "stamp": self._stamp}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.path, self.finite = state["path"], state["finite"]
+        self._adopt(open_store(self.path, verified=state["stamp"]))
+
+    def __enter__(self) -> FeatureFile:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the file in this process; `meta`, `labels`, `ids` and `split` stay."""
+        if self._store is not None:
+            self._store.file.close()
+        self._store = None
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def __getitem__(self, row: int) -> tuple[NDArray[Any], int]:
+        """One row: features (D,), label."""
+        return self.features[row], int(self.labels[row])
+
+    def __getitems__(self, rows: Sequence[int]) -> list[tuple[NDArray[Any], int]]:
+        """Many rows in one read; torch's DataLoader asks for a batch in this way."""
+        return list(zip(self.features[np.asarray(rows)], self.labels[np.asarray(rows)].tolist(), strict=True))
+
+    def rows(self, split: str | None = None) -> NDArray[np.int64]:
+        """The row numbers of a split, or all. Raises: UnknownNameError for a split that the file does not have."""
+        if split is None:
+            return np.arange(len(self))
+        if split not in self.meta.splits:
+            raise unknown_name(f"split of {self.path}", split, self.meta.splits)
+        return np.flatnonzero(self.split == self.meta.splits.index(split))
+
+    def columns(self, level: str | None = None) -> slice:
+        """The columns of one level's attended feature, or all. Raises: UnknownNameError for a level it has not."""
+        found = {name: slice(start, stop) for name, start, stop in self.meta.levels}
+        if level is not None and level not in found:
+            raise unknown_name(f"level of {self.path}", level, found)
+        return slice(0, self.features.shape[1]) if level is None else found[level]
+
+    def blocks(self, rows: int | None = None) -> Iterator[NDArray[Any]]:
+        """All features in order, (at most `rows`, D) at a time; about 16 MiB where `rows` is not given."""
+        if rows is not None and rows < 1:
+            raise ValueError(f"rows must be at least 1, got {rows}")
+        step = rows or max(1, BLOCK_BYTES // (self.features.shape[1] * self.features.dtype.itemsize))
+        for start in range(0, len(self), step):
+            yield self.features[start : start + step]
+
+    def to_numpy(self, split: str | None = None, level: str | None = None) -> tuple[NDArray[Any], NDArray[np.int32]]:
+        """Features (n, d) as stored and labels (n,) int32 of a split and a level, in memory."""
+        rows = self.rows(split)
+        columns = self.columns(level)
+        features = np.empty((len(rows), columns.stop - columns.start), dtype=self.features.dtype)
+        step = max(1, BLOCK_BYTES // (self.features.shape[1] * self.features.dtype.itemsize))
+        for at in range(0, len(rows), step):
+            features[at : at + step] = self.features[rows[at : at + step]][:, columns]
+        return features, self.labels[rows]
+
+    def to_torch(self, split: str | None = None, level: str | None = None) -> tuple[torch.Tensor, torch.Tensor]:
+        """As `to_numpy`, as tensors: features as stored, labels int64, on the CPU."""
+        import torch
+
+        features, labels = self.to_numpy(split, level)
+        return torch.from_numpy(features), torch.from_numpy(labels.astype(np.int64))
+
+    def to_pandas(self, split: str | None = None, level: str | None = None) -> pd.DataFrame:
+        """A frame with the ids as index, the columns `split`, `class` (categories; missing where there is no label)
+        and `label`, and one column a feature, as `L3.0`.
+
+        Raises: MissingExtraError where pandas is not installed.
+        """
+        try:
+            import pandas as pd
+        except ImportError as error:
+            raise MissingExtraError("to_pandas", "pandas", "pandas") from error
+        features, labels = self.to_numpy(split, level)
+        names = [
+            f"{name}.{k}"
+            for name, start, stop in self.meta.levels
+            if level in (None, name)
+            for k in range(stop - start)
+        ]
+        rows = self.rows(split)
+        index = pd.Index([self.ids[row] for row in rows], name="id")
+        frame = pd.DataFrame(features, index=index, columns=names, copy=False)
+        named = [self.meta.classes[label] if label >= 0 else None for label in labels]
+        splits = [self.meta.splits[k] for k in self.split[rows]]
+        frame.insert(0, "split", pd.Categorical(splits, list(dict.fromkeys(self.meta.splits))))
+        frame.insert(1, "class", pd.Categorical(named, list(dict.fromkeys(self.meta.classes))))
+        frame.insert(2, "label", labels)
+        return frame
+
+
+class FeatureRows:
+    """The features of an open file, indexed by row: a number gives (D,); a slice, row numbers in any order, or a mask
+    of N give (n, D), as a NumPy array.
+
+    Raises: IndexError for a row that is not there; StoreError for rows that are damaged or not finite.
+    """
+
+    def __init__(self, owner: FeatureFile, shape: tuple[int, int], dtype: np.dtype[Any]) -> None:
+        self._owner, self.shape, self.dtype = owner, shape, dtype
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __getitem__(self, key: int | slice | ArrayLike) -> NDArray[Any]:
+        N = len(self)
+        if isinstance(key, slice):
+            start, stop, step = key.indices(N)
+            return self._span(start, max(start, stop)) if step == 1 else self._pick(np.arange(start, stop, step))
+        rows = np.asarray(key)
+        if rows.dtype == bool:
+            if rows.shape != (N,):
+                raise IndexError(f"a mask of rows must have the shape ({N},), got {rows.shape}")
+            rows = np.flatnonzero(rows)
+        if rows.ndim > 1 or (rows.dtype.kind not in "iu" and rows.size):
+            raise TypeError(f"rows must be a number, a slice, numbers or a mask, got {key!r}")
+        numbers = rows.astype(np.int64)
+        if numbers.size and (numbers.min() < -N or numbers.max() >= N):
+            raise IndexError(f"row {numbers.min() if numbers.min() < -N else numbers.max()} of a file with {N} rows")
+        numbers = np.where(numbers < 0, numbers + N, numbers)
+        return self._span(int(numbers), int(numbers) + 1)[0] if rows.ndim == 0 else self._pick(numbers)
+
+    def _span(self, start: int, stop: int) -> NDArray[Any]:
+        owner = self._owner
+        block = read_block(owner.path, owner._opened().features, start, stop)
+        if owner.finite:
+            check_finite(owner.path, block, owner.ids[start:stop])
+        return block
+
+    def _pick(self, rows: NDArray[np.int64]) -> NDArray[Any]:
+        """Rows in any order, each chunk that holds some of them read once."""
+        found = np.empty((len(rows), self.shape[1]), dtype=self.dtype)
+        order = np.argsort(rows, kind="stable")
+        step = self._owner._opened().features.chunks[0]
+        cuts = np.flatnonzero(np.diff(rows[order] // step)) + 1
+        for own in np.split(order, cuts) if len(rows) else []:
+            low, high = int(rows[own].min()), int(rows[own].max()) + 1
+            found[own] = self._span(low, high)[rows[own] - low]
+        return found
