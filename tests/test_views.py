@@ -19,7 +19,7 @@ from torch.utils.data import DataLoader
 
 import l2a_transfer
 from l2a_transfer.errors import MissingExtraError, StoreError, UnknownNameError
-from l2a_transfer.features import store, views
+from l2a_transfer.features import store, views, writer
 from l2a_transfer.features.views import FeatureFile, open_features
 from tests.feature_files import blobs, feature_set, labels_of
 from tests.feature_files import save as save_set
@@ -37,7 +37,7 @@ def chunked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Path, NDAr
     """1,000 rows of 6 columns in chunks of 10 rows."""
     labels = labels_of(4, 250)
     features = blobs(labels)
-    monkeypatch.setattr(store, "CHUNK_BYTES", 240)
+    monkeypatch.setattr(writer, "CHUNK_BYTES", 240)
     path = save_set(tmp_path / "g.h5", feature_set(labels, features))
     monkeypatch.undo()
     with h5py.File(path) as file:

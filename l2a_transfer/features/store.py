@@ -6,56 +6,48 @@ seal is not believed to mean good will, because anybody can renew it: what the f
 
 from __future__ import annotations
 
-import hashlib
-import io
 import json
-import os
-import struct
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import h5py
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 
 from l2a_transfer.errors import StoreError
+from l2a_transfer.features.schema import (
+    AGAIN,
+    DTYPES,
+    JSON,
+    MAGIC,
+    SCHEMA,
+    SEAL,
+    TEXT,
+    USER_BLOCK,
+    VERSION,
+    FeatureMeta,
+    Rows,
+    check_rows,
+    digest_of,
+)
+from l2a_transfer.features.writer import write_features
 
-SCHEMA = "l2a-features/1"
-MAGIC = b"L2AFEAT\n"
-VERSION = 1
-USER_BLOCK = 512
-SEAL = struct.Struct("<8sIQ32s")
-"""magic, version, length in bytes of what follows the user block, and its SHA-256; the rest of the block is zero."""
-DTYPES = ("float32", "float16")
-CHUNK_BYTES = 1 << 20
-MAX_ID_BYTES = 4096
-AGAIN = "extract it again (--overwrite)"
-_TEXT = ("data", "tap", "precision", "backend")
-_JSON: dict[str, type] = {
-    "classes": list, "splits": list, "levels": list, "card": dict, "preprocess": dict, "fingerprint": dict,
-}  # fmt: skip
-
-
-@dataclass(frozen=True)
-class FeatureMeta:
-    """What the columns and rows of a feature file mean, and what made them.
-
-    `levels`: (name, start, stop) of each attended feature among the columns, which they tile in order. `card`: the
-    model's card as JSON; `card["name"]` is the model's name. `fingerprint`: everything that decided the bytes.
-    """
-
-    data: str
-    classes: tuple[str, ...]
-    splits: tuple[str, ...]
-    levels: tuple[tuple[str, int, int], ...]
-    card: dict[str, Any]
-    preprocess: dict[str, Any]
-    tap: str
-    precision: str
-    backend: str
-    fingerprint: dict[str, Any]
+__all__ = [
+    "SEAL",
+    "USER_BLOCK",
+    "FeatureMeta",
+    "FeatureSet",
+    "OpenedStore",
+    "check_finite",
+    "is_feature_file",
+    "open_store",
+    "read_block",
+    "read_features",
+    "read_meta",
+    "write_features",
+]
 
 
 @dataclass(frozen=True)
@@ -69,93 +61,6 @@ class FeatureSet:
     labels: NDArray[np.int32]
     ids: tuple[str, ...]
     split: NDArray[np.uint8]
-
-
-def write_features(
-    path: str | Path,
-    meta: FeatureMeta,
-    *,
-    labels: ArrayLike,
-    ids: Iterable[str],
-    split: ArrayLike,
-    blocks: Iterable[NDArray[Any]],
-    dim: int,
-    dtype: str = "float32",
-) -> None:
-    """Write a feature file; `path` is the old file, or none, until the new one is whole, sealed and on disk.
-
-    `blocks` are (B, D) arrays in row order, taken one at a time, so that memory does not grow with N; the same
-    content gives the same bytes. Raises: StoreError for rows, labels, ids or levels that do not fit together, for
-    features that are not finite in `dtype`, and where the disk refuses; the partial file is removed.
-    """
-    path = Path(path)
-    if dtype not in DTYPES:
-        raise ValueError(f"dtype must be one of {', '.join(DTYPES)}, got {dtype!r}")
-    rows = _Rows(np.asarray(labels, dtype=np.int32), tuple(ids), np.asarray(split, dtype=np.uint8))
-    _check_rows(path, meta, rows, dim)
-    partial = path.with_name(path.name + ".partial")
-    try:
-        with open(partial, "w+b", buffering=0) as raw:
-            sink = _Sink(raw)
-            with h5py.File(sink, "w", userblock_size=USER_BLOCK, libver=("v110", "v110")) as file:
-                _write_meta(file, meta)
-                _write_rows(path, file, rows)
-                _write_blocks(path, file, _until_refused(blocks, sink), rows, dim, dtype)
-        sink.raise_refusal()
-        _seal(partial)
-        os.replace(partial, path)
-    except BaseException as error:
-        partial.unlink(missing_ok=True)
-        if isinstance(error, OSError):
-            raise StoreError(f"{path}: cannot be written: {error.strerror or error}") from error
-        raise
-
-
-class _Sink(io.RawIOBase):
-    """The file that libhdf5 writes to; what the disk refuses is kept, and raised by us.
-
-    libhdf5 crashes at the end of a process in which a write failed, as on a full disk, so it is told that all is well.
-    """
-
-    def __init__(self, raw: io.FileIO) -> None:
-        self.raw = raw
-        self.refusal: OSError | None = None
-
-    def write(self, data: Any) -> int:
-        view = memoryview(data).cast("B")
-        try:
-            written = 0
-            while self.refusal is None and written < len(view):
-                written += self.raw.write(view[written:])
-        except OSError as error:
-            self.refusal = error
-        return len(view)
-
-    def readinto(self, buffer: Any) -> int:
-        view = memoryview(buffer).cast("B")
-        found = self.raw.readinto(view)
-        view[found:] = bytes(len(view) - found)  # what was never written, as in a sparse file
-        return len(view)
-
-    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
-        return self.raw.seek(offset, whence)
-
-    def truncate(self, size: int | None = None) -> int:
-        try:
-            return self.raw.tell() if self.refusal else self.raw.truncate(size)
-        except OSError as error:
-            self.refusal = error
-            return self.raw.tell()
-
-    def raise_refusal(self) -> None:
-        if self.refusal is not None:
-            raise self.refusal
-
-
-def _until_refused(blocks: Iterable[NDArray[Any]], sink: _Sink) -> Iterator[NDArray[Any]]:
-    for block in blocks:
-        sink.raise_refusal()
-        yield block
 
 
 Stamp = tuple[int, int, int, int, bytes]
@@ -254,109 +159,6 @@ def is_feature_file(path: Path) -> bool:
         return file.read(len(MAGIC)) == MAGIC
 
 
-@dataclass(frozen=True)
-class _Rows:
-    labels: NDArray[np.int32]
-    ids: tuple[str, ...]
-    split: NDArray[np.uint8]
-
-
-def _check_rows(path: Path, meta: FeatureMeta, rows: _Rows, dim: int) -> None:
-    """What holds in every feature file, whether it is about to be written or has just been read."""
-    N = len(rows.labels)
-    for name, array in (("/labels", rows.labels), ("/split", rows.split)):
-        if array.shape != (N,):
-            raise StoreError(f"{path}: {name} must have the shape ({N},), got {array.shape}")
-    if len(rows.ids) != N:
-        raise StoreError(f"{path}: /ids must have {N} names, got {len(rows.ids)}")
-    if N == 0 or dim == 0:
-        raise StoreError(f"{path}: /features must have rows and columns, got {N} × {dim}")
-    if len(set(rows.ids)) != N:
-        seen: set[str] = set()
-        twice = next(name for name in rows.ids if name in seen or seen.add(name))  # type: ignore[func-returns-value]
-        raise StoreError(f"{path}: /ids must differ; {twice!r} is there more than once")
-    if any(not name or "\0" in name or not _is_utf8(name) for name in rows.ids):
-        raise StoreError(f"{path}: /ids must be UTF-8 text, not empty and without NUL")
-    if rows.labels.min() < -1 or rows.labels.max() >= len(meta.classes):
-        raise StoreError(f"{path}: /labels must be −1 or an index of one of {len(meta.classes)} classes")
-    if rows.split.max() >= len(meta.splits):
-        raise StoreError(f"{path}: /split must be an index of one of {len(meta.splits)} splits")
-    at = 0
-    for name, start, stop in meta.levels:
-        if start != at or stop <= start:
-            raise StoreError(f"{path}: levels must tile the columns in order; {name!r} is {start}:{stop} after {at}")
-        at = stop
-    if at != dim:
-        raise StoreError(f"{path}: levels cover {at} columns, /features has {dim}")
-    if not isinstance(meta.card.get("name"), str):
-        raise StoreError(f"{path}: the card has no name")
-
-
-def _is_utf8(name: str) -> bool:
-    # What a file name in another encoding becomes in Python (surrogates) cannot be written as UTF-8.
-    return not any("\ud800" <= c <= "\udfff" for c in name)
-
-
-def _write_meta(file: h5py.File, meta: FeatureMeta) -> None:
-    file.attrs["schema"] = SCHEMA
-    for key in _TEXT:
-        file.attrs[key] = getattr(meta, key)
-    for key in _JSON:
-        file.attrs[key] = json.dumps(getattr(meta, key), sort_keys=True, ensure_ascii=False)
-
-
-def _write_rows(path: Path, file: h5py.File, rows: _Rows) -> None:
-    encoded = [name.encode() for name in rows.ids]
-    longest = max(map(len, encoded))
-    if longest > MAX_ID_BYTES:
-        raise StoreError(f"{path}: an id has {longest} bytes; at most {MAX_ID_BYTES} are allowed")
-    names = np.array(encoded, dtype=h5py.string_dtype("utf-8", longest))
-    for name, array in (("labels", rows.labels), ("ids", names), ("split", rows.split)):
-        step = max(1, CHUNK_BYTES // array.dtype.itemsize)
-        file.create_dataset(name, data=array, chunks=(min(len(array), step),), fletcher32=True)
-
-
-def _write_blocks(
-    path: Path, file: h5py.File, blocks: Iterable[NDArray[Any]], rows: _Rows, dim: int, dtype: str
-) -> None:
-    N = len(rows.labels)
-    step = max(1, min(N, CHUNK_BYTES // (dim * np.dtype(dtype).itemsize)))
-    features = file.create_dataset("features", (N, dim), dtype, chunks=(step, dim), fletcher32=True)
-    at = 0
-    for block in blocks:
-        if block.ndim != 2 or block.shape[1] != dim or at + len(block) > N:
-            raise StoreError(f"{path}: a block of shape {block.shape} after {at} rows does not fit into ({N}, {dim})")
-        with np.errstate(over="ignore"):
-            values = block.astype(dtype, copy=False)
-        bad = np.flatnonzero(~np.isfinite(values).all(axis=1))
-        if len(bad):
-            raise StoreError(f"{path}: the features of {rows.ids[at + int(bad[0])]!r} are not finite in {dtype}")
-        features[at : at + len(block)] = values
-        at += len(block)
-    if at != N:
-        raise StoreError(f"{path}: {at} rows of features came, expected {N}")
-
-
-def _digest(path: Path) -> tuple[int, bytes]:
-    """Length and SHA-256 of what follows the user block."""
-    sha, length = hashlib.sha256(), 0
-    with open(path, "rb") as file:
-        file.seek(USER_BLOCK)
-        while chunk := file.read(CHUNK_BYTES):
-            sha.update(chunk)
-            length += len(chunk)
-    return length, sha.digest()
-
-
-def _seal(path: Path) -> None:
-    """Write the user block, after everything else is on disk: only a complete file ever has one."""
-    with open(path, "r+b") as file:
-        os.fsync(file.fileno())
-        file.write(SEAL.pack(MAGIC, VERSION, *_digest(path)).ljust(USER_BLOCK, b"\0"))
-        file.flush()
-        os.fsync(file.fileno())
-
-
 def _check_seal(path: Path) -> None:
     """The file is whole and unchanged. Raises: StoreError; libhdf5 has not seen a byte."""
     try:
@@ -377,7 +179,7 @@ def _check_seal(path: Path) -> None:
         if size - USER_BLOCK != length:
             what = "truncated" if size - USER_BLOCK < length else "longer than it was written"
             raise StoreError(f"{path}: {what}: {size} bytes, expected {USER_BLOCK + length}; {AGAIN}")
-        if _digest(path) != (length, digest):
+        if digest_of(path) != (length, digest):
             raise StoreError(f"{path}: changed since it was written: its SHA-256 differs; {AGAIN}")
     except FileNotFoundError as error:
         raise StoreError(f"{path}: no such file; 'l2a-transfer extract' writes it") from error
@@ -392,7 +194,7 @@ def _open(path: Path) -> h5py.File:
         raise StoreError(f"{path}: not an HDF5 file: {error}") from error
 
 
-def _read_rows(path: Path, file: h5py.File) -> tuple[FeatureMeta, _Rows, h5py.Dataset]:
+def _read_rows(path: Path, file: h5py.File) -> tuple[FeatureMeta, Rows, h5py.Dataset]:
     """Everything but the values of the features, checked. Raises: StoreError."""
     try:
         meta = _read_meta(path, file)
@@ -409,12 +211,12 @@ def _read_rows(path: Path, file: h5py.File) -> tuple[FeatureMeta, _Rows, h5py.Da
                 f"{path}: /features, /labels, /split must be float32 or float16, int32, uint8; got {found}"
             )
         ids = tuple(name.decode() for name in names[:].tolist())
-        rows = _Rows(labels[:], ids, split[:])
+        rows = Rows(labels[:], ids, split[:])
     except (KeyError, OSError, RuntimeError, TypeError, ValueError) as error:
         raise StoreError(f"{path}: damaged or made by another program: {error}") from error
     if len(features) != len(rows.labels):
         raise StoreError(f"{path}: /features has {len(features)} rows, /labels {len(rows.labels)}")
-    _check_rows(path, meta, rows, features.shape[1])
+    check_rows(path, meta, rows, features.shape[1])
     return meta, rows, features
 
 
@@ -442,12 +244,12 @@ def _read_meta(path: Path, file: h5py.File) -> FeatureMeta:
     if schema != SCHEMA:
         raise StoreError(f"{path}: its schema must be {SCHEMA!r}, got {schema!r}")
     values: dict[str, Any] = {}
-    for key in (*_TEXT, *_JSON):
+    for key in (*TEXT, *JSON):
         text = file.attrs.get(key)
         if not isinstance(text, str):
             raise StoreError(f"{path}: the attribute {key!r} must be text, got {type(text).__name__}")
         values[key] = text
-    for key, kind in _JSON.items():
+    for key, kind in JSON.items():
         try:
             values[key] = json.loads(values[key])
         except (ValueError, RecursionError) as error:

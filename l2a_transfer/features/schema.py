@@ -1,0 +1,103 @@
+"""What every feature file says and keeps to: names, types, the seal's layout, and how rows and columns fit together."""
+
+from __future__ import annotations
+
+import hashlib
+import struct
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from l2a_transfer.errors import StoreError
+
+SCHEMA = "l2a-features/1"
+MAGIC = b"L2AFEAT\n"
+VERSION = 1
+USER_BLOCK = 512
+SEAL = struct.Struct("<8sIQ32s")
+"""magic, version, length in bytes of what follows the user block, and its SHA-256; the rest of the block is zero."""
+DTYPES = ("float32", "float16")
+CHUNK_BYTES = 1 << 20
+MAX_ID_BYTES = 4096
+AGAIN = "extract it again (--overwrite)"
+TEXT = ("data", "tap", "precision", "backend")
+JSON: dict[str, type] = {
+    "classes": list, "splits": list, "levels": list, "card": dict, "preprocess": dict, "fingerprint": dict,
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class FeatureMeta:
+    """What the columns and rows of a feature file mean, and what made them.
+
+    `levels`: (name, start, stop) of each attended feature among the columns, which they tile in order. `card`: the
+    model's card as JSON; `card["name"]` is the model's name. `fingerprint`: everything that decided the bytes.
+    """
+
+    data: str
+    classes: tuple[str, ...]
+    splits: tuple[str, ...]
+    levels: tuple[tuple[str, int, int], ...]
+    card: dict[str, Any]
+    preprocess: dict[str, Any]
+    tap: str
+    precision: str
+    backend: str
+    fingerprint: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Rows:
+    labels: NDArray[np.int32]
+    ids: tuple[str, ...]
+    split: NDArray[np.uint8]
+
+
+def check_rows(path: Path, meta: FeatureMeta, rows: Rows, dim: int) -> None:
+    """What holds in every feature file, whether it is about to be written or has just been read."""
+    N = len(rows.labels)
+    for name, array in (("/labels", rows.labels), ("/split", rows.split)):
+        if array.shape != (N,):
+            raise StoreError(f"{path}: {name} must have the shape ({N},), got {array.shape}")
+    if len(rows.ids) != N:
+        raise StoreError(f"{path}: /ids must have {N} names, got {len(rows.ids)}")
+    if N == 0 or dim == 0:
+        raise StoreError(f"{path}: /features must have rows and columns, got {N} × {dim}")
+    if len(set(rows.ids)) != N:
+        seen: set[str] = set()
+        twice = next(name for name in rows.ids if name in seen or seen.add(name))  # type: ignore[func-returns-value]
+        raise StoreError(f"{path}: /ids must differ; {twice!r} is there more than once")
+    if any(not name or "\0" in name or not _is_utf8(name) for name in rows.ids):
+        raise StoreError(f"{path}: /ids must be UTF-8 text, not empty and without NUL")
+    if rows.labels.min() < -1 or rows.labels.max() >= len(meta.classes):
+        raise StoreError(f"{path}: /labels must be −1 or an index of one of {len(meta.classes)} classes")
+    if rows.split.max() >= len(meta.splits):
+        raise StoreError(f"{path}: /split must be an index of one of {len(meta.splits)} splits")
+    at = 0
+    for name, start, stop in meta.levels:
+        if start != at or stop <= start:
+            raise StoreError(f"{path}: levels must tile the columns in order; {name!r} is {start}:{stop} after {at}")
+        at = stop
+    if at != dim:
+        raise StoreError(f"{path}: levels cover {at} columns, /features has {dim}")
+    if not isinstance(meta.card.get("name"), str):
+        raise StoreError(f"{path}: the card has no name")
+
+
+def _is_utf8(name: str) -> bool:
+    # What a file name in another encoding becomes in Python (surrogates) cannot be written as UTF-8.
+    return not any("\ud800" <= c <= "\udfff" for c in name)
+
+
+def digest_of(path: Path) -> tuple[int, bytes]:
+    """Length and SHA-256 of what follows the user block."""
+    sha, length = hashlib.sha256(), 0
+    with open(path, "rb") as file:
+        file.seek(USER_BLOCK)
+        while chunk := file.read(CHUNK_BYTES):
+            sha.update(chunk)
+            length += len(chunk)
+    return length, sha.digest()

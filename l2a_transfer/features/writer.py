@@ -1,0 +1,168 @@
+"""Writing the feature file: block by block into a partial file, which is sealed, synced and renamed."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from l2a_transfer.errors import StoreError
+from l2a_transfer.features.schema import (
+    CHUNK_BYTES,
+    DTYPES,
+    JSON,
+    MAGIC,
+    MAX_ID_BYTES,
+    SCHEMA,
+    SEAL,
+    TEXT,
+    USER_BLOCK,
+    VERSION,
+    FeatureMeta,
+    Rows,
+    check_rows,
+    digest_of,
+)
+
+
+def write_features(
+    path: str | Path,
+    meta: FeatureMeta,
+    *,
+    labels: ArrayLike,
+    ids: Iterable[str],
+    split: ArrayLike,
+    blocks: Iterable[NDArray[Any]],
+    dim: int,
+    dtype: str = "float32",
+) -> None:
+    """Write a feature file; `path` is the old file, or none, until the new one is whole, sealed and on disk.
+
+    `blocks` are (B, D) arrays in row order, taken one at a time, so that memory does not grow with N; the same
+    content gives the same bytes. Raises: StoreError for rows, labels, ids or levels that do not fit together, for
+    features that are not finite in `dtype`, and where the disk refuses; the partial file is removed.
+    """
+    path = Path(path)
+    if dtype not in DTYPES:
+        raise ValueError(f"dtype must be one of {', '.join(DTYPES)}, got {dtype!r}")
+    rows = Rows(np.asarray(labels, dtype=np.int32), tuple(ids), np.asarray(split, dtype=np.uint8))
+    check_rows(path, meta, rows, dim)
+    partial = path.with_name(path.name + ".partial")
+    try:
+        with open(partial, "w+b", buffering=0) as raw:
+            sink = _Sink(raw)
+            with h5py.File(sink, "w", userblock_size=USER_BLOCK, libver=("v110", "v110")) as file:
+                _write_meta(file, meta)
+                _write_rows(path, file, rows)
+                _write_blocks(path, file, _until_refused(blocks, sink), rows, dim, dtype)
+        sink.raise_refusal()
+        _seal(partial)
+        os.replace(partial, path)
+    except BaseException as error:
+        partial.unlink(missing_ok=True)
+        if isinstance(error, OSError):
+            raise StoreError(f"{path}: cannot be written: {error.strerror or error}") from error
+        raise
+
+
+class _Sink(io.RawIOBase):
+    """The file that libhdf5 writes to; what the disk refuses is kept, and raised by us.
+
+    libhdf5 crashes at the end of a process in which a write failed, as on a full disk, so it is told that all is well.
+    """
+
+    def __init__(self, raw: io.FileIO) -> None:
+        self.raw = raw
+        self.refusal: OSError | None = None
+
+    def write(self, data: Any) -> int:
+        view = memoryview(data).cast("B")
+        try:
+            written = 0
+            while self.refusal is None and written < len(view):
+                written += self.raw.write(view[written:])
+        except OSError as error:
+            self.refusal = error
+        return len(view)
+
+    def readinto(self, buffer: Any) -> int:
+        view = memoryview(buffer).cast("B")
+        found = self.raw.readinto(view)
+        view[found:] = bytes(len(view) - found)  # what was never written, as in a sparse file
+        return len(view)
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        return self.raw.seek(offset, whence)
+
+    def truncate(self, size: int | None = None) -> int:
+        try:
+            return self.raw.tell() if self.refusal else self.raw.truncate(size)
+        except OSError as error:
+            self.refusal = error
+            return self.raw.tell()
+
+    def raise_refusal(self) -> None:
+        if self.refusal is not None:
+            raise self.refusal
+
+
+def _until_refused(blocks: Iterable[NDArray[Any]], sink: _Sink) -> Iterator[NDArray[Any]]:
+    for block in blocks:
+        sink.raise_refusal()
+        yield block
+
+
+def _write_meta(file: h5py.File, meta: FeatureMeta) -> None:
+    file.attrs["schema"] = SCHEMA
+    for key in TEXT:
+        file.attrs[key] = getattr(meta, key)
+    for key in JSON:
+        file.attrs[key] = json.dumps(getattr(meta, key), sort_keys=True, ensure_ascii=False)
+
+
+def _write_rows(path: Path, file: h5py.File, rows: Rows) -> None:
+    encoded = [name.encode() for name in rows.ids]
+    longest = max(map(len, encoded))
+    if longest > MAX_ID_BYTES:
+        raise StoreError(f"{path}: an id has {longest} bytes; at most {MAX_ID_BYTES} are allowed")
+    names = np.array(encoded, dtype=h5py.string_dtype("utf-8", longest))
+    for name, array in (("labels", rows.labels), ("ids", names), ("split", rows.split)):
+        step = max(1, CHUNK_BYTES // array.dtype.itemsize)
+        file.create_dataset(name, data=array, chunks=(min(len(array), step),), fletcher32=True)
+
+
+def _write_blocks(
+    path: Path, file: h5py.File, blocks: Iterable[NDArray[Any]], rows: Rows, dim: int, dtype: str
+) -> None:
+    N = len(rows.labels)
+    step = max(1, min(N, CHUNK_BYTES // (dim * np.dtype(dtype).itemsize)))
+    features = file.create_dataset("features", (N, dim), dtype, chunks=(step, dim), fletcher32=True)
+    at = 0
+    for block in blocks:
+        if block.ndim != 2 or block.shape[1] != dim or at + len(block) > N:
+            raise StoreError(f"{path}: a block of shape {block.shape} after {at} rows does not fit into ({N}, {dim})")
+        with np.errstate(over="ignore"):
+            values = block.astype(dtype, copy=False)
+        bad = np.flatnonzero(~np.isfinite(values).all(axis=1))
+        if len(bad):
+            raise StoreError(f"{path}: the features of {rows.ids[at + int(bad[0])]!r} are not finite in {dtype}")
+        features[at : at + len(block)] = values
+        at += len(block)
+    if at != N:
+        raise StoreError(f"{path}: {at} rows of features came, expected {N}")
+
+
+def _seal(path: Path) -> None:
+    """Write the user block, after everything else is on disk: only a complete file ever has one."""
+    with open(path, "r+b") as file:
+        os.fsync(file.fileno())
+        file.write(SEAL.pack(MAGIC, VERSION, *digest_of(path)).ljust(USER_BLOCK, b"\0"))
+        file.flush()
+        os.fsync(file.fileno())
