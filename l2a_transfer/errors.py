@@ -50,9 +50,12 @@ class UnknownNameError(ValueError):
 
 
 def nearest(name: str, valid: Iterable[str]) -> str | None:
-    """The valid name that looks most like `name`, or None where nothing comes close."""
-    found = difflib.get_close_matches(name, list(valid), n=1, cutoff=0.5)
-    return found[0] if found else None
+    """The valid name that looks most like `name`, whatever its case, or None where nothing comes close."""
+    folded: dict[str, str] = {}
+    for candidate in valid:
+        folded.setdefault(candidate.casefold(), candidate)
+    found = difflib.get_close_matches(name.casefold(), folded, n=1, cutoff=0.5)
+    return folded[found[0]] if found else None
 
 
 def unknown_name(kind: str, name: str, valid: Iterable[str]) -> UnknownNameError:

@@ -70,6 +70,8 @@ def export_onnx(model: Network, card: Card, out: str | Path, *, overwrite: bool 
     out = Path(out)
     if out.suffix != ".onnx":
         raise ValueError(f"an exported file's name ends in .onnx, got {out.name!r}")
+    if out.is_dir():
+        raise OutputExistsError(f"{out}: is a folder, and a network is one file; choose another --out")
     if out.exists() and not overwrite:
         raise OutputExistsError(f"{out}: exists; --overwrite replaces it")
     if not out.parent.is_dir():

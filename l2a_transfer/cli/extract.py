@@ -26,7 +26,7 @@ import click
 @click.option("--precision", default="auto", show_default=True, help="auto (fp32), fp32, bf16 or fp16.")
 @click.option("--batch-size", type=click.IntRange(min=1), default=64, show_default=True)
 @click.option("--workers", type=click.IntRange(min=0), help="Decoding processes; chosen by default.")
-@click.option("--seed", type=int, default=0, show_default=True, help="Of untrained weights.")
+@click.option("--seed", type=click.IntRange(0, 2**32 - 1), default=0, show_default=True, help="Of untrained weights.")
 @click.option("--resume/--no-resume", default=False, help="Where --out is complete: verify it and exit 0.")
 @click.option("--overwrite/--no-overwrite", default=False, help="Replace --out.")
 @click.pass_obj

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import sys
 from importlib import import_module
@@ -23,6 +24,19 @@ VERBS = {
     "datasets": "datasets",
     "inspect": "inspect",
 }
+TO_DO = {
+    errno.ENOENT: "check the spelling, and that the folder is there",
+    errno.EEXIST: "a file is where a folder is needed; choose another path",
+    errno.ENOTDIR: "a file is where a folder is needed; choose another path",
+    errno.EISDIR: "a folder is where a file is needed; name a file",
+    errno.EACCES: "check who may use it, or choose another path",
+    errno.EPERM: "check who may use it, or choose another path",
+    errno.EROFS: "it is on a disk that cannot be written; choose another path",
+    errno.ENOSPC: "the disk is full; free some space, or choose another path",
+    errno.ELOOP: "a link leads back to itself; remove the link",
+    errno.ENAMETOOLONG: "choose a shorter name",
+}
+"""What a user can do where the operating system refuses."""
 
 
 class Verbs(click.Group):
@@ -48,15 +62,18 @@ class Verbs(click.Group):
         """Turns the package's errors into one line on stderr: misuse exits 2, a failure exits 1."""
         try:
             return super().invoke(ctx)
+        except UnicodeError as error:
+            raise click.ClickException(f"a name that is not UTF-8 ({error}); rename the file or folder") from error
         except (UnknownNameError, ValueError) as error:
-            if isinstance(error, UnicodeError):
-                raise
             raise click.UsageError(str(error)) from error
         except L2AError as error:
             raise click.ClickException(str(error)) from error
         except OSError as error:
+            if error.errno == errno.EPIPE:
+                raise  # whoever read our output, as `head`, has enough; click ends quietly
             where = f"{error.filename}: " if error.filename else ""
-            raise click.ClickException(f"{where}{error.strerror or error}") from error
+            todo = TO_DO.get(error.errno or 0)
+            raise click.ClickException(f"{where}{error.strerror or error}{f'; {todo}' if todo else ''}") from error
         except KeyboardInterrupt:
             click.echo("Interrupted. What is complete stays; --resume goes on from there.", err=True)
             sys.exit(130)
@@ -73,4 +90,6 @@ def main(ctx: click.Context, quiet: bool) -> None:
     Example: l2a-transfer quickstart --out quickstart
     """
     ctx.obj = {"progress": not quiet}
-    logging.basicConfig(level=logging.WARNING if quiet else logging.INFO, format="%(message)s", stream=sys.stderr)
+    logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
+    # Only our own log: the ONNX exporter tells of every graph pass at this level.
+    logging.getLogger("l2a_transfer").setLevel(logging.WARNING if quiet else logging.INFO)

@@ -14,7 +14,7 @@ import click
 @click.option(
     "--side", type=int, default=128, show_default=True, help="Shorter side, in pixels, that the network sees."
 )
-@click.option("--seed", type=int, default=0, show_default=True, help="Of untrained weights.")
+@click.option("--seed", type=click.IntRange(0, 2**32 - 1), default=0, show_default=True, help="Of untrained weights.")
 @click.option("--overwrite/--no-overwrite", default=False, help="Replace the pictures in --out.")
 def command(images: tuple[Path, ...], model: str, out: Path, side: int, seed: int, overwrite: bool) -> None:
     """Draw each level's attention over pictures of any size: an overlay a level, and one contact sheet.
@@ -26,17 +26,22 @@ def command(images: tuple[Path, ...], model: str, out: Path, side: int, seed: in
     from l2a_transfer.data.decode import decode_file
     from l2a_transfer.errors import OutputExistsError
     from l2a_transfer.explain.maps import attention_maps, contact_sheet, save_overlays
+    from l2a_transfer.models.config import LEVELS
     from l2a_transfer.models.weights import resolve_model
 
     network, card = resolve_model(model, seed=seed)
+    if out.exists() and not out.is_dir():
+        raise OutputExistsError(f"{out}: is a file, and pictures need a folder; choose another --out")
     sheet = out / "attention.png"
-    if sheet.exists() and not overwrite:
-        raise OutputExistsError(f"{sheet}: exists; --overwrite replaces it")
+    # Two folders can hold pictures of one name, so the number is part of the overlay's.
+    stems = [f"{number:03d}-{path.stem}" for number, path in enumerate(images)]
+    for path in (sheet, *(out / f"{stem}-{level}.png" for stem in stems for level in LEVELS)):
+        if path.exists() and not overwrite:
+            raise OutputExistsError(f"{path}: exists; --overwrite replaces it, or choose another --out")
     results = [attention_maps(network, card.preprocess, decode_file(path), path.name, side=side) for path in images]
     out.mkdir(parents=True, exist_ok=True)
-    for number, result in enumerate(results):
-        # Two folders can hold pictures of one name, so the number is part of the file's.
-        for path in save_overlays(result, out, f"{number:03d}-{Path(result.name).stem}"):
+    for stem, result in zip(stems, results, strict=True):
+        for path in save_overlays(result, out, stem):
             click.echo(str(path))
     contact_sheet(results, sheet, title=f"Attention of {card.name}")
     click.echo(str(sheet))

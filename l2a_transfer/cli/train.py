@@ -23,7 +23,7 @@ import click
 @click.option("--width", type=float, default=0.25, show_default=True, help="Scale of all channel counts.")
 @click.option("--normalizer", default="softmax", show_default=True, help="softmax, sparsemax or entmax15.")
 @click.option("--global-branch", default="auto", show_default=True, help="auto, or always to build an inert g.")
-@click.option("--seed", type=int, default=0, show_default=True)
+@click.option("--seed", type=click.IntRange(0, 2**32 - 1), default=0, show_default=True)
 @click.option("--holdout", type=int, metavar="N", help="Train without N training images and measure on those.")
 @click.option("--device", default="auto", show_default=True, help="auto, cpu or cuda.")
 @click.option("--precision", default="auto", show_default=True, help="auto, fp32 or bf16.")

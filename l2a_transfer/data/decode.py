@@ -18,6 +18,7 @@ FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM")
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".ppm", ".pgm", ".pnm")
 MAX_PIXELS = 100_000_000
 MAX_FILE_BYTES = 256 << 20
+REPLACE = "replace the file, or take it away"
 EXIF_ORIENTATION = 0x0112
 TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -46,14 +47,14 @@ def decode_file(path: Path) -> Image.Image:
             raise DataError(f"{path}: {path.stat().st_size >> 20} MiB; at most {MAX_FILE_BYTES >> 20} are decoded")
         content = path.read_bytes()
     except OSError as error:
-        raise DataError(f"{path}: cannot be read: {error.strerror or error}") from error
+        raise DataError(f"{path}: cannot be read: {error.strerror or error}; {REPLACE}") from error
     return decode_bytes(content, str(path))
 
 
 def decode_bytes(content: bytes, name: str) -> Image.Image:
     """The picture in `content`, as `decode_file` gives it; `name` is what errors call it."""
     if not content:
-        raise DataError(f"{name}: empty file, expected a picture")
+        raise DataError(f"{name}: empty file, expected a picture; {REPLACE}")
     try:
         with warnings.catch_warnings():
             # Size and damage are judged here, by errors; Pillow's own warnings would only say it twice.
@@ -64,17 +65,19 @@ def decode_bytes(content: bytes, name: str) -> Image.Image:
                 image.load()
                 return to_rgb(_upright(image), name)
     except Image.DecompressionBombError as error:
-        raise _too_large(name, "a decompression bomb") from error
+        raise _too_large(name, str(error).split(" exceeds")[0]) from error  # Pillow gives the number of pixels
     except UnidentifiedImageError as error:
-        raise DataError(f"{name}: not a picture; known formats are {', '.join(FORMATS)}") from error
+        raise DataError(f"{name}: not a picture; known formats are {', '.join(FORMATS)}; {REPLACE}") from error
     except DAMAGED as error:
-        raise DataError(f"{name}: damaged or truncated picture: {error}") from error
+        raise DataError(f"{name}: damaged or truncated picture: {error}; {REPLACE}") from error
     except MemoryError as error:
         raise DataError(f"{name}: asks for more memory than there is") from error
 
 
 def _too_large(name: str, what: str) -> DataError:
-    return DataError(f"{name}: {what}; at most {MAX_PIXELS / 1e6:.0f} million are decoded; make it smaller")
+    return DataError(
+        f"{name}: {what}; at most {MAX_PIXELS / 1e6:.0f} million are decoded; make it smaller, or take it away"
+    )
 
 
 def _upright(image: Image.Image) -> Image.Image:

@@ -17,6 +17,7 @@ SPLIT_FOLDERS = {
     "testing": "test",
 }  # fmt: skip
 """Folder names that are splits where every folder of the root is one of them, and the split's name."""
+PUT = f"put some there ({', '.join(SUFFIXES)})"
 
 
 def read_folder(root: Path, name: str, *, without: Iterable[str] = ()) -> FileSource:
@@ -30,7 +31,7 @@ def read_folder(root: Path, name: str, *, without: Iterable[str] = ()) -> FileSo
     skipped = set(without)
     files = [p for p in find_pictures(root) if p.parts[0] not in skipped]
     if not files:
-        raise DataError(f"{root}: no pictures in it; looked for {', '.join(SUFFIXES)}")
+        raise DataError(f"{root}: no pictures in it; {PUT}")
     folders = sorted(f for f in _folders(root) if f not in skipped)
     split_of = {folder: SPLIT_FOLDERS[folder] for folder in folders if folder in SPLIT_FOLDERS}
     if folders and set(folders) == set(split_of):
@@ -64,7 +65,10 @@ def find_pictures(root: Path) -> list[PurePosixPath]:
     Raises: DataError where `root` is missing or not a folder, or a name is not UTF-8.
     """
     if not root.is_dir():
-        raise DataError(f"{root}: {'not a folder' if root.exists() else 'no such folder'}")
+        raise DataError(
+            f"{root}: {'not a folder' if root.exists() else 'no such folder'}; expected one with a sub-folder of "
+            "pictures for each class"
+        )
     found, visited = [], set()
     for folder, below, names in os.walk(root, followlinks=True, onerror=_refused):
         real = os.path.realpath(folder)
@@ -98,11 +102,13 @@ def _check_classes(root: Path, parents: Iterable[str], files: list[PurePosixPath
         loose = [p for p in below if len(p.parts) == 1]
         with_pictures = {p.parts[0] for p in below if len(p.parts) > 1}
         if not below:
-            raise DataError(f"{root / parent}: no pictures in it")
+            raise DataError(f"{root / parent}: no pictures in it; {PUT}")
         if loose and with_pictures:
             raise DataError(
                 f"{root / parent}: pictures both beside and in class folders, as {loose[0]} and {min(with_pictures)}/; "
                 "put every picture into the folder of its class"
             )
         if with_pictures and folders - with_pictures:
-            raise DataError(f"{root / parent / min(folders - with_pictures)}: a class folder without pictures")
+            raise DataError(
+                f"{root / parent / min(folders - with_pictures)}: a class folder without pictures; {PUT}, or remove it"
+            )

@@ -51,6 +51,10 @@ def open_source(
     exist, with the nearest; DataError for a set that is missing, empty or damaged.
     """
     kind, colon, where = data.partition(":")
+    if colon and kind in ("imagefolder", "npz") and not where:
+        raise ValueError(
+            f"--data {data} needs a path after the colon, as {kind}:{'photos.npz' if kind == 'npz' else 'photos'}"
+        )
     if colon and kind == "imagefolder":
         root = Path(where)
         source: ImageSource = read_folder(root, f"imagefolder:{root.resolve().name}")

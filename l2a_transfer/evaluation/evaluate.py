@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-import math
 import platform
 import sys
 import time
@@ -57,8 +56,12 @@ class EvalConfig:
         if self.solver not in SOLVERS:
             raise unknown_name("solver", self.solver, SOLVERS)
         grid = tuple(sorted(self.c_grid))
-        if not grid or len(set(grid)) < len(grid) or not all(math.isfinite(C) and C > 0 for C in grid):
-            raise ValueError(f"c_grid must be different positive numbers, as 1e-4,1e-3,1e-2; got {list(self.c_grid)}")
+        # liblinear never comes back from C = 1e300, and nothing can interrupt it.
+        if not grid or len(set(grid)) < len(grid) or not all(1e-10 <= C <= 1e10 for C in grid):
+            raise ValueError(
+                "c_grid must be different positive numbers between 1e-10 and 1e10, as 1e-4,1e-3,1e-2; "
+                f"got {list(self.c_grid)}"
+            )
         object.__setattr__(self, "c_grid", grid)
         least = {"folds": 2, "draws": 1, "bootstrap": 100, "seed": 0, "jobs": 1, "max_iter": 1}
         for name, smallest in least.items():
@@ -184,6 +187,8 @@ def _plan_all(paths: list[Path], config: EvalConfig) -> list[tuple[Path, Feature
     if twice:
         raise EvaluationError(f"{twice[0]}: given twice; name each feature file once")
     for path in paths:
+        if path.is_dir():
+            raise EvaluationError(f"{path}: is a folder; name the feature files in it")
         if not path.is_file():
             raise EvaluationError(f"{path}: no such file; `l2a-transfer extract --out {path.name}` makes feature files")
     planned: list[tuple[Path, FeatureMeta, Plan]] = []

@@ -16,6 +16,7 @@ from l2a_transfer.evaluation.evaluate import SCHEMA, EvalResults, EvalRow
 from l2a_transfer.evaluation.plots import accuracy_png, confusion_png
 
 RESULTS = "results.json"
+FIXED = (RESULTS, "results.csv", "report.md", "accuracy.png")
 COLUMNS = (
     "data", "model", "mean class accuracy, % [95 %]", "accuracy, % [95 %]", "protocol", "train / test", "D", "C",
     "fits not converged",
@@ -31,8 +32,9 @@ def check_output(out: Path, *, overwrite: bool) -> None:
     """Raises: OutputExistsError where `out` holds a report and may not be replaced, or is no folder."""
     if out.exists() and not out.is_dir():
         raise OutputExistsError(f"{out}: is a file, and a report needs a folder; choose another --out")
-    if (out / RESULTS).exists() and not overwrite:
-        raise OutputExistsError(f"{out / RESULTS}: exists; --overwrite replaces the report, or choose another --out")
+    for name in FIXED:
+        if (out / name).exists() and not overwrite:
+            raise OutputExistsError(f"{out / name}: exists; --overwrite replaces the report, or choose another --out")
 
 
 def write_report(results: EvalResults, out: Path, *, overwrite: bool = False) -> list[Path]:
@@ -45,7 +47,7 @@ def write_report(results: EvalResults, out: Path, *, overwrite: bool = False) ->
     out.mkdir(parents=True, exist_ok=True)
     earlier = _files_of(out / RESULTS)
     confusions = _confusion_names(results)
-    names = [RESULTS, "results.csv", "report.md", "accuracy.png", *confusions]
+    names = [*FIXED, *confusions]
     content: dict[str, Callable[[], bytes]] = {
         "results.csv": lambda: _csv(results).encode(),
         "report.md": lambda: _markdown(results, confusions).encode(),

@@ -30,6 +30,7 @@ PRECISIONS = ("auto", "fp32", "bf16", "fp16")
 TAPS = ("ga", "ga-bn-relu")
 CARD_KEY = "l2a-card"
 MAX_ONNX_BYTES = 1 << 30
+EXPORT = "'l2a-transfer export' writes such files"
 
 
 class FeatureBackend(Protocol):
@@ -241,26 +242,26 @@ def read_onnx(path: Path) -> tuple[bytes, Card]:
             raise BackendError(f"{path}: larger than {MAX_ONNX_BYTES >> 20} MiB, which no exported network is")
         content = path.read_bytes()
     except OSError as error:
-        raise BackendError(f"{path}: cannot be read: {error.strerror or error}") from error
+        raise BackendError(f"{path}: cannot be read: {error.strerror or error}; {EXPORT}") from error
     try:
         model = onnx.load_model_from_string(content)
     except DecodeError as error:
-        raise BackendError(f"{path}: not an ONNX file or damaged: {error}") from error
+        raise BackendError(f"{path}: not an ONNX file or damaged: {error}; {EXPORT}") from error
     metadata = {entry.key: entry.value for entry in model.metadata_props}
     if CARD_KEY not in metadata:
-        raise BackendError(
-            f"{path}: an ONNX file of another program (no {CARD_KEY!r} in its metadata); use 'l2a-transfer export'"
-        )
+        raise BackendError(f"{path}: an ONNX file of another program (no {CARD_KEY!r} in its metadata); {EXPORT}")
     if refers_to_other_files(model):
         raise BackendError(f"{path}: keeps data in other files, which is refused; export it again")
     try:
         card = Card.from_json(json.loads(metadata[CARD_KEY]))
     except (ValueError, TypeError, KeyError, RecursionError) as error:
-        raise BackendError(f"{path}: its card cannot be read: {error}") from error
+        raise BackendError(f"{path}: its card cannot be read: {error}; {EXPORT}") from error
     inputs = [i.name for i in model.graph.input]
     outputs = [o.name for o in model.graph.output]
     if inputs != ["images"] or "features" not in outputs:
-        raise BackendError(f"{path}: needs the input 'images' and the output 'features', has {inputs} and {outputs}")
+        raise BackendError(
+            f"{path}: needs the input 'images' and the output 'features', has {inputs} and {outputs}; {EXPORT}"
+        )
     return content, card
 
 
@@ -356,10 +357,16 @@ def open_backend(
     if backend not in BACKENDS:
         raise unknown_name("backend", backend, BACKENDS)
     if model == "pixels":
-        if levels or tap != "ga":
-            raise unknown_name("level" if levels else "tap", levels[0] if levels else tap, ("pixels", "ga"))
+        if tap not in TAPS:
+            raise unknown_name("tap", tap, TAPS)
+        if precision not in PRECISIONS:
+            raise unknown_name("precision", precision, PRECISIONS)
+        if tap != "ga" or precision not in ("auto", "fp32") or backend != "auto":
+            raise BackendError("pixels are no network: leave out --tap, --precision and --backend")
         choose_device(device)
-        return PixelsBackend()
+        pixels = PixelsBackend()
+        level_columns({"pixels": pixels.levels[0][2]}, levels)
+        return pixels
     if model.endswith(".onnx"):
         if backend == "torch":
             raise BackendError(f"{model}: an ONNX file runs in ONNX Runtime; use --backend onnxruntime")

@@ -8,7 +8,7 @@ import logging
 import os
 import time
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -69,11 +69,14 @@ class Shards:
         Raises: OutputExistsError where it belongs to another extraction, naming what differs.
         """
         plan = self.folder / PLAN
-        if plan.exists():
+        # A plan of which no range is finished protects nothing, as after a picture that could not be decoded.
+        if plan.exists() and any(self.folder.glob("rows-*.safetensors")):
             theirs = _read_json(plan)
             differing = sorted(k for k in {*theirs, *self.fingerprint} if theirs.get(k) != self.fingerprint.get(k))
             if differing and not overwrite:
-                named = "; ".join(f"{k}: {theirs.get(k)!r} there, {self.fingerprint.get(k)!r} here" for k in differing)
+                named = "; ".join(
+                    f"{k}: {_shown(theirs.get(k))} there, {_shown(self.fingerprint.get(k))} here" for k in differing
+                )
                 raise OutputExistsError(
                     f"{self.folder}: holds an unfinished extraction with other options ({named}); "
                     "--overwrite starts again"
@@ -108,6 +111,16 @@ class Shards:
         array: NDArray[np.float32] = features
         return array
 
+    @contextmanager
+    def kept_if_used(self) -> Iterator[None]:
+        """Where the body fails before a range is finished, there is nothing to keep, and the folder goes."""
+        try:
+            yield
+        except BaseException:
+            if not any(self.folder.glob("rows-*.safetensors")):
+                self.remove()
+            raise
+
     def remove(self) -> None:
         """Delete this folder's own files, and the folder if nothing else is in it."""
         for pattern in ("rows-*.safetensors", "*.partial", PLAN):
@@ -124,6 +137,11 @@ def _write_atomically(path: Path, content: bytes) -> None:
         file.flush()
         os.fsync(file.fileno())
     os.replace(partial, path)
+
+
+def _shown(value: Any) -> str:
+    """A fingerprint's value for a sentence: of a SHA-256 the first 12 digits."""
+    return repr(value) if len(repr(value)) <= 60 else f"{repr(value)[:13]}…'"
 
 
 def _read_json(path: Path) -> dict[str, Any]:
@@ -178,6 +196,8 @@ def extract(
     started = time.perf_counter()
     dim = feature_width(backend)
     identity = fingerprint(source, backend, batch_size)
+    if out.is_dir():
+        raise OutputExistsError(f"{out}: is a folder, and features are one file; name a file, as {out / 'features.h5'}")
     if out.exists() and not overwrite:
         if not resume:
             raise OutputExistsError(f"{out}: exists; --resume verifies it, --overwrite replaces it")
@@ -201,7 +221,7 @@ def extract(
     )
     batches = [batch for rows in todo for batch in batches_of(rows, batch_size)]
     pixels = pixel_batches(source, backend.preprocess, batches, workers=choose_workers(computed, workers))
-    with bar, closing(pixels):  # type: ignore[type-var]
+    with shards.kept_if_used(), bar, closing(pixels):  # type: ignore[type-var]
         for rows in todo:
             features = np.empty((len(rows), dim), dtype=np.float32)
             for batch in batches_of(rows, batch_size):
@@ -255,6 +275,8 @@ def _verify(out: Path, identity: dict[str, Any]) -> None:
     meta, _, _ = read_meta(out)
     differing = sorted(k for k in {*meta.fingerprint, *identity} if meta.fingerprint.get(k) != identity.get(k))
     if differing:
-        named = "; ".join(f"{k}: {meta.fingerprint.get(k)!r} there, {identity.get(k)!r} here" for k in differing)
+        named = "; ".join(
+            f"{k}: {_shown(meta.fingerprint.get(k))} there, {_shown(identity.get(k))} here" for k in differing
+        )
         raise OutputExistsError(f"{out}: complete, with other options ({named}); --overwrite replaces it")
     log.info("%s: complete and unchanged", out)

@@ -95,10 +95,12 @@ def open_store(path: Path, *, verified: Stamp | None = None) -> OpenedStore:
     file = _open(path)
     try:
         if stamp is None or _stamp(path) != stamp or (verified and verified[-1] != stamp[-1]):
-            raise StoreError(f"{path}: was replaced by another file while it was read; start again")
+            raise StoreError(f"{path}: was replaced by another file while it was read; {AGAIN}")
         meta, rows, features = _read_rows(path, file)
-    except BaseException:
+    except BaseException as error:
         file.close()
+        if isinstance(error, StoreError) and AGAIN not in str(error):
+            raise StoreError(f"{error}; {AGAIN}") from error
         raise
     return OpenedStore(file, stamp, meta, rows.labels, rows.ids, rows.split, features)
 

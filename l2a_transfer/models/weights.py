@@ -22,6 +22,7 @@ SCHEMA = "l2a-weights/1"
 HEADER_KEY = "l2a-card"
 PRETRAINED = Path(__file__).parent / "pretrained"
 MAX_HEADER_BYTES = 8 << 20
+ANOTHER = "use another copy, or weights that 'l2a-transfer models' lists, or train some"
 
 
 @dataclass(frozen=True)
@@ -107,11 +108,11 @@ def read_card(path: Path) -> Card:
             raise ValueError(f"the header has no {HEADER_KEY!r}; weights of another program cannot be used")
         return Card.from_json(json.loads(metadata[HEADER_KEY]))
     except OSError as error:
-        raise WeightsError(f"{path}: cannot be read: {error.strerror or error}") from error
+        raise WeightsError(f"{path}: cannot be read: {error.strerror or error}; {ANOTHER}") from error
     except KeyError as error:
-        raise WeightsError(f"{path}: not an l2a-transfer weights file: the card has no {error}") from error
+        raise WeightsError(f"{path}: not an l2a-transfer weights file: the card has no {error}; {ANOTHER}") from error
     except (ValueError, TypeError, RecursionError) as error:
-        raise WeightsError(f"{path}: not an l2a-transfer weights file: {error}") from error
+        raise WeightsError(f"{path}: not an l2a-transfer weights file: {error}; {ANOTHER}") from error
 
 
 def load_weights(path: str | Path) -> tuple[Network, Card]:
@@ -130,7 +131,7 @@ def load_weights(path: str | Path) -> tuple[Network, Card]:
     try:
         tensors = load_file(path)
     except SafetensorError as error:
-        raise WeightsError(f"{path}: damaged: {error}") from error
+        raise WeightsError(f"{path}: damaged: {error}; {ANOTHER}") from error
     # `meta` allocates nothing, so a hostile card cannot ask for more memory than its own tensors occupy.
     with torch.device("meta"):
         model = build_model(card.config)
@@ -149,16 +150,18 @@ def _check_tensors(path: Path, expected: dict[str, torch.Tensor], found: dict[st
     if missing or extra:
         parts = [f"{what} {', '.join(names[:4])}{' …' if len(names) > 4 else ''}"
                  for what, names in (("missing", missing), ("extra", extra)) if names]  # fmt: skip
-        raise WeightsError(f"{path}: the tensors do not fit the card's network: {'; '.join(parts)}")
+        raise WeightsError(f"{path}: the tensors do not fit the card's network: {'; '.join(parts)}; {ANOTHER}")
     for key, value in found.items():
         if value.shape != expected[key].shape:
             raise WeightsError(
-                f"{path}: tensor {key} has shape {tuple(value.shape)}, expected {tuple(expected[key].shape)}"
+                f"{path}: tensor {key} has shape {tuple(value.shape)}, expected {tuple(expected[key].shape)}; {ANOTHER}"
             )
         if value.dtype not in (torch.float16, torch.bfloat16, torch.float32):
-            raise WeightsError(f"{path}: tensor {key} has dtype {value.dtype}, expected a floating-point one")
+            raise WeightsError(
+                f"{path}: tensor {key} has dtype {value.dtype}, expected a floating-point one; {ANOTHER}"
+            )
         if not torch.isfinite(value).all():
-            raise WeightsError(f"{path}: tensor {key} has values that are not finite")
+            raise WeightsError(f"{path}: tensor {key} has values that are not finite; {ANOTHER}")
 
 
 def pretrained_names() -> list[str]:
@@ -174,6 +177,8 @@ def resolve_model(name: str, *, seed: int = 0) -> tuple[Network, Card]:
     """
     if name.startswith("untrained:"):
         return _untrained(name.removeprefix("untrained:"), seed)
+    if name.endswith(".onnx"):
+        raise WeightsError(f"{name}: an ONNX file, which only 'l2a-transfer extract' takes; name the weights instead")
     if name.endswith(".safetensors") or "/" in name or os.sep in name:
         return load_weights(Path(name))
     names = pretrained_names()
@@ -188,7 +193,7 @@ def resolve_model(name: str, *, seed: int = 0) -> tuple[Network, Card]:
             f"For random weights use 'untrained:{name}'; to make some, 'l2a-transfer train --model {name}'"
         )
     close = nearest(name, [*names, *ARCHITECTURES, "pixels"])
-    hint = f"; did you mean {close!r}?" if close else ""
+    hint = f"; did you mean {close!r}?" if close else "."
     raise UnknownNameError(
         f"unknown model {name!r}{hint} Models are: a bundled name ({', '.join(names) or 'none'}), a path to "
         ".safetensors or .onnx, 'untrained:ARCH[@WIDTH]', or 'pixels'"
@@ -204,7 +209,7 @@ def _untrained(text: str, seed: int) -> tuple[Network, Card]:
     except UnknownNameError:
         raise
     except ValueError as error:
-        raise UnknownNameError(f"untrained:{text}: {error}") from error
+        raise UnknownNameError(f"untrained:{text}: {error}; expected untrained:ARCH[@WIDTH], as @0.25") from error
     model = build_model(config, seed=seed).eval()
     card = Card(
         name=f"untrained:{text}",
