@@ -28,7 +28,7 @@ from l2a_transfer.preprocess import Preprocess
 from l2a_transfer.training import trainer as trainer_module
 from l2a_transfer.training.checkpoint import save_checkpoint
 from l2a_transfer.training.recipe import RECIPES, TrainConfig, find_recipe
-from l2a_transfer.training.trainer import Trainer, TrainingData, epoch_batches, evaluate, train
+from l2a_transfer.training.trainer import Trainer, TrainingData, epoch_batches, evaluate, train, weights_name
 from tests.conftest import assert_fails, l2a
 
 RECIPE = TrainConfig("short", epochs=3, batch_size=8, lr=0.1, dropout=1.0, resolutions=((0.0, 16),))
@@ -200,6 +200,15 @@ def test_a_run_that_exists_is_left_alone(tmp_path: Path) -> None:
     assert before == {path.name: path.read_bytes() for path in out.iterdir()}
     train(new_trainer(epochs=1, lr=0.05), out, overwrite=True, progress=False)
     assert before != {path.name: path.read_bytes() for path in out.iterdir()}
+
+
+def test_weights_without_their_checkpoint_are_left_alone(tmp_path: Path) -> None:
+    trainer = new_trainer(epochs=1)
+    weights = tmp_path / f"{weights_name(trainer.config, trainer.data.name)}.safetensors"
+    weights.write_bytes(b"an earlier run")
+    with pytest.raises(OutputExistsError, match=r"\.safetensors: a run is there already; --overwrite replaces it"):
+        train(trainer, tmp_path, progress=False)
+    assert [(path, path.read_bytes()) for path in tmp_path.iterdir()] == [(weights, b"an earlier run")]
 
 
 @pytest.mark.parametrize("damage", ["cut", "empty", "another file", "hostile"])

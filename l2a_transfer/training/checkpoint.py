@@ -41,9 +41,9 @@ def load_checkpoint(path: Path, fingerprint: dict[str, Any]) -> dict[str, Any]:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except (OSError, RuntimeError, EOFError, ValueError, KeyError, pickle.UnpicklingError, zipfile.BadZipFile) as error:
         first = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise TrainingError(f"{path}: damaged or not a checkpoint: {first}") from error
+        raise TrainingError(f"{path}: damaged or not a checkpoint: {first}; --overwrite starts again") from error
     if not isinstance(content, dict) or content.get("schema") != SCHEMA or "fingerprint" not in content:
-        raise TrainingError(f"{path}: not an {SCHEMA} checkpoint")
+        raise TrainingError(f"{path}: not an {SCHEMA} checkpoint; --overwrite starts again")
     theirs = content["fingerprint"]
     differing = sorted(key for key in {*theirs, *fingerprint} if theirs.get(key) != fingerprint.get(key))
     if differing:

@@ -34,6 +34,7 @@ from l2a_transfer.training.recipe import TrainConfig
 log = logging.getLogger(__name__)
 PRECISIONS = ("auto", "fp32", "bf16")
 HOLDOUT_SEED = 20180217
+REPLACE = "--overwrite replaces it, or choose another --out"
 
 
 @dataclass(frozen=True)
@@ -358,10 +359,10 @@ def train(
     if checkpoint.exists() and resume:
         trainer.restore(load_checkpoint(checkpoint, trainer.fingerprint()))
         log.info("resumed after epoch %d of %d from %s", trainer.epoch, trainer.recipe.epochs, checkpoint)
-    elif checkpoint.exists() and not overwrite:
-        raise OutputExistsError(
-            f"{checkpoint}: a run is there already; --resume goes on with it, --overwrite replaces it"
-        )
+    elif not overwrite:
+        for path, todo in ((checkpoint, "--resume goes on with it, --overwrite replaces it"), (weights, REPLACE)):
+            if path.exists():
+                raise OutputExistsError(f"{path}: a run is there already; {todo}")
     out.mkdir(parents=True, exist_ok=True)
     history = _history(metrics_file, trainer.epoch)
     metrics_file.write_text("".join(json.dumps(row) + "\n" for row in history))
