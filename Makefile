@@ -6,6 +6,7 @@ BIN := .venv/bin
 
 quickstart: .venv/installed
 	$(BIN)/l2a-transfer quickstart --out quickstart --overwrite
+	@echo; echo "So that your shell finds l2a-transfer: . $(BIN)/activate"
 
 test: .venv/installed-test
 	$(BIN)/python -m pytest

@@ -12,7 +12,7 @@ import numpy as np
 from l2a_transfer.data.readers import ImageSource, open_source
 from l2a_transfer.errors import OutputExistsError
 from l2a_transfer.evaluation.evaluate import EvalConfig, evaluate_files
-from l2a_transfer.evaluation.report import markdown_table, write_report
+from l2a_transfer.evaluation.report import check_output, markdown_table, write_report
 from l2a_transfer.explain.maps import attention_maps, contact_sheet
 from l2a_transfer.features.backends import open_backend
 from l2a_transfer.features.extract import extract
@@ -43,23 +43,23 @@ def quickstart(out: Path, *, overwrite: bool = False, progress: bool = True) -> 
     Writes `features-NAME.h5`, `results.json`, `report.md`, plots and `attention.png` into `out`. All four rows share
     one split and protocol. Raises: OutputExistsError where `out` holds a quickstart and `overwrite` is not given.
     """
-    finished = out / "results.json"
-    if finished.exists() and not overwrite:
-        raise OutputExistsError(f"{finished}: exists; --overwrite replaces it, or choose another --out")
+    check_output(out, overwrite=overwrite)
+    picture = out / "attention.png"
+    if picture.exists() and not overwrite:
+        raise OutputExistsError(f"{picture}: exists; --overwrite replaces it, or choose another --out")
     out.mkdir(parents=True, exist_ok=True)
     source = open_source(DATA)
     files = []
     for name, model in MODELS.items():
         path = out / f"features-{name}.h5"
         log.info("features of %d images of %s by %s", len(source), DATA, model)
-        extract(
-            source, open_backend(model, device="auto"), path, overwrite=overwrite or path.exists(), progress=progress
-        )
+        # What an interrupted quickstart has finished is verified and used; a file of something else is left alone.
+        extract(source, open_backend(model), path, resume=not overwrite, overwrite=overwrite, progress=progress)
         files.append(path)
     log.info("linear SVMs: C chosen by cross-validation on the training images, tested once")
     results = evaluate_files(files, EvalConfig(jobs=os.cpu_count() or 1), progress=progress)
     files += write_report(results, out, overwrite=overwrite)
-    files.append(_attention_picture(source, out / "attention.png"))
+    files.append(_attention_picture(source, picture))
     return QuickstartResult(markdown_table(results), tuple(files))
 
 

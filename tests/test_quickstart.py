@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 from pathlib import Path
 
 import pytest
 from click.testing import Result
 from PIL import Image
 
+from l2a_transfer.errors import EvaluationError
 from l2a_transfer.quickstart import MODELS
 from tests.conftest import assert_fails, l2a
 
@@ -65,3 +67,27 @@ def test_a_finished_quickstart_is_left_as_it_is(done: tuple[Path, Result]) -> No
     before = {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in out.iterdir() if path.is_file()}
     assert_fails(l2a("quickstart", "--out", out), 1, str(out), "--overwrite")
     assert before == {p.name: hashlib.sha256(p.read_bytes()).hexdigest() for p in out.iterdir() if p.is_file()}
+
+
+def test_what_an_interrupted_quickstart_finished_is_used(
+    done: tuple[Path, Result], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in MODELS:
+        shutil.copy2(done[0] / f"features-{name}.h5", tmp_path)
+    before = {path.name: path.stat().st_mtime_ns for path in tmp_path.iterdir()}
+
+    def stop(*_: object, **__: object) -> None:
+        raise EvaluationError("as far as the SVMs")
+
+    monkeypatch.setattr("l2a_transfer.quickstart.evaluate_files", stop)
+    assert_fails(l2a("quickstart", "--out", tmp_path), 1, "as far as the SVMs")
+    assert before == {path.name: path.stat().st_mtime_ns for path in tmp_path.iterdir()}
+
+
+def test_features_of_something_else_in_its_place_are_left_alone(done: tuple[Path, Result], tmp_path: Path) -> None:
+    mine = tmp_path / "features-attention.h5"
+    shutil.copy2(done[0] / "features-pixels.h5", mine)
+    before = mine.read_bytes()
+    assert_fails(l2a("quickstart", "--out", tmp_path), 1, str(mine), "with other options", "--overwrite")
+    assert mine.read_bytes() == before
+    assert [path.name for path in tmp_path.iterdir()] == [mine.name]
