@@ -157,6 +157,7 @@ CASES = [
     (f"{EXTRACT} imagefolder:photos --out photos --overwrite", "photos: is a folder", "name a file"),
     (f"{EXTRACT} imagefolder:photos --out notes.txt/new.h5", "notes.txt", "choose another path"),
     ("svm-eval good.h5 --out report", "report/results.json: exists", "--overwrite replaces the report"),
+    ("svm-eval good.h5 --out notes.txt/new", "notes.txt: Not a directory", "choose another path"),
     ("svm-eval good.h5 --out notes.txt", "notes.txt: is a file", "choose another --out"),
     (f"export --model {TINY} --out network.onnx", "network.onnx: exists", "--overwrite replaces it"),
     (f"maps --model {TINY} --out sheet photos/cat/1.jpg", "sheet/attention.png: exists", "--overwrite replaces it"),
@@ -186,6 +187,16 @@ def test_a_folder_in_the_place_of_an_onnx_file_is_refused_by_its_own_name(world:
     (world / "folder.onnx").mkdir()
     assert_fails(l2a("export", "--model", TINY, "--out", world / "folder.onnx", "--overwrite"), 1, "is a folder")
     (world / "folder.onnx").rmdir()
+
+
+def test_an_output_that_cannot_be_written_is_known_before_the_svms_are_fitted(
+    world: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("l2a_transfer.evaluation.evaluate.evaluate_files", lambda *_, **__: pytest.fail("fitted"))
+    assert_fails(l2a("svm-eval", world / "good.h5", "--out", world / "notes.txt" / "new"), 1, "notes.txt")
+    monkeypatch.setattr("os.access", lambda *_: False)
+    assert_fails(l2a("svm-eval", world / "good.h5", "--out", world / "new"), 1, "Permission denied", "choose another")
+    assert not (world / "new").exists()
 
 
 def test_after_a_damaged_picture_is_taken_away_the_same_command_works(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ import click
 
 
 @click.command("inspect")
-@click.argument("file", type=click.Path(path_type=Path))
+@click.argument("file", type=click.Path(path_type=Path, readable=False))
 @click.option("--json/--text", "as_json", default=False, help="One JSON document.")
 def command(file: Path, as_json: bool) -> None:
     """Print what a weights file (.safetensors), an exported ONNX file or a feature file (.h5) holds.

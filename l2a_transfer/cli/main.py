@@ -75,7 +75,9 @@ class Verbs(click.Group):
             todo = TO_DO.get(error.errno or 0)
             raise click.ClickException(f"{where}{error.strerror or error}{f'; {todo}' if todo else ''}") from error
         except KeyboardInterrupt:
-            click.echo("Interrupted. What is complete stays; --resume goes on from there.", err=True)
+            click.echo(
+                "Interrupted; what is complete stays, and the same command (train: with --resume) uses it.", err=True
+            )
             sys.exit(130)
 
 

@@ -10,8 +10,16 @@ import click
 
 
 @click.command("svm-eval")
-@click.argument("files", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="FILE.h5 ...")
-@click.option("--out", type=click.Path(path_type=Path), required=True, metavar="DIR", help="Folder for the report.")
+@click.argument(
+    "files", nargs=-1, required=True, type=click.Path(path_type=Path, readable=False), metavar="FILE.h5 ..."
+)
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path, readable=False),
+    required=True,
+    metavar="DIR",
+    help="Folder for the report.",
+)
 @click.option("--protocol", default="auto", show_default=True, help="auto, official, caltech-30 or stratified.")
 @click.option("--c-grid", default="1e-4,1e-3,1e-2,1e-1", show_default=True, help="Candidates for C; one: no choice.")
 @click.option("--folds", type=int, default=5, show_default=True, help="Of the cross-validation that chooses C.")

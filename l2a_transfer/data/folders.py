@@ -87,7 +87,7 @@ def find_pictures(root: Path) -> list[PurePosixPath]:
 
 
 def _refused(error: OSError) -> None:
-    raise DataError(f"{error.filename}: cannot be read: {error.strerror}") from error
+    raise DataError(f"{error.filename}: cannot be read: {error.strerror}; check who may use it") from error
 
 
 def _folders(root: Path) -> list[str]:
