@@ -13,6 +13,7 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:
     from l2a_transfer.data.readers import open_source
     from l2a_transfer.evaluation.evaluate import EvalConfig, evaluate_files
+    from l2a_transfer.evaluation.linear_svm import BatchedLinearSVC, LinearSVCPath
     from l2a_transfer.explain.maps import attention_maps
     from l2a_transfer.export import export_onnx
     from l2a_transfer.features.backends import open_backend
@@ -24,7 +25,9 @@ if TYPE_CHECKING:
     from l2a_transfer.models.weights import load_weights, resolve_model
 
 _HOME = {
+    "BatchedLinearSVC": "evaluation.linear_svm",
     "EvalConfig": "evaluation.evaluate",
+    "LinearSVCPath": "evaluation.linear_svm",
     "ModelConfig": "models.config",
     "attention_maps": "explain.maps",
     "build_model": "models.vgg",
@@ -40,7 +43,9 @@ _HOME = {
 }
 
 __all__ = [
+    "BatchedLinearSVC",
     "EvalConfig",
+    "LinearSVCPath",
     "ModelConfig",
     "attention_maps",
     "build_model",

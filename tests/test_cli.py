@@ -22,6 +22,7 @@ TORCH_FREE = (
     "l2a_transfer.data.registry",
     "l2a_transfer.features.store",
     "l2a_transfer.evaluation.evaluate",
+    "l2a_transfer.evaluation.fitting",
     "l2a_transfer.evaluation.linear_svm",
     "l2a_transfer.evaluation.protocols",
     "l2a_transfer.evaluation.statistics",

@@ -1,151 +1,206 @@
-"""The SVM: C from training rows only, ties to the smaller C, nothing from held-out rows, unconverged fits counted."""
+"""BatchedLinearSVC and LinearSVCPath: scikit-learn's contract, liblinear's optimum, and the bound on memory."""
 
 from __future__ import annotations
 
-import inspect
+import logging
 import warnings
+from collections.abc import Callable, Sequence
+from typing import Any
 
+import h5py
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from sklearn.decomposition import PCA
+from sklearn.exceptions import ConvergenceWarning
 from sklearn.model_selection import GridSearchCV, StratifiedKFold
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.svm import LinearSVC
+from sklearn.utils.estimator_checks import parametrize_with_checks
 
-from l2a_transfer.errors import EvaluationError
-from l2a_transfer.evaluation.linear_svm import SvmConfig, fit_svm
-from tests.feature_files import blobs, labels_of
-
-GRID = (1e-4, 1e-3, 1e-2, 1e-1)
-CONFIG = SvmConfig(GRID, folds=3, seed=4)
+from l2a_transfer.evaluation.grid import FoldCounts, search_grid
+from l2a_transfer.evaluation.linear_svm import BatchedLinearSVC, LinearSVCPath
+from l2a_transfer.evaluation.rows import LazyRows
 
 
-def reference(features: NDArray[np.float64], labels: NDArray[np.int32], config: SvmConfig) -> GridSearchCV:
-    """scikit-learn's own grid search over the whole pipeline, everything fitted inside each fold."""
-    steps = [StandardScaler(), LinearSVC(dual=False, random_state=config.seed)]
-    if config.components is not None:
-        steps.insert(1, PCA(config.components, random_state=config.seed))
-    folds = StratifiedKFold(config.folds, shuffle=True, random_state=config.seed)
-    search = GridSearchCV(make_pipeline(*steps), {"linearsvc__C": list(config.c_grid)}, cv=folds)
-    return search.fit(features, labels)
+@parametrize_with_checks([BatchedLinearSVC(device="cpu"), LinearSVCPath((0.01, 1.0), cv=2, device="cpu")])
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.SkipTestWarning")
+def test_estimator_contract(estimator: Any, check: Any) -> None:
+    check(estimator)
 
 
-@pytest.mark.parametrize("classes", [2, 5])
-@pytest.mark.parametrize("components", [None, 4])
-def test_equals_scikit_learns_grid_search_over_the_whole_pipeline(classes: int, components: int | None) -> None:
-    labels = labels_of(classes, 12)
-    features = blobs(labels, dim=8, spread=1.5, dtype="float64") * np.logspace(-3, 3, 8)
-    config = SvmConfig(GRID, folds=3, seed=4, components=components)
-    ours, theirs = fit_svm(features, labels, config), reference(features, labels, config)
-    assert theirs.best_params_["linearsvc__C"] == ours.C
-    np.testing.assert_allclose(ours.cv_accuracy, theirs.cv_results_["mean_test_score"], atol=1e-12)
-    np.testing.assert_array_equal(
-        ours.pipeline.named_steps["svm"].coef_, theirs.best_estimator_.named_steps["linearsvc"].coef_
-    )
-    assert ours.components == components
+def objective(X: NDArray[Any], signs: NDArray[Any], w: NDArray[Any], b: float, C: float) -> float:
+    """LIBLINEAR's: ½ (‖w‖² + b²) + C Σ max(0, 1 − y (⟨w, x⟩ + b))²."""
+    return float(0.5 * (w @ w + b * b) + C * (np.maximum(0, 1 - signs * (X @ w + b)) ** 2).sum())
 
 
-def test_solves_a_case_with_a_known_answer() -> None:
-    """Points at −1 and +1: w minimises w²/2 + 2C(1 − w)², so w = 4C/(1 + 4C), and the intercept is 0."""
-    features, labels = np.array([[-1.0], [1.0]]), np.array([0, 1], dtype=np.int32)
-    fit = fit_svm(features, labels, SvmConfig((0.25,), folds=2, tol=1e-10))
-    svm = fit.pipeline.named_steps["svm"]
-    np.testing.assert_allclose(svm.coef_, [[0.5]], atol=1e-6)
-    np.testing.assert_allclose(svm.intercept_, [0.0], atol=1e-6)
-    assert (fit.C, fit.fits, fit.cv_accuracy, fit.components) == (0.25, 1, (), None)
-    assert fit.predict(np.array([[-0.1], [0.1]])).tolist() == [0, 1]
+def problem(rows: int, columns: int, classes: int, seed: int = 0) -> tuple[NDArray[Any], NDArray[Any]]:
+    rng = np.random.default_rng(seed)
+    centres = rng.normal(size=(classes, columns))
+    labels = rng.permutation(np.arange(rows) % classes)
+    return centres[labels] + 2.0 * rng.normal(size=(rows, columns)), labels
 
 
-def test_a_tie_goes_to_the_smaller_c() -> None:
-    labels = labels_of(2, 12)
-    features = np.where(labels[:, None] == 1, 5.0, -5.0) + np.random.default_rng(0).normal(size=(24, 2)) / 10
-    fit = fit_svm(features, labels, CONFIG)
-    assert fit.cv_accuracy == (1.0, 1.0, 1.0, 1.0)
-    assert fit.C == 1e-4
+def test_two_points_by_hand() -> None:
+    """x = ±1: w minimises ½w² + 2C(1 − w)², so w = 4C / (1 + 4C), and b = 0 by symmetry."""
+    X, y = np.array([[1.0], [-1.0]]), np.array([1, 0])
+    for C in (0.25, 1.0, 100.0):
+        fitted = BatchedLinearSVC(C, tol=1e-14, device="cpu").fit(X, y)
+        assert fitted.coef_ == pytest.approx(np.array([[4 * C / (1 + 4 * C)]]), rel=1e-6)
+        assert fitted.intercept_ == pytest.approx([0], abs=1e-7)
+        assert fitted.objective_[0] == pytest.approx(2 * C / (1 + 4 * C), rel=1e-10)
 
 
-def test_the_best_c_is_taken_and_not_just_the_smallest() -> None:
-    # The class is the small difference of two columns that agree otherwise, which takes large weights.
-    rng = np.random.default_rng(1)
-    labels = labels_of(2, 60)
-    common = rng.normal(size=120)
-    features = np.stack([common + 0.2 * labels, common + 0.02 * rng.normal(size=120)], axis=1)
-    fit = fit_svm(features, labels, CONFIG)
-    assert fit.C == GRID[int(np.argmax(fit.cv_accuracy))] > 1e-4
+def test_the_gap_bounds_the_distance_to_the_optimum() -> None:
+    X, y = problem(60, 5, 2)
+    exact = BatchedLinearSVC(1.0, tol=1e-14, device="cpu").fit(X, y).objective_
+    with pytest.warns(ConvergenceWarning, match="1 of 1 SVMs did not reach tol=1e-14 in 2 Newton steps"):
+        early = BatchedLinearSVC(1.0, tol=1e-14, max_iter=2, device="cpu").fit(X, y)
+    assert early.n_iter_ == 2
+    assert 0 < early.objective_[0] - exact[0] <= early.duality_gap_[0]
 
 
-def test_standardisation_stays_inside_the_fold() -> None:
-    """On columns with rows far out, a scaler fitted on all training rows gives other held-out rows right."""
-    labels = labels_of(3, 10)
-    features = blobs(labels, dim=20, dtype="float64") * np.random.default_rng(0).lognormal(0, 2, size=(30, 20))
-    folds = StratifiedKFold(3, shuffle=True, random_state=4)
-    leaked = np.zeros(len(GRID))
-    scaled = StandardScaler().fit_transform(features)
-    for train, held_out in folds.split(features, labels):
-        for k, C in enumerate(GRID):
-            svm = LinearSVC(C=C, dual=False, random_state=4).fit(scaled[train], labels[train])
-            leaked[k] += np.count_nonzero(svm.predict(scaled[held_out]) == labels[held_out])
-    ours = np.array(fit_svm(features, labels, CONFIG).cv_accuracy) * len(labels)
-    np.testing.assert_allclose(ours, reference(features, labels, CONFIG).cv_results_["mean_test_score"] * len(labels))
-    assert not np.allclose(ours, leaked)
+@pytest.mark.parametrize("C", [1e-4, 1e-2, 1.0, 10.0])
+@pytest.mark.parametrize(("rows", "columns", "classes"), [(120, 8, 2), (40, 70, 3), (200, 20, 6)])
+def test_optimum_is_that_of_liblinear(rows: int, columns: int, classes: int, C: float) -> None:
+    X, y = problem(rows, columns, classes)
+    ours = BatchedLinearSVC(C, device="cpu").fit(X, y)
+    theirs = LinearSVC(C=C, dual=False, tol=1e-10, max_iter=100_000).fit(X, y)
+    assert ours.coef_.shape == theirs.coef_.shape
+    for k, positive in enumerate([1] if classes == 2 else range(classes)):
+        signs = np.where(y == positive, 1.0, -1.0)
+        own = objective(X, signs, ours.coef_[k], ours.intercept_[k], C)
+        assert ours.objective_[k] == pytest.approx(own, rel=1e-10)
+        best = objective(X, signs, theirs.coef_[k], theirs.intercept_[k], C)
+        assert own <= best * (1 + 1e-8)
+        assert own >= best * (1 - 1e-6)
+    others, _ = problem(500, columns, classes, seed=1)
+    assert np.array_equal(ours.predict(others), theirs.predict(others))
 
 
-def test_pca_keeps_no_more_than_a_fold_has_rows() -> None:
-    labels = labels_of(2, 6)
-    fit = fit_svm(blobs(labels, dim=300), labels, SvmConfig(GRID, folds=3, components=256))
-    assert (fit.components, fit.fold_components) == (12, 8)
-    fit = fit_svm(blobs(labels, dim=5), labels, SvmConfig(GRID, folds=3, components=256))
-    assert (fit.components, fit.fold_components) == (5, 5)
+def test_intercept_as_liblinear_penalises_it() -> None:
+    X, y = problem(80, 4, 3)
+    X += 5
+    for settings in ({"fit_intercept": False}, {"intercept_scaling": 10.0}):
+        ours = BatchedLinearSVC(1.0, tol=1e-12, device="cpu", **settings).fit(X, y)  # type: ignore[arg-type]
+        theirs = LinearSVC(C=1.0, dual=False, tol=1e-10, max_iter=100_000, **settings).fit(X, y)
+        assert ours.coef_ == pytest.approx(theirs.coef_, rel=1e-4, abs=1e-6)
+        assert ours.intercept_ == pytest.approx(np.broadcast_to(theirs.intercept_, 3), rel=1e-4, abs=1e-6)
 
 
-def test_unconverged_fits_are_counted_and_no_warning_leaks() -> None:
-    labels = labels_of(3, 10)
-    features = blobs(labels, spread=2.0)
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        stopped = fit_svm(features, labels, SvmConfig(GRID, folds=3, max_iter=1, jobs=2))
-        finished = fit_svm(features, labels, SvmConfig(GRID, folds=3))
-    assert (stopped.unconverged, stopped.fits) == (13, 13)
-    assert (finished.unconverged, finished.fits) == (0, 13)
+def test_path_chooses_as_grid_search_does() -> None:
+    X, y = problem(150, 12, 4, seed=3)
+    X = X * np.geomspace(1e-3, 1e3, 12) + 1e4  # so that standardisation inside the folds matters
+    Cs, cv = (1e-4, 1e-3, 1e-2, 1e-1, 1.0), StratifiedKFold(4, shuffle=True, random_state=2)
+    ours = LinearSVCPath(Cs, cv=cv, device="cpu").fit(X, y)
+    pipeline = make_pipeline(StandardScaler(), LinearSVC(dual=False, tol=1e-8, max_iter=100_000))
+    theirs = GridSearchCV(pipeline, {"linearsvc__C": Cs}, cv=cv).fit(X, y)
+    for f in range(4):
+        name = f"split{f}_test_score"
+        assert ours.cv_results_[name] == pytest.approx(theirs.cv_results_[name], abs=1e-12)
+    assert ours.best_params_["C"] == theirs.best_params_["linearsvc__C"]
+    assert ours.best_score_ == pytest.approx(theirs.best_score_)
+    others, _ = problem(300, 12, 4, seed=4)
+    others = others * np.geomspace(1e-3, 1e3, 12) + 1e4
+    assert np.array_equal(ours.predict(others), theirs.predict(others))
 
 
-def test_threads_and_a_second_run_change_no_number() -> None:
-    labels = labels_of(3, 20)
-    features = blobs(labels, dim=20, spread=3.0)
-    config = SvmConfig(GRID, folds=5, components=7, seed=2)
-    fits = [fit_svm(features, labels, SvmConfig(**{**config.__dict__, "jobs": jobs})) for jobs in (1, 1, 2)]
-    for fit in fits[1:]:
-        assert (fit.C, fit.cv_accuracy) == (fits[0].C, fits[0].cv_accuracy)
-        np.testing.assert_array_equal(fit.pipeline.named_steps["svm"].coef_, fits[0].pipeline.named_steps["svm"].coef_)
+def test_of_equal_candidates_the_smaller_c_wins() -> None:
+    X = np.array([[-3.0], [-2.0], [-2.5], [2.0], [3.0], [2.5]] * 3)
+    y = np.array([0, 0, 0, 1, 1, 1] * 3)
+    found = LinearSVCPath((10.0, 0.1, 1.0), cv=3, device="cpu").fit(X, y)
+    assert [p["C"] for p in found.cv_results_["params"]] == [0.1, 1.0, 10.0]
+    assert found.cv_results_["rank_test_score"].tolist() == [1, 1, 1]
+    assert found.best_params_ == {"C": 0.1}
 
 
-def test_float16_near_its_end_and_constant_columns_are_fine() -> None:
-    labels = labels_of(2, 12)
-    features = np.ones((24, 3), dtype=np.float16)
-    features[:, 1] = np.where(labels == 1, 65504, -65504)  # squares overflow float16 and sums do, too
-    fit = fit_svm(features, labels, CONFIG)
-    assert fit.predict(features).tolist() == labels.tolist()
-    assert np.isfinite(fit.pipeline.named_steps["svm"].coef_).all()
-
-
-def test_takes_no_test_rows() -> None:
-    assert list(inspect.signature(fit_svm).parameters) == ["features", "labels", "config", "tick"]
-
-
-def test_ticks_once_a_fit() -> None:
-    ticks: list[int] = []
-    labels = labels_of(2, 6)
-    fit_svm(blobs(labels), labels, CONFIG, tick=ticks.append)
-    assert sum(ticks) == CONFIG.fits == 13
+def counted(score: dict[float, int]) -> Callable[[Sequence[float]], FoldCounts]:
+    """A fit that gets `score[C]` held-out rows right, in one fold."""
+    return lambda Cs: FoldCounts(np.array([[score[float(f"{C:g}")]] for C in Cs]), np.zeros((len(Cs), 1), dtype=bool))
 
 
 @pytest.mark.parametrize(
-    ("labels", "words"),
-    [([0, 0, 0, 0], "two classes"), ([0, 0, 0, 0, 1, 1], "3 folds need .* smallest has 2")],
+    ("score", "decades", "grid", "best"),
+    [
+        ({0.1: 1, 1: 3, 10: 2}, 2, (0.1, 1, 10), 1),
+        ({0.1: 1, 1: 2, 10: 3, 100: 1}, 2, (0.1, 1, 10, 100), 10),
+        ({0.1: 1, 1: 2, 10: 3, 100: 4, 1000: 5}, 2, (0.1, 1, 10, 100, 1000), 1000),
+        ({0.01: 4, 0.1: 3, 1: 2, 10: 1, 0.001: 3}, 2, (0.001, 0.01, 0.1, 1, 10), 0.01),
+        ({0.1: 1, 1: 2, 10: 3}, 0, (0.1, 1, 10), 10),
+    ],
 )
-def test_refuses_one_class_and_classes_smaller_than_the_folds(labels: list[int], words: str) -> None:
-    array = np.array(labels, dtype=np.int32)
-    with pytest.raises(EvaluationError, match=words):
-        fit_svm(blobs(array), array, CONFIG)
+def test_grid_grows_where_the_best_is_at_its_edge(
+    score: dict[float, int], decades: int, grid: tuple[float, ...], best: float
+) -> None:
+    found = search_grid(counted(score), (10, 0.1, 1), decades=decades)
+    assert found.Cs == pytest.approx(grid)
+    assert found.Cs[found.best] == pytest.approx(best)
+    assert found.added == len(grid) - 3
+    assert found.at_edge == (best in (grid[0], grid[-1]))
+
+
+def test_candidates_that_are_added_start_warm_and_end_where_a_full_grid_does() -> None:
+    X, y = problem(200, 30, 5, seed=5)
+    found = LinearSVCPath((1e-7, 1e-6), cv=3, decades=2, device="cpu").fit(X, y)
+    assert found.grid_.added == 2
+    alone = LinearSVCPath(found.grid_.Cs, cv=3, device="cpu").fit(X, y)
+    assert np.array_equal(alone.grid_.counts.correct, found.grid_.counts.correct)
+
+
+def test_a_column_that_is_constant_in_one_fold_is_left_unscaled_there() -> None:
+    X, y = problem(60, 3, 2, seed=6)
+    X[:, 0] = 0.0
+    X[::3, 0] = np.linspace(1, 2, 20)  # with the folds below, constant in the training part of the first
+    X[:, 1] = 7.0
+    cv = [(np.flatnonzero(np.arange(60) % 3 != f), np.flatnonzero(np.arange(60) % 3 == f)) for f in range(3)]
+    ours = LinearSVCPath((0.1,), cv=cv, device="cpu").fit(X, y)
+    theirs = GridSearchCV(
+        make_pipeline(StandardScaler(), LinearSVC(dual=False, tol=1e-8)), {"linearsvc__C": [0.1]}, cv=cv
+    )
+    theirs.fit(X, y)
+    for f in range(3):
+        assert ours.cv_results_[f"split{f}_test_score"] == pytest.approx(theirs.cv_results_[f"split{f}_test_score"])
+
+
+def test_x_larger_than_the_cap_is_streamed_to_the_same_objective(tmp_path: Any, caplog: Any) -> None:
+    X, y = problem(4000, 64, 3, seed=7)
+    X = X.astype(np.float32)
+    with h5py.File(tmp_path / "x.h5", "w") as file:
+        file.create_dataset("features", data=X, chunks=(256, 64))
+    whole = BatchedLinearSVC(1.0, device="cpu").fit(X.astype(np.float64), y)
+    with h5py.File(tmp_path / "x.h5") as file, caplog.at_level(logging.INFO):
+        lazy = LazyRows(file["features"])
+        streamed = BatchedLinearSVC(1.0, device="cpu", max_memory=X.nbytes // 4 + 280_000).fit(lazy, y)
+    assert "read in blocks" in caplog.text
+    assert "batches of 2" in caplog.text
+    assert streamed.objective_ == pytest.approx(whole.objective_, rel=1e-7)
+    assert np.array_equal(streamed.predict(X), whole.predict(X))
+
+
+def test_too_little_memory_for_one_column_says_how_much_it_takes() -> None:
+    X, y = problem(100, 4, 3)
+    with pytest.raises(ValueError, match="max_memory 1000 is too small: one column of 100 rows takes 6800 bytes"):
+        BatchedLinearSVC(device="cpu", max_memory=1000).fit(X, y)
+
+
+def test_lazy_rows_refuse_what_cannot_be_read_in_order() -> None:
+    with pytest.raises(ValueError, match="rising order"):
+        LazyRows(np.zeros((4, 2)), rows=np.array([2, 1]))
+
+
+@pytest.mark.parametrize("bad", [{"C": 0.0}, {"C": float("nan")}, {"tol": -1.0}, {"max_iter": 0}, {"device": "tpu"}])
+def test_parameters_out_of_range_are_named(bad: dict[str, Any]) -> None:
+    X, y = problem(20, 2, 2)
+    with pytest.raises(ValueError, match=next(iter(bad))):
+        BatchedLinearSVC(**bad).fit(X, y)
+
+
+def test_wild_scales_give_the_answer_or_say_that_they_do_not() -> None:
+    X, y = problem(60, 5, 3, seed=8)
+    for scale in (1e-12, 1e12):
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            fitted = BatchedLinearSVC(1.0, device="cpu").fit(X * scale, y)
+        converged = fitted.duality_gap_ <= 1e-8 * fitted.objective_
+        assert converged.all() or any(issubclass(w.category, ConvergenceWarning) for w in caught)
+        assert np.isfinite(fitted.coef_).all()

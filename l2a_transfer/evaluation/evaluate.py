@@ -21,7 +21,7 @@ from tqdm import tqdm
 from l2a_transfer import __version__
 from l2a_transfer.errors import EvaluationError, unknown_name
 from l2a_transfer.evaluation import statistics
-from l2a_transfer.evaluation.linear_svm import PIXEL_COMPONENTS, SvmConfig, SvmFit, fit_svm
+from l2a_transfer.evaluation.fitting import PIXEL_COMPONENTS, SvmConfig, SvmFit, fit_svm
 from l2a_transfer.evaluation.protocols import PROTOCOLS, Plan, Split, check_folds, plan_splits
 from l2a_transfer.features.store import FeatureMeta, FeatureSet, read_features
 

@@ -1,184 +1,249 @@
-"""A linear SVM whose C is chosen by cross-validation on the training rows; no test row ever enters this module."""
+"""Linear SVMs as scikit-learn estimators: LinearSVC's own objective, with all classes, folds and C solved together."""
 
 from __future__ import annotations
 
+import math
+import time
 import warnings
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from joblib import Parallel, delayed
 from numpy.typing import NDArray
-from sklearn.decomposition import PCA
+from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.exceptions import ConvergenceWarning
-from sklearn.model_selection import StratifiedKFold
-from sklearn.pipeline import Pipeline
-from sklearn.preprocessing import StandardScaler
-from sklearn.svm import LinearSVC
+from sklearn.model_selection import check_cv
+from sklearn.utils.multiclass import check_classification_targets
+from sklearn.utils.validation import check_is_fitted, validate_data
 
-from l2a_transfer.errors import EvaluationError
+from l2a_transfer.evaluation.grid import FoldCounts, search_grid
+from l2a_transfer.evaluation.rows import Fold, LazyRows
+from l2a_transfer.evaluation.shared_fits import SharedFits
 
-PIXEL_COMPONENTS = 256
+if TYPE_CHECKING:
+    import torch
+
+    from l2a_transfer.evaluation.newton import Outcome
+
+C_GRID = (1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0, 100.0)
 
 
-@dataclass(frozen=True)
-class SvmConfig:
-    """How one SVM is made: candidates for C in rising order, folds, and liblinear's stopping rule.
+class _LinearClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
+    """What both estimators share: input, and prediction from `coef_` and `intercept_`."""
 
-    `components`: principal components of the standardised columns to keep (None: all columns).
+    classes_: NDArray[Any]
+    coef_: NDArray[np.float64]
+    intercept_: NDArray[np.float64]
+
+    def decision_function(self, X: Any) -> NDArray[np.float64]:
+        """Scores (N, K), or (N,) of the second class where there are two."""
+        check_is_fitted(self)
+        X = validate_data(self, X, reset=False, dtype=[np.float64, np.float32])
+        scores: NDArray[np.float64] = X @ self.coef_.T + self.intercept_
+        return scores.ravel() if scores.shape[1] == 1 else scores
+
+    def predict(self, X: Any) -> NDArray[Any]:
+        """Class labels (N,)."""
+        scores = self.decision_function(X)
+        labels: NDArray[Any] = self.classes_[scores.argmax(axis=1) if scores.ndim == 2 else (scores > 0).astype(int)]
+        return labels
+
+    def _validated(self, X: Any, y: Any) -> tuple[Any, NDArray[np.int64]]:
+        """X as it is computed with, and class indices (N,); sets `classes_` and `n_features_in_`."""
+        if isinstance(X, LazyRows):
+            self.n_features_in_ = X.shape[1]
+            y = np.asarray(y)
+            if y.shape != (X.shape[0],):
+                raise ValueError(f"y must have one label for each of the {X.shape[0]} rows, got the shape {y.shape}")
+        else:
+            X, y = validate_data(self, X, y, dtype=[np.float64, np.float32], order="C")
+        check_classification_targets(y)
+        self.classes_, targets = np.unique(y, return_inverse=True)
+        if len(self.classes_) < 2:
+            raise ValueError(
+                f"{type(self).__name__} needs rows of at least two classes, got one class: {self.classes_[0]!r}"
+            )
+        return X, targets.astype(np.int64)
+
+
+class BatchedLinearSVC(_LinearClassifier):
+    """LinearSVC(dual=False) with all classes solved at once: one-vs-rest, squared hinge, L2 penalty.
+
+    The objective, the penalised intercept included, is LIBLINEAR's; what differs is the stopping rule, which here is
+    a proof: training ends when the duality gap is at most `tol` times the objective (see `newton`).
+
+    Parameters: `C`; `tol`, relative to the objective; `max_iter` Newton steps; `fit_intercept` and
+    `intercept_scaling` as LinearSVC's; `device` auto, cpu or cuda; `max_memory` in bytes (None: half of what the
+    machine has). X is an array (N, D), or `LazyRows` to read it in blocks.
+
+    Attributes: `classes_`, `coef_` (K, D) or (1, D), `intercept_`, `n_iter_` (most Newton steps of a class),
+    `objective_` and `duality_gap_` (one value a class). Warns: ConvergenceWarning where `max_iter` was not enough.
     """
 
-    c_grid: tuple[float, ...]
-    folds: int
-    components: int | None = None
-    seed: int = 0
-    jobs: int = 1
-    tol: float = 1e-4
-    max_iter: int = 1000
+    def __init__(
+        self,
+        C: float = 1.0,
+        *,
+        tol: float = 1e-8,
+        max_iter: int = 100,
+        fit_intercept: bool = True,
+        intercept_scaling: float = 1.0,
+        device: str = "auto",
+        max_memory: int | None = None,
+    ) -> None:
+        self.C = C
+        self.tol = tol
+        self.max_iter = max_iter
+        self.fit_intercept = fit_intercept
+        self.intercept_scaling = intercept_scaling
+        self.device = device
+        self.max_memory = max_memory
 
-    @property
-    def fits(self) -> int:
-        """SVMs that one `fit_svm` makes: every C on every fold, then the chosen one on all training rows."""
-        return 1 if len(self.c_grid) == 1 else len(self.c_grid) * self.folds + 1
-
-
-@dataclass(frozen=True)
-class SvmFit:
-    """The pipeline, refitted on all training rows with the chosen C.
-
-    `cv_accuracy` has one value a candidate: the share of training rows that are right while they are held out
-    (empty where the grid has one value, which is then used unexamined). `components` is what PCA kept of the training
-    rows, `fold_components` the fewest in a fold; None without PCA.
-    """
-
-    pipeline: Pipeline
-    C: float
-    cv_accuracy: tuple[float, ...]
-    fits: int
-    unconverged: int
-    components: int | None
-    fold_components: int | None
-
-    def predict(self, features: NDArray[np.floating[Any]]) -> NDArray[np.int32]:
-        """Labels (N,) of features (N, D)."""
-        return np.asarray(self.pipeline.predict(_as_float64(features)), dtype=np.int32)
-
-
-def fit_svm(
-    features: NDArray[np.floating[Any]],
-    labels: NDArray[np.int32],
-    config: SvmConfig,
-    *,
-    tick: Callable[[int], None] | None = None,
-) -> SvmFit:
-    """Chooses C by stratified cross-validation on the training rows (N, D), and refits with it on all of them.
-
-    The model is StandardScaler [→ PCA] → LinearSVC(dual=False), one against the rest, squared hinge, L2. Scaler and
-    PCA are fitted inside each fold on that fold's training part. Candidates that get equally many held-out rows right
-    are told apart by taking the smaller C. `tick(n)` is called after every n fits.
-
-    Features are cast to float64 before anything else: LinearSVC copies float32 to float64 anyway, and means and
-    scales of float16 or float32 columns would otherwise overflow or lose digits.
-
-    Raises: EvaluationError where there is one class only, or a class has fewer rows than folds.
-    """
-    counts = np.unique(labels, return_counts=True)[1]
-    if len(counts) < 2:
-        raise EvaluationError(f"an SVM needs training rows of at least two classes, got {len(counts)}")
-    if len(config.c_grid) > 1 and counts.min() < config.folds:
-        raise EvaluationError(
-            f"{config.folds} folds need as many training rows of each class, the smallest has {counts.min()}; "
-            "use fewer folds"
+    def fit(self, X: Any, y: Any) -> BatchedLinearSVC:
+        """Fits on rows (N, D) and labels (N,). Raises: ValueError for one class, NaN, infinity or bad parameters."""
+        _check_numbers(self, C=self.C, tol=self.tol, max_iter=self.max_iter, intercept_scaling=self.intercept_scaling)
+        X, targets = self._validated(X, y)
+        everything = np.ones(len(targets), dtype=bool)
+        fits = SharedFits(
+            X,
+            targets,
+            len(self.classes_),
+            [Fold(everything, ~everything, standardize=False)],
+            tol=self.tol,
+            max_iter=self.max_iter,
+            bias=float(self.intercept_scaling) if self.fit_intercept else 0.0,
+            device=self.device,
+            max_memory=self.max_memory,
         )
-    report = tick or (lambda _: None)
-    matrix = _as_float64(features)  # (N, D)
-    with warnings.catch_warnings():
-        # Fits that stop at max_iter are counted from n_iter_; one filter here, because threads share the filters.
-        warnings.simplefilter("ignore", ConvergenceWarning)
-        C, cv_accuracy, unconverged, fold_components = _choose(matrix, labels, config, report)
-        preparation = _preparation(config, len(matrix), matrix.shape[1])
-        svc = _svc(C, config)
-        pipeline = Pipeline([*preparation.steps, ("svm", svc)]).fit(matrix, labels)
-        report(1)
-    return SvmFit(
-        pipeline=pipeline,
-        C=C,
-        cv_accuracy=cv_accuracy,
-        fits=config.fits,
-        unconverged=unconverged + _stopped_early(svc, config),
-        components=_components(preparation),
-        fold_components=fold_components,
-    )
+        self._take(fits, *fits.solve(float(self.C)))
+        return self
+
+    def _take(self, fits: SharedFits, outcome: Outcome, weights: torch.Tensor, intercepts: torch.Tensor) -> None:
+        self.coef_, self.intercept_ = weights.cpu().numpy(), intercepts.cpu().numpy()
+        self.objective_, self.duality_gap_ = outcome.objective.cpu().numpy(), outcome.gap.cpu().numpy()
+        self.n_iter_ = int(outcome.steps.max())
+        missed = int((~outcome.converged).sum())
+        if missed:
+            warnings.warn(
+                f"{missed} of {len(outcome.gap)} SVMs did not reach tol={fits.tol} in {fits.max_iter} Newton steps",
+                ConvergenceWarning,
+                stacklevel=3,
+            )
 
 
-def _choose(
-    matrix: NDArray[np.float64], labels: NDArray[np.int32], config: SvmConfig, report: Callable[[int], None]
-) -> tuple[float, tuple[float, ...], int, int | None]:
-    """The C with the most held-out rows right, every candidate's share, unconverged fits, PCA's fewest components."""
-    if len(config.c_grid) == 1:
-        return config.c_grid[0], (), 0, None
-    folds = StratifiedKFold(config.folds, shuffle=True, random_state=config.seed).split(matrix, labels)
-    # Threads, because liblinear releases the GIL and the rows need not be copied to other processes.
-    results = Parallel(n_jobs=config.jobs, prefer="threads", return_as="generator")(
-        delayed(_fold)(matrix, labels, train, held_out, config) for train, held_out in folds
-    )
-    correct, unconverged, kept = np.zeros(len(config.c_grid), dtype=np.int64), 0, []
-    for fold_correct, fold_unconverged, components in results:
-        correct += fold_correct
-        unconverged += fold_unconverged
-        kept.append(components)
-        report(len(config.c_grid))
-    # Counts, not means of fold accuracies: equal is equal, and argmax takes the first, which is the smallest C.
-    best = int(np.argmax(correct))
-    shares = tuple(float(n) / len(labels) for n in correct)
-    return config.c_grid[best], shares, unconverged, min((k for k in kept if k is not None), default=None)
+class LinearSVCPath(_LinearClassifier):
+    """Chooses C for standardised columns by cross-validation, all folds and classes at once, and refits.
 
+    It is `GridSearchCV(StandardScaler → LinearSVC(dual=False), {"C": Cs}, cv=cv)` without the copies: each fold's
+    means and scales are folded into its weights. `coef_` and `intercept_` take rows as they came.
 
-def _fold(
-    matrix: NDArray[np.float64],
-    labels: NDArray[np.int32],
-    train: NDArray[np.intp],
-    held_out: NDArray[np.intp],
-    config: SvmConfig,
-) -> tuple[NDArray[np.int64], int, int | None]:
-    """For every C: held-out rows that are right; then unconverged fits and PCA's components. Prepared once for all."""
-    preparation = _preparation(config, len(train), matrix.shape[1])
-    x_train = preparation.fit_transform(matrix[train])
-    x_held_out = preparation.transform(matrix[held_out])
-    correct, unconverged = [], 0
-    for C in config.c_grid:
-        svc = _svc(C, config).fit(x_train, labels[train])
-        correct.append(int(np.count_nonzero(svc.predict(x_held_out) == labels[held_out])))
-        unconverged += _stopped_early(svc, config)
-    return np.array(correct, dtype=np.int64), unconverged, _components(preparation)
+    `Cs`: candidates. `cv`: folds or a splitter, as GridSearchCV's. `decades`: how often the grid may grow tenfold
+    where the best C is at its edge. The best C has the most held-out rows right over all folds; of equals, the
+    smallest. `standardize` False leaves the columns as they are. The other parameters are BatchedLinearSVC's.
 
-
-def _preparation(config: SvmConfig, rows: int, columns: int) -> Pipeline:
-    """What stands before the SVM. PCA comes last and is only a cut in rank: its components are not standardised.
-
-    Standardising them made the floor weaker: 40.3 % against 43.2 % in cross-validation on the pixels of 20 classes ×
-    30 training photographs, and 43.7 % without PCA.
+    Attributes: `best_params_`, `best_index_`, `best_score_`, `cv_results_` (`params`, `param_C`, `splitN_test_score`,
+    `mean_…`, `std_…`, `rank_test_score`), `n_splits_`, `grid_` (a GridResult), and where `refit`, `best_estimator_`
+    (a BatchedLinearSVC for rows as they came), its `coef_`, `intercept_` and `n_iter_`, and `refit_time_`.
     """
-    steps: list[tuple[str, Any]] = [("scale", StandardScaler())]
-    if config.components is not None:
-        kept = min(config.components, rows, columns)
-        steps.append(("pca", PCA(kept, svd_solver="auto", random_state=config.seed)))
-    return Pipeline(steps)
+
+    def __init__(
+        self,
+        Cs: Sequence[float] = C_GRID,
+        *,
+        cv: Any = 5,
+        decades: int = 0,
+        standardize: bool = True,
+        refit: bool = True,
+        tol: float = 1e-8,
+        max_iter: int = 100,
+        device: str = "auto",
+        max_memory: int | None = None,
+    ) -> None:
+        self.Cs = Cs
+        self.cv = cv
+        self.decades = decades
+        self.standardize = standardize
+        self.refit = refit
+        self.tol = tol
+        self.max_iter = max_iter
+        self.device = device
+        self.max_memory = max_memory
+
+    def fit(self, X: Any, y: Any, *, tick: Callable[[int], Any] | None = None) -> LinearSVCPath:
+        """Searches and refits on rows (N, D) and labels (N,). `tick(n)` is called after every n SVMs (one class each).
+
+        Raises: ValueError for one class, NaN, infinity, bad parameters, or too few rows of a class for `cv`.
+        """
+        _check_numbers(self, tol=self.tol, max_iter=self.max_iter, **{f"Cs[{k}]": C for k, C in enumerate(self.Cs)})
+        if len(self.Cs) == 0:
+            raise ValueError("Cs must have at least one candidate")
+        X, targets = self._validated(X, y)
+        own: dict[str, Any] = {
+            "tol": self.tol,
+            "max_iter": self.max_iter,
+            "device": self.device,
+            "max_memory": self.max_memory,
+        }
+        splitter = check_cv(self.cv, targets, classifier=True)
+        folds = [
+            Fold(_mask(len(targets), train), _mask(len(targets), test), self.standardize)
+            for train, test in splitter.split(np.zeros((len(targets), 1)), targets)
+        ]
+        started = time.perf_counter()
+        fits = SharedFits(X, targets, len(self.classes_), folds, **own)
+        self.grid_ = search_grid(
+            lambda Cs: fits.held_out_counts(Cs, tick), [float(C) for C in self.Cs], decades=self.decades
+        )
+        self.n_splits_ = len(folds)
+        self.cv_results_ = _cv_results(self.grid_.Cs, self.grid_.counts, folds, time.perf_counter() - started)
+        self.best_index_ = self.grid_.best
+        self.best_params_ = {"C": self.grid_.Cs[self.best_index_]}
+        self.best_score_ = float(self.cv_results_["mean_test_score"][self.best_index_])
+        missed = int(self.grid_.counts.unconverged.sum())
+        if missed:
+            warnings.warn(
+                f"{missed} of {self.grid_.counts.unconverged.size} fits did not reach tol={self.tol}",
+                ConvergenceWarning,
+                stacklevel=2,
+            )
+        if self.refit:
+            self._refit(X, targets, fits.mean_solution(self.best_params_["C"]), own)
+        return self
+
+    def _refit(self, X: Any, targets: NDArray[np.int64], start: torch.Tensor, own: dict[str, Any]) -> None:
+        started = time.perf_counter()
+        everything = np.ones(len(targets), dtype=bool)
+        fits = SharedFits(X, targets, len(self.classes_), [Fold(everything, ~everything, self.standardize)], **own)
+        best = BatchedLinearSVC(self.best_params_["C"], **own)
+        best.classes_, best.n_features_in_ = self.classes_, self.n_features_in_
+        best._take(fits, *fits.solve(self.best_params_["C"], start))
+        self.best_estimator_, self.refit_time_ = best, time.perf_counter() - started
+        self.coef_, self.intercept_, self.n_iter_ = best.coef_, best.intercept_, best.n_iter_
 
 
-def _components(preparation: Pipeline) -> int | None:
-    pca = preparation.named_steps.get("pca")
-    return None if pca is None else int(pca.n_components)
+def _cv_results(Cs: Sequence[float], counts: FoldCounts, folds: list[Fold], seconds: float) -> dict[str, Any]:
+    """scikit-learn's table, a value a candidate. All candidates of a fold are fitted together, so that a candidate's
+    fit time is its even share of the whole search."""
+    scores = counts.correct / np.array([max(1, fold.held_out.sum()) for fold in folds])  # (nC, F)
+    pooled = counts.correct.sum(axis=1)
+    return {
+        "params": [{"C": C} for C in Cs],
+        "param_C": np.ma.MaskedArray(Cs, mask=False),
+        **{f"split{f}_test_score": scores[:, f] for f in range(len(folds))},
+        "mean_test_score": scores.mean(axis=1),
+        "std_test_score": scores.std(axis=1),
+        "rank_test_score": np.array([1 + int((pooled > own).sum()) for own in pooled], dtype=np.int32),
+        "mean_fit_time": np.full(len(Cs), seconds / (len(Cs) * len(folds))),
+    }
 
 
-def _svc(C: float, config: SvmConfig) -> Any:
-    return LinearSVC(C=C, dual=False, tol=config.tol, max_iter=config.max_iter, random_state=config.seed)
+def _mask(N: int, rows: NDArray[np.intp]) -> NDArray[np.bool_]:
+    mask = np.zeros(N, dtype=bool)
+    mask[rows] = True
+    return mask
 
 
-def _stopped_early(svc: Any, config: SvmConfig) -> int:
-    return int(svc.n_iter_ >= config.max_iter)
-
-
-def _as_float64(features: NDArray[np.floating[Any]]) -> NDArray[np.float64]:
-    return np.ascontiguousarray(features, dtype=np.float64)
+def _check_numbers(estimator: BaseEstimator, **values: float) -> None:
+    for name, value in values.items():
+        if not isinstance(value, (int, float, np.number)) or not math.isfinite(value) or value <= 0:
+            raise ValueError(f"{type(estimator).__name__}: {name} must be a finite number above 0, got {value!r}")

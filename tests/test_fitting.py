@@ -1,0 +1,151 @@
+"""The SVM: C from training rows only, ties to the smaller C, nothing from held-out rows, unconverged fits counted."""
+
+from __future__ import annotations
+
+import inspect
+import warnings
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from sklearn.decomposition import PCA
+from sklearn.model_selection import GridSearchCV, StratifiedKFold
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+from sklearn.svm import LinearSVC
+
+from l2a_transfer.errors import EvaluationError
+from l2a_transfer.evaluation.fitting import SvmConfig, fit_svm
+from tests.feature_files import blobs, labels_of
+
+GRID = (1e-4, 1e-3, 1e-2, 1e-1)
+CONFIG = SvmConfig(GRID, folds=3, seed=4)
+
+
+def reference(features: NDArray[np.float64], labels: NDArray[np.int32], config: SvmConfig) -> GridSearchCV:
+    """scikit-learn's own grid search over the whole pipeline, everything fitted inside each fold."""
+    steps = [StandardScaler(), LinearSVC(dual=False, random_state=config.seed)]
+    if config.components is not None:
+        steps.insert(1, PCA(config.components, random_state=config.seed))
+    folds = StratifiedKFold(config.folds, shuffle=True, random_state=config.seed)
+    search = GridSearchCV(make_pipeline(*steps), {"linearsvc__C": list(config.c_grid)}, cv=folds)
+    return search.fit(features, labels)
+
+
+@pytest.mark.parametrize("classes", [2, 5])
+@pytest.mark.parametrize("components", [None, 4])
+def test_equals_scikit_learns_grid_search_over_the_whole_pipeline(classes: int, components: int | None) -> None:
+    labels = labels_of(classes, 12)
+    features = blobs(labels, dim=8, spread=1.5, dtype="float64") * np.logspace(-3, 3, 8)
+    config = SvmConfig(GRID, folds=3, seed=4, components=components)
+    ours, theirs = fit_svm(features, labels, config), reference(features, labels, config)
+    assert theirs.best_params_["linearsvc__C"] == ours.C
+    np.testing.assert_allclose(ours.cv_accuracy, theirs.cv_results_["mean_test_score"], atol=1e-12)
+    np.testing.assert_array_equal(
+        ours.pipeline.named_steps["svm"].coef_, theirs.best_estimator_.named_steps["linearsvc"].coef_
+    )
+    assert ours.components == components
+
+
+def test_solves_a_case_with_a_known_answer() -> None:
+    """Points at −1 and +1: w minimises w²/2 + 2C(1 − w)², so w = 4C/(1 + 4C), and the intercept is 0."""
+    features, labels = np.array([[-1.0], [1.0]]), np.array([0, 1], dtype=np.int32)
+    fit = fit_svm(features, labels, SvmConfig((0.25,), folds=2, tol=1e-10))
+    svm = fit.pipeline.named_steps["svm"]
+    np.testing.assert_allclose(svm.coef_, [[0.5]], atol=1e-6)
+    np.testing.assert_allclose(svm.intercept_, [0.0], atol=1e-6)
+    assert (fit.C, fit.fits, fit.cv_accuracy, fit.components) == (0.25, 1, (), None)
+    assert fit.predict(np.array([[-0.1], [0.1]])).tolist() == [0, 1]
+
+
+def test_a_tie_goes_to_the_smaller_c() -> None:
+    labels = labels_of(2, 12)
+    features = np.where(labels[:, None] == 1, 5.0, -5.0) + np.random.default_rng(0).normal(size=(24, 2)) / 10
+    fit = fit_svm(features, labels, CONFIG)
+    assert fit.cv_accuracy == (1.0, 1.0, 1.0, 1.0)
+    assert fit.C == 1e-4
+
+
+def test_the_best_c_is_taken_and_not_just_the_smallest() -> None:
+    # The class is the small difference of two columns that agree otherwise, which takes large weights.
+    rng = np.random.default_rng(1)
+    labels = labels_of(2, 60)
+    common = rng.normal(size=120)
+    features = np.stack([common + 0.2 * labels, common + 0.02 * rng.normal(size=120)], axis=1)
+    fit = fit_svm(features, labels, CONFIG)
+    assert fit.C == GRID[int(np.argmax(fit.cv_accuracy))] > 1e-4
+
+
+def test_standardisation_stays_inside_the_fold() -> None:
+    """On columns with rows far out, a scaler fitted on all training rows gives other held-out rows right."""
+    labels = labels_of(3, 10)
+    features = blobs(labels, dim=20, dtype="float64") * np.random.default_rng(0).lognormal(0, 2, size=(30, 20))
+    folds = StratifiedKFold(3, shuffle=True, random_state=4)
+    leaked = np.zeros(len(GRID))
+    scaled = StandardScaler().fit_transform(features)
+    for train, held_out in folds.split(features, labels):
+        for k, C in enumerate(GRID):
+            svm = LinearSVC(C=C, dual=False, random_state=4).fit(scaled[train], labels[train])
+            leaked[k] += np.count_nonzero(svm.predict(scaled[held_out]) == labels[held_out])
+    ours = np.array(fit_svm(features, labels, CONFIG).cv_accuracy) * len(labels)
+    np.testing.assert_allclose(ours, reference(features, labels, CONFIG).cv_results_["mean_test_score"] * len(labels))
+    assert not np.allclose(ours, leaked)
+
+
+def test_pca_keeps_no_more_than_a_fold_has_rows() -> None:
+    labels = labels_of(2, 6)
+    fit = fit_svm(blobs(labels, dim=300), labels, SvmConfig(GRID, folds=3, components=256))
+    assert (fit.components, fit.fold_components) == (12, 8)
+    fit = fit_svm(blobs(labels, dim=5), labels, SvmConfig(GRID, folds=3, components=256))
+    assert (fit.components, fit.fold_components) == (5, 5)
+
+
+def test_unconverged_fits_are_counted_and_no_warning_leaks() -> None:
+    labels = labels_of(3, 10)
+    features = blobs(labels, spread=2.0)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        stopped = fit_svm(features, labels, SvmConfig(GRID, folds=3, max_iter=1, jobs=2))
+        finished = fit_svm(features, labels, SvmConfig(GRID, folds=3))
+    assert (stopped.unconverged, stopped.fits) == (13, 13)
+    assert (finished.unconverged, finished.fits) == (0, 13)
+
+
+def test_threads_and_a_second_run_change_no_number() -> None:
+    labels = labels_of(3, 20)
+    features = blobs(labels, dim=20, spread=3.0)
+    config = SvmConfig(GRID, folds=5, components=7, seed=2)
+    fits = [fit_svm(features, labels, SvmConfig(**{**config.__dict__, "jobs": jobs})) for jobs in (1, 1, 2)]
+    for fit in fits[1:]:
+        assert (fit.C, fit.cv_accuracy) == (fits[0].C, fits[0].cv_accuracy)
+        np.testing.assert_array_equal(fit.pipeline.named_steps["svm"].coef_, fits[0].pipeline.named_steps["svm"].coef_)
+
+
+def test_float16_near_its_end_and_constant_columns_are_fine() -> None:
+    labels = labels_of(2, 12)
+    features = np.ones((24, 3), dtype=np.float16)
+    features[:, 1] = np.where(labels == 1, 65504, -65504)  # squares overflow float16 and sums do, too
+    fit = fit_svm(features, labels, CONFIG)
+    assert fit.predict(features).tolist() == labels.tolist()
+    assert np.isfinite(fit.pipeline.named_steps["svm"].coef_).all()
+
+
+def test_takes_no_test_rows() -> None:
+    assert list(inspect.signature(fit_svm).parameters) == ["features", "labels", "config", "tick"]
+
+
+def test_ticks_once_a_fit() -> None:
+    ticks: list[int] = []
+    labels = labels_of(2, 6)
+    fit_svm(blobs(labels), labels, CONFIG, tick=ticks.append)
+    assert sum(ticks) == CONFIG.fits == 13
+
+
+@pytest.mark.parametrize(
+    ("labels", "words"),
+    [([0, 0, 0, 0], "two classes"), ([0, 0, 0, 0, 1, 1], "3 folds need .* smallest has 2")],
+)
+def test_refuses_one_class_and_classes_smaller_than_the_folds(labels: list[int], words: str) -> None:
+    array = np.array(labels, dtype=np.int32)
+    with pytest.raises(EvaluationError, match=words):
+        fit_svm(blobs(array), array, CONFIG)
