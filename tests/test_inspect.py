@@ -2,13 +2,27 @@
 
 from __future__ import annotations
 
+import dataclasses
+import hashlib
 import json
 from pathlib import Path
+from typing import Any
 
+import h5py
+import numpy as np
+import onnx
 import pytest
 
+from l2a_transfer.errors import BackendError
+from l2a_transfer.features import views
+from l2a_transfer.features.verify import verify_features, verify_onnx
+from l2a_transfer.features.writer import write_features
 from l2a_transfer.models.weights import PRETRAINED
 from tests.conftest import TINY, assert_fails, l2a
+from tests.feature_files import blobs, feature_set, labels_of
+from tests.feature_files import save as save_set
+from tests.test_store import FEATURES as TOY
+from tests.test_store import META, reseal, save
 
 FEATURES = Path(__file__).parent / "data" / "features-v1.h5"
 WEIGHTS = PRETRAINED / "vgg-att2-concat-pc.cifar10-w025.safetensors"
@@ -39,6 +53,109 @@ def test_onnx(tmp_path: Path) -> None:
     assert l2a("export", "--model", TINY, "--out", path).exit_code == 0
     found = json.loads(l2a("inspect", path, "--json").stdout)
     assert (found["kind"], found["card"]["name"]) == ("onnx", TINY)
+
+
+def inspected(path: Path, *options: str, code: int = 0) -> dict[str, Any]:
+    result = l2a("inspect", path, "--json", *options)
+    assert result.exit_code == code, result.output
+    found: dict[str, Any] = json.loads(result.stdout)
+    return found
+
+
+def test_the_sha256_is_that_of_the_bytes_after_the_user_block() -> None:
+    found = inspected(FEATURES)
+    assert found["sha256"] == hashlib.sha256(FEATURES.read_bytes()[512:]).hexdigest()
+    assert found["bytes"] == FEATURES.stat().st_size
+    assert "verify" not in found
+
+
+def test_verify_finds_what_a_seal_does_not(tmp_path: Path) -> None:
+    # Columns 1 and 3 hold one value but for a NaN; row c is a copy of a up to the sign of a zero, e of b.
+    features = np.array(
+        [[1, 7, 0, -2], [2, 7, 5, -2], [1, 7, -0.0, -2], [3, 7, 4, np.nan], [2, 7, 5, -2], [np.inf, 7, 1, -2]],
+        dtype=np.float32,
+    )
+    meta = dataclasses.replace(META, levels=(("L3", 0, 4),))
+    path, whole = tmp_path / "f.h5", np.nan_to_num(features, posinf=9)
+    write_features(path, meta, labels=[0] * 6, ids="abcdef", split=[0, 0, 1, 1, 0, 0], blocks=[whole], dim=4)
+    found = inspected(path, "--verify")["verify"]
+    assert (found["checksums"], found["rows_not_finite"], found["constant_columns"]) == ("ok", 0, 1)
+    with h5py.File(path, "r+") as file:
+        file["features"][:] = features
+    reseal(path)
+    found = inspected(path, "--verify", code=1)["verify"]
+    assert found == {
+        "sha256": hashlib.sha256(path.read_bytes()[512:]).hexdigest(),
+        "checksums": "ok",
+        "rows_not_finite": 2,
+        "first_not_finite": ["d", "f"],
+        "constant_columns": 2,
+        "first_constant": [1, 3],
+        "duplicate_rows": 2,
+        "duplicates_across_splits": 1,
+        "first_duplicates": [["c", "a"], ["e", "b"]],
+    }
+    assert_fails(l2a("inspect", path, "--verify"), 1, str(path), "not finite")
+    assert inspected(path)["rows"] == 6
+
+
+def test_verify_agrees_with_a_whole_that_is_read_in_blocks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    labels = labels_of(3, 40)
+    features = blobs(labels)
+    features[:, 2] = 5
+    features[[50, 119]] = features[7]
+    path = save_set(tmp_path / "f.h5", feature_set(labels, features))
+    whole = verify_features(path)
+    assert whole.constant == (2,)
+    assert [pair[1] for pair in whole.copies] == ["img/00007.jpg"] * 2
+    monkeypatch.setattr(views, "BLOCK_BYTES", 6 * 4 * 7)
+    assert verify_features(path) == whole
+
+
+def test_verify_names_a_damaged_chunk_and_a_changed_file(tmp_path: Path) -> None:
+    path = save(tmp_path / "f.h5")
+    content = path.read_bytes()
+    path.write_bytes(content.replace(TOY.tobytes(), TOY[::-1].tobytes()))
+    assert_fails(l2a("inspect", path), 1, "SHA-256 differs")
+    reseal(path)
+    assert_fails(l2a("inspect", path, "--verify"), 1, "/features: rows 0…3 are damaged")
+
+
+def test_one_row_has_no_constant_columns(tmp_path: Path) -> None:
+    meta = dataclasses.replace(META, levels=(("L3", 0, 3),))
+    write_features(tmp_path / "f.h5", meta, labels=[0], ids=["a"], split=[0], blocks=[TOY[:1]], dim=3)
+    assert verify_features(tmp_path / "f.h5").constant == ()
+
+
+def test_verify_reads_the_tensors_of_weights_and_onnx(tmp_path: Path) -> None:
+    assert inspected(WEIGHTS, "--verify")["verify"] == {"tensors": "ok"}
+    path = tmp_path / "m.onnx"
+    assert l2a("export", "--model", TINY, "--out", path).exit_code == 0
+    assert inspected(path, "--verify")["verify"] == {"tensors": "ok"}
+
+
+def test_verify_onnx_names_the_tensor(tmp_path: Path) -> None:
+    def file_with(tensor: onnx.TensorProto) -> bytes:
+        graph = onnx.helper.make_graph([], "g", [], [], initializer=[tensor])
+        return onnx.helper.make_model(graph).SerializeToString()
+
+    poisoned = onnx.numpy_helper.from_array(np.array([1, np.nan], np.float32), "w")
+    with pytest.raises(BackendError, match=r"m\.onnx: the tensor 'w' has values that are not finite"):
+        verify_onnx(Path("m.onnx"), file_with(poisoned))
+    short = onnx.TensorProto(name="v", data_type=1, dims=[3], raw_data=b"\0" * 8)
+    with pytest.raises(BackendError, match=r"the tensor 'v' is damaged"):
+        verify_onnx(Path("m.onnx"), file_with(short))
+
+
+def test_names_in_a_file_cannot_steer_the_terminal(tmp_path: Path) -> None:
+    path = save(tmp_path / "f.h5")
+    with h5py.File(path, "r+") as file:
+        file.attrs["classes"] = json.dumps(["a\x1b[2J", "\x9b\ud800"])
+    reseal(path)
+    text = l2a("inspect", path)
+    assert text.exit_code == 0
+    assert "a\\x1b[2J, \\x9b\\ud800" in text.stdout
+    assert inspected(path)["classes"] == ["a\x1b[2J", "\x9b\ud800"]
 
 
 @pytest.mark.parametrize("name", ["a.h5", "a.onnx", "a.safetensors", "a.txt"])

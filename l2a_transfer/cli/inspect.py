@@ -8,65 +8,85 @@ from typing import Any
 
 import click
 
+from l2a_transfer.errors import StoreError
+
 
 @click.command("inspect")
 @click.argument("file", type=click.Path(path_type=Path, readable=False))
 @click.option("--json/--text", "as_json", default=False, help="One JSON document.")
-def command(file: Path, as_json: bool) -> None:
+@click.option("--verify/--no-verify", default=False, help="Read every value again; exit 1 where one is not finite.")
+def command(file: Path, as_json: bool, verify: bool) -> None:
     """Print what a weights file (.safetensors), an exported ONNX file or a feature file (.h5) holds.
 
-    The file is verified as far as its format allows, and nothing in it is run.
+    A feature file's SHA-256 is always computed again, and nothing in a file is run. --verify also reads every value:
+    of a feature file, the checksum of each chunk, values that are not finite, constant columns and duplicate rows; of
+    weights and ONNX files, whether the tensors fit the card and are finite.
 
     \b
     Example:
-      l2a-transfer inspect features.h5 --json
+      l2a-transfer inspect features.h5 --verify --json
     """
-    found = _describe(file)
+    found = _describe(file, verify)
     if as_json:
-        click.echo(json.dumps(found, indent=1, ensure_ascii=False))
-        return
-    for key, value in _lines(found):
-        click.echo(f"{key:<24} {value}")
+        # Half a surrogate pair, which JSON can carry and UTF-8 cannot, stays the escape that it was.
+        text = json.dumps(found, indent=1, ensure_ascii=False).encode(errors="backslashreplace").decode()
+        click.echo(text)
+    else:
+        for key, value in _lines(found):
+            click.echo(f"{key:<24} {_printable(value)}")
+    if found.get("verify", {}).get("rows_not_finite"):
+        raise StoreError(f"{file}: features that are not finite; extract it again (--overwrite) with --precision fp32")
 
 
-def _describe(path: Path) -> dict[str, Any]:
+def _describe(path: Path, verify: bool) -> dict[str, Any]:
     """The file's card and shape as JSON, by what it starts with and not by its name. Raises: L2AError."""
     from l2a_transfer.features.backends import read_onnx
     from l2a_transfer.features.store import is_feature_file
-    from l2a_transfer.models.weights import read_card
+    from l2a_transfer.features.verify import verify_onnx
+    from l2a_transfer.models.weights import load_weights, read_card
 
     if is_feature_file(path) or path.suffix in (".h5", ".hdf5"):
-        return {"file": str(path), **_describe_features(path)}
+        return {"file": str(path), **_describe_features(path, verify)}
     if path.suffix == ".onnx":
         content, card = read_onnx(path)
-        return {"file": str(path), "kind": "onnx", "bytes": len(content), "card": card.to_json()}
-    return {"file": str(path), "kind": "weights", "bytes": path.stat().st_size, "card": read_card(path).to_json()}
+        if verify:
+            verify_onnx(path, content)
+        kind, size = "onnx", len(content)
+    else:
+        card = load_weights(path)[1] if verify else read_card(path)
+        kind, size = "weights", path.stat().st_size
+    found = {"file": str(path), "kind": kind, "bytes": size, "card": card.to_json()}
+    return {**found, "verify": {"tensors": "ok"}} if verify else found
 
 
-def _describe_features(path: Path) -> dict[str, Any]:
+def _describe_features(path: Path, verify: bool) -> dict[str, Any]:
     import numpy as np
 
-    from l2a_transfer.features.store import read_features
+    from l2a_transfer.features.verify import verify_features
+    from l2a_transfer.features.views import open_features
 
-    found = read_features(path)
-    counts = np.bincount(found.split, minlength=len(found.meta.splits))
-    return {
-        "kind": "features",
-        "rows": len(found.labels),
-        "dim": int(found.features.shape[1]),
-        "dtype": str(found.features.dtype),
-        "data": found.meta.data,
-        "classes": list(found.meta.classes),
-        "rows_per_split": dict(zip(found.meta.splits, counts.tolist(), strict=True)),
-        "unlabelled": int((found.labels < 0).sum()),
-        "levels": [list(level) for level in found.meta.levels],
-        "tap": found.meta.tap,
-        "precision": found.meta.precision,
-        "backend": found.meta.backend,
-        "preprocess": found.meta.preprocess,
-        "card": found.meta.card,
-        "fingerprint": found.meta.fingerprint,
-    }
+    with open_features(path) as found:
+        counts = np.bincount(found.split, minlength=len(found.meta.splits))
+        described = {
+            "kind": "features",
+            "bytes": path.stat().st_size,
+            "sha256": found.sha256,
+            "rows": len(found),
+            "dim": found.features.shape[1],
+            "dtype": str(found.features.dtype),
+            "data": found.meta.data,
+            "classes": list(found.meta.classes),
+            "rows_per_split": dict(zip(found.meta.splits, counts.tolist(), strict=True)),
+            "unlabelled": int((found.labels < 0).sum()),
+            "levels": [list(level) for level in found.meta.levels],
+            "tap": found.meta.tap,
+            "precision": found.meta.precision,
+            "backend": found.meta.backend,
+            "preprocess": found.meta.preprocess,
+            "card": found.meta.card,
+            "fingerprint": found.meta.fingerprint,
+        }
+    return {**described, "verify": verify_features(path).to_json()} if verify else described
 
 
 def _lines(values: dict[str, Any], prefix: str = "") -> list[tuple[str, str]]:
@@ -82,3 +102,8 @@ def _lines(values: dict[str, Any], prefix: str = "") -> list[tuple[str, str]]:
         else:
             lines.append((name, str(value)))
     return lines
+
+
+def _printable(text: str) -> str:
+    """The text with what could steer a terminal, as a file may hold it, written as an escape."""
+    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from l2a_transfer.errors import MissingExtraError, unknown_name
-from l2a_transfer.features.store import FeatureMeta, OpenedStore, check_finite, open_store, read_block
+from l2a_transfer.features.store import SEAL, FeatureMeta, OpenedStore, check_finite, open_store, read_block
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -60,6 +60,12 @@ class FeatureFile:
         if self._store is None:
             raise ValueError(f"{self.path}: is closed; read it inside 'with open_features(path) as f:'")
         return self._store
+
+    @property
+    def sha256(self) -> str:
+        """The file's SHA-256 as its seal states it, hexadecimal: of everything after the user block."""
+        digest: bytes = SEAL.unpack_from(self._stamp[-1])[3]
+        return digest.hex()
 
     def __getstate__(self) -> dict[str, Any]:
         return {"path": self.path, "finite": self.finite, "stamp": self._stamp}

@@ -1,0 +1,100 @@
+"""What a file may hide although it opens: damaged chunks, values that are not finite, columns that say nothing, and
+rows that are there twice."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from l2a_transfer.errors import BackendError
+from l2a_transfer.features.views import FeatureFile, open_features
+
+SHOWN = 5
+"""How many examples of each finding are named."""
+
+
+@dataclass(frozen=True)
+class Findings:
+    """A feature file after its seal and the checksum of each chunk were computed again.
+
+    `not_finite`: ids of rows with a NaN or an infinity. `constant`: columns in which all rows hold one value; NaN is
+    left out. `copies`: (id, id of the first row with the same features), −0 and 0 being the same; `across_splits`: how
+    many of those first rows are in another split than their copy.
+    """
+
+    sha256: str
+    not_finite: tuple[str, ...]
+    constant: tuple[int, ...]
+    copies: tuple[tuple[str, str], ...]
+    across_splits: int
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "sha256": self.sha256,
+            "checksums": "ok",
+            "rows_not_finite": len(self.not_finite),
+            "first_not_finite": list(self.not_finite[:SHOWN]),
+            "constant_columns": len(self.constant),
+            "first_constant": list(self.constant[:SHOWN]),
+            "duplicate_rows": len(self.copies),
+            "duplicates_across_splits": self.across_splits,
+            "first_duplicates": [list(pair) for pair in self.copies[:SHOWN]],
+        }
+
+
+def verify_features(path: str | Path) -> Findings:
+    """Read every byte of a feature file again, by blocks of rows; beside the ids, 16 bytes a row are kept.
+
+    Raises: StoreError where the seal or the checksum of a chunk does not hold.
+    """
+    with open_features(path, finite=False) as file:
+        D = file.features.shape[1]
+        low, high = np.full(D, np.inf), np.full(D, -np.inf)
+        digests = np.empty(len(file), dtype="V16")
+        finite = np.empty(len(file), dtype=bool)
+        at = 0
+        for block in file.blocks():
+            rows = slice(at, at + len(block))
+            finite[rows] = np.isfinite(block).all(axis=1)
+            low = np.fmin(low, np.fmin.reduce(block, axis=0))
+            high = np.fmax(high, np.fmax.reduce(block, axis=0))
+            digests[rows] = [hashlib.blake2b(row.data, digest_size=16).digest() for row in block + block.dtype.type(0)]
+            at = rows.stop
+        copies, across = _copies(file, digests)
+        return Findings(
+            sha256=file.sha256,
+            not_finite=tuple(file.ids[row] for row in np.flatnonzero(~finite)),
+            constant=tuple(np.flatnonzero(low == high).tolist()) if len(file) > 1 else (),
+            copies=copies,
+            across_splits=across,
+        )
+
+
+def _copies(file: FeatureFile, digests: NDArray[np.void]) -> tuple[tuple[tuple[str, str], ...], int]:
+    _, first, group = np.unique(digests, return_index=True, return_inverse=True)
+    rows = np.flatnonzero(first[group] != np.arange(len(digests)))
+    originals = first[group][rows]
+    pairs = tuple((file.ids[row], file.ids[original]) for row, original in zip(rows, originals, strict=True))
+    return pairs, int((file.split[rows] != file.split[originals]).sum())
+
+
+def verify_onnx(path: Path, content: bytes) -> None:
+    """Every stored tensor of a file that `read_onnx` accepted is whole and finite; nothing is run.
+
+    Raises: BackendError naming the tensor.
+    """
+    import onnx
+    from onnx import numpy_helper
+
+    for tensor in onnx.load_model_from_string(content).graph.initializer:
+        try:
+            values = numpy_helper.to_array(tensor)
+        except (ValueError, TypeError, KeyError) as error:
+            raise BackendError(f"{path}: the tensor {tensor.name!r} is damaged: {error}; export it again") from error
+        if values.dtype.kind == "f" and not np.isfinite(values).all():
+            raise BackendError(f"{path}: the tensor {tensor.name!r} has values that are not finite; export it again")
