@@ -10,7 +10,7 @@ from torch import Tensor
 
 from l2a_transfer.errors import UnknownNameError
 from l2a_transfer.models.config import ARCHITECTURES, ModelConfig, find_architecture
-from l2a_transfer.models.vgg import Network, build_model
+from l2a_transfer.models.vgg import ConvBlock, Network, build_model
 
 WIDTH = 1 / 32
 INERT = [name for name in ARCHITECTURES if ModelConfig(name).g_is_inert]
@@ -151,6 +151,44 @@ def test_the_trunk_is_where_the_paper_puts_it() -> None:
     rates = [m.p for m in model.trunk.modules() if isinstance(m, torch.nn.Dropout)]  # type: ignore[union-attr]
     assert rates == [0.3] + [0.4] * 7
     assert {m.eps for m in model.modules() if isinstance(m, torch.nn.BatchNorm2d)} == {1e-3}
+
+
+def test_dropout_stands_after_the_convolutions_that_the_paper_names() -> None:
+    model = build_model(ModelConfig("vgg-att3-concat-dp", width=WIDTH))
+    blocks = [m for m in model.modules() if isinstance(m, ConvBlock)]
+    after = {
+        number: layer.p
+        for number, block in enumerate(blocks, start=1)
+        for layer in block
+        if isinstance(layer, torch.nn.Dropout)
+    }
+    assert after == {1: 0.3, 3: 0.4, 5: 0.4, 6: 0.4, 8: 0.4, 9: 0.4, 11: 0.4, 12: 0.4, 14: 0.4, 15: 0.4}
+
+
+def test_convolutions_start_with_the_spread_that_the_paper_gives() -> None:
+    model = build_model(ModelConfig("vgg-att1-dp", width=0.5), seed=0)
+    for conv in (m for m in model.modules() if isinstance(m, torch.nn.Conv2d)):
+        assert conv.weight.std().item() == pytest.approx(math.sqrt(2 / (9 * conv.out_channels)), rel=0.1)
+
+
+@pytest.mark.parametrize(("name", "branch"), [("vgg-att2-concat-dp", "global_branch"), ("vgg-pan", "global_branch_2")])
+def test_g_comes_from_two_convolutions_between_pools(name: str, branch: str) -> None:
+    model = build(name)
+    sides = {}
+    for conv in ("conv14", "conv15"):
+        layer = model.get_submodule(f"{branch}.{conv}")
+        layer.register_forward_hook(lambda _, given, __, conv=conv: sides.update({conv: given[0].shape[2:]}))
+    model(images())
+    assert sides == {"conv14": (4, 4), "conv15": (2, 2)}
+
+
+def test_the_gate_of_pan_multiplies_what_feeds_the_rest() -> None:
+    model = build("vgg-pan")
+    with torch.no_grad():
+        model.get_parameter("gate_bias").fill_(-1e4)
+    result = model.attend(images())
+    assert result.maps["L2"].max() == 0
+    assert torch.equal(result.logits[0], result.logits[1])
 
 
 def test_a_seed_decides_the_weights_and_leaves_the_global_state_alone() -> None:

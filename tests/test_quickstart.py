@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
+import socket
 from pathlib import Path
 
 import pytest
@@ -19,7 +20,10 @@ from tests.conftest import assert_fails, l2a
 @pytest.fixture(scope="module")
 def done(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Result]:
     out = tmp_path_factory.mktemp("quickstart") / "out"
-    result = l2a("quickstart", "--out", out)
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("getaddrinfo", "create_connection"):
+            patch.setattr(socket, name, lambda *_, **__: pytest.fail("quickstart asked for the network"))
+        result = l2a("quickstart", "--out", out)
     assert result.exit_code == 0, (result.output, result.exception)
     return out, result
 
