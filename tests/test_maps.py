@@ -103,6 +103,17 @@ def test_the_command_writes_an_overlay_a_level_and_one_sheet(tmp_path: Path) -> 
     assert_fails(l2a("maps", "--model", TINY, "--out", out, *pictures), 1, "attention.png", "--overwrite")
 
 
+def test_two_pictures_of_one_name_are_told_apart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pictures = [save_picture(tmp_path / folder / "0.jpg", seed=k) for k, folder in enumerate(("cat", "dog"))]
+    shown: list[str] = []
+    monkeypatch.setattr(
+        "l2a_transfer.explain.maps.contact_sheet", lambda results, *_, **__: shown.extend(r.name for r in results)
+    )
+    assert l2a("maps", "--model", TINY, "--out", tmp_path / "m", *pictures).exit_code == 0
+    assert l2a("maps", "--model", TINY, "--out", tmp_path / "n", pictures[0]).exit_code == 0
+    assert shown == ["cat/0.jpg", "dog/0.jpg", "0.jpg"]
+
+
 def test_a_picture_that_is_not_one(tmp_path: Path) -> None:
     bad = tmp_path / "bad.jpg"
     bad.write_bytes(b"no picture")

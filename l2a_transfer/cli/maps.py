@@ -38,7 +38,13 @@ def command(images: tuple[Path, ...], model: str, out: Path, side: int, seed: in
     for path in (sheet, *(out / f"{stem}-{level}.png" for stem in stems for level in LEVELS)):
         if path.exists() and not overwrite:
             raise OutputExistsError(f"{path}: exists; --overwrite replaces it, or choose another --out")
-    results = [attention_maps(network, card.preprocess, decode_file(path), path.name, side=side) for path in images]
+    names = [path.name for path in images]
+    if len(set(names)) < len(names):
+        names = [f"{path.parent.name}/{path.name}" for path in images]
+    results = [
+        attention_maps(network, card.preprocess, decode_file(path), name, side=side)
+        for path, name in zip(images, names, strict=True)
+    ]
     out.mkdir(parents=True, exist_ok=True)
     for stem, result in zip(stems, results, strict=True):
         for path in save_overlays(result, out, stem):
