@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: quickstart test lint realdata clean
+.PHONY: quickstart test slow lint realdata clean
 
 quickstart: .venv/installed
 	$(BIN)/l2a-transfer quickstart --out quickstart --overwrite
@@ -16,6 +16,9 @@ lint: .venv/installed-lint
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+slow: .venv/installed-test
+	$(BIN)/python -m pytest -m "slow and not realdata and not gpu"
 
 # Needs L2A_TEST_DATA, a folder with cifar-10-batches-py, caltech101, stanford40 and svhn1083.
 realdata: .venv/installed-test
