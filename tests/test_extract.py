@@ -12,8 +12,10 @@ from numpy.typing import NDArray
 
 from l2a_transfer.errors import DataError, OutputExistsError, StoreError
 from l2a_transfer.features import extract as extract_module
+from l2a_transfer.features import plan as plan_module
 from l2a_transfer.features.backends import PixelsBackend, open_backend
-from l2a_transfer.features.extract import batches_of, extract, plan_ranges
+from l2a_transfer.features.extract import extract
+from l2a_transfer.features.plan import batches_of, plan_ranges
 from l2a_transfer.features.store import read_features
 from tests.conftest import TINY, MemorySource, assert_fails, l2a, memory_source, save_picture
 
@@ -37,7 +39,7 @@ class CountingBackend(PixelsBackend):
 
 @pytest.fixture(autouse=True)
 def _small_shards(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(extract_module, "SHARD_ROWS", 8)
+    monkeypatch.setattr(plan_module, "SHARD_ROWS", 8)
 
 
 def run(source: MemorySource, out: Path, backend: PixelsBackend | None = None, **options: object) -> object:

@@ -25,6 +25,7 @@ from l2a_transfer.features.store import (
     FeatureMeta,
     is_feature_file,
     read_features,
+    read_maps,
     read_meta,
     write_features,
 )
@@ -351,3 +352,89 @@ def test_any_names_any_width_any_blocks(tmp_path: Path, ids: list[str], dim: int
     np.testing.assert_array_equal(found.features, features)
     np.testing.assert_array_equal(found.labels, labels)
     np.testing.assert_array_equal(found.split, split)
+
+
+MAPS = {"L2": np.full((4, 2, 3), 0.25, np.float16), "L3": np.eye(4, dtype=np.float16)[:, :, None]}
+
+
+def with_maps(path: Path, meta: FeatureMeta = META) -> Path:
+    write_features(
+        path, meta, **ROWS, blocks=[FEATURES], dim=3,
+        maps={level: [values[:3], values[3:3], values[3:]] for level, values in MAPS.items()},
+    )  # fmt: skip
+    return path
+
+
+def test_maps_and_skipped_images_come_back(tmp_path: Path) -> None:
+    meta = dataclasses.replace(META, skipped=(("e", "truncated"), ("f/ü.jpg", "not a picture")))
+    path = with_maps(tmp_path / "f.h5", meta)
+    assert read_features(path).meta == meta
+    found = read_maps(path)
+    assert list(found) == ["L2", "L3"]
+    for level, values in MAPS.items():
+        assert found[level].dtype == np.float16
+        np.testing.assert_array_equal(found[level], values)
+    with h5py.File(path) as file:
+        assert file["maps/L2"].fletcher32
+    assert read_maps(save(tmp_path / "g.h5")) == {}
+
+
+def test_maps_that_do_not_fit_are_not_written(tmp_path: Path) -> None:
+    for blocks, said in (
+        ([MAPS["L2"][:3]], "3 rows of maps/L2 came, expected 4"),
+        ([MAPS["L2"], MAPS["L2"]], "does not fit"),
+        ([MAPS["L2"][:2], MAPS["L3"][:2]], "does not fit"),
+        ([MAPS["L2"] * np.float16(np.inf)], "the maps/L2 of 'a/1.jpg' are not finite"),
+    ):
+        with pytest.raises(StoreError, match=said):
+            write_features(tmp_path / "f.h5", META, **ROWS, blocks=[FEATURES], dim=3, maps={"L2": blocks})
+    assert not list(tmp_path.iterdir())
+
+
+def _replaced(file: h5py.File, values: np.ndarray) -> None:
+    del file["maps/L2"]
+    file.create_dataset("maps/L2", data=values, chunks=values.shape, fletcher32=True)
+
+
+HOSTILE_MAPS: dict[str, Callable[[h5py.File], object]] = {
+    "no group": lambda file: (file.pop("maps"), file.create_dataset("maps", data=[1.0])),
+    "soft link": lambda file: file["maps"].__setitem__("L1", h5py.SoftLink("/features")),
+    "external link": lambda file: file["maps"].__setitem__("L1", h5py.ExternalLink("/etc/passwd", "/x")),
+    "the group a link": lambda file: (file.pop("maps"), file.__setitem__("maps", h5py.SoftLink("/"))),
+    "itself": lambda file: file.__setitem__("maps/L1", file["maps"]),
+    "two axes": lambda file: _replaced(file, np.ones((4, 2), np.float16)),
+    "float32": lambda file: _replaced(file, np.ones((4, 2, 3), np.float32)),
+    "integers": lambda file: _replaced(file, np.ones((4, 2, 3), np.int16)),
+    "other rows": lambda file: _replaced(file, np.ones((3, 2, 3), np.float16)),
+    "huge": lambda file: (
+        file.pop("maps/L2"),
+        file.create_dataset("maps/L2", (4, 1 << 20, 1 << 20), np.float16, chunks=(1, 64, 64), fletcher32=True),
+    ),
+    "skipped is a number": lambda file: file.attrs.__setitem__("skipped", 3),
+    "skipped is no JSON": lambda file: file.attrs.__setitem__("skipped", "[["),
+    "skipped is an object": lambda file: file.attrs.__setitem__("skipped", "{}"),
+    "skipped has numbers": lambda file: file.attrs.__setitem__("skipped", '[["e", 1]]'),
+    "skipped has three": lambda file: file.attrs.__setitem__("skipped", '[["e", "f", "g"]]'),
+    "skipped has a row": lambda file: file.attrs.__setitem__("skipped", '[["c", "damaged"]]'),
+    "skipped twice": lambda file: file.attrs.__setitem__("skipped", '[["e", "x"], ["e", "y"]]'),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("what", HOSTILE_MAPS)
+def test_hostile_maps_and_skipped_images(tmp_path: Path, what: str) -> None:
+    path = with_maps(tmp_path / "f.h5")
+    with h5py.File(path, "r+") as file:
+        HOSTILE_MAPS[what](file)
+    reseal(path)
+    with pytest.raises(StoreError, match=r"f\.h5: "):
+        read_features(path)
+
+
+@pytest.mark.parametrize("value", [np.nan, -0.5, 1.5])
+def test_weights_that_are_none(tmp_path: Path, value: float) -> None:
+    path = with_maps(tmp_path / "f.h5")
+    with h5py.File(path, "r+") as file:
+        file["maps/L3"][2, 1] = value
+    reseal(path)
+    with pytest.raises(StoreError, match=r"/maps/L3 has weights that are not between 0 and 1"):
+        read_maps(path)

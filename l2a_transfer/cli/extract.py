@@ -25,7 +25,10 @@ import click
 @click.option("--device", default="auto", show_default=True, help="auto, cpu or cuda.")
 @click.option("--precision", default="auto", show_default=True, help="auto (fp32), fp32, bf16 or fp16.")
 @click.option("--batch-size", type=click.IntRange(min=1), default=64, show_default=True)
+@click.option("--threads", type=click.IntRange(min=1), help="CPU threads of the network; they decide the last bits.")
 @click.option("--workers", type=click.IntRange(min=0), help="Decoding processes; chosen by default.")
+@click.option("--on-error", default="fail", show_default=True, help="A faulty image: fail, or skip and list it.")
+@click.option("--attention/--no-attention", default=False, help="Store each level's attention maps too.")
 @click.option("--seed", type=click.IntRange(0, 2**32 - 1), default=0, show_default=True, help="Of untrained weights.")
 @click.option("--resume/--no-resume", default=False, help="Where --out is complete: verify it and exit 0.")
 @click.option("--overwrite/--no-overwrite", default=False, help="Replace --out.")
@@ -45,6 +48,10 @@ def command(obj: dict[str, Any], /, **given: Any) -> None:
 
     options = {key: given[key] for key in ("device", "precision", "tap", "seed", "backend")}
     levels = [level.strip() for level in given["levels"].split(",")] if given["levels"] else None
+    if given["threads"]:
+        import torch
+
+        torch.set_num_threads(given["threads"])
     with _runnable(given["model"], given["backend"], given["seed"]) as model:
         backend = open_backend(model, levels=levels, **options)
         source = open_source(
@@ -55,10 +62,11 @@ def command(obj: dict[str, Any], /, **given: Any) -> None:
             download=given["download"],
         )
         click.echo(f"{backend.name} on {backend.device}, {backend.precision}, {len(source)} images", err=True)
-        run = {key: given[key] for key in ("batch_size", "workers", "resume", "overwrite")}
+        run = {key: given[key] for key in ("batch_size", "workers", "on_error", "attention", "resume", "overwrite")}
         result = extract(source, backend, given["out"], progress=obj["progress"], **run)
     speed = f", {result.computed / result.seconds:.0f} images/s" if result.computed else ", verified"
-    click.echo(f"{result.path}: {result.rows} × {result.dim}{speed}")
+    skipped = f"; {len(result.skipped)} images skipped, listed in its attribute 'skipped'" if result.skipped else ""
+    click.echo(f"{result.path}: {result.rows} × {result.dim}{speed}{skipped}")
 
 
 @contextlib.contextmanager

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,33 +29,48 @@ def choose_workers(rows: int, workers: int | None) -> int:
     return 0 if rows < SMALL_SOURCE else min(8, cores)
 
 
+class PixelBatch(NamedTuple):
+    """Pixels of one row range: uint8 (B, 3, size, size), and position in the batch → why that image is black."""
+
+    images_u8: NDArray[np.uint8]
+    faulty: dict[int, str]
+
+
 class _Batches:
     """Batch k of a list of row ranges, as a map-style data set; picklable, so that it can go to a worker."""
 
-    def __init__(self, source: ImageSource, preprocess: Preprocess, batches: Sequence[range]) -> None:
-        self.source, self.preprocess, self.batches = source, preprocess, batches
+    def __init__(self, source: ImageSource, preprocess: Preprocess, batches: Sequence[range], on_error: str) -> None:
+        self.source, self.preprocess, self.batches, self.on_error = source, preprocess, batches, on_error
 
     def __len__(self) -> int:
         return len(self.batches)
 
-    def __getitem__(self, k: int) -> NDArray[np.uint8] | DataError:
-        # An exception that crosses the process boundary loses its type and gains a traceback; a value does not.
-        try:
-            return np.stack([self.preprocess.pixels(self.source.image(row)) for row in self.batches[k]])
-        except DataError as error:
-            return error
+    def __getitem__(self, k: int) -> PixelBatch | DataError:
+        size = self.preprocess.size
+        images_u8 = np.zeros((len(self.batches[k]), 3, size, size), dtype=np.uint8)
+        faulty: dict[int, str] = {}
+        for at, row in enumerate(self.batches[k]):
+            try:
+                images_u8[at] = self.preprocess.pixels(self.source.image(row))
+            except DataError as error:
+                # An exception that crosses the process boundary loses its type and gains a traceback; a value does not.
+                if self.on_error == "fail":
+                    return error
+                faulty[at] = str(error)
+        return PixelBatch(images_u8, faulty)
 
 
 def pixel_batches(
-    source: ImageSource, preprocess: Preprocess, batches: Sequence[range], *, workers: int = 0
-) -> Iterator[NDArray[np.uint8]]:
-    """For each range of rows, in order, its pixels: uint8 (B, 3, size, size).
+    source: ImageSource, preprocess: Preprocess, batches: Sequence[range], *, workers: int = 0, on_error: str = "fail"
+) -> Iterator[PixelBatch]:
+    """For each range of rows, in order, its pixels.
 
-    Memory does not grow with the number of batches. Raises: DataError naming the picture that cannot be used.
+    Memory does not grow with the number of batches. With `on_error="skip"` an image that cannot be used is black, so
+    that the others keep their places, and is listed. Raises: DataError naming it where `on_error` is "fail".
     """
-    dataset = _Batches(source, preprocess, batches)
+    dataset = _Batches(source, preprocess, batches, on_error)
     if workers == 0 or not batches:
-        loaded: Iterator[NDArray[np.uint8] | DataError] = (dataset[k] for k in range(len(dataset)))
+        loaded: Iterator[PixelBatch | DataError] = (dataset[k] for k in range(len(dataset)))
     else:
         from torch.utils.data import DataLoader
 
@@ -68,5 +83,5 @@ def pixel_batches(
         yield batch
 
 
-def _unchanged(batch: NDArray[np.uint8]) -> NDArray[np.uint8]:
+def _unchanged(batch: PixelBatch) -> PixelBatch:
     return batch

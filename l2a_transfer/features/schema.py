@@ -27,6 +27,9 @@ TEXT = ("data", "tap", "precision", "backend")
 JSON: dict[str, type] = {
     "classes": list, "splits": list, "levels": list, "card": dict, "preprocess": dict, "fingerprint": dict,
 }  # fmt: skip
+OPTIONAL_JSON: dict[str, type] = {"skipped": list}
+MAPS = "maps"
+"""The group of the attention maps: one data set a level."""
 
 
 @dataclass(frozen=True)
@@ -35,6 +38,7 @@ class FeatureMeta:
 
     `levels`: (name, start, stop) of each attended feature among the columns, which they tile in order. `card`: the
     model's card as JSON; `card["name"]` is the model's name. `fingerprint`: everything that decided the bytes.
+    `skipped`: (id, reason) of each image that could not be used and has no row.
     """
 
     data: str
@@ -47,6 +51,7 @@ class FeatureMeta:
     precision: str
     backend: str
     fingerprint: dict[str, Any]
+    skipped: tuple[tuple[str, str], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -85,6 +90,9 @@ def check_rows(path: Path, meta: FeatureMeta, rows: Rows, dim: int) -> None:
         raise StoreError(f"{path}: levels cover {at} columns, /features has {dim}")
     if not isinstance(meta.card.get("name"), str):
         raise StoreError(f"{path}: the card has no name")
+    absent = {name for name, _ in meta.skipped}
+    if len(absent) < len(meta.skipped) or absent & set(rows.ids):
+        raise StoreError(f"{path}: 'skipped' must name different images, none of which has a row")
 
 
 def _is_utf8(name: str) -> bool:

@@ -22,6 +22,8 @@ from l2a_transfer.features.schema import (
     DTYPES,
     JSON,
     MAGIC,
+    MAPS,
+    OPTIONAL_JSON,
     SCHEMA,
     SEAL,
     TEXT,
@@ -45,6 +47,7 @@ __all__ = [
     "open_store",
     "read_block",
     "read_features",
+    "read_maps",
     "read_meta",
     "write_features",
 ]
@@ -68,7 +71,8 @@ Stamp = tuple[int, int, int, int, bytes]
 
 @dataclass(frozen=True)
 class OpenedStore:
-    """A feature file that is whole and whose claims were checked; the values of `features` (N, D) are still on disk.
+    """A feature file that is whole and whose claims were checked; the values of `features` (N, D) and of `maps`
+    (level → (N, H, W) float16, often none) are still on disk.
 
     `stamp` says which file it was: device, inode, size, time of change, and the user block.
     """
@@ -80,6 +84,7 @@ class OpenedStore:
     ids: tuple[str, ...]
     split: NDArray[np.uint8]
     features: h5py.Dataset
+    maps: dict[str, h5py.Dataset]
 
 
 def open_store(path: Path, *, verified: Stamp | None = None) -> OpenedStore:
@@ -96,13 +101,13 @@ def open_store(path: Path, *, verified: Stamp | None = None) -> OpenedStore:
     try:
         if stamp is None or _stamp(path) != stamp or (verified and verified[-1] != stamp[-1]):
             raise StoreError(f"{path}: was replaced by another file while it was read; {AGAIN}")
-        meta, rows, features = _read_rows(path, file)
+        meta, rows, features, maps = _read_rows(path, file)
     except BaseException as error:
         file.close()
         if isinstance(error, StoreError) and AGAIN not in str(error):
             raise StoreError(f"{error}; {AGAIN}") from error
         raise
-    return OpenedStore(file, stamp, meta, rows.labels, rows.ids, rows.split, features)
+    return OpenedStore(file, stamp, meta, rows.labels, rows.ids, rows.split, features, maps)
 
 
 def _stamp(path: Path) -> Stamp | None:
@@ -129,6 +134,23 @@ def read_features(path: str | Path) -> FeatureSet:
     return FeatureSet(path, store.meta, values, store.labels, store.ids, store.split)
 
 
+def read_maps(path: str | Path) -> dict[str, NDArray[np.float16]]:
+    """The attention maps of a feature file, verified: level → (N, H, W), empty where it has none.
+
+    Raises: StoreError as `read_features` does, and for weights that are not between 0 and 1.
+    """
+    path = Path(path)
+    store = open_store(path)
+    with store.file:
+        maps = {
+            level: read_block(path, found, 0, len(store.ids), f"maps/{level}") for level, found in store.maps.items()
+        }
+    for level, values in maps.items():
+        if not ((values >= 0) & (values <= 1)).all():
+            raise StoreError(f"{path}: /maps/{level} has weights that are not between 0 and 1; {AGAIN}")
+    return maps
+
+
 def read_meta(path: str | Path) -> tuple[FeatureMeta, int, int]:
     """(meta, N, D) of a feature file, verified as by `read_features` but for the values of the features."""
     store = open_store(Path(path))
@@ -136,12 +158,12 @@ def read_meta(path: str | Path) -> tuple[FeatureMeta, int, int]:
         return store.meta, len(store.labels), int(store.features.shape[1])
 
 
-def read_block(path: Path, features: h5py.Dataset, start: int, stop: int) -> NDArray[Any]:
+def read_block(path: Path, found: h5py.Dataset, start: int, stop: int, name: str = "features") -> NDArray[Any]:
     """Rows start…stop − 1 of an opened file, (rows, D). Raises: StoreError where a chunk's checksum differs."""
     try:
-        block: NDArray[Any] = features[start:stop]
+        block: NDArray[Any] = found[start:stop]
     except (OSError, RuntimeError) as error:
-        raise StoreError(f"{path}: /features: rows {start}…{stop - 1} are damaged: {error}") from error
+        raise StoreError(f"{path}: /{name}: rows {start}…{stop - 1} are damaged: {error}") from error
     return block
 
 
@@ -196,8 +218,8 @@ def _open(path: Path) -> h5py.File:
         raise StoreError(f"{path}: not an HDF5 file: {error}") from error
 
 
-def _read_rows(path: Path, file: h5py.File) -> tuple[FeatureMeta, Rows, h5py.Dataset]:
-    """Everything but the values of the features, checked. Raises: StoreError."""
+def _read_rows(path: Path, file: h5py.File) -> tuple[FeatureMeta, Rows, h5py.Dataset, dict[str, h5py.Dataset]]:
+    """Everything but the values of the features and maps, checked. Raises: StoreError."""
     try:
         meta = _read_meta(path, file)
         for name in file:
@@ -214,12 +236,28 @@ def _read_rows(path: Path, file: h5py.File) -> tuple[FeatureMeta, Rows, h5py.Dat
             )
         ids = tuple(name.decode() for name in names[:].tolist())
         rows = Rows(labels[:], ids, split[:])
+        maps = _read_maps(path, file)
     except (KeyError, OSError, RuntimeError, TypeError, ValueError) as error:
         raise StoreError(f"{path}: damaged or made by another program: {error}") from error
     if len(features) != len(rows.labels):
         raise StoreError(f"{path}: /features has {len(features)} rows, /labels {len(rows.labels)}")
+    for level, found in maps.items():
+        if found.dtype != np.float16 or len(found) != len(rows.labels):
+            raise StoreError(f"{path}: /maps/{level} must be float16 with {len(rows.labels)} rows, got {found}")
     check_rows(path, meta, rows, features.shape[1])
-    return meta, rows, features
+    return meta, rows, features, maps
+
+
+def _read_maps(path: Path, file: h5py.File) -> dict[str, h5py.Dataset]:
+    group = file.get(MAPS)
+    if group is None:
+        return {}
+    if not isinstance(group, h5py.Group):
+        raise StoreError(f"{path}: /{MAPS} must be a group, got {group}")
+    for level in group:
+        if not isinstance(group.get(level, getlink=True), h5py.HardLink):
+            raise StoreError(f"{path}: /{MAPS}/{level} is a link; a feature file must not point anywhere")
+    return {level: _dataset(path, file, f"{MAPS}/{level}", 3, "f") for level in group}
 
 
 def _dataset(path: Path, file: h5py.File, name: str, ndim: int, kind: str) -> h5py.Dataset:
@@ -246,12 +284,12 @@ def _read_meta(path: Path, file: h5py.File) -> FeatureMeta:
     if schema != SCHEMA:
         raise StoreError(f"{path}: its schema must be {SCHEMA!r}, got {schema!r}")
     values: dict[str, Any] = {}
-    for key in (*TEXT, *JSON):
-        text = file.attrs.get(key)
+    for key in (*TEXT, *JSON, *OPTIONAL_JSON):
+        text = file.attrs.get(key, "[]" if key in OPTIONAL_JSON else None)
         if not isinstance(text, str):
             raise StoreError(f"{path}: the attribute {key!r} must be text, got {type(text).__name__}")
         values[key] = text
-    for key, kind in JSON.items():
+    for key, kind in {**JSON, **OPTIONAL_JSON}.items():
         try:
             values[key] = json.loads(values[key])
         except (ValueError, RecursionError) as error:
@@ -266,4 +304,7 @@ def _read_meta(path: Path, file: h5py.File) -> FeatureMeta:
         values["levels"] = tuple((str(name), int(start), int(stop)) for name, start, stop in values["levels"])
     except (TypeError, ValueError) as error:
         raise StoreError(f"{path}: the attribute 'levels' must list (name, start, stop): {error}") from error
+    if not all(isinstance(pair, list) and [type(text) for text in pair] == [str, str] for pair in values["skipped"]):
+        raise StoreError(f"{path}: the attribute 'skipped' must list (id, reason)")
+    values["skipped"] = tuple((name, reason) for name, reason in values["skipped"])
     return FeatureMeta(**values)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import io
 import json
+import math
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,9 @@ from l2a_transfer.features.schema import (
     DTYPES,
     JSON,
     MAGIC,
+    MAPS,
     MAX_ID_BYTES,
+    OPTIONAL_JSON,
     SCHEMA,
     SEAL,
     TEXT,
@@ -42,12 +45,14 @@ def write_features(
     blocks: Iterable[NDArray[Any]],
     dim: int,
     dtype: str = "float32",
+    maps: Mapping[str, Iterable[NDArray[Any]]] | None = None,
 ) -> None:
     """Write a feature file; `path` is the old file, or none, until the new one is whole, sealed and on disk.
 
-    `blocks` are (B, D) arrays in row order, taken one at a time, so that memory does not grow with N; the same
-    content gives the same bytes. Raises: StoreError for rows, labels, ids or levels that do not fit together, for
-    features that are not finite in `dtype`, and where the disk refuses; the partial file is removed.
+    `blocks` are (B, D) arrays in row order, taken one at a time, so that memory does not grow with N; `maps`: level →
+    blocks (B, H, W) of its attention maps, stored as float16. The same content gives the same bytes. Raises:
+    StoreError for rows, labels, ids, levels or maps that do not fit together, for values that are not finite in
+    `dtype`, and where the disk refuses; the partial file is removed.
     """
     path = Path(path)
     if dtype not in DTYPES:
@@ -61,7 +66,9 @@ def write_features(
             with h5py.File(sink, "w", userblock_size=USER_BLOCK, libver=("v110", "v110")) as file:
                 _write_meta(file, meta)
                 _write_rows(path, file, rows)
-                _write_blocks(path, file, _until_refused(blocks, sink), rows, dim, dtype)
+                _write_blocks(path, file, "features", _until_refused(blocks, sink), rows, (dim,), dtype)
+                for level, values in (maps or {}).items():
+                    _write_blocks(path, file, f"{MAPS}/{level}", _until_refused(values, sink), rows, None, "float16")
         sink.raise_refusal()
         _seal(partial)
         os.replace(partial, path)
@@ -125,6 +132,9 @@ def _write_meta(file: h5py.File, meta: FeatureMeta) -> None:
         file.attrs[key] = getattr(meta, key)
     for key in JSON:
         file.attrs[key] = json.dumps(getattr(meta, key), sort_keys=True, ensure_ascii=False)
+    for key in OPTIONAL_JSON:
+        if getattr(meta, key):
+            file.attrs[key] = json.dumps(getattr(meta, key), ensure_ascii=False)
 
 
 def _write_rows(path: Path, file: h5py.File, rows: Rows) -> None:
@@ -139,24 +149,35 @@ def _write_rows(path: Path, file: h5py.File, rows: Rows) -> None:
 
 
 def _write_blocks(
-    path: Path, file: h5py.File, blocks: Iterable[NDArray[Any]], rows: Rows, dim: int, dtype: str
+    path: Path,
+    file: h5py.File,
+    name: str,
+    blocks: Iterable[NDArray[Any]],
+    rows: Rows,
+    shape: tuple[int, ...] | None,
+    dtype: str,
 ) -> None:
-    N = len(rows.labels)
-    step = max(1, min(N, CHUNK_BYTES // (dim * np.dtype(dtype).itemsize)))
-    features = file.create_dataset("features", (N, dim), dtype, chunks=(step, dim), fletcher32=True)
-    at = 0
+    """The data set `name`, (N, *shape); without `shape`, that of the first block's rows."""
+    N, at = len(rows.labels), 0
+    found: h5py.Dataset | None = None
     for block in blocks:
-        if block.ndim != 2 or block.shape[1] != dim or at + len(block) > N:
-            raise StoreError(f"{path}: a block of shape {block.shape} after {at} rows does not fit into ({N}, {dim})")
+        if found is None:
+            shape = shape or block.shape[1:]
+            step = max(1, min(N, CHUNK_BYTES // (math.prod(shape) * np.dtype(dtype).itemsize)))
+            found = file.create_dataset(name, (N, *shape), dtype, chunks=(step, *shape), fletcher32=True)
+        if block.shape[1:] != shape or at + len(block) > N:
+            raise StoreError(
+                f"{path}: a block of shape {block.shape} after {at} rows of /{name} does not fit into {N} × {shape}"
+            )
         with np.errstate(over="ignore"):
             values = block.astype(dtype, copy=False)
-        bad = np.flatnonzero(~np.isfinite(values).all(axis=1))
+        bad = np.flatnonzero(~np.isfinite(values).all(axis=tuple(range(1, values.ndim))))
         if len(bad):
-            raise StoreError(f"{path}: the features of {rows.ids[at + int(bad[0])]!r} are not finite in {dtype}")
-        features[at : at + len(block)] = values
+            raise StoreError(f"{path}: the {name} of {rows.ids[at + int(bad[0])]!r} are not finite in {dtype}")
+        found[at : at + len(block)] = values
         at += len(block)
     if at != N:
-        raise StoreError(f"{path}: {at} rows of features came, expected {N}")
+        raise StoreError(f"{path}: {at} rows of {name} came, expected {N}")
 
 
 def _seal(path: Path) -> None:

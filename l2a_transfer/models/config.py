@@ -100,6 +100,11 @@ class ModelConfig:
         return {"head" if self.spec.family == "vgg" else "gap": self.channels(512)}
 
     @property
+    def map_levels(self) -> tuple[str, ...]:
+        """The levels that have an attention map; none where there is no attention."""
+        return ("L2", "L3") if self.spec.family == "vgg-pan" else self.spec.levels
+
+    @property
     def g_is_inert(self) -> bool:
         """True where the global feature g cannot change attention, features or logits.
 

@@ -1,0 +1,206 @@
+"""Features through ONNX Runtime, from one self-contained file that `export` wrote."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from l2a_transfer.errors import BackendError, unknown_name
+from l2a_transfer.features.devices import PRECISIONS, choose_onnx_device
+from l2a_transfer.features.interface import TAPS, Computed, level_columns, maps_wanted
+
+if TYPE_CHECKING:
+    from l2a_transfer.models.weights import Card
+
+CARD_KEY = "l2a-card"
+MAX_ONNX_BYTES = 1 << 30
+MAP_OUTPUT = "map_"
+EXPORT = "'l2a-transfer export' writes such files"
+PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
+
+
+class OnnxBackend:
+    """A file that `l2a-transfer export` wrote, in ONNX Runtime; the provider that runs is the one asked for."""
+
+    name, precision, tap = "onnxruntime", "fp32", "ga"
+
+    def __init__(
+        self,
+        path: Path,
+        *,
+        device: str = "auto",
+        precision: str = "auto",
+        tap: str = "ga",
+        levels: Sequence[str] | None = None,
+    ) -> None:
+        import torch
+
+        if tap not in TAPS:
+            raise unknown_name("tap", tap, TAPS)
+        if tap != "ga":
+            raise BackendError(f"{path}: an ONNX file holds the tap 'ga' alone, got {tap!r}; use the weights file")
+        if precision not in PRECISIONS:
+            raise unknown_name("precision", precision, PRECISIONS)
+        if precision not in ("auto", "fp32"):
+            raise BackendError(f"{path}: ONNX files are float32, got precision {precision!r}; use --backend torch")
+        content, card = read_onnx(path)
+        self.card, self.preprocess = card.to_json(), card.preprocess
+        widths = card.config.feature_levels
+        self.levels = level_columns(widths, levels)
+        self.map_levels = maps_wanted(card.config.map_levels, widths, levels)
+        whole = {name: range(start, stop) for name, start, stop in level_columns(widths, None)}
+        self._columns = np.concatenate([np.asarray(whole[name]) for name, _, _ in self.levels])
+        self._width = sum(widths.values())
+        self._weights = hashlib.sha256(content).hexdigest()
+        self.device = choose_onnx_device(device)
+        self._threads, self._path, self._content = torch.get_num_threads(), path, content
+        self._session = self._start()
+
+    def _start(self) -> Any:
+        """A session on the provider that was asked for, and no other. Raises: BackendError."""
+        import onnxruntime as ort
+
+        options = ort.SessionOptions()
+        options.intra_op_num_threads = self._threads
+        options.log_severity_level = 3
+        provider = PROVIDERS[self.device]
+        if self.device == "cuda" and hasattr(ort, "preload_dlls"):
+            ort.preload_dlls()
+        with _runtime_errors(self._path):
+            # Without enable_fallback=0, a provider that fails is replaced by another, and a line is printed.
+            session = ort.InferenceSession(self._content, options, providers=[provider], enable_fallback=0)
+        if session.get_providers()[0] != provider:
+            raise BackendError(
+                f"{self._path}: ONNX Runtime could not start {provider}, it runs {session.get_providers()}; "
+                "use --device cpu"
+            )
+        return session
+
+    def features(self, images_u8: NDArray[np.uint8]) -> NDArray[np.float32]:
+        return self._checked(self.run(images_u8, ["features"]), len(images_u8)).features
+
+    def stream(self, batches: Iterable[NDArray[np.uint8]], *, attention: bool = False) -> Iterator[Computed]:
+        names = ["features", *(MAP_OUTPUT + level for level in self.map_levels if attention)]
+        run = self.run_bound if self.device == "cuda" else self.run
+        for images_u8 in batches:
+            yield self._checked(run(images_u8, names), len(images_u8))
+
+    def _checked(self, found: dict[str, NDArray[np.float32]], B: int) -> Computed:
+        """The outputs, where they have the shapes that the card says. Raises: BackendError."""
+        features = found.pop("features")
+        if features.shape != (B, self._width) or features.dtype != np.float32:
+            raise BackendError(
+                f"{self._path}: gave features {features.dtype} {features.shape}, its card says float32 "
+                f"{(B, self._width)}; export it again"
+            )
+        for name, values in found.items():
+            if values.ndim != 3 or len(values) != B:
+                raise BackendError(f"{self._path}: gave {name} {values.shape}, expected ({B}, H, W); export it again")
+        maps = {name.removeprefix(MAP_OUTPUT): values.astype(np.float16) for name, values in found.items()}
+        return Computed(np.ascontiguousarray(features[:, self._columns]), maps)
+
+    def run(self, images_u8: NDArray[np.uint8], names: Sequence[str] | None = None) -> dict[str, NDArray[np.float32]]:
+        """Outputs of the file by name, all by default: `features` (B, D) and `map_LEVEL` (B, H, W)."""
+        wanted = list(names) if names else [output.name for output in self._session.get_outputs()]
+        with _runtime_errors(self._path):
+            return dict(zip(wanted, self._session.run(wanted, {"images": images_u8}), strict=True))
+
+    def run_bound(self, images_u8: NDArray[np.uint8], names: Sequence[str]) -> dict[str, NDArray[np.float32]]:
+        """As `run`, with the pixels put on the device once and the outputs allocated there (I/O binding)."""
+        import onnxruntime as ort
+
+        with _runtime_errors(self._path):
+            binding = self._session.io_binding()
+            binding.bind_ortvalue_input("images", ort.OrtValue.ortvalue_from_numpy(images_u8, self.device, 0))
+            for name in names:
+                binding.bind_output(name, self.device)
+            self._session.run_with_iobinding(binding)
+            return dict(zip(names, binding.copy_outputs_to_cpu(), strict=True))
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {key: value for key, value in self.__dict__.items() if key != "_session"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._session = self._start()
+
+    def identity(self) -> dict[str, Any]:
+        import onnxruntime as ort
+
+        return {
+            "model": self.card["name"],
+            "weights": self._weights,
+            "runtime": f"onnxruntime {ort.__version__}",
+            "threads": self._threads if self.device == "cpu" else 0,
+        }
+
+
+@contextmanager
+def _runtime_errors(path: Path) -> Iterator[None]:
+    """ONNX Runtime's own exceptions, which share no base class, as BackendError."""
+    from onnxruntime.capi import onnxruntime_pybind11_state as state
+
+    kinds = tuple(kind for kind in vars(state).values() if isinstance(kind, type) and issubclass(kind, Exception))
+    try:
+        yield
+    except kinds as error:
+        raise BackendError(f"{path}: ONNX Runtime cannot run it: {error}") from error
+
+
+def read_onnx(path: Path) -> tuple[bytes, Card]:
+    """The bytes and the card of a self-contained file that `export` wrote, checked before any runtime sees them.
+
+    Raises: BackendError for a file of another program, a damaged one, or one that refers to other files.
+    """
+    import onnx
+    from google.protobuf.message import DecodeError
+
+    from l2a_transfer.models.weights import Card
+
+    try:
+        if path.stat().st_size > MAX_ONNX_BYTES:
+            raise BackendError(f"{path}: larger than {MAX_ONNX_BYTES >> 20} MiB, which no exported network is")
+        content = path.read_bytes()
+    except OSError as error:
+        raise BackendError(f"{path}: cannot be read: {error.strerror or error}; {EXPORT}") from error
+    try:
+        model = onnx.load_model_from_string(content)
+    except DecodeError as error:
+        raise BackendError(f"{path}: not an ONNX file or damaged: {error}; {EXPORT}") from error
+    metadata = {entry.key: entry.value for entry in model.metadata_props}
+    if CARD_KEY not in metadata:
+        raise BackendError(f"{path}: an ONNX file of another program (no {CARD_KEY!r} in its metadata); {EXPORT}")
+    if refers_to_other_files(model):
+        raise BackendError(f"{path}: keeps data in other files, which is refused; export it again")
+    try:
+        card = Card.from_json(json.loads(metadata[CARD_KEY]))
+    except (ValueError, TypeError, KeyError, RecursionError) as error:
+        raise BackendError(f"{path}: its card cannot be read: {error}; {EXPORT}") from error
+    inputs = [i.name for i in model.graph.input]
+    outputs = [o.name for o in model.graph.output]
+    if inputs != ["images"] or "features" not in outputs:
+        raise BackendError(
+            f"{path}: needs the input 'images' and the output 'features', has {inputs} and {outputs}; {EXPORT}"
+        )
+    return content, card
+
+
+def refers_to_other_files(model: Any) -> bool:
+    """True where any tensor of an ONNX model, in any subgraph or function, lives outside the file."""
+    pending, external = [model], False
+    while pending and not external:
+        message = pending.pop()
+        if type(message).__name__ == "TensorProto":
+            external = bool(message.external_data) or message.data_location == 1
+            continue
+        for field, value in message.ListFields():
+            if field.message_type is not None:
+                pending.extend([value] if hasattr(value, "ListFields") else list(value))
+    return external

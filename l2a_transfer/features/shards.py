@@ -1,0 +1,186 @@
+"""The folder `OUT.shards`: one checked file a finished range of rows, so that a kill costs only the others."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save
+
+from l2a_transfer.errors import OutputExistsError, StoreError
+from l2a_transfer.features.plan import differences
+
+log = logging.getLogger(__name__)
+PLAN = "plan.json"
+ROWS = "rows-*.safetensors"
+ABOUT = "l2a-shard"
+MAP = "map_"
+
+
+@dataclass(frozen=True)
+class Shard:
+    """What a range of rows became. K of its images could be used.
+
+    `kept` (K,) int64: their row numbers, ascending; `features` (K, D) float32; `maps`: level → (K, H, W) float16;
+    `skipped`: row number → why the image could not be used.
+    """
+
+    kept: NDArray[np.int64]
+    features: NDArray[np.float32]
+    maps: dict[str, NDArray[np.float16]] = field(default_factory=dict)
+    skipped: dict[int, str] = field(default_factory=dict)
+
+
+class Shards:
+    """Finished ranges of one extraction. Any number of processes may write the same range: all write the same bytes,
+    each into a partial file of its own, and the last rename wins."""
+
+    def __init__(self, folder: Path, fingerprint: dict[str, Any]) -> None:
+        self.folder, self.fingerprint = folder, fingerprint
+        self.digest = hashlib.sha256(json.dumps(fingerprint, sort_keys=True).encode()).hexdigest()
+
+    def open(self, *, overwrite: bool) -> None:
+        """Make the folder, or take up the one that is there; what killed writers left of partial files goes.
+
+        Raises: OutputExistsError where it belongs to another extraction, naming what differs; StoreError where the
+        folder cannot be written.
+        """
+        if overwrite:
+            self.remove()
+        # A plan of which no range is finished protects nothing, as after a picture that could not be decoded.
+        elif any(self.folder.glob(ROWS)) and (named := differences(_read_json(self.folder / PLAN), self.fingerprint)):
+            raise OutputExistsError(
+                f"{self.folder}: holds an unfinished extraction with other options ({named}); --overwrite starts again"
+            )
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            for partial in self.folder.glob("*.partial"):
+                partial.unlink()
+        except OSError as error:
+            raise StoreError(f"{self.folder}: cannot be written: {error.strerror or error}") from error
+        _replace(self.folder / PLAN, json.dumps(self.fingerprint, sort_keys=True).encode())
+
+    def there(self) -> bool:
+        """True where the folder holds a plan, of this extraction or another."""
+        return (self.folder / PLAN).exists()
+
+    def is_of(self, fingerprint: dict[str, Any]) -> bool:
+        """True where the folder on disk belongs to the extraction with this fingerprint. Raises: StoreError."""
+        return self.there() and not differences(_read_json(self.folder / PLAN), fingerprint)
+
+    def path(self, rows: range) -> Path:
+        return self.folder / f"rows-{rows.start:09d}-{rows.stop:09d}.safetensors"
+
+    def write(self, rows: range, shard: Shard) -> None:
+        """Partial file, sync, verification of what the disk gives back, rename. Raises: StoreError."""
+        arrays: dict[str, NDArray[Any]] = {"kept": shard.kept, "features": shard.features}
+        arrays |= {MAP + level: values for level, values in shard.maps.items()}
+        about = {
+            "plan": self.digest,
+            "sha256": {name: _sha256(values) for name, values in arrays.items()},
+            "skipped": sorted(shard.skipped.items()),
+        }
+        # One entry, because safetensors writes several in an order that changes from run to run.
+        metadata = {ABOUT: json.dumps(about, sort_keys=True)}
+        _replace(self.path(rows), save(arrays, metadata=metadata), check=lambda path: self._load(path, rows))
+
+    def read(self, rows: range) -> Shard | None:
+        """A finished range, every array's checksum verified; None where there is no whole shard of this plan."""
+        path = self.path(rows)
+        if not path.exists():
+            return None
+        try:
+            return self._load(path, rows)
+        except StoreError as error:
+            log.warning("%s; its rows are computed again", error)
+            return None
+
+    def _load(self, path: Path, rows: range) -> Shard:
+        """The content of a shard. Raises: StoreError naming the file and what is wrong with it."""
+        try:
+            with safe_open(path, framework="numpy") as file:
+                about = json.loads((file.metadata() or {})[ABOUT])
+                arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
+            plan, sums = about["plan"], dict(about["sha256"])
+            skipped = {int(row): str(why) for row, why in about["skipped"]}
+            kept, features = arrays["kept"], arrays["features"]
+        except (SafetensorError, OSError, KeyError, TypeError, ValueError, RecursionError) as error:
+            raise StoreError(f"{path}: damaged ({error})") from error
+        if plan != self.digest:
+            raise StoreError(f"{path}: a shard of another extraction")
+        names = sorted({*sums, *arrays})
+        wrong = [name for name in names if name not in arrays or _sha256(arrays[name]) != sums.get(name)]
+        if wrong:
+            raise StoreError(f"{path}: changed since it was written: the checksum of {', '.join(wrong)} differs")
+        maps = {name.removeprefix(MAP): values for name, values in arrays.items() if name.startswith(MAP)}
+        lengths = {len(values) for values in (kept, features, *maps.values())}
+        if len(lengths) > 1 or sorted([*kept.tolist(), *skipped]) != list(rows):
+            raise StoreError(f"{path}: not the rows {rows.start}…{rows.stop - 1}")
+        return Shard(kept, features, maps, skipped)
+
+    @contextmanager
+    def kept_if_used(self) -> Iterator[None]:
+        """Where the body fails before a range is finished, there is nothing to keep, and the folder goes."""
+        try:
+            yield
+        except BaseException:
+            if not any(self.folder.glob(ROWS)):
+                self.remove()
+            raise
+
+    def remove(self) -> None:
+        """Delete this folder's own files, the plan last, and the folder if nothing else is in it."""
+        for pattern in (ROWS, "*.partial", PLAN):
+            for path in self.folder.glob(pattern):
+                path.unlink(missing_ok=True)
+        if self.folder.is_dir() and not any(self.folder.iterdir()):
+            self.folder.rmdir()
+
+
+def _sha256(values: NDArray[Any]) -> str:
+    digest = hashlib.sha256(f"{values.dtype} {values.shape} ".encode())
+    digest.update(np.ascontiguousarray(values).reshape(-1).view(np.uint8).data)
+    return digest.hexdigest()
+
+
+def _replace(path: Path, content: bytes, check: Any = None) -> None:
+    """`path` is its old self, or not there, until all of `content` is on disk and was read back by `check`."""
+    partial = path.with_name(f"{path.name}.{uuid.uuid4().hex[:12]}.partial")
+    try:
+        with open(partial, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        if check is not None:
+            check(partial)
+        os.replace(partial, path)
+        folder = os.open(path.parent, os.O_RDONLY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
+    except OSError as error:
+        raise StoreError(f"{path}: cannot be written: {error.strerror or error}") from error
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_text())
+    except (OSError, ValueError, RecursionError) as error:
+        raise StoreError(f"{path}: cannot be read ({error}); --overwrite starts again") from error
+    if not isinstance(content, dict):
+        raise StoreError(f"{path}: not a plan; --overwrite starts again")
+    return content

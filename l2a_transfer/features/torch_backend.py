@@ -1,0 +1,174 @@
+"""Features through PyTorch."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from l2a_transfer.errors import unknown_name
+from l2a_transfer.features.devices import choose_device, choose_precision, ieee_float32
+from l2a_transfer.features.interface import TAPS, Computed, level_columns, maps_wanted
+
+if TYPE_CHECKING:
+    import torch
+
+    from l2a_transfer.models.config import ModelConfig
+    from l2a_transfer.models.vgg import Network
+    from l2a_transfer.models.weights import Card
+
+
+class TorchBackend:
+    """A network in PyTorch, in evaluation mode, on one device. fp32 means IEEE float32: TF32 is off."""
+
+    name = "torch"
+
+    def __init__(
+        self,
+        model: Network,
+        card: Card,
+        *,
+        device: str = "auto",
+        precision: str = "auto",
+        tap: str = "ga",
+        levels: Sequence[str] | None = None,
+    ) -> None:
+        import torch
+
+        if tap not in TAPS:
+            raise unknown_name("tap", tap, TAPS)
+        self.device = choose_device(device)
+        self.precision = choose_precision(precision, self.device)
+        self.tap, self.card, self.preprocess = tap, card.to_json(), card.preprocess
+        self.levels = level_columns(model.config.feature_levels, levels)
+        self.map_levels = maps_wanted(model.config.map_levels, model.config.feature_levels, levels)
+        self._weights = state_sha256(model)
+        self._model: Any = model.eval().to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self._mean = torch.tensor(self.preprocess.mean, device=self.device)[:, None, None]
+        self._std = torch.tensor(self.preprocess.std, device=self.device)[:, None, None]
+
+    def features(self, images_u8: NDArray[np.uint8]) -> NDArray[np.float32]:
+        import torch
+
+        found, _ = self._forward(torch.from_numpy(images_u8).to(self.device), attention=False)
+        array: NDArray[np.float32] = found.cpu().numpy()
+        return array
+
+    def stream(self, batches: Iterable[NDArray[np.uint8]], *, attention: bool = False) -> Iterator[Computed]:
+        import torch
+
+        if self.device == "cuda":
+            yield from self._stream_cuda(batches, attention=attention)
+            return
+        for images_u8 in batches:
+            features, maps = self._forward(torch.from_numpy(images_u8), attention=attention)
+            yield Computed(features.numpy(), {level: values.numpy() for level, values in maps.items()})
+
+    def _forward(self, images_u8: torch.Tensor, *, attention: bool) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        """uint8 (B, 3, H, W) on the device → features (B, D) and level → float16 maps (B, H', W'), on the device."""
+        import torch
+
+        dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(self.precision, torch.bfloat16)
+        with (
+            torch.inference_mode(),
+            ieee_float32(),
+            torch.autocast(self.device, dtype, enabled=self.precision != "fp32"),
+        ):
+            pixels = images_u8.float() / 255
+            images = ((pixels - self._mean) / self._std).contiguous(memory_format=torch.channels_last)
+            attended = self._model.attend(images)
+            values = attended.g_a if self.tap == "ga" else attended.g_a_bn_relu
+            features = torch.cat([values[level].float() for level, _, _ in self.levels], dim=1)  # (B, D)
+            maps = {level: attended.maps[level].half() for level in self.map_levels if attention}
+        return features, maps
+
+    def _stream_cuda(self, batches: Iterable[NDArray[np.uint8]], *, attention: bool) -> Iterator[Computed]:
+        """Batch k + 1 travels to the GPU and the results of batch k − 1 back while batch k is computed."""
+        import torch
+
+        computing, copying = torch.cuda.current_stream(), torch.cuda.Stream()  # type: ignore[no-untyped-call]
+        pending: deque[tuple[torch.Tensor, dict[str, torch.Tensor], torch.cuda.Event]] = deque()
+
+        def start(uploaded: tuple[torch.Tensor, torch.cuda.Event]) -> None:
+            images_u8, arrived = uploaded
+            computing.wait_event(arrived)
+            images_u8.record_stream(computing)
+            features, maps = self._forward(images_u8, attention=attention)
+            host = _to_pinned(features), {level: _to_pinned(values) for level, values in maps.items()}
+            pending.append((*host, computing.record_event()))
+
+        def finish() -> Computed:
+            features, maps, done = pending.popleft()
+            done.synchronize()
+            # Copied out of pinned memory, which is scarce and which the next batches use again.
+            return Computed(features.numpy().copy(), {level: values.numpy().copy() for level, values in maps.items()})
+
+        uploaded: tuple[torch.Tensor, torch.cuda.Event] | None = None
+        for batch in batches:
+            pinned = torch.from_numpy(batch).pin_memory()
+            with torch.cuda.stream(copying):
+                following = pinned.to(self.device, non_blocking=True), copying.record_event()
+            if uploaded is not None:
+                start(uploaded)
+            uploaded = following
+            if len(pending) > 1:
+                yield finish()
+        if uploaded is not None:
+            start(uploaded)
+        while pending:
+            yield finish()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # A network holds functions that pickle refuses; its config and state are all that it is.
+        state = {key: value.cpu().numpy() for key, value in self._model.state_dict().items()}
+        options = {"device": self.device, "precision": self.precision, "tap": self.tap}
+        return _reopen, (
+            self.card,
+            self._model.config,
+            state,
+            {**options, "levels": [name for name, _, _ in self.levels]},
+        )
+
+    def identity(self) -> dict[str, Any]:
+        import torch
+
+        return {
+            "model": self.card["name"],
+            "weights": self._weights,
+            "runtime": f"torch {torch.__version__}",
+            "threads": torch.get_num_threads() if self.device == "cpu" else 0,
+        }
+
+
+def state_sha256(model: Network) -> str:
+    """SHA-256 over a network's config and tensors, in the order of their names."""
+    digest = hashlib.sha256(json.dumps(model.config.to_json(), sort_keys=True).encode())
+    for key, value in sorted(model.state_dict().items()):
+        tensor: torch.Tensor = value.detach().cpu().contiguous()
+        digest.update(f"{key} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.numpy().tobytes())
+    return digest.hexdigest()
+
+
+def _to_pinned(values: torch.Tensor) -> torch.Tensor:
+    import torch
+
+    return torch.empty(values.shape, dtype=values.dtype, pin_memory=True).copy_(values, non_blocking=True)
+
+
+def _reopen(
+    card: dict[str, Any], config: ModelConfig, state: dict[str, NDArray[Any]], options: dict[str, Any]
+) -> TorchBackend:
+    import torch
+
+    from l2a_transfer.models.vgg import build_model
+    from l2a_transfer.models.weights import Card
+
+    model = build_model(config)
+    model.load_state_dict({key: torch.from_numpy(np.array(value)) for key, value in state.items()})
+    return TorchBackend(model, Card.from_json(card), **options)
