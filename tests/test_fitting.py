@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import inspect
 import warnings
 
@@ -11,15 +12,15 @@ from numpy.typing import NDArray
 from sklearn.decomposition import PCA
 from sklearn.model_selection import GridSearchCV, StratifiedKFold
 from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import StandardScaler
+from sklearn.preprocessing import Normalizer, StandardScaler
 from sklearn.svm import LinearSVC
 
 from l2a_transfer.errors import EvaluationError
-from l2a_transfer.evaluation.fitting import SvmConfig, fit_svm
+from l2a_transfer.evaluation.fitting import NORMALIZATIONS, SOLVERS, SvmConfig, fit_svm
 from tests.feature_files import blobs, labels_of
 
 GRID = (1e-4, 1e-3, 1e-2, 1e-1)
-CONFIG = SvmConfig(GRID, folds=3, seed=4)
+CONFIG = SvmConfig(GRID, folds=3, seed=4, decades=0)
 
 
 def reference(features: NDArray[np.float64], labels: NDArray[np.int32], config: SvmConfig) -> GridSearchCV:
@@ -32,28 +33,30 @@ def reference(features: NDArray[np.float64], labels: NDArray[np.int32], config: 
     return search.fit(features, labels)
 
 
+@pytest.mark.parametrize("solver", SOLVERS)
 @pytest.mark.parametrize("classes", [2, 5])
 @pytest.mark.parametrize("components", [None, 4])
-def test_equals_scikit_learns_grid_search_over_the_whole_pipeline(classes: int, components: int | None) -> None:
+def test_equals_scikit_learns_grid_search_over_the_whole_pipeline(
+    classes: int, components: int | None, solver: str
+) -> None:
     labels = labels_of(classes, 12)
     features = blobs(labels, dim=8, spread=1.5, dtype="float64") * np.logspace(-3, 3, 8)
-    config = SvmConfig(GRID, folds=3, seed=4, components=components)
+    config = SvmConfig(GRID, folds=3, seed=4, components=components, solver=solver, decades=0)
     ours, theirs = fit_svm(features, labels, config), reference(features, labels, config)
     assert theirs.best_params_["linearsvc__C"] == ours.C
     np.testing.assert_allclose(ours.cv_accuracy, theirs.cv_results_["mean_test_score"], atol=1e-12)
-    np.testing.assert_array_equal(
-        ours.pipeline.named_steps["svm"].coef_, theirs.best_estimator_.named_steps["linearsvc"].coef_
-    )
+    scores = theirs.decision_function(features)
+    expected = np.stack([-scores, scores], axis=1) if classes == 2 else scores
+    np.testing.assert_allclose(ours.scores(features), expected, atol=0 if solver == "liblinear" else 2e-3)
     assert ours.components == components
 
 
-def test_solves_a_case_with_a_known_answer() -> None:
+@pytest.mark.parametrize("solver", SOLVERS)
+def test_solves_a_case_with_a_known_answer(solver: str) -> None:
     """Points at −1 and +1: w minimises w²/2 + 2C(1 − w)², so w = 4C/(1 + 4C), and the intercept is 0."""
     features, labels = np.array([[-1.0], [1.0]]), np.array([0, 1], dtype=np.int32)
-    fit = fit_svm(features, labels, SvmConfig((0.25,), folds=2, tol=1e-10))
-    svm = fit.pipeline.named_steps["svm"]
-    np.testing.assert_allclose(svm.coef_, [[0.5]], atol=1e-6)
-    np.testing.assert_allclose(svm.intercept_, [0.0], atol=1e-6)
+    fit = fit_svm(features, labels, SvmConfig((0.25,), folds=2, tol=1e-12, solver=solver))
+    np.testing.assert_allclose(fit.scores(np.array([[1.0], [0.0]])), [[-0.5, 0.5], [0, 0]], atol=1e-6)
     assert (fit.C, fit.fits, fit.cv_accuracy, fit.components) == (0.25, 1, (), None)
     assert fit.predict(np.array([[-0.1], [0.1]])).tolist() == [0, 1]
 
@@ -100,15 +103,27 @@ def test_pca_keeps_no_more_than_a_fold_has_rows() -> None:
     assert (fit.components, fit.fold_components) == (5, 5)
 
 
-def test_unconverged_fits_are_counted_and_no_warning_leaks() -> None:
+@pytest.mark.parametrize("solver", SOLVERS)
+def test_unconverged_fits_are_counted_and_no_warning_leaks(solver: str) -> None:
     labels = labels_of(3, 10)
     features = blobs(labels, spread=2.0)
+    grid = (1e-1, 1e0, 1e1, 1e2)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        stopped = fit_svm(features, labels, SvmConfig(GRID, folds=3, max_iter=1, jobs=2))
-        finished = fit_svm(features, labels, SvmConfig(GRID, folds=3))
+        stopped = fit_svm(features, labels, SvmConfig(grid, 3, max_iter=1, jobs=2, solver=solver, decades=0))
+        finished = fit_svm(features, labels, SvmConfig(grid, 3, solver=solver, decades=0))
     assert (stopped.unconverged, stopped.fits) == (13, 13)
     assert (finished.unconverged, finished.fits) == (0, 13)
+
+
+@pytest.mark.parametrize("normalization", NORMALIZATIONS)
+def test_normalization_is_what_it_says(normalization: str) -> None:
+    labels = labels_of(3, 10)
+    features = blobs(labels, dim=5, spread=2.0, dtype="float64") * np.logspace(0, 1, 5) + 3
+    fit = fit_svm(features, labels, SvmConfig((0.1,), 3, normalization=normalization, tol=1e-12))
+    steps = {"standardize": [StandardScaler()], "l2": [Normalizer()], "none": []}[normalization]
+    expected = make_pipeline(*steps, LinearSVC(C=0.1, dual=False, tol=1e-10, max_iter=10_000)).fit(features, labels)
+    np.testing.assert_allclose(fit.scores(features), expected.decision_function(features), atol=1e-4)
 
 
 def test_threads_and_a_second_run_change_no_number() -> None:
@@ -118,7 +133,7 @@ def test_threads_and_a_second_run_change_no_number() -> None:
     fits = [fit_svm(features, labels, SvmConfig(**{**config.__dict__, "jobs": jobs})) for jobs in (1, 1, 2)]
     for fit in fits[1:]:
         assert (fit.C, fit.cv_accuracy) == (fits[0].C, fits[0].cv_accuracy)
-        np.testing.assert_array_equal(fit.pipeline.named_steps["svm"].coef_, fits[0].pipeline.named_steps["svm"].coef_)
+        np.testing.assert_array_equal(fit.classifier["svm"].coef_, fits[0].classifier["svm"].coef_)
 
 
 def test_float16_near_its_end_and_constant_columns_are_fine() -> None:
@@ -127,7 +142,7 @@ def test_float16_near_its_end_and_constant_columns_are_fine() -> None:
     features[:, 1] = np.where(labels == 1, 65504, -65504)  # squares overflow float16 and sums do, too
     fit = fit_svm(features, labels, CONFIG)
     assert fit.predict(features).tolist() == labels.tolist()
-    assert np.isfinite(fit.pipeline.named_steps["svm"].coef_).all()
+    assert np.isfinite(fit.classifier.coef_).all()
 
 
 def test_takes_no_test_rows() -> None:
@@ -135,10 +150,14 @@ def test_takes_no_test_rows() -> None:
 
 
 def test_ticks_once_a_fit() -> None:
-    ticks: list[int] = []
-    labels = labels_of(2, 6)
-    fit_svm(blobs(labels), labels, CONFIG, tick=ticks.append)
-    assert sum(ticks) == CONFIG.fits == 13
+    labels = labels_of(3, 6)
+    for solver in SOLVERS:
+        for components in (None, 3):
+            ticks: list[float] = []
+            config = dataclasses.replace(CONFIG, solver=solver, components=components)
+            fit_svm(blobs(labels), labels, config, tick=ticks.append)
+            assert sum(ticks) == pytest.approx(13)
+            assert config.fits == 13
 
 
 @pytest.mark.parametrize(

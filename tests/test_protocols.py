@@ -76,7 +76,7 @@ def test_caltech_30_has_30_to_train_at_most_50_to_test_and_no_background() -> No
         splits=("all",),
     )
     found = plan(features)
-    assert (found.protocol, len(found.splits)) == ("caltech-30", 3)
+    assert (found.protocol, len(found.splits)) == ("caltech-30", 10)
     assert found.notes == ("left out: 100 rows of the background class BACKGROUND_Google",)
     for split in found.splits:
         assert np.bincount(labels[list(split.train)], minlength=4).tolist() == [0, 30, 30, 30]
@@ -145,7 +145,7 @@ def test_test_rows_can_change_neither_c_nor_the_coefficients(poison: str, tmp_pa
         models.append(fit_svm(content.features[train], content.labels[train], SvmConfig(EvalConfig().c_grid, 5)))
     assert (rows[0].C, rows[0].cv_accuracy_draws) == (rows[1].C, rows[1].cv_accuracy_draws)
     assert rows[0].C == (models[0].C,)
-    np.testing.assert_array_equal(models[0].pipeline["svm"].coef_, models[1].pipeline["svm"].coef_)
+    np.testing.assert_array_equal(models[0].classifier.coef_, models[1].classifier.coef_)
     assert rows[0].accuracy != rows[1].accuracy
 
 

@@ -75,8 +75,8 @@ def test_a_bootstrap_is_repeatable_and_flat_where_all_rows_are_right(bootstrap: 
 
 
 def test_corrected_t_on_a_case_computed_by_hand() -> None:
-    """Draws 0.70, 0.72, 0.74: mean 0.72, s² = 0.0004; n_test/n_train = 1/2, so the variance is 0.0004 · 5/6."""
-    found = corrected_t([0.70, 0.72, 0.74], train_rows=200, test_rows=100)
+    """Draws 0.70, 0.72, 0.74: mean 0.72, s² = 0.0004; ρ = 1/3 is n_test/n_train = 1/2; variance 0.0004 · 5/6."""
+    found = corrected_t([0.70, 0.72, 0.74], shared=1 / 3)
     half = 4.302652729911275 * math.sqrt(0.0004 * (1 / 3 + 1 / 2))
     assert found.value == pytest.approx(0.72)
     assert (found.low, found.high) == (pytest.approx(0.72 - half), pytest.approx(0.72 + half))
@@ -84,7 +84,7 @@ def test_corrected_t_on_a_case_computed_by_hand() -> None:
 
 def test_corrected_t_is_the_published_formula_and_wider_than_the_plain_t() -> None:
     values = np.random.default_rng(0).normal(0.6, 0.01, size=10)
-    found = corrected_t(list(values), train_rows=3030, test_rows=4000)
+    found = corrected_t(list(values), shared=4000 / 7030)
     s2 = np.sum((values - values.mean()) ** 2) / 9
     half = t.ppf(0.975, 9) * np.sqrt((1 / 10 + 4000 / 3030) * s2)
     np.testing.assert_allclose([found.low, found.high], [values.mean() - half, values.mean() + half], rtol=1e-10)
@@ -92,8 +92,8 @@ def test_corrected_t_is_the_published_formula_and_wider_than_the_plain_t() -> No
 
 
 def test_corrected_t_is_cut_at_0_and_1_and_needs_two_draws() -> None:
-    found = corrected_t([0.99, 1.0], train_rows=10, test_rows=10)
+    found = corrected_t([0.99, 1.0], shared=0.5)
     assert (found.value, found.high) == (0.995, 1.0)
-    assert corrected_t([0.0, 0.01], train_rows=10, test_rows=10).low == 0.0
+    assert corrected_t([0.0, 0.01], shared=0.5).low == 0.0
     with pytest.raises(ValueError, match="at least two draws, got 1"):
-        corrected_t([0.5], train_rows=10, test_rows=10)
+        corrected_t([0.5], shared=0.5)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,14 +22,19 @@ import click
     metavar="DIR",
     help="Folder for the report.",
 )
-@click.option("--protocol", default="auto", show_default=True, help="auto, official, caltech-30 or stratified.")
+@click.option("--protocol", default="auto", show_default=True, help="auto, official, caltech-30, low-shot, stratified.")
 @click.option("--c-grid", default="1e-4,1e-3,1e-2,1e-1", show_default=True, help="Candidates for C; one: no choice.")
 @click.option("--folds", type=int, default=5, show_default=True, help="Of the cross-validation that chooses C.")
 @click.option("--draws", type=int, help="Repeat a drawn split N times [default: the protocol's number].")
 @click.option("--bootstrap", type=int, default=10_000, show_default=True, help="Resamples of the test rows.")
-@click.option("--solver", default="liblinear", show_default=True, help="Who solves the SVM: liblinear.")
+@click.option("--solver", default="batched", show_default=True, help="batched, or liblinear as the reference.")
+@click.option("--decades", type=int, default=2, show_default=True, help="The grid may grow so often, tenfold each.")
+@click.option("--shots", default="1,2,4,8,16", show_default=True, help="Images a class, for low-shot.")
+@click.option("--ablate", default="", metavar="LIST", help="Variants: levels,normalization,precision,width.")
+@click.option("--device", default="auto", show_default=True, help="auto, cpu or cuda, for the batched solver.")
+@click.option("--max-memory", metavar="SIZE", help="For the batched solver, as 500M or 8G [default: half of it].")
 @click.option("--seed", type=int, default=0, show_default=True, help="Of splits, folds, PCA and bootstrap.")
-@click.option("--jobs", type=int, default=1, show_default=True, help="Threads; they change no number.")
+@click.option("--jobs", type=int, default=1, show_default=True, help="liblinear's threads; they change no number.")
 @click.option("--overwrite/--no-overwrite", default=False, help="Replace an earlier report in --out.")
 @click.option("--json", "as_json", is_flag=True, help="Print results.json instead of the table.")
 @click.pass_obj
@@ -44,11 +51,11 @@ def command(obj: dict[str, Any], /, files: tuple[Path, ...], out: Path, **given:
     from l2a_transfer.evaluation.report import check_output, markdown_table, write_report
 
     overwrite, as_json = given.pop("overwrite"), given.pop("as_json")
-    try:
-        c_grid = tuple(float(C) for C in given.pop("c_grid").split(","))
-    except ValueError as error:
-        raise ValueError(f"--c-grid must be numbers with commas between, as 1e-4,1e-3,1e-2: {error}") from error
-    config = EvalConfig(c_grid=c_grid, **given)
+    given["c_grid"] = _numbers("--c-grid", given["c_grid"], float, "1e-4,1e-3,1e-2")
+    given["shots"] = _numbers("--shots", given["shots"], int, "1,2,4")
+    given["ablate"] = tuple(name.strip() for name in given["ablate"].split(",") if name.strip())
+    given["max_memory"] = _bytes(given["max_memory"])
+    config = EvalConfig(**given)
     check_output(out, overwrite=overwrite)
     results = evaluate_files(files, config, progress=obj["progress"])
     written = write_report(results, out, overwrite=overwrite)
@@ -58,3 +65,18 @@ def command(obj: dict[str, Any], /, files: tuple[Path, ...], out: Path, **given:
     click.echo(f"{markdown_table(results)}\n")
     for path in written:
         click.echo(path)
+
+
+def _numbers(flag: str, text: str, kind: Callable[[str], Any], example: str) -> tuple[Any, ...]:
+    try:
+        return tuple(kind(number) for number in text.split(","))
+    except ValueError as error:
+        raise ValueError(f"{flag} must be numbers with commas between, as {example}: {error}") from error
+
+
+def _bytes(text: str | None) -> int | None:
+    """500M → 500·2²⁰. Raises: ValueError."""
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)([KMGT]?)i?B?", text or "0", re.IGNORECASE)
+    if not found:
+        raise ValueError(f"--max-memory must be a size as 500M or 8G, got {text!r}")
+    return int(float(found[1]) * 1024 ** " KMGT".index(found[2].upper() or " ")) or None

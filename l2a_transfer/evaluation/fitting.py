@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -14,19 +14,30 @@ from sklearn.decomposition import PCA
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.model_selection import StratifiedKFold
 from sklearn.pipeline import Pipeline
-from sklearn.preprocessing import StandardScaler
+from sklearn.preprocessing import Normalizer, StandardScaler
 from sklearn.svm import LinearSVC
 
 from l2a_transfer.errors import EvaluationError
+from l2a_transfer.evaluation.grid import FoldCounts, GridResult, search_grid
+from l2a_transfer.evaluation.linear_svm import BatchedLinearSVC, LinearSVCPath
+from l2a_transfer.evaluation.rows import Fold, LazyRows
+from l2a_transfer.evaluation.shared_fits import SharedFits
 
 PIXEL_COMPONENTS = 256
+DECADES = 2
+SOLVERS = ("batched", "liblinear")
+NORMALIZATIONS = ("standardize", "l2", "none")
+STOPPING = {"batched": (1e-8, 100), "liblinear": (1e-4, 1000)}
+"""Each solver's own tolerance (of the duality gap; LIBLINEAR's) and iteration limit."""
 
 
 @dataclass(frozen=True)
 class SvmConfig:
-    """How one SVM is made: candidates for C in rising order, folds, and liblinear's stopping rule.
+    """How one SVM is made: candidates for C in rising order, folds, solver, and what stands before the SVM.
 
-    `components`: principal components of the standardised columns to keep (None: all columns).
+    `normalization`: `standardize` (columns, fitted on training rows), `l2` (rows to length 1) or `none`.
+    `components`: principal components to keep after it (None: all columns). `decades`: how often the grid may grow
+    tenfold where the best C is at its edge. `tol` and `max_iter` None: the solver's own. `jobs`: liblinear's threads.
     """
 
     c_grid: tuple[float, ...]
@@ -34,52 +45,81 @@ class SvmConfig:
     components: int | None = None
     seed: int = 0
     jobs: int = 1
-    tol: float = 1e-4
-    max_iter: int = 1000
+    tol: float | None = None
+    max_iter: int | None = None
+    solver: str = "batched"
+    normalization: str = "standardize"
+    decades: int = DECADES
+    device: str = "auto"
+    max_memory: int | None = None
 
     @property
     def fits(self) -> int:
-        """SVMs that one `fit_svm` makes: every C on every fold, then the chosen one on all training rows."""
+        """SVMs that one `fit_svm` makes if the grid does not grow: every C on every fold, then one on all rows."""
         return 1 if len(self.c_grid) == 1 else len(self.c_grid) * self.folds + 1
+
+    @property
+    def stopping(self) -> dict[str, Any]:
+        """`tol` and `max_iter` of the solver."""
+        tol, max_iter = STOPPING[self.solver]
+        return {"tol": self.tol or tol, "max_iter": self.max_iter or max_iter}
 
 
 @dataclass(frozen=True)
 class SvmFit:
-    """The pipeline, refitted on all training rows with the chosen C.
+    """The classifier, refitted on all training rows with the chosen C.
 
-    `cv_accuracy` has one value a candidate: the share of training rows that are right while they are held out
-    (empty where the grid has one value, which is then used unexamined). `components` is what PCA kept of the training
-    rows, `fold_components` the fewest in a fold; None without PCA.
+    `grid`: the candidates, those that were added included, and what they did on held-out rows; None where one C was
+    given, which is then used unexamined. `components` is what PCA kept of the training rows, `fold_components` the
+    fewest in a fold; None without PCA. `rows`: training rows.
     """
 
-    pipeline: Pipeline
+    classifier: Any
     C: float
-    cv_accuracy: tuple[float, ...]
+    grid: GridResult | None
     fits: int
     unconverged: int
     components: int | None
     fold_components: int | None
+    rows: int
+
+    @property
+    def cv_accuracy(self) -> tuple[float, ...]:
+        """For each candidate of `grid`, the share of training rows that are right while they are held out."""
+        if self.grid is None:
+            return ()
+        return tuple((self.grid.counts.correct.sum(axis=1) / self.rows).tolist())
+
+    def scores(self, features: NDArray[np.floating[Any]]) -> NDArray[np.float64]:
+        """Scores (N, K) in the order of `classes`; with two classes, −s and s."""
+        found = np.asarray(self.classifier.decision_function(_as_float64(features)))
+        return np.stack([-found, found], axis=1) if found.ndim == 1 else found
+
+    @property
+    def classes(self) -> NDArray[np.int32]:
+        """The labels (K,) that were trained on, in rising order."""
+        return np.asarray(self.classifier.classes_, dtype=np.int32)
 
     def predict(self, features: NDArray[np.floating[Any]]) -> NDArray[np.int32]:
         """Labels (N,) of features (N, D)."""
-        return np.asarray(self.pipeline.predict(_as_float64(features)), dtype=np.int32)
+        return np.asarray(self.classifier.predict(_as_float64(features)), dtype=np.int32)
 
 
 def fit_svm(
-    features: NDArray[np.floating[Any]],
+    features: NDArray[np.floating[Any]] | LazyRows,
     labels: NDArray[np.int32],
     config: SvmConfig,
     *,
-    tick: Callable[[int], None] | None = None,
+    tick: Callable[[float], Any] | None = None,
 ) -> SvmFit:
     """Chooses C by stratified cross-validation on the training rows (N, D), and refits with it on all of them.
 
-    The model is StandardScaler [→ PCA] → LinearSVC(dual=False), one against the rest, squared hinge, L2. Scaler and
-    PCA are fitted inside each fold on that fold's training part. Candidates that get equally many held-out rows right
-    are told apart by taking the smaller C. `tick(n)` is called after every n fits.
+    Scaler and PCA are fitted inside each fold on that fold's training part. Candidates that get equally many held-out
+    rows right are told apart by taking the smaller C. `tick(n)` is called after every n fits. `LazyRows` are read in
+    blocks where they do not fit into `max_memory`; that takes the batched solver, standardised or bare columns.
 
-    Features are cast to float64 before anything else: LinearSVC copies float32 to float64 anyway, and means and
-    scales of float16 or float32 columns would otherwise overflow or lose digits.
+    Features are cast to float64 before anything else: means and scales of float16 or float32 columns would otherwise
+    overflow or lose digits.
 
     Raises: EvaluationError where there is one class only, or a class has fewer rows than folds.
     """
@@ -91,67 +131,137 @@ def fit_svm(
             f"{config.folds} folds need as many training rows of each class, the smallest has {counts.min()}; "
             "use fewer folds"
         )
+    matrix = features if isinstance(features, LazyRows) else _as_float64(features)  # (N, D)
+    if config.normalization == "l2" and not isinstance(matrix, LazyRows):
+        matrix = Normalizer().fit_transform(matrix)
     report = tick or (lambda _: None)
-    matrix = _as_float64(features)  # (N, D)
     with warnings.catch_warnings():
-        # Fits that stop at max_iter are counted from n_iter_; one filter here, because threads share the filters.
+        # Fits that stop early are counted; one filter here, because threads share the filters.
         warnings.simplefilter("ignore", ConvergenceWarning)
-        C, cv_accuracy, unconverged, fold_components = _choose(matrix, labels, config, report)
-        preparation = _preparation(config, len(matrix), matrix.shape[1])
-        svc = _svc(C, config)
-        pipeline = Pipeline([*preparation.steps, ("svm", svc)]).fit(matrix, labels)
-        report(1)
-    return SvmFit(
-        pipeline=pipeline,
-        C=C,
-        cv_accuracy=cv_accuracy,
-        fits=config.fits,
-        unconverged=unconverged + _stopped_early(svc, config),
-        components=_components(preparation),
-        fold_components=fold_components,
-    )
+        if config.solver == "batched" and config.components is None:
+            return _fit_shared(matrix, labels, config, report)
+        assert not isinstance(matrix, LazyRows)
+        return _fit_prepared(matrix, labels, config, report)
 
 
-def _choose(
-    matrix: NDArray[np.float64], labels: NDArray[np.int32], config: SvmConfig, report: Callable[[int], None]
-) -> tuple[float, tuple[float, ...], int, int | None]:
-    """The C with the most held-out rows right, every candidate's share, unconverged fits, PCA's fewest components."""
+def _fit_shared(matrix: Any, labels: NDArray[np.int32], config: SvmConfig, report: Callable[[float], Any]) -> SvmFit:
+    """All folds share one matrix, which is not copied."""
+    own = {"standardize": config.normalization == "standardize", **_batched_settings(config)}
     if len(config.c_grid) == 1:
-        return config.c_grid[0], (), 0, None
-    folds = StratifiedKFold(config.folds, shuffle=True, random_state=config.seed).split(matrix, labels)
-    # Threads, because liblinear releases the GIL and the rows need not be copied to other processes.
-    results = Parallel(n_jobs=config.jobs, prefer="threads", return_as="generator")(
-        delayed(_fold)(matrix, labels, train, held_out, config) for train, held_out in folds
-    )
-    correct, unconverged, kept = np.zeros(len(config.c_grid), dtype=np.int64), 0, []
-    for fold_correct, fold_unconverged, components in results:
-        correct += fold_correct
-        unconverged += fold_unconverged
-        kept.append(components)
-        report(len(config.c_grid))
-    # Counts, not means of fold accuracies: equal is equal, and argmax takes the first, which is the smallest C.
-    best = int(np.argmax(correct))
-    shares = tuple(float(n) / len(labels) for n in correct)
-    return config.c_grid[best], shares, unconverged, min((k for k in kept if k is not None), default=None)
+        C, grid = config.c_grid[0], None
+        svm = BatchedLinearSVC(C, **own).fit(matrix, labels)
+    else:
+        classes = len(np.unique(labels))
+        columns = 1 if classes == 2 else classes
+        path = LinearSVCPath(config.c_grid, cv=_splitter(config), decades=config.decades, **own)
+        path.fit(matrix, labels, tick=lambda n: report(n / columns))
+        C, grid, svm = path.best_params_["C"], path.grid_, path.best_estimator_
+    report(1)
+    return _result(svm, svm, C, grid, config, len(labels))
 
 
-def _fold(
-    matrix: NDArray[np.float64],
-    labels: NDArray[np.int32],
-    train: NDArray[np.intp],
-    held_out: NDArray[np.intp],
-    config: SvmConfig,
-) -> tuple[NDArray[np.int64], int, int | None]:
-    """For every C: held-out rows that are right; then unconverged fits and PCA's components. Prepared once for all."""
+def _fit_prepared(
+    matrix: NDArray[np.float64], labels: NDArray[np.int32], config: SvmConfig, report: Callable[[float], Any]
+) -> SvmFit:
+    """Every fold has a matrix of its own: what liblinear needs, and what a PCA makes."""
+    grid, kept = None, []
+    if len(config.c_grid) > 1:
+        run = _liblinear_counts if config.solver == "liblinear" else _batched_counts
+        folds = _splitter(config).split(np.zeros((len(labels), 1)), labels)
+        prepared = [_prepare(matrix, train, held_out, config) for train, held_out in folds]
+        kept = [fold.components for fold in prepared if fold.components is not None]
+        grid = search_grid(lambda Cs: run(prepared, labels, Cs, config, report), config.c_grid, decades=config.decades)
+    C = config.c_grid[0] if grid is None else grid.Cs[grid.best]
+    preparation, svm = _preparation(config, *matrix.shape), _svm(C, config)
+    classifier = Pipeline([*preparation.steps, ("svm", svm)]).fit(matrix, labels)
+    report(1)
+    fit = _result(classifier, svm, C, grid, config, len(labels))
+    return replace(fit, components=_components(preparation), fold_components=min(kept, default=None))
+
+
+def _result(classifier: Any, svm: Any, C: float, grid: GridResult | None, config: SvmConfig, rows: int) -> SvmFit:
+    if config.normalization == "l2":
+        classifier = Pipeline([("l2", Normalizer()), ("classifier", classifier)])
+    fits, unconverged = 1, int(_stopped_early(svm))
+    if grid is not None:
+        fits, unconverged = fits + grid.counts.unconverged.size, unconverged + int(grid.counts.unconverged.sum())
+    return SvmFit(classifier, C, grid, fits, unconverged, None, None, rows)
+
+
+@dataclass(frozen=True)
+class _Prepared:
+    """One fold: its training and held-out rows, and their features as the SVM sees them."""
+
+    train: NDArray[np.intp]
+    held_out: NDArray[np.intp]
+    x_train: NDArray[np.float64]
+    x_held_out: NDArray[np.float64]
+    components: int | None
+
+
+def _prepare(
+    matrix: NDArray[np.float64], train: NDArray[np.intp], held_out: NDArray[np.intp], config: SvmConfig
+) -> _Prepared:
     preparation = _preparation(config, len(train), matrix.shape[1])
     x_train = preparation.fit_transform(matrix[train])
-    x_held_out = preparation.transform(matrix[held_out])
-    correct, unconverged = [], 0
-    for C in config.c_grid:
-        svc = _svc(C, config).fit(x_train, labels[train])
-        correct.append(int(np.count_nonzero(svc.predict(x_held_out) == labels[held_out])))
-        unconverged += _stopped_early(svc, config)
-    return np.array(correct, dtype=np.int64), unconverged, _components(preparation)
+    return _Prepared(train, held_out, x_train, preparation.transform(matrix[held_out]), _components(preparation))
+
+
+def _liblinear_counts(
+    folds: list[_Prepared],
+    labels: NDArray[np.int32],
+    Cs: Sequence[float],
+    config: SvmConfig,
+    report: Callable[[float], Any],
+) -> FoldCounts:
+    def one(fold: _Prepared, C: float) -> tuple[int, bool]:
+        svm = _svm(C, config).fit(fold.x_train, labels[fold.train])
+        return int(np.count_nonzero(svm.predict(fold.x_held_out) == labels[fold.held_out])), _stopped_early(svm)
+
+    # Threads, because liblinear releases the GIL and the rows need not be copied to other processes.
+    found = []
+    pairs = [(fold, C) for C in Cs for fold in folds]
+    for result in Parallel(n_jobs=config.jobs, prefer="threads", return_as="generator")(
+        delayed(one)(*pair) for pair in pairs
+    ):
+        found.append(result)
+        report(1)
+    shape = (len(Cs), len(folds))
+    return FoldCounts(
+        np.array([correct for correct, _ in found], dtype=np.int64).reshape(shape),
+        np.array([stopped for _, stopped in found], dtype=bool).reshape(shape),
+    )
+
+
+def _batched_counts(
+    folds: list[_Prepared],
+    labels: NDArray[np.int32],
+    Cs: Sequence[float],
+    config: SvmConfig,
+    report: Callable[[float], Any],
+) -> FoldCounts:
+    """Fold after fold, each with all its classes and C together."""
+    parts = []
+    for fold in folds:
+        classes, targets = np.unique(labels[np.concatenate([fold.train, fold.held_out])], return_inverse=True)
+        mask = np.arange(len(targets)) < len(fold.train)
+        fits = SharedFits(
+            np.concatenate([fold.x_train, fold.x_held_out]),
+            targets.astype(np.int64),
+            len(classes),
+            [Fold(mask, ~mask, standardize=False)],
+            **_batched_settings(config),
+        )
+        columns = fits.columns
+        parts.append(fits.held_out_counts(Cs, lambda n, columns=columns: report(n / columns)))  # type: ignore[misc]
+    return FoldCounts(
+        np.concatenate([part.correct for part in parts], axis=1),
+        np.concatenate([part.unconverged for part in parts], axis=1),
+    )
+
+
+def _splitter(config: SvmConfig) -> StratifiedKFold:
+    return StratifiedKFold(config.folds, shuffle=True, random_state=config.seed)
 
 
 def _preparation(config: SvmConfig, rows: int, columns: int) -> Pipeline:
@@ -160,11 +270,13 @@ def _preparation(config: SvmConfig, rows: int, columns: int) -> Pipeline:
     Standardising them made the floor weaker: 40.3 % against 43.2 % in cross-validation on the pixels of 20 classes ×
     30 training photographs, and 43.7 % without PCA.
     """
-    steps: list[tuple[str, Any]] = [("scale", StandardScaler())]
+    steps: list[tuple[str, Any]] = []
+    if config.normalization == "standardize":
+        steps.append(("scale", StandardScaler()))
     if config.components is not None:
         kept = min(config.components, rows, columns)
         steps.append(("pca", PCA(kept, svd_solver="auto", random_state=config.seed)))
-    return Pipeline(steps)
+    return Pipeline(steps or [("as they are", "passthrough")])
 
 
 def _components(preparation: Pipeline) -> int | None:
@@ -172,12 +284,20 @@ def _components(preparation: Pipeline) -> int | None:
     return None if pca is None else int(pca.n_components)
 
 
-def _svc(C: float, config: SvmConfig) -> Any:
-    return LinearSVC(C=C, dual=False, tol=config.tol, max_iter=config.max_iter, random_state=config.seed)
+def _svm(C: float, config: SvmConfig) -> Any:
+    if config.solver == "liblinear":
+        return LinearSVC(C=C, dual=False, random_state=config.seed, **config.stopping)
+    return BatchedLinearSVC(C, **_batched_settings(config))
 
 
-def _stopped_early(svc: Any, config: SvmConfig) -> int:
-    return int(svc.n_iter_ >= config.max_iter)
+def _batched_settings(config: SvmConfig) -> dict[str, Any]:
+    return {"device": config.device, "max_memory": config.max_memory, **config.stopping}
+
+
+def _stopped_early(svm: Any) -> bool:
+    if isinstance(svm, BatchedLinearSVC):
+        return bool((svm.duality_gap_ > svm.tol * svm.objective_).any())
+    return bool(svm.n_iter_ >= svm.max_iter)
 
 
 def _as_float64(features: NDArray[np.floating[Any]]) -> NDArray[np.float64]:

@@ -36,20 +36,23 @@ class GridResult:
 def search_grid(run: Callable[[Sequence[float]], FoldCounts], Cs: Sequence[float], *, decades: int = 0) -> GridResult:
     """Chooses C by pooled counts over all folds, which are integers, so that a tie is a tie: the smaller C wins it.
 
-    While the best candidate is the smallest or largest, a tenth or ten times of it is tried too, at most `decades`
-    times in all. `run` gets candidates in rising order.
+    While the best candidate is the smallest or largest, and better than its neighbour, a tenth or ten times of it is
+    tried too, at most `decades` times in all; a plateau that reaches the edge says nothing of what lies outside. `run`
+    gets candidates in rising order.
     """
     grid = sorted(Cs)
     counts = run(grid)
     added = 0
     while True:
-        best = int(np.argmax(counts.correct.sum(axis=1)))
-        edges = {0: grid[0] / 10, len(grid) - 1: grid[-1] * 10}
-        if added >= decades or best not in edges:
+        right = counts.correct.sum(axis=1)
+        best = int(np.argmax(right))
+        inner = {0: 1, len(grid) - 1: len(grid) - 2}.get(best)
+        if added >= decades or inner is None or len(grid) == 1 or right[inner] == right[best]:
             return GridResult(tuple(grid), counts, best, added)
-        new = run([edges[best]])
-        place = 0 if best == 0 else len(grid)
-        grid.insert(place, edges[best])
+        place, new_C = (0, grid[0] / 10) if best == 0 else (len(grid), grid[-1] * 10)
+        new_C = float(f"{new_C:.12g}")  # 1e-05, not 1.0000000000000001e-05
+        new = run([new_C])
+        grid.insert(place, new_C)
         counts = FoldCounts(
             np.insert(counts.correct, place, new.correct[0], axis=0),
             np.insert(counts.unconverged, place, new.unconverged[0], axis=0),

@@ -73,8 +73,9 @@ class BatchedLinearSVC(_LinearClassifier):
     a proof: training ends when the duality gap is at most `tol` times the objective (see `newton`).
 
     Parameters: `C`; `tol`, relative to the objective; `max_iter` Newton steps; `fit_intercept` and
-    `intercept_scaling` as LinearSVC's; `device` auto, cpu or cuda; `max_memory` in bytes (None: half of what the
-    machine has). X is an array (N, D), or `LazyRows` to read it in blocks.
+    `intercept_scaling` as LinearSVC's; `standardize`: fit on (x − mean) / scale, as after a StandardScaler, while
+    `coef_` and `intercept_` still take rows as they came; `device` auto, cpu or cuda; `max_memory` in bytes (None:
+    half of what the machine has). X is an array (N, D), or `LazyRows` to read it in blocks.
 
     Attributes: `classes_`, `coef_` (K, D) or (1, D), `intercept_`, `n_iter_` (most Newton steps of a class),
     `objective_` and `duality_gap_` (one value a class). Warns: ConvergenceWarning where `max_iter` was not enough.
@@ -88,6 +89,7 @@ class BatchedLinearSVC(_LinearClassifier):
         max_iter: int = 100,
         fit_intercept: bool = True,
         intercept_scaling: float = 1.0,
+        standardize: bool = False,
         device: str = "auto",
         max_memory: int | None = None,
     ) -> None:
@@ -96,6 +98,7 @@ class BatchedLinearSVC(_LinearClassifier):
         self.max_iter = max_iter
         self.fit_intercept = fit_intercept
         self.intercept_scaling = intercept_scaling
+        self.standardize = standardize
         self.device = device
         self.max_memory = max_memory
 
@@ -108,7 +111,7 @@ class BatchedLinearSVC(_LinearClassifier):
             X,
             targets,
             len(self.classes_),
-            [Fold(everything, ~everything, standardize=False)],
+            [Fold(everything, ~everything, self.standardize)],
             tol=self.tol,
             max_iter=self.max_iter,
             bias=float(self.intercept_scaling) if self.fit_intercept else 0.0,
@@ -214,7 +217,7 @@ class LinearSVCPath(_LinearClassifier):
         started = time.perf_counter()
         everything = np.ones(len(targets), dtype=bool)
         fits = SharedFits(X, targets, len(self.classes_), [Fold(everything, ~everything, self.standardize)], **own)
-        best = BatchedLinearSVC(self.best_params_["C"], **own)
+        best = BatchedLinearSVC(self.best_params_["C"], standardize=self.standardize, **own)
         best.classes_, best.n_features_in_ = self.classes_, self.n_features_in_
         best._take(fits, *fits.solve(self.best_params_["C"], start))
         self.best_estimator_, self.refit_time_ = best, time.perf_counter() - started
