@@ -253,3 +253,45 @@ def test_unknown_label_is_refused() -> None:
     features = bad()
     with pytest.raises(EvaluationError, match="label 2 where there are 2 classes"):
         plan(dataclasses.replace(features, meta=dataclasses.replace(features.meta, classes=("a", "b"))))
+
+
+def test_low_shot_draws_k_of_each_class_nested_and_tests_on_the_same_images() -> None:
+    content = feature_set(labels_of(4, 40))  # 20 a class to train, 20 to test
+    found = plan_splits(content, "low-shot", draws=3, seed=1, shots=(4, 1, 2))
+    assert [(k, len(own)) for k, own in found.groups()] == [(1, 3), (2, 3), (4, 3)]
+    official = np.flatnonzero(content.split == 1).tolist()
+    for split in found.splits:
+        assert list(split.test) == official
+        assert np.bincount(content.labels[list(split.train)]).tolist() == [split.shots] * 4
+        assert split.shared == pytest.approx((split.shots or 0) / 20)
+    by_k = dict(found.groups())
+    for one, two, four in zip(by_k[1], by_k[2], by_k[4], strict=True):
+        assert set(one.train) < set(two.train) < set(four.train)
+    assert len({split.train for split in by_k[4]}) == 3
+
+
+def test_low_shot_without_a_test_split_holds_out_one_part_for_all_draws() -> None:
+    labels = labels_of(3, 20)
+    content = feature_set(labels, split=np.zeros(60, np.uint8), splits=("all",))
+    found = plan_splits(content, "low-shot", draws=2, seed=0, shots=(1, 8, 16))
+    assert {len(split.test) for split in found.splits} == {18}
+    assert len({split.test for split in found.splits}) == 1
+    assert found.notes == (
+        "tested on 30 % of each class, drawn once",
+        "left out: k = 16, because the smallest class has 14 training images",
+    )
+    assert not any(set(split.train) & set(split.test) for split in found.splits)
+    with pytest.raises(EvaluationError, match="low-shot needs 16 training images of each class, the smallest has 14"):
+        plan_splits(content, "low-shot", draws=2, seed=0, shots=(16,))
+
+
+def test_low_shot_rows_fix_c_at_one_image_and_use_k_folds(tmp_path: Path) -> None:
+    path = save(tmp_path / "a.h5", feature_set(labels_of(3, 20)))
+    results = evaluate_files([path], EvalConfig(protocol="low-shot", draws=2, shots=(1, 2, 8), decades=0))
+    one, two, eight = results.rows
+    assert [(r.shots, r.n_train, r.draws) for r in results.rows] == [(1, 3, 2), (2, 6, 2), (8, 24, 2)]
+    assert (one.C, one.fits, one.cv_accuracy_draws) == ((0.01, 0.01), 2, ((), ()))
+    assert "C = 0.01 is fixed" in one.notes[-1]
+    assert (two.fits, eight.fits) == (2 * (4 * 2 + 1), 2 * (4 * 5 + 1))
+    assert one.interval == "corrected-t"
+    assert [results.splits[k].shots for r in results.rows for k in r.splits] == [1, 1, 2, 2, 8, 8]

@@ -11,10 +11,17 @@ from scipy.stats import binom, t
 from l2a_transfer.evaluation.statistics import (
     accuracy,
     bootstrap_accuracy,
+    bootstrap_difference,
     bootstrap_mean_class_accuracy,
     confusion_matrix,
     corrected_t,
+    corrected_t_p,
+    holm,
+    macro_f1,
+    mcnemar,
     mean_class_accuracy,
+    top_k,
+    welch,
 )
 
 
@@ -97,3 +104,67 @@ def test_corrected_t_is_cut_at_0_and_1_and_needs_two_draws() -> None:
     assert corrected_t([0.0, 0.01], shared=0.5).low == 0.0
     with pytest.raises(ValueError, match="at least two draws, got 1"):
         corrected_t([0.5], shared=0.5)
+
+
+def test_macro_f1_by_hand() -> None:
+    """Class 0: 2·3/(4 + 4); class 1: 2·1/(2 + 2); class 2 is neither true nor predicted and does not count."""
+    assert macro_f1(matrix([3, 1, 0], [1, 1, 0], [0, 0, 0])) == pytest.approx((6 / 8 + 2 / 4) / 2)
+
+
+def test_top_k_counts_ties_against_the_row() -> None:
+    scores = np.array([[0.1, 0.9, 0.5], [0.5, 0.5, 0.1], [3.0, 2.0, 1.0]])
+    truth = np.array([2, 0, 2], dtype=np.int32)
+    assert top_k(scores, truth, 1).tolist() == [False, False, False]
+    assert top_k(scores, truth, 2).tolist() == [True, True, False]
+    assert top_k(scores, truth, 3).tolist() == [True, True, True]
+
+
+def test_mcnemar_is_the_exact_sign_test() -> None:
+    assert mcnemar(0, 0) == 1.0
+    assert mcnemar(5, 5) == 1.0
+    assert mcnemar(0, 6) == pytest.approx(2 / 2**6)
+    assert mcnemar(9, 1) == mcnemar(1, 9) == pytest.approx(2 * (1 + 10) / 2**10)
+
+
+def test_bootstrap_difference_has_the_spread_of_paired_rows() -> None:
+    """One class, n rows: the difference (a − b)/n has variance (p_a + p_b − (p_a − p_b)²)/n."""
+    n = 400
+    truth = np.zeros(n, dtype=np.int32)
+    right_a, right_b = np.arange(n) < 260, (np.arange(n) >= 60) & (np.arange(n) < 280)
+    found = bootstrap_difference(truth, right_a, right_b, samples=20_000, rng=np.random.default_rng(0))
+    only_a, only_b = 60 / n, 20 / n
+    assert found.value == pytest.approx(40 / n)
+    spread = math.sqrt((only_a + only_b - (only_a - only_b) ** 2) / n)
+    assert (found.high - found.low) / (2 * 1.959964) == pytest.approx(spread, rel=0.03)
+
+
+def test_bootstrap_difference_weighs_classes_alike() -> None:
+    truth = np.array([0] * 90 + [1] * 10, dtype=np.int32)
+    right_a, right_b = truth == 0, truth == 1
+    found = bootstrap_difference(truth, right_a, right_b, samples=200, rng=np.random.default_rng(0))
+    assert (found.low, found.value, found.high) == (0.0, 0.0, 0.0)
+
+
+def test_holm_by_hand() -> None:
+    assert holm([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06])
+    assert holm([0.5, 0.9]) == [1.0, 1.0]
+    assert holm([]) == []
+
+
+def test_corrected_t_p_agrees_with_its_interval() -> None:
+    values = [0.01, 0.03, 0.02, 0.05]
+    found = corrected_t(values, shared=0.25, low=-1.0)
+    half = found.high - found.value
+    error = half / t.ppf(0.975, 3)
+    assert corrected_t_p(values, shared=0.25) == pytest.approx(2 * t.sf(found.value / error, 3))
+    assert corrected_t_p([0.1, 0.1], shared=0.5) == 0.0
+    assert corrected_t_p([0.0, 0.0], shared=0.5) == 1.0
+    with pytest.raises(ValueError, match="shared must be at least 0 and below 1"):
+        corrected_t(values, shared=1.0)
+
+
+def test_welch_needs_two_values_a_side() -> None:
+    found, p = welch([1.0, 2.0, 3.0], [1.0, 2.0, 3.0])
+    assert (found.value, p) == (0.0, 1.0)
+    with pytest.raises(ValueError, match="at least two values on each side, got 3 and 1"):
+        welch([1.0, 2.0, 3.0], [1.0])
