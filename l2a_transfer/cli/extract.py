@@ -10,6 +10,8 @@ from typing import Any
 
 import click
 
+RUN = ("batch_size", "workers", "on_error", "attention", "engine", "resume", "overwrite")
+
 
 @click.command("extract")
 @click.option("--model", required=True, help="Bundled name, .safetensors, .onnx, untrained:ARCH[@WIDTH] or pixels.")
@@ -29,6 +31,9 @@ import click
 @click.option("--workers", type=click.IntRange(min=0), help="Decoding processes; chosen by default.")
 @click.option("--on-error", default="fail", show_default=True, help="A faulty image: fail, or skip and list it.")
 @click.option("--attention/--no-attention", default=False, help="Store each level's attention maps too.")
+@click.option("--engine", default="local", show_default=True, help="local, or ray: actors on a cluster.")
+@click.option("--ray-address", help="Of a running Ray cluster; by default one is started on this machine.")
+@click.option("--actors", type=click.IntRange(min=1), help="Ray actors; as many as fit by default.")
 @click.option("--seed", type=click.IntRange(0, 2**32 - 1), default=0, show_default=True, help="Of untrained weights.")
 @click.option("--resume/--no-resume", default=False, help="Where --out is complete: verify it and exit 0.")
 @click.option("--overwrite/--no-overwrite", default=False, help="Replace --out.")
@@ -45,9 +50,12 @@ def command(obj: dict[str, Any], /, **given: Any) -> None:
     from l2a_transfer.data.readers import open_source
     from l2a_transfer.features.backends import open_backend
     from l2a_transfer.features.extract import extract
+    from l2a_transfer.features.ray_engine import RayConfig
 
     options = {key: given[key] for key in ("device", "precision", "tap", "seed", "backend")}
     levels = [level.strip() for level in given["levels"].split(",")] if given["levels"] else None
+    if given["engine"] == "local" and (given["ray_address"] or given["actors"]):
+        raise click.UsageError("--ray-address and --actors need --engine ray")
     if given["threads"]:
         import torch
 
@@ -62,8 +70,9 @@ def command(obj: dict[str, Any], /, **given: Any) -> None:
             download=given["download"],
         )
         click.echo(f"{backend.name} on {backend.device}, {backend.precision}, {len(source)} images", err=True)
-        run = {key: given[key] for key in ("batch_size", "workers", "on_error", "attention", "resume", "overwrite")}
-        result = extract(source, backend, given["out"], progress=obj["progress"], **run)
+        run = {key: given[key] for key in RUN}
+        ray = RayConfig(given["ray_address"], given["actors"])
+        result = extract(source, backend, given["out"], ray=ray, progress=obj["progress"], **run)
     speed = f", {result.computed / result.seconds:.0f} images/s" if result.computed else ", verified"
     skipped = f"; {len(result.skipped)} images skipped, listed in its attribute 'skipped'" if result.skipped else ""
     click.echo(f"{result.path}: {result.rows} × {result.dim}{speed}{skipped}")

@@ -6,6 +6,7 @@ import logging
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +20,13 @@ from l2a_transfer.features.backends import FeatureBackend, feature_width
 from l2a_transfer.features.compute import compute_shards
 from l2a_transfer.features.lock import output_lock
 from l2a_transfer.features.plan import differences, fingerprint, plan_ranges
+from l2a_transfer.features.ray_engine import RayConfig, compute_on_ray
 from l2a_transfer.features.shards import Shard, Shards
 from l2a_transfer.features.store import FeatureMeta, read_meta, write_features
 
 log = logging.getLogger(__name__)
 ON_ERROR = ("fail", "skip")
+ENGINES = ("local", "ray")
 
 
 @dataclass(frozen=True)
@@ -50,6 +53,8 @@ def extract(
     workers: int | None = None,
     on_error: str = "fail",
     attention: bool = False,
+    engine: str = "local",
+    ray: RayConfig | None = None,
     resume: bool = False,
     overwrite: bool = False,
     progress: bool = True,
@@ -59,15 +64,20 @@ def extract(
     Memory does not grow with the number of pictures. A range of rows that is finished is on disk: after a kill the
     same call goes on from there and ends with the same bytes. `overwrite` starts again from nothing; together with
     `resume` it goes on with what is of this very extraction. `on_error="skip"` leaves out pictures that cannot be
-    used and lists them. Raises: OutputExistsError where `out` is complete and neither `resume` nor `overwrite` is
-    given, an unfinished extraction with other options is there, or another process writes `out`; DataError for a
-    picture that cannot be used; StoreError for features that are not finite and where the disk refuses.
+    used and lists them. `engine="ray"` computes on the cluster that `ray` describes, with the same bytes.
+
+    Raises: OutputExistsError where `out` is complete and neither `resume` nor `overwrite` is given, an unfinished
+    extraction with other options is there, or another process writes `out`; DataError for a picture that cannot be
+    used; StoreError for features that are not finite and where the disk refuses; BackendError for a cluster that
+    cannot run it.
     """
     out = Path(out)
     if batch_size < 1:
         raise ValueError(f"batch_size must be at least 1, got {batch_size}")
     if on_error not in ON_ERROR:
         raise unknown_name("on_error", on_error, ON_ERROR)
+    if engine not in ENGINES:
+        raise unknown_name("engine", engine, ENGINES)
     if attention and not backend.map_levels:
         raise BackendError(f"{backend.card['name']} has no attention, so it has no maps; leave --attention out")
     if len(source) == 0:
@@ -101,10 +111,18 @@ def extract(
             desc=f"{backend.card['name']} on {source.name}",
             disable=None if progress else True,
         )
-        options: dict[str, Any] = {"batch_size": batch_size, "workers": workers, "on_error": on_error}
+        compute = compute_shards if engine == "local" else partial(compute_on_ray, config=ray or RayConfig())
         with job.shards.kept_if_used(), bar:
-            for rows, bad in compute_shards(
-                source, backend, job.shards, todo, attention=attention, advance=bar.update, **options
+            for rows, bad in compute(
+                source,
+                backend,
+                job.shards,
+                todo,
+                batch_size=batch_size,
+                workers=workers,
+                on_error=on_error,
+                attention=attention,
+                advance=bar.update,
             ):
                 skipped[rows] = bad
                 for row, reason in bad.items():

@@ -1,0 +1,144 @@
+"""An extraction that is killed at random moments, some of them during the merge, and resumed: the same bytes?
+
+A child process extracts 10,000 images with attention maps; `kill -9` hits it at a random moment; the same command with
+--resume must then end with every data set equal, byte for byte, to that of an extraction that nobody disturbed.
+
+    python benchmarks/kill.py --data-dir data --out benchmarks/results/kill.json
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import random
+import shlex
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import click
+import h5py
+from provenance import provenance
+
+DATA_SETS = ("features", "labels", "ids", "split", "maps/L2", "maps/L3")
+
+
+@click.command()
+@click.option("--data", default="cifar10", show_default=True)
+@click.option("--split", default="test", show_default=True)
+@click.option("--data-dir", type=click.Path(path_type=Path, exists=True), required=True, help="Holds the data set.")
+@click.option("--model", default="untrained:vgg-att2-concat-pc@0.0625", show_default=True)
+@click.option("--kills", type=click.IntRange(min=1), default=20, show_default=True, help="At any moment.")
+@click.option("--merge-kills", type=click.IntRange(min=0), default=5, show_default=True, help="During the merge.")
+@click.option("--seed", type=int, default=0, show_default=True, help="Of the moments.")
+@click.option("--out", type=click.Path(path_type=Path), required=True, help="JSON to write.")
+def main(data: str, split: str, data_dir: Path, model: str, kills: int, merge_kills: int, seed: int, out: Path) -> None:
+    rng = random.Random(seed)
+    extract = [sys.executable, "-m", "l2a_transfer", "-q", "extract", "--model", model, "--data", data]
+    extract += ["--split", split, "--data-dir", str(data_dir), "--attention", "--device", "cpu", "--resume", "--out"]
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        whole = folder / "whole.h5"
+        undisturbed = watch([*extract, str(whole)], whole)
+        expected = digests(whole)
+        with h5py.File(whole) as file:
+            n = len(file["ids"])
+        rows: list[dict[str, Any]] = []
+        while len(rows) < kills + merge_kills:
+            path = folder / f"{len(rows)}.h5"
+            merging = len(rows) >= kills
+            span = undisturbed["merge_s"] if merging else undisturbed["total_s"]
+            found = interrupt([*extract, str(path)], path, rng.uniform(0, span), merging=merging)
+            if found is None:
+                continue  # it had finished before the moment came; another moment is drawn
+            began = time.perf_counter()
+            subprocess.run([*extract, str(path)], check=True, stdout=subprocess.DEVNULL)
+            same = digests(path)
+            rows.append(
+                {
+                    **found,
+                    "resume_s": round(time.perf_counter() - began, 3),
+                    "equal": {key: same[key] == expected[key] for key in expected},
+                    "left_behind": sorted(p.name for p in folder.glob(f"{path.name}.*")),
+                }
+            )
+            print(len(rows), rows[-1]["phase"], rows[-1]["killed_after_s"], rows[-1]["equal"], file=sys.stderr)
+            path.unlink()
+    document = {
+        "schema": "l2a-benchmark/1",
+        "what": "extraction killed at random moments and resumed; are the data sets those of the undisturbed one?",
+        **provenance(shlex.join(["python", "benchmarks/kill.py", *sys.argv[1:]])),
+        "model": model,
+        "data": f"{data}, split {split}",
+        "n": n,
+        "undisturbed": undisturbed,
+        "kills": rows,
+        "kills_total": len(rows),
+        "kills_in_merge": sum(row["phase"] == "merge" for row in rows),
+        "all_equal": all(all(row["equal"].values()) for row in rows),
+        "nothing_left_behind": not any(row["left_behind"] for row in rows),
+    }
+    out.parent.mkdir(parents=True, exist_ok=True)
+    out.write_text(json.dumps(document, indent=1) + "\n")
+    print(out, len(rows), "kills, all equal:", document["all_equal"])
+
+
+def watch(command: list[str], path: Path) -> dict[str, float]:
+    """Seconds of an undisturbed extraction, and of its merge."""
+    began = time.perf_counter()
+    child = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+    partial, merge = partial_of(path), 0.0
+    while child.poll() is None:
+        if partial.exists() and not merge:
+            merge = time.perf_counter()
+        time.sleep(0.0005)
+    ended = time.perf_counter()
+    assert child.returncode == 0
+    return {"total_s": round(ended - began, 3), "merge_s": round(ended - merge, 3)}
+
+
+def interrupt(command: list[str], path: Path, delay: float, *, merging: bool) -> dict[str, Any] | None:
+    """Kill -9 after `delay` seconds, from the beginning of the process or of its merge; None where it was done."""
+    began = time.perf_counter()
+    child = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+    partial = partial_of(path)
+    while merging and not partial.exists() and child.poll() is None:
+        time.sleep(0.0005)
+    time.sleep(delay)
+    os.kill(child.pid, signal.SIGKILL)
+    child.wait()
+    phase = "merge" if partial.exists() else "shards"
+    if child.returncode == 0 or path.exists() or (merging and phase != "merge"):
+        subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+        path.unlink()
+        return None
+    shards = path.with_name(path.name + ".shards")
+    return {
+        "phase": phase,
+        "killed_after_s": round(time.perf_counter() - began, 3),
+        "finished_shards": len(list(shards.glob("rows-*.safetensors"))),
+        "partial_files": len(list(shards.glob("*.partial"))) + partial.exists(),
+    }
+
+
+def partial_of(path: Path) -> Path:
+    return path.with_name(path.name + ".partial")
+
+
+def digests(path: Path) -> dict[str, str]:
+    """SHA-256 of each data set's bytes, its type and shape."""
+    with h5py.File(path) as file:
+        found = {name: file[name] for name in DATA_SETS}
+        return {
+            f"/{name}": hashlib.sha256(f"{d.dtype} {d.shape} ".encode() + d[:].tobytes()).hexdigest()
+            for name, d in found.items()
+        }
+
+
+if __name__ == "__main__":
+    main()

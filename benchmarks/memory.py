@@ -1,0 +1,103 @@
+"""Does an extraction's memory grow with the number of images? Peak memory of the same command on two folders.
+
+Makes two image folders of the same JPEG files (links), one ten times the other, extracts each in a process of its own,
+and samples the proportional set size (PSS) of that process and its workers, so that shared pages count once.
+
+    python benchmarks/memory.py --images data/caltech101 --out benchmarks/results/memory.json
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import click
+from provenance import provenance
+
+
+@click.command()
+@click.option("--images", type=click.Path(path_type=Path, exists=True), required=True, help="A folder of JPEG files.")
+@click.option("--rows", type=int, nargs=2, default=(2000, 20000), show_default=True)
+@click.option("--model", default="untrained:vgg-att2-concat-pc@0.0625", show_default=True)
+@click.option("--repeats", type=click.IntRange(min=1), default=2, show_default=True)
+@click.option("--out", type=click.Path(path_type=Path), required=True, help="JSON to write.")
+def main(images: Path, rows: tuple[int, int], model: str, repeats: int, out: Path) -> None:
+    files = sorted(images.rglob("*.jpg"))
+    samples: list[dict[str, Any]] = []
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        for count in rows:
+            link(files, folder / str(count), count)
+        for _ in range(repeats):
+            for count in rows:
+                command = [sys.executable, "-m", "l2a_transfer", "-q", "extract", "--model", model, "--device", "cpu"]
+                command += ["--data", f"imagefolder:{folder / str(count)}", "--overwrite", "--out", f"{folder}/f.h5"]
+                samples.append({"rows": count, **peak(command)})
+                print(samples[-1], file=sys.stderr)
+    small, large = (max(s["peak_pss_mib"] for s in samples if s["rows"] == count) for count in rows)
+    document = {
+        "schema": "l2a-benchmark/1",
+        "what": "peak memory (PSS of the process and its workers) of an extraction from an image folder",
+        **provenance(shlex.join(["python", "benchmarks/memory.py", *sys.argv[1:]])),
+        "model": model,
+        "samples": samples,
+        "difference_percent": 100 * (large - small) / small,
+    }
+    out.parent.mkdir(parents=True, exist_ok=True)
+    out.write_text(json.dumps(document, indent=1) + "\n")
+    print(out, f"{document['difference_percent']:.2f} %")
+
+
+def link(files: list[Path], root: Path, count: int) -> None:
+    """`count` links in ten class folders."""
+    for number in range(count):
+        path = root / f"class-{number % 10}" / f"{number:06d}.jpg"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.symlink_to(files[number % len(files)].resolve())
+
+
+def peak(command: list[str], said: Path = Path(os.devnull)) -> dict[str, float]:
+    """Runs the command, its output into `said`; the largest sum of PSS over it and its children, in MiB, sampled every
+    50 ms, and its seconds from start to end."""
+    began = time.perf_counter()
+    with open(said, "w") as file:
+        child = subprocess.Popen(command, stdout=file)
+    highest = 0
+    while child.poll() is None:
+        highest = max(highest, sum(pss(pid) for pid in tree(child.pid)))
+        time.sleep(0.05)
+    if child.returncode:
+        raise SystemExit(f"{shlex.join(command)} ended with {child.returncode}")
+    return {"peak_pss_mib": round(highest / 1024, 1), "seconds": round(time.perf_counter() - began, 2)}
+
+
+def tree(pid: int) -> list[int]:
+    """A process and all below it."""
+    found = [pid]
+    for at in found:
+        try:
+            for task in os.listdir(f"/proc/{at}/task"):
+                found += map(int, Path(f"/proc/{at}/task/{task}/children").read_text().split())
+        except OSError:
+            continue  # it ended meanwhile
+    return found
+
+
+def pss(pid: int) -> int:
+    """KiB."""
+    try:
+        lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
+    except OSError:
+        return 0
+    return next((int(line.split()[1]) for line in lines if line.startswith("Pss:")), 0)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,140 @@
+"""Ray with two actors, with an actor killed, and with a node killed: the bytes of the local engine?
+
+Each extraction is a process of its own; actors are killed with `kill -9`, a node with `ray.cluster_utils`.
+
+    python benchmarks/ray_kill.py --data-dir data --out benchmarks/results/ray-kill.json
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import shlex
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+
+import click
+from kill import digests
+from provenance import provenance
+from ray.cluster_utils import Cluster
+
+
+@click.command()
+@click.option("--data", default="cifar10", show_default=True)
+@click.option("--split", default="test", show_default=True)
+@click.option("--data-dir", type=click.Path(path_type=Path, exists=True), required=True, help="Holds the data set.")
+@click.option("--model", default="untrained:vgg-att2-concat-pc@0.125", show_default=True)
+@click.option("--kills", type=click.IntRange(min=1), default=3, show_default=True, help="Actors killed in one run.")
+@click.option("--out", type=click.Path(path_type=Path), required=True, help="JSON to write.")
+def main(data: str, split: str, data_dir: Path, model: str, kills: int, out: Path) -> None:
+    rng = random.Random(0)
+    extract = [sys.executable, "-m", "l2a_transfer", "-q", "extract", "--model", model, "--data", data]
+    extract += ["--split", split, "--data-dir", str(data_dir), "--attention", "--device", "cpu", "--threads", "1"]
+    runs: list[dict[str, Any]] = []
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        run([*extract, "--out", str(folder / "local.h5")], lambda child: None)
+        expected = digests(folder / "local.h5")
+
+        def compare(what: str, more: list[str], disturb: Callable[[subprocess.Popen[bytes], Path], Any]) -> None:
+            path = folder / f"{what.replace(' ', '-')}.h5"
+            command = [*extract, "--out", str(path), "--engine", "ray", *more]
+            seconds, events = run(command, lambda child: disturb(child, shards_of(path)))
+            same = digests(path)
+            equal = {key: same[key] == expected[key] for key in expected}
+            runs.append({"what": what, "seconds": seconds, "events": events, "equal": equal})
+            print(what, seconds, events, equal, file=sys.stderr)
+
+        def kill_actors(child: subprocess.Popen[bytes], shards: Path) -> list[dict[str, Any]]:
+            events = []
+            for number in range(kills):
+                wait_for(child, shards, 1 + number)
+                time.sleep(rng.uniform(0, 0.5))
+                victims = actors()
+                if victims and child.poll() is None:
+                    pid = rng.choice(victims)
+                    os.kill(pid, signal.SIGKILL)
+                    events.append({"killed_actor": pid, "finished_shards": finished(shards)})
+            return events
+
+        compare("two actors", ["--actors", "2"], lambda child, shards: None)
+        compare("actors killed", ["--actors", "2"], kill_actors)
+        cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0})
+        try:
+            nodes = [cluster.add_node(num_cpus=1) for _ in range(2)]
+            cluster.wait_for_nodes()
+
+            def kill_node(child: subprocess.Popen[bytes], shards: Path) -> list[dict[str, Any]]:
+                wait_for(child, shards, 2)
+                there = finished(shards)
+                cluster.remove_node(nodes[0], allow_graceful=False)
+                return [{"killed_node": 1, "finished_shards": there}]
+
+            compare("node killed", ["--actors", "2", "--ray-address", cluster.address], kill_node)
+        finally:
+            cluster.shutdown()
+    document = {
+        "schema": "l2a-benchmark/1",
+        "what": "the Ray engine, disturbed or not, against the local engine: are the data sets equal byte for byte?",
+        **provenance(shlex.join(["python", "benchmarks/ray_kill.py", *sys.argv[1:]])),
+        "ray": version("ray"),
+        "model": model,
+        "data": f"{data}, split {split}",
+        "threads": 1,
+        "runs": runs,
+        "all_equal": all(all(run["equal"].values()) for run in runs),
+    }
+    out.parent.mkdir(parents=True, exist_ok=True)
+    out.write_text(json.dumps(document, indent=1) + "\n")
+    print(out, "all equal:", document["all_equal"])
+
+
+def run(command: list[str], disturb: Callable[[subprocess.Popen[bytes]], Any]) -> tuple[float, Any]:
+    """Seconds of a command that ends well while it is disturbed, and what `disturb` says."""
+    began = time.perf_counter()
+    child = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+    events = disturb(child)
+    if child.wait():
+        raise SystemExit(f"{shlex.join(command)} ended with {child.returncode}")
+    return round(time.perf_counter() - began, 2), events
+
+
+def shards_of(path: Path) -> Path:
+    return path.with_name(path.name + ".shards")
+
+
+def finished(shards: Path) -> int:
+    return len(list(shards.glob("rows-*.safetensors")))
+
+
+def wait_for(child: subprocess.Popen[bytes], shards: Path, count: int) -> None:
+    """Until so many shards are finished, or the child has ended."""
+    while finished(shards) < count and child.poll() is None:
+        time.sleep(0.01)
+
+
+def actors() -> list[int]:
+    """Process ids of the running actors of this machine."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            try:
+                if (entry / "cmdline").read_bytes().startswith(b"ray::Extractor"):
+                    found.append(int(entry.name))
+            except OSError:
+                continue  # it ended meanwhile
+    return found
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,195 @@
+"""Row ranges on a Ray cluster: plain actors hold the network, one call a range, and shards go to a shared folder.
+
+A call may be retried, run twice or die half-way: it writes a whole shard or none, and every run of a range writes
+the same one, because an actor that would compute other bytes refuses to start.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from l2a_transfer.data.readers import ImageSource
+from l2a_transfer.errors import BackendError, L2AError, MissingExtraError, StoreError
+from l2a_transfer.features.compute import compute_shards
+from l2a_transfer.features.interface import FeatureBackend
+from l2a_transfer.features.plan import differences, fingerprint
+from l2a_transfer.features.shards import Shards
+
+log = logging.getLogger(__name__)
+RESTARTS = 8
+"""How often Ray starts a dead actor again; the call that died with it is given out again here."""
+ATTEMPTS = 3
+"""Reports of a finished shard that is not there, before the folder is taken not to be shared."""
+
+
+@dataclass(frozen=True)
+class RayConfig:
+    """Where to run: `address` of a cluster, or None for one on this machine; `actors`, or as many as fit."""
+
+    address: str | None = None
+    actors: int | None = None
+
+
+class Extractor:
+    """What an actor holds: the network and the images. Raises: BackendError where it would compute other bytes."""
+
+    def __init__(
+        self, source: ImageSource, backend: FeatureBackend, folder: Path, identity: dict[str, Any], **options: Any
+    ) -> None:
+        import torch
+
+        if isinstance(identity.get("threads"), int) and identity["threads"] > 0:
+            torch.set_num_threads(identity["threads"])
+        self.source, self.backend, self.options = source, backend, options
+        self.shards = Shards(folder, identity)
+        self.refusal: L2AError | None = None
+        try:
+            here = fingerprint(source, backend, options["batch_size"], attention=options["attention"])
+            if named := differences(identity, here):
+                raise BackendError(f"{os.uname().nodename}: would compute other bytes than the driver ({named})")
+            if not self.shards.is_of(identity):
+                raise StoreError(f"{folder}: not there on {os.uname().nodename}; --out must lie in a shared folder")
+        except L2AError as error:
+            self.refusal = error  # an actor that raises here would be restarted again and again
+
+    def work(self, start: int, stop: int) -> L2AError | None:
+        """Write the shard of rows start…stop − 1, where none is there; an error is a value, to keep its type."""
+        if self.refusal is not None:
+            return self.refusal
+        rows = range(start, stop)
+        try:
+            there = self.shards.read(rows)
+            if there is None or (there.skipped and self.options["on_error"] == "fail"):
+                for _ in compute_shards(self.source, self.backend, self.shards, [rows], **self.options):
+                    pass
+        except L2AError as error:
+            return error
+        return None
+
+
+def compute_on_ray(
+    source: ImageSource,
+    backend: FeatureBackend,
+    shards: Shards,
+    ranges: Sequence[range],
+    *,
+    config: RayConfig,
+    batch_size: int,
+    workers: int | None = None,
+    on_error: str = "fail",
+    attention: bool = False,
+    advance: Callable[[int], object] = lambda images: None,
+) -> Iterator[tuple[range, dict[int, str]]]:
+    """As `compute_shards`, by actors that decode and compute on the cluster's nodes; ranges come as they finish.
+
+    Raises: MissingExtraError where Ray is not installed; BackendError where the cluster cannot run it; what
+    `compute_shards` raises, from an actor.
+    """
+    if not ranges:
+        return
+    threads = max(1, int(shards.fingerprint.get("threads", 1)))
+    with _cluster(config, threads) as ray:
+        resources = {"num_gpus": 1} if backend.device == "cuda" else {"num_cpus": threads}
+        kind, each = ("GPU", 1) if backend.device == "cuda" else ("CPU", threads)
+        fitting = int(ray.cluster_resources().get(kind, 0)) // each
+        count = min(len(ranges), config.actors or max(1, fitting))
+        if fitting == 0:
+            raise BackendError(f"the Ray cluster has no node with {each} {kind}; it has {ray.cluster_resources()}")
+        log.info("%d Ray actors, %d %s each", count, each, kind)
+        kinds = ray.remote(max_restarts=RESTARTS, max_task_retries=0, **resources)(Extractor)
+        job = [ray.put(source), ray.put(backend), shards.folder.absolute(), shards.fingerprint]
+        options = {"batch_size": batch_size, "workers": workers or 0, "on_error": on_error, "attention": attention}
+        pool = [kinds.remote(*job, **options) for _ in range(count)]
+        try:
+            yield from _dispatch(ray, pool, shards, ranges, advance)
+        finally:
+            for actor in pool:
+                ray.kill(actor)
+
+
+def _dispatch(
+    ray: Any, pool: list[Any], shards: Shards, ranges: Sequence[range], advance: Callable[[int], object]
+) -> Iterator[tuple[range, dict[int, str]]]:
+    """One call an actor at a time; an idle actor repeats the oldest unfinished range, in case its actor is lost."""
+    waiting, left = deque(ranges), dict.fromkeys(ranges, ATTEMPTS)
+    idle, calls, deaths = deque(pool), dict[Any, tuple[Any, range]](), dict.fromkeys(pool, 0)
+    while left:
+        while idle and (rows := _next(waiting, left, calls)) is not None:
+            actor = idle.popleft()
+            calls[actor.work.remote(rows.start, rows.stop)] = actor, rows
+        if not calls:
+            raise BackendError(f"every Ray actor died more than {RESTARTS} times; what is finished stays")
+        for call in ray.wait(list(calls), num_returns=1)[0]:
+            actor, rows = calls.pop(call)
+            try:
+                error = ray.get(call)
+            except ray.exceptions.RayActorError as death:
+                log.warning("a Ray actor died, its rows are given out again: %s", str(death).splitlines()[0])
+                waiting.appendleft(rows)
+                deaths[actor] += 1
+                if deaths[actor] <= RESTARTS:
+                    idle.append(actor)  # Ray starts it again; until then its next call waits
+                continue
+            idle.append(actor)
+            if rows not in left:
+                continue
+            if error is not None:
+                raise error
+            shard = shards.read(rows)
+            if shard is not None:
+                del left[rows]
+                advance(len(rows))
+                yield rows, shard.skipped
+                continue
+            left[rows] -= 1
+            if left[rows] == 0:
+                raise StoreError(f"{shards.path(rows)}: an actor wrote it and it is not here; is the folder shared?")
+            waiting.append(rows)
+
+
+def _next(waiting: deque[range], left: dict[range, int], calls: dict[Any, tuple[Any, range]]) -> range | None:
+    while waiting:
+        rows = waiting.popleft()
+        if rows in left:
+            return rows
+    running = [rows for _, rows in calls.values()]
+    return next((rows for rows in running if rows in left and running.count(rows) == 1), None)
+
+
+@contextmanager
+def _cluster(config: RayConfig, threads: int) -> Iterator[Any]:
+    """Ray, connected; a cluster that was started here is stopped at the end."""
+    try:
+        import ray
+    except ImportError as error:
+        raise MissingExtraError("--engine ray", "ray", "ray") from error
+    if ray.is_initialized():
+        yield ray
+        return
+    quiet: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": False}
+    before = os.environ.get("RAY_USAGE_STATS_ENABLED")
+    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"  # Ray takes it from nowhere else; nothing is reported to anybody
+    try:
+        if config.address is not None:
+            ray.init(address=config.address, **quiet)
+        else:
+            cores = max(os.cpu_count() or 1, threads * (config.actors or 1))
+            ray.init(address="local", num_cpus=cores, include_dashboard=False, **quiet)
+    except (ConnectionError, ValueError, RuntimeError) as error:
+        raise BackendError(f"the Ray cluster {config.address or 'on this machine'} cannot be used: {error}") from error
+    finally:
+        if before is None:
+            del os.environ["RAY_USAGE_STATS_ENABLED"]
+        else:
+            os.environ["RAY_USAGE_STATS_ENABLED"] = before
+    try:
+        yield ray
+    finally:
+        ray.shutdown()
