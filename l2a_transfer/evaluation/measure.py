@@ -1,0 +1,199 @@
+"""One row of the table: SVMs fitted on the training rows of each draw, and what they answer on its test rows."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from l2a_transfer.evaluation import statistics
+from l2a_transfer.evaluation.compare import Answers
+from l2a_transfer.evaluation.fitting import SvmConfig, SvmFit, fit_svm
+from l2a_transfer.evaluation.protocols import Plan, Split
+from l2a_transfer.evaluation.results import EvalConfig, EvalDetail, EvalRow
+from l2a_transfer.evaluation.rows import LazyRows
+from l2a_transfer.evaluation.shared_fits import RESIDENT_BYTES
+from l2a_transfer.evaluation.variants import Variant
+from l2a_transfer.features.views import FeatureFile
+
+FIXED_C = 1e-2
+"""What C is where one image a class leaves nothing to choose it on."""
+TOP = 5
+PREDICT_ROWS = 8192
+
+
+def measure(
+    features: FeatureFile,
+    label: str,
+    plan: Plan,
+    variant: Variant,
+    shots: int | None,
+    own: tuple[Split, ...],
+    config: EvalConfig,
+    tick: Callable[[float], Any],
+) -> tuple[EvalRow, EvalDetail, Answers]:
+    """One row of the table, its detail and its answers: one file, variant and k, over all draws in `own`."""
+    meta, started = features.meta, time.perf_counter()
+    svm = svm_config(config, variant, shots)
+    fits, predictions, confusions, top5, truths, rights = [], [], [], [], [], []
+    present = np.unique(features.labels[np.unique(np.concatenate([np.array(s.train + s.test) for s in own]))])
+    for split in own:
+        train, test = np.array(split.train), np.array(split.test)
+        fit = fit_svm(_training_rows(features, train, variant, config), features.labels[train], svm, tick=tick)
+        scores = _test_scores(features, test, variant, fit)  # (n, K)
+        predicted = np.searchsorted(present, fit.classes[scores.argmax(axis=1)]).astype(np.int32)
+        truth = np.searchsorted(present, features.labels[test]).astype(np.int32)
+        hits = statistics.top_k(scores, np.searchsorted(fit.classes, features.labels[test]).astype(np.int32), TOP)
+        by_id = np.array(sorted(range(len(test)), key=lambda k: features.ids[test[k]]))
+        fits.append(fit)
+        predictions.append(tuple(predicted.tolist()))
+        confusions.append(statistics.confusion_matrix(truth, predicted, len(present)))
+        top5.append(float(hits.mean()))
+        truths.append(truth[by_id])
+        rights.append((truth == predicted)[by_id])
+    accuracy, mean_class = _intervals(confusions, own[0], config)
+    row = EvalRow(
+        label=label,
+        variant=variant.name,
+        model=str(meta.card.get("name", features.path.stem)),
+        data=meta.data,
+        file=features.path.name,
+        tap=meta.tap,
+        levels=variant.levels,
+        precision=meta.precision,
+        backend=meta.backend,
+        normalization=svm.normalization,
+        solver=svm.solver,
+        protocol=plan.protocol,
+        why=plan.why,
+        shots=shots,
+        draws=len(own),
+        n_classes=len(present),
+        n_train=len(own[0].train),
+        n_test=len(own[0].test),
+        dim=variant.stop - variant.start,
+        components=min((f.components for f in fits if f.components is not None), default=None),
+        C=tuple(fit.C for fit in fits),
+        c_grid_draws=tuple(() if fit.grid is None else fit.grid.Cs for fit in fits),
+        cv_accuracy_draws=tuple(fit.cv_accuracy for fit in fits),
+        interval="bootstrap" if len(fits) == 1 else "corrected-t",
+        accuracy=accuracy.value,
+        accuracy_ci95=(accuracy.low, accuracy.high),
+        accuracy_draws=tuple(statistics.accuracy(c) for c in confusions),
+        mean_class_accuracy=mean_class.value,
+        mean_class_accuracy_ci95=(mean_class.low, mean_class.high),
+        mean_class_accuracy_draws=tuple(statistics.mean_class_accuracy(c) for c in confusions),
+        macro_f1=float(np.mean([statistics.macro_f1(c) for c in confusions])),
+        top5=float(np.mean(top5)) if len(present) > TOP else None,
+        chance=1 / len(np.unique(features.labels[list(own[0].train)])),
+        fits=sum(fit.fits for fit in fits),
+        unconverged=sum(fit.unconverged for fit in fits),
+        seconds=round(time.perf_counter() - started, 3),
+        splits=(),
+        notes=(*plan.notes, *_notes(fits, svm, shots)),
+    )
+    names = tuple(meta.classes[k] for k in present)
+    total = np.sum(confusions, axis=0)
+    detail = EvalDetail(
+        label, variant.name, meta.data, shots, names, tuple(map(tuple, total.tolist())), tuple(predictions)
+    )
+    answers = Answers(
+        label=label,
+        data=meta.data,
+        protocol=plan.protocol,
+        shots=shots,
+        variant=variant.name,
+        card=meta.card,
+        digests=tuple(split.sha256 for split in own),
+        truth=tuple(truths),
+        right=tuple(rights),
+        mean_class_accuracy=mean_class.value,
+        shared=own[0].shared,
+    )
+    return row, detail, answers
+
+
+def _training_rows(
+    features: FeatureFile, train: NDArray[np.intp], variant: Variant, config: EvalConfig
+) -> NDArray[Any] | LazyRows:
+    """In memory, or where `max_memory` is too small for that, from the file."""
+    columns = slice(variant.start, variant.stop)
+    lazy = LazyRows(features.features, rows=train, columns=columns)
+    simple = variant.components is None and variant.normalization != "l2" and variant.dtype is None
+    too_large = RESIDENT_BYTES * lazy.shape[0] * lazy.shape[1] > (config.max_memory or sys.maxsize)
+    if config.solver == "batched" and simple and too_large:
+        return lazy
+    return variant.values(features.features[train])
+
+
+def _test_scores(features: FeatureFile, test: NDArray[np.intp], variant: Variant, fit: SvmFit) -> NDArray[np.float64]:
+    """Scores (n, K) of the test rows, in the order of `test`, read in blocks."""
+    parts = [
+        fit.scores(variant.values(features.features[test[k : k + PREDICT_ROWS]]))
+        for k in range(0, len(test), PREDICT_ROWS)
+    ]
+    return np.concatenate(parts)
+
+
+def _intervals(
+    confusions: list[NDArray[np.int64]], split: Split, config: EvalConfig
+) -> tuple[statistics.Interval, statistics.Interval]:
+    """Accuracy and mean class accuracy: over test rows for one split, over draws for several."""
+    if len(confusions) == 1:
+        rng = np.random.default_rng(config.seed)
+        return (
+            statistics.bootstrap_accuracy(confusions[0], samples=config.bootstrap, rng=rng),
+            statistics.bootstrap_mean_class_accuracy(confusions[0], samples=config.bootstrap, rng=rng),
+        )
+    return (
+        statistics.corrected_t([statistics.accuracy(c) for c in confusions], shared=split.shared),
+        statistics.corrected_t([statistics.mean_class_accuracy(c) for c in confusions], shared=split.shared),
+    )
+
+
+def _notes(fits: list[SvmFit], svm: SvmConfig, shots: int | None) -> list[str]:
+    """What a reader of the row must know about its fits."""
+    notes = []
+    if shots == 1:
+        notes.append(f"C = {svm.c_grid[0]:g} is fixed, because one image a class leaves nothing to choose it on")
+    grids = [fit.grid for fit in fits if fit.grid is not None]
+    grown = sum(grid.added > 0 for grid in grids)
+    if grown:
+        notes.append(f"the grid of C grew in {grown} of {len(fits)} draws")
+    at_edge = sum(grid.at_edge for grid in grids)
+    if at_edge:
+        notes.append(f"the best C is at the edge of the grid in {at_edge} of {len(fits)} draws")
+    kept = [n for fit in fits for n in (fit.components, fit.fold_components) if n is not None]
+    if svm.components is not None and min(kept) < svm.components:
+        notes.append(f"PCA to {min(kept)} components, because a fold has no more rows or columns")
+    return notes
+
+
+def folds_of(config: EvalConfig, shots: int | None) -> int:
+    """Folds of the cross-validation that chooses C, no more than there are images a class."""
+    return config.folds if shots is None else min(config.folds, shots)
+
+
+def svm_config(config: EvalConfig, variant: Variant, shots: int | None) -> SvmConfig:
+    """How the SVMs of one row of the table are made."""
+    grid = config.c_grid
+    if shots == 1 and len(grid) > 1:
+        grid = (FIXED_C,)
+    return SvmConfig(
+        grid,
+        folds_of(config, shots),
+        components=variant.components,
+        seed=config.seed,
+        jobs=config.jobs,
+        tol=config.tol,
+        max_iter=config.max_iter,
+        solver=config.solver,
+        normalization=variant.normalization,
+        decades=config.decades,
+        device=config.device,
+        max_memory=config.max_memory,
+    )

@@ -1,0 +1,176 @@
+"""What an evaluation is asked and what it answers: the config, and the rows, details and comparisons of a report."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Any
+
+from l2a_transfer.errors import unknown_name
+from l2a_transfer.evaluation.compare import Comparison
+from l2a_transfer.evaluation.fitting import DECADES, SOLVERS
+from l2a_transfer.evaluation.protocols import PROTOCOLS, SHOTS, Split
+from l2a_transfer.evaluation.variants import ABLATIONS
+
+SCHEMA = "l2a-results/1"
+
+
+@dataclass(frozen=True)
+class EvalConfig:
+    """What is measured and how; everything that changes a number except the features.
+
+    `c_grid`: candidates for C, put in rising order; one value is used as it is. `folds`: of the cross-validation that
+    chooses among several. `draws`: splits to draw (None: the protocol's own number). `bootstrap`: resamples.
+    `decades`: how often the grid may grow tenfold where the best C is at its edge. `shots`: images a class in the
+    protocol low-shot. `ablate`: which variants of each model stand beside it. `tol`, `max_iter` None: the solver's
+    own. `max_memory`: bytes that the batched solver may hold. `jobs`: liblinear's threads, which change no number.
+    Raises: UnknownNameError, ValueError.
+    """
+
+    protocol: str = "auto"
+    c_grid: tuple[float, ...] = (1e-4, 1e-3, 1e-2, 1e-1)
+    folds: int = 5
+    draws: int | None = None
+    bootstrap: int = 10_000
+    solver: str = "batched"
+    seed: int = 0
+    jobs: int = 1
+    tol: float | None = None
+    max_iter: int | None = None
+    decades: int = DECADES
+    shots: tuple[int, ...] = SHOTS
+    ablate: tuple[str, ...] = ()
+    device: str = "auto"
+    max_memory: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.protocol not in PROTOCOLS:
+            raise unknown_name("protocol", self.protocol, PROTOCOLS)
+        if self.solver not in SOLVERS:
+            raise unknown_name("solver", self.solver, SOLVERS)
+        for name in self.ablate:
+            if name not in ABLATIONS:
+                raise unknown_name("ablate", name, ABLATIONS)
+        if not self.shots or min(self.shots) < 1:
+            raise ValueError(f"shots must be numbers of images of at least 1, got {list(self.shots)}")
+        grid = tuple(sorted(self.c_grid))
+        # liblinear never comes back from C = 1e300, and nothing can interrupt it.
+        if not grid or len(set(grid)) < len(grid) or not all(1e-10 <= C <= 1e10 for C in grid):
+            raise ValueError(
+                "c_grid must be different positive numbers between 1e-10 and 1e10, as 1e-4,1e-3,1e-2; "
+                f"got {list(self.c_grid)}"
+            )
+        object.__setattr__(self, "c_grid", grid)
+        least = {
+            "folds": 2,
+            "draws": 1,
+            "bootstrap": 100,
+            "seed": 0,
+            "jobs": 1,
+            "max_iter": 1,
+            "decades": 0,
+            "max_memory": 1,
+        }
+        for name, smallest in least.items():
+            value = getattr(self, name)
+            if value is not None and value < smallest:
+                raise ValueError(f"{name} must be at least {smallest}, got {value}")
+        if self.protocol == "official" and (self.draws or 1) > 1:
+            raise ValueError(
+                f"draws must be 1 with protocol official, which is one fixed split, got {self.draws}; "
+                "stratified, caltech-30 and low-shot draw their splits"
+            )
+
+
+@dataclass(frozen=True)
+class EvalRow:
+    """One model on one data set. Accuracies and intervals are fractions between 0 and 1.
+
+    `label` names the model, with the file's name where two files of a data set hold the same model. `C` and the
+    `…_draws` have one value a draw. `interval` says what the intervals are over: `bootstrap` (test rows of the one
+    split) or `corrected-t` (draws). `splits` points into `EvalResults.splits`. `chance` is the mean class accuracy
+    of guessing among the trained classes. `variant` says how an ablation differs from the model as it is ("" is the
+    model as it is), `shots` the training images a class in low-shot. `top5` is None where there are five classes or
+    fewer. `c_grid_draws`: the candidates of each draw, those that were added included. `fits` counts SVMs,
+    `unconverged` those that did not reach the solver's tolerance.
+    """
+
+    label: str
+    variant: str
+    model: str
+    data: str
+    file: str
+    tap: str
+    levels: tuple[str, ...]
+    precision: str
+    backend: str
+    normalization: str
+    solver: str
+    protocol: str
+    why: str
+    shots: int | None
+    draws: int
+    n_classes: int
+    n_train: int
+    n_test: int
+    dim: int
+    components: int | None
+    C: tuple[float, ...]
+    c_grid_draws: tuple[tuple[float, ...], ...]
+    cv_accuracy_draws: tuple[tuple[float, ...], ...]
+    interval: str
+    accuracy: float
+    accuracy_ci95: tuple[float, float]
+    accuracy_draws: tuple[float, ...]
+    mean_class_accuracy: float
+    mean_class_accuracy_ci95: tuple[float, float]
+    mean_class_accuracy_draws: tuple[float, ...]
+    macro_f1: float
+    top5: float | None
+    chance: float
+    fits: int
+    unconverged: int
+    seconds: float
+    splits: tuple[int, ...]
+    notes: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class EvalDetail:
+    """What is too long for a row: class names in label order, confusion counts (true × predicted, summed over draws),
+    and for each draw the predicted index into `classes` of every test row, in the order of the split's `test`."""
+
+    label: str
+    variant: str
+    data: str
+    shots: int | None
+    classes: tuple[str, ...]
+    confusion: tuple[tuple[int, ...], ...]
+    predictions: tuple[tuple[int, ...], ...]
+
+
+@dataclass(frozen=True)
+class EvalResults:
+    """`rows` and `details` run in parallel; `splits` holds every split's indices, so that anybody can repeat it.
+    `cards` holds the card of each feature file's model by the file's name: where its weights came from."""
+
+    config: EvalConfig
+    rows: tuple[EvalRow, ...]
+    comparisons: tuple[Comparison, ...]
+    details: tuple[EvalDetail, ...]
+    cards: dict[str, dict[str, Any]]
+    splits: tuple[Split, ...]
+    versions: dict[str, str]
+
+    def document(self) -> dict[str, Any]:
+        """The JSON document of schema `l2a-results/1`."""
+        return {
+            "schema": SCHEMA,
+            "config": dataclasses.asdict(self.config),
+            "versions": self.versions,
+            "rows": [dataclasses.asdict(row) for row in self.rows],
+            "comparisons": [dataclasses.asdict(comparison) for comparison in self.comparisons],
+            "details": [dataclasses.asdict(detail) for detail in self.details],
+            "splits": [dataclasses.asdict(split) for split in self.splits],
+            "cards": self.cards,
+        }
