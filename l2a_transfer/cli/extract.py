@@ -15,7 +15,7 @@ RUN = ("batch_size", "workers", "on_error", "attention", "engine", "resume", "ov
 
 @click.command("extract")
 @click.option("--model", required=True, help="Bundled name, .safetensors, .onnx, untrained:ARCH[@WIDTH] or pixels.")
-@click.option("--data", required=True, help="Data set name, imagefolder:PATH or npz:FILE.")
+@click.option("--data", required=True, help="Data set name, or imagefolder:, npz:, wds: or parquet:PATH.")
 @click.option("--data-dir", type=click.Path(path_type=Path), help="Folder that holds the data set.")
 @click.option("--download/--no-download", default=False, help="Fetch the data set into --data-dir.")
 @click.option("--out", type=click.Path(path_type=Path), required=True, metavar="FILE.h5", help="Feature file.")

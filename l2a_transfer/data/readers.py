@@ -1,4 +1,4 @@
-"""What `--data` means: a named set, `imagefolder:PATH` or `npz:FILE` → an image source."""
+"""What `--data` means: a named set, or a kind and a path as `imagefolder:PATH` → an image source."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from l2a_transfer.data.cifar import read_cifar
 from l2a_transfer.data.decode import SUFFIXES
 from l2a_transfer.data.folders import read_folder
+from l2a_transfer.data.parquet import read_parquet
 from l2a_transfer.data.registry import DatasetSpec, find_dataset
 from l2a_transfer.data.sources import (
     ArraySource,
@@ -26,12 +27,14 @@ from l2a_transfer.data.sources import (
     numbered,
     select,
 )
+from l2a_transfer.data.webdataset import read_webdataset
 from l2a_transfer.errors import DataError
 
 __all__ = ["ImageSource", "open_source"]
 
 log = logging.getLogger(__name__)
 CALTECH_MINI = Path(__file__).parent / "bundled" / "caltech-mini.zip"
+EXAMPLES = {"imagefolder": "photos", "npz": "photos.npz", "wds": "shards/{000..003}.tar", "parquet": "folder"}
 MAX_NPZ_BYTES = 16 << 30
 MAX_CLASSES = 100_000
 
@@ -44,22 +47,25 @@ def open_source(
     limit: int | None = None,
     download: bool = False,
 ) -> ImageSource:
-    """The pictures that `data` names: a set of the registry, `imagefolder:PATH`, or `npz:FILE`.
+    """The pictures that `data` names: a set of the registry, `imagefolder:PATH`, `npz:FILE`, or
+    `wds:PATH` and `parquet:PATH`, which also take globs, braces and fsspec URLs.
 
     `split` keeps one split; `limit` at most so many pictures a split, evenly over the classes. With `download`, a
     named set that is not in `data_dir` is fetched. Raises: UnknownNameError for a name or split that does not
     exist, with the nearest; DataError for a set that is missing, empty or damaged.
     """
     kind, colon, where = data.partition(":")
-    if colon and kind in ("imagefolder", "npz") and not where:
-        raise ValueError(
-            f"--data {data} needs a path after the colon, as {kind}:{'photos.npz' if kind == 'npz' else 'photos'}"
-        )
+    if colon and kind in EXAMPLES and not where:
+        raise ValueError(f"--data {data} needs a path after the colon, as {kind}:{EXAMPLES[kind]}")
     if colon and kind == "imagefolder":
         root = Path(where)
         source: ImageSource = read_folder(root, f"imagefolder:{root.resolve().name}")
     elif colon and kind == "npz":
         source = read_npz(Path(where))
+    elif colon and kind == "wds":
+        source = read_webdataset(where)
+    elif colon and kind == "parquet":
+        source = read_parquet(where)
     else:
         source = _open_named(find_dataset(data), None if data_dir is None else Path(data_dir), download=download)
     return select(source, split=split, limit=limit)

@@ -141,7 +141,7 @@ _ROWS = (
 )  # fmt: skip
 
 DATASETS: dict[str, DatasetSpec] = {row.name: row for row in _ROWS}
-KINDS = ("imagefolder:PATH", "npz:FILE")
+KINDS = ("imagefolder:PATH", "npz:FILE", "wds:PATH", "parquet:PATH")
 
 
 def find_dataset(name: str) -> DatasetSpec:

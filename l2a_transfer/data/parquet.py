@@ -1,0 +1,265 @@
+"""Parquet with image bytes, as Hugging Face writes it; one row group at a time is in memory."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from l2a_transfer.data.decode import MAX_FILE_BYTES, decode_bytes
+from l2a_transfer.data.shards import Shard, ShardReader, find_shards, name_of, open_shard, splits_of
+from l2a_transfer.data.sources import Table
+from l2a_transfer.errors import DataError, MissingExtraError
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+MAX_GROUP_BYTES = 2 << 30
+MAX_FOOTER_BYTES = 64 << 20
+MAX_CLASSES = 100_000
+MAGIC = b"PAR1"
+IMAGE_NAMES, LABEL_NAMES = ("image", "img"), ("label", "labels")
+
+
+@dataclass(frozen=True)
+class _Columns:
+    """The image column and the label column of a file, and the classes that its schema names."""
+
+    image: str
+    in_struct: bool
+    label: str | None
+    classes: tuple[str, ...] | None
+
+
+class _Group:
+    """The pictures of the row group that was read last, in this process."""
+
+    def __init__(self) -> None:
+        self.key: tuple[int, int] = (-1, -1)
+        self.pictures: Any = None
+
+    def __reduce__(self) -> tuple[type[_Group], tuple[()]]:
+        return _Group, ()
+
+
+@dataclass(frozen=True, eq=False)
+class ParquetSource(Table):
+    """Pictures in Parquet files; an id is the file's name, a slash, and the row in it.
+
+    `group` (N, 3): the file, the row group in it and the row in that, of each picture. `footers`: SHA-256 of each
+    file's footer, which holds the sizes and places of all its columns.
+    """
+
+    shards: tuple[Shard, ...]
+    columns: tuple[str, bool]
+    group: NDArray[np.int32]
+    footers: tuple[str, ...]
+    held: _Group = field(default_factory=_Group)
+
+    def image(self, row: int) -> Image.Image:
+        file, group, place = (int(k) for k in self.group[row])
+        shard = self.shards[file]
+        name = f"{shard.path}: row {self.ids[row].rpartition('/')[2]}"
+        if self.held.key != (file, group):
+            self.held.pictures = None  # before the next is read, so that there is only one in memory
+            self.held.pictures = _read_pictures(shard, group, *self.columns)
+            self.held.key = (file, group)
+        if place >= len(self.held.pictures):
+            raise DataError(f"{name}: is not there; the file was changed after it was opened, start again")
+        content = self.held.pictures[place].as_py()
+        if content is None:
+            raise DataError(f"{name}: has no image bytes; a path to a file elsewhere is not followed")
+        if len(content) > MAX_FILE_BYTES:
+            raise DataError(f"{name}: {len(content) >> 20} MiB; at most {MAX_FILE_BYTES >> 20} are decoded")
+        return decode_bytes(content, name)
+
+    def fingerprint(self) -> str:
+        files = [(shard.name, shard.size, footer) for shard, footer in zip(self.shards, self.footers, strict=True)]
+        return self._digest(json.dumps(files).encode())
+
+
+def read_parquet(where: str) -> ParquetSource:
+    """The pictures of the Parquet files that `where` means (see `find_shards`), in the files' and the rows' order.
+
+    The image column is a struct with `bytes`, or binary; the label column has integers, with class names in the
+    schema's `huggingface` metadata, or numbers as names; null and −1 mean no label. Raises: DataError naming file and
+    column; MissingExtraError without pyarrow.
+    """
+    try:
+        import pyarrow.parquet
+    except ImportError as error:
+        raise MissingExtraError(f"parquet:{where}", "pyarrow", "parquet") from error
+    assert pyarrow.parquet
+    shards = find_shards(where, ".parquet")
+    ids: list[str] = []
+    groups, labels, footers = [], [], []
+    first: _Columns | None = None
+    for k, shard in enumerate(shards):
+        footers.append(_footer_sha256(shard))
+        with _opened(shard) as file:
+            columns = _find_columns(shard, file.schema_arrow)
+            if first is not None and columns != first:
+                raise DataError(f"{shard.path}: has other image or label columns or classes than {shards[0].path}")
+            first = columns
+            own = _group_rows(shard, file)
+            rows = sum(own)
+            labels.append(_read_labels(shard, file, columns.label, rows))
+        ids += [f"{shard.name}/{row:05d}" for row in range(rows)]
+        groups += [np.stack([np.full(n, k), np.full(n, g), np.arange(n)], axis=1) for g, n in enumerate(own)]
+    if not ids or first is None:
+        raise DataError(f"{where}: no rows in it")
+    joined = np.concatenate(labels)
+    low, high = int(joined.min()), int(joined.max())
+    count = len(first.classes) if first.classes is not None else high + 1
+    if low < -1 or high >= count or count > MAX_CLASSES:
+        raise DataError(f"{where}: labels must be −1 or between 0 and {min(count, MAX_CLASSES) - 1}; got {low}…{high}")
+    splits = splits_of(shards)
+    group = np.concatenate(groups).astype(np.int32)
+    return ParquetSource(
+        name=f"parquet:{name_of(where)}",
+        classes=first.classes if first.classes is not None else tuple(str(k) for k in range(count)),
+        splits=splits,
+        ids=tuple(ids),
+        labels=joined.astype(np.int32),
+        split=np.array([splits.index(shard.split) for shard in shards], dtype=np.uint8)[group[:, 0]],
+        shards=shards,
+        columns=(first.image, first.in_struct),
+        group=group,
+        footers=tuple(footers),
+    )
+
+
+def _footer_sha256(shard: Shard) -> str:
+    """Of the file's own index, after its frame was checked: magic, length, magic."""
+    reader = ShardReader()
+    if shard.size < 12:
+        raise DataError(f"{shard.path}: not a Parquet file: {shard.size} bytes")
+    tail = reader.read(shard, shard.size - 8, 8)
+    length = int.from_bytes(tail[:4], "little")
+    if (
+        reader.read(shard, 0, 4) != MAGIC
+        or tail[4:] != MAGIC
+        or not 0 < length <= min(shard.size - 12, MAX_FOOTER_BYTES)
+    ):
+        raise DataError(f"{shard.path}: not a Parquet file, cut short, or with a footer of more than 64 MiB")
+    return hashlib.sha256(reader.read(shard, shard.size - 8 - length, length)).hexdigest()
+
+
+@contextmanager
+def _opened(shard: Shard) -> Iterator[pq.ParquetFile]:
+    """The file in pyarrow. Raises: DataError for whatever pyarrow finds wrong while it is open."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        with open_shard(shard.path) as raw, pq.ParquetFile(
+            raw, page_checksum_verification=True, pre_buffer=False, thrift_string_size_limit=MAX_FOOTER_BYTES,
+            thrift_container_size_limit=1_000_000,
+        ) as file:  # fmt: skip
+            yield file
+    except (pa.ArrowException, OSError, ValueError, KeyError, TypeError, IndexError, OverflowError) as error:
+        raise DataError(f"{shard.path}: not a Parquet file or damaged: {error}; write it again") from error
+    except MemoryError as error:
+        raise DataError(f"{shard.path}: asks for more memory than there is") from error
+
+
+def _find_columns(shard: Shard, schema: pa.Schema) -> _Columns:
+    import pyarrow as pa
+
+    features = _huggingface_features(shard, schema)
+    images = [name for name, f in features.items() if f.get("_type") == "Image" and name in schema.names]
+    images = images or [field.name for field in schema if _is_image(field)]
+    labels = [name for name, f in features.items() if f.get("_type") == "ClassLabel" and name in schema.names]
+    labels = labels or [name for name in LABEL_NAMES if name in schema.names]
+    labels = [name for name in labels if name in LABEL_NAMES] or labels
+    if len(images) > 1:
+        images = [name for name in images if name in IMAGE_NAMES] or images
+    if len(images) != 1 or len(labels) > 1:
+        raise DataError(
+            f"{shard.path}: needs one image column (a struct with 'bytes') and at most one label column; has "
+            f"{', '.join(images) or 'none'} and {', '.join(labels) or 'none'}; call the meant ones 'image' and 'label'"
+        )
+    image = schema.field(images[0])
+    if not _is_image(image):
+        raise DataError(
+            f"{shard.path}: the column {image.name!r} must be binary or a struct with 'bytes', is {image.type}"
+        )
+    label = labels[0] if labels else None
+    if label is not None and not pa.types.is_integer(schema.field(label).type):
+        raise DataError(f"{shard.path}: the column {label!r} must hold integers, holds {schema.field(label).type}")
+    names = features.get(label, {}).get("names") if label is not None else None
+    classes = tuple(map(str, names)) if isinstance(names, list) else None
+    return _Columns(image.name, pa.types.is_struct(image.type), label, classes if label is not None else ())
+
+
+def _is_image(field: pa.Field) -> bool:
+    import pyarrow as pa
+
+    kind = field.type
+    if pa.types.is_struct(kind):
+        place = kind.get_field_index("bytes")
+        kind = kind.field(place).type if place >= 0 else pa.null()
+        return bool(pa.types.is_binary(kind) or pa.types.is_large_binary(kind))
+    return field.name in IMAGE_NAMES and bool(pa.types.is_binary(kind) or pa.types.is_large_binary(kind))
+
+
+def _huggingface_features(shard: Shard, schema: pa.Schema) -> dict[str, dict[str, Any]]:
+    text = (schema.metadata or {}).get(b"huggingface")
+    if text is None:
+        return {}
+    try:
+        content = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"{shard.path}: its 'huggingface' metadata is not JSON: {error}") from error
+    info = content.get("info") if isinstance(content, dict) else None
+    features = info.get("features") if isinstance(info, dict) else None
+    found = features if isinstance(features, dict) else {}
+    return {str(name): value for name, value in found.items() if isinstance(value, dict)}
+
+
+def _group_rows(shard: Shard, file: pq.ParquetFile) -> list[int]:
+    """The number of rows of each row group, as many as the file can hold."""
+    rows = [file.metadata.row_group(g).num_rows for g in range(file.metadata.num_row_groups)]
+    # A few bytes can declare any number; a picture has at least one.
+    if min(rows, default=0) < 0 or sum(rows) > shard.size:
+        raise DataError(f"{shard.path}: declares {sum(rows):,} rows in {shard.size:,} bytes; damaged")
+    return rows
+
+
+def _read_labels(shard: Shard, file: pq.ParquetFile, column: str | None, rows: int) -> NDArray[np.int64]:
+    if column is None:
+        return np.full(rows, -1, dtype=np.int64)
+    parts = []
+    for g in range(file.metadata.num_row_groups):
+        values = file.read_row_group(g, columns=[column], use_threads=False).column(0)
+        parts.append(values.cast("int64").fill_null(-1).to_numpy())
+    labels: NDArray[np.int64] = np.concatenate(parts) if parts else np.empty(0, dtype=np.int64)
+    if len(labels) != rows:
+        raise DataError(f"{shard.path}: {column!r} has {len(labels)} values for {rows} rows; damaged")
+    return labels
+
+
+def _read_pictures(shard: Shard, group: int, column: str, in_struct: bool) -> pa.ChunkedArray:
+    """The encoded pictures of a row group."""
+    import pyarrow.compute as pc
+
+    with _opened(shard) as file:
+        if file.schema_arrow.get_field_index(column) < 0 or group >= file.metadata.num_row_groups:
+            raise DataError(f"{shard.path}: was changed after it was opened; start again")
+        found = file.metadata.row_group(group)
+        if found.total_byte_size > MAX_GROUP_BYTES:
+            raise DataError(
+                f"{shard.path}: a row group of {found.total_byte_size >> 20} MiB; at most {MAX_GROUP_BYTES >> 20} are "
+                "read at once: write it with a smaller row_group_size"
+            )
+        name = f"{column}.bytes" if in_struct else column
+        values = file.read_row_group(group, columns=[name], use_threads=False).column(0)
+        return pc.struct_field(values, "bytes") if in_struct else values

@@ -1,0 +1,282 @@
+"""WebDataset tar shards: each member's place is noted once, then any picture is one read; nothing is unpacked."""
+
+from __future__ import annotations
+
+import json
+import tarfile
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import PurePosixPath
+from typing import IO, Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from l2a_transfer.data.decode import MAX_FILE_BYTES, SUFFIXES, decode_bytes
+from l2a_transfer.data.shards import Shard, ShardReader, file_bytes, find_shards, name_of, open_shard, splits_of
+from l2a_transfer.data.sources import Table
+from l2a_transfer.errors import DataError
+
+MAX_NAME_BYTES = 4096
+MAX_NOTE_BYTES = 1 << 20
+"""Of a label, a JSON, a list of classes, or one header of a tar file."""
+MAX_CLASSES = 100_000
+BLOCK = tarfile.BLOCKSIZE
+SAFE = (tarfile.REGTYPE, tarfile.AREGTYPE, tarfile.DIRTYPE)
+
+
+@dataclass(frozen=True, eq=False)
+class WdsSource(Table):
+    """Pictures in tar shards; an id is the shard's name, a slash, and the member's name.
+
+    `shard` (N,), `start` (N,) and `length` (N,): where each picture's bytes are.
+    """
+
+    shards: tuple[Shard, ...]
+    shard: NDArray[np.int32]
+    start: NDArray[np.int64]
+    length: NDArray[np.int64]
+    reader: ShardReader = field(default_factory=ShardReader)
+
+    def image(self, row: int) -> Image.Image:
+        shard = self.shards[self.shard[row]]
+        content = self.reader.read(shard, int(self.start[row]), int(self.length[row]))
+        return decode_bytes(content, f"{shard.path}: {self.ids[row][len(shard.name) + 1 :]}")
+
+    def fingerprint(self) -> str:
+        files = json.dumps([(shard.name, shard.size) for shard in self.shards]).encode()
+        return self._digest(files, self.start.tobytes(), self.length.tobytes())
+
+
+@dataclass(frozen=True)
+class _Sample:
+    """What one sample says: its picture's member, and its label as given."""
+
+    name: str
+    start: int
+    length: int
+    label: int | str | None
+
+
+def read_webdataset(where: str) -> WdsSource:
+    """The pictures of the tar shards that `where` means (see `find_shards`), in the shards' and the members' order.
+
+    Neighbouring members with one name up to the first dot are a sample: one picture, and optionally `.cls`, a class
+    number, or `.json` with "label", a number or a name. `classes.txt` beside the shards names the classes. Raises:
+    DataError for a shard that is compressed, damaged, or holds a member outside of its root, a link or a device; for
+    a sample without or with several pictures; for labels that do not fit the classes.
+    """
+    shards = find_shards(where, ".tar")
+    ids: list[str] = []
+    given: list[int | str | None] = []
+    places: list[tuple[int, int, int]] = []
+    for k, shard in enumerate(shards):
+        before = len(ids)
+        for sample in _samples(shard):
+            ids.append(f"{shard.name}/{sample.name}")
+            given.append(sample.label)
+            places.append((k, sample.start, sample.length))
+        if len(set(ids[before:])) < len(ids) - before:
+            raise DataError(f"{shard.path}: holds two members of one name; pack it again")
+    if not ids:
+        raise DataError(f"{where}: no pictures in it; looked for members that end in {', '.join(SUFFIXES)}")
+    labels, classes = _numbered(where, given, _class_names(shards))
+    place = np.array(places, dtype=np.int64)
+    splits = splits_of(shards)
+    return WdsSource(
+        name=f"wds:{name_of(where)}",
+        classes=classes,
+        splits=splits,
+        ids=tuple(ids),
+        labels=labels,
+        split=np.array([splits.index(shards[k].split) for k in place[:, 0]], dtype=np.uint8),
+        shards=shards,
+        shard=place[:, 0].astype(np.int32),
+        start=np.ascontiguousarray(place[:, 1]),
+        length=np.ascontiguousarray(place[:, 2]),
+    )
+
+
+class _Guarded:
+    """A shard as tarfile reads it: no more at once than a header may have, and no more often than it has blocks.
+
+    A header can declare a size that fills the memory, or one that sends tarfile back to where it was.
+    """
+
+    def __init__(self, file: IO[bytes], size: int) -> None:
+        self._file, self._left = file, 4 * (size // BLOCK) + 64
+
+    def read(self, length: int) -> bytes:
+        self._left -= 1
+        if not 0 <= length <= MAX_NOTE_BYTES or self._left < 0:
+            raise tarfile.ReadError(f"a header asks for {length} bytes")
+        return self._file.read(length)
+
+    def seek(self, place: int) -> int:
+        if place < 0:
+            raise tarfile.ReadError("a header points before the file")
+        return self._file.seek(place)
+
+    def tell(self) -> int:
+        return self._file.tell()
+
+
+def _samples(shard: Shard) -> Iterator[_Sample]:
+    with open_shard(shard.path) as file:
+        key: str | None = None
+        members: list[tarfile.TarInfo] = []
+        for member in _members(shard, file):
+            own = _key(member.name)
+            if own != key and members:
+                yield from _sample(shard, file, members)
+                members = []
+            key = own
+            members.append(member)
+        if members:
+            yield from _sample(shard, file, members)
+
+
+def _members(shard: Shard, file: IO[bytes]) -> Iterator[tarfile.TarInfo]:
+    """The files in a shard, in order. Raises: DataError for any that is unsafe."""
+    try:
+        if file.read(2) in (b"\x1f\x8b", b"BZ", b"\xfd7", b"\x28\xb5"):
+            raise DataError(
+                f"{shard.path}: is compressed, so that no picture can be found without all before; unpack it"
+            )
+        file.seek(0)
+        guarded: Any = _Guarded(file, shard.size)
+        with tarfile.TarFile(fileobj=guarded, mode="r", encoding="utf-8", errors="strict") as tar:
+            kept: Any = tar
+            stop = 0
+            while (member := tar.next()) is not None:
+                kept.members = []  # tarfile keeps each; an index of our own is smaller
+                _check_member(shard, member, stop)
+                stop = member.offset_data + member.size
+                if member.isfile() and not PurePosixPath(member.name).name.startswith("."):
+                    yield member
+            _check_end(file, stop)
+    except (tarfile.TarError, OSError, ValueError, KeyError, IndexError, OverflowError, EOFError) as error:
+        raise DataError(f"{shard.path}: not a tar file or damaged: {error}; pack it again") from error
+
+
+def _check_end(file: IO[bytes], after: int) -> None:
+    """After the last member there are zeros and nothing else. Raises: tarfile.ReadError.
+
+    tarfile takes a damaged header in the middle, and a file cut between two members, for the end.
+    """
+    file.seek(-(-after // BLOCK) * BLOCK)
+    block = file.read(BLOCK)
+    if len(block) < BLOCK or any(block):
+        raise tarfile.ReadError(f"no member and no end at byte {after}")
+    while block := file.read(128 * BLOCK):
+        if block.strip(b"\0"):
+            raise tarfile.ReadError("more members after its end, as in files that were joined")
+
+
+def _check_member(shard: Shard, member: tarfile.TarInfo, after: int) -> None:
+    name = member.name
+    if name.startswith(("/", "\\")) or ".." in name.replace("\\", "/").split("/") or "\0" in name or ":" in name[:2]:
+        raise DataError(f"{shard.path}: the member {name!r} lies outside of the shard's root, which is refused")
+    if member.type not in SAFE or member.issparse():
+        raise DataError(f"{shard.path}: the member {name!r} is a link, a device or sparse, which is refused")
+    if len(name.encode()) > MAX_NAME_BYTES:
+        raise DataError(f"{shard.path}: a member's name has more than {MAX_NAME_BYTES} bytes")
+    if member.size < 0 or member.offset_data < after or member.offset_data + member.size > shard.size:
+        raise DataError(f"{shard.path}: the member {name!r} does not lie within the file: cut short or damaged")
+
+
+def _key(name: str) -> str:
+    folder, slash, file = name.rpartition("/")
+    return folder + slash + file.partition(".")[0]
+
+
+def _extension(name: str) -> str:
+    return name.rpartition("/")[2].partition(".")[2].lower()
+
+
+def _sample(shard: Shard, file: IO[bytes], members: list[tarfile.TarInfo]) -> Iterator[_Sample]:
+    by_extension = {_extension(member.name): member for member in members}
+    pictures = [member for extension, member in by_extension.items() if f".{extension}" in SUFFIXES]
+    label: int | str | None = None
+    if "cls" in by_extension:
+        label = _class_number(shard, file, by_extension["cls"])
+    elif "json" in by_extension:
+        label = _json_label(shard, file, by_extension["json"])
+    if not pictures and label is None:
+        return  # a text or a list that belongs to no picture
+    if len(pictures) != 1 or len(by_extension) < len(members):
+        names = ", ".join(repr(member.name) for member in members[:6])
+        raise DataError(f"{shard.path}: a sample needs one picture and each other member once, has {names}")
+    picture = pictures[0]
+    if picture.size > MAX_FILE_BYTES:
+        raise DataError(
+            f"{shard.path}: {picture.name}: {picture.size >> 20} MiB; at most {MAX_FILE_BYTES >> 20} are decoded"
+        )
+    yield _Sample(picture.name, picture.offset_data, picture.size, label)
+
+
+def _note(shard: Shard, file: IO[bytes], member: tarfile.TarInfo) -> str:
+    if member.size > MAX_NOTE_BYTES:
+        raise DataError(f"{shard.path}: {member.name}: {member.size} bytes; at most {MAX_NOTE_BYTES} are read")
+    file.seek(member.offset_data)
+    return file.read(member.size).decode(errors="replace")
+
+
+def _class_number(shard: Shard, file: IO[bytes], member: tarfile.TarInfo) -> int:
+    text = _note(shard, file, member).strip()
+    if not text.removeprefix("-").isdecimal() or len(text) > 10:
+        raise DataError(f"{shard.path}: {member.name}: must be a class number, got {text[:40]!r}")
+    return int(text)
+
+
+def _json_label(shard: Shard, file: IO[bytes], member: tarfile.TarInfo) -> int | str | None:
+    try:
+        content = json.loads(_note(shard, file, member))
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"{shard.path}: {member.name}: is not JSON: {error}") from error
+    label = content.get("label") if isinstance(content, dict) else None
+    if label is not None and (isinstance(label, bool) or not isinstance(label, (int, str))):
+        raise DataError(f"{shard.path}: {member.name}: 'label' must be a number or a name, got {label!r:.40}")
+    return label
+
+
+def _class_names(shards: tuple[Shard, ...]) -> tuple[str, ...] | None:
+    """The lines of `classes.txt` in the folder that all shards share, if there is one."""
+    path = shards[0].path[: len(shards[0].path) - len(shards[0].name)] + "classes.txt"
+    try:
+        size = file_bytes(path)
+    except DataError:
+        return None
+    with open_shard(path) as file:
+        content = file.read(MAX_NOTE_BYTES + 1)
+    try:
+        names = tuple(line.strip() for line in content.decode().splitlines() if line.strip())
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path}: must be UTF-8, one class a line: {error}") from error
+    if size > MAX_NOTE_BYTES or not names or len(set(names)) < len(names):
+        raise DataError(f"{path}: must name different classes, one a line, in at most {MAX_NOTE_BYTES >> 20} MiB")
+    return names
+
+
+def _numbered(
+    where: str, given: list[int | str | None], names: tuple[str, ...] | None
+) -> tuple[NDArray[np.int32], tuple[str, ...]]:
+    """Labels as indices of classes: `names`, else the sorted names that were given, else the numbers up to the last."""
+    kinds = {type(label) for label in given if label is not None}
+    if kinds == {int, str}:
+        raise DataError(f"{where}: labels are numbers in some samples and names in others; make them all one")
+    if kinds == {str}:
+        classes = names or tuple(sorted({label for label in given if isinstance(label, str)}))
+        index: dict[Any, int] = {name: k for k, name in enumerate(classes)}
+    else:
+        last = max((label for label in given if isinstance(label, int)), default=-1)
+        classes = names or tuple(str(k) for k in range(min(last, MAX_CLASSES) + 1))
+        index = {k: k for k in range(-1, len(classes))}
+    unknown = next((label for label in given if label is not None and label not in index), None)
+    if unknown is not None or len(classes) > MAX_CLASSES:
+        raise DataError(
+            f"{where}: the label {unknown!r} is none of {len(classes)} classes (at most {MAX_CLASSES:,}); "
+            "name them in classes.txt beside the shards, one a line"
+        )
+    return np.array([-1 if label is None else index[label] for label in given], dtype=np.int32), classes
