@@ -127,9 +127,10 @@ CASES = [
         for name, words in (
             ("truncated", "truncated"), ("incomplete", "incomplete"), ("bit", "changed since it was written"),
             ("schema", "its schema must be 'l2a-features/1', got 'l2a-features/9'"), ("link", "/features is a link"),
-            ("nan", "/features: 1 of 24 rows are not finite"),
         )
     ],
+    ("svm-eval good.h5 nan.h5 --out new", "nan.h5: /features: 1 of 24 rows are not finite", "extract it again"),
+    ("inspect --verify nan.h5", "nan.h5: features that are not finite", "extract it again"),
     (f"{EXTRACT} imagefolder:photos --out bit.h5 --resume", "bit.h5: changed since it was written", "--overwrite"),
     ("svm-eval notes.txt --out new", "notes.txt: not a feature file", "l2a-transfer extract"),
     # weights and networks
