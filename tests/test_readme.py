@@ -88,8 +88,10 @@ def test_the_accuracies_are_those_of_the_cards() -> None:
         assert f"| `{name}` | {100 * accuracy:.2f} %" in README
 
 
-def test_the_python_example_runs(newcomer: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_python_examples_run(newcomer: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(newcomer)
-    (block,) = re.findall(r"^```python\n(.*?)^```", README, flags=re.MULTILINE | re.DOTALL)
-    exec(compile(block, "README.md", "exec"), {})
+    blocks = re.findall(r"^```python\n(.*?)^```", README, flags=re.MULTILINE | re.DOTALL)
+    assert len(blocks) == 2
+    for block in blocks:
+        exec(compile(block, "README.md", "exec"), {})
     assert read_features(newcomer / "mini.h5").features.shape == (40, 256)
