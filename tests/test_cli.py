@@ -127,3 +127,10 @@ def test_json_documents_are_one_document() -> None:
         result = l2a(verb, "--json")
         assert result.exit_code == 0, result.output
         assert json.loads(result.stdout)
+
+
+def test_click_refuses_no_path_itself() -> None:
+    """Click's own check of a path that cannot be read exits 2, as for misuse; the verbs say 1 and what to do."""
+    paths = [p for verb in VERBS for p in main.get_command(None, verb).params if isinstance(p.type, click.Path)]  # type: ignore[arg-type,union-attr]
+    assert paths
+    assert not [p.name for p in paths if p.type.readable]

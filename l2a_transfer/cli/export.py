@@ -9,7 +9,7 @@ import click
 
 @click.command("export")
 @click.option("--model", required=True, help="Bundled name, .safetensors or untrained:ARCH[@WIDTH].")
-@click.option("--out", type=click.Path(path_type=Path), required=True, metavar="FILE.onnx")
+@click.option("--out", type=click.Path(path_type=Path, readable=False), required=True, metavar="FILE.onnx")
 @click.option("--seed", type=click.IntRange(0, 2**32 - 1), default=0, show_default=True, help="Of untrained weights.")
 @click.option("--overwrite/--no-overwrite", default=False, help="Replace --out.")
 def command(model: str, out: Path, seed: int, overwrite: bool) -> None:

@@ -15,7 +15,13 @@ Next:
 
 
 @click.command("quickstart")
-@click.option("--out", type=click.Path(path_type=Path), default=Path("quickstart"), show_default=True, metavar="DIR")
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path, readable=False),
+    default=Path("quickstart"),
+    show_default=True,
+    metavar="DIR",
+)
 @click.option("--overwrite/--no-overwrite", default=False, help="Replace an earlier quickstart in --out.")
 @click.pass_obj
 def command(obj: dict[str, Any], out: Path, overwrite: bool) -> None:

@@ -12,9 +12,17 @@ import click
 @click.command("train")
 @click.option("--model", required=True, metavar="ARCH", help="Architecture, as vgg-att2-concat-pc.")
 @click.option("--data", required=True, help="What to train on: cifar10 or cifar100.")
-@click.option("--data-dir", type=click.Path(path_type=Path), required=True, help="Folder of the data set.")
+@click.option(
+    "--data-dir", type=click.Path(path_type=Path, readable=False), required=True, help="Folder of the data set."
+)
 @click.option("--download/--no-download", default=False, help="Fetch the data set into --data-dir.")
-@click.option("--out", type=click.Path(path_type=Path), required=True, metavar="DIR", help="Where the run is kept.")
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path, readable=False),
+    required=True,
+    metavar="DIR",
+    help="Where the run is kept.",
+)
 @click.option("--recipe", default="fast", show_default=True, help="fast or one-cycle.")
 @click.option("--epochs", type=int, help="Overrides the recipe.")
 @click.option("--batch-size", type=int, help="Overrides the recipe.")
