@@ -13,6 +13,7 @@ import json
 import os
 import random
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -52,7 +53,7 @@ def main(data: str, split: str, data_dir: Path, model: str, kills: int, merge_ki
         while len(rows) < kills + merge_kills:
             path = folder / f"{len(rows)}.h5"
             merging = len(rows) >= kills
-            span = undisturbed["merge_s"] if merging else undisturbed["total_s"]
+            span = undisturbed["merge_s"] if merging else undisturbed["extraction_s"]
             found = interrupt([*extract, str(path)], path, rng.uniform(0, span), merging=merging)
             if found is None:
                 continue  # it had finished before the moment came; another moment is drawn
@@ -89,41 +90,52 @@ def main(data: str, split: str, data_dir: Path, model: str, kills: int, merge_ki
 
 
 def watch(command: list[str], path: Path) -> dict[str, float]:
-    """Seconds of an undisturbed extraction, and of its merge."""
+    """Seconds of an undisturbed process: until its first trace on disk, from there to the end, and of its merge."""
     began = time.perf_counter()
     child = subprocess.Popen(command, stdout=subprocess.DEVNULL)
-    partial, merge = partial_of(path), 0.0
+    seen: dict[str, float] = {}
+    traces = {"extraction": shards_of(path), "merge": partial_of(path), "end": path}
     while child.poll() is None:
-        if partial.exists() and not merge:
-            merge = time.perf_counter()
+        for name, trace in traces.items():
+            if name not in seen and trace.exists():
+                seen[name] = time.perf_counter()
         time.sleep(0.0005)
-    ended = time.perf_counter()
     assert child.returncode == 0
-    return {"total_s": round(ended - began, 3), "merge_s": round(ended - merge, 3)}
+    return {
+        "start_s": round(seen["extraction"] - began, 3),
+        "extraction_s": round(seen["end"] - seen["extraction"], 3),
+        "merge_s": round(seen["end"] - seen["merge"], 4),
+    }
 
 
 def interrupt(command: list[str], path: Path, delay: float, *, merging: bool) -> dict[str, Any] | None:
-    """Kill -9 after `delay` seconds, from the beginning of the process or of its merge; None where it was done."""
-    began = time.perf_counter()
+    """Kill -9 after `delay` seconds from the beginning of the extraction or of its merge; None where it was done."""
     child = subprocess.Popen(command, stdout=subprocess.DEVNULL)
-    partial = partial_of(path)
-    while merging and not partial.exists() and child.poll() is None:
+    partial, shards = partial_of(path), shards_of(path)
+    trace = partial if merging else shards
+    while not trace.exists() and child.poll() is None:
         time.sleep(0.0005)
+    began = time.perf_counter()
     time.sleep(delay)
     os.kill(child.pid, signal.SIGKILL)
+    killed_after = time.perf_counter() - began
     child.wait()
     phase = "merge" if partial.exists() else "shards"
-    if child.returncode == 0 or path.exists() or (merging and phase != "merge"):
-        subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
-        path.unlink()
+    if path.exists() or (merging and phase != "merge"):
+        shutil.rmtree(shards, ignore_errors=True)
+        for trace in (path, partial):
+            trace.unlink(missing_ok=True)
         return None
-    shards = path.with_name(path.name + ".shards")
     return {
         "phase": phase,
-        "killed_after_s": round(time.perf_counter() - began, 3),
+        "killed_after_s": round(killed_after, 4),
         "finished_shards": len(list(shards.glob("rows-*.safetensors"))),
         "partial_files": len(list(shards.glob("*.partial"))) + partial.exists(),
     }
+
+
+def shards_of(path: Path) -> Path:
+    return path.with_name(path.name + ".shards")
 
 
 def partial_of(path: Path) -> Path:
