@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from l2a_transfer.evaluation.fitting import fit_svm
 from tests.conftest import assert_fails, l2a
 from tests.feature_files import blobs, feature_set, labels_of, save
 
@@ -92,6 +93,12 @@ def test_a_report_that_exists_is_refused_before_anything_is_computed(files: list
         (["--draws", "0"], ["draws must be at least 1, got 0"]),
         (["--seed", "-1"], ["seed must be at least 0, got -1"]),
         (["--protocol", "official", "--draws", "3"], ["draws must be 1 with protocol official"]),
+        (["--decades", "-1"], ["decades must be at least 0, got -1"]),
+        (["--shots", "1,two"], ["--shots must be numbers", "'two'"]),
+        (["--shots", "0"], ["shots must be numbers of images of at least 1"]),
+        (["--ablate", "levels,widht"], ["ablate must be one of", "did you mean 'width'"]),
+        (["--max-memory", "much"], ["--max-memory must be a size as 500M or 8G, got 'much'"]),
+        (["--device", "cpuu"], ["did you mean 'cpu'"]),
     ],
 )
 def test_misuse_exits_2_and_says_what_is_valid(
@@ -141,3 +148,49 @@ def test_a_damaged_file_is_refused(files: list[Path], tmp_path: Path) -> None:
     result = l2a("svm-eval", *files, "--out", tmp_path / "r")
     assert_fails(result, 1, str(files[1]))
     assert "SVMs" not in result.stderr
+
+
+def test_features_larger_than_max_memory_are_streamed_to_the_same_table(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from l2a_transfer.evaluation import measure
+
+    kinds: list[str] = []
+
+    def spy(features: object, *given: object, **named: object) -> object:
+        kinds.append(type(features).__name__)
+        return fit_svm(features, *given, **named)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(measure, "fit_svm", spy)
+    labels = labels_of(3, 80)
+    path = save(tmp_path / "wide.h5", feature_set(labels, blobs(labels, dim=400, spread=4.0)))
+    whole = json.loads(l2a("svm-eval", path, "--out", tmp_path / "a", "--json").stdout)
+    result = l2a("svm-eval", path, "--out", tmp_path / "b", "--json", "--max-memory", "350K")
+    assert result.exit_code == 0, (result.output, result.exception)
+    assert kinds == ["ndarray", "LazyRows"]
+    streamed = json.loads(result.stdout)
+    assert streamed["rows"][0]["C"] == whole["rows"][0]["C"]
+    assert streamed["rows"][0]["cv_accuracy_draws"] == whole["rows"][0]["cv_accuracy_draws"]
+    assert streamed["details"][0]["predictions"] == whole["details"][0]["predictions"]
+
+
+def test_both_solvers_agree_and_the_row_names_its_own(files: list[Path], tmp_path: Path) -> None:
+    found = {}
+    for solver in ("batched", "liblinear"):
+        arguments = ["--out", tmp_path / solver, "--json", "--solver", solver]
+        (found[solver], _) = json.loads(l2a("svm-eval", *files, *arguments).stdout)["rows"]
+        assert found[solver]["solver"] == solver
+    for key in ("C", "c_grid_draws", "cv_accuracy_draws", "accuracy", "unconverged"):
+        assert found["batched"][key] == found["liblinear"][key], key
+
+
+def test_low_shot_ablations_and_comparisons_are_in_the_document(files: list[Path], tmp_path: Path) -> None:
+    arguments = ["--protocol", "low-shot", "--shots", "1,4", "--draws", "3", "--ablate", "normalization", "--json"]
+    document = json.loads(l2a("svm-eval", *files, "--out", tmp_path / "r", *arguments).stdout)
+    found = {(row["label"], row["variant"], row["shots"]) for row in document["rows"]}
+    variants = [("attention", name) for name in ("", "rows to length 1", "not normalised")] + [("pixels", "")]
+    assert found == {(*variant, shots) for variant in variants for shots in (1, 4)}
+    pairs = {(c["a"], c["b"], c["shots"], c["test"]) for c in document["comparisons"]}
+    assert ("attention", "pixels", 4, "corrected-t") in pairs
+    assert len(pairs) == 2 * (1 + 2)
+    assert all(c["p_holm"] >= c["p"] for c in document["comparisons"])

@@ -41,14 +41,21 @@ def evaluate_files(paths: Sequence[str | Path], config: EvalConfig, *, progress:
     rows, details, answers, cards = [], [], [], {}
     fits = sum(svm_config(config, variant, split.shots).fits for _, _, plan, own in planned for variant in own
                for split in plan.splits)  # fmt: skip
+    done = 0.0
     with tqdm(total=fits, desc="SVMs", unit="fit", file=sys.stderr, disable=not progress) as bar:
+
+        def tick(n: float) -> None:
+            nonlocal done
+            done += n  # parts of a fit, where its classes are solved in batches
+            bar.update(round(done) - bar.n)
+
         for (path, meta, plan, variants), label in zip(planned, labels, strict=True):
             cards[path.name] = meta.card
             with open_features(path) as features:
                 for variant in variants:
                     for shots, own in plan.groups():
                         bar.set_postfix_str(label)
-                        one = measure(features, label, plan, variant, shots, own, config, bar.update)
+                        one = measure(features, label, plan, variant, shots, own, config, tick)
                         rows.append(dataclasses.replace(one[0], splits=tuple(place[split] for split in own)))
                         details.append(one[1])
                         answers.append(one[2])

@@ -16,7 +16,6 @@ from l2a_transfer.evaluation.fitting import SvmConfig, SvmFit, fit_svm
 from l2a_transfer.evaluation.protocols import Plan, Split
 from l2a_transfer.evaluation.results import EvalConfig, EvalDetail, EvalRow
 from l2a_transfer.evaluation.rows import LazyRows
-from l2a_transfer.evaluation.shared_fits import RESIDENT_BYTES
 from l2a_transfer.evaluation.variants import Variant
 from l2a_transfer.features.views import FeatureFile
 
@@ -124,7 +123,7 @@ def _training_rows(
     columns = slice(variant.start, variant.stop)
     lazy = LazyRows(features.features, rows=train, columns=columns)
     simple = variant.components is None and variant.normalization != "l2" and variant.dtype is None
-    too_large = RESIDENT_BYTES * lazy.shape[0] * lazy.shape[1] > (config.max_memory or sys.maxsize)
+    too_large = 8 * lazy.shape[0] * lazy.shape[1] > (config.max_memory or sys.maxsize)  # as float64
     if config.solver == "batched" and simple and too_large:
         return lazy
     return variant.values(features.features[train])

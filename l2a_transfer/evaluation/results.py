@@ -13,6 +13,7 @@ from l2a_transfer.evaluation.protocols import PROTOCOLS, SHOTS, Split
 from l2a_transfer.evaluation.variants import ABLATIONS
 
 SCHEMA = "l2a-results/1"
+DEVICES = ("auto", "cpu", "cuda")
 
 
 @dataclass(frozen=True)
@@ -48,6 +49,8 @@ class EvalConfig:
             raise unknown_name("protocol", self.protocol, PROTOCOLS)
         if self.solver not in SOLVERS:
             raise unknown_name("solver", self.solver, SOLVERS)
+        if self.device not in DEVICES:
+            raise unknown_name("device", self.device, DEVICES)
         for name in self.ablate:
             if name not in ABLATIONS:
                 raise unknown_name("ablate", name, ABLATIONS)
