@@ -50,6 +50,12 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path / "in"
 
 
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    network, card = resolve_model(TINY)
+    return export_onnx(network, card, tmp_path_factory.mktemp("onnx") / "tiny.onnx").path
+
+
 def run(folder: Path, out: Path, **options: object) -> extract_module.ExtractResult:
     source = open_source(f"imagefolder:{folder}")
     return extract(source, PixelsBackend(), out, batch_size=2, progress=False, **options)  # type: ignore[arg-type]
@@ -537,14 +543,12 @@ def test_a_kill_at_the_end_of_the_merge_costs_the_merge_alone(source: MemorySour
 # Backends ------------------------------------------------------------------------------------------------------------
 
 
-def test_backends_can_be_pickled_and_stay_the_same(tmp_path: Path) -> None:
+def test_backends_can_be_pickled_and_stay_the_same(exported: Path) -> None:
     pixels = np.random.default_rng(0).integers(0, 256, (3, 3, 32, 32), dtype=np.uint8)
-    network, card = resolve_model(TINY)
-    path = export_onnx(network, card, tmp_path / "tiny.onnx").path
     originals = [
         PixelsBackend(),
         open_backend(TINY, device="cpu", levels=["L3"], tap="ga-bn-relu"),
-        OnnxBackend(path, device="cpu", levels=["L3"]),
+        OnnxBackend(exported, device="cpu", levels=["L3"]),
     ]
     for backend in originals:
         again = pickle.loads(pickle.dumps(backend))  # noqa: S301 - our own bytes
@@ -553,9 +557,9 @@ def test_backends_can_be_pickled_and_stay_the_same(tmp_path: Path) -> None:
         assert again.features(pixels).tobytes() == backend.features(pixels).tobytes()
 
 
-def test_onnx_gives_maps_and_io_binding_the_same_bytes(tmp_path: Path) -> None:
+def test_onnx_gives_maps_and_io_binding_the_same_bytes(exported: Path) -> None:
     network, card = resolve_model(TINY)
-    backend = OnnxBackend(export_onnx(network, card, tmp_path / "tiny.onnx").path, device="cpu")
+    backend = OnnxBackend(exported, device="cpu")
     rng = np.random.default_rng(0)
     batches = [rng.integers(0, 256, (B, 3, 32, 32), dtype=np.uint8) for B in (4, 4, 1)]
     found = list(backend.stream(batches, attention=True))
@@ -570,11 +574,9 @@ def test_onnx_gives_maps_and_io_binding_the_same_bytes(tmp_path: Path) -> None:
     assert bound["map_L3"].tobytes() == plain["map_L3"].tobytes()
 
 
-def test_a_provider_that_does_not_run_is_never_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_provider_that_does_not_run_is_never_replaced(exported: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import onnxruntime as ort
 
-    network, card = resolve_model(TINY)
-    path = export_onnx(network, card, tmp_path / "tiny.onnx").path
     started = ort.InferenceSession
 
     def on_the_cpu(content: bytes, options: object, *, providers: Iterator[str], enable_fallback: int) -> object:
@@ -585,7 +587,7 @@ def test_a_provider_that_does_not_run_is_never_replaced(tmp_path: Path, monkeypa
     monkeypatch.setattr("l2a_transfer.features.onnx_backend.choose_onnx_device", lambda name: "cuda")
     monkeypatch.setattr(ort, "preload_dlls", lambda: None, raising=False)
     with pytest.raises(BackendError, match=r"could not start CUDAExecutionProvider, it runs \['CPUExecution"):
-        OnnxBackend(path, device="cuda")
+        OnnxBackend(exported, device="cuda")
 
 
 @pytest.mark.gpu
