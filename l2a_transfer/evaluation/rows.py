@@ -15,9 +15,6 @@ from numpy.typing import NDArray
 if TYPE_CHECKING:
     import torch
 
-BLOCK_BYTES = 8 << 20
-"""Of one float64 block of streamed rows."""
-
 
 class LazyRows:
     """Some rows and columns of a matrix on disk, read when needed: an h5py data set, or `FeatureFile.features`.
@@ -53,56 +50,56 @@ class Fold:
 
 
 class Rows:
-    """Rows (N, D) as float64 blocks in shared coordinates x' = (x − shift) / spread, on one device.
+    """Rows (N, D) as blocks of (x', 1), x' = (x − shift) / spread in shared coordinates, on one device.
 
     `shift` and `spread` are the mean and the standard deviation over all N rows: no model's statistics, only numbers
-    near 1 to compute with; every fold is described relative to them. Constant columns have spread 1.
-    Raises: ValueError where a value is not finite.
+    near 1 to compute with; every fold is described relative to them. Constant columns have spread 1. `block`: numbers
+    that are read at a time. Raises: ValueError where a value is not finite.
     """
 
-    def __init__(self, X: LazyRows | NDArray[Any], *, device: torch.device, resident: bool) -> None:
+    def __init__(self, X: LazyRows | NDArray[Any], *, device: torch.device, resident: bool, block: int) -> None:
         import torch
 
         self._source, self.device, self.resident = X, device, resident
         self.N, self.D = int(X.shape[0]), int(X.shape[1])
-        self.shift, self.spread = torch.zeros(self.D), torch.ones(self.D)
+        self._step = max(16, block // (self.D + 1))
         self._x64: torch.Tensor | None = None
         self._x32: torch.Tensor | None = None
         self.shift, self.spread = self._shift_and_spread()
         if resident:
-            self._x64 = torch.cat([block for _, block in self._read()])
-            self._x32 = self._x64.float()
+            x64 = torch.empty(self.N, self.D + 1, dtype=torch.float64, device=device)
+            for place, x in self._read(self._step):
+                x64[place] = x
+            self._x64, self._x32 = x64, x64.float()
 
-    @property
-    def x64(self) -> torch.Tensor:
-        """All rows (N, D) float64 in shared coordinates; only where they are resident."""
-        assert self._x64 is not None
-        return self._x64
+    def take(self, rows: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+        """(x', 1) of these rows (m, D + 1); only where all rows are resident."""
+        whole = self._x32 if dtype.itemsize == 4 else self._x64
+        assert whole is not None
+        return whole.index_select(0, rows)
 
-    def blocks(self, dtype: torch.dtype, rows: int) -> Iterator[tuple[slice, torch.Tensor]]:
-        """(place, block) over all rows in order; at most `rows` a block."""
-        import torch
-
-        whole = self._x32 if dtype == torch.float32 else self._x64
+    def blocks(self, dtype: torch.dtype, block: int, problems: int) -> Iterator[tuple[slice, torch.Tensor]]:
+        """(place, (x', 1) of these rows) over all rows in order; at most `block` numbers a problem-by-row array."""
+        whole = self._x32 if dtype.itemsize == 4 else self._x64
+        step = max(16, block // problems)
         if whole is None:
-            for place, block in self._read():
-                yield place, block.to(dtype)
+            for place, x in self._read(min(step, self._step)):
+                yield place, x.to(dtype)
             return
-        for start in range(0, self.N, rows):
-            place = slice(start, min(start + rows, self.N))
-            yield place, whole[place]
-
-    def _read(self) -> Iterator[tuple[slice, torch.Tensor]]:
-        import torch
-
-        step = max(1, BLOCK_BYTES // (8 * self.D))
-        shift, spread = self.shift.to(self.device).double(), self.spread.to(self.device).double()
         for start in range(0, self.N, step):
             place = slice(start, min(start + step, self.N))
-            values = np.array(self._source[place], dtype=np.float64)  # a copy, which may be written to
-            if not np.isfinite(values).all():
-                raise ValueError(f"rows {place.start} to {place.stop - 1} hold NaN or infinity")
-            yield place, (torch.from_numpy(values).to(self.device) - shift) / spread
+            yield place, whole[place]
+
+    def _read(self, step: int) -> Iterator[tuple[slice, torch.Tensor]]:
+        import torch
+
+        for start in range(0, self.N, step):
+            place = slice(start, min(start + step, self.N))
+            # A copy, because PyTorch warns of arrays that may not be written to.
+            values = torch.from_numpy(np.array(self._source[place], dtype=np.float64)).to(self.device)
+            x = torch.ones(len(values), self.D + 1, dtype=torch.float64, device=self.device)
+            torch.sub(values, self.shift, out=x[:, :-1]).div_(self.spread)
+            yield place, x
 
     def _shift_and_spread(self) -> tuple[torch.Tensor, torch.Tensor]:
         """Mean and standard deviation by Chan's pairwise update, in one pass."""
@@ -110,13 +107,16 @@ class Rows:
 
         mean = torch.zeros(self.D, dtype=torch.float64, device=self.device)
         squares = torch.zeros_like(mean)
+        self.shift, self.spread = torch.zeros_like(mean), torch.ones_like(mean)
         seen = 0
-        for _, block in self._read():
-            n = len(block)
-            own = block.mean(dim=0)
+        for place, x in self._read(self._step):
+            values, n = x[:, :-1], len(x)
+            if not torch.isfinite(values).all():
+                raise ValueError(f"rows {place.start} to {place.stop - 1} hold NaN or infinity")
+            own = values.mean(dim=0)
             delta = own - mean
             mean += delta * (n / (seen + n))
-            squares += ((block - own) ** 2).sum(dim=0) + delta**2 * (seen * n / (seen + n))
+            squares += values.sub_(own).square_().sum(dim=0) + delta**2 * (seen * n / (seen + n))
             seen += n
         return mean, _usable(squares / seen, mean, seen)
 
@@ -127,17 +127,18 @@ class Rows:
         """
         import torch
 
-        member = torch.from_numpy(np.stack([fold.train for fold in folds])).to(self.device).double()  # (F, N)
-        count = member.sum(dim=1, keepdim=True)  # (F, 1)
-        total = torch.zeros(len(folds), self.D, dtype=torch.float64, device=self.device)
+        member = torch.from_numpy(np.stack([fold.train for fold in folds])).to(self.device)  # (F, N)
+        count = member.sum(dim=1, keepdim=True).double()  # (F, 1)
+        total = torch.zeros(len(folds), self.D + 1, dtype=torch.float64, device=self.device)
         squares = torch.zeros_like(total)
-        for place, block in self.blocks(torch.float64, self.N):
-            total += member[:, place] @ block
-            squares += member[:, place] @ block**2
-        mean = total / count
-        variance = squares / count - mean**2
+        for place, x in self.blocks(torch.float64, self._step * (self.D + 1), max(self.D + 1, len(folds))):
+            own = member[:, place].double()
+            total.addmm_(own, x)
+            squares.addmm_(own, x**2)
+        mean = total[:, :-1] / count
+        variance = squares[:, :-1] / count - mean**2
         # What is left of a constant column is rounding, relative to the squares that were subtracted.
-        constant = variance <= 1e-12 * squares / count + 1e-300
+        constant = variance <= 1e-12 * squares[:, :-1] / count + 1e-300
         inverse = torch.where(constant, self.spread, 1 / variance.clamp(min=1e-300).sqrt())
         raw_mean, raw_inverse = -self.shift / self.spread, self.spread
         for k, fold in enumerate(folds):
@@ -145,13 +146,13 @@ class Rows:
                 mean[k], inverse[k] = raw_mean, raw_inverse
         return mean, inverse
 
-    def second_moment(self) -> torch.Tensor:
-        """Σ x'x'ᵀ / N, (D, D) float64."""
+    def second_moment(self, block: int) -> torch.Tensor:
+        """Σ (x', 1)(x', 1)ᵀ / N, (D + 1, D + 1) float64."""
         import torch
 
-        total = torch.zeros(self.D, self.D, dtype=torch.float64, device=self.device)
-        for _, block in self.blocks(torch.float64, self.N):
-            total += block.mT @ block
+        total = torch.zeros(self.D + 1, self.D + 1, dtype=torch.float64, device=self.device)
+        for _, x in self.blocks(torch.float64, block, self.D + 1):
+            total.addmm_(x.mT, x)
         return total / self.N
 
 

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import logging
 import math
-import os
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from l2a_transfer.evaluation.grid import FoldCounts
+from l2a_transfer.evaluation.memory import half_of_memory, plan_memory
 from l2a_transfer.evaluation.rows import Fold, LazyRows, Rows
 
 if TYPE_CHECKING:
@@ -19,19 +18,14 @@ if TYPE_CHECKING:
 
     from l2a_transfer.evaluation.newton import Outcome, Problems
 
-log = logging.getLogger(__name__)
-COLUMN_ROW_BYTES = 64
-"""What one row of one column takes at the peak: its sign and score, the copies of a step, and the step's scores."""
-RESIDENT_BYTES = 12
-"""Of one number of X on the device: float64 for scores and gradients, float32 for conjugate gradients."""
-
 
 class SharedFits:
     """The columns (one fold and one class against the rest, each) of one X, solved along rising C.
 
     X (N, D) array or `LazyRows`; `targets` (N,) class indices below `classes`. With two classes one SVM is fitted.
-    `max_memory` bytes bound what is held on the device: X is kept there where it and one column fit, else it is read
-    in blocks for every product; columns that do not fit together are solved in batches; the log says either.
+    `max_memory` bytes bound what is held besides X itself (see `memory`): a copy of X is kept where it and one column
+    fit, else X is read in blocks for every product; columns that do not fit together are solved in batches; the log
+    says either.
     Raises: ValueError where X holds NaN or infinity, or where not even one column fits.
     """
 
@@ -50,28 +44,24 @@ class SharedFits:
     ) -> None:
         import torch
 
-        from l2a_transfer.evaluation.newton import Coordinates, Eigenbasis
+        from l2a_transfer.evaluation.directions import Eigenbasis
+        from l2a_transfer.evaluation.objective import Coordinates
 
         self.tol, self.max_iter, self.folds = tol, max_iter, list(folds)
         self.device = choose_device(device)
         self.positive = np.array([1]) if classes == 2 else np.arange(classes)
-        N, D = X.shape
-        budget = max_memory or _half_of_memory(self.device)
-        per_column = COLUMN_ROW_BYTES * N + 100 * D
-        resident = RESIDENT_BYTES * N * D + per_column <= budget
-        room = budget - (RESIDENT_BYTES * N * D if resident else 0)
         self.columns = len(self.folds) * len(self.positive)
-        self.batch = min(self.columns, room // per_column)
-        if self.batch < 1:
-            raise ValueError(f"max_memory {budget} is too small: one column of {N} rows takes {per_column} bytes")
-        if not resident:
-            log.info("X, %d × %d, does not fit into %.0f MiB: it is read in blocks", N, D, budget / 2**20)
-        if self.batch < self.columns:
-            log.info("%d columns do not fit into %.0f MiB: batches of %d", self.columns, budget / 2**20, self.batch)
-        self.rows = Rows(X, device=self.device, resident=resident)
+        self.plan = plan_memory(
+            *X.shape,
+            folds=len(self.folds),
+            problems=self.columns,
+            budget=max_memory or half_of_memory(self.device),
+        )
+        self.batch = self.plan.batch
+        self.rows = Rows(X, device=self.device, resident=self.plan.resident, block=self.plan.block)
         mean, inverse = self.rows.fold_statistics(self.folds)
         self.coordinates = Coordinates(mean, inverse, bias)
-        self.basis = Eigenbasis(self.rows, self.coordinates)
+        self.basis = Eigenbasis(self.rows, self.coordinates, self.plan)
         self.targets = torch.from_numpy(targets).to(self.device)
         self.train = torch.from_numpy(np.stack([fold.train for fold in self.folds])).to(self.device)
         self.solutions: dict[float, torch.Tensor] = {}
@@ -147,7 +137,7 @@ class SharedFits:
         shared = (self.rows, self.coordinates, self.basis, self.targets, self.train)
         for start in range(0, self.columns, self.batch):
             place = slice(start, min(start + self.batch, self.columns))
-            yield place, Problems(*shared, fold[place], positive[place])
+            yield place, Problems(*shared, fold[place], positive[place], self.plan)
 
 
 def choose_device(name: str) -> torch.device:
@@ -159,11 +149,3 @@ def choose_device(name: str) -> torch.device:
     if name == "cuda" and not torch.cuda.is_available():
         raise ValueError("device 'cuda' was asked for and PyTorch sees no CUDA GPU; use device 'cpu'")
     return torch.device("cuda" if name != "cpu" and torch.cuda.is_available() else "cpu")
-
-
-def _half_of_memory(device: torch.device) -> int:
-    if device.type == "cuda":
-        import torch
-
-        return int(torch.cuda.mem_get_info(device)[0] // 2)
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2

@@ -1,0 +1,260 @@
+r"""Newton directions: (I + 2C Σ_active z zᵀ) p = −∇f for many problems, each by the way that costs least.
+
+- **Conjugate gradients** in float32, all problems at once, so that each product with X is one matrix product; the
+  preconditioner I + 2C · n_active · Σ z zᵀ / N is diagonal in one eigenbasis shared by all problems and all C. Who is
+  done leaves the product.
+- **Moments**: Σ_active (x', 1)(x', 1)ᵀ is kept for each problem and brought up to date by the rows that became active
+  or ceased to be, which are few near the solution and do not depend on C; then a Cholesky factor of (D + 1)².
+- **Gram**: where fewer rows are active than there are columns, a Cholesky factor of their Gram matrix.
+
+The last two suit large C, where few rows are active and conjugate gradients suffer. They factor in float64, or in
+float32 where C and the active rows are small enough for its rounding not to matter to a direction.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from l2a_transfer.evaluation.memory import MemoryPlan
+from l2a_transfer.evaluation.objective import Coordinates, Work, hessian_times, parts
+from l2a_transfer.evaluation.rows import Rows
+
+MAX_CG = 250
+DOUBLE_COST = 2.0
+"""How much dearer a float64 multiplication is than a float32 one."""
+CHOLESKY_COST = 3.0
+"""How much dearer a multiplication of a factorisation is than one of a matrix product (measured, AVX2)."""
+SINGLE_ERROR = 0.02
+
+
+class Eigenbasis:
+    """Σ z zᵀ / N of the mean fold's coordinates, with the constant, as eigenvalues and vectors; made when needed."""
+
+    def __init__(self, rows: Rows, folds: Coordinates, plan: MemoryPlan) -> None:
+        self._rows, self._folds, self._plan = rows, folds, plan
+        self._pair: tuple[Tensor, Tensor] | None = None
+
+    def preconditioner(self, weight: Tensor) -> Callable[[Tensor, Tensor], Tensor]:
+        """(r, own) → (I + weight_j · Σ z zᵀ / N)⁻¹ r_j: r (B, D + 1) float32 of the problems `own` (B,), weight (J,).
+
+        Without room for an eigenbasis it is the identity.
+        """
+        if not self._plan.basis:
+            return lambda r, own: r
+        values, vectors = self._eigen()
+        return lambda r, own: ((r @ vectors) / (1 + weight[own, None] * values).float()) @ vectors.mT
+
+    def largest(self) -> float:
+        """Its largest eigenvalue, infinity where it is not known."""
+        return float(self._eigen()[0][-1]) if self._plan.basis else math.inf
+
+    def _eigen(self) -> tuple[Tensor, Tensor]:
+        if self._pair is None:
+            self._pair = self._decompose()
+        return self._pair
+
+    def _decompose(self) -> tuple[Tensor, Tensor]:
+        mean = Coordinates(
+            self._folds.mean.mean(dim=0, keepdim=True), self._folds.inverse.mean(dim=0, keepdim=True), self._folds.bias
+        )
+        moment = self._rows.second_moment(self._plan.block)[None]
+        values, vectors = torch.linalg.eigh(_to_coordinates(moment, mean)[0])
+        return values.clamp(min=0), vectors.float()
+
+
+class Directions:
+    """Finds directions for J problems and keeps, of each, what the next direction can be had cheaper with."""
+
+    def __init__(self, rows: Rows, basis: Eigenbasis, plan: MemoryPlan, J: int) -> None:
+        self.rows, self.basis, self.plan = rows, basis, plan
+        self._cg_steps = torch.full((J,), 10.0, dtype=torch.float64, device=rows.device)
+        self._moments: Tensor | None = None  # (J, D + 1, D + 1) of the rows that `_summed` (J, N) marks
+        self._summed = torch.zeros(J, rows.N if plan.moments else 0, dtype=torch.bool, device=rows.device)
+
+    def foretell(self, ratio: float) -> None:
+        """C is about to change by this ratio: conjugate gradients take about its root times as many steps."""
+        self._cg_steps *= ratio**0.5
+
+    def __call__(self, todo: Tensor, at: Work, gradient: Tensor, active: Tensor, C: float, forcing: Tensor) -> Tensor:
+        """p (J, D + 1) float64 with H p ≈ −gradient, a descent direction, for the problems `todo` (J,)."""
+        n_active = active.sum(dim=1)  # (J,)
+        single = self._single_will_do(n_active, C)
+        way = self._cheapest(todo, active, n_active, single)
+        direction = torch.empty_like(gradient)
+        solved = torch.zeros_like(n_active, dtype=torch.bool)
+        scale = gradient.norm(dim=1, keepdim=True)  # so that float32 neither overflows nor vanishes
+        unit = gradient / scale
+        for direct, dtype, chosen in (
+            (self._by_gram, torch.float32, (way == 1) & single),
+            (self._by_gram, torch.float64, (way == 1) & ~single),
+            (self._by_moments, torch.float32, (way == 2) & single),
+            (self._by_moments, torch.float64, (way == 2) & ~single),
+        ):
+            own = torch.nonzero(chosen).flatten()
+            if len(own):
+                direction[own], solved[own] = direct(todo[own], at.z[own], unit[own], active[own], C, dtype)
+        # A factorisation fails where rounding makes the matrix indefinite, on data of a wild scale.
+        own = torch.nonzero(~solved).flatten()
+        if len(own):
+            precondition = self.basis.preconditioner(2 * C * n_active[own])
+            found, taken = _conjugate_gradients(
+                self.rows,
+                at.z[own],
+                unit[own].float(),
+                active[own],
+                C,
+                forcing[own].float(),
+                precondition,
+                self.plan.block,
+            )
+            direction[own] = found
+            self._cg_steps[todo[own]] = taken.double()
+        # float32 can fail to descend there as well; the gradient always descends.
+        downhill = torch.linalg.vecdot(direction, unit) < 0  # False for NaN, too
+        return torch.where(downhill[:, None], direction, -unit).mul_(scale)
+
+    def _single_will_do(self, n_active: Tensor, C: float) -> Tensor:
+        """(J,) bool: float32 rounding of H, relative to I, stays so small that the direction is one of Newton's."""
+        largest = self.basis.largest()
+        return 2 * C * n_active * largest * torch.finfo(torch.float32).eps < SINGLE_ERROR
+
+    def _cheapest(self, todo: Tensor, active: Tensor, n_active: Tensor, single: Tensor) -> Tensor:
+        """0 conjugate gradients, 1 Gram, 2 moments, (J,), by counting multiplications."""
+        if not self.rows.resident:  # the others gather rows
+            return torch.zeros_like(n_active)
+        D = float(self.rows.D + 1)
+        m = changed = n_active.double()
+        if self.plan.moments:
+            size = self.plan.block // self.rows.N
+            counts = [(self._summed[todo[own]] ^ active[own]).sum(dim=1) for own in parts(len(todo), size)]
+            # The first sum of many rows is an outlay that the next steps earn back.
+            changed = torch.minimum(torch.cat(counts).double(), m / 4)
+        dear = torch.where(single, 1.0, DOUBLE_COST)
+        cost = torch.stack(
+            [
+                self._cg_steps[todo] * 2 * self.rows.N * D,
+                torch.where(m <= D, dear * (m**2 * D + CHOLESKY_COST * m**3 / 3), torch.inf),
+                DOUBLE_COST * changed * D**2 + dear * CHOLESKY_COST * D**3 / 3,
+            ]
+        )
+        return cost.argmin(dim=0)
+
+    def _by_gram(
+        self, todo: Tensor, z: Coordinates, gradient: Tensor, active: Tensor, C: float, dtype: torch.dtype
+    ) -> tuple[Tensor, Tensor]:
+        """(I + 2C zᵀz)⁻¹ = I − zᵀ (I/2C + zzᵀ)⁻¹ z for the active rows z (m, D + 1), in batches of like m."""
+        direction, solved = torch.empty_like(gradient), torch.zeros(len(todo), dtype=torch.bool, device=todo.device)
+        n_active, order = active.sum(dim=1).sort()
+        fits = 2 * self.plan.block // (self.rows.D + 1)  # rows of a batch, filled up to its widest problem
+        at = 0
+        while at < len(order):
+            size = max(1, min(len(order) - at, fits // max(1, int(n_active[at]))))
+            size = max(1, min(size, fits // max(1, int(n_active[at + size - 1]))))
+            own = order[at : at + size]
+            direction[own], solved[own] = self._gram_batch(z[own].to(dtype), gradient[own].to(dtype), active[own], C)
+            at += size
+        return direction, solved
+
+    def _gram_batch(self, z: Coordinates, gradient: Tensor, active: Tensor, C: float) -> tuple[Tensor, Tensor]:
+        n_active = active.sum(dim=1)
+        width = max(1, int(n_active.max()))
+        own, row = torch.nonzero(active, as_tuple=True)
+        place = torch.arange(len(row), device=row.device) - (n_active.cumsum(0) - n_active)[own]
+        rows = torch.zeros(len(active), width, dtype=torch.int64, device=row.device)
+        there = torch.zeros(len(active), width, 1, dtype=gradient.dtype, device=row.device)
+        rows[own, place], there[own, place] = row, 1.0
+        active_z = self.rows.take(rows.flatten(), gradient.dtype).view(len(active), width, -1)  # (B, m, D + 1)
+        active_z[:, :, :-1].sub_(z.mean[:, None, :])
+        active_z.mul_(z.scales()[:, None, :]).mul_(there)
+        gram = torch.bmm(active_z, active_z.mT)  # (B, m, m)
+        gram.diagonal(dim1=1, dim2=2).add_(1 / (2 * C))
+        factor, failed = torch.linalg.cholesky_ex(gram)
+        inner = torch.cholesky_solve(torch.bmm(active_z, gradient[:, :, None]), factor)
+        return (torch.bmm(active_z.mT, inner).squeeze(2) - gradient).double(), failed == 0
+
+    def _by_moments(
+        self, todo: Tensor, z: Coordinates, gradient: Tensor, active: Tensor, C: float, dtype: torch.dtype
+    ) -> tuple[Tensor, Tensor]:
+        direction, solved = torch.empty_like(gradient), torch.zeros(len(todo), dtype=torch.bool, device=todo.device)
+        for part in parts(len(todo), 2 * self.plan.block // (self.rows.D + 1) ** 2):
+            moments = [self._moment(j, own) for j, own in zip(todo[part].tolist(), active[part], strict=True)]
+            hessian = _to_coordinates(torch.stack(moments), z[part]).mul_(2 * C).to(dtype)  # (B, D + 1, D + 1)
+            hessian.diagonal(dim1=1, dim2=2).add_(1)
+            factor, failed = torch.linalg.cholesky_ex(hessian)
+            direction[part] = -torch.cholesky_solve(gradient[part].to(dtype)[:, :, None], factor).squeeze(2).double()
+            solved[part] = failed == 0
+        return direction, solved
+
+    def _moment(self, j: int, active: Tensor) -> Tensor:
+        """Σ (x', 1)(x', 1)ᵀ over the active rows (N,) of problem j, (D + 1, D + 1)."""
+        D = self.rows.D + 1
+        if not self.plan.moments:
+            moment, change = torch.zeros(D, D, dtype=torch.float64, device=active.device), active.double()
+        else:
+            if self._moments is None:
+                J = len(self._cg_steps)
+                self._moments = torch.zeros(J, D, D, dtype=torch.float64, device=active.device)
+            moment, change = self._moments[j], active.double() - self._summed[j].double()
+            self._summed[j] = active
+        row = torch.nonzero(change).flatten()
+        for part in parts(len(row), self.plan.block // D):
+            x = self.rows.take(row[part], torch.float64)  # (m, D + 1)
+            moment.addmm_((x * change[row[part], None]).mT, x)
+        return moment
+
+
+def _to_coordinates(moment: Tensor, z: Coordinates) -> Tensor:
+    """Σ (x', 1)(x', 1)ᵀ → Σ z zᵀ, (B, D + 1, D + 1) both; works in place."""
+    moment[:, :, :-1].addcmul_(moment[:, :, -1:], z.mean[:, None, :], value=-1)
+    moment[:, :-1].addcmul_(moment[:, -1:], z.mean[:, :, None], value=-1)
+    scales = z.scales()
+    return moment.mul_(scales[:, :, None]).mul_(scales[:, None, :])
+
+
+def _conjugate_gradients(
+    rows: Rows,
+    z: Coordinates,
+    gradient: Tensor,
+    active: Tensor,
+    C: float,
+    forcing: Tensor,
+    precondition: Callable[[Tensor, Tensor], Tensor],
+    block: int,
+) -> tuple[Tensor, Tensor]:
+    """p with ‖Hp + gradient‖ ≤ forcing for gradients of norm 1 (J, D + 1) float32, and each problem's steps (J,).
+
+    Problems that are done leave the products when they are a quarter of them.
+    """
+    found, taken = torch.zeros_like(gradient), torch.zeros(len(gradient), device=gradient.device)
+    own = torch.arange(len(gradient), device=gradient.device)
+    going = torch.ones_like(own, dtype=torch.bool)
+    z, weight = z.to(torch.float32), active.float()
+    residual, solution = -gradient, torch.zeros_like(gradient)
+    direction = precondition(residual, own)
+    rho = torch.linalg.vecdot(residual, direction)
+    for _ in range(MAX_CG):
+        product = hessian_times(rows, z, direction, weight, C, block)
+        curvature = torch.linalg.vecdot(direction, product)
+        going = going & (curvature > 0)
+        alpha = torch.where(going, rho / curvature, 0.0)
+        solution.addcmul_(alpha[:, None], direction)
+        residual.addcmul_(alpha[:, None], product, value=-1)
+        taken[own] += going
+        going = going & (residual.norm(dim=1) > forcing[own])
+        left = torch.nonzero(going).flatten()
+        if len(left) == 0:
+            break
+        if len(left) <= 0.75 * len(own):
+            found[own] = solution
+            own, z, weight, going = own[left], z[left], weight[left], going[left]
+            solution, residual, direction, rho = solution[left], residual[left], direction[left], rho[left]
+        prepared = precondition(residual, own)
+        new_rho = torch.linalg.vecdot(residual, prepared)
+        direction = torch.addcmul(prepared, (new_rho / rho)[:, None], direction)
+        rho = new_rho
+    found[own] = solution
+    return found.double(), taken

@@ -1,0 +1,78 @@
+"""How many columns, rows and numbers are worked on at a time, so that a bound on memory holds.
+
+N rows, D columns of X, F folds; a problem is one class against the rest in one fold.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import torch
+
+log = logging.getLogger(__name__)
+
+PROBLEM_ROW_BYTES = 44
+"""Of one row of one problem at the peak of a step: sign and score, their copies for the problems still going and for
+those left of them, score along the step, and whether it is active."""
+PROBLEM_COLUMN_BYTES = 240
+"""Of one column of one problem: weights, gradient, step, coordinates, and the vectors of conjugate gradients."""
+ROW_BYTES = 160
+"""Of one row: its class, its best score and guess for each of up to eight C, and room for its number."""
+RESIDENT_BYTES = 12
+"""Of one number of X where it is kept: float64 for scores and gradients, float32 for conjugate gradients."""
+BASIS_BYTES = 64
+"""Of one number of the (D + 1)² second moment while its eigenvectors are computed."""
+BLOCK_BYTES = 64
+"""Of one number of a working block: a block of X while it is read, or of scores while they are computed with."""
+LARGEST_BLOCK = 1 << 20
+LARGEST_BASIS = 4096
+
+
+@dataclass(frozen=True)
+class MemoryPlan:
+    """X is kept on the device (`resident`) or read in blocks; `batch` problems are solved together; `block` numbers
+    are worked on at a time; whether there is room for an eigenbasis, and for the second moments of each problem."""
+
+    resident: bool
+    batch: int
+    block: int
+    basis: bool
+    moments: bool
+
+
+def plan_memory(N: int, D: int, *, folds: int, problems: int, budget: int) -> MemoryPlan:
+    """The plan that needs the fewest passes over X within `budget` bytes. Raises: ValueError where none fits."""
+    square = (D + 1) ** 2
+    block = min(LARGEST_BLOCK, budget // (8 * BLOCK_BYTES))
+    per_problem = PROBLEM_ROW_BYTES * N + PROBLEM_COLUMN_BYTES * (D + 1)
+    room = budget - BLOCK_BYTES * block - (ROW_BYTES + folds) * N
+    if room < per_problem:
+        least = budget - room + per_problem
+        raise ValueError(
+            f"max_memory {budget} is too small: one SVM on {N} rows of {D} columns takes {least} bytes; give it more"
+        )
+    basis = D <= LARGEST_BASIS and BASIS_BYTES * square + per_problem <= room
+    room -= BASIS_BYTES * square * basis
+    whole = RESIDENT_BYTES * N * (D + 1)
+    resident = whole + per_problem <= room
+    room -= whole * resident
+    batch = min(problems, room // per_problem)
+    moments = resident and batch * (per_problem + 8 * square) <= room
+    if not resident:
+        log.info("X, %d × %d, does not fit into %.0f MiB: it is read in blocks", N, D, budget / 2**20)
+    if batch < problems:
+        log.info("%d SVMs do not fit into %.0f MiB: batches of %d", problems, budget / 2**20, batch)
+    return MemoryPlan(resident, batch, block, basis, moments)
+
+
+def half_of_memory(device: torch.device) -> int:
+    """Bytes: half of what the GPU has free, or of what the machine has."""
+    if device.type == "cuda":
+        import torch
+
+        return int(torch.cuda.mem_get_info(device)[0] // 2)
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
