@@ -31,9 +31,10 @@ PICTURES = 4
 
 @dataclass(frozen=True)
 class QuickstartResult:
-    """The table as Markdown and every file that was written."""
+    """The table as Markdown, the attention network's comparison with each control in words, and every file."""
 
     table: str
+    verdicts: tuple[str, ...]
     files: tuple[Path, ...]
 
 
@@ -60,7 +61,8 @@ def quickstart(out: Path, *, overwrite: bool = False, progress: bool = True) -> 
     results = evaluate_files(files, EvalConfig(jobs=os.cpu_count() or 1), progress=progress)
     files += write_report(results, out, overwrite=overwrite)
     files.append(_attention_picture(source, picture))
-    return QuickstartResult(markdown_table(results), tuple(files))
+    verdicts = tuple(c.verdict for c in results.comparisons if c.a == MODELS["attention"])
+    return QuickstartResult(markdown_table(results), verdicts, tuple(files))
 
 
 def _attention_picture(source: ImageSource, path: Path) -> Path:

@@ -27,8 +27,9 @@ def files(tmp_path: Path) -> list[Path]:
 def test_prints_the_table_and_the_paths_and_nothing_else(files: list[Path], tmp_path: Path) -> None:
     result = l2a("svm-eval", *files, "--out", tmp_path / "r", "--jobs", "2")
     assert result.exit_code == 0, (result.output, result.exception)
-    table, paths = result.stdout.rstrip().split("\n\n")
+    table, verdicts, paths = result.stdout.rstrip().split("\n\n")
     assert [line.split("|")[2].strip() for line in table.splitlines()[2:]] == ["`attention`", "`pixels`"]
+    assert verdicts.startswith("- attention is better than pixels on toy (+")
     assert [Path(line).parent for line in paths.splitlines()] == [tmp_path / "r"] * 6
     assert all(Path(line).is_file() for line in paths.splitlines())
     assert "SVMs" in result.stderr

@@ -34,7 +34,10 @@ def command(obj: dict[str, Any], out: Path, overwrite: bool) -> None:
     from l2a_transfer.quickstart import quickstart
 
     result = quickstart(out, overwrite=overwrite, progress=obj["progress"])
-    click.echo(f"\n{result.table}\n\nFiles:")
+    click.echo(f"\n{result.table}\n")
+    for verdict in result.verdicts:
+        click.echo(f"- {verdict}")
+    click.echo("\nFiles:")
     for path in result.files:
         click.echo(f"  {path}")
     click.echo(f"\n{NEXT}")

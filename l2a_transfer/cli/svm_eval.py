@@ -10,6 +10,9 @@ from typing import Any
 
 import click
 
+SHOWN = 6
+"""Comparisons that are printed; the report has them all."""
+
 
 @click.command("svm-eval")
 @click.argument(
@@ -63,6 +66,12 @@ def command(obj: dict[str, Any], /, files: tuple[Path, ...], out: Path, **given:
         click.echo(json.dumps(results.document(), ensure_ascii=False, allow_nan=False))
         return
     click.echo(f"{markdown_table(results)}\n")
+    for comparison in results.comparisons[:SHOWN]:
+        click.echo(f"- {comparison.verdict}")
+    if len(results.comparisons) > SHOWN:
+        click.echo(f"- {len(results.comparisons) - SHOWN} more comparisons are in {out}")
+    if results.comparisons:
+        click.echo()
     for path in written:
         click.echo(path)
 
