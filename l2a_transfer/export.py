@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from l2a_transfer.errors import BackendError, OutputExistsError
 from l2a_transfer.features.backends import CARD_KEY, OnnxBackend, TorchBackend
+from l2a_transfer.features.onnx_backend import with_sha256
 from l2a_transfer.models.vgg import Network
 from l2a_transfer.models.weights import Card
 
@@ -133,8 +134,7 @@ def _convert(extractor: ExportedExtractor, example: Tensor, names: list[str], ca
     for key, values in ((CARD_KEY, card.to_json()), (PREPROCESS_KEY, card.preprocess.to_json())):
         entry = proto.metadata_props.add()
         entry.key, entry.value = key, json.dumps(values, sort_keys=True)
-    content: bytes = proto.SerializeToString(deterministic=True)
-    return content
+    return with_sha256(proto.SerializeToString(deterministic=True))
 
 
 def check_parity(model: Network, card: Card, path: Path) -> float:

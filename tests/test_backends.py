@@ -23,6 +23,7 @@ from l2a_transfer.features.backends import (
     read_onnx,
     refers_to_other_files,
 )
+from l2a_transfer.features.onnx_backend import with_sha256
 from l2a_transfer.models.weights import resolve_model
 from tests.conftest import TINY
 
@@ -193,6 +194,9 @@ def test_a_graph_that_does_not_do_what_its_card_says(exported: Path, tmp_path: P
     assert shape is not None
     path = tmp_path / "broken.onnx"
     path.write_bytes(model.SerializeToString())
+    with pytest.raises(BackendError, match="changed since it was exported"):
+        OnnxBackend(path, device="cpu")
+    path.write_bytes(with_sha256(model.SerializeToString()))
     with pytest.raises(BackendError, match="ONNX Runtime cannot run it"):
         OnnxBackend(path, device="cpu")
 

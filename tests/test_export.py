@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from pathlib import Path
 
@@ -52,7 +53,10 @@ def test_the_file_carries_card_and_preprocess_and_no_trace_of_the_machine(tmp_pa
     network, card = resolve_model(TINY)
     path = export_onnx(network, card, tmp_path / "tiny.onnx").path
     model = onnx.load(path)
-    metadata = {entry.key: json.loads(entry.value) for entry in model.metadata_props}
+    *entries, last = model.metadata_props
+    metadata = {entry.key: json.loads(entry.value) for entry in entries}
+    assert last.key == "l2a-sha256"
+    assert hashlib.sha256(path.read_bytes()[:-80]).hexdigest() == last.value
     assert metadata == {"l2a-card": card.to_json(), "l2a-preprocess": card.preprocess.to_json()}
     assert str(Path(export.__file__).parent).encode() not in path.read_bytes()
     assert model.graph.input[0].type.tensor_type.elem_type == onnx.TensorProto.UINT8

@@ -22,7 +22,7 @@ from tests.conftest import TINY, assert_fails, l2a
 from tests.feature_files import blobs, feature_set, labels_of
 from tests.feature_files import save as save_set
 from tests.test_store import FEATURES as TOY
-from tests.test_store import META, reseal, save
+from tests.test_store import MAPS, META, reseal, save, with_maps
 
 FEATURES = Path(__file__).parent / "data" / "features-v1.h5"
 WEIGHTS = PRETRAINED / "vgg-att2-concat-pc.cifar10-w025.safetensors"
@@ -93,10 +93,11 @@ def test_verify_finds_what_a_seal_does_not(tmp_path: Path) -> None:
         "first_constant": [1, 3],
         "duplicate_rows": 2,
         "duplicates_across_splits": 1,
+        "maps_outside_0_1": {},
         "first_duplicates": [["c", "a"], ["e", "b"]],
     }
     assert_fails(l2a("inspect", path, "--verify"), 1, str(path), "not finite")
-    assert inspected(path)["rows"] == 6
+    assert_fails(l2a("inspect", path), 1, str(path), "2 of 6 rows are not finite, the first of 'd'")
 
 
 def test_verify_agrees_with_a_whole_that_is_read_in_blocks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -119,6 +120,20 @@ def test_verify_names_a_damaged_chunk_and_a_changed_file(tmp_path: Path) -> None
     assert_fails(l2a("inspect", path), 1, "SHA-256 differs")
     reseal(path)
     assert_fails(l2a("inspect", path, "--verify"), 1, "/features: rows 0…3 are damaged")
+
+
+def test_maps_and_skipped_images_are_shown_and_maps_verified(tmp_path: Path) -> None:
+    path = with_maps(tmp_path / "f.h5", dataclasses.replace(META, skipped=(("e.jpg", "damaged"),)))
+    found = inspected(path, "--verify")
+    assert found["maps"] == {level: list(values.shape) for level, values in MAPS.items()}
+    assert found["skipped"] == [["e.jpg", "damaged"]]
+    assert found["verify"]["maps_outside_0_1"] == dict.fromkeys(MAPS, 0)
+    with h5py.File(path, "r+") as file:
+        file["maps/L2"][1:3] = [np.full(MAPS["L2"].shape[1:], 2), np.full(MAPS["L2"].shape[1:], np.nan)]
+    reseal(path)
+    found = inspected(path, "--verify", code=1)
+    assert found["verify"]["maps_outside_0_1"] == {**dict.fromkeys(MAPS, 0), "L2": 2}
+    assert_fails(l2a("inspect", path, "--verify"), 1, str(path), "/maps/L2")
 
 
 def test_one_row_has_no_constant_columns(tmp_path: Path) -> None:

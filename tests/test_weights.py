@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
@@ -168,3 +169,33 @@ def test_untrained_weights_are_a_function_of_the_seed() -> None:
 def test_unknown_names_give_the_nearest(name: str, words: str) -> None:
     with pytest.raises(UnknownNameError, match=words):
         resolve_model(name)
+
+
+def test_every_changed_byte_of_a_file_is_found(tmp_path: Path) -> None:
+    network, card = resolve_model(TINY)
+    path = tmp_path / "w.safetensors"
+    save_weights(network, card, path)
+    content = bytearray(path.read_bytes())
+    assert content.count(b"l2a-sha256") == 1
+    rng = np.random.default_rng(0)
+    for place in [*range(8), *rng.integers(8, len(content), 60).tolist(), len(content) - 1]:
+        content[place] ^= 1 << (place % 8)
+        path.write_bytes(content)
+        with pytest.raises(WeightsError, match=r"w\.safetensors: "):
+            read_card(path)
+        content[place] ^= 1 << (place % 8)
+    path.write_bytes(content)
+    assert read_card(path) == card
+
+
+def test_files_of_before_the_sha256_was_written_still_load(tmp_path: Path) -> None:
+    network, card = resolve_model(TINY)
+    save_weights(network, card, tmp_path / "w.safetensors")
+    tensors = load_file(tmp_path / "w.safetensors")
+    save_file(tensors, tmp_path / "old.safetensors", metadata={HEADER_KEY: json.dumps(card.to_json())})
+    assert load_weights(tmp_path / "old.safetensors")[1] == card
+
+
+def test_the_bundled_weights_carry_their_sha256() -> None:
+    for name in pretrained_names():
+        assert b'"l2a-sha256"' in (PRETRAINED / f"{name}.safetensors").read_bytes()

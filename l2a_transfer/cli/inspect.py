@@ -18,8 +18,8 @@ from l2a_transfer.errors import StoreError
 def command(file: Path, as_json: bool, verify: bool) -> None:
     """Print what a weights file (.safetensors), an exported ONNX file or a feature file (.h5) holds.
 
-    A feature file's SHA-256 is always computed again, and nothing in a file is run. --verify also reads every value:
-    of a feature file, the checksum of each chunk, values that are not finite, constant columns and duplicate rows; of
+    The file's SHA-256 is always computed again, and nothing in a file is run. --verify also reads every value: of a
+    feature file, the checksum of each chunk, values that are not finite, constant columns and duplicate rows; of
     weights and ONNX files, whether the tensors fit the card and are finite.
 
     \b
@@ -34,8 +34,15 @@ def command(file: Path, as_json: bool, verify: bool) -> None:
     else:
         for key, value in _lines(found):
             click.echo(f"{key:<24} {_printable(value)}")
-    if found.get("verify", {}).get("rows_not_finite"):
-        raise StoreError(f"{file}: features that are not finite; extract it again (--overwrite) with --precision fp32")
+    verified = found.get("verify", {})
+    wrong = ["features that are not finite"] if verified.get("rows_not_finite") else []
+    outside = verified.get("maps_outside_0_1", {}).items()
+    wrong += [f"/maps/{level} has weights that are not between 0 and 1" for level, images in outside if images]
+    if wrong:
+        raise StoreError(f"{file}: {'; '.join(wrong)}; {AGAIN}")
+
+
+AGAIN = "extract it again (--overwrite) with --precision fp32"
 
 
 def _describe(path: Path, verify: bool) -> dict[str, Any]:
@@ -65,7 +72,9 @@ def _describe_features(path: Path, verify: bool) -> dict[str, Any]:
     from l2a_transfer.features.verify import verify_features
     from l2a_transfer.features.views import open_features
 
-    with open_features(path) as found:
+    with open_features(path, finite=not verify) as found:
+        for _ in found.blocks() if not verify else ():
+            pass  # raises where a value is not finite; --verify names them all
         counts = np.bincount(found.split, minlength=len(found.meta.splits))
         described = {
             "kind": "features",
@@ -77,6 +86,8 @@ def _describe_features(path: Path, verify: bool) -> dict[str, Any]:
             "data": found.meta.data,
             "classes": list(found.meta.classes),
             "rows_per_split": dict(zip(found.meta.splits, counts.tolist(), strict=True)),
+            "maps": {level: list(shape) for level, shape in found.maps.items()},
+            "skipped": [list(pair) for pair in found.meta.skipped],
             "unlabelled": int((found.labels < 0).sum()),
             "levels": [list(level) for level in found.meta.levels],
             "tap": found.meta.tap,

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from l2a_transfer.models.weights import Card
 
 CARD_KEY = "l2a-card"
+DIGEST_KEY = "l2a-sha256"
 MAX_ONNX_BYTES = 1 << 30
 MAP_OUTPUT = "map_"
 EXPORT = "'l2a-transfer export' writes such files"
@@ -189,7 +190,21 @@ def read_onnx(path: Path) -> tuple[bytes, Card]:
         raise BackendError(
             f"{path}: needs the input 'images' and the output 'features', has {inputs} and {outputs}; {EXPORT}"
         )
+    if content != with_sha256(content[: -len(with_sha256(b""))]):
+        raise BackendError(f"{path}: changed since it was exported: its SHA-256 differs or is missing; {EXPORT}")
     return content, card
+
+
+def with_sha256(content: bytes) -> bytes:
+    """A serialized model with its own SHA-256 behind it.
+
+    Serialized messages that follow each other are one message, so the addition is an entry of the model's metadata.
+    """
+    import onnx
+
+    entry = onnx.StringStringEntryProto(key=DIGEST_KEY, value=hashlib.sha256(content).hexdigest())
+    last: bytes = onnx.ModelProto(metadata_props=[entry]).SerializeToString()
+    return content + last
 
 
 def refers_to_other_files(model: Any) -> bool:

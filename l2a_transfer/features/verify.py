@@ -24,7 +24,8 @@ class Findings:
 
     `not_finite`: ids of rows with a NaN or an infinity. `constant`: columns in which all rows hold one value; NaN is
     left out. `copies`: (id, id of the first row with the same features), −0 and 0 being the same; `across_splits`: how
-    many of those first rows are in another split than their copy.
+    many of those first rows are in another split than their copy. `maps_outside`: of each level that has maps, the
+    images with weights outside of 0…1.
     """
 
     sha256: str
@@ -32,6 +33,7 @@ class Findings:
     constant: tuple[int, ...]
     copies: tuple[tuple[str, str], ...]
     across_splits: int
+    maps_outside: dict[str, int]
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -43,6 +45,7 @@ class Findings:
             "first_constant": list(self.constant[:SHOWN]),
             "duplicate_rows": len(self.copies),
             "duplicates_across_splits": self.across_splits,
+            "maps_outside_0_1": self.maps_outside,
             "first_duplicates": [list(pair) for pair in self.copies[:SHOWN]],
         }
 
@@ -65,6 +68,7 @@ def verify_features(path: str | Path) -> Findings:
             high = np.fmax(high, np.fmax.reduce(block, axis=0))
             digests[rows] = [hashlib.blake2b(row.data, digest_size=16).digest() for row in block + block.dtype.type(0)]
             at = rows.stop
+        outside = {level: _outside(file, level) for level in file.maps}
         copies, across = _copies(file, digests)
         return Findings(
             sha256=file.sha256,
@@ -72,7 +76,13 @@ def verify_features(path: str | Path) -> Findings:
             constant=tuple(np.flatnonzero(low == high).tolist()) if len(file) > 1 else (),
             copies=copies,
             across_splits=across,
+            maps_outside=outside,
         )
+
+
+def _outside(file: FeatureFile, level: str) -> int:
+    """Images whose attention weights of a level are not all between 0 and 1; NaN is not."""
+    return sum(int((~((block >= 0) & (block <= 1))).any(axis=(1, 2)).sum()) for block in file.map_blocks(level))
 
 
 def _copies(file: FeatureFile, digests: NDArray[np.void]) -> tuple[tuple[tuple[str, str], ...], int]:

@@ -51,6 +51,7 @@ class FeatureFile:
         self.meta: FeatureMeta = store.meta
         self.labels, self.ids, self.split = store.labels, store.ids, store.split
         self.features = FeatureRows(self, store.features.shape, store.features.dtype)
+        self.maps: dict[str, tuple[int, int, int]] = {level: found.shape for level, found in store.maps.items()}
 
     def _opened(self) -> OpenedStore:
         """The store as this process reads it."""
@@ -121,6 +122,17 @@ class FeatureFile:
         step = rows or max(1, BLOCK_BYTES // (self.features.shape[1] * self.features.dtype.itemsize))
         for start in range(0, len(self), step):
             yield self.features[start : start + step]
+
+    def map_blocks(self, level: str, rows: int = 1024) -> Iterator[NDArray[np.float16]]:
+        """The attention maps of a level in order, (at most `rows`, H, W) at a time; `maps` has levels and shapes.
+
+        Raises: UnknownNameError for a level of which the file has no maps; StoreError where they are damaged.
+        """
+        if level not in self.maps:
+            raise unknown_name(f"map of {self.path}", level, self.maps)
+        for start in range(0, len(self), rows):
+            found = self._opened().maps[level]
+            yield read_block(self.path, found, start, min(start + rows, len(self)), f"maps/{level}")
 
     def to_numpy(self, split: str | None = None, level: str | None = None) -> tuple[NDArray[Any], NDArray[np.int32]]:
         """Features (n, d) as stored and labels (n,) int32 of a split and a level, in memory."""

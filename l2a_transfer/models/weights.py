@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
+import io
 import json
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 from l2a_transfer.errors import UnknownNameError, WeightsError, nearest
 from l2a_transfer.models.config import ARCHITECTURES, ModelConfig
@@ -20,6 +22,7 @@ if TYPE_CHECKING:
 
 SCHEMA = "l2a-weights/1"
 HEADER_KEY = "l2a-card"
+DIGEST_KEY = "l2a-sha256"
 PRETRAINED = Path(__file__).parent / "pretrained"
 MAX_HEADER_BYTES = 8 << 20
 ANOTHER = "use another copy, or weights that 'l2a-transfer models' lists, or train some"
@@ -83,7 +86,9 @@ def save_weights(model: Network, card: Card, path: Path) -> None:
         for key, value in model.state_dict().items()
         if not key.endswith("num_batches_tracked")
     }
-    data = save(tensors, metadata={HEADER_KEY: json.dumps(card.to_json(), sort_keys=True)})
+    metadata = {HEADER_KEY: json.dumps(card.to_json(), sort_keys=True)}
+    content = save(tensors, metadata=metadata)
+    data = save(tensors, metadata={**metadata, DIGEST_KEY: _sha256(io.BytesIO(content))[1]})
     partial = path.with_name(path.name + ".partial")
     with open(partial, "wb") as file:
         file.write(data)
@@ -93,19 +98,17 @@ def save_weights(model: Network, card: Card, path: Path) -> None:
 
 
 def read_card(path: Path) -> Card:
-    """The card in a weights file's header, without reading a tensor and without torch.
+    """The card in a weights file's header, after the file's SHA-256 was checked, without torch.
 
     Raises: WeightsError where there is no such file, header or card.
     """
     try:
         with open(path, "rb") as file:
-            size = int.from_bytes(file.read(8), "little")
-            if not 2 <= size <= MAX_HEADER_BYTES:
-                raise ValueError("not a safetensors file")
-            header = json.loads(file.read(size))
-        metadata = header.get("__metadata__") if isinstance(header, dict) else None
-        if not isinstance(metadata, dict) or HEADER_KEY not in metadata:
+            metadata, sha256 = _sha256(file)
+        if HEADER_KEY not in metadata:
             raise ValueError(f"the header has no {HEADER_KEY!r}; weights of another program cannot be used")
+        if metadata.get(DIGEST_KEY, sha256) != sha256:  # files of before this key was written have none
+            raise WeightsError(f"{path}: damaged: its SHA-256 is not the one that it was written with; {ANOTHER}")
         return Card.from_json(json.loads(metadata[HEADER_KEY]))
     except OSError as error:
         raise WeightsError(f"{path}: cannot be read: {error.strerror or error}; {ANOTHER}") from error
@@ -113,6 +116,25 @@ def read_card(path: Path) -> Card:
         raise WeightsError(f"{path}: not an l2a-transfer weights file: the card has no {error}; {ANOTHER}") from error
     except (ValueError, TypeError, RecursionError) as error:
         raise WeightsError(f"{path}: not an l2a-transfer weights file: {error}; {ANOTHER}") from error
+
+
+def _sha256(file: BinaryIO) -> tuple[dict[str, Any], str]:
+    """The metadata of a safetensors file, and the SHA-256 of its header, but for DIGEST_KEY, and of its tensors.
+
+    Raises: ValueError for another file.
+    """
+    size = int.from_bytes(file.read(8), "little")
+    if not 2 <= size <= MAX_HEADER_BYTES:
+        raise ValueError("not a safetensors file")
+    header = json.loads(file.read(size))
+    metadata = header.pop("__metadata__", None) if isinstance(header, dict) else None
+    if not isinstance(metadata, dict):
+        raise ValueError(f"the header has no {HEADER_KEY!r}; weights of another program cannot be used")
+    signed = {key: value for key, value in metadata.items() if key != DIGEST_KEY}
+    sha = hashlib.sha256(json.dumps([signed, header], sort_keys=True).encode())
+    while chunk := file.read(1 << 20):
+        sha.update(chunk)
+    return metadata, sha.hexdigest()
 
 
 def load_weights(path: str | Path) -> tuple[Network, Card]:
