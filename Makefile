@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: quickstart test slow lint realdata clean
+.PHONY: quickstart test slow lint realdata browser clean
 
 quickstart: .venv/installed
 	$(BIN)/l2a-transfer quickstart --out quickstart --overwrite
@@ -18,11 +18,15 @@ lint: .venv/installed-lint
 	$(BIN)/lint-imports
 
 slow: .venv/installed-test
-	$(BIN)/python -m pytest -m "slow and not realdata and not gpu"
+	$(BIN)/python -m pytest -m "slow and not realdata and not gpu and not browser"
 
 # Needs L2A_TEST_DATA, a folder with cifar-10-batches-py, caltech101, stanford40 and svhn1083.
 realdata: .venv/installed-test
 	$(BIN)/python -m pytest -m realdata
+
+# Needs Chromium, as from `apt-get install chromium`.
+browser: .venv/installed-test
+	$(BIN)/python -m pytest -m browser
 
 .venv/bin/python:
 	$(PYTHON) -m venv .venv

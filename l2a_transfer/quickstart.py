@@ -12,7 +12,8 @@ import numpy as np
 from l2a_transfer.data.readers import ImageSource, open_source
 from l2a_transfer.errors import OutputExistsError
 from l2a_transfer.evaluation.evaluate import EvalConfig, evaluate_files
-from l2a_transfer.evaluation.report import check_output, markdown_table, write_report
+from l2a_transfer.evaluation.markdown import markdown_table
+from l2a_transfer.evaluation.report import check_output, write_report
 from l2a_transfer.explain.maps import attention_maps, contact_sheet
 from l2a_transfer.features.backends import open_backend
 from l2a_transfer.features.extract import extract

@@ -15,8 +15,9 @@ from PIL import Image
 from l2a_transfer.errors import OutputExistsError
 from l2a_transfer.evaluation import report
 from l2a_transfer.evaluation.evaluate import EvalConfig, EvalResults, evaluate_files
+from l2a_transfer.evaluation.markdown import markdown_table
 from l2a_transfer.evaluation.plots import accuracy_png, confusion_png
-from l2a_transfer.evaluation.report import check_output, markdown_table, write_report
+from l2a_transfer.evaluation.report import check_output, write_report
 from l2a_transfer.features.store import read_features
 from tests.feature_files import blobs, feature_set, labels_of, save
 
@@ -82,12 +83,13 @@ def test_table_has_percent_with_one_decimal(results: EvalResults) -> None:
         mean_class_accuracy_ci95=(0.7, 0.80349),
         accuracy=1.0,
         accuracy_ci95=(1.0, 1.0),
+        macro_f1=0.5432,
         C=(0.001,),
         unconverged=2,
     )
     lines = markdown_table(dataclasses.replace(results, rows=(row, results.rows[1]))).splitlines()
     assert lines[2] == (
-        "| toy | `good` | 77.8 [70.0, 80.3] | 100.0 [100.0, 100.0] | official | 30 / 30 | 6 | 0.001 | 2 of 21 |"
+        "| toy | `good` | 77.8 [70.0, 80.3] | 100.0 [100.0, 100.0] | 54.3 | official | 30 / 30 | 6 | 0.001 | 2 of 21 |"
     )
     assert "| 40 → 30 |" in lines[3]
     assert len({line.count("|") for line in lines}) == 1
@@ -102,7 +104,7 @@ def test_writes_every_file_and_each_says_the_same(results: EvalResults, tmp_path
     out = tmp_path / "deep" / "report"
     written = write_report(results, out)
     assert [path.name for path in written] == [
-        "results.json", "results.csv", "report.md", "accuracy.png",
+        "results.json", "results.csv", "comparisons.csv", "report.html", "report.md", "accuracy.png",
         "confusion-toy-good.png", "confusion-toy-pixels.png", "confusion-caltech-good.png",
     ]  # fmt: skip
     assert sorted(path.name for path in out.iterdir()) == sorted(path.name for path in written)
@@ -115,11 +117,15 @@ def test_writes_every_file_and_each_says_the_same(results: EvalResults, tmp_path
     assert [float(line["accuracy"]) for line in table] == [row.accuracy for row in results.rows]
     assert float(table[2]["accuracy_ci95_high"]) == results.rows[2].accuracy_ci95[1]
     assert table[2]["C"].split(";") == [str(C) for C in results.rows[2].C]
-    text = written[2].read_text(encoding="utf-8")
+    (line,) = csv.DictReader(io.StringIO(written[2].read_text(encoding="utf-8")))
+    (pair,) = results.comparisons
+    assert (line["a"], line["b"], line["n_a"], float(line["ci95_low"])) == ("good", "pixels", "1", pair.ci95[0])
+    text = written[4].read_text(encoding="utf-8")
     assert markdown_table(results) in text
     for split in results.splits:
         assert split.sha256 in text
-    for picture in written[3:]:
+    assert pair.verdict.replace("[", "\\[").replace("]", "\\]") in text
+    for picture in written[5:]:
         assert f"]({picture.name})" in text
         with Image.open(picture) as image:
             assert len(image.convert("RGB").getcolors(maxcolors=1 << 24) or []) > 20
@@ -205,5 +211,5 @@ def test_two_files_of_one_model_are_told_apart(tmp_path: Path) -> None:
     assert [row.label for row in results.rows] == ["toy-model (l2)", "toy-model (l3)"]
     assert [row.model for row in results.rows] == ["toy-model", "toy-model"]
     names = [path.name for path in write_report(results, tmp_path / "r")]
-    assert len(set(names)) == len(names) == 6
+    assert len(set(names)) == len(names) == 8
     assert read_features(files[0]).path == files[0]

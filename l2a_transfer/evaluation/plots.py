@@ -10,6 +10,8 @@ from typing import Any
 import numpy as np
 
 from l2a_transfer.evaluation.evaluate import EvalDetail, EvalRow
+from l2a_transfer.evaluation.lookup import full_name, place_of
+from l2a_transfer.evaluation.markup import shortened
 
 NUMBERS_UP_TO = 20
 NAMES_UP_TO, UNNAMED_INCHES = 250, 14.0
@@ -17,33 +19,37 @@ SHORT = 32
 
 
 def accuracy_png(rows: Sequence[EvalRow]) -> bytes:
-    """Mean class accuracy of every model, one panel a data set, with 95 % intervals and the level of guessing."""
+    """Mean class accuracy of every model and variant, one panel a data set (in low-shot: and k), with 95 % intervals
+    and the level of guessing."""
     from matplotlib import colormaps
 
-    panels = {data: [row for row in rows if row.data == data] for data in dict.fromkeys(row.data for row in rows)}
+    panels = {place: [row for row in rows if place_of(row) == place] for place in dict.fromkeys(map(place_of, rows))}
     labels = list(dict.fromkeys(row.label for row in rows))
     colors = {label: colormaps["tab10"](k % 10) for k, label in enumerate(labels)}
     heights = [0.34 * len(members) + 0.75 for members in panels.values()]
     figure = _figure(9.5, sum(heights) + 0.6)
     axes = figure.subplots(len(panels), 1, squeeze=False, height_ratios=heights)[:, 0]
-    for axis, (data, members) in zip(axes, panels.items(), strict=True):
+    for axis, (place, members) in zip(axes, panels.items(), strict=True):
         values = np.array([100 * row.mean_class_accuracy for row in members])
         limits = 100 * np.array([row.mean_class_accuracy_ci95 for row in members])
         spread = np.stack([values - limits[:, 0], limits[:, 1] - values]).clip(min=0)
-        places = np.arange(len(members))
-        axis.barh(places, values, height=0.7, color=[colors[row.label] for row in members], alpha=0.75)
-        axis.errorbar(values, places, xerr=spread, fmt="none", ecolor="black", elinewidth=1.2, capsize=3)
-        for place, value, (_, high) in zip(places, values, limits, strict=True):
-            axis.text(max(value, high) + 1, place, f"{value:.1f}", va="center", fontsize=8)
+        upward = np.arange(len(members))
+        shades = [(*colors[row.label][:3], 0.4 if row.variant else 0.75) for row in members]
+        axis.barh(upward, values, height=0.7, color=shades)
+        axis.errorbar(values, upward, xerr=spread, fmt="none", ecolor="black", elinewidth=1.2, capsize=3)
+        for height, value, (_, high) in zip(upward, values, limits, strict=True):
+            axis.text(max(value, high) + 1, height, f"{value:.1f}", va="center", fontsize=8)
         axis.axvline(100 * members[0].chance, color="black", linestyle=":", linewidth=1)
-        axis.set_yticks(places, [_short(row.label, 46) for row in members], fontsize=8, parse_math=False)
+        axis.set_yticks(upward, _apart([full_name(row) for row in members], 46), fontsize=8, parse_math=False)
         axis.invert_yaxis()
         axis.set_xlim(0, 108)
         axis.set_xticks(range(0, 101, 10))
         axis.tick_params(axis="x", labelsize=8)
         axis.spines[["top", "right"]].set_visible(False)
         kind = "bootstrap" if members[0].interval == "bootstrap" else f"over {members[0].draws} draws"
-        title = f"{_short(data, 40)}, {members[0].protocol}, {members[0].n_test} test images; intervals: {kind}"
+        title = (
+            f"{shortened(str(place), 40)}, {members[0].protocol}, {members[0].n_test} test images; intervals: {kind}"
+        )
         axis.set_title(title, fontsize=9, loc="left", parse_math=False)
     axes[-1].set_xlabel("mean class accuracy, % (with 95 % interval; dotted: guessing)", fontsize=9)
     return _png(figure, dpi=130)
@@ -67,7 +73,7 @@ def confusion_png(row: EvalRow, detail: EvalDetail) -> bytes:
     # Without numbers in the cells, a square-root scale keeps a few per cent of errors visible.
     norm = Normalize(0, 100) if classes <= NUMBERS_UP_TO else PowerNorm(0.5, 0, 100)
     picture = axis.imshow(share, cmap="Blues", norm=norm, interpolation="nearest")
-    names = [_short(name, SHORT) for name in detail.classes] if classes <= NAMES_UP_TO else []
+    names = [shortened(name, SHORT) for name in detail.classes] if classes <= NAMES_UP_TO else []
     places = np.arange(len(names))
     axis.set_xticks(places, names, rotation=90, fontsize=fontsize, parse_math=False)
     axis.set_yticks(places, names, fontsize=fontsize, parse_math=False)
@@ -80,7 +86,7 @@ def confusion_png(row: EvalRow, detail: EvalDetail) -> bytes:
     axis.set_xlabel(f"predicted class{unnamed}", fontsize=9)
     axis.set_ylabel(f"true class{unnamed}", fontsize=9)
     value = f"mean class accuracy {100 * row.mean_class_accuracy:.1f} %"
-    figure.suptitle(f"{_short(row.label, 50)}\non {_short(row.data, 40)}: {value}", fontsize=10, parse_math=False)
+    figure.suptitle(f"{shortened(row.label, 50)}\non {shortened(row.data, 40)}: {value}", fontsize=10, parse_math=False)
     bar = figure.colorbar(picture, ax=axis, fraction=0.04, pad=0.02, aspect=30)
     bar.set_label("% of the true class's test images", fontsize=9)
     bar.ax.tick_params(labelsize=8)
@@ -106,6 +112,7 @@ def _png(figure: Any, *, dpi: int) -> bytes:
     return stream.getvalue()
 
 
-def _short(text: str, most: int) -> str:
-    flat = " ".join(text.split())
-    return flat if len(flat) <= most else f"{flat[: most // 2]}…{flat[-(most - most // 2 - 1) :]}"
+def _apart(names: Sequence[str], most: int) -> list[str]:
+    """The names shortened; where two become the same, with their place among the names."""
+    short = [shortened(name, most) for name in names]
+    return [f"{k + 1}: {name}" if short.count(name) > 1 else name for k, name in enumerate(short)]

@@ -1,0 +1,126 @@
+"""Who stands where in the results: places of one contest, the best of each, which comparison belongs to which rows."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from l2a_transfer.evaluation.compare import ARCHITECTURE, FILES, Comparison
+from l2a_transfer.evaluation.evaluate import EvalDetail, EvalResults, EvalRow
+
+ALPHA = 0.05
+
+
+class Place(NamedTuple):
+    """Rows of one place were measured on the same splits, so that they can stand beside each other."""
+
+    data: str
+    protocol: str
+    shots: int | None
+
+    def __str__(self) -> str:
+        return self.data + (f", k = {self.shots}" if self.shots is not None else "")
+
+
+def place_of(item: EvalRow | Comparison) -> Place:
+    return Place(item.data, item.protocol, item.shots)
+
+
+def places(results: EvalResults) -> list[Place]:
+    """Every place once, in the order of the rows; one data set's places stand together, k rising."""
+    found = dict.fromkeys(place_of(row) for row in results.rows)
+    order = {data: k for k, data in enumerate(dict.fromkeys(place.data for place in found))}
+    return sorted(found, key=lambda place: (order[place.data], place.shots or 0))
+
+
+def contests(results: EvalResults) -> list[list[Place]]:
+    """Places that make one table: all data sets beside each other, or in low-shot the k of one data set."""
+    found = places(results)
+    if all(place.shots is None for place in found):
+        return [found]
+    return [[place for place in found if place.data == data] for data in dict.fromkeys(place.data for place in found)]
+
+
+def models(results: EvalResults) -> list[str]:
+    """The label of every model once, in the order of the rows."""
+    return list(dict.fromkeys(row.label for row in results.rows))
+
+
+def rows_at(results: EvalResults, place: Place) -> list[EvalRow]:
+    """The models as they are, at one place."""
+    return [row for row in results.rows if place_of(row) == place and not row.variant]
+
+
+def full_name(row: EvalRow) -> str:
+    """What comparisons call a row."""
+    return f"{row.label}, {row.variant}" if row.variant else row.label
+
+
+def best_at(results: EvalResults, place: Place) -> list[EvalRow]:
+    """The models with the highest mean class accuracy; several where they are equal."""
+    rows = rows_at(results, place)
+    return [row for row in rows if row.mean_class_accuracy == max(r.mean_class_accuracy for r in rows)]
+
+
+def compared(results: EvalResults, place: Place, a: str, b: str) -> Comparison | None:
+    """The comparison of weight files `a` and `b`, whichever of them stands first."""
+    for found in results.comparisons:
+        if place_of(found) == place and found.population != ARCHITECTURE and {found.a, found.b} == {a, b}:
+            return found
+    return None
+
+
+def shown(comparison: Comparison) -> bool:
+    """Whether a difference is shown, as the verdict has it."""
+    return comparison.p_holm < ALPHA and comparison.difference != 0
+
+
+def standing(results: EvalResults, row: EvalRow) -> str:
+    """`best`, `close` (its difference from the best of its place is not shown), `behind`, or `unknown` where it was
+    not compared with the best. With one model there is no best."""
+    place = place_of(row)
+    best = best_at(results, place)
+    if row.variant or len(rows_at(results, place)) < 2:
+        return "unknown"
+    if row in best:
+        return "best"
+    found = [compared(results, place, row.label, other.label) for other in best]
+    if None in found:
+        return "unknown"
+    return "behind" if all(c is not None and shown(c) for c in found) else "close"
+
+
+def between_models(results: EvalResults, place: Place) -> list[Comparison]:
+    return [c for c in results.comparisons if place_of(c) == place and c.population in (FILES, ARCHITECTURE)]
+
+
+def ablations(results: EvalResults) -> list[list[EvalRow]]:
+    """For every model and place that has variants: the model as it is, then its variants."""
+    found = []
+    for place in places(results):
+        for base in rows_at(results, place):
+            own = [r for r in results.rows if place_of(r) == place and r.label == base.label and r.variant]
+            if own:
+                found.append([base, *own])
+    return found
+
+
+def pictured(results: EvalResults) -> list[int]:
+    """Rows whose confusion matrix is drawn: models as they are, at the largest k. The others' counts are in details."""
+    largest: dict[str, int] = {}
+    for row in results.rows:
+        largest[row.data] = max(row.shots or 0, largest.get(row.data, 0))
+    return [k for k, row in enumerate(results.rows) if not row.variant and (row.shots or 0) == largest[row.data]]
+
+
+def confusions(detail: EvalDetail, most: int) -> list[tuple[str, str, int, int]]:
+    """The most frequent errors: (true class, predicted class, how often, images of the true class)."""
+    cells = [
+        (count, -i, -k)
+        for i, line in enumerate(detail.confusion)
+        for k, count in enumerate(line)
+        if i != k and count > 0
+    ]
+    return [
+        (detail.classes[-i], detail.classes[-k], count, sum(detail.confusion[-i]))
+        for count, i, k in sorted(cells, reverse=True)[:most]
+    ]

@@ -1,0 +1,141 @@
+"""report.md: what report.html says, as Markdown with the plots beside it."""
+
+from __future__ import annotations
+
+import dataclasses
+
+from l2a_transfer.evaluation import lookup, provenance, tables
+from l2a_transfer.evaluation.evaluate import EvalResults
+from l2a_transfer.evaluation.lookup import Place
+from l2a_transfer.evaluation.markup import plain
+from l2a_transfer.evaluation.tables import Cell, Table
+
+ERRORS = 5
+"""Confusions of a model that are listed under its matrix."""
+
+
+def markdown_table(results: EvalResults) -> str:
+    """Everything measured, one line a row, percent with one decimal."""
+    return _table(tables.details(results.rows))
+
+
+def report_markdown(results: EvalResults, confusions: dict[str, int]) -> str:
+    """The report; `confusions` maps the file name of each confusion matrix to its row."""
+    sections = [
+        ["# Linear SVM on frozen features"],
+        *_headlines(results),
+        ["![Mean class accuracy](accuracy.png)"],
+        ["## All measures", "", markdown_table(results)],
+        _notes(results),
+        *_differences(results),
+        *_ablations(results),
+        ["## Where each model errs"],
+    ]
+    for name, index in confusions.items():
+        row = results.rows[index]
+        sections.append([f"![Confusion matrix of {_escape(row.label)} on {_escape(row.data)}]({name})"])
+        listed = tables.errors(results, index, ERRORS)
+        if listed.rows:
+            sections.append([_table(listed)])
+    sections += _provenance(results)
+    return "\n\n".join("\n".join(lines) for lines in sections if lines) + "\n"
+
+
+def _headlines(results: EvalResults) -> list[list[str]]:
+    found, cells = [], []
+    for places in lookup.contests(results):
+        table = tables.headline(results, places)
+        cells += [cell for row in table.rows for cell in row]
+        # Here the headings are names of data sets.
+        named = dataclasses.replace(table, columns=tuple((_escape(name), number) for name, number in table.columns))
+        found.append(["Mean class accuracy, % [95 % interval]:", "", _table(named)])
+    used = {cell.mark for cell in cells}
+    notes = ["- **Bold**: the best of its column."] if any(cell.best for cell in cells) else []
+    notes += [f"- {mark}: {text}." for mark, text in tables.MARKS.items() if mark in used]
+    return [*found, notes]
+
+
+def _notes(results: EvalResults) -> list[str]:
+    kinds = dict.fromkeys(row.interval for row in results.rows)
+    return [
+        f"- Each SVM is fitted on training rows; {provenance.choice(results.config)}; test rows used once.",
+        *(f"- 95 % intervals: {tables.INTERVALS[kind]}." for kind in kinds),
+        *(f"- {text}" for text in tables.COLUMNS_MEAN),
+        *dict.fromkeys(f"- {_escape(row.data)}: protocol {row.protocol}, {_escape(row.why)}." for row in results.rows),
+        *dict.fromkeys(
+            f"- {_title(lookup.place_of(row))}, `{_code(lookup.full_name(row))}`: {_escape('; '.join(row.notes))}."
+            for row in results.rows if row.notes
+        ),
+    ]  # fmt: skip
+
+
+def _differences(results: EvalResults) -> list[list[str]]:
+    sections: list[list[str]] = []
+    for place in lookup.places(results):
+        found = lookup.between_models(results, place)
+        if found:
+            sections.append([f"### {_title(place)}", "", _table(tables.comparisons(found))])
+            sections.append([f"- {_escape(c.verdict)}" for c in sorted(found, key=lambda c: not lookup.shown(c))])
+    if not sections:
+        return []
+    kinds = dict.fromkeys(c.test for c in results.comparisons)
+    notes = [
+        f"- p after Holm over all {len(results.comparisons)} comparisons here; bold: the difference is shown.",
+        *(f"- {tables.TEST_NAMES[kind]}: {tables.TESTS[kind]}." for kind in kinds),
+    ]
+    return [["## Which differences are shown"], *sections, notes]
+
+
+def _ablations(results: EvalResults) -> list[list[str]]:
+    sections = [
+        [
+            f"### `{_code(rows[0].label)}` on {_title(lookup.place_of(rows[0]))}",
+            "",
+            _table(tables.ablation(results, rows)),
+        ]
+        for rows in lookup.ablations(results)
+    ]
+    return [["## Ablations"], *sections] if sections else []
+
+
+def _provenance(results: EvalResults) -> list[list[str]]:
+    sections = [
+        ["## Where every number comes from"],
+        ["```", plain(provenance.command(results)).replace("```", "'''"), "```"],
+        [f"- {name}: {_escape(value)}" for name, value in provenance.run(results)],
+        [_table(tables.origins(results.rows))],
+        ["Every split's rows are in `results.json`; files with the same SHA-256 have the same images in each part.", "",
+         _table(tables.splits(results))],
+    ]  # fmt: skip
+    for file in dict.fromkeys(row.file for row in results.rows):
+        facts = provenance.card_facts(results.cards.get(file, {}))
+        sections.append(
+            [f"### `{_code(file)}`", "", *(f"- {_escape(name)}: {_escape(value)}" for name, value in facts)]
+        )
+    return sections
+
+
+def _title(place: Place) -> str:
+    return _escape(str(place))
+
+
+def _table(table: Table) -> str:
+    lines = [[name for name, _ in table.columns], ["---:" if number else "---" for _, number in table.columns]]
+    lines += [[_cell(cell) for cell in row] for row in table.rows]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def _cell(cell: Cell) -> str:
+    text = f"`{_code(cell.text)}`" if cell.code else _escape(cell.text) if cell.name else cell.text
+    return (f"**{text}**" if cell.best else text) + cell.mark
+
+
+def _code(text: str) -> str:
+    """What may stand between backticks in a table."""
+    return plain(text).replace("|", "\\|").replace("`", "'")
+
+
+def _escape(text: str) -> str:
+    """Text out of data that Markdown shows as it is, in one line of a table."""
+    shown = plain(text).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;").replace("`", "'")
+    return "".join(f"\\{c}" if c in "\\|*[]" else c for c in shown)

@@ -1,0 +1,115 @@
+"""Where every number of a report comes from: the run, the feature files, the models' cards; and how to repeat it."""
+
+from __future__ import annotations
+
+import shlex
+from typing import Any
+
+from l2a_transfer.evaluation.evaluate import EvalConfig, EvalResults
+
+FIRST = ("name", "config", "training", "metrics", "preprocess", "parameters")
+TITLES = {"name": "weights", "config": "architecture", "metrics": "measured", "training": "trained"}
+MOST = 700
+"""Letters of one fact; results.json has what is longer."""
+
+
+def command(results: EvalResults) -> str:
+    """The `svm-eval` command of this report; the folder names itself."""
+    config = results.config
+    arguments: list[str] = list(dict.fromkeys(row.file for row in results.rows))
+    arguments += ["--out", "report", "--protocol", config.protocol, "--c-grid", _numbers(config.c_grid)]
+    arguments += ["--decades", str(config.decades), "--folds", str(config.folds)]
+    if config.draws is not None:
+        arguments += ["--draws", str(config.draws)]
+    if config.protocol == "low-shot":
+        arguments += ["--shots", _numbers(config.shots)]
+    if config.ablate:
+        arguments += ["--ablate", ",".join(config.ablate)]
+    arguments += ["--bootstrap", str(config.bootstrap), "--solver", config.solver, "--seed", str(config.seed)]
+    if config.device != "auto":
+        arguments += ["--device", config.device]
+    if config.max_memory is not None:
+        arguments += ["--max-memory", f"{config.max_memory / 2**20:g}M"]
+    return shlex.join(["l2a-transfer", "svm-eval", *arguments])
+
+
+def run(results: EvalResults) -> list[tuple[str, str]]:
+    """(what, value) of the run: versions, and the settings that a command line does not show."""
+    config = results.config
+    facts = [("versions", ", ".join(f"{name} {version}" for name, version in results.versions.items()))]
+    facts.append(("seed", f"{config.seed}, of splits, folds, PCA and bootstrap"))
+    facts.append(("choice of C", choice(config)))
+    if config.tol is not None or config.max_iter is not None:
+        facts.append(
+            ("stopping", f"tol {config.tol or 'of the solver'}, max_iter {config.max_iter or 'of the solver'}")
+        )
+    return facts
+
+
+def choice(config: EvalConfig) -> str:
+    """How C came about."""
+    if len(config.c_grid) == 1:
+        return f"C = {config.c_grid[0]:g}, not chosen"
+    grid = ", ".join(f"{C:g}" for C in config.c_grid)
+    folds = f"min({config.folds}, k)" if config.protocol == "low-shot" else str(config.folds)
+    grown = (
+        f"; the grid grows by at most {config.decades} decades where the best C is at its edge"
+        if config.decades
+        else ""
+    )
+    return (
+        f"C chosen among {grid} by {folds}-fold stratified cross-validation on the training rows only, among equals "
+        f"the smallest{grown}"
+    )
+
+
+def card_facts(card: dict[str, Any]) -> list[tuple[str, str]]:
+    """A model's card as (what, value), everything in it but the class names; nested values are written out."""
+    keys = [key for key in FIRST if key in card] + [key for key in card if key not in FIRST and key != "schema"]
+    facts = []
+    for key in keys:
+        value = card[key]
+        if key == "classes" and isinstance(value, list):
+            facts.append(("its classes", f"{len(value)}"))
+        elif key == "metrics" and isinstance(value, dict):
+            facts += [(_title(key), f"{name}: {_metric(metric)}") for name, metric in value.items()]
+        elif key == "training" and isinstance(value, dict):
+            rest = {name: part for name, part in value.items() if name != "recipe"}
+            facts.append((_title(key), _written(rest)))
+            if "recipe" in value:
+                facts.append(("recipe", _written(value["recipe"])))
+        else:
+            facts.append((_title(key), _written(value)))
+    return [
+        (name, text if len(text) <= MOST else f"{text[:MOST]}… (all in results.json)") for name, text in facts if text
+    ]
+
+
+def _title(key: str) -> str:
+    return TITLES.get(key, key)
+
+
+def _metric(metric: Any) -> str:
+    """{"value": 0.9191, "n": 10000, …} → 91.91 % (n 10,000, …); an accuracy is a fraction."""
+    if not isinstance(metric, dict) or not isinstance(metric.get("value"), float):
+        return _written(metric)
+    rest = {key: f"{part:,}" if isinstance(part, int) else part for key, part in metric.items() if key != "value"}
+    return f"{100 * metric['value']:.2f} %" + (f" ({_written(rest)})" if rest else "")
+
+
+def _written(value: Any) -> str:
+    """Nested JSON without its brackets where that stays clear: `size 32, fit stretch, mean (0.49, 0.48, 0.45)`."""
+    if isinstance(value, dict):
+        return ", ".join(
+            f"{key} ({_written(part)})" if isinstance(part, dict) else f"{key} {_written(part)}"
+            for key, part in value.items()
+        )
+    if isinstance(value, list):
+        return "(" + ", ".join(_written(part) for part in value) + ")"
+    if isinstance(value, bool) or value is None:
+        return {True: "yes", False: "no", None: "–"}[value]
+    return str(value)
+
+
+def _numbers(values: tuple[float, ...]) -> str:
+    return ",".join(f"{value:g}" if float(f"{value:g}") == value else repr(value) for value in values)

@@ -1,0 +1,233 @@
+"""Results in rows and columns, as text: the same tables stand in the terminal, in report.md and on the page."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from l2a_transfer.evaluation import lookup
+from l2a_transfer.evaluation.compare import ARCHITECTURE, Comparison
+from l2a_transfer.evaluation.evaluate import EvalResults, EvalRow
+from l2a_transfer.evaluation.lookup import Place
+
+CLOSE, UNKNOWN = "†", "‡"
+MARKS = {
+    CLOSE: "its difference from the best of the column is not shown (p ≥ 0.05 after Holm), which does not make them "
+    "equal",
+    UNKNOWN: "not compared with the best of the column",
+}
+TESTS = {
+    "mcnemar": "exact McNemar test on the test images of one split; its interval is a paired bootstrap of the "
+    "difference of mean class accuracies, which weighs classes alike where the test weighs images alike",
+    "corrected-t": "Nadeau–Bengio corrected t over draws of the split, for the interval and for p",
+    "welch": "Welch's t over training seeds, for the interval and for p",
+}
+TEST_NAMES = {"mcnemar": "McNemar", "corrected-t": "corrected\u00a0t", "welch": "Welch\u00a0t"}
+INTERVALS = {
+    "bootstrap": "percentile bootstrap over the test rows of one split: how the number would move with other test "
+    "images; within each class for the mean class accuracy",
+    "corrected-t": "Nadeau–Bengio corrected t over draws of the split: how it would move with other draws",
+}
+COLUMNS_MEAN = (
+    "D: feature columns, a → b after a PCA that was fitted on training rows. C: every value that was chosen, × the "
+    "draws that chose it.",
+    "Fits not converged: SVMs that did not reach the solver's tolerance, of all that were fitted; they are used as "
+    "they are.",
+)
+
+
+@dataclass(frozen=True)
+class Cell:
+    """`name`: text out of data, `code` where it is a model's. `best`: set in bold. `mark`: a key of
+    MARKS. `long`: may take several lines."""
+
+    text: str
+    name: bool = False
+    code: bool = False
+    best: bool = False
+    mark: str = ""
+    long: bool = False
+
+
+@dataclass(frozen=True)
+class Table:
+    """`columns`: (heading, whether numbers stand in it). The first column heads each row."""
+
+    columns: tuple[tuple[str, bool], ...]
+    rows: tuple[tuple[Cell, ...], ...]
+
+
+def headline(results: EvalResults, places: Sequence[Place]) -> Table:
+    """Models × places: mean class accuracy in percent with its interval, the best of each column marked."""
+    rows = []
+    for label in lookup.models(results):
+        cells = [Cell(label, name=True, code=True)]
+        for place in places:
+            cells.append(next((_standing(results, r) for r in lookup.rows_at(results, place) if r.label == label),
+                              Cell("–")))  # fmt: skip
+        rows.append(tuple(cells))
+    return Table((("model", False), *((str(place), True) for place in places)), tuple(rows))
+
+
+def _standing(results: EvalResults, row: EvalRow) -> Cell:
+    standing = lookup.standing(results, row)
+    alone = len(lookup.rows_at(results, lookup.place_of(row))) < 2
+    mark = CLOSE if standing == "close" else UNKNOWN if standing == "unknown" and not alone else ""
+    return Cell(_of(row.mean_class_accuracy, row.mean_class_accuracy_ci95), best=standing == "best", mark=mark)
+
+
+def details(rows: Sequence[EvalRow], *, leave_out: Sequence[str] = ()) -> Table:
+    """Everything measured, a line a row. Columns that would say nothing (no variant, no k, no top-5) are left out."""
+    columns: dict[str, Callable[[EvalRow], Cell]] = {
+        "data": lambda row: Cell(row.data, name=True),
+        "model": lambda row: Cell(row.label, name=True, code=True),
+        "variant": lambda row: Cell(row.variant or "as it is"),
+        "k": lambda row: Cell("–" if row.shots is None else str(row.shots)),
+        "mean class accuracy, % [95 %]": lambda r: Cell(_of(r.mean_class_accuracy, r.mean_class_accuracy_ci95)),
+        "accuracy, % [95 %]": lambda row: Cell(_of(row.accuracy, row.accuracy_ci95)),
+        "macro-F1, %": lambda row: Cell(f"{100 * row.macro_f1:.1f}"),
+        "top-5, %": lambda row: Cell("–" if row.top5 is None else f"{100 * row.top5:.1f}"),
+        "protocol": lambda row: Cell(row.protocol + (f", {row.draws} draws" if row.draws > 1 else "")),
+        "train / test": lambda row: Cell(f"{row.n_train} / {row.n_test}"),
+        "D": lambda row: Cell(str(row.dim) + (f" → {row.components}" if row.components is not None else "")),
+        "C": lambda row: Cell(chosen(row), long=row.draws > 1),
+        "fits not converged": lambda row: Cell(f"{row.unconverged} of {row.fits}"),
+    }
+    silent = {
+        "variant": all(not row.variant for row in rows),
+        "k": all(row.shots is None for row in rows),
+        "top-5, %": all(row.top5 is None for row in rows),
+    }
+    kept = [name for name in columns if name not in leave_out and not silent.get(name, False)]
+    text = ("data", "model", "variant", "protocol")
+    return Table(
+        tuple((name, name not in text) for name in kept),
+        tuple(tuple(columns[name](row) for name in kept) for row in rows),
+    )
+
+
+def comparisons(found: Sequence[Comparison]) -> Table:
+    """The first of a pair minus the second, in points of mean class accuracy."""
+    columns = (
+        ("first", False), ("second", False), ("difference, points [95 %]", True), ("p after Holm", True),
+        ("only first right", True), ("only second right", True), ("effect", True), ("test", False),
+    )  # fmt: skip
+    return Table(columns, tuple(_comparison(c) for c in found))
+
+
+def _comparison(c: Comparison) -> tuple[Cell, ...]:
+    counted = c.population != ARCHITECTURE
+    return (
+        Cell(c.a, name=True, code=True),
+        Cell(c.b, name=True, code=True),
+        Cell(difference(c)),
+        Cell(p_value(c.p_holm), best=lookup.shown(c)),
+        Cell(f"{c.only_a:,}" if counted else "–"),
+        Cell(f"{c.only_b:,}" if counted else "–"),
+        Cell("–" if c.effect is None else _signed(c.effect, 2)),
+        Cell(TEST_NAMES.get(c.test, c.test) + (f", n = {c.n[0]}, {c.n[1]}" if c.population == ARCHITECTURE else "")),
+    )
+
+
+def ablation(results: EvalResults, rows: Sequence[EvalRow]) -> Table:
+    """A model as it is, then each variant with its difference from that."""
+    base, *_ = rows
+    lines = []
+    for row in rows:
+        found = lookup.compared(results, lookup.place_of(row), lookup.full_name(row), base.label)
+        lines.append((
+            Cell(row.variant or "as it is"),
+            Cell(_of(row.mean_class_accuracy, row.mean_class_accuracy_ci95)),
+            Cell("–" if found is None else difference(found)),
+            Cell("–" if found is None else p_value(found.p_holm), best=found is not None and lookup.shown(found)),
+            Cell(str(row.dim) + (f" → {row.components}" if row.components is not None else "")),
+            Cell(chosen(row), long=row.draws > 1),
+        ))  # fmt: skip
+    columns = (
+        ("variant", False), ("mean class accuracy, % [95 %]", True), ("difference, points [95 %]", True),
+        ("p after Holm", True), ("D", True), ("C", True),
+    )  # fmt: skip
+    return Table(columns, tuple(lines))
+
+
+def errors(results: EvalResults, index: int, most: int) -> Table:
+    """The most frequent confusions of one row, all draws together."""
+    rows = [
+        (
+            Cell(true, name=True),
+            Cell(predicted, name=True),
+            Cell(str(count)),
+            Cell(str(n)),
+            Cell(f"{100 * count / n:.0f}"),
+        )
+        for true, predicted, count, n in lookup.confusions(results.details[index], most)
+    ]
+    columns = (
+        ("true class", False), ("predicted as", False), ("images", True), ("of", True), ("%", True),
+    )  # fmt: skip
+    return Table(columns, tuple(rows))
+
+
+def origins(rows: Sequence[EvalRow]) -> Table:
+    """What each row was made from."""
+    columns = (
+        ("data", False), ("model", False), ("variant", False), ("k", True), ("file", False), ("tap", False),
+        ("levels", False), ("precision", False), ("backend", False), ("normalization", False), ("solver", False),
+        ("seconds", True),
+    )  # fmt: skip
+    lines = [
+        (
+            Cell(row.data, name=True), Cell(row.label, name=True, code=True), Cell(row.variant or "as it is"),
+            Cell("–" if row.shots is None else str(row.shots)), Cell(row.file, name=True, code=True),
+            Cell(row.tap, name=True), Cell(", ".join(row.levels), name=True), Cell(row.precision, name=True),
+            Cell(row.backend, name=True), Cell(row.normalization), Cell(row.solver), Cell(f"{row.seconds:.1f}"),
+        )
+        for row in rows
+    ]  # fmt: skip
+    return Table(columns, tuple(lines))
+
+
+def splits(results: EvalResults) -> Table:
+    columns = (
+        ("data", False), ("protocol", False), ("k", True), ("draw", True), ("seed", True), ("train / test", True),
+        ("SHA-256 of the split's ids", False),
+    )  # fmt: skip
+    rows = [
+        (
+            Cell(split.data, name=True), Cell(split.protocol), Cell("–" if split.shots is None else str(split.shots)),
+            Cell(str(split.draw)), Cell("–" if split.seed is None else str(split.seed)),
+            Cell(f"{len(split.train)} / {len(split.test)}"), Cell(split.sha256, code=True),
+        )
+        for split in results.splits
+    ]  # fmt: skip
+    return Table(columns, tuple(rows))
+
+
+def chosen(row: EvalRow) -> str:
+    """Every C that a draw chose, with how many did where there are several draws."""
+    counts = Counter(row.C)
+    # A no-break space keeps a value and its count on one line.
+    return ", ".join(f"{C:g}" + (f"\u00a0×{n}" if row.draws > 1 else "") for C, n in sorted(counts.items()))
+
+
+def difference(c: Comparison) -> str:
+    low, high = (_signed(100 * value, 1) for value in c.ci95)
+    return f"{_signed(100 * c.difference, 1)} [{low}, {high}]"
+
+
+def p_value(p: float) -> str:
+    """With the digits that tell it from 0.05."""
+    if p < 0.001:
+        return "< 0.001"
+    return f"{p:.4f}" if 0.0495 <= p < 0.05 else f"{p:.3f}" if p < 0.1 else f"{p:.2f}"
+
+
+def _of(value: float, interval: tuple[float, float]) -> str:
+    return f"{100 * value:.1f} [{100 * interval[0]:.1f}, {100 * interval[1]:.1f}]"
+
+
+def _signed(value: float, digits: int) -> str:
+    """With its sign, − as U+2212; 0 has none."""
+    text = f"{value:+.{digits}f}"
+    return text[1:] if float(text) == 0 else text.replace("-", "−")

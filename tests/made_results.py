@@ -1,0 +1,58 @@
+"""Results made by hand, without an SVM: what stands in a report can then be told exactly."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+from l2a_transfer.evaluation.compare import FILES, Comparison
+from l2a_transfer.evaluation.evaluate import EvalConfig, EvalDetail, EvalResults, EvalRow
+from l2a_transfer.evaluation.protocols import Split
+
+CARD = {
+    "name": "good", "config": {"architecture": "vgg", "width": 0.25}, "classes": ["a", "b"], "parameters": 12,
+    "metrics": {"test_accuracy": {"value": 0.9191, "n": 10000, "seeds": 1}},
+    "training": {"data": "cifar10", "seed": 0, "commit": "2fdc86f", "recipe": {"name": "fast", "epochs": 14}},
+    "preprocess": {"size": 32, "mean": [0.5, 0.25], "flip": True},
+}  # fmt: skip
+
+
+def row(label: str = "good", value: float = 0.5, **changes: Any) -> EvalRow:
+    """One row of two classes, four test images and one draw, whose interval is 0.1 to each side."""
+    made = EvalRow(
+        label=label, variant="", model=label, data="toy", file=f"{label}.h5", tap="ga", levels=("L2", "L3"),
+        precision="fp32", backend="torch", normalization="standardize", solver="batched", protocol="official",
+        why="as asked", shots=None, draws=1, n_classes=2, n_train=8, n_test=4, dim=6, components=None, C=(0.01,),
+        c_grid_draws=((0.001, 0.01),), cv_accuracy_draws=((0.5, 0.75),), interval="bootstrap", accuracy=value,
+        accuracy_ci95=(value - 0.1, value + 0.1), accuracy_draws=(value,), mean_class_accuracy=value,
+        mean_class_accuracy_ci95=(value - 0.1, value + 0.1), mean_class_accuracy_draws=(value,), macro_f1=0.25,
+        top5=None, chance=0.5, fits=11, unconverged=1, seconds=1.5, splits=(0,), notes=(),
+    )  # fmt: skip
+    return dataclasses.replace(made, **changes)
+
+
+def comparison(a: str, b: str, difference: float = 0.1, p_holm: float = 0.01, **changes: Any) -> Comparison:
+    made = Comparison(
+        data="toy", protocol="official", shots=None, a=a, b=b, population=FILES, n=(1, 1), difference=difference,
+        ci95=(difference - 0.05, difference + 0.05), only_a=3, only_b=1, test="mcnemar", p=p_holm / 2, p_holm=p_holm,
+        effect=0.25, verdict=f"{a} against {b}",
+    )  # fmt: skip
+    return dataclasses.replace(made, **changes)
+
+
+def results(
+    rows: Sequence[EvalRow], comparisons: Sequence[Comparison] = (), *, classes: tuple[str, ...] = ("cat", "dog"),
+    confusion: tuple[tuple[int, ...], ...] = ((2, 0), (1, 1)), card: dict[str, Any] | None = None, **config: Any,
+) -> EvalResults:  # fmt: skip
+    """Results with one detail a row and one split a data set, protocol and k."""
+    details = tuple(EvalDetail(r.label, r.variant, r.data, r.shots, classes, confusion, ((0,) * 4,)) for r in rows)
+    places = list(dict.fromkeys((r.data, r.protocol, r.shots) for r in rows))
+    splits = tuple(
+        Split(data, protocol, 0, None, f"{k:064x}", (0, 1), (2, 3), shots=shots)
+        for k, (data, protocol, shots) in enumerate(places)
+    )
+    placed = [dataclasses.replace(r, splits=(places.index((r.data, r.protocol, r.shots)),)) for r in rows]
+    cards = {r.file: CARD if card is None else card for r in rows}
+    versions = {"l2a-transfer": "0.1.0", "python": "3.11.7"}
+    return EvalResults(EvalConfig(**config), tuple(placed), tuple(comparisons), details, cards, splits, versions)
