@@ -1,7 +1,7 @@
 """The same images and network through thingsvision, in an environment of its own, and through l2a-transfer.
 
 Folder of JPEG files → HDF5 on disk, both on the CPU with one batch size, taking turns. Images a second leave process
-start out; memory is the peak PSS of the process and its workers.
+start out; memory is measured as in memory.py.
 
     python3 -m venv tv && tv/bin/pip install thingsvision
     python benchmarks/thingsvision_side.py --python tv/bin/python --images data/caltech101 --out side.json
