@@ -1,7 +1,9 @@
 """An extraction that is killed at random moments, some of them during the merge, and resumed: the same bytes?
 
 A child process extracts 10,000 images with attention maps; `kill -9` hits it at a random moment; the same command with
---resume must then end with every data set equal, byte for byte, to that of an extraction that nobody disturbed.
+--resume must then end with every data set equal, byte for byte, to that of an extraction that nobody disturbed. The
+children are forked from this process, which has imported everything and computed nothing, because most of a short
+process is its start, where nothing can be lost yet.
 
     python benchmarks/kill.py --data-dir data --out benchmarks/results/kill.json
 """
@@ -15,10 +17,10 @@ import random
 import shlex
 import shutil
 import signal
-import subprocess
 import sys
 import tempfile
 import time
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +28,16 @@ import click
 import h5py
 from provenance import provenance
 
+from l2a_transfer.cli.main import main as l2a_transfer_main
+
+PRELOADED = (
+    "torch.utils.data",
+    "l2a_transfer.data.readers",
+    "l2a_transfer.features.extract",
+    "l2a_transfer.models.vgg",
+    "l2a_transfer.models.weights",
+)
+"""What a child would import; it is forked with all of it there."""
 DATA_SETS = ("features", "labels", "ids", "split", "maps/L2", "maps/L3")
 
 
@@ -39,8 +51,10 @@ DATA_SETS = ("features", "labels", "ids", "split", "maps/L2", "maps/L3")
 @click.option("--seed", type=int, default=0, show_default=True, help="Of the moments.")
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="JSON to write.")
 def main(data: str, split: str, data_dir: Path, model: str, kills: int, merge_kills: int, seed: int, out: Path) -> None:
+    for module in PRELOADED:
+        import_module(module)
     rng = random.Random(seed)
-    extract = [sys.executable, "-m", "l2a_transfer", "-q", "extract", "--model", model, "--data", data]
+    extract = ["-q", "extract", "--model", model, "--data", data]
     extract += ["--split", split, "--data-dir", str(data_dir), "--attention", "--device", "cpu", "--resume", "--out"]
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -58,7 +72,7 @@ def main(data: str, split: str, data_dir: Path, model: str, kills: int, merge_ki
             if found is None:
                 continue  # it had finished before the moment came; another moment is drawn
             began = time.perf_counter()
-            subprocess.run([*extract, str(path)], check=True, stdout=subprocess.DEVNULL)
+            assert Child([*extract, str(path)]).wait() == 0
             same = digests(path)
             rows.append(
                 {
@@ -89,10 +103,40 @@ def main(data: str, split: str, data_dir: Path, model: str, kills: int, merge_ki
     print(out, len(rows), "kills, all equal:", document["all_equal"])
 
 
+class Child:
+    """`l2a-transfer ARGUMENTS` in a forked process."""
+
+    def __init__(self, arguments: list[str]) -> None:
+        self.pid = os.fork()
+        self.code: int | None = None
+        if self.pid == 0:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+            os.dup2(1, 2)
+            try:
+                l2a_transfer_main(arguments)
+            except SystemExit as end:
+                os._exit(int(end.code or 0))
+            finally:
+                os._exit(70)
+
+    def poll(self) -> int | None:
+        """The exit code, negative for a signal; None while it runs."""
+        return self.code if self.code is not None else self._reaped(os.WNOHANG)
+
+    def wait(self) -> int:
+        code = self.poll()
+        return self._reaped(0) if code is None else code  # type: ignore[return-value]
+
+    def _reaped(self, options: int) -> int | None:
+        pid, status = os.waitpid(self.pid, options)
+        self.code = os.waitstatus_to_exitcode(status) if pid else None
+        return self.code
+
+
 def watch(command: list[str], path: Path) -> dict[str, float]:
     """Seconds of an undisturbed process: until its first trace on disk, from there to the end, and of its merge."""
     began = time.perf_counter()
-    child = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+    child = Child(command)
     seen: dict[str, float] = {}
     traces = {"extraction": shards_of(path), "merge": partial_of(path), "end": path}
     while child.poll() is None:
@@ -100,7 +144,7 @@ def watch(command: list[str], path: Path) -> dict[str, float]:
             if name not in seen and trace.exists():
                 seen[name] = time.perf_counter()
         time.sleep(0.0005)
-    assert child.returncode == 0
+    assert child.wait() == 0
     return {
         "start_s": round(seen["extraction"] - began, 3),
         "extraction_s": round(seen["end"] - seen["extraction"], 3),
@@ -110,7 +154,7 @@ def watch(command: list[str], path: Path) -> dict[str, float]:
 
 def interrupt(command: list[str], path: Path, delay: float, *, merging: bool) -> dict[str, Any] | None:
     """Kill -9 after `delay` seconds from the beginning of the extraction or of its merge; None where it was done."""
-    child = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+    child = Child(command)
     partial, shards = partial_of(path), shards_of(path)
     trace = partial if merging else shards
     while not trace.exists() and child.poll() is None:
