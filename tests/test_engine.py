@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
@@ -538,6 +539,40 @@ def test_a_kill_at_the_end_of_the_merge_costs_the_merge_alone(source: MemorySour
     assert extract(source, PixelsBackend(), out, batch_size=2, progress=False).computed == 0
     assert out.read_bytes() == (tmp_path / "whole.h5").read_bytes()
     assert sorted(p.name for p in tmp_path.iterdir()) == ["f.h5", "whole.h5"]
+
+
+WORKING = """
+import os, sys, time
+from pathlib import Path
+from l2a_transfer.features.backends import PixelsBackend
+from l2a_transfer.features.extract import extract
+from tests.conftest import memory_source
+class Slow(PixelsBackend):
+    def features(self, images_u8):
+        task = f"/proc/self/task/{os.getpid()}/children"
+        print(*Path(task).read_text().split(), flush=True)
+        time.sleep(60)
+extract(memory_source(4000), Slow(), Path(sys.argv[1]), workers=2, progress=False)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the kernel's help is Linux's")
+def test_a_kill_takes_the_decoding_workers_along(tmp_path: Path) -> None:
+    child = subprocess.Popen(
+        [sys.executable, "-c", WORKING, str(tmp_path / "f.h5")], stdout=subprocess.PIPE, text=True, cwd=ROOT
+    )
+    with child:
+        assert child.stdout is not None
+        workers = [Path(f"/proc/{pid}") for pid in child.stdout.readline().split()]
+        assert len(workers) == 2
+        assert all(worker.exists() for worker in workers)
+        time.sleep(1)  # until the pipe to the parent is full
+        child.kill()
+    for _ in range(200):
+        if not any(worker.exists() for worker in workers):
+            return
+        time.sleep(0.1)
+    raise AssertionError("the workers are still there")
 
 
 # Backends ------------------------------------------------------------------------------------------------------------

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import os
+import signal
+import sys
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from functools import partial
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +20,9 @@ if TYPE_CHECKING:
 
 SMALL_SOURCE = 512
 """Rows below which starting worker processes costs more than they save."""
+
+PR_SET_PDEATHSIG = 1
+"""Of Linux's prctl."""
 
 
 def choose_workers(rows: int, workers: int | None) -> int:
@@ -75,7 +81,13 @@ def pixel_batches(
         from torch.utils.data import DataLoader
 
         loaded = iter(
-            DataLoader(dataset, batch_size=None, num_workers=min(workers, len(batches)), collate_fn=_unchanged)  # type: ignore[arg-type]
+            DataLoader(
+                dataset,  # type: ignore[arg-type]
+                batch_size=None,
+                num_workers=min(workers, len(batches)),
+                collate_fn=_unchanged,
+                worker_init_fn=partial(_end_with_parent, os.getpid()),
+            )
         )
     for batch in loaded:
         if isinstance(batch, DataError):
@@ -83,5 +95,18 @@ def pixel_batches(
         yield batch
 
 
-def _unchanged(batch: PixelBatch) -> PixelBatch:
+def _end_with_parent(parent: int, worker: int) -> None:
+    """Have Linux end this worker when its parent ends, however that ends.
+
+    A worker of a parent that was killed would wait forever to hand over its batch: its siblings hold the pipe open.
+    """
+    if sys.platform == "linux":
+        import ctypes
+
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+        if os.getppid() != parent:
+            os._exit(1)
+
+
+def _unchanged(batch: Any) -> Any:
     return batch
