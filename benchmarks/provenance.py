@@ -34,9 +34,12 @@ def _processor() -> str:
 
 
 def _commit() -> str:
-    """The commit of this checkout, with "+changes" where tracked files differ from it."""
+    """The commit of this checkout, with "+changes" where tracked files differ from it; "unknown" outside of one."""
     here = Path(__file__).parent
     git = ["git", "-C", str(here)]
-    commit = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, check=True).stdout.strip()
+    try:
+        commit = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
     changed = subprocess.run([*git, "status", "--porcelain", "-uno"], capture_output=True, text=True, check=True).stdout
     return commit + ("+changes" if changed.strip() else "")
