@@ -49,11 +49,17 @@ DATA_SETS = ("features", "labels", "ids", "split", "maps/L2", "maps/L3")
 @click.option("--kills", type=click.IntRange(min=1), default=20, show_default=True, help="At any moment.")
 @click.option("--merge-kills", type=click.IntRange(min=0), default=5, show_default=True, help="During the merge.")
 @click.option("--seed", type=int, default=0, show_default=True, help="Of the moments.")
+@click.option("--append/--no-append", default=False, help="Add to the kills in --out, where it is there.")
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="JSON to write.")
-def main(data: str, split: str, data_dir: Path, model: str, kills: int, merge_kills: int, seed: int, out: Path) -> None:
+def main(
+    data: str, split: str, data_dir: Path, model: str, kills: int, merge_kills: int, seed: int, append: bool, out: Path
+) -> None:
     for module in PRELOADED:
         import_module(module)
-    rng = random.Random(seed)
+    earlier = json.loads(out.read_text()) if append and out.exists() else {"runs": [], "kills": []}
+    rows: list[dict[str, Any]] = earlier["kills"]
+    before = len(rows)
+    rng = random.Random(f"{seed} {before}")
     extract = ["-q", "extract", "--model", model, "--data", data]
     extract += ["--split", split, "--data-dir", str(data_dir), "--attention", "--device", "cpu", "--resume", "--out"]
     with tempfile.TemporaryDirectory() as name:
@@ -63,10 +69,9 @@ def main(data: str, split: str, data_dir: Path, model: str, kills: int, merge_ki
         expected = digests(whole)
         with h5py.File(whole) as file:
             n = len(file["ids"])
-        rows: list[dict[str, Any]] = []
-        while len(rows) < kills + merge_kills:
+        while len(rows) < before + kills + merge_kills:
             path = folder / f"{len(rows)}.h5"
-            merging = len(rows) >= kills
+            merging = len(rows) >= before + kills
             span = undisturbed["merge_s"] if merging else undisturbed["extraction_s"]
             found = interrupt([*extract, str(path)], path, rng.uniform(0, span), merging=merging)
             if found is None:
@@ -84,14 +89,14 @@ def main(data: str, split: str, data_dir: Path, model: str, kills: int, merge_ki
             )
             print(len(rows), rows[-1]["phase"], rows[-1]["killed_after_s"], rows[-1]["equal"], file=sys.stderr)
             path.unlink()
+    run = {**provenance(shlex.join(["python", "benchmarks/kill.py", *sys.argv[1:]])), "undisturbed": undisturbed}
     document = {
         "schema": "l2a-benchmark/1",
         "what": "extraction killed at random moments and resumed; are the data sets those of the undisturbed one?",
-        **provenance(shlex.join(["python", "benchmarks/kill.py", *sys.argv[1:]])),
+        "runs": [*earlier["runs"], {**run, "kills": [before, len(rows)]}],
         "model": model,
         "data": f"{data}, split {split}",
         "n": n,
-        "undisturbed": undisturbed,
         "kills": rows,
         "kills_total": len(rows),
         "kills_in_merge": sum(row["phase"] == "merge" for row in rows),
