@@ -20,7 +20,7 @@ from PIL import Image
 from l2a_transfer.evaluation import charts, figures, lookup, markdown, provenance, tables
 from l2a_transfer.evaluation.compare import ARCHITECTURE
 from l2a_transfer.evaluation.evaluate import EvalConfig, EvalDetail, EvalResults
-from l2a_transfer.evaluation.markup import element, joined, name_of, plain, shortened
+from l2a_transfer.evaluation.markup import element, joined, name_of, plain, shortened, words_of
 from l2a_transfer.evaluation.page import page
 from tests.conftest import l2a
 from tests.made_results import CARD, comparison, results, row
@@ -118,6 +118,8 @@ def test_text_is_escaped_and_markup_is_not() -> None:
     assert joined(["a<", element("b", "c")], " & ") == "a&lt; &amp; <b>c</b>"
     assert plain("a\nb\x00c\u202ed\ud800\u00a0é👩‍🔬") == "a b\ufffdc\ufffdd\ufffd\u00a0é👩‍🔬"
     assert shortened("abcdefghij", 7) == "abc…hij"
+    assert words_of(joined(["a<", element("b", "c&")])) == "a<c&"
+    assert words_of("<b>") == "<b>"
     assert name_of("vgg-att2.x") == "<bdi>vgg-<wbr>att2.<wbr>x</bdi>"
     assert name_of("x" * 40).count("<wbr>") == 2
 
@@ -277,11 +279,18 @@ def test_sixty_four_series_can_be_told_apart() -> None:
 
 def test_a_card_is_written_out_without_its_class_names() -> None:
     assert provenance.card_facts(CARD) == [
-        ("weights", "good"), ("architecture", "architecture vgg, width 0.25"),
+        ("weights", "good"), ("network", "architecture vgg, width 0.25"),
         ("trained", "data cifar10, seed 0, commit 2fdc86f"), ("recipe", "name fast, epochs 14"),
         ("measured", "test_accuracy: 91.91 % (n 10,000, seeds 1)"),
         ("preprocess", "size 32, mean (0.5, 0.25), flip yes"), ("parameters", "12"), ("its classes", "2"),
     ]  # fmt: skip
+
+
+def test_a_card_that_several_files_share_stands_once() -> None:
+    made = results([row("a"), row("b"), row("a", data="other", file="a2.h5")])
+    assert provenance.cards(made) == [(CARD, ["a.h5", "b.h5", "a2.h5"])]
+    made.cards["b.h5"] = {"name": "b"}
+    assert [names for _, names in provenance.cards(made)] == [["a.h5", "a2.h5"], ["b.h5"]]
 
 
 @pytest.mark.parametrize(

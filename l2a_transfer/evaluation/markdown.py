@@ -107,11 +107,10 @@ def _provenance(results: EvalResults) -> list[list[str]]:
         ["Every split's rows are in `results.json`; files with the same SHA-256 have the same images in each part.", "",
          _table(tables.splits(results))],
     ]  # fmt: skip
-    for file in dict.fromkeys(row.file for row in results.rows):
-        facts = provenance.card_facts(results.cards.get(file, {}))
-        sections.append(
-            [f"### `{_code(file)}`", "", *(f"- {_escape(name)}: {_escape(value)}" for name, value in facts)]
-        )
+    for card, names in provenance.cards(results):
+        facts = [("feature files", ", ".join(names)), *provenance.card_facts(card)]
+        title = f"### `{_code(str(card.get('name', names[0])))}`"
+        sections.append([title, "", *(f"- {_escape(name)}: {_escape(value)}" for name, value in facts)])
     return sections
 
 

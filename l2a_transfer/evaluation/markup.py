@@ -6,6 +6,7 @@ import re
 import unicodedata
 from collections.abc import Iterable
 from html import escape as escape_html
+from html import unescape
 
 DIRECTION = frozenset("\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
 """Characters that turn round what stands beside them."""
@@ -57,6 +58,11 @@ def element(tag: str, /, *children: str, **attributes: str | float | None) -> Ma
 def joined(parts: Iterable[str], between: str = "") -> Markup:
     """The parts one after the other, those that are not Markup escaped."""
     return Markup(_text(between).join(part if isinstance(part, Markup) else _text(part) for part in parts))
+
+
+def words_of(content: str) -> str:
+    """The text of markup, for where no markup can stand."""
+    return unescape(re.sub(r"<[^>]*>", "", content)) if isinstance(content, Markup) else content
 
 
 def name_of(text: str, most: int = 72) -> Markup:

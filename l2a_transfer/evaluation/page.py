@@ -10,7 +10,7 @@ from l2a_transfer.evaluation.charts import Scale
 from l2a_transfer.evaluation.compare import Comparison
 from l2a_transfer.evaluation.evaluate import SCHEMA, EvalResults, EvalRow
 from l2a_transfer.evaluation.lookup import Place
-from l2a_transfer.evaluation.markup import Markup, element, joined, name_of
+from l2a_transfer.evaluation.markup import Markup, element, joined, name_of, words_of
 from l2a_transfer.evaluation.tables import Cell, Table
 
 POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'"
@@ -108,7 +108,7 @@ def _headline(results: EvalResults, table: Table, places: Sequence[Place]) -> Ma
                 "test images: mean class accuracy, % [95 % interval], with k training images a class."])
         if by_shots else "Mean class accuracy, % [95 % interval]."
     )  # fmt: skip
-    return _box("Mean class accuracy", element("caption", caption), element("thead", element("tr", *heads)),
+    return _box("Mean class accuracy", _caption(caption), element("thead", element("tr", *heads)),
                 element("tbody", *lines))  # fmt: skip
 
 
@@ -171,7 +171,7 @@ def _forest(
 ) -> Markup:
     """A table with the differences also drawn, on one axis with a line at 0. `pairs`: the first two columns as one."""
     ends = [100 * x for c in found if c is not None for x in (*c.ci95, 0.0)]
-    scale = charts.round_scale(min(ends), max(ends), most=5)
+    scale = charts.round_scale(min(ends), max(ends), most=4)
 
     def bar(k: int) -> Markup:
         c = found[k]
@@ -181,7 +181,7 @@ def _forest(
         return charts.interval_bar(100 * c.difference, interval, scale, series=0, hollow=not lookup.shown(c),
                                    guides=[(0.0, "zero")], label=f"{tables.difference(c)} points")  # fmt: skip
 
-    return _rendered(table, element("span", caption), plot=(at, "difference, points", bar, scale), pairs=pairs)
+    return _rendered(table, caption, plot=(at, "difference, points", bar, scale), pairs=pairs)
 
 
 def _low_shot(results: EvalResults, series: dict[str, int]) -> list[Markup]:
@@ -214,7 +214,7 @@ def _ablations(results: EvalResults) -> list[Markup]:
         if any(found):
             parts += [title, _forest(table, found, "Each variant minus the model as it is, mean class accuracy.")]
         else:
-            parts += [title, _rendered(table, element("span", "Mean class accuracy."))]
+            parts += [title, _rendered(table, "Mean class accuracy.")]
     if parts:
         parts.append(element("p", "Filled marker and bold p: the variant's difference is shown (p < 0.05 after Holm). "
                              "This speaks of the one weight file.", class_="note"))  # fmt: skip
@@ -273,7 +273,7 @@ def _errors(results: EvalResults) -> list[Markup]:
             figures.confusion(detail, label), f"Confusion matrix of {row.label} on {row.data}"))  # fmt: skip
         listed = tables.errors(results, index, ERRORS)
         worst = (
-            _rendered(listed, element("span", f"Most frequent confusions, {together}.")) if listed.rows
+            _rendered(listed, f"Most frequent confusions, {together}.") if listed.rows
             else element("p", "No test image is confused.", class_="note")
         )  # fmt: skip
         parts.append(element("div", picture, worst, class_="beside"))
@@ -287,30 +287,36 @@ def _provenance(results: EvalResults) -> list[Markup]:
         element("pre", provenance.command(results)),
         _facts(facts),
     ]
-    for file in dict.fromkeys(row.file for row in results.rows):
-        rows = [(k, row) for k, row in enumerate(results.rows) if row.file == file]
-        first = rows[0][1]
-        parts.append(element("h3", name_of(first.label), " on ", name_of(first.data)))
-        parts.append(_facts([
-            ("feature file", file),
-            ("features", f"tap {first.tap}, {first.precision}, backend {first.backend}"),
-            *provenance.card_facts(results.cards.get(file, {})),
-            ("protocol", f"{first.protocol}, {first.why}"),
-        ]))  # fmt: skip
-        lines = [_origin(results, k, row) for k, row in rows]
-        heads = ("row", "levels", "normalization", "solver", "C, draw by draw", "splits", "seconds", "notes")
-        parts.append(_box(
-            f"Rows of {file}", element("caption", "Rows made from this file."),
-            element("thead", element("tr", *(element("th", head, scope="col") for head in heads))),
-            element("tbody", *lines),
-        ))  # fmt: skip
+    for card, names in provenance.cards(results):
+        parts.append(element("h3", name_of(str(card.get("name", names[0])))))
+        parts.append(_facts(provenance.card_facts(card)))
+        for file in names:
+            parts += _file(results, file)
     table = tables.splits(results)
     parts.append(element("h3", "Splits"))
     parts.append(_rendered(
-        table, element("span", "Files with the same SHA-256 have the same images; results.json has their rows."),
+        table, "Files with the same SHA-256 have the same images; results.json has their rows.",
         ids=[f"split-{k}" for k in range(len(table.rows))],
     ))  # fmt: skip
     return parts
+
+
+def _file(results: EvalResults, file: str) -> list[Markup]:
+    """A feature file and the rows made from it."""
+    rows = [(k, row) for k, row in enumerate(results.rows) if row.file == file]
+    first = rows[0][1]
+    facts = [
+        ("feature file", file),
+        ("features", f"tap {first.tap}, {first.precision}, backend {first.backend}"),
+        ("protocol", f"{first.protocol}, {first.why}"),
+    ]
+    heads = ("row", "levels", "normalization", "solver", "C, draw by draw", "splits", "seconds", "notes")
+    table = _box(
+        f"Rows of {file}", _caption("Rows made from this file."),
+        element("thead", element("tr", *(element("th", head, scope="col") for head in heads))),
+        element("tbody", *(_origin(results, k, row) for k, row in rows)),
+    )  # fmt: skip
+    return [element("h4", "on ", name_of(first.data)), _facts(facts), table]
 
 
 def _origin(results: EvalResults, index: int, row: EvalRow) -> Markup:
@@ -332,7 +338,7 @@ def _facts(facts: Sequence[tuple[str, str]]) -> Markup:
 
 
 def _rendered(
-    table: Table, caption: Markup, *, plot: Plot | None = None, ids: Sequence[str] | None = None, pairs: bool = False
+    table: Table, caption: str, *, plot: Plot | None = None, ids: Sequence[str] | None = None, pairs: bool = False
 ) -> Markup:
     """A table in its own box; `plot` puts a column of bars and their axis into it, `pairs` makes one column of the
     first two."""
@@ -365,7 +371,12 @@ def _rendered(
             "tr", element("td", colspan=at), element("td", charts.axis(scale), class_="plot"),
             *([element("td", colspan=rest)] if rest else []),
         ), aria_hidden="true"))  # fmt: skip
-    return _box("Table", element("caption", caption), *body)
+    return _box(words_of(caption), _caption(caption), *body)
+
+
+def _caption(content: str) -> Markup:
+    """A caption that stays in sight while the table below it scrolls aside."""
+    return element("caption", element("span", content))
 
 
 def _box(label: str, *parts: Markup) -> Markup:

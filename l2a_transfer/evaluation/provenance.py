@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import shlex
 from typing import Any
 
 from l2a_transfer.evaluation.evaluate import EvalConfig, EvalResults
 
 FIRST = ("name", "config", "training", "metrics", "preprocess", "parameters")
-TITLES = {"name": "weights", "config": "architecture", "metrics": "measured", "training": "trained"}
+TITLES = {"name": "weights", "config": "network", "metrics": "measured", "training": "trained"}
 MOST = 700
 """Letters of one fact; results.json has what is longer."""
 
@@ -61,6 +62,15 @@ def choice(config: EvalConfig) -> str:
         f"C chosen among {grid} by {folds}-fold stratified cross-validation on the training rows only, among equals "
         f"the smallest{grown}"
     )
+
+
+def cards(results: EvalResults) -> list[tuple[dict[str, Any], list[str]]]:
+    """Every card once, in the order of the rows, with the feature files that its model made."""
+    found: dict[str, tuple[dict[str, Any], list[str]]] = {}
+    for file in dict.fromkeys(row.file for row in results.rows):
+        card = results.cards.get(file, {})
+        found.setdefault(json.dumps(card, sort_keys=True), (card, []))[1].append(file)
+    return list(found.values())
 
 
 def card_facts(card: dict[str, Any]) -> list[tuple[str, str]]:
