@@ -38,7 +38,7 @@ class _LinearClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
     def decision_function(self, X: Any) -> NDArray[np.float64]:
         """Scores (N, K), or (N,) of the second class where there are two."""
         check_is_fitted(self)
-        X = validate_data(self, X, reset=False, dtype=[np.float64, np.float32])
+        X = validate_data(self, X, reset=False, dtype=[np.float64, np.float32, np.float16])
         scores: NDArray[np.float64] = X @ self.coef_.T + self.intercept_
         return scores.ravel() if scores.shape[1] == 1 else scores
 
@@ -56,7 +56,7 @@ class _LinearClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             if y.shape != (X.shape[0],):
                 raise ValueError(f"y must have one label for each of the {X.shape[0]} rows, got the shape {y.shape}")
         else:
-            X, y = validate_data(self, X, y, dtype=[np.float64, np.float32], order="C")
+            X, y = validate_data(self, X, y, dtype=[np.float64, np.float32, np.float16])
         check_classification_targets(y)
         self.classes_, targets = np.unique(y, return_inverse=True)
         if len(self.classes_) < 2:

@@ -1,0 +1,245 @@
+"""The solver's parts against dense float64 algebra, and what the solver promises: less work, never another answer."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.svm import LinearSVC
+
+from l2a_transfer.evaluation.directions import Directions, Eigenbasis
+from l2a_transfer.evaluation.linear_svm import BatchedLinearSVC, LinearSVCPath
+from l2a_transfer.evaluation.memory import MemoryPlan
+from l2a_transfer.evaluation.newton import Problems
+from l2a_transfer.evaluation.objective import Coordinates, Work
+from l2a_transfer.evaluation.rows import Fold, Rows
+from l2a_transfer.evaluation.shared_fits import SharedFits
+
+CPU = torch.device("cpu")
+CG, GRAM, MOMENTS = 0, 1, 2
+
+
+def problem(rows: int, columns: int, classes: int, seed: int = 0) -> tuple[NDArray[Any], NDArray[Any]]:
+    rng = np.random.default_rng(seed)
+    centres = rng.normal(size=(classes, columns))
+    labels = rng.permutation(np.arange(rows) % classes)
+    return centres[labels] + 2.0 * rng.normal(size=(rows, columns)), labels
+
+
+def folds_of(rows: int, count: int) -> list[Fold]:
+    place = np.arange(rows) % count
+    return [Fold(place != f, place == f, standardize=True) for f in range(count)]
+
+
+def problems_of(X: NDArray[Any], y: NDArray[Any], *, basis: bool = True, moments: bool = True) -> Problems:
+    """Two folds × three classes over X, with blocks of few rows."""
+    plan = MemoryPlan(resident=True, batch=6, block=200, basis=basis, moments=moments)
+    rows = Rows(X, device=CPU, resident=True, block=200)
+    folds = folds_of(len(X), 2)
+    coordinates = Coordinates(*rows.fold_statistics(folds), bias=2.0)
+    train = torch.from_numpy(np.stack([fold.train for fold in folds]))
+    fold, positive = torch.tensor([0, 0, 0, 1, 1, 1]), torch.tensor([0, 1, 2, 0, 1, 2])
+    targets = torch.from_numpy(y)
+    return Problems(rows, coordinates, Eigenbasis(rows, coordinates, plan), targets, train, fold, positive, plan)
+
+
+def z_of(X: NDArray[Any], fold: int) -> NDArray[Any]:
+    """Standardised by the training rows of one of two folds, with the constant 2."""
+    own = X[np.arange(len(X)) % 2 != fold]
+    return np.hstack([(X - own.mean(axis=0)) / own.std(axis=0), np.full((len(X), 1), 2.0)])
+
+
+def work_of(problems: Problems) -> Work:
+    return problems._at(slice(None))
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_value_gradient_and_active_rows_are_those_of_the_formula(seed: int) -> None:
+    X, y = problem(50, 7, 3, seed)
+    X = X * np.geomspace(1e-3, 1e3, 7) + 50
+    problems = problems_of(X, y)
+    w = np.random.default_rng(seed).normal(size=(6, 8)) / 3
+    problems.start_at(torch.from_numpy(w))
+    value, gradient, active = work_of(problems).value_and_gradient(0.7)
+    for j in range(6):
+        z, train = z_of(X, j // 3), np.arange(50) % 2 != j // 3
+        sign = np.where(y == j % 3, 1.0, -1.0)
+        slack = np.maximum(0, 1 - sign * (z @ w[j])) * train
+        assert problems.scores[j].numpy() == pytest.approx(z @ w[j])
+        assert float(value[j]) == pytest.approx(0.5 * w[j] @ w[j] + 0.7 * (slack**2).sum())
+        assert gradient[j].numpy() == pytest.approx(w[j] - 2 * 0.7 * z.T @ (sign * slack))
+        assert np.array_equal(active[j].numpy(), slack > 0)
+
+
+@pytest.mark.parametrize(
+    ("way", "basis", "moments"),
+    [(CG, True, True), (CG, False, True), (GRAM, True, True), (GRAM, False, True), (MOMENTS, True, True)]
+    + [(MOMENTS, False, True), (MOMENTS, True, False)],
+)
+def test_every_way_to_a_direction_solves_newtons_equation(
+    way: int, basis: bool, moments: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Twice, with other rows active the second time, so that kept moments have to be brought up to date."""
+    X, y = problem(50, 30, 3)
+    problems = problems_of(X, y, basis=basis, moments=moments)
+    monkeypatch.setattr(Directions, "_cheapest", lambda *_: torch.full((6,), way))
+    for seed in (0, 1):
+        w = np.random.default_rng(seed).normal(size=(6, 31))
+        problems.start_at(torch.from_numpy(w))
+        at = work_of(problems)
+        _, gradient, active = at.value_and_gradient(0.3)
+        forcing = torch.full((6,), 1e-5, dtype=torch.float64)
+        p = problems.directions(torch.arange(6), at, gradient, active, 0.3, forcing).numpy()
+        for j in range(6):
+            own = z_of(X, j // 3)[active[j].numpy()]
+            assert 0 < len(own) < 31
+            hessian = np.eye(31) + 2 * 0.3 * own.T @ own
+            expected = -np.linalg.solve(hessian, gradient[j].numpy())
+            assert np.linalg.norm(p[j] - expected) < 1e-3 * np.linalg.norm(expected)
+
+
+def test_preconditioner_is_the_inverse_of_the_mean_folds_second_moment() -> None:
+    X, y = problem(40, 5, 3)
+    problems = problems_of(X, y)
+    mean, inverse = problems.folds.mean.mean(dim=0).numpy(), problems.folds.inverse.mean(dim=0).numpy()
+    z = np.hstack([((X - X.mean(axis=0)) / X.std(axis=0) - mean) * inverse, np.full((40, 1), 2.0)])
+    r = np.random.default_rng(0).normal(size=(2, 6))
+    basis = problems.directions.basis
+    found = basis.preconditioner(torch.tensor([3.0, 70.0]))(torch.from_numpy(r).float(), torch.tensor([1, 0]))
+    for k, weight in enumerate((70.0, 3.0)):
+        expected = np.linalg.solve(np.eye(6) + weight * z.T @ z / 40, r[k])
+        assert found[k].numpy() == pytest.approx(expected, rel=1e-4, abs=1e-5)
+    assert basis.largest() == pytest.approx(np.linalg.eigvalsh(z.T @ z / 40)[-1])
+
+
+def test_line_search_ends_where_the_slope_is_down_to_half() -> None:
+    X, y = problem(60, 6, 3)
+    problems = problems_of(X, y)
+    problems.start_at(torch.from_numpy(np.random.default_rng(0).normal(size=(6, 7))))
+    at = work_of(problems)
+    _, gradient, _ = at.value_and_gradient(1.0)
+    for factor in (-1e-6, -1e-2, -10.0):  # far too short, about right, far too long
+        direction = factor * gradient
+        length = at.line_search(direction, at.scores_of(direction), gradient, 1.0)
+        problems.start_at(at.w + length[:, None] * direction)
+        _, after, _ = work_of(problems).value_and_gradient(1.0)
+        slopes = (after * direction).sum(dim=1).abs() / (gradient * direction).sum(dim=1).abs()
+        assert (slopes <= 0.5 + 1e-9).all()
+        problems.start_at(at.w)
+
+
+def shared_fits(X: NDArray[Any], y: NDArray[Any], **settings: Any) -> SharedFits:
+    options = {"tol": 1e-8, "max_iter": 100, "device": "cpu"} | settings
+    return SharedFits(X, y, int(y.max()) + 1, folds_of(len(X), 2), **options)
+
+
+def test_solved_columns_leave_and_solved_problems_take_no_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    X, y = problem(200, 10, 5)
+    X[y == 0] += 30  # one class is easily told from the others
+    sizes: list[int] = []
+    call = Directions.__call__
+    monkeypatch.setattr(
+        Directions, "__call__", lambda self, todo, *rest: (sizes.append(len(todo)), call(self, todo, *rest))[1]
+    )
+    _, problems = next(shared_fits(X, y)._batches())
+    steps = problems.solve(1.0, tol=1e-8, max_iter=100).steps
+    assert sizes == [int((steps > k).sum()) for k in range(int(steps.max()))]
+    assert sizes[0] == 10
+    assert sizes[-1] < 10
+    again = problems.solve(1.0, tol=1e-8, max_iter=100)
+    assert again.steps.tolist() == [0] * 10
+
+
+def test_a_warm_start_saves_steps_and_ends_at_the_same_objective() -> None:
+    X, y = problem(300, 20, 4)
+    cold = next(shared_fits(X, y)._batches())[1].solve(1.0, tol=1e-8, max_iter=100)
+    _, problems = next(shared_fits(X, y)._batches())
+    problems.solve(0.8, tol=1e-8, max_iter=100)
+    warm = problems.solve(1.0, tol=1e-8, max_iter=100)
+    assert int(warm.steps.sum()) < int(cold.steps.sum())
+    assert warm.objective.numpy() == pytest.approx(cold.objective.numpy(), rel=1e-7)
+
+
+def test_little_memory_gives_the_same_counts_and_objectives() -> None:
+    X, y = problem(120, 20, 4)
+    X *= np.geomspace(0.1, 10, 20)
+    whole = LinearSVCPath((1e-3, 1e-1), cv=2, device="cpu").fit(X, y)
+    for memory, resident in ((70_000, False), (110_000, True)):
+        small = LinearSVCPath((1e-3, 1e-1), cv=2, device="cpu", max_memory=memory).fit(X, y)
+        fits = shared_fits(X, y, max_memory=memory)
+        assert fits.plan.resident == resident
+        assert fits.batch < fits.columns
+        assert np.array_equal(small.grid_.counts.correct, whole.grid_.counts.correct)
+        assert small.best_estimator_.objective_ == pytest.approx(whole.best_estimator_.objective_, rel=1e-7)
+
+
+def test_fits_of_the_grid_that_do_not_converge_are_counted() -> None:
+    X, y = problem(100, 10, 3)
+    with pytest.warns(ConvergenceWarning) as caught:
+        found = LinearSVCPath((1e-9, 10.0), cv=2, max_iter=1, device="cpu").fit(X, y)
+    assert found.grid_.counts.unconverged.tolist() == [[False, False], [True, True]]
+    assert str(caught[0].message) == "2 of 4 fits did not reach tol=1e-08"
+
+
+def test_two_runs_give_the_same_bytes() -> None:
+    X, y = problem(150, 40, 5)
+    first, second = (LinearSVCPath((1e-3, 1e-1, 10.0), cv=3, device="cpu").fit(X, y) for _ in range(2))
+    assert first.coef_.tobytes() == second.coef_.tobytes()
+    assert first.intercept_.tobytes() == second.intercept_.tobytes()
+
+
+def trouble() -> dict[str, tuple[NDArray[Any], NDArray[Any], float]]:
+    X, y = problem(200, 20, 4)
+    constant, outlier = X.copy(), X.copy()
+    constant[:, 3], constant[:, 4], outlier[7, 3] = 5.0, 0.0, 1e4
+    wide, labels = problem(60, 100, 3)
+    return {
+        "constant columns": (constant, y, 1.0),
+        "three rows": (X[:3], np.array([0, 1, 2]), 1.0),
+        "repeated rows": (np.repeat(X[:40], 5, axis=0), np.repeat(y[:40], 5), 1.0),
+        "repeated columns": (np.hstack([X, X]), y, 1.0),
+        "rows of both classes": (np.repeat(X[:40], 2, axis=0), np.tile([0, 1], 40), 1.0),
+        "all zero": (0 * X, y, 1.0),
+        "large C": (X, y, 1e6),
+        "large C, separable": (wide, labels, 1e6),
+        "small C": (X, y, 1e-8),
+        "large scale": (1e8 * X, y, 1.0),
+        "small scale": (1e-6 * X, y, 1.0),
+        "far from zero": (X + 1e4, y, 1.0),
+        "one huge value": (outlier, y, 1.0),
+        "float32": (X.astype(np.float32), y, 1.0),
+        "float16": (X.astype(np.float16), y, 1.0),
+    }
+
+
+@pytest.mark.parametrize("name", trouble())
+@pytest.mark.filterwarnings("ignore:Liblinear failed to converge")
+def test_trouble_is_solved_at_least_as_well_as_by_liblinear(name: str) -> None:
+    X, y, C = trouble()[name]
+    ours = BatchedLinearSVC(C, device="cpu").fit(X, y)  # a ConvergenceWarning would be an error here
+    theirs = LinearSVC(C=C, dual=False, tol=1e-8, max_iter=2000).fit(X.astype(np.float64), y)
+    for k, positive in enumerate([1] if y.max() == 1 else range(y.max() + 1)):
+        sign = np.where(y == positive, 1.0, -1.0)
+
+        def objective(w: NDArray[Any], b: float, sign: NDArray[Any] = sign) -> float:
+            slack = np.maximum(0, 1 - sign * (X.astype(np.float64) @ w + b))
+            return float(0.5 * (w @ w + b * b) + C * (slack**2).sum())
+
+        own = objective(ours.coef_[k], ours.intercept_[k])
+        assert own == pytest.approx(ours.objective_[k], rel=1e-10)
+        assert own <= objective(theirs.coef_[k], theirs.intercept_[k]) * (1 + 1e-8)
+
+
+def test_a_class_that_a_fold_lacks_is_never_predicted_there() -> None:
+    X, _ = problem(43, 5, 2)
+    y = np.array([0] * 20 + [1] * 20 + [2] * 3)
+    X[40:] += 5
+    cv = [(np.arange(40), np.arange(40, 43)), (np.arange(10, 43), np.arange(10))]
+    found = LinearSVCPath((0.1, 1.0), cv=cv, device="cpu").fit(X, y)
+    assert found.cv_results_["split0_test_score"].tolist() == [0.0, 0.0]
+    assert found.coef_.shape == (3, 5)
+    assert found.predict(X[40:]).tolist() == [2, 2, 2]
