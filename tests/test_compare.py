@@ -53,6 +53,13 @@ def test_one_split_by_hand() -> None:
     assert "these two weight files; other training seeds" in found.verdict
 
 
+def test_a_verdict_gives_the_better_models_advantage() -> None:
+    (found,) = compare([answers("b", [*range(4), 19]), answers("a", [*range(12)])], samples=4000, seed=0)
+    assert found.difference == pytest.approx(-7 / 20)
+    low, high = (100 * x for x in found.ci95)
+    assert f"a is better than b on toy (+35.0 points [{-high:+.1f}, {-low:+.1f}]" in found.verdict
+
+
 def test_what_is_not_significant_is_not_called_a_difference() -> None:
     (found,) = compare([answers("a", [0, 1, 2]), answers("b", [1, 2, 3])], samples=200, seed=0)
     assert found.p == 1.0

@@ -156,14 +156,18 @@ def _of_architectures(a: list[Answers], b: list[Answers]) -> Comparison:
 
 
 def _verdict(c: Comparison, p_holm: float, comparisons: int) -> str:
-    points, low, high = (100 * x for x in (c.difference, *c.ci95))
     where = c.data + (f" with {c.shots} images a class" if c.shots else "")
+    shown = p_holm < 0.05 and c.difference != 0
+    turned = shown and c.difference < 0  # so that the better model's advantage is what is read
+    better, worse = (c.b, c.a) if turned else (c.a, c.b)
+    points = 100 * (-c.difference if turned else c.difference)
+    low, high = sorted(100 * (-x if turned else x) for x in c.ci95)
     numbers = f"{points:+.1f} points [{low:+.1f}, {high:+.1f}], p = {p_holm:.2g} after Holm over {comparisons}"
-    if p_holm < 0.05 and c.difference != 0:
-        better, worse = (c.a, c.b) if c.difference > 0 else (c.b, c.a)
-        said = f"{better} is better than {worse} on {where}"
-    else:
-        said = f"No difference between {c.a} and {c.b} is shown on {where}"
+    said = (
+        f"{better} is better than {worse} on {where}"
+        if shown
+        else (f"No difference between {better} and {worse} is shown on {where}")
+    )
     if c.population == ARCHITECTURE:
         about = f"this speaks of the architecture as it was trained here, from {c.n[0]} and {c.n[1]} training seeds"
     elif c.population == FILES:
