@@ -80,7 +80,7 @@ def _differences(results: EvalResults) -> list[list[str]]:
         return []
     kinds = dict.fromkeys(c.test for c in results.comparisons)
     notes = [
-        f"- p after Holm over all {len(results.comparisons)} comparisons here; bold: the difference is shown.",
+        f"- p after Holm over all comparisons of the report ({len(results.comparisons)}); bold: a difference is shown.",
         *(f"- {tables.TEST_NAMES[kind]}: {tables.TESTS[kind]}." for kind in kinds),
     ]
     return [["## Which differences are shown"], *sections, notes]

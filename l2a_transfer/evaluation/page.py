@@ -156,8 +156,8 @@ def _differences(results: EvalResults) -> list[Markup]:
     if parts:
         kinds = dict.fromkeys(c.test for c in results.comparisons)
         notes = [
-            f"p is adjusted by Holm over all {len(results.comparisons)} comparisons of this report. Filled marker and "
-            "bold p: the difference is shown (p < 0.05). Hollow: it is not, which does not make the two equal.",
+            f"p is adjusted by Holm over all comparisons of this report ({len(results.comparisons)}). Filled marker "
+            "and bold p: the difference is shown (p < 0.05). Hollow: it is not, which does not make the two equal.",
             "Only first (second) right: test images that this one alone got right, all draws together. Effect: Cohen's "
             "g for McNemar, else the mean difference over its spread.",
             *(f"{tables.TEST_NAMES[kind]}: {tables.TESTS[kind]}." for kind in kinds),
@@ -403,7 +403,9 @@ def _linked(cell: Cell, row: int | None) -> Markup:
 
 
 def _class(cell: Cell, *, number: bool) -> str | None:
-    names = ["number"] * number + ["name"] * cell.name + ["wrap"] * cell.long
+    names = (
+        ["number"] * number + ["name"] * cell.name + ["digest"] * (cell.code and not cell.name) + ["wrap"] * cell.long
+    )
     return " ".join(names) or None
 
 
