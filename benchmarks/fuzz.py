@@ -7,6 +7,8 @@ mutation renews the seal of a feature file, which is counted apart. A crash, a h
 sealed file that is read as something else are bad.
 
     python benchmarks/fuzz.py --cases 2000 --out benchmarks/results/fuzz.json
+
+With --kinds, a part at a time; each kind names the commit that it ran on.
 """
 
 from __future__ import annotations
@@ -290,7 +292,7 @@ def plan(cases: int, kinds: list[str]) -> dict[str, int]:
 def main(cases: int, kinds: str, seed: int, keep: Path | None, out: Path) -> None:
     torch.set_num_threads(1)
     chosen = kinds.split(",")
-    found: dict[str, Any] = {}
+    found = kinds_of(out, cases, seed)
     started = time.perf_counter()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -299,27 +301,44 @@ def main(cases: int, kinds: str, seed: int, keep: Path | None, out: Path) -> Non
         if text != "done":
             raise click.ClickException(f"the seeds could not be made (status {status})")
         for kind, count in plan(cases, chosen).items():
-            found[kind] = run(kind, count, folder, seed, keep)
+            found[kind] = {"commit": provenance("")["commit"], **run(kind, count, folder, seed, keep)}
+            write(out, found, cases, seed)
             print(f"{kind:<14} {json.dumps(found[kind]['outcomes'])}", file=sys.stderr)
-    promised = {kind: found[kind] for kind in SHARES if kind in found}
+    print(f"{out}: {time.perf_counter() - started:.0f} s", file=sys.stderr)
+    print(out)
+
+
+def kinds_of(out: Path, cases: int, seed: int) -> dict[str, Any]:
+    """What an earlier call with the same cases and seed has found, kind by kind: a long run can be done in parts."""
+    if not out.exists():
+        return {}
+    document = json.loads(out.read_text())
+    kinds: dict[str, Any] = document["kinds"] if (document["asked"], document["seed"]) == (cases, seed) else {}
+    return kinds
+
+
+def write(out: Path, found: dict[str, Any], cases: int, seed: int) -> None:
+    """Keep the kinds that are done so far."""
+    promised = [result for kind, result in found.items() if kind in SHARES]
+    extras = [result for kind, result in found.items() if kind not in SHARES]
     document = {
         "schema": "l2a-benchmark/1",
         "what": "mutated files, each read in a process of its own with 5 s and 4 GiB",
-        **provenance(f"python benchmarks/fuzz.py --cases {cases} --seed {seed} --kinds {kinds} --out {out.as_posix()}"),
+        **provenance(f"python benchmarks/fuzz.py --cases {cases} --seed {seed} --out benchmarks/results/{out.name}"),
         "libraries": {
             "libhdf5": h5py.version.hdf5_version, "h5py": h5py.__version__, "safetensors": safetensors.__version__,
             "onnxruntime": onnxruntime.__version__, "Pillow": PIL.__version__, "pyarrow": pa.__version__,
         },
-        "seconds": round(time.perf_counter() - started, 1),
-        "cases": sum(kind["cases"] for kind in promised.values()),
-        "bad": sum(kind["bad"] for kind in promised.values()),
-        "extra_cases": sum(kind["cases"] for name, kind in found.items() if name not in SHARES),
-        "extra_bad": sum(kind["bad"] for name, kind in found.items() if name not in SHARES),
+        "asked": cases,
+        "seed": seed,
+        "cases": sum(result["cases"] for result in promised),
+        "bad": sum(result["bad"] for result in promised),
+        "extra_cases": sum(result["cases"] for result in extras),
+        "extra_bad": sum(result["bad"] for result in extras),
         "kinds": found,
     }  # fmt: skip
     out.parent.mkdir(parents=True, exist_ok=True)
     out.write_text(json.dumps(document, indent=1, ensure_ascii=False) + "\n")
-    print(out)
 
 
 def run(kind: str, count: int, folder: Path, seed: int, keep: Path | None) -> dict[str, Any]:

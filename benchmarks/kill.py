@@ -1,6 +1,6 @@
 """An extraction that is killed at random moments, some of them during the merge, and resumed: the same bytes?
 
-A child process extracts 10,000 images with attention maps; `kill -9` hits it at a random moment; the same command with
+A child process extracts 10,000 images; `kill -9` hits it at a random moment; the same command with
 --resume must then end with every data set equal, byte for byte, to that of an extraction that nobody disturbed. The
 children are forked from this process, which has imported everything and computed nothing, because most of a short
 process is its start, where nothing can be lost yet.
@@ -38,21 +38,31 @@ PRELOADED = (
     "l2a_transfer.models.weights",
 )
 """What a child would import; it is forked with all of it there."""
-DATA_SETS = ("features", "labels", "ids", "split", "maps/L2", "maps/L3")
+DATA_SETS = ("features", "labels", "ids", "split")
 
 
 @click.command()
 @click.option("--data", default="cifar10", show_default=True)
 @click.option("--split", default="test", show_default=True)
 @click.option("--data-dir", type=click.Path(path_type=Path, exists=True), required=True, help="Holds the data set.")
-@click.option("--model", default="untrained:vgg-att2-concat-pc@0.0625", show_default=True)
-@click.option("--kills", type=click.IntRange(min=1), default=20, show_default=True, help="At any moment.")
+@click.option("--model", default="pixels", show_default=True)
+@click.option("--attention/--no-attention", default=False, help="With attention maps.")
+@click.option("--kills", type=click.IntRange(min=0), default=20, show_default=True, help="At any moment.")
 @click.option("--merge-kills", type=click.IntRange(min=0), default=5, show_default=True, help="During the merge.")
 @click.option("--seed", type=int, default=0, show_default=True, help="Of the moments.")
 @click.option("--append/--no-append", default=False, help="Add to the kills in --out, where it is there.")
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="JSON to write.")
 def main(
-    data: str, split: str, data_dir: Path, model: str, kills: int, merge_kills: int, seed: int, append: bool, out: Path
+    data: str,
+    split: str,
+    data_dir: Path,
+    model: str,
+    attention: bool,
+    kills: int,
+    merge_kills: int,
+    seed: int,
+    append: bool,
+    out: Path,
 ) -> None:
     for module in PRELOADED:
         import_module(module)
@@ -61,7 +71,8 @@ def main(
     before = len(rows)
     rng = random.Random(f"{seed} {before}")
     extract = ["-q", "extract", "--model", model, "--data", data]
-    extract += ["--split", split, "--data-dir", str(data_dir), "--attention", "--device", "cpu", "--resume", "--out"]
+    extract += ["--split", split, "--data-dir", str(data_dir), "--device", "cpu", "--resume"]
+    extract += ["--attention", "--out"] if attention else ["--out"]
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         whole = folder / "whole.h5"
@@ -194,7 +205,7 @@ def partial_of(path: Path) -> Path:
 def digests(path: Path) -> dict[str, str]:
     """SHA-256 of each data set's bytes, its type and shape."""
     with h5py.File(path) as file:
-        found = {name: file[name] for name in DATA_SETS}
+        found = {name: file[name] for name in (*DATA_SETS, *(f"maps/{level}" for level in file.get("maps", ())))}
         return {
             f"/{name}": hashlib.sha256(f"{d.dtype} {d.shape} ".encode() + d[:].tobytes()).hexdigest()
             for name, d in found.items()

@@ -28,7 +28,7 @@ from provenance import provenance
 @click.command()
 @click.option("--images", type=click.Path(path_type=Path, exists=True), required=True, help="A folder of JPEG files.")
 @click.option("--rows", type=int, nargs=2, default=(2000, 20000), show_default=True)
-@click.option("--model", default="untrained:vgg-att2-concat-pc@0.0625", show_default=True)
+@click.option("--model", default="vgg-att2-concat-pc.cifar10-w025", show_default=True)
 @click.option("--repeats", type=click.IntRange(min=1), default=2, show_default=True)
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="JSON to write.")
 def main(images: Path, rows: tuple[int, int], model: str, repeats: int, out: Path) -> None:

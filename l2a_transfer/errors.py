@@ -18,6 +18,10 @@ class DataError(L2AError):
     """A data set that is missing, empty, damaged, or cannot serve the purpose asked of it."""
 
 
+class SourceError(DataError):
+    """Files of a data set that changed or went away while it was read: no fault of one image, and never skipped."""
+
+
 class StoreError(L2AError):
     """A feature file that is truncated, changed, incomplete, unsafe, or of another schema."""
 

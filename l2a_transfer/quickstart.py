@@ -42,8 +42,9 @@ class QuickstartResult:
 def quickstart(out: Path, *, overwrite: bool = False, progress: bool = True) -> QuickstartResult:
     """Features of caltech-mini for the bundled network and three controls, their SVMs, and one picture of attention.
 
-    Writes `features-NAME.h5`, `results.json`, `report.md`, plots and `attention.png` into `out`. All four rows share
-    one split and protocol. Raises: OutputExistsError where `out` holds a quickstart and `overwrite` is not given.
+    Writes `features-NAME.h5`, the report (`report.html`, Markdown, CSV, JSON, plots) and `attention.png` into `out`.
+    All four rows share one split and protocol. Raises: OutputExistsError where `out` holds a quickstart and `overwrite`
+    is not given.
     """
     check_output(out, overwrite=overwrite)
     picture = out / "attention.png"

@@ -34,6 +34,11 @@ function measure(frame) {
     const own = boxes(svg);
     own.forEach((a, i) => own.slice(i + 1).forEach((b) => { if (clash(a, b)) found.push(svg.getAttribute("class")); }));
   }
+  for (const text of page.querySelectorAll("svg.chart text, svg.matrix text")) {
+    const a = text.getBoundingClientRect(), b = text.ownerSVGElement.getBoundingClientRect();
+    if (a.left < b.left - 1 || a.right > b.right + 1 || a.top < b.top - 1 || a.bottom > b.bottom + 1)
+      found.push(text.textContent);
+  }
   const outside = [...page.querySelectorAll("main *")].filter((e) => !e.closest(".scroll, .hidden"))
     .filter((e) => e.getBoundingClientRect().right > root.clientWidth + 1).map((e) => e.tagName);
   const cut = [...page.querySelectorAll("th, td, dd, li, p")].filter((e) => e.scrollWidth > e.clientWidth + 1 &&

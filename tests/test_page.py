@@ -287,10 +287,19 @@ def test_a_card_is_written_out_without_its_class_names() -> None:
 
 
 def test_a_card_that_several_files_share_stands_once() -> None:
-    made = results([row("a"), row("b"), row("a", data="other", file="a2.h5")])
-    assert provenance.cards(made) == [(CARD, ["a.h5", "b.h5", "a2.h5"])]
+    made = results([row("good"), row("b"), row("good", data="other", file="a2.h5")])
     made.cards["b.h5"] = {"name": "b"}
-    assert [names for _, names in provenance.cards(made)] == [["a.h5", "a2.h5"], ["b.h5"]]
+    assert provenance.cards(made) == [
+        (CARD, [("good.h5", "good", "toy"), ("a2.h5", "good", "other")]), ({"name": "b"}, [("b.h5", "b", "toy")]),
+    ]  # fmt: skip
+
+
+def test_the_card_of_a_file_of_the_same_name_is_not_shown_for_another() -> None:
+    made = results([row("good", file="x.h5"), row("other", file="x.h5")])
+    (good, _), (other, _) = provenance.cards(made)
+    assert good == CARD
+    assert other == {"name": "other", "card": "not kept, because several feature files are called x.h5"}
+    assert provenance.command(made).startswith("l2a-transfer svm-eval x.h5 x.h5 --out report")
 
 
 @pytest.mark.parametrize(

@@ -24,20 +24,25 @@ ROOT = Path(__file__).parents[1]
 RANGES = [range(0, 2), range(2, 4), range(4, 6)]
 
 
-class DiedError(Exception):
+class AbsentError(Exception):
     """Stands for ray.exceptions.RayActorError."""
+
+
+class DiedError(AbsentError):
+    """Stands for ray.exceptions.ActorDiedError, which Ray raises when it will not start an actor again."""
 
 
 class FakeRay:
     """Calls finish in the order of `script`, an actor's number for each; without one, in the order of their start."""
 
-    exceptions = SimpleNamespace(RayActorError=DiedError)
+    exceptions = SimpleNamespace(RayActorError=AbsentError, ActorDiedError=DiedError)
 
     def __init__(self, script: list[int] | None = None) -> None:
         self.script = deque(script or [])
 
-    def wait(self, calls: list[Call], num_returns: int) -> tuple[list[Call], list[Call]]:
+    def wait(self, calls: list[Call], num_returns: int, timeout: float | None) -> tuple[list[Call], list[Call]]:
         assert num_returns == 1
+        assert calls
         number = self.script.popleft() if self.script else calls[0].actor.number
         first = next(call for call in calls if call.actor.number == number)
         return [first], [call for call in calls if call is not first]
@@ -62,13 +67,20 @@ class FakeActor:
     def run(self, rows: range) -> L2AError | None:
         self.ran.append(rows)
         fate = self.fate.popleft() if self.fate else ""
-        if fate == "die":
-            raise DiedError("killed\nand a trace")
+        if fate == "absent":
+            raise AbsentError("killed\nand a trace")
+        if fate == "died":
+            raise DiedError("killed too often\nand a trace")
         if fate == "fail":
             return DataError("x.jpg: damaged")
         if fate != "lie":
             self.shards.write(rows, Shard(np.array(rows), np.full((len(rows), 1), rows.start, np.float32)))
         return None
+
+
+@pytest.fixture(autouse=True)
+def _no_rest(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ray_engine, "REST_S", 0.0)
 
 
 @pytest.fixture
@@ -104,17 +116,25 @@ def test_a_range_that_comes_twice_counts_once(shards: Shards) -> None:
     assert dispatched(FakeRay([1, 1, 0]), pool, shards) == [RANGES[1], RANGES[2], RANGES[0]]
 
 
-def test_the_range_of_an_actor_that_died_is_given_out_again(shards: Shards) -> None:
-    pool = [FakeActor(0, shards, ["die", "die"])]
+def test_an_actor_that_is_started_again_gets_its_range_again(shards: Shards) -> None:
+    pool = [FakeActor(0, shards, ["absent"] * 20)]
     assert dispatched(FakeRay(), pool, shards) == RANGES
-    assert pool[0].ran[:3] == [RANGES[0]] * 3
+    assert pool[0].ran == [RANGES[0]] * 20 + RANGES
 
 
-def test_actors_that_always_die_end_the_extraction(shards: Shards) -> None:
-    pool = [FakeActor(0, shards, ["die"] * 99)]
+def test_the_range_of_an_actor_that_is_gone_goes_to_another(shards: Shards) -> None:
+    pool = [FakeActor(0, shards, ["died"]), FakeActor(1, shards)]
+    assert sorted(dispatched(FakeRay(), pool, shards), key=lambda rows: rows.start) == RANGES
+    assert pool[0].ran == [RANGES[0]]
+    assert RANGES[0] in pool[1].ran
+
+
+@pytest.mark.parametrize("fate", [["absent"] * 999, ["", "died"]])
+def test_actors_that_do_not_come_back_end_the_extraction(shards: Shards, fate: list[str]) -> None:
+    pool = [FakeActor(0, shards, fate)]
     with pytest.raises(BackendError, match=f"every Ray actor died more than {RESTARTS} times"):
         dispatched(FakeRay(), pool, shards)
-    assert len(pool[0].ran) == RESTARTS + 1
+    assert len(pool[0].ran) == (2 if fate[0] == "" else ray_engine.ABSENCES)
 
 
 def test_a_shard_that_is_not_there_is_asked_for_again_and_then_named(shards: Shards) -> None:

@@ -13,13 +13,15 @@ import pytest
 from PIL import Image
 
 from l2a_transfer.errors import OutputExistsError
-from l2a_transfer.evaluation import report
+from l2a_transfer.evaluation import lookup, plots, report
 from l2a_transfer.evaluation.evaluate import EvalConfig, EvalResults, evaluate_files
 from l2a_transfer.evaluation.markdown import markdown_table
 from l2a_transfer.evaluation.plots import accuracy_png, confusion_png
 from l2a_transfer.evaluation.report import check_output, write_report
 from l2a_transfer.features.store import read_features
 from tests.feature_files import blobs, feature_set, labels_of, save
+from tests.made_results import results as made
+from tests.made_results import row as made_row
 
 
 @pytest.fixture(scope="module")
@@ -191,6 +193,32 @@ def test_plots_hold_names_that_mean_something_to_matplotlib(results: EvalResults
     for picture in (accuracy_png([row]), confusion_png(row, dataclasses.replace(results.details[0], classes=odd))):
         with Image.open(io.BytesIO(picture)) as image:
             assert min(image.size) > 150
+
+
+def test_rows_of_one_model_are_told_apart(tmp_path: Path) -> None:
+    long = "x" * 60
+    rows = [
+        made_row("m"),
+        made_row("m", variant="L2 alone"),
+        made_row(f"{long}a{long}"),
+        made_row(f"{long}b{long}"),
+        made_row("m", shots=4, data="d"),
+    ]
+    assert [str(lookup.place_of(r)) for r in rows] == ["toy"] * 4 + ["d, k = 4"]
+    names = plots.apart([lookup.full_name(r) for r in rows[:4]], 20)
+    assert names == ["m", "m, L2 alone", "3: xxxxxxxxxx…xxxxxxxxx", "4: xxxxxxxxxx…xxxxxxxxx"]
+    both = made([*rows[:2], *(made_row("m", 0.5, shots=k, data="d", protocol="low-shot") for k in (1, 4))])
+    assert lookup.pictured(both) == [0, 3]
+    written = [path.name for path in write_report(both, tmp_path / "r")]
+    assert written[6:] == ["confusion-toy-m.png", "confusion-d-m.png"]
+    table = list(csv.DictReader(io.StringIO((tmp_path / "r" / "results.csv").read_text(encoding="utf-8"))))
+    assert [(line["variant"], line["shots"]) for line in table] == [("", ""), ("L2 alone", ""), ("", "1"), ("", "4")]
+    assert (tmp_path / "r" / "comparisons.csv").read_text().startswith("data,protocol,shots,a,b,population,n_a,n_b,")
+
+
+def test_half_a_character_in_a_name_is_written_and_can_be_read(tmp_path: Path) -> None:
+    written = write_report(made([made_row()], classes=("\ud800", "b")), tmp_path / "r")
+    assert json.loads(written[0].read_text(encoding="utf-8"))["details"][0]["classes"] == ["\ud800", "b"]
 
 
 def test_a_thousand_classes_still_make_a_picture_of_some_size(results: EvalResults) -> None:

@@ -23,7 +23,7 @@ from l2a_transfer.data.loader import pixel_batches
 from l2a_transfer.data.readers import open_source
 from l2a_transfer.data.shards import find_shards
 from l2a_transfer.data.sources import ImageSource
-from l2a_transfer.errors import DataError, MissingExtraError
+from l2a_transfer.errors import DataError, MissingExtraError, SourceError
 from l2a_transfer.features.store import read_features
 from l2a_transfer.preprocess import Preprocess
 from tests.conftest import TINY, assert_fails, l2a
@@ -261,13 +261,22 @@ def test_no_member_is_lost_silently(tmp_path: Path, content: bytes, words: str) 
         open_source(f"wds:{tmp_path / 's.tar'}")
 
 
-def test_a_shard_that_changes_is_noticed(shards: Path) -> None:
-    source = open_source(f"wds:{shards}")
+@pytest.mark.parametrize("kind", ["wds", "parquet"])
+def test_a_shard_that_changes_is_noticed_and_never_skipped(kind: str, shards: Path, hugging: Path) -> None:
+    source = open_source(f"{kind}:{shards}")
     before = source.fingerprint()
-    tar(shards / "train-1.tar", {f"{k}.png": png(k) for k in range(40)})
-    with pytest.raises(DataError, match=r"train-1\.tar: has another size than when it was indexed"):
-        source.image(2)
-    assert open_source(f"wds:{shards}").fingerprint() != before
+    changed, gone = sorted(p for p in shards.iterdir() if p.suffix == {"wds": ".tar"}.get(kind, ".parquet"))[-2:]
+    changed.write_bytes(changed.read_bytes() + bytes(1024))
+    rows = [k for k, name in enumerate(source.ids) if name.startswith(changed.name)]
+    with pytest.raises(SourceError, match=f"{changed.name}: has another size than when the set was opened"):
+        source.image(rows[0])
+    with pytest.raises(SourceError, match="another size"):
+        list(pixel_batches(source, Preprocess(), [range(rows[0], rows[0] + 1)], on_error="skip"))
+    if kind == "wds":  # zeros behind the end of a tar file are allowed; behind a Parquet footer nothing is
+        assert open_source(f"wds:{shards}").fingerprint() != before
+    gone.unlink()
+    with pytest.raises(SourceError, match=f"{gone.name}: cannot be read: No such file"):
+        source.image(next(k for k, name in enumerate(source.ids) if name.startswith(gone.name)))
 
 
 def test_a_damaged_picture_is_named(tmp_path: Path) -> None:

@@ -247,7 +247,7 @@ def test_nan_features_name_the_image(tmp_path: Path) -> None:
     def poison(file: h5py.File) -> None:
         file["features"][2, 1] = np.nan
 
-    path = changed(save(tmp_path / "f.h5"), poison)
+    path = changed(save(tmp_path / "f.h5", labels=[0, 1, 0, 1]), poison)
     with pytest.raises(StoreError, match=r"1 of 4 rows are not finite, the first of 'c'"):
         read_features(path)
     assert_fails(l2a("svm-eval", path, "--out", tmp_path / "out"), 1, str(path), "not finite")
@@ -438,3 +438,41 @@ def test_weights_that_are_none(tmp_path: Path, value: float) -> None:
     reseal(path)
     with pytest.raises(StoreError, match=r"/maps/L3 has weights that are not between 0 and 1"):
         read_maps(path)
+
+
+ENDLESS = """
+import sys
+from l2a_transfer.errors import StoreError
+from l2a_transfer.features.store import read_features
+try:
+    read_features(sys.argv[1])
+except StoreError as error:
+    print(error)
+"""
+
+
+@pytest.mark.parametrize("size", [0, 8, 1 << 60])
+def test_a_heap_in_which_libhdf5_would_go_round_for_ever(tmp_path: Path, size: int) -> None:
+    path = save(tmp_path / "f.h5")
+    content = bytearray(path.read_bytes())
+    heap = content.index(b"GCOL\x01\0\0\0")
+    (length,) = struct.unpack_from("<Q", content, heap + 8)
+    at, index = heap + 16, 1
+    while index:  # to the free space, the last object
+        index, _, _, own = struct.unpack_from("<HHIQ", content, at)
+        at += 16 + -(-own // 8) * 8 if index else 0
+    assert at + struct.unpack_from("<Q", content, at + 8)[0] == heap + length
+    struct.pack_into("<Q", content, at + 8, size)
+    path.write_bytes(content)
+    reseal(path)
+    # In a process of its own, which ends even where libhdf5 does not.
+    command = [sys.executable, "-c", ENDLESS, str(path)]
+    child = subprocess.run(
+        command, capture_output=True, text=True, check=True, cwd=Path(__file__).parents[1], timeout=60
+    )
+    assert child.stdout.startswith(f"{path}: damaged: a heap of texts does not fit together; extract it again")
+
+
+def test_data_that_looks_like_the_beginning_of_a_heap_is_no_heap(tmp_path: Path) -> None:
+    features = np.frombuffer(b"GCOL\x01\0\0\x01GCOL", dtype=np.float32).reshape(1, 3).repeat(4, axis=0)
+    assert read_features(save(tmp_path / "f.h5", features=features)).features.tobytes() == features.tobytes()

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from l2a_transfer.errors import DataError
+from l2a_transfer.errors import DataError, SourceError
 from l2a_transfer.preprocess import Preprocess
 
 if TYPE_CHECKING:
@@ -60,7 +60,7 @@ class _Batches:
                 images_u8[at] = self.preprocess.pixels(self.source.image(row))
             except DataError as error:
                 # An exception that crosses the process boundary loses its type and gains a traceback; a value does not.
-                if self.on_error == "fail":
+                if self.on_error == "fail" or isinstance(error, SourceError):
                     return error
                 faulty[at] = str(error)
         return PixelBatch(images_u8, faulty)

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from l2a_transfer.data.decode import MAX_FILE_BYTES, decode_bytes
-from l2a_transfer.data.shards import Shard, ShardReader, find_shards, name_of, open_shard, splits_of
+from l2a_transfer.data.shards import Shard, ShardReader, check_unchanged, find_shards, name_of, open_shard, splits_of
 from l2a_transfer.data.sources import Table
 from l2a_transfer.errors import DataError, MissingExtraError
 
@@ -251,6 +251,7 @@ def _read_pictures(shard: Shard, group: int, column: str, in_struct: bool) -> pa
     """The encoded pictures of a row group."""
     import pyarrow.compute as pc
 
+    check_unchanged(shard)
     with _opened(shard) as file:
         if file.schema_arrow.get_field_index(column) < 0 or group >= file.metadata.num_row_groups:
             raise DataError(f"{shard.path}: was changed after it was opened; start again")

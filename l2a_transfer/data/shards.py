@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from l2a_transfer.data.folders import SPLIT_FOLDERS
-from l2a_transfer.errors import DataError, MissingExtraError
+from l2a_transfer.errors import DataError, MissingExtraError, SourceError
 
 MAX_SHARDS = 100_000
 WINDOW_BYTES = 4 << 20
@@ -170,6 +170,16 @@ def file_bytes(path: str) -> int:
         return int(fs.size(inside))
 
 
+def check_unchanged(shard: Shard) -> None:
+    """Raises: SourceError where the file is gone or has another size than when the set was opened."""
+    try:
+        size = file_bytes(shard.path)
+    except DataError as error:
+        raise SourceError(str(error)) from error
+    if size != shard.size:
+        raise SourceError(f"{shard.path}: has another size than when the set was opened; start again")
+
+
 @contextmanager
 def open_shard(path: str) -> Iterator[IO[bytes]]:
     """A file that can be read and seeked. Raises: DataError."""
@@ -197,22 +207,24 @@ class ShardReader:
         return ShardReader, ()
 
     def read(self, shard: Shard, start: int, length: int) -> bytes:
-        """`length` bytes from `start`. Raises: DataError where the file is not the one that was indexed."""
-        with _refusals(shard.path):
-            if self._held != (shard.path, os.getpid()):
-                self._hold(shard)
-            if self._file is not None:
-                self._file.seek(start)
-                content = self._file.read(length)
-            else:
-                content = self._from_afar(shard, start, length)
+        """`length` bytes from `start`. Raises: SourceError where the file is gone or not the one that was indexed."""
+        try:
+            with _refusals(shard.path):
+                if self._held != (shard.path, os.getpid()):
+                    self._hold(shard)
+                if self._file is not None:
+                    self._file.seek(start)
+                    content = self._file.read(length)
+                else:
+                    content = self._from_afar(shard, start, length)
+        except DataError as error:
+            raise SourceError(str(error)) from error
         if len(content) != length:
-            raise DataError(f"{shard.path}: is shorter than when it was indexed; leave it unchanged and start again")
+            raise SourceError(f"{shard.path}: is shorter than when it was opened; leave it unchanged and start again")
         return content
 
     def _hold(self, shard: Shard) -> None:
-        if file_bytes(shard.path) != shard.size:
-            raise DataError(f"{shard.path}: has another size than when it was indexed; start again")
+        check_unchanged(shard)
         if self._close is not None:
             self._close()
         self._file = self._close = None

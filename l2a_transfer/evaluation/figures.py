@@ -18,6 +18,8 @@ from l2a_transfer.evaluation.markup import Markup, element, shortened
 
 NUMBERS_UP_TO = 20
 NAMES_UP_TO = 250
+AXIS_NAME = 60.0
+"""Half as wide as "predicted class"."""
 SUPERSCRIPTS = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 DODGE = 0.05
 """How far, in doublings of k, one model's points stand beside the next one's, so that whiskers do not cover."""
@@ -108,7 +110,7 @@ def confusion(detail: EvalDetail, label: str) -> Markup:
                          text_anchor="middle"))  # fmt: skip
     parts.append(element("text", f"true class{unnamed}", transform=f"translate(12 {4 + side / 2:.1f}) rotate(-90)",
                          font_size=12, text_anchor="middle"))  # fmt: skip
-    width, height = margin + side + 6, margin + side + 8
+    width, height = margin + side / 2 + max(side / 2 + 6, AXIS_NAME), margin + side + 8
     return element(
         "svg", *parts, class_="matrix", width=width, height=height, viewBox=f"0 0 {width:.0f} {height:.0f}",
         role="img", aria_label=label,

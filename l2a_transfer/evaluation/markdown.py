@@ -80,7 +80,7 @@ def _differences(results: EvalResults) -> list[list[str]]:
         return []
     kinds = dict.fromkeys(c.test for c in results.comparisons)
     notes = [
-        f"- p after Holm over all {len(results.comparisons)} comparisons here; bold: the difference is shown.",
+        f"- p after Holm over all comparisons of the report ({len(results.comparisons)}); bold: a difference is shown.",
         *(f"- {tables.TEST_NAMES[kind]}: {tables.TESTS[kind]}." for kind in kinds),
     ]
     return [["## Which differences are shown"], *sections, notes]
@@ -107,9 +107,9 @@ def _provenance(results: EvalResults) -> list[list[str]]:
         ["Every split's rows are in `results.json`; files with the same SHA-256 have the same images in each part.", "",
          _table(tables.splits(results))],
     ]  # fmt: skip
-    for card, names in provenance.cards(results):
-        facts = [("feature files", ", ".join(names)), *provenance.card_facts(card)]
-        title = f"### `{_code(str(card.get('name', names[0])))}`"
+    for card, sources in provenance.cards(results):
+        facts = [("feature files", ", ".join(source.file for source in sources)), *provenance.card_facts(card)]
+        title = f"### `{_code(str(card.get('name', sources[0].label)))}`"
         sections.append([title, "", *(f"- {_escape(name)}: {_escape(value)}" for name, value in facts)])
     return sections
 

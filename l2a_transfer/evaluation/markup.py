@@ -35,8 +35,8 @@ def plain(text: str) -> str:
 
 
 def shortened(text: str, most: int) -> str:
-    """One line of at most `most` characters, the middle left out: names often differ at their ends."""
-    flat = " ".join(text.split())
+    """One plain line of at most `most` characters, the middle left out: names often differ at their ends."""
+    flat = " ".join(plain(text).split())
     return flat if len(flat) <= most else f"{flat[: most // 2]}…{flat[-(most - most // 2 - 1) :]}"
 
 
@@ -69,7 +69,7 @@ def name_of(text: str, most: int = 72) -> Markup:
     """A name out of data: isolated, so that its direction stays its own; shortened, with the whole as a tooltip; and
     with places where the line may end."""
     flat = " ".join(plain(text).split())
-    short = shortened(flat, most)
+    short = shortened(text, most)
     pieces = [Markup("<wbr>") if piece is None else _text(piece) for piece in _breakable(short)]
     return element("bdi", *pieces, title=flat if short != flat else None)
 

@@ -156,8 +156,8 @@ def _differences(results: EvalResults) -> list[Markup]:
     if parts:
         kinds = dict.fromkeys(c.test for c in results.comparisons)
         notes = [
-            f"p is adjusted by Holm over all {len(results.comparisons)} comparisons of this report. Filled marker and "
-            "bold p: the difference is shown (p < 0.05). Hollow: it is not, which does not make the two equal.",
+            f"p is adjusted by Holm over all comparisons of this report ({len(results.comparisons)}). Filled marker "
+            "and bold p: the difference is shown (p < 0.05). Hollow: it is not, which does not make the two equal.",
             "Only first (second) right: test images that this one alone got right, all draws together. Effect: Cohen's "
             "g for McNemar, else the mean difference over its spread.",
             *(f"{tables.TEST_NAMES[kind]}: {tables.TESTS[kind]}." for kind in kinds),
@@ -287,11 +287,11 @@ def _provenance(results: EvalResults) -> list[Markup]:
         element("pre", provenance.command(results)),
         _facts(facts),
     ]
-    for card, names in provenance.cards(results):
-        parts.append(element("h3", name_of(str(card.get("name", names[0])))))
+    for card, sources in provenance.cards(results):
+        parts.append(element("h3", name_of(str(card.get("name", sources[0].label)))))
         parts.append(_facts(provenance.card_facts(card)))
-        for file in names:
-            parts += _file(results, file)
+        for source in sources:
+            parts += _file(results, source)
     table = tables.splits(results)
     parts.append(element("h3", "Splits"))
     parts.append(_rendered(
@@ -301,18 +301,18 @@ def _provenance(results: EvalResults) -> list[Markup]:
     return parts
 
 
-def _file(results: EvalResults, file: str) -> list[Markup]:
+def _file(results: EvalResults, source: provenance.Source) -> list[Markup]:
     """A feature file and the rows made from it."""
-    rows = [(k, row) for k, row in enumerate(results.rows) if row.file == file]
+    rows = [(k, row) for k, row in enumerate(results.rows) if provenance.source_of(row) == source]
     first = rows[0][1]
     facts = [
-        ("feature file", file),
+        ("feature file", source.file),
         ("features", f"tap {first.tap}, {first.precision}, backend {first.backend}"),
         ("protocol", f"{first.protocol}, {first.why}"),
     ]
     heads = ("row", "levels", "normalization", "solver", "C, draw by draw", "splits", "seconds", "notes")
     table = _box(
-        f"Rows of {file}", _caption("Rows made from this file."),
+        f"Rows of {source.file}", _caption("Rows made from this file."),
         element("thead", element("tr", *(element("th", head, scope="col") for head in heads))),
         element("tbody", *(_origin(results, k, row) for k, row in rows)),
     )  # fmt: skip
@@ -403,7 +403,9 @@ def _linked(cell: Cell, row: int | None) -> Markup:
 
 
 def _class(cell: Cell, *, number: bool) -> str | None:
-    names = ["number"] * number + ["name"] * cell.name + ["wrap"] * cell.long
+    names = (
+        ["number"] * number + ["name"] * cell.name + ["digest"] * (cell.code and not cell.name) + ["wrap"] * cell.long
+    )
     return " ".join(names) or None
 
 

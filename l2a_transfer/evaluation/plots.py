@@ -40,7 +40,7 @@ def accuracy_png(rows: Sequence[EvalRow]) -> bytes:
         for height, value, (_, high) in zip(upward, values, limits, strict=True):
             axis.text(max(value, high) + 1, height, f"{value:.1f}", va="center", fontsize=8)
         axis.axvline(100 * members[0].chance, color="black", linestyle=":", linewidth=1)
-        axis.set_yticks(upward, _apart([full_name(row) for row in members], 46), fontsize=8, parse_math=False)
+        axis.set_yticks(upward, apart([full_name(row) for row in members], 46), fontsize=8, parse_math=False)
         axis.invert_yaxis()
         axis.set_xlim(0, 108)
         axis.set_xticks(range(0, 101, 10))
@@ -112,7 +112,7 @@ def _png(figure: Any, *, dpi: int) -> bytes:
     return stream.getvalue()
 
 
-def _apart(names: Sequence[str], most: int) -> list[str]:
+def apart(names: Sequence[str], most: int) -> list[str]:
     """The names shortened; where two become the same, with their place among the names."""
     short = [shortened(name, most) for name in names]
     return [f"{k + 1}: {name}" if short.count(name) > 1 else name for k, name in enumerate(short)]

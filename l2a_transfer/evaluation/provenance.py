@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 import shlex
-from typing import Any
+from typing import Any, NamedTuple
 
-from l2a_transfer.evaluation.evaluate import EvalConfig, EvalResults
+from l2a_transfer.evaluation.evaluate import EvalConfig, EvalResults, EvalRow
 
 FIRST = ("name", "config", "training", "metrics", "preprocess", "parameters")
 TITLES = {"name": "weights", "config": "network", "metrics": "measured", "training": "trained"}
@@ -17,7 +17,7 @@ MOST = 700
 def command(results: EvalResults) -> str:
     """The `svm-eval` command of this report; the folder names itself."""
     config = results.config
-    arguments: list[str] = list(dict.fromkeys(row.file for row in results.rows))
+    arguments = [source.file for source in dict.fromkeys(map(source_of, results.rows))]
     arguments += ["--out", "report", "--protocol", config.protocol, "--c-grid", _numbers(config.c_grid)]
     arguments += ["--decades", str(config.decades), "--folds", str(config.folds)]
     if config.draws is not None:
@@ -64,12 +64,30 @@ def choice(config: EvalConfig) -> str:
     )
 
 
-def cards(results: EvalResults) -> list[tuple[dict[str, Any], list[str]]]:
-    """Every card once, in the order of the rows, with the feature files that its model made."""
-    found: dict[str, tuple[dict[str, Any], list[str]]] = {}
-    for file in dict.fromkeys(row.file for row in results.rows):
-        card = results.cards.get(file, {})
-        found.setdefault(json.dumps(card, sort_keys=True), (card, []))[1].append(file)
+class Source(NamedTuple):
+    """A feature file as the results know it; files of different folders can have one name."""
+
+    file: str
+    label: str
+    data: str
+
+
+def source_of(row: EvalRow) -> Source:
+    return Source(row.file, row.label, row.data)
+
+
+def cards(results: EvalResults) -> list[tuple[dict[str, Any], list[Source]]]:
+    """Every card once, in the order of the rows, with the feature files that its model made.
+
+    The results keep cards by the names of files. Where a card is another model's, because a file of another folder has
+    the same name, it is left out rather than shown where it does not belong.
+    """
+    found: dict[str, tuple[dict[str, Any], list[Source]]] = {}
+    for source, row in {source_of(row): row for row in results.rows}.items():
+        card = results.cards.get(row.file, {})
+        if card.get("name", row.model) != row.model:
+            card = {"name": row.model, "card": f"not kept, because several feature files are called {row.file}"}
+        found.setdefault(json.dumps(card, sort_keys=True), (card, []))[1].append(source)
     return list(found.values())
 
 

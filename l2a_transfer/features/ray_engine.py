@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import os
+import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -25,6 +26,10 @@ from l2a_transfer.features.shards import Shards
 log = logging.getLogger(__name__)
 RESTARTS = 8
 """How often Ray starts a dead actor again; the call that died with it is given out again here."""
+REST_S = 1.0
+"""Seconds until an actor that is being started again is called again."""
+ABSENCES = 600
+"""Such calls in a row before an actor is given up."""
 ATTEMPTS = 3
 """Reports of a finished shard that is not there, before the folder is taken not to be shared."""
 
@@ -119,24 +124,34 @@ def _dispatch(
 ) -> Iterator[tuple[range, dict[int, str]]]:
     """One call an actor at a time; an idle actor repeats the oldest unfinished range, in case its actor is lost."""
     waiting, left = deque(ranges), dict.fromkeys(ranges, ATTEMPTS)
-    idle, calls, deaths = deque(pool), dict[Any, tuple[Any, range]](), dict.fromkeys(pool, 0)
+    idle, calls = deque(pool), dict[Any, tuple[Any, range]]()
+    absent = dict.fromkeys(pool, 0)  # how often in a row an actor was not there
+    resting: deque[tuple[float, Any]] = deque()  # until when
     while left:
+        while resting and resting[0][0] <= time.monotonic():
+            idle.append(resting.popleft()[1])
         while idle and (rows := _next(waiting, left, calls)) is not None:
             actor = idle.popleft()
             calls[actor.work.remote(rows.start, rows.stop)] = actor, rows
-        if not calls:
+        if not calls and not resting:
             raise BackendError(f"every Ray actor died more than {RESTARTS} times; what is finished stays")
-        for call in ray.wait(list(calls), num_returns=1)[0]:
+        if not calls:
+            time.sleep(REST_S)
+            continue
+        ready = ray.wait(list(calls), num_returns=1, timeout=REST_S if resting else None)[0]
+        for call in ready:
             actor, rows = calls.pop(call)
             try:
                 error = ray.get(call)
             except ray.exceptions.RayActorError as death:
-                log.warning("a Ray actor died, its rows are given out again: %s", str(death).splitlines()[0])
                 waiting.appendleft(rows)
-                deaths[actor] += 1
-                if deaths[actor] <= RESTARTS:
-                    idle.append(actor)  # Ray starts it again; until then its next call waits
+                absent[actor] += 1
+                if absent[actor] == 1:
+                    log.warning("a Ray actor died, its rows are given out again: %s", str(death).splitlines()[0])
+                if not isinstance(death, ray.exceptions.ActorDiedError) and absent[actor] < ABSENCES:
+                    resting.append((time.monotonic() + REST_S, actor))  # Ray is starting it again
                 continue
+            absent[actor] = 0
             idle.append(actor)
             if rows not in left:
                 continue

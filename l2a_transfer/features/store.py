@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from l2a_transfer.errors import StoreError
+from l2a_transfer.features.heaps import check_heaps
 from l2a_transfer.features.schema import (
     AGAIN,
     DTYPES,
@@ -213,6 +214,7 @@ def _check_seal(path: Path) -> None:
 
 def _open(path: Path) -> h5py.File:
     try:
+        check_heaps(path)
         return h5py.File(path, "r")
     except OSError as error:
         raise StoreError(f"{path}: not an HDF5 file: {error}") from error
