@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from PIL import Image
 
@@ -137,6 +137,8 @@ def test_scales_are_round(low: float, high: float, ticks: list[str]) -> None:
 
 
 @given(st.floats(-100, 100), st.floats(0, 200), st.integers(2, 8))
+@example(0.0, 5e-324, 2)
+@example(100.0, 1.1e-3, 8)
 def test_a_scale_holds_what_is_drawn(low: float, span: float, most: int) -> None:
     scale = charts.round_scale(low, low + span, most=most)
     slack = 1e-6 * (scale.high - scale.low)

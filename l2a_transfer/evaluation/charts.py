@@ -49,10 +49,14 @@ class Line:
     thin: bool = False
 
 
+LEAST_SPAN = 1e-3
+"""Of a scale, in points or per cent; what spans less is drawn as one value."""
+
+
 def round_scale(low: float, high: float, *, most: int = 6, unit: str = "") -> Scale:
     """From a round number at or below `low` to one at or above `high`; ticks are 1, 2 or 5 × 10ⁿ apart, `most` + 1
     of them at most."""
-    span = (high - low) or 1.0
+    span = high - low if high - low > LEAST_SPAN else 1.0
     high = low + span
     power = 10.0 ** math.floor(math.log10(span / most))
     step = next(
