@@ -19,16 +19,23 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from l2a_transfer.data.augment import random_flip, random_reflect_crop, resize
+from l2a_transfer.data.augment import cutout, flip, reflect_crop, resize
 from l2a_transfer.data.cifar import read_cifar
+from l2a_transfer.data.sources import join_splits
 from l2a_transfer.errors import DataError, OutputExistsError, TrainingError, UnknownNameError
 from l2a_transfer.models.config import ModelConfig
 from l2a_transfer.models.weights import read_card
 from l2a_transfer.preprocess import Preprocess
+from l2a_transfer.training import runs as runs_module
 from l2a_transfer.training import trainer as trainer_module
+from l2a_transfer.training.cards import weights_name
 from l2a_transfer.training.checkpoint import save_checkpoint
+from l2a_transfer.training.data import Pixels, ResidentPixels, StreamedPixels, TrainingData, open_pixels, read_pixels
+from l2a_transfer.training.epochs import EpochPlan, augmented_batches, plan_epoch, stream_seed
+from l2a_transfer.training.measure import evaluate
 from l2a_transfer.training.recipe import RECIPES, TrainConfig, find_recipe
-from l2a_transfer.training.trainer import Trainer, TrainingData, epoch_batches, evaluate, train, weights_name
+from l2a_transfer.training.runs import train
+from l2a_transfer.training.trainer import Trainer, Where
 from tests.conftest import assert_fails, l2a
 
 RECIPE = TrainConfig("short", epochs=3, batch_size=8, lr=0.1, dropout=1.0, resolutions=((0.0, 16),))
@@ -42,14 +49,20 @@ def colours(rows: int, seed: int = 0) -> TrainingData:
     def images(n: int) -> tuple[Any, Any]:
         labels = (np.arange(n) % 4).astype(np.int32)
         base = np.array([[200, 60, 60], [60, 200, 60], [60, 60, 200], [200, 200, 60]])[labels]
-        noisy = base[:, :, None, None] + rng.normal(0, 40, (n, 3, 16, 16))
+        noisy = base[:, None, None] + rng.normal(0, 40, (n, 16, 16, 3))
         return noisy.clip(0, 255).astype(np.uint8), labels
 
-    return TrainingData("colours", ("r", "g", "b", "y"), *images(rows), *images(40))
+    return TrainingData.of(join_splits("colours", "rgby", {"train": images(rows), "test": images(40)}))
 
 
-def new_trainer(data: TrainingData | None = None, **recipe: Any) -> Trainer:
-    return Trainer(CONFIG, dataclasses.replace(RECIPE, **recipe), data or colours(32), device="cpu", precision="fp32")
+CPU = Where(device="cpu", precision="fp32")
+
+
+def new_trainer(
+    data: TrainingData | None = None, *, seed: int = 0, where: Where = CPU, init_from: str | None = None, **recipe: Any
+) -> Trainer:
+    made = dataclasses.replace(RECIPE, **recipe)
+    return Trainer(CONFIG, made, data or colours(32), seed=seed, where=where, init_from=init_from)
 
 
 def test_the_one_cycle_rate() -> None:
@@ -67,13 +80,51 @@ def test_the_fast_recipe_grows_its_pictures() -> None:
     ("field", "value"),
     [
         ("epochs", 0), ("batch_size", 1), ("lr", -0.1), ("lr", 0.0), ("lr", float("nan")), ("momentum", 1.0),
-        ("weight_decay", -1.0), ("warmup", 1.0), ("label_smoothing", 1.0), ("crop_pad", 9), ("dropout", 1.5),
+        ("weight_decay", -1.0), ("warmup", 1.0), ("label_smoothing", 1.0), ("crop_pad", 16), ("dropout", 1.5),
+        ("cutout", 17), ("average", 2.0), ("nesterov", True), ("step_epochs", 0), ("step_factor", 0.0),
         ("resolutions", ()), ("resolutions", ((0.5, 32),)), ("resolutions", ((0.0, 2),)),
     ],
 )  # fmt: skip
 def test_a_recipe_names_the_field_that_is_wrong(field: str, value: Any) -> None:
+    others = {"momentum": 0.0} if field == "nesterov" else {}
     with pytest.raises(ValueError, match=f"^{field} must be "):
-        dataclasses.replace(RECIPE, **{field: value})
+        dataclasses.replace(RECIPE, **{field: value}, **others)
+
+
+def test_the_step_schedule_halves_every_25_epochs() -> None:
+    recipe = RECIPES["paper"]
+    rates = [recipe.learning_rate(epoch * 10, 3000) for epoch in (0, 24, 25, 49, 50, 299)]
+    assert rates == pytest.approx([0.1, 0.1, 0.05, 0.05, 0.025, 0.1 / 2**11])
+    assert (recipe.epochs, recipe.momentum, recipe.nesterov, recipe.weight_decay) == (300, 0.9, False, 5e-4)
+    assert (recipe.flip, recipe.crop_pad, recipe.cutout, recipe.dropout, recipe.average) == (True, 0, 0, 1.0, 0.0)
+
+
+def test_a_recipe_knows_its_epochs_for_a_data_set() -> None:
+    assert [find_recipe("fast", data).epochs for data in ("cifar10", "cifar100", "imagefolder:x")] == [14, 24, 14]
+
+
+def test_settings_of_a_recipe() -> None:
+    recipe = RECIPE.with_settings(["lr=0.3", "flip=false", "epochs=5", "resolutions=0:8,0.5:24", "schedule=step"])
+    assert (recipe.lr, recipe.flip, recipe.epochs, recipe.schedule) == (0.3, False, 5, "step")
+    assert recipe.resolutions == ((0.0, 8), (0.5, 24))
+    assert RECIPE.with_settings([]) == RECIPE
+    for setting, words in (
+        ("lr", r"FIELD=VALUE, as lr=0\.1; got 'lr'"),
+        ("lrr=1", "did you mean 'lr'"),
+        ("lr=fast", "lr must be a number; got 'fast'"),
+        ("flip=yes", "flip must be true or false; got 'yes'"),
+        ("epochs=1.5", r"epochs must be an integer; got '1\.5'"),
+        ("resolutions=32", "resolutions must be pairs as 0:16,0.5:32; got '32'"),
+        ("schedule=cosine", "schedule must be one of one-cycle, step"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            RECIPE.with_settings([setting])
+
+
+def test_a_recipe_at_another_size_keeps_its_proportions() -> None:
+    recipe = dataclasses.replace(RECIPES["fast"], cutout=8).at_size(80)
+    assert recipe.resolutions == ((0.0, 40), (0.286, 60), (0.572, 80))
+    assert (recipe.crop_pad, recipe.cutout) == (5, 20)
 
 
 def test_an_unknown_recipe() -> None:
@@ -81,19 +132,27 @@ def test_an_unknown_recipe() -> None:
         find_recipe("fasst")
 
 
-def test_flip_mirrors_about_half_of_the_images() -> None:
-    images = torch.arange(4.0).expand(1000, 1, 2, 4)
-    flipped = random_flip(images, torch.Generator().manual_seed(0))
-    mirrored = (flipped[:, 0, 0, 0] == 3).sum().item()
-    assert 430 < mirrored < 570
-    assert {tuple(row.tolist()) for row in flipped[:, 0, 0]} == {(0, 1, 2, 3), (3, 2, 1, 0)}
+def test_flip_mirrors_the_images_it_is_told_to() -> None:
+    images = torch.arange(4.0).expand(3, 1, 2, 4)
+    flipped = flip(images, torch.tensor([True, False, True]))
+    assert flipped[:, 0, 0].tolist() == [[3, 2, 1, 0], [0, 1, 2, 3], [3, 2, 1, 0]]
 
 
 def test_crop_shifts_and_reflects() -> None:
-    images = torch.arange(5.0).expand(500, 1, 5, 5)  # each row is 0 1 2 3 4
-    rows = {tuple(row.tolist()) for row in random_reflect_crop(images, 2, torch.Generator().manual_seed(0))[:, 0, 0]}
-    assert rows == {(2, 1, 0, 1, 2), (1, 0, 1, 2, 3), (0, 1, 2, 3, 4), (1, 2, 3, 4, 3), (2, 3, 4, 3, 2)}
-    assert random_reflect_crop(images, 0, torch.Generator()) is images
+    images = torch.arange(5).expand(5, 1, 5, 5)  # each row is 0 1 2 3 4
+    shift = torch.tensor([[0, -2], [0, -1], [0, 0], [0, 1], [0, 2]])
+    rows = reflect_crop(images, shift)[:, 0, 0].tolist()
+    assert rows == [[2, 1, 0, 1, 2], [1, 0, 1, 2, 3], [0, 1, 2, 3, 4], [1, 2, 3, 4, 3], [2, 3, 4, 3, 2]]
+    down = reflect_crop(images.transpose(2, 3), shift.flip(1))[:, 0, :, 0].tolist()
+    assert down == rows
+
+
+def test_cutout_fills_a_square_and_stops_at_the_border() -> None:
+    images = torch.full((2, 3, 4, 4), 9, dtype=torch.uint8)
+    cut = cutout(images, torch.tensor([[1, 2], [0, 0]]), 2, torch.tensor([1.0, 2.0, 3.0]))
+    assert cut[0, 1].tolist() == [[9, 2, 2, 9], [9, 2, 2, 9], [9, 9, 9, 9], [9, 9, 9, 9]]
+    assert cut[1, 2].tolist() == [[3, 9, 9, 9], [9, 9, 9, 9], [9, 9, 9, 9], [9, 9, 9, 9]]
+    assert cut.dtype == torch.uint8
 
 
 def test_resize_keeps_the_mean() -> None:
@@ -102,24 +161,82 @@ def test_resize_keeps_the_mean() -> None:
     assert resize(images, 32) is images
 
 
+def epoch(pixels: Pixels, plan: EpochPlan, recipe: TrainConfig = RECIPE) -> list[tuple[torch.Tensor, torch.Tensor]]:
+    return list(augmented_batches(pixels, plan, recipe, Preprocess(size=16), size=16, device=torch.device("cpu")))
+
+
 def test_an_epoch_is_a_function_of_seed_and_number() -> None:
     data = colours(32)
-    images, labels = torch.from_numpy(data.train_images), torch.from_numpy(data.train_labels)
+    pixels = open_pixels(data.train, Preprocess(size=16), torch.device("cpu"))
+    recipe = dataclasses.replace(RECIPE, cutout=4)
 
-    def epoch(seed: int, number: int) -> list[tuple[torch.Tensor, torch.Tensor]]:
-        return list(epoch_batches(images, labels, RECIPE, Preprocess(size=16), seed=seed, epoch=number))
+    def batches(seed: int, number: int) -> list[tuple[torch.Tensor, torch.Tensor]]:
+        return epoch(pixels, plan_epoch(32, recipe, seed=seed, epoch=number), recipe)
 
-    one, same = epoch(0, 1), epoch(0, 1)
-    assert all(torch.equal(a[0], b[0]) and torch.equal(a[1], b[1]) for a, b in zip(one, same, strict=True))
-    for other in (epoch(0, 2), epoch(1, 1)):
+    one, again = batches(0, 1), batches(0, 1)
+    assert all(torch.equal(a[0], b[0]) and torch.equal(a[1], b[1]) for a, b in zip(one, again, strict=True))
+    for other in (batches(0, 2), batches(1, 1)):
         assert not torch.equal(one[0][0], other[0][0])
-    assert sorted(torch.cat([y for _, y in one]).tolist()) == sorted(labels.tolist())
+    assert sorted(torch.cat([y for _, y in one]).tolist()) == sorted(data.train.labels.tolist())
     assert [len(y) for _, y in one] == [8, 8, 8, 8]
+
+
+def test_the_draws_of_an_epoch_spread_over_their_ranges() -> None:
+    plan = plan_epoch(4000, dataclasses.replace(RECIPE, crop_pad=2), seed=3, epoch=0)
+    assert sorted(plan.rows.ravel().tolist()) == list(range(4000))
+    assert set(plan.shifts.unique().tolist()) == {-2, -1, 0, 1, 2}
+    assert 1800 < plan.mirrored.sum().item() < 2200
+    assert set(plan.centres.unique().tolist()) == set(range(16))
+
+
+def test_a_part_of_an_epoch_is_what_the_whole_has_there() -> None:
+    pixels = open_pixels(colours(32).train, Preprocess(size=16), torch.device("cpu"))
+    plan = plan_epoch(32, RECIPE, seed=0, epoch=0)
+    whole = epoch(pixels, plan)
+    first, second = (epoch(pixels, plan.part(2, rank, 2)) for rank in range(2))
+    for (images, labels), a, b in zip(whole[2:], first, second, strict=True):
+        assert torch.equal(images, torch.cat([a[0], b[0]]))
+        assert torch.equal(labels, torch.cat([a[1], b[1]]))
+
+
+def test_seeds_for_different_purposes_have_nothing_in_common() -> None:
+    seeds = [stream_seed(what, a, b) for what in ("epoch", "dropout") for a in range(10) for b in range(10)]
+    assert len(set(seeds)) == 200
+    assert all(0 <= seed < 2**63 for seed in seeds)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_streamed_batches_are_those_of_memory(workers: int) -> None:
+    data, plan = colours(32), plan_epoch(32, RECIPE, seed=0, epoch=0)
+    made: list[Pixels] = [
+        kind(data.train, Preprocess(size=16), torch.device("cpu"), workers=workers)
+        for kind in (ResidentPixels, StreamedPixels)
+    ]
+    one, other = (epoch(pixels, plan) for pixels in made)
+    assert all(torch.equal(a[0], b[0]) and torch.equal(a[1], b[1]) for a, b in zip(one, other, strict=True))
+
+
+def test_pixels_are_streamed_where_memory_cannot_hold_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    data, device = colours(32), torch.device("cpu")
+    needed = 32 * 3 * 16 * 16
+    for free, kind in ((2 * needed, ResidentPixels), (2 * needed - 2, StreamedPixels)):
+        monkeypatch.setattr("l2a_transfer.training.data.free_memory", lambda device, free=free: free)
+        assert isinstance(open_pixels(data.train, Preprocess(size=16), device), kind)
+    with pytest.raises(UnknownNameError, match="did you mean 'memory'"):
+        open_pixels(data.train, Preprocess(size=16), device, place="memry")
+
+
+def test_pixels_of_another_size_are_resized_as_everywhere() -> None:
+    source = colours(8).train
+    expected = np.stack([Preprocess(size=24).pixels(source.image(row)) for row in range(8)])
+    np.testing.assert_array_equal(read_pixels(source, Preprocess(size=24)), expected)
+    plain = np.stack([np.asarray(source.image(row)).transpose(2, 0, 1) for row in range(8)])
+    np.testing.assert_array_equal(read_pixels(source, Preprocess(size=16)), plain)
 
 
 def test_it_learns_and_the_card_says_what_ran(tmp_path: Path) -> None:
     recipe = dataclasses.replace(RECIPE, epochs=8, lr=0.05, dropout=0.0)
-    run = Trainer(dataclasses.replace(CONFIG, width=1 / 16), recipe, colours(128), device="cpu", precision="fp32")
+    run = Trainer(dataclasses.replace(CONFIG, width=1 / 16), recipe, colours(128), where=CPU)
     result = train(run, tmp_path / "run", progress=False)
     accuracy = result.metrics["test_accuracy"]
     assert accuracy["value"] >= 0.9
@@ -158,10 +275,11 @@ def test_an_interrupted_run_ends_with_the_same_weights(
             raise KeyboardInterrupt
         return original(*arguments, **options)
 
-    name = "epoch_batches" if moment == "in an epoch" else "save_checkpoint"
-    original = getattr(trainer_module, name)
+    module: Any = trainer_module if moment == "in an epoch" else runs_module
+    name = "augmented_batches" if moment == "in an epoch" else "save_checkpoint"
+    original = getattr(module, name)
     with monkeypatch.context() as patch:
-        patch.setattr(trainer_module, name, interrupted)
+        patch.setattr(module, name, interrupted)
         with pytest.raises(KeyboardInterrupt):
             train(new_trainer(), tmp_path / "cut", progress=False)
     assert not list((tmp_path / "cut").glob("*.safetensors"))
@@ -173,10 +291,7 @@ def test_an_interrupted_run_ends_with_the_same_weights(
 
 def test_seeds_differ(tmp_path: Path) -> None:
     for seed in (0, 1):
-        run = Trainer(
-            CONFIG, dataclasses.replace(RECIPE, epochs=1), colours(32), seed=seed, device="cpu", precision="fp32"
-        )
-        train(run, tmp_path / str(seed), progress=False)
+        train(new_trainer(seed=seed, epochs=1), tmp_path / str(seed), progress=False)
     assert not same(weights_of(tmp_path / "0"), weights_of(tmp_path / "1"))
 
 
@@ -282,23 +397,31 @@ def test_runs_that_must_not_start() -> None:
             dataclasses.replace(RECIPE, resolutions=((0.0, 8),)),
             colours(32),
         )
-    data = colours(32)
+    pictures, labels = np.zeros((4, 16, 16, 3), np.uint8), np.arange(4, dtype=np.int32)
+    unseen = join_splits("colours", "rgby", {"train": (pictures, labels % 3), "test": (pictures, labels)})
     with pytest.raises(TrainingError, match="classes in test that training has no image of: y"):
-        dataclasses.replace(data, train_labels=data.train_labels % 3)
+        TrainingData.of(unseen)
+    with pytest.raises(TrainingError, match="train/00002 has no label"):
+        TrainingData.of(
+            join_splits("x", "rg", {"train": (pictures, np.array([0, 1, -1, 1])), "test": (pictures, labels % 2)})
+        )
+    alone = join_splits("alone", "rgby", {"all": (pictures, labels)})
+    with pytest.raises(TrainingError, match=r"alone: has no split to measure on, only all; --holdout N keeps"):
+        TrainingData.of(alone)
+    with pytest.raises(TrainingError, match=r"none of its splits is train; it has val, test"):
+        TrainingData.of(join_splits("x", "rgby", {"val": (pictures, labels), "test": (pictures, labels)}))
     if not torch.cuda.is_available():
         with pytest.raises(TrainingError, match="'cuda' was asked for"):
-            Trainer(CONFIG, RECIPE, data, device="cuda")
+            new_trainer(where=Where(device="cuda"))
 
 
 def test_the_holdout_takes_training_images_only_and_always_the_same() -> None:
     data = colours(32)
     held = data.holdout(8)
-    assert (len(held.train_labels), len(held.test_labels), held.test_name) == (24, 8, "holdout-8")
-    whole = {image.tobytes() for image in data.train_images}
-    parts = [{image.tobytes() for image in part} for part in (held.train_images, held.test_images)]
-    assert parts[0] | parts[1] == whole
-    assert not parts[0] & parts[1]
-    np.testing.assert_array_equal(held.test_images, data.holdout(8).test_images)
+    assert (len(held.train), len(held.test), held.test_name) == (24, 8, "holdout-8")
+    assert set(held.train.ids) | set(held.test.ids) == set(data.train.ids)
+    assert not set(held.train.ids) & set(held.test.ids)
+    assert held.test.ids == data.holdout(8).test.ids
     with pytest.raises(TrainingError, match="between 1 and 31"):
         data.holdout(32)
 
@@ -307,7 +430,7 @@ def test_evaluate_gives_the_mode_back() -> None:
     run = new_trainer()
     for mode in (True, False):
         run.model.train(mode)
-        accuracy = evaluate(run.model, run.data.test_images, run.data.test_labels, run.preprocess, batch_size=7)
+        accuracy = evaluate(run.model, run.data.test, run.preprocess, batch_size=7)
         assert 0 <= accuracy <= 1
         assert run.model.training is mode
 

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import dataclasses
 from pathlib import Path
 from typing import Any
 
 import click
 
+SHORTCUTS = ("epochs", "batch_size", "lr", "dropout")
+
 
 @click.command("train")
 @click.option("--model", required=True, metavar="ARCH", help="Architecture, as vgg-att2-concat-pc.")
-@click.option("--data", required=True, help="What to train on: cifar10 or cifar100.")
-@click.option(
-    "--data-dir", type=click.Path(path_type=Path, readable=False), required=True, help="Folder of the data set."
-)
+@click.option("--data", required=True, help="A data set with training and test images, or KIND:PATH as for extract.")
+@click.option("--data-dir", type=click.Path(path_type=Path, readable=False), help="Folder of a named data set.")
 @click.option("--download/--no-download", default=False, help="Fetch the data set into --data-dir.")
 @click.option(
     "--out",
@@ -23,58 +22,91 @@ import click
     metavar="DIR",
     help="Where the run is kept.",
 )
-@click.option("--recipe", default="fast", show_default=True, help="fast or one-cycle.")
+@click.option("--recipe", default="fast", show_default=True, help="fast, paper or finetune.")
+@click.option("--set", "settings", multiple=True, metavar="FIELD=VALUE", help="Any field of the recipe; repeatable.")
 @click.option("--epochs", type=int, help="Overrides the recipe.")
-@click.option("--batch-size", type=int, help="Overrides the recipe.")
+@click.option("--batch-size", type=int, help="Of all processes together; overrides the recipe.")
 @click.option("--lr", type=float, help="Peak learning rate; overrides the recipe.")
 @click.option("--dropout", type=float, help="Scale of the paper's dropout rates; overrides the recipe.")
+@click.option("--image-size", type=int, help="Side in pixels; the recipe's sizes keep their proportions.")
+@click.option("--fit", default="stretch", show_default=True, help="stretch or crop: pictures that are not square.")
+@click.option("--init-from", metavar="MODEL", help="Weights to start from, as --model of extract takes them.")
 @click.option("--width", type=float, default=0.25, show_default=True, help="Scale of all channel counts.")
 @click.option("--normalizer", default="softmax", show_default=True, help="softmax, sparsemax or entmax15.")
 @click.option("--global-branch", default="auto", show_default=True, help="auto, or always to build an inert g.")
 @click.option("--seed", type=click.IntRange(0, 2**32 - 1), default=0, show_default=True)
+@click.option("--seeds", metavar="N,N,…", help="One run a seed in DIR/seed-N, and their mean; finished ones are kept.")
 @click.option("--holdout", type=int, metavar="N", help="Train without N training images and measure on those.")
+@click.option("--eval-every", type=click.IntRange(min=0), default=0, show_default=True, help="Epochs; 0: at the end.")
 @click.option("--device", default="auto", show_default=True, help="auto, cpu or cuda.")
 @click.option("--precision", default="auto", show_default=True, help="auto, fp32 or bf16.")
+@click.option("--compile/--no-compile", default=False, help="Run the network through torch.compile.")
+@click.option("--sync-batch-norm/--no-sync-batch-norm", default=False, help="Normalise over all GPUs' images.")
+@click.option("--pixels", default="auto", show_default=True, help="auto, memory, or stream to decode again each epoch.")
+@click.option("--workers", type=click.IntRange(min=0), help="Decoding processes.")
 @click.option("--resume/--no-resume", default=False, help="Go on with the run in --out.")
 @click.option("--overwrite/--no-overwrite", default=False, help="Replace the run in --out.")
 @click.pass_obj
 def command(obj: dict[str, Any], /, **given: Any) -> None:
-    """Train a network on CIFAR and write its weights with a card.
+    """Train a network and write its weights with a card. On several GPUs or machines, start it with torchrun.
 
     \b
     Example:
       l2a-transfer train --model vgg-att2-concat-pc --data cifar10 --data-dir data --out runs/att2
     """
-    from l2a_transfer.data.cifar import FOLDERS, read_cifar
-    from l2a_transfer.data.download import fetch
-    from l2a_transfer.data.registry import find_dataset
-    from l2a_transfer.errors import unknown_name
-    from l2a_transfer.models.config import ModelConfig
-    from l2a_transfer.training.recipe import find_recipe
-    from l2a_transfer.training.trainer import Trainer, TrainingData, train
+    import os
 
-    if given["data"] not in FOLDERS:
-        raise unknown_name("data set to train on", given["data"], FOLDERS)
-    overrides = {key: given[key] for key in ("epochs", "batch_size", "lr", "dropout") if given[key] is not None}
-    recipe = dataclasses.replace(find_recipe(given["recipe"]), **overrides)
-    config = ModelConfig(
-        given["model"],
-        num_classes=10 if given["data"] == "cifar10" else 100,
-        width=given["width"],
-        normalizer=given["normalizer"],
-        global_branch=given["global_branch"],
-    )
-    if given["download"]:
-        fetch(find_dataset(given["data"]), given["data_dir"])
-    x, y, classes = read_cifar(given["data"], given["data_dir"], "train")
-    x_test, y_test, _ = read_cifar(given["data"], given["data_dir"], "test")
-    data = TrainingData(given["data"], classes, x, y, x_test, y_test)
-    if given["holdout"]:
-        data = data.holdout(given["holdout"])
-    trainer = Trainer(config, recipe, data, seed=given["seed"], device=given["device"], precision=given["precision"])
-    result = train(
-        trainer, given["out"], resume=given["resume"], overwrite=given["overwrite"], progress=obj["progress"]
-    )
+    from l2a_transfer.training.device import Ranks, choose_device, process_group
+    from l2a_transfer.training.runs import train, train_seeds
+    from l2a_transfer.training.trainer import Trainer, Where
+
+    recipe, config, preprocess, data = _prepare(given)
+    where = Where(
+        given["device"], given["precision"], given["compile"], given["sync_batch_norm"], given["pixels"],
+        given["workers"], Ranks.of(os.environ),
+    )  # fmt: skip
+    how = {key: given[key] for key in ("resume", "overwrite", "eval_every")} | {"progress": obj["progress"]}
+
+    def new_trainer(seed: int) -> Trainer:
+        return Trainer(
+            config, recipe, data, preprocess=preprocess, seed=seed, where=where, init_from=given["init_from"]
+        )
+
+    with process_group(where.ranks, choose_device(where.device, where.ranks.local)):
+        if given["seeds"]:
+            click.echo(train_seeds(new_trainer, given["out"], _numbers(given["seeds"]), **how).summary())
+            return
+        result = train(new_trainer(given["seed"]), given["out"], **how)
     for metric, value in result.metrics.items():
         click.echo(f"{metric} {value['value']:.4f} (n = {value['n']}), {result.seconds:.0f} s")
-    click.echo(str(result.weights))
+        click.echo(str(result.weights))
+
+
+def _prepare(given: dict[str, Any]) -> Any:
+    """Recipe, model config, preprocess and data, of the options; nothing is written."""
+    import dataclasses
+
+    from l2a_transfer.data.readers import open_source
+    from l2a_transfer.models.config import ModelConfig
+    from l2a_transfer.preprocess import Preprocess
+    from l2a_transfer.training.data import TrainingData
+    from l2a_transfer.training.recipe import find_recipe
+
+    recipe = find_recipe(given["recipe"], given["data"])
+    if given["image_size"] is not None:
+        recipe = recipe.at_size(given["image_size"])
+    recipe = recipe.with_settings(given["settings"])
+    recipe = dataclasses.replace(recipe, **{key: given[key] for key in SHORTCUTS if given[key] is not None})
+    options = {key: given[key] for key in ("width", "normalizer", "global_branch")}
+    ModelConfig(given["model"], **options)  # before the data are read
+    preprocess = Preprocess(size=recipe.size, fit=given["fit"])
+    source = open_source(given["data"], data_dir=given["data_dir"], download=given["download"])
+    data = TrainingData.of(source, holdout=given["holdout"])
+    return recipe, ModelConfig(given["model"], num_classes=len(data.classes), **options), preprocess, data
+
+
+def _numbers(text: str) -> list[int]:
+    try:
+        return [int(part) for part in text.split(",")]
+    except ValueError:
+        raise ValueError(f"--seeds must be integers with commas between them, as 0,1,2; got {text!r}") from None

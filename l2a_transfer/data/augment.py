@@ -1,4 +1,7 @@
-"""Train-time augmentation: pure functions on a batch, on the batch's device, random only through a generator."""
+"""Train-time augmentation: pure functions on a batch, on the batch's device; the random numbers are arguments.
+
+Images are (B, C, H, W) of any dtype.
+"""
 
 from __future__ import annotations
 
@@ -7,23 +10,21 @@ import torch.nn.functional as F
 from torch import Tensor
 
 
-def random_flip(images: Tensor, generator: torch.Generator) -> Tensor:
-    """Each image mirrored left to right with probability one half. (B, C, H, W) → the same."""
-    flip = torch.rand(len(images), generator=generator).to(images.device) < 0.5
-    return torch.where(flip[:, None, None, None], images.flip(3), images)
+def flip(images: Tensor, mirrored: Tensor) -> Tensor:
+    """The images whose `mirrored` (B,) is true, mirrored left to right; the others as they are."""
+    return torch.where(mirrored[:, None, None, None], images.flip(3), images)
 
 
-def random_reflect_crop(images: Tensor, pad: int, generator: torch.Generator) -> Tensor:
-    """Each image shifted by up to `pad` pixels each way, the border filled by reflection. (B, C, H, W) → the same."""
-    if pad == 0:
-        return images
+def reflect_crop(images: Tensor, shift: Tensor) -> Tensor:
+    """Each image moved by `shift` (B, 2) pixels, rows then columns, what comes in filled by reflection.
+
+    A shift of up to `side − 1` pixels either way; (1, 0) takes row 1 to the top.
+    """
     B, C, H, W = images.shape
     rows, cols = (
-        torch.randint(-pad, pad + 1, (B, 1), generator=generator).to(images.device)
-        + torch.arange(side, device=images.device)
-        for side in (H, W)
+        _reflect(shift[:, axis, None] + torch.arange(side, device=images.device), side)
+        for axis, side in ((0, H), (1, W))
     )  # (B, H), (B, W)
-    rows, cols = _reflect(rows, H), _reflect(cols, W)
     images = images.gather(2, rows[:, None, :, None].expand(B, C, H, W))
     return images.gather(3, cols[:, None, None, :].expand(B, C, H, W))
 
@@ -34,8 +35,21 @@ def _reflect(index: Tensor, side: int) -> Tensor:
     return torch.where(index >= side, 2 * (side - 1) - index, index)
 
 
+def cutout(images: Tensor, centre: Tensor, side: int, fill: Tensor) -> Tensor:
+    """A square of `side` pixels around `centre` (B, 2), row and column, replaced by `fill` (C,); cut off at the border.
+
+    DeVries and Taylor, 2017: the square may lie partly outside, so that some images keep most of their pixels.
+    """
+    H, W = images.shape[-2:]
+    rows, cols = (
+        (torch.arange(n, device=images.device) - (centre[:, axis, None] - side // 2)) for axis, n in ((0, H), (1, W))
+    )  # (B, H), (B, W), counted from the square's first
+    inside = ((rows >= 0) & (rows < side))[:, :, None] & ((cols >= 0) & (cols < side))[:, None, :]  # (B, H, W)
+    return torch.where(inside[:, None], fill.to(images.dtype)[None, :, None, None], images)
+
+
 def resize(images: Tensor, size: int) -> Tensor:
-    """Float images (B, C, H, W) → (B, C, size, size), bilinear with antialias; unchanged at that size already."""
+    """Float images → (B, C, size, size), bilinear with antialias; unchanged at that size already."""
     if images.shape[-2:] == (size, size):
         return images
     return F.interpolate(images, size=(size, size), mode="bilinear", antialias=True)

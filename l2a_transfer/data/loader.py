@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import sys
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -17,6 +19,8 @@ from l2a_transfer.preprocess import Preprocess
 
 if TYPE_CHECKING:
     from l2a_transfer.data.readers import ImageSource
+
+RowNumbers = range | NDArray[np.int64]
 
 SMALL_SOURCE = 512
 """Rows below which starting worker processes costs more than they save."""
@@ -36,16 +40,18 @@ def choose_workers(rows: int, workers: int | None) -> int:
 
 
 class PixelBatch(NamedTuple):
-    """Pixels of one row range: uint8 (B, 3, size, size), and position in the batch → why that image is black."""
+    """Pixels of one batch: uint8 (B, 3, size, size), and position in the batch → why that image is black."""
 
     images_u8: NDArray[np.uint8]
     faulty: dict[int, str]
 
 
 class _Batches:
-    """Batch k of a list of row ranges, as a map-style data set; picklable, so that it can go to a worker."""
+    """Batch k of a list of row numbers, as a map-style data set; picklable, so that it can go to a worker."""
 
-    def __init__(self, source: ImageSource, preprocess: Preprocess, batches: Sequence[range], on_error: str) -> None:
+    def __init__(
+        self, source: ImageSource, preprocess: Preprocess, batches: Sequence[RowNumbers], on_error: str
+    ) -> None:
         self.source, self.preprocess, self.batches, self.on_error = source, preprocess, batches, on_error
 
     def __len__(self) -> int:
@@ -57,7 +63,7 @@ class _Batches:
         faulty: dict[int, str] = {}
         for at, row in enumerate(self.batches[k]):
             try:
-                images_u8[at] = self.preprocess.pixels(self.source.image(row))
+                images_u8[at] = self.preprocess.pixels(self.source.image(int(row)))
             except DataError as error:
                 # An exception that crosses the process boundary loses its type and gains a traceback; a value does not.
                 if self.on_error == "fail" or isinstance(error, SourceError):
@@ -67,39 +73,61 @@ class _Batches:
 
 
 def pixel_batches(
-    source: ImageSource, preprocess: Preprocess, batches: Sequence[range], *, workers: int = 0, on_error: str = "fail"
+    source: ImageSource,
+    preprocess: Preprocess,
+    batches: Sequence[RowNumbers],
+    *,
+    workers: int = 0,
+    on_error: str = "fail",
 ) -> Iterator[PixelBatch]:
-    """For each range of rows, in order, its pixels.
+    """For each batch of row numbers, in order, its pixels.
 
     Memory does not grow with the number of batches. With `on_error="skip"` an image that cannot be used is black, so
     that the others keep their places, and is listed. Raises: DataError naming it where `on_error` is "fail".
     """
     dataset = _Batches(source, preprocess, batches, on_error)
     if workers == 0 or not batches:
-        loaded: Iterator[PixelBatch | DataError] = (dataset[k] for k in range(len(dataset)))
-    else:
-        from torch.utils.data import DataLoader
+        yield from map(_usable, (dataset[k] for k in range(len(dataset))))
+        return
+    from torch.utils.data import DataLoader
 
-        loaded = iter(
-            DataLoader(
-                dataset,  # type: ignore[arg-type]
-                batch_size=None,
-                num_workers=min(workers, len(batches)),
-                collate_fn=_unchanged,
-                worker_init_fn=partial(_end_with_parent, os.getpid()),
-            )
-        )
-    for batch in loaded:
-        if isinstance(batch, DataError):
-            raise batch
-        yield batch
+    loader: DataLoader[Any] = DataLoader(
+        dataset,  # type: ignore[arg-type]
+        batch_size=None,
+        num_workers=min(workers, len(batches)),
+        collate_fn=_unchanged,
+        worker_init_fn=partial(_end_with_parent, os.getpid()),
+    )
+    with _left_alone_by_gc():
+        yield from map(_usable, loader)
+
+
+def _usable(batch: PixelBatch | DataError) -> PixelBatch:
+    if isinstance(batch, DataError):
+        raise batch
+    return batch
+
+
+@contextmanager
+def _left_alone_by_gc() -> Iterator[None]:
+    """Keeps the garbage collector from what exists now: it would write to each object, and so copy the pages that this
+    process and its workers share, at some moment of a long run (about 100 MB with torch loaded)."""
+    others = gc.get_freeze_count() > 0
+    gc.freeze()
+    try:
+        yield
+    finally:
+        if not others:
+            gc.unfreeze()
 
 
 def _end_with_parent(parent: int, worker: int) -> None:
     """Have Linux end this worker when its parent ends, however that ends.
 
     A worker of a parent that was killed would wait forever to hand over its batch: its siblings hold the pipe open.
+    Ctrl-C reaches all processes of a terminal, and what to do then is for the parent to say.
     """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     if sys.platform == "linux":
         import ctypes
 

@@ -1,0 +1,72 @@
+"""What a run says of itself: the card, the weights' name, and the commit that ran."""
+
+from __future__ import annotations
+
+import platform
+import re
+import subprocess
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from l2a_transfer.models.config import ModelConfig
+from l2a_transfer.models.weights import Card, count_parameters
+from l2a_transfer.training.data import TEST_SPLITS
+from l2a_transfer.training.device import device_name
+
+if TYPE_CHECKING:
+    from l2a_transfer.training.trainer import Trainer
+
+
+def training_card(trainer: Trainer, name: str) -> Card:
+    """The card of the network as it is now, without metrics."""
+    test = trainer.data.test_name
+    training: dict[str, Any] = {
+        "data": trainer.data.name,
+        "split": "train" if test in TEST_SPLITS else f"train without {test}",
+        "n": len(trainer.data.train),
+        "data_sha256": trainer.data.fingerprint(),
+        "recipe": trainer.recipe.to_json(),
+        "seed": trainer.seed,
+        "device": device_name(trainer.device),
+        "processes": trainer.where.ranks.size,
+        "precision": trainer.precision,
+        "seconds": round(trainer.seconds, 1),
+        "versions": {"python": platform.python_version(), "torch": torch.__version__},
+        "commit": trainer.commit,
+    }
+    if trainer.start:
+        training["init_from"] = {"name": trainer.start.name, "sha256": trainer.start.sha256,
+                                 "not_loaded": list(trainer.start.kept_random)}  # fmt: skip
+    return Card(
+        name=name,
+        config=trainer.config,
+        preprocess=trainer.preprocess,
+        classes=trainer.data.classes,
+        parameters=count_parameters(trainer.result),
+        training=training,
+    )
+
+
+def commit() -> str | None:
+    """The git commit of the running code, None outside a checkout."""
+    here = Path(__file__).parent
+    try:
+        done = subprocess.run(
+            ["git", "-C", str(here), "describe", "--always", "--abbrev=40", "--dirty", "--exclude=*"],
+            capture_output=True, text=True, timeout=10, check=True,
+        )  # fmt: skip
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return done.stdout.strip() or None
+
+
+def weights_name(config: ModelConfig, data: str) -> str:
+    """`ARCH.TAG` as `--model` takes it: vgg-att2-concat-pc.cifar10-w025."""
+    return f"{config.architecture}.{file_part(data)}-w{round(config.width * 100):03d}"
+
+
+def file_part(data: str) -> str:
+    """A data set's name as a part of a file name: of `imagefolder:birds`, `birds`."""
+    return re.sub(r"[^A-Za-z0-9_-]+", "-", data.rpartition(":")[2]).strip("-") or "data"

@@ -1,0 +1,200 @@
+"""What is trained on and what is measured on, in memory or streamed: batches of uint8 pixels by row."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from l2a_transfer.data.loader import choose_workers, pixel_batches
+from l2a_transfer.data.sources import ArraySource, ImageSource, Subset
+from l2a_transfer.errors import TrainingError, unknown_name
+from l2a_transfer.preprocess import Preprocess
+
+HOLDOUT_SEED = 20180217
+TEST_SPLITS = ("test", "val", "valid")
+TRAIN_SPLITS = ("train", "trainval")
+PLACES = ("auto", "memory", "stream")
+SHARE_OF_MEMORY = 0.5
+"""Of the device's free memory that pixels may take before they are streamed."""
+
+
+@dataclass(frozen=True, eq=False)
+class TrainingData:
+    """Pictures to fit on, and others to measure on, never to choose on.
+
+    Raises: TrainingError for a class in `test` of which `train` has no picture, and for pictures without a label.
+    """
+
+    name: str
+    classes: tuple[str, ...]
+    train: ImageSource
+    test: ImageSource
+    test_name: str = "test"
+
+    def __post_init__(self) -> None:
+        for part, source in (("train", self.train), (self.test_name, self.test)):
+            if not len(source):
+                raise TrainingError(f"{self.name}: no pictures in {part}")
+            unlabelled = np.flatnonzero(source.labels < 0)
+            if len(unlabelled):
+                raise TrainingError(
+                    f"{self.name}: {source.ids[unlabelled[0]]} has no label ({len(unlabelled)} in all); put every "
+                    "picture into the folder of its class"
+                )
+        unseen = sorted(set(self.test.labels.tolist()) - set(self.train.labels.tolist()))
+        if unseen:
+            names = ", ".join(self.classes[i] for i in unseen[:5])
+            raise TrainingError(f"{self.name}: classes in {self.test_name} that training has no image of: {names}")
+
+    @classmethod
+    def of(cls, source: ImageSource, *, holdout: int | None = None) -> TrainingData:
+        """The training and test splits of a source; with `holdout`, training images alone, so many held out.
+
+        A source of one split has nothing to measure on: then `holdout` must be given.
+        """
+        train = _rows(source, TRAIN_SPLITS) if len(source.splits) > 1 else np.arange(len(source))
+        if train is None:
+            raise TrainingError(f"{source.name}: none of its splits is train; it has {', '.join(source.splits)}")
+        test = _rows(source, TEST_SPLITS) if len(source.splits) > 1 else None
+        if holdout is not None:
+            part = Subset(source, train)
+            return cls(source.name, source.classes, part, part).holdout(holdout)
+        if test is None:
+            raise TrainingError(
+                f"{source.name}: has no split to measure on, only {', '.join(source.splits)}; --holdout N keeps N "
+                "training images back for that"
+            )
+        return cls(source.name, source.classes, Subset(source, train), Subset(source, test))
+
+    def holdout(self, n: int) -> TrainingData:
+        """The training images split into N − n and n, the same way every time; the test images are out of reach.
+
+        Recipe choices are made on this split. Raises: TrainingError where n leaves nothing on one side.
+        """
+        if not 0 < n < len(self.train):
+            raise TrainingError(f"holdout must be between 1 and {len(self.train) - 1} images, got {n}")
+        order = np.random.default_rng(HOLDOUT_SEED).permutation(len(self.train))
+        fit, held = np.sort(order[n:]), np.sort(order[:n])
+        return dataclasses.replace(
+            self, train=Subset(self.train, fit), test=Subset(self.train, held), test_name=f"holdout-{n}"
+        )
+
+    def fingerprint(self) -> str:
+        """SHA-256 (hex) of the training source: see `ImageSource.fingerprint`."""
+        return self.train.fingerprint()
+
+
+def _rows(source: ImageSource, names: Sequence[str]) -> NDArray[np.int64] | None:
+    """The rows of the first of these splits that the source has."""
+    for name in names:
+        if name in source.splits:
+            return np.flatnonzero(source.split == source.splits.index(name))
+    return None
+
+
+class Pixels(Protocol):
+    """Where a run takes its pictures from."""
+
+    def __len__(self) -> int: ...
+
+    def batches(self, rows: Sequence[NDArray[np.int64]]) -> Iterator[tuple[Tensor, Tensor]]:
+        """For each array of rows, in order: pixels uint8 (B, 3, size, size) and labels (B,) int64, on the device."""
+
+
+class ResidentPixels:
+    """All pixels on the device, as uint8: a batch is one gather there."""
+
+    def __init__(
+        self, source: ImageSource, preprocess: Preprocess, device: torch.device, *, workers: int | None
+    ) -> None:
+        self.pixels = torch.from_numpy(read_pixels(source, preprocess, workers=workers)).to(device)  # (N, 3, S, S)
+        self.labels = torch.from_numpy(source.labels.astype(np.int64)).to(device)  # (N,)
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def batches(self, rows: Sequence[NDArray[np.int64]]) -> Iterator[tuple[Tensor, Tensor]]:
+        if not rows:
+            return
+        # One transfer an epoch: a copy from ordinary memory makes the host wait for a GPU.
+        everything = torch.from_numpy(np.concatenate(rows)).to(self.pixels.device)
+        for own in torch.split(everything, [len(part) for part in rows]):
+            yield self.pixels[own], self.labels[own]
+
+
+class StreamedPixels:
+    """Pixels that are decoded by worker processes, a few batches ahead, and sent to the device."""
+
+    def __init__(
+        self, source: ImageSource, preprocess: Preprocess, device: torch.device, *, workers: int | None
+    ) -> None:
+        self.source, self.preprocess, self.device = source, preprocess, device
+        self.workers = choose_workers(len(source), workers)
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    def batches(self, rows: Sequence[NDArray[np.int64]]) -> Iterator[tuple[Tensor, Tensor]]:
+        decoded = pixel_batches(self.source, self.preprocess, rows, workers=self.workers)
+        for own, batch in zip(rows, decoded, strict=True):
+            pixels = torch.from_numpy(batch.images_u8)
+            labels = torch.from_numpy(self.source.labels[own].astype(np.int64))
+            if self.device.type == "cuda":
+                pixels, labels = pixels.pin_memory(), labels.pin_memory()
+            yield pixels.to(self.device, non_blocking=True), labels.to(self.device, non_blocking=True)
+
+
+def open_pixels(
+    source: ImageSource,
+    preprocess: Preprocess,
+    device: torch.device,
+    *,
+    place: str = "auto",
+    workers: int | None = None,
+) -> Pixels:
+    """In the device's memory where `place` says so or half of what is free there holds them; else streamed.
+
+    Both give the same batches. Raises: UnknownNameError for another place.
+    """
+    if place not in PLACES:
+        raise unknown_name("place", place, PLACES)
+    needed = len(source) * 3 * preprocess.size**2
+    resident = place == "memory" or (place == "auto" and needed <= SHARE_OF_MEMORY * free_memory(device))
+    return (ResidentPixels if resident else StreamedPixels)(source, preprocess, device, workers=workers)
+
+
+def free_memory(device: torch.device) -> int:
+    """Bytes that a device has to give."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    name = "SC_AVPHYS_PAGES" if "SC_AVPHYS_PAGES" in os.sysconf_names else "SC_PHYS_PAGES"
+    return os.sysconf(name) * os.sysconf("SC_PAGE_SIZE")
+
+
+def read_pixels(source: ImageSource, preprocess: Preprocess, *, workers: int | None = None) -> NDArray[np.uint8]:
+    """Every picture of a source at the network's size: uint8 (N, 3, size, size)."""
+    found = _array(source)
+    if found is not None and found.shape[1:3] == (preprocess.size, preprocess.size):
+        return np.ascontiguousarray(found.transpose(0, 3, 1, 2))
+    rows = [range(start, min(start + 256, len(source))) for start in range(0, len(source), 256)]
+    pixels = np.empty((len(source), 3, preprocess.size, preprocess.size), dtype=np.uint8)
+    batches = pixel_batches(source, preprocess, rows, workers=choose_workers(len(source), workers))
+    for part, batch in zip(rows, batches, strict=True):
+        pixels[part.start : part.stop] = batch.images_u8
+    return pixels
+
+
+def _array(source: ImageSource) -> NDArray[np.uint8] | None:
+    """The RGB pictures of a source that has them in memory already, (N, H, W, 3)."""
+    if isinstance(source, Subset):
+        whole = _array(source.whole)
+        return None if whole is None else whole[source.rows]
+    return source.pictures if isinstance(source, ArraySource) and source.pictures.ndim == 4 else None

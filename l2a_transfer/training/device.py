@@ -1,0 +1,138 @@
+"""Where a run computes: the device, its precision, the processes that share the work, and how fast it could be."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+import torch.distributed as dist
+
+from l2a_transfer.errors import TrainingError, unknown_name
+from l2a_transfer.models.config import ModelConfig
+from l2a_transfer.models.vgg import build_model
+
+DEVICES = ("auto", "cpu", "cuda")
+PRECISIONS = ("auto", "fp32", "bf16")
+
+
+@dataclass(frozen=True)
+class Ranks:
+    """This process among those that torchrun started: `rank` of `size`, `local` of those on this machine."""
+
+    rank: int = 0
+    size: int = 1
+    local: int = 0
+
+    @classmethod
+    def of(cls, environment: Mapping[str, str]) -> Ranks:
+        """What torchrun says in the environment variables RANK, WORLD_SIZE and LOCAL_RANK; alone where it does not.
+
+        Raises: TrainingError where they are no numbers that fit together.
+        """
+        names = ("RANK", "WORLD_SIZE", "LOCAL_RANK")
+        if "WORLD_SIZE" not in environment:
+            return cls()
+        try:
+            ranks = cls(*(int(environment[name]) for name in names))
+        except (KeyError, ValueError) as error:
+            raise TrainingError(
+                f"the environment has WORLD_SIZE, but not all of {', '.join(names)}: {error}"
+            ) from error
+        if not 0 <= ranks.rank < ranks.size or ranks.local < 0:
+            raise TrainingError(f"RANK {ranks.rank} of WORLD_SIZE {ranks.size} is no process of a group")
+        return ranks
+
+    @property
+    def first(self) -> bool:
+        """True in the one process that writes, measures and reports."""
+        return self.rank == 0
+
+
+def choose_device(name: str, local_rank: int = 0) -> torch.device:
+    """`auto` is CUDA where there is one, else the CPU. Raises: TrainingError for a device that is not there."""
+    if name not in DEVICES:
+        raise unknown_name("device", name, DEVICES)
+    if name == "cuda" and not torch.cuda.is_available():
+        raise TrainingError("device 'cuda' was asked for and PyTorch sees no CUDA GPU; use --device cpu")
+    if name == "cpu" or not torch.cuda.is_available():
+        return torch.device("cpu")
+    if local_rank >= torch.cuda.device_count():
+        raise TrainingError(f"process {local_rank} of this machine has no GPU; it has {torch.cuda.device_count()}")
+    return torch.device("cuda", local_rank)
+
+
+def choose_precision(name: str, device: torch.device) -> str:
+    """`auto` is bf16 where the device multiplies it faster than float32: CUDA GPUs that have it and CPUs with AMX.
+
+    AVX512-BF16 alone does not count: without AMX the same step ran at 104 images a second in bf16 and at 160 in
+    float32 (two Sapphire Rapids cores with AMX masked, width 0.25, batch 128).
+    """
+    if name not in PRECISIONS:
+        raise unknown_name("precision", name, PRECISIONS)
+    if name != "auto":
+        return name
+    if device.type == "cuda":
+        return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp32"
+    return "bf16" if torch.cpu._is_amx_tile_supported() else "fp32"
+
+
+def device_name(device: torch.device) -> str:
+    """What ran it, in words: the GPU's name, or the number of CPU threads."""
+    if device.type == "cuda":
+        return str(torch.cuda.get_device_name(device))
+    return f"cpu, {torch.get_num_threads()} thread{'s' if torch.get_num_threads() > 1 else ''}"
+
+
+@contextmanager
+def process_group(ranks: Ranks, device: torch.device) -> Iterator[None]:
+    """The processes of `ranks` joined for as long as the body runs: NCCL between GPUs, gloo between CPUs."""
+    if ranks.size == 1:
+        yield
+        return
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+    dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    try:
+        yield
+    finally:
+        dist.destroy_process_group()
+
+
+def macs(config: ModelConfig, size: int) -> int:
+    """Multiplications of one image's forward pass through the layers that are built, at `size` × `size` pixels.
+
+    As torch's FlopCounterMode counts: convolutions, linear layers and products of matrices.
+    """
+    from torch.utils.flop_counter import FlopCounterMode
+
+    model = build_model(config, seed=0).eval()
+    with torch.inference_mode(), FlopCounterMode(display=False) as counter:
+        model(torch.zeros(1, 3, size, size))
+    return int(counter.get_total_flops()) // 2
+
+
+def matrix_peak(device: torch.device, precision: str, *, side: int | None = None, repeats: int = 5) -> float:
+    """Floating-point operations a second of the best of `repeats` products of two `side` × `side` matrices.
+
+    By default 8,192 on a GPU and 1,024 on a CPU, where that takes a hundredth of a second or so.
+    """
+    side = side or (8192 if device.type == "cuda" else 1024)
+    dtype = torch.bfloat16 if precision == "bf16" else torch.float32
+    a, b = (torch.ones(side, side, device=device, dtype=dtype) for _ in range(2))
+    out = torch.empty(side, side, device=device, dtype=dtype)
+    best = float("inf")
+    for _ in range(repeats + 1):  # the first warms up
+        _wait(device)
+        started = time.perf_counter()
+        torch.mm(a, b, out=out)
+        _wait(device)
+        best = min(best, time.perf_counter() - started)
+    return 2.0 * side**3 / best
+
+
+def _wait(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)

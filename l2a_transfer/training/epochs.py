@@ -1,0 +1,77 @@
+"""The order and the augmentation of one epoch: a function of (seed, epoch) alone, drawn before it begins."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from l2a_transfer.data.augment import cutout, flip, reflect_crop, resize
+from l2a_transfer.preprocess import Preprocess
+from l2a_transfer.training.data import Pixels
+from l2a_transfer.training.recipe import TrainConfig
+
+
+def stream_seed(purpose: str, *numbers: int) -> int:
+    """A seed of its own for each purpose and numbers, 63 bits: streams that have nothing to do with each other."""
+    digest = hashlib.sha256(repr((purpose, *numbers)).encode()).digest()
+    return int.from_bytes(digest[:8], "little") >> 1
+
+
+@dataclass(frozen=True)
+class EpochPlan:
+    """Of `steps` batches of B images: rows (steps, B), and each image's augmentation.
+
+    shifts and centres (steps, B, 2) pixels, mirrored (steps, B). The images that do not fill a batch are left out.
+    """
+
+    rows: NDArray[np.int64]
+    shifts: Tensor
+    mirrored: Tensor
+    centres: Tensor
+
+    def part(self, start: int, rank: int, ranks: int) -> EpochPlan:
+        """The steps from `start` on, and of each batch the piece of one process of `ranks`."""
+        B = self.rows.shape[1] // ranks
+        own = slice(rank * B, (rank + 1) * B)
+        return EpochPlan(
+            *(values[start:, own] for values in (self.rows, self.shifts, self.mirrored, self.centres))  # type: ignore[arg-type]
+        )
+
+
+def plan_epoch(n: int, recipe: TrainConfig, *, seed: int, epoch: int) -> EpochPlan:
+    """The plan of epoch `epoch`, counted from 0, over `n` images."""
+    generator = torch.Generator().manual_seed(stream_seed("epoch", seed, epoch))
+    B = recipe.batch_size
+    steps = n // B
+    rows = torch.randperm(n, generator=generator)[: steps * B].view(steps, B)
+    pad = recipe.crop_pad
+    return EpochPlan(
+        rows.numpy(),
+        torch.randint(-pad, pad + 1, (steps, B, 2), generator=generator),
+        torch.rand(steps, B, generator=generator) < 0.5,
+        torch.randint(0, recipe.size, (steps, B, 2), generator=generator),
+    )
+
+
+def augmented_batches(
+    pixels: Pixels, plan: EpochPlan, recipe: TrainConfig, preprocess: Preprocess, *, size: int, device: torch.device
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Batches of an epoch: images float32 (B, 3, size, size), normalised, in channels_last, and labels (B,)."""
+    mean, std = (torch.tensor(values, device=device)[:, None, None] for values in (preprocess.mean, preprocess.std))
+    fill = (torch.tensor(preprocess.mean) * 255).round().to(device)
+    shifts, mirrored, centres = (values.to(device) for values in (plan.shifts, plan.mirrored, plan.centres))
+    for step, (batch, labels) in enumerate(pixels.batches(list(plan.rows))):
+        if recipe.crop_pad:
+            batch = reflect_crop(batch, shifts[step])
+        if recipe.flip:
+            batch = flip(batch, mirrored[step])
+        if recipe.cutout:
+            batch = cutout(batch, centres[step], recipe.cutout, fill)
+        batch = (resize(batch.float() / 255, size) - mean) / std  # (B, 3, size, size)
+        yield batch.contiguous(memory_format=torch.channels_last), labels

@@ -1,0 +1,243 @@
+"""Runs as folders: one run from its first step or its checkpoint to weights with a card, and one run a seed."""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import signal
+import statistics
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+from l2a_transfer.errors import OutputExistsError, WeightsError
+from l2a_transfer.models.weights import load_weights, read_card, save_weights, with_metrics
+from l2a_transfer.training.cards import training_card, weights_name
+from l2a_transfer.training.checkpoint import load_checkpoint, save_checkpoint
+from l2a_transfer.training.curve import learning_curve
+from l2a_transfer.training.measure import evaluate
+from l2a_transfer.training.trainer import Trainer
+
+log = logging.getLogger(__name__)
+REPLACE = "--overwrite replaces it, or choose another --out"
+GO_ON = "; the same command with --resume goes on"
+
+
+@dataclass(frozen=True)
+class TrainResult:
+    """Where the weights are and what they reach; `metrics` as in the card."""
+
+    weights: Path
+    metrics: dict[str, Any]
+    seconds: float
+
+
+@dataclass(frozen=True)
+class SeedsResult:
+    """One metric over training seeds: mean and sample standard deviation (0 for one seed) of `values`."""
+
+    metric: str
+    seeds: tuple[int, ...]
+    values: tuple[float, ...]
+
+    @property
+    def mean(self) -> float:
+        return statistics.fmean(self.values)
+
+    @property
+    def std(self) -> float:
+        return statistics.stdev(self.values) if len(self.values) > 1 else 0.0
+
+    def summary(self) -> str:
+        """One line a seed, and one with mean, standard deviation and n."""
+        lines = [f"seed {seed}: {self.metric} {value:.4f}" for seed, value in zip(self.seeds, self.values, strict=True)]
+        spread = f" ± {self.std:.4f} (standard deviation)" if len(self.values) > 1 else ""
+        return "\n".join([*lines, f"{self.metric} {self.mean:.4f}{spread}, n = {len(self.values)} seeds"])
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "schema": "l2a-seeds/1", "metric": self.metric, "n": len(self.values), "mean": self.mean, "std": self.std,
+            "runs": [{"seed": seed, "value": value} for seed, value in zip(self.seeds, self.values, strict=True)],
+        }  # fmt: skip
+
+
+def train(
+    trainer: Trainer,
+    out: Path,
+    *,
+    resume: bool = False,
+    overwrite: bool = False,
+    eval_every: int = 0,
+    progress: bool = True,
+) -> TrainResult:
+    """Run `trainer` to its last epoch, writing `checkpoint.pt`, `metrics.jsonl`, `curve.png` and `NAME.safetensors`
+    into `out`; of several processes the first alone writes.
+
+    Fitted on the training images; measured at the end, on the test images, with the float16 numbers that ship, in
+    float32 arithmetic. With `eval_every` it is also measured during training, which chooses nothing. Ctrl-C and
+    SIGTERM save the position and raise KeyboardInterrupt. Raises: OutputExistsError where `out` holds another run and
+    neither `resume` nor `overwrite` is given; TrainingError where the loss is not finite or the checkpoint is another
+    run's.
+    """
+    name = weights_name(trainer.config, trainer.data.name)
+    first = trainer.where.ranks.first
+    checkpoint, metrics_file, weights = out / "checkpoint.pt", out / "metrics.jsonl", out / f"{name}.safetensors"
+    if checkpoint.exists() and resume:
+        trainer.restore(load_checkpoint(checkpoint, trainer.fingerprint()))
+        if trainer.finished and (found := _finished(weights)):
+            return found
+        log.info(
+            "resumed after epoch %d of %d, step %d, from %s",
+            trainer.epoch, trainer.recipe.epochs, trainer.step, checkpoint,
+        )  # fmt: skip
+    elif not overwrite:
+        for path, todo in ((checkpoint, "--resume goes on with it, --overwrite replaces it"), (weights, REPLACE)):
+            if path.exists():
+                raise OutputExistsError(f"{path}: a run is there already; {todo}")
+    _together(trainer)
+    if first:
+        out.mkdir(parents=True, exist_ok=True)
+        history = _history(metrics_file, trainer.epoch)
+        metrics_file.write_text("".join(json.dumps(row) + "\n" for row in history))
+    with _asked_to_stop(alone=trainer.where.ranks.size == 1) as stop:
+        while not trainer.finished:
+            row = trainer.run_epoch(progress=progress, stop=stop)
+            if row is None:
+                save_checkpoint(checkpoint, trainer.state())
+                log.warning(
+                    "stopped in epoch %d, after step %d of %d; saved in %s%s",
+                    trainer.epoch + 1, trainer.step, trainer.steps_per_epoch, checkpoint, GO_ON,
+                )  # fmt: skip
+                raise KeyboardInterrupt
+            if first:
+                if eval_every and trainer.epoch % eval_every == 0:
+                    row[f"{trainer.data.test_name}_accuracy"] = evaluate(
+                        trainer.result, trainer.data.test, trainer.preprocess, workers=trainer.where.workers
+                    )
+                save_checkpoint(checkpoint, trainer.state())
+                with open(metrics_file, "a") as file:
+                    file.write(json.dumps(row) + "\n")
+                _tell(trainer, row)
+    metrics: dict[str, Any] = {}
+    if first:
+        (out / "curve.png").write_bytes(learning_curve(_history(metrics_file, trainer.epoch), name))
+        metrics = _measure(trainer, name, weights)  # last: measured weights say that the run is complete
+    _together(trainer)
+    return TrainResult(weights, metrics, trainer.seconds)
+
+
+def _tell(trainer: Trainer, row: dict[str, Any]) -> None:
+    log.info(
+        "epoch %d/%d  loss %.3f  accuracy %.3f  %.0f images/s, %.2f of the matrix peak  about %d min left",
+        trainer.epoch, trainer.recipe.epochs, row["train_loss"], row["train_accuracy"],
+        row["images_per_second"], row["peak_share"], math.ceil(trainer.seconds_left() / 60),
+    )  # fmt: skip
+
+
+def _measure(trainer: Trainer, name: str, weights: Path) -> dict[str, Any]:
+    """Save the weights, measure what was saved, and save them again with what was measured."""
+    data = trainer.data
+    card = training_card(trainer, name)
+    save_weights(trainer.result, card, weights)
+    shipped, _ = load_weights(weights)
+    shipped.to(trainer.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    accuracy = evaluate(shipped, data.test, trainer.preprocess, workers=trainer.where.workers)
+    metrics = {f"{data.test_name}_accuracy": {"value": accuracy, "n": len(data.test), "seeds": 1}}
+    save_weights(shipped, with_metrics(card, metrics), weights)
+    return metrics
+
+
+def _finished(weights: Path) -> TrainResult | None:
+    """The result of a run that has come to its end: its weights are there, whole and measured."""
+    try:
+        card = read_card(weights)
+    except WeightsError:
+        return None
+    return TrainResult(weights, card.metrics, float(card.training["seconds"])) if card.metrics else None
+
+
+def _together(trainer: Trainer) -> None:
+    """Wait for the other processes."""
+    if trainer.where.ranks.size > 1:
+        dist.barrier()
+
+
+@contextmanager
+def _asked_to_stop(*, alone: bool) -> Iterator[Callable[[], bool]]:
+    """While the body runs, the first SIGINT or SIGTERM is only remembered; a second one ends the process as usual.
+
+    Not where several processes run, which would stop at different steps: there the last epoch's checkpoint stands.
+    """
+    if not alone or threading.current_thread() is not threading.main_thread():
+        yield lambda: False
+        return
+    asked = threading.Event()
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+
+    def remember(number: int, frame: object) -> None:
+        asked.set()
+        for each, handler in before.items():
+            signal.signal(each, handler)
+
+    try:
+        for number in before:
+            signal.signal(number, remember)
+        yield asked.is_set
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def train_seeds(
+    new_trainer: Callable[[int], Trainer],
+    out: Path,
+    seeds: Sequence[int],
+    *,
+    resume: bool = False,
+    overwrite: bool = False,
+    eval_every: int = 0,
+    progress: bool = True,
+) -> SeedsResult:
+    """One run a seed, each in `out/seed-N`; finished ones of the same run are taken as they are. Writes `seeds.json`.
+
+    Raises: as `train`, and ValueError for no seed or one given twice.
+    """
+    if not seeds or len(set(seeds)) < len(seeds):
+        raise ValueError(f"seeds must be different numbers, as 0,1,2; got {','.join(map(str, seeds)) or 'none'}")
+    values: list[float] = []
+    metric = ""
+    for seed in seeds:
+        trainer = new_trainer(seed)
+        folder = out / f"seed-{seed}"
+        done = not overwrite and _finished(folder / f"{weights_name(trainer.config, trainer.data.name)}.safetensors")
+        result = train(
+            trainer, folder, resume=resume or bool(done), overwrite=overwrite, eval_every=eval_every, progress=progress
+        )
+        ((metric, value),) = result.metrics.items() or read_card(result.weights).metrics.items()
+        values.append(value["value"])
+        log.info("seed %d: %s %.4f%s", seed, metric, values[-1], " (was finished)" if done else "")
+    found = SeedsResult(metric, tuple(seeds), tuple(values))
+    if trainer.where.ranks.first:
+        (out / "seeds.json").write_text(json.dumps(found.to_json(), indent=1) + "\n")
+    return found
+
+
+def _history(path: Path, epochs: int) -> list[dict[str, Any]]:
+    """The rows of the epochs that the checkpoint holds; a kill can leave one row more, or half a row."""
+    rows: list[dict[str, Any]] = []
+    if epochs and path.exists():
+        for line in path.read_text().splitlines():
+            try:
+                row = json.loads(line)
+            except ValueError:
+                continue
+            if isinstance(row, dict) and 0 < row.get("epoch", 0) <= epochs:
+                rows.append(row)
+    return rows

@@ -1,0 +1,50 @@
+"""Starting from trained weights: what fits is taken over, and what does not is named."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+
+import torch
+
+from l2a_transfer.errors import TrainingError
+from l2a_transfer.models.vgg import Network
+from l2a_transfer.models.weights import resolve_model
+
+
+@dataclass(frozen=True)
+class Start:
+    """What a network began with: the weights' name and digest, and the tensors that kept their random values."""
+
+    name: str
+    sha256: str
+    kept_random: tuple[str, ...]
+
+
+def start_from(model: Network, name: str) -> Start:
+    """Copy into `model` every tensor of the weights `name` (as `--model` takes it) that has its name and shape.
+
+    Raises: TrainingError where a convolution of the trunk does not fit, naming it.
+    """
+    found, card = resolve_model(name)
+    theirs, own = found.state_dict(), model.state_dict()
+    tensors = [key for key in own if not key.endswith("num_batches_tracked")]
+    fitting = {key: theirs[key] for key in tensors if key in theirs and theirs[key].shape == own[key].shape}
+    trunk = [key for key in tensors if key.startswith("trunk.") and key.endswith("0.weight")]
+    if missing := [key for key in trunk if key not in fitting]:
+        key = missing[0]
+        there = f"is {tuple(theirs[key].shape)} there" if key in theirs else "is not there"
+        raise TrainingError(
+            f"--init-from {name}: its convolutions do not fit: {key} {there} and {tuple(own[key].shape)} here; "
+            f"that network is {card.config.architecture} at width {card.config.width:g}, this one "
+            f"{model.config.architecture} at width {model.config.width:g}"
+        )
+    model.load_state_dict(fitting, strict=False)
+    return Start(card.name, _sha256(theirs), tuple(key for key in tensors if key not in fitting))
+
+
+def _sha256(state: dict[str, torch.Tensor]) -> str:
+    sha = hashlib.sha256()
+    for key in sorted(state):
+        sha.update(key.encode() + state[key].detach().cpu().numpy().tobytes())
+    return sha.hexdigest()

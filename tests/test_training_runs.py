@@ -1,0 +1,312 @@
+"""Whole training runs: stopping and going on, averages, seeds, other weights to start from, several processes."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from PIL import Image
+
+from l2a_transfer.data.readers import open_source
+from l2a_transfer.errors import TrainingError
+from l2a_transfer.models.config import ModelConfig
+from l2a_transfer.models.vgg import build_model
+from l2a_transfer.models.weights import read_card
+from l2a_transfer.training.checkpoint import load_checkpoint
+from l2a_transfer.training.data import TrainingData
+from l2a_transfer.training.device import Ranks, choose_precision, macs, matrix_peak
+from l2a_transfer.training.epochs import augmented_batches, plan_epoch
+from l2a_transfer.training.recipe import TrainConfig
+from l2a_transfer.training.runs import SeedsResult, train, train_seeds
+from l2a_transfer.training.start import start_from
+from l2a_transfer.training.trainer import Trainer, Where
+from tests.conftest import assert_fails, l2a
+from tests.test_training import COMMAND, CONFIG, CPU, cifar, new_trainer, same, weights_of
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_saves_inside_the_epoch_and_the_rest_is_the_same_to_the_bit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, number: signal.Signals
+) -> None:
+    train(new_trainer(average=0.2), tmp_path / "whole", progress=False)
+    run, out = new_trainer(average=0.2), tmp_path / "cut"
+    step = run._train_step
+
+    def then_a_signal(*arguments: Any) -> None:
+        step(*arguments)
+        if (run.epoch, run.step) == (1, 3):
+            os.kill(os.getpid(), number)
+
+    monkeypatch.setattr(run, "_train_step", then_a_signal)
+    before = signal.getsignal(number)
+    with pytest.raises(KeyboardInterrupt):
+        train(run, out, progress=False)
+    assert signal.getsignal(number) is before
+    assert "stopped in epoch 2, after step 3 of 4; saved in" in caplog.text
+    assert "the same command with --resume goes on" in caplog.text
+    content = load_checkpoint(out / "checkpoint.pt", run.fingerprint())
+    assert (content["epoch"], content["step"]) == (1, 3)
+    train(new_trainer(average=0.2), out, resume=True, progress=False)
+    assert same(weights_of(tmp_path / "whole"), weights_of(out))
+    whole, cut = ([json.loads(line) for line in (tmp_path / name / "metrics.jsonl").read_text().splitlines()]
+                  for name in ("whole", "cut"))  # fmt: skip
+    for one, other in zip(whole, cut, strict=True):
+        for key in ("epoch", "lr", "train_loss", "train_accuracy"):
+            assert one[key] == other[key]
+
+
+def test_a_finished_run_is_taken_as_it_is(tmp_path: Path) -> None:
+    result = train(new_trainer(epochs=1), tmp_path, progress=False)
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    again = train(new_trainer(epochs=1), tmp_path, resume=True, progress=False)
+    assert again.metrics == result.metrics
+    assert before == {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    tensors = weights_of(tmp_path)
+    result.weights.unlink()
+    assert train(new_trainer(epochs=1), tmp_path, resume=True, progress=False).metrics == result.metrics
+    assert same(weights_of(tmp_path), tensors)
+
+
+def test_the_average_is_the_exponential_mean_of_the_weights() -> None:
+    run = new_trainer(average=0.5, epochs=1)  # 4 steps: a time constant of 2
+    seen: list[torch.Tensor] = []
+    step = run._train_step
+
+    def keeping(*arguments: Any) -> None:
+        step(*arguments)
+        seen.append(run.model.classifiers[0].bias.detach().clone())  # type: ignore[index, union-attr]
+
+    run._train_step = keeping  # type: ignore[method-assign]
+    run.run_epoch(progress=False)
+    expected = seen[0]
+    for value in seen[1:]:
+        expected = expected * np.exp(-0.5) + value * (1 - np.exp(-0.5))
+    found = run.result.classifiers[0].bias  # type: ignore[index, union-attr]
+    torch.testing.assert_close(found.detach(), expected, rtol=1e-5, atol=1e-7)
+    assert not torch.equal(found, run.model.classifiers[0].bias)  # type: ignore[index, union-attr]
+
+
+def test_measuring_on_the_way_changes_nothing_but_the_log(tmp_path: Path) -> None:
+    train(new_trainer(), tmp_path / "plain", progress=False)
+    train(new_trainer(), tmp_path / "measured", eval_every=2, progress=False)
+    assert same(weights_of(tmp_path / "plain"), weights_of(tmp_path / "measured"))
+    rows = [json.loads(line) for line in (tmp_path / "measured" / "metrics.jsonl").read_text().splitlines()]
+    assert ["test_accuracy" in row for row in rows] == [False, True, False]
+    with Image.open(tmp_path / "measured" / "curve.png") as picture:
+        assert picture.size == (960, 432)
+
+
+def test_seeds_are_trained_once_each_and_summed_up(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    def new(seed: int) -> Trainer:
+        return new_trainer(seed=seed, epochs=1)
+
+    one = train_seeds(new, tmp_path, [0, 1], progress=False)
+    first = (tmp_path / "seed-0" / "checkpoint.pt").stat().st_mtime_ns
+    caplog.set_level("INFO", "l2a_transfer")
+    three = train_seeds(new, tmp_path, [0, 1, 2], progress=False)
+    assert (tmp_path / "seed-0" / "checkpoint.pt").stat().st_mtime_ns == first
+    assert caplog.text.count("(was finished)") == 2
+    assert three.values[:2] == one.values
+    document = json.loads((tmp_path / "seeds.json").read_text())
+    assert (document["n"], [run["seed"] for run in document["runs"]]) == (3, [0, 1, 2])
+    with pytest.raises(TrainingError, match=r"made by another run \(recipe: "):
+        train_seeds(lambda seed: new_trainer(seed=seed, epochs=2), tmp_path, [0], progress=False)
+    with pytest.raises(ValueError, match="seeds must be different numbers"):
+        train_seeds(new, tmp_path, [1, 1], progress=False)
+
+
+def test_mean_and_spread_of_seeds_by_hand() -> None:
+    found = SeedsResult("test_accuracy", (0, 1, 4), (0.9, 0.92, 0.94))
+    assert (found.mean, found.std) == (pytest.approx(0.92), pytest.approx(0.02))
+    assert found.summary().splitlines()[-1] == "test_accuracy 0.9200 ± 0.0200 (standard deviation), n = 3 seeds"
+    assert SeedsResult("test_accuracy", (7,), (0.9,)).std == 0
+
+
+def test_starting_from_weights_of_another_class_count_and_size(tmp_path: Path) -> None:
+    result = train(new_trainer(epochs=1), tmp_path / "first", progress=False)
+    config = dataclasses.replace(CONFIG, num_classes=7, global_branch="always")
+    model = build_model(config, seed=5)
+    random = {key: value.clone() for key, value in model.state_dict().items()}
+    start = start_from(model, str(result.weights))
+    kept = [key for key in start.kept_random if not key.startswith("global_branch.")]
+    assert kept == ["classifiers.0.weight", "classifiers.0.bias"]
+    theirs = weights_of(tmp_path / "first")
+    for key, value in model.state_dict().items():
+        if key in start.kept_random:
+            assert torch.equal(value, random[key])
+        elif not key.endswith("num_batches_tracked"):
+            assert torch.equal(value, theirs[key].float())
+    with pytest.raises(
+        TrainingError, match=r"do not fit: trunk\.0\.0\.0\.weight is \(2, 3, 3, 3\) there and \(4, 3, 3"
+    ):
+        start_from(build_model(dataclasses.replace(CONFIG, width=1 / 16)), str(result.weights))
+
+
+def test_a_finetuned_card_says_what_it_started_from(tmp_path: Path) -> None:
+    first = train(new_trainer(epochs=1), tmp_path / "first", progress=False).weights
+    run = new_trainer(epochs=1, init_from=str(first), resolutions=((0.0, 24),))
+    card = read_card(train(run, tmp_path / "second", progress=False).weights)
+    assert card.training["init_from"]["name"] == "vgg-att2-concat-pc.colours-w003"
+    assert card.training["init_from"]["not_loaded"] == []
+    assert card.preprocess.size == 24
+    with pytest.raises(TrainingError, match=r"made by another run \(init_from: "):
+        train(new_trainer(epochs=1, resolutions=((0.0, 24),)), tmp_path / "second", resume=True, progress=False)
+
+
+def test_training_on_a_folder_of_pictures_from_the_command_line(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    for split, rows in (("train", 12), ("test", 4)):
+        for k, name in enumerate(("red", "blue")):
+            (tmp_path / "photos" / split / name).mkdir(parents=True)
+            for row in range(rows):
+                pixels = rng.integers(0, 80, (20, 30, 3), dtype=np.uint8)
+                pixels[..., 2 * k] += 120
+                Image.fromarray(pixels).save(tmp_path / "photos" / split / name / f"{row}.png")
+    photos = f"imagefolder:{tmp_path / 'photos'}"
+    command = ("train", "--model", "vgg-att1-pc", "--width", "0.03125", "--data", photos,
+               "--image-size", "16", "--batch-size", "6", "--epochs", "2", "--fit", "crop")  # fmt: skip
+    result = l2a(*command, "--out", tmp_path / "run", "--pixels", "stream", "--workers", "0")
+    assert result.exit_code == 0, (result.output, result.exception)
+    card = read_card(tmp_path / "run" / "vgg-att1-pc.photos-w003.safetensors")
+    assert (card.classes, card.preprocess.fit, card.preprocess.size) == (("blue", "red"), "crop", 16)
+    assert [row[1] for row in card.training["recipe"]["resolutions"]] == [8, 12, 16]
+    memory = l2a(*command, "--out", tmp_path / "memory", "--pixels", "memory")
+    assert memory.exit_code == 0, (memory.output, memory.exception)
+    assert same(weights_of(tmp_path / "run"), weights_of(tmp_path / "memory"))
+
+
+def test_the_command_with_seeds_and_bad_options(tmp_path: Path) -> None:
+    arguments = (*COMMAND, "--data-dir", cifar(tmp_path), "--epochs", "1", "--device", "cpu")
+    result = l2a(*arguments, "--out", tmp_path / "runs", "--seeds", "0,1")
+    assert result.exit_code == 0, (result.output, result.exception)
+    assert result.stdout.splitlines()[-1].endswith("n = 2 seeds")
+    for options, code, words in (
+        (["--seeds", "0,x"], 2, "--seeds must be integers"),
+        (["--set", "lrr=1"], 2, "did you mean 'lr'"),
+        (["--pixels", "disk"], 2, "place must be one of auto, memory, stream"),
+        (["--sync-batch-norm"], 1, "synchronised batch norm works between GPUs only"),
+        (["--init-from", "untrained:vgg@0.0625"], 1, "its convolutions do not fit"),
+        (["--image-size", "3"], 2, "resolutions must be"),
+        (["--data", "digits"], 1, "has no split to measure on, only all; --holdout N"),
+        (["--data", "cifar10", "--data-dir", "nowhere"], 1, "no such folder"),
+    ):
+        assert_fails(l2a(*arguments, "--out", tmp_path / "never", *options), code, words)
+        assert not (tmp_path / "never").exists()
+
+
+def test_multiplications_by_hand() -> None:
+    config = ModelConfig("vgg-att1-pc", num_classes=10, width=1 / 64)  # 1, 2, 4, 8 and 8 channels
+    rows = 3 * 1 + 1 * 1 + 1 * 2 + 2 * 2 + 2 * 4 + 4 * 4 + 4 * 4  # conv1 to conv7, at full size
+    half, quarter = 4 * 8 + 8 * 8 + 8 * 8, 3 * 8 * 8
+    convolutions = 9 * (rows * 16 * 16 + half * 8 * 8 + quarter * 4 * 4)
+    attention = 8 * 4 * 4  # the weighted sum; the scores, a matrix times a vector, are not counted
+    assert macs(config, 16) == convolutions + attention + 8 * 10
+
+
+def test_the_matrix_peak_is_a_rate() -> None:
+    assert 1e8 < matrix_peak(torch.device("cpu"), "fp32", side=256, repeats=2) < 1e15
+
+
+def test_what_torchrun_says() -> None:
+    assert Ranks.of({}) == Ranks()
+    assert Ranks.of({"RANK": "3", "WORLD_SIZE": "4", "LOCAL_RANK": "1"}) == Ranks(3, 4, 1)
+    for environment in (
+        {"WORLD_SIZE": "2"},
+        {"WORLD_SIZE": "2", "RANK": "x", "LOCAL_RANK": "0"},
+        {"WORLD_SIZE": "2", "RANK": "2", "LOCAL_RANK": "0"},
+    ):
+        with pytest.raises(TrainingError, match="WORLD_SIZE"):
+            Ranks.of(environment)
+    with pytest.raises(TrainingError, match="batch_size 8 cannot be shared by 3 processes"):
+        new_trainer(where=Where(device="cpu", ranks=Ranks(0, 3)))
+
+
+def test_precision_auto_on_a_cpu_is_bf16_with_amx_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    for amx, expected in ((True, "bf16"), (False, "fp32")):
+        monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda amx=amx: amx)
+        assert choose_precision("auto", torch.device("cpu")) == expected
+
+
+TORCHRUN = [
+    sys.executable,
+    "-m",
+    "torch.distributed.run",
+    "--standalone",
+    "--nproc-per-node",
+    "2",
+    "-m",
+    "l2a_transfer",
+]
+
+
+@pytest.mark.slow
+def test_two_processes_take_the_steps_of_one_that_normalises_each_half_by_itself(tmp_path: Path) -> None:
+    data = cifar(tmp_path, rows=5)  # 25 images: 3 steps of 8
+    options = [*COMMAND[1:], "--data-dir", str(data), "--epochs", "1", "--device", "cpu", "--set", "label_smoothing=0"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    subprocess.run([*TORCHRUN, "-q", "train", *options, "--out", str(tmp_path / "run")], check=True, timeout=200,
+                   env=environment)  # fmt: skip
+    two = torch.load(tmp_path / "run" / "checkpoint.pt", weights_only=True)
+    told = json.loads(two["fingerprint"]["recipe"])
+    recipe = TrainConfig(**{**told, "resolutions": tuple((start, size) for start, size in told["resolutions"])})
+    source = TrainingData.of(open_source("cifar10", data_dir=data))
+    trainer = Trainer(ModelConfig("vgg-att2-concat-uniform", width=1 / 32), recipe, source, where=CPU)
+    plan = plan_epoch(25, trainer.recipe, seed=0, epoch=0)
+    size = trainer.recipe.resolution(0)
+    halves = [
+        list(augmented_batches(trainer.pixels, plan.part(0, rank, 2), trainer.recipe, trainer.preprocess, size=size,
+                               device=torch.device("cpu"))) for rank in range(2)
+    ]  # fmt: skip
+    model = trainer.model.train()
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # as in the two processes: sums in another order differ in the last bits
+    try:
+        for step in range(3):
+            for group in trainer.optimizer.param_groups:
+                group["lr"] = trainer.recipe.learning_rate(step, 3)
+            trainer.optimizer.zero_grad()
+            for images, labels in (half[step] for half in halves):
+                (F.cross_entropy(model(images), labels) / 2).backward()
+            trainer.optimizer.step()
+    finally:
+        torch.set_num_threads(threads)
+    parameters = dict(model.named_parameters())
+    assert parameters
+    for name, value in parameters.items():
+        torch.testing.assert_close(two["model"][name], value.detach(), rtol=1e-6, atol=1e-6)
+    assert (tmp_path / "run" / "metrics.jsonl").read_text().count("\n") == 1
+
+
+@pytest.mark.slow
+def test_a_process_that_dies_ends_them_all(tmp_path: Path) -> None:
+    data = cifar(tmp_path, rows=400)
+    command = [*TORCHRUN, "-q", *COMMAND, "--data-dir", str(data), "--epochs", "500", "--out", str(tmp_path / "run")]
+    said = tmp_path / "said"
+    with open(said, "w") as file:
+        child = subprocess.Popen(command, env={**os.environ, "OMP_NUM_THREADS": "1"}, stdout=file, stderr=file)
+    try:
+        deadline = time.monotonic() + 120
+        while not (tmp_path / "run" / "checkpoint.pt").exists():
+            assert time.monotonic() < deadline
+            assert child.poll() is None
+            time.sleep(0.1)
+        workers = Path(f"/proc/{child.pid}/task/{child.pid}/children").read_text().split()
+        os.kill(int(workers[-1]), signal.SIGKILL)
+        assert child.wait(timeout=120) != 0
+    finally:
+        child.kill()
+        child.wait()
+    assert "exitcode" in said.read_text()
+    assert not list((tmp_path / "run").glob("*.safetensors"))
+    torch.load(tmp_path / "run" / "checkpoint.pt", weights_only=True)
