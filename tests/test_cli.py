@@ -113,7 +113,7 @@ def test_version() -> None:
         (["extract", "--model", "untrained:vgg-att2-concat-pc@0.0625", "--data", "caltech-mini", "--tap", "gaa",
           "--out", "x.h5"], "ga"),
         (["extract", "--model", "pixels", "--data", "caltech-mini", "--split", "tset", "--out", "x.h5"], "test"),
-        (["train", "--model", "vgg-att2", "--data", "cifar01", "--data-dir", "x", "--out", "y"], "cifar10"),
+        (["train", "--model", "vgg-att2-concat-pc", "--data", "cifar01", "--data-dir", "x", "--out", "y"], "cifar10"),
         (["export", "--model", "untrained:vgg-att2-concat-cp", "--out", "x.onnx"], "vgg-att2-concat-pc"),
     ],
     ids=lambda value: " ".join(value[:3]) if isinstance(value, list) else None,

@@ -25,7 +25,7 @@ COMMANDS = [
     if line.startswith("l2a-transfer ")
 ]
 # The same commands on less: a class of three pictures instead of hundreds, one epoch of a thin network.
-SHORTER = {"train": ["--epochs", "1", "--width", "0.0625", "--batch-size", "8"]}
+SHORTER = {"train": ["--epochs", "1", "--batch-size", "8"]}
 
 
 @pytest.fixture(scope="module")
@@ -59,7 +59,8 @@ def test_commands_run_in_the_order_of_the_page(newcomer: Path, monkeypatch: pyte
         verb, *rest = shlex.split(line)[1:]
         if verb == "quickstart":
             continue  # tests/test_quickstart.py runs this very line, and it takes half a minute
-        result = l2a(verb, *rest, *SHORTER.get(verb, []))
+        thin = ["--width", "0.0625"] if verb == "train" and "--init-from" not in rest else []
+        result = l2a(verb, *rest, *SHORTER.get(verb, []), *thin)
         assert result.exit_code == 0, (line, result.output, result.exception)
 
 

@@ -1,0 +1,88 @@
+"""Writes docs/zoo.md from cards: those of the bundled weights, and those that runs have left in benchmarks/results/zoo.
+
+    python scripts/make_zoo.py                       # write the page
+    python scripts/make_zoo.py --add runs/*/*.safetensors    # first keep the cards of these weights
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+from collections import defaultdict
+from pathlib import Path
+from typing import Any
+
+from l2a_transfer.models.weights import PRETRAINED, read_card
+
+ROOT = Path(__file__).parents[1]
+CARDS = ROOT / "benchmarks" / "results" / "zoo"
+PAGE = ROOT / "docs" / "zoo.md"
+HEAD = """# Zoo
+
+Every network that was trained here to its end, by `scripts/make_zoo.py` from the cards; a test holds the page to them. Accuracy: test images, last epoch, the float16 numbers that ship; mean ± sample standard deviation over n seeds. Time: one run, on the device named. Cards: [benchmarks/results/zoo](../benchmarks/results/zoo) and `l2a-transfer inspect` of the bundled weights (in bold).
+
+| architecture | trained on | width | parameters | accuracy, % | n | seeds | recipe | device | minutes a run |
+|---|---|---:|---:|---:|---:|---|---|---|---:|
+"""
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--add", nargs="*", type=Path, default=[], help="Weights whose cards are kept.")
+    for path in parser.parse_args().add:
+        card = read_card(path).to_json()
+        CARDS.mkdir(parents=True, exist_ok=True)
+        kept = CARDS / f"{card['name']}.{card['training']['recipe']['name']}.seed-{card['training']['seed']}.json"
+        kept.write_text(json.dumps(card, indent=1, sort_keys=True) + "\n")
+        print(kept)
+    PAGE.write_text(page(cards()))
+    print(PAGE)
+
+
+def cards() -> list[tuple[dict[str, Any], bool]]:
+    """Each card, and whether its weights are in the package."""
+    bundled = [(read_card(path).to_json(), True) for path in sorted(PRETRAINED.glob("*.safetensors"))]
+    known = {digest(card) for card, _ in bundled}
+    kept = [json.loads(path.read_text()) for path in sorted(CARDS.glob("*.json"))]
+    return [*bundled, *((card, False) for card in kept if digest(card) not in known)]
+
+
+def digest(card: dict[str, Any]) -> str:
+    return json.dumps([card["config"], card["training"]], sort_keys=True)
+
+
+def page(found: list[tuple[dict[str, Any], bool]]) -> str:
+    """The page of these cards: one line for all seeds of a network that differ in nothing else."""
+    groups: dict[tuple[Any, ...], list[tuple[dict[str, Any], bool]]] = defaultdict(list)
+    for card, bundled in found:
+        config, training = card["config"], card["training"]
+        same = (config["architecture"], training["data"], config["width"], config["normalizer"], training["split"],
+                json.dumps(training["recipe"], sort_keys=True), training["device"], training["precision"])  # fmt: skip
+        groups[same].append((card, bundled))
+    return HEAD + "".join(line([card for card, _ in own], any(b for _, b in own)) for _, own in sorted(groups.items()))
+
+
+def line(own: list[dict[str, Any]], bundled: bool) -> str:
+    first = own[0]
+    config, training = first["config"], first["training"]
+    values = [100 * next(iter(card["metrics"].values()))["value"] for card in own]
+    n = next(iter(first["metrics"].values()))["n"]
+    spread = f" ± {statistics.stdev(values):.2f}" if len(values) > 1 else ""
+    recipe = training["recipe"]
+    minutes = statistics.fmean(card["training"]["seconds"] for card in own) / 60
+    normalizer = "" if config["normalizer"] == "softmax" else f", {config['normalizer']}"
+    name = f"**{config['architecture']}**" if bundled else config["architecture"]
+    data = training["data"] if training["split"] == "train" else f"{training['data']}, {training['split']}"
+    seeds = ", ".join(str(card["training"]["seed"]) for card in own)
+    cells = [
+        name + normalizer, data, f"{config['width']:g}", f"{first['parameters']:,}",
+        f"{statistics.fmean(values):.2f}{spread}", f"{n:,}", f"{len(values)} ({seeds})",
+        f"{recipe['name']}, {recipe['epochs']} epochs", f"{training['device']}, {training['precision']}",
+        f"{minutes:.0f}",
+    ]  # fmt: skip
+    return f"| {' | '.join(cells)} |\n"
+
+
+if __name__ == "__main__":
+    main()

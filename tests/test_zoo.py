@@ -1,0 +1,38 @@
+"""The zoo's page says what the cards say."""
+
+from __future__ import annotations
+
+import copy
+import importlib.util
+from pathlib import Path
+from types import ModuleType
+
+ROOT = Path(__file__).parents[1]
+
+
+def maker() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("make_zoo", ROOT / "scripts" / "make_zoo.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_the_page_is_made_of_the_cards() -> None:
+    zoo = maker()
+    assert (ROOT / "docs" / "zoo.md").read_text(encoding="utf-8") == zoo.page(zoo.cards())
+
+
+def test_seeds_of_one_network_share_a_line() -> None:
+    zoo = maker()
+    card, _ = zoo.cards()[0]
+    other = copy.deepcopy(card)
+    other["training"]["seed"] = 5
+    other["metrics"]["test_accuracy"]["value"] = card["metrics"]["test_accuracy"]["value"] + 0.02
+    mean = 100 * card["metrics"]["test_accuracy"]["value"] + 1
+    lines = zoo.page([(card, True), (other, False)]).removeprefix(zoo.HEAD).splitlines()
+    assert len(lines) == 1
+    assert f"| {mean:.2f} ± 1.41 | 10,000 | 2 (0, 5) |" in lines[0]
+    other["training"]["recipe"]["epochs"] = 15
+    assert len(zoo.page([(card, True), (other, False)]).removeprefix(zoo.HEAD).splitlines()) == 2
