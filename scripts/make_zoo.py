@@ -1,7 +1,9 @@
 """Writes docs/zoo.md from cards: those of the bundled weights, and those that runs have left in benchmarks/results/zoo.
 
-    python scripts/make_zoo.py                       # write the page
-    python scripts/make_zoo.py --add runs/*/*.safetensors    # first keep the cards of these weights
+    python scripts/make_zoo.py
+    python scripts/make_zoo.py --add runs/*/*.safetensors
+
+The second command first keeps the cards of those weights.
 """
 
 from __future__ import annotations
@@ -18,13 +20,14 @@ from l2a_transfer.models.weights import PRETRAINED, read_card
 ROOT = Path(__file__).parents[1]
 CARDS = ROOT / "benchmarks" / "results" / "zoo"
 PAGE = ROOT / "docs" / "zoo.md"
-HEAD = """# Zoo
-
-Every network that was trained here to its end, by `scripts/make_zoo.py` from the cards; a test holds the page to them. Accuracy: test images, last epoch, the float16 numbers that ship; mean ± sample standard deviation over n seeds. Time: one run, on the device named. Cards: [benchmarks/results/zoo](../benchmarks/results/zoo) and `l2a-transfer inspect` of the bundled weights (in bold).
-
-| architecture | trained on | width | parameters | accuracy, % | n | seeds | recipe | device | minutes a run |
-|---|---|---:|---:|---:|---:|---|---|---|---:|
-"""
+HEAD = (
+    "# Zoo\n\n"
+    "Every network that was trained here to its end, by `scripts/make_zoo.py` from the cards; a test holds the page to "
+    "them. Accuracy: test images, last epoch, the float16 numbers that ship; mean ± sample standard deviation over n "
+    "seeds. Time: one run, on the device named. In bold: weights that ship with the package.\n\n"
+    "| architecture | trained on | width | parameters | accuracy, % | n | seeds | recipe | device | minutes a run |\n"
+    "|---|---|---:|---:|---:|---:|---|---|---|---:|\n"
+)
 
 
 def main() -> None:

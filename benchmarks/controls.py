@@ -1,0 +1,117 @@
+"""Attention against its uniform control and against VGG on the data it was trained on, whatever the sign.
+
+Takes weights files of any architectures and seeds, all trained on one data set by one recipe, and asks each the test
+images once. Between architectures: over seeds Welch's t interval of the difference of means, where both have two or
+more; and of the first seed of each, on the same images, a bootstrap interval and McNemar's exact p. The latter speaks
+of those two files alone.
+
+    python benchmarks/controls.py --data-dir data --out benchmarks/results/controls.json runs/*/*.safetensors
+"""
+
+from __future__ import annotations
+
+import json
+import shlex
+import sys
+from collections import defaultdict
+from itertools import combinations
+from pathlib import Path
+from typing import Any
+
+import click
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from provenance import provenance
+
+from l2a_transfer.data.readers import open_source
+from l2a_transfer.data.sources import ImageSource
+from l2a_transfer.evaluation.statistics import bootstrap_difference, holm, mcnemar, welch
+from l2a_transfer.models.weights import PRETRAINED, Card, load_weights
+from l2a_transfer.preprocess import Preprocess
+from l2a_transfer.training.data import read_pixels
+
+SAMPLES = 10_000
+
+
+@click.command()
+@click.argument("weights", nargs=-1, type=click.Path(path_type=Path, exists=True))
+@click.option("--bundled/--no-bundled", default=True, show_default=True, help="The weights in the package too.")
+@click.option("--data", default="cifar10", show_default=True)
+@click.option("--data-dir", type=click.Path(path_type=Path, exists=True), required=True, help="Holds the data set.")
+@click.option("--out", type=click.Path(path_type=Path), required=True, help="JSON to write.")
+def main(weights: tuple[Path, ...], bundled: bool, data: str, data_dir: Path, out: Path) -> None:
+    files = [*(sorted(PRETRAINED.glob("*.safetensors")) if bundled else ()), *weights]
+    source = open_source(data, data_dir=data_dir, split="test")
+    groups: dict[str, list[tuple[Card, NDArray[np.bool_]]]] = defaultdict(list)
+    for path in files:
+        card, right = asked(path, source)
+        if card.training["data"] != data or card.training["split"] != "train":
+            raise click.ClickException(f"{path}: trained on {card.training['data']} ({card.training['split']})")
+        groups[card.config.architecture].append((card, right))
+        print(path.name, card.training["seed"], right.mean(), file=sys.stderr)
+    networks = [
+        {
+            "architecture": name,
+            "width": own[0][0].config.width,
+            "recipe": own[0][0].training["recipe"],
+            "runs": [
+                {"seed": card.training["seed"], "accuracy": float(right.mean()), "commit": card.training["commit"]}
+                for card, right in own
+            ],
+        }
+        for name, own in groups.items()
+    ]
+    pairs = [compared(groups, a, b, source.labels) for a, b in combinations(groups, 2)]
+    for pair, p in zip(pairs, holm([pair["first_seeds"]["mcnemar_p"] for pair in pairs]), strict=True):
+        pair["first_seeds"]["mcnemar_p_holm"] = p
+    document = {
+        "schema": "l2a-benchmark/1",
+        "what": "test accuracy of networks by one recipe, and the differences between architectures",
+        **provenance(shlex.join(["python", "benchmarks/controls.py", *sys.argv[1:]])),
+        "data": data,
+        "n_test": len(source),
+        "networks": networks,
+        "differences": pairs,
+    }
+    out.parent.mkdir(parents=True, exist_ok=True)
+    out.write_text(json.dumps(document, indent=1) + "\n")
+    print(out)
+
+
+@torch.inference_mode()
+def asked(path: Path, source: ImageSource) -> tuple[Card, NDArray[np.bool_]]:
+    """The card, and which test images (N,) the network gets right."""
+    network, card = load_weights(path)
+    preprocess: Preprocess = card.preprocess
+    mean, std = (torch.tensor(values)[:, None, None] for values in (preprocess.mean, preprocess.std))
+    predicted = [
+        network(((part.float() / 255 - mean) / std).contiguous(memory_format=torch.channels_last)).argmax(1)
+        for part in torch.from_numpy(read_pixels(source, preprocess)).split(250)
+    ]
+    return card, torch.cat(predicted).numpy() == source.labels
+
+
+def compared(groups: dict[str, Any], a: str, b: str, truth: NDArray[np.int32]) -> dict[str, Any]:
+    """The difference a − b, over seeds and on the images of the first seeds."""
+    means = {name: [float(right.mean()) for _, right in groups[name]] for name in (a, b)}
+    right_a, right_b = groups[a][0][1], groups[b][0][1]
+    interval = bootstrap_difference(truth, right_a, right_b, samples=SAMPLES, rng=np.random.default_rng(0))
+    pair: dict[str, Any] = {
+        "a": a,
+        "b": b,
+        "seeds": [len(means[a]), len(means[b])],
+        "first_seeds": {
+            "difference": interval.value,
+            "ci95": [interval.low, interval.high],
+            "mcnemar_p": mcnemar(int((right_a & ~right_b).sum()), int((right_b & ~right_a).sum())),
+        },
+    }
+    if min(map(len, means.values())) >= 2:
+        over, p = welch(means[a], means[b])
+        pair["over_seeds"] = {"difference": over.value, "ci95": [over.low, over.high], "welch_p": p}
+    return pair
+
+
+if __name__ == "__main__":
+    main()
