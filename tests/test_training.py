@@ -313,6 +313,11 @@ def test_a_run_that_exists_is_left_alone(tmp_path: Path) -> None:
     with pytest.raises(TrainingError, match=r"made by another run \(data: "):
         train(new_trainer(colours(32, seed=9), epochs=1), out, resume=True, progress=False)
     assert before == {path.name: path.read_bytes() for path in out.iterdir()}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(runs_module, "save_checkpoint", lambda *_: sys.exit(9))
+        with pytest.raises(SystemExit):
+            train(new_trainer(epochs=1, lr=0.05), out, overwrite=True, progress=False)
+    assert {path.name for path in out.iterdir()} == {"metrics.jsonl", "curve.png"}  # nothing of the old run goes on
     train(new_trainer(epochs=1, lr=0.05), out, overwrite=True, progress=False)
     assert before != {path.name: path.read_bytes() for path in out.iterdir()}
 

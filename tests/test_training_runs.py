@@ -153,12 +153,22 @@ def test_starting_from_weights_of_another_class_count_and_size(tmp_path: Path) -
         start_from(build_model(dataclasses.replace(CONFIG, width=1 / 16)), str(result.weights))
 
 
-def test_a_finetuned_card_says_what_it_started_from(tmp_path: Path) -> None:
+def test_the_log_says_what_auto_chose(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO", "l2a_transfer")
+    run = new_trainer(epochs=1, where=Where(device="cpu"))
+    train(run, tmp_path, progress=False)
+    assert f"precision {run.precision} (auto); 32 images, in memory" in caplog.text
+    assert "epoch 1/1  loss" in caplog.text
+
+
+def test_a_finetuned_card_says_what_it_started_from(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO", "l2a_transfer")
     first = train(new_trainer(epochs=1), tmp_path / "first", progress=False).weights
     run = new_trainer(epochs=1, init_from=str(first), resolutions=((0.0, 24),))
     card = read_card(train(run, tmp_path / "second", progress=False).weights)
     assert card.training["init_from"]["name"] == "vgg-att2-concat-pc.colours-w003"
     assert card.training["init_from"]["not_loaded"] == []
+    assert "started from vgg-att2-concat-pc.colours-w003; not in it, and random: nothing" in caplog.text
     assert card.preprocess.size == 24
     with pytest.raises(TrainingError, match=r"made by another run \(init_from: "):
         train(new_trainer(epochs=1, resolutions=((0.0, 24),)), tmp_path / "second", resume=True, progress=False)

@@ -18,10 +18,12 @@ import torch
 import torch.distributed as dist
 
 from l2a_transfer.errors import OutputExistsError, WeightsError
-from l2a_transfer.models.weights import load_weights, read_card, save_weights, with_metrics
+from l2a_transfer.models.weights import count_parameters, load_weights, read_card, save_weights, with_metrics
 from l2a_transfer.training.cards import training_card, weights_name
 from l2a_transfer.training.checkpoint import load_checkpoint, save_checkpoint
 from l2a_transfer.training.curve import learning_curve
+from l2a_transfer.training.data import ResidentPixels
+from l2a_transfer.training.device import device_name
 from l2a_transfer.training.measure import evaluate
 from l2a_transfer.training.trainer import Trainer
 
@@ -103,9 +105,13 @@ def train(
                 raise OutputExistsError(f"{path}: a run is there already; {todo}")
     _together(trainer)
     if first:
+        _introduce(trainer, name)
         out.mkdir(parents=True, exist_ok=True)
-        history = _history(metrics_file, trainer.epoch)
-        metrics_file.write_text("".join(json.dumps(row) + "\n" for row in history))
+        if not trainer.seconds:
+            for path in (checkpoint, weights):
+                path.unlink(missing_ok=True)  # of the run that is replaced
+        # The checkpoint holds these rows too: a kill between the two files loses none.
+        metrics_file.write_text("".join(json.dumps(row) + "\n" for row in trainer.history))
     with _asked_to_stop(alone=trainer.where.ranks.size == 1) as stop:
         while not trainer.finished:
             row = trainer.run_epoch(progress=progress, stop=stop)
@@ -121,24 +127,44 @@ def train(
                     row[f"{trainer.data.test_name}_accuracy"] = evaluate(
                         trainer.result, trainer.data.test, trainer.preprocess, workers=trainer.where.workers
                     )
+                trainer.history.append(row)
                 save_checkpoint(checkpoint, trainer.state())
                 with open(metrics_file, "a") as file:
                     file.write(json.dumps(row) + "\n")
                 _tell(trainer, row)
     metrics: dict[str, Any] = {}
     if first:
-        (out / "curve.png").write_bytes(learning_curve(_history(metrics_file, trainer.epoch), name))
+        (out / "curve.png").write_bytes(learning_curve(trainer.history, name))
         metrics = _measure(trainer, name, weights)  # last: measured weights say that the run is complete
     _together(trainer)
     return TrainResult(weights, metrics, trainer.seconds)
 
 
+def _introduce(trainer: Trainer, name: str) -> None:
+    """What runs where, and what `auto` has chosen."""
+    where, ranks = trainer.where, trainer.where.ranks.size
+    pixels = "in memory" if isinstance(trainer.pixels, ResidentPixels) else "streamed"
+    log.info(
+        "%s: %s parameters; %s%s, precision %s%s%s; %d images, %s",
+        name, f"{count_parameters(trainer.model):,}", device_name(trainer.device),
+        f" × {ranks}" if ranks > 1 else "", trainer.precision, " (auto)" if where.precision == "auto" else "",
+        ", compiled" if where.compile else "", len(trainer.pixels), pixels,
+    )  # fmt: skip
+    if trainer.start:
+        kept = ", ".join(trainer.start.kept_random) or "nothing"
+        log.info("started from %s; not in it, and random: %s", trainer.start.name, kept)
+
+
 def _tell(trainer: Trainer, row: dict[str, Any]) -> None:
     log.info(
-        "epoch %d/%d  loss %.3f  accuracy %.3f  %.0f images/s, %.2f of the matrix peak  about %d min left",
+        "epoch %d/%d  loss %.3f  accuracy %.3f  %.0f images/s, %.2f of the matrix peak  %s left",
         trainer.epoch, trainer.recipe.epochs, row["train_loss"], row["train_accuracy"],
-        row["images_per_second"], row["peak_share"], math.ceil(trainer.seconds_left() / 60),
+        row["images_per_second"], row["peak_share"], _rounded(trainer.seconds_left()),
     )  # fmt: skip
+
+
+def _rounded(seconds: float) -> str:
+    return f"about {math.ceil(seconds / 60)} min" if seconds > 90 else f"{seconds:.0f} s"
 
 
 def _measure(trainer: Trainer, name: str, weights: Path) -> dict[str, Any]:
@@ -227,17 +253,3 @@ def train_seeds(
     if trainer.where.ranks.first:
         (out / "seeds.json").write_text(json.dumps(found.to_json(), indent=1) + "\n")
     return found
-
-
-def _history(path: Path, epochs: int) -> list[dict[str, Any]]:
-    """The rows of the epochs that the checkpoint holds; a kill can leave one row more, or half a row."""
-    rows: list[dict[str, Any]] = []
-    if epochs and path.exists():
-        for line in path.read_text().splitlines():
-            try:
-                row = json.loads(line)
-            except ValueError:
-                continue
-            if isinstance(row, dict) and 0 < row.get("epoch", 0) <= epochs:
-                rows.append(row)
-    return rows

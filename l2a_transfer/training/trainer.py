@@ -107,6 +107,7 @@ class Trainer:
         self.commit = commit()
         self.epoch = self.step = 0
         self.seconds = 0.0
+        self.history: list[dict[str, Any]] = []
         self.losses = torch.zeros(self.steps_per_epoch, device=self.device)
         self.correct = torch.zeros((), device=self.device)
         self._forward: Callable[[Tensor], Tensor] | None = None
@@ -152,6 +153,7 @@ class Trainer:
             "losses": self.losses,
             "correct": self.correct,
             "seconds": self.seconds,
+            "history": self.history,
         }
 
     def restore(self, content: dict[str, Any]) -> None:
@@ -160,6 +162,7 @@ class Trainer:
             self.average.load_state_dict(content["average"])
         self.optimizer.load_state_dict(content["optimizer"])
         self.epoch, self.step, self.seconds = content["epoch"], content["step"], content["seconds"]
+        self.history = list(content["history"])
         self.losses.copy_(content["losses"])
         self.correct.copy_(content["correct"])
 
