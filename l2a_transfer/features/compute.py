@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ctypes
+import sys
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -52,10 +54,21 @@ def compute_shards(
                 advance(len(batch))
             shard = _assemble(parts, source, backend)
             writing.append((rows, shard.skipped, writer.submit(shards.write, rows, shard)))
+            _give_memory_back()
             if len(writing) >= WRITING:
                 yield _written(writing)
         while writing:
             yield _written(writing)
+
+
+def _give_memory_back() -> None:
+    """Have glibc return the pages that it holds free.
+
+    Between the large arrays of a forward pass small ones live on, so holes are left that fit no longer; over a long run
+    they would add up to a tenth of the memory. Once a shard, this costs about one per cent of the time.
+    """
+    if sys.platform == "linux" and (trim := getattr(ctypes.CDLL(None), "malloc_trim", None)):
+        trim(0)
 
 
 def _images(pixels: Iterator[PixelBatch], faulty: deque[dict[int, str]]) -> Iterator[NDArray[np.uint8]]:
