@@ -188,6 +188,12 @@ def test_every_changed_byte_of_a_file_is_found(tmp_path: Path) -> None:
     assert read_card(path) == card
 
 
+def test_a_digest_whose_name_was_damaged_is_missed(saved: Path) -> None:
+    saved.write_bytes(saved.read_bytes().replace(b"l2a-sha256", b"l2a-sha2%6"))
+    with pytest.raises(WeightsError, match=r"the header has 'l2a-sha2%6', which no such file has"):
+        read_card(saved)
+
+
 def test_files_of_before_the_sha256_was_written_still_load(tmp_path: Path) -> None:
     network, card = resolve_model(TINY)
     save_weights(network, card, tmp_path / "w.safetensors")

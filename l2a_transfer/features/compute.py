@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import math
+import mmap
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -46,12 +49,9 @@ def compute_shards(
     with ThreadPoolExecutor(1, "shards") as writer, closing(pixels):  # type: ignore[type-var]
         computed = backend.stream(_images(pixels, faulty), attention=attention)
         for rows in ranges:
-            parts = []
-            for batch in batches_of(rows, batch_size):
-                parts.append((batch, next(computed), faulty.popleft()))
-                advance(len(batch))
-            shard = _assemble(parts, source, backend)
+            shard = _filled(rows, batch_size, computed, faulty, source, backend, advance)
             writing.append((rows, shard.skipped, writer.submit(shards.write, rows, shard)))
+            del shard
             if len(writing) >= WRITING:
                 yield _written(writing)
         while writing:
@@ -70,18 +70,34 @@ def _written(writing: deque[tuple[range, dict[int, str], Future[None]]]) -> tupl
     return rows, skipped
 
 
-def _assemble(
-    parts: list[tuple[range, Computed, dict[int, str]]], source: ImageSource, backend: FeatureBackend
+def _filled(
+    rows: range,
+    batch_size: int,
+    computed: Iterator[Computed],
+    faulty: deque[dict[int, str]],
+    source: ImageSource,
+    backend: FeatureBackend,
+    advance: Callable[[int], object],
 ) -> Shard:
-    """One shard of the batches of its range, without the rows whose images could not be used."""
-    whole = np.array([row for batch, _, _ in parts for row in batch], dtype=np.int64)
-    skipped = {batch[at]: _reason(why, source.ids[batch[at]]) for batch, _, bad in parts for at, why in bad.items()}
-    used = np.array([row not in skipped for row in whole.tolist()])
-    features = np.concatenate([computed.features for _, computed, _ in parts])[used]
-    maps = {
-        level: np.concatenate([computed.maps[level] for _, computed, _ in parts])[used] for level in parts[0][1].maps
-    }
-    kept = whole[used]
+    """One shard of the next batches, without the rows whose images could not be used."""
+    features: NDArray[np.float32] | None = None
+    maps: dict[str, NDArray[np.float16]] = {}
+    skipped: dict[int, str] = {}
+    for batch in batches_of(rows, batch_size):
+        values = next(computed)
+        if features is None:
+            features = _off_heap((len(rows), *values.features.shape[1:]), values.features.dtype)
+            maps = {level: _off_heap((len(rows), *own.shape[1:]), own.dtype) for level, own in values.maps.items()}
+        at = slice(batch.start - rows.start, batch.stop - rows.start)
+        features[at] = values.features
+        for level, own in values.maps.items():
+            maps[level][at] = own
+        skipped |= {batch[at]: _reason(why, source.ids[batch[at]]) for at, why in faulty.popleft().items()}
+        advance(len(batch))
+    assert features is not None
+    kept = np.array([row for row in rows if row not in skipped], dtype=np.int64)
+    if skipped:
+        features, maps = features[kept - rows.start], {level: own[kept - rows.start] for level, own in maps.items()}
     bad = np.flatnonzero(~np.isfinite(features).all(axis=1))
     if len(bad):
         raise StoreError(
@@ -89,6 +105,16 @@ def _assemble(
             f"image {source.ids[kept[bad[0]]]!r}; use --precision fp32, or other weights"
         )
     return Shard(kept, features, maps, skipped)
+
+
+def _off_heap(shape: tuple[int, ...], dtype: np.dtype[Any]) -> NDArray[Any]:
+    """An array of zeros in pages of its own.
+
+    A shard outlives the batches beside it, and the thread that writes it gives it back at any moment. On the heap it
+    would leave holes among the large arrays of the network, and memory would grow by 100 MB over a long run.
+    """
+    size = math.prod(shape)
+    return np.frombuffer(mmap.mmap(-1, max(1, size * dtype.itemsize)), dtype, size).reshape(shape)
 
 
 def _reason(message: str, name: str) -> str:

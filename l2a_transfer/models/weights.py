@@ -107,6 +107,8 @@ def read_card(path: Path) -> Card:
             metadata, sha256 = _sha256(file)
         if HEADER_KEY not in metadata:
             raise ValueError(f"the header has no {HEADER_KEY!r}; weights of another program cannot be used")
+        if unknown := sorted(set(metadata) - {HEADER_KEY, DIGEST_KEY}):
+            raise ValueError(f"the header has {unknown[0]!r}, which no such file has")
         if metadata.get(DIGEST_KEY, sha256) != sha256:  # files of before this key was written have none
             raise WeightsError(f"{path}: damaged: its SHA-256 is not the one that it was written with; {ANOTHER}")
         return Card.from_json(json.loads(metadata[HEADER_KEY]))
