@@ -43,3 +43,9 @@ def test_many_mutations_of_all_formats(tmp_path: Path) -> None:
     assert found["cases"] == 200
     # libhdf5 itself can crash on a damaged file whose seal was renewed; the benchmark reports those apart.
     assert [case for case in bad_cases(found) if case["kind"] != "hdf5-resealed"] == []
+
+
+def test_the_measured_run_is_complete_and_has_no_bad_case() -> None:
+    found = json.loads((ROOT / "benchmarks" / "results" / "fuzz.json").read_text())
+    assert (found["cases"], found["bad"], found["extra_bad"]) == (2000, 0, 0)
+    assert sum(found["kinds"][kind]["cases"] for kind in ("hdf5", "safetensors", "onnx", "image")) == 2000

@@ -76,8 +76,8 @@ def _first(path: str) -> str:
 def find_pictures(root: Path) -> list[str]:
     """Every picture below `root`, as POSIX paths relative to it, in no order.
 
-    Links to folders are followed, each folder once. Raises: DataError where `root` is missing or not a folder, or a name
-    is not UTF-8.
+    Links to folders are followed, each folder once. Raises: DataError where `root` is missing or not a folder, or where
+    a name is not UTF-8.
     """
     if not root.is_dir():
         raise DataError(

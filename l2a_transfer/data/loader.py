@@ -110,8 +110,10 @@ def _usable(batch: PixelBatch | DataError) -> PixelBatch:
 
 @contextmanager
 def _left_alone_by_gc() -> Iterator[None]:
-    """Keeps the garbage collector from what exists now: it would write to each object, and so copy the pages that this
-    process and its workers share, at some moment of a long run (about 100 MB with torch loaded)."""
+    """Keeps the garbage collector from what exists now, as CPython's documentation of `gc.freeze` advises before a fork.
+
+    A collection writes to each object, and so copies the pages that this process and its workers share.
+    """
     others = gc.get_freeze_count() > 0
     gc.freeze()
     try:

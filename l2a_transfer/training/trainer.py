@@ -175,7 +175,9 @@ class Trainer:
         """
         recipe, ranks = self.recipe, self.where.ranks
         size, first = recipe.resolution(self.epoch), self.step
-        forward = self._forward = self._forward or self._wrapped()
+        if self._forward is None:
+            self._forward = self._wrapped()
+        forward = self._forward
         plan = plan_epoch(len(self.pixels), recipe, seed=self.seed, epoch=self.epoch)
         batches = augmented_batches(
             self.pixels,
