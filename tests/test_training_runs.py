@@ -204,7 +204,7 @@ def test_the_command_with_seeds_and_bad_options(tmp_path: Path) -> None:
     for options, code, words in (
         (["--seeds", "0,x"], 2, "--seeds must be integers"),
         (["--set", "lrr=1"], 2, "did you mean 'lr'"),
-        (["--pixels", "disk"], 2, "place must be one of auto, memory, stream"),
+        (["--pixels", "disk"], 2, "pixels must be one of auto, memory, stream"),
         (["--sync-batch-norm"], 1, "synchronised batch norm works between GPUs only"),
         (["--init-from", "untrained:vgg@0.0625"], 1, "its convolutions do not fit"),
         (["--image-size", "3"], 2, "resolutions must be"),

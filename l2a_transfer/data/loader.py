@@ -110,7 +110,7 @@ def _usable(batch: PixelBatch | DataError) -> PixelBatch:
 
 @contextmanager
 def _left_alone_by_gc() -> Iterator[None]:
-    """Keeps the garbage collector from what exists now, as CPython's documentation of `gc.freeze` advises before a fork.
+    """Keeps the garbage collector from what exists now, as CPython advises before a fork (`gc.freeze`).
 
     A collection writes to each object, and so copies the pages that this process and its workers share.
     """

@@ -165,7 +165,7 @@ def open_pixels(
     Both give the same batches. Raises: UnknownNameError for another place.
     """
     if place not in PLACES:
-        raise unknown_name("place", place, PLACES)
+        raise unknown_name("pixels", place, PLACES)
     needed = len(source) * 3 * preprocess.size**2
     resident = place == "memory" or (place == "auto" and needed <= SHARE_OF_MEMORY * free_memory(device))
     return (ResidentPixels if resident else StreamedPixels)(source, preprocess, device, workers=workers)

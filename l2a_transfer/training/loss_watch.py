@@ -7,7 +7,10 @@ from torch import Tensor
 
 
 class LossWatch:
-    """Losses by step, as seen at `look`: on a GPU those of an earlier look, which were copied meanwhile."""
+    """Losses by step (S,), filled on their device while training goes on.
+
+    On a GPU a look starts a copy and gives what the look before it has copied, so the host never waits.
+    """
 
     def __init__(self, losses: Tensor) -> None:
         self.losses = losses
@@ -16,19 +19,15 @@ class LossWatch:
             self.pinned = torch.empty(losses.shape, dtype=losses.dtype, pin_memory=True)
         self.sent: tuple[int, torch.Event] | None = None
 
-    def look(self, steps: int) -> int:
-        """How many of the first `steps` losses can be read now."""
+    def look(self, steps: int) -> Tensor:
+        """Those of the first `steps` losses that the host can read now, on the CPU; none where nothing has come."""
         if self.pinned is None:
-            return steps
-        seen = self.sent[0] if self.sent and self.sent[1].query() else 0
-        if self.sent is None or seen:
+            return self.losses[:steps]
+        there = self.sent[0] if self.sent and self.sent[1].query() else 0
+        seen = self.pinned[:there].clone()
+        if self.sent is None or there:
             self.pinned.copy_(self.losses, non_blocking=True)
             event = torch.Event(self.losses.device)
             event.record()
             self.sent = steps, event
         return seen
-
-    def mean(self, seen: int, last: int) -> float:
-        """Of the `last` of the first `seen` losses."""
-        losses = self.losses if self.pinned is None else self.pinned
-        return losses[max(0, seen - last) : seen].mean().item()

@@ -45,14 +45,14 @@ LOOK_EVERY = 50
 class Where:
     """On what a run computes; none of it is part of the recipe.
 
-    `place`: where the pixels lie, `auto`, `memory` or `stream`; `workers`: decoding processes.
+    `pixels`: where they lie, `auto`, `memory` or `stream`; `workers`: decoding processes.
     """
 
     device: str = "auto"
     precision: str = "auto"
     compile: bool = False
     sync_batch_norm: bool = False
-    place: str = "auto"
+    pixels: str = "auto"
     workers: int | None = None
     ranks: Ranks = field(default_factory=Ranks)
 
@@ -89,7 +89,7 @@ class Trainer:
         self.model.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         if where.sync_batch_norm:
             self.model = nn.SyncBatchNorm.convert_sync_batchnorm(self.model)  # type: ignore[no-untyped-call]
-        self.pixels = open_pixels(data.train, self.preprocess, self.device, place=where.place, workers=where.workers)
+        self.pixels = open_pixels(data.train, self.preprocess, self.device, place=where.pixels, workers=where.workers)
         self.steps_per_epoch = len(self.pixels) // recipe.batch_size
         self.steps = self.steps_per_epoch * recipe.epochs
         self.optimizer = torch.optim.SGD(
@@ -207,11 +207,11 @@ class Trainer:
             for images, labels in batches:
                 self._train_step(forward, images, labels)
                 bar.update(recipe.batch_size)
-                if self.step % LOOK_EVERY == 0 and (seen := watch.look(self.step)):
-                    self._check_finite(self.losses[:seen])
+                if self.step % LOOK_EVERY == 0 and len(seen := watch.look(self.step)):
+                    self._check_finite(seen)
                     speed = (self.step - first) * recipe.batch_size / (time.perf_counter() - started)
                     share = f"{peak(speed):.2f} of peak" if peak else ""
-                    bar.set_postfix_str(f"loss {watch.mean(seen, LOOK_EVERY):.3f}, {share}")
+                    bar.set_postfix_str(f"loss {seen[-LOOK_EVERY:].mean().item():.3f}, {share}")
                 if self.step < self.steps_per_epoch and stop():
                     self.seconds += time.perf_counter() - started
                     return None
