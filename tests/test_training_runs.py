@@ -66,6 +66,25 @@ def test_a_signal_saves_inside_the_epoch_and_the_rest_is_the_same_to_the_bit(
             assert one[key] == other[key]
 
 
+def test_a_signal_after_a_loss_that_is_not_finite_saves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = new_trainer()
+    step = run._train_step
+
+    def then_a_signal(*arguments: Any) -> None:
+        step(*arguments)
+        if (run.epoch, run.step) == (1, 3):
+            run.losses[1] = float("inf")
+            os.kill(os.getpid(), signal.SIGINT)
+
+    monkeypatch.setattr(run, "_train_step", then_a_signal)
+    with pytest.raises(TrainingError, match="not finite at step 5 of 12"):
+        train(run, tmp_path, progress=False)
+    content = load_checkpoint(tmp_path / "checkpoint.pt", run.fingerprint())
+    assert (content["epoch"], content["step"]) == (1, 0)
+
+
 def test_a_finished_run_is_taken_as_it_is(tmp_path: Path) -> None:
     result = train(new_trainer(epochs=1), tmp_path, progress=False)
     before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}

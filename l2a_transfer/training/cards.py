@@ -26,7 +26,7 @@ def training_card(trainer: Trainer, name: str) -> Card:
         "data": trainer.data.name,
         "split": "train" if test in TEST_SPLITS else f"train without {test}",
         "n": len(trainer.data.train),
-        "data_sha256": trainer.data.fingerprint(),
+        "data_sha256": trainer.data_sha256,
         "recipe": trainer.recipe.to_json(),
         "seed": trainer.seed,
         "device": device_name(trainer.device),

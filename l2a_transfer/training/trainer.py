@@ -105,6 +105,7 @@ class Trainer:
             decay = math.exp(-1 / max(1.0, recipe.average * self.steps))
             self.average = AveragedModel(self.model, multi_avg_fn=get_ema_multi_avg_fn(decay), use_buffers=True)  # type: ignore[no-untyped-call]
         self.commit = commit()
+        self.data_sha256 = data.fingerprint()  # once: it reads all pixels, or asks for the size of every file
         self.epoch = self.step = 0
         self.seconds = 0.0
         self.history: list[dict[str, Any]] = []
@@ -131,7 +132,7 @@ class Trainer:
             "model": json.dumps(self.config.to_json(), sort_keys=True),
             "recipe": json.dumps(self.recipe.to_json(), sort_keys=True),
             "preprocess": json.dumps(self.preprocess.to_json(), sort_keys=True),
-            "data": self.data.fingerprint(),
+            "data": self.data_sha256,
             "seed": self.seed,
             "init_from": self.start.sha256 if self.start else "",
             "device": self.device.type,
@@ -213,6 +214,7 @@ class Trainer:
                     share = f"{peak(speed):.2f} of peak" if peak else ""
                     bar.set_postfix_str(f"loss {seen[-LOOK_EVERY:].mean().item():.3f}, {share}")
                 if self.step < self.steps_per_epoch and stop():
+                    self._check_finite(self.losses)  # what is saved now must be good
                     self.seconds += time.perf_counter() - started
                     return None
             self._check_finite(self.losses)

@@ -1,0 +1,90 @@
+"""Recipe choices on training images alone: the same settings for attention and for its controls.
+
+Each candidate is a set of FIELD=VALUE over a recipe; every network is trained with every candidate on all but 5,000
+training images and measured on those, which are the same every time. The test images are never read. A run that is
+finished is kept, one that was stopped goes on, so a long search can be done in parts; --out holds what is finished.
+
+    python benchmarks/recipe_search.py --data-dir data --work runs/search --out benchmarks/results/recipe-search.json \\
+        --candidate lr=0.1 --candidate lr=0.2 --candidate lr=0.4 --candidate "lr=0.2 average=0.02"
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import shlex
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+from provenance import provenance
+
+from l2a_transfer.data.readers import open_source
+from l2a_transfer.models.config import ModelConfig
+from l2a_transfer.models.weights import read_card
+from l2a_transfer.training.data import TrainingData
+from l2a_transfer.training.recipe import find_recipe
+from l2a_transfer.training.runs import train
+from l2a_transfer.training.trainer import Trainer, Where
+
+
+@click.command()
+@click.option(
+    "--model", "models", multiple=True, show_default=True,
+    default=("vgg", "vgg-att2-concat-pc", "vgg-att2-concat-uniform"),
+)  # fmt: skip
+@click.option("--width", type=float, default=0.25, show_default=True)
+@click.option("--data", default="cifar10", show_default=True)
+@click.option("--data-dir", type=click.Path(path_type=Path, exists=True), required=True, help="Holds the data set.")
+@click.option("--recipe", default="fast", show_default=True)
+@click.option("--candidate", "candidates", multiple=True, required=True, help="'FIELD=VALUE FIELD=VALUE'; repeatable.")
+@click.option("--seeds", default="0", show_default=True)
+@click.option("--holdout", type=int, default=5000, show_default=True)
+@click.option("--device", default="auto", show_default=True)
+@click.option("--work", type=click.Path(path_type=Path), required=True, help="Folder of the runs.")
+@click.option("--out", type=click.Path(path_type=Path), required=True, help="JSON to write.")
+def main(
+    models: tuple[str, ...], width: float, data: str, data_dir: Path, recipe: str, candidates: tuple[str, ...],
+    seeds: str, holdout: int, device: str, work: Path, out: Path,
+) -> None:  # fmt: skip
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", stream=sys.stderr)
+    about = provenance(shlex.join(["python", "benchmarks/recipe_search.py", *sys.argv[1:]]))
+    source = TrainingData.of(open_source(data, data_dir=data_dir, split="train"), holdout=holdout)
+    base = find_recipe(recipe, data)
+    chosen = {candidate: base.with_settings(candidate.split()) for candidate in candidates}  # wrong ones end it here
+    runs: list[dict[str, Any]] = []
+    for seed in map(int, seeds.split(",")):
+        for candidate, settings in chosen.items():
+            for model in models:
+                config = ModelConfig(model, num_classes=len(source.classes), width=width)
+                trainer = Trainer(config, settings, source, seed=seed, where=Where(device=device))
+                folder = work / f"{model}-{candidate.replace(' ', '-')}-seed-{seed}"
+                result = train(trainer, folder, resume=True, progress=False)
+                (value,) = result.metrics.values()
+                training = read_card(result.weights).training
+                runs.append(
+                    {
+                        "model": model, "candidate": candidate, "seed": seed, "accuracy": value["value"],
+                        "n": value["n"], "seconds": result.seconds, "ran_on": training["device"],
+                        "precision": training["precision"], "commit": training["commit"],
+                    }
+                )  # fmt: skip
+                print(runs[-1], file=sys.stderr)
+                write(out, {**about, "base": base.to_json(), "width": width, "data": data}, runs)
+    print(out)
+
+
+def write(out: Path, about: dict[str, Any], runs: list[dict[str, Any]]) -> None:
+    document = {
+        "schema": "l2a-benchmark/1",
+        "what": "candidates of a recipe, measured on held-out training images; the test images are not read",
+        **about,
+        "runs": runs,
+    }
+    out.parent.mkdir(parents=True, exist_ok=True)
+    out.write_text(json.dumps(document, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
