@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import io
 import json
 import os
@@ -366,10 +367,10 @@ def test_a_checkpoint_that_cannot_be_saved_leaves_the_one_before(
     before = path.read_bytes()
 
     def full(*_: Any) -> None:
-        raise RuntimeError("PytorchStreamWriter failed writing file: No space left on device")
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr(torch, "save", full)
-    with pytest.raises(TrainingError, match=r"No space left.*the one before it is kept"):
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(TrainingError, match=r"No space left.*the one before it is kept.*--resume"):
         save_checkpoint(path, {"epoch": 2})
     assert path.read_bytes() == before
     assert [p.name for p in tmp_path.iterdir()] == ["checkpoint.pt"]

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -192,6 +194,20 @@ def test_a_digest_whose_name_was_damaged_is_missed(saved: Path) -> None:
     saved.write_bytes(saved.read_bytes().replace(b"l2a-sha256", b"l2a-sha2%6"))
     with pytest.raises(WeightsError, match=r"the header has 'l2a-sha2%6', which no such file has"):
         read_card(saved)
+
+
+def test_a_full_disk_leaves_the_file_of_before_and_no_other(saved: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = saved.read_bytes()
+
+    def full(*_: Any) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "fsync", full)
+    network, card = resolve_model(TINY)
+    with pytest.raises(WeightsError, match=r"cannot be written: No space left on device; make room"):
+        save_weights(network, card, saved)
+    assert saved.read_bytes() == before
+    assert not saved.with_name(saved.name + ".partial").exists()
 
 
 def test_files_of_before_the_sha256_was_written_still_load(tmp_path: Path) -> None:

@@ -77,7 +77,10 @@ class Card:
 
 
 def save_weights(model: Network, card: Card, path: Path) -> None:
-    """Write `model` as float16 with its card, atomically: `path` is the old file or the whole new one."""
+    """Write `model` as float16 with its card, atomically: `path` is the old file or the whole new one.
+
+    Raises: WeightsError where the disk refuses.
+    """
     import torch
     from safetensors.torch import save
 
@@ -90,11 +93,17 @@ def save_weights(model: Network, card: Card, path: Path) -> None:
     content = save(tensors, metadata=metadata)
     data = save(tensors, metadata={**metadata, DIGEST_KEY: _sha256(io.BytesIO(content))[1]})
     partial = path.with_name(path.name + ".partial")
-    with open(partial, "wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(partial, path)
+    try:
+        with open(partial, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(partial, path)
+    except OSError as error:
+        partial.unlink(missing_ok=True)
+        raise WeightsError(
+            f"{path}: cannot be written: {error.strerror or error}; make room, or choose another folder"
+        ) from error
 
 
 def read_card(path: Path) -> Card:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import pickle
 import zipfile
@@ -18,16 +19,19 @@ SCHEMA = "l2a-checkpoint/1"
 def save_checkpoint(path: Path, content: dict[str, Any]) -> None:
     """Write atomically: after a kill or a full disk `path` is the previous checkpoint or the whole new one."""
     partial = path.with_name(path.name + ".partial")
+    whole = io.BytesIO()  # torch itself says of a full disk "unexpected pos"
+    torch.save({"schema": SCHEMA, **content}, whole)
     try:
         with open(partial, "wb") as file:
-            torch.save({"schema": SCHEMA, **content}, file)
+            file.write(whole.getbuffer())
             file.flush()
             os.fsync(file.fileno())
         os.replace(partial, path)
-    except (OSError, RuntimeError) as error:  # torch reports a full disk as a RuntimeError
+    except OSError as error:
         partial.unlink(missing_ok=True)
         raise TrainingError(
-            f"{path}: the checkpoint could not be saved ({error}); the one before it is kept"
+            f"{path}: the checkpoint could not be saved ({error.strerror or error}); the one before it is kept. Make "
+            "room, and go on with --resume"
         ) from error
 
 
