@@ -370,7 +370,7 @@ def test_a_checkpoint_that_cannot_be_saved_leaves_the_one_before(
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(TrainingError, match=r"No space left.*the one before it is kept.*--resume"):
+    with pytest.raises(TrainingError, match=r"checkpoint\.pt: could not be saved \(No space left.*is kept.*--resume"):
         save_checkpoint(path, {"epoch": 2})
     assert path.read_bytes() == before
     assert [p.name for p in tmp_path.iterdir()] == ["checkpoint.pt"]

@@ -17,21 +17,29 @@ SCHEMA = "l2a-checkpoint/1"
 
 
 def save_checkpoint(path: Path, content: dict[str, Any]) -> None:
-    """Write atomically: after a kill or a full disk `path` is the previous checkpoint or the whole new one."""
-    partial = path.with_name(path.name + ".partial")
+    """Write atomically: after a kill or a full disk `path` is the previous checkpoint or the whole new one.
+
+    Raises: TrainingError where the disk refuses.
+    """
     whole = io.BytesIO()  # torch itself says of a full disk "unexpected pos"
     torch.save({"schema": SCHEMA, **content}, whole)
+    write_whole(path, whole.getbuffer())
+
+
+def write_whole(path: Path, content: bytes | memoryview) -> None:
+    """A file of a run, by way of a partial one. Raises: TrainingError where the disk refuses; `path` is as before."""
+    partial = path.with_name(path.name + ".partial")
     try:
         with open(partial, "wb") as file:
-            file.write(whole.getbuffer())
+            file.write(content)
             file.flush()
             os.fsync(file.fileno())
         os.replace(partial, path)
     except OSError as error:
         partial.unlink(missing_ok=True)
         raise TrainingError(
-            f"{path}: the checkpoint could not be saved ({error.strerror or error}); the one before it is kept. Make "
-            "room, and go on with --resume"
+            f"{path}: could not be saved ({error.strerror or error}); what was saved before it is kept. Make room, and "
+            "go on with --resume"
         ) from error
 
 

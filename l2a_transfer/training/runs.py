@@ -20,7 +20,7 @@ import torch.distributed as dist
 from l2a_transfer.errors import OutputExistsError, WeightsError
 from l2a_transfer.models.weights import count_parameters, load_weights, read_card, save_weights, with_metrics
 from l2a_transfer.training.cards import training_card, weights_name
-from l2a_transfer.training.checkpoint import load_checkpoint, save_checkpoint
+from l2a_transfer.training.checkpoint import load_checkpoint, save_checkpoint, write_whole
 from l2a_transfer.training.curve import learning_curve
 from l2a_transfer.training.data import ResidentPixels
 from l2a_transfer.training.device import device_name
@@ -111,7 +111,7 @@ def train(
             for path in (checkpoint, weights):
                 path.unlink(missing_ok=True)  # of the run that is replaced
         # The checkpoint holds these rows too: a kill between the two files loses none.
-        metrics_file.write_text("".join(json.dumps(row) + "\n" for row in trainer.history))
+        write_whole(metrics_file, _lines(trainer.history))
     with _asked_to_stop(alone=trainer.where.ranks.size == 1) as stop:
         while not trainer.finished:
             row = trainer.run_epoch(progress=progress, stop=stop)
@@ -129,15 +129,18 @@ def train(
                     )
                 trainer.history.append(row)
                 save_checkpoint(checkpoint, trainer.state())
-                with open(metrics_file, "a") as file:
-                    file.write(json.dumps(row) + "\n")
+                write_whole(metrics_file, _lines(trainer.history))
                 _tell(trainer, row)
     metrics: dict[str, Any] = {}
     if first:
-        (out / "curve.png").write_bytes(learning_curve(trainer.history, name))
+        write_whole(out / "curve.png", learning_curve(trainer.history, name))
         metrics = _measure(trainer, name, weights)  # last: measured weights say that the run is complete
     _together(trainer)
     return TrainResult(weights, metrics, trainer.seconds)
+
+
+def _lines(rows: list[dict[str, Any]]) -> bytes:
+    return "".join(json.dumps(row) + "\n" for row in rows).encode()
 
 
 def _introduce(trainer: Trainer, name: str) -> None:
@@ -251,5 +254,5 @@ def train_seeds(
         log.info("seed %d: %s %.4f%s", seed, metric, values[-1], " (was finished)" if done else "")
     found = SeedsResult(metric, tuple(seeds), tuple(values))
     if trainer.where.ranks.first:
-        (out / "seeds.json").write_text(json.dumps(found.to_json(), indent=1) + "\n")
+        write_whole(out / "seeds.json", (json.dumps(found.to_json(), indent=1) + "\n").encode())
     return found
