@@ -83,6 +83,19 @@ def test_the_tables_are_the_measured_files(file: str, rows: int) -> None:
         assert cell in line, (row["model"], cell, line)
 
 
+def test_what_the_documents_say_of_kills_is_what_was_measured() -> None:
+    results = ROOT / "benchmarks" / "results"
+    kill = json.loads((results / "kill.json").read_text())
+    line = f"at {kill['kills_total']} random moments, {kill['kills_in_merge']} of them during its merge"
+    assert line in (ROOT / "docs" / "extraction.md").read_text(encoding="utf-8")
+    assert kill["all_equal"]
+    train_kill = json.loads((results / "train-kill.json").read_text())
+    assert f"at {train_kill['kills_total']} random moments" in (ROOT / "docs" / "training.md").read_text(
+        encoding="utf-8"
+    )
+    assert train_kill["all_equal"]
+
+
 def test_the_accuracies_are_those_of_the_cards() -> None:
     for name in pretrained_names():
         accuracy = read_card(PRETRAINED / f"{name}.safetensors").metrics["test_accuracy"]["value"]

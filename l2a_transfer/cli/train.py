@@ -74,7 +74,9 @@ def command(obj: dict[str, Any], /, **given: Any) -> None:
 
     with process_group(where.ranks, choose_device(where.device, where.ranks.local)):
         if given["seeds"]:
-            click.echo(train_seeds(new_trainer, given["out"], _numbers(given["seeds"]), **how).summary())
+            found = train_seeds(new_trainer, given["out"], _numbers(given["seeds"]), **how)
+            if where.ranks.first:
+                click.echo(found.summary())
             return
         result = train(new_trainer(given["seed"]), given["out"], **how)
     for metric, value in result.metrics.items():

@@ -111,8 +111,8 @@ def _off_heap(shape: tuple[int, ...], dtype: np.dtype[Any]) -> NDArray[Any]:
     """An array of zeros in pages of its own.
 
     A shard outlives the batches beside it, and the thread that writes it gives it back at any moment. On the heap it
-    would leave holes among the large arrays of the network: peak memory at 20,000 pictures was 6 to 26 % above that at
-    2,000, and is 1 % above it so (`benchmarks/memory.py`).
+    would leave holes among the large arrays of the network: peak memory at 20,000 pictures was 12 to 15 % above that at
+    2,000 in four runs of `benchmarks/memory.py`, and is 1 % above it so.
     """
     size = math.prod(shape)
     return np.frombuffer(mmap.mmap(-1, max(1, size * dtype.itemsize)), dtype, size).reshape(shape)
