@@ -30,6 +30,7 @@ from l2a_transfer.evaluation.statistics import bootstrap_difference, holm, mcnem
 from l2a_transfer.models.weights import PRETRAINED, Card, load_weights
 from l2a_transfer.preprocess import Preprocess
 from l2a_transfer.training.data import read_pixels
+from l2a_transfer.training.recipe import TrainConfig
 
 SAMPLES = 10_000
 
@@ -50,11 +51,13 @@ def main(weights: tuple[Path, ...], bundled: bool, data: str, data_dir: Path, ou
             raise click.ClickException(f"{path}: trained on {card.training['data']} ({card.training['split']})")
         groups[card.config.architecture].append((card, right))
         print(path.name, card.training["seed"], right.mean(), file=sys.stderr)
+    recipes = {TrainConfig.from_json(card.training["recipe"]) for own in groups.values() for card, _ in own}
+    if len(recipes) > 1:
+        raise click.ClickException("more than one recipe: " + "; ".join(map(str, recipes)))
     networks = [
         {
             "architecture": name,
             "width": own[0][0].config.width,
-            "recipe": own[0][0].training["recipe"],
             "runs": [
                 {"seed": card.training["seed"], "accuracy": float(right.mean()), "commit": card.training["commit"]}
                 for card, right in own
@@ -71,6 +74,7 @@ def main(weights: tuple[Path, ...], bundled: bool, data: str, data_dir: Path, ou
         **provenance(shlex.join(["python", "benchmarks/controls.py", *sys.argv[1:]])),
         "data": data,
         "n_test": len(source),
+        "recipe": recipes.pop().to_json(),
         "networks": networks,
         "differences": pairs,
     }

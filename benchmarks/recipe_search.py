@@ -3,9 +3,12 @@
 Each candidate is a set of FIELD=VALUE over a recipe; every network is trained with every candidate on all but 5,000
 training images and measured on those, which are the same every time. The test images are never read. A run that is
 finished is kept, one that was stopped goes on, so a long search can be done in parts; --out holds what is finished.
+Averaging changes nothing of the training itself, so a candidate that averages is also measured without (`last`).
+--set shortens what all candidates share, where the whole recipe is too long to search with.
 
     python benchmarks/recipe_search.py --data-dir data --work runs/search --out benchmarks/results/recipe-search.json \\
-        --candidate lr=0.1 --candidate lr=0.2 --candidate lr=0.4 --candidate "lr=0.2 average=0.02"
+        --set epochs=4 --set resolutions=0:16,0.75:24 --set average=0.02 \\
+        --candidate lr=0.1 --candidate lr=0.2 --candidate lr=0.4
 """
 
 from __future__ import annotations
@@ -24,6 +27,7 @@ from l2a_transfer.data.readers import open_source
 from l2a_transfer.models.config import ModelConfig
 from l2a_transfer.models.weights import read_card
 from l2a_transfer.training.data import TrainingData
+from l2a_transfer.training.measure import evaluate
 from l2a_transfer.training.recipe import find_recipe
 from l2a_transfer.training.runs import train
 from l2a_transfer.training.trainer import Trainer, Where
@@ -38,6 +42,7 @@ from l2a_transfer.training.trainer import Trainer, Where
 @click.option("--data", default="cifar10", show_default=True)
 @click.option("--data-dir", type=click.Path(path_type=Path, exists=True), required=True, help="Holds the data set.")
 @click.option("--recipe", default="fast", show_default=True)
+@click.option("--set", "shared", multiple=True, help="FIELD=VALUE for all candidates; repeatable.")
 @click.option("--candidate", "candidates", multiple=True, required=True, help="'FIELD=VALUE FIELD=VALUE'; repeatable.")
 @click.option("--seeds", default="0", show_default=True)
 @click.option("--holdout", type=int, default=5000, show_default=True)
@@ -45,13 +50,13 @@ from l2a_transfer.training.trainer import Trainer, Where
 @click.option("--work", type=click.Path(path_type=Path), required=True, help="Folder of the runs.")
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="JSON to write.")
 def main(
-    models: tuple[str, ...], width: float, data: str, data_dir: Path, recipe: str, candidates: tuple[str, ...],
-    seeds: str, holdout: int, device: str, work: Path, out: Path,
+    models: tuple[str, ...], width: float, data: str, data_dir: Path, recipe: str, shared: tuple[str, ...],
+    candidates: tuple[str, ...], seeds: str, holdout: int, device: str, work: Path, out: Path,
 ) -> None:  # fmt: skip
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", stream=sys.stderr)
     about = provenance(shlex.join(["python", "benchmarks/recipe_search.py", *sys.argv[1:]]))
     source = TrainingData.of(open_source(data, data_dir=data_dir, split="train"), holdout=holdout)
-    base = find_recipe(recipe, data)
+    base = find_recipe(recipe, data).with_settings(shared)
     chosen = {candidate: base.with_settings(candidate.split()) for candidate in candidates}  # wrong ones end it here
     runs: list[dict[str, Any]] = []
     for seed in map(int, seeds.split(",")):
@@ -66,6 +71,7 @@ def main(
                 runs.append(
                     {
                         "model": model, "candidate": candidate, "seed": seed, "accuracy": value["value"],
+                        "last": evaluate(trainer.model, source.test, trainer.preprocess) if settings.average else None,
                         "n": value["n"], "seconds": result.seconds, "ran_on": training["device"],
                         "precision": training["precision"], "commit": training["commit"],
                     }

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from l2a_transfer.models.weights import PRETRAINED, read_card
+from l2a_transfer.training.recipe import TrainConfig
 
 ROOT = Path(__file__).parents[1]
 CARDS = ROOT / "benchmarks" / "results" / "zoo"
@@ -24,7 +25,7 @@ HEAD = (
     "# Zoo\n\n"
     "Every network that was trained here to its end, by `scripts/make_zoo.py` from the cards; a test holds the page to "
     "them. Accuracy: test images, last epoch, the float16 numbers that ship; mean ± sample standard deviation over n "
-    "seeds. Time: one run, on the device named. In bold: weights that ship with the package.\n\n"
+    "seeds. Time: the mean of the runs on the device named. In bold: weights that ship with the package.\n\n"
     "| architecture | trained on | width | parameters | accuracy, % | n | seeds | recipe | device | minutes a run |\n"
     "|---|---|---:|---:|---:|---:|---|---|---|---:|\n"
 )
@@ -56,12 +57,12 @@ def digest(card: dict[str, Any]) -> str:
 
 
 def page(found: list[tuple[dict[str, Any], bool]]) -> str:
-    """The page of these cards: one line for all seeds of a network that differ in nothing else."""
+    """The page of these cards: one line for all seeds of a network by one recipe, on whatever device."""
     groups: dict[tuple[Any, ...], list[tuple[dict[str, Any], bool]]] = defaultdict(list)
     for card, bundled in found:
         config, training = card["config"], card["training"]
         same = (config["architecture"], training["data"], config["width"], config["normalizer"], training["split"],
-                json.dumps(training["recipe"], sort_keys=True), training["device"], training["precision"])  # fmt: skip
+                repr(TrainConfig.from_json(training["recipe"])))  # fmt: skip
         groups[same].append((card, bundled))
     return HEAD + "".join(line([card for card, _ in own], any(b for _, b in own)) for _, own in sorted(groups.items()))
 
@@ -73,7 +74,9 @@ def line(own: list[dict[str, Any]], bundled: bool) -> str:
     n = next(iter(first["metrics"].values()))["n"]
     spread = f" ± {statistics.stdev(values):.2f}" if len(values) > 1 else ""
     recipe = training["recipe"]
-    minutes = statistics.fmean(card["training"]["seconds"] for card in own) / 60
+    seconds: dict[str, list[float]] = defaultdict(list)
+    for card in own:
+        seconds[f"{card['training']['device']}, {card['training']['precision']}"].append(card["training"]["seconds"])
     normalizer = "" if config["normalizer"] == "softmax" else f", {config['normalizer']}"
     name = f"**{config['architecture']}**" if bundled else config["architecture"]
     data = training["data"] if training["split"] == "train" else f"{training['data']}, {training['split']}"
@@ -81,8 +84,8 @@ def line(own: list[dict[str, Any]], bundled: bool) -> str:
     cells = [
         name + normalizer, data, f"{config['width']:g}", f"{first['parameters']:,}",
         f"{statistics.fmean(values):.2f}{spread}", f"{n:,}", f"{len(values)} ({seeds})",
-        f"{recipe['name']}, {recipe['epochs']} epochs", f"{training['device']}, {training['precision']}",
-        f"{minutes:.0f}",
+        f"{recipe['name']}, {recipe['epochs']} epochs", "; ".join(seconds),
+        "; ".join(f"{statistics.fmean(values) / 60:.0f}" for values in seconds.values()),
     ]  # fmt: skip
     return f"| {' | '.join(cells)} |\n"
 

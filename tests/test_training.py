@@ -109,6 +109,10 @@ def test_settings_of_a_recipe() -> None:
     assert (recipe.lr, recipe.flip, recipe.epochs, recipe.schedule) == (0.3, False, 5, "step")
     assert recipe.resolutions == ((0.0, 8), (0.5, 24))
     assert RECIPE.with_settings([]) == RECIPE
+    kept = json.loads(json.dumps(recipe.to_json()))
+    assert TrainConfig.from_json(kept) == recipe
+    del kept["average"]  # a card of before there was averaging
+    assert TrainConfig.from_json(kept) == recipe
     for setting, words in (
         ("lr", r"FIELD=VALUE, as lr=0\.1; got 'lr'"),
         ("lrr=1", "did you mean 'lr'"),

@@ -34,5 +34,9 @@ def test_seeds_of_one_network_share_a_line() -> None:
     lines = zoo.page([(card, True), (other, False)]).removeprefix(zoo.HEAD).splitlines()
     assert len(lines) == 1
     assert f"| {mean:.2f} ± 1.41 | 10,000 | 2 (0, 5) |" in lines[0]
+    other["training"].update(device="cuda, another", precision="bf16", seconds=120.0)
+    other["training"]["recipe"]["cutout"] = 0  # as a card of today has it, which is what ran without the field
+    (line,) = zoo.page([(card, True), (other, False)]).removeprefix(zoo.HEAD).splitlines()
+    assert line.endswith(f"| cpu, 1 thread, fp32; cuda, another, bf16 | {card['training']['seconds'] / 60:.0f}; 2 |")
     other["training"]["recipe"]["epochs"] = 15
     assert len(zoo.page([(card, True), (other, False)]).removeprefix(zoo.HEAD).splitlines()) == 2

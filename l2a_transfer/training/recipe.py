@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -109,6 +109,12 @@ class TrainConfig:
     def resolution(self, epoch: int) -> int:
         """The image size in pixels during epoch `epoch`, counted from 0."""
         return [size for start, size in self.resolutions if round(start * self.epochs) <= epoch][-1]
+
+    @classmethod
+    def from_json(cls, fields: Mapping[str, Any]) -> TrainConfig:
+        """The recipe of a card. A field that the card lacks is younger than the card, which ran at its default."""
+        pairs = tuple((start, size) for start, size in fields["resolutions"])
+        return cls(**{**fields, "resolutions": pairs})
 
     def to_json(self) -> dict[str, Any]:
         return {**dataclasses.asdict(self), "resolutions": [list(pair) for pair in self.resolutions]}
