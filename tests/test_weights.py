@@ -210,6 +210,13 @@ def test_a_full_disk_leaves_the_file_of_before_and_no_other(saved: Path, monkeyp
     assert not saved.with_name(saved.name + ".partial").exists()
 
 
+def test_the_same_weights_are_the_same_bytes(tmp_path: Path) -> None:
+    network, card = resolve_model(TINY)
+    for name in "abcdefgh":
+        save_weights(network, card, tmp_path / name)
+    assert len({(tmp_path / name).read_bytes() for name in "abcdefgh"}) == 1
+
+
 def test_files_of_before_the_sha256_was_written_still_load(tmp_path: Path) -> None:
     network, card = resolve_model(TINY)
     save_weights(network, card, tmp_path / "w.safetensors")

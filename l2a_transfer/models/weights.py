@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 from l2a_transfer.errors import UnknownNameError, WeightsError, nearest
+from l2a_transfer.files import write_whole
 from l2a_transfer.models.config import ARCHITECTURES, ModelConfig
 from l2a_transfer.preprocess import Preprocess
 
@@ -92,18 +93,22 @@ def save_weights(model: Network, card: Card, path: Path) -> None:
     metadata = {HEADER_KEY: json.dumps(card.to_json(), sort_keys=True)}
     content = save(tensors, metadata=metadata)
     data = save(tensors, metadata={**metadata, DIGEST_KEY: _sha256(io.BytesIO(content))[1]})
-    partial = path.with_name(path.name + ".partial")
     try:
-        with open(partial, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(partial, path)
+        write_whole(path, _in_order(data))
     except OSError as error:
-        partial.unlink(missing_ok=True)
         raise WeightsError(
             f"{path}: cannot be written: {error.strerror or error}; make room, or choose another folder"
         ) from error
+
+
+def _in_order(data: bytes) -> bytes:
+    """The same file with its metadata sorted: safetensors writes them in another order every time."""
+    size = int.from_bytes(data[:8], "little")
+    header = json.loads(data[8 : 8 + size])
+    header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)  # tensors begin at a multiple of 8
+    return len(text).to_bytes(8, "little") + text + data[8 + size :]
 
 
 def read_card(path: Path) -> Card:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import os
 import pickle
 import zipfile
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any
 
 import torch
 
+from l2a_transfer import files
 from l2a_transfer.errors import TrainingError
 
 SCHEMA = "l2a-checkpoint/1"
@@ -27,16 +27,10 @@ def save_checkpoint(path: Path, content: dict[str, Any]) -> None:
 
 
 def write_whole(path: Path, content: bytes | memoryview) -> None:
-    """A file of a run, by way of a partial one. Raises: TrainingError where the disk refuses; `path` is as before."""
-    partial = path.with_name(path.name + ".partial")
+    """A file of a run. Raises: TrainingError where the disk refuses; `path` is then as before."""
     try:
-        with open(partial, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(partial, path)
+        files.write_whole(path, content)
     except OSError as error:
-        partial.unlink(missing_ok=True)
         raise TrainingError(
             f"{path}: could not be saved ({error.strerror or error}); what was saved before it is kept. Make room, and "
             "go on with --resume"

@@ -95,10 +95,11 @@ def train(
         trainer.restore(load_checkpoint(checkpoint, trainer.fingerprint()))
         if trainer.finished and (found := _finished(weights)):
             return found
-        log.info(
-            "resumed after epoch %d of %d, step %d, from %s",
-            trainer.epoch, trainer.recipe.epochs, trainer.step, checkpoint,
-        )  # fmt: skip
+        if first:
+            log.info(
+                "resumed after epoch %d of %d, step %d, from %s",
+                trainer.epoch, trainer.recipe.epochs, trainer.step, checkpoint,
+            )  # fmt: skip
     elif not overwrite:
         for path, todo in ((checkpoint, "--resume goes on with it, --overwrite replaces it"), (weights, REPLACE)):
             if path.exists():
