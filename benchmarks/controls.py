@@ -49,7 +49,12 @@ def main(weights: tuple[Path, ...], bundled: bool, data: str, data_dir: Path, ou
         card, right = asked(path, source)
         if card.training["data"] != data or card.training["split"] != "train":
             raise click.ClickException(f"{path}: trained on {card.training['data']} ({card.training['split']})")
-        groups[card.config.architecture].append((card, right))
+        own = groups[card.config.architecture]
+        if any(card.config != other.config for other, _ in own):
+            raise click.ClickException(f"{path}: not the {card.config.architecture} of the files before: {card.config}")
+        if any(card.training["seed"] == other.training["seed"] for other, _ in own):
+            raise click.ClickException(f"{path}: seed {card.training['seed']} was given before")
+        own.append((card, right))
         print(path.name, card.training["seed"], right.mean(), file=sys.stderr)
     recipes = {TrainConfig.from_json(card.training["recipe"]) for own in groups.values() for card, _ in own}
     if len(recipes) > 1:

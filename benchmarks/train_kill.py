@@ -66,14 +66,17 @@ def main(
         assert wait(start([*train, "--out", str(whole)])) == 0
         seconds = time.perf_counter() - began
         expected = digests(whole)
+        attempts = 0
         while len(rows) < kills:
-            folder = Path(name) / str(len(rows))
+            attempts += 1
+            folder = Path(name) / str(attempts)
             moment = rng.uniform(BEFORE_STEP_ONE_S, seconds)
             victim = start([*train, "--out", str(folder)])
             time.sleep(moment)
             os.kill(victim, signal.SIGKILL)
             status = wait(victim)
-            if status == 0:
+            if not (os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGKILL):
+                assert status == 0
                 continue  # it had finished before the moment came; another moment is drawn
             there = sorted(path.name for path in folder.glob("*")) if folder.exists() else []
             at = position(folder)
@@ -92,6 +95,7 @@ def main(
         "images": images,
         "epochs": int(epochs),
         "undisturbed_s": round(seconds, 2),
+        "attempts": attempts,
         "kills": rows,
         "kills_total": len(rows),
         "all_equal": all(all(row["equal"].values()) for row in rows),

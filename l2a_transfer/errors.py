@@ -38,6 +38,10 @@ class TrainingError(L2AError):
     """A training run that cannot start, go on, or be resumed."""
 
 
+class NotFiniteError(TrainingError):
+    """The loss or the weights of a run are NaN or infinite; the message names the step and the learning rate."""
+
+
 class EvaluationError(L2AError):
     """Features or labels that a protocol cannot be run on."""
 

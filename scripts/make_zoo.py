@@ -9,6 +9,8 @@ The second command first keeps the cards of those weights.
 from __future__ import annotations
 
 import argparse
+import dataclasses
+import hashlib
 import json
 import statistics
 from collections import defaultdict
@@ -16,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from l2a_transfer.models.weights import PRETRAINED, read_card
-from l2a_transfer.training.recipe import TrainConfig
+from l2a_transfer.training.recipe import RECIPES, TrainConfig
 
 ROOT = Path(__file__).parents[1]
 CARDS = ROOT / "benchmarks" / "results" / "zoo"
@@ -24,8 +26,9 @@ PAGE = ROOT / "docs" / "zoo.md"
 HEAD = (
     "# Zoo\n\n"
     "Every network that was trained here to its end, by `scripts/make_zoo.py` from the cards; a test holds the page to "
-    "them. Accuracy: test images, last epoch, the float16 numbers that ship; mean ± sample standard deviation over n "
-    "seeds. Time: the mean of the runs on the device named. In bold: weights that ship with the package.\n\n"
+    "them. Accuracy: on test images, n of them, or on those held out where the second column says so; last epoch, the "
+    "float16 numbers that ship; mean ± sample standard deviation over the seeds. Time: the mean of the runs on the "
+    "device named. In bold: weights that ship with the package.\n\n"
     "| architecture | trained on | width | parameters | accuracy, % | n | seeds | recipe | device | minutes a run |\n"
     "|---|---|---:|---:|---:|---:|---|---|---|---:|\n"
 )
@@ -37,7 +40,7 @@ def main() -> None:
     for path in parser.parse_args().add:
         card = read_card(path).to_json()
         CARDS.mkdir(parents=True, exist_ok=True)
-        kept = CARDS / f"{card['name']}.{card['training']['recipe']['name']}.seed-{card['training']['seed']}.json"
+        kept = CARDS / f"{card['name']}.seed-{card['training']['seed']}.{digest(card)[:8]}.json"
         kept.write_text(json.dumps(card, indent=1, sort_keys=True) + "\n")
         print(kept)
     PAGE.write_text(page(cards()))
@@ -53,7 +56,8 @@ def cards() -> list[tuple[dict[str, Any], bool]]:
 
 
 def digest(card: dict[str, Any]) -> str:
-    return json.dumps([card["config"], card["training"]], sort_keys=True)
+    """SHA-256 (hex) of what was built and how it was trained."""
+    return hashlib.sha256(json.dumps([card["config"], card["training"]], sort_keys=True).encode()).hexdigest()
 
 
 def page(found: list[tuple[dict[str, Any], bool]]) -> str:
@@ -61,8 +65,12 @@ def page(found: list[tuple[dict[str, Any], bool]]) -> str:
     groups: dict[tuple[Any, ...], list[tuple[dict[str, Any], bool]]] = defaultdict(list)
     for card, bundled in found:
         config, training = card["config"], card["training"]
-        same = (config["architecture"], training["data"], config["width"], config["normalizer"], training["split"],
-                repr(TrainConfig.from_json(training["recipe"])))  # fmt: skip
+        recipe = repr(TrainConfig.from_json(training["recipe"]))
+        start = training.get("init_from", {}).get("sha256", "")
+        same = (config["architecture"], training["data"], config["width"], json.dumps(config, sort_keys=True),
+                training["split"], training["data_sha256"], recipe, start)  # fmt: skip
+        if training["seed"] in (other["training"]["seed"] for other, _ in groups[same]):
+            raise SystemExit(f"{card['name']}, seed {training['seed']}: two cards of one run; remove one of them")
         groups[same].append((card, bundled))
     return HEAD + "".join(line([card for card, _ in own], any(b for _, b in own)) for _, own in sorted(groups.items()))
 
@@ -73,7 +81,7 @@ def line(own: list[dict[str, Any]], bundled: bool) -> str:
     values = [100 * next(iter(card["metrics"].values()))["value"] for card in own]
     n = next(iter(first["metrics"].values()))["n"]
     spread = f" ± {statistics.stdev(values):.2f}" if len(values) > 1 else ""
-    recipe = training["recipe"]
+    recipe = TrainConfig.from_json(training["recipe"])
     seconds: dict[str, list[float]] = defaultdict(list)
     for card in own:
         seconds[f"{card['training']['device']}, {card['training']['precision']}"].append(card["training"]["seconds"])
@@ -84,10 +92,21 @@ def line(own: list[dict[str, Any]], bundled: bool) -> str:
     cells = [
         name + normalizer, data, f"{config['width']:g}", f"{first['parameters']:,}",
         f"{statistics.fmean(values):.2f}{spread}", f"{n:,}", f"{len(values)} ({seeds})",
-        f"{recipe['name']}, {recipe['epochs']} epochs", "; ".join(seconds),
+        ", ".join([recipe.name, f"{recipe.epochs} epochs", *changed(recipe), *started(training)]), "; ".join(seconds),
         "; ".join(f"{statistics.fmean(values) / 60:.0f}" for values in seconds.values()),
     ]  # fmt: skip
     return f"| {' | '.join(cells)} |\n"
+
+
+def changed(recipe: TrainConfig) -> list[str]:
+    """What differs from the recipe of that name, but for its epochs."""
+    base = RECIPES.get(recipe.name, recipe)
+    fields = [field.name for field in dataclasses.fields(recipe) if field.name not in ("name", "epochs")]
+    return [f"{name} {getattr(recipe, name)}" for name in fields if getattr(recipe, name) != getattr(base, name)]
+
+
+def started(training: dict[str, Any]) -> list[str]:
+    return [f"from {training['init_from']['name']}"] if "init_from" in training else []
 
 
 if __name__ == "__main__":

@@ -28,9 +28,8 @@ from l2a_transfer.models.config import ModelConfig
 from l2a_transfer.models.weights import read_card
 from l2a_transfer.preprocess import Preprocess
 from l2a_transfer.training import runs as runs_module
-from l2a_transfer.training import trainer as trainer_module
 from l2a_transfer.training.cards import weights_name
-from l2a_transfer.training.checkpoint import save_checkpoint
+from l2a_transfer.training.checkpoint import load_checkpoint, save_checkpoint
 from l2a_transfer.training.data import Pixels, ResidentPixels, StreamedPixels, TrainingData, open_pixels, read_pixels
 from l2a_transfer.training.epochs import EpochPlan, augmented_batches, plan_epoch, stream_seed
 from l2a_transfer.training.measure import evaluate
@@ -75,6 +74,9 @@ def test_the_one_cycle_rate() -> None:
 def test_the_fast_recipe_grows_its_pictures() -> None:
     sizes = [RECIPES["fast"].resolution(epoch) for epoch in range(14)]
     assert sizes == [16] * 4 + [24] * 4 + [32] * 6
+    for epochs, expected in ((1, [32]), (2, [16, 32]), (3, [16, 24, 32])):
+        few = dataclasses.replace(RECIPES["fast"], epochs=epochs)
+        assert [few.resolution(epoch) for epoch in range(epochs)] == expected
 
 
 @pytest.mark.parametrize(
@@ -272,19 +274,20 @@ def test_an_interrupted_run_ends_with_the_same_weights(
 ) -> None:
     train(new_trainer(), tmp_path / "whole", progress=False)
     calls = 0
+    last = 7 if moment == "in an epoch" else 3
 
     def interrupted(*arguments: Any, **options: Any) -> Any:
         nonlocal calls
         calls += 1
-        if calls == 3:
+        if calls == last:
             raise KeyboardInterrupt
         return original(*arguments, **options)
 
-    module: Any = trainer_module if moment == "in an epoch" else runs_module
-    name = "augmented_batches" if moment == "in an epoch" else "save_checkpoint"
-    original = getattr(module, name)
+    owner: Any = Trainer if moment == "in an epoch" else runs_module
+    name = "_train_step" if moment == "in an epoch" else "save_checkpoint"
+    original = getattr(owner, name)
     with monkeypatch.context() as patch:
-        patch.setattr(module, name, interrupted)
+        patch.setattr(owner, name, interrupted)
         with pytest.raises(KeyboardInterrupt):
             train(new_trainer(), tmp_path / "cut", progress=False)
     assert not list((tmp_path / "cut").glob("*.safetensors"))
@@ -300,10 +303,12 @@ def test_seeds_differ(tmp_path: Path) -> None:
     assert not same(weights_of(tmp_path / "0"), weights_of(tmp_path / "1"))
 
 
-def test_training_leaves_the_global_random_state_alone(tmp_path: Path) -> None:
+@pytest.mark.parametrize("workers", [0, 2])
+def test_training_leaves_the_global_random_state_alone(tmp_path: Path, workers: int) -> None:
     torch.manual_seed(123)
     state = torch.random.get_rng_state()
-    train(new_trainer(epochs=1), tmp_path / "run", progress=False)
+    where = dataclasses.replace(CPU, pixels="stream", workers=workers)
+    train(new_trainer(epochs=1, where=where), tmp_path / "run", progress=False)
     assert torch.equal(state, torch.random.get_rng_state())
 
 
@@ -336,7 +341,7 @@ def test_weights_without_their_checkpoint_are_left_alone(tmp_path: Path) -> None
     assert [(path, path.read_bytes()) for path in tmp_path.iterdir()] == [(weights, b"an earlier run")]
 
 
-@pytest.mark.parametrize("damage", ["cut", "empty", "another file", "hostile"])
+@pytest.mark.parametrize("damage", ["cut", "empty", "another file", "hostile", "one bit"])
 def test_a_damaged_checkpoint_is_named_and_nothing_is_lost(tmp_path: Path, damage: str) -> None:
     out = tmp_path / "run"
     train(new_trainer(epochs=1), out, progress=False)
@@ -345,7 +350,10 @@ def test_a_damaged_checkpoint_is_named_and_nothing_is_lost(tmp_path: Path, damag
     if damage == "hostile":
         torch.save({"schema": "l2a-checkpoint/1", "fingerprint": Hostile(tmp_path / "owned")}, path)
     else:
-        path.write_bytes({"cut": content[: len(content) // 2], "empty": b"", "another file": b"hello" * 100}[damage])
+        at = content.index(load_checkpoint(path, new_trainer(epochs=1).fingerprint())["losses"].numpy().tobytes())
+        flipped = content[:at] + bytes([content[at] ^ 1]) + content[at + 1 :]
+        damaged = {"cut": content[: len(content) // 2], "empty": b"", "another file": b"hello" * 100}
+        path.write_bytes({**damaged, "one bit": flipped}[damage])
     before = {p.name: p.read_bytes() for p in out.iterdir()}
     with pytest.raises(TrainingError, match=r"checkpoint\.pt: "):
         train(new_trainer(epochs=1), out, resume=True, progress=False)
@@ -390,10 +398,28 @@ def test_a_loss_that_is_not_finite_stops_with_step_and_rate(tmp_path: Path, monk
 
     monkeypatch.setattr(run, "_loss", explodes)
     with pytest.raises(
-        TrainingError, match=r"not finite at step 5 of 8 \(epoch 2\), at rate 0\.\d+; .* that of epoch 1"
+        TrainingError,
+        match=r"loss is not finite at step 5 of 8 \(epoch 2\), at a learning rate of 0\.\d+; "
+        r".*checkpoint\.pt is as after epoch 1, step 0\. Start again with a smaller --lr and another --out",
     ):
         train(run, tmp_path / "run", progress=False)
     assert (tmp_path / "run" / "checkpoint.pt").exists()
+
+
+def test_weights_that_are_not_finite_are_never_saved(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = new_trainer(epochs=2)
+    step = run._train_step
+
+    def explodes(*arguments: Any) -> None:
+        step(*arguments)
+        if run.epoch == 1 and run.step == run.steps_per_epoch:  # no loss comes after it
+            next(run.model.parameters()).data.fill_(float("inf"))
+
+    monkeypatch.setattr(run, "_train_step", explodes)
+    with pytest.raises(TrainingError, match=r"weights are not finite after step 7 of 8 .* is as after epoch 1, step 0"):
+        train(run, tmp_path, progress=False)
+    assert load_checkpoint(tmp_path / "checkpoint.pt", run.fingerprint())["epoch"] == 1
+    assert not list(tmp_path.glob("*.safetensors"))
 
 
 def test_runs_that_must_not_start() -> None:
@@ -436,12 +462,32 @@ def test_the_holdout_takes_training_images_only_and_always_the_same() -> None:
         data.holdout(32)
 
 
+def test_accuracy_by_hand() -> None:
+    class Bright(torch.nn.Module):
+        """Says which image of a batch has the most red: right where the label is that image's place."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.unused = torch.nn.Parameter(torch.zeros(()))
+
+        def forward(self, images: torch.Tensor) -> torch.Tensor:
+            red = images[:, 0].mean(dim=(1, 2))
+            return torch.stack([red, -red], dim=1)
+
+    pictures = np.zeros((5, 16, 16, 3), np.uint8)
+    pictures[[1, 3], ..., 0] = 255
+    labels = np.array([1, 0, 1, 2, 0], np.int32)  # bright is class 0, dark class 1: rows 0, 1 and 2 are right
+    source = join_splits("x", "rgby", {"test": (pictures, labels)})
+    preprocess = Preprocess(size=16, mean=(0.5, 0.5, 0.5), std=(1.0, 1.0, 1.0))
+    for batch_size in (2, 5, 250):
+        assert evaluate(Bright(), source, preprocess, batch_size=batch_size) == 3 / 5
+
+
 def test_evaluate_gives_the_mode_back() -> None:
     run = new_trainer()
     for mode in (True, False):
         run.model.train(mode)
-        accuracy = evaluate(run.model, run.data.test, run.preprocess, batch_size=7)
-        assert 0 <= accuracy <= 1
+        evaluate(run.model, run.data.test, run.preprocess, batch_size=7)
         assert run.model.training is mode
 
 

@@ -23,10 +23,12 @@ from l2a_transfer.errors import TrainingError
 from l2a_transfer.models.config import ModelConfig
 from l2a_transfer.models.vgg import build_model
 from l2a_transfer.models.weights import read_card
+from l2a_transfer.training import runs as runs_module
 from l2a_transfer.training.checkpoint import load_checkpoint
 from l2a_transfer.training.data import TrainingData
 from l2a_transfer.training.device import Ranks, choose_precision, macs, matrix_peak
 from l2a_transfer.training.epochs import augmented_batches, plan_epoch
+from l2a_transfer.training.loss_watch import LossWatch
 from l2a_transfer.training.recipe import TrainConfig
 from l2a_transfer.training.runs import SeedsResult, train, train_seeds
 from l2a_transfer.training.start import start_from
@@ -64,6 +66,47 @@ def test_a_signal_saves_inside_the_epoch_and_the_rest_is_the_same_to_the_bit(
     for one, other in zip(whole, cut, strict=True):
         for key in ("epoch", "lr", "train_loss", "train_accuracy"):
             assert one[key] == other[key]
+
+
+@pytest.mark.parametrize("epochs", [1, 2])
+@pytest.mark.parametrize("batch_size", [8, 32])  # four steps an epoch, and one
+def test_a_signal_in_the_last_step_of_an_epoch_stops_after_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, batch_size: int, epochs: int
+) -> None:
+    def new() -> Trainer:
+        return new_trainer(batch_size=batch_size, epochs=epochs)
+
+    train(new(), tmp_path / "whole", progress=False)
+    run, out = new(), tmp_path / "cut"
+    step = run._train_step
+
+    def then_a_signal(*arguments: Any) -> None:
+        step(*arguments)
+        if run.step == run.steps_per_epoch:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    monkeypatch.setattr(run, "_train_step", then_a_signal)
+    with pytest.raises(KeyboardInterrupt):
+        train(run, out, progress=False)
+    assert "stopped after epoch 1; saved in" in caplog.text
+    assert not list(out.glob("*.safetensors"))
+    train(new(), out, resume=True, progress=False)
+    assert same(weights_of(tmp_path / "whole"), weights_of(out))
+
+
+def test_a_signal_while_one_seed_is_measured_keeps_the_next_from_starting(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def measured(*arguments: Any) -> Any:
+        os.kill(os.getpid(), signal.SIGTERM)
+        return measure(*arguments)
+
+    measure = runs_module._measure
+    monkeypatch.setattr(runs_module, "_measure", measured)
+    with pytest.raises(KeyboardInterrupt):
+        train_seeds(lambda seed: new_trainer(seed=seed, epochs=1), tmp_path, [0, 1], progress=False)
+    assert f"stopped; the run in {tmp_path / 'seed-0'} is complete" in caplog.text
+    assert [path.name for path in tmp_path.iterdir()] == ["seed-0"]
 
 
 def test_a_signal_after_a_loss_that_is_not_finite_saves_nothing(
@@ -149,7 +192,9 @@ def test_mean_and_spread_of_seeds_by_hand() -> None:
     found = SeedsResult("test_accuracy", (0, 1, 4), (0.9, 0.92, 0.94))
     assert (found.mean, found.std) == (pytest.approx(0.92), pytest.approx(0.02))
     assert found.summary().splitlines()[-1] == "test_accuracy 0.9200 ± 0.0200 (standard deviation), n = 3 seeds"
-    assert SeedsResult("test_accuracy", (7,), (0.9,)).std == 0
+    one = SeedsResult("test_accuracy", (7,), (0.9,))
+    assert one.to_json()["std"] is None
+    assert one.summary().splitlines()[-1] == "test_accuracy 0.9000, n = 1 seeds"
 
 
 def test_starting_from_weights_of_another_class_count_and_size(tmp_path: Path) -> None:
@@ -227,6 +272,9 @@ def test_the_command_with_seeds_and_bad_options(tmp_path: Path) -> None:
         (["--sync-batch-norm"], 1, "synchronised batch norm works between GPUs only"),
         (["--init-from", "untrained:vgg@0.0625"], 1, "its convolutions do not fit"),
         (["--image-size", "3"], 2, "resolutions must be"),
+        (["--set", "resolutions=0:16,0:32"], 2, "pairs of a rising fraction"),
+        (["--resume", "--overwrite"], 2, "--resume and --overwrite cannot go together"),
+        (["--seed", "0", "--seeds", "1,2"], 2, "--seed and --seeds cannot go together"),
         (["--data", "digits"], 1, "has no split to measure on, only all; --holdout N"),
         (["--data", "cifar10", "--data-dir", "nowhere"], 1, "no such folder"),
     ):
@@ -261,6 +309,61 @@ def test_what_torchrun_says() -> None:
         new_trainer(where=Where(device="cpu", ranks=Ranks(0, 3)))
 
 
+def test_training_in_bf16(tmp_path: Path) -> None:
+    run = new_trainer(where=Where(device="cpu", precision="bf16"))
+    train(run, tmp_path, progress=False)
+    whole = new_trainer()
+    whole.run_epoch(progress=False)
+    there, here = run.history[0]["train_loss"], whole.losses.mean().item()
+    assert there == pytest.approx(here, rel=0.05)
+    assert there != here
+    assert all(value.dtype == torch.float32 for value in run.model.parameters())
+    (weights,) = tmp_path.glob("*.safetensors")
+    assert read_card(weights).training["precision"] == "bf16"
+
+
+@pytest.mark.slow
+def test_compiled_training_takes_the_same_steps() -> None:
+    runs = [new_trainer(dropout=0.0, where=dataclasses.replace(CPU, compile=compiled)) for compiled in (False, True)]
+    plain, compiled = ([run.run_epoch(progress=False) for _ in range(2)] for run in runs)
+    for one, other in zip(plain, compiled, strict=True):
+        assert one is not None
+        assert other is not None
+        assert other["train_loss"] == pytest.approx(one["train_loss"], rel=1e-3)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_a_step_never_makes_the_host_wait(precision: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = new_trainer(average=0.2, where=Where(device="cuda", precision=precision))
+    run.run_epoch(progress=False)  # what is allocated and chosen once may wait
+    step, check = run._train_step, run._check_state
+
+    def watched(*arguments: Any) -> None:
+        torch.cuda.set_sync_debug_mode("error")
+        step(*arguments)
+
+    def unwatched() -> None:
+        torch.cuda.set_sync_debug_mode("default")
+        check()
+
+    monkeypatch.setattr(run, "_train_step", watched)
+    monkeypatch.setattr(run, "_check_state", unwatched)
+    try:
+        run.run_epoch(progress=False)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+
+
+@pytest.mark.gpu
+def test_losses_are_seen_one_look_late_on_a_gpu() -> None:
+    losses = torch.arange(4.0, device="cuda")
+    watch = LossWatch(losses)
+    assert len(watch.look(2)) == 0
+    torch.cuda.synchronize()
+    assert watch.look(4).tolist() == [0.0, 1.0]
+
+
 def test_precision_auto_on_a_cpu_is_bf16_with_amx_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     for amx, expected in ((True, "bf16"), (False, "fp32")):
         monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda amx=amx: amx)
@@ -283,14 +386,15 @@ TORCHRUN = [
 def test_two_processes_take_the_steps_of_one_that_normalises_each_half_by_itself(tmp_path: Path) -> None:
     data = cifar(tmp_path, rows=5)  # 25 images: 3 steps of 8
     options = [*COMMAND[1:], "--data-dir", str(data), "--epochs", "1", "--device", "cpu", "--set", "label_smoothing=0"]
+    options += ["--global-branch", "always"]  # parameters that get no gradient
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     subprocess.run([*TORCHRUN, "-q", "train", *options, "--out", str(tmp_path / "run")], check=True, timeout=200,
                    env=environment)  # fmt: skip
     two = torch.load(tmp_path / "run" / "checkpoint.pt", weights_only=True)
-    told = json.loads(two["fingerprint"]["recipe"])
-    recipe = TrainConfig(**{**told, "resolutions": tuple((start, size) for start, size in told["resolutions"])})
+    recipe = TrainConfig.from_json(json.loads(two["fingerprint"]["recipe"]))
     source = TrainingData.of(open_source("cifar10", data_dir=data))
-    trainer = Trainer(ModelConfig("vgg-att2-concat-uniform", width=1 / 32), recipe, source, where=CPU)
+    config = ModelConfig("vgg-att2-concat-uniform", width=1 / 32, global_branch="always")
+    trainer = Trainer(config, recipe, source, where=CPU)
     plan = plan_epoch(25, trainer.recipe, seed=0, epoch=0)
     size = trainer.recipe.resolution(0)
     halves = [

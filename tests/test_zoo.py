@@ -7,6 +7,8 @@ import importlib.util
 from pathlib import Path
 from types import ModuleType
 
+import pytest
+
 ROOT = Path(__file__).parents[1]
 
 
@@ -38,5 +40,14 @@ def test_seeds_of_one_network_share_a_line() -> None:
     other["training"]["recipe"]["cutout"] = 0  # as a card of today has it, which is what ran without the field
     (line,) = zoo.page([(card, True), (other, False)]).removeprefix(zoo.HEAD).splitlines()
     assert line.endswith(f"| cpu, 1 thread, fp32; cuda, another, bf16 | {card['training']['seconds'] / 60:.0f}; 2 |")
+    with pytest.raises(SystemExit, match="seed 5: two cards of one run"):
+        zoo.page([(card, True), (other, False), (other, False)])
+    other["training"]["recipe"].update(lr=0.4, cutout=8)
+    assert "| fast, 14 epochs, lr 0.4, cutout 8 |" in zoo.page([(card, True), (other, False)])
+    other["training"]["recipe"].update(lr=0.2, cutout=0)
+    for part, key, value in (("training", "data_sha256", "another"), ("config", "normalizer", "sparsemax")):
+        before, other[part][key] = other[part][key], value
+        assert len(zoo.page([(card, True), (other, False)]).removeprefix(zoo.HEAD).splitlines()) == 2
+        other[part][key] = before
     other["training"]["recipe"]["epochs"] = 15
     assert len(zoo.page([(card, True), (other, False)]).removeprefix(zoo.HEAD).splitlines()) == 2

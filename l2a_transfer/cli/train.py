@@ -34,7 +34,7 @@ SHORTCUTS = ("epochs", "batch_size", "lr", "dropout")
 @click.option("--width", type=float, default=0.25, show_default=True, help="Scale of all channel counts.")
 @click.option("--normalizer", default="softmax", show_default=True, help="softmax, sparsemax or entmax15.")
 @click.option("--global-branch", default="auto", show_default=True, help="auto, or always to build an inert g.")
-@click.option("--seed", type=click.IntRange(0, 2**32 - 1), default=0, show_default=True)
+@click.option("--seed", type=click.IntRange(0, 2**32 - 1), show_default="0", help="Of all that is drawn.")
 @click.option("--seeds", metavar="N,N,…", help="One run a seed in DIR/seed-N, and their mean; finished ones are kept.")
 @click.option("--holdout", type=int, metavar="N", help="Train without N training images and measure on those.")
 @click.option("--eval-every", type=click.IntRange(min=0), default=0, show_default=True, help="Epochs; 0: at the end.")
@@ -56,11 +56,13 @@ def command(obj: dict[str, Any], /, **given: Any) -> None:
     """
     import os
 
-    from l2a_transfer.training.device import Ranks, choose_device, process_group
+    from l2a_transfer.training.device import Ranks, choose_device, one_before_others, process_group
     from l2a_transfer.training.runs import train, train_seeds
     from l2a_transfer.training.trainer import Trainer, Where
 
-    recipe, config, preprocess, data = _prepare(given)
+    for one, other in (("resume", "overwrite"), ("seed", "seeds")):
+        if all(given[name] is not None and given[name] is not False for name in (one, other)):
+            raise click.UsageError(f"--{one} and --{other} cannot go together")
     where = Where(
         given["device"], given["precision"], given["compile"], given["sync_batch_norm"], given["pixels"],
         given["workers"], Ranks.of(os.environ),
@@ -73,15 +75,18 @@ def command(obj: dict[str, Any], /, **given: Any) -> None:
         )
 
     with process_group(where.ranks, choose_device(where.device, where.ranks.local)):
+        with one_before_others(where.ranks):  # on each machine, where the data set may have to be fetched
+            recipe, config, preprocess, data = _prepare(given)
         if given["seeds"]:
             found = train_seeds(new_trainer, given["out"], _numbers(given["seeds"]), **how)
             if where.ranks.first:
                 click.echo(found.summary())
             return
-        result = train(new_trainer(given["seed"]), given["out"], **how)
-    for metric, value in result.metrics.items():
-        click.echo(f"{metric} {value['value']:.4f} (n = {value['n']}), {result.seconds:.0f} s")
-        click.echo(str(result.weights))
+        result = train(new_trainer(given["seed"] or 0), given["out"], **how)
+    if where.ranks.first:
+        for metric, value in result.metrics.items():
+            click.echo(f"{metric} {value['value']:.4f} (n = {value['n']}), {result.seconds:.0f} s")
+            click.echo(str(result.weights))
 
 
 def _prepare(given: dict[str, Any]) -> Any:

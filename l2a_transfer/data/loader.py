@@ -89,6 +89,7 @@ def pixel_batches(
     if workers == 0 or not batches:
         yield from map(_usable, (dataset[k] for k in range(len(dataset))))
         return
+    from torch import Generator
     from torch.utils.data import DataLoader
 
     loader: DataLoader[Any] = DataLoader(
@@ -97,6 +98,7 @@ def pixel_batches(
         num_workers=min(workers, len(batches)),
         collate_fn=_unchanged,
         worker_init_fn=partial(_end_with_parent, os.getpid()),
+        generator=Generator(),  # workers draw nothing, and their seeds must not be drawn from the global one
     )
     with _left_alone_by_gc():
         yield from map(_usable, loader)

@@ -32,6 +32,8 @@ def training_card(trainer: Trainer, name: str) -> Card:
         "device": device_name(trainer.device),
         "processes": trainer.where.ranks.size,
         "precision": trainer.precision,
+        "compile": trainer.where.compile,
+        "sync_batch_norm": trainer.where.sync_batch_norm,
         "seconds": round(trainer.seconds, 1),
         "versions": {"python": platform.python_version(), "torch": torch.__version__},
         "commit": trainer.commit,
@@ -50,9 +52,14 @@ def training_card(trainer: Trainer, name: str) -> Card:
 
 
 def commit() -> str | None:
-    """The git commit of the running code, None outside a checkout."""
+    """The git commit of the running code, None where it does not lie in a checkout of its own."""
     here = Path(__file__).parent
     try:
+        # An environment inside the checkout of something else has that one's commit.
+        subprocess.run(
+            ["git", "-C", str(here), "ls-files", "--error-unmatch", Path(__file__).name],
+            capture_output=True, timeout=10, check=True,
+        )  # fmt: skip
         done = subprocess.run(
             ["git", "-C", str(here), "describe", "--always", "--abbrev=40", "--dirty", "--exclude=*"],
             capture_output=True, text=True, timeout=10, check=True,

@@ -14,6 +14,8 @@ from l2a_transfer import files
 from l2a_transfer.errors import TrainingError
 
 SCHEMA = "l2a-checkpoint/1"
+HINTS = {"threads": " (OMP_NUM_THREADS sets them)", "processes": " (torchrun sets them)"}
+"""Of what no option of `train` sets."""
 
 
 def save_checkpoint(path: Path, content: dict[str, Any]) -> None:
@@ -44,6 +46,9 @@ def load_checkpoint(path: Path, fingerprint: dict[str, Any]) -> dict[str, Any]:
     names what differs.
     """
     try:
+        with zipfile.ZipFile(path) as archive:  # torch reads the archive without looking at its checksums
+            if (damaged := archive.testzip()) is not None:
+                raise zipfile.BadZipFile(f"{damaged} does not have its checksum")
         content = torch.load(path, map_location="cpu", weights_only=True)
     except (OSError, RuntimeError, EOFError, ValueError, KeyError, pickle.UnpicklingError, zipfile.BadZipFile) as error:
         first = str(error).splitlines()[0] if str(error) else type(error).__name__
@@ -53,6 +58,8 @@ def load_checkpoint(path: Path, fingerprint: dict[str, Any]) -> dict[str, Any]:
     theirs = content["fingerprint"]
     differing = sorted(key for key in {*theirs, *fingerprint} if theirs.get(key) != fingerprint.get(key))
     if differing:
-        named = "; ".join(f"{key}: {theirs.get(key)} there, {fingerprint.get(key)} here" for key in differing)
+        named = "; ".join(
+            f"{key}: {theirs.get(key)} there, {fingerprint.get(key)} here{HINTS.get(key, '')}" for key in differing
+        )
         raise TrainingError(f"{path}: made by another run ({named}); use another --out, or the same options")
     return content

@@ -5,7 +5,9 @@ from __future__ import annotations
 import dataclasses
 import os
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Protocol
 
 import numpy as np
@@ -87,10 +89,6 @@ class TrainingData:
             self, train=Subset(self.train, fit), test=Subset(self.train, held), test_name=f"holdout-{n}"
         )
 
-    def fingerprint(self) -> str:
-        """SHA-256 (hex) of the training source: see `ImageSource.fingerprint`."""
-        return self.train.fingerprint()
-
 
 def _rows(source: ImageSource, names: Sequence[str]) -> NDArray[np.int64] | None:
     """The rows of the first of these splits that the source has."""
@@ -167,16 +165,22 @@ def open_pixels(
     if place not in PLACES:
         raise unknown_name("pixels", place, PLACES)
     needed = len(source) * 3 * preprocess.size**2
-    resident = place == "memory" or (place == "auto" and needed <= SHARE_OF_MEMORY * free_memory(device))
+    # Pixels go to a GPU by way of the host's memory.
+    free = min(free_memory(device), free_memory(torch.device("cpu")))
+    resident = place == "memory" or (place == "auto" and needed <= SHARE_OF_MEMORY * free)
     return (ResidentPixels if resident else StreamedPixels)(source, preprocess, device, workers=workers)
 
 
 def free_memory(device: torch.device) -> int:
-    """Bytes that a device has to give."""
+    """Bytes that a device has to give, of the host what could be had without swapping."""
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0]
-    name = "SC_AVPHYS_PAGES" if "SC_AVPHYS_PAGES" in os.sysconf_names else "SC_PHYS_PAGES"
-    return os.sysconf(name) * os.sysconf("SC_PAGE_SIZE")
+    with suppress(OSError):  # Linux: sysconf's free pages leave out the file cache, which gives way
+        for line in Path("/proc/meminfo").read_text().splitlines():
+            name, _, rest = line.partition(":")
+            if name == "MemAvailable":
+                return int(rest.split()[0]) * 1024
+    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 
 
 def read_pixels(source: ImageSource, preprocess: Preprocess, *, workers: int | None = None) -> NDArray[np.uint8]:

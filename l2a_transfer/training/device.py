@@ -6,6 +6,7 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import timedelta
 
 import torch
 import torch.distributed as dist
@@ -16,6 +17,8 @@ from l2a_transfer.models.vgg import build_model
 
 DEVICES = ("auto", "cpu", "cuda")
 PRECISIONS = ("auto", "fp32", "bf16")
+WHILE_ONE_MEASURES = timedelta(hours=2)
+"""How long the other processes wait for the first, which downloads, saves and measures."""
 
 
 @dataclass(frozen=True)
@@ -88,17 +91,29 @@ def device_name(device: torch.device) -> str:
 
 @contextmanager
 def process_group(ranks: Ranks, device: torch.device) -> Iterator[None]:
-    """The processes of `ranks` joined for as long as the body runs: NCCL between GPUs, gloo between CPUs."""
+    """The processes of `ranks` joined for as long as the body runs: NCCL between GPUs, gloo between CPUs.
+
+    After an error the group is left as it is: to leave it takes all processes, and the others may be waiting for this
+    one. It then ends with its error, and torchrun ends the others.
+    """
     if ranks.size == 1:
         yield
         return
     if device.type == "cuda":
         torch.cuda.set_device(device)
-    dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
-    try:
-        yield
-    finally:
-        dist.destroy_process_group()
+    dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=WHILE_ONE_MEASURES)
+    yield
+    dist.destroy_process_group()
+
+
+@contextmanager
+def one_before_others(ranks: Ranks) -> Iterator[None]:
+    """The body runs in one process of each machine first, and in the others when it has ended there."""
+    if ranks.size > 1 and ranks.local:
+        dist.barrier()
+    yield
+    if ranks.size > 1 and not ranks.local:
+        dist.barrier()
 
 
 def macs(config: ModelConfig, size: int) -> int:

@@ -7,6 +7,7 @@ from torch import nn
 
 from l2a_transfer.data.loader import choose_workers, pixel_batches
 from l2a_transfer.data.sources import ImageSource
+from l2a_transfer.features.devices import ieee_float32
 from l2a_transfer.preprocess import Preprocess
 
 
@@ -27,10 +28,11 @@ def evaluate(
     model.eval()
     try:
         decoded = pixel_batches(source, preprocess, rows, workers=choose_workers(len(source), workers))
-        for part, pixels in zip(rows, decoded, strict=True):
-            batch = (torch.from_numpy(pixels.images_u8).to(device).float() / 255 - mean) / std
-            truth = torch.from_numpy(source.labels[part.start : part.stop]).to(device)
-            correct += int((model(batch.contiguous(memory_format=torch.channels_last)).argmax(1) == truth).sum())
+        with ieee_float32():
+            for part, pixels in zip(rows, decoded, strict=True):
+                batch = (torch.from_numpy(pixels.images_u8).to(device).float() / 255 - mean) / std
+                truth = torch.from_numpy(source.labels[part.start : part.stop]).to(device)
+                correct += int((model(batch.contiguous(memory_format=torch.channels_last)).argmax(1) == truth).sum())
     finally:
         model.train(was_training)
     return correct / len(source)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 from l2a_transfer.errors import unknown_name
@@ -24,8 +25,9 @@ class TrainConfig:
     `batch_size` is that of all processes together. `crop_pad` is the largest shift and `cutout` the side of the
     square, both in pixels at the full size; 0 is none. `dropout` scales the paper's rates. `resolutions` is
     progressive resizing (Howard 2018): pairs (fraction of the epochs, pixels), each valid from its fraction on; the
-    last is the size at which the network is used. `average` is the time constant of an exponential moving average of
-    the weights, as a fraction of all steps; the averaged weights are the result; 0 takes the last ones.
+    last is the size at which the network is used, and that of the last epoch at least. `average` is the time constant
+    of an exponential moving average of the weights, as a fraction of all steps; the averaged weights are the result;
+    0 takes the last ones.
 
     Raises: ValueError naming the field and the range.
     """
@@ -68,7 +70,7 @@ class TrainConfig:
             "resolutions": (
                 bool(self.resolutions)
                 and self.resolutions[0][0] == 0
-                and list(self.resolutions) == sorted(self.resolutions)
+                and all(one[0] < other[0] for one, other in pairwise(self.resolutions))
                 and all(0 <= f < 1 and 4 <= size <= 512 for f, size in self.resolutions),
                 "pairs of a rising fraction of the epochs, the first 0, and a size between 4 and 512 pixels",
             ),
@@ -108,6 +110,8 @@ class TrainConfig:
 
     def resolution(self, epoch: int) -> int:
         """The image size in pixels during epoch `epoch`, counted from 0."""
+        if epoch >= self.epochs - 1:
+            return self.size
         return [size for start, size in self.resolutions if round(start * self.epochs) <= epoch][-1]
 
     @classmethod

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from l2a_transfer.errors import OutputExistsError, WeightsError
+from l2a_transfer.errors import NotFiniteError, OutputExistsError, TrainingError, WeightsError
 from l2a_transfer.models.weights import count_parameters, load_weights, read_card, save_weights, with_metrics
 from l2a_transfer.training.cards import training_card, weights_name
 from l2a_transfer.training.checkpoint import load_checkpoint, save_checkpoint, write_whole
@@ -43,7 +43,7 @@ class TrainResult:
 
 @dataclass(frozen=True)
 class SeedsResult:
-    """One metric over training seeds: mean and sample standard deviation (0 for one seed) of `values`."""
+    """One metric over training seeds: mean and sample standard deviation (None for one seed) of `values`."""
 
     metric: str
     seeds: tuple[int, ...]
@@ -54,13 +54,13 @@ class SeedsResult:
         return statistics.fmean(self.values)
 
     @property
-    def std(self) -> float:
-        return statistics.stdev(self.values) if len(self.values) > 1 else 0.0
+    def std(self) -> float | None:
+        return statistics.stdev(self.values) if len(self.values) > 1 else None
 
     def summary(self) -> str:
         """One line a seed, and one with mean, standard deviation and n."""
         lines = [f"seed {seed}: {self.metric} {value:.4f}" for seed, value in zip(self.seeds, self.values, strict=True)]
-        spread = f" ± {self.std:.4f} (standard deviation)" if len(self.values) > 1 else ""
+        spread = "" if self.std is None else f" ± {self.std:.4f} (standard deviation)"
         return "\n".join([*lines, f"{self.metric} {self.mean:.4f}{spread}, n = {len(self.values)} seeds"])
 
     def to_json(self) -> dict[str, Any]:
@@ -85,27 +85,29 @@ def train(
     Fitted on the training images; measured at the end, on the test images, with the float16 numbers that ship, in
     float32 arithmetic. With `eval_every` it is also measured during training, which chooses nothing. Ctrl-C and
     SIGTERM save the position and raise KeyboardInterrupt. Raises: OutputExistsError where `out` holds another run and
-    neither `resume` nor `overwrite` is given; TrainingError where the loss is not finite or the checkpoint is another
-    run's.
+    neither `resume` nor `overwrite` is given; NotFiniteError where the loss is not finite; TrainingError where the
+    checkpoint is another run's, or the processes do not stand at the same step.
     """
     name = weights_name(trainer.config, trainer.data.name)
     first = trainer.where.ranks.first
     checkpoint, metrics_file, weights = out / "checkpoint.pt", out / "metrics.jsonl", out / f"{name}.safetensors"
-    if checkpoint.exists() and resume:
+    resumed = resume and checkpoint.exists()
+    if resumed:
         trainer.restore(load_checkpoint(checkpoint, trainer.fingerprint()))
-        if trainer.finished and (found := _finished(weights)):
-            return found
-        if first:
-            log.info(
-                "resumed after epoch %d of %d, step %d, from %s",
-                trainer.epoch, trainer.recipe.epochs, trainer.step, checkpoint,
-            )  # fmt: skip
     elif not overwrite:
         for path, todo in ((checkpoint, "--resume goes on with it, --overwrite replaces it"), (weights, REPLACE)):
             if path.exists():
                 raise OutputExistsError(f"{path}: a run is there already; {todo}")
-    _together(trainer)
+    _at_one_step(trainer, out)
+    if resumed and trainer.finished and (found := _finished(weights)):
+        return found
+    saved = (trainer.epoch, trainer.step) if trainer.epoch or trainer.step else None
     if first:
+        if resumed:
+            log.info(
+                "resumed after epoch %d of %d, step %d, from %s",
+                trainer.epoch, trainer.recipe.epochs, trainer.step, checkpoint,
+            )  # fmt: skip
         _introduce(trainer, name)
         out.mkdir(parents=True, exist_ok=True)
         if not trainer.seconds:
@@ -115,7 +117,10 @@ def train(
         write_whole(metrics_file, _lines(trainer.history))
     with _asked_to_stop(alone=trainer.where.ranks.size == 1) as stop:
         while not trainer.finished:
-            row = trainer.run_epoch(progress=progress, stop=stop)
+            try:
+                row = trainer.run_epoch(progress=progress, stop=stop)
+            except NotFiniteError as error:
+                raise NotFiniteError(f"{error}; {_last_good(checkpoint, saved)}") from None
             if row is None:
                 save_checkpoint(checkpoint, trainer.state())
                 log.warning(
@@ -132,12 +137,39 @@ def train(
                 save_checkpoint(checkpoint, trainer.state())
                 write_whole(metrics_file, _lines(trainer.history))
                 _tell(trainer, row)
-    metrics: dict[str, Any] = {}
-    if first:
-        write_whole(out / "curve.png", learning_curve(trainer.history, name))
-        metrics = _measure(trainer, name, weights)  # last: measured weights say that the run is complete
+            saved = (trainer.epoch, 0)
+            if stop():
+                log.warning("stopped after epoch %d; saved in %s%s", trainer.epoch, checkpoint, GO_ON)
+                raise KeyboardInterrupt
+        metrics: dict[str, Any] = {}
+        if first:
+            write_whole(out / "curve.png", learning_curve(trainer.history, name))
+            metrics = _measure(trainer, name, weights)  # last: measured weights say that the run is complete
+        if stop():
+            log.warning("stopped; the run in %s is complete", out)
+            raise KeyboardInterrupt
     _together(trainer)
     return TrainResult(weights, metrics, trainer.seconds)
+
+
+def _at_one_step(trainer: Trainer, out: Path) -> None:
+    """Wait for the other processes. Raises: TrainingError where one of them has found another checkpoint, or none."""
+    if trainer.where.ranks.size == 1:
+        return
+    positions: list[Any] = [None] * trainer.where.ranks.size
+    dist.all_gather_object(positions, (trainer.epoch, trainer.step))
+    if len(set(positions)) > 1:
+        told = ", ".join(
+            f"process {rank} at epoch {epoch}, step {step}" for rank, (epoch, step) in enumerate(positions)
+        )
+        raise TrainingError(f"{out}: the processes go on from different checkpoints ({told}); it must be one folder "
+                            "that all of them see")  # fmt: skip
+
+
+def _last_good(checkpoint: Path, saved: tuple[int, int] | None) -> str:
+    """What is left of a run whose loss is not finite; with the same options it would come to the same end."""
+    there = f"{checkpoint} is as after epoch {saved[0]}, step {saved[1]}" if saved else "no epoch was finished"
+    return f"{there}. Start again with a smaller --lr and another --out, or --overwrite"
 
 
 def _lines(rows: list[dict[str, Any]]) -> bytes:
@@ -252,7 +284,8 @@ def train_seeds(
         )
         ((metric, value),) = result.metrics.items() or read_card(result.weights).metrics.items()
         values.append(value["value"])
-        log.info("seed %d: %s %.4f%s", seed, metric, values[-1], " (was finished)" if done else "")
+        if trainer.where.ranks.first:
+            log.info("seed %d: %s %.4f%s", seed, metric, values[-1], " (was finished)" if done else "")
     found = SeedsResult(metric, tuple(seeds), tuple(values))
     if trainer.where.ranks.first:
         write_whole(out / "seeds.json", (json.dumps(found.to_json(), indent=1) + "\n").encode())

@@ -8,22 +8,25 @@ import logging
 import math
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from tqdm import tqdm
 
-from l2a_transfer.errors import TrainingError
+from l2a_transfer.errors import NotFiniteError, TrainingError
+from l2a_transfer.features.devices import ieee_float32
 from l2a_transfer.models.config import ModelConfig
 from l2a_transfer.models.vgg import Network, build_model
 from l2a_transfer.preprocess import Preprocess
+from l2a_transfer.training.average import MovingAverage
 from l2a_transfer.training.cards import commit
-from l2a_transfer.training.data import TrainingData, open_pixels
+from l2a_transfer.training.data import Pixels, TrainingData, open_pixels
 from l2a_transfer.training.device import (
     Ranks,
     choose_device,
@@ -38,7 +41,8 @@ from l2a_transfer.training.start import Start, start_from
 
 log = logging.getLogger(__name__)
 LOOK_EVERY = 50
-"""Steps between two looks at the loss, for the progress bar and for a loss that is not finite."""
+"""Steps between two looks at the loss, for the progress bar and for a loss that is not finite; also the first and last
+of an epoch."""
 
 
 @dataclass(frozen=True)
@@ -89,8 +93,7 @@ class Trainer:
         self.model.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         if where.sync_batch_norm:
             self.model = nn.SyncBatchNorm.convert_sync_batchnorm(self.model)  # type: ignore[no-untyped-call]
-        self.pixels = open_pixels(data.train, self.preprocess, self.device, place=where.pixels, workers=where.workers)
-        self.steps_per_epoch = len(self.pixels) // recipe.batch_size
+        self.steps_per_epoch = len(data.train) // recipe.batch_size
         self.steps = self.steps_per_epoch * recipe.epochs
         self.optimizer = torch.optim.SGD(
             self.model.parameters(),
@@ -100,12 +103,12 @@ class Trainer:
             weight_decay=recipe.weight_decay,
             fused=True,
         )
-        self.average: AveragedModel | None = None
+        self.average: MovingAverage | None = None
         if recipe.average:
-            decay = math.exp(-1 / max(1.0, recipe.average * self.steps))
-            self.average = AveragedModel(self.model, multi_avg_fn=get_ema_multi_avg_fn(decay), use_buffers=True)  # type: ignore[no-untyped-call]
+            self.average = MovingAverage(self.model, math.exp(-1 / max(1.0, recipe.average * self.steps)))
         self.commit = commit()
-        self.data_sha256 = data.fingerprint()  # once: it reads all pixels, or asks for the size of every file
+        # Once: a fingerprint reads all pixels, or asks for the size of every file.
+        self.data_sha256, self.test_sha256 = data.train.fingerprint(), data.test.fingerprint()
         self.epoch = self.step = 0
         self.seconds = 0.0
         self.history: list[dict[str, Any]] = []
@@ -115,12 +118,17 @@ class Trainer:
         self._peak: float | None = None
         self._macs: dict[int, int] = {}
 
+    @cached_property
+    def pixels(self) -> Pixels:
+        """What is trained on; opened, and decoded where it lies in memory, when it is first asked for."""
+        return open_pixels(
+            self.data.train, self.preprocess, self.device, place=self.where.pixels, workers=self.where.workers
+        )
+
     @property
     def result(self) -> Network:
         """The network that the run ends with: the average where the recipe has one."""
-        network = self.model if self.average is None else self.average.module
-        assert isinstance(network, Network)
-        return network
+        return self.model if self.average is None else self.average.network
 
     @property
     def finished(self) -> bool:
@@ -133,6 +141,7 @@ class Trainer:
             "recipe": json.dumps(self.recipe.to_json(), sort_keys=True),
             "preprocess": json.dumps(self.preprocess.to_json(), sort_keys=True),
             "data": self.data_sha256,
+            "test": self.test_sha256,
             "seed": self.seed,
             "init_from": self.start.sha256 if self.start else "",
             "device": self.device.type,
@@ -172,14 +181,14 @@ class Trainer:
 
         Where `stop` says so between two steps, returns None: the position is then inside the epoch, and the next
         call goes on from there. Nothing waits for a GPU but the progress bar, once in LOOK_EVERY steps, for a loss
-        that is long there. Raises: TrainingError where the loss is not finite, naming the step and the rate.
+        that is long there. Raises: NotFiniteError where the loss, or a weight at the end, is not finite.
         """
         recipe, ranks = self.recipe, self.where.ranks
         size, first = recipe.resolution(self.epoch), self.step
         if self._forward is None:
             self._forward = self._wrapped()
         forward = self._forward
-        plan = plan_epoch(len(self.pixels), recipe, seed=self.seed, epoch=self.epoch)
+        plan = plan_epoch(len(self.data.train), recipe, seed=self.seed, epoch=self.epoch)
         batches = augmented_batches(
             self.pixels,
             plan.part(first, ranks.rank, ranks.size),
@@ -204,20 +213,23 @@ class Trainer:
         )
         started = time.perf_counter()
         # Dropout draws from the global generators: seeded for each step, and given back as they were found.
-        with bar, torch.random.fork_rng(devices=[self.device] if self.device.type == "cuda" else []):
+        devices = [self.device] if self.device.type == "cuda" else []
+        exact = ieee_float32() if self.precision == "fp32" else nullcontext()
+        with bar, exact, torch.random.fork_rng(devices=devices):
             for images, labels in batches:
                 self._train_step(forward, images, labels)
                 bar.update(recipe.batch_size)
-                if self.step % LOOK_EVERY == 0 and len(seen := watch.look(self.step)):
+                looks = self.step in (1, self.steps_per_epoch) or self.step % LOOK_EVERY == 0
+                if looks and len(seen := watch.look(self.step)):
                     self._check_finite(seen)
                     speed = (self.step - first) * recipe.batch_size / (time.perf_counter() - started)
                     share = f"{peak(speed):.2f} of peak" if peak else ""
                     bar.set_postfix_str(f"loss {seen[-LOOK_EVERY:].mean().item():.3f}, {share}")
                 if self.step < self.steps_per_epoch and stop():
-                    self._check_finite(self.losses)  # what is saved now must be good
+                    self._check_state()
                     self.seconds += time.perf_counter() - started
                     return None
-            self._check_finite(self.losses)
+            self._check_state()
         return self._end_epoch(size, first, time.perf_counter() - started)
 
     def _train_step(self, forward: Callable[[Tensor], Tensor], images: Tensor, labels: Tensor) -> None:
@@ -233,7 +245,7 @@ class Trainer:
         loss.backward()  # type: ignore[no-untyped-call]
         self.optimizer.step()
         if self.average is not None:
-            self.average.update_parameters(self.model)
+            self.average.update(self.model)
         self.losses[self.step] = loss.detach()
         self.correct += (logits.detach().argmax(1) == labels).sum()
         self.step += 1
@@ -275,7 +287,8 @@ class Trainer:
     def _peak_share(self, size: int) -> Callable[[float], float]:
         """Images a second of all processes → the fraction of the devices' matrix peak: 6 operations a MAC."""
         if self._peak is None:
-            self._peak = matrix_peak(self.device, self.precision)
+            with ieee_float32() if self.precision == "fp32" else nullcontext():
+                self._peak = matrix_peak(self.device, self.precision)
         whole = self._peak * self.where.ranks.size / (6 * self._macs_at(size))
         return lambda images_per_second: images_per_second / whole
 
@@ -284,8 +297,11 @@ class Trainer:
         model: Any = self.model
         if self.where.ranks.size > 1:
             ids = [self.device.index] if self.device.type == "cuda" else None
-            model = nn.parallel.DistributedDataParallel(model, device_ids=ids)
-        return torch.compile(model) if self.where.compile else model
+            # The mean asks for no g, so a branch that is built all the same gets no gradient.
+            unused = self.config.builds_global_branch and self.config.spec.compatibility == "uniform"
+            model = nn.parallel.DistributedDataParallel(model, device_ids=ids, find_unused_parameters=unused)
+        # dynamic=False: a recipe has few image sizes, and code for each is faster than code for any.
+        return torch.compile(model, dynamic=False) if self.where.compile else model
 
     def _loss(self, logits: Tensor, labels: Tensor) -> Tensor:
         # The logits of an indep head are log-probabilities already; a second log_softmax leaves them as they are.
@@ -294,12 +310,23 @@ class Trainer:
     def _check_finite(self, losses: Tensor) -> None:
         bad = (~torch.isfinite(losses)).nonzero()
         if len(bad):
-            step = self.epoch * self.steps_per_epoch + int(bad[0])
-            raise TrainingError(
-                f"the loss is not finite at step {step} of {self.steps} (epoch {self.epoch + 1}), at rate "
-                f"{self.recipe.learning_rate(step, self.steps):.4g}; the last good checkpoint is that of epoch "
-                f"{self.epoch}. Try a smaller --lr"
-            )
+            raise self._not_finite("the loss is not finite at", int(bad[0]))
+
+    def _check_state(self) -> None:
+        """What is saved now must be good: the losses so far, and what the last of them has made of the weights."""
+        self._check_finite(self.losses)
+        momentum = [value for state in self.optimizer.state.values() for value in state.values()]
+        tensors = [*self.model.state_dict().values(), *self.result.state_dict().values(), *momentum]
+        floating = [value for value in tensors if isinstance(value, Tensor) and value.is_floating_point()]
+        if not torch.isfinite(nn.utils.get_total_norm(floating)):
+            raise self._not_finite("the weights are not finite after", self.step - 1)
+
+    def _not_finite(self, what: str, step: int) -> NotFiniteError:
+        at = self.epoch * self.steps_per_epoch + step
+        rate = self.recipe.learning_rate(at, self.steps)
+        return NotFiniteError(
+            f"{what} step {at} of {self.steps} (epoch {self.epoch + 1}), at a learning rate of {rate:.4g}"
+        )
 
 
 def _check(config: ModelConfig, recipe: TrainConfig, data: TrainingData, where: Where) -> None:
