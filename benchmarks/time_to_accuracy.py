@@ -5,12 +5,18 @@ where it was stopped; `seconds` are those of training alone, `wall_s` those of t
 start of the process left out.
 
     python benchmarks/time_to_accuracy.py --data-dir data --work runs/tta --out benchmarks/results/time-to-accuracy.json
+
+Under torchrun the processes share each batch: on two CPU cores, two processes of one thread may be faster than one of
+two.
+
+    OMP_NUM_THREADS=1 torchrun --nproc-per-node 2 benchmarks/time_to_accuracy.py …
 """
 
 from __future__ import annotations
 
 import json
 import logging
+import os
 import shlex
 import sys
 import time
@@ -25,6 +31,7 @@ from l2a_transfer.models.config import ModelConfig
 from l2a_transfer.models.weights import read_card
 from l2a_transfer.preprocess import Preprocess
 from l2a_transfer.training.data import TrainingData
+from l2a_transfer.training.device import Ranks, choose_device, process_group
 from l2a_transfer.training.recipe import find_recipe
 from l2a_transfer.training.runs import train
 from l2a_transfer.training.trainer import Trainer, Where
@@ -48,49 +55,55 @@ def main(
     target: float | None, device: str, compiled: bool, work: Path, out: Path,
 ) -> None:  # fmt: skip
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", stream=sys.stderr)
-    about = provenance(shlex.join(["python", "benchmarks/time_to_accuracy.py", *sys.argv[1:]]))
+    ranks = Ranks.of(os.environ)
+    starter = ["python"] if ranks.size == 1 else ["torchrun", "--nproc-per-node", str(ranks.size)]
+    about = provenance(shlex.join([*starter, "benchmarks/time_to_accuracy.py", *sys.argv[1:]]))
     source = TrainingData.of(open_source(data, data_dir=data_dir))
     chosen = find_recipe(recipe, data).with_settings(settings)
     config = ModelConfig(model, num_classes=len(source.classes), width=width)
-    runs: list[dict[str, Any]] = []
-    for seed in map(int, seeds.split(",")):
-        folder = work / f"seed-{seed}"
-        began = time.perf_counter()
-        where = Where(device=device, compile=compiled)
-        trainer = Trainer(config, chosen, source, preprocess=Preprocess(size=chosen.size), seed=seed, where=where)
-        result = train(trainer, folder, resume=True, progress=False)
-        ((metric, value),) = result.metrics.items()
-        training = read_card(result.weights).training
-        accuracy = value["value"]
-        runs.append(
-            {
-                "seed": seed,
-                metric: accuracy,
-                "n": value["n"],
-                "seconds": result.seconds,
-                "wall_s": round(time.perf_counter() - began, 1),
-                "reached": None if target is None else 100 * accuracy >= target,
-                "ran_on": f"{training['device']}, {training['precision']}",
-                "commit": training["commit"],
-                "epochs": [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()],
+    where = Where(device=device, compile=compiled, ranks=ranks)
+    with process_group(ranks, choose_device(device, ranks.local)):
+        runs: list[dict[str, Any]] = []
+        for seed in map(int, seeds.split(",")):
+            folder = work / f"seed-{seed}"
+            began = time.perf_counter()
+            trainer = Trainer(config, chosen, source, preprocess=Preprocess(size=chosen.size), seed=seed, where=where)
+            result = train(trainer, folder, resume=True, progress=False)
+            if not ranks.first:
+                continue
+            ((metric, value),) = result.metrics.items()
+            training = read_card(result.weights).training
+            accuracy = value["value"]
+            runs.append(
+                {
+                    "seed": seed,
+                    metric: accuracy,
+                    "n": value["n"],
+                    "seconds": result.seconds,
+                    "wall_s": round(time.perf_counter() - began, 1),
+                    "reached": None if target is None else 100 * accuracy >= target,
+                    "ran_on": f"{training['device']} × {ranks.size}, {training['precision']}",
+                    "commit": training["commit"],
+                    "epochs": [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()],
+                }
+            )
+            print({key: value for key, value in runs[-1].items() if key != "epochs"}, file=sys.stderr)
+            document = {
+                "schema": "l2a-benchmark/1",
+                "what": "training time of a recipe, and the test accuracy of its last epoch",
+                **about,
+                "model": model,
+                "width": width,
+                "data": data,
+                "recipe": chosen.to_json(),
+                "compile": compiled,
+                "target_percent": target,
+                "runs": runs,
             }
-        )
-        print({key: value for key, value in runs[-1].items() if key != "epochs"}, file=sys.stderr)
-        document = {
-            "schema": "l2a-benchmark/1",
-            "what": "training time of a recipe, and the test accuracy of its last epoch",
-            **about,
-            "model": model,
-            "width": width,
-            "data": data,
-            "recipe": chosen.to_json(),
-            "compile": compiled,
-            "target_percent": target,
-            "runs": runs,
-        }
-        out.parent.mkdir(parents=True, exist_ok=True)
-        out.write_text(json.dumps(document, indent=1) + "\n")
-    print(out)
+            out.parent.mkdir(parents=True, exist_ok=True)
+            out.write_text(json.dumps(document, indent=1) + "\n")
+    if ranks.first:
+        print(out)
 
 
 if __name__ == "__main__":

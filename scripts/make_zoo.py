@@ -1,9 +1,9 @@
-"""Writes docs/zoo.md from cards: those of the bundled weights, and those that runs have left in benchmarks/results/zoo.
+"""Writes docs/zoo.md from the cards of weights: those in the package, and those of other seeds in benchmarks/zoo.
 
     python scripts/make_zoo.py
     python scripts/make_zoo.py --add runs/*/*.safetensors
 
-The second command first keeps the cards of those weights.
+The second command first copies those weights to benchmarks/zoo, so that benchmarks/controls.py can be run again.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import argparse
 import dataclasses
 import hashlib
 import json
+import shutil
 import statistics
 from collections import defaultdict
 from pathlib import Path
@@ -21,7 +22,7 @@ from l2a_transfer.models.weights import PRETRAINED, read_card
 from l2a_transfer.training.recipe import RECIPES, TrainConfig
 
 ROOT = Path(__file__).parents[1]
-CARDS = ROOT / "benchmarks" / "results" / "zoo"
+ZOO = ROOT / "benchmarks" / "zoo"
 PAGE = ROOT / "docs" / "zoo.md"
 HEAD = (
     "# Zoo\n\n"
@@ -36,12 +37,15 @@ HEAD = (
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--add", nargs="*", type=Path, default=[], help="Weights whose cards are kept.")
+    parser.add_argument("--add", nargs="*", type=Path, default=[], help="Weights that are kept.")
     for path in parser.parse_args().add:
         card = read_card(path).to_json()
-        CARDS.mkdir(parents=True, exist_ok=True)
-        kept = CARDS / f"{card['name']}.seed-{card['training']['seed']}.{digest(card)[:8]}.json"
-        kept.write_text(json.dumps(card, indent=1, sort_keys=True) + "\n")
+        recipe, seed = card["training"]["recipe"]["name"], card["training"]["seed"]
+        kept = ZOO / f"{card['name']}.{recipe}.seed-{seed}.safetensors"
+        if kept.exists() and digest(read_card(kept).to_json()) != digest(card):
+            raise SystemExit(f"{kept}: another run of that name and seed; remove one of them")
+        ZOO.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(path, kept)
         print(kept)
     PAGE.write_text(page(cards()))
     print(PAGE)
@@ -51,7 +55,7 @@ def cards() -> list[tuple[dict[str, Any], bool]]:
     """Each card, and whether its weights are in the package."""
     bundled = [(read_card(path).to_json(), True) for path in sorted(PRETRAINED.glob("*.safetensors"))]
     known = {digest(card) for card, _ in bundled}
-    kept = [json.loads(path.read_text()) for path in sorted(CARDS.glob("*.json"))]
+    kept = [read_card(path).to_json() for path in sorted(ZOO.glob("*.safetensors"))]
     return [*bundled, *((card, False) for card in kept if digest(card) not in known)]
 
 
@@ -68,7 +72,7 @@ def page(found: list[tuple[dict[str, Any], bool]]) -> str:
         recipe = repr(TrainConfig.from_json(training["recipe"]))
         start = training.get("init_from", {}).get("sha256", "")
         same = (config["architecture"], training["data"], config["width"], json.dumps(config, sort_keys=True),
-                training["split"], training["data_sha256"], recipe, start)  # fmt: skip
+                training["split"], training["n"], recipe, start)  # fmt: skip
         if training["seed"] in (other["training"]["seed"] for other, _ in groups[same]):
             raise SystemExit(f"{card['name']}, seed {training['seed']}: two cards of one run; remove one of them")
         groups[same].append((card, bundled))

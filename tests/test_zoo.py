@@ -45,7 +45,7 @@ def test_seeds_of_one_network_share_a_line() -> None:
     other["training"]["recipe"].update(lr=0.4, cutout=8)
     assert "| fast, 14 epochs, lr 0.4, cutout 8 |" in zoo.page([(card, True), (other, False)])
     other["training"]["recipe"].update(lr=0.2, cutout=0)
-    for part, key, value in (("training", "data_sha256", "another"), ("config", "normalizer", "sparsemax")):
+    for part, key, value in (("training", "n", 40_000), ("config", "normalizer", "sparsemax")):
         before, other[part][key] = other[part][key], value
         assert len(zoo.page([(card, True), (other, False)]).removeprefix(zoo.HEAD).splitlines()) == 2
         other[part][key] = before
