@@ -323,13 +323,15 @@ def test_training_in_bf16(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_compiled_training_takes_the_same_steps() -> None:
-    runs = [new_trainer(dropout=0.0, where=dataclasses.replace(CPU, compile=compiled)) for compiled in (False, True)]
-    plain, compiled = ([run.run_epoch(progress=False) for _ in range(2)] for run in runs)
-    for one, other in zip(plain, compiled, strict=True):
-        assert one is not None
-        assert other is not None
-        assert other["train_loss"] == pytest.approx(one["train_loss"], rel=1e-3)
+def test_compiled_training_takes_the_same_steps(tmp_path: Path) -> None:
+    data = cifar(tmp_path, rows=16)
+    losses = []
+    for name, options in (("plain", []), ("compiled", ["--compile"])):
+        command = [*COMMAND, "--data-dir", str(data), "--epochs", "1", "--device", "cpu", "--out", str(tmp_path / name)]
+        subprocess.run([sys.executable, "-m", "l2a_transfer", "-q", *command, *options], check=True, timeout=400)
+        losses.append(torch.load(tmp_path / name / "checkpoint.pt", weights_only=True)["losses"])
+    torch.testing.assert_close(losses[1][0], losses[0][0], rtol=1e-5, atol=0)
+    torch.testing.assert_close(losses[1][:3], losses[0][:3], rtol=1e-3, atol=0)  # sums in another order go apart later
 
 
 @pytest.mark.gpu
