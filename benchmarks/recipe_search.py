@@ -7,7 +7,7 @@ Averaging changes nothing of the training itself, so a candidate that averages i
 --set shortens what all candidates share, where the whole recipe is too long to search with.
 
     python benchmarks/recipe_search.py --data-dir data --work runs/search --out benchmarks/results/recipe-search.json \\
-        --set epochs=4 --set resolutions=0:16,0.75:24 --set average=0.02 \\
+        --set epochs=3 --set resolutions=0:16,0.67:24 --set average=0.02 \\
         --candidate lr=0.1 --candidate lr=0.2 --candidate lr=0.4
 """
 

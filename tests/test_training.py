@@ -464,7 +464,7 @@ def test_the_holdout_takes_training_images_only_and_always_the_same() -> None:
 
 def test_accuracy_by_hand() -> None:
     class Bright(torch.nn.Module):
-        """Says which image of a batch has the most red: right where the label is that image's place."""
+        """Class 0 for a bright red channel, class 1 for a dark one."""
 
         def __init__(self) -> None:
             super().__init__()

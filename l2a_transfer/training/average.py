@@ -30,7 +30,8 @@ class MovingAverage:
         if self.updates:
             self._blend(own, theirs, self.updates)
         else:
-            torch._foreach_copy_(own, theirs)
+            for mine, value in zip(own, theirs, strict=True):
+                mine.copy_(value)
         self.updates += 1
 
     def state_dict(self) -> dict[str, Any]:

@@ -8,7 +8,7 @@ import logging
 import math
 import time
 from collections.abc import Callable
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -214,8 +214,7 @@ class Trainer:
         started = time.perf_counter()
         # Dropout draws from the global generators: seeded for each step, and given back as they were found.
         devices = [self.device] if self.device.type == "cuda" else []
-        exact = ieee_float32() if self.precision == "fp32" else nullcontext()
-        with bar, exact, torch.random.fork_rng(devices=devices):
+        with bar, self._arithmetic(), torch.random.fork_rng(devices=devices):
             for images, labels in batches:
                 self._train_step(forward, images, labels)
                 bar.update(recipe.batch_size)
@@ -287,10 +286,14 @@ class Trainer:
     def _peak_share(self, size: int) -> Callable[[float], float]:
         """Images a second of all processes → the fraction of the devices' matrix peak: 6 operations a MAC."""
         if self._peak is None:
-            with ieee_float32() if self.precision == "fp32" else nullcontext():
+            with self._arithmetic():
                 self._peak = matrix_peak(self.device, self.precision)
         whole = self._peak * self.where.ranks.size / (6 * self._macs_at(size))
         return lambda images_per_second: images_per_second / whole
+
+    def _arithmetic(self) -> AbstractContextManager[None]:
+        """float32 is float32: no TF32 on a GPU."""
+        return ieee_float32() if self.precision == "fp32" else nullcontext()
 
     def _wrapped(self) -> Callable[[Tensor], Tensor]:
         """The network as it is called: compiled, and with the processes' gradients averaged."""
