@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import errno
 import io
 import json
 import os
@@ -23,13 +22,12 @@ from safetensors.torch import load_file
 from l2a_transfer.data.augment import cutout, flip, reflect_crop, resize
 from l2a_transfer.data.cifar import read_cifar
 from l2a_transfer.data.sources import join_splits
-from l2a_transfer.errors import DataError, OutputExistsError, TrainingError, UnknownNameError
+from l2a_transfer.errors import DataError, TrainingError, UnknownNameError
 from l2a_transfer.models.config import ModelConfig
 from l2a_transfer.models.weights import read_card
 from l2a_transfer.preprocess import Preprocess
-from l2a_transfer.training import runs as runs_module
-from l2a_transfer.training.cards import weights_name
-from l2a_transfer.training.checkpoint import load_checkpoint, save_checkpoint
+from l2a_transfer.training import folder as folder_module
+from l2a_transfer.training.checkpoint import load_checkpoint
 from l2a_transfer.training.data import Pixels, ResidentPixels, StreamedPixels, TrainingData, open_pixels, read_pixels
 from l2a_transfer.training.epochs import EpochPlan, augmented_batches, plan_epoch, stream_seed
 from l2a_transfer.training.measure import evaluate
@@ -283,7 +281,7 @@ def test_an_interrupted_run_ends_with_the_same_weights(
             raise KeyboardInterrupt
         return original(*arguments, **options)
 
-    owner: Any = Trainer if moment == "in an epoch" else runs_module
+    owner: Any = Trainer if moment == "in an epoch" else folder_module
     name = "_train_step" if moment == "in an epoch" else "save_checkpoint"
     original = getattr(owner, name)
     with monkeypatch.context() as patch:
@@ -310,82 +308,6 @@ def test_training_leaves_the_global_random_state_alone(tmp_path: Path, workers: 
     where = dataclasses.replace(CPU, pixels="stream", workers=workers)
     train(new_trainer(epochs=1, where=where), tmp_path / "run", progress=False)
     assert torch.equal(state, torch.random.get_rng_state())
-
-
-def test_a_run_that_exists_is_left_alone(tmp_path: Path) -> None:
-    out = tmp_path / "run"
-    train(new_trainer(epochs=1), out, progress=False)
-    before = {path.name: path.read_bytes() for path in out.iterdir()}
-    with pytest.raises(OutputExistsError, match=r"checkpoint\.pt: a run is there already; --resume .* --overwrite"):
-        train(new_trainer(epochs=1), out, progress=False)
-    with pytest.raises(TrainingError, match=r"made by another run \(recipe: "):
-        train(new_trainer(epochs=2), out, resume=True, progress=False)
-    with pytest.raises(TrainingError, match=r"made by another run \(data: "):
-        train(new_trainer(colours(32, seed=9), epochs=1), out, resume=True, progress=False)
-    assert before == {path.name: path.read_bytes() for path in out.iterdir()}
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(runs_module, "save_checkpoint", lambda *_: sys.exit(9))
-        with pytest.raises(SystemExit):
-            train(new_trainer(epochs=1, lr=0.05), out, overwrite=True, progress=False)
-    assert {path.name for path in out.iterdir()} == {"metrics.jsonl", "curve.png"}  # nothing of the old run goes on
-    train(new_trainer(epochs=1, lr=0.05), out, overwrite=True, progress=False)
-    assert before != {path.name: path.read_bytes() for path in out.iterdir()}
-
-
-def test_weights_without_their_checkpoint_are_left_alone(tmp_path: Path) -> None:
-    trainer = new_trainer(epochs=1)
-    weights = tmp_path / f"{weights_name(trainer.config, trainer.data.name)}.safetensors"
-    weights.write_bytes(b"an earlier run")
-    with pytest.raises(OutputExistsError, match=r"\.safetensors: a run is there already; --overwrite replaces it"):
-        train(trainer, tmp_path, progress=False)
-    assert [(path, path.read_bytes()) for path in tmp_path.iterdir()] == [(weights, b"an earlier run")]
-
-
-@pytest.mark.parametrize("damage", ["cut", "empty", "another file", "hostile", "one bit"])
-def test_a_damaged_checkpoint_is_named_and_nothing_is_lost(tmp_path: Path, damage: str) -> None:
-    out = tmp_path / "run"
-    train(new_trainer(epochs=1), out, progress=False)
-    path = out / "checkpoint.pt"
-    content = path.read_bytes()
-    if damage == "hostile":
-        torch.save({"schema": "l2a-checkpoint/1", "fingerprint": Hostile(tmp_path / "owned")}, path)
-    else:
-        at = content.index(load_checkpoint(path, new_trainer(epochs=1).fingerprint())["losses"].numpy().tobytes())
-        flipped = content[:at] + bytes([content[at] ^ 1]) + content[at + 1 :]
-        damaged = {"cut": content[: len(content) // 2], "empty": b"", "another file": b"hello" * 100}
-        path.write_bytes({**damaged, "one bit": flipped}[damage])
-    before = {p.name: p.read_bytes() for p in out.iterdir()}
-    with pytest.raises(TrainingError, match=r"checkpoint\.pt: "):
-        train(new_trainer(epochs=1), out, resume=True, progress=False)
-    assert before == {p.name: p.read_bytes() for p in out.iterdir()}
-    assert not (tmp_path / "owned").exists()
-
-
-class Hostile:
-    """Unpickled by a careless reader, it makes a file."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    def __reduce__(self) -> Any:
-        return os.mkdir, (str(self.path),)
-
-
-def test_a_checkpoint_that_cannot_be_saved_leaves_the_one_before(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    path = tmp_path / "checkpoint.pt"
-    save_checkpoint(path, {"epoch": 1})
-    before = path.read_bytes()
-
-    def full(*_: Any) -> None:
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-
-    monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(TrainingError, match=r"checkpoint\.pt: could not be saved \(No space left.*is kept.*--resume"):
-        save_checkpoint(path, {"epoch": 2})
-    assert path.read_bytes() == before
-    assert [p.name for p in tmp_path.iterdir()] == ["checkpoint.pt"]
 
 
 def test_a_loss_that_is_not_finite_stops_with_step_and_rate(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -500,6 +422,16 @@ def cifar(root: Path, rows: int = 16) -> Path:
         (folder / name).write_bytes(pickle.dumps({b"data": pixels, b"labels": [i % 10 for i in range(rows)]}))
     (folder / "batches.meta").write_bytes(pickle.dumps({b"label_names": [b"c%d" % i for i in range(10)]}))
     return root
+
+
+class Hostile:
+    """Unpickled by a careless reader, it makes a file."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> Any:
+        return os.mkdir, (str(self.path),)
 
 
 def test_a_pickle_that_calls_something_is_refused_unread(tmp_path: Path) -> None:

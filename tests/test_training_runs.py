@@ -26,7 +26,7 @@ from l2a_transfer.models.weights import read_card
 from l2a_transfer.training import runs as runs_module
 from l2a_transfer.training.checkpoint import load_checkpoint
 from l2a_transfer.training.data import TrainingData
-from l2a_transfer.training.device import Ranks, choose_precision, macs, matrix_peak
+from l2a_transfer.training.device import Ranks, choose_precision, macs, matrix_peak, process_group
 from l2a_transfer.training.epochs import augmented_batches, plan_epoch
 from l2a_transfer.training.loss_watch import LossWatch
 from l2a_transfer.training.recipe import TrainConfig
@@ -194,7 +194,7 @@ def test_mean_and_spread_of_seeds_by_hand() -> None:
     assert found.summary().splitlines()[-1] == "test_accuracy 0.9200 ± 0.0200 (standard deviation), n = 3 seeds"
     one = SeedsResult("test_accuracy", (7,), (0.9,))
     assert one.to_json()["std"] is None
-    assert one.summary().splitlines()[-1] == "test_accuracy 0.9000, n = 1 seeds"
+    assert one.summary().splitlines()[-1] == "test_accuracy 0.9000, n = 1 seed"
 
 
 def test_starting_from_weights_of_another_class_count_and_size(tmp_path: Path) -> None:
@@ -267,11 +267,17 @@ def test_the_command_with_seeds_and_bad_options(tmp_path: Path) -> None:
     assert result.stdout.splitlines()[-1].endswith("n = 2 seeds")
     for options, code, words in (
         (["--seeds", "0,x"], 2, "--seeds must be integers"),
+        (["--seeds", ""], 2, "--seeds must be integers"),
+        (["--seeds", "0,-1"], 2, "seeds must be between 0 and 4294967295"),
+        (["--init-from", ""], 2, "unknown model ''"),
+        (["--data-dir", ""], 2, "an empty name"),
+        (["--epochs", "1" + 400 * "0"], 2, "epochs must be at least 1, and at most a million"),
+        (["--image-size", "1" + 400 * "0"], 2, "the image size must be between 8 and 512"),
         (["--set", "lrr=1"], 2, "did you mean 'lr'"),
         (["--pixels", "disk"], 2, "pixels must be one of auto, memory, stream"),
         (["--sync-batch-norm"], 1, "synchronised batch norm works between GPUs only"),
         (["--init-from", "untrained:vgg@0.0625"], 1, "its convolutions do not fit"),
-        (["--image-size", "3"], 2, "resolutions must be"),
+        (["--image-size", "3"], 2, "the image size must be between 8 and 512 pixels for this recipe; got 3"),
         (["--set", "resolutions=0:16,0:32"], 2, "pairs of a rising fraction"),
         (["--resume", "--overwrite"], 2, "--resume and --overwrite cannot go together"),
         (["--seed", "0", "--seeds", "1,2"], 2, "--seed and --seeds cannot go together"),
@@ -307,6 +313,33 @@ def test_what_torchrun_says() -> None:
             Ranks.of(environment)
     with pytest.raises(TrainingError, match="batch_size 8 cannot be shared by 3 processes"):
         new_trainer(where=Where(device="cpu", ranks=Ranks(0, 3)))
+
+
+def test_processes_that_do_not_find_each_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RANK", "1")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    for port, words in (("x", "MASTER_PORT=x: invalid literal"), ("99999", "MASTER_PORT=99999: port must have"),
+                        (None, "MASTER_PORT=: .*MASTER_PORT expected, but not set")):  # fmt: skip
+        monkeypatch.setenv("MASTER_ADDR", "localhost")
+        if port is None:
+            monkeypatch.delenv("MASTER_PORT")
+        else:
+            monkeypatch.setenv("MASTER_PORT", port)
+        with (
+            pytest.raises(TrainingError, match=f"process 1 of 2 does not find the others at .*{words}"),
+            process_group(Ranks(1, 2), torch.device("cpu")),
+        ):
+            pass
+
+
+def test_options_are_looked_at_before_other_processes_are_waited_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in {"RANK": "0", "WORLD_SIZE": "2", "LOCAL_RANK": "0"}.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr("torch.distributed.init_process_group", lambda *_, **__: pytest.fail("it waits"))
+    for options, words in ((["--epochs", "0"], "epochs must be"), (["--model", "vggg"], "did you mean 'vgg'")):
+        assert_fails(l2a(*COMMAND, "--out", tmp_path / "run", *options), 2, words)
 
 
 def test_training_in_bf16(tmp_path: Path) -> None:

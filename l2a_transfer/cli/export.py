@@ -6,10 +6,12 @@ from pathlib import Path
 
 import click
 
+from l2a_transfer.cli.paths import PATH
+
 
 @click.command("export")
 @click.option("--model", required=True, help="Bundled name, .safetensors or untrained:ARCH[@WIDTH].")
-@click.option("--out", type=click.Path(path_type=Path, readable=False), required=True, metavar="FILE.onnx")
+@click.option("--out", type=PATH, required=True, metavar="FILE.onnx")
 @click.option("--seed", type=click.IntRange(0, 2**32 - 1), default=0, show_default=True, help="Of untrained weights.")
 @click.option("--overwrite/--no-overwrite", default=False, help="Replace --out.")
 def command(model: str, out: Path, seed: int, overwrite: bool) -> None:

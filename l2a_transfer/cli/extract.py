@@ -10,17 +10,17 @@ from typing import Any
 
 import click
 
+from l2a_transfer.cli.paths import PATH
+
 RUN = ("batch_size", "workers", "on_error", "attention", "engine", "resume", "overwrite")
 
 
 @click.command("extract")
 @click.option("--model", required=True, help="Bundled name, .safetensors, .onnx, untrained:ARCH[@WIDTH] or pixels.")
 @click.option("--data", required=True, help="Data set name, or imagefolder:, npz:, wds: or parquet:PATH.")
-@click.option("--data-dir", type=click.Path(path_type=Path, readable=False), help="Folder that holds the data set.")
+@click.option("--data-dir", type=PATH, help="Folder that holds the data set.")
 @click.option("--download/--no-download", default=False, help="Fetch the data set into --data-dir.")
-@click.option(
-    "--out", type=click.Path(path_type=Path, readable=False), required=True, metavar="FILE.h5", help="Feature file."
-)
+@click.option("--out", type=PATH, required=True, metavar="FILE.h5", help="Feature file.")
 @click.option("--split", help="Only this split.")
 @click.option("--limit", type=click.IntRange(min=1), help="At most N images a split, evenly over the classes.")
 @click.option("--levels", help="Comma-separated levels, as L2,L3; all by default.")

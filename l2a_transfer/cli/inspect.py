@@ -8,11 +8,12 @@ from typing import Any
 
 import click
 
+from l2a_transfer.cli.paths import PATH
 from l2a_transfer.errors import StoreError
 
 
 @click.command("inspect")
-@click.argument("file", type=click.Path(path_type=Path, readable=False))
+@click.argument("file", type=PATH)
 @click.option("--json/--text", "as_json", default=False, help="One JSON document.")
 @click.option("--verify/--no-verify", default=False, help="Read every value again; exit 1 where one is not finite.")
 def command(file: Path, as_json: bool, verify: bool) -> None:

@@ -6,11 +6,13 @@ from pathlib import Path
 
 import click
 
+from l2a_transfer.cli.paths import PATH
+
 
 @click.command("maps")
-@click.argument("images", nargs=-1, required=True, type=click.Path(path_type=Path, readable=False), metavar="IMAGE…")
+@click.argument("images", nargs=-1, required=True, type=PATH, metavar="IMAGE…")
 @click.option("--model", required=True, help="Bundled name, .safetensors or untrained:ARCH[@WIDTH].")
-@click.option("--out", type=click.Path(path_type=Path, readable=False), required=True, metavar="DIR")
+@click.option("--out", type=PATH, required=True, metavar="DIR")
 @click.option(
     "--side", type=int, default=128, show_default=True, help="Shorter side, in pixels, that the network sees."
 )

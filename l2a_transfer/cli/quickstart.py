@@ -7,6 +7,8 @@ from typing import Any
 
 import click
 
+from l2a_transfer.cli.paths import PATH
+
 NEXT = """\
 Next:
   l2a-transfer extract --model vgg-att2-concat-pc --data imagefolder:YOUR_PICTURES --out yours.h5
@@ -17,7 +19,7 @@ Next:
 @click.command("quickstart")
 @click.option(
     "--out",
-    type=click.Path(path_type=Path, readable=False),
+    type=PATH,
     default=Path("quickstart"),
     show_default=True,
     metavar="DIR",

@@ -10,17 +10,17 @@ from typing import Any
 
 import click
 
+from l2a_transfer.cli.paths import PATH
+
 SHOWN = 6
 """Comparisons that are printed; the report has them all."""
 
 
 @click.command("svm-eval")
-@click.argument(
-    "files", nargs=-1, required=True, type=click.Path(path_type=Path, readable=False), metavar="FILE.h5 ..."
-)
+@click.argument("files", nargs=-1, required=True, type=PATH, metavar="FILE.h5 ...")
 @click.option(
     "--out",
-    type=click.Path(path_type=Path, readable=False),
+    type=PATH,
     required=True,
     metavar="DIR",
     help="Folder for the report.",

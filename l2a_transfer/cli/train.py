@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import click
 
+from l2a_transfer.cli.paths import PATH
+
 SHORTCUTS = ("epochs", "batch_size", "lr", "dropout")
+OF_MODEL = ("width", "normalizer", "global_branch")
 
 
 @click.command("train")
 @click.option("--model", required=True, metavar="ARCH", help="Architecture, as vgg-att2-concat-pc.")
 @click.option("--data", required=True, help="A data set with training and test images, or KIND:PATH as for extract.")
-@click.option("--data-dir", type=click.Path(path_type=Path, readable=False), help="Folder of a named data set.")
+@click.option("--data-dir", type=PATH, help="Folder of a named data set.")
 @click.option("--download/--no-download", default=False, help="Fetch the data set into --data-dir.")
 @click.option(
     "--out",
-    type=click.Path(path_type=Path, readable=False),
+    type=PATH,
     required=True,
     metavar="DIR",
     help="Where the run is kept.",
@@ -67,7 +69,9 @@ def command(obj: dict[str, Any], /, **given: Any) -> None:
         given["device"], given["precision"], given["compile"], given["sync_batch_norm"], given["pixels"],
         given["workers"], Ranks.of(os.environ),
     )  # fmt: skip
+    seeds = None if given["seeds"] is None else _numbers(given["seeds"])
     how = {key: given[key] for key in ("resume", "overwrite", "eval_every")} | {"progress": obj["progress"]}
+    recipe = _recipe(given)  # what is wrong with the options is said before any process waits for another
 
     def new_trainer(seed: int) -> Trainer:
         return Trainer(
@@ -76,9 +80,9 @@ def command(obj: dict[str, Any], /, **given: Any) -> None:
 
     with process_group(where.ranks, choose_device(where.device, where.ranks.local)):
         with one_before_others(where.ranks):  # on each machine, where the data set may have to be fetched
-            recipe, config, preprocess, data = _prepare(given)
-        if given["seeds"]:
-            found = train_seeds(new_trainer, given["out"], _numbers(given["seeds"]), **how)
+            config, preprocess, data = _prepare(given, recipe)
+        if seeds is not None:
+            found = train_seeds(new_trainer, given["out"], seeds, **how)
             if where.ranks.first:
                 click.echo(found.summary())
             return
@@ -89,14 +93,12 @@ def command(obj: dict[str, Any], /, **given: Any) -> None:
             click.echo(str(result.weights))
 
 
-def _prepare(given: dict[str, Any]) -> Any:
-    """Recipe, model config, preprocess and data, of the options; nothing is written."""
+def _recipe(given: dict[str, Any]) -> Any:
+    """The recipe of the options, which are looked at as far as they can be without the data."""
     import dataclasses
 
-    from l2a_transfer.data.readers import open_source
     from l2a_transfer.models.config import ModelConfig
     from l2a_transfer.preprocess import Preprocess
-    from l2a_transfer.training.data import TrainingData
     from l2a_transfer.training.recipe import find_recipe
 
     recipe = find_recipe(given["recipe"], given["data"])
@@ -104,12 +106,24 @@ def _prepare(given: dict[str, Any]) -> Any:
         recipe = recipe.at_size(given["image_size"])
     recipe = recipe.with_settings(given["settings"])
     recipe = dataclasses.replace(recipe, **{key: given[key] for key in SHORTCUTS if given[key] is not None})
-    options = {key: given[key] for key in ("width", "normalizer", "global_branch")}
-    ModelConfig(given["model"], **options)  # before the data are read
-    preprocess = Preprocess(size=recipe.size, fit=given["fit"])
+    ModelConfig(given["model"], **{key: given[key] for key in OF_MODEL})
+    Preprocess(size=recipe.size, fit=given["fit"])
+    if given["recipe"] == "finetune" and given["init_from"] is None:
+        click.echo("finetune without --init-from: the network starts from random weights", err=True)
+    return recipe
+
+
+def _prepare(given: dict[str, Any], recipe: Any) -> Any:
+    """Model config, preprocess and data, of the options; nothing is written."""
+    from l2a_transfer.data.readers import open_source
+    from l2a_transfer.models.config import ModelConfig
+    from l2a_transfer.preprocess import Preprocess
+    from l2a_transfer.training.data import TrainingData
+
     source = open_source(given["data"], data_dir=given["data_dir"], download=given["download"])
     data = TrainingData.of(source, holdout=given["holdout"])
-    return recipe, ModelConfig(given["model"], num_classes=len(data.classes), **options), preprocess, data
+    config = ModelConfig(given["model"], num_classes=len(data.classes), **{key: given[key] for key in OF_MODEL})
+    return config, Preprocess(size=recipe.size, fit=given["fit"]), data
 
 
 def _numbers(text: str) -> list[int]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import platform
 import re
 import subprocess
@@ -49,6 +50,20 @@ def training_card(trainer: Trainer, name: str) -> Card:
         parameters=count_parameters(trainer.result),
         training=training,
     )
+
+
+def part_of_fingerprint(card: Card) -> dict[str, Any]:
+    """What a card keeps of the fingerprint of the run that made it, by the fingerprint's keys."""
+    of, start = card.training, card.training.get("init_from")
+    kept = {
+        "model": json.dumps(card.config.to_json(), sort_keys=True),
+        "preprocess": json.dumps(card.preprocess.to_json(), sort_keys=True),
+        "recipe": json.dumps(of.get("recipe"), sort_keys=True),
+        "data": of.get("data_sha256"),
+        "init_from": start.get("sha256") if isinstance(start, dict) else "",
+    }
+    same_name = ("seed", "precision", "processes", "sync_batch_norm", "compile")
+    return kept | {key: of.get(key) for key in same_name}
 
 
 def commit() -> str | None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import io
+import json
 import pickle
 import zipfile
 from pathlib import Path
@@ -16,6 +18,7 @@ from l2a_transfer.errors import TrainingError
 SCHEMA = "l2a-checkpoint/1"
 HINTS = {"threads": " (OMP_NUM_THREADS sets them)", "processes": " (torchrun sets them)"}
 """Of what no option of `train` sets."""
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 def save_checkpoint(path: Path, content: dict[str, Any]) -> None:
@@ -33,9 +36,10 @@ def write_whole(path: Path, content: bytes | memoryview) -> None:
     try:
         files.write_whole(path, content)
     except OSError as error:
+        todo = "make room" if error.errno in NO_ROOM else "put that right"
         raise TrainingError(
-            f"{path}: could not be saved ({error.strerror or error}); what was saved before it is kept. Make room, and "
-            "go on with --resume"
+            f"{path}: could not be saved: {error.strerror or error}; what was saved before is kept: {todo}, and go on "
+            "with --resume"
         ) from error
 
 
@@ -47,21 +51,54 @@ def load_checkpoint(path: Path, fingerprint: dict[str, Any]) -> dict[str, Any]:
     """
     try:
         with zipfile.ZipFile(path) as archive:  # torch reads the archive without looking at its checksums
-            if (damaged := archive.testzip()) is not None:
-                raise zipfile.BadZipFile(f"{damaged} does not have its checksum")
+            if (damage := archive.testzip()) is not None:
+                raise zipfile.BadZipFile(f"{damage} does not have its checksum")
         content = torch.load(path, map_location="cpu", weights_only=True)
     except (FileNotFoundError, IsADirectoryError, PermissionError) as error:
         raise TrainingError(f"{path}: cannot be read: {error.strerror}; make it a file that can be read") from error
     except (OSError, RuntimeError, EOFError, ValueError, KeyError, pickle.UnpicklingError, zipfile.BadZipFile) as error:
-        first = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise TrainingError(f"{path}: damaged or not a checkpoint: {first}; --overwrite starts again") from error
-    if not isinstance(content, dict) or content.get("schema") != SCHEMA or "fingerprint" not in content:
-        raise TrainingError(f"{path}: not an {SCHEMA} checkpoint; --overwrite starts again")
-    theirs = content["fingerprint"]
-    differing = sorted(key for key in {*theirs, *fingerprint} if theirs.get(key) != fingerprint.get(key))
-    if differing:
-        named = "; ".join(
-            f"{key}: {theirs.get(key)} there, {fingerprint.get(key)} here{HINTS.get(key, '')}" for key in differing
-        )
-        raise TrainingError(f"{path}: made by another run ({named}); use another --out, or the same options")
+        raise damaged(path, error) from error
+    if not isinstance(content, dict) or content.get("schema") != SCHEMA:
+        raise damaged(path, f"it has no schema {SCHEMA}")
+    theirs = content.get("fingerprint")
+    if not isinstance(theirs, dict) or not all(
+        isinstance(key, str) and isinstance(value, str | int) for key, value in theirs.items()
+    ):
+        raise damaged(path, "it has no fingerprint")
+    if apart := differences(theirs, fingerprint):
+        raise TrainingError(f"{path}: made by another run ({apart}); use another --out, or the same options")
     return content
+
+
+def damaged(path: Path, reason: Exception | str) -> TrainingError:
+    """The error for a file that is no checkpoint, or one that no run has written."""
+    said = str(reason).strip()
+    first = said.splitlines()[0] if said else type(reason).__name__
+    return TrainingError(f"{path}: damaged or not a checkpoint: {first}; remove it, and --resume begins this run again")
+
+
+def differences(theirs: dict[str, Any], ours: dict[str, Any]) -> str:
+    """What differs between two fingerprints, in words: `recipe: lr 0.1 there, 0.2 here`; empty where they agree."""
+    found = []
+    for key in sorted({*theirs, *ours}):
+        there, here = theirs.get(key), ours.get(key)
+        if there != here:
+            found += [f"{key}: {each}{HINTS.get(key, '')}" for each in _fields(there, here)]
+    return "; ".join(found)
+
+
+def _fields(there: Any, here: Any) -> list[str]:
+    """The fields that differ of two JSON objects; of anything else the two as they are."""
+    try:
+        one, other = json.loads(there), json.loads(here)
+    except (TypeError, ValueError, RecursionError):
+        one = other = None
+    if isinstance(one, dict) and isinstance(other, dict):
+        keys = [key for key in sorted({*one, *other}) if one.get(key) != other.get(key)]
+        return [f"{key} {_short(one.get(key))} there, {_short(other.get(key))} here" for key in keys]
+    return [f"{_short(there)} there, {_short(here)} here"]
+
+
+def _short(value: Any) -> str:
+    said = str(value)
+    return said if len(said) <= 100 else f"{said[:100]}…"

@@ -56,6 +56,11 @@ class TrainingData:
             names = ", ".join(self.classes[i] for i in unseen[:5])
             raise TrainingError(f"{self.name}: classes in {self.test_name} that training has no image of: {names}")
 
+    @property
+    def test_metric(self) -> str:
+        """What the accuracy on `test` is called in cards and logs: test_accuracy, holdout-5000_accuracy."""
+        return f"{self.test_name}_accuracy"
+
     @classmethod
     def of(cls, source: ImageSource, *, holdout: int | None = None) -> TrainingData:
         """The training and test splits of a source; with `holdout`, training images alone, so many held out.

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import os
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -10,13 +12,17 @@ from datetime import timedelta
 
 import torch
 import torch.distributed as dist
+from torch.distributed.rendezvous import rendezvous
 
 from l2a_transfer.errors import TrainingError, unknown_name
 from l2a_transfer.models.config import ModelConfig
 from l2a_transfer.models.vgg import build_model
 
+log = logging.getLogger(__name__)
 DEVICES = ("auto", "cpu", "cuda")
 PRECISIONS = ("auto", "fp32", "bf16")
+TO_JOIN = timedelta(minutes=10)
+"""How long a process waits for the others to come up."""
 WHILE_ONE_MEASURES = timedelta(hours=2)
 """How long the other processes wait for the first, which downloads, saves and measures."""
 
@@ -94,14 +100,29 @@ def process_group(ranks: Ranks, device: torch.device) -> Iterator[None]:
     """The processes of `ranks` joined for as long as the body runs: NCCL between GPUs, gloo between CPUs.
 
     After an error the group is left as it is: to leave it takes all processes, and the others may be waiting for this
-    one. It then ends with its error, and torchrun ends the others.
+    one. It then ends with its error, and torchrun ends the others. Raises: TrainingError where the processes do not
+    find each other.
     """
     if ranks.size == 1:
         yield
         return
     if device.type == "cuda":
         torch.cuda.set_device(device)
-    dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=WHILE_ONE_MEASURES)
+    where = " ".join(f"{name}={os.environ.get(name, '')}" for name in ("MASTER_ADDR", "MASTER_PORT"))
+    if ranks.first:
+        log.info("joining %d processes, %s", ranks.size, where)
+    try:
+        store, rank, size = next(rendezvous("env://", timeout=TO_JOIN))
+        dist.init_process_group(
+            "nccl" if device.type == "cuda" else "gloo", store=store, rank=rank, world_size=size,
+            timeout=WHILE_ONE_MEASURES,
+        )  # fmt: skip
+    except (RuntimeError, ValueError, OverflowError) as error:  # torch's DistError is a RuntimeError
+        said = str(error).strip().splitlines()
+        raise TrainingError(
+            f"process {ranks.rank} of {ranks.size} does not find the others at {where}: "
+            f"{said[0] if said else type(error).__name__}; torchrun sets these, and starts all processes"
+        ) from error
     yield
     dist.destroy_process_group()
 

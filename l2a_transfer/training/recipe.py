@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from itertools import pairwise
@@ -55,7 +56,7 @@ class TrainConfig:
         if self.schedule not in SCHEDULES:
             raise unknown_name("schedule", self.schedule, SCHEDULES)
         checks = {
-            "epochs": (self.epochs >= 1, "at least 1"),
+            "epochs": (1 <= self.epochs <= 1_000_000, "at least 1, and at most a million"),
             "batch_size": (self.batch_size >= 2, "at least 2, because batch norm needs two images"),
             "lr": (0 < self.lr < float("inf"), "above 0"),
             "warmup": (0 <= self.warmup < 1, "at least 0 and below 1"),
@@ -90,7 +91,14 @@ class TrainConfig:
         return self.resolutions[-1][1]
 
     def at_size(self, size: int) -> TrainConfig:
-        """The same recipe for another image size: resolutions, shifts and squares keep their share of the image."""
+        """The same recipe for another image size: resolutions, shifts and squares keep their share of the image.
+
+        Raises: ValueError for a size at which one of them is no longer valid.
+        """
+        smallest = min(pixels for _, pixels in self.resolutions)
+        if not (4 * self.size / smallest <= size <= 512):
+            raise ValueError(f"the image size must be between {math.ceil(4 * self.size / smallest)} and 512 pixels for "
+                             f"this recipe; got {size}")  # fmt: skip
         scale = size / self.size
         return dataclasses.replace(
             self,

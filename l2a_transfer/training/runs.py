@@ -5,11 +5,8 @@ from __future__ import annotations
 import json
 import logging
 import math
-import signal
 import statistics
-import threading
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,18 +14,19 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from l2a_transfer.errors import NotFiniteError, OutputExistsError, TrainingError, WeightsError
+from l2a_transfer.errors import NotFiniteError, TrainingError
 from l2a_transfer.models.weights import count_parameters, load_weights, read_card, save_weights, with_metrics
-from l2a_transfer.training.cards import training_card, weights_name
-from l2a_transfer.training.checkpoint import load_checkpoint, save_checkpoint, write_whole
+from l2a_transfer.training.cards import training_card
+from l2a_transfer.training.checkpoint import write_whole
 from l2a_transfer.training.curve import learning_curve
 from l2a_transfer.training.data import ResidentPixels
 from l2a_transfer.training.device import device_name
+from l2a_transfer.training.folder import RunFolder, check_path
+from l2a_transfer.training.interrupt import asked_to_stop
 from l2a_transfer.training.measure import evaluate
 from l2a_transfer.training.trainer import Trainer
 
 log = logging.getLogger(__name__)
-REPLACE = "--overwrite replaces it, or choose another --out"
 GO_ON = "; the same command with --resume goes on"
 
 
@@ -61,7 +59,8 @@ class SeedsResult:
         """One line a seed, and one with mean, standard deviation and n."""
         lines = [f"seed {seed}: {self.metric} {value:.4f}" for seed, value in zip(self.seeds, self.values, strict=True)]
         spread = "" if self.std is None else f" ± {self.std:.4f} (standard deviation)"
-        return "\n".join([*lines, f"{self.metric} {self.mean:.4f}{spread}, n = {len(self.values)} seeds"])
+        n = f"n = {len(self.values)} {'seed' if len(self.values) == 1 else 'seeds'}"
+        return "\n".join([*lines, f"{self.metric} {self.mean:.4f}{spread}, {n}"])
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -88,101 +87,96 @@ def train(
     neither `resume` nor `overwrite` is given; NotFiniteError where the loss is not finite; TrainingError where the
     checkpoint is another run's, or the processes do not stand at the same step.
     """
-    name = weights_name(trainer.config, trainer.data.name)
-    first = trainer.where.ranks.first
-    checkpoint, metrics_file, weights = out / "checkpoint.pt", out / "metrics.jsonl", out / f"{name}.safetensors"
-    resumed = resume and checkpoint.exists()
-    if resumed:
-        trainer.restore(load_checkpoint(checkpoint, trainer.fingerprint()))
-    elif not overwrite:
-        for path, todo in ((checkpoint, "--resume goes on with it, --overwrite replaces it"), (weights, REPLACE)):
-            if path.exists():
-                raise OutputExistsError(f"{path}: a run is there already; {todo}")
-    _at_one_step(trainer, out)
-    if resumed and trainer.finished and (found := _finished(weights)):
-        return found
-    saved = (trainer.epoch, trainer.step) if trainer.epoch or trainer.step else None
-    if first:
-        if resumed:
-            log.info(
-                "resumed after epoch %d of %d, step %d, from %s",
-                trainer.epoch, trainer.recipe.epochs, trainer.step, checkpoint,
-            )  # fmt: skip
-        _introduce(trainer, name)
-        out.mkdir(parents=True, exist_ok=True)
-        if not trainer.seconds:
-            for path in (checkpoint, weights):
-                path.unlink(missing_ok=True)  # of the run that is replaced
-        # The checkpoint holds these rows too: a kill between the two files loses none.
-        write_whole(metrics_file, _lines(trainer.history))
-    with _asked_to_stop(alone=trainer.where.ranks.size == 1) as stop:
-        while not trainer.finished:
-            try:
-                row = trainer.run_epoch(progress=progress, stop=stop)
-            except NotFiniteError as error:
-                raise NotFiniteError(f"{error}; {_last_good(checkpoint, saved)}") from None
-            if row is None:
-                save_checkpoint(checkpoint, trainer.state())
-                log.warning(
-                    "stopped in epoch %d, after step %d of %d; saved in %s%s",
-                    trainer.epoch + 1, trainer.step, trainer.steps_per_epoch, checkpoint, GO_ON,
-                )  # fmt: skip
+    folder = RunFolder.of(out, trainer)
+    with folder.held(trainer):
+        done = folder.go_on(trainer) if resume else None
+        if not resume and not overwrite:
+            folder.check_vacant()
+        _at_one_step(trainer, out, done=bool(done))
+        if done:
+            return TrainResult(folder.weights, done.metrics, done.training.get("seconds", 0.0))
+        if trainer.where.ranks.first:
+            _introduce(trainer, folder)
+            if trainer.history:
+                folder.save_metrics(trainer)
+        with asked_to_stop(alone=trainer.where.ranks.size == 1) as stop:
+            _run(trainer, folder, eval_every=eval_every, progress=progress, stop=stop)
+            metrics: dict[str, Any] = {}
+            if trainer.where.ranks.first:
+                write_whole(folder.curve, learning_curve(trainer.history, folder.name))
+                metrics = _measure(trainer, folder)  # last: measured weights say that the run is complete
+            if stop():
+                log.warning("stopped; the run in %s is complete", out)
                 raise KeyboardInterrupt
-            if first:
+        _together(trainer)
+        return TrainResult(folder.weights, metrics, trainer.seconds)
+
+
+def _run(trainer: Trainer, folder: RunFolder, *, eval_every: int, progress: bool, stop: Callable[[], bool]) -> None:
+    """To the last epoch, saving each. Raises: as `train`."""
+    saved = (trainer.epoch, trainer.step) if trainer.epoch or trainer.step else None
+    while not trainer.finished:
+        try:
+            row = trainer.run_epoch(progress=progress, stop=stop)
+        except NotFiniteError as error:
+            raise NotFiniteError(f"{error}; {_last_good(folder, saved)}") from None
+        if trainer.where.ranks.first:
+            if row is not None:
                 if eval_every and trainer.epoch % eval_every == 0:
-                    row[f"{trainer.data.test_name}_accuracy"] = evaluate(
+                    row[trainer.data.test_metric] = evaluate(
                         trainer.result, trainer.data.test, trainer.preprocess, workers=trainer.where.workers
                     )
                 trainer.history.append(row)
-                save_checkpoint(checkpoint, trainer.state())
-                write_whole(metrics_file, _lines(trainer.history))
+            folder.save(trainer)
+            if not saved:
+                folder.drop_results()
+            if row is not None:
                 _tell(trainer, row)
-            saved = (trainer.epoch, 0)
-            if stop():
-                log.warning("stopped after epoch %d; saved in %s%s", trainer.epoch, checkpoint, GO_ON)
-                raise KeyboardInterrupt
-        metrics: dict[str, Any] = {}
-        if first:
-            write_whole(out / "curve.png", learning_curve(trainer.history, name))
-            metrics = _measure(trainer, name, weights)  # last: measured weights say that the run is complete
-        if stop():
-            log.warning("stopped; the run in %s is complete", out)
+        saved = (trainer.epoch, trainer.step)
+        if row is None:
+            log.warning(
+                "stopped in epoch %d, after step %d of %d; saved in %s%s",
+                trainer.epoch + 1, trainer.step, trainer.steps_per_epoch, folder.checkpoint, GO_ON,
+            )  # fmt: skip
             raise KeyboardInterrupt
-    _together(trainer)
-    return TrainResult(weights, metrics, trainer.seconds)
+        if stop():
+            log.warning("stopped after epoch %d; saved in %s%s", trainer.epoch, folder.checkpoint, GO_ON)
+            raise KeyboardInterrupt
 
 
-def _at_one_step(trainer: Trainer, out: Path) -> None:
+def _at_one_step(trainer: Trainer, out: Path, *, done: bool) -> None:
     """Wait for the other processes. Raises: TrainingError where one of them has found another checkpoint, or none."""
     if trainer.where.ranks.size == 1:
         return
     positions: list[Any] = [None] * trainer.where.ranks.size
-    dist.all_gather_object(positions, (trainer.epoch, trainer.step))
+    dist.all_gather_object(positions, (trainer.epoch, trainer.step, done))
     if len(set(positions)) > 1:
         told = ", ".join(
-            f"process {rank} at epoch {epoch}, step {step}" for rank, (epoch, step) in enumerate(positions)
+            f"process {rank} {'at the end' if ended else f'at epoch {epoch}, step {step}'}"
+            for rank, (epoch, step, ended) in enumerate(positions)
         )
         raise TrainingError(f"{out}: the processes go on from different checkpoints ({told}); it must be one folder "
                             "that all of them see")  # fmt: skip
 
 
-def _last_good(checkpoint: Path, saved: tuple[int, int] | None) -> str:
+def _last_good(folder: RunFolder, saved: tuple[int, int] | None) -> str:
     """What is left of a run whose loss is not finite; with the same options it would come to the same end."""
-    there = f"{checkpoint} is as after epoch {saved[0]}, step {saved[1]}" if saved else "no epoch was finished"
+    there = f"{folder.checkpoint} is as after epoch {saved[0]}, step {saved[1]}" if saved else "no epoch was finished"
     return f"{there}. Start again with a smaller --lr and another --out, or --overwrite"
 
 
-def _lines(rows: list[dict[str, Any]]) -> bytes:
-    return "".join(json.dumps(row) + "\n" for row in rows).encode()
-
-
-def _introduce(trainer: Trainer, name: str) -> None:
+def _introduce(trainer: Trainer, folder: RunFolder) -> None:
     """What runs where, and what `auto` has chosen."""
     where, ranks = trainer.where, trainer.where.ranks.size
+    if trainer.epoch or trainer.step:
+        log.info(
+            "resumed after epoch %d of %d, step %d, from %s",
+            trainer.epoch, trainer.recipe.epochs, trainer.step, folder.checkpoint,
+        )  # fmt: skip
     pixels = "in memory" if isinstance(trainer.pixels, ResidentPixels) else "streamed"
     log.info(
         "%s: %s parameters; %s%s, precision %s%s%s; %d images, %s",
-        name, f"{count_parameters(trainer.model):,}", device_name(trainer.device),
+        folder.name, f"{count_parameters(trainer.model):,}", device_name(trainer.device),
         f" × {ranks}" if ranks > 1 else "", trainer.precision, " (auto)" if where.precision == "auto" else "",
         ", compiled" if where.compile else "", len(trainer.pixels), pixels,
     )  # fmt: skip
@@ -203,58 +197,23 @@ def _rounded(seconds: float) -> str:
     return f"about {math.ceil(seconds / 60)} min" if seconds > 90 else f"{seconds:.0f} s"
 
 
-def _measure(trainer: Trainer, name: str, weights: Path) -> dict[str, Any]:
+def _measure(trainer: Trainer, folder: RunFolder) -> dict[str, Any]:
     """Save the weights, measure what was saved, and save them again with what was measured."""
     data = trainer.data
-    card = training_card(trainer, name)
-    save_weights(trainer.result, card, weights)
-    shipped, _ = load_weights(weights)
+    card = training_card(trainer, folder.name)
+    save_weights(trainer.result, card, folder.weights)
+    shipped, _ = load_weights(folder.weights)
     shipped.to(trainer.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     accuracy = evaluate(shipped, data.test, trainer.preprocess, workers=trainer.where.workers)
-    metrics = {f"{data.test_name}_accuracy": {"value": accuracy, "n": len(data.test), "seeds": 1}}
-    save_weights(shipped, with_metrics(card, metrics), weights)
+    metrics = {data.test_metric: {"value": accuracy, "n": len(data.test), "seeds": 1}}
+    save_weights(shipped, with_metrics(card, metrics), folder.weights)
     return metrics
-
-
-def _finished(weights: Path) -> TrainResult | None:
-    """The result of a run that has come to its end: its weights are there, whole and measured."""
-    try:
-        card = read_card(weights)
-    except WeightsError:
-        return None
-    return TrainResult(weights, card.metrics, float(card.training["seconds"])) if card.metrics else None
 
 
 def _together(trainer: Trainer) -> None:
     """Wait for the other processes."""
     if trainer.where.ranks.size > 1:
         dist.barrier()
-
-
-@contextmanager
-def _asked_to_stop(*, alone: bool) -> Iterator[Callable[[], bool]]:
-    """While the body runs, the first SIGINT or SIGTERM is only remembered; a second one ends the process as usual.
-
-    Not where several processes run, which would stop at different steps: there the last epoch's checkpoint stands.
-    """
-    if not alone or threading.current_thread() is not threading.main_thread():
-        yield lambda: False
-        return
-    asked = threading.Event()
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-
-    def remember(number: int, frame: object) -> None:
-        asked.set()
-        for each, handler in before.items():
-            signal.signal(each, handler)
-
-    try:
-        for number in before:
-            signal.signal(number, remember)
-        yield asked.is_set
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 def train_seeds(
@@ -273,17 +232,20 @@ def train_seeds(
     """
     if not seeds or len(set(seeds)) < len(seeds):
         raise ValueError(f"seeds must be different numbers, as 0,1,2; got {','.join(map(str, seeds)) or 'none'}")
+    if not all(0 <= seed < 2**32 for seed in seeds):
+        raise ValueError(f"seeds must be between 0 and {2**32 - 1}; got {','.join(map(str, seeds))}")
+    check_path(out / "seeds.json")
     values: list[float] = []
     metric = ""
     for seed in seeds:
         trainer = new_trainer(seed)
-        folder = out / f"seed-{seed}"
-        done = not overwrite and _finished(folder / f"{weights_name(trainer.config, trainer.data.name)}.safetensors")
+        metric = trainer.data.test_metric
+        folder = RunFolder.of(out / f"seed-{seed}", trainer)
+        done = not overwrite and folder.measured()
         result = train(
-            trainer, folder, resume=resume or bool(done), overwrite=overwrite, eval_every=eval_every, progress=progress
+            trainer, folder.path, resume=resume or done, overwrite=overwrite, eval_every=eval_every, progress=progress
         )
-        ((metric, value),) = result.metrics.items() or read_card(result.weights).metrics.items()
-        values.append(value["value"])
+        values.append((result.metrics or read_card(result.weights).metrics)[metric]["value"])
         if trainer.where.ranks.first:
             log.info("seed %d: %s %.4f%s", seed, metric, values[-1], " (was finished)" if done else "")
     found = SeedsResult(metric, tuple(seeds), tuple(values))

@@ -43,6 +43,8 @@ log = logging.getLogger(__name__)
 LOOK_EVERY = 50
 """Steps between two looks at the loss, for the progress bar and for a loss that is not finite; also the first and last
 of an epoch."""
+ROW = ("epoch", "resolution", "lr", "train_loss", "train_accuracy", "images_per_second", "peak_share", "seconds")
+"""What is kept of every epoch, in `metrics.jsonl`; all of it numbers."""
 
 
 @dataclass(frozen=True)
@@ -89,7 +91,7 @@ class Trainer:
         self.device = choose_device(where.device, where.ranks.local)
         self.precision = choose_precision(where.precision, self.device)
         self.model = build_model(self.config, seed=seed)
-        self.start: Start | None = start_from(self.model, init_from) if init_from else None
+        self.start: Start | None = start_from(self.model, init_from) if init_from is not None else None
         self.model.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         if where.sync_batch_norm:
             self.model = nn.SyncBatchNorm.convert_sync_batchnorm(self.model)  # type: ignore[no-untyped-call]
@@ -167,14 +169,46 @@ class Trainer:
         }
 
     def restore(self, content: dict[str, Any]) -> None:
-        self.model.load_state_dict(content["model"])
-        if self.average is not None:
-            self.average.load_state_dict(content["average"])
-        self.optimizer.load_state_dict(content["optimizer"])
-        self.epoch, self.step, self.seconds = content["epoch"], content["step"], content["seconds"]
+        """Take up what `state` gave. Raises: TrainingError where no run of this recipe can have given it."""
+        try:
+            self._check_position(content)
+            self.model.load_state_dict(content["model"])
+            if self.average is not None:
+                self.average.load_state_dict(content["average"])
+            momentum = content["optimizer"]["state"]
+            for index, parameter in enumerate(self.model.parameters()):
+                if index in momentum and momentum[index]["momentum_buffer"].shape != parameter.shape:
+                    raise ValueError(f"the momentum of parameter {index} has another shape than the parameter")
+            groups = self.optimizer.state_dict()["param_groups"]  # what they hold is the recipe's
+            self.optimizer.load_state_dict({"state": momentum, "param_groups": groups})
+            self.losses.copy_(content["losses"])
+            self.correct.copy_(content["correct"])
+        except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+            said = f"{error} is missing" if isinstance(error, KeyError) else error
+            raise TrainingError(f"not a state of this run: {said}") from error
+        self.epoch, self.step, self.seconds = content["epoch"], content["step"], float(content["seconds"])
         self.history = list(content["history"])
-        self.losses.copy_(content["losses"])
-        self.correct.copy_(content["correct"])
+
+    def _check_position(self, content: dict[str, Any]) -> None:
+        """Raises: ValueError, TypeError or KeyError."""
+        epoch, step, seconds, history = (content[key] for key in ("epoch", "step", "seconds", "history"))
+        if type(epoch) is not int or type(step) is not int:
+            raise TypeError(f"epoch and step must be integers; got {epoch!r} and {step!r}")
+        if not (0 <= epoch <= self.recipe.epochs and 0 <= step < self.steps_per_epoch):
+            raise ValueError(f"epoch {epoch}, step {step} is not within {self.recipe.epochs} epochs of "
+                             f"{self.steps_per_epoch} steps")  # fmt: skip
+        if not 0 <= seconds < math.inf:
+            raise ValueError(f"{seconds} seconds are no time")
+        if not isinstance(history, list) or [row["epoch"] for row in history] != list(range(1, epoch + 1)):
+            raise ValueError(f"its history is not that of {epoch} epochs")
+        for row in history:
+            if not all(isinstance(row[key], int | float) for key in ROW) or not all(
+                isinstance(key, str) and isinstance(value, int | float) for key, value in row.items()
+            ):
+                raise TypeError(f"its history has an epoch that is no row of numbers: {row!r:.100}")
+        for key in ("losses", "correct"):
+            if content[key].shape != getattr(self, key).shape:
+                raise ValueError(f"{key} has the shape {tuple(content[key].shape)}")
 
     def run_epoch(self, *, progress: bool = True, stop: Callable[[], bool] = lambda: False) -> dict[str, Any] | None:
         """Train to the end of the epoch; returns its loss, accuracy on the augmented images, rate and speed.

@@ -1,0 +1,38 @@
+"""Ctrl-C and SIGTERM, kept until the run stands where it can be saved."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+
+@contextmanager
+def asked_to_stop(*, alone: bool) -> Iterator[Callable[[], bool]]:
+    """While the body runs, the first SIGINT or SIGTERM is only remembered; a second one ends the process as usual.
+
+    Not where several processes run, which would stop at different steps: there the last epoch's checkpoint stands.
+    A signal that whoever started the process has had ignored stays ignored.
+    """
+    if not alone or threading.current_thread() is not threading.main_thread():
+        yield lambda: False
+        return
+    asked = threading.Event()
+    found = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    before = {number: handler for number, handler in found.items() if handler not in (signal.SIG_IGN, None)}
+
+    def remember(number: int, frame: object) -> None:
+        asked.set()
+        give_back()
+
+    def give_back() -> None:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+    try:
+        for number in before:
+            signal.signal(number, remember)
+        yield asked.is_set
+    finally:
+        give_back()

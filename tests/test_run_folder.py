@@ -1,0 +1,369 @@
+"""The folder of a run: whose files are there, who may write them, and what a checkpoint must hold."""
+
+from __future__ import annotations
+
+import errno
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from l2a_transfer.errors import OutputExistsError, TrainingError
+from l2a_transfer.features.lock import output_lock
+from l2a_transfer.models.weights import load_weights, read_card, save_weights, with_metrics
+from l2a_transfer.training.cards import weights_name
+from l2a_transfer.training.checkpoint import differences, load_checkpoint, save_checkpoint
+from l2a_transfer.training.folder import RunFolder
+from l2a_transfer.training.interrupt import asked_to_stop
+from l2a_transfer.training.runs import train, train_seeds
+from tests.test_training import Hostile, colours, new_trainer, same, weights_of
+
+
+def test_a_run_that_exists_is_left_alone(tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    train(new_trainer(epochs=1), out, progress=False)
+    before = {path.name: path.read_bytes() for path in out.iterdir()}
+    with pytest.raises(OutputExistsError, match=r"checkpoint\.pt: a run is there already; --resume .* --overwrite"):
+        train(new_trainer(epochs=1), out, progress=False)
+    with pytest.raises(TrainingError, match=r"made by another run \(recipe: "):
+        train(new_trainer(epochs=2), out, resume=True, progress=False)
+    with pytest.raises(TrainingError, match=r"made by another run \(data: "):
+        train(new_trainer(colours(32, seed=9), epochs=1), out, resume=True, progress=False)
+    assert before == {path.name: path.read_bytes() for path in out.iterdir()}
+
+
+def test_overwrite_keeps_the_old_run_until_the_new_one_has_something_to_save(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    train(new_trainer(epochs=1), tmp_path, progress=False)
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+
+    for moment in ("run_epoch", "state"):
+        run = new_trainer(epochs=2)
+        monkeypatch.setattr(run, moment, lambda **_: sys.exit(9))
+        with pytest.raises(SystemExit):
+            train(run, tmp_path, overwrite=True, progress=False)
+        assert before == {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    run = new_trainer(epochs=2)
+    step = run._train_step
+
+    def ends_in_the_second_epoch(*arguments: Any) -> None:
+        if run.epoch == 1:
+            sys.exit(9)
+        step(*arguments)
+
+    monkeypatch.setattr(run, "_train_step", ends_in_the_second_epoch)
+    with pytest.raises(SystemExit):
+        train(run, tmp_path, overwrite=True, progress=False)
+    assert {path.name for path in tmp_path.iterdir()} == {"checkpoint.pt", "metrics.jsonl"}
+    train(new_trainer(epochs=2), tmp_path, resume=True, progress=False)
+    assert {path.name for path in tmp_path.iterdir()} == set(before)
+
+
+def test_weights_without_their_checkpoint_are_left_alone(tmp_path: Path) -> None:
+    trainer = new_trainer(epochs=1)
+    weights = tmp_path / f"{weights_name(trainer.config, trainer.data.name)}.safetensors"
+    weights.write_bytes(b"an earlier run")
+    with pytest.raises(OutputExistsError, match=r"\.safetensors: a run is there already; --overwrite replaces it"):
+        train(trainer, tmp_path, progress=False)
+    assert [(path, path.read_bytes()) for path in tmp_path.iterdir()] == [(weights, b"an earlier run")]
+
+
+@pytest.mark.parametrize("damage", ["cut", "empty", "another file", "hostile", "one bit"])
+def test_a_damaged_checkpoint_is_named_and_nothing_is_lost(tmp_path: Path, damage: str) -> None:
+    out = tmp_path / "run"
+    train(new_trainer(epochs=1), out, progress=False)
+    path = out / "checkpoint.pt"
+    content = path.read_bytes()
+    if damage == "hostile":
+        torch.save({"schema": "l2a-checkpoint/1", "fingerprint": Hostile(tmp_path / "owned")}, path)
+    else:
+        at = content.index(load_checkpoint(path, new_trainer(epochs=1).fingerprint())["losses"].numpy().tobytes())
+        flipped = content[:at] + bytes([content[at] ^ 1]) + content[at + 1 :]
+        damaged = {"cut": content[: len(content) // 2], "empty": b"", "another file": b"hello" * 100}
+        path.write_bytes({**damaged, "one bit": flipped}[damage])
+    before = {p.name: p.read_bytes() for p in out.iterdir()}
+    with pytest.raises(TrainingError, match=r"checkpoint\.pt: damaged or not a checkpoint: .*remove it, and"):
+        train(new_trainer(epochs=1), out, resume=True, progress=False)
+    assert before == {p.name: p.read_bytes() for p in out.iterdir()}
+    assert not (tmp_path / "owned").exists()
+
+
+def test_a_checkpoint_that_cannot_be_saved_leaves_the_one_before(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "checkpoint.pt"
+    save_checkpoint(path, {"epoch": 1})
+    before = path.read_bytes()
+
+    def full(*_: Any) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(TrainingError, match=r"checkpoint\.pt: could not be saved: No space left.* make room.*--resume"):
+        save_checkpoint(path, {"epoch": 2})
+    assert path.read_bytes() == before
+    assert [p.name for p in tmp_path.iterdir()] == ["checkpoint.pt"]
+
+
+def test_another_error_of_writing_is_not_called_a_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuses(*_: Any) -> None:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    monkeypatch.setattr(os, "fsync", refuses)
+    with pytest.raises(TrainingError, match=r"could not be saved: Input/output error.*: put that right"):
+        save_checkpoint(tmp_path / "checkpoint.pt", {"epoch": 2})
+
+
+def test_two_trains_never_share_a_folder(tmp_path: Path) -> None:
+    holder = subprocess.Popen(
+        [sys.executable, "-c", textwrap.dedent(f"""
+            import sys, pathlib
+            from l2a_transfer.features.lock import output_lock
+            with output_lock(pathlib.Path({str(tmp_path / "checkpoint.pt")!r})):
+                print("held", flush=True)
+                sys.stdin.read()
+        """)],
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    try:
+        assert holder.stdout is not None
+        assert holder.stdout.readline() == "held\n"
+        for options in ({}, {"resume": True}, {"overwrite": True}):
+            with pytest.raises(OutputExistsError, match=f"is being written by process {holder.pid}"):
+                train(new_trainer(epochs=1), tmp_path, progress=False, **options)
+        assert [path.name for path in tmp_path.iterdir()] == ["checkpoint.pt.lock"]
+    finally:
+        holder.kill()
+        holder.communicate()
+    train(new_trainer(epochs=1), tmp_path, progress=False)  # a lock whose process is gone holds nobody up
+    assert not (tmp_path / "checkpoint.pt.lock").exists()
+
+
+def test_the_lock_is_held_while_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = new_trainer(epochs=1)
+    step = run._train_step
+
+    def second(*arguments: Any) -> None:
+        with pytest.raises(OutputExistsError, match="is being written"), output_lock(tmp_path / "checkpoint.pt"):
+            pass
+        step(*arguments)
+
+    monkeypatch.setattr(run, "_train_step", second)
+    train(run, tmp_path, progress=False)
+
+
+def test_weights_of_another_run_are_not_taken_for_the_result(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    own = train(new_trainer(epochs=1), tmp_path / "own", progress=False)
+    other = train(new_trainer(epochs=1, seed=1), tmp_path / "other", progress=False)
+    tensors = {key: value.clone() for key, value in weights_of(tmp_path / "own").items()}
+    own.weights.write_bytes(other.weights.read_bytes())
+    again = train(new_trainer(epochs=1), tmp_path / "own", resume=True, progress=False)
+    assert "made by another run (seed: 1 there, 0 here); written again" in caplog.text
+    assert again.metrics == own.metrics
+    assert same(weights_of(tmp_path / "own"), tensors)
+    assert read_card(own.weights).training["seed"] == 0
+
+
+def test_weights_alone_are_a_finished_run(tmp_path: Path) -> None:
+    """Checkpoints are the larger part of a run, and may be removed at its end."""
+    result = train(new_trainer(epochs=1), tmp_path, progress=False)
+    content = result.weights.read_bytes()
+    for name in ("checkpoint.pt", "metrics.jsonl", "curve.png"):
+        (tmp_path / name).unlink()
+    assert train(new_trainer(epochs=1), tmp_path, resume=True, progress=False).metrics == result.metrics
+    with pytest.raises(TrainingError, match=r"safetensors: made by another run \(recipe: epochs 1 there, 2 here\)"):
+        train(new_trainer(epochs=2), tmp_path, resume=True, progress=False)
+    with pytest.raises(OutputExistsError, match="a run is there already"):
+        train(new_trainer(epochs=1), tmp_path, progress=False)
+    assert [(path.name, path.read_bytes()) for path in tmp_path.iterdir()] == [(result.weights.name, content)]
+
+
+def test_weights_that_are_damaged_and_alone_are_left_alone(tmp_path: Path) -> None:
+    weights = RunFolder.of(tmp_path, new_trainer()).weights
+    weights.write_bytes(b"something")
+    with pytest.raises(TrainingError, match=r"not an l2a-transfer weights file.*--overwrite replaces it"):
+        train(new_trainer(), tmp_path, resume=True, progress=False)
+    assert weights.read_bytes() == b"something"
+
+
+def test_weights_measured_on_other_images_are_measured_again(tmp_path: Path) -> None:
+    result = train(new_trainer(epochs=1), tmp_path, progress=False)
+    network, card = load_weights(result.weights)
+    save_weights(
+        network, with_metrics(card, {"holdout-8_accuracy": {"value": 1.0, "n": 8, "seeds": 1}}), result.weights
+    )
+    again = train(new_trainer(epochs=1), tmp_path, resume=True, progress=False)
+    assert again.metrics == result.metrics == read_card(result.weights).metrics
+
+
+def test_finished_seeds_need_no_checkpoint_and_damaged_ones_harm_no_other(tmp_path: Path) -> None:
+    def new(seed: int) -> Any:
+        return new_trainer(seed=seed, epochs=1)
+
+    first = train_seeds(new, tmp_path, [0, 1], progress=False)
+    (tmp_path / "seed-0" / "checkpoint.pt").unlink()
+    (tmp_path / "seed-1" / "checkpoint.pt").write_bytes(b"no checkpoint")
+    with pytest.raises(TrainingError, match=r"seed-1/checkpoint\.pt: damaged.*remove it, and --resume begins"):
+        train_seeds(new, tmp_path, [0, 1], progress=False)
+    (tmp_path / "seed-1" / "checkpoint.pt").unlink()
+    assert train_seeds(new, tmp_path, [0, 1], progress=False) == first
+    for seeds, words in (
+        ([], "got none"),
+        ([-1], "between 0 and 4294967295"),
+        ([0, 2**32], "between 0 and 4294967295"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            train_seeds(new, tmp_path, seeds, progress=False)
+
+
+def test_what_stands_in_the_way_is_said_before_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = new_trainer(epochs=1)
+    monkeypatch.setattr(run, "run_epoch", lambda **_: pytest.fail("it trains"))
+    name = RunFolder.of(tmp_path, run).weights.name
+
+    def make(kind: Callable[[Path], None], at: str) -> Path:
+        folder = tmp_path / f"{kind.__name__}-{at}"
+        folder.mkdir()
+        kind(folder / at)
+        return folder
+
+    def link(path: Path) -> None:
+        path.symlink_to("nowhere")
+
+    for kind, at, words in (
+        (os.mkdir, "curve.png", "curve.png: not a file"),
+        (os.mkdir, "metrics.jsonl", "metrics.jsonl: not a file"),
+        (os.mkdir, name, "not a file"),
+        (os.mkfifo, "checkpoint.pt", "checkpoint.pt: not a file"),
+        (link, "checkpoint.pt", "checkpoint.pt: a link to something that is not there"),
+    ):
+        folder = make(kind, at)
+        for options in ({"resume": True}, {"overwrite": True}):
+            with pytest.raises(TrainingError, match=words):
+                train(run, folder, progress=False, **options)
+        assert [path.name for path in folder.iterdir()] == [at]
+    (tmp_path / "file").touch()
+    for out, words in (
+        (tmp_path / "file", "cannot be (used|written)"),
+        (tmp_path / "file" / "run", "cannot be (used|written)"),
+        (tmp_path / ("x" * 300), "File name too long"),
+        (Path(os.fsdecode(bytes(tmp_path) + b"/caf\xe9")), "not UTF-8"),
+    ):
+        with pytest.raises(TrainingError, match=words):
+            train(run, out, progress=False)
+    (tmp_path / "seeds.json").mkdir()
+    with pytest.raises(TrainingError, match=r"seeds\.json: not a file"):
+        train_seeds(lambda _: run, tmp_path, [0], progress=False)
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "metrics.jsonl").write_text("of something else")
+    with pytest.raises(OutputExistsError, match=r"metrics\.jsonl: a run is there already"):
+        train(run, tmp_path / "other", progress=False)
+
+
+def test_resume_where_nothing_is_begins_and_says_so(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO", "l2a_transfer")
+    train(new_trainer(epochs=1), tmp_path / "run", resume=True, progress=False)
+    assert f"{tmp_path / 'run'}: no checkpoint to go on from; the run begins" in caplog.text
+
+
+def test_a_run_may_be_kept_in_the_current_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    train(new_trainer(epochs=1), Path(), progress=False)
+    assert (tmp_path / "checkpoint.pt").exists()
+
+
+def dropped(content: dict[str, Any], *keys: Any) -> None:
+    for key in keys[:-1]:
+        content = content[key]
+    del content[keys[-1]]
+
+
+def put(value: Any, *keys: Any) -> Callable[[dict[str, Any]], None]:
+    def change(content: dict[str, Any]) -> None:
+        for key in keys[:-1]:
+            content = content[key]
+        content[keys[-1]] = value
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda content: dropped(content, "model"), "'model' is missing"),
+        (lambda content: dropped(content, "history", 0, "lr"), "'lr' is missing"),
+        (lambda content: dropped(content, "optimizer", "state", 0, "momentum_buffer"), "'momentum_buffer' is missing"),
+        (lambda content: dropped(content, "model", "classifiers.0.bias"), "Error"),
+        (put(3, "epoch"), "epoch 3, step 0 is not within 2 epochs of 4 steps"),
+        (put(-1, "step"), "epoch 1, step -1 is not within"),
+        (put(4, "step"), "epoch 1, step 4 is not within"),
+        (put("1", "epoch"), "epoch and step must be integers; got '1' and 0"),
+        (put(True, "step"), "epoch and step must be integers"),
+        (put(float("nan"), "seconds"), "nan seconds are no time"),
+        (put("long", "seconds"), "not a state of this run"),
+        (put([], "history"), "its history is not that of 1 epochs"),
+        (put(torch.zeros(2), "history", 0, "train_loss"), "an epoch that is no row of numbers"),
+        (put(torch.zeros(3), "losses"), r"losses has the shape \(3,\)"),
+        (put(7, "correct"), "not a state of this run"),
+        (put(torch.zeros(2, 2), "optimizer", "state", 0, "momentum_buffer"), "the momentum of parameter 0 has another"),
+        (put([1], "optimizer"), "not a state of this run"),
+        (put(None, "average"), "not a state of this run"),
+        (put("many", "average", "updates"), "the average's updates must be an integer"),
+        (put(torch.zeros(5), "model", "classifiers.0.bias"), "Error"),
+        (put({"model": torch.zeros(2)}, "fingerprint"), "it has no fingerprint"),
+        (put([], "fingerprint"), "it has no fingerprint"),
+        (put("l2a-checkpoint/2", "schema"), "it has no schema l2a-checkpoint/1"),
+    ],
+)  # fmt: skip
+def test_a_checkpoint_of_wrong_content_is_damaged(tmp_path: Path, change: Callable[..., None], words: str) -> None:
+    run = new_trainer(epochs=2, average=0.2)
+    run.history.append(run.run_epoch(progress=False) or {})
+    content = run.state() | {"schema": "l2a-checkpoint/1"}
+    change(content)
+    torch.save(content, tmp_path / "checkpoint.pt")
+    with pytest.raises(TrainingError, match=rf"(?s)checkpoint\.pt: damaged or not a checkpoint: .*{words}"):
+        train(new_trainer(epochs=2, average=0.2), tmp_path, resume=True, progress=False)
+
+
+def test_what_the_optimizer_is_told_is_the_recipe_s(tmp_path: Path) -> None:
+    train(new_trainer(epochs=2), tmp_path / "whole", progress=False)
+    run = new_trainer(epochs=2)
+    run.history.append(run.run_epoch(progress=False) or {})
+    content = run.state()
+    content["optimizer"]["param_groups"][0]["weight_decay"] = 0.5
+    (tmp_path / "cut").mkdir()
+    save_checkpoint(tmp_path / "cut" / "checkpoint.pt", content)
+    train(new_trainer(epochs=2), tmp_path / "cut", resume=True, progress=False)
+    assert same(weights_of(tmp_path / "whole"), weights_of(tmp_path / "cut"))
+
+
+def test_fingerprints_that_differ_are_told_field_by_field() -> None:
+    one = {"recipe": '{"lr": 0.1, "epochs": 3}', "seed": 0, "threads": 1, "data": "a" * 200}
+    other = {"recipe": '{"lr": 0.2, "epochs": 3}', "seed": 0, "threads": 2, "data": "b"}
+    assert differences(one, one) == ""
+    assert differences(one, other) == (
+        f"data: {'a' * 100}… there, b here; recipe: lr 0.1 there, 0.2 here; "
+        "threads: 1 there, 2 here (OMP_NUM_THREADS sets them)"
+    )
+    assert differences({"recipe": "[" * 100_000}, {"recipe": "{}"}).startswith("recipe: [[")
+
+
+def test_a_signal_that_was_ignored_stays_ignored() -> None:
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        with asked_to_stop(alone=True) as stop:
+            os.kill(os.getpid(), signal.SIGINT)
+            assert not stop()
+            os.kill(os.getpid(), signal.SIGTERM)
+            assert stop()
+        assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGINT, before)
