@@ -45,6 +45,7 @@ def parquet(
     *,
     group: int = 100,
     image: str = "image",
+    classes: dict[str, list[str]] | None = None,
     **more: Any,
 ) -> Path:
     """As `datasets.Dataset.to_parquet` writes it: a struct of bytes and path, and features in the schema's metadata."""
@@ -60,6 +61,7 @@ def parquet(
     if labels is not None:
         columns["label"] = pa.array(labels, "int64")
         features["label"] = {"names": names, "_type": "ClassLabel"} if names else {"dtype": "int64", "_type": "Value"}
+    features |= {column: {"names": own, "_type": "ClassLabel"} for column, own in (classes or {}).items()}
     table = pa.table({**columns, **more})
     table = table.replace_schema_metadata({"huggingface": json.dumps({"info": {"features": features}})})
     path.parent.mkdir(parents=True, exist_ok=True)

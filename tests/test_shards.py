@@ -324,6 +324,27 @@ def test_parquet_without_names_labels_or_hugging_face(tmp_path: Path) -> None:
     assert (grey(source.image(0)), source.labels.tolist()) == (7, [1])
 
 
+def test_one_of_several_label_columns(tmp_path: Path) -> None:
+    import pyarrow as pa
+
+    path = parquet(tmp_path / "c100" / "train-0.parquet", [png(1), png(2)], None, fine_label=pa.array([1, 0]),
+                   coarse_label=pa.array([0, 0]), classes={"fine_label": ["a", "b"], "coarse_label": ["all"]},
+                   text=["x", "y"])  # fmt: skip
+    with pytest.raises(DataError, match=r"several label columns, fine_label, coarse_label; .* parquet:PATH#fine_label"):
+        open_source(f"parquet:{path.parent}")
+    fine = open_source(f"parquet:{path.parent}#fine_label")
+    assert (fine.name, fine.classes, fine.labels.tolist()) == ("parquet:c100#fine_label", ("a", "b"), [1, 0])
+    coarse = open_source(f"parquet:{path}#coarse_label")
+    assert (coarse.classes, coarse.labels.tolist()) == (("all",), [0, 0])
+    assert fine.fingerprint() != coarse.fingerprint()
+    for column, words in (("lable", "has no column 'lable'; its columns are image, fine_label"),
+                          ("text", "'text' must hold integers")):  # fmt: skip
+        with pytest.raises(DataError, match=words):
+            open_source(f"parquet:{path.parent}#{column}")
+    marked = parquet(tmp_path / "a#b" / "test.parquet", [png(3)], [0])
+    assert open_source(f"parquet:{marked.parent}").name == "parquet:a#b"
+
+
 def test_parquet_that_cannot_be_understood(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import pyarrow as pa
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -89,23 +90,27 @@ class ParquetSource(Table):
 def read_parquet(where: str) -> ParquetSource:
     """The pictures of the Parquet files that `where` means (see `find_shards`), in the files' and the rows' order.
 
-    The image column is a struct with `bytes`, or binary; the label column has integers, with class names in the
-    schema's `huggingface` metadata, or numbers as names; null and −1 mean no label. Raises: DataError naming file and
-    column; MissingExtraError without pyarrow.
+    `PATH#COLUMN` says which of several label columns is meant, as `cifar100#fine_label`. The image column is a struct
+    with `bytes`, or binary; the label column has integers, with class names in the schema's `huggingface` metadata, or
+    numbers as names; null and −1 mean no label. Raises: DataError naming file and column; MissingExtraError without
+    pyarrow.
     """
     try:
         import pyarrow.parquet
     except ImportError as error:
         raise MissingExtraError(f"parquet:{where}", "pyarrow", "parquet") from error
     assert pyarrow.parquet
-    shards = find_shards(where, ".parquet")
+    path, mark, wanted = where.rpartition("#")
+    if not mark or os.path.exists(where):
+        path, wanted = where, ""
+    shards = find_shards(path, ".parquet")
     ids: list[str] = []
     groups, labels, footers = [], [], []
     first: _Columns | None = None
     for k, shard in enumerate(shards):
         footers.append(_footer_sha256(shard))
         with _opened(shard) as file:
-            columns = _find_columns(shard, file.schema_arrow)
+            columns = _find_columns(shard, file.schema_arrow, wanted)
             if first is not None and columns != first:
                 raise DataError(f"{shard.path}: has other image or label columns or classes than {shards[0].path}")
             first = columns
@@ -124,7 +129,7 @@ def read_parquet(where: str) -> ParquetSource:
     splits = splits_of(shards)
     group = np.concatenate(groups).astype(np.int32)
     return ParquetSource(
-        name=f"parquet:{name_of(where)}",
+        name=f"parquet:{name_of(path)}{f'#{wanted}' if wanted else ''}",
         classes=first.classes if first.classes is not None else tuple(str(k) for k in range(count)),
         splits=splits,
         ids=tuple(ids),
@@ -171,7 +176,7 @@ def _opened(shard: Shard) -> Iterator[pq.ParquetFile]:
         raise DataError(f"{shard.path}: asks for more memory than there is") from error
 
 
-def _find_columns(shard: Shard, schema: pa.Schema) -> _Columns:
+def _find_columns(shard: Shard, schema: pa.Schema, wanted: str) -> _Columns:
     import pyarrow as pa
 
     features = _huggingface_features(shard, schema)
@@ -180,12 +185,20 @@ def _find_columns(shard: Shard, schema: pa.Schema) -> _Columns:
     labels = [name for name, f in features.items() if f.get("_type") == "ClassLabel" and name in schema.names]
     labels = labels or [name for name in LABEL_NAMES if name in schema.names]
     labels = [name for name in labels if name in LABEL_NAMES] or labels
+    if wanted:
+        if wanted not in schema.names:
+            raise DataError(f"{shard.path}: has no column {wanted!r}; its columns are {', '.join(schema.names[:20])}")
+        labels = [wanted]
     if len(images) > 1:
         images = [name for name in images if name in IMAGE_NAMES] or images
-    if len(images) != 1 or len(labels) > 1:
+    if len(labels) > 1:
         raise DataError(
-            f"{shard.path}: needs one image column (a struct with 'bytes') and at most one label column; has "
-            f"{', '.join(images) or 'none'} and {', '.join(labels) or 'none'}; call the meant ones 'image' and 'label'"
+            f"{shard.path}: has several label columns, {', '.join(labels)}; say which, as parquet:PATH#{labels[0]}"
+        )
+    if len(images) != 1:
+        raise DataError(
+            f"{shard.path}: needs one image column (a struct with 'bytes'); has {', '.join(images) or 'none'}; call "
+            "the meant one 'image'"
         )
     image = schema.field(images[0])
     if not _is_image(image):
