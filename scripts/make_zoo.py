@@ -88,7 +88,9 @@ def line(own: list[dict[str, Any]], bundled: bool) -> str:
     recipe = TrainConfig.from_json(training["recipe"])
     seconds: dict[str, list[float]] = defaultdict(list)
     for card in own:
-        seconds[f"{card['training']['device']}, {card['training']['precision']}"].append(card["training"]["seconds"])
+        ran = card["training"]
+        processes = f" × {ran['processes']}" if ran.get("processes", 1) > 1 else ""
+        seconds[f"{ran['device']}{processes}, {ran['precision']}"].append(ran["seconds"])
     normalizer = "" if config["normalizer"] == "softmax" else f", {config['normalizer']}"
     name = f"**{config['architecture']}**" if bundled else config["architecture"]
     data = training["data"] if training["split"] == "train" else f"{training['data']}, {training['split']}"

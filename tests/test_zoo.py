@@ -40,6 +40,8 @@ def test_seeds_of_one_network_share_a_line() -> None:
     other["training"]["recipe"]["cutout"] = 0  # as a card of today has it, which is what ran without the field
     (line,) = zoo.page([(card, True), (other, False)]).removeprefix(zoo.HEAD).splitlines()
     assert line.endswith(f"| cpu, 1 thread, fp32; cuda, another, bf16 | {card['training']['seconds'] / 60:.0f}; 2 |")
+    other["training"]["processes"] = 4
+    assert "; cuda, another × 4, bf16 |" in zoo.page([(card, True), (other, False)])
     with pytest.raises(SystemExit, match="seed 5: two cards of one run"):
         zoo.page([(card, True), (other, False), (other, False)])
     other["training"]["recipe"].update(lr=0.4, cutout=8)
