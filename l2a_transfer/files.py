@@ -9,7 +9,7 @@ from pathlib import Path
 def write_whole(path: Path, content: bytes | memoryview) -> None:
     """Write by way of a partial file, synced and renamed: `path` is then the old file or the whole new one.
 
-    Raises: OSError where the disk refuses; the partial file is removed.
+    Raises: OSError where the disk refuses. After any error, and Ctrl-C, the partial file is removed.
     """
     partial = path.with_name(path.name + ".partial")
     try:
@@ -18,6 +18,6 @@ def write_whole(path: Path, content: bytes | memoryview) -> None:
             file.flush()
             os.fsync(file.fileno())
         os.replace(partial, path)
-    except OSError:
+    except BaseException:
         partial.unlink(missing_ok=True)
         raise

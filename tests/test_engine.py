@@ -28,9 +28,9 @@ from l2a_transfer.features.backends import OnnxBackend, PixelsBackend, TorchBack
 from l2a_transfer.features.compute import compute_shards
 from l2a_transfer.features.extract import extract
 from l2a_transfer.features.interface import maps_wanted
-from l2a_transfer.features.lock import output_lock
 from l2a_transfer.features.shards import Shard, Shards
 from l2a_transfer.features.store import read_features, read_maps
+from l2a_transfer.lock import output_lock
 from l2a_transfer.models.weights import resolve_model
 from tests.conftest import TINY, MemorySource, assert_fails, l2a, memory_source, save_picture
 
@@ -67,7 +67,7 @@ def run(folder: Path, out: Path, **options: object) -> extract_module.ExtractRes
 HOLD = """
 import os, sys, time
 from pathlib import Path
-from l2a_transfer.features.lock import output_lock
+from l2a_transfer.lock import output_lock
 with output_lock(Path(sys.argv[1])):
     if os.fork() == 0:
         os.close(1)

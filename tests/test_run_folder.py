@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import errno
 import os
 import signal
@@ -16,13 +17,14 @@ import pytest
 import torch
 
 from l2a_transfer.errors import OutputExistsError, TrainingError
-from l2a_transfer.features.lock import output_lock
+from l2a_transfer.lock import output_lock
 from l2a_transfer.models.weights import load_weights, read_card, save_weights, with_metrics
 from l2a_transfer.training.cards import weights_name
 from l2a_transfer.training.checkpoint import differences, load_checkpoint, save_checkpoint
 from l2a_transfer.training.folder import RunFolder
 from l2a_transfer.training.interrupt import asked_to_stop
 from l2a_transfer.training.runs import train, train_seeds
+from l2a_transfer.training.trainer import Trainer
 from tests.test_training import Hostile, colours, new_trainer, same, weights_of
 
 
@@ -76,7 +78,7 @@ def test_weights_without_their_checkpoint_are_left_alone(tmp_path: Path) -> None
     assert [(path, path.read_bytes()) for path in tmp_path.iterdir()] == [(weights, b"an earlier run")]
 
 
-@pytest.mark.parametrize("damage", ["cut", "empty", "another file", "hostile", "one bit"])
+@pytest.mark.parametrize("damage", ["cut", "empty", "another file", "hostile", "one bit", "method"])
 def test_a_damaged_checkpoint_is_named_and_nothing_is_lost(tmp_path: Path, damage: str) -> None:
     out = tmp_path / "run"
     train(new_trainer(epochs=1), out, progress=False)
@@ -87,8 +89,10 @@ def test_a_damaged_checkpoint_is_named_and_nothing_is_lost(tmp_path: Path, damag
     else:
         at = content.index(load_checkpoint(path, new_trainer(epochs=1).fingerprint())["losses"].numpy().tobytes())
         flipped = content[:at] + bytes([content[at] ^ 1]) + content[at + 1 :]
-        damaged = {"cut": content[: len(content) // 2], "empty": b"", "another file": b"hello" * 100}
-        path.write_bytes({**damaged, "one bit": flipped}[damage])
+        method = content.index(b"PK\x01\x02") + 10  # of the first member: stored becomes deflated
+        damaged = {"cut": content[: len(content) // 2], "empty": b"", "another file": b"hello" * 100, "one bit": flipped,
+                   "method": content[:method] + b"\x08" + content[method + 1 :]}  # fmt: skip
+        path.write_bytes(damaged[damage])
     before = {p.name: p.read_bytes() for p in out.iterdir()}
     with pytest.raises(TrainingError, match=r"checkpoint\.pt: damaged or not a checkpoint: .*remove it, and"):
         train(new_trainer(epochs=1), out, resume=True, progress=False)
@@ -118,7 +122,7 @@ def test_another_error_of_writing_is_not_called_a_full_disk(tmp_path: Path, monk
         raise OSError(errno.EIO, os.strerror(errno.EIO))
 
     monkeypatch.setattr(os, "fsync", refuses)
-    with pytest.raises(TrainingError, match=r"could not be saved: Input/output error.*: put that right"):
+    with pytest.raises(TrainingError, match=r"could not be saved: Input/output error.*; put that right"):
         save_checkpoint(tmp_path / "checkpoint.pt", {"epoch": 2})
 
 
@@ -126,7 +130,7 @@ def test_two_trains_never_share_a_folder(tmp_path: Path) -> None:
     holder = subprocess.Popen(
         [sys.executable, "-c", textwrap.dedent(f"""
             import sys, pathlib
-            from l2a_transfer.features.lock import output_lock
+            from l2a_transfer.lock import output_lock
             with output_lock(pathlib.Path({str(tmp_path / "checkpoint.pt")!r})):
                 print("held", flush=True)
                 sys.stdin.read()
@@ -136,10 +140,13 @@ def test_two_trains_never_share_a_folder(tmp_path: Path) -> None:
     try:
         assert holder.stdout is not None
         assert holder.stdout.readline() == "held\n"
+        weights = RunFolder.of(tmp_path, new_trainer()).weights
+        partial = weights.with_name(weights.name + ".partial")
+        partial.write_bytes(b"what the other process saves just now")
         for options in ({}, {"resume": True}, {"overwrite": True}):
             with pytest.raises(OutputExistsError, match=f"is being written by process {holder.pid}"):
                 train(new_trainer(epochs=1), tmp_path, progress=False, **options)
-        assert [path.name for path in tmp_path.iterdir()] == ["checkpoint.pt.lock"]
+        assert {path.name for path in tmp_path.iterdir()} == {"checkpoint.pt.lock", partial.name}
     finally:
         holder.kill()
         holder.communicate()
@@ -184,6 +191,59 @@ def test_weights_alone_are_a_finished_run(tmp_path: Path) -> None:
     with pytest.raises(OutputExistsError, match="a run is there already"):
         train(new_trainer(epochs=1), tmp_path, progress=False)
     assert [(path.name, path.read_bytes()) for path in tmp_path.iterdir()] == [(result.weights.name, content)]
+
+
+def test_weights_of_another_name_without_a_checkpoint_are_another_run(tmp_path: Path) -> None:
+    result = train(new_trainer(epochs=1), tmp_path, progress=False)
+    (tmp_path / "checkpoint.pt").unlink()
+    result.weights.rename(tmp_path / "vgg.colours-w003.safetensors")
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    with pytest.raises(TrainingError, match=r"vgg\.colours-w003\.safetensors: made by another run"):
+        train(new_trainer(epochs=1), tmp_path, resume=True, progress=False)
+    assert before == {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+
+
+def test_weights_that_nobody_measured_are_not_trained_over(tmp_path: Path) -> None:
+    result = train(new_trainer(epochs=1), tmp_path, progress=False)
+    network, card = load_weights(result.weights)
+    save_weights(network, with_metrics(card, {}), result.weights)
+    content = result.weights.read_bytes()
+    (tmp_path / "checkpoint.pt").rename(tmp_path / "aside")
+    with pytest.raises(TrainingError, match=r"safetensors: not measured, and no checkpoint to go on from"):
+        train(new_trainer(epochs=1), tmp_path, resume=True, progress=False)
+    assert result.weights.read_bytes() == content
+    (tmp_path / "aside").rename(tmp_path / "checkpoint.pt")
+    assert train(new_trainer(epochs=1), tmp_path, resume=True, progress=False).metrics == result.metrics
+
+
+def test_a_card_of_before_a_field_was_added_is_still_this_run_s(tmp_path: Path) -> None:
+    result = train(new_trainer(epochs=1), tmp_path, progress=False)
+    network, card = load_weights(result.weights)
+    old = dict(
+        card.training, recipe={k: v for k, v in card.training["recipe"].items() if k not in ("average", "cutout")}
+    )
+    for key in ("processes", "sync_batch_norm", "compile"):
+        del old[key]
+    save_weights(network, dataclasses.replace(card, training=old), result.weights)
+    (tmp_path / "checkpoint.pt").unlink()
+    assert train(new_trainer(epochs=1), tmp_path, resume=True, progress=False).metrics == result.metrics
+
+
+def test_results_of_the_old_run_go_even_where_the_first_save_was_cut(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    old = train(new_trainer(epochs=3, seed=1), tmp_path, progress=False).weights.read_bytes()
+    with monkeypatch.context() as patch:
+        patch.setattr(RunFolder, "save_metrics", lambda *_: sys.exit(9))  # after the checkpoint
+        with pytest.raises(SystemExit):
+            train(new_trainer(epochs=3), tmp_path, overwrite=True, progress=False)
+    run = new_trainer(epochs=3)
+    monkeypatch.setattr(run, "_end_epoch", lambda *_: sys.exit(9) if run.epoch == 2 else end(*_))
+    end = Trainer._end_epoch.__get__(run)
+    with pytest.raises(SystemExit):
+        train(run, tmp_path, resume=True, progress=False)
+    assert {path.name for path in tmp_path.iterdir()} == {"checkpoint.pt", "metrics.jsonl"}
+    assert train(new_trainer(epochs=3), tmp_path, resume=True, progress=False).weights.read_bytes() != old
 
 
 def test_weights_that_are_damaged_and_alone_are_left_alone(tmp_path: Path) -> None:
@@ -301,7 +361,7 @@ def put(value: Any, *keys: Any) -> Callable[[dict[str, Any]], None]:
         (lambda content: dropped(content, "model"), "'model' is missing"),
         (lambda content: dropped(content, "history", 0, "lr"), "'lr' is missing"),
         (lambda content: dropped(content, "optimizer", "state", 0, "momentum_buffer"), "'momentum_buffer' is missing"),
-        (lambda content: dropped(content, "model", "classifiers.0.bias"), "Error"),
+        (lambda content: dropped(content, "model", "classifiers.0.bias"), r"Missing key.* \"classifiers\.0\.bias\""),
         (put(3, "epoch"), "epoch 3, step 0 is not within 2 epochs of 4 steps"),
         (put(-1, "step"), "epoch 1, step -1 is not within"),
         (put(4, "step"), "epoch 1, step 4 is not within"),
@@ -317,7 +377,8 @@ def put(value: Any, *keys: Any) -> Callable[[dict[str, Any]], None]:
         (put([1], "optimizer"), "not a state of this run"),
         (put(None, "average"), "not a state of this run"),
         (put("many", "average", "updates"), "the average's updates must be an integer"),
-        (put(torch.zeros(5), "model", "classifiers.0.bias"), "Error"),
+        (put(torch.zeros(5), "model", "classifiers.0.bias"), r"size mismatch for classifiers\.0\.bias"),
+        (put({}, "optimizer", "state"), "it has no momentum"),
         (put({"model": torch.zeros(2)}, "fingerprint"), "it has no fingerprint"),
         (put([], "fingerprint"), "it has no fingerprint"),
         (put("l2a-checkpoint/2", "schema"), "it has no schema l2a-checkpoint/1"),

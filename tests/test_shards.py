@@ -343,6 +343,8 @@ def test_one_of_several_label_columns(tmp_path: Path) -> None:
             open_source(f"parquet:{path.parent}#{column}")
     marked = parquet(tmp_path / "a#b" / "test.parquet", [png(3)], [0])
     assert open_source(f"parquet:{marked.parent}").name == "parquet:a#b"
+    for pattern in ("*.parquet", "{test}.parquet", "test.parquet"):
+        assert len(open_source(f"parquet:{marked.parent}/{pattern}")) == 1
 
 
 def test_parquet_that_cannot_be_understood(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

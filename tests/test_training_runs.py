@@ -26,7 +26,7 @@ from l2a_transfer.models.weights import read_card
 from l2a_transfer.training import runs as runs_module
 from l2a_transfer.training.checkpoint import load_checkpoint
 from l2a_transfer.training.data import TrainingData
-from l2a_transfer.training.device import Ranks, choose_precision, macs, matrix_peak, process_group
+from l2a_transfer.training.device import WHILE_ONE_MEASURES, Ranks, choose_precision, macs, matrix_peak, process_group
 from l2a_transfer.training.epochs import augmented_batches, plan_epoch
 from l2a_transfer.training.loss_watch import LossWatch
 from l2a_transfer.training.recipe import TrainConfig
@@ -56,7 +56,7 @@ def test_a_signal_saves_inside_the_epoch_and_the_rest_is_the_same_to_the_bit(
         train(run, out, progress=False)
     assert signal.getsignal(number) is before
     assert "stopped in epoch 2, after step 3 of 4; saved in" in caplog.text
-    assert "the same command with --resume goes on" in caplog.text
+    assert "the same command with --resume (not --overwrite) goes on" in caplog.text
     content = load_checkpoint(out / "checkpoint.pt", run.fingerprint())
     assert (content["epoch"], content["step"]) == (1, 3)
     train(new_trainer(average=0.2), out, resume=True, progress=False)
@@ -315,6 +315,16 @@ def test_what_torchrun_says() -> None:
         new_trainer(where=Where(device="cpu", ranks=Ranks(0, 3)))
 
 
+def test_the_others_are_waited_for_as_long_as_the_first_may_take(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in {"RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "localhost", "MASTER_PORT": "0"}.items():
+        monkeypatch.setenv(name, value)
+    joined: dict[str, Any] = {}
+    monkeypatch.setattr("torch.distributed.init_process_group", lambda *_, **options: joined.update(options))
+    monkeypatch.setattr("torch.distributed.destroy_process_group", lambda: None)
+    with process_group(Ranks(0, 2), torch.device("cpu")):
+        assert joined["store"].timeout == joined["timeout"] == WHILE_ONE_MEASURES
+
+
 def test_processes_that_do_not_find_each_other(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RANK", "1")
     monkeypatch.setenv("WORLD_SIZE", "2")
@@ -332,12 +342,33 @@ def test_processes_that_do_not_find_each_other(monkeypatch: pytest.MonkeyPatch) 
             pass
 
 
+def test_processes_that_would_not_train_the_same_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def gathered(said: list[Any], own: dict[str, Any]) -> None:
+        said[:] = [own, {**own, **theirs}]
+
+    monkeypatch.setattr("torch.distributed.all_gather_object", gathered)
+    run = new_trainer(epochs=1, where=dataclasses.replace(CPU, ranks=Ranks(1, 2)))
+    theirs: dict[str, Any] = {}
+    for other, words in (
+        ({"position": "epoch 2, step 0"}, "position: epoch 2, step 0 there, epoch 0, step 0 here"),
+        ({"data": "0"}, "data: 0 there, "),
+        ({"precision": "bf16"}, "precision: bf16 there, fp32 here"),
+    ):
+        theirs = other
+        with pytest.raises(TrainingError, match=rf"process 1 \(there\) and process 0 \(here\) do not train .*{words}"):
+            train(run, tmp_path, progress=False)
+    theirs = {}
+    monkeypatch.setattr(run, "run_epoch", lambda **_: sys.exit(9))
+    with pytest.raises(SystemExit):
+        train(run, tmp_path, progress=False)
+
+
 def test_options_are_looked_at_before_other_processes_are_waited_for(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name, value in {"RANK": "0", "WORLD_SIZE": "2", "LOCAL_RANK": "0"}.items():
         monkeypatch.setenv(name, value)
-    monkeypatch.setattr("torch.distributed.init_process_group", lambda *_, **__: pytest.fail("it waits"))
+    monkeypatch.setattr("l2a_transfer.training.device.rendezvous", lambda *_, **__: pytest.fail("it waits"))
     for options, words in ((["--epochs", "0"], "epochs must be"), (["--model", "vggg"], "did you mean 'vgg'")):
         assert_fails(l2a(*COMMAND, "--out", tmp_path / "run", *options), 2, words)
 
@@ -454,6 +485,37 @@ def test_two_processes_take_the_steps_of_one_that_normalises_each_half_by_itself
     for name, value in parameters.items():
         torch.testing.assert_close(two["model"][name], value.detach(), rtol=1e-6, atol=1e-6)
     assert (tmp_path / "run" / "metrics.jsonl").read_text().count("\n") == 1
+
+
+@pytest.mark.slow
+def test_two_processes_go_on_come_to_the_end_and_train_seeds(tmp_path: Path) -> None:
+    data = cifar(tmp_path, rows=5)
+    command = [
+        *TORCHRUN,
+        "train",
+        *COMMAND[1:],
+        "--data-dir",
+        str(data),
+        "--device",
+        "cpu",
+        "--out",
+        str(tmp_path / "run"),
+    ]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+
+    def run(*options: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run([*command, *options], timeout=200, env=environment, capture_output=True, text=True)
+
+    first = run("--epochs", "1")
+    assert first.returncode == 0, first.stderr
+    again = run("--epochs", "1", "--resume")
+    assert again.stdout == first.stdout
+    another = run("--epochs", "2", "--resume")
+    assert another.returncode != 0
+    assert "made by another run (recipe: epochs 1 there, 2 here)" in another.stderr
+    seeds = run("--epochs", "1", "--seeds", "0,1")
+    assert seeds.returncode == 0, seeds.stderr
+    assert seeds.stdout.splitlines()[-1].endswith("n = 2 seeds")
 
 
 @pytest.mark.slow

@@ -76,7 +76,9 @@ class Verbs(click.Group):
             raise click.ClickException(f"{where}{error.strerror or error}{f'; {todo}' if todo else ''}") from error
         except KeyboardInterrupt:
             click.echo(
-                "Interrupted; what is complete stays, and the same command (train: with --resume) uses it.", err=True
+                "Interrupted; what is complete stays, and the same command (train: with --resume, not --overwrite) "
+                "uses it.",
+                err=True,
             )
             sys.exit(130)
 

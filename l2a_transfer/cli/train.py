@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 from typing import Any
 
 import click
 
 from l2a_transfer.cli.paths import PATH
 
+log = logging.getLogger(__name__)
 SHORTCUTS = ("epochs", "batch_size", "lr", "dropout")
 OF_MODEL = ("width", "normalizer", "global_branch")
 
@@ -71,6 +73,8 @@ def command(obj: dict[str, Any], /, **given: Any) -> None:
     )  # fmt: skip
     seeds = None if given["seeds"] is None else _numbers(given["seeds"])
     how = {key: given[key] for key in ("resume", "overwrite", "eval_every")} | {"progress": obj["progress"]}
+    if given["recipe"] == "finetune" and given["init_from"] is None and where.ranks.first:
+        log.info("finetune without --init-from: the network starts from random weights")
     recipe = _recipe(given)  # what is wrong with the options is said before any process waits for another
 
     def new_trainer(seed: int) -> Trainer:
@@ -108,8 +112,6 @@ def _recipe(given: dict[str, Any]) -> Any:
     recipe = dataclasses.replace(recipe, **{key: given[key] for key in SHORTCUTS if given[key] is not None})
     ModelConfig(given["model"], **{key: given[key] for key in OF_MODEL})
     Preprocess(size=recipe.size, fit=given["fit"])
-    if given["recipe"] == "finetune" and given["init_from"] is None:
-        click.echo("finetune without --init-from: the network starts from random weights", err=True)
     return recipe
 
 

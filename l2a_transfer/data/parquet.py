@@ -100,9 +100,7 @@ def read_parquet(where: str) -> ParquetSource:
     except ImportError as error:
         raise MissingExtraError(f"parquet:{where}", "pyarrow", "parquet") from error
     assert pyarrow.parquet
-    path, mark, wanted = where.rpartition("#")
-    if not mark or os.path.exists(where):
-        path, wanted = where, ""
+    path, wanted = _split_column(where)
     shards = find_shards(path, ".parquet")
     ids: list[str] = []
     groups, labels, footers = [], [], []
@@ -140,6 +138,14 @@ def read_parquet(where: str) -> ParquetSource:
         group=group,
         footers=tuple(footers),
     )
+
+
+def _split_column(where: str) -> tuple[str, str]:
+    """PATH and COLUMN of `PATH#COLUMN`; a path may have the mark itself, but then goes on as paths do."""
+    path, mark, column = where.rpartition("#")
+    if not mark or not column or set(column) & set("/*?[{") or column.endswith(".parquet") or os.path.exists(where):
+        return where, ""
+    return path, column
 
 
 def _footer_sha256(shard: Shard) -> str:

@@ -18,11 +18,11 @@ from l2a_transfer.data.readers import ImageSource
 from l2a_transfer.errors import BackendError, DataError, OutputExistsError, StoreError, unknown_name
 from l2a_transfer.features.backends import FeatureBackend, feature_width
 from l2a_transfer.features.compute import compute_shards
-from l2a_transfer.features.lock import output_lock
 from l2a_transfer.features.plan import differences, fingerprint, plan_ranges
 from l2a_transfer.features.ray_engine import RayConfig, compute_on_ray
 from l2a_transfer.features.shards import Shard, Shards
 from l2a_transfer.features.store import FeatureMeta, read_meta, write_features
+from l2a_transfer.lock import output_lock
 
 log = logging.getLogger(__name__)
 ON_ERROR = ("fail", "skip")

@@ -6,6 +6,7 @@ import json
 import platform
 import re
 import subprocess
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +16,7 @@ from l2a_transfer.models.config import ModelConfig
 from l2a_transfer.models.weights import Card, count_parameters
 from l2a_transfer.training.data import TEST_SPLITS
 from l2a_transfer.training.device import device_name
+from l2a_transfer.training.recipe import TrainConfig
 
 if TYPE_CHECKING:
     from l2a_transfer.training.trainer import Trainer
@@ -55,15 +57,18 @@ def training_card(trainer: Trainer, name: str) -> Card:
 def part_of_fingerprint(card: Card) -> dict[str, Any]:
     """What a card keeps of the fingerprint of the run that made it, by the fingerprint's keys."""
     of, start = card.training, card.training.get("init_from")
+    recipe: Any = of.get("recipe")
+    with suppress(TypeError, ValueError, LookupError, AttributeError):
+        recipe = TrainConfig.from_json(recipe).to_json()  # with the fields that are younger than the card
     kept = {
         "model": json.dumps(card.config.to_json(), sort_keys=True),
         "preprocess": json.dumps(card.preprocess.to_json(), sort_keys=True),
-        "recipe": json.dumps(of.get("recipe"), sort_keys=True),
+        "recipe": json.dumps(recipe, sort_keys=True),
         "data": of.get("data_sha256"),
         "init_from": start.get("sha256") if isinstance(start, dict) else "",
     }
-    same_name = ("seed", "precision", "processes", "sync_batch_norm", "compile")
-    return kept | {key: of.get(key) for key in same_name}
+    before = {"seed": None, "precision": None, "processes": 1, "sync_batch_norm": False, "compile": False}
+    return kept | {key: of.get(key, value) for key, value in before.items()}
 
 
 def commit() -> str | None:

@@ -7,6 +7,7 @@ import io
 import json
 import pickle
 import zipfile
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,11 @@ from l2a_transfer.errors import TrainingError
 SCHEMA = "l2a-checkpoint/1"
 HINTS = {"threads": " (OMP_NUM_THREADS sets them)", "processes": " (torchrun sets them)"}
 """Of what no option of `train` sets."""
+DAMAGED = (
+    OSError, EOFError, RuntimeError, ValueError, TypeError, LookupError, AttributeError, pickle.UnpicklingError,
+    zipfile.BadZipFile, zlib.error,
+)  # fmt: skip
+"""What zipfile and torch raise for bytes that they did not write."""
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
@@ -28,18 +34,18 @@ def save_checkpoint(path: Path, content: dict[str, Any]) -> None:
     """
     whole = io.BytesIO()  # torch itself says of a full disk "unexpected pos"
     torch.save({"schema": SCHEMA, **content}, whole)
-    write_whole(path, whole.getbuffer())
+    write_run_file(path, whole.getbuffer())
 
 
-def write_whole(path: Path, content: bytes | memoryview) -> None:
-    """A file of a run. Raises: TrainingError where the disk refuses; `path` is then as before."""
+def write_run_file(path: Path, content: bytes | memoryview) -> None:
+    """Write atomically. Raises: TrainingError where the disk refuses; `path` is then as before."""
     try:
         files.write_whole(path, content)
     except OSError as error:
         todo = "make room" if error.errno in NO_ROOM else "put that right"
         raise TrainingError(
-            f"{path}: could not be saved: {error.strerror or error}; what was saved before is kept: {todo}, and go on "
-            "with --resume"
+            f"{path}: could not be saved: {error.strerror or error}; what was saved before is kept; {todo}, and start "
+            "again: --resume goes on from this run's last checkpoint"
         ) from error
 
 
@@ -56,7 +62,7 @@ def load_checkpoint(path: Path, fingerprint: dict[str, Any]) -> dict[str, Any]:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except (FileNotFoundError, IsADirectoryError, PermissionError) as error:
         raise TrainingError(f"{path}: cannot be read: {error.strerror}; make it a file that can be read") from error
-    except (OSError, RuntimeError, EOFError, ValueError, KeyError, pickle.UnpicklingError, zipfile.BadZipFile) as error:
+    except DAMAGED as error:
         raise damaged(path, error) from error
     if not isinstance(content, dict) or content.get("schema") != SCHEMA:
         raise damaged(path, f"it has no schema {SCHEMA}")
@@ -72,9 +78,8 @@ def load_checkpoint(path: Path, fingerprint: dict[str, Any]) -> dict[str, Any]:
 
 def damaged(path: Path, reason: Exception | str) -> TrainingError:
     """The error for a file that is no checkpoint, or one that no run has written."""
-    said = str(reason).strip()
-    first = said.splitlines()[0] if said else type(reason).__name__
-    return TrainingError(f"{path}: damaged or not a checkpoint: {first}; remove it, and --resume begins this run again")
+    said = _short(" ".join(str(reason).split()) or type(reason).__name__, 300)
+    return TrainingError(f"{path}: damaged or not a checkpoint: {said}; remove it, and --resume begins this run again")
 
 
 def differences(theirs: dict[str, Any], ours: dict[str, Any]) -> str:
@@ -99,6 +104,6 @@ def _fields(there: Any, here: Any) -> list[str]:
     return [f"{_short(there)} there, {_short(here)} here"]
 
 
-def _short(value: Any) -> str:
+def _short(value: Any, length: int = 100) -> str:
     said = str(value)
-    return said if len(said) <= 100 else f"{said[:100]}…"
+    return said if len(said) <= length else f"{said[:length]}…"

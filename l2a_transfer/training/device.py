@@ -113,6 +113,7 @@ def process_group(ranks: Ranks, device: torch.device) -> Iterator[None]:
         log.info("joining %d processes, %s", ranks.size, where)
     try:
         store, rank, size = next(rendezvous("env://", timeout=TO_JOIN))
+        store.set_timeout(WHILE_ONE_MEASURES)  # the first collective of GPUs waits in the store
         dist.init_process_group(
             "nccl" if device.type == "cuda" else "gloo", store=store, rank=rank, world_size=size,
             timeout=WHILE_ONE_MEASURES,

@@ -5,15 +5,15 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from l2a_transfer.errors import OutputExistsError, TrainingError, WeightsError
-from l2a_transfer.features.lock import output_lock
+from l2a_transfer.errors import OutputExistsError, StoreError, TrainingError, WeightsError
+from l2a_transfer.lock import output_lock
 from l2a_transfer.models.weights import Card, read_card
 from l2a_transfer.training.cards import part_of_fingerprint, weights_name
-from l2a_transfer.training.checkpoint import damaged, differences, load_checkpoint, save_checkpoint, write_whole
+from l2a_transfer.training.checkpoint import damaged, differences, load_checkpoint, save_checkpoint, write_run_file
 from l2a_transfer.training.trainer import Trainer
 
 log = logging.getLogger(__name__)
@@ -22,9 +22,10 @@ REPLACE = "--overwrite replaces it, or choose another --out"
 
 @dataclass(frozen=True)
 class RunFolder:
-    """`path` with the four files of the run of one trainer, whose weights are called `name`.
+    """`path` with the four files of a run whose weights are called `name`.
 
-    Until the run has something to save, the files of the one that it replaces stay as they are.
+    Until the run has something to save, the files of the one that it replaces stay as they are; weights of another
+    name stay for good.
     """
 
     path: Path
@@ -51,45 +52,41 @@ class RunFolder:
         return self.path / f"{self.name}.safetensors"
 
     @contextmanager
-    def held(self, trainer: Trainer) -> Iterator[None]:
+    def held(self, *, writes: bool) -> Iterator[None]:
         """The folder, made where it is not there, with its files writable and no other process among them.
 
-        Raises: TrainingError for a path that cannot be written; OutputExistsError where another process is at it.
+        Nothing is done for a process that does not write. Raises: TrainingError for a path that cannot be written;
+        OutputExistsError where another process is at it.
         """
-        if not trainer.where.ranks.first:  # the first process alone writes
+        if not writes:
             yield
             return
         for path in (self.checkpoint, self.metrics, self.curve, self.weights):
             check_path(path)
-        made = not self.path.exists()
-        try:
-            self.path.mkdir(parents=True, exist_ok=True)
-            probe = self.weights.with_name(self.weights.name + ".partial")  # the longest of all names
-            probe.touch()
-            probe.unlink()
-        except OSError as error:
-            raise TrainingError(
-                f"{self.path}: cannot be written: {error.strerror or error}; choose another --out"
-            ) from error
-        try:
-            with output_lock(self.checkpoint):
-                yield
-        except BaseException:
-            if made:
-                with suppress(OSError):  # where nothing has been saved
-                    self.path.rmdir()
-            raise
+        with ExitStack() as stack:
+            if not self.path.exists():
+                stack.callback(self._remove_if_empty)
+            try:
+                self.path.mkdir(parents=True, exist_ok=True)
+                stack.enter_context(output_lock(self.checkpoint))
+                probe = self.weights.with_name(self.weights.name + ".partial")  # the longest of all names
+                probe.touch()
+                probe.unlink()
+            except (OSError, StoreError) as error:
+                said = error.strerror if isinstance(error, OSError) else None
+                raise TrainingError(f"{self.path}: cannot be written: {said or error}; choose another --out") from error
+            yield
+
+    def _remove_if_empty(self) -> None:
+        with suppress(OSError):  # where something has been saved
+            self.path.rmdir()
 
     def check_vacant(self) -> None:
         """Raises: OutputExistsError where a file of a run is there."""
         go_on = f"--resume goes on with it, {REPLACE}"
-        for path, todo in (
-            (self.checkpoint, go_on),
-            (self.weights, REPLACE),
-            (self.metrics, REPLACE),
-            (self.curve, REPLACE),
-        ):
+        for path in (self.checkpoint, self.weights, self.metrics, self.curve):
             if path.exists():
+                todo = go_on if path == self.checkpoint else REPLACE
                 raise OutputExistsError(f"{path}: a run is there already; {todo}")
 
     def go_on(self, trainer: Trainer) -> Card | None:
@@ -98,27 +95,44 @@ class RunFolder:
         Raises: TrainingError where checkpoint, or weights without one, are damaged or another run's.
         """
         first = trainer.where.ranks.first
-        if self.checkpoint.exists():
-            content = load_checkpoint(self.checkpoint, trainer.fingerprint())
-            try:
-                trainer.restore(content)
-            except TrainingError as error:
-                raise damaged(self.checkpoint, error) from error
-            if not trainer.finished:
-                return None
-            card, apart = self._measured(trainer)
-            if card and apart and first:
+        if not self.checkpoint.exists():
+            found = self._alone(trainer)
+            if first and not found:
+                log.info("%s: no checkpoint to go on from; the run begins", self.path)
+            return found
+        content = load_checkpoint(self.checkpoint, trainer.fingerprint())
+        try:
+            trainer.restore(content)
+        except TrainingError as error:
+            raise damaged(self.checkpoint, error) from error
+        if not trainer.finished:
+            return None
+        try:
+            card = read_card(self.weights)
+        except WeightsError:
+            return None  # they can be made again
+        if apart := _apart(card, trainer):
+            if first:
                 log.warning("%s: made by another run (%s); written again", self.weights, apart)
-            return None if apart else card
-        if self.weights.exists():
-            card, apart = self._measured(trainer)
-            if apart:
-                raise TrainingError(f"{self.weights}: made by another run ({apart}), without a checkpoint; {REPLACE}")
-            if card:
-                return card
-        if first:
-            log.info("%s: no checkpoint to go on from; the run begins", self.path)
-        return None
+            return None
+        return card if trainer.data.test_metric in card.metrics else None
+
+    def _alone(self, trainer: Trainer) -> Card | None:
+        """The card of measured weights without a checkpoint; None where the folder has no weights at all."""
+        if not self.weights.exists():
+            others = sorted(self.path.glob("*.safetensors"))
+            if others:
+                raise TrainingError(f"{others[0]}: made by another run, without a checkpoint; {REPLACE}")
+            return None
+        try:
+            card = read_card(self.weights)
+        except WeightsError as error:
+            raise TrainingError(f"{error}; {REPLACE}") from error
+        if apart := _apart(card, trainer):
+            raise TrainingError(f"{self.weights}: made by another run ({apart}), without a checkpoint; {REPLACE}")
+        if trainer.data.test_metric not in card.metrics:
+            raise TrainingError(f"{self.weights}: not measured, and no checkpoint to go on from; {REPLACE}")
+        return card
 
     def measured(self) -> bool:
         """True where weights are there that some run has measured, which is the last that it does."""
@@ -134,24 +148,18 @@ class RunFolder:
 
     def save_metrics(self, trainer: Trainer) -> None:
         """`metrics.jsonl`; the checkpoint holds its rows too, so that a kill between the two files loses none."""
-        write_whole(self.metrics, "".join(json.dumps(row) + "\n" for row in trainer.history).encode())
+        write_run_file(self.metrics, "".join(json.dumps(row) + "\n" for row in trainer.history).encode())
 
     def drop_results(self) -> None:
         """Remove what the run that is replaced has ended with."""
         for path in (self.weights, self.curve):
             path.unlink(missing_ok=True)
 
-    def _measured(self, trainer: Trainer) -> tuple[Card | None, str]:
-        """The card of weights that were measured on this run's images, and what differs between their run and this."""
-        try:
-            card = read_card(self.weights)
-        except WeightsError as error:
-            if self.checkpoint.exists():  # they can be made again
-                return None, ""
-            raise TrainingError(f"{error}; {REPLACE}") from error
-        theirs, ours = part_of_fingerprint(card), trainer.fingerprint()
-        measured = trainer.data.test_metric in card.metrics
-        return (card if measured else None), differences(theirs, {key: ours[key] for key in theirs})
+
+def _apart(card: Card, trainer: Trainer) -> str:
+    """What differs between the run that made the weights of `card` and this one."""
+    theirs, ours = part_of_fingerprint(card), trainer.fingerprint()
+    return differences(theirs, {key: ours[key] for key in theirs})
 
 
 def check_path(path: Path) -> None:

@@ -15,9 +15,9 @@ import torch
 import torch.distributed as dist
 
 from l2a_transfer.errors import NotFiniteError, TrainingError
-from l2a_transfer.models.weights import count_parameters, load_weights, read_card, save_weights, with_metrics
+from l2a_transfer.models.weights import count_parameters, load_weights, save_weights, with_metrics
 from l2a_transfer.training.cards import training_card
-from l2a_transfer.training.checkpoint import write_whole
+from l2a_transfer.training.checkpoint import differences, write_run_file
 from l2a_transfer.training.curve import learning_curve
 from l2a_transfer.training.data import ResidentPixels
 from l2a_transfer.training.device import device_name
@@ -27,7 +27,7 @@ from l2a_transfer.training.measure import evaluate
 from l2a_transfer.training.trainer import Trainer
 
 log = logging.getLogger(__name__)
-GO_ON = "; the same command with --resume goes on"
+GO_ON = "; the same command with --resume (not --overwrite) goes on"
 
 
 @dataclass(frozen=True)
@@ -88,33 +88,34 @@ def train(
     checkpoint is another run's, or the processes do not stand at the same step.
     """
     folder = RunFolder.of(out, trainer)
-    with folder.held(trainer):
+    with folder.held(writes=trainer.where.ranks.first):
         done = folder.go_on(trainer) if resume else None
         if not resume and not overwrite:
             folder.check_vacant()
-        _at_one_step(trainer, out, done=bool(done))
+        _agree(trainer, out, done=bool(done))
         if done:
             return TrainResult(folder.weights, done.metrics, done.training.get("seconds", 0.0))
         if trainer.where.ranks.first:
-            _introduce(trainer, folder)
+            if not trainer.finished:  # else nothing is left to do but to measure
+                _introduce(trainer, folder)
             if trainer.history:
                 folder.save_metrics(trainer)
         with asked_to_stop(alone=trainer.where.ranks.size == 1) as stop:
             _run(trainer, folder, eval_every=eval_every, progress=progress, stop=stop)
             metrics: dict[str, Any] = {}
             if trainer.where.ranks.first:
-                write_whole(folder.curve, learning_curve(trainer.history, folder.name))
+                write_run_file(folder.curve, learning_curve(trainer.history, folder.name))
                 metrics = _measure(trainer, folder)  # last: measured weights say that the run is complete
             if stop():
                 log.warning("stopped; the run in %s is complete", out)
                 raise KeyboardInterrupt
-        _together(trainer)
-        return TrainResult(folder.weights, metrics, trainer.seconds)
+        return TrainResult(folder.weights, _told(trainer, metrics), trainer.seconds)
 
 
 def _run(trainer: Trainer, folder: RunFolder, *, eval_every: int, progress: bool, stop: Callable[[], bool]) -> None:
     """To the last epoch, saving each. Raises: as `train`."""
     saved = (trainer.epoch, trainer.step) if trainer.epoch or trainer.step else None
+    dropped = False
     while not trainer.finished:
         try:
             row = trainer.run_epoch(progress=progress, stop=stop)
@@ -128,8 +129,9 @@ def _run(trainer: Trainer, folder: RunFolder, *, eval_every: int, progress: bool
                     )
                 trainer.history.append(row)
             folder.save(trainer)
-            if not saved:
+            if not dropped:  # before its end a run has none of its own
                 folder.drop_results()
+                dropped = True
             if row is not None:
                 _tell(trainer, row)
         saved = (trainer.epoch, trainer.step)
@@ -144,19 +146,19 @@ def _run(trainer: Trainer, folder: RunFolder, *, eval_every: int, progress: bool
             raise KeyboardInterrupt
 
 
-def _at_one_step(trainer: Trainer, out: Path, *, done: bool) -> None:
-    """Wait for the other processes. Raises: TrainingError where one of them has found another checkpoint, or none."""
+def _agree(trainer: Trainer, out: Path, *, done: bool) -> None:
+    """Wait for the other processes. Raises: TrainingError where one would train something else, or go on elsewhere."""
     if trainer.where.ranks.size == 1:
         return
-    positions: list[Any] = [None] * trainer.where.ranks.size
-    dist.all_gather_object(positions, (trainer.epoch, trainer.step, done))
-    if len(set(positions)) > 1:
-        told = ", ".join(
-            f"process {rank} {'at the end' if ended else f'at epoch {epoch}, step {step}'}"
-            for rank, (epoch, step, ended) in enumerate(positions)
-        )
-        raise TrainingError(f"{out}: the processes go on from different checkpoints ({told}); it must be one folder "
-                            "that all of them see")  # fmt: skip
+    place = "the end" if done else f"epoch {trainer.epoch}, step {trainer.step}"
+    said: list[Any] = [None] * trainer.where.ranks.size
+    dist.all_gather_object(said, {**trainer.fingerprint(), "threads": 0, "position": place})
+    for rank, other in enumerate(said):
+        if apart := differences(other, said[0]):
+            raise TrainingError(
+                f"{out}: process {rank} (there) and process 0 (here) do not train the same: {apart}; all processes "
+                "need the same options and data, and one folder that all of them see"
+            )
 
 
 def _last_good(folder: RunFolder, saved: tuple[int, int] | None) -> str:
@@ -210,10 +212,12 @@ def _measure(trainer: Trainer, folder: RunFolder) -> dict[str, Any]:
     return metrics
 
 
-def _together(trainer: Trainer) -> None:
-    """Wait for the other processes."""
+def _told(trainer: Trainer, metrics: dict[str, Any]) -> dict[str, Any]:
+    """What the first process has measured, in all of them."""
+    said = [metrics]
     if trainer.where.ranks.size > 1:
-        dist.barrier()
+        dist.broadcast_object_list(said)
+    return said[0]
 
 
 def train_seeds(
@@ -245,10 +249,10 @@ def train_seeds(
         result = train(
             trainer, folder.path, resume=resume or done, overwrite=overwrite, eval_every=eval_every, progress=progress
         )
-        values.append((result.metrics or read_card(result.weights).metrics)[metric]["value"])
+        values.append(result.metrics[metric]["value"])
         if trainer.where.ranks.first:
             log.info("seed %d: %s %.4f%s", seed, metric, values[-1], " (was finished)" if done else "")
     found = SeedsResult(metric, tuple(seeds), tuple(values))
     if trainer.where.ranks.first:
-        write_whole(out / "seeds.json", (json.dumps(found.to_json(), indent=1) + "\n").encode())
+        write_run_file(out / "seeds.json", (json.dumps(found.to_json(), indent=1) + "\n").encode())
     return found

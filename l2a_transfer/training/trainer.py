@@ -176,6 +176,8 @@ class Trainer:
             if self.average is not None:
                 self.average.load_state_dict(content["average"])
             momentum = content["optimizer"]["state"]
+            if self.recipe.momentum and not momentum:
+                raise ValueError("it has no momentum")
             for index, parameter in enumerate(self.model.parameters()):
                 if index in momentum and momentum[index]["momentum_buffer"].shape != parameter.shape:
                     raise ValueError(f"the momentum of parameter {index} has another shape than the parameter")
@@ -183,7 +185,7 @@ class Trainer:
             self.optimizer.load_state_dict({"state": momentum, "param_groups": groups})
             self.losses.copy_(content["losses"])
             self.correct.copy_(content["correct"])
-        except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+        except (LookupError, TypeError, ValueError, AttributeError, RuntimeError) as error:
             said = f"{error} is missing" if isinstance(error, KeyError) else error
             raise TrainingError(f"not a state of this run: {said}") from error
         self.epoch, self.step, self.seconds = content["epoch"], content["step"], float(content["seconds"])

@@ -16,7 +16,7 @@ _guard = threading.Lock()
 
 @contextmanager
 def output_lock(out: Path) -> Iterator[None]:
-    """Hold `OUT.lock` while the block runs.
+    """Hold `OUT.lock`, of a file or folder `out`, while the block runs.
 
     A POSIX record lock: unlike flock's it does not pass to forked workers, which may live for seconds after their
     parent was killed. Raises: OutputExistsError where another process, or another thread of this one, writes `out`;
