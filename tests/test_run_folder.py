@@ -90,8 +90,8 @@ def test_a_damaged_checkpoint_is_named_and_nothing_is_lost(tmp_path: Path, damag
         at = content.index(load_checkpoint(path, new_trainer(epochs=1).fingerprint())["losses"].numpy().tobytes())
         flipped = content[:at] + bytes([content[at] ^ 1]) + content[at + 1 :]
         method = content.index(b"PK\x01\x02") + 10  # of the first member: stored becomes deflated
-        damaged = {"cut": content[: len(content) // 2], "empty": b"", "another file": b"hello" * 100, "one bit": flipped,
-                   "method": content[:method] + b"\x08" + content[method + 1 :]}  # fmt: skip
+        damaged = {"cut": content[: len(content) // 2], "empty": b"", "another file": b"hello" * 100,
+                   "one bit": flipped, "method": content[:method] + b"\x08" + content[method + 1 :]}  # fmt: skip
         path.write_bytes(damaged[damage])
     before = {p.name: p.read_bytes() for p in out.iterdir()}
     with pytest.raises(TrainingError, match=r"checkpoint\.pt: damaged or not a checkpoint: .*remove it, and"):
