@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import io
 import json
+import math
 import pickle
 import zipfile
 import zlib
@@ -24,6 +25,8 @@ DAMAGED = (
     zipfile.BadZipFile, zlib.error,
 )  # fmt: skip
 """What zipfile and torch raise for bytes that they did not write."""
+ROW = ("epoch", "resolution", "lr", "train_loss", "train_accuracy", "images_per_second", "peak_share", "seconds")
+"""What is kept of every epoch, in `metrics.jsonl`; all of it numbers."""
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
@@ -74,6 +77,23 @@ def load_checkpoint(path: Path, fingerprint: dict[str, Any]) -> dict[str, Any]:
     if apart := differences(theirs, fingerprint):
         raise TrainingError(f"{path}: made by another run ({apart}); use another --out, or the same options")
     return content
+
+
+def check_position(content: dict[str, Any], *, epochs: int, steps: int) -> None:
+    """Where a run stands and what it has written of every epoch. Raises: ValueError, TypeError or KeyError."""
+    epoch, step, seconds, history = (content[key] for key in ("epoch", "step", "seconds", "history"))
+    if type(epoch) is not int or type(step) is not int:
+        raise TypeError(f"epoch and step must be integers; got {epoch!r} and {step!r}")
+    if not (0 <= epoch <= epochs and 0 <= step < steps):
+        raise ValueError(f"epoch {epoch}, step {step} is not within {epochs} epochs of {steps} steps")
+    if not 0 <= seconds < math.inf:
+        raise ValueError(f"{seconds} seconds are no time")
+    if not isinstance(history, list) or [row["epoch"] for row in history] != list(range(1, epoch + 1)):
+        raise ValueError(f"its history is not that of {epoch} epochs")
+    for row in history:
+        kinds = {key: isinstance(key, str) and isinstance(value, int | float) for key, value in row.items()}
+        if not all(kinds[key] for key in ROW) or not all(kinds.values()):
+            raise TypeError(f"its history has an epoch that is no row of numbers: {_short(row)}")
 
 
 def damaged(path: Path, reason: Exception | str) -> TrainingError:

@@ -26,6 +26,7 @@ from l2a_transfer.models.vgg import Network, build_model
 from l2a_transfer.preprocess import Preprocess
 from l2a_transfer.training.average import MovingAverage
 from l2a_transfer.training.cards import commit
+from l2a_transfer.training.checkpoint import check_position
 from l2a_transfer.training.data import Pixels, TrainingData, open_pixels
 from l2a_transfer.training.device import (
     Ranks,
@@ -43,8 +44,6 @@ log = logging.getLogger(__name__)
 LOOK_EVERY = 50
 """Steps between two looks at the loss, for the progress bar and for a loss that is not finite; also the first and last
 of an epoch."""
-ROW = ("epoch", "resolution", "lr", "train_loss", "train_accuracy", "images_per_second", "peak_share", "seconds")
-"""What is kept of every epoch, in `metrics.jsonl`; all of it numbers."""
 
 
 @dataclass(frozen=True)
@@ -171,7 +170,7 @@ class Trainer:
     def restore(self, content: dict[str, Any]) -> None:
         """Take up what `state` gave. Raises: TrainingError where no run of this recipe can have given it."""
         try:
-            self._check_position(content)
+            check_position(content, epochs=self.recipe.epochs, steps=self.steps_per_epoch)
             self.model.load_state_dict(content["model"])
             if self.average is not None:
                 self.average.load_state_dict(content["average"])
@@ -183,34 +182,15 @@ class Trainer:
                     raise ValueError(f"the momentum of parameter {index} has another shape than the parameter")
             groups = self.optimizer.state_dict()["param_groups"]  # what they hold is the recipe's
             self.optimizer.load_state_dict({"state": momentum, "param_groups": groups})
-            self.losses.copy_(content["losses"])
-            self.correct.copy_(content["correct"])
+            for key in ("losses", "correct"):
+                if content[key].shape != getattr(self, key).shape:
+                    raise ValueError(f"{key} has the shape {tuple(content[key].shape)}")
+                getattr(self, key).copy_(content[key])
         except (LookupError, TypeError, ValueError, AttributeError, RuntimeError) as error:
             said = f"{error} is missing" if isinstance(error, KeyError) else error
             raise TrainingError(f"not a state of this run: {said}") from error
         self.epoch, self.step, self.seconds = content["epoch"], content["step"], float(content["seconds"])
         self.history = list(content["history"])
-
-    def _check_position(self, content: dict[str, Any]) -> None:
-        """Raises: ValueError, TypeError or KeyError."""
-        epoch, step, seconds, history = (content[key] for key in ("epoch", "step", "seconds", "history"))
-        if type(epoch) is not int or type(step) is not int:
-            raise TypeError(f"epoch and step must be integers; got {epoch!r} and {step!r}")
-        if not (0 <= epoch <= self.recipe.epochs and 0 <= step < self.steps_per_epoch):
-            raise ValueError(f"epoch {epoch}, step {step} is not within {self.recipe.epochs} epochs of "
-                             f"{self.steps_per_epoch} steps")  # fmt: skip
-        if not 0 <= seconds < math.inf:
-            raise ValueError(f"{seconds} seconds are no time")
-        if not isinstance(history, list) or [row["epoch"] for row in history] != list(range(1, epoch + 1)):
-            raise ValueError(f"its history is not that of {epoch} epochs")
-        for row in history:
-            if not all(isinstance(row[key], int | float) for key in ROW) or not all(
-                isinstance(key, str) and isinstance(value, int | float) for key, value in row.items()
-            ):
-                raise TypeError(f"its history has an epoch that is no row of numbers: {row!r:.100}")
-        for key in ("losses", "correct"):
-            if content[key].shape != getattr(self, key).shape:
-                raise ValueError(f"{key} has the shape {tuple(content[key].shape)}")
 
     def run_epoch(self, *, progress: bool = True, stop: Callable[[], bool] = lambda: False) -> dict[str, Any] | None:
         """Train to the end of the epoch; returns its loss, accuracy on the augmented images, rate and speed.
