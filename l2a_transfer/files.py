@@ -13,7 +13,8 @@ def write_whole(path: Path, content: bytes | memoryview) -> None:
     """
     partial = path.with_name(path.name + ".partial")
     try:
-        with open(partial, "wb") as file:
+        partial.unlink(missing_ok=True)  # of a process that was killed; a link is not followed
+        with open(partial, "xb") as file:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import errno
+import json
 import os
 import signal
 import subprocess
@@ -13,19 +14,20 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
-from l2a_transfer.errors import OutputExistsError, TrainingError
+from l2a_transfer.errors import OutputExistsError, TrainingError, WeightsError
 from l2a_transfer.lock import output_lock
 from l2a_transfer.models.weights import load_weights, read_card, save_weights, with_metrics
-from l2a_transfer.training.cards import weights_name
+from l2a_transfer.training.cards import training_card, weights_name
 from l2a_transfer.training.checkpoint import differences, load_checkpoint, save_checkpoint
 from l2a_transfer.training.folder import RunFolder
 from l2a_transfer.training.interrupt import asked_to_stop
 from l2a_transfer.training.runs import train, train_seeds
 from l2a_transfer.training.trainer import Trainer
-from tests.test_training import Hostile, colours, new_trainer, same, weights_of
+from tests.test_training import CONFIG, CPU, RECIPE, Hostile, colours, new_trainer, same, weights_of
 
 
 def test_a_run_that_exists_is_left_alone(tmp_path: Path) -> None:
@@ -361,24 +363,37 @@ def put(value: Any, *keys: Any) -> Callable[[dict[str, Any]], None]:
         (lambda content: dropped(content, "model"), "'model' is missing"),
         (lambda content: dropped(content, "history", 0, "lr"), "'lr' is missing"),
         (lambda content: dropped(content, "optimizer", "state", 0, "momentum_buffer"), "'momentum_buffer' is missing"),
-        (lambda content: dropped(content, "model", "classifiers.0.bias"), r"Missing key.* \"classifiers\.0\.bias\""),
+        (lambda content: dropped(content, "model", "classifiers.0.bias"), r"model: classifiers\.0\.bias is missing"),
         (put(3, "epoch"), "epoch 3, step 0 is not within 2 epochs of 4 steps"),
         (put(-1, "step"), "epoch 1, step -1 is not within"),
         (put(4, "step"), "epoch 1, step 4 is not within"),
-        (put("1", "epoch"), "epoch and step must be integers; got '1' and 0"),
+        (put("1" * 5000, "epoch"), "epoch and step must be integers; got 1111.*… and 0; remove it"),
         (put(True, "step"), "epoch and step must be integers"),
         (put(float("nan"), "seconds"), "nan seconds are no time"),
         (put("long", "seconds"), "not a state of this run"),
         (put([], "history"), "its history is not that of 1 epochs"),
         (put(torch.zeros(2), "history", 0, "train_loss"), "an epoch that is no row of numbers"),
-        (put(torch.zeros(3), "losses"), r"losses has the shape \(3,\)"),
+        (put(torch.zeros(3), "losses"), r"sums: losses is no torch\.float32 tensor of shape \(4,\)"),
         (put(7, "correct"), "not a state of this run"),
-        (put(torch.zeros(2, 2), "optimizer", "state", 0, "momentum_buffer"), "the momentum of parameter 0 has another"),
+        (put(torch.zeros(2, 2), "optimizer", "state", 0, "momentum_buffer"), "momentum: 0 is no torch.float32 tensor"),
         (put([1], "optimizer"), "not a state of this run"),
         (put(None, "average"), "not a state of this run"),
-        (put("many", "average", "updates"), "the average's updates must be an integer"),
-        (put(torch.zeros(5), "model", "classifiers.0.bias"), r"size mismatch for classifiers\.0\.bias"),
-        (put({}, "optimizer", "state"), "it has no momentum"),
+        (put("many", "average", "updates"), "its average has 'many' updates, 4 steps on"),
+        (put(torch.zeros(5), "model", "classifiers.0.bias"), r"model: classifiers\.0\.bias is no torch\.float32"),
+        (put({}, "optimizer", "state"), "momentum: 0 is missing"),
+        (lambda content: dropped(content, "optimizer", "state", 3), "momentum: 3 is missing"),
+        (put({"momentum_buffer": torch.zeros(1)}, "optimizer", "state", 9999), "momentum: 9999 is unknown"),
+        (put("bar", "optimizer", "state", 9999), "not a state of this run"),
+        (put(torch.zeros(4).to_sparse(), "model", "classifiers.0.bias"), r"model: classifiers\.0\.bias is no"),
+        (put(torch.zeros(4, dtype=torch.int64), "model", "classifiers.0.bias"), r"model: classifiers\.0\.bias is no"),
+        (put(torch.full((4,), float("nan")), "model", "classifiers.0.bias"), r"classifiers\.0\.bias is not finite"),
+        (put(torch.tensor(float("inf")), "correct"), "sums: correct is not finite"),
+        (put(0, "average", "updates"), "its average has 0 updates, 4 steps on"),
+        (put(10**400, "seconds"), "1000.*… seconds are no time"),
+        (put(10**400, "history", 0, "test_accuracy"), "an epoch that is no row of numbers"),
+        (put(float("nan"), "history", 0, "train_loss"), "an epoch that is no row of numbers"),
+        (put(np.float64(1), "seconds"), "it holds more than tensors and plain values"),
+        (put(10**4000, "seconds"), "it holds more than tensors and plain values|seconds are no time"),
         (put({"model": torch.zeros(2)}, "fingerprint"), "it has no fingerprint"),
         (put([], "fingerprint"), "it has no fingerprint"),
         (put("l2a-checkpoint/2", "schema"), "it has no schema l2a-checkpoint/1"),
@@ -392,6 +407,102 @@ def test_a_checkpoint_of_wrong_content_is_damaged(tmp_path: Path, change: Callab
     torch.save(content, tmp_path / "checkpoint.pt")
     with pytest.raises(TrainingError, match=rf"(?s)checkpoint\.pt: damaged or not a checkpoint: .*{words}"):
         train(new_trainer(epochs=2, average=0.2), tmp_path, resume=True, progress=False)
+
+
+def test_momentum_that_shares_its_memory_is_copied(tmp_path: Path) -> None:
+    """The fused step takes every buffer for a dense one."""
+    run = new_trainer(epochs=2)
+    run.history.append(run.run_epoch(progress=False) or {})
+    content = run.state()
+    for state in content["optimizer"]["state"].values():
+        shape = state["momentum_buffer"].shape
+        state["momentum_buffer"] = torch.zeros((1,) * len(shape)).expand(shape)
+    save_checkpoint(tmp_path / "checkpoint.pt", content)
+    again = new_trainer(epochs=2)
+    again.restore(load_checkpoint(tmp_path / "checkpoint.pt", again.fingerprint()))
+    for parameter, state in again.optimizer.state.items():
+        assert state["momentum_buffer"].stride() == parameter.stride()
+        assert state["momentum_buffer"].untyped_storage().nbytes() == 4 * parameter.numel()
+
+
+@pytest.mark.parametrize("architecture", ["vgg-att3-concat-uniform", "vgg-att2-concat-add", "vgg-pan", "vgg"])
+def test_every_network_can_be_resumed(architecture: str) -> None:
+    config = dataclasses.replace(
+        CONFIG, architecture=architecture, global_branch="auto" if architecture == "vgg" else "always"
+    )
+    recipe = dataclasses.replace(RECIPE, epochs=2, average=0.2, resolutions=((0.0, 32),))
+    run = Trainer(config, recipe, colours(32), where=CPU)
+    run.history.append(run.run_epoch(progress=False) or {})
+    again = Trainer(config, recipe, colours(32), where=CPU)
+    again.restore(run.state())
+    assert same(again.model.state_dict(), run.model.state_dict())
+
+
+def test_a_partial_file_that_is_a_link_or_a_pipe_does_no_harm(tmp_path: Path) -> None:
+    (tmp_path / "victim").write_text("precious")
+    for make in (lambda path: path.symlink_to(tmp_path / "victim"), os.mkfifo):
+        make(tmp_path / "checkpoint.pt.partial")
+        save_checkpoint(tmp_path / "checkpoint.pt", {"epoch": 1})
+        assert not (tmp_path / "checkpoint.pt").is_symlink()
+        assert (tmp_path / "victim").read_text() == "precious"
+
+
+def test_weights_to_start_from_are_not_written_over(tmp_path: Path) -> None:
+    first = train(new_trainer(epochs=1), tmp_path, progress=False).weights
+    content = first.read_bytes()
+    run = new_trainer(epochs=1, init_from=str(first))
+    with pytest.raises(TrainingError, match=r"--init-from .*: this run would write over it; choose another --out"):
+        train(run, tmp_path, overwrite=True, progress=False)
+    assert first.read_bytes() == content
+
+
+def test_weights_beyond_float16_are_not_written(tmp_path: Path) -> None:
+    run = new_trainer(epochs=1)
+    run.model.trunk[0][0][1].running_var[0] = 1e5  # type: ignore[index]
+    card = training_card(run, "huge")
+    with pytest.raises(
+        WeightsError, match=r"nothing was written.*running_var has 1e\+05; train with a smaller learning"
+    ):
+        save_weights(run.model, card, tmp_path / "huge.safetensors")
+    assert not list(tmp_path.iterdir())
+
+
+def test_all_seeds_are_looked_at_before_the_first_is_trained(tmp_path: Path) -> None:
+    train(new_trainer(epochs=1, lr=0.05, seed=1), tmp_path / "seed-1", progress=False)
+    with pytest.raises(TrainingError, match=r"seed-1/checkpoint\.pt: made by another run \(recipe: lr 0\.05 there"):
+        train_seeds(lambda seed: new_trainer(epochs=1, seed=seed), tmp_path, [0, 1], progress=False)
+    assert [path.name for path in tmp_path.iterdir()] == ["seed-1"]
+
+
+def test_a_summary_of_other_weights_is_left_alone(tmp_path: Path) -> None:
+    for content in (b"[]", b"no json", b'{"name": "vgg.cifar10-w025"}'):
+        (tmp_path / "seeds.json").write_bytes(content)
+        with pytest.raises(
+            OutputExistsError, match=r"seeds\.json: is there already, and not of vgg-att2-concat-pc\.col"
+        ):
+            train_seeds(lambda seed: new_trainer(epochs=1, seed=seed), tmp_path, [0], progress=False)
+        assert (tmp_path / "seeds.json").read_bytes() == content
+    found = train_seeds(lambda seed: new_trainer(epochs=1, seed=seed), tmp_path, [0], overwrite=True, progress=False)
+    assert json.loads((tmp_path / "seeds.json").read_text())["name"] == found.name == "vgg-att2-concat-pc.colours-w003"
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda card: card.metrics.update(test_accuracy=3),
+        lambda card: card.metrics["test_accuracy"].update(value="x"),
+        lambda card: card.metrics["test_accuracy"].update(value=float("nan")),
+        lambda card: card.metrics["test_accuracy"].update(n=3),
+        lambda card: card.training.update(seconds=None),
+    ],
+)
+def test_a_card_with_odd_figures_is_not_measured(tmp_path: Path, change: Callable[[Any], None]) -> None:
+    result = train(new_trainer(epochs=1), tmp_path, progress=False)
+    network, card = load_weights(result.weights)
+    change(card)
+    save_weights(network, card, result.weights)
+    again = train(new_trainer(epochs=1), tmp_path, resume=True, progress=False)
+    assert again.metrics == result.metrics == read_card(result.weights).metrics
 
 
 def test_what_the_optimizer_is_told_is_the_recipe_s(tmp_path: Path) -> None:
@@ -411,7 +522,7 @@ def test_fingerprints_that_differ_are_told_field_by_field() -> None:
     other = {"recipe": '{"lr": 0.2, "epochs": 3}', "seed": 0, "threads": 2, "data": "b"}
     assert differences(one, one) == ""
     assert differences(one, other) == (
-        f"data: {'a' * 100}… there, b here; recipe: lr 0.1 there, 0.2 here; "
+        f"data: {'a' * 100}… there, b here (--data, --data-dir, --holdout); recipe: lr 0.1 there, 0.2 here; "
         "threads: 1 there, 2 here (OMP_NUM_THREADS sets them)"
     )
     assert differences({"recipe": "[" * 100_000}, {"recipe": "{}"}).startswith("recipe: [[")

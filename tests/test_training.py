@@ -359,6 +359,8 @@ def test_runs_that_must_not_start() -> None:
     unseen = join_splits("colours", "rgby", {"train": (pictures, labels % 3), "test": (pictures, labels)})
     with pytest.raises(TrainingError, match="classes in test that training has no image of: y"):
         TrainingData.of(unseen)
+    with pytest.raises(TrainingError, match="x: needs two classes or more, has 1"):
+        TrainingData.of(join_splits("x", "r", {"train": (pictures, labels * 0), "test": (pictures, labels * 0)}))
     with pytest.raises(TrainingError, match="train/00002 has no label"):
         TrainingData.of(
             join_splits("x", "rg", {"train": (pictures, np.array([0, 1, -1, 1])), "test": (pictures, labels % 2)})

@@ -189,10 +189,10 @@ def test_seeds_are_trained_once_each_and_summed_up(tmp_path: Path, caplog: pytes
 
 
 def test_mean_and_spread_of_seeds_by_hand() -> None:
-    found = SeedsResult("test_accuracy", (0, 1, 4), (0.9, 0.92, 0.94))
+    found = SeedsResult("vgg.x-w003", "test_accuracy", (0, 1, 4), (0.9, 0.92, 0.94))
     assert (found.mean, found.std) == (pytest.approx(0.92), pytest.approx(0.02))
     assert found.summary().splitlines()[-1] == "test_accuracy 0.9200 ± 0.0200 (standard deviation), n = 3 seeds"
-    one = SeedsResult("test_accuracy", (7,), (0.9,))
+    one = SeedsResult("vgg.x-w003", "test_accuracy", (7,), (0.9,))
     assert one.to_json()["std"] is None
     assert one.summary().splitlines()[-1] == "test_accuracy 0.9000, n = 1 seed"
 
@@ -267,6 +267,10 @@ def test_the_command_with_seeds_and_bad_options(tmp_path: Path) -> None:
     assert result.stdout.splitlines()[-1].endswith("n = 2 seeds")
     for options, code, words in (
         (["--seeds", "0,x"], 2, "--seeds must be integers"),
+        (["--set", "epochs=2"], 2, "epochs is given twice"),
+        (["--set", "cutout=1", "--set", "cutout=2"], 2, "cutout is given twice"),
+        (["--image-size", "64", "--set", "resolutions=0:16"], 2, "--image-size sets resolutions"),
+        (["--init-from", "pixels"], 2, "'pixels' is no network"),
         (["--seeds", ""], 2, "--seeds must be integers"),
         (["--seeds", "0,-1"], 2, "seeds must be between 0 and 4294967295"),
         (["--init-from", ""], 2, "unknown model ''"),

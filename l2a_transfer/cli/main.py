@@ -74,6 +74,13 @@ class Verbs(click.Group):
             where = f"{error.filename}: " if error.filename else ""
             todo = TO_DO.get(error.errno or 0)
             raise click.ClickException(f"{where}{error.strerror or error}{f'; {todo}' if todo else ''}") from error
+        except RuntimeError as error:  # torch raises it wherever this process stands
+            if "DataLoader worker" not in str(error):
+                raise
+            raise click.ClickException(
+                f"a decoding process ended: {str(error).splitlines()[0]}; fewer --workers take less memory, and 0 "
+                "decodes in this process"
+            ) from error
         except KeyboardInterrupt:
             click.echo(
                 "Interrupted; what is complete stays, and the same command (train: with --resume, not --overwrite) "

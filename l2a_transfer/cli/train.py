@@ -92,9 +92,9 @@ def command(obj: dict[str, Any], /, **given: Any) -> None:
             return
         result = train(new_trainer(given["seed"] or 0), given["out"], **how)
     if where.ranks.first:
-        for metric, value in result.metrics.items():
-            click.echo(f"{metric} {value['value']:.4f} (n = {value['n']}), {result.seconds:.0f} s")
-            click.echo(str(result.weights))
+        ((metric, value),) = result.metrics.items()
+        click.echo(f"{metric} {value['value']:.4f} (n = {value['n']}), {result.seconds:.0f} s")
+        click.echo(str(result.weights))
 
 
 def _recipe(given: dict[str, Any]) -> Any:
@@ -105,6 +105,11 @@ def _recipe(given: dict[str, Any]) -> Any:
     from l2a_transfer.preprocess import Preprocess
     from l2a_transfer.training.recipe import find_recipe
 
+    fields = [setting.partition("=")[0] for setting in given["settings"]]
+    fields += [key for key in SHORTCUTS if given[key] is not None]
+    fields += ["resolutions"] if given["image_size"] is not None else []
+    if twice := sorted(field for field in set(fields) if fields.count(field) > 1):
+        raise click.UsageError(f"{twice[0]} is given twice, by options or --set; --image-size sets resolutions")
     recipe = find_recipe(given["recipe"], given["data"])
     if given["image_size"] is not None:
         recipe = recipe.at_size(given["image_size"])

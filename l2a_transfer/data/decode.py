@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import stat
 import struct
 import warnings
 import zlib
@@ -43,8 +44,11 @@ def decode_file(path: Path) -> Image.Image:
     larger than MAX_PIXELS.
     """
     try:
-        if path.stat().st_size > MAX_FILE_BYTES:
-            raise DataError(f"{path}: {path.stat().st_size >> 20} MiB; at most {MAX_FILE_BYTES >> 20} are decoded")
+        found = path.stat()
+        if not stat.S_ISREG(found.st_mode):  # to open a pipe would wait for whoever writes to it
+            raise DataError(f"{path}: not a file; {REPLACE}")
+        if found.st_size > MAX_FILE_BYTES:
+            raise DataError(f"{path}: {found.st_size >> 20} MiB; at most {MAX_FILE_BYTES >> 20} are decoded")
         content = path.read_bytes()
     except OSError as error:
         raise DataError(f"{path}: cannot be read: {error.strerror or error}; {REPLACE}") from error

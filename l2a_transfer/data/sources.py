@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import stat
 import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -199,9 +200,12 @@ def _deal(rows: NDArray[np.int64], labels: NDArray[np.int32], limit: int) -> NDA
 def file_size(path: Path) -> int:
     """Bytes of a file. Raises: DataError naming it."""
     try:
-        return path.stat().st_size
+        found = path.stat()
     except OSError as error:
         raise DataError(f"{path}: cannot be read: {error.strerror or error}") from error
+    if not stat.S_ISREG(found.st_mode):  # to open a pipe would wait for whoever writes to it
+        raise DataError(f"{path}: not a file; remove it")
+    return found.st_size
 
 
 def numbered(split: str, rows: int) -> list[str]:

@@ -80,11 +80,18 @@ class Card:
 def save_weights(model: Network, card: Card, path: Path) -> None:
     """Write `model` as float16 with its card, atomically: `path` is the old file or the whole new one.
 
-    Raises: WeightsError where the disk refuses.
+    Raises: WeightsError where the disk refuses, and for a value that float16 does not hold.
     """
     import torch
     from safetensors.torch import save
 
+    largest = torch.finfo(torch.float16).max
+    for key, value in model.state_dict().items():
+        if value.is_floating_point() and not bool((value.abs() <= largest).all()):
+            raise WeightsError(
+                f"{path}: nothing was written, because float16 ends at {largest:,.0f} and tensor {key} has "
+                f"{value.abs().max().item():.3g}; train with a smaller learning rate"
+            )
     tensors = {
         key: value.detach().cpu().to(torch.float16 if value.is_floating_point() else value.dtype).contiguous()
         for key, value in model.state_dict().items()
@@ -117,6 +124,8 @@ def read_card(path: Path) -> Card:
     Raises: WeightsError where there is no such file, header or card.
     """
     try:
+        if path.exists() and not path.is_file() and not path.is_dir():  # to open a pipe would wait for its writer
+            raise ValueError("a pipe or a device")
         with open(path, "rb") as file:
             metadata, sha256 = _sha256(file)
         if HEADER_KEY not in metadata:
@@ -230,6 +239,8 @@ def resolve_model(name: str, *, seed: int = 0) -> tuple[Network, Card]:
             f"no bundled weights for {name!r}; bundled are: {', '.join(names) or 'none'}. "
             f"For random weights use 'untrained:{name}'; to make some, 'l2a-transfer train --model {name}'"
         )
+    if name == "pixels":
+        raise UnknownNameError("'pixels' is no network: it has no weights")
     close = nearest(name, [*names, *ARCHITECTURES, "pixels"])
     hint = f"; did you mean {close!r}?" if close else "."
     raise UnknownNameError(

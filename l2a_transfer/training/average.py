@@ -38,8 +38,6 @@ class MovingAverage:
         return {"network": self.network.state_dict(), "updates": self.updates}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        if type(state["updates"]) is not int:
-            raise TypeError(f"the average's updates must be an integer; got {state['updates']!r}")
         self.network.load_state_dict(state["network"])
         self.updates = state["updates"]
 

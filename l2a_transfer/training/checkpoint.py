@@ -5,28 +5,39 @@ from __future__ import annotations
 import errno
 import io
 import json
-import math
+import lzma
 import pickle
+import warnings
 import zipfile
 import zlib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from l2a_transfer import files
 from l2a_transfer.errors import TrainingError
 
 SCHEMA = "l2a-checkpoint/1"
-HINTS = {"threads": " (OMP_NUM_THREADS sets them)", "processes": " (torchrun sets them)"}
-"""Of what no option of `train` sets."""
+HINTS = {
+    "threads": " (OMP_NUM_THREADS sets them)",
+    "processes": " (torchrun sets them)",
+    "data": " (--data, --data-dir, --holdout)",
+    "test": " (--data, --data-dir, --holdout)",
+    "init_from": " (--init-from)",
+}
+"""Where the name of what differs is not the option's."""
 DAMAGED = (
     OSError, EOFError, RuntimeError, ValueError, TypeError, LookupError, AttributeError, pickle.UnpicklingError,
-    zipfile.BadZipFile, zlib.error,
+    zipfile.BadZipFile, zlib.error, lzma.LZMAError,
 )  # fmt: skip
 """What zipfile and torch raise for bytes that they did not write."""
 ROW = ("epoch", "resolution", "lr", "train_loss", "train_accuracy", "images_per_second", "peak_share", "seconds")
 """What is kept of every epoch, in `metrics.jsonl`; all of it numbers."""
+LARGEST = 1e300
+"""Of numbers that a checkpoint may hold."""
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
@@ -62,7 +73,9 @@ def load_checkpoint(path: Path, fingerprint: dict[str, Any]) -> dict[str, Any]:
         with zipfile.ZipFile(path) as archive:  # torch reads the archive without looking at its checksums
             if (damage := archive.testzip()) is not None:
                 raise zipfile.BadZipFile(f"{damage} does not have its checksum")
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of odd tensors, which are refused by name
+            content = torch.load(path, map_location="cpu", weights_only=True)
     except (FileNotFoundError, IsADirectoryError, PermissionError) as error:
         raise TrainingError(f"{path}: cannot be read: {error.strerror}; make it a file that can be read") from error
     except DAMAGED as error:
@@ -83,22 +96,41 @@ def check_position(content: dict[str, Any], *, epochs: int, steps: int) -> None:
     """Where a run stands and what it has written of every epoch. Raises: ValueError, TypeError or KeyError."""
     epoch, step, seconds, history = (content[key] for key in ("epoch", "step", "seconds", "history"))
     if type(epoch) is not int or type(step) is not int:
-        raise TypeError(f"epoch and step must be integers; got {epoch!r} and {step!r}")
+        raise TypeError(f"epoch and step must be integers; got {_short(epoch)} and {_short(step)}")
     if not (0 <= epoch <= epochs and 0 <= step < steps):
-        raise ValueError(f"epoch {epoch}, step {step} is not within {epochs} epochs of {steps} steps")
-    if not 0 <= seconds < math.inf:
-        raise ValueError(f"{seconds} seconds are no time")
+        raise ValueError(f"epoch {_short(epoch)}, step {_short(step)} is not within {epochs} epochs of {steps} steps")
+    if not _is_number(seconds) or seconds < 0:
+        raise ValueError(f"{_short(seconds)} seconds are no time")
     if not isinstance(history, list) or [row["epoch"] for row in history] != list(range(1, epoch + 1)):
         raise ValueError(f"its history is not that of {epoch} epochs")
     for row in history:
-        kinds = {key: isinstance(key, str) and isinstance(value, int | float) for key, value in row.items()}
+        kinds = {key: isinstance(key, str) and _is_number(value) for key, value in row.items()}
         if not all(kinds[key] for key in ROW) or not all(kinds.values()):
             raise TypeError(f"its history has an epoch that is no row of numbers: {_short(row)}")
+
+
+def _is_number(value: Any) -> bool:
+    return type(value) in (int, float) and abs(value) < LARGEST
+
+
+def check_tensors(what: str, found: dict[Any, Any], own: Mapping[Any, Tensor]) -> None:
+    """Raises: ValueError naming a tensor of `found` that `own` has not, or as another kind, or that is not finite."""
+    for key in [*own, *found]:
+        if key not in found or key not in own:
+            raise ValueError(f"{what}: {_short(key)} is {'missing' if key in own else 'unknown'}")
+    for key, value in found.items():
+        kind, shape = own[key].dtype, own[key].shape
+        if not isinstance(value, Tensor) or (value.dtype, value.shape, value.layout) != (kind, shape, torch.strided):
+            raise ValueError(f"{what}: {key} is no {kind} tensor of shape {tuple(shape)}")
+        if not bool(torch.isfinite(value).all()):
+            raise ValueError(f"{what}: {key} is not finite")
 
 
 def damaged(path: Path, reason: Exception | str) -> TrainingError:
     """The error for a file that is no checkpoint, or one that no run has written."""
     said = _short(" ".join(str(reason).split()) or type(reason).__name__, 300)
+    if "weights_only" in said or isinstance(reason, pickle.UnpicklingError):  # torch goes on to advise what is unsafe
+        said = "it holds more than tensors and plain values"
     return TrainingError(f"{path}: damaged or not a checkpoint: {said}; remove it, and --resume begins this run again")
 
 
@@ -125,5 +157,5 @@ def _fields(there: Any, here: Any) -> list[str]:
 
 
 def _short(value: Any, length: int = 100) -> str:
-    said = str(value)
+    said = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in str(value))
     return said if len(said) <= length else f"{said[:length]}…"

@@ -42,6 +42,8 @@ class TrainingData:
     test_name: str = "test"
 
     def __post_init__(self) -> None:
+        if len(self.classes) < 2:
+            raise TrainingError(f"{self.name}: needs two classes or more, has {len(self.classes)}")
         for part, source in (("train", self.train), (self.test_name, self.test)):
             if not len(source):
                 raise TrainingError(f"{self.name}: no pictures in {part}")

@@ -63,23 +63,37 @@ class RunFolder:
             return
         for path in (self.checkpoint, self.metrics, self.curve, self.weights):
             check_path(path)
+        check_path(self.weights.with_name(self.weights.name + ".partial"))
         with ExitStack() as stack:
             if not self.path.exists():
                 stack.callback(self._remove_if_empty)
             try:
                 self.path.mkdir(parents=True, exist_ok=True)
                 stack.enter_context(output_lock(self.checkpoint))
-                probe = self.weights.with_name(self.weights.name + ".partial")  # the longest of all names
-                probe.touch()
-                probe.unlink()
+                self._probe()
             except (OSError, StoreError) as error:
                 said = error.strerror if isinstance(error, OSError) else None
                 raise TrainingError(f"{self.path}: cannot be written: {said or error}; choose another --out") from error
             yield
 
+    def _probe(self) -> None:
+        """Raises: OSError where the longest of the folder's names cannot be written."""
+        probe = self.weights.with_name(self.weights.name + ".partial")
+        probe.touch()
+        probe.unlink()
+
     def _remove_if_empty(self) -> None:
         with suppress(OSError):  # where something has been saved
             self.path.rmdir()
+
+    def check(self, trainer: Trainer, *, resume: bool) -> None:
+        """What `go_on` and `check_vacant` would refuse, without moving `trainer`."""
+        if not resume:
+            self.check_vacant()
+        elif self.checkpoint.exists():
+            load_checkpoint(self.checkpoint, trainer.fingerprint())
+        else:
+            self._alone(trainer)
 
     def check_vacant(self) -> None:
         """Raises: OutputExistsError where a file of a run is there."""
@@ -115,7 +129,7 @@ class RunFolder:
             if first:
                 log.warning("%s: made by another run (%s); written again", self.weights, apart)
             return None
-        return card if trainer.data.test_metric in card.metrics else None
+        return card if _is_measured(card, trainer) else None
 
     def _alone(self, trainer: Trainer) -> Card | None:
         """The card of measured weights without a checkpoint; None where the folder has no weights at all."""
@@ -130,7 +144,7 @@ class RunFolder:
             raise TrainingError(f"{error}; {REPLACE}") from error
         if apart := _apart(card, trainer):
             raise TrainingError(f"{self.weights}: made by another run ({apart}), without a checkpoint; {REPLACE}")
-        if trainer.data.test_metric not in card.metrics:
+        if not _is_measured(card, trainer):
             raise TrainingError(f"{self.weights}: not measured, and no checkpoint to go on from; {REPLACE}")
         return card
 
@@ -162,12 +176,23 @@ def _apart(card: Card, trainer: Trainer) -> str:
     return differences(theirs, {key: ours[key] for key in theirs})
 
 
+def _is_measured(card: Card, trainer: Trainer) -> bool:
+    """True where the card has the accuracy on the images that `trainer` would be measured on."""
+    found = card.metrics.get(trainer.data.test_metric)
+    value, n = (found.get("value"), found.get("n")) if isinstance(found, dict) else (None, None)
+    seconds = card.training.get("seconds")
+    return (
+        isinstance(value, int | float) and 0 <= value <= 1 and n == len(trainer.data.test)
+        and isinstance(seconds, int | float)
+    )  # fmt: skip
+
+
 def check_path(path: Path) -> None:
     """Raises: TrainingError where no file can be written, whatever the disk says."""
     try:
         str(path).encode()
     except UnicodeEncodeError as error:
-        raise TrainingError(f"{path!a}: a name that is not UTF-8; choose another --out") from error
+        raise TrainingError(f"{str(path)!a}: a name that is not UTF-8; choose another --out") from error
     try:
         if path.is_symlink() and not path.exists():
             raise TrainingError(f"{path}: a link to something that is not there; remove it, or choose another --out")

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from l2a_transfer.errors import NotFiniteError, TrainingError
+from l2a_transfer.errors import NotFiniteError, OutputExistsError, TrainingError
 from l2a_transfer.models.weights import count_parameters, load_weights, save_weights, with_metrics
 from l2a_transfer.training.cards import training_card
 from l2a_transfer.training.checkpoint import differences, write_run_file
@@ -41,8 +41,12 @@ class TrainResult:
 
 @dataclass(frozen=True)
 class SeedsResult:
-    """One metric over training seeds: mean and sample standard deviation (None for one seed) of `values`."""
+    """One metric over training seeds: mean and sample standard deviation (None for one seed) of `values`.
 
+    `name`: of the weights, as vgg.cifar10-w025.
+    """
+
+    name: str
     metric: str
     seeds: tuple[int, ...]
     values: tuple[float, ...]
@@ -64,7 +68,8 @@ class SeedsResult:
 
     def to_json(self) -> dict[str, Any]:
         return {
-            "schema": "l2a-seeds/1", "metric": self.metric, "n": len(self.values), "mean": self.mean, "std": self.std,
+            "schema": "l2a-seeds/1", "name": self.name, "metric": self.metric,
+            "n": len(self.values), "mean": self.mean, "std": self.std,
             "runs": [{"seed": seed, "value": value} for seed, value in zip(self.seeds, self.values, strict=True)],
         }  # fmt: skip
 
@@ -88,13 +93,17 @@ def train(
     checkpoint is another run's, or the processes do not stand at the same step.
     """
     folder = RunFolder.of(out, trainer)
+    start = Path(trainer.init_from or "")
+    if trainer.start and start.is_file() and folder.weights.exists() and start.samefile(folder.weights):
+        raise TrainingError(f"--init-from {start}: this run would write over it; choose another --out")
     with folder.held(writes=trainer.where.ranks.first):
         done = folder.go_on(trainer) if resume else None
         if not resume and not overwrite:
             folder.check_vacant()
         _agree(trainer, out, done=bool(done))
         if done:
-            return TrainResult(folder.weights, done.metrics, done.training.get("seconds", 0.0))
+            metric = trainer.data.test_metric
+            return TrainResult(folder.weights, {metric: done.metrics[metric]}, done.training["seconds"])
         if trainer.where.ranks.first:
             if not trainer.finished:  # else nothing is left to do but to measure
                 _introduce(trainer, folder)
@@ -232,19 +241,28 @@ def train_seeds(
 ) -> SeedsResult:
     """One run a seed, each in `out/seed-N`; finished ones of the same run are taken as they are. Writes `seeds.json`.
 
-    Raises: as `train`, and ValueError for no seed or one given twice.
+    All folders are looked at before the first run begins. Raises: as `train`; ValueError for no seed or one given
+    twice; OutputExistsError where `seeds.json` is of other weights and `overwrite` is not given.
     """
     if not seeds or len(set(seeds)) < len(seeds):
         raise ValueError(f"seeds must be different numbers, as 0,1,2; got {','.join(map(str, seeds)) or 'none'}")
     if not all(0 <= seed < 2**32 for seed in seeds):
         raise ValueError(f"seeds must be between 0 and {2**32 - 1}; got {','.join(map(str, seeds))}")
-    check_path(out / "seeds.json")
+    summary = out / "seeds.json"
+    check_path(summary)
     values: list[float] = []
-    metric = ""
+    name = metric = ""
+    for seed in seeds if not overwrite else ():
+        trainer = new_trainer(seed)
+        folder = RunFolder.of(out / f"seed-{seed}", trainer)
+        folder.check(trainer, resume=resume or folder.measured())
+        if seed == seeds[0]:
+            _check_summary(summary, folder.name)
     for seed in seeds:
         trainer = new_trainer(seed)
         metric = trainer.data.test_metric
         folder = RunFolder.of(out / f"seed-{seed}", trainer)
+        name = folder.name
         done = not overwrite and folder.measured()
         result = train(
             trainer, folder.path, resume=resume or done, overwrite=overwrite, eval_every=eval_every, progress=progress
@@ -252,7 +270,21 @@ def train_seeds(
         values.append(result.metrics[metric]["value"])
         if trainer.where.ranks.first:
             log.info("seed %d: %s %.4f%s", seed, metric, values[-1], " (was finished)" if done else "")
-    found = SeedsResult(metric, tuple(seeds), tuple(values))
+    found = SeedsResult(name, metric, tuple(seeds), tuple(values))
     if trainer.where.ranks.first:
-        write_run_file(out / "seeds.json", (json.dumps(found.to_json(), indent=1) + "\n").encode())
+        write_run_file(summary, (json.dumps(found.to_json(), indent=1) + "\n").encode())
     return found
+
+
+def _check_summary(path: Path, name: str) -> None:
+    """Raises: OutputExistsError where `path` is there and not the summary of runs of these weights."""
+    try:
+        found = json.loads(path.read_bytes())
+    except FileNotFoundError:
+        return
+    except (OSError, ValueError, RecursionError):
+        found = None
+    theirs = found.get("name") if isinstance(found, dict) else None
+    if theirs != name:
+        raise OutputExistsError(f"{path}: is there already, and not of {name}; --overwrite replaces it, or choose "
+                                "another --out")  # fmt: skip

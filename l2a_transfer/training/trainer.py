@@ -26,7 +26,7 @@ from l2a_transfer.models.vgg import Network, build_model
 from l2a_transfer.preprocess import Preprocess
 from l2a_transfer.training.average import MovingAverage
 from l2a_transfer.training.cards import commit
-from l2a_transfer.training.checkpoint import check_position
+from l2a_transfer.training.checkpoint import check_position, check_tensors
 from l2a_transfer.training.data import Pixels, TrainingData, open_pixels
 from l2a_transfer.training.device import (
     Ranks,
@@ -44,6 +44,8 @@ log = logging.getLogger(__name__)
 LOOK_EVERY = 50
 """Steps between two looks at the loss, for the progress bar and for a loss that is not finite; also the first and last
 of an epoch."""
+OF_G = ("global_branch.", "project_g.")
+"""Layers that have no gradient, and so no momentum, where they are built and nothing uses them."""
 
 
 @dataclass(frozen=True)
@@ -90,6 +92,7 @@ class Trainer:
         self.device = choose_device(where.device, where.ranks.local)
         self.precision = choose_precision(where.precision, self.device)
         self.model = build_model(self.config, seed=seed)
+        self.init_from = init_from
         self.start: Start | None = start_from(self.model, init_from) if init_from is not None else None
         self.model.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         if where.sync_batch_norm:
@@ -171,26 +174,39 @@ class Trainer:
         """Take up what `state` gave. Raises: TrainingError where no run of this recipe can have given it."""
         try:
             check_position(content, epochs=self.recipe.epochs, steps=self.steps_per_epoch)
-            self.model.load_state_dict(content["model"])
+            at = content["epoch"] * self.steps_per_epoch + content["step"]
+            sums = {"losses": self.losses, "correct": self.correct}
+            check_tensors("sums", {key: content[key] for key in sums}, sums)
+            check_tensors("model", content["model"], self.model.state_dict())
             if self.average is not None:
-                self.average.load_state_dict(content["average"])
-            momentum = content["optimizer"]["state"]
-            if self.recipe.momentum and not momentum:
-                raise ValueError("it has no momentum")
-            for index, parameter in enumerate(self.model.parameters()):
-                if index in momentum and momentum[index]["momentum_buffer"].shape != parameter.shape:
-                    raise ValueError(f"the momentum of parameter {index} has another shape than the parameter")
-            groups = self.optimizer.state_dict()["param_groups"]  # what they hold is the recipe's
-            self.optimizer.load_state_dict({"state": momentum, "param_groups": groups})
-            for key in ("losses", "correct"):
-                if content[key].shape != getattr(self, key).shape:
-                    raise ValueError(f"{key} has the shape {tuple(content[key].shape)}")
-                getattr(self, key).copy_(content[key])
+                check_tensors("average", content["average"]["network"], self.average.network.state_dict())
+                if content["average"]["updates"] != at:
+                    raise ValueError(f"its average has {content['average']['updates']!r:.20} updates, {at} steps on")
+            momentum = self._momentum(content["optimizer"]["state"])
         except (LookupError, TypeError, ValueError, AttributeError, RuntimeError) as error:
             said = f"{error} is missing" if isinstance(error, KeyError) else error
             raise TrainingError(f"not a state of this run: {said}") from error
+        self.model.load_state_dict(content["model"])
+        if self.average is not None:
+            self.average.load_state_dict(content["average"])
+        groups = self.optimizer.state_dict()["param_groups"]  # what they hold is the recipe's
+        self.optimizer.load_state_dict({"state": momentum, "param_groups": groups})
+        self.losses.copy_(content["losses"])
+        self.correct.copy_(content["correct"])
         self.epoch, self.step, self.seconds = content["epoch"], content["step"], float(content["seconds"])
         self.history = list(content["history"])
+
+    def _momentum(self, state: dict[int, dict[str, Tensor]]) -> dict[int, dict[str, Tensor]]:
+        """The optimizer's state in memory of its own. Raises: as `check_tensors`, TypeError and LookupError."""
+        names = [name for name, _ in self.model.named_parameters()] if self.recipe.momentum else []
+        own = {
+            k: parameter
+            for k, (name, parameter) in enumerate(zip(names, self.model.parameters(), strict=False))
+            if k in state or not name.startswith(OF_G)
+        }
+        buffers = {k: each["momentum_buffer"] for k, each in state.items()}
+        check_tensors("momentum", buffers, own)
+        return {k: {"momentum_buffer": torch.empty_like(own[k]).copy_(value)} for k, value in buffers.items()}
 
     def run_epoch(self, *, progress: bool = True, stop: Callable[[], bool] = lambda: False) -> dict[str, Any] | None:
         """Train to the end of the epoch; returns its loss, accuracy on the augmented images, rate and speed.
