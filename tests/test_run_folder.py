@@ -18,7 +18,8 @@ import numpy as np
 import pytest
 import torch
 
-from l2a_transfer.errors import OutputExistsError, TrainingError, WeightsError
+from l2a_transfer.data.readers import open_source
+from l2a_transfer.errors import DataError, OutputExistsError, TrainingError, WeightsError
 from l2a_transfer.lock import output_lock
 from l2a_transfer.models.weights import load_weights, read_card, save_weights, with_metrics
 from l2a_transfer.training.cards import training_card, weights_name
@@ -27,6 +28,7 @@ from l2a_transfer.training.folder import RunFolder
 from l2a_transfer.training.interrupt import asked_to_stop
 from l2a_transfer.training.runs import train, train_seeds
 from l2a_transfer.training.trainer import Trainer
+from tests.conftest import assert_fails, l2a, save_picture
 from tests.test_training import CONFIG, CPU, RECIPE, Hostile, colours, new_trainer, same, weights_of
 
 
@@ -445,6 +447,32 @@ def test_a_partial_file_that_is_a_link_or_a_pipe_does_no_harm(tmp_path: Path) ->
         save_checkpoint(tmp_path / "checkpoint.pt", {"epoch": 1})
         assert not (tmp_path / "checkpoint.pt").is_symlink()
         assert (tmp_path / "victim").read_text() == "precious"
+
+
+def test_pipes_are_not_opened(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "checkpoint.pt.lock")
+    with pytest.raises(TrainingError, match=r"checkpoint\.pt\.lock: not a file; remove it"):
+        train(new_trainer(epochs=1), tmp_path, progress=False)
+    os.mkfifo(tmp_path / "w.safetensors")
+    with pytest.raises(WeightsError, match=r"w\.safetensors: .*a pipe or a device"):
+        read_card(tmp_path / "w.safetensors")
+    for k, name in enumerate(("a/0.png", "a/1.png", "b/0.png")):
+        save_picture(tmp_path / "photos" / name, k)
+    os.mkfifo(tmp_path / "photos" / "b" / "1.png")
+    source = open_source(f"imagefolder:{tmp_path / 'photos'}")
+    with pytest.raises(DataError, match=r"b/1\.png: not a file"):
+        source.fingerprint()
+    with pytest.raises(DataError, match=r"b/1\.png: not a file"):
+        source.image(3)
+
+
+def test_a_decoding_process_that_dies_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    def dies(*_: Any, **__: Any) -> None:
+        raise RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed.\n and more")
+
+    monkeypatch.setattr("l2a_transfer.data.readers.open_source", dies)
+    result = l2a("train", "--model", "vgg", "--data", "digits", "--out", tmp_path / "run")
+    assert_fails(result, 1, "a decoding process ended: DataLoader worker (pid 7) is killed by signal: Killed.; fewer")
 
 
 def test_weights_to_start_from_are_not_written_over(tmp_path: Path) -> None:
