@@ -546,11 +546,12 @@ def test_what_the_optimizer_is_told_is_the_recipe_s(tmp_path: Path) -> None:
 
 
 def test_fingerprints_that_differ_are_told_field_by_field() -> None:
-    one = {"recipe": '{"lr": 0.1, "epochs": 3}', "seed": 0, "threads": 1, "data": "a" * 200}
-    other = {"recipe": '{"lr": 0.2, "epochs": 3}', "seed": 0, "threads": 2, "data": "b"}
+    one = {"recipe": '{"lr": 0.1, "epochs": 3}', "seed": 0, "threads": 1, "data": "a" * 64, "model": "m" * 200}
+    other = {"recipe": '{"lr": 0.2, "epochs": 3}', "seed": 0, "threads": 2, "data": "b", "model": ""}
     assert differences(one, one) == ""
     assert differences(one, other) == (
-        f"data: {'a' * 100}… there, b here (--data, --data-dir, --holdout); recipe: lr 0.1 there, 0.2 here; "
+        f"data: {'a' * 12} there, b here (--data, --data-dir, --holdout); "
+        f"model: {'m' * 100}… there,  here; recipe: lr 0.1 there, 0.2 here; "
         "threads: 1 there, 2 here (OMP_NUM_THREADS sets them)"
     )
     assert differences({"recipe": "[" * 100_000}, {"recipe": "{}"}).startswith("recipe: [[")

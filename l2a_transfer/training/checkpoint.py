@@ -7,6 +7,7 @@ import io
 import json
 import lzma
 import pickle
+import re
 import warnings
 import zipfile
 import zlib
@@ -158,4 +159,6 @@ def _fields(there: Any, here: Any) -> list[str]:
 
 def _short(value: Any, length: int = 100) -> str:
     said = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in str(value))
+    if re.fullmatch("[0-9a-f]{64}", said):  # of a digest its beginning says enough
+        return said[:12]
     return said if len(said) <= length else f"{said[:length]}…"
