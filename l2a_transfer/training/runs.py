@@ -90,7 +90,7 @@ def train(
     float32 arithmetic. With `eval_every` it is also measured during training, which chooses nothing. Ctrl-C and
     SIGTERM save the position and raise KeyboardInterrupt. Raises: OutputExistsError where `out` holds another run and
     neither `resume` nor `overwrite` is given; NotFiniteError where the loss is not finite; TrainingError where the
-    checkpoint is another run's, or the processes do not stand at the same step.
+    checkpoint is another run's or damaged, `out` cannot be written, or the processes would not train the same.
     """
     folder = RunFolder.of(out, trainer)
     start = Path(trainer.init_from or "")
@@ -286,5 +286,4 @@ def _check_summary(path: Path, name: str) -> None:
         found = None
     theirs = found.get("name") if isinstance(found, dict) else None
     if theirs != name:
-        raise OutputExistsError(f"{path}: is there already, and not of {name}; --overwrite replaces it, or choose "
-                                "another --out")  # fmt: skip
+        raise OutputExistsError(f"{path}: is there already, and not of {name}; remove it, or choose another --out")
