@@ -1,0 +1,313 @@
+"""What the GPU campaign measures beside accuracy: is it right, how fast could it be, how fast is it.
+
+Every function returns JSON-able rows with their raw samples. Seconds are the host's, between two points at which the
+device has nothing left to do.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import statistics
+import subprocess
+import sys
+import time
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.model_selection import GridSearchCV, StratifiedKFold
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+from sklearn.svm import LinearSVC
+from torch import Tensor, nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
+from train_step import speeds
+
+from l2a_transfer.data.sources import join_splits
+from l2a_transfer.evaluation import LinearSVCPath
+from l2a_transfer.features.backends import TorchBackend
+from l2a_transfer.features.devices import ieee_float32
+from l2a_transfer.features.extract import extract
+from l2a_transfer.models.config import ModelConfig
+from l2a_transfer.models.vgg import Attended, ConvBlock, Network, build_model
+from l2a_transfer.models.weights import pretrained_names, resolve_model
+from l2a_transfer.training.device import macs
+from l2a_transfer.training.trainer import Where
+
+ROOT = Path(__file__).parents[1]
+MODEL = "vgg-att2-concat-pc"
+TOLERANCES = {"fp32": 1e-4, "bf16": 2e-2}
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
+FAMILIES = ("vgg", "vgg-gap", "vgg-pan", "vgg-att3-concat-dp", "vgg-att2-concat-add", "vgg-att1-uniform",
+            "vgg-att2-indep-pc")  # fmt: skip
+
+
+def stopwatch(run: Callable[[], Any], device: torch.device, *, repeats: int, warm_up: int = 3) -> list[float]:
+    """Seconds of each of `repeats` calls, after `warm_up` that are not counted."""
+    samples = []
+    for k in range(warm_up + repeats):
+        _wait(device)
+        started = time.perf_counter()
+        run()
+        _wait(device)
+        if k >= warm_up:
+            samples.append(time.perf_counter() - started)
+    return samples
+
+
+def _wait(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def gpu_tests(*, timeout_s: float) -> dict[str, Any]:
+    """`pytest -m gpu`, as a process of its own."""
+    command = [sys.executable, "-m", "pytest", "-m", "gpu", "-p", "no:cacheprovider", "tests/test_backends.py",
+               "tests/test_engine.py", "tests/test_training_runs.py"]  # fmt: skip
+    done = _run(command, timeout_s)
+    return {"command": "python -m pytest -m gpu", "returncode": done.returncode, "said": done.stdout[-3000:]}
+
+
+def agreement(device: torch.device) -> list[dict[str, Any]]:
+    """Features, maps and logits of every family on `device` against the CPU's float32: relative errors."""
+    generator = torch.Generator().manual_seed(0)
+    images_u8 = torch.randint(0, 256, (32, 3, 32, 32), dtype=torch.uint8, generator=generator)
+    rows = []
+    for name in [*pretrained_names(), *(f"untrained:{family}@0.25" for family in FAMILIES)]:
+        network, card = resolve_model(name)
+        mean, std = (torch.tensor(v)[:, None, None] for v in (card.preprocess.mean, card.preprocess.std))
+        images = (images_u8.float() / 255 - mean) / std
+        expected = _attend(network, images, torch.device("cpu"), "fp32")
+        for precision, tolerance in TOLERANCES.items():
+            found = _attend(network, images, device, precision)
+            errors = {
+                "features": _error(found.features, expected.features),
+                "logits": _error(found.logits, expected.logits),
+                **{f"map {level}": _error(found.maps[level], expected.maps[level]) for level in expected.maps},
+            }
+            within = max(errors.values()) <= tolerance
+            rows.append({"model": name, "precision": precision, "tolerance": tolerance, "within": within, **errors})
+    return rows
+
+
+@torch.inference_mode()
+def _attend(network: Network, images: Tensor, device: torch.device, precision: str) -> Attended:
+    network = network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    images = images.to(device).contiguous(memory_format=torch.channels_last)
+    with ieee_float32(), torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
+        return network.attend(images)
+
+
+def _error(found: Tensor, expected: Tensor) -> float:
+    """‖found − expected‖ / ‖expected‖ in float64."""
+    a, b = found.cpu().double(), expected.cpu().double()
+    return float((a - b).norm() / b.norm())
+
+
+def same_bytes(device: torch.device, work: Path, *, timeout_s: float) -> list[dict[str, Any]]:
+    """Two extractions and two short trainings with the same options: are the files the same?"""
+    rows = []
+    commands = [
+        (["extract", "--model", MODEL, "--data", "caltech-mini", "--overwrite", "--out"], "same-{}.h5"),
+        (["train", "--model", MODEL, "--data", "caltech-mini", "--epochs", "2", "--width", "0.0625",
+          "--overwrite", "--out"], "same-{}"),
+    ]  # fmt: skip
+    for options, name in commands:
+        digests, said = [], ""
+        for k in range(2):
+            out = work / name.format(k)
+            command = ["-m", "l2a_transfer", "-q", *options, str(out), "--device", device.type]
+            done = _run([sys.executable, *command], timeout_s)
+            files = [out] if out.is_file() else sorted(out.glob("*.safetensors"))
+            digests.append(content_sha256(files[0]) if files and not done.returncode else None)
+            said = done.stdout[-1500:] if done.returncode else said
+        same = None not in digests and digests[0] == digests[1]
+        rows.append(
+            {"command": f"l2a-transfer {' '.join(options[:-1])}", "same": same, "digests": digests, "said": said}
+        )
+    return rows
+
+
+def content_sha256(path: Path) -> str:
+    """Of a feature file all bytes; of weights the tensors alone, because a card holds the seconds that it took."""
+    content = path.read_bytes()
+    if path.suffix == ".safetensors":
+        content = content[8 + int.from_bytes(content[:8], "little") :]
+    return hashlib.sha256(content).hexdigest()
+
+
+def _run(command: list[str], timeout_s: float) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    try:
+        return subprocess.run(
+            command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+            errors="replace", timeout=timeout_s, stdin=subprocess.DEVNULL,
+        )  # fmt: skip
+    except subprocess.TimeoutExpired as error:
+        said = error.stdout or b""
+        return subprocess.CompletedProcess(
+            command, 124, said.decode(errors="replace") if isinstance(said, bytes) else said
+        )
+
+
+def ceilings(device: torch.device, *, side: int, copied_bytes: int, repeats: int) -> dict[str, Any]:
+    """The best that the device does with matrices of random numbers, and with copying its own memory."""
+    matrix = []
+    for precision in ("bf16", "tf32", "fp32"):
+        a, b = (torch.randn(side, side, device=device).to(DTYPES.get(precision, torch.float32)) for _ in range(2))
+        out = torch.empty_like(a)
+        before = torch.backends.cuda.matmul.allow_tf32
+        torch.backends.cuda.matmul.allow_tf32 = precision == "tf32"
+        try:
+            samples = stopwatch(lambda a=a, b=b, out=out: torch.mm(a, b, out=out), device, repeats=repeats)
+        finally:
+            torch.backends.cuda.matmul.allow_tf32 = before
+        matrix.append({"precision": precision, "side": side, "seconds": samples,
+                       "flops_a_second": 2 * side**3 / statistics.median(samples)})  # fmt: skip
+    source = torch.randint(0, 256, (copied_bytes,), dtype=torch.uint8, device=device)
+    target = torch.empty_like(source)
+    samples = stopwatch(lambda: target.copy_(source), device, repeats=repeats)
+    bandwidth = 2 * copied_bytes / statistics.median(samples)
+    return {"matrix": matrix, "copy": {"bytes": copied_bytes, "seconds": samples, "bytes_a_second": bandwidth}}
+
+
+def training_steps(
+    device: torch.device, peak: float, configs: list[tuple[float, int, dict[str, bool]]], *, steps: int, epochs: int
+) -> list[dict[str, Any]]:
+    """Images a second of whole epochs at (width, batch size, {cudnn_benchmark, compile}), as a share of `peak`."""
+    precision = "bf16" if device.type == "cuda" else "fp32"
+    rows = []
+    for width, B, how in configs:
+        config = ModelConfig(MODEL, width=width, dropout=0.0)
+        before, torch.backends.cudnn.benchmark = torch.backends.cudnn.benchmark, how.get("cudnn_benchmark", False)
+        started = time.perf_counter()
+        try:
+            where = Where(device.type, precision, compile=how.get("compile", False))
+            rates = speeds(config, 32, B, steps, epochs, where)
+        finally:
+            torch.backends.cudnn.benchmark = before
+        rate = statistics.median(rates)
+        rows.append({
+            "width": width, "batch_size": B, "precision": precision, **how, "images_per_s": rates, "median": rate,
+            "step_ms": 1000 * B / rate, "share_of_matrix_peak": 6 * macs(config, 32) * rate / peak,
+            "steps_a_sample": steps, "with_warm_up_s": time.perf_counter() - started,
+        })  # fmt: skip
+    return rows
+
+
+def folded(network: Network) -> Network:
+    """The network in evaluation mode with each batch norm of its trunk folded into the convolution before it."""
+    for module in network.eval().modules():
+        if isinstance(module, ConvBlock):
+            module[0], module[1] = fuse_conv_bn_eval(module[0], module[1]), nn.Identity()
+    return network
+
+
+def forwards(
+    device: torch.device, peaks: dict[str, float], widths: list[float], batch_sizes: list[int], forms: list[str]
+) -> list[dict[str, Any]]:
+    """Images a second of the bare forward: normalised images on the device in, features on the device out."""
+    rows = []
+    for width in widths:
+        config = ModelConfig(MODEL, width=width, dropout=0.0)
+        for precision in ("fp32", "bf16"):
+            for form in forms:
+                network = build_model(config, seed=0).eval()
+                if form != "eager":
+                    folded(network)
+                network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+                for B in batch_sizes:
+                    images = torch.randn(B, 3, 32, 32, device=device).contiguous(memory_format=torch.channels_last)
+                    rows.append({"width": width, "precision": precision, "form": form, "batch_size": B,
+                                 **_forward(network, images, device, precision, form)})  # fmt: skip
+                    rate = rows[-1]["images_per_s"]
+                    rows[-1]["share_of_matrix_peak"] = 2 * macs(config, 32) * rate / peaks[precision]
+    return rows
+
+
+def _forward(network: Network, images: Tensor, device: torch.device, precision: str, form: str) -> dict[str, Any]:
+    def features(x: Tensor) -> Tensor:
+        return torch.cat(list(network.attend(x).g_a.values()), dim=1)
+
+    call: Callable[[Tensor], Tensor] = features
+    if form == "compiled":
+        call = torch.compile(features, mode="reduce-overhead" if device.type == "cuda" else None, dynamic=False)
+    with (
+        torch.inference_mode(),
+        ieee_float32(),
+        torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"),
+    ):
+        started = time.perf_counter()
+        call(images)
+        _wait(device)
+        first = time.perf_counter() - started
+        samples = stopwatch(lambda: call(images), device, repeats=10)
+    return {"first_call_s": first, "seconds": samples, "images_per_s": len(images) / statistics.median(samples)}
+
+
+def extraction(
+    device: torch.device, work: Path, *, n: int, widths: list[float], batch_sizes: list[int], repeats: int
+) -> list[dict[str, Any]]:
+    """From arrays of 32 × 32 pixels in memory to a complete feature file, against the bare forward of `forwards`."""
+    rng = np.random.default_rng(0)
+    pictures, labels = rng.integers(0, 256, (n, 32, 32, 3), dtype=np.uint8), np.arange(n) % 10
+    source = join_splits("noise", "0123456789", {"all": (pictures, labels)})
+    rows = []
+    for width in widths:
+        for precision in ("fp32", "bf16"):
+            network, card = resolve_model(f"untrained:{MODEL}@{width}")
+            backend = TorchBackend(network, card, device=device.type, precision=precision)
+            for B in batch_sizes:
+                samples = []
+                for _ in range(repeats):
+                    result = extract(source, backend, work / "speed.h5", batch_size=B, overwrite=True, progress=False)
+                    samples.append(result.seconds)
+                batches = [np.ascontiguousarray(pictures[k : k + B].transpose(0, 3, 1, 2)) for k in range(0, n, B)]
+
+                def stream(backend: TorchBackend = backend, batches: list[Any] = batches) -> None:
+                    for _ in backend.stream(batches):
+                        pass
+
+                bare = stopwatch(stream, device, repeats=repeats, warm_up=1)
+                rows.append({
+                    "width": width, "precision": precision, "batch_size": B, "n": n, "extraction_s": samples,
+                    "backend_stream_s": bare, "images_per_s": n / statistics.median(samples),
+                    "images_per_s_of_the_backend_alone": n / statistics.median(bare),
+                })  # fmt: skip
+    return rows
+
+
+def svm_grid(device: torch.device, *, rows: int, columns: int, classes: int, folds: int) -> dict[str, Any]:
+    """LinearSVCPath on the device and on the CPU against GridSearchCV on all cores: one grid, search and refit.
+
+    Rows: Gaussian classes whose means are as far apart as leaves about a fifth of the rows on the wrong side.
+    """
+    rng = np.random.default_rng(0)
+    y = np.arange(rows) % classes
+    X = rng.normal(size=(rows, columns)) + 2.5 / columns**0.25 * rng.normal(size=(classes, columns))[y] / 2
+    X = X.astype(np.float32)
+    Cs, cv = (1e-4, 1e-3, 1e-2, 1e-1), StratifiedKFold(folds)
+    found: dict[str, Any] = {"rows": rows, "columns": columns, "classes": classes, "Cs": Cs, "folds": folds, "runs": []}
+    for name in dict.fromkeys((device.type, "cpu")):
+        for _ in range(2):  # the first warms up
+            started = time.perf_counter()
+            path = LinearSVCPath(Cs=Cs, cv=cv, device=name).fit(X, y)
+            _wait(device)
+            seconds = time.perf_counter() - started
+        found["runs"].append({"what": f"LinearSVCPath, {name}", "seconds": seconds, "best_C": path.best_params_["C"],
+                              "best_score": path.best_score_})  # fmt: skip
+    search = GridSearchCV(
+        make_pipeline(StandardScaler(), LinearSVC(dual=False)), {"linearsvc__C": list(Cs)}, cv=cv, n_jobs=-1
+    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        started = time.perf_counter()
+        search.fit(X, y)
+    found["runs"].append({"what": f"GridSearchCV, {os.cpu_count()} processes", "seconds": time.perf_counter() - started,
+                          "best_C": search.best_params_["linearsvc__C"], "best_score": search.best_score_})  # fmt: skip
+    return found

@@ -1,0 +1,260 @@
+"""The training runs of the GPU campaign: in order of value, side by side, none begun that cannot end in time.
+
+Each run is one `l2a-transfer train` in a process of its own, so that a run that fails takes no other with it. A step of
+a narrow network waits for kernel launches, not for arithmetic, so several processes share the GPU; the first run has it
+to itself, so that its time means something.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import shlex
+import signal
+import subprocess
+import sys
+import tarfile
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from l2a_transfer.data.cifar import FOLDERS
+from l2a_transfer.models.config import ModelConfig
+from l2a_transfer.models.weights import load_weights, read_card, save_weights
+from l2a_transfer.training.device import macs
+from l2a_transfer.training.recipe import find_recipe
+
+ROOT = Path(__file__).parents[1]
+ATTENTION, UNIFORM, VGG = "vgg-att2-concat-pc", "vgg-att2-concat-uniform", "vgg"
+OTHERS = ("vgg-gap", "vgg-pan", "vgg-att1-pc", "vgg-att3-concat-pc", "vgg-att2-indep-pc")
+SMALLEST = 1 / 32
+PART_BYTES = 15 << 20
+"""Of the files that weights are handed over in, four of them at a time."""
+PARTS = 4
+START_S = 10.0
+"""What a run takes beside its steps: to start, to read the data and to measure."""
+LAUNCH_S, FLOPS_A_SECOND = 5e-3, 3e14
+"""A step's kernel launches, and what a GPU does of its arithmetic: guesses that the first finished runs correct."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """One training run by the recipe `fast`; `epochs` None: the recipe's own for the data set."""
+
+    model: str
+    width: float
+    seed: int
+    data: str = "cifar10"
+    epochs: int | None = None
+
+    @property
+    def stem(self) -> str:
+        """The name of its weights among those of other recipes and seeds, as scripts/make_zoo.py gives it."""
+        return f"{self.model}.{self.data}-w{round(self.width * 100):03d}.fast.seed-{self.seed}"
+
+    def options(self) -> list[str]:
+        epochs = [] if self.epochs is None else ["--epochs", str(self.epochs)]
+        return ["--model", self.model, "--data", self.data, "--width", f"{self.width:g}", "--recipe", "fast", *epochs,
+                "--seed", str(self.seed)]  # fmt: skip
+
+    def guessed_seconds(self) -> float:
+        """By the number of its steps and their arithmetic; right for a GPU within a factor that runs then correct."""
+        recipe = find_recipe("fast", self.data)
+        epochs = range(self.epochs or recipe.epochs)
+        recipe = dataclasses.replace(recipe, epochs=len(epochs))
+        operations = 6 * recipe.batch_size * sum(_macs(self.model, self.width, recipe.resolution(e)) for e in epochs)
+        steps = 50_000 // recipe.batch_size
+        return steps * (len(epochs) * LAUNCH_S + operations / FLOPS_A_SECOND)
+
+
+@cache
+def _macs(model: str, width: float, size: int) -> int:
+    return macs(ModelConfig(model, width=width), size)
+
+
+def plan() -> list[Run]:
+    """In order of value: the paper's width, then three seeds of a quarter of it, both data sets, then more of each."""
+    whole, half, quarter = 1.0, 0.5, 0.25
+    three = (ATTENTION, UNIFORM, VGG)
+    runs = [Run(model, whole, 0, epochs=30) for model in (ATTENTION, UNIFORM, VGG)]
+    runs += [Run(UNIFORM, quarter, 1), Run(UNIFORM, quarter, 2), Run(VGG, quarter, 2)]
+    runs += [Run(model, half, 0) for model in three]
+    runs += [Run(model, quarter, 0, "cifar100") for model in three]
+    runs += [Run(model, half, seed) for seed in (1, 2) for model in three]
+    runs += [Run(model, whole, 0, "cifar100", epochs=30) for model in three]
+    runs += [Run(model, whole, 1, epochs=30) for model in three]
+    runs += [Run(model, quarter, seed, "cifar100") for seed in (1, 2) for model in three]
+    runs += [Run(model, quarter, 0) for model in OTHERS]
+    runs += [Run(f"vgg-att2-concat-{c}", quarter, seed) for c in ("dp", "add") for seed in (1, 2)]
+    runs += [Run(model, whole, 1, "cifar100", epochs=30) for model in three]
+    runs += [Run(model, quarter, seed) for seed in (3, 4) for model in three]
+    runs += [Run(model, whole, 2, epochs=30) for model in three]
+    return runs
+
+
+@dataclass
+class Going:
+    """A run's process, when it began, and how many others were beside it then."""
+
+    run: Run
+    command: list[str]
+    process: subprocess.Popen[bytes]
+    beside: int
+    began: float = field(default_factory=time.perf_counter)
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where runs lie and compute: a folder a run under `work`, CIFAR under `data_dir`, `jobs` at a time."""
+
+    work: Path
+    data_dir: Path
+    device: str
+    jobs: int = 6
+    tiny: bool = False
+
+    def folder(self, run: Run) -> Path:
+        return self.work / run.stem
+
+    def weights(self, run: Run) -> Path | None:
+        """The weights of a run that is finished: they are measured last."""
+        found = next(iter(self.folder(run).glob("*.safetensors")), None)
+        return found if found is not None and read_card(found).metrics else None
+
+    def has_data(self, run: Run) -> bool:
+        return (self.data_dir / FOLDERS[run.data]).is_dir()
+
+
+def tiny(runs: list[Run]) -> list[Run]:
+    """The first few of them for a rehearsal: the smallest width, one epoch."""
+    return [dataclasses.replace(run, width=SMALLEST, epochs=1) for run in runs[:4]]
+
+
+def train_all(runs: list[Run], place: Place, *, deadline: float) -> Iterator[dict[str, Any]]:
+    """Train them in order until `deadline` (of time.perf_counter); yields a row as each ends.
+
+    A run that is finished is not trained again. A run is begun if it should end in time, by what those before took; one
+    that is still going then is asked to stop, and its checkpoint stays. Runs whose data is not there are left out.
+    """
+    waiting = [run for run in runs if place.has_data(run) and place.weights(run) is None]
+    going: list[Going] = []
+    ratio, first = 1.0, True
+    while waiting or going:
+        for one in [one for one in going if one.process.poll() is not None]:
+            going.remove(one)
+            row = _row(one, place)
+            yield row
+            if row["returncode"] == 0:
+                taken = row["wall_s"] - START_S
+                seen = max(0.1, taken / one.run.guessed_seconds())
+                ratio, first = (seen if first else max(ratio, seen)), False
+        alone = first and bool(going)
+        while waiting and len(going) < place.jobs and not alone:
+            left = deadline - time.perf_counter()
+            fits = [run for run in waiting if place.tiny or START_S + ratio * run.guessed_seconds() < left]
+            if not fits:
+                waiting = []
+                break
+            waiting.remove(fits[0])
+            going.append(_start(fits[0], place, beside=len(going)))
+            alone = first
+        if time.perf_counter() > deadline:
+            waiting = []
+            _stop(going)
+        time.sleep(0.1)
+
+
+def _start(run: Run, place: Place, *, beside: int) -> Going:
+    folder = place.folder(run)
+    folder.mkdir(parents=True, exist_ok=True)
+    command = [
+        sys.executable, "-m", "l2a_transfer", "train", *run.options(), "--data-dir", str(place.data_dir),
+        "--device", place.device, "--out", str(folder), "--resume",
+    ]  # fmt: skip
+    if place.tiny:
+        command += ["--batch-size", "16"]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "2"}
+    with open(place.work / f"{run.stem}.log", "ab") as log:
+        process = subprocess.Popen(command, env=environment, stdout=log, stderr=log, stdin=subprocess.DEVNULL)
+    return Going(run, command, process, beside)
+
+
+def _stop(going: list[Going]) -> None:
+    for one in going:
+        one.process.send_signal(signal.SIGTERM)
+    for one in going:
+        try:
+            one.process.wait(timeout=10)
+        except subprocess.TimeoutExpired:
+            one.process.kill()
+            one.process.wait()
+
+
+def _row(one: Going, place: Place) -> dict[str, Any]:
+    """What a run has come to: its command, times, and the card's accuracy, or the end of what it said."""
+    row: dict[str, Any] = {
+        "run": one.run.stem,
+        "command": shlex.join(["python", *one.command[1:]]),
+        "returncode": one.process.returncode,
+        "wall_s": time.perf_counter() - one.began,
+        "others_when_begun": one.beside,
+    }
+    weights = place.weights(one.run)
+    if one.process.returncode or weights is None:
+        said = (place.work / f"{one.run.stem}.log").read_text(errors="replace")
+        return {**row, "said": said[-1500:]}
+    card = read_card(weights)
+    kept = ("recipe", "seed", "device", "precision", "seconds", "versions")
+    epochs = [json.loads(line) for line in (place.folder(one.run) / "metrics.jsonl").read_text().splitlines()]
+    return {
+        **row,
+        "metrics": card.metrics,
+        "parameters": card.parameters,
+        "training": {key: card.training[key] for key in kept},
+        "epochs": epochs,
+    }
+
+
+def pack(runs: list[Run], place: Place, out: Path, *, commit: str | None) -> list[str]:
+    """Hand over finished weights, in the plan's order, as far as they fit: `weights-N.tar.K` under `out`.
+
+    `cat weights-N.tar.* | tar x` gives the files back, each named for its run. What was handed over is kept in
+    `packed.json` in the work folder, so that the next call hands over what is left. Where the run could not know its
+    commit, its card gets `commit`. Returns the names of the runs.
+    """
+    record = place.work / "packed.json"
+    done: list[str] = json.loads(record.read_text()) if record.exists() else []
+    room, chosen = PARTS * PART_BYTES, []
+    for run in runs:
+        weights = place.weights(run)
+        if weights is None or run.stem in done or weights.stat().st_size + 4096 > room:
+            continue
+        room -= weights.stat().st_size + 4096
+        _stamp(weights, commit)
+        chosen.append((run.stem, weights))
+    if not chosen:
+        return []
+    number = 1 + sum(name.startswith("-- ") for name in done)
+    whole = place.work / f"weights-{number}.tar"
+    with tarfile.open(whole, "w") as tar:
+        for stem, weights in chosen:
+            tar.add(weights, arcname=f"{stem}.safetensors")
+    content = whole.read_bytes()
+    for k in range(0, len(content), PART_BYTES):
+        (out / f"{whole.name}.{k // PART_BYTES}").write_bytes(content[k : k + PART_BYTES])
+    whole.unlink()
+    names = [stem for stem, _ in chosen]
+    record.write_text(json.dumps([*done, f"-- {whole.name}", *names]))
+    return names
+
+
+def _stamp(weights: Path, commit: str | None) -> None:
+    card = read_card(weights)
+    if commit is None or card.training.get("commit"):
+        return
+    network, card = load_weights(weights)
+    save_weights(network, dataclasses.replace(card, training={**card.training, "commit": commit}), weights)
