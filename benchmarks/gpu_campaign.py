@@ -25,6 +25,7 @@ import sys
 import time
 import traceback
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -80,10 +81,13 @@ class Campaign:
 
 
 def tests(campaign: Campaign) -> None:
-    campaign.keep("agreement", gpu_measure.agreement(campaign.device))
-    campaign.keep("same_bytes", gpu_measure.same_bytes(campaign.device, campaign.place.work, timeout_s=60))
-    if campaign.device.type == "cuda":
-        campaign.keep("gpu_tests", gpu_measure.gpu_tests(timeout_s=max(20.0, min(90.0, campaign.left_s - 5))))
+    limit = max(20.0, min(90.0, campaign.left_s - 5))
+    with ThreadPoolExecutor(1) as pool:
+        pytest = pool.submit(gpu_measure.gpu_tests, timeout_s=limit) if campaign.device.type == "cuda" else None
+        campaign.keep("agreement", gpu_measure.agreement(campaign.device))
+        campaign.keep("same_bytes", gpu_measure.same_bytes(campaign.device, campaign.place.work, timeout_s=limit))
+    if pytest is not None:
+        campaign.keep("gpu_tests", pytest.result())
 
 
 def peaks(campaign: Campaign) -> None:
@@ -105,15 +109,16 @@ def peaks(campaign: Campaign) -> None:
 
 
 def extraction(campaign: Campaign) -> None:
-    n, widths, sizes = (64, [SMALLEST], [16]) if campaign.tiny else (20_000, [0.25, 1.0], [64, 512])
-    rows = gpu_measure.extraction(
-        campaign.device, campaign.place.work, n=n, widths=widths, batch_sizes=sizes, repeats=1 if campaign.tiny else 2
-    )
+    configs = [(w, precision, 512) for w in (0.25, 1.0) for precision in ("fp32", "bf16")] + [(0.25, "fp32", 64)]
+    if campaign.tiny:
+        configs = [(SMALLEST, "fp32", 16)]
+    n, repeats = (64, 1) if campaign.tiny else (20_000, 2)
+    rows = gpu_measure.extraction(campaign.device, campaign.place.work, configs, n=n, repeats=repeats)
     campaign.keep("extraction", rows)
 
 
 def svm(campaign: Campaign) -> None:
-    sizes = ((60, 8, 3, 2),) if campaign.tiny else ((5_000, 256, 10, 5), (3_000, 1_024, 100, 5))
+    sizes = ((60, 8, 3, 2),) if campaign.tiny else ((5_000, 256, 10, 5), (3_000, 1_024, 20, 5))
     rows: list[dict[str, Any]] = []
     for n, D, K, folds in sizes:
         rows.append(gpu_measure.svm_grid(campaign.device, rows=n, columns=D, classes=K, folds=folds))

@@ -14,6 +14,7 @@ import sys
 import time
 import warnings
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -111,26 +112,31 @@ def _error(found: Tensor, expected: Tensor) -> float:
 
 def same_bytes(device: torch.device, work: Path, *, timeout_s: float) -> list[dict[str, Any]]:
     """Two extractions and two short trainings with the same options: are the files the same?"""
-    rows = []
     commands = [
         (["extract", "--model", MODEL, "--data", "caltech-mini", "--overwrite", "--out"], "same-{}.h5"),
         (["train", "--model", MODEL, "--data", "caltech-mini", "--epochs", "2", "--width", "0.0625",
           "--overwrite", "--out"], "same-{}"),
     ]  # fmt: skip
-    for options, name in commands:
-        digests, said = [], ""
-        for k in range(2):
-            out = work / name.format(k)
-            command = ["-m", "l2a_transfer", "-q", *options, str(out), "--device", device.type]
-            done = _run([sys.executable, *command], timeout_s)
-            files = [out] if out.is_file() else sorted(out.glob("*.safetensors"))
-            digests.append(content_sha256(files[0]) if files and not done.returncode else None)
-            said = done.stdout[-1500:] if done.returncode else said
+    outs = [[work / name.format(k) for k in range(2)] for _, name in commands]
+    with ThreadPoolExecutor() as pool:
+        ended = [
+            [pool.submit(_run, _cli(options, out, device), timeout_s) for out in own]
+            for (options, _), own in zip(commands, outs, strict=True)
+        ]
+    rows = []
+    for (options, _), own, futures in zip(commands, outs, ended, strict=True):
+        done = [future.result() for future in futures]
+        files = [[out] if out.is_file() else sorted(out.glob("*.safetensors")) for out in own]
+        digests = [content_sha256(f[0]) if f and not d.returncode else None for f, d in zip(files, done, strict=True)]
+        said = [d.stdout[-1500:] for d in done if d.returncode]
         same = None not in digests and digests[0] == digests[1]
-        rows.append(
-            {"command": f"l2a-transfer {' '.join(options[:-1])}", "same": same, "digests": digests, "said": said}
-        )
+        shown = f"l2a-transfer {' '.join(options[:-1])}"
+        rows.append({"command": shown, "same": same, "digests": digests, "said": said})
     return rows
+
+
+def _cli(options: list[str], out: Path, device: torch.device) -> list[str]:
+    return [sys.executable, "-m", "l2a_transfer", "-q", *options, str(out), "--device", device.type]
 
 
 def content_sha256(path: Path) -> str:
@@ -142,7 +148,8 @@ def content_sha256(path: Path) -> str:
 
 
 def _run(command: list[str], timeout_s: float) -> subprocess.CompletedProcess[str]:
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    path = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
+    environment = {**os.environ, "PYTHONPATH": path}
     try:
         return subprocess.run(
             command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
@@ -251,34 +258,35 @@ def _forward(network: Network, images: Tensor, device: torch.device, precision: 
 
 
 def extraction(
-    device: torch.device, work: Path, *, n: int, widths: list[float], batch_sizes: list[int], repeats: int
+    device: torch.device, work: Path, configs: list[tuple[float, str, int]], *, n: int, repeats: int
 ) -> list[dict[str, Any]]:
-    """From arrays of 32 × 32 pixels in memory to a complete feature file, against the bare forward of `forwards`."""
+    """From n arrays of 32 × 32 pixels in memory to a complete feature file, against the backend alone.
+
+    `configs`: (width, precision, batch size).
+    """
     rng = np.random.default_rng(0)
     pictures, labels = rng.integers(0, 256, (n, 32, 32, 3), dtype=np.uint8), np.arange(n) % 10
     source = join_splits("noise", "0123456789", {"all": (pictures, labels)})
     rows = []
-    for width in widths:
-        for precision in ("fp32", "bf16"):
-            network, card = resolve_model(f"untrained:{MODEL}@{width}")
-            backend = TorchBackend(network, card, device=device.type, precision=precision)
-            for B in batch_sizes:
-                samples = []
-                for _ in range(repeats):
-                    result = extract(source, backend, work / "speed.h5", batch_size=B, overwrite=True, progress=False)
-                    samples.append(result.seconds)
-                batches = [np.ascontiguousarray(pictures[k : k + B].transpose(0, 3, 1, 2)) for k in range(0, n, B)]
+    for width, precision, B in configs:
+        network, card = resolve_model(f"untrained:{MODEL}@{width}")
+        backend = TorchBackend(network, card, device=device.type, precision=precision)
+        samples = []
+        for _ in range(repeats):
+            result = extract(source, backend, work / "speed.h5", batch_size=B, overwrite=True, progress=False)
+            samples.append(result.seconds)
+        batches = [np.ascontiguousarray(pictures[k : k + B].transpose(0, 3, 1, 2)) for k in range(0, n, B)]
 
-                def stream(backend: TorchBackend = backend, batches: list[Any] = batches) -> None:
-                    for _ in backend.stream(batches):
-                        pass
+        def stream(backend: TorchBackend = backend, batches: list[Any] = batches) -> None:
+            for _ in backend.stream(batches):
+                pass
 
-                bare = stopwatch(stream, device, repeats=repeats, warm_up=1)
-                rows.append({
-                    "width": width, "precision": precision, "batch_size": B, "n": n, "extraction_s": samples,
-                    "backend_stream_s": bare, "images_per_s": n / statistics.median(samples),
-                    "images_per_s_of_the_backend_alone": n / statistics.median(bare),
-                })  # fmt: skip
+        alone = stopwatch(stream, device, repeats=repeats, warm_up=1)
+        rows.append({
+            "width": width, "precision": precision, "batch_size": B, "n": n, "extraction_s": samples,
+            "backend_alone_s": alone, "images_per_s": n / statistics.median(samples),
+            "images_per_s_of_the_backend_alone": n / statistics.median(alone),
+        })  # fmt: skip
     return rows
 
 

@@ -30,7 +30,8 @@ from l2a_transfer.training.recipe import find_recipe
 
 ROOT = Path(__file__).parents[1]
 ATTENTION, UNIFORM, VGG = "vgg-att2-concat-pc", "vgg-att2-concat-uniform", "vgg"
-OTHERS = ("vgg-gap", "vgg-pan", "vgg-att1-pc", "vgg-att3-concat-pc", "vgg-att2-indep-pc")
+OTHERS = ("vgg-pan", "vgg-att1-pc", "vgg-att3-concat-pc", "vgg-att2-indep-pc")
+NORMALIZERS = ("sparsemax", "entmax15")
 SMALLEST = 1 / 32
 PART_BYTES = 15 << 20
 """Of the files that weights are handed over in, four of them at a time."""
@@ -50,16 +51,18 @@ class Run:
     seed: int
     data: str = "cifar10"
     epochs: int | None = None
+    normalizer: str = "softmax"
 
     @property
     def stem(self) -> str:
-        """The name of its weights among those of other recipes and seeds, as scripts/make_zoo.py gives it."""
-        return f"{self.model}.{self.data}-w{round(self.width * 100):03d}.fast.seed-{self.seed}"
+        """The name of its weights among those of other networks, data sets and seeds."""
+        network = self.model if self.normalizer == "softmax" else f"{self.model}-{self.normalizer}"
+        return f"{network}.{self.data}-w{round(self.width * 100):03d}.fast.seed-{self.seed}"
 
     def options(self) -> list[str]:
         epochs = [] if self.epochs is None else ["--epochs", str(self.epochs)]
         return ["--model", self.model, "--data", self.data, "--width", f"{self.width:g}", "--recipe", "fast", *epochs,
-                "--seed", str(self.seed)]  # fmt: skip
+                "--normalizer", self.normalizer, "--seed", str(self.seed)]  # fmt: skip
 
     def guessed_seconds(self) -> float:
         """By the number of its steps and their arithmetic; right for a GPU within a factor that runs then correct."""
@@ -77,19 +80,23 @@ def _macs(model: str, width: float, size: int) -> int:
 
 
 def plan() -> list[Run]:
-    """In order of value: the paper's width, then three seeds of a quarter of it, both data sets, then more of each."""
+    """In order of value: the paper's width, then three seeds at smaller ones, both data sets, then more of each."""
     whole, half, quarter = 1.0, 0.5, 0.25
     three = (ATTENTION, UNIFORM, VGG)
-    runs = [Run(model, whole, 0, epochs=30) for model in (ATTENTION, UNIFORM, VGG)]
+    runs = [Run(model, whole, 0, epochs=30) for model in three]
     runs += [Run(UNIFORM, quarter, 1), Run(UNIFORM, quarter, 2), Run(VGG, quarter, 2)]
-    runs += [Run(model, half, 0) for model in three]
     runs += [Run(model, quarter, 0, "cifar100") for model in three]
-    runs += [Run(model, half, seed) for seed in (1, 2) for model in three]
-    runs += [Run(model, whole, 0, "cifar100", epochs=30) for model in three]
-    runs += [Run(model, whole, 1, epochs=30) for model in three]
+    runs += [Run(model, half, 0) for model in three]
+    runs += [Run(ATTENTION, whole, 0, "cifar100", epochs=30)]
     runs += [Run(model, quarter, seed, "cifar100") for seed in (1, 2) for model in three]
-    runs += [Run(model, quarter, 0) for model in OTHERS]
+    runs += [Run(model, half, seed) for seed in (1, 2) for model in three]
+    runs += [Run(ATTENTION, whole, 1, epochs=30)]
     runs += [Run(f"vgg-att2-concat-{c}", quarter, seed) for c in ("dp", "add") for seed in (1, 2)]
+    runs += [Run(model, quarter, seed) for model in ("vgg-gap", "vgg-att1-uniform") for seed in (0, 1, 2)]
+    runs += [Run(ATTENTION, quarter, seed, normalizer=name) for name in NORMALIZERS for seed in (0, 1, 2)]
+    runs += [Run(model, whole, 0, "cifar100", epochs=30) for model in (UNIFORM, VGG)]
+    runs += [Run(model, whole, 1, epochs=30) for model in (UNIFORM, VGG)]
+    runs += [Run(model, quarter, 0) for model in OTHERS]
     runs += [Run(model, whole, 1, "cifar100", epochs=30) for model in three]
     runs += [Run(model, quarter, seed) for seed in (3, 4) for model in three]
     runs += [Run(model, whole, 2, epochs=30) for model in three]
@@ -177,7 +184,8 @@ def _start(run: Run, place: Place, *, beside: int) -> Going:
     ]  # fmt: skip
     if place.tiny:
         command += ["--batch-size", "16"]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "2"}
+    path = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
+    environment = {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "2"}
     with open(place.work / f"{run.stem}.log", "ab") as log:
         process = subprocess.Popen(command, env=environment, stdout=log, stderr=log, stdin=subprocess.DEVNULL)
     return Going(run, command, process, beside)
@@ -220,7 +228,7 @@ def _row(one: Going, place: Place) -> dict[str, Any]:
 
 
 def pack(runs: list[Run], place: Place, out: Path, *, commit: str | None) -> list[str]:
-    """Hand over finished weights, in the plan's order, as far as they fit: `weights-N.tar.K` under `out`.
+    """Hand over finished weights, the small ones first, as far as they fit: `weights-N.tar.K` under `out`.
 
     `cat weights-N.tar.* | tar x` gives the files back, each named for its run. What was handed over is kept in
     `packed.json` in the work folder, so that the next call hands over what is left. Where the run could not know its
@@ -228,14 +236,13 @@ def pack(runs: list[Run], place: Place, out: Path, *, commit: str | None) -> lis
     """
     record = place.work / "packed.json"
     done: list[str] = json.loads(record.read_text()) if record.exists() else []
-    room, chosen = PARTS * PART_BYTES, []
-    for run in runs:
-        weights = place.weights(run)
-        if weights is None or run.stem in done or weights.stat().st_size + 4096 > room:
-            continue
-        room -= weights.stat().st_size + 4096
+    finished = [(run.stem, weights) for run in runs if (weights := place.weights(run)) and run.stem not in done]
+    room, chosen = PARTS * PART_BYTES - (1 << 20), []
+    for stem, weights in sorted(finished, key=lambda one: one[1].stat().st_size >> 20):
         _stamp(weights, commit)
-        chosen.append((run.stem, weights))
+        if weights.stat().st_size <= room:
+            room -= weights.stat().st_size + 1024
+            chosen.append((stem, weights))
     if not chosen:
         return []
     number = 1 + sum(name.startswith("-- ") for name in done)
