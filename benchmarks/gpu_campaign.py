@@ -175,7 +175,7 @@ STEPS: dict[str, tuple[Callable[[Campaign], None], float]] = {
 @click.option("--only", help="Steps with commas between them, in the order in which they are to run.")
 @click.option("--data-dir", type=click.Path(path_type=Path), help="Holds CIFAR-10, and CIFAR-100 where it is wanted.")
 @click.option("--work", type=click.Path(path_type=Path), default=Path("work"), show_default=True, help="Of the runs.")
-@click.option("--jobs", type=click.IntRange(min=1), default=6, show_default=True, help="Runs at a time.")
+@click.option("--jobs", type=click.IntRange(min=1), default=5, show_default=True, help="Runs at a time.")
 @click.option("--device", type=click.Choice(["cuda", "cpu"]), default="cuda", show_default=True)
 @click.option("--tiny/--no-tiny", default=False, help="A rehearsal: width 1/32, one epoch, few images.")
 @click.option("--commit", help="Of this code, where it does not lie in a checkout.")

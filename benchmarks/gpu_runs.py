@@ -1,8 +1,8 @@
 """The training runs of the GPU campaign: in order of value, side by side, none begun that cannot end in time.
 
 Each run is one `l2a-transfer train` in a process of its own, so that a run that fails takes no other with it. A step of
-a narrow network waits for kernel launches, not for arithmetic, so several processes share the GPU; the first run has it
-to itself, so that its time means something.
+a narrow network waits for kernel launches, not for arithmetic, so several processes share the GPU. Their times say
+nothing of a run alone.
 """
 
 from __future__ import annotations
@@ -38,8 +38,8 @@ PART_BYTES = 15 << 20
 PARTS = 4
 START_S = 10.0
 """What a run takes beside its steps: to start, to read the data and to measure."""
-LAUNCH_S, FLOPS_A_SECOND = 5e-3, 3e14
-"""A step's kernel launches, and what a GPU does of its arithmetic: guesses that the first finished runs correct."""
+LAUNCH_S, FLOPS_A_SECOND = 13e-3, 4e14
+"""A step's kernel launches, and what a GPU does of its arithmetic (measured: H200, widths 0.25 and 1)."""
 
 
 @dataclass(frozen=True)
@@ -64,14 +64,16 @@ class Run:
         return ["--model", self.model, "--data", self.data, "--width", f"{self.width:g}", "--recipe", "fast", *epochs,
                 "--normalizer", self.normalizer, "--seed", str(self.seed)]  # fmt: skip
 
-    def guessed_seconds(self) -> float:
-        """By the number of its steps and their arithmetic; right for a GPU within a factor that runs then correct."""
+    def guessed_seconds(self, done: int = 0) -> float:
+        """Of its epochs after the first `done`, by their steps and arithmetic, for a run that has the GPU to itself.
+
+        Right within a factor, which the runs that have ended tell.
+        """
         recipe = find_recipe("fast", self.data)
-        epochs = range(self.epochs or recipe.epochs)
-        recipe = dataclasses.replace(recipe, epochs=len(epochs))
-        operations = 6 * recipe.batch_size * sum(_macs(self.model, self.width, recipe.resolution(e)) for e in epochs)
+        recipe = dataclasses.replace(recipe, epochs=self.epochs or recipe.epochs)
+        macs_left = sum(_macs(self.model, self.width, recipe.resolution(e)) for e in range(done, recipe.epochs))
         steps = 50_000 // recipe.batch_size
-        return steps * (len(epochs) * LAUNCH_S + operations / FLOPS_A_SECOND)
+        return steps * ((recipe.epochs - done) * LAUNCH_S + 6 * recipe.batch_size * macs_left / FLOPS_A_SECOND)
 
 
 @cache
@@ -111,6 +113,7 @@ class Going:
     command: list[str]
     process: subprocess.Popen[bytes]
     beside: int
+    epochs_before: int
     began: float = field(default_factory=time.perf_counter)
 
 
@@ -121,7 +124,7 @@ class Place:
     work: Path
     data_dir: Path
     device: str
-    jobs: int = 6
+    jobs: int = 5
     tiny: bool = False
 
     def folder(self, run: Run) -> Path:
@@ -131,6 +134,11 @@ class Place:
         """The weights of a run that is finished: they are measured last."""
         found = next(iter(self.folder(run).glob("*.safetensors")), None)
         return found if found is not None and read_card(found).metrics else None
+
+    def epochs(self, run: Run) -> int:
+        """How many a run has behind it."""
+        metrics = self.folder(run) / "metrics.jsonl"
+        return len(metrics.read_text().splitlines()) if metrics.exists() else 0
 
     def has_data(self, run: Run) -> bool:
         return (self.data_dir / FOLDERS[run.data]).is_dir()
@@ -144,35 +152,47 @@ def tiny(runs: list[Run]) -> list[Run]:
 def train_all(runs: list[Run], place: Place, *, deadline: float) -> Iterator[dict[str, Any]]:
     """Train them in order until `deadline` (of time.perf_counter); yields a row as each ends.
 
-    A run that is finished is not trained again. A run is begun if it should end in time, by what those before took; one
-    that is still going then is asked to stop, and its checkpoint stays. Runs whose data is not there are left out.
+    A run that is finished is not trained again. A run is begun if it should end in time, by what those before took, and
+    if it does not make one that came before it late. One that is still going at the deadline is asked to stop, and its
+    checkpoint stays. Runs whose data is not there are left out.
     """
     waiting = [run for run in runs if place.has_data(run) and place.weights(run) is None]
     going: list[Going] = []
-    ratio, first = 1.0, True
+    pace = Pace()
     while waiting or going:
         for one in [one for one in going if one.process.poll() is not None]:
             going.remove(one)
-            row = _row(one, place)
-            yield row
-            if row["returncode"] == 0:
-                taken = row["wall_s"] - START_S
-                seen = max(0.1, taken / one.run.guessed_seconds())
-                ratio, first = (seen if first else max(ratio, seen)), False
-        alone = first and bool(going)
-        while waiting and len(going) < place.jobs and not alone:
-            left = deadline - time.perf_counter()
-            fits = [run for run in waiting if place.tiny or START_S + ratio * run.guessed_seconds() < left]
+            yield _row(one, place)
+            pace.learn(one, place)
+        left = deadline - time.perf_counter()
+        late = any(pace.seconds(one.run, place) > left for one in going)
+        while waiting and len(going) < place.jobs and (place.tiny or not late):
+            fits = [run for run in waiting if place.tiny or START_S + pace.seconds(run, place) < left]
             if not fits:
                 waiting = []
                 break
             waiting.remove(fits[0])
             going.append(_start(fits[0], place, beside=len(going)))
-            alone = first
-        if time.perf_counter() > deadline:
+        if left < 0:
             waiting = []
             _stop(going)
         time.sleep(0.1)
+
+
+@dataclass
+class Pace:
+    """How much longer runs take than they would alone on the GPU that LAUNCH_S and FLOPS_A_SECOND speak of."""
+
+    ratio: float = 1.0
+
+    def seconds(self, run: Run, place: Place) -> float:
+        """Of what a run has before it; its epoch that is going counts as not begun."""
+        return self.ratio * run.guessed_seconds(place.epochs(run))
+
+    def learn(self, one: Going, place: Place) -> None:
+        """From a run that has ended well."""
+        if one.process.returncode == 0 and (whole := one.run.guessed_seconds(one.epochs_before)) > 0:
+            self.ratio = max(0.1, (time.perf_counter() - one.began - START_S) / whole)
 
 
 def _start(run: Run, place: Place, *, beside: int) -> Going:
@@ -188,7 +208,7 @@ def _start(run: Run, place: Place, *, beside: int) -> Going:
     environment = {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "2"}
     with open(place.work / f"{run.stem}.log", "ab") as log:
         process = subprocess.Popen(command, env=environment, stdout=log, stderr=log, stdin=subprocess.DEVNULL)
-    return Going(run, command, process, beside)
+    return Going(run, command, process, beside, place.epochs(run))
 
 
 def _stop(going: list[Going]) -> None:
@@ -228,7 +248,7 @@ def _row(one: Going, place: Place) -> dict[str, Any]:
 
 
 def pack(runs: list[Run], place: Place, out: Path, *, commit: str | None) -> list[str]:
-    """Hand over finished weights, the small ones first, as far as they fit: `weights-N.tar.K` under `out`.
+    """Hand over finished weights, in the plan's order, as far as they fit: `weights-N.tar.K` under `out`.
 
     `cat weights-N.tar.* | tar x` gives the files back, each named for its run. What was handed over is kept in
     `packed.json` in the work folder, so that the next call hands over what is left. Where the run could not know its
@@ -238,7 +258,7 @@ def pack(runs: list[Run], place: Place, out: Path, *, commit: str | None) -> lis
     done: list[str] = json.loads(record.read_text()) if record.exists() else []
     finished = [(run.stem, weights) for run in runs if (weights := place.weights(run)) and run.stem not in done]
     room, chosen = PARTS * PART_BYTES - (1 << 20), []
-    for stem, weights in sorted(finished, key=lambda one: one[1].stat().st_size >> 20):
+    for stem, weights in finished:
         _stamp(weights, commit)
         if weights.stat().st_size <= room:
             room -= weights.stat().st_size + 1024

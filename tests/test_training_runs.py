@@ -403,6 +403,7 @@ def test_compiled_training_takes_the_same_steps(tmp_path: Path) -> None:
 
 
 @pytest.mark.gpu
+@pytest.mark.filterwarnings("ignore:Synchronization debug mode is a prototype")
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_a_step_never_makes_the_host_wait(precision: str, monkeypatch: pytest.MonkeyPatch) -> None:
     run = new_trainer(average=0.2, where=Where(device="cuda", precision=precision))
