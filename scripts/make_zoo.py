@@ -24,13 +24,15 @@ from l2a_transfer.training.recipe import RECIPES, TrainConfig
 ROOT = Path(__file__).parents[1]
 ZOO = ROOT / "benchmarks" / "zoo"
 PAGE = ROOT / "docs" / "zoo.md"
+TIMED_ALONE = frozenset({"vgg-att2-concat-pc.cifar10-w025.fast.seed-2"})
+"""Runs beside which no other training ran; the seconds of the others say nothing of the recipe."""
 HEAD = (
     "# Zoo\n\n"
     "Every network that was trained here to its end, by `scripts/make_zoo.py` from the cards; a test holds the page to "
     "them. Accuracy: on test images, n of them, or on those held out where the second column says so; last epoch, the "
-    "float16 numbers that ship; mean ± sample standard deviation over the seeds. Time: the mean of the runs on the "
-    "device named. In bold: weights that ship with the package.\n\n"
-    "| architecture | trained on | width | parameters | accuracy, % | n | seeds | recipe | device | minutes a run |\n"
+    "float16 numbers that ship; mean ± sample standard deviation over the seeds. Time: of runs beside which no "
+    "other training ran, where there is one. In bold: an architecture of which weights ship with the package.\n\n"
+    "| architecture | trained on | width | parameters | accuracy, % | n | seeds | recipe | devices | minutes a run |\n"
     "|---|---|---:|---:|---:|---:|---|---|---|---:|\n"
 )
 
@@ -40,8 +42,7 @@ def main() -> None:
     parser.add_argument("--add", nargs="*", type=Path, default=[], help="Weights that are kept.")
     for path in parser.parse_args().add:
         card = read_card(path).to_json()
-        recipe, seed = card["training"]["recipe"]["name"], card["training"]["seed"]
-        kept = ZOO / f"{card['name']}.{recipe}.seed-{seed}.safetensors"
+        kept = ZOO / f"{stem(card)}.safetensors"
         if kept.exists() and digest(read_card(kept).to_json()) != digest(card):
             raise SystemExit(f"{kept}: another run of that name and seed; remove one of them")
         ZOO.mkdir(parents=True, exist_ok=True)
@@ -57,6 +58,13 @@ def cards() -> list[tuple[dict[str, Any], bool]]:
     known = {digest(card) for card, _ in bundled}
     kept = [read_card(path).to_json() for path in sorted(ZOO.glob("*.safetensors"))]
     return [*bundled, *((card, False) for card in kept if digest(card) not in known)]
+
+
+def stem(card: dict[str, Any]) -> str:
+    """The name of a run among those of other normalizers, recipes and seeds."""
+    normalizer = card["config"]["normalizer"]
+    name = card["name"] if normalizer == "softmax" else card["name"].replace(".", f"-{normalizer}.", 1)
+    return f"{name}.{card['training']['recipe']['name']}.seed-{card['training']['seed']}"
 
 
 def digest(card: dict[str, Any]) -> str:
@@ -86,11 +94,13 @@ def line(own: list[dict[str, Any]], bundled: bool) -> str:
     n = next(iter(first["metrics"].values()))["n"]
     spread = f" ± {statistics.stdev(values):.2f}" if len(values) > 1 else ""
     recipe = TrainConfig.from_json(training["recipe"])
-    seconds: dict[str, list[float]] = defaultdict(list)
+    devices, minutes = [], []
     for card in own:
         ran = card["training"]
         processes = f" × {ran['processes']}" if ran.get("processes", 1) > 1 else ""
-        seconds[f"{ran['device']}{processes}, {ran['precision']}"].append(ran["seconds"])
+        devices.append(f"{ran['device']}{processes}, {ran['precision']}")
+        if stem(card) in TIMED_ALONE:
+            minutes.append(f"{ran['seconds'] / 60:.0f} ({devices[-1]})")
     normalizer = "" if config["normalizer"] == "softmax" else f", {config['normalizer']}"
     name = f"**{config['architecture']}**" if bundled else config["architecture"]
     data = training["data"] if training["split"] == "train" else f"{training['data']}, {training['split']}"
@@ -98,8 +108,8 @@ def line(own: list[dict[str, Any]], bundled: bool) -> str:
     cells = [
         name + normalizer, data, f"{config['width']:g}", f"{first['parameters']:,}",
         f"{statistics.fmean(values):.2f}{spread}", f"{n:,}", f"{len(values)} ({seeds})",
-        ", ".join([recipe.name, f"{recipe.epochs} epochs", *changed(recipe), *started(training)]), "; ".join(seconds),
-        "; ".join(f"{statistics.fmean(values) / 60:.0f}" for values in seconds.values()),
+        ", ".join([recipe.name, f"{recipe.epochs} epochs", *changed(recipe), *started(training)]),
+        "; ".join(dict.fromkeys(devices)), "; ".join(minutes) or "–",
     ]  # fmt: skip
     return f"| {' | '.join(cells)} |\n"
 

@@ -26,6 +26,22 @@ def test_the_page_is_made_of_the_cards() -> None:
     assert (ROOT / "docs" / "zoo.md").read_text(encoding="utf-8") == zoo.page(zoo.cards())
 
 
+def test_only_runs_timed_alone_have_a_time() -> None:
+    zoo = maker()
+    card, _ = zoo.cards()[0]
+    assert zoo.line([card], True).endswith(" | – |\n")
+    zoo.TIMED_ALONE = {zoo.stem(card)}
+    minutes = f"{card['training']['seconds'] / 60:.0f} (cpu, 1 thread, fp32)"
+    assert zoo.line([card], True).endswith(f" | cpu, 1 thread, fp32 | {minutes} |\n")
+
+
+def test_another_normalizer_has_another_name() -> None:
+    zoo = maker()
+    card, _ = zoo.cards()[0]
+    card["config"]["normalizer"] = "sparsemax"
+    assert zoo.stem(card) == "vgg-att2-concat-pc-sparsemax.cifar10-w025.fast.seed-0"
+
+
 def test_seeds_of_one_network_share_a_line() -> None:
     zoo = maker()
     card, _ = zoo.cards()[0]
@@ -39,7 +55,7 @@ def test_seeds_of_one_network_share_a_line() -> None:
     other["training"].update(device="cuda, another", precision="bf16", seconds=120.0)
     other["training"]["recipe"]["cutout"] = 0  # as a card of today has it, which is what ran without the field
     (line,) = zoo.page([(card, True), (other, False)]).removeprefix(zoo.HEAD).splitlines()
-    assert line.endswith(f"| cpu, 1 thread, fp32; cuda, another, bf16 | {card['training']['seconds'] / 60:.0f}; 2 |")
+    assert line.endswith("| cpu, 1 thread, fp32; cuda, another, bf16 | – |")
     other["training"]["processes"] = 4
     assert "; cuda, another × 4, bf16 |" in zoo.page([(card, True), (other, False)])
     with pytest.raises(SystemExit, match="seed 5: two cards of one run"):
