@@ -50,13 +50,15 @@ def test_a_bundled_network_reaches_what_its_card_says(name: str, data_dir: Path)
     assert accuracy >= 0.90
 
 
-def test_the_bundled_controls_share_the_recipe_and_the_seed() -> None:
+@pytest.mark.parametrize("width", [0.25, 0.5])
+def test_the_bundled_controls_share_the_recipe_and_the_seed(width: float) -> None:
+    tag = f"cifar10-w{round(100 * width):03d}"
     attention, uniform = (
-        read_card(PRETRAINED / f"vgg-att2-concat-{kind}.cifar10-w025.safetensors") for kind in ("pc", "uniform")
+        read_card(PRETRAINED / f"vgg-att2-concat-{kind}.{tag}.safetensors") for kind in ("pc", "uniform")
     )
     for key in ("recipe", "seed", "data_sha256", "precision", "device"):
         assert attention.training[key] == uniform.training[key]
-    assert (attention.training["n"], attention.config.width, uniform.config.width) == (50_000, 0.25, 0.25)
+    assert (attention.training["n"], attention.config.width, uniform.config.width) == (50_000, width, width)
 
 
 def extract(out: Path, *arguments: str | Path) -> Path:

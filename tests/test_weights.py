@@ -135,8 +135,11 @@ def test_files_of_other_programs(tmp_path: Path) -> None:
 
 def test_bundled_weights() -> None:
     names = pretrained_names()
-    assert names == ["vgg-att2-concat-pc.cifar10-w025", "vgg-att2-concat-uniform.cifar10-w025"]
-    assert sum(path.stat().st_size for path in PRETRAINED.iterdir()) < 6_000_000
+    assert names == [
+        f"vgg-att2-concat-{kind}.cifar10-{width}" for kind in ("pc", "uniform") for width in ("w025", "w050")
+    ]
+    assert sum(path.stat().st_size for path in PRETRAINED.iterdir()) < 20_000_000
+    assert resolve_model("vgg-att2-concat-pc")[1].name == "vgg-att2-concat-pc.cifar10-w025"
     for name in names:
         network, card = resolve_model(name)
         assert card.name == name
