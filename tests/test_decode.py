@@ -112,14 +112,49 @@ def test_a_note_that_cannot_be_read_turns_nothing(tmp_path: Path) -> None:
     assert decode_file(tmp_path / "p.jpg").size == (40, 48)
 
 
-def png_header(width: int, height: int) -> bytes:
-    def chunk(kind: bytes, data: bytes) -> bytes:
-        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+def png_file(size: tuple[int, int], depth: int, kind: int, data: bytes, transparent: bytes = b"") -> bytes:
+    """A PNG of (W, H) pixels, `depth` bits a sample, of colour type `kind`; `data` are its rows, filter bytes too."""
 
-    header = struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)
-    return (
-        b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(bytes(64))) + chunk(b"IEND", b"")
-    )
+    def chunk(name: bytes, content: bytes) -> bytes:
+        return struct.pack(">I", len(content)) + name + content + struct.pack(">I", zlib.crc32(name + content))
+
+    header = chunk(b"IHDR", struct.pack(">IIBBBBB", *size, depth, kind, 0, 0, 0))
+    key = chunk(b"tRNS", transparent) if transparent else b""
+    return b"\x89PNG\r\n\x1a\n" + header + key + chunk(b"IDAT", zlib.compress(data)) + chunk(b"IEND", b"")
+
+
+def png_header(width: int, height: int) -> bytes:
+    return png_file((width, height), 8, 0, bytes(64))
+
+
+@pytest.mark.parametrize(
+    ("depth", "row", "key", "expected"),
+    [
+        (1, [0b01000000], 0, [255, 255]),
+        (1, [0b01000000], 1, [0, 255]),
+        (2, [0b00011011], 1, [0, 255, 170, 255]),
+        (2, [0b00011011], 2, [0, 85, 255, 255]),
+        (4, [0x01, 0x5F], 5, [0, 17, 255, 255]),
+        (4, [0x01, 0x5F], 0, [255, 17, 85, 255]),
+        (8, [0, 1, 5, 254], 5, [0, 1, 255, 254]),
+        (16, [0x12, 0x34, 0x12, 0x35], 0x1234, [255, 18]),
+    ],
+)
+def test_the_transparent_grey_of_a_png_of_any_depth_is_white(
+    depth: int, row: list[int], key: int, expected: list[int]
+) -> None:
+    content = png_file((len(expected), 1), depth, 0, bytes([0, *row]), struct.pack(">H", key))
+    found = np.asarray(decode_bytes(content, "p.png"))
+    assert found.tolist() == [[[grey] * 3 for grey in expected]]
+
+
+def test_a_transparent_colour_that_eight_bits_cannot_tell_is_refused() -> None:
+    colours = struct.pack(">3H3H", 0x1234, 0x5678, 0x9ABC, 0x1200, 0x5600, 0x9A00)
+    content = png_file((2, 1), 16, 2, b"\0" + colours, colours[:6])
+    with pytest.raises(DataError, match=r"p\.png: 16 bits a colour and one of them transparent.*alpha channel"):
+        decode_bytes(content, "p.png")
+    found = np.asarray(decode_bytes(png_file((2, 1), 16, 2, b"\0" + colours), "p.png"))
+    assert found.tolist() == [[[0x12, 0x56, 0x9A]] * 2]
 
 
 @pytest.mark.parametrize("side", [40_000, 12_000])

@@ -21,6 +21,9 @@ MAX_PIXELS = 100_000_000
 MAX_FILE_BYTES = 256 << 20
 REPLACE = "replace the file, or take it away"
 EXIF_ORIENTATION = 0x0112
+PNG_FIRST_CHUNK = 8
+PNG_GREY, PNG_RGB = 0, 2
+"""Colour types that have their transparent colour in tRNS; a palette has one opacity an entry there."""
 TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -67,6 +70,8 @@ def decode_bytes(content: bytes, name: str) -> Image.Image:
                 if image.width * image.height > MAX_PIXELS:
                     raise _too_large(name, f"{image.width:,} × {image.height:,} pixels")
                 image.load()
+                if image.format == "PNG":
+                    _mark_transparent(image, content, name)
                 return to_rgb(_upright(image), name)
     except Image.DecompressionBombError as error:
         raise _too_large(name, str(error).split(" exceeds")[0]) from error  # Pillow gives the number of pixels
@@ -93,6 +98,30 @@ def _upright(image: Image.Image) -> Image.Image:
     return image if turn is None else image.transpose(turn)
 
 
+def _mark_transparent(image: Image.Image, content: bytes, name: str) -> None:
+    """Put the transparent colour of a grey or RGB PNG where `to_rgb` looks for it, on the scale of the pixels there.
+
+    The file has it on the scale of its samples, and Pillow widens those of 2 and 4 bits to 8 but not the colour (PNG
+    specification, 3rd edition, 11.3.1.1). Raises: DataError for RGB of 16 bits, of which Pillow keeps 8, so that
+    which pixels are meant is lost.
+    """
+    depth, kind = content[24], content[25]
+    at, key = PNG_FIRST_CHUNK, b""
+    while not key and at < len(content) and content[at + 4 : at + 8] != b"IDAT":
+        size = int.from_bytes(content[at : at + 4], "big")
+        if content[at + 4 : at + 8] == b"tRNS":
+            key = content[at + 8 : at + 8 + size]
+        at += size + 12
+    if kind == PNG_GREY and len(key) == 2:
+        grey = int.from_bytes(key, "big")
+        image.info["transparency"] = grey if depth == 16 else grey * (255 // (2**depth - 1))
+    elif kind == PNG_RGB and len(key) == 6 and depth == 16:
+        raise DataError(
+            f"{name}: 16 bits a colour and one of them transparent: which pixels that is cannot be told in 8 bits; "
+            "save it with an alpha channel"
+        )
+
+
 def to_rgb(image: Image.Image, name: str) -> Image.Image:
     """Any 8- or 16-bit mode → RGB. Transparency is laid over white; 16-bit grey is scaled, not clipped.
 
@@ -104,7 +133,9 @@ def to_rgb(image: Image.Image, name: str) -> Image.Image:
         values = np.asarray(image).astype(np.int64)
         if values.min() < 0 or values.max() > 65535:
             raise DataError(f"{name}: integer pixels outside 0…65535 have no known range")
-        return Image.fromarray(np.round(values / 257).astype(np.uint8)).convert("RGB")
+        grey = np.round(values / 257).astype(np.uint8)
+        grey[values == image.info.get("transparency", -1)] = 255
+        return Image.fromarray(grey).convert("RGB")
     if image.mode == "F":
         raise DataError(f"{name}: floating-point pixels have no known range; save it with 8 or 16 bits")
     if "transparency" in image.info or image.mode in ("RGBA", "LA", "PA", "La", "RGBa"):
