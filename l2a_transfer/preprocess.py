@@ -20,6 +20,22 @@ CIFAR10_MEAN = (0.4914, 0.4822, 0.4465)
 CIFAR10_STD = (0.2470, 0.2435, 0.2616)
 
 
+def check_rgb(image: Image.Image) -> None:
+    """Raises: TypeError for anything but a Pillow image; ValueError for one that is not RGB."""
+    from PIL import Image
+
+    if not isinstance(image, Image.Image):
+        raise TypeError(
+            f"a picture must be a Pillow image of mode RGB, got {type(image).__name__}; Image.fromarray(x) makes one "
+            "of uint8 (H, W, 3)"
+        )
+    if image.mode != "RGB":
+        raise ValueError(
+            f"a picture must have the mode RGB, got {image.mode}; l2a_transfer.data.decode.to_rgb(image, 'its name') "
+            "converts any mode as an extraction does"
+        )
+
+
 @dataclass(frozen=True)
 class Preprocess:
     """Resize to `size` × `size` pixels, then `(x / 255 − mean) / std` per channel.
@@ -48,9 +64,13 @@ class Preprocess:
             raise ValueError(f"mean and std have three numbers, std above 0; got {self.mean} and {self.std}")
 
     def pixels(self, image: Image.Image) -> NDArray[np.uint8]:
-        """An RGB picture of any size → uint8 (3, size, size). A picture that has the size already is not resampled."""
+        """An RGB picture of any size → uint8 (3, size, size). A picture that has the size already is not resampled.
+
+        Raises: TypeError for anything but a Pillow image; ValueError for another mode than RGB.
+        """
         from PIL import Image
 
+        check_rgb(image)
         W, H = image.size
         if (self.size, self.size) != (W, H):
             box = None

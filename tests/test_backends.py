@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import json
+import re
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
 import pytest
 import torch
 from numpy.typing import NDArray
+from PIL import Image
 
+from l2a_transfer.data.decode import to_rgb
 from l2a_transfer.errors import BackendError, UnknownNameError
+from l2a_transfer.explain.maps import attention_maps
 from l2a_transfer.export import export_onnx
 from l2a_transfer.features.backends import (
     OnnxBackend,
@@ -46,6 +52,58 @@ def test_pixels_are_the_bytes_over_255() -> None:
     assert features.dtype == np.float32
     assert features[0, -1] == np.float32(0.2)
     assert features[0, :-1].max() == 0
+
+
+@pytest.mark.parametrize("model", [TINY, "exported", "pixels"])
+@pytest.mark.parametrize(
+    ("images", "error", "words"),
+    [
+        (pixels() / np.float32(255), TypeError, r"got float32 \(5, 3, 32, 32\); np\.rint\(255 \* x\)"),
+        (pixels().astype(np.int64), TypeError, "got int64"),
+        (torch.from_numpy(pixels()), TypeError, r"got Tensor; .*tensor\.numpy\(\)"),
+        (list(pixels()), TypeError, "got list"),
+        (pixels(side=33), ValueError, r"\(B, 3, 32, 32\); got \(5, 3, 33, 33\); .*preprocess\.pixels"),
+        (pixels().transpose(0, 2, 3, 1), ValueError, r"got \(5, 32, 32, 3\); channels come first: x\.transpose"),
+        (pixels()[0], ValueError, r"got \(3, 32, 32\); one image is a batch of one: x\[None\]"),
+        (pixels()[:, :1], ValueError, r"got \(5, 1, 32, 32\)"),
+    ],
+)
+def test_pixels_of_another_kind_size_or_order_are_refused(
+    exported: Path, model: str, images: NDArray[np.uint8], error: type[Exception], words: str
+) -> None:
+    backend = open_backend(str(exported) if model == "exported" else model, device="cpu")
+    for compute in (backend.features, lambda batch: list(backend.stream([batch]))):
+        with pytest.raises(error, match=words):
+            compute(images)
+
+
+def test_a_picture_that_is_not_rgb_is_refused() -> None:
+    network, card = resolve_model(TINY)
+    for mode in ("RGBA", "L", "P"):
+        image = Image.new(mode, (40, 40))
+        for compute in (card.preprocess.pixels, partial(attention_maps, network, card.preprocess, name="x")):
+            with pytest.raises(ValueError, match=f"must have the mode RGB, got {mode}; .*to_rgb"):
+                compute(image=image)
+        assert card.preprocess.pixels(to_rgb(image, "x")).shape == (3, 32, 32)
+    with pytest.raises(TypeError, match=r"Pillow image of mode RGB, got ndarray; Image\.fromarray"):
+        card.preprocess.pixels(np.zeros((4, 4, 3), np.uint8))  # type: ignore[arg-type]
+
+
+def test_the_documented_way_from_arrays_to_features(capsys: pytest.CaptureFixture[str]) -> None:
+    document = (Path(__file__).parents[1] / "docs" / "extraction.md").read_text(encoding="utf-8")
+    (block,) = (b for b in re.findall(r"```python\n(.*?)```", document, re.DOTALL) if "backend.features" in b)
+    names: dict[str, Any] = {}
+    exec(compile(block, "extraction.md", "exec"), names)
+    assert names["features"].shape == (10, 256)
+    assert "'L3': (10, " in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("model", [TINY, "exported", "pixels"])
+def test_a_view_of_pixels_gives_the_features_of_its_copy(exported: Path, model: str) -> None:
+    backend = open_backend(str(exported) if model == "exported" else model, device="cpu")
+    channels_last = np.ascontiguousarray(pixels().transpose(0, 2, 3, 1))
+    np.testing.assert_array_equal(backend.features(channels_last.transpose(0, 3, 1, 2)), backend.features(pixels()))
+    np.testing.assert_array_equal(backend.features(pixels()[:, ::-1]), backend.features(pixels()[:, ::-1].copy()))
 
 
 def test_level_columns_tile_the_feature() -> None:

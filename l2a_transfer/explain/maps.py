@@ -14,7 +14,7 @@ from PIL import Image
 
 from l2a_transfer.errors import BackendError
 from l2a_transfer.models.vgg import Network
-from l2a_transfer.preprocess import Preprocess
+from l2a_transfer.preprocess import Preprocess, check_rgb
 
 COLORMAP = "inferno"
 DEFAULT_SIDE = 128
@@ -56,8 +56,9 @@ def attention_maps(
 
     The networks were trained on pictures of `preprocess.size` pixels; at several times that, a position sees an
     object's part rather than the object, and the map is finer. Raises: BackendError for a network without
-    attention; ValueError for a side that the network cannot take.
+    attention; ValueError for a side that the network cannot take, and for a picture that is not RGB.
     """
+    check_rgb(image)
     smallest = model.config.min_size
     if not smallest <= side <= MAX_SIDE:
         raise ValueError(f"side must be between {smallest} and {MAX_SIDE} pixels, got {side}")

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from l2a_transfer.errors import BackendError, unknown_name
 from l2a_transfer.features.devices import PRECISIONS, choose_device, ieee_float32
-from l2a_transfer.features.interface import TAPS, Computed, FeatureBackend, feature_width, level_columns
+from l2a_transfer.features.interface import TAPS, Computed, FeatureBackend, check_pixels, feature_width, level_columns
 from l2a_transfer.features.onnx_backend import CARD_KEY, OnnxBackend, read_onnx, refers_to_other_files
 from l2a_transfer.features.torch_backend import TorchBackend
 from l2a_transfer.preprocess import Preprocess
@@ -45,6 +45,7 @@ class PixelsBackend:
         self.map_levels: tuple[str, ...] = ()
 
     def features(self, images_u8: NDArray[np.uint8]) -> NDArray[np.float32]:
+        check_pixels(images_u8, self.preprocess)
         return images_u8.reshape(len(images_u8), -1).astype(np.float32) / np.float32(255)
 
     def stream(self, batches: Iterable[NDArray[np.uint8]], *, attention: bool = False) -> Iterator[Computed]:

@@ -40,13 +40,37 @@ class FeatureBackend(Protocol):
     map_levels: tuple[str, ...]
 
     def features(self, images_u8: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """uint8 (B, 3, size, size) → float32 (B, D)."""
+        """uint8 (B, 3, size, size) → float32 (B, D). Raises: as `check_pixels`."""
 
     def stream(self, batches: Iterable[NDArray[np.uint8]], *, attention: bool = False) -> Iterator[Computed]:
         """Each batch's features, in order, and its maps with `attention`; transfers run beside the computation."""
 
     def identity(self) -> dict[str, Any]:
         """What decides the bytes of a feature beside the pictures and the batch size; flat JSON."""
+
+
+def check_pixels(images_u8: NDArray[np.uint8], preprocess: Preprocess) -> None:
+    """Pixels as a backend takes them, uint8 (B, 3, size, size), channels first.
+
+    Nothing is converted: 0…1 and 0…255, or rows and channels, cannot be told apart from the numbers alone. Raises:
+    TypeError for another kind of object or of numbers, ValueError for another shape; both say what to do.
+    """
+    size = preprocess.size
+    expected = f"pixels must be a NumPy array, uint8 0…255, (B, 3, {size}, {size})"
+    resized = "np.stack([backend.preprocess.pixels(image) for image in images]) makes them of Pillow's RGB images"
+    if not isinstance(images_u8, np.ndarray):
+        raise TypeError(f"{expected}; got {type(images_u8).__name__}; {resized}, and tensor.numpy() of a tensor")
+    shape = images_u8.shape
+    if images_u8.dtype != np.uint8:
+        todo = "np.rint(255 * x).astype(np.uint8) makes them of numbers between 0 and 1"
+        raise TypeError(f"{expected}; got {images_u8.dtype} {shape}; {todo}; mean and std are subtracted here")
+    if shape[1:] != (3, size, size):
+        todo = resized
+        if shape[1:] == (size, size, 3):
+            todo = "channels come first: x.transpose(0, 3, 1, 2)"
+        elif shape in ((3, size, size), (size, size, 3)):
+            todo = "one image is a batch of one: x[None], channels first"
+        raise ValueError(f"{expected}; got {shape}; {todo}")
 
 
 def feature_width(backend: FeatureBackend) -> int:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from l2a_transfer.errors import BackendError, unknown_name
 from l2a_transfer.features.devices import PRECISIONS, choose_onnx_device
-from l2a_transfer.features.interface import TAPS, Computed, level_columns, maps_wanted
+from l2a_transfer.features.interface import TAPS, Computed, check_pixels, level_columns, maps_wanted
 
 if TYPE_CHECKING:
     from l2a_transfer.models.weights import Card
@@ -85,12 +85,14 @@ class OnnxBackend:
         return session
 
     def features(self, images_u8: NDArray[np.uint8]) -> NDArray[np.float32]:
+        check_pixels(images_u8, self.preprocess)
         return self._checked(self.run(images_u8, ["features"]), len(images_u8)).features
 
     def stream(self, batches: Iterable[NDArray[np.uint8]], *, attention: bool = False) -> Iterator[Computed]:
         names = ["features", *(MAP_OUTPUT + level for level in self.map_levels if attention)]
         run = self.run_bound if self.device == "cuda" else self.run
         for images_u8 in batches:
+            check_pixels(images_u8, self.preprocess)
             yield self._checked(run(images_u8, names), len(images_u8))
 
     def _checked(self, found: dict[str, NDArray[np.float32]], B: int) -> Computed:

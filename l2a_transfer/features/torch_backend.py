@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from l2a_transfer.errors import unknown_name
 from l2a_transfer.features.devices import choose_device, choose_precision, ieee_float32
-from l2a_transfer.features.interface import TAPS, Computed, level_columns, maps_wanted
+from l2a_transfer.features.interface import TAPS, Computed, check_pixels, level_columns, maps_wanted
 
 if TYPE_CHECKING:
     import torch
@@ -55,7 +55,8 @@ class TorchBackend:
     def features(self, images_u8: NDArray[np.uint8]) -> NDArray[np.float32]:
         import torch
 
-        found, _ = self._forward(torch.from_numpy(images_u8).to(self.device), attention=False)
+        check_pixels(images_u8, self.preprocess)
+        found, _ = self._forward(torch.from_numpy(np.ascontiguousarray(images_u8)).to(self.device), attention=False)
         array: NDArray[np.float32] = found.cpu().numpy()
         return array
 
@@ -66,7 +67,8 @@ class TorchBackend:
             yield from self._stream_cuda(batches, attention=attention)
             return
         for images_u8 in batches:
-            features, maps = self._forward(torch.from_numpy(images_u8), attention=attention)
+            check_pixels(images_u8, self.preprocess)
+            features, maps = self._forward(torch.from_numpy(np.ascontiguousarray(images_u8)), attention=attention)
             yield Computed(features.numpy(), {level: values.numpy() for level, values in maps.items()})
 
     def _forward(self, images_u8: torch.Tensor, *, attention: bool) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
@@ -110,7 +112,8 @@ class TorchBackend:
 
         uploaded: tuple[torch.Tensor, torch.cuda.Event] | None = None
         for batch in batches:
-            pinned = torch.from_numpy(batch).pin_memory()
+            check_pixels(batch, self.preprocess)
+            pinned = torch.from_numpy(np.ascontiguousarray(batch)).pin_memory()
             with torch.cuda.stream(copying):
                 following = pinned.to(self.device, non_blocking=True), copying.record_event()
             if uploaded is not None:
