@@ -43,7 +43,7 @@ import torch
 from PIL import Image
 from provenance import provenance
 
-from l2a_transfer.data.decode import decode_file
+from l2a_transfer.data.decode import FORMATS, decode_file
 from l2a_transfer.data.readers import open_source
 from l2a_transfer.errors import L2AError, UnknownNameError
 from l2a_transfer.export import export_onnx
@@ -59,7 +59,6 @@ from l2a_transfer.preprocess import Preprocess
 LIMIT_S = 5
 LIMIT_BYTES = 4 << 30
 NETWORK = "untrained:vgg-att2-concat-pc@0.0625"
-PICTURES = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM")
 SHARES = {"hdf5": 5, "safetensors": 4, "onnx": 4, "image": 7}
 """How the cases are dealt out; tar, Parquet and sealed-again HDF5 come on top, as many as HDF5 each."""
 CHECKSUMS = ("hdf5", "safetensors", "onnx")
@@ -138,7 +137,7 @@ def make_seeds(folder: Path, kinds: list[str]) -> None:
     picture = Image.fromarray(rng.integers(0, 256, (5, 6, 3), dtype=np.uint8)).resize(
         (40, 32), Image.Resampling.BICUBIC
     )
-    for name in PICTURES if "image" in kinds else ():
+    for name in FORMATS if "image" in kinds else ():
         picture.save(folder / "image" / f"rgb.{name.lower()}", name)
     if "image" in kinds:
         picture.convert("L").save(folder / "image" / "progressive.jpeg", progressive=True)

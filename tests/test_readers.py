@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from l2a_transfer.data.decode import FORMATS
 from l2a_transfer.data.readers import open_source
 from l2a_transfer.data.registry import DATASETS
 from l2a_transfer.data.sources import ImageSource, select
@@ -362,3 +363,19 @@ def test_grey_and_odd_pictures_reach_the_features(tmp_path: Path) -> None:
         Image.new(mode, (20, 10)).save(tmp_path / "in" / name)
     result = l2a("extract", "--model", TINY, "--data", f"imagefolder:{tmp_path / 'in'}", "--out", tmp_path / "f.h5")
     assert result.exit_code == 0, result.output
+
+
+def test_every_name_of_a_format_that_is_read_is_read(tmp_path: Path) -> None:
+    names = {"1.jpe": "JPEG", "2.JFIF": "JPEG", "3.mpo": "MPO", "4.pbm": "PPM", "5.apng": "PNG", "6.jp2": "JPEG2000"}
+    if "AVIF" in FORMATS:
+        names["7.avif"] = "AVIF"
+    for name, kind in names.items():
+        (tmp_path / "a").mkdir(exist_ok=True)
+        Image.new("1" if kind == "PPM" else "RGB", (32, 32), 1 if kind == "PPM" else (200, 100, 50)).save(
+            tmp_path / "a" / name, kind
+        )
+    source = open_source(f"imagefolder:{tmp_path}")
+    assert source.ids == tuple(f"a/{name}" for name in names)
+    for row, kind in enumerate(names.values()):
+        expected = (255, 255, 255) if kind == "PPM" else (200, 100, 50)
+        assert np.abs(np.asarray(source.image(row)).astype(int) - expected).max() <= 3, kind

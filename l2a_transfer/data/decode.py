@@ -10,13 +10,34 @@ import zlib
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError, features
 
 from l2a_transfer.errors import DataError
 
-FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM")
-"""Formats that are decoded; Pillow's others, some of which start programs, are never tried."""
-SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".ppm", ".pgm", ".pnm")
+
+def _reads_avif() -> bool:
+    """True where the installed Pillow decodes AVIF: from 11.3, if it was built with it."""
+    try:
+        from PIL import AvifImagePlugin
+    except ImportError:
+        return False
+    return bool(AvifImagePlugin.SUPPORTED)
+
+
+_SUFFIXES = {
+    "JPEG": (".jpg", ".jpeg", ".jpe", ".jfif", ".mpo"),
+    "PNG": (".png", ".apng"),
+    "WEBP": (".webp",),
+    "GIF": (".gif",),
+    "BMP": (".bmp",),
+    "TIFF": (".tif", ".tiff"),
+    "PPM": (".ppm", ".pgm", ".pbm", ".pnm"),
+    **({"JPEG2000": (".jp2", ".j2k", ".j2c", ".jpc", ".jpf", ".jpx")} if features.check("jpg_2000") else {}),
+    **({"AVIF": (".avif", ".avifs")} if _reads_avif() else {}),
+}
+FORMATS = tuple(_SUFFIXES)
+"""Formats that are decoded; Pillow's others, some of which start programs or take anything, are never tried."""
+SUFFIXES = tuple(suffix for own in _SUFFIXES.values() for suffix in own)
 MAX_PIXELS = 100_000_000
 MAX_FILE_BYTES = 256 << 20
 REPLACE = "replace the file, or take it away"
