@@ -379,3 +379,25 @@ def test_every_name_of_a_format_that_is_read_is_read(tmp_path: Path) -> None:
     for row, kind in enumerate(names.values()):
         expected = (255, 255, 255) if kind == "PPM" else (200, 100, 50)
         assert np.abs(np.asarray(source.image(row)).astype(int) - expected).max() <= 3, kind
+
+
+BYTES = np.array([b"caf\xc3\xa9", b"cat"])
+
+
+def test_bytes_are_text_wherever_an_npz_has_names(tmp_path: Path) -> None:
+    images = np.zeros((2, 4, 4), dtype=np.uint8)
+    source = open_source(
+        save_npz(
+            tmp_path / "a.npz",
+            images=images,
+            labels=[1, 0],
+            classes=BYTES,
+            ids=BYTES,
+            split=np.array([b"test", b"train"]),
+        )
+    )
+    assert rows_of(source) == [("café", "cat", "test"), ("cat", "café", "train")]
+    for key in ("classes", "ids", "split"):
+        arrays = {"images": images, "labels": [0, 0], key: np.array([b"caf\xe9", b"x"])}
+        with pytest.raises(DataError, match=rf"a\.npz: '{key}' must be text or bytes in UTF-8"):
+            open_source(save_npz(tmp_path / "a.npz", **arrays))

@@ -117,6 +117,19 @@ def test_version_1_files_still_load() -> None:
     assert found.ids == tuple(ROWS["ids"])
 
 
+def test_attributes_of_fixed_length_are_text(tmp_path: Path) -> None:
+    def fix(file: h5py.File) -> None:
+        for key in list(file.attrs):
+            file.attrs[key] = np.bytes_(file.attrs[key].encode())
+
+    path = changed(save(tmp_path / "f.h5"), fix)
+    with h5py.File(path) as file:
+        assert isinstance(file.attrs["classes"], bytes)
+    assert read_meta(path)[0] == META
+    with pytest.raises(StoreError, match=r"f\.h5: "):
+        read_meta(changed(path, set_attribute("data", np.bytes_(b"\xff"))))
+
+
 def test_every_single_flipped_bit_is_found(tmp_path: Path) -> None:
     path = save(tmp_path / "f.h5")
     content = bytearray(path.read_bytes())

@@ -119,6 +119,20 @@ def test_download_is_passed_on_only_when_asked_for(tmp_path: Path, monkeypatch: 
     ]  # fmt: skip
 
 
+def test_names_of_classes_may_be_bytes_or_synonyms(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Set:
+        classes = (b"tench", ("goldfish", "Carassius auratus"), "shark")
+
+        def __init__(self, root: str, **options: Any) -> None:
+            self.labels = [0, 1, 2]
+
+        def __len__(self) -> int:
+            return 3
+
+    monkeypatch.setattr(torchvision.datasets, "STL10", Set)
+    assert open_source("stl10", data_dir=tmp_path).classes == ("tench", "goldfish", "shark")
+
+
 class Quiet(http.server.SimpleHTTPRequestHandler):
     def log_message(self, *_: Any) -> None:
         pass

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from l2a_transfer.data.cifar import read_cifar
 from l2a_transfer.data.decode import SUFFIXES
 from l2a_transfer.data.folders import read_folder
+from l2a_transfer.data.names import text_of
 from l2a_transfer.data.parquet import read_parquet
 from l2a_transfer.data.registry import DatasetSpec, find_dataset
 from l2a_transfer.data.sources import (
@@ -175,10 +176,11 @@ def _inside(spec: DatasetSpec, data_dir: Path, folder: str) -> Path:
 def read_npz(path: Path) -> ImageSource:
     """Arrays in an `.npz`: `images` uint8 (N, H, W) or (N, H, W, 3), and optionally `labels` (N,) or (N, 1) integers,
     `classes` (K,) names, `ids` (N,) and `split` (N,) names. Or, as MedMNIST has it, `train_images`, `train_labels`,
-    `val_…`, `test_…`. Nothing is unpickled. Raises: DataError naming the file and the key.
+    `val_…`, `test_…`. Names may be text or bytes in UTF-8. Nothing is unpickled. Raises: DataError naming the file and
+    the key.
     """
     arrays = _load_npz(path)
-    given = [str(name) for name in arrays["classes"].tolist()] if "classes" in arrays else None
+    given = _texts(path, arrays, "classes") if "classes" in arrays else None
     prefixes = [key.removesuffix("images") for key in arrays if key == "images" or key.endswith("_images")]
     if not prefixes or ("" in prefixes and len(prefixes) > 1):
         raise DataError(
@@ -220,18 +222,26 @@ def _named_rows(path: Path, source: ArraySource, arrays: dict[str, NDArray[Any]]
     if "split" in arrays:
         if arrays["split"].shape != (len(source),):
             raise DataError(f"{path}: 'split' must have {len(source)} names, got {arrays['split'].shape}")
-        own = [str(name) for name in arrays["split"].tolist()]
+        own = _texts(path, arrays, "split")
         splits = tuple(sorted(set(own), key=lambda name: ({"train": 0, "val": 1, "test": 2}.get(name, 3), name)))
         if len(splits) > 255:
             raise DataError(f"{path}: 'split' has {len(splits)} different names; at most 255 are allowed")
         split = np.array([splits.index(name) for name in own], dtype=np.uint8)
     if "ids" in arrays:
-        ids = tuple(str(name) for name in arrays["ids"].ravel().tolist())
+        ids = tuple(_texts(path, arrays, "ids"))
         if len(ids) != len(source) or len(set(ids)) != len(ids):
             raise DataError(f"{path}: 'ids' must be {len(source)} different names")
     elif "split" in arrays:
         ids = tuple(numbered("row", len(source)))
     return ArraySource(source.name, source.classes, splits, ids, source.labels, split, source.pictures)
+
+
+def _texts(path: Path, arrays: dict[str, NDArray[Any]], key: str) -> list[str]:
+    """The names in an array, which may be bytes. Raises: DataError where they are no UTF-8."""
+    try:
+        return [text_of(name) for name in arrays[key].ravel().tolist()]
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path}: '{key}' must be text or bytes in UTF-8: {error}") from error
 
 
 def _load_npz(path: Path) -> dict[str, NDArray[Any]]:

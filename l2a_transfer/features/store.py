@@ -281,13 +281,18 @@ def _dataset(path: Path, file: h5py.File, name: str, ndim: int, kind: str) -> h5
     return found
 
 
+def _decoded(value: Any) -> Any:
+    """An attribute's value; text of fixed length, as other programs write it, comes back as bytes."""
+    return value.decode() if isinstance(value, bytes) else value
+
+
 def _read_meta(path: Path, file: h5py.File) -> FeatureMeta:
-    schema = file.attrs.get("schema")
+    schema = _decoded(file.attrs.get("schema"))
     if schema != SCHEMA:
         raise StoreError(f"{path}: its schema must be {SCHEMA!r}, got {schema!r}")
     values: dict[str, Any] = {}
     for key in (*TEXT, *JSON, *OPTIONAL_JSON):
-        text = file.attrs.get(key, "[]" if key in OPTIONAL_JSON else None)
+        text = _decoded(file.attrs.get(key, "[]" if key in OPTIONAL_JSON else None))
         if not isinstance(text, str):
             raise StoreError(f"{path}: the attribute {key!r} must be text, got {type(text).__name__}")
         values[key] = text
