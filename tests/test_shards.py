@@ -32,7 +32,7 @@ from tests.test_readers import rows_of
 
 
 def names(where: str, suffix: str = ".tar") -> list[tuple[str, str]]:
-    return [(shard.name, shard.split) for shard in find_shards(where, suffix)]
+    return [(shard.name, shard.split) for shard in find_shards(where, suffix).shards]
 
 
 def touch(root: Path, *files: str) -> Path:

@@ -22,6 +22,7 @@ RUN = ("batch_size", "workers", "on_error", "attention", "engine", "resume", "ov
 @click.option("--download/--no-download", default=False, help="Fetch the data set into --data-dir.")
 @click.option("--out", type=PATH, required=True, metavar="FILE.h5", help="Feature file.")
 @click.option("--split", help="Only this split.")
+@click.option("--split-from", default="auto", show_default=True, help="auto, folders or none: what says the splits.")
 @click.option("--limit", type=click.IntRange(min=1), help="At most N images a split, evenly over the classes.")
 @click.option("--levels", help="Comma-separated levels, as L2,L3; all by default.")
 @click.option("--tap", default="ga", show_default=True, help="ga, or ga-bn-relu: what the classifier sees.")
@@ -50,6 +51,7 @@ def command(obj: dict[str, Any], /, **given: Any) -> None:
       l2a-transfer extract --model vgg-att2-concat-pc --data caltech-mini --out features.h5
     """
     from l2a_transfer.data.readers import open_source
+    from l2a_transfer.data.sources import describe, reading_of
     from l2a_transfer.features.backends import open_backend
     from l2a_transfer.features.extract import extract
     from l2a_transfer.features.ray_engine import RayConfig
@@ -70,14 +72,18 @@ def command(obj: dict[str, Any], /, **given: Any) -> None:
             split=given["split"],
             limit=given["limit"],
             download=given["download"],
+            split_from=given["split_from"],
         )
         click.echo(f"{backend.name} on {backend.device}, {backend.precision}, {len(source)} images", err=True)
+        click.echo(describe(source), err=True)
         run = {key: given[key] for key in RUN}
         ray = RayConfig(given["ray_address"], given["actors"])
         result = extract(source, backend, given["out"], ray=ray, progress=obj["progress"], **run)
     speed = f", {result.computed / result.seconds:.0f} images/s" if result.computed else ", verified"
     skipped = f"; {len(result.skipped)} images skipped, listed in its attribute 'skipped'" if result.skipped else ""
-    click.echo(f"{result.path}: {result.rows} × {result.dim}{speed}{skipped}")
+    passed_over = reading_of(source).passed_over
+    beside = f"; passed over: {passed_over}" if passed_over.files else ""
+    click.echo(f"{result.path}: {result.rows} × {result.dim}{speed}{skipped}{beside}")
 
 
 @contextlib.contextmanager

@@ -88,6 +88,7 @@ def _describe_features(path: Path, verify: bool) -> dict[str, Any]:
             "classes": list(found.meta.classes),
             "rows_per_split": dict(zip(found.meta.splits, counts.tolist(), strict=True)),
             "maps": {level: list(shape) for level, shape in found.maps.items()},
+            "source": found.meta.source,
             "skipped": [list(pair) for pair in found.meta.skipped],
             "unlabelled": int((found.labels < 0).sum()),
             "levels": [list(level) for level in found.meta.levels],

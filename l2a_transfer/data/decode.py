@@ -38,6 +38,16 @@ _SUFFIXES = {
 FORMATS = tuple(_SUFFIXES)
 """Formats that are decoded; Pillow's others, some of which start programs or take anything, are never tried."""
 SUFFIXES = tuple(suffix for own in _SUFFIXES.values() for suffix in own)
+OTHER_PICTURES = tuple(
+    suffix
+    for suffix in (
+        ".heic", ".heif", ".hif", ".jxl", ".jxr", ".jp2", ".j2k", ".j2c", ".jpc", ".jpf", ".jpx", ".avif", ".avifs",
+        ".dib", ".tga", ".qoi", ".ico", ".pcx", ".sgi", ".pfm", ".exr", ".hdr", ".dds", ".psd", ".xcf", ".svg", ".eps",
+        ".raw", ".dng", ".cr2", ".cr3", ".nef", ".arw", ".orf", ".rw2", ".raf", ".pef", ".srw", ".dcm", ".fits",
+    )
+    if suffix not in SUFFIXES
+)  # fmt: skip
+"""Suffixes of pictures that are not decoded."""
 MAX_PIXELS = 100_000_000
 MAX_FILE_BYTES = 256 << 20
 REPLACE = "replace the file, or take it away"

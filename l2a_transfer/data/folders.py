@@ -8,43 +8,34 @@ from pathlib import Path
 
 import numpy as np
 
-from l2a_transfer.data.decode import SUFFIXES
+from l2a_transfer.data.decode import OTHER_PICTURES, SUFFIXES
+from l2a_transfer.data.layout import split_folders
+from l2a_transfer.data.names import in_order, is_litter
+from l2a_transfer.data.reading import PassedOver, Reading, Tally
 from l2a_transfer.data.sources import FileSource
 from l2a_transfer.errors import DataError
 
-SPLIT_FOLDERS = {
-    "train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val", "test": "test",
-    "testing": "test",
-}  # fmt: skip
-"""Folder names that are splits where every folder of the root is one of them, and the split's name."""
 PUT = f"put some there ({', '.join(SUFFIXES)})"
 
 
-def read_folder(root: Path, name: str, *, without: Iterable[str] = ()) -> FileSource:
+def read_folder(root: Path, name: str, *, split_from: str = "auto", without: Iterable[str] = ()) -> FileSource:
     """The pictures below `root`, ordered by path, case and all.
 
-    `root/CLASS/…`: labelled, one split "all". `root/{train,val,test}/CLASS/…`: labelled, those splits. Pictures
-    directly in the root or in a split folder: label −1. Folders named in `without` are left out; files that are no
-    pictures, and names that start with a dot, are passed over. Raises: DataError for a missing or empty folder, a
-    class folder without pictures, and pictures both beside and in class folders.
+    `root/CLASS/…`: labelled, one split "all". `root/{train,val,test}/CLASS/…`: labelled, those splits; which folders
+    are splits is `split_folders`' to say. Pictures directly in the root or in a split folder: label −1. Folders named
+    in `without` are left out; files that are no pictures are counted. Raises: DataError for a missing or empty
+    folder, a class folder without pictures, pictures both beside and in class folders, and folders that may be splits
+    or classes.
     """
     skipped = set(without)
-    files = [p for p in find_pictures(root) if _first(p) not in skipped]
+    files, passed_over = find_pictures(root, without=skipped)
     if not files:
-        raise DataError(f"{root}: no pictures in it; {PUT}")
+        raise DataError(f"{root}: no pictures in it{_instead(passed_over)}; {PUT}")
     folders = sorted(f for f in _folders(root) if f not in skipped)
-    split_of = {folder: SPLIT_FOLDERS[folder] for folder in folders if folder in SPLIT_FOLDERS}
-    if folders and set(folders) == set(split_of):
-        if len(set(split_of.values())) < len(split_of):
-            raise DataError(f"{root}: the folders {', '.join(sorted(split_of))} are the same split twice")
-        if any("/" not in p for p in files):
-            raise DataError(f"{root}: pictures beside the split folders {', '.join(sorted(split_of))}; move them away")
-        _check_classes(root, folders, files, skipped)
-    else:
-        split_of = {}
-        _check_classes(root, [""], files, skipped)
+    split_of = split_folders(root, folders, files, split_from)
+    _check_classes(root, split_of or [""], files, skipped)
     depth = 1 if split_of else 0
-    splits = tuple(s for s in ("train", "val", "test") if s in split_of.values()) or ("all",)
+    splits = in_order(set(split_of.values())) or ("all",)
 
     def class_of(path: str) -> str | None:
         parts = path.split("/", depth + 1)
@@ -65,7 +56,18 @@ def read_folder(root: Path, name: str, *, without: Iterable[str] = ()) -> FileSo
         labels=np.array([index[class_of(p)] for p in files], dtype=np.int32),
         split=np.array([split_index(p) for p in files], dtype=np.uint8),
         root=root,
+        reading=Reading(_splits_from(split_of), passed_over),
     )
+
+
+def _splits_from(split_of: dict[str, str]) -> str:
+    if not split_of:
+        return "no folder: one split"
+    return "folders " + ", ".join(f"{folder} → {split}" for folder, split in split_of.items())
+
+
+def _instead(passed_over: PassedOver) -> str:
+    return f" that can be read; passed over: {passed_over}" if passed_over.files else ""
 
 
 def _first(path: str) -> str:
@@ -73,11 +75,12 @@ def _first(path: str) -> str:
     return path.partition("/")[0]
 
 
-def find_pictures(root: Path) -> list[str]:
-    """Every picture below `root`, as POSIX paths relative to it, in no order.
+def find_pictures(root: Path, *, without: Iterable[str] = ()) -> tuple[list[str], PassedOver]:
+    """Every picture below `root`, as POSIX paths relative to it, in no order, and the other files that are there.
 
-    Links to folders are followed, each folder once. Raises: DataError where `root` is missing or not a folder, or where
-    a name is not UTF-8.
+    First-level folders named in `without` are not looked into. What is hidden, and what a system has left there, is
+    neither. Links to folders are followed, each folder once. Raises: DataError where `root` is missing or not a
+    folder, or where a picture's name is not UTF-8.
     """
     if not root.is_dir():
         raise DataError(
@@ -85,22 +88,27 @@ def find_pictures(root: Path) -> list[str]:
             "pictures for each class"
         )
     found: list[str] = []  # text: a hundred thousand Path objects would take more memory than the extraction
-    visited = set()
+    others = Tally(OTHER_PICTURES)
+    visited = {os.path.realpath(root / folder) for folder in without}
     for folder, below, names in os.walk(root, followlinks=True, onerror=_refused):
         real = os.path.realpath(folder)
         if real in visited:
             below.clear()
             continue
         visited.add(real)
-        below[:] = sorted(f for f in below if not f.startswith("."))
+        below[:] = sorted(f for f in below if not is_litter(f))
         here = Path(folder).relative_to(root).as_posix()
         for name in names:
-            if not name.startswith(".") and name.lower().endswith(SUFFIXES):
-                path = name if here == "." else f"{here}/{name}"
-                if any("\ud800" <= c <= "\udfff" for c in path):
-                    raise DataError(f"{os.fsencode(path)!r} in {root}: the name is not UTF-8; rename the file")
-                found.append(path)
-    return found
+            if is_litter(name):
+                continue
+            path = name if here == "." else f"{here}/{name}"
+            if not name.lower().endswith(SUFFIXES):
+                others.add(os.fsencode(path).decode(errors="replace"))
+                continue
+            if any("\ud800" <= c <= "\udfff" for c in path):
+                raise DataError(f"{os.fsencode(path)!r} in {root}: the name is not UTF-8; rename the file")
+            found.append(path)
+    return found, others.result()
 
 
 def _refused(error: OSError) -> None:
@@ -108,7 +116,7 @@ def _refused(error: OSError) -> None:
 
 
 def _folders(root: Path) -> list[str]:
-    return [p.name for p in root.iterdir() if p.is_dir() and not p.name.startswith(".")]
+    return [p.name for p in root.iterdir() if p.is_dir() and not is_litter(p.name)]
 
 
 def _check_classes(root: Path, parents: Iterable[str], files: list[str], skipped: set[str]) -> None:
@@ -126,6 +134,7 @@ def _check_classes(root: Path, parents: Iterable[str], files: list[str], skipped
                 "put every picture into the folder of its class"
             )
         if with_pictures and folders - with_pictures:
+            empty = root / parent / min(folders - with_pictures)
             raise DataError(
-                f"{root / parent / min(folders - with_pictures)}: a class folder without pictures; {PUT}, or remove it"
+                f"{empty}: a class folder without pictures{_instead(find_pictures(empty)[1])}; {PUT}, or remove it"
             )

@@ -1,6 +1,43 @@
-"""What the names of files, folders and classes say, and in which letters they are kept."""
+"""What the names of files, folders and classes say: a split, a label, no data; and in which letters they are kept."""
 
 from __future__ import annotations
+
+import re
+
+SPLIT_WORDS = {
+    "train": "train", "training": "train", "trainval": "trainval", "val": "val", "valid": "val", "validation": "val",
+    "test": "test", "testing": "test",
+}  # fmt: skip
+"""Words for splits, whatever their case, and the split that each means."""
+SPLIT_ORDER = ("train", "trainval", "val", "test")
+LETTERS = re.compile(r"[^\W\d_]+")
+HIVE = re.compile(r"([^/=]+)=([^/]*)")
+LITTER = frozenset({
+    "__macosx", "@eadir", "eadir", "#recycle", "#snapshot", "@recycle", "@recently-snapshot", "$recycle.bin", "lost+found",
+    "system volume information", "__pycache__", "thumbs.db", "desktop.ini", "icon\r",
+})  # fmt: skip
+"""What operating systems, file servers and tools leave in folders of pictures, in lower case."""
+
+
+def is_litter(name: str) -> bool:
+    """True for one part of a path that is hidden, or that a system and no person has put there."""
+    return name.startswith(".") or name.casefold() in LITTER
+
+
+def split_named(name: str) -> str | None:
+    """The split that a name is the word for, whatever its case, and None for any other name."""
+    return SPLIT_WORDS.get(name.casefold())
+
+
+def split_within(name: str) -> str | None:
+    """The split whose word stands in a name by itself, as in `birds-train-000.tar`; None where none does, or two."""
+    found = {SPLIT_WORDS[word] for word in LETTERS.findall(name.casefold()) if word in SPLIT_WORDS}
+    return found.pop() if len(found) == 1 else None
+
+
+def in_order(splits: set[str]) -> tuple[str, ...]:
+    """The splits as they are always listed: train, trainval, val, test, then others by name."""
+    return tuple(sorted(splits, key=lambda s: (SPLIT_ORDER.index(s) if s in SPLIT_ORDER else len(SPLIT_ORDER), s)))
 
 
 def text_of(value: object) -> str:

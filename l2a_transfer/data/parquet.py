@@ -87,7 +87,7 @@ class ParquetSource(Table):
         return self._digest(json.dumps(files).encode())
 
 
-def read_parquet(where: str) -> ParquetSource:
+def read_parquet(where: str, *, split_from: str = "auto") -> ParquetSource:
     """The pictures of the Parquet files that `where` means (see `find_shards`), in the files' and the rows' order.
 
     `PATH#COLUMN` says which of several label columns is meant, as `cifar100#fine_label`. The image column is a struct
@@ -101,7 +101,8 @@ def read_parquet(where: str) -> ParquetSource:
         raise MissingExtraError(f"parquet:{where}", "pyarrow", "parquet") from error
     assert pyarrow.parquet
     path, wanted = _split_column(where)
-    shards = find_shards(path, ".parquet")
+    found = find_shards(path, ".parquet", split_from)
+    shards = found.shards
     ids: list[str] = []
     groups, labels, footers = [], [], []
     first: _Columns | None = None
@@ -133,6 +134,7 @@ def read_parquet(where: str) -> ParquetSource:
         ids=tuple(ids),
         labels=joined.astype(np.int32),
         split=np.array([splits.index(shard.split) for shard in shards], dtype=np.uint8)[group[:, 0]],
+        reading=found.reading,
         shards=shards,
         columns=(first.image, first.in_struct),
         group=group,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import re
 import zipfile
@@ -16,8 +17,10 @@ from numpy.typing import NDArray
 from l2a_transfer.data.cifar import read_cifar
 from l2a_transfer.data.decode import SUFFIXES
 from l2a_transfer.data.folders import read_folder
-from l2a_transfer.data.names import text_of
+from l2a_transfer.data.layout import check_choice
+from l2a_transfer.data.names import in_order, split_named, text_of
 from l2a_transfer.data.parquet import read_parquet
+from l2a_transfer.data.reading import Reading
 from l2a_transfer.data.registry import DatasetSpec, find_dataset
 from l2a_transfer.data.sources import (
     ArraySource,
@@ -47,26 +50,31 @@ def open_source(
     split: str | None = None,
     limit: int | None = None,
     download: bool = False,
+    split_from: str = "auto",
 ) -> ImageSource:
     """The pictures that `data` names: a set of the registry, `imagefolder:PATH`, `npz:FILE`, or
     `wds:PATH` and `parquet:PATH`, which also take globs, braces and fsspec URLs.
 
     `split` keeps one split; `limit` at most so many pictures a split, evenly over the classes. With `download`, a
-    named set that is not in `data_dir` is fetched. Raises: UnknownNameError for a name or split that does not
-    exist, with the nearest; DataError for a set that is missing, empty or damaged.
+    named set that is not in `data_dir` is fetched. Of folders and shards, `split_from` says what splits are: "auto" by
+    names, "folders" the first-level folders, "none" nothing. Raises: UnknownNameError for a name or split that does
+    not exist, with the nearest; DataError for a set that is missing, empty, damaged, or can be read in two ways.
     """
     kind, colon, where = data.partition(":")
     if colon and kind in EXAMPLES and not where:
         raise ValueError(f"--data {data} needs a path after the colon, as {kind}:{EXAMPLES[kind]}")
+    how: dict[str, Any] = {"split_from": check_choice(split_from)}
+    if split_from != "auto" and kind not in ("imagefolder", "wds", "parquet"):
+        raise ValueError(f"--split-from is for imagefolder:, wds: and parquet:; the splits of {data} are its own")
     if colon and kind == "imagefolder":
         root = Path(where)
-        source: ImageSource = read_folder(root, f"imagefolder:{root.resolve().name}")
+        source: ImageSource = read_folder(root, f"imagefolder:{root.resolve().name}", **how)
     elif colon and kind == "npz":
         source = read_npz(Path(where))
     elif colon and kind == "wds":
-        source = read_webdataset(where)
+        source = read_webdataset(where, **how)
     elif colon and kind == "parquet":
-        source = read_parquet(where)
+        source = read_parquet(where, **how)
     else:
         source = _open_named(find_dataset(data), None if data_dir is None else Path(data_dir), download=download)
     return select(source, split=split, limit=limit)
@@ -130,9 +138,8 @@ def _caltech_mini(spec: DatasetSpec) -> ImageSource:
 
 
 def _caltech101(spec: DatasetSpec, data_dir: Path) -> ImageSource:
-    return read_folder(
-        _inside(spec, data_dir, "caltech101/101_ObjectCategories"), spec.name, without=["BACKGROUND_Google"]
-    )
+    root = _inside(spec, data_dir, "caltech101/101_ObjectCategories")
+    return read_folder(root, spec.name, split_from="none", without=["BACKGROUND_Google"])
 
 
 def _svhn1083(spec: DatasetSpec, data_dir: Path) -> ImageSource:
@@ -182,12 +189,14 @@ def read_npz(path: Path) -> ImageSource:
     arrays = _load_npz(path)
     given = _texts(path, arrays, "classes") if "classes" in arrays else None
     prefixes = [key.removesuffix("images") for key in arrays if key == "images" or key.endswith("_images")]
-    if not prefixes or ("" in prefixes and len(prefixes) > 1):
+    split_of = {prefix: split_named(prefix[:-1]) or prefix[:-1] or "all" for prefix in prefixes}
+    if not prefixes or ("" in prefixes and len(prefixes) > 1) or len(set(split_of.values())) < len(prefixes):
         raise DataError(
             f"{path}: needs 'images', or one '<split>_images' a split; it has {', '.join(arrays) or 'none'}"
         )
     parts = {}
-    for prefix in sorted(prefixes, key=lambda p: ("train_", "val_", "test_", p).index(p)):
+    order = in_order(set(split_of.values()))
+    for prefix in sorted(prefixes, key=lambda p: order.index(split_of[p])):
         images = arrays[f"{prefix}images"]
         if (
             images.dtype != np.uint8
@@ -203,7 +212,7 @@ def read_npz(path: Path) -> ImageSource:
             raise DataError(
                 f"{path}: '{prefix}labels' must be {len(images)} integers, got {labels.dtype} {labels.shape}"
             )
-        parts[prefix.removesuffix("_") or "all"] = (images, labels.reshape(-1).astype(np.int64))
+        parts[split_of[prefix]] = (images, labels.reshape(-1).astype(np.int64))
     if len({images.shape[1:] for images, _ in parts.values()}) > 1:
         raise DataError(f"{path}: the pictures of all splits must have one shape")
     low, high = (int(f([f(labels) for _, labels in parts.values()])) for f in (min, max))
@@ -212,28 +221,38 @@ def read_npz(path: Path) -> ImageSource:
         raise DataError(
             f"{path}: labels must be −1 or between 0 and {count - 1 if given else MAX_CLASSES - 1}; got {low}…{high}"
         )
+    used = {"classes", *(f"{prefix}{part}" for prefix in prefixes for part in ("images", "labels"))}
+    used |= {"ids", "split"} if "" in prefixes else set()
+    if unused := [key for key in arrays if key not in used]:
+        log.warning("%s: arrays that are not read: %s", path, ", ".join(unused))
     source = join_splits(f"npz:{path.stem}", given or [str(k) for k in range(count)], parts)  # type: ignore[arg-type]
-    return _named_rows(path, source, arrays) if "all" in parts else source
+    from_names = ", ".join(f"{prefix}images → {split_of[prefix]}" for prefix in prefixes)
+    reading = Reading("no array 'split': one split" if "" in prefixes else f"names of arrays, {from_names}")
+    source = dataclasses.replace(source, reading=reading)
+    return _named_rows(path, source, arrays) if "" in prefixes else source
 
 
 def _named_rows(path: Path, source: ArraySource, arrays: dict[str, NDArray[Any]]) -> ArraySource:
     """The source with the ids and splits that an `.npz` gives its rows."""
-    splits, split, ids = source.splits, source.split, source.ids
+    splits, split, ids, reading = source.splits, source.split, source.ids, source.reading
     if "split" in arrays:
         if arrays["split"].shape != (len(source),):
             raise DataError(f"{path}: 'split' must have {len(source)} names, got {arrays['split'].shape}")
-        own = _texts(path, arrays, "split")
-        splits = tuple(sorted(set(own), key=lambda name: ({"train": 0, "val": 1, "test": 2}.get(name, 3), name)))
+        given = _texts(path, arrays, "split")
+        own = [split_named(name) or name for name in given]
+        splits = in_order(set(own))
         if len(splits) > 255:
             raise DataError(f"{path}: 'split' has {len(splits)} different names; at most 255 are allowed")
         split = np.array([splits.index(name) for name in own], dtype=np.uint8)
+        said = ", ".join(f"{name} → {split_named(name) or name}" for name in sorted(set(given))[:5])
+        reading = Reading(f"the array 'split', {said}")
     if "ids" in arrays:
         ids = tuple(_texts(path, arrays, "ids"))
         if len(ids) != len(source) or len(set(ids)) != len(ids):
             raise DataError(f"{path}: 'ids' must be {len(source)} different names")
     elif "split" in arrays:
         ids = tuple(numbered("row", len(source)))
-    return ArraySource(source.name, source.classes, splits, ids, source.labels, split, source.pictures)
+    return dataclasses.replace(source, splits=splits, ids=ids, split=split, reading=reading)
 
 
 def _texts(path: Path, arrays: dict[str, NDArray[Any]], key: str) -> list[str]:

@@ -14,15 +14,24 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
-from l2a_transfer.data.folders import SPLIT_FOLDERS
+from l2a_transfer.data.layout import CHOOSE
+from l2a_transfer.data.names import (
+    HIVE,
+    in_order,
+    is_litter,
+    split_named,
+    split_within,
+)
+from l2a_transfer.data.reading import SHOWN, PassedOver, Reading, Tally
 from l2a_transfer.errors import DataError, MissingExtraError, SourceError
 
 MAX_SHARDS = 100_000
 WINDOW_BYTES = 4 << 20
 """What is fetched at once from afar, where each request costs more than the bytes that follow."""
+CLASSES = "classes.txt"
+"""Beside shards: the names of their classes."""
 BRACES = re.compile(r"\{([^{}]*)\}")
 NUMBERS = re.compile(r"(\d+)\.\.(\d+)")
-SPLIT_NAME = re.compile(rf"({'|'.join(SPLIT_FOLDERS)})(?:[-_.]|$)")
 
 
 @dataclass(frozen=True)
@@ -35,32 +44,65 @@ class Shard:
     split: str
 
 
-def find_shards(where: str, suffix: str) -> tuple[Shard, ...]:
+@dataclass(frozen=True)
+class ShardSet:
+    """The files of a set, sorted; what says which split each is in; and the files beside them."""
+
+    shards: tuple[Shard, ...]
+    reading: Reading
+
+
+def find_shards(where: str, suffix: str, split_from: str = "auto") -> ShardSet:
     """The files that `where` means, by split and then by name: a file, a folder with such files below it, a glob, or
     braces as in `shard-{000..003}.tar` and `{train,test}.tar`; a path, or a URL that fsspec knows.
 
-    A file's split is that of its folder below the root, or of the word that its name starts with: train, val, test or
-    what else an image folder may say; without any, all are of the split "all". Raises: DataError for a file that is
-    missing, none at all, or splits that only some have; MissingExtraError for a URL without fsspec.
+    A file's split is what the word for one says in its name or in that of a folder below the root; without any, all
+    are of the split "all". With `split_from` "folders" it is the first folder below the root, with "none" all are of
+    one split. Raises: DataError for a file that is missing, none at all, splits that only some have, and words that
+    contradict each other; MissingExtraError for a URL without fsspec.
     """
     expanded = list(itertools.islice(_expand(where), MAX_SHARDS + 1))
     is_folder = len(expanded) == 1 and _is_folder(where)
-    paths = _below(where, suffix) if is_folder else [path for text in expanded for path in _matches(text)]
+    others = PassedOver()
+    if is_folder:
+        paths, others = _below(where, suffix)
+    else:
+        paths = [path for text in expanded for path in _matches(text)]
     if not paths:
-        raise DataError(f"{where}: no {suffix} file in it; give a file, a folder, a glob, or braces as {{000..003}}")
+        beside = f"; passed over: {others}" if others.files else ""
+        raise DataError(
+            f"{where}: no {suffix} file in it; give a file, a folder, a glob, or braces as {{000..003}}{beside}"
+        )
     if len(paths) > MAX_SHARDS or len(set(paths)) < len(paths):
         raise DataError(f"{where}: names a file twice, or more than {MAX_SHARDS:,} files")
     root = where.rstrip("/") if is_folder else _common([path.split("/")[:-1] for path in paths])
     names = {path: path[len(root) :].lstrip("/") for path in paths}
-    found = {path: _split_of(names[path]) for path in paths}
+    found = {path: _split_of(path, names[path], split_from) for path in paths}
     unnamed = [path for path, split in found.items() if split is None]
     if unnamed and len(unnamed) < len(paths):
         raise DataError(
-            f"{unnamed[0]}: neither its name nor its folder says which split it is, unlike others' in {where}"
+            f"{unnamed[0]}: neither its name nor its folder says which split it is, unlike others' in {where}; give "
+            "only files that do, or --split-from none for one split of all"
         )
-    order = ("train", "val", "test")
+    order = in_order({split or "all" for split in found.values()})
     shards = [Shard(path, names[path], file_bytes(path), found[path] or "all") for path in paths]
-    return tuple(sorted(shards, key=lambda s: (order.index(s.split) if s.split in order else 0, s.name.split("/"))))
+    ordered = tuple(sorted(shards, key=lambda s: (order.index(s.split), s.name.split("/"))))
+    return ShardSet(ordered, Reading(_splits_from(ordered, named=not unnamed and split_from != "none"), others))
+
+
+def _splits_from(shards: tuple[Shard, ...], *, named: bool) -> str:
+    if not named:
+        return "no file name: one split"
+    shown = ", ".join(f"{shard.name} → {shard.split}" for shard in _spread(shards))
+    return f"names of files, {shown}" + (f", … ({len(shards)} in all)" if len(shards) > SHOWN else "")
+
+
+def _spread(shards: tuple[Shard, ...]) -> list[Shard]:
+    """A few of the shards, the first of each split among them."""
+    first = {shard.split: shard for shard in reversed(shards)}
+    if len(shards) <= SHOWN:
+        return list(shards)
+    return [shard for shard in shards if shard in first.values()][:SHOWN]
 
 
 def splits_of(shards: tuple[Shard, ...]) -> tuple[str, ...]:
@@ -96,23 +138,36 @@ def _matches(path: str) -> list[str]:
     if is_remote(path):
         with _refusals(path):
             fs, inside = _filesystem(path)
-            return sorted(fs.unstrip_protocol(found) for found in fs.glob(inside))
-    return sorted(Path(found).as_posix() for found in glob.glob(path, recursive=True))
+            matches = sorted(fs.unstrip_protocol(found) for found in fs.glob(inside))
+    else:
+        matches = sorted(Path(found).as_posix() for found in glob.glob(path, recursive=True))
+    begun = {part[0] for part in path.split("/") if part}
+    # A pattern that begins as hidden names do asks for them.
+    return [
+        found for found in matches if not any(is_litter(part) and part[0] not in begun for part in found.split("/"))
+    ]
 
 
-def _below(folder: str, suffix: str) -> list[str]:
+def _below(folder: str, suffix: str) -> tuple[list[str], PassedOver]:
+    """The files below a folder that end as shards do, whatever the case, and the others."""
     if is_remote(folder):
         with _refusals(folder):
             fs, inside = _filesystem(folder)
             base, names = inside.rstrip("/"), fs.find(inside)
         found = [folder.rstrip("/") + name[name.index(base) + len(base) :] for name in names]
     else:
-        found = [path.as_posix() for path in Path(folder).rglob(f"*{suffix}")]
-    return sorted(
-        path
-        for path in found
-        if path.endswith(suffix) and not any(part.startswith(".") for part in path[len(folder) :].split("/"))
-    )
+        found = [path.as_posix() for path in Path(folder).rglob("*") if not path.is_dir()]
+    shards: list[str] = []
+    others = Tally()
+    for path in found:
+        name = path[len(folder) :].lstrip("/")
+        if any(is_litter(part) for part in name.split("/")):
+            continue
+        if path.lower().endswith(suffix):
+            shards.append(path)
+        elif name != CLASSES:
+            others.add(os.fsencode(name).decode(errors="replace"))
+    return sorted(shards), others.result()
 
 
 def _common(folders: list[list[str]]) -> str:
@@ -120,13 +175,26 @@ def _common(folders: list[list[str]]) -> str:
     return "/".join(parts[0] for parts in shared)
 
 
-def _split_of(name: str) -> str | None:
+def _split_of(path: str, name: str, split_from: str) -> str | None:
+    """The split that the parts of a shard's name agree on. Raises: DataError."""
+    if split_from == "none":
+        return None
     *folders, file = name.split("/")
-    for folder in folders:
-        if folder in SPLIT_FOLDERS:
-            return SPLIT_FOLDERS[folder]
-    start = SPLIT_NAME.match(file)
-    return SPLIT_FOLDERS[start[1]] if start else None
+    if split_from == "folders":
+        if not folders:
+            raise DataError(f"{path}: --split-from folders needs each file in a folder of its split")
+        return split_named(folders[0]) or split_within(folders[0]) or folders[0]
+    # A Hive partition is a value of its column: only a column called split says one.
+    plain = [part for part in folders if not HIVE.fullmatch(part)] + [file]
+    said = {part: split_within(part) for part in plain}
+    said |= {part: split_within(part) for part in folders if part.casefold().startswith("split=")}
+    splits = {split: part for part, split in said.items() if split}
+    if len(splits) > 1:
+        (one, here), (other, there) = list(splits.items())[:2]
+        raise DataError(
+            f"{path}: can be read in two ways: {one}, as {here} says, or {other}, as {there} does; {CHOOSE}"
+        )
+    return next(iter(splits), None)
 
 
 def is_remote(path: str) -> bool:

@@ -8,7 +8,7 @@ import json
 import stat
 import zipfile
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol
@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from l2a_transfer.data.decode import MAX_FILE_BYTES, decode_bytes, decode_file
+from l2a_transfer.data.reading import Reading
 from l2a_transfer.errors import DataError, unknown_name
 
 
@@ -51,7 +52,7 @@ class ImageSource(Protocol):
 
 @dataclass(frozen=True, eq=False)
 class Table:
-    """What every source keeps beside its pictures: one id, label and split a row."""
+    """What every source keeps beside its pictures: one id, label and split a row, and how it was read."""
 
     name: str
     classes: tuple[str, ...]
@@ -59,6 +60,7 @@ class Table:
     ids: tuple[str, ...]
     labels: NDArray[np.int32]
     split: NDArray[np.uint8]
+    reading: Reading = field(default=Reading(), kw_only=True)
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -167,6 +169,26 @@ class Subset:
 
     def fingerprint(self) -> str:
         return hashlib.sha256(self.whole.fingerprint().encode() + self.rows.tobytes()).hexdigest()
+
+
+def reading_of(source: ImageSource) -> Reading:
+    """How a source was read, where it says so."""
+    while isinstance(source, Subset):
+        source = source.whole
+    return source.reading if isinstance(source, Table) else Reading()
+
+
+def describe(source: ImageSource) -> str:
+    """What a source holds and how it was read, in one line: pictures a split, classes, and what was passed over."""
+    reading = reading_of(source)
+    counts = np.bincount(source.split, minlength=len(source.splits)).tolist()
+    splits = ", ".join(f"{name} {count:,}" for name, count in zip(source.splits, counts, strict=True))
+    unlabelled = int((source.labels < 0).sum())
+    parts = [f"{source.name}: {splits}" + (f" ({reading.splits_from})" if reading.splits_from else "")]
+    parts.append(f"{len(source.classes):,} classes" if source.classes else "no classes")
+    parts += [f"{unlabelled:,} without a label"] if unlabelled and source.classes else []
+    parts += [f"passed over: {reading.passed_over}"] if reading.passed_over.files else []
+    return "; ".join(parts)
 
 
 def select(source: ImageSource, *, split: str | None = None, limit: int | None = None) -> ImageSource:

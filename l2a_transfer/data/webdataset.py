@@ -2,19 +2,31 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import tarfile
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import PurePosixPath
-from typing import IO, Any
+from typing import IO, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from l2a_transfer.data.decode import MAX_FILE_BYTES, SUFFIXES, decode_bytes
-from l2a_transfer.data.shards import Shard, ShardReader, file_bytes, find_shards, name_of, open_shard, splits_of
+from l2a_transfer.data.decode import MAX_FILE_BYTES, OTHER_PICTURES, SUFFIXES, decode_bytes
+from l2a_transfer.data.names import is_litter
+from l2a_transfer.data.reading import Tally
+from l2a_transfer.data.shards import (
+    CLASSES,
+    Shard,
+    ShardReader,
+    file_bytes,
+    find_shards,
+    name_of,
+    open_shard,
+    splits_of,
+)
 from l2a_transfer.data.sources import Table
 from l2a_transfer.errors import DataError
 
@@ -59,28 +71,33 @@ class _Sample:
     label: int | str | None
 
 
-def read_webdataset(where: str) -> WdsSource:
+def read_webdataset(where: str, *, split_from: str = "auto") -> WdsSource:
     """The pictures of the tar shards that `where` means (see `find_shards`), in the shards' and the members' order.
 
     Neighbouring members with one name up to the first dot are a sample: one picture, and optionally `.cls`, a class
-    number, or `.json` with "label", a number or a name. `classes.txt` beside the shards names the classes. Raises:
-    DataError for a shard that is compressed, damaged, or holds a member outside of its root, a link or a device; for
-    a sample without or with several pictures; for labels that do not fit the classes.
+    number, or `.json` with "label", a number or a name. A picture and a label with one name up to the last dot are
+    one too, so that names may have dots. `classes.txt` beside the shards names the classes. Members that belong to no
+    picture are counted. Raises: DataError for a shard that is compressed, damaged, or holds a member outside of its
+    root, a link or a device; for a label without or with several pictures; for labels that do not fit the classes.
     """
-    shards = find_shards(where, ".tar")
+    found = find_shards(where, ".tar", split_from)
+    shards = found.shards
+    passed_over = Tally(OTHER_PICTURES)
+    passed_over.take(found.reading.passed_over)
     ids: list[str] = []
     given: list[int | str | None] = []
     places: list[tuple[int, int, int]] = []
     for k, shard in enumerate(shards):
         before = len(ids)
-        for sample in _samples(shard):
+        for sample in _samples(shard, passed_over):
             ids.append(f"{shard.name}/{sample.name}")
             given.append(sample.label)
             places.append((k, sample.start, sample.length))
         if len(set(ids[before:])) < len(ids) - before:
             raise DataError(f"{shard.path}: holds two members of one name; pack it again")
     if not ids:
-        raise DataError(f"{where}: no pictures in it; looked for members that end in {', '.join(SUFFIXES)}")
+        beside = f"; passed over: {passed_over.result()}" if passed_over.result().files else ""
+        raise DataError(f"{where}: no pictures in it; looked for members that end in {', '.join(SUFFIXES)}{beside}")
     labels, classes = _numbered(where, given, _class_names(shards))
     place = np.array(places, dtype=np.int64)
     splits = splits_of(shards)
@@ -91,6 +108,7 @@ def read_webdataset(where: str) -> WdsSource:
         ids=tuple(ids),
         labels=labels,
         split=np.array([splits.index(shards[k].split) for k in place[:, 0]], dtype=np.uint8),
+        reading=replace(found.reading, passed_over=passed_over.result()),
         shards=shards,
         shard=place[:, 0].astype(np.int32),
         start=np.ascontiguousarray(place[:, 1]),
@@ -122,22 +140,21 @@ class _Guarded:
         return self._file.tell()
 
 
-def _samples(shard: Shard) -> Iterator[_Sample]:
+class _Member(NamedTuple):
+    """What is kept of a member; a TarInfo takes ten times as much."""
+
+    name: str
+    start: int
+    size: int
+
+
+def _samples(shard: Shard, passed_over: Tally) -> Iterator[_Sample]:
     with open_shard(shard.path) as file:
-        key: str | None = None
-        members: list[tarfile.TarInfo] = []
-        for member in _members(shard, file):
-            own = _key(member.name)
-            if own != key and members:
-                yield from _sample(shard, file, members)
-                members = []
-            key = own
-            members.append(member)
-        if members:
-            yield from _sample(shard, file, members)
+        for _, members in itertools.groupby(_members(shard, file), key=lambda member: _key(member.name)):
+            yield from _group(shard, file, list(members), passed_over)
 
 
-def _members(shard: Shard, file: IO[bytes]) -> Iterator[tarfile.TarInfo]:
+def _members(shard: Shard, file: IO[bytes]) -> Iterator[_Member]:
     """The files in a shard, in order. Raises: DataError for any that is unsafe."""
     try:
         if file.read(2) in (b"\x1f\x8b", b"BZ", b"\xfd7", b"\x28\xb5"):
@@ -153,8 +170,8 @@ def _members(shard: Shard, file: IO[bytes]) -> Iterator[tarfile.TarInfo]:
                 kept.members = []  # tarfile keeps each; an index of our own is smaller
                 _check_member(shard, member, stop)
                 stop = member.offset_data + member.size
-                if member.isfile() and not PurePosixPath(member.name).name.startswith("."):
-                    yield member
+                if member.isfile() and not any(map(is_litter, PurePosixPath(member.name).parts)):
+                    yield _Member(member.name, member.offset_data, member.size)
             _check_end(file, stop)
     except (tarfile.TarError, OSError, ValueError, KeyError, IndexError, OverflowError, EOFError) as error:
         raise DataError(f"{shard.path}: not a tar file or damaged: {error}; pack it again") from error
@@ -191,46 +208,103 @@ def _key(name: str) -> str:
     return folder + slash + file.partition(".")[0]
 
 
-def _extension(name: str) -> str:
-    return name.rpartition("/")[2].partition(".")[2].lower()
+def _stem(name: str) -> str:
+    """A name up to its last dot."""
+    folder, slash, file = name.rpartition("/")
+    return folder + slash + (file.rpartition(".")[0] or file)
 
 
-def _sample(shard: Shard, file: IO[bytes], members: list[tarfile.TarInfo]) -> Iterator[_Sample]:
-    by_extension = {_extension(member.name): member for member in members}
-    pictures = [member for extension, member in by_extension.items() if f".{extension}" in SUFFIXES]
-    label: int | str | None = None
-    if "cls" in by_extension:
-        label = _class_number(shard, file, by_extension["cls"])
-    elif "json" in by_extension:
-        label = _json_label(shard, file, by_extension["json"])
-    if not pictures and label is None:
-        return  # a text or a list that belongs to no picture
-    if len(pictures) != 1 or len(by_extension) < len(members):
-        names = ", ".join(repr(member.name) for member in members[:6])
-        raise DataError(f"{shard.path}: a sample needs one picture and each other member once, has {names}")
-    picture = pictures[0]
+def _suffix(name: str) -> str:
+    return "." + name.rpartition(".")[2].lower()
+
+
+def _group(shard: Shard, file: IO[bytes], members: list[_Member], passed_over: Tally) -> Iterator[_Sample]:
+    """The samples among the members that have one name up to the first dot.
+
+    `1.png`, `1.cls` and `1.seg.png` are one sample, whose picture is `1.png`. `shot_3.05.png` and `shot_3.05.cls` are
+    one and `shot_3.10.png` is another: with nothing at the first dot, or with a label of its own, a picture is a
+    sample by its name up to the last. What looks like a picture and is in no sample is counted.
+    """
+    key = _key(members[0].name)
+    if len({member.name.lower() for member in members}) < len(members):
+        raise _unclear(shard, members)
+    by_stem: dict[str, list[_Member]] = {}
+    for member in members:
+        by_stem.setdefault(_stem(member.name), []).append(member)
+    at_key = by_stem.pop(key, [])
+    label = _label(shard, file, at_key, strict=True)
+    plain = label is None and not _pictures(at_key)
+    used: list[_Sample] = []
+    left = list(at_key)
+    for own in by_stem.values():
+        own_label = _label(shard, file, own, strict=plain) if plain or _pictures(own) else None
+        if own_label is not None or (plain and _pictures(own)):
+            used += _sample(shard, own, _pictures(own), own_label)
+        else:
+            left += own
+    if not plain:
+        used += _sample(shard, left, _pictures(at_key) or _pictures(left), label)
+    taken = {sample.name for sample in used}
+    for member in members:
+        is_picture = _suffix(member.name) in SUFFIXES or _suffix(member.name) in OTHER_PICTURES
+        if (is_picture or not used) and member.name not in taken:
+            passed_over.add(f"{shard.name}/{member.name}")
+    yield from sorted(used, key=lambda sample: sample.start)
+
+
+def _pictures(members: list[_Member]) -> list[_Member]:
+    return [member for member in members if _suffix(member.name) in SUFFIXES]
+
+
+def _sample(shard: Shard, members: list[_Member], pictures: list[_Member], label: int | str | None) -> list[_Sample]:
+    """The one sample that members are; none where its picture is of a format that is not read."""
+    if not pictures and any(_suffix(member.name) in OTHER_PICTURES for member in members):
+        return []
+    if len(pictures) != 1:
+        raise _unclear(shard, members)
+    (picture,) = pictures
     if picture.size > MAX_FILE_BYTES:
         raise DataError(
             f"{shard.path}: {picture.name}: {picture.size >> 20} MiB; at most {MAX_FILE_BYTES >> 20} are decoded"
         )
-    yield _Sample(picture.name, picture.offset_data, picture.size, label)
+    return [_Sample(picture.name, picture.start, picture.size, label)]
 
 
-def _note(shard: Shard, file: IO[bytes], member: tarfile.TarInfo) -> str:
+def _unclear(shard: Shard, members: list[_Member]) -> DataError:
+    names = ", ".join(repr(member.name) for member in members[:6])
+    return DataError(f"{shard.path}: a sample needs one picture and each other member once, has {names}")
+
+
+def _label(shard: Shard, file: IO[bytes], members: list[_Member], *, strict: bool) -> int | str | None:
+    """The label that a `.cls` among the members gives, or a `.json`; a JSON of another kind is none if not `strict`."""
+    by_suffix = {_suffix(member.name): member for member in members}
+    if ".cls" in by_suffix:
+        return _class_number(shard, file, by_suffix[".cls"])
+    if ".json" not in by_suffix:
+        return None
+    try:
+        return _json_label(shard, file, by_suffix[".json"])
+    except DataError:
+        if strict:
+            raise
+        return None
+
+
+def _note(shard: Shard, file: IO[bytes], member: _Member) -> str:
     if member.size > MAX_NOTE_BYTES:
         raise DataError(f"{shard.path}: {member.name}: {member.size} bytes; at most {MAX_NOTE_BYTES} are read")
-    file.seek(member.offset_data)
+    file.seek(member.start)
     return file.read(member.size).decode(errors="replace")
 
 
-def _class_number(shard: Shard, file: IO[bytes], member: tarfile.TarInfo) -> int:
+def _class_number(shard: Shard, file: IO[bytes], member: _Member) -> int:
     text = _note(shard, file, member).strip()
     if not text.removeprefix("-").isdecimal() or len(text) > 10:
         raise DataError(f"{shard.path}: {member.name}: must be a class number, got {text[:40]!r}")
     return int(text)
 
 
-def _json_label(shard: Shard, file: IO[bytes], member: tarfile.TarInfo) -> int | str | None:
+def _json_label(shard: Shard, file: IO[bytes], member: _Member) -> int | str | None:
     try:
         content = json.loads(_note(shard, file, member))
     except (ValueError, RecursionError) as error:
@@ -243,7 +317,7 @@ def _json_label(shard: Shard, file: IO[bytes], member: tarfile.TarInfo) -> int |
 
 def _class_names(shards: tuple[Shard, ...]) -> tuple[str, ...] | None:
     """The lines of `classes.txt` in the folder that all shards share, if there is one."""
-    path = shards[0].path[: len(shards[0].path) - len(shards[0].name)] + "classes.txt"
+    path = shards[0].path[: len(shards[0].path) - len(shards[0].name)] + CLASSES
     try:
         size = file_bytes(path)
     except DataError:
@@ -251,7 +325,7 @@ def _class_names(shards: tuple[Shard, ...]) -> tuple[str, ...] | None:
     with open_shard(path) as file:
         content = file.read(MAX_NOTE_BYTES + 1)
     try:
-        names = tuple(line.strip() for line in content.decode().splitlines() if line.strip())
+        names = tuple(line.strip() for line in content.decode("utf-8-sig").splitlines() if line.strip())
     except UnicodeDecodeError as error:
         raise DataError(f"{path}: must be UTF-8, one class a line: {error}") from error
     if size > MAX_NOTE_BYTES or not names or len(set(names)) < len(names):

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from l2a_transfer.data.readers import ImageSource
+from l2a_transfer.data.sources import reading_of
 from l2a_transfer.errors import BackendError, DataError, OutputExistsError, StoreError, unknown_name
 from l2a_transfer.features.backends import FeatureBackend, feature_width
 from l2a_transfer.features.compute import compute_shards
@@ -192,6 +193,7 @@ class _Job:
             precision=backend.precision,
             backend=backend.name,
             fingerprint=self.identity,
+            source=reading_of(source).to_json(),
             skipped=tuple((source.ids[row], reason) for row, reason in skipped.items()),
         )
         maps = {

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import struct
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +27,7 @@ TEXT = ("data", "tap", "precision", "backend")
 JSON: dict[str, type] = {
     "classes": list, "splits": list, "levels": list, "card": dict, "preprocess": dict, "fingerprint": dict,
 }  # fmt: skip
-OPTIONAL_JSON: dict[str, type] = {"skipped": list}
+OPTIONAL_JSON: dict[str, type] = {"skipped": list, "source": dict}
 MAPS = "maps"
 """The group of the attention maps: one data set a level."""
 
@@ -38,7 +38,8 @@ class FeatureMeta:
 
     `levels`: (name, start, stop) of each attended feature among the columns, which they tile in order. `card`: the
     model's card as JSON; `card["name"]` is the model's name. `fingerprint`: everything that decided the bytes.
-    `skipped`: (id, reason) of each image that could not be used and has no row.
+    `skipped`: (id, reason) of each image that could not be used and has no row. `source`: how the data set was read,
+    `splits_from` and `passed_over`, where there is something to say.
     """
 
     data: str
@@ -52,6 +53,7 @@ class FeatureMeta:
     backend: str
     fingerprint: dict[str, Any]
     skipped: tuple[tuple[str, str], ...] = ()
+    source: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

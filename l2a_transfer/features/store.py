@@ -292,7 +292,7 @@ def _read_meta(path: Path, file: h5py.File) -> FeatureMeta:
         raise StoreError(f"{path}: its schema must be {SCHEMA!r}, got {schema!r}")
     values: dict[str, Any] = {}
     for key in (*TEXT, *JSON, *OPTIONAL_JSON):
-        text = _decoded(file.attrs.get(key, "[]" if key in OPTIONAL_JSON else None))
+        text = _decoded(file.attrs.get(key, json.dumps(OPTIONAL_JSON[key]()) if key in OPTIONAL_JSON else None))
         if not isinstance(text, str):
             raise StoreError(f"{path}: the attribute {key!r} must be text, got {type(text).__name__}")
         values[key] = text

@@ -1,0 +1,82 @@
+"""How a data set was read, for whoever checks it: where its splits come from, and what was passed over."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import PurePosixPath
+from typing import Any
+
+SHOWN = 5
+"""How many names of a kind are given; the others are counted."""
+MOST_KINDS = 20
+"""How many kinds of files are counted apart: names may end in numbers, each another suffix."""
+
+
+@dataclass(frozen=True)
+class PassedOver:
+    """Files beside the pictures: how many, of which kinds (suffix → files), and the first, pictures before others."""
+
+    files: int = 0
+    kinds: tuple[tuple[str, int], ...] = ()
+    first: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        kinds = ", ".join(f"{count} {suffix}" for suffix, count in self.kinds[:SHOWN])
+        more = ", …" if len(self.kinds) > SHOWN else ""
+        return f"{_count(self.files, 'file')} ({kinds}{more}), first {self.first[0]}"
+
+
+@dataclass
+class Tally:
+    """Counts what is passed over, without keeping all names."""
+
+    likely: tuple[str, ...] = ()
+    """Suffixes of what is a picture all the same."""
+    _kinds: Counter[str] = field(default_factory=Counter)
+    _pictures: list[str] = field(default_factory=list)
+    _others: list[str] = field(default_factory=list)
+
+    def add(self, name: str) -> None:
+        suffix = PurePosixPath(name).suffix.lower()
+        self._kinds[suffix or "without suffix"] += 1
+        names = self._pictures if suffix in self.likely else self._others
+        names.append(name)
+        if len(names) > 2 * SHOWN:
+            names[:] = sorted(names)[:SHOWN]
+
+    def take(self, counted: PassedOver) -> None:
+        """Add what was counted elsewhere."""
+        self._kinds.update(dict(counted.kinds))
+        for name in counted.first:
+            (self._pictures if PurePosixPath(name).suffix.lower() in self.likely else self._others).append(name)
+
+    def result(self) -> PassedOver:
+        ordered = sorted(self._kinds.items(), key=lambda kind: (kind[0] not in self.likely, -kind[1], kind[0]))
+        kinds = ordered[:MOST_KINDS]
+        if rest := sum(count for _, count in ordered[MOST_KINDS:]):
+            kinds.append(("others", rest))
+        first = (sorted(self._pictures) + sorted(self._others))[:SHOWN]
+        return PassedOver(sum(self._kinds.values()), tuple(kinds), tuple(first))
+
+
+@dataclass(frozen=True)
+class Reading:
+    """`splits_from`: what says which split a picture is in, in words; empty where the set's authors do."""
+
+    splits_from: str = ""
+    passed_over: PassedOver = PassedOver()
+
+    def to_json(self) -> dict[str, Any]:
+        """What of it there is, for the feature file."""
+        found: dict[str, Any] = {"splits_from": self.splits_from} if self.splits_from else {}
+        if self.passed_over.files:
+            own = self.passed_over
+            found["passed_over"] = {"files": own.files, "kinds": dict(own.kinds), "first": list(own.first)}
+        return found
+
+
+def _count(number: int, noun: str) -> str:
+    if number == 1:
+        return f"1 {noun}"
+    return f"{number:,} {noun}{'es' if noun.endswith('s') else 's'}"
