@@ -14,7 +14,7 @@ from l2a_transfer.data.sources import describe, reading_of
 from l2a_transfer.errors import DataError, UnknownNameError
 from l2a_transfer.features.store import read_features, read_meta
 from tests.conftest import TINY, assert_fails, l2a
-from tests.shard_files import png, tar
+from tests.shard_files import parquet, png, tar
 from tests.test_readers import folder, rows_of, save_npz
 
 
@@ -281,3 +281,38 @@ def test_what_systems_leave_in_folders_is_no_data(tmp_path: Path) -> None:
     shard(tmp_path / "c", "0.tar", "__MACOSX/0.tar", "@eaDir/0.tar")
     for where in (tmp_path / "c", f"{tmp_path}/c/**/*.tar"):
         assert open_source(f"wds:{where}").ids == ("0.tar/1.png",)
+
+
+def test_a_hive_folder_carries_the_label(tmp_path: Path) -> None:
+    for name in (
+        "label=dog/0",
+        "label=cat/0",
+        "label=cat/1",
+        "label=caf%C3%A9/0",
+        "label=__HIVE_DEFAULT_PARTITION__/0",
+    ):
+        parquet(tmp_path / "a" / f"{name}.parquet", [png(1)], None)
+    source = open_source(f"parquet:{tmp_path / 'a'}")
+    assert source.splits == ("all",)
+    assert {name.split("/")[0]: label for name, label, _ in rows_of(source)} == {
+        "label=__HIVE_DEFAULT_PARTITION__": "-",
+        "label=caf%C3%A9": "café",
+        "label=cat": "cat",
+        "label=dog": "dog",
+    }
+    for name in ("split=train/label=10/0", "split=train/label=9/0", "split=test/label=train/0"):
+        parquet(tmp_path / "b" / f"{name}.parquet", [png(1)], None)
+    source = open_source(f"parquet:{tmp_path / 'b'}")
+    assert (source.splits, source.classes) == (("train", "test"), ("10", "9", "train"))
+    for name in ("kind=10/0", "kind=2/0"):
+        parquet(tmp_path / "c" / f"{name}.parquet", [png(1)], None)
+    assert open_source(f"parquet:{tmp_path / 'c'}").classes == ()
+    source = open_source(f"parquet:{tmp_path / 'c'}#kind")
+    assert (source.labels.tolist(), len(source.classes)) == ([10, 2], 11)
+
+
+def test_only_some_files_in_hive_folders_are_refused(tmp_path: Path) -> None:
+    parquet(tmp_path / "label=cat" / "0.parquet", [png(1)], None)
+    parquet(tmp_path / "more" / "0.parquet", [png(1)], None)
+    with pytest.raises(DataError, match="has other image or label columns or classes"):
+        open_source(f"parquet:{tmp_path}")

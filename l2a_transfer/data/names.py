@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from urllib.parse import unquote
 
 SPLIT_WORDS = {
     "train": "train", "training": "train", "trainval": "trainval", "val": "val", "valid": "val", "validation": "val",
@@ -12,6 +13,7 @@ SPLIT_WORDS = {
 SPLIT_ORDER = ("train", "trainval", "val", "test")
 LETTERS = re.compile(r"[^\W\d_]+")
 HIVE = re.compile(r"([^/=]+)=([^/]*)")
+HIVE_NULL = "__HIVE_DEFAULT_PARTITION__"
 LITTER = frozenset({
     "__macosx", "@eadir", "eadir", "#recycle", "#snapshot", "@recycle", "@recently-snapshot", "$recycle.bin", "lost+found",
     "system volume information", "__pycache__", "thumbs.db", "desktop.ini", "icon\r",
@@ -38,6 +40,15 @@ def split_within(name: str) -> str | None:
 def in_order(splits: set[str]) -> tuple[str, ...]:
     """The splits as they are always listed: train, trainval, val, test, then others by name."""
     return tuple(sorted(splits, key=lambda s: (SPLIT_ORDER.index(s) if s in SPLIT_ORDER else len(SPLIT_ORDER), s)))
+
+
+def hive_value(path: str, key: str) -> str | None:
+    """The value of a Hive partition in a path, as `cat` of `label=cat/0.parquet`; empty where it is null."""
+    for part in path.split("/")[:-1]:
+        found = HIVE.fullmatch(part)
+        if found and found[1] == key:
+            return "" if found[2] == HIVE_NULL else unquote(found[2])
+    return None
 
 
 def text_of(value: object) -> str:

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from l2a_transfer.data.decode import MAX_FILE_BYTES, decode_bytes
+from l2a_transfer.data.names import hive_value
 from l2a_transfer.data.shards import Shard, ShardReader, check_unchanged, find_shards, name_of, open_shard, splits_of
 from l2a_transfer.data.sources import Table
 from l2a_transfer.errors import DataError, MissingExtraError
@@ -38,6 +39,8 @@ class _Columns:
     in_struct: bool
     label: str | None
     classes: tuple[str, ...] | None
+    partition: str | None = None
+    """The key of the Hive partition that is the label, where no column is."""
 
 
 class _Group:
@@ -92,8 +95,8 @@ def read_parquet(where: str, *, split_from: str = "auto") -> ParquetSource:
 
     `PATH#COLUMN` says which of several label columns is meant, as `cifar100#fine_label`. The image column is a struct
     with `bytes`, or binary; the label column has integers, with class names in the schema's `huggingface` metadata, or
-    numbers as names; null and −1 mean no label. Raises: DataError naming file and column; MissingExtraError without
-    pyarrow.
+    numbers as names; null and −1 mean no label. Where no column is the label, a Hive partition is, as in
+    `label=cat/0.parquet`. Raises: DataError naming file and column; MissingExtraError without pyarrow.
     """
     try:
         import pyarrow.parquet
@@ -104,7 +107,7 @@ def read_parquet(where: str, *, split_from: str = "auto") -> ParquetSource:
     found = find_shards(path, ".parquet", split_from)
     shards = found.shards
     ids: list[str] = []
-    groups, labels, footers = [], [], []
+    groups, labels, footers, partitions = [], [], [], list[str | None]()
     first: _Columns | None = None
     for k, shard in enumerate(shards):
         footers.append(_footer_sha256(shard))
@@ -116,20 +119,25 @@ def read_parquet(where: str, *, split_from: str = "auto") -> ParquetSource:
             own = _group_rows(shard, file)
             rows = sum(own)
             labels.append(_read_labels(shard, file, columns.label, rows))
+            partitions.append(hive_value(shard.path, columns.partition) if columns.partition else None)
         ids += [f"{shard.name}/{row:05d}" for row in range(rows)]
         groups += [np.stack([np.full(n, k), np.full(n, g), np.arange(n)], axis=1) for g, n in enumerate(own)]
     if not ids or first is None:
         raise DataError(f"{where}: no rows in it")
+    classes = first.classes
+    if first.partition:
+        classes, numbers = _numbered(partitions)
+        labels = [np.full(len(own), number) for own, number in zip(labels, numbers, strict=True)]
     joined = np.concatenate(labels)
     low, high = int(joined.min()), int(joined.max())
-    count = len(first.classes) if first.classes is not None else high + 1
+    count = len(classes) if classes is not None else high + 1
     if low < -1 or high >= count or count > MAX_CLASSES:
         raise DataError(f"{where}: labels must be −1 or between 0 and {min(count, MAX_CLASSES) - 1}; got {low}…{high}")
     splits = splits_of(shards)
     group = np.concatenate(groups).astype(np.int32)
     return ParquetSource(
         name=f"parquet:{name_of(path)}{f'#{wanted}' if wanted else ''}",
-        classes=first.classes if first.classes is not None else tuple(str(k) for k in range(count)),
+        classes=classes if classes is not None else tuple(str(k) for k in range(count)),
         splits=splits,
         ids=tuple(ids),
         labels=joined.astype(np.int32),
@@ -140,6 +148,15 @@ def read_parquet(where: str, *, split_from: str = "auto") -> ParquetSource:
         group=group,
         footers=tuple(footers),
     )
+
+
+def _numbered(partitions: list[str | None]) -> tuple[tuple[str, ...] | None, list[int]]:
+    """Classes and each file's label, of the values of a Hive partition: names, sorted, or numbers that stay theirs."""
+    given = [value or "" for value in partitions]
+    if all(value.isdecimal() and len(value) < 10 for value in given if value):
+        return None, [int(value) if value else -1 for value in given]
+    classes = tuple(sorted({value for value in given if value}))
+    return classes, [classes.index(value) if value else -1 for value in given]
 
 
 def _split_column(where: str) -> tuple[str, str]:
@@ -193,7 +210,8 @@ def _find_columns(shard: Shard, schema: pa.Schema, wanted: str) -> _Columns:
     labels = [name for name, f in features.items() if f.get("_type") == "ClassLabel" and name in schema.names]
     labels = labels or [name for name in LABEL_NAMES if name in schema.names]
     labels = [name for name in labels if name in LABEL_NAMES] or labels
-    if wanted:
+    partitions = [key for key in ([wanted] if wanted else LABEL_NAMES) if hive_value(shard.path, key) is not None]
+    if wanted and not (partitions and wanted not in schema.names):
         if wanted not in schema.names:
             raise DataError(f"{shard.path}: has no column {wanted!r}; its columns are {', '.join(schema.names[:20])}")
         labels = [wanted]
@@ -218,6 +236,8 @@ def _find_columns(shard: Shard, schema: pa.Schema, wanted: str) -> _Columns:
         raise DataError(f"{shard.path}: the column {label!r} must hold integers, holds {schema.field(label).type}")
     names = features.get(label, {}).get("names") if label is not None else None
     classes = tuple(map(str, names)) if isinstance(names, list) else None
+    if label is None and partitions:
+        return _Columns(image.name, pa.types.is_struct(image.type), None, None, partitions[0])
     return _Columns(image.name, pa.types.is_struct(image.type), label, classes if label is not None else ())
 
 
