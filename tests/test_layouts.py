@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import logging
+import unicodedata
 from pathlib import Path
 
 import numpy as np
@@ -316,3 +318,46 @@ def test_only_some_files_in_hive_folders_are_refused(tmp_path: Path) -> None:
     parquet(tmp_path / "more" / "0.parquet", [png(1)], None)
     with pytest.raises(DataError, match="has other image or label columns or classes"):
         open_source(f"parquet:{tmp_path}")
+
+
+def test_two_normal_forms_of_a_name_are_one_class(tmp_path: Path) -> None:
+    composed, apart = (unicodedata.normalize(form, "café") for form in ("NFC", "NFD"))
+    assert composed != apart
+    source = open_source(f"imagefolder:{folder(tmp_path / 'a', f'train/{composed}/1.jpg', f'test/{apart}/1.jpg')}")
+    assert (source.classes, source.labels.tolist()) == ((composed,), [0, 0])
+    assert source.image(1).mode == "RGB"  # found under the name that it has
+    images = np.zeros((3, 4, 4), dtype=np.uint8)
+    source = open_source(save_npz(tmp_path / "b.npz", images=images, labels=[2, 1, 0], classes=[apart, "x", composed]))
+    assert (source.classes, source.labels.tolist()) == ((composed, "x"), [0, 1, 0])
+    members = {"1.png": png(1), "1.json": json.dumps({"label": apart}), "2.png": png(2)}
+    source = open_source(f"wds:{tar(tmp_path / 's.tar', {**members, '2.json': json.dumps({'label': composed})})}")
+    assert (source.classes, source.labels.tolist()) == ((composed,), [0, 0])
+    (tmp_path / "classes.txt").write_bytes(b"\xef\xbb\xbf" + f"{apart}\n".encode())
+    assert open_source(f"wds:{tmp_path / 's.tar'}").classes == (composed,)
+    path = parquet(tmp_path / "p.parquet", [png(k) for k in range(3)], [0, 1, 2], [apart, composed, "x"])
+    source = open_source(f"parquet:{path}")
+    assert (source.classes, source.labels.tolist()) == ((composed, "x"), [0, 0, 1])
+
+
+def test_classes_of_one_split_only_and_of_other_case_are_said_before_anything_is_computed(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    names = ("train/Coast/1.jpg", "train/cat/1.jpg", "test/coast/1.jpg", "test/cat/1.jpg", "val/cat/1.jpg")
+    root = folder(tmp_path / "in", *names)
+    # What stops an extraction before its first picture does not stop these.
+    assert_fails(l2a("extract", "--model", TINY, "--data", f"imagefolder:{root}", "--out", tmp_path), 1, "is a folder")
+    assert caplog.messages == [
+        "imagefolder:in: classes that differ only in case or spaces are different classes: 'Coast' and 'coast'",
+        "imagefolder:in: 1 class without a picture in train: 'coast'",
+        "imagefolder:in: 2 classes without a picture in val: 'Coast', 'coast'",
+        "imagefolder:in: 1 class without a picture in test: 'Coast'",
+    ]
+
+
+def test_nothing_is_said_of_classes_that_every_labelled_split_has(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    root = folder(tmp_path, "train/cat/1.jpg", "train/dog/1.jpg", "val/cat/1.jpg", "val/dog/1.jpg", "test/1.jpg")
+    with caplog.at_level(logging.WARNING):
+        open_source(f"imagefolder:{root}")
+    assert not caplog.messages

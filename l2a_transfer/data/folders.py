@@ -10,7 +10,7 @@ import numpy as np
 
 from l2a_transfer.data.decode import OTHER_PICTURES, SUFFIXES
 from l2a_transfer.data.layout import split_folders
-from l2a_transfer.data.names import in_order, is_litter
+from l2a_transfer.data.names import class_name, in_order, is_litter
 from l2a_transfer.data.reading import PassedOver, Reading, Tally
 from l2a_transfer.data.sources import FileSource
 from l2a_transfer.errors import DataError
@@ -39,7 +39,7 @@ def read_folder(root: Path, name: str, *, split_from: str = "auto", without: Ite
 
     def class_of(path: str) -> str | None:
         parts = path.split("/", depth + 1)
-        return parts[depth] if len(parts) > depth + 1 else None
+        return class_name(parts[depth]) if len(parts) > depth + 1 else None
 
     def split_index(path: str) -> int:
         return splits.index(split_of[_first(path)]) if split_of else 0

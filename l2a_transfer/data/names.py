@@ -3,7 +3,12 @@
 from __future__ import annotations
 
 import re
+import unicodedata
+from collections.abc import Sequence
 from urllib.parse import unquote
+
+import numpy as np
+from numpy.typing import NDArray
 
 SPLIT_WORDS = {
     "train": "train", "training": "train", "trainval": "trainval", "val": "val", "valid": "val", "validation": "val",
@@ -15,8 +20,8 @@ LETTERS = re.compile(r"[^\W\d_]+")
 HIVE = re.compile(r"([^/=]+)=([^/]*)")
 HIVE_NULL = "__HIVE_DEFAULT_PARTITION__"
 LITTER = frozenset({
-    "__macosx", "@eadir", "eadir", "#recycle", "#snapshot", "@recycle", "@recently-snapshot", "$recycle.bin", "lost+found",
-    "system volume information", "__pycache__", "thumbs.db", "desktop.ini", "icon\r",
+    "__macosx", "@eadir", "eadir", "#recycle", "#snapshot", "@recycle", "@recently-snapshot", "$recycle.bin",
+    "lost+found", "system volume information", "__pycache__", "thumbs.db", "desktop.ini", "icon\r",
 })  # fmt: skip
 """What operating systems, file servers and tools leave in folders of pictures, in lower case."""
 
@@ -54,3 +59,27 @@ def hive_value(path: str, key: str) -> str | None:
 def text_of(value: object) -> str:
     """A value as text; bytes, as h5py and NumPy give text back, are UTF-8. Raises: UnicodeDecodeError."""
     return value.decode() if isinstance(value, bytes) else str(value)
+
+
+def class_name(value: object) -> str:
+    """The name of a class, in normal form C: macOS writes é as two characters, and most others write it as one."""
+    return unicodedata.normalize("NFC", text_of(value))
+
+
+def merged(classes: Sequence[str], labels: NDArray[np.int64]) -> tuple[tuple[str, ...], NDArray[np.int64]]:
+    """Classes in normal form C, those that it makes equal being one, and the labels (N,) that go with them.
+
+    Names that were equal before stay classes of their own: whoever gave two of one name has told them apart.
+    """
+    names: list[str] = []
+    place: list[int] = []
+    written: dict[str, str] = {}
+    for name in classes:
+        text = class_name(name)
+        if text in written and written[text] != name:
+            place.append(names.index(text))
+            continue
+        written.setdefault(text, name)
+        place.append(len(names))
+        names.append(text)
+    return tuple(names), np.array([*place, -1], dtype=np.int64)[labels]

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from l2a_transfer.data.decode import MAX_FILE_BYTES, decode_bytes
-from l2a_transfer.data.names import hive_value
+from l2a_transfer.data.names import class_name, hive_value, merged
 from l2a_transfer.data.shards import Shard, ShardReader, check_unchanged, find_shards, name_of, open_shard, splits_of
 from l2a_transfer.data.sources import Table
 from l2a_transfer.errors import DataError, MissingExtraError
@@ -133,11 +133,12 @@ def read_parquet(where: str, *, split_from: str = "auto") -> ParquetSource:
     count = len(classes) if classes is not None else high + 1
     if low < -1 or high >= count or count > MAX_CLASSES:
         raise DataError(f"{where}: labels must be −1 or between 0 and {min(count, MAX_CLASSES) - 1}; got {low}…{high}")
+    names, joined = merged(classes if classes is not None else [str(k) for k in range(count)], joined)
     splits = splits_of(shards)
     group = np.concatenate(groups).astype(np.int32)
     return ParquetSource(
         name=f"parquet:{name_of(path)}{f'#{wanted}' if wanted else ''}",
-        classes=classes if classes is not None else tuple(str(k) for k in range(count)),
+        classes=names,
         splits=splits,
         ids=tuple(ids),
         labels=joined.astype(np.int32),
@@ -152,7 +153,7 @@ def read_parquet(where: str, *, split_from: str = "auto") -> ParquetSource:
 
 def _numbered(partitions: list[str | None]) -> tuple[tuple[str, ...] | None, list[int]]:
     """Classes and each file's label, of the values of a Hive partition: names, sorted, or numbers that stay theirs."""
-    given = [value or "" for value in partitions]
+    given = ["" if value is None else class_name(value) for value in partitions]
     if all(value.isdecimal() and len(value) < 10 for value in given if value):
         return None, [int(value) if value else -1 for value in given]
     classes = tuple(sorted({value for value in given if value}))

@@ -18,9 +18,9 @@ from l2a_transfer.data.cifar import read_cifar
 from l2a_transfer.data.decode import SUFFIXES
 from l2a_transfer.data.folders import read_folder
 from l2a_transfer.data.layout import check_choice
-from l2a_transfer.data.names import in_order, split_named, text_of
+from l2a_transfer.data.names import in_order, merged, split_named, text_of
 from l2a_transfer.data.parquet import read_parquet
-from l2a_transfer.data.reading import Reading
+from l2a_transfer.data.reading import Reading, class_warnings
 from l2a_transfer.data.registry import DatasetSpec, find_dataset
 from l2a_transfer.data.sources import (
     ArraySource,
@@ -57,8 +57,9 @@ def open_source(
 
     `split` keeps one split; `limit` at most so many pictures a split, evenly over the classes. With `download`, a
     named set that is not in `data_dir` is fetched. Of folders and shards, `split_from` says what splits are: "auto" by
-    names, "folders" the first-level folders, "none" nothing. Raises: UnknownNameError for a name or split that does
-    not exist, with the nearest; DataError for a set that is missing, empty, damaged, or can be read in two ways.
+    names, "folders" the first-level folders, "none" nothing. Classes that differ only in case, or have no picture in a
+    split, are logged. Raises: UnknownNameError for a name or split that does not exist, with the nearest; DataError
+    for a set that is missing, empty, damaged, or can be read in two ways.
     """
     kind, colon, where = data.partition(":")
     if colon and kind in EXAMPLES and not where:
@@ -77,6 +78,8 @@ def open_source(
         source = read_parquet(where, **how)
     else:
         source = _open_named(find_dataset(data), None if data_dir is None else Path(data_dir), download=download)
+    for text in class_warnings(source.classes, source.splits, source.labels, source.split):
+        log.warning("%s: %s", source.name, text)
     return select(source, split=split, limit=limit)
 
 
@@ -225,10 +228,13 @@ def read_npz(path: Path) -> ImageSource:
     used |= {"ids", "split"} if "" in prefixes else set()
     if unused := [key for key in arrays if key not in used]:
         log.warning("%s: arrays that are not read: %s", path, ", ".join(unused))
-    source = join_splits(f"npz:{path.stem}", given or [str(k) for k in range(count)], parts)  # type: ignore[arg-type]
+    classes, labels = merged(
+        given or [str(k) for k in range(count)], np.concatenate([labels for _, labels in parts.values()])
+    )
+    source = join_splits(f"npz:{path.stem}", classes, parts)  # type: ignore[arg-type]
     from_names = ", ".join(f"{prefix}images → {split_of[prefix]}" for prefix in prefixes)
     reading = Reading("no array 'split': one split" if "" in prefixes else f"names of arrays, {from_names}")
-    source = dataclasses.replace(source, reading=reading)
+    source = dataclasses.replace(source, labels=labels.astype(np.int32), reading=reading)
     return _named_rows(path, source, arrays) if "" in prefixes else source
 
 

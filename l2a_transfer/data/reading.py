@@ -1,11 +1,15 @@
-"""How a data set was read, for whoever checks it: where its splits come from, and what was passed over."""
+"""How a data set was read, for whoever checks it: where its splits come from, what was passed over, and odd classes."""
 
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 SHOWN = 5
 """How many names of a kind are given; the others are counted."""
@@ -74,6 +78,35 @@ class Reading:
             own = self.passed_over
             found["passed_over"] = {"files": own.files, "kinds": dict(own.kinds), "first": list(own.first)}
         return found
+
+
+def class_warnings(
+    classes: Sequence[str], splits: Sequence[str], labels: NDArray[np.int32], split: NDArray[np.uint8]
+) -> list[str]:
+    """What is odd about the classes of a set, one sentence each: names that differ only in case, and classes without
+    a picture in a split that has others.
+
+    `labels` (N,), −1 for none; `split` (N,), an index into `splits`.
+    """
+    found = []
+    folded: dict[str, list[str]] = {}
+    for name in classes:
+        folded.setdefault(" ".join(name.casefold().split()), []).append(name)
+    if alike := [names for names in folded.values() if len(names) > 1]:
+        pairs = "; ".join(" and ".join(map(repr, names)) for names in alike[:SHOWN])
+        more = f"; … ({len(alike)} in all)" if len(alike) > SHOWN else ""
+        found.append(f"classes that differ only in case or spaces are different classes: {pairs}{more}")
+    labelled = labels >= 0
+    pictures = np.zeros((len(splits), len(classes)), dtype=np.int64)
+    np.add.at(pictures, (split[labelled], labels[labelled]), 1)
+    used = [k for k in range(len(splits)) if pictures[k].any()]
+    there = pictures[used].any(axis=0) if used else np.zeros(len(classes), dtype=bool)
+    for k in used:
+        absent = [classes[c] for c in np.flatnonzero(there & (pictures[k] == 0)).tolist()]
+        if absent:
+            names = ", ".join(map(repr, absent[:SHOWN])) + (", …" if len(absent) > SHOWN else "")
+            found.append(f"{_count(len(absent), 'class')} without a picture in {splits[k]}: {names}")
+    return found
 
 
 def _count(number: int, noun: str) -> str:

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from l2a_transfer.data.decode import DAMAGED, to_rgb
-from l2a_transfer.data.names import text_of
+from l2a_transfer.data.names import class_name
 from l2a_transfer.data.registry import DatasetSpec
 from l2a_transfer.data.sources import Table, numbered
 from l2a_transfer.errors import DataError
@@ -107,7 +107,7 @@ def _labels(dataset: Any) -> NDArray[np.int64]:
 
 def _class_names(dataset: Any, count: int) -> tuple[str, ...]:
     names: Sequence[Any] = getattr(dataset, "classes", None) or getattr(dataset, "categories", None) or ()
-    named = tuple(text_of(name[0] if isinstance(name, (tuple, list)) else name) for name in names)
+    named = tuple(class_name(name[0] if isinstance(name, (tuple, list)) else name) for name in names)
     return named if len(named) >= count else tuple(str(k) for k in range(count))
 
 

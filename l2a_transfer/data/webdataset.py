@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from l2a_transfer.data.decode import MAX_FILE_BYTES, OTHER_PICTURES, SUFFIXES, decode_bytes
-from l2a_transfer.data.names import is_litter
+from l2a_transfer.data.names import class_name, is_litter
 from l2a_transfer.data.reading import Tally
 from l2a_transfer.data.shards import (
     CLASSES,
@@ -312,7 +312,7 @@ def _json_label(shard: Shard, file: IO[bytes], member: _Member) -> int | str | N
     label = content.get("label") if isinstance(content, dict) else None
     if label is not None and (isinstance(label, bool) or not isinstance(label, (int, str))):
         raise DataError(f"{shard.path}: {member.name}: 'label' must be a number or a name, got {label!r:.40}")
-    return label
+    return class_name(label) if isinstance(label, str) else label
 
 
 def _class_names(shards: tuple[Shard, ...]) -> tuple[str, ...] | None:
@@ -325,7 +325,7 @@ def _class_names(shards: tuple[Shard, ...]) -> tuple[str, ...] | None:
     with open_shard(path) as file:
         content = file.read(MAX_NOTE_BYTES + 1)
     try:
-        names = tuple(line.strip() for line in content.decode("utf-8-sig").splitlines() if line.strip())
+        names = tuple(class_name(line.strip()) for line in content.decode("utf-8-sig").splitlines() if line.strip())
     except UnicodeDecodeError as error:
         raise DataError(f"{path}: must be UTF-8, one class a line: {error}") from error
     if size > MAX_NOTE_BYTES or not names or len(set(names)) < len(names):
