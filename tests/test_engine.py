@@ -27,7 +27,7 @@ from l2a_transfer.features import plan as plan_module
 from l2a_transfer.features.backends import OnnxBackend, PixelsBackend, TorchBackend, open_backend
 from l2a_transfer.features.compute import compute_shards
 from l2a_transfer.features.extract import extract
-from l2a_transfer.features.interface import maps_wanted
+from l2a_transfer.features.interface import Computed, maps_wanted
 from l2a_transfer.features.shards import Shard, Shards
 from l2a_transfer.features.store import read_features, read_maps
 from l2a_transfer.lock import output_lock
@@ -216,22 +216,60 @@ def test_no_image_at_all_is_an_error(folder: Path, tmp_path: Path) -> None:
 
 def test_an_image_removed_in_mid_run_names_itself_and_loses_nothing(folder: Path, tmp_path: Path) -> None:
     run(folder, tmp_path / "whole.h5")
-    gone = folder / "bee" / "3.jpg"
-    content = gone.read_bytes()
+    gone, aside = folder / "bee" / "3.jpg", tmp_path / "3.jpg"
 
     class Removing(PixelsBackend):
         def features(self, images_u8: NDArray[np.uint8]) -> NDArray[np.float32]:
-            gone.unlink(missing_ok=True)
+            if gone.exists():
+                gone.rename(aside)
             return super().features(images_u8)
 
     source = open_source(f"imagefolder:{folder}")
     with pytest.raises(DataError, match=r"bee/3\.jpg: cannot be read: No such file"):
         extract(source, Removing(), tmp_path / "f.h5", batch_size=2, workers=0, progress=False)
-    with pytest.raises(OutputExistsError, match="data: other images, order, labels or file sizes"):
+    with pytest.raises(OutputExistsError, match="data: other images, order, labels, file sizes or times of change"):
         run(folder, tmp_path / "f.h5")
-    gone.write_bytes(content)
+    aside.rename(gone)
     assert run(folder, tmp_path / "f.h5").computed == 4
     assert (tmp_path / "f.h5").read_bytes() == (tmp_path / "whole.h5").read_bytes()
+
+
+def test_an_extraction_does_not_go_on_with_a_picture_that_changed_at_the_same_size(
+    folder: Path, tmp_path: Path
+) -> None:
+    changed = folder / "ant" / "0.jpg"
+    stat, content = changed.stat(), changed.read_bytes()
+
+    class Killed(PixelsBackend):
+        def stream(self, batches: Iterable[NDArray[np.uint8]], *, attention: bool = False) -> Iterator[Computed]:
+            for number, computed in enumerate(super().stream(batches, attention=attention)):
+                if number == 3:
+                    raise KeyboardInterrupt
+                yield computed
+
+    for verify in (False, True):
+        out = tmp_path / f"{verify}.h5"
+        source = open_source(f"imagefolder:{folder}", verify_source=verify)
+        with pytest.raises(KeyboardInterrupt):
+            extract(source, Killed(), out, batch_size=2, workers=0, progress=False)
+        changed.write_bytes(content[:-9] + bytes([content[-9] ^ 1]) + content[-8:])
+        os.utime(changed, ns=(stat.st_atime_ns, stat.st_mtime_ns + (not verify)))
+        again = open_source(f"imagefolder:{folder}", verify_source=verify)
+        with pytest.raises(OutputExistsError, match=r"unfinished extraction with other options .*times of change"):
+            extract(again, PixelsBackend(), out, batch_size=2, workers=0, progress=False)
+        changed.write_bytes(content)
+        os.utime(changed, ns=(stat.st_atime_ns, stat.st_mtime_ns + (1 if verify else 0)))
+        again = open_source(f"imagefolder:{folder}", verify_source=verify)
+        assert 0 < extract(again, PixelsBackend(), out, batch_size=2, workers=0, progress=False).computed < len(again)
+
+
+def test_verify_source_resumes_after_a_copy_with_other_times(folder: Path, tmp_path: Path) -> None:
+    for options, code in (([], 1), (["--verify-source"], 0)):
+        out = tmp_path / f"{code}.h5"
+        arguments = ("extract", "--model", "pixels", "--data", f"imagefolder:{folder}", "--out", out, *options)
+        assert l2a(*arguments).exit_code == 0
+        os.utime(folder / "ant" / "0.jpg", (0, code))
+        assert l2a(*arguments, "--resume").exit_code == code
 
 
 def test_the_command_counts_what_it_skips(folder: Path, tmp_path: Path) -> None:

@@ -279,6 +279,26 @@ def test_a_shard_that_changes_is_noticed_and_never_skipped(kind: str, shards: Pa
         source.image(next(k for k, name in enumerate(source.ids) if name.startswith(gone.name)))
 
 
+@pytest.mark.parametrize("kind", ["wds", "parquet"])
+def test_a_shard_that_changes_at_the_same_size_is_noticed(kind: str, shards: Path, hugging: Path) -> None:
+    where = f"{kind}:{shards}"
+    source = open_source(where)
+    by_content = open_source(where, verify_source=True).fingerprint()
+    path = next(p for p in sorted(shards.iterdir()) if p.suffix == {"wds": ".tar"}.get(kind, ".parquet"))
+    stat, content = path.stat(), bytearray(path.read_bytes())
+    at = content.index(b"IDAT") + 8
+    content[at] ^= 1
+    path.write_bytes(content)
+    os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns + 1))
+    rows = [k for k, name in enumerate(source.ids) if name.startswith(path.name)]
+    with pytest.raises(SourceError, match=f"{path.name}: was changed after the set was opened; start again"):
+        source.image(rows[0])
+    assert open_source(where).fingerprint() != source.fingerprint()
+    os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+    assert open_source(where).fingerprint() == source.fingerprint()
+    assert open_source(where, verify_source=True).fingerprint() != by_content
+
+
 def test_a_damaged_picture_is_named(tmp_path: Path) -> None:
     source = open_source(f"wds:{tar(tmp_path / 's.tar', {'a/1.png': png(1)[:-27]})}")
     with pytest.raises(DataError, match=r"s\.tar: a/1\.png: damaged"):
@@ -415,7 +435,14 @@ def test_a_remote_set_is_the_same_set(kind: str, shards: Path, hugging: Path) ->
         remote = open_source(f"{kind}:memory://test-shards/{where}")
         assert rows_of(remote) == rows_of(local)
         assert greys(remote, range(len(local))) == greys(local, range(len(local)))
-    assert open_source(f"{kind}:memory://test-shards/sets").fingerprint() == local.fingerprint()
+    where = f"{kind}:memory://test-shards/sets"
+    assert open_source(where).fingerprint() == open_source(where).fingerprint()
+    contents = (open_source(data, verify_source=True).fingerprint() for data in (where, f"{kind}:{shards}"))
+    assert len(set(contents)) == 1
+    changed = next(shards.glob(f"train-*.{suffix}"))
+    before = open_source(where).fingerprint()
+    memory.pipe(f"/test-shards/sets/{changed.name}", changed.read_bytes())
+    assert open_source(where).fingerprint() != before
     with pytest.raises(DataError, match="memory://test-shards/none"):
         open_source(f"{kind}:memory://test-shards/none.{suffix}")
     memory.rm("/test-shards", recursive=True)

@@ -6,15 +6,17 @@ import dataclasses
 import hashlib
 import http.server
 import io
+import os
 import struct
 import tarfile
 import threading
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import h5py
 import numpy as np
 import pytest
 import scipy.io
@@ -117,6 +119,99 @@ def test_download_is_passed_on_only_when_asked_for(tmp_path: Path, monkeypatch: 
         {"root": root, "split": "train", "download": True}, {"root": root, "split": "test", "download": True},
         {"root": root, "split": "train"}, {"root": root, "split": "test"},
     ]  # fmt: skip
+
+
+def save_fer2013(root: Path, grey: int) -> list[Path]:
+    (root / "fer2013").mkdir(exist_ok=True)
+    pixels = " ".join([str(grey)] * 48 * 48)
+    for split in ("train", "test"):
+        head, row = ("emotion,pixels", f"3,{pixels}") if split == "train" else ("pixels", pixels)
+        (root / "fer2013" / f"{split}.csv").write_text(f"{head}\n{row}\n")
+    return sorted((root / "fer2013").iterdir())
+
+
+def save_pcam(root: Path, grey: int) -> list[Path]:
+    (root / "pcam").mkdir(exist_ok=True)
+    for split in ("train", "valid", "test"):
+        for name, values in (
+            ("x", np.full((2, 96, 96, 3), grey, np.uint8)),
+            ("y", np.zeros((2, 1, 1, 1), np.uint8)),
+        ):
+            with h5py.File(root / "pcam" / f"camelyonpatch_level_2_split_{split}_{name}.h5", "w") as file:
+                file[name] = values
+    return sorted((root / "pcam").iterdir())
+
+
+def save_caltech256(root: Path, grey: int) -> list[Path]:
+    folder = root / "caltech256" / "256_ObjectCategories"
+    for number, name in ((1, "ak47"), (2, "flag")):
+        (folder / f"{number:03d}.{name}").mkdir(parents=True, exist_ok=True)
+        for k in (1, 2):
+            Image.new("L", (8, 8), grey).save(folder / f"{number:03d}.{name}" / f"{number:03d}_{k:04d}.jpg", "BMP")
+    return sorted(folder.rglob("*.jpg"))
+
+
+@pytest.mark.parametrize(
+    ("name", "save", "in_memory"),
+    [("fer2013", save_fer2013, True), ("pcam", save_pcam, False), ("caltech256", save_caltech256, False)],
+)
+def test_two_sets_that_differ_only_in_their_pictures_have_two_fingerprints(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, save: Callable[[Path, int], list[Path]], in_memory: bool
+) -> None:
+    monkeypatch.setattr(torchvision.datasets.fer2013, "check_integrity", lambda *_, **__: True)
+    files = save(tmp_path, 100)
+    before = [path.stat() for path in files]
+    first, content = (open_source(name, data_dir=tmp_path, verify_source=verify) for verify in (False, True))
+    prints = first.fingerprint(), content.fingerprint()
+    assert open_source(name, data_dir=tmp_path).fingerprint() == prints[0]
+    save(tmp_path, 200)
+    assert [path.stat().st_size for path in files] == [stat.st_size for stat in before]
+    for path, stat in zip(files, before, strict=True):
+        os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns + (0 if in_memory else 1)))
+    assert open_source(name, data_dir=tmp_path).fingerprint() != prints[0]
+    for path, stat in zip(files, before, strict=True):
+        os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+    changed = open_source(name, data_dir=tmp_path, verify_source=True)
+    assert changed.fingerprint() != prints[1]
+    assert changed.image(0).getpixel((0, 0)) == (200, 200, 200)
+
+
+def test_pictures_that_torchvision_tells_nothing_of_are_in_the_fingerprint(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Opaque:
+        def __init__(self, root: str, **options: Any) -> None:
+            self.labels = [0, 1]
+
+        def __len__(self) -> int:
+            return 2
+
+        def __getitem__(self, row: int) -> tuple[Image.Image, int]:
+            if row == 1:
+                raise OSError("damaged")
+            return Image.new("L", (4, 4), grey), row
+
+    monkeypatch.setattr(torchvision.datasets, "STL10", Opaque)
+    prints = []
+    for grey in (1, 2, 1):  # noqa: B007 - what the set's pictures are made of
+        prints.append(open_source("stl10", data_dir=tmp_path).fingerprint())
+    assert (prints[0] == prints[2], prints[0] == prints[1]) == (True, False)
+
+
+def test_sun397_is_in_one_order_whatever_the_file_system_lists_first(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "SUN397").mkdir()
+    (tmp_path / "SUN397" / "ClassName.txt").write_text("/a/abbey\n/z/zoo\n")
+    for number, name in enumerate(("z/zoo/sun_b", "a/abbey/sun_c", "a/abbey/sun_a")):
+        save_picture(tmp_path / "SUN397" / f"{name}.jpg", seed=number)
+    found = sorted((tmp_path / "SUN397").rglob("*.jpg"))
+    sources = []
+    for listed in (found, found[::-1]):
+        monkeypatch.setattr(type(tmp_path), "rglob", lambda *_, listed=listed: iter(listed))
+        sources.append(open_source("sun397", data_dir=tmp_path))
+    assert sources[0].labels.tolist() == sources[1].labels.tolist() == [0, 0, 1]
+    assert sources[0].fingerprint() == sources[1].fingerprint()
 
 
 def test_names_of_classes_may_be_bytes_or_synonyms(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

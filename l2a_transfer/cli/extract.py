@@ -22,6 +22,7 @@ RUN = ("batch_size", "workers", "on_error", "attention", "engine", "resume", "ov
 @click.option("--download/--no-download", default=False, help="Fetch the data set into --data-dir.")
 @click.option("--out", type=PATH, required=True, metavar="FILE.h5", help="Feature file.")
 @click.option("--split", help="Only this split.")
+@click.option("--verify-source/--no-verify-source", default=False, help="Fingerprint what is in the files: reads all.")
 @click.option("--split-from", default="auto", show_default=True, help="auto, folders or none: what says the splits.")
 @click.option("--limit", type=click.IntRange(min=1), help="At most N images a split, evenly over the classes.")
 @click.option("--levels", help="Comma-separated levels, as L2,L3; all by default.")
@@ -73,6 +74,7 @@ def command(obj: dict[str, Any], /, **given: Any) -> None:
             limit=given["limit"],
             download=given["download"],
             split_from=given["split_from"],
+            verify_source=given["verify_source"],
         )
         click.echo(f"{backend.name} on {backend.device}, {backend.precision}, {len(source)} images", err=True)
         click.echo(describe(source), err=True)

@@ -19,6 +19,7 @@ OF_MODEL = ("width", "normalizer", "global_branch")
 @click.option("--data", required=True, help="A data set with training and test images, or KIND:PATH as for extract.")
 @click.option("--data-dir", type=PATH, help="Folder of a named data set.")
 @click.option("--download/--no-download", default=False, help="Fetch the data set into --data-dir.")
+@click.option("--verify-source/--no-verify-source", default=False, help="Fingerprint what is in the files: reads all.")
 @click.option("--split-from", default="auto", show_default=True, help="auto, folders or none: what says the splits.")
 @click.option(
     "--out",
@@ -129,7 +130,11 @@ def _prepare(given: dict[str, Any], recipe: Any) -> Any:
     from l2a_transfer.training.data import TrainingData
 
     source = open_source(
-        given["data"], data_dir=given["data_dir"], download=given["download"], split_from=given["split_from"]
+        given["data"],
+        data_dir=given["data_dir"],
+        download=given["download"],
+        split_from=given["split_from"],
+        verify_source=given["verify_source"],
     )
     data = TrainingData.of(source, holdout=given["holdout"])
     config = ModelConfig(given["model"], num_classes=len(data.classes), **{key: given[key] for key in OF_MODEL})

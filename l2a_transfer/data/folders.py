@@ -18,7 +18,9 @@ from l2a_transfer.errors import DataError
 PUT = f"put some there ({', '.join(SUFFIXES)})"
 
 
-def read_folder(root: Path, name: str, *, split_from: str = "auto", without: Iterable[str] = ()) -> FileSource:
+def read_folder(
+    root: Path, name: str, *, split_from: str = "auto", without: Iterable[str] = (), by_content: bool = False
+) -> FileSource:
     """The pictures below `root`, ordered by path, case and all.
 
     `root/CLASS/…`: labelled, one split "all". `root/{train,val,test}/CLASS/…`: labelled, those splits; which folders
@@ -56,6 +58,7 @@ def read_folder(root: Path, name: str, *, split_from: str = "auto", without: Ite
         labels=np.array([index[class_of(p)] for p in files], dtype=np.int32),
         split=np.array([split_index(p) for p in files], dtype=np.uint8),
         root=root,
+        by_content=by_content,
         reading=Reading(_splits_from(split_of), passed_over),
     )
 

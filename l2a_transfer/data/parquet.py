@@ -16,7 +16,16 @@ from PIL import Image
 
 from l2a_transfer.data.decode import MAX_FILE_BYTES, decode_bytes
 from l2a_transfer.data.names import class_name, hive_value, merged
-from l2a_transfer.data.shards import Shard, ShardReader, check_unchanged, find_shards, name_of, open_shard, splits_of
+from l2a_transfer.data.shards import (
+    Shard,
+    ShardReader,
+    check_unchanged,
+    find_shards,
+    fingerprint_of,
+    name_of,
+    open_shard,
+    splits_of,
+)
 from l2a_transfer.data.sources import Table
 from l2a_transfer.errors import DataError, MissingExtraError
 
@@ -86,11 +95,11 @@ class ParquetSource(Table):
         return decode_bytes(content, name)
 
     def fingerprint(self) -> str:
-        files = [(shard.name, shard.size, footer) for shard, footer in zip(self.shards, self.footers, strict=True)]
-        return self._digest(json.dumps(files).encode())
+        files = fingerprint_of(self.shards, by_content=self.by_content)
+        return self._digest(files, json.dumps(self.footers).encode())
 
 
-def read_parquet(where: str, *, split_from: str = "auto") -> ParquetSource:
+def read_parquet(where: str, *, split_from: str = "auto", by_content: bool = False) -> ParquetSource:
     """The pictures of the Parquet files that `where` means (see `find_shards`), in the files' and the rows' order.
 
     `PATH#COLUMN` says which of several label columns is meant, as `cifar100#fine_label`. The image column is a struct
@@ -143,6 +152,7 @@ def read_parquet(where: str, *, split_from: str = "auto") -> ParquetSource:
         ids=tuple(ids),
         labels=joined.astype(np.int32),
         split=np.array([splits.index(shard.split) for shard in shards], dtype=np.uint8)[group[:, 0]],
+        by_content=by_content,
         reading=found.reading,
         shards=shards,
         columns=(first.image, first.in_struct),

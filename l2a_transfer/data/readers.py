@@ -26,6 +26,7 @@ from l2a_transfer.data.sources import (
     ArraySource,
     FileSource,
     ImageSource,
+    Table,
     ZipSource,
     join_splits,
     numbered,
@@ -51,20 +52,22 @@ def open_source(
     limit: int | None = None,
     download: bool = False,
     split_from: str = "auto",
+    verify_source: bool = False,
 ) -> ImageSource:
     """The pictures that `data` names: a set of the registry, `imagefolder:PATH`, `npz:FILE`, or
     `wds:PATH` and `parquet:PATH`, which also take globs, braces and fsspec URLs.
 
     `split` keeps one split; `limit` at most so many pictures a split, evenly over the classes. With `download`, a
     named set that is not in `data_dir` is fetched. Of folders and shards, `split_from` says what splits are: "auto" by
-    names, "folders" the first-level folders, "none" nothing. Classes that differ only in case, or have no picture in a
-    split, are logged. Raises: UnknownNameError for a name or split that does not exist, with the nearest; DataError
-    for a set that is missing, empty, damaged, or can be read in two ways.
+    names, "folders" the first-level folders, "none" nothing. With `verify_source` the fingerprint is of what is in
+    files, which are all read for it, and not of their sizes and times of change. Classes that differ only in case, or
+    have no picture in a split, are logged. Raises: UnknownNameError for a name or split that does not exist,
+    with the nearest; DataError for a set that is missing, empty, damaged, or can be read in two ways.
     """
     kind, colon, where = data.partition(":")
     if colon and kind in EXAMPLES and not where:
         raise ValueError(f"--data {data} needs a path after the colon, as {kind}:{EXAMPLES[kind]}")
-    how: dict[str, Any] = {"split_from": check_choice(split_from)}
+    how: dict[str, Any] = {"split_from": check_choice(split_from), "by_content": verify_source}
     if split_from != "auto" and kind not in ("imagefolder", "wds", "parquet"):
         raise ValueError(f"--split-from is for imagefolder:, wds: and parquet:; the splits of {data} are its own")
     if colon and kind == "imagefolder":
@@ -78,6 +81,8 @@ def open_source(
         source = read_parquet(where, **how)
     else:
         source = _open_named(find_dataset(data), None if data_dir is None else Path(data_dir), download=download)
+        if verify_source and isinstance(source, Table):
+            source = dataclasses.replace(source, by_content=True)
     for text in class_warnings(source.classes, source.splits, source.labels, source.split):
         log.warning("%s: %s", source.name, text)
     return select(source, split=split, limit=limit)

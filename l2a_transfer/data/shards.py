@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import glob
 import itertools
+import json
 import os
 import posixpath
 import re
@@ -23,6 +24,7 @@ from l2a_transfer.data.names import (
     split_within,
 )
 from l2a_transfer.data.reading import SHOWN, PassedOver, Reading, Tally
+from l2a_transfer.data.stamps import sha256_of
 from l2a_transfer.errors import DataError, MissingExtraError, SourceError
 
 MAX_SHARDS = 100_000
@@ -36,11 +38,15 @@ NUMBERS = re.compile(r"(\d+)\.\.(\d+)")
 
 @dataclass(frozen=True)
 class Shard:
-    """One file: its `path` or URL, its `name` below what all shards share, its size in bytes, and its split."""
+    """One file: its `path` or URL, its `name` below what all shards share, its size in bytes, and its split.
+
+    `stamp`: the time of its last change in nanoseconds, or what its store says of its version.
+    """
 
     path: str
     name: str
     size: int
+    stamp: str
     split: str
 
 
@@ -85,7 +91,7 @@ def find_shards(where: str, suffix: str, split_from: str = "auto") -> ShardSet:
             "only files that do, or --split-from none for one split of all"
         )
     order = in_order({split or "all" for split in found.values()})
-    shards = [Shard(path, names[path], file_bytes(path), found[path] or "all") for path in paths]
+    shards = [Shard(path, names[path], *size_and_stamp(path), found[path] or "all") for path in paths]
     ordered = tuple(sorted(shards, key=lambda s: (order.index(s.split), s.name.split("/"))))
     return ShardSet(ordered, Reading(_splits_from(ordered, named=not unnamed and split_from != "none"), others))
 
@@ -229,23 +235,38 @@ def _is_folder(path: str) -> bool:
         return bool(fs.isdir(inside))
 
 
-def file_bytes(path: str) -> int:
-    """The size of a file. Raises: DataError."""
+def size_and_stamp(path: str) -> tuple[int, str]:
+    """The size of a file in bytes, and its `stamp`. Raises: DataError."""
     with _refusals(path):
         if not is_remote(path):
-            return os.stat(path).st_size
+            found = os.stat(path)
+            return found.st_size, str(found.st_mtime_ns)
         fs, inside = _filesystem(path)
-        return int(fs.size(inside))
+        return int(fs.size(inside)), str(fs.ukey(inside))
+
+
+def fingerprint_of(shards: tuple[Shard, ...], *, by_content: bool) -> bytes:
+    """Names, sizes and stamps of shards; the SHA-256 of each in place of its stamp, `by_content`. Raises: DataError."""
+    stamps: list[str] = []
+    for shard in shards:
+        if by_content:
+            with open_shard(shard.path) as file:
+                stamps.append(sha256_of(file))
+        else:
+            stamps.append(f"changed {shard.stamp}")
+    return json.dumps([(s.name, s.size, stamp) for s, stamp in zip(shards, stamps, strict=True)]).encode()
 
 
 def check_unchanged(shard: Shard) -> None:
-    """Raises: SourceError where the file is gone or has another size than when the set was opened."""
+    """Raises: SourceError where the file is gone, or has another size or stamp than when the set was opened."""
     try:
-        size = file_bytes(shard.path)
+        size, stamp = size_and_stamp(shard.path)
     except DataError as error:
         raise SourceError(str(error)) from error
     if size != shard.size:
         raise SourceError(f"{shard.path}: has another size than when the set was opened; start again")
+    if stamp != shard.stamp:
+        raise SourceError(f"{shard.path}: was changed after the set was opened; start again")
 
 
 @contextmanager

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-import stat
 import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -19,6 +18,7 @@ from PIL import Image
 
 from l2a_transfer.data.decode import MAX_FILE_BYTES, decode_bytes, decode_file
 from l2a_transfer.data.reading import Reading
+from l2a_transfer.data.stamps import file_stamp
 from l2a_transfer.errors import DataError, unknown_name
 
 
@@ -47,12 +47,16 @@ class ImageSource(Protocol):
         """The picture of one row: mode RGB, upright. Raises: DataError naming the file."""
 
     def fingerprint(self) -> str:
-        """SHA-256 (hex) of ids, labels, splits, and the pictures: their bytes in memory, their sizes on disk."""
+        """SHA-256 (hex) of ids, labels, splits, and the pictures: their bytes in memory; on disk their sizes and times
+        of change, or their bytes where that was asked for."""
 
 
 @dataclass(frozen=True, eq=False)
 class Table:
-    """What every source keeps beside its pictures: one id, label and split a row, and how it was read."""
+    """What every source keeps beside its pictures: one id, label and split a row, and how it was read.
+
+    `by_content`: of files, the fingerprint is of what is in them, and not of their sizes and times of change.
+    """
 
     name: str
     classes: tuple[str, ...]
@@ -61,6 +65,7 @@ class Table:
     labels: NDArray[np.int32]
     split: NDArray[np.uint8]
     reading: Reading = field(default=Reading(), kw_only=True)
+    by_content: bool = field(default=False, kw_only=True)
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -83,8 +88,9 @@ class FileSource(Table):
         return decode_file(self.root / self.ids[row])
 
     def fingerprint(self) -> str:
-        # Reading every picture twice would double the time of an extraction, so a size stands for the content.
-        return self._digest(json.dumps([file_size(self.root / name) for name in self.ids]).encode())
+        # Reading every picture twice would double the time of an extraction, so size and time of change stand for it.
+        stamps = [file_stamp(self.root / name, by_content=self.by_content) for name in self.ids]
+        return self._digest(json.dumps(stamps).encode())
 
 
 @dataclass(frozen=True, eq=False)
@@ -217,17 +223,6 @@ def _deal(rows: NDArray[np.int64], labels: NDArray[np.int32], limit: int) -> NDA
         own = labels == label
         turn[own] = np.arange(own.sum())
     return rows[np.lexsort((labels, turn))[:limit]]
-
-
-def file_size(path: Path) -> int:
-    """Bytes of a file. Raises: DataError naming it."""
-    try:
-        found = path.stat()
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read: {error.strerror or error}") from error
-    if not stat.S_ISREG(found.st_mode):  # to open a pipe would wait for whoever writes to it
-        raise DataError(f"{path}: not a file; remove it")
-    return found.st_size
 
 
 def numbered(split: str, rows: int) -> list[str]:

@@ -6,7 +6,7 @@ import hashlib
 import json
 import pickle
 import urllib.error
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from l2a_transfer.data.decode import DAMAGED, to_rgb
 from l2a_transfer.data.names import class_name
 from l2a_transfer.data.registry import DatasetSpec
 from l2a_transfer.data.sources import Table, numbered
+from l2a_transfer.data.stamps import file_stamp
 from l2a_transfer.errors import DataError
 
 LABELS = ("targets", "labels", "y", "_labels")
@@ -44,10 +45,8 @@ class TorchvisionSource(Table):
     def fingerprint(self) -> str:
         sha = hashlib.sha256(self._digest().encode())
         for dataset in self.sets:
-            if isinstance(data := getattr(dataset, "data", None), (np.ndarray, list)) or hasattr(data, "numpy"):
-                sha.update(np.ascontiguousarray(data).data)
-            else:
-                sha.update(json.dumps([Path(path).stat().st_size for path in _paths(dataset)]).encode())
+            for part in _content(dataset, by_content=self.by_content):
+                sha.update(part)
         return sha.hexdigest()
 
 
@@ -71,6 +70,8 @@ def open_torchvision(spec: DatasetSpec, data_dir: Path, *, download: bool) -> To
                 f"{data_dir}: {spec.name} ({split}) is not there or damaged ({_first_line(error)}); "
                 f"--data-dir must hold {spec.folder}; {hint}"
             ) from error
+        if spec.loader == "SUN397":
+            _sort(sets[-1])
     labels = [_labels(dataset) for dataset in sets]
     for (split, _), dataset, own in zip(spec.split_options, sets, labels, strict=True):
         if len(own) != len(dataset):
@@ -89,6 +90,13 @@ def open_torchvision(spec: DatasetSpec, data_dir: Path, *, download: bool) -> To
     )
 
 
+def _sort(dataset: Any) -> None:
+    """Order the pictures of SUN397 by their names: torchvision takes them as the file system lists them."""
+    order = sorted(range(len(dataset._image_files)), key=lambda row: dataset._image_files[row].as_posix())
+    dataset._image_files = [dataset._image_files[row] for row in order]
+    dataset._labels = [dataset._labels[row] for row in order]
+
+
 def _first_line(error: BaseException) -> str:
     lines = str(error).splitlines()
     return lines[0] if lines else type(error).__name__
@@ -101,7 +109,7 @@ def _labels(dataset: Any) -> NDArray[np.int64]:
             return np.asarray(getattr(dataset, name), dtype=np.int64).reshape(-1)
     for name in SAMPLES:
         if samples := getattr(dataset, name, None):
-            return np.asarray([int(sample[1]) for sample in samples], dtype=np.int64)
+            return np.asarray([-1 if sample[1] is None else int(sample[1]) for sample in samples], dtype=np.int64)
     return np.asarray([int(dataset[row][1]) for row in range(len(dataset))], dtype=np.int64)
 
 
@@ -111,13 +119,40 @@ def _class_names(dataset: Any, count: int) -> tuple[str, ...]:
     return named if len(named) >= count else tuple(str(k) for k in range(count))
 
 
-def _paths(dataset: Any) -> list[str]:
-    """The files of the pictures, where torchvision keeps a list of them."""
+def _content(dataset: Any, *, by_content: bool) -> Iterator[bytes | memoryview]:
+    """What stands for the pictures of a set: their bytes where they are in memory, else the stamps of their files.
+
+    The pictures themselves, decoded, where torchvision tells neither. Raises: DataError for a file that is missing.
+    """
+    if isinstance(data := getattr(dataset, "data", None), (np.ndarray, list)) or hasattr(data, "numpy"):
+        yield np.ascontiguousarray(data).data
+    elif paths := _paths(dataset):
+        stamps = [(path.name, *file_stamp(path, by_content=by_content)) for path in paths]
+        yield json.dumps(stamps).encode()
+    else:
+        for row in range(len(dataset)):
+            try:
+                picture = np.ascontiguousarray(dataset[row][0])
+                yield f"{picture.dtype} {picture.shape}".encode()
+                yield picture.tobytes()
+            except DAMAGED as error:
+                yield f"damaged: {type(error).__name__}".encode()
+
+
+def _paths(dataset: Any) -> list[Path]:
+    """The files that the pictures are in, where torchvision says which; of each set that it reads from files."""
     for name in SAMPLES:
         samples = getattr(dataset, name, None)
         if samples and isinstance(samples[0][0], (str, Path)):
-            return [str(sample[0]) for sample in samples]
+            return [Path(sample[0]) for sample in samples]
     for name in PATHS:
         if paths := getattr(dataset, name, None):
-            return [str(path) for path in paths]
+            return [Path(path) for path in paths]
+    kind = type(dataset).__name__
+    if kind == "PCAM":
+        return [dataset._base_folder / name for name, *_ in dataset._FILES[dataset._split].values()]
+    if kind == "Caltech256":
+        root = Path(dataset.root) / "256_ObjectCategories"
+        numbers = zip(dataset.y, dataset.index, strict=True)
+        return [root / dataset.categories[y] / f"{y + 1:03d}_{index:04d}.jpg" for y, index in numbers]
     return []

@@ -21,10 +21,11 @@ from l2a_transfer.data.shards import (
     CLASSES,
     Shard,
     ShardReader,
-    file_bytes,
     find_shards,
+    fingerprint_of,
     name_of,
     open_shard,
+    size_and_stamp,
     splits_of,
 )
 from l2a_transfer.data.sources import Table
@@ -57,7 +58,7 @@ class WdsSource(Table):
         return decode_bytes(content, f"{shard.path}: {self.ids[row][len(shard.name) + 1 :]}")
 
     def fingerprint(self) -> str:
-        files = json.dumps([(shard.name, shard.size) for shard in self.shards]).encode()
+        files = fingerprint_of(self.shards, by_content=self.by_content)
         return self._digest(files, self.start.tobytes(), self.length.tobytes())
 
 
@@ -71,7 +72,7 @@ class _Sample:
     label: int | str | None
 
 
-def read_webdataset(where: str, *, split_from: str = "auto") -> WdsSource:
+def read_webdataset(where: str, *, split_from: str = "auto", by_content: bool = False) -> WdsSource:
     """The pictures of the tar shards that `where` means (see `find_shards`), in the shards' and the members' order.
 
     Neighbouring members with one name up to the first dot are a sample: one picture, and optionally `.cls`, a class
@@ -108,6 +109,7 @@ def read_webdataset(where: str, *, split_from: str = "auto") -> WdsSource:
         ids=tuple(ids),
         labels=labels,
         split=np.array([splits.index(shards[k].split) for k in place[:, 0]], dtype=np.uint8),
+        by_content=by_content,
         reading=replace(found.reading, passed_over=passed_over.result()),
         shards=shards,
         shard=place[:, 0].astype(np.int32),
@@ -319,7 +321,7 @@ def _class_names(shards: tuple[Shard, ...]) -> tuple[str, ...] | None:
     """The lines of `classes.txt` in the folder that all shards share, if there is one."""
     path = shards[0].path[: len(shards[0].path) - len(shards[0].name)] + CLASSES
     try:
-        size = file_bytes(path)
+        size, _ = size_and_stamp(path)
     except DataError:
         return None
     with open_shard(path) as file:

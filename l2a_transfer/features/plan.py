@@ -49,7 +49,10 @@ def differences(there: dict[str, Any], here: dict[str, Any]) -> str:
     return "; ".join(f"{_MEANING.get(key, key)}: {_short(there, key)} there, {_short(here, key)} here" for key in keys)
 
 
-_MEANING = {"data": "data: other images, order, labels or file sizes", "weights": "weights: other values"}
+_MEANING = {
+    "data": "data: other images, order, labels, file sizes or times of change",
+    "weights": "weights: other values",
+}
 
 
 def _short(values: dict[str, Any], key: str) -> str:
