@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import struct
 import zlib
 from pathlib import Path
@@ -12,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from l2a_transfer.data.decode import decode_bytes, decode_file
+from l2a_transfer.data.decode import FORMATS, decode_bytes, decode_file
 from l2a_transfer.errors import DataError
 from tests.conftest import save_picture
 
@@ -110,6 +111,16 @@ def test_a_note_that_cannot_be_read_turns_nothing(tmp_path: Path) -> None:
         content[:2] + b"\xff\xe1" + struct.pack(">H", len(broken) + 2) + broken + content[2:]
     )
     assert decode_file(tmp_path / "p.jpg").size == (40, 48)
+
+
+@pytest.mark.skipif("AVIF" not in FORMATS, reason="this Pillow reads no AVIF")
+def test_a_damaged_avif_is_named() -> None:
+    buffer = io.BytesIO()
+    Image.new("RGB", (32, 32), (200, 10, 30)).save(buffer, "AVIF")
+    content = buffer.getvalue()
+    at = content.index(b"mdat") + 4
+    with pytest.raises(DataError, match=r"p\.avif: damaged or truncated picture"):
+        decode_bytes(content[:at] + bytes(len(content) - at), "p.avif")
 
 
 def png_file(size: tuple[int, int], depth: int, kind: int, data: bytes, transparent: bytes = b"") -> bytes:

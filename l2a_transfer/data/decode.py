@@ -67,7 +67,7 @@ TURNS = {
 # What Pillow's decoders raise for damaged files, by format; a crash of ours would be none of these.
 DAMAGED = (
     OSError, SyntaxError, ValueError, TypeError, KeyError, IndexError, EOFError, OverflowError, ZeroDivisionError,
-    AttributeError, NotImplementedError, struct.error, zlib.error,
+    AttributeError, RuntimeError, struct.error, zlib.error,
 )  # fmt: skip
 
 
