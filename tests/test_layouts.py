@@ -104,6 +104,7 @@ def test_split_from_folders_names_known_words_and_keeps_the_others(tmp_path: Pat
     [
         (["train_a/1.jpg", "test_a/1.jpg"], "two ways: the folders test_a, train_a are splits; or"),
         (["train/cat/1.jpg", "bus/1.jpg"], "two ways: the folders bus, train are splits, and cat below"),
+        (["Train/1.jpg", "Test/1.jpg", "extra/1.jpg"], "two ways: the folders Test, Train, extra are splits; or"),
         (["cat/train/1.jpg", "cat/test/1.jpg", "dog/train/1.jpg"], "the splits test, train lie inside of the folders"),
         (["photos/Train/a/1.jpg", "photos/Test/a/1.jpg"], "its only folder, photos, holds the splits Test, Train"),
         (["Val/cat/1.jpg", "VALID/cat/1.jpg"], "the same split twice"),
@@ -120,6 +121,7 @@ def test_folders_that_may_be_splits_are_refused(tmp_path: Path, names: list[str]
     [
         ("train/1.jpg", "bus/1.jpg"),
         ("cat/raw/1.jpg", "dog/raw/1.jpg"),
+        ("cat/a/1.jpg", "cat/b/1.jpg", "dog/a/1.jpg", "dog/b/1.jpg", "dog/2.jpg"),
         ("cat/2019/1.jpg", "dog/2020/1.jpg"),
         ("train_station/1.jpg", "bridge/1.jpg"),
         ("Train station/1.jpg",),

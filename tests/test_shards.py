@@ -53,7 +53,15 @@ def test_what_a_pattern_means(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.chdir(tmp_path)
     assert names("s-{000..001}.tar") == both
     assert names("{deep/x,s-000}.tar") == [("deep/x.tar", "all"), ("s-000.tar", "all")]
-    assert names("deep") == [("x.tar", "all")]
+    assert names("deep") == names("./deep/") == names("../" + tmp_path.name + "/deep//") == [("x.tar", "all")]
+
+
+def test_links_to_folders_of_shards_are_followed_once(tmp_path: Path) -> None:
+    touch(tmp_path / "elsewhere", "1.tar")
+    touch(tmp_path / "in", "0.tar")
+    (tmp_path / "in" / "linked").symlink_to(tmp_path / "elsewhere", target_is_directory=True)
+    (tmp_path / "in" / "circle").symlink_to(tmp_path / "in", target_is_directory=True)
+    assert names(str(tmp_path / "in")) == [("0.tar", "all"), ("linked/1.tar", "all")]
 
 
 def test_splits_come_from_folders_or_from_names(tmp_path: Path) -> None:

@@ -43,6 +43,7 @@ def split_folders(root: Path, folders: Sequence[str], pictures: Sequence[str], s
     if any("/" not in path for path in pictures):
         return {}
     _check_inner_splits(root, below)
+    mixed = any("" in inner and len(inner) > 1 for inner in below.values())  # no split is so
     within = {folder: split for folder in below if (split := named.get(folder) or split_within(folder))}
     nested = {folder for folder, inner in below.items() if inner and "" not in inner}
     clear = len(within) == len(below) == len(set(within.values()))
@@ -50,7 +51,12 @@ def split_folders(root: Path, folders: Sequence[str], pictures: Sequence[str], s
         return within
     counts = Counter(name for inner in below.values() for name in inner if name)
     shared = sorted(name for name, count in counts.items() if count > 1)
-    if (nested and len(shared) > 1) or nested & set(within) or (len(within) == len(below) > 1):
+    if (
+        (nested and len(shared) > 1 and not mixed)
+        or nested & set(within)
+        or len(within) == len(below) > 1
+        or len({named[folder] for folder in below if folder in named}) > 1
+    ):
         inner = f", and {_listed(shared or sorted(counts))} below them the classes" if counts else ""
         raise DataError(
             f"{root}: can be read in two ways: the folders {_listed(sorted(below))} are splits{inner}; or they are "

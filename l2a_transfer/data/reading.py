@@ -28,7 +28,7 @@ class PassedOver:
     def __str__(self) -> str:
         kinds = ", ".join(f"{count} {suffix}" for suffix, count in self.kinds[:SHOWN])
         more = ", …" if len(self.kinds) > SHOWN else ""
-        return f"{_count(self.files, 'file')} ({kinds}{more}), first {self.first[0]}"
+        return f"{counted(self.files, 'file')} ({kinds}{more}), first {self.first[0]}"
 
 
 @dataclass
@@ -105,11 +105,12 @@ def class_warnings(
         absent = [classes[c] for c in np.flatnonzero(there & (pictures[k] == 0)).tolist()]
         if absent:
             names = ", ".join(map(repr, absent[:SHOWN])) + (", …" if len(absent) > SHOWN else "")
-            found.append(f"{_count(len(absent), 'class')} without a picture in {splits[k]}: {names}")
+            found.append(f"{counted(len(absent), 'class')} without a picture in {splits[k]}: {names}")
     return found
 
 
-def _count(number: int, noun: str) -> str:
+def counted(number: int, noun: str) -> str:
+    """`1 class`, `2 classes`, `3 files`."""
     if number == 1:
         return f"1 {noun}"
     return f"{number:,} {noun}{'es' if noun.endswith('s') else 's'}"

@@ -156,13 +156,14 @@ def _matches(path: str) -> list[str]:
 
 def _below(folder: str, suffix: str) -> tuple[list[str], PassedOver]:
     """The files below a folder that end as shards do, whatever the case, and the others."""
-    if is_remote(folder):
-        with _refusals(folder):
+    folder = folder.rstrip("/") or folder
+    with _refusals(folder):
+        if is_remote(folder):
             fs, inside = _filesystem(folder)
-            base, names = inside.rstrip("/"), fs.find(inside)
-        found = [folder.rstrip("/") + name[name.index(base) + len(base) :] for name in names]
-    else:
-        found = [path.as_posix() for path in Path(folder).rglob("*") if not path.is_dir()]
+            base = inside.rstrip("/")
+            found = [folder + name[name.index(base) + len(base) :] for name in fs.find(inside)]
+        else:
+            found = list(_walk(folder))
     shards: list[str] = []
     others = Tally()
     for path in found:
@@ -174,6 +175,23 @@ def _below(folder: str, suffix: str) -> tuple[list[str], PassedOver]:
         elif name != CLASSES:
             others.add(os.fsencode(name).decode(errors="replace"))
     return sorted(shards), others.result()
+
+
+def _walk(folder: str) -> Iterator[str]:
+    """Every file below a folder of this machine; links to folders are followed, each folder once. Raises: OSError."""
+    visited: set[str] = set()
+    for here, below, names in os.walk(folder, followlinks=True, onerror=_raise):
+        real = os.path.realpath(here)
+        if real in visited:
+            below.clear()
+            continue
+        visited.add(real)
+        below.sort()
+        yield from (os.path.join(here, name).replace(os.sep, "/") for name in names)
+
+
+def _raise(error: OSError) -> None:
+    raise error
 
 
 def _common(folders: list[list[str]]) -> str:

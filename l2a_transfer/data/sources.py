@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from l2a_transfer.data.decode import MAX_FILE_BYTES, decode_bytes, decode_file
-from l2a_transfer.data.reading import Reading
+from l2a_transfer.data.reading import Reading, counted
 from l2a_transfer.data.stamps import file_stamp
 from l2a_transfer.errors import DataError, unknown_name
 
@@ -191,7 +191,7 @@ def describe(source: ImageSource) -> str:
     splits = ", ".join(f"{name} {count:,}" for name, count in zip(source.splits, counts, strict=True))
     unlabelled = int((source.labels < 0).sum())
     parts = [f"{source.name}: {splits}" + (f" ({reading.splits_from})" if reading.splits_from else "")]
-    parts.append(f"{len(source.classes):,} classes" if source.classes else "no classes")
+    parts.append(counted(len(source.classes), "class") if source.classes else "no classes")
     parts += [f"{unlabelled:,} without a label"] if unlabelled and source.classes else []
     parts += [f"passed over: {reading.passed_over}"] if reading.passed_over.files else []
     return "; ".join(parts)
