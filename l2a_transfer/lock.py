@@ -64,7 +64,7 @@ def _locked(out: Path, path: Path) -> int:
             if isinstance(error, (BlockingIOError, PermissionError)):
                 who = f"process {holder}" if holder else "another process"
                 raise OutputExistsError(
-                    f"{out}: is being written by {who}; wait for it, or choose another --out"
+                    f"{out}: is being written by {who}", "wait for it, or choose another `out`"
                 ) from error
             raise StoreError(f"{path}: cannot be locked: {error.strerror or error}") from error
 

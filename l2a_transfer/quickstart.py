@@ -49,7 +49,7 @@ def quickstart(out: Path, *, overwrite: bool = False, progress: bool = True) -> 
     check_output(out, overwrite=overwrite)
     picture = out / "attention.png"
     if picture.exists() and not overwrite:
-        raise OutputExistsError(f"{picture}: exists; --overwrite replaces it, or choose another --out")
+        raise OutputExistsError(f"{picture}: exists", "`overwrite=True` replaces it, or choose another `out`")
     out.mkdir(parents=True, exist_ok=True)
     source = open_source(DATA)
     files = []

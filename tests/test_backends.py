@@ -118,7 +118,7 @@ def test_tf32_is_off_inside_and_restored_after() -> None:
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 @pytest.mark.parametrize("model", [TINY, "pixels"])
 def test_cuda_without_a_gpu_is_an_error(model: str) -> None:
-    with pytest.raises(BackendError, match="no CUDA GPU; use --device cpu"):
+    with pytest.raises(BackendError, match="no CUDA GPU; use `device='cpu'`"):
         open_backend(model, device="cuda")
 
 

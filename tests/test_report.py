@@ -136,7 +136,7 @@ def test_writes_every_file_and_each_says_the_same(results: EvalResults, tmp_path
 def test_a_report_that_exists_is_left_as_it_is(results: EvalResults, tmp_path: Path) -> None:
     written = write_report(results, tmp_path / "r")
     before = {path: path.read_bytes() for path in written}
-    with pytest.raises(OutputExistsError, match=r"results\.json: exists; --overwrite"):
+    with pytest.raises(OutputExistsError, match=r"results\.json: exists; `overwrite=True`"):
         write_report(dataclasses.replace(results, rows=results.rows[:1]), tmp_path / "r")
     assert {path: path.read_bytes() for path in (tmp_path / "r").iterdir()} == before
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import json
-
 import click
+
+from l2a_transfer.cli.output import echo_json
 
 
 @click.command("models")
@@ -26,7 +26,7 @@ def command(as_json: bool) -> None:
             {"name": name, "pretrained": False, "family": spec.family, "levels": list(spec.levels)}
             for name, spec in ARCHITECTURES.items()
         ]
-        click.echo(json.dumps(rows, indent=1, ensure_ascii=False))
+        echo_json(rows, indent=1)
         return
     click.echo("Pretrained, for --model:")
     for card in cards:

@@ -137,4 +137,4 @@ def _numbers(text: str) -> list[int]:
     try:
         return [int(part) for part in text.split(",")]
     except ValueError:
-        raise ValueError(f"--seeds must be integers with commas between them, as 0,1,2; got {text!r}") from None
+        raise click.UsageError(f"--seeds must be integers with commas between them, as 0,1,2; got {text!r}") from None

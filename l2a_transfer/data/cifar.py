@@ -58,7 +58,7 @@ def read_cifar(name: str, root: Path, split: str) -> tuple[NDArray[np.uint8], ND
     """
     folder = root / FOLDERS[name]
     if not folder.is_dir():
-        raise DataError(f"{folder}: no such folder; --data-dir must hold {FOLDERS[name]}/, or add --download")
+        raise DataError(f"{folder}: no such folder", f"`data_dir` must hold {FOLDERS[name]}/, or add `download=True`")
     images, labels = [], []
     for file in FILES[name, split]:
         content = _read(folder / file)

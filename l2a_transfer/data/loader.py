@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from l2a_transfer.errors import DataError, SourceError
+from l2a_transfer.errors import ArgumentError, DataError, SourceError
 from l2a_transfer.preprocess import Preprocess
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ def choose_workers(rows: int, workers: int | None) -> int:
     """The number of decoding processes: as asked, or one a core up to eight, none for a small source."""
     if workers is not None:
         if workers < 0:
-            raise ValueError(f"workers must be at least 0, got {workers}")
+            raise ArgumentError(f"workers must be at least 0, got {workers}")
         return workers
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return 0 if rows < SMALL_SOURCE else min(8, cores)

@@ -28,7 +28,7 @@ from l2a_transfer.data.sources import (
     select,
 )
 from l2a_transfer.data.webdataset import read_webdataset
-from l2a_transfer.errors import DataError
+from l2a_transfer.errors import ArgumentError, DataError
 
 __all__ = ["ImageSource", "open_source"]
 
@@ -56,7 +56,7 @@ def open_source(
     """
     kind, colon, where = data.partition(":")
     if colon and kind in EXAMPLES and not where:
-        raise ValueError(f"--data {data} needs a path after the colon, as {kind}:{EXAMPLES[kind]}")
+        raise ArgumentError(f"data {data!r} needs a path after the colon, as {kind}:{EXAMPLES[kind]}")
     if colon and kind == "imagefolder":
         root = Path(where)
         source: ImageSource = read_folder(root, f"imagefolder:{root.resolve().name}")
@@ -75,7 +75,7 @@ def _open_named(spec: DatasetSpec, data_dir: Path | None, *, download: bool) -> 
     if not spec.needs_data_dir:
         return {"caltech-mini": _caltech_mini, "digits": _digits}[spec.name](spec)
     if data_dir is None:
-        raise DataError(f"{spec.name}: needs --data-dir, the folder that holds {spec.folder}")
+        raise DataError(f"{spec.name}: needs the folder that holds {spec.folder}", "name it as `data_dir`")
     if spec.loader:
         from l2a_transfer.data.torchvision_sets import open_torchvision
 
@@ -167,8 +167,8 @@ def _stanford40(spec: DatasetSpec, data_dir: Path) -> ImageSource:
 
 def _inside(spec: DatasetSpec, data_dir: Path, folder: str) -> Path:
     if not (data_dir / folder).is_dir():
-        hint = ", or add --download" if spec.downloads else ""
-        raise DataError(f"{data_dir / folder}: no such folder; --data-dir must hold {spec.folder}{hint}")
+        hint = ", or add `download=True`" if spec.downloads else ""
+        raise DataError(f"{data_dir / folder}: no such folder", f"`data_dir` must hold {spec.folder}{hint}")
     return data_dir / folder
 
 

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from l2a_transfer.data.decode import MAX_FILE_BYTES, decode_bytes, decode_file
-from l2a_transfer.errors import DataError, unknown_name
+from l2a_transfer.errors import ArgumentError, DataError, unknown_name
 
 
 class ImageSource(Protocol):
@@ -175,7 +175,7 @@ def select(source: ImageSource, *, split: str | None = None, limit: int | None =
     Raises: UnknownNameError for a split that the source does not have.
     """
     if limit is not None and limit < 1:
-        raise ValueError(f"limit must be at least 1, got {limit}")
+        raise ArgumentError(f"limit must be at least 1, got {limit}")
     if split is not None and split not in source.splits:
         raise unknown_name(f"split of {source.name}", split, source.splits)
     if split is None and limit is None:

@@ -65,10 +65,10 @@ def open_torchvision(spec: DatasetSpec, data_dir: Path, *, download: bool) -> To
         except (urllib.error.URLError, TimeoutError) as error:
             raise DataError(f"{spec.name}: cannot be fetched: {error}") from error
         except (*DAMAGED, RuntimeError, ImportError, pickle.UnpicklingError) as error:
-            hint = "add --download" if spec.downloads else "its authors ask you to fetch it yourself"
+            hint = "or add `download=True`" if spec.downloads else "its authors ask you to fetch it yourself"
             raise DataError(
-                f"{data_dir}: {spec.name} ({split}) is not there or damaged ({_first_line(error)}); "
-                f"--data-dir must hold {spec.folder}; {hint}"
+                f"{data_dir}: {spec.name} ({split}) is not there or damaged ({_first_line(error)})",
+                f"`data_dir` must hold {spec.folder}, {hint}",
             ) from error
     labels = [_labels(dataset) for dataset in sets]
     for (split, _), dataset, own in zip(spec.split_options, sets, labels, strict=True):

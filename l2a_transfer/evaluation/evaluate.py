@@ -15,7 +15,7 @@ import sklearn
 from tqdm import tqdm
 
 from l2a_transfer import __version__
-from l2a_transfer.errors import EvaluationError
+from l2a_transfer.errors import ArgumentError, EvaluationError
 from l2a_transfer.evaluation.compare import compare
 from l2a_transfer.evaluation.measure import folds_of, measure, svm_config
 from l2a_transfer.evaluation.protocols import Plan, check_folds, plan_splits
@@ -72,7 +72,7 @@ def evaluate_files(paths: Sequence[str | Path], config: EvalConfig, *, progress:
 def _plan_all(paths: list[Path], config: EvalConfig) -> list[tuple[Path, FeatureMeta, Plan, tuple[Variant, ...]]]:
     """Every file's plan and variants, after every check that needs no SVM."""
     if not paths:
-        raise ValueError("at least one feature file is needed")
+        raise ArgumentError("at least one feature file is needed")
     twice = [str(path) for path, n in Counter(path.resolve() for path in paths).items() if n > 1]
     if twice:
         raise EvaluationError(f"{twice[0]}: given twice; name each feature file once")
@@ -80,7 +80,7 @@ def _plan_all(paths: list[Path], config: EvalConfig) -> list[tuple[Path, Feature
         if path.is_dir():
             raise EvaluationError(f"{path}: is a folder; name the feature files in it")
         if not path.is_file():
-            raise EvaluationError(f"{path}: no such file; `l2a-transfer extract --out {path.name}` makes feature files")
+            raise EvaluationError(f"{path}: no such file; 'l2a-transfer extract' makes feature files")
     plans: list[tuple[Path, FeatureMeta, Plan]] = []
     first: dict[str, tuple[Path, Plan]] = {}
     for path in paths:
@@ -94,7 +94,8 @@ def _plan_all(paths: list[Path], config: EvalConfig) -> list[tuple[Path, Feature
         if [s.sha256 for s in theirs.splits] != [s.sha256 for s in plan.splits]:
             raise EvaluationError(
                 f"{path}: holds other images or labels of {features.meta.data} than {other}, so that their rows "
-                "cannot stand beside each other; extract both with the same --split and --limit, or evaluate them apart"
+                "cannot stand beside each other",
+                "extract both with the same `split` and `limit`, or evaluate them apart",
             )
         plans.append((path, features.meta, plan))
     for data, (_, plan) in first.items():

@@ -76,7 +76,8 @@ def plan_splits(
         if repeats != 1:
             raise EvaluationError(
                 f"{features.path}: the official split of {features.meta.data} is one split and cannot be drawn "
-                f"{repeats} times; leave --draws out, or draw splits with --protocol stratified"
+                f"{repeats} times",
+                "leave `draws` out, or draw splits with `protocol='stratified'`",
             )
         train, test, notes = _official(features)
         _check(features, train, test)
@@ -101,8 +102,8 @@ def check_folds(features: Labelled, split: Split, folds: int) -> None:
     few = [f"{features.meta.classes[k]!r} ({counts[k]})" for k in np.flatnonzero((counts > 0) & (counts < folds))]
     if few:
         raise EvaluationError(
-            f"{features.path}: {folds} folds need {folds} training images of each class; fewer in {_some(few)}; "
-            f"use --folds {max(2, int(counts[counts > 0].min()))} or more images"
+            f"{features.path}: {folds} folds need {folds} training images of each class; fewer in {_some(few)}",
+            f"use `folds={max(2, int(counts[counts > 0].min()))}` or more images",
         )
 
 
@@ -123,8 +124,8 @@ def _official(features: Labelled) -> tuple[NDArray[np.intp], NDArray[np.intp], t
     if missing:
         raise EvaluationError(
             f"{features.path}: the official protocol needs the splits train and test, no row is in "
-            f"{' or '.join(missing)} (the file has {', '.join(splits)}); extract all splits, or use "
-            "--protocol stratified"
+            f"{' or '.join(missing)} (the file has {', '.join(splits)})",
+            "extract all splits, or use `protocol='stratified'`",
         )
     others = [f"{len(rows)} rows of split {name}" for name, rows in parts.items() if name not in ("train", "test")]
     notes = (f"left out: {', '.join(others)}",) if others else ()
@@ -151,8 +152,8 @@ def _low_shot(
     kept = [k for k in shots if 1 <= k <= smallest]
     if not kept:
         raise EvaluationError(
-            f"{features.path}: low-shot needs {shots[0]} training images of each class, the smallest has {smallest}; "
-            "choose a smaller number of --shots"
+            f"{features.path}: low-shot needs {shots[0]} training images of each class, the smallest has {smallest}",
+            "choose a smaller number of `shots`",
         )
     notes = [where]
     if kept != shots:
@@ -202,8 +203,8 @@ def _draw(
     few = [f"{name!r} ({len(found)})" for name, found in members.items() if len(found) < least]
     if few:
         raise EvaluationError(
-            f"{features.path}: {protocol} needs at least {least} images of each class; fewer in {_some(few)}; "
-            + ("use --protocol stratified, or leave these classes out" if least > 2 else "add images or leave it out")
+            f"{features.path}: {protocol} needs at least {least} images of each class; fewer in {_some(few)}",
+            "use `protocol='stratified'`, or leave these classes out" if least > 2 else "add images or leave it out",
         )
     train: list[int] = []
     test: list[int] = []
@@ -233,8 +234,8 @@ def _check(features: Labelled, train: NDArray[np.intp], test: NDArray[np.intp]) 
     unseen = [repr(names[k]) for k in np.setdiff1d(tested, seen)]
     if unseen:
         raise EvaluationError(
-            f"{features.path}: no training image of {_some(unseen)}, which the test rows hold; "
-            "extract all of the training split, or use --protocol stratified"
+            f"{features.path}: no training image of {_some(unseen)}, which the test rows hold",
+            "extract all of the training split, or use `protocol='stratified'`",
         )
 
 
@@ -261,7 +262,8 @@ def _check_finite(features: Labelled, rows: NDArray[np.intp]) -> None:
         hint = " (float16 overflows above 65504: extract as float32)" if features.features.dtype == np.float16 else ""
         raise EvaluationError(
             f"{features.path}: NaN or infinite features in {len(bad)} of {len(rows)} rows, the first is "
-            f"{features.ids[bad[0]]!r}{hint}; extract anew with --precision fp32"
+            f"{features.ids[bad[0]]!r}{hint}",
+            "extract anew with `precision='fp32'`",
         )
 
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from l2a_transfer.errors import ArgumentError
 from l2a_transfer.evaluation.grid import FoldCounts
 from l2a_transfer.evaluation.memory import half_of_memory, plan_memory
 from l2a_transfer.evaluation.rows import Fold, LazyRows, Rows
@@ -145,7 +146,7 @@ def choose_device(name: str) -> torch.device:
     import torch
 
     if name not in ("auto", "cpu", "cuda"):
-        raise ValueError(f"device must be auto, cpu or cuda, got {name!r}")
+        raise ArgumentError(f"device must be auto, cpu or cuda, got {name!r}")
     if name == "cuda" and not torch.cuda.is_available():
-        raise ValueError("device 'cuda' was asked for and PyTorch sees no CUDA GPU; use device 'cpu'")
+        raise ArgumentError("device 'cuda' was asked for and PyTorch sees no CUDA GPU", "use `device='cpu'`")
     return torch.device("cuda" if name != "cpu" and torch.cuda.is_available() else "cpu")

@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from l2a_transfer.errors import BackendError
+from l2a_transfer.errors import ArgumentError, BackendError
 from l2a_transfer.models.vgg import Network
 from l2a_transfer.preprocess import Preprocess
 
@@ -60,7 +60,7 @@ def attention_maps(
     """
     smallest = model.config.min_size
     if not smallest <= side <= MAX_SIDE:
-        raise ValueError(f"side must be between {smallest} and {MAX_SIDE} pixels, got {side}")
+        raise ArgumentError(f"side must be between {smallest} and {MAX_SIDE} pixels, got {side}")
     size = scaled_size(image.width, image.height, side)
     if min(size) < smallest:
         raise BackendError(

@@ -77,17 +77,17 @@ def open_backend(
         if precision not in PRECISIONS:
             raise unknown_name("precision", precision, PRECISIONS)
         if tap != "ga" or precision not in ("auto", "fp32") or backend != "auto":
-            raise BackendError("pixels are no network: leave out --tap, --precision and --backend")
+            raise BackendError("pixels are no network", "leave out `tap`, `precision` and `backend`")
         choose_device(device)
         pixels = PixelsBackend()
         level_columns({"pixels": pixels.levels[0][2]}, levels)
         return pixels
     if model.endswith(".onnx"):
         if backend == "torch":
-            raise BackendError(f"{model}: an ONNX file runs in ONNX Runtime; use --backend onnxruntime")
+            raise BackendError(f"{model}: an ONNX file runs in ONNX Runtime", "use `backend='onnxruntime'`")
         return OnnxBackend(Path(model), device=device, precision=precision, tap=tap, levels=levels)
     if backend == "onnxruntime":
-        raise BackendError(f"{model}: ONNX Runtime takes a file; make one with 'l2a-transfer export --model {model}'")
+        raise BackendError(f"{model}: ONNX Runtime takes a file; 'l2a-transfer export' makes one")
     from l2a_transfer.models.weights import resolve_model
 
     network, card = resolve_model(model, seed=seed)

@@ -102,7 +102,8 @@ def _filled(
     if len(bad):
         raise StoreError(
             f"{backend.card['name']} on {source.name}: features that are not finite in {len(bad)} rows, the first of "
-            f"image {source.ids[kept[bad[0]]]!r}; use --precision fp32, or other weights"
+            f"image {source.ids[kept[bad[0]]]!r}",
+            "use `precision='fp32'`, or other weights",
         )
     return Shard(kept, features, maps, skipped)
 

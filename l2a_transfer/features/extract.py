@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from l2a_transfer.data.readers import ImageSource
-from l2a_transfer.errors import BackendError, DataError, OutputExistsError, StoreError, unknown_name
+from l2a_transfer.errors import ArgumentError, BackendError, DataError, OutputExistsError, StoreError, unknown_name
 from l2a_transfer.features.backends import FeatureBackend, feature_width
 from l2a_transfer.features.compute import compute_shards
 from l2a_transfer.features.plan import differences, fingerprint, plan_ranges
@@ -73,13 +73,13 @@ def extract(
     """
     out = Path(out)
     if batch_size < 1:
-        raise ValueError(f"batch_size must be at least 1, got {batch_size}")
+        raise ArgumentError(f"batch_size must be at least 1, got {batch_size}")
     if on_error not in ON_ERROR:
         raise unknown_name("on_error", on_error, ON_ERROR)
     if engine not in ENGINES:
         raise unknown_name("engine", engine, ENGINES)
     if attention and not backend.map_levels:
-        raise BackendError(f"{backend.card['name']} has no attention, so it has no maps; leave --attention out")
+        raise BackendError(f"{backend.card['name']} has no attention, so it has no maps", "leave `attention` out")
     if len(source) == 0:
         raise DataError(f"{source.name}: no images to extract")
     started = time.perf_counter()
@@ -152,19 +152,21 @@ class _Job:
         if not self.out.exists() or (overwrite and not resume):
             return None
         if not resume:
-            raise OutputExistsError(f"{self.out}: exists; --resume verifies it, --overwrite replaces it")
+            raise OutputExistsError(f"{self.out}: exists", "`resume=True` verifies it, `overwrite=True` replaces it")
         started = time.perf_counter()
         meta, rows, dim = read_meta(self.out)
         named = differences(meta.fingerprint, self.identity)
         if named and overwrite:
             return None
         if named:
-            raise OutputExistsError(f"{self.out}: complete, with other options ({named}); --overwrite replaces it")
+            raise OutputExistsError(
+                f"{self.out}: complete, with other options ({named})", "`overwrite=True` replaces it"
+            )
         if meta.skipped and self.on_error == "fail":
             (name, reason), more = meta.skipped[0], len(meta.skipped)
             raise OutputExistsError(
                 f"{self.out}: complete, but {more} images were skipped, the first {name!r}: {reason}; "
-                "--on-error skip accepts that, --overwrite tries them again"
+                "`on_error='skip'` accepts that, `overwrite=True` tries them again",
             )
         log.info("%s: complete and unchanged", self.out)
         return ExtractResult(self.out, rows, dim, 0, time.perf_counter() - started, meta.skipped)

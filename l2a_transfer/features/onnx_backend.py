@@ -50,7 +50,7 @@ class OnnxBackend:
         if precision not in PRECISIONS:
             raise unknown_name("precision", precision, PRECISIONS)
         if precision not in ("auto", "fp32"):
-            raise BackendError(f"{path}: ONNX files are float32, got precision {precision!r}; use --backend torch")
+            raise BackendError(f"{path}: ONNX files are float32, got precision {precision!r}", "use `backend='torch'`")
         content, card = read_onnx(path)
         self.card, self.preprocess = card.to_json(), card.preprocess
         widths = card.config.feature_levels
@@ -79,8 +79,8 @@ class OnnxBackend:
             session = ort.InferenceSession(self._content, options, providers=[provider], enable_fallback=0)
         if session.get_providers()[0] != provider:
             raise BackendError(
-                f"{self._path}: ONNX Runtime could not start {provider}, it runs {session.get_providers()}; "
-                "use --device cpu"
+                f"{self._path}: ONNX Runtime could not start {provider}, it runs {session.get_providers()}",
+                "use `device='cpu'`",
             )
         return session
 

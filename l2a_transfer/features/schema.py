@@ -22,7 +22,7 @@ SEAL = struct.Struct("<8sIQ32s")
 DTYPES = ("float32", "float16")
 CHUNK_BYTES = 1 << 20
 MAX_ID_BYTES = 4096
-AGAIN = "extract it again (--overwrite)"
+AGAIN = "extract it again (`overwrite=True`)"
 TEXT = ("data", "tap", "precision", "backend")
 JSON: dict[str, type] = {
     "classes": list, "splits": list, "levels": list, "card": dict, "preprocess": dict, "fingerprint": dict,

@@ -237,7 +237,7 @@ def resolve_model(name: str, *, seed: int = 0) -> tuple[Network, Card]:
     if name in ARCHITECTURES:
         raise UnknownNameError(
             f"no bundled weights for {name!r}; bundled are: {', '.join(names) or 'none'}. "
-            f"For random weights use 'untrained:{name}'; to make some, 'l2a-transfer train --model {name}'"
+            f"For random weights use 'untrained:{name}'; 'l2a-transfer train' makes some"
         )
     if name == "pixels":
         raise UnknownNameError("'pixels' is no network: it has no weights")

@@ -380,4 +380,4 @@ def _check(config: ModelConfig, recipe: TrainConfig, data: TrainingData, where: 
             "images, at least 2"
         )
     if where.sync_batch_norm and choose_device(where.device).type != "cuda":
-        raise TrainingError("synchronised batch norm works between GPUs only; leave --sync-batch-norm out")
+        raise TrainingError("synchronised batch norm works between GPUs only", "leave `sync_batch_norm` out")

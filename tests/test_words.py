@@ -1,0 +1,159 @@
+"""What errors say, and to whom: Python's names in Python, flags on the command line, and faults of our own as such."""
+
+from __future__ import annotations
+
+import ast
+import os
+import pickle
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import click
+import pytest
+
+import l2a_transfer
+from l2a_transfer.cli.failures import PARAMETER, explained
+from l2a_transfer.cli.main import VERBS, main
+from l2a_transfer.errors import (
+    ArgumentError,
+    BackendError,
+    Interrupted,
+    L2AError,
+    MissingExtraError,
+    OutputExistsError,
+    unknown_name,
+)
+from tests.conftest import assert_fails, l2a
+
+PACKAGE = Path(l2a_transfer.__file__).parent
+OPTIONS = {
+    parameter.name: parameter
+    for verb in VERBS
+    for parameter in main.get_command(click.Context(main), verb).params  # type: ignore[union-attr]
+}
+
+
+def texts(path: Path) -> Iterator[str]:
+    """Every string of a module that is no docstring; an f-string in pieces."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    docstrings = {
+        id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)
+    }
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in docstrings:
+            yield node.value
+
+
+LIBRARY = [path for path in PACKAGE.rglob("*.py") if "cli" not in path.relative_to(PACKAGE).parts]
+
+
+def test_no_sentence_of_the_library_names_a_flag() -> None:
+    allowed = {"provenance.py", "cards.py"}  # the command that repeats a report, and git's own options
+    found = [
+        (path.name, text)
+        for path in LIBRARY
+        if path.name not in allowed
+        for text in texts(path)
+        if re.search(r"(^|[\s(`'])--[a-z]", text)
+    ]
+    assert not found
+
+
+def test_every_parameter_that_a_remedy_names_is_a_flag() -> None:
+    named = {match[1] for path in LIBRARY for text in texts(path) for match in PARAMETER.finditer(text)}
+    assert {"overwrite", "resume", "out"} <= named
+    assert named <= set(OPTIONS)
+
+
+def test_a_remedy_is_told_in_the_reader_s_language() -> None:
+    error = OutputExistsError(
+        "f.h5: exists", "`resume=True` verifies it, `on_error='skip'`, `attention=False`, or `out`"
+    )
+    assert str(error) == "f.h5: exists; `resume=True` verifies it, `on_error='skip'`, `attention=False`, or `out`"
+    said = explained(error)
+    assert said.message == "f.h5: exists; --resume verifies it, --on-error skip, --no-attention, or --out"
+    assert said.exit_code == 1
+
+
+def test_names_of_files_are_never_taken_for_parameters() -> None:
+    assert explained(OutputExistsError("`out`: exists", "move `out`")).message == "`out`: exists; move --out"
+    assert explained(BackendError("data_dir: no such folder"), ["data_dir"]).message == "data_dir: no such folder"
+
+
+def test_misuse_names_the_option_of_the_command_that_was_given() -> None:
+    assert explained(ArgumentError("c_grid must be positive"), ["c_grid"]).message == "--c-grid must be positive"
+    assert explained(ArgumentError("c_grid must be positive")).message == "c_grid must be positive"
+    assert explained(unknown_name("tap", "gaa", ["ga"]), ["tap"]).message.startswith(
+        "--tap must be one of ga; got 'gaa'"
+    )
+    assert_fails(l2a("svm-eval", "f.h5", "--out", "s", "--c-grid", "1e300"), 2, "--c-grid must be different")
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        OutputExistsError("there", "`out`"),
+        ArgumentError("wrong"),
+        MissingExtraError("wds:x", "fsspec", "remote"),
+        Interrupted("saved", "`resume=True`"),
+        unknown_name("tap", "gaa", ["ga"]),
+    ],
+)
+def test_errors_cross_processes_as_they_are(error: BaseException) -> None:
+    copy = pickle.loads(pickle.dumps(error))  # noqa: S301 - our own
+    assert (type(copy), str(copy)) == (type(error), str(error))
+
+
+def test_misuse_is_a_value_error_and_files_are_not() -> None:
+    assert issubclass(ArgumentError, ValueError)
+    assert not issubclass(L2AError, ValueError)
+    assert not issubclass(Interrupted, Exception)
+
+
+BROKEN = """
+import sys
+import l2a_transfer.models.weights as weights
+def broken():
+    raise ValueError("too many values to unpack (expected 2)")
+weights.pretrained_names = broken
+from l2a_transfer.cli.main import main
+main(sys.argv[1:], prog_name="l2a-transfer")
+"""
+
+
+def broken(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-c", BROKEN, *arguments], capture_output=True, text=True, timeout=120, check=False,
+        env={**os.environ, **environment},
+    )  # fmt: skip
+
+
+def test_a_fault_of_our_own_does_not_look_like_misuse() -> None:
+    done = broken("models")
+    assert done.returncode == 70
+    assert "ValueError: too many values to unpack" in done.stderr
+    assert "Please report it" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert "Usage" not in done.stderr
+
+
+@pytest.mark.parametrize(("arguments", "environment"), [(["--traceback"], {}), ([], {"L2A_DEBUG": "1"})])
+def test_the_traceback_is_shown_on_request(arguments: list[str], environment: dict[str, str]) -> None:
+    done = broken(*arguments, "models", **environment)
+    assert done.returncode == 70
+    assert 'raise ValueError("too many' in done.stderr or "in broken" in done.stderr
+    assert done.stderr.rstrip().endswith("(or the environment variable L2A_DEBUG=1).")
+
+
+def test_a_refusal_shows_its_traceback_too_and_keeps_its_exit_code(tmp_path: Path) -> None:
+    result = l2a("--traceback", "inspect", tmp_path / "none.h5")
+    assert result.exit_code == 1
+    assert "Traceback" in result.stderr
+
+
+def test_memory_that_runs_out_is_no_fault_of_ours() -> None:
+    assert explained(MemoryError("Unable to allocate 8 GiB")).exit_code == 1
+    assert "8 GiB" in explained(MemoryError("Unable to allocate 8 GiB")).message
