@@ -80,6 +80,11 @@ class Interrupted(Explained, KeyboardInterrupt):
     """Ctrl-C or SIGTERM, after what was done until then was saved; the message says where."""
 
 
+def wrong_kind(argument: str, expected: str, got: object) -> TypeError:
+    """The error for an argument of another kind than `expected`, which says what to pass."""
+    return TypeError(f"{argument} must be {expected}; got {type(got).__name__}")
+
+
 def nearest(name: str, valid: Iterable[str]) -> str | None:
     """The valid name that looks most like `name`, whatever its case, or None where nothing comes close."""
     folded: dict[str, str] = {}

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from l2a_transfer.errors import ArgumentError, BackendError, OutputExistsError
+from l2a_transfer.errors import ArgumentError, BackendError, OutputExistsError, wrong_kind
 from l2a_transfer.features.backends import CARD_KEY, OnnxBackend, TorchBackend
 from l2a_transfer.features.onnx_backend import with_sha256
 from l2a_transfer.models.vgg import Network
@@ -68,6 +68,10 @@ def export_onnx(model: Network, card: Card, out: str | Path, *, overwrite: bool 
     within 1e-4 relative. Raises: OutputExistsError; BackendError where the network cannot be exported or the file
     differs.
     """
+    if not isinstance(model, Network):
+        raise wrong_kind("model", "a network, the first of what resolve_model(NAME) gives", model)
+    if not isinstance(card, Card):
+        raise wrong_kind("card", "the network's card, the second of what resolve_model(NAME) gives", card)
     out = Path(out)
     if out.suffix != ".onnx":
         raise ArgumentError(f"an exported file's name ends in .onnx, got {out.name!r}")

@@ -8,10 +8,12 @@ import pickle
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import click
+import numpy as np
 import pytest
 
 import l2a_transfer
@@ -26,7 +28,13 @@ from l2a_transfer.errors import (
     OutputExistsError,
     unknown_name,
 )
-from tests.conftest import assert_fails, l2a
+from l2a_transfer.features.backends import PixelsBackend
+from l2a_transfer.models.config import ModelConfig
+from l2a_transfer.models.vgg import build_model
+from l2a_transfer.models.weights import PRETRAINED
+from l2a_transfer.preprocess import Preprocess
+from tests.conftest import assert_fails, l2a, memory_source, save_picture
+from tests.feature_files import feature_set, labels_of, save
 
 PACKAGE = Path(l2a_transfer.__file__).parent
 OPTIONS = {
@@ -157,3 +165,55 @@ def test_a_refusal_shows_its_traceback_too_and_keeps_its_exit_code(tmp_path: Pat
 def test_memory_that_runs_out_is_no_fault_of_ours() -> None:
     assert explained(MemoryError("Unable to allocate 8 GiB")).exit_code == 1
     assert "8 GiB" in explained(MemoryError("Unable to allocate 8 GiB")).message
+
+
+def test_the_library_reads_no_environment() -> None:
+    """Debugging is asked for on the command line; what the processes of torchrun are told is an argument too."""
+    readers = [
+        path.name
+        for path in LIBRARY
+        if any(
+            isinstance(node, ast.Attribute) and node.attr in ("environ", "getenv")
+            for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        )
+    ]
+    # Ray is told in no other way to report nothing, and an error names the address that torch itself has read there.
+    assert sorted(readers) == ["device.py", "ray_engine.py"]
+
+
+PIXELS = np.zeros((4, 8, 8, 3), dtype=np.uint8)
+
+
+@pytest.mark.parametrize(
+    ("call", "words"),
+    [
+        (lambda: l2a_transfer.extract(PIXELS, PixelsBackend(), "f.h5"), "source must be an image source"),  # type: ignore[arg-type]
+        (lambda: l2a_transfer.extract(memory_source(), "pixels", "f.h5"), "backend must be .* open_backend"),  # type: ignore[arg-type]
+        (lambda: l2a_transfer.evaluate_files("f.h5"), r"paths must be a list of feature files, as \['features.h5'\]"),
+        (lambda: l2a_transfer.evaluate_files(["f.h5"], {"folds": 3}), "config must be an EvalConfig"),  # type: ignore[arg-type]
+        (lambda: l2a_transfer.open_source(PIXELS), "data must be the name of a data set, or KIND:PATH"),  # type: ignore[arg-type]
+        (lambda: l2a_transfer.open_backend(PIXELS), "model must be a model's name"),  # type: ignore[arg-type]
+        (lambda: l2a_transfer.resolve_model(None), "name must be a model's name.*got NoneType"),  # type: ignore[arg-type]
+        (lambda: l2a_transfer.build_model("vgg"), r"config must be a ModelConfig.*got str"),  # type: ignore[arg-type]
+        (lambda: l2a_transfer.export_onnx("vgg", None, "f.onnx"), "model must be a network"),  # type: ignore[arg-type]
+        (lambda: l2a_transfer.attention_maps("vgg", Preprocess(), "p.jpg", "p"), "model must be a network"),  # type: ignore[arg-type]
+        (lambda: l2a_transfer.attention_maps(build_model(ModelConfig("vgg-att2-concat-pc", width=0.0625)), Preprocess(),
+                                             "p.jpg", "p"), "image must be a picture of Pillow's"),  # type: ignore[arg-type]
+    ],
+)  # fmt: skip
+def test_another_kind_of_argument_is_a_type_error_that_says_what_to_pass(call: Callable[[], Any], words: str) -> None:
+    with pytest.raises(TypeError, match=words):
+        call()
+
+
+def test_files_are_evaluated_without_a_config(tmp_path: Path) -> None:
+    path = save(tmp_path / "f.h5", feature_set(labels_of(2, 12)))
+    assert l2a_transfer.evaluate_files([path]) == l2a_transfer.evaluate_files([str(path)], l2a_transfer.EvalConfig())
+
+
+def test_models_and_data_may_be_paths(tmp_path: Path) -> None:
+    save_picture(tmp_path / "cat" / "0.jpg")
+    with pytest.raises(ValueError, match="data set must be one of"):
+        l2a_transfer.open_source(tmp_path)
+    path = PRETRAINED / "vgg-att2-concat-pc.cifar10-w025.safetensors"
+    assert l2a_transfer.open_backend(path, device="cpu").card["name"] == "vgg-att2-concat-pc.cifar10-w025"

@@ -28,7 +28,7 @@ from l2a_transfer.data.sources import (
     select,
 )
 from l2a_transfer.data.webdataset import read_webdataset
-from l2a_transfer.errors import ArgumentError, DataError
+from l2a_transfer.errors import ArgumentError, DataError, wrong_kind
 
 __all__ = ["ImageSource", "open_source"]
 
@@ -40,7 +40,7 @@ MAX_CLASSES = 100_000
 
 
 def open_source(
-    data: str,
+    data: str | Path,
     *,
     data_dir: str | Path | None = None,
     split: str | None = None,
@@ -54,6 +54,9 @@ def open_source(
     named set that is not in `data_dir` is fetched. Raises: UnknownNameError for a name or split that does not
     exist, with the nearest; DataError for a set that is missing, empty or damaged.
     """
+    if not isinstance(data, (str, Path)):
+        raise wrong_kind("data", "the name of a data set, or KIND:PATH as 'imagefolder:photos'", data)
+    data = str(data)
     kind, colon, where = data.partition(":")
     if colon and kind in EXAMPLES and not where:
         raise ArgumentError(f"data {data!r} needs a path after the colon, as {kind}:{EXAMPLES[kind]}")

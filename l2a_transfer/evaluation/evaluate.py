@@ -15,7 +15,7 @@ import sklearn
 from tqdm import tqdm
 
 from l2a_transfer import __version__
-from l2a_transfer.errors import ArgumentError, EvaluationError
+from l2a_transfer.errors import ArgumentError, EvaluationError, wrong_kind
 from l2a_transfer.evaluation.compare import compare
 from l2a_transfer.evaluation.measure import folds_of, measure, svm_config
 from l2a_transfer.evaluation.protocols import Plan, check_folds, plan_splits
@@ -28,12 +28,20 @@ __all__ = ["SCHEMA", "EvalConfig", "EvalDetail", "EvalResults", "EvalRow", "eval
 log = logging.getLogger(__name__)
 
 
-def evaluate_files(paths: Sequence[str | Path], config: EvalConfig, *, progress: bool = False) -> EvalResults:
+def evaluate_files(
+    paths: Sequence[str | Path], config: EvalConfig | None = None, *, progress: bool = False
+) -> EvalResults:
     """Measures every feature file: C chosen on training rows, the refitted SVM tested once.
 
     All files are read and checked, and all splits drawn, before the first SVM is fitted. Files of one data set must
-    hold the same images and get the same splits. Raises: StoreError, EvaluationError.
+    hold the same images and get the same splits. Without `config`, everything is at its default. Raises: StoreError,
+    EvaluationError; TypeError for one path instead of a list, or another config.
     """
+    if isinstance(paths, (str, Path)):
+        raise wrong_kind("paths", "a list of feature files, as ['features.h5']", paths)
+    config = EvalConfig() if config is None else config
+    if not isinstance(config, EvalConfig):
+        raise wrong_kind("config", "an EvalConfig, as EvalConfig(folds=3)", config)
     planned = _plan_all([Path(path) for path in paths], config)
     labels = _labels([(path, meta) for path, meta, _, _ in planned])
     splits = tuple(dict.fromkeys(split for _, _, plan, _ in planned for split in plan.splits))

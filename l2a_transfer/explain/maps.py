@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from l2a_transfer.errors import ArgumentError, BackendError
+from l2a_transfer.errors import ArgumentError, BackendError, wrong_kind
 from l2a_transfer.models.vgg import Network
 from l2a_transfer.preprocess import Preprocess
 
@@ -58,6 +58,10 @@ def attention_maps(
     object's part rather than the object, and the map is finer. Raises: BackendError for a network without
     attention; ValueError for a side that the network cannot take.
     """
+    if not isinstance(model, Network):
+        raise wrong_kind("model", "a network, the first of what resolve_model(NAME) gives", model)
+    if not isinstance(image, Image.Image):
+        raise wrong_kind("image", "a picture of Pillow's in mode RGB, as Image.open(PATH).convert('RGB') gives", image)
     smallest = model.config.min_size
     if not smallest <= side <= MAX_SIDE:
         raise ArgumentError(f"side must be between {smallest} and {MAX_SIDE} pixels, got {side}")

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from l2a_transfer.errors import BackendError, unknown_name
+from l2a_transfer.errors import BackendError, unknown_name, wrong_kind
 from l2a_transfer.features.devices import PRECISIONS, choose_device, ieee_float32
 from l2a_transfer.features.interface import TAPS, Computed, FeatureBackend, feature_width, level_columns
 from l2a_transfer.features.onnx_backend import CARD_KEY, OnnxBackend, read_onnx, refers_to_other_files
@@ -56,7 +56,7 @@ class PixelsBackend:
 
 
 def open_backend(
-    model: str,
+    model: str | Path,
     *,
     backend: str = "auto",
     device: str = "auto",
@@ -69,6 +69,9 @@ def open_backend(
 
     Raises: UnknownNameError for a name that does not exist; WeightsError or BackendError for what cannot run.
     """
+    if not isinstance(model, (str, Path)):
+        raise wrong_kind("model", "a model's name, or a path to .safetensors or .onnx", model)
+    model = str(model)
     if backend not in BACKENDS:
         raise unknown_name("backend", backend, BACKENDS)
     if model == "pixels":

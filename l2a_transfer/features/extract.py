@@ -15,7 +15,15 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from l2a_transfer.data.readers import ImageSource
-from l2a_transfer.errors import ArgumentError, BackendError, DataError, OutputExistsError, StoreError, unknown_name
+from l2a_transfer.errors import (
+    ArgumentError,
+    BackendError,
+    DataError,
+    OutputExistsError,
+    StoreError,
+    unknown_name,
+    wrong_kind,
+)
 from l2a_transfer.features.backends import FeatureBackend, feature_width
 from l2a_transfer.features.compute import compute_shards
 from l2a_transfer.features.plan import differences, fingerprint, plan_ranges
@@ -66,11 +74,15 @@ def extract(
     `resume` it goes on with what is of this very extraction. `on_error="skip"` leaves out pictures that cannot be
     used and lists them. `engine="ray"` computes on the cluster that `ray` describes, with the same bytes.
 
-    Raises: OutputExistsError where `out` is complete and neither `resume` nor `overwrite` is given, an unfinished
-    extraction with other options is there, or another process writes `out`; DataError for a picture that cannot be
-    used; StoreError for features that are not finite and where the disk refuses; BackendError for a cluster that
-    cannot run it.
+    Raises: TypeError for a source or backend of another kind; OutputExistsError where `out` is complete and neither
+    `resume` nor `overwrite` is given, an unfinished extraction with other options is there, or another process writes
+    `out`; DataError for a picture that cannot be used; StoreError for features that are not finite and where the disk
+    refuses; BackendError for a cluster that cannot run it.
     """
+    if not all(hasattr(source, name) for name in ("image", "labels", "ids", "fingerprint")):
+        raise wrong_kind("source", "an image source, as open_source('imagefolder:PATH') or of 'npz:FILE' gives", source)
+    if not all(hasattr(backend, name) for name in ("stream", "identity", "preprocess")):
+        raise wrong_kind("backend", "a feature backend, as open_backend(MODEL) gives", backend)
     out = Path(out)
     if batch_size < 1:
         raise ArgumentError(f"batch_size must be at least 1, got {batch_size}")
