@@ -212,7 +212,7 @@ def _find_columns(shard: Shard, schema: pa.Schema, wanted: str) -> _Columns:
             f"{shard.path}: the column {image.name!r} must be binary or a struct with 'bytes', is {image.type}"
         )
     label = labels[0] if labels else None
-    if label is not None and not pa.types.is_integer(schema.field(label).type):
+    if label is not None and not pa.types.is_integer(_values(schema.field(label).type)):
         raise DataError(f"{shard.path}: the column {label!r} must hold integers, holds {schema.field(label).type}")
     names = features.get(label, {}).get("names") if label is not None else None
     classes = tuple(map(str, names)) if isinstance(names, list) else None
@@ -225,9 +225,26 @@ def _is_image(field: pa.Field) -> bool:
     kind = field.type
     if pa.types.is_struct(kind):
         place = kind.get_field_index("bytes")
-        kind = kind.field(place).type if place >= 0 else pa.null()
-        return bool(pa.types.is_binary(kind) or pa.types.is_large_binary(kind))
-    return field.name in IMAGE_NAMES and bool(pa.types.is_binary(kind) or pa.types.is_large_binary(kind))
+        return place >= 0 and _is_bytes(kind.field(place).type)
+    return field.name in IMAGE_NAMES and _is_bytes(kind)
+
+
+def _is_bytes(kind: pa.DataType) -> bool:
+    """True for each of Arrow's layouts of bytes."""
+    import pyarrow as pa
+
+    kind = _values(kind)
+    of = pa.types
+    return any(
+        is_kind(kind) for is_kind in (of.is_binary, of.is_large_binary, of.is_binary_view, of.is_fixed_size_binary)
+    )
+
+
+def _values(kind: pa.DataType) -> pa.DataType:
+    """What the values are, of a column that keeps each different one once too."""
+    import pyarrow as pa
+
+    return kind.value_type if pa.types.is_dictionary(kind) else kind
 
 
 def _huggingface_features(shard: Shard, schema: pa.Schema) -> dict[str, dict[str, Any]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import re
 import zipfile
 import zlib
@@ -58,6 +59,7 @@ def open_source(
         raise wrong_kind("data", "the name of a data set, or KIND:PATH as 'imagefolder:photos'", data)
     data = str(data)
     kind, colon, where = data.partition(":")
+    where = os.path.expanduser(where)
     if colon and kind in EXAMPLES and not where:
         raise ArgumentError(f"data {data!r} needs a path after the colon, as {kind}:{EXAMPLES[kind]}")
     if colon and kind == "imagefolder":

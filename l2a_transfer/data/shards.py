@@ -43,9 +43,10 @@ def find_shards(where: str, suffix: str) -> tuple[Shard, ...]:
     what else an image folder may say; without any, all are of the split "all". Raises: DataError for a file that is
     missing, none at all, or splits that only some have; MissingExtraError for a URL without fsspec.
     """
-    expanded = list(itertools.islice(_expand(where), MAX_SHARDS + 1))
+    literal, pattern = _literal(where)
+    expanded = list(itertools.islice(_expand(pattern), MAX_SHARDS + 1))
     is_folder = len(expanded) == 1 and _is_folder(where)
-    paths = _below(where, suffix) if is_folder else [path for text in expanded for path in _matches(text)]
+    paths = _below(where, suffix) if is_folder else [path for text in expanded for path in _matches(literal, text)]
     if not paths:
         raise DataError(f"{where}: no {suffix} file in it; give a file, a folder, a glob, or braces as {{000..003}}")
     if len(paths) > MAX_SHARDS or len(set(paths)) < len(paths):
@@ -90,14 +91,31 @@ def _expand(where: str) -> Iterator[str]:
         yield from _expand(where[: braces.start()] + choice + where[braces.end() :])
 
 
-def _matches(path: str) -> list[str]:
-    if not re.search(r"[*?\[]", path):
+def _literal(where: str) -> tuple[str, str]:
+    """The leading folders, or all of the path, that are there as they are written, and the rest, which is a pattern.
+
+    What is there is meant, even where its name has the letters of a pattern, as `set[1]/`.
+    """
+    parts = where.split("/") if not is_remote(where) else []
+    for k in range(len(parts), 0, -1):
+        if (head := "/".join(parts[:k])) and os.path.exists(head):
+            return head, where[len(head) :]
+    return "", where
+
+
+def _matches(literal: str, pattern: str) -> list[str]:
+    path = literal + pattern
+    if not re.search(r"[*?\[]", pattern):
         return [path]
     if is_remote(path):
         with _refusals(path):
             fs, inside = _filesystem(path)
+            if fs.exists(inside):
+                return [path]
             return sorted(fs.unstrip_protocol(found) for found in fs.glob(inside))
-    return sorted(Path(found).as_posix() for found in glob.glob(path, recursive=True))
+    if os.path.exists(path):
+        return [path]
+    return sorted(Path(found).as_posix() for found in glob.glob(glob.escape(literal) + pattern, recursive=True))
 
 
 def _below(folder: str, suffix: str) -> list[str]:

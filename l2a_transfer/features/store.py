@@ -215,9 +215,25 @@ def _check_seal(path: Path) -> None:
 def _open(path: Path) -> h5py.File:
     try:
         check_heaps(path)
-        return h5py.File(path, "r")
+        return _unlocked(path)
     except OSError as error:
         raise StoreError(f"{path}: not an HDF5 file: {error}") from error
+
+
+def _unlocked(path: Path) -> h5py.File:
+    """The file for reading, whoever else holds it, and on file systems that have no locks: a sealed file is only read.
+
+    HDF5 refuses a second opening in one process that locks where the first did not, so that it is asked without locks
+    only where it cannot have one.
+    """
+    try:
+        return h5py.File(path, "r")
+    except OSError:
+        try:
+            return h5py.File(path, "r", locking=False)
+        except OSError:
+            pass
+        raise
 
 
 def _read_rows(path: Path, file: h5py.File) -> tuple[FeatureMeta, Rows, h5py.Dataset, dict[str, h5py.Dataset]]:
