@@ -122,4 +122,4 @@ def _interrupted(error: KeyboardInterrupt) -> str:
 
 
 def _first_line(error: BaseException) -> str:
-    return (str(error).splitlines() or [""])[0]
+    return next(filter(None, str(error).splitlines()), "")
