@@ -74,7 +74,9 @@ def export_onnx(model: Network, card: Card, out: str | Path, *, overwrite: bool 
         raise wrong_kind("card", "the network's card, the second of what resolve_model(NAME) gives", card)
     out = Path(out)
     if out.suffix != ".onnx":
-        raise ArgumentError(f"an exported file's name ends in .onnx, got {out.name!r}")
+        raise ArgumentError(
+            f"out must be the name of an ONNX file, as {out.with_suffix('.onnx').name}; got {out.name!r}"
+        )
     if out.is_dir():
         raise OutputExistsError(f"{out}: is a folder, and a network is one file", "choose another `out`")
     if out.exists() and not overwrite:

@@ -154,7 +154,7 @@ def test_features_that_are_not_finite_name_the_image_and_leave_the_earlier_file(
     out = tmp_path / "f.h5"
     run(source, out)
     before = out.read_bytes()
-    with pytest.raises(StoreError, match="not finite in 1 rows, the first of image '00021'"):
+    with pytest.raises(StoreError, match="not finite in 1 row, the first of image '00021'"):
         run(source, out, CountingBackend(poison=5), overwrite=True)
     assert out.read_bytes() == before
 

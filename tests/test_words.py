@@ -215,7 +215,7 @@ def test_files_are_evaluated_without_a_config(tmp_path: Path) -> None:
 
 def test_models_and_data_may_be_paths(tmp_path: Path) -> None:
     save_picture(tmp_path / "cat" / "0.jpg")
-    with pytest.raises(ValueError, match="data set must be one of"):
+    with pytest.raises(ValueError, match="did you mean 'imagefolder:"):
         l2a_transfer.open_source(tmp_path)
     path = PRETRAINED / "vgg-att2-concat-pc.cifar10-w025.safetensors"
     assert l2a_transfer.open_backend(path, device="cpu").card["name"] == "vgg-att2-concat-pc.cifar10-w025"

@@ -11,6 +11,7 @@ from typing import Any
 import click
 
 from l2a_transfer.cli.paths import PATH
+from l2a_transfer.wording import counted
 
 RUN = ("batch_size", "workers", "on_error", "attention", "engine", "resume", "overwrite")
 
@@ -71,12 +72,18 @@ def command(obj: dict[str, Any], /, **given: Any) -> None:
             limit=given["limit"],
             download=given["download"],
         )
-        click.echo(f"{backend.name} on {backend.device}, {backend.precision}, {len(source)} images", err=True)
+        click.echo(
+            f"{backend.name} on {backend.device}, {backend.precision}, {counted(len(source), 'image')}", err=True
+        )
         run = {key: given[key] for key in RUN}
         ray = RayConfig(given["ray_address"], given["actors"])
         result = extract(source, backend, given["out"], ray=ray, progress=obj["progress"], **run)
     speed = f", {result.computed / result.seconds:.0f} images/s" if result.computed else ", verified"
-    skipped = f"; {len(result.skipped)} images skipped, listed in its attribute 'skipped'" if result.skipped else ""
+    skipped = (
+        f"; {counted(len(result.skipped), 'image')} skipped, listed in its attribute 'skipped'"
+        if result.skipped
+        else ""
+    )
     click.echo(f"{result.path}: {result.rows} × {result.dim}{speed}{skipped}")
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import click
 
 from l2a_transfer.cli.output import echo_json
+from l2a_transfer.wording import counted
 
 
 @click.command("models")
@@ -33,7 +34,7 @@ def command(as_json: bool) -> None:
         accuracy = card.metrics["test_accuracy"]
         click.echo(
             f"  {card.name:<40} {card.parameters:>9,} parameters  {card.training['data']} test accuracy "
-            f"{100 * accuracy['value']:.2f} % (n = {accuracy['n']:,}, {accuracy['seeds']} seed)"
+            f"{100 * accuracy['value']:.2f} % (n = {accuracy['n']:,}, {counted(accuracy['seeds'], 'seed')})"
         )
     click.echo("\nArchitectures, for train, and for --model as untrained:ARCH[@WIDTH]:")
     for name, spec in ARCHITECTURES.items():

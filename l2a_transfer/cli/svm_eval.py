@@ -10,7 +10,8 @@ from typing import Any
 import click
 
 from l2a_transfer.cli.output import echo_json
-from l2a_transfer.cli.paths import PATH
+from l2a_transfer.cli.paths import FOLDER, PATH
+from l2a_transfer.wording import are, counted
 
 SHOWN = 6
 """Comparisons that are printed; the report has them all."""
@@ -20,7 +21,7 @@ SHOWN = 6
 @click.argument("files", nargs=-1, required=True, type=PATH, metavar="FILE.h5 ...")
 @click.option(
     "--out",
-    type=PATH,
+    type=FOLDER,
     required=True,
     metavar="DIR",
     help="Folder for the report.",
@@ -70,7 +71,8 @@ def command(obj: dict[str, Any], /, files: tuple[Path, ...], out: Path, **given:
     for comparison in results.comparisons[:SHOWN]:
         click.echo(f"- {comparison.verdict}")
     if len(results.comparisons) > SHOWN:
-        click.echo(f"- {len(results.comparisons) - SHOWN} more comparisons are in {out}")
+        more = len(results.comparisons) - SHOWN
+        click.echo(f"- {counted(more, 'more comparison')} {are(more)} in {out}")
     if results.comparisons:
         click.echo()
     for path in written:

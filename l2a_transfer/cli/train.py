@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from l2a_transfer.cli.paths import PATH
+from l2a_transfer.cli.paths import FOLDER, PATH
 
 log = logging.getLogger(__name__)
 SHORTCUTS = ("epochs", "batch_size", "lr", "dropout")
@@ -21,7 +21,7 @@ OF_MODEL = ("width", "normalizer", "global_branch")
 @click.option("--download/--no-download", default=False, help="Fetch the data set into --data-dir.")
 @click.option(
     "--out",
-    type=PATH,
+    type=FOLDER,
     required=True,
     metavar="DIR",
     help="Where the run is kept.",

@@ -18,6 +18,7 @@ from l2a_transfer.data.decode import MAX_FILE_BYTES, decode_bytes
 from l2a_transfer.data.shards import Shard, ShardReader, check_unchanged, find_shards, name_of, open_shard, splits_of
 from l2a_transfer.data.sources import Table
 from l2a_transfer.errors import DataError, MissingExtraError
+from l2a_transfer.wording import counted
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -266,7 +267,7 @@ def _group_rows(shard: Shard, file: pq.ParquetFile) -> list[int]:
     rows = [file.metadata.row_group(g).num_rows for g in range(file.metadata.num_row_groups)]
     # A few bytes can declare any number; a picture has at least one.
     if min(rows, default=0) < 0 or sum(rows) > shard.size:
-        raise DataError(f"{shard.path}: declares {sum(rows):,} rows in {shard.size:,} bytes; damaged")
+        raise DataError(f"{shard.path}: declares {counted(sum(rows), 'row')} in {shard.size:,} bytes; damaged")
     return rows
 
 
@@ -279,7 +280,9 @@ def _read_labels(shard: Shard, file: pq.ParquetFile, column: str | None, rows: i
         parts.append(values.cast("int64").fill_null(-1).to_numpy())
     labels: NDArray[np.int64] = np.concatenate(parts) if parts else np.empty(0, dtype=np.int64)
     if len(labels) != rows:
-        raise DataError(f"{shard.path}: {column!r} has {len(labels)} values for {rows} rows; damaged")
+        raise DataError(
+            f"{shard.path}: {column!r} has {counted(len(labels), 'value')} for {counted(rows, 'row')}; damaged"
+        )
     return labels
 
 

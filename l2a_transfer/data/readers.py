@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 import os
 import re
@@ -18,7 +19,7 @@ from l2a_transfer.data.cifar import read_cifar
 from l2a_transfer.data.decode import SUFFIXES
 from l2a_transfer.data.folders import read_folder
 from l2a_transfer.data.parquet import read_parquet
-from l2a_transfer.data.registry import DatasetSpec, find_dataset
+from l2a_transfer.data.registry import DATASETS, DatasetSpec, find_dataset
 from l2a_transfer.data.sources import (
     ArraySource,
     FileSource,
@@ -29,7 +30,8 @@ from l2a_transfer.data.sources import (
     select,
 )
 from l2a_transfer.data.webdataset import read_webdataset
-from l2a_transfer.errors import ArgumentError, DataError, wrong_kind
+from l2a_transfer.errors import ArgumentError, DataError, UnknownNameError, wrong_kind
+from l2a_transfer.wording import counted
 
 __all__ = ["ImageSource", "open_source"]
 
@@ -38,6 +40,8 @@ CALTECH_MINI = Path(__file__).parent / "bundled" / "caltech-mini.zip"
 EXAMPLES = {"imagefolder": "photos", "npz": "photos.npz", "wds": "shards/{000..003}.tar", "parquet": "folder"}
 MAX_NPZ_BYTES = 16 << 30
 MAX_CLASSES = 100_000
+LOOKED_AT = 1000
+"""Files of a folder that are looked at to guess of which kind it is."""
 
 
 def open_source(
@@ -72,8 +76,22 @@ def open_source(
     elif colon and kind == "parquet":
         source = read_parquet(where)
     else:
+        if data not in DATASETS and (meant := _meant(data)):
+            raise UnknownNameError(f"data {data!r} is no data set's name but a path; did you mean {meant!r}?")
         source = _open_named(find_dataset(data), None if data_dir is None else Path(data_dir), download=download)
     return select(source, split=split, limit=limit)
+
+
+def _meant(path: str) -> str:
+    """KIND:PATH for a path that is there, by what it holds; "" where there is none, or a file of no kind."""
+    found = Path(os.path.expanduser(path))
+    kinds = {".npz": "npz", ".tar": "wds", ".parquet": "parquet"}
+    if found.is_dir():
+        held = {file.suffix for file in itertools.islice(found.rglob("*"), LOOKED_AT)}
+        kind = next((kinds[suffix] for suffix in (".tar", ".parquet") if suffix in held), "imagefolder")
+    else:
+        kind = kinds.get(found.suffix, "") if found.is_file() else ""
+    return f"{kind}:{path}" if kind else ""
 
 
 def _open_named(spec: DatasetSpec, data_dir: Path | None, *, download: bool) -> ImageSource:
@@ -96,7 +114,7 @@ def _open_named(spec: DatasetSpec, data_dir: Path | None, *, download: bool) -> 
         }  # fmt: skip
         source = readers[spec.name](spec, data_dir)
     if spec.images and len(source) != spec.images:
-        log.warning("%s: %d images, the published set has %d", spec.name, len(source), spec.images)
+        log.warning("%s: %s, the published set has %d", spec.name, counted(len(source), "image"), spec.images)
     return source
 
 
@@ -224,7 +242,7 @@ def _named_rows(path: Path, source: ArraySource, arrays: dict[str, NDArray[Any]]
     splits, split, ids = source.splits, source.split, source.ids
     if "split" in arrays:
         if arrays["split"].shape != (len(source),):
-            raise DataError(f"{path}: 'split' must have {len(source)} names, got {arrays['split'].shape}")
+            raise DataError(f"{path}: 'split' must have {counted(len(source), 'name')}, got {arrays['split'].shape}")
         own = [str(name) for name in arrays["split"].tolist()]
         splits = tuple(sorted(set(own), key=lambda name: ({"train": 0, "val": 1, "test": 2}.get(name, 3), name)))
         if len(splits) > 255:

@@ -19,6 +19,7 @@ from l2a_transfer.data.decode import DAMAGED, to_rgb
 from l2a_transfer.data.registry import DatasetSpec
 from l2a_transfer.data.sources import Table, numbered
 from l2a_transfer.errors import DataError
+from l2a_transfer.wording import counted
 
 LABELS = ("targets", "labels", "y", "_labels")
 SAMPLES = ("samples", "_samples")
@@ -73,7 +74,7 @@ def open_torchvision(spec: DatasetSpec, data_dir: Path, *, download: bool) -> To
     labels = [_labels(dataset) for dataset in sets]
     for (split, _), dataset, own in zip(spec.split_options, sets, labels, strict=True):
         if len(own) != len(dataset):
-            raise DataError(f"{spec.name} ({split}): {len(own)} labels for {len(dataset)} images")
+            raise DataError(f"{spec.name} ({split}): {counted(len(own), 'label')} for {counted(len(dataset), 'image')}")
     classes = _class_names(sets[0], int(max(own.max(initial=0) for own in labels)) + 1)
     lengths = [len(dataset) for dataset in sets]
     return TorchvisionSource(

@@ -55,6 +55,7 @@ def evaluate_files(
         def tick(n: float) -> None:
             nonlocal done
             done += n  # parts of a fit, where its classes are solved in batches
+            bar.total = max(bar.total, round(done))  # a grid that grows takes more fits than were planned
             bar.update(round(done) - bar.n)
 
         for (path, meta, plan, variants), label in zip(planned, labels, strict=True):

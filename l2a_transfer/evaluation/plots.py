@@ -12,6 +12,7 @@ from l2a_transfer.drawing import legible, plain_texts
 from l2a_transfer.evaluation.evaluate import EvalDetail, EvalRow
 from l2a_transfer.evaluation.lookup import full_name, place_of
 from l2a_transfer.evaluation.markup import shortened
+from l2a_transfer.wording import counted
 
 NUMBERS_UP_TO = 20
 NAMES_UP_TO, UNNAMED_INCHES = 250, 14.0
@@ -48,7 +49,8 @@ def accuracy_png(rows: Sequence[EvalRow]) -> bytes:
         axis.tick_params(axis="x", labelsize=8)
         axis.spines[["top", "right"]].set_visible(False)
         kind = "bootstrap" if members[0].interval == "bootstrap" else f"over {members[0].draws} draws"
-        title = f"{_short(str(place), 40)}, {members[0].protocol}, {members[0].n_test} test images; intervals: {kind}"
+        images = counted(members[0].n_test, "test image")
+        title = f"{_short(str(place), 40)}, {members[0].protocol}, {images}; intervals: {kind}"
         axis.set_title(title, fontsize=9, loc="left")
     axes[-1].set_xlabel("mean class accuracy, % (with 95 % interval; dotted: guessing)", fontsize=9)
     return _png(figure, dpi=130)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -71,7 +72,7 @@ def open_backend(
     """
     if not isinstance(model, (str, Path)):
         raise wrong_kind("model", "a model's name, or a path to .safetensors or .onnx", model)
-    model = str(model)
+    model = os.path.expanduser(model)
     if backend not in BACKENDS:
         raise unknown_name("backend", backend, BACKENDS)
     if model == "pixels":

@@ -30,9 +30,12 @@ from l2a_transfer.features.plan import differences, fingerprint, plan_ranges
 from l2a_transfer.features.ray_engine import RayConfig, compute_on_ray
 from l2a_transfer.features.shards import Shard, Shards
 from l2a_transfer.features.store import FeatureMeta, read_meta, write_features
+from l2a_transfer.files import names_a_format
 from l2a_transfer.lock import output_lock
+from l2a_transfer.wording import are, counted
 
 log = logging.getLogger(__name__)
+SUFFIXES = (".h5", ".hdf5")
 ON_ERROR = ("fail", "skip")
 ENGINES = ("local", "ray")
 
@@ -84,6 +87,8 @@ def extract(
     if not all(hasattr(backend, name) for name in ("stream", "identity", "preprocess")):
         raise wrong_kind("backend", "a feature backend, as open_backend(MODEL) gives", backend)
     out = Path(out)
+    if names_a_format(out) and out.suffix.lower() not in SUFFIXES:
+        raise ArgumentError(f"out must be the name of an HDF5 file, as {out.with_suffix('.h5').name}; got {out.name!r}")
     if batch_size < 1:
         raise ArgumentError(f"batch_size must be at least 1, got {batch_size}")
     if on_error not in ON_ERROR:
@@ -115,7 +120,8 @@ def extract(
         todo = [rows for rows in ranges if rows not in skipped]
         computed = sum(map(len, todo))
         if todo != ranges:
-            log.info("%s: %d of %d rows are there already", job.shards.folder, len(source) - computed, len(source))
+            there = len(source) - computed
+            log.info("%s: %d of %s %s there already", job.shards.folder, there, counted(len(source), "row"), are(there))
         bar = tqdm(
             total=len(source),
             initial=len(source) - computed,
@@ -177,7 +183,7 @@ class _Job:
         if meta.skipped and self.on_error == "fail":
             (name, reason), more = meta.skipped[0], len(meta.skipped)
             raise OutputExistsError(
-                f"{self.out}: complete, but {more} images were skipped, the first {name!r}: {reason}; "
+                f"{self.out}: complete, but {counted(more, 'image')} could not be used, the first {name!r}: {reason}; "
                 "`on_error='skip'` accepts that, `overwrite=True` tries them again",
             )
         log.info("%s: complete and unchanged", self.out)

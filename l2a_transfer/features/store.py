@@ -36,6 +36,7 @@ from l2a_transfer.features.schema import (
     digest_of,
 )
 from l2a_transfer.features.writer import write_features
+from l2a_transfer.wording import are, counted
 
 __all__ = [
     "SEAL",
@@ -173,7 +174,8 @@ def check_finite(path: Path, values: NDArray[Any], ids: Sequence[str]) -> None:
     bad = np.flatnonzero(~np.isfinite(values).all(axis=1))
     if len(bad):
         raise StoreError(
-            f"{path}: /features: {len(bad)} of {len(values)} rows are not finite, the first of {ids[bad[0]]!r}",
+            f"{path}: /features: {len(bad)} of {counted(len(values), 'row')} {are(len(bad))} not finite, the first of "
+            f"{ids[bad[0]]!r}",
             f"{AGAIN} with `precision='fp32'`",
         )
 
@@ -258,10 +260,12 @@ def _read_rows(path: Path, file: h5py.File) -> tuple[FeatureMeta, Rows, h5py.Dat
     except (KeyError, OSError, RuntimeError, TypeError, ValueError) as error:
         raise StoreError(f"{path}: damaged or made by another program: {error}") from error
     if len(features) != len(rows.labels):
-        raise StoreError(f"{path}: /features has {len(features)} rows, /labels {len(rows.labels)}")
+        raise StoreError(f"{path}: /features has {counted(len(features), 'row')}, /labels {len(rows.labels)}")
     for level, found in maps.items():
         if found.dtype != np.float16 or len(found) != len(rows.labels):
-            raise StoreError(f"{path}: /maps/{level} must be float16 with {len(rows.labels)} rows, got {found}")
+            raise StoreError(
+                f"{path}: /maps/{level} must be float16 with {counted(len(rows.labels), 'row')}, got {found}"
+            )
     check_rows(path, meta, rows, features.shape[1])
     return meta, rows, features, maps
 

@@ -224,7 +224,12 @@ def resolve_model(name: str | Path, *, seed: int = 0) -> tuple[Network, Card]:
     """
     if not isinstance(name, (str, Path)):
         raise wrong_kind("name", "a model's name, or a path to .safetensors", name)
-    name = str(name)
+    name = os.path.expanduser(name)
+    if os.path.isdir(name):
+        there = sorted(Path(name).glob("*.safetensors"))
+        raise WeightsError(
+            f"{name}: a folder; name the weights" + (f", as {there[0]}" if there else f" in it; {ANOTHER}")
+        )
     if name.startswith("untrained:"):
         return _untrained(name.removeprefix("untrained:"), seed)
     if name.endswith(".onnx"):

@@ -25,6 +25,7 @@ from l2a_transfer.training.folder import ELSEWHERE, RunFolder, check_path
 from l2a_transfer.training.interrupt import asked_to_stop
 from l2a_transfer.training.measure import evaluate
 from l2a_transfer.training.trainer import Trainer
+from l2a_transfer.wording import counted
 
 log = logging.getLogger(__name__)
 SMALLER_STEPS = "start again with a smaller `lr` and another `out`, or `overwrite=True`"
@@ -186,10 +187,10 @@ def _introduce(trainer: Trainer, folder: RunFolder) -> None:
         )  # fmt: skip
     pixels = "in memory" if isinstance(trainer.pixels, ResidentPixels) else "streamed"
     log.info(
-        "%s: %s parameters; %s%s, precision %s%s%s; %d images, %s",
+        "%s: %s parameters; %s%s, precision %s%s%s; %s, %s",
         folder.name, f"{count_parameters(trainer.model):,}", device_name(trainer.device),
         f" × {ranks}" if ranks > 1 else "", trainer.precision, " (auto)" if where.precision == "auto" else "",
-        ", compiled" if where.compile else "", len(trainer.pixels), pixels,
+        ", compiled" if where.compile else "", counted(len(trainer.pixels), "image"), pixels,
     )  # fmt: skip
     if trainer.start:
         kept = ", ".join(trainer.start.kept_random) or "nothing"
