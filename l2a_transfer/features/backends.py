@@ -46,7 +46,7 @@ class PixelsBackend:
         self.map_levels: tuple[str, ...] = ()
 
     def features(self, images_u8: NDArray[np.uint8]) -> NDArray[np.float32]:
-        return images_u8.reshape(len(images_u8), -1).astype(np.float32) / np.float32(255)
+        return images_u8.reshape(len(images_u8), self.levels[-1][2]).astype(np.float32) / np.float32(255)
 
     def stream(self, batches: Iterable[NDArray[np.uint8]], *, attention: bool = False) -> Iterator[Computed]:
         for images_u8 in batches:
