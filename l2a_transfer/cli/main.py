@@ -12,7 +12,8 @@ import click
 from l2a_transfer import __version__
 from l2a_transfer.cli.failures import Explanation
 from l2a_transfer.cli.output import replace_what_cannot_be_written
-from l2a_transfer.errors import nearest
+from l2a_transfer.errors import L2AError, nearest
+from l2a_transfer.lock import check_system
 
 VERBS = {
     "quickstart": "quickstart",
@@ -58,6 +59,10 @@ class Verbs(click.Group):
 
     def main(self, *arguments: Any, **options: Any) -> Any:
         replace_what_cannot_be_written()  # first of all, because help is printed before any verb runs
+        try:
+            check_system()
+        except L2AError as error:
+            raise SystemExit(f"Error: {error}") from None
         return super().main(*arguments, **options)
 
 

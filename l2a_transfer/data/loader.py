@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import gc
+import multiprocessing
 import os
 import signal
 import sys
+import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -97,7 +99,7 @@ def pixel_batches(
         batch_size=None,
         num_workers=min(workers, len(batches)),
         collate_fn=_unchanged,
-        worker_init_fn=partial(_end_with_parent, os.getpid()),
+        worker_init_fn=partial(_end_with_parent, os.getpid(), multiprocessing.get_start_method()),
         generator=Generator(),  # workers draw nothing, and their seeds must not be drawn from the global one
     )
     with _left_alone_by_gc():
@@ -125,19 +127,30 @@ def _left_alone_by_gc() -> Iterator[None]:
             gc.unfreeze()
 
 
-def _end_with_parent(parent: int, worker: int) -> None:
-    """Have Linux end this worker when its parent ends, however that ends.
+def _end_with_parent(parent: int, method: str, worker: int) -> None:
+    """Have this worker end when its parent ends, however that ends.
 
     A worker of a parent that was killed would wait forever to hand over its batch: its siblings hold the pipe open.
-    Ctrl-C reaches all processes of a terminal, and what to do then is for the parent to say.
+    Ctrl-C reaches all processes of a terminal, and what to do then is for the parent to say. `method` is Python's start
+    method: a forked worker is ended by Linux; others, which under forkserver (Linux's default from Python 3.14 on) are
+    children of a server, watch their parent, of which only a forked process inherits the sign of life.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    if sys.platform == "linux":
+    if method != "fork":
+        threading.Thread(target=_end_after_parent, daemon=True).start()
+    elif sys.platform == "linux":
         import ctypes
 
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
         if os.getppid() != parent:
             os._exit(1)
+
+
+def _end_after_parent() -> None:
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
+    os._exit(1)
 
 
 def _unchanged(batch: Any) -> Any:
