@@ -6,6 +6,7 @@ import ast
 import os
 import pickle
 import re
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -162,9 +163,73 @@ def test_a_refusal_shows_its_traceback_too_and_keeps_its_exit_code(tmp_path: Pat
     assert "Traceback" in result.stderr
 
 
+def test_ctrl_c_prints_one_message(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("l2a_transfer.cli.models.echo_json", interrupted)
+    result = l2a("models", "--json")
+    assert (result.exit_code, result.stdout) == (130, "")
+    assert result.stderr == "Interrupted; what is complete stays, and the same command uses it.\n"
+
+
+def test_ctrl_c_during_training_says_once_where_it_was_saved(tmp_path: Path) -> None:
+    command = [
+        "train",
+        "--model",
+        "vgg",
+        "--width",
+        "0.0625",
+        "--data",
+        "digits",
+        "--holdout",
+        "100",
+        "--epochs",
+        "500",
+    ]
+    child = subprocess.Popen(
+        [sys.executable, "-m", "l2a_transfer", *command, "--out", str(tmp_path / "run")],
+        stderr=subprocess.PIPE, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
+    assert child.stderr is not None
+    while "epoch 1/500" not in (line := child.stderr.readline()):
+        assert line, "it ended"
+    child.send_signal(signal.SIGINT)
+    said = [line for line in child.communicate(timeout=60)[1].splitlines() if not line.startswith("epoch ")]
+    assert child.returncode == 130
+    assert len(said) == 1, said
+    assert said[0].startswith("Interrupted: stopped ")
+    assert said[0].endswith("checkpoint.pt; the same again with --resume, not --overwrite, goes on.")
+
+
 def test_memory_that_runs_out_is_no_fault_of_ours() -> None:
     assert explained(MemoryError("Unable to allocate 8 GiB")).exit_code == 1
     assert "8 GiB" in explained(MemoryError("Unable to allocate 8 GiB")).message
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "words"),
+    [
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory: 8 bytes"), 1, "out of memory: DefaultCPU"),
+        (ImportError("libx.so: no such file", name="torch"), 1, "a package cannot be loaded: libx.so"),
+        (ImportError("no name 'x'", name="l2a_transfer.errors"), 70, "fault of l2a-transfer"),
+        (RuntimeError("DataLoader worker (pid 3) is killed"), 1, "fewer --workers"),
+        (UnicodeEncodeError("utf-8", "f\udcff.h5", 1, 2, "surrogates"), 1, r"'f\udcff.h5'"),
+        (UnicodeDecodeError("utf-8", b"\xff", 0, 1, "start"), 70, "fault of l2a-transfer"),
+        (KeyError("x"), 70, "KeyError: 'x'"),
+        (OSError(28, "No space left on device", "f.h5"), 1, "f.h5: No space left on device; the disk is full"),
+    ],
+)
+def test_whose_fault_an_error_is(error: Exception, code: int, words: str) -> None:
+    said = explained(error)
+    assert (said.exit_code, words in said.message) == (code, True), said.message
+
+
+@pytest.mark.parametrize("option", ["--seed 4294967296", "--seed -1", "--max-memory 1K --c-grid 0.1"])
+def test_numbers_out_of_range_are_misuse(option: str, tmp_path: Path) -> None:
+    path = save(tmp_path / "f.h5", feature_set(labels_of(2, 12)))
+    result = l2a("svm-eval", path, "--out", tmp_path / "r", *option.split())
+    assert_fails(result, 2, option.split()[0])
 
 
 def test_the_library_reads_no_environment() -> None:

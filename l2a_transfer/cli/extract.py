@@ -30,7 +30,7 @@ RUN = ("batch_size", "workers", "on_error", "attention", "engine", "resume", "ov
 @click.option("--device", default="auto", show_default=True, help="auto, cpu or cuda.")
 @click.option("--precision", default="auto", show_default=True, help="auto (fp32), fp32, bf16 or fp16.")
 @click.option("--batch-size", type=click.IntRange(min=1), default=64, show_default=True)
-@click.option("--threads", type=click.IntRange(min=1), help="CPU threads of the network; they decide the last bits.")
+@click.option("--threads", type=click.IntRange(1, 1024), help="CPU threads of the network; they decide the last bits.")
 @click.option("--workers", type=click.IntRange(min=0), help="Decoding processes; chosen by default.")
 @click.option("--on-error", default="fail", show_default=True, help="A faulty image: fail, or skip and list it.")
 @click.option("--attention/--no-attention", default=False, help="Store each level's attention maps too.")

@@ -21,6 +21,8 @@ from l2a_transfer.errors import ArgumentError, Explained, Interrupted, L2AError
 BUG, INTERRUPTED = 70, 130
 PARAMETER = re.compile(r"`([a-z][a-z0-9_]*)(?:=([^`]+))?`")
 """How a remedy writes a parameter (see `errors.Explained`)."""
+NO_MEMORY = ("OutOfMemoryError", "can't allocate memory")
+"""What torch calls it on a GPU, and on a CPU."""
 TO_DO = {
     errno.ENOENT: "check the spelling, and that the folder is there",
     errno.EEXIST: "a file is where a folder is needed; choose another path",
@@ -82,13 +84,15 @@ def explained(error: Exception, options: Collection[str] = ()) -> click.ClickExc
         return click.ClickException(f"{where}{error.strerror or error}{f'; {todo}' if todo else ''}")
     if isinstance(error, UnicodeEncodeError) and any("\ud800" <= c <= "\udfff" for c in error.object):
         return click.ClickException(f"a name that is not UTF-8 ({error.object!a:.200}); rename the file or folder")
-    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":  # the second is torch's
-        return click.ClickException(f"out of memory: {_first_line(error)}; use a smaller batch size, or fewer workers")
+    if isinstance(error, MemoryError) or any(sign in f"{type(error).__name__} {error}" for sign in NO_MEMORY):
+        return click.ClickException(f"out of memory: {_first_line(error)}; ask for less at a time")
     if isinstance(error, RuntimeError) and "DataLoader worker" in str(error):  # torch raises it wherever we stand
         return click.ClickException(
             f"a decoding process ended: {_first_line(error)}; fewer --workers take less memory, and 0 decodes in this "
             "process"
         )
+    if isinstance(error, ImportError) and not (error.name or "").startswith("l2a_transfer"):
+        return click.ClickException(f"a package cannot be loaded: {_first_line(error)}; install l2a-transfer again")
     return _Bug(
         f"{type(error).__name__}: {_first_line(error)}\n"
         f"This is a fault of l2a-transfer {__version__} and not of what you asked for. Please report it, with the "

@@ -40,4 +40,4 @@ def echo_json(document: Any, *, indent: int | None = None) -> None:
     """One JSON document on stdout, in letters that it can hold: in any encoding the document is the same."""
     encoding = getattr(sys.stdout, "encoding", None) or "ascii"
     is_utf8 = codecs.lookup(encoding).name == "utf-8"
-    click.echo(json.dumps(document, indent=indent, ensure_ascii=not is_utf8, allow_nan=False))
+    click.echo(json.dumps(document, indent=indent, ensure_ascii=not is_utf8))

@@ -78,6 +78,8 @@ class EvalConfig:
             value = getattr(self, name)
             if value is not None and value < smallest:
                 raise ArgumentError(f"{name} must be at least {smallest}, got {value}")
+        if self.seed >= 2**32:  # scikit-learn's bound
+            raise ArgumentError(f"seed must be at most {2**32 - 1}, got {self.seed}")
         if self.protocol == "official" and (self.draws or 1) > 1:
             raise ArgumentError(
                 f"draws must be 1 with protocol official, which is one fixed split, got {self.draws}; "
