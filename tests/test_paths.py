@@ -50,6 +50,13 @@ def test_a_path_without_its_kind_is_told_the_kind(given: str, meant: str, home: 
     assert "pets" not in result.stderr
 
 
+def test_a_file_of_no_kind_is_told_the_kinds(home: Path) -> None:
+    (home / "pest").write_text("mine")
+    result = l2a("extract", "--model", "pixels", "--data", "pest", "--out", "f.h5")
+    assert_fails(result, 2, "'pest' is no data set's name but a path; what is read is imagefolder:PATH, npz:FILE")
+    assert "did you mean" not in result.stderr
+
+
 def test_a_name_of_a_data_set_is_that_even_where_a_folder_has_it(home: Path) -> None:
     (home / "digits").mkdir()
     assert len(open_source("digits", limit=3)) == 3

@@ -70,6 +70,13 @@ def test_what_is_there_is_meant_whatever_its_name_looks_like(tmp_path: Path, mon
     assert names("what?.tar") == [("what?.tar", "all")]
 
 
+def test_what_is_there_is_meant_afar_too() -> None:
+    memory = fsspec.filesystem("memory")
+    memory.pipe("/test-literal/d[1]/x[0].tar", b"")
+    assert names("memory://test-literal/d[1]/x[0].tar") == [("x[0].tar", "all")]
+    assert names("memory://test-literal/*/x?0?.tar") == [("x[0].tar", "all")]
+
+
 def test_splits_come_from_folders_or_from_names(tmp_path: Path) -> None:
     root = touch(tmp_path / "a", "test/1.tar", "train/2.tar", "train/10.tar", "validation/1.tar")
     expected = [

@@ -19,7 +19,7 @@ from l2a_transfer.data.cifar import read_cifar
 from l2a_transfer.data.decode import SUFFIXES
 from l2a_transfer.data.folders import read_folder
 from l2a_transfer.data.parquet import read_parquet
-from l2a_transfer.data.registry import DATASETS, DatasetSpec, find_dataset
+from l2a_transfer.data.registry import DATASETS, KINDS, DatasetSpec, find_dataset
 from l2a_transfer.data.sources import (
     ArraySource,
     FileSource,
@@ -76,22 +76,22 @@ def open_source(
     elif colon and kind == "parquet":
         source = read_parquet(where)
     else:
-        if data not in DATASETS and (meant := _meant(data)):
-            raise UnknownNameError(f"data {data!r} is no data set's name but a path; did you mean {meant!r}?")
+        if data not in DATASETS and os.path.exists(os.path.expanduser(data)):
+            raise UnknownNameError(f"data {data!r} is no data set's name but a path; {_meant(data)}")
         source = _open_named(find_dataset(data), None if data_dir is None else Path(data_dir), download=download)
     return select(source, split=split, limit=limit)
 
 
 def _meant(path: str) -> str:
-    """KIND:PATH for a path that is there, by what it holds; "" where there is none, or a file of no kind."""
+    """What to write for a path that is there, by what it holds."""
     found = Path(os.path.expanduser(path))
     kinds = {".npz": "npz", ".tar": "wds", ".parquet": "parquet"}
     if found.is_dir():
         held = {file.suffix for file in itertools.islice(found.rglob("*"), LOOKED_AT)}
         kind = next((kinds[suffix] for suffix in (".tar", ".parquet") if suffix in held), "imagefolder")
     else:
-        kind = kinds.get(found.suffix, "") if found.is_file() else ""
-    return f"{kind}:{path}" if kind else ""
+        kind = kinds.get(found.suffix, "")
+    return f"did you mean '{kind}:{path}'?" if kind else f"what is read is {', '.join(KINDS)}"
 
 
 def _open_named(spec: DatasetSpec, data_dir: Path | None, *, download: bool) -> ImageSource:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import math
+import os
 import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -97,7 +98,7 @@ def train(
     train the same.
     """
     folder = RunFolder.of(out, trainer)
-    start = Path(trainer.init_from or "")
+    start = Path(os.path.expanduser(trainer.init_from or ""))
     if trainer.start and start.is_file() and folder.weights.exists() and start.samefile(folder.weights):
         raise TrainingError(f"{start}: the weights to start from, and this run would write over them", ELSEWHERE)
     with folder.held(writes=trainer.where.ranks.first):
