@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from l2a_transfer.cli.main import VERBS
+from l2a_transfer.cli.output import ERRORS
 from tests.conftest import TINY, save_picture
 from tests.feature_files import feature_set, labels_of, save
 
@@ -47,7 +48,7 @@ for arguments in [["--help"], *([verb, "--help"] for verb in VERBS)]:
     done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, timeout=120, check=False,
                           env={**os.environ, "PYTHONIOENCODING": encoding})  # fmt: skip
     assert (done.returncode, done.stderr) == (0, b"")
-    text = done.stdout.decode(encoding if encoding != "ascii" else "utf-8")
+    text = done.stdout.decode(encoding)
     assert text.count("Example:") == len(VERBS) + 1
 
 
@@ -72,7 +73,7 @@ def test_a_success_is_a_success_in_any_encoding(command: str, encoding: str, wor
     done = run([word.format(encoding) for word in COMMANDS[command]], encoding, world)
     assert done.returncode == 0, done.stderr
     assert b"rename" not in done.stderr
-    text = done.stdout.decode("latin-1" if encoding == "latin-1" else "utf-8")
+    text = done.stdout.decode(encoding)
     assert text.strip()
     if "--json" in command:
         plain = run([word.format(f"{encoding} again") for word in COMMANDS[command]], "utf-8", world)
@@ -84,7 +85,16 @@ def test_a_success_is_a_success_in_any_encoding(command: str, encoding: str, wor
         assert one == other
 
 
-def test_a_refusal_that_latin_1_lacks_is_still_a_refusal(tmp_path: Path) -> None:
-    done = run(["inspect", "猫→.h5"], "latin-1", tmp_path)
+def test_our_own_letters_have_lookalikes_and_others_the_escape_of_json() -> None:
+    assert (
+        "− → … × ≥ ± é 猫 🦙 \udcff".encode("latin-1", ERRORS)
+        == b"- -> ... \xd7 >= \xb1 \xe9 \\u732b \\ud83e\\udd99 \\udcff"
+    )
+    assert json.loads(b'"' + "é猫🦙".encode("ascii", ERRORS) + b'"') == "é猫🦙"
+
+
+@pytest.mark.parametrize("encoding", ["latin-1", "ascii"])
+def test_a_refusal_that_an_encoding_lacks_is_still_a_refusal(encoding: str, tmp_path: Path) -> None:
+    done = run(["inspect", "猫→.h5"], encoding, tmp_path)
     assert done.returncode == 1
     assert rb"\u732b->.h5" in done.stderr

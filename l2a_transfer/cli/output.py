@@ -16,6 +16,8 @@ LOOKALIKES = str.maketrans({
 })  # fmt: skip
 """What our own sentences and tables say in letters that not every encoding has."""
 ERRORS = "l2a-transfer-lookalikes"
+ASCII = "l2a_transfer_ascii"
+"""Click takes a stream that says ascii for one that is set up wrong, and writes UTF-8 into it."""
 
 
 def _replaced(error: UnicodeError) -> tuple[str, int]:
@@ -26,14 +28,23 @@ def _replaced(error: UnicodeError) -> tuple[str, int]:
     return "".join(c if c.isascii() else json.dumps(c)[1:-1] for c in found), error.end
 
 
+def _ascii_by_another_name(name: str) -> codecs.CodecInfo | None:
+    found = codecs.lookup("ascii")
+    return (
+        codecs.CodecInfo(*found, found.incrementalencoder, found.incrementaldecoder, ASCII) if name == ASCII else None
+    )
+
+
 codecs.register_error(ERRORS, _replaced)
+codecs.register(_ascii_by_another_name)
 
 
 def replace_what_cannot_be_written() -> None:
     """Let stdout and stderr write something for every letter, where their encoding is not UTF-8 or a name is not."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors=ERRORS)
+            is_ascii = codecs.lookup(stream.encoding).name == "ascii"
+            stream.reconfigure(encoding=ASCII if is_ascii else stream.encoding, errors=ERRORS)
 
 
 def echo_json(document: Any, *, indent: int | None = None) -> None:
