@@ -251,7 +251,7 @@ def test_nan_features_name_the_image(tmp_path: Path) -> None:
         file["features"][2, 1] = np.nan
 
     path = changed(save(tmp_path / "f.h5", labels=[0, 1, 0, 1]), poison)
-    with pytest.raises(StoreError, match=r"1 of 4 rows are not finite, the first of 'c'"):
+    with pytest.raises(StoreError, match=r"1 of 4 rows is not finite, the first of 'c'"):
         read_features(path)
     assert_fails(l2a("svm-eval", path, "--out", tmp_path / "out"), 1, str(path), "not finite")
     assert not (tmp_path / "out").exists()
