@@ -2,4 +2,5 @@
 
 from l2a_transfer.cli.main import main
 
-main(prog_name="l2a-transfer")
+if __name__ == "__main__":  # processes that are spawned import this module again
+    main(prog_name="l2a-transfer")

@@ -6,7 +6,21 @@ import difflib
 from collections.abc import Iterable
 
 
-class L2AError(Exception):
+class Explained(BaseException):
+    """What is wrong and, where there is one, a remedy; as text the two are joined by a semicolon.
+
+    A remedy names parameters in backticks, as `overwrite=True` or `out`: the command line shows them as its options.
+    """
+
+    def __init__(self, problem: str, remedy: str = "") -> None:
+        super().__init__(problem, remedy)  # which an exception keeps as `args`, and is pickled with
+        self.problem, self.remedy = problem, remedy
+
+    def __str__(self) -> str:
+        return f"{self.problem}; {self.remedy}" if self.remedy else self.problem
+
+
+class L2AError(Explained, Exception):
     """Base of every error about a file, a store, weights or a backend; the command line exits 1."""
 
 
@@ -50,11 +64,25 @@ class MissingExtraError(L2AError):
     """An optional package that is not installed; the message carries the command that installs it."""
 
     def __init__(self, what: str, package: str, extra: str) -> None:
-        super().__init__(f"{what} needs the package {package}; install it with: pip install 'l2a-transfer[{extra}]'")
+        super().__init__(f"{what} needs the package {package}", f"install it with: pip install 'l2a-transfer[{extra}]'")
+        self.args = (what, package, extra)  # what a copy by pickle is made from
 
 
-class UnknownNameError(ValueError):
-    """A name that is not in its table; the message carries the nearest valid ones. Exits 2."""
+class ArgumentError(Explained, ValueError):
+    """A value that an argument cannot have; the problem begins with the argument's name. The command line exits 2."""
+
+
+class UnknownNameError(ArgumentError):
+    """A name that is not in its table; the message carries the nearest valid ones."""
+
+
+class Interrupted(Explained, KeyboardInterrupt):
+    """Ctrl-C or SIGTERM, after what was done until then was saved; the message says where."""
+
+
+def wrong_kind(argument: str, expected: str, got: object) -> TypeError:
+    """The error for an argument of another kind than `expected`, which says what to pass."""
+    return TypeError(f"{argument} must be {expected}; got {type(got).__name__}")
 
 
 def nearest(name: str, valid: Iterable[str]) -> str | None:

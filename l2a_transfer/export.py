@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from l2a_transfer.errors import BackendError, OutputExistsError
+from l2a_transfer.errors import ArgumentError, BackendError, OutputExistsError, wrong_kind
 from l2a_transfer.features.backends import CARD_KEY, OnnxBackend, TorchBackend
 from l2a_transfer.features.onnx_backend import with_sha256
 from l2a_transfer.models.vgg import Network
@@ -68,13 +68,19 @@ def export_onnx(model: Network, card: Card, out: str | Path, *, overwrite: bool 
     within 1e-4 relative. Raises: OutputExistsError; BackendError where the network cannot be exported or the file
     differs.
     """
+    if not isinstance(model, Network):
+        raise wrong_kind("model", "a network, the first of what resolve_model(NAME) gives", model)
+    if not isinstance(card, Card):
+        raise wrong_kind("card", "the network's card, the second of what resolve_model(NAME) gives", card)
     out = Path(out)
     if out.suffix != ".onnx":
-        raise ValueError(f"an exported file's name ends in .onnx, got {out.name!r}")
+        raise ArgumentError(
+            f"out must be the name of an ONNX file, as {out.with_suffix('.onnx').name}; got {out.name!r}"
+        )
     if out.is_dir():
-        raise OutputExistsError(f"{out}: is a folder, and a network is one file; choose another --out")
+        raise OutputExistsError(f"{out}: is a folder, and a network is one file", "choose another `out`")
     if out.exists() and not overwrite:
-        raise OutputExistsError(f"{out}: exists; --overwrite replaces it")
+        raise OutputExistsError(f"{out}: exists", "`overwrite=True` replaces it")
     if not out.parent.is_dir():
         out.parent.mkdir(parents=True, exist_ok=True)
     model = model.eval().cpu()

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from l2a_transfer.errors import OutputExistsError, StoreError
+from l2a_transfer.errors import L2AError, OutputExistsError, StoreError
 
 _ours: set[Path] = set()
 _guard = threading.Lock()
@@ -21,7 +21,7 @@ def output_lock(out: Path) -> Iterator[None]:
 
     A POSIX record lock: unlike flock's it does not pass to forked workers, which may live for seconds after their
     parent was killed. Raises: OutputExistsError where another process, or another thread of this one, writes `out`;
-    StoreError where the folder cannot be written.
+    StoreError where the folder cannot be written; L2AError on a system without POSIX locks.
     """
     path = out.with_name(out.name + ".lock").absolute()
     with _guard:
@@ -40,7 +40,20 @@ def output_lock(out: Path) -> Iterator[None]:
             _ours.discard(path)
 
 
+def check_system() -> None:
+    """Raises: L2AError on a system without POSIX locks, as Windows, where nothing here has been run."""
+    try:
+        import fcntl
+    except ImportError as error:
+        raise L2AError(
+            "l2a-transfer runs on POSIX systems, as Linux and macOS, and this is none: it has no module fcntl; on "
+            "Windows, use it inside WSL"
+        ) from error
+    assert fcntl
+
+
 def _locked(out: Path, path: Path) -> int:
+    check_system()
     import fcntl
 
     while True:
@@ -64,7 +77,7 @@ def _locked(out: Path, path: Path) -> int:
             if isinstance(error, (BlockingIOError, PermissionError)):
                 who = f"process {holder}" if holder else "another process"
                 raise OutputExistsError(
-                    f"{out}: is being written by {who}; wait for it, or choose another --out"
+                    f"{out}: is being written by {who}", "wait for it, or choose another `out`"
                 ) from error
             raise StoreError(f"{path}: cannot be locked: {error.strerror or error}") from error
 

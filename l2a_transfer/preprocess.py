@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from l2a_transfer.errors import unknown_name
+from l2a_transfer.errors import ArgumentError, unknown_name
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -59,9 +59,9 @@ class Preprocess:
         if self.filter not in FILTERS:
             raise unknown_name("filter", self.filter, FILTERS)
         if not 4 <= self.size <= 4096:
-            raise ValueError(f"size must be between 4 and 4096 pixels, got {self.size}")
+            raise ArgumentError(f"size must be between 4 and 4096 pixels, got {self.size}")
         if len(self.mean) != 3 or len(self.std) != 3 or min(self.std) <= 0:
-            raise ValueError(f"mean and std have three numbers, std above 0; got {self.mean} and {self.std}")
+            raise ArgumentError(f"mean and std have three numbers, std above 0; got {self.mean} and {self.std}")
 
     def pixels(self, image: Image.Image) -> NDArray[np.uint8]:
         """An RGB picture of any size → uint8 (3, size, size). A picture that has the size already is not resampled.

@@ -18,6 +18,7 @@ from l2a_transfer.explain.maps import attention_maps, contact_sheet
 from l2a_transfer.features.backends import open_backend
 from l2a_transfer.features.extract import extract
 from l2a_transfer.models.weights import resolve_model
+from l2a_transfer.wording import counted
 
 log = logging.getLogger(__name__)
 DATA = "caltech-mini"
@@ -49,13 +50,13 @@ def quickstart(out: Path, *, overwrite: bool = False, progress: bool = True) -> 
     check_output(out, overwrite=overwrite)
     picture = out / "attention.png"
     if picture.exists() and not overwrite:
-        raise OutputExistsError(f"{picture}: exists; --overwrite replaces it, or choose another --out")
+        raise OutputExistsError(f"{picture}: exists", "`overwrite=True` replaces it, or choose another `out`")
     out.mkdir(parents=True, exist_ok=True)
     source = open_source(DATA)
     files = []
     for name, model in MODELS.items():
         path = out / f"features-{name}.h5"
-        log.info("features of %d images of %s by %s", len(source), DATA, model)
+        log.info("features of %s of %s by %s", counted(len(source), "image"), DATA, model)
         # What an interrupted quickstart has finished is verified and used; a file of something else is left alone.
         extract(source, open_backend(model), path, resume=not overwrite, overwrite=overwrite, progress=progress)
         files.append(path)

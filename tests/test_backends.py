@@ -160,6 +160,21 @@ def test_onnx_and_torch_agree(exported: Path) -> None:
     assert np.linalg.norm(onnx_features - torch_features) < 1e-4 * np.linalg.norm(torch_features)
 
 
+@pytest.mark.parametrize("kind", ["onnx", "torch", "pixels"])
+@pytest.mark.parametrize("attention", [False, True])
+def test_no_pictures_give_no_rows(kind: str, attention: bool, exported: Path) -> None:
+    backend = {"onnx": str(exported), "torch": TINY, "pixels": "pixels"}[kind]
+    opened = open_backend(backend, device="cpu")
+    one, none = (next(opened.stream([pixels(n)], attention=attention)) for n in (1, 0))
+    assert (none.features.shape, none.features.dtype) == ((0, one.features.shape[1]), np.float32)
+    assert {k: (v.shape, v.dtype) for k, v in none.maps.items()} == {
+        k: ((0, *v.shape[1:]), v.dtype) for k, v in one.maps.items()
+    }
+    assert opened.features(pixels(0)).shape == none.features.shape
+    if isinstance(opened, OnnxBackend):
+        assert opened.run_bound(pixels(0), ["features"])["features"].shape == none.features.shape
+
+
 def test_tf32_is_off_inside_and_restored_after() -> None:
     matmul = torch.backends.cuda.matmul
     before, matmul.allow_tf32 = matmul.allow_tf32, True
@@ -176,7 +191,7 @@ def test_tf32_is_off_inside_and_restored_after() -> None:
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 @pytest.mark.parametrize("model", [TINY, "pixels"])
 def test_cuda_without_a_gpu_is_an_error(model: str) -> None:
-    with pytest.raises(BackendError, match="no CUDA GPU; use --device cpu"):
+    with pytest.raises(BackendError, match="no CUDA GPU; use `device='cpu'`"):
         open_backend(model, device="cuda")
 
 

@@ -129,7 +129,7 @@ CASES = [
             ("schema", "its schema must be 'l2a-features/1', got 'l2a-features/9'"), ("link", "/features is a link"),
         )
     ],
-    ("svm-eval good.h5 nan.h5 --out new", "nan.h5: /features: 1 of 24 rows are not finite", "extract it again"),
+    ("svm-eval good.h5 nan.h5 --out new", "nan.h5: /features: 1 of 24 rows is not finite", "extract it again"),
     ("inspect --verify nan.h5", "nan.h5: features that are not finite", "extract it again"),
     (f"{EXTRACT} imagefolder:photos --out bit.h5 --resume", "bit.h5: changed since it was written", "--overwrite"),
     ("svm-eval notes.txt --out new", "notes.txt: not a feature file", "l2a-transfer extract"),

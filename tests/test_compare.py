@@ -191,5 +191,5 @@ def test_ablations_stand_beside_the_model_as_it_is(tmp_path: Path) -> None:
 def test_float16_that_overflows_is_refused_with_the_way_out(tmp_path: Path) -> None:
     labels = labels_of(2, 10)
     large = feature_set(labels, blobs(labels) * 1e6)
-    with pytest.raises(EvaluationError, match="overflow float16; leave precision out of --ablate"):
+    with pytest.raises(EvaluationError, match="overflow float16; leave precision out of `ablate`"):
         evaluate_files([save(tmp_path / "a.h5", large)], EvalConfig(ablate=("precision",)))

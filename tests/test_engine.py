@@ -187,7 +187,9 @@ def test_an_extraction_that_failed_goes_on_with_skip_and_back(folder: Path, tmp_
     with pytest.raises(DataError, match=r"bee/1\.jpg"):
         run(folder, out)
     assert run(folder, out, on_error="skip").computed == 8  # the first shard of four was there
-    with pytest.raises(OutputExistsError, match=r"1 images were skipped, the first 'bee/1\.jpg'.*--on-error skip"):
+    with pytest.raises(
+        OutputExistsError, match=r"1 image could not be used, the first 'bee/1\.jpg'.*`on_error='skip'`"
+    ):
         run(folder, out, resume=True)
     assert run(folder, out, resume=True, on_error="skip").rows == 11
     bad.write_bytes(good)
@@ -280,7 +282,7 @@ def test_the_command_counts_what_it_skips(folder: Path, tmp_path: Path) -> None:
     result = l2a(*arguments, "--on-error", "skip")
     assert result.exit_code == 0, result.output
     assert "11 × 3072" in result.stdout
-    assert "1 images skipped, listed in its attribute 'skipped'" in result.stdout
+    assert "1 image skipped, listed in its attribute 'skipped'" in result.stdout
 
 
 # Maps ----------------------------------------------------------------------------------------------------------------
@@ -545,7 +547,7 @@ def test_a_read_only_folder_is_named(source: MemorySource) -> None:
         finally:
             locked.chmod(0o755)
         assert said[0] == [f"{locked}/new.h5.lock: cannot be written: Permission denied"] * 2
-        assert said[1][0].endswith("exists; --resume verifies it, --overwrite replaces it")
+        assert said[1][0].endswith("exists; `resume=True` verifies it, `overwrite=True` replaces it")
         assert said[1][1] == "done"  # verifying writes nothing
 
 

@@ -110,7 +110,7 @@ def test_a_damaged_shard_is_computed_again(source: MemorySource, tmp_path: Path,
 def test_an_unfinished_extraction_with_other_options_is_refused_by_name(source: MemorySource, tmp_path: Path) -> None:
     with pytest.raises(KeyboardInterrupt):
         run(source, tmp_path / "f.h5", CountingBackend(stop_after=5))
-    with pytest.raises(OutputExistsError, match=r"batch_size: 4 there, 8 here.*--overwrite"):
+    with pytest.raises(OutputExistsError, match=r"batch_size: 4 there, 8 here.*`overwrite=True`"):
         extract(source, PixelsBackend(), tmp_path / "f.h5", batch_size=8, progress=False)
     with pytest.raises(OutputExistsError, match="data: "):
         run(memory_source(seed=1), tmp_path / "f.h5")
@@ -124,7 +124,9 @@ def test_an_output_that_exists(source: MemorySource, tmp_path: Path) -> None:
     out = tmp_path / "f.h5"
     run(source, out)
     before = out.read_bytes()
-    with pytest.raises(OutputExistsError, match=r"f\.h5: exists; --resume verifies it, --overwrite replaces it"):
+    with pytest.raises(
+        OutputExistsError, match=r"f\.h5: exists; `resume=True` verifies it, `overwrite=True` replaces it"
+    ):
         run(source, out)
     backend = CountingBackend(stop_after=0)
     run(source, out, backend, resume=True)
@@ -152,7 +154,7 @@ def test_features_that_are_not_finite_name_the_image_and_leave_the_earlier_file(
     out = tmp_path / "f.h5"
     run(source, out)
     before = out.read_bytes()
-    with pytest.raises(StoreError, match="not finite in 1 rows, the first of image '00021'"):
+    with pytest.raises(StoreError, match="not finite in 1 row, the first of image '00021'"):
         run(source, out, CountingBackend(poison=5), overwrite=True)
     assert out.read_bytes() == before
 

@@ -83,7 +83,7 @@ def test_the_same_classes_below_several_folders_are_refused_with_both_readings(
     tmp_path: Path, folders: tuple[str, ...]
 ) -> None:
     names = [f"{top}/{name}" for top in folders for name in BOTH]
-    with pytest.raises(DataError, match=r"two ways: the folders .* are splits, and cat, dog below .* --split-from"):
+    with pytest.raises(DataError, match=r"two ways: the folders .* are splits, and cat, dog below .*`split_from="):
         opened(tmp_path, *names)
     assert {row[1:] for row in opened(tmp_path, *names, split_from="none")} == {(top, "all") for top in folders}
     found = opened(tmp_path, *names, split_from="folders")
@@ -138,7 +138,7 @@ def test_a_choice_that_does_not_fit_is_refused(tmp_path: Path) -> None:
         opened(tmp_path, "cat/1.jpg", split_from="folder")
     with pytest.raises(ValueError, match="the splits of digits are its own"):
         open_source("digits", split_from="none")
-    with pytest.raises(DataError, match="needs pictures in folders"):
+    with pytest.raises(DataError, match="there are no pictures in folders"):
         opened(tmp_path / "flat", "1.jpg", split_from="folders")
 
 
@@ -159,13 +159,13 @@ def test_a_split_word_within_a_shard_s_name_is_a_split(tmp_path: Path) -> None:
 
 def test_shards_whose_folder_and_name_disagree_are_refused(tmp_path: Path) -> None:
     shard(tmp_path, "train/birds-val-0.tar", "train/birds-val-1.tar")
-    with pytest.raises(DataError, match=r"train, as train says, or val, as birds-val-0\.tar does; --split-from"):
+    with pytest.raises(DataError, match=r"train, as train says, or val, as birds-val-0\.tar does; `split_from="):
         open_source(f"wds:{tmp_path}")
     assert open_source(f"wds:{tmp_path}", split_from="folders").splits == ("train",)
     shard(tmp_path, "Extra/0.tar")
     assert open_source(f"wds:{tmp_path}", split_from="folders").splits == ("train", "Extra")
     shard(tmp_path, "0.tar")
-    with pytest.raises(DataError, match=r"0\.tar: --split-from folders needs each file in a folder"):
+    with pytest.raises(DataError, match=r"0\.tar: lies in no folder; `split_from=.folders.` needs each file in a folder"):
         open_source(f"wds:{tmp_path}", split_from="folders")
 
 

@@ -11,8 +11,8 @@ import h5py
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from sklearn.exceptions import ConvergenceWarning
-from sklearn.model_selection import GridSearchCV, StratifiedKFold
+from sklearn.exceptions import ConvergenceWarning, NotFittedError
+from sklearn.model_selection import GridSearchCV, GroupKFold, StratifiedKFold
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.svm import LinearSVC
@@ -219,3 +219,67 @@ def test_wild_scales_give_the_answer_or_say_that_they_do_not() -> None:
         converged = fitted.duality_gap_ <= 1e-8 * fitted.objective_
         assert converged.all() or any(issubclass(w.category, ConvergenceWarning) for w in caught)
         assert np.isfinite(fitted.coef_).all()
+
+
+def test_without_refit_there_is_no_classifier_as_in_grid_search() -> None:
+    X, y = problem(60, 5, 3)
+    ours = LinearSVCPath((0.01, 1.0), cv=2, refit=False, device="cpu").fit(X, y)
+    theirs = GridSearchCV(LinearSVC(), {"C": [0.01, 1.0]}, cv=2, refit=False).fit(X, y)
+    for method in ("predict", "decision_function"):
+        assert not hasattr(ours, method)
+        assert not hasattr(theirs, method)
+        with pytest.raises(AttributeError) as error:
+            getattr(ours, method)(X)
+        assert "refit=False" in f"{error.value} {error.value.__cause__}"
+    assert ours.best_params_["C"] in (0.01, 1.0)
+    with pytest.raises(NotFittedError):
+        LinearSVCPath().predict(X)
+
+
+def test_no_folds_are_refused_by_name() -> None:
+    X, y = problem(60, 5, 3)
+    with pytest.raises(ValueError, match=r"cv must give at least one pair .*, got none of \[\]"):
+        LinearSVCPath((0.01,), cv=[], device="cpu").fit(X, y)
+
+
+def test_groups_go_to_the_splitter_as_in_grid_search() -> None:
+    X, y = problem(60, 5, 3)
+    groups = np.arange(60) // 5
+    ours = LinearSVCPath((0.01, 1.0), cv=GroupKFold(4), device="cpu").fit(X, y, groups=groups)
+    pipeline = make_pipeline(StandardScaler(), LinearSVC(dual=False, tol=1e-8))
+    theirs = GridSearchCV(pipeline, {"linearsvc__C": [0.01, 1.0]}, cv=GroupKFold(4)).fit(X, y, groups=groups)
+    for f in range(4):
+        assert np.allclose(ours.cv_results_[f"split{f}_test_score"], theirs.cv_results_[f"split{f}_test_score"])
+    with pytest.raises(ValueError, match="'groups' parameter should not be None"):
+        LinearSVCPath((0.01,), cv=GroupKFold(4), device="cpu").fit(X, y)
+
+
+def test_the_best_estimator_keeps_the_names_of_the_columns() -> None:
+    pd = pytest.importorskip("pandas")
+    X, y = problem(60, 3, 2)
+    frame = pd.DataFrame(X, columns=["a", "b", "c"])
+    found = LinearSVCPath((0.01,), cv=2, device="cpu").fit(frame, y)
+    assert found.best_estimator_.feature_names_in_.tolist() == ["a", "b", "c"]
+    assert np.array_equal(found.best_estimator_.predict(frame), found.predict(frame))  # a warning would be an error
+    with pytest.raises(ValueError, match="feature names"):
+        found.best_estimator_.predict(frame.rename(columns={"a": "x"}))
+
+
+@pytest.mark.parametrize("offset", [1e8, 1e12])
+def test_columns_far_from_0_are_solved_standardised_and_refused_as_they_are(offset: float) -> None:
+    X, y = problem(120, 6, 3)
+    near = BatchedLinearSVC(standardize=True, device="cpu").fit(X, y)
+    far = BatchedLinearSVC(standardize=True, device="cpu").fit(X + offset, y)
+    assert far.objective_ == pytest.approx(near.objective_, rel=1e-3)  # the rows themselves lose digits at 1e12
+    assert np.isfinite(far.coef_).all()
+    with pytest.raises(ValueError, match=r"X has a column.*standardise the columns, or subtract"):
+        BatchedLinearSVC(device="cpu").fit(X + offset, y)
+    with pytest.raises(ValueError, match="X has a column"):
+        LinearSVCPath((0.01,), cv=2, standardize=False, device="cpu").fit(X + offset, y)
+
+
+def test_columns_at_the_largest_offset_are_solved() -> None:
+    """An offset is a stronger constant: at 1e7 the objective is that at 1e4, where nothing is lost."""
+    X, y = problem(120, 6, 3)
+    some, most = (BatchedLinearSVC(1.0, device="cpu").fit(X + offset, y) for offset in (1e4, 0.9e7))
+    assert most.objective_ == pytest.approx(some.objective_, rel=1e-4)

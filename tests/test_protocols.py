@@ -228,7 +228,7 @@ def test_a_class_with_fewer_training_images_than_folds_is_named() -> None:
     features = feature_set(labels, classes=("cat", "dog"), split=np.zeros(25, np.uint8), splits=("all",))
     split = plan(features).splits[0]
     check_folds(features, split, 3)
-    with pytest.raises(EvaluationError, match=r"5 folds need 5 training images .* 'dog' \(3\); use --folds 3"):
+    with pytest.raises(EvaluationError, match=r"5 folds need 5 training images .* 'dog' \(3\); use `folds=3`"):
         check_folds(features, split, 5)
 
 
@@ -238,7 +238,7 @@ def test_a_class_of_the_list_without_images_is_fine() -> None:
 
 
 def test_drawing_the_official_split_is_refused() -> None:
-    with pytest.raises(EvaluationError, match=r"toy\.h5: .* cannot be drawn 3 times; leave --draws out"):
+    with pytest.raises(EvaluationError, match=r"toy\.h5: .* cannot be drawn 3 times; leave `draws` out"):
         plan(bad(), "auto", draws=3)
     with pytest.raises(ValueError, match="draws must be 1 with protocol official"):
         EvalConfig(protocol="official", draws=3)

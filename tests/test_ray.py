@@ -172,7 +172,7 @@ def test_an_actor_that_would_compute_other_bytes_refuses(source: MemorySource, t
 
 def test_without_ray_the_extra_is_named(source: MemorySource, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "ray", None)
-    with pytest.raises(MissingExtraError, match=r"--engine ray needs the package ray.*l2a-transfer\[ray\]"):
+    with pytest.raises(MissingExtraError, match=r"engine 'ray' needs the package ray.*l2a-transfer\[ray\]"):
         extract(source, PixelsBackend(), tmp_path / "f.h5", engine="ray", progress=False)
     with pytest.raises(UnknownNameError, match="engine must be one of local, ray"):
         extract(source, PixelsBackend(), tmp_path / "f.h5", engine="dask", progress=False)

@@ -102,6 +102,18 @@ def test_a_name_cannot_break_the_table(results: EvalResults) -> None:
     assert "| x\\|y | `a\\|b'c d` |" in markdown_table(dataclasses.replace(results, rows=(row,)))
 
 
+@pytest.mark.parametrize(
+    ("name", "shown"),
+    [("$5 and $6", r"\$5 and \$6"), ("_x_", r"\_x\_"), ("my_photos_2", "my_photos_2"),
+     ("~~a~~ ^b^", r"\~\~a\~\~ \^b\^"), ("<b>&amp;", "&lt;b&gt;&amp;amp;"),
+     ("a|b *c* [d](e)", r"a\|b \*c\* \[d\](e)"), ("a\\", "a\\\\")],
+)  # fmt: skip
+def test_a_name_is_never_markdown(results: EvalResults, name: str, shown: str) -> None:
+    row = dataclasses.replace(results.rows[0], data=name, variant=name)
+    line = markdown_table(dataclasses.replace(results, rows=(row,))).splitlines()[2]
+    assert line.startswith(f"| {shown} | `good` | {shown} |")
+
+
 def test_writes_every_file_and_each_says_the_same(results: EvalResults, tmp_path: Path) -> None:
     out = tmp_path / "deep" / "report"
     written = write_report(results, out)
@@ -136,7 +148,7 @@ def test_writes_every_file_and_each_says_the_same(results: EvalResults, tmp_path
 def test_a_report_that_exists_is_left_as_it_is(results: EvalResults, tmp_path: Path) -> None:
     written = write_report(results, tmp_path / "r")
     before = {path: path.read_bytes() for path in written}
-    with pytest.raises(OutputExistsError, match=r"results\.json: exists; --overwrite"):
+    with pytest.raises(OutputExistsError, match=r"results\.json: exists; `overwrite=True`"):
         write_report(dataclasses.replace(results, rows=results.rows[:1]), tmp_path / "r")
     assert {path: path.read_bytes() for path in (tmp_path / "r").iterdir()} == before
 

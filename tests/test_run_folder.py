@@ -36,7 +36,9 @@ def test_a_run_that_exists_is_left_alone(tmp_path: Path) -> None:
     out = tmp_path / "run"
     train(new_trainer(epochs=1), out, progress=False)
     before = {path.name: path.read_bytes() for path in out.iterdir()}
-    with pytest.raises(OutputExistsError, match=r"checkpoint\.pt: a run is there already; --resume .* --overwrite"):
+    with pytest.raises(
+        OutputExistsError, match=r"checkpoint\.pt: a run is there already; `resume=True` .* `overwrite=True`"
+    ):
         train(new_trainer(epochs=1), out, progress=False)
     with pytest.raises(TrainingError, match=r"made by another run \(recipe: "):
         train(new_trainer(epochs=2), out, resume=True, progress=False)
@@ -77,7 +79,7 @@ def test_weights_without_their_checkpoint_are_left_alone(tmp_path: Path) -> None
     trainer = new_trainer(epochs=1)
     weights = tmp_path / f"{weights_name(trainer.config, trainer.data.name)}.safetensors"
     weights.write_bytes(b"an earlier run")
-    with pytest.raises(OutputExistsError, match=r"\.safetensors: a run is there already; --overwrite replaces it"):
+    with pytest.raises(OutputExistsError, match=r"\.safetensors: a run is there already; `overwrite=True` replaces it"):
         train(trainer, tmp_path, progress=False)
     assert [(path, path.read_bytes()) for path in tmp_path.iterdir()] == [(weights, b"an earlier run")]
 
@@ -115,7 +117,9 @@ def test_a_checkpoint_that_cannot_be_saved_leaves_the_one_before(
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(TrainingError, match=r"checkpoint\.pt: could not be saved: No space left.* make room.*--resume"):
+    with pytest.raises(
+        TrainingError, match=r"checkpoint\.pt: could not be saved: No space left.* make room.*`resume=True`"
+    ):
         save_checkpoint(path, {"epoch": 2})
     assert path.read_bytes() == before
     assert [p.name for p in tmp_path.iterdir()] == ["checkpoint.pt"]
@@ -253,7 +257,7 @@ def test_results_of_the_old_run_go_even_where_the_first_save_was_cut(
 def test_weights_that_are_damaged_and_alone_are_left_alone(tmp_path: Path) -> None:
     weights = RunFolder.of(tmp_path, new_trainer()).weights
     weights.write_bytes(b"something")
-    with pytest.raises(TrainingError, match=r"not an l2a-transfer weights file.*--overwrite replaces it"):
+    with pytest.raises(TrainingError, match=r"not an l2a-transfer weights file.*`overwrite=True` replaces it"):
         train(new_trainer(), tmp_path, resume=True, progress=False)
     assert weights.read_bytes() == b"something"
 
@@ -275,7 +279,7 @@ def test_finished_seeds_need_no_checkpoint_and_damaged_ones_harm_no_other(tmp_pa
     first = train_seeds(new, tmp_path, [0, 1], progress=False)
     (tmp_path / "seed-0" / "checkpoint.pt").unlink()
     (tmp_path / "seed-1" / "checkpoint.pt").write_bytes(b"no checkpoint")
-    with pytest.raises(TrainingError, match=r"seed-1/checkpoint\.pt: damaged.*remove it, and --resume begins"):
+    with pytest.raises(TrainingError, match=r"seed-1/checkpoint\.pt: damaged.*remove it, and `resume=True` begins"):
         train_seeds(new, tmp_path, [0, 1], progress=False)
     (tmp_path / "seed-1" / "checkpoint.pt").unlink()
     assert train_seeds(new, tmp_path, [0, 1], progress=False) == first
@@ -479,7 +483,7 @@ def test_weights_to_start_from_are_not_written_over(tmp_path: Path) -> None:
     first = train(new_trainer(epochs=1), tmp_path, progress=False).weights
     content = first.read_bytes()
     run = new_trainer(epochs=1, init_from=str(first))
-    with pytest.raises(TrainingError, match=r"--init-from .*: this run would write over it; choose another --out"):
+    with pytest.raises(TrainingError, match=r"the weights to start from, .* write over them; choose another `out`"):
         train(run, tmp_path, overwrite=True, progress=False)
     assert first.read_bytes() == content
 
@@ -550,7 +554,7 @@ def test_fingerprints_that_differ_are_told_field_by_field() -> None:
     other = {"recipe": '{"lr": 0.2, "epochs": 3}', "seed": 0, "threads": 2, "data": "b", "model": ""}
     assert differences(one, one) == ""
     assert differences(one, other) == (
-        f"data: {'a' * 12} there, b here (--data, --data-dir, --holdout); "
+        f"data: {'a' * 12} there, b here (the data set, its folder, or what is held out); "
         f"model: {'m' * 100}… there,  here; recipe: lr 0.1 there, 0.2 here; "
         "threads: 1 there, 2 here (OMP_NUM_THREADS sets them)"
     )

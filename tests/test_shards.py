@@ -64,6 +64,27 @@ def test_links_to_folders_of_shards_are_followed_once(tmp_path: Path) -> None:
     assert names(str(tmp_path / "in")) == [("0.tar", "all"), ("linked/1.tar", "all")]
 
 
+def test_what_is_there_is_meant_whatever_its_name_looks_like(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    touch(
+        tmp_path, "d[1]/x.tar", "d[1]/y.tar", "d1/no.tar", "e{1,2}/x[0].tar", "e{1,2}/x0.tar", "e1/no.tar", "what?.tar"
+    )
+    assert names(f"{tmp_path}/d[1]/x.tar") == [("x.tar", "all")]
+    assert names(f"{tmp_path}/d[1]") == [("x.tar", "all"), ("y.tar", "all")]
+    assert names(f"{tmp_path}/d[1]/*.tar") == [("x.tar", "all"), ("y.tar", "all")]
+    assert names(f"{tmp_path}/d[1]/{{y,x}}.tar") == [("x.tar", "all"), ("y.tar", "all")]
+    assert names(f"{tmp_path}/e{{1,2}}/x[0].tar") == [("x[0].tar", "all")]
+    assert names(f"{tmp_path}/e{{1,2}}/x[01].tar") == [("x0.tar", "all")]
+    monkeypatch.chdir(tmp_path)
+    assert names("what?.tar") == [("what?.tar", "all")]
+
+
+def test_what_is_there_is_meant_afar_too() -> None:
+    memory = fsspec.filesystem("memory")
+    memory.pipe("/test-literal/d[1]/x[0].tar", b"")
+    assert names("memory://test-literal/d[1]/x[0].tar") == [("x[0].tar", "all")]
+    assert names("memory://test-literal/*/x?0?.tar") == [("x[0].tar", "all")]
+
+
 def test_splits_come_from_folders_or_from_names(tmp_path: Path) -> None:
     root = touch(tmp_path / "a", "test/1.tar", "train/2.tar", "train/10.tar", "validation/1.tar")
     expected = [
@@ -350,6 +371,22 @@ def test_parquet_without_names_labels_or_hugging_face(tmp_path: Path) -> None:
     pq.write_table(pa.table({"img": [png(7)], "labels": pa.array([1], "uint8"), "x": ["y"]}), tmp_path / "c.parquet")
     source = open_source(f"parquet:{tmp_path / 'c.parquet'}")
     assert (grey(source.image(0)), source.labels.tolist()) == (7, [1])
+
+
+@pytest.mark.parametrize("in_struct", [False, True])
+@pytest.mark.parametrize("layout", ["binary", "large_binary", "binary_view", "fixed_size", "dictionary"])
+def test_pictures_in_every_layout_of_bytes(tmp_path: Path, layout: str, in_struct: bool) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    pictures = pa.array([png(4), png(5)], {"large_binary": pa.large_binary(), "binary_view": pa.binary_view(),
+                                           "fixed_size": pa.binary(len(png(4)))}.get(layout, pa.binary()))  # fmt: skip
+    pictures = pictures.dictionary_encode() if layout == "dictionary" else pictures
+    column = pa.StructArray.from_arrays([pictures], names=["bytes"]) if in_struct else pictures
+    labels = pa.array([1, 0]).dictionary_encode() if layout == "dictionary" else pa.array([1, 0])
+    pq.write_table(pa.table({"image": column, "label": labels}), tmp_path / "a.parquet")
+    source = open_source(f"parquet:{tmp_path / 'a.parquet'}")
+    assert (greys(source, range(2)), source.labels.tolist()) == ([4, 5], [1, 0])
 
 
 def test_one_of_several_label_columns(tmp_path: Path) -> None:

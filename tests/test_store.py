@@ -24,12 +24,15 @@ from l2a_transfer.features.store import (
     USER_BLOCK,
     FeatureMeta,
     is_feature_file,
+    open_store,
     read_features,
     read_maps,
     read_meta,
     write_features,
 )
 from tests.conftest import assert_fails, l2a
+from tests.feature_files import feature_set, labels_of
+from tests.feature_files import save as saved
 
 META = FeatureMeta(
     data="toy",
@@ -261,7 +264,7 @@ def test_nan_features_name_the_image(tmp_path: Path) -> None:
         file["features"][2, 1] = np.nan
 
     path = changed(save(tmp_path / "f.h5", labels=[0, 1, 0, 1]), poison)
-    with pytest.raises(StoreError, match=r"1 of 4 rows are not finite, the first of 'c'"):
+    with pytest.raises(StoreError, match=r"1 of 4 rows is not finite, the first of 'c'"):
         read_features(path)
     assert_fails(l2a("svm-eval", path, "--out", tmp_path / "out"), 1, str(path), "not finite")
     assert not (tmp_path / "out").exists()
@@ -489,3 +492,34 @@ def test_a_heap_in_which_libhdf5_would_go_round_for_ever(tmp_path: Path, size: i
 def test_data_that_looks_like_the_beginning_of_a_heap_is_no_heap(tmp_path: Path) -> None:
     features = np.frombuffer(b"GCOL\x01\0\0\x01GCOL", dtype=np.float32).reshape(1, 3).repeat(4, axis=0)
     assert read_features(save(tmp_path / "f.h5", features=features)).features.tobytes() == features.tobytes()
+
+
+HOLDER = """
+import fcntl, sys
+with open(sys.argv[1], "rb") as file:
+    fcntl.flock(file, fcntl.LOCK_EX)  # what HDF5 takes to write, and what some file systems never give
+    print("held", flush=True)
+    sys.stdin.read()
+"""
+
+
+def test_a_sealed_file_that_another_process_holds_is_read(tmp_path: Path) -> None:
+    path = saved(tmp_path / "f.h5", feature_set(labels_of(2, 12)))
+    holder = subprocess.Popen([sys.executable, "-c", HOLDER, str(path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    try:
+        assert holder.stdout is not None
+        assert holder.stdout.readline() == b"held\n"
+        with pytest.raises(OSError, match="unable to lock file"):
+            h5py.File(path, "r")
+        assert len(read_features(path).ids) == 24
+    finally:
+        holder.communicate()
+
+
+def test_a_file_that_this_process_holds_in_any_way_is_read(tmp_path: Path) -> None:
+    path = saved(tmp_path / "f.h5", feature_set(labels_of(2, 12)))
+    for options in ({}, {"locking": False}, {"locking": "best-effort"}):
+        with h5py.File(path, "r", **options):
+            assert len(read_features(path).ids) == 24
+    with open_store(path).file, h5py.File(path, "r") as plain:
+        assert plain["labels"].shape == (24,)

@@ -126,7 +126,7 @@ def test_unlabelled_images_are_refused_by_name(tmp_path: Path) -> None:
     labels[2] = -1
     path = save(tmp_path / "u.h5", dataclasses.replace(features, labels=labels))
     result = l2a("svm-eval", path, "--out", tmp_path / "r")
-    assert_fails(result, 1, f"{path}: 1 of 60 images of toy are unlabelled", "'img/00002.jpg'")
+    assert_fails(result, 1, f"{path}: 1 of 60 images of toy is unlabelled", "'img/00002.jpg'")
     assert not (tmp_path / "r").exists()
 
 

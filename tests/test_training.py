@@ -322,7 +322,7 @@ def test_a_loss_that_is_not_finite_stops_with_step_and_rate(tmp_path: Path, monk
     with pytest.raises(
         TrainingError,
         match=r"loss is not finite at step 5 of 8 \(epoch 2\), at a learning rate of 0\.\d+; "
-        r".*checkpoint\.pt is as after epoch 1, step 0\. Start again with a smaller --lr and another --out",
+        r".*checkpoint\.pt is as after epoch 1, step 0; start again with a smaller `lr` and another `out`",
     ):
         train(run, tmp_path / "run", progress=False)
     assert (tmp_path / "run" / "checkpoint.pt").exists()
@@ -366,7 +366,7 @@ def test_runs_that_must_not_start() -> None:
             join_splits("x", "rg", {"train": (pictures, np.array([0, 1, -1, 1])), "test": (pictures, labels % 2)})
         )
     alone = join_splits("alone", "rgby", {"all": (pictures, labels)})
-    with pytest.raises(TrainingError, match=r"alone: has no split to measure on, only all; --holdout N keeps"):
+    with pytest.raises(TrainingError, match=r"alone: has no split to measure on, only all; `holdout=N` keeps"):
         TrainingData.of(alone)
     with pytest.raises(TrainingError, match=r"none of its splits is train; it has val, test"):
         TrainingData.of(join_splits("x", "rgby", {"val": (pictures, labels), "test": (pictures, labels)}))

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import json
-
 import click
+
+from l2a_transfer.cli.output import echo_json
 
 
 @click.command("datasets")
@@ -33,7 +33,7 @@ def command(as_json: bool) -> None:
             }
             for spec in DATASETS.values()
         ]
-        click.echo(json.dumps(rows, indent=1, ensure_ascii=False))
+        echo_json(rows, indent=1)
         return
     for spec in DATASETS.values():
         where = "in the package" if not spec.needs_data_dir else "--download" if spec.downloads else "fetch it yourself"

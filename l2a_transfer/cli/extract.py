@@ -11,6 +11,7 @@ from typing import Any
 import click
 
 from l2a_transfer.cli.paths import PATH
+from l2a_transfer.wording import counted
 
 RUN = ("batch_size", "workers", "on_error", "attention", "engine", "resume", "overwrite")
 
@@ -31,7 +32,7 @@ RUN = ("batch_size", "workers", "on_error", "attention", "engine", "resume", "ov
 @click.option("--device", default="auto", show_default=True, help="auto, cpu or cuda.")
 @click.option("--precision", default="auto", show_default=True, help="auto (fp32), fp32, bf16 or fp16.")
 @click.option("--batch-size", type=click.IntRange(min=1), default=64, show_default=True)
-@click.option("--threads", type=click.IntRange(min=1), help="CPU threads of the network; they decide the last bits.")
+@click.option("--threads", type=click.IntRange(1, 1024), help="CPU threads of the network; they decide the last bits.")
 @click.option("--workers", type=click.IntRange(min=0), help="Decoding processes; chosen by default.")
 @click.option("--on-error", default="fail", show_default=True, help="A faulty image: fail, or skip and list it.")
 @click.option("--attention/--no-attention", default=False, help="Store each level's attention maps too.")
@@ -76,13 +77,19 @@ def command(obj: dict[str, Any], /, **given: Any) -> None:
             split_from=given["split_from"],
             verify_source=given["verify_source"],
         )
-        click.echo(f"{backend.name} on {backend.device}, {backend.precision}, {len(source)} images", err=True)
+        click.echo(
+            f"{backend.name} on {backend.device}, {backend.precision}, {counted(len(source), 'image')}", err=True
+        )
         click.echo(describe(source), err=True)
         run = {key: given[key] for key in RUN}
         ray = RayConfig(given["ray_address"], given["actors"])
         result = extract(source, backend, given["out"], ray=ray, progress=obj["progress"], **run)
     speed = f", {result.computed / result.seconds:.0f} images/s" if result.computed else ", verified"
-    skipped = f"; {len(result.skipped)} images skipped, listed in its attribute 'skipped'" if result.skipped else ""
+    skipped = (
+        f"; {counted(len(result.skipped), 'image')} skipped, listed in its attribute 'skipped'"
+        if result.skipped
+        else ""
+    )
     passed_over = reading_of(source).passed_over
     beside = f"; passed over: {passed_over}" if passed_over.files else ""
     click.echo(f"{result.path}: {result.rows} × {result.dim}{speed}{skipped}{beside}")

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 import click
 
+from l2a_transfer.cli.output import echo_json
 from l2a_transfer.cli.paths import PATH
 from l2a_transfer.errors import StoreError
 
@@ -29,9 +29,7 @@ def command(file: Path, as_json: bool, verify: bool) -> None:
     """
     found = _describe(file, verify)
     if as_json:
-        # Half a surrogate pair, which JSON can carry and UTF-8 cannot, stays the escape that it was.
-        text = json.dumps(found, indent=1, ensure_ascii=False).encode(errors="backslashreplace").decode()
-        click.echo(text)
+        echo_json(found, indent=1)
     else:
         for key, value in _lines(found):
             click.echo(f"{key:<24} {_printable(value)}")
@@ -40,10 +38,10 @@ def command(file: Path, as_json: bool, verify: bool) -> None:
     outside = verified.get("maps_outside_0_1", {}).items()
     wrong += [f"/maps/{level} has weights that are not between 0 and 1" for level, images in outside if images]
     if wrong:
-        raise StoreError(f"{file}: {'; '.join(wrong)}; {AGAIN}")
+        raise StoreError(f"{file}: {'; '.join(wrong)}", AGAIN)
 
 
-AGAIN = "extract it again (--overwrite) with --precision fp32"
+AGAIN = "extract it again (`overwrite=True`) with `precision='fp32'`"
 
 
 def _describe(path: Path, verify: bool) -> dict[str, Any]:

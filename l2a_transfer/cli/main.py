@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import logging
 import sys
 from importlib import import_module
@@ -11,7 +10,10 @@ from typing import Any
 import click
 
 from l2a_transfer import __version__
-from l2a_transfer.errors import L2AError, UnknownNameError, nearest
+from l2a_transfer.cli.failures import Explanation
+from l2a_transfer.cli.output import replace_what_cannot_be_written
+from l2a_transfer.errors import L2AError, nearest
+from l2a_transfer.lock import check_system
 
 VERBS = {
     "quickstart": "quickstart",
@@ -24,19 +26,6 @@ VERBS = {
     "datasets": "datasets",
     "inspect": "inspect",
 }
-TO_DO = {
-    errno.ENOENT: "check the spelling, and that the folder is there",
-    errno.EEXIST: "a file is where a folder is needed; choose another path",
-    errno.ENOTDIR: "a file is where a folder is needed; choose another path",
-    errno.EISDIR: "a folder is where a file is needed; name a file",
-    errno.EACCES: "check who may use it, or choose another path",
-    errno.EPERM: "check who may use it, or choose another path",
-    errno.EROFS: "it is on a disk that cannot be written; choose another path",
-    errno.ENOSPC: "the disk is full; free some space, or choose another path",
-    errno.ELOOP: "a link leads back to itself; remove the link",
-    errno.ENAMETOOLONG: "choose a shorter name",
-}
-"""What a user can do where the operating system refuses."""
 
 
 class Verbs(click.Group):
@@ -59,42 +48,30 @@ class Verbs(click.Group):
         return super().resolve_command(ctx, args)
 
     def invoke(self, ctx: click.Context) -> Any:
-        """Turns the package's errors into one line on stderr: misuse exits 2, a failure exits 1."""
-        try:
+        """The verb; what it raises becomes one sentence on stderr and an exit code."""
+        with Explanation(lambda: self._options(ctx), traceback=ctx.params["traceback"]):
             return super().invoke(ctx)
-        except UnicodeError as error:
-            raise click.ClickException(f"a name that is not UTF-8 ({error}); rename the file or folder") from error
-        except (UnknownNameError, ValueError) as error:
-            raise click.UsageError(str(error)) from error
+
+    def _options(self, ctx: click.Context) -> set[str]:
+        """The parameter names of the verb that was called."""
+        command = self.get_command(ctx, ctx.invoked_subcommand or "")
+        return {parameter.name for parameter in command.params if parameter.name} if command else set()
+
+    def main(self, *arguments: Any, **options: Any) -> Any:
+        replace_what_cannot_be_written()  # first of all, because help is printed before any verb runs
+        try:
+            check_system()
         except L2AError as error:
-            raise click.ClickException(str(error)) from error
-        except OSError as error:
-            if error.errno == errno.EPIPE:
-                raise  # whoever read our output, as `head`, has enough; click ends quietly
-            where = f"{error.filename}: " if error.filename else ""
-            todo = TO_DO.get(error.errno or 0)
-            raise click.ClickException(f"{where}{error.strerror or error}{f'; {todo}' if todo else ''}") from error
-        except RuntimeError as error:  # torch raises it wherever this process stands
-            if "DataLoader worker" not in str(error):
-                raise
-            raise click.ClickException(
-                f"a decoding process ended: {str(error).splitlines()[0]}; fewer --workers take less memory, and 0 "
-                "decodes in this process"
-            ) from error
-        except KeyboardInterrupt:
-            click.echo(
-                "Interrupted; what is complete stays, and the same command (train: with --resume, not --overwrite) "
-                "uses it.",
-                err=True,
-            )
-            sys.exit(130)
+            raise SystemExit(f"Error: {error}") from None
+        return super().main(*arguments, **options)
 
 
 @click.command(cls=Verbs, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, "--version", prog_name="l2a-transfer")
 @click.option("-q", "--quiet", is_flag=True, help="No progress and no log, errors only.")
+@click.option("--traceback", is_flag=True, envvar="L2A_DEBUG", help="Show where an error came from [env: L2A_DEBUG=1].")
 @click.pass_context
-def main(ctx: click.Context, quiet: bool) -> None:
+def main(ctx: click.Context, quiet: bool, traceback: bool) -> None:
     """Attention networks, their features in HDF5, and how well those generalize.
 
     \b

@@ -6,13 +6,13 @@ from pathlib import Path
 
 import click
 
-from l2a_transfer.cli.paths import PATH
+from l2a_transfer.cli.paths import FOLDER, PATH
 
 
 @click.command("maps")
-@click.argument("images", nargs=-1, required=True, type=PATH, metavar="IMAGE…")
+@click.argument("images", nargs=-1, required=True, type=PATH, metavar="IMAGE|FOLDER…")
 @click.option("--model", required=True, help="Bundled name, .safetensors or untrained:ARCH[@WIDTH].")
-@click.option("--out", type=PATH, required=True, metavar="DIR")
+@click.option("--out", type=FOLDER, required=True, metavar="DIR")
 @click.option(
     "--side", type=int, default=128, show_default=True, help="Shorter side, in pixels, that the network sees."
 )
@@ -20,6 +20,8 @@ from l2a_transfer.cli.paths import PATH
 @click.option("--overwrite/--no-overwrite", default=False, help="Replace the pictures in --out.")
 def command(images: tuple[Path, ...], model: str, out: Path, side: int, seed: int, overwrite: bool) -> None:
     """Draw each level's attention over pictures of any size: an overlay a level, and one contact sheet.
+
+    Of a folder, all pictures below it are drawn.
 
     \b
     Example:
@@ -31,6 +33,7 @@ def command(images: tuple[Path, ...], model: str, out: Path, side: int, seed: in
     from l2a_transfer.models.config import LEVELS
     from l2a_transfer.models.weights import resolve_model
 
+    images = tuple(picture for path in images for picture in _pictures(path))
     network, card = resolve_model(model, seed=seed)
     if out.exists() and not out.is_dir():
         raise OutputExistsError(f"{out}: is a file, and pictures need a folder; choose another --out")
@@ -53,3 +56,16 @@ def command(images: tuple[Path, ...], model: str, out: Path, side: int, seed: in
             click.echo(str(path))
     contact_sheet(results, sheet, title=f"Attention of {card.name}")
     click.echo(str(sheet))
+
+
+def _pictures(path: Path) -> list[Path]:
+    """The path itself, or the pictures below a folder. Raises: DataError where a folder has none."""
+    from l2a_transfer.data.folders import find_pictures
+    from l2a_transfer.errors import DataError
+
+    if not path.is_dir():
+        return [path]
+    found = [path / name for name in sorted(find_pictures(path)[0])]
+    if not found:
+        raise DataError(f"{path}: a folder without pictures; name another, or a picture")
+    return found

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import json
-
 import click
+
+from l2a_transfer.cli.output import echo_json
+from l2a_transfer.wording import counted
 
 
 @click.command("models")
@@ -26,14 +27,14 @@ def command(as_json: bool) -> None:
             {"name": name, "pretrained": False, "family": spec.family, "levels": list(spec.levels)}
             for name, spec in ARCHITECTURES.items()
         ]
-        click.echo(json.dumps(rows, indent=1, ensure_ascii=False))
+        echo_json(rows, indent=1)
         return
     click.echo("Pretrained, for --model:")
     for card in cards:
         accuracy = card.metrics["test_accuracy"]
         click.echo(
             f"  {card.name:<40} {card.parameters:>9,} parameters  {card.training['data']} test accuracy "
-            f"{100 * accuracy['value']:.2f} % (n = {accuracy['n']:,}, {accuracy['seeds']} seed)"
+            f"{100 * accuracy['value']:.2f} % (n = {accuracy['n']:,}, {counted(accuracy['seeds'], 'seed')})"
         )
     click.echo("\nArchitectures, for train, and for --model as untrained:ARCH[@WIDTH]:")
     for name, spec in ARCHITECTURES.items():

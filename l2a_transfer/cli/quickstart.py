@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from l2a_transfer.cli.paths import PATH
+from l2a_transfer.cli.paths import FOLDER
 
 NEXT = """\
 Next:
@@ -19,7 +19,7 @@ Next:
 @click.command("quickstart")
 @click.option(
     "--out",
-    type=PATH,
+    type=FOLDER,
     default=Path("quickstart"),
     show_default=True,
     metavar="DIR",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -10,7 +9,9 @@ from typing import Any
 
 import click
 
-from l2a_transfer.cli.paths import PATH
+from l2a_transfer.cli.output import echo_json
+from l2a_transfer.cli.paths import FOLDER, PATH
+from l2a_transfer.wording import are, counted
 
 SHOWN = 6
 """Comparisons that are printed; the report has them all."""
@@ -20,7 +21,7 @@ SHOWN = 6
 @click.argument("files", nargs=-1, required=True, type=PATH, metavar="FILE.h5 ...")
 @click.option(
     "--out",
-    type=PATH,
+    type=FOLDER,
     required=True,
     metavar="DIR",
     help="Folder for the report.",
@@ -64,13 +65,14 @@ def command(obj: dict[str, Any], /, files: tuple[Path, ...], out: Path, **given:
     results = evaluate_files(files, config, progress=obj["progress"])
     written = write_report(results, out, overwrite=overwrite)
     if as_json:
-        click.echo(json.dumps(results.document(), ensure_ascii=False, allow_nan=False))
+        echo_json(results.document())
         return
     click.echo(f"{markdown_table(results)}\n")
     for comparison in results.comparisons[:SHOWN]:
         click.echo(f"- {comparison.verdict}")
     if len(results.comparisons) > SHOWN:
-        click.echo(f"- {len(results.comparisons) - SHOWN} more comparisons are in {out}")
+        more = len(results.comparisons) - SHOWN
+        click.echo(f"- {counted(more, 'more comparison')} {are(more)} in {out}")
     if results.comparisons:
         click.echo()
     for path in written:
@@ -81,12 +83,12 @@ def _numbers(flag: str, text: str, kind: Callable[[str], Any], example: str) -> 
     try:
         return tuple(kind(number) for number in text.split(","))
     except ValueError as error:
-        raise ValueError(f"{flag} must be numbers with commas between, as {example}: {error}") from error
+        raise click.UsageError(f"{flag} must be numbers with commas between, as {example}: {error}") from error
 
 
 def _bytes(text: str | None) -> int | None:
-    """500M → 500·2²⁰. Raises: ValueError."""
+    """500M → 500·2²⁰. Raises: click.UsageError."""
     found = re.fullmatch(r"(\d+(?:\.\d+)?)([KMGT]?)i?B?", text or "0", re.IGNORECASE)
     if not found:
-        raise ValueError(f"--max-memory must be a size as 500M or 8G, got {text!r}")
+        raise click.UsageError(f"--max-memory must be a size as 500M or 8G, got {text!r}")
     return int(float(found[1]) * 1024 ** " KMGT".index(found[2].upper() or " ")) or None

@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from l2a_transfer.cli.paths import PATH
+from l2a_transfer.cli.paths import FOLDER, PATH
 
 log = logging.getLogger(__name__)
 SHORTCUTS = ("epochs", "batch_size", "lr", "dropout")
@@ -23,7 +23,7 @@ OF_MODEL = ("width", "normalizer", "global_branch")
 @click.option("--split-from", default="auto", show_default=True, help="auto, folders or none: what says the splits.")
 @click.option(
     "--out",
-    type=PATH,
+    type=FOLDER,
     required=True,
     metavar="DIR",
     help="Where the run is kept.",
@@ -145,4 +145,4 @@ def _numbers(text: str) -> list[int]:
     try:
         return [int(part) for part in text.split(",")]
     except ValueError:
-        raise ValueError(f"--seeds must be integers with commas between them, as 0,1,2; got {text!r}") from None
+        raise click.UsageError(f"--seeds must be integers with commas between them, as 0,1,2; got {text!r}") from None

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from l2a_transfer.errors import DataError
+from l2a_transfer.wording import counted
 
 FOLDERS = {"cifar10": "cifar-10-batches-py", "cifar100": "cifar-100-python"}
 FILES = {
@@ -58,7 +59,7 @@ def read_cifar(name: str, root: Path, split: str) -> tuple[NDArray[np.uint8], ND
     """
     folder = root / FOLDERS[name]
     if not folder.is_dir():
-        raise DataError(f"{folder}: no such folder; --data-dir must hold {FOLDERS[name]}/, or add --download")
+        raise DataError(f"{folder}: no such folder", f"`data_dir` must hold {FOLDERS[name]}/, or add `download=True`")
     images, labels = [], []
     for file in FILES[name, split]:
         content = _read(folder / file)
@@ -66,7 +67,7 @@ def read_cifar(name: str, root: Path, split: str) -> tuple[NDArray[np.uint8], ND
         if not isinstance(data, np.ndarray) or data.dtype != np.uint8 or data.ndim != 2 or data.shape[1] != 3072:
             raise DataError(f"{folder / file}: 'data' must be uint8 rows of 3,072 values")
         if not isinstance(own, list) or len(own) != len(data):
-            raise DataError(f"{folder / file}: needs one label for each of its {len(data)} images")
+            raise DataError(f"{folder / file}: needs one label for each of its {counted(len(data), 'image')}")
         images.append(data.reshape(-1, 3, 32, 32))
         labels.append(np.asarray(own, dtype=np.int32))
     meta_file, key = META[name]

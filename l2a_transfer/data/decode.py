@@ -79,6 +79,8 @@ def decode_file(path: Path) -> Image.Image:
     """
     try:
         found = path.stat()
+        if stat.S_ISDIR(found.st_mode):
+            raise DataError(f"{path}: a folder, where a picture is expected; name the pictures in it")
         if not stat.S_ISREG(found.st_mode):  # to open a pipe would wait for whoever writes to it
             raise DataError(f"{path}: not a file; {REPLACE}")
         if found.st_size > MAX_FILE_BYTES:

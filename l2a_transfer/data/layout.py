@@ -11,7 +11,7 @@ from l2a_transfer.errors import DataError, unknown_name
 
 SPLITS_FROM = ("auto", "folders", "none")
 """`folders`: each first-level folder is a split; `none`: no folder is; `auto`: as their names say."""
-CHOOSE = "--split-from folders takes the first folder, --split-from none reads one split"
+CHOOSE = "`split_from='folders'` takes the first folder, `split_from='none'` reads one split"
 
 
 def check_choice(split_from: str) -> str:
@@ -33,7 +33,10 @@ def split_folders(root: Path, folders: Sequence[str], pictures: Sequence[str], s
         return {}
     if split_from == "folders":
         if not below:
-            raise DataError(f"{root}: --split-from folders needs pictures in folders, one a split; there are none")
+            raise DataError(
+                f"{root}: there are no pictures in folders",
+                "`split_from='folders'` needs a folder a split; leave it out",
+            )
         return _named(root, pictures, {folder: _split_of(folder, sorted(below)) for folder in below})
     named = {folder: split for folder in folders if (split := split_named(folder))}
     if below and set(below) <= set(named):
@@ -60,7 +63,8 @@ def split_folders(root: Path, folders: Sequence[str], pictures: Sequence[str], s
         inner = f", and {_listed(shared or sorted(counts))} below them the classes" if counts else ""
         raise DataError(
             f"{root}: can be read in two ways: the folders {_listed(sorted(below))} are splits{inner}; or they are "
-            f"the classes, in one split. Say which: --split-from folders or --split-from none"
+            "the classes, in one split",
+            "say which: `split_from='folders'` or `split_from='none'`",
         )
     return {}
 
@@ -101,8 +105,8 @@ def _check_inner_splits(root: Path, below: dict[str, set[str]]) -> None:
             f"{root}: its only folder, {folder}, holds the splits {_listed(sorted(inner))}; give that folder"
         )
     raise DataError(
-        f"{root}: the splits {_listed(sorted(inner))} lie inside of the folders {_listed(sorted(below))}; put them "
-        "first, as train/CLASS, or leave them unused by --split-from none"
+        f"{root}: the splits {_listed(sorted(inner))} lie inside of the folders {_listed(sorted(below))}",
+        "put them first, as train/CLASS, or leave them unused by `split_from='none'`",
     )
 
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import gc
+import multiprocessing
 import os
 import signal
 import sys
+import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -14,7 +16,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from l2a_transfer.errors import DataError, SourceError
+from l2a_transfer.errors import ArgumentError, DataError, SourceError
 from l2a_transfer.preprocess import Preprocess
 
 if TYPE_CHECKING:
@@ -33,7 +35,7 @@ def choose_workers(rows: int, workers: int | None) -> int:
     """The number of decoding processes: as asked, or one a core up to eight, none for a small source."""
     if workers is not None:
         if workers < 0:
-            raise ValueError(f"workers must be at least 0, got {workers}")
+            raise ArgumentError(f"workers must be at least 0, got {workers}")
         return workers
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return 0 if rows < SMALL_SOURCE else min(8, cores)
@@ -97,7 +99,7 @@ def pixel_batches(
         batch_size=None,
         num_workers=min(workers, len(batches)),
         collate_fn=_unchanged,
-        worker_init_fn=partial(_end_with_parent, os.getpid()),
+        worker_init_fn=partial(_end_with_parent, os.getpid(), multiprocessing.get_start_method()),
         generator=Generator(),  # workers draw nothing, and their seeds must not be drawn from the global one
     )
     with _left_alone_by_gc():
@@ -125,19 +127,30 @@ def _left_alone_by_gc() -> Iterator[None]:
             gc.unfreeze()
 
 
-def _end_with_parent(parent: int, worker: int) -> None:
-    """Have Linux end this worker when its parent ends, however that ends.
+def _end_with_parent(parent: int, method: str, worker: int) -> None:
+    """Have this worker end when its parent ends, however that ends.
 
     A worker of a parent that was killed would wait forever to hand over its batch: its siblings hold the pipe open.
-    Ctrl-C reaches all processes of a terminal, and what to do then is for the parent to say.
+    Ctrl-C reaches all processes of a terminal, and what to do then is for the parent to say. `method` is Python's start
+    method: a forked worker is ended by Linux; others, which under forkserver (Linux's default from Python 3.14 on) are
+    children of a server, watch their parent, of which only a forked process inherits the sign of life.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    if sys.platform == "linux":
+    if method != "fork":
+        threading.Thread(target=_end_after_parent, daemon=True).start()
+    elif sys.platform == "linux":
         import ctypes
 
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
         if os.getppid() != parent:
             os._exit(1)
+
+
+def _end_after_parent() -> None:
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
+    os._exit(1)
 
 
 def _unchanged(batch: Any) -> Any:

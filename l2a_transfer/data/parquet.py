@@ -28,6 +28,7 @@ from l2a_transfer.data.shards import (
 )
 from l2a_transfer.data.sources import Table
 from l2a_transfer.errors import DataError, MissingExtraError
+from l2a_transfer.wording import counted
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -243,7 +244,7 @@ def _find_columns(shard: Shard, schema: pa.Schema, wanted: str) -> _Columns:
             f"{shard.path}: the column {image.name!r} must be binary or a struct with 'bytes', is {image.type}"
         )
     label = labels[0] if labels else None
-    if label is not None and not pa.types.is_integer(schema.field(label).type):
+    if label is not None and not pa.types.is_integer(_values(schema.field(label).type)):
         raise DataError(f"{shard.path}: the column {label!r} must hold integers, holds {schema.field(label).type}")
     names = features.get(label, {}).get("names") if label is not None else None
     classes = tuple(map(str, names)) if isinstance(names, list) else None
@@ -258,9 +259,26 @@ def _is_image(field: pa.Field) -> bool:
     kind = field.type
     if pa.types.is_struct(kind):
         place = kind.get_field_index("bytes")
-        kind = kind.field(place).type if place >= 0 else pa.null()
-        return bool(pa.types.is_binary(kind) or pa.types.is_large_binary(kind))
-    return field.name in IMAGE_NAMES and bool(pa.types.is_binary(kind) or pa.types.is_large_binary(kind))
+        return place >= 0 and _is_bytes(kind.field(place).type)
+    return field.name in IMAGE_NAMES and _is_bytes(kind)
+
+
+def _is_bytes(kind: pa.DataType) -> bool:
+    """True for each of Arrow's layouts of bytes."""
+    import pyarrow as pa
+
+    kind = _values(kind)
+    of = pa.types
+    return any(
+        is_kind(kind) for is_kind in (of.is_binary, of.is_large_binary, of.is_binary_view, of.is_fixed_size_binary)
+    )
+
+
+def _values(kind: pa.DataType) -> pa.DataType:
+    """What the values are, of a column that keeps each different one once too."""
+    import pyarrow as pa
+
+    return kind.value_type if pa.types.is_dictionary(kind) else kind
 
 
 def _huggingface_features(shard: Shard, schema: pa.Schema) -> dict[str, dict[str, Any]]:
@@ -282,7 +300,7 @@ def _group_rows(shard: Shard, file: pq.ParquetFile) -> list[int]:
     rows = [file.metadata.row_group(g).num_rows for g in range(file.metadata.num_row_groups)]
     # A few bytes can declare any number; a picture has at least one.
     if min(rows, default=0) < 0 or sum(rows) > shard.size:
-        raise DataError(f"{shard.path}: declares {sum(rows):,} rows in {shard.size:,} bytes; damaged")
+        raise DataError(f"{shard.path}: declares {counted(sum(rows), 'row')} in {shard.size:,} bytes; damaged")
     return rows
 
 
@@ -295,7 +313,9 @@ def _read_labels(shard: Shard, file: pq.ParquetFile, column: str | None, rows: i
         parts.append(values.cast("int64").fill_null(-1).to_numpy())
     labels: NDArray[np.int64] = np.concatenate(parts) if parts else np.empty(0, dtype=np.int64)
     if len(labels) != rows:
-        raise DataError(f"{shard.path}: {column!r} has {len(labels)} values for {rows} rows; damaged")
+        raise DataError(
+            f"{shard.path}: {column!r} has {counted(len(labels), 'value')} for {counted(rows, 'row')}; damaged"
+        )
     return labels
 
 

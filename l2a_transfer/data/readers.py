@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import logging
+import os
 import re
 import zipfile
 import zlib
@@ -21,7 +23,7 @@ from l2a_transfer.data.layout import check_choice
 from l2a_transfer.data.names import in_order, merged, split_named, text_of
 from l2a_transfer.data.parquet import read_parquet
 from l2a_transfer.data.reading import Reading, class_warnings
-from l2a_transfer.data.registry import DatasetSpec, find_dataset
+from l2a_transfer.data.registry import DATASETS, KINDS, DatasetSpec, find_dataset
 from l2a_transfer.data.sources import (
     ArraySource,
     FileSource,
@@ -33,7 +35,8 @@ from l2a_transfer.data.sources import (
     select,
 )
 from l2a_transfer.data.webdataset import read_webdataset
-from l2a_transfer.errors import DataError
+from l2a_transfer.errors import ArgumentError, DataError, UnknownNameError, wrong_kind
+from l2a_transfer.wording import counted
 
 __all__ = ["ImageSource", "open_source"]
 
@@ -42,10 +45,12 @@ CALTECH_MINI = Path(__file__).parent / "bundled" / "caltech-mini.zip"
 EXAMPLES = {"imagefolder": "photos", "npz": "photos.npz", "wds": "shards/{000..003}.tar", "parquet": "folder"}
 MAX_NPZ_BYTES = 16 << 30
 MAX_CLASSES = 100_000
+LOOKED_AT = 1000
+"""Files of a folder that are looked at to guess of which kind it is."""
 
 
 def open_source(
-    data: str,
+    data: str | Path,
     *,
     data_dir: str | Path | None = None,
     split: str | None = None,
@@ -64,12 +69,18 @@ def open_source(
     have no picture in a split, are logged. Raises: UnknownNameError for a name or split that does not exist,
     with the nearest; DataError for a set that is missing, empty, damaged, or can be read in two ways.
     """
+    if not isinstance(data, (str, Path)):
+        raise wrong_kind("data", "the name of a data set, or KIND:PATH as 'imagefolder:photos'", data)
+    data = str(data)
     kind, colon, where = data.partition(":")
+    where = os.path.expanduser(where)
     if colon and kind in EXAMPLES and not where:
-        raise ValueError(f"--data {data} needs a path after the colon, as {kind}:{EXAMPLES[kind]}")
+        raise ArgumentError(f"data {data!r} needs a path after the colon, as {kind}:{EXAMPLES[kind]}")
     how: dict[str, Any] = {"split_from": check_choice(split_from), "by_content": verify_source}
     if split_from != "auto" and kind not in ("imagefolder", "wds", "parquet"):
-        raise ValueError(f"--split-from is for imagefolder:, wds: and parquet:; the splits of {data} are its own")
+        raise ArgumentError(
+            f"split_from is for imagefolder:, wds: and parquet:; the splits of {data} are its own", "leave it at auto"
+        )
     if colon and kind == "imagefolder":
         root = Path(where)
         source: ImageSource = read_folder(root, f"imagefolder:{root.resolve().name}", **how)
@@ -80,6 +91,8 @@ def open_source(
     elif colon and kind == "parquet":
         source = read_parquet(where, **how)
     else:
+        if data not in DATASETS and os.path.exists(os.path.expanduser(data)):
+            raise UnknownNameError(f"data {data!r} is no data set's name but a path; {_meant(data)}")
         source = _open_named(find_dataset(data), None if data_dir is None else Path(data_dir), download=download)
         if verify_source and isinstance(source, Table):
             source = dataclasses.replace(source, by_content=True)
@@ -88,11 +101,23 @@ def open_source(
     return select(source, split=split, limit=limit)
 
 
+def _meant(path: str) -> str:
+    """What to write for a path that is there, by what it holds."""
+    found = Path(os.path.expanduser(path))
+    kinds = {".npz": "npz", ".tar": "wds", ".parquet": "parquet"}
+    if found.is_dir():
+        held = {file.suffix for file in itertools.islice(found.rglob("*"), LOOKED_AT)}
+        kind = next((kinds[suffix] for suffix in (".tar", ".parquet") if suffix in held), "imagefolder")
+    else:
+        kind = kinds.get(found.suffix, "")
+    return f"did you mean '{kind}:{path}'?" if kind else f"what is read is {', '.join(KINDS)}"
+
+
 def _open_named(spec: DatasetSpec, data_dir: Path | None, *, download: bool) -> ImageSource:
     if not spec.needs_data_dir:
         return {"caltech-mini": _caltech_mini, "digits": _digits}[spec.name](spec)
     if data_dir is None:
-        raise DataError(f"{spec.name}: needs --data-dir, the folder that holds {spec.folder}")
+        raise DataError(f"{spec.name}: needs the folder that holds {spec.folder}", "name it as `data_dir`")
     if spec.loader:
         from l2a_transfer.data.torchvision_sets import open_torchvision
 
@@ -108,7 +133,7 @@ def _open_named(spec: DatasetSpec, data_dir: Path | None, *, download: bool) -> 
         }  # fmt: skip
         source = readers[spec.name](spec, data_dir)
     if spec.images and len(source) != spec.images:
-        log.warning("%s: %d images, the published set has %d", spec.name, len(source), spec.images)
+        log.warning("%s: %s, the published set has %d", spec.name, counted(len(source), "image"), spec.images)
     return source
 
 
@@ -183,8 +208,8 @@ def _stanford40(spec: DatasetSpec, data_dir: Path) -> ImageSource:
 
 def _inside(spec: DatasetSpec, data_dir: Path, folder: str) -> Path:
     if not (data_dir / folder).is_dir():
-        hint = ", or add --download" if spec.downloads else ""
-        raise DataError(f"{data_dir / folder}: no such folder; --data-dir must hold {spec.folder}{hint}")
+        hint = ", or add `download=True`" if spec.downloads else ""
+        raise DataError(f"{data_dir / folder}: no such folder", f"`data_dir` must hold {spec.folder}{hint}")
     return data_dir / folder
 
 
@@ -248,7 +273,7 @@ def _named_rows(path: Path, source: ArraySource, arrays: dict[str, NDArray[Any]]
     splits, split, ids, reading = source.splits, source.split, source.ids, source.reading
     if "split" in arrays:
         if arrays["split"].shape != (len(source),):
-            raise DataError(f"{path}: 'split' must have {len(source)} names, got {arrays['split'].shape}")
+            raise DataError(f"{path}: 'split' must have {counted(len(source), 'name')}, got {arrays['split'].shape}")
         given = _texts(path, arrays, "split")
         own = [split_named(name) or name for name in given]
         splits = in_order(set(own))

@@ -11,6 +11,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from l2a_transfer.wording import counted
+
 SHOWN = 5
 """How many names of a kind are given; the others are counted."""
 MOST_KINDS = 20
@@ -49,10 +51,10 @@ class Tally:
         if len(names) > 2 * SHOWN:
             names[:] = sorted(names)[:SHOWN]
 
-    def take(self, counted: PassedOver) -> None:
+    def take(self, other: PassedOver) -> None:
         """Add what was counted elsewhere."""
-        self._kinds.update(dict(counted.kinds))
-        for name in counted.first:
+        self._kinds.update(dict(other.kinds))
+        for name in other.first:
             (self._pictures if PurePosixPath(name).suffix.lower() in self.likely else self._others).append(name)
 
     def result(self) -> PassedOver:
@@ -105,12 +107,5 @@ def class_warnings(
         absent = [classes[c] for c in np.flatnonzero(there & (pictures[k] == 0)).tolist()]
         if absent:
             names = ", ".join(map(repr, absent[:SHOWN])) + (", …" if len(absent) > SHOWN else "")
-            found.append(f"{counted(len(absent), 'class')} without a picture in {splits[k]}: {names}")
+            found.append(f"{counted(len(absent), 'class', 'classes')} without a picture in {splits[k]}: {names}")
     return found
-
-
-def counted(number: int, noun: str) -> str:
-    """`1 class`, `2 classes`, `3 files`."""
-    if number == 1:
-        return f"1 {noun}"
-    return f"{number:,} {noun}{'es' if noun.endswith('s') else 's'}"

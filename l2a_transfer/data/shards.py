@@ -67,13 +67,14 @@ def find_shards(where: str, suffix: str, split_from: str = "auto") -> ShardSet:
     one split. Raises: DataError for a file that is missing, none at all, splits that only some have, and words that
     contradict each other; MissingExtraError for a URL without fsspec.
     """
-    expanded = list(itertools.islice(_expand(where), MAX_SHARDS + 1))
+    literal, pattern = _literal(where)
+    expanded = list(itertools.islice(_expand(pattern), MAX_SHARDS + 1))
     is_folder = len(expanded) == 1 and _is_folder(where)
     others = PassedOver()
     if is_folder:
         paths, others = _below(where, suffix)
     else:
-        paths = [path for text in expanded for path in _matches(text)]
+        paths = [path for text in expanded for path in _matches(literal, text)]
     if not paths:
         beside = f"; passed over: {others}" if others.files else ""
         raise DataError(
@@ -87,8 +88,8 @@ def find_shards(where: str, suffix: str, split_from: str = "auto") -> ShardSet:
     unnamed = [path for path, split in found.items() if split is None]
     if unnamed and len(unnamed) < len(paths):
         raise DataError(
-            f"{unnamed[0]}: neither its name nor its folder says which split it is, unlike others' in {where}; give "
-            "only files that do, or --split-from none for one split of all"
+            f"{unnamed[0]}: neither its name nor its folder says which split it is, unlike others' in {where}",
+            "give only files that do, or `split_from='none'` for one split of all",
         )
     order = in_order({split or "all" for split in found.values()})
     shards = [Shard(path, names[path], *size_and_stamp(path), found[path] or "all") for path in paths]
@@ -138,15 +139,32 @@ def _expand(where: str) -> Iterator[str]:
         yield from _expand(where[: braces.start()] + choice + where[braces.end() :])
 
 
-def _matches(path: str) -> list[str]:
-    if not re.search(r"[*?\[]", path):
+def _literal(where: str) -> tuple[str, str]:
+    """The leading folders, or all of the path, that are there as they are written, and the rest, which is a pattern.
+
+    What is there is meant, even where its name has the letters of a pattern, as `set[1]/`.
+    """
+    parts = where.split("/") if not is_remote(where) else []
+    for k in range(len(parts), 0, -1):
+        if (head := "/".join(parts[:k])) and os.path.exists(head):
+            return head, where[len(head) :]
+    return "", where
+
+
+def _matches(literal: str, pattern: str) -> list[str]:
+    path = literal + pattern
+    if not re.search(r"[*?\[]", pattern):
         return [path]
     if is_remote(path):
         with _refusals(path):
             fs, inside = _filesystem(path)
+            if fs.exists(inside):
+                return [path]
             matches = sorted(fs.unstrip_protocol(found) for found in fs.glob(inside))
+    elif os.path.exists(path):
+        return [path]
     else:
-        matches = sorted(Path(found).as_posix() for found in glob.glob(path, recursive=True))
+        matches = sorted(Path(found).as_posix() for found in glob.glob(glob.escape(literal) + pattern, recursive=True))
     begun = {part[0] for part in path.split("/") if part}
     # A pattern that begins as hidden names do asks for them.
     return [
@@ -206,7 +224,9 @@ def _split_of(path: str, name: str, split_from: str) -> str | None:
     *folders, file = name.split("/")
     if split_from == "folders":
         if not folders:
-            raise DataError(f"{path}: --split-from folders needs each file in a folder of its split")
+            raise DataError(
+                f"{path}: lies in no folder", "`split_from='folders'` needs each file in a folder of its split"
+            )
         return split_named(folders[0]) or split_within(folders[0]) or folders[0]
     # A Hive partition is a value of its column: only a column called split says one.
     plain = [part for part in folders if not HIVE.fullmatch(part)] + [file]
@@ -215,9 +235,7 @@ def _split_of(path: str, name: str, split_from: str) -> str | None:
     splits = {split: part for part, split in said.items() if split}
     if len(splits) > 1:
         (one, here), (other, there) = list(splits.items())[:2]
-        raise DataError(
-            f"{path}: can be read in two ways: {one}, as {here} says, or {other}, as {there} does; {CHOOSE}"
-        )
+        raise DataError(f"{path}: can be read in two ways: {one}, as {here} says, or {other}, as {there} does", CHOOSE)
     return next(iter(splits), None)
 
 

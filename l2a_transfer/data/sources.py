@@ -17,9 +17,10 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from l2a_transfer.data.decode import MAX_FILE_BYTES, decode_bytes, decode_file
-from l2a_transfer.data.reading import Reading, counted
+from l2a_transfer.data.reading import Reading
 from l2a_transfer.data.stamps import file_stamp
-from l2a_transfer.errors import DataError, unknown_name
+from l2a_transfer.errors import ArgumentError, DataError, unknown_name
+from l2a_transfer.wording import counted
 
 
 class ImageSource(Protocol):
@@ -191,7 +192,7 @@ def describe(source: ImageSource) -> str:
     splits = ", ".join(f"{name} {count:,}" for name, count in zip(source.splits, counts, strict=True))
     unlabelled = int((source.labels < 0).sum())
     parts = [f"{source.name}: {splits}" + (f" ({reading.splits_from})" if reading.splits_from else "")]
-    parts.append(counted(len(source.classes), "class") if source.classes else "no classes")
+    parts.append(counted(len(source.classes), "class", "classes") if source.classes else "no classes")
     parts += [f"{unlabelled:,} without a label"] if unlabelled and source.classes else []
     parts += [f"passed over: {reading.passed_over}"] if reading.passed_over.files else []
     return "; ".join(parts)
@@ -203,7 +204,7 @@ def select(source: ImageSource, *, split: str | None = None, limit: int | None =
     Raises: UnknownNameError for a split that the source does not have.
     """
     if limit is not None and limit < 1:
-        raise ValueError(f"limit must be at least 1, got {limit}")
+        raise ArgumentError(f"limit must be at least 1, got {limit}")
     if split is not None and split not in source.splits:
         raise unknown_name(f"split of {source.name}", split, source.splits)
     if split is None and limit is None:

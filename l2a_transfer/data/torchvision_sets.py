@@ -21,6 +21,7 @@ from l2a_transfer.data.registry import DatasetSpec
 from l2a_transfer.data.sources import Table, numbered
 from l2a_transfer.data.stamps import file_stamp
 from l2a_transfer.errors import DataError
+from l2a_transfer.wording import counted
 
 LABELS = ("targets", "labels", "y", "_labels")
 SAMPLES = ("samples", "_samples")
@@ -65,17 +66,17 @@ def open_torchvision(spec: DatasetSpec, data_dir: Path, *, download: bool) -> To
         except (urllib.error.URLError, TimeoutError) as error:
             raise DataError(f"{spec.name}: cannot be fetched: {error}") from error
         except (*DAMAGED, RuntimeError, ImportError, pickle.UnpicklingError) as error:
-            hint = "add --download" if spec.downloads else "its authors ask you to fetch it yourself"
+            hint = "or add `download=True`" if spec.downloads else "its authors ask you to fetch it yourself"
             raise DataError(
-                f"{data_dir}: {spec.name} ({split}) is not there or damaged ({_first_line(error)}); "
-                f"--data-dir must hold {spec.folder}; {hint}"
+                f"{data_dir}: {spec.name} ({split}) is not there or damaged ({_first_line(error)})",
+                f"`data_dir` must hold {spec.folder}, {hint}",
             ) from error
         if spec.loader == "SUN397":
             _sort(sets[-1])
     labels = [_labels(dataset) for dataset in sets]
     for (split, _), dataset, own in zip(spec.split_options, sets, labels, strict=True):
         if len(own) != len(dataset):
-            raise DataError(f"{spec.name} ({split}): {len(own)} labels for {len(dataset)} images")
+            raise DataError(f"{spec.name} ({split}): {counted(len(own), 'label')} for {counted(len(dataset), 'image')}")
     classes = _class_names(sets[0], int(max(own.max(initial=0) for own in labels)) + 1)
     lengths = [len(dataset) for dataset in sets]
     return TorchvisionSource(

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from l2a_transfer.errors import EvaluationError
 from l2a_transfer.evaluation import statistics
+from l2a_transfer.wording import counted
 
 FILES = "these two weight files"
 ARCHITECTURE = "this architecture"
@@ -156,13 +157,14 @@ def _of_architectures(a: list[Answers], b: list[Answers]) -> Comparison:
 
 
 def _verdict(c: Comparison, p_holm: float, comparisons: int) -> str:
-    where = c.data + (f" with {c.shots} images a class" if c.shots else "")
+    where = c.data + (f" with {counted(c.shots, 'image')} a class" if c.shots else "")
     shown = p_holm < 0.05 and c.difference != 0
     turned = shown and c.difference < 0  # so that the better model's advantage is what is read
     better, worse = (c.b, c.a) if turned else (c.a, c.b)
     points = 100 * (-c.difference if turned else c.difference)
     low, high = sorted(100 * (-x if turned else x) for x in c.ci95)
-    numbers = f"{points:+.1f} points [{low:+.1f}, {high:+.1f}], p = {p_holm:.2g} after Holm over {comparisons}"
+    shown_points, shown_low, shown_high = (f"{round(x, 1) + 0.0:+.1f}" for x in (points, low, high))  # −0.0 + 0.0 = 0.0
+    numbers = f"{shown_points} points [{shown_low}, {shown_high}], p = {p_holm:.2g} after Holm over {comparisons}"
     said = (
         f"{better} is better than {worse} on {where}"
         if shown

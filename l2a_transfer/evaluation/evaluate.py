@@ -15,7 +15,7 @@ import sklearn
 from tqdm import tqdm
 
 from l2a_transfer import __version__
-from l2a_transfer.errors import EvaluationError
+from l2a_transfer.errors import ArgumentError, EvaluationError, wrong_kind
 from l2a_transfer.evaluation.compare import compare
 from l2a_transfer.evaluation.measure import folds_of, measure, svm_config
 from l2a_transfer.evaluation.protocols import Plan, check_folds, plan_splits
@@ -28,12 +28,20 @@ __all__ = ["SCHEMA", "EvalConfig", "EvalDetail", "EvalResults", "EvalRow", "eval
 log = logging.getLogger(__name__)
 
 
-def evaluate_files(paths: Sequence[str | Path], config: EvalConfig, *, progress: bool = False) -> EvalResults:
+def evaluate_files(
+    paths: Sequence[str | Path], config: EvalConfig | None = None, *, progress: bool = False
+) -> EvalResults:
     """Measures every feature file: C chosen on training rows, the refitted SVM tested once.
 
     All files are read and checked, and all splits drawn, before the first SVM is fitted. Files of one data set must
-    hold the same images and get the same splits. Raises: StoreError, EvaluationError.
+    hold the same images and get the same splits. Without `config`, everything is at its default. Raises: StoreError,
+    EvaluationError; TypeError for one path instead of a list, or another config.
     """
+    if isinstance(paths, (str, Path)):
+        raise wrong_kind("paths", "a list of feature files, as ['features.h5']", paths)
+    config = EvalConfig() if config is None else config
+    if not isinstance(config, EvalConfig):
+        raise wrong_kind("config", "an EvalConfig, as EvalConfig(folds=3)", config)
     planned = _plan_all([Path(path) for path in paths], config)
     labels = _labels([(path, meta) for path, meta, _, _ in planned])
     splits = tuple(dict.fromkeys(split for _, _, plan, _ in planned for split in plan.splits))
@@ -47,6 +55,7 @@ def evaluate_files(paths: Sequence[str | Path], config: EvalConfig, *, progress:
         def tick(n: float) -> None:
             nonlocal done
             done += n  # parts of a fit, where its classes are solved in batches
+            bar.total = max(bar.total, round(done))  # a grid that grows takes more fits than were planned
             bar.update(round(done) - bar.n)
 
         for (path, meta, plan, variants), label in zip(planned, labels, strict=True):
@@ -72,7 +81,7 @@ def evaluate_files(paths: Sequence[str | Path], config: EvalConfig, *, progress:
 def _plan_all(paths: list[Path], config: EvalConfig) -> list[tuple[Path, FeatureMeta, Plan, tuple[Variant, ...]]]:
     """Every file's plan and variants, after every check that needs no SVM."""
     if not paths:
-        raise ValueError("at least one feature file is needed")
+        raise ArgumentError("at least one feature file is needed")
     twice = [str(path) for path, n in Counter(path.resolve() for path in paths).items() if n > 1]
     if twice:
         raise EvaluationError(f"{twice[0]}: given twice; name each feature file once")
@@ -80,7 +89,7 @@ def _plan_all(paths: list[Path], config: EvalConfig) -> list[tuple[Path, Feature
         if path.is_dir():
             raise EvaluationError(f"{path}: is a folder; name the feature files in it")
         if not path.is_file():
-            raise EvaluationError(f"{path}: no such file; `l2a-transfer extract --out {path.name}` makes feature files")
+            raise EvaluationError(f"{path}: no such file; 'l2a-transfer extract' makes feature files")
     plans: list[tuple[Path, FeatureMeta, Plan]] = []
     first: dict[str, tuple[Path, Plan]] = {}
     for path in paths:
@@ -94,7 +103,8 @@ def _plan_all(paths: list[Path], config: EvalConfig) -> list[tuple[Path, Feature
         if [s.sha256 for s in theirs.splits] != [s.sha256 for s in plan.splits]:
             raise EvaluationError(
                 f"{path}: holds other images or labels of {features.meta.data} than {other}, so that their rows "
-                "cannot stand beside each other; extract both with the same --split and --limit, or evaluate them apart"
+                "cannot stand beside each other",
+                "extract both with the same `split` and `limit`, or evaluate them apart",
             )
         plans.append((path, features.meta, plan))
     for data, (_, plan) in first.items():

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.model_selection import check_cv
+from sklearn.utils.metaestimators import available_if
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted, validate_data
 
@@ -37,7 +38,7 @@ class _LinearClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
 
     def decision_function(self, X: Any) -> NDArray[np.float64]:
         """Scores (N, K), or (N,) of the second class where there are two."""
-        check_is_fitted(self)
+        check_is_fitted(self, "coef_")
         X = validate_data(self, X, reset=False, dtype=[np.float64, np.float32, np.float16])
         scores: NDArray[np.float64] = X @ self.coef_.T + self.intercept_
         return scores.ravel() if scores.shape[1] == 1 else scores
@@ -134,6 +135,16 @@ class BatchedLinearSVC(_LinearClassifier):
             )
 
 
+def _refits(path: LinearSVCPath) -> bool:
+    """True, or AttributeError as GridSearchCV raises it, so that `hasattr(path, "predict")` tells."""
+    if not path.refit:
+        raise AttributeError(
+            "LinearSVCPath has refit=False, so that it has chosen C and kept no classifier; set refit=True, or fit a "
+            "BatchedLinearSVC with best_params_"
+        )
+    return True
+
+
 class LinearSVCPath(_LinearClassifier):
     """Chooses C for standardised columns by cross-validation, all folds and classes at once, and refits.
 
@@ -172,10 +183,21 @@ class LinearSVCPath(_LinearClassifier):
         self.device = device
         self.max_memory = max_memory
 
-    def fit(self, X: Any, y: Any, *, tick: Callable[[int], Any] | None = None) -> LinearSVCPath:
-        """Searches and refits on rows (N, D) and labels (N,). `tick(n)` is called after every n SVMs (one class each).
+    @available_if(_refits)  # type: ignore[untyped-decorator]
+    def decision_function(self, X: Any) -> NDArray[np.float64]:
+        """Scores (N, K), or (N,) of the second class where there are two. Raises: AttributeError without `refit`."""
+        return super().decision_function(X)
 
-        Raises: ValueError for one class, NaN, infinity, bad parameters, or too few rows of a class for `cv`.
+    @available_if(_refits)  # type: ignore[untyped-decorator]
+    def predict(self, X: Any) -> NDArray[Any]:
+        """Class labels (N,). Raises: AttributeError without `refit`."""
+        return super().predict(X)
+
+    def fit(self, X: Any, y: Any, *, groups: Any = None, tick: Callable[[int], Any] | None = None) -> LinearSVCPath:
+        """Searches and refits on rows (N, D) and labels (N,). `groups` (N,) goes to a splitter that keeps groups
+        together, as GroupKFold. `tick(n)` is called after every n SVMs (one class each).
+
+        Raises: ValueError for one class, NaN, infinity, bad parameters, no folds, or too few rows of a class for `cv`.
         """
         _check_numbers(self, tol=self.tol, max_iter=self.max_iter, **{f"Cs[{k}]": C for k, C in enumerate(self.Cs)})
         if len(self.Cs) == 0:
@@ -190,8 +212,10 @@ class LinearSVCPath(_LinearClassifier):
         splitter = check_cv(self.cv, targets, classifier=True)
         folds = [
             Fold(_mask(len(targets), train), _mask(len(targets), test), self.standardize)
-            for train, test in splitter.split(np.zeros((len(targets), 1)), targets)
+            for train, test in splitter.split(np.zeros((len(targets), 1)), targets, groups)
         ]
+        if not folds:
+            raise ValueError(f"cv must give at least one pair of training and held-out rows, got none of {self.cv!r}")
         started = time.perf_counter()
         fits = SharedFits(X, targets, len(self.classes_), folds, **own)
         self.grid_ = search_grid(
@@ -219,6 +243,8 @@ class LinearSVCPath(_LinearClassifier):
         fits = SharedFits(X, targets, len(self.classes_), [Fold(everything, ~everything, self.standardize)], **own)
         best = BatchedLinearSVC(self.best_params_["C"], standardize=self.standardize, **own)
         best.classes_, best.n_features_in_ = self.classes_, self.n_features_in_
+        if hasattr(self, "feature_names_in_"):
+            best.feature_names_in_ = self.feature_names_in_
         best._take(fits, *fits.solve(self.best_params_["C"], start))
         self.best_estimator_, self.refit_time_ = best, time.perf_counter() - started
         self.coef_, self.intercept_, self.n_iter_ = best.coef_, best.intercept_, best.n_iter_

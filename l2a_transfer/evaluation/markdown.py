@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 
 from l2a_transfer.evaluation import lookup, provenance, tables
 from l2a_transfer.evaluation.evaluate import EvalResults
@@ -137,4 +138,5 @@ def _code(text: str) -> str:
 def _escape(text: str) -> str:
     """Text out of data that Markdown shows as it is, in one line of a table."""
     shown = plain(text).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;").replace("`", "'")
-    return "".join(f"\\{c}" if c in "\\|*[]" else c for c in shown)
+    # An underscore within a word is a letter to Markdown too.
+    return re.sub(r"[\\|*\[\]$~^]|(?<!\w)_|_(?!\w)", r"\\\g<0>", shown)

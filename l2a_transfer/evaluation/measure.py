@@ -18,6 +18,7 @@ from l2a_transfer.evaluation.results import EvalConfig, EvalDetail, EvalRow
 from l2a_transfer.evaluation.rows import LazyRows
 from l2a_transfer.evaluation.variants import Variant
 from l2a_transfer.features.views import FeatureFile
+from l2a_transfer.wording import counted
 
 FIXED_C = 1e-2
 """What C is where one image a class leaves nothing to choose it on."""
@@ -162,13 +163,13 @@ def _notes(fits: list[SvmFit], svm: SvmConfig, shots: int | None) -> list[str]:
     grids = [fit.grid for fit in fits if fit.grid is not None]
     grown = sum(grid.added > 0 for grid in grids)
     if grown:
-        notes.append(f"the grid of C grew in {grown} of {len(fits)} draws")
+        notes.append(f"the grid of C grew in {grown} of {counted(len(fits), 'draw')}")
     at_edge = sum(grid.at_edge for grid in grids)
     if at_edge:
-        notes.append(f"the best C is at the edge of the grid in {at_edge} of {len(fits)} draws")
+        notes.append(f"the best C is at the edge of the grid in {at_edge} of {counted(len(fits), 'draw')}")
     kept = [n for fit in fits for n in (fit.components, fit.fold_components) if n is not None]
     if svm.components is not None and min(kept) < svm.components:
-        notes.append(f"PCA to {min(kept)} components, because a fold has no more rows or columns")
+        notes.append(f"PCA to {counted(min(kept), 'component')}, because a fold has no more rows or columns")
     return notes
 
 

@@ -10,6 +10,8 @@ import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from l2a_transfer.errors import ArgumentError
+
 if TYPE_CHECKING:
     import torch
 
@@ -52,7 +54,7 @@ def plan_memory(N: int, D: int, *, folds: int, problems: int, budget: int) -> Me
     room = budget - BLOCK_BYTES * block - (ROW_BYTES + folds) * N
     if room < per_problem:
         least = budget - room + per_problem
-        raise ValueError(
+        raise ArgumentError(
             f"max_memory {budget} is too small: one SVM on {N} rows of {D} columns takes {least} bytes; give it more"
         )
     basis = D <= LARGEST_BASIS and BASIS_BYTES * square + per_problem <= room

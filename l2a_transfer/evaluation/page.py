@@ -12,6 +12,7 @@ from l2a_transfer.evaluation.evaluate import SCHEMA, EvalResults, EvalRow
 from l2a_transfer.evaluation.lookup import Place
 from l2a_transfer.evaluation.markup import Markup, element, joined, name_of, words_of
 from l2a_transfer.evaluation.tables import Cell, Table
+from l2a_transfer.wording import counted
 
 POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'"
 ERRORS = 10
@@ -92,7 +93,7 @@ def _headline(results: EvalResults, table: Table, places: Sequence[Place]) -> Ma
     for place in places:
         title = f"k = {place.shots}" if by_shots else _place(place)
         row = lookup.rows_at(results, place)[0]
-        below = f"{row.n_train:,} training images" if by_shots else _setting(results, place)
+        below = f"{counted(row.n_train, 'training image')}" if by_shots else _setting(results, place)
         heads.append(element("th", title, element("span", below, class_="sub"), scope="col", class_="number"))
     row_of = {(row.label, lookup.place_of(row)): k for k, row in enumerate(results.rows) if not row.variant}
     lines = []
@@ -104,8 +105,9 @@ def _headline(results: EvalResults, table: Table, places: Sequence[Place]) -> Ma
         lines.append(element("tr", element("th", name_of(name.text), scope="row", class_="name"), *found))
     last = lookup.rows_at(results, places[0])[0]
     caption = (
-        joined([name_of(last.data), f", {last.protocol}, {last.draws} draws, {last.n_classes} classes, {last.n_test:,} "
-                "test images: mean class accuracy, % [95 % interval], with k training images a class."])
+        joined([name_of(last.data), f", {last.protocol}, {last.draws} draws, {last.n_classes} classes, "
+                f"{counted(last.n_test, 'test image')}: mean class accuracy, % [95 % interval], with k training images "
+                "a class."])
         if by_shots else "Mean class accuracy, % [95 % interval]."
     )  # fmt: skip
     return _box("Mean class accuracy", _caption(caption), element("thead", element("tr", *heads)),
@@ -417,7 +419,8 @@ def _setting(results: EvalResults, place: Place) -> str:
     """The protocol and how many images: 'caltech-30, 3 draws, 101 classes, 3030 / 2945 images'."""
     row = lookup.rows_at(results, place)[0]
     draws = f", {row.draws} draws" if row.draws > 1 else ""
-    return f"{row.protocol}{draws}, {row.n_classes} classes, {row.n_train:,} training and {row.n_test:,} test images"
+    images = f"{row.n_train:,} training and {counted(row.n_test, 'test image')}"
+    return f"{row.protocol}{draws}, {row.n_classes} classes, {images}"
 
 
 def _sentence(text: str) -> str:

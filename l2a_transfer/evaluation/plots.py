@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 import io
-import warnings
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
+from l2a_transfer.drawing import legible, plain_texts
 from l2a_transfer.evaluation.evaluate import EvalDetail, EvalRow
 from l2a_transfer.evaluation.lookup import full_name, place_of
 from l2a_transfer.evaluation.markup import shortened
+from l2a_transfer.wording import counted
 
 NUMBERS_UP_TO = 20
 NAMES_UP_TO, UNNAMED_INCHES = 250, 14.0
 SHORT = 32
 
 
+@plain_texts()
 def accuracy_png(rows: Sequence[EvalRow]) -> bytes:
     """Mean class accuracy of every model and variant, one panel a data set (in low-shot: and k), with 95 % intervals
     and the level of guessing."""
@@ -40,21 +42,21 @@ def accuracy_png(rows: Sequence[EvalRow]) -> bytes:
         for height, value, (_, high) in zip(upward, values, limits, strict=True):
             axis.text(max(value, high) + 1, height, f"{value:.1f}", va="center", fontsize=8)
         axis.axvline(100 * members[0].chance, color="black", linestyle=":", linewidth=1)
-        axis.set_yticks(upward, apart([full_name(row) for row in members], 46), fontsize=8, parse_math=False)
+        axis.set_yticks(upward, apart([full_name(row) for row in members], 46), fontsize=8)
         axis.invert_yaxis()
         axis.set_xlim(0, 108)
         axis.set_xticks(range(0, 101, 10))
         axis.tick_params(axis="x", labelsize=8)
         axis.spines[["top", "right"]].set_visible(False)
         kind = "bootstrap" if members[0].interval == "bootstrap" else f"over {members[0].draws} draws"
-        title = (
-            f"{shortened(str(place), 40)}, {members[0].protocol}, {members[0].n_test} test images; intervals: {kind}"
-        )
-        axis.set_title(title, fontsize=9, loc="left", parse_math=False)
+        images = counted(members[0].n_test, "test image")
+        title = f"{_short(str(place), 40)}, {members[0].protocol}, {images}; intervals: {kind}"
+        axis.set_title(title, fontsize=9, loc="left")
     axes[-1].set_xlabel("mean class accuracy, % (with 95 % interval; dotted: guessing)", fontsize=9)
     return _png(figure, dpi=130)
 
 
+@plain_texts()
 def confusion_png(row: EvalRow, detail: EvalDetail) -> bytes:
     """One confusion matrix: share of each true class's test images by predicted class, rows adding up to 100 %.
 
@@ -73,10 +75,10 @@ def confusion_png(row: EvalRow, detail: EvalDetail) -> bytes:
     # Without numbers in the cells, a square-root scale keeps a few per cent of errors visible.
     norm = Normalize(0, 100) if classes <= NUMBERS_UP_TO else PowerNorm(0.5, 0, 100)
     picture = axis.imshow(share, cmap="Blues", norm=norm, interpolation="nearest")
-    names = [shortened(name, SHORT) for name in detail.classes] if classes <= NAMES_UP_TO else []
+    names = apart(detail.classes, SHORT) if classes <= NAMES_UP_TO else []
     places = np.arange(len(names))
-    axis.set_xticks(places, names, rotation=90, fontsize=fontsize, parse_math=False)
-    axis.set_yticks(places, names, fontsize=fontsize, parse_math=False)
+    axis.set_xticks(places, names, rotation=90, fontsize=fontsize)
+    axis.set_yticks(places, names, fontsize=fontsize)
     axis.tick_params(length=0, pad=1)
     if classes <= NUMBERS_UP_TO:
         for i, k in zip(*np.nonzero(counts), strict=True):
@@ -86,7 +88,7 @@ def confusion_png(row: EvalRow, detail: EvalDetail) -> bytes:
     axis.set_xlabel(f"predicted class{unnamed}", fontsize=9)
     axis.set_ylabel(f"true class{unnamed}", fontsize=9)
     value = f"mean class accuracy {100 * row.mean_class_accuracy:.1f} %"
-    figure.suptitle(f"{shortened(row.label, 50)}\non {shortened(row.data, 40)}: {value}", fontsize=10, parse_math=False)
+    figure.suptitle(f"{_short(row.label, 50)}\non {_short(row.data, 40)}: {value}", fontsize=10)
     bar = figure.colorbar(picture, ax=axis, fraction=0.04, pad=0.02, aspect=30)
     bar.set_label("% of the true class's test images", fontsize=9)
     bar.ax.tick_params(labelsize=8)
@@ -105,14 +107,15 @@ def _figure(width: float, height: float) -> Any:
 
 def _png(figure: Any, *, dpi: int) -> bytes:
     stream = io.BytesIO()
-    with warnings.catch_warnings():
-        # A class name in a script that the font lacks is drawn as boxes; results.json has it in full.
-        warnings.filterwarnings("ignore", message="Glyph .* missing from", category=UserWarning)
-        figure.savefig(stream, format="png", dpi=dpi, metadata={"Software": "l2a-transfer"})
+    figure.savefig(stream, format="png", dpi=dpi, metadata={"Software": "l2a-transfer"})
     return stream.getvalue()
 
 
+def _short(name: str, most: int) -> str:
+    return shortened(legible(name), most)
+
+
 def apart(names: Sequence[str], most: int) -> list[str]:
-    """The names shortened; where two become the same, with their place among the names."""
-    short = [shortened(name, most) for name in names]
+    """The names shortened, in letters that the fonts have; where two become the same, with their place among them."""
+    short = [_short(name, most) for name in names]
     return [f"{k + 1}: {name}" if short.count(name) > 1 else name for k, name in enumerate(short)]

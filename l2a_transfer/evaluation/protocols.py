@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from l2a_transfer.errors import EvaluationError, unknown_name
 from l2a_transfer.features.store import FeatureSet
 from l2a_transfer.features.views import FeatureFile
+from l2a_transfer.wording import are, counted
 
 Labelled = FeatureSet | FeatureFile
 
@@ -76,7 +77,8 @@ def plan_splits(
         if repeats != 1:
             raise EvaluationError(
                 f"{features.path}: the official split of {features.meta.data} is one split and cannot be drawn "
-                f"{repeats} times; leave --draws out, or draw splits with --protocol stratified"
+                f"{repeats} times",
+                "leave `draws` out, or draw splits with `protocol='stratified'`",
             )
         train, test, notes = _official(features)
         _check(features, train, test)
@@ -101,8 +103,8 @@ def check_folds(features: Labelled, split: Split, folds: int) -> None:
     few = [f"{features.meta.classes[k]!r} ({counts[k]})" for k in np.flatnonzero((counts > 0) & (counts < folds))]
     if few:
         raise EvaluationError(
-            f"{features.path}: {folds} folds need {folds} training images of each class; fewer in {_some(few)}; "
-            f"use --folds {max(2, int(counts[counts > 0].min()))} or more images"
+            f"{features.path}: {folds} folds need {folds} training images of each class; fewer in {_some(few)}",
+            f"use `folds={max(2, int(counts[counts > 0].min()))}` or more images",
         )
 
 
@@ -123,10 +125,12 @@ def _official(features: Labelled) -> tuple[NDArray[np.intp], NDArray[np.intp], t
     if missing:
         raise EvaluationError(
             f"{features.path}: the official protocol needs the splits train and test, no row is in "
-            f"{' or '.join(missing)} (the file has {', '.join(splits)}); extract all splits, or use "
-            "--protocol stratified"
+            f"{' or '.join(missing)} (the file has {', '.join(splits)})",
+            "extract all splits, or use `protocol='stratified'`",
         )
-    others = [f"{len(rows)} rows of split {name}" for name, rows in parts.items() if name not in ("train", "test")]
+    others = [
+        f"{counted(len(rows), 'row')} of split {name}" for name, rows in parts.items() if name not in ("train", "test")
+    ]
     notes = (f"left out: {', '.join(others)}",) if others else ()
     return parts["train"], parts["test"], notes
 
@@ -151,13 +155,14 @@ def _low_shot(
     kept = [k for k in shots if 1 <= k <= smallest]
     if not kept:
         raise EvaluationError(
-            f"{features.path}: low-shot needs {shots[0]} training images of each class, the smallest has {smallest}; "
-            "choose a smaller number of --shots"
+            f"{features.path}: low-shot needs {counted(shots[0], 'training image')} of each class, the smallest has "
+            f"{smallest}",
+            "choose a smaller number of `shots`",
         )
     notes = [where]
     if kept != shots:
         left = ", ".join(str(k) for k in shots if k not in kept)
-        notes.append(f"left out: k = {left}, because the smallest class has {smallest} training images")
+        notes.append(f"left out: k = {left}, because the smallest class has {counted(smallest, 'training image')}")
     found = []
     for draw in range(draws):
         rng = np.random.default_rng([seed, 1 + draw])
@@ -186,7 +191,7 @@ def _usable(features: Labelled, *, background: bool) -> tuple[NDArray[np.intp], 
     rows = np.flatnonzero(~np.isin(features.labels, dropped))
     if len(rows) < len(features.labels):
         names = ", ".join(classes[k] for k in dropped)
-        notes.append(f"left out: {len(features.labels) - len(rows)} rows of the background class {names}")
+        notes.append(f"left out: {counted(len(features.labels) - len(rows), 'row')} of the background class {names}")
     if len(np.unique(features.split)) > 1:
         notes.append("the set's own splits were put together and drawn anew")
     return rows, tuple(notes)
@@ -202,8 +207,8 @@ def _draw(
     few = [f"{name!r} ({len(found)})" for name, found in members.items() if len(found) < least]
     if few:
         raise EvaluationError(
-            f"{features.path}: {protocol} needs at least {least} images of each class; fewer in {_some(few)}; "
-            + ("use --protocol stratified, or leave these classes out" if least > 2 else "add images or leave it out")
+            f"{features.path}: {protocol} needs at least {least} images of each class; fewer in {_some(few)}",
+            "use `protocol='stratified'`, or leave these classes out" if least > 2 else "add images or leave it out",
         )
     train: list[int] = []
     test: list[int] = []
@@ -233,8 +238,8 @@ def _check(features: Labelled, train: NDArray[np.intp], test: NDArray[np.intp]) 
     unseen = [repr(names[k]) for k in np.setdiff1d(tested, seen)]
     if unseen:
         raise EvaluationError(
-            f"{features.path}: no training image of {_some(unseen)}, which the test rows hold; "
-            "extract all of the training split, or use --protocol stratified"
+            f"{features.path}: no training image of {_some(unseen)}, which the test rows hold",
+            "extract all of the training split, or use `protocol='stratified'`",
         )
 
 
@@ -243,12 +248,15 @@ def _check_labels(features: Labelled, rows: NDArray[np.intp]) -> None:
     missing = rows[labels < 0]
     if len(missing):
         raise EvaluationError(
-            f"{features.path}: {len(missing)} of {len(rows)} images of {features.meta.data} are unlabelled "
-            f"(label -1), the first is {features.ids[missing[0]]!r}; an SVM needs labels: extract a folder with one "
-            "sub-folder a class"
+            f"{features.path}: {len(missing)} of {counted(len(rows), 'image')} of {features.meta.data} "
+            f"{are(len(missing))} unlabelled (label -1), the first is {features.ids[missing[0]]!r}; an SVM needs "
+            "labels: extract a folder with one sub-folder a class"
         )
     if len(labels) and labels.max() >= known:
-        raise EvaluationError(f"{features.path}: label {labels.max()} where there are {known} classes; extract anew")
+        raise EvaluationError(
+            f"{features.path}: label {labels.max()} where there {are(known)} {counted(known, 'class', 'classes')}; "
+            "extract anew"
+        )
 
 
 def _check_finite(features: Labelled, rows: NDArray[np.intp]) -> None:
@@ -260,8 +268,9 @@ def _check_finite(features: Labelled, rows: NDArray[np.intp]) -> None:
         bad = rows[~finite]
         hint = " (float16 overflows above 65504: extract as float32)" if features.features.dtype == np.float16 else ""
         raise EvaluationError(
-            f"{features.path}: NaN or infinite features in {len(bad)} of {len(rows)} rows, the first is "
-            f"{features.ids[bad[0]]!r}{hint}; extract anew with --precision fp32"
+            f"{features.path}: NaN or infinite features in {len(bad)} of {counted(len(rows), 'row')}, the first is "
+            f"{features.ids[bad[0]]!r}{hint}",
+            "extract anew with `precision='fp32'`",
         )
 
 

@@ -31,10 +31,12 @@ def check_output(out: Path, *, overwrite: bool) -> None:
     """Raises: OutputExistsError where `out` holds a report and may not be replaced, or is no folder; OSError where it
     cannot be written, which is better known before the SVMs are fitted than after."""
     if out.exists() and not out.is_dir():
-        raise OutputExistsError(f"{out}: is a file, and a report needs a folder; choose another --out")
+        raise OutputExistsError(f"{out}: is a file, and a report needs a folder", "choose another `out`")
     for name in FIXED:
         if (out / name).exists() and not overwrite:
-            raise OutputExistsError(f"{out / name}: exists; --overwrite replaces the report, or choose another --out")
+            raise OutputExistsError(
+                f"{out / name}: exists", "`overwrite=True` replaces the report, or choose another `out`"
+            )
     there = next(path for path in (out, *out.absolute().parents) if path.exists())
     problem = errno.ENOTDIR if not there.is_dir() else 0 if os.access(there, os.W_OK) else errno.EACCES
     if problem:

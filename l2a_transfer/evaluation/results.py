@@ -6,7 +6,7 @@ import dataclasses
 from dataclasses import dataclass
 from typing import Any
 
-from l2a_transfer.errors import unknown_name
+from l2a_transfer.errors import ArgumentError, unknown_name
 from l2a_transfer.evaluation.compare import Comparison
 from l2a_transfer.evaluation.fitting import DECADES, SOLVERS
 from l2a_transfer.evaluation.protocols import PROTOCOLS, SHOTS, Split
@@ -55,11 +55,11 @@ class EvalConfig:
             if name not in ABLATIONS:
                 raise unknown_name("ablate", name, ABLATIONS)
         if not self.shots or min(self.shots) < 1:
-            raise ValueError(f"shots must be numbers of images of at least 1, got {list(self.shots)}")
+            raise ArgumentError(f"shots must be numbers of images of at least 1, got {list(self.shots)}")
         grid = tuple(sorted(self.c_grid))
         # liblinear never comes back from C = 1e300, and nothing can interrupt it.
         if not grid or len(set(grid)) < len(grid) or not all(1e-10 <= C <= 1e10 for C in grid):
-            raise ValueError(
+            raise ArgumentError(
                 "c_grid must be different positive numbers between 1e-10 and 1e10, as 1e-4,1e-3,1e-2; "
                 f"got {list(self.c_grid)}"
             )
@@ -77,9 +77,11 @@ class EvalConfig:
         for name, smallest in least.items():
             value = getattr(self, name)
             if value is not None and value < smallest:
-                raise ValueError(f"{name} must be at least {smallest}, got {value}")
+                raise ArgumentError(f"{name} must be at least {smallest}, got {value}")
+        if self.seed >= 2**32:  # scikit-learn's bound
+            raise ArgumentError(f"seed must be at most {2**32 - 1}, got {self.seed}")
         if self.protocol == "official" and (self.draws or 1) > 1:
-            raise ValueError(
+            raise ArgumentError(
                 f"draws must be 1 with protocol official, which is one fixed split, got {self.draws}; "
                 "stratified, caltech-30 and low-shot draw their splits"
             )

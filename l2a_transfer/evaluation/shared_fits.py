@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from l2a_transfer.errors import ArgumentError
 from l2a_transfer.evaluation.grid import FoldCounts
 from l2a_transfer.evaluation.memory import half_of_memory, plan_memory
 from l2a_transfer.evaluation.rows import Fold, LazyRows, Rows
@@ -19,6 +20,12 @@ if TYPE_CHECKING:
     from l2a_transfer.evaluation.newton import Outcome, Problems
 
 
+STANDARDISE = "standardise the columns, or subtract each column's mean"
+LARGEST_OFFSET = 1e7
+"""Of a column's mean, in standard deviations, that SVMs on columns as they are can be solved at. From about 3e7 on a
+weight's last bit moves the scores by more than the optimum allows, and Newton steps stop descending."""
+
+
 class SharedFits:
     """The columns (one fold and one class against the rest, each) of one X, solved along rising C.
 
@@ -26,7 +33,8 @@ class SharedFits:
     `max_memory` bytes bound what is held besides X itself (see `memory`): a copy of X is kept where it and one column
     fit, else X is read in blocks for every product; columns that do not fit together are solved in batches; the log
     says either.
-    Raises: ValueError where X holds NaN or infinity, or where not even one column fits.
+    Raises: ValueError where X holds NaN or infinity, where not even one column fits, and where columns that are not to
+    be standardised lie too far from 0 for float64 (`LARGEST_OFFSET`).
     """
 
     def __init__(
@@ -59,6 +67,8 @@ class SharedFits:
         )
         self.batch = self.plan.batch
         self.rows = Rows(X, device=self.device, resident=self.plan.resident, block=self.plan.block)
+        if not all(fold.standardize for fold in self.folds):
+            _check_offset(self.rows)
         mean, inverse = self.rows.fold_statistics(self.folds)
         self.coordinates = Coordinates(mean, inverse, bias)
         self.basis = Eigenbasis(self.rows, self.coordinates, self.plan)
@@ -84,6 +94,9 @@ class SharedFits:
             steps=torch.cat([o.steps for o in outcomes]),
             converged=torch.cat([o.converged for o in outcomes]),
         )
+        # Weights of 0 have the objective C · rows; a start from other fits may be somewhat worse, and steps descend.
+        if not bool((whole.converged | (whole.objective <= 2 * C * self.rows.N)).all()):
+            raise ArgumentError(f"X cannot be solved for in float64 at C = {C:g}", STANDARDISE)
         return whole, torch.cat([w for _, w, _ in parts]), torch.cat([b for _, _, b in parts])
 
     def held_out_counts(self, Cs: Sequence[float], tick: Callable[[int], Any] | None = None) -> FoldCounts:
@@ -140,12 +153,24 @@ class SharedFits:
             yield place, Problems(*shared, fold[place], positive[place], self.plan)
 
 
+def _check_offset(rows: Rows) -> None:
+    """Raises: ArgumentError where a column's mean is more than LARGEST_OFFSET of its deviations from 0."""
+    offsets = (rows.shift / rows.spread).abs()
+    column = int(offsets.argmax())
+    if offsets[column] > LARGEST_OFFSET:
+        raise ArgumentError(
+            f"X has a column, {column}, whose mean {float(rows.shift[column]):.3g} is {float(offsets[column]):.1g} of "
+            f"its standard deviations from 0; at most {LARGEST_OFFSET:.0e} can be solved for",
+            STANDARDISE,
+        )
+
+
 def choose_device(name: str) -> torch.device:
     """`auto` is CUDA where there is one, else the CPU. Raises: ValueError for a device that is not there."""
     import torch
 
     if name not in ("auto", "cpu", "cuda"):
-        raise ValueError(f"device must be auto, cpu or cuda, got {name!r}")
+        raise ArgumentError(f"device must be auto, cpu or cuda, got {name!r}")
     if name == "cuda" and not torch.cuda.is_available():
-        raise ValueError("device 'cuda' was asked for and PyTorch sees no CUDA GPU; use device 'cpu'")
+        raise ArgumentError("device 'cuda' was asked for and PyTorch sees no CUDA GPU", "use `device='cpu'`")
     return torch.device("cuda" if name != "cpu" and torch.cuda.is_available() else "cpu")

@@ -82,7 +82,7 @@ def details(rows: Sequence[EvalRow], *, leave_out: Sequence[str] = ()) -> Table:
     columns: dict[str, Callable[[EvalRow], Cell]] = {
         "data": lambda row: Cell(row.data, name=True),
         "model": lambda row: Cell(row.label, name=True, code=True),
-        "variant": lambda row: Cell(row.variant or "as it is"),
+        "variant": lambda row: Cell(row.variant or "as it is", name=True),
         "k": lambda row: Cell("–" if row.shots is None else str(row.shots)),
         "mean class accuracy, % [95 %]": lambda r: Cell(_of(r.mean_class_accuracy, r.mean_class_accuracy_ci95)),
         "accuracy, % [95 %]": lambda row: Cell(_of(row.accuracy, row.accuracy_ci95)),
@@ -137,7 +137,7 @@ def ablation(results: EvalResults, rows: Sequence[EvalRow]) -> Table:
     for row in rows:
         found = lookup.compared(results, lookup.place_of(row), lookup.full_name(row), base.label)
         lines.append((
-            Cell(row.variant or "as it is"),
+            Cell(row.variant or "as it is", name=True),
             Cell(_of(row.mean_class_accuracy, row.mean_class_accuracy_ci95)),
             Cell("–" if found is None else difference(found)),
             Cell("–" if found is None else p_value(found.p_holm), best=found is not None and lookup.shown(found)),
@@ -178,8 +178,9 @@ def origins(rows: Sequence[EvalRow]) -> Table:
     )  # fmt: skip
     lines = [
         (
-            Cell(row.data, name=True), Cell(row.label, name=True, code=True), Cell(row.variant or "as it is"),
-            Cell("–" if row.shots is None else str(row.shots)), Cell(row.file, name=True, code=True),
+            Cell(row.data, name=True), Cell(row.label, name=True, code=True),
+            Cell(row.variant or "as it is", name=True), Cell("–" if row.shots is None else str(row.shots)),
+            Cell(row.file, name=True, code=True),
             Cell(row.tap, name=True), Cell(", ".join(row.levels), name=True), Cell(row.precision, name=True),
             Cell(row.backend, name=True), Cell(row.normalization), Cell(row.solver), Cell(f"{row.seconds:.1f}"),
         )

@@ -40,7 +40,8 @@ class Variant:
             rounded = own.astype(self.dtype)
         if not np.isfinite(rounded).all():
             raise EvaluationError(
-                f"features above {np.finfo(self.dtype).max:g} overflow {self.dtype}; leave precision out of --ablate"
+                f"features above {np.finfo(self.dtype).max:g} overflow {self.dtype}",
+                "leave precision out of `ablate`",
             )
         return rounded
 

@@ -12,7 +12,8 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from l2a_transfer.errors import BackendError
+from l2a_transfer.drawing import legible, plain_texts
+from l2a_transfer.errors import ArgumentError, BackendError, wrong_kind
 from l2a_transfer.models.vgg import Network
 from l2a_transfer.preprocess import Preprocess, check_rgb
 
@@ -58,10 +59,14 @@ def attention_maps(
     object's part rather than the object, and the map is finer. Raises: BackendError for a network without
     attention; ValueError for a side that the network cannot take, and for a picture that is not RGB.
     """
+    if not isinstance(model, Network):
+        raise wrong_kind("model", "a network, the first of what resolve_model(NAME) gives", model)
+    if not isinstance(image, Image.Image):
+        raise wrong_kind("image", "a picture of Pillow's in mode RGB, as Image.open(PATH).convert('RGB') gives", image)
     check_rgb(image)
     smallest = model.config.min_size
     if not smallest <= side <= MAX_SIDE:
-        raise ValueError(f"side must be between {smallest} and {MAX_SIDE} pixels, got {side}")
+        raise ArgumentError(f"side must be between {smallest} and {MAX_SIDE} pixels, got {side}")
     size = scaled_size(image.width, image.height, side)
     if min(size) < smallest:
         raise BackendError(
@@ -111,6 +116,7 @@ def overlay(image: NDArray[np.uint8], values: NDArray[np.float32]) -> NDArray[np
     return np.asarray(np.clip(np.rint(mixed), 0, 255), dtype=np.uint8)
 
 
+@plain_texts()
 def contact_sheet(results: Sequence[AttentionMaps], out: Path, *, title: str) -> None:
     """One PNG: a row a picture; the picture, then each level's attention over it, with a scale and the peaks."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -129,14 +135,14 @@ def contact_sheet(results: Sequence[AttentionMaps], out: Path, *, title: str) ->
         row, first = i % rows, (i // rows) * columns
         H, W = result.image.shape[:2]
         axes[row, first].imshow(result.image)
-        axes[row, first].set_title(_shortened(result.name), fontsize=9)
+        axes[row, first].set_title(_shortened(legible(result.name)), fontsize=9)
         for k, level in enumerate(levels):
             axis = axes[row, first + 1 + k]
             axis.imshow(overlay(result.image, heat(result.maps[level], (W, H))))
             axis.set_title(f"{level}, peak {result.peak(level):.3g} × mean", fontsize=9)
     scale = figure.colorbar(ScalarMappable(cmap=COLORMAP), ax=axes, fraction=0.03, pad=0.01)
     scale.set_label("attention weight / largest weight of the map", fontsize=9)
-    figure.suptitle(title, fontsize=11)
+    figure.suptitle(legible(title), fontsize=11)
     partial = out.with_name(out.name + ".partial")
     figure.savefig(partial, format="png", metadata={"Software": "l2a-transfer"})
     partial.replace(out)

@@ -19,6 +19,7 @@ from l2a_transfer.errors import StoreError
 from l2a_transfer.features.interface import Computed, FeatureBackend
 from l2a_transfer.features.plan import batches_of
 from l2a_transfer.features.shards import Shard, Shards
+from l2a_transfer.wording import counted
 
 WRITING = 2
 """Shards that may wait for the disk; each is held in memory until it is there."""
@@ -101,8 +102,9 @@ def _filled(
     bad = np.flatnonzero(~np.isfinite(features).all(axis=1))
     if len(bad):
         raise StoreError(
-            f"{backend.card['name']} on {source.name}: features that are not finite in {len(bad)} rows, the first of "
-            f"image {source.ids[kept[bad[0]]]!r}; use --precision fp32, or other weights"
+            f"{backend.card['name']} on {source.name}: features that are not finite in {counted(len(bad), 'row')}, the "
+            f"first of image {source.ids[kept[bad[0]]]!r}",
+            "use `precision='fp32'`, or other weights",
         )
     return Shard(kept, features, maps, skipped)
 

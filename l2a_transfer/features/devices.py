@@ -23,7 +23,7 @@ def choose_device(name: str) -> str:
     if name not in DEVICES:
         raise unknown_name("device", name, DEVICES)
     if name == "cuda" and not torch.cuda.is_available():
-        raise BackendError("device 'cuda' was asked for and PyTorch sees no CUDA GPU; use --device cpu")
+        raise BackendError("device 'cuda' was asked for and PyTorch sees no CUDA GPU", "use `device='cpu'`")
     return "cuda" if name != "cpu" and torch.cuda.is_available() else "cpu"
 
 
@@ -46,7 +46,7 @@ def choose_precision(name: str, device: str) -> str:
     if name == "fp16" and device != "cuda":
         raise BackendError("precision fp16 needs a CUDA GPU; use fp32 or bf16")
     if name == "auto" and device == "cuda":
-        log.info("precision fp32, without TF32; --precision bf16 trades exactness for speed")
+        log.info("precision fp32, without TF32; bf16 trades exactness for speed")
     return "fp32" if name == "auto" else name
 
 

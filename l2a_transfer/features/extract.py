@@ -16,16 +16,27 @@ from tqdm import tqdm
 
 from l2a_transfer.data.readers import ImageSource
 from l2a_transfer.data.sources import reading_of
-from l2a_transfer.errors import BackendError, DataError, OutputExistsError, StoreError, unknown_name
+from l2a_transfer.errors import (
+    ArgumentError,
+    BackendError,
+    DataError,
+    OutputExistsError,
+    StoreError,
+    unknown_name,
+    wrong_kind,
+)
 from l2a_transfer.features.backends import FeatureBackend, feature_width
 from l2a_transfer.features.compute import compute_shards
 from l2a_transfer.features.plan import differences, fingerprint, plan_ranges
 from l2a_transfer.features.ray_engine import RayConfig, compute_on_ray
 from l2a_transfer.features.shards import Shard, Shards
 from l2a_transfer.features.store import FeatureMeta, read_meta, write_features
+from l2a_transfer.files import names_a_format
 from l2a_transfer.lock import output_lock
+from l2a_transfer.wording import are, counted
 
 log = logging.getLogger(__name__)
+SUFFIXES = (".h5", ".hdf5")
 ON_ERROR = ("fail", "skip")
 ENGINES = ("local", "ray")
 
@@ -67,20 +78,26 @@ def extract(
     `resume` it goes on with what is of this very extraction. `on_error="skip"` leaves out pictures that cannot be
     used and lists them. `engine="ray"` computes on the cluster that `ray` describes, with the same bytes.
 
-    Raises: OutputExistsError where `out` is complete and neither `resume` nor `overwrite` is given, an unfinished
-    extraction with other options is there, or another process writes `out`; DataError for a picture that cannot be
-    used; StoreError for features that are not finite and where the disk refuses; BackendError for a cluster that
-    cannot run it.
+    Raises: TypeError for a source or backend of another kind; OutputExistsError where `out` is complete and neither
+    `resume` nor `overwrite` is given, an unfinished extraction with other options is there, or another process writes
+    `out`; DataError for a picture that cannot be used; StoreError for features that are not finite and where the disk
+    refuses; BackendError for a cluster that cannot run it.
     """
+    if not all(hasattr(source, name) for name in ("image", "labels", "ids", "fingerprint")):
+        raise wrong_kind("source", "an image source, as open_source('imagefolder:PATH') or of 'npz:FILE' gives", source)
+    if not all(hasattr(backend, name) for name in ("stream", "identity", "preprocess")):
+        raise wrong_kind("backend", "a feature backend, as open_backend(MODEL) gives", backend)
     out = Path(out)
+    if names_a_format(out) and out.suffix.lower() not in SUFFIXES:
+        raise ArgumentError(f"out must be the name of an HDF5 file, as {out.with_suffix('.h5').name}; got {out.name!r}")
     if batch_size < 1:
-        raise ValueError(f"batch_size must be at least 1, got {batch_size}")
+        raise ArgumentError(f"batch_size must be at least 1, got {batch_size}")
     if on_error not in ON_ERROR:
         raise unknown_name("on_error", on_error, ON_ERROR)
     if engine not in ENGINES:
         raise unknown_name("engine", engine, ENGINES)
     if attention and not backend.map_levels:
-        raise BackendError(f"{backend.card['name']} has no attention, so it has no maps; leave --attention out")
+        raise BackendError(f"{backend.card['name']} has no attention, so it has no maps", "leave `attention` out")
     if len(source) == 0:
         raise DataError(f"{source.name}: no images to extract")
     started = time.perf_counter()
@@ -104,7 +121,8 @@ def extract(
         todo = [rows for rows in ranges if rows not in skipped]
         computed = sum(map(len, todo))
         if todo != ranges:
-            log.info("%s: %d of %d rows are there already", job.shards.folder, len(source) - computed, len(source))
+            there = len(source) - computed
+            log.info("%s: %d of %s %s there already", job.shards.folder, there, counted(len(source), "row"), are(there))
         bar = tqdm(
             total=len(source),
             initial=len(source) - computed,
@@ -153,19 +171,21 @@ class _Job:
         if not self.out.exists() or (overwrite and not resume):
             return None
         if not resume:
-            raise OutputExistsError(f"{self.out}: exists; --resume verifies it, --overwrite replaces it")
+            raise OutputExistsError(f"{self.out}: exists", "`resume=True` verifies it, `overwrite=True` replaces it")
         started = time.perf_counter()
         meta, rows, dim = read_meta(self.out)
         named = differences(meta.fingerprint, self.identity)
         if named and overwrite:
             return None
         if named:
-            raise OutputExistsError(f"{self.out}: complete, with other options ({named}); --overwrite replaces it")
+            raise OutputExistsError(
+                f"{self.out}: complete, with other options ({named})", "`overwrite=True` replaces it"
+            )
         if meta.skipped and self.on_error == "fail":
             (name, reason), more = meta.skipped[0], len(meta.skipped)
             raise OutputExistsError(
-                f"{self.out}: complete, but {more} images were skipped, the first {name!r}: {reason}; "
-                "--on-error skip accepts that, --overwrite tries them again"
+                f"{self.out}: complete, but {counted(more, 'image')} could not be used, the first {name!r}: {reason}; "
+                "`on_error='skip'` accepts that, `overwrite=True` tries them again",
             )
         log.info("%s: complete and unchanged", self.out)
         return ExtractResult(self.out, rows, dim, 0, time.perf_counter() - started, meta.skipped)

@@ -47,4 +47,4 @@ def _check_heap(path: Path, content: mmap.mmap, heap: int, most: int) -> int:
 
 
 def _damaged(path: Path) -> StoreError:
-    return StoreError(f"{path}: damaged: a heap of texts does not fit together; {AGAIN}")
+    return StoreError(f"{path}: damaged: a heap of texts does not fit together", AGAIN)

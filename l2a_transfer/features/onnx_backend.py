@@ -50,7 +50,7 @@ class OnnxBackend:
         if precision not in PRECISIONS:
             raise unknown_name("precision", precision, PRECISIONS)
         if precision not in ("auto", "fp32"):
-            raise BackendError(f"{path}: ONNX files are float32, got precision {precision!r}; use --backend torch")
+            raise BackendError(f"{path}: ONNX files are float32, got precision {precision!r}", "use `backend='torch'`")
         content, card = read_onnx(path)
         self.card, self.preprocess = card.to_json(), card.preprocess
         widths = card.config.feature_levels
@@ -79,8 +79,8 @@ class OnnxBackend:
             session = ort.InferenceSession(self._content, options, providers=[provider], enable_fallback=0)
         if session.get_providers()[0] != provider:
             raise BackendError(
-                f"{self._path}: ONNX Runtime could not start {provider}, it runs {session.get_providers()}; "
-                "use --device cpu"
+                f"{self._path}: ONNX Runtime could not start {provider}, it runs {session.get_providers()}",
+                "use `device='cpu'`",
             )
         return session
 
@@ -111,12 +111,16 @@ class OnnxBackend:
 
     def run(self, images_u8: NDArray[np.uint8], names: Sequence[str] | None = None) -> dict[str, NDArray[np.float32]]:
         """Outputs of the file by name, all by default: `features` (B, D) and `map_LEVEL` (B, H, W)."""
+        if len(images_u8) == 0:
+            return _none_of(self.run, images_u8, names)
         wanted = list(names) if names else [output.name for output in self._session.get_outputs()]
         with _runtime_errors(self._path):
             return dict(zip(wanted, self._session.run(wanted, {"images": images_u8}), strict=True))
 
     def run_bound(self, images_u8: NDArray[np.uint8], names: Sequence[str]) -> dict[str, NDArray[np.float32]]:
         """As `run`, with the pixels put on the device once and the outputs allocated there (I/O binding)."""
+        if len(images_u8) == 0:
+            return _none_of(self.run_bound, images_u8, names)
         import onnxruntime as ort
 
         with _runtime_errors(self._path):
@@ -143,6 +147,12 @@ class OnnxBackend:
             "runtime": f"onnxruntime {ort.__version__}",
             "threads": self._threads if self.device == "cpu" else 0,
         }
+
+
+def _none_of(run: Any, images_u8: NDArray[np.uint8], names: Sequence[str] | None) -> dict[str, NDArray[np.float32]]:
+    """The outputs for no picture, which ONNX Runtime's pooling refuses: those of a black one, and none of it."""
+    one = np.zeros((1, *images_u8.shape[1:]), dtype=images_u8.dtype)
+    return {name: values[:0] for name, values in run(one, names).items()}
 
 
 @contextmanager

@@ -60,7 +60,7 @@ class Extractor:
             if named := differences(identity, here):
                 raise BackendError(f"{os.uname().nodename}: would compute other bytes than the driver ({named})")
             if not self.shards.is_of(identity):
-                raise StoreError(f"{folder}: not there on {os.uname().nodename}; --out must lie in a shared folder")
+                raise StoreError(f"{folder}: not there on {os.uname().nodename}", "`out` must lie in a shared folder")
         except L2AError as error:
             self.refusal = error  # an actor that raises here would be restarted again and again
 
@@ -184,7 +184,7 @@ def _cluster(config: RayConfig, threads: int) -> Iterator[Any]:
     try:
         import ray
     except ImportError as error:
-        raise MissingExtraError("--engine ray", "ray", "ray") from error
+        raise MissingExtraError("engine 'ray'", "ray", "ray") from error
     if ray.is_initialized():
         yield ray
         return

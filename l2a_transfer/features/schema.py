@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from l2a_transfer.errors import StoreError
+from l2a_transfer.wording import counted
 
 SCHEMA = "l2a-features/1"
 MAGIC = b"L2AFEAT\n"
@@ -22,7 +23,7 @@ SEAL = struct.Struct("<8sIQ32s")
 DTYPES = ("float32", "float16")
 CHUNK_BYTES = 1 << 20
 MAX_ID_BYTES = 4096
-AGAIN = "extract it again (--overwrite)"
+AGAIN = "extract it again (`overwrite=True`)"
 TEXT = ("data", "tap", "precision", "backend")
 JSON: dict[str, type] = {
     "classes": list, "splits": list, "levels": list, "card": dict, "preprocess": dict, "fingerprint": dict,
@@ -70,7 +71,7 @@ def check_rows(path: Path, meta: FeatureMeta, rows: Rows, dim: int) -> None:
         if array.shape != (N,):
             raise StoreError(f"{path}: {name} must have the shape ({N},), got {array.shape}")
     if len(rows.ids) != N:
-        raise StoreError(f"{path}: /ids must have {N} names, got {len(rows.ids)}")
+        raise StoreError(f"{path}: /ids must have {counted(N, 'name')}, got {len(rows.ids)}")
     if N == 0 or dim == 0:
         raise StoreError(f"{path}: /features must have rows and columns, got {N} × {dim}")
     if len(set(rows.ids)) != N:
@@ -80,16 +81,18 @@ def check_rows(path: Path, meta: FeatureMeta, rows: Rows, dim: int) -> None:
     if any(not name or "\0" in name or not _is_utf8(name) for name in rows.ids):
         raise StoreError(f"{path}: /ids must be UTF-8 text, not empty and without NUL")
     if rows.labels.min() < -1 or rows.labels.max() >= len(meta.classes):
-        raise StoreError(f"{path}: /labels must be −1 or an index of one of {len(meta.classes)} classes")
+        raise StoreError(
+            f"{path}: /labels must be −1 or an index of one of {counted(len(meta.classes), 'class', 'classes')}"
+        )
     if rows.split.max() >= len(meta.splits):
-        raise StoreError(f"{path}: /split must be an index of one of {len(meta.splits)} splits")
+        raise StoreError(f"{path}: /split must be an index of one of {counted(len(meta.splits), 'split')}")
     at = 0
     for name, start, stop in meta.levels:
         if start != at or stop <= start:
             raise StoreError(f"{path}: levels must tile the columns in order; {name!r} is {start}:{stop} after {at}")
         at = stop
     if at != dim:
-        raise StoreError(f"{path}: levels cover {at} columns, /features has {dim}")
+        raise StoreError(f"{path}: levels cover {counted(at, 'column')}, /features has {dim}")
     if not isinstance(meta.card.get("name"), str):
         raise StoreError(f"{path}: the card has no name")
     absent = {name for name, _ in meta.skipped}

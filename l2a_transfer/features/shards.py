@@ -61,7 +61,8 @@ class Shards:
         # A plan of which no range is finished protects nothing, as after a picture that could not be decoded.
         elif any(self.folder.glob(ROWS)) and (named := differences(_read_json(self.folder / PLAN), self.fingerprint)):
             raise OutputExistsError(
-                f"{self.folder}: holds an unfinished extraction with other options ({named}); --overwrite starts again"
+                f"{self.folder}: holds an unfinished extraction with other options ({named})",
+                "`overwrite=True` starts again",
             )
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
@@ -180,7 +181,7 @@ def _read_json(path: Path) -> dict[str, Any]:
     try:
         content = json.loads(path.read_text())
     except (OSError, ValueError, RecursionError) as error:
-        raise StoreError(f"{path}: cannot be read ({error}); --overwrite starts again") from error
+        raise StoreError(f"{path}: cannot be read ({error})", "`overwrite=True` starts again") from error
     if not isinstance(content, dict):
-        raise StoreError(f"{path}: not a plan; --overwrite starts again")
+        raise StoreError(f"{path}: not a plan", "`overwrite=True` starts again")
     return content

@@ -36,6 +36,7 @@ from l2a_transfer.features.schema import (
     digest_of,
 )
 from l2a_transfer.features.writer import write_features
+from l2a_transfer.wording import are, counted
 
 __all__ = [
     "SEAL",
@@ -101,12 +102,12 @@ def open_store(path: Path, *, verified: Stamp | None = None) -> OpenedStore:
     file = _open(path)
     try:
         if stamp is None or _stamp(path) != stamp or (verified and verified[-1] != stamp[-1]):
-            raise StoreError(f"{path}: was replaced by another file while it was read; {AGAIN}")
+            raise StoreError(f"{path}: was replaced by another file while it was read", AGAIN)
         meta, rows, features, maps = _read_rows(path, file)
     except BaseException as error:
         file.close()
-        if isinstance(error, StoreError) and AGAIN not in str(error):
-            raise StoreError(f"{error}; {AGAIN}") from error
+        if isinstance(error, StoreError) and not error.remedy:
+            raise StoreError(error.problem, AGAIN) from error
         raise
     return OpenedStore(file, stamp, meta, rows.labels, rows.ids, rows.split, features, maps)
 
@@ -148,7 +149,7 @@ def read_maps(path: str | Path) -> dict[str, NDArray[np.float16]]:
         }
     for level, values in maps.items():
         if not ((values >= 0) & (values <= 1)).all():
-            raise StoreError(f"{path}: /maps/{level} has weights that are not between 0 and 1; {AGAIN}")
+            raise StoreError(f"{path}: /maps/{level} has weights that are not between 0 and 1", AGAIN)
     return maps
 
 
@@ -173,8 +174,9 @@ def check_finite(path: Path, values: NDArray[Any], ids: Sequence[str]) -> None:
     bad = np.flatnonzero(~np.isfinite(values).all(axis=1))
     if len(bad):
         raise StoreError(
-            f"{path}: /features: {len(bad)} of {len(values)} rows are not finite, the first of "
-            f"{ids[bad[0]]!r}; {AGAIN} with --precision fp32"
+            f"{path}: /features: {len(bad)} of {counted(len(values), 'row')} {are(len(bad))} not finite, the first of "
+            f"{ids[bad[0]]!r}",
+            f"{AGAIN} with `precision='fp32'`",
         )
 
 
@@ -192,20 +194,20 @@ def _check_seal(path: Path) -> None:
             block = file.read(USER_BLOCK)
         if block[: len(MAGIC)] != MAGIC:
             if size >= USER_BLOCK and not any(block):
-                raise StoreError(f"{path}: incomplete: it was never finished; {AGAIN}")
+                raise StoreError(f"{path}: incomplete: it was never finished", AGAIN)
             raise StoreError(f"{path}: not a feature file of l2a-transfer; 'l2a-transfer extract' writes them")
         if len(block) < USER_BLOCK:
-            raise StoreError(f"{path}: truncated within its first {USER_BLOCK} bytes; {AGAIN}")
+            raise StoreError(f"{path}: truncated within its first {USER_BLOCK} bytes", AGAIN)
         _, version, length, digest = SEAL.unpack_from(block)
         if version != VERSION:
             raise StoreError(f"{path}: version {version} of the format; this program reads version {VERSION}")
         if any(block[SEAL.size :]):
-            raise StoreError(f"{path}: changed since it was written: its user block has other bytes; {AGAIN}")
+            raise StoreError(f"{path}: changed since it was written: its user block has other bytes", AGAIN)
         if size - USER_BLOCK != length:
             what = "truncated" if size - USER_BLOCK < length else "longer than it was written"
-            raise StoreError(f"{path}: {what}: {size} bytes, expected {USER_BLOCK + length}; {AGAIN}")
+            raise StoreError(f"{path}: {what}: {size} bytes, expected {USER_BLOCK + length}", AGAIN)
         if digest_of(path) != (length, digest):
-            raise StoreError(f"{path}: changed since it was written: its SHA-256 differs; {AGAIN}")
+            raise StoreError(f"{path}: changed since it was written: its SHA-256 differs", AGAIN)
     except FileNotFoundError as error:
         raise StoreError(f"{path}: no such file; 'l2a-transfer extract' writes it") from error
     except OSError as error:
@@ -215,9 +217,25 @@ def _check_seal(path: Path) -> None:
 def _open(path: Path) -> h5py.File:
     try:
         check_heaps(path)
-        return h5py.File(path, "r")
+        return _unlocked(path)
     except OSError as error:
         raise StoreError(f"{path}: not an HDF5 file: {error}") from error
+
+
+def _unlocked(path: Path) -> h5py.File:
+    """The file for reading, whoever else holds it, and on file systems that have no locks: a sealed file is only read.
+
+    HDF5 refuses a second opening in one process that locks where the first did not, so that it is asked without locks
+    only where it cannot have one.
+    """
+    try:
+        return h5py.File(path, "r")
+    except OSError:
+        try:
+            return h5py.File(path, "r", locking=False)
+        except OSError:
+            pass
+        raise
 
 
 def _read_rows(path: Path, file: h5py.File) -> tuple[FeatureMeta, Rows, h5py.Dataset, dict[str, h5py.Dataset]]:
@@ -242,10 +260,12 @@ def _read_rows(path: Path, file: h5py.File) -> tuple[FeatureMeta, Rows, h5py.Dat
     except (KeyError, OSError, RuntimeError, TypeError, ValueError) as error:
         raise StoreError(f"{path}: damaged or made by another program: {error}") from error
     if len(features) != len(rows.labels):
-        raise StoreError(f"{path}: /features has {len(features)} rows, /labels {len(rows.labels)}")
+        raise StoreError(f"{path}: /features has {counted(len(features), 'row')}, /labels {len(rows.labels)}")
     for level, found in maps.items():
         if found.dtype != np.float16 or len(found) != len(rows.labels):
-            raise StoreError(f"{path}: /maps/{level} must be float16 with {len(rows.labels)} rows, got {found}")
+            raise StoreError(
+                f"{path}: /maps/{level} must be float16 with {counted(len(rows.labels), 'row')}, got {found}"
+            )
     check_rows(path, meta, rows, features.shape[1])
     return meta, rows, features, maps
 

@@ -13,6 +13,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from l2a_transfer.errors import MissingExtraError, unknown_name
 from l2a_transfer.features.store import SEAL, FeatureMeta, OpenedStore, check_finite, open_store, read_block
+from l2a_transfer.wording import counted
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -206,7 +207,9 @@ class FeatureRows:
             raise TypeError(f"rows must be a number, a slice, numbers or a mask, got {key!r}")
         numbers = rows.astype(np.int64)
         if numbers.size and (numbers.min() < -N or numbers.max() >= N):
-            raise IndexError(f"row {numbers.min() if numbers.min() < -N else numbers.max()} of a file with {N} rows")
+            raise IndexError(
+                f"row {numbers.min() if numbers.min() < -N else numbers.max()} of a file with {counted(N, 'row')}"
+            )
         numbers = np.where(numbers < 0, numbers + N, numbers)
         return self._span(int(numbers), int(numbers) + 1)[0] if rows.ndim == 0 else self._pick(numbers)
 

@@ -33,6 +33,7 @@ from l2a_transfer.features.schema import (
     check_rows,
     digest_of,
 )
+from l2a_transfer.wording import counted
 
 
 def write_features(
@@ -167,7 +168,8 @@ def _write_blocks(
             found = file.create_dataset(name, (N, *shape), dtype, chunks=(step, *shape), fletcher32=True)
         if block.shape[1:] != shape or at + len(block) > N:
             raise StoreError(
-                f"{path}: a block of shape {block.shape} after {at} rows of /{name} does not fit into {N} × {shape}"
+                f"{path}: a block of shape {block.shape} after {counted(at, 'row')} of /{name} does not fit into {N} × "
+                f"{shape}"
             )
         with np.errstate(over="ignore"):
             values = block.astype(dtype, copy=False)
@@ -177,7 +179,7 @@ def _write_blocks(
         found[at : at + len(block)] = values
         at += len(block)
     if at != N:
-        raise StoreError(f"{path}: {at} rows of {name} came, expected {N}")
+        raise StoreError(f"{path}: {counted(at, 'row')} of {name} came, expected {N}")
 
 
 def _seal(path: Path) -> None:

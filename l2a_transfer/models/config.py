@@ -6,7 +6,7 @@ import dataclasses
 from dataclasses import dataclass
 from typing import Any
 
-from l2a_transfer.errors import unknown_name
+from l2a_transfer.errors import ArgumentError, unknown_name
 
 LEVELS = {"L1": 256, "L2": 512, "L3": 512}
 """Attention level → channels at width 1: the outputs of conv7, conv10 and conv13 (after the ReLU)."""
@@ -77,11 +77,11 @@ class ModelConfig:
         if self.global_branch not in GLOBAL_BRANCH:
             raise unknown_name("global_branch", self.global_branch, GLOBAL_BRANCH)
         if not 1 / 64 <= self.width <= 8:
-            raise ValueError(f"width must be between 1/64 and 8, got {self.width}")
+            raise ArgumentError(f"width must be between 1/64 and 8, got {self.width}")
         if not 0 <= self.dropout <= 1:
-            raise ValueError(f"dropout scales the paper's rates and must be between 0 and 1, got {self.dropout}")
+            raise ArgumentError(f"dropout scales the paper's rates and must be between 0 and 1, got {self.dropout}")
         if self.num_classes < 1:
-            raise ValueError(f"num_classes must be at least 1, got {self.num_classes}")
+            raise ArgumentError(f"num_classes must be at least 1, got {self.num_classes}")
 
     @property
     def spec(self) -> Architecture:

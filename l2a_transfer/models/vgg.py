@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from l2a_transfer.errors import wrong_kind
 from l2a_transfer.models.attention import Attention
 from l2a_transfer.models.config import LEVELS, ModelConfig
 
@@ -275,6 +276,8 @@ def build_model(config: ModelConfig, *, seed: int | None = None) -> Network:
     With `seed` the weights are a function of the config and the seed alone, and the global random state is left
     as it was. Raises: BackendError where the normalizer's package is missing.
     """
+    if not isinstance(config, ModelConfig):
+        raise wrong_kind("config", "a ModelConfig, as ModelConfig('vgg-att2-concat-pc', width=0.25)", config)
     family = FAMILIES[config.spec.family]
     if seed is None:
         return family(config)

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
-from l2a_transfer.errors import UnknownNameError, WeightsError, nearest
+from l2a_transfer.errors import UnknownNameError, WeightsError, nearest, wrong_kind
 from l2a_transfer.files import write_whole
 from l2a_transfer.models.config import ARCHITECTURES, ModelConfig
 from l2a_transfer.preprocess import Preprocess
@@ -216,12 +216,20 @@ def pretrained_names() -> list[str]:
     return sorted(p.name.removesuffix(".safetensors") for p in PRETRAINED.glob("*.safetensors"))
 
 
-def resolve_model(name: str, *, seed: int = 0) -> tuple[Network, Card]:
+def resolve_model(name: str | Path, *, seed: int = 0) -> tuple[Network, Card]:
     """What `--model` means: a bundled name, a path to `.safetensors`, or `untrained:ARCH[@WIDTH]`.
 
     A bare architecture means its bundled weights. Returns the network in evaluation mode and its card. Raises:
     UnknownNameError with the nearest name; WeightsError for a file that cannot be used.
     """
+    if not isinstance(name, (str, Path)):
+        raise wrong_kind("name", "a model's name, or a path to .safetensors", name)
+    name = os.path.expanduser(name)
+    if os.path.isdir(name):
+        there = sorted(Path(name).glob("*.safetensors"))
+        raise WeightsError(
+            f"{name}: a folder; name the weights" + (f", as {there[0]}" if there else f" in it; {ANOTHER}")
+        )
     if name.startswith("untrained:"):
         return _untrained(name.removeprefix("untrained:"), seed)
     if name.endswith(".onnx"):
@@ -237,7 +245,7 @@ def resolve_model(name: str, *, seed: int = 0) -> tuple[Network, Card]:
     if name in ARCHITECTURES:
         raise UnknownNameError(
             f"no bundled weights for {name!r}; bundled are: {', '.join(names) or 'none'}. "
-            f"For random weights use 'untrained:{name}'; to make some, 'l2a-transfer train --model {name}'"
+            f"For random weights use 'untrained:{name}'; 'l2a-transfer train' makes some"
         )
     if name == "pixels":
         raise UnknownNameError("'pixels' is no network: it has no weights")

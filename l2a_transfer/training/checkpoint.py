@@ -25,9 +25,8 @@ SCHEMA = "l2a-checkpoint/1"
 HINTS = {
     "threads": " (OMP_NUM_THREADS sets them)",
     "processes": " (torchrun sets them)",
-    "data": " (--data, --data-dir, --holdout)",
-    "test": " (--data, --data-dir, --holdout)",
-    "init_from": " (--init-from)",
+    "data": " (the data set, its folder, or what is held out)",
+    "test": " (the data set, its folder, or what is held out)",
 }
 """Where the name of what differs is not the option's."""
 DAMAGED = (
@@ -59,8 +58,8 @@ def write_run_file(path: Path, content: bytes | memoryview) -> None:
     except OSError as error:
         todo = "make room" if error.errno in NO_ROOM else "put that right"
         raise TrainingError(
-            f"{path}: could not be saved: {error.strerror or error}; what was saved before is kept; {todo}, and start "
-            "again: --resume goes on from this run's last checkpoint"
+            f"{path}: could not be saved: {error.strerror or error}; what was saved before is kept",
+            f"{todo}, and start again: `resume=True` goes on from this run's last checkpoint",
         ) from error
 
 
@@ -89,7 +88,7 @@ def load_checkpoint(path: Path, fingerprint: dict[str, Any]) -> dict[str, Any]:
     ):
         raise damaged(path, "it has no fingerprint")
     if apart := differences(theirs, fingerprint):
-        raise TrainingError(f"{path}: made by another run ({apart}); use another --out, or the same options")
+        raise TrainingError(f"{path}: made by another run ({apart})", "use another `out`, or the same options")
     return content
 
 
@@ -132,7 +131,9 @@ def damaged(path: Path, reason: Exception | str) -> TrainingError:
     said = _short(" ".join(str(reason).split()) or type(reason).__name__, 300)
     if "weights_only" in said or isinstance(reason, pickle.UnpicklingError):  # torch goes on to advise what is unsafe
         said = "it holds more than tensors and plain values"
-    return TrainingError(f"{path}: damaged or not a checkpoint: {said}; remove it, and --resume begins this run again")
+    return TrainingError(
+        f"{path}: damaged or not a checkpoint: {said}", "remove it, and `resume=True` begins this run again"
+    )
 
 
 def differences(theirs: dict[str, Any], ours: dict[str, Any]) -> str:

@@ -7,7 +7,10 @@ from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any
 
+from l2a_transfer.drawing import legible, plain_texts
 
+
+@plain_texts()
 def learning_curve(rows: Sequence[dict[str, Any]], title: str) -> bytes:
     """A PNG of loss and accuracy by epoch, from the rows of `metrics.jsonl`.
 
@@ -33,7 +36,7 @@ def learning_curve(rows: Sequence[dict[str, Any]], title: str) -> bytes:
     for key, colour in zip(measured, ("tab:orange", "tab:green", "tab:red"), strict=False):
         own = [row for row in rows if key in row]
         at, values = [row["epoch"] for row in own], [100 * row[key] for row in own]
-        right.plot(at, values, "s-", markersize=3, color=colour, label=key.removesuffix("_accuracy"))
+        right.plot(at, values, "s-", markersize=3, color=colour, label=legible(key.removesuffix("_accuracy")))
     right.set_ylabel("accuracy, %")
     right.legend(fontsize=8, frameon=False)
     for axis in (left, right):
@@ -47,7 +50,7 @@ def learning_curve(rows: Sequence[dict[str, Any]], title: str) -> bytes:
                 axis.axvline(at, color="grey", linestyle=":", linewidth=1)
                 axis.annotate(f"{row['resolution']} px", (at, 1), xycoords=("data", "axes fraction"), fontsize=7,
                               xytext=(2, -8), textcoords="offset points", color="grey")  # fmt: skip
-    figure.suptitle(title, fontsize=10)
+    figure.suptitle(legible(title), fontsize=10)
     stream = io.BytesIO()
     figure.savefig(stream, format="png", dpi=120)
     return stream.getvalue()

@@ -78,8 +78,8 @@ class TrainingData:
             return cls(source.name, source.classes, part, part).holdout(holdout)
         if test is None:
             raise TrainingError(
-                f"{source.name}: has no split to measure on, only {', '.join(source.splits)}; --holdout N keeps N "
-                "training images back for that"
+                f"{source.name}: has no split to measure on, only {', '.join(source.splits)}",
+                "`holdout=N` keeps N training images back for that",
             )
         return cls(source.name, source.classes, Subset(source, train), Subset(source, test))
 

@@ -65,7 +65,7 @@ def choose_device(name: str, local_rank: int = 0) -> torch.device:
     if name not in DEVICES:
         raise unknown_name("device", name, DEVICES)
     if name == "cuda" and not torch.cuda.is_available():
-        raise TrainingError("device 'cuda' was asked for and PyTorch sees no CUDA GPU; use --device cpu")
+        raise TrainingError("device 'cuda' was asked for and PyTorch sees no CUDA GPU", "use `device='cpu'`")
     if name == "cpu" or not torch.cuda.is_available():
         return torch.device("cpu")
     if local_rank >= torch.cuda.device_count():

@@ -17,7 +17,8 @@ from l2a_transfer.training.checkpoint import damaged, differences, load_checkpoi
 from l2a_transfer.training.trainer import Trainer
 
 log = logging.getLogger(__name__)
-REPLACE = "--overwrite replaces it, or choose another --out"
+REPLACE = "`overwrite=True` replaces it, or choose another `out`"
+ELSEWHERE = "choose another `out`"
 
 
 @dataclass(frozen=True)
@@ -73,7 +74,7 @@ class RunFolder:
                 self._probe()
             except (OSError, StoreError) as error:
                 said = error.strerror if isinstance(error, OSError) else None
-                raise TrainingError(f"{self.path}: cannot be written: {said or error}; choose another --out") from error
+                raise TrainingError(f"{self.path}: cannot be written: {said or error}", ELSEWHERE) from error
             yield
 
     def _probe(self) -> None:
@@ -97,11 +98,11 @@ class RunFolder:
 
     def check_vacant(self) -> None:
         """Raises: OutputExistsError where a file of a run is there."""
-        go_on = f"--resume goes on with it, {REPLACE}"
+        go_on = f"`resume=True` goes on with it, {REPLACE}"
         for path in (self.checkpoint, self.weights, self.metrics, self.curve):
             if path.exists():
                 todo = go_on if path == self.checkpoint else REPLACE
-                raise OutputExistsError(f"{path}: a run is there already; {todo}")
+                raise OutputExistsError(f"{path}: a run is there already", todo)
 
     def go_on(self, trainer: Trainer) -> Card | None:
         """Put `trainer` where the checkpoint stands, if there is one; the card of the run that has come to its end.
@@ -136,16 +137,16 @@ class RunFolder:
         if not self.weights.exists():
             others = sorted(self.path.glob("*.safetensors"))
             if others:
-                raise TrainingError(f"{others[0]}: made by another run, without a checkpoint; {REPLACE}")
+                raise TrainingError(f"{others[0]}: made by another run, without a checkpoint", REPLACE)
             return None
         try:
             card = read_card(self.weights)
         except WeightsError as error:
-            raise TrainingError(f"{error}; {REPLACE}") from error
+            raise TrainingError(str(error), REPLACE) from error
         if apart := _apart(card, trainer):
-            raise TrainingError(f"{self.weights}: made by another run ({apart}), without a checkpoint; {REPLACE}")
+            raise TrainingError(f"{self.weights}: made by another run ({apart}), without a checkpoint", REPLACE)
         if not _is_measured(card, trainer):
-            raise TrainingError(f"{self.weights}: not measured, and no checkpoint to go on from; {REPLACE}")
+            raise TrainingError(f"{self.weights}: not measured, and no checkpoint to go on from", REPLACE)
         return card
 
     def measured(self) -> bool:
@@ -192,11 +193,11 @@ def check_path(path: Path) -> None:
     try:
         str(path).encode()
     except UnicodeEncodeError as error:
-        raise TrainingError(f"{str(path)!a}: a name that is not UTF-8; choose another --out") from error
+        raise TrainingError(f"{str(path)!a}: a name that is not UTF-8", ELSEWHERE) from error
     try:
         if path.is_symlink() and not path.exists():
-            raise TrainingError(f"{path}: a link to something that is not there; remove it, or choose another --out")
+            raise TrainingError(f"{path}: a link to something that is not there", f"remove it, or {ELSEWHERE}")
         if path.exists() and not path.is_file():
-            raise TrainingError(f"{path}: not a file, and one is written there; remove it, or choose another --out")
+            raise TrainingError(f"{path}: not a file, and one is written there", f"remove it, or {ELSEWHERE}")
     except OSError as error:
-        raise TrainingError(f"{path}: cannot be used: {error.strerror}; choose another --out") from error
+        raise TrainingError(f"{path}: cannot be used: {error.strerror}", ELSEWHERE) from error

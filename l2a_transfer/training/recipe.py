@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
-from l2a_transfer.errors import unknown_name
+from l2a_transfer.errors import ArgumentError, unknown_name
 
 SCHEDULES = ("one-cycle", "step")
 KINDS = {bool: "true or false", int: "an integer", float: "a number", tuple: "pairs as 0:16,0.5:32", str: "a name"}
@@ -83,7 +83,7 @@ class TrainConfig:
     def _check(self, checks: dict[str, tuple[bool, str]]) -> None:
         for field, (valid, expected) in checks.items():
             if not valid:
-                raise ValueError(f"{field} must be {expected}; got {getattr(self, field)}")
+                raise ArgumentError(f"{field} must be {expected}; got {getattr(self, field)}")
 
     @property
     def size(self) -> int:
@@ -97,8 +97,8 @@ class TrainConfig:
         """
         smallest = min(pixels for _, pixels in self.resolutions)
         if not (4 * self.size / smallest <= size <= 512):
-            raise ValueError(f"the image size must be between {math.ceil(4 * self.size / smallest)} and 512 pixels for "
-                             f"this recipe; got {size}")  # fmt: skip
+            least = math.ceil(4 * self.size / smallest)
+            raise ArgumentError(f"the image size must be between {least} and 512 pixels for this recipe; got {size}")
         scale = size / self.size
         return dataclasses.replace(
             self,
@@ -141,13 +141,13 @@ class TrainConfig:
         for setting in settings:
             name, equals, text = setting.partition("=")
             if not equals:
-                raise ValueError(f"a setting is FIELD=VALUE, as lr=0.1; got {setting!r}")
+                raise ArgumentError(f"a setting is FIELD=VALUE, as lr=0.1; got {setting!r}")
             if name not in kinds:
                 raise unknown_name("field of a recipe", name, kinds)
             try:
                 values[name] = _parse(text, kinds[name])
             except ValueError:
-                raise ValueError(f"{name} must be {KINDS[kinds[name]]}; got {text!r}") from None
+                raise ArgumentError(f"{name} must be {KINDS[kinds[name]]}; got {text!r}") from None
         return dataclasses.replace(self, **values)
 
 

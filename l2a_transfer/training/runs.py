@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import math
+import os
 import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -14,20 +15,23 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from l2a_transfer.errors import NotFiniteError, OutputExistsError, TrainingError
+from l2a_transfer.errors import ArgumentError, Interrupted, NotFiniteError, OutputExistsError, TrainingError
 from l2a_transfer.models.weights import count_parameters, load_weights, save_weights, with_metrics
 from l2a_transfer.training.cards import training_card
 from l2a_transfer.training.checkpoint import differences, write_run_file
 from l2a_transfer.training.curve import learning_curve
 from l2a_transfer.training.data import ResidentPixels
 from l2a_transfer.training.device import device_name
-from l2a_transfer.training.folder import RunFolder, check_path
+from l2a_transfer.training.folder import ELSEWHERE, RunFolder, check_path
 from l2a_transfer.training.interrupt import asked_to_stop
 from l2a_transfer.training.measure import evaluate
 from l2a_transfer.training.trainer import Trainer
+from l2a_transfer.wording import counted
 
 log = logging.getLogger(__name__)
-GO_ON = "; the same command with --resume (not --overwrite) goes on"
+SMALLER_STEPS = "start again with a smaller `lr` and another `out`, or `overwrite=True`"
+"""After a loss that is not finite: with the same options a run comes to the same end."""
+GO_ON = "the same again with `resume=True`, not `overwrite=True`, goes on"
 
 
 @dataclass(frozen=True)
@@ -88,14 +92,15 @@ def train(
 
     Fitted on the training images; measured at the end, on the test images, with the float16 numbers that ship, in
     float32 arithmetic. With `eval_every` it is also measured during training, which chooses nothing. Ctrl-C and
-    SIGTERM save the position and raise KeyboardInterrupt. Raises: OutputExistsError where `out` holds another run and
-    neither `resume` nor `overwrite` is given; NotFiniteError where the loss is not finite; TrainingError where the
-    checkpoint is another run's or damaged, `out` cannot be written, or the processes would not train the same.
+    SIGTERM save the position and raise Interrupted, a KeyboardInterrupt. Raises: OutputExistsError where `out` holds
+    another run and neither `resume` nor `overwrite` is given; NotFiniteError where the loss is not finite;
+    TrainingError where the checkpoint is another run's or damaged, `out` cannot be written, or the processes would not
+    train the same.
     """
     folder = RunFolder.of(out, trainer)
-    start = Path(trainer.init_from or "")
+    start = Path(os.path.expanduser(trainer.init_from or ""))
     if trainer.start and start.is_file() and folder.weights.exists() and start.samefile(folder.weights):
-        raise TrainingError(f"--init-from {start}: this run would write over it; choose another --out")
+        raise TrainingError(f"{start}: the weights to start from, and this run would write over them", ELSEWHERE)
     with folder.held(writes=trainer.where.ranks.first):
         done = folder.go_on(trainer) if resume else None
         if not resume and not overwrite:
@@ -116,8 +121,7 @@ def train(
                 write_run_file(folder.curve, learning_curve(trainer.history, folder.name))
                 metrics = _measure(trainer, folder)  # last: measured weights say that the run is complete
             if stop():
-                log.warning("stopped; the run in %s is complete", out)
-                raise KeyboardInterrupt
+                raise Interrupted(f"stopped; the run in {out} is complete")
         return TrainResult(folder.weights, _told(trainer, metrics), trainer.seconds)
 
 
@@ -129,7 +133,12 @@ def _run(trainer: Trainer, folder: RunFolder, *, eval_every: int, progress: bool
         try:
             row = trainer.run_epoch(progress=progress, stop=stop)
         except NotFiniteError as error:
-            raise NotFiniteError(f"{error}; {_last_good(folder, saved)}") from None
+            there = (
+                f"{folder.checkpoint} is as after epoch {saved[0]}, step {saved[1]}"
+                if saved
+                else "no epoch was finished"
+            )
+            raise NotFiniteError(f"{error}; {there}", SMALLER_STEPS) from None
         if trainer.where.ranks.first:
             if row is not None:
                 if eval_every and trainer.epoch % eval_every == 0:
@@ -145,14 +154,13 @@ def _run(trainer: Trainer, folder: RunFolder, *, eval_every: int, progress: bool
                 _tell(trainer, row)
         saved = (trainer.epoch, trainer.step)
         if row is None:
-            log.warning(
-                "stopped in epoch %d, after step %d of %d; saved in %s%s",
-                trainer.epoch + 1, trainer.step, trainer.steps_per_epoch, folder.checkpoint, GO_ON,
-            )  # fmt: skip
-            raise KeyboardInterrupt
+            raise Interrupted(
+                f"stopped in epoch {trainer.epoch + 1}, after step {trainer.step} of {trainer.steps_per_epoch}; saved "
+                f"in {folder.checkpoint}",
+                GO_ON,
+            )
         if stop():
-            log.warning("stopped after epoch %d; saved in %s%s", trainer.epoch, folder.checkpoint, GO_ON)
-            raise KeyboardInterrupt
+            raise Interrupted(f"stopped after epoch {trainer.epoch}; saved in {folder.checkpoint}", GO_ON)
 
 
 def _agree(trainer: Trainer, out: Path, *, done: bool) -> None:
@@ -170,12 +178,6 @@ def _agree(trainer: Trainer, out: Path, *, done: bool) -> None:
             )
 
 
-def _last_good(folder: RunFolder, saved: tuple[int, int] | None) -> str:
-    """What is left of a run whose loss is not finite; with the same options it would come to the same end."""
-    there = f"{folder.checkpoint} is as after epoch {saved[0]}, step {saved[1]}" if saved else "no epoch was finished"
-    return f"{there}. Start again with a smaller --lr and another --out, or --overwrite"
-
-
 def _introduce(trainer: Trainer, folder: RunFolder) -> None:
     """What runs where, and what `auto` has chosen."""
     where, ranks = trainer.where, trainer.where.ranks.size
@@ -186,10 +188,10 @@ def _introduce(trainer: Trainer, folder: RunFolder) -> None:
         )  # fmt: skip
     pixels = "in memory" if isinstance(trainer.pixels, ResidentPixels) else "streamed"
     log.info(
-        "%s: %s parameters; %s%s, precision %s%s%s; %d images, %s",
+        "%s: %s parameters; %s%s, precision %s%s%s; %s, %s",
         folder.name, f"{count_parameters(trainer.model):,}", device_name(trainer.device),
         f" × {ranks}" if ranks > 1 else "", trainer.precision, " (auto)" if where.precision == "auto" else "",
-        ", compiled" if where.compile else "", len(trainer.pixels), pixels,
+        ", compiled" if where.compile else "", counted(len(trainer.pixels), "image"), pixels,
     )  # fmt: skip
     if trainer.start:
         kept = ", ".join(trainer.start.kept_random) or "nothing"
@@ -245,9 +247,9 @@ def train_seeds(
     twice; OutputExistsError where `seeds.json` is of other weights and `overwrite` is not given.
     """
     if not seeds or len(set(seeds)) < len(seeds):
-        raise ValueError(f"seeds must be different numbers, as 0,1,2; got {','.join(map(str, seeds)) or 'none'}")
+        raise ArgumentError(f"seeds must be different numbers, as 0,1,2; got {','.join(map(str, seeds)) or 'none'}")
     if not all(0 <= seed < 2**32 for seed in seeds):
-        raise ValueError(f"seeds must be between 0 and {2**32 - 1}; got {','.join(map(str, seeds))}")
+        raise ArgumentError(f"seeds must be between 0 and {2**32 - 1}; got {','.join(map(str, seeds))}")
     summary = out / "seeds.json"
     check_path(summary)
     values: list[float] = []
@@ -286,4 +288,4 @@ def _check_summary(path: Path, name: str) -> None:
         found = None
     theirs = found.get("name") if isinstance(found, dict) else None
     if theirs != name:
-        raise OutputExistsError(f"{path}: is there already, and not of {name}; remove it, or choose another --out")
+        raise OutputExistsError(f"{path}: is there already, and not of {name}", f"remove it, or {ELSEWHERE}")

@@ -35,7 +35,7 @@ def start_from(model: Network, name: str) -> Start:
         key = missing[0]
         there = f"is {tuple(theirs[key].shape)} there" if key in theirs else "is not there"
         raise TrainingError(
-            f"--init-from {name}: its convolutions do not fit: {key} {there} and {tuple(own[key].shape)} here; "
+            f"{name}: its convolutions do not fit: {key} {there} and {tuple(own[key].shape)} here; "
             f"that network is {card.config.architecture} at width {card.config.width:g}, this one "
             f"{model.config.architecture} at width {model.config.width:g}"
         )

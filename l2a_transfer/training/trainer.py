@@ -39,6 +39,7 @@ from l2a_transfer.training.epochs import augmented_batches, plan_epoch, stream_s
 from l2a_transfer.training.loss_watch import LossWatch
 from l2a_transfer.training.recipe import TrainConfig
 from l2a_transfer.training.start import Start, start_from
+from l2a_transfer.wording import counted
 
 log = logging.getLogger(__name__)
 LOOK_EVERY = 50
@@ -368,9 +369,13 @@ def _check(config: ModelConfig, recipe: TrainConfig, data: TrainingData, where: 
     """What can be said before anything is built or read. Raises: TrainingError."""
     ranks = where.ranks.size
     if config.num_classes != len(data.classes):
-        raise TrainingError(f"the model has {config.num_classes} classes, {data.name} has {len(data.classes)}")
+        raise TrainingError(
+            f"the model has {counted(config.num_classes, 'class', 'classes')}, {data.name} has {len(data.classes)}"
+        )
     if recipe.batch_size > len(data.train):
-        raise TrainingError(f"batch_size {recipe.batch_size} is larger than the {len(data.train)} training images")
+        raise TrainingError(
+            f"batch_size {recipe.batch_size} is larger than the {counted(len(data.train), 'training image')}"
+        )
     smallest = min(size for _, size in recipe.resolutions)
     if smallest < config.min_size:
         raise TrainingError(f"{config.architecture} needs {config.min_size} pixels, the recipe has {smallest}")
@@ -380,4 +385,4 @@ def _check(config: ModelConfig, recipe: TrainConfig, data: TrainingData, where: 
             "images, at least 2"
         )
     if where.sync_batch_norm and choose_device(where.device).type != "cuda":
-        raise TrainingError("synchronised batch norm works between GPUs only; leave --sync-batch-norm out")
+        raise TrainingError("synchronised batch norm works between GPUs only", "leave `sync_batch_norm` out")

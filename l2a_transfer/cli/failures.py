@@ -1,0 +1,129 @@
+"""How a command ends that did not succeed: one sentence on stderr, and an exit code that says whose fault it was.
+
+2: misuse. 1: a file, a device or the machine cannot serve. 130: interrupted. 70 (EX_SOFTWARE of sysexits.h): a fault
+of this program, which is anything that it does not raise on purpose.
+"""
+
+from __future__ import annotations
+
+import errno
+import re
+import sys
+import traceback as tracebacks
+from collections.abc import Callable, Collection
+from types import TracebackType
+
+import click
+
+from l2a_transfer import __version__
+from l2a_transfer.errors import ArgumentError, Explained, Interrupted, L2AError
+
+BUG, INTERRUPTED = 70, 130
+PARAMETER = re.compile(r"`([a-z][a-z0-9_]*)(?:=([^`]+))?`")
+"""How a remedy writes a parameter (see `errors.Explained`)."""
+NO_MEMORY = ("OutOfMemoryError", "can't allocate memory")
+"""What torch calls it on a GPU, and on a CPU."""
+TO_DO = {
+    errno.ENOENT: "check the spelling, and that the folder is there",
+    errno.EEXIST: "a file is where a folder is needed; choose another path",
+    errno.ENOTDIR: "a file is where a folder is needed; choose another path",
+    errno.EISDIR: "a folder is where a file is needed; name a file",
+    errno.EACCES: "check who may use it, or choose another path",
+    errno.EPERM: "check who may use it, or choose another path",
+    errno.EROFS: "it is on a disk that cannot be written; choose another path",
+    errno.ENOSPC: "the disk is full; free some space, or choose another path",
+    errno.ELOOP: "a link leads back to itself; remove the link",
+    errno.ENAMETOOLONG: "choose a shorter name",
+}
+"""What a user can do where the operating system refuses."""
+
+
+class _Bug(click.ClickException):
+    exit_code = BUG
+
+
+class Explanation:
+    """Turns what a command raises, while it runs in this context manager, into its last sentence and exit code.
+
+    `options` gives the parameter names of the command, which errors name as Python does; it is called where there is
+    an error. With `traceback`, the traceback of any error is shown before the sentence.
+    """
+
+    def __init__(self, options: Callable[[], Collection[str]], *, traceback: bool = False) -> None:
+        self.options, self.traceback = options, traceback
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if isinstance(error, KeyboardInterrupt):
+            click.echo(_interrupted(error), err=True)
+            sys.exit(INTERRUPTED)
+        if not isinstance(error, Exception) or isinstance(
+            error, (click.ClickException, click.Abort, click.exceptions.Exit)
+        ):
+            return
+        if isinstance(error, OSError) and error.errno == errno.EPIPE:
+            return  # whoever read our output, as `head`, has enough; click ends quietly
+        if self.traceback:
+            tracebacks.print_exception(error)
+        raise explained(error, self.options()) from error
+
+
+def explained(error: Exception, options: Collection[str] = ()) -> click.ClickException:
+    """What the command line says of an error, with its exit code."""
+    if isinstance(error, ArgumentError):
+        return click.UsageError(_flagged(error, options))
+    if isinstance(error, L2AError):
+        return click.ClickException(_flagged(error, ()))
+    if isinstance(error, OSError):
+        where = f"{error.filename}: " if error.filename else ""
+        todo = TO_DO.get(error.errno or 0)
+        return click.ClickException(f"{where}{error.strerror or error}{f'; {todo}' if todo else ''}")
+    if isinstance(error, UnicodeEncodeError) and any("\ud800" <= c <= "\udfff" for c in error.object):
+        return click.ClickException(f"a name that is not UTF-8 ({error.object!a:.200}); rename the file or folder")
+    if isinstance(error, MemoryError) or any(sign in f"{type(error).__name__} {error}" for sign in NO_MEMORY):
+        return click.ClickException(f"out of memory: {_first_line(error)}; ask for less at a time")
+    if isinstance(error, RuntimeError) and "DataLoader worker" in str(error):  # torch raises it wherever we stand
+        return click.ClickException(
+            f"a decoding process ended: {_first_line(error)}; fewer --workers take less memory, and 0 decodes in this "
+            "process"
+        )
+    if isinstance(error, ImportError) and not (error.name or "").startswith("l2a_transfer"):
+        return click.ClickException(f"a package cannot be loaded: {_first_line(error)}; install l2a-transfer again")
+    return _Bug(
+        f"{type(error).__name__}: {_first_line(error)}\n"
+        f"This is a fault of l2a-transfer {__version__} and not of what you asked for. Please report it, with the "
+        "command and what 'l2a-transfer --traceback VERB …' prints (or the environment variable L2A_DEBUG=1)."
+    )
+
+
+def _flagged(error: Explained, options: Collection[str]) -> str:
+    """The message with this command line's names for parameters: `overwrite=True` → --overwrite."""
+    first, rest = re.match(r"([a-z0-9_]*)(.*)", error.problem, re.DOTALL).groups()  # type: ignore[union-attr]
+    named = first in options and ("_" in first or rest.startswith(" must "))
+    problem = f"{_flag(first)}{rest}" if named else error.problem
+    return "; ".join(filter(None, (problem, PARAMETER.sub(_as_option, error.remedy))))
+
+
+def _as_option(found: re.Match[str]) -> str:
+    name, value = found[1], found[2]
+    if value is None or value == "True":
+        return _flag(name)
+    return f"{_flag('no_' + name)}" if value == "False" else f"{_flag(name)} {value.strip(chr(39))}"
+
+
+def _flag(name: str) -> str:
+    return f"--{name.replace('_', '-')}"
+
+
+def _interrupted(error: KeyboardInterrupt) -> str:
+    if isinstance(error, Interrupted):
+        return f"Interrupted: {_flagged(error, ())}."
+    return "Interrupted; what is complete stays, and the same command uses it."
+
+
+def _first_line(error: BaseException) -> str:
+    return next(filter(None, str(error).splitlines()), "")

@@ -1,0 +1,100 @@
+"""What is printed, in whatever encoding stdout has: every verb succeeds and its help can be read."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from l2a_transfer.cli.main import VERBS
+from l2a_transfer.cli.output import ERRORS
+from tests.conftest import TINY, save_picture
+from tests.feature_files import feature_set, labels_of, save
+
+ENCODINGS = ("latin-1", "ascii", "cp437", "utf-8")
+
+
+def run(arguments: list[str], encoding: str, cwd: Path) -> subprocess.CompletedProcess[bytes]:
+    environment = {**os.environ, "PYTHONIOENCODING": encoding}
+    command = [sys.executable, "-m", "l2a_transfer", *arguments]
+    return subprocess.run(command, cwd=cwd, capture_output=True, timeout=120, check=False, env=environment)
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("letters")
+    for label in ("Ærø", "猫"):
+        for k in range(2):
+            save_picture(root / "photos" / label / f"{k} → {k}.jpg", seed=k)
+    save(root / "Łódź.h5", feature_set(labels_of(2, 12)))
+    return root
+
+
+@pytest.mark.parametrize("encoding", ENCODINGS)
+def test_help_of_every_verb_in_any_encoding(encoding: str, tmp_path: Path) -> None:
+    code = """
+import sys
+from l2a_transfer.cli.main import VERBS, main
+for arguments in [["--help"], *([verb, "--help"] for verb in VERBS)]:
+    try:
+        main(arguments, prog_name="l2a-transfer")
+    except SystemExit as end:
+        assert not end.code, (arguments, end.code)
+"""
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, timeout=120, check=False,
+                          env={**os.environ, "PYTHONIOENCODING": encoding})  # fmt: skip
+    assert (done.returncode, done.stderr) == (0, b"")
+    text = done.stdout.decode(encoding)
+    assert text.count("Example:") == len(VERBS) + 1
+
+
+COMMANDS = {  # quickstart has a test of its own, which takes half a minute
+    "models": ["models"],
+    "datasets": ["datasets"],
+    "extract": ["extract", "--model", "pixels", "--data", "imagefolder:photos", "--out", "→ {}.h5"],
+    "maps": ["maps", "--model", TINY, "--out", "maps {}", "photos/猫/0 → 0.jpg"],
+    "inspect": ["inspect", "Łódź.h5"],
+    "inspect --json": ["inspect", "--json", "Łódź.h5"],
+    "svm-eval": ["svm-eval", "Łódź.h5", "--out", "report {}", "--c-grid", "0.01", "--bootstrap", "100"],
+    "svm-eval --json": ["svm-eval", "Łódź.h5", "--out", "r {}", "--c-grid", "0.01", "--bootstrap", "100", "--json"],
+    "train": ["train", "--model", "vgg", "--width", "0.0625", "--data", "imagefolder:photos", "--holdout", "1",
+              "--epochs", "1", "--batch-size", "2", "--out", "run → {}"],
+    "export": ["export", "--model", TINY, "--out", "→ {}.onnx"],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("encoding", ["latin-1", "ascii"])
+@pytest.mark.parametrize("command", COMMANDS)
+def test_a_success_is_a_success_in_any_encoding(command: str, encoding: str, world: Path) -> None:
+    done = run([word.format(encoding) for word in COMMANDS[command]], encoding, world)
+    assert done.returncode == 0, done.stderr
+    assert b"rename" not in done.stderr
+    text = done.stdout.decode(encoding)
+    assert text.strip()
+    if "--json" in command:
+        plain = run([word.format(f"{encoding} again") for word in COMMANDS[command]], "utf-8", world)
+        one, other = (json.loads(printed) for printed in (text, plain.stdout.decode()))
+        assert one["kind" if command.startswith("inspect") else "schema"]
+        for document in (one, other):
+            for row in document.get("rows", []) if isinstance(document.get("rows"), list) else []:
+                row.pop("seconds")
+        assert one == other
+
+
+def test_our_own_letters_have_lookalikes_and_others_the_escape_of_json() -> None:
+    assert (
+        "− → … × ≥ ± é 猫 🦙 \udcff".encode("latin-1", ERRORS)
+        == b"- -> ... \xd7 >= \xb1 \xe9 \\u732b \\ud83e\\udd99 \\udcff"
+    )
+    assert json.loads(b'"' + "é猫🦙".encode("ascii", ERRORS) + b'"') == "é猫🦙"
+
+
+@pytest.mark.parametrize("encoding", ["latin-1", "ascii"])
+def test_a_refusal_that_an_encoding_lacks_is_still_a_refusal(encoding: str, tmp_path: Path) -> None:
+    done = run(["inspect", "猫→.h5"], encoding, tmp_path)
+    assert done.returncode == 1
+    assert rb"\u732b->.h5" in done.stderr
