@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from l2a_transfer.cli.paths import PATH
+from l2a_transfer.models.config import DEFAULT_WIDTH
 
 log = logging.getLogger(__name__)
 SHORTCUTS = ("epochs", "batch_size", "lr", "dropout")
@@ -35,7 +36,7 @@ OF_MODEL = ("width", "normalizer", "global_branch")
 @click.option("--image-size", type=int, help="Side in pixels; the recipe's sizes keep their proportions.")
 @click.option("--fit", default="stretch", show_default=True, help="stretch or crop: pictures that are not square.")
 @click.option("--init-from", metavar="MODEL", help="Weights to start from, as --model of extract takes them.")
-@click.option("--width", type=float, default=0.25, show_default=True, help="Scale of all channel counts.")
+@click.option("--width", type=float, default=DEFAULT_WIDTH, show_default=True, help="Scale of all channel counts.")
 @click.option("--normalizer", default="softmax", show_default=True, help="softmax, sparsemax or entmax15.")
 @click.option("--global-branch", default="auto", show_default=True, help="auto, or always to build an inert g.")
 @click.option("--seed", type=click.IntRange(0, 2**32 - 1), show_default="0", help="Of all that is drawn.")

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 
 from l2a_transfer.errors import UnknownNameError, WeightsError, nearest
 from l2a_transfer.files import write_whole
-from l2a_transfer.models.config import ARCHITECTURES, ModelConfig
+from l2a_transfer.models.config import ARCHITECTURES, DEFAULT_WIDTH, ModelConfig
 from l2a_transfer.preprocess import Preprocess
 
 if TYPE_CHECKING:
@@ -219,7 +219,7 @@ def pretrained_names() -> list[str]:
 def resolve_model(name: str, *, seed: int = 0) -> tuple[Network, Card]:
     """What `--model` means: a bundled name, a path to `.safetensors`, or `untrained:ARCH[@WIDTH]`.
 
-    A bare architecture means its bundled weights. Returns the network in evaluation mode and its card. Raises:
+    A bare architecture means its bundled weights; an untrained one without a width has that of `train`, 0.25. Returns the network in evaluation mode and its card. Raises:
     UnknownNameError with the nearest name; WeightsError for a file that cannot be used.
     """
     if name.startswith("untrained:"):
@@ -254,14 +254,14 @@ def _untrained(text: str, seed: int) -> tuple[Network, Card]:
 
     architecture, at, width = text.partition("@")
     try:
-        config = ModelConfig(architecture, width=float(width) if at else 1.0)
+        config = ModelConfig(architecture, width=float(width) if at else DEFAULT_WIDTH)
     except UnknownNameError:
         raise
     except ValueError as error:
         raise UnknownNameError(f"untrained:{text}: {error}; expected untrained:ARCH[@WIDTH], as @0.25") from error
     model = build_model(config, seed=seed).eval()
     card = Card(
-        name=f"untrained:{text}",
+        name=f"untrained:{architecture}@{_number(config.width)}",  # the width is named, whoever chose it
         config=config,
         preprocess=Preprocess(),
         classes=(),
@@ -269,6 +269,11 @@ def _untrained(text: str, seed: int) -> tuple[Network, Card]:
         training={"untrained": True, "seed": seed},
     )
     return model, card
+
+
+def _number(width: float) -> str:
+    """0.25 and not 0.250, 1 and not 1.0; no two widths are written alike."""
+    return f"{width:g}" if float(f"{width:g}") == width else repr(width)
 
 
 def count_parameters(model: Network) -> int:
