@@ -378,12 +378,59 @@ def test_runs_that_must_not_start() -> None:
 def test_the_holdout_takes_training_images_only_and_always_the_same() -> None:
     data = colours(32)
     held = data.holdout(8)
-    assert (len(held.train), len(held.test), held.test_name) == (24, 8, "holdout-8")
+    assert (len(held.train), len(held.test), held.test_name) == (24, 8, "holdout-8-stratified")
     assert set(held.train.ids) | set(held.test.ids) == set(data.train.ids)
     assert not set(held.train.ids) & set(held.test.ids)
     assert held.test.ids == data.holdout(8).test.ids
-    with pytest.raises(TrainingError, match="between 1 and 31"):
-        data.holdout(32)
+    with pytest.raises(TrainingError, match="between 1 and 28 images, so that each class keeps one"):
+        data.holdout(29)
+
+
+def of_classes(*counts: int) -> TrainingData:
+    """As many training images of each class, all of them black."""
+    labels = np.repeat(np.arange(len(counts)), counts).astype(np.int32)
+    pictures = np.zeros((len(labels), 16, 16, 3), np.uint8)
+    part = join_splits("black", [f"c{i}" for i in range(len(counts))], {"train": (pictures, labels)})
+    return TrainingData("black", part.classes, part, part)
+
+
+def held_of(data: TrainingData) -> list[int]:
+    return np.bincount(data.test.labels, minlength=len(data.classes)).tolist()
+
+
+@pytest.mark.parametrize(
+    ("counts", "n", "held"),
+    [
+        ((8, 8, 8, 8), 8, [2, 2, 2, 2]),
+        ((10, 20, 30), 6, [1, 2, 3]),
+        ((3, 30), 11, [1, 10]),
+        ((1, 9), 5, [0, 5]),  # half of one image rounds to none, because that class has no other
+        ((1, 1, 4), 3, [0, 0, 3]),
+        ((2, 2, 2), 3, [1, 1, 1]),
+        ((90, 10), 1, [1, 0]),
+    ],
+)
+def test_each_class_gives_its_share_of_the_holdout(counts: tuple[int, ...], n: int, held: list[int]) -> None:
+    assert held_of(of_classes(*counts).holdout(n)) == held
+
+
+def test_half_of_three_images_a_class_can_be_held_out() -> None:
+    held = of_classes(*[3] * 30).holdout(45)
+    assert sorted(held_of(held)) == [1] * 15 + [2] * 15
+    assert np.bincount(held.train.labels).min() == 1
+    assert held_of(held)[:15] != [2] * 15  # chance says which classes give two, not their order
+    few = of_classes(*[3] * 30).holdout(4)
+    assert sum(held_of(few)) == 4
+    assert max(held_of(few)) == 1
+    with pytest.raises(TrainingError, match="no class has more than one image"):
+        of_classes(1, 1).holdout(1)
+
+
+def test_the_holdout_of_before_can_still_be_drawn() -> None:
+    held = colours(32).holdout(8, stratified=False)
+    order = np.random.default_rng(20180217).permutation(32)
+    assert held.test_name == "holdout-8"
+    assert held.test.ids == tuple(f"train/{row:05d}" for row in sorted(order[:8]))
 
 
 def test_accuracy_by_hand() -> None:
@@ -503,7 +550,7 @@ def test_the_command(tmp_path: Path) -> None:
         (["--lr", "-1"], 2, "lr must be above 0"),
         (["--batch-size", "500"], 1, "batch_size 500 is larger than the 80 training images"),
         (["--recipe", "fsat"], 2, "did you mean 'fast'"),
-        (["--holdout", "80"], 1, "holdout must be between 1 and 79"),
+        (["--holdout", "80"], 1, "holdout must be between 1 and 70"),
         (["--model", "vgg-att2-conct-pc"], 2, "did you mean 'vgg-att2-concat-pc'"),
         (["--normalizer", "softmx"], 2, "did you mean 'softmax'"),
         (["--data", "cifar01"], 2, "did you mean 'cifar10'"),

@@ -292,6 +292,27 @@ def test_the_command_with_seeds_and_bad_options(tmp_path: Path) -> None:
         assert not (tmp_path / "never").exists()
 
 
+def test_a_run_on_the_holdout_of_before_goes_on_with_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    arguments = (*COMMAND, "--data-dir", cifar(tmp_path), "--epochs", "2", "--device", "cpu", "--holdout", "20")
+    of_before = lambda source, given: TrainingData.of(source, holdout=given["holdout"], stratified=False)  # noqa: E731
+    monkeypatch.setattr("l2a_transfer.cli.train._held_out", of_before)
+    for out in ("begun", "whole"):
+        assert l2a(*arguments, "--out", tmp_path / out).exit_code == 0
+    monkeypatch.undo()
+    name = "vgg-att2-concat-uniform.cifar10-w003.safetensors"
+    (tmp_path / "begun" / name).unlink()  # as a run has it that was killed before its end
+    again = l2a(*arguments, "--out", tmp_path / "begun", "--resume")
+    assert again.exit_code == 0, (again.output, again.exception)
+    assert "holdout-20_accuracy" in again.stdout
+    assert same(weights_of(tmp_path / "begun"), weights_of(tmp_path / "whole"))
+    (tmp_path / "whole" / "checkpoint.pt").unlink()  # the weights alone are that run too
+    assert "holdout-20_accuracy" in l2a(*arguments, "--out", tmp_path / "whole", "--resume").stdout
+    new = l2a(*arguments, "--out", tmp_path / "whole", "--overwrite")
+    assert "holdout-20-stratified_accuracy" in new.stdout
+    card = read_card(tmp_path / "whole" / name)
+    assert card.training["split"] == "train without holdout-20-stratified"
+
+
 def test_multiplications_by_hand() -> None:
     config = ModelConfig("vgg-att1-pc", num_classes=10, width=1 / 64)  # 1, 2, 4, 8 and 8 channels
     rows = 3 * 1 + 1 * 1 + 1 * 2 + 2 * 2 + 2 * 4 + 4 * 4 + 4 * 4  # conv1 to conv7, at full size

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from typing import Any
 
@@ -129,9 +130,26 @@ def _prepare(given: dict[str, Any], recipe: Any) -> Any:
     from l2a_transfer.training.data import TrainingData
 
     source = open_source(given["data"], data_dir=given["data_dir"], download=given["download"])
-    data = TrainingData.of(source, holdout=given["holdout"])
+    data = _held_out(source, given) if given["holdout"] is not None else TrainingData.of(source)
     config = ModelConfig(given["model"], num_classes=len(data.classes), **{key: given[key] for key in OF_MODEL})
     return config, Preprocess(size=recipe.size, fit=given["fit"]), data
+
+
+def _held_out(source: Any, given: dict[str, Any]) -> Any:
+    """The split of --holdout; where a run goes on that an earlier version began, the split that it began with."""
+    from l2a_transfer.errors import TrainingError
+    from l2a_transfer.training.data import TrainingData
+    from l2a_transfer.training.folder import was_trained_on
+
+    data = TrainingData.of(source, holdout=given["holdout"])
+    if given["overwrite"] or not (given["resume"] or given["seeds"]) or not given["out"].is_dir():
+        return data
+    with contextlib.suppress(TrainingError):
+        earlier = TrainingData.of(source, holdout=given["holdout"], stratified=False)
+        if was_trained_on(given["out"], earlier.train.fingerprint()):
+            log.info("%s: begun on %s, which is not stratified; it goes on with that", given["out"], earlier.test_name)
+            return earlier
+    return data
 
 
 def _numbers(text: str) -> list[int]:

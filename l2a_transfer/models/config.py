@@ -59,9 +59,9 @@ def find_architecture(name: str) -> Architecture:
 class ModelConfig:
     """Everything that decides a network's shape and arithmetic.
 
-    `width` scales every channel count (512 → 128 at 0.25); 1 is the paper's network. `dropout` scales the paper's dropout rates
-    (0.3, 0.4, 0.5): 1 is the paper's network, 0 has none. `global_branch="auto"` builds the layers behind the
-    global feature g only where g can change the output; "always" builds the paper's network to the letter.
+    `width` scales every channel count (512 → 128 at 0.25); 1 is the paper's network. `dropout` scales the paper's
+    dropout rates (0.3, 0.4, 0.5): 1 is the paper's network, 0 has none. `global_branch="auto"` builds the layers behind
+    the global feature g only where g can change the output; "always" builds the paper's network to the letter.
 
     Raises: UnknownNameError for a name that is not in its table; ValueError for a number out of range.
     """

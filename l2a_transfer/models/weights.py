@@ -219,8 +219,9 @@ def pretrained_names() -> list[str]:
 def resolve_model(name: str, *, seed: int = 0) -> tuple[Network, Card]:
     """What `--model` means: a bundled name, a path to `.safetensors`, or `untrained:ARCH[@WIDTH]`.
 
-    A bare architecture means its bundled weights; an untrained one without a width has that of `train`, 0.25. Returns the network in evaluation mode and its card. Raises:
-    UnknownNameError with the nearest name; WeightsError for a file that cannot be used.
+    A bare architecture means its bundled weights; an untrained one without a width has that of `train`, 0.25. Returns
+    the network in evaluation mode and its card. Raises: UnknownNameError with the nearest name; WeightsError for a file
+    that cannot be used.
     """
     if name.startswith("untrained:"):
         return _untrained(name.removeprefix("untrained:"), seed)

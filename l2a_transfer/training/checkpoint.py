@@ -70,6 +70,14 @@ def load_checkpoint(path: Path, fingerprint: dict[str, Any]) -> dict[str, Any]:
     Raises: TrainingError where the file is damaged, or another config, recipe, seed or data set made it; the error
     names what differs.
     """
+    content = read_checkpoint(path)
+    if apart := differences(content["fingerprint"], fingerprint):
+        raise TrainingError(f"{path}: made by another run ({apart}); use another --out, or the same options")
+    return content
+
+
+def read_checkpoint(path: Path) -> dict[str, Any]:
+    """The content that `save_checkpoint` wrote for any run. Raises: TrainingError where the file is damaged."""
     try:
         with zipfile.ZipFile(path) as archive:  # torch reads the archive without looking at its checksums
             if (damage := archive.testzip()) is not None:
@@ -88,8 +96,6 @@ def load_checkpoint(path: Path, fingerprint: dict[str, Any]) -> dict[str, Any]:
         isinstance(key, str) and isinstance(value, str | int) for key, value in theirs.items()
     ):
         raise damaged(path, "it has no fingerprint")
-    if apart := differences(theirs, fingerprint):
-        raise TrainingError(f"{path}: made by another run ({apart}); use another --out, or the same options")
     return content
 
 

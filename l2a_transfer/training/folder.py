@@ -13,7 +13,14 @@ from l2a_transfer.errors import OutputExistsError, StoreError, TrainingError, We
 from l2a_transfer.lock import output_lock
 from l2a_transfer.models.weights import Card, read_card
 from l2a_transfer.training.cards import part_of_fingerprint, weights_name
-from l2a_transfer.training.checkpoint import damaged, differences, load_checkpoint, save_checkpoint, write_run_file
+from l2a_transfer.training.checkpoint import (
+    damaged,
+    differences,
+    load_checkpoint,
+    read_checkpoint,
+    save_checkpoint,
+    write_run_file,
+)
 from l2a_transfer.training.trainer import Trainer
 
 log = logging.getLogger(__name__)
@@ -168,6 +175,19 @@ class RunFolder:
         """Remove what the run that is replaced has ended with."""
         for path in (self.weights, self.curve):
             path.unlink(missing_ok=True)
+
+
+def was_trained_on(out: Path, data_sha256: str) -> bool:
+    """True where a run in `out`, or in the folder of one of its seeds, was begun on these very training images."""
+    for folder in (out, *sorted(out.glob("seed-*"))):
+        with suppress(TrainingError):
+            if read_checkpoint(folder / "checkpoint.pt")["fingerprint"].get("data") == data_sha256:
+                return True
+        for weights in sorted(folder.glob("*.safetensors")):
+            with suppress(WeightsError):
+                if read_card(weights).training.get("data_sha256") == data_sha256:
+                    return True
+    return False
 
 
 def _apart(card: Card, trainer: Trainer) -> str:
