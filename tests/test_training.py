@@ -31,7 +31,7 @@ from l2a_transfer.training.checkpoint import load_checkpoint
 from l2a_transfer.training.data import Pixels, ResidentPixels, StreamedPixels, TrainingData, open_pixels, read_pixels
 from l2a_transfer.training.epochs import EpochPlan, augmented_batches, plan_epoch, stream_seed
 from l2a_transfer.training.measure import evaluate
-from l2a_transfer.training.recipe import RECIPES, TrainConfig, find_recipe
+from l2a_transfer.training.recipe import RECIPES, TrainConfig, find_recipe, scaled_rate
 from l2a_transfer.training.runs import train
 from l2a_transfer.training.trainer import Trainer, Where
 from tests.conftest import assert_fails, l2a
@@ -130,6 +130,34 @@ def test_a_recipe_at_another_size_keeps_its_proportions() -> None:
     recipe = dataclasses.replace(RECIPES["fast"], cutout=8).at_size(80)
     assert recipe.resolutions == ((0.0, 40), (0.286, 60), (0.572, 80))
     assert (recipe.crop_pad, recipe.cutout) == (5, 20)
+
+
+def test_a_recipe_at_another_batch_size_scales_its_rate() -> None:
+    fast = RECIPES["fast"]
+    assert (fast.at_batch(4).lr, fast.at_batch(512).lr) == (0.00625, 0.8)
+    assert fast.at_batch(128) is fast  # the recipe's own batch: the same run as ever, to the bit
+    assert RECIPES["finetune"].at_batch(16).lr == 0.005
+    assert dataclasses.replace(fast.at_batch(4), batch_size=128, lr=0.2) == fast  # nothing else changes
+    assert scaled_rate(fast.at_batch(32)) == "0.2 × 32/128"
+    for recipe in (fast, dataclasses.replace(fast, batch_size=32), dataclasses.replace(fast.at_batch(32), name="own")):
+        assert scaled_rate(recipe) is None
+
+
+@pytest.mark.parametrize(
+    ("images", "processes", "batch"),
+    [(64, 1, 64), (63, 1, 16), (56, 1, 16), (32, 1, 16), (31, 1, 8), (5, 1, 2), (3, 1, 2), (2, 1, 2), (56, 2, 16),
+     (56, 3, 15), (9, 3, 6)],
+)  # fmt: skip
+def test_few_images_make_a_batch_that_they_fill(images: int, processes: int, batch: int) -> None:
+    found = RECIPES["finetune"].fitting(images, processes=processes)
+    assert (found.batch_size, found.lr) == (batch, 0.02 * batch / 64)
+    assert RECIPES["finetune"].fitting(images, processes=processes, scale=False).lr == 0.02
+
+
+def test_too_few_images_for_any_batch() -> None:
+    for images, processes in ((1, 1), (5, 3)):
+        with pytest.raises(ValueError, match=f"{processes} processes need .* there are {images}"):
+            RECIPES["finetune"].fitting(images, processes=processes)
 
 
 def test_an_unknown_recipe() -> None:
@@ -345,7 +373,9 @@ def test_weights_that_are_not_finite_are_never_saved(tmp_path: Path, monkeypatch
 
 
 def test_runs_that_must_not_start() -> None:
-    with pytest.raises(TrainingError, match="batch_size 64 is larger than the 32 training images"):
+    with pytest.raises(
+        TrainingError, match=r"batch_size 64 is larger than the 32 training images; take fewer \(--batch-size\)"
+    ):
         new_trainer(batch_size=64)
     with pytest.raises(TrainingError, match="the model has 3 classes, colours has 4"):
         Trainer(ModelConfig("vgg-att1-pc", num_classes=3, width=1 / 32), RECIPE, colours(32))

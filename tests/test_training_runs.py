@@ -33,7 +33,7 @@ from l2a_transfer.training.recipe import TrainConfig
 from l2a_transfer.training.runs import SeedsResult, train, train_seeds
 from l2a_transfer.training.start import start_from
 from l2a_transfer.training.trainer import Trainer, Where
-from tests.conftest import assert_fails, l2a
+from tests.conftest import assert_fails, l2a, save_picture
 from tests.test_training import COMMAND, CONFIG, CPU, cifar, new_trainer, same, weights_of
 
 
@@ -290,6 +290,41 @@ def test_the_command_with_seeds_and_bad_options(tmp_path: Path) -> None:
     ):
         assert_fails(l2a(*arguments, "--out", tmp_path / "never", *options), code, words)
         assert not (tmp_path / "never").exists()
+
+
+def test_a_batch_that_sixty_photos_do_not_fill_is_made_smaller_and_said(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    for number in range(60):
+        save_picture(tmp_path / "photos" / f"class {number % 20}" / f"{number}.jpg", seed=number)
+    command = (
+        "train", "--model", "vgg-att1-pc", "--width", "0.03125", "--data", f"imagefolder:{tmp_path / 'photos'}",
+        "--recipe", "finetune", "--epochs", "1", "--image-size", "16", "--device", "cpu", "--out", tmp_path / "run",
+        "--overwrite",
+    )  # fmt: skip
+    weights = tmp_path / "run" / "vgg-att1-pc.photos-w003.safetensors"
+
+    def trained(*options: str) -> dict[str, Any]:
+        caplog.clear()
+        result = l2a(*command, *options)
+        assert result.exit_code == 0, (result.output, result.exception)
+        return read_card(weights).training
+
+    card = trained("--holdout", "4")
+    assert (card["n"], card["recipe"]["batch_size"], card["recipe"]["lr"]) == (56, 16, 0.005)
+    assert card["lr"] == "0.005 = 0.02 × 16/64, scaled with the batch size"
+    assert "batches of 16 instead of 64, because there are 56 training images; --batch-size chooses" in caplog.text
+    assert "learning rate 0.005 = 0.02 × 16/64, scaled with the batch size; --lr is taken as" in caplog.text
+    card = trained("--holdout", "40", "--lr", "0.03")
+    assert (card["recipe"]["batch_size"], card["recipe"]["lr"], "lr" in card) == (8, 0.03, False)
+    card = trained("--holdout", "4", "--batch-size", "8")
+    assert (card["recipe"]["batch_size"], card["recipe"]["lr"]) == (8, 0.0025)
+    assert "instead of" not in caplog.text
+    card = trained("--holdout", "4", "--set", "batch_size=8", "--set", "lr=0.02")
+    assert (card["recipe"]["batch_size"], card["recipe"]["lr"], "lr" in card) == (8, 0.02, False)
+    assert "learning rate" not in caplog.text
+    assert_fails(l2a(*command, "--holdout", "4", "--batch-size", "57"), 1, "larger than the 56 training images; take "
+                 "fewer (--batch-size)")  # fmt: skip
 
 
 def test_a_run_on_the_holdout_of_before_goes_on_with_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -31,8 +31,10 @@ OF_MODEL = ("width", "normalizer", "global_branch")
 @click.option("--recipe", default="fast", show_default=True, help="fast, paper or finetune.")
 @click.option("--set", "settings", multiple=True, metavar="FIELD=VALUE", help="Any field of the recipe; repeatable.")
 @click.option("--epochs", type=int, help="Overrides the recipe.")
-@click.option("--batch-size", type=int, help="Of all processes together; overrides the recipe.")
-@click.option("--lr", type=float, help="Peak learning rate; overrides the recipe.")
+@click.option(
+    "--batch-size", type=int, help="Of all processes together; overrides the recipe, and its rate scales with it."
+)
+@click.option("--lr", type=float, help="Peak learning rate, whatever the batch; overrides the recipe.")
 @click.option("--dropout", type=float, help="Scale of the paper's dropout rates; overrides the recipe.")
 @click.option("--image-size", type=int, help="Side in pixels; the recipe's sizes keep their proportions.")
 @click.option("--fit", default="stretch", show_default=True, help="stretch or crop: pictures that are not square.")
@@ -87,6 +89,7 @@ def command(obj: dict[str, Any], /, **given: Any) -> None:
     with process_group(where.ranks, choose_device(where.device, where.ranks.local)):
         with one_before_others(where.ranks):  # on each machine, where the data set may have to be fetched
             config, preprocess, data = _prepare(given, recipe)
+        recipe = _fitting(given, recipe, len(data.train), where.ranks)
         if seeds is not None:
             found = train_seeds(new_trainer, given["out"], seeds, **how)
             if where.ranks.first:
@@ -107,19 +110,46 @@ def _recipe(given: dict[str, Any]) -> Any:
     from l2a_transfer.preprocess import Preprocess
     from l2a_transfer.training.recipe import find_recipe
 
-    fields = [setting.partition("=")[0] for setting in given["settings"]]
-    fields += [key for key in SHORTCUTS if given[key] is not None]
+    fields = _set_fields(given)
     fields += ["resolutions"] if given["image_size"] is not None else []
     if twice := sorted(field for field in set(fields) if fields.count(field) > 1):
         raise click.UsageError(f"{twice[0]} is given twice, by options or --set; --image-size sets resolutions")
-    recipe = find_recipe(given["recipe"], given["data"])
+    recipe = own = find_recipe(given["recipe"], given["data"])
     if given["image_size"] is not None:
         recipe = recipe.at_size(given["image_size"])
     recipe = recipe.with_settings(given["settings"])
     recipe = dataclasses.replace(recipe, **{key: given[key] for key in SHORTCUTS if given[key] is not None})
+    if "lr" not in fields:
+        recipe = dataclasses.replace(recipe, batch_size=own.batch_size).at_batch(recipe.batch_size)
     ModelConfig(given["model"], **{key: given[key] for key in OF_MODEL})
     Preprocess(size=recipe.size, fit=given["fit"])
     return recipe
+
+
+def _set_fields(given: dict[str, Any]) -> list[str]:
+    """The fields of the recipe that options have set, as often as they have."""
+    fields = [setting.partition("=")[0] for setting in given["settings"]]
+    return fields + [key for key in SHORTCUTS if given[key] is not None]
+
+
+def _fitting(given: dict[str, Any], recipe: Any, images: int, ranks: Any) -> Any:
+    """The recipe with a batch that so few training images fill, unless the batch size was asked for; says what changed.
+
+    Raises: ValueError where no batch fits.
+    """
+    from l2a_transfer.training.recipe import scaled_rate
+
+    fields, found = _set_fields(given), recipe
+    if "batch_size" not in fields:
+        found = recipe.fitting(images, processes=ranks.size, scale="lr" not in fields)
+    if found is not recipe and ranks.first:
+        log.warning(
+            "batches of %d instead of %d, because there are %d training images; --batch-size chooses another number",
+            found.batch_size, recipe.batch_size, images,
+        )  # fmt: skip
+    if "lr" not in fields and (scaled := scaled_rate(found)) and ranks.first:
+        log.info("learning rate %g = %s, scaled with the batch size; --lr is taken as it is given", found.lr, scaled)
+    return found
 
 
 def _prepare(given: dict[str, Any], recipe: Any) -> Any:

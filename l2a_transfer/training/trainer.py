@@ -370,7 +370,10 @@ def _check(config: ModelConfig, recipe: TrainConfig, data: TrainingData, where: 
     if config.num_classes != len(data.classes):
         raise TrainingError(f"the model has {config.num_classes} classes, {data.name} has {len(data.classes)}")
     if recipe.batch_size > len(data.train):
-        raise TrainingError(f"batch_size {recipe.batch_size} is larger than the {len(data.train)} training images")
+        raise TrainingError(
+            f"batch_size {recipe.batch_size} is larger than the {len(data.train)} training images; take fewer "
+            "(--batch-size)"
+        )
     smallest = min(size for _, size in recipe.resolutions)
     if smallest < config.min_size:
         raise TrainingError(f"{config.architecture} needs {config.min_size} pixels, the recipe has {smallest}")
