@@ -64,14 +64,19 @@ def write_run_file(path: Path, content: bytes | memoryview) -> None:
         ) from error
 
 
-def load_checkpoint(path: Path, fingerprint: dict[str, Any]) -> dict[str, Any]:
+def load_checkpoint(
+    path: Path, fingerprint: dict[str, Any], *, earlier: Mapping[str, str] | None = None
+) -> dict[str, Any]:
     """The content that `save_checkpoint` wrote for this very run.
+
+    `earlier`: what earlier versions wrote where this one writes another value, by the fingerprint's key.
 
     Raises: TrainingError where the file is damaged, or another config, recipe, seed or data set made it; the error
     names what differs.
     """
     content = read_checkpoint(path)
-    if apart := differences(content["fingerprint"], fingerprint):
+    theirs = translated(content["fingerprint"], fingerprint, earlier)
+    if apart := differences(theirs, fingerprint):
         raise TrainingError(f"{path}: made by another run ({apart}); use another --out, or the same options")
     return content
 
@@ -139,6 +144,12 @@ def damaged(path: Path, reason: Exception | str) -> TrainingError:
     if "weights_only" in said or isinstance(reason, pickle.UnpicklingError):  # torch goes on to advise what is unsafe
         said = "it holds more than tensors and plain values"
     return TrainingError(f"{path}: damaged or not a checkpoint: {said}; remove it, and --resume begins this run again")
+
+
+def translated(theirs: dict[str, Any], ours: dict[str, Any], earlier: Mapping[str, str] | None) -> dict[str, Any]:
+    """A fingerprint with this version's value wherever it has the `earlier` one."""
+    same = {key: ours[key] for key, value in (earlier or {}).items() if theirs.get(key) == value}
+    return {**theirs, **same}
 
 
 def differences(theirs: dict[str, Any], ours: dict[str, Any]) -> str:

@@ -19,6 +19,7 @@ from l2a_transfer.training.checkpoint import (
     load_checkpoint,
     read_checkpoint,
     save_checkpoint,
+    translated,
     write_run_file,
 )
 from l2a_transfer.training.trainer import Trainer
@@ -98,7 +99,7 @@ class RunFolder:
         if not resume:
             self.check_vacant()
         elif self.checkpoint.exists():
-            load_checkpoint(self.checkpoint, trainer.fingerprint())
+            load_checkpoint(self.checkpoint, trainer.fingerprint(), earlier=trainer.earlier)
         else:
             self._alone(trainer)
 
@@ -121,7 +122,7 @@ class RunFolder:
             if first and not found:
                 log.info("%s: no checkpoint to go on from; the run begins", self.path)
             return found
-        content = load_checkpoint(self.checkpoint, trainer.fingerprint())
+        content = load_checkpoint(self.checkpoint, trainer.fingerprint(), earlier=trainer.earlier)
         try:
             trainer.restore(content)
         except TrainingError as error:
@@ -192,7 +193,8 @@ def was_trained_on(out: Path, data_sha256: str) -> bool:
 
 def _apart(card: Card, trainer: Trainer) -> str:
     """What differs between the run that made the weights of `card` and this one."""
-    theirs, ours = part_of_fingerprint(card), trainer.fingerprint()
+    ours = trainer.fingerprint()
+    theirs = translated(part_of_fingerprint(card), ours, trainer.earlier)
     return differences(theirs, {key: ours[key] for key in theirs})
 
 

@@ -156,6 +156,11 @@ class Trainer:
             "compile": self.where.compile,
         }
 
+    @property
+    def earlier(self) -> dict[str, str]:
+        """What earlier versions had in the fingerprint of this very run, where they had something else."""
+        return {"init_from": self.start.earlier_sha256} if self.start else {}
+
     def state(self) -> dict[str, Any]:
         return {
             "fingerprint": self.fingerprint(),
