@@ -18,7 +18,7 @@ from l2a_transfer.data.readers import ImageSource
 from l2a_transfer.errors import BackendError, DataError, OutputExistsError, StoreError, unknown_name
 from l2a_transfer.features.backends import FeatureBackend, feature_width
 from l2a_transfer.features.compute import compute_shards
-from l2a_transfer.features.plan import differences, fingerprint, plan_ranges
+from l2a_transfer.features.plan import comparable, differences, fingerprint, plan_ranges
 from l2a_transfer.features.ray_engine import RayConfig, compute_on_ray
 from l2a_transfer.features.shards import Shard, Shards
 from l2a_transfer.features.store import FeatureMeta, read_meta, write_features
@@ -155,7 +155,8 @@ class _Job:
             raise OutputExistsError(f"{self.out}: exists; --resume verifies it, --overwrite replaces it")
         started = time.perf_counter()
         meta, rows, dim = read_meta(self.out)
-        named = differences(meta.fingerprint, self.identity)
+        theirs, missing = comparable(meta.fingerprint, self.identity)
+        named = differences(theirs, self.identity)
         if named and overwrite:
             return None
         if named:
@@ -166,6 +167,8 @@ class _Job:
                 f"{self.out}: complete, but {more} images were skipped, the first {name!r}: {reason}; "
                 "--on-error skip accepts that, --overwrite tries them again"
             )
+        if missing:
+            log.warning("%s: made before files recorded %s; these were not compared", self.out, ", ".join(missing))
         log.info("%s: complete and unchanged", self.out)
         return ExtractResult(self.out, rows, dim, 0, time.perf_counter() - started, meta.skipped)
 

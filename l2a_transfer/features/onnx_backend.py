@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from l2a_transfer.errors import BackendError, unknown_name
 from l2a_transfer.features.devices import PRECISIONS, choose_onnx_device
 from l2a_transfer.features.interface import TAPS, Computed, level_columns, maps_wanted
+from l2a_transfer.features.machine import arithmetic, gpu_name, onnx_instructions
 
 if TYPE_CHECKING:
     from l2a_transfer.models.weights import Card
@@ -143,6 +144,9 @@ class OnnxBackend:
             "graph": self._graph,
             "runtime": f"onnxruntime {ort.__version__}",
             "threads": self._threads if self.device == "cpu" else 0,
+            "instructions": onnx_instructions(self.device),
+            "gpu": gpu_name(self.device),
+            "arithmetic": arithmetic(self.device, self.preprocess.size, self.features),
         }
 
 

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from l2a_transfer.errors import unknown_name
 from l2a_transfer.features.devices import choose_device, choose_precision, ieee_float32
 from l2a_transfer.features.interface import TAPS, Computed, level_columns, maps_wanted
+from l2a_transfer.features.machine import arithmetic, gpu_name, torch_instructions
 
 if TYPE_CHECKING:
     import torch
@@ -142,6 +143,9 @@ class TorchBackend:
             "weights": self._weights,
             "runtime": f"torch {torch.__version__}",
             "threads": torch.get_num_threads() if self.device == "cpu" else 0,
+            "instructions": torch_instructions(self.device, self.precision),
+            "gpu": gpu_name(self.device),
+            "arithmetic": arithmetic(self.device, self.preprocess.size, self.features),
         }
 
 

@@ -5,13 +5,14 @@ from __future__ import annotations
 import errno
 import io
 import json
+import logging
 import lzma
 import pickle
 import re
 import warnings
 import zipfile
 import zlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,9 @@ from torch import Tensor
 
 from l2a_transfer import files
 from l2a_transfer.errors import TrainingError
+from l2a_transfer.training.machine import MACHINE
 
+log = logging.getLogger(__name__)
 SCHEMA = "l2a-checkpoint/1"
 HINTS = {
     "threads": " (OMP_NUM_THREADS sets them)",
@@ -28,6 +31,8 @@ HINTS = {
     "data": " (--data, --data-dir, --holdout)",
     "test": " (--data, --data-dir, --holdout)",
     "init_from": " (--init-from)",
+    "arithmetic": " (a step gives other bits: another processor, or settings as ONEDNN_MAX_CPU_ISA)",
+    "instructions": " (of the CPU)",
 }
 """Where the name of what differs is not the option's."""
 DAMAGED = (
@@ -76,9 +81,31 @@ def load_checkpoint(
     """
     content = read_checkpoint(path)
     theirs = translated(content["fingerprint"], fingerprint, earlier)
-    if apart := differences(theirs, fingerprint):
-        raise TrainingError(f"{path}: made by another run ({apart}); use another --out, or the same options")
+    if apart := differences(*(_part(values, MACHINE, within=False) for values in (theirs, fingerprint))):
+        raise TrainingError(
+            f"{path}: made by another run ({apart}); use another --out, or the same options, or --overwrite to start "
+            "again"
+        )
+    if content.get("epoch") == json.loads(fingerprint["recipe"])["epochs"]:
+        return content  # nothing is left to compute, and any machine may measure
+    both = [key for key in MACHINE if key in theirs and key in fingerprint]
+    if apart := differences(*(_part(values, both, within=True) for values in (theirs, fingerprint))):
+        raise TrainingError(
+            f"{path}: begun on another machine ({apart}), so this one would end with other bits; go on there, or use "
+            "--overwrite to start again here, or another --out"
+        )
+    unknown = [key for key in MACHINE if key in fingerprint and key not in theirs]
+    if unknown:
+        log.warning(
+            "%s: of a version that did not keep %s in checkpoints; they could not be compared, and on another machine "
+            "the run ends with other bits", path, ", ".join(unknown),
+        )  # fmt: skip
     return content
+
+
+def _part(values: dict[str, Any], keys: Iterable[str], *, within: bool) -> dict[str, Any]:
+    """The entries whose key is one of `keys`, or none of them."""
+    return {key: value for key, value in values.items() if (key in keys) == within}
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:

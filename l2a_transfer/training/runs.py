@@ -24,6 +24,7 @@ from l2a_transfer.training.device import device_name
 from l2a_transfer.training.divergence import signs
 from l2a_transfer.training.folder import RunFolder, check_path
 from l2a_transfer.training.interrupt import asked_to_stop
+from l2a_transfer.training.machine import MACHINE
 from l2a_transfer.training.measure import evaluate
 from l2a_transfer.training.trainer import Trainer
 
@@ -167,7 +168,8 @@ def _agree(trainer: Trainer, out: Path, *, done: bool) -> None:
         return
     place = "the end" if done else f"epoch {trainer.epoch}, step {trainer.step}"
     said: list[Any] = [None] * trainer.where.ranks.size
-    dist.all_gather_object(said, {**trainer.fingerprint(), "threads": 0, "position": place})
+    own = {key: value for key, value in trainer.fingerprint().items() if key not in MACHINE}
+    dist.all_gather_object(said, {**own, "threads": 0, "position": place})
     for rank, other in enumerate(said):
         if apart := differences(other, said[0]):
             raise TrainingError(
