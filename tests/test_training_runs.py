@@ -452,6 +452,7 @@ def test_compiled_training_takes_the_same_steps(tmp_path: Path) -> None:
     losses = []
     for name, options in (("plain", []), ("compiled", ["--compile"])):
         command = [*COMMAND, "--data-dir", str(data), "--epochs", "1", "--device", "cpu", "--out", str(tmp_path / name)]
+        command += ["--precision", "fp32"]
         subprocess.run([sys.executable, "-m", "l2a_transfer", "-q", *command, *options], check=True, timeout=400)
         losses.append(torch.load(tmp_path / name / "checkpoint.pt", weights_only=True)["losses"])
     torch.testing.assert_close(losses[1][0], losses[0][0], rtol=1e-5, atol=0)
@@ -512,7 +513,7 @@ TORCHRUN = [
 def test_two_processes_take_the_steps_of_one_that_normalises_each_half_by_itself(tmp_path: Path) -> None:
     data = cifar(tmp_path, rows=5)  # 25 images: 3 steps of 8
     options = [*COMMAND[1:], "--data-dir", str(data), "--epochs", "1", "--device", "cpu", "--set", "label_smoothing=0"]
-    options += ["--global-branch", "always"]  # parameters that get no gradient
+    options += ["--global-branch", "always", "--precision", "fp32"]  # parameters that get no gradient
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     subprocess.run([*TORCHRUN, "-q", "train", *options, "--out", str(tmp_path / "run")], check=True, timeout=200,
                    env=environment)  # fmt: skip
