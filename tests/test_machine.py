@@ -139,6 +139,7 @@ def test_an_actor_on_a_node_of_another_kind_refuses(source: MemorySource, tmp_pa
         assert isinstance(error, BackendError)
         assert "would compute other bytes than the driver" in str(error)
         assert words in str(error)
+        assert str(error).endswith("; use nodes of one kind, and start the command on one of them")
 
 
 def test_an_extraction_begun_on_another_machine_is_named_and_can_be_begun_again(

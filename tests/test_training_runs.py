@@ -348,6 +348,21 @@ def test_a_run_on_the_holdout_of_before_goes_on_with_it(tmp_path: Path, monkeypa
     assert card.training["split"] == "train without holdout-20-stratified"
 
 
+def test_a_run_begun_at_the_rate_of_another_batch_goes_on_at_it(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    arguments = (*COMMAND, "--data-dir", cifar(tmp_path), "--epochs", "2", "--device", "cpu", "--out", tmp_path / "run")
+    weights = tmp_path / "run" / "vgg-att2-concat-uniform.cifar10-w003.safetensors"
+    assert l2a(*arguments, "--lr", "0.2").exit_code == 0  # as every batch size had it before
+    content = weights.read_bytes()
+    weights.unlink()
+    assert l2a(*arguments, "--resume").exit_code == 0
+    assert "begun before rates scaled with the batch; it goes on at 0.2" in caplog.text
+    assert weights.read_bytes() == content
+    assert l2a(*arguments, "--overwrite").exit_code == 0
+    assert read_card(weights).training["recipe"]["lr"] == 0.2 * 8 / 128
+
+
 def test_multiplications_by_hand() -> None:
     config = ModelConfig("vgg-att1-pc", num_classes=10, width=1 / 64)  # 1, 2, 4, 8 and 8 channels
     rows = 3 * 1 + 1 * 1 + 1 * 2 + 2 * 2 + 2 * 4 + 4 * 4 + 4 * 4  # conv1 to conv7, at full size

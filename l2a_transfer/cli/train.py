@@ -137,7 +137,11 @@ def _fitting(given: dict[str, Any], recipe: Any, images: int, ranks: Any) -> Any
 
     Raises: ValueError where no batch fits.
     """
-    from l2a_transfer.training.recipe import scaled_rate
+    import dataclasses
+    import json
+
+    from l2a_transfer.training.folder import begun_with
+    from l2a_transfer.training.recipe import find_recipe, scaled_rate
 
     fields, found = _set_fields(given), recipe
     if "batch_size" not in fields:
@@ -147,7 +151,13 @@ def _fitting(given: dict[str, Any], recipe: Any, images: int, ranks: Any) -> Any
             "batches of %d instead of %d, because there are %d training images; --batch-size chooses another number",
             found.batch_size, recipe.batch_size, images,
         )  # fmt: skip
-    if "lr" not in fields and (scaled := scaled_rate(found)) and ranks.first:
+    scaled = None if "lr" in fields else scaled_rate(found)
+    if scaled and _goes_on(given):
+        earlier = dataclasses.replace(found, lr=find_recipe(given["recipe"]).lr)
+        if begun_with(given["out"], recipe=json.dumps(earlier.to_json(), sort_keys=True)):
+            log.info("%s: begun before rates scaled with the batch; it goes on at %g", given["out"], earlier.lr)
+            return earlier
+    if scaled and ranks.first:
         log.info("learning rate %g = %s, scaled with the batch size; --lr is taken as it is given", found.lr, scaled)
     return found
 
@@ -165,18 +175,23 @@ def _prepare(given: dict[str, Any], recipe: Any) -> Any:
     return config, Preprocess(size=recipe.size, fit=given["fit"]), data
 
 
+def _goes_on(given: dict[str, Any]) -> bool:
+    """True where a run that is in --out may go on."""
+    return given["out"].is_dir() and not given["overwrite"] and bool(given["resume"] or given["seeds"])
+
+
 def _held_out(source: Any, given: dict[str, Any]) -> Any:
     """The split of --holdout; where a run goes on that an earlier version began, the split that it began with."""
     from l2a_transfer.errors import TrainingError
     from l2a_transfer.training.data import TrainingData
-    from l2a_transfer.training.folder import was_trained_on
+    from l2a_transfer.training.folder import begun_with
 
     data = TrainingData.of(source, holdout=given["holdout"])
-    if given["overwrite"] or not (given["resume"] or given["seeds"]) or not given["out"].is_dir():
+    if not _goes_on(given):
         return data
     with contextlib.suppress(TrainingError):
         earlier = TrainingData.of(source, holdout=given["holdout"], stratified=False)
-        if was_trained_on(given["out"], earlier.train.fingerprint()):
+        if begun_with(given["out"], data=earlier.train.fingerprint()):
             log.info("%s: begun on %s, which is not stratified; it goes on with that", given["out"], earlier.test_name)
             return earlier
     return data

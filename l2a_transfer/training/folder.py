@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from l2a_transfer.errors import OutputExistsError, StoreError, TrainingError, WeightsError
 from l2a_transfer.lock import output_lock
@@ -178,17 +179,19 @@ class RunFolder:
             path.unlink(missing_ok=True)
 
 
-def was_trained_on(out: Path, data_sha256: str) -> bool:
-    """True where a run in `out`, or in the folder of one of its seeds, was begun on these very training images."""
+def begun_with(out: Path, **values: str) -> bool:
+    """True where a run in `out`, or in the folder of one of its seeds, has these values in its fingerprint."""
+    return any(values.items() <= {(key, of.get(key)) for key in values} for of in _begun_in(out))
+
+
+def _begun_in(out: Path) -> Iterator[dict[str, Any]]:
+    """What the checkpoint of each run in `out` keeps of its fingerprint, and the card of its weights."""
     for folder in (out, *sorted(out.glob("seed-*"))):
         with suppress(TrainingError):
-            if read_checkpoint(folder / "checkpoint.pt")["fingerprint"].get("data") == data_sha256:
-                return True
+            yield read_checkpoint(folder / "checkpoint.pt")["fingerprint"]
         for weights in sorted(folder.glob("*.safetensors")):
             with suppress(WeightsError):
-                if read_card(weights).training.get("data_sha256") == data_sha256:
-                    return True
-    return False
+                yield part_of_fingerprint(read_card(weights))
 
 
 def _apart(card: Card, trainer: Trainer) -> str:
