@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 import os
 import subprocess
@@ -15,6 +16,7 @@ import numpy as np
 import PIL
 import pytest
 import torch
+from numpy.typing import NDArray
 
 from l2a_transfer.data.sources import Subset, join_splits
 from l2a_transfer.errors import BackendError, OutputExistsError, TrainingError
@@ -22,7 +24,7 @@ from l2a_transfer.export import export_onnx
 from l2a_transfer.features import extract as extract_module
 from l2a_transfer.features.backends import OnnxBackend, PixelsBackend, open_backend
 from l2a_transfer.features.extract import extract
-from l2a_transfer.features.machine import RECORDED, decoders, probe_pixels, torch_instructions
+from l2a_transfer.features.machine import RECORDED, arithmetic, decoders, probe_pixels, torch_instructions
 from l2a_transfer.features.plan import comparable, differences, fingerprint
 from l2a_transfer.features.ray_engine import Extractor
 from l2a_transfer.features.store import read_features
@@ -97,6 +99,19 @@ def test_the_probe_is_the_same_everywhere() -> None:
     assert (pixels.shape, pixels.dtype) == ((2, 3, 4, 4), np.uint8)
     assert pixels.ravel()[:4].tolist() == [(k * 2654435761 >> 16) & 255 for k in range(4)]
     assert len(np.unique(probe_pixels(8, 32))) == 256
+
+
+@pytest.mark.parametrize(("size", "images"), [(32, 8), (64, 8), (80, 5), (128, 2), (512, 2)])
+def test_the_probe_takes_no_more_memory_than_a_batch(size: int, images: int) -> None:
+    seen = []
+
+    def compute(pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
+        seen.append(pixels.shape)
+        return np.zeros((len(pixels), 1), np.float32)
+
+    assert arithmetic("cpu", size, compute) == hashlib.sha256(bytes(4 * images)).hexdigest()
+    assert seen == [(images, 3, size, size)]
+    assert arithmetic("cuda", size, compute) == ""
 
 
 def test_every_backend_of_a_network_names_its_machine(tmp_path: Path, source: MemorySource) -> None:

@@ -18,6 +18,7 @@ from l2a_transfer.data.sources import ArraySource, ImageSource, Subset
 RECORDED = ("instructions", "gpu", "arithmetic", "pillow")
 """The keys of fingerprints that this module fills; those of earlier versions have none of them."""
 PROBE_IMAGES = 8
+"""Of up to 64 pixels; of larger ones fewer, so that no probe takes more memory than a batch."""
 MEANING = {
     "instructions": "instructions of the CPU",
     "arithmetic": "arithmetic: the same computation gives other bits (another processor, or settings of its libraries "
@@ -78,7 +79,8 @@ def arithmetic(device: str, size: int, compute: Callable[[NDArray[np.uint8]], ND
     """SHA-256 (hex) of what `compute` makes of a few pictures on a CPU; empty on a GPU, whose model says enough."""
     if device != "cpu":
         return ""
-    return hashlib.sha256(np.ascontiguousarray(compute(probe_pixels(PROBE_IMAGES, size))).tobytes()).hexdigest()
+    images = max(2, min(PROBE_IMAGES, PROBE_IMAGES * 64**2 // size**2))
+    return hashlib.sha256(np.ascontiguousarray(compute(probe_pixels(images, size))).tobytes()).hexdigest()
 
 
 def decoders(source: ImageSource, size: int) -> str:
