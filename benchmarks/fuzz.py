@@ -50,9 +50,9 @@ from l2a_transfer.export import export_onnx
 from l2a_transfer.features.backends import OnnxBackend
 from l2a_transfer.features.schema import SEAL, USER_BLOCK, FeatureMeta
 from l2a_transfer.features.store import read_features, read_maps
-from l2a_transfer.features.torch_backend import state_sha256
 from l2a_transfer.features.views import open_features
 from l2a_transfer.features.writer import write_features
+from l2a_transfer.models.digest import network_sha256
 from l2a_transfer.models.weights import load_weights, resolve_model, save_weights
 from l2a_transfer.preprocess import Preprocess
 
@@ -90,7 +90,7 @@ def answer_hdf5(path: Path) -> str:
 
 def answer_safetensors(path: Path) -> str:
     network, card = load_weights(path)
-    return sha256(state_sha256(network), card)
+    return sha256(network_sha256(network), card)
 
 
 def answer_onnx(path: Path) -> str:

@@ -29,6 +29,7 @@ from l2a_transfer.features.backends import TorchBackend
 from l2a_transfer.features.extract import extract
 from l2a_transfer.features.plan import batches_of
 from l2a_transfer.features.store import read_meta
+from l2a_transfer.models.config import DEFAULT_WIDTH
 from l2a_transfer.models.weights import resolve_model
 
 
@@ -36,7 +37,7 @@ from l2a_transfer.models.weights import resolve_model
 @click.option("--data", default="caltech101", show_default=True, help="A data set of JPEG files.")
 @click.option("--data-dir", type=click.Path(path_type=Path, exists=True), required=True, help="Holds the data set.")
 @click.option("--limit", type=click.IntRange(min=1), default=5000, show_default=True, help="Images.")
-@click.option("--width", type=float, default=0.25, show_default=True, help="Of vgg-att2-concat-pc.")
+@click.option("--width", type=float, default=DEFAULT_WIDTH, show_default=True, help="Of vgg-att2-concat-pc.")
 @click.option("--batch-size", type=click.IntRange(min=1), default=64, show_default=True)
 @click.option("--workers", type=int, help="Decoding processes; the extraction's own choice by default.")
 @click.option("--rounds", type=click.IntRange(min=1), default=3, show_default=True)

@@ -27,7 +27,7 @@ import click
 from provenance import provenance
 
 from l2a_transfer.data.readers import open_source
-from l2a_transfer.models.config import ModelConfig
+from l2a_transfer.models.config import DEFAULT_WIDTH, ModelConfig
 from l2a_transfer.models.weights import read_card
 from l2a_transfer.preprocess import Preprocess
 from l2a_transfer.training.data import TrainingData
@@ -39,7 +39,7 @@ from l2a_transfer.training.trainer import Trainer, Where
 
 @click.command()
 @click.option("--model", default="vgg-att2-concat-pc", show_default=True)
-@click.option("--width", type=float, default=0.25, show_default=True)
+@click.option("--width", type=float, default=DEFAULT_WIDTH, show_default=True)
 @click.option("--data", default="cifar10", show_default=True)
 @click.option("--data-dir", type=click.Path(path_type=Path, exists=True), required=True, help="Holds the data set.")
 @click.option("--recipe", default="fast", show_default=True)

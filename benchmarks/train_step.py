@@ -21,7 +21,7 @@ import torch
 from provenance import provenance
 
 from l2a_transfer.data.sources import join_splits
-from l2a_transfer.models.config import ModelConfig
+from l2a_transfer.models.config import DEFAULT_WIDTH, ModelConfig
 from l2a_transfer.training.data import TrainingData
 from l2a_transfer.training.device import choose_device, choose_precision, device_name, macs, matrix_peak
 from l2a_transfer.training.recipe import TrainConfig
@@ -30,7 +30,7 @@ from l2a_transfer.training.trainer import Trainer, Where
 
 @click.command()
 @click.option("--model", default="vgg-att2-concat-pc", show_default=True)
-@click.option("--width", type=float, default=1.0, show_default=True)
+@click.option("--width", type=float, default=DEFAULT_WIDTH, show_default=True)
 @click.option("--size", type=int, default=32, show_default=True, help="Side of the images.")
 @click.option("--batch-size", type=int, multiple=True, default=(128,), show_default=True)
 @click.option("--steps", type=int, default=4, show_default=True, help="Of one epoch, which is one sample.")

@@ -17,7 +17,8 @@ from torch import Tensor, nn
 
 from l2a_transfer.errors import ArgumentError, BackendError, OutputExistsError, wrong_kind
 from l2a_transfer.features.backends import CARD_KEY, OnnxBackend, TorchBackend
-from l2a_transfer.features.onnx_backend import with_sha256
+from l2a_transfer.features.onnx_backend import WEIGHTS_KEY, with_sha256
+from l2a_transfer.models.digest import network_sha256
 from l2a_transfer.models.vgg import Network
 from l2a_transfer.models.weights import Card
 
@@ -62,7 +63,7 @@ def relative_error(found: np.ndarray[Any, Any], expected: np.ndarray[Any, Any]) 
 
 
 def export_onnx(model: Network, card: Card, out: str | Path, *, overwrite: bool = False) -> ExportResult:
-    """Write `model` as ONNX with card and preprocess in the metadata.
+    """Write `model` as ONNX with its card, preprocess and digest in the metadata.
 
     The file is run in ONNX Runtime at batch 1 and 7 and replaces `out` only if features and maps agree with PyTorch
     within 1e-4 relative. Raises: OutputExistsError; BackendError where the network cannot be exported or the file
@@ -137,7 +138,10 @@ def _convert(extractor: ExportedExtractor, example: Tensor, names: list[str], ca
         del value.metadata_props[:]
     del proto.graph.metadata_props[:]
     del proto.metadata_props[:]
-    for key, values in ((CARD_KEY, card.to_json()), (PREPROCESS_KEY, card.preprocess.to_json())):
+    weights = network_sha256(extractor.model)
+    for key, values in (
+        (CARD_KEY, card.to_json()), (PREPROCESS_KEY, card.preprocess.to_json()), (WEIGHTS_KEY, weights),
+    ):  # fmt: skip
         entry = proto.metadata_props.add()
         entry.key, entry.value = key, json.dumps(values, sort_keys=True)
     return with_sha256(proto.SerializeToString(deterministic=True))

@@ -15,6 +15,7 @@ from l2a_transfer import export
 from l2a_transfer.errors import BackendError
 from l2a_transfer.export import export_onnx, relative_error
 from l2a_transfer.features.backends import open_backend
+from l2a_transfer.models.digest import network_sha256
 from l2a_transfer.models.weights import resolve_model
 from tests.conftest import TINY, assert_fails, l2a
 
@@ -57,6 +58,7 @@ def test_the_file_carries_card_and_preprocess_and_no_trace_of_the_machine(tmp_pa
     metadata = {entry.key: json.loads(entry.value) for entry in entries}
     assert last.key == "l2a-sha256"
     assert hashlib.sha256(path.read_bytes()[:-80]).hexdigest() == last.value
+    assert metadata.pop("l2a-weights-sha256") == network_sha256(network)
     assert metadata == {"l2a-card": card.to_json(), "l2a-preprocess": card.preprocess.to_json()}
     assert str(Path(export.__file__).parent).encode() not in path.read_bytes()
     assert model.graph.input[0].type.tensor_type.elem_type == onnx.TensorProto.UINT8

@@ -137,15 +137,15 @@ def test_indep_returns_the_log_of_the_mean_class_probability(name: str) -> None:
 def test_the_parameter_counts_of_the_paper() -> None:
     # PAPER: att3 has 19.8 M parameters at full width, 5.1 M of them behind an inert g.
     with torch.device("meta"):
-        whole = build_model(ModelConfig("vgg-att3-concat-pc", global_branch="always"))
-        lean = build_model(ModelConfig("vgg-att3-concat-pc"))
+        whole = build_model(ModelConfig("vgg-att3-concat-pc", width=1.0, global_branch="always"))
+        lean = build_model(ModelConfig("vgg-att3-concat-pc", width=1.0))
     total, without = (sum(p.numel() for p in m.parameters()) for m in (whole, lean))
     assert total / 1e6 == pytest.approx(19.8, abs=0.2)
     assert (total - without) / 1e6 == pytest.approx(5.1, abs=0.1)
 
 
 def test_the_trunk_is_where_the_paper_puts_it() -> None:
-    model = build_model(ModelConfig("vgg-att2-concat-pc"))
+    model = build_model(ModelConfig("vgg-att2-concat-pc", width=1.0))
     convs = [m for m in model.modules() if isinstance(m, torch.nn.Conv2d)]
     assert [c.out_channels for c in convs] == [64] * 2 + [128] * 2 + [256] * 3 + [512] * 6
     rates = [m.p for m in model.trunk.modules() if isinstance(m, torch.nn.Dropout)]  # type: ignore[union-attr]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import errno
 import json
+import math
 import os
 import signal
 import subprocess
@@ -17,15 +18,20 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from l2a_transfer.data.readers import open_source
 from l2a_transfer.errors import DataError, OutputExistsError, TrainingError, WeightsError
+from l2a_transfer.features.backends import TorchBackend
 from l2a_transfer.lock import output_lock
 from l2a_transfer.models.weights import load_weights, read_card, save_weights, with_metrics
+from l2a_transfer.training import runs as runs_module
 from l2a_transfer.training.cards import training_card, weights_name
 from l2a_transfer.training.checkpoint import differences, load_checkpoint, save_checkpoint
+from l2a_transfer.training.divergence import guessing_loss, signs
 from l2a_transfer.training.folder import RunFolder
 from l2a_transfer.training.interrupt import asked_to_stop
+from l2a_transfer.training.measure import evaluate
 from l2a_transfer.training.runs import train, train_seeds
 from l2a_transfer.training.trainer import Trainer
 from tests.conftest import assert_fails, l2a, save_picture
@@ -488,15 +494,109 @@ def test_weights_to_start_from_are_not_written_over(tmp_path: Path) -> None:
     assert first.read_bytes() == content
 
 
-def test_weights_beyond_float16_are_not_written(tmp_path: Path) -> None:
+def spoil(run: Trainer, value: float) -> None:
+    """Put `value` into a running variance, after each epoch: as momentum and statistics of a diverging run do."""
+    train_epoch = run.run_epoch
+
+    def epoch(**options: Any) -> dict[str, Any] | None:
+        row = train_epoch(**options)
+        run.model.trunk[0][0][1].running_var[0] = value  # type: ignore[index]
+        return row
+
+    run.run_epoch = epoch  # type: ignore[method-assign]
+
+
+HUGE = "trunk.0.0.1.running_var"
+
+
+def test_weights_beyond_float16_are_saved_measured_and_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    run = new_trainer(epochs=2)
+    spoil(run, 518_123.0)
+    result = train(run, tmp_path, progress=False)
+    assert caplog.text.count(f"{HUGE} has 5.18e+05, and float16 ends at 65,504") == 1
+    assert "a smaller learning rate (0.1 in this run" in caplog.text
+    tensors = load_file(result.weights)
+    assert {key for key, value in tensors.items() if value.dtype != torch.float16} == {HUGE}
+    assert tensors[HUGE].dtype == torch.float32
+    assert tensors[HUGE][0] == 518_123.0
+    network, card = load_weights(result.weights)
+    assert card.training["float32"] == [HUGE]
+    assert card.metrics["test_accuracy"]["value"] == evaluate(network, run.data.test, run.preprocess)
+    assert train(new_trainer(epochs=2), tmp_path, resume=True, progress=False).metrics == card.metrics
+    assert TorchBackend(network, card, device="cpu").features(np.zeros((2, 3, 16, 16), np.uint8)).shape == (2, 32)
+    later = new_trainer(epochs=1, init_from=str(result.weights))
+    assert later.model.state_dict()[HUGE][0] == 518_123.0
+
+
+def test_a_run_that_ended_without_its_weights_gets_them(tmp_path: Path) -> None:
     run = new_trainer(epochs=1)
-    run.model.trunk[0][0][1].running_var[0] = 1e5  # type: ignore[index]
-    card = training_card(run, "huge")
-    with pytest.raises(
-        WeightsError, match=r"nothing was written.*running_var has 1e\+05; train with a smaller learning"
-    ):
-        save_weights(run.model, card, tmp_path / "huge.safetensors")
+    spoil(run, 1e5)
+    path = train(run, tmp_path, progress=False).weights
+    whole = path.read_bytes()
+    path.unlink()  # as an earlier version left it, which wrote no such weights: the checkpoint of the last epoch
+    assert train(new_trainer(epochs=1), tmp_path, resume=True, progress=False).weights.read_bytes() == whole
+
+
+def test_weights_that_are_not_finite_are_not_written(tmp_path: Path) -> None:
+    run = new_trainer(epochs=1)
+    run.model.trunk[0][0][1].running_var[0] = torch.inf  # type: ignore[index]
+    with pytest.raises(WeightsError, match=rf"nothing was written, because tensor {HUGE} has values that are not"):
+        save_weights(run.model, training_card(run, "huge"), tmp_path / "huge.safetensors")
     assert not list(tmp_path.iterdir())
+
+
+def test_a_curve_or_a_test_image_that_fails_does_not_cost_the_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(*_: Any, **__: Any) -> Any:
+        raise DataError("dog.jpg: damaged")
+
+    monkeypatch.setattr(runs_module, "evaluate", fails)
+    with pytest.raises(DataError):
+        train(new_trainer(epochs=2), tmp_path / "a", eval_every=1, progress=False)
+    content = load_checkpoint(tmp_path / "a" / "checkpoint.pt", new_trainer(epochs=2).fingerprint())
+    assert (content["epoch"], len(content["history"])) == (1, 1)
+    monkeypatch.undo()
+    monkeypatch.setattr(runs_module, "learning_curve", fails)
+    with pytest.raises(DataError):
+        train(new_trainer(epochs=1), tmp_path / "b", progress=False)
+    assert load_weights(tmp_path / "b" / "vgg-att2-concat-pc.colours-w003.safetensors")[1].metrics == {}
+
+
+def test_the_loss_of_guessing_by_hand() -> None:
+    even = np.array([0, 1, 2, 3] * 5, np.int32)
+    assert guessing_loss(even, 4, 0.0) == pytest.approx(math.log(4))
+    assert guessing_loss(even, 4, 0.1) == pytest.approx(math.log(4))
+    skew = np.array([0] * 9 + [1], np.int32)
+    assert guessing_loss(skew, 2, 0.0) == pytest.approx(-0.9 * math.log(0.9) - 0.1 * math.log(0.1))
+    assert guessing_loss(skew, 2, 0.5) == pytest.approx(-0.7 * math.log(0.7) - 0.3 * math.log(0.3))
+    assert guessing_loss(skew, 3, 0.0) == guessing_loss(skew, 2, 0.0)  # a class without an image
+
+
+@pytest.mark.parametrize(
+    ("loss", "epoch", "epochs", "said"),
+    [
+        (1.39, 2, 9, True), (1.37, 2, 9, False), (1.39, 1, 9, False), (1.39, 1, 1, True), (7.0, 8, 9, True),
+    ],
+)  # fmt: skip
+def test_a_loss_of_guessing_for_an_epoch_is_said(loss: float, epoch: int, epochs: int, said: bool) -> None:
+    run = new_trainer(colours(400), epochs=epochs)  # 50 steps an epoch, four classes: ln 4 = 1.386
+    run.epoch = epoch
+    found = signs(run, {"train_loss": loss})
+    assert set(found) == ({"guessing"} if said else set())
+    if said:
+        assert f"a loss of {loss:.3f} over the whole epoch" in found["guessing"]
+        assert "gives 1.386" in found["guessing"]
+        assert "smaller learning rate (0.1 in this run" in found["guessing"]
+
+
+def test_a_run_with_too_high_a_rate_says_so_while_it_runs(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    train(new_trainer(colours(400), epochs=3, lr=2.0), tmp_path, progress=False)
+    assert caplog.text.count("the network has diverged, or learns nothing") == 1
+    assert "and float16 ends at 65,504: a sign of divergence" in caplog.text
+    caplog.clear()
+    train(new_trainer(colours(400), epochs=3), tmp_path / "good", progress=False)
+    assert "diverged" not in caplog.text
 
 
 def test_all_seeds_are_looked_at_before_the_first_is_trained(tmp_path: Path) -> None:

@@ -31,7 +31,7 @@ from l2a_transfer.training.checkpoint import load_checkpoint
 from l2a_transfer.training.data import Pixels, ResidentPixels, StreamedPixels, TrainingData, open_pixels, read_pixels
 from l2a_transfer.training.epochs import EpochPlan, augmented_batches, plan_epoch, stream_seed
 from l2a_transfer.training.measure import evaluate
-from l2a_transfer.training.recipe import RECIPES, TrainConfig, find_recipe
+from l2a_transfer.training.recipe import RECIPES, TrainConfig, find_recipe, scaled_rate
 from l2a_transfer.training.runs import train
 from l2a_transfer.training.trainer import Trainer, Where
 from tests.conftest import assert_fails, l2a
@@ -130,6 +130,34 @@ def test_a_recipe_at_another_size_keeps_its_proportions() -> None:
     recipe = dataclasses.replace(RECIPES["fast"], cutout=8).at_size(80)
     assert recipe.resolutions == ((0.0, 40), (0.286, 60), (0.572, 80))
     assert (recipe.crop_pad, recipe.cutout) == (5, 20)
+
+
+def test_a_recipe_at_another_batch_size_scales_its_rate() -> None:
+    fast = RECIPES["fast"]
+    assert (fast.at_batch(4).lr, fast.at_batch(512).lr) == (0.00625, 0.8)
+    assert fast.at_batch(128) is fast  # the recipe's own batch: the same run as ever, to the bit
+    assert RECIPES["finetune"].at_batch(16).lr == 0.005
+    assert dataclasses.replace(fast.at_batch(4), batch_size=128, lr=0.2) == fast  # nothing else changes
+    assert scaled_rate(fast.at_batch(32)) == "0.2 × 32/128"
+    for recipe in (fast, dataclasses.replace(fast, batch_size=32), dataclasses.replace(fast.at_batch(32), name="own")):
+        assert scaled_rate(recipe) is None
+
+
+@pytest.mark.parametrize(
+    ("images", "processes", "batch"),
+    [(64, 1, 64), (63, 1, 16), (56, 1, 16), (32, 1, 16), (31, 1, 8), (5, 1, 2), (3, 1, 2), (2, 1, 2), (56, 2, 16),
+     (56, 3, 15), (9, 3, 6)],
+)  # fmt: skip
+def test_few_images_make_a_batch_that_they_fill(images: int, processes: int, batch: int) -> None:
+    found = RECIPES["finetune"].fitting(images, processes=processes)
+    assert (found.batch_size, found.lr) == (batch, 0.02 * batch / 64)
+    assert RECIPES["finetune"].fitting(images, processes=processes, scale=False).lr == 0.02
+
+
+def test_too_few_images_for_any_batch() -> None:
+    for images, processes in ((1, 1), (5, 3)):
+        with pytest.raises(TrainingError, match=f"batch of {processes} process(es)? needs .* there (is|are) {images}"):
+            RECIPES["finetune"].fitting(images, processes=processes)
 
 
 def test_an_unknown_recipe() -> None:
@@ -345,7 +373,9 @@ def test_weights_that_are_not_finite_are_never_saved(tmp_path: Path, monkeypatch
 
 
 def test_runs_that_must_not_start() -> None:
-    with pytest.raises(TrainingError, match="batch_size 64 is larger than the 32 training images"):
+    with pytest.raises(
+        TrainingError, match=r"batch_size 64 is larger than the 32 training images; take a smaller `batch_size`"
+    ):
         new_trainer(batch_size=64)
     with pytest.raises(TrainingError, match="the model has 3 classes, colours has 4"):
         Trainer(ModelConfig("vgg-att1-pc", num_classes=3, width=1 / 32), RECIPE, colours(32))
@@ -378,12 +408,59 @@ def test_runs_that_must_not_start() -> None:
 def test_the_holdout_takes_training_images_only_and_always_the_same() -> None:
     data = colours(32)
     held = data.holdout(8)
-    assert (len(held.train), len(held.test), held.test_name) == (24, 8, "holdout-8")
+    assert (len(held.train), len(held.test), held.test_name) == (24, 8, "holdout-8-stratified")
     assert set(held.train.ids) | set(held.test.ids) == set(data.train.ids)
     assert not set(held.train.ids) & set(held.test.ids)
     assert held.test.ids == data.holdout(8).test.ids
-    with pytest.raises(TrainingError, match="between 1 and 31"):
-        data.holdout(32)
+    with pytest.raises(TrainingError, match="between 1 and 28 images, so that each class keeps one"):
+        data.holdout(29)
+
+
+def of_classes(*counts: int) -> TrainingData:
+    """As many training images of each class, all of them black."""
+    labels = np.repeat(np.arange(len(counts)), counts).astype(np.int32)
+    pictures = np.zeros((len(labels), 16, 16, 3), np.uint8)
+    part = join_splits("black", [f"c{i}" for i in range(len(counts))], {"train": (pictures, labels)})
+    return TrainingData("black", part.classes, part, part)
+
+
+def held_of(data: TrainingData) -> list[int]:
+    return np.bincount(data.test.labels, minlength=len(data.classes)).tolist()
+
+
+@pytest.mark.parametrize(
+    ("counts", "n", "held"),
+    [
+        ((8, 8, 8, 8), 8, [2, 2, 2, 2]),
+        ((10, 20, 30), 6, [1, 2, 3]),
+        ((3, 30), 11, [1, 10]),
+        ((1, 9), 5, [0, 5]),  # half of one image rounds to none, because that class has no other
+        ((1, 1, 4), 3, [0, 0, 3]),
+        ((2, 2, 2), 3, [1, 1, 1]),
+        ((90, 10), 1, [1, 0]),
+    ],
+)
+def test_each_class_gives_its_share_of_the_holdout(counts: tuple[int, ...], n: int, held: list[int]) -> None:
+    assert held_of(of_classes(*counts).holdout(n)) == held
+
+
+def test_half_of_three_images_a_class_can_be_held_out() -> None:
+    held = of_classes(*[3] * 30).holdout(45)
+    assert sorted(held_of(held)) == [1] * 15 + [2] * 15
+    assert np.bincount(held.train.labels).min() == 1
+    assert held_of(held)[:15] != [2] * 15  # chance says which classes give two, not their order
+    few = of_classes(*[3] * 30).holdout(4)
+    assert sum(held_of(few)) == 4
+    assert max(held_of(few)) == 1
+    with pytest.raises(TrainingError, match="no class has more than one image"):
+        of_classes(1, 1).holdout(1)
+
+
+def test_the_holdout_of_before_can_still_be_drawn() -> None:
+    held = colours(32).holdout(8, stratified=False)
+    order = np.random.default_rng(20180217).permutation(32)
+    assert held.test_name == "holdout-8"
+    assert held.test.ids == tuple(f"train/{row:05d}" for row in sorted(order[:8]))
 
 
 def test_accuracy_by_hand() -> None:
@@ -503,7 +580,7 @@ def test_the_command(tmp_path: Path) -> None:
         (["--lr", "-1"], 2, "lr must be above 0"),
         (["--batch-size", "500"], 1, "batch_size 500 is larger than the 80 training images"),
         (["--recipe", "fsat"], 2, "did you mean 'fast'"),
-        (["--holdout", "80"], 1, "holdout must be between 1 and 79"),
+        (["--holdout", "80"], 1, "holdout must be between 1 and 70"),
         (["--model", "vgg-att2-conct-pc"], 2, "did you mean 'vgg-att2-concat-pc'"),
         (["--normalizer", "softmx"], 2, "did you mean 'softmax'"),
         (["--data", "cifar01"], 2, "did you mean 'cifar10'"),

@@ -33,7 +33,7 @@ from l2a_transfer.training.recipe import TrainConfig
 from l2a_transfer.training.runs import SeedsResult, train, train_seeds
 from l2a_transfer.training.start import start_from
 from l2a_transfer.training.trainer import Trainer, Where
-from tests.conftest import assert_fails, l2a
+from tests.conftest import assert_fails, l2a, save_picture
 from tests.test_training import COMMAND, CONFIG, CPU, cifar, new_trainer, same, weights_of
 
 
@@ -290,6 +290,77 @@ def test_the_command_with_seeds_and_bad_options(tmp_path: Path) -> None:
         assert not (tmp_path / "never").exists()
 
 
+def test_a_batch_that_sixty_photos_do_not_fill_is_made_smaller_and_said(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    for number in range(60):
+        save_picture(tmp_path / "photos" / f"class {number % 20}" / f"{number}.jpg", seed=number)
+    command = (
+        "train", "--model", "vgg-att1-pc", "--width", "0.03125", "--data", f"imagefolder:{tmp_path / 'photos'}",
+        "--recipe", "finetune", "--epochs", "1", "--image-size", "16", "--device", "cpu", "--out", tmp_path / "run",
+        "--overwrite",
+    )  # fmt: skip
+    weights = tmp_path / "run" / "vgg-att1-pc.photos-w003.safetensors"
+
+    def trained(*options: str) -> dict[str, Any]:
+        caplog.clear()
+        result = l2a(*command, *options)
+        assert result.exit_code == 0, (result.output, result.exception)
+        return read_card(weights).training
+
+    card = trained("--holdout", "4")
+    assert (card["n"], card["recipe"]["batch_size"], card["recipe"]["lr"]) == (56, 16, 0.005)
+    assert card["lr"] == "0.005 = 0.02 × 16/64, scaled with the batch size"
+    assert "batches of 16 instead of 64, because there are 56 training images; --batch-size chooses" in caplog.text
+    assert "learning rate 0.005 = 0.02 × 16/64, scaled with the batch size; --lr is taken as" in caplog.text
+    card = trained("--holdout", "40", "--lr", "0.03")
+    assert (card["recipe"]["batch_size"], card["recipe"]["lr"], "lr" in card) == (8, 0.03, False)
+    card = trained("--holdout", "4", "--batch-size", "8")
+    assert (card["recipe"]["batch_size"], card["recipe"]["lr"]) == (8, 0.0025)
+    assert "instead of" not in caplog.text
+    card = trained("--holdout", "4", "--set", "batch_size=8", "--set", "lr=0.02")
+    assert (card["recipe"]["batch_size"], card["recipe"]["lr"], "lr" in card) == (8, 0.02, False)
+    assert "scaled with the batch size" not in caplog.text
+    assert_fails(l2a(*command, "--holdout", "4", "--batch-size", "57"), 1, "larger than the 56 training images; take "
+                 "a smaller --batch-size")  # fmt: skip
+
+
+def test_a_run_on_the_holdout_of_before_goes_on_with_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    arguments = (*COMMAND, "--data-dir", cifar(tmp_path), "--epochs", "2", "--device", "cpu", "--holdout", "20")
+    of_before = lambda source, given: TrainingData.of(source, holdout=given["holdout"], stratified=False)  # noqa: E731
+    monkeypatch.setattr("l2a_transfer.cli.train._held_out", of_before)
+    for out in ("begun", "whole"):
+        assert l2a(*arguments, "--out", tmp_path / out).exit_code == 0
+    monkeypatch.undo()
+    name = "vgg-att2-concat-uniform.cifar10-w003.safetensors"
+    (tmp_path / "begun" / name).unlink()  # as a run has it that was killed before its end
+    again = l2a(*arguments, "--out", tmp_path / "begun", "--resume")
+    assert again.exit_code == 0, (again.output, again.exception)
+    assert "holdout-20_accuracy" in again.stdout
+    assert same(weights_of(tmp_path / "begun"), weights_of(tmp_path / "whole"))
+    (tmp_path / "whole" / "checkpoint.pt").unlink()  # the weights alone are that run too
+    assert "holdout-20_accuracy" in l2a(*arguments, "--out", tmp_path / "whole", "--resume").stdout
+    new = l2a(*arguments, "--out", tmp_path / "whole", "--overwrite")
+    assert "holdout-20-stratified_accuracy" in new.stdout
+    card = read_card(tmp_path / "whole" / name)
+    assert card.training["split"] == "train without holdout-20-stratified"
+
+
+def test_a_run_begun_at_the_rate_of_another_batch_goes_on_at_it(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    arguments = (*COMMAND, "--data-dir", cifar(tmp_path), "--epochs", "2", "--device", "cpu", "--out", tmp_path / "run")
+    weights = tmp_path / "run" / "vgg-att2-concat-uniform.cifar10-w003.safetensors"
+    assert l2a(*arguments, "--lr", "0.2").exit_code == 0  # as every batch size had it before
+    content = weights.read_bytes()
+    weights.unlink()
+    assert l2a(*arguments, "--resume").exit_code == 0
+    assert "begun before rates scaled with the batch; it goes on at 0.2" in caplog.text
+    assert weights.read_bytes() == content
+    assert l2a(*arguments, "--overwrite").exit_code == 0
+    assert read_card(weights).training["recipe"]["lr"] == 0.2 * 8 / 128
+
+
 def test_multiplications_by_hand() -> None:
     config = ModelConfig("vgg-att1-pc", num_classes=10, width=1 / 64)  # 1, 2, 4, 8 and 8 channels
     rows = 3 * 1 + 1 * 1 + 1 * 2 + 2 * 2 + 2 * 4 + 4 * 4 + 4 * 4  # conv1 to conv7, at full size
@@ -394,6 +465,7 @@ def test_compiled_training_takes_the_same_steps(tmp_path: Path) -> None:
     losses = []
     for name, options in (("plain", []), ("compiled", ["--compile"])):
         command = [*COMMAND, "--data-dir", str(data), "--epochs", "1", "--device", "cpu", "--out", str(tmp_path / name)]
+        command += ["--precision", "fp32"]
         subprocess.run([sys.executable, "-m", "l2a_transfer", "-q", *command, *options], check=True, timeout=400)
         losses.append(torch.load(tmp_path / name / "checkpoint.pt", weights_only=True)["losses"])
     torch.testing.assert_close(losses[1][0], losses[0][0], rtol=1e-5, atol=0)
@@ -455,7 +527,7 @@ TORCHRUN = [
 def test_two_processes_take_the_steps_of_one_that_normalises_each_half_by_itself(tmp_path: Path) -> None:
     data = cifar(tmp_path, rows=5)  # 25 images: 3 steps of 8
     options = [*COMMAND[1:], "--data-dir", str(data), "--epochs", "1", "--device", "cpu", "--set", "label_smoothing=0"]
-    options += ["--global-branch", "always"]  # parameters that get no gradient
+    options += ["--global-branch", "always", "--precision", "fp32"]  # parameters that get no gradient
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     subprocess.run([*TORCHRUN, "-q", "train", *options, "--out", str(tmp_path / "run")], check=True, timeout=200,
                    env=environment)  # fmt: skip

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import importlib
 import json
 import os
 from collections.abc import Callable
@@ -157,6 +158,21 @@ def test_untrained_weights_are_a_function_of_the_seed() -> None:
     key = "trunk.4.2.0.weight"
     assert torch.equal(one.state_dict()[key], same.state_dict()[key])
     assert not torch.equal(one.state_dict()[key], other.state_dict()[key])
+
+
+def test_an_untrained_control_has_the_width_of_the_network_that_it_controls() -> None:
+    train = importlib.import_module("l2a_transfer.cli.train").command
+    option = next(parameter for parameter in train.params if parameter.name == "width")
+    assert (option.default, ModelConfig("vgg").width) == (0.25, 0.25)
+    network, card = resolve_model("untrained:vgg-att2-concat-pc", seed=3)
+    named, same = resolve_model("untrained:vgg-att2-concat-pc@0.250", seed=3)
+    _, bundled = resolve_model("vgg-att2-concat-pc")
+    assert network.config.width == bundled.config.width
+    assert card == same  # its name says the width, however it was asked for
+    assert card.name == "untrained:vgg-att2-concat-pc@0.25"
+    assert torch.equal(network.state_dict()["trunk.0.0.0.weight"], named.state_dict()["trunk.0.0.0.weight"])
+    names = {resolve_model(f"untrained:vgg@{width}")[1].name for width in ("1", "1.0", "0.0625", "0.06250001")}
+    assert names == {"untrained:vgg@1", "untrained:vgg@0.0625", "untrained:vgg@0.06250001"}
 
 
 @pytest.mark.parametrize(

@@ -19,9 +19,10 @@ from l2a_transfer.errors import StoreError
 def command(file: Path, as_json: bool, verify: bool) -> None:
     """Print what a weights file (.safetensors), an exported ONNX file or a feature file (.h5) holds.
 
-    The file's SHA-256 is always computed again, and nothing in a file is run. --verify also reads every value: of a
-    feature file, the checksum of each chunk, values that are not finite, constant columns and duplicate rows; of
-    weights and ONNX files, whether the tensors fit the card and are finite.
+    The file's SHA-256 is always computed again, and nothing in a file is run. weights_sha256 names the network: its
+    weights, features and ONNX files have the same. --verify also reads every value: of a feature file, the checksum of
+    each chunk, values that are not finite, constant columns and duplicate rows; of weights and ONNX files, whether the
+    tensors fit the card and are finite.
 
     \b
     Example:
@@ -46,28 +47,30 @@ AGAIN = "extract it again (`overwrite=True`) with `precision='fp32'`"
 
 def _describe(path: Path, verify: bool) -> dict[str, Any]:
     """The file's card and shape as JSON, by what it starts with and not by its name. Raises: L2AError."""
-    from l2a_transfer.features.backends import read_onnx
+    from l2a_transfer.features.onnx_backend import read_exported
     from l2a_transfer.features.store import is_feature_file
     from l2a_transfer.features.verify import verify_onnx
+    from l2a_transfer.models.digest import file_sha256
     from l2a_transfer.models.weights import load_weights, read_card
 
     if is_feature_file(path) or path.suffix in (".h5", ".hdf5"):
         return {"file": str(path), **_describe_features(path, verify)}
     if path.suffix == ".onnx":
-        content, card = read_onnx(path)
+        content, card, weights = read_exported(path)
         if verify:
             verify_onnx(path, content)
         kind, size = "onnx", len(content)
     else:
         card = load_weights(path)[1] if verify else read_card(path)
-        kind, size = "weights", path.stat().st_size
-    found = {"file": str(path), "kind": kind, "bytes": size, "card": card.to_json()}
+        kind, size, weights = "weights", path.stat().st_size, file_sha256(path)
+    found = {"file": str(path), "kind": kind, "bytes": size, "weights_sha256": weights or None, "card": card.to_json()}
     return {**found, "verify": {"tensors": "ok"}} if verify else found
 
 
 def _describe_features(path: Path, verify: bool) -> dict[str, Any]:
     import numpy as np
 
+    from l2a_transfer.features.schema import weights_sha256
     from l2a_transfer.features.verify import verify_features
     from l2a_transfer.features.views import open_features
 
@@ -79,6 +82,7 @@ def _describe_features(path: Path, verify: bool) -> dict[str, Any]:
             "kind": "features",
             "bytes": path.stat().st_size,
             "sha256": found.sha256,
+            "weights_sha256": weights_sha256(found.meta),
             "rows": len(found),
             "dim": found.features.shape[1],
             "dtype": str(found.features.dtype),

@@ -17,7 +17,7 @@ def command(as_json: bool) -> None:
     Example:
       l2a-transfer models --json
     """
-    from l2a_transfer.models.config import ARCHITECTURES
+    from l2a_transfer.models.config import ARCHITECTURES, DEFAULT_WIDTH
     from l2a_transfer.models.weights import PRETRAINED, pretrained_names, read_card
 
     cards = [read_card(PRETRAINED / f"{name}.safetensors") for name in pretrained_names()]
@@ -36,6 +36,8 @@ def command(as_json: bool) -> None:
             f"  {card.name:<40} {card.parameters:>9,} parameters  {card.training['data']} test accuracy "
             f"{100 * accuracy['value']:.2f} % (n = {accuracy['n']:,}, {counted(accuracy['seeds'], 'seed')})"
         )
-    click.echo("\nArchitectures, for train, and for --model as untrained:ARCH[@WIDTH]:")
+    click.echo(
+        f"\nArchitectures, for train, and for --model as untrained:ARCH[@WIDTH]; width {DEFAULT_WIDTH:g} by default:"
+    )
     for name, spec in ARCHITECTURES.items():
         click.echo(f"  {name:<28} {'features of ' + ', '.join(spec.levels) if spec.levels else 'pooled last features'}")

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from typing import Any
 
 import click
 
 from l2a_transfer.cli.paths import FOLDER, PATH
+from l2a_transfer.models.config import DEFAULT_WIDTH
 
 log = logging.getLogger(__name__)
 SHORTCUTS = ("epochs", "batch_size", "lr", "dropout")
@@ -31,13 +33,15 @@ OF_MODEL = ("width", "normalizer", "global_branch")
 @click.option("--recipe", default="fast", show_default=True, help="fast, paper or finetune.")
 @click.option("--set", "settings", multiple=True, metavar="FIELD=VALUE", help="Any field of the recipe; repeatable.")
 @click.option("--epochs", type=int, help="Overrides the recipe.")
-@click.option("--batch-size", type=int, help="Of all processes together; overrides the recipe.")
-@click.option("--lr", type=float, help="Peak learning rate; overrides the recipe.")
+@click.option(
+    "--batch-size", type=int, help="Of all processes together; overrides the recipe, and its rate scales with it."
+)
+@click.option("--lr", type=float, help="Peak learning rate, whatever the batch; overrides the recipe.")
 @click.option("--dropout", type=float, help="Scale of the paper's dropout rates; overrides the recipe.")
 @click.option("--image-size", type=int, help="Side in pixels; the recipe's sizes keep their proportions.")
 @click.option("--fit", default="stretch", show_default=True, help="stretch or crop: pictures that are not square.")
 @click.option("--init-from", metavar="MODEL", help="Weights to start from, as --model of extract takes them.")
-@click.option("--width", type=float, default=0.25, show_default=True, help="Scale of all channel counts.")
+@click.option("--width", type=float, default=DEFAULT_WIDTH, show_default=True, help="Scale of all channel counts.")
 @click.option("--normalizer", default="softmax", show_default=True, help="softmax, sparsemax or entmax15.")
 @click.option("--global-branch", default="auto", show_default=True, help="auto, or always to build an inert g.")
 @click.option("--seed", type=click.IntRange(0, 2**32 - 1), show_default="0", help="Of all that is drawn.")
@@ -87,6 +91,7 @@ def command(obj: dict[str, Any], /, **given: Any) -> None:
     with process_group(where.ranks, choose_device(where.device, where.ranks.local)):
         with one_before_others(where.ranks):  # on each machine, where the data set may have to be fetched
             config, preprocess, data = _prepare(given, recipe)
+        recipe = _fitting(given, recipe, len(data.train), where.ranks)
         if seeds is not None:
             found = train_seeds(new_trainer, given["out"], seeds, **how)
             if where.ranks.first:
@@ -107,19 +112,56 @@ def _recipe(given: dict[str, Any]) -> Any:
     from l2a_transfer.preprocess import Preprocess
     from l2a_transfer.training.recipe import find_recipe
 
-    fields = [setting.partition("=")[0] for setting in given["settings"]]
-    fields += [key for key in SHORTCUTS if given[key] is not None]
+    fields = _set_fields(given)
     fields += ["resolutions"] if given["image_size"] is not None else []
     if twice := sorted(field for field in set(fields) if fields.count(field) > 1):
         raise click.UsageError(f"{twice[0]} is given twice, by options or --set; --image-size sets resolutions")
-    recipe = find_recipe(given["recipe"], given["data"])
+    recipe = own = find_recipe(given["recipe"], given["data"])
     if given["image_size"] is not None:
         recipe = recipe.at_size(given["image_size"])
     recipe = recipe.with_settings(given["settings"])
     recipe = dataclasses.replace(recipe, **{key: given[key] for key in SHORTCUTS if given[key] is not None})
+    if "lr" not in fields:
+        recipe = dataclasses.replace(recipe, batch_size=own.batch_size).at_batch(recipe.batch_size)
     ModelConfig(given["model"], **{key: given[key] for key in OF_MODEL})
     Preprocess(size=recipe.size, fit=given["fit"])
     return recipe
+
+
+def _set_fields(given: dict[str, Any]) -> list[str]:
+    """The fields of the recipe that options have set, as often as they have."""
+    fields = [setting.partition("=")[0] for setting in given["settings"]]
+    return fields + [key for key in SHORTCUTS if given[key] is not None]
+
+
+def _fitting(given: dict[str, Any], recipe: Any, images: int, ranks: Any) -> Any:
+    """The recipe with a batch that so few training images fill, unless the batch size was asked for; says what changed.
+
+    Raises: ValueError where no batch fits.
+    """
+    import dataclasses
+    import json
+
+    from l2a_transfer.training.folder import begun_with
+    from l2a_transfer.training.recipe import find_recipe, scaled_rate
+
+    fields, found = _set_fields(given), recipe
+    if "batch_size" not in fields:
+        found = recipe.fitting(images, processes=ranks.size, scale="lr" not in fields)
+    if found is not recipe and ranks.first:
+        log.warning(
+            "batches of %d instead of %d, because there are %d training images; --batch-size chooses another number",
+            found.batch_size, recipe.batch_size, images,
+        )  # fmt: skip
+    scaled = None if "lr" in fields else scaled_rate(found)
+    if scaled and _goes_on(given):
+        earlier = dataclasses.replace(found, lr=find_recipe(given["recipe"]).lr)
+        if begun_with(given["out"], recipe=json.dumps(earlier.to_json(), sort_keys=True)):
+            log.info("%s: begun before rates scaled with the batch; it goes on at %g", given["out"], earlier.lr)
+            return earlier
+    if scaled and ranks.first:
+        log.info("learning rate %g = %s, scaled with the batch size; --lr is taken as it is given", found.lr, scaled)
+    return found
 
 
 def _prepare(given: dict[str, Any], recipe: Any) -> Any:
@@ -136,9 +178,31 @@ def _prepare(given: dict[str, Any], recipe: Any) -> Any:
         split_from=given["split_from"],
         verify_source=given["verify_source"],
     )
-    data = TrainingData.of(source, holdout=given["holdout"])
+    data = _held_out(source, given) if given["holdout"] is not None else TrainingData.of(source)
     config = ModelConfig(given["model"], num_classes=len(data.classes), **{key: given[key] for key in OF_MODEL})
     return config, Preprocess(size=recipe.size, fit=given["fit"]), data
+
+
+def _goes_on(given: dict[str, Any]) -> bool:
+    """True where a run that is in --out may go on."""
+    return given["out"].is_dir() and not given["overwrite"] and bool(given["resume"] or given["seeds"])
+
+
+def _held_out(source: Any, given: dict[str, Any]) -> Any:
+    """The split of --holdout; where a run goes on that an earlier version began, the split that it began with."""
+    from l2a_transfer.errors import TrainingError
+    from l2a_transfer.training.data import TrainingData
+    from l2a_transfer.training.folder import begun_with
+
+    data = TrainingData.of(source, holdout=given["holdout"])
+    if not _goes_on(given):
+        return data
+    with contextlib.suppress(TrainingError):
+        earlier = TrainingData.of(source, holdout=given["holdout"], stratified=False)
+        if begun_with(given["out"], data=earlier.train.fingerprint()):
+            log.info("%s: begun on %s, which is not stratified; it goes on with that", given["out"], earlier.test_name)
+            return earlier
+    return data
 
 
 def _numbers(text: str) -> list[int]:

@@ -21,6 +21,7 @@ from l2a_transfer.evaluation.measure import folds_of, measure, svm_config
 from l2a_transfer.evaluation.protocols import Plan, check_folds, plan_splits
 from l2a_transfer.evaluation.results import SCHEMA, EvalConfig, EvalDetail, EvalResults, EvalRow
 from l2a_transfer.evaluation.variants import Variant, variants_of
+from l2a_transfer.features.schema import weights_sha256
 from l2a_transfer.features.store import FeatureMeta
 from l2a_transfer.features.views import open_features
 
@@ -59,7 +60,8 @@ def evaluate_files(
             bar.update(round(done) - bar.n)
 
         for (path, meta, plan, variants), label in zip(planned, labels, strict=True):
-            cards[path.name] = meta.card
+            weights = weights_sha256(meta)
+            cards[path.name] = meta.card | ({"weights_sha256": weights} if weights else {})
             with open_features(path) as features:
                 for variant in variants:
                     for shots, own in plan.groups():

@@ -8,8 +8,14 @@ from typing import Any, NamedTuple
 
 from l2a_transfer.evaluation.evaluate import EvalConfig, EvalResults, EvalRow
 
-FIRST = ("name", "config", "training", "metrics", "preprocess", "parameters")
-TITLES = {"name": "weights", "config": "network", "metrics": "measured", "training": "trained"}
+FIRST = ("name", "weights_sha256", "config", "training", "metrics", "preprocess", "parameters")
+TITLES = {
+    "name": "weights",
+    "weights_sha256": "their SHA-256",
+    "config": "network",
+    "metrics": "measured",
+    "training": "trained",
+}
 MOST = 700
 """Letters of one fact; results.json has what is longer."""
 

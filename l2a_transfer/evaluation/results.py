@@ -157,7 +157,7 @@ class EvalDetail:
 @dataclass(frozen=True)
 class EvalResults:
     """`rows` and `details` run in parallel; `splits` holds every split's indices, so that anybody can repeat it.
-    `cards` holds the card of each feature file's model by the file's name: where its weights came from."""
+    `cards` holds the card of each feature file's model, and the digest of its weights, by the file's name."""
 
     config: EvalConfig
     rows: tuple[EvalRow, ...]

@@ -27,7 +27,7 @@ from l2a_transfer.errors import (
 )
 from l2a_transfer.features.backends import FeatureBackend, feature_width
 from l2a_transfer.features.compute import compute_shards
-from l2a_transfer.features.plan import differences, fingerprint, plan_ranges
+from l2a_transfer.features.plan import comparable, differences, fingerprint, plan_ranges
 from l2a_transfer.features.ray_engine import RayConfig, compute_on_ray
 from l2a_transfer.features.shards import Shard, Shards
 from l2a_transfer.features.store import FeatureMeta, read_meta, write_features
@@ -174,7 +174,8 @@ class _Job:
             raise OutputExistsError(f"{self.out}: exists", "`resume=True` verifies it, `overwrite=True` replaces it")
         started = time.perf_counter()
         meta, rows, dim = read_meta(self.out)
-        named = differences(meta.fingerprint, self.identity)
+        theirs, missing = comparable(meta.fingerprint, self.identity)
+        named = differences(theirs, self.identity)
         if named and overwrite:
             return None
         if named:
@@ -187,6 +188,8 @@ class _Job:
                 f"{self.out}: complete, but {counted(more, 'image')} could not be used, the first {name!r}: {reason}; "
                 "`on_error='skip'` accepts that, `overwrite=True` tries them again",
             )
+        if missing:
+            log.warning("%s: made before files recorded %s; these were not compared", self.out, ", ".join(missing))
         log.info("%s: complete and unchanged", self.out)
         return ExtractResult(self.out, rows, dim, 0, time.perf_counter() - started, meta.skipped)
 

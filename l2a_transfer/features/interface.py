@@ -46,7 +46,7 @@ class FeatureBackend(Protocol):
         """Each batch's features, in order, and its maps with `attention`; transfers run beside the computation."""
 
     def identity(self) -> dict[str, Any]:
-        """What decides the bytes of a feature beside the pictures and the batch size; flat JSON."""
+        """What decides the bytes of a feature beside the pictures and the batch size, this machine too; flat JSON."""
 
 
 def check_pixels(images_u8: NDArray[np.uint8], preprocess: Preprocess) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,12 +16,14 @@ from numpy.typing import NDArray
 from l2a_transfer.errors import BackendError, unknown_name
 from l2a_transfer.features.devices import PRECISIONS, choose_onnx_device
 from l2a_transfer.features.interface import TAPS, Computed, check_pixels, level_columns, maps_wanted
+from l2a_transfer.features.machine import arithmetic, gpu_name, onnx_instructions
 
 if TYPE_CHECKING:
     from l2a_transfer.models.weights import Card
 
 CARD_KEY = "l2a-card"
 DIGEST_KEY = "l2a-sha256"
+WEIGHTS_KEY = "l2a-weights-sha256"
 MAX_ONNX_BYTES = 1 << 30
 MAP_OUTPUT = "map_"
 EXPORT = "'l2a-transfer export' writes such files"
@@ -51,7 +54,7 @@ class OnnxBackend:
             raise unknown_name("precision", precision, PRECISIONS)
         if precision not in ("auto", "fp32"):
             raise BackendError(f"{path}: ONNX files are float32, got precision {precision!r}", "use `backend='torch'`")
-        content, card = read_onnx(path)
+        content, card, self._weights = read_exported(path)
         self.card, self.preprocess = card.to_json(), card.preprocess
         widths = card.config.feature_levels
         self.levels = level_columns(widths, levels)
@@ -59,7 +62,7 @@ class OnnxBackend:
         whole = {name: range(start, stop) for name, start, stop in level_columns(widths, None)}
         self._columns = np.concatenate([np.asarray(whole[name]) for name, _, _ in self.levels])
         self._width = sum(widths.values())
-        self._weights = hashlib.sha256(content).hexdigest()
+        self._graph = hashlib.sha256(content).hexdigest()
         self.device = choose_onnx_device(device)
         self._threads, self._path, self._content = torch.get_num_threads(), path, content
         self._session = self._start()
@@ -144,8 +147,12 @@ class OnnxBackend:
         return {
             "model": self.card["name"],
             "weights": self._weights,
+            "graph": self._graph,
             "runtime": f"onnxruntime {ort.__version__}",
             "threads": self._threads if self.device == "cpu" else 0,
+            "instructions": onnx_instructions(self.device),
+            "gpu": gpu_name(self.device),
+            "arithmetic": arithmetic(self.device, self.preprocess.size, self.features),
         }
 
 
@@ -168,7 +175,13 @@ def _runtime_errors(path: Path) -> Iterator[None]:
 
 
 def read_onnx(path: Path) -> tuple[bytes, Card]:
-    """The bytes and the card of a self-contained file that `export` wrote, checked before any runtime sees them.
+    """The bytes and the card of what `read_exported` reads, and as it does."""
+    return read_exported(path)[:2]
+
+
+def read_exported(path: Path) -> tuple[bytes, Card, str]:
+    """The bytes, the card and the network's digest of a self-contained file that `export` wrote, checked before any
+    runtime sees them; the digest is empty where an earlier version wrote the file.
 
     Raises: BackendError for a file of another program, a damaged one, or one that refers to other files.
     """
@@ -194,6 +207,9 @@ def read_onnx(path: Path) -> tuple[bytes, Card]:
         raise BackendError(f"{path}: keeps data in other files, which is refused; export it again")
     try:
         card = Card.from_json(json.loads(metadata[CARD_KEY]))
+        weights = json.loads(metadata.get(WEIGHTS_KEY, '""'))
+        if not isinstance(weights, str) or not re.fullmatch("(?:[0-9a-f]{64})?", weights):
+            raise ValueError(f"{WEIGHTS_KEY} is no SHA-256")
     except (ValueError, TypeError, KeyError, RecursionError) as error:
         raise BackendError(f"{path}: its card cannot be read: {error}; {EXPORT}") from error
     inputs = [i.name for i in model.graph.input]
@@ -204,7 +220,7 @@ def read_onnx(path: Path) -> tuple[bytes, Card]:
         )
     if content != with_sha256(content[: -len(with_sha256(b""))]):
         raise BackendError(f"{path}: changed since it was exported: its SHA-256 differs or is missing; {EXPORT}")
-    return content, card
+    return content, card, weights
 
 
 def with_sha256(content: bytes) -> bytes:

@@ -7,6 +7,7 @@ from typing import Any
 
 from l2a_transfer.data.readers import ImageSource
 from l2a_transfer.features.interface import FeatureBackend
+from l2a_transfer.features.machine import MEANING, RECORDED, decoders
 from l2a_transfer.features.schema import SCHEMA
 
 SHARD_ROWS = 1024
@@ -38,9 +39,21 @@ def fingerprint(source: ImageSource, backend: FeatureBackend, batch_size: int, *
         "levels": ",".join(name for name, _, _ in backend.levels),
         "preprocess": json.dumps(backend.preprocess.to_json(), sort_keys=True),
         "batch_size": batch_size,
+        "pillow": decoders(source, backend.preprocess.size),
         **({"attention": True} if attention else {}),
         **backend.identity(),
     }
+
+
+def comparable(there: dict[str, Any], here: dict[str, Any]) -> tuple[dict[str, Any], tuple[str, ...]]:
+    """A finished file's fingerprint in this version's terms, and what it lacks because an earlier version wrote it.
+
+    What it lacks is taken to be as it is here.
+    """
+    if "graph" in here and "graph" not in there:  # the SHA-256 of the ONNX file was called weights
+        there = {**there, "graph": there.get("weights"), "weights": here["weights"]}
+    missing = tuple(key for key in RECORDED if key in here and key not in there)
+    return {**there, **{key: here[key] for key in missing}}, missing
 
 
 def differences(there: dict[str, Any], here: dict[str, Any]) -> str:
@@ -50,11 +63,14 @@ def differences(there: dict[str, Any], here: dict[str, Any]) -> str:
 
 
 _MEANING = {
+    **MEANING,
     "data": "data: other images, order, labels, file sizes or times of change",
     "weights": "weights: other values",
 }
 
 
 def _short(values: dict[str, Any], key: str) -> str:
+    if key in RECORDED and key not in values:
+        return "not recorded"
     value = values.get(key)
     return f"{value[:12]}…" if isinstance(value, str) and len(value) == 64 else repr(value)

@@ -58,7 +58,10 @@ class Extractor:
         try:
             here = fingerprint(source, backend, options["batch_size"], attention=options["attention"])
             if named := differences(identity, here):
-                raise BackendError(f"{os.uname().nodename}: would compute other bytes than the driver ({named})")
+                raise BackendError(
+                    f"{os.uname().nodename}: would compute other bytes than the driver ({named}); use nodes of one "
+                    "kind, and start the command on one of them"
+                )
             if not self.shards.is_of(identity):
                 raise StoreError(f"{folder}: not there on {os.uname().nodename}", "`out` must lie in a shared folder")
         except L2AError as error:

@@ -64,6 +64,17 @@ class Rows:
     split: NDArray[np.uint8]
 
 
+def weights_sha256(meta: FeatureMeta) -> str | None:
+    """The digest of the network that made a feature file, as `inspect` gives it of weights; None where there is none.
+
+    Of an ONNX file, fingerprints without `graph` have the SHA-256 of the file there instead.
+    """
+    found = meta.fingerprint.get("weights")
+    if not isinstance(found, str) or (meta.backend == "onnxruntime" and "graph" not in meta.fingerprint):
+        return None
+    return found or None
+
+
 def check_rows(path: Path, meta: FeatureMeta, rows: Rows, dim: int) -> None:
     """What holds in every feature file, whether it is about to be written or has just been read."""
     N = len(rows.labels)

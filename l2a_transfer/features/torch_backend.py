@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
@@ -14,6 +12,7 @@ from numpy.typing import NDArray
 from l2a_transfer.errors import unknown_name
 from l2a_transfer.features.devices import choose_device, choose_precision, ieee_float32
 from l2a_transfer.features.interface import TAPS, Computed, check_pixels, level_columns, maps_wanted
+from l2a_transfer.features.machine import arithmetic, gpu_name, torch_instructions
 
 if TYPE_CHECKING:
     import torch
@@ -40,6 +39,8 @@ class TorchBackend:
     ) -> None:
         import torch
 
+        from l2a_transfer.models.digest import network_sha256
+
         if tap not in TAPS:
             raise unknown_name("tap", tap, TAPS)
         self.device = choose_device(device)
@@ -47,7 +48,7 @@ class TorchBackend:
         self.tap, self.card, self.preprocess = tap, card.to_json(), card.preprocess
         self.levels = level_columns(model.config.feature_levels, levels)
         self.map_levels = maps_wanted(model.config.map_levels, model.config.feature_levels, levels)
-        self._weights = state_sha256(model)
+        self._weights = network_sha256(model)
         self._model: Any = model.eval().to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self._mean = torch.tensor(self.preprocess.mean, device=self.device)[:, None, None]
         self._std = torch.tensor(self.preprocess.std, device=self.device)[:, None, None]
@@ -145,17 +146,10 @@ class TorchBackend:
             "weights": self._weights,
             "runtime": f"torch {torch.__version__}",
             "threads": torch.get_num_threads() if self.device == "cpu" else 0,
+            "instructions": torch_instructions(self.device, self.precision),
+            "gpu": gpu_name(self.device),
+            "arithmetic": arithmetic(self.device, self.preprocess.size, self.features),
         }
-
-
-def state_sha256(model: Network) -> str:
-    """SHA-256 over a network's config and tensors, in the order of their names."""
-    digest = hashlib.sha256(json.dumps(model.config.to_json(), sort_keys=True).encode())
-    for key, value in sorted(model.state_dict().items()):
-        tensor: torch.Tensor = value.detach().cpu().contiguous()
-        digest.update(f"{key} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        digest.update(tensor.numpy().tobytes())
-    return digest.hexdigest()
 
 
 def _to_pinned(values: torch.Tensor) -> torch.Tensor:

@@ -11,6 +11,9 @@ from l2a_transfer.errors import ArgumentError, unknown_name
 LEVELS = {"L1": 256, "L2": 512, "L3": 512}
 """Attention level → channels at width 1: the outputs of conv7, conv10 and conv13 (after the ReLU)."""
 
+DEFAULT_WIDTH = 0.25
+"""Of a network whose width nobody names: what `train` makes, and so what its untrained control must have."""
+
 NORMALIZERS = ("softmax", "sparsemax", "entmax15")
 GLOBAL_BRANCH = ("auto", "always")
 
@@ -56,16 +59,16 @@ def find_architecture(name: str) -> Architecture:
 class ModelConfig:
     """Everything that decides a network's shape and arithmetic.
 
-    `width` scales every channel count (512 → 128 at 0.25). `dropout` scales the paper's dropout rates
-    (0.3, 0.4, 0.5): 1 is the paper's network, 0 has none. `global_branch="auto"` builds the layers behind the
-    global feature g only where g can change the output; "always" builds the paper's network to the letter.
+    `width` scales every channel count (512 → 128 at 0.25); 1 is the paper's network. `dropout` scales the paper's
+    dropout rates (0.3, 0.4, 0.5): 1 is the paper's network, 0 has none. `global_branch="auto"` builds the layers behind
+    the global feature g only where g can change the output; "always" builds the paper's network to the letter.
 
     Raises: UnknownNameError for a name that is not in its table; ValueError for a number out of range.
     """
 
     architecture: str
     num_classes: int = 10
-    width: float = 1.0
+    width: float = DEFAULT_WIDTH
     normalizer: str = "softmax"
     dropout: float = 1.0
     global_branch: str = "auto"

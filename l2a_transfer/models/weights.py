@@ -6,6 +6,7 @@ import dataclasses
 import hashlib
 import io
 import json
+import math
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,7 +14,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 
 from l2a_transfer.errors import UnknownNameError, WeightsError, nearest, wrong_kind
 from l2a_transfer.files import write_whole
-from l2a_transfer.models.config import ARCHITECTURES, ModelConfig
+from l2a_transfer.models.config import ARCHITECTURES, DEFAULT_WIDTH, ModelConfig
 from l2a_transfer.preprocess import Preprocess
 
 if TYPE_CHECKING:
@@ -34,7 +35,7 @@ class Card:
     """What a weights file is and how it came to be; every number was measured on the very file that carries it.
 
     `metrics`: name → {"value", "n", …}; `training`: data set, recipe, seed, device, seconds, versions, commit, or
-    {"untrained": true, "seed": n}.
+    {"untrained": true, "seed": n}; `training["float32"]` names the tensors that float16 cannot hold.
     """
 
     name: str
@@ -80,23 +81,25 @@ class Card:
 def save_weights(model: Network, card: Card, path: Path) -> None:
     """Write `model` as float16 with its card, atomically: `path` is the old file or the whole new one.
 
-    Raises: WeightsError where the disk refuses, and for a value that float16 does not hold.
+    A tensor with a value that float16 does not hold is written as float32, and the card's `training["float32"]` names
+    it. Raises: WeightsError where the disk refuses, and for values that are not finite.
     """
     import torch
     from safetensors.torch import save
 
-    largest = torch.finfo(torch.float16).max
+    large = beyond_float16(model)
+    if wrong := [key for key, value in large.items() if not math.isfinite(value)]:
+        raise WeightsError(
+            f"{path}: nothing was written, because tensor {wrong[0]} has values that are not finite; go back to a "
+            "state of before, and train on with a smaller learning rate"
+        )
+    if large:
+        card = dataclasses.replace(card, training={**card.training, "float32": sorted(large)})
+    tensors = {}
     for key, value in model.state_dict().items():
-        if value.is_floating_point() and not bool((value.abs() <= largest).all()):
-            raise WeightsError(
-                f"{path}: nothing was written, because float16 ends at {largest:,.0f} and tensor {key} has "
-                f"{value.abs().max().item():.3g}; train with a smaller learning rate"
-            )
-    tensors = {
-        key: value.detach().cpu().to(torch.float16 if value.is_floating_point() else value.dtype).contiguous()
-        for key, value in model.state_dict().items()
-        if not key.endswith("num_batches_tracked")
-    }
+        if not key.endswith("num_batches_tracked"):
+            kind = torch.float32 if key in large else torch.float16 if value.is_floating_point() else value.dtype
+            tensors[key] = value.detach().cpu().to(kind).contiguous()
     metadata = {HEADER_KEY: json.dumps(card.to_json(), sort_keys=True)}
     content = save(tensors, metadata=metadata)
     data = save(tensors, metadata={**metadata, DIGEST_KEY: _sha256(io.BytesIO(content))[1]})
@@ -106,6 +109,17 @@ def save_weights(model: Network, card: Card, path: Path) -> None:
         raise WeightsError(
             f"{path}: cannot be written: {error.strerror or error}; make room, or choose another folder"
         ) from error
+
+
+def beyond_float16(model: Network) -> dict[str, float]:
+    """Tensors that hold more than float16's largest number, 65,504, or nothing finite, and the largest of each."""
+    import torch
+
+    largest, found = torch.finfo(torch.float16).max, {}
+    for key, value in model.state_dict().items():
+        if value.is_floating_point() and not bool((value.abs() <= largest).all()):
+            found[key] = float(value.abs().max())
+    return found
 
 
 def _in_order(data: bytes) -> bytes:
@@ -219,8 +233,9 @@ def pretrained_names() -> list[str]:
 def resolve_model(name: str | Path, *, seed: int = 0) -> tuple[Network, Card]:
     """What `--model` means: a bundled name, a path to `.safetensors`, or `untrained:ARCH[@WIDTH]`.
 
-    A bare architecture means its bundled weights. Returns the network in evaluation mode and its card. Raises:
-    UnknownNameError with the nearest name; WeightsError for a file that cannot be used.
+    A bare architecture means its bundled weights; an untrained one without a width has that of `train`, 0.25. Returns
+    the network in evaluation mode and its card. Raises: UnknownNameError with the nearest name; WeightsError for a file
+    that cannot be used.
     """
     if not isinstance(name, (str, Path)):
         raise wrong_kind("name", "a model's name, or a path to .safetensors", name)
@@ -262,14 +277,14 @@ def _untrained(text: str, seed: int) -> tuple[Network, Card]:
 
     architecture, at, width = text.partition("@")
     try:
-        config = ModelConfig(architecture, width=float(width) if at else 1.0)
+        config = ModelConfig(architecture, width=float(width) if at else DEFAULT_WIDTH)
     except UnknownNameError:
         raise
     except ValueError as error:
         raise UnknownNameError(f"untrained:{text}: {error}; expected untrained:ARCH[@WIDTH], as @0.25") from error
     model = build_model(config, seed=seed).eval()
     card = Card(
-        name=f"untrained:{text}",
+        name=f"untrained:{architecture}@{_number(config.width)}",  # the width is named, whoever chose it
         config=config,
         preprocess=Preprocess(),
         classes=(),
@@ -277,6 +292,11 @@ def _untrained(text: str, seed: int) -> tuple[Network, Card]:
         training={"untrained": True, "seed": seed},
     )
     return model, card
+
+
+def _number(width: float) -> str:
+    """0.25 and not 0.250, 1 and not 1.0; no two widths are written alike."""
+    return f"{width:g}" if float(f"{width:g}") == width else repr(width)
 
 
 def count_parameters(model: Network) -> int:

@@ -16,7 +16,7 @@ from l2a_transfer.models.config import ModelConfig
 from l2a_transfer.models.weights import Card, count_parameters
 from l2a_transfer.training.data import TEST_SPLITS
 from l2a_transfer.training.device import device_name
-from l2a_transfer.training.recipe import TrainConfig
+from l2a_transfer.training.recipe import TrainConfig, scaled_rate
 
 if TYPE_CHECKING:
     from l2a_transfer.training.trainer import Trainer
@@ -41,6 +41,8 @@ def training_card(trainer: Trainer, name: str) -> Card:
         "versions": {"python": platform.python_version(), "torch": torch.__version__},
         "commit": trainer.commit,
     }
+    if (scaled := scaled_rate(trainer.recipe)) is not None:
+        training["lr"] = f"{trainer.recipe.lr:g} = {scaled}, scaled with the batch size"
     if trainer.start:
         training["init_from"] = {"name": trainer.start.name, "sha256": trainer.start.sha256,
                                  "not_loaded": list(trainer.start.kept_random)}  # fmt: skip

@@ -5,13 +5,14 @@ from __future__ import annotations
 import errno
 import io
 import json
+import logging
 import lzma
 import pickle
 import re
 import warnings
 import zipfile
 import zlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,13 +21,18 @@ from torch import Tensor
 
 from l2a_transfer import files
 from l2a_transfer.errors import TrainingError
+from l2a_transfer.training.machine import MACHINE
 
+log = logging.getLogger(__name__)
 SCHEMA = "l2a-checkpoint/1"
 HINTS = {
     "threads": " (OMP_NUM_THREADS sets them)",
     "processes": " (torchrun sets them)",
     "data": " (the data set, its folder, or what is held out)",
     "test": " (the data set, its folder, or what is held out)",
+    "init_from": " (the weights to start from)",
+    "arithmetic": " (a step gives other bits: another processor, or settings as ONEDNN_MAX_CPU_ISA)",
+    "instructions": " (of the CPU)",
 }
 """Where the name of what differs is not the option's."""
 DAMAGED = (
@@ -63,12 +69,47 @@ def write_run_file(path: Path, content: bytes | memoryview) -> None:
         ) from error
 
 
-def load_checkpoint(path: Path, fingerprint: dict[str, Any]) -> dict[str, Any]:
+def load_checkpoint(
+    path: Path, fingerprint: dict[str, Any], *, earlier: Mapping[str, str] | None = None
+) -> dict[str, Any]:
     """The content that `save_checkpoint` wrote for this very run.
+
+    `earlier`: what earlier versions wrote where this one writes another value, by the fingerprint's key.
 
     Raises: TrainingError where the file is damaged, or another config, recipe, seed or data set made it; the error
     names what differs.
     """
+    content = read_checkpoint(path)
+    theirs = translated(content["fingerprint"], fingerprint, earlier)
+    if apart := differences(*(_part(values, MACHINE, within=False) for values in (theirs, fingerprint))):
+        raise TrainingError(
+            f"{path}: made by another run ({apart})",
+            "use another `out`, or the same options, or `overwrite=True` to start again",
+        )
+    if content.get("epoch") == json.loads(fingerprint["recipe"])["epochs"]:
+        return content  # nothing is left to compute, and any machine may measure
+    both = [key for key in MACHINE if key in theirs and key in fingerprint]
+    if apart := differences(*(_part(values, both, within=True) for values in (theirs, fingerprint))):
+        raise TrainingError(
+            f"{path}: begun on another machine ({apart}), so this one would end with other bits",
+            "go on there, or use `overwrite=True` to start again here, or another `out`",
+        )
+    unknown = [key for key in MACHINE if key in fingerprint and key not in theirs]
+    if unknown:
+        log.warning(
+            "%s: of a version that did not keep %s in checkpoints; they could not be compared, and on another machine "
+            "the run ends with other bits", path, ", ".join(unknown),
+        )  # fmt: skip
+    return content
+
+
+def _part(values: dict[str, Any], keys: Iterable[str], *, within: bool) -> dict[str, Any]:
+    """The entries whose key is one of `keys`, or none of them."""
+    return {key: value for key, value in values.items() if (key in keys) == within}
+
+
+def read_checkpoint(path: Path) -> dict[str, Any]:
+    """The content that `save_checkpoint` wrote for any run. Raises: TrainingError where the file is damaged."""
     try:
         with zipfile.ZipFile(path) as archive:  # torch reads the archive without looking at its checksums
             if (damage := archive.testzip()) is not None:
@@ -87,8 +128,6 @@ def load_checkpoint(path: Path, fingerprint: dict[str, Any]) -> dict[str, Any]:
         isinstance(key, str) and isinstance(value, str | int) for key, value in theirs.items()
     ):
         raise damaged(path, "it has no fingerprint")
-    if apart := differences(theirs, fingerprint):
-        raise TrainingError(f"{path}: made by another run ({apart})", "use another `out`, or the same options")
     return content
 
 
@@ -134,6 +173,12 @@ def damaged(path: Path, reason: Exception | str) -> TrainingError:
     return TrainingError(
         f"{path}: damaged or not a checkpoint: {said}", "remove it, and `resume=True` begins this run again"
     )
+
+
+def translated(theirs: dict[str, Any], ours: dict[str, Any], earlier: Mapping[str, str] | None) -> dict[str, Any]:
+    """A fingerprint with this version's value wherever it has the `earlier` one."""
+    same = {key: ours[key] for key, value in (earlier or {}).items() if theirs.get(key) == value}
+    return {**theirs, **same}
 
 
 def differences(theirs: dict[str, Any], ours: dict[str, Any]) -> str:

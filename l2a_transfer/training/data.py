@@ -64,10 +64,10 @@ class TrainingData:
         return f"{self.test_name}_accuracy"
 
     @classmethod
-    def of(cls, source: ImageSource, *, holdout: int | None = None) -> TrainingData:
+    def of(cls, source: ImageSource, *, holdout: int | None = None, stratified: bool = True) -> TrainingData:
         """The training and test splits of a source; with `holdout`, training images alone, so many held out.
 
-        A source of one split has nothing to measure on: then `holdout` must be given.
+        A source of one split has nothing to measure on: then `holdout` must be given. `stratified`: as for `holdout`.
         """
         train = _rows(source, TRAIN_SPLITS) if len(source.splits) > 1 else np.arange(len(source))
         if train is None:
@@ -75,7 +75,7 @@ class TrainingData:
         test = _rows(source, TEST_SPLITS) if len(source.splits) > 1 else None
         if holdout is not None:
             part = Subset(source, train)
-            return cls(source.name, source.classes, part, part).holdout(holdout)
+            return cls(source.name, source.classes, part, part).holdout(holdout, stratified=stratified)
         if test is None:
             raise TrainingError(
                 f"{source.name}: has no split to measure on, only {', '.join(source.splits)}",
@@ -83,18 +83,50 @@ class TrainingData:
             )
         return cls(source.name, source.classes, Subset(source, train), Subset(source, test))
 
-    def holdout(self, n: int) -> TrainingData:
+    def holdout(self, n: int, *, stratified: bool = True) -> TrainingData:
         """The training images split into N − n and n, the same way every time; the test images are out of reach.
 
-        Recipe choices are made on this split. Raises: TrainingError where n leaves nothing on one side.
+        Of each class its share of n is held out, up to rounding, and at least one image is left for training. Recipe
+        choices are made on this split. `stratified=False` draws from all images alike, as versions did whose cards say
+        `holdout-N` without `stratified`. Raises: TrainingError where n leaves nothing on one side.
         """
-        if not 0 < n < len(self.train):
-            raise TrainingError(f"holdout must be between 1 and {len(self.train) - 1} images, got {n}")
         order = np.random.default_rng(HOLDOUT_SEED).permutation(len(self.train))
+        if stratified:
+            order = _by_class(self.train.labels, order, n)
+        elif not 0 < n < len(self.train):
+            raise TrainingError(f"holdout must be between 1 and {len(self.train) - 1} images, got {n}")
         fit, held = np.sort(order[n:]), np.sort(order[:n])
         return dataclasses.replace(
-            self, train=Subset(self.train, fit), test=Subset(self.train, held), test_name=f"holdout-{n}"
+            self, train=Subset(self.train, fit), test=Subset(self.train, held),
+            test_name=f"holdout-{n}-stratified" if stratified else f"holdout-{n}",
+        )  # fmt: skip
+
+
+def _by_class(labels: NDArray[np.int32], order: NDArray[np.int64], n: int) -> NDArray[np.int64]:
+    """The rows of `order`, those first of which n are held out: of each class its share, rounded by largest remainder.
+
+    What the remainders leave undecided follows `order`. Raises: TrainingError where a class would keep no image.
+    """
+    labels = labels[order]
+    counts = np.bincount(labels)
+    most = len(labels) - np.count_nonzero(counts)
+    if not 0 < n <= most:
+        if not most:
+            raise TrainingError("nothing can be held out: no class has more than one image")
+        raise TrainingError(
+            f"holdout must be between 1 and {most} images, so that each class keeps one for training; got {n}"
         )
+    taken, left = np.divmod(n * counts, len(labels))
+    first_seen = np.full(len(counts), len(labels))
+    np.minimum.at(first_seen, labels, np.arange(len(labels)))
+    turns = np.lexsort((first_seen, -left))  # the class with the largest remainder first
+    while (short := n - int(taken.sum())) > 0:
+        taken[[c for c in turns if taken[c] < counts[c] - 1][:short]] += 1
+    rank = np.empty(len(labels), dtype=np.int64)  # of each row among those of its class
+    for label in np.flatnonzero(counts):
+        rank[labels == label] = np.arange(counts[label])
+    held = rank < taken[labels]
+    return np.concatenate([order[held], order[~held]])
 
 
 def _rows(source: ImageSource, names: Sequence[str]) -> NDArray[np.int64] | None:

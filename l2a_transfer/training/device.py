@@ -7,7 +7,7 @@ import os
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import timedelta
 
 import torch
@@ -58,6 +58,22 @@ class Ranks:
     def first(self) -> bool:
         """True in the one process that writes, measures and reports."""
         return self.rank == 0
+
+
+@dataclass(frozen=True)
+class Where:
+    """On what a run computes; none of it is part of the recipe.
+
+    `pixels`: where they lie, `auto`, `memory` or `stream`; `workers`: decoding processes.
+    """
+
+    device: str = "auto"
+    precision: str = "auto"
+    compile: bool = False
+    sync_batch_norm: bool = False
+    pixels: str = "auto"
+    workers: int | None = None
+    ranks: Ranks = field(default_factory=Ranks)
 
 
 def choose_device(name: str, local_rank: int = 0) -> torch.device:

@@ -8,12 +8,21 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from l2a_transfer.errors import OutputExistsError, StoreError, TrainingError, WeightsError
 from l2a_transfer.lock import output_lock
 from l2a_transfer.models.weights import Card, read_card
 from l2a_transfer.training.cards import part_of_fingerprint, weights_name
-from l2a_transfer.training.checkpoint import damaged, differences, load_checkpoint, save_checkpoint, write_run_file
+from l2a_transfer.training.checkpoint import (
+    damaged,
+    differences,
+    load_checkpoint,
+    read_checkpoint,
+    save_checkpoint,
+    translated,
+    write_run_file,
+)
 from l2a_transfer.training.trainer import Trainer
 
 log = logging.getLogger(__name__)
@@ -92,7 +101,7 @@ class RunFolder:
         if not resume:
             self.check_vacant()
         elif self.checkpoint.exists():
-            load_checkpoint(self.checkpoint, trainer.fingerprint())
+            load_checkpoint(self.checkpoint, trainer.fingerprint(), earlier=trainer.earlier)
         else:
             self._alone(trainer)
 
@@ -115,7 +124,7 @@ class RunFolder:
             if first and not found:
                 log.info("%s: no checkpoint to go on from; the run begins", self.path)
             return found
-        content = load_checkpoint(self.checkpoint, trainer.fingerprint())
+        content = load_checkpoint(self.checkpoint, trainer.fingerprint(), earlier=trainer.earlier)
         try:
             trainer.restore(content)
         except TrainingError as error:
@@ -171,9 +180,25 @@ class RunFolder:
             path.unlink(missing_ok=True)
 
 
+def begun_with(out: Path, **values: str) -> bool:
+    """True where a run in `out`, or in the folder of one of its seeds, has these values in its fingerprint."""
+    return any(values.items() <= {(key, of.get(key)) for key in values} for of in _begun_in(out))
+
+
+def _begun_in(out: Path) -> Iterator[dict[str, Any]]:
+    """What the checkpoint of each run in `out` keeps of its fingerprint, and the card of its weights."""
+    for folder in (out, *sorted(out.glob("seed-*"))):
+        with suppress(TrainingError):
+            yield read_checkpoint(folder / "checkpoint.pt")["fingerprint"]
+        for weights in sorted(folder.glob("*.safetensors")):
+            with suppress(WeightsError):
+                yield part_of_fingerprint(read_card(weights))
+
+
 def _apart(card: Card, trainer: Trainer) -> str:
     """What differs between the run that made the weights of `card` and this one."""
-    theirs, ours = part_of_fingerprint(card), trainer.fingerprint()
+    ours = trainer.fingerprint()
+    theirs = translated(part_of_fingerprint(card), ours, trainer.earlier)
     return differences(theirs, {key: ours[key] for key in theirs})
 
 

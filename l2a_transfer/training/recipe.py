@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
-from l2a_transfer.errors import ArgumentError, unknown_name
+from l2a_transfer.errors import ArgumentError, TrainingError, unknown_name
+from l2a_transfer.wording import are, counted
 
 SCHEDULES = ("one-cycle", "step")
 KINDS = {bool: "true or false", int: "an integer", float: "a number", tuple: "pairs as 0:16,0.5:32", str: "a name"}
@@ -107,6 +108,32 @@ class TrainConfig:
             resolutions=tuple((start, round(pixels * scale)) for start, pixels in self.resolutions),
         )
 
+    def at_batch(self, size: int) -> TrainConfig:
+        """The same recipe for another batch size: `lr` grows and shrinks with it (Goyal et al. 2017, section 2.1).
+
+        Raises: ValueError for a size below 2.
+        """
+        if size == self.batch_size:
+            return self
+        return dataclasses.replace(self, batch_size=size, lr=self.lr * size / self.batch_size)
+
+    def fitting(self, images: int, *, processes: int = 1, scale: bool = True) -> TrainConfig:
+        """The same recipe, where there are fewer `images` than its batch has: with the largest power of two of which an
+        epoch has two, shared evenly by `processes`; `scale` as `at_batch` does.
+
+        Raises: TrainingError where even two images a process are too many.
+        """
+        if images >= self.batch_size:
+            return self
+        size = 1 << max(1, (images // 2).bit_length() - 1)
+        size = max(size - size % processes, 2 * processes)
+        if size > images:
+            raise TrainingError(
+                f"a batch of {counted(processes, 'process', 'processes')} needs {2 * processes} training images, there "
+                f"{are(images)} {images}"
+            )
+        return self.at_batch(size) if scale else dataclasses.replace(self, batch_size=size)
+
     def learning_rate(self, step: int, steps: int) -> float:
         """The rate of step `step` of `steps`, counted from 0."""
         if self.schedule == "step":
@@ -187,3 +214,11 @@ def find_recipe(name: str, data: str = "") -> TrainConfig:
         raise unknown_name("recipe", name, RECIPES)
     recipe = RECIPES[name]
     return dataclasses.replace(recipe, epochs=EPOCHS.get(name, {}).get(data, recipe.epochs))
+
+
+def scaled_rate(recipe: TrainConfig) -> str | None:
+    """How a rate came from that of the recipe of its name: "0.2 × 32/128"; None where it did not come by the batch."""
+    own = RECIPES.get(recipe.name)
+    if own is None or recipe.batch_size == own.batch_size or recipe.lr != own.at_batch(recipe.batch_size).lr:
+        return None
+    return f"{own.lr:g} × {recipe.batch_size}/{own.batch_size}"

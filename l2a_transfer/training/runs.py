@@ -22,8 +22,10 @@ from l2a_transfer.training.checkpoint import differences, write_run_file
 from l2a_transfer.training.curve import learning_curve
 from l2a_transfer.training.data import ResidentPixels
 from l2a_transfer.training.device import device_name
+from l2a_transfer.training.divergence import signs
 from l2a_transfer.training.folder import ELSEWHERE, RunFolder, check_path
 from l2a_transfer.training.interrupt import asked_to_stop
+from l2a_transfer.training.machine import MACHINE
 from l2a_transfer.training.measure import evaluate
 from l2a_transfer.training.trainer import Trainer
 from l2a_transfer.wording import counted
@@ -90,12 +92,12 @@ def train(
     """Run `trainer` to its last epoch, writing `checkpoint.pt`, `metrics.jsonl`, `curve.png` and `NAME.safetensors`
     into `out`; of several processes the first alone writes.
 
-    Fitted on the training images; measured at the end, on the test images, with the float16 numbers that ship, in
-    float32 arithmetic. With `eval_every` it is also measured during training, which chooses nothing. Ctrl-C and
-    SIGTERM save the position and raise Interrupted, a KeyboardInterrupt. Raises: OutputExistsError where `out` holds
-    another run and neither `resume` nor `overwrite` is given; NotFiniteError where the loss is not finite;
-    TrainingError where the checkpoint is another run's or damaged, `out` cannot be written, or the processes would not
-    train the same.
+    Fitted on the training images; measured at the end, on the test images, with the very numbers that ship (float16,
+    and float32 for tensors that float16 cannot hold), in float32 arithmetic. With `eval_every` it is also measured
+    during training, which chooses nothing. Ctrl-C and SIGTERM save the position and raise Interrupted, a
+    KeyboardInterrupt. Raises: OutputExistsError where `out` holds another run and neither `resume` nor `overwrite` is
+    given; NotFiniteError where the loss is not finite; TrainingError where the checkpoint is another run's or damaged,
+    `out` cannot be written, or the processes would not train the same.
     """
     folder = RunFolder.of(out, trainer)
     start = Path(os.path.expanduser(trainer.init_from or ""))
@@ -118,7 +120,6 @@ def train(
             _run(trainer, folder, eval_every=eval_every, progress=progress, stop=stop)
             metrics: dict[str, Any] = {}
             if trainer.where.ranks.first:
-                write_run_file(folder.curve, learning_curve(trainer.history, folder.name))
                 metrics = _measure(trainer, folder)  # last: measured weights say that the run is complete
             if stop():
                 raise Interrupted(f"stopped; the run in {out} is complete")
@@ -128,7 +129,7 @@ def train(
 def _run(trainer: Trainer, folder: RunFolder, *, eval_every: int, progress: bool, stop: Callable[[], bool]) -> None:
     """To the last epoch, saving each. Raises: as `train`."""
     saved = (trainer.epoch, trainer.step) if trainer.epoch or trainer.step else None
-    dropped = False
+    dropped, warned = False, set[str]()
     while not trainer.finished:
         try:
             row = trainer.run_epoch(progress=progress, stop=stop)
@@ -140,18 +141,23 @@ def _run(trainer: Trainer, folder: RunFolder, *, eval_every: int, progress: bool
             )
             raise NotFiniteError(f"{error}; {there}", SMALLER_STEPS) from None
         if trainer.where.ranks.first:
-            if row is not None:
-                if eval_every and trainer.epoch % eval_every == 0:
+            trainer.history += [row] if row is not None else []
+            try:
+                if row is not None and eval_every and trainer.epoch % eval_every == 0:
                     row[trainer.data.test_metric] = evaluate(
                         trainer.result, trainer.data.test, trainer.preprocess, workers=trainer.where.workers
                     )
-                trainer.history.append(row)
-            folder.save(trainer)
-            if not dropped:  # before its end a run has none of its own
-                folder.drop_results()
-                dropped = True
+            finally:  # a test image that cannot be read does not cost the epoch
+                folder.save(trainer)
+                if not dropped:  # before its end a run has none of its own
+                    folder.drop_results()
+                    dropped = True
             if row is not None:
                 _tell(trainer, row)
+                for kind, sign in signs(trainer, row).items():
+                    if kind not in warned:  # once: it stays as it is
+                        log.warning("%s", sign)
+                    warned.add(kind)
         saved = (trainer.epoch, trainer.step)
         if row is None:
             raise Interrupted(
@@ -169,7 +175,8 @@ def _agree(trainer: Trainer, out: Path, *, done: bool) -> None:
         return
     place = "the end" if done else f"epoch {trainer.epoch}, step {trainer.step}"
     said: list[Any] = [None] * trainer.where.ranks.size
-    dist.all_gather_object(said, {**trainer.fingerprint(), "threads": 0, "position": place})
+    own = {key: value for key, value in trainer.fingerprint().items() if key not in MACHINE}
+    dist.all_gather_object(said, {**own, "threads": 0, "position": place})
     for rank, other in enumerate(said):
         if apart := differences(other, said[0]):
             raise TrainingError(
@@ -211,10 +218,11 @@ def _rounded(seconds: float) -> str:
 
 
 def _measure(trainer: Trainer, folder: RunFolder) -> dict[str, Any]:
-    """Save the weights, measure what was saved, and save them again with what was measured."""
+    """Save the weights, draw the curve, measure what was saved, and save them again with what was measured."""
     data = trainer.data
     card = training_card(trainer, folder.name)
-    save_weights(trainer.result, card, folder.weights)
+    save_weights(trainer.result, card, folder.weights)  # first: nothing below may cost them
+    write_run_file(folder.curve, learning_curve(trainer.history, folder.name))
     shipped, _ = load_weights(folder.weights)
     shipped.to(trainer.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     accuracy = evaluate(shipped, data.test, trainer.preprocess, workers=trainer.where.workers)

@@ -8,17 +8,22 @@ from dataclasses import dataclass
 import torch
 
 from l2a_transfer.errors import TrainingError
+from l2a_transfer.models.digest import network_sha256
 from l2a_transfer.models.vgg import Network
 from l2a_transfer.models.weights import resolve_model
 
 
 @dataclass(frozen=True)
 class Start:
-    """What a network began with: the weights' name and digest, and the tensors that kept their random values."""
+    """What a network began with: the weights' name and digest, and the tensors that kept their random values.
+
+    `earlier_sha256`: the digest by which versions before the one digest named the same weights.
+    """
 
     name: str
     sha256: str
     kept_random: tuple[str, ...]
+    earlier_sha256: str
 
 
 def start_from(model: Network, name: str) -> Start:
@@ -40,10 +45,12 @@ def start_from(model: Network, name: str) -> Start:
             f"{model.config.architecture} at width {model.config.width:g}"
         )
     model.load_state_dict(fitting, strict=False)
-    return Start(card.name, _sha256(theirs), tuple(key for key in tensors if key not in fitting))
+    random = tuple(key for key in tensors if key not in fitting)
+    return Start(card.name, network_sha256(found), random, _earlier_sha256(theirs))
 
 
-def _sha256(state: dict[str, torch.Tensor]) -> str:
+def _earlier_sha256(state: dict[str, torch.Tensor]) -> str:
+    """The digest in `init_from` of cards and checkpoints that lack the fingerprint's `torch`."""
     sha = hashlib.sha256()
     for key in sorted(state):
         sha.update(key.encode() + state[key].detach().cpu().numpy().tobytes())

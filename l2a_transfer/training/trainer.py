@@ -9,7 +9,6 @@ import math
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
@@ -29,7 +28,7 @@ from l2a_transfer.training.cards import commit
 from l2a_transfer.training.checkpoint import check_position, check_tensors
 from l2a_transfer.training.data import Pixels, TrainingData, open_pixels
 from l2a_transfer.training.device import (
-    Ranks,
+    Where,
     choose_device,
     choose_precision,
     macs,
@@ -37,9 +36,12 @@ from l2a_transfer.training.device import (
 )
 from l2a_transfer.training.epochs import augmented_batches, plan_epoch, stream_seed
 from l2a_transfer.training.loss_watch import LossWatch
+from l2a_transfer.training.machine import machine
 from l2a_transfer.training.recipe import TrainConfig
 from l2a_transfer.training.start import Start, start_from
 from l2a_transfer.wording import counted
+
+__all__ = ["Trainer", "Where"]
 
 log = logging.getLogger(__name__)
 LOOK_EVERY = 50
@@ -47,22 +49,6 @@ LOOK_EVERY = 50
 of an epoch."""
 OF_G = ("global_branch.", "project_g.")
 """Layers that have no gradient, and so no momentum, where they are built and nothing uses them."""
-
-
-@dataclass(frozen=True)
-class Where:
-    """On what a run computes; none of it is part of the recipe.
-
-    `pixels`: where they lie, `auto`, `memory` or `stream`; `workers`: decoding processes.
-    """
-
-    device: str = "auto"
-    precision: str = "auto"
-    compile: bool = False
-    sync_batch_norm: bool = False
-    pixels: str = "auto"
-    workers: int | None = None
-    ranks: Ranks = field(default_factory=Ranks)
 
 
 class Trainer:
@@ -155,7 +141,20 @@ class Trainer:
             "processes": self.where.ranks.size,
             "sync_batch_norm": self.where.sync_batch_norm,
             "compile": self.where.compile,
+            **self.machine,
         }
+
+    @cached_property
+    def machine(self) -> dict[str, str]:
+        """What of the first process's machine changes the weights; machines of a group may differ."""
+        if not self.where.ranks.first:
+            return {}
+        return machine(self.config, self.preprocess.size, self.data.train, self.device, self.precision)
+
+    @property
+    def earlier(self) -> dict[str, str]:
+        """What earlier versions had in the fingerprint of this very run, where they had something else."""
+        return {"init_from": self.start.earlier_sha256} if self.start else {}
 
     def state(self) -> dict[str, Any]:
         return {
@@ -374,7 +373,8 @@ def _check(config: ModelConfig, recipe: TrainConfig, data: TrainingData, where: 
         )
     if recipe.batch_size > len(data.train):
         raise TrainingError(
-            f"batch_size {recipe.batch_size} is larger than the {counted(len(data.train), 'training image')}"
+            f"batch_size {recipe.batch_size} is larger than the {counted(len(data.train), 'training image')}",
+            "take a smaller `batch_size`",
         )
     smallest = min(size for _, size in recipe.resolutions)
     if smallest < config.min_size:

@@ -1,0 +1,50 @@
+"""Signs that a run has diverged or learns nothing, looked for after each epoch, and what to do about them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from l2a_transfer.models.weights import beyond_float16
+
+if TYPE_CHECKING:
+    from l2a_transfer.training.trainer import Trainer
+
+AS_GUESSED = 0.99
+"""Of the loss of guessing; what is above it for a whole epoch is no better than guessing."""
+TO_LEARN = 100
+"""Steps that a network may take to become better than guessing."""
+
+
+def guessing_loss(labels: NDArray[np.int32], classes: int, smoothing: float) -> float:
+    """The smallest cross-entropy, in nats, of who knows how frequent each class is and does not look at the image.
+
+    The entropy of the smoothed targets' mean; ln K where K classes are equally frequent.
+    """
+    frequency = np.bincount(labels, minlength=classes) / len(labels)
+    target = (1 - smoothing) * frequency + smoothing / classes
+    target = target[target > 0]
+    return float(-(target * np.log(target)).sum())
+
+
+def signs(trainer: Trainer, row: dict[str, Any]) -> dict[str, str]:
+    """What the epoch that `row` tells of shows, in words, by the kind of the sign; nothing where all is well."""
+    found, recipe = {}, trainer.recipe
+    less = f"a smaller learning rate ({recipe.lr:g} in this run; a quarter of it is a good next try)"
+    guess = guessing_loss(trainer.data.train.labels, len(trainer.data.classes), recipe.label_smoothing)
+    begun = trainer.epoch < 2 or trainer.epoch * trainer.steps_per_epoch < TO_LEARN
+    if row["train_loss"] >= AS_GUESSED * guess and (trainer.finished or not begun):
+        found["guessing"] = (
+            f"epoch {trainer.epoch}: a loss of {row['train_loss']:.3f} over the whole epoch, where guessing by the "
+            f"classes' frequencies gives {guess:.3f}: the network has diverged, or learns nothing; start again with "
+            f"{less}, or with more epochs where there are few images"
+        )
+    if large := beyond_float16(trainer.result):
+        key, value = max(large.items(), key=lambda item: item[1])
+        found["range"] = (
+            f"epoch {trainer.epoch}: {key} has {value:.3g}, and float16 ends at 65,504: a sign of divergence; start "
+            f"again with {less}. The weights are saved all the same, such tensors as float32"
+        )
+    return found

@@ -1,0 +1,57 @@
+"""What of a machine changes the weights that a run ends with; part of a run's fingerprint."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+from functools import lru_cache
+
+import torch
+from torch import nn
+
+from l2a_transfer.data.sources import ImageSource
+from l2a_transfer.features.machine import RECORDED, decoders, gpu_name, probe_pixels, torch_instructions
+from l2a_transfer.models.config import ModelConfig
+from l2a_transfer.models.vgg import build_model
+
+MACHINE = ("torch", *RECORDED)
+"""The keys of the fingerprint that `machine` fills; checkpoints of earlier versions have none of them."""
+PROBE_IMAGES = 2
+
+
+def machine(
+    config: ModelConfig, size: int, source: ImageSource, device: torch.device, precision: str
+) -> dict[str, str]:
+    """MACHINE → what it is here, for a network trained on the images of `source` at `size` pixels.
+
+    What does not play a part is empty: instructions and arithmetic on a GPU, the GPU on a CPU, Pillow for pixels that
+    lie in memory as they are.
+    """
+    on_cpu = device.type == "cpu"
+    return {
+        "torch": str(torch.__version__),  # of its own type, which a checkpoint would refuse
+        "instructions": torch_instructions(device.type, precision),
+        "gpu": gpu_name(device.type),
+        "arithmetic": step_sha256(config, size, precision, torch.get_num_threads()) if on_cpu else "",
+        "pillow": decoders(source, size),
+    }
+
+
+@lru_cache(maxsize=8)
+def step_sha256(config: ModelConfig, size: int, precision: str, threads: int) -> str:
+    """SHA-256 (hex) of the gradients and batch statistics of one small step on this CPU, by `threads` threads.
+
+    The network is the run's without dropout, from seed 0, and its few images are the same everywhere.
+    """
+    model = build_model(dataclasses.replace(config, dropout=0.0), seed=0).train()
+    model = model.to(memory_format=torch.channels_last)
+    pixels = torch.from_numpy(probe_pixels(PROBE_IMAGES, size)).float() / 255 - 0.5
+    with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"):
+        logits = model(pixels.contiguous(memory_format=torch.channels_last))
+    loss = nn.functional.cross_entropy(logits.float(), torch.arange(PROBE_IMAGES) % config.num_classes)
+    loss.backward()  # type: ignore[no-untyped-call]
+    gradients = [parameter.grad for _, parameter in sorted(model.named_parameters()) if parameter.grad is not None]
+    digest = hashlib.sha256()
+    for value in [*gradients, *(buffer for _, buffer in sorted(model.named_buffers()))]:
+        digest.update(value.contiguous().numpy().tobytes())
+    return digest.hexdigest()
