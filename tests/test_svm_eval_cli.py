@@ -30,7 +30,7 @@ def test_prints_the_table_and_the_paths_and_nothing_else(files: list[Path], tmp_
     table, verdicts, paths = result.stdout.rstrip().split("\n\n")
     assert [line.split("|")[2].strip() for line in table.splitlines()[2:]] == ["`attention`", "`pixels`"]
     assert verdicts.startswith("- attention is better than pixels on toy (+")
-    assert [Path(line).parent for line in paths.splitlines()] == [tmp_path / "r"] * 8
+    assert [Path(line).parent for line in paths.splitlines()] == [tmp_path / "r"] * 9
     assert all(Path(line).is_file() for line in paths.splitlines())
     assert "SVMs" in result.stderr
 
@@ -99,6 +99,9 @@ def test_a_report_that_exists_is_refused_before_anything_is_computed(files: list
         (["--shots", "0"], ["shots must be numbers of images of at least 1"]),
         (["--ablate", "levels,widht"], ["ablate must be one of", "did you mean 'width'"]),
         (["--max-memory", "much"], ["--max-memory must be a size as 500M or 8G, got 'much'"]),
+        (["--compare", "attention"], ["--compare must be two names with a comma between, as A,B; got 'attention'"]),
+        (["--compare", "attention,pixel"], ["compare must be one of attention, pixels", "did you mean 'pixels'"]),
+        (["--reference", "attentoin"], ["reference must be one of", "did you mean 'attention'"]),
         (["--device", "cpuu"], ["did you mean 'cpu'"]),
     ],
 )
@@ -194,4 +197,4 @@ def test_low_shot_ablations_and_comparisons_are_in_the_document(files: list[Path
     pairs = {(c["a"], c["b"], c["shots"], c["test"]) for c in document["comparisons"]}
     assert ("attention", "pixels", 4, "corrected-t") in pairs
     assert len(pairs) == 2 * (1 + 2)
-    assert all(c["p_holm"] >= c["p"] for c in document["comparisons"])
+    assert all(c["p_adjusted"] >= c["p"] for c in document["comparisons"])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,17 +12,21 @@ from numpy.typing import NDArray
 
 from l2a_transfer.evaluation import statistics
 from l2a_transfer.evaluation.compare import Answers
+from l2a_transfer.evaluation.families import Source
 from l2a_transfer.evaluation.fitting import SvmConfig, SvmFit, fit_svm
 from l2a_transfer.evaluation.protocols import Plan, Split
 from l2a_transfer.evaluation.results import EvalConfig, EvalDetail, EvalRow
 from l2a_transfer.evaluation.rows import LazyRows
 from l2a_transfer.evaluation.variants import Variant
+from l2a_transfer.features.store import FeatureMeta
 from l2a_transfer.features.views import FeatureFile
 
 FIXED_C = 1e-2
 """What C is where one image a class leaves nothing to choose it on."""
 TOP = 5
 PREDICT_ROWS = 8192
+FEW_IMAGES = 10
+"""Test images of a class below which a note warns."""
 
 
 def measure(
@@ -54,7 +58,7 @@ def measure(
         top5.append(float(hits.mean()))
         truths.append(truth[by_id])
         rights.append((truth == predicted)[by_id])
-    accuracy, mean_class = _intervals(confusions, own[0], config)
+    (accuracy, mean_class), flat = _intervals(confusions, own[0])
     row = EvalRow(
         label=label,
         variant=variant.name,
@@ -79,7 +83,7 @@ def measure(
         C=tuple(fit.C for fit in fits),
         c_grid_draws=tuple(() if fit.grid is None else fit.grid.Cs for fit in fits),
         cv_accuracy_draws=tuple(fit.cv_accuracy for fit in fits),
-        interval="bootstrap" if len(fits) == 1 else "corrected-t",
+        interval="score" if len(fits) == 1 else "corrected-t",
         accuracy=accuracy.value,
         accuracy_ci95=(accuracy.low, accuracy.high),
         accuracy_draws=tuple(statistics.accuracy(c) for c in confusions),
@@ -93,7 +97,7 @@ def measure(
         unconverged=sum(fit.unconverged for fit in fits),
         seconds=round(time.perf_counter() - started, 3),
         splits=(),
-        notes=(*plan.notes, *_notes(fits, svm, shots)),
+        notes=(*plan.notes, *few_test_images(features.labels, own), *_notes(fits, svm, shots), *flat),
     )
     names = tuple(meta.classes[k] for k in present)
     total = np.sum(confusions, axis=0)
@@ -101,12 +105,10 @@ def measure(
         label, variant.name, meta.data, shots, names, tuple(map(tuple, total.tolist())), tuple(predictions)
     )
     answers = Answers(
-        label=label,
-        data=meta.data,
+        source=source_of(meta, label, variant.levels),
         protocol=plan.protocol,
         shots=shots,
         variant=variant.name,
-        card=meta.card,
         digests=tuple(split.sha256 for split in own),
         truth=tuple(truths),
         right=tuple(rights),
@@ -138,20 +140,34 @@ def _test_scores(features: FeatureFile, test: NDArray[np.intp], variant: Variant
     return np.concatenate(parts)
 
 
-def _intervals(
-    confusions: list[NDArray[np.int64]], split: Split, config: EvalConfig
-) -> tuple[statistics.Interval, statistics.Interval]:
-    """Accuracy and mean class accuracy: over test rows for one split, over draws for several."""
-    if len(confusions) == 1:
-        rng = np.random.default_rng(config.seed)
-        return (
-            statistics.bootstrap_accuracy(confusions[0], samples=config.bootstrap, rng=rng),
-            statistics.bootstrap_mean_class_accuracy(confusions[0], samples=config.bootstrap, rng=rng),
-        )
-    return (
-        statistics.corrected_t([statistics.accuracy(c) for c in confusions], shared=split.shared),
-        statistics.corrected_t([statistics.mean_class_accuracy(c) for c in confusions], shared=split.shared),
-    )
+def _intervals(confusions: list[NDArray[np.int64]], split: Split) -> tuple[list[statistics.Interval], list[str]]:
+    """Accuracy and mean class accuracy, over test rows for one split and over draws for several; and a note where draws
+    do not differ, which say nothing of their spread, so that the interval is the one of a single draw's rows."""
+    found, notes = [], []
+    for name, value_of, interval_of in (
+        ("accuracy", statistics.accuracy, statistics.accuracy_interval),
+        ("mean class accuracy", statistics.mean_class_accuracy, statistics.mean_class_accuracy_interval),
+    ):
+        values = [value_of(c) for c in confusions]
+        over = statistics.corrected_t(values, shared=split.shared) if len(values) > 1 else None
+        found.append(over or interval_of(confusions[0]))
+        if over is None and len(values) > 1:
+            notes.append(f"{name} is the same in all {len(values)} draws; its interval is over the test images of one")
+    return found, notes
+
+
+def few_test_images(labels: NDArray[np.int32], splits: Sequence[Split]) -> list[str]:
+    """A warning where a class has few test images in some draw."""
+    counts = [np.unique(labels[list(split.test)], return_counts=True)[1] for split in splits]
+    few, least, K = max(int((c < FEW_IMAGES).sum()) for c in counts), min(int(c.min()) for c in counts), len(counts[0])
+    if not few:
+        return []
+    return [f"{few} of {K} classes have fewer than {FEW_IMAGES} test images (the fewest: {least}), which is little to "
+            "measure a class by: differences between models are easily missed"]  # fmt: skip
+
+
+def source_of(meta: FeatureMeta, label: str, levels: tuple[str, ...]) -> Source:
+    return Source(label, meta.data, meta.card, meta.tap, levels, meta.precision, meta.backend)
 
 
 def _notes(fits: list[SvmFit], svm: SvmConfig, shots: int | None) -> list[str]:

@@ -104,7 +104,7 @@ class Outcomes:
         return mean.mean(axis=1), (variance / rows).sum(axis=1) / K**2
 
     def _root(self, passed: Callable[[Array], NDArray[np.bool_]], *, replicates: int = 1) -> Array:
-        """(R · `replicates`,): the μ from which on `passed(μ)` holds; bisects x in (−1, 1), μ = size · x / (1 − |x|)."""
+        """(R · `replicates`,): the μ from which on `passed(μ)` holds; bisects x, μ = size · x / (1 − |x|)."""
         size = np.tile(self.counts.sum(axis=2).max(axis=1), replicates)
         high = np.full(len(size), LARGEST / (1 + LARGEST))
         low = -high
