@@ -2,8 +2,8 @@
 
 Takes weights files of any architectures and seeds, all trained on one data set by one recipe, and asks each the test
 images once. Between architectures: over seeds, where both have two or more, a t interval with the errors over seeds and
-over test images added up; and of the first seed of each, on the same images, the paired test of the mean class accuracy and
-McNemar's exact p. The latter two speak of those two files alone.
+over test images added up; and of the first seed of each, on the same images, the paired test of the mean class accuracy
+and McNemar's exact p. The latter two speak of those two files alone.
 
     python benchmarks/controls.py --data-dir data --out benchmarks/results/controls.json runs/*/*.safetensors
 """
