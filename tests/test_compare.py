@@ -40,6 +40,7 @@ def answers(label: str, *right: list[int], card: dict[str, Any] | None = None, *
         right=tuple(marks),
         mean_class_accuracy=float(np.mean([[mark[truth == k].mean() for k in classes] for mark in marks])),
         shared=given.get("shared", 0.0),
+        different=np.bincount(truth),
     )
 
 

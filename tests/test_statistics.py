@@ -8,18 +8,23 @@ import numpy as np
 import pytest
 from scipy.stats import binomtest, t, ttest_ind
 
+from l2a_transfer.evaluation.score import Outcomes
 from l2a_transfer.evaluation.statistics import (
+    RIGHT_OR_WRONG,
+    Interval,
     accuracy,
     accuracy_interval,
     bonferroni,
     confusion_matrix,
-    corrected_t,
+    corrected_resampled_t,
     images_error,
+    interval_over_draws,
     macro_f1,
     mean_class_accuracy,
     mean_class_accuracy_interval,
     over_draws,
     over_seeds,
+    pooled,
     top_k,
 )
 
@@ -77,13 +82,24 @@ def test_classes_without_rows_do_not_count_in_the_interval() -> None:
 @pytest.mark.parametrize("values", [[1 / 600] * 3, [0.72 - 0.7, 0.74 - 0.72, 0.76 - 0.74], [0.0, 0.0]])
 def test_draws_without_spread_are_no_evidence(values: list[float], shared: float) -> None:
     """Among them differences that are equal but for rounding."""
-    assert over_draws(values, shared=shared) is None
-    assert corrected_t(values, shared=shared) is None
+    assert corrected_resampled_t(values, shared=shared) is None
+    assert over_draws(values, many(0.5), shared=shared) is None
 
 
 @pytest.mark.parametrize("b", [[0.8, 0.8, 0.8], [0.8, 0.81, 0.82]])
 def test_seeds_without_spread_are_no_evidence(b: list[float]) -> None:
     assert over_seeds([0.9, 0.9, 0.9], b, images=0.01, freedom=100) is None
+
+
+def many(accuracy: float) -> Outcomes:
+    """So many images that their own interval has no width to speak of."""
+    return pooled(
+        np.array([[1e12 * accuracy, 1e12 * (1 - accuracy)]]), RIGHT_OR_WRONG, np.array([10**12]), draws=1, shared=0.0
+    )
+
+
+def corrected_t(values: list[float], *, shared: float) -> Interval:
+    return interval_over_draws(values, many(float(np.mean(values))), shared=shared)
 
 
 def test_corrected_t_on_a_case_computed_by_hand() -> None:
@@ -108,7 +124,41 @@ def test_corrected_t_is_cut_at_0_and_1_and_needs_two_draws() -> None:
     assert (found.value, found.high) == (0.995, 1.0)
     assert corrected_t([0.0, 0.01], shared=0.5).low == 0.0
     with pytest.raises(ValueError, match="at least two draws, got 1"):
-        corrected_t([0.5], shared=0.5)
+        corrected_resampled_t([0.5], shared=0.5)
+
+
+def test_draws_that_agree_by_chance_are_as_wide_as_their_test_images_say() -> None:
+    """Three draws of the same four images a class: 3 of 4 right in each. Wilson's interval of 3 of 4 in one class."""
+    images = pooled(np.array([[9, 3]]), RIGHT_OR_WRONG, np.array([4]), draws=3, shared=0.3)
+    wilson = binomtest(3, 4).proportion_ci(0.95, method="wilson")
+    for values in ([0.75, 0.75, 0.75], [0.75, 0.7501, 0.7499]):
+        found = interval_over_draws(values, images, shared=0.3)
+        assert (found.value, found.low, found.high) == pytest.approx((0.75, wilson.low, wilson.high))
+
+
+def test_draws_count_as_their_different_images_or_fewer() -> None:
+    """Ten draws, ρ = 0.5, are worth 1/1.1 of one in a class of few images; of draws with nothing in common all images
+    count, if they differ, and so they do in a class of many."""
+    counts = np.array([[30, 10], [8, 2], [0, 0]])  # 4 and 1 images a draw
+    found = pooled(counts, RIGHT_OR_WRONG, np.array([8, 2, 0]), draws=10, shared=0.5)
+    assert found.counts[0] == pytest.approx(np.array([[3, 1], [0.8, 0.2]]) / 1.1)
+    alone = pooled(counts, RIGHT_OR_WRONG, np.array([8, 2, 0]), draws=10, shared=0.0)
+    assert alone.counts[0] == pytest.approx(np.array([[6, 2], [1.6, 0.4]]))
+    assert found.estimate == pytest.approx((0.75 + 0.8) / 2)
+    assert alone.estimate == pytest.approx((0.75 + 0.8) / 2)
+    large = pooled(10 * counts, RIGHT_OR_WRONG, np.array([80, 20, 0]), draws=10, shared=0.5)
+    assert large.counts[0] == pytest.approx(np.array([[60, 20], [16, 4]]))
+
+
+def test_over_draws_the_larger_p_and_the_wider_interval_count() -> None:
+    """Ten draws say +5 points for sure; the four different images that they test do not."""
+    images = pooled(np.array([[4, 0, 36]]), np.array([1.0, -1.0, 0.0]), np.array([4]), draws=10, shared=0.3)
+    found = over_draws([0.1 + 0.001 * k for k in range(10)], images, shared=0.3)
+    assert found is not None
+    assert found.draws.p < 1e-6
+    assert found.p > 0.3
+    low, high = found.interval(0.95)
+    assert low < 0 < high
 
 
 def test_macro_f1_by_hand() -> None:
@@ -130,7 +180,7 @@ def test_bonferroni_stops_at_1() -> None:
 
 
 def test_p_over_draws_agrees_with_its_interval() -> None:
-    found = over_draws([0.01, 0.03, 0.02, 0.05], shared=0.25)
+    found = corrected_resampled_t([0.01, 0.03, 0.02, 0.05], shared=0.25)
     assert found is not None
     low, high = found.interval(0.95)
     error = (high - found.difference) / t.ppf(0.975, 3)
@@ -138,7 +188,7 @@ def test_p_over_draws_agrees_with_its_interval() -> None:
     assert found.interval(1 - found.p)[0] == pytest.approx(0, abs=1e-12)
     assert low < found.difference < high
     with pytest.raises(ValueError, match="shared must be at least 0 and below 1"):
-        over_draws([0.1, 0.2], shared=1.0)
+        corrected_resampled_t([0.1, 0.2], shared=1.0)
 
 
 def test_without_an_error_over_images_seeds_are_compared_by_welchs_t() -> None:

@@ -15,15 +15,16 @@ from numpy.typing import NDArray
 from l2a_transfer.errors import EvaluationError
 from l2a_transfer.evaluation import statistics
 from l2a_transfer.evaluation.families import FAMILIES, VARIANTS, Group, Planned, Source, Wanted, groups_of, plan
-from l2a_transfer.evaluation.paired import PairedTest, mcnemar, paired_test
-from l2a_transfer.evaluation.statistics import CONFIDENCE, StudentT
+from l2a_transfer.evaluation.paired import VALUES, PairedTest, mcnemar, outcomes_of, paired_test
+from l2a_transfer.evaluation.statistics import CONFIDENCE, OverDraws, StudentT
 from l2a_transfer.evaluation.verdict import population_of_groups, population_of_rows, sample_of, sentence
 
 
 @dataclass(frozen=True)
 class Answers:
     """What one row of the table answered: of each draw, for its test images in the order of their ids, the true class
-    index and whether the answer was right. `digests` are those of the splits; `shared` the draws' correlation."""
+    index and whether the answer was right. `digests` are those of the splits; `shared` the draws' correlation;
+    `different` (K,): how many test images each class has in all draws together."""
 
     source: Source
     protocol: str
@@ -34,6 +35,7 @@ class Answers:
     right: tuple[NDArray[np.bool_], ...]
     mean_class_accuracy: float
     shared: float
+    different: NDArray[np.int64]
 
     @property
     def name(self) -> str:
@@ -83,7 +85,7 @@ class _Found:
     """A comparison before it is adjusted, and the test that it comes from (None: not defined)."""
 
     comparison: Comparison
-    test: PairedTest | StudentT | None
+    test: PairedTest | OverDraws | StudentT | None
 
 
 def compare(answers: Sequence[Answers], *, seed: int, wanted: Wanted | None = None) -> tuple[Comparison, ...]:
@@ -138,14 +140,16 @@ def _of_rows(family: str, a: Answers, b: Answers, seed: int) -> _Found:
     only_a = sum(int((x & ~y).sum()) for x, y in zip(a.right, b.right, strict=True))
     only_b = sum(int((y & ~x).sum()) for x, y in zip(a.right, b.right, strict=True))
     draws = len(a.right)
-    test: PairedTest | StudentT | None
+    test: PairedTest | OverDraws | StudentT | None
     if draws == 1:
         paired = test = paired_test(a.truth[0], a.right[0], b.right[0], rng=np.random.default_rng(seed))
         difference, effect = paired.difference, _share(a.truth[0], a.right[0], b.right[0])
         why = ""
     else:
         values = [_mean_class(t, x) - _mean_class(t, y) for t, x, y in zip(a.truth, a.right, b.right, strict=True)]
-        difference, test = float(np.mean(values)), statistics.over_draws(values, shared=a.shared)
+        counts = [outcomes_of(t, x, y, len(a.different)) for t, x, y in zip(a.truth, a.right, b.right, strict=True)]
+        images = statistics.pooled(np.sum(counts, axis=0), VALUES, a.different, draws=draws, shared=a.shared)
+        difference, test = float(np.mean(values)), statistics.over_draws(values, images, shared=a.shared)
         effect = None if test is None else difference / float(np.std(values, ddof=1))
         why = (
             f"the difference is the same in all {draws} draws, which leaves no spread to judge it by"
@@ -174,8 +178,10 @@ def _of_groups(family: str, a: Group[Answers], b: Group[Answers]) -> _Found:
         images, freedom = statistics.images_error(first.truth[0], mean_a[0] - mean_b[0])
     else:
         by_draw = [_mean_class(t, x) - _mean_class(t, y) for t, x, y in zip(first.truth, mean_a, mean_b, strict=True)]
-        draws = statistics.over_draws(by_draw, shared=first.shared)
-        images, freedom = (0.0, 1.0) if draws is None else (draws.error, draws.freedom)
+        draws = statistics.corrected_resampled_t(by_draw, shared=first.shared)
+        images, freedom = statistics.images_error(first.truth[0], mean_a[0] - mean_b[0])
+        if draws is not None and draws.error > images:
+            images, freedom = draws.error, draws.freedom
         why = f"the difference is the same in all {len(by_draw)} draws" if draws is None else ""
     if not why:
         test = statistics.over_seeds(values_a, values_b, images=images, freedom=freedom, fixed=fixed)

@@ -17,6 +17,7 @@ from l2a_transfer.evaluation.fitting import SvmConfig, SvmFit, fit_svm
 from l2a_transfer.evaluation.protocols import Plan, Split
 from l2a_transfer.evaluation.results import EvalConfig, EvalDetail, EvalRow
 from l2a_transfer.evaluation.rows import LazyRows
+from l2a_transfer.evaluation.statistics import FEW_IMAGES
 from l2a_transfer.evaluation.variants import Variant
 from l2a_transfer.features.store import FeatureMeta
 from l2a_transfer.features.views import FeatureFile
@@ -25,8 +26,6 @@ FIXED_C = 1e-2
 """What C is where one image a class leaves nothing to choose it on."""
 TOP = 5
 PREDICT_ROWS = 8192
-FEW_IMAGES = 10
-"""Test images of a class below which a note warns."""
 
 
 def measure(
@@ -58,7 +57,9 @@ def measure(
         top5.append(float(hits.mean()))
         truths.append(truth[by_id])
         rights.append((truth == predicted)[by_id])
-    (accuracy, mean_class), flat = _intervals(confusions, own[0])
+    tested = np.unique(np.concatenate([split.test for split in own])).astype(np.intp)
+    different = np.bincount(np.searchsorted(present, features.labels[tested]), minlength=len(present))  # (K,)
+    accuracy, mean_class = _intervals(confusions, different, own[0].shared)
     row = EvalRow(
         label=label,
         variant=variant.name,
@@ -97,7 +98,7 @@ def measure(
         unconverged=sum(fit.unconverged for fit in fits),
         seconds=round(time.perf_counter() - started, 3),
         splits=(),
-        notes=(*plan.notes, *few_test_images(features.labels, own), *_notes(fits, svm, shots), *flat),
+        notes=(*plan.notes, *few_test_images(features.labels, own), *_notes(fits, svm, shots)),
     )
     names = tuple(meta.classes[k] for k in present)
     total = np.sum(confusions, axis=0)
@@ -114,6 +115,7 @@ def measure(
         right=tuple(rights),
         mean_class_accuracy=mean_class.value,
         shared=own[0].shared,
+        different=different,
     )
     return row, detail, answers
 
@@ -140,20 +142,23 @@ def _test_scores(features: FeatureFile, test: NDArray[np.intp], variant: Variant
     return np.concatenate(parts)
 
 
-def _intervals(confusions: list[NDArray[np.int64]], split: Split) -> tuple[list[statistics.Interval], list[str]]:
-    """Accuracy and mean class accuracy, over test rows for one split and over draws for several; and a note where draws
-    do not differ, which say nothing of their spread, so that the interval is the one of a single draw's rows."""
-    found, notes = [], []
-    for name, value_of, interval_of in (
-        ("accuracy", statistics.accuracy, statistics.accuracy_interval),
-        ("mean class accuracy", statistics.mean_class_accuracy, statistics.mean_class_accuracy_interval),
-    ):
-        values = [value_of(c) for c in confusions]
-        over = statistics.corrected_t(values, shared=split.shared) if len(values) > 1 else None
-        found.append(over or interval_of(confusions[0]))
-        if over is None and len(values) > 1:
-            notes.append(f"{name} is the same in all {len(values)} draws; its interval is over the test images of one")
-    return found, notes
+def _intervals(
+    confusions: list[NDArray[np.int64]], different: NDArray[np.int64], shared: float
+) -> tuple[statistics.Interval, statistics.Interval]:
+    """Accuracy and mean class accuracy: over test rows for one split; over draws for several, in which the classes have
+    `different` (K,) test images."""
+    if len(confusions) == 1:
+        return statistics.accuracy_interval(confusions[0]), statistics.mean_class_accuracy_interval(confusions[0])
+    total = np.sum(confusions, axis=0)
+    right = np.stack([np.diag(total), total.sum(axis=1) - np.diag(total)], axis=1)  # (K, 2)
+    how: dict[str, Any] = {"draws": len(confusions), "shared": shared}
+    whole = statistics.pooled(right.sum(axis=0)[None], statistics.RIGHT_OR_WRONG, different.sum()[None], **how)
+    classes = statistics.pooled(right, statistics.RIGHT_OR_WRONG, different, **how)
+    values = [[measure(c) for c in confusions] for measure in (statistics.accuracy, statistics.mean_class_accuracy)]
+    return (
+        statistics.interval_over_draws(values[0], whole, shared=shared),
+        statistics.interval_over_draws(values[1], classes, shared=shared),
+    )
 
 
 def few_test_images(labels: NDArray[np.int32], splits: Sequence[Split]) -> list[str]:

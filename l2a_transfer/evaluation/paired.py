@@ -53,14 +53,21 @@ def paired_test(
 ) -> PairedTest:
     """Mean class accuracy of a minus that of b on the same test images (N,), of which `truth` has the classes."""
     classes, index = np.unique(truth, return_inverse=True)
-    outcome = np.where(right_a == right_b, SAME, np.where(right_a, FIRST_ALONE, SECOND_ALONE))
-    counts = np.bincount(index * 3 + outcome, minlength=3 * len(classes)).reshape(len(classes), 3)  # (K, 3)
+    counts = outcomes_of(index.astype(np.int32), right_a, right_b, len(classes))  # (K, 3)
     outcomes = Outcomes(counts[None].astype(np.float64), VALUES)
     if counts[:, FIRST_ALONE].sum() + counts[:, SECOND_ALONE].sum() == 0:
         return PairedTest(0.0, 1.0, 1.0, outcomes)
     permuted = permutation_p(counts[:, FIRST_ALONE], counts[:, SECOND_ALONE], counts.sum(axis=1), rng=rng)
     score = float(2 * ndtr(-np.abs(outcomes.statistic(0.0)[0])))
     return PairedTest(float(outcomes.estimate[0]), permuted, score, outcomes)
+
+
+def outcomes_of(
+    truth: NDArray[np.int32], right_a: NDArray[np.bool_], right_b: NDArray[np.bool_], classes: int
+) -> NDArray[np.int64]:
+    """Counts (K, 3) of test images of each class: right with a alone, with b alone, the same with both."""
+    outcome = np.where(right_a == right_b, SAME, np.where(right_a, FIRST_ALONE, SECOND_ALONE))
+    return np.bincount(truth * 3 + outcome, minlength=3 * classes).reshape(classes, 3)
 
 
 def permutation_p(

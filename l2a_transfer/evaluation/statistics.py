@@ -7,11 +7,14 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import stdtr, stdtrit
+from scipy.special import ndtr, stdtr, stdtrit
 
 from l2a_transfer.evaluation.score import PSEUDO, Outcomes
 
 CONFIDENCE = 0.95
+RIGHT_OR_WRONG = np.array([1.0, 0.0])
+FEW_IMAGES = 10
+"""Test images of a class below which the little that is known of it is said."""
 NO_SPREAD = 1e-10
 """A standard deviation of accuracies below which they are equal but for rounding."""
 
@@ -57,7 +60,7 @@ def mean_class_accuracy_interval(confusion: NDArray[np.int64]) -> Interval:
 
 def _score_interval(counts: NDArray[np.float64]) -> Interval:
     """Counts (K, 2) of right and wrong rows."""
-    outcomes = Outcomes(counts[None], np.array([1.0, 0.0]))
+    outcomes = Outcomes(counts[None], RIGHT_OR_WRONG)
     low, high = outcomes.interval(CONFIDENCE)
     return Interval(float(outcomes.estimate[0]), float(low[0]), float(high[0]))
 
@@ -93,7 +96,61 @@ class StudentT:
         return self.difference - half, self.difference + half
 
 
-def over_draws(values: Sequence[float], *, shared: float) -> StudentT | None:
+@dataclass(frozen=True)
+class OverDraws:
+    """A mean over draws by two tests, of which the larger p and the wider interval count: the corrected t of its
+    `draws`, and the score test over their test `images`.
+
+    A few draws of a few images can agree by chance, most of all where they test the same images; then the t alone would
+    be far too sure.
+    """
+
+    draws: StudentT
+    images: Outcomes
+
+    @property
+    def difference(self) -> float:
+        return self.draws.difference
+
+    @property
+    def p(self) -> float:
+        return max(self.draws.p, float(2 * ndtr(-abs(self.images.statistic(0.0)[0]))))
+
+    def interval(self, confidence: float) -> tuple[float, float]:
+        low, high = (float(end[0]) for end in self.images.interval(confidence))
+        t_low, t_high = self.draws.interval(confidence)
+        return min(low, t_low), max(high, t_high)
+
+
+def pooled(
+    counts: NDArray[np.int64],
+    values: NDArray[np.float64],
+    different: NDArray[np.int64],
+    *,
+    draws: int,
+    shared: float,
+) -> Outcomes:
+    """Outcomes of all draws together, `counts` (K, J), as of fewer test images; the estimate is the mean over draws.
+
+    A class counts as the `different` (K,) test images that it has in all draws. With fewer than `FEW_IMAGES` a draw it
+    counts as n / (1/J + ρ/(1 − ρ)) at most, as the corrected t has it: its images are all answered from nearly the same
+    few training images, and stand and fall together.
+    """
+    tested = counts.sum(axis=1)  # (K,)
+    kept = tested > 0
+    counts, tested = counts[kept], tested[kept]
+    a_draw = tested / draws
+    fewest = np.minimum(different[kept], a_draw / _correction(draws, shared))
+    images = np.where(a_draw < FEW_IMAGES, fewest, different[kept])
+    return Outcomes((counts / tested[:, None] * images[:, None])[None], values)
+
+
+def _correction(draws: int, shared: float) -> float:
+    """What the variance of one draw is multiplied by for that of the mean."""
+    return 1 / draws + shared / (1 - shared)
+
+
+def corrected_resampled_t(values: Sequence[float], *, shared: float) -> StudentT | None:
     """Mean over draws by the corrected resampled t of Nadeau and Bengio (2003); None where all draws are equal.
 
     The squared error is (1/J + ρ/(1 − ρ)) · s², with s² the sample variance of the J draws and ρ = `shared` the
@@ -109,16 +166,22 @@ def over_draws(values: Sequence[float], *, shared: float) -> StudentT | None:
     spread = float(np.std(values, ddof=1))
     if spread < NO_SPREAD:
         return None
-    return StudentT(float(np.mean(values)), (1 / draws + shared / (1 - shared)) ** 0.5 * spread, draws - 1)
+    return StudentT(float(np.mean(values)), _correction(draws, shared) ** 0.5 * spread, draws - 1)
 
 
-def corrected_t(values: Sequence[float], *, shared: float) -> Interval | None:
-    """The mean of accuracies over draws with its corrected resampled t interval, cut at 0 and 1, or None."""
-    found = over_draws(values, shared=shared)
-    if found is None:
-        return None
-    low, high = found.interval(CONFIDENCE)
-    return Interval(found.difference, max(low, 0.0), min(high, 1.0))
+def over_draws(values: Sequence[float], images: Outcomes, *, shared: float) -> OverDraws | None:
+    """The mean of `values` over draws; None as `corrected_resampled_t`."""
+    found = corrected_resampled_t(values, shared=shared)
+    return None if found is None else OverDraws(found, images)
+
+
+def interval_over_draws(values: Sequence[float], images: Outcomes, *, shared: float) -> Interval:
+    """The mean of accuracies over draws with the wider one of two intervals, cut at 0 and 1; of draws without spread,
+    the one over their test images."""
+    mean = float(np.mean(values))
+    found = over_draws(values, images, shared=shared)
+    low, high = found.interval(CONFIDENCE) if found else (float(end[0]) for end in images.interval(CONFIDENCE))
+    return Interval(mean, max(low, 0.0), min(high, 1.0))
 
 
 def over_seeds(

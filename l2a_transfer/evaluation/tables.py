@@ -24,7 +24,8 @@ TESTS = {
     "permutation": "the same test images, one split. p is the larger one of two: the exact permutation test of the "
     "difference of mean class accuracies, which swaps the two models' answers image by image, and the score test that "
     "the interval comes from",
-    "corrected-t": "Nadeau–Bengio corrected t over draws of the split, for the interval and for p",
+    "corrected-t": "Nadeau–Bengio corrected t over draws of the split, and the score test over their test images; the "
+    "larger p and the wider interval of the two",
     "seeds": "t over training seeds, with the errors over seeds (Welch) and over test images added up, for the "
     "interval and for p; rows of one seed are averaged first",
 }
@@ -36,7 +37,8 @@ MCNEMAR = (
 INTERVALS = {
     "score": "score interval over the test images of one split (Wilson's for the accuracy, stratified by class for the "
     "mean class accuracy): how the number would move with other test images",
-    "corrected-t": "Nadeau–Bengio corrected t over draws of the split: how it would move with other draws",
+    "corrected-t": "the wider one of the Nadeau–Bengio corrected t over draws of the split and the score interval over "
+    "their test images: how it would move with other draws, and with other test images",
 }
 COLUMNS_MEAN = (
     "D: feature columns, a → b after a PCA that was fitted on training rows. C: every value that was chosen, × the "
