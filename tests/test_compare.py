@@ -200,11 +200,11 @@ def test_architectures_stand_first_and_seeds_are_not_compared_with_each_other() 
     first = found[0]
     assert (first.n, first.comparisons, first.test, first.p) == ((3, 3), 1, "seeds", first.p_adjusted)
     assert first.verdict.endswith(
-        "This holds for these two architectures as trained here (3 training seeds and 3 training seeds) only."
+        "This holds for these two architectures as trained here (3 and 3 training seeds) only."
     )
     assert found[1].verdict.endswith("This holds for this architecture as trained here (3 training seeds) only.")
     assert found[2].verdict.endswith(
-        "for this architecture as trained here and this random initialization (3 training seeds) only."
+        "for this architecture as trained here (3 training seeds) and this random initialization only."
     )
 
 
@@ -215,8 +215,8 @@ def test_taps_precisions_and_repeats_of_a_seed_are_not_further_seeds() -> None:
     uniform = [row for tap in ("ga", "ga-bn-relu") for row in seeds("uniform", [10, 11, 14], tap=tap)]
     found = compare([*pc, again, *uniform], seed=0)
     assert pairs(found)[:2] == [
-        ("architectures", "pc@0.25, tap ga", "uniform@0.25, tap ga"),
-        ("architectures", "pc@0.25, tap ga-bn-relu", "uniform@0.25, tap ga-bn-relu"),
+        ("architectures", "pc@0.25 (tap ga)", "uniform@0.25 (tap ga)"),
+        ("architectures", "pc@0.25 (tap ga-bn-relu)", "uniform@0.25 (tap ga-bn-relu)"),
     ]
     assert [c.n for c in found[:2]] == [(3, 3), (3, 3)]
     assert found[0].difference == pytest.approx((15 + 15 + 17) / 60 - 35 / 60)

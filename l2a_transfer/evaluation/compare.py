@@ -17,7 +17,7 @@ from l2a_transfer.evaluation import statistics
 from l2a_transfer.evaluation.families import FAMILIES, VARIANTS, Group, Planned, Source, Wanted, groups_of, plan
 from l2a_transfer.evaluation.paired import VALUES, PairedTest, mcnemar, outcomes_of, paired_test
 from l2a_transfer.evaluation.statistics import CONFIDENCE, OverDraws, StudentT
-from l2a_transfer.evaluation.verdict import population_of_groups, population_of_rows, sample_of, sentence
+from l2a_transfer.evaluation.verdict import population_of_groups, population_of_rows, sentence
 
 
 @dataclass(frozen=True)
@@ -193,11 +193,10 @@ def _of_groups(family: str, a: Group[Answers], b: Group[Answers]) -> _Found:
     sides = [values_a] if fixed else [values_a, values_b]
     spread = float(np.sqrt(np.mean([np.var(side, ddof=1) for side in sides])))
     difference = float(np.mean(values_a) - np.mean(values_b))
-    counted = sample_of(a) + ("" if fixed else f" and {sample_of(b)}")
     comparison = _comparison(
         first, family, a.title, b.title, test="seeds", n=(len(values_a), len(values_b)), difference=difference,
         effect=difference / spread if test else None, only=(0, 0), p_mcnemar=None, not_defined=why,
-        population=f"{population_of_groups(a, b)} ({counted})",
+        population=population_of_groups(a, b),
     )  # fmt: skip
     return _Found(comparison, test)
 

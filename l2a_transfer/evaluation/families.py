@@ -284,5 +284,5 @@ def _names(sources: Iterable[Source]) -> dict[tuple[str, str], str]:
         differ = [key for key in own[0].view if len({json.dumps(view[key]) for view in views.values()}) > 1]
         for key, view in views.items():
             what = [f"{part} {'+'.join(view[part]) if part == 'levels' else view[part]}" for part in differ]
-            names[recipe, key] = ", ".join([name, *what])
+            names[recipe, key] = name + (f" ({' and '.join(what)})" if what else "")
     return names

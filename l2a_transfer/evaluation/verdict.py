@@ -24,20 +24,21 @@ def population_of_rows(a: Source, b: Source) -> str:
 
 def population_of_groups(a: Group, b: Group) -> str:  # type: ignore[type-arg]
     """What a comparison over seeds holds for."""
+    n, m = len(a.by_seed), len(b.by_seed)
     if not b.is_sample:
         beside = "" if b.source.kind == PIXELS else f" and {THINGS[b.source.kind][0]}"
-        return f"this architecture as {_made(a)}{beside}"
+        return f"this architecture as {_made(a)} ({n} {_runs(a)}){beside}"
     if a.source.kind == b.source.kind:
-        return f"these two architectures as {_made(a)}"
-    return f"the architectures as {_made(a)} and {_made(b)}"
-
-
-def sample_of(group: Group) -> str:  # type: ignore[type-arg]
-    return f"{len(group.by_seed)} {'training seeds' if group.source.kind == TRAINED else 'random initializations'}"
+        return f"these two architectures as {_made(a)} ({n} and {m} {_runs(a)})"
+    return f"these architectures as {_made(a)} and {_made(b)} ({n} {_runs(a)}, {m} {_runs(b)})"
 
 
 def _made(group: Group) -> str:  # type: ignore[type-arg]
     return "trained here" if group.source.kind == TRAINED else "initialized here"
+
+
+def _runs(group: Group) -> str:  # type: ignore[type-arg]
+    return "training seeds" if group.source.kind == TRAINED else "random initializations"
 
 
 def significant(p_adjusted: float | None, difference: float) -> bool:
