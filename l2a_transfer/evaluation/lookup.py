@@ -11,6 +11,9 @@ from l2a_transfer.evaluation.families import VARIANTS
 from l2a_transfer.evaluation.seeds import SeedSummary
 from l2a_transfer.evaluation.verdict import significant
 
+ROUNDING = 1e-9
+"""Accuracies that are closer than this are equal, and were added up in another order."""
+
 
 class Place(NamedTuple):
     """Rows of one place were measured on the same splits, so that they can stand beside each other."""
@@ -60,7 +63,8 @@ def full_name(row: EvalRow) -> str:
 def best_at(results: EvalResults, place: Place) -> list[EvalRow]:
     """The models with the highest mean class accuracy; several where they are equal."""
     rows = rows_at(results, place)
-    return [row for row in rows if row.mean_class_accuracy == max(r.mean_class_accuracy for r in rows)]
+    best = max((r.mean_class_accuracy for r in rows), default=0.0)
+    return [row for row in rows if row.mean_class_accuracy > best - ROUNDING]
 
 
 def compared(results: EvalResults, place: Place, a: str, b: str) -> Comparison | None:
@@ -107,9 +111,12 @@ def summaries_at(results: EvalResults, place: Place) -> list[SeedSummary]:
     return [summary for summary in results.seeds if place_of(summary) == place]
 
 
-def summaries_after(results: EvalResults, row: EvalRow) -> list[SeedSummary]:
-    """Those whose last row this is, so that they stand below their rows."""
-    return [s for s in summaries_at(results, place_of(row)) if not row.variant and s.labels[-1] == row.label]
+def summaries_after(results: EvalResults, row: EvalRow, rows: Sequence[EvalRow]) -> list[SeedSummary]:
+    """Those that stand below this one of `rows`: the last of their own, variants included."""
+    own = [other for other in rows if other.label == row.label and place_of(other) == place_of(row)]
+    if own[-1] is not row:
+        return []
+    return [s for s in summaries_at(results, place_of(row)) if s.labels[-1] == row.label]
 
 
 def ablations(results: EvalResults) -> list[list[EvalRow]]:

@@ -76,7 +76,7 @@ def headline(results: EvalResults, places: Sequence[Place]) -> Table:
     last = {}  # label → names of the architectures whose last row it is, in any of the places
     for place in places:
         for row in lookup.rows_at(results, place):
-            for summary in lookup.summaries_after(results, row):
+            for summary in lookup.summaries_after(results, row, lookup.rows_at(results, place)):
                 last[summary.name] = row.label
     for label in lookup.models(results):
         cells = [Cell(label, name=True, code=True)]
@@ -135,7 +135,7 @@ def details(results: EvalResults, rows: Sequence[EvalRow], *, leave_out: Sequenc
     lines = []
     for row in rows:
         lines.append(tuple(columns[name](row) for name in kept))
-        for summary in lookup.summaries_after(results, row):
+        for summary in lookup.summaries_after(results, row, rows):
             own = _summary_cells(summary)
             lines.append(tuple(own.get(name, Cell("–")) for name in kept))
     return Table(tuple((name, name not in text) for name in kept), tuple(lines))
