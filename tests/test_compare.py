@@ -266,7 +266,7 @@ def test_a_verdict_names_what_its_rows_are(rows: list[Answers], holds: str) -> N
 
 def test_pairs_or_a_reference_are_compared_alone() -> None:
     rows = [*seeds("pc", [15]), *seeds("uniform", [10]), untrained("pc", 0), PIXELS]
-    assert pairs(compare(rows, seed=0, wanted=Wanted(pairs=(("uniform.0", "pc.0"),)))) == [
+    assert pairs(compare(rows, seed=0, wanted=Wanted(pairs=(("uniform.0", "pc.0"), ("pc.0", "uniform.0"))))) == [
         ("asked", "uniform.0", "pc.0")
     ]
     assert pairs(compare(rows, seed=0, wanted=Wanted(reference="pc.0"))) == [

@@ -149,7 +149,8 @@ def groups_of(rows: Sequence[Row], everything: Iterable[Source]) -> list[Group[R
 def plan(groups: Sequence[Group[Row]], wanted: Wanted) -> list[Planned[Row]]:
     """The comparisons between the models of one place. Raises: EvaluationError for a pair that is not alike."""
     if wanted.pairs:
-        return [found for pair in wanted.pairs for found in _asked(groups, pair)]
+        once = {frozenset(pair): pair for pair in reversed(wanted.pairs)}  # asked for twice is one comparison
+        return [found for pair in wanted.pairs if once.pop(frozenset(pair), None) for found in _asked(groups, pair)]
     if wanted.reference is not None:
         return _against(groups, _named(groups, wanted.reference))
     models = [group for group in groups if group.source.kind not in CONTROLS]
