@@ -264,6 +264,28 @@ def test_a_verdict_names_what_its_rows_are(rows: list[Answers], holds: str) -> N
     assert "seeds" not in found.verdict
 
 
+def test_seeds_over_draws_and_an_interval_that_ends_at_100_points() -> None:
+    def drawn(architecture: str, sizes: list[int], step: int) -> list[Answers]:
+        return [
+            answers(
+                f"{architecture}.{k}", *([*range(n - step * draw)] for draw in range(3)), card=card(architecture, k)
+            )
+            for k, n in enumerate(sizes)
+        ]
+
+    pixels = answers("pixels", [0], [1], [2])
+    found = compare([*drawn("pc", [15, 16, 18], 1), *drawn("uniform", [9, 10, 12], 0), pixels], seed=0)
+    assert [(c.family, c.test, c.n) for c in found] == [
+        ("architectures", "seeds", (3, 3)), ("controls", "seeds", (3, 1)), ("controls", "seeds", (3, 1)),
+    ]  # fmt: skip
+    assert found[0].difference == pytest.approx((49 - 3) / 60 - 31 / 60)
+    assert found[1].ci95_simultaneous is not None
+    assert found[1].ci95_simultaneous[1] == 1.0
+    assert "+100.0], p " in found[1].verdict
+    assert found[2].p is None  # uniform minus pixels is the same in all three draws
+    assert found[2].not_defined == "the difference is the same in all 3 draws"
+
+
 def test_pairs_or_a_reference_are_compared_alone() -> None:
     rows = [*seeds("pc", [15]), *seeds("uniform", [10]), untrained("pc", 0), PIXELS]
     assert pairs(compare(rows, seed=0, wanted=Wanted(pairs=(("uniform.0", "pc.0"), ("pc.0", "uniform.0"))))) == [

@@ -121,8 +121,7 @@ def _adjusted(found: _Found, size: int) -> Comparison:
     ci95 = simultaneous = p_adjusted = None
     if test is not None:
         level = 1 - (1 - CONFIDENCE) / size
-        ci95 = test.interval(CONFIDENCE)
-        simultaneous = ci95 if size == 1 else test.interval(level)
+        ci95, simultaneous = _possible(test.interval(CONFIDENCE)), _possible(test.interval(level))
         p_adjusted = statistics.bonferroni(test.p, size)
     verdict = sentence(
         c.a, c.b, c.data + (f" with {c.shots} training images a class" if c.shots else ""),
@@ -133,6 +132,11 @@ def _adjusted(found: _Found, size: int) -> Comparison:
         c, comparisons=size, ci95=ci95, ci95_simultaneous=simultaneous, p=None if test is None else test.p,
         p_adjusted=p_adjusted, verdict=verdict,
     )  # fmt: skip
+
+
+def _possible(interval: tuple[float, float]) -> tuple[float, float]:
+    """Cut at −1 and 1, beyond which no difference of accuracies lies."""
+    return max(interval[0], -1.0), min(interval[1], 1.0)
 
 
 def _of_rows(family: str, a: Answers, b: Answers, seed: int) -> _Found:
