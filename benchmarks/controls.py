@@ -1,9 +1,9 @@
 """Attention against its uniform control and against VGG on the data it was trained on, whatever the sign.
 
 Takes weights files of any architectures and seeds, all trained on one data set by one recipe, and asks each the test
-images once. Between architectures: over seeds Welch's t interval of the difference of means, where both have two or
-more; and of the first seed of each, on the same images, a bootstrap interval and McNemar's exact p. The latter speaks
-of those two files alone.
+images once. Between architectures: over seeds, where both have two or more, a t interval with the errors over seeds and
+over test images added up; and of the first seed of each, on the same images, the paired test of the mean class accuracy
+and McNemar's exact p. The latter two speak of those two files alone.
 
     python benchmarks/controls.py --data-dir data --out benchmarks/results/controls.json runs/*/*.safetensors
 """
@@ -26,13 +26,14 @@ from provenance import provenance
 
 from l2a_transfer.data.readers import open_source
 from l2a_transfer.data.sources import ImageSource
-from l2a_transfer.evaluation.statistics import bootstrap_difference, holm, mcnemar, welch
+from l2a_transfer.evaluation.paired import mcnemar, paired_test
+from l2a_transfer.evaluation.statistics import bonferroni, images_error, over_seeds
 from l2a_transfer.models.weights import PRETRAINED, Card, load_weights
 from l2a_transfer.preprocess import Preprocess
 from l2a_transfer.training.data import read_pixels
 from l2a_transfer.training.recipe import TrainConfig
 
-SAMPLES = 10_000
+CONFIDENCE = 0.95
 
 
 @click.command()
@@ -71,8 +72,8 @@ def main(weights: tuple[Path, ...], bundled: bool, data: str, data_dir: Path, ou
         for name, own in groups.items()
     ]
     pairs = [compared(groups, a, b, source.labels) for a, b in combinations(groups, 2)]
-    for pair, p in zip(pairs, holm([pair["first_seeds"]["mcnemar_p"] for pair in pairs]), strict=True):
-        pair["first_seeds"]["mcnemar_p_holm"] = p
+    for pair in pairs:
+        pair["first_seeds"]["p_adjusted"] = bonferroni(pair["first_seeds"]["p"], len(pairs))
     document = {
         "schema": "l2a-benchmark/1",
         "what": "test accuracy of networks by one recipe, and the differences between architectures",
@@ -103,23 +104,34 @@ def asked(path: Path, source: ImageSource) -> tuple[Card, NDArray[np.bool_]]:
 
 def compared(groups: dict[str, Any], a: str, b: str, truth: NDArray[np.int32]) -> dict[str, Any]:
     """The difference a − b, over seeds and on the images of the first seeds."""
-    means = {name: [float(right.mean()) for _, right in groups[name]] for name in (a, b)}
+    means = {name: [mean_class(truth, right) for _, right in groups[name]] for name in (a, b)}
     right_a, right_b = groups[a][0][1], groups[b][0][1]
-    interval = bootstrap_difference(truth, right_a, right_b, samples=SAMPLES, rng=np.random.default_rng(0))
+    found = paired_test(truth, right_a, right_b, rng=np.random.default_rng(0))
     pair: dict[str, Any] = {
         "a": a,
         "b": b,
         "seeds": [len(means[a]), len(means[b])],
         "first_seeds": {
-            "difference": interval.value,
-            "ci95": [interval.low, interval.high],
+            "difference": found.difference,
+            "ci95": found.interval(CONFIDENCE),
+            "p": found.p,
             "mcnemar_p": mcnemar(int((right_a & ~right_b).sum()), int((right_b & ~right_a).sum())),
         },
     }
     if min(map(len, means.values())) >= 2:
-        over, p = welch(means[a], means[b])
-        pair["over_seeds"] = {"difference": over.value, "ci95": [over.low, over.high], "welch_p": p}
+        share_a, share_b = (np.mean([right for _, right in groups[name]], axis=0) for name in (a, b))
+        images, freedom = images_error(truth, share_a - share_b)
+        over = over_seeds(means[a], means[b], images=images, freedom=freedom)
+        pair["over_seeds"] = {
+            "difference": float(np.mean(means[a]) - np.mean(means[b])),
+            "ci95": over and over.interval(CONFIDENCE),
+            "p": over and over.p,
+        }
     return pair
+
+
+def mean_class(truth: NDArray[np.int32], right: NDArray[np.bool_]) -> float:
+    return float(np.mean([right[truth == label].mean() for label in np.unique(truth)]))
 
 
 if __name__ == "__main__":

@@ -6,9 +6,10 @@ import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
-from l2a_transfer.evaluation.compare import FILES, Comparison
+from l2a_transfer.evaluation.compare import Comparison
 from l2a_transfer.evaluation.evaluate import EvalConfig, EvalDetail, EvalResults, EvalRow
 from l2a_transfer.evaluation.protocols import Split
+from l2a_transfer.evaluation.seeds import SeedSummary
 
 CARD = {
     "name": "good", "config": {"architecture": "vgg", "width": 0.25}, "classes": ["a", "b"], "parameters": 12,
@@ -24,7 +25,7 @@ def row(label: str = "good", value: float = 0.5, **changes: Any) -> EvalRow:
         label=label, variant="", model=label, data="toy", file=f"{label}.h5", tap="ga", levels=("L2", "L3"),
         precision="fp32", backend="torch", normalization="standardize", solver="batched", protocol="official",
         why="as asked", shots=None, draws=1, n_classes=2, n_train=8, n_test=4, dim=6, components=None, C=(0.01,),
-        c_grid_draws=((0.001, 0.01),), cv_accuracy_draws=((0.5, 0.75),), interval="bootstrap", accuracy=value,
+        c_grid_draws=((0.001, 0.01),), cv_accuracy_draws=((0.5, 0.75),), interval="score", accuracy=value,
         accuracy_ci95=(value - 0.1, value + 0.1), accuracy_draws=(value,), mean_class_accuracy=value,
         mean_class_accuracy_ci95=(value - 0.1, value + 0.1), mean_class_accuracy_draws=(value,), macro_f1=0.25,
         top5=None, chance=0.5, fits=11, unconverged=1, seconds=1.5, splits=(0,), notes=(),
@@ -32,18 +33,22 @@ def row(label: str = "good", value: float = 0.5, **changes: Any) -> EvalRow:
     return dataclasses.replace(made, **changes)
 
 
-def comparison(a: str, b: str, difference: float = 0.1, p_holm: float = 0.01, **changes: Any) -> Comparison:
+def comparison(a: str, b: str, difference: float = 0.1, p: float = 0.01, **changes: Any) -> Comparison:
+    """One of two comparisons of its family. `p`: adjusted."""
+    own, both = ((difference - half, difference + half) for half in (0.04, 0.05))
     made = Comparison(
-        data="toy", protocol="official", shots=None, a=a, b=b, population=FILES, n=(1, 1), difference=difference,
-        ci95=(difference - 0.05, difference + 0.05), only_a=3, only_b=1, test="mcnemar", p=p_holm / 2, p_holm=p_holm,
-        effect=0.25, verdict=f"{a} against {b}",
+        data="toy", protocol="official", shots=None, family="models", comparisons=2, a=a, b=b,
+        population="these two weight files",
+        n=(1, 1), difference=difference, ci95=own, ci95_simultaneous=both, only_a=3, only_b=1, test="permutation",
+        p=p / 2, p_adjusted=p, p_mcnemar=0.625, effect=0.25, not_defined="", verdict=f"{a} against {b}",
     )  # fmt: skip
     return dataclasses.replace(made, **changes)
 
 
 def results(
     rows: Sequence[EvalRow], comparisons: Sequence[Comparison] = (), *, classes: tuple[str, ...] = ("cat", "dog"),
-    confusion: tuple[tuple[int, ...], ...] = ((2, 0), (1, 1)), card: dict[str, Any] | None = None, **config: Any,
+    confusion: tuple[tuple[int, ...], ...] = ((2, 0), (1, 1)), card: dict[str, Any] | None = None,
+    seeds: Sequence[SeedSummary] = (), **config: Any,
 ) -> EvalResults:  # fmt: skip
     """Results with one detail a row and one split a data set, protocol and k."""
     details = tuple(EvalDetail(r.label, r.variant, r.data, r.shots, classes, confusion, ((0,) * 4,)) for r in rows)
@@ -55,4 +60,6 @@ def results(
     placed = [dataclasses.replace(r, splits=(places.index((r.data, r.protocol, r.shots)),)) for r in rows]
     cards = {r.file: CARD if card is None else card for r in rows}
     versions = {"l2a-transfer": "0.1.0", "python": "3.11.7"}
-    return EvalResults(EvalConfig(**config), tuple(placed), tuple(comparisons), details, cards, splits, versions)
+    return EvalResults(
+        EvalConfig(**config), tuple(placed), tuple(comparisons), tuple(seeds), details, cards, splits, versions
+    )

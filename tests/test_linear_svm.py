@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 from sklearn.exceptions import ConvergenceWarning, NotFittedError
-from sklearn.model_selection import GridSearchCV, GroupKFold, StratifiedKFold
+from sklearn.model_selection import GridSearchCV, GroupKFold, KFold, StratifiedKFold
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.svm import LinearSVC
@@ -162,6 +162,42 @@ def test_a_column_that_is_constant_in_one_fold_is_left_unscaled_there() -> None:
     theirs.fit(X, y)
     for f in range(3):
         assert ours.cv_results_[f"split{f}_test_score"] == pytest.approx(theirs.cv_results_[f"split{f}_test_score"])
+
+
+def odd_lists(y: NDArray[Any], seed: int) -> dict[str, list[tuple[Any, Any]]]:
+    """Splits of 60 rows of three classes that scikit-learn takes: lists of (rows to fit on, rows to hold out)."""
+    rng = np.random.default_rng(seed)
+    order = rng.permutation(60)
+    return {
+        "drawn with replacement": [(rng.integers(0, 60, 60), rng.integers(0, 60, 25)) for _ in range(3)],
+        "in any order": [(order[20:], order[:20]), (order[:40], order[40:])],
+        "counted from the end": [(np.arange(-40, 0), np.arange(20)), (np.arange(40), [-1, -2, -3, -3])],
+        "bools": [(np.arange(60) >= 15, np.arange(60) < 15), (np.arange(60) < 45, np.arange(60) >= 45)],
+        "fitted on what is held out": [(np.arange(60), np.arange(60)), (np.arange(50), np.arange(60))],
+        "without a class": [(np.flatnonzero(y != 2), np.arange(60)), (np.flatnonzero(y != 0), np.arange(0, 60, 2))],
+    }
+
+
+@pytest.mark.parametrize("kind", sorted(odd_lists(np.arange(60) % 3, 0)))
+def test_whatever_rows_a_splitter_gives_the_scores_are_grid_search_cvs(kind: str) -> None:
+    X, y = problem(60, 5, 3, seed=9)
+    X = X * np.geomspace(0.01, 100, 5)
+    cv, Cs = odd_lists(y, 1)[kind], (1e-3, 1e-1, 10.0)
+    pipeline = make_pipeline(StandardScaler(), LinearSVC(dual=False, tol=1e-8, max_iter=100_000))
+    theirs = GridSearchCV(pipeline, {"linearsvc__C": Cs}, cv=cv).fit(X, y)
+    for matrix in (X, LazyRows(X)):
+        ours = LinearSVCPath(Cs, cv=cv, device="cpu").fit(matrix, y)
+        for name in (*(f"split{f}_test_score" for f in range(len(cv))), "mean_test_score", "std_test_score"):
+            assert ours.cv_results_[name] == pytest.approx(theirs.cv_results_[name], abs=1e-12), name
+        assert ours.best_score_ == ours.cv_results_["mean_test_score"][ours.best_index_]
+
+
+def test_a_fold_with_one_class_to_fit_on_is_refused_by_name() -> None:
+    """Sorted labels and KFold(2) gave a best score of 0.0 without a word, where GridSearchCV raises."""
+    X, y = problem(40, 3, 2)
+    y = np.array(["cat", "dog"])[np.sort(y)]
+    with pytest.raises(ValueError, match=r"cv: fold 0 of 2 has only the class dog to fit on, .* stratified"):
+        LinearSVCPath((0.1, 1.0), cv=KFold(2), device="cpu").fit(X, y)
 
 
 def test_x_four_times_the_cap_is_streamed_to_the_same_objective(tmp_path: Any, caplog: Any) -> None:

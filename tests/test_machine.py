@@ -172,11 +172,15 @@ def test_an_extraction_begun_on_another_machine_is_named_and_can_be_begun_again(
     plan = tmp_path / "f.h5.shards" / "plan.json"
     own = json.loads(plan.read_text())
     plan.write_text(json.dumps({**own, "instructions": "x86_64 SSE"}))
-    with pytest.raises(OutputExistsError, match=r"instructions of the CPU: 'x86_64 SSE' there, .* `overwrite=True` starts"):
+    with pytest.raises(
+        OutputExistsError, match=r"instructions of the CPU: 'x86_64 SSE' there, .* `overwrite=True` starts"
+    ):
         extract(source, backend, out, progress=False)
     earlier = {key: value for key, value in own.items() if key not in RECORDED}
     plan.write_text(json.dumps(earlier))  # nobody knows on what machine it began
-    with pytest.raises(OutputExistsError, match=r"arithmetic: .*: not recorded there, .* `overwrite=True` starts again"):
+    with pytest.raises(
+        OutputExistsError, match=r"arithmetic: .*: not recorded there, .* `overwrite=True` starts again"
+    ):
         extract(source, backend, out, progress=False)
     assert extract(source, backend, out, overwrite=True, progress=False).computed == 40
 
@@ -192,7 +196,9 @@ def test_a_finished_feature_file_of_before_is_taken_as_it_is(
     save_features(out, dataclasses.replace(found, meta=dataclasses.replace(found.meta, fingerprint=earlier)))
     assert extract(source, backend, out, resume=True, progress=False).computed == 0
     assert "made before files recorded instructions, gpu, arithmetic, pillow; these were not compared" in caplog.text
-    with pytest.raises(OutputExistsError, match=r"with other options \(batch_size: 64 there, 4 here\); `overwrite=True`"):
+    with pytest.raises(
+        OutputExistsError, match=r"with other options \(batch_size: 64 there, 4 here\); `overwrite=True`"
+    ):
         extract(source, backend, out, batch_size=4, resume=True, progress=False)
 
 
@@ -203,7 +209,9 @@ def test_a_finished_feature_file_of_another_machine_is_named(source: MemorySourc
     other = {**found.meta.fingerprint, "instructions": "x86_64 SSE"}
     out.unlink()
     save_features(out, dataclasses.replace(found, meta=dataclasses.replace(found.meta, fingerprint=other)))
-    with pytest.raises(OutputExistsError, match=r"instructions of the CPU: 'x86_64 SSE' there, .*; `overwrite=True` replac"):
+    with pytest.raises(
+        OutputExistsError, match=r"instructions of the CPU: 'x86_64 SSE' there, .*`overwrite=True` repl"
+    ):
         extract(source, backend, out, resume=True, progress=False)
 
 

@@ -32,7 +32,7 @@ def problem(rows: int, columns: int, classes: int, seed: int = 0) -> tuple[NDArr
 
 def folds_of(rows: int, count: int) -> list[Fold]:
     place = np.arange(rows) % count
-    return [Fold(place != f, place == f, standardize=True) for f in range(count)]
+    return [Fold(place != f, np.flatnonzero(place == f), standardize=True) for f in range(count)]
 
 
 def problems_of(X: NDArray[Any], y: NDArray[Any], *, basis: bool = True, moments: bool = True) -> Problems:

@@ -18,10 +18,10 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from l2a_transfer.evaluation import charts, figures, lookup, markdown, provenance, tables
-from l2a_transfer.evaluation.compare import ARCHITECTURE
 from l2a_transfer.evaluation.evaluate import EvalConfig, EvalDetail, EvalResults
 from l2a_transfer.evaluation.markup import element, joined, name_of, plain, shortened, words_of
 from l2a_transfer.evaluation.page import page
+from l2a_transfer.evaluation.seeds import SeedSummary
 from tests.conftest import l2a
 from tests.made_results import CARD, comparison, results, row
 
@@ -68,10 +68,13 @@ def full(name: str = "good") -> EvalResults:
           for k in (1, 2, 8) for label, value in ((name, 0.5), ("pixels", 0.25))),
     ]  # fmt: skip
     pairs = [
-        comparison(name, "pixels", 0.25), comparison(f"{name}, L2 alone", name, -0.5, population="this weight file"),
-        comparison("vgg@1.0", "vgg@0.25", 0.01, 0.5, population=ARCHITECTURE, test="welch", n=(3, 4)),
+        comparison("vgg@1.0", "vgg@0.25", 0.01, 0.5, family="architectures", test="seeds", n=(3, 4)),
+        comparison(name, "pixels", 0.25), comparison("x", "y", ci95=None, ci95_simultaneous=None, p_adjusted=None),
+        comparison(f"{name}, L2 alone", name, -0.5, family="variants", population="this weight file"),
     ]  # fmt: skip
-    return results(rows, pairs)
+    means = SeedSummary("vgg@0.25", "toy", "official", None, ("x", name), ("0", "1"), (0.7, 0.75),
+                        0.725, 0.0354, 0.7, 0.01, 0.6, 0.02)  # fmt: skip
+    return results(rows, pairs, seeds=[means])
 
 
 def test_the_best_of_a_column_and_those_that_are_not_shown_to_be_worse() -> None:
@@ -90,7 +93,7 @@ def test_the_best_of_a_column_and_those_that_are_not_shown_to_be_worse() -> None
 
 
 def test_equals_are_both_best_and_a_model_without_a_row_has_a_dash() -> None:
-    made = results([row("a", 0.8), row("b", 0.8), row("a", 0.3, data="other")])
+    made = results([row("a", 0.8), row("b", 0.8 - 2e-16), row("a", 0.3, data="other")])
     lines = tables.headline(made, lookup.places(made)).rows
     assert [(line[1].best, line[2].text) for line in lines] == [(True, "30.0 [20.0, 40.0]"), (True, "–")]
 
@@ -99,7 +102,11 @@ def test_numbers_are_written_as_a_paper_would() -> None:
     assert [tables.p_value(p) for p in (0.0, 0.00099, 0.001, 0.0496, 0.0501, 0.12, 1.0)] == [
         "< 0.001", "< 0.001", "0.001", "0.0496", "0.050", "0.12", "1.00",
     ]  # fmt: skip
-    assert tables.difference(comparison("a", "b", -0.0004)) == "0.0 [−5.0, +5.0]"
+    assert tables.difference(comparison("a", "b", -0.0004, 1.0)) == "0.0 [−5.0, +5.0]"
+    assert (
+        tables.difference(comparison("a", "b", 0.0503)) == "+5.03 [+0.03, +10.03]"
+    )  # not [0.0, +10.0] beside p < 0.05
+    assert tables.p_value(None) == "not defined"
     assert tables.chosen(row(draws=3, C=(0.1, 0.01, 0.1))) == "0.01\u00a0×1, 0.1\u00a0×2"
     assert tables.chosen(row(C=(1e-4,))) == "0.0001"
 
@@ -182,12 +189,15 @@ def test_every_number_of_the_results_is_on_the_page_and_in_the_markdown() -> Non
             assert r.file in place
         for c in made.comparisons:
             assert tables.difference(c) in place
-            assert c.verdict in place or c.population == "this weight file"
+            assert c.verdict in place or c.family == "variants"
+        assert "vgg@0.25: mean ± sd over 2 seeds" in place
+        assert "72.5 ± 3.5" in place
+        assert "simultaneous 95 % intervals, and p adjusted for its 2 comparisons (Bonferroni)" in place
         for split in made.splits:
             assert split.sha256 in place
         for fact in ("91.91 % (n 10,000, seeds 1)", "commit 2fdc86f", "name fast, epochs 14", "L2 alone", "0.1.0"):
             assert fact in place
-    for title in ("Few training images", "Ablations", "How C was chosen", "Which differences are shown"):
+    for title in ("Few training images", "Ablations", "How C was chosen", "Significant differences"):
         assert f">{title}</h2>" in page(made)
 
 
@@ -309,6 +319,7 @@ def test_the_card_of_a_file_of_the_same_name_is_not_shown_for_another() -> None:
     "settings",
     [
         {}, {"protocol": "low-shot", "shots": (1, 3), "draws": 2, "ablate": ("levels", "width"), "device": "cpu"},
+        {"compare": (("good", "b"), ("vgg@0.25 (tap ga)", "pixels"))}, {"reference": "good"},
         {"c_grid": (0.1234567890123, 1.0), "max_memory": 1 << 30, "seed": 7, "folds": 3, "solver": "liblinear"},
     ],
 )  # fmt: skip

@@ -11,11 +11,10 @@ import pytest
 
 from l2a_transfer.data.readers import open_source
 from l2a_transfer.evaluation import evaluate as evaluate_module
-from l2a_transfer.evaluation.compare import _verdict
+from l2a_transfer.evaluation.verdict import sentence
 from l2a_transfer.wording import are, counted
 from tests.conftest import TINY, assert_fails, l2a, save_picture
 from tests.feature_files import feature_set, labels_of, save
-from tests.made_results import comparison
 from tests.test_shards import touch
 
 
@@ -133,9 +132,12 @@ def test_one_is_not_counted_as_many(home: Path) -> None:
 
 @pytest.mark.parametrize("difference", [-0.0, -0.0004, 0.0])
 def test_nothing_is_minus_nothing(difference: float) -> None:
-    said = _verdict(comparison("a", "b", difference, ci95=(difference, difference)), 1.0, 1)
+    said = sentence(
+        "a", "b", "here", difference=difference, interval=(difference, difference), p_adjusted=1.0, comparisons=1,
+        population="these", not_defined="",
+    )  # fmt: skip
     assert "-0.0" not in said
-    assert "+0.0 points [+0.0, +0.0]" in said
+    assert "(0.0 points [0.0, 0.0], p = 1.00)" in said
 
 
 def test_the_progress_bar_counts_the_fits_of_a_grid_that_grew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -147,7 +149,7 @@ def test_the_progress_bar_counts_the_fits_of_a_grid_that_grew(tmp_path: Path, mo
     measure = evaluate_module.measure
     monkeypatch.setattr(evaluate_module, "measure", growing)
     path = save(tmp_path / "f.h5", feature_set(labels_of(2, 12)))
-    result = l2a("svm-eval", path, "--out", tmp_path / "report", "--c-grid", "0.01,0.1", "--bootstrap", "100")
+    result = l2a("svm-eval", path, "--out", tmp_path / "report", "--c-grid", "0.01,0.1")
     assert result.exit_code == 0, result.output
     last = result.stderr.replace("\r", "\n").split("SVMs: ")[-1]
     assert "100%" in last

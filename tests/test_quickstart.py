@@ -63,7 +63,9 @@ def test_ends_with_the_table_and_three_commands(done: tuple[Path, Result]) -> No
     stdout = done[1].stdout
     for model in rows(done[0]):
         assert model in stdout
-    assert stdout.count("these two weight files; other training seeds") == 3  # attention against each control
+    assert stdout.count("This holds for these two weight files only.") == 1  # attention against uniform
+    assert stdout.count("This holds for this weight file and this random initialization only.") == 1
+    assert stdout.count("This holds for this weight file only.") == 1  # attention against pixels
     assert stdout.split("Next:")[1].count("  l2a-transfer ") == 3
 
 

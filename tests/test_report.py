@@ -53,7 +53,7 @@ def test_rows_say_what_was_measured(results: EvalResults) -> None:
     assert (good.components, pixels.components) == (None, 30)
     assert pixels.notes[-1] == "PCA to 24 components, because a fold has no more rows or columns"
     assert (good.fits, drawn.fits, good.unconverged) == (21, 63, 0)
-    assert (good.interval, drawn.interval) == ("bootstrap", "corrected-t")
+    assert (good.interval, drawn.interval) == ("score", "corrected-t")
     assert good.chance == 1 / 3
     for row in results.rows:
         assert row.accuracy_ci95[0] <= row.accuracy <= row.accuracy_ci95[1]
@@ -118,7 +118,7 @@ def test_writes_every_file_and_each_says_the_same(results: EvalResults, tmp_path
     out = tmp_path / "deep" / "report"
     written = write_report(results, out)
     assert [path.name for path in written] == [
-        "results.json", "results.csv", "comparisons.csv", "report.html", "report.md", "accuracy.png",
+        "results.json", "results.csv", "comparisons.csv", "seeds.csv", "report.html", "report.md", "accuracy.png",
         "confusion-toy-good.png", "confusion-toy-pixels.png", "confusion-caltech-good.png",
     ]  # fmt: skip
     assert sorted(path.name for path in out.iterdir()) == sorted(path.name for path in written)
@@ -133,13 +133,14 @@ def test_writes_every_file_and_each_says_the_same(results: EvalResults, tmp_path
     assert table[2]["C"].split(";") == [str(C) for C in results.rows[2].C]
     (line,) = csv.DictReader(io.StringIO(written[2].read_text(encoding="utf-8")))
     (pair,) = results.comparisons
+    assert pair.ci95 is not None
     assert (line["a"], line["b"], line["n_a"], float(line["ci95_low"])) == ("good", "pixels", "1", pair.ci95[0])
-    text = written[4].read_text(encoding="utf-8")
+    text = written[5].read_text(encoding="utf-8")
     assert markdown_table(results) in text
     for split in results.splits:
         assert split.sha256 in text
-    assert pair.verdict.replace("[", "\\[").replace("]", "\\]") in text
-    for picture in written[5:]:
+    assert pair.verdict.replace("[", "\\[").replace("]", "\\]").replace("<", "&lt;") in text
+    for picture in written[6:]:
         assert f"]({picture.name})" in text
         with Image.open(picture) as image:
             assert len(image.convert("RGB").getcolors(maxcolors=1 << 24) or []) > 20
@@ -222,10 +223,14 @@ def test_rows_of_one_model_are_told_apart(tmp_path: Path) -> None:
     both = made([*rows[:2], *(made_row("m", 0.5, shots=k, data="d", protocol="low-shot") for k in (1, 4))])
     assert lookup.pictured(both) == [0, 3]
     written = [path.name for path in write_report(both, tmp_path / "r")]
-    assert written[6:] == ["confusion-toy-m.png", "confusion-d-m.png"]
+    assert written[7:] == ["confusion-toy-m.png", "confusion-d-m.png"]
     table = list(csv.DictReader(io.StringIO((tmp_path / "r" / "results.csv").read_text(encoding="utf-8"))))
     assert [(line["variant"], line["shots"]) for line in table] == [("", ""), ("L2 alone", ""), ("", "1"), ("", "4")]
-    assert (tmp_path / "r" / "comparisons.csv").read_text().startswith("data,protocol,shots,a,b,population,n_a,n_b,")
+    assert (
+        (tmp_path / "r" / "comparisons.csv")
+        .read_text()
+        .startswith("data,protocol,shots,family,comparisons,a,b,population,n_a,n_b,")
+    )
 
 
 def test_half_a_character_in_a_name_is_written_and_can_be_read(tmp_path: Path) -> None:
@@ -251,5 +256,5 @@ def test_two_files_of_one_model_are_told_apart(tmp_path: Path) -> None:
     assert [row.label for row in results.rows] == ["toy-model (l2)", "toy-model (l3)"]
     assert [row.model for row in results.rows] == ["toy-model", "toy-model"]
     names = [path.name for path in write_report(results, tmp_path / "r")]
-    assert len(set(names)) == len(names) == 8
+    assert len(set(names)) == len(names) == 9
     assert read_features(files[0]).path == files[0]

@@ -6,22 +6,26 @@ import math
 
 import numpy as np
 import pytest
-from scipy.stats import binom, t
+from scipy.stats import binomtest, t, ttest_ind
 
+from l2a_transfer.evaluation.score import Outcomes
 from l2a_transfer.evaluation.statistics import (
+    RIGHT_OR_WRONG,
+    Interval,
     accuracy,
-    bootstrap_accuracy,
-    bootstrap_difference,
-    bootstrap_mean_class_accuracy,
+    accuracy_interval,
+    bonferroni,
     confusion_matrix,
-    corrected_t,
-    corrected_t_p,
-    holm,
+    corrected_resampled_t,
+    images_error,
+    interval_over_draws,
     macro_f1,
-    mcnemar,
     mean_class_accuracy,
+    mean_class_accuracy_interval,
+    over_draws,
+    over_seeds,
+    pooled,
     top_k,
-    welch,
 )
 
 
@@ -45,40 +49,57 @@ def test_a_class_without_test_rows_does_not_count() -> None:
     assert mean_class_accuracy(matrix([3, 1, 0], [0, 0, 0], [0, 0, 2])) == (0.75 + 1) / 2
 
 
-def test_bootstrap_of_accuracy_has_the_binomial_quantiles() -> None:
-    found = bootstrap_accuracy(matrix([60, 40], [20, 80]), samples=200_000, rng=np.random.default_rng(0))
-    low, high = binom.ppf([0.025, 0.975], 200, 0.7) / 200
-    assert found.value == 0.7
-    assert found.low == pytest.approx(low, abs=0.0051)  # one row of 200
-    assert found.high == pytest.approx(high, abs=0.0051)
+def test_19_of_19_right_are_not_100_percent_for_sure() -> None:
+    """Wilson: 19/(19 + 1.96²) = 0.832; ten classes of 100 images say more, and one class of one image says little."""
+    found = accuracy_interval(matrix([10, 0], [0, 9]))
+    assert (found.value, found.high) == (1.0, 1.0)
+    assert found.low == pytest.approx(19 / (19 + 1.959963984540054**2))
+    assert mean_class_accuracy_interval(matrix([18, 0], [0, 1])).low < 0.6
+    assert mean_class_accuracy_interval(np.diag(np.full(10, 100))).low > 0.99
 
 
-def test_bootstrap_of_accuracy_agrees_with_resampling_rows_one_by_one() -> None:
-    right = np.repeat([True, False], [30, 10])
-    rng = np.random.default_rng(1)
-    samples = right[rng.integers(0, 40, size=(20_000, 40))].mean(axis=1)
-    found = bootstrap_accuracy(matrix([15, 5], [5, 15]), samples=20_000, rng=np.random.default_rng(2))
-    np.testing.assert_allclose([found.low, found.high], np.quantile(samples, [0.025, 0.975]), atol=0.026)
+def test_accuracy_has_wilsons_interval() -> None:
+    found = accuracy_interval(matrix([60, 40], [20, 80]))
+    wilson = binomtest(140, 200).proportion_ci(0.95, method="wilson")
+    assert (found.value, found.low, found.high) == (0.7, pytest.approx(wilson.low), pytest.approx(wilson.high))
 
 
-def test_bootstrap_of_mean_class_accuracy_resamples_within_classes() -> None:
+def test_the_interval_of_the_mean_class_accuracy_weighs_classes_alike() -> None:
     """Its spread is sqrt(Σ p(1−p)/n)/K; the rare class decides it, which rows drawn over all classes would blur."""
-    confusion = matrix([9900, 100], [100, 100])
-    found = bootstrap_mean_class_accuracy(confusion, samples=200_000, rng=np.random.default_rng(0))
-    spread = math.sqrt(0.99 * 0.01 / 10_000 + 0.25 / 200) / 2
+    found = mean_class_accuracy_interval(matrix([9900, 100], [1000, 1000]))
+    spread = math.sqrt(0.99 * 0.01 / 10_000 + 0.25 / 2000) / 2
     assert found.value == pytest.approx(0.745)
-    assert (found.high - found.low) / 2 == pytest.approx(1.96 * spread, rel=0.06)
+    assert (found.high - found.low) / 2 == pytest.approx(1.96 * spread, rel=0.01)
 
 
-@pytest.mark.parametrize("bootstrap", [bootstrap_accuracy, bootstrap_mean_class_accuracy])
-def test_a_bootstrap_is_repeatable_and_flat_where_all_rows_are_right(bootstrap: object) -> None:
-    assert callable(bootstrap)
-    confusion = matrix([7, 3], [4, 6])
-    once, again = (bootstrap(confusion, samples=500, rng=np.random.default_rng(3)) for _ in range(2))
-    assert once == again
-    assert once.low < once.value < once.high
-    perfect = bootstrap(matrix([5, 0], [0, 5]), samples=500, rng=np.random.default_rng(3))
-    assert (perfect.low, perfect.value, perfect.high) == (1.0, 1.0, 1.0)
+def test_classes_without_rows_do_not_count_in_the_interval() -> None:
+    found = mean_class_accuracy_interval(matrix([8, 2, 0], [0, 0, 0], [0, 1, 9]))
+    assert found == mean_class_accuracy_interval(matrix([8, 2], [1, 9]))
+    assert found.low < found.value < found.high
+
+
+@pytest.mark.parametrize("shared", [0.0, 0.5])
+@pytest.mark.parametrize("values", [[1 / 600] * 3, [0.72 - 0.7, 0.74 - 0.72, 0.76 - 0.74], [0.0, 0.0]])
+def test_draws_without_spread_are_no_evidence(values: list[float], shared: float) -> None:
+    """Among them differences that are equal but for rounding."""
+    assert corrected_resampled_t(values, shared=shared) is None
+    assert over_draws(values, many(0.5), shared=shared) is None
+
+
+@pytest.mark.parametrize("b", [[0.8, 0.8, 0.8], [0.8, 0.81, 0.82]])
+def test_seeds_without_spread_are_no_evidence(b: list[float]) -> None:
+    assert over_seeds([0.9, 0.9, 0.9], b, images=0.01, freedom=100) is None
+
+
+def many(accuracy: float) -> Outcomes:
+    """So many images that their own interval has no width to speak of."""
+    return pooled(
+        np.array([[1e12 * accuracy, 1e12 * (1 - accuracy)]]), RIGHT_OR_WRONG, np.array([10**12]), draws=1, shared=0.0
+    )
+
+
+def corrected_t(values: list[float], *, shared: float) -> Interval:
+    return interval_over_draws(values, many(float(np.mean(values))), shared=shared)
 
 
 def test_corrected_t_on_a_case_computed_by_hand() -> None:
@@ -103,7 +124,41 @@ def test_corrected_t_is_cut_at_0_and_1_and_needs_two_draws() -> None:
     assert (found.value, found.high) == (0.995, 1.0)
     assert corrected_t([0.0, 0.01], shared=0.5).low == 0.0
     with pytest.raises(ValueError, match="at least two draws, got 1"):
-        corrected_t([0.5], shared=0.5)
+        corrected_resampled_t([0.5], shared=0.5)
+
+
+def test_draws_that_agree_by_chance_are_as_wide_as_their_test_images_say() -> None:
+    """Three draws of the same four images a class: 3 of 4 right in each. Wilson's interval of 3 of 4 in one class."""
+    images = pooled(np.array([[9, 3]]), RIGHT_OR_WRONG, np.array([4]), draws=3, shared=0.3)
+    wilson = binomtest(3, 4).proportion_ci(0.95, method="wilson")
+    for values in ([0.75, 0.75, 0.75], [0.75, 0.7501, 0.7499]):
+        found = interval_over_draws(values, images, shared=0.3)
+        assert (found.value, found.low, found.high) == pytest.approx((0.75, wilson.low, wilson.high))
+
+
+def test_draws_count_as_their_different_images_or_fewer() -> None:
+    """Ten draws, ρ = 0.5, are worth 1/1.1 of one in a class of few images; of draws with nothing in common all images
+    count, if they differ, and so they do in a class of many."""
+    counts = np.array([[30, 10], [8, 2], [0, 0]])  # 4 and 1 images a draw
+    found = pooled(counts, RIGHT_OR_WRONG, np.array([8, 2, 0]), draws=10, shared=0.5)
+    assert found.counts[0] == pytest.approx(np.array([[3, 1], [0.8, 0.2]]) / 1.1)
+    alone = pooled(counts, RIGHT_OR_WRONG, np.array([8, 2, 0]), draws=10, shared=0.0)
+    assert alone.counts[0] == pytest.approx(np.array([[6, 2], [1.6, 0.4]]))
+    assert found.estimate == pytest.approx((0.75 + 0.8) / 2)
+    assert alone.estimate == pytest.approx((0.75 + 0.8) / 2)
+    large = pooled(10 * counts, RIGHT_OR_WRONG, np.array([80, 20, 0]), draws=10, shared=0.5)
+    assert large.counts[0] == pytest.approx(np.array([[60, 20], [16, 4]]))
+
+
+def test_over_draws_the_larger_p_and_the_wider_interval_count() -> None:
+    """Ten draws say +5 points for sure; the four different images that they test do not."""
+    images = pooled(np.array([[4, 0, 36]]), np.array([1.0, -1.0, 0.0]), np.array([4]), draws=10, shared=0.3)
+    found = over_draws([0.1 + 0.001 * k for k in range(10)], images, shared=0.3)
+    assert found is not None
+    assert found.draws.p < 1e-6
+    assert found.p > 0.3
+    low, high = found.interval(0.95)
+    assert low < 0 < high
 
 
 def test_macro_f1_by_hand() -> None:
@@ -119,52 +174,53 @@ def test_top_k_counts_ties_against_the_row() -> None:
     assert top_k(scores, truth, 3).tolist() == [True, True, True]
 
 
-def test_mcnemar_is_the_exact_sign_test() -> None:
-    assert mcnemar(0, 0) == 1.0
-    assert mcnemar(5, 5) == 1.0
-    assert mcnemar(0, 6) == pytest.approx(2 / 2**6)
-    assert mcnemar(9, 1) == mcnemar(1, 9) == pytest.approx(2 * (1 + 10) / 2**10)
+def test_bonferroni_stops_at_1() -> None:
+    assert bonferroni(0.01, 3) == pytest.approx(0.03)
+    assert bonferroni(0.5, 3) == 1.0
 
 
-def test_bootstrap_difference_has_the_spread_of_paired_rows() -> None:
-    """One class, n rows: the difference (a − b)/n has variance (p_a + p_b − (p_a − p_b)²)/n."""
-    n = 400
-    truth = np.zeros(n, dtype=np.int32)
-    right_a, right_b = np.arange(n) < 260, (np.arange(n) >= 60) & (np.arange(n) < 280)
-    found = bootstrap_difference(truth, right_a, right_b, samples=20_000, rng=np.random.default_rng(0))
-    only_a, only_b = 60 / n, 20 / n
-    assert found.value == pytest.approx(40 / n)
-    spread = math.sqrt((only_a + only_b - (only_a - only_b) ** 2) / n)
-    assert (found.high - found.low) / (2 * 1.959964) == pytest.approx(spread, rel=0.03)
-
-
-def test_bootstrap_difference_weighs_classes_alike() -> None:
-    truth = np.array([0] * 90 + [1] * 10, dtype=np.int32)
-    right_a, right_b = truth == 0, truth == 1
-    found = bootstrap_difference(truth, right_a, right_b, samples=200, rng=np.random.default_rng(0))
-    assert (found.low, found.value, found.high) == (0.0, 0.0, 0.0)
-
-
-def test_holm_by_hand() -> None:
-    assert holm([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06])
-    assert holm([0.5, 0.9]) == [1.0, 1.0]
-    assert holm([]) == []
-
-
-def test_corrected_t_p_agrees_with_its_interval() -> None:
-    values = [0.01, 0.03, 0.02, 0.05]
-    found = corrected_t(values, shared=0.25, low=-1.0)
-    half = found.high - found.value
-    error = half / t.ppf(0.975, 3)
-    assert corrected_t_p(values, shared=0.25) == pytest.approx(2 * t.sf(found.value / error, 3))
-    assert corrected_t_p([0.1, 0.1], shared=0.5) == 0.0
-    assert corrected_t_p([0.0, 0.0], shared=0.5) == 1.0
+def test_p_over_draws_agrees_with_its_interval() -> None:
+    found = corrected_resampled_t([0.01, 0.03, 0.02, 0.05], shared=0.25)
+    assert found is not None
+    low, high = found.interval(0.95)
+    error = (high - found.difference) / t.ppf(0.975, 3)
+    assert found.p == pytest.approx(2 * t.sf(found.difference / error, 3))
+    assert found.interval(1 - found.p)[0] == pytest.approx(0, abs=1e-12)
+    assert low < found.difference < high
     with pytest.raises(ValueError, match="shared must be at least 0 and below 1"):
-        corrected_t(values, shared=1.0)
+        corrected_resampled_t([0.1, 0.2], shared=1.0)
 
 
-def test_welch_needs_two_values_a_side() -> None:
-    found, p = welch([1.0, 2.0, 3.0], [1.0, 2.0, 3.0])
-    assert (found.value, p) == (0.0, 1.0)
+def test_without_an_error_over_images_seeds_are_compared_by_welchs_t() -> None:
+    a, b = [0.75, 0.80, 0.85], [0.5, 0.55, 0.70, 0.72]
+    found, expected = over_seeds(a, b, images=0.0, freedom=100), ttest_ind(a, b, equal_var=False)
+    assert found is not None
+    assert found.p == pytest.approx(expected.pvalue)
+    low, high = expected.confidence_interval(0.95)
+    assert found.interval(0.95) == pytest.approx((low, high))
+
+
+def test_the_error_over_images_is_added_to_the_one_over_seeds() -> None:
+    """Seeds: s² = 0.01² a side, so 2 · 0.0001/3; images: 0.02². Degrees of freedom by Satterthwaite."""
+    found = over_seeds([0.71, 0.72, 0.73], [0.60, 0.61, 0.62], images=0.02, freedom=50)
+    assert found is not None
+    seeds, images = 0.0001 / 3, 0.0004
+    assert found.difference == pytest.approx(0.11)
+    assert found.error == pytest.approx(math.sqrt(2 * seeds + images))
+    assert found.freedom == pytest.approx((2 * seeds + images) ** 2 / (2 * seeds**2 / 2 + images**2 / 50))
+    one_side = over_seeds([0.71, 0.72, 0.73], [0.6], images=0.02, freedom=50, fixed=True)
+    assert one_side is not None
+    assert one_side.error == pytest.approx(math.sqrt(seeds + images))
+
+
+def test_seeds_need_two_values_a_side() -> None:
     with pytest.raises(ValueError, match="at least two values on each side, got 3 and 1"):
-        welch([1.0, 2.0, 3.0], [1.0])
+        over_seeds([1.0, 2.0, 3.0], [1.0], images=0.1, freedom=9)
+
+
+def test_the_error_over_images_by_hand() -> None:
+    """Two classes of 2 and 4 rows; squares 2 and 1 of 6, whose mean is 1/2, so that each class gets 4 · 1/2 more."""
+    truth = np.array([0, 0, 1, 1, 1, 1], dtype=np.int32)
+    error, freedom = images_error(truth, np.array([1.0, -1.0, 1.0, 0.0, 0.0, 0.0]))
+    assert error == pytest.approx(math.sqrt((4 / 6 / 2 + 3 / 8 / 4) / 4))
+    assert freedom == 5

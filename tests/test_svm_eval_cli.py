@@ -30,7 +30,7 @@ def test_prints_the_table_and_the_paths_and_nothing_else(files: list[Path], tmp_
     table, verdicts, paths = result.stdout.rstrip().split("\n\n")
     assert [line.split("|")[2].strip() for line in table.splitlines()[2:]] == ["`attention`", "`pixels`"]
     assert verdicts.startswith("- attention is better than pixels on toy (+")
-    assert [Path(line).parent for line in paths.splitlines()] == [tmp_path / "r"] * 8
+    assert [Path(line).parent for line in paths.splitlines()] == [tmp_path / "r"] * 9
     assert all(Path(line).is_file() for line in paths.splitlines())
     assert "SVMs" in result.stderr
 
@@ -99,6 +99,9 @@ def test_a_report_that_exists_is_refused_before_anything_is_computed(files: list
         (["--shots", "0"], ["shots must be numbers of images of at least 1"]),
         (["--ablate", "levels,widht"], ["ablate must be one of", "did you mean 'width'"]),
         (["--max-memory", "much"], ["--max-memory must be a size as 500M or 8G, got 'much'"]),
+        (["--compare", "attention"], ["--compare must be two names with a comma between, as A,B; got 'attention'"]),
+        (["--compare", "attention,pixel"], ["compare must be one of attention, pixels", "did you mean 'pixels'"]),
+        (["--reference", "attentoin"], ["reference must be one of", "did you mean 'attention'"]),
         (["--device", "cpuu"], ["did you mean 'cpu'"]),
     ],
 )
@@ -194,4 +197,68 @@ def test_low_shot_ablations_and_comparisons_are_in_the_document(files: list[Path
     pairs = {(c["a"], c["b"], c["shots"], c["test"]) for c in document["comparisons"]}
     assert ("attention", "pixels", 4, "corrected-t") in pairs
     assert len(pairs) == 2 * (1 + 2)
-    assert all(c["p_holm"] >= c["p"] for c in document["comparisons"])
+    assert all(c["p_adjusted"] >= c["p"] for c in document["comparisons"])
+
+
+def seed_files(folder: Path, taps: tuple[str, ...] = ("ga",)) -> list[Path]:
+    """Three training seeds of two architectures, of which the first separates the classes better."""
+    labels = labels_of(3, 40)
+    made = []
+    for architecture, spread in (("pc", 1.0), ("uniform", 3.0)):
+        for seed in range(3):
+            for tap in taps:
+                noise = np.random.default_rng(seed).normal(scale=0.3, size=(120, 6)).astype(np.float32)
+                own = feature_set(labels, blobs(labels, spread=spread) + noise)
+                card = {
+                    "name": f"{architecture}.seed-{seed}", "config": {"architecture": architecture, "width": 0.25},
+                    "training": {"seed": seed, "data": "cifar10", "recipe": {"name": "fast"}},
+                }  # fmt: skip
+                meta = dataclasses.replace(own.meta, card=card, tap=tap)
+                made.append(save(folder / f"{architecture}-{seed}-{tap}.h5", dataclasses.replace(own, meta=meta)))
+    return made
+
+
+def test_the_architectures_verdict_comes_first_and_the_table_has_their_mean(tmp_path: Path) -> None:
+    result = l2a("svm-eval", *seed_files(tmp_path), "--out", tmp_path / "r")
+    assert result.exit_code == 0, (result.output, result.exception)
+    table, verdicts, _ = result.stdout.rstrip().split("\n\n")
+    names = [line.split("|")[2].strip() for line in table.splitlines()[2:]]
+    assert names == [
+        "`pc.seed-0`", "`pc.seed-1`", "`pc.seed-2`", "pc@0.25: mean ± sd over 3 seeds",
+        "`uniform.seed-0`", "`uniform.seed-1`", "`uniform.seed-2`", "uniform@0.25: mean ± sd over 3 seeds",
+    ]  # fmt: skip
+    (verdict,) = verdicts.splitlines()
+    assert verdict.startswith("- pc@0.25 is better than uniform@0.25 on toy (+")
+    assert "adjusted" not in verdict
+    assert verdict.endswith("This holds for these two architectures as trained here (3 and 3 training seeds) only.")
+    document = json.loads((tmp_path / "r" / "results.json").read_text())
+    assert [(c["family"], c["n"], c["test"]) for c in document["comparisons"]] == [("architectures", [3, 3], "seeds")]
+    assert [(s["name"], s["seeds"]) for s in document["seeds"]] == [
+        ("pc@0.25", ["0", "1", "2"]), ("uniform@0.25", ["0", "1", "2"]),
+    ]  # fmt: skip
+    assert "pc@0.25: mean ± sd over 3 seeds" in (tmp_path / "r" / "report.html").read_text().replace("<wbr>", "")
+    assert "pc@0.25: mean ± sd over 3 seeds" in (tmp_path / "r" / "report.md").read_text()
+    assert (tmp_path / "r" / "seeds.csv").read_text().count("toy") == 2
+
+
+def test_two_taps_of_three_seeds_are_three_seeds(tmp_path: Path) -> None:
+    arguments = ["--out", tmp_path / "r", "--c-grid", "0.01", "--json"]
+    document = json.loads(l2a("svm-eval", *seed_files(tmp_path, ("ga", "ga-bn-relu")), *arguments).stdout)
+    found = [(c["a"], c["b"], c["n"]) for c in document["comparisons"] if c["family"] == "architectures"]
+    assert found == [(f"pc@0.25 (tap {tap})", f"uniform@0.25 (tap {tap})", [3, 3]) for tap in ("ga", "ga-bn-relu")]
+
+
+def test_compare_and_reference_choose_what_is_compared(files: list[Path], tmp_path: Path) -> None:
+    for number, asked in enumerate((["--compare", "pixels,attention"], ["--reference", "attention"])):
+        arguments = ["--out", tmp_path / str(number), "--c-grid", "0.01", "--json", *asked]
+        (found,) = json.loads(l2a("svm-eval", *files, *arguments).stdout)["comparisons"]
+        assert (found["family"], found["a"], found["b"]) == ("asked", "pixels", "attention")
+
+
+def test_few_test_images_a_class_are_warned_of(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    labels = labels_of(3, 12)
+    path = save(tmp_path / "few.h5", feature_set(labels, blobs(labels), model="a"))
+    assert l2a("svm-eval", path, "--out", tmp_path / "r", "--c-grid", "0.01").exit_code == 0
+    (warning,) = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    assert warning.startswith("toy: 3 of 3 classes have fewer than 10 test images (the fewest: 6)")
+    assert "3 of 3 classes have fewer than 10 test images" in (tmp_path / "r" / "report.md").read_text()

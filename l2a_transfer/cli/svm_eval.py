@@ -30,14 +30,20 @@ SHOWN = 6
 @click.option("--c-grid", default="1e-4,1e-3,1e-2,1e-1", show_default=True, help="Candidates for C; one: no choice.")
 @click.option("--folds", type=int, default=5, show_default=True, help="Of the cross-validation that chooses C.")
 @click.option("--draws", type=int, help="Repeat a drawn split N times [default: the protocol's number].")
-@click.option("--bootstrap", type=int, default=10_000, show_default=True, help="Resamples of the test rows.")
 @click.option("--solver", default="batched", show_default=True, help="batched, or liblinear as the reference.")
 @click.option("--decades", type=int, default=2, show_default=True, help="The grid may grow so often, tenfold each.")
 @click.option("--shots", default="1,2,4,8,16", show_default=True, help="Images a class, for low-shot.")
 @click.option("--ablate", default="", metavar="LIST", help="Variants: levels,normalization,precision,width.")
+@click.option(
+    "--compare",
+    multiple=True,
+    metavar="A,B",
+    help="Compare these two models of the table, or architectures over their seeds; may be repeated.",
+)
+@click.option("--reference", metavar="MODEL", help="Compare every model with this one, and no others.")
 @click.option("--device", default="auto", show_default=True, help="auto, cpu or cuda, for the batched solver.")
 @click.option("--max-memory", metavar="SIZE", help="For the batched solver, as 500M or 8G [default: half of it].")
-@click.option("--seed", type=int, default=0, show_default=True, help="Of splits, folds, PCA and bootstrap.")
+@click.option("--seed", type=int, default=0, show_default=True, help="Random seed.")
 @click.option("--jobs", type=int, default=1, show_default=True, help="liblinear's threads; they change no number.")
 @click.option("--overwrite/--no-overwrite", default=False, help="Replace an earlier report in --out.")
 @click.option("--json", "as_json", is_flag=True, help="Print results.json instead of the table.")
@@ -60,6 +66,7 @@ def command(obj: dict[str, Any], /, files: tuple[Path, ...], out: Path, **given:
     given["shots"] = _numbers("--shots", given["shots"], int, "1,2,4")
     given["ablate"] = tuple(name.strip() for name in given["ablate"].split(",") if name.strip())
     given["max_memory"] = _bytes(given["max_memory"])
+    given["compare"] = tuple(_pair(text) for text in given["compare"])
     config = EvalConfig(**given)
     check_output(out, overwrite=overwrite)
     results = evaluate_files(files, config, progress=obj["progress"])
@@ -84,6 +91,14 @@ def _numbers(flag: str, text: str, kind: Callable[[str], Any], example: str) -> 
         return tuple(kind(number) for number in text.split(","))
     except ValueError as error:
         raise click.UsageError(f"{flag} must be numbers with commas between, as {example}: {error}") from error
+
+
+def _pair(text: str) -> tuple[str, str]:
+    """A,B → (A, B). Raises: click.UsageError."""
+    a, comma, b = text.partition(",")
+    if not comma or not a.strip() or not b.strip() or "," in b:
+        raise click.UsageError(f"--compare must be two names with a comma between, as A,B; got {text!r}")
+    return a.strip(), b.strip()
 
 
 def _bytes(text: str | None) -> int | None:

@@ -1,12 +1,12 @@
-"""Two models on the same test images: is one better, by how much, and about whom does that speak?"""
+"""Comparisons of models on the same test images: the difference, its interval, its p value and a verdict, all of one
+quantity, the mean class accuracy."""
 
 from __future__ import annotations
 
 import dataclasses
-import json
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import combinations
 from typing import Any
 
 import numpy as np
@@ -14,192 +14,232 @@ from numpy.typing import NDArray
 
 from l2a_transfer.errors import EvaluationError
 from l2a_transfer.evaluation import statistics
-from l2a_transfer.wording import counted
-
-FILES = "these two weight files"
-ARCHITECTURE = "this architecture"
-SEEDS = 3
-"""Training seeds a side below which nothing is said of an architecture."""
+from l2a_transfer.evaluation.families import FAMILIES, VARIANTS, Group, Planned, Source, Wanted, groups_of, plan
+from l2a_transfer.evaluation.paired import VALUES, PairedTest, mcnemar, outcomes_of, paired_test
+from l2a_transfer.evaluation.statistics import CONFIDENCE, OverDraws, StudentT
+from l2a_transfer.evaluation.verdict import population_of_groups, population_of_rows, sentence
 
 
 @dataclass(frozen=True)
 class Answers:
     """What one row of the table answered: of each draw, for its test images in the order of their ids, the true class
-    index and whether the answer was right. `digests` are those of the splits; `shared` the draws' correlation."""
+    index and whether the answer was right. `digests` are those of the splits; `shared` the draws' correlation;
+    `different` (K,): how many test images each class has in all draws together."""
 
-    label: str
-    data: str
+    source: Source
     protocol: str
     shots: int | None
     variant: str
-    card: dict[str, Any]
     digests: tuple[str, ...]
     truth: tuple[NDArray[np.int32], ...]
     right: tuple[NDArray[np.bool_], ...]
     mean_class_accuracy: float
     shared: float
+    different: NDArray[np.int64]
+
+    @property
+    def name(self) -> str:
+        return f"{self.source.label}, {self.variant}" if self.variant else self.source.label
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """`a` against `b` on one data set. `difference` is mean class accuracy of a minus b, a fraction, with `ci95`.
+    """`a` against `b` on one data set. `difference`: mean class accuracy of a minus b, a fraction, with its own 95 %
+    interval `ci95` and its own `p`, which has to be read by itself.
 
-    `only_a`, `only_b`: test images that one alone got right, over all draws. `test`: `mcnemar` (rows of one split),
-    `corrected-t` (draws) or `welch` (training seeds); `p_holm` is adjusted over all comparisons of the report.
-    `effect`: Cohen's g, the share of `only_a` among the images that they disagree on minus a half (mcnemar); the mean
-    difference in units of its spread over draws, or over seeds (the others); None where there is nothing to divide.
-    `population`: whom it speaks about. `n`: draws, or seeds a side.
+    `family`: one of FAMILIES; it has `comparisons` members in the report, and `p_adjusted` and `ci95_simultaneous` are
+    adjusted for all of them (Bonferroni), so that the interval excludes 0 exactly where `p_adjusted` is below 0.05.
+    `test`: `permutation` (rows of one split), `corrected-t` (draws) or `seeds`. Interval and p are None where they
+    are not defined, for the reason `not_defined`. `only_a`, `only_b`: test images that one alone got right, over all
+    draws. `p_mcnemar`: of equal accuracy, which weighs images alike (one split only; not adjusted). `effect`: the share
+    of a's weight among the images that they disagree on, each weighing 1/(images of its class), minus a half
+    (permutation); the mean difference in units of its spread over draws, or over seeds (the others).
+    `population`: what the verdict holds for. `n`: draws, or seeds a side (1 where a side is no sample of seeds).
     """
 
     data: str
     protocol: str
     shots: int | None
+    family: str
+    comparisons: int
     a: str
     b: str
     population: str
     n: tuple[int, int]
     difference: float
-    ci95: tuple[float, float]
+    ci95: tuple[float, float] | None
+    ci95_simultaneous: tuple[float, float] | None
     only_a: int
     only_b: int
     test: str
-    p: float
-    p_holm: float
+    p: float | None
+    p_adjusted: float | None
+    p_mcnemar: float | None
     effect: float | None
+    not_defined: str
     verdict: str
 
 
-def compare(answers: Sequence[Answers], *, samples: int, seed: int) -> tuple[Comparison, ...]:
-    """All pairs of models of each data set, protocol and k; each variant of a model against the model as it is; and all
-    pairs of architectures with three training seeds or more. Raises: EvaluationError for rows that are not the same."""
-    found: list[Comparison] = []
-    places = dict.fromkeys((a.data, a.protocol, a.shots) for a in answers)
-    for place in places:
-        here = [a for a in answers if (a.data, a.protocol, a.shots) == place]
+@dataclass(frozen=True)
+class _Found:
+    """A comparison before it is adjusted, and the test that it comes from (None: not defined)."""
+
+    comparison: Comparison
+    test: PairedTest | OverDraws | StudentT | None
+
+
+def compare(answers: Sequence[Answers], *, seed: int, wanted: Wanted | None = None) -> tuple[Comparison, ...]:
+    """The planned comparisons of each data set, protocol and k, or the `wanted` ones, and each variant of a model
+    against the model as it is; families in the order of FAMILIES. Raises: EvaluationError for other test images."""
+    found: list[_Found] = []
+    sources = [a.source for a in answers]
+    for place in dict.fromkeys((a.source.data, a.protocol, a.shots) for a in answers):
+        here = [a for a in answers if (a.source.data, a.protocol, a.shots) == place]
         plain = [a for a in here if not a.variant]
-        found += [_of_files(a, b, samples=samples, seed=seed) for a, b in combinations(plain, 2)]
-        for base in plain:
-            variants = [a for a in here if a.variant and a.label == base.label]
-            found += [_of_files(variant, base, samples=samples, seed=seed) for variant in variants]
-        families: dict[str, list[Answers]] = {}
-        for a in plain:
-            families.setdefault(_family(a.card), []).append(a)
-        large = {name: own for name, own in families.items() if name and len(_seeds(own)) >= SEEDS}
-        found += [_of_architectures(*pair) for pair in combinations(large.values(), 2)]
-    adjusted = statistics.holm([c.p for c in found])
-    return tuple(
-        dataclasses.replace(c, p_holm=p, verdict=_verdict(c, p, len(found)))
-        for c, p in zip(found, adjusted, strict=True)
-    )
+        planned = plan(groups_of(plain, sources), wanted or Wanted())
+        planned += [
+            Planned(VARIANTS, a, base) for base in plain for a in here
+            if a.variant and a.source.label == base.source.label
+        ]  # fmt: skip
+        found += [_compared(own, seed) for own in planned]
+    found.sort(key=lambda own: list(FAMILIES).index(own.comparison.family))
+    size = Counter(own.comparison.family for own in found)
+    return tuple(_adjusted(own, size[own.comparison.family]) for own in found)
 
 
-def _of_files(a: Answers, b: Answers, *, samples: int, seed: int) -> Comparison:
-    if a.digests != b.digests or any(not np.array_equal(x, y) for x, y in zip(a.truth, b.truth, strict=True)):
-        raise EvaluationError(
-            f"{_name(a)} and {_name(b)} were not tested on the same images of {a.data}, so that they are no pairs"
-        )
+def _compared(planned: Planned[Answers], seed: int) -> _Found:
+    if isinstance(planned.a, Group):
+        assert isinstance(planned.b, Group)
+        return _of_groups(planned.family, planned.a, planned.b)
+    assert not isinstance(planned.b, Group)
+    return _of_rows(planned.family, planned.a, planned.b, seed)
+
+
+def _adjusted(found: _Found, size: int) -> Comparison:
+    """The comparison with what belongs to its family, and its verdict."""
+    c, test = found.comparison, found.test
+    ci95 = simultaneous = p_adjusted = None
+    if test is not None:
+        level = 1 - (1 - CONFIDENCE) / size
+        ci95, simultaneous = _possible(test.interval(CONFIDENCE)), _possible(test.interval(level))
+        p_adjusted = statistics.bonferroni(test.p, size)
+    verdict = sentence(
+        c.a, c.b, c.data + (f" with {c.shots} training images a class" if c.shots else ""),
+        difference=c.difference, interval=simultaneous, p_adjusted=p_adjusted, comparisons=size,
+        population=c.population, not_defined=c.not_defined,
+    )  # fmt: skip
+    return dataclasses.replace(
+        c, comparisons=size, ci95=ci95, ci95_simultaneous=simultaneous, p=None if test is None else test.p,
+        p_adjusted=p_adjusted, verdict=verdict,
+    )  # fmt: skip
+
+
+def _possible(interval: tuple[float, float]) -> tuple[float, float]:
+    """Cut at −1 and 1, beyond which no difference of accuracies lies."""
+    return max(interval[0], -1.0), min(interval[1], 1.0)
+
+
+def _of_rows(family: str, a: Answers, b: Answers, seed: int) -> _Found:
+    _check_same_images([a, b])
     only_a = sum(int((x & ~y).sum()) for x, y in zip(a.right, b.right, strict=True))
     only_b = sum(int((y & ~x).sum()) for x, y in zip(a.right, b.right, strict=True))
     draws = len(a.right)
+    test: PairedTest | OverDraws | StudentT | None
     if draws == 1:
-        rng = np.random.default_rng(seed)
-        interval = statistics.bootstrap_difference(a.truth[0], a.right[0], b.right[0], samples=samples, rng=rng)
-        test, p = "mcnemar", statistics.mcnemar(only_a, only_b)
-        effect = only_a / (only_a + only_b) - 0.5 if only_a + only_b else None
+        paired = test = paired_test(a.truth[0], a.right[0], b.right[0], rng=np.random.default_rng(seed))
+        difference, effect = paired.difference, _share(a.truth[0], a.right[0], b.right[0])
+        why = ""
     else:
         values = [_mean_class(t, x) - _mean_class(t, y) for t, x, y in zip(a.truth, a.right, b.right, strict=True)]
-        interval = statistics.corrected_t(values, shared=a.shared, low=-1.0)
-        test, p = "corrected-t", statistics.corrected_t_p(values, shared=a.shared)
-        spread = float(np.std(values, ddof=1))
-        effect = interval.value / spread if spread else None
-    return Comparison(
-        data=a.data,
-        protocol=a.protocol,
-        shots=a.shots,
-        a=_name(a),
-        b=_name(b),
-        population=FILES if a.label != b.label else "this weight file",
-        n=(draws, draws),
-        difference=interval.value,
-        ci95=(interval.low, interval.high),
-        only_a=only_a,
-        only_b=only_b,
-        test=test,
-        p=p,
-        p_holm=p,
-        effect=effect,
-        verdict="",
+        counts = [outcomes_of(t, x, y, len(a.different)) for t, x, y in zip(a.truth, a.right, b.right, strict=True)]
+        images = statistics.pooled(np.sum(counts, axis=0), VALUES, a.different, draws=draws, shared=a.shared)
+        difference, test = float(np.mean(values)), statistics.over_draws(values, images, shared=a.shared)
+        effect = None if test is None else difference / float(np.std(values, ddof=1))
+        why = (
+            f"the difference is the same in all {draws} draws, which leaves no spread to judge it by"
+            if not test
+            else ""
+        )
+    comparison = _comparison(
+        a, family, a.name, b.name, test="permutation" if draws == 1 else "corrected-t", n=(draws, draws), effect=effect,
+        difference=difference, only=(only_a, only_b), p_mcnemar=mcnemar(only_a, only_b) if draws == 1 else None,
+        population=population_of_rows(a.source, b.source), not_defined=why,
+    )  # fmt: skip
+    return _Found(comparison, test)
+
+
+def _of_groups(family: str, a: Group[Answers], b: Group[Answers]) -> _Found:
+    """Means over seeds; the rows of one seed are averaged first."""
+    _check_same_images([*a.rows, *b.rows])
+    fixed = not b.is_sample
+    values_a, values_b = (
+        [float(np.mean([row.mean_class_accuracy for row in own])) for own in group.runs] for group in (a, b)
     )
-
-
-def _of_architectures(a: list[Answers], b: list[Answers]) -> Comparison:
-    values = [[own.mean_class_accuracy for own in side] for side in (a, b)]
-    interval, p = statistics.welch(*values)
-    spread = float(np.sqrt(np.mean([np.var(side, ddof=1) for side in values])))
-    return Comparison(
-        data=a[0].data,
-        protocol=a[0].protocol,
-        shots=a[0].shots,
-        a=_architecture(a[0].card),
-        b=_architecture(b[0].card),
-        population=ARCHITECTURE,
-        n=(len(a), len(b)),
-        difference=interval.value,
-        ci95=(interval.low, interval.high),
-        only_a=0,
-        only_b=0,
-        test="welch",
-        p=p,
-        p_holm=p,
-        effect=interval.value / spread if spread else None,
-        verdict="",
-    )
-
-
-def _verdict(c: Comparison, p_holm: float, comparisons: int) -> str:
-    where = c.data + (f" with {counted(c.shots, 'image')} a class" if c.shots else "")
-    shown = p_holm < 0.05 and c.difference != 0
-    turned = shown and c.difference < 0  # so that the better model's advantage is what is read
-    better, worse = (c.b, c.a) if turned else (c.a, c.b)
-    points = 100 * (-c.difference if turned else c.difference)
-    low, high = sorted(100 * (-x if turned else x) for x in c.ci95)
-    shown_points, shown_low, shown_high = (f"{round(x, 1) + 0.0:+.1f}" for x in (points, low, high))  # −0.0 + 0.0 = 0.0
-    numbers = f"{shown_points} points [{shown_low}, {shown_high}], p = {p_holm:.2g} after Holm over {comparisons}"
-    said = (
-        f"{better} is better than {worse} on {where}"
-        if shown
-        else (f"No difference between {better} and {worse} is shown on {where}")
-    )
-    if c.population == ARCHITECTURE:
-        about = f"this speaks of the architecture as it was trained here, from {c.n[0]} and {c.n[1]} training seeds"
-    elif c.population == FILES:
-        about = "this speaks of these two weight files; other training seeds of the same architectures may differ"
+    first = a.rows[0]
+    mean_a, mean_b = (_mean_right(group) for group in (a, b))
+    test, why = None, ""
+    if len(first.right) == 1:
+        images, freedom = statistics.images_error(first.truth[0], mean_a[0] - mean_b[0])
     else:
-        about = "this speaks of this one weight file"
-    return f"{said} ({numbers}); {about}."
+        by_draw = [_mean_class(t, x) - _mean_class(t, y) for t, x, y in zip(first.truth, mean_a, mean_b, strict=True)]
+        draws = statistics.corrected_resampled_t(by_draw, shared=first.shared)
+        images, freedom = statistics.images_error(first.truth[0], mean_a[0] - mean_b[0])
+        if draws is not None and draws.error > images:
+            images, freedom = draws.error, draws.freedom
+        why = f"the difference is the same in all {len(by_draw)} draws" if draws is None else ""
+    if not why:
+        test = statistics.over_seeds(values_a, values_b, images=images, freedom=freedom, fixed=fixed)
+        why = (
+            ""
+            if test
+            else "the training seeds of one side do not differ in accuracy, which leaves no spread to judge by"
+        )
+    sides = [values_a] if fixed else [values_a, values_b]
+    spread = float(np.sqrt(np.mean([np.var(side, ddof=1) for side in sides])))
+    difference = float(np.mean(values_a) - np.mean(values_b))
+    comparison = _comparison(
+        first, family, a.title, b.title, test="seeds", n=(len(values_a), len(values_b)), difference=difference,
+        effect=difference / spread if test else None, only=(0, 0), p_mcnemar=None, not_defined=why,
+        population=population_of_groups(a, b),
+    )  # fmt: skip
+    return _Found(comparison, test)
 
 
-def _mean_class(truth: NDArray[np.int32], right: NDArray[np.bool_]) -> float:
+def _comparison(place: Answers, family: str, a: str, b: str, *, only: tuple[int, int], **given: Any) -> Comparison:
+    return Comparison(
+        data=place.source.data, protocol=place.protocol, shots=place.shots, family=family, comparisons=1, a=a, b=b,
+        ci95=None, ci95_simultaneous=None, p=None, p_adjusted=None, verdict="", only_a=only[0], only_b=only[1], **given,
+    )  # fmt: skip
+
+
+def _check_same_images(rows: Sequence[Answers]) -> None:
+    first = rows[0]
+    for row in rows[1:]:
+        same = row.digests == first.digests and len(row.truth) == len(first.truth)
+        if not same or any(not np.array_equal(x, y) for x, y in zip(row.truth, first.truth, strict=True)):
+            raise EvaluationError(
+                f"{first.name} and {row.name} were not tested on the same images of {first.source.data}, so that they "
+                "are no pairs",
+                "extract both with the same `split` and `limit`",
+            )
+
+
+def _mean_right(group: Group[Answers]) -> list[NDArray[np.float64]]:
+    """For each draw, the share of the group's seeds that get each test image right, (N,)."""
+    runs = [
+        [np.mean([row.right[draw] for row in own], axis=0) for draw in range(len(group.rows[0].right))]
+        for own in group.runs
+    ]
+    return [np.mean(draw, axis=0) for draw in zip(*runs, strict=True)]
+
+
+def _mean_class(truth: NDArray[np.int32], right: NDArray[Any]) -> float:
     return float(np.mean([right[truth == label].mean() for label in np.unique(truth)]))
 
 
-def _family(card: dict[str, Any]) -> str:
-    """Everything of a card that is the same for training runs that differ in their seed alone; "" for no training."""
-    training = card.get("training") or {}
-    if "seed" not in training or not isinstance(card.get("config"), dict):
-        return ""
-    recipe = {key: training.get(key) for key in ("data", "recipe", "untrained")}
-    return json.dumps([card["config"], card.get("preprocess"), recipe], sort_keys=True)
-
-
-def _architecture(card: dict[str, Any]) -> str:
-    untrained = "untrained " if card["training"].get("untrained") else ""
-    return f"{untrained}{card['config'].get('architecture')}@{card['config'].get('width')}"
-
-
-def _seeds(answers: list[Answers]) -> set[Any]:
-    return {a.card["training"]["seed"] for a in answers}
-
-
-def _name(a: Answers) -> str:
-    return f"{a.label}, {a.variant}" if a.variant else a.label
+def _share(truth: NDArray[np.int32], right_a: NDArray[np.bool_], right_b: NDArray[np.bool_]) -> float | None:
+    """Cohen's g with each image weighing 1/(images of its class); None where the models never disagree."""
+    _, index, rows = np.unique(truth, return_inverse=True, return_counts=True)
+    weight = 1 / rows[index]
+    only_a, only_b = float(weight[right_a & ~right_b].sum()), float(weight[right_b & ~right_a].sum())
+    return only_a / (only_a + only_b) - 0.5 if only_a + only_b else None

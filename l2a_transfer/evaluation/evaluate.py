@@ -17,9 +17,11 @@ from tqdm import tqdm
 from l2a_transfer import __version__
 from l2a_transfer.errors import ArgumentError, EvaluationError, wrong_kind
 from l2a_transfer.evaluation.compare import compare
-from l2a_transfer.evaluation.measure import folds_of, measure, svm_config
+from l2a_transfer.evaluation.families import check_wanted
+from l2a_transfer.evaluation.measure import few_test_images, folds_of, measure, source_of, svm_config
 from l2a_transfer.evaluation.protocols import Plan, check_folds, plan_splits
 from l2a_transfer.evaluation.results import SCHEMA, EvalConfig, EvalDetail, EvalResults, EvalRow
+from l2a_transfer.evaluation.seeds import summaries
 from l2a_transfer.evaluation.variants import Variant, variants_of
 from l2a_transfer.features.schema import weights_sha256
 from l2a_transfer.features.store import FeatureMeta
@@ -36,7 +38,8 @@ def evaluate_files(
 
     All files are read and checked, and all splits drawn, before the first SVM is fitted. Files of one data set must
     hold the same images and get the same splits. Without `config`, everything is at its default. Raises: StoreError,
-    EvaluationError; TypeError for one path instead of a list, or another config.
+    EvaluationError; TypeError for one path instead of a list, or another config; UnknownNameError and ArgumentError
+    for comparisons that cannot be made.
     """
     if isinstance(paths, (str, Path)):
         raise wrong_kind("paths", "a list of feature files, as ['features.h5']", paths)
@@ -45,6 +48,9 @@ def evaluate_files(
         raise wrong_kind("config", "an EvalConfig, as EvalConfig(folds=3)", config)
     planned = _plan_all([Path(path) for path in paths], config)
     labels = _labels([(path, meta) for path, meta, _, _ in planned])
+    check_wanted(config.wanted, [
+        source_of(meta, label, own[0].levels) for (_, meta, _, own), label in zip(planned, labels, strict=True)
+    ])  # fmt: skip
     splits = tuple(dict.fromkeys(split for _, _, plan, _ in planned for split in plan.splits))
     place = {split: k for k, split in enumerate(splits)}
     rows, details, answers, cards = [], [], [], {}
@@ -70,14 +76,15 @@ def evaluate_files(
                         rows.append(dataclasses.replace(one[0], splits=tuple(place[split] for split in own)))
                         details.append(one[1])
                         answers.append(one[2])
-    comparisons = compare(answers, samples=config.bootstrap, seed=config.seed)
+    comparisons = compare(answers, seed=config.seed, wanted=config.wanted)
+    seeds = summaries(answers, [(row.mean_class_accuracy, row.accuracy, row.macro_f1) for row in rows])
     versions = {
         "l2a-transfer": __version__,
         "scikit-learn": sklearn.__version__,
         "numpy": np.__version__,
         "python": platform.python_version(),
     }
-    return EvalResults(config, tuple(rows), comparisons, tuple(details), cards, splits, versions)
+    return EvalResults(config, tuple(rows), comparisons, seeds, tuple(details), cards, splits, versions)
 
 
 def _plan_all(paths: list[Path], config: EvalConfig) -> list[tuple[Path, FeatureMeta, Plan, tuple[Variant, ...]]]:
@@ -101,6 +108,7 @@ def _plan_all(paths: list[Path], config: EvalConfig) -> list[tuple[Path, Feature
                 for split in plan.splits:
                     if split.shots != 1:
                         check_folds(features, split, folds_of(config, split.shots))
+            few = few_test_images(features.labels, plan.splits)
         other, theirs = first.setdefault(features.meta.data, (path, plan))
         if [s.sha256 for s in theirs.splits] != [s.sha256 for s in plan.splits]:
             raise EvaluationError(
@@ -108,6 +116,8 @@ def _plan_all(paths: list[Path], config: EvalConfig) -> list[tuple[Path, Feature
                 "cannot stand beside each other",
                 "extract both with the same `split` and `limit`, or evaluate them apart",
             )
+        for note in few if path == other else ():
+            log.warning("%s: %s", features.meta.data, note)
         plans.append((path, features.meta, plan))
     for data, (_, plan) in first.items():
         log.info("%s: protocol %s (%s)%s", data, plan.protocol, plan.why, "".join(f"; {n}" for n in plan.notes))

@@ -249,7 +249,7 @@ def _batched_counts(
             np.concatenate([fold.x_train, fold.x_held_out]),
             targets.astype(np.int64),
             len(classes),
-            [Fold(mask, ~mask, standardize=False)],
+            [Fold(mask, np.flatnonzero(~mask), standardize=False)],
             **_batched_settings(config),
         )
         columns = fits.columns

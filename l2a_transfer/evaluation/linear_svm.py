@@ -18,7 +18,7 @@ from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from l2a_transfer.evaluation.grid import FoldCounts, search_grid
-from l2a_transfer.evaluation.rows import Fold, LazyRows
+from l2a_transfer.evaluation.rows import Fold, LazyRows, RepeatedRows, folds_of_lists
 from l2a_transfer.evaluation.shared_fits import SharedFits
 
 if TYPE_CHECKING:
@@ -107,12 +107,11 @@ class BatchedLinearSVC(_LinearClassifier):
         """Fits on rows (N, D) and labels (N,). Raises: ValueError for one class, NaN, infinity or bad parameters."""
         _check_numbers(self, C=self.C, tol=self.tol, max_iter=self.max_iter, intercept_scaling=self.intercept_scaling)
         X, targets = self._validated(X, y)
-        everything = np.ones(len(targets), dtype=bool)
         fits = SharedFits(
             X,
             targets,
             len(self.classes_),
-            [Fold(everything, ~everything, self.standardize)],
+            [_all_rows(len(targets), self.standardize)],
             tol=self.tol,
             max_iter=self.max_iter,
             bias=float(self.intercept_scaling) if self.fit_intercept else 0.0,
@@ -151,9 +150,10 @@ class LinearSVCPath(_LinearClassifier):
     It is `GridSearchCV(StandardScaler → LinearSVC(dual=False), {"C": Cs}, cv=cv)` without the copies: each fold's
     means and scales are folded into its weights. `coef_` and `intercept_` take rows as they came.
 
-    `Cs`: candidates. `cv`: folds or a splitter, as GridSearchCV's. `decades`: how often the grid may grow tenfold
-    where the best C is at its edge. The best C has the most held-out rows right over all folds; of equals, the
-    smallest. `standardize` False leaves the columns as they are. The other parameters are BatchedLinearSVC's.
+    `Cs`: candidates. `cv`: folds or a splitter, as GridSearchCV's; its rows may come in any order and repeat.
+    `decades`: how often the grid may grow tenfold where the best C is at its edge. The best C has the most held-out
+    rows right over all folds; of equals, the smallest. `standardize` False leaves the columns as they are. The other
+    parameters are BatchedLinearSVC's.
 
     Attributes: `best_params_`, `best_index_`, `best_score_`, `cv_results_` (`params`, `param_C`, `splitN_test_score`,
     `mean_…`, `std_…`, `rank_test_score`), `n_splits_`, `grid_` (a GridResult), and where `refit`, `best_estimator_`
@@ -197,7 +197,8 @@ class LinearSVCPath(_LinearClassifier):
         """Searches and refits on rows (N, D) and labels (N,). `groups` (N,) goes to a splitter that keeps groups
         together, as GroupKFold. `tick(n)` is called after every n SVMs (one class each).
 
-        Raises: ValueError for one class, NaN, infinity, bad parameters, no folds, or too few rows of a class for `cv`.
+        Raises: ValueError for one class, NaN, infinity, bad parameters, no folds, too few rows of a class for `cv`, or
+        a fold that has one class to fit on.
         """
         _check_numbers(self, tol=self.tol, max_iter=self.max_iter, **{f"Cs[{k}]": C for k, C in enumerate(self.Cs)})
         if len(self.Cs) == 0:
@@ -209,15 +210,15 @@ class LinearSVCPath(_LinearClassifier):
             "device": self.device,
             "max_memory": self.max_memory,
         }
-        splitter = check_cv(self.cv, targets, classifier=True)
-        folds = [
-            Fold(_mask(len(targets), train), _mask(len(targets), test), self.standardize)
-            for train, test in splitter.split(np.zeros((len(targets), 1)), targets, groups)
-        ]
-        if not folds:
-            raise ValueError(f"cv must give at least one pair of training and held-out rows, got none of {self.cv!r}")
+        rows, folds = self._folds(targets, groups)
         started = time.perf_counter()
-        fits = SharedFits(X, targets, len(self.classes_), folds, **own)
+        fits = SharedFits(
+            X if rows is None else RepeatedRows(X, rows),
+            targets if rows is None else targets[rows],
+            len(self.classes_),
+            folds,
+            **own,
+        )
         self.grid_ = search_grid(
             lambda Cs: fits.held_out_counts(Cs, tick), [float(C) for C in self.Cs], decades=self.decades
         )
@@ -237,10 +238,30 @@ class LinearSVCPath(_LinearClassifier):
             self._refit(X, targets, fits.mean_solution(self.best_params_["C"]), own)
         return self
 
+    def _folds(self, targets: NDArray[np.int64], groups: Any) -> tuple[NDArray[np.intp] | None, list[Fold]]:
+        """The splitter's folds, whose rows are lists as scikit-learn takes them: row numbers in any order, some of them
+        several times or counted from the end, or one bool a row."""
+        every = np.arange(len(targets))
+        splitter = check_cv(self.cv, targets, classifier=True)
+        lists = [
+            (every[np.asarray(train)], every[np.asarray(test)])
+            for train, test in splitter.split(np.zeros((len(targets), 1)), targets, groups)
+        ]
+        if not lists:
+            raise ValueError(f"cv must give at least one pair of training and held-out rows, got none of {self.cv!r}")
+        for number, (train, _) in enumerate(lists):
+            known = np.unique(targets[train])
+            if len(known) < 2:
+                what = f"only the class {self.classes_[known[0]]}" if len(known) else "no row"
+                raise ValueError(
+                    f"cv: fold {number} of {len(lists)} has {what} to fit on, and an SVM needs two classes; use a "
+                    "stratified splitter, or one that shuffles"
+                )
+        return folds_of_lists(lists, len(targets), standardize=self.standardize)
+
     def _refit(self, X: Any, targets: NDArray[np.int64], start: torch.Tensor, own: dict[str, Any]) -> None:
         started = time.perf_counter()
-        everything = np.ones(len(targets), dtype=bool)
-        fits = SharedFits(X, targets, len(self.classes_), [Fold(everything, ~everything, self.standardize)], **own)
+        fits = SharedFits(X, targets, len(self.classes_), [_all_rows(len(targets), self.standardize)], **own)
         best = BatchedLinearSVC(self.best_params_["C"], standardize=self.standardize, **own)
         best.classes_, best.n_features_in_ = self.classes_, self.n_features_in_
         if hasattr(self, "feature_names_in_"):
@@ -253,7 +274,7 @@ class LinearSVCPath(_LinearClassifier):
 def _cv_results(Cs: Sequence[float], counts: FoldCounts, folds: list[Fold], seconds: float) -> dict[str, Any]:
     """scikit-learn's table, a value a candidate. All candidates of a fold are fitted together, so that a candidate's
     fit time is its even share of the whole search."""
-    scores = counts.correct / np.array([max(1, fold.held_out.sum()) for fold in folds])  # (nC, F)
+    scores = counts.correct / np.array([max(1, len(fold.held_out)) for fold in folds])  # (nC, F)
     pooled = counts.correct.sum(axis=1)
     return {
         "params": [{"C": C} for C in Cs],
@@ -266,10 +287,8 @@ def _cv_results(Cs: Sequence[float], counts: FoldCounts, folds: list[Fold], seco
     }
 
 
-def _mask(N: int, rows: NDArray[np.intp]) -> NDArray[np.bool_]:
-    mask = np.zeros(N, dtype=bool)
-    mask[rows] = True
-    return mask
+def _all_rows(N: int, standardize: bool) -> Fold:
+    return Fold(np.ones(N, dtype=bool), np.zeros(0, dtype=np.intp), standardize)
 
 
 def _check_numbers(estimator: BaseEstimator, **values: float) -> None:

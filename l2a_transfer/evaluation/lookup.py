@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
-from l2a_transfer.evaluation.compare import ARCHITECTURE, FILES, Comparison
+from l2a_transfer.evaluation.compare import Comparison
 from l2a_transfer.evaluation.evaluate import EvalDetail, EvalResults, EvalRow
+from l2a_transfer.evaluation.families import VARIANTS
+from l2a_transfer.evaluation.seeds import SeedSummary
+from l2a_transfer.evaluation.verdict import significant
 
-ALPHA = 0.05
+ROUNDING = 1e-9
+"""Accuracies that are closer than this are equal, and were added up in another order."""
 
 
 class Place(NamedTuple):
@@ -21,7 +26,7 @@ class Place(NamedTuple):
         return self.data + (f", k = {self.shots}" if self.shots is not None else "")
 
 
-def place_of(item: EvalRow | Comparison) -> Place:
+def place_of(item: EvalRow | Comparison | SeedSummary) -> Place:
     return Place(item.data, item.protocol, item.shots)
 
 
@@ -58,25 +63,26 @@ def full_name(row: EvalRow) -> str:
 def best_at(results: EvalResults, place: Place) -> list[EvalRow]:
     """The models with the highest mean class accuracy; several where they are equal."""
     rows = rows_at(results, place)
-    return [row for row in rows if row.mean_class_accuracy == max(r.mean_class_accuracy for r in rows)]
+    best = max((r.mean_class_accuracy for r in rows), default=0.0)
+    return [row for row in rows if row.mean_class_accuracy > best - ROUNDING]
 
 
 def compared(results: EvalResults, place: Place, a: str, b: str) -> Comparison | None:
-    """The comparison of weight files `a` and `b`, whichever of them stands first."""
+    """The comparison of the rows `a` and `b`, whichever of them stands first."""
     for found in results.comparisons:
-        if place_of(found) == place and found.population != ARCHITECTURE and {found.a, found.b} == {a, b}:
+        if place_of(found) == place and found.test != "seeds" and {found.a, found.b} == {a, b}:
             return found
     return None
 
 
 def shown(comparison: Comparison) -> bool:
-    """Whether a difference is shown, as the verdict has it."""
-    return comparison.p_holm < ALPHA and comparison.difference != 0
+    """Whether a difference is significant, as the verdict has it."""
+    return significant(comparison.p_adjusted, comparison.difference)
 
 
 def standing(results: EvalResults, row: EvalRow) -> str:
-    """`best`, `close` (its difference from the best of its place is not shown), `behind`, or `unknown` where it was
-    not compared with the best. With one model there is no best."""
+    """`best`, `close` (not significantly different from the best of its place), `behind`, or `unknown` where it was not
+    compared with the best. With one model there is no best."""
     place = place_of(row)
     best = best_at(results, place)
     if row.variant or len(rows_at(results, place)) < 2:
@@ -90,7 +96,27 @@ def standing(results: EvalResults, row: EvalRow) -> str:
 
 
 def between_models(results: EvalResults, place: Place) -> list[Comparison]:
-    return [c for c in results.comparisons if place_of(c) == place and c.population in (FILES, ARCHITECTURE)]
+    """All comparisons of a place but those of its ablations, which have tables of their own."""
+    ablated = {full_name(row) for row in results.rows if row.variant}
+    here = [c for c in results.comparisons if place_of(c) == place]
+    return [c for c in here if not (c.family == VARIANTS and ablated & {c.a, c.b})]
+
+
+def families(found: Sequence[Comparison]) -> list[tuple[str, int]]:
+    """(family, comparisons that its members are adjusted for), in the order of the report."""
+    return list(dict.fromkeys((c.family, c.comparisons) for c in found))
+
+
+def summaries_at(results: EvalResults, place: Place) -> list[SeedSummary]:
+    return [summary for summary in results.seeds if place_of(summary) == place]
+
+
+def summaries_after(results: EvalResults, row: EvalRow, rows: Sequence[EvalRow]) -> list[SeedSummary]:
+    """Those that stand below this one of `rows`: the last of their own, variants included."""
+    own = [other for other in rows if other.label == row.label and place_of(other) == place_of(row)]
+    if own[-1] is not row:
+        return []
+    return [s for s in summaries_at(results, place_of(row)) if s.labels[-1] == row.label]
 
 
 def ablations(results: EvalResults) -> list[list[EvalRow]]:

@@ -17,7 +17,7 @@ ERRORS = 5
 
 def markdown_table(results: EvalResults) -> str:
     """Everything measured, one line a row, percent with one decimal."""
-    return _table(tables.details(results.rows))
+    return _table(tables.details(results, results.rows))
 
 
 def report_markdown(results: EvalResults, confusions: dict[str, int]) -> str:
@@ -76,15 +76,17 @@ def _differences(results: EvalResults) -> list[list[str]]:
         found = lookup.between_models(results, place)
         if found:
             sections.append([f"### {_title(place)}", "", _table(tables.comparisons(found))])
-            sections.append([f"- {_escape(c.verdict)}" for c in sorted(found, key=lambda c: not lookup.shown(c))])
+            sections.append([f"- {_escape(c.verdict)}" for c in found])
     if not sections:
         return []
     kinds = dict.fromkeys(c.test for c in results.comparisons)
     notes = [
-        f"- p after Holm over all comparisons of the report ({len(results.comparisons)}); bold: a difference is shown.",
+        *(f"- {tables.adjusted(*family)}." for family in lookup.families(results.comparisons)),
+        "- Bold p: the difference is significant.",
         *(f"- {tables.TEST_NAMES[kind]}: {tables.TESTS[kind]}." for kind in kinds),
+        *(f"- {tables.MCNEMAR}" for c in results.comparisons[:1]),
     ]
-    return [["## Which differences are shown"], *sections, notes]
+    return [["## Significant differences"], *sections, notes]
 
 
 def _ablations(results: EvalResults) -> list[list[str]]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,11 +12,14 @@ from numpy.typing import NDArray
 
 from l2a_transfer.evaluation import statistics
 from l2a_transfer.evaluation.compare import Answers
+from l2a_transfer.evaluation.families import Source
 from l2a_transfer.evaluation.fitting import SvmConfig, SvmFit, fit_svm
 from l2a_transfer.evaluation.protocols import Plan, Split
 from l2a_transfer.evaluation.results import EvalConfig, EvalDetail, EvalRow
 from l2a_transfer.evaluation.rows import LazyRows
+from l2a_transfer.evaluation.statistics import FEW_IMAGES
 from l2a_transfer.evaluation.variants import Variant
+from l2a_transfer.features.store import FeatureMeta
 from l2a_transfer.features.views import FeatureFile
 from l2a_transfer.wording import counted
 
@@ -55,7 +58,9 @@ def measure(
         top5.append(float(hits.mean()))
         truths.append(truth[by_id])
         rights.append((truth == predicted)[by_id])
-    accuracy, mean_class = _intervals(confusions, own[0], config)
+    tested = np.unique(np.concatenate([split.test for split in own])).astype(np.intp)
+    different = np.bincount(np.searchsorted(present, features.labels[tested]), minlength=len(present))  # (K,)
+    accuracy, mean_class = _intervals(confusions, different, own[0].shared)
     row = EvalRow(
         label=label,
         variant=variant.name,
@@ -80,7 +85,7 @@ def measure(
         C=tuple(fit.C for fit in fits),
         c_grid_draws=tuple(() if fit.grid is None else fit.grid.Cs for fit in fits),
         cv_accuracy_draws=tuple(fit.cv_accuracy for fit in fits),
-        interval="bootstrap" if len(fits) == 1 else "corrected-t",
+        interval="score" if len(fits) == 1 else "corrected-t",
         accuracy=accuracy.value,
         accuracy_ci95=(accuracy.low, accuracy.high),
         accuracy_draws=tuple(statistics.accuracy(c) for c in confusions),
@@ -94,7 +99,7 @@ def measure(
         unconverged=sum(fit.unconverged for fit in fits),
         seconds=round(time.perf_counter() - started, 3),
         splits=(),
-        notes=(*plan.notes, *_notes(fits, svm, shots)),
+        notes=(*plan.notes, *few_test_images(features.labels, own), *_notes(fits, svm, shots)),
     )
     names = tuple(meta.classes[k] for k in present)
     total = np.sum(confusions, axis=0)
@@ -102,17 +107,16 @@ def measure(
         label, variant.name, meta.data, shots, names, tuple(map(tuple, total.tolist())), tuple(predictions)
     )
     answers = Answers(
-        label=label,
-        data=meta.data,
+        source=source_of(meta, label, variant.levels),
         protocol=plan.protocol,
         shots=shots,
         variant=variant.name,
-        card=meta.card,
         digests=tuple(split.sha256 for split in own),
         truth=tuple(truths),
         right=tuple(rights),
         mean_class_accuracy=mean_class.value,
         shared=own[0].shared,
+        different=different,
     )
     return row, detail, answers
 
@@ -140,19 +144,36 @@ def _test_scores(features: FeatureFile, test: NDArray[np.intp], variant: Variant
 
 
 def _intervals(
-    confusions: list[NDArray[np.int64]], split: Split, config: EvalConfig
+    confusions: list[NDArray[np.int64]], different: NDArray[np.int64], shared: float
 ) -> tuple[statistics.Interval, statistics.Interval]:
-    """Accuracy and mean class accuracy: over test rows for one split, over draws for several."""
+    """Accuracy and mean class accuracy: over test rows for one split; over draws for several, in which the classes have
+    `different` (K,) test images."""
     if len(confusions) == 1:
-        rng = np.random.default_rng(config.seed)
-        return (
-            statistics.bootstrap_accuracy(confusions[0], samples=config.bootstrap, rng=rng),
-            statistics.bootstrap_mean_class_accuracy(confusions[0], samples=config.bootstrap, rng=rng),
-        )
+        return statistics.accuracy_interval(confusions[0]), statistics.mean_class_accuracy_interval(confusions[0])
+    total = np.sum(confusions, axis=0)
+    right = np.stack([np.diag(total), total.sum(axis=1) - np.diag(total)], axis=1)  # (K, 2)
+    how: dict[str, Any] = {"draws": len(confusions), "shared": shared}
+    whole = statistics.pooled(right.sum(axis=0)[None], statistics.RIGHT_OR_WRONG, different.sum()[None], **how)
+    classes = statistics.pooled(right, statistics.RIGHT_OR_WRONG, different, **how)
+    values = [[measure(c) for c in confusions] for measure in (statistics.accuracy, statistics.mean_class_accuracy)]
     return (
-        statistics.corrected_t([statistics.accuracy(c) for c in confusions], shared=split.shared),
-        statistics.corrected_t([statistics.mean_class_accuracy(c) for c in confusions], shared=split.shared),
+        statistics.interval_over_draws(values[0], whole, shared=shared),
+        statistics.interval_over_draws(values[1], classes, shared=shared),
     )
+
+
+def few_test_images(labels: NDArray[np.int32], splits: Sequence[Split]) -> list[str]:
+    """A warning where a class has few test images in some draw."""
+    counts = [np.unique(labels[list(split.test)], return_counts=True)[1] for split in splits]
+    few, least, K = max(int((c < FEW_IMAGES).sum()) for c in counts), min(int(c.min()) for c in counts), len(counts[0])
+    if not few:
+        return []
+    return [f"{few} of {K} classes have fewer than {FEW_IMAGES} test images (the fewest: {least}), which is little to "
+            "measure a class by: differences between models are easily missed"]  # fmt: skip
+
+
+def source_of(meta: FeatureMeta, label: str, levels: tuple[str, ...]) -> Source:
+    return Source(label, meta.data, meta.card, meta.tap, levels, meta.precision, meta.backend)
 
 
 def _notes(fits: list[SvmFit], svm: SvmConfig, shots: int | None) -> list[str]:

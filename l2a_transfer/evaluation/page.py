@@ -28,7 +28,7 @@ def page(results: EvalResults) -> str:
         ("result", "Result", _result(results)),
         ("low-shot", "Few training images", _low_shot(results, series)),
         ("measures", "All measures", _measures(results, series)),
-        ("differences", "Which differences are shown", _differences(results)),
+        ("differences", "Significant differences", _differences(results)),
         ("ablations", "Ablations", _ablations(results)),
         ("choice", "How C was chosen", _choice(results, series)),
         ("errors", "Where each model errs", _errors(results)),
@@ -121,18 +121,22 @@ def _measures(results: EvalResults, series: dict[str, int]) -> list[Markup]:
         groups.setdefault((place.data, place.protocol), []).extend(lookup.rows_at(results, place))
     parts: list[Markup] = []
     for rows in groups.values():
+        first = rows[0]
+        table = tables.details(results, rows, leave_out=("data", "protocol", "train / test"))
+        measured = iter(rows)
+        shown = [None if tables.is_summary(line) else next(measured) for line in table.rows]
 
-        def bar(k: int, rows: Sequence[EvalRow] = rows) -> Markup:
-            row = rows[k]
+        def bar(k: int, shown: Sequence[EvalRow | None] = shown, chance: float = 100 * first.chance) -> Markup:
+            row = shown[k]
+            if row is None:
+                return charts.guide_bar([(chance, "guess")], scale)
             low, high = row.mean_class_accuracy_ci95
             return charts.interval_bar(
                 100 * row.mean_class_accuracy, (100 * low, 100 * high), scale, series=series[row.label],
                 guides=[(100 * row.chance, "guess")], label=f"{100 * row.mean_class_accuracy:.1f} %",
             )  # fmt: skip
 
-        first = rows[0]
         shots = first.shots is not None
-        table = tables.details(rows, leave_out=("data", "protocol", "train / test"))
         setting = (
             f"{first.protocol}, {first.draws} draws, {first.n_classes} classes, k training images a class" if shots
             else _setting(results, lookup.place_of(first))
@@ -153,16 +157,19 @@ def _differences(results: EvalResults) -> list[Markup]:
         parts.append(_forest(tables.comparisons(found), found, caption, at=1, pairs=True))
         parts.append(element("ul", *(
             element("li", c.verdict, class_="shown" if lookup.shown(c) else "not-shown")
-            for c in sorted(found, key=lambda c: not lookup.shown(c))
+            for c in found
         ), class_="verdicts"))  # fmt: skip
     if parts:
         kinds = dict.fromkeys(c.test for c in results.comparisons)
         notes = [
-            f"p is adjusted by Holm over all comparisons of this report ({len(results.comparisons)}). Filled marker "
-            "and bold p: the difference is shown (p < 0.05). Hollow: it is not, which does not make the two equal.",
-            "Only first (second) right: test images that this one alone got right, all draws together. Effect: Cohen's "
-            "g for McNemar, else the mean difference over its spread.",
+            *(f"{tables.adjusted(*family)}." for family in lookup.families(results.comparisons)),
+            "Filled marker and bold p: the difference is significant (adjusted p < 0.05). Hollow: it is not, which "
+            "does not make the two equal.",
+            "Only first (second) right: test images that this one alone got right, all draws together. Effect: for the "
+            "permutation test the first one's share of these, classes weighing alike, minus a half; else the mean "
+            "difference over its spread.",
             *(f"{tables.TEST_NAMES[kind]}: {tables.TESTS[kind]}." for kind in kinds),
+            tables.MCNEMAR,
         ]
         parts.append(element("ul", *(element("li", note) for note in notes), class_="note"))
     return parts
@@ -172,14 +179,15 @@ def _forest(
     table: Table, found: Sequence[Comparison | None], caption: str, *, at: int = 2, pairs: bool = False
 ) -> Markup:
     """A table with the differences also drawn, on one axis with a line at 0. `pairs`: the first two columns as one."""
-    ends = [100 * x for c in found if c is not None for x in (*c.ci95, 0.0)]
+    ends = [100 * x for c in found if c is not None for x in (*(c.ci95_simultaneous or (c.difference,)), 0.0)]
     scale = charts.round_scale(min(ends), max(ends), most=4)
 
     def bar(k: int) -> Markup:
         c = found[k]
         if c is None:
             return charts.guide_bar([(0.0, "zero")], scale)
-        interval = (100 * c.ci95[0], 100 * c.ci95[1])
+        low, high = c.ci95_simultaneous or (c.difference, c.difference)
+        interval = (100 * low, 100 * high)
         return charts.interval_bar(100 * c.difference, interval, scale, series=0, hollow=not lookup.shown(c),
                                    guides=[(0.0, "zero")], label=f"{tables.difference(c)} points")  # fmt: skip
 
@@ -218,8 +226,8 @@ def _ablations(results: EvalResults) -> list[Markup]:
         else:
             parts += [title, _rendered(table, "Mean class accuracy.")]
     if parts:
-        parts.append(element("p", "Filled marker and bold p: the variant's difference is shown (p < 0.05 after Holm). "
-                             "This speaks of the one weight file.", class_="note"))  # fmt: skip
+        parts.append(element("p", "Filled marker and bold p: the variant's difference is significant (adjusted p < "
+                             "0.05). This holds for the one weight file only.", class_="note"))  # fmt: skip
     return parts
 
 
@@ -345,7 +353,7 @@ def _rendered(
     """A table in its own box; `plot` puts a column of bars and their axis into it, `pairs` makes one column of the
     first two."""
     heads = [
-        element("th", name.replace("[95 %]", "[95\u00a0%]"), scope="col", class_="number" if number else None)
+        element("th", name.replace("95 %]", "95\u00a0%]"), scope="col", class_="number" if number else None)
         for name, number in table.columns
     ]
     if pairs:

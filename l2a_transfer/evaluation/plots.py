@@ -48,7 +48,7 @@ def accuracy_png(rows: Sequence[EvalRow]) -> bytes:
         axis.set_xticks(range(0, 101, 10))
         axis.tick_params(axis="x", labelsize=8)
         axis.spines[["top", "right"]].set_visible(False)
-        kind = "bootstrap" if members[0].interval == "bootstrap" else f"over {members[0].draws} draws"
+        kind = "over test images" if members[0].interval == "score" else f"over {members[0].draws} draws"
         images = counted(members[0].n_test, "test image")
         title = f"{_short(str(place), 40)}, {members[0].protocol}, {images}; intervals: {kind}"
         axis.set_title(title, fontsize=9, loc="left")

@@ -32,7 +32,11 @@ def command(results: EvalResults) -> str:
         arguments += ["--shots", _numbers(config.shots)]
     if config.ablate:
         arguments += ["--ablate", ",".join(config.ablate)]
-    arguments += ["--bootstrap", str(config.bootstrap), "--solver", config.solver, "--seed", str(config.seed)]
+    for pair in config.compare:
+        arguments += ["--compare", ",".join(pair)]
+    if config.reference is not None:
+        arguments += ["--reference", config.reference]
+    arguments += ["--solver", config.solver, "--seed", str(config.seed)]
     if config.device != "auto":
         arguments += ["--device", config.device]
     if config.max_memory is not None:
@@ -44,7 +48,7 @@ def run(results: EvalResults) -> list[tuple[str, str]]:
     """(what, value) of the run: versions, and the settings that a command line does not show."""
     config = results.config
     facts = [("versions", ", ".join(f"{name} {version}" for name, version in results.versions.items()))]
-    facts.append(("seed", f"{config.seed}, of splits, folds, PCA and bootstrap"))
+    facts.append(("seed", f"{config.seed}, of splits, folds, PCA and drawn permutations"))
     facts.append(("choice of C", choice(config)))
     if config.tol is not None or config.max_iter is not None:
         facts.append(

@@ -20,10 +20,12 @@ from l2a_transfer.evaluation.evaluate import SCHEMA, EvalResults, EvalRow
 from l2a_transfer.evaluation.markdown import report_markdown
 from l2a_transfer.evaluation.page import page
 from l2a_transfer.evaluation.plots import accuracy_png, confusion_png
+from l2a_transfer.evaluation.seeds import SeedSummary
 
 RESULTS = "results.json"
-FIXED = (RESULTS, "results.csv", "comparisons.csv", "report.html", "report.md", "accuracy.png")
-ENDS = dict.fromkeys(("accuracy_ci95", "mean_class_accuracy_ci95", "ci95"), ("low", "high")) | {"n": ("a", "b")}
+FIXED = (RESULTS, "results.csv", "comparisons.csv", "seeds.csv", "report.html", "report.md", "accuracy.png")
+INTERVALS = ("accuracy_ci95", "mean_class_accuracy_ci95", "ci95", "ci95_simultaneous")
+ENDS = dict.fromkeys(INTERVALS, ("low", "high")) | {"n": ("a", "b")}
 """Pairs of values that are two columns of a CSV file."""
 
 
@@ -57,6 +59,7 @@ def write_report(results: EvalResults, out: Path, *, overwrite: bool = False) ->
     content: dict[str, Callable[[], bytes]] = {
         "results.csv": lambda: _csv([_flat(row) for row in results.document()["rows"]], EvalRow),
         "comparisons.csv": lambda: _csv([_flat(c) for c in results.document()["comparisons"]], Comparison),
+        "seeds.csv": lambda: _csv([_flat(s) for s in results.document()["seeds"]], SeedSummary),
         "report.html": lambda: page(results).encode(),
         "report.md": lambda: report_markdown(results, confusions).encode(),
         "accuracy.png": lambda: accuracy_png(results.rows),
@@ -81,7 +84,7 @@ def write_report(results: EvalResults, out: Path, *, overwrite: bool = False) ->
     return [out / name for name in names]
 
 
-def _csv(flat: list[dict[str, Any]], kind: type[EvalRow | Comparison]) -> bytes:
+def _csv(flat: list[dict[str, Any]], kind: type[EvalRow | Comparison | SeedSummary]) -> bytes:
     """One line a row; intervals as two columns, several values joined by semicolons."""
     text = io.StringIO()
     writer = csv.DictWriter(text, fieldnames=_columns(kind), lineterminator="\n")
@@ -90,7 +93,7 @@ def _csv(flat: list[dict[str, Any]], kind: type[EvalRow | Comparison]) -> bytes:
     return text.getvalue().encode("utf-8", "backslashreplace")
 
 
-def _columns(kind: type[EvalRow | Comparison]) -> list[str]:
+def _columns(kind: type[EvalRow | Comparison | SeedSummary]) -> list[str]:
     names: list[str] = []
     for field in dataclasses.fields(kind):
         names += [f"{field.name}_{end}" for end in ENDS[field.name]] if field.name in ENDS else [field.name]
@@ -101,7 +104,8 @@ def _flat(row: dict[str, Any]) -> dict[str, Any]:
     flat: dict[str, Any] = {}
     for key, value in row.items():
         if key in ENDS:
-            flat.update({f"{key}_{end}": part for end, part in zip(ENDS[key], value, strict=True)})
+            parts = ("", "") if value is None else value
+            flat.update({f"{key}_{end}": part for end, part in zip(ENDS[key], parts, strict=True)})
         elif key in ("c_grid_draws", "cv_accuracy_draws"):
             flat[key] = ";".join(" ".join(map(str, draw)) for draw in value)
         else:

@@ -8,8 +8,10 @@ from typing import Any
 
 from l2a_transfer.errors import ArgumentError, unknown_name
 from l2a_transfer.evaluation.compare import Comparison
+from l2a_transfer.evaluation.families import Wanted
 from l2a_transfer.evaluation.fitting import DECADES, SOLVERS
 from l2a_transfer.evaluation.protocols import PROTOCOLS, SHOTS, Split
+from l2a_transfer.evaluation.seeds import SeedSummary
 from l2a_transfer.evaluation.variants import ABLATIONS
 
 SCHEMA = "l2a-results/1"
@@ -21,10 +23,11 @@ class EvalConfig:
     """What is measured and how; everything that changes a number except the features.
 
     `c_grid`: candidates for C, put in rising order; one value is used as it is. `folds`: of the cross-validation that
-    chooses among several. `draws`: splits to draw (None: the protocol's own number). `bootstrap`: resamples.
-    `decades`: how often the grid may grow tenfold where the best C is at its edge. `shots`: images a class in the
-    protocol low-shot. `ablate`: which variants of each model stand beside it. `tol`, `max_iter` None: the solver's
-    own. `max_memory`: bytes that the batched solver may hold. `jobs`: liblinear's threads, which change no number.
+    chooses among several. `draws`: splits to draw (None: the protocol's own number). `decades`: how often the grid may
+    grow tenfold where the best C is at its edge. `shots`: images a class in the protocol low-shot. `ablate`: which
+    variants of each model stand beside it. `compare`: pairs of models, or of architectures over their seeds, and
+    `reference`: one for all; neither: the planned families of comparisons. `tol`, `max_iter` None: the solver's own.
+    `max_memory`: bytes that the batched solver may hold. `jobs`: liblinear's threads, which change no number.
     Raises: UnknownNameError, ValueError.
     """
 
@@ -32,7 +35,6 @@ class EvalConfig:
     c_grid: tuple[float, ...] = (1e-4, 1e-3, 1e-2, 1e-1)
     folds: int = 5
     draws: int | None = None
-    bootstrap: int = 10_000
     solver: str = "batched"
     seed: int = 0
     jobs: int = 1
@@ -41,8 +43,15 @@ class EvalConfig:
     decades: int = DECADES
     shots: tuple[int, ...] = SHOTS
     ablate: tuple[str, ...] = ()
+    compare: tuple[tuple[str, str], ...] = ()
+    reference: str | None = None
     device: str = "auto"
     max_memory: int | None = None
+
+    @property
+    def wanted(self) -> Wanted:
+        """The comparisons that were asked for."""
+        return Wanted(self.compare, self.reference)
 
     def __post_init__(self) -> None:
         if self.protocol not in PROTOCOLS:
@@ -67,7 +76,6 @@ class EvalConfig:
         least = {
             "folds": 2,
             "draws": 1,
-            "bootstrap": 100,
             "seed": 0,
             "jobs": 1,
             "max_iter": 1,
@@ -92,7 +100,7 @@ class EvalRow:
     """One model on one data set. Accuracies and intervals are fractions between 0 and 1.
 
     `label` names the model, with the file's name where two files of a data set hold the same model. `C` and the
-    `…_draws` have one value a draw. `interval` says what the intervals are over: `bootstrap` (test rows of the one
+    `…_draws` have one value a draw. `interval` says what the intervals are over: `score` (test rows of the one
     split) or `corrected-t` (draws). `splits` points into `EvalResults.splits`. `chance` is the mean class accuracy
     of guessing among the trained classes. `variant` says how an ablation differs from the model as it is ("" is the
     model as it is), `shots` the training images a class in low-shot. `top5` is None where there are five classes or
@@ -157,11 +165,13 @@ class EvalDetail:
 @dataclass(frozen=True)
 class EvalResults:
     """`rows` and `details` run in parallel; `splits` holds every split's indices, so that anybody can repeat it.
+    `seeds`: means over the training seeds of an architecture, where there are several.
     `cards` holds the card of each feature file's model, and the digest of its weights, by the file's name."""
 
     config: EvalConfig
     rows: tuple[EvalRow, ...]
     comparisons: tuple[Comparison, ...]
+    seeds: tuple[SeedSummary, ...]
     details: tuple[EvalDetail, ...]
     cards: dict[str, dict[str, Any]]
     splits: tuple[Split, ...]
@@ -175,6 +185,7 @@ class EvalResults:
             "versions": self.versions,
             "rows": [dataclasses.asdict(row) for row in self.rows],
             "comparisons": [dataclasses.asdict(comparison) for comparison in self.comparisons],
+            "seeds": [dataclasses.asdict(summary) for summary in self.seeds],
             "details": [dataclasses.asdict(detail) for detail in self.details],
             "splits": [dataclasses.asdict(split) for split in self.splits],
             "cards": self.cards,

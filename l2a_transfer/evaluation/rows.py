@@ -5,7 +5,7 @@ N rows, D columns, F folds.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -41,12 +41,46 @@ class LazyRows:
 class Fold:
     """Who is fitted on and who is held out, and the coordinates of one fit: z = (x − mean) / scale.
 
-    `train` (N,) and `held_out` (N,) bool. `standardize` False leaves z = x.
+    `train` (N,) bool; `held_out`: row numbers, in any order, each as often as it counts. `standardize` False leaves
+    z = x.
     """
 
     train: NDArray[np.bool_]
-    held_out: NDArray[np.bool_]
+    held_out: NDArray[np.intp]
     standardize: bool
+
+
+class RepeatedRows:
+    """Rows of a matrix, some of them several times, read when needed. `rows`: row numbers that never fall, (N',)."""
+
+    def __init__(self, X: LazyRows | NDArray[Any], rows: NDArray[np.intp]) -> None:
+        self._source, self._rows = X, rows
+        self.shape = (len(rows), int(X.shape[1]))
+
+    def __getitem__(self, place: slice) -> NDArray[Any]:
+        own = self._rows[place]
+        if len(own) == 0:
+            return np.asarray(self._source[0:0])
+        block: NDArray[Any] = np.asarray(self._source[int(own[0]) : int(own[-1]) + 1])
+        repeated: NDArray[Any] = block[own - own[0]]
+        return repeated
+
+
+def folds_of_lists(
+    lists: Sequence[tuple[NDArray[np.intp], NDArray[np.intp]]], N: int, *, standardize: bool
+) -> tuple[NDArray[np.intp] | None, list[Fold]]:
+    """Folds from (rows to fit on, rows to hold out), which are lists: in any order, and a row counts as often as it is
+    there. Where a fold fits on a row several times, the folds are of the rows X[result] instead of X, else the result
+    is None."""
+    counts = [np.bincount(train, minlength=N) for train, _ in lists]
+    copies = np.maximum.reduce([np.ones(N, dtype=np.intp), *counts])  # (N,)
+    rows = np.repeat(np.arange(N), copies)
+    first = np.cumsum(copies) - copies
+    copy = np.arange(len(rows)) - first[rows]  # which copy of its row each one is
+    folds = [
+        Fold(copy < own[rows], first[held_out], standardize) for own, (_, held_out) in zip(counts, lists, strict=True)
+    ]
+    return (rows if len(rows) > N else None), folds
 
 
 class Rows:
@@ -57,7 +91,9 @@ class Rows:
     that are read at a time. Raises: ValueError where a value is not finite.
     """
 
-    def __init__(self, X: LazyRows | NDArray[Any], *, device: torch.device, resident: bool, block: int) -> None:
+    def __init__(
+        self, X: LazyRows | RepeatedRows | NDArray[Any], *, device: torch.device, resident: bool, block: int
+    ) -> None:
         import torch
 
         self._source, self.device, self.resident = X, device, resident

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from l2a_transfer.errors import ArgumentError
 from l2a_transfer.evaluation.grid import FoldCounts
 from l2a_transfer.evaluation.memory import half_of_memory, plan_memory
-from l2a_transfer.evaluation.rows import Fold, LazyRows, Rows
+from l2a_transfer.evaluation.rows import Fold, LazyRows, RepeatedRows, Rows
 
 if TYPE_CHECKING:
     import torch
@@ -39,7 +39,7 @@ class SharedFits:
 
     def __init__(
         self,
-        X: NDArray[Any] | LazyRows,
+        X: NDArray[Any] | LazyRows | RepeatedRows,
         targets: NDArray[np.int64],
         classes: int,
         folds: Sequence[Fold],
@@ -102,12 +102,13 @@ class SharedFits:
     def held_out_counts(self, Cs: Sequence[float], tick: Callable[[int], Any] | None = None) -> FoldCounts:
         """Fits every column for every C in rising order and counts the held-out rows that are right, fold by fold.
 
-        Each C starts from the solution before it, the first from that of the nearest C of an earlier call.
-        `tick(n)` is called after every n columns.
+        A class without a training row in a fold is not predicted there. Each C starts from the solution before it, the
+        first from that of the nearest C of an earlier call. `tick(n)` is called after every n columns.
         """
         import torch
 
-        held_out = [torch.from_numpy(np.flatnonzero(fold.held_out)).to(self.device) for fold in self.folds]
+        held_out = [torch.from_numpy(fold.held_out).to(self.device) for fold in self.folds]
+        known = [torch.unique(self.targets[own]) for own in self.train]
         top = [[torch.full((len(rows),), -torch.inf, dtype=torch.float64) for rows in held_out] for _ in Cs]
         guess = [[torch.zeros(len(rows), dtype=torch.int64) for rows in held_out] for _ in Cs]
         unconverged = np.zeros((len(Cs), len(self.folds)), dtype=bool)
@@ -122,6 +123,10 @@ class SharedFits:
                 for f in torch.unique(problems.fold).tolist():
                     own = torch.nonzero(problems.fold == f).flatten()
                     unconverged[k, f] |= not bool(outcome.converged[own].all())
+                    if len(self.positive) > 1:
+                        own = own[torch.isin(problems.positive[own], known[f])]
+                    if len(own) == 0 or len(held_out[f]) == 0:
+                        continue
                     scores, index = problems.scores[own][:, held_out[f]].cpu().max(dim=0)
                     better = scores > top[k][f]  # strictly, so that the first of equals stays
                     top[k][f][better] = scores[better]

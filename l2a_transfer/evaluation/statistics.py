@@ -1,4 +1,4 @@
-"""Accuracies, their 95 % intervals, and paired tests: over test rows, over draws that overlap, over training seeds."""
+"""Accuracies and their 95 % intervals: over test rows, over draws that overlap, over training seeds."""
 
 from __future__ import annotations
 
@@ -7,10 +7,16 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import stdtr, stdtrit
-from scipy.stats import binomtest
+from scipy.special import ndtr, stdtr, stdtrit
+
+from l2a_transfer.evaluation.score import PSEUDO, Outcomes
 
 CONFIDENCE = 0.95
+RIGHT_OR_WRONG = np.array([1.0, 0.0])
+FEW_IMAGES = 10
+"""Test images of a class below which the little that is known of it is said."""
+NO_SPREAD = 1e-10
+"""A standard deviation of accuracies below which they are equal but for rounding."""
 
 
 @dataclass(frozen=True)
@@ -39,28 +45,24 @@ def mean_class_accuracy(confusion: NDArray[np.int64]) -> float:
     return float(np.mean(np.diag(confusion)[rows > 0] / rows[rows > 0]))
 
 
-def bootstrap_accuracy(confusion: NDArray[np.int64], *, samples: int, rng: np.random.Generator) -> Interval:
-    """Accuracy with the percentile bootstrap over test rows (Efron 1979).
-
-    A resample of n rows with replacement, of which the share p is right, has Binomial(n, p) right rows; so that is
-    what is drawn, which is the same distribution as indexing rows and costs one number a sample.
-    """
-    rows, value = int(confusion.sum()), accuracy(confusion)
-    return _percentiles(value, rng.binomial(rows, value, size=samples) / rows)
+def accuracy_interval(confusion: NDArray[np.int64]) -> Interval:
+    """Accuracy with Wilson's (1927) score interval over test rows."""
+    right, rows = float(np.trace(confusion)), float(confusion.sum())
+    return _score_interval(np.array([[right, rows - right]]))
 
 
-def bootstrap_mean_class_accuracy(confusion: NDArray[np.int64], *, samples: int, rng: np.random.Generator) -> Interval:
-    """Mean class accuracy with the percentile bootstrap over test rows, resampled within each class.
-
-    Each class keeps its number of rows, so that no class can vanish from a resample. A class with one test row adds
-    no spread: with so few rows the interval is too narrow.
-    """
+def mean_class_accuracy_interval(confusion: NDArray[np.int64]) -> Interval:
+    """Mean class accuracy with the score interval over test rows, each class keeping its number of rows."""
     rows = confusion.sum(axis=1)  # (K,)
     right, rows = np.diag(confusion)[rows > 0], rows[rows > 0]
-    total = np.zeros(samples)
-    for n, p in zip(rows, right / rows, strict=True):
-        total += rng.binomial(n, p, size=samples) / n
-    return _percentiles(mean_class_accuracy(confusion), total / len(rows))
+    return _score_interval(np.stack([right, rows - right], axis=1).astype(np.float64))
+
+
+def _score_interval(counts: NDArray[np.float64]) -> Interval:
+    """Counts (K, 2) of right and wrong rows."""
+    outcomes = Outcomes(counts[None], RIGHT_OR_WRONG)
+    low, high = outcomes.interval(CONFIDENCE)
+    return Interval(float(outcomes.estimate[0]), float(low[0]), float(high[0]))
 
 
 def macro_f1(confusion: NDArray[np.int64]) -> float:
@@ -77,91 +79,146 @@ def top_k(scores: NDArray[np.float64], truth: NDArray[np.int32], k: int) -> NDAr
     return np.asarray(better < k)
 
 
-def corrected_t(values: Sequence[float], *, shared: float, low: float = 0.0, high: float = 1.0) -> Interval:
-    """Mean over draws with the corrected resampled t interval of Nadeau and Bengio (2003), cut at `low` and `high`.
+@dataclass(frozen=True)
+class StudentT:
+    """A mean with its standard error and degrees of freedom: two-sided p of "it is 0", and the interval that agrees."""
 
-    mean ± t(0.975, J − 1) · sqrt((1/J + ρ/(1 − ρ)) · s²), with s² the sample variance of the J draws and ρ = `shared`
-    the correlation that draws have because they share images, so that s²/J alone would be too small. Where all images
-    are dealt into n_train and n_test, ρ = n_test/(n_train + n_test) gives their n_test/n_train. Raises: ValueError for
-    J < 2.
+    difference: float
+    error: float
+    freedom: float
+
+    @property
+    def p(self) -> float:
+        return float(2 * stdtr(self.freedom, -abs(self.difference) / self.error))
+
+    def interval(self, confidence: float) -> tuple[float, float]:
+        half = float(stdtrit(self.freedom, (1 + confidence) / 2)) * self.error
+        return self.difference - half, self.difference + half
+
+
+@dataclass(frozen=True)
+class OverDraws:
+    """A mean over draws by two tests, of which the larger p and the wider interval count: the corrected t of its
+    `draws`, and the score test over their test `images`.
+
+    A few draws of a few images can agree by chance, most of all where they test the same images; then the t alone would
+    be far too sure.
     """
-    mean, half, _ = _t_over_draws(values, shared)
-    return Interval(mean, max(low, mean - half), min(high, mean + half))
+
+    draws: StudentT
+    images: Outcomes
+
+    @property
+    def difference(self) -> float:
+        return self.draws.difference
+
+    @property
+    def p(self) -> float:
+        return max(self.draws.p, float(2 * ndtr(-abs(self.images.statistic(0.0)[0]))))
+
+    def interval(self, confidence: float) -> tuple[float, float]:
+        low, high = (float(end[0]) for end in self.images.interval(confidence))
+        t_low, t_high = self.draws.interval(confidence)
+        return min(low, t_low), max(high, t_high)
 
 
-def corrected_t_p(values: Sequence[float], *, shared: float) -> float:
-    """Two-sided p of "the mean over draws is 0", by the same corrected t. Draws without spread give 0, or 1 at 0."""
-    mean, _, error = _t_over_draws(values, shared)
-    if error == 0:
-        return 1.0 if mean == 0 else 0.0
-    return float(2 * stdtr(len(values) - 1, -abs(mean) / error))
+def pooled(
+    counts: NDArray[np.int64],
+    values: NDArray[np.float64],
+    different: NDArray[np.int64],
+    *,
+    draws: int,
+    shared: float,
+) -> Outcomes:
+    """Outcomes of all draws together, `counts` (K, J), as of fewer test images; the estimate is the mean over draws.
+
+    A class counts as the `different` (K,) test images that it has in all draws. With fewer than `FEW_IMAGES` a draw it
+    counts as n / (1/J + ρ/(1 − ρ)) at most, as the corrected t has it: its images are all answered from nearly the same
+    few training images, and stand and fall together.
+    """
+    tested = counts.sum(axis=1)  # (K,)
+    kept = tested > 0
+    counts, tested = counts[kept], tested[kept]
+    a_draw = tested / draws
+    fewest = np.minimum(different[kept], a_draw / _correction(draws, shared))
+    images = np.where(a_draw < FEW_IMAGES, fewest, different[kept])
+    return Outcomes((counts / tested[:, None] * images[:, None])[None], values)
 
 
-def _t_over_draws(values: Sequence[float], shared: float) -> tuple[float, float, float]:
-    """Mean, half width of the interval, standard error."""
+def _correction(draws: int, shared: float) -> float:
+    """What the variance of one draw is multiplied by for that of the mean."""
+    return 1 / draws + shared / (1 - shared)
+
+
+def corrected_resampled_t(values: Sequence[float], *, shared: float) -> StudentT | None:
+    """Mean over draws by the corrected resampled t of Nadeau and Bengio (2003); None where all draws are equal.
+
+    The squared error is (1/J + ρ/(1 − ρ)) · s², with s² the sample variance of the J draws and ρ = `shared` the
+    correlation that draws have because they share images, so that s²/J alone would be too small. Where all images
+    are dealt into n_train and n_test, ρ = n_test/(n_train + n_test) gives their n_test/n_train. A few draws without
+    spread say nothing of how large it is, so that there is no test. Raises: ValueError for J < 2.
+    """
     draws = len(values)
     if draws < 2:
         raise ValueError(f"an interval over draws needs at least two draws, got {draws}")
     if not 0 <= shared < 1:
         raise ValueError(f"shared must be at least 0 and below 1, got {shared}")
-    error = float(np.sqrt((1 / draws + shared / (1 - shared)) * np.var(values, ddof=1)))
-    return float(np.mean(values)), float(stdtrit(draws - 1, (1 + CONFIDENCE) / 2)) * error, error
+    spread = float(np.std(values, ddof=1))
+    if spread < NO_SPREAD:
+        return None
+    return StudentT(float(np.mean(values)), _correction(draws, shared) ** 0.5 * spread, draws - 1)
 
 
-def welch(a: Sequence[float], b: Sequence[float]) -> tuple[Interval, float]:
-    """Difference of two means with Welch's (1947) t interval, and its two-sided p. Raises: ValueError for n < 2."""
-    if min(len(a), len(b)) < 2:
-        raise ValueError(f"a t interval needs at least two values on each side, got {len(a)} and {len(b)}")
-    parts = [float(np.var(x, ddof=1)) / len(x) for x in (a, b)]
-    difference, error = float(np.mean(a) - np.mean(b)), sum(parts) ** 0.5
-    if error == 0:
-        return Interval(difference, difference, difference), 1.0 if difference == 0 else 0.0
-    freedom = sum(parts) ** 2 / sum(part**2 / (len(x) - 1) for part, x in zip(parts, (a, b), strict=True))
-    half = float(stdtrit(freedom, (1 + CONFIDENCE) / 2)) * error
-    return Interval(difference, difference - half, difference + half), float(
-        2 * stdtr(freedom, -abs(difference) / error)
-    )
+def over_draws(values: Sequence[float], images: Outcomes, *, shared: float) -> OverDraws | None:
+    """The mean of `values` over draws; None as `corrected_resampled_t`."""
+    found = corrected_resampled_t(values, shared=shared)
+    return None if found is None else OverDraws(found, images)
 
 
-def mcnemar(only_a: int, only_b: int) -> float:
-    """Exact two-sided McNemar p: rows that one model alone gets right are a fair coin's, if neither is better."""
-    return 1.0 if only_a + only_b == 0 else float(binomtest(only_a, only_a + only_b, 0.5).pvalue)
+def interval_over_draws(values: Sequence[float], images: Outcomes, *, shared: float) -> Interval:
+    """The mean of accuracies over draws with the wider one of two intervals, cut at 0 and 1; of draws without spread,
+    the one over their test images."""
+    mean = float(np.mean(values))
+    found = over_draws(values, images, shared=shared)
+    low, high = found.interval(CONFIDENCE) if found else (float(end[0]) for end in images.interval(CONFIDENCE))
+    return Interval(mean, max(low, 0.0), min(high, 1.0))
 
 
-def bootstrap_difference(
-    truth: NDArray[np.int32],
-    right_a: NDArray[np.bool_],
-    right_b: NDArray[np.bool_],
-    *,
-    samples: int,
-    rng: np.random.Generator,
-) -> Interval:
-    """Mean class accuracy of a minus that of b with the paired percentile bootstrap over test rows (N,).
+def over_seeds(
+    a: Sequence[float], b: Sequence[float], *, images: float, freedom: float, fixed: bool = False
+) -> StudentT | None:
+    """Difference of the means of two architectures' training seeds, with two sources of error added up.
 
-    Rows are resampled within each class, the same ones for both models. A class's resample holds Multinomial counts of
-    rows that only a, only b, or neither alone gets right, so that these are what is drawn.
+    Seeds: s_a²/n_a + s_b²/n_b, as Welch's (1947) t has it; with `fixed`, b is no sample of seeds and has no part in it.
+    Images: `images` is the standard error of the same difference over test images, or over draws, with `freedom`
+    degrees of freedom. The degrees of freedom of the sum are Welch and Satterthwaite's. None where the seeds of a
+    side do not differ: that says nothing of how much they do. Raises: ValueError for fewer than two seeds.
     """
-    total, value = np.zeros(samples), 0.0
-    classes = np.unique(truth)
-    for label in classes:
-        own = truth == label
-        n, a, b = int(own.sum()), int((right_a & ~right_b & own).sum()), int((right_b & ~right_a & own).sum())
-        counts = rng.multinomial(n, [a / n, b / n, 1 - (a + b) / n], size=samples)
-        total += (counts[:, 0] - counts[:, 1]) / n
-        value += (a - b) / n
-    return _percentiles(value / len(classes), total / len(classes))
+    if len(a) < 2 or (len(b) < 2 and not fixed):
+        raise ValueError(f"a t interval needs at least two values on each side, got {len(a)} and {len(b)}")
+    sides = [a] if fixed else [a, b]
+    spreads = [float(np.std(side, ddof=1)) for side in sides]
+    if min(spreads) < NO_SPREAD:
+        return None
+    parts = [(s**2 / len(side), len(side) - 1.0) for s, side in zip(spreads, sides, strict=True)]
+    parts.append((images**2, freedom))
+    total = sum(part for part, _ in parts)
+    satterthwaite = total**2 / sum(part**2 / own for part, own in parts)
+    return StudentT(float(np.mean(a) - np.mean(b)), total**0.5, satterthwaite)
 
 
-def holm(p: Sequence[float]) -> list[float]:
-    """Holm's (1979) adjusted p-values, in the order given."""
-    order = np.argsort(p, kind="stable")
-    adjusted, running = [0.0] * len(p), 0.0
-    for rank, k in enumerate(order):
-        running = max(running, min(1.0, (len(p) - rank) * p[k]))
-        adjusted[k] = running
-    return adjusted
+def images_error(truth: NDArray[np.int32], difference: NDArray[np.float64]) -> tuple[float, float]:
+    """Standard error over test images of the mean over classes of `difference` (N,), and its degrees of freedom N − 1.
+
+    Taken around 0 and with `PSEUDO` images of all classes together in each class, so that it errs upward.
+    """
+    classes, index = np.unique(truth, return_inverse=True)
+    rows = np.bincount(index)  # (K,)
+    squares = np.bincount(index, weights=difference**2) + PSEUDO * float(np.mean(difference**2))
+    variance = float((squares / (rows + PSEUDO) / rows).sum()) / len(classes) ** 2
+    return variance**0.5, max(1.0, len(truth) - 1.0)
 
 
-def _percentiles(value: float, resampled: NDArray[np.float64]) -> Interval:
-    low, high = np.quantile(resampled, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
-    return Interval(value, float(low), float(high))
+def bonferroni(p: float, comparisons: int) -> float:
+    """The p of one of several planned comparisons, adjusted for all of them."""
+    return min(1.0, p * comparisons)

@@ -7,27 +7,38 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from l2a_transfer.evaluation import lookup
-from l2a_transfer.evaluation.compare import ARCHITECTURE, Comparison
+from l2a_transfer.evaluation.compare import Comparison
 from l2a_transfer.evaluation.evaluate import EvalResults, EvalRow
+from l2a_transfer.evaluation.families import FAMILIES
 from l2a_transfer.evaluation.lookup import Place
+from l2a_transfer.evaluation.seeds import SeedSummary
+from l2a_transfer.evaluation.verdict import p_text, points
 
 CLOSE, UNKNOWN = "†", "‡"
 MARKS = {
-    CLOSE: "its difference from the best of the column is not shown (p ≥ 0.05 after Holm), which does not make them "
+    CLOSE: "does not differ significantly from the best of the column (adjusted p ≥ 0.05), which does not make them "
     "equal",
     UNKNOWN: "not compared with the best of the column",
 }
 TESTS = {
-    "mcnemar": "exact McNemar test on the test images of one split; its interval is a paired bootstrap of the "
-    "difference of mean class accuracies, which weighs classes alike where the test weighs images alike",
-    "corrected-t": "Nadeau–Bengio corrected t over draws of the split, for the interval and for p",
-    "welch": "Welch's t over training seeds, for the interval and for p",
+    "permutation": "the same test images, one split. p is the larger one of two: the exact permutation test of the "
+    "difference of mean class accuracies, which swaps the two models' answers image by image, and the score test that "
+    "the interval comes from",
+    "corrected-t": "Nadeau–Bengio corrected t over draws of the split, and the score test over their test images; the "
+    "larger p and the wider interval of the two",
+    "seeds": "t over training seeds, with the errors over seeds (Welch) and over test images added up, for the "
+    "interval and for p; rows of one seed are averaged first",
 }
-TEST_NAMES = {"mcnemar": "McNemar", "corrected-t": "corrected\u00a0t", "welch": "Welch\u00a0t"}
+TEST_NAMES = {"permutation": "permutation", "corrected-t": "corrected\u00a0t", "seeds": "seeds"}
+MCNEMAR = (
+    "McNemar: exact p of equal accuracy, on the images that one model alone gets right. It weighs images alike where "
+    "the mean class accuracy weighs classes alike, it is not adjusted, and no verdict rests on it."
+)
 INTERVALS = {
-    "bootstrap": "percentile bootstrap over the test rows of one split: how the number would move with other test "
-    "images; within each class for the mean class accuracy",
-    "corrected-t": "Nadeau–Bengio corrected t over draws of the split: how it would move with other draws",
+    "score": "score interval over the test images of one split (Wilson's for the accuracy, stratified by class for the "
+    "mean class accuracy): how the number would move with other test images",
+    "corrected-t": "the wider one of the Nadeau–Bengio corrected t over draws of the split and the score interval over "
+    "their test images: how it would move with other draws, and with other test images",
 }
 COLUMNS_MEAN = (
     "D: feature columns, a → b after a PCA that was fitted on training rows. C: every value that was chosen, × the "
@@ -59,14 +70,27 @@ class Table:
 
 
 def headline(results: EvalResults, places: Sequence[Place]) -> Table:
-    """Models × places: mean class accuracy in percent with its interval, the best of each column marked."""
+    """Models × places: mean class accuracy in percent with its interval, the best of each column marked; below the rows
+    of an architecture with several training seeds, their mean and standard deviation."""
     rows = []
+    last = {}  # label → names of the architectures whose last row it is, in any of the places
+    for place in places:
+        for row in lookup.rows_at(results, place):
+            for summary in lookup.summaries_after(results, row, lookup.rows_at(results, place)):
+                last[summary.name] = row.label
     for label in lookup.models(results):
         cells = [Cell(label, name=True, code=True)]
         for place in places:
             cells.append(next((_standing(results, r) for r in lookup.rows_at(results, place) if r.label == label),
                               Cell("–")))  # fmt: skip
         rows.append(tuple(cells))
+        for name in (name for name, after in last.items() if after == label):
+            own = {place: s for place in places for s in lookup.summaries_at(results, place) if s.name == name}
+            counts = sorted({len(s.seeds) for s in own.values()})
+            rows.append((
+                Cell(f"{name}: mean ± sd over {' or '.join(map(str, counts))} seeds", name=True),
+                *(_mean_and_sd(own.get(place)) for place in places),
+            ))  # fmt: skip
     return Table((("model", False), *((str(place), True) for place in places)), tuple(rows))
 
 
@@ -77,8 +101,15 @@ def _standing(results: EvalResults, row: EvalRow) -> Cell:
     return Cell(_of(row.mean_class_accuracy, row.mean_class_accuracy_ci95), best=standing == "best", mark=mark)
 
 
-def details(rows: Sequence[EvalRow], *, leave_out: Sequence[str] = ()) -> Table:
-    """Everything measured, a line a row. Columns that would say nothing (no variant, no k, no top-5) are left out."""
+def _mean_and_sd(summary: SeedSummary | None) -> Cell:
+    if summary is None:
+        return Cell("–")
+    return Cell(f"{100 * summary.mean_class_accuracy_mean:.1f} ± {100 * summary.mean_class_accuracy_sd:.1f}")
+
+
+def details(results: EvalResults, rows: Sequence[EvalRow], *, leave_out: Sequence[str] = ()) -> Table:
+    """Everything measured, a line a row, and a line with mean ± sd for each architecture with several training seeds.
+    Columns that would say nothing (no variant, no k, no top-5) are left out."""
     columns: dict[str, Callable[[EvalRow], Cell]] = {
         "data": lambda row: Cell(row.data, name=True),
         "model": lambda row: Cell(row.label, name=True, code=True),
@@ -101,32 +132,64 @@ def details(rows: Sequence[EvalRow], *, leave_out: Sequence[str] = ()) -> Table:
     }
     kept = [name for name in columns if name not in leave_out and not silent.get(name, False)]
     text = ("data", "model", "variant", "protocol")
-    return Table(
-        tuple((name, name not in text) for name in kept),
-        tuple(tuple(columns[name](row) for name in kept) for row in rows),
-    )
+    lines = []
+    for row in rows:
+        lines.append(tuple(columns[name](row) for name in kept))
+        for summary in lookup.summaries_after(results, row, rows):
+            own = _summary_cells(summary)
+            lines.append(tuple(own.get(name, Cell("–")) for name in kept))
+    return Table(tuple((name, name not in text) for name in kept), tuple(lines))
+
+
+def is_summary(row: tuple[Cell, ...]) -> bool:
+    """Whether a line of `details` or `headline` is over seeds, and not of one row."""
+    return any(cell.name and ": mean ± sd over " in cell.text and not cell.code for cell in row)
+
+
+def _summary_cells(summary: SeedSummary) -> dict[str, Cell]:
+    return {
+        "data": Cell(summary.data, name=True),
+        "model": Cell(f"{summary.name}: mean ± sd over {len(summary.seeds)} seeds", name=True),
+        "k": Cell("–" if summary.shots is None else str(summary.shots)),
+        "mean class accuracy, % [95 %]": _mean_and_sd(summary),
+        "accuracy, % [95 %]": Cell(f"{100 * summary.accuracy_mean:.1f} ± {100 * summary.accuracy_sd:.1f}"),
+        "macro-F1, %": Cell(f"{100 * summary.macro_f1_mean:.1f} ± {100 * summary.macro_f1_sd:.1f}"),
+        "protocol": Cell(summary.protocol),
+    }
+
+
+def adjusted(family: str, count: int) -> str:
+    """How the members of a family are adjusted, as a sentence."""
+    how = "one comparison, which needs no adjustment"
+    if count > 1:
+        how = (
+            f"simultaneous 95 % intervals, and p adjusted for its {count} comparisons (Bonferroni), so that an "
+            "interval excludes 0 exactly where p is below 0.05"
+        )
+    return f"{FAMILIES[family][0].upper()}{FAMILIES[family][1:]}: {how}"
 
 
 def comparisons(found: Sequence[Comparison]) -> Table:
     """The first of a pair minus the second, in points of mean class accuracy."""
     columns = (
-        ("first", False), ("second", False), ("difference, points [95 %]", True), ("p after Holm", True),
-        ("only first right", True), ("only second right", True), ("effect", True), ("test", False),
+        ("first", False), ("second", False), ("difference, points [simultaneous 95 %]", True), ("adjusted p", True),
+        ("only first right", True), ("only second right", True), ("McNemar p", True), ("effect", True), ("test", False),
     )  # fmt: skip
     return Table(columns, tuple(_comparison(c) for c in found))
 
 
 def _comparison(c: Comparison) -> tuple[Cell, ...]:
-    counted = c.population != ARCHITECTURE
+    counted = c.test != "seeds"
     return (
         Cell(c.a, name=True, code=True),
         Cell(c.b, name=True, code=True),
         Cell(difference(c)),
-        Cell(p_value(c.p_holm), best=lookup.shown(c)),
+        Cell(p_value(c.p_adjusted), best=lookup.shown(c)),
         Cell(f"{c.only_a:,}" if counted else "–"),
         Cell(f"{c.only_b:,}" if counted else "–"),
+        Cell("–" if c.p_mcnemar is None else p_value(c.p_mcnemar)),
         Cell("–" if c.effect is None else _signed(c.effect, 2)),
-        Cell(TEST_NAMES.get(c.test, c.test) + (f", n = {c.n[0]}, {c.n[1]}" if c.population == ARCHITECTURE else "")),
+        Cell(TEST_NAMES.get(c.test, c.test) + ("" if counted else f", n = {c.n[0]}, {c.n[1]}")),
     )
 
 
@@ -140,13 +203,13 @@ def ablation(results: EvalResults, rows: Sequence[EvalRow]) -> Table:
             Cell(row.variant or "as it is", name=True),
             Cell(_of(row.mean_class_accuracy, row.mean_class_accuracy_ci95)),
             Cell("–" if found is None else difference(found)),
-            Cell("–" if found is None else p_value(found.p_holm), best=found is not None and lookup.shown(found)),
+            Cell("–" if found is None else p_value(found.p_adjusted), best=found is not None and lookup.shown(found)),
             Cell(str(row.dim) + (f" → {row.components}" if row.components is not None else "")),
             Cell(chosen(row), long=row.draws > 1),
         ))  # fmt: skip
     columns = (
-        ("variant", False), ("mean class accuracy, % [95 %]", True), ("difference, points [95 %]", True),
-        ("p after Holm", True), ("D", True), ("C", True),
+        ("variant", False), ("mean class accuracy, % [95 %]", True), ("difference, points [simultaneous 95 %]", True),
+        ("adjusted p", True), ("D", True), ("C", True),
     )  # fmt: skip
     return Table(columns, tuple(lines))
 
@@ -213,15 +276,18 @@ def chosen(row: EvalRow) -> str:
 
 
 def difference(c: Comparison) -> str:
-    low, high = (_signed(100 * value, 1) for value in c.ci95)
-    return f"{_signed(100 * c.difference, 1)} [{low}, {high}]"
+    """In points, with the simultaneous interval."""
+    if c.ci95_simultaneous is None:
+        return f"{points(c.difference, 1)} [not defined]".replace("-", "−")
+    # An interval that excludes 0 is not rounded to one that touches it.
+    digits = 2 if lookup.shown(c) and min(abs(end) for end in c.ci95_simultaneous) < 0.0005 else 1
+    low, high = (points(end, digits) for end in c.ci95_simultaneous)
+    return f"{points(c.difference, digits)} [{low}, {high}]".replace("-", "−")
 
 
-def p_value(p: float) -> str:
+def p_value(p: float | None) -> str:
     """With the digits that tell it from 0.05."""
-    if p < 0.001:
-        return "< 0.001"
-    return f"{p:.4f}" if 0.0495 <= p < 0.05 else f"{p:.3f}" if p < 0.1 else f"{p:.2f}"
+    return "not defined" if p is None else p_text(p).removeprefix("= ")
 
 
 def _of(value: float, interval: tuple[float, float]) -> str:

@@ -1,0 +1,289 @@
+"""What a row was made by, and which comparisons are planned: like with like, and no seed with another."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from itertools import combinations, product
+from typing import Any, Generic, Protocol, TypeVar
+
+from l2a_transfer.errors import ArgumentError, EvaluationError, unknown_name
+
+TRAINED, UNTRAINED, PIXELS, ELSEWHERE = "trained", "untrained", "pixels", "elsewhere"
+CONTROLS = (UNTRAINED, PIXELS)
+ARCHITECTURES, MODELS, AGAINST_CONTROLS, VARIANTS, ASKED = "architectures", "models", "controls", "variants", "asked"
+FAMILIES = {
+    ARCHITECTURES: "architecture against architecture, over training seeds",
+    ASKED: "comparisons that were asked for",
+    MODELS: "model against model",
+    AGAINST_CONTROLS: "model against control",
+    VARIANTS: "one model used in different ways",
+}
+"""Families of comparisons, in the order of the report; p values and intervals are adjusted within one."""
+SEEDS = 3
+"""Training seeds a side below which nothing is said of an architecture."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where a row's features come from: the model's card, and the view of the network that was taken."""
+
+    label: str
+    data: str
+    card: dict[str, Any]
+    tap: str = ""
+    levels: tuple[str, ...] = ()
+    precision: str = ""
+    backend: str = ""
+
+    @property
+    def kind(self) -> str:
+        """`trained`, `untrained` (random weights), `pixels`, or `elsewhere`: features made by others."""
+        training = self.card.get("training") or {}
+        if self.card.get("name") == "pixels":
+            return PIXELS
+        if training.get("untrained"):
+            return UNTRAINED
+        return TRAINED if training and isinstance(self.card.get("config"), dict) else ELSEWHERE
+
+    @property
+    def seed(self) -> Any:
+        """The training seed, which is one training run however many rows it has; None where there is none."""
+        return (self.card.get("training") or {}).get("seed")
+
+    @property
+    def recipe(self) -> str:
+        """Everything that training runs share which differ in their seed alone; "" where nothing was trained."""
+        training = self.card.get("training") or {}
+        if self.seed is None or not isinstance(self.card.get("config"), dict):
+            return ""
+        start = training.get("init_from")
+        shared = {key: training.get(key) for key in ("data", "split", "n", "data_sha256", "recipe", "untrained")}
+        shared["init_from"] = start.get("sha256") if isinstance(start, dict) else start
+        return json.dumps([self.card["config"], self.card.get("preprocess"), shared], sort_keys=True)
+
+    @property
+    def view(self) -> dict[str, Any]:
+        return {"tap": self.tap, "levels": self.levels, "precision": self.precision, "backend": self.backend}
+
+    @property
+    def architecture(self) -> str:
+        """As a report names it: vgg-att2-concat-pc@0.25."""
+        config, untrained = self.card["config"], "untrained " if self.kind == UNTRAINED else ""
+        return f"{untrained}{config.get('architecture')}@{config.get('width')}"
+
+
+class HasSource(Protocol):
+    @property
+    def source(self) -> Source: ...
+
+
+Row = TypeVar("Row", bound=HasSource)
+
+
+@dataclass(frozen=True)
+class Group(Generic[Row]):
+    """Rows of one architecture, recipe and view, one or more a training seed; or one row that has no seed."""
+
+    name: str
+    rows: tuple[Row, ...]
+
+    @property
+    def source(self) -> Source:
+        return self.rows[0].source
+
+    @property
+    def title(self) -> str:
+        """The architecture's name; for too few seeds to speak of one, the first row's."""
+        return self.name if self.is_sample else self.source.label
+
+    @property
+    def by_seed(self) -> dict[Any, list[Row]]:
+        """Training seed → its rows, which are one run's. Empty where nothing was trained."""
+        found: dict[Any, list[Row]] = {}
+        for row in self.rows if self.source.recipe else ():
+            found.setdefault(row.source.seed, []).append(row)
+        return found
+
+    @property
+    def runs(self) -> list[list[Row]]:
+        """The rows of each seed; where there are no seeds, all rows."""
+        return list(self.by_seed.values()) or [list(self.rows)]
+
+    @property
+    def is_sample(self) -> bool:
+        """There are enough training seeds to say something of the architecture."""
+        return len(self.by_seed) >= SEEDS
+
+
+@dataclass(frozen=True)
+class Planned(Generic[Row]):
+    """Two rows to compare, or two groups over their seeds."""
+
+    family: str
+    a: Row | Group[Row]
+    b: Row | Group[Row]
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What the user asked for: pairs of names, or one reference for all; neither: the families' plan."""
+
+    pairs: tuple[tuple[str, str], ...] = ()
+    reference: str | None = None
+
+
+def groups_of(rows: Sequence[Row], everything: Iterable[Source]) -> list[Group[Row]]:
+    """The rows of one place (no variants) in groups; `everything`: all sources of the report, in which an architecture
+    has one name."""
+    names = _names(everything)
+    found: dict[tuple[str, str], list[Row]] = {}
+    for row in rows:
+        own = row.source
+        found.setdefault((own.recipe, json.dumps(own.view) if own.recipe else own.label), []).append(row)
+    return [Group(names.get(key, own[0].source.label), tuple(own)) for key, own in found.items()]
+
+
+def plan(groups: Sequence[Group[Row]], wanted: Wanted) -> list[Planned[Row]]:
+    """The comparisons between the models of one place. Raises: EvaluationError for a pair that is not alike."""
+    if wanted.pairs:
+        once = {frozenset(pair): pair for pair in reversed(wanted.pairs)}  # asked for twice is one comparison
+        return [found for pair in wanted.pairs if once.pop(frozenset(pair), None) for found in _asked(groups, pair)]
+    if wanted.reference is not None:
+        return _against(groups, _named(groups, wanted.reference))
+    models = [group for group in groups if group.source.kind not in CONTROLS]
+    controls = [group for group in groups if group.source.kind in CONTROLS]
+    pairs = [pair for a, b in combinations(models or controls, 2) for pair in _pairs(a, b, groups)]
+    pairs += [pair for a, b in product(models, controls) for pair in _pairs(a, b, groups)]
+    views = [
+        Planned(VARIANTS, rows[0], b.by_seed[seed][0])
+        for a, b in combinations(groups, 2) if a.source.recipe and a.source.recipe == b.source.recipe
+        for seed, rows in a.by_seed.items() if seed in b.by_seed
+    ]  # fmt: skip
+    return [*pairs, *views]
+
+
+def check_wanted(wanted: Wanted, sources: Sequence[Source]) -> None:
+    """Raises: UnknownNameError for a name that no row and no architecture has; ArgumentError for a model beside itself,
+    for two that share no data set, and for both ways of asking at once; EvaluationError as `plan`."""
+    if wanted.pairs and wanted.reference is not None:
+        raise ArgumentError("compare and reference exclude each other: name pairs, or one reference for all models")
+    places = [
+        groups_of([_Only(source) for source in sources if source.data == data], sources)
+        for data in dict.fromkeys(source.data for source in sources)
+    ]
+    known = list(dict.fromkeys(
+        [source.label for source in sources] + [g.name for groups in places for g in groups if g.is_sample]
+    ))  # fmt: skip
+    for kind, names in [*(("compare", pair) for pair in wanted.pairs), ("reference", (wanted.reference,))]:
+        for name in names:
+            if name is not None and name not in known:
+                raise unknown_name(kind, name, known)
+    for a, b in wanted.pairs:
+        if a == b:
+            raise ArgumentError(f"compare must name two different models, got {a!r} twice")
+        if not any(_asked(groups, (a, b)) for groups in places):
+            raise ArgumentError(f"compare: no data set has features of both {a!r} and {b!r}; extract them")
+
+
+@dataclass(frozen=True)
+class _Only:
+    source: Source
+
+
+def _pairs(a: Group[Row], b: Group[Row], among: Sequence[Group[Row]]) -> list[Planned[Row]]:
+    """Architectures over their seeds where there are enough; else weight files of one seed; views with their like."""
+    if a.source.recipe and a.source.recipe == b.source.recipe:
+        return []
+    if a.source.view != b.source.view and _has_common_view(a, b, among):
+        return []
+    control = b.source.kind in CONTROLS and a.source.kind not in CONTROLS
+    if a.is_sample and (b.is_sample or control):
+        return [Planned(AGAINST_CONTROLS if control else ARCHITECTURES, a, b)]
+    either = AGAINST_CONTROLS if b.source.kind in CONTROLS else MODELS
+    return [Planned(either, *pair) for pair in _like_with_like(a, b)]
+
+
+def _has_common_view(a: Group[Row], b: Group[Row], among: Sequence[Group[Row]]) -> bool:
+    """Whether the two recipes have rows of the same tap, levels, precision and backend."""
+    views = [
+        [group.source.view for group in among if group.source.recipe == own and own]
+        for own in (a.source.recipe, b.source.recipe)
+    ]
+    return any(view in views[1] for view in views[0])
+
+
+def _like_with_like(a: Group[Row], b: Group[Row]) -> list[tuple[Row, Row]]:
+    """Rows of equal seeds; where no seed is common, the first of each; a row without a seed with every one."""
+    seeds_a, seeds_b = a.by_seed, b.by_seed
+    if not seeds_a or not seeds_b:
+        return list(product(a.rows, b.rows))
+    common = [seed for seed in seeds_a if seed in seeds_b]
+    return [(seeds_a[seed][0], seeds_b[seed][0]) for seed in common] or [(a.rows[0], b.rows[0])]
+
+
+def _against(groups: Sequence[Group[Row]], reference: Row | Group[Row] | None) -> list[Planned[Row]]:
+    """Every other model minus the reference; a control beside an architecture is what is subtracted."""
+    found: list[Planned[Row]] = []
+    for group in groups if reference is not None else ():
+        if isinstance(reference, Group):
+            if group.source.recipe == reference.source.recipe:
+                continue
+            if group.is_sample:
+                found.append(Planned(ASKED, group, reference))
+            elif group.source.kind in CONTROLS:
+                found.append(Planned(ASKED, reference, group))
+        elif reference is not None:
+            own = reference.source
+            if reference in group.rows or (own.recipe and group.source.recipe == own.recipe):
+                continue
+            same = [row for row in group.rows if row.source.seed == own.seed]
+            found += [Planned(ASKED, row, reference) for row in (same or group.rows)[:1]]
+    return found
+
+
+def _asked(groups: Sequence[Group[Row]], names: tuple[str, str]) -> list[Planned[Row]]:
+    """One pair by name, where this place has both. Raises: EvaluationError for an architecture beside a file."""
+    a, b = (_named(groups, name) for name in names)
+    if a is None or b is None:
+        return []
+    if isinstance(a, Group) == isinstance(b, Group):
+        return [Planned(ASKED, a, b)]
+    group, row = (a, b) if isinstance(a, Group) else (b, a)
+    assert isinstance(group, Group)
+    assert not isinstance(row, Group)
+    if row.source.kind not in CONTROLS:
+        raise EvaluationError(
+            f"{group.name} is an architecture over its training seeds and {row.source.label} one weights file, "
+            "which are not alike; name two architectures or two weights files"
+        )
+    return [Planned(ASKED, group, Group(row.source.label, (row,)))]
+
+
+def _named(groups: Sequence[Group[Row]], name: str) -> Row | Group[Row] | None:
+    """The row with this label, or the architecture of this name; None where this place has neither."""
+    rows = [row for group in groups for row in group.rows if row.source.label == name]
+    samples = [group for group in groups if group.name == name and group.is_sample]
+    return rows[0] if rows else samples[0] if samples else None
+
+
+def _names(sources: Iterable[Source]) -> dict[tuple[str, str], str]:
+    """(recipe, view) → the architecture's name, with what tells it from others of the same architecture or recipe."""
+    recipes: dict[str, list[Source]] = {}
+    for source in sources:
+        if source.recipe:
+            recipes.setdefault(source.recipe, []).append(source)
+    shared = Counter(own[0].architecture for own in recipes.values())
+    names = {}
+    for recipe, own in recipes.items():
+        name = own[0].architecture
+        if shared[name] > 1:
+            name += f" (trained as {own[0].label})"
+        views = {json.dumps(source.view): source.view for source in own}
+        differ = [key for key in own[0].view if len({json.dumps(view[key]) for view in views.values()}) > 1]
+        for key, view in views.items():
+            what = [f"{part} {'+'.join(view[part]) if part == 'levels' else view[part]}" for part in differ]
+            names[recipe, key] = name + (f" ({' and '.join(what)})" if what else "")
+    return names
