@@ -654,8 +654,10 @@ def test_a_provider_that_does_not_run_is_never_replaced(exported: Path, monkeypa
 
     started = ort.InferenceSession
 
-    def on_the_cpu(content: bytes, options: object, *, providers: Iterator[str], enable_fallback: int) -> object:
+    def on_the_cpu(content: bytes, options: object, *, providers: list[tuple], enable_fallback: int) -> object:
         assert enable_fallback == 0
+        # float32 without TF32, and the same algorithm in every process
+        assert providers == [("CUDAExecutionProvider", {"use_tf32": "0", "cudnn_conv_algo_search": "HEURISTIC"})]
         return started(content, options, providers=["CPUExecutionProvider"])
 
     monkeypatch.setattr(ort, "InferenceSession", on_the_cpu)

@@ -192,6 +192,28 @@ def test_whatever_rows_a_splitter_gives_the_scores_are_grid_search_cvs(kind: str
         assert ours.best_score_ == ours.cv_results_["mean_test_score"][ours.best_index_]
 
 
+class ByTheRows:
+    """A splitter that looks at X and at the labels as they were given."""
+
+    def get_n_splits(self, X: Any = None, y: Any = None, groups: Any = None) -> int:
+        return 2
+
+    def split(self, X: Any, y: Any, groups: Any = None) -> Any:
+        low = (X[:, 0] < np.median(X[:, 0])) ^ (y == "b")
+        for held_out in (low, ~low):
+            yield np.flatnonzero(~held_out), np.flatnonzero(held_out)
+
+
+def test_a_splitter_sees_the_rows_and_labels_that_grid_search_cv_shows_it() -> None:
+    X, y = problem(90, 5, 3, seed=4)
+    y = np.array(["a", "b", "c"])[y]
+    pipeline = make_pipeline(StandardScaler(), LinearSVC(dual=False, tol=1e-8, max_iter=100_000))
+    theirs = GridSearchCV(pipeline, {"linearsvc__C": [0.1, 1.0]}, cv=ByTheRows()).fit(X, y)
+    ours = LinearSVCPath((0.1, 1.0), cv=ByTheRows(), device="cpu").fit(X, y)
+    for name in ("split0_test_score", "split1_test_score"):
+        assert ours.cv_results_[name] == pytest.approx(theirs.cv_results_[name], abs=1e-12)
+
+
 def test_a_fold_with_one_class_to_fit_on_is_refused_by_name() -> None:
     """Sorted labels and KFold(2) gave a best score of 0.0 without a word, where GridSearchCV raises."""
     X, y = problem(40, 3, 2)

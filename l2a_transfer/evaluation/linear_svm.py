@@ -210,7 +210,7 @@ class LinearSVCPath(_LinearClassifier):
             "device": self.device,
             "max_memory": self.max_memory,
         }
-        rows, folds = self._folds(targets, groups)
+        rows, folds = self._folds(X, np.asarray(y), targets, groups)
         started = time.perf_counter()
         fits = SharedFits(
             X if rows is None else RepeatedRows(X, rows),
@@ -238,15 +238,16 @@ class LinearSVCPath(_LinearClassifier):
             self._refit(X, targets, fits.mean_solution(self.best_params_["C"]), own)
         return self
 
-    def _folds(self, targets: NDArray[np.int64], groups: Any) -> tuple[NDArray[np.intp] | None, list[Fold]]:
+    def _folds(
+        self, X: Any, y: NDArray[Any], targets: NDArray[np.int64], groups: Any
+    ) -> tuple[NDArray[np.intp] | None, list[Fold]]:
         """The splitter's folds, whose rows are lists as scikit-learn takes them: row numbers in any order, some of them
-        several times or counted from the end, or one bool a row."""
+        several times or counted from the end, or one bool a row. A splitter sees X and the labels themselves, but zeros
+        in place of an X that is read by rows."""
         every = np.arange(len(targets))
-        splitter = check_cv(self.cv, targets, classifier=True)
-        lists = [
-            (every[np.asarray(train)], every[np.asarray(test)])
-            for train, test in splitter.split(np.zeros((len(targets), 1)), targets, groups)
-        ]
+        splitter = check_cv(self.cv, y, classifier=True)
+        seen = np.zeros((len(targets), 1)) if isinstance(X, LazyRows) else X
+        lists = [(every[np.asarray(train)], every[np.asarray(test)]) for train, test in splitter.split(seen, y, groups)]
         if not lists:
             raise ValueError(f"cv must give at least one pair of training and held-out rows, got none of {self.cv!r}")
         for number, (train, _) in enumerate(lists):
