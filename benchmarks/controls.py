@@ -1,11 +1,11 @@
 """Attention against its uniform control and against VGG on the data it was trained on, whatever the sign.
 
-Takes weights files of any architectures and seeds, all trained on one data set by one recipe, and asks each the test
-images once. Between architectures: over seeds, where both have two or more, a t interval with the errors over seeds and
+Takes weights files of any architectures and seeds, of one width and trained on one data set by one recipe, and asks each
+the test images once; files of another width or data set are left out. Between architectures: over seeds, where both have two or more, a t interval with the errors over seeds and
 over test images added up; and of the first seed of each, on the same images, the paired test of the mean class accuracy
 and McNemar's exact p. The latter two speak of those two files alone.
 
-    python benchmarks/controls.py --data-dir data --out benchmarks/results/controls.json runs/*/*.safetensors
+    python benchmarks/controls.py --data-dir data --out benchmarks/results/controls.json benchmarks/zoo/*.safetensors
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from l2a_transfer.data.readers import open_source
 from l2a_transfer.data.sources import ImageSource
 from l2a_transfer.evaluation.paired import mcnemar, paired_test
 from l2a_transfer.evaluation.statistics import bonferroni, images_error, over_seeds
-from l2a_transfer.models.weights import PRETRAINED, Card, load_weights
+from l2a_transfer.models.weights import PRETRAINED, Card, load_weights, read_card
 from l2a_transfer.preprocess import Preprocess
 from l2a_transfer.training.data import read_pixels
 from l2a_transfer.training.recipe import TrainConfig
@@ -39,16 +39,20 @@ CONFIDENCE = 0.95
 @click.command()
 @click.argument("weights", nargs=-1, type=click.Path(path_type=Path, exists=True))
 @click.option("--bundled/--no-bundled", default=True, show_default=True, help="The weights in the package too.")
+@click.option("--width", type=float, default=0.25, show_default=True, help="Of the networks that are taken.")
 @click.option("--data", default="cifar10", show_default=True)
 @click.option("--data-dir", type=click.Path(path_type=Path, exists=True), required=True, help="Holds the data set.")
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="JSON to write.")
-def main(weights: tuple[Path, ...], bundled: bool, data: str, data_dir: Path, out: Path) -> None:
+def main(weights: tuple[Path, ...], bundled: bool, width: float, data: str, data_dir: Path, out: Path) -> None:
     files = [*(sorted(PRETRAINED.glob("*.safetensors")) if bundled else ()), *weights]
     source = open_source(data, data_dir=data_dir, split="test")
     groups: dict[str, list[tuple[Card, NDArray[np.bool_]]]] = defaultdict(list)
-    for path in files:
+    cards = {path: read_card(path) for path in files}
+    for path, own_card in cards.items():
+        if own_card.config.width != width or own_card.training["data"] != data:
+            continue
         card, right = asked(path, source)
-        if card.training["data"] != data or card.training["split"] != "train":
+        if card.training["split"] != "train":
             raise click.ClickException(f"{path}: trained on {card.training['data']} ({card.training['split']})")
         own = groups[card.config.architecture]
         if any(card.config != other.config for other, _ in own):
