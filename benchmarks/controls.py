@@ -1,7 +1,7 @@
 """Attention against its uniform control and against VGG on the data it was trained on, whatever the sign.
 
-Takes weights files of any architectures and seeds, of one width, trained on one data set by one recipe, and asks each the
-test images once; files of another width or data set are left out. Between architectures: over seeds, where both
+Takes weights files of any architectures and seeds, of one width, trained on one data set by one recipe, and asks each
+the test images once; files of another width or data set are left out. Between architectures: over seeds, where both
 have two or more, a t interval with the errors over seeds and over test images added up; and of the first seed of each,
 on the same images, the paired test of the mean class accuracy and McNemar's exact p. The latter two speak of those two
 files alone.
