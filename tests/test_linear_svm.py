@@ -341,3 +341,36 @@ def test_columns_at_the_largest_offset_are_solved() -> None:
     X, y = problem(120, 6, 3)
     some, most = (BatchedLinearSVC(1.0, device="cpu").fit(X + offset, y) for offset in (1e4, 0.9e7))
     assert most.objective_ == pytest.approx(some.objective_, rel=1e-4)
+
+
+def test_the_best_c_is_that_of_the_table_where_folds_differ_in_size() -> None:
+    X = np.random.default_rng(1).normal(size=(60, 4)) + np.tile([0, 1], 30)[:, None] * 0.6
+    y, Cs = np.tile([0, 1], 30), (1e-4, 1e-3, 1e-2, 1e-1, 1.0)
+    cv = [(np.arange(10, 60), np.arange(3)), (np.arange(30), np.arange(30, 60)), (np.arange(30, 60), np.arange(20))]
+    pipeline = make_pipeline(StandardScaler(), LinearSVC(dual=False, tol=1e-8, max_iter=100_000))
+    theirs = GridSearchCV(pipeline, {"linearsvc__C": Cs}, cv=cv).fit(X, y)
+    ours = LinearSVCPath(Cs, cv=cv, device="cpu").fit(X, y)
+    assert ours.best_params_["C"] == theirs.best_params_["linearsvc__C"] == 1.0
+    assert ours.best_score_ == pytest.approx(theirs.best_score_, abs=1e-12)
+    assert ours.cv_results_["rank_test_score"].tolist() == theirs.cv_results_["rank_test_score"].tolist()
+
+
+def test_a_fold_that_holds_out_nothing_is_refused_by_name() -> None:
+    X, y = problem(60, 4, 3)
+    with pytest.raises(ValueError, match="cv: fold 0 of 2 holds out no row"):
+        LinearSVCPath((0.1, 1.0), cv=[(np.arange(40), []), (np.arange(30), np.arange(30, 60))], device="cpu").fit(X, y)
+
+
+def test_a_column_of_rounding_noise_is_not_too_far_from_zero() -> None:
+    X, y = problem(60, 4, 3)
+    noise = 1e-12 * (1 + 1e-10 * np.random.default_rng(0).normal(size=(60, 1)))
+    with_noise = BatchedLinearSVC(1e-2, standardize=False, device="cpu").fit(np.hstack([X, noise]), y)
+    assert with_noise.objective_ == pytest.approx(
+        BatchedLinearSVC(1e-2, standardize=False, device="cpu").fit(X, y).objective_
+    )
+
+
+def test_numbers_too_large_for_float64_are_refused_where_nan_was_returned() -> None:
+    X, y = problem(60, 4, 3)
+    with pytest.raises(ValueError, match=r"X cannot be solved for in float64 at C = 0\.01"):
+        BatchedLinearSVC(1e-2, standardize=False, device="cpu").fit(X * 1e155, y)

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from l2a_transfer.evaluation.fitting import fit_svm
-from tests.conftest import assert_fails, l2a
+from tests.conftest import assert_fails, l2a, save_picture
 from tests.feature_files import blobs, feature_set, labels_of, save
 
 
@@ -262,3 +262,18 @@ def test_few_test_images_a_class_are_warned_of(tmp_path: Path, caplog: pytest.Lo
     (warning,) = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
     assert warning.startswith("toy: 3 of 3 classes have fewer than 10 test images (the fewest: 6)")
     assert "3 of 3 classes have fewer than 10 test images" in (tmp_path / "r" / "report.md").read_text()
+
+
+def test_one_picture_a_class_is_enough_for_pixels(tmp_path: Path) -> None:
+    """As many components as rows leave one of rounding noise, which was refused as too far from 0."""
+    for k in range(24):
+        save_picture(tmp_path / "photos" / ("cat", "dog")[k % 2] / f"{k}.jpg", seed=k)
+    features = tmp_path / "p.h5"
+    assert (
+        l2a("extract", "--model", "pixels", "--data", f"imagefolder:{tmp_path / 'photos'}", "--out", features).exit_code
+        == 0
+    )
+    result = l2a(
+        "svm-eval", features, "--out", tmp_path / "r", "--protocol", "low-shot", "--shots", "1,2", "--draws", "2"
+    )
+    assert result.exit_code == 0, result.output

@@ -1,7 +1,8 @@
-"""Which C: the candidate with the most held-out rows right; the grid grows where the best one stands at its edge."""
+"""Which C: the candidate that is right on the most held-out rows; the grid grows where the best stands at its edge."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -33,8 +34,25 @@ class GridResult:
         return len(self.Cs) > 1 and self.best in (0, len(self.Cs) - 1)
 
 
-def search_grid(run: Callable[[Sequence[float]], FoldCounts], Cs: Sequence[float], *, decades: int = 0) -> GridResult:
-    """Chooses C by pooled counts over all folds, which are integers, so that a tie is a tie: the smaller C wins it.
+def fold_scores(counts: FoldCounts, sizes: Sequence[int] | None) -> list[int]:
+    """What candidates are ranked by, as integers, so that a tie is a tie: held-out rows that are right, over all folds.
+
+    With the folds' `sizes` (F,), all at least 1, every fold counts alike, as in scikit-learn: the mean over folds of
+    the share that is right, times a number that is the same for all candidates.
+    """
+    whole = math.lcm(*sizes) if sizes is not None else 1
+    weights = [1] * counts.correct.shape[1] if sizes is None else [whole // size for size in sizes]
+    return [sum(right * weight for right, weight in zip(own, weights, strict=True)) for own in counts.correct.tolist()]
+
+
+def search_grid(
+    run: Callable[[Sequence[float]], FoldCounts],
+    Cs: Sequence[float],
+    *,
+    decades: int = 0,
+    sizes: Sequence[int] | None = None,
+) -> GridResult:
+    """Chooses C by `fold_scores`; of equal ones the smaller C.
 
     While the best candidate is the smallest or largest, and better than its neighbour, a tenth or ten times of it is
     tried too, at most `decades` times in all; a plateau that reaches the edge says nothing of what lies outside. `run`
@@ -44,8 +62,8 @@ def search_grid(run: Callable[[Sequence[float]], FoldCounts], Cs: Sequence[float
     counts = run(grid)
     added = 0
     while True:
-        right = counts.correct.sum(axis=1)
-        best = int(np.argmax(right))
+        right = fold_scores(counts, sizes)
+        best = right.index(max(right))
         inner = {0: 1, len(grid) - 1: len(grid) - 2}.get(best)
         if added >= decades or inner is None or len(grid) == 1 or right[inner] == right[best]:
             return GridResult(tuple(grid), counts, best, added)

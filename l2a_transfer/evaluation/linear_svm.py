@@ -17,7 +17,7 @@ from sklearn.utils.metaestimators import available_if
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted, validate_data
 
-from l2a_transfer.evaluation.grid import FoldCounts, search_grid
+from l2a_transfer.evaluation.grid import FoldCounts, fold_scores, search_grid
 from l2a_transfer.evaluation.rows import Fold, LazyRows, RepeatedRows, folds_of_lists
 from l2a_transfer.evaluation.shared_fits import SharedFits
 
@@ -151,8 +151,8 @@ class LinearSVCPath(_LinearClassifier):
     means and scales are folded into its weights. `coef_` and `intercept_` take rows as they came.
 
     `Cs`: candidates. `cv`: folds or a splitter, as GridSearchCV's; its rows may come in any order and repeat.
-    `decades`: how often the grid may grow tenfold where the best C is at its edge. The best C has the most held-out
-    rows right over all folds; of equals, the smallest. `standardize` False leaves the columns as they are. The other
+    `decades`: how often the grid may grow tenfold where the best C is at its edge. The best C has the best
+    mean score over folds; of equals, the smallest. `standardize` False leaves the columns as they are. The other
     parameters are BatchedLinearSVC's.
 
     Attributes: `best_params_`, `best_index_`, `best_score_`, `cv_results_` (`params`, `param_C`, `splitN_test_score`,
@@ -220,7 +220,10 @@ class LinearSVCPath(_LinearClassifier):
             **own,
         )
         self.grid_ = search_grid(
-            lambda Cs: fits.held_out_counts(Cs, tick), [float(C) for C in self.Cs], decades=self.decades
+            lambda Cs: fits.held_out_counts(Cs, tick),
+            [float(C) for C in self.Cs],
+            decades=self.decades,
+            sizes=[len(fold.held_out) for fold in folds],
         )
         self.n_splits_ = len(folds)
         self.cv_results_ = _cv_results(self.grid_.Cs, self.grid_.counts, folds, time.perf_counter() - started)
@@ -247,10 +250,12 @@ class LinearSVCPath(_LinearClassifier):
         every = np.arange(len(targets))
         splitter = check_cv(self.cv, y, classifier=True)
         seen = np.zeros((len(targets), 1)) if isinstance(X, LazyRows) else X
-        lists = [(every[np.asarray(train)], every[np.asarray(test)]) for train, test in splitter.split(seen, y, groups)]
+        lists = [(_taken(every, train), _taken(every, test)) for train, test in splitter.split(seen, y, groups)]
         if not lists:
             raise ValueError(f"cv must give at least one pair of training and held-out rows, got none of {self.cv!r}")
-        for number, (train, _) in enumerate(lists):
+        for number, (train, test) in enumerate(lists):
+            if len(test) == 0:
+                raise ValueError(f"cv: fold {number} of {len(lists)} holds out no row; every fold needs one to score")
             known = np.unique(targets[train])
             if len(known) < 2:
                 what = f"only the class {self.classes_[known[0]]}" if len(known) else "no row"
@@ -272,18 +277,24 @@ class LinearSVCPath(_LinearClassifier):
         self.coef_, self.intercept_, self.n_iter_ = best.coef_, best.intercept_, best.n_iter_
 
 
+def _taken(every: NDArray[np.intp], rows: Any) -> NDArray[np.intp]:
+    """The rows of a list; an empty list has no kind of its own."""
+    return every[np.asarray(rows)] if len(rows) else every[:0]
+
+
 def _cv_results(Cs: Sequence[float], counts: FoldCounts, folds: list[Fold], seconds: float) -> dict[str, Any]:
     """scikit-learn's table, a value a candidate. All candidates of a fold are fitted together, so that a candidate's
     fit time is its even share of the whole search."""
-    scores = counts.correct / np.array([max(1, len(fold.held_out)) for fold in folds])  # (nC, F)
-    pooled = counts.correct.sum(axis=1)
+    sizes = [len(fold.held_out) for fold in folds]
+    scores = counts.correct / np.array(sizes)  # (nC, F)
+    ranked = fold_scores(counts, sizes)
     return {
         "params": [{"C": C} for C in Cs],
         "param_C": np.ma.MaskedArray(Cs, mask=False),
         **{f"split{f}_test_score": scores[:, f] for f in range(len(folds))},
         "mean_test_score": scores.mean(axis=1),
         "std_test_score": scores.std(axis=1),
-        "rank_test_score": np.array([1 + int((pooled > own).sum()) for own in pooled], dtype=np.int32),
+        "rank_test_score": np.array([1 + sum(other > own for other in ranked) for own in ranked], dtype=np.int32),
         "mean_fit_time": np.full(len(Cs), seconds / (len(Cs) * len(folds))),
     }
 

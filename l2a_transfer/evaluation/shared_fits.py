@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 
 STANDARDISE = "standardise the columns, or subtract each column's mean"
 LARGEST_OFFSET = 1e7
-"""Of a column's mean, in standard deviations, that SVMs on columns as they are can be solved at. From about 3e7 on a
-weight's last bit moves the scores by more than the optimum allows, and Newton steps stop descending."""
+"""Of a column's mean, in the largest standard deviation of a column, that SVMs on columns as they are can be solved at.
+From about 3e7 on a weight's last bit moves the scores by more than the optimum allows, and Newton steps stop."""
 
 
 class SharedFits:
@@ -95,9 +95,11 @@ class SharedFits:
             converged=torch.cat([o.converged for o in outcomes]),
         )
         # Weights of 0 have the objective C · rows; a start from other fits may be somewhat worse, and steps descend.
-        if not bool((whole.converged | (whole.objective <= 2 * C * self.rows.N)).all()):
+        weights, intercepts = torch.cat([w for _, w, _ in parts]), torch.cat([b for _, _, b in parts])
+        descended = whole.converged | (whole.objective <= 2 * C * self.rows.N)
+        if not bool((descended & weights.isfinite().all(dim=1) & intercepts.isfinite()).all()):
             raise ArgumentError(f"X cannot be solved for in float64 at C = {C:g}", STANDARDISE)
-        return whole, torch.cat([w for _, w, _ in parts]), torch.cat([b for _, _, b in parts])
+        return whole, weights, intercepts
 
     def held_out_counts(self, Cs: Sequence[float], tick: Callable[[int], Any] | None = None) -> FoldCounts:
         """Fits every column for every C in rising order and counts the held-out rows that are right, fold by fold.
@@ -159,13 +161,18 @@ class SharedFits:
 
 
 def _check_offset(rows: Rows) -> None:
-    """Raises: ArgumentError where a column's mean is more than LARGEST_OFFSET of its deviations from 0."""
-    offsets = (rows.shift / rows.spread).abs()
+    """Raises: ArgumentError where a column's mean is more than LARGEST_OFFSET of the largest deviations from 0.
+
+    A column of rounding noise, as the last component of a PCA, may lie far from 0 for its own deviation: it is too
+    small to matter.
+    """
+    largest = float(rows.spread.max())
+    offsets = rows.shift.abs() / largest
     column = int(offsets.argmax())
     if offsets[column] > LARGEST_OFFSET:
         raise ArgumentError(
-            f"X has a column, {column}, whose mean {float(rows.shift[column]):.3g} is {float(offsets[column]):.1g} of "
-            f"its standard deviations from 0; at most {LARGEST_OFFSET:.0e} can be solved for",
+            f"X has a column, {column}, whose mean {float(rows.shift[column]):.3g} is {float(offsets[column]):.1g} "
+            f"times the largest spread of a column, {largest:.3g}; up to {LARGEST_OFFSET:.0e} can be solved for",
             STANDARDISE,
         )
 
