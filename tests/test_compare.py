@@ -12,7 +12,7 @@ import pytest
 from l2a_transfer.errors import EvaluationError, UnknownNameError
 from l2a_transfer.evaluation.compare import Answers, Comparison, compare
 from l2a_transfer.evaluation.evaluate import EvalConfig, evaluate_files
-from l2a_transfer.evaluation.families import Source, Wanted, check_wanted
+from l2a_transfer.evaluation.families import Source, Wanted, check_wanted, left_out
 from l2a_transfer.evaluation.seeds import summaries
 from l2a_transfer.evaluation.verdict import points
 from tests.feature_files import blobs, feature_set, labels_of, save
@@ -309,6 +309,69 @@ def test_architectures_can_be_named_too() -> None:
         EvaluationError, match=r"pc@0\.25 is an architecture over its training seeds and uniform\.0 one"
     ):
         check_wanted(Wanted(pairs=(("pc@0.25", "uniform.0"),)), [row.source for row in rows])
+
+
+CLIP = answers("clip", [*range(13)])
+
+
+@pytest.mark.parametrize("reference", ["pixels", "clip", "untrained:pc"])
+def test_a_reference_without_seeds_stands_beside_all_seeds_of_an_architecture(reference: str) -> None:
+    """Seed 0 alone was compared. `vgg` has too few seeds, so that all its files are."""
+    rows = [*seeds("uniform", [15, 16, 17]), *seeds("vgg", [10, 12]), PIXELS, CLIP, untrained("pc", 0, 1)]
+    others = [name for name in ("pixels", "clip", "untrained:pc") if name != reference]
+    found = compare(rows, seed=0, wanted=Wanted(reference=reference))
+    assert [(c.a, c.b, c.test) for c in found] == [
+        ("uniform@0.25", reference, "seeds"), ("vgg.0", reference, "permutation"), ("vgg.1", reference, "permutation"),
+        *((name, reference, "permutation") for name in others),
+    ]  # fmt: skip
+    assert left_out(Wanted(reference=reference), [row.source for row in rows]) == []
+
+
+def test_what_a_reference_leaves_out_is_said_with_the_reason() -> None:
+    """`clip` was left out beside an architecture, and so was `uniform`, and nobody was told."""
+    rows = [*seeds("pc", [15, 16, 17]), *seeds("uniform", [10, 11]), CLIP, PIXELS, answers("a", [0], data="other")]
+    sources = [row.source for row in rows]
+    architecture, file = Wanted(reference="pc@0.25"), Wanted(reference="uniform.1")
+    assert pairs(compare(rows, seed=0, wanted=architecture)) == [
+        ("asked", "pc@0.25", "clip"), ("asked", "pc@0.25", "pixels"),
+    ]  # fmt: skip
+    assert left_out(architecture, sources) == [
+        "toy: uniform.0, uniform.1: not compared with pc@0.25, because the reference is an architecture over its "
+        "seeds, and this one has fewer than 3",
+        "other: a: not compared with pc@0.25, because it has no features here",
+    ]
+    assert pairs(compare(rows, seed=0, wanted=file)) == [
+        ("asked", "pc.1", "uniform.1"), ("asked", "clip", "uniform.1"), ("asked", "pixels", "uniform.1"),
+    ]  # fmt: skip
+    assert left_out(file, sources) == [
+        "toy: pc.0, pc.2: not compared with uniform.1, because the reference has seed 1, as other files of their "
+        "architectures have",
+        "toy: uniform.0: not compared with uniform.1, because seeds and views of one architecture are not compared "
+        "with each other",
+        "other: a: not compared with uniform.1, because it has no features here",
+    ]
+    assert left_out(Wanted(), sources) == []
+
+
+def test_files_of_other_seeds_than_the_references_are_all_compared() -> None:
+    rows = [answers("late", [0, 1], card=card("vgg", 7)), *seeds("pc", [15, 16, 17])]
+    assert pairs(compare(rows, seed=0, wanted=Wanted(reference="late"))) == [
+        ("asked", f"pc.{k}", "late") for k in range(3)
+    ]
+
+
+@pytest.mark.parametrize("first", [False, True])
+def test_features_made_elsewhere_are_one_comparison_with_an_architecture(first: bool) -> None:
+    """Six comparisons, one a seed and tap, which all others were adjusted for."""
+    pc = [row for tap in ("ga", "ga-bn-relu") for row in seeds("pc", [14, 15, 17], tap=tap)]
+    found = [c for c in compare([CLIP, *pc] if first else [*pc, CLIP], seed=0) if c.family != "variants"]
+    assert [(c.family, c.a, c.b, c.n, c.comparisons) for c in found] == [
+        ("models", f"pc@0.25 (tap {tap})", "clip", (3, 1), 2) for tap in ("ga", "ga-bn-relu")
+    ]
+    assert found[0].difference == pytest.approx(46 / 60 - 13 / 20)
+    assert found[0].population == "this architecture as trained here (3 training seeds) and these features"
+    asked = Wanted(pairs=(("clip", "pc@0.25 (tap ga)"),))
+    assert pairs(compare([*pc, CLIP], seed=0, wanted=asked)) == [("asked", "pc@0.25 (tap ga)", "clip")]
 
 
 @pytest.mark.parametrize(

@@ -255,6 +255,17 @@ def test_compare_and_reference_choose_what_is_compared(files: list[Path], tmp_pa
         assert (found["family"], found["a"], found["b"]) == ("asked", "pixels", "attention")
 
 
+def test_what_a_reference_is_not_compared_with_is_said(
+    files: list[Path], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    labels = labels_of(3, 20)
+    alone = save(tmp_path / "alone.h5", feature_set(labels, blobs(labels), model="b", data="other"))
+    arguments = ["--out", tmp_path / "r", "--c-grid", "0.01", "--reference", "attention"]
+    assert l2a("svm-eval", *files, alone, *arguments).exit_code == 0
+    said = [record.getMessage() for record in caplog.records]
+    assert "other: b: not compared with attention, because it has no features here" in said
+
+
 def test_few_test_images_a_class_are_warned_of(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     labels = labels_of(3, 12)
     path = save(tmp_path / "few.h5", feature_set(labels, blobs(labels), model="a"))
