@@ -197,8 +197,9 @@ def test_every_number_of_the_results_is_on_the_page_and_in_the_markdown() -> Non
             assert split.sha256 in place
         for fact in ("91.91 % (n 10,000, seeds 1)", "commit 2fdc86f", "name fast, epochs 14", "L2 alone", "0.1.0"):
             assert fact in place
-    for title in ("Few training images", "Ablations", "How C was chosen", "Significant differences"):
+    for title in ("Few training images", "Ablations", "How C was chosen", "Differences between models"):
         assert f">{title}</h2>" in page(made)
+    assert "## Differences between models" in text  # all of them, significant or not
 
 
 def test_sections_without_content_are_left_out() -> None:

@@ -86,7 +86,7 @@ def _differences(results: EvalResults) -> list[list[str]]:
         *(f"- {tables.TEST_NAMES[kind]}: {tables.TESTS[kind]}." for kind in kinds),
         *(f"- {tables.MCNEMAR}" for c in results.comparisons[:1]),
     ]
-    return [["## Significant differences"], *sections, notes]
+    return [["## Differences between models"], *sections, notes]
 
 
 def _ablations(results: EvalResults) -> list[list[str]]:

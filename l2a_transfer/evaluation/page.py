@@ -28,7 +28,7 @@ def page(results: EvalResults) -> str:
         ("result", "Result", _result(results)),
         ("low-shot", "Few training images", _low_shot(results, series)),
         ("measures", "All measures", _measures(results, series)),
-        ("differences", "Significant differences", _differences(results)),
+        ("differences", "Differences between models", _differences(results)),
         ("ablations", "Ablations", _ablations(results)),
         ("choice", "How C was chosen", _choice(results, series)),
         ("errors", "Where each model errs", _errors(results)),
