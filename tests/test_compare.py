@@ -14,7 +14,7 @@ from l2a_transfer.evaluation.compare import Answers, Comparison, compare
 from l2a_transfer.evaluation.evaluate import EvalConfig, evaluate_files
 from l2a_transfer.evaluation.families import Source, Wanted, check_wanted, left_out
 from l2a_transfer.evaluation.seeds import summaries
-from l2a_transfer.evaluation.verdict import points
+from l2a_transfer.evaluation.verdict import p_text, points, sentence, with_interval
 from tests.feature_files import blobs, feature_set, labels_of, save
 
 TRUTH = np.array([0] * 10 + [1] * 10, dtype=np.int32)
@@ -181,6 +181,40 @@ def test_interval_p_and_sentence_agree_in_random_reports() -> None:
                 assert found.verdict.startswith(f"{better} is better than ")
             significant += apart
     assert significant > 25
+
+
+@pytest.mark.parametrize(
+    ("p", "text"),
+    [(0.0500001, "= 0.050"), (0.05, "= 0.050"), (0.04999, "< 0.05"), (0.04995, "< 0.05"), (0.04994, "= 0.0499"),
+     (0.0494, "= 0.049"), (0.0009, "< 0.001")],
+)  # fmt: skip
+def test_a_printed_p_stands_on_the_side_of_5_percent_where_it_is(p: float, text: str) -> None:
+    """0.04999 is significant, and was printed as 0.0500."""
+    assert p_text(p) == text
+
+
+@pytest.mark.parametrize(
+    ("difference", "interval", "text"),
+    [
+        (0.02, (0.01, 0.03), "+2.0 [+1.0, +3.0]"), (0.02, (0.0003, 0.04), "+2.00 [+0.03, +4.00]"),
+        (0.02, (0.00004, 0.04), "+2.000 [+0.004, +4.000]"), (0.02, (1e-308, 0.04), "+2.000 [> 0, +4.000]"),
+        (-0.02, (-0.04, -1e-7), "-2.000 [-4.000, < 0]"),
+    ],
+)  # fmt: skip
+def test_an_interval_that_excludes_0_is_not_printed_with_it(
+    difference: float, interval: tuple[float, float], text: str
+) -> None:
+    assert with_interval(difference, interval, apart=True) == text
+    low, high = sorted((abs(interval[0]), abs(interval[1])))
+    said = sentence("a", "b", "toy", difference=difference, interval=interval, p_adjusted=0.04999, comparisons=1,
+                    population="these files", not_defined="")  # fmt: skip
+    better = with_interval(abs(difference), (low, high), apart=True, unit=" points")
+    assert f"is better than {'b' if difference > 0 else 'a'} on toy ({better}, p < 0.05)." in said
+    assert "0.00," not in said
+
+
+def test_an_interval_with_0_keeps_one_decimal() -> None:
+    assert with_interval(0.02, (-0.00001, 0.04), apart=False) == "+2.0 [0.0, +4.0]"
 
 
 def test_answers_on_other_images_are_no_pairs() -> None:
