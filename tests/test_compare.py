@@ -345,6 +345,37 @@ def test_architectures_can_be_named_too() -> None:
         check_wanted(Wanted(pairs=(("pc@0.25", "uniform.0"),)), [row.source for row in rows])
 
 
+def test_one_architecture_trained_and_as_initialized_is_not_called_two() -> None:
+    def initialized(k: int, size: int) -> Answers:
+        own = card("pc", k) | {"name": f"untrained:pc.{k}", "training": {"untrained": True, "seed": k}}
+        return answers(own["name"], [*range(size)], card=own)
+
+    random = [initialized(k, size) for k, size in enumerate((2, 4, 5))]
+    slow = [
+        answers(f"slow.{k}", [*range(n)], card=card("pc", k, recipe={"name": "slow"})) for k, n in enumerate((9, 8, 6))
+    ]
+    for rows, holds in (
+        (
+            [*seeds("pc", [14, 15, 17]), *random],
+            "this architecture as trained here (3 training seeds) and as initialized here (3 random initializations)",
+        ),
+        (
+            [*seeds("vgg", [14, 15, 17]), *random],
+            "these architectures as trained here and initialized here (3 training seeds, 3 random initializations)",
+        ),
+        ([*seeds("pc", [14, 15, 17]), *slow], "this architecture as trained here in two ways (3 and 3 training seeds)"),
+    ):
+        (found,) = compare(rows, seed=0)
+        assert found.verdict.endswith(f" This holds for {holds} only.")
+
+
+@pytest.mark.parametrize(("shots", "text"), [(1, "1 training image a class"), (2, "2 training images a class")])
+def test_a_verdict_counts_the_training_images_of_a_class(shots: int, text: str) -> None:
+    rows = [dataclasses.replace(answers(name, [*range(n)]), shots=shots) for name, n in (("a", 12), ("b", 3))]
+    (found,) = compare(rows, seed=0)
+    assert f" on toy with {text} (" in found.verdict
+
+
 CLIP = answers("clip", [*range(13)])
 
 

@@ -300,6 +300,34 @@ def test_a_card_is_written_out_without_its_class_names() -> None:
     ]  # fmt: skip
 
 
+def test_only_the_card_of_a_trained_network_speaks_of_weights_and_training() -> None:
+    """A report had "weights: pixels" and "trained: seed 0, untrained yes"."""
+    config = {"architecture": "vgg", "width": 0.25}
+    assert provenance.card_facts({"name": "pixels"}) == [("model", "pixels")]
+    assert provenance.card_facts({"name": "clip", "weights_sha256": "ab"}) == [
+        ("model", "clip"), ("SHA-256 of the weights", "ab"),
+    ]  # fmt: skip
+    untrained = {"name": "untrained:vgg@0.25", "config": config, "training": {"untrained": True, "seed": 0}}
+    assert provenance.card_facts(untrained) == [
+        ("model", "untrained:vgg@0.25"), ("network", "architecture vgg, width 0.25"),
+        ("training", "none; random weights, seed 0"),
+    ]  # fmt: skip
+
+
+def test_mcnemar_is_explained_where_the_table_has_its_p() -> None:
+    for p, explained in ((0.625, True), (None, False)):
+        variant = comparison("good, L2", "good", family="variants")  # whose table has no such column
+        made = results([row(), row("b"), row(variant="L2")], [comparison("good", "b", p_mcnemar=p), variant])
+        for text in ("".join(Reader(page(made)).text), markdown.report_markdown(made, {})):
+            assert ("McNemar: exact p" in text) == explained
+
+
+def test_splits_and_not_files_have_a_sha_256_of_their_images() -> None:
+    made = results([row()])
+    assert "Splits with the same SHA-256 have the same images" in page(made)
+    assert "splits with the same SHA-256 have the same images" in markdown.report_markdown(made, {})
+
+
 def test_a_card_that_several_files_share_stands_once() -> None:
     made = results([row("good"), row("b"), row("good", data="other", file="a2.h5")])
     made.cards["b.h5"] = {"name": "b"}

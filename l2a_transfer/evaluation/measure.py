@@ -168,8 +168,9 @@ def few_test_images(labels: NDArray[np.int32], splits: Sequence[Split]) -> list[
     few, least, K = max(int((c < FEW_IMAGES).sum()) for c in counts), min(int(c.min()) for c in counts), len(counts[0])
     if not few:
         return []
-    return [f"{few} of {K} classes have fewer than {FEW_IMAGES} test images (the fewest: {least}), which is little to "
-            "measure a class by: differences between models are easily missed"]  # fmt: skip
+    have = "has" if few == 1 else "have"
+    return [f"{few} of {K} classes {have} fewer than {FEW_IMAGES} test images (the fewest: {least}), which is little "
+            "to measure a class by: differences between models are easily missed"]  # fmt: skip
 
 
 def source_of(meta: FeatureMeta, label: str, levels: tuple[str, ...]) -> Source:

@@ -148,10 +148,12 @@ def _measures(results: EvalResults, series: dict[str, int]) -> list[Markup]:
 
 def _differences(results: EvalResults) -> list[Markup]:
     parts: list[Markup] = []
+    all_found: list[Comparison] = []
     for place in lookup.places(results):
         found = lookup.between_models(results, place)
         if not found:
             continue
+        all_found += found
         parts.append(element("h3", _place(place)))
         caption = "First minus second, mean class accuracy; right of the line the first is better."
         parts.append(_forest(tables.comparisons(found), found, caption, at=1, pairs=True))
@@ -169,7 +171,7 @@ def _differences(results: EvalResults) -> list[Markup]:
             "permutation test the first one's share of these, classes weighing alike, minus a half; else the mean "
             "difference over its spread.",
             *(f"{tables.TEST_NAMES[kind]}: {tables.TESTS[kind]}." for kind in kinds),
-            tables.MCNEMAR,
+            *([tables.MCNEMAR] if tables.has_mcnemar(all_found) else []),
         ]
         parts.append(element("ul", *(element("li", note) for note in notes), class_="note"))
     return parts
@@ -305,13 +307,13 @@ def _provenance(results: EvalResults) -> list[Markup]:
     table = tables.splits(results)
     parts.append(element("h3", "Splits"))
     parts.append(_rendered(
-        table, "Files with the same SHA-256 have the same images; results.json has their rows.",
+        table, "Splits with the same SHA-256 have the same images; results.json has their rows.",
         ids=[f"split-{k}" for k in range(len(table.rows))],
     ))  # fmt: skip
     return parts
 
 
-def _file(results: EvalResults, source: provenance.Source) -> list[Markup]:
+def _file(results: EvalResults, source: provenance.Origin) -> list[Markup]:
     """A feature file and the rows made from it."""
     rows = [(k, row) for k, row in enumerate(results.rows) if provenance.source_of(row) == source]
     first = rows[0][1]

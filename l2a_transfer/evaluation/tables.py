@@ -178,6 +178,11 @@ def comparisons(found: Sequence[Comparison]) -> Table:
     return Table(columns, tuple(_comparison(c) for c in found))
 
 
+def has_mcnemar(found: Sequence[Comparison]) -> bool:
+    """Whether the column of McNemar's p has a value, which has to be explained."""
+    return any(c.p_mcnemar is not None for c in found)
+
+
 def _comparison(c: Comparison) -> tuple[Cell, ...]:
     counted = c.test != "seeds"
     return (

@@ -30,6 +30,10 @@ def population_of_groups(a: Group, b: Group) -> str:  # type: ignore[type-arg]
     if not b.is_sample:
         beside = "" if b.source.kind == PIXELS else f" and {THINGS[b.source.kind][0]}"
         return f"this architecture as {_made(a)} ({n} {_runs(a)}){beside}"
+    if a.source.card["config"] == b.source.card["config"]:
+        if a.source.kind == b.source.kind:
+            return f"this architecture as {_made(a)} in two ways ({n} and {m} {_runs(a)})"
+        return f"this architecture as {_made(a)} ({n} {_runs(a)}) and as {_made(b)} ({m} {_runs(b)})"
     if a.source.kind == b.source.kind:
         return f"these two architectures as {_made(a)} ({n} and {m} {_runs(a)})"
     return f"these architectures as {_made(a)} and {_made(b)} ({n} {_runs(a)}, {m} {_runs(b)})"
