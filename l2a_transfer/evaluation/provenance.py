@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 from l2a_transfer.evaluation.evaluate import EvalConfig, EvalResults, EvalRow
 from l2a_transfer.evaluation.families import TRAINED, Source
+from l2a_transfer.wording import counted
 
 FIRST = ("name", "weights_sha256", "config", "training", "metrics", "preprocess", "parameters")
 TITLES = {
@@ -65,7 +66,8 @@ def choice(config: EvalConfig) -> str:
     grid = ", ".join(f"{C:g}" for C in config.c_grid)
     folds = f"min({config.folds}, k)" if config.protocol == "low-shot" else str(config.folds)
     grown = (
-        f"; the grid grows by at most {config.decades} decades where the best C is at its edge"
+        f"; the grid grows by at most {counted(config.decades, 'decade')} where the best C is at its edge and better "
+        "than its neighbour"
         if config.decades
         else ""
     )
