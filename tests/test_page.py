@@ -322,6 +322,21 @@ def test_mcnemar_is_explained_where_the_table_has_its_p() -> None:
             assert ("McNemar: exact p" in text) == explained
 
 
+def test_one_draw_is_counted_as_one() -> None:
+    shots = [row(shots=k, protocol="low-shot", draws=1) for k in (1, 2)]
+    read = "".join(Reader(page(results(shots))).text)
+    assert read.count("1 draw,") == 2  # the table of results and that of all measures
+    assert "2 classes, 1 draw" in read
+    assert not re.search(r"\b1 draws|intervals over draws\.", read)
+
+
+def test_an_ablation_of_pixels_holds_for_no_weight_file() -> None:
+    rows = [row("pixels"), row("pixels", variant="float16")]
+    made = results(rows, [comparison("pixels, float16", "pixels", family="variants")])
+    assert "This holds for the features of the one file only." in "".join(Reader(page(made)).text)
+    assert "weight file" not in "".join(Reader(page(made)).text)
+
+
 def test_splits_and_not_files_have_a_sha_256_of_their_images() -> None:
     made = results([row()])
     assert "Splits with the same SHA-256 have the same images" in page(made)

@@ -105,7 +105,7 @@ def _headline(results: EvalResults, table: Table, places: Sequence[Place]) -> Ma
         lines.append(element("tr", element("th", name_of(name.text), scope="row", class_="name"), *found))
     last = lookup.rows_at(results, places[0])[0]
     caption = (
-        joined([name_of(last.data), f", {last.protocol}, {last.draws} draws, {last.n_classes} classes, "
+        joined([name_of(last.data), f", {last.protocol}, {counted(last.draws, 'draw')}, {last.n_classes} classes, "
                 f"{counted(last.n_test, 'test image')}: mean class accuracy, % [95 % interval], with k training images "
                 "a class."])
         if by_shots else "Mean class accuracy, % [95 % interval]."
@@ -138,7 +138,8 @@ def _measures(results: EvalResults, series: dict[str, int]) -> list[Markup]:
 
         shots = first.shots is not None
         setting = (
-            f"{first.protocol}, {first.draws} draws, {first.n_classes} classes, k training images a class" if shots
+            f"{first.protocol}, {counted(first.draws, 'draw')}, {first.n_classes} classes, k training images a class"
+            if shots
             else _setting(results, lookup.place_of(first))
         )  # fmt: skip
         caption = joined([name_of(first.data), f": {setting}. Dotted: guessing, {100 * first.chance:.1f} %."])
@@ -204,14 +205,14 @@ def _low_shot(results: EvalResults, series: dict[str, int]) -> list[Markup]:
     for data in dict.fromkeys(row.data for row in rows):
         own = [row for row in rows if row.data == data]
         caption = element(
-            "figcaption", element("b", name_of(data)), f", {own[0].n_classes} classes, {own[0].draws} draws"
+            "figcaption", element("b", name_of(data)), f", {own[0].n_classes} classes, {counted(own[0].draws, 'draw')}"
         )
         panels.append(element("figure", caption, figures.low_shot(results, data, own, series)))
     labels = dict.fromkeys(row.label for row in rows)
     return [
         charts.legend([(series[label], name_of(label)) for label in labels]),
         element("div", *panels, class_="panels"),
-        element("p", "Whiskers: 95 % intervals over draws. Points of one k stand side by side so that none covers "
+        element("p", "Whiskers: 95 % intervals. Points of one k stand side by side so that none covers "
                 "another. Dotted: guessing.", class_="note"),
     ]  # fmt: skip
 
@@ -229,7 +230,7 @@ def _ablations(results: EvalResults) -> list[Markup]:
             parts += [title, _rendered(table, "Mean class accuracy.")]
     if parts:
         parts.append(element("p", "Filled marker and bold p: the variant's difference is significant (adjusted p < "
-                             "0.05). This holds for the one weight file only.", class_="note"))  # fmt: skip
+                             "0.05). This holds for the features of the one file only.", class_="note"))  # fmt: skip
     return parts
 
 
