@@ -12,9 +12,9 @@ import pytest
 from l2a_transfer.errors import EvaluationError, UnknownNameError
 from l2a_transfer.evaluation.compare import Answers, Comparison, compare
 from l2a_transfer.evaluation.evaluate import EvalConfig, evaluate_files
-from l2a_transfer.evaluation.families import Source, Wanted, check_wanted
+from l2a_transfer.evaluation.families import Source, Wanted, check_wanted, left_out
 from l2a_transfer.evaluation.seeds import summaries
-from l2a_transfer.evaluation.verdict import points
+from l2a_transfer.evaluation.verdict import p_text, points, sentence, with_interval
 from tests.feature_files import blobs, feature_set, labels_of, save
 
 TRUTH = np.array([0] * 10 + [1] * 10, dtype=np.int32)
@@ -183,6 +183,40 @@ def test_interval_p_and_sentence_agree_in_random_reports() -> None:
     assert significant > 25
 
 
+@pytest.mark.parametrize(
+    ("p", "text"),
+    [(0.0500001, "= 0.050"), (0.05, "= 0.050"), (0.04999, "< 0.05"), (0.04995, "< 0.05"), (0.04994, "= 0.0499"),
+     (0.0494, "= 0.049"), (0.0009, "< 0.001")],
+)  # fmt: skip
+def test_a_printed_p_stands_on_the_side_of_5_percent_where_it_is(p: float, text: str) -> None:
+    """0.04999 is significant, and was printed as 0.0500."""
+    assert p_text(p) == text
+
+
+@pytest.mark.parametrize(
+    ("difference", "interval", "text"),
+    [
+        (0.02, (0.01, 0.03), "+2.0 [+1.0, +3.0]"), (0.02, (0.0003, 0.04), "+2.00 [+0.03, +4.00]"),
+        (0.02, (0.00004, 0.04), "+2.000 [+0.004, +4.000]"), (0.02, (1e-308, 0.04), "+2.000 [> 0, +4.000]"),
+        (-0.02, (-0.04, -1e-7), "-2.000 [-4.000, < 0]"),
+    ],
+)  # fmt: skip
+def test_an_interval_that_excludes_0_is_not_printed_with_it(
+    difference: float, interval: tuple[float, float], text: str
+) -> None:
+    assert with_interval(difference, interval, apart=True) == text
+    low, high = sorted((abs(interval[0]), abs(interval[1])))
+    said = sentence("a", "b", "toy", difference=difference, interval=interval, p_adjusted=0.04999, comparisons=1,
+                    population="these files", not_defined="")  # fmt: skip
+    better = with_interval(abs(difference), (low, high), apart=True, unit=" points")
+    assert f"is better than {'b' if difference > 0 else 'a'} on toy ({better}, p < 0.05)." in said
+    assert "0.00," not in said
+
+
+def test_an_interval_with_0_keeps_one_decimal() -> None:
+    assert with_interval(0.02, (-0.00001, 0.04), apart=False) == "+2.0 [0.0, +4.0]"
+
+
 def test_answers_on_other_images_are_no_pairs() -> None:
     with pytest.raises(EvaluationError, match="not tested on the same images of toy"):
         compare([answers("a", [0]), answers("b", [0], digests=["other"])], seed=0)
@@ -309,6 +343,100 @@ def test_architectures_can_be_named_too() -> None:
         EvaluationError, match=r"pc@0\.25 is an architecture over its training seeds and uniform\.0 one"
     ):
         check_wanted(Wanted(pairs=(("pc@0.25", "uniform.0"),)), [row.source for row in rows])
+
+
+def test_one_architecture_trained_and_as_initialized_is_not_called_two() -> None:
+    def initialized(k: int, size: int) -> Answers:
+        own = card("pc", k) | {"name": f"untrained:pc.{k}", "training": {"untrained": True, "seed": k}}
+        return answers(own["name"], [*range(size)], card=own)
+
+    random = [initialized(k, size) for k, size in enumerate((2, 4, 5))]
+    slow = [
+        answers(f"slow.{k}", [*range(n)], card=card("pc", k, recipe={"name": "slow"})) for k, n in enumerate((9, 8, 6))
+    ]
+    for rows, holds in (
+        (
+            [*seeds("pc", [14, 15, 17]), *random],
+            "this architecture as trained here (3 training seeds) and as initialized here (3 random initializations)",
+        ),
+        (
+            [*seeds("vgg", [14, 15, 17]), *random],
+            "these architectures as trained here and initialized here (3 training seeds, 3 random initializations)",
+        ),
+        ([*seeds("pc", [14, 15, 17]), *slow], "this architecture as trained here in two ways (3 and 3 training seeds)"),
+    ):
+        (found,) = compare(rows, seed=0)
+        assert found.verdict.endswith(f" This holds for {holds} only.")
+
+
+@pytest.mark.parametrize(("shots", "text"), [(1, "1 training image a class"), (2, "2 training images a class")])
+def test_a_verdict_counts_the_training_images_of_a_class(shots: int, text: str) -> None:
+    rows = [dataclasses.replace(answers(name, [*range(n)]), shots=shots) for name, n in (("a", 12), ("b", 3))]
+    (found,) = compare(rows, seed=0)
+    assert f" on toy with {text} (" in found.verdict
+
+
+CLIP = answers("clip", [*range(13)])
+
+
+@pytest.mark.parametrize("reference", ["pixels", "clip", "untrained:pc"])
+def test_a_reference_without_seeds_stands_beside_all_seeds_of_an_architecture(reference: str) -> None:
+    """Seed 0 alone was compared. `vgg` has too few seeds, so that all its files are."""
+    rows = [*seeds("uniform", [15, 16, 17]), *seeds("vgg", [10, 12]), PIXELS, CLIP, untrained("pc", 0, 1)]
+    others = [name for name in ("pixels", "clip", "untrained:pc") if name != reference]
+    found = compare(rows, seed=0, wanted=Wanted(reference=reference))
+    assert [(c.a, c.b, c.test) for c in found] == [
+        ("uniform@0.25", reference, "seeds"), ("vgg.0", reference, "permutation"), ("vgg.1", reference, "permutation"),
+        *((name, reference, "permutation") for name in others),
+    ]  # fmt: skip
+    assert left_out(Wanted(reference=reference), [row.source for row in rows]) == []
+
+
+def test_what_a_reference_leaves_out_is_said_with_the_reason() -> None:
+    """`clip` was left out beside an architecture, and so was `uniform`, and nobody was told."""
+    rows = [*seeds("pc", [15, 16, 17]), *seeds("uniform", [10, 11]), CLIP, PIXELS, answers("a", [0], data="other")]
+    sources = [row.source for row in rows]
+    architecture, file = Wanted(reference="pc@0.25"), Wanted(reference="uniform.1")
+    assert pairs(compare(rows, seed=0, wanted=architecture)) == [
+        ("asked", "pc@0.25", "clip"), ("asked", "pc@0.25", "pixels"),
+    ]  # fmt: skip
+    assert left_out(architecture, sources) == [
+        "toy: uniform.0, uniform.1: not compared with pc@0.25, because the reference is an architecture over its "
+        "seeds, and this one has fewer than 3",
+        "other: a: not compared with pc@0.25, because it has no features here",
+    ]
+    assert pairs(compare(rows, seed=0, wanted=file)) == [
+        ("asked", "pc.1", "uniform.1"), ("asked", "clip", "uniform.1"), ("asked", "pixels", "uniform.1"),
+    ]  # fmt: skip
+    assert left_out(file, sources) == [
+        "toy: pc.0, pc.2: not compared with uniform.1, because the reference has seed 1, as other files of their "
+        "architectures have",
+        "toy: uniform.0: not compared with uniform.1, because seeds and views of one architecture are not compared "
+        "with each other",
+        "other: a: not compared with uniform.1, because it has no features here",
+    ]
+    assert left_out(Wanted(), sources) == []
+
+
+def test_files_of_other_seeds_than_the_references_are_all_compared() -> None:
+    rows = [answers("late", [0, 1], card=card("vgg", 7)), *seeds("pc", [15, 16, 17])]
+    assert pairs(compare(rows, seed=0, wanted=Wanted(reference="late"))) == [
+        ("asked", f"pc.{k}", "late") for k in range(3)
+    ]
+
+
+@pytest.mark.parametrize("first", [False, True])
+def test_features_made_elsewhere_are_one_comparison_with_an_architecture(first: bool) -> None:
+    """Six comparisons, one a seed and tap, which all others were adjusted for."""
+    pc = [row for tap in ("ga", "ga-bn-relu") for row in seeds("pc", [14, 15, 17], tap=tap)]
+    found = [c for c in compare([CLIP, *pc] if first else [*pc, CLIP], seed=0) if c.family != "variants"]
+    assert [(c.family, c.a, c.b, c.n, c.comparisons) for c in found] == [
+        ("models", f"pc@0.25 (tap {tap})", "clip", (3, 1), 2) for tap in ("ga", "ga-bn-relu")
+    ]
+    assert found[0].difference == pytest.approx(46 / 60 - 13 / 20)
+    assert found[0].population == "this architecture as trained here (3 training seeds) and these features"
+    asked = Wanted(pairs=(("clip", "pc@0.25 (tap ga)"),))
+    assert pairs(compare([*pc, CLIP], seed=0, wanted=asked)) == [("asked", "pc@0.25 (tap ga)", "clip")]
 
 
 @pytest.mark.parametrize(

@@ -197,8 +197,9 @@ def test_every_number_of_the_results_is_on_the_page_and_in_the_markdown() -> Non
             assert split.sha256 in place
         for fact in ("91.91 % (n 10,000, seeds 1)", "commit 2fdc86f", "name fast, epochs 14", "L2 alone", "0.1.0"):
             assert fact in place
-    for title in ("Few training images", "Ablations", "How C was chosen", "Significant differences"):
+    for title in ("Few training images", "Ablations", "How C was chosen", "Differences between models"):
         assert f">{title}</h2>" in page(made)
+    assert "## Differences between models" in text  # all of them, significant or not
 
 
 def test_sections_without_content_are_left_out() -> None:
@@ -297,6 +298,49 @@ def test_a_card_is_written_out_without_its_class_names() -> None:
         ("measured", "test_accuracy: 91.91 % (n 10,000, seeds 1)"),
         ("preprocess", "size 32, mean (0.5, 0.25), flip yes"), ("parameters", "12"), ("its classes", "2"),
     ]  # fmt: skip
+
+
+def test_only_the_card_of_a_trained_network_speaks_of_weights_and_training() -> None:
+    """A report had "weights: pixels" and "trained: seed 0, untrained yes"."""
+    config = {"architecture": "vgg", "width": 0.25}
+    assert provenance.card_facts({"name": "pixels"}) == [("model", "pixels")]
+    assert provenance.card_facts({"name": "clip", "weights_sha256": "ab"}) == [
+        ("model", "clip"), ("SHA-256 of the weights", "ab"),
+    ]  # fmt: skip
+    untrained = {"name": "untrained:vgg@0.25", "config": config, "training": {"untrained": True, "seed": 0}}
+    assert provenance.card_facts(untrained) == [
+        ("model", "untrained:vgg@0.25"), ("network", "architecture vgg, width 0.25"),
+        ("training", "none; random weights, seed 0"),
+    ]  # fmt: skip
+
+
+def test_mcnemar_is_explained_where_the_table_has_its_p() -> None:
+    for p, explained in ((0.625, True), (None, False)):
+        variant = comparison("good, L2", "good", family="variants")  # whose table has no such column
+        made = results([row(), row("b"), row(variant="L2")], [comparison("good", "b", p_mcnemar=p), variant])
+        for text in ("".join(Reader(page(made)).text), markdown.report_markdown(made, {})):
+            assert ("McNemar: exact p" in text) == explained
+
+
+def test_one_draw_is_counted_as_one() -> None:
+    shots = [row(shots=k, protocol="low-shot", draws=1) for k in (1, 2)]
+    read = "".join(Reader(page(results(shots))).text)
+    assert read.count("1 draw,") == 2  # the table of results and that of all measures
+    assert "2 classes, 1 draw" in read
+    assert not re.search(r"\b1 draws|intervals over draws\.", read)
+
+
+def test_an_ablation_of_pixels_holds_for_no_weight_file() -> None:
+    rows = [row("pixels"), row("pixels", variant="float16")]
+    made = results(rows, [comparison("pixels, float16", "pixels", family="variants")])
+    assert "This holds for the features of the one file only." in "".join(Reader(page(made)).text)
+    assert "weight file" not in "".join(Reader(page(made)).text)
+
+
+def test_splits_and_not_files_have_a_sha_256_of_their_images() -> None:
+    made = results([row()])
+    assert "Splits with the same SHA-256 have the same images" in page(made)
+    assert "splits with the same SHA-256 have the same images" in markdown.report_markdown(made, {})
 
 
 def test_a_card_that_several_files_share_stands_once() -> None:

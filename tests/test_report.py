@@ -15,7 +15,10 @@ from PIL import Image
 from l2a_transfer.errors import OutputExistsError
 from l2a_transfer.evaluation import lookup, plots, report
 from l2a_transfer.evaluation.evaluate import EvalConfig, EvalResults, evaluate_files
+from l2a_transfer.evaluation.fitting import SvmConfig, SvmFit
+from l2a_transfer.evaluation.grid import FoldCounts, GridResult
 from l2a_transfer.evaluation.markdown import markdown_table
+from l2a_transfer.evaluation.measure import _notes
 from l2a_transfer.evaluation.plots import accuracy_png, confusion_png
 from l2a_transfer.evaluation.report import check_output, write_report
 from l2a_transfer.features.store import read_features
@@ -51,7 +54,10 @@ def test_rows_say_what_was_measured(results: EvalResults) -> None:
         "good", "toy", "official", 30, 30, 6,
     )  # fmt: skip
     assert (good.components, pixels.components) == (None, 30)
-    assert pixels.notes[-1] == "PCA to 24 components, because a fold has no more rows or columns"
+    assert pixels.notes[-1] == (
+        "PCA to 24 components in the folds that choose C, 30 in the final fit, because there are no more training rows "
+        "or columns"
+    )
     assert (good.fits, drawn.fits, good.unconverged) == (21, 63, 0)
     assert (good.interval, drawn.interval) == ("score", "corrected-t")
     assert good.chance == 1 / 3
@@ -61,6 +67,34 @@ def test_rows_say_what_was_measured(results: EvalResults) -> None:
         assert row.mean_class_accuracy == pytest.approx(row.accuracy)  # classes are of one size here
         assert len(row.C) == len(row.splits) == row.draws
     assert good.accuracy > pixels.accuracy + 0.2
+
+
+def fitted(right: list[int], best: int, *, components: int | None = None, folds: int | None = None) -> SvmFit:
+    """A fit that chose among candidates with so many held-out rows right on one fold."""
+    counts = FoldCounts(np.array(right)[:, None], np.zeros((len(right), 1), dtype=bool))
+    grid = GridResult(tuple(10.0**k for k in range(len(right))), counts, best, 0)
+    return SvmFit(None, grid.Cs[best], grid, 1, 0, components, folds, rows=6)
+
+
+def test_a_plateau_that_reaches_the_edge_of_the_grid_is_not_reported() -> None:
+    """The grid does not grow there, as the report says, and a note said that the best C is at the edge."""
+    svm = SvmConfig((1.0, 10.0, 100.0), 5)
+    assert _notes([fitted([5, 5, 4], 0)], svm, None) == []
+    assert _notes([fitted([4, 5, 4], 1)], svm, None) == []
+    edge = "the best C is at the edge of the grid and better than its neighbour in {} of 3 draws"
+    assert _notes([fitted([5, 5, 4], 0), fitted([5, 4, 4], 0), fitted([3, 4, 5], 2)], svm, None) == [edge.format(2)]
+
+
+def test_the_note_on_pca_agrees_with_the_column_of_components() -> None:
+    svm = SvmConfig((1.0, 10.0, 100.0), 5, components=256)
+    why = "because there are no more training rows or columns"
+    for folds, final, text in (
+        (33, 42, "33 components in the folds that choose C, 42 in the final fit"),
+        (200, 256, "200 components in the folds that choose C, 256 in the final fit"),
+        (5, 5, "5 components"),
+        (None, 42, "42 components"),
+    ):
+        assert _notes([fitted([4, 5, 4], 1, components=final, folds=folds)], svm, None) == [f"PCA to {text}, {why}"]
 
 
 def test_accuracy_can_be_recounted_from_the_split_and_the_predictions(results: EvalResults, tmp_path: Path) -> None:

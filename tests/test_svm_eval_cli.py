@@ -10,6 +10,8 @@ import numpy as np
 import pytest
 
 from l2a_transfer.evaluation.fitting import fit_svm
+from l2a_transfer.evaluation.measure import few_test_images
+from l2a_transfer.evaluation.protocols import Split
 from tests.conftest import assert_fails, l2a, save_picture
 from tests.feature_files import blobs, feature_set, labels_of, save
 
@@ -253,6 +255,25 @@ def test_compare_and_reference_choose_what_is_compared(files: list[Path], tmp_pa
         arguments = ["--out", tmp_path / str(number), "--c-grid", "0.01", "--json", *asked]
         (found,) = json.loads(l2a("svm-eval", *files, *arguments).stdout)["comparisons"]
         assert (found["family"], found["a"], found["b"]) == ("asked", "pixels", "attention")
+
+
+def test_what_a_reference_is_not_compared_with_is_said(
+    files: list[Path], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    labels = labels_of(3, 20)
+    alone = save(tmp_path / "alone.h5", feature_set(labels, blobs(labels), model="b", data="other"))
+    arguments = ["--out", tmp_path / "r", "--c-grid", "0.01", "--reference", "attention"]
+    assert l2a("svm-eval", *files, alone, *arguments).exit_code == 0
+    said = [record.getMessage() for record in caplog.records]
+    assert "other: b: not compared with attention, because it has no features here" in said
+
+
+def test_one_class_with_few_test_images_has_fewer() -> None:
+    def split(test: int) -> Split:
+        return Split("toy", "official", 0, None, "", (), tuple(range(test)))
+
+    labels = np.repeat([0, 1], [20, 9]).astype(np.int32)
+    assert few_test_images(labels, [split(29)])[0].startswith("1 of 2 classes has fewer than 10 test images")
 
 
 def test_few_test_images_a_class_are_warned_of(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -40,7 +40,11 @@ SHOWN = 6
     metavar="A,B",
     help="Compare these two models of the table, or architectures over their seeds; may be repeated.",
 )
-@click.option("--reference", metavar="MODEL", help="Compare every model with this one, and no others.")
+@click.option(
+    "--reference",
+    metavar="MODEL",
+    help="Compare the other models with this one alone; what is left out is said on stderr.",
+)
 @click.option("--device", default="auto", show_default=True, help="auto, cpu or cuda, for the batched solver.")
 @click.option("--max-memory", metavar="SIZE", help="For the batched solver, as 500M or 8G [default: half of it].")
 @click.option("--seed", type=int, default=0, show_default=True, help="Random seed.")

@@ -18,6 +18,7 @@ from l2a_transfer.evaluation.families import FAMILIES, VARIANTS, Group, Planned,
 from l2a_transfer.evaluation.paired import VALUES, PairedTest, mcnemar, outcomes_of, paired_test
 from l2a_transfer.evaluation.statistics import CONFIDENCE, OverDraws, StudentT
 from l2a_transfer.evaluation.verdict import population_of_groups, population_of_rows, sentence
+from l2a_transfer.wording import counted
 
 
 @dataclass(frozen=True)
@@ -124,7 +125,7 @@ def _adjusted(found: _Found, size: int) -> Comparison:
         ci95, simultaneous = _possible(test.interval(CONFIDENCE)), _possible(test.interval(level))
         p_adjusted = statistics.bonferroni(test.p, size)
     verdict = sentence(
-        c.a, c.b, c.data + (f" with {c.shots} training images a class" if c.shots else ""),
+        c.a, c.b, c.data + (f" with {counted(c.shots, 'training image')} a class" if c.shots else ""),
         difference=c.difference, interval=simultaneous, p_adjusted=p_adjusted, comparisons=size,
         population=c.population, not_defined=c.not_defined,
     )  # fmt: skip

@@ -17,7 +17,7 @@ from tqdm import tqdm
 from l2a_transfer import __version__
 from l2a_transfer.errors import ArgumentError, EvaluationError, wrong_kind
 from l2a_transfer.evaluation.compare import compare
-from l2a_transfer.evaluation.families import check_wanted
+from l2a_transfer.evaluation.families import check_wanted, left_out
 from l2a_transfer.evaluation.measure import few_test_images, folds_of, measure, source_of, svm_config
 from l2a_transfer.evaluation.protocols import Plan, check_folds, plan_splits
 from l2a_transfer.evaluation.results import SCHEMA, EvalConfig, EvalDetail, EvalResults, EvalRow
@@ -48,9 +48,10 @@ def evaluate_files(
         raise wrong_kind("config", "an EvalConfig, as EvalConfig(folds=3)", config)
     planned = _plan_all([Path(path) for path in paths], config)
     labels = _labels([(path, meta) for path, meta, _, _ in planned])
-    check_wanted(config.wanted, [
-        source_of(meta, label, own[0].levels) for (_, meta, _, own), label in zip(planned, labels, strict=True)
-    ])  # fmt: skip
+    sources = [source_of(meta, label, own[0].levels) for (_, meta, _, own), label in zip(planned, labels, strict=True)]
+    check_wanted(config.wanted, sources)
+    for note in left_out(config.wanted, sources):
+        log.info("%s", note)
     splits = tuple(dict.fromkeys(split for _, _, plan, _ in planned for split in plan.splits))
     place = {split: k for k, split in enumerate(splits)}
     rows, details, answers, cards = [], [], [], {}

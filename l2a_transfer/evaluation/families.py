@@ -65,6 +65,11 @@ class Source:
         return json.dumps([self.card["config"], self.card.get("preprocess"), shared], sort_keys=True)
 
     @property
+    def is_fixed(self) -> bool:
+        """No training seed tells it from others of its kind, so that it stands beside an architecture as it is."""
+        return self.kind != TRAINED or not self.recipe
+
+    @property
     def view(self) -> dict[str, Any]:
         return {"tap": self.tap, "levels": self.levels, "precision": self.precision, "backend": self.backend}
 
@@ -152,7 +157,7 @@ def plan(groups: Sequence[Group[Row]], wanted: Wanted) -> list[Planned[Row]]:
         once = {frozenset(pair): pair for pair in reversed(wanted.pairs)}  # asked for twice is one comparison
         return [found for pair in wanted.pairs if once.pop(frozenset(pair), None) for found in _asked(groups, pair)]
     if wanted.reference is not None:
-        return _against(groups, _named(groups, wanted.reference))
+        return _against(groups, _named(groups, wanted.reference))[0]
     models = [group for group in groups if group.source.kind not in CONTROLS]
     controls = [group for group in groups if group.source.kind in CONTROLS]
     pairs = [pair for a, b in combinations(models or controls, 2) for pair in _pairs(a, b, groups)]
@@ -170,10 +175,7 @@ def check_wanted(wanted: Wanted, sources: Sequence[Source]) -> None:
     for two that share no data set, and for both ways of asking at once; EvaluationError as `plan`."""
     if wanted.pairs and wanted.reference is not None:
         raise ArgumentError("compare and reference exclude each other: name pairs, or one reference for all models")
-    places = [
-        groups_of([_Only(source) for source in sources if source.data == data], sources)
-        for data in dict.fromkeys(source.data for source in sources)
-    ]
+    places = list(_by_data(sources).values())
     known = list(dict.fromkeys(
         [source.label for source in sources] + [g.name for groups in places for g in groups if g.is_sample]
     ))  # fmt: skip
@@ -188,21 +190,50 @@ def check_wanted(wanted: Wanted, sources: Sequence[Source]) -> None:
             raise ArgumentError(f"compare: no data set has features of both {a!r} and {b!r}; extract them")
 
 
+def left_out(wanted: Wanted, sources: Sequence[Source]) -> list[str]:
+    """What the wanted reference is not compared with, and why, one sentence for each data set and reason."""
+    found: list[str] = []
+    for data, groups in _by_data(sources).items() if wanted.reference is not None else ():
+        reference = _named(groups, wanted.reference or "")
+        reasons: dict[str, list[str]] = {}
+        for row, why in _against(groups, reference)[1]:
+            reasons.setdefault(why, []).append(row.source.label)
+        if reference is None:
+            few = any(group.name == wanted.reference for group in groups)
+            why = f"it has fewer than {SEEDS} seeds here" if few else "it has no features here"
+            reasons[why] = [group.source.label for group in groups]
+        found += [
+            f"{data}: {', '.join(dict.fromkeys(names))}: not compared with {wanted.reference}, because {why}"
+            for why, names in reasons.items()
+        ]
+    return found
+
+
 @dataclass(frozen=True)
 class _Only:
     source: Source
 
 
+def _by_data(sources: Sequence[Source]) -> dict[str, list[Group[_Only]]]:
+    return {
+        data: groups_of([_Only(source) for source in sources if source.data == data], sources)
+        for data in dict.fromkeys(source.data for source in sources)
+    }
+
+
 def _pairs(a: Group[Row], b: Group[Row], among: Sequence[Group[Row]]) -> list[Planned[Row]]:
-    """Architectures over their seeds where there are enough; else weight files of one seed; views with their like."""
+    """Architectures over their seeds where there are enough, beside others and beside what has no seeds; else weight
+    files of one seed; views with their like."""
     if a.source.recipe and a.source.recipe == b.source.recipe:
         return []
     if a.source.view != b.source.view and _has_common_view(a, b, among):
         return []
-    control = b.source.kind in CONTROLS and a.source.kind not in CONTROLS
-    if a.is_sample and (b.is_sample or control):
-        return [Planned(AGAINST_CONTROLS if control else ARCHITECTURES, a, b)]
     either = AGAINST_CONTROLS if b.source.kind in CONTROLS else MODELS
+    if a.is_sample and b.is_sample:
+        return [Planned(ARCHITECTURES if (a.source.kind in CONTROLS) == (b.source.kind in CONTROLS) else either, a, b)]
+    for sample, fixed in ((a, b), (b, a)):
+        if sample.is_sample and fixed.source.is_fixed:
+            return [Planned(either, sample, fixed)]
     return [Planned(either, *pair) for pair in _like_with_like(a, b)]
 
 
@@ -224,24 +255,39 @@ def _like_with_like(a: Group[Row], b: Group[Row]) -> list[tuple[Row, Row]]:
     return [(seeds_a[seed][0], seeds_b[seed][0]) for seed in common] or [(a.rows[0], b.rows[0])]
 
 
-def _against(groups: Sequence[Group[Row]], reference: Row | Group[Row] | None) -> list[Planned[Row]]:
-    """Every other model minus the reference; a control beside an architecture is what is subtracted."""
+def _against(
+    groups: Sequence[Group[Row]], reference: Row | Group[Row] | None
+) -> tuple[list[Planned[Row]], list[tuple[Row, str]]]:
+    """Every other model minus the reference, and the rows that are left out with the reason. What has no seeds is
+    what is subtracted beside an architecture. Beside a file of one seed stand the files of the same seed."""
     found: list[Planned[Row]] = []
+    without: list[tuple[Row, str]] = []
     for group in groups if reference is not None else ():
-        if isinstance(reference, Group):
-            if group.source.recipe == reference.source.recipe:
-                continue
+        assert reference is not None
+        own = reference.source
+        if group is reference:
+            continue
+        others = [row for row in group.rows if row is not reference]
+        if own.recipe and group.source.recipe == own.recipe:
+            why = "seeds and views of one architecture are not compared with each other"
+            without += [(row, why) for row in others]
+        elif isinstance(reference, Group):
             if group.is_sample:
                 found.append(Planned(ASKED, group, reference))
-            elif group.source.kind in CONTROLS:
+            elif group.source.is_fixed:
                 found.append(Planned(ASKED, reference, group))
-        elif reference is not None:
-            own = reference.source
-            if reference in group.rows or (own.recipe and group.source.recipe == own.recipe):
-                continue
-            same = [row for row in group.rows if row.source.seed == own.seed]
-            found += [Planned(ASKED, row, reference) for row in (same or group.rows)[:1]]
-    return found
+            else:
+                why = f"the reference is an architecture over its seeds, and this one has fewer than {SEEDS}"
+                without += [(row, why) for row in others]
+        elif own.is_fixed and group.is_sample:
+            found.append(Planned(ASKED, group, Group(own.label, (reference,))))
+        else:
+            of_seed = [] if own.is_fixed or group.source.is_fixed else group.by_seed.get(own.seed, [])
+            found += [Planned(ASKED, row, reference) for row in of_seed or others]
+            if of_seed:
+                why = f"the reference has seed {own.seed}, as other files of their architectures have"
+                without += [(row, why) for row in others if row.source.seed != own.seed]
+    return found, without
 
 
 def _asked(groups: Sequence[Group[Row]], names: tuple[str, str]) -> list[Planned[Row]]:
@@ -254,10 +300,11 @@ def _asked(groups: Sequence[Group[Row]], names: tuple[str, str]) -> list[Planned
     group, row = (a, b) if isinstance(a, Group) else (b, a)
     assert isinstance(group, Group)
     assert not isinstance(row, Group)
-    if row.source.kind not in CONTROLS:
+    if not row.source.is_fixed:
         raise EvaluationError(
             f"{group.name} is an architecture over its training seeds and {row.source.label} one weights file, "
-            "which are not alike; name two architectures or two weights files"
+            "which are not alike",
+            "name two architectures or two weights files",
         )
     return [Planned(ASKED, group, Group(row.source.label, (row,)))]
 

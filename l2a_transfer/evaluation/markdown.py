@@ -6,6 +6,7 @@ import dataclasses
 import re
 
 from l2a_transfer.evaluation import lookup, provenance, tables
+from l2a_transfer.evaluation.compare import Comparison
 from l2a_transfer.evaluation.evaluate import EvalResults
 from l2a_transfer.evaluation.lookup import Place
 from l2a_transfer.evaluation.markup import plain
@@ -72,8 +73,10 @@ def _notes(results: EvalResults) -> list[str]:
 
 def _differences(results: EvalResults) -> list[list[str]]:
     sections: list[list[str]] = []
+    all_found: list[Comparison] = []
     for place in lookup.places(results):
         found = lookup.between_models(results, place)
+        all_found += found
         if found:
             sections.append([f"### {_title(place)}", "", _table(tables.comparisons(found))])
             sections.append([f"- {_escape(c.verdict)}" for c in found])
@@ -84,9 +87,9 @@ def _differences(results: EvalResults) -> list[list[str]]:
         *(f"- {tables.adjusted(*family)}." for family in lookup.families(results.comparisons)),
         "- Bold p: the difference is significant.",
         *(f"- {tables.TEST_NAMES[kind]}: {tables.TESTS[kind]}." for kind in kinds),
-        *(f"- {tables.MCNEMAR}" for c in results.comparisons[:1]),
+        *([f"- {tables.MCNEMAR}"] if tables.has_mcnemar(all_found) else []),
     ]
-    return [["## Significant differences"], *sections, notes]
+    return [["## Differences between models"], *sections, notes]
 
 
 def _ablations(results: EvalResults) -> list[list[str]]:
@@ -107,8 +110,8 @@ def _provenance(results: EvalResults) -> list[list[str]]:
         ["```", plain(provenance.command(results)).replace("```", "'''"), "```"],
         [f"- {name}: {_escape(value)}" for name, value in provenance.run(results)],
         [_table(tables.origins(results.rows))],
-        ["Every split's rows are in `results.json`; files with the same SHA-256 have the same images in each part.", "",
-         _table(tables.splits(results))],
+        ["Every split's rows are in `results.json`; splits with the same SHA-256 have the same images in each part.",
+         "", _table(tables.splits(results))],
     ]  # fmt: skip
     for card, sources in provenance.cards(results):
         facts = [("feature files", ", ".join(source.file for source in sources)), *provenance.card_facts(card)]

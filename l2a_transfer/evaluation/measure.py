@@ -14,6 +14,7 @@ from l2a_transfer.evaluation import statistics
 from l2a_transfer.evaluation.compare import Answers
 from l2a_transfer.evaluation.families import Source
 from l2a_transfer.evaluation.fitting import SvmConfig, SvmFit, fit_svm
+from l2a_transfer.evaluation.grid import GridResult
 from l2a_transfer.evaluation.protocols import Plan, Split
 from l2a_transfer.evaluation.results import EvalConfig, EvalDetail, EvalRow
 from l2a_transfer.evaluation.rows import LazyRows
@@ -168,8 +169,9 @@ def few_test_images(labels: NDArray[np.int32], splits: Sequence[Split]) -> list[
     few, least, K = max(int((c < FEW_IMAGES).sum()) for c in counts), min(int(c.min()) for c in counts), len(counts[0])
     if not few:
         return []
-    return [f"{few} of {K} classes have fewer than {FEW_IMAGES} test images (the fewest: {least}), which is little to "
-            "measure a class by: differences between models are easily missed"]  # fmt: skip
+    have = "has" if few == 1 else "have"
+    return [f"{few} of {K} classes {have} fewer than {FEW_IMAGES} test images (the fewest: {least}), which is little "
+            "to measure a class by: differences between models are easily missed"]  # fmt: skip
 
 
 def source_of(meta: FeatureMeta, label: str, levels: tuple[str, ...]) -> Source:
@@ -185,13 +187,24 @@ def _notes(fits: list[SvmFit], svm: SvmConfig, shots: int | None) -> list[str]:
     grown = sum(grid.added > 0 for grid in grids)
     if grown:
         notes.append(f"the grid of C grew in {grown} of {counted(len(fits), 'draw')}")
-    at_edge = sum(grid.at_edge for grid in grids)
+    at_edge = sum(_beats_its_neighbour_at_the_edge(grid) for grid in grids)
     if at_edge:
-        notes.append(f"the best C is at the edge of the grid in {at_edge} of {counted(len(fits), 'draw')}")
+        where = f"{at_edge} of {counted(len(fits), 'draw')}"
+        notes.append(f"the best C is at the edge of the grid and better than its neighbour in {where}")
     kept = [n for fit in fits for n in (fit.components, fit.fold_components) if n is not None]
     if svm.components is not None and min(kept) < svm.components:
-        notes.append(f"PCA to {counted(min(kept), 'component')}, because a fold has no more rows or columns")
+        final = min(fit.components for fit in fits if fit.components is not None)
+        fewer = "" if min(kept) == final else f" in the folds that choose C, {final} in the final fit"
+        notes.append(
+            f"PCA to {counted(min(kept), 'component')}{fewer}, because there are no more training rows or columns"
+        )
     return notes
+
+
+def _beats_its_neighbour_at_the_edge(grid: GridResult) -> bool:
+    """A better C may lie outside the grid; a plateau that reaches the edge says nothing of that."""
+    right = grid.counts.correct.sum(axis=1)
+    return grid.at_edge and bool(right[grid.best] > right[1 if grid.best == 0 else grid.best - 1])
 
 
 def folds_of(config: EvalConfig, shots: int | None) -> int:

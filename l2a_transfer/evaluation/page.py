@@ -28,7 +28,7 @@ def page(results: EvalResults) -> str:
         ("result", "Result", _result(results)),
         ("low-shot", "Few training images", _low_shot(results, series)),
         ("measures", "All measures", _measures(results, series)),
-        ("differences", "Significant differences", _differences(results)),
+        ("differences", "Differences between models", _differences(results)),
         ("ablations", "Ablations", _ablations(results)),
         ("choice", "How C was chosen", _choice(results, series)),
         ("errors", "Where each model errs", _errors(results)),
@@ -105,7 +105,7 @@ def _headline(results: EvalResults, table: Table, places: Sequence[Place]) -> Ma
         lines.append(element("tr", element("th", name_of(name.text), scope="row", class_="name"), *found))
     last = lookup.rows_at(results, places[0])[0]
     caption = (
-        joined([name_of(last.data), f", {last.protocol}, {last.draws} draws, {last.n_classes} classes, "
+        joined([name_of(last.data), f", {last.protocol}, {counted(last.draws, 'draw')}, {last.n_classes} classes, "
                 f"{counted(last.n_test, 'test image')}: mean class accuracy, % [95 % interval], with k training images "
                 "a class."])
         if by_shots else "Mean class accuracy, % [95 % interval]."
@@ -138,7 +138,8 @@ def _measures(results: EvalResults, series: dict[str, int]) -> list[Markup]:
 
         shots = first.shots is not None
         setting = (
-            f"{first.protocol}, {first.draws} draws, {first.n_classes} classes, k training images a class" if shots
+            f"{first.protocol}, {counted(first.draws, 'draw')}, {first.n_classes} classes, k training images a class"
+            if shots
             else _setting(results, lookup.place_of(first))
         )  # fmt: skip
         caption = joined([name_of(first.data), f": {setting}. Dotted: guessing, {100 * first.chance:.1f} %."])
@@ -148,10 +149,12 @@ def _measures(results: EvalResults, series: dict[str, int]) -> list[Markup]:
 
 def _differences(results: EvalResults) -> list[Markup]:
     parts: list[Markup] = []
+    all_found: list[Comparison] = []
     for place in lookup.places(results):
         found = lookup.between_models(results, place)
         if not found:
             continue
+        all_found += found
         parts.append(element("h3", _place(place)))
         caption = "First minus second, mean class accuracy; right of the line the first is better."
         parts.append(_forest(tables.comparisons(found), found, caption, at=1, pairs=True))
@@ -169,7 +172,7 @@ def _differences(results: EvalResults) -> list[Markup]:
             "permutation test the first one's share of these, classes weighing alike, minus a half; else the mean "
             "difference over its spread.",
             *(f"{tables.TEST_NAMES[kind]}: {tables.TESTS[kind]}." for kind in kinds),
-            tables.MCNEMAR,
+            *([tables.MCNEMAR] if tables.has_mcnemar(all_found) else []),
         ]
         parts.append(element("ul", *(element("li", note) for note in notes), class_="note"))
     return parts
@@ -202,14 +205,14 @@ def _low_shot(results: EvalResults, series: dict[str, int]) -> list[Markup]:
     for data in dict.fromkeys(row.data for row in rows):
         own = [row for row in rows if row.data == data]
         caption = element(
-            "figcaption", element("b", name_of(data)), f", {own[0].n_classes} classes, {own[0].draws} draws"
+            "figcaption", element("b", name_of(data)), f", {own[0].n_classes} classes, {counted(own[0].draws, 'draw')}"
         )
         panels.append(element("figure", caption, figures.low_shot(results, data, own, series)))
     labels = dict.fromkeys(row.label for row in rows)
     return [
         charts.legend([(series[label], name_of(label)) for label in labels]),
         element("div", *panels, class_="panels"),
-        element("p", "Whiskers: 95 % intervals over draws. Points of one k stand side by side so that none covers "
+        element("p", "Whiskers: 95 % intervals. Points of one k stand side by side so that none covers "
                 "another. Dotted: guessing.", class_="note"),
     ]  # fmt: skip
 
@@ -227,7 +230,7 @@ def _ablations(results: EvalResults) -> list[Markup]:
             parts += [title, _rendered(table, "Mean class accuracy.")]
     if parts:
         parts.append(element("p", "Filled marker and bold p: the variant's difference is significant (adjusted p < "
-                             "0.05). This holds for the one weight file only.", class_="note"))  # fmt: skip
+                             "0.05). This holds for the features of the one file only.", class_="note"))  # fmt: skip
     return parts
 
 
@@ -305,13 +308,13 @@ def _provenance(results: EvalResults) -> list[Markup]:
     table = tables.splits(results)
     parts.append(element("h3", "Splits"))
     parts.append(_rendered(
-        table, "Files with the same SHA-256 have the same images; results.json has their rows.",
+        table, "Splits with the same SHA-256 have the same images; results.json has their rows.",
         ids=[f"split-{k}" for k in range(len(table.rows))],
     ))  # fmt: skip
     return parts
 
 
-def _file(results: EvalResults, source: provenance.Source) -> list[Markup]:
+def _file(results: EvalResults, source: provenance.Origin) -> list[Markup]:
     """A feature file and the rows made from it."""
     rows = [(k, row) for k, row in enumerate(results.rows) if provenance.source_of(row) == source]
     first = rows[0][1]

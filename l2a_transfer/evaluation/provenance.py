@@ -7,11 +7,13 @@ import shlex
 from typing import Any, NamedTuple
 
 from l2a_transfer.evaluation.evaluate import EvalConfig, EvalResults, EvalRow
+from l2a_transfer.evaluation.families import TRAINED, Source
+from l2a_transfer.wording import counted
 
 FIRST = ("name", "weights_sha256", "config", "training", "metrics", "preprocess", "parameters")
 TITLES = {
     "name": "weights",
-    "weights_sha256": "their SHA-256",
+    "weights_sha256": "SHA-256 of the weights",
     "config": "network",
     "metrics": "measured",
     "training": "trained",
@@ -64,7 +66,8 @@ def choice(config: EvalConfig) -> str:
     grid = ", ".join(f"{C:g}" for C in config.c_grid)
     folds = f"min({config.folds}, k)" if config.protocol == "low-shot" else str(config.folds)
     grown = (
-        f"; the grid grows by at most {config.decades} decades where the best C is at its edge"
+        f"; the grid grows by at most {counted(config.decades, 'decade')} where the best C is at its edge and better "
+        "than its neighbour"
         if config.decades
         else ""
     )
@@ -74,7 +77,7 @@ def choice(config: EvalConfig) -> str:
     )
 
 
-class Source(NamedTuple):
+class Origin(NamedTuple):
     """A feature file as the results know it; files of different folders can have one name."""
 
     file: str
@@ -82,17 +85,17 @@ class Source(NamedTuple):
     data: str
 
 
-def source_of(row: EvalRow) -> Source:
-    return Source(row.file, row.label, row.data)
+def source_of(row: EvalRow) -> Origin:
+    return Origin(row.file, row.label, row.data)
 
 
-def cards(results: EvalResults) -> list[tuple[dict[str, Any], list[Source]]]:
+def cards(results: EvalResults) -> list[tuple[dict[str, Any], list[Origin]]]:
     """Every card once, in the order of the rows, with the feature files that its model made.
 
     The results keep cards by the names of files. Where a card is another model's, because a file of another folder has
     the same name, it is left out rather than shown where it does not belong.
     """
-    found: dict[str, tuple[dict[str, Any], list[Source]]] = {}
+    found: dict[str, tuple[dict[str, Any], list[Origin]]] = {}
     for source, row in {source_of(row): row for row in results.rows}.items():
         card = results.cards.get(row.file, {})
         if card.get("name", row.model) != row.model:
@@ -103,6 +106,7 @@ def cards(results: EvalResults) -> list[tuple[dict[str, Any], list[Source]]]:
 
 def card_facts(card: dict[str, Any]) -> list[tuple[str, str]]:
     """A model's card as (what, value), everything in it but the class names; nested values are written out."""
+    of_weights = Source("", "", card).kind == TRAINED
     keys = [key for key in FIRST if key in card] + [key for key in card if key not in FIRST and key != "schema"]
     facts = []
     for key in keys:
@@ -112,12 +116,13 @@ def card_facts(card: dict[str, Any]) -> list[tuple[str, str]]:
         elif key == "metrics" and isinstance(value, dict):
             facts += [(_title(key), f"{name}: {_metric(metric)}") for name, metric in value.items()]
         elif key == "training" and isinstance(value, dict):
-            rest = {name: part for name, part in value.items() if name != "recipe"}
-            facts.append((_title(key), _written(rest)))
+            rest = {name: part for name, part in value.items() if name not in ("recipe", "untrained")}
+            how = "none; random weights, " if value.get("untrained") is True else ""
+            facts.append(("training" if how else _title(key), f"{how}{_written(rest)}"))
             if "recipe" in value:
                 facts.append(("recipe", _written(value["recipe"])))
         else:
-            facts.append((_title(key), _written(value)))
+            facts.append(("model" if key == "name" and not of_weights else _title(key), _written(value)))
     return [
         (name, text if len(text) <= MOST else f"{text[:MOST]}… (all in results.json)") for name, text in facts if text
     ]

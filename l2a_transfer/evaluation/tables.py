@@ -12,7 +12,7 @@ from l2a_transfer.evaluation.evaluate import EvalResults, EvalRow
 from l2a_transfer.evaluation.families import FAMILIES
 from l2a_transfer.evaluation.lookup import Place
 from l2a_transfer.evaluation.seeds import SeedSummary
-from l2a_transfer.evaluation.verdict import p_text, points
+from l2a_transfer.evaluation.verdict import p_text, points, with_interval
 
 CLOSE, UNKNOWN = "†", "‡"
 MARKS = {
@@ -178,6 +178,11 @@ def comparisons(found: Sequence[Comparison]) -> Table:
     return Table(columns, tuple(_comparison(c) for c in found))
 
 
+def has_mcnemar(found: Sequence[Comparison]) -> bool:
+    """Whether the column of McNemar's p has a value, which has to be explained."""
+    return any(c.p_mcnemar is not None for c in found)
+
+
 def _comparison(c: Comparison) -> tuple[Cell, ...]:
     counted = c.test != "seeds"
     return (
@@ -279,10 +284,7 @@ def difference(c: Comparison) -> str:
     """In points, with the simultaneous interval."""
     if c.ci95_simultaneous is None:
         return f"{points(c.difference, 1)} [not defined]".replace("-", "−")
-    # An interval that excludes 0 is not rounded to one that touches it.
-    digits = 2 if lookup.shown(c) and min(abs(end) for end in c.ci95_simultaneous) < 0.0005 else 1
-    low, high = (points(end, digits) for end in c.ci95_simultaneous)
-    return f"{points(c.difference, digits)} [{low}, {high}]".replace("-", "−")
+    return with_interval(c.difference, c.ci95_simultaneous, apart=lookup.shown(c)).replace("-", "−")
 
 
 def p_value(p: float | None) -> str:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from l2a_transfer.evaluation.families import ELSEWHERE, PIXELS, TRAINED, UNTRAINED, Group, Source
 
 ALPHA = 0.05
+DIGITS = 3
+"""Decimals of a percentage point that are written at most."""
 THINGS = {
     TRAINED: ("this weight file", "these two weight files"),
     UNTRAINED: ("this random initialization", "these two random initializations"),
@@ -28,6 +30,10 @@ def population_of_groups(a: Group, b: Group) -> str:  # type: ignore[type-arg]
     if not b.is_sample:
         beside = "" if b.source.kind == PIXELS else f" and {THINGS[b.source.kind][0]}"
         return f"this architecture as {_made(a)} ({n} {_runs(a)}){beside}"
+    if a.source.card["config"] == b.source.card["config"]:
+        if a.source.kind == b.source.kind:
+            return f"this architecture as {_made(a)} in two ways ({n} and {m} {_runs(a)})"
+        return f"this architecture as {_made(a)} ({n} {_runs(a)}) and as {_made(b)} ({m} {_runs(b)})"
     if a.source.kind == b.source.kind:
         return f"these two architectures as {_made(a)} ({n} and {m} {_runs(a)})"
     return f"these architectures as {_made(a)} and {_made(b)} ({n} {_runs(a)}, {m} {_runs(b)})"
@@ -66,12 +72,22 @@ def sentence(
     turned = better and difference < 0
     if turned:
         a, b, difference, interval = b, a, -difference, (-interval[1], -interval[0])
-    # An interval that excludes 0 is not rounded to one that touches it.
-    digits = 2 if better and min(abs(end) for end in interval) < 0.0005 else 1
-    low, high = (points(end, digits) for end in interval)
+    shown = with_interval(difference, interval, apart=better, unit=" points")
     said = f"{a} is better than {b} on {where}" if better else f"{a} and {b} do not differ significantly on {where}"
     adjusted = f", adjusted for {comparisons} comparisons" if comparisons > 1 else ""
-    return f"{said} ({points(difference, digits)} points [{low}, {high}], p {p_text(p_adjusted)}{adjusted}). {holds}"
+    return f"{said} ({shown}, p {p_text(p_adjusted)}{adjusted}). {holds}"
+
+
+def with_interval(difference: float, interval: tuple[float, float], *, apart: bool, unit: str = "") -> str:
+    """`+0.6 [-0.1, +1.3]` in points. `apart`: the interval excludes 0 and is not rounded to one that touches it; it
+    has up to `DIGITS` decimals, and where these do not do, `> 0` or `< 0` for its end."""
+    near = min(interval, key=abs)
+    digits = [n for n in range(1, DIGITS + 1) if not apart or float(points(near, n)) != 0]
+    decimals = digits[0] if digits else DIGITS
+    low, high = (
+        points(end, decimals) if digits or end != near else "> 0" if difference > 0 else "< 0" for end in interval
+    )
+    return f"{points(difference, decimals)}{unit} [{low}, {high}]"
 
 
 def points(value: float, digits: int) -> str:
@@ -81,7 +97,9 @@ def points(value: float, digits: int) -> str:
 
 
 def p_text(p: float) -> str:
-    """`= 0.012` or `< 0.001`, with the digits that tell it from 0.05."""
+    """`= 0.012` or `< 0.001`, with the digits that tell it from 0.05, or `< 0.05` where four do not."""
     if p < 0.001:
         return "< 0.001"
+    if 0.04995 <= p < 0.05:
+        return "< 0.05"
     return f"= {p:.4f}" if 0.0495 <= p < 0.05 else f"= {p:.3f}" if p < 0.1 else f"= {p:.2f}"
