@@ -77,6 +77,7 @@ BOTH = ("cat/1.jpg", "dog/1.jpg")
         ("fold1", "fold2"),
         ("train_a", "train_b"),
         ("train_images", "others"),
+        ("day", "night"),
     ],
 )
 def test_the_same_classes_below_several_folders_are_refused_with_both_readings(
@@ -106,7 +107,10 @@ def test_split_from_folders_names_known_words_and_keeps_the_others(tmp_path: Pat
         (["train/cat/1.jpg", "bus/1.jpg"], "two ways: the folders bus, train are splits, and cat below"),
         (["Train/1.jpg", "Test/1.jpg", "extra/1.jpg"], "two ways: the folders Test, Train, extra are splits; or"),
         (["cat/train/1.jpg", "cat/test/1.jpg", "dog/train/1.jpg"], "the splits test, train lie inside of the folders"),
-        (["photos/Train/a/1.jpg", "photos/Test/a/1.jpg"], "its only folder, photos, holds the splits Test, Train"),
+        (
+            ["photos/Train/a/1.jpg", "photos/Test/a/1.jpg"],
+            "its only folder with pictures, photos, holds the splits Test, Train",
+        ),
         (["Val/cat/1.jpg", "VALID/cat/1.jpg"], "the same split twice"),
         (["1.jpg", "Train/cat/1.jpg", "Test/cat/1.jpg"], "pictures beside the split folders Test, Train, as 1.jpg"),
     ],
@@ -131,6 +135,49 @@ def test_folders_that_can_only_be_classes_are_classes(tmp_path: Path, names: tup
     found = opened(tmp_path, *names)
     assert sorted(row[1] for row in found) == sorted(name.split("/")[0] for name in names)
     assert {row[2] for row in found} == {"all"}
+
+
+def test_one_class_below_two_folders_of_which_one_has_more_is_refused(tmp_path: Path) -> None:
+    names = ("day/cat/1.jpg", "day/dog/1.jpg", "night/cat/1.jpg")
+    with pytest.raises(DataError, match="two ways: the folders day, night are splits, and cat, dog below them the cl"):
+        opened(tmp_path, *names)
+    assert [row[1:] for row in opened(tmp_path, *names, split_from="folders")] == [
+        ("cat", "day"),
+        ("dog", "day"),
+        ("cat", "night"),
+    ]
+    assert [row[1] for row in opened(tmp_path, *names, split_from="none")] == ["day", "day", "night"]
+
+
+@pytest.mark.parametrize("split_from", ["auto", "folders"])
+@pytest.mark.parametrize(
+    ("tops", "more"),
+    [
+        (("seg_train/seg_train", "seg_test/seg_test"), ()),
+        (("train/train", "test/test"), ()),
+        (("train/images", "test/images"), ()),
+        (("train/images",), ()),
+        (("train/images",), ("test/1.jpg",)),
+        (("train/train",), ("test/test/1.jpg",)),
+    ],
+)
+def test_a_folder_around_the_classes_of_a_split_is_no_class(
+    tmp_path: Path, tops: tuple[str, ...], more: tuple[str, ...], split_from: str
+) -> None:
+    names = [f"{top}/{name}" for top in tops for name in BOTH]
+    with pytest.raises(DataError, match="is the only folder of its split") as caught:
+        opened(tmp_path, *names, *more, split_from=split_from)
+    said = str(caught.value)
+    found = next(top for top in tops if f": {top} is the only folder of its split" in said)
+    assert "holds folders alone (cat, dog); it would be the one class; where those are the classes" in said
+    assert f"move them up, as {found.split('/')[0]}/cat" in said
+
+
+def test_a_split_with_one_class_of_pictures_or_several_with_folders_stays_as_it_is(tmp_path: Path) -> None:
+    names = ("train/cat/1.jpg", "train/cat/more/2.jpg", "test/cat/1.jpg")
+    assert {row[1:] for row in opened(tmp_path / "a", *names)} == {("cat", "train"), ("cat", "test")}
+    names = ("train/cat/a/1.jpg", "train/dog/a/1.jpg", "test/cat/a/1.jpg")
+    assert [row[1] for row in opened(tmp_path / "b", *names)] == ["cat", "dog", "cat"]
 
 
 def test_a_choice_that_does_not_fit_is_refused(tmp_path: Path) -> None:
