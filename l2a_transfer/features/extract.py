@@ -27,7 +27,7 @@ from l2a_transfer.errors import (
 )
 from l2a_transfer.features.backends import FeatureBackend, feature_width
 from l2a_transfer.features.compute import compute_shards
-from l2a_transfer.features.plan import comparable, differences, fingerprint, plan_ranges
+from l2a_transfer.features.plan import as_there, comparable, differences, fingerprint, plan_ranges
 from l2a_transfer.features.ray_engine import RayConfig, compute_on_ray
 from l2a_transfer.features.shards import Shard, Shards
 from l2a_transfer.features.store import FeatureMeta, read_meta, write_features
@@ -180,7 +180,8 @@ class _Job:
             return None
         if named:
             raise OutputExistsError(
-                f"{self.out}: complete, with other options ({named})", "`overwrite=True` replaces it"
+                f"{self.out}: complete, with other options ({named})",
+                f"{as_there(theirs, self.identity)}`overwrite=True` replaces it",
             )
         if meta.skipped and self.on_error == "fail":
             (name, reason), more = meta.skipped[0], len(meta.skipped)
