@@ -170,7 +170,7 @@ def test_ctrl_c_prints_one_message(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr("l2a_transfer.cli.models.echo_json", interrupted)
     result = l2a("models", "--json")
     assert (result.exit_code, result.stdout) == (130, "")
-    assert result.stderr == "Interrupted; what is complete stays, and the same command uses it.\n"
+    assert result.stderr == "Interrupted before it was done; start it again.\n"
 
 
 def test_ctrl_c_during_training_says_once_where_it_was_saved(tmp_path: Path) -> None:

@@ -122,7 +122,7 @@ def _flag(name: str) -> str:
 def _interrupted(error: KeyboardInterrupt) -> str:
     if isinstance(error, Interrupted):
         return f"Interrupted: {_flagged(error, ())}."
-    return "Interrupted; what is complete stays, and the same command uses it."
+    return "Interrupted before it was done; start it again."
 
 
 def _first_line(error: BaseException) -> str:
