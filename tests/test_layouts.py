@@ -235,6 +235,8 @@ def test_extract_and_inspect_say_what_was_recognised(tmp_path: Path) -> None:
     line = "imagefolder:in: train 2, test 2 (folders Test → test, Train → train); 2 classes; passed over: 2 files"
     assert f"{line} (1 .heic, 1 .txt), first Train/cat/2.heic" in result.stderr
     assert "; passed over: 2 files (1 .heic, 1 .txt), first Train/cat/2.heic" in result.stdout
+    quiet = l2a("-q", "extract", "--model", TINY, "--data", f"imagefolder:{root}", "--out", tmp_path / "q.h5")
+    assert (quiet.exit_code, quiet.stderr) == (0, "")
     found = json.loads(l2a("inspect", out, "--json").stdout)["source"]
     assert found == {
         "splits_from": "folders Test → test, Train → train",

@@ -77,10 +77,9 @@ def command(obj: dict[str, Any], /, **given: Any) -> None:
             split_from=given["split_from"],
             verify_source=given["verify_source"],
         )
-        click.echo(
-            f"{backend.name} on {backend.device}, {backend.precision}, {counted(len(source), 'image')}", err=True
-        )
-        click.echo(describe(source), err=True)
+        if obj["progress"]:
+            where = f"{backend.name} on {backend.device}, {backend.precision}"
+            click.echo(f"{where}, {counted(len(source), 'image')}\n{describe(source)}", err=True)
         run = {key: given[key] for key in RUN}
         ray = RayConfig(given["ray_address"], given["actors"])
         result = extract(source, backend, given["out"], ray=ray, progress=obj["progress"], **run)
