@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 import unicodedata
 from pathlib import Path
 
@@ -244,7 +245,10 @@ def test_extract_and_inspect_say_what_was_recognised(tmp_path: Path) -> None:
             "files": 2, "kinds": {".heic": 1, ".txt": 1}, "first": ["Train/cat/2.heic", "Train/cat/3.txt"],
         },
     }  # fmt: skip
-    assert "Test → test" in l2a("inspect", out).stdout
+    text = l2a("inspect", out).stdout
+    assert "Test → test" in text
+    assert "source.passed_over.kinds 1 .heic, 1 .txt\n" in text
+    assert re.search(r"^maps +none$", text, re.MULTILINE)
     assert read_meta(out)[0].source == found
     folder(root, "extra/cat/1.jpg", "extra/dog/1.jpg")
     again = ("extract", "--model", TINY, "--data", f"imagefolder:{root}", "--out", tmp_path / "g.h5")
@@ -403,6 +407,18 @@ def test_classes_of_one_split_only_and_of_other_case_are_said_before_anything_is
         "imagefolder:in: 2 classes without a picture in val: 'Coast', 'coast'",
         "imagefolder:in: 1 class without a picture in test: 'Coast'",
     ]
+
+
+def test_classes_of_one_name_are_said_by_their_numbers(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    images = np.zeros((3, 4, 4), dtype=np.uint8)
+    open_source(save_npz(tmp_path / "a.npz", images=images, labels=[0, 1, 2], classes=["a", "b", "a"]))
+    assert caplog.messages == ["npz:a: classes of one name, told apart by their numbers alone: 'a' (0, 2)"]
+
+
+def test_spaces_around_the_split_names_of_npz_are_no_part_of_them(tmp_path: Path) -> None:
+    images = np.zeros((3, 4, 4), dtype=np.uint8)
+    source = open_source(save_npz(tmp_path / "a.npz", images=images, split=["train ", " train", " extra "]))
+    assert [source.splits[k] for k in source.split] == ["train", "train", "extra"]
 
 
 def test_nothing_is_said_of_classes_that_every_labelled_split_has(

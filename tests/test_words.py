@@ -116,6 +116,13 @@ def test_errors_cross_processes_as_they_are(error: BaseException) -> None:
     assert (type(copy), str(copy)) == (type(error), str(error))
 
 
+def test_two_parameters_that_exclude_each_other_are_shown_as_options() -> None:
+    error = ArgumentError("compare and reference exclude each other: name pairs, or one reference for all models")
+    said = explained(error, ["compare", "reference"]).message
+    assert said == "--compare and --reference exclude each other: name pairs, or one reference for all models"
+    assert explained(error, ["compare"]).message == str(error)
+
+
 def test_misuse_is_a_value_error_and_files_are_not() -> None:
     assert issubclass(ArgumentError, ValueError)
     assert not issubclass(L2AError, ValueError)

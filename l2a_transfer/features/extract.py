@@ -28,7 +28,7 @@ from l2a_transfer.errors import (
 )
 from l2a_transfer.features.backends import FeatureBackend, feature_width
 from l2a_transfer.features.compute import compute_shards
-from l2a_transfer.features.plan import as_there, comparable, differences, fingerprint, plan_ranges
+from l2a_transfer.features.plan import as_there, comparable, fingerprint, made_otherwise, plan_ranges
 from l2a_transfer.features.ray_engine import RayConfig, compute_on_ray
 from l2a_transfer.features.shards import Shard, Shards
 from l2a_transfer.features.store import FeatureMeta, read_meta, write_features
@@ -180,12 +180,12 @@ class _Job:
         started = time.perf_counter()
         meta, rows, dim = read_meta(self.out)
         theirs, missing = comparable(meta.fingerprint, self.identity)
-        named = differences(theirs, self.identity)
+        named = made_otherwise(theirs, self.identity)
         if named and overwrite:
             return None
         if named:
             raise OutputExistsError(
-                f"{self.out}: complete, with other options ({named})",
+                f"{self.out}: complete, {named}",
                 f"{as_there(theirs, self.identity)}`overwrite=True` replaces it",
             )
         if meta.skipped and self.on_error == "fail":

@@ -72,6 +72,14 @@ def differences(there: dict[str, Any], here: dict[str, Any]) -> str:
     )
 
 
+def made_otherwise(there: dict[str, Any], here: dict[str, Any]) -> str:
+    """`differences` behind what they come from: other options, or perhaps another machine; empty for the same."""
+    named = differences(there, here)
+    if any(there.get(key) != here.get(key) for key in RECORDED):
+        return f"made on another machine, or with other options: {named}"
+    return named and f"with other options ({named})"
+
+
 def stamped_otherwise(there: dict[str, Any], here: dict[str, Any]) -> bool:
     """True where the data cannot be compared, because one looked into the files and the other did not.
 

@@ -19,7 +19,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
 from l2a_transfer.errors import OutputExistsError, StoreError
-from l2a_transfer.features.plan import STAMPS, as_there, differences
+from l2a_transfer.features.plan import STAMPS, as_there, differences, made_otherwise
 
 log = logging.getLogger(__name__)
 PLAN = "plan.json"
@@ -62,9 +62,9 @@ class Shards:
         # A plan of which no range is finished protects nothing, as after a picture that could not be decoded.
         elif any(self.folder.glob(ROWS)):
             theirs = _read_json(self.folder / PLAN)
-            if named := differences(theirs, self.fingerprint):
+            if named := made_otherwise(theirs, self.fingerprint):
                 raise OutputExistsError(
-                    f"{self.folder}: holds an unfinished extraction with other options ({named})",
+                    f"{self.folder}: holds an unfinished extraction {named}",
                     f"{as_there(theirs, self.fingerprint)}`overwrite=True` starts again",
                 )
         try:
