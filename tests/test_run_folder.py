@@ -673,7 +673,7 @@ def test_fingerprints_that_differ_are_told_field_by_field() -> None:
     other = {"recipe": '{"lr": 0.2, "epochs": 3}', "seed": 0, "threads": 2, "data": "b", "model": ""}
     assert differences(one, one) == ""
     assert differences(one, other) == (
-        f"data: {'a' * 12} there, b here (the data set, its folder, or what is held out); "
+        f"data: {'a' * 12} there, b here (the data set, its folder, what is held out, or how files are compared); "
         f"model: {'m' * 100}… there,  here; recipe: lr 0.1 there, 0.2 here; "
         "threads: 1 there, 2 here (OMP_NUM_THREADS sets them)"
     )
