@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from l2a_transfer.data.readers import ImageSource, open_source
-from l2a_transfer.errors import OutputExistsError
+from l2a_transfer.errors import Interrupted, OutputExistsError
 from l2a_transfer.evaluation.evaluate import EvalConfig, evaluate_files
 from l2a_transfer.evaluation.markdown import markdown_table
 from l2a_transfer.evaluation.report import check_output, write_report
@@ -45,7 +45,7 @@ def quickstart(out: Path, *, overwrite: bool = False, progress: bool = True) -> 
 
     Writes `features-NAME.h5`, the report (`report.html`, Markdown, CSV, JSON, plots) and `attention.png` into `out`.
     All four rows share one split and protocol. Raises: OutputExistsError where `out` holds a quickstart and `overwrite`
-    is not given.
+    is not given; Interrupted, a KeyboardInterrupt, which says what stays.
     """
     check_output(out, overwrite=overwrite)
     picture = out / "attention.png"
@@ -53,17 +53,22 @@ def quickstart(out: Path, *, overwrite: bool = False, progress: bool = True) -> 
         raise OutputExistsError(f"{picture}: exists", "`overwrite=True` replaces it, or choose another `out`")
     out.mkdir(parents=True, exist_ok=True)
     source = open_source(DATA)
-    files = []
-    for name, model in MODELS.items():
-        path = out / f"features-{name}.h5"
-        log.info("features of %s of %s by %s", counted(len(source), "image"), DATA, model)
-        # What an interrupted quickstart has finished is verified and used; a file of something else is left alone.
-        extract(source, open_backend(model), path, resume=not overwrite, overwrite=overwrite, progress=progress)
-        files.append(path)
-    log.info("linear SVMs: C chosen by cross-validation on the training images, tested once")
-    results = evaluate_files(files, EvalConfig(jobs=os.cpu_count() or 1), progress=progress)
-    files += write_report(results, out, overwrite=overwrite)
-    files.append(_attention_picture(source, picture))
+    files: list[Path] = []
+    try:
+        for name, model in MODELS.items():
+            path = out / f"features-{name}.h5"
+            log.info("features of %s of %s by %s", counted(len(source), "image"), DATA, model)
+            # What an interrupted quickstart has finished is verified and used; a file of something else is left alone.
+            extract(source, open_backend(model), path, resume=not overwrite, overwrite=overwrite, progress=progress)
+            files.append(path)
+        log.info("linear SVMs: C chosen by cross-validation on the training images, tested once")
+        results = evaluate_files(files, EvalConfig(jobs=os.cpu_count() or 1), progress=progress)
+        files += write_report(results, out, overwrite=overwrite)
+        files.append(_attention_picture(source, picture))
+    except KeyboardInterrupt as stop:
+        kept = f"{min(len(files), len(MODELS))} of {len(MODELS)} feature files in {out} are complete and stay"
+        go_on = "" if overwrite else "the same again uses them"
+        raise Interrupted(f"{kept}; {stop.problem}" if isinstance(stop, Interrupted) else kept, go_on) from stop
     verdicts = tuple(c.verdict for c in results.comparisons if c.a == MODELS["attention"])
     return QuickstartResult(markdown_table(results), verdicts, tuple(files))
 

@@ -44,6 +44,12 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return export_onnx(network, card, tmp_path_factory.mktemp("onnx") / "tiny.onnx").path
 
 
+def test_one_level_as_a_string_is_refused_and_not_taken_letter_by_letter() -> None:
+    for model in ("pixels", TINY):
+        with pytest.raises(TypeError, match=r"levels must be a list of names, as \['L2'\]; got str"):
+            open_backend(model, device="cpu", levels="L2")
+
+
 def test_pixels_are_the_bytes_over_255() -> None:
     batch = np.zeros((1, 3, 32, 32), dtype=np.uint8)
     batch[0, 2, 31, 31] = 51

@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 import h5py
 import numpy as np
@@ -28,8 +29,9 @@ from l2a_transfer.features.backends import OnnxBackend, PixelsBackend, TorchBack
 from l2a_transfer.features.compute import compute_shards
 from l2a_transfer.features.extract import extract
 from l2a_transfer.features.interface import Computed, maps_wanted
+from l2a_transfer.features.plan import differences, fingerprint
 from l2a_transfer.features.shards import Shard, Shards
-from l2a_transfer.features.store import read_features, read_maps
+from l2a_transfer.features.store import read_features, read_maps, read_meta
 from l2a_transfer.lock import output_lock
 from l2a_transfer.models.weights import resolve_model
 from tests.conftest import TINY, MemorySource, assert_fails, l2a, memory_source, save_picture
@@ -272,6 +274,44 @@ def test_verify_source_resumes_after_a_copy_with_other_times(folder: Path, tmp_p
         assert l2a(*arguments).exit_code == 0
         os.utime(folder / "ant" / "0.jpg", (0, code))
         assert l2a(*arguments, "--resume").exit_code == code
+
+
+@pytest.mark.parametrize("verified", [False, True])
+def test_verify_source_on_one_of_two_runs_does_not_say_that_pictures_changed(
+    folder: Path, tmp_path: Path, verified: bool
+) -> None:
+    def arguments(verify: bool, *more: str) -> tuple[Any, ...]:
+        data = ("--data", f"imagefolder:{folder}", *(["--verify-source"] if verify else []))
+        return ("extract", "--model", "pixels", "--out", tmp_path / "f.h5", *data, *more)
+
+    by_time, by_content = "size and time of change", "content"
+    there, here = (by_content, by_time) if verified else (by_time, by_content)
+    remedy = "give --verify-source as there" if verified else "leave --verify-source out as there"
+    assert l2a(*arguments(verified)).exit_code == 0
+    assert read_meta(tmp_path / "f.h5")[0].fingerprint["stamps"] == there
+    said = (f"(data: files compared by {there} there, by {here} here); {remedy}, or --overwrite replaces it",)
+    result = l2a(*arguments(not verified, "--resume"))
+    assert_fails(result, 1, *said)
+    assert "other images" not in result.stderr
+    assert l2a(*arguments(verified, "--resume")).exit_code == 0
+
+    source = open_source(f"imagefolder:{folder}", verify_source=verified)
+    again = open_source(f"imagefolder:{folder}", verify_source=not verified)
+    shards = Shards(tmp_path / "g.h5.shards", fingerprint(source, PixelsBackend(), 2, attention=False))
+    shards.open(overwrite=False)
+    shards.write(range(2), Shard(np.arange(2), np.zeros((2, 3), dtype=np.float32)))
+    with pytest.raises(OutputExistsError, match=f"compared by {there} there, by {here} here.*`verify_source.*` starts"):
+        extract(again, PixelsBackend(), tmp_path / "g.h5", batch_size=2, progress=False)
+
+
+@pytest.mark.parametrize("verify", [False, True])
+def test_a_fingerprint_that_does_not_say_how_files_were_compared_is_taken(folder: Path, verify: bool) -> None:
+    source = open_source(f"imagefolder:{folder}", verify_source=verify)
+    here = fingerprint(source, PixelsBackend(), 2, attention=False)
+    there = {key: value for key, value in here.items() if key != "stamps"}
+    assert differences(there, here) == ""
+    assert Shards(folder, there).digest == Shards(folder, here).digest
+    assert "other images" in differences({**there, "data": "0" * 64}, here)
 
 
 def test_the_command_counts_what_it_skips(folder: Path, tmp_path: Path) -> None:

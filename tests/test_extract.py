@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from l2a_transfer.errors import DataError, OutputExistsError, StoreError
+from l2a_transfer.errors import DataError, Interrupted, OutputExistsError, StoreError
 from l2a_transfer.features import extract as extract_module
 from l2a_transfer.features import plan as plan_module
 from l2a_transfer.features.backends import PixelsBackend, open_backend
@@ -85,6 +85,25 @@ def test_an_interrupted_extraction_goes_on_and_ends_with_the_same_bytes(
     assert backend.batches == 10 - stop_after // 2 * 2  # whole shards of two batches are kept
     assert (tmp_path / "f.h5").read_bytes() == (tmp_path / "whole.h5").read_bytes()
     assert not (tmp_path / "f.h5.shards").exists()
+
+
+@pytest.mark.parametrize(
+    ("stop_after", "options", "said"),
+    [
+        (1, {}, "nothing of {out} is kept; rows are written 8 at a time"),
+        (5, {}, "16 of 40 rows are kept in {out}.shards; the same again goes on from there"),
+        (5, {"overwrite": True}, "16 of 40 rows are kept in {out}.shards; the same again with `resume=True` goes on "),
+        (5, {"overwrite": True, "resume": True}, "16 of 40 rows are kept in {out}.shards; the same again goes on"),
+    ],
+)
+def test_ctrl_c_says_how_many_rows_are_kept(
+    source: MemorySource, tmp_path: Path, stop_after: int, options: dict[str, bool], said: str
+) -> None:
+    out = tmp_path / "f.h5"
+    with pytest.raises(Interrupted) as caught:
+        run(source, out, CountingBackend(stop_after=stop_after), **options)
+    assert str(caught.value).startswith(said.format(out=out))
+    assert out.with_name("f.h5.shards").exists() == (stop_after == 5)
 
 
 @pytest.mark.parametrize("damage", ["flip", "cut", "other rows"])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 import unicodedata
 from pathlib import Path
 
@@ -77,6 +78,7 @@ BOTH = ("cat/1.jpg", "dog/1.jpg")
         ("fold1", "fold2"),
         ("train_a", "train_b"),
         ("train_images", "others"),
+        ("day", "night"),
     ],
 )
 def test_the_same_classes_below_several_folders_are_refused_with_both_readings(
@@ -106,7 +108,10 @@ def test_split_from_folders_names_known_words_and_keeps_the_others(tmp_path: Pat
         (["train/cat/1.jpg", "bus/1.jpg"], "two ways: the folders bus, train are splits, and cat below"),
         (["Train/1.jpg", "Test/1.jpg", "extra/1.jpg"], "two ways: the folders Test, Train, extra are splits; or"),
         (["cat/train/1.jpg", "cat/test/1.jpg", "dog/train/1.jpg"], "the splits test, train lie inside of the folders"),
-        (["photos/Train/a/1.jpg", "photos/Test/a/1.jpg"], "its only folder, photos, holds the splits Test, Train"),
+        (
+            ["photos/Train/a/1.jpg", "photos/Test/a/1.jpg"],
+            "its only folder with pictures, photos, holds the splits Test, Train",
+        ),
         (["Val/cat/1.jpg", "VALID/cat/1.jpg"], "the same split twice"),
         (["1.jpg", "Train/cat/1.jpg", "Test/cat/1.jpg"], "pictures beside the split folders Test, Train, as 1.jpg"),
     ],
@@ -131,6 +136,49 @@ def test_folders_that_can_only_be_classes_are_classes(tmp_path: Path, names: tup
     found = opened(tmp_path, *names)
     assert sorted(row[1] for row in found) == sorted(name.split("/")[0] for name in names)
     assert {row[2] for row in found} == {"all"}
+
+
+def test_one_class_below_two_folders_of_which_one_has_more_is_refused(tmp_path: Path) -> None:
+    names = ("day/cat/1.jpg", "day/dog/1.jpg", "night/cat/1.jpg")
+    with pytest.raises(DataError, match="two ways: the folders day, night are splits, and cat, dog below them the cl"):
+        opened(tmp_path, *names)
+    assert [row[1:] for row in opened(tmp_path, *names, split_from="folders")] == [
+        ("cat", "day"),
+        ("dog", "day"),
+        ("cat", "night"),
+    ]
+    assert [row[1] for row in opened(tmp_path, *names, split_from="none")] == ["day", "day", "night"]
+
+
+@pytest.mark.parametrize("split_from", ["auto", "folders"])
+@pytest.mark.parametrize(
+    ("tops", "more"),
+    [
+        (("seg_train/seg_train", "seg_test/seg_test"), ()),
+        (("train/train", "test/test"), ()),
+        (("train/images", "test/images"), ()),
+        (("train/images",), ()),
+        (("train/images",), ("test/1.jpg",)),
+        (("train/train",), ("test/test/1.jpg",)),
+    ],
+)
+def test_a_folder_around_the_classes_of_a_split_is_no_class(
+    tmp_path: Path, tops: tuple[str, ...], more: tuple[str, ...], split_from: str
+) -> None:
+    names = [f"{top}/{name}" for top in tops for name in BOTH]
+    with pytest.raises(DataError, match="is the only folder of its split") as caught:
+        opened(tmp_path, *names, *more, split_from=split_from)
+    said = str(caught.value)
+    found = next(top for top in tops if f": {top} is the only folder of its split" in said)
+    assert "holds folders alone (cat, dog); it would be the one class; where those are the classes" in said
+    assert f"move them up, as {found.split('/')[0]}/cat" in said
+
+
+def test_a_split_with_one_class_of_pictures_or_several_with_folders_stays_as_it_is(tmp_path: Path) -> None:
+    names = ("train/cat/1.jpg", "train/cat/more/2.jpg", "test/cat/1.jpg")
+    assert {row[1:] for row in opened(tmp_path / "a", *names)} == {("cat", "train"), ("cat", "test")}
+    names = ("train/cat/a/1.jpg", "train/dog/a/1.jpg", "test/cat/a/1.jpg")
+    assert [row[1] for row in opened(tmp_path / "b", *names)] == ["cat", "dog", "cat"]
 
 
 def test_a_choice_that_does_not_fit_is_refused(tmp_path: Path) -> None:
@@ -188,6 +236,8 @@ def test_extract_and_inspect_say_what_was_recognised(tmp_path: Path) -> None:
     line = "imagefolder:in: train 2, test 2 (folders Test → test, Train → train); 2 classes; passed over: 2 files"
     assert f"{line} (1 .heic, 1 .txt), first Train/cat/2.heic" in result.stderr
     assert "; passed over: 2 files (1 .heic, 1 .txt), first Train/cat/2.heic" in result.stdout
+    quiet = l2a("-q", "extract", "--model", TINY, "--data", f"imagefolder:{root}", "--out", tmp_path / "q.h5")
+    assert (quiet.exit_code, quiet.stderr) == (0, "")
     found = json.loads(l2a("inspect", out, "--json").stdout)["source"]
     assert found == {
         "splits_from": "folders Test → test, Train → train",
@@ -195,7 +245,10 @@ def test_extract_and_inspect_say_what_was_recognised(tmp_path: Path) -> None:
             "files": 2, "kinds": {".heic": 1, ".txt": 1}, "first": ["Train/cat/2.heic", "Train/cat/3.txt"],
         },
     }  # fmt: skip
-    assert "Test → test" in l2a("inspect", out).stdout
+    text = l2a("inspect", out).stdout
+    assert "Test → test" in text
+    assert "source.passed_over.kinds 1 .heic, 1 .txt\n" in text
+    assert re.search(r"^maps +none$", text, re.MULTILINE)
     assert read_meta(out)[0].source == found
     folder(root, "extra/cat/1.jpg", "extra/dog/1.jpg")
     again = ("extract", "--model", TINY, "--data", f"imagefolder:{root}", "--out", tmp_path / "g.h5")
@@ -354,6 +407,18 @@ def test_classes_of_one_split_only_and_of_other_case_are_said_before_anything_is
         "imagefolder:in: 2 classes without a picture in val: 'Coast', 'coast'",
         "imagefolder:in: 1 class without a picture in test: 'Coast'",
     ]
+
+
+def test_classes_of_one_name_are_said_by_their_numbers(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    images = np.zeros((3, 4, 4), dtype=np.uint8)
+    open_source(save_npz(tmp_path / "a.npz", images=images, labels=[0, 1, 2], classes=["a", "b", "a"]))
+    assert caplog.messages == ["npz:a: classes of one name, told apart by their numbers alone: 'a' (0, 2)"]
+
+
+def test_spaces_around_the_split_names_of_npz_are_no_part_of_them(tmp_path: Path) -> None:
+    images = np.zeros((3, 4, 4), dtype=np.uint8)
+    source = open_source(save_npz(tmp_path / "a.npz", images=images, split=["train ", " train", " extra "]))
+    assert [source.splits[k] for k in source.split] == ["train", "train", "extra"]
 
 
 def test_nothing_is_said_of_classes_that_every_labelled_split_has(

@@ -91,6 +91,22 @@ def test_what_an_interrupted_quickstart_finished_is_used(
     assert before == {path.name: path.stat().st_mtime_ns for path in tmp_path.iterdir()}
 
 
+def test_ctrl_c_says_which_files_of_a_quickstart_stay(
+    done: tuple[Path, Result], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in MODELS:
+        shutil.copy2(done[0] / f"features-{name}.h5", tmp_path)
+
+    def stop(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("l2a_transfer.quickstart.evaluate_files", stop)
+    result = l2a("quickstart", "--out", tmp_path)
+    assert result.exit_code == 130
+    said = f"Interrupted: 4 of 4 feature files in {tmp_path} are complete and stay; the same again uses them."
+    assert result.stderr.splitlines()[-1] == said
+
+
 def test_features_of_something_else_in_its_place_are_left_alone(done: tuple[Path, Result], tmp_path: Path) -> None:
     mine = tmp_path / "features-attention.h5"
     shutil.copy2(done[0] / "features-pixels.h5", mine)

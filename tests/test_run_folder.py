@@ -576,7 +576,7 @@ def test_the_loss_of_guessing_by_hand() -> None:
 @pytest.mark.parametrize(
     ("loss", "epoch", "epochs", "said"),
     [
-        (1.39, 2, 9, True), (1.37, 2, 9, False), (1.39, 1, 9, False), (1.39, 1, 1, True), (7.0, 8, 9, True),
+        (1.39, 2, 9, True), (1.37, 2, 9, False), (1.39, 1, 9, False), (1.39, 2, 2, True), (7.0, 8, 9, True),
     ],
 )  # fmt: skip
 def test_a_loss_of_guessing_for_an_epoch_is_said(loss: float, epoch: int, epochs: int, said: bool) -> None:
@@ -588,6 +588,25 @@ def test_a_loss_of_guessing_for_an_epoch_is_said(loss: float, epoch: int, epochs
         assert f"a loss of {loss:.3f} over the whole epoch" in found["guessing"]
         assert "gives 1.386" in found["guessing"]
         assert "smaller learning rate (0.1 in this run" in found["guessing"]
+
+
+@pytest.mark.parametrize(("images", "steps"), [(16, "2 steps"), (48, "6 steps"), (792, "99 steps")])
+def test_a_short_run_is_not_said_to_have_diverged(images: int, steps: str) -> None:
+    run = new_trainer(colours(images), epochs=1)  # batches of 8
+    run.epoch = 1
+    said = signs(run, {"train_loss": 1.5})["guessing"]
+    assert said.endswith(f": no better than guessing after {steps}; train for more epochs")
+    assert "diverged" not in said
+    assert signs(run, {"train_loss": 1.3}) == {}
+
+
+def test_weights_beyond_float16_are_promised_for_the_end_of_the_run_only() -> None:
+    run = new_trainer(colours(400), epochs=3)
+    with torch.no_grad():
+        next(iter(run.result.parameters()))[(0,) * 4] = 1e6
+    said = signs(run, {"train_loss": 0.1})["range"]
+    assert "has 1e+06, and float16 ends at 65,504: a sign of divergence" in said
+    assert said.endswith("; if the run reaches its end, such tensors are saved as float32")
 
 
 def test_a_run_with_too_high_a_rate_says_so_while_it_runs(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -654,7 +673,7 @@ def test_fingerprints_that_differ_are_told_field_by_field() -> None:
     other = {"recipe": '{"lr": 0.2, "epochs": 3}', "seed": 0, "threads": 2, "data": "b", "model": ""}
     assert differences(one, one) == ""
     assert differences(one, other) == (
-        f"data: {'a' * 12} there, b here (the data set, its folder, or what is held out); "
+        f"data: {'a' * 12} there, b here (the data set, its folder, what is held out, or how files are compared); "
         f"model: {'m' * 100}… there,  here; recipe: lr 0.1 there, 0.2 here; "
         "threads: 1 there, 2 here (OMP_NUM_THREADS sets them)"
     )

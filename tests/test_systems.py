@@ -135,6 +135,40 @@ def test_a_kill_takes_the_workers_along_however_they_were_started(method: str, t
     raise AssertionError("the workers are still there")
 
 
+UNGUARDED = """
+import multiprocessing, sys
+from l2a_transfer.features.backends import PixelsBackend
+from l2a_transfer.features.extract import extract
+from tests.conftest import memory_source
+
+multiprocessing.set_start_method(sys.argv[1], force=True)
+workers = int(sys.argv[3])
+print(extract(memory_source(), PixelsBackend(), sys.argv[2], batch_size=4, workers=workers, progress=False).rows)
+"""
+
+
+@pytest.mark.parametrize("method", METHODS[1:])
+def test_a_script_without_a_guard_is_told_of_it(method: str, tmp_path: Path, program: Path) -> None:
+    program.write_text(UNGUARDED)
+    done = run(program, method, tmp_path / "f.h5", "2")
+    assert done.returncode == 1
+    said = done.stderr.partition("l2a_transfer.errors.BackendError: ")[2]
+    assert said == (
+        f"{program}: a decoding process, started by {method}, imports this script, and would run it again; put what a "
+        'script runs below `if __name__ == "__main__":`, or decode in this process by `workers=0`\n'
+    )
+    assert done.stderr.count("Traceback") == 1
+    assert run(program, method, tmp_path / "f.h5", "0").stdout == "40\n"
+
+
+def test_workers_that_end_while_they_import_the_script_are_told_of(tmp_path: Path, program: Path) -> None:
+    program.write_text(f"# of __main__, but without a guard{UNGUARDED}")
+    done = run(program, "forkserver", tmp_path / "f.h5", "2")
+    assert done.returncode == 1
+    said = "a decoding process ended; started by forkserver, it imports the main program again; put what a script runs"
+    assert f"l2a_transfer.errors.BackendError: {said} below `if __name__" in done.stderr
+
+
 WITHOUT_POSIX = "import sys; sys.modules['fcntl'] = None; "
 SAID = "l2a-transfer runs on POSIX systems, as Linux and macOS"
 

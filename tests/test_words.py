@@ -116,6 +116,13 @@ def test_errors_cross_processes_as_they_are(error: BaseException) -> None:
     assert (type(copy), str(copy)) == (type(error), str(error))
 
 
+def test_two_parameters_that_exclude_each_other_are_shown_as_options() -> None:
+    error = ArgumentError("compare and reference exclude each other: name pairs, or one reference for all models")
+    said = explained(error, ["compare", "reference"]).message
+    assert said == "--compare and --reference exclude each other: name pairs, or one reference for all models"
+    assert explained(error, ["compare"]).message == str(error)
+
+
 def test_misuse_is_a_value_error_and_files_are_not() -> None:
     assert issubclass(ArgumentError, ValueError)
     assert not issubclass(L2AError, ValueError)
@@ -170,7 +177,7 @@ def test_ctrl_c_prints_one_message(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr("l2a_transfer.cli.models.echo_json", interrupted)
     result = l2a("models", "--json")
     assert (result.exit_code, result.stdout) == (130, "")
-    assert result.stderr == "Interrupted; what is complete stays, and the same command uses it.\n"
+    assert result.stderr == "Interrupted before it was done; start it again.\n"
 
 
 def test_ctrl_c_during_training_says_once_where_it_was_saved(tmp_path: Path) -> None:

@@ -23,8 +23,17 @@ RUN = ("batch_size", "workers", "on_error", "attention", "engine", "resume", "ov
 @click.option("--download/--no-download", default=False, help="Fetch the data set into --data-dir.")
 @click.option("--out", type=PATH, required=True, metavar="FILE.h5", help="Feature file.")
 @click.option("--split", help="Only this split.")
-@click.option("--verify-source/--no-verify-source", default=False, help="Fingerprint what is in the files: reads all.")
-@click.option("--split-from", default="auto", show_default=True, help="auto, folders or none: what says the splits.")
+@click.option(
+    "--verify-source/--no-verify-source",
+    default=False,
+    help="Tell changed pictures by their bytes, not by size and time; reads every file. Give it from the first run on.",
+)
+@click.option(
+    "--split-from",
+    default="auto",
+    show_default=True,
+    help="What the splits are: auto (by names), folders (each first-level folder), none (one split).",
+)
 @click.option("--limit", type=click.IntRange(min=1), help="At most N images a split, evenly over the classes.")
 @click.option("--levels", help="Comma-separated levels, as L2,L3; all by default.")
 @click.option("--tap", default="ga", show_default=True, help="ga, or ga-bn-relu: what the classifier sees.")
@@ -77,10 +86,9 @@ def command(obj: dict[str, Any], /, **given: Any) -> None:
             split_from=given["split_from"],
             verify_source=given["verify_source"],
         )
-        click.echo(
-            f"{backend.name} on {backend.device}, {backend.precision}, {counted(len(source), 'image')}", err=True
-        )
-        click.echo(describe(source), err=True)
+        if obj["progress"]:
+            where = f"{backend.name} on {backend.device}, {backend.precision}"
+            click.echo(f"{where}, {counted(len(source), 'image')}\n{describe(source)}", err=True)
         run = {key: given[key] for key in RUN}
         ray = RayConfig(given["ray_address"], given["actors"])
         result = extract(source, backend, given["out"], ray=ray, progress=obj["progress"], **run)

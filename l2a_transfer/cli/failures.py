@@ -102,9 +102,12 @@ def explained(error: Exception, options: Collection[str] = ()) -> click.ClickExc
 
 def _flagged(error: Explained, options: Collection[str]) -> str:
     """The message with this command line's names for parameters: `overwrite=True` → --overwrite."""
+    both = re.match(r"([a-z0-9_]+) and ([a-z0-9_]+) (.*)", error.problem, re.DOTALL)
     first, rest = re.match(r"([a-z0-9_]*)(.*)", error.problem, re.DOTALL).groups()  # type: ignore[union-attr]
     named = first in options and ("_" in first or rest.startswith(" must "))
     problem = f"{_flag(first)}{rest}" if named else error.problem
+    if both and both[1] in options and both[2] in options:
+        problem = f"{_flag(both[1])} and {_flag(both[2])} {both[3]}"
     return "; ".join(filter(None, (problem, PARAMETER.sub(_as_option, error.remedy))))
 
 
@@ -122,7 +125,7 @@ def _flag(name: str) -> str:
 def _interrupted(error: KeyboardInterrupt) -> str:
     if isinstance(error, Interrupted):
         return f"Interrupted: {_flagged(error, ())}."
-    return "Interrupted; what is complete stays, and the same command uses it."
+    return "Interrupted before it was done; start it again."
 
 
 def _first_line(error: BaseException) -> str:

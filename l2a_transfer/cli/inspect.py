@@ -109,7 +109,11 @@ def _lines(values: dict[str, Any], prefix: str = "") -> list[tuple[str, str]]:
     lines: list[tuple[str, str]] = []
     for key, value in values.items():
         name = f"{prefix}{key}"
-        if isinstance(value, dict) and value:
+        if value in ({}, []):
+            lines.append((name, "none"))
+        elif isinstance(value, dict) and key == "kinds":  # of files, by suffix
+            lines.append((name, ", ".join(f"{count} {kind}" for kind, count in value.items())))
+        elif isinstance(value, dict):
             lines += _lines(value, f"{name}.")
         elif isinstance(value, list):
             shown = ", ".join(map(str, value[:8])) + (f", … ({len(value)} in all)" if len(value) > 8 else "")

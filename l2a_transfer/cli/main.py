@@ -68,7 +68,7 @@ class Verbs(click.Group):
 
 @click.command(cls=Verbs, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, "--version", prog_name="l2a-transfer")
-@click.option("-q", "--quiet", is_flag=True, help="No progress and no log, errors only.")
+@click.option("-q", "--quiet", is_flag=True, help="No progress and no log; warnings and errors only.")
 @click.option("--traceback", is_flag=True, envvar="L2A_DEBUG", help="Show where an error came from [env: L2A_DEBUG=1].")
 @click.pass_context
 def main(ctx: click.Context, quiet: bool, traceback: bool) -> None:

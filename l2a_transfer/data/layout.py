@@ -26,7 +26,8 @@ def split_folders(root: Path, folders: Sequence[str], pictures: Sequence[str], s
 
     `folders`: the first-level folders of `root`; `pictures`: POSIX paths below it. Folders that are called as splits,
     all of them, are splits. Names that only contain such a word, as `birds-train`, are splits where every picture lies
-    in a class folder below. Raises: DataError where a folder could be both, with the two readings.
+    in a class folder below. Raises: DataError where a folder could be both, with the two readings, and where splits
+    hold one folder each, and only that one the class folders.
     """
     below = _below(folders, pictures)
     if split_from == "none":
@@ -51,16 +52,20 @@ def split_folders(root: Path, folders: Sequence[str], pictures: Sequence[str], s
     nested = {folder for folder, inner in below.items() if inner and "" not in inner}
     clear = len(within) == len(below) == len(set(within.values()))
     if clear and nested == set(below):
-        return within
+        return _named(root, pictures, within)
     counts = Counter(name for inner in below.values() for name in inner if name)
     shared = sorted(name for name, count in counts.items() if count > 1)
+    # `cat/images, dog/images` has a folder of one name in each class; `day/cat, day/dog, night/cat` has classes there.
+    several = any(len(inner) > 1 and not inner.isdisjoint(shared) for inner in below.values())
     if (
-        (nested and len(shared) > 1 and not mixed)
+        (several and not mixed)
         or nested & set(within)
         or len(within) == len(below) > 1
         or len({named[folder] for folder in below if folder in named}) > 1
     ):
-        inner = f", and {_listed(shared or sorted(counts))} below them the classes" if counts else ""
+        inner = (
+            f", and {_listed([*shared, *sorted(set(counts) - set(shared))])} below them the classes" if counts else ""
+        )
         raise DataError(
             f"{root}: can be read in two ways: the folders {_listed(sorted(below))} are splits{inner}; or they are "
             "the classes, in one split",
@@ -91,7 +96,30 @@ def _named(root: Path, pictures: Sequence[str], split_of: dict[str, str]) -> dic
     loose = next((path for path in pictures if "/" not in path), None)
     if loose is not None:
         raise DataError(f"{root}: pictures beside the split folders {_listed(split_of)}, as {loose}; move them away")
+    _check_wrappers(root, pictures, split_of)
     return split_of
+
+
+def _check_wrappers(root: Path, pictures: Sequence[str], split_of: dict[str, str]) -> None:
+    """Raises: DataError where a split's only folder holds folders alone: those look like the classes, as in
+    `train/images/CLASS`, and the folder around them would be taken for the one class.
+    """
+    below = _below(list(split_of), pictures)
+    if any(len(inner - {""}) > 1 for inner in below.values()):
+        return
+    for folder, inner in below.items():
+        if "" in inner:
+            continue
+        wrapper = f"{folder}/{min(inner)}/"
+        deeper = [path[len(wrapper) :] for path in pictures if path.startswith(wrapper)]
+        if all("/" in path for path in deeper):
+            classes = sorted({path.partition("/")[0] for path in deeper})
+            raise DataError(
+                f"{root}: {wrapper[:-1]} is the only folder of its split, and holds folders alone "
+                f"({_listed(classes)}); it would be the one class",
+                f"where those are the classes, move them up, as {folder}/{classes[0]}; where {min(inner)} is a class, "
+                "put its pictures into it directly",
+            )
 
 
 def _check_inner_splits(root: Path, below: dict[str, set[str]]) -> None:
@@ -102,7 +130,8 @@ def _check_inner_splits(root: Path, below: dict[str, set[str]]) -> None:
     if len(below) == 1:
         (folder,) = below
         raise DataError(
-            f"{root}: its only folder, {folder}, holds the splits {_listed(sorted(inner))}; give that folder"
+            f"{root}: its only folder with pictures, {folder}, holds the splits {_listed(sorted(inner))}",
+            "give that folder",
         )
     raise DataError(
         f"{root}: the splits {_listed(sorted(inner))} lie inside of the folders {_listed(sorted(below))}",

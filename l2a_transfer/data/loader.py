@@ -11,12 +11,13 @@ import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from l2a_transfer.errors import ArgumentError, DataError, SourceError
+from l2a_transfer.errors import ArgumentError, BackendError, DataError, SourceError
 from l2a_transfer.preprocess import Preprocess
 
 if TYPE_CHECKING:
@@ -85,12 +86,15 @@ def pixel_batches(
     """For each batch of row numbers, in order, its pixels.
 
     Memory does not grow with the number of batches. With `on_error="skip"` an image that cannot be used is black, so
-    that the others keep their places, and is listed. Raises: DataError naming it where `on_error` is "fail".
+    that the others keep their places, and is listed. Raises: DataError naming it where `on_error` is "fail";
+    BackendError where worker processes that are not forked cannot come up, or do not.
     """
     dataset = _Batches(source, preprocess, batches, on_error)
     if workers == 0 or not batches:
         yield from map(_usable, (dataset[k] for k in range(len(dataset))))
         return
+    method = multiprocessing.get_start_method()
+    _check_main(method)
     from torch import Generator
     from torch.utils.data import DataLoader
 
@@ -99,10 +103,10 @@ def pixel_batches(
         batch_size=None,
         num_workers=min(workers, len(batches)),
         collate_fn=_unchanged,
-        worker_init_fn=partial(_end_with_parent, os.getpid(), multiprocessing.get_start_method()),
+        worker_init_fn=partial(_end_with_parent, os.getpid(), method),
         generator=Generator(),  # workers draw nothing, and their seeds must not be drawn from the global one
     )
-    with _left_alone_by_gc():
+    with _left_alone_by_gc(), _named(method):
         yield from map(_usable, loader)
 
 
@@ -125,6 +129,43 @@ def _left_alone_by_gc() -> Iterator[None]:
     finally:
         if not others:
             gc.unfreeze()
+
+
+GUARD = 'put what a script runs below `if __name__ == "__main__":`, or decode in this process by `workers=0`'
+
+
+def _check_main(method: str) -> None:
+    """Raises: BackendError where the main program is a script whose import would start workers again.
+
+    A worker that ends while it imports the script can leave this process waiting for it forever.
+    """
+    main = sys.modules["__main__"]
+    path = getattr(main, "__file__", None)
+    if method == "fork" or getattr(main, "__spec__", None) is not None or path is None:
+        return
+    try:
+        guarded = b"__main__" in Path(path).read_bytes()
+    except OSError:
+        return  # nor can a worker read it
+    if not guarded:
+        raise BackendError(
+            f"{path}: a decoding process, started by {method}, imports this script, and would run it again", GUARD
+        )
+
+
+@contextmanager
+def _named(method: str) -> Iterator[None]:
+    """Turns the end of a worker into a sentence that names the usual cause under start methods other than fork."""
+    try:
+        yield
+    except (RuntimeError, BrokenPipeError) as error:
+        ended = isinstance(error, BrokenPipeError) or "DataLoader worker" in str(error) or "bootstrapping" in str(error)
+        if method == "fork" or not ended:
+            raise
+        raise BackendError(
+            f"a decoding process ended; started by {method}, it imports the main program again",
+            f"{GUARD}; fewer `workers` take less memory",
+        ) from error
 
 
 def _end_with_parent(parent: int, method: str, worker: int) -> None:

@@ -274,7 +274,7 @@ def _named_rows(path: Path, source: ArraySource, arrays: dict[str, NDArray[Any]]
     if "split" in arrays:
         if arrays["split"].shape != (len(source),):
             raise DataError(f"{path}: 'split' must have {counted(len(source), 'name')}, got {arrays['split'].shape}")
-        given = _texts(path, arrays, "split")
+        given = [name.strip() for name in _texts(path, arrays, "split")]
         own = [split_named(name) or name for name in given]
         splits = in_order(set(own))
         if len(splits) > 255:

@@ -85,8 +85,8 @@ class Reading:
 def class_warnings(
     classes: Sequence[str], splits: Sequence[str], labels: NDArray[np.int32], split: NDArray[np.uint8]
 ) -> list[str]:
-    """What is odd about the classes of a set, one sentence each: names that differ only in case, and classes without
-    a picture in a split that has others.
+    """What is odd about the classes of a set, one sentence each: names that differ only in case or
+    not at all, and classes without a picture in a split that has others.
 
     `labels` (N,), −1 for none; `split` (N,), an index into `splits`.
     """
@@ -94,10 +94,16 @@ def class_warnings(
     folded: dict[str, list[str]] = {}
     for name in classes:
         folded.setdefault(" ".join(name.casefold().split()), []).append(name)
-    if alike := [names for names in folded.values() if len(names) > 1]:
-        pairs = "; ".join(" and ".join(map(repr, names)) for names in alike[:SHOWN])
+    if alike := [names for names in folded.values() if len(set(names)) > 1]:
+        pairs = "; ".join(" and ".join(map(repr, dict.fromkeys(names))) for names in alike[:SHOWN])
         more = f"; … ({len(alike)} in all)" if len(alike) > SHOWN else ""
         found.append(f"classes that differ only in case or spaces are different classes: {pairs}{more}")
+    if twice := [name for name, count in Counter(classes).items() if count > 1]:
+        shown = [
+            f"{name!r} ({', '.join(str(k) for k, own in enumerate(classes) if own == name)})" for name in twice[:SHOWN]
+        ]
+        more = f"; … ({len(twice)} in all)" if len(twice) > SHOWN else ""
+        found.append(f"classes of one name, told apart by their numbers alone: {'; '.join(shown)}{more}")
     labelled = labels >= 0
     pictures = np.zeros((len(splits), len(classes)), dtype=np.int64)
     np.add.at(pictures, (split[labelled], labels[labelled]), 1)

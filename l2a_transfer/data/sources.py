@@ -22,6 +22,9 @@ from l2a_transfer.data.stamps import file_stamp
 from l2a_transfer.errors import ArgumentError, DataError, unknown_name
 from l2a_transfer.wording import counted
 
+CONTENT, SIZE_AND_TIME = "content", "size and time of change"
+"""By what a fingerprint tells whether a file changed."""
+
 
 class ImageSource(Protocol):
     """N pictures with labels, ids and splits, in an order that is the same on every machine.
@@ -183,6 +186,16 @@ def reading_of(source: ImageSource) -> Reading:
     while isinstance(source, Subset):
         source = source.whole
     return source.reading if isinstance(source, Table) else Reading()
+
+
+def stamped_by(source: ImageSource) -> str:
+    """What stands for a source's files in its fingerprint, in words; empty where no choice was to be made."""
+    whole: object = source
+    while isinstance(whole, Subset):
+        whole = whole.whole
+    if isinstance(whole, ArraySource | ZipSource) or not isinstance(whole, Table):
+        return ""
+    return CONTENT if whole.by_content else SIZE_AND_TIME
 
 
 def describe(source: ImageSource) -> str:

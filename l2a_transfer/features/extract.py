@@ -20,6 +20,7 @@ from l2a_transfer.errors import (
     ArgumentError,
     BackendError,
     DataError,
+    Interrupted,
     OutputExistsError,
     StoreError,
     unknown_name,
@@ -27,7 +28,7 @@ from l2a_transfer.errors import (
 )
 from l2a_transfer.features.backends import FeatureBackend, feature_width
 from l2a_transfer.features.compute import compute_shards
-from l2a_transfer.features.plan import comparable, differences, fingerprint, plan_ranges
+from l2a_transfer.features.plan import as_there, comparable, fingerprint, made_otherwise, plan_ranges
 from l2a_transfer.features.ray_engine import RayConfig, compute_on_ray
 from l2a_transfer.features.shards import Shard, Shards
 from l2a_transfer.features.store import FeatureMeta, read_meta, write_features
@@ -81,7 +82,8 @@ def extract(
     Raises: TypeError for a source or backend of another kind; OutputExistsError where `out` is complete and neither
     `resume` nor `overwrite` is given, an unfinished extraction with other options is there, or another process writes
     `out`; DataError for a picture that cannot be used; StoreError for features that are not finite and where the disk
-    refuses; BackendError for a cluster that cannot run it.
+    refuses; BackendError for a cluster that cannot run it; Interrupted, which is a KeyboardInterrupt and says what is
+    kept.
     """
     if not all(hasattr(source, name) for name in ("image", "labels", "ids", "fingerprint")):
         raise wrong_kind("source", "an image source, as open_source('imagefolder:PATH') or of 'npz:FILE' gives", source)
@@ -131,23 +133,26 @@ def extract(
             disable=None if progress else True,
         )
         compute = compute_shards if engine == "local" else partial(compute_on_ray, config=ray or RayConfig())
-        with job.shards.kept_if_used(), bar:
-            for rows, bad in compute(
-                source,
-                backend,
-                job.shards,
-                todo,
-                batch_size=batch_size,
-                workers=workers,
-                on_error=on_error,
-                attention=attention,
-                advance=bar.update,
-            ):
-                skipped[rows] = bad
-                for row, reason in bad.items():
-                    log.warning("skipped %s: %s", source.ids[row], reason)
-        left_out = {row: reason for rows in ranges for row, reason in sorted(skipped[rows].items())}
-        job.merge(ranges, left_out, attention=attention)
+        try:
+            with job.shards.kept_if_used(), bar:
+                for rows, bad in compute(
+                    source,
+                    backend,
+                    job.shards,
+                    todo,
+                    batch_size=batch_size,
+                    workers=workers,
+                    on_error=on_error,
+                    attention=attention,
+                    advance=bar.update,
+                ):
+                    skipped[rows] = bad
+                    for row, reason in bad.items():
+                        log.warning("skipped %s: %s", source.ids[row], reason)
+            left_out = {row: reason for rows in ranges for row, reason in sorted(skipped[rows].items())}
+            job.merge(ranges, left_out, attention=attention)
+        except KeyboardInterrupt as stop:
+            raise job.interrupted(ranges, overwrite=overwrite and not resume) from stop
         job.shards.remove()
     named = tuple((source.ids[row], reason) for row, reason in left_out.items())
     seconds = time.perf_counter() - started
@@ -175,12 +180,13 @@ class _Job:
         started = time.perf_counter()
         meta, rows, dim = read_meta(self.out)
         theirs, missing = comparable(meta.fingerprint, self.identity)
-        named = differences(theirs, self.identity)
+        named = made_otherwise(theirs, self.identity)
         if named and overwrite:
             return None
         if named:
             raise OutputExistsError(
-                f"{self.out}: complete, with other options ({named})", "`overwrite=True` replaces it"
+                f"{self.out}: complete, {named}",
+                f"{as_there(theirs, self.identity)}`overwrite=True` replaces it",
             )
         if meta.skipped and self.on_error == "fail":
             (name, reason), more = meta.skipped[0], len(meta.skipped)
@@ -192,6 +198,16 @@ class _Job:
             log.warning("%s: made before files recorded %s; these were not compared", self.out, ", ".join(missing))
         log.info("%s: complete and unchanged", self.out)
         return ExtractResult(self.out, rows, dim, 0, time.perf_counter() - started, meta.skipped)
+
+    def interrupted(self, ranges: Sequence[range], *, overwrite: bool) -> Interrupted:
+        """What Ctrl-C leaves on disk, and what goes on with it."""
+        rows = sum(len(rows) for rows in ranges if self.shards.path(rows).exists())
+        if not rows:
+            return Interrupted(f"nothing of {self.out} is kept; rows are written {len(ranges[0]):,} at a time")
+        return Interrupted(
+            f"{rows:,} of {counted(len(self.source), 'row')} {are(rows)} kept in {self.shards.folder}",
+            f"the same again {'with `resume=True` ' if overwrite else ''}goes on from there",
+        )
 
     def usable(self, rows: range) -> Shard | None:
         """The shard of a range, where it is whole and this run may skip what it skipped."""

@@ -9,7 +9,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from l2a_transfer.errors import unknown_name
+from l2a_transfer.errors import unknown_name, wrong_kind
 from l2a_transfer.preprocess import Preprocess
 
 TAPS = ("ga", "ga-bn-relu")
@@ -81,8 +81,10 @@ def feature_width(backend: FeatureBackend) -> int:
 def level_columns(widths: dict[str, int], wanted: Sequence[str] | None) -> tuple[tuple[str, int, int], ...]:
     """(name, start, stop) of the wanted levels, tiling the columns in the network's order.
 
-    Raises: UnknownNameError for a level that the network does not have.
+    Raises: UnknownNameError for a level that the network does not have; TypeError for one string.
     """
+    if isinstance(wanted, str):
+        raise wrong_kind("levels", f"a list of names, as [{wanted!r}]", wanted)
     for level in wanted or ():
         if level not in widths:
             raise unknown_name("level", level, widths)

@@ -6,11 +6,14 @@ import json
 from typing import Any
 
 from l2a_transfer.data.readers import ImageSource
+from l2a_transfer.data.sources import CONTENT, stamped_by
 from l2a_transfer.features.interface import FeatureBackend
 from l2a_transfer.features.machine import MEANING, RECORDED, decoders
 from l2a_transfer.features.schema import SCHEMA
 
 SHARD_ROWS = 1024
+STAMPS = "stamps"
+"""The key that says what stands for the files in `data`; it decides no byte, and explains where `data` differs."""
 
 
 def plan_ranges(rows: int, batch_size: int) -> list[range]:
@@ -29,6 +32,7 @@ def batches_of(rows: range, batch_size: int) -> list[range]:
 
 def fingerprint(source: ImageSource, backend: FeatureBackend, batch_size: int, *, attention: bool) -> dict[str, Any]:
     """Everything that decides the bytes of `/features` and of the maps; flat JSON."""
+    stamps = stamped_by(source)
     return {
         "format": SCHEMA,
         "data": source.fingerprint(),
@@ -41,6 +45,7 @@ def fingerprint(source: ImageSource, backend: FeatureBackend, batch_size: int, *
         "batch_size": batch_size,
         "pillow": decoders(source, backend.preprocess.size),
         **({"attention": True} if attention else {}),
+        **({STAMPS: stamps} if stamps else {}),
         **backend.identity(),
     }
 
@@ -58,8 +63,37 @@ def comparable(there: dict[str, Any], here: dict[str, Any]) -> tuple[dict[str, A
 
 def differences(there: dict[str, Any], here: dict[str, Any]) -> str:
     """What two fingerprints disagree on, as `batch_size: 4 there, 8 here; …`; empty where they are the same."""
-    keys = sorted(key for key in {*there, *here} if there.get(key) != here.get(key))
-    return "; ".join(f"{_MEANING.get(key, key)}: {_short(there, key)} there, {_short(here, key)} here" for key in keys)
+    keys = sorted(key for key in {*there, *here} - {STAMPS} if there.get(key) != here.get(key))
+    return "; ".join(
+        f"data: files compared by {there[STAMPS]} there, by {here[STAMPS]} here"
+        if key == "data" and stamped_otherwise(there, here)
+        else f"{_MEANING.get(key, key)}: {_short(there, key)} there, {_short(here, key)} here"
+        for key in keys
+    )
+
+
+def made_otherwise(there: dict[str, Any], here: dict[str, Any]) -> str:
+    """`differences` behind what they come from: other options, or perhaps another machine; empty for the same."""
+    named = differences(there, here)
+    if any(there.get(key) != here.get(key) for key in RECORDED):
+        return f"made on another machine, or with other options: {named}"
+    return named and f"with other options ({named})"
+
+
+def stamped_otherwise(there: dict[str, Any], here: dict[str, Any]) -> bool:
+    """True where the data cannot be compared, because one looked into the files and the other did not.
+
+    Fingerprints of earlier versions do not say; their data is compared as if both had done the same.
+    """
+    stamps = {there.get(STAMPS), here.get(STAMPS)}
+    return there.get("data") != here.get("data") and len(stamps) == 2 and None not in stamps
+
+
+def as_there(there: dict[str, Any], here: dict[str, Any]) -> str:
+    """The beginning of a remedy: how to compare files as they were compared there; empty where that is not it."""
+    if not stamped_otherwise(there, here):
+        return ""
+    return f"{'leave `verify_source` out' if here[STAMPS] == CONTENT else 'give `verify_source=True`'} as there, or "
 
 
 _MEANING = {

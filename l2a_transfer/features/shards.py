@@ -19,7 +19,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
 from l2a_transfer.errors import OutputExistsError, StoreError
-from l2a_transfer.features.plan import differences
+from l2a_transfer.features.plan import STAMPS, as_there, differences, made_otherwise
 
 log = logging.getLogger(__name__)
 PLAN = "plan.json"
@@ -48,7 +48,8 @@ class Shards:
 
     def __init__(self, folder: Path, fingerprint: dict[str, Any]) -> None:
         self.folder, self.fingerprint = folder, fingerprint
-        self.digest = hashlib.sha256(json.dumps(fingerprint, sort_keys=True).encode()).hexdigest()
+        deciding = {key: value for key, value in fingerprint.items() if key != STAMPS}
+        self.digest = hashlib.sha256(json.dumps(deciding, sort_keys=True).encode()).hexdigest()
 
     def open(self, *, overwrite: bool) -> None:
         """Make the folder, or take up the one that is there; what killed writers left of partial files goes.
@@ -59,11 +60,13 @@ class Shards:
         if overwrite:
             self.remove()
         # A plan of which no range is finished protects nothing, as after a picture that could not be decoded.
-        elif any(self.folder.glob(ROWS)) and (named := differences(_read_json(self.folder / PLAN), self.fingerprint)):
-            raise OutputExistsError(
-                f"{self.folder}: holds an unfinished extraction with other options ({named})",
-                "`overwrite=True` starts again",
-            )
+        elif any(self.folder.glob(ROWS)):
+            theirs = _read_json(self.folder / PLAN)
+            if named := made_otherwise(theirs, self.fingerprint):
+                raise OutputExistsError(
+                    f"{self.folder}: holds an unfinished extraction {named}",
+                    f"{as_there(theirs, self.fingerprint)}`overwrite=True` starts again",
+                )
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             for partial in self.folder.glob("*.partial"):

@@ -28,8 +28,8 @@ SCHEMA = "l2a-checkpoint/1"
 HINTS = {
     "threads": " (OMP_NUM_THREADS sets them)",
     "processes": " (torchrun sets them)",
-    "data": " (the data set, its folder, or what is held out)",
-    "test": " (the data set, its folder, or what is held out)",
+    "data": " (the data set, its folder, what is held out, or how files are compared)",
+    "test": " (the data set, its folder, what is held out, or how files are compared)",
     "init_from": " (the weights to start from)",
     "arithmetic": " (a step gives other bits: another processor, or settings as ONEDNN_MAX_CPU_ISA)",
     "instructions": " (of the CPU)",

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from l2a_transfer.models.weights import beyond_float16
+from l2a_transfer.wording import counted
 
 if TYPE_CHECKING:
     from l2a_transfer.training.trainer import Trainer
@@ -34,17 +35,21 @@ def signs(trainer: Trainer, row: dict[str, Any]) -> dict[str, str]:
     found, recipe = {}, trainer.recipe
     less = f"a smaller learning rate ({recipe.lr:g} in this run; a quarter of it is a good next try)"
     guess = guessing_loss(trainer.data.train.labels, len(trainer.data.classes), recipe.label_smoothing)
-    begun = trainer.epoch < 2 or trainer.epoch * trainer.steps_per_epoch < TO_LEARN
-    if row["train_loss"] >= AS_GUESSED * guess and (trainer.finished or not begun):
-        found["guessing"] = (
+    steps = trainer.epoch * trainer.steps_per_epoch
+    if row["train_loss"] >= AS_GUESSED * guess and (trainer.finished or (trainer.epoch >= 2 and steps >= TO_LEARN)):
+        seen = (
             f"epoch {trainer.epoch}: a loss of {row['train_loss']:.3f} over the whole epoch, where guessing by the "
-            f"classes' frequencies gives {guess:.3f}: the network has diverged, or learns nothing; start again with "
-            f"{less}, or with more epochs where there are few images"
+            f"classes' frequencies gives {guess:.3f}"
+        )
+        found["guessing"] = (
+            f"{seen}: no better than guessing after {counted(steps, 'step')}; train for more epochs"
+            if steps < TO_LEARN
+            else f"{seen}: the network has diverged, or learns nothing; start again with {less}"
         )
     if large := beyond_float16(trainer.result):
         key, value = max(large.items(), key=lambda item: item[1])
         found["range"] = (
             f"epoch {trainer.epoch}: {key} has {value:.3g}, and float16 ends at 65,504: a sign of divergence; start "
-            f"again with {less}. The weights are saved all the same, such tensors as float32"
+            f"again with {less}; if the run reaches its end, such tensors are saved as float32"
         )
     return found
