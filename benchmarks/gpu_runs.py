@@ -82,24 +82,22 @@ def _macs(model: str, width: float, size: int) -> int:
 
 
 def plan() -> list[Run]:
-    """In order of value: the paper's width, then three seeds at smaller ones, both data sets, then more of each."""
+    """In order of value: two seeds at the paper's width, three at smaller ones, both data sets, then more of each."""
     whole, half, quarter = 1.0, 0.5, 0.25
     three = (ATTENTION, UNIFORM, VGG)
-    runs = [Run(model, whole, 0, epochs=30) for model in three]
+    wide = [(ATTENTION, 0, "cifar10"), (UNIFORM, 0, "cifar10"), (ATTENTION, 0, "cifar100"), (ATTENTION, 1, "cifar10")]
+    wide += [(ATTENTION, 1, "cifar100"), (UNIFORM, 0, "cifar100"), (VGG, 0, "cifar10"), (VGG, 0, "cifar100")]
+    wide += [(UNIFORM, 1, "cifar10"), (VGG, 1, "cifar10"), (UNIFORM, 1, "cifar100"), (VGG, 1, "cifar100")]
+    runs = [Run(model, whole, seed, data, epochs=30) for model, seed, data in wide]
     runs += [Run(UNIFORM, quarter, 1), Run(UNIFORM, quarter, 2), Run(VGG, quarter, 2)]
     runs += [Run(model, quarter, 0, "cifar100") for model in three]
     runs += [Run(model, half, 0) for model in three]
-    runs += [Run(ATTENTION, whole, 0, "cifar100", epochs=30)]
     runs += [Run(model, quarter, seed, "cifar100") for seed in (1, 2) for model in three]
     runs += [Run(model, half, seed) for seed in (1, 2) for model in three]
-    runs += [Run(ATTENTION, whole, 1, epochs=30)]
     runs += [Run(f"vgg-att2-concat-{c}", quarter, seed) for c in ("dp", "add") for seed in (1, 2)]
     runs += [Run(model, quarter, seed) for model in ("vgg-gap", "vgg-att1-uniform") for seed in (0, 1, 2)]
     runs += [Run(ATTENTION, quarter, seed, normalizer=name) for name in NORMALIZERS for seed in (0, 1, 2)]
-    runs += [Run(model, whole, 0, "cifar100", epochs=30) for model in (UNIFORM, VGG)]
-    runs += [Run(model, whole, 1, epochs=30) for model in (UNIFORM, VGG)]
     runs += [Run(model, quarter, 0) for model in OTHERS]
-    runs += [Run(model, whole, 1, "cifar100", epochs=30) for model in three]
     runs += [Run(model, quarter, seed) for seed in (3, 4) for model in three]
     runs += [Run(model, whole, 2, epochs=30) for model in three]
     return runs
