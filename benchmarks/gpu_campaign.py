@@ -178,14 +178,15 @@ STEPS: dict[str, tuple[Callable[[Campaign], None], float]] = {
 @click.option(
     "--done",
     type=click.Path(exists=True, path_type=Path),
-    help="What a campaign before this one found: the runs that ended there are left out.",
+    multiple=True,
+    help="What a campaign before this one found, once or more: the runs that ended there are left out.",
 )
 @click.option("--jobs", type=click.IntRange(min=1), default=5, show_default=True, help="Runs at a time.")
 @click.option("--device", type=click.Choice(["cuda", "cpu"]), default="cuda", show_default=True)
 @click.option("--tiny/--no-tiny", default=False, help="A rehearsal: width 1/32, one epoch, few images.")
 @click.option("--commit", help="Of this code, where it does not lie in a checkout.")
 def main(
-    out: Path, minutes: float, only: str | None, data_dir: Path | None, work: Path, done: Path | None, jobs: int,
+    out: Path, minutes: float, only: str | None, data_dir: Path | None, work: Path, done: tuple[Path, ...], jobs: int,
     device: str, tiny: bool, commit: str | None,
 ) -> None:  # fmt: skip
     """Run the steps in order of value and stop in time."""
@@ -204,10 +205,9 @@ def main(
     torch.manual_seed(0)
     place = Place(work.resolve(), (data_dir or work).resolve(), device, jobs=jobs, tiny=tiny)
     plan = gpu_runs.tiny(gpu_runs.plan()) if tiny else gpu_runs.plan()
-    if done is not None:
-        rows = json.loads(done.read_text())["steps"].get("runs", [])
-        ended = {row["run"] for row in rows if row.get("metrics")}
-        plan = [run for run in plan if run.stem not in ended]
+    rows = [row for before in done for row in json.loads(before.read_text())["steps"].get("runs", [])]
+    ended = {row["run"] for row in rows if row.get("metrics")}
+    plan = [run for run in plan if run.stem not in ended]
     commit = commit or commit_here()
     campaign = Campaign(torch.device(device), tiny, place, plan, out, started + 60 * minutes, commit)
     campaign.document = {
