@@ -106,7 +106,8 @@ def test_the_campaign_runs_whole_on_a_cpu(tmp_path: Path) -> None:
     for name in ("ceilings", "training_steps", "forwards", "extraction", "svm"):
         assert steps[name], name
     assert ended["run"] not in {row["run"] for row in steps["runs"]}
-    assert [row["returncode"] for row in steps["runs"]] == [0] * len(steps["runs"]) and steps["runs"]
+    assert [row["returncode"] for row in steps["runs"]] == [0] * len(steps["runs"])
+    assert steps["runs"]
     assert sorted(steps["weights"]) == sorted(row["run"] for row in steps["runs"])
     with unpacked(tmp_path / "out", 1) as tar:
         assert len(tar.getnames()) == len(steps["runs"])
