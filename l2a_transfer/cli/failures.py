@@ -32,6 +32,8 @@ TO_DO = {
     errno.EPERM: "check who may use it, or choose another path",
     errno.EROFS: "it is on a disk that cannot be written; choose another path",
     errno.ENOSPC: "the disk is full; free some space, or choose another path",
+    errno.EDQUOT: "no more may be written there; free some space, or choose another path",
+    errno.EFBIG: "no file may be that large there; choose another path, or see 'ulimit -f'",
     errno.ELOOP: "a link leads back to itself; remove the link",
     errno.ENAMETOOLONG: "choose a shorter name",
 }

@@ -63,7 +63,7 @@ def command(obj: dict[str, Any], /, files: tuple[Path, ...], out: Path, **given:
     """
     from l2a_transfer.evaluation.evaluate import EvalConfig, evaluate_files
     from l2a_transfer.evaluation.markdown import markdown_table
-    from l2a_transfer.evaluation.report import check_output, write_report
+    from l2a_transfer.evaluation.report import report_folder, write_report
 
     overwrite, as_json = given.pop("overwrite"), given.pop("as_json")
     given["c_grid"] = _numbers("--c-grid", given["c_grid"], float, "1e-4,1e-3,1e-2")
@@ -72,9 +72,9 @@ def command(obj: dict[str, Any], /, files: tuple[Path, ...], out: Path, **given:
     given["max_memory"] = _bytes(given["max_memory"])
     given["compare"] = tuple(_pair(text) for text in given["compare"])
     config = EvalConfig(**given)
-    check_output(out, overwrite=overwrite)
-    results = evaluate_files(files, config, progress=obj["progress"])
-    written = write_report(results, out, overwrite=overwrite)
+    with report_folder(out, overwrite=overwrite):
+        results = evaluate_files(files, config, progress=obj["progress"])
+        written = write_report(results, out, overwrite=overwrite)
     if as_json:
         echo_json(results.document())
         return

@@ -9,7 +9,8 @@ import io
 import json
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,8 @@ from l2a_transfer.evaluation.markdown import report_markdown
 from l2a_transfer.evaluation.page import page
 from l2a_transfer.evaluation.plots import accuracy_png, confusion_png
 from l2a_transfer.evaluation.seeds import SeedSummary
+from l2a_transfer.files import check_replaceable, is_there, leftovers, replacing_all
+from l2a_transfer.lock import folder_lock
 
 RESULTS = "results.json"
 FIXED = (RESULTS, "results.csv", "comparisons.csv", "seeds.csv", "report.html", "report.md", "accuracy.png")
@@ -29,13 +32,31 @@ ENDS = dict.fromkeys(INTERVALS, ("low", "high")) | {"n": ("a", "b")}
 """Pairs of values that are two columns of a CSV file."""
 
 
-def check_output(out: Path, *, overwrite: bool) -> None:
-    """Raises: OutputExistsError where `out` holds a report and may not be replaced, or is no folder; OSError where it
-    cannot be written, which is better known before the SVMs are fitted than after."""
-    if out.exists() and not out.is_dir():
+@contextmanager
+def report_folder(out: Path, *, overwrite: bool, beside: Sequence[str] = ()) -> Iterator[None]:
+    """Hold the folder `out`, made where it is not there, from before the SVMs are fitted until the report is written.
+
+    Raises: as `check_output`; OutputExistsError where another process writes into it.
+    """
+    check_output(out, overwrite=overwrite, beside=beside)
+    with folder_lock(out):
+        # Whoever held the lock until now may have finished in the meantime.
+        check_output(out, overwrite=overwrite, beside=beside)
+        yield
+
+
+def check_output(out: Path, *, overwrite: bool, beside: Sequence[str] = ()) -> None:
+    """Raises: OutputExistsError where `out` holds a report, or files called `beside`, and may not be replaced, or is no
+    folder, or where one of these names is not a regular file's; OSError where it cannot be written, which is better
+    known before the SVMs are fitted than after. What an interrupted report left may be replaced."""
+    if is_there(out) and not out.is_dir():
         raise OutputExistsError(f"{out}: is a file, and a report needs a folder", "choose another `out`")
-    for name in FIXED:
-        if (out / name).exists() and not overwrite:
+    replaced = leftovers(out)
+    for path in sorted(out.glob("confusion-*.png")):
+        check_replaceable(path)
+    for name in (*FIXED, *beside):
+        check_replaceable(out / name)
+        if is_there(out / name) and not overwrite and name not in replaced:
             raise OutputExistsError(
                 f"{out / name}: exists", "`overwrite=True` replaces the report, or choose another `out`"
             )
@@ -45,14 +66,21 @@ def check_output(out: Path, *, overwrite: bool) -> None:
         raise OSError(problem, os.strerror(problem), str(there))
 
 
-def write_report(results: EvalResults, out: Path, *, overwrite: bool = False) -> list[Path]:
+def write_report(
+    results: EvalResults, out: Path, *, overwrite: bool = False, beside: Mapping[str, bytes] | None = None
+) -> list[Path]:
     """Writes the report into the folder `out` and returns its files, `results.json` first.
 
-    Every file is written beside its place and moved there when all are complete, `results.json` last; the plots of an
-    earlier report that this one does not have are removed. Raises: OutputExistsError.
+    Every file is written aside and moved to its place when all are complete, `results.json` last; files called
+    `beside` appear together with them; the plots of an earlier report that this one does not have are removed. Raises:
+    OutputExistsError; OSError, naming the file, where the disk refuses.
     """
-    check_output(out, overwrite=overwrite)
-    out.mkdir(parents=True, exist_ok=True)
+    beside = beside or {}
+    with report_folder(out, overwrite=overwrite, beside=tuple(beside)):
+        return _write_report(results, out, beside)
+
+
+def _write_report(results: EvalResults, out: Path, beside: Mapping[str, bytes]) -> list[Path]:
     earlier = _files_of(out / RESULTS)
     confusions = _confusion_names(results)
     names = [*FIXED, *confusions]
@@ -64,24 +92,20 @@ def write_report(results: EvalResults, out: Path, *, overwrite: bool = False) ->
         "report.md": lambda: report_markdown(results, confusions).encode(),
         "accuracy.png": lambda: accuracy_png(results.rows),
     }
-    partials = [out / f"{name}.partial" for name in names]
-    try:
-        for name, partial in zip(names[1:], partials[1:], strict=True):
+    with replacing_all(out) as put:
+        # Half a character in a class name (a lone surrogate) is written as the \\uXXXX that JSON has for it.
+        put(RESULTS, _json(results, names).encode("utf-8", "backslashreplace"))
+        for name in names[1:]:
             if name in content:
-                _write(partial, content[name]())
+                put(name, content[name]())
             else:
                 k = confusions[name]
-                _write(partial, confusion_png(results.rows[k], results.details[k]))
-        # Half a character in a class name (a lone surrogate) is written as the \\uXXXX that JSON has for it.
-        _write(partials[0], _json(results, names).encode("utf-8", "backslashreplace"))
-        for name, partial in reversed(list(zip(names, partials, strict=True))):
-            os.replace(partial, out / name)
-    finally:
-        for partial in partials:
-            partial.unlink(missing_ok=True)
+                put(name, confusion_png(results.rows[k], results.details[k]))
+        for name, whole in beside.items():
+            put(name, whole)
     for name in earlier - set(names):
         (out / name).unlink(missing_ok=True)
-    return [out / name for name in names]
+    return [out / name for name in (*names, *beside)]
 
 
 def _csv(flat: list[dict[str, Any]], kind: type[EvalRow | Comparison | SeedSummary]) -> bytes:
@@ -149,10 +173,3 @@ def _confusion_names(results: EvalResults) -> dict[str, int]:
         same = sum(re.fullmatch(rf"{re.escape(stem)}(\+\d+)?\.png", name) is not None for name in names)
         names[(f"{stem}+{same + 1}" if same else stem) + ".png"] = k
     return names
-
-
-def _write(path: Path, content: bytes) -> None:
-    with open(path, "wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())

@@ -32,7 +32,7 @@ from l2a_transfer.features.plan import as_there, comparable, fingerprint, made_o
 from l2a_transfer.features.ray_engine import RayConfig, compute_on_ray
 from l2a_transfer.features.shards import Shard, Shards
 from l2a_transfer.features.store import FeatureMeta, read_meta, write_features
-from l2a_transfer.files import names_a_format
+from l2a_transfer.files import check_own_folder, check_replaceable, names_a_format
 from l2a_transfer.lock import output_lock
 from l2a_transfer.wording import are, counted
 
@@ -109,9 +109,12 @@ def extract(
     if not out.parent.is_dir():
         out.parent.mkdir(parents=True, exist_ok=True)
     job = _Job(source, backend, out, identity, on_error)
+    check_own_folder(job.shards.folder)
     if (found := job.complete(resume=resume, overwrite=overwrite)) and not job.shards.there():
         return found
+    check_replaceable(out)
     with output_lock(out):
+        check_replaceable(out)
         # Whoever held the lock until now may have finished in the meantime.
         if found := job.complete(resume=resume, overwrite=overwrite):
             if job.shards.is_of(identity):
@@ -173,7 +176,10 @@ class _Job:
 
     def complete(self, *, resume: bool, overwrite: bool) -> ExtractResult | None:
         """The file that is there already, verified; None where it has to be made. Raises: OutputExistsError."""
-        if not self.out.exists() or (overwrite and not resume):
+        if not self.out.is_file():
+            check_replaceable(self.out)
+            return None
+        if overwrite and not resume:
             return None
         if not resume:
             raise OutputExistsError(f"{self.out}: exists", "`resume=True` verifies it, `overwrite=True` replaces it")

@@ -6,7 +6,7 @@ import hashlib
 import struct
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -118,10 +118,15 @@ def _is_utf8(name: str) -> bool:
 
 def digest_of(path: Path) -> tuple[int, bytes]:
     """Length and SHA-256 of what follows the user block."""
-    sha, length = hashlib.sha256(), 0
     with open(path, "rb") as file:
-        file.seek(USER_BLOCK)
-        while chunk := file.read(CHUNK_BYTES):
-            sha.update(chunk)
-            length += len(chunk)
+        return digest_of_open(file)
+
+
+def digest_of_open(file: IO[bytes]) -> tuple[int, bytes]:
+    """As `digest_of`, of a file that is open, wherever it stands."""
+    sha, length = hashlib.sha256(), 0
+    file.seek(USER_BLOCK)
+    while chunk := file.read(CHUNK_BYTES):
+        sha.update(chunk)
+        length += len(chunk)
     return length, sha.digest()

@@ -31,8 +31,10 @@ from l2a_transfer.features.schema import (
     FeatureMeta,
     Rows,
     check_rows,
-    digest_of,
+    digest_of_open,
 )
+from l2a_transfer.files import replacing
+from l2a_transfer.lock import output_lock
 from l2a_transfer.wording import counted
 
 
@@ -53,31 +55,28 @@ def write_features(
     `blocks` are (B, D) arrays in row order, taken one at a time, so that memory does not grow with N; `maps`: level →
     blocks (B, H, W) of its attention maps, stored as float16. The same content gives the same bytes. Raises:
     StoreError for rows, labels, ids, levels or maps that do not fit together, for values that are not finite in
-    `dtype`, and where the disk refuses; the partial file is removed.
+    `dtype`, and where the disk refuses; the partial file is removed. OutputExistsError where another process writes
+    `path`, or it is no regular file.
     """
     path = Path(path)
     if dtype not in DTYPES:
         raise ValueError(f"dtype must be one of {', '.join(DTYPES)}, got {dtype!r}")
     rows = Rows(np.asarray(labels, dtype=np.int32), tuple(ids), np.asarray(split, dtype=np.uint8))
     check_rows(path, meta, rows, dim)
-    partial = path.with_name(path.name + ".partial")
     try:
-        with open(partial, "w+b", buffering=0) as raw:
+        with output_lock(path), replacing(path, buffering=0) as raw:
             sink = _Sink(raw)
+            # libhdf5 is given the open file and no name, which someone could have made a link in the meantime.
             with h5py.File(sink, "w", userblock_size=USER_BLOCK, libver=("v110", "v110")) as file:
                 _write_meta(file, meta)
                 _write_rows(path, file, rows)
                 _write_blocks(path, file, "features", _until_refused(blocks, sink), rows, (dim,), dtype)
                 for level, values in (maps or {}).items():
                     _write_blocks(path, file, f"{MAPS}/{level}", _until_refused(values, sink), rows, None, "float16")
-        sink.raise_refusal()
-        _seal(partial)
-        os.replace(partial, path)
-    except BaseException as error:
-        partial.unlink(missing_ok=True)
-        if isinstance(error, OSError):
-            raise StoreError(f"{path}: cannot be written: {error.strerror or error}") from error
-        raise
+            sink.raise_refusal()
+            _seal(raw)
+    except OSError as error:
+        raise StoreError(f"{path}: cannot be written: {error.strerror or error}") from error
 
 
 class _Sink(io.RawIOBase):
@@ -182,10 +181,9 @@ def _write_blocks(
         raise StoreError(f"{path}: {counted(at, 'row')} of {name} came, expected {N}")
 
 
-def _seal(path: Path) -> None:
+def _seal(raw: io.FileIO) -> None:
     """Write the user block, after everything else is on disk: only a complete file ever has one."""
-    with open(path, "r+b") as file:
-        os.fsync(file.fileno())
-        file.write(SEAL.pack(MAGIC, VERSION, *digest_of(path)).ljust(USER_BLOCK, b"\0"))
-        file.flush()
-        os.fsync(file.fileno())
+    os.fsync(raw.fileno())
+    seal = SEAL.pack(MAGIC, VERSION, *digest_of_open(raw)).ljust(USER_BLOCK, b"\0")
+    raw.seek(0)
+    raw.write(seal)

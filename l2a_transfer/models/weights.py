@@ -12,8 +12,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
-from l2a_transfer.errors import UnknownNameError, WeightsError, nearest, wrong_kind
+from l2a_transfer.errors import StoreError, UnknownNameError, WeightsError, nearest, wrong_kind
 from l2a_transfer.files import write_whole
+from l2a_transfer.lock import output_lock
 from l2a_transfer.models.config import ARCHITECTURES, DEFAULT_WIDTH, ModelConfig
 from l2a_transfer.preprocess import Preprocess
 
@@ -82,7 +83,8 @@ def save_weights(model: Network, card: Card, path: Path) -> None:
     """Write `model` as float16 with its card, atomically: `path` is the old file or the whole new one.
 
     A tensor with a value that float16 does not hold is written as float32, and the card's `training["float32"]` names
-    it. Raises: WeightsError where the disk refuses, and for values that are not finite.
+    it. Raises: WeightsError where the disk refuses, and for values that are not finite; OutputExistsError where another
+    process writes `path`, or it is no regular file.
     """
     import torch
     from safetensors.torch import save
@@ -104,11 +106,11 @@ def save_weights(model: Network, card: Card, path: Path) -> None:
     content = save(tensors, metadata=metadata)
     data = save(tensors, metadata={**metadata, DIGEST_KEY: _sha256(io.BytesIO(content))[1]})
     try:
-        write_whole(path, _in_order(data))
-    except OSError as error:
-        raise WeightsError(
-            f"{path}: cannot be written: {error.strerror or error}; make room, or choose another folder"
-        ) from error
+        with output_lock(path):
+            write_whole(path, _in_order(data))
+    except (OSError, StoreError) as error:
+        said = (error.strerror if isinstance(error, OSError) else None) or error
+        raise WeightsError(f"{path}: cannot be written: {said}; make room, or choose another folder") from error
 
 
 def beyond_float16(model: Network) -> dict[str, float]:

@@ -8,6 +8,7 @@ import math
 import os
 import statistics
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ import torch
 import torch.distributed as dist
 
 from l2a_transfer.errors import ArgumentError, Interrupted, NotFiniteError, OutputExistsError, TrainingError
+from l2a_transfer.files import remove_leftovers
 from l2a_transfer.models.weights import count_parameters, load_weights, save_weights, with_metrics
 from l2a_transfer.training.cards import training_card
 from l2a_transfer.training.checkpoint import differences, write_run_file
@@ -23,7 +25,7 @@ from l2a_transfer.training.curve import learning_curve
 from l2a_transfer.training.data import ResidentPixels
 from l2a_transfer.training.device import device_name
 from l2a_transfer.training.divergence import signs
-from l2a_transfer.training.folder import ELSEWHERE, RunFolder, check_path
+from l2a_transfer.training.folder import ELSEWHERE, RunFolder, check_path, held_folder
 from l2a_transfer.training.interrupt import asked_to_stop
 from l2a_transfer.training.machine import MACHINE
 from l2a_transfer.training.measure import evaluate
@@ -260,18 +262,38 @@ def train_seeds(
         raise ArgumentError(f"seeds must be between 0 and {2**32 - 1}; got {','.join(map(str, seeds))}")
     summary = out / "seeds.json"
     check_path(summary)
+    with ExitStack() as stack:
+        if not dist.is_initialized() or dist.get_rank() == 0:
+            for folder in (out, *(out / f"seed-{seed}" for seed in seeds)):
+                stack.enter_context(held_folder(folder))
+            remove_leftovers(summary)
+        return _train_seeds(
+            new_trainer, summary, seeds, resume=resume, overwrite=overwrite, eval_every=eval_every, progress=progress
+        )
+
+
+def _train_seeds(
+    new_trainer: Callable[[int], Trainer],
+    summary: Path,
+    seeds: Sequence[int],
+    *,
+    resume: bool,
+    overwrite: bool,
+    eval_every: int,
+    progress: bool,
+) -> SeedsResult:
     values: list[float] = []
     name = metric = ""
     for seed in seeds if not overwrite else ():
         trainer = new_trainer(seed)
-        folder = RunFolder.of(out / f"seed-{seed}", trainer)
+        folder = RunFolder.of(summary.parent / f"seed-{seed}", trainer)
         folder.check(trainer, resume=resume or folder.measured())
         if seed == seeds[0]:
             _check_summary(summary, folder.name)
     for seed in seeds:
         trainer = new_trainer(seed)
         metric = trainer.data.test_metric
-        folder = RunFolder.of(out / f"seed-{seed}", trainer)
+        folder = RunFolder.of(summary.parent / f"seed-{seed}", trainer)
         name = folder.name
         done = not overwrite and folder.measured()
         result = train(
