@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import io
 import struct
+import zlib
+
+import numpy as np
+from PIL import Image
 
 ADDRESS = 0x0000_4141_4141_4140
 """Where `forged_cifar_batch` would have NumPy look for an object."""
@@ -84,4 +89,62 @@ PICKLES = {
     "string": pickle_with_long_string,
     "key": pickle_with_deep_key,
     "encoded": pickle_encoding_again,
+}
+
+
+def eps() -> bytes:
+    """A picture of PostScript, for which Pillow starts Ghostscript."""
+    return b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\n%%EndComments\nshowpage\n%%EOF\n"
+
+
+def jpeg_of_scans(scans: int, side: int = 64) -> bytes:
+    """A progressive JPEG with about so many scans: its last one, again and again."""
+    buffer = io.BytesIO()
+    pixels = np.arange(side * side, dtype=np.uint32).reshape(side, side)
+    Image.fromarray((pixels * 2654435761 >> 24).astype(np.uint8)).save(buffer, "JPEG", progressive=True)
+    content = buffer.getvalue()
+    last = content[content.rindex(b"\xff\xda") : -2]
+    return content[:-2] + last * (scans - content.count(b"\xff\xda")) + content[-2:]
+
+
+def png_of_chunks(chunks: int) -> bytes:
+    """A PNG of 8 × 8 pixels among so many empty chunks."""
+    buffer = io.BytesIO()
+    Image.new("L", (8, 8), 77).save(buffer, "PNG")
+    content = buffer.getvalue()
+    empty = b"\0\0\0\0teSt" + struct.pack(">I", zlib.crc32(b"teSt"))
+    return content[:33] + empty * chunks + content[33:]
+
+
+def tiff_of_tags(tags: int, size: int) -> bytes:
+    """A TIFF of 1 × 1 pixel with so many notes, all of which are the same `size` bytes of the file."""
+    known = {256: 1, 257: 1, 258: 8, 259: 1, 262: 1, 273: 8, 277: 1, 278: 1, 279: 1}
+    entries = [struct.pack("<HHII", tag, 4, 1, value) for tag, value in known.items()]
+    at = 8 + 2 + 12 * (len(known) + tags) + 4
+    entries += [struct.pack("<HHII", 1000 + k, 7, size, at) for k in range(tags)]
+    return b"II*\0\x08\0\0\0" + struct.pack("<H", len(entries)) + b"".join(entries) + bytes(4) + bytes(size)
+
+
+def grey_of_16_bits(width: int, height: int) -> bytes:
+    """A PNG of 16 bits a pixel that is small as a file."""
+    return png_file((width, height), 16, 0, bytes(height * (1 + 2 * width)))
+
+
+def png_file(size: tuple[int, int], depth: int, kind: int, data: bytes, transparent: bytes = b"") -> bytes:
+    """A PNG of (W, H) pixels, `depth` bits a sample, of colour type `kind`; `data` are its rows, filter bytes too."""
+
+    def chunk(name: bytes, content: bytes) -> bytes:
+        return struct.pack(">I", len(content)) + name + content + struct.pack(">I", zlib.crc32(name + content))
+
+    header = chunk(b"IHDR", struct.pack(">IIBBBBB", *size, depth, kind, 0, 0, 0))
+    key = chunk(b"tRNS", transparent) if transparent else b""
+    return b"\x89PNG\r\n\x1a\n" + header + key + chunk(b"IDAT", zlib.compress(data)) + chunk(b"IEND", b"")
+
+
+PICTURES = {
+    "eps": eps,
+    "scans": lambda: jpeg_of_scans(400),
+    "chunks": lambda: png_of_chunks(60_000),
+    "tags": lambda: tiff_of_tags(5_000, 4 << 20),
+    "grey": lambda: grey_of_16_bits(10_000, 9_999),
 }

@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from l2a_transfer.data.cifar import MAX_FILE_BYTES, read_cifar
-from l2a_transfer.data.cifar_pickle import MAX_STEPS, NotPlain, read_plain
+from l2a_transfer.data.cifar_pickle import MAX_STEPS, NotPlainError, read_plain
 from l2a_transfer.errors import DataError
 from tests.hostile import PICKLES, forged_cifar_batch
 
@@ -116,21 +116,23 @@ class Called:
     ],
 )
 def test_what_no_cifar_file_has_is_refused(content: bytes) -> None:
-    with pytest.raises(ValueError, match="."):
+    with pytest.raises(
+        ValueError, match=r"opcode|ends|asks for|calls|missing|used before|array|left over|decode|begin|name"
+    ):
         read_plain(content)
 
 
 def test_the_bytes_of_an_array_are_as_many_as_its_shape_says() -> None:
     content = pickle.dumps({b"data": np.zeros((2, 3), dtype=np.uint8)}, 2)
     assert content.count(b"K\x02K\x03\x86") == 1
-    with pytest.raises(NotPlain, match="another size than its 6 bytes"):
+    with pytest.raises(NotPlainError, match="another size than its 6 bytes"):
         read_plain(content.replace(b"K\x02K\x03\x86", b"K\x02K\x04\x86"))
-    with pytest.raises(NotPlain, match="another size"):
+    with pytest.raises(NotPlainError, match="another size"):
         read_plain(content.replace(b"K\x02K\x03\x86", b"J\xfe\xff\xff\xffJ\xfd\xff\xff\xff\x86"))
 
 
 def test_the_steps_of_a_file_are_counted() -> None:
-    with pytest.raises(NotPlain, match="opcodes"):
+    with pytest.raises(NotPlainError, match="opcodes"):
         read_plain(b"\x80\x02" + b"N" * MAX_STEPS)
 
 

@@ -27,7 +27,7 @@ NAMES = {
 """What a pickle of an array of bytes names: by protocols 0 to 4, by protocol 5, and by Python 3 for Python 2."""
 
 
-class NotPlain(ValueError):
+class NotPlainError(ValueError):
     """What a file says that no CIFAR file does; the text goes on after "not a CIFAR file or damaged:"."""
 
 
@@ -73,7 +73,7 @@ LINE = 100
 def read_plain(content: bytes) -> Any:
     """What a pickle of protocol 2 to 5 holds: dictionaries, lists, tuples, integers, text, bytes, and arrays of bytes.
 
-    Takes memory in proportion to `content`. Raises: NotPlain, a ValueError, for anything else.
+    Takes memory in proportion to `content`. Raises: NotPlainError, a ValueError, for anything else.
     """
     return _plain(_Reader(content).read())
 
@@ -81,7 +81,7 @@ def read_plain(content: bytes) -> Any:
 def _plain(value: Any) -> Any:
     if isinstance(value, _Array):
         if value.values is None:
-            raise NotPlain("an array without values")
+            raise NotPlainError("an array without values")
         return value.values
     return {key: _plain(item) for key, item in value.items()} if type(value) is dict else value
 
@@ -109,17 +109,17 @@ class _Reader:
 
     def read(self) -> Any:
         if self._take(1)[0] != PROTO:
-            raise NotPlain("it does not begin as a pickle of protocol 2 to 5 does")
+            raise NotPlainError("it does not begin as a pickle of protocol 2 to 5 does")
         self._take(1)
         for _ in range(MAX_STEPS):
             code = self._take(1)[0]
             if code == STOP:
                 value = self._pop()
                 if self.stack:
-                    raise NotPlain("objects are left over at its end")
+                    raise NotPlainError("objects are left over at its end")
                 return value
             self._step(code)
-        raise NotPlain(f"it has more than {MAX_STEPS:,} opcodes")
+        raise NotPlainError(f"it has more than {MAX_STEPS:,} opcodes")
 
     def _step(self, code: int) -> None:
         if code in INTEGERS:
@@ -134,7 +134,7 @@ class _Reader:
         elif code in GETS:
             place = self._number(GETS[code])
             if place not in self.memo:
-                raise NotPlain(f"the object {place} is used before it is there")
+                raise NotPlainError(f"the object {place} is used before it is there")
             self.stack.append(self.memo[place])
         elif code in TEXTS:
             self.stack.append(self._take(self._number(TEXTS[code])).decode("utf-8"))
@@ -147,12 +147,12 @@ class _Reader:
         elif code in self.named:
             self.named[code]()
         else:
-            raise NotPlain(f"it has the opcode {code:#04x}, which no CIFAR file needs")
+            raise NotPlainError(f"it has the opcode {code:#04x}, which no CIFAR file needs")
 
     def _take(self, size: int) -> bytes:
         found = self.content[self.at : self.at + size]
         if len(found) < size:
-            raise NotPlain(f"it ends after {len(self.content):,} bytes, in the middle of an object")
+            raise NotPlainError(f"it ends after {len(self.content):,} bytes, in the middle of an object")
         self.at += size
         return found
 
@@ -162,12 +162,12 @@ class _Reader:
     def _line(self) -> str:
         end = self.content.find(b"\n", self.at, self.at + LINE)
         if end < 0:
-            raise NotPlain("a name without an end")
+            raise NotPlainError("a name without an end")
         return self._take(end + 1 - self.at)[:-1].decode("utf-8")
 
     def _top(self) -> Any:
         if not self.stack or self.stack[-1] is MARK:
-            raise NotPlain("an object is missing")
+            raise NotPlainError("an object is missing")
         return self.stack[-1]
 
     def _pop(self) -> Any:
@@ -181,36 +181,36 @@ class _Reader:
                 items = self.stack[at + 1 :]
                 del self.stack[at:]
                 return items
-        raise NotPlain("the beginning of a list or tuple is missing")
+        raise NotPlainError("the beginning of a list or tuple is missing")
 
     def _extend(self, items: list[Any]) -> None:
         if type(self._top()) is not list:
-            raise NotPlain("items are added to what is no list")
+            raise NotPlainError("items are added to what is no list")
         self.stack[-1].extend(items)
 
     def _set(self, items: list[Any]) -> None:
         # A deep tuple as a key would be hashed by a recursion that nothing bounds.
         if type(self._top()) is not dict or len(items) % 2 or any(type(key) not in (bytes, str) for key in items[::2]):
-            raise NotPlain("a dictionary must have text or bytes as its keys")
+            raise NotPlainError("a dictionary must have text or bytes as its keys")
         self.stack[-1].update(zip(items[::2], items[1::2], strict=True))
 
     def _stack_global(self) -> None:
         name, module = self._pop(), self._pop()
         if type(name) is not str or type(module) is not str:
-            raise NotPlain("a name must be text")
+            raise NotPlainError("a name must be text")
         self._name(module, name)
 
     def _name(self, module: str, name: str) -> None:
         known = NAMES.get(f"{module} {name}")
         if known is None:
             asked = f"{module}.{name}"
-            raise NotPlain(f"it asks for {asked[:LINE]!r}, which no CIFAR file needs")
+            raise NotPlainError(f"it asks for {asked[:LINE]!r}, which no CIFAR file needs")
         self.stack.append(_Named(known))
 
     def _reduce(self) -> None:
         arguments, function = self._pop(), self._pop()
         if type(arguments) is not tuple or type(function) is not _Named:
-            raise NotPlain("something is called that is no function")
+            raise NotPlainError("something is called that is no function")
         if function.name == ENCODE:
             self.stack.append(self._encoded(arguments))
         else:
@@ -219,24 +219,24 @@ class _Reader:
     def _encoded(self, arguments: tuple[Any, ...]) -> bytes:
         """The bytes that Python 3 writes for Python 2 as text; of one text they may be asked for again and again."""
         if len(arguments) != 2 or type(arguments[0]) is not str or arguments[1] != "latin1":
-            raise NotPlain("text is encoded as no CIFAR file does")
+            raise NotPlainError("text is encoded as no CIFAR file does")
         self.encoded += len(arguments[0])
         if self.encoded > len(self.content):
-            raise NotPlain("it makes more bytes than it has")
+            raise NotPlainError("it makes more bytes than it has")
         return arguments[0].encode("latin1")
 
     def _build(self) -> None:
         state, built = self._pop(), self._top()
         if type(state) is not tuple:
-            raise NotPlain("an array is described by what is no tuple")
+            raise NotPlainError("an array is described by what is no tuple")
         if type(built) is _Array and built.values is None:
             built.values = _values(state)
         elif type(built) is not _ByteType or state not in BYTE_TYPES:
-            raise NotPlain("an array is made of something other than bytes")
+            raise NotPlainError("an array is made of something other than bytes")
 
 
 def _made(function: str, arguments: tuple[Any, ...]) -> Any:
-    """What a call of one of NAMES gives. Raises: NotPlain for all but the calls that an array of bytes takes."""
+    """What a call of one of NAMES gives. Raises: NotPlainError for all but the calls that an array of bytes takes."""
     if function == DTYPE and arguments[:1] in (("u1",), (b"u1",)):
         return _ByteType()
     if function == RECONSTRUCT and len(arguments) == 3:
@@ -247,16 +247,16 @@ def _made(function: str, arguments: tuple[Any, ...]) -> Any:
         array = _Array()
         array.values = _values((1, arguments[2], arguments[1], arguments[3] == "F", arguments[0]))
         return array
-    raise NotPlain(f"it calls {function} for something other than an array of bytes")
+    raise NotPlainError(f"it calls {function} for something other than an array of bytes")
 
 
 def _values(state: tuple[Any, ...]) -> NDArray[np.uint8]:
     """The array that (version, shape, dtype, column by column, bytes) describes."""
     if len(state) != 5 or type(state[2]) is not _ByteType or type(state[3]) not in (bool, int):
-        raise NotPlain("an array is made of something other than bytes")
+        raise NotPlainError("an array is made of something other than bytes")
     shape, data = state[1], state[4]
     if type(data) is not bytes or type(shape) is not tuple or not 1 <= len(shape) <= 4:
-        raise NotPlain("an array without a shape or without bytes")
+        raise NotPlainError("an array without a shape or without bytes")
     if any(type(side) is not int or side < 0 for side in shape) or math.prod(shape) != len(data):
-        raise NotPlain(f"an array of another size than its {counted(len(data), 'byte')}")
+        raise NotPlainError(f"an array of another size than its {counted(len(data), 'byte')}")
     return np.frombuffer(data, dtype=np.uint8).reshape(shape, order="F" if state[3] else "C")
