@@ -148,3 +148,14 @@ PICTURES = {
     "tags": lambda: tiff_of_tags(5_000, 4 << 20),
     "grey": lambda: grey_of_16_bits(10_000, 9_999),
 }
+
+
+def mat_of_cells(depth: int) -> bytes:
+    """A MATLAB file of a cell in a cell in a cell …, which a recursion without an end would follow."""
+    inner = struct.pack("<II", 14, 0)
+    head = struct.pack("<IIII", 6, 8, 1, 0) + struct.pack("<IIii", 5, 8, 1, 1) + struct.pack("<II", 1, 0)
+    parts, size = [inner], len(inner)
+    for _ in range(depth):
+        parts.append(struct.pack("<II", 14, size + len(head)) + head)
+        size += len(head) + 8
+    return b"MATLAB 5.0 MAT-file".ljust(124) + b"\x00\x01IM" + b"".join(reversed(parts))

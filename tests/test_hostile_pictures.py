@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import EpsImagePlugin, Image
+from PIL import Image
 
 from l2a_transfer.data import apart, decode
 from l2a_transfer.data.decode import decode_bytes, decode_here
@@ -218,19 +218,6 @@ def test_a_picture_that_memory_is_too_small_for_is_skipped_or_named(workers: int
     assert batch.faulty == {1: "memory: 00001: takes more memory than there is; make it smaller, or take it away"}
     with pytest.raises(DataError, match="00001: takes more memory"):
         list(pixel_batches(source, Preprocess(), [range(4)], workers=workers))
-
-
-@pytest.fixture
-def ghostscript(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A file that is there once Ghostscript was started."""
-    started = tmp_path / "started"
-    program = tmp_path / "bin" / "gs"
-    program.parent.mkdir()
-    program.write_text(f"#!/bin/sh\ntouch '{started}'\n")
-    program.chmod(0o755)
-    monkeypatch.setenv("PATH", f"{program.parent}{os.pathsep}{os.environ['PATH']}")
-    monkeypatch.setattr(EpsImagePlugin, "gs_binary", None)
-    return started
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="the program is a shell script")
