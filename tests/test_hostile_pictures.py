@@ -22,7 +22,7 @@ from l2a_transfer.data.structure import format_of, is_simple, jpeg_scans
 from l2a_transfer.errors import DataError
 from l2a_transfer.preprocess import Preprocess
 from tests.conftest import MemorySource, memory_source, save_picture
-from tests.hostile import eps, grey_of_16_bits, jpeg_of_scans, png_file, png_of_chunks
+from tests.hostile import PICTURES, eps, grey_of_16_bits, jpeg_of_scans, png_file, png_of_chunks
 
 linux = pytest.mark.skipif(sys.platform != "linux", reason="the limits of memory and time are Linux's")
 
@@ -228,3 +228,16 @@ def test_no_picture_starts_ghostscript(tmp_path: Path, ghostscript: Path) -> Non
     with contextlib.suppress(OSError), Image.open(io.BytesIO(eps())) as picture:
         picture.load()
     assert ghostscript.exists()  # Pillow alone does
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", PICTURES)
+def test_each_hostile_picture_is_read_or_refused(kind: str) -> None:
+    read = {"chunks": (8, 8), "grey": (10_000, 9_999)}
+    try:
+        found = decode_bytes(PICTURES[kind](), f"{kind}.jpg")
+    except DataError as error:
+        assert str(error).startswith(f"{kind}.jpg: ")  # noqa: PT017 - one of both ends is as good
+        assert kind not in read
+    else:
+        assert found.size == read.get(kind, (1, 1))

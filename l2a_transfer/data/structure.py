@@ -13,7 +13,8 @@ from collections.abc import Callable
 import numpy as np
 
 SIMPLE_PIXELS = 32_000_000
-SIMPLE_SCANS = 30
+SIMPLE_SCANS = 12
+"""Of a JPEG of SIMPLE_PIXELS, and up to thirty of a smaller one."""
 SIMPLE_NOTE = 1 << 16
 """Bytes of a note that Pillow parses, as EXIF. Its entries can all name the same bytes, each of which is a copy."""
 SIMPLE_BLOCKS = 1_000
@@ -86,7 +87,8 @@ def _simple_jpeg(content: bytes) -> bool:
         if start != 0xFF or marker in BARE or size < 2:
             return False
         if marker == SOS:
-            return 0 < pixels <= SIMPLE_PIXELS and _scan_marks(content) <= SIMPLE_SCANS
+            scans = _scan_marks(content)
+            return 0 < pixels <= SIMPLE_PIXELS and scans <= 30 and scans * pixels <= SIMPLE_SCANS * SIMPLE_PIXELS
         if marker in SIZES:
             height, width = struct.unpack_from(">HH", content, at + 5)
             pixels = height * width

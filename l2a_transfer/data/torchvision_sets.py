@@ -153,6 +153,7 @@ def open_torchvision(spec: DatasetSpec, data_dir: Path, *, download: bool) -> To
 
     Raises: DataError where its files are missing, damaged, cannot be fetched, or list what lies elsewhere.
     """
+    data_dir = data_dir.expanduser()  # as torchvision does
     parts = []
     for split, values in spec.split_options:
         try:
