@@ -19,7 +19,7 @@ from l2a_transfer.data.decode import decode_bytes, decode_here
 from l2a_transfer.data.loader import pixel_batches
 from l2a_transfer.data.readers import open_source
 from l2a_transfer.data.structure import format_of, is_simple, jpeg_scans
-from l2a_transfer.errors import DataError
+from l2a_transfer.errors import DataError, SourceError
 from l2a_transfer.preprocess import Preprocess
 from tests.conftest import MemorySource, memory_source, save_picture
 from tests.hostile import PICTURES, eps, grey_of_16_bits, jpeg_of_scans, png_file, png_of_chunks
@@ -182,6 +182,28 @@ def test_an_interrupted_question_is_not_answered_to_the_next(monkeypatch: pytest
         with pytest.raises(KeyboardInterrupt):
             decode_bytes(KINDS["TIFF"], "p.tif")
     assert decode_bytes(KINDS["numbers as text"], "p.pgm").size == (2, 1)
+
+
+def test_a_picture_is_not_skipped_because_no_process_can_be_started(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    apart._close()
+    (tmp_path / "p.tif").write_bytes(KINDS["TIFF"])
+    source = open_source(f"imagefolder:{tmp_path}")
+    monkeypatch.setattr(sys, "executable", str(tmp_path / "no python"))
+    with pytest.raises(SourceError, match=r"p\.tif: no process can be started that decodes it: No such file"):
+        list(pixel_batches(source, Preprocess(), [range(1)], on_error="skip"))
+
+
+def test_a_picture_that_this_process_has_no_memory_for_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> bytes:
+        raise MemoryError
+
+    with monkeypatch.context() as small:
+        small.setattr(apart, "_read_picture", full)
+        with pytest.raises(DataError, match=r"p\.tif: takes more memory than there is"):
+            decode_bytes(KINDS["TIFF"], "p.tif")
+    assert decode_bytes(KINDS["TIFF"], "p.tif").size == (50, 40)
 
 
 @pytest.mark.parametrize("workers", [0, 2])

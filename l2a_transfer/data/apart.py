@@ -17,7 +17,7 @@ from typing import IO, Any
 
 from PIL import Image
 
-from l2a_transfer.errors import DataError
+from l2a_transfer.errors import DataError, SourceError
 
 REQUEST, REPLY = struct.Struct(">dQII"), struct.Struct(">?II")
 """CPU seconds, bytes of memory, lengths of the name and of the picture. Whether it is one, and its width and height,
@@ -83,7 +83,7 @@ def decode_apart(content: bytes, name: str, *, seconds: float, memory: int) -> I
         if decoder is None or decoder.process.poll() is not None:
             if decoder is not None:
                 decoder.end()
-            decoder = _State.decoder = _Decoder()
+            decoder = _State.decoder = _started(name)
         timer = threading.Timer(WALL_SECONDS, decoder.process.kill)
         timer.start()
         try:
@@ -91,15 +91,26 @@ def decode_apart(content: bytes, name: str, *, seconds: float, memory: int) -> I
         except (OSError, EOFError) as error:
             _State.decoder = None
             raise DataError(f"{name}: {_ended(decoder.end(), seconds)}; replace the file, or take it away") from error
-        except BaseException:  # as Ctrl-C: what was asked would be the answer to the next
+        except BaseException as error:  # as Ctrl-C: what was asked would be the answer to the next
             _State.decoder = None
             decoder.kill()
+            if isinstance(error, MemoryError):
+                raise DataError(f"{name}: takes more memory than there is; make it smaller, or take it away") from error
             raise
         finally:
             timer.cancel()
     if isinstance(found, DataError):
         raise found
     return found
+
+
+def _started(name: str) -> _Decoder:
+    try:
+        return _Decoder()
+    except OSError as error:  # no fault of the picture, which must not be skipped for it
+        raise SourceError(
+            f"{name}: no process can be started that decodes it: {error.strerror or error}", "use fewer `workers`"
+        ) from error
 
 
 def _ended(status: int, seconds: float) -> str:
