@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import contextlib
 import io
 import os
@@ -250,6 +251,25 @@ def test_no_picture_starts_ghostscript(tmp_path: Path, ghostscript: Path) -> Non
     with contextlib.suppress(OSError), Image.open(io.BytesIO(eps())) as picture:
         picture.load()
     assert ghostscript.exists()  # Pillow alone does
+
+
+LOADERS = {
+    "Image.open": "formats", "torch.load": "weights_only", "np.load": "allow_pickle", "pickle.load": None,
+    "pickle.loads": None, "pickle.Unpickler": None, "datasets.CIFAR10": None, "datasets.CIFAR100": None,
+    "scipy.io.loadmat": None, "joblib.load": None, "default_loader": None, "pil_loader": None,
+}  # fmt: skip
+"""What reads files, and the argument without which it believes them; None where nothing makes it safe."""
+
+
+def test_nothing_in_the_package_opens_a_picture_or_a_pickle_without_limits() -> None:
+    found = []
+    for path in sorted(Path(decode.__file__).parents[1].rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Call) and (called := ast.unparse(node.func)).endswith(tuple(LOADERS)):
+                given = {keyword.arg for keyword in node.keywords}
+                found.append((path.name, called, LOADERS.get(called) in given))
+    assert sorted({called for _, called, _ in found}) == ["Image.open", "np.load", "torch.load"]
+    assert [entry for entry in found if not entry[2]] == []
 
 
 @pytest.mark.slow
