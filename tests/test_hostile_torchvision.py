@@ -152,6 +152,21 @@ def test_a_list_of_gigabytes_or_a_pipe_is_not_read(tmp_path: Path, name: str) ->
             open_source(name, data_dir=tmp_path)
 
 
+def test_a_list_of_stanford40_of_gigabytes_or_a_pipe_is_not_read(tmp_path: Path) -> None:
+    for name in ("JPEGImages", "ImageSplits"):
+        (tmp_path / "stanford40" / name).mkdir(parents=True)
+    path = tmp_path / "stanford40" / "ImageSplits" / "train.txt"
+    with path.open("wb") as file:
+        file.truncate(1 << 30)
+    with pytest.raises(DataError, match=r"train\.txt: 1024 MiB; at most 16 are read"):
+        open_source("stanford40", data_dir=tmp_path)
+    if hasattr(os, "mkfifo"):
+        path.unlink()
+        os.mkfifo(path)
+        with pytest.raises(DataError, match=r"train\.txt: not a file"):
+            open_source("stanford40", data_dir=tmp_path)
+
+
 def test_the_matlab_files_of_cars_are_read_as_scipy_reads_them(tmp_path: Path) -> None:
     rows = np.zeros(3, dtype=[("bbox_x1", "O"), ("class", "O"), ("fname", "O")])
     for k, (number, name) in enumerate([(1, "a.jpg"), (196, "ü.jpg"), (200, "long name.jpg")]):

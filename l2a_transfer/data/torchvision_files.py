@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import bz2
 import math
-import stat
 import zlib
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -14,10 +13,8 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from l2a_transfer.errors import DataError
+from l2a_transfer.data.lists import MAX_LIST_BYTES, check_file
 
-MAX_LIST_BYTES = 16 << 20
-"""Of a file that lists pictures or classes."""
 MAX_IDX_BYTES = 512 << 20
 MAX_USPS_BYTES = 256 << 20
 """Unpacked; the published training file has 17 MB."""
@@ -25,17 +22,6 @@ MAX_CHUNK_BYTES = 256 << 20
 MAX_ROWS = 10_000_000
 USPS_LINE = 1 << 16
 PCAM_FILTERS = {h5py.h5z.FILTER_DEFLATE, h5py.h5z.FILTER_SHUFFLE, h5py.h5z.FILTER_FLETCHER32, h5py.h5z.FILTER_LZF}
-
-
-def check_file(path: Path, most: int = MAX_LIST_BYTES) -> None:
-    """Raises: DataError where `path` is there and is no regular file, or is larger than what is read."""
-    if not path.exists():
-        return
-    found = path.stat()
-    if not stat.S_ISREG(found.st_mode):
-        raise DataError(f"{path}: not a file; remove it")
-    if found.st_size > most:
-        raise DataError(f"{path}: {found.st_size >> 20} MiB; at most {most >> 20} are read")
 
 
 def read_idx(path: Path, axes: int) -> NDArray[np.uint8]:

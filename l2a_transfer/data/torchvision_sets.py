@@ -20,13 +20,13 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from l2a_transfer.data.decode import DAMAGED, decode_file
+from l2a_transfer.data.lists import check_file
 from l2a_transfer.data.names import class_name
 from l2a_transfer.data.registry import DatasetSpec
 from l2a_transfer.data.sources import Table, numbered
 from l2a_transfer.data.stamps import file_stamp
 from l2a_transfer.data.torchvision_files import (
     PcamFile,
-    check_file,
     read_cars,
     read_idx,
     read_pcam_labels,
