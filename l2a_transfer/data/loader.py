@@ -66,13 +66,20 @@ class _Batches:
         faulty: dict[int, str] = {}
         for at, row in enumerate(self.batches[k]):
             try:
-                images_u8[at] = self.preprocess.pixels(self.source.image(int(row)))
+                images_u8[at] = self._pixels(int(row))
             except DataError as error:
                 # An exception that crosses the process boundary loses its type and gains a traceback; a value does not.
                 if self.on_error == "fail" or isinstance(error, SourceError):
                     return error
                 faulty[at] = str(error)
         return PixelBatch(images_u8, faulty)
+
+    def _pixels(self, row: int) -> NDArray[np.uint8]:
+        try:
+            return self.preprocess.pixels(self.source.image(row))
+        except MemoryError as error:
+            name = f"{self.source.name}: {self.source.ids[row]}"
+            raise DataError(f"{name}: takes more memory than there is; make it smaller, or take it away") from error
 
 
 def pixel_batches(

@@ -20,6 +20,7 @@ from l2a_transfer.data.cifar import read_cifar
 from l2a_transfer.data.decode import SUFFIXES
 from l2a_transfer.data.folders import read_folder
 from l2a_transfer.data.layout import check_choice
+from l2a_transfer.data.lists import check_file
 from l2a_transfer.data.names import in_order, merged, split_named, text_of
 from l2a_transfer.data.parquet import read_parquet
 from l2a_transfer.data.reading import Reading, class_warnings
@@ -187,6 +188,7 @@ def _stanford40(spec: DatasetSpec, data_dir: Path) -> ImageSource:
     for k, part in enumerate(spec.splits):
         path = lists / f"{part}.txt"
         try:
+            check_file(path)
             own = sorted(path.read_text(encoding="utf-8").split())
         except (OSError, UnicodeDecodeError) as error:
             raise DataError(f"{path}: cannot be read: {error}") from error

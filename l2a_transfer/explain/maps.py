@@ -68,7 +68,9 @@ def attention_maps(
     if not isinstance(model, Network):
         raise wrong_kind("model", "a network, the first of what resolve_model(NAME) gives", model)
     if not isinstance(image, Image.Image):
-        raise wrong_kind("image", "a picture of Pillow's in mode RGB, as Image.open(PATH).convert('RGB') gives", image)
+        raise wrong_kind(
+            "image", "a picture of Pillow's in mode RGB, as l2a_transfer.data.decode.decode_file(PATH) gives", image
+        )
     check_rgb(image)
     smallest = model.config.min_size
     if not smallest <= side <= MAX_SIDE:
