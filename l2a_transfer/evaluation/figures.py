@@ -13,7 +13,7 @@ from PIL import Image
 
 from l2a_transfer.evaluation import lookup
 from l2a_transfer.evaluation.charts import Line, Scale, curves, round_scale
-from l2a_transfer.evaluation.evaluate import EvalDetail, EvalResults, EvalRow
+from l2a_transfer.evaluation.evaluate import EvalDetail, EvalRow
 from l2a_transfer.evaluation.markup import Markup, element, shortened
 
 NUMBERS_UP_TO = 20
@@ -25,18 +25,18 @@ DODGE = 0.05
 """How far, in doublings of k, one model's points stand beside the next one's, so that whiskers do not cover."""
 
 
-def low_shot(results: EvalResults, data: str, rows: Sequence[EvalRow], series: dict[str, int]) -> Markup:
+def low_shot(data: str, rows: Sequence[EvalRow]) -> Markup:
     """Mean class accuracy over k images a class, on a logarithmic axis; a line a model."""
-    labels = list(dict.fromkeys(row.label for row in rows))
+    models = {row.line: row.label for row in rows}
     shots = sorted({row.shots for row in rows if row.shots is not None})
     x = Scale(math.log2(shots[0]) - 0.35, math.log2(shots[-1]) + 0.35, tuple((math.log2(k), str(k)) for k in shots))
     y = round_scale(0.0, 100 * max(row.mean_class_accuracy_ci95[1] for row in rows))
     lines = []
-    for place, label in enumerate(labels):
-        own = sorted((row for row in rows if row.label == label), key=lambda row: row.shots or 0)
-        aside = DODGE * (place - (len(labels) - 1) / 2)
+    for place, (series, label) in enumerate(models.items()):
+        own = sorted((row for row in rows if row.line == series), key=lambda row: row.shots or 0)
+        aside = DODGE * (place - (len(models) - 1) / 2)
         lines.append(Line(
-            series[label],
+            series,
             label,
             tuple((math.log2(row.shots or 1) + aside, 100 * row.mean_class_accuracy) for row in own),
             tuple((100 * row.mean_class_accuracy_ci95[0], 100 * row.mean_class_accuracy_ci95[1]) for row in own),
@@ -48,8 +48,9 @@ def low_shot(results: EvalResults, data: str, rows: Sequence[EvalRow], series: d
     )  # fmt: skip
 
 
-def c_path(rows: Sequence[EvalRow], series: dict[str, int], title: str) -> Markup:
-    """Share of held-out training rows right over C: a line a draw, a marker where C was chosen."""
+def c_path(rows: Sequence[EvalRow], series: Sequence[int], title: str) -> Markup:
+    """Share of held-out training rows right over C: a line a draw, a marker where C was chosen.
+    `series`: of each row."""
     grids = [C for row in rows for grid in row.c_grid_draws for C in grid]
     found = [value for row in rows for draw in row.cv_accuracy_draws for value in draw]
     low, high = math.log10(min(grids)), math.log10(max(grids))
@@ -59,12 +60,12 @@ def c_path(rows: Sequence[EvalRow], series: dict[str, int], title: str) -> Marku
     x = Scale(low - 0.2, high + 0.2, ticks)
     y = round_scale(100 * min(found), 100 * max(found))
     lines = []
-    for row in rows:
+    for row, own in zip(rows, series, strict=True):
         name = lookup.full_name(row)
         for draw, (grid, values, C) in enumerate(zip(row.c_grid_draws, row.cv_accuracy_draws, row.C, strict=True)):
             if grid:
                 lines.append(Line(
-                    series[name],
+                    own,
                     f"{name}, draw {draw}: C = {C:g}",
                     tuple((math.log10(c), 100 * value) for c, value in zip(grid, values, strict=True)),
                     marked=(grid.index(C),),

@@ -15,13 +15,13 @@ from l2a_transfer.evaluation.compare import Answers
 from l2a_transfer.evaluation.families import Source
 from l2a_transfer.evaluation.fitting import SvmConfig, SvmFit, fit_svm
 from l2a_transfer.evaluation.grid import GridResult
+from l2a_transfer.evaluation.naming import Named
 from l2a_transfer.evaluation.protocols import Plan, Split
 from l2a_transfer.evaluation.results import EvalConfig, EvalDetail, EvalRow
 from l2a_transfer.evaluation.rows import LazyRows
 from l2a_transfer.evaluation.statistics import FEW_IMAGES
 from l2a_transfer.evaluation.variants import Variant
-from l2a_transfer.features.store import FeatureMeta
-from l2a_transfer.features.views import FeatureFile
+from l2a_transfer.features.views import FeatureFile, VerifiedFile
 from l2a_transfer.wording import counted
 
 FIXED_C = 1e-2
@@ -32,7 +32,7 @@ PREDICT_ROWS = 8192
 
 def measure(
     features: FeatureFile,
-    label: str,
+    named: Named,
     plan: Plan,
     variant: Variant,
     shots: int | None,
@@ -63,11 +63,13 @@ def measure(
     different = np.bincount(np.searchsorted(present, features.labels[tested]), minlength=len(present))  # (K,)
     accuracy, mean_class = _intervals(confusions, different, own[0].shared)
     row = EvalRow(
-        label=label,
+        label=named.label,
         variant=variant.name,
         model=str(meta.card.get("name", features.path.stem)),
         data=meta.data,
-        file=features.path.name,
+        file=named.file,
+        file_sha256=features.sha256,
+        line=named.line,
         tap=meta.tap,
         levels=variant.levels,
         precision=meta.precision,
@@ -105,10 +107,17 @@ def measure(
     names = tuple(meta.classes[k] for k in present)
     total = np.sum(confusions, axis=0)
     detail = EvalDetail(
-        label, variant.name, meta.data, shots, names, tuple(map(tuple, total.tolist())), tuple(predictions)
+        named.label,
+        features.sha256,
+        variant.name,
+        meta.data,
+        shots,
+        names,
+        tuple(map(tuple, total.tolist())),
+        tuple(predictions),
     )
     answers = Answers(
-        source=source_of(meta, label, variant.levels),
+        source=source_of(features, named.label, variant.levels),
         protocol=plan.protocol,
         shots=shots,
         variant=variant.name,
@@ -174,8 +183,9 @@ def few_test_images(labels: NDArray[np.int32], splits: Sequence[Split]) -> list[
             "to measure a class by: differences between models are easily missed"]  # fmt: skip
 
 
-def source_of(meta: FeatureMeta, label: str, levels: tuple[str, ...]) -> Source:
-    return Source(label, meta.data, meta.card, meta.tap, levels, meta.precision, meta.backend)
+def source_of(file: FeatureFile | VerifiedFile, label: str, levels: tuple[str, ...]) -> Source:
+    meta = file.meta
+    return Source(label, meta.data, meta.card, file.sha256, meta.tap, levels, meta.precision, meta.backend)
 
 
 def _notes(fits: list[SvmFit], svm: SvmConfig, shots: int | None) -> list[str]:

@@ -26,8 +26,7 @@ def accuracy_png(rows: Sequence[EvalRow]) -> bytes:
     from matplotlib import colormaps
 
     panels = {place: [row for row in rows if place_of(row) == place] for place in dict.fromkeys(map(place_of, rows))}
-    labels = list(dict.fromkeys(row.label for row in rows))
-    colors = {label: colormaps["tab10"](k % 10) for k, label in enumerate(labels)}
+    colors = {line: colormaps["tab10"](k % 10) for k, line in enumerate(dict.fromkeys(row.line for row in rows))}
     heights = [0.34 * len(members) + 0.75 for members in panels.values()]
     figure = _figure(9.5, sum(heights) + 0.6)
     axes = figure.subplots(len(panels), 1, squeeze=False, height_ratios=heights)[:, 0]
@@ -36,7 +35,7 @@ def accuracy_png(rows: Sequence[EvalRow]) -> bytes:
         limits = 100 * np.array([row.mean_class_accuracy_ci95 for row in members])
         spread = np.stack([values - limits[:, 0], limits[:, 1] - values]).clip(min=0)
         upward = np.arange(len(members))
-        shades = [(*colors[row.label][:3], 0.4 if row.variant else 0.75) for row in members]
+        shades = [(*colors[row.line][:3], 0.4 if row.variant else 0.75) for row in members]
         axis.barh(upward, values, height=0.7, color=shades)
         axis.errorbar(values, upward, xerr=spread, fmt="none", ecolor="black", elinewidth=1.2, capsize=3)
         for height, value, (_, high) in zip(upward, values, limits, strict=True):

@@ -6,6 +6,7 @@ import csv
 import dataclasses
 import errno
 import io
+import itertools
 import json
 import os
 import re
@@ -25,7 +26,7 @@ from l2a_transfer.evaluation.seeds import SeedSummary
 RESULTS = "results.json"
 FIXED = (RESULTS, "results.csv", "comparisons.csv", "seeds.csv", "report.html", "report.md", "accuracy.png")
 INTERVALS = ("accuracy_ci95", "mean_class_accuracy_ci95", "ci95", "ci95_simultaneous")
-ENDS = dict.fromkeys(INTERVALS, ("low", "high")) | {"n": ("a", "b")}
+ENDS = dict.fromkeys(INTERVALS, ("low", "high")) | dict.fromkeys(("n", "files", "variants"), ("a", "b"))
 """Pairs of values that are two columns of a CSV file."""
 
 
@@ -105,12 +106,16 @@ def _flat(row: dict[str, Any]) -> dict[str, Any]:
     for key, value in row.items():
         if key in ENDS:
             parts = ("", "") if value is None else value
-            flat.update({f"{key}_{end}": part for end, part in zip(ENDS[key], parts, strict=True)})
+            flat.update({f"{key}_{end}": _joined(part) for end, part in zip(ENDS[key], parts, strict=True)})
         elif key in ("c_grid_draws", "cv_accuracy_draws"):
             flat[key] = ";".join(" ".join(map(str, draw)) for draw in value)
         else:
-            flat[key] = ";".join(map(str, value)) if isinstance(value, tuple) else value
+            flat[key] = _joined(value)
     return flat
+
+
+def _joined(value: Any) -> Any:
+    return ";".join(map(str, value)) if isinstance(value, tuple) else value
 
 
 def _json(results: EvalResults, files: list[str]) -> str:
@@ -146,8 +151,8 @@ def _confusion_names(results: EvalResults) -> dict[str, int]:
     for k in lookup.pictured(results):
         row = results.rows[k]
         stem = "confusion-" + re.sub(r"[^A-Za-z0-9_.@+-]+", "_", f"{row.data}-{row.label}")[:100].lower()
-        same = sum(re.fullmatch(rf"{re.escape(stem)}(\+\d+)?\.png", name) is not None for name in names)
-        names[(f"{stem}+{same + 1}" if same else stem) + ".png"] = k
+        free = (f"{stem}{end}.png" for end in itertools.chain([""], (f"+{n}" for n in itertools.count(2))))
+        names[next(name for name in free if name not in names)] = k
     return names
 
 

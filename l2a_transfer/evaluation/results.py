@@ -99,13 +99,15 @@ class EvalConfig:
 class EvalRow:
     """One model on one data set. Accuracies and intervals are fractions between 0 and 1.
 
-    `label` names the model, with the file's name where two files of a data set hold the same model. `C` and the
-    `…_draws` have one value a draw. `interval` says what the intervals are over: `score` (test rows of the one
-    split) or `corrected-t` (draws). `splits` points into `EvalResults.splits`. `chance` is the mean class accuracy
-    of guessing among the trained classes. `variant` says how an ablation differs from the model as it is ("" is the
-    model as it is), `shots` the training images a class in low-shot. `top5` is None where there are five classes or
-    fewer. `c_grid_draws`: the candidates of each draw, those that were added included. `fits` counts SVMs,
-    `unconverged` those that did not reach the solver's tolerance.
+    `file_sha256`, the digest of the feature file's content, `variant` and `shots` tell a row from all others. `label`
+    names the model, with a piece of the file's path where several models have that name, and is for readers; `line` is
+    the model's number, which its rows on several data sets share. `file`: its path from the folder that holds all files
+    of the report. `C` and the `…_draws` have one value a draw. `interval` says what the intervals are over: `score`
+    (test rows of the one split) or `corrected-t` (draws). `splits` points into `EvalResults.splits`. `chance` is the
+    mean class accuracy of guessing among the trained classes. `variant` says how an ablation differs from the model as
+    it is ("" is the model as it is), `shots` the training images a class in low-shot. `top5` is None where there are
+    five classes or fewer. `c_grid_draws`: the candidates of each draw, those that were added included. `fits` counts
+    SVMs, `unconverged` those that did not reach the solver's tolerance.
     """
 
     label: str
@@ -113,6 +115,8 @@ class EvalRow:
     model: str
     data: str
     file: str
+    file_sha256: str
+    line: int
     tap: str
     levels: tuple[str, ...]
     precision: str
@@ -154,6 +158,7 @@ class EvalDetail:
     and for each draw the predicted index into `classes` of every test row, in the order of the split's `test`."""
 
     label: str
+    file_sha256: str
     variant: str
     data: str
     shots: int | None
@@ -166,7 +171,7 @@ class EvalDetail:
 class EvalResults:
     """`rows` and `details` run in parallel; `splits` holds every split's indices, so that anybody can repeat it.
     `seeds`: means over the training seeds of an architecture, where there are several.
-    `cards` holds the card of each feature file's model, and the digest of its weights, by the file's name."""
+    `cards` holds the card of each feature file's model, and the digest of its weights, by the file's `file_sha256`."""
 
     config: EvalConfig
     rows: tuple[EvalRow, ...]
