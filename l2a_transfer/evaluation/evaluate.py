@@ -77,6 +77,8 @@ def evaluate_files(
                         rows.append(dataclasses.replace(one[0], splits=tuple(place[split] for split in own)))
                         details.append(one[1])
                         answers.append(one[2])
+    for file, _, _ in planned:
+        file.check_unchanged()
     comparisons = compare(answers, seed=config.seed, wanted=config.wanted)
     seeds = summaries(answers, [(row.mean_class_accuracy, row.accuracy, row.macro_f1) for row in rows])
     versions = {
