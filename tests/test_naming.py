@@ -71,7 +71,8 @@ def test_verdicts_cards_and_the_command_name_each_of_them(seeds: list[Path], tmp
     ]
     assert list(results.cards) == [row.file_sha256 for row in results.rows]
     text = report_markdown(results, {})
-    assert all(f"- of: {k}" in text for k in range(3))
+    for k in range(3):
+        assert f"- of: {k}\n" in text.partition(f"### `vgg (seed-{k})`")[2].partition("###")[0] + "\n"
     arguments = shlex.split(provenance.command(results))
     assert arguments[2:5] == ["seed-0/features.h5", "seed-1/features.h5", "seed-2/features.h5"]
     again = evaluate_files([tmp_path / name for name in arguments[2:5]], ONE_C)
@@ -158,6 +159,24 @@ def test_one_model_on_two_data_sets_is_one_line_and_two_seeds_are_two(tmp_path: 
     assert [line[0].text for line in table.rows] == ["vgg (seed-0)", "vgg (seed-1)", "pixels"]
     assert [[cell.row for cell in line[1:]] for line in table.rows] == [[0, 1], [2, 3], [4, None]]
     assert [row.line for row in results.rows] == [0, 0, 1, 1, 2]
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("{model}/{data}.h5", ["vgg (x)", "vgg (y)"]),
+        ("{data}/{model}.h5", ["vgg (x)", "vgg (y)"]),
+        ("{model}-{data}.h5", ["vgg (x-toy)", "vgg (x-other)", "vgg (y-toy)", "vgg (y-other)"]),
+    ],
+)
+def test_models_with_one_card_are_paired_over_data_sets_by_name_or_folder(
+    name: str, expected: list[str], tmp_path: Path
+) -> None:
+    places = [(model, data) for model in ("x", "y") for data in ("toy", "other")]
+    files = [saved(tmp_path / name.format(model=model, data=data), 0.1 + k, data=data)
+             for k, (model, data) in enumerate(places)]  # fmt: skip
+    results = evaluate_files(files, ONE_C)
+    assert [line[0].text for line in tables.headline(results, lookup.places(results)).rows] == expected
 
 
 def test_a_model_that_has_the_name_which_another_was_given_is_told_apart(tmp_path: Path) -> None:

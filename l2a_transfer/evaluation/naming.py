@@ -31,23 +31,36 @@ def name_files(files: Sequence[VerifiedFile]) -> list[Named]:
     """One for each of the files, whose paths and contents differ; no two lines have one label."""
     paths = [Path(os.path.abspath(file.path)) for file in files]
     folder = os.path.commonpath([path.parent for path in paths])
-    lines = _lines(files)
+    lines = _lines(files, paths)
     labels = _labels(files, paths, lines)
     return [Named(path.relative_to(folder).as_posix(), labels[k], k) for path, k in zip(paths, lines, strict=True)]
 
 
-def _lines(files: Sequence[VerifiedFile]) -> list[int]:
+def _lines(files: Sequence[VerifiedFile], paths: Sequence[Path]) -> list[int]:
     """The number of each file's line: files of one model, at most one of each data set.
 
-    Where a data set has several files of a model, they are told apart by the view of the network, and else stand alone.
+    Where a data set has several files of a model, they are told apart by the view of the network; then by their names
+    or folders, if either does it on every data set; and else each stands alone.
     """
-    keys: list[tuple[str, ...]] = [(_maker(file),) for file in files]
-    for further in (_view, lambda file: file.sha256):
-        often = Counter((file.meta.data, key) for file, key in zip(files, keys, strict=True))
-        shared = {key for (_, key), n in often.items() if n > 1}
-        keys = [(*key, further(file)) if key in shared else key for file, key in zip(files, keys, strict=True)]
+    data = [file.meta.data for file in files]
+    keys = [_maker(file) for file in files]
+    for key, own in _shared(data, keys).items():
+        for k in own:
+            keys[k] = key + _view(files[k])
+    for key, own in _shared(data, keys).items():
+        ways = ([paths[k].stem for k in own], [str(paths[k].parent) for k in own], [files[k].sha256 for k in own])
+        way = next(way for way in ways if not _shared([data[k] for k in own], way))
+        for k, further in zip(own, way, strict=True):
+            keys[k] = key + further
     number = {key: k for k, key in enumerate(dict.fromkeys(keys))}
     return [number[key] for key in keys]
+
+
+def _shared(data: Sequence[str], keys: Sequence[str]) -> dict[str, list[int]]:
+    """Keys that a data set has more than once, with the places of all that have them."""
+    often = Counter(zip(data, keys, strict=True))
+    shared = {key for (_, key), n in often.items() if n > 1}
+    return {key: [k for k, other in enumerate(keys) if other == key] for key in shared}
 
 
 def _maker(file: VerifiedFile) -> str:

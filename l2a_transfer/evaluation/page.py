@@ -293,7 +293,7 @@ def _provenance(results: EvalResults) -> list[Markup]:
         _facts(facts),
     ]
     for card, sources in provenance.cards(results):
-        parts.append(element("h3", name_of(str(card.get("name", sources[0].label)))))
+        parts.append(element("h3", name_of(provenance.title(sources))))
         parts.append(_facts(provenance.card_facts(card)))
         for source in sources:
             parts += _file(results, source)

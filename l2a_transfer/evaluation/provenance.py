@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shlex
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from l2a_transfer.evaluation.evaluate import EvalConfig, EvalResults
@@ -103,6 +104,11 @@ def cards(results: EvalResults) -> list[tuple[dict[str, Any], list[Origin]]]:
         card = results.cards.get(source.sha256, {})
         found.setdefault(json.dumps(card, sort_keys=True), (card, []))[1].append(source)
     return list(found.values())
+
+
+def title(sources: Sequence[Origin]) -> str:
+    """What the report calls the models of a card."""
+    return ", ".join(dict.fromkeys(source.label for source in sources))
 
 
 def card_facts(card: dict[str, Any]) -> list[tuple[str, str]]:
