@@ -14,6 +14,10 @@ import pytest
 from l2a_transfer.errors import StoreError
 from l2a_transfer.evaluation import evaluate
 from l2a_transfer.evaluation.evaluate import EvalConfig, evaluate_files
+from l2a_transfer.models import digest, weights
+from l2a_transfer.models.digest import file_sha256, network_sha256
+from l2a_transfer.models.weights import Card, load_weights, resolve_model, save_weights
+from tests.conftest import assert_fails, l2a
 from tests.feature_files import blobs, feature_set, labels_of, save
 
 LABELS = labels_of(3, 20)
@@ -96,3 +100,26 @@ def test_a_feature_file_that_goes_away_is_named(
     during(monkeypatch, "measure", second.unlink)
     with pytest.raises(StoreError, match=r"b\.h5: no such file"):
         evaluate_files([first, second], ONE_C)
+
+
+def test_card_and_tensors_of_weights_are_of_one_reading(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The card was read, and then the file was opened again for the tensors, whose digest nobody had checked."""
+    path, other = tmp_path / "w.safetensors", tmp_path / "other.safetensors"
+    for target, seed in ((path, 0), (other, 1)):
+        save_weights(*resolve_model("untrained:vgg-att1-pc@0.0625", seed=seed), target)
+    before, content = network_sha256(load_weights(path)[0]), path.read_bytes()
+    real = weights.read_card
+
+    def read_then_replaced(*given: Any, **named: Any) -> Card:
+        card = real(*given, **named)
+        shutil.copy(other, path)
+        return card
+
+    monkeypatch.setattr(weights, "read_card", read_then_replaced)
+    monkeypatch.setattr(digest, "read_card", read_then_replaced)
+    network, card = load_weights(path)
+    assert (card.training["seed"], network_sha256(network)) == (0, before)
+    path.write_bytes(content)
+    assert file_sha256(path) == before
+    path.write_bytes(content)
+    assert_fails(l2a("inspect", path, "--verify"), 1, f"{path}: was replaced by another file while it was read")
