@@ -25,6 +25,11 @@ def digest(label: str, data: str = "toy") -> str:
     return hashlib.sha256(f"{label} on {data}".encode("utf-8", "surrogatepass")).hexdigest()
 
 
+def cells(matrix: Sequence[Sequence[int]]) -> tuple[tuple[int, int, int], ...]:
+    """Confusion counts as a detail keeps them."""
+    return tuple((i, k, count) for i, line in enumerate(matrix) for k, count in enumerate(line) if count)
+
+
 def row(label: str = "good", value: float = 0.5, **changes: Any) -> EvalRow:
     """One row of two classes, four test images and one draw, whose interval is 0.1 to each side."""
     made = EvalRow(
@@ -62,7 +67,8 @@ def results(
 ) -> EvalResults:  # fmt: skip
     """Results with one detail a row and one split a data set, protocol and k; a label is a model, as in no report."""
     details = tuple(
-        EvalDetail(r.label, r.file_sha256, r.variant, r.data, r.shots, classes, confusion, ((0,) * 4,)) for r in rows
+        EvalDetail(r.label, r.file_sha256, r.variant, r.data, r.shots, classes, cells(confusion), ((0,) * 4,))
+        for r in rows
     )
     places = list(dict.fromkeys((r.data, r.protocol, r.shots) for r in rows))
     splits = tuple(

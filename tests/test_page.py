@@ -23,7 +23,7 @@ from l2a_transfer.evaluation.markup import element, joined, name_of, plain, shor
 from l2a_transfer.evaluation.page import page
 from l2a_transfer.evaluation.seeds import SeedSummary
 from tests.conftest import l2a
-from tests.made_results import CARD, comparison, digest, results, row
+from tests.made_results import CARD, cells, comparison, digest, results, row
 
 HOSTILE = "<script>parent.pwned=1</script>\"'><img src=x onerror=parent.pwned=2>&amp;\u202e `|*_[a](b)\ud800\x00"
 VOID = {"meta", "br", "wbr"}
@@ -233,7 +233,7 @@ def test_hostile_names_stay_text() -> None:
 
 
 def test_a_matrix_is_a_picture_of_one_pixel_a_cell() -> None:
-    detail = EvalDetail("m", digest("m"), "", "d", None, ("a", "b"), ((4, 0), (2, 2)), ())
+    detail = EvalDetail("m", digest("m"), "", "d", None, ("a", "b"), cells(((4, 0), (2, 2))), ())
     (image,) = Reader(figures.confusion(detail, "label")).all("image")
     with Image.open(io.BytesIO(base64.b64decode(image["href"].partition(",")[2]))) as picture:
         assert np.array(picture).tolist() == [[[8, 48, 107], [255, 255, 255]], [[107, 174, 214], [107, 174, 214]]]

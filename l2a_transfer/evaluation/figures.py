@@ -84,10 +84,10 @@ def has_path(row: EvalRow) -> bool:
 
 def confusion(detail: EvalDetail, label: str) -> Markup:
     """Share of each true class's test images by predicted class: a picture of one pixel a cell, enlarged without
-    smoothing, under class names (up to 250) and, up to 20 classes, numbers that are text."""
-    counts = np.array(detail.confusion, dtype=np.float64)  # (K, K)
-    share = counts / counts.sum(axis=1, keepdims=True).clip(min=1)
-    K = len(share)
+    smoothing, under class names (up to 250) and, up to 20 classes, numbers that are text. Of more than a thousand
+    classes, neighbours share a pixel."""
+    share, together = detail.confusion.picture()  # (S, S)
+    K = len(detail.classes)
     cell = 27.0 if K <= NUMBERS_UP_TO else 9.0 if K <= NAMES_UP_TO else max(1.0, 900.0 / K)
     size = 11.0 if K <= NUMBERS_UP_TO else 7.5
     names = [shortened(name, 24) for name in detail.classes] if K <= NAMES_UP_TO else []
@@ -101,12 +101,12 @@ def confusion(detail: EvalDetail, label: str) -> Markup:
         turned = f"translate({margin + middle + 0.35 * size:.1f} {side + 8:.1f}) rotate(-90)"
         parts.append(element("text", name, transform=turned, text_anchor="end", font_size=size))
     if K <= NUMBERS_UP_TO:
-        for i, k in zip(*np.nonzero(counts), strict=True):
+        for i, k in zip(*np.nonzero(share), strict=True):
             parts.append(element(
                 "text", f"{100 * share[i, k]:.0f}", x=margin + (k + 0.5) * cell, y=4 + (i + 0.5) * cell + 3.8,
                 text_anchor="middle", font_size=10.5, class_="over" if share[i, k] > 0.55 else None,
             ))  # fmt: skip
-    unnamed = "" if names else f" ({K}, in the order of results.json)"
+    unnamed = "" if names else unnamed_axis(K, together)
     parts.append(element("text", f"predicted class{unnamed}", x=margin + side / 2, y=side + margin, font_size=12,
                          text_anchor="middle"))  # fmt: skip
     parts.append(element("text", f"true class{unnamed}", transform=f"translate(12 {4 + side / 2:.1f}) rotate(-90)",
@@ -116,6 +116,11 @@ def confusion(detail: EvalDetail, label: str) -> Markup:
         "svg", *parts, class_="matrix", width=width, height=height, viewBox=f"0 0 {width:.0f} {height:.0f}",
         role="img", aria_label=label,
     )  # fmt: skip
+
+
+def unnamed_axis(K: int, together: int) -> str:
+    """What stands beside an axis of so many classes that it has no names."""
+    return f" ({K}, in the order of results.json{f', {together} a pixel' if together > 1 else ''})"
 
 
 def _ems(name: str) -> float:

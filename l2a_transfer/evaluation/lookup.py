@@ -5,6 +5,7 @@ Rows are told apart by their feature file's digest and their variant, models by 
 
 from __future__ import annotations
 
+import heapq
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -147,13 +148,6 @@ def pictured(results: EvalResults) -> list[int]:
 
 def confusions(detail: EvalDetail, most: int) -> list[tuple[str, str, int, int]]:
     """The most frequent errors: (true class, predicted class, how often, images of the true class)."""
-    cells = [
-        (count, -i, -k)
-        for i, line in enumerate(detail.confusion)
-        for k, count in enumerate(line)
-        if i != k and count > 0
-    ]
-    return [
-        (detail.classes[-i], detail.classes[-k], count, sum(detail.confusion[-i]))
-        for count, i, k in sorted(cells, reverse=True)[:most]
-    ]
+    tested = detail.confusion.tested
+    wrong = heapq.nlargest(most, ((count, -i, -k) for i, k, count in detail.cells if i != k))
+    return [(detail.classes[-i], detail.classes[-k], count, int(tested[-i])) for count, i, k in wrong]

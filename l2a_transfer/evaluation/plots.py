@@ -10,6 +10,7 @@ import numpy as np
 
 from l2a_transfer.drawing import legible, plain_texts
 from l2a_transfer.evaluation.evaluate import EvalDetail, EvalRow
+from l2a_transfer.evaluation.figures import unnamed_axis
 from l2a_transfer.evaluation.lookup import full_name, place_of
 from l2a_transfer.evaluation.markup import shortened
 from l2a_transfer.wording import counted
@@ -63,9 +64,8 @@ def confusion_png(row: EvalRow, detail: EvalDetail) -> bytes:
     """
     from matplotlib.colors import Normalize, PowerNorm
 
-    counts = np.array(detail.confusion, dtype=np.float64)  # (K, K)
-    share = 100 * counts / counts.sum(axis=1, keepdims=True).clip(min=1)
-    classes = len(share)
+    share, together = detail.confusion.picture()  # (S, S)
+    share, classes = 100 * share, len(detail.classes)
     cell_inches = 0.36 if classes <= NUMBERS_UP_TO else 0.135
     side = max(3.6, cell_inches * classes) if classes <= NAMES_UP_TO else UNNAMED_INCHES
     fontsize = min(8.0, 0.72 * 72 * cell_inches)  # 72 points an inch
@@ -80,10 +80,10 @@ def confusion_png(row: EvalRow, detail: EvalDetail) -> bytes:
     axis.set_yticks(places, names, fontsize=fontsize)
     axis.tick_params(length=0, pad=1)
     if classes <= NUMBERS_UP_TO:
-        for i, k in zip(*np.nonzero(counts), strict=True):
+        for i, k in zip(*np.nonzero(share), strict=True):
             shade = "white" if share[i, k] > 55 else "black"
             axis.text(k, i, f"{share[i, k]:.0f}", ha="center", va="center", fontsize=7, color=shade)
-    unnamed = "" if names else f" ({classes} in the order of results.json)"
+    unnamed = "" if names else unnamed_axis(classes, together)
     axis.set_xlabel(f"predicted class{unnamed}", fontsize=9)
     axis.set_ylabel(f"true class{unnamed}", fontsize=9)
     value = f"mean class accuracy {100 * row.mean_class_accuracy:.1f} %"

@@ -58,9 +58,9 @@ def write_report(results: EvalResults, out: Path, *, overwrite: bool = False) ->
     confusions = _confusion_names(results)
     names = [*FIXED, *confusions]
     content: dict[str, Callable[[], bytes]] = {
-        "results.csv": lambda: _csv([_flat(row) for row in results.document()["rows"]], EvalRow),
-        "comparisons.csv": lambda: _csv([_flat(c) for c in results.document()["comparisons"]], Comparison),
-        "seeds.csv": lambda: _csv([_flat(s) for s in results.document()["seeds"]], SeedSummary),
+        "results.csv": lambda: _csv([_flat(dataclasses.asdict(row)) for row in results.rows], EvalRow),
+        "comparisons.csv": lambda: _csv([_flat(dataclasses.asdict(c)) for c in results.comparisons], Comparison),
+        "seeds.csv": lambda: _csv([_flat(dataclasses.asdict(s)) for s in results.seeds], SeedSummary),
         "report.html": lambda: page(results).encode(),
         "report.md": lambda: report_markdown(results, confusions).encode(),
         "accuracy.png": lambda: accuracy_png(results.rows),
