@@ -51,8 +51,8 @@ def measure(
     for split in own:
         train, test = np.array(split.train), np.array(split.test)
         fit = fit_svm(_training_rows(features, train, variant, config), features.labels[train], svm, tick=tick)
-        answers, hits = _answers(features, test, variant, fit)
-        predicted = np.searchsorted(present, answers).astype(np.int32)
+        answered, hits = _answered(features, test, variant, fit)
+        predicted = np.searchsorted(present, answered).astype(np.int32)
         truth = np.searchsorted(present, features.labels[test]).astype(np.int32)
         by_id = np.array(sorted(range(len(test)), key=lambda k: features.ids[test[k]]))
         fits.append(fit)
@@ -146,20 +146,20 @@ def _training_rows(
     return variant.values(features.features[train])
 
 
-def _answers(
+def _answered(
     features: FeatureFile, test: NDArray[np.intp], variant: Variant, fit: SvmFit
 ) -> tuple[NDArray[np.int32], NDArray[np.bool_]]:
     """The label (n,) that each test row is answered with, and whether its own is among the `TOP` best; in the order of
     `test`, read and scored in blocks."""
-    answers, hits = np.empty(len(test), dtype=np.int32), np.empty(len(test), dtype=bool)
+    answered, hits = np.empty(len(test), dtype=np.int32), np.empty(len(test), dtype=bool)
     step = min(PREDICT_ROWS, max(1, PREDICT_SCORES // len(fit.classes)))
     for start in range(0, len(test), step):
         rows = test[start : start + step]
         scores = fit.scores(variant.values(features.features[rows]))  # (step, K)
         truth = np.searchsorted(fit.classes, features.labels[rows]).astype(np.int32)
-        answers[start : start + step] = fit.classes[scores.argmax(axis=1)]
+        answered[start : start + step] = fit.classes[scores.argmax(axis=1)]
         hits[start : start + step] = statistics.top_k(scores, truth, TOP)
-    return answers, hits
+    return answered, hits
 
 
 def _intervals(

@@ -47,9 +47,8 @@ def read_described(path: str | Path) -> tuple[Card, str, int]:
     path = Path(path)
     kept: list[bytes] = []
     card = read_card(path, kept=kept)
-    content = b"".join(kept)
     try:
-        found = deserialize(content)  # type: ignore[no-untyped-call]
+        found = deserialize(b"".join(kept))  # type: ignore[no-untyped-call]
     except SafetensorError as error:
         raise WeightsError(f"{path}: damaged: {error}; {ANOTHER}") from error
     tensors = []
@@ -62,7 +61,7 @@ def read_described(path: str | Path) -> tuple[Card, str, int]:
         tensors.append((name, "torch.float32", tuple(value["shape"]), content))
         if name.endswith("running_mean"):
             tensors.append((name.removesuffix("running_mean") + COUNT, "torch.int64", (), bytes(8)))
-    return card, _digest(card.config, tensors), len(content)
+    return card, _digest(card.config, tensors), sum(map(len, kept))
 
 
 def _float32(kind: str, data: bytes) -> bytes | None:

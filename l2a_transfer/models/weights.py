@@ -135,7 +135,8 @@ def _in_order(data: bytes) -> bytes:
 def read_card(path: Path, *, kept: list[bytes] | None = None) -> Card:
     """The card in a weights file's header, after the file's SHA-256 was checked, without torch.
 
-    `kept` takes the file's bytes as they were read, so that card and tensors can be of one reading. Raises: WeightsError where there is no such file, header or card.
+    `kept` takes the file's bytes as they were read, so that card and tensors can be of one reading. Raises:
+    WeightsError where there is no such file, header or card.
     """
     try:
         if path.exists() and not path.is_file() and not path.is_dir():  # to open a pipe would wait for its writer
