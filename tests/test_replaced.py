@@ -14,6 +14,7 @@ import pytest
 from l2a_transfer.errors import StoreError
 from l2a_transfer.evaluation import evaluate
 from l2a_transfer.evaluation.evaluate import EvalConfig, evaluate_files
+from l2a_transfer.features import verify
 from l2a_transfer.models import digest, weights
 from l2a_transfer.models.digest import file_sha256, network_sha256
 from l2a_transfer.models.weights import Card, load_weights, resolve_model, save_weights
@@ -100,6 +101,16 @@ def test_a_feature_file_that_goes_away_is_named(
     during(monkeypatch, "measure", second.unlink)
     with pytest.raises(StoreError, match=r"b\.h5: no such file"):
         evaluate_files([first, second], ONE_C)
+
+
+def test_a_feature_file_replaced_between_its_description_and_its_check_is_named(
+    files: tuple[Path, Path, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`inspect --verify` said "checksums ok" of one content beside the card and rows of another."""
+    first, second, _ = files
+    real = verify.verify_features
+    monkeypatch.setattr(verify, "verify_features", lambda path: real(second))
+    assert_fails(l2a("inspect", first, "--verify"), 1, f"{first}: was replaced by another file while it was read")
 
 
 def test_card_and_tensors_of_weights_are_of_one_reading(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

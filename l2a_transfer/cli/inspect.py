@@ -102,7 +102,12 @@ def _describe_features(path: Path, verify: bool) -> dict[str, Any]:
             "card": found.meta.card,
             "fingerprint": found.meta.fingerprint,
         }
-    return {**described, "verify": verify_features(path).to_json()} if verify else described
+    if not verify:
+        return described
+    findings = verify_features(path)
+    if findings.sha256 != found.sha256:
+        raise StoreError(f"{path}: was replaced by another file while it was read; start again")
+    return {**described, "verify": findings.to_json()}
 
 
 def _lines(values: dict[str, Any], prefix: str = "") -> list[tuple[str, str]]:
