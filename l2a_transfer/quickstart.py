@@ -77,7 +77,8 @@ def _quickstart(out: Path, *, overwrite: bool, progress: bool) -> QuickstartResu
         kept = f"{min(len(files), len(MODELS))} of {len(MODELS)} feature files in {out} are complete and stay"
         go_on = "" if overwrite else "the same again uses them"
         raise Interrupted(f"{kept}; {stop.problem}" if isinstance(stop, Interrupted) else kept, go_on) from stop
-    verdicts = tuple(c.verdict for c in results.comparisons if c.a == MODELS["attention"])
+    attention = results.rows[list(MODELS).index("attention")].file_sha256
+    verdicts = tuple(c.verdict for c in results.comparisons if c.files[0] == (attention,))
     return QuickstartResult(markdown_table(results), verdicts, tuple(files))
 
 

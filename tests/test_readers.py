@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
 import pickle
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +14,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from l2a_transfer.data import sources
 from l2a_transfer.data.decode import FORMATS
 from l2a_transfer.data.readers import open_source
 from l2a_transfer.data.registry import DATASETS
@@ -157,6 +161,25 @@ def test_the_fingerprint_follows_names_labels_and_sizes(tmp_path: Path) -> None:
     second = open_source(data).fingerprint()
     save_picture(tmp_path / "in" / "c" / "1.jpg")
     assert len({first, second, open_source(data).fingerprint()}) == 3
+
+
+def test_a_fingerprint_takes_no_memory_that_grows_with_the_files(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of 200,000 files it took 60 MB: the text of all ids, and of all sizes and times, at once."""
+    N = 50_000
+    monkeypatch.setattr(sources, "file_stamp", lambda path, *, by_content: (len(str(path)), 7))
+    ids = tuple(f"class/picture-{k:07d}.png" for k in range(N))
+    files = sources.FileSource(
+        "many", ("class",), ("all",), ids, np.zeros(N, np.int32), np.zeros(N, np.uint8), Path("root")
+    )
+    tracemalloc.start()
+    try:
+        found = files.fingerprint()
+        assert tracemalloc.get_traced_memory()[1] < 6 << 20
+    finally:
+        tracemalloc.stop()
+    table = ["many", ("class",), ("all",), ids, [0] * N, [0] * N]
+    stamps = [(len("root/") + len(name), 7) for name in ids]
+    assert found == hashlib.sha256((json.dumps(table) + json.dumps(stamps)).encode()).hexdigest()
 
 
 def test_a_picture_that_disappears_is_named(tmp_path: Path) -> None:

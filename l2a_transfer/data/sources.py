@@ -6,7 +6,7 @@ import hashlib
 import io
 import json
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -24,6 +24,8 @@ from l2a_transfer.wording import counted
 
 CONTENT, SIZE_AND_TIME = "content", "size and time of change"
 """By what a fingerprint tells whether a file changed."""
+JSON_ROWS = 1024
+"""Rows of a table that are written as JSON at a time."""
 
 
 class ImageSource(Protocol):
@@ -75,8 +77,18 @@ class Table:
         return len(self.ids)
 
     def _digest(self, *pictures: bytes | memoryview) -> str:
-        table = [self.name, self.classes, self.splits, self.ids, self.labels.tolist(), self.split.tolist()]
-        sha = hashlib.sha256(json.dumps(table).encode())
+        return self._sha256(pictures)
+
+    def _sha256(self, pictures: Iterable[bytes | memoryview]) -> str:
+        """Of the table as JSON, in blocks, because of many files the text is longer than the table; then the rest."""
+        sha = hashlib.sha256(
+            f"[{json.dumps(self.name)}, {json.dumps(self.classes)}, {json.dumps(self.splits)}".encode()
+        )
+        for rows in (self.ids, self.labels, self.split):
+            sha.update(b", ")
+            for text in _json_list(rows[k : k + JSON_ROWS] for k in range(0, len(rows), JSON_ROWS)):
+                sha.update(text)
+        sha.update(b"]")
         for part in pictures:
             sha.update(part)
         return sha.hexdigest()
@@ -93,8 +105,20 @@ class FileSource(Table):
 
     def fingerprint(self) -> str:
         # Reading every picture twice would double the time of an extraction, so size and time of change stand for it.
-        stamps = [file_stamp(self.root / name, by_content=self.by_content) for name in self.ids]
-        return self._digest(json.dumps(stamps).encode())
+        stamps = (
+            [file_stamp(self.root / name, by_content=self.by_content) for name in self.ids[k : k + JSON_ROWS]]
+            for k in range(0, len(self.ids), JSON_ROWS)
+        )
+        return self._sha256(_json_list(stamps))
+
+
+def _json_list(blocks: Iterable[Sequence[Any] | NDArray[Any]]) -> Iterator[bytes]:
+    """The bytes of `json.dumps` of a list that is given in blocks, each written when it is asked for."""
+    yield b"["
+    for k, block in enumerate(blocks):
+        own = block.tolist() if isinstance(block, np.ndarray) else block
+        yield ((", " if k else "") + json.dumps(own)[1:-1]).encode()
+    yield b"]"
 
 
 @dataclass(frozen=True, eq=False)

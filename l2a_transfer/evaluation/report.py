@@ -6,6 +6,7 @@ import csv
 import dataclasses
 import errno
 import io
+import itertools
 import json
 import os
 import re
@@ -28,7 +29,7 @@ from l2a_transfer.lock import folder_lock
 RESULTS = "results.json"
 FIXED = (RESULTS, "results.csv", "comparisons.csv", "seeds.csv", "report.html", "report.md", "accuracy.png")
 INTERVALS = ("accuracy_ci95", "mean_class_accuracy_ci95", "ci95", "ci95_simultaneous")
-ENDS = dict.fromkeys(INTERVALS, ("low", "high")) | {"n": ("a", "b")}
+ENDS = dict.fromkeys(INTERVALS, ("low", "high")) | dict.fromkeys(("n", "files", "variants"), ("a", "b"))
 """Pairs of values that are two columns of a CSV file."""
 
 
@@ -85,9 +86,9 @@ def _write_report(results: EvalResults, out: Path, beside: Mapping[str, bytes]) 
     confusions = _confusion_names(results)
     names = [*FIXED, *confusions]
     content: dict[str, Callable[[], bytes]] = {
-        "results.csv": lambda: _csv([_flat(row) for row in results.document()["rows"]], EvalRow),
-        "comparisons.csv": lambda: _csv([_flat(c) for c in results.document()["comparisons"]], Comparison),
-        "seeds.csv": lambda: _csv([_flat(s) for s in results.document()["seeds"]], SeedSummary),
+        "results.csv": lambda: _csv([_flat(dataclasses.asdict(row)) for row in results.rows], EvalRow),
+        "comparisons.csv": lambda: _csv([_flat(dataclasses.asdict(c)) for c in results.comparisons], Comparison),
+        "seeds.csv": lambda: _csv([_flat(dataclasses.asdict(s)) for s in results.seeds], SeedSummary),
         "report.html": lambda: page(results).encode(),
         "report.md": lambda: report_markdown(results, confusions).encode(),
         "accuracy.png": lambda: accuracy_png(results.rows),
@@ -129,12 +130,16 @@ def _flat(row: dict[str, Any]) -> dict[str, Any]:
     for key, value in row.items():
         if key in ENDS:
             parts = ("", "") if value is None else value
-            flat.update({f"{key}_{end}": part for end, part in zip(ENDS[key], parts, strict=True)})
+            flat.update({f"{key}_{end}": _joined(part) for end, part in zip(ENDS[key], parts, strict=True)})
         elif key in ("c_grid_draws", "cv_accuracy_draws"):
             flat[key] = ";".join(" ".join(map(str, draw)) for draw in value)
         else:
-            flat[key] = ";".join(map(str, value)) if isinstance(value, tuple) else value
+            flat[key] = _joined(value)
     return flat
+
+
+def _joined(value: Any) -> Any:
+    return ";".join(map(str, value)) if isinstance(value, tuple) else value
 
 
 def _json(results: EvalResults, files: list[str]) -> str:
@@ -170,6 +175,6 @@ def _confusion_names(results: EvalResults) -> dict[str, int]:
     for k in lookup.pictured(results):
         row = results.rows[k]
         stem = "confusion-" + re.sub(r"[^A-Za-z0-9_.@+-]+", "_", f"{row.data}-{row.label}")[:100].lower()
-        same = sum(re.fullmatch(rf"{re.escape(stem)}(\+\d+)?\.png", name) is not None for name in names)
-        names[(f"{stem}+{same + 1}" if same else stem) + ".png"] = k
+        free = (f"{stem}{end}.png" for end in itertools.chain([""], (f"+{n}" for n in itertools.count(2))))
+        names[next(name for name in free if name not in names)] = k
     return names

@@ -44,13 +44,16 @@ __all__ = [
     "FeatureMeta",
     "FeatureSet",
     "OpenedStore",
+    "Stamp",
     "check_finite",
+    "check_same",
     "is_feature_file",
     "open_store",
     "read_block",
     "read_features",
     "read_maps",
     "read_meta",
+    "sha256_of",
     "write_features",
 ]
 
@@ -102,7 +105,7 @@ def open_store(path: Path, *, verified: Stamp | None = None) -> OpenedStore:
     file = _open(path)
     try:
         if stamp is None or _stamp(path) != stamp or (verified and verified[-1] != stamp[-1]):
-            raise StoreError(f"{path}: was replaced by another file while it was read", AGAIN)
+            raise _replaced(path)
         meta, rows, features, maps = _read_rows(path, file)
     except BaseException as error:
         file.close()
@@ -110,6 +113,28 @@ def open_store(path: Path, *, verified: Stamp | None = None) -> OpenedStore:
             raise StoreError(error.problem, AGAIN) from error
         raise
     return OpenedStore(file, stamp, meta, rows.labels, rows.ids, rows.split, features, maps)
+
+
+def check_same(path: Path, verified: Stamp) -> None:
+    """Raises: StoreError where the file is no longer the one of the stamp, unless it has the same content."""
+    if _stamp(path) == verified:
+        return
+    _check_seal(path)
+    now = _stamp(path)
+    if now is None or now[-1] != verified[-1]:
+        raise _replaced(path)
+
+
+def sha256_of(stamp: Stamp) -> str:
+    """The SHA-256 that the seal states, hexadecimal: of everything after the user block."""
+    digest: bytes = SEAL.unpack_from(stamp[-1])[3]
+    return digest.hex()
+
+
+def _replaced(path: Path) -> StoreError:
+    return StoreError(
+        f"{path}: was replaced by another file while it was read", "start again when nothing writes it any more"
+    )
 
 
 def _stamp(path: Path) -> Stamp | None:

@@ -134,16 +134,17 @@ def _in_order(data: bytes) -> bytes:
     return len(text).to_bytes(8, "little") + text + data[8 + size :]
 
 
-def read_card(path: Path) -> Card:
+def read_card(path: Path, *, kept: list[bytes] | None = None) -> Card:
     """The card in a weights file's header, after the file's SHA-256 was checked, without torch.
 
-    Raises: WeightsError where there is no such file, header or card.
+    `kept` takes the file's bytes as they were read, so that card and tensors can be of one reading. Raises:
+    WeightsError where there is no such file, header or card.
     """
     try:
         if path.exists() and not path.is_file() and not path.is_dir():  # to open a pipe would wait for its writer
             raise ValueError("a pipe or a device")
         with open(path, "rb") as file:
-            metadata, sha256 = _sha256(file)
+            metadata, sha256 = _sha256(file if kept is None else _Keeping(file, kept))
         if HEADER_KEY not in metadata:
             raise ValueError(f"the header has no {HEADER_KEY!r}; weights of another program cannot be used")
         if unknown := sorted(set(metadata) - {HEADER_KEY, DIGEST_KEY}):
@@ -159,7 +160,19 @@ def read_card(path: Path) -> Card:
         raise WeightsError(f"{path}: not an l2a-transfer weights file: {error}; {ANOTHER}") from error
 
 
-def _sha256(file: BinaryIO) -> tuple[dict[str, Any], str]:
+class _Keeping:
+    """A file of which everything that is read is kept."""
+
+    def __init__(self, file: BinaryIO, kept: list[bytes]) -> None:
+        self._file, self._kept = file, kept
+
+    def read(self, size: int) -> bytes:
+        content = self._file.read(size)
+        self._kept.append(content)
+        return content
+
+
+def _sha256(file: BinaryIO | _Keeping) -> tuple[dict[str, Any], str]:
     """The metadata of a safetensors file, and the SHA-256 of its header, but for DIGEST_KEY, and of its tensors.
 
     Raises: ValueError for another file.
@@ -185,14 +198,15 @@ def load_weights(path: str | Path) -> tuple[Network, Card]:
     """
     import torch
     from safetensors import SafetensorError
-    from safetensors.torch import load_file
+    from safetensors.torch import load
 
     from l2a_transfer.models.vgg import build_model
 
     path = Path(path)
-    card = read_card(path)
+    kept: list[bytes] = []
+    card = read_card(path, kept=kept)
     try:
-        tensors = load_file(path)
+        tensors = load(b"".join(kept))
     except SafetensorError as error:
         raise WeightsError(f"{path}: damaged: {error}; {ANOTHER}") from error
     # `meta` allocates nothing, so a hostile card cannot ask for more memory than its own tensors occupy.
