@@ -265,7 +265,8 @@ def main(
 
 def _bad_line(kind: str, seed: int, case: int, outcome: Outcome) -> str:
     took = f"{outcome.seconds:.1f} s, {outcome.bytes >> 20} MiB"
-    line = f"{outcome.kind}: {outcome.damage[:60]}: {outcome.detail[:200]} ({took})"
+    damage = outcome.damage.strip().rpartition("\n")[2]  # the last line of a traceback, where the damage failed
+    line = f"{outcome.kind}: {damage[:80]}: {outcome.detail[:200]} ({took})"
     return f"{ascii(line)[1:-1]}\n  python benchmarks/fuzz.py --repeat {kind}:{seed}:{case}"
 
 

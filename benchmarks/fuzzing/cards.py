@@ -20,12 +20,13 @@ from l2a_transfer.cli.main import main
 from l2a_transfer.errors import L2AError
 from l2a_transfer.evaluation import evaluate, report
 from l2a_transfer.features.onnx_backend import CARD_KEY, WEIGHTS_KEY
-from l2a_transfer.features.schema import JSON, OPTIONAL_JSON
 from l2a_transfer.models.weights import HEADER_KEY
 
 LOADED = (evaluate, report)
 """What `svm-eval` would load in every child again."""
 EVALUATION = ("--folds", "2", "--c-grid", "1e-2")
+ATTRIBUTES = ("classes", "splits", "levels", "card", "preprocess", "fingerprint", "skipped", "source")
+"""Of a feature file; each is JSON."""
 STEERING = ("Cc", "Cf", "Cs", "Zl", "Zp")
 """Unicode's categories of what can steer a terminal."""
 
@@ -79,9 +80,9 @@ def _damage(path: Path, rng: Random) -> str:
         entry.value = damaged_json(json.loads(entry.value), rng).encode(errors="replace").decode()
         onnx_graphs.save(path, model)
         return entry.key
-    key = rng.choice((*JSON, *OPTIONAL_JSON))
+    key = rng.choice(ATTRIBUTES)
     with h5py.File(path, "r+") as file:
-        document = json.loads(file.attrs[key]) if key in file.attrs else OPTIONAL_JSON[key]()
+        document = json.loads(file.attrs.get(key, "{}"))
         file.attrs[key] = damaged_json(document, rng).replace("\0", "").encode(errors="replace").decode()
     reseal(path)
     return key

@@ -46,7 +46,7 @@ def seeds(folder: Path) -> None:
 def answer(path: Path) -> str:
     name = "cifar100" if (path / "cifar-100-python").exists() else "cifar10"
     source = open_source(name, data_dir=path)
-    pictures = [np.asarray(source.image(row)) for row in range(len(source))]
+    pictures = [sha256(np.asarray(source.image(row))) for row in range(len(source))]
     return sha256(source.labels, source.classes, *pictures)
 
 

@@ -45,9 +45,9 @@ def seeds(folder: Path) -> None:
 
 def answer(path: Path) -> str:
     source = open_source(f"parquet:{path}")
-    pictures = [np.asarray(source.image(row)) for row in range(min(len(source), 20))]
+    pictures = [sha256(np.asarray(source.image(row))) for row in range(min(len(source), 20))]
     if len(source) > 20:
-        pictures.append(np.asarray(source.image(len(source) - 1)))
+        pictures.append(sha256(np.asarray(source.image(len(source) - 1))))
     source.fingerprint()  # has times of change, and so is no part of the answer
     return sha256(source.ids[:20], source.labels, source.classes, *pictures)
 

@@ -197,7 +197,7 @@ def answer(path: Path) -> str:
     name = f"imagefolder:{path}" if path.name == "imagefolder" else path.name
     with mock.patch.object(torchvision.datasets.flowers102, "check_integrity", return_value=True):
         source = open_source(name, data_dir=path)
-        pictures = [np.asarray(source.image(row)) for row in range(min(len(source), 40))]
+        pictures = [sha256(np.asarray(source.image(row))) for row in range(min(len(source), 40))]
         source.fingerprint()  # has times of change, and so is no part of the answer
         return sha256(source.ids, source.labels, source.classes, source.splits, *pictures)
 

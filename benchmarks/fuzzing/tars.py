@@ -38,7 +38,7 @@ def seeds(folder: Path) -> None:
 
 def answer(path: Path) -> str:
     source = open_source(f"wds:{path}")
-    pictures = [np.asarray(source.image(row)) for row in range(min(len(source), 20))]
+    pictures = [sha256(np.asarray(source.image(row))) for row in range(min(len(source), 20))]
     source.fingerprint()  # has times of change, and so is no part of the answer
     return sha256(source.ids, source.labels, source.classes, source.splits, *pictures)
 
