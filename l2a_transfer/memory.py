@@ -1,4 +1,4 @@
-"""How much memory this process may still take: of the machine, of the control groups that hold it, of its own limits."""
+"""How much memory this process may still take: of the machine, its control groups and its own limits."""
 
 from __future__ import annotations
 
