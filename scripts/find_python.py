@@ -1,4 +1,4 @@
-"""Prints the interpreter of a Python version, as 3.10, or of the newest that this machine has; exits 1 where there is none.
+"""Prints the interpreter of a Python version, as 3.10, or of the newest on this machine; exits 1 where there is none.
 
 Looks for python3.N on the PATH and among pyenv's versions. A shim that only says that its version is not active, as
 pyenv's, does not count.

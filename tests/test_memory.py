@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from l2a_transfer.data import loader
 from l2a_transfer.errors import MemoryLimitError
 from l2a_transfer.memory import mebibytes, require_memory, usable_memory
 
@@ -195,6 +196,20 @@ def test_a_process_with_less_address_space_knows() -> None:
         "assert 0 < found < 1 << 30, found; block = bytearray(found // 2)"
     )
     subprocess.run([sys.executable, "-c", program], check=True, timeout=60)
+
+
+@pytest.mark.parametrize(("method", "each"), [("fork", 128), ("forkserver", 448), ("spawn", 448)])
+def test_decoding_processes_are_as_many_as_memory_has_room_for(
+    method: str, each: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loader.os, "sched_getaffinity", lambda _: set(range(4)), raising=False)
+    monkeypatch.setattr(loader.multiprocessing, "get_start_method", lambda **_: method)
+    found = []
+    for usable in (100 * each, 8 * each, 6 * each - 1, 2 * each - 1):
+        monkeypatch.setattr(loader, "usable_memory", lambda usable=usable: usable * MIB)
+        found.append(loader.choose_workers(1000, None))
+    assert found == [4, 4, 2, 0]
+    assert loader.choose_workers(1000, 3) == 3
 
 
 def test_what_takes_too_much_is_refused_with_what_it_takes(monkeypatch: pytest.MonkeyPatch) -> None:
