@@ -13,6 +13,9 @@ import pytest
 from l2a_transfer.data import loader
 from l2a_transfer.errors import MemoryLimitError
 from l2a_transfer.memory import mebibytes, require_memory, usable_memory
+from l2a_transfer.models.config import ModelConfig
+from l2a_transfer.training.step_memory import kept_bytes
+from tests.conftest import assert_fails, l2a
 
 MIB = 1 << 20
 UNLIMITED = "9223372036854771712"
@@ -210,6 +213,29 @@ def test_decoding_processes_are_as_many_as_memory_has_room_for(
         found.append(loader.choose_workers(1000, None))
     assert found == [4, 4, 2, 0]
     assert loader.choose_workers(1000, 3) == 3
+
+
+def test_a_step_keeps_what_its_layers_put_out() -> None:
+    """Per image of 32 × 32 pixels and width 1/16: at least each layer's input, 4 bytes a number."""
+    config = ModelConfig("vgg", num_classes=3, width=0.0625)
+    two, four, eight = (kept_bytes(config, images, 32, "fp32") for images in (2, 4, 8))
+    assert eight - four == 2 * (four - two)
+    first_layer = 4 * 32 * 32 * 4
+    assert (four - two) / 2 > 4 * first_layer
+    assert kept_bytes(config, 4, 64, "fp32") > 3 * four
+
+
+def test_a_batch_that_does_not_fit_is_refused_before_the_first_step(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    command = ["train", "--model", "vgg", "--width", "0.0625", "--data", "digits", "--holdout", "100", "--epochs", "1"]
+    command += ["--device", "cpu", "--batch-size", "512", "--out", str(tmp_path / "run")]
+    monkeypatch.setattr("l2a_transfer.memory.usable_memory", lambda: 16 * MIB)
+    result = l2a(*command)
+    assert_fails(result, 1, "a training step on 512 images of 32 × 32 pixels takes about ")
+    assert "this process may take 16 MiB more; a smaller --batch-size or --width takes less" in result.stderr
+    monkeypatch.undo()
+    assert l2a(*command, "--overwrite").exit_code == 0
 
 
 def test_what_takes_too_much_is_refused_with_what_it_takes(monkeypatch: pytest.MonkeyPatch) -> None:
