@@ -384,7 +384,10 @@ def test_pictures_in_every_layout_of_bytes(tmp_path: Path, layout: str, in_struc
     pictures = pictures.dictionary_encode() if layout == "dictionary" else pictures
     column = pa.StructArray.from_arrays([pictures], names=["bytes"]) if in_struct else pictures
     labels = pa.array([1, 0]).dictionary_encode() if layout == "dictionary" else pa.array([1, 0])
-    pq.write_table(pa.table({"image": column, "label": labels}), tmp_path / "a.parquet")
+    try:
+        pq.write_table(pa.table({"image": column, "label": labels}), tmp_path / "a.parquet")
+    except pa.ArrowNotImplementedError as error:
+        pytest.skip(f"pyarrow {pa.__version__} does not write it: {error}")
     source = open_source(f"parquet:{tmp_path / 'a.parquet'}")
     assert (greys(source, range(2)), source.labels.tolist()) == ([4, 5], [1, 0])
 

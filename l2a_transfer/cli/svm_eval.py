@@ -46,7 +46,9 @@ SHOWN = 6
     help="Compare the other models with this one alone; what is left out is said on stderr.",
 )
 @click.option("--device", default="auto", show_default=True, help="auto, cpu or cuda, for the batched solver.")
-@click.option("--max-memory", metavar="SIZE", help="For the batched solver, as 500M or 8G [default: half of it].")
+@click.option(
+    "--max-memory", metavar="SIZE", help="For the batched solver, as 500M or 8G [default: half of what is left]."
+)
 @click.option("--seed", type=int, default=0, show_default=True, help="Random seed.")
 @click.option("--jobs", type=int, default=1, show_default=True, help="liblinear's threads; they change no number.")
 @click.option("--overwrite/--no-overwrite", default=False, help="Replace an earlier report in --out.")

@@ -168,7 +168,8 @@ def _members(shard: Shard, file: IO[bytes]) -> Iterator[_Member]:
         with tarfile.TarFile(fileobj=guarded, mode="r", encoding="utf-8", errors="strict") as tar:
             kept: Any = tar
             stop = 0
-            while (member := tar.next()) is not None:
+            # 0: there is no member, for which Python 3.10's next() would seek to before the file.
+            while tar.offset and (member := tar.next()) is not None:
                 kept.members = []  # tarfile keeps each; an index of our own is smaller
                 _check_member(shard, member, stop)
                 stop = member.offset_data + member.size

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -14,7 +13,7 @@ from l2a_transfer.evaluation import statistics
 from l2a_transfer.evaluation.compare import Answers
 from l2a_transfer.evaluation.confusion import Confusion
 from l2a_transfer.evaluation.families import Source
-from l2a_transfer.evaluation.fitting import SvmConfig, SvmFit, fit_svm
+from l2a_transfer.evaluation.fitting import SvmConfig, SvmFit, fit_svm, memory_of_fit
 from l2a_transfer.evaluation.grid import GridResult
 from l2a_transfer.evaluation.naming import Named
 from l2a_transfer.evaluation.protocols import Plan, Split
@@ -23,6 +22,7 @@ from l2a_transfer.evaluation.rows import LazyRows
 from l2a_transfer.evaluation.statistics import FEW_IMAGES
 from l2a_transfer.evaluation.variants import Variant
 from l2a_transfer.features.views import FeatureFile, VerifiedFile
+from l2a_transfer.memory import require_memory, usable_memory
 from l2a_transfer.wording import counted
 
 FIXED_C = 1e-2
@@ -136,13 +136,26 @@ def measure(
 def _training_rows(
     features: FeatureFile, train: NDArray[np.intp], variant: Variant, config: EvalConfig
 ) -> NDArray[Any] | LazyRows:
-    """In memory, or where `max_memory` is too small for that, from the file."""
+    """In memory, or where `max_memory`, or what this process may still take, is too small for that, from the file.
+
+    Raises: MemoryLimitError where they have to be in memory and it is too small.
+    """
     columns = slice(variant.start, variant.stop)
     lazy = LazyRows(features.features, rows=train, columns=columns)
     simple = variant.components is None and variant.normalization != "l2" and variant.dtype is None
-    too_large = 8 * lazy.shape[0] * lazy.shape[1] > (config.max_memory or sys.maxsize)  # as float64
+    numbers, stored = lazy.shape[0] * lazy.shape[1], features.features.shape[1] * lazy.shape[0]
+    as_read = features.features.dtype.itemsize * stored
+    half = usable_memory() // 2
+    too_large = 8 * numbers > (config.max_memory or half) or 8 * numbers + as_read > half  # as float64
     if config.solver == "batched" and simple and too_large:
         return lazy
+    require_memory(
+        as_read + memory_of_fit(*lazy.shape, svm_config(config, variant, None)),
+        f"{features.path}: {variant.name or (config.solver if simple else 'PCA')} on {lazy.shape[0]} rows of "
+        f"{lazy.shape[1]} columns",
+        "`solver='batched'` takes less" if simple and config.solver == "liblinear" else
+        "extract fewer images (`limit`), or leave what is not needed out of `ablate`",
+    )  # fmt: skip
     return variant.values(features.features[train])
 
 

@@ -67,16 +67,37 @@ def write_features(
         with output_lock(path), replacing(path, buffering=0) as raw:
             sink = _Sink(raw)
             # libhdf5 is given the open file and no name, which someone could have made a link in the meantime.
-            with h5py.File(sink, "w", userblock_size=USER_BLOCK, libver=("v110", "v110")) as file:
+            with _new_file(sink) as file:
                 _write_meta(file, meta)
                 _write_rows(path, file, rows)
                 _write_blocks(path, file, "features", _until_refused(blocks, sink), rows, (dim,), dtype)
+                if maps:
+                    h5py.h5g.create(file.id, MAPS.encode(), gcpl=_without_times(h5py.h5p.GROUP_CREATE))
                 for level, values in (maps or {}).items():
                     _write_blocks(path, file, f"{MAPS}/{level}", _until_refused(values, sink), rows, None, "float16")
             sink.raise_refusal()
             _seal(raw)
     except OSError as error:
         raise StoreError(f"{path}: cannot be written: {error.strerror or error}") from error
+
+
+def _new_file(sink: _Sink) -> h5py.File:
+    """An empty file of HDF5 1.10's format behind a user block.
+
+    Made by the low-level interface, because h5py before 3.15 cannot be told otherwise to leave the time out of groups.
+    """
+    access, created = h5py.h5p.create(h5py.h5p.FILE_ACCESS), _without_times(h5py.h5p.FILE_CREATE)
+    access.set_libver_bounds(h5py.h5f.LIBVER_V110, h5py.h5f.LIBVER_V110)
+    access.set_fileobj_driver(h5py.h5fd.fileobj_driver, sink)
+    created.set_userblock(USER_BLOCK)
+    return h5py.File(h5py.h5f.create(b"features", h5py.h5f.ACC_TRUNC, fcpl=created, fapl=access))
+
+
+def _without_times(kind: Any) -> Any:
+    """The property list for making a file or group in which no time is stored."""
+    properties = h5py.h5p.create(kind)
+    properties.set_obj_track_times(False)
+    return properties
 
 
 class _Sink(io.RawIOBase):
