@@ -445,8 +445,9 @@ def test_parquet_that_cannot_be_understood(tmp_path: Path, monkeypatch: pytest.M
     parquet(path, [png(1)], [0], image="a", b=pa.array([{"bytes": b"x"}]))
     assert open_source(f"parquet:{path}").labels.tolist() == [0]
     parquet(path, [png(1)], [0])
-    monkeypatch.setattr(parquet_module, "MAX_GROUP_BYTES", 10)
-    refused("write it with a smaller row_group_size")
+    with monkeypatch.context() as patch:
+        patch.setattr(parquet_module, "MAX_GROUP_BYTES", 10)
+        refused("write it with a smaller row_group_size")
     parquet(tmp_path / "b.parquet", [png(1)], [0], ["x"])
     with pytest.raises(DataError, match=r"b\.parquet: has other image or label columns or classes"):
         open_source(f"parquet:{tmp_path}")

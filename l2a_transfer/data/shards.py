@@ -306,13 +306,16 @@ def check_unchanged(shard: Shard) -> None:
 
 
 @contextmanager
-def open_shard(path: str) -> Iterator[IO[bytes]]:
-    """A file that can be read and seeked. Raises: DataError."""
+def open_shard(path: str, *, ahead: bool = True) -> Iterator[IO[bytes]]:
+    """A file that can be read and seeked; with `ahead`, more of a remote one is fetched than is asked for.
+
+    Raises: DataError.
+    """
     with _refusals(path):
         opened: IO[bytes]
         if is_remote(path):
             fs, inside = _filesystem(path)
-            opened = fs.open(inside, "rb")
+            opened = fs.open(inside, "rb") if ahead else fs.open(inside, "rb", cache_type="none")
         else:
             opened = open(path, "rb")  # noqa: SIM115
     with opened:
