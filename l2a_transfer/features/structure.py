@@ -123,7 +123,7 @@ def _only(blocks: Blocks, name: str, messages: list[tuple[int, bytes]], allowed:
     found: dict[int, bytes] = {}
     for kind, body in messages:
         if kind == EXTERNAL:
-            raise StoreError(f"{blocks.path}: /{name} keeps its values in other files, which is refused")
+            raise StoreError(f"{blocks.path}: /{name} keeps its values in other files, which is refused", AGAIN)
         if kind not in allowed or (kind in found and kind not in (LINK, ATTRIBUTE)):
             raise blocks.damaged(f"/{name} has a header message of type {kind}, which is not written")
         if kind == ATTRIBUTE:
@@ -142,7 +142,7 @@ def _group(blocks: Blocks, name: str, at: int) -> dict[str, int]:
     """The links of a group, name → address. Raises: StoreError for links that are not hard."""
     messages = _messages(blocks, at)
     if not any(kind == LINK_INFO for kind, _ in messages):
-        raise StoreError(f"{blocks.path}: /{name} must be a group")
+        raise StoreError(f"{blocks.path}: /{name} must be a group", AGAIN)
     single = _only(blocks, name, messages, OF_GROUPS)
     if single[LINK_INFO] != b"\0\0" + NOWHERE or single.get(GROUP_INFO, b"\0\0") != b"\0\0":
         raise blocks.damaged(f"/{name} has more than {MAX_LINKS} links, or lists them in another way than is written")
@@ -170,7 +170,7 @@ def _link(blocks: Blocks, group: str, body: bytes) -> tuple[str, int]:
     name = body[at + width : at + width + length].decode()
     if kind != 0:
         here = f"/{group}/{name}".replace("//", "/")
-        raise StoreError(f"{blocks.path}: {here} is a link; a feature file must not point anywhere")
+        raise StoreError(f"{blocks.path}: {here} is a link; a feature file must not point anywhere", AGAIN)
     (where,) = struct.unpack("<Q", body[at + width + length :])
     return name, where
 
@@ -287,15 +287,15 @@ def _check_dataset(blocks: Blocks, name: str, at: int) -> None:
     """A chunked data set with fletcher32, all of whose chunks are stored, each once."""
     messages = _messages(blocks, at)
     if not any(kind == LAYOUT for kind, _ in messages):
-        raise StoreError(f"{blocks.path}: has no data set /{name}")
+        raise StoreError(f"{blocks.path}: has no data set /{name}", AGAIN)
     found = _only(blocks, name, messages, OF_DATASETS)
     version, kind = found[LAYOUT][:2]
     if kind == 3:
-        raise StoreError(f"{blocks.path}: /{name} keeps its values in other files, which is refused")
+        raise StoreError(f"{blocks.path}: /{name} keeps its values in other files, which is refused", AGAIN)
     if (version, kind) != (4, 2):
         raise blocks.damaged(f"/{name} is not chunked, or in the way of another version")
     if found.get(FILTERS) != FLETCHER32:
-        raise StoreError(f"{blocks.path}: /{name} must have no filter but fletcher32")
+        raise StoreError(f"{blocks.path}: /{name} must have no filter but fletcher32", AGAIN)
     fill = found.get(FILL_VALUE, b"\x03\0")
     if len(fill) != 2 or fill[0] != 3 or fill[1] & 0x20:
         raise blocks.damaged(f"/{name} has a value for what is not stored")
