@@ -280,7 +280,7 @@ def test_nan_features_name_the_image(tmp_path: Path) -> None:
         ({"ids": ["a", "b", "c", "b"]}, "'b' is there more than once"),
         ({"ids": ["a", "b", "c", ""]}, "not empty"),
         ({"ids": ["a", "b", "c", "caf\udce9"]}, "must be UTF-8"),
-        ({"ids": ["a", "b", "c", "x" * 5000]}, "5000 bytes"),
+        ({"ids": ["a", "b", "c", "x" * 5000]}, "takes 5,000 bytes"),
         ({"labels": [0, 1, 2, 0]}, "/labels must be"),
         ({"features": FEATURES[:3]}, "3 rows of features came, expected 4"),
         ({"features": np.concatenate([FEATURES, FEATURES])}, "does not fit"),

@@ -20,7 +20,7 @@ from l2a_transfer.data.cifar import read_cifar
 from l2a_transfer.data.decode import SUFFIXES
 from l2a_transfer.data.folders import read_folder
 from l2a_transfer.data.layout import check_choice
-from l2a_transfer.data.names import in_order, merged, split_named, text_of
+from l2a_transfer.data.names import check_split_count, in_order, merged, split_named, text_of
 from l2a_transfer.data.npz import Npz, open_npz
 from l2a_transfer.data.parquet import read_parquet
 from l2a_transfer.data.reading import Reading, class_warnings
@@ -31,6 +31,7 @@ from l2a_transfer.data.sources import (
     ImageSource,
     Table,
     ZipSource,
+    check_source,
     join_splits,
     numbered,
     select,
@@ -67,7 +68,8 @@ def open_source(
     names, "folders" the first-level folders, "none" nothing. With `verify_source` the fingerprint is of what is in
     files, which are all read for it, and not of their sizes and times of change. Classes that differ only in case, or
     have no picture in a split, are logged. Raises: UnknownNameError for a name or split that does not exist,
-    with the nearest; DataError for a set that is missing, empty, damaged, or can be read in two ways.
+    with the nearest; DataError for a set that is missing, empty, damaged, or can be read in two ways, and for ids and
+    classes whose names cannot be written into a feature file.
     """
     if not isinstance(data, (str, Path)):
         raise wrong_kind("data", "the name of a data set, or KIND:PATH as 'imagefolder:photos'", data)
@@ -96,9 +98,11 @@ def open_source(
         source = _open_named(find_dataset(data), None if data_dir is None else Path(data_dir), download=download)
         if verify_source and isinstance(source, Table):
             source = dataclasses.replace(source, by_content=True)
+    chosen = select(source, split=split, limit=limit)
+    check_source(chosen)
     for text in class_warnings(source.classes, source.splits, source.labels, source.split):
         log.warning("%s: %s", source.name, text)
-    return select(source, split=split, limit=limit)
+    return chosen
 
 
 def _meant(path: str) -> str:
@@ -304,8 +308,7 @@ def _named_rows(path: Path, source: ArraySource, file: Npz) -> ArraySource:
         given = [name.strip() for name in _texts(path, file, "split")]
         own = [split_named(name) or name for name in given]
         splits = in_order(set(own))
-        if len(splits) > 255:
-            raise DataError(f"{path}: 'split' has {len(splits)} different names; at most 255 are allowed")
+        check_split_count(f"{path}: 'split'", splits)
         split = np.array([splits.index(name) for name in own], dtype=np.uint8)
         said = ", ".join(f"{name} → {split_named(name) or name}" for name in sorted(set(given))[:5])
         reading = Reading(f"the array 'split', {said}")

@@ -18,6 +18,7 @@ from typing import IO, Any
 from l2a_transfer.data.layout import CHOOSE
 from l2a_transfer.data.names import (
     HIVE,
+    check_split_count,
     in_order,
     is_litter,
     split_named,
@@ -92,6 +93,7 @@ def find_shards(where: str, suffix: str, split_from: str = "auto") -> ShardSet:
             "give only files that do, or `split_from='none'` for one split of all",
         )
     order = in_order({split or "all" for split in found.values()})
+    check_split_count(where, order)
     shards = [Shard(path, names[path], *size_and_stamp(path), found[path] or "all") for path in paths]
     ordered = tuple(sorted(shards, key=lambda s: (order.index(s.split), s.name.split("/"))))
     return ShardSet(ordered, Reading(_splits_from(ordered, named=not unnamed and split_from != "none"), others))
