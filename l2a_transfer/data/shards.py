@@ -18,6 +18,7 @@ from typing import IO, Any
 from l2a_transfer.data.layout import CHOOSE
 from l2a_transfer.data.names import (
     HIVE,
+    check_split_count,
     in_order,
     is_litter,
     split_named,
@@ -92,6 +93,7 @@ def find_shards(where: str, suffix: str, split_from: str = "auto") -> ShardSet:
             "give only files that do, or `split_from='none'` for one split of all",
         )
     order = in_order({split or "all" for split in found.values()})
+    check_split_count(where, order)
     shards = [Shard(path, names[path], *size_and_stamp(path), found[path] or "all") for path in paths]
     ordered = tuple(sorted(shards, key=lambda s: (order.index(s.split), s.name.split("/"))))
     return ShardSet(ordered, Reading(_splits_from(ordered, named=not unnamed and split_from != "none"), others))
@@ -306,13 +308,16 @@ def check_unchanged(shard: Shard) -> None:
 
 
 @contextmanager
-def open_shard(path: str) -> Iterator[IO[bytes]]:
-    """A file that can be read and seeked. Raises: DataError."""
+def open_shard(path: str, *, ahead: bool = True) -> Iterator[IO[bytes]]:
+    """A file that can be read and seeked; with `ahead`, more of a remote one is fetched than is asked for.
+
+    Raises: DataError.
+    """
     with _refusals(path):
         opened: IO[bytes]
         if is_remote(path):
             fs, inside = _filesystem(path)
-            opened = fs.open(inside, "rb")
+            opened = fs.open(inside, "rb") if ahead else fs.open(inside, "rb", cache_type="none")
         else:
             opened = open(path, "rb")  # noqa: SIM115
     with opened:

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from l2a_transfer.data.decode import MAX_FILE_BYTES, decode_bytes, decode_file
+from l2a_transfer.data.names import MUST_BE, first_fault, name_fault, well_formed
 from l2a_transfer.data.reading import Reading
 from l2a_transfer.data.stamps import file_stamp
 from l2a_transfer.errors import ArgumentError, DataError, unknown_name
@@ -203,6 +204,31 @@ class Subset:
 
     def fingerprint(self) -> str:
         return hashlib.sha256(self.whole.fingerprint().encode() + self.rows.tobytes()).hexdigest()
+
+
+def check_source(source: ImageSource) -> None:
+    """What a feature file will need of a source, before anything is computed: names that can be written, ids that
+    differ, labels and splits that are there. Raises: DataError naming the source and the row.
+    """
+    name = well_formed(source.name)
+    if fault := name_fault(source.name):
+        raise DataError(f"{name}: the data set's name {fault}; rename what it is called after")
+    for what, names in (("class", source.classes), ("split", source.splits), ("row", source.ids)):
+        if found := first_fault(names):
+            k, fault = found
+            shown = f"{names[k][:60]!r}{'…' if len(names[k]) > 60 else ''}"
+            raise DataError(f"{name}: {what} {k}: the name {shown} {fault}; {MUST_BE}")
+    if len(set(source.ids)) < len(source.ids):
+        seen: set[str] = set()
+        twice = next(k for k, own in enumerate(source.ids) if own in seen or seen.add(own))  # type: ignore[func-returns-value]
+        raise DataError(f"{name}: row {twice}: the id {source.ids[twice]!r} is there twice; ids must differ")
+    for what, numbers, least, most in (
+        ("label", source.labels, -1, len(source.classes)),
+        ("split", source.split, 0, len(source.splits)),
+    ):
+        if len(wrong := np.flatnonzero((numbers < least) | (numbers >= most))):
+            row = int(wrong[0])
+            raise DataError(f"{name}: row {row}: the {what} {numbers[row]} is not between {least} and {most - 1}")
 
 
 def reading_of(source: ImageSource) -> Reading:

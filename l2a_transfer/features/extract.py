@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from l2a_transfer.data.readers import ImageSource
-from l2a_transfer.data.sources import reading_of
+from l2a_transfer.data.sources import check_source, reading_of
 from l2a_transfer.errors import (
     ArgumentError,
     BackendError,
@@ -102,6 +102,7 @@ def extract(
         raise BackendError(f"{backend.card['name']} has no attention, so it has no maps", "leave `attention` out")
     if len(source) == 0:
         raise DataError(f"{source.name}: no images to extract")
+    check_source(source)
     started = time.perf_counter()
     identity = fingerprint(source, backend, batch_size, attention=attention)
     if out.is_dir():

@@ -11,6 +11,7 @@ from typing import IO, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from l2a_transfer.data.names import MUST_BE, first_fault
 from l2a_transfer.errors import StoreError
 from l2a_transfer.wording import counted
 
@@ -22,7 +23,6 @@ SEAL = struct.Struct("<8sIQ32s")
 """magic, version, length in bytes of what follows the user block, and its SHA-256; the rest of the block is zero."""
 DTYPES = ("float32", "float16")
 CHUNK_BYTES = 1 << 20
-MAX_ID_BYTES = 4096
 AGAIN = "extract it again (`overwrite=True`)"
 TEXT = ("data", "tap", "precision", "backend")
 JSON: dict[str, type] = {
@@ -89,8 +89,8 @@ def check_rows(path: Path, meta: FeatureMeta, rows: Rows, dim: int) -> None:
         seen: set[str] = set()
         twice = next(name for name in rows.ids if name in seen or seen.add(name))  # type: ignore[func-returns-value]
         raise StoreError(f"{path}: /ids must differ; {twice!r} is there more than once")
-    if any(not name or "\0" in name or not _is_utf8(name) for name in rows.ids):
-        raise StoreError(f"{path}: /ids must be UTF-8 text, not empty and without NUL")
+    if found := first_fault(rows.ids):
+        raise StoreError(f"{path}: /ids: the name of row {found[0]} {found[1]}; {MUST_BE}")
     if rows.labels.min() < -1 or rows.labels.max() >= len(meta.classes):
         raise StoreError(
             f"{path}: /labels must be −1 or an index of one of {counted(len(meta.classes), 'class', 'classes')}"
@@ -109,11 +109,6 @@ def check_rows(path: Path, meta: FeatureMeta, rows: Rows, dim: int) -> None:
     absent = {name for name, _ in meta.skipped}
     if len(absent) < len(meta.skipped) or absent & set(rows.ids):
         raise StoreError(f"{path}: 'skipped' must name different images, none of which has a row")
-
-
-def _is_utf8(name: str) -> bool:
-    # What a file name in another encoding becomes in Python (surrogates) cannot be written as UTF-8.
-    return not any("\ud800" <= c <= "\udfff" for c in name)
 
 
 def digest_of(path: Path) -> tuple[int, bytes]:

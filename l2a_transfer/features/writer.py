@@ -21,7 +21,6 @@ from l2a_transfer.features.schema import (
     JSON,
     MAGIC,
     MAPS,
-    MAX_ID_BYTES,
     OPTIONAL_JSON,
     SCHEMA,
     SEAL,
@@ -161,8 +160,6 @@ def _write_meta(file: h5py.File, meta: FeatureMeta) -> None:
 def _write_rows(path: Path, file: h5py.File, rows: Rows) -> None:
     encoded = [name.encode() for name in rows.ids]
     longest = max(map(len, encoded))
-    if longest > MAX_ID_BYTES:
-        raise StoreError(f"{path}: an id has {longest} bytes; at most {MAX_ID_BYTES} are allowed")
     names = np.array(encoded, dtype=h5py.string_dtype("utf-8", longest))
     for name, array in (("labels", rows.labels), ("ids", names), ("split", rows.split)):
         step = max(1, CHUNK_BYTES // array.dtype.itemsize)
