@@ -16,10 +16,11 @@ from typing import Any
 from l2a_transfer.errors import OutputExistsError
 from l2a_transfer.evaluation import lookup
 from l2a_transfer.evaluation.compare import Comparison
-from l2a_transfer.evaluation.evaluate import SCHEMA, EvalResults, EvalRow
+from l2a_transfer.evaluation.evaluate import EvalResults, EvalRow
 from l2a_transfer.evaluation.markdown import report_markdown
 from l2a_transfer.evaluation.page import page
 from l2a_transfer.evaluation.plots import accuracy_png, confusion_png
+from l2a_transfer.evaluation.results_schema import earlier_files
 from l2a_transfer.evaluation.seeds import SeedSummary
 
 RESULTS = "results.json"
@@ -131,13 +132,7 @@ def _dump(value: Any) -> str:
 
 def _files_of(path: Path) -> set[str]:
     """Plots that an earlier report of this schema names as its own; empty where there is none that can be read."""
-    try:
-        document = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return set()
-    if not isinstance(document, dict) or document.get("schema") != SCHEMA:
-        return set()
-    return {name for name in document.get("files", []) if re.fullmatch(r"confusion-[\w.@+-]+\.png", str(name))}
+    return {name for name in earlier_files(path) if re.fullmatch(r"confusion-[\w.@+-]+\.png", name)}
 
 
 def _confusion_names(results: EvalResults) -> dict[str, int]:

@@ -32,6 +32,7 @@ from l2a_transfer.features.schema import (
     Rows,
     check_rows,
     digest_of,
+    document,
 )
 from l2a_transfer.wording import counted
 
@@ -60,6 +61,8 @@ def write_features(
         raise ValueError(f"dtype must be one of {', '.join(DTYPES)}, got {dtype!r}")
     rows = Rows(np.asarray(labels, dtype=np.int32), tuple(ids), np.asarray(split, dtype=np.uint8))
     check_rows(path, meta, rows, dim)
+    for key in (*JSON, *OPTIONAL_JSON):
+        document(path, key, json.dumps(getattr(meta, key)))  # so that what is written can be read
     partial = path.with_name(path.name + ".partial")
     try:
         with open(partial, "w+b", buffering=0) as raw:

@@ -12,7 +12,7 @@ import numpy as np
 
 from l2a_transfer.errors import WeightsError
 from l2a_transfer.models.config import ModelConfig
-from l2a_transfer.models.weights import ANOTHER, read_card
+from l2a_transfer.models.weights import ANOTHER, read_content
 
 if TYPE_CHECKING:
     from l2a_transfer.models.vgg import Network
@@ -39,22 +39,22 @@ def file_sha256(path: str | Path) -> str:
     from safetensors import SafetensorError, deserialize
 
     path = Path(path)
-    config = read_card(path).config
+    card, content = read_content(path, warn=False)
     try:
-        found = deserialize(path.read_bytes())  # type: ignore[no-untyped-call]
-    except (OSError, SafetensorError) as error:
+        found = deserialize(content)  # type: ignore[no-untyped-call]
+    except SafetensorError as error:
         raise WeightsError(f"{path}: damaged: {error}; {ANOTHER}") from error
     tensors = []
     for name, value in found:
-        content = _float32(value["dtype"], value["data"])
-        if content is None:
+        numbers = _float32(value["dtype"], value["data"])
+        if numbers is None:
             raise WeightsError(
                 f"{path}: tensor {name} has dtype {value['dtype']}, expected a floating-point one; {ANOTHER}"
             )
-        tensors.append((name, "torch.float32", tuple(value["shape"]), content))
+        tensors.append((name, "torch.float32", tuple(value["shape"]), numbers))
         if name.endswith("running_mean"):
             tensors.append((name.removesuffix("running_mean") + COUNT, "torch.int64", (), bytes(8)))
-    return _digest(config, tensors)
+    return _digest(card.config, tensors)
 
 
 def _float32(kind: str, data: bytes) -> bytes | None:
