@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from l2a_transfer.errors import DataError
+from l2a_transfer.inputs import read_input
 from l2a_transfer.wording import counted
 
 FOLDERS = {"cifar10": "cifar-10-batches-py", "cifar100": "cifar-100-python"}
@@ -22,6 +23,7 @@ FILES = {
 }
 META = {"cifar10": ("batches.meta", b"label_names"), "cifar100": ("meta", b"fine_label_names")}
 LABELS = {"cifar10": b"labels", "cifar100": b"fine_labels"}
+MAX_FILE_BYTES = 1 << 30
 
 
 class _ArraysOnly(pickle.Unpickler):
@@ -41,7 +43,7 @@ class _ArraysOnly(pickle.Unpickler):
 
 def _read(path: Path) -> dict[bytes, Any]:
     try:
-        content = _ArraysOnly(io.BytesIO(path.read_bytes()), encoding="bytes").load()
+        content = _ArraysOnly(io.BytesIO(read_input(path, MAX_FILE_BYTES)), encoding="bytes").load()
     except OSError as error:
         raise DataError(f"{path}: cannot be read: {error.strerror or error}") from error
     except (pickle.UnpicklingError, EOFError, ValueError, TypeError, KeyError, AttributeError, IndexError,

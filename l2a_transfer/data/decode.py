@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import stat
 import struct
 import warnings
 import zlib
@@ -13,6 +12,7 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError, features
 
 from l2a_transfer.errors import DataError
+from l2a_transfer.inputs import check_input, read_input
 
 
 def _reads_avif() -> bool:
@@ -78,14 +78,12 @@ def decode_file(path: Path) -> Image.Image:
     larger than MAX_PIXELS.
     """
     try:
-        found = path.stat()
-        if stat.S_ISDIR(found.st_mode):
-            raise DataError(f"{path}: a folder, where a picture is expected; name the pictures in it")
-        if not stat.S_ISREG(found.st_mode):  # to open a pipe would wait for whoever writes to it
-            raise DataError(f"{path}: not a file; {REPLACE}")
-        if found.st_size > MAX_FILE_BYTES:
-            raise DataError(f"{path}: {found.st_size >> 20} MiB; at most {MAX_FILE_BYTES >> 20} are decoded")
-        content = path.read_bytes()
+        size = check_input(path).st_size
+        if size > MAX_FILE_BYTES:
+            raise DataError(f"{path}: {size >> 20} MiB; at most {MAX_FILE_BYTES >> 20} are decoded")
+        content = read_input(path, MAX_FILE_BYTES)
+    except IsADirectoryError as error:
+        raise DataError(f"{path}: a folder, where a picture is expected; name the pictures in it") from error
     except OSError as error:
         raise DataError(f"{path}: cannot be read: {error.strerror or error}; {REPLACE}") from error
     return decode_bytes(content, str(path))

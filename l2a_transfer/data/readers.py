@@ -36,6 +36,7 @@ from l2a_transfer.data.sources import (
 )
 from l2a_transfer.data.webdataset import read_webdataset
 from l2a_transfer.errors import ArgumentError, DataError, UnknownNameError, wrong_kind
+from l2a_transfer.inputs import open_input, read_input
 from l2a_transfer.wording import counted
 
 __all__ = ["ImageSource", "open_source"]
@@ -44,6 +45,7 @@ log = logging.getLogger(__name__)
 CALTECH_MINI = Path(__file__).parent / "bundled" / "caltech-mini.zip"
 EXAMPLES = {"imagefolder": "photos", "npz": "photos.npz", "wds": "shards/{000..003}.tar", "parquet": "folder"}
 MAX_NPZ_BYTES = 16 << 30
+MAX_LIST_BYTES = 64 << 20
 MAX_CLASSES = 100_000
 LOOKED_AT = 1000
 """Files of a folder that are looked at to guess of which kind it is."""
@@ -187,7 +189,7 @@ def _stanford40(spec: DatasetSpec, data_dir: Path) -> ImageSource:
     for k, part in enumerate(spec.splits):
         path = lists / f"{part}.txt"
         try:
-            own = sorted(path.read_text(encoding="utf-8").split())
+            own = sorted(read_input(path, MAX_LIST_BYTES).decode().split())
         except (OSError, UnicodeDecodeError) as error:
             raise DataError(f"{path}: cannot be read: {error}") from error
         for name in own:
@@ -301,11 +303,11 @@ def _texts(path: Path, arrays: dict[str, NDArray[Any]], key: str) -> list[str]:
 
 def _load_npz(path: Path) -> dict[str, NDArray[Any]]:
     try:
-        with zipfile.ZipFile(path) as archive:
+        with open_input(path) as opened, zipfile.ZipFile(opened) as archive:
             size = sum(member.file_size for member in archive.infolist())
         if size > MAX_NPZ_BYTES:
             raise DataError(f"{path}: unpacks to {size >> 30} GiB; at most {MAX_NPZ_BYTES >> 30} are read")
-        with np.load(path, allow_pickle=False) as file:
+        with open_input(path) as opened, np.load(opened, allow_pickle=False) as file:
             return {key: file[key] for key in file.files}
     except OSError as error:
         raise DataError(f"{path}: cannot be read: {error.strerror or error}") from error

@@ -15,17 +15,26 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from l2a_transfer.data.decode import DAMAGED, to_rgb
+from l2a_transfer.data.decode import DAMAGED, SUFFIXES, to_rgb
 from l2a_transfer.data.names import class_name
 from l2a_transfer.data.registry import DatasetSpec
 from l2a_transfer.data.sources import Table, numbered
 from l2a_transfer.data.stamps import file_stamp
 from l2a_transfer.errors import DataError
+from l2a_transfer.inputs import special_files
 from l2a_transfer.wording import counted
 
 LABELS = ("targets", "labels", "y", "_labels")
 SAMPLES = ("samples", "_samples")
 PATHS = ("_image_files", "_images")
+FOLDERS = {
+    "MNIST": "MNIST", "FashionMNIST": "FashionMNIST", "KMNIST": "KMNIST", "STL10": "stl10_binary", "EuroSAT": "eurosat",
+    "DTD": "dtd", "Flowers102": "flowers-102", "OxfordIIITPet": "oxford-iiit-pet", "Food101": "food-101",
+    "FGVCAircraft": "fgvc-aircraft-2013b", "StanfordCars": "stanford_cars", "GTSRB": "gtsrb", "SUN397": "SUN397",
+    "Country211": "country211", "Imagenette": "imagenette2", "Caltech256": "caltech256", "PCAM": "pcam",
+    "FER2013": "fer2013",
+}  # fmt: skip
+"""Where torchvision looks for the files of a set; those of others lie in the folder that the user names."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,6 +68,7 @@ def open_torchvision(spec: DatasetSpec, data_dir: Path, *, download: bool) -> To
     import torchvision.datasets
 
     options: dict[str, Any] = {"download": True} if download and spec.downloads else {}
+    _check_files(spec, data_dir)
     sets = []
     for split, values in spec.split_options:
         try:
@@ -89,6 +99,15 @@ def open_torchvision(spec: DatasetSpec, data_dir: Path, *, download: bool) -> To
         sets=tuple(sets),
         starts=tuple(np.cumsum([0, *lengths[:-1]]).tolist()),
     )
+
+
+def _check_files(spec: DatasetSpec, data_dir: Path) -> None:
+    """Raises: DataError for a pipe, a socket or a device that torchvision would open; of pictures, each is looked at
+    when it is decoded."""
+    folder = FOLDERS.get(spec.loader)
+    for path, kind in special_files(data_dir / (folder or ""), below=folder is not None):
+        if not path.lower().endswith(SUFFIXES):
+            raise DataError(f"{path}: {kind}, where a file is expected", f"`data_dir` must hold {spec.folder}")
 
 
 def _sort(dataset: Any) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from l2a_transfer.errors import StoreError
 from l2a_transfer.features.schema import AGAIN
+from l2a_transfer.inputs import open_input
 
 SIGNATURE = b"GCOL\x01\0\0\0"
 HEADER = struct.Struct("<8sQ")
@@ -21,7 +22,7 @@ def check_heaps(path: Path) -> None:
 
     libhdf5 2.0.0 does not return from a heap with free space of size 0. Raises: StoreError.
     """
-    with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+    with open_input(path) as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
         heap, objects = content.find(SIGNATURE), 0
         while heap >= 0:
             objects += _check_heap(path, content, heap, MAX_OBJECTS - objects)
