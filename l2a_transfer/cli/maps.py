@@ -6,6 +6,7 @@ from pathlib import Path
 
 import click
 
+from l2a_transfer.cli.output import echo
 from l2a_transfer.cli.paths import FOLDER, PATH
 
 
@@ -53,9 +54,9 @@ def command(images: tuple[Path, ...], model: str, out: Path, side: int, seed: in
     out.mkdir(parents=True, exist_ok=True)
     for stem, result in zip(stems, results, strict=True):
         for path in save_overlays(result, out, stem):
-            click.echo(str(path))
+            echo(path)
     contact_sheet(results, sheet, title=f"Attention of {card.name}")
-    click.echo(str(sheet))
+    echo(sheet)
 
 
 def _pictures(path: Path) -> list[Path]:

@@ -22,6 +22,7 @@ from l2a_transfer.evaluation.page import page
 from l2a_transfer.evaluation.plots import accuracy_png, confusion_png
 from l2a_transfer.evaluation.results_schema import earlier_files
 from l2a_transfer.evaluation.seeds import SeedSummary
+from l2a_transfer.text import csv_cell, json_text
 
 RESULTS = "results.json"
 FIXED = (RESULTS, "results.csv", "comparisons.csv", "seeds.csv", "report.html", "report.md", "accuracy.png")
@@ -90,7 +91,7 @@ def _csv(flat: list[dict[str, Any]], kind: type[EvalRow | Comparison | SeedSumma
     text = io.StringIO()
     writer = csv.DictWriter(text, fieldnames=_columns(kind), lineterminator="\n")
     writer.writeheader()
-    writer.writerows(flat)
+    writer.writerows({key: csv_cell(value) for key, value in row.items()} for row in flat)
     return text.getvalue().encode("utf-8", "backslashreplace")
 
 
@@ -127,7 +128,7 @@ def _json(results: EvalResults, files: list[str]) -> str:
 
 
 def _dump(value: Any) -> str:
-    return json.dumps(value, ensure_ascii=False, allow_nan=False)
+    return json_text(json.dumps(value, ensure_ascii=False, allow_nan=False))
 
 
 def _files_of(path: Path) -> set[str]:
