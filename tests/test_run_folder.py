@@ -467,15 +467,14 @@ def test_pipes_are_not_opened(tmp_path: Path) -> None:
     with pytest.raises(TrainingError, match=r"\.l2a-transfer\.lock: not a file; remove it"):
         train(new_trainer(epochs=1), tmp_path, progress=False)
     os.mkfifo(tmp_path / "w.safetensors")
-    with pytest.raises(WeightsError, match=r"w\.safetensors: .*a pipe or a device"):
+    with pytest.raises(WeightsError, match=r"w\.safetensors: .*a pipe, where a file is expected"):
         read_card(tmp_path / "w.safetensors")
     for k, name in enumerate(("a/0.png", "a/1.png", "b/0.png")):
         save_picture(tmp_path / "photos" / name, k)
     os.mkfifo(tmp_path / "photos" / "b" / "1.png")
     source = open_source(f"imagefolder:{tmp_path / 'photos'}")
-    with pytest.raises(DataError, match=r"b/1\.png: not a file"):
-        source.fingerprint()
-    with pytest.raises(DataError, match=r"b/1\.png: not a file"):
+    assert source.fingerprint() == source.fingerprint()
+    with pytest.raises(DataError, match=r"b/1\.png: cannot be read: a pipe, where a file is expected"):
         source.image(3)
 
 

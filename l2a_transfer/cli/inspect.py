@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from l2a_transfer.cli.output import echo_json
+from l2a_transfer.cli.output import echo, echo_json
 from l2a_transfer.cli.paths import PATH
 from l2a_transfer.errors import StoreError, WeightsError
 
@@ -33,7 +33,7 @@ def command(file: Path, as_json: bool, verify: bool) -> None:
         echo_json(found, indent=1)
     else:
         for key, value in _lines(found):
-            click.echo(f"{key:<24} {_printable(value)}")
+            echo(f"{key:<24} {value}")
     verified = found.get("verify", {})
     wrong = ["features that are not finite"] if verified.get("rows_not_finite") else []
     outside = verified.get("maps_outside_0_1", {}).items()
@@ -127,8 +127,3 @@ def _lines(values: dict[str, Any], prefix: str = "") -> list[tuple[str, str]]:
         else:
             lines.append((name, str(value)))
     return lines
-
-
-def _printable(text: str) -> str:
-    """The text with what could steer a terminal, as a file may hold it, written as an escape."""
-    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import click
 
+from l2a_transfer.cli.output import echo
 from l2a_transfer.cli.paths import FOLDER, PATH
 
 
@@ -45,7 +46,7 @@ def command(images: tuple[Path, ...], model: str, out: Path, side: int, seed: in
         ]
         written = write_maps(results, stems, out, title=f"Attention of {card.name}")
     for path in written:
-        click.echo(str(path))
+        echo(path)
 
 
 def _pictures(path: Path) -> list[Path]:

@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from l2a_transfer.cli.output import echo_json
+from l2a_transfer.cli.output import echo, echo_json
 from l2a_transfer.cli.paths import FOLDER, PATH
 from l2a_transfer.wording import are, counted
 
@@ -80,16 +80,16 @@ def command(obj: dict[str, Any], /, files: tuple[Path, ...], out: Path, **given:
     if as_json:
         echo_json(results.document())
         return
-    click.echo(f"{markdown_table(results)}\n")
+    echo(*markdown_table(results).split("\n"), "")
     for comparison in results.comparisons[:SHOWN]:
-        click.echo(f"- {comparison.verdict}")
+        echo(f"- {comparison.verdict}")
     if len(results.comparisons) > SHOWN:
         more = len(results.comparisons) - SHOWN
-        click.echo(f"- {counted(more, 'more comparison')} {are(more)} in {out}")
+        echo(f"- {counted(more, 'more comparison')} {are(more)} in {out}")
     if results.comparisons:
-        click.echo()
+        echo("")
     for path in written:
-        click.echo(path)
+        echo(path)
 
 
 def _numbers(flag: str, text: str, kind: Callable[[str], Any], example: str) -> tuple[Any, ...]:

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from l2a_transfer.data.cifar_pickle import read_plain
 from l2a_transfer.errors import DataError
+from l2a_transfer.inputs import read_input
 from l2a_transfer.wording import counted
 
 FOLDERS = {"cifar10": "cifar-10-batches-py", "cifar100": "cifar-100-python"}
@@ -26,9 +27,7 @@ LABELS = {"cifar10": b"labels", "cifar100": b"fine_labels"}
 
 def _read(path: Path) -> dict[Any, Any]:
     try:
-        if (size := path.stat().st_size) > MAX_FILE_BYTES:
-            raise DataError(f"{path}: {size >> 20} MiB; a CIFAR file has at most {MAX_FILE_BYTES >> 20}")
-        content = read_plain(path.read_bytes())
+        content = read_plain(read_input(path, MAX_FILE_BYTES))
     except OSError as error:
         raise DataError(f"{path}: cannot be read: {error.strerror or error}") from error
     except ValueError as error:  # also of text that is no UTF-8

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import itertools
-import stat
 import struct
 import warnings
 import zlib
@@ -17,6 +16,7 @@ from PIL import Image, UnidentifiedImageError, features
 from l2a_transfer.data.apart import decode_apart
 from l2a_transfer.data.structure import format_of, is_simple, jpeg_scans
 from l2a_transfer.errors import DataError
+from l2a_transfer.inputs import check_input, read_input
 
 
 def _reads_avif() -> bool:
@@ -90,14 +90,12 @@ def decode_file(path: Path) -> Image.Image:
     larger than MAX_PIXELS, or takes more time or memory than any picture needs.
     """
     try:
-        found = path.stat()
-        if stat.S_ISDIR(found.st_mode):
-            raise DataError(f"{path}: a folder, where a picture is expected; name the pictures in it")
-        if not stat.S_ISREG(found.st_mode):  # to open a pipe would wait for whoever writes to it
-            raise DataError(f"{path}: not a file; {REPLACE}")
-        if found.st_size > MAX_FILE_BYTES:
-            raise DataError(f"{path}: {found.st_size >> 20} MiB; at most {MAX_FILE_BYTES >> 20} are decoded")
-        content = path.read_bytes()
+        size = check_input(path).st_size
+        if size > MAX_FILE_BYTES:
+            raise DataError(f"{path}: {size >> 20} MiB; at most {MAX_FILE_BYTES >> 20} are decoded")
+        content = read_input(path, MAX_FILE_BYTES)
+    except IsADirectoryError as error:
+        raise DataError(f"{path}: a folder, where a picture is expected; name the pictures in it") from error
     except OSError as error:
         raise DataError(f"{path}: cannot be read: {error.strerror or error}; {REPLACE}") from error
     return decode_bytes(content, str(path))

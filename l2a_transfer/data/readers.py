@@ -20,7 +20,6 @@ from l2a_transfer.data.cifar import read_cifar
 from l2a_transfer.data.decode import SUFFIXES
 from l2a_transfer.data.folders import read_folder
 from l2a_transfer.data.layout import check_choice
-from l2a_transfer.data.lists import check_file
 from l2a_transfer.data.names import check_split_count, in_order, merged, split_named, text_of
 from l2a_transfer.data.npz import Npz, open_npz
 from l2a_transfer.data.parquet import read_parquet
@@ -39,6 +38,7 @@ from l2a_transfer.data.sources import (
 )
 from l2a_transfer.data.webdataset import read_webdataset
 from l2a_transfer.errors import ArgumentError, DataError, UnknownNameError, wrong_kind
+from l2a_transfer.inputs import read_input
 from l2a_transfer.wording import counted
 
 __all__ = ["ImageSource", "open_source"]
@@ -46,6 +46,7 @@ __all__ = ["ImageSource", "open_source"]
 log = logging.getLogger(__name__)
 CALTECH_MINI = Path(__file__).parent / "bundled" / "caltech-mini.zip"
 EXAMPLES = {"imagefolder": "photos", "npz": "photos.npz", "wds": "shards/{000..003}.tar", "parquet": "folder"}
+MAX_LIST_BYTES = 64 << 20
 MAX_CLASSES = 100_000
 LOOKED_AT = 1000
 """Files of a folder that are looked at to guess of which kind it is."""
@@ -192,8 +193,7 @@ def _stanford40(spec: DatasetSpec, data_dir: Path) -> ImageSource:
     for k, part in enumerate(spec.splits):
         path = lists / f"{part}.txt"
         try:
-            check_file(path)
-            own = sorted(path.read_text(encoding="utf-8").split())
+            own = sorted(read_input(path, MAX_LIST_BYTES).decode().split())
         except (OSError, UnicodeDecodeError) as error:
             raise DataError(f"{path}: cannot be read: {error}") from error
         for name in own:

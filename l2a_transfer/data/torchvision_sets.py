@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from l2a_transfer.data.decode import DAMAGED, decode_file
+from l2a_transfer.data.decode import DAMAGED, SUFFIXES, decode_file
 from l2a_transfer.data.lists import check_file
 from l2a_transfer.data.names import class_name
 from l2a_transfer.data.registry import DatasetSpec
@@ -33,6 +33,7 @@ from l2a_transfer.data.torchvision_files import (
     read_usps,
 )
 from l2a_transfer.errors import DataError
+from l2a_transfer.inputs import special_files
 from l2a_transfer.wording import counted
 
 MAX_CLASSES = 100_000
@@ -51,6 +52,14 @@ LISTS = {
     "SUN397": ("SUN397/ClassName.txt",),
 }
 """Files that torchvision reads whole, without a limit or a checksum."""
+FOLDERS = {
+    "MNIST": "MNIST", "FashionMNIST": "FashionMNIST", "KMNIST": "KMNIST", "STL10": "stl10_binary", "EuroSAT": "eurosat",
+    "DTD": "dtd", "Flowers102": "flowers-102", "OxfordIIITPet": "oxford-iiit-pet", "Food101": "food-101",
+    "FGVCAircraft": "fgvc-aircraft-2013b", "StanfordCars": "stanford_cars", "GTSRB": "gtsrb", "SUN397": "SUN397",
+    "Country211": "country211", "Imagenette": "imagenette2", "Caltech256": "caltech256", "PCAM": "pcam",
+    "FER2013": "fer2013",
+}  # fmt: skip
+"""Where torchvision looks for the files of a set; those of others lie in the folder that the user names."""
 
 
 class _Pictures(Protocol):
@@ -155,6 +164,7 @@ def open_torchvision(spec: DatasetSpec, data_dir: Path, *, download: bool) -> To
     """
     data_dir = data_dir.expanduser()  # as torchvision does
     parts = []
+    _check_files(spec, data_dir)
     for split, values in spec.split_options:
         try:
             parts.append(_part(spec, data_dir, dict(values), download=download and spec.downloads))
@@ -288,6 +298,15 @@ def _pcam(kind: Any, data_dir: Path, values: dict[str, Any], *, download: bool) 
 _OWN: dict[str, Callable[..., _Part]] = {
     "MNIST": _mnist, "FashionMNIST": _mnist, "KMNIST": _mnist, "USPS": _usps, "StanfordCars": _cars, "PCAM": _pcam,
 }  # fmt: skip
+
+
+def _check_files(spec: DatasetSpec, data_dir: Path) -> None:
+    """Raises: DataError for a pipe, a socket or a device that torchvision would open; of pictures, each is looked at
+    when it is decoded."""
+    folder = FOLDERS.get(spec.loader)
+    for path, kind in special_files(data_dir / (folder or ""), below=folder is not None):
+        if not path.lower().endswith(SUFFIXES):
+            raise DataError(f"{path}: {kind}, where a file is expected", f"`data_dir` must hold {spec.folder}")
 
 
 def _first_line(error: BaseException) -> str:

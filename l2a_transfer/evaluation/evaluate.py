@@ -26,6 +26,7 @@ from l2a_transfer.evaluation.seeds import summaries
 from l2a_transfer.evaluation.variants import Variant, variants_of
 from l2a_transfer.features.schema import weights_sha256
 from l2a_transfer.features.views import VerifiedFile, open_features
+from l2a_transfer.text import terminal
 
 __all__ = ["SCHEMA", "EvalConfig", "EvalDetail", "EvalResults", "EvalRow", "evaluate_files"]
 log = logging.getLogger(__name__)
@@ -72,7 +73,7 @@ def evaluate_files(
             with file.open() as features:
                 for variant in variants:
                     for shots, own in plan.groups():
-                        bar.set_postfix_str(named.label)
+                        bar.set_postfix_str(terminal(named.label))
                         one = measure(features, named, plan, variant, shots, own, config, tick)
                         rows.append(dataclasses.replace(one[0], splits=tuple(place[split] for split in own)))
                         details.append(one[1])

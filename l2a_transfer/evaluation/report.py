@@ -18,13 +18,15 @@ from typing import Any
 from l2a_transfer.errors import OutputExistsError
 from l2a_transfer.evaluation import lookup
 from l2a_transfer.evaluation.compare import Comparison
-from l2a_transfer.evaluation.evaluate import SCHEMA, EvalResults, EvalRow
+from l2a_transfer.evaluation.evaluate import EvalResults, EvalRow
 from l2a_transfer.evaluation.markdown import report_markdown
 from l2a_transfer.evaluation.page import page
 from l2a_transfer.evaluation.plots import accuracy_png, confusion_png
+from l2a_transfer.evaluation.results_schema import earlier_files
 from l2a_transfer.evaluation.seeds import SeedSummary
 from l2a_transfer.files import check_replaceable, is_there, leftovers, replacing_all
 from l2a_transfer.lock import folder_lock
+from l2a_transfer.text import csv_cell, json_text
 
 RESULTS = "results.json"
 FIXED = (RESULTS, "results.csv", "comparisons.csv", "seeds.csv", "report.html", "report.md", "accuracy.png")
@@ -114,7 +116,7 @@ def _csv(flat: list[dict[str, Any]], kind: type[EvalRow | Comparison | SeedSumma
     text = io.StringIO()
     writer = csv.DictWriter(text, fieldnames=_columns(kind), lineterminator="\n")
     writer.writeheader()
-    writer.writerows(flat)
+    writer.writerows({key: csv_cell(value) for key, value in row.items()} for row in flat)
     return text.getvalue().encode("utf-8", "backslashreplace")
 
 
@@ -155,18 +157,12 @@ def _json(results: EvalResults, files: list[str]) -> str:
 
 
 def _dump(value: Any) -> str:
-    return json.dumps(value, ensure_ascii=False, allow_nan=False)
+    return json_text(json.dumps(value, ensure_ascii=False, allow_nan=False))
 
 
 def _files_of(path: Path) -> set[str]:
     """Plots that an earlier report of this schema names as its own; empty where there is none that can be read."""
-    try:
-        document = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return set()
-    if not isinstance(document, dict) or document.get("schema") != SCHEMA:
-        return set()
-    return {name for name in document.get("files", []) if re.fullmatch(r"confusion-[\w.@+-]+\.png", str(name))}
+    return {name for name in earlier_files(path) if re.fullmatch(r"confusion-[\w.@+-]+\.png", name)}
 
 
 def _confusion_names(results: EvalResults) -> dict[str, int]:

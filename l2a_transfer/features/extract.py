@@ -34,6 +34,7 @@ from l2a_transfer.features.shards import Shard, Shards
 from l2a_transfer.features.store import FeatureMeta, read_meta, write_features
 from l2a_transfer.files import check_own_folder, check_replaceable, names_a_format
 from l2a_transfer.lock import output_lock
+from l2a_transfer.text import terminal
 from l2a_transfer.wording import are, counted
 
 log = logging.getLogger(__name__)
@@ -133,7 +134,7 @@ def extract(
             total=len(source),
             initial=len(source) - computed,
             unit="img",
-            desc=f"{backend.card['name']} on {source.name}",
+            desc=terminal(f"{backend.card['name']} on {source.name}"),
             disable=None if progress else True,
         )
         compute = compute_shards if engine == "local" else partial(compute_on_ray, config=ray or RayConfig())

@@ -12,7 +12,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from l2a_transfer.data.names import MUST_BE, first_fault
+from l2a_transfer.documents import ANYTHING, Kind, integer, list_of, parse, row_of, table, text
 from l2a_transfer.errors import StoreError
+from l2a_transfer.inputs import open_input
+from l2a_transfer.models.card_schema import CARD_OF_FEATURES, OBJECT
 from l2a_transfer.wording import counted
 
 SCHEMA = "l2a-features/1"
@@ -25,12 +28,41 @@ DTYPES = ("float32", "float16")
 CHUNK_BYTES = 1 << 20
 AGAIN = "extract it again (`overwrite=True`)"
 TEXT = ("data", "tap", "precision", "backend")
-JSON: dict[str, type] = {
-    "classes": list, "splits": list, "levels": list, "card": dict, "preprocess": dict, "fingerprint": dict,
+JSON: dict[str, Kind] = {
+    "classes": list_of(text()), "splits": list_of(text()), "levels": list_of(row_of(text(), integer(), integer())),
+    "card": CARD_OF_FEATURES, "preprocess": OBJECT, "fingerprint": OBJECT,
 }  # fmt: skip
-OPTIONAL_JSON: dict[str, type] = {"skipped": list, "source": dict}
+"""What each attribute must hold; `levels` are (name, start, stop)."""
+OPTIONAL_JSON: dict[str, Kind] = {
+    "skipped": list_of(row_of(text(), text())),
+    "source": table(
+        optional={
+            "splits_from": text(),
+            "passed_over": table(
+                optional={"files": integer(), "kinds": table(others=integer()), "first": list_of(text())},
+                others=ANYTHING,
+            ),
+        },
+        others=ANYTHING,
+    ),
+}
+EMPTY = {"skipped": "[]", "source": "{}"}
+"""What stands for an optional attribute that is not there."""
 MAPS = "maps"
 """The group of the attention maps: one data set a level."""
+
+
+def document(path: Path, key: str, content: str) -> Any:
+    """What a JSON attribute holds. Raises: StoreError naming the attribute, and in it the field that is wrong."""
+    try:
+        found = parse(content)
+    except ValueError as error:
+        raise StoreError(f"{path}: the attribute {key!r} is not JSON that can be used: {error}") from error
+    try:
+        (JSON | OPTIONAL_JSON)[key].check(found, key)
+    except ValueError as error:
+        raise StoreError(f"{path}: the attribute {key!r}: {error}") from error
+    return found
 
 
 @dataclass(frozen=True)
@@ -113,7 +145,7 @@ def check_rows(path: Path, meta: FeatureMeta, rows: Rows, dim: int) -> None:
 
 def digest_of(path: Path) -> tuple[int, bytes]:
     """Length and SHA-256 of what follows the user block."""
-    with open(path, "rb") as file:
+    with open_input(path) as file:
         return digest_of_open(file)
 
 

@@ -17,12 +17,15 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
+from l2a_transfer.documents import parse
 from l2a_transfer.errors import OutputExistsError, StoreError
 from l2a_transfer.features.plan import STAMPS, as_there, differences, made_otherwise
 from l2a_transfer.files import check_own_folder, replacing
+from l2a_transfer.inputs import check_input, read_input
 
 log = logging.getLogger(__name__)
 PLAN = "plan.json"
+MAX_PLAN_BYTES = 16 << 20
 ROWS = "rows-*.safetensors"
 ABOUT = "l2a-shard"
 MAP = "map_"
@@ -114,8 +117,9 @@ class Shards:
     def _load(self, path: Path, rows: range) -> Shard:
         """The content of a shard. Raises: StoreError naming the file and what is wrong with it."""
         try:
+            check_input(path)
             with safe_open(path, framework="numpy") as file:
-                about = json.loads((file.metadata() or {})[ABOUT])
+                about = parse((file.metadata() or {})[ABOUT])
                 arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
             plan, sums = about["plan"], dict(about["sha256"])
             skipped = {int(row): str(why) for row, why in about["skipped"]}
@@ -176,8 +180,8 @@ def _read_json(path: Path) -> dict[str, Any]:
     if not path.is_file():  # a pipe would never end
         raise StoreError(f"{path}: not a file", "`overwrite=True` starts again")
     try:
-        content = json.loads(path.read_text())
-    except (OSError, ValueError, RecursionError) as error:
+        content = parse(read_input(path, MAX_PLAN_BYTES))
+    except (OSError, ValueError) as error:
         raise StoreError(f"{path}: cannot be read ({error})", "`overwrite=True` starts again") from error
     if not isinstance(content, dict):
         raise StoreError(f"{path}: not a plan", "`overwrite=True` starts again")

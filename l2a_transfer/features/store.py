@@ -7,7 +7,6 @@ seal is not believed to mean good will, because anybody can renew it: libhdf5 ge
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +20,7 @@ from l2a_transfer.errors import StoreError
 from l2a_transfer.features.schema import (
     AGAIN,
     DTYPES,
+    EMPTY,
     JSON,
     MAGIC,
     MAPS,
@@ -34,9 +34,11 @@ from l2a_transfer.features.schema import (
     Rows,
     check_rows,
     digest_of,
+    document,
 )
 from l2a_transfer.features.structure import check_structure
 from l2a_transfer.features.writer import write_features
+from l2a_transfer.inputs import check_input, open_input
 from l2a_transfer.wording import are, counted
 
 __all__ = [
@@ -140,8 +142,8 @@ def _replaced(path: Path) -> StoreError:
 
 def _stamp(path: Path) -> Stamp | None:
     try:
-        found = path.stat()
-        with open(path, "rb") as file:
+        found = check_input(path)
+        with open_input(path) as file:
             block = file.read(USER_BLOCK)
     except OSError:
         return None  # the check of the seal says why
@@ -208,15 +210,15 @@ def check_finite(path: Path, values: NDArray[Any], ids: Sequence[str]) -> None:
 
 def is_feature_file(path: Path) -> bool:
     """True where the file starts as a feature file does; says nothing about the rest of it. Raises: OSError."""
-    with open(path, "rb") as file:
+    with open_input(path) as file:
         return file.read(len(MAGIC)) == MAGIC
 
 
 def _check_seal(path: Path) -> None:
     """The file is whole and unchanged. Raises: StoreError; libhdf5 has not seen a byte."""
     try:
-        size = path.stat().st_size
-        with open(path, "rb") as file:
+        size = check_input(path).st_size
+        with open_input(path) as file:
             block = file.read(USER_BLOCK)
         if block[: len(MAGIC)] != MAGIC:
             if size >= USER_BLOCK and not any(block):
@@ -321,26 +323,14 @@ def _read_meta(path: Path, file: h5py.File) -> FeatureMeta:
         raise StoreError(f"{path}: its schema must be {SCHEMA!r}, got {schema!r}")
     values: dict[str, Any] = {}
     for key in (*TEXT, *JSON, *OPTIONAL_JSON):
-        text = _decoded(file.attrs.get(key, json.dumps(OPTIONAL_JSON[key]()) if key in OPTIONAL_JSON else None))
+        text = _decoded(file.attrs.get(key, EMPTY.get(key)))
         if not isinstance(text, str):
             raise StoreError(f"{path}: the attribute {key!r} must be text, got {type(text).__name__}")
         values[key] = text
-    for key, kind in {**JSON, **OPTIONAL_JSON}.items():
-        try:
-            values[key] = json.loads(values[key])
-        except (ValueError, RecursionError) as error:
-            raise StoreError(f"{path}: the attribute {key!r} is not JSON: {error}") from error
-        if not isinstance(values[key], kind):
-            raise StoreError(f"{path}: the attribute {key!r} must be a JSON {kind.__name__}")
+    for key in (*JSON, *OPTIONAL_JSON):
+        values[key] = document(path, key, values[key])
     for key in ("classes", "splits"):
-        if not all(isinstance(name, str) for name in values[key]):
-            raise StoreError(f"{path}: the attribute {key!r} must be a list of names")
         values[key] = tuple(values[key])
-    try:
-        values["levels"] = tuple((str(name), int(start), int(stop)) for name, start, stop in values["levels"])
-    except (TypeError, ValueError) as error:
-        raise StoreError(f"{path}: the attribute 'levels' must list (name, start, stop): {error}") from error
-    if not all(isinstance(pair, list) and [type(text) for text in pair] == [str, str] for pair in values["skipped"]):
-        raise StoreError(f"{path}: the attribute 'skipped' must list (id, reason)")
-    values["skipped"] = tuple((name, reason) for name, reason in values["skipped"])
+    for key in ("levels", "skipped"):
+        values[key] = tuple(map(tuple, values[key]))
     return FeatureMeta(**values)

@@ -31,6 +31,7 @@ from l2a_transfer.features.schema import (
     Rows,
     check_rows,
     digest_of_open,
+    document,
 )
 from l2a_transfer.files import replacing
 from l2a_transfer.lock import output_lock
@@ -62,6 +63,8 @@ def write_features(
         raise ValueError(f"dtype must be one of {', '.join(DTYPES)}, got {dtype!r}")
     rows = Rows(np.asarray(labels, dtype=np.int32), tuple(ids), np.asarray(split, dtype=np.uint8))
     check_rows(path, meta, rows, dim)
+    for key in (*JSON, *OPTIONAL_JSON):
+        document(path, key, json.dumps(getattr(meta, key)))  # so that what is written can be read
     try:
         with output_lock(path), replacing(path, buffering=0) as raw:
             sink = _Sink(raw)

@@ -12,7 +12,7 @@ import numpy as np
 
 from l2a_transfer.errors import WeightsError
 from l2a_transfer.models.config import ModelConfig
-from l2a_transfer.models.weights import ANOTHER, Card, read_card
+from l2a_transfer.models.weights import ANOTHER, Card, read_content
 
 if TYPE_CHECKING:
     from l2a_transfer.models.vgg import Network
@@ -45,23 +45,22 @@ def read_described(path: str | Path) -> tuple[Card, str, int]:
     from safetensors import SafetensorError, deserialize
 
     path = Path(path)
-    kept: list[bytes] = []
-    card = read_card(path, kept=kept)
+    card, content = read_content(path, warn=False)
     try:
-        found = deserialize(b"".join(kept))  # type: ignore[no-untyped-call]
+        found = deserialize(content)  # type: ignore[no-untyped-call]
     except SafetensorError as error:
         raise WeightsError(f"{path}: damaged: {error}; {ANOTHER}") from error
     tensors = []
     for name, value in found:
-        content = _float32(value["dtype"], value["data"])
-        if content is None:
+        numbers = _float32(value["dtype"], value["data"])
+        if numbers is None:
             raise WeightsError(
                 f"{path}: tensor {name} has dtype {value['dtype']}, expected a floating-point one; {ANOTHER}"
             )
-        tensors.append((name, "torch.float32", tuple(value["shape"]), content))
+        tensors.append((name, "torch.float32", tuple(value["shape"]), numbers))
         if name.endswith("running_mean"):
             tensors.append((name.removesuffix("running_mean") + COUNT, "torch.int64", (), bytes(8)))
-    return card, _digest(card.config, tensors), sum(map(len, kept))
+    return card, _digest(card.config, tensors), len(content)
 
 
 def _float32(kind: str, data: bytes) -> bytes | None:

@@ -6,15 +6,19 @@ import dataclasses
 import hashlib
 import io
 import json
+import logging
 import math
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
+from l2a_transfer.documents import parse
 from l2a_transfer.errors import StoreError, UnknownNameError, WeightsError, nearest, wrong_kind
 from l2a_transfer.files import write_whole
+from l2a_transfer.inputs import open_input, read_input
 from l2a_transfer.lock import output_lock
+from l2a_transfer.models.card_schema import check_card
 from l2a_transfer.models.config import ARCHITECTURES, DEFAULT_WIDTH, ModelConfig
 from l2a_transfer.preprocess import Preprocess
 
@@ -23,11 +27,13 @@ if TYPE_CHECKING:
 
     from l2a_transfer.models.vgg import Network
 
+log = logging.getLogger(__name__)
 SCHEMA = "l2a-weights/1"
 HEADER_KEY = "l2a-card"
 DIGEST_KEY = "l2a-sha256"
 PRETRAINED = Path(__file__).parent / "pretrained"
 MAX_HEADER_BYTES = 8 << 20
+MAX_FILE_BYTES = 8 << 30
 ANOTHER = "use another copy, or weights that 'l2a-transfer models' lists, or train some"
 
 
@@ -61,18 +67,16 @@ class Card:
 
     @classmethod
     def from_json(cls, values: Any) -> Card:
-        """The card that `to_json` wrote. Raises: ValueError, TypeError or KeyError for anything else."""
+        """The card that `to_json` wrote. Raises: ValueError for anything else, naming the field."""
         if not isinstance(values, dict) or values.get("schema") != SCHEMA:
             schema = values.get("schema") if isinstance(values, dict) else None
-            raise ValueError(f"the card's schema must be {SCHEMA!r}, got {schema!r}")
-        for key, kind in (("name", str), ("classes", list), ("parameters", int), ("training", dict), ("metrics", dict)):
-            if not isinstance(values[key], kind):
-                raise TypeError(f"card: {key} must be a {kind.__name__}, got {values[key]!r}")
+            raise ValueError(f"the card's schema must be {SCHEMA!r}, got {schema!r:.60}")
+        check_card(values)
         return cls(
             name=values["name"],
             config=ModelConfig.from_json(values["config"]),
             preprocess=Preprocess.from_json(values["preprocess"]),
-            classes=tuple(str(c) for c in values["classes"]),
+            classes=tuple(values["classes"]),
             parameters=values["parameters"],
             training=values["training"],
             metrics=values["metrics"],
@@ -134,45 +138,49 @@ def _in_order(data: bytes) -> bytes:
     return len(text).to_bytes(8, "little") + text + data[8 + size :]
 
 
-def read_card(path: Path, *, kept: list[bytes] | None = None) -> Card:
+def read_card(path: Path) -> Card:
     """The card in a weights file's header, after the file's SHA-256 was checked, without torch.
 
-    `kept` takes the file's bytes as they were read, so that card and tensors can be of one reading. Raises:
+    A file of before the SHA-256 was written is read, and a warning says that it could not be checked. Raises:
     WeightsError where there is no such file, header or card.
     """
     try:
-        if path.exists() and not path.is_file() and not path.is_dir():  # to open a pipe would wait for its writer
-            raise ValueError("a pipe or a device")
-        with open(path, "rb") as file:
-            metadata, sha256 = _sha256(file if kept is None else _Keeping(file, kept))
+        with open_input(path) as file:
+            return _checked_card(path, file, warn=True)
+    except OSError as error:
+        raise WeightsError(f"{path}: cannot be read: {error.strerror or error}; {ANOTHER}") from error
+
+
+def read_content(path: Path, *, warn: bool = True) -> tuple[Card, bytes]:
+    """The card and all bytes of a weights file, which is read once, so that what was checked is what is used.
+
+    `warn`: of a file that could not be checked. Raises: as `read_card`.
+    """
+    try:
+        content = read_input(path, MAX_FILE_BYTES)
+    except OSError as error:
+        raise WeightsError(f"{path}: cannot be read: {error.strerror or error}; {ANOTHER}") from error
+    return _checked_card(path, io.BytesIO(content), warn=warn), content
+
+
+def _checked_card(path: Path, file: BinaryIO, *, warn: bool) -> Card:
+    try:
+        metadata, sha256 = _sha256(file)
         if HEADER_KEY not in metadata:
             raise ValueError(f"the header has no {HEADER_KEY!r}; weights of another program cannot be used")
         if unknown := sorted(set(metadata) - {HEADER_KEY, DIGEST_KEY}):
             raise ValueError(f"the header has {unknown[0]!r}, which no such file has")
-        if metadata.get(DIGEST_KEY, sha256) != sha256:  # files of before this key was written have none
+        if metadata.get(DIGEST_KEY, sha256) != sha256:
             raise WeightsError(f"{path}: damaged: its SHA-256 is not the one that it was written with; {ANOTHER}")
-        return Card.from_json(json.loads(metadata[HEADER_KEY]))
-    except OSError as error:
-        raise WeightsError(f"{path}: cannot be read: {error.strerror or error}; {ANOTHER}") from error
-    except KeyError as error:
-        raise WeightsError(f"{path}: not an l2a-transfer weights file: the card has no {error}; {ANOTHER}") from error
-    except (ValueError, TypeError, RecursionError) as error:
+        card = Card.from_json(parse(metadata[HEADER_KEY]))
+    except (ValueError, TypeError) as error:
         raise WeightsError(f"{path}: not an l2a-transfer weights file: {error}; {ANOTHER}") from error
+    if warn and DIGEST_KEY not in metadata:
+        log.warning("%s: not verified: it has no SHA-256, so that damage and changes cannot be noticed", path)
+    return card
 
 
-class _Keeping:
-    """A file of which everything that is read is kept."""
-
-    def __init__(self, file: BinaryIO, kept: list[bytes]) -> None:
-        self._file, self._kept = file, kept
-
-    def read(self, size: int) -> bytes:
-        content = self._file.read(size)
-        self._kept.append(content)
-        return content
-
-
-def _sha256(file: BinaryIO | _Keeping) -> tuple[dict[str, Any], str]:
+def _sha256(file: BinaryIO) -> tuple[dict[str, Any], str]:
     """The metadata of a safetensors file, and the SHA-256 of its header, but for DIGEST_KEY, and of its tensors.
 
     Raises: ValueError for another file.
@@ -180,9 +188,9 @@ def _sha256(file: BinaryIO | _Keeping) -> tuple[dict[str, Any], str]:
     size = int.from_bytes(file.read(8), "little")
     if not 2 <= size <= MAX_HEADER_BYTES:
         raise ValueError("not a safetensors file")
-    header = json.loads(file.read(size))
+    header = parse(file.read(size))
     metadata = header.pop("__metadata__", None) if isinstance(header, dict) else None
-    if not isinstance(metadata, dict):
+    if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
         raise ValueError(f"the header has no {HEADER_KEY!r}; weights of another program cannot be used")
     signed = {key: value for key, value in metadata.items() if key != DIGEST_KEY}
     sha = hashlib.sha256(json.dumps([signed, header], sort_keys=True).encode())
@@ -203,11 +211,10 @@ def load_weights(path: str | Path) -> tuple[Network, Card]:
     from l2a_transfer.models.vgg import build_model
 
     path = Path(path)
-    kept: list[bytes] = []
-    card = read_card(path, kept=kept)
+    card, content = read_content(path)
     try:
-        tensors = load(b"".join(kept))
-    except SafetensorError as error:
+        tensors = load(content)
+    except (SafetensorError, KeyError, ValueError) as error:  # KeyError: a type that torch does not have
         raise WeightsError(f"{path}: damaged: {error}; {ANOTHER}") from error
     # `meta` allocates nothing, so a hostile card cannot ask for more memory than its own tensors occupy.
     with torch.device("meta"):

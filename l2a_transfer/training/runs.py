@@ -16,8 +16,10 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
+from l2a_transfer.documents import parse
 from l2a_transfer.errors import ArgumentError, Interrupted, NotFiniteError, OutputExistsError, TrainingError
 from l2a_transfer.files import remove_leftovers
+from l2a_transfer.inputs import read_input
 from l2a_transfer.models.weights import count_parameters, load_weights, save_weights, with_metrics
 from l2a_transfer.training.cards import training_card
 from l2a_transfer.training.checkpoint import differences, write_run_file
@@ -33,6 +35,7 @@ from l2a_transfer.training.trainer import Trainer
 from l2a_transfer.wording import counted
 
 log = logging.getLogger(__name__)
+MAX_SUMMARY_BYTES = 16 << 20
 SMALLER_STEPS = "start again with a smaller `lr` and another `out`, or `overwrite=True`"
 """After a loss that is not finite: with the same options a run comes to the same end."""
 GO_ON = "the same again with `resume=True`, not `overwrite=True`, goes on"
@@ -311,10 +314,10 @@ def _train_seeds(
 def _check_summary(path: Path, name: str) -> None:
     """Raises: OutputExistsError where `path` is there and not the summary of runs of these weights."""
     try:
-        found = json.loads(path.read_bytes())
+        found = parse(read_input(path, MAX_SUMMARY_BYTES))
     except FileNotFoundError:
         return
-    except (OSError, ValueError, RecursionError):
+    except (OSError, ValueError):
         found = None
     theirs = found.get("name") if isinstance(found, dict) else None
     if theirs != name:
