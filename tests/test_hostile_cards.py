@@ -202,7 +202,7 @@ OF_NETWORKS = ("config.", "preprocess.")
 def test_feature_files(case: str, tmp_path: Path) -> None:
     path = save(tmp_path / "f.h5", feature_set(labels_of(2, 12)))
     card = read_card(PRETRAINED / "vgg-att2-concat-pc.cifar10-w025.safetensors").to_json()
-    with h5py.File(path, "r+") as file:
+    with h5py.File(path, "r+", libver=("v110", "v110")) as file:
         file.attrs["card"] = hostile_card(case, card)[0]
     reseal(path)
     report = tmp_path / "report"
@@ -236,7 +236,7 @@ def test_feature_files(case: str, tmp_path: Path) -> None:
 )
 def test_attributes_of_feature_files(attribute: str, value: str, tmp_path: Path) -> None:
     path = save(tmp_path / "f.h5", feature_set(labels_of(2, 12)))
-    with h5py.File(path, "r+") as file:
+    with h5py.File(path, "r+", libver=("v110", "v110")) as file:
         file.attrs[attribute] = value
     reseal(path)
     for command in (("inspect", path), ("svm-eval", path, "--out", tmp_path / "report")):
@@ -259,7 +259,7 @@ def test_features_that_could_not_be_read_again_are_not_written(tmp_path: Path) -
 def test_a_card_of_features_made_elsewhere_is_shown_as_it_is(tmp_path: Path) -> None:
     path = save(tmp_path / "f.h5", feature_set(labels_of(2, 12)))
     card = {"name": "clip", "config": {"layers": [1, 2]}, "training": None, "metrics": {"zero-shot": 0.5}, "url": "x"}
-    with h5py.File(path, "r+") as file:
+    with h5py.File(path, "r+", libver=("v110", "v110")) as file:
         file.attrs["card"] = json.dumps(card)
     reseal(path)
     found = l2a("inspect", path, "--json")

@@ -148,7 +148,7 @@ def test_a_list_of_gigabytes_or_a_pipe_is_not_read(tmp_path: Path, name: str) ->
     if hasattr(os, "mkfifo"):
         path.unlink()
         os.mkfifo(path)
-        with pytest.raises(DataError, match=rf"{path.name}: not a file"):
+        with pytest.raises(DataError, match=rf"{path.name}: a pipe"):
             open_source(name, data_dir=tmp_path)
 
 
@@ -163,7 +163,7 @@ def test_a_list_of_stanford40_of_gigabytes_or_a_pipe_is_not_read(tmp_path: Path)
     if hasattr(os, "mkfifo"):
         path.unlink()
         os.mkfifo(path)
-        with pytest.raises(DataError, match=r"train\.txt: not a file"):
+        with pytest.raises(DataError, match=r"train\.txt: a pipe"):
             open_source("stanford40", data_dir=tmp_path)
 
 

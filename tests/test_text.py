@@ -132,7 +132,7 @@ def hostile_features(path: Path, name: str) -> Path:
         "levels": [[name, 0, 6]], "skipped": [[name, name]],
         "source": {"splits_from": name, "passed_over": {"files": 1, "kinds": {name: 1}, "first": [name]}},
     }  # fmt: skip
-    with h5py.File(path, "r+") as file:
+    with h5py.File(path, "r+", libver=("v110", "v110")) as file:
         for key, value in documents.items():
             file.attrs[key] = json.dumps(value)
         for key, value in texts.items():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import tokenize
 import zipfile
 import zlib
 from collections.abc import Iterator
@@ -15,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from l2a_transfer.errors import DataError
+from l2a_transfer.inputs import open_input
 
 MAX_BYTES = 16 << 30
 MAX_TIMES, SMALL_BYTES = 100, 1 << 30
@@ -22,7 +24,7 @@ MAX_TIMES, SMALL_BYTES = 100, 1 << 30
 zeros are packed a thousandfold."""
 DAMAGED = (
     ValueError, KeyError, TypeError, EOFError, SyntaxError, MemoryError, RuntimeError, OverflowError, IndexError,
-    zipfile.BadZipFile, zlib.error,
+    zipfile.BadZipFile, zlib.error, tokenize.TokenError,
 )  # fmt: skip
 HEADERS = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
 
@@ -128,7 +130,7 @@ class Npz:
 def open_npz(path: Path) -> Iterator[Npz]:
     """The arrays of a file, nothing of which is unpickled. Raises: DataError for whatever is wrong while it is open."""
     try:
-        with zipfile.ZipFile(path) as archive:
+        with open_input(path) as file, zipfile.ZipFile(file) as archive:
             yield Npz(path, archive)
     except OSError as error:
         raise DataError(f"{path}: cannot be read: {error.strerror or error}") from error

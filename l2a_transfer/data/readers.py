@@ -20,6 +20,7 @@ from l2a_transfer.data.cifar import read_cifar
 from l2a_transfer.data.decode import SUFFIXES
 from l2a_transfer.data.folders import read_folder
 from l2a_transfer.data.layout import check_choice
+from l2a_transfer.data.lists import MAX_LIST_BYTES, check_file
 from l2a_transfer.data.names import check_split_count, in_order, merged, split_named, text_of
 from l2a_transfer.data.npz import Npz, open_npz
 from l2a_transfer.data.parquet import read_parquet
@@ -46,7 +47,6 @@ __all__ = ["ImageSource", "open_source"]
 log = logging.getLogger(__name__)
 CALTECH_MINI = Path(__file__).parent / "bundled" / "caltech-mini.zip"
 EXAMPLES = {"imagefolder": "photos", "npz": "photos.npz", "wds": "shards/{000..003}.tar", "parquet": "folder"}
-MAX_LIST_BYTES = 64 << 20
 MAX_CLASSES = 100_000
 LOOKED_AT = 1000
 """Files of a folder that are looked at to guess of which kind it is."""
@@ -193,6 +193,7 @@ def _stanford40(spec: DatasetSpec, data_dir: Path) -> ImageSource:
     for k, part in enumerate(spec.splits):
         path = lists / f"{part}.txt"
         try:
+            check_file(path)
             own = sorted(read_input(path, MAX_LIST_BYTES).decode().split())
         except (OSError, UnicodeDecodeError) as error:
             raise DataError(f"{path}: cannot be read: {error}") from error

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from l2a_transfer.data.lists import MAX_LIST_BYTES, check_file
+from l2a_transfer.inputs import open_input, read_input
 
 MAX_IDX_BYTES = 512 << 20
 MAX_USPS_BYTES = 256 << 20
@@ -27,7 +28,7 @@ PCAM_FILTERS = {h5py.h5z.FILTER_DEFLATE, h5py.h5z.FILTER_SHUFFLE, h5py.h5z.FILTE
 def read_idx(path: Path, axes: int) -> NDArray[np.uint8]:
     """The bytes in a file of MNIST's format, with so many axes. Raises: ValueError for another, or one cut short."""
     check_file(path, MAX_IDX_BYTES)
-    content = path.read_bytes()
+    content = read_input(path, MAX_IDX_BYTES)
     if content[:4] != bytes((0, 0, 8, axes)) or len(content) < 4 + 4 * axes:
         raise ValueError(f"{path.name} is no idx file of bytes with {axes} axes")
     shape = tuple(np.frombuffer(content, dtype=">u4", offset=4, count=axes).tolist())
@@ -39,7 +40,7 @@ def read_idx(path: Path, axes: int) -> NDArray[np.uint8]:
 def read_usps(path: Path) -> tuple[NDArray[np.uint8], list[int]]:
     """Pictures (N, 16, 16) and labels of a file of USPS: on each line a class from 1, and 256 values of −1…1."""
     pictures, labels, total = [], [], 0
-    with bz2.open(path) as file:
+    with open_input(path) as packed, bz2.open(packed) as file:
         while line := file.readline(USPS_LINE):
             total += len(line)
             if total > MAX_USPS_BYTES:
@@ -107,7 +108,7 @@ def read_mat(path: Path) -> dict[str, Any]:
     Raises: ValueError for other kinds of content, and for what is cut short, too deep or unpacks to too much.
     """
     check_file(path)
-    content = path.read_bytes()
+    content = read_input(path, MAX_LIST_BYTES)
     if len(content) < 128 or content[124:128] != b"\x00\x01IM":
         raise ValueError(f"{path.name} is no MATLAB file of level 5")
     found: dict[str, Any] = {}

@@ -54,6 +54,10 @@ def check_output(out: Path, *, overwrite: bool, beside: Sequence[str] = ()) -> N
     known before the SVMs are fitted than after. What an interrupted report left may be replaced."""
     if is_there(out) and not out.is_dir():
         raise OutputExistsError(f"{out}: is a file, and a report needs a folder", "choose another `out`")
+    there = next(path for path in (out, *out.absolute().parents) if path.exists())
+    problem = errno.ENOTDIR if not there.is_dir() else 0 if os.access(there, os.W_OK) else errno.EACCES
+    if problem:
+        raise OSError(problem, os.strerror(problem), str(there))
     replaced = leftovers(out)
     for path in sorted(out.glob("confusion-*.png")):
         check_replaceable(path)
@@ -63,10 +67,6 @@ def check_output(out: Path, *, overwrite: bool, beside: Sequence[str] = ()) -> N
             raise OutputExistsError(
                 f"{out / name}: exists", "`overwrite=True` replaces the report, or choose another `out`"
             )
-    there = next(path for path in (out, *out.absolute().parents) if path.exists())
-    problem = errno.ENOTDIR if not there.is_dir() else 0 if os.access(there, os.W_OK) else errno.EACCES
-    if problem:
-        raise OSError(problem, os.strerror(problem), str(there))
 
 
 def write_report(

@@ -7,6 +7,7 @@ and their heaps, chunk indexes. Names are those of the "HDF5 File Format Specifi
 
 from __future__ import annotations
 
+import io
 import math
 import struct
 from collections.abc import Iterator
@@ -19,6 +20,7 @@ from numpy.typing import NDArray
 from l2a_transfer.errors import StoreError
 from l2a_transfer.features.blocks import UNDEFINED, Blocks
 from l2a_transfer.features.schema import AGAIN, MAPS, USER_BLOCK
+from l2a_transfer.inputs import open_input
 
 SUPERBLOCK = struct.Struct("<8sBBBB4QI")
 """signature, version, size of offsets, size of lengths, flags, base, extension, end of file, root, checksum."""
@@ -58,8 +60,8 @@ def check_structure(path: Path) -> None:
     """Every part of a feature file that libhdf5 will read is of the layout that `write_features` writes, lies in the
     file, and shares no byte with another. Each data set stores as much as it declares. Raises: OSError; StoreError.
     """
-    size = path.stat().st_size
-    with open(path, "rb") as file:
+    with open_input(path) as file:
+        size = file.seek(0, io.SEEK_END)
         blocks = Blocks(path, file, size - USER_BLOCK)
         try:
             _check_file(blocks)

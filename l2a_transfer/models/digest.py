@@ -45,7 +45,7 @@ def read_described(path: str | Path) -> tuple[Card, str, int]:
     from safetensors import SafetensorError, deserialize
 
     path = Path(path)
-    card, content = read_content(path, warn=False)
+    card, content = read_content(path)
     try:
         found = deserialize(content)  # type: ignore[no-untyped-call]
     except SafetensorError as error:
