@@ -15,7 +15,7 @@ from l2a_transfer.errors import StoreError
 from l2a_transfer.evaluation import evaluate
 from l2a_transfer.evaluation.evaluate import EvalConfig, evaluate_files
 from l2a_transfer.features import verify
-from l2a_transfer.models import digest, weights
+from l2a_transfer.models import weights
 from l2a_transfer.models.digest import file_sha256, network_sha256
 from l2a_transfer.models.weights import Card, load_weights, resolve_model, save_weights
 from tests.conftest import assert_fails, l2a
@@ -119,15 +119,14 @@ def test_card_and_tensors_of_weights_are_of_one_reading(tmp_path: Path, monkeypa
     for target, seed in ((path, 0), (other, 1)):
         save_weights(*resolve_model("untrained:vgg-att1-pc@0.0625", seed=seed), target)
     before, content = network_sha256(load_weights(path)[0]), path.read_bytes()
-    real = weights.read_card
+    real = weights._checked_card
 
     def read_then_replaced(*given: Any, **named: Any) -> Card:
         card = real(*given, **named)
         shutil.copy(other, path)
         return card
 
-    monkeypatch.setattr(weights, "read_card", read_then_replaced)
-    monkeypatch.setattr(digest, "read_card", read_then_replaced)
+    monkeypatch.setattr(weights, "_checked_card", read_then_replaced)
     network, card = load_weights(path)
     assert (card.training["seed"], network_sha256(network)) == (0, before)
     path.write_bytes(content)

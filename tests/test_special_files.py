@@ -187,7 +187,7 @@ def test_a_list_of_pictures_and_of_classes(kind: str, tmp_path: Path) -> None:
     root = tmp_path / "stanford40"
     save_picture(root / "JPEGImages" / "run_001.jpg")
     KINDS[kind](root / "ImageSplits" / "train.txt")
-    with pytest.raises(DataError, match=rf"train\.txt: cannot be read: .*{kind}"):
+    with pytest.raises(DataError, match=rf"train\.txt: {kind}"):
         open_source("stanford40", data_dir=tmp_path)
     shutil.rmtree(root)
     np.savez(tmp_path / "x.npz", images=np.zeros((2, 4, 4), np.uint8))

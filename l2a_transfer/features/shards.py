@@ -20,7 +20,7 @@ from safetensors.numpy import save
 from l2a_transfer.documents import parse
 from l2a_transfer.errors import OutputExistsError, StoreError
 from l2a_transfer.features.plan import STAMPS, as_there, differences, made_otherwise
-from l2a_transfer.files import check_own_folder, replacing
+from l2a_transfer.files import check_own_folder, is_there, replacing
 from l2a_transfer.inputs import check_input, read_input
 
 log = logging.getLogger(__name__)
@@ -81,7 +81,7 @@ class Shards:
 
     def there(self) -> bool:
         """True where the folder holds a plan, of this extraction or another."""
-        return (self.folder / PLAN).is_file()
+        return is_there(self.folder / PLAN)
 
     def is_of(self, fingerprint: dict[str, Any]) -> bool:
         """True where the folder on disk belongs to the extraction with this fingerprint. Raises: StoreError."""
@@ -177,8 +177,6 @@ def _replace(path: Path, content: bytes, check: Any = None) -> None:
 
 
 def _read_json(path: Path) -> dict[str, Any]:
-    if not path.is_file():  # a pipe would never end
-        raise StoreError(f"{path}: not a file", "`overwrite=True` starts again")
     try:
         content = parse(read_input(path, MAX_PLAN_BYTES))
     except (OSError, ValueError) as error:
