@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: quickstart test slow lint realdata browser clean
+.PHONY: quickstart test slow lint realdata browser test-lowest test-newest clean
 
 quickstart: .venv/installed
 	$(BIN)/l2a-transfer quickstart --out quickstart --overwrite
@@ -28,6 +28,28 @@ realdata: .venv/installed-test
 browser: .venv/installed-test
 	$(BIN)/python -m pytest -m browser
 
+# The oldest versions that pyproject.toml allows with Python 3.10, and the newest with the newest Python of this machine.
+test-lowest: .venv-lowest/installed
+	.venv-lowest/bin/python -m pytest
+
+test-newest: .venv-newest/installed
+	.venv-newest/bin/python -m pytest
+
+# uv, because pip cannot choose the oldest; what both environments have in common lies on the disk once.
+.venv-lowest/installed: .venv-uv/bin/uv pyproject.toml
+	python=$$($(PYTHON) scripts/find_python.py 3.10) && .venv-uv/bin/uv venv --clear --python "$$python" .venv-lowest
+	.venv-uv/bin/uv pip install --python .venv-lowest --resolution lowest-direct --editable ".[test]"
+	@touch $@
+
+.venv-newest/installed: .venv-uv/bin/uv pyproject.toml
+	python=$$($(PYTHON) scripts/find_python.py newest) && .venv-uv/bin/uv venv --clear --python "$$python" .venv-newest
+	.venv-uv/bin/uv pip install --python .venv-newest --upgrade --editable ".[test]"
+	@touch $@
+
+.venv-uv/bin/uv:
+	$(PYTHON) -m venv .venv-uv
+	.venv-uv/bin/python -m pip install uv
+
 .venv/bin/python:
 	$(PYTHON) -m venv .venv
 
@@ -44,4 +66,4 @@ browser: .venv/installed-test
 	@touch $@
 
 clean:
-	rm -rf .venv quickstart .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
+	rm -rf .venv .venv-lowest .venv-newest .venv-uv quickstart .mypy_cache .ruff_cache .pytest_cache .import_linter_cache

@@ -154,10 +154,10 @@ def watch(command: list[str], path: Path) -> dict[str, float]:
     began = time.perf_counter()
     child = Child(command)
     seen: dict[str, float] = {}
-    traces = {"extraction": shards_of(path), "merge": partial_of(path), "end": path}
+    traces = {"extraction": shards_of(path).exists, "merge": lambda: merging_of(path), "end": path.exists}
     while child.poll() is None:
         for name, trace in traces.items():
-            if name not in seen and trace.exists():
+            if name not in seen and trace():
                 seen[name] = time.perf_counter()
         time.sleep(0.0005)
     assert child.wait() == 0
@@ -171,26 +171,26 @@ def watch(command: list[str], path: Path) -> dict[str, float]:
 def interrupt(command: list[str], path: Path, delay: float, *, merging: bool) -> dict[str, Any] | None:
     """Kill -9 after `delay` seconds from the beginning of the extraction or of its merge; None where it was done."""
     child = Child(command)
-    partial, shards = partial_of(path), shards_of(path)
-    trace = partial if merging else shards
-    while not trace.exists() and child.poll() is None:
+    shards = shards_of(path)
+    while not (merging_of(path) if merging else shards.exists()) and child.poll() is None:
         time.sleep(0.0005)
     began = time.perf_counter()
     time.sleep(delay)
     os.kill(child.pid, signal.SIGKILL)
     killed_after = time.perf_counter() - began
     child.wait()
-    phase = "merge" if partial.exists() else "shards"
+    partials = merging_of(path)
+    phase = "merge" if partials else "shards"
     if path.exists() or (merging and phase != "merge"):
         shutil.rmtree(shards, ignore_errors=True)
-        for trace in (path, partial):
+        for trace in (path, *partials):
             trace.unlink(missing_ok=True)
         return None
     return {
         "phase": phase,
         "killed_after_s": round(killed_after, 4),
         "finished_shards": len(list(shards.glob("rows-*.safetensors"))),
-        "partial_files": len(list(shards.glob("*.partial"))) + partial.exists(),
+        "partial_files": len(list(shards.glob("*.partial"))) + len(partials),
     }
 
 
@@ -198,8 +198,9 @@ def shards_of(path: Path) -> Path:
     return path.with_name(path.name + ".shards")
 
 
-def partial_of(path: Path) -> Path:
-    return path.with_name(path.name + ".partial")
+def merging_of(path: Path) -> list[Path]:
+    """The partial file of a merge, where one has begun."""
+    return list(path.parent.glob(f"{path.name}.*.partial"))
 
 
 def digests(path: Path) -> dict[str, str]:

@@ -274,7 +274,7 @@ def agreement(cases: int, rng: np.random.Generator) -> dict[str, int]:
             rates = (base + rng.normal(scale=0.15, size=classes)).clip(0, 1)
             right = rng.random(len(truth)) < rates[truth]
             mean = float((right / (sizes[truth] * classes)).sum())
-            source = Source(f"model {k}", "simulated", {"name": f"model {k}"})
+            source = Source(f"model {k}", "simulated", {"name": f"model {k}"}, f"{k:064x}")
             answers.append(Answers(source, "official", None, "", ("",), (truth,), (right,), mean, 0.0, sizes))
         for found in compare(answers, seed=0):
             assert found.ci95_simultaneous is not None

@@ -60,6 +60,10 @@ class EvaluationError(L2AError):
     """Features or labels that a protocol cannot be run on."""
 
 
+class MemoryLimitError(L2AError):
+    """Work that takes more memory than this process may still use; raised before it begins."""
+
+
 class MissingExtraError(L2AError):
     """An optional package that is not installed; the message carries the command that installs it."""
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import io
 import json
-import os
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +17,8 @@ from torch import Tensor, nn
 from l2a_transfer.errors import ArgumentError, BackendError, OutputExistsError, wrong_kind
 from l2a_transfer.features.backends import CARD_KEY, OnnxBackend, TorchBackend
 from l2a_transfer.features.onnx_backend import WEIGHTS_KEY, with_sha256
+from l2a_transfer.files import check_replaceable, replacing
+from l2a_transfer.lock import output_lock
 from l2a_transfer.models.digest import network_sha256
 from l2a_transfer.models.vgg import Network
 from l2a_transfer.models.weights import Card
@@ -66,8 +67,9 @@ def export_onnx(model: Network, card: Card, out: str | Path, *, overwrite: bool 
     """Write `model` as ONNX with its card, preprocess and digest in the metadata.
 
     The file is run in ONNX Runtime at batch 1 and 7 and replaces `out` only if features and maps agree with PyTorch
-    within 1e-4 relative. Raises: OutputExistsError; BackendError where the network cannot be exported or the file
-    differs.
+    within 1e-4 relative. Raises: OutputExistsError where `out` exists and `overwrite` is not given, is no regular file,
+    or is being written by another process; BackendError where the network cannot be exported or the file differs;
+    OSError, naming `out`, where the disk refuses.
     """
     if not isinstance(model, Network):
         raise wrong_kind("model", "a network, the first of what resolve_model(NAME) gives", model)
@@ -80,10 +82,21 @@ def export_onnx(model: Network, card: Card, out: str | Path, *, overwrite: bool 
         )
     if out.is_dir():
         raise OutputExistsError(f"{out}: is a folder, and a network is one file", "choose another `out`")
-    if out.exists() and not overwrite:
-        raise OutputExistsError(f"{out}: exists", "`overwrite=True` replaces it")
+    _check_free(out, overwrite=overwrite)
     if not out.parent.is_dir():
         out.parent.mkdir(parents=True, exist_ok=True)
+    with output_lock(out):
+        _check_free(out, overwrite=overwrite)  # whoever held the lock until now may have finished in the meantime
+        return _export(model, card, out)
+
+
+def _check_free(out: Path, *, overwrite: bool) -> None:
+    check_replaceable(out)
+    if out.exists() and not overwrite:
+        raise OutputExistsError(f"{out}: exists", "`overwrite=True` replaces it")
+
+
+def _export(model: Network, card: Card, out: Path) -> ExportResult:
     model = model.eval().cpu()
     size = card.preprocess.size
     extractor = ExportedExtractor(model, card).eval()
@@ -91,18 +104,12 @@ def export_onnx(model: Network, card: Card, out: str | Path, *, overwrite: bool 
     maps = model.attend(example.float()).maps
     names = ["features", *(f"map_{level}" for level in maps)]
     content = _convert(extractor, example, names, card)
-    partial = out.with_name(f"{out.stem}.partial.onnx")
-    try:
-        with open(partial, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        error = check_parity(model, card, partial)
+    with replacing(out) as file:
+        file.write(content)
+        file.flush()
+        error = check_parity(model, card, Path(file.name))
         if not error <= TOLERANCE:
             raise BackendError(f"{out}: ONNX Runtime differs from PyTorch by {error:.2e} relative; nothing was written")
-        os.replace(partial, out)
-    finally:
-        partial.unlink(missing_ok=True)
     return ExportResult(out, len(content), error, tuple(names))
 
 

@@ -2,42 +2,113 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import re
 import stat
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 from l2a_transfer.errors import L2AError, OutputExistsError, StoreError
+from l2a_transfer.files import is_there, remove_leftovers
 
-_ours: set[Path] = set()
+IN_FOLDER = ".l2a-transfer.lock"
+"""The lock of a folder, inside it: the folder above may be another user's."""
+CONTENT = re.compile(rb"(?:l2a-transfer )?(\d+)\n?")
+"""What a lock file holds, if anything: the process that held it last."""
+TRIES = 10
+"""To make a folder and lock it, while other processes make it and remove it again."""
+
+_ours: dict[str, tuple[int, int]] = {}
+"""Real path of a lock → the process and the thread that hold it."""
 _guard = threading.Lock()
 
 
 @contextmanager
-def output_lock(out: Path) -> Iterator[None]:
-    """Hold `OUT.lock`, of a file or folder `out`, while the block runs.
+def output_lock(out: Path, *, argument: str = "out") -> Iterator[None]:
+    """Hold `OUT.lock`, of a file `out` (or a folder of which nothing is there yet), while the block runs.
 
     A POSIX record lock: unlike flock's it does not pass to forked workers, which may live for seconds after their
-    parent was killed. Raises: OutputExistsError where another process, or another thread of this one, writes `out`;
-    StoreError where the folder cannot be written; L2AError on a system without POSIX locks.
+    parent was killed. The thread that holds a lock may enter it again. Partial files of `out` that a killed process
+    left are removed. `argument` is the parameter that errors tell to change.
+
+    Raises: OutputExistsError where another process, or another thread of this one, writes `out`; StoreError where the
+    folder cannot be written, or something that is no lock of ours has the lock's name; L2AError on a system without
+    POSIX locks.
     """
-    path = out.with_name(out.name + ".lock").absolute()
+    with _held(out, out.with_name(out.name + ".lock"), argument) as first:
+        if first:
+            remove_leftovers(out)
+        yield
+
+
+@contextmanager
+def folder_lock(out: Path) -> Iterator[None]:
+    """Make the folder `out` where it is not there, and hold its lock while the block runs; all verbs share that one.
+
+    What was made is removed at the end if nothing was put into it. Raises: as `output_lock`; OSError where `out` is
+    something other than a folder, or cannot be made.
+    """
+    with ExitStack() as stack:
+        for k in range(TRIES):
+            if is_there(out) and not out.is_dir():
+                raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(out))
+            made = [path for path in (out, *out.parents) if not path.exists()]
+            stack.callback(_remove_if_empty, made)
+            try:
+                stack.enter_context(_made_and_held(out) if made else _held(out, out / IN_FOLDER))
+                break
+            except StoreError as error:
+                # Another process made the folder, failed, and removed it between our two calls.
+                if not isinstance(error.__cause__, FileNotFoundError) or k == TRIES - 1:
+                    raise
+        yield
+
+
+@contextmanager
+def _made_and_held(out: Path) -> Iterator[None]:
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with ExitStack() as stack:
+        with output_lock(out):  # against a command that writes a file of this name
+            out.mkdir(exist_ok=True)
+            stack.enter_context(_held(out, out / IN_FOLDER))
+        yield
+
+
+def _remove_if_empty(folders: Sequence[Path]) -> None:
+    with suppress(OSError):
+        for folder in folders:
+            folder.rmdir()
+
+
+@contextmanager
+def _held(out: Path, path: Path, argument: str = "out") -> Iterator[bool]:
+    """Hold the lock at `path`; False where this thread held it already."""
+    real = os.path.join(os.path.realpath(path.parent), path.name)
+    me = (os.getpid(), threading.get_ident())
     with _guard:
-        if path in _ours:
+        holder = _ours.get(real)
+        again = holder == me
+        if holder and holder[0] == me[0] and not again:
             raise OutputExistsError(f"{out}: is being written by another thread of this process; wait for it")
-        _ours.add(path)
+        _ours[real] = me
+    if again:
+        yield False
+        return
     try:
-        file = _locked(out, path)
+        file = _locked(out, path, argument)
         try:
-            yield
+            yield True
         finally:
-            path.unlink(missing_ok=True)  # before the lock goes, so that nobody holds a lock on a name that is gone
+            if os.getpid() == me[0] and _is_still(path, file):
+                with suppress(OSError):
+                    path.unlink()  # before the lock goes, so that nobody holds a lock on a name that is gone
             os.close(file)
     finally:
         with _guard:
-            _ours.discard(path)
+            _ours.pop(real, None)
 
 
 def check_system() -> None:
@@ -52,40 +123,63 @@ def check_system() -> None:
     assert fcntl
 
 
-def _locked(out: Path, path: Path) -> int:
+def _locked(out: Path, path: Path, argument: str) -> int:
     check_system()
     import fcntl
 
     while True:
-        try:
-            file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NONBLOCK, 0o666)
-        except OSError as error:
-            raise StoreError(f"{path}: cannot be written: {error.strerror or error}") from error
-        if not stat.S_ISREG(os.fstat(file).st_mode):
-            os.close(file)
-            raise StoreError(f"{path}: not a file; remove it")
+        file = _opened(path)
         try:
             fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             if _is_still(path, file):
-                os.ftruncate(file, 0)
-                os.pwrite(file, str(os.getpid()).encode(), 0)
+                _sign(path, file)
                 return file
             os.close(file)  # its holder removed it between our two calls
+        except StoreError:
+            os.close(file)
+            raise
         except OSError as error:
-            holder = os.pread(file, 20, 0).decode("ascii", "replace")
+            holder = CONTENT.fullmatch(os.pread(file, 64, 0))
             os.close(file)
             if isinstance(error, (BlockingIOError, PermissionError)):
-                who = f"process {holder}" if holder else "another process"
+                who = f"process {holder[1].decode()}" if holder else "another process"
                 raise OutputExistsError(
-                    f"{out}: is being written by {who}", "wait for it, or choose another `out`"
+                    f"{out}: is being written by {who}", f"wait for it, or choose another `{argument}`"
                 ) from error
             raise StoreError(f"{path}: cannot be locked: {error.strerror or error}") from error
 
 
+def _opened(path: Path) -> int:
+    """The lock file, made where it is not there; never through a link, nor of another name of someone's file."""
+    try:
+        with suppress(FileNotFoundError):
+            if not stat.S_ISREG(os.lstat(path).st_mode):  # some devices act when they are opened
+                raise StoreError(f"{path}: not a file; remove it")
+        flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOFOLLOW
+        file = os.open(path, flags, 0o666)
+    except OSError as error:
+        raise StoreError(f"{path}: cannot be written: {error.strerror or error}") from error
+    found = os.fstat(file)
+    if not stat.S_ISREG(found.st_mode) or found.st_nlink > 1:
+        os.close(file)
+        raise StoreError(f"{path}: not a file; remove it")
+    return file
+
+
+def _sign(path: Path, file: int) -> None:
+    """Write down who holds the lock. Raises: StoreError for a file of another program."""
+    content = os.pread(file, 64, 0)
+    if content and not CONTENT.fullmatch(content):
+        raise StoreError(f"{path}: a file of another program, not a lock", "move it, or choose another `out`")
+    with suppress(OSError):  # on a full disk the lock works without
+        os.ftruncate(file, 0)
+        os.pwrite(file, f"l2a-transfer {os.getpid()}\n".encode(), 0)
+
+
 def _is_still(path: Path, file: int) -> bool:
     try:
-        named = path.stat()
-    except FileNotFoundError:
+        named = path.lstat()
+    except OSError:
         return False
     opened = os.fstat(file)
     return (named.st_dev, named.st_ino) == (opened.st_dev, opened.st_ino)

@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import logging
 import os
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from l2a_transfer.data.readers import ImageSource, open_source
-from l2a_transfer.errors import Interrupted, OutputExistsError
+from l2a_transfer.errors import Interrupted
 from l2a_transfer.evaluation.evaluate import EvalConfig, evaluate_files
 from l2a_transfer.evaluation.markdown import markdown_table
-from l2a_transfer.evaluation.report import check_output, write_report
-from l2a_transfer.explain.maps import attention_maps, contact_sheet
+from l2a_transfer.evaluation.report import report_folder, write_report
+from l2a_transfer.explain.maps import SHEET, attention_maps, sheet_png
 from l2a_transfer.features.backends import open_backend
 from l2a_transfer.features.extract import extract
+from l2a_transfer.lock import output_lock
 from l2a_transfer.models.weights import resolve_model
 from l2a_transfer.wording import counted
 
@@ -47,34 +49,41 @@ def quickstart(out: Path, *, overwrite: bool = False, progress: bool = True) -> 
     All four rows share one split and protocol. Raises: OutputExistsError where `out` holds a quickstart and `overwrite`
     is not given; Interrupted, a KeyboardInterrupt, which says what stays.
     """
-    check_output(out, overwrite=overwrite)
-    picture = out / "attention.png"
-    if picture.exists() and not overwrite:
-        raise OutputExistsError(f"{picture}: exists", "`overwrite=True` replaces it, or choose another `out`")
-    out.mkdir(parents=True, exist_ok=True)
+    with ExitStack() as stack:
+        stack.enter_context(report_folder(out, overwrite=overwrite, beside=(SHEET,)))
+        for name in MODELS:
+            stack.enter_context(output_lock(_features(out, name)))
+        return _quickstart(out, overwrite=overwrite, progress=progress)
+
+
+def _features(out: Path, name: str) -> Path:
+    return out / f"features-{name}.h5"
+
+
+def _quickstart(out: Path, *, overwrite: bool, progress: bool) -> QuickstartResult:
     source = open_source(DATA)
     files: list[Path] = []
     try:
         for name, model in MODELS.items():
-            path = out / f"features-{name}.h5"
+            path = _features(out, name)
             log.info("features of %s of %s by %s", counted(len(source), "image"), DATA, model)
             # What an interrupted quickstart has finished is verified and used; a file of something else is left alone.
             extract(source, open_backend(model), path, resume=not overwrite, overwrite=overwrite, progress=progress)
             files.append(path)
         log.info("linear SVMs: C chosen by cross-validation on the training images, tested once")
         results = evaluate_files(files, EvalConfig(jobs=os.cpu_count() or 1), progress=progress)
-        files += write_report(results, out, overwrite=overwrite)
-        files.append(_attention_picture(source, picture))
+        files += write_report(results, out, overwrite=overwrite, beside={SHEET: _attention_picture(source)})
     except KeyboardInterrupt as stop:
         kept = f"{min(len(files), len(MODELS))} of {len(MODELS)} feature files in {out} are complete and stay"
         go_on = "" if overwrite else "the same again uses them"
         raise Interrupted(f"{kept}; {stop.problem}" if isinstance(stop, Interrupted) else kept, go_on) from stop
-    verdicts = tuple(c.verdict for c in results.comparisons if c.a == MODELS["attention"])
+    attention = results.rows[list(MODELS).index("attention")].file_sha256
+    verdicts = tuple(c.verdict for c in results.comparisons if c.files[0] == (attention,))
     return QuickstartResult(markdown_table(results), verdicts, tuple(files))
 
 
-def _attention_picture(source: ImageSource, path: Path) -> Path:
-    """Attention over the first test picture of a few classes, spread over the list of classes."""
+def _attention_picture(source: ImageSource) -> bytes:
+    """A PNG of attention over the first test picture of a few classes, spread over the list of classes."""
     network, card = resolve_model(MODELS["attention"])
     wanted = np.linspace(0, len(source.classes) - 1, PICTURES).round().astype(int)
     test = source.splits.index("test")
@@ -82,5 +91,4 @@ def _attention_picture(source: ImageSource, path: Path) -> Path:
     results = [
         attention_maps(network, card.preprocess, source.image(row), source.classes[source.labels[row]]) for row in rows
     ]
-    contact_sheet(results, path, title=f"Where {card.name} looks, on photographs that it never saw")
-    return path
+    return sheet_png(results, title=f"Where {card.name} looks, on photographs that it never saw")

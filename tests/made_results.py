@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 from collections.abc import Sequence
 from typing import Any
 
@@ -19,10 +20,21 @@ CARD = {
 }  # fmt: skip
 
 
+def digest(label: str, data: str = "toy") -> str:
+    """The digest of the feature file that a made row, of the model `label` on `data`, is of."""
+    return hashlib.sha256(f"{label} on {data}".encode("utf-8", "surrogatepass")).hexdigest()
+
+
+def cells(matrix: Sequence[Sequence[int]]) -> tuple[tuple[int, int, int], ...]:
+    """Confusion counts as a detail keeps them."""
+    return tuple((i, k, count) for i, line in enumerate(matrix) for k, count in enumerate(line) if count)
+
+
 def row(label: str = "good", value: float = 0.5, **changes: Any) -> EvalRow:
     """One row of two classes, four test images and one draw, whose interval is 0.1 to each side."""
     made = EvalRow(
-        label=label, variant="", model=label, data="toy", file=f"{label}.h5", tap="ga", levels=("L2", "L3"),
+        label=label, variant="", model=label, data="toy", file=f"{label}.h5",
+        file_sha256=digest(label, changes.get("data", "toy")), line=0, tap="ga", levels=("L2", "L3"),
         precision="fp32", backend="torch", normalization="standardize", solver="batched", protocol="official",
         why="as asked", shots=None, draws=1, n_classes=2, n_train=8, n_test=4, dim=6, components=None, C=(0.01,),
         c_grid_draws=((0.001, 0.01),), cv_accuracy_draws=((0.5, 0.75),), interval="score", accuracy=value,
@@ -34,13 +46,16 @@ def row(label: str = "good", value: float = 0.5, **changes: Any) -> EvalRow:
 
 
 def comparison(a: str, b: str, difference: float = 0.1, p: float = 0.01, **changes: Any) -> Comparison:
-    """One of two comparisons of its family. `p`: adjusted."""
+    """One of two comparisons of its family, of the made rows that are called `a` and `b`. `p`: adjusted."""
+    (first, _, variant_a), (second, _, variant_b) = a.partition(", "), b.partition(", ")
+    data = changes.get("data", "toy")
     own, both = ((difference - half, difference + half) for half in (0.04, 0.05))
     made = Comparison(
         data="toy", protocol="official", shots=None, family="models", comparisons=2, a=a, b=b,
         population="these two weight files",
         n=(1, 1), difference=difference, ci95=own, ci95_simultaneous=both, only_a=3, only_b=1, test="permutation",
         p=p / 2, p_adjusted=p, p_mcnemar=0.625, effect=0.25, not_defined="", verdict=f"{a} against {b}",
+        files=((digest(first, data),), (digest(second, data),)), variants=(variant_a, variant_b),
     )  # fmt: skip
     return dataclasses.replace(made, **changes)
 
@@ -50,15 +65,22 @@ def results(
     confusion: tuple[tuple[int, ...], ...] = ((2, 0), (1, 1)), card: dict[str, Any] | None = None,
     seeds: Sequence[SeedSummary] = (), **config: Any,
 ) -> EvalResults:  # fmt: skip
-    """Results with one detail a row and one split a data set, protocol and k."""
-    details = tuple(EvalDetail(r.label, r.variant, r.data, r.shots, classes, confusion, ((0,) * 4,)) for r in rows)
+    """Results with one detail a row and one split a data set, protocol and k; a label is a model, as in no report."""
+    details = tuple(
+        EvalDetail(r.label, r.file_sha256, r.variant, r.data, r.shots, classes, cells(confusion), ((0,) * 4,))
+        for r in rows
+    )
     places = list(dict.fromkeys((r.data, r.protocol, r.shots) for r in rows))
     splits = tuple(
         Split(data, protocol, 0, None, f"{k:064x}", (0, 1), (2, 3), shots=shots)
         for k, (data, protocol, shots) in enumerate(places)
     )
-    placed = [dataclasses.replace(r, splits=(places.index((r.data, r.protocol, r.shots)),)) for r in rows]
-    cards = {r.file: CARD if card is None else card for r in rows}
+    lines = list(dict.fromkeys(r.label for r in rows))
+    placed = [
+        dataclasses.replace(r, splits=(places.index((r.data, r.protocol, r.shots)),), line=lines.index(r.label))
+        for r in rows
+    ]
+    cards = {r.file_sha256: CARD if card is None else card for r in rows}
     versions = {"l2a-transfer": "0.1.0", "python": "3.11.7"}
     return EvalResults(
         EvalConfig(**config), tuple(placed), tuple(comparisons), tuple(seeds), details, cards, splits, versions

@@ -276,7 +276,7 @@ def test_a_graph_that_does_not_do_what_its_card_says(exported: Path, tmp_path: P
     with pytest.raises(BackendError, match="changed since it was exported"):
         OnnxBackend(path, device="cpu")
     path.write_bytes(with_sha256(model.SerializeToString()))
-    with pytest.raises(BackendError, match="ONNX Runtime cannot run it"):
+    with pytest.raises(BackendError, match=r"not what an export writes: .* operator 'NoSuchOperator'"):
         OnnxBackend(path, device="cpu")
 
 

@@ -31,7 +31,7 @@ def answers(label: str, *right: list[int], card: dict[str, Any] | None = None, *
     view = {key: given[key] for key in ("tap", "levels", "precision", "backend") if key in given}
     classes = np.unique(truth)
     return Answers(
-        source=Source(label, given.get("data", "toy"), card or {"name": label}, **view),
+        source=Source(label, given.get("data", "toy"), card or {"name": label}, f"{label} {view}", **view),
         protocol="official",
         shots=None,
         variant=given.get("variant", ""),

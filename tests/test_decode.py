@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import struct
-import zlib
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +15,7 @@ from PIL import Image
 from l2a_transfer.data.decode import FORMATS, decode_bytes, decode_file
 from l2a_transfer.errors import DataError
 from tests.conftest import save_picture
+from tests.hostile import png_file
 
 
 def pixel(path: Path, x: int = 0, y: int = 0) -> tuple[int, ...]:
@@ -121,17 +121,6 @@ def test_a_damaged_avif_is_named() -> None:
     at = content.index(b"mdat") + 4
     with pytest.raises(DataError, match=r"p\.avif: damaged or truncated picture"):
         decode_bytes(content[:at] + bytes(len(content) - at), "p.avif")
-
-
-def png_file(size: tuple[int, int], depth: int, kind: int, data: bytes, transparent: bytes = b"") -> bytes:
-    """A PNG of (W, H) pixels, `depth` bits a sample, of colour type `kind`; `data` are its rows, filter bytes too."""
-
-    def chunk(name: bytes, content: bytes) -> bytes:
-        return struct.pack(">I", len(content)) + name + content + struct.pack(">I", zlib.crc32(name + content))
-
-    header = chunk(b"IHDR", struct.pack(">IIBBBBB", *size, depth, kind, 0, 0, 0))
-    key = chunk(b"tRNS", transparent) if transparent else b""
-    return b"\x89PNG\r\n\x1a\n" + header + key + chunk(b"IDAT", zlib.compress(data)) + chunk(b"IEND", b"")
 
 
 def png_header(width: int, height: int) -> bytes:

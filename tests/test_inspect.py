@@ -80,7 +80,7 @@ def test_verify_finds_what_a_seal_does_not(tmp_path: Path) -> None:
     write_features(path, meta, labels=[0] * 6, ids="abcdef", split=[0, 0, 1, 1, 0, 0], blocks=[whole], dim=4)
     found = inspected(path, "--verify")["verify"]
     assert (found["checksums"], found["rows_not_finite"], found["constant_columns"]) == ("ok", 0, 1)
-    with h5py.File(path, "r+") as file:
+    with h5py.File(path, "r+", libver=("v110", "v110")) as file:
         file["features"][:] = features
     reseal(path)
     found = inspected(path, "--verify", code=1)["verify"]
@@ -128,7 +128,7 @@ def test_maps_and_skipped_images_are_shown_and_maps_verified(tmp_path: Path) -> 
     assert found["maps"] == {level: list(values.shape) for level, values in MAPS.items()}
     assert found["skipped"] == [["e.jpg", "damaged"]]
     assert found["verify"]["maps_outside_0_1"] == dict.fromkeys(MAPS, 0)
-    with h5py.File(path, "r+") as file:
+    with h5py.File(path, "r+", libver=("v110", "v110")) as file:
         file["maps/L2"][1:3] = [np.full(MAPS["L2"].shape[1:], 2), np.full(MAPS["L2"].shape[1:], np.nan)]
     reseal(path)
     found = inspected(path, "--verify", code=1)
@@ -164,7 +164,7 @@ def test_verify_onnx_names_the_tensor(tmp_path: Path) -> None:
 
 def test_names_in_a_file_cannot_steer_the_terminal(tmp_path: Path) -> None:
     path = save(tmp_path / "f.h5")
-    with h5py.File(path, "r+") as file:
+    with h5py.File(path, "r+", libver=("v110", "v110")) as file:
         file.attrs["classes"] = json.dumps(["a\x1b[2J", "\x9b\ud800"])
     reseal(path)
     text = l2a("inspect", path)

@@ -10,6 +10,7 @@ from typing import Any
 import h5py
 import numpy as np
 import pytest
+import torch
 from numpy.typing import NDArray
 from sklearn.exceptions import ConvergenceWarning, NotFittedError
 from sklearn.model_selection import GridSearchCV, GroupKFold, KFold, StratifiedKFold
@@ -18,9 +19,10 @@ from sklearn.preprocessing import StandardScaler
 from sklearn.svm import LinearSVC
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
+from l2a_transfer.errors import MemoryLimitError
 from l2a_transfer.evaluation.grid import FoldCounts, search_grid
 from l2a_transfer.evaluation.linear_svm import BatchedLinearSVC, LinearSVCPath
-from l2a_transfer.evaluation.memory import MemoryPlan, plan_memory
+from l2a_transfer.evaluation.memory import MemoryPlan, budget_of, plan_memory
 from l2a_transfer.evaluation.rows import LazyRows
 
 
@@ -239,6 +241,34 @@ def test_too_little_memory_for_one_column_says_how_much_it_takes() -> None:
     X, y = problem(100, 4, 3)
     with pytest.raises(ValueError, match="1000 is too small: one SVM on 100 rows of 4 columns takes 21764 bytes"):
         BatchedLinearSVC(device="cpu", max_memory=1000).fit(X, y)
+
+
+def test_a_fit_takes_half_of_what_this_process_may_still_take(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("l2a_transfer.evaluation.memory.usable_memory", lambda: 60_000)
+    assert budget_of(None, torch.device("cpu")) == 30_000
+    assert budget_of(40_000, torch.device("cpu")) == 40_000
+    X, y = problem(100, 4, 3)
+    small = BatchedLinearSVC(device="cpu").fit(X, y)
+    monkeypatch.undo()
+    assert small.objective_ == pytest.approx(BatchedLinearSVC(device="cpu").fit(X, y).objective_, rel=1e-7)
+
+
+def test_memory_that_is_not_there_is_not_taken_although_it_is_allowed(
+    monkeypatch: pytest.MonkeyPatch, caplog: Any
+) -> None:
+    monkeypatch.setattr("l2a_transfer.evaluation.memory.usable_memory", lambda: 64 << 20)
+    assert budget_of(8 << 30, torch.device("cpu")) == 56 << 20
+    assert "max_memory is 8,192 MiB; this process may take 64 MiB more" in caplog.text
+
+
+def test_a_process_without_memory_for_one_column_is_told_what_it_takes(monkeypatch: pytest.MonkeyPatch) -> None:
+    X, y = problem(100, 4, 3)
+    monkeypatch.setattr("l2a_transfer.evaluation.memory.usable_memory", lambda: 2000)
+    for max_memory in (None, 4000):
+        with pytest.raises(
+            MemoryLimitError, match="one SVM on 100 rows of 4 columns takes 1 MiB beside them, and there"
+        ):
+            BatchedLinearSVC(device="cpu", max_memory=max_memory).fit(X, y)
 
 
 def test_memory_is_used_for_what_saves_most_first() -> None:

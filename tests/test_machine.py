@@ -140,6 +140,12 @@ def test_pillow_counts_where_it_makes_the_pixels(source: MemorySource, monkeypat
     assert differences(before[0], after[0]).startswith(f"Pillow and its decoders: '{PIL.features.version('pil')[:2]}")
 
 
+def test_a_text_as_long_as_a_digest_is_not_cut_as_one() -> None:
+    codecs = "11.1.0, " + "x" * 56
+    assert differences({"pillow": codecs}, {"pillow": "12"}) == f"Pillow and its decoders: '{codecs}' there, '12' here"
+    assert differences({"gpu": "0f" * 32}, {"gpu": ""}) == "GPU: 0f0f0f0f0f0f… there, '' here"
+
+
 def test_an_actor_on_a_node_of_another_kind_refuses(source: MemorySource, tmp_path: Path) -> None:
     backend = open_backend(TINY, device="cpu")
     options = {"batch_size": 4, "attention": False, "on_error": "fail", "workers": 0}

@@ -107,7 +107,7 @@ def test_two_pictures_of_one_name_are_told_apart(tmp_path: Path, monkeypatch: py
     pictures = [save_picture(tmp_path / folder / "0.jpg", seed=k) for k, folder in enumerate(("cat", "dog"))]
     shown: list[str] = []
     monkeypatch.setattr(
-        "l2a_transfer.explain.maps.contact_sheet", lambda results, *_, **__: shown.extend(r.name for r in results)
+        "l2a_transfer.explain.maps.sheet_png", lambda results, **_: shown.extend(r.name for r in results) or b""
     )
     assert l2a("maps", "--model", TINY, "--out", tmp_path / "m", *pictures).exit_code == 0
     assert l2a("maps", "--model", TINY, "--out", tmp_path / "n", pictures[0]).exit_code == 0

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import pickle
 import subprocess
 import sys
 from pathlib import Path
@@ -12,7 +13,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from l2a_transfer.data.cifar import read_cifar
+from l2a_transfer.data.cifar import FOLDERS, read_cifar
+from l2a_transfer.data.cifar_pickle import read_plain
 from l2a_transfer.data.readers import CALTECH_MINI, open_source
 from l2a_transfer.features.store import read_features
 from l2a_transfer.models.weights import PRETRAINED, load_weights, pretrained_names, read_card
@@ -118,3 +120,17 @@ def test_caltech_mini_is_what_its_script_makes(data_dir: Path, tmp_path: Path) -
     subprocess.run(command, check=True, timeout=300)
     made, bundled = (hashlib.sha256(path.read_bytes()).hexdigest() for path in (tmp_path / "mini.zip", CALTECH_MINI))
     assert made == bundled
+
+
+@pytest.mark.parametrize("name", ["cifar10", "cifar100"])
+def test_cifar_s_own_files_are_read_as_numpy_unpickles_them(name: str, data_dir: Path) -> None:
+    if not (data_dir / FOLDERS[name]).is_dir():
+        pytest.skip(f"{data_dir} has no {FOLDERS[name]}")
+    for path in sorted((data_dir / FOLDERS[name]).iterdir()):
+        if path.suffix == ".html":
+            continue
+        content = path.read_bytes()
+        found, expected = read_plain(content), pickle.loads(content, encoding="bytes")  # noqa: S301 - the authors'
+        assert found.keys() == expected.keys()
+        for key, value in expected.items():
+            np.testing.assert_array_equal(found[key], value, strict=isinstance(value, np.ndarray))

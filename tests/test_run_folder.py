@@ -12,6 +12,7 @@ import subprocess
 import sys
 import textwrap
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ from safetensors.torch import load_file
 from l2a_transfer.data.readers import open_source
 from l2a_transfer.errors import DataError, OutputExistsError, TrainingError, WeightsError
 from l2a_transfer.features.backends import TorchBackend
-from l2a_transfer.lock import output_lock
+from l2a_transfer.lock import IN_FOLDER, folder_lock
 from l2a_transfer.models.weights import load_weights, read_card, save_weights, with_metrics
 from l2a_transfer.training import runs as runs_module
 from l2a_transfer.training.cards import training_card, weights_name
@@ -144,8 +145,8 @@ def test_two_trains_never_share_a_folder(tmp_path: Path) -> None:
     holder = subprocess.Popen(
         [sys.executable, "-c", textwrap.dedent(f"""
             import sys, pathlib
-            from l2a_transfer.lock import output_lock
-            with output_lock(pathlib.Path({str(tmp_path / "checkpoint.pt")!r})):
+            from l2a_transfer.lock import folder_lock
+            with folder_lock(pathlib.Path({str(tmp_path)!r})):
                 print("held", flush=True)
                 sys.stdin.read()
         """)],
@@ -155,17 +156,18 @@ def test_two_trains_never_share_a_folder(tmp_path: Path) -> None:
         assert holder.stdout is not None
         assert holder.stdout.readline() == "held\n"
         weights = RunFolder.of(tmp_path, new_trainer()).weights
-        partial = weights.with_name(weights.name + ".partial")
+        partial = weights.with_name(weights.name + ".0123456789ab.partial")
         partial.write_bytes(b"what the other process saves just now")
         for options in ({}, {"resume": True}, {"overwrite": True}):
             with pytest.raises(OutputExistsError, match=f"is being written by process {holder.pid}"):
                 train(new_trainer(epochs=1), tmp_path, progress=False, **options)
-        assert {path.name for path in tmp_path.iterdir()} == {"checkpoint.pt.lock", partial.name}
+        assert {path.name for path in tmp_path.iterdir()} == {IN_FOLDER, partial.name}
     finally:
         holder.kill()
         holder.communicate()
     train(new_trainer(epochs=1), tmp_path, progress=False)  # a lock whose process is gone holds nobody up
-    assert not (tmp_path / "checkpoint.pt.lock").exists()
+    assert not (tmp_path / IN_FOLDER).exists()
+    assert not partial.exists()  # whoever has the lock knows that nobody writes it any more
 
 
 def test_the_lock_is_held_while_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -173,8 +175,8 @@ def test_the_lock_is_held_while_training(tmp_path: Path, monkeypatch: pytest.Mon
     step = run._train_step
 
     def second(*arguments: Any) -> None:
-        with pytest.raises(OutputExistsError, match="is being written"), output_lock(tmp_path / "checkpoint.pt"):
-            pass
+        with ThreadPoolExecutor(1) as other, pytest.raises(OutputExistsError, match="is being written"):
+            other.submit(folder_lock(tmp_path).__enter__).result()
         step(*arguments)
 
     monkeypatch.setattr(run, "_train_step", second)
@@ -457,22 +459,22 @@ def test_a_partial_file_that_is_a_link_or_a_pipe_does_no_harm(tmp_path: Path) ->
         save_checkpoint(tmp_path / "checkpoint.pt", {"epoch": 1})
         assert not (tmp_path / "checkpoint.pt").is_symlink()
         assert (tmp_path / "victim").read_text() == "precious"
+        (tmp_path / "checkpoint.pt.partial").unlink()
 
 
 def test_pipes_are_not_opened(tmp_path: Path) -> None:
-    os.mkfifo(tmp_path / "checkpoint.pt.lock")
-    with pytest.raises(TrainingError, match=r"checkpoint\.pt\.lock: not a file; remove it"):
+    os.mkfifo(tmp_path / IN_FOLDER)
+    with pytest.raises(TrainingError, match=r"\.l2a-transfer\.lock: not a file; remove it"):
         train(new_trainer(epochs=1), tmp_path, progress=False)
     os.mkfifo(tmp_path / "w.safetensors")
-    with pytest.raises(WeightsError, match=r"w\.safetensors: .*a pipe or a device"):
+    with pytest.raises(WeightsError, match=r"w\.safetensors: .*a pipe, where a file is expected"):
         read_card(tmp_path / "w.safetensors")
     for k, name in enumerate(("a/0.png", "a/1.png", "b/0.png")):
         save_picture(tmp_path / "photos" / name, k)
     os.mkfifo(tmp_path / "photos" / "b" / "1.png")
     source = open_source(f"imagefolder:{tmp_path / 'photos'}")
-    with pytest.raises(DataError, match=r"b/1\.png: not a file"):
-        source.fingerprint()
-    with pytest.raises(DataError, match=r"b/1\.png: not a file"):
+    assert source.fingerprint() == source.fingerprint()
+    with pytest.raises(DataError, match=r"b/1\.png: cannot be read: a pipe, where a file is expected"):
         source.image(3)
 
 

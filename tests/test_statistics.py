@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from scipy.stats import binomtest, t, ttest_ind
 
+from l2a_transfer.evaluation.confusion import Confusion
 from l2a_transfer.evaluation.score import Outcomes
 from l2a_transfer.evaluation.statistics import (
     RIGHT_OR_WRONG,
@@ -15,7 +16,6 @@ from l2a_transfer.evaluation.statistics import (
     accuracy,
     accuracy_interval,
     bonferroni,
-    confusion_matrix,
     corrected_resampled_t,
     images_error,
     interval_over_draws,
@@ -27,16 +27,21 @@ from l2a_transfer.evaluation.statistics import (
     pooled,
     top_k,
 )
+from tests.made_results import cells
 
 
-def matrix(*rows: list[int]) -> np.ndarray:
-    return np.array(rows, dtype=np.int64)
+def matrix(*rows: list[int]) -> Confusion:
+    return Confusion(len(rows), np.array(cells(rows), dtype=np.int64))
 
 
 def test_confusion_matrix_counts_true_by_predicted() -> None:
     truth = np.array([0, 0, 1, 2, 2, 2], dtype=np.int32)
     predicted = np.array([0, 1, 1, 0, 2, 2], dtype=np.int32)
-    assert confusion_matrix(truth, predicted, 3).tolist() == [[1, 1, 0], [0, 1, 0], [1, 0, 2]]
+    found = Confusion.of(truth, predicted, 3)
+    assert found.cells.tolist() == [[0, 0, 1], [0, 1, 1], [1, 1, 1], [2, 0, 1], [2, 2, 2]]
+    assert [found.right.tolist(), found.tested.tolist(), found.answered.tolist()] == [[1, 1, 2], [2, 1, 3], [2, 2, 2]]
+    both = Confusion.total([found, Confusion.of(truth, truth, 3)])
+    assert both.cells.tolist() == [[0, 0, 3], [0, 1, 1], [1, 1, 2], [2, 0, 1], [2, 2, 5]]
 
 
 def test_accuracy_and_mean_class_accuracy_of_unequal_classes() -> None:
@@ -55,7 +60,7 @@ def test_19_of_19_right_are_not_100_percent_for_sure() -> None:
     assert (found.value, found.high) == (1.0, 1.0)
     assert found.low == pytest.approx(19 / (19 + 1.959963984540054**2))
     assert mean_class_accuracy_interval(matrix([18, 0], [0, 1])).low < 0.6
-    assert mean_class_accuracy_interval(np.diag(np.full(10, 100))).low > 0.99
+    assert mean_class_accuracy_interval(matrix(*np.diag(np.full(10, 100)).tolist())).low > 0.99
 
 
 def test_accuracy_has_wilsons_interval() -> None:

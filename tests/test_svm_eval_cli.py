@@ -180,6 +180,49 @@ def test_features_larger_than_max_memory_are_streamed_to_the_same_table(
     assert streamed["details"][0]["predictions"] == whole["details"][0]["predictions"]
 
 
+def test_features_larger_than_what_may_be_taken_are_streamed_unasked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from l2a_transfer.evaluation import measure
+
+    kinds: list[str] = []
+
+    def spy(features: object, *given: object, **named: object) -> object:
+        kinds.append(type(features).__name__)
+        return fit_svm(features, *given, **named)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(measure, "fit_svm", spy)
+    labels = labels_of(3, 80)
+    path = save(tmp_path / "wide.h5", feature_set(labels, blobs(labels, dim=400, spread=4.0)))
+    whole = json.loads(l2a("svm-eval", path, "--out", tmp_path / "a", "--json").stdout)
+    rows = whole["rows"][0]["n_train"]
+    for usable, kind in ((24 * rows * 400, "ndarray"), (24 * rows * 400 - 2, "LazyRows")):
+        monkeypatch.setattr(measure, "usable_memory", lambda usable=usable: usable)
+        result = l2a("svm-eval", path, "--out", tmp_path / kind, "--json")
+        assert kinds[-1] == kind
+        assert json.loads(result.stdout)["details"] == whole["details"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--solver", "liblinear"], "liblinear on 120 rows of 400 columns takes about 4 MiB"),
+        (["--ablate", "normalization"], "rows to length 1 on 120 rows of 400 columns takes about 1 MiB"),
+        (["--ablate", "precision"], "float16 on 120 rows of 400 columns takes about 1 MiB"),
+    ],
+)
+def test_what_has_to_be_in_memory_and_does_not_fit_is_refused_with_what_it_takes(
+    arguments: list[str], words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("l2a_transfer.evaluation.measure.usable_memory", lambda: 100_000)
+    monkeypatch.setattr("l2a_transfer.memory.usable_memory", lambda: 100_000)
+    labels = labels_of(3, 80)
+    path = save(tmp_path / "wide.h5", feature_set(labels, blobs(labels, dim=400, spread=4.0)))
+    result = l2a("svm-eval", path, "--out", tmp_path / "r", *arguments)
+    assert_fails(result, 1, str(path))
+    assert f"{words}, and this process may take 1 MiB more" in result.stderr
+
+
 def test_both_solvers_agree_and_the_row_names_its_own(files: list[Path], tmp_path: Path) -> None:
     found = {}
     for solver in ("batched", "liblinear"):

@@ -90,7 +90,7 @@ def test_a_set_of_files_without_a_split(tmp_path: Path) -> None:
     (tmp_path / "eurosat/2750/River/River_1.jpg").write_bytes(b"no picture")
     changed = open_source("eurosat", data_dir=tmp_path)
     assert changed.fingerprint() != first
-    with pytest.raises(DataError, match="eurosat: all/00002: damaged or missing"):
+    with pytest.raises(DataError, match=r"eurosat: all/00002: .*River_1\.jpg: not a picture"):
         changed.image(2)
 
 
@@ -102,16 +102,12 @@ def test_download_is_passed_on_only_when_asked_for(tmp_path: Path, monkeypatch: 
 
         def __init__(self, root: str, **options: Any) -> None:
             asked.append({"root": root, **options})
-
-        def __len__(self) -> int:
-            return 2
-
-        def __getitem__(self, row: int) -> tuple[Image.Image, int]:
-            return Image.new("L", (4, 4), row), row
+            self.data = np.arange(2, dtype=np.uint8).repeat(3 * 4 * 4).reshape(2, 3, 4, 4)
+            self.labels = np.arange(2)
 
     monkeypatch.setattr(torchvision.datasets, "STL10", Recorder)
     source = open_source("stl10", data_dir=tmp_path, download=True)
-    assert source.labels.tolist() == [0, 1, 0, 1]  # found by going through the set
+    assert source.labels.tolist() == [0, 1, 0, 1]
     assert source.image(3).getpixel((0, 0)) == (1, 1, 1)
     open_source("stl10", data_dir=tmp_path)
     root = str(tmp_path)
@@ -176,28 +172,6 @@ def test_two_sets_that_differ_only_in_their_pictures_have_two_fingerprints(
     assert changed.image(0).getpixel((0, 0)) == (200, 200, 200)
 
 
-def test_pictures_that_torchvision_tells_nothing_of_are_in_the_fingerprint(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    class Opaque:
-        def __init__(self, root: str, **options: Any) -> None:
-            self.labels = [0, 1]
-
-        def __len__(self) -> int:
-            return 2
-
-        def __getitem__(self, row: int) -> tuple[Image.Image, int]:
-            if row == 1:
-                raise OSError("damaged")
-            return Image.new("L", (4, 4), grey), row
-
-    monkeypatch.setattr(torchvision.datasets, "STL10", Opaque)
-    prints = []
-    for grey in (1, 2, 1):  # noqa: B007 - what the set's pictures are made of
-        prints.append(open_source("stl10", data_dir=tmp_path).fingerprint())
-    assert (prints[0] == prints[2], prints[0] == prints[1]) == (True, False)
-
-
 def test_sun397_is_in_one_order_whatever_the_file_system_lists_first(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -220,9 +194,7 @@ def test_names_of_classes_may_be_bytes_or_synonyms(tmp_path: Path, monkeypatch: 
 
         def __init__(self, root: str, **options: Any) -> None:
             self.labels = [0, 1, 2]
-
-        def __len__(self) -> int:
-            return 3
+            self.data = np.zeros((3, 3, 4, 4), dtype=np.uint8)
 
     monkeypatch.setattr(torchvision.datasets, "STL10", Set)
     assert open_source("stl10", data_dir=tmp_path).classes == ("tench", "goldfish", "shark")

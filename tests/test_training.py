@@ -22,7 +22,7 @@ from safetensors.torch import load_file
 from l2a_transfer.data.augment import cutout, flip, reflect_crop, resize
 from l2a_transfer.data.cifar import read_cifar
 from l2a_transfer.data.sources import join_splits
-from l2a_transfer.errors import DataError, TrainingError, UnknownNameError
+from l2a_transfer.errors import DataError, MemoryLimitError, TrainingError, UnknownNameError
 from l2a_transfer.models.config import ModelConfig
 from l2a_transfer.models.weights import read_card
 from l2a_transfer.preprocess import Preprocess
@@ -255,6 +255,9 @@ def test_pixels_are_streamed_where_memory_cannot_hold_them(monkeypatch: pytest.M
     for free, kind in ((2 * needed, ResidentPixels), (2 * needed - 2, StreamedPixels)):
         monkeypatch.setattr("l2a_transfer.training.data.free_memory", lambda device, free=free: free)
         assert isinstance(open_pixels(data.train, Preprocess(size=16), device), kind)
+    monkeypatch.setattr("l2a_transfer.memory.usable_memory", lambda: needed - 1)
+    with pytest.raises(MemoryLimitError, match=r"32 images of 16 × 16 pixels in memory takes about 1 MiB.*stream"):
+        open_pixels(data.train, Preprocess(size=16), device, place="memory")
     with pytest.raises(UnknownNameError, match="did you mean 'memory'"):
         open_pixels(data.train, Preprocess(size=16), device, place="memry")
 

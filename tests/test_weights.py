@@ -99,7 +99,7 @@ def poison(tensors: dict[str, torch.Tensor], _: dict[str, Any]) -> None:
         (lambda _, card: card["config"].update(width=1e9), "width must be between"),
         (lambda _, card: card["preprocess"].update(size=10**9), "size must be between"),
         (lambda _, card: card.update(schema="other/2"), "schema must be 'l2a-weights/1', got 'other/2'"),
-        (lambda _, card: card.pop("config"), "the card has no 'config'"),
+        (lambda _, card: card.pop("config"), "card has no 'config'"),
     ],
 )  # fmt: skip
 def test_a_file_that_does_not_fit_is_refused(saved: Path, change: Any, words: str) -> None:

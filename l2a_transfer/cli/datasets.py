@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from l2a_transfer.cli.output import echo_json
+from l2a_transfer.cli.output import echo, echo_json
 
 
 @click.command("datasets")
@@ -37,5 +37,5 @@ def command(as_json: bool) -> None:
         return
     for spec in DATASETS.values():
         where = "in the package" if not spec.needs_data_dir else "--download" if spec.downloads else "fetch it yourself"
-        click.echo(f"{spec.name:<14} {spec.images:>7,} images {spec.classes:>4} classes  {where:<18} {spec.title}")
-    click.echo(f"\nYour own pictures: {' or '.join(KINDS)}. Licences, citations and layouts: --json.")
+        echo(f"{spec.name:<14} {spec.images:>7,} images {spec.classes:>4} classes  {where:<18} {spec.title}")
+    echo("", f"Your own pictures: {' or '.join(KINDS)}. Licences, citations and layouts: --json.")

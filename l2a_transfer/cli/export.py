@@ -6,6 +6,7 @@ from pathlib import Path
 
 import click
 
+from l2a_transfer.cli.output import echo
 from l2a_transfer.cli.paths import PATH
 
 
@@ -28,7 +29,7 @@ def command(model: str, out: Path, seed: int, overwrite: bool) -> None:
 
     network, card = resolve_model(model, seed=seed)
     result = export_onnx(network, card, out, overwrite=overwrite)
-    click.echo(
+    echo(
         f"{result.path}: {result.bytes / 1e6:.1f} MB, outputs {', '.join(result.outputs)}, "
         f"largest difference to PyTorch {result.max_relative_error:.1e} relative"
     )

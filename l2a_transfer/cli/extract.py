@@ -10,6 +10,7 @@ from typing import Any
 
 import click
 
+from l2a_transfer.cli.output import echo
 from l2a_transfer.cli.paths import PATH
 from l2a_transfer.wording import counted
 
@@ -88,7 +89,7 @@ def command(obj: dict[str, Any], /, **given: Any) -> None:
         )
         if obj["progress"]:
             where = f"{backend.name} on {backend.device}, {backend.precision}"
-            click.echo(f"{where}, {counted(len(source), 'image')}\n{describe(source)}", err=True)
+            echo(f"{where}, {counted(len(source), 'image')}", describe(source), err=True)
         run = {key: given[key] for key in RUN}
         ray = RayConfig(given["ray_address"], given["actors"])
         result = extract(source, backend, given["out"], ray=ray, progress=obj["progress"], **run)
@@ -100,7 +101,7 @@ def command(obj: dict[str, Any], /, **given: Any) -> None:
     )
     passed_over = reading_of(source).passed_over
     beside = f"; passed over: {passed_over}" if passed_over.files else ""
-    click.echo(f"{result.path}: {result.rows} × {result.dim}{speed}{skipped}{beside}")
+    echo(f"{result.path}: {result.rows} × {result.dim}{speed}{skipped}{beside}")
 
 
 @contextlib.contextmanager

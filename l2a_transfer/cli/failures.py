@@ -16,11 +16,17 @@ from types import TracebackType
 import click
 
 from l2a_transfer import __version__
+from l2a_transfer.cli.output import echo
 from l2a_transfer.errors import ArgumentError, Explained, Interrupted, L2AError
+from l2a_transfer.text import terminal
 
 BUG, INTERRUPTED = 70, 130
 PARAMETER = re.compile(r"`([a-z][a-z0-9_]*)(?:=([^`]+))?`")
 """How a remedy writes a parameter (see `errors.Explained`)."""
+REPORT = (
+    f"This is a fault of l2a-transfer {__version__} and not of what you asked for. Please report it, with the command "
+    "and what 'l2a-transfer --traceback VERB …' prints (or the environment variable L2A_DEBUG=1)."
+)
 NO_MEMORY = ("OutOfMemoryError", "can't allocate memory")
 """What torch calls it on a GPU, and on a CPU."""
 TO_DO = {
@@ -32,6 +38,8 @@ TO_DO = {
     errno.EPERM: "check who may use it, or choose another path",
     errno.EROFS: "it is on a disk that cannot be written; choose another path",
     errno.ENOSPC: "the disk is full; free some space, or choose another path",
+    errno.EDQUOT: "no more may be written there; free some space, or choose another path",
+    errno.EFBIG: "no file may be that large there; choose another path, or see 'ulimit -f'",
     errno.ELOOP: "a link leads back to itself; remove the link",
     errno.ENAMETOOLONG: "choose a shorter name",
 }
@@ -59,21 +67,29 @@ class Explanation:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if isinstance(error, KeyboardInterrupt):
-            click.echo(_interrupted(error), err=True)
+            echo(_interrupted(error), err=True)
             sys.exit(INTERRUPTED)
-        if not isinstance(error, Exception) or isinstance(
-            error, (click.ClickException, click.Abort, click.exceptions.Exit)
-        ):
+        if isinstance(error, click.ClickException):
+            # click repeats arguments as they were given
+            error.message = terminal(error.message)  # type: ignore[misc]
+            return
+        if not isinstance(error, Exception) or isinstance(error, (click.Abort, click.exceptions.Exit)):
             return
         if isinstance(error, OSError) and error.errno == errno.EPIPE:
             return  # whoever read our output, as `head`, has enough; click ends quietly
         if self.traceback:
-            tracebacks.print_exception(error)
+            echo(*"".join(tracebacks.format_exception(error)).split("\n"), err=True)
         raise explained(error, self.options()) from error
 
 
 def explained(error: Exception, options: Collection[str] = ()) -> click.ClickException:
     """What the command line says of an error, with its exit code."""
+    found = _explained(error, options)
+    advice = f"\n{REPORT}" if isinstance(found, _Bug) else ""
+    return type(found)(terminal(found.message) + advice)
+
+
+def _explained(error: Exception, options: Collection[str]) -> click.ClickException:
     if isinstance(error, ArgumentError):
         return click.UsageError(_flagged(error, options))
     if isinstance(error, L2AError):
@@ -93,11 +109,7 @@ def explained(error: Exception, options: Collection[str] = ()) -> click.ClickExc
         )
     if isinstance(error, ImportError) and not (error.name or "").startswith("l2a_transfer"):
         return click.ClickException(f"a package cannot be loaded: {_first_line(error)}; install l2a-transfer again")
-    return _Bug(
-        f"{type(error).__name__}: {_first_line(error)}\n"
-        f"This is a fault of l2a-transfer {__version__} and not of what you asked for. Please report it, with the "
-        "command and what 'l2a-transfer --traceback VERB …' prints (or the environment variable L2A_DEBUG=1)."
-    )
+    return _Bug(f"{type(error).__name__}: {_first_line(error)}")
 
 
 def _flagged(error: Explained, options: Collection[str]) -> str:

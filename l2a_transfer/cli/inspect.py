@@ -7,9 +7,9 @@ from typing import Any
 
 import click
 
-from l2a_transfer.cli.output import echo_json
+from l2a_transfer.cli.output import echo, echo_json
 from l2a_transfer.cli.paths import PATH
-from l2a_transfer.errors import StoreError
+from l2a_transfer.errors import StoreError, WeightsError
 
 
 @click.command("inspect")
@@ -33,7 +33,7 @@ def command(file: Path, as_json: bool, verify: bool) -> None:
         echo_json(found, indent=1)
     else:
         for key, value in _lines(found):
-            click.echo(f"{key:<24} {_printable(value)}")
+            echo(f"{key:<24} {value}")
     verified = found.get("verify", {})
     wrong = ["features that are not finite"] if verified.get("rows_not_finite") else []
     outside = verified.get("maps_outside_0_1", {}).items()
@@ -50,8 +50,8 @@ def _describe(path: Path, verify: bool) -> dict[str, Any]:
     from l2a_transfer.features.onnx_backend import read_exported
     from l2a_transfer.features.store import is_feature_file
     from l2a_transfer.features.verify import verify_onnx
-    from l2a_transfer.models.digest import file_sha256
-    from l2a_transfer.models.weights import load_weights, read_card
+    from l2a_transfer.models.digest import network_sha256, read_described
+    from l2a_transfer.models.weights import load_weights
 
     if is_feature_file(path) or path.suffix in (".h5", ".hdf5"):
         return {"file": str(path), **_describe_features(path, verify)}
@@ -61,8 +61,9 @@ def _describe(path: Path, verify: bool) -> dict[str, Any]:
             verify_onnx(path, content)
         kind, size = "onnx", len(content)
     else:
-        card = load_weights(path)[1] if verify else read_card(path)
-        kind, size, weights = "weights", path.stat().st_size, file_sha256(path)
+        kind, (card, weights, size) = "weights", read_described(path)
+        if verify and network_sha256(load_weights(path)[0]) != weights:
+            raise WeightsError(f"{path}: was replaced by another file while it was read; start again")
     found = {"file": str(path), "kind": kind, "bytes": size, "weights_sha256": weights or None, "card": card.to_json()}
     return {**found, "verify": {"tensors": "ok"}} if verify else found
 
@@ -101,7 +102,12 @@ def _describe_features(path: Path, verify: bool) -> dict[str, Any]:
             "card": found.meta.card,
             "fingerprint": found.meta.fingerprint,
         }
-    return {**described, "verify": verify_features(path).to_json()} if verify else described
+    if not verify:
+        return described
+    findings = verify_features(path)
+    if findings.sha256 != found.sha256:
+        raise StoreError(f"{path}: was replaced by another file while it was read; start again")
+    return {**described, "verify": findings.to_json()}
 
 
 def _lines(values: dict[str, Any], prefix: str = "") -> list[tuple[str, str]]:
@@ -121,8 +127,3 @@ def _lines(values: dict[str, Any], prefix: str = "") -> list[tuple[str, str]]:
         else:
             lines.append((name, str(value)))
     return lines
-
-
-def _printable(text: str) -> str:
-    """The text with what could steer a terminal, as a file may hold it, written as an escape."""
-    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import sys
+import warnings
 from importlib import import_module
 from typing import Any
 
@@ -14,6 +15,7 @@ from l2a_transfer.cli.failures import Explanation
 from l2a_transfer.cli.output import replace_what_cannot_be_written
 from l2a_transfer.errors import L2AError, nearest
 from l2a_transfer.lock import check_system
+from l2a_transfer.text import terminal
 
 VERBS = {
     "quickstart": "quickstart",
@@ -26,6 +28,18 @@ VERBS = {
     "datasets": "datasets",
     "inspect": "inspect",
 }
+
+
+class OneLine(logging.Formatter):
+    """A record of the log as one line, in which names cannot steer the terminal."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return terminal(super().format(record))
+
+
+def _one_line(message: Warning | str, category: type[Warning], *_: Any, **__: Any) -> str:
+    """A warning of Python's as `OneLine`, without the line of code that it comes from."""
+    return f"{category.__name__}: {terminal(str(message))}\n"
 
 
 class Verbs(click.Group):
@@ -51,6 +65,10 @@ class Verbs(click.Group):
         """The verb; what it raises becomes one sentence on stderr and an exit code."""
         with Explanation(lambda: self._options(ctx), traceback=ctx.params["traceback"]):
             return super().invoke(ctx)
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        with Explanation(list):  # of options before the verb
+            return super().parse_args(ctx, args)
 
     def _options(self, ctx: click.Context) -> set[str]:
         """The parameter names of the verb that was called."""
@@ -78,6 +96,9 @@ def main(ctx: click.Context, quiet: bool, traceback: bool) -> None:
     Example: l2a-transfer quickstart --out quickstart
     """
     ctx.obj = {"progress": not quiet}
-    logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(OneLine())
+    logging.basicConfig(level=logging.WARNING, handlers=[handler])
+    warnings.formatwarning = _one_line
     # Only our own log: the ONNX exporter tells of every graph pass at this level.
     logging.getLogger("l2a_transfer").setLevel(logging.WARNING if quiet else logging.INFO)

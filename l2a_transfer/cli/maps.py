@@ -6,6 +6,7 @@ from pathlib import Path
 
 import click
 
+from l2a_transfer.cli.output import echo
 from l2a_transfer.cli.paths import FOLDER, PATH
 
 
@@ -28,34 +29,24 @@ def command(images: tuple[Path, ...], model: str, out: Path, side: int, seed: in
       l2a-transfer maps --model vgg-att2-concat-pc --out maps photo.jpg
     """
     from l2a_transfer.data.decode import decode_file
-    from l2a_transfer.errors import OutputExistsError
-    from l2a_transfer.explain.maps import attention_maps, contact_sheet, save_overlays
-    from l2a_transfer.models.config import LEVELS
+    from l2a_transfer.explain.maps import attention_maps, maps_folder, write_maps
     from l2a_transfer.models.weights import resolve_model
 
     images = tuple(picture for path in images for picture in _pictures(path))
     network, card = resolve_model(model, seed=seed)
-    if out.exists() and not out.is_dir():
-        raise OutputExistsError(f"{out}: is a file, and pictures need a folder; choose another --out")
-    sheet = out / "attention.png"
     # Two folders can hold pictures of one name, so the number is part of the overlay's.
     stems = [f"{number:03d}-{path.stem}" for number, path in enumerate(images)]
-    for path in (sheet, *(out / f"{stem}-{level}.png" for stem in stems for level in LEVELS)):
-        if path.exists() and not overwrite:
-            raise OutputExistsError(f"{path}: exists; --overwrite replaces it, or choose another --out")
     names = [path.name for path in images]
     if len(set(names)) < len(names):
         names = [f"{path.parent.name}/{path.name}" for path in images]
-    results = [
-        attention_maps(network, card.preprocess, decode_file(path), name, side=side)
-        for path, name in zip(images, names, strict=True)
-    ]
-    out.mkdir(parents=True, exist_ok=True)
-    for stem, result in zip(stems, results, strict=True):
-        for path in save_overlays(result, out, stem):
-            click.echo(str(path))
-    contact_sheet(results, sheet, title=f"Attention of {card.name}")
-    click.echo(str(sheet))
+    with maps_folder(out, stems, overwrite=overwrite):
+        results = [
+            attention_maps(network, card.preprocess, decode_file(path), name, side=side)
+            for path, name in zip(images, names, strict=True)
+        ]
+        written = write_maps(results, stems, out, title=f"Attention of {card.name}")
+    for path in written:
+        echo(path)
 
 
 def _pictures(path: Path) -> list[Path]:

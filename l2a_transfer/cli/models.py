@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from l2a_transfer.cli.output import echo_json
+from l2a_transfer.cli.output import echo, echo_json
 from l2a_transfer.wording import counted
 
 
@@ -29,15 +29,15 @@ def command(as_json: bool) -> None:
         ]
         echo_json(rows, indent=1)
         return
-    click.echo("Pretrained, for --model:")
+    echo("Pretrained, for --model:")
     for card in cards:
         accuracy = card.metrics["test_accuracy"]
-        click.echo(
+        echo(
             f"  {card.name:<40} {card.parameters:>9,} parameters  {card.training['data']} test accuracy "
             f"{100 * accuracy['value']:.2f} % (n = {accuracy['n']:,}, {counted(accuracy['seeds'], 'seed')})"
         )
-    click.echo(
-        f"\nArchitectures, for train, and for --model as untrained:ARCH[@WIDTH]; width {DEFAULT_WIDTH:g} by default:"
+    echo(
+        "", f"Architectures, for train, and for --model as untrained:ARCH[@WIDTH]; width {DEFAULT_WIDTH:g} by default:"
     )
     for name, spec in ARCHITECTURES.items():
-        click.echo(f"  {name:<28} {'features of ' + ', '.join(spec.levels) if spec.levels else 'pooled last features'}")
+        echo(f"  {name:<28} {'features of ' + ', '.join(spec.levels) if spec.levels else 'pooled last features'}")

@@ -10,6 +10,8 @@ from typing import Any
 
 import click
 
+from l2a_transfer.text import json_text, terminal
+
 LOOKALIKES = str.maketrans({
     "−": "-", "–": "-", "…": "...", "×": "x", "→": "->", "≥": ">=", "≤": "<=", "≠": "!=", "±": "+-", "·": "*",
     "†": "+", "‡": "++", "‖": "||", "⟨": "<", "⟩": ">", "\u00a0": " ", "²": "^2", "√": "sqrt", "’": "'",
@@ -47,8 +49,13 @@ def replace_what_cannot_be_written() -> None:
             stream.reconfigure(encoding=ASCII if is_ascii else stream.encoding, errors=ERRORS)
 
 
+def echo(*lines: object, err: bool = False) -> None:
+    """Each argument as one line on stdout, or stderr: whatever a name holds, it cannot steer the terminal."""
+    click.echo("\n".join(terminal(str(line)) for line in lines), err=err)
+
+
 def echo_json(document: Any, *, indent: int | None = None) -> None:
     """One JSON document on stdout, in letters that it can hold: in any encoding the document is the same."""
     encoding = getattr(sys.stdout, "encoding", None) or "ascii"
     is_utf8 = codecs.lookup(encoding).name == "utf-8"
-    click.echo(json.dumps(document, indent=indent, ensure_ascii=not is_utf8))
+    click.echo(json_text(json.dumps(document, indent=indent, ensure_ascii=not is_utf8)))

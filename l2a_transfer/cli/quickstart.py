@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 
+from l2a_transfer.cli.output import echo
 from l2a_transfer.cli.paths import FOLDER
 
 NEXT = """\
@@ -36,10 +37,10 @@ def command(obj: dict[str, Any], out: Path, overwrite: bool) -> None:
     from l2a_transfer.quickstart import quickstart
 
     result = quickstart(out, overwrite=overwrite, progress=obj["progress"])
-    click.echo(f"\n{result.table}\n")
+    echo("", *result.table.split("\n"), "")
     for verdict in result.verdicts:
-        click.echo(f"- {verdict}")
-    click.echo("\nFiles:")
+        echo(f"- {verdict}")
+    echo("", "Files:")
     for path in result.files:
-        click.echo(f"  {path}")
-    click.echo(f"\n{NEXT}")
+        echo(f"  {path}")
+    echo("", *NEXT.split("\n"))

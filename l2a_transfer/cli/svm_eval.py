@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from l2a_transfer.cli.output import echo_json
+from l2a_transfer.cli.output import echo, echo_json
 from l2a_transfer.cli.paths import FOLDER, PATH
 from l2a_transfer.wording import are, counted
 
@@ -46,7 +46,9 @@ SHOWN = 6
     help="Compare the other models with this one alone; what is left out is said on stderr.",
 )
 @click.option("--device", default="auto", show_default=True, help="auto, cpu or cuda, for the batched solver.")
-@click.option("--max-memory", metavar="SIZE", help="For the batched solver, as 500M or 8G [default: half of it].")
+@click.option(
+    "--max-memory", metavar="SIZE", help="For the batched solver, as 500M or 8G [default: half of what is left]."
+)
 @click.option("--seed", type=int, default=0, show_default=True, help="Random seed.")
 @click.option("--jobs", type=int, default=1, show_default=True, help="liblinear's threads; they change no number.")
 @click.option("--overwrite/--no-overwrite", default=False, help="Replace an earlier report in --out.")
@@ -63,7 +65,7 @@ def command(obj: dict[str, Any], /, files: tuple[Path, ...], out: Path, **given:
     """
     from l2a_transfer.evaluation.evaluate import EvalConfig, evaluate_files
     from l2a_transfer.evaluation.markdown import markdown_table
-    from l2a_transfer.evaluation.report import check_output, write_report
+    from l2a_transfer.evaluation.report import report_folder, write_report
 
     overwrite, as_json = given.pop("overwrite"), given.pop("as_json")
     given["c_grid"] = _numbers("--c-grid", given["c_grid"], float, "1e-4,1e-3,1e-2")
@@ -72,22 +74,22 @@ def command(obj: dict[str, Any], /, files: tuple[Path, ...], out: Path, **given:
     given["max_memory"] = _bytes(given["max_memory"])
     given["compare"] = tuple(_pair(text) for text in given["compare"])
     config = EvalConfig(**given)
-    check_output(out, overwrite=overwrite)
-    results = evaluate_files(files, config, progress=obj["progress"])
-    written = write_report(results, out, overwrite=overwrite)
+    with report_folder(out, overwrite=overwrite):
+        results = evaluate_files(files, config, progress=obj["progress"])
+        written = write_report(results, out, overwrite=overwrite)
     if as_json:
         echo_json(results.document())
         return
-    click.echo(f"{markdown_table(results)}\n")
+    echo(*markdown_table(results).split("\n"), "")
     for comparison in results.comparisons[:SHOWN]:
-        click.echo(f"- {comparison.verdict}")
+        echo(f"- {comparison.verdict}")
     if len(results.comparisons) > SHOWN:
         more = len(results.comparisons) - SHOWN
-        click.echo(f"- {counted(more, 'more comparison')} {are(more)} in {out}")
+        echo(f"- {counted(more, 'more comparison')} {are(more)} in {out}")
     if results.comparisons:
-        click.echo()
+        echo("")
     for path in written:
-        click.echo(path)
+        echo(path)
 
 
 def _numbers(flag: str, text: str, kind: Callable[[str], Any], example: str) -> tuple[Any, ...]:

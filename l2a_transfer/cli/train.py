@@ -8,6 +8,7 @@ from typing import Any
 
 import click
 
+from l2a_transfer.cli.output import echo
 from l2a_transfer.cli.paths import FOLDER, PATH
 from l2a_transfer.models.config import DEFAULT_WIDTH
 
@@ -104,13 +105,13 @@ def command(obj: dict[str, Any], /, **given: Any) -> None:
         if seeds is not None:
             found = train_seeds(new_trainer, given["out"], seeds, **how)
             if where.ranks.first:
-                click.echo(found.summary())
+                echo(*found.summary().split("\n"))
             return
         result = train(new_trainer(given["seed"] or 0), given["out"], **how)
     if where.ranks.first:
         ((metric, value),) = result.metrics.items()
-        click.echo(f"{metric} {value['value']:.4f} (n = {value['n']}), {result.seconds:.0f} s")
-        click.echo(str(result.weights))
+        echo(f"{metric} {value['value']:.4f} (n = {value['n']}), {result.seconds:.0f} s")
+        echo(result.weights)
 
 
 def _recipe(given: dict[str, Any]) -> Any:

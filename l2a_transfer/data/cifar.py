@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import io
-import pickle
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from l2a_transfer.data.cifar_pickle import read_plain
 from l2a_transfer.errors import DataError
+from l2a_transfer.inputs import read_input
 from l2a_transfer.wording import counted
 
 FOLDERS = {"cifar10": "cifar-10-batches-py", "cifar100": "cifar-100-python"}
@@ -21,32 +21,19 @@ FILES = {
     ("cifar100", "test"): ("test",),
 }
 META = {"cifar10": ("batches.meta", b"label_names"), "cifar100": ("meta", b"fine_label_names")}
+MAX_FILE_BYTES = 1 << 30
 LABELS = {"cifar10": b"labels", "cifar100": b"fine_labels"}
 
 
-class _ArraysOnly(pickle.Unpickler):
-    """A pickle can name any function to call; this one finds only what rebuilding a NumPy array takes."""
-
-    def find_class(self, module: str, name: str) -> Any:
-        if (module, name) in {("numpy.core.multiarray", "_reconstruct"), ("numpy._core.multiarray", "_reconstruct")}:
-            return np._core.multiarray._reconstruct  # type: ignore[attr-defined]
-        if (module, name) == ("numpy", "ndarray"):
-            return np.ndarray
-        if (module, name) == ("numpy", "dtype"):
-            return np.dtype
-        if (module, name) == ("_codecs", "encode"):
-            return lambda text, encoding: text.encode("latin1" if encoding == "latin1" else "utf-8")
-        raise pickle.UnpicklingError(f"it asks for {module}.{name}, which no CIFAR file needs")
-
-
-def _read(path: Path) -> dict[bytes, Any]:
+def _read(path: Path) -> dict[Any, Any]:
     try:
-        content = _ArraysOnly(io.BytesIO(path.read_bytes()), encoding="bytes").load()
+        content = read_plain(read_input(path, MAX_FILE_BYTES))
     except OSError as error:
         raise DataError(f"{path}: cannot be read: {error.strerror or error}") from error
-    except (pickle.UnpicklingError, EOFError, ValueError, TypeError, KeyError, AttributeError, IndexError,
-            ImportError, MemoryError, OverflowError, UnicodeDecodeError) as error:  # fmt: skip
+    except ValueError as error:  # also of text that is no UTF-8
         raise DataError(f"{path}: not a CIFAR file or damaged: {error}") from error
+    except MemoryError as error:
+        raise DataError(f"{path}: asks for more memory than there is") from error
     if not isinstance(content, dict):
         raise DataError(f"{path}: not a CIFAR file: expected a dictionary, got {type(content).__name__}")
     return content
@@ -68,13 +55,18 @@ def read_cifar(name: str, root: Path, split: str) -> tuple[NDArray[np.uint8], ND
             raise DataError(f"{folder / file}: 'data' must be uint8 rows of 3,072 values")
         if not isinstance(own, list) or len(own) != len(data):
             raise DataError(f"{folder / file}: needs one label for each of its {counted(len(data), 'image')}")
+        if any(type(label) is not int for label in own):
+            raise DataError(f"{folder / file}: labels must be whole numbers")
         images.append(data.reshape(-1, 3, 32, 32))
         labels.append(np.asarray(own, dtype=np.int32))
     meta_file, key = META[name]
     names = _read(folder / meta_file).get(key)
     if not isinstance(names, list) or not all(isinstance(n, bytes) for n in names):
         raise DataError(f"{folder / meta_file}: has no list of class names")
-    classes = tuple(n.decode() for n in names)
+    try:
+        classes = tuple(n.decode() for n in names)
+    except UnicodeDecodeError as error:
+        raise DataError(f"{folder / meta_file}: class names must be UTF-8: {error}") from error
     y = np.concatenate(labels)
     if len(y) and not (y.min() >= 0 and y.max() < len(classes)):
         raise DataError(f"{folder}: labels must be between 0 and {len(classes) - 1}")

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import io
-import stat
+import itertools
 import struct
 import warnings
 import zlib
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError, features
 
+from l2a_transfer.data.apart import decode_apart
+from l2a_transfer.data.structure import format_of, is_simple, jpeg_scans
 from l2a_transfer.errors import DataError
+from l2a_transfer.inputs import check_input, read_input
 
 
 def _reads_avif() -> bool:
@@ -50,6 +54,14 @@ OTHER_PICTURES = tuple(
 """Suffixes of pictures that are not decoded."""
 MAX_PIXELS = 100_000_000
 MAX_FILE_BYTES = 256 << 20
+MAX_SCANS = 100
+"""Of a JPEG. Encoders make about ten; each is a pass over all pixels."""
+MAX_SECONDS = 60.0
+"""CPU time for one picture that is not simple; 100 million pixels of any format take a few seconds."""
+MAX_MEMORY = 2 << 30
+"""Bytes for one picture that is not simple: the file, the pixels and what its decoder keeps."""
+TILE = 2048
+"""Side of the squares in which large pictures are converted."""
 REPLACE = "replace the file, or take it away"
 EXIF_ORIENTATION = 0x0112
 PNG_FIRST_CHUNK = 8
@@ -75,37 +87,53 @@ def decode_file(path: Path) -> Image.Image:
     """The picture in a file: mode RGB, turned as its EXIF says, first frame of an animation.
 
     Raises: DataError naming the path, for a file that cannot be read, is no picture, is damaged or truncated, or is
-    larger than MAX_PIXELS.
+    larger than MAX_PIXELS, or takes more time or memory than any picture needs.
     """
     try:
-        found = path.stat()
-        if stat.S_ISDIR(found.st_mode):
-            raise DataError(f"{path}: a folder, where a picture is expected; name the pictures in it")
-        if not stat.S_ISREG(found.st_mode):  # to open a pipe would wait for whoever writes to it
-            raise DataError(f"{path}: not a file; {REPLACE}")
-        if found.st_size > MAX_FILE_BYTES:
-            raise DataError(f"{path}: {found.st_size >> 20} MiB; at most {MAX_FILE_BYTES >> 20} are decoded")
-        content = path.read_bytes()
+        size = check_input(path).st_size
+        if size > MAX_FILE_BYTES:
+            raise DataError(f"{path}: {size >> 20} MiB; at most {MAX_FILE_BYTES >> 20} are decoded")
+        content = read_input(path, MAX_FILE_BYTES)
+    except IsADirectoryError as error:
+        raise DataError(f"{path}: a folder, where a picture is expected; name the pictures in it") from error
     except OSError as error:
         raise DataError(f"{path}: cannot be read: {error.strerror or error}; {REPLACE}") from error
     return decode_bytes(content, str(path))
 
 
 def decode_bytes(content: bytes, name: str) -> Image.Image:
-    """The picture in `content`, as `decode_file` gives it; `name` is what errors call it."""
+    """The picture in `content`, as `decode_file` gives it; `name` is what errors call it.
+
+    What is not simple (see `structure`) is decoded in another process, with at most MAX_SECONDS and MAX_MEMORY.
+    """
     if not content:
         raise DataError(f"{name}: empty file, expected a picture; {REPLACE}")
+    kind = format_of(content)
+    if kind is None or kind not in FORMATS:
+        raise DataError(f"{name}: not a picture; known formats are {', '.join(FORMATS)}; {REPLACE}")
+    if is_simple(content, kind):
+        return decode_here(content, name)
+    if kind == "JPEG" and jpeg_scans(content, MAX_SCANS) > MAX_SCANS:
+        raise DataError(f"{name}: a JPEG of more than {MAX_SCANS} scans, which is made to take long; {REPLACE}")
+    return decode_apart(content, name, seconds=MAX_SECONDS, memory=MAX_MEMORY)
+
+
+def decode_here(content: bytes, name: str) -> Image.Image:
+    """As `decode_bytes`, in this process, however long it takes."""
     try:
         with warnings.catch_warnings():
             # Size and damage are judged here, by errors; Pillow's own warnings would only say it twice.
             warnings.simplefilter("ignore")
-            with Image.open(io.BytesIO(content), formats=FORMATS) as image:
+            with Image.open(io.BytesIO(content), formats=[format_of(content) or ""]) as image:
                 if image.width * image.height > MAX_PIXELS:
                     raise _too_large(name, f"{image.width:,} × {image.height:,} pixels")
                 image.load()
                 if image.format == "PNG":
                     _mark_transparent(image, content, name)
-                return to_rgb(_upright(image), name)
+                turn = _turn(image)
+                rgb = to_rgb(image, name)
+            del image  # of a large picture there are two in memory, and not three
+            return rgb if turn is None else rgb.transpose(turn)
     except Image.DecompressionBombError as error:
         raise _too_large(name, str(error).split(" exceeds")[0]) from error  # Pillow gives the number of pixels
     except UnidentifiedImageError as error:
@@ -113,7 +141,7 @@ def decode_bytes(content: bytes, name: str) -> Image.Image:
     except DAMAGED as error:
         raise DataError(f"{name}: damaged or truncated picture: {error}; {REPLACE}") from error
     except MemoryError as error:
-        raise DataError(f"{name}: asks for more memory than there is") from error
+        raise DataError(f"{name}: takes more memory to decode than there is or than is allowed; {REPLACE}") from error
 
 
 def _too_large(name: str, what: str) -> DataError:
@@ -122,13 +150,13 @@ def _too_large(name: str, what: str) -> DataError:
     )
 
 
-def _upright(image: Image.Image) -> Image.Image:
+def _turn(image: Image.Image) -> Image.Transpose | None:
+    """What turns a picture as its EXIF says, if anything does."""
     try:
         orientation = image.getexif().get(EXIF_ORIENTATION)
     except DAMAGED:
-        return image  # the pixels are whole; a camera's note that cannot be read turns nothing
-    turn = TURNS.get(orientation) if isinstance(orientation, int) else None
-    return image if turn is None else image.transpose(turn)
+        return None  # the pixels are whole; a camera's note that cannot be read turns nothing
+    return TURNS.get(orientation) if isinstance(orientation, int) else None
 
 
 def _mark_transparent(image: Image.Image, content: bytes, name: str) -> None:
@@ -163,16 +191,35 @@ def to_rgb(image: Image.Image, name: str) -> Image.Image:
     if image.mode == "RGB" and "transparency" not in image.info:
         return image
     if image.mode.startswith("I"):  # I;16, I;16B, and I, which is how some 16-bit files open
-        values = np.asarray(image).astype(np.int64)
-        if values.min() < 0 or values.max() > 65535:
-            raise DataError(f"{name}: integer pixels outside 0…65535 have no known range")
-        grey = np.round(values / 257).astype(np.uint8)
-        grey[values == image.info.get("transparency", -1)] = 255
-        return Image.fromarray(grey).convert("RGB")
+        return _by_tiles(image, lambda tile: _grey_of_16_bits(tile, name))
     if image.mode == "F":
         raise DataError(f"{name}: floating-point pixels have no known range; save it with 8 or 16 bits")
     if "transparency" in image.info or image.mode in ("RGBA", "LA", "PA", "La", "RGBa"):
-        image = image.convert("RGBA")
-        white = Image.new("RGBA", image.size, (255, 255, 255, 255))
-        image = Image.alpha_composite(white, image)
+        return _by_tiles(image, _over_white)
     return image.convert("RGB")
+
+
+def _by_tiles(image: Image.Image, converted: Callable[[Image.Image], Image.Image]) -> Image.Image:
+    """The RGB picture of what `converted` makes of each tile, so that only one is in memory in between."""
+    W, H = image.size
+    if max(W, H) <= TILE:
+        return converted(image).convert("RGB")
+    whole = Image.new("RGB", (W, H))
+    for left, top in itertools.product(range(0, W, TILE), range(0, H, TILE)):
+        box = (left, top, min(W, left + TILE), min(H, top + TILE))
+        whole.paste(converted(image.crop(box)), box)
+    return whole
+
+
+def _grey_of_16_bits(image: Image.Image, name: str) -> Image.Image:
+    values = np.asarray(image).astype(np.int64)
+    if values.min() < 0 or values.max() > 65535:
+        raise DataError(f"{name}: integer pixels outside 0…65535 have no known range")
+    grey = np.round(values / 257).astype(np.uint8)
+    grey[values == image.info.get("transparency", -1)] = 255
+    return Image.fromarray(grey)
+
+
+def _over_white(image: Image.Image) -> Image.Image:
+    image = image.convert("RGBA")
+    return Image.alpha_composite(Image.new("RGBA", image.size, (255, 255, 255, 255)), image).convert("RGB")

@@ -12,6 +12,8 @@ from pathlib import Path
 
 from l2a_transfer.data.registry import DatasetSpec
 from l2a_transfer.errors import DataError
+from l2a_transfer.files import check_own_folder
+from l2a_transfer.lock import output_lock
 
 
 @dataclass(frozen=True)
@@ -51,18 +53,23 @@ ARCHIVES: dict[str, tuple[Archive, ...]] = {
 def fetch(spec: DatasetSpec, data_dir: Path) -> None:
     """Download and unpack what is missing of a set below `data_dir`; a folder appears only when it is whole.
 
-    Raises: DataError where the host cannot be reached, the MD5 differs, or the archive is not what it should be.
+    Raises: DataError where the host cannot be reached, the MD5 differs, or the archive is not what it should be;
+    OutputExistsError where another process fetches it; StoreError where something of another user is in the way.
     """
     for archive in ARCHIVES[spec.name]:
         target = data_dir / archive.makes
         if not target.is_dir():
-            _fetch(spec.name, archive, data_dir, target)
+            data_dir.mkdir(parents=True, exist_ok=True)
+            with output_lock(data_dir / target.name, argument="data_dir"):
+                if not target.is_dir():  # whoever held the lock until now may have finished in the meantime
+                    _fetch(spec.name, archive, data_dir, target)
 
 
 def _fetch(name: str, archive: Archive, data_dir: Path, target: Path) -> None:
     from torchvision.datasets.utils import download_url, extract_archive
 
     work = data_dir / f"{target.name}.partial"
+    check_own_folder(work)
     try:
         work.mkdir(parents=True, exist_ok=True)
         file = archive.url.rsplit("/", 1)[1]

@@ -10,7 +10,7 @@ import numpy as np
 
 from l2a_transfer.data.decode import OTHER_PICTURES, SUFFIXES
 from l2a_transfer.data.layout import split_folders
-from l2a_transfer.data.names import class_name, in_order, is_litter
+from l2a_transfer.data.names import check_split_count, class_name, in_order, is_litter
 from l2a_transfer.data.reading import PassedOver, Reading, Tally
 from l2a_transfer.data.sources import FileSource
 from l2a_transfer.errors import DataError
@@ -38,6 +38,7 @@ def read_folder(
     _check_classes(root, split_of or [""], files, skipped)
     depth = 1 if split_of else 0
     splits = in_order(set(split_of.values())) or ("all",)
+    check_split_count(root, splits)
 
     def class_of(path: str) -> str | None:
         parts = path.split("/", depth + 1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import logging
 import multiprocessing
 import os
 import signal
@@ -18,28 +19,43 @@ import numpy as np
 from numpy.typing import NDArray
 
 from l2a_transfer.errors import ArgumentError, BackendError, DataError, SourceError
+from l2a_transfer.memory import usable_memory
 from l2a_transfer.preprocess import Preprocess
 
 if TYPE_CHECKING:
     from l2a_transfer.data.readers import ImageSource
 
+log = logging.getLogger(__name__)
 RowNumbers = range | NDArray[np.int64]
 
 SMALL_SOURCE = 512
 """Rows below which starting worker processes costs more than they save."""
+
+WORKER_BYTES = {True: 128 << 20, False: 448 << 20}
+"""Of a decoding process that is forked, and of one that is not and imports everything itself: its own pages (14 and 285
+MiB with small pictures, PyTorch 2.14), and a picture of some 25 megapixels while it is made smaller."""
 
 PR_SET_PDEATHSIG = 1
 """Of Linux's prctl."""
 
 
 def choose_workers(rows: int, workers: int | None) -> int:
-    """The number of decoding processes: as asked, or one a core up to eight, none for a small source."""
+    """The number of decoding processes: as asked, or one a core up to eight, none for a small source.
+
+    Unasked, no more are started than half of what this process may still take has room for (`WORKER_BYTES`).
+    """
     if workers is not None:
         if workers < 0:
             raise ArgumentError(f"workers must be at least 0, got {workers}")
         return workers
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return 0 if rows < SMALL_SOURCE else min(8, cores)
+    if rows < SMALL_SOURCE:
+        return 0
+    method = multiprocessing.get_start_method(allow_none=True) or multiprocessing.get_all_start_methods()[0]
+    room = usable_memory() // 2 // WORKER_BYTES[method == "fork"]
+    if room < min(8, cores):
+        log.info("%d decoding processes instead of %d, because there is no memory for more", room, min(8, cores))
+    return min(8, cores, room)
 
 
 class PixelBatch(NamedTuple):
@@ -66,13 +82,20 @@ class _Batches:
         faulty: dict[int, str] = {}
         for at, row in enumerate(self.batches[k]):
             try:
-                images_u8[at] = self.preprocess.pixels(self.source.image(int(row)))
+                images_u8[at] = self._pixels(int(row))
             except DataError as error:
                 # An exception that crosses the process boundary loses its type and gains a traceback; a value does not.
                 if self.on_error == "fail" or isinstance(error, SourceError):
                     return error
                 faulty[at] = str(error)
         return PixelBatch(images_u8, faulty)
+
+    def _pixels(self, row: int) -> NDArray[np.uint8]:
+        try:
+            return self.preprocess.pixels(self.source.image(row))
+        except MemoryError as error:
+            name = f"{self.source.name}: {self.source.ids[row]}"
+            raise DataError(f"{name}: takes more memory than there is; make it smaller, or take it away") from error
 
 
 def pixel_batches(

@@ -10,6 +10,8 @@ from urllib.parse import unquote
 import numpy as np
 from numpy.typing import NDArray
 
+from l2a_transfer.errors import DataError
+
 SPLIT_WORDS = {
     "train": "train", "training": "train", "trainval": "trainval", "val": "val", "valid": "val", "validation": "val",
     "test": "test", "testing": "test",
@@ -24,6 +26,51 @@ LITTER = frozenset({
     "lost+found", "system volume information", "__pycache__", "thumbs.db", "desktop.ini", "icon\r",
 })  # fmt: skip
 """What operating systems, file servers and tools leave in folders of pictures, in lower case."""
+
+MAX_NAME_BYTES = 4096
+"""Of an id or a class name, as UTF-8."""
+MUST_BE = f"ids, classes and splits must be UTF-8 text, not empty, without NUL, and of at most {MAX_NAME_BYTES:,} bytes"
+AT_ONCE = 10_000
+MAX_SPLITS = 255
+
+
+def name_fault(name: str) -> str:
+    """Why a name cannot be written into a feature file, in words; empty where it can."""
+    if not name:
+        return "is empty"
+    if "\0" in name:
+        return "has a NUL in it"
+    if not is_utf8(name):
+        return "is not UTF-8"
+    size = len(name.encode())
+    return f"takes {size:,} bytes" if size > MAX_NAME_BYTES else ""
+
+
+def is_utf8(text: str) -> bool:
+    """False where a name is in another encoding: Python puts surrogates for its bytes, which cannot be written."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def well_formed(text: str) -> str:
+    """Text that can be written as UTF-8, with a question mark for each character that cannot."""
+    return text.encode(errors="replace").decode()
+
+
+def first_fault(names: Sequence[str]) -> tuple[int, str] | None:
+    """The place of the first name that cannot be written, and why not."""
+    for start in range(0, len(names), AT_ONCE):
+        some = names[start : start + AT_ONCE]
+        together = "".join(some)
+        if all(some) and "\0" not in together and is_utf8(together) and 4 * max(map(len, some)) <= MAX_NAME_BYTES:
+            continue
+        for k, name in enumerate(some):
+            if fault := name_fault(name):
+                return start + k, fault
+    return None
 
 
 def is_litter(name: str) -> bool:
@@ -45,6 +92,12 @@ def split_within(name: str) -> str | None:
 def in_order(splits: set[str]) -> tuple[str, ...]:
     """The splits as they are always listed: train, trainval, val, test, then others by name."""
     return tuple(sorted(splits, key=lambda s: (SPLIT_ORDER.index(s) if s in SPLIT_ORDER else len(SPLIT_ORDER), s)))
+
+
+def check_split_count(where: object, splits: Sequence[str]) -> None:
+    """Raises: DataError for more splits than a feature file can tell apart."""
+    if len(splits) > MAX_SPLITS:
+        raise DataError(f"{where}: has {len(splits)} splits; at most {MAX_SPLITS} are allowed")
 
 
 def hive_value(path: str, key: str) -> str | None:

@@ -8,7 +8,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +16,7 @@ from PIL import Image
 
 from l2a_transfer.data.decode import MAX_FILE_BYTES, decode_bytes
 from l2a_transfer.data.names import class_name, hive_value, merged
+from l2a_transfer.data.pages import measure_pages
 from l2a_transfer.data.shards import (
     Shard,
     ShardReader,
@@ -36,6 +37,10 @@ if TYPE_CHECKING:
 
 MAX_GROUP_BYTES = 2 << 30
 MAX_FOOTER_BYTES = 64 << 20
+MAX_WRITTEN_OUT_BYTES = 256 << 20
+PART_BYTES = 64 << 20
+STREAM_BYTES = 1 << 20
+"""How much of a packed column is in memory at once."""
 MAX_CLASSES = 100_000
 MAGIC = b"PAR1"
 IMAGE_NAMES, LABEL_NAMES = ("image", "img"), ("label", "labels")
@@ -196,15 +201,16 @@ def _footer_sha256(shard: Shard) -> str:
 
 
 @contextmanager
-def _opened(shard: Shard) -> Iterator[pq.ParquetFile]:
+def _opened(shard: Shard, *, read_dictionary: list[str] | None = None) -> Iterator[pq.ParquetFile]:
     """The file in pyarrow. Raises: DataError for whatever pyarrow finds wrong while it is open."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     try:
         with open_shard(shard.path) as raw, pq.ParquetFile(
-            raw, page_checksum_verification=True, pre_buffer=False, thrift_string_size_limit=MAX_FOOTER_BYTES,
-            thrift_container_size_limit=1_000_000,
+            raw, page_checksum_verification=True, pre_buffer=False, buffer_size=STREAM_BYTES,
+            thrift_string_size_limit=MAX_FOOTER_BYTES, thrift_container_size_limit=1_000_000,
+            read_dictionary=read_dictionary,
         ) as file:  # fmt: skip
             yield file
     except (pa.ArrowException, OSError, ValueError, KeyError, TypeError, IndexError, OverflowError) as error:
@@ -308,9 +314,11 @@ def _read_labels(shard: Shard, file: pq.ParquetFile, column: str | None, rows: i
     if column is None:
         return np.full(rows, -1, dtype=np.int64)
     parts = []
-    for g in range(file.metadata.num_row_groups):
-        values = file.read_row_group(g, columns=[column], use_threads=False).column(0)
-        parts.append(values.cast("int64").fill_null(-1).to_numpy())
+    with open_shard(shard.path, ahead=False) as raw:
+        for g in range(file.metadata.num_row_groups):
+            _measure(shard, raw, file, g, column)
+            values = file.read_row_group(g, columns=[column], use_threads=False).column(0)
+            parts.append(values.cast("int64").fill_null(-1).to_numpy())
     labels: NDArray[np.int64] = np.concatenate(parts) if parts else np.empty(0, dtype=np.int64)
     if len(labels) != rows:
         raise DataError(
@@ -320,19 +328,64 @@ def _read_labels(shard: Shard, file: pq.ParquetFile, column: str | None, rows: i
 
 
 def _read_pictures(shard: Shard, group: int, column: str, in_struct: bool) -> pa.ChunkedArray:
-    """The encoded pictures of a row group."""
+    """The encoded pictures of a row group; where the file keeps a picture once for many rows, so is it in memory."""
+    import pyarrow as pa
     import pyarrow.compute as pc
 
     check_unchanged(shard)
-    with _opened(shard) as file:
+    name = f"{column}.bytes" if in_struct else column
+    with _opened(shard) as file, open_shard(shard.path, ahead=False) as raw:
         if file.schema_arrow.get_field_index(column) < 0 or group >= file.metadata.num_row_groups:
             raise DataError(f"{shard.path}: was changed after it was opened; start again")
-        found = file.metadata.row_group(group)
-        if found.total_byte_size > MAX_GROUP_BYTES:
-            raise DataError(
-                f"{shard.path}: a row group of {found.total_byte_size >> 20} MiB; at most {MAX_GROUP_BYTES >> 20} are "
-                "read at once: write it with a smaller row_group_size"
-            )
-        name = f"{column}.bytes" if in_struct else column
+        size, as_dictionary = _measure(shard, raw, file, group, name)
+        if not as_dictionary:
+            # In parts, because pyarrow needs twice the memory of what it reads at once.
+            rows = max(1, PART_BYTES * file.metadata.row_group(group).num_rows // max(1, size))
+            parts = file.iter_batches(rows, row_groups=[group], columns=[name], use_threads=False)
+            pictures = [pc.struct_field(part.column(0), "bytes") if in_struct else part.column(0) for part in parts]
+            return pa.chunked_array(pictures, None if pictures else pa.binary())
+    with _opened(shard, read_dictionary=[name]) as file:
         values = file.read_row_group(group, columns=[name], use_threads=False).column(0)
-        return pc.struct_field(values, "bytes") if in_struct else values
+        return _written_out(pc.struct_field(values, "bytes") if in_struct else values)
+
+
+def _written_out(values: pa.ChunkedArray) -> pa.ChunkedArray:
+    """Entries of a dictionary as the values that they stand for, where these take little: they are found faster."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    size = sum(pc.sum(pc.binary_length(own.dictionary).take(own.indices)).as_py() or 0 for own in values.chunks)
+    if size > MAX_WRITTEN_OUT_BYTES:
+        return values
+    return pa.chunked_array([own.dictionary_decode() for own in values.chunks], values.type.value_type)
+
+
+def _measure(shard: Shard, raw: IO[bytes], file: pq.ParquetFile, group: int, name: str) -> tuple[int, bool]:
+    """The most that a column's values in a row group take, and whether it has to be read as the dictionary that it is.
+
+    A page is in memory twice on its way: unpacked, and as values. Raises: DataError where a row group would take more
+    than MAX_GROUP_BYTES; where its pages alone do not, only if most of that is not in the file.
+    """
+    found = file.metadata.row_group(group)
+    size, stored, taken, repeated = 0, 0, 0, 0
+    for k in range(found.num_columns):
+        column = found.column(k)
+        if column.path_in_schema != name and not column.path_in_schema.startswith(f"{name}."):
+            continue
+        start = column.data_page_offset
+        if column.has_dictionary_page and 0 < (column.dictionary_page_offset or 0) < start:
+            start = column.dictionary_page_offset
+        texts = column.physical_type == "BYTE_ARRAY"
+        fixed = file.schema.column(k).length if column.physical_type == "FIXED_LEN_BYTE_ARRAY" else 0
+        length = min(column.total_compressed_size, shard.size - start)
+        pages = measure_pages(raw, start, length, column.num_values, texts=texts)
+        size += max(pages.bytes, fixed * column.num_values)
+        stored += pages.stored
+        taken += 2 * pages.largest
+        repeated += pages.repeated if texts else 0
+    if size > MAX_GROUP_BYTES or (size + taken > MAX_GROUP_BYTES and size > 2 * stored):
+        raise DataError(
+            f"{shard.path}: a row group that takes {(size + taken) >> 20} MiB to read; at most "
+            f"{MAX_GROUP_BYTES >> 20} are read at once: write it with a smaller row_group_size"
+        )
+    return size + repeated, size + taken + repeated > MAX_GROUP_BYTES and repeated > 0

@@ -5,10 +5,10 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import logging
+import math
 import os
 import re
 import zipfile
-import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,9 @@ from l2a_transfer.data.cifar import read_cifar
 from l2a_transfer.data.decode import SUFFIXES
 from l2a_transfer.data.folders import read_folder
 from l2a_transfer.data.layout import check_choice
-from l2a_transfer.data.names import in_order, merged, split_named, text_of
+from l2a_transfer.data.lists import MAX_LIST_BYTES, check_file
+from l2a_transfer.data.names import check_split_count, in_order, merged, split_named, text_of
+from l2a_transfer.data.npz import Npz, open_npz
 from l2a_transfer.data.parquet import read_parquet
 from l2a_transfer.data.reading import Reading, class_warnings
 from l2a_transfer.data.registry import DATASETS, KINDS, DatasetSpec, find_dataset
@@ -30,12 +32,14 @@ from l2a_transfer.data.sources import (
     ImageSource,
     Table,
     ZipSource,
+    check_source,
     join_splits,
     numbered,
     select,
 )
 from l2a_transfer.data.webdataset import read_webdataset
 from l2a_transfer.errors import ArgumentError, DataError, UnknownNameError, wrong_kind
+from l2a_transfer.inputs import read_input
 from l2a_transfer.wording import counted
 
 __all__ = ["ImageSource", "open_source"]
@@ -43,7 +47,6 @@ __all__ = ["ImageSource", "open_source"]
 log = logging.getLogger(__name__)
 CALTECH_MINI = Path(__file__).parent / "bundled" / "caltech-mini.zip"
 EXAMPLES = {"imagefolder": "photos", "npz": "photos.npz", "wds": "shards/{000..003}.tar", "parquet": "folder"}
-MAX_NPZ_BYTES = 16 << 30
 MAX_CLASSES = 100_000
 LOOKED_AT = 1000
 """Files of a folder that are looked at to guess of which kind it is."""
@@ -67,7 +70,8 @@ def open_source(
     names, "folders" the first-level folders, "none" nothing. With `verify_source` the fingerprint is of what is in
     files, which are all read for it, and not of their sizes and times of change. Classes that differ only in case, or
     have no picture in a split, are logged. Raises: UnknownNameError for a name or split that does not exist,
-    with the nearest; DataError for a set that is missing, empty, damaged, or can be read in two ways.
+    with the nearest; DataError for a set that is missing, empty, damaged, or can be read in two ways, and for ids and
+    classes whose names cannot be written into a feature file.
     """
     if not isinstance(data, (str, Path)):
         raise wrong_kind("data", "the name of a data set, or KIND:PATH as 'imagefolder:photos'", data)
@@ -96,9 +100,11 @@ def open_source(
         source = _open_named(find_dataset(data), None if data_dir is None else Path(data_dir), download=download)
         if verify_source and isinstance(source, Table):
             source = dataclasses.replace(source, by_content=True)
+    chosen = select(source, split=split, limit=limit)
+    check_source(chosen)
     for text in class_warnings(source.classes, source.splits, source.labels, source.split):
         log.warning("%s: %s", source.name, text)
-    return select(source, split=split, limit=limit)
+    return chosen
 
 
 def _meant(path: str) -> str:
@@ -187,7 +193,8 @@ def _stanford40(spec: DatasetSpec, data_dir: Path) -> ImageSource:
     for k, part in enumerate(spec.splits):
         path = lists / f"{part}.txt"
         try:
-            own = sorted(path.read_text(encoding="utf-8").split())
+            check_file(path)
+            own = sorted(read_input(path, MAX_LIST_BYTES).decode().split())
         except (OSError, UnicodeDecodeError) as error:
             raise DataError(f"{path}: cannot be read: {error}") from error
         for name in own:
@@ -219,36 +226,42 @@ def read_npz(path: Path) -> ImageSource:
     `val_…`, `test_…`. Names may be text or bytes in UTF-8. Nothing is unpickled. Raises: DataError naming the file and
     the key.
     """
-    arrays = _load_npz(path)
-    given = _texts(path, arrays, "classes") if "classes" in arrays else None
-    prefixes = [key.removesuffix("images") for key in arrays if key == "images" or key.endswith("_images")]
+    with open_npz(path) as file:
+        return _read_npz(path, file)
+
+
+def _read_npz(path: Path, file: Npz) -> ImageSource:
+    headers = file.arrays
+    given = _texts(path, file, "classes") if "classes" in headers else None
+    prefixes = [key.removesuffix("images") for key in headers if key == "images" or key.endswith("_images")]
     split_of = {prefix: split_named(prefix[:-1]) or prefix[:-1] or "all" for prefix in prefixes}
     if not prefixes or ("" in prefixes and len(prefixes) > 1) or len(set(split_of.values())) < len(prefixes):
         raise DataError(
-            f"{path}: needs 'images', or one '<split>_images' a split; it has {', '.join(arrays) or 'none'}"
+            f"{path}: needs 'images', or one '<split>_images' a split; it has {', '.join(headers) or 'none'}"
         )
-    parts = {}
     order = in_order(set(split_of.values()))
-    for prefix in sorted(prefixes, key=lambda p: order.index(split_of[p])):
-        images = arrays[f"{prefix}images"]
+    prefixes.sort(key=lambda p: order.index(split_of[p]))
+    parts = []
+    for prefix in prefixes:
+        images = headers[f"{prefix}images"]
         if (
             images.dtype != np.uint8
-            or not (images.ndim == 3 or (images.ndim == 4 and images.shape[3] == 3))
-            or not images.size
+            or not (len(images.shape) == 3 or (len(images.shape) == 4 and images.shape[3] == 3))
+            or not images.bytes
         ):
             raise DataError(
                 f"{path}: '{prefix}images' must be uint8 (N, H, W) or (N, H, W, 3), not empty; "
                 f"got {images.dtype} {images.shape}"
             )
-        labels = arrays.get(f"{prefix}labels", np.full(len(images), -1))
-        if labels.size != len(images) or labels.dtype.kind not in "iu":
-            raise DataError(
-                f"{path}: '{prefix}labels' must be {len(images)} integers, got {labels.dtype} {labels.shape}"
-            )
-        parts[split_of[prefix]] = (images, labels.reshape(-1).astype(np.int64))
-    if len({images.shape[1:] for images, _ in parts.values()}) > 1:
+        rows = images.shape[0]
+        found = headers.get(f"{prefix}labels")
+        if found is not None and (math.prod(found.shape) != rows or found.dtype.kind not in "iu"):
+            raise DataError(f"{path}: '{prefix}labels' must be {rows} integers, got {found.dtype} {found.shape}")
+        own = np.full(rows, -1) if found is None else file.read(f"{prefix}labels").reshape(-1)
+        parts.append(own.astype(np.int64))
+    if len({headers[f"{prefix}images"].shape[1:] for prefix in prefixes}) > 1:
         raise DataError(f"{path}: the pictures of all splits must have one shape")
-    low, high = (int(f([f(labels) for _, labels in parts.values()])) for f in (min, max))
+    low, high = (int(f([f(labels) for labels in parts])) for f in (min, max))
     count = len(given) if given else high + 1
     if low < -1 or high >= count or count > MAX_CLASSES:
         raise DataError(
@@ -256,59 +269,64 @@ def read_npz(path: Path) -> ImageSource:
         )
     used = {"classes", *(f"{prefix}{part}" for prefix in prefixes for part in ("images", "labels"))}
     used |= {"ids", "split"} if "" in prefixes else set()
-    if unused := [key for key in arrays if key not in used]:
+    if unused := [key for key in (*headers, *file.others) if key not in used]:
         log.warning("%s: arrays that are not read: %s", path, ", ".join(unused))
-    classes, labels = merged(
-        given or [str(k) for k in range(count)], np.concatenate([labels for _, labels in parts.values()])
+    classes, labels = merged(given or [str(k) for k in range(count)], np.concatenate(parts))
+    splits = tuple(split_of[prefix] for prefix in prefixes)
+    lengths = [len(own) for own in parts]
+    source = ArraySource(
+        name=f"npz:{path.stem}",
+        classes=classes,
+        splits=splits,
+        ids=tuple(name for split, rows in zip(splits, lengths, strict=True) for name in numbered(split, rows)),
+        labels=labels.astype(np.int32),
+        split=np.repeat(np.arange(len(splits)), lengths).astype(np.uint8),
+        pictures=_pictures(file, [f"{prefix}images" for prefix in prefixes]),
     )
-    source = join_splits(f"npz:{path.stem}", classes, parts)  # type: ignore[arg-type]
     from_names = ", ".join(f"{prefix}images → {split_of[prefix]}" for prefix in prefixes)
     reading = Reading("no array 'split': one split" if "" in prefixes else f"names of arrays, {from_names}")
-    source = dataclasses.replace(source, labels=labels.astype(np.int32), reading=reading)
-    return _named_rows(path, source, arrays) if "" in prefixes else source
+    source = dataclasses.replace(source, reading=reading)
+    return _named_rows(path, source, file) if "" in prefixes else source
 
 
-def _named_rows(path: Path, source: ArraySource, arrays: dict[str, NDArray[Any]]) -> ArraySource:
+def _pictures(file: Npz, names: list[str]) -> NDArray[np.uint8]:
+    """The pictures of all splits in one array, into which each is read."""
+    file.check_size(names)
+    headers = [file.arrays[name] for name in names]
+    pictures = np.empty((sum(header.shape[0] for header in headers), *headers[0].shape[1:]), dtype=np.uint8)
+    at = 0
+    for name, header in zip(names, headers, strict=True):
+        file.read_into(name, pictures[at : at + header.shape[0]])
+        at += header.shape[0]
+    return pictures
+
+
+def _named_rows(path: Path, source: ArraySource, file: Npz) -> ArraySource:
     """The source with the ids and splits that an `.npz` gives its rows."""
     splits, split, ids, reading = source.splits, source.split, source.ids, source.reading
-    if "split" in arrays:
-        if arrays["split"].shape != (len(source),):
-            raise DataError(f"{path}: 'split' must have {counted(len(source), 'name')}, got {arrays['split'].shape}")
-        given = [name.strip() for name in _texts(path, arrays, "split")]
+    if "split" in file.arrays:
+        shape = file.arrays["split"].shape
+        if shape != (len(source),):
+            raise DataError(f"{path}: 'split' must have {counted(len(source), 'name')}, got {shape}")
+        given = [name.strip() for name in _texts(path, file, "split")]
         own = [split_named(name) or name for name in given]
         splits = in_order(set(own))
-        if len(splits) > 255:
-            raise DataError(f"{path}: 'split' has {len(splits)} different names; at most 255 are allowed")
+        check_split_count(f"{path}: 'split'", splits)
         split = np.array([splits.index(name) for name in own], dtype=np.uint8)
         said = ", ".join(f"{name} → {split_named(name) or name}" for name in sorted(set(given))[:5])
         reading = Reading(f"the array 'split', {said}")
-    if "ids" in arrays:
-        ids = tuple(_texts(path, arrays, "ids"))
+    if "ids" in file.arrays:
+        ids = tuple(_texts(path, file, "ids"))
         if len(ids) != len(source) or len(set(ids)) != len(ids):
             raise DataError(f"{path}: 'ids' must be {len(source)} different names")
-    elif "split" in arrays:
+    elif "split" in file.arrays:
         ids = tuple(numbered("row", len(source)))
     return dataclasses.replace(source, splits=splits, ids=ids, split=split, reading=reading)
 
 
-def _texts(path: Path, arrays: dict[str, NDArray[Any]], key: str) -> list[str]:
+def _texts(path: Path, file: Npz, key: str) -> list[str]:
     """The names in an array, which may be bytes. Raises: DataError where they are no UTF-8."""
     try:
-        return [text_of(name) for name in arrays[key].ravel().tolist()]
+        return [text_of(name) for name in file.read(key).ravel().tolist()]
     except UnicodeDecodeError as error:
         raise DataError(f"{path}: '{key}' must be text or bytes in UTF-8: {error}") from error
-
-
-def _load_npz(path: Path) -> dict[str, NDArray[Any]]:
-    try:
-        with zipfile.ZipFile(path) as archive:
-            size = sum(member.file_size for member in archive.infolist())
-        if size > MAX_NPZ_BYTES:
-            raise DataError(f"{path}: unpacks to {size >> 30} GiB; at most {MAX_NPZ_BYTES >> 30} are read")
-        with np.load(path, allow_pickle=False) as file:
-            return {key: file[key] for key in file.files}
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read: {error.strerror or error}") from error
-    except (ValueError, KeyError, TypeError, EOFError, SyntaxError, MemoryError, NotImplementedError, OverflowError,
-            RecursionError, zipfile.BadZipFile, zlib.error) as error:  # fmt: skip
-        raise DataError(f"{path}: not an .npz file of plain arrays, or damaged: {error}") from error

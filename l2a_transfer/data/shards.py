@@ -18,6 +18,7 @@ from typing import IO, Any
 from l2a_transfer.data.layout import CHOOSE
 from l2a_transfer.data.names import (
     HIVE,
+    check_split_count,
     in_order,
     is_litter,
     split_named,
@@ -26,6 +27,7 @@ from l2a_transfer.data.names import (
 from l2a_transfer.data.reading import SHOWN, PassedOver, Reading, Tally
 from l2a_transfer.data.stamps import sha256_of
 from l2a_transfer.errors import DataError, MissingExtraError, SourceError
+from l2a_transfer.inputs import check_input, open_input
 
 MAX_SHARDS = 100_000
 WINDOW_BYTES = 4 << 20
@@ -92,6 +94,7 @@ def find_shards(where: str, suffix: str, split_from: str = "auto") -> ShardSet:
             "give only files that do, or `split_from='none'` for one split of all",
         )
     order = in_order({split or "all" for split in found.values()})
+    check_split_count(where, order)
     shards = [Shard(path, names[path], *size_and_stamp(path), found[path] or "all") for path in paths]
     ordered = tuple(sorted(shards, key=lambda s: (order.index(s.split), s.name.split("/"))))
     return ShardSet(ordered, Reading(_splits_from(ordered, named=not unnamed and split_from != "none"), others))
@@ -275,7 +278,7 @@ def size_and_stamp(path: str) -> tuple[int, str]:
     """The size of a file in bytes, and its `stamp`. Raises: DataError."""
     with _refusals(path):
         if not is_remote(path):
-            found = os.stat(path)
+            found = check_input(path)
             return found.st_size, str(found.st_mtime_ns)
         fs, inside = _filesystem(path)
         return int(fs.size(inside)), str(fs.ukey(inside))
@@ -306,15 +309,18 @@ def check_unchanged(shard: Shard) -> None:
 
 
 @contextmanager
-def open_shard(path: str) -> Iterator[IO[bytes]]:
-    """A file that can be read and seeked. Raises: DataError."""
+def open_shard(path: str, *, ahead: bool = True) -> Iterator[IO[bytes]]:
+    """A file that can be read and seeked; with `ahead`, more of a remote one is fetched than is asked for.
+
+    Raises: DataError.
+    """
     with _refusals(path):
         opened: IO[bytes]
         if is_remote(path):
             fs, inside = _filesystem(path)
-            opened = fs.open(inside, "rb")
+            opened = fs.open(inside, "rb") if ahead else fs.open(inside, "rb", cache_type="none")
         else:
-            opened = open(path, "rb")  # noqa: SIM115
+            opened = open_input(path)
     with opened:
         yield opened
 
@@ -355,7 +361,7 @@ class ShardReader:
         self._file = self._close = None
         if not is_remote(shard.path):
             # Unbuffered, and opened by this process: a forked file would share its position with the parent's.
-            self._file = open(shard.path, "rb", buffering=0)  # noqa: SIM115
+            self._file = open_input(shard.path, buffering=0)
             self._close = weakref.finalize(self, self._file.close)
         self._held, self._window = (shard.path, os.getpid()), (0, b"")
 

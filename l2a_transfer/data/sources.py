@@ -6,7 +6,7 @@ import hashlib
 import io
 import json
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from l2a_transfer.data.decode import MAX_FILE_BYTES, decode_bytes, decode_file
+from l2a_transfer.data.names import MUST_BE, first_fault, name_fault, well_formed
 from l2a_transfer.data.reading import Reading
 from l2a_transfer.data.stamps import file_stamp
 from l2a_transfer.errors import ArgumentError, DataError, unknown_name
@@ -24,6 +25,8 @@ from l2a_transfer.wording import counted
 
 CONTENT, SIZE_AND_TIME = "content", "size and time of change"
 """By what a fingerprint tells whether a file changed."""
+JSON_ROWS = 1024
+"""Rows of a table that are written as JSON at a time."""
 
 
 class ImageSource(Protocol):
@@ -75,8 +78,18 @@ class Table:
         return len(self.ids)
 
     def _digest(self, *pictures: bytes | memoryview) -> str:
-        table = [self.name, self.classes, self.splits, self.ids, self.labels.tolist(), self.split.tolist()]
-        sha = hashlib.sha256(json.dumps(table).encode())
+        return self._sha256(pictures)
+
+    def _sha256(self, pictures: Iterable[bytes | memoryview]) -> str:
+        """Of the table as JSON, in blocks, because of many files the text is longer than the table; then the rest."""
+        sha = hashlib.sha256(
+            f"[{json.dumps(self.name)}, {json.dumps(self.classes)}, {json.dumps(self.splits)}".encode()
+        )
+        for rows in (self.ids, self.labels, self.split):
+            sha.update(b", ")
+            for text in _json_list(rows[k : k + JSON_ROWS] for k in range(0, len(rows), JSON_ROWS)):
+                sha.update(text)
+        sha.update(b"]")
         for part in pictures:
             sha.update(part)
         return sha.hexdigest()
@@ -93,8 +106,20 @@ class FileSource(Table):
 
     def fingerprint(self) -> str:
         # Reading every picture twice would double the time of an extraction, so size and time of change stand for it.
-        stamps = [file_stamp(self.root / name, by_content=self.by_content) for name in self.ids]
-        return self._digest(json.dumps(stamps).encode())
+        stamps = (
+            [file_stamp(self.root / name, by_content=self.by_content) for name in self.ids[k : k + JSON_ROWS]]
+            for k in range(0, len(self.ids), JSON_ROWS)
+        )
+        return self._sha256(_json_list(stamps))
+
+
+def _json_list(blocks: Iterable[Sequence[Any] | NDArray[Any]]) -> Iterator[bytes]:
+    """The bytes of `json.dumps` of a list that is given in blocks, each written when it is asked for."""
+    yield b"["
+    for k, block in enumerate(blocks):
+        own = block.tolist() if isinstance(block, np.ndarray) else block
+        yield ((", " if k else "") + json.dumps(own)[1:-1]).encode()
+    yield b"]"
 
 
 @dataclass(frozen=True, eq=False)
@@ -179,6 +204,31 @@ class Subset:
 
     def fingerprint(self) -> str:
         return hashlib.sha256(self.whole.fingerprint().encode() + self.rows.tobytes()).hexdigest()
+
+
+def check_source(source: ImageSource) -> None:
+    """What a feature file will need of a source, before anything is computed: names that can be written, ids that
+    differ, labels and splits that are there. Raises: DataError naming the source and the row.
+    """
+    name = well_formed(source.name)
+    if fault := name_fault(source.name):
+        raise DataError(f"{name}: the data set's name {fault}; rename what it is called after")
+    for what, names in (("class", source.classes), ("split", source.splits), ("row", source.ids)):
+        if found := first_fault(names):
+            k, fault = found
+            shown = f"{names[k][:60]!r}{'…' if len(names[k]) > 60 else ''}"
+            raise DataError(f"{name}: {what} {k}: the name {shown} {fault}; {MUST_BE}")
+    if len(set(source.ids)) < len(source.ids):
+        seen: set[str] = set()
+        twice = next(k for k, own in enumerate(source.ids) if own in seen or seen.add(own))  # type: ignore[func-returns-value]
+        raise DataError(f"{name}: row {twice}: the id {source.ids[twice]!r} is there twice; ids must differ")
+    for what, numbers, least, most in (
+        ("label", source.labels, -1, len(source.classes)),
+        ("split", source.split, 0, len(source.splits)),
+    ):
+        if len(wrong := np.flatnonzero((numbers < least) | (numbers >= most))):
+            row = int(wrong[0])
+            raise DataError(f"{name}: row {row}: the {what} {numbers[row]} is not between {least} and {most - 1}")
 
 
 def reading_of(source: ImageSource) -> Reading:

@@ -34,6 +34,7 @@ from l2a_transfer.errors import DataError
 MAX_NAME_BYTES = 4096
 MAX_NOTE_BYTES = 1 << 20
 """Of a label, a JSON, a list of classes, or one header of a tar file."""
+MAX_PADDING_BYTES = 64 << 20
 MAX_CLASSES = 100_000
 BLOCK = tarfile.BLOCKSIZE
 SAFE = (tarfile.REGTYPE, tarfile.AREGTYPE, tarfile.DIRTYPE)
@@ -168,13 +169,16 @@ def _members(shard: Shard, file: IO[bytes]) -> Iterator[_Member]:
         with tarfile.TarFile(fileobj=guarded, mode="r", encoding="utf-8", errors="strict") as tar:
             kept: Any = tar
             stop = 0
-            while (member := tar.next()) is not None:
+            # 0: there is no member, for which Python 3.10's next() would seek to before the file.
+            while tar.offset and (member := tar.next()) is not None:
                 kept.members = []  # tarfile keeps each; an index of our own is smaller
                 _check_member(shard, member, stop)
                 stop = member.offset_data + member.size
                 if member.isfile() and not any(map(is_litter, PurePosixPath(member.name).parts)):
                     yield _Member(member.name, member.offset_data, member.size)
             _check_end(file, stop)
+    except RecursionError as error:  # tarfile goes one call deeper for each header that is about the next one
+        raise DataError(f"{shard.path}: damaged: more headers in a row than members have; pack it again") from error
     except (tarfile.TarError, OSError, ValueError, KeyError, IndexError, OverflowError, EOFError) as error:
         raise DataError(f"{shard.path}: not a tar file or damaged: {error}; pack it again") from error
 
@@ -188,9 +192,13 @@ def _check_end(file: IO[bytes], after: int) -> None:
     block = file.read(BLOCK)
     if len(block) < BLOCK or any(block):
         raise tarfile.ReadError(f"no member and no end at byte {after}")
+    left = MAX_PADDING_BYTES
     while block := file.read(128 * BLOCK):
+        left -= len(block)
         if block.strip(b"\0"):
             raise tarfile.ReadError("more members after its end, as in files that were joined")
+        if left < 0:  # a file with a hole can go on for terabytes
+            raise tarfile.ReadError(f"more than {MAX_PADDING_BYTES >> 20} MiB after its end")
 
 
 def _check_member(shard: Shard, member: tarfile.TarInfo, after: int) -> None:

@@ -56,6 +56,8 @@ class Comparison:
     of a's weight among the images that they disagree on, each weighing 1/(images of its class), minus a half
     (permutation); the mean difference in units of its spread over draws, or over seeds (the others).
     `population`: what the verdict holds for. `n`: draws, or seeds a side (1 where a side is no sample of seeds).
+    `a` and `b` are for readers; `files`, the SHA-256 of each side's feature files, and `variants` say whose rows they
+    are.
     """
 
     data: str
@@ -79,6 +81,8 @@ class Comparison:
     effect: float | None
     not_defined: str
     verdict: str
+    files: tuple[tuple[str, ...], tuple[str, ...]]
+    variants: tuple[str, str]
 
 
 @dataclass(frozen=True)
@@ -100,7 +104,7 @@ def compare(answers: Sequence[Answers], *, seed: int, wanted: Wanted | None = No
         planned = plan(groups_of(plain, sources), wanted or Wanted())
         planned += [
             Planned(VARIANTS, a, base) for base in plain for a in here
-            if a.variant and a.source.label == base.source.label
+            if a.variant and a.source.sha256 == base.source.sha256
         ]  # fmt: skip
         found += [_compared(own, seed) for own in planned]
     found.sort(key=lambda own: list(FAMILIES).index(own.comparison.family))
@@ -165,6 +169,7 @@ def _of_rows(family: str, a: Answers, b: Answers, seed: int) -> _Found:
         a, family, a.name, b.name, test="permutation" if draws == 1 else "corrected-t", n=(draws, draws), effect=effect,
         difference=difference, only=(only_a, only_b), p_mcnemar=mcnemar(only_a, only_b) if draws == 1 else None,
         population=population_of_rows(a.source, b.source), not_defined=why,
+        files=((a.source.sha256,), (b.source.sha256,)), variants=(a.variant, b.variant),
     )  # fmt: skip
     return _Found(comparison, test)
 
@@ -201,7 +206,7 @@ def _of_groups(family: str, a: Group[Answers], b: Group[Answers]) -> _Found:
     comparison = _comparison(
         first, family, a.title, b.title, test="seeds", n=(len(values_a), len(values_b)), difference=difference,
         effect=difference / spread if test else None, only=(0, 0), p_mcnemar=None, not_defined=why,
-        population=population_of_groups(a, b),
+        population=population_of_groups(a, b), files=(_files(a), _files(b)), variants=("", ""),
     )  # fmt: skip
     return _Found(comparison, test)
 
@@ -223,6 +228,10 @@ def _check_same_images(rows: Sequence[Answers]) -> None:
                 "are no pairs",
                 "extract both with the same `split` and `limit`",
             )
+
+
+def _files(group: Group[Answers]) -> tuple[str, ...]:
+    return tuple(row.source.sha256 for row in group.rows)
 
 
 def _mean_right(group: Group[Answers]) -> list[NDArray[np.float64]]:

@@ -19,13 +19,14 @@ from l2a_transfer.errors import ArgumentError, EvaluationError, wrong_kind
 from l2a_transfer.evaluation.compare import compare
 from l2a_transfer.evaluation.families import check_wanted, left_out
 from l2a_transfer.evaluation.measure import few_test_images, folds_of, measure, source_of, svm_config
+from l2a_transfer.evaluation.naming import name_files
 from l2a_transfer.evaluation.protocols import Plan, check_folds, plan_splits
 from l2a_transfer.evaluation.results import SCHEMA, EvalConfig, EvalDetail, EvalResults, EvalRow
 from l2a_transfer.evaluation.seeds import summaries
 from l2a_transfer.evaluation.variants import Variant, variants_of
 from l2a_transfer.features.schema import weights_sha256
-from l2a_transfer.features.store import FeatureMeta
-from l2a_transfer.features.views import open_features
+from l2a_transfer.features.views import VerifiedFile, open_features
+from l2a_transfer.text import terminal
 
 __all__ = ["SCHEMA", "EvalConfig", "EvalDetail", "EvalResults", "EvalRow", "evaluate_files"]
 log = logging.getLogger(__name__)
@@ -47,15 +48,15 @@ def evaluate_files(
     if not isinstance(config, EvalConfig):
         raise wrong_kind("config", "an EvalConfig, as EvalConfig(folds=3)", config)
     planned = _plan_all([Path(path) for path in paths], config)
-    labels = _labels([(path, meta) for path, meta, _, _ in planned])
-    sources = [source_of(meta, label, own[0].levels) for (_, meta, _, own), label in zip(planned, labels, strict=True)]
+    names = name_files([file for file, _, _ in planned])
+    sources = [source_of(file, name.label, own[0].levels) for (file, _, own), name in zip(planned, names, strict=True)]
     check_wanted(config.wanted, sources)
     for note in left_out(config.wanted, sources):
         log.info("%s", note)
-    splits = tuple(dict.fromkeys(split for _, _, plan, _ in planned for split in plan.splits))
+    splits = tuple(dict.fromkeys(split for _, plan, _ in planned for split in plan.splits))
     place = {split: k for k, split in enumerate(splits)}
     rows, details, answers, cards = [], [], [], {}
-    fits = sum(svm_config(config, variant, split.shots).fits for _, _, plan, own in planned for variant in own
+    fits = sum(svm_config(config, variant, split.shots).fits for _, plan, own in planned for variant in own
                for split in plan.splits)  # fmt: skip
     done = 0.0
     with tqdm(total=fits, desc="SVMs", unit="fit", file=sys.stderr, disable=not progress) as bar:
@@ -66,17 +67,19 @@ def evaluate_files(
             bar.total = max(bar.total, round(done))  # a grid that grows takes more fits than were planned
             bar.update(round(done) - bar.n)
 
-        for (path, meta, plan, variants), label in zip(planned, labels, strict=True):
-            weights = weights_sha256(meta)
-            cards[path.name] = meta.card | ({"weights_sha256": weights} if weights else {})
-            with open_features(path) as features:
+        for (file, plan, variants), named in zip(planned, names, strict=True):
+            weights = weights_sha256(file.meta)
+            cards[file.sha256] = file.meta.card | ({"weights_sha256": weights} if weights else {})
+            with file.open() as features:
                 for variant in variants:
                     for shots, own in plan.groups():
-                        bar.set_postfix_str(label)
-                        one = measure(features, label, plan, variant, shots, own, config, tick)
+                        bar.set_postfix_str(terminal(named.label))
+                        one = measure(features, named, plan, variant, shots, own, config, tick)
                         rows.append(dataclasses.replace(one[0], splits=tuple(place[split] for split in own)))
                         details.append(one[1])
                         answers.append(one[2])
+    for file, _, _ in planned:
+        file.check_unchanged()
     comparisons = compare(answers, seed=config.seed, wanted=config.wanted)
     seeds = summaries(answers, [(row.mean_class_accuracy, row.accuracy, row.macro_f1) for row in rows])
     versions = {
@@ -88,8 +91,8 @@ def evaluate_files(
     return EvalResults(config, tuple(rows), comparisons, seeds, tuple(details), cards, splits, versions)
 
 
-def _plan_all(paths: list[Path], config: EvalConfig) -> list[tuple[Path, FeatureMeta, Plan, tuple[Variant, ...]]]:
-    """Every file's plan and variants, after every check that needs no SVM."""
+def _plan_all(paths: list[Path], config: EvalConfig) -> list[tuple[VerifiedFile, Plan, tuple[Variant, ...]]]:
+    """Every file with its plan and variants, after every check that needs no SVM."""
     if not paths:
         raise ArgumentError("at least one feature file is needed")
     twice = [str(path) for path, n in Counter(path.resolve() for path in paths).items() if n > 1]
@@ -100,10 +103,17 @@ def _plan_all(paths: list[Path], config: EvalConfig) -> list[tuple[Path, Feature
             raise EvaluationError(f"{path}: is a folder; name the feature files in it")
         if not path.is_file():
             raise EvaluationError(f"{path}: no such file; 'l2a-transfer extract' makes feature files")
-    plans: list[tuple[Path, FeatureMeta, Plan]] = []
+    plans: list[tuple[VerifiedFile, Plan]] = []
+    contents: dict[str, Path] = {}
     first: dict[str, tuple[Path, Plan]] = {}
     for path in paths:
         with open_features(path) as features:
+            if contents.setdefault(features.sha256, path) != path:
+                raise EvaluationError(
+                    f"{path}: has the same content as {contents[features.sha256]}, and no model is compared with its "
+                    "own copy",
+                    "name one of the two",
+                )
             plan = plan_splits(features, config.protocol, draws=config.draws, seed=config.seed, shots=config.shots)
             if len(config.c_grid) > 1:
                 for split in plan.splits:
@@ -119,24 +129,14 @@ def _plan_all(paths: list[Path], config: EvalConfig) -> list[tuple[Path, Feature
             )
         for note in few if path == other else ():
             log.warning("%s: %s", features.meta.data, note)
-        plans.append((path, features.meta, plan))
+        plans.append((features.verified, plan))
     for data, (_, plan) in first.items():
         log.info("%s: protocol %s (%s)%s", data, plan.protocol, plan.why, "".join(f"; {n}" for n in plan.notes))
     narrowest: dict[str, int] = {}
-    for _, meta, _ in plans:
+    for meta in (file.meta for file, _ in plans):
         if meta.card.get("name") != "pixels":
             narrowest[meta.data] = min(meta.levels[-1][2], narrowest.get(meta.data, sys.maxsize))
     return [
-        (path, meta, plan, variants_of(meta, config.ablate, narrowest=narrowest.get(meta.data, 0)))
-        for path, meta, plan in plans
-    ]
-
-
-def _labels(files: list[tuple[Path, FeatureMeta]]) -> list[str]:
-    """One name a file: the model's, with the file's where a data set has two files of the same model."""
-    names = [str(meta.card.get("name", path.stem)) for path, meta in files]
-    count = Counter((meta.data, name) for (_, meta), name in zip(files, names, strict=True))
-    return [
-        name if count[meta.data, name] == 1 else f"{name} ({path.stem})"
-        for (path, meta), name in zip(files, names, strict=True)
+        (file, plan, variants_of(file.meta, config.ablate, narrowest=narrowest.get(file.meta.data, 0)))
+        for file, plan in plans
     ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -28,11 +29,13 @@ SEEDS = 3
 
 @dataclass(frozen=True)
 class Source:
-    """Where a row's features come from: the model's card, and the view of the network that was taken."""
+    """Where a row's features come from: the feature file by its digest, the model's card, and the view of the network
+    that was taken. `label` is for readers."""
 
     label: str
     data: str
     card: dict[str, Any]
+    sha256: str
     tap: str = ""
     levels: tuple[str, ...] = ()
     precision: str = ""
@@ -105,6 +108,11 @@ class Group(Generic[Row]):
         return self.name if self.is_sample else self.source.label
 
     @property
+    def recipe_sha256(self) -> str:
+        """The digest of what its rows share: recipe and view."""
+        return hashlib.sha256(json.dumps([self.source.recipe, self.source.view]).encode()).hexdigest()
+
+    @property
     def by_seed(self) -> dict[Any, list[Row]]:
         """Training seed → its rows, which are one run's. Empty where nothing was trained."""
         found: dict[Any, list[Row]] = {}
@@ -147,7 +155,7 @@ def groups_of(rows: Sequence[Row], everything: Iterable[Source]) -> list[Group[R
     found: dict[tuple[str, str], list[Row]] = {}
     for row in rows:
         own = row.source
-        found.setdefault((own.recipe, json.dumps(own.view) if own.recipe else own.label), []).append(row)
+        found.setdefault((own.recipe, json.dumps(own.view) if own.recipe else own.sha256), []).append(row)
     return [Group(names.get(key, own[0].source.label), tuple(own)) for key, own in found.items()]
 
 
@@ -171,8 +179,9 @@ def plan(groups: Sequence[Group[Row]], wanted: Wanted) -> list[Planned[Row]]:
 
 
 def check_wanted(wanted: Wanted, sources: Sequence[Source]) -> None:
-    """Raises: UnknownNameError for a name that no row and no architecture has; ArgumentError for a model beside itself,
-    for two that share no data set, and for both ways of asking at once; EvaluationError as `plan`."""
+    """Raises: UnknownNameError for a name that no row and no architecture has; ArgumentError for a name that several
+    have, for a model beside itself, for two that share no data set, and for both ways of asking at once;
+    EvaluationError as `plan`."""
     if wanted.pairs and wanted.reference is not None:
         raise ArgumentError("compare and reference exclude each other: name pairs, or one reference for all models")
     places = list(_by_data(sources).values())
@@ -183,6 +192,10 @@ def check_wanted(wanted: Wanted, sources: Sequence[Source]) -> None:
         for name in names:
             if name is not None and name not in known:
                 raise unknown_name(kind, name, known)
+            if name is not None and any(len(_all_named(groups, name)) > 1 for groups in places):
+                raise ArgumentError(
+                    f"{kind}: {name!r} is the name of several models; compare them in a report of their own"
+                )
     for a, b in wanted.pairs:
         if a == b:
             raise ArgumentError(f"compare must name two different models, got {a!r} twice")
@@ -311,9 +324,13 @@ def _asked(groups: Sequence[Group[Row]], names: tuple[str, str]) -> list[Planned
 
 def _named(groups: Sequence[Group[Row]], name: str) -> Row | Group[Row] | None:
     """The row with this label, or the architecture of this name; None where this place has neither."""
+    return next(iter(_all_named(groups, name)), None)
+
+
+def _all_named(groups: Sequence[Group[Row]], name: str) -> list[Row | Group[Row]]:
+    """What the user may mean by a name, which is the only thing that is ever found by one."""
     rows = [row for group in groups for row in group.rows if row.source.label == name]
-    samples = [group for group in groups if group.name == name and group.is_sample]
-    return rows[0] if rows else samples[0] if samples else None
+    return [*rows, *(group for group in groups if group.name == name and group.is_sample)]
 
 
 def _names(sources: Iterable[Source]) -> dict[tuple[str, str], str]:

@@ -13,7 +13,7 @@ from PIL import Image
 
 from l2a_transfer.evaluation import lookup
 from l2a_transfer.evaluation.charts import Line, Scale, curves, round_scale
-from l2a_transfer.evaluation.evaluate import EvalDetail, EvalResults, EvalRow
+from l2a_transfer.evaluation.evaluate import EvalDetail, EvalRow
 from l2a_transfer.evaluation.markup import Markup, element, shortened
 
 NUMBERS_UP_TO = 20
@@ -25,18 +25,18 @@ DODGE = 0.05
 """How far, in doublings of k, one model's points stand beside the next one's, so that whiskers do not cover."""
 
 
-def low_shot(results: EvalResults, data: str, rows: Sequence[EvalRow], series: dict[str, int]) -> Markup:
+def low_shot(data: str, rows: Sequence[EvalRow]) -> Markup:
     """Mean class accuracy over k images a class, on a logarithmic axis; a line a model."""
-    labels = list(dict.fromkeys(row.label for row in rows))
+    models = {row.line: row.label for row in rows}
     shots = sorted({row.shots for row in rows if row.shots is not None})
     x = Scale(math.log2(shots[0]) - 0.35, math.log2(shots[-1]) + 0.35, tuple((math.log2(k), str(k)) for k in shots))
     y = round_scale(0.0, 100 * max(row.mean_class_accuracy_ci95[1] for row in rows))
     lines = []
-    for place, label in enumerate(labels):
-        own = sorted((row for row in rows if row.label == label), key=lambda row: row.shots or 0)
-        aside = DODGE * (place - (len(labels) - 1) / 2)
+    for place, (series, label) in enumerate(models.items()):
+        own = sorted((row for row in rows if row.line == series), key=lambda row: row.shots or 0)
+        aside = DODGE * (place - (len(models) - 1) / 2)
         lines.append(Line(
-            series[label],
+            series,
             label,
             tuple((math.log2(row.shots or 1) + aside, 100 * row.mean_class_accuracy) for row in own),
             tuple((100 * row.mean_class_accuracy_ci95[0], 100 * row.mean_class_accuracy_ci95[1]) for row in own),
@@ -48,8 +48,9 @@ def low_shot(results: EvalResults, data: str, rows: Sequence[EvalRow], series: d
     )  # fmt: skip
 
 
-def c_path(rows: Sequence[EvalRow], series: dict[str, int], title: str) -> Markup:
-    """Share of held-out training rows right over C: a line a draw, a marker where C was chosen."""
+def c_path(rows: Sequence[EvalRow], series: Sequence[int], title: str) -> Markup:
+    """Share of held-out training rows right over C: a line a draw, a marker where C was chosen.
+    `series`: of each row."""
     grids = [C for row in rows for grid in row.c_grid_draws for C in grid]
     found = [value for row in rows for draw in row.cv_accuracy_draws for value in draw]
     low, high = math.log10(min(grids)), math.log10(max(grids))
@@ -59,12 +60,12 @@ def c_path(rows: Sequence[EvalRow], series: dict[str, int], title: str) -> Marku
     x = Scale(low - 0.2, high + 0.2, ticks)
     y = round_scale(100 * min(found), 100 * max(found))
     lines = []
-    for row in rows:
+    for row, own in zip(rows, series, strict=True):
         name = lookup.full_name(row)
         for draw, (grid, values, C) in enumerate(zip(row.c_grid_draws, row.cv_accuracy_draws, row.C, strict=True)):
             if grid:
                 lines.append(Line(
-                    series[name],
+                    own,
                     f"{name}, draw {draw}: C = {C:g}",
                     tuple((math.log10(c), 100 * value) for c, value in zip(grid, values, strict=True)),
                     marked=(grid.index(C),),
@@ -83,10 +84,10 @@ def has_path(row: EvalRow) -> bool:
 
 def confusion(detail: EvalDetail, label: str) -> Markup:
     """Share of each true class's test images by predicted class: a picture of one pixel a cell, enlarged without
-    smoothing, under class names (up to 250) and, up to 20 classes, numbers that are text."""
-    counts = np.array(detail.confusion, dtype=np.float64)  # (K, K)
-    share = counts / counts.sum(axis=1, keepdims=True).clip(min=1)
-    K = len(share)
+    smoothing, under class names (up to 250) and, up to 20 classes, numbers that are text. Of more than a thousand
+    classes, neighbours share a pixel."""
+    share, together = detail.confusion.picture()  # (S, S)
+    K = len(detail.classes)
     cell = 27.0 if K <= NUMBERS_UP_TO else 9.0 if K <= NAMES_UP_TO else max(1.0, 900.0 / K)
     size = 11.0 if K <= NUMBERS_UP_TO else 7.5
     names = [shortened(name, 24) for name in detail.classes] if K <= NAMES_UP_TO else []
@@ -100,12 +101,12 @@ def confusion(detail: EvalDetail, label: str) -> Markup:
         turned = f"translate({margin + middle + 0.35 * size:.1f} {side + 8:.1f}) rotate(-90)"
         parts.append(element("text", name, transform=turned, text_anchor="end", font_size=size))
     if K <= NUMBERS_UP_TO:
-        for i, k in zip(*np.nonzero(counts), strict=True):
+        for i, k in zip(*np.nonzero(share), strict=True):
             parts.append(element(
                 "text", f"{100 * share[i, k]:.0f}", x=margin + (k + 0.5) * cell, y=4 + (i + 0.5) * cell + 3.8,
                 text_anchor="middle", font_size=10.5, class_="over" if share[i, k] > 0.55 else None,
             ))  # fmt: skip
-    unnamed = "" if names else f" ({K}, in the order of results.json)"
+    unnamed = "" if names else unnamed_axis(K, together)
     parts.append(element("text", f"predicted class{unnamed}", x=margin + side / 2, y=side + margin, font_size=12,
                          text_anchor="middle"))  # fmt: skip
     parts.append(element("text", f"true class{unnamed}", transform=f"translate(12 {4 + side / 2:.1f}) rotate(-90)",
@@ -115,6 +116,11 @@ def confusion(detail: EvalDetail, label: str) -> Markup:
         "svg", *parts, class_="matrix", width=width, height=height, viewBox=f"0 0 {width:.0f} {height:.0f}",
         role="img", aria_label=label,
     )  # fmt: skip
+
+
+def unnamed_axis(K: int, together: int) -> str:
+    """What stands beside an axis of so many classes that it has no names."""
+    return f" ({K}, in the order of results.json{f', {together} a pixel' if together > 1 else ''})"
 
 
 def _ems(name: str) -> float:

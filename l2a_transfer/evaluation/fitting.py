@@ -25,6 +25,8 @@ from l2a_transfer.evaluation.shared_fits import SharedFits
 
 PIXEL_COMPONENTS = 256
 DECADES = 2
+LIBLINEAR_BYTES = 16
+"""Of one number in LIBLINEAR's own copy of its rows."""
 SOLVERS = ("batched", "liblinear")
 NORMALIZATIONS = ("standardize", "l2", "none")
 STOPPING = {"batched": (1e-8, 100), "liblinear": (1e-4, 1000)}
@@ -142,6 +144,21 @@ def fit_svm(
             return _fit_shared(matrix, labels, config, report)
         assert not isinstance(matrix, LazyRows)
         return _fit_prepared(matrix, labels, config, report)
+
+
+def memory_of_fit(N: int, D: int, config: SvmConfig) -> int:
+    """Bytes that `fit_svm` takes on an array (N, D), at least: its float64 copies of rows, and liblinear's own.
+
+    The batched solver makes do with what is left beside them (see `memory`).
+    """
+    matrix = 8 * N * D
+    if config.solver == "batched" and config.components is None:
+        return matrix * (2 if config.normalization == "l2" else 1)
+    columns = min(config.components or D, D)
+    kept = 8 * N * columns * (config.folds if len(config.c_grid) > 1 else 0)
+    own = LIBLINEAR_BYTES * N * columns * config.jobs if config.solver == "liblinear" else 0
+    prepared = matrix * (2 if config.components is None else 3)  # rows of a fold, scaled, and centred for the PCA
+    return matrix + kept + max(own, prepared)
 
 
 def _fit_shared(matrix: Any, labels: NDArray[np.int32], config: SvmConfig, report: Callable[[float], Any]) -> SvmFit:

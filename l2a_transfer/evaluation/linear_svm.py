@@ -76,7 +76,7 @@ class BatchedLinearSVC(_LinearClassifier):
     Parameters: `C`; `tol`, relative to the objective; `max_iter` Newton steps; `fit_intercept` and
     `intercept_scaling` as LinearSVC's; `standardize`: fit on (x − mean) / scale, as after a StandardScaler, while
     `coef_` and `intercept_` still take rows as they came; `device` auto, cpu or cuda; `max_memory` in bytes (None:
-    half of what the machine has). X is an array (N, D), or `LazyRows` to read it in blocks.
+    half of what this process may still take). X is an array (N, D), or `LazyRows` to read it in blocks.
 
     Attributes: `classes_`, `coef_` (K, D) or (1, D), `intercept_`, `n_iter_` (most Newton steps of a class),
     `objective_` and `duality_gap_` (one value a class). Warns: ConvergenceWarning where `max_iter` was not enough.
@@ -238,7 +238,9 @@ class LinearSVCPath(_LinearClassifier):
                 stacklevel=2,
             )
         if self.refit:
-            self._refit(X, targets, fits.mean_solution(self.best_params_["C"]), own)
+            start = fits.mean_solution(self.best_params_["C"])
+            del fits  # its copy of X makes room for the refit's
+            self._refit(X, targets, start, own)
         return self
 
     def _folds(

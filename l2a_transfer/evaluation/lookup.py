@@ -1,7 +1,11 @@
-"""Who stands where in the results: places of one contest, the best of each, which comparison belongs to which rows."""
+"""Who stands where in the results: places of one contest, the best of each, which comparison belongs to which rows.
+
+Rows are told apart by their feature file's digest and their variant, models by their line; nothing is found by a label.
+"""
 
 from __future__ import annotations
 
+import heapq
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -45,9 +49,12 @@ def contests(results: EvalResults) -> list[list[Place]]:
     return [[place for place in found if place.data == data] for data in dict.fromkeys(place.data for place in found)]
 
 
-def models(results: EvalResults) -> list[str]:
-    """The label of every model once, in the order of the rows."""
-    return list(dict.fromkeys(row.label for row in results.rows))
+def models(results: EvalResults) -> dict[int, str]:
+    """Line → label of every model, in the order of the rows."""
+    found: dict[int, str] = {}
+    for row in results.rows:
+        found.setdefault(row.line, row.label)
+    return found
 
 
 def rows_at(results: EvalResults, place: Place) -> list[EvalRow]:
@@ -67,10 +74,12 @@ def best_at(results: EvalResults, place: Place) -> list[EvalRow]:
     return [row for row in rows if row.mean_class_accuracy > best - ROUNDING]
 
 
-def compared(results: EvalResults, place: Place, a: str, b: str) -> Comparison | None:
-    """The comparison of the rows `a` and `b`, whichever of them stands first."""
+def compared(results: EvalResults, a: EvalRow, b: EvalRow) -> Comparison | None:
+    """The comparison of two rows of one place, whichever of them stands first."""
+    rows = {((row.file_sha256,), row.variant) for row in (a, b)}
     for found in results.comparisons:
-        if place_of(found) == place and found.test != "seeds" and {found.a, found.b} == {a, b}:
+        sides = set(zip(found.files, found.variants, strict=True))
+        if place_of(found) == place_of(a) and found.test != "seeds" and sides == rows:
             return found
     return None
 
@@ -89,7 +98,7 @@ def standing(results: EvalResults, row: EvalRow) -> str:
         return "unknown"
     if row in best:
         return "best"
-    found = [compared(results, place, row.label, other.label) for other in best]
+    found = [compared(results, row, other) for other in best]
     if None in found:
         return "unknown"
     return "behind" if all(c is not None and shown(c) for c in found) else "close"
@@ -97,9 +106,8 @@ def standing(results: EvalResults, row: EvalRow) -> str:
 
 def between_models(results: EvalResults, place: Place) -> list[Comparison]:
     """All comparisons of a place but those of its ablations, which have tables of their own."""
-    ablated = {full_name(row) for row in results.rows if row.variant}
     here = [c for c in results.comparisons if place_of(c) == place]
-    return [c for c in here if not (c.family == VARIANTS and ablated & {c.a, c.b})]
+    return [c for c in here if not (c.family == VARIANTS and any(c.variants))]
 
 
 def families(found: Sequence[Comparison]) -> list[tuple[str, int]]:
@@ -113,10 +121,10 @@ def summaries_at(results: EvalResults, place: Place) -> list[SeedSummary]:
 
 def summaries_after(results: EvalResults, row: EvalRow, rows: Sequence[EvalRow]) -> list[SeedSummary]:
     """Those that stand below this one of `rows`: the last of their own, variants included."""
-    own = [other for other in rows if other.label == row.label and place_of(other) == place_of(row)]
+    own = [other for other in rows if other.file_sha256 == row.file_sha256 and place_of(other) == place_of(row)]
     if own[-1] is not row:
         return []
-    return [s for s in summaries_at(results, place_of(row)) if s.labels[-1] == row.label]
+    return [s for s in summaries_at(results, place_of(row)) if s.file_digests[-1] == row.file_sha256]
 
 
 def ablations(results: EvalResults) -> list[list[EvalRow]]:
@@ -124,7 +132,7 @@ def ablations(results: EvalResults) -> list[list[EvalRow]]:
     found = []
     for place in places(results):
         for base in rows_at(results, place):
-            own = [r for r in results.rows if place_of(r) == place and r.label == base.label and r.variant]
+            own = [r for r in results.rows if place_of(r) == place and r.file_sha256 == base.file_sha256 and r.variant]
             if own:
                 found.append([base, *own])
     return found
@@ -140,13 +148,6 @@ def pictured(results: EvalResults) -> list[int]:
 
 def confusions(detail: EvalDetail, most: int) -> list[tuple[str, str, int, int]]:
     """The most frequent errors: (true class, predicted class, how often, images of the true class)."""
-    cells = [
-        (count, -i, -k)
-        for i, line in enumerate(detail.confusion)
-        for k, count in enumerate(line)
-        if i != k and count > 0
-    ]
-    return [
-        (detail.classes[-i], detail.classes[-k], count, sum(detail.confusion[-i]))
-        for count, i, k in sorted(cells, reverse=True)[:most]
-    ]
+    tested = detail.confusion.tested
+    wrong = heapq.nlargest(most, ((count, -i, -k) for i, k, count in detail.cells if i != k))
+    return [(detail.classes[-i], detail.classes[-k], count, int(tested[-i])) for count, i, k in wrong]

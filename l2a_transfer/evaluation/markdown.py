@@ -114,8 +114,9 @@ def _provenance(results: EvalResults) -> list[list[str]]:
          "", _table(tables.splits(results))],
     ]  # fmt: skip
     for card, sources in provenance.cards(results):
-        facts = [("feature files", ", ".join(source.file for source in sources)), *provenance.card_facts(card)]
-        title = f"### `{_code(str(card.get('name', sources[0].label)))}`"
+        files = ", ".join(f"{source.file} (SHA-256 {source.sha256})" for source in sources)
+        facts = [("feature files", files), *provenance.card_facts(card)]
+        title = f"### `{_code(provenance.title(sources))}`"
         sections.append([title, "", *(f"- {_escape(name)}: {_escape(value)}" for name, value in facts)])
     return sections
 

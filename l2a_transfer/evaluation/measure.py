@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -12,27 +11,31 @@ from numpy.typing import NDArray
 
 from l2a_transfer.evaluation import statistics
 from l2a_transfer.evaluation.compare import Answers
+from l2a_transfer.evaluation.confusion import Confusion
 from l2a_transfer.evaluation.families import Source
-from l2a_transfer.evaluation.fitting import SvmConfig, SvmFit, fit_svm
+from l2a_transfer.evaluation.fitting import SvmConfig, SvmFit, fit_svm, memory_of_fit
 from l2a_transfer.evaluation.grid import GridResult
+from l2a_transfer.evaluation.naming import Named
 from l2a_transfer.evaluation.protocols import Plan, Split
 from l2a_transfer.evaluation.results import EvalConfig, EvalDetail, EvalRow
 from l2a_transfer.evaluation.rows import LazyRows
 from l2a_transfer.evaluation.statistics import FEW_IMAGES
 from l2a_transfer.evaluation.variants import Variant
-from l2a_transfer.features.store import FeatureMeta
-from l2a_transfer.features.views import FeatureFile
+from l2a_transfer.features.views import FeatureFile, VerifiedFile
+from l2a_transfer.memory import require_memory, usable_memory
 from l2a_transfer.wording import counted
 
 FIXED_C = 1e-2
 """What C is where one image a class leaves nothing to choose it on."""
 TOP = 5
 PREDICT_ROWS = 8192
+PREDICT_SCORES = 1 << 22
+"""Rows and scores that are computed at a time; only with more than 512 classes are there too many for all rows."""
 
 
 def measure(
     features: FeatureFile,
-    label: str,
+    named: Named,
     plan: Plan,
     variant: Variant,
     shots: int | None,
@@ -48,14 +51,13 @@ def measure(
     for split in own:
         train, test = np.array(split.train), np.array(split.test)
         fit = fit_svm(_training_rows(features, train, variant, config), features.labels[train], svm, tick=tick)
-        scores = _test_scores(features, test, variant, fit)  # (n, K)
-        predicted = np.searchsorted(present, fit.classes[scores.argmax(axis=1)]).astype(np.int32)
+        answered, hits = _answered(features, test, variant, fit)
+        predicted = np.searchsorted(present, answered).astype(np.int32)
         truth = np.searchsorted(present, features.labels[test]).astype(np.int32)
-        hits = statistics.top_k(scores, np.searchsorted(fit.classes, features.labels[test]).astype(np.int32), TOP)
         by_id = np.array(sorted(range(len(test)), key=lambda k: features.ids[test[k]]))
         fits.append(fit)
         predictions.append(tuple(predicted.tolist()))
-        confusions.append(statistics.confusion_matrix(truth, predicted, len(present)))
+        confusions.append(Confusion.of(truth, predicted, len(present)))
         top5.append(float(hits.mean()))
         truths.append(truth[by_id])
         rights.append((truth == predicted)[by_id])
@@ -63,11 +65,13 @@ def measure(
     different = np.bincount(np.searchsorted(present, features.labels[tested]), minlength=len(present))  # (K,)
     accuracy, mean_class = _intervals(confusions, different, own[0].shared)
     row = EvalRow(
-        label=label,
+        label=named.label,
         variant=variant.name,
         model=str(meta.card.get("name", features.path.stem)),
         data=meta.data,
-        file=features.path.name,
+        file=named.file,
+        file_sha256=features.sha256,
+        line=named.line,
         tap=meta.tap,
         levels=variant.levels,
         precision=meta.precision,
@@ -103,12 +107,19 @@ def measure(
         notes=(*plan.notes, *few_test_images(features.labels, own), *_notes(fits, svm, shots)),
     )
     names = tuple(meta.classes[k] for k in present)
-    total = np.sum(confusions, axis=0)
+    cells = Confusion.total(confusions).cells.tolist()
     detail = EvalDetail(
-        label, variant.name, meta.data, shots, names, tuple(map(tuple, total.tolist())), tuple(predictions)
+        named.label,
+        features.sha256,
+        variant.name,
+        meta.data,
+        shots,
+        names,
+        tuple(map(tuple, cells)),
+        tuple(predictions),
     )
     answers = Answers(
-        source=source_of(meta, label, variant.levels),
+        source=source_of(features, named.label, variant.levels),
         protocol=plan.protocol,
         shots=shots,
         variant=variant.name,
@@ -125,34 +136,54 @@ def measure(
 def _training_rows(
     features: FeatureFile, train: NDArray[np.intp], variant: Variant, config: EvalConfig
 ) -> NDArray[Any] | LazyRows:
-    """In memory, or where `max_memory` is too small for that, from the file."""
+    """In memory, or where `max_memory`, or what this process may still take, is too small for that, from the file.
+
+    Raises: MemoryLimitError where they have to be in memory and it is too small.
+    """
     columns = slice(variant.start, variant.stop)
     lazy = LazyRows(features.features, rows=train, columns=columns)
     simple = variant.components is None and variant.normalization != "l2" and variant.dtype is None
-    too_large = 8 * lazy.shape[0] * lazy.shape[1] > (config.max_memory or sys.maxsize)  # as float64
+    numbers, stored = lazy.shape[0] * lazy.shape[1], features.features.shape[1] * lazy.shape[0]
+    as_read = features.features.dtype.itemsize * stored
+    half = usable_memory() // 2
+    too_large = 8 * numbers > (config.max_memory or half) or 8 * numbers + as_read > half  # as float64
     if config.solver == "batched" and simple and too_large:
         return lazy
+    require_memory(
+        as_read + memory_of_fit(*lazy.shape, svm_config(config, variant, None)),
+        f"{features.path}: {variant.name or (config.solver if simple else 'PCA')} on {lazy.shape[0]} rows of "
+        f"{lazy.shape[1]} columns",
+        "`solver='batched'` takes less" if simple and config.solver == "liblinear" else
+        "extract fewer images (`limit`), or leave what is not needed out of `ablate`",
+    )  # fmt: skip
     return variant.values(features.features[train])
 
 
-def _test_scores(features: FeatureFile, test: NDArray[np.intp], variant: Variant, fit: SvmFit) -> NDArray[np.float64]:
-    """Scores (n, K) of the test rows, in the order of `test`, read in blocks."""
-    parts = [
-        fit.scores(variant.values(features.features[test[k : k + PREDICT_ROWS]]))
-        for k in range(0, len(test), PREDICT_ROWS)
-    ]
-    return np.concatenate(parts)
+def _answered(
+    features: FeatureFile, test: NDArray[np.intp], variant: Variant, fit: SvmFit
+) -> tuple[NDArray[np.int32], NDArray[np.bool_]]:
+    """The label (n,) that each test row is answered with, and whether its own is among the `TOP` best; in the order of
+    `test`, read and scored in blocks."""
+    answered, hits = np.empty(len(test), dtype=np.int32), np.empty(len(test), dtype=bool)
+    step = min(PREDICT_ROWS, max(1, PREDICT_SCORES // len(fit.classes)))
+    for start in range(0, len(test), step):
+        rows = test[start : start + step]
+        scores = fit.scores(variant.values(features.features[rows]))  # (step, K)
+        truth = np.searchsorted(fit.classes, features.labels[rows]).astype(np.int32)
+        answered[start : start + step] = fit.classes[scores.argmax(axis=1)]
+        hits[start : start + step] = statistics.top_k(scores, truth, TOP)
+    return answered, hits
 
 
 def _intervals(
-    confusions: list[NDArray[np.int64]], different: NDArray[np.int64], shared: float
+    confusions: list[Confusion], different: NDArray[np.int64], shared: float
 ) -> tuple[statistics.Interval, statistics.Interval]:
     """Accuracy and mean class accuracy: over test rows for one split; over draws for several, in which the classes have
     `different` (K,) test images."""
     if len(confusions) == 1:
         return statistics.accuracy_interval(confusions[0]), statistics.mean_class_accuracy_interval(confusions[0])
-    total = np.sum(confusions, axis=0)
-    right = np.stack([np.diag(total), total.sum(axis=1) - np.diag(total)], axis=1)  # (K, 2)
+    total = Confusion.total(confusions)
+    right = np.stack([total.right, total.tested - total.right], axis=1)  # (K, 2)
     how: dict[str, Any] = {"draws": len(confusions), "shared": shared}
     whole = statistics.pooled(right.sum(axis=0)[None], statistics.RIGHT_OR_WRONG, different.sum()[None], **how)
     classes = statistics.pooled(right, statistics.RIGHT_OR_WRONG, different, **how)
@@ -174,8 +205,9 @@ def few_test_images(labels: NDArray[np.int32], splits: Sequence[Split]) -> list[
             "to measure a class by: differences between models are easily missed"]  # fmt: skip
 
 
-def source_of(meta: FeatureMeta, label: str, levels: tuple[str, ...]) -> Source:
-    return Source(label, meta.data, meta.card, meta.tap, levels, meta.precision, meta.backend)
+def source_of(file: FeatureFile | VerifiedFile, label: str, levels: tuple[str, ...]) -> Source:
+    meta = file.meta
+    return Source(label, meta.data, meta.card, file.sha256, meta.tap, levels, meta.precision, meta.backend)
 
 
 def _notes(fits: list[SvmFit], svm: SvmConfig, shots: int | None) -> list[str]:

@@ -6,11 +6,11 @@ N rows, D columns of X, F folds; a problem is one class against the rest in one 
 from __future__ import annotations
 
 import logging
-import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from l2a_transfer.errors import ArgumentError
+from l2a_transfer.errors import ArgumentError, MemoryLimitError
+from l2a_transfer.memory import mebibytes, usable_memory
 
 if TYPE_CHECKING:
     import torch
@@ -46,14 +46,25 @@ class MemoryPlan:
     moments: bool
 
 
-def plan_memory(N: int, D: int, *, folds: int, problems: int, budget: int) -> MemoryPlan:
-    """The plan that needs the fewest passes over X within `budget` bytes. Raises: ValueError where none fits."""
+def plan_memory(N: int, D: int, *, folds: int, problems: int, budget: int, given: bool = True) -> MemoryPlan:
+    """The plan that needs the fewest passes over X within `budget` bytes.
+
+    Raises, where none fits: ArgumentError for a budget that was `given` as max_memory, MemoryLimitError for one that
+    follows from what may still be taken.
+    """
     square = (D + 1) ** 2
     block = min(LARGEST_BLOCK, budget // (8 * BLOCK_BYTES))
     per_problem = PROBLEM_ROW_BYTES * N + PROBLEM_COLUMN_BYTES * (D + 1)
     room = budget - BLOCK_BYTES * block - (ROW_BYTES + folds) * N
     if room < per_problem:
         least = budget - room + per_problem
+        if not given:
+            raise MemoryLimitError(
+                f"one SVM on {N} rows of {D} columns takes {mebibytes(least)} beside them, and there are "
+                f"{mebibytes(budget)} for it",
+                "by default it takes half of what this process may take, `max_memory` lets it take more; fewer images "
+                "(`limit`) need less",
+            )
         raise ArgumentError(
             f"max_memory {budget} is too small: one SVM on {N} rows of {D} columns takes {least} bytes; give it more"
         )
@@ -71,10 +82,17 @@ def plan_memory(N: int, D: int, *, folds: int, problems: int, budget: int) -> Me
     return MemoryPlan(resident, batch, block, basis, moments)
 
 
-def half_of_memory(device: torch.device) -> int:
-    """Bytes: half of what the GPU has free, or of what the machine has."""
+def budget_of(max_memory: int | None, device: torch.device) -> int:
+    """Bytes that a fit may take on a device: half of what it has left, or `max_memory`, but on a CPU no more than seven
+    eighths of what is left."""
     if device.type == "cuda":
         import torch
 
-        return int(torch.cuda.mem_get_info(device)[0] // 2)
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
+        return max_memory or int(torch.cuda.mem_get_info(device)[0] // 2)
+    usable = usable_memory()
+    if not max_memory:
+        return usable // 2
+    if max_memory > usable:
+        log.warning("max_memory is %s; this process may take %s more, which the fit keeps below", mebibytes(max_memory),
+                    mebibytes(usable))  # fmt: skip
+    return min(max_memory, usable * 7 // 8)

@@ -23,14 +23,13 @@ Plot = tuple[int, str, Callable[[int], Markup], Scale]
 
 def page(results: EvalResults) -> str:
     """The HTML document."""
-    series = {label: k for k, label in enumerate(lookup.models(results))}
     sections = [
         ("result", "Result", _result(results)),
-        ("low-shot", "Few training images", _low_shot(results, series)),
-        ("measures", "All measures", _measures(results, series)),
+        ("low-shot", "Few training images", _low_shot(results)),
+        ("measures", "All measures", _measures(results)),
         ("differences", "Differences between models", _differences(results)),
         ("ablations", "Ablations", _ablations(results)),
-        ("choice", "How C was chosen", _choice(results, series)),
+        ("choice", "How C was chosen", _choice(results)),
         ("errors", "Where each model errs", _errors(results)),
         ("provenance", "Where every number comes from", _provenance(results)),
     ]
@@ -95,13 +94,9 @@ def _headline(results: EvalResults, table: Table, places: Sequence[Place]) -> Ma
         row = lookup.rows_at(results, place)[0]
         below = f"{counted(row.n_train, 'training image')}" if by_shots else _setting(results, place)
         heads.append(element("th", title, element("span", below, class_="sub"), scope="col", class_="number"))
-    row_of = {(row.label, lookup.place_of(row)): k for k, row in enumerate(results.rows) if not row.variant}
     lines = []
     for name, *cells in table.rows:
-        found = [
-            element("td", _linked(cell, row_of.get((name.text, place))), class_=_class(cell, number=True))
-            for place, cell in zip(places, cells, strict=True)
-        ]
+        found = [element("td", _linked(cell), class_=_class(cell, number=True)) for cell in cells]
         lines.append(element("tr", element("th", name_of(name.text), scope="row", class_="name"), *found))
     last = lookup.rows_at(results, places[0])[0]
     caption = (
@@ -114,7 +109,7 @@ def _headline(results: EvalResults, table: Table, places: Sequence[Place]) -> Ma
                 element("tbody", *lines))  # fmt: skip
 
 
-def _measures(results: EvalResults, series: dict[str, int]) -> list[Markup]:
+def _measures(results: EvalResults) -> list[Markup]:
     scale = Scale(0, 100, tuple((value, f"{value}") for value in range(0, 101, 20)))
     groups: dict[tuple[str, str], list[EvalRow]] = {}
     for place in lookup.places(results):
@@ -124,7 +119,7 @@ def _measures(results: EvalResults, series: dict[str, int]) -> list[Markup]:
         first = rows[0]
         table = tables.details(results, rows, leave_out=("data", "protocol", "train / test"))
         measured = iter(rows)
-        shown = [None if tables.is_summary(line) else next(measured) for line in table.rows]
+        shown = [None if k in table.summaries else next(measured) for k in range(len(table.rows))]
 
         def bar(k: int, shown: Sequence[EvalRow | None] = shown, chance: float = 100 * first.chance) -> Markup:
             row = shown[k]
@@ -132,7 +127,7 @@ def _measures(results: EvalResults, series: dict[str, int]) -> list[Markup]:
                 return charts.guide_bar([(chance, "guess")], scale)
             low, high = row.mean_class_accuracy_ci95
             return charts.interval_bar(
-                100 * row.mean_class_accuracy, (100 * low, 100 * high), scale, series=series[row.label],
+                100 * row.mean_class_accuracy, (100 * low, 100 * high), scale, series=row.line,
                 guides=[(100 * row.chance, "guess")], label=f"{100 * row.mean_class_accuracy:.1f} %",
             )  # fmt: skip
 
@@ -197,7 +192,7 @@ def _forest(
     return _rendered(table, caption, plot=(at, "difference, points", bar, scale), pairs=pairs)
 
 
-def _low_shot(results: EvalResults, series: dict[str, int]) -> list[Markup]:
+def _low_shot(results: EvalResults) -> list[Markup]:
     rows = [row for row in results.rows if row.shots is not None and not row.variant]
     if not rows:
         return []
@@ -207,10 +202,9 @@ def _low_shot(results: EvalResults, series: dict[str, int]) -> list[Markup]:
         caption = element(
             "figcaption", element("b", name_of(data)), f", {own[0].n_classes} classes, {counted(own[0].draws, 'draw')}"
         )
-        panels.append(element("figure", caption, figures.low_shot(results, data, own, series)))
-    labels = dict.fromkeys(row.label for row in rows)
+        panels.append(element("figure", caption, figures.low_shot(data, own)))
     return [
-        charts.legend([(series[label], name_of(label)) for label in labels]),
+        charts.legend([(line, name_of(label)) for line, label in {row.line: row.label for row in rows}.items()]),
         element("div", *panels, class_="panels"),
         element("p", "Whiskers: 95 % intervals. Points of one k stand side by side so that none covers "
                 "another. Dotted: guessing.", class_="note"),
@@ -221,7 +215,7 @@ def _ablations(results: EvalResults) -> list[Markup]:
     parts = []
     for rows in lookup.ablations(results):
         base, place = rows[0], lookup.place_of(rows[0])
-        found = [lookup.compared(results, place, lookup.full_name(row), base.label) for row in rows]
+        found = [None if row is base else lookup.compared(results, row, base) for row in rows]
         table = tables.ablation(results, rows)
         title = element("h3", name_of(base.label), " on ", _place(place))
         if any(found):
@@ -234,25 +228,23 @@ def _ablations(results: EvalResults) -> list[Markup]:
     return parts
 
 
-def _choice(results: EvalResults, series: dict[str, int]) -> list[Markup]:
+def _choice(results: EvalResults) -> list[Markup]:
     """One panel a place for the models as they are, and one for each model with variants."""
-    panels, groups = [], []
+    panels: list[Markup] = []
+    groups: list[tuple[Place, EvalRow | None, list[EvalRow]]] = []
     for place in lookup.places(results):
-        groups.append((place, "", [row for row in lookup.rows_at(results, place) if figures.has_path(row)]))
+        groups.append((place, None, [row for row in lookup.rows_at(results, place) if figures.has_path(row)]))
     for rows in lookup.ablations(results):
-        groups.append((lookup.place_of(rows[0]), rows[0].label, [row for row in rows if figures.has_path(row)]))
-    for place, label, rows in groups:
+        groups.append((lookup.place_of(rows[0]), rows[0], [row for row in rows if figures.has_path(row)]))
+    for place, base, rows in groups:
         if not rows:
             continue
-        names = dict.fromkeys(lookup.full_name(row) for row in rows)
-        own = {name: k for k, name in enumerate(names)} if label else {name: series[name] for name in names}
-        caption = (
-            [element("b", _place(place)), ", variants of ", name_of(label)] if label else [element("b", _place(place))]
-        )
-        shown = {lookup.full_name(row): row.variant or "as it is" if label else row.label for row in rows}
+        series = [row.line if base is None else k for k, row in enumerate(rows)]
+        names = [row.label if base is None else row.variant or "as it is" for row in rows]
+        caption = [element("b", _place(place))] + ([", variants of ", name_of(base.label)] if base else [])
         panels.append(element(
-            "figure", element("figcaption", *caption), figures.c_path(rows, own, str(place)),
-            charts.legend([(own[name], name_of(shown[name], 44)) for name in names]),
+            "figure", element("figcaption", *caption), figures.c_path(rows, series, str(place)),
+            charts.legend([(k, name_of(name, 44)) for k, name in zip(series, names, strict=True)]),
         ))  # fmt: skip
     if not panels:
         return []
@@ -301,7 +293,7 @@ def _provenance(results: EvalResults) -> list[Markup]:
         _facts(facts),
     ]
     for card, sources in provenance.cards(results):
-        parts.append(element("h3", name_of(str(card.get("name", sources[0].label)))))
+        parts.append(element("h3", name_of(provenance.title(sources))))
         parts.append(_facts(provenance.card_facts(card)))
         for source in sources:
             parts += _file(results, source)
@@ -316,10 +308,10 @@ def _provenance(results: EvalResults) -> list[Markup]:
 
 def _file(results: EvalResults, source: provenance.Origin) -> list[Markup]:
     """A feature file and the rows made from it."""
-    rows = [(k, row) for k, row in enumerate(results.rows) if provenance.source_of(row) == source]
-    first = rows[0][1]
+    first = results.rows[source.rows[0]]
     facts = [
         ("feature file", source.file),
+        ("SHA-256 of its content", source.sha256),
         ("features", f"tap {first.tap}, {first.precision}, backend {first.backend}"),
         ("protocol", f"{first.protocol}, {first.why}"),
     ]
@@ -327,7 +319,7 @@ def _file(results: EvalResults, source: provenance.Origin) -> list[Markup]:
     table = _box(
         f"Rows of {source.file}", _caption("Rows made from this file."),
         element("thead", element("tr", *(element("th", head, scope="col") for head in heads))),
-        element("tbody", *(_origin(results, k, row) for k, row in rows)),
+        element("tbody", *(_origin(results, k, results.rows[k]) for k in source.rows)),
     )  # fmt: skip
     return [element("h4", "on ", name_of(first.data)), _facts(facts), table]
 
@@ -406,11 +398,11 @@ def _content(cell: Cell) -> Markup:
     return element("b", text) if cell.best else text
 
 
-def _linked(cell: Cell, row: int | None) -> Markup:
-    if row is None:
+def _linked(cell: Cell) -> Markup:
+    if cell.row is None:
         return joined([cell.text])
     value, bracket, rest = cell.text.partition(" ")
-    shown = joined([element("a", value, href=f"#row-{row}"), bracket + rest])
+    shown = joined([element("a", value, href=f"#row-{cell.row}"), bracket + rest])
     best = element("span", " (best)", class_="hidden") if cell.best else ""
     return joined([element("b", shown) if cell.best else shown, best, element("span", cell.mark, class_="mark")])
 

@@ -10,6 +10,7 @@ import numpy as np
 
 from l2a_transfer.drawing import legible, plain_texts
 from l2a_transfer.evaluation.evaluate import EvalDetail, EvalRow
+from l2a_transfer.evaluation.figures import unnamed_axis
 from l2a_transfer.evaluation.lookup import full_name, place_of
 from l2a_transfer.evaluation.markup import shortened
 from l2a_transfer.wording import counted
@@ -26,8 +27,7 @@ def accuracy_png(rows: Sequence[EvalRow]) -> bytes:
     from matplotlib import colormaps
 
     panels = {place: [row for row in rows if place_of(row) == place] for place in dict.fromkeys(map(place_of, rows))}
-    labels = list(dict.fromkeys(row.label for row in rows))
-    colors = {label: colormaps["tab10"](k % 10) for k, label in enumerate(labels)}
+    colors = {line: colormaps["tab10"](k % 10) for k, line in enumerate(dict.fromkeys(row.line for row in rows))}
     heights = [0.34 * len(members) + 0.75 for members in panels.values()]
     figure = _figure(9.5, sum(heights) + 0.6)
     axes = figure.subplots(len(panels), 1, squeeze=False, height_ratios=heights)[:, 0]
@@ -36,7 +36,7 @@ def accuracy_png(rows: Sequence[EvalRow]) -> bytes:
         limits = 100 * np.array([row.mean_class_accuracy_ci95 for row in members])
         spread = np.stack([values - limits[:, 0], limits[:, 1] - values]).clip(min=0)
         upward = np.arange(len(members))
-        shades = [(*colors[row.label][:3], 0.4 if row.variant else 0.75) for row in members]
+        shades = [(*colors[row.line][:3], 0.4 if row.variant else 0.75) for row in members]
         axis.barh(upward, values, height=0.7, color=shades)
         axis.errorbar(values, upward, xerr=spread, fmt="none", ecolor="black", elinewidth=1.2, capsize=3)
         for height, value, (_, high) in zip(upward, values, limits, strict=True):
@@ -64,9 +64,8 @@ def confusion_png(row: EvalRow, detail: EvalDetail) -> bytes:
     """
     from matplotlib.colors import Normalize, PowerNorm
 
-    counts = np.array(detail.confusion, dtype=np.float64)  # (K, K)
-    share = 100 * counts / counts.sum(axis=1, keepdims=True).clip(min=1)
-    classes = len(share)
+    share, together = detail.confusion.picture()  # (S, S)
+    share, classes = 100 * share, len(detail.classes)
     cell_inches = 0.36 if classes <= NUMBERS_UP_TO else 0.135
     side = max(3.6, cell_inches * classes) if classes <= NAMES_UP_TO else UNNAMED_INCHES
     fontsize = min(8.0, 0.72 * 72 * cell_inches)  # 72 points an inch
@@ -81,10 +80,10 @@ def confusion_png(row: EvalRow, detail: EvalDetail) -> bytes:
     axis.set_yticks(places, names, fontsize=fontsize)
     axis.tick_params(length=0, pad=1)
     if classes <= NUMBERS_UP_TO:
-        for i, k in zip(*np.nonzero(counts), strict=True):
+        for i, k in zip(*np.nonzero(share), strict=True):
             shade = "white" if share[i, k] > 55 else "black"
             axis.text(k, i, f"{share[i, k]:.0f}", ha="center", va="center", fontsize=7, color=shade)
-    unnamed = "" if names else f" ({classes} in the order of results.json)"
+    unnamed = "" if names else unnamed_axis(classes, together)
     axis.set_xlabel(f"predicted class{unnamed}", fontsize=9)
     axis.set_ylabel(f"true class{unnamed}", fontsize=9)
     value = f"mean class accuracy {100 * row.mean_class_accuracy:.1f} %"

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 import shlex
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from l2a_transfer.evaluation.evaluate import EvalConfig, EvalResults, EvalRow
+from l2a_transfer.evaluation.evaluate import EvalConfig, EvalResults
 from l2a_transfer.evaluation.families import TRAINED, Source
 from l2a_transfer.wording import counted
 
@@ -25,7 +26,7 @@ MOST = 700
 def command(results: EvalResults) -> str:
     """The `svm-eval` command of this report; the folder names itself."""
     config = results.config
-    arguments = [source.file for source in dict.fromkeys(map(source_of, results.rows))]
+    arguments = [source.file for source in origins(results)]
     arguments += ["--out", "report", "--protocol", config.protocol, "--c-grid", _numbers(config.c_grid)]
     arguments += ["--decades", str(config.decades), "--folds", str(config.folds)]
     if config.draws is not None:
@@ -78,35 +79,41 @@ def choice(config: EvalConfig) -> str:
 
 
 class Origin(NamedTuple):
-    """A feature file as the results know it; files of different folders can have one name."""
+    """A feature file as the results know it, and the numbers of the rows made from it."""
 
     file: str
+    sha256: str
     label: str
     data: str
+    rows: tuple[int, ...]
 
 
-def source_of(row: EvalRow) -> Origin:
-    return Origin(row.file, row.label, row.data)
+def origins(results: EvalResults) -> list[Origin]:
+    """Every feature file once, in the order of the rows."""
+    made: dict[str, list[int]] = {}
+    for k, row in enumerate(results.rows):
+        made.setdefault(row.file_sha256, []).append(k)
+    first = {digest: results.rows[rows[0]] for digest, rows in made.items()}
+    return [Origin(row.file, digest, row.label, row.data, tuple(made[digest])) for digest, row in first.items()]
 
 
 def cards(results: EvalResults) -> list[tuple[dict[str, Any], list[Origin]]]:
-    """Every card once, in the order of the rows, with the feature files that its model made.
-
-    The results keep cards by the names of files. Where a card is another model's, because a file of another folder has
-    the same name, it is left out rather than shown where it does not belong.
-    """
+    """Every card once, in the order of the rows, with the feature files that its model made."""
     found: dict[str, tuple[dict[str, Any], list[Origin]]] = {}
-    for source, row in {source_of(row): row for row in results.rows}.items():
-        card = results.cards.get(row.file, {})
-        if card.get("name", row.model) != row.model:
-            card = {"name": row.model, "card": f"not kept, because several feature files are called {row.file}"}
+    for source in origins(results):
+        card = results.cards.get(source.sha256, {})
         found.setdefault(json.dumps(card, sort_keys=True), (card, []))[1].append(source)
     return list(found.values())
 
 
+def title(sources: Sequence[Origin]) -> str:
+    """What the report calls the models of a card."""
+    return ", ".join(dict.fromkeys(source.label for source in sources))
+
+
 def card_facts(card: dict[str, Any]) -> list[tuple[str, str]]:
     """A model's card as (what, value), everything in it but the class names; nested values are written out."""
-    of_weights = Source("", "", card).kind == TRAINED
+    of_weights = Source("", "", card, "").kind == TRAINED
     keys = [key for key in FIRST if key in card] + [key for key in card if key not in FIRST and key != "schema"]
     facts = []
     for key in keys:

@@ -6,82 +6,109 @@ import csv
 import dataclasses
 import errno
 import io
+import itertools
 import json
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from l2a_transfer.errors import OutputExistsError
 from l2a_transfer.evaluation import lookup
 from l2a_transfer.evaluation.compare import Comparison
-from l2a_transfer.evaluation.evaluate import SCHEMA, EvalResults, EvalRow
+from l2a_transfer.evaluation.evaluate import EvalResults, EvalRow
 from l2a_transfer.evaluation.markdown import report_markdown
 from l2a_transfer.evaluation.page import page
 from l2a_transfer.evaluation.plots import accuracy_png, confusion_png
+from l2a_transfer.evaluation.results_schema import earlier_files
 from l2a_transfer.evaluation.seeds import SeedSummary
+from l2a_transfer.files import check_replaceable, is_there, leftovers, replacing_all
+from l2a_transfer.lock import folder_lock
+from l2a_transfer.text import csv_cell, json_text
 
 RESULTS = "results.json"
 FIXED = (RESULTS, "results.csv", "comparisons.csv", "seeds.csv", "report.html", "report.md", "accuracy.png")
 INTERVALS = ("accuracy_ci95", "mean_class_accuracy_ci95", "ci95", "ci95_simultaneous")
-ENDS = dict.fromkeys(INTERVALS, ("low", "high")) | {"n": ("a", "b")}
+ENDS = dict.fromkeys(INTERVALS, ("low", "high")) | dict.fromkeys(("n", "files", "variants"), ("a", "b"))
 """Pairs of values that are two columns of a CSV file."""
 
 
-def check_output(out: Path, *, overwrite: bool) -> None:
-    """Raises: OutputExistsError where `out` holds a report and may not be replaced, or is no folder; OSError where it
-    cannot be written, which is better known before the SVMs are fitted than after."""
-    if out.exists() and not out.is_dir():
+@contextmanager
+def report_folder(out: Path, *, overwrite: bool, beside: Sequence[str] = ()) -> Iterator[None]:
+    """Hold the folder `out`, made where it is not there, from before the SVMs are fitted until the report is written.
+
+    Raises: as `check_output`; OutputExistsError where another process writes into it.
+    """
+    check_output(out, overwrite=overwrite, beside=beside)
+    with folder_lock(out):
+        # Whoever held the lock until now may have finished in the meantime.
+        check_output(out, overwrite=overwrite, beside=beside)
+        yield
+
+
+def check_output(out: Path, *, overwrite: bool, beside: Sequence[str] = ()) -> None:
+    """Raises: OutputExistsError where `out` holds a report, or files called `beside`, and may not be replaced, or is no
+    folder, or where one of these names is not a regular file's; OSError where it cannot be written, which is better
+    known before the SVMs are fitted than after. What an interrupted report left may be replaced."""
+    if is_there(out) and not out.is_dir():
         raise OutputExistsError(f"{out}: is a file, and a report needs a folder", "choose another `out`")
-    for name in FIXED:
-        if (out / name).exists() and not overwrite:
-            raise OutputExistsError(
-                f"{out / name}: exists", "`overwrite=True` replaces the report, or choose another `out`"
-            )
     there = next(path for path in (out, *out.absolute().parents) if path.exists())
     problem = errno.ENOTDIR if not there.is_dir() else 0 if os.access(there, os.W_OK) else errno.EACCES
     if problem:
         raise OSError(problem, os.strerror(problem), str(there))
+    replaced = leftovers(out)
+    for path in sorted(out.glob("confusion-*.png")):
+        check_replaceable(path)
+    for name in (*FIXED, *beside):
+        check_replaceable(out / name)
+        if is_there(out / name) and not overwrite and name not in replaced:
+            raise OutputExistsError(
+                f"{out / name}: exists", "`overwrite=True` replaces the report, or choose another `out`"
+            )
 
 
-def write_report(results: EvalResults, out: Path, *, overwrite: bool = False) -> list[Path]:
+def write_report(
+    results: EvalResults, out: Path, *, overwrite: bool = False, beside: Mapping[str, bytes] | None = None
+) -> list[Path]:
     """Writes the report into the folder `out` and returns its files, `results.json` first.
 
-    Every file is written beside its place and moved there when all are complete, `results.json` last; the plots of an
-    earlier report that this one does not have are removed. Raises: OutputExistsError.
+    Every file is written aside and moved to its place when all are complete, `results.json` last; files called
+    `beside` appear together with them; the plots of an earlier report that this one does not have are removed. Raises:
+    OutputExistsError; OSError, naming the file, where the disk refuses.
     """
-    check_output(out, overwrite=overwrite)
-    out.mkdir(parents=True, exist_ok=True)
+    beside = beside or {}
+    with report_folder(out, overwrite=overwrite, beside=tuple(beside)):
+        return _write_report(results, out, beside)
+
+
+def _write_report(results: EvalResults, out: Path, beside: Mapping[str, bytes]) -> list[Path]:
     earlier = _files_of(out / RESULTS)
     confusions = _confusion_names(results)
     names = [*FIXED, *confusions]
     content: dict[str, Callable[[], bytes]] = {
-        "results.csv": lambda: _csv([_flat(row) for row in results.document()["rows"]], EvalRow),
-        "comparisons.csv": lambda: _csv([_flat(c) for c in results.document()["comparisons"]], Comparison),
-        "seeds.csv": lambda: _csv([_flat(s) for s in results.document()["seeds"]], SeedSummary),
+        "results.csv": lambda: _csv([_flat(dataclasses.asdict(row)) for row in results.rows], EvalRow),
+        "comparisons.csv": lambda: _csv([_flat(dataclasses.asdict(c)) for c in results.comparisons], Comparison),
+        "seeds.csv": lambda: _csv([_flat(dataclasses.asdict(s)) for s in results.seeds], SeedSummary),
         "report.html": lambda: page(results).encode(),
         "report.md": lambda: report_markdown(results, confusions).encode(),
         "accuracy.png": lambda: accuracy_png(results.rows),
     }
-    partials = [out / f"{name}.partial" for name in names]
-    try:
-        for name, partial in zip(names[1:], partials[1:], strict=True):
+    with replacing_all(out) as put:
+        # Half a character in a class name (a lone surrogate) is written as the \\uXXXX that JSON has for it.
+        put(RESULTS, _json(results, names).encode("utf-8", "backslashreplace"))
+        for name in names[1:]:
             if name in content:
-                _write(partial, content[name]())
+                put(name, content[name]())
             else:
                 k = confusions[name]
-                _write(partial, confusion_png(results.rows[k], results.details[k]))
-        # Half a character in a class name (a lone surrogate) is written as the \\uXXXX that JSON has for it.
-        _write(partials[0], _json(results, names).encode("utf-8", "backslashreplace"))
-        for name, partial in reversed(list(zip(names, partials, strict=True))):
-            os.replace(partial, out / name)
-    finally:
-        for partial in partials:
-            partial.unlink(missing_ok=True)
+                put(name, confusion_png(results.rows[k], results.details[k]))
+        for name, whole in beside.items():
+            put(name, whole)
     for name in earlier - set(names):
         (out / name).unlink(missing_ok=True)
-    return [out / name for name in names]
+    return [out / name for name in (*names, *beside)]
 
 
 def _csv(flat: list[dict[str, Any]], kind: type[EvalRow | Comparison | SeedSummary]) -> bytes:
@@ -89,7 +116,7 @@ def _csv(flat: list[dict[str, Any]], kind: type[EvalRow | Comparison | SeedSumma
     text = io.StringIO()
     writer = csv.DictWriter(text, fieldnames=_columns(kind), lineterminator="\n")
     writer.writeheader()
-    writer.writerows(flat)
+    writer.writerows({key: csv_cell(value) for key, value in row.items()} for row in flat)
     return text.getvalue().encode("utf-8", "backslashreplace")
 
 
@@ -105,12 +132,16 @@ def _flat(row: dict[str, Any]) -> dict[str, Any]:
     for key, value in row.items():
         if key in ENDS:
             parts = ("", "") if value is None else value
-            flat.update({f"{key}_{end}": part for end, part in zip(ENDS[key], parts, strict=True)})
+            flat.update({f"{key}_{end}": _joined(part) for end, part in zip(ENDS[key], parts, strict=True)})
         elif key in ("c_grid_draws", "cv_accuracy_draws"):
             flat[key] = ";".join(" ".join(map(str, draw)) for draw in value)
         else:
-            flat[key] = ";".join(map(str, value)) if isinstance(value, tuple) else value
+            flat[key] = _joined(value)
     return flat
+
+
+def _joined(value: Any) -> Any:
+    return ";".join(map(str, value)) if isinstance(value, tuple) else value
 
 
 def _json(results: EvalResults, files: list[str]) -> str:
@@ -126,18 +157,12 @@ def _json(results: EvalResults, files: list[str]) -> str:
 
 
 def _dump(value: Any) -> str:
-    return json.dumps(value, ensure_ascii=False, allow_nan=False)
+    return json_text(json.dumps(value, ensure_ascii=False, allow_nan=False))
 
 
 def _files_of(path: Path) -> set[str]:
     """Plots that an earlier report of this schema names as its own; empty where there is none that can be read."""
-    try:
-        document = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return set()
-    if not isinstance(document, dict) or document.get("schema") != SCHEMA:
-        return set()
-    return {name for name in document.get("files", []) if re.fullmatch(r"confusion-[\w.@+-]+\.png", str(name))}
+    return {name for name in earlier_files(path) if re.fullmatch(r"confusion-[\w.@+-]+\.png", name)}
 
 
 def _confusion_names(results: EvalResults) -> dict[str, int]:
@@ -146,13 +171,6 @@ def _confusion_names(results: EvalResults) -> dict[str, int]:
     for k in lookup.pictured(results):
         row = results.rows[k]
         stem = "confusion-" + re.sub(r"[^A-Za-z0-9_.@+-]+", "_", f"{row.data}-{row.label}")[:100].lower()
-        same = sum(re.fullmatch(rf"{re.escape(stem)}(\+\d+)?\.png", name) is not None for name in names)
-        names[(f"{stem}+{same + 1}" if same else stem) + ".png"] = k
+        free = (f"{stem}{end}.png" for end in itertools.chain([""], (f"+{n}" for n in itertools.count(2))))
+        names[next(name for name in free if name not in names)] = k
     return names
-
-
-def _write(path: Path, content: bytes) -> None:
-    with open(path, "wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())

@@ -6,8 +6,11 @@ import dataclasses
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from l2a_transfer.errors import ArgumentError, unknown_name
 from l2a_transfer.evaluation.compare import Comparison
+from l2a_transfer.evaluation.confusion import Confusion
 from l2a_transfer.evaluation.families import Wanted
 from l2a_transfer.evaluation.fitting import DECADES, SOLVERS
 from l2a_transfer.evaluation.protocols import PROTOCOLS, SHOTS, Split
@@ -15,6 +18,8 @@ from l2a_transfer.evaluation.seeds import SeedSummary
 from l2a_transfer.evaluation.variants import ABLATIONS
 
 SCHEMA = "l2a-results/1"
+MATRIX_UP_TO = 250
+"""Classes up to which `results.json` has whole confusion matrices; a larger one holds hardly anything but zeros."""
 DEVICES = ("auto", "cpu", "cuda")
 
 
@@ -99,13 +104,15 @@ class EvalConfig:
 class EvalRow:
     """One model on one data set. Accuracies and intervals are fractions between 0 and 1.
 
-    `label` names the model, with the file's name where two files of a data set hold the same model. `C` and the
-    `…_draws` have one value a draw. `interval` says what the intervals are over: `score` (test rows of the one
-    split) or `corrected-t` (draws). `splits` points into `EvalResults.splits`. `chance` is the mean class accuracy
-    of guessing among the trained classes. `variant` says how an ablation differs from the model as it is ("" is the
-    model as it is), `shots` the training images a class in low-shot. `top5` is None where there are five classes or
-    fewer. `c_grid_draws`: the candidates of each draw, those that were added included. `fits` counts SVMs,
-    `unconverged` those that did not reach the solver's tolerance.
+    `file_sha256`, the digest of the feature file's content, `variant` and `shots` tell a row from all others. `label`
+    names the model, with a piece of the file's path where several models have that name, and is for readers; `line` is
+    the model's number, which its rows on several data sets share. `file`: its path from the folder that holds all files
+    of the report. `C` and the `…_draws` have one value a draw. `interval` says what the intervals are over: `score`
+    (test rows of the one split) or `corrected-t` (draws). `splits` points into `EvalResults.splits`. `chance` is the
+    mean class accuracy of guessing among the trained classes. `variant` says how an ablation differs from the model as
+    it is ("" is the model as it is), `shots` the training images a class in low-shot. `top5` is None where there are
+    five classes or fewer. `c_grid_draws`: the candidates of each draw, those that were added included. `fits` counts
+    SVMs, `unconverged` those that did not reach the solver's tolerance.
     """
 
     label: str
@@ -113,6 +120,8 @@ class EvalRow:
     model: str
     data: str
     file: str
+    file_sha256: str
+    line: int
     tap: str
     levels: tuple[str, ...]
     precision: str
@@ -150,23 +159,43 @@ class EvalRow:
 
 @dataclass(frozen=True)
 class EvalDetail:
-    """What is too long for a row: class names in label order, confusion counts (true × predicted, summed over draws),
-    and for each draw the predicted index into `classes` of every test row, in the order of the split's `test`."""
+    """What is too long for a row: class names in label order; (true class, predicted class, how often) of every pair
+    that occurred, by index and summed over draws; and for each draw the predicted index into `classes` of every test
+    row, in the order of the split's `test`."""
 
     label: str
+    file_sha256: str
     variant: str
     data: str
     shots: int | None
     classes: tuple[str, ...]
-    confusion: tuple[tuple[int, ...], ...]
+    cells: tuple[tuple[int, int, int], ...]
     predictions: tuple[tuple[int, ...], ...]
+
+    @property
+    def confusion(self) -> Confusion:
+        """Its counts."""
+        return Confusion(len(self.classes), np.array(self.cells, dtype=np.int64).reshape(-1, 3))
+
+    def document(self) -> dict[str, Any]:
+        """As JSON has it: counts (true × predicted) up to `MATRIX_UP_TO` classes, and above that `cells`."""
+        found = {name: value for name, value in vars(self).items() if name != "cells"}
+        small = len(self.classes) <= MATRIX_UP_TO
+        matrix = np.zeros((len(self.classes),) * 2, dtype=np.int64) if small else None
+        if matrix is not None:
+            true, predicted, count = self.confusion.cells.T
+            matrix[true, predicted] = count
+        return found | {
+            "confusion": None if matrix is None else matrix.tolist(),
+            "confusion_cells": None if small else self.cells,
+        }
 
 
 @dataclass(frozen=True)
 class EvalResults:
     """`rows` and `details` run in parallel; `splits` holds every split's indices, so that anybody can repeat it.
     `seeds`: means over the training seeds of an architecture, where there are several.
-    `cards` holds the card of each feature file's model, and the digest of its weights, by the file's name."""
+    `cards` holds the card of each feature file's model, and the digest of its weights, by the file's `file_sha256`."""
 
     config: EvalConfig
     rows: tuple[EvalRow, ...]
@@ -186,7 +215,7 @@ class EvalResults:
             "rows": [dataclasses.asdict(row) for row in self.rows],
             "comparisons": [dataclasses.asdict(comparison) for comparison in self.comparisons],
             "seeds": [dataclasses.asdict(summary) for summary in self.seeds],
-            "details": [dataclasses.asdict(detail) for detail in self.details],
-            "splits": [dataclasses.asdict(split) for split in self.splits],
+            "details": [detail.document() for detail in self.details],
+            "splits": [dict(vars(split)) for split in self.splits],
             "cards": self.cards,
         }

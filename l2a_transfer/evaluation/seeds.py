@@ -15,8 +15,9 @@ from l2a_transfer.evaluation.families import groups_of
 class SeedSummary:
     """One architecture, recipe and view on one data set, over two training seeds or more; rows of one seed averaged.
 
-    `labels`: its rows. `seeds`: the training seeds, and `values` the mean class accuracy of each. Means and sample
-    standard deviations (n − 1) are fractions.
+    `labels`: its rows, and `file_digests` the SHA-256 of their files. `recipe_sha256`: the digest of what its seeds
+    share, the same on every data set. `seeds`: the training seeds, and `values` the mean class accuracy of each. Means
+    and sample standard deviations (n − 1) are fractions.
     """
 
     name: str
@@ -32,6 +33,8 @@ class SeedSummary:
     accuracy_sd: float
     macro_f1_mean: float
     macro_f1_sd: float
+    file_digests: tuple[str, ...]
+    recipe_sha256: str
 
 
 def summaries(answers: Sequence[Answers], measured: Sequence[tuple[float, float, float]]) -> tuple[SeedSummary, ...]:
@@ -53,5 +56,6 @@ def summaries(answers: Sequence[Answers], measured: Sequence[tuple[float, float,
                 labels=tuple(row.source.label for row in group.rows), seeds=tuple(map(str, runs)),
                 values=tuple(table[:, 0].tolist()), mean_class_accuracy_mean=means[0], mean_class_accuracy_sd=sds[0],
                 accuracy_mean=means[1], accuracy_sd=sds[1], macro_f1_mean=means[2], macro_f1_sd=sds[2],
+                file_digests=tuple(row.source.sha256 for row in group.rows), recipe_sha256=group.recipe_sha256,
             ))  # fmt: skip
     return tuple(found)

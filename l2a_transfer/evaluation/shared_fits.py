@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from l2a_transfer.errors import ArgumentError
 from l2a_transfer.evaluation.grid import FoldCounts
-from l2a_transfer.evaluation.memory import half_of_memory, plan_memory
+from l2a_transfer.evaluation.memory import budget_of, plan_memory
 from l2a_transfer.evaluation.rows import Fold, LazyRows, RepeatedRows, Rows
 
 if TYPE_CHECKING:
@@ -33,8 +33,9 @@ class SharedFits:
     `max_memory` bytes bound what is held besides X itself (see `memory`): a copy of X is kept where it and one column
     fit, else X is read in blocks for every product; columns that do not fit together are solved in batches; the log
     says either.
-    Raises: ValueError where X holds NaN or infinity, where not even one column fits, and where columns that are not to
-    be standardised lie too far from 0 for float64 (`LARGEST_OFFSET`).
+    Raises: ValueError where X holds NaN or infinity, where not even one column fits into `max_memory`, and where
+    columns that are not to be standardised lie too far from 0 for float64 (`LARGEST_OFFSET`); MemoryLimitError where
+    not even one column fits into what this process may still take.
     """
 
     def __init__(
@@ -59,11 +60,13 @@ class SharedFits:
         self.device = choose_device(device)
         self.positive = np.array([1]) if classes == 2 else np.arange(classes)
         self.columns = len(self.folds) * len(self.positive)
+        budget = budget_of(max_memory, self.device)
         self.plan = plan_memory(
             *X.shape,
             folds=len(self.folds),
             problems=self.columns,
-            budget=max_memory or half_of_memory(self.device),
+            budget=budget,
+            given=budget == max_memory,
         )
         self.batch = self.plan.batch
         self.rows = Rows(X, device=self.device, resident=self.plan.resident, block=self.plan.block)

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import ndtr, stdtr, stdtrit
 
+from l2a_transfer.evaluation.confusion import Confusion
 from l2a_transfer.evaluation.score import PSEUDO, Outcomes
 
 CONFIDENCE = 0.95
@@ -28,33 +29,27 @@ class Interval:
     high: float
 
 
-def confusion_matrix(truth: NDArray[np.int32], predicted: NDArray[np.int32], classes: int) -> NDArray[np.int64]:
-    """Counts (K, K): row the true class, column the predicted one. Labels (N,) lie between 0 and K − 1."""
-    cells = truth.astype(np.int64) * classes + predicted
-    return np.bincount(cells, minlength=classes * classes).reshape(classes, classes)
+def accuracy(confusion: Confusion) -> float:
+    """Share of test rows that are right."""
+    return float(confusion.right.sum() / confusion.tested.sum())
 
 
-def accuracy(confusion: NDArray[np.int64]) -> float:
-    """Share of rows on the diagonal of (K, K)."""
-    return float(np.trace(confusion) / confusion.sum())
-
-
-def mean_class_accuracy(confusion: NDArray[np.int64]) -> float:
+def mean_class_accuracy(confusion: Confusion) -> float:
     """Mean over classes of the share of their rows that are right; classes without a row do not count."""
-    rows = confusion.sum(axis=1)  # (K,)
-    return float(np.mean(np.diag(confusion)[rows > 0] / rows[rows > 0]))
+    rows = confusion.tested  # (K,)
+    return float(np.mean(confusion.right[rows > 0] / rows[rows > 0]))
 
 
-def accuracy_interval(confusion: NDArray[np.int64]) -> Interval:
+def accuracy_interval(confusion: Confusion) -> Interval:
     """Accuracy with Wilson's (1927) score interval over test rows."""
-    right, rows = float(np.trace(confusion)), float(confusion.sum())
+    right, rows = float(confusion.right.sum()), float(confusion.tested.sum())
     return _score_interval(np.array([[right, rows - right]]))
 
 
-def mean_class_accuracy_interval(confusion: NDArray[np.int64]) -> Interval:
+def mean_class_accuracy_interval(confusion: Confusion) -> Interval:
     """Mean class accuracy with the score interval over test rows, each class keeping its number of rows."""
-    rows = confusion.sum(axis=1)  # (K,)
-    right, rows = np.diag(confusion)[rows > 0], rows[rows > 0]
+    rows = confusion.tested  # (K,)
+    right, rows = confusion.right[rows > 0], rows[rows > 0]
     return _score_interval(np.stack([right, rows - right], axis=1).astype(np.float64))
 
 
@@ -65,9 +60,9 @@ def _score_interval(counts: NDArray[np.float64]) -> Interval:
     return Interval(float(outcomes.estimate[0]), float(low[0]), float(high[0]))
 
 
-def macro_f1(confusion: NDArray[np.int64]) -> float:
+def macro_f1(confusion: Confusion) -> float:
     """Mean over classes of 2·TP / (2·TP + FP + FN); classes that are neither true nor predicted do not count."""
-    right, truth, predicted = np.diag(confusion), confusion.sum(axis=1), confusion.sum(axis=0)
+    right, truth, predicted = confusion.right, confusion.tested, confusion.answered
     there = truth + predicted > 0
     return float(np.mean(2 * right[there] / (truth + predicted)[there]))
 

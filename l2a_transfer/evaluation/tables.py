@@ -51,7 +51,7 @@ COLUMNS_MEAN = (
 @dataclass(frozen=True)
 class Cell:
     """`name`: text out of data, `code` where it is a model's. `best`: set in bold. `mark`: a key of
-    MARKS. `long`: may take several lines."""
+    MARKS. `long`: may take several lines. `row`: the number of the row in the results that a measure is of."""
 
     text: str
     name: bool = False
@@ -59,34 +59,36 @@ class Cell:
     best: bool = False
     mark: str = ""
     long: bool = False
+    row: int | None = None
 
 
 @dataclass(frozen=True)
 class Table:
-    """`columns`: (heading, whether numbers stand in it). The first column heads each row."""
+    """`columns`: (heading, whether numbers stand in it). The first column heads each row. `summaries`: the numbers of
+    the rows that are over seeds, and not of one row of the results."""
 
     columns: tuple[tuple[str, bool], ...]
     rows: tuple[tuple[Cell, ...], ...]
+    summaries: frozenset[int] = frozenset()
 
 
 def headline(results: EvalResults, places: Sequence[Place]) -> Table:
     """Models × places: mean class accuracy in percent with its interval, the best of each column marked; below the rows
     of an architecture with several training seeds, their mean and standard deviation."""
     rows = []
-    last = {}  # label → names of the architectures whose last row it is, in any of the places
+    last = {}  # recipe → line of the last of its rows, in any of the places
+    cells: dict[tuple[int, Place], Cell] = {}
     for place in places:
         for row in lookup.rows_at(results, place):
+            cells[row.line, place] = _standing(results, row)
             for summary in lookup.summaries_after(results, row, lookup.rows_at(results, place)):
-                last[summary.name] = row.label
-    for label in lookup.models(results):
-        cells = [Cell(label, name=True, code=True)]
-        for place in places:
-            cells.append(next((_standing(results, r) for r in lookup.rows_at(results, place) if r.label == label),
-                              Cell("–")))  # fmt: skip
-        rows.append(tuple(cells))
-        for name in (name for name, after in last.items() if after == label):
-            own = {place: s for place in places for s in lookup.summaries_at(results, place) if s.name == name}
+                last[summary.recipe_sha256] = row.line
+    for line, label in lookup.models(results).items():
+        rows.append((Cell(label, name=True, code=True), *(cells.get((line, place), Cell("–")) for place in places)))
+        for recipe in (recipe for recipe, after in last.items() if after == line):
+            own = {p: s for p in places for s in lookup.summaries_at(results, p) if s.recipe_sha256 == recipe}
             counts = sorted({len(s.seeds) for s in own.values()})
+            name = next(iter(own.values())).name
             rows.append((
                 Cell(f"{name}: mean ± sd over {' or '.join(map(str, counts))} seeds", name=True),
                 *(_mean_and_sd(own.get(place)) for place in places),
@@ -98,7 +100,10 @@ def _standing(results: EvalResults, row: EvalRow) -> Cell:
     standing = lookup.standing(results, row)
     alone = len(lookup.rows_at(results, lookup.place_of(row))) < 2
     mark = CLOSE if standing == "close" else UNKNOWN if standing == "unknown" and not alone else ""
-    return Cell(_of(row.mean_class_accuracy, row.mean_class_accuracy_ci95), best=standing == "best", mark=mark)
+    return Cell(
+        _of(row.mean_class_accuracy, row.mean_class_accuracy_ci95), best=standing == "best", mark=mark,
+        row=next(k for k, other in enumerate(results.rows) if other is row),
+    )  # fmt: skip
 
 
 def _mean_and_sd(summary: SeedSummary | None) -> Cell:
@@ -132,18 +137,15 @@ def details(results: EvalResults, rows: Sequence[EvalRow], *, leave_out: Sequenc
     }
     kept = [name for name in columns if name not in leave_out and not silent.get(name, False)]
     text = ("data", "model", "variant", "protocol")
-    lines = []
+    lines: list[tuple[Cell, ...]] = []
+    summaries = set()
     for row in rows:
         lines.append(tuple(columns[name](row) for name in kept))
         for summary in lookup.summaries_after(results, row, rows):
             own = _summary_cells(summary)
+            summaries.add(len(lines))
             lines.append(tuple(own.get(name, Cell("–")) for name in kept))
-    return Table(tuple((name, name not in text) for name in kept), tuple(lines))
-
-
-def is_summary(row: tuple[Cell, ...]) -> bool:
-    """Whether a line of `details` or `headline` is over seeds, and not of one row."""
-    return any(cell.name and ": mean ± sd over " in cell.text and not cell.code for cell in row)
+    return Table(tuple((name, name not in text) for name in kept), tuple(lines), frozenset(summaries))
 
 
 def _summary_cells(summary: SeedSummary) -> dict[str, Cell]:
@@ -203,7 +205,7 @@ def ablation(results: EvalResults, rows: Sequence[EvalRow]) -> Table:
     base, *_ = rows
     lines = []
     for row in rows:
-        found = lookup.compared(results, lookup.place_of(row), lookup.full_name(row), base.label)
+        found = None if row is base else lookup.compared(results, row, base)
         lines.append((
             Cell(row.variant or "as it is", name=True),
             Cell(_of(row.mean_class_accuracy, row.mean_class_accuracy_ci95)),

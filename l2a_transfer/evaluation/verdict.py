@@ -18,7 +18,7 @@ THINGS = {
 def population_of_rows(a: Source, b: Source) -> str:
     """What a comparison of two rows holds for: nothing varies in pixels, so that they limit nothing."""
     if a.kind == b.kind:
-        same = a.label == b.label or (a.recipe and (a.recipe, a.seed) == (b.recipe, b.seed))
+        same = a.sha256 == b.sha256 or (a.recipe and (a.recipe, a.seed) == (b.recipe, b.seed))
         return THINGS[a.kind][0 if same else 1]
     kinds = sorted({a.kind, b.kind} - {PIXELS}, key=list(THINGS).index)
     return " and ".join(THINGS[kind][0] for kind in kinds)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,11 +15,15 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from l2a_transfer.drawing import legible, plain_texts
-from l2a_transfer.errors import ArgumentError, BackendError, wrong_kind
+from l2a_transfer.errors import ArgumentError, BackendError, OutputExistsError, wrong_kind
+from l2a_transfer.files import check_replaceable, is_there, leftovers, replacing_all, write_whole
+from l2a_transfer.lock import folder_lock, output_lock
+from l2a_transfer.models.config import LEVELS
 from l2a_transfer.models.vgg import Network
 from l2a_transfer.preprocess import Preprocess, check_rgb
 
 COLORMAP = "inferno"
+SHEET = "attention.png"
 DEFAULT_SIDE = 128
 MAX_SIDE = 1024
 STRIDE = 4
@@ -62,7 +68,9 @@ def attention_maps(
     if not isinstance(model, Network):
         raise wrong_kind("model", "a network, the first of what resolve_model(NAME) gives", model)
     if not isinstance(image, Image.Image):
-        raise wrong_kind("image", "a picture of Pillow's in mode RGB, as Image.open(PATH).convert('RGB') gives", image)
+        raise wrong_kind(
+            "image", "a picture of Pillow's in mode RGB, as l2a_transfer.data.decode.decode_file(PATH) gives", image
+        )
     check_rgb(image)
     smallest = model.config.min_size
     if not smallest <= side <= MAX_SIDE:
@@ -116,8 +124,15 @@ def overlay(image: NDArray[np.uint8], values: NDArray[np.float32]) -> NDArray[np
     return np.asarray(np.clip(np.rint(mixed), 0, 255), dtype=np.uint8)
 
 
-@plain_texts()
 def contact_sheet(results: Sequence[AttentionMaps], out: Path, *, title: str) -> None:
+    """The file of `sheet_png`. Raises: OutputExistsError where another process writes `out`, or it is no regular file;
+    OSError, naming it, where the disk refuses."""
+    with output_lock(out):
+        write_whole(out, sheet_png(results, title=title))
+
+
+@plain_texts()
+def sheet_png(results: Sequence[AttentionMaps], *, title: str) -> bytes:
     """One PNG: a row a picture; the picture, then each level's attention over it, with a scale and the peaks."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.cm import ScalarMappable
@@ -143,21 +158,65 @@ def contact_sheet(results: Sequence[AttentionMaps], out: Path, *, title: str) ->
     scale = figure.colorbar(ScalarMappable(cmap=COLORMAP), ax=axes, fraction=0.03, pad=0.01)
     scale.set_label("attention weight / largest weight of the map", fontsize=9)
     figure.suptitle(legible(title), fontsize=11)
-    partial = out.with_name(out.name + ".partial")
-    figure.savefig(partial, format="png", metadata={"Software": "l2a-transfer"})
-    partial.replace(out)
+    stream = io.BytesIO()
+    figure.savefig(stream, format="png", metadata={"Software": "l2a-transfer"})
+    return stream.getvalue()
 
 
 def _shortened(name: str, most: int = 26) -> str:
     return name if len(name) <= most else "…" + name[-(most - 1) :]
 
 
-def save_overlays(result: AttentionMaps, folder: Path, stem: str) -> list[Path]:
-    """One PNG a level, `STEM-LEVEL.png`, of the size that the network took; returns their paths."""
+def overlay_pngs(result: AttentionMaps) -> dict[str, bytes]:
+    """Level → a PNG of its attention over the picture, of the size that the network took."""
     H, W = result.image.shape[:2]
-    paths = []
+    found = {}
     for level, weights in result.maps.items():
-        path = folder / f"{stem}-{level}.png"
-        Image.fromarray(overlay(result.image, heat(weights, (W, H)))).save(path)
-        paths.append(path)
-    return paths
+        stream = io.BytesIO()
+        Image.fromarray(overlay(result.image, heat(weights, (W, H)))).save(stream, format="png")
+        found[level] = stream.getvalue()
+    return found
+
+
+@contextmanager
+def maps_folder(out: Path, stems: Sequence[str], *, overwrite: bool) -> Iterator[None]:
+    """Hold the folder `out`, made where it is not there, while the maps of pictures called `stems` are drawn.
+
+    Raises: OutputExistsError where a file of that name is there and `overwrite` is not given (what an interrupted run
+    left may be replaced), is no regular file, `out` is no folder, or another process writes into it.
+    """
+    names = [SHEET, *(overlay_name(stem, level) for stem in stems for level in LEVELS)]
+    _check_free(out, names, overwrite=overwrite)
+    with folder_lock(out):
+        _check_free(out, names, overwrite=overwrite)  # whoever held it until now may have finished in the meantime
+        yield
+
+
+def write_maps(results: Sequence[AttentionMaps], stems: Sequence[str], out: Path, *, title: str) -> list[Path]:
+    """`STEM-LEVEL.png` of each picture and level, and `attention.png`, the contact sheet; all of them or none.
+
+    Returns their paths, the sheet last. For use within `maps_folder`. Raises: OSError, naming the file, where the disk
+    refuses.
+    """
+    paths = []
+    with replacing_all(out) as put:
+        put(SHEET, sheet_png(results, title=title))
+        for stem, result in zip(stems, results, strict=True):
+            for level, content in overlay_pngs(result).items():
+                put(overlay_name(stem, level), content)
+                paths.append(out / overlay_name(stem, level))
+    return [*paths, out / SHEET]
+
+
+def overlay_name(stem: str, level: str) -> str:
+    return f"{stem}-{level}.png"
+
+
+def _check_free(out: Path, names: Sequence[str], *, overwrite: bool) -> None:
+    if is_there(out) and not out.is_dir():
+        raise OutputExistsError(f"{out}: is a file, and pictures need a folder", "choose another `out`")
+    replaced = leftovers(out)
+    for name in names:
+        check_replaceable(out / name)
+        if is_there(out / name) and not overwrite and name not in replaced:
+            raise OutputExistsError(f"{out / name}: exists", "`overwrite=True` replaces it, or choose another `out`")

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from l2a_transfer.data.readers import ImageSource
-from l2a_transfer.data.sources import reading_of
+from l2a_transfer.data.sources import check_source, reading_of
 from l2a_transfer.errors import (
     ArgumentError,
     BackendError,
@@ -32,8 +32,9 @@ from l2a_transfer.features.plan import as_there, comparable, fingerprint, made_o
 from l2a_transfer.features.ray_engine import RayConfig, compute_on_ray
 from l2a_transfer.features.shards import Shard, Shards
 from l2a_transfer.features.store import FeatureMeta, read_meta, write_features
-from l2a_transfer.files import names_a_format
+from l2a_transfer.files import check_own_folder, check_replaceable, names_a_format
 from l2a_transfer.lock import output_lock
+from l2a_transfer.text import terminal
 from l2a_transfer.wording import are, counted
 
 log = logging.getLogger(__name__)
@@ -102,6 +103,7 @@ def extract(
         raise BackendError(f"{backend.card['name']} has no attention, so it has no maps", "leave `attention` out")
     if len(source) == 0:
         raise DataError(f"{source.name}: no images to extract")
+    check_source(source)
     started = time.perf_counter()
     identity = fingerprint(source, backend, batch_size, attention=attention)
     if out.is_dir():
@@ -109,9 +111,12 @@ def extract(
     if not out.parent.is_dir():
         out.parent.mkdir(parents=True, exist_ok=True)
     job = _Job(source, backend, out, identity, on_error)
+    check_own_folder(job.shards.folder)
     if (found := job.complete(resume=resume, overwrite=overwrite)) and not job.shards.there():
         return found
+    check_replaceable(out)
     with output_lock(out):
+        check_replaceable(out)
         # Whoever held the lock until now may have finished in the meantime.
         if found := job.complete(resume=resume, overwrite=overwrite):
             if job.shards.is_of(identity):
@@ -129,7 +134,7 @@ def extract(
             total=len(source),
             initial=len(source) - computed,
             unit="img",
-            desc=f"{backend.card['name']} on {source.name}",
+            desc=terminal(f"{backend.card['name']} on {source.name}"),
             disable=None if progress else True,
         )
         compute = compute_shards if engine == "local" else partial(compute_on_ray, config=ray or RayConfig())
@@ -173,7 +178,10 @@ class _Job:
 
     def complete(self, *, resume: bool, overwrite: bool) -> ExtractResult | None:
         """The file that is there already, verified; None where it has to be made. Raises: OutputExistsError."""
-        if not self.out.exists() or (overwrite and not resume):
+        if not self.out.is_file():
+            check_replaceable(self.out)
+            return None
+        if overwrite and not resume:
             return None
         if not resume:
             raise OutputExistsError(f"{self.out}: exists", "`resume=True` verifies it, `overwrite=True` replaces it")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -13,10 +12,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from l2a_transfer.documents import parse
 from l2a_transfer.errors import BackendError, unknown_name
 from l2a_transfer.features.devices import PRECISIONS, choose_onnx_device
 from l2a_transfer.features.interface import TAPS, Computed, check_pixels, level_columns, maps_wanted
+from l2a_transfer.features.interruptible import interruptible
 from l2a_transfer.features.machine import arithmetic, gpu_name, onnx_instructions
+from l2a_transfer.features.onnx_graph import check_graph
+from l2a_transfer.inputs import check_input, read_input
 
 if TYPE_CHECKING:
     from l2a_transfer.models.weights import Card
@@ -78,13 +81,17 @@ class OnnxBackend:
 
         options = ort.SessionOptions()
         options.intra_op_num_threads = self._threads
-        options.log_severity_level = 3
+        options.log_severity_level = 4  # an error is raised; its line would hold names out of the file
         provider, settings = PROVIDERS[self.device]
         if self.device == "cuda" and hasattr(ort, "preload_dlls"):
             ort.preload_dlls()
         with _runtime_errors(self._path):
             # Without enable_fallback=0, a provider that fails is replaced by another, and a line is printed.
-            session = ort.InferenceSession(self._content, options, providers=[(provider, settings)], enable_fallback=0)
+            session = interruptible(
+                lambda: ort.InferenceSession(
+                    self._content, options, providers=[(provider, settings)], enable_fallback=0
+                )
+            )
         if session.get_providers()[0] != provider:
             raise BackendError(
                 f"{self._path}: ONNX Runtime could not start {provider}, it runs {session.get_providers()}",
@@ -121,9 +128,15 @@ class OnnxBackend:
         """Outputs of the file by name, all by default: `features` (B, D) and `map_LEVEL` (B, H, W)."""
         if len(images_u8) == 0:
             return _none_of(self.run, images_u8, names)
+        import onnxruntime as ort
+
         wanted = list(names) if names else [output.name for output in self._session.get_outputs()]
+        options = ort.RunOptions()
         with _runtime_errors(self._path):
-            return dict(zip(wanted, self._session.run(wanted, {"images": images_u8}), strict=True))
+            found = interruptible(
+                lambda: self._session.run(wanted, {"images": images_u8}, options), lambda: _terminate(options)
+            )
+        return dict(zip(wanted, found, strict=True))
 
     def run_bound(self, images_u8: NDArray[np.uint8], names: Sequence[str]) -> dict[str, NDArray[np.float32]]:
         """As `run`, with the pixels put on the device once and the outputs allocated there (I/O binding)."""
@@ -136,7 +149,8 @@ class OnnxBackend:
             binding.bind_ortvalue_input("images", ort.OrtValue.ortvalue_from_numpy(images_u8, self.device, 0))
             for name in names:
                 binding.bind_output(name, self.device)
-            self._session.run_with_iobinding(binding)
+            options = ort.RunOptions()
+            interruptible(lambda: self._session.run_with_iobinding(binding, options), lambda: _terminate(options))
             return dict(zip(names, binding.copy_outputs_to_cpu(), strict=True))
 
     def __getstate__(self) -> dict[str, Any]:
@@ -159,6 +173,10 @@ class OnnxBackend:
             "gpu": gpu_name(self.device),
             "arithmetic": arithmetic(self.device, self.preprocess.size, self.features),
         }
+
+
+def _terminate(options: Any) -> None:
+    options.terminate = True
 
 
 def _none_of(run: Any, images_u8: NDArray[np.uint8], names: Sequence[str] | None) -> dict[str, NDArray[np.float32]]:
@@ -196,14 +214,14 @@ def read_exported(path: Path) -> tuple[bytes, Card, str]:
     from l2a_transfer.models.weights import Card
 
     try:
-        if path.stat().st_size > MAX_ONNX_BYTES:
+        if check_input(path).st_size > MAX_ONNX_BYTES:
             raise BackendError(f"{path}: larger than {MAX_ONNX_BYTES >> 20} MiB, which no exported network is")
-        content = path.read_bytes()
+        content = read_input(path, MAX_ONNX_BYTES)
     except OSError as error:
         raise BackendError(f"{path}: cannot be read: {error.strerror or error}; {EXPORT}") from error
     try:
         model = onnx.load_model_from_string(content)
-    except DecodeError as error:
+    except (DecodeError, ValueError, RecursionError) as error:  # of one nested too deeply, too
         raise BackendError(f"{path}: not an ONNX file or damaged: {error}; {EXPORT}") from error
     metadata = {entry.key: entry.value for entry in model.metadata_props}
     if CARD_KEY not in metadata:
@@ -211,11 +229,11 @@ def read_exported(path: Path) -> tuple[bytes, Card, str]:
     if refers_to_other_files(model):
         raise BackendError(f"{path}: keeps data in other files, which is refused; export it again")
     try:
-        card = Card.from_json(json.loads(metadata[CARD_KEY]))
-        weights = json.loads(metadata.get(WEIGHTS_KEY, '""'))
+        card = Card.from_json(parse(metadata[CARD_KEY]))
+        weights = parse(metadata.get(WEIGHTS_KEY, '""'))
         if not isinstance(weights, str) or not re.fullmatch("(?:[0-9a-f]{64})?", weights):
             raise ValueError(f"{WEIGHTS_KEY} is no SHA-256")
-    except (ValueError, TypeError, KeyError, RecursionError) as error:
+    except (ValueError, TypeError) as error:
         raise BackendError(f"{path}: its card cannot be read: {error}; {EXPORT}") from error
     inputs = [i.name for i in model.graph.input]
     outputs = [o.name for o in model.graph.output]
@@ -225,6 +243,10 @@ def read_exported(path: Path) -> tuple[bytes, Card, str]:
         )
     if content != with_sha256(content[: -len(with_sha256(b""))]):
         raise BackendError(f"{path}: changed since it was exported: its SHA-256 differs or is missing; {EXPORT}")
+    try:
+        check_graph(model, card.config, card.preprocess.size)
+    except ValueError as error:
+        raise BackendError(f"{path}: not what an export writes: {error}", "export it again") from error
     return content, card, weights
 
 

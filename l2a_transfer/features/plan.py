@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from typing import Any
 
 from l2a_transfer.data.readers import ImageSource
@@ -107,4 +108,4 @@ def _short(values: dict[str, Any], key: str) -> str:
     if key in RECORDED and key not in values:
         return "not recorded"
     value = values.get(key)
-    return f"{value[:12]}…" if isinstance(value, str) and len(value) == 64 else repr(value)
+    return f"{value[:12]}…" if isinstance(value, str) and re.fullmatch("[0-9a-f]{64}", value) else repr(value)

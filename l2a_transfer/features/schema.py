@@ -6,12 +6,16 @@ import hashlib
 import struct
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from l2a_transfer.data.names import MUST_BE, first_fault
+from l2a_transfer.documents import ANYTHING, Kind, integer, list_of, parse, row_of, table, text
 from l2a_transfer.errors import StoreError
+from l2a_transfer.inputs import open_input
+from l2a_transfer.models.card_schema import CARD_OF_FEATURES, OBJECT
 from l2a_transfer.wording import counted
 
 SCHEMA = "l2a-features/1"
@@ -22,15 +26,43 @@ SEAL = struct.Struct("<8sIQ32s")
 """magic, version, length in bytes of what follows the user block, and its SHA-256; the rest of the block is zero."""
 DTYPES = ("float32", "float16")
 CHUNK_BYTES = 1 << 20
-MAX_ID_BYTES = 4096
 AGAIN = "extract it again (`overwrite=True`)"
 TEXT = ("data", "tap", "precision", "backend")
-JSON: dict[str, type] = {
-    "classes": list, "splits": list, "levels": list, "card": dict, "preprocess": dict, "fingerprint": dict,
+JSON: dict[str, Kind] = {
+    "classes": list_of(text()), "splits": list_of(text()), "levels": list_of(row_of(text(), integer(), integer())),
+    "card": CARD_OF_FEATURES, "preprocess": OBJECT, "fingerprint": OBJECT,
 }  # fmt: skip
-OPTIONAL_JSON: dict[str, type] = {"skipped": list, "source": dict}
+"""What each attribute must hold; `levels` are (name, start, stop)."""
+OPTIONAL_JSON: dict[str, Kind] = {
+    "skipped": list_of(row_of(text(), text())),
+    "source": table(
+        optional={
+            "splits_from": text(),
+            "passed_over": table(
+                optional={"files": integer(), "kinds": table(others=integer()), "first": list_of(text())},
+                others=ANYTHING,
+            ),
+        },
+        others=ANYTHING,
+    ),
+}
+EMPTY = {"skipped": "[]", "source": "{}"}
+"""What stands for an optional attribute that is not there."""
 MAPS = "maps"
 """The group of the attention maps: one data set a level."""
+
+
+def document(path: Path, key: str, content: str) -> Any:
+    """What a JSON attribute holds. Raises: StoreError naming the attribute, and in it the field that is wrong."""
+    try:
+        found = parse(content)
+    except ValueError as error:
+        raise StoreError(f"{path}: the attribute {key!r} is not JSON that can be used: {error}") from error
+    try:
+        (JSON | OPTIONAL_JSON)[key].check(found, key)
+    except ValueError as error:
+        raise StoreError(f"{path}: the attribute {key!r}: {error}") from error
+    return found
 
 
 @dataclass(frozen=True)
@@ -89,8 +121,8 @@ def check_rows(path: Path, meta: FeatureMeta, rows: Rows, dim: int) -> None:
         seen: set[str] = set()
         twice = next(name for name in rows.ids if name in seen or seen.add(name))  # type: ignore[func-returns-value]
         raise StoreError(f"{path}: /ids must differ; {twice!r} is there more than once")
-    if any(not name or "\0" in name or not _is_utf8(name) for name in rows.ids):
-        raise StoreError(f"{path}: /ids must be UTF-8 text, not empty and without NUL")
+    if found := first_fault(rows.ids):
+        raise StoreError(f"{path}: /ids: the name of row {found[0]} {found[1]}; {MUST_BE}")
     if rows.labels.min() < -1 or rows.labels.max() >= len(meta.classes):
         raise StoreError(
             f"{path}: /labels must be −1 or an index of one of {counted(len(meta.classes), 'class', 'classes')}"
@@ -111,17 +143,17 @@ def check_rows(path: Path, meta: FeatureMeta, rows: Rows, dim: int) -> None:
         raise StoreError(f"{path}: 'skipped' must name different images, none of which has a row")
 
 
-def _is_utf8(name: str) -> bool:
-    # What a file name in another encoding becomes in Python (surrogates) cannot be written as UTF-8.
-    return not any("\ud800" <= c <= "\udfff" for c in name)
-
-
 def digest_of(path: Path) -> tuple[int, bytes]:
     """Length and SHA-256 of what follows the user block."""
+    with open_input(path) as file:
+        return digest_of_open(file)
+
+
+def digest_of_open(file: IO[bytes]) -> tuple[int, bytes]:
+    """As `digest_of`, of a file that is open, wherever it stands."""
     sha, length = hashlib.sha256(), 0
-    with open(path, "rb") as file:
-        file.seek(USER_BLOCK)
-        while chunk := file.read(CHUNK_BYTES):
-            sha.update(chunk)
-            length += len(chunk)
+    file.seek(USER_BLOCK)
+    while chunk := file.read(CHUNK_BYTES):
+        sha.update(chunk)
+        length += len(chunk)
     return length, sha.digest()

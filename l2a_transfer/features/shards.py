@@ -6,7 +6,6 @@ import hashlib
 import json
 import logging
 import os
-import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -18,11 +17,15 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
+from l2a_transfer.documents import parse
 from l2a_transfer.errors import OutputExistsError, StoreError
 from l2a_transfer.features.plan import STAMPS, as_there, differences, made_otherwise
+from l2a_transfer.files import check_own_folder, is_there, replacing
+from l2a_transfer.inputs import check_input, read_input
 
 log = logging.getLogger(__name__)
 PLAN = "plan.json"
+MAX_PLAN_BYTES = 16 << 20
 ROWS = "rows-*.safetensors"
 ABOUT = "l2a-shard"
 MAP = "map_"
@@ -55,8 +58,9 @@ class Shards:
         """Make the folder, or take up the one that is there; what killed writers left of partial files goes.
 
         Raises: OutputExistsError where it belongs to another extraction, naming what differs; StoreError where the
-        folder cannot be written.
+        folder cannot be written, or is a link or another user's.
         """
+        check_own_folder(self.folder)
         if overwrite:
             self.remove()
         # A plan of which no range is finished protects nothing, as after a picture that could not be decoded.
@@ -77,7 +81,7 @@ class Shards:
 
     def there(self) -> bool:
         """True where the folder holds a plan, of this extraction or another."""
-        return (self.folder / PLAN).exists()
+        return is_there(self.folder / PLAN)
 
     def is_of(self, fingerprint: dict[str, Any]) -> bool:
         """True where the folder on disk belongs to the extraction with this fingerprint. Raises: StoreError."""
@@ -102,7 +106,7 @@ class Shards:
     def read(self, rows: range) -> Shard | None:
         """A finished range, every array's checksum verified; None where there is no whole shard of this plan."""
         path = self.path(rows)
-        if not path.exists():
+        if not path.is_file():
             return None
         try:
             return self._load(path, rows)
@@ -113,8 +117,9 @@ class Shards:
     def _load(self, path: Path, rows: range) -> Shard:
         """The content of a shard. Raises: StoreError naming the file and what is wrong with it."""
         try:
+            check_input(path)
             with safe_open(path, framework="numpy") as file:
-                about = json.loads((file.metadata() or {})[ABOUT])
+                about = parse((file.metadata() or {})[ABOUT])
                 arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
             plan, sums = about["plan"], dict(about["sha256"])
             skipped = {int(row): str(why) for row, why in about["skipped"]}
@@ -160,30 +165,21 @@ def _sha256(values: NDArray[Any]) -> str:
 
 def _replace(path: Path, content: bytes, check: Any = None) -> None:
     """`path` is its old self, or not there, until all of `content` is on disk and was read back by `check`."""
-    partial = path.with_name(f"{path.name}.{uuid.uuid4().hex[:12]}.partial")
     try:
-        with open(partial, "wb") as file:
+        with replacing(path) as file:
             file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        if check is not None:
-            check(partial)
-        os.replace(partial, path)
-        folder = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
+            if check is not None:
+                file.flush()
+                os.fsync(file.fileno())
+                check(Path(file.name))
     except OSError as error:
         raise StoreError(f"{path}: cannot be written: {error.strerror or error}") from error
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def _read_json(path: Path) -> dict[str, Any]:
     try:
-        content = json.loads(path.read_text())
-    except (OSError, ValueError, RecursionError) as error:
+        content = parse(read_input(path, MAX_PLAN_BYTES))
+    except (OSError, ValueError) as error:
         raise StoreError(f"{path}: cannot be read ({error})", "`overwrite=True` starts again") from error
     if not isinstance(content, dict):
         raise StoreError(f"{path}: not a plan", "`overwrite=True` starts again")

@@ -1,12 +1,12 @@
 """The feature file: one HDF5 of one model × one data set, sealed by a checksum; `docs/format.md` writes it down.
 
 Nothing in a file is believed before its seal holds, because libhdf5 hangs or crashes on some damaged files; and the
-seal is not believed to mean good will, because anybody can renew it: what the file claims is checked as well.
+seal is not believed to mean good will, because anybody can renew it: libhdf5 gets a file whose structure was checked
+(`structure.py`), and what it then says the file claims is checked as well.
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,10 +17,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from l2a_transfer.errors import StoreError
-from l2a_transfer.features.heaps import check_heaps
 from l2a_transfer.features.schema import (
     AGAIN,
     DTYPES,
+    EMPTY,
     JSON,
     MAGIC,
     MAPS,
@@ -34,8 +34,11 @@ from l2a_transfer.features.schema import (
     Rows,
     check_rows,
     digest_of,
+    document,
 )
+from l2a_transfer.features.structure import check_structure
 from l2a_transfer.features.writer import write_features
+from l2a_transfer.inputs import check_input, open_input
 from l2a_transfer.wording import are, counted
 
 __all__ = [
@@ -44,13 +47,16 @@ __all__ = [
     "FeatureMeta",
     "FeatureSet",
     "OpenedStore",
+    "Stamp",
     "check_finite",
+    "check_same",
     "is_feature_file",
     "open_store",
     "read_block",
     "read_features",
     "read_maps",
     "read_meta",
+    "sha256_of",
     "write_features",
 ]
 
@@ -102,7 +108,7 @@ def open_store(path: Path, *, verified: Stamp | None = None) -> OpenedStore:
     file = _open(path)
     try:
         if stamp is None or _stamp(path) != stamp or (verified and verified[-1] != stamp[-1]):
-            raise StoreError(f"{path}: was replaced by another file while it was read", AGAIN)
+            raise _replaced(path)
         meta, rows, features, maps = _read_rows(path, file)
     except BaseException as error:
         file.close()
@@ -112,10 +118,32 @@ def open_store(path: Path, *, verified: Stamp | None = None) -> OpenedStore:
     return OpenedStore(file, stamp, meta, rows.labels, rows.ids, rows.split, features, maps)
 
 
+def check_same(path: Path, verified: Stamp) -> None:
+    """Raises: StoreError where the file is no longer the one of the stamp, unless it has the same content."""
+    if _stamp(path) == verified:
+        return
+    _check_seal(path)
+    now = _stamp(path)
+    if now is None or now[-1] != verified[-1]:
+        raise _replaced(path)
+
+
+def sha256_of(stamp: Stamp) -> str:
+    """The SHA-256 that the seal states, hexadecimal: of everything after the user block."""
+    digest: bytes = SEAL.unpack_from(stamp[-1])[3]
+    return digest.hex()
+
+
+def _replaced(path: Path) -> StoreError:
+    return StoreError(
+        f"{path}: was replaced by another file while it was read", "start again when nothing writes it any more"
+    )
+
+
 def _stamp(path: Path) -> Stamp | None:
     try:
-        found = path.stat()
-        with open(path, "rb") as file:
+        found = check_input(path)
+        with open_input(path) as file:
             block = file.read(USER_BLOCK)
     except OSError:
         return None  # the check of the seal says why
@@ -182,15 +210,15 @@ def check_finite(path: Path, values: NDArray[Any], ids: Sequence[str]) -> None:
 
 def is_feature_file(path: Path) -> bool:
     """True where the file starts as a feature file does; says nothing about the rest of it. Raises: OSError."""
-    with open(path, "rb") as file:
+    with open_input(path) as file:
         return file.read(len(MAGIC)) == MAGIC
 
 
 def _check_seal(path: Path) -> None:
     """The file is whole and unchanged. Raises: StoreError; libhdf5 has not seen a byte."""
     try:
-        size = path.stat().st_size
-        with open(path, "rb") as file:
+        size = check_input(path).st_size
+        with open_input(path) as file:
             block = file.read(USER_BLOCK)
         if block[: len(MAGIC)] != MAGIC:
             if size >= USER_BLOCK and not any(block):
@@ -216,7 +244,7 @@ def _check_seal(path: Path) -> None:
 
 def _open(path: Path) -> h5py.File:
     try:
-        check_heaps(path)
+        check_structure(path)
         return _unlocked(path)
     except OSError as error:
         raise StoreError(f"{path}: not an HDF5 file: {error}") from error
@@ -242,9 +270,6 @@ def _read_rows(path: Path, file: h5py.File) -> tuple[FeatureMeta, Rows, h5py.Dat
     """Everything but the values of the features and maps, checked. Raises: StoreError."""
     try:
         meta = _read_meta(path, file)
-        for name in file:
-            if not isinstance(file.get(name, getlink=True), h5py.HardLink):
-                raise StoreError(f"{path}: /{name} is a link; a feature file must not point anywhere")
         features = _dataset(path, file, "features", 2, "f")
         labels = _dataset(path, file, "labels", 1, "i")
         split = _dataset(path, file, "split", 1, "u")
@@ -274,30 +299,16 @@ def _read_maps(path: Path, file: h5py.File) -> dict[str, h5py.Dataset]:
     group = file.get(MAPS)
     if group is None:
         return {}
-    if not isinstance(group, h5py.Group):
-        raise StoreError(f"{path}: /{MAPS} must be a group, got {group}")
-    for level in group:
-        if not isinstance(group.get(level, getlink=True), h5py.HardLink):
-            raise StoreError(f"{path}: /{MAPS}/{level} is a link; a feature file must not point anywhere")
     return {level: _dataset(path, file, f"{MAPS}/{level}", 3, "f") for level in group}
 
 
 def _dataset(path: Path, file: h5py.File, name: str, ndim: int, kind: str) -> h5py.Dataset:
-    """A data set whose bytes are all in this file. Raises: StoreError."""
+    """A data set of the given number of axes and kind. Raises: StoreError."""
     found = file.get(name)
     if not isinstance(found, h5py.Dataset):
         raise StoreError(f"{path}: has no data set /{name}")
-    created = found.id.get_create_plist()
-    if created.get_external_count() or found.is_virtual:
-        raise StoreError(f"{path}: /{name} keeps its values in other files, which is refused")
-    filters = [created.get_filter(i)[0] for i in range(created.get_nfilters())]
-    if set(filters) - {h5py.h5z.FILTER_FLETCHER32}:
-        raise StoreError(f"{path}: /{name} must have no filter but fletcher32")
     if found.ndim != ndim or found.dtype.kind != kind:
         raise StoreError(f"{path}: /{name} must have {ndim} axes and kind {kind!r}, got {found.shape} {found.dtype}")
-    # A few bytes can declare any shape; without this, reading would ask for that much memory.
-    if found.id.get_storage_size() < found.size * found.dtype.itemsize:
-        raise StoreError(f"{path}: /{name} declares {found.shape} but stores {found.id.get_storage_size()} bytes")
     return found
 
 
@@ -312,26 +323,14 @@ def _read_meta(path: Path, file: h5py.File) -> FeatureMeta:
         raise StoreError(f"{path}: its schema must be {SCHEMA!r}, got {schema!r}")
     values: dict[str, Any] = {}
     for key in (*TEXT, *JSON, *OPTIONAL_JSON):
-        text = _decoded(file.attrs.get(key, json.dumps(OPTIONAL_JSON[key]()) if key in OPTIONAL_JSON else None))
+        text = _decoded(file.attrs.get(key, EMPTY.get(key)))
         if not isinstance(text, str):
             raise StoreError(f"{path}: the attribute {key!r} must be text, got {type(text).__name__}")
         values[key] = text
-    for key, kind in {**JSON, **OPTIONAL_JSON}.items():
-        try:
-            values[key] = json.loads(values[key])
-        except (ValueError, RecursionError) as error:
-            raise StoreError(f"{path}: the attribute {key!r} is not JSON: {error}") from error
-        if not isinstance(values[key], kind):
-            raise StoreError(f"{path}: the attribute {key!r} must be a JSON {kind.__name__}")
+    for key in (*JSON, *OPTIONAL_JSON):
+        values[key] = document(path, key, values[key])
     for key in ("classes", "splits"):
-        if not all(isinstance(name, str) for name in values[key]):
-            raise StoreError(f"{path}: the attribute {key!r} must be a list of names")
         values[key] = tuple(values[key])
-    try:
-        values["levels"] = tuple((str(name), int(start), int(stop)) for name, start, stop in values["levels"])
-    except (TypeError, ValueError) as error:
-        raise StoreError(f"{path}: the attribute 'levels' must list (name, start, stop): {error}") from error
-    if not all(isinstance(pair, list) and [type(text) for text in pair] == [str, str] for pair in values["skipped"]):
-        raise StoreError(f"{path}: the attribute 'skipped' must list (id, reason)")
-    values["skipped"] = tuple((name, reason) for name, reason in values["skipped"])
+    for key in ("levels", "skipped"):
+        values[key] = tuple(map(tuple, values[key]))
     return FeatureMeta(**values)

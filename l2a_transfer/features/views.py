@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
@@ -12,7 +13,16 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from l2a_transfer.errors import MissingExtraError, unknown_name
-from l2a_transfer.features.store import SEAL, FeatureMeta, OpenedStore, check_finite, open_store, read_block
+from l2a_transfer.features.store import (
+    FeatureMeta,
+    OpenedStore,
+    Stamp,
+    check_finite,
+    check_same,
+    open_store,
+    read_block,
+    sha256_of,
+)
 from l2a_transfer.wording import counted
 
 if TYPE_CHECKING:
@@ -31,6 +41,25 @@ def open_features(path: str | Path, *, finite: bool = True) -> FeatureFile:
     return FeatureFile(path, finite=finite)
 
 
+@dataclass(frozen=True)
+class VerifiedFile:
+    """A feature file whose seal was checked, closed: it is opened again only while it has the same content."""
+
+    path: Path
+    meta: FeatureMeta
+    sha256: str
+    stamp: Stamp
+
+    def open(self) -> FeatureFile:
+        """The file; its seal is not computed again where nothing was written since. Raises: StoreError where another
+        content stands at its path."""
+        return FeatureFile(self.path, verified=self.stamp)
+
+    def check_unchanged(self) -> None:
+        """Raises: StoreError where another content stands at the path, or was written into the file."""
+        check_same(self.path, self.stamp)
+
+
 class FeatureFile:
     """N rows of an open feature file: `labels` (N,) int32, −1 for none; `ids` N names; `split` (N,) uint8, an index
     into `meta.splits`; `features` (N, D), on disk until rows of it are taken.
@@ -41,10 +70,10 @@ class FeatureFile:
     features and labels.
     """
 
-    def __init__(self, path: str | Path, *, finite: bool = True) -> None:
+    def __init__(self, path: str | Path, *, finite: bool = True, verified: Stamp | None = None) -> None:
         self.path = Path(path).absolute()
         self.finite = finite
-        self._adopt(open_store(self.path))
+        self._adopt(open_store(self.path, verified=verified))
 
     def _adopt(self, store: OpenedStore) -> None:
         self._store: OpenedStore | None = store
@@ -66,8 +95,7 @@ class FeatureFile:
     @property
     def sha256(self) -> str:
         """The file's SHA-256 as its seal states it, hexadecimal: of everything after the user block."""
-        digest: bytes = SEAL.unpack_from(self._stamp[-1])[3]
-        return digest.hex()
+        return sha256_of(self._stamp)
 
     def __getstate__(self) -> dict[str, Any]:
         return {"path": self.path, "finite": self.finite, "stamp": self._stamp}
@@ -75,6 +103,11 @@ class FeatureFile:
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.path, self.finite = state["path"], state["finite"]
         self._adopt(open_store(self.path, verified=state["stamp"]))
+
+    @property
+    def verified(self) -> VerifiedFile:
+        """What is needed to open this very file again, without its rows."""
+        return VerifiedFile(self.path, self.meta, self.sha256, self._stamp)
 
     def __enter__(self) -> FeatureFile:
         return self

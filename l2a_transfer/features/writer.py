@@ -21,7 +21,6 @@ from l2a_transfer.features.schema import (
     JSON,
     MAGIC,
     MAPS,
-    MAX_ID_BYTES,
     OPTIONAL_JSON,
     SCHEMA,
     SEAL,
@@ -31,8 +30,11 @@ from l2a_transfer.features.schema import (
     FeatureMeta,
     Rows,
     check_rows,
-    digest_of,
+    digest_of_open,
+    document,
 )
+from l2a_transfer.files import replacing
+from l2a_transfer.lock import output_lock
 from l2a_transfer.wording import counted
 
 
@@ -53,31 +55,51 @@ def write_features(
     `blocks` are (B, D) arrays in row order, taken one at a time, so that memory does not grow with N; `maps`: level →
     blocks (B, H, W) of its attention maps, stored as float16. The same content gives the same bytes. Raises:
     StoreError for rows, labels, ids, levels or maps that do not fit together, for values that are not finite in
-    `dtype`, and where the disk refuses; the partial file is removed.
+    `dtype`, and where the disk refuses; the partial file is removed. OutputExistsError where another process writes
+    `path`, or it is no regular file.
     """
     path = Path(path)
     if dtype not in DTYPES:
         raise ValueError(f"dtype must be one of {', '.join(DTYPES)}, got {dtype!r}")
     rows = Rows(np.asarray(labels, dtype=np.int32), tuple(ids), np.asarray(split, dtype=np.uint8))
     check_rows(path, meta, rows, dim)
-    partial = path.with_name(path.name + ".partial")
+    for key in (*JSON, *OPTIONAL_JSON):
+        document(path, key, json.dumps(getattr(meta, key)))  # so that what is written can be read
     try:
-        with open(partial, "w+b", buffering=0) as raw:
+        with output_lock(path), replacing(path, buffering=0) as raw:
             sink = _Sink(raw)
-            with h5py.File(sink, "w", userblock_size=USER_BLOCK, libver=("v110", "v110")) as file:
+            # libhdf5 is given the open file and no name, which someone could have made a link in the meantime.
+            with _new_file(sink) as file:
                 _write_meta(file, meta)
                 _write_rows(path, file, rows)
                 _write_blocks(path, file, "features", _until_refused(blocks, sink), rows, (dim,), dtype)
+                if maps:
+                    h5py.h5g.create(file.id, MAPS.encode(), gcpl=_without_times(h5py.h5p.GROUP_CREATE))
                 for level, values in (maps or {}).items():
                     _write_blocks(path, file, f"{MAPS}/{level}", _until_refused(values, sink), rows, None, "float16")
-        sink.raise_refusal()
-        _seal(partial)
-        os.replace(partial, path)
-    except BaseException as error:
-        partial.unlink(missing_ok=True)
-        if isinstance(error, OSError):
-            raise StoreError(f"{path}: cannot be written: {error.strerror or error}") from error
-        raise
+            sink.raise_refusal()
+            _seal(raw)
+    except OSError as error:
+        raise StoreError(f"{path}: cannot be written: {error.strerror or error}") from error
+
+
+def _new_file(sink: _Sink) -> h5py.File:
+    """An empty file of HDF5 1.10's format behind a user block.
+
+    Made by the low-level interface, because h5py before 3.15 cannot be told otherwise to leave the time out of groups.
+    """
+    access, created = h5py.h5p.create(h5py.h5p.FILE_ACCESS), _without_times(h5py.h5p.FILE_CREATE)
+    access.set_libver_bounds(h5py.h5f.LIBVER_V110, h5py.h5f.LIBVER_V110)
+    access.set_fileobj_driver(h5py.h5fd.fileobj_driver, sink)
+    created.set_userblock(USER_BLOCK)
+    return h5py.File(h5py.h5f.create(b"features", h5py.h5f.ACC_TRUNC, fcpl=created, fapl=access))
+
+
+def _without_times(kind: Any) -> Any:
+    """The property list for making a file or group in which no time is stored."""
+    properties = h5py.h5p.create(kind)
+    properties.set_obj_track_times(False)
+    return properties
 
 
 class _Sink(io.RawIOBase):
@@ -141,8 +163,6 @@ def _write_meta(file: h5py.File, meta: FeatureMeta) -> None:
 def _write_rows(path: Path, file: h5py.File, rows: Rows) -> None:
     encoded = [name.encode() for name in rows.ids]
     longest = max(map(len, encoded))
-    if longest > MAX_ID_BYTES:
-        raise StoreError(f"{path}: an id has {longest} bytes; at most {MAX_ID_BYTES} are allowed")
     names = np.array(encoded, dtype=h5py.string_dtype("utf-8", longest))
     for name, array in (("labels", rows.labels), ("ids", names), ("split", rows.split)):
         step = max(1, CHUNK_BYTES // array.dtype.itemsize)
@@ -182,10 +202,9 @@ def _write_blocks(
         raise StoreError(f"{path}: {counted(at, 'row')} of {name} came, expected {N}")
 
 
-def _seal(path: Path) -> None:
+def _seal(raw: io.FileIO) -> None:
     """Write the user block, after everything else is on disk: only a complete file ever has one."""
-    with open(path, "r+b") as file:
-        os.fsync(file.fileno())
-        file.write(SEAL.pack(MAGIC, VERSION, *digest_of(path)).ljust(USER_BLOCK, b"\0"))
-        file.flush()
-        os.fsync(file.fileno())
+    os.fsync(raw.fileno())
+    seal = SEAL.pack(MAGIC, VERSION, *digest_of_open(raw)).ljust(USER_BLOCK, b"\0")
+    raw.seek(0)
+    raw.write(seal)

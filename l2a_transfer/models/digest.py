@@ -12,7 +12,7 @@ import numpy as np
 
 from l2a_transfer.errors import WeightsError
 from l2a_transfer.models.config import ModelConfig
-from l2a_transfer.models.weights import ANOTHER, read_card
+from l2a_transfer.models.weights import ANOTHER, Card, read_content
 
 if TYPE_CHECKING:
     from l2a_transfer.models.vgg import Network
@@ -32,29 +32,35 @@ def network_sha256(model: Network) -> str:
 
 
 def file_sha256(path: str | Path) -> str:
-    """`network_sha256` of the network that `load_weights` makes of a weights file, without torch.
+    """`network_sha256` of the network that `load_weights` makes of a weights file, without torch. Raises: as
+    `read_described`."""
+    return read_described(path)[1]
+
+
+def read_described(path: str | Path) -> tuple[Card, str, int]:
+    """The card of a weights file, `network_sha256` of its network and its size in bytes, all of one reading.
 
     Raises: WeightsError where the file is none, or has a tensor of another kind.
     """
     from safetensors import SafetensorError, deserialize
 
     path = Path(path)
-    config = read_card(path).config
+    card, content = read_content(path)
     try:
-        found = deserialize(path.read_bytes())  # type: ignore[no-untyped-call]
-    except (OSError, SafetensorError) as error:
+        found = deserialize(content)  # type: ignore[no-untyped-call]
+    except SafetensorError as error:
         raise WeightsError(f"{path}: damaged: {error}; {ANOTHER}") from error
     tensors = []
     for name, value in found:
-        content = _float32(value["dtype"], value["data"])
-        if content is None:
+        numbers = _float32(value["dtype"], value["data"])
+        if numbers is None:
             raise WeightsError(
                 f"{path}: tensor {name} has dtype {value['dtype']}, expected a floating-point one; {ANOTHER}"
             )
-        tensors.append((name, "torch.float32", tuple(value["shape"]), content))
+        tensors.append((name, "torch.float32", tuple(value["shape"]), numbers))
         if name.endswith("running_mean"):
             tensors.append((name.removesuffix("running_mean") + COUNT, "torch.int64", (), bytes(8)))
-    return _digest(config, tensors)
+    return card, _digest(card.config, tensors), len(content)
 
 
 def _float32(kind: str, data: bytes) -> bytes | None:

@@ -6,14 +6,19 @@ import dataclasses
 import hashlib
 import io
 import json
+import logging
 import math
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
-from l2a_transfer.errors import UnknownNameError, WeightsError, nearest, wrong_kind
+from l2a_transfer.documents import parse
+from l2a_transfer.errors import StoreError, UnknownNameError, WeightsError, nearest, wrong_kind
 from l2a_transfer.files import write_whole
+from l2a_transfer.inputs import open_input, read_input
+from l2a_transfer.lock import output_lock
+from l2a_transfer.models.card_schema import check_card
 from l2a_transfer.models.config import ARCHITECTURES, DEFAULT_WIDTH, ModelConfig
 from l2a_transfer.preprocess import Preprocess
 
@@ -22,11 +27,13 @@ if TYPE_CHECKING:
 
     from l2a_transfer.models.vgg import Network
 
+log = logging.getLogger(__name__)
 SCHEMA = "l2a-weights/1"
 HEADER_KEY = "l2a-card"
 DIGEST_KEY = "l2a-sha256"
 PRETRAINED = Path(__file__).parent / "pretrained"
 MAX_HEADER_BYTES = 8 << 20
+MAX_FILE_BYTES = 8 << 30
 ANOTHER = "use another copy, or weights that 'l2a-transfer models' lists, or train some"
 
 
@@ -60,18 +67,16 @@ class Card:
 
     @classmethod
     def from_json(cls, values: Any) -> Card:
-        """The card that `to_json` wrote. Raises: ValueError, TypeError or KeyError for anything else."""
+        """The card that `to_json` wrote. Raises: ValueError for anything else, naming the field."""
         if not isinstance(values, dict) or values.get("schema") != SCHEMA:
             schema = values.get("schema") if isinstance(values, dict) else None
-            raise ValueError(f"the card's schema must be {SCHEMA!r}, got {schema!r}")
-        for key, kind in (("name", str), ("classes", list), ("parameters", int), ("training", dict), ("metrics", dict)):
-            if not isinstance(values[key], kind):
-                raise TypeError(f"card: {key} must be a {kind.__name__}, got {values[key]!r}")
+            raise ValueError(f"the card's schema must be {SCHEMA!r}, got {schema!r:.60}")
+        check_card(values)
         return cls(
             name=values["name"],
             config=ModelConfig.from_json(values["config"]),
             preprocess=Preprocess.from_json(values["preprocess"]),
-            classes=tuple(str(c) for c in values["classes"]),
+            classes=tuple(values["classes"]),
             parameters=values["parameters"],
             training=values["training"],
             metrics=values["metrics"],
@@ -82,7 +87,8 @@ def save_weights(model: Network, card: Card, path: Path) -> None:
     """Write `model` as float16 with its card, atomically: `path` is the old file or the whole new one.
 
     A tensor with a value that float16 does not hold is written as float32, and the card's `training["float32"]` names
-    it. Raises: WeightsError where the disk refuses, and for values that are not finite.
+    it. Raises: WeightsError where the disk refuses, and for values that are not finite; OutputExistsError where another
+    process writes `path`, or it is no regular file.
     """
     import torch
     from safetensors.torch import save
@@ -104,11 +110,11 @@ def save_weights(model: Network, card: Card, path: Path) -> None:
     content = save(tensors, metadata=metadata)
     data = save(tensors, metadata={**metadata, DIGEST_KEY: _sha256(io.BytesIO(content))[1]})
     try:
-        write_whole(path, _in_order(data))
-    except OSError as error:
-        raise WeightsError(
-            f"{path}: cannot be written: {error.strerror or error}; make room, or choose another folder"
-        ) from error
+        with output_lock(path):
+            write_whole(path, _in_order(data))
+    except (OSError, StoreError) as error:
+        said = (error.strerror if isinstance(error, OSError) else None) or error
+        raise WeightsError(f"{path}: cannot be written: {said}; make room, or choose another folder") from error
 
 
 def beyond_float16(model: Network) -> dict[str, float]:
@@ -135,26 +141,43 @@ def _in_order(data: bytes) -> bytes:
 def read_card(path: Path) -> Card:
     """The card in a weights file's header, after the file's SHA-256 was checked, without torch.
 
-    Raises: WeightsError where there is no such file, header or card.
+    A file of before the SHA-256 was written is read, and a warning says that it could not be checked. Raises:
+    WeightsError where there is no such file, header or card.
     """
     try:
-        if path.exists() and not path.is_file() and not path.is_dir():  # to open a pipe would wait for its writer
-            raise ValueError("a pipe or a device")
-        with open(path, "rb") as file:
-            metadata, sha256 = _sha256(file)
+        with open_input(path) as file:
+            return _checked_card(path, file, warn=True)
+    except OSError as error:
+        raise WeightsError(f"{path}: cannot be read: {error.strerror or error}; {ANOTHER}") from error
+
+
+def read_content(path: Path, *, warn: bool = True) -> tuple[Card, bytes]:
+    """The card and all bytes of a weights file, which is read once, so that what was checked is what is used.
+
+    `warn`: of a file that could not be checked. Raises: as `read_card`.
+    """
+    try:
+        content = read_input(path, MAX_FILE_BYTES)
+    except OSError as error:
+        raise WeightsError(f"{path}: cannot be read: {error.strerror or error}; {ANOTHER}") from error
+    return _checked_card(path, io.BytesIO(content), warn=warn), content
+
+
+def _checked_card(path: Path, file: BinaryIO, *, warn: bool) -> Card:
+    try:
+        metadata, sha256 = _sha256(file)
         if HEADER_KEY not in metadata:
             raise ValueError(f"the header has no {HEADER_KEY!r}; weights of another program cannot be used")
         if unknown := sorted(set(metadata) - {HEADER_KEY, DIGEST_KEY}):
             raise ValueError(f"the header has {unknown[0]!r}, which no such file has")
-        if metadata.get(DIGEST_KEY, sha256) != sha256:  # files of before this key was written have none
+        if metadata.get(DIGEST_KEY, sha256) != sha256:
             raise WeightsError(f"{path}: damaged: its SHA-256 is not the one that it was written with; {ANOTHER}")
-        return Card.from_json(json.loads(metadata[HEADER_KEY]))
-    except OSError as error:
-        raise WeightsError(f"{path}: cannot be read: {error.strerror or error}; {ANOTHER}") from error
-    except KeyError as error:
-        raise WeightsError(f"{path}: not an l2a-transfer weights file: the card has no {error}; {ANOTHER}") from error
-    except (ValueError, TypeError, RecursionError) as error:
+        card = Card.from_json(parse(metadata[HEADER_KEY]))
+    except (ValueError, TypeError) as error:
         raise WeightsError(f"{path}: not an l2a-transfer weights file: {error}; {ANOTHER}") from error
+    if warn and DIGEST_KEY not in metadata:
+        log.warning("%s: not verified: it has no SHA-256, so that damage and changes cannot be noticed", path)
+    return card
 
 
 def _sha256(file: BinaryIO) -> tuple[dict[str, Any], str]:
@@ -165,9 +188,9 @@ def _sha256(file: BinaryIO) -> tuple[dict[str, Any], str]:
     size = int.from_bytes(file.read(8), "little")
     if not 2 <= size <= MAX_HEADER_BYTES:
         raise ValueError("not a safetensors file")
-    header = json.loads(file.read(size))
+    header = parse(file.read(size))
     metadata = header.pop("__metadata__", None) if isinstance(header, dict) else None
-    if not isinstance(metadata, dict):
+    if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
         raise ValueError(f"the header has no {HEADER_KEY!r}; weights of another program cannot be used")
     signed = {key: value for key, value in metadata.items() if key != DIGEST_KEY}
     sha = hashlib.sha256(json.dumps([signed, header], sort_keys=True).encode())
@@ -183,15 +206,15 @@ def load_weights(path: str | Path) -> tuple[Network, Card]:
     """
     import torch
     from safetensors import SafetensorError
-    from safetensors.torch import load_file
+    from safetensors.torch import load
 
     from l2a_transfer.models.vgg import build_model
 
     path = Path(path)
-    card = read_card(path)
+    card, content = read_content(path)
     try:
-        tensors = load_file(path)
-    except SafetensorError as error:
+        tensors = load(content)
+    except (SafetensorError, KeyError, ValueError) as error:  # KeyError: a type that torch does not have
         raise WeightsError(f"{path}: damaged: {error}; {ANOTHER}") from error
     # `meta` allocates nothing, so a hostile card cannot ask for more memory than its own tensors occupy.
     with torch.device("meta"):

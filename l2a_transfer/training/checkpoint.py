@@ -21,6 +21,7 @@ from torch import Tensor
 
 from l2a_transfer import files
 from l2a_transfer.errors import TrainingError
+from l2a_transfer.inputs import NotAFileError, open_input
 from l2a_transfer.training.machine import MACHINE
 
 log = logging.getLogger(__name__)
@@ -111,13 +112,15 @@ def _part(values: dict[str, Any], keys: Iterable[str], *, within: bool) -> dict[
 def read_checkpoint(path: Path) -> dict[str, Any]:
     """The content that `save_checkpoint` wrote for any run. Raises: TrainingError where the file is damaged."""
     try:
-        with zipfile.ZipFile(path) as archive:  # torch reads the archive without looking at its checksums
-            if (damage := archive.testzip()) is not None:
-                raise zipfile.BadZipFile(f"{damage} does not have its checksum")
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of odd tensors, which are refused by name
-            content = torch.load(path, map_location="cpu", weights_only=True)
-    except (FileNotFoundError, IsADirectoryError, PermissionError) as error:
+        with open_input(path) as file:
+            with zipfile.ZipFile(file) as archive:  # torch reads the archive without looking at its checksums
+                if (damage := archive.testzip()) is not None:
+                    raise zipfile.BadZipFile(f"{damage} does not have its checksum")
+            file.seek(0)
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # of odd tensors, which are refused by name
+                content = torch.load(file, map_location="cpu", weights_only=True)
+    except (FileNotFoundError, IsADirectoryError, PermissionError, NotAFileError) as error:
         raise TrainingError(f"{path}: cannot be read: {error.strerror}; make it a file that can be read") from error
     except DAMAGED as error:
         raise damaged(path, error) from error

@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-import os
 from collections.abc import Iterator, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Protocol
 
 import numpy as np
@@ -18,8 +15,11 @@ from torch import Tensor
 from l2a_transfer.data.loader import choose_workers, pixel_batches
 from l2a_transfer.data.sources import ArraySource, ImageSource, Subset
 from l2a_transfer.errors import TrainingError, unknown_name
+from l2a_transfer.memory import require_memory, usable_memory
 from l2a_transfer.preprocess import Preprocess
 
+AT_ONCE = 256
+"""Pictures that are read at a time."""
 HOLDOUT_SEED = 20180217
 TEST_SPLITS = ("test", "val", "valid")
 TRAIN_SPLITS = ("train", "trainval")
@@ -199,7 +199,8 @@ def open_pixels(
 ) -> Pixels:
     """In the device's memory where `place` says so or half of what is free there holds them; else streamed.
 
-    Both give the same batches. Raises: UnknownNameError for another place.
+    Both give the same batches. Raises: UnknownNameError for another place; MemoryLimitError where `place` is memory and
+    the host's is too small.
     """
     if place not in PLACES:
         raise unknown_name("pixels", place, PLACES)
@@ -207,37 +208,38 @@ def open_pixels(
     # Pixels go to a GPU by way of the host's memory.
     free = min(free_memory(device), free_memory(torch.device("cpu")))
     resident = place == "memory" or (place == "auto" and needed <= SHARE_OF_MEMORY * free)
+    if place == "memory":
+        require_memory(
+            needed, f"{source.name}: {len(source)} images of {preprocess.size} × {preprocess.size} pixels in memory",
+            "`pixels='stream'` decodes them again each epoch",
+        )  # fmt: skip
     return (ResidentPixels if resident else StreamedPixels)(source, preprocess, device, workers=workers)
 
 
 def free_memory(device: torch.device) -> int:
-    """Bytes that a device has to give, of the host what could be had without swapping."""
-    if device.type == "cuda":
-        return torch.cuda.mem_get_info(device)[0]
-    with suppress(OSError):  # Linux: sysconf's free pages leave out the file cache, which gives way
-        for line in Path("/proc/meminfo").read_text().splitlines():
-            name, _, rest = line.partition(":")
-            if name == "MemAvailable":
-                return int(rest.split()[0]) * 1024
-    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    """Bytes that a device has to give, of the host what this process may still take."""
+    return torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else usable_memory()
 
 
 def read_pixels(source: ImageSource, preprocess: Preprocess, *, workers: int | None = None) -> NDArray[np.uint8]:
     """Every picture of a source at the network's size: uint8 (N, 3, size, size)."""
-    found = _array(source)
-    if found is not None and found.shape[1:3] == (preprocess.size, preprocess.size):
-        return np.ascontiguousarray(found.transpose(0, 3, 1, 2))
-    rows = [range(start, min(start + 256, len(source))) for start in range(0, len(source), 256)]
     pixels = np.empty((len(source), 3, preprocess.size, preprocess.size), dtype=np.uint8)
+    found, own = _array(source)
+    if found is not None and found.shape[1:3] == (preprocess.size, preprocess.size):
+        for start in range(0, len(own), AT_ONCE):
+            pixels[start : start + AT_ONCE] = found[own[start : start + AT_ONCE]].transpose(0, 3, 1, 2)
+        return pixels
+    rows = [range(start, min(start + AT_ONCE, len(source))) for start in range(0, len(source), AT_ONCE)]
     batches = pixel_batches(source, preprocess, rows, workers=choose_workers(len(source), workers))
     for part, batch in zip(rows, batches, strict=True):
         pixels[part.start : part.stop] = batch.images_u8
     return pixels
 
 
-def _array(source: ImageSource) -> NDArray[np.uint8] | None:
-    """The RGB pictures of a source that has them in memory already, (N, H, W, 3)."""
+def _array(source: ImageSource) -> tuple[NDArray[np.uint8] | None, NDArray[np.int64]]:
+    """The RGB pictures (N, H, W, 3) of a source that has them in memory already, and which of them are the source's."""
     if isinstance(source, Subset):
-        whole = _array(source.whole)
-        return None if whole is None else whole[source.rows]
-    return source.pictures if isinstance(source, ArraySource) and source.pictures.ndim == 4 else None
+        whole, rows = _array(source.whole)
+        return whole, rows[source.rows]
+    pictures = source.pictures if isinstance(source, ArraySource) and source.pictures.ndim == 4 else None
+    return pictures, np.arange(len(source))

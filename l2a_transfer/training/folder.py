@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from l2a_transfer.errors import OutputExistsError, StoreError, TrainingError, WeightsError
-from l2a_transfer.lock import output_lock
+from l2a_transfer.files import check_writable, remove_leftovers
+from l2a_transfer.lock import folder_lock
 from l2a_transfer.models.weights import Card, read_card
 from l2a_transfer.training.cards import part_of_fingerprint, weights_name
 from l2a_transfer.training.checkpoint import (
@@ -71,30 +72,17 @@ class RunFolder:
         if not writes:
             yield
             return
-        for path in (self.checkpoint, self.metrics, self.curve, self.weights):
+        files = (self.checkpoint, self.metrics, self.curve, self.weights)
+        for path in files:
             check_path(path)
-        check_path(self.weights.with_name(self.weights.name + ".partial"))
         with ExitStack() as stack:
-            if not self.path.exists():
-                stack.callback(self._remove_if_empty)
+            stack.enter_context(held_folder(self.path))
             try:
-                self.path.mkdir(parents=True, exist_ok=True)
-                stack.enter_context(output_lock(self.checkpoint))
-                self._probe()
-            except (OSError, StoreError) as error:
-                said = error.strerror if isinstance(error, OSError) else None
-                raise TrainingError(f"{self.path}: cannot be written: {said or error}", ELSEWHERE) from error
+                remove_leftovers(*files)
+                check_writable(self.weights)
+            except OSError as error:
+                raise TrainingError(f"{self.path}: cannot be written: {error.strerror or error}", ELSEWHERE) from error
             yield
-
-    def _probe(self) -> None:
-        """Raises: OSError where the longest of the folder's names cannot be written."""
-        probe = self.weights.with_name(self.weights.name + ".partial")
-        probe.touch()
-        probe.unlink()
-
-    def _remove_if_empty(self) -> None:
-        with suppress(OSError):  # where something has been saved
-            self.path.rmdir()
 
     def check(self, trainer: Trainer, *, resume: bool) -> None:
         """What `go_on` and `check_vacant` would refuse, without moving `trainer`."""
@@ -180,6 +168,18 @@ class RunFolder:
             path.unlink(missing_ok=True)
 
 
+@contextmanager
+def held_folder(path: Path) -> Iterator[None]:
+    """`folder_lock`. Raises: TrainingError where the folder cannot be written; OutputExistsError as that does."""
+    with ExitStack() as stack:
+        try:
+            stack.enter_context(folder_lock(path))
+        except (OSError, StoreError) as error:
+            said = error.strerror if isinstance(error, OSError) else None
+            raise TrainingError(f"{path}: cannot be written: {said or error}", ELSEWHERE) from error
+        yield
+
+
 def begun_with(out: Path, **values: str) -> bool:
     """True where a run in `out`, or in the folder of one of its seeds, has these values in its fingerprint."""
     return any(values.items() <= {(key, of.get(key)) for key in values} for of in _begun_in(out))
@@ -220,8 +220,9 @@ def check_path(path: Path) -> None:
     except UnicodeEncodeError as error:
         raise TrainingError(f"{str(path)!a}: a name that is not UTF-8", ELSEWHERE) from error
     try:
-        if path.is_symlink() and not path.exists():
-            raise TrainingError(f"{path}: a link to something that is not there", f"remove it, or {ELSEWHERE}")
+        if path.is_symlink():
+            where = "elsewhere" if path.exists() else "something that is not there"
+            raise TrainingError(f"{path}: a link to {where}, and a file is written there", f"remove it, or {ELSEWHERE}")
         if path.exists() and not path.is_file():
             raise TrainingError(f"{path}: not a file, and one is written there", f"remove it, or {ELSEWHERE}")
     except OSError as error:

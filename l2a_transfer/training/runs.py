@@ -8,6 +8,7 @@ import math
 import os
 import statistics
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,10 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
+from l2a_transfer.documents import parse
 from l2a_transfer.errors import ArgumentError, Interrupted, NotFiniteError, OutputExistsError, TrainingError
+from l2a_transfer.files import remove_leftovers
+from l2a_transfer.inputs import read_input
 from l2a_transfer.models.weights import count_parameters, load_weights, save_weights, with_metrics
 from l2a_transfer.training.cards import training_card
 from l2a_transfer.training.checkpoint import differences, write_run_file
@@ -23,7 +27,7 @@ from l2a_transfer.training.curve import learning_curve
 from l2a_transfer.training.data import ResidentPixels
 from l2a_transfer.training.device import device_name
 from l2a_transfer.training.divergence import signs
-from l2a_transfer.training.folder import ELSEWHERE, RunFolder, check_path
+from l2a_transfer.training.folder import ELSEWHERE, RunFolder, check_path, held_folder
 from l2a_transfer.training.interrupt import asked_to_stop
 from l2a_transfer.training.machine import MACHINE
 from l2a_transfer.training.measure import evaluate
@@ -31,6 +35,7 @@ from l2a_transfer.training.trainer import Trainer
 from l2a_transfer.wording import counted
 
 log = logging.getLogger(__name__)
+MAX_SUMMARY_BYTES = 16 << 20
 SMALLER_STEPS = "start again with a smaller `lr` and another `out`, or `overwrite=True`"
 """After a loss that is not finite: with the same options a run comes to the same end."""
 GO_ON = "the same again with `resume=True`, not `overwrite=True`, goes on"
@@ -260,18 +265,38 @@ def train_seeds(
         raise ArgumentError(f"seeds must be between 0 and {2**32 - 1}; got {','.join(map(str, seeds))}")
     summary = out / "seeds.json"
     check_path(summary)
+    with ExitStack() as stack:
+        if not dist.is_initialized() or dist.get_rank() == 0:
+            for folder in (out, *(out / f"seed-{seed}" for seed in seeds)):
+                stack.enter_context(held_folder(folder))
+            remove_leftovers(summary)
+        return _train_seeds(
+            new_trainer, summary, seeds, resume=resume, overwrite=overwrite, eval_every=eval_every, progress=progress
+        )
+
+
+def _train_seeds(
+    new_trainer: Callable[[int], Trainer],
+    summary: Path,
+    seeds: Sequence[int],
+    *,
+    resume: bool,
+    overwrite: bool,
+    eval_every: int,
+    progress: bool,
+) -> SeedsResult:
     values: list[float] = []
     name = metric = ""
     for seed in seeds if not overwrite else ():
         trainer = new_trainer(seed)
-        folder = RunFolder.of(out / f"seed-{seed}", trainer)
+        folder = RunFolder.of(summary.parent / f"seed-{seed}", trainer)
         folder.check(trainer, resume=resume or folder.measured())
         if seed == seeds[0]:
             _check_summary(summary, folder.name)
     for seed in seeds:
         trainer = new_trainer(seed)
         metric = trainer.data.test_metric
-        folder = RunFolder.of(out / f"seed-{seed}", trainer)
+        folder = RunFolder.of(summary.parent / f"seed-{seed}", trainer)
         name = folder.name
         done = not overwrite and folder.measured()
         result = train(
@@ -289,10 +314,10 @@ def train_seeds(
 def _check_summary(path: Path, name: str) -> None:
     """Raises: OutputExistsError where `path` is there and not the summary of runs of these weights."""
     try:
-        found = json.loads(path.read_bytes())
+        found = parse(read_input(path, MAX_SUMMARY_BYTES))
     except FileNotFoundError:
         return
-    except (OSError, ValueError, RecursionError):
+    except (OSError, ValueError):
         found = None
     theirs = found.get("name") if isinstance(found, dict) else None
     if theirs != name:

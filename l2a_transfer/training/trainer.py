@@ -39,6 +39,7 @@ from l2a_transfer.training.loss_watch import LossWatch
 from l2a_transfer.training.machine import machine
 from l2a_transfer.training.recipe import TrainConfig
 from l2a_transfer.training.start import Start, start_from
+from l2a_transfer.training.step_memory import require_step_memory
 from l2a_transfer.wording import counted
 
 __all__ = ["Trainer", "Where"]
@@ -213,11 +214,13 @@ class Trainer:
 
         Where `stop` says so between two steps, returns None: the position is then inside the epoch, and the next
         call goes on from there. Nothing waits for a GPU but the progress bar, once in LOOK_EVERY steps, for a loss
-        that is long there. Raises: NotFiniteError where the loss, or a weight at the end, is not finite.
+        that is long there. Raises: NotFiniteError where the loss, or a weight at the end, is not finite;
+        MemoryLimitError where a step takes more of a CPU's memory than this process may take.
         """
         recipe, ranks = self.recipe, self.where.ranks
         size, first = recipe.resolution(self.epoch), self.step
         if self._forward is None:
+            self._require_memory()
             self._forward = self._wrapped()
         forward = self._forward
         plan = plan_epoch(len(self.data.train), recipe, seed=self.seed, epoch=self.epoch)
@@ -322,6 +325,12 @@ class Trainer:
                 self._peak = matrix_peak(self.device, self.precision)
         whole = self._peak * self.where.ranks.size / (6 * self._macs_at(size))
         return lambda images_per_second: images_per_second / whole
+
+    def _require_memory(self) -> None:
+        """Of a GPU, PyTorch says itself what is lacking; torch.compile decides by itself what is kept."""
+        if self.device.type == "cpu" and not self.where.compile:
+            images = self.recipe.batch_size // self.where.ranks.size
+            require_step_memory(self.config, images=images, size=self.recipe.size, precision=self.precision)
 
     def _arithmetic(self) -> AbstractContextManager[None]:
         """float32 is float32: no TF32 on a GPU."""

@@ -1,0 +1,19 @@
+"""All formats that are attacked."""
+
+from __future__ import annotations
+
+from fuzzing import cards, cifar, hdf5, npz, onnx_graphs, parquets, pictures, sets, tars, weights
+from fuzzing.kinds import Kind
+
+KINDS: dict[str, Kind] = {
+    **hdf5.KINDS,
+    **weights.KINDS,
+    **onnx_graphs.KINDS,
+    "pictures": pictures.KIND,
+    "cifar": cifar.KIND,
+    **sets.KINDS,
+    "npz": npz.KIND,
+    "tar": tars.KIND,
+    "parquet": parquets.KIND,
+    **cards.KINDS,
+}

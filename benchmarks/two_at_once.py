@@ -1,0 +1,322 @@
+"""Two commands write one output at once: does one end whole, and is the other refused?
+
+Every pair of verbs that can write the same file or folder runs as two processes, forked from one that has loaded
+everything. In about every other try both start at the same moment; in the rest the second starts at a random moment
+of the first. What is there afterwards must be what the winner leaves when it runs alone: the same files, and the same
+content wherever two runs alone agree. Nothing else may be there, as locks and partial files. Two verbs whose files have
+other names can both succeed where one begins after the other has ended; then both must be whole, and the try is
+repeated at another moment. Inputs are tiny, and quickstart takes a part of its pictures and two of its models.
+
+    python benchmarks/two_at_once.py --tries 20 --out benchmarks/results/two-at-once.json
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+
+os.environ["OMP_NUM_THREADS"] = "1"  # a forked process has none of the threads that the first one started
+
+import random
+import re
+import shlex
+import shutil
+import sys
+import tempfile
+import time
+from collections import Counter
+from dataclasses import dataclass
+from importlib import import_module
+from itertools import combinations_with_replacement
+from pathlib import Path
+from typing import Any
+
+import click
+import numpy as np
+from PIL import Image
+from provenance import provenance
+from safetensors.numpy import load
+
+from l2a_transfer import quickstart
+from l2a_transfer.cli.main import VERBS
+from l2a_transfer.cli.main import main as l2a_transfer_main
+
+PRELOADED = (
+    "h5py", "l2a_transfer.evaluation.evaluate", "l2a_transfer.evaluation.report", "l2a_transfer.explain.maps",
+    "l2a_transfer.export", "l2a_transfer.features.extract", "l2a_transfer.training.runs", "matplotlib.figure",
+    "onnxruntime", "onnxscript", "sklearn.svm", "torch.onnx", *(f"l2a_transfer.cli.{verb}" for verb in VERBS.values()),
+)  # fmt: skip
+TINY = "untrained:vgg-att2-concat-pc@0.0625"
+FOLDERS = ("svm-eval", "maps", "train", "train --seeds", "quickstart")
+"""Verbs whose output is a folder. `extract` can write a file of any such name."""
+ATTEMPTS = 10
+NAMES = {"export": "out.onnx", "extract": "out.h5"}
+REFUSED = {
+    "locked": r"is being written by (process \d+|another process)",
+    "there already": r"exists|is a folder|a run is there already|[Nn]ot a (directory|folder)|is a file, and",
+}
+PASSES = re.compile(r"seconds|images_per_second|peak_share|_s$")
+"""Keys of JSON whose value says how long something took."""
+NUMBER = re.compile(r"\d[\d.e+-]*")
+"""In reports, where some are the seconds that something took."""
+WORDS = {"x": 0, "y": 1}
+"""The two variants of every command, which write different files, so that a mixture is seen."""
+
+
+def command(verb: str, variant: str, inputs: Path) -> list[str]:
+    k = WORDS[variant]
+    train = ["train", "--model", "vgg-att2-concat-pc", "--data", f"imagefolder:{inputs}/{variant}/pictures"]
+    train += ["--width", "0.0625", "--epochs", "2", "--batch-size", "4", "--device", "cpu", "--workers", "0"]
+    features = f"{inputs}/{variant}/features.h5"
+    return {
+        "svm-eval": ["svm-eval", features, "--c-grid", "0.01", "--folds", "2", "--device", "cpu"],
+        "maps": ["maps", "--model", TINY, "--seed", f"{k}", f"{inputs}/{variant}/pictures/test/a/0.jpg"],
+        "train": [*train, "--seed", f"{k}"],
+        "train --seeds": [*train, "--seeds", f"{k},{k + 1}"],
+        "quickstart": ["quickstart"],
+        "export": ["export", "--model", TINY, "--seed", f"{k}"],
+        "extract": extract(variant, inputs),
+    }[verb]
+
+
+def extract(variant: str, inputs: Path) -> list[str]:
+    data = f"imagefolder:{inputs}/{variant}/pictures"
+    return ["extract", "--model", "pixels", "--data", data, "--device", "cpu", "--workers", "0"]
+
+
+def pairs() -> list[tuple[str, str, str]]:
+    """(one verb, the other, the name of their output)."""
+    found = [(one, other, "out") for one, other in combinations_with_replacement(FOLDERS, 2)]
+    found += [("extract", other, "out") for other in FOLDERS]
+    return found + [(verb, verb, name) for verb, name in NAMES.items()]
+
+
+@click.command()
+@click.option("--tries", type=click.IntRange(min=1), default=20, show_default=True, help="Of every pair.")
+@click.option("--minutes", type=float, help="Begin no further round of tries after so long.")
+@click.option("--seed", type=int, default=0, show_default=True)
+@click.option("--out", type=click.Path(path_type=Path), required=True, help="JSON to write.")
+def main(tries: int, minutes: float | None, seed: int, out: Path) -> None:
+    for module in PRELOADED:
+        import_module(module)
+    make_quickstart_small()
+    rng = random.Random(seed)
+    rows: list[dict[str, Any]] = []
+    in_turn: list[dict[str, Any]] = []
+    with tempfile.TemporaryDirectory() as name:
+        scene, began = Scene(Path(name)), time.monotonic()
+        for k in range(tries):
+            if minutes is not None and time.monotonic() - began > 60 * minutes:
+                break
+            for one, other, output in pairs():
+                for attempt in range(ATTEMPTS):
+                    first, second = ((one, "x"), (other, "y"))[:: rng.choice((1, -1))]
+                    delay = 0.0 if attempt == 0 and rng.random() < 0.5 else rng.uniform(0, scene.seconds[first[0]])
+                    row = {"pair": f"{one} + {other}", **scene.compete(first, second, output, delay)}
+                    if row["winner"] != "both, in turn":
+                        break
+                    in_turn.append(row)
+                row["passed"] &= row["winner"] != "both, in turn"  # they never met, so nothing was shown
+                rows.append(row)
+                if not row["passed"]:
+                    print(row, file=sys.stderr)
+            print(f"round {k + 1}: {sum(row['passed'] for row in rows)} of {len(rows)} passed", file=sys.stderr)
+    document = {
+        "schema": "l2a-benchmark/1",
+        "what": "two commands write one output at once: does one end whole, and is the other refused?",
+        **provenance(shlex.join(["python", "benchmarks/two_at_once.py", *sys.argv[1:]])),
+        "pairs": summary(rows),
+        "tries_each": len(rows) // len(pairs()),
+        "tries_total": len(rows),
+        "repeated_because_one_began_after_the_other": len(in_turn),
+        "compared_by_content": {verb: sorted(names) for verb, names in scene.stable.items()},
+        "failures": [row for row in rows if not row["passed"]],
+        "all_passed": all(row["passed"] for row in rows),
+        "seconds": round(time.monotonic() - began),
+    }
+    out.parent.mkdir(parents=True, exist_ok=True)
+    out.write_text(json.dumps(document, indent=1) + "\n")
+    print(out, len(rows), "tries, all passed:", document["all_passed"])
+
+
+def summary(rows: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    """Of each pair: its tries, who won, and why the other was refused."""
+    found = {}
+    for pair in dict.fromkeys(row["pair"] for row in rows):
+        own = [row for row in rows if row["pair"] == pair]
+        found[pair] = {
+            "tries": len(own),
+            "passed": sum(row["passed"] for row in own),
+            "winner": dict(Counter(row["winner"] for row in own)),
+            "refused": dict(Counter(row["refused"] for row in own)),
+        }
+    return found
+
+
+def make_quickstart_small() -> None:
+    """A quickstart of seconds: two of its models, five of its pictures a class and split, one of them drawn."""
+    open_source = quickstart.open_source
+    quickstart.open_source = lambda name: open_source(name, limit=100)  # type: ignore[attr-defined, assignment]
+    quickstart.MODELS = {key: quickstart.MODELS[key] for key in ("attention", "pixels")}
+    quickstart.PICTURES = 1
+
+
+@dataclass(frozen=True)
+class Ended:
+    code: int
+    said: str
+
+
+class Child:
+    """`l2a-transfer ARGUMENTS` in a forked process, which waits until it is told to start."""
+
+    def __init__(self, arguments: list[str], said: Path, delay: float = 0.0) -> None:
+        self.said = said
+        self.waiting, self.start = os.pipe()
+        self.pid = os.fork()
+        if self.pid == 0:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+            os.dup2(os.open(said, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), 2)
+            os.read(self.waiting, 1)
+            time.sleep(delay)
+            try:
+                l2a_transfer_main(arguments)
+            except SystemExit as end:
+                os._exit(int(end.code or 0))
+            finally:
+                os._exit(70)
+
+    def go(self) -> None:
+        os.write(self.start, b"1")
+
+    def ended(self) -> Ended:
+        _, status = os.waitpid(self.pid, 0)
+        for end in (self.waiting, self.start):
+            os.close(end)
+        return Ended(os.waitstatus_to_exitcode(status), self.said.read_text(errors="replace"))
+
+
+class Scene:
+    """Inputs, and what every command leaves when it runs alone."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.inputs = folder, folder / "inputs"
+        for variant, k in WORDS.items():
+            make_pictures(self.inputs / variant / "pictures", k)
+            features = self.inputs / variant / "features.h5"
+            assert self.alone([*extract(variant, self.inputs), "--out", str(features)]).code == 0
+        self.alone_leaves: dict[tuple[str, str], dict[str, str]] = {}
+        self.stable: dict[str, set[str]] = {}
+        self.seconds: dict[str, float] = {}
+        for verb in (*FOLDERS, *NAMES):
+            begun = time.monotonic()
+            self.alone_leaves[verb, "x"] = self.left_by(verb, "x")
+            self.seconds[verb] = time.monotonic() - begun
+            again = self.left_by(verb, "x")
+            same = command(verb, "x", self.inputs) == command(verb, "y", self.inputs)
+            self.alone_leaves[verb, "y"] = again if same else self.left_by(verb, "y")
+            self.stable[verb] = {name for name, digest in self.alone_leaves[verb, "x"].items() if again[name] == digest}
+            print(f"{verb}: {self.seconds[verb]:.1f} s alone", file=sys.stderr)
+
+    def alone(self, arguments: list[str]) -> Ended:
+        child = Child(["-q", *arguments], self.folder / "said")
+        child.go()
+        return child.ended()
+
+    def left_by(self, verb: str, variant: str) -> dict[str, str]:
+        where = Path(tempfile.mkdtemp(dir=self.folder))
+        ended = self.alone([*command(verb, variant, self.inputs), "--out", str(where / NAMES.get(verb, "out"))])
+        assert ended.code == 0, ended
+        found = content(where / NAMES.get(verb, "out"))
+        shutil.rmtree(where)
+        return found
+
+    def compete(self, first: tuple[str, str], second: tuple[str, str], name: str, delay: float) -> dict[str, Any]:
+        """Both commands on one output; who won, why the other was refused, and what is wrong with what is there."""
+        where = Path(tempfile.mkdtemp(dir=self.folder))
+        both = (first, second)
+        children = [
+            Child(["-q", *command(verb, variant, self.inputs), "--out", str(where / name)],
+                  self.folder / f"said-{k}", delay * k)
+            for k, (verb, variant) in enumerate(both)
+        ]  # fmt: skip
+        for child in children:
+            child.go()
+        ended = [child.ended() for child in children]
+        codes = [end.code for end in ended]
+        found: dict[str, Any] = {"delay_s": round(delay, 3), "codes": codes, "winner": "none", "refused": "none"}
+        problems = []
+        if sorted(codes) == [0, 1]:
+            winner, loser = both[codes.index(0)], ended[codes.index(1)]
+            found["winner"] = "first" if codes[0] == 0 else "second"
+            last = loser.said.strip().splitlines()[-1] if loser.said.strip() else ""
+            found["refused"] = next((why for why, words in REFUSED.items() if re.search(words, last)), "otherwise")
+            problems += [f"refused otherwise: {last}"] if found["refused"] == "otherwise" else []
+            problems += self.wrong(winner, content(where / name))
+        elif codes == [0, 0] and not {*self.alone_leaves[first]} & {*self.alone_leaves[second]}:
+            found["winner"] = "both, in turn"
+            there = content(where / name)
+            problems += self.wrong(first, {k: v for k, v in there.items() if k not in self.alone_leaves[second]})
+            problems += self.wrong(second, {k: v for k, v in there.items() if k not in self.alone_leaves[first]})
+        else:
+            problems += [f"exit codes {codes}: {[end.said[-300:] for end in ended]}"]
+        problems += [f"left beside it: {path.name}" for path in where.iterdir() if path.name != name]
+        shutil.rmtree(where)
+        return {**found, "problems": [problem.replace(str(self.folder), "…") for problem in problems],
+                "passed": not problems}  # fmt: skip
+
+    def wrong(self, winner: tuple[str, str], there: dict[str, str]) -> list[str]:
+        """How `there` differs from what the winner leaves alone."""
+        verb = winner[0]
+        expected = self.alone_leaves[winner]
+        # A file is called as its folder is in the other tries.
+        if len(expected) == 1 and verb in NAMES:
+            expected, stable = dict.fromkeys(there, next(iter(expected.values()))), set(there)
+        else:
+            stable = self.stable[verb]
+        problems = [f"files differ: {sorted({*expected} ^ {*there})}"] if {*expected} != {*there} else []
+        return problems + [f"{name} is another" for name in stable & {*there} if there[name] != expected.get(name)]
+
+
+def content(out: Path) -> dict[str, str]:
+    """Name → digest of every file of an output, hidden ones too, without how long anything took."""
+    files = [out] if out.is_file() else [path for path in out.rglob("*") if not path.is_dir()]
+    return {str(path.relative_to(out.parent)): digest(path) for path in files}
+
+
+def digest(path: Path) -> str:
+    if path.suffix in (".json", ".jsonl"):
+        documents = [json.loads(path.read_text())] if path.suffix == ".json" else [
+            json.loads(line) for line in path.read_text().splitlines()
+        ]  # fmt: skip
+        return hashlib.sha256(json.dumps([timeless(document) for document in documents]).encode()).hexdigest()
+    if path.suffix == ".safetensors":  # its card says how long the training took
+        sha = hashlib.sha256()
+        for name, values in sorted(load(path.read_bytes()).items()):
+            sha.update(f"{name} {values.dtype} {values.shape} ".encode() + np.ascontiguousarray(values).tobytes())
+        return sha.hexdigest()
+    if path.suffix in (".md", ".html", ".csv"):
+        return hashlib.sha256(NUMBER.sub("", path.read_text()).encode()).hexdigest()
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def timeless(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: timeless(item) for key, item in value.items() if not PASSES.search(key)}
+    return [timeless(item) for item in value] if isinstance(value, list) else value
+
+
+def make_pictures(folder: Path, seed: int) -> None:
+    """Two classes of four JPEG files in each of two splits."""
+    rng = np.random.default_rng(seed)
+    for split in ("train", "test"):
+        for label in "ab":
+            (folder / split / label).mkdir(parents=True)
+            for k in range(4):
+                small = Image.fromarray(rng.integers(0, 256, (6, 6, 3), dtype=np.uint8))
+                small.resize((40, 48), Image.Resampling.BICUBIC).save(folder / split / label / f"{k}.jpg", quality=90)
+
+
+if __name__ == "__main__":
+    main()

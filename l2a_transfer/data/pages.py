@@ -1,0 +1,180 @@
+"""The pages of a Parquet column, as their own headers declare them: what reading it takes, before anything is unpacked.
+
+The footer's sizes are whatever its writer put there. A page's header is what the decoder goes by: it allocates as much
+as the header says, and refuses a page that unpacks to anything else. ("Apache Parquet format", PageHeader; "Thrift
+compact protocol".)
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import IO
+
+HEADER_BYTES = (1 << 10, 1 << 16, 1 << 20, 16 << 20)
+"""How much is tried as a header; statistics can make it long, and the decoder reads none of more than 16 MiB."""
+MAX_PAGES = 100_000
+MAX_DEPTH = 8
+TRUE, FALSE, I8, I16, I32, I64, DOUBLE, BINARY, LIST, SET, MAP, STRUCT = range(1, 13)
+"""Types of the compact protocol."""
+DATA_PAGE, INDEX_PAGE, DICTIONARY_PAGE, DATA_PAGE_V2 = range(4)
+IN_DICTIONARY = (2, 8)
+"""Encodings whose values are numbers of entries of the dictionary page."""
+AS_LONG_AS_STORED = (0, 6, 9)
+"""PLAIN, DELTA_LENGTH_BYTE_ARRAY and BYTE_STREAM_SPLIT: encodings that take as many bytes as the values have."""
+
+
+class PageError(ValueError):
+    """Pages that are not as their column declares, or that would take more than is stored."""
+
+
+@dataclass(frozen=True)
+class Pages:
+    """`stored`: bytes of all pages of a column as they lie in the file; `bytes`: unpacked; `largest`: of the largest,
+    packed or unpacked. `repeated`: at most so
+    many bytes more where entries of a dictionary, each of which is stored once, are written out for each value."""
+
+    stored: int
+    bytes: int
+    largest: int
+    repeated: int
+
+
+def measure_pages(file: IO[bytes], start: int, length: int, values: int, *, texts: bool) -> Pages:
+    """The pages that hold the first `values` values of a column, which lies at `start`.
+
+    With `texts` the values have no fixed size, and encodings in which a few bytes stand for long values are refused,
+    but for dictionaries. Raises: PageError.
+    """
+    at, seen, stored, total, largest, dictionary, repeated = start, 0, 0, 0, 0, 0, 0
+    for _ in range(MAX_PAGES):
+        if seen >= values:
+            return Pages(stored, total, largest, repeated)
+        page, size = _header(file, at, start + length - at)
+        kind, unpacked, packed = (_number(page, field) for field in (1, 2, 3))
+        at += size + packed
+        if min(unpacked, packed) < 0 or at > start + length:
+            raise PageError("a page does not lie in its column")
+        stored += packed
+        total += max(unpacked, packed)
+        largest = max(largest, unpacked, packed)
+        if kind == DICTIONARY_PAGE:
+            dictionary = unpacked
+            if texts and 4 * _number(_inner(page, 7), 1) > unpacked:
+                raise PageError("a dictionary declares more entries than it has bytes for")
+        elif kind in (DATA_PAGE, DATA_PAGE_V2):
+            inner = _inner(page, 5 if kind == DATA_PAGE else 8)
+            own = max(0, _number(inner, 1))
+            seen += own
+            encoding = _number(inner, 2 if kind == DATA_PAGE else 4)
+            repeated += own * dictionary if encoding in IN_DICTIONARY else 0
+            if texts and encoding not in (*IN_DICTIONARY, *AS_LONG_AS_STORED):
+                raise PageError(f"its encoding, number {encoding}, is not read for pictures; write it as PLAIN")
+    raise PageError(f"a column has more than {MAX_PAGES:,} pages")
+
+
+Fields = dict[tuple[int, int], object]
+"""(number, type) → value; a reader of Thrift passes over a field of another type than it expects."""
+
+
+def _number(fields: Fields, field: int) -> int:
+    found = fields.get((field, I32))
+    if not isinstance(found, int):
+        raise PageError("a page's header is not complete")
+    return found
+
+
+def _inner(fields: Fields, field: int) -> Fields:
+    found = fields.get((field, STRUCT))
+    if not isinstance(found, dict):
+        raise PageError("a page's header is not complete")
+    return found
+
+
+def _header(file: IO[bytes], at: int, most: int) -> tuple[Fields, int]:
+    """The header of the page at a place, and its length."""
+    for size in HEADER_BYTES:
+        file.seek(at)
+        content = file.read(min(size, most))
+        try:
+            return _Compact(content).struct(0)
+        except IndexError as error:
+            if len(content) < size:
+                raise PageError("a page's header is cut short") from error
+    raise PageError("a page's header is longer than 16 MiB")
+
+
+class _Compact:
+    """Reads Thrift's compact protocol. Raises: IndexError where more bytes are needed; PageError."""
+
+    def __init__(self, content: bytes) -> None:
+        self._content, self._at = content, 0
+
+    def struct(self, depth: int) -> tuple[Fields, int]:
+        """The fields of a structure, the last of each number and type, and where it ends."""
+        if depth > MAX_DEPTH:
+            raise PageError("a page's header is nested too deep")
+        fields: Fields = {}
+        number = 0
+        while (head := self._byte()) != 0:
+            kind = head & 15
+            number = _signed((number + (head >> 4)) if head >> 4 else _zigzag(self._varint() & 0xFFFFFFFF), 16)
+            fields[number, kind] = kind == TRUE if kind in (TRUE, FALSE) else self._value(kind, depth + 1)
+        return fields, self._at
+
+    def _byte(self) -> int:
+        self._at += 1
+        return self._content[self._at - 1]
+
+    def _varint(self) -> int:
+        value = 0
+        for k in range(10):
+            byte = self._byte()
+            value |= (byte & 0x7F) << 7 * k
+            if byte < 0x80:
+                return value & 0xFFFFFFFFFFFFFFFF
+        raise PageError("a number in a page's header is too long")
+
+    def _skip(self, length: int) -> None:
+        if length < 0 or self._at + length > len(self._content):
+            raise IndexError
+        self._at += length
+
+    def _value(self, kind: int, depth: int) -> object:
+        if kind in (TRUE, FALSE, I8):
+            return self._byte()
+        if kind in (I16, I32):
+            return _zigzag(self._varint() & 0xFFFFFFFF)  # of a longer one the decoder takes the low bits
+        if kind == I64:
+            return _zigzag(self._varint())
+        if kind == DOUBLE:
+            self._skip(8)
+        elif kind == BINARY:
+            self._skip(self._varint() & 0xFFFFFFFF)
+        elif kind in (LIST, SET):
+            head = self._byte()
+            self._values(head >> 4 if head >> 4 != 15 else self._varint() & 0xFFFFFFFF, (head & 15,), depth)
+        elif kind == MAP:
+            if count := self._varint() & 0xFFFFFFFF:
+                kinds = self._byte()
+                self._values(count, (kinds >> 4, kinds & 15), depth)
+        elif kind == STRUCT:
+            return self.struct(depth)[0]
+        else:
+            raise PageError(f"a page's header has a field of type {kind}")
+        return None
+
+    def _values(self, count: int, kinds: tuple[int, ...], depth: int) -> None:
+        if depth > MAX_DEPTH:
+            raise PageError("a page's header is nested too deep")
+        for _ in range(count):
+            for kind in kinds:
+                self._value(kind, depth + 1)
+
+
+def _zigzag(value: int) -> int:
+    return value >> 1 ^ -(value & 1)
+
+
+def _signed(value: int, bits: int) -> int:
+    value &= (1 << bits) - 1
+    return value - (1 << bits) if value >> bits - 1 else value

@@ -1,0 +1,148 @@
+"""JSON that may come from strangers: parsed strictly, then held against a schema before any of it is used."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+MAX_DEPTH = 32
+"""Lists and objects within each other; what this package writes has at most 6."""
+MAX_INTEGER = 2**63
+SHOWN = 60
+
+
+def parse(content: str | bytes) -> Any:
+    """The document, which means the same to every reader: no key twice, no NaN or Infinity, no integer beyond 64 bits.
+
+    Raises: ValueError for these, for nesting that is deeper than MAX_DEPTH, and for what is no JSON.
+    """
+    try:
+        document = json.loads(
+            content, object_pairs_hook=_once, parse_constant=_no_constant, parse_int=_integer, parse_float=_finite
+        )
+    except RecursionError as error:
+        raise ValueError(f"nested more than {MAX_DEPTH} deep") from error
+    level, depth = [document], 0
+    while level := [part for value in level for part in _parts(value)]:
+        depth += 1
+        if depth > MAX_DEPTH:
+            raise ValueError(f"nested more than {MAX_DEPTH} deep")
+    return document
+
+
+def _parts(value: Any) -> Iterable[Any]:
+    return value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        names = [key for key, _ in pairs]
+        twice = next(key for key in names if names.count(key) > 1)
+        raise ValueError(f"the key {_short(twice)} stands there twice")
+    return found
+
+
+def _no_constant(name: str) -> Any:
+    raise ValueError(f"{name} is no number")
+
+
+def _integer(digits: str) -> int:
+    if len(digits) > 20 or abs(int(digits)) >= MAX_INTEGER:
+        raise ValueError(f"the integer {digits[:SHOWN]} does not fit into 64 bits")
+    return int(digits)
+
+
+def _finite(digits: str) -> float:
+    number = float(digits)
+    if not math.isfinite(number):
+        raise ValueError(f"the number {digits[:SHOWN]} is too large")
+    return number
+
+
+@dataclass(frozen=True)
+class Kind:
+    """What a value must be: in words, as a test, and which kinds its parts must be."""
+
+    expected: str
+    holds: Callable[[Any], bool]
+    parts: Callable[[Any, str], Iterable[tuple[Kind, Any, str]]] = lambda value, at: ()
+
+    def check(self, value: Any, at: str) -> None:
+        """Raises: ValueError naming the field, which is called `at`, what it must be and what it is."""
+        if not self.holds(value):
+            raise ValueError(f"{at} must be {self.expected}, got {_short(value)}")
+        for kind, part, where in self.parts(value, at):
+            kind.check(part, where)
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= SHOWN else f"{text[:SHOWN]}…"
+
+
+ANYTHING = Kind("anything", lambda value: True)
+NOTHING = Kind("null", lambda value: value is None)
+FLAG = Kind("true or false", lambda value: isinstance(value, bool))
+NUMBER = Kind("a number", lambda value: isinstance(value, int | float) and not isinstance(value, bool))
+
+
+def text(most: int = 1 << 20) -> Kind:
+    return Kind(f"text of at most {most:,} characters", lambda value: isinstance(value, str) and len(value) <= most)
+
+
+def integer(low: int = 0, high: int = MAX_INTEGER - 1) -> Kind:
+    expected = f"an integer of at least {low:,}" if high == MAX_INTEGER - 1 else f"an integer, {low:,} to {high:,}"
+    return Kind(expected, lambda value: type(value) is int and low <= value <= high)
+
+
+def list_of(item: Kind, *, length: int | None = None) -> Kind:
+    expected = "a list" if length is None else f"a list of {length}"
+    return Kind(
+        expected,
+        lambda value: isinstance(value, list) and length in (None, len(value)),
+        lambda value, at: ((item, part, f"{at}[{k}]") for k, part in enumerate(value)),
+    )
+
+
+def row_of(*items: Kind) -> Kind:
+    """A list with one value of each kind."""
+    return Kind(
+        f"a list of {len(items)}",
+        lambda value: isinstance(value, list) and len(value) == len(items),
+        lambda value, at: ((item, part, f"{at}[{k}]") for k, (item, part) in enumerate(zip(items, value, strict=True))),
+    )
+
+
+def table(
+    required: Mapping[str, Kind] | None = None,
+    *,
+    optional: Mapping[str, Kind] | None = None,
+    others: Kind | None = None,
+) -> Kind:
+    """A JSON object; without `others`, one that has no key but the named ones."""
+    must, may = dict(required or {}), dict(optional or {})
+
+    def parts(value: dict[str, Any], at: str) -> Iterator[tuple[Kind, Any, str]]:
+        for key in must:
+            if key not in value:
+                raise ValueError(f"{at} has no {key!r}")
+        for key, part in value.items():
+            kind = must.get(key) or may.get(key) or others
+            if kind is None:
+                raise ValueError(f"{at} has the key {_short(key)}, which is unknown")
+            yield kind, part, f"{at}.{_short(key)[1:-1]}"
+
+    return Kind("an object", lambda value: isinstance(value, dict), parts)
+
+
+def either(*kinds: Kind) -> Kind:
+    """One of the kinds; where several hold a value, the first."""
+    return Kind(
+        " or ".join(kind.expected for kind in kinds),
+        lambda value: any(kind.holds(value) for kind in kinds),
+        lambda value, at: next(kind for kind in kinds if kind.holds(value)).parts(value, at),
+    )

@@ -1,0 +1,118 @@
+"""What a report calls its feature files: each by its path, and each model by its name and, where several have that
+name, by the shortest piece of a path that tells it apart. Names are for readers; a file's identity is its SHA-256."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from l2a_transfer.evaluation.markup import plain
+from l2a_transfer.features.schema import weights_sha256
+from l2a_transfer.features.views import VerifiedFile
+
+Parts = tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Named:
+    """`file`: the path from the folder that holds all files of the report. `line`: the number of the model in the
+    table of models × data sets, in which its files of several data sets stand beside each other; `label` names it."""
+
+    file: str
+    label: str
+    line: int
+
+
+def name_files(files: Sequence[VerifiedFile]) -> list[Named]:
+    """One for each of the files, whose paths and contents differ; no two lines have one label."""
+    paths = [Path(os.path.abspath(file.path)) for file in files]
+    folder = os.path.commonpath([path.parent for path in paths])
+    lines = _lines(files, paths)
+    labels = _labels(files, paths, lines)
+    return [Named(path.relative_to(folder).as_posix(), labels[k], k) for path, k in zip(paths, lines, strict=True)]
+
+
+def _lines(files: Sequence[VerifiedFile], paths: Sequence[Path]) -> list[int]:
+    """The number of each file's line: files of one model, at most one of each data set.
+
+    Where a data set has several files of a model, they are told apart by the view of the network; then by their names
+    or folders, if either does it on every data set; and else each stands alone.
+    """
+    data = [file.meta.data for file in files]
+    keys = [_maker(file) for file in files]
+    for key, own in _shared(data, keys).items():
+        for k in own:
+            keys[k] = key + _view(files[k])
+    for key, own in _shared(data, keys).items():
+        ways = ([paths[k].stem for k in own], [str(paths[k].parent) for k in own], [files[k].sha256 for k in own])
+        way = next(way for way in ways if not _shared([data[k] for k in own], way))
+        for k, further in zip(own, way, strict=True):
+            keys[k] = key + further
+    number = {key: k for k, key in enumerate(dict.fromkeys(keys))}
+    return [number[key] for key in keys]
+
+
+def _shared(data: Sequence[str], keys: Sequence[str]) -> dict[str, list[int]]:
+    """Keys that a data set has more than once, with the places of all that have them."""
+    often = Counter(zip(data, keys, strict=True))
+    shared = {key for (_, key), n in often.items() if n > 1}
+    return {key: [k for k, other in enumerate(keys) if other == key] for key in shared}
+
+
+def _maker(file: VerifiedFile) -> str:
+    card = file.meta.card
+    return json.dumps([_name(file), weights_sha256(file.meta), card.get("config"), card.get("training")])
+
+
+def _view(file: VerifiedFile) -> str:
+    meta = file.meta
+    return json.dumps([meta.tap, [name for name, _, _ in meta.levels], meta.precision, meta.backend])
+
+
+def _name(file: VerifiedFile) -> str:
+    return str(file.meta.card.get("name", file.path.stem))
+
+
+def _labels(files: Sequence[VerifiedFile], paths: Sequence[Path], lines: Sequence[int]) -> list[str]:
+    """The label of each line."""
+    members: dict[int, list[int]] = {}
+    for k, line in enumerate(lines):
+        members.setdefault(line, []).append(k)
+    alike: dict[str, list[list[int]]] = {}
+    for own in members.values():
+        alike.setdefault(_name(files[own[0]]), []).append(own)
+    found: dict[int, str] = {}
+    for name, groups in alike.items():
+        pieces = [""] if len(groups) == 1 else _pieces([[paths[k] for k in own] for own in groups])
+        for own, piece in zip(groups, pieces, strict=True):
+            found[lines[own[0]]] = f"{name} ({piece})" if piece else name
+    often = Counter(map(plain, found.values()))  # a model may have the name that another one was given here
+    return [
+        found[line] if often[plain(found[line])] == 1 else f"{found[line]}, SHA-256 {files[own[0]].sha256[:12]}"
+        for line, own in sorted(members.items())
+    ]
+
+
+def _pieces(groups: Sequence[Sequence[Path]]) -> list[str]:
+    """For each group of paths the shortest piece that all of them have and no other group; of equally long ones, that
+    nearest to the file, without its suffix if that will do. Where there is none, one of the first path alone."""
+    within = [[[*_slices(path.with_suffix("").parts), *_slices(path.parts)] for path in group] for group in groups]
+    often = Counter(piece for group in within for piece in {piece for path in group for piece in path})
+    found = []
+    for group in within:
+        common = set(group[0]).intersection(*group[1:])
+        own = [piece for piece in group[0] if often[piece] == 1]
+        best = next((piece for piece in own if piece in common), own[0])
+        found.append(str(Path(*best)))
+    return found
+
+
+def _slices(path: Parts) -> Iterator[Parts]:
+    """Every run of a path's parts, short ones first, and of one length those at its end first."""
+    for length in range(1, len(path) + 1):
+        for stop in range(len(path), length - 1, -1):
+            yield path[stop - length : stop]

@@ -1,0 +1,59 @@
+"""What a card may hold: of a network in weights and ONNX files, and of whatever made a feature file."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from l2a_transfer.documents import ANYTHING, FLAG, NOTHING, NUMBER, either, integer, list_of, table, text
+
+CONFIG = table(
+    {"architecture": text()},
+    optional={
+        "num_classes": integer(), "width": NUMBER, "normalizer": text(), "dropout": NUMBER, "global_branch": text(),
+    },
+)  # fmt: skip
+PREPROCESS = table({
+    "size": integer(), "fit": text(), "filter": text(), "mean": list_of(NUMBER, length=3),
+    "std": list_of(NUMBER, length=3),
+})  # fmt: skip
+METRICS = table(
+    others=either(
+        NUMBER, table(optional={"value": NUMBER, "n": integer(), "seeds": integer()}, others=ANYTHING), text(), NOTHING
+    )
+)
+TRAINING = table(
+    optional={
+        "untrained": FLAG, "seed": either(integer(), text(), NOTHING), "data": text(), "split": text(), "n": integer(),
+        "seconds": NUMBER, "float32": list_of(text()),
+        "init_from": either(
+            text(), table(optional={"name": text(), "sha256": text(), "not_loaded": list_of(text())}, others=ANYTHING),
+            NOTHING,
+        ),
+    },
+    others=ANYTHING,
+)  # fmt: skip
+CARD = table(
+    {"schema": text(), "name": text(), "config": CONFIG, "preprocess": PREPROCESS, "classes": list_of(text()),
+     "parameters": integer(), "training": TRAINING, "metrics": METRICS},
+    others=ANYTHING,
+)  # fmt: skip
+"""Of a network of this package: a version may add keys, but not to `config` and `preprocess`, which decide numbers."""
+
+OBJECT = table(others=ANYTHING)
+CARD_OF_FEATURES = table(
+    {"name": text()},
+    optional={
+        key: either(kind, NOTHING)
+        for key, kind in {
+            "config": OBJECT, "preprocess": OBJECT, "classes": list_of(text()), "parameters": NUMBER,
+            "training": TRAINING, "metrics": METRICS,
+        }.items()
+    },
+    others=ANYTHING,
+)  # fmt: skip
+"""Of features that others may have made: a name, and what else they want to say, in the form that reports show."""
+
+
+def check_card(values: Any) -> None:
+    """Raises: ValueError naming the field that is of another kind than it must be."""
+    CARD.check(values, "card")

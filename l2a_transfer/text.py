@@ -1,0 +1,43 @@
+"""Text that strangers wrote (names of files, models, classes and keys), made safe for where it is shown.
+
+Here for terminals, CSV and JSON; for HTML see `evaluation/markup.py`, for Markdown `evaluation/markdown.py`.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+
+CONTROLS = "\x00-\x1f"
+OTHERS = (
+    "\x7f-\x9f\xad\u061c\u180e\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb"
+    "\U0001d173-\U0001d17a\U000e0000-\U000e007f\ud800-\udfff"
+)
+"""C1 controls, marks that cannot be seen or turn text round, and halves of characters. Joiners are letters' own."""
+STEERING = re.compile(f"[{CONTROLS}{OTHERS}]")
+STEERING_IN_JSON = re.compile(f"[{OTHERS}]")
+NUMBERS = re.compile(r"[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?(?: [-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?)*")
+FORMULA = re.compile(r"[\s'\"\ufffd]*[=+\-@＝＋－＠]")
+"""How a cell begins that a spreadsheet computes."""
+
+
+def terminal(text: str) -> str:
+    """One line for a terminal: what could steer it, or turn text round, as the escape that Python has for it."""
+    return STEERING.sub(lambda found: repr(found[0])[1:-1], text)
+
+
+def csv_cell(value: object) -> object:
+    """A value for a CSV file, which a spreadsheet shows and does not compute; numbers stay numbers.
+
+    Of several values joined by semicolons, at which some spreadsheets cut, each is looked at.
+    """
+    if not isinstance(value, str):
+        return value
+    shown = STEERING.sub(lambda found: " " if found[0].isspace() else "\ufffd", value)
+    return ";".join(f"'{part}" if FORMULA.match(part) and not NUMBERS.fullmatch(part) else part
+                    for part in shown.split(";"))  # fmt: skip
+
+
+def json_text(document: str) -> str:
+    """The same JSON document, in which escapes stand for what could steer a terminal."""
+    return STEERING_IN_JSON.sub(lambda found: json.dumps(found[0])[1:-1], document)

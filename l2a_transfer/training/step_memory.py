@@ -1,0 +1,47 @@
+"""What a training step takes on a CPU, so that a batch that does not fit is refused before the kernel ends the run."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import torch
+
+from l2a_transfer.memory import require_memory
+from l2a_transfer.models.config import ModelConfig
+from l2a_transfer.models.vgg import build_model
+
+BESIDE = 1.1
+"""What a step takes at its peak, in units of what it keeps for the backward pass: between 1.15 and 1.38 in networks of
+a quarter of the paper's width (batches of 128 and 256, fp32 and bf16), so that nothing is refused that would fit."""
+
+
+def require_step_memory(config: ModelConfig, *, images: int, size: int, precision: str) -> None:
+    """Raises: MemoryLimitError where a step on `images` pictures of `size` pixels takes more than may be taken."""
+    small, large = (kept_bytes(config, n, size, precision) for n in (2, 4))
+    require_memory(
+        int(BESIDE * images * (large - small) / 2),
+        f"a training step on {images} images of {size} × {size} pixels",
+        "a smaller `batch_size` or `width` takes less",
+    )
+
+
+def kept_bytes(config: ModelConfig, images: int, size: int, precision: str) -> int:
+    """Bytes that the forward pass on a CPU keeps for the backward pass, parameters left out."""
+    model = build_model(dataclasses.replace(config, dropout=0.0), seed=0).train()
+    model = model.to(memory_format=torch.channels_last)
+    own = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
+    kept: dict[int, torch.UntypedStorage] = {}
+
+    def keep(tensor: torch.Tensor) -> torch.Tensor:
+        kept[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage()
+        return tensor
+
+    pixels = torch.zeros(images, 3, size, size).contiguous(memory_format=torch.channels_last)
+    with (
+        torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor),
+        torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"),
+    ):
+        logits = model(pixels)
+    total = sum(storage.nbytes() for place, storage in kept.items() if place not in own)
+    del logits
+    return total

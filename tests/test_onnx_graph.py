@@ -1,0 +1,349 @@
+"""An ONNX graph is judged before ONNX Runtime sees it, and Ctrl-C is heard while it loads and runs."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+from l2a_transfer.errors import BackendError
+from l2a_transfer.export import export_onnx
+from l2a_transfer.features import onnx_backend
+from l2a_transfer.features.interruptible import interruptible
+from l2a_transfer.features.onnx_backend import CARD_KEY, OnnxBackend, read_exported, with_sha256
+from l2a_transfer.features.onnx_graph import MAX_NODES, OPERATORS, OPSET
+from l2a_transfer.models.config import GLOBAL_BRANCH, NORMALIZERS, ModelConfig
+from l2a_transfer.models.vgg import build_model
+from l2a_transfer.models.weights import Card, count_parameters, resolve_model
+from l2a_transfer.preprocess import Preprocess
+from tests.conftest import TINY, assert_fails, l2a
+
+EXPORTED: list[tuple[str, str, str, int]] = [
+    ("vgg", "softmax", "auto", 32), ("vgg-gap", "softmax", "auto", 40), ("vgg-pan", "entmax15", "always", 32),
+    ("vgg-att2-concat-uniform", "softmax", "always", 32), ("vgg-att3-indep-add", "sparsemax", "auto", 32),
+    ("vgg-att3-concat-dp", "softmax", "auto", 36),
+]  # fmt: skip
+"""These together have every operator."""
+EVERY = [
+    (architecture, normalizer, branch, 32)
+    for architecture in ("vgg", "vgg-gap", "vgg-pan", *(f"vgg-att{n}-{c}" for n in ("1", "2-concat", "3-indep")
+                                                        for c in ("pc", "dp", "add", "uniform")))
+    for normalizer in NORMALIZERS
+    for branch in GLOBAL_BRANCH
+]  # fmt: skip
+
+
+def written(path: Path, architecture: str, normalizer: str, branch: str, size: int) -> set[tuple[str, str, str]]:
+    """(operator, attribute, domain) of what `export` writes; the file can be read again."""
+    config = ModelConfig(architecture, width=1 / 32, normalizer=normalizer, global_branch=branch)
+    model = build_model(config, seed=0).eval()
+    card = Card("x", config, Preprocess(size=size), (), count_parameters(model), {"untrained": True, "seed": 0})
+    result = export_onnx(model, card, path)
+    content, found, _ = read_exported(result.path)
+    assert found == card
+    graph = onnx.load_model_from_string(content).graph
+    names = {(node.op_type, attribute.name, node.domain) for node in graph.node for attribute in node.attribute}
+    return names | {(node.op_type, "", node.domain) for node in graph.node}
+
+
+def test_the_allowlist_is_what_export_writes(tmp_path: Path) -> None:
+    pytest.importorskip("entmax")
+    found = set().union(*(written(tmp_path / f"{k}.onnx", *how) for k, how in enumerate(EXPORTED)))
+    assert {domain for _, _, domain in found} == {""}
+    assert {operator for operator, _, _ in found} == set(OPERATORS)
+    attributes = {(operator, name) for operator, name, _ in found if name}
+    # Conv's kernel_shape is left out by onnxscript 0.6: the weights' shape says the same.
+    allowed = {(operator, name) for operator, names in OPERATORS.items() for name in names}
+    assert allowed - attributes <= {("Conv", "kernel_shape")}
+    for name in OPERATORS:
+        kinds = {attribute.type for attribute in onnx.defs.get_schema(name, OPSET).attributes.values()}
+        assert onnx.defs.OpSchema.AttrType.GRAPH not in kinds
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("how", EVERY, ids=lambda how: "-".join(map(str, how)))
+def test_every_export_can_be_read_again(how: tuple[str, str, str, int], tmp_path: Path) -> None:
+    pytest.importorskip("entmax")
+    assert {operator for operator, _, _ in written(tmp_path / "x.onnx", *how)} <= set(OPERATORS)
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory: pytest.TempPathFactory) -> bytes:
+    network, card = resolve_model(TINY)
+    return export_onnx(network, card, tmp_path_factory.mktemp("onnx") / "tiny.onnx").path.read_bytes()
+
+
+Change = Callable[[onnx.ModelProto], Any]
+
+
+def changed(path: Path, exported: bytes, change: Change) -> Path:
+    """The exported file after `change`, with a digest that holds."""
+    model = onnx.load_model_from_string(exported)
+    del model.metadata_props[-1]
+    change(model)
+    path.write_bytes(with_sha256(model.SerializeToString(deterministic=True)))
+    return path
+
+
+def constant(model: onnx.ModelProto, name: str, values: Any, dtype: Any = np.int64) -> str:
+    model.graph.initializer.append(numpy_helper.from_array(np.array(values, dtype=dtype), name))
+    return name
+
+
+def body() -> onnx.GraphProto:
+    kinds = {"i": TensorProto.INT64, "go": TensorProto.BOOL, "x": TensorProto.FLOAT}
+    shapes: dict[str, Any] = {"i": [], "go": [], "x": None}
+    values = [helper.make_tensor_value_info(name, kind, shapes[name]) for name, kind in kinds.items()]
+    nodes = [helper.make_node("Identity", ["go"], ["on"]), helper.make_node("Relu", ["x"], ["y"])]
+    results = [helper.make_tensor_value_info(name, kinds[of], shapes[of]) for name, of in (("on", "go"), ("y", "x"))]
+    return helper.make_graph(nodes, "body", values, results)
+
+
+def loop(model: onnx.ModelProto) -> None:
+    count, go = constant(model, "count", 2**62), constant(model, "go_on", True, np.bool_)
+    node = helper.make_node("Loop", [count, go, "features"], ["endless"], name="endless", body=body())
+    model.graph.node.append(node)
+    model.graph.output.append(helper.make_tensor_value_info("endless", TensorProto.FLOAT, None))
+
+
+def condition(model: onnx.ModelProto) -> None:
+    graph = helper.make_graph([], "branch", [], [helper.make_tensor_value_info("images", TensorProto.UINT8, None)])
+    model.graph.node.append(
+        helper.make_node("If", [constant(model, "yes", True, np.bool_)], ["z"], then_branch=graph, else_branch=graph)
+    )
+
+
+def function(model: onnx.ModelProto) -> None:
+    operators = [helper.make_opsetid("", OPSET)]
+    model.functions.append(
+        helper.make_function("mine", "F", ["a"], ["b"], [helper.make_node("Relu", ["a"], ["b"])], operators)
+    )
+
+
+def doubled(model: onnx.ModelProto) -> None:
+    name = "features"
+    for k in range(40):
+        model.graph.node.append(helper.make_node("Concat", [name, name], [f"twice{k}"], axis=1))
+        name = f"twice{k}"
+
+
+def outer(model: onnx.ModelProto) -> None:
+    rows = constant(model, "rows", np.zeros((40_000, 1)), np.float32)
+    columns = constant(model, "columns", np.zeros((1, 40_000)), np.float32)
+    model.graph.node.append(helper.make_node("Add", [rows, columns], ["square"]))
+
+
+def batches_to_the_fourth(model: onnx.ModelProto) -> None:
+    model.graph.node.append(helper.make_node("Shape", ["images"], ["n"], start=0, end=1))
+    model.graph.node.append(helper.make_node("Concat", ["n", "n", "n", "n"], ["shape"], axis=0))
+    model.graph.node.append(helper.make_node("Expand", [constant(model, "one", 1.0, np.float32), "shape"], ["large"]))
+
+
+def first(model: onnx.ModelProto, operator: str) -> onnx.NodeProto:
+    return next(node for node in model.graph.node if node.op_type == operator)
+
+
+def set_ints(model: onnx.ModelProto, operator: str, name: str, value: int) -> None:
+    attribute = next(a for a in first(model, operator).attribute if a.name == name)
+    attribute.ints[0] = value
+
+
+def attach(model: onnx.ModelProto, attribute: onnx.AttributeProto) -> None:
+    first(model, "Conv").attribute.append(attribute)
+
+
+HOSTILE: dict[str, tuple[Change, str]] = {
+    "an endless loop": (loop, "'Loop', which no exported network has"),
+    "a condition": (condition, "'If', which no exported network has"),
+    "a scan": (
+        lambda m: m.graph.node.append(helper.make_node("Scan", ["images"], ["z"], body=body(), num_scan_inputs=1)),
+        "'Scan'",
+    ),
+    "a function": (function, "the model has functions"),
+    "another domain": (
+        lambda m: m.graph.node.append(helper.make_node("Relu", ["features"], ["z"], domain="com.microsoft")),
+        "'com.microsoft.Relu'",
+    ),
+    "operators of another domain": (
+        lambda m: m.opset_import.append(helper.make_opsetid("ai.onnx.ml", 3)), "standard set 18 alone",
+    ),
+    "another set of operators": (lambda m: setattr(m.opset_import[0], "version", 7), "standard set 18 alone"),
+    "a graph for an attribute": (
+        lambda m: attach(m, helper.make_attribute("body", body())), "an attribute 'body' that no exported Conv has",
+    ),
+    "an attribute of another kind": (
+        lambda m: attach(m, helper.make_attribute("group", "x")), "an attribute 'group' that no exported Conv has",
+    ),
+    "a step of 0": (lambda m: set_ints(m, "MaxPool", "strides", 0), "an attribute 'strides'"),
+    "a window without end": (lambda m: set_ints(m, "MaxPool", "kernel_shape", 2**40), "an attribute 'kernel_shape'"),
+    "a border without end": (lambda m: set_ints(m, "Conv", "pads", 2**30), "an attribute 'pads'"),
+    "an endless constant": (
+        lambda m: m.graph.node.append(
+            helper.make_node("ConstantOfShape", [constant(m, "huge", [2**40])], ["z"])
+        ), "'ConstantOfShape', which no exported network has",
+    ),
+    "a tile": (
+        lambda m: m.graph.node.append(
+            helper.make_node("Tile", ["features", constant(m, "often", [1, 2**40])], ["z"])
+        ), "'Tile', which no exported network has",
+    ),
+    "an expansion to 8 TiB": (
+        lambda m: m.graph.node.append(
+            helper.make_node("Expand", [constant(m, "one", 1.0, np.float32), constant(m, "huge", [2**41])], ["z"])
+        ), "'z', of the node '' (Expand), is larger than any of its network",
+    ),
+    "an expansion to who knows what": (
+        lambda m: m.graph.node.extend([
+            helper.make_node("Cast", ["images"], ["sizes"], to=TensorProto.INT64),
+            helper.make_node("ReduceMax", ["sizes"], ["size"], keepdims=0),
+            helper.make_node("Unsqueeze", ["size", constant(m, "zero", [0])], ["shape"]),
+            helper.make_node("Expand", [constant(m, "one", 1.0, np.float32), "shape"], ["z"]),
+        ]), "cannot be told beforehand",
+    ),
+    "a square of batches": (batches_to_the_fourth, "'large', of the node '' (Expand), is larger"),
+    "doubled forty times": (doubled, "is larger than any of its network"),
+    "an outer sum": (outer, "'square', of the node '' (Add), is larger"),
+    "integers divided": (
+        lambda m: m.graph.node.append(
+            helper.make_node("Div", [constant(m, "a", [1]), constant(m, "b", [0])], ["z"])
+        ), "'z', of the node '' (Div), has the element type 7",
+    ),
+    "a constant without its bytes": (
+        lambda m: m.graph.initializer.append(TensorProto(name="c", data_type=1, dims=[2**40])),
+        "the constant 'c' is larger than its bytes",
+    ),
+    "a constant of minus one": (
+        lambda m: m.graph.initializer.append(TensorProto(name="c", data_type=1, dims=[-1])),
+        "the constant 'c' is larger than its bytes",
+    ),
+    "a constant of text": (
+        lambda m: m.graph.initializer.append(TensorProto(name="c", data_type=8, dims=[0])), "the element type 8",
+    ),
+    "a sparse constant": (
+        lambda m: m.graph.sparse_initializer.append(onnx.SparseTensorProto(dims=[2**40])), "the graph has sparse_init",
+    ),
+    "training": (lambda m: m.training_info.append(onnx.TrainingInfoProto()), "the model has training_info"),
+    "too many nodes": (
+        lambda m: m.graph.node.extend(
+            [helper.make_node("Relu", ["features"], [f"r{k}"]) for k in range(MAX_NODES)]
+        ), "nodes, and at most 1,000 are run",
+    ),
+    "a value that nobody gives": (
+        lambda m: m.graph.node.append(helper.make_node("Relu", ["nobody"], ["z"])), "its sizes do not fit together",
+    ),
+    "other images": (
+        lambda m: setattr(m.graph.input[0].type.tensor_type.shape.dim[2], "dim_value", 2**20),
+        "its input must be uint8 (N, 3, 32, 32)",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", HOSTILE)
+def test_a_graph_that_export_does_not_write_never_reaches_onnx_runtime(
+    case: str, exported: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    change, words = HOSTILE[case]
+    path = changed(tmp_path / "m.onnx", exported, change)
+    monkeypatch.setattr("onnxruntime.InferenceSession", None)
+    with pytest.raises(BackendError) as caught:
+        OnnxBackend(path, device="cpu")
+    assert caught.value.problem.startswith(f"{path}: not what an export writes: ")
+    assert words in caught.value.problem
+    assert_fails(l2a("inspect", path), 1, str(path), "export it again")
+
+
+def test_a_graph_that_is_unchanged_is_read(exported: bytes, tmp_path: Path) -> None:
+    path = changed(tmp_path / "m.onnx", exported, lambda model: None)
+    assert path.read_bytes() == exported
+    assert OnnxBackend(path, device="cpu").features(np.zeros((2, 3, 32, 32), np.uint8)).shape == (2, 64)
+
+
+def test_a_file_of_before_the_digest_of_weights_was_written_still_loads(exported: bytes, tmp_path: Path) -> None:
+    def without(model: onnx.ModelProto) -> None:
+        kept = [entry for entry in model.metadata_props if entry.key == CARD_KEY]
+        del model.metadata_props[:]
+        model.metadata_props.extend(kept)
+        assert json.loads(kept[0].value)["name"] == TINY
+
+    path = changed(tmp_path / "m.onnx", exported, without)
+    assert read_exported(path)[2] == ""
+    assert OnnxBackend(path, device="cpu").features(np.zeros((1, 3, 32, 32), np.uint8)).shape == (1, 64)
+
+
+def is_computing() -> bool:
+    return any(thread.name == "interruptible" for thread in threading.enumerate())
+
+
+def interrupt_once_waiting() -> None:
+    """Send SIGINT to this process when something is computed beside its main thread."""
+
+    def send() -> None:
+        while not is_computing():
+            time.sleep(0.01)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    threading.Thread(target=send, daemon=True).start()
+
+
+@pytest.fixture(autouse=True)
+def sigint_is_a_keyboard_interrupt() -> Iterator[None]:
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+def test_ctrl_c_is_heard_while_a_library_computes() -> None:
+    stopped = threading.Event()
+    interrupt_once_waiting()
+    with pytest.raises(KeyboardInterrupt):
+        interruptible(stopped.wait, stopped.set)
+    assert stopped.is_set()
+
+
+def test_ctrl_c_is_heard_while_a_graph_runs(exported: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(onnx_backend, "check_graph", lambda *_: None)
+    backend = OnnxBackend(changed(tmp_path / "m.onnx", exported, loop), device="cpu")
+    interrupt_once_waiting()
+    with pytest.raises(KeyboardInterrupt):
+        backend.run(np.zeros((1, 3, 32, 32), np.uint8))
+    while is_computing():
+        time.sleep(0.1)  # told to stop, ONNX Runtime ends its run
+
+
+def test_ctrl_c_is_heard_while_a_graph_is_loaded(
+    exported: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given_up = threading.Event()
+
+    def loads_for_ever(*_: Any, **__: Any) -> None:
+        given_up.wait()
+
+    monkeypatch.setattr("onnxruntime.InferenceSession", loads_for_ever)
+    monkeypatch.setattr("l2a_transfer.features.interruptible.GRACE_S", 0.0)
+    path = tmp_path / "m.onnx"
+    path.write_bytes(exported)
+    interrupt_once_waiting()
+    with pytest.raises(KeyboardInterrupt):
+        OnnxBackend(path, device="cpu")
+    given_up.set()
+
+
+def test_a_result_and_an_error_come_through_from_any_thread() -> None:
+    assert interruptible(lambda: 3) == 3
+    with pytest.raises(ZeroDivisionError):
+        interruptible(lambda: 1 / 0)
+    found: list[int] = []
+    thread = threading.Thread(target=lambda: found.append(interruptible(threading.get_ident)))
+    thread.start()
+    thread.join()
+    assert found == [thread.ident]
