@@ -88,14 +88,14 @@ def _tensors(path: Path, rng: Random) -> str:
             del header[name]
         elif how == 5:
             header[name] = rng.choice(VALUES[:12])
-        elif how == 6:
+        elif how == 6 and len(tensors) > 4:
             at = rng.randrange(0, len(tensors) - 4, 2)
             tensors = (
                 tensors[:at]
                 + rng.choice((b"\x00\x7c", b"\x00\xfe", b"\xff\x7b", b"\x00\x7e\xff\xff"))
                 + tensors[at + 2 :]
             )
-        else:
+        else:  # also where an earlier change has left no tensors
             tensors = rng.choice((tensors[:-2], tensors + bytes(2), b"", tensors * 3))
     path.write_bytes(resealed(header, tensors))
     return f"tensors {''.join(done)}"
