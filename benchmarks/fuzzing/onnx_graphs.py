@@ -196,7 +196,7 @@ def _operator(model: ModelProto, rng: Random) -> None:
             )
         elif how == 5 and node.attribute:
             attribute = rng.choice(node.attribute)
-            attribute.type = rng.randrange(16)
+            attribute.type = rng.randrange(15)
             attribute.i, attribute.ints[:] = (
                 rng.choice((0, -1, 2**62)),
                 [rng.choice((0, -1, 2**31, 2**62)) for _ in range(rng.choice((0, 1, 4, 8)))],

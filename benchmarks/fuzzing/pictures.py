@@ -16,6 +16,7 @@ from PIL.TiffImagePlugin import ImageFileDirectory_v2
 from fuzzing.kinds import Kind, sha256
 from fuzzing.mutate import mutate, mutate_file, pick, special_file
 from l2a_transfer.data.decode import FORMATS, decode_file
+from l2a_transfer.errors import DataError
 from l2a_transfer.preprocess import Preprocess
 
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
@@ -52,7 +53,10 @@ def seeds(folder: Path) -> None:
 def answer(path: Path) -> str:
     image = decode_file(path)
     assert image.mode == "RGB"
-    return sha256(image.size, Preprocess().pixels(image))
+    try:
+        return sha256(image.size, Preprocess().pixels(image))
+    except MemoryError as error:  # of a picture of 1 × 100 million; a reader of batches says the same
+        raise DataError(f"{path}: takes more memory than there is") from error
 
 
 def chunk(kind: bytes, content: bytes) -> bytes:
