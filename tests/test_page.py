@@ -363,6 +363,7 @@ def test_the_card_of_a_file_of_the_same_name_is_not_shown_for_another() -> None:
     "settings",
     [
         {}, {"protocol": "low-shot", "shots": (1, 3), "draws": 2, "ablate": ("levels", "width"), "device": "cpu"},
+        {"widths": (64, 8)},
         {"compare": (("good", "b"), ("vgg@0.25 (tap ga)", "pixels"))}, {"reference": "good"},
         {"c_grid": (0.1234567890123, 1.0), "max_memory": 1 << 30, "seed": 7, "folds": 3, "solver": "liblinear"},
     ],

@@ -127,7 +127,12 @@ def _plan_all(paths: list[Path], config: EvalConfig) -> list[tuple[Path, Feature
         if meta.card.get("name") != "pixels":
             narrowest[meta.data] = min(meta.levels[-1][2], narrowest.get(meta.data, sys.maxsize))
     return [
-        (path, meta, plan, variants_of(meta, config.ablate, narrowest=narrowest.get(meta.data, 0)))
+        (
+            path,
+            meta,
+            plan,
+            variants_of(meta, config.ablate, narrowest=narrowest.get(meta.data, 0), widths=config.widths),
+        )
         for path, meta, plan in plans
     ]
 
