@@ -60,6 +60,10 @@ class EvaluationError(L2AError):
     """Features or labels that a protocol cannot be run on."""
 
 
+class StudyError(L2AError):
+    """A study's file that says something wrong, or a study's folder that is another study's."""
+
+
 class MissingExtraError(L2AError):
     """An optional package that is not installed; the message carries the command that installs it."""
 

@@ -57,5 +57,5 @@ def test_the_published_example_of_the_bcg_trials() -> None:
 
 @pytest.mark.parametrize(("y", "v"), [([1.0], [1.0]), ([1.0, 2.0], [1.0, 0.0]), ([1.0, np.nan], [1.0, 1.0])])
 def test_what_has_no_mean_is_refused(y: list[float], v: list[float]) -> None:
-    with pytest.raises(ValueError, match="random-effects mean|must be finite"):
+    with pytest.raises(ValueError, match=r"random-effects mean|must be finite"):
         random_effects(y, v)
