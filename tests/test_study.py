@@ -112,7 +112,6 @@ def flip(path: Path) -> None:
 
 FEATURES = "out/features/plain@patterns/seed-1/near.h5"
 EVALUATION = "out/evaluations/plain@patterns/seed-1/near/fixed/results.json"
-WEIGHTS = "out/runs/plain@patterns/seed-1/vgg.npz-patterns-w003.safetensors"
 
 
 @pytest.mark.parametrize(

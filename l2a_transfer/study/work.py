@@ -181,11 +181,11 @@ class Worker:
         found = self.folder.clear(step, state)
         if state.what == AGAIN or found:
             log.warning("%s: %s", step.name, found or f"{state.why}; made again")
-        log.info("%s: %s", step.name, "goes on" if state.what == GO_ON and not found else "begins")
         arguments = [located(argument, self.folder.path.absolute()) for argument in step.arguments]
         read = self.folder.read_by(step, needed)
         child = self.launcher.start(arguments, self.folder.log(step))
         self._going.append(_Going(step, child, state.what in (BEGIN, AGAIN) or found is not None, read))
+        log.info("%s: %s", step.name, "goes on" if state.what == GO_ON and not found else "begins")
 
     def _collect(self) -> None:
         """Record the steps that have ended."""
