@@ -15,6 +15,8 @@ from l2a_transfer.study.weights import runs_of
 from tests.conftest import assert_fails, l2a
 from tests.study_files import STUDY, study_file
 
+ROOT = Path(__file__).parents[1]
+
 
 def written(folder: Path, *changes: tuple[str, str], text: str = STUDY) -> Path:
     for old, new in changes:
@@ -160,3 +162,40 @@ def test_a_rule_holds_for_the_whole_interval(bound: str, low: float, high: float
     found = read_study(path).comparisons[0].support
     assert isinstance(found, Bound)
     assert found.holds((low, high)) is holds
+
+
+def test_the_project_s_own_study_can_be_planned() -> None:
+    study = read_study(ROOT / "benchmarks" / "study.toml")
+    work = plan_work(study)
+    assert {run.given for run in work.runs if run.model == "attention@cifar10"} == {
+        "vgg-att2-concat-pc.cifar10-w025",
+        "zoo/vgg-att2-concat-pc.cifar10-w025.fast.seed-1.safetensors",
+        "zoo/vgg-att2-concat-pc.cifar10-w025.fast.seed-2.safetensors",
+    }
+    plan = (ROOT / "docs" / "results.md").read_text(encoding="utf-8")
+    for hypothesis in study.hypotheses:
+        assert f"| {hypothesis.name.partition(',')[0]} |" in plan
+    (h5,) = [comparison for comparison in study.comparisons if comparison.name == "H5-w050"]
+    assert sorted(h5.weights.values()) == [-1, -1, 1, 1]
+    assert h5.title == "(attention-w050@cifar10 + uniform@cifar10) − (uniform-w050@cifar10 + attention@cifar10)"
+
+
+def test_the_example_of_the_documentation_can_be_planned(tmp_path: Path) -> None:
+    page = (ROOT / "docs" / "study.md").read_text(encoding="utf-8")
+    path = tmp_path / "mine.toml"
+    path.write_text(page.split("```toml\n")[1].split("```")[0])
+    assert len(plan_work(read_study(path)).steps) == 2 * 3 * (1 + 2 + 3) + 2 + 3
+
+
+def test_the_documentation_has_every_key(tmp_path: Path) -> None:
+    """Each table, asked for a key that it does not have, lists those that it has."""
+    page = (ROOT / "docs" / "study.md").read_text(encoding="utf-8")
+    for place in ("[sources.patterns]", "[targets.near]", "[protocols.few]", "[networks.plain]", "[[comparisons]]",
+                  "[[hypotheses]]"):  # fmt: skip
+        path = written(tmp_path, (place, f"{place}\nnothing = 1"))
+        with pytest.raises(StudyError) as caught:
+            read_study(path)
+        keys = str(caught.value).partition("there are ")[2].split(", ")
+        assert len(keys) > 3
+        for key in keys:
+            assert f"`{key}`" in page or f"`{key} = " in page, (place, key)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from importlib.resources import files
 
 from l2a_transfer.evaluation import charts
 from l2a_transfer.evaluation.charts import HEIGHT, WIDTH, Line, Scale, round_scale
@@ -12,22 +13,6 @@ from l2a_transfer.evaluation.markup import Markup, element, joined, shortened
 from l2a_transfer.study.contrasts import Estimate
 from l2a_transfer.study.results import Compared, Row
 
-STYLE = Markup("""
-:root { --paper: #fff; --ink: #1b1d20; --soft: #565c64; --hair: #e3e6ea;
-  --s0: #0072b2; --s1: #c04a00; --s2: #00785a; --s3: #a8467c;
-  --s4: #4d4d4d; --s5: #846800; --s6: #5b4fc4; --s7: #7a3b1d; }
-@media (prefers-color-scheme: dark) { :root { --paper: #14171a; --ink: #e4e7ea; --soft: #a3abb4; --hair: #2c3137;
-  --s0: #5cb3f0; --s1: #ff9a5a; --s2: #45d3a6; --s3: #f099c6;
-  --s4: #cfd3d7; --s5: #e6cc4d; --s6: #b6acff; --s7: #dba988; } }
-svg { background: var(--paper); }
-text { font: 11px "Helvetica Neue", Arial, "Liberation Sans", sans-serif; fill: var(--soft); }
-.s0 { --own: var(--s0); } .s1 { --own: var(--s1); } .s2 { --own: var(--s2); } .s3 { --own: var(--s3); }
-.s4 { --own: var(--s4); } .s5 { --own: var(--s5); } .s6 { --own: var(--s6); } .s7 { --own: var(--s7); }
-.line { fill: none; stroke: var(--own); stroke-width: 1.6; } .whisker { stroke-width: 1.1; }
-.marker { fill: var(--own); stroke: var(--paper); stroke-width: .8; }
-.axis, .zero { stroke: var(--soft); stroke-width: 1; } .grid { stroke: var(--hair); stroke-width: 1; }
-.guess { stroke: var(--soft); stroke-width: 1; stroke-dasharray: 1.5 3; }
-""")
 LEFT, PLOT, RIGHT, LINE, TOP = 170.0, 300.0, 190.0, 22.0, 12.0
 """Of a forest plot: the names, the intervals, the numbers, the height of a row, and what is above the first."""
 LEGEND_LINE = 16.0
@@ -45,7 +30,8 @@ class Figure:
 
     def standalone(self) -> str:
         """The SVG file; light or dark as the reader's screen is."""
-        return str(element("svg", element("style", STYLE), self.drawing, xmlns="http://www.w3.org/2000/svg",
+        style = Markup(files("l2a_transfer.study").joinpath("figure.css").read_text(encoding="utf-8"))
+        return str(element("svg", element("style", style), self.drawing, xmlns="http://www.w3.org/2000/svg",
                            viewBox=f"0 0 {self.width:g} {self.height:g}", width=self.width, height=self.height,
                            role="img", aria_label=self.label)) + "\n"  # fmt: skip
 

@@ -77,6 +77,8 @@ def _given(study: Study, model: str, network: Network, source: str | None) -> It
     for item in network.weights:
         where = f"{study.file}: networks.{network.name}.weights"
         text = item.replace("{source}", source or "")
+        if "{source}" in item and network.architecture and "/" not in text and text not in pretrained_names():
+            continue  # no bundled weights of this source: they are trained
         if text == PIXELS:
             yield Run(model, None, source, PIXELS)
         elif text.startswith(UNTRAINED):

@@ -107,7 +107,7 @@ class Worker:
         self.end = None if deadline_s is None else time.monotonic() + deadline_s
         self.pace = Pace(guess_s)
         self.outcome = Outcome()
-        self._waiting: list[Step] = []
+        self._waiting: dict[str, Step] = {}
         self._going: list[_Going] = []
         for step in work.steps.values():
             record = folder.record(step)
@@ -121,9 +121,9 @@ class Worker:
             with _interruptible():
                 while self._waiting or self._going:
                     self._collect()
-                    for step in list(self._waiting):
+                    for step in list(self._waiting.values()):
                         if self._begin_or_leave(step):
-                            self._waiting.remove(step)
+                            del self._waiting[step.name]
                     if self.end is not None and time.monotonic() > self.end:
                         self._stop("the time is up")
                     elif self._going:
@@ -137,36 +137,36 @@ class Worker:
             ) from stop
         return self.outcome
 
-    def _wanted(self, chosen: list[Step]) -> list[Step]:
+    def _wanted(self, chosen: list[Step]) -> dict[str, Step]:
         """The chosen steps that are not done, later kinds first, so that what is begun comes to an end."""
-        waiting = []
+        names, waiting = {step.name for step in chosen}, []
         for step in self.work.steps.values():
             needed = self.work.steps[step.needs] if step.needs else None
             ready = needed is None or self.outcome.states[needed.name].what == DONE
             state = self.folder.state(step, needed) if ready else State(LEFT, "not chosen")
             if state.what == DONE:
                 log.info("%s: there and unchanged", step.name)
-            elif step in chosen:
+            elif step.name in names:
                 waiting.append(step)
             self.outcome.states[step.name] = state if state.what == DONE else State(LEFT, "not chosen")
-        return sorted(waiting, key=lambda step: -KINDS.index(step.kind))
+        return {step.name: step for step in sorted(waiting, key=lambda step: -KINDS.index(step.kind))}
 
     def _begin_or_leave(self, step: Step) -> bool:
         """True where a step waits no longer: it was begun, is done, or cannot be."""
         states = self.outcome.states
         needed = self.work.steps[step.needs] if step.needs else None
         if needed is not None and states[needed.name].what != DONE:
-            if needed in self._waiting or any(one.step == needed for one in self._going):
+            if needed.name in self._waiting or any(one.step is needed for one in self._going):
                 return False
             states[step.name] = State(LEFT, f"{needed.name} is not done")
             return True
+        if len(self._going) >= self.jobs:
+            return False
         state = self.folder.state(step, needed)
         if state.what == DONE:
             log.info("%s: there and unchanged", step.name)
             states[step.name] = state
             return True
-        if len(self._going) >= self.jobs:
-            return False
         if self.end is None or time.monotonic() + self._seconds(step) <= self.end:
             self._begin(step, state, needed)
             return True
@@ -212,9 +212,9 @@ class Worker:
         ended = [one for one in self._going if one.child.poll() == 0]
         for one in self._going:
             self.outcome.states[one.step.name] = State(STOPPED, why)
-        for step in self._waiting:
+        for step in self._waiting.values():
             self.outcome.states[step.name] = State(LEFT, why)
-        self._going, self._waiting = ended, []
+        self._going, self._waiting = ended, {}
         self._collect()
 
 
