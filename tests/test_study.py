@@ -19,7 +19,7 @@ from l2a_transfer.study.study import StudyOutcome, foresee, run_study
 from l2a_transfer.study.work import FAILED, LEFT
 from tests.conftest import assert_fails, l2a
 from tests.feature_files import blobs, feature_set, labels_of, save
-from tests.study_files import STUDY, InThisProcess, study_file
+from tests.study_files import STUDY, InThisProcess, pictures, study_file
 
 
 @pytest.fixture(scope="module")
@@ -230,6 +230,20 @@ def test_an_evaluation_with_other_settings_is_made_again(study: Path) -> None:
     (study / "study.toml").write_text(text.replace("draws = 2", "draws = 3"))
     _, verbs = again(study)
     assert verbs == ["svm-eval"] * 5
+
+
+def test_a_data_set_that_changed_is_extracted_again(study: Path) -> None:
+    pictures(study / "others.npz", seed=2)
+    plan = foresee(read_study(study / "study.toml"), study / "out")
+    assert plan["extract/plain@patterns/seed-0/far"].why == "the data set far has changed"
+    assert plan["extract/plain@patterns/seed-0/near"].what == DONE
+    found, verbs = again(study)
+    assert (found.is_complete, verbs.count("extract"), verbs.count("svm-eval")) == (True, 4, 4)
+
+
+def test_features_are_used_where_the_data_set_is_gone(study: Path) -> None:
+    (study / "others.npz").unlink()
+    assert again(study)[1] == []
 
 
 def test_a_step_that_fails_takes_no_other_with_it_but_those_that_need_it(study: Path) -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.study_files import study_file
+from tests.study_files import STUDY, study_file
 
 ROOT = Path(__file__).parents[1]
 pytestmark = pytest.mark.slow
@@ -68,3 +68,19 @@ def test_ctrl_c_stops_the_commands_and_says_what_stays(number: signal.Signals, t
     assert said[-1].startswith("Interrupted: ")
     assert said[-1].endswith(f"are done and stay in {tmp_path / 'out'}; the same again goes on.")
     wait_until_gone(commands)
+
+
+def test_what_runs_at_the_deadline_is_stopped_and_goes_on_another_time(tmp_path: Path) -> None:
+    text = STUDY.replace("epochs = 1", "epochs = 100000") + "\n[guess]\ntrain = 0.1\n"
+    path = study_file(tmp_path, text)
+    command = [sys.executable, "-m", "l2a_transfer", "study", str(path), "--out", str(tmp_path / "out"), "--jobs", "2",
+               "--only", "train/*/seed-0"]  # fmt: skip
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    while not list(tmp_path.glob("out/runs/*/seed-0/checkpoint.pt")):  # a busy machine may need more than one try
+        done = subprocess.run(
+            [*command, "--deadline", "30"], capture_output=True, text=True, timeout=300, check=False, env=environment
+        )
+        assert done.returncode == 0, done.stderr
+        assert "steps are not done; the same command goes on" in done.stderr
+    plan = subprocess.run([*command, "--dry-run"], capture_output=True, text=True, check=True, env=environment)
+    assert "go on    train/" in plan.stdout

@@ -15,6 +15,7 @@ from l2a_transfer.features.store import read_meta
 from l2a_transfer.files import write_whole
 from l2a_transfer.models.weights import read_card
 from l2a_transfer.study.config import Study
+from l2a_transfer.study.data import DataSets
 from l2a_transfer.study.steps import EVALUATE, EXTRACT, OUT, TRAIN, Step
 
 SCHEMA = "l2a-study/1"
@@ -35,10 +36,13 @@ class State:
 
 
 class Folder:
-    """The study's folder `path`: records beside what the steps make. A file is digested once, unless it changes."""
+    """The study's folder `path`: records beside what the steps make. A file is digested once, unless it changes.
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    `data`: the targets as they are now.
+    """
+
+    def __init__(self, path: Path, data: DataSets) -> None:
+        self.path, self.data = path, data
         self._digests: dict[tuple[str, int, int], str] = {}
 
     @property
@@ -83,8 +87,8 @@ class Folder:
         assert made is not None
         content = {
             "schema": RECORD_SCHEMA, "step": step.name, "command": list(step.arguments), "read": read,
-            "output": made.relative_to(self.path).as_posix(), "sha256": self.digest(made), "like": step.like,
-            "seconds": seconds,
+            "output": made.relative_to(self.path).as_posix(), "sha256": self.digest(made),
+            "data": read_meta(made)[0].fingerprint.get("data") if step.kind == EXTRACT else None, "seconds": seconds,
         }  # fmt: skip
         path = self._record(step)
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -118,6 +122,8 @@ class Folder:
             return State(AGAIN, f"{made}: changed since it was made: its SHA-256 is another", damaged=True)
         if record.get("read") != self.read_by(step, needed):
             return State(AGAIN, "what it was made from has changed")
+        if step.kind == EXTRACT and self.data.fingerprint(step.target) not in (None, record.get("data")):
+            return State(AGAIN, f"the data set {step.target} has changed")
         return State(DONE)
 
     def clear(self, step: Step, state: State) -> str | None:

@@ -11,6 +11,7 @@ from l2a_transfer.errors import ArgumentError
 from l2a_transfer.lock import output_lock
 from l2a_transfer.study.children import Launcher
 from l2a_transfer.study.config import Study
+from l2a_transfer.study.data import DataSets
 from l2a_transfer.study.record import DONE, Folder, State
 from l2a_transfer.study.report import write_study_report
 from l2a_transfer.study.results import StudyResults, analyse
@@ -40,7 +41,7 @@ class StudyOutcome:
 
 def foresee(study: Study, out: Path, *, only: Sequence[str] = ()) -> dict[str, State]:
     """What `run_study` would do of each chosen step; nothing is written. Raises: as `run_study`."""
-    work, folder = plan_work(study), Folder(out)
+    work, folder = plan_work(study), Folder(out, DataSets(study))
     folder.check_owner(study)
     chosen = {step.name for step in chosen_steps(work, only)}
     return {name: state for name, state in foreseen(work, folder).items() if name in chosen}
@@ -66,7 +67,7 @@ def run_study(
     for name, value in (("jobs", jobs), ("deadline", deadline_s)):
         if value is not None and value <= 0:
             raise ArgumentError(f"{name} must be above 0, got {value:g}")
-    work, folder = plan_work(study), Folder(out)
+    work, folder = plan_work(study), Folder(out, DataSets(study))
     chosen = chosen_steps(work, only)
     folder.check_owner(study)
     out.mkdir(parents=True, exist_ok=True)

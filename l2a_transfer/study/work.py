@@ -144,11 +144,11 @@ class Worker:
             needed = self.work.steps[step.needs] if step.needs else None
             ready = needed is None or self.outcome.states[needed.name].what == DONE
             state = self.folder.state(step, needed) if ready else State(LEFT, "not chosen")
-            if state.what == DONE:
-                log.info("%s: there and unchanged", step.name)
-            elif step.name in names:
+            if state.what != DONE and step.name in names:
                 waiting.append(step)
             self.outcome.states[step.name] = state if state.what == DONE else State(LEFT, "not chosen")
+        if there := len(self.outcome.of(DONE)):
+            log.info("%d of %s are there and unchanged", there, counted(len(self.work.steps), "step"))
         return {step.name: step for step in sorted(waiting, key=lambda step: -KINDS.index(step.kind))}
 
     def _begin_or_leave(self, step: Step) -> bool:
