@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from scipy.special import stdtrit
 from scipy.stats import ttest_1samp
 
 from l2a_transfer.study.effects import random_effects
@@ -28,20 +29,32 @@ def test_two_targets_by_hand() -> None:
     assert found.i2 == pytest.approx(0.75)
 
 
-@pytest.mark.parametrize("variance", [1e-6, 0.5, 100.0])
+@pytest.mark.parametrize("variance", [1e-6, 0.1, 0.3])
 def test_equal_variances_give_the_t_interval_of_one_sample(variance: float) -> None:
     y = [0.3, -0.1, 0.9, 1.4, 0.2]
     found, known = random_effects(y, [variance] * 5), ttest_1samp(y, 0.0)
     assert found.test.difference == pytest.approx(np.mean(y))
     assert found.test.p == pytest.approx(known.pvalue)
     assert found.test.interval(0.9) == pytest.approx(tuple(known.confidence_interval(0.9)))
-    assert found.tau**2 == pytest.approx(max(0.0, float(np.var(y, ddof=1)) - variance))
+    assert found.tau**2 == pytest.approx(float(np.var(y, ddof=1)) - variance)
+    assert found.factor == pytest.approx(1.0)
 
 
-def test_targets_that_agree_have_no_heterogeneity() -> None:
+def test_targets_that_agree_by_chance_are_not_surer_than_what_is_known_of_each() -> None:
     found = random_effects([1.0, 1.1, 0.9], [1.0, 2.0, 4.0])
     assert (found.tau, found.i2) == (0.0, 0.0)
     assert found.weights == pytest.approx((4 / 7, 2 / 7, 1 / 7))
+    assert found.test.error == pytest.approx(1.75**-0.5)  # 1/√Σw, and not the spread of the three differences
+    mean = 1 + 0.1 * (2 - 1) / 7
+    assert found.factor == pytest.approx(((1 - mean) ** 2 + (1.1 - mean) ** 2 / 2 + (0.9 - mean) ** 2 / 4) / 2)
+
+
+def test_two_targets_a_tenth_apart() -> None:
+    """As the docstring has it: errors of 1 each, so that ± 0.6 would be the interval of the unheld factor."""
+    found = random_effects([0.0, 0.1], [1.0, 1.0])
+    t = float(stdtrit(1, 0.975))
+    assert t * (found.factor / 2) ** 0.5 == pytest.approx(0.635, abs=5e-4)
+    assert found.test.interval(0.95) == pytest.approx((0.05 - t / 2**0.5, 0.05 + t / 2**0.5))
 
 
 def test_the_published_example_of_the_bcg_trials() -> None:

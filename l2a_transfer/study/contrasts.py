@@ -58,7 +58,9 @@ class OnTarget:
 @dataclass(frozen=True)
 class OverTargets:
     """The random-effects mean of the differences on `targets`. `tau`: the standard deviation of the true differences
-    between targets; `q` Cochran's; `weights`: of each target. None where fewer than two targets have an error."""
+    between targets; `q` Cochran's; `factor` as `RandomEffects` has it; `weights`: of each target. None where fewer than
+    two targets have an error.
+    """
 
     name: str
     targets: tuple[str, ...]
@@ -66,6 +68,7 @@ class OverTargets:
     tau: float | None
     q: float | None
     i2: float | None
+    factor: float | None
     weights: tuple[float, ...]
 
 
@@ -117,14 +120,14 @@ def over_targets(name: str, found: Mapping[str, Estimate], targets: Sequence[str
     """The mean over those of `targets` on which the contrast has an error."""
     own = {target: found[target] for target in targets if target in found and found[target].error}
     if len(own) < 2:
-        return OverTargets(name, tuple(own), None, None, None, None, ())
+        return OverTargets(name, tuple(own), None, None, None, None, None, ())
     result: RandomEffects = random_effects(
         [one.difference for one in own.values()], [(one.error or 0.0) ** 2 for one in own.values()]
     )
-    if result.test.error == 0:
-        return OverTargets(name, tuple(own), None, result.tau, result.q, result.i2, result.weights)
-    estimate = Estimate.of(result.test, comparisons)
-    return OverTargets(name, tuple(own), estimate, result.tau, result.q, result.i2, result.weights)
+    return OverTargets(
+        name, tuple(own), Estimate.of(result.test, comparisons), result.tau, result.q, result.i2, result.factor,
+        result.weights,
+    )  # fmt: skip
 
 
 def mean_class(truth: Sequence[NDArray[np.int32]], right: Sequence[NDArray[np.generic]]) -> float:

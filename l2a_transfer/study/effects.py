@@ -15,11 +15,13 @@ from l2a_transfer.evaluation.statistics import StudentT
 @dataclass(frozen=True)
 class RandomEffects:
     """The mean of k targets' differences with its standard error and k − 1 degrees of freedom (`test`), the standard
-    deviation `tau` of the true differences between targets, Cochran's `q`, and each target's weight, Σ = 1."""
+    deviation `tau` of the true differences between targets, Cochran's `q`, Hartung and Knapp's `factor` before it was
+    held at 1 or more, and each target's weight, Σ = 1."""
 
     test: StudentT
     tau: float
     q: float
+    factor: float
     weights: tuple[float, ...]
 
     @property
@@ -32,9 +34,10 @@ def random_effects(differences: Sequence[float], variances: Sequence[float]) -> 
     """The random-effects mean of k `differences`, whose squared standard errors are `variances`.
 
     τ² is that of Paule and Mandel (1982): the one at which Σ w (y − μ)² = k − 1, with w = 1/(v + τ²) and μ the weighted
-    mean, or 0 where the differences spread less than that. The squared error of the mean is that of Hartung and Knapp
-    (2001), Σ w (y − μ)² / ((k − 1) Σ w), by t with k − 1 degrees of freedom. It can be narrower than without τ where
-    targets agree by chance; that is how the method is defined, and τ = 0 tells of it.
+    mean, or 0 where the differences spread less than that. The squared error of the mean is f / Σ w, by t with k − 1
+    degrees of freedom, where f = Σ w (y − μ)² / (k − 1) is the factor of Hartung and Knapp (2001), held at 1 or more
+    (Knapp and Hartung 2003). Else targets that agree by chance, as two easily do, would give an interval that is
+    narrower than what is known of each of them; two targets 0.1 apart with errors of 1 would give ± 0.6.
 
     Raises: ValueError for fewer than two targets, and for variances that are not positive.
     """
@@ -46,9 +49,10 @@ def random_effects(differences: Sequence[float], variances: Sequence[float]) -> 
     tau2 = _paule_mandel(y, v)
     w = 1 / (v + tau2)
     mean, spread = _weighted(y, w)
-    error = (spread / ((len(y) - 1) * float(w.sum()))) ** 0.5
+    factor = spread / (len(y) - 1)
+    error = (max(1.0, factor) / float(w.sum())) ** 0.5
     return RandomEffects(
-        StudentT(mean, error, len(y) - 1.0), tau2**0.5, _weighted(y, 1 / v)[1], tuple((w / w.sum()).tolist())
+        StudentT(mean, error, len(y) - 1.0), tau2**0.5, _weighted(y, 1 / v)[1], factor, tuple((w / w.sum()).tolist())
     )
 
 

@@ -122,7 +122,7 @@ class Folder:
             return State(AGAIN, f"{made}: changed since it was made: its SHA-256 is another", damaged=True)
         if record.get("read") != self.read_by(step, needed):
             return State(AGAIN, "what it was made from has changed")
-        if step.kind == EXTRACT and self.data.fingerprint(step.target) not in (None, record.get("data")):
+        if step.kind == EXTRACT and record.get("data") != (self.data.fingerprint(step.target) or record.get("data")):
             return State(AGAIN, f"the data set {step.target} has changed")
         return State(DONE)
 

@@ -76,8 +76,8 @@ def _comparisons(results: StudyResults) -> tuple[Block, ...]:
     )  # fmt: skip
     notes = (
         "A difference on one target is over training seeds: the errors of seeds and of test images are added.",
-        "Over targets: a random-effects mean (Paule and Mandel's τ) with the Hartung–Knapp interval. The targets share "
-        "their networks, which this mean takes no account of.",
+        "Over targets: a random-effects mean (Paule and Mandel's τ) with the Hartung–Knapp interval, its factor held "
+        "at 1 or more. The targets share their networks, which this mean takes no account of.",
         "Intervals and p of this table are adjusted for the comparisons of a family (Bonferroni); a verdict follows "
         "the first summary's interval and the rules of the study's file.",
     )
@@ -99,19 +99,20 @@ def _comparison_row(one: Compared, over: OverTargets) -> tuple[str, ...]:
 
 
 def _compared(one: Compared) -> tuple[Block, ...]:
+    untested = any(target.estimate.not_defined for target in one.targets)
     rows = tuple(
         (
             target.target, target.protocol + (f", k = {target.shots}" if target.shots else ""),
             f"{target.n_train:,} / {target.n_test:,}", ", ".join(f"{m} {n}" for m, n in target.seeds.items()),
             numbers(target.estimate), _adjusted(target.estimate), _p(target.estimate),
-            target.estimate.not_defined or "–",
+            *([target.estimate.not_defined or "–"] if untested else []),
         )
         for target in one.targets
     )  # fmt: skip
     columns = (
         ("target", False), ("protocol", False), ("train / test", True), ("runs", False),
         ("difference, points [95 %]", True), ("adjusted [95 %]", True), ("p, adjusted", True),
-        ("no test, because", False),
+        *([("no test, because", False)] if untested else []),
     )  # fmt: skip
     blocks: list[Block] = []
     if rows:
