@@ -225,6 +225,63 @@ def test_training_with_other_settings_is_never_thrown_away(study: Path) -> None:
         again(study)
 
 
+MORE = """
+[[comparisons]]
+name = "few"
+minuend = "attention"
+subtrahend = "plain"
+targets = ["near"]
+shots = 2
+metric = "accuracy"
+family = "both"
+support = "above -100"
+refute = "below -90"
+
+[[comparisons]]
+name = "pixels"
+minuend = ["attention", "plain"]
+subtrahend = "pixels"
+targets = ["near"]
+family = "both"
+
+[[hypotheses]]
+name = "few"
+support = ["few"]
+"""
+
+
+def test_planned_comparisons_follow_the_file(study: Path) -> None:
+    text = (study / "study.toml").read_text()
+    (study / "study.toml").write_text(text + MORE)
+    found, verbs = again(study)
+    assert (found.is_complete, verbs) == (True, [])
+    assert found.results is not None
+    rows = {(r.model, r.target, r.shots): r for r in found.results.rows if r.components is None}
+    few, pixels = found.results.comparisons[2:]
+    (near,) = few.targets
+    known = rows["attention@patterns", "near", 2].accuracy_mean - rows["plain@patterns", "near", 2].accuracy_mean
+    assert (near.shots, near.draws, near.estimate.difference) == (2, 2, pytest.approx(known))
+    assert near.estimate.comparisons == 2  # two comparisons of the family, each on one target
+    assert near.estimate.ci95 is not None
+    assert near.estimate.ci95_adjusted is not None
+    assert near.estimate.ci95_adjusted[0] < near.estimate.ci95[0]
+    assert near.estimate.p_adjusted == min(1.0, 2 * (near.estimate.p or 0.0))
+    # One target alone is decided by its own interval.
+    assert (few.summaries[0].estimate, few.verdict) == (None, "supported")
+    assert found.results.hypotheses[1].verdict == "supported"
+    mean = (rows["attention@patterns", "near", None].mean + rows["plain@patterns", "near", None].mean) / 2
+    assert pixels.targets[0].estimate.difference == pytest.approx(mean - rows["pixels", "near", None].mean)
+    assert (pixels.verdict, pixels.title) == ("", "(attention@patterns + plain@patterns) / 2 − pixels")
+
+
+def test_a_study_that_was_killed_at_its_very_beginning_begins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    study_file(tmp_path)
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "study.json.lock").write_text("1")
+    assert again(tmp_path, only=["extract/pixels/*"])[1] == ["extract"]
+
+
 def test_an_evaluation_with_other_settings_is_made_again(study: Path) -> None:
     text = (study / "study.toml").read_text()
     (study / "study.toml").write_text(text.replace("draws = 2", "draws = 3"))

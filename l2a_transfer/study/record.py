@@ -54,7 +54,8 @@ class Folder:
         if self.path.exists() and not self.path.is_dir():
             raise OutputExistsError(f"{self.path}: is a file, and a study needs a folder", "choose another `out`")
         if not self.file.exists():
-            if self.path.exists() and any(self.path.iterdir()):
+            # Its lock or half of its own file is what a study leaves that is killed at its very beginning.
+            if self.path.exists() and any(not p.name.startswith(self.file.name) for p in self.path.iterdir()):
                 raise OutputExistsError(f"{self.path}: is not empty, and no study's folder", "choose another `out`")
             return
         there = _read(self.file, SCHEMA)
