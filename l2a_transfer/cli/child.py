@@ -24,5 +24,7 @@ def end_with(parent: int) -> None:
 
 if __name__ == "__main__":
     end_with(int(sys.argv.pop(1)))
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # which a shell has children in the background ignore
+    # A shell has its children in the background ignore Ctrl-C, and Ray's workers block it.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT, signal.SIGTERM})
     main(prog_name="l2a-transfer")

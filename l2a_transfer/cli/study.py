@@ -19,6 +19,8 @@ from l2a_transfer.wording import are, counted
 @click.option("--jobs", type=int, default=1, show_default=True, help="Commands that run at a time.")
 @click.option("--only", multiple=True, metavar="GLOB", help="Only steps of these names, as 'train/*'; repeatable.")
 @click.option("--deadline", type=float, metavar="SECONDS", help="Begin no step that cannot end in time.")
+@click.option("--engine", default="local", show_default=True, help="local, or ray: commands on a cluster's nodes.")
+@click.option("--ray-address", help="Of a running Ray cluster; by default one is started on this machine.")
 @click.option("--dry-run", is_flag=True, help="Print what would be done, and do nothing.")
 @click.option("--json", "as_json", is_flag=True, help="Print the results, or with --dry-run the plan, as JSON.")
 @click.pass_obj
@@ -31,7 +33,7 @@ def command(obj: dict[str, Any], /, file: Path, out: Path, as_json: bool, **give
     Example:
       l2a-transfer study study.toml --out study --jobs 2
     """
-    from l2a_transfer.study.children import Processes
+    from l2a_transfer.study.launch import launcher_of
     from l2a_transfer.study.read import read_study
     from l2a_transfer.study.study import foresee, run_study
 
@@ -45,8 +47,11 @@ def command(obj: dict[str, Any], /, file: Path, out: Path, as_json: bool, **give
         for name, state in states.items():
             click.echo(f"{state.what:8} {name}" + (f": {state.why}" if state.why else ""))
         return
-    deadline = given.pop("deadline")
-    found = run_study(study, out, Processes(study.folder, _environment(study.threads)), deadline_s=deadline, **given)
+    deadline, engine, address = (given.pop(name) for name in ("deadline", "engine", "ray_address"))
+    if engine == "local" and address:
+        raise click.UsageError("--ray-address needs --engine ray")
+    with launcher_of(study, engine, environment=os.environ, ray_address=address) as launcher:
+        found = run_study(study, out, launcher, deadline_s=deadline, **given)
     if as_json and found.results is not None:
         echo_json(found.results.document(), indent=1)
     elif found.results is not None:
@@ -59,10 +64,3 @@ def command(obj: dict[str, Any], /, file: Path, out: Path, as_json: bool, **give
         if found.failed:
             raise click.ClickException(f"{left}; {found.failed[0]} failed: {found.states[found.failed[0]].why}")
         click.echo(f"{left}; the same command goes on", err=True)
-
-
-def _environment(threads: int) -> dict[str, str]:
-    """Of the commands: the same package as this one, and so many CPU threads each, which decide the last bits."""
-    package = str(Path(__file__).parents[2])
-    path = os.pathsep.join([package, *filter(None, [os.environ.get("PYTHONPATH")])])
-    return {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": str(threads)}
