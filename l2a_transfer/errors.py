@@ -64,6 +64,10 @@ class MemoryLimitError(L2AError):
     """Work that takes more memory than this process may still use; raised before it begins."""
 
 
+class StudyError(L2AError):
+    """A study's file that says something wrong, or a study's folder that is another study's."""
+
+
 class MissingExtraError(L2AError):
     """An optional package that is not installed; the message carries the command that installs it."""
 

@@ -27,6 +27,7 @@ TORCH_FREE = (
     "l2a_transfer.evaluation.protocols",
     "l2a_transfer.evaluation.statistics",
     "l2a_transfer.evaluation.report",
+    "l2a_transfer.study.study",
     "l2a_transfer.cli.main",
 )
 

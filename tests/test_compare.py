@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from l2a_transfer.errors import EvaluationError, UnknownNameError
+from l2a_transfer.errors import ArgumentError, EvaluationError, UnknownNameError
 from l2a_transfer.evaluation.compare import Answers, Comparison, compare
 from l2a_transfer.evaluation.evaluate import EvalConfig, evaluate_files
 from l2a_transfer.evaluation.families import Source, Wanted, check_wanted, left_out
@@ -521,6 +521,15 @@ def test_ablations_stand_beside_the_model_as_it_is(tmp_path: Path) -> None:
     assert ("wide, PCA to 4", "wide") in found_pairs
     assert len(found_pairs) == 1 + 6 + 3
     assert {c.comparisons for c in results.comparisons if c.family == "variants"} == {9}
+
+
+def test_a_width_of_the_user_s_choice_is_a_pca_where_the_model_is_wider(tmp_path: Path) -> None:
+    labels = labels_of(3, 20)
+    path = save(tmp_path / "w.h5", feature_set(labels, blobs(labels, dim=8, spread=1.2)))
+    rows = evaluate_files([path], EvalConfig(widths=(2, 5, 8), ablate=("width",))).rows
+    assert [(row.variant, row.components) for row in rows] == [("", None), ("PCA to 5", 5), ("PCA to 2", 2)]
+    with pytest.raises(ArgumentError, match=r"widths must be numbers of columns of at least 1, got \[0\]"):
+        EvalConfig(widths=(0,))
 
 
 def test_float16_that_overflows_is_refused_with_the_way_out(tmp_path: Path) -> None:

@@ -362,6 +362,7 @@ def test_a_data_set_that_is_called_like_a_mean_over_seeds_does_not_break_the_pag
     "settings",
     [
         {}, {"protocol": "low-shot", "shots": (1, 3), "draws": 2, "ablate": ("levels", "width"), "device": "cpu"},
+        {"widths": (64, 8)},
         {"compare": (("good", "b"), ("vgg@0.25 (tap ga)", "pixels"))}, {"reference": "good"},
         {"c_grid": (0.1234567890123, 1.0), "max_memory": 1 << 30, "seed": 7, "folds": 3, "solver": "liblinear"},
     ],

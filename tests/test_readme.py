@@ -27,6 +27,12 @@ COMMANDS = [
 # The same commands on less: a class of three pictures instead of hundreds, one epoch of a thin network. There is no
 # batch size here: the page's own must fit.
 SHORTER = {"train": ["--epochs", "1"]}
+PLAN = """
+name = "photos"
+networks.pixels.weights = "pixels"
+targets.photos = { data = "imagefolder:photos", protocols = ["one-c"] }
+protocols.one-c = { protocol = "stratified", c_grid = [0.01] }
+"""
 
 
 @pytest.fixture(scope="module")
@@ -39,6 +45,7 @@ def newcomer(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for number in range(32):
         for name in ("BACKGROUND_Google", "anchor", "ant"):
             save_picture(root / "data/caltech101/101_ObjectCategories" / name / f"image_{number:04d}.jpg", seed=number)
+    (root / "study.toml").write_text(PLAN)
     cifar = root / "data" / "cifar-10-batches-py"
     cifar.mkdir(parents=True)
     rng = np.random.default_rng(0)
@@ -95,6 +102,10 @@ def test_what_the_documents_say_of_kills_is_what_was_measured() -> None:
         encoding="utf-8"
     )
     assert train_kill["all_equal"]
+    study_kill = json.loads((results / "study-kill.json").read_text())
+    line = f"killed at {study_kill['kills_total']} random moments"
+    assert line in (ROOT / "docs" / "study.md").read_text(encoding="utf-8")
+    assert study_kill["all_equal"]
 
 
 def test_the_accuracies_are_those_of_the_cards() -> None:

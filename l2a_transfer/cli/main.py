@@ -22,6 +22,7 @@ VERBS = {
     "train": "train",
     "extract": "extract",
     "svm-eval": "svm_eval",
+    "study": "study",
     "export": "export",
     "maps": "maps",
     "models": "models",

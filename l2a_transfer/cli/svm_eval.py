@@ -34,6 +34,7 @@ SHOWN = 6
 @click.option("--decades", type=int, default=2, show_default=True, help="The grid may grow so often, tenfold each.")
 @click.option("--shots", default="1,2,4,8,16", show_default=True, help="Images a class, for low-shot.")
 @click.option("--ablate", default="", metavar="LIST", help="Variants: levels,normalization,precision,width.")
+@click.option("--widths", default="", metavar="N,N,…", help="Variants: features reduced to N columns by a PCA.")
 @click.option(
     "--compare",
     multiple=True,
@@ -71,6 +72,7 @@ def command(obj: dict[str, Any], /, files: tuple[Path, ...], out: Path, **given:
     given["c_grid"] = _numbers("--c-grid", given["c_grid"], float, "1e-4,1e-3,1e-2")
     given["shots"] = _numbers("--shots", given["shots"], int, "1,2,4")
     given["ablate"] = tuple(name.strip() for name in given["ablate"].split(",") if name.strip())
+    given["widths"] = _numbers("--widths", given["widths"], int, "64,128") if given["widths"] else ()
     given["max_memory"] = _bytes(given["max_memory"])
     given["compare"] = tuple(_pair(text) for text in given["compare"])
     config = EvalConfig(**given)

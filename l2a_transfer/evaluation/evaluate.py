@@ -137,6 +137,10 @@ def _plan_all(paths: list[Path], config: EvalConfig) -> list[tuple[VerifiedFile,
         if meta.card.get("name") != "pixels":
             narrowest[meta.data] = min(meta.levels[-1][2], narrowest.get(meta.data, sys.maxsize))
     return [
-        (file, plan, variants_of(file.meta, config.ablate, narrowest=narrowest.get(file.meta.data, 0)))
+        (
+            file,
+            plan,
+            variants_of(file.meta, config.ablate, narrowest=narrowest.get(file.meta.data, 0), widths=config.widths),
+        )
         for file, plan in plans
     ]

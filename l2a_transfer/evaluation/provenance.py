@@ -35,6 +35,8 @@ def command(results: EvalResults) -> str:
         arguments += ["--shots", _numbers(config.shots)]
     if config.ablate:
         arguments += ["--ablate", ",".join(config.ablate)]
+    if config.widths:
+        arguments += ["--widths", _numbers(config.widths)]
     for pair in config.compare:
         arguments += ["--compare", ",".join(pair)]
     if config.reference is not None:

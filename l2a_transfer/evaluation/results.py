@@ -30,9 +30,10 @@ class EvalConfig:
     `c_grid`: candidates for C, put in rising order; one value is used as it is. `folds`: of the cross-validation that
     chooses among several. `draws`: splits to draw (None: the protocol's own number). `decades`: how often the grid may
     grow tenfold where the best C is at its edge. `shots`: images a class in the protocol low-shot. `ablate`: which
-    variants of each model stand beside it. `compare`: pairs of models, or of architectures over their seeds, and
-    `reference`: one for all; neither: the planned families of comparisons. `tol`, `max_iter` None: the solver's own.
-    `max_memory`: bytes that the batched solver may hold. `jobs`: liblinear's threads, which change no number.
+    variants of each model stand beside it; `widths`: PCAs to so many columns that do too. `compare`: pairs of models,
+    or of architectures over their seeds, and `reference`: one for all; neither: the planned families of comparisons.
+    `tol`, `max_iter` None: the solver's own. `max_memory`: bytes that the batched solver may hold. `jobs`: liblinear's
+    threads, which change no number.
     Raises: UnknownNameError, ValueError.
     """
 
@@ -48,6 +49,7 @@ class EvalConfig:
     decades: int = DECADES
     shots: tuple[int, ...] = SHOTS
     ablate: tuple[str, ...] = ()
+    widths: tuple[int, ...] = ()
     compare: tuple[tuple[str, str], ...] = ()
     reference: str | None = None
     device: str = "auto"
@@ -68,6 +70,8 @@ class EvalConfig:
         for name in self.ablate:
             if name not in ABLATIONS:
                 raise unknown_name("ablate", name, ABLATIONS)
+        if any(width < 1 for width in self.widths):
+            raise ArgumentError(f"widths must be numbers of columns of at least 1, got {list(self.widths)}")
         if not self.shots or min(self.shots) < 1:
             raise ArgumentError(f"shots must be numbers of images of at least 1, got {list(self.shots)}")
         grid = tuple(sorted(self.c_grid))

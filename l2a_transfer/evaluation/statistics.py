@@ -191,15 +191,27 @@ def over_seeds(
     """
     if len(a) < 2 or (len(b) < 2 and not fixed):
         raise ValueError(f"a t interval needs at least two values on each side, got {len(a)} and {len(b)}")
-    sides = [a] if fixed else [a, b]
-    spreads = [float(np.std(side, ddof=1)) for side in sides]
-    if min(spreads) < NO_SPREAD:
+    sides = [(1.0, a), (-1.0, [float(np.mean(b))] if fixed else b)]
+    return contrast_over_seeds(sides, images=images, freedom=freedom)
+
+
+def contrast_over_seeds(
+    sides: Sequence[tuple[float, Sequence[float]]], *, images: float, freedom: float
+) -> StudentT | None:
+    """Σ weight · mean over (weight, values of its training seeds) of each side, with the errors that `over_seeds` adds.
+
+    A side of one value is no sample of seeds, and has no part in the seeds' error. None where the seeds of a side of
+    several do not differ, and where nothing is left that could err.
+    """
+    samples = [(weight, side) for weight, side in sides if len(side) > 1]
+    spreads = [float(np.std(side, ddof=1)) for _, side in samples]
+    if (spreads and min(spreads) < NO_SPREAD) or (not spreads and images == 0):
         return None
-    parts = [(s**2 / len(side), len(side) - 1.0) for s, side in zip(spreads, sides, strict=True)]
+    parts = [(w**2 * s**2 / len(side), len(side) - 1.0) for s, (w, side) in zip(spreads, samples, strict=True)]
     parts.append((images**2, freedom))
     total = sum(part for part, _ in parts)
     satterthwaite = total**2 / sum(part**2 / own for part, own in parts)
-    return StudentT(float(np.mean(a) - np.mean(b)), total**0.5, satterthwaite)
+    return StudentT(sum(weight * float(np.mean(side)) for weight, side in sides), total**0.5, satterthwaite)
 
 
 def images_error(truth: NDArray[np.int32], difference: NDArray[np.float64]) -> tuple[float, float]:

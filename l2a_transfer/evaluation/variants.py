@@ -46,12 +46,14 @@ class Variant:
         return rounded
 
 
-def variants_of(meta: FeatureMeta, ablate: Sequence[str], *, narrowest: int) -> tuple[Variant, ...]:
+def variants_of(
+    meta: FeatureMeta, ablate: Sequence[str], *, narrowest: int, widths: Sequence[int] = ()
+) -> tuple[Variant, ...]:
     """The model as it is, then what `ablate` asks for and the file can give.
 
     `levels`: each level alone, where there are several. `normalization`: rows to length 1, and none, instead of
     standardised columns. `precision`: float32 features rounded to float16. `width`: a PCA to `narrowest` columns, the
-    width of the narrowest model on this data set, where this one is wider.
+    width of the narrowest model on this data set, where this one is wider; and to each of `widths`, likewise.
     """
     levels, width = tuple(name for name, _, _ in meta.levels), meta.levels[-1][2]
     if meta.card.get("name") == "pixels":
@@ -64,6 +66,7 @@ def variants_of(meta: FeatureMeta, ablate: Sequence[str], *, narrowest: int) -> 
         found.append(Variant("not normalised", levels, 0, width, normalization="none"))
     if "precision" in ablate:
         found.append(Variant("float16", levels, 0, width, dtype="float16"))
-    if "width" in ablate and width > narrowest:
-        found.append(Variant(f"PCA to {narrowest}", levels, 0, width, components=narrowest))
+    reduced = {narrowest, *widths} if "width" in ablate else set(widths)
+    for n in sorted(reduced, reverse=True):
+        found += [Variant(f"PCA to {n}", levels, 0, width, components=n)] if n < width else []
     return tuple(found)

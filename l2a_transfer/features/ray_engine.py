@@ -103,7 +103,7 @@ def compute_on_ray(
     if not ranges:
         return
     threads = max(1, int(shards.fingerprint.get("threads", 1)))
-    with _cluster(config, threads) as ray:
+    with connected(config, threads) as ray:
         resources = {"num_gpus": 1} if backend.device == "cuda" else {"num_cpus": threads}
         kind, each = ("GPU", 1) if backend.device == "cuda" else ("CPU", threads)
         fitting = int(ray.cluster_resources().get(kind, 0)) // each
@@ -182,8 +182,8 @@ def _next(waiting: deque[range], left: dict[range, int], calls: dict[Any, tuple[
 
 
 @contextmanager
-def _cluster(config: RayConfig, threads: int) -> Iterator[Any]:
-    """Ray, connected; a cluster that was started here is stopped at the end."""
+def connected(config: RayConfig, threads: int) -> Iterator[Any]:
+    """Ray, connected; a cluster that was started here has CPUs for a worker of `threads`, and is stopped at the end."""
     try:
         import ray
     except ImportError as error:

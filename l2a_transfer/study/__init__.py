@@ -1,0 +1,1 @@
+"""A whole study from a file: networks trained, extracted, evaluated, compared over seeds and targets, and reported."""

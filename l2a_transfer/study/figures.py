@@ -1,0 +1,132 @@
+"""A study's figures as SVG: a forest plot over targets, and low-shot curves. Each stands alone or in the page."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from importlib.resources import files
+
+from l2a_transfer.evaluation import charts
+from l2a_transfer.evaluation.charts import HEIGHT, WIDTH, Line, Scale, round_scale
+from l2a_transfer.evaluation.markup import Markup, element, joined, shortened
+from l2a_transfer.study.contrasts import Estimate
+from l2a_transfer.study.results import Compared, Row
+
+LEFT, PLOT, RIGHT, LINE, TOP = 170.0, 300.0, 190.0, 22.0, 12.0
+"""Of a forest plot: the names, the intervals, the numbers, the height of a row, and what is above the first."""
+LEGEND_LINE = 16.0
+
+
+@dataclass(frozen=True)
+class Figure:
+    """`drawing` without a style, `width` × `height`; `name` of its file; `label` says what it shows."""
+
+    name: str
+    label: str
+    drawing: Markup
+    width: float
+    height: float
+
+    def standalone(self) -> str:
+        """The SVG file; light or dark as the reader's screen is."""
+        style = Markup(files("l2a_transfer.study").joinpath("figure.css").read_text(encoding="utf-8"))
+        return str(element("svg", element("style", style), self.drawing, xmlns="http://www.w3.org/2000/svg",
+                           viewBox=f"0 0 {self.width:g} {self.height:g}", width=self.width, height=self.height,
+                           role="img", aria_label=self.label)) + "\n"  # fmt: skip
+
+    def inline(self) -> Markup:
+        """For a page that has the style."""
+        return element("svg", self.drawing, class_="chart", viewBox=f"0 0 {self.width:g} {self.height:g}", role="img",
+                       aria_label=self.label, style=f"max-width: {self.width:g}px")  # fmt: skip
+
+
+def forest(compared: Compared) -> Figure | None:
+    """The contrast on each target with its interval, and below it a diamond for each summary; in points.
+
+    None where there is nothing that has an interval.
+    """
+    entries = [(one.target, one.estimate, False) for one in compared.targets]
+    entries += [(one.name, one.estimate, True) for one in compared.summaries if one.estimate is not None]
+    ends = [end for _, estimate, _ in entries if estimate.ci95 for end in estimate.ci95]
+    if not ends:
+        return None
+    scale = round_scale(100 * min(0.0, *ends), 100 * max(0.0, *ends))
+    bottom = TOP + LINE * len(entries)
+
+    def across(points: float) -> float:
+        return LEFT + scale.at(points) * PLOT
+
+    parts = [element("line", x1=across(x), x2=across(x), y1=TOP, y2=bottom, class_="grid") for x, _ in scale.ticks]
+    parts.append(element("line", x1=across(0), x2=across(0), y1=TOP, y2=bottom, class_="zero"))
+    for k, (name, estimate, is_summary) in enumerate(entries):
+        y = TOP + LINE * (k + 0.5)
+        parts.append(element("text", shortened(name, 28), x=LEFT - 10, y=y + 4, text_anchor="end"))
+        parts.append(element("text", numbers(estimate), x=LEFT + PLOT + 12, y=y + 4))
+        parts.append(_diamond(estimate, across, y) if is_summary else _bar(estimate, across, y))
+    parts.append(element("line", x1=LEFT, x2=LEFT + PLOT, y1=bottom, y2=bottom, class_="axis"))
+    for x, label in scale.ticks:
+        parts.append(element("line", x1=across(x), x2=across(x), y1=bottom, y2=bottom + 4, class_="axis"))
+        parts.append(element("text", label, x=across(x), y=bottom + 16, text_anchor="middle"))
+    parts.append(element("text", "difference in points, with its 95 % interval", x=LEFT + PLOT / 2, y=bottom + 34,
+                         text_anchor="middle"))  # fmt: skip
+    name = f"forest-{compared.name}{'-matched' if compared.width else ''}.svg"
+    label = f"{compared.title}, features {compared.features}: difference on each target and over targets"
+    return Figure(name, label, joined(parts), LEFT + PLOT + RIGHT, bottom + 42)
+
+
+def _bar(estimate: Estimate, across: Callable[[float], float], y: float) -> Markup:
+    at = f"translate({across(100 * estimate.difference):.1f} {y:.1f})"
+    marker = element("path", d=charts.SHAPES[1], class_="marker", transform=at)
+    if estimate.ci95 is None:
+        return element("g", marker, class_="s0")
+    low, high = (across(100 * end) for end in estimate.ci95)
+    return element("g", element("line", x1=low, x2=high, y1=y, y2=y, class_="line"), marker, class_="s0")
+
+
+def _diamond(estimate: Estimate, across: Callable[[float], float], y: float) -> Markup:
+    assert estimate.ci95 is not None
+    low, middle, high = (across(100 * x) for x in (estimate.ci95[0], estimate.difference, estimate.ci95[1]))
+    path = f"M{low:.1f} {y:.1f}L{middle:.1f} {y - 6:.1f}L{high:.1f} {y:.1f}L{middle:.1f} {y + 6:.1f}Z"
+    return element("g", element("path", d=path, class_="marker"), class_="s1")
+
+
+def numbers(estimate: Estimate) -> str:
+    """`+0.6 [−0.1, +1.3]` in points; `+0.6` alone where there is no interval."""
+    shown = signed(estimate.difference)
+    return shown if estimate.ci95 is None else f"{shown} [{signed(estimate.ci95[0])}, {signed(estimate.ci95[1])}]"
+
+
+def signed(value: float) -> str:
+    """A fraction in points with its sign; 0 has none."""
+    text = f"{100 * value:+.1f}".replace("-", "−")
+    return text[1:] if text[1:] == "0.0" else text
+
+
+def low_shot(target: str, protocol: str, rows: Sequence[Row]) -> Figure | None:
+    """Mean class accuracy against k for each model, the mean over its seeds with the smallest and the largest of them;
+    None for a single k."""
+    ks = sorted({row.shots for row in rows if row.shots is not None})
+    if len(ks) < 2:
+        return None
+    models = list(dict.fromkeys(row.model for row in rows))
+    x = Scale(math.log2(ks[0]), math.log2(ks[-1]), tuple((math.log2(k), str(k)) for k in ks))
+    y = round_scale(100 * min(min(row.values) for row in rows), 100 * max(max(row.values) for row in rows))
+    lines = []
+    for series, model in enumerate(models):
+        own = sorted((row for row in rows if row.model == model), key=lambda row: row.shots or 0)
+        lines.append(Line(
+            series, model, tuple((math.log2(row.shots or 1), 100 * row.mean) for row in own),
+            tuple((100 * min(row.values), 100 * max(row.values)) for row in own if row.sd is not None),
+        ))  # fmt: skip
+    label = f"Mean class accuracy on {target} with few training images a class"
+    curves = charts.curves(
+        lines, x, y, x_label="training images a class", y_label="mean class accuracy, %", label=label
+    )
+    parts = [element("svg", curves, width=WIDTH, height=HEIGHT)]
+    for series, model in enumerate(models):
+        at = HEIGHT + LEGEND_LINE * series
+        parts.append(element("g", charts.swatch(series), transform=f"translate(42 {at:.0f})"))
+        parts.append(element("text", shortened(model, 44), x=80, y=at + 11))
+    height = HEIGHT + LEGEND_LINE * len(models) + 4
+    return Figure(f"low-shot-{target}-{protocol}.svg", label, joined(parts), WIDTH, height)

@@ -1,0 +1,227 @@
+"""What a study's folder holds: which steps are done, by the digests that were recorded when they ended."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from l2a_transfer.documents import parse
+from l2a_transfer.errors import OutputExistsError, StoreError, StudyError, TrainingError, WeightsError
+from l2a_transfer.features.store import read_meta
+from l2a_transfer.files import write_whole
+from l2a_transfer.inputs import open_input, read_input
+from l2a_transfer.models.weights import read_card
+from l2a_transfer.study.config import Study
+from l2a_transfer.study.data import DataSets
+from l2a_transfer.study.steps import EVALUATE, EXTRACT, OUT, TRAIN, Step
+
+SCHEMA = "l2a-study/1"
+RECORD_SCHEMA = "l2a-study-record/1"
+CHUNK_BYTES = 1 << 20
+MAX_RECORD_BYTES = 64 << 20
+DONE, BEGIN, GO_ON, AGAIN, WAITS = "done", "begin", "go on", "again", "waits"
+"""What is to be done of a step: nothing; from the beginning; from where it stopped; anew, because what is there cannot
+be used; not yet known, because what it reads has to be made first."""
+
+
+@dataclass(frozen=True)
+class State:
+    """What is to be done of a step, and why."""
+
+    what: str
+    why: str = ""
+    damaged: bool = False
+
+
+class Folder:
+    """The study's folder `path`: records beside what the steps make. A file is digested once, unless it changes.
+
+    `data`: the targets as they are now.
+    """
+
+    def __init__(self, path: Path, data: DataSets) -> None:
+        self.path, self.data = path, data
+        self._digests: dict[tuple[str, int, int], str] = {}
+
+    @property
+    def file(self) -> Path:
+        return self.path / "study.json"
+
+    def check_owner(self, study: Study) -> None:
+        """Raises: OutputExistsError where the folder is another study's; StudyError where it cannot say whose."""
+        if self.path.exists() and not self.path.is_dir():
+            raise OutputExistsError(f"{self.path}: is a file, and a study needs a folder", "choose another `out`")
+        if not self.file.exists():
+            # Its lock or half of its own file is what a study leaves that is killed at its very beginning.
+            if self.path.exists() and any(not p.name.startswith(self.file.name) for p in self.path.iterdir()):
+                raise OutputExistsError(f"{self.path}: is not empty, and no study's folder", "choose another `out`")
+            return
+        there = _read(self.file, SCHEMA)
+        if there is None:
+            raise StudyError(f"{self.file}: damaged", "remove it, and the study takes what it can verify in its folder")
+        if there.get("name") != study.name:
+            raise OutputExistsError(
+                f"{self.path}: holds the study {there.get('name')!r}, and not {study.name!r}", "choose another `out`"
+            )
+
+    def claim(self, study: Study) -> None:
+        """Say whose folder it is."""
+        self.path.mkdir(parents=True, exist_ok=True)
+        content = {"schema": SCHEMA, "name": study.name, "file": study.file.name}
+        write_whole(self.file, (json.dumps(content, indent=1) + "\n").encode())
+
+    def output(self, step: Step) -> Path | None:
+        """The file that a step makes, where it is there."""
+        found = sorted(self.path.glob(step.output)) if "*" in step.output else [self.path / step.output]
+        return found[0] if len(found) == 1 and found[0].is_file() else None
+
+    def record(self, step: Step) -> dict[str, Any] | None:
+        """What was recorded when the step ended; None where it has not, or the record is damaged."""
+        return _read(self._record(step), RECORD_SCHEMA)
+
+    def keep(self, step: Step, *, read: str | None, seconds: float | None) -> None:
+        """Record that a step has ended well. `read`: the digest of what it was made from; `seconds`: how long it took
+        from its beginning, None where it went on from somewhere."""
+        made = self.output(step)
+        assert made is not None
+        content = {
+            "schema": RECORD_SCHEMA, "step": step.name, "command": list(step.arguments), "read": read,
+            "output": made.relative_to(self.path).as_posix(), "sha256": self.digest(made),
+            "data": read_meta(made)[0].fingerprint.get("data") if step.kind == EXTRACT else None, "seconds": seconds,
+        }  # fmt: skip
+        path = self._record(step)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_whole(path, (json.dumps(content, indent=1) + "\n").encode())
+
+    def read_by(self, step: Step, needed: Step | None) -> str | None:
+        """The digest of the file that a step reads; None where it reads none."""
+        path = step.given if needed is None else self.output(needed)
+        return None if path is None else self.digest(path)
+
+    def state(self, step: Step, needed: Step | None) -> State:
+        """What is to be done of a step whose `needed` step is done.
+
+        Raises: StudyError for training that was done with other settings, which is never thrown away.
+        """
+        record, made = self.record(step), self.output(step)
+        if record is None:
+            if made is not None:
+                return State(GO_ON, "there, but not recorded: verified")
+            return State(GO_ON, "was begun") if self._begun(step) else State(BEGIN, "not there")
+        if record.get("command") != list(step.arguments):
+            if step.kind == TRAIN:
+                raise StudyError(
+                    f"{self.path / 'runs' / step.run.name}: trained with other settings: {_apart(record, step)}; give "
+                    "the network another name, or remove that folder and its record"
+                )
+            return State(AGAIN, f"made with other settings: {_apart(record, step)}")
+        if made is None:
+            return State(AGAIN, "its output is gone")
+        if self.digest(made) != record.get("sha256"):
+            return State(AGAIN, f"{made}: changed since it was made: its SHA-256 is another", damaged=True)
+        if record.get("read") != self.read_by(step, needed):
+            return State(AGAIN, "what it was made from has changed")
+        if step.kind == EXTRACT and record.get("data") != (self.data.fingerprint(step.target) or record.get("data")):
+            return State(AGAIN, f"the data set {step.target} has changed")
+        return State(DONE)
+
+    def clear(self, step: Step, state: State) -> str | None:
+        """Remove what a step must not go on with; a sentence where that was found damaged only now."""
+        made = self.output(step)
+        if state.what == AGAIN:
+            self._record(step).unlink(missing_ok=True)
+            # Features of a changed network are verified by `extract`, which keeps them where they are the same.
+            if made is not None and (step.kind != EXTRACT or state.damaged):
+                made.unlink()
+            return None
+        if step.kind == TRAIN and (found := self._without_damaged_checkpoint(step)):
+            return found
+        if step.kind != EVALUATE and made is not None and (problem := _unreadable(step, made)):
+            made.unlink()
+            return f"{problem}; made again"
+        return None
+
+    def epochs(self, step: Step) -> int:
+        """How many epochs of a training run are behind it."""
+        path = self.path / "runs" / step.run.name / "metrics.jsonl"
+        return len(path.read_bytes().splitlines()) if path.is_file() else 0
+
+    def digest(self, path: Path) -> str:
+        """SHA-256 of a file, hexadecimal."""
+        stat = path.stat()
+        key = (str(path), stat.st_size, stat.st_mtime_ns)
+        if key not in self._digests:
+            sha = hashlib.sha256()
+            with open_input(path) as file:
+                while chunk := file.read(CHUNK_BYTES):
+                    sha.update(chunk)
+            self._digests[key] = sha.hexdigest()
+        return self._digests[key]
+
+    def log(self, step: Step) -> Path:
+        path = self.path / "logs" / f"{step.name}.log"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return path
+
+    def _record(self, step: Step) -> Path:
+        return self.path / "records" / f"{step.name}.json"
+
+    def _begun(self, step: Step) -> bool:
+        if step.kind == TRAIN:
+            return (self.path / "runs" / step.run.name / "checkpoint.pt").exists()
+        return step.kind == EXTRACT and (self.path / f"{step.output}.shards").exists()
+
+    def _without_damaged_checkpoint(self, step: Step) -> str | None:
+        """A run whose checkpoint cannot be read begins again."""
+        folder = self.path / "runs" / step.run.name
+        path = folder / "checkpoint.pt"
+        if not os.access(path, os.R_OK):
+            return None
+        from l2a_transfer.training.checkpoint import read_checkpoint
+
+        try:
+            read_checkpoint(path)
+        except TrainingError as error:
+            shutil.rmtree(folder)
+            return f"{error.problem}; the run begins again"
+        return None
+
+
+def located(argument: str, out: Path) -> str:
+    """An argument of a command with the study's folder in place of `OUT`, and the one file that a pattern names."""
+    if not argument.startswith(f"{OUT}/"):
+        return argument
+    relative = argument.removeprefix(f"{OUT}/")
+    found = sorted(out.glob(relative)) if "*" in relative else []
+    return str(found[0] if found else out / relative)
+
+
+def _read(path: Path, schema: str) -> dict[str, Any] | None:
+    try:
+        found = parse(read_input(path, MAX_RECORD_BYTES))
+    except (OSError, ValueError):
+        return None
+    return found if isinstance(found, dict) and found.get("schema") == schema else None
+
+
+def _unreadable(step: Step, path: Path) -> str | None:
+    """What is wrong with weights or features of which nothing is recorded."""
+    try:
+        read_card(path) if step.kind == TRAIN else read_meta(path)
+    except (WeightsError, StoreError) as error:
+        return error.problem
+    return None
+
+
+def _apart(record: dict[str, Any], step: Step) -> str:
+    """The options in which two commands differ."""
+    there = record.get("command")
+    theirs = [str(part) for part in there] if isinstance(there, list) else []
+    gone, new = ([part for part in one if part not in other] for one, other in
+                 ((theirs, list(step.arguments)), (list(step.arguments), theirs)))  # fmt: skip
+    return f"{' '.join(gone) or 'without'} there, {' '.join(new) or 'without'} here"

@@ -1,0 +1,259 @@
+"""What a study answers: rows over seeds, planned comparisons with their verdicts, hypotheses; as plain data."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from l2a_transfer import __version__
+from l2a_transfer.study.answers import Answered, Reader
+from l2a_transfer.study.config import Comparison, Hypothesis, Study
+from l2a_transfer.study.contrasts import Estimate, OnTarget, OverTargets, difference, on_target, over_targets, value
+from l2a_transfer.study.record import DONE, Folder
+from l2a_transfer.study.steps import Work, matched_width
+from l2a_transfer.study.work import Outcome
+
+SCHEMA = "study-results/1"
+SUPPORTED, REFUTED, BOTH, UNDECIDED = "supported", "refuted", "both rules hold", "not decided"
+INCOMPLETE = "incomplete"
+RAW, MATCHED = "as they are", "matched"
+
+
+@dataclass(frozen=True)
+class Row:
+    """One model on one target by one protocol (and k, and width where a PCA reduced it), over its seeds.
+
+    `seeds`: of its runs, None where nothing was drawn; `values`: the mean class accuracy of each; `sd`: their sample
+    standard deviation, None for one. All fractions. `missing`: runs that are not evaluated yet.
+    """
+
+    model: str
+    target: str
+    protocol: str
+    shots: int | None
+    components: int | None
+    draws: int
+    n_classes: int
+    n_train: int
+    n_test: int
+    dim: int
+    chance: float
+    seeds: tuple[int | None, ...]
+    values: tuple[float, ...]
+    mean: float
+    sd: float | None
+    accuracy_mean: float
+    accuracy_sd: float | None
+    weights_sha256: tuple[str | None, ...]
+    missing: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Compared:
+    """A planned comparison, with the features as they are, or matched: reduced to `width` columns.
+
+    `targets`: the contrast on each; `missing`: runs that are not evaluated, and on what; `summaries`: over targets, of
+    which the first decides. `verdict` follows the file's `support` and `refute`; empty where it has neither.
+    """
+
+    name: str
+    title: str
+    features: str
+    width: int | None
+    metric: str
+    family: str
+    support: str
+    refute: str
+    targets: tuple[OnTarget, ...]
+    missing: tuple[str, ...]
+    summaries: tuple[OverTargets, ...]
+    verdict: str
+
+
+@dataclass(frozen=True)
+class Judged:
+    """A hypothesis and what the comparisons say of it."""
+
+    name: str
+    says: str
+    support: tuple[str, ...]
+    refute: tuple[str, ...]
+    verdict: str
+
+
+@dataclass(frozen=True)
+class StudyResults:
+    """All of a study's answers. `undone`: step → why it is not done; a report of an incomplete study says so."""
+
+    name: str
+    rows: tuple[Row, ...]
+    comparisons: tuple[Compared, ...]
+    hypotheses: tuple[Judged, ...]
+    commands: dict[str, str]
+    undone: dict[str, str]
+    version: str = __version__
+
+    def document(self) -> dict[str, Any]:
+        """The JSON document of schema `study-results/1`."""
+        return {"schema": SCHEMA, **dataclasses.asdict(self)}
+
+
+Place = tuple[str, str, int | None, int | None]
+"""Target, protocol, k, and the width that a PCA has left."""
+
+
+def analyse(study: Study, work: Work, folder: Folder, outcome: Outcome) -> StudyResults:
+    """Read every evaluation that is done, and make the rows and the planned comparisons."""
+    reader = Reader()
+    found: dict[str, dict[Place, dict[int | None, Answered]]] = {}
+    lacking: dict[tuple[str, str, str], list[str]] = {}
+    for run in work.runs:
+        own = found.setdefault(run.model, {})
+        for target, protocol in study.places(run.model):
+            step = work.of(run, target.name, protocol.name)
+            if outcome.states[step.name].what != DONE:
+                lacking.setdefault((run.model, target.name, protocol.name), []).append(run.name)
+                continue
+            features = folder.path / work.steps[step.needs or ""].output
+            for answered in reader.answers(folder.path / step.output, features):
+                place = target.name, protocol.name, answered.shots, answered.components
+                own.setdefault(place, {})[run.seed] = answered
+    rows = [
+        _row(model, place, by_seed, lacking.get((model, *place[:2]), []))
+        for model, places in found.items()
+        for place, by_seed in places.items()
+    ]
+    everything = _Found(found, lacking, work.widths)
+    comparisons = tuple(
+        compared for comparison in study.comparisons for compared in _compare(study, comparison, everything)
+    )
+    undone = {name: f"{state.what}: {state.why}" for name, state in outcome.states.items() if state.what != DONE}
+    verdicts = {comparison.name: _together(comparison, comparisons) for comparison in study.comparisons}
+    return StudyResults(
+        study.name,
+        tuple(rows),
+        comparisons,
+        tuple(_judge(hypothesis, verdicts) for hypothesis in study.hypotheses),
+        {name: step.command for name, step in work.steps.items()},
+        undone,
+    )
+
+
+def _row(model: str, place: Place, by_seed: Mapping[int | None, Answered], missing: list[str]) -> Row:
+    target, protocol, shots, components = place
+    values = [value(run, "mean_class_accuracy") for run in by_seed.values()]
+    accuracies = [value(run, "accuracy") for run in by_seed.values()]
+    row = next(iter(by_seed.values())).row
+    return Row(
+        model, target, protocol, shots, components, row["draws"], row["n_classes"], row["n_train"], row["n_test"],
+        row["dim"] if components is None else components, row["chance"], tuple(by_seed), tuple(values),
+        float(np.mean(values)), _sd(values), float(np.mean(accuracies)), _sd(accuracies),
+        tuple(run.weights_sha256 for run in by_seed.values()), tuple(missing),
+    )  # fmt: skip
+
+
+def _sd(values: list[float]) -> float | None:
+    return float(np.std(values, ddof=1)) if len(values) > 1 else None
+
+
+@dataclass(frozen=True)
+class _Found:
+    """Every answer of a study by model, place and seed; `lacking`: runs that are not evaluated, by model, target and
+    protocol."""
+
+    answers: dict[str, dict[Place, dict[int | None, Answered]]]
+    lacking: dict[tuple[str, str, str], list[str]]
+    widths: dict[str, int | None]
+
+    def runs(self, model: str, place: tuple[str, str, int | None], width: int | None) -> list[Answered]:
+        """The runs of a model at a place; those of a network that has this very width are taken as they are."""
+        reduced = None if width == self.widths[model] else width
+        return list(self.answers.get(model, {}).get((*place, reduced), {}).values())
+
+
+def _compare(study: Study, comparison: Comparison, found: _Found) -> list[Compared]:
+    """With the features as they are, and matched where that is asked for and widths differ."""
+    width = matched_width(study, comparison, found.widths) if comparison.matched else None
+    family = [c for c in study.comparisons if c.family == comparison.family]
+    sizes = len(family), sum(len(c.targets) for c in family)
+    made = [_compared(comparison, found, sizes, None)]
+    return [*made, _compared(comparison, found, sizes, width)] if width else made
+
+
+def _compared(comparison: Comparison, found: _Found, sizes: tuple[int, int], width: int | None) -> Compared:
+    """`sizes`: comparisons of the family, and their targets together, for which levels are adjusted."""
+    on: list[OnTarget] = []
+    missing: list[str] = []
+    for target, protocol in zip(comparison.targets, comparison.protocols, strict=True):
+        place = target, protocol, comparison.shots
+        runs = {model: found.runs(model, place, width) for model in comparison.weights}
+        lacking = [name for model in runs for name in found.lacking.get((model, target, protocol), [])]
+        missing += [f"{name} on {target}" for name in lacking]
+        if all(runs.values()):
+            on.append(_on_target(comparison, target, protocol, runs, sizes[1]))
+    estimates = {one.target: one.estimate for one in on}
+    summaries = tuple(over_targets(name, estimates, targets, sizes[0]) for name, targets in comparison.summaries)
+    deciding = on[0].estimate if len(comparison.targets) == 1 and on else summaries[0].estimate
+    verdict = _verdict(comparison, deciding, complete=not missing)
+    return Compared(
+        comparison.name, comparison.title, RAW if width is None else MATCHED, width, comparison.metric,
+        comparison.family, str(comparison.support or ""), str(comparison.refute or ""), tuple(on), tuple(missing),
+        summaries, verdict,
+    )  # fmt: skip
+
+
+def _on_target(
+    comparison: Comparison, target: str, protocol: str, runs: dict[str, list[Answered]], comparisons: int
+) -> OnTarget:
+    row = next(iter(runs.values()))[0].row
+    test = on_target(comparison.weights, runs, comparison.metric)
+    if isinstance(test, str):
+        estimate = Estimate(
+            difference(comparison.weights, runs, comparison.metric), None, None, None, None, None, comparisons, test
+        )
+    else:
+        estimate = Estimate.of(test, comparisons)
+    seeds = {model: len(own) for model, own in runs.items()}
+    return OnTarget(
+        target, protocol, comparison.shots, row["draws"], row["n_train"], row["n_test"], seeds, estimate
+    )  # fmt: skip
+
+
+def _verdict(comparison: Comparison, estimate: Estimate | None, *, complete: bool) -> str:
+    """What the adjusted interval says, by the rules of the file."""
+    bounds = (comparison.support, comparison.refute)
+    if bounds == (None, None):
+        return ""
+    if not complete:
+        return INCOMPLETE
+    interval = None if estimate is None else estimate.ci95_adjusted
+    supported, refuted = (bound is not None and interval is not None and bound.holds(interval) for bound in bounds)
+    return _word(supported=supported, refuted=refuted)
+
+
+def _word(*, supported: bool, refuted: bool) -> str:
+    if supported and refuted:
+        return BOTH
+    return SUPPORTED if supported else REFUTED if refuted else UNDECIDED
+
+
+def _together(comparison: Comparison, compared: tuple[Compared, ...]) -> str:
+    """Of a comparison that was made twice, what both ways agree on."""
+    found = {one.verdict for one in compared if one.name == comparison.name}
+    return found.pop() if len(found) == 1 else UNDECIDED
+
+
+def _judge(hypothesis: Hypothesis, verdicts: dict[str, str]) -> Judged:
+    used = {*hypothesis.support, *hypothesis.refute}
+    if any(verdicts[name] == INCOMPLETE for name in used):
+        word = INCOMPLETE
+    else:
+        word = _word(
+            supported=all(verdicts[name] in (SUPPORTED, BOTH) for name in hypothesis.support),
+            refuted=any(verdicts[name] in (REFUTED, BOTH) for name in hypothesis.refute),
+        )
+    return Judged(hypothesis.name, hypothesis.says, hypothesis.support, hypothesis.refute, word)

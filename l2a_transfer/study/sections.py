@@ -1,0 +1,206 @@
+"""What a study's report says, in pieces that Markdown and HTML are both made from."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from l2a_transfer.evaluation.verdict import p_text
+from l2a_transfer.study.contrasts import Estimate, OverTargets
+from l2a_transfer.study.figures import Figure, forest, low_shot, numbers, signed
+from l2a_transfer.study.results import Compared, Row, StudyResults
+
+
+@dataclass(frozen=True)
+class Grid:
+    """A table: (heading, whether its cells are numbers) and rows of text; the first column names the row."""
+
+    caption: str
+    columns: tuple[tuple[str, bool], ...]
+    rows: tuple[tuple[str, ...], ...]
+
+
+@dataclass(frozen=True)
+class Listing:
+    """Lines that are shown one below the other: commands, or sentences where `is_code` is False."""
+
+    lines: tuple[str, ...]
+    is_code: bool = False
+
+
+Block = str | Grid | Listing | Figure
+
+
+@dataclass(frozen=True)
+class Section:
+    title: str
+    blocks: tuple[Block, ...]
+
+
+def sections_of(results: StudyResults) -> list[Section]:
+    """The whole report; sections that have nothing to say are left out."""
+    found = [
+        Section("Hypotheses", _hypotheses(results)),
+        Section("Planned comparisons", _comparisons(results)),
+        *(Section(f"{one.name}: {one.title}, features {one.features}", _compared(one)) for one in results.comparisons),
+        Section("Mean class accuracy", tuple(_rows(results))),
+        Section("Few training images", tuple(_curves(results))),
+        Section("Not done", _undone(results)),
+        Section("How to repeat each number", _commands(results)),
+    ]
+    return [section for section in found if section.blocks]
+
+
+def summary(results: StudyResults) -> list[Block]:
+    """The tables that a page of results has: comparisons, and models on targets."""
+    return [*_hypotheses(results), *(b for b in _comparisons(results) if isinstance(b, Grid)), _matrix(results)]
+
+
+def _hypotheses(results: StudyResults) -> tuple[Block, ...]:
+    if not results.hypotheses:
+        return ()
+    rows = tuple((h.name, h.says or "–", ", ".join(dict.fromkeys(h.support + h.refute)), h.verdict)
+                 for h in results.hypotheses)  # fmt: skip
+    columns = (("hypothesis", False), ("says", False), ("rests on", False), ("verdict", False))
+    return (Grid("Hypotheses and what the planned comparisons say of them.", columns, rows),)
+
+
+def _comparisons(results: StudyResults) -> tuple[Block, ...]:
+    if not results.comparisons:
+        return ()
+    rows = [_comparison_row(one, over) for one in results.comparisons for over in one.summaries]
+    columns = (
+        ("comparison", False), ("networks", False), ("features", False), ("over", False), ("targets", True),
+        ("seeds", True), ("test images", True), ("difference, points [95 %]", True), ("p", True), ("τ", True),
+        ("supported if, refuted if", False), ("verdict", False),
+    )  # fmt: skip
+    notes = (
+        "A difference on one target is over training seeds: the errors of seeds and of test images are added.",
+        "Over targets: a random-effects mean (Paule and Mandel's τ) with the Hartung–Knapp interval, its factor held "
+        "at 1 or more. The targets share their networks, which this mean takes no account of.",
+        "Intervals and p of this table are adjusted for the comparisons of a family (Bonferroni); a verdict follows "
+        "the first summary's interval and the rules of the study's file.",
+    )
+    return (Grid("Planned comparisons over targets.", columns, tuple(rows)), Listing(notes))
+
+
+def _comparison_row(one: Compared, over: OverTargets) -> tuple[str, ...]:
+    first = over == one.summaries[0]
+    rules = " / ".join(filter(None, (one.support, one.refute))) or "–"
+    used = [target for target in one.targets if target.target in over.targets]
+    seeds = {tuple(target.seeds.values()) for target in used}
+    return (
+        one.name, one.title, one.features if one.width is None else f"PCA to {one.width}", over.name,
+        str(len(over.targets)), "; ".join(" + ".join(map(str, own)) for own in sorted(seeds)) or "–",
+        f"{sum(target.n_test for target in used):,}", _adjusted(over.estimate), _p(over.estimate),
+        "–" if over.tau is None else f"{100 * over.tau:.1f}", rules if first else "–",
+        (one.verdict or "–") if first else "–",
+    )  # fmt: skip
+
+
+def _compared(one: Compared) -> tuple[Block, ...]:
+    untested = any(target.estimate.not_defined for target in one.targets)
+    rows = tuple(
+        (
+            target.target, target.protocol + (f", k = {target.shots}" if target.shots else ""),
+            f"{target.n_train:,} / {target.n_test:,}", ", ".join(f"{m} {n}" for m, n in target.seeds.items()),
+            numbers(target.estimate), _adjusted(target.estimate), _p(target.estimate),
+            *([target.estimate.not_defined or "–"] if untested else []),
+        )
+        for target in one.targets
+    )  # fmt: skip
+    columns = (
+        ("target", False), ("protocol", False), ("train / test", True), ("runs", False),
+        ("difference, points [95 %]", True), ("adjusted [95 %]", True), ("p, adjusted", True),
+        *([("no test, because", False)] if untested else []),
+    )  # fmt: skip
+    blocks: list[Block] = []
+    if rows:
+        comparisons = one.targets[0].estimate.comparisons
+        caption = f"{one.title} on each target, adjusted for {comparisons}: {one.metric.replace('_', ' ')}."
+        blocks.append(Grid(caption, columns, rows))
+    blocks += [figure] if (figure := forest(one)) else []
+    if one.missing:
+        blocks.append(Listing(tuple(f"Not evaluated: {name}." for name in one.missing)))
+    return tuple(blocks)
+
+
+def _adjusted(estimate: Estimate | None) -> str:
+    if estimate is None or estimate.ci95_adjusted is None:
+        return "–"
+    low, high = estimate.ci95_adjusted
+    return f"{signed(estimate.difference)} [{signed(low)}, {signed(high)}]"
+
+
+def _p(estimate: Estimate | None) -> str:
+    return "–" if estimate is None or estimate.p_adjusted is None else p_text(estimate.p_adjusted).removeprefix("= ")
+
+
+def _rows(results: StudyResults) -> Iterable[Block]:
+    columns = (
+        ("model", False), ("features", False), ("columns", True), ("seeds", True), ("mean, %", True), ("sd", True),
+        ("each seed, %", True), ("accuracy, %", True),
+    )  # fmt: skip
+    for target, protocol, shots in dict.fromkeys((row.target, row.protocol, row.shots) for row in results.rows):
+        own = [row for row in results.rows if (row.target, row.protocol, row.shots) == (target, protocol, shots)]
+        first = own[0]
+        how = f", k = {shots}" if shots is not None else ""
+        draws = f", {first.draws} draws" if first.draws > 1 else ""
+        caption = (
+            f"{target}, {protocol}{how}{draws}: {first.n_classes} classes, {first.n_train:,} training and "
+            f"{first.n_test:,} test images, {100 * first.chance:.1f} % by chance."
+        )
+        yield Grid(caption, columns, tuple(_cells(row) for row in own))
+
+
+def _cells(row: Row) -> tuple[str, ...]:
+    n = str(len(row.values)) + (f" of {len(row.values) + len(row.missing)}" if row.missing else "")
+    return (
+        row.model, "as they are" if row.components is None else f"PCA to {row.components}", str(row.dim),
+        n if row.seeds != (None,) else "–", f"{100 * row.mean:.1f}", "–" if row.sd is None else f"{100 * row.sd:.1f}",
+        ", ".join(f"{100 * value:.1f}" for value in row.values), f"{100 * row.accuracy_mean:.1f}",
+    )  # fmt: skip
+
+
+def _matrix(results: StudyResults) -> Grid:
+    """Models × targets, features as they are, protocols that are not low-shot."""
+    rows = [row for row in results.rows if row.shots is None and row.components is None]
+    places = list(dict.fromkeys((row.target, row.protocol) for row in rows))
+    cells = {(row.model, row.target, row.protocol): row for row in rows}
+    lines = []
+    for model in dict.fromkeys(row.model for row in rows):
+        found = [cells.get((model, *place)) for place in places]
+        lines.append((model, *("–" if row is None else _short(row) for row in found)))
+    names = [target if sum(t == target for t, _ in places) == 1 else f"{target}, {protocol}"
+             for target, protocol in places]  # fmt: skip
+    caption = "Mean class accuracy, %: mean over seeds ± standard deviation (number of seeds)."
+    return Grid(caption, (("model", False), *((name, True) for name in names)), tuple(lines))
+
+
+def _short(row: Row) -> str:
+    spread = "" if row.sd is None else f" ± {100 * row.sd:.1f}"
+    return f"{100 * row.mean:.1f}{spread}" + ("" if row.seeds == (None,) else f" ({len(row.values)})")
+
+
+def _curves(results: StudyResults) -> Iterable[Figure]:
+    rows = [row for row in results.rows if row.shots is not None and row.components is None]
+    for target, protocol in dict.fromkeys((row.target, row.protocol) for row in rows):
+        own = [row for row in rows if (row.target, row.protocol) == (target, protocol)]
+        if figure := low_shot(target, protocol, own):
+            yield figure
+
+
+def _undone(results: StudyResults) -> tuple[Block, ...]:
+    if not results.undone:
+        return ()
+    return (
+        "This report is of a study that is not complete. What is missing:",
+        Listing(tuple(f"{name}: {why}" for name, why in results.undone.items())),
+    )
+
+
+def _commands(results: StudyResults) -> tuple[Block, ...]:
+    return (
+        "Run where the study's file lies, with OUT for the study's folder, in this order.",
+        Listing(tuple(results.commands.values()), is_code=True),
+    )
