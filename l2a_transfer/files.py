@@ -12,7 +12,7 @@ import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO, cast
 
 from l2a_transfer.errors import OutputExistsError, StoreError
 
@@ -211,6 +211,13 @@ def _stem(path: Path) -> str:
 
 def _partial_of(path: Path) -> Path:
     return path.with_name(f"{_stem(path)}.{uuid.uuid4().hex[:12]}.partial")
+
+
+def open_log(path: Path) -> BinaryIO:
+    """A file that lines are added to, made where it is not there. Raises: OutputExistsError for anything but a regular
+    file, a link included; OSError."""
+    check_replaceable(path)
+    return cast(BinaryIO, open(path, "ab", opener=_not_a_link))
 
 
 def _write(path: Path, content: bytes) -> None:

@@ -55,7 +55,7 @@ def test_what_is_wrong_with_a_name() -> None:
 )
 def test_npz(tmp_path: Path, arrays: dict[str, Any], words: str) -> None:
     np.savez(tmp_path / "a.npz", images=IMAGES, labels=[0, 1, 2], **arrays)
-    with pytest.raises(DataError, match=rf"^npz:a: {words}"):
+    with pytest.raises(DataError, match=rf"^npz:.*a\.npz: {words}"):
         open_source(f"npz:{tmp_path / 'a.npz'}")
 
 
@@ -70,13 +70,13 @@ def test_npz(tmp_path: Path, arrays: dict[str, Any], words: str) -> None:
 )
 def test_parquet_and_tar(tmp_path: Path, classes: list[str], words: str) -> None:
     parquet(tmp_path / "a.parquet", [png(1), png(2)], [0, 1], classes)
-    with pytest.raises(DataError, match=rf"^parquet:a: {words}"):
+    with pytest.raises(DataError, match=rf"^parquet:.*a\.parquet: {words}"):
         open_source(f"parquet:{tmp_path / 'a.parquet'}")
     members: dict[str, bytes | str] = {}
     for k, name in enumerate(classes):
         members |= {f"{k}.png": png(k), f"{k}.json": json.dumps({"label": name})}
     tar(tmp_path / "a.tar", members)
-    with pytest.raises(DataError, match=r"^wds:a: class [01]: .*" + words.split(".*")[1]):
+    with pytest.raises(DataError, match=r"^wds:.*a\.tar: class [01]: .*" + words.split(".*")[1]):
         open_source(f"wds:{tmp_path / 'a.tar'}")
 
 
@@ -84,7 +84,7 @@ def test_a_member_whose_name_and_shard_together_are_too_long(tmp_path: Path) -> 
     name = "/".join(["x" * 200] * 20) + "/1.png"
     tar(tmp_path / ("s" * 100 + ".tar"), {name: png(1)}, tarfile.PAX_FORMAT)
     with pytest.raises(
-        DataError, match=r"^wds:s+: row 0: the name 's{60}'… takes 4,130 bytes; ids, classes and splits"
+        DataError, match=r"^wds:.*s+\.tar: row 0: the name 's{60}'… takes 4,130 bytes; ids, classes and splits"
     ):
         open_source(f"wds:{tmp_path}/{'s' * 100}.tar")
 
@@ -107,9 +107,9 @@ def test_folders_whose_names_are_not_utf8(tmp_path: Path) -> None:
     root = foreign(tmp_path, b"photos\xe9")
     save_picture(root / "a" / "1.jpg", seed=1)
     result = l2a("extract", "--model", "pixels", "--data", f"imagefolder:{root}", "--out", tmp_path / "f.h5")
-    assert_fails(result, 1, "imagefolder:photos?: the data set's name is not UTF-8")
+    assert_fails(result, 1, "/photos?: the data set's name is not UTF-8")
     np.savez(root / f"{LATIN_1}.npz", images=IMAGES)
-    with pytest.raises(DataError, match=r"^npz:caf\?: the data set's name is not UTF-8"):
+    with pytest.raises(DataError, match=r"^npz:.*caf\?.*: the data set's name is not UTF-8"):
         open_source(f"npz:{root}/{LATIN_1}.npz")
 
 

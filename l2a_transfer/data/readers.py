@@ -101,7 +101,7 @@ def open_source(
         if verify_source and isinstance(source, Table):
             source = dataclasses.replace(source, by_content=True)
     chosen = select(source, split=split, limit=limit)
-    check_source(chosen)
+    check_source(chosen, where=data if colon else "")
     for text in class_warnings(source.classes, source.splits, source.labels, source.split):
         log.warning("%s: %s", source.name, text)
     return chosen

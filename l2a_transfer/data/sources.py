@@ -206,11 +206,11 @@ class Subset:
         return hashlib.sha256(self.whole.fingerprint().encode() + self.rows.tobytes()).hexdigest()
 
 
-def check_source(source: ImageSource) -> None:
+def check_source(source: ImageSource, *, where: str = "") -> None:
     """What a feature file will need of a source, before anything is computed: names that can be written, ids that
-    differ, labels and splits that are there. Raises: DataError naming the source and the row.
+    differ, labels and splits that are there. Raises: DataError naming `where`, or else the source, and the row.
     """
-    name = well_formed(source.name)
+    name = well_formed(where or source.name)
     if fault := name_fault(source.name):
         raise DataError(f"{name}: the data set's name {fault}; rename what it is called after")
     for what, names in (("class", source.classes), ("split", source.splits), ("row", source.ids)):

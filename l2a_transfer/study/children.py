@@ -10,6 +10,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
 
+from l2a_transfer.files import open_log
+
 STOP_S = 60.0
 """How long a command may take to save and end after it was asked to stop."""
 
@@ -45,7 +47,7 @@ class Processes:
 
     def start(self, arguments: Sequence[str], log: Path) -> Child:
         program = [sys.executable, "-m", "l2a_transfer.cli.child", str(os.getpid())]
-        with open(log, "ab") as said:
+        with open_log(log) as said:
             process = subprocess.Popen(
                 [*program, *arguments], cwd=self.folder, env=dict(self.environment), stdin=subprocess.DEVNULL,
                 stdout=said, stderr=said,

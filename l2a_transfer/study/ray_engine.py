@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from l2a_transfer.features.ray_engine import RayConfig, connected
+from l2a_transfer.files import open_log
 from l2a_transfer.study.children import STOP_S, Child, Launcher
 from l2a_transfer.study.config import Study
 
@@ -54,8 +55,8 @@ class _Task:
                 self._code = int(self.ray.get(self.call))
             except self.ray.exceptions.RayError as error:
                 self._code = 1
-                with open(self.log, "a", encoding="utf-8") as said:
-                    said.write(f"Error: the Ray task was lost: {str(error).splitlines()[0]}\n")
+                with open_log(Path(self.log)) as said:
+                    said.write(f"Error: the Ray task was lost: {str(error).splitlines()[0]}\n".encode())
         return self._code
 
     def ask_to_stop(self) -> None:
@@ -68,7 +69,7 @@ class _Task:
 def run_command(arguments: list[str], folder: str, log: str, environment: dict[str, str]) -> int:
     """`l2a-transfer ARGUMENTS` on this node: its exit code. When the call is cancelled, the command saves and ends."""
     Path(log).parent.mkdir(parents=True, exist_ok=True)
-    with open(log, "ab") as said:
+    with open_log(Path(log)) as said:
         child = subprocess.Popen(
             [sys.executable, "-m", "l2a_transfer.cli.child", str(os.getpid()), *arguments], cwd=folder,
             env={**os.environ, **environment}, stdin=subprocess.DEVNULL, stdout=said, stderr=said,
