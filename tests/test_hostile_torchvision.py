@@ -189,6 +189,15 @@ def test_cells_in_cells_without_an_end_do_not_crash(tmp_path: Path) -> None:
         open_source("cars", data_dir=tmp_path)
 
 
+def test_a_matlab_array_of_many_sides_is_refused_before_they_are_multiplied(tmp_path: Path) -> None:
+    sides = b"\xff\xff\xff\x7f" * 6
+    inner = struct.pack("<IIII", 6, 8, 1, 0) + struct.pack("<II", 5, len(sides)) + sides + struct.pack("<II", 1, 0)
+    content = b"\0" * 124 + b"\x00\x01IM" + struct.pack("<II", 14, len(inner)) + inner
+    (tmp_path / "x.mat").write_bytes(content)
+    with pytest.raises(ValueError, match="an array of 6 sides, and at most 4 are read"):
+        read_mat(tmp_path / "x.mat")
+
+
 def test_a_matlab_file_that_unpacks_to_too_much_is_refused(tmp_path: Path) -> None:
     packed = zlib.compress(bytes(64 << 20))
     content = b"\0" * 124 + b"\x00\x01IM" + struct.pack("<II", 15, len(packed)) + packed

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from l2a_transfer.data.lists import MAX_LIST_BYTES, check_file
 from l2a_transfer.inputs import open_input, read_input
+from l2a_transfer.wording import counted
 
 MAX_IDX_BYTES = 512 << 20
 MAX_USPS_BYTES = 256 << 20
@@ -100,6 +101,8 @@ NUMBERS = {1: "i1", 2: "u1", 3: "<i2", 4: "<u2", 5: "<i4", 6: "<u4", 7: "<f4", 9
 TEXTS = {1: "latin-1", 2: "latin-1", 4: "utf-16-le", 16: "utf-8", 17: "utf-16-le"}
 MAX_DEPTH = 4
 """Arrays in arrays; a list of structures of text has three."""
+MAX_SIDES = 4
+"""Of one array; those of lists have two. The product of millions would take hours, in which no signal is heard."""
 
 
 def read_mat(path: Path) -> dict[str, Any]:
@@ -153,6 +156,8 @@ def _matrix(content: bytes, depth: int) -> tuple[str, Any]:
     _, sides, at = _element(content, at)
     _, name, at = _element(content, at)
     kind = flags[0] if flags else 0
+    if len(sides) > 4 * MAX_SIDES:
+        raise ValueError(f"has an array of {counted(len(sides) // 4, 'side')}, and at most {MAX_SIDES} are read")
     count = math.prod(np.frombuffer(sides[: len(sides) // 4 * 4], dtype="<i4").tolist())
     if kind in (CELL, STRUCT) and not 0 <= count <= len(content) // 8:
         raise ValueError(f"says that it has {count:,} values, and has not")
