@@ -22,7 +22,7 @@ from PIL import Image
 
 from l2a_transfer.data.loader import pixel_batches
 from l2a_transfer.data.readers import open_source
-from l2a_transfer.data.torchvision_files import read_mat, read_usps
+from l2a_transfer.data.torchvision_files import read_idx, read_mat, read_usps
 from l2a_transfer.errors import DataError
 from l2a_transfer.preprocess import Preprocess
 from tests.hostile import eps, jpeg_of_scans, mat_of_cells, png_file
@@ -274,6 +274,13 @@ def test_an_idx_file_of_other_axes_or_length_is_a_named_error(tmp_path: Path) ->
     save_idx(tmp_path / "MNIST/raw/t10k-labels-idx1-ubyte", np.zeros(7, dtype=np.uint8))
     with pytest.raises(DataError, match="7 labels for 2 images"):
         open_source("mnist", data_dir=tmp_path)
+
+
+def test_an_idx_file_of_endless_rows_without_pixels_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "x-idx3"
+    path.write_bytes(bytes((0, 0, 8, 3)) + struct.pack(">III", 2**32 - 1, 0, 28))
+    with pytest.raises(ValueError, match="x-idx3 has 4,294,967,295 rows, and at most 10,000,000 are read"):
+        read_idx(path, 3)
 
 
 def other_file(path: Path) -> None:

@@ -40,6 +40,7 @@ from l2a_transfer.data.sources import (
 from l2a_transfer.data.webdataset import read_webdataset
 from l2a_transfer.errors import ArgumentError, DataError, UnknownNameError, wrong_kind
 from l2a_transfer.inputs import read_input
+from l2a_transfer.memory import require_memory
 from l2a_transfer.wording import counted
 
 __all__ = ["ImageSource", "open_source"]
@@ -48,6 +49,9 @@ log = logging.getLogger(__name__)
 CALTECH_MINI = Path(__file__).parent / "bundled" / "caltech-mini.zip"
 EXAMPLES = {"imagefolder": "photos", "npz": "photos.npz", "wds": "shards/{000..003}.tar", "parquet": "folder"}
 MAX_CLASSES = 100_000
+NAME_BYTES = 200
+"""What a row's id takes while a set is opened, with its label: the text, and its place in a list, a tuple and a set."""
+LAST_CHARACTER = 0x10FFFF
 LOOKED_AT = 1000
 """Files of a folder that are looked at to guess of which kind it is."""
 
@@ -242,6 +246,7 @@ def _read_npz(path: Path, file: Npz) -> ImageSource:
     order = in_order(set(split_of.values()))
     prefixes.sort(key=lambda p: order.index(split_of[p]))
     parts = []
+    _require_names(path, sum(sum(headers[f"{prefix}images"].shape[:1]) for prefix in prefixes))
     for prefix in prefixes:
         images = headers[f"{prefix}images"]
         if (
@@ -289,6 +294,16 @@ def _read_npz(path: Path, file: Npz) -> ImageSource:
     return _named_rows(path, source, file) if "" in prefixes else source
 
 
+def _require_names(path: Path, rows: int, size: int = 0) -> None:
+    """Raises: MemoryLimitError where the names of so many rows, of so many bytes each, are more than memory holds.
+
+    A name is an object of Python's, which a picture of one pixel, packed a thousandfold, is far smaller than.
+    """
+    require_memory(
+        rows * (NAME_BYTES + 2 * size), f"{path}: to have {counted(rows, 'name')} in memory", "split the file"
+    )
+
+
 def _pictures(file: Npz, names: list[str]) -> NDArray[np.uint8]:
     """The pictures of all splits in one array, into which each is read."""
     file.check_size(names)
@@ -325,8 +340,15 @@ def _named_rows(path: Path, source: ArraySource, file: Npz) -> ArraySource:
 
 
 def _texts(path: Path, file: Npz, key: str) -> list[str]:
-    """The names in an array, which may be bytes. Raises: DataError where they are no UTF-8."""
+    """The names in an array, which may be bytes. Raises: DataError where they are no UTF-8, or no characters."""
+    header = file.arrays[key]
+    _require_names(path, math.prod(header.shape), header.dtype.itemsize)
+    values = file.read(key)
+    if values.dtype.kind == "U":  # NumPy makes text of any numbers, and an error of Python's own of some
+        codes = np.ascontiguousarray(values).reshape(-1).view(f"{values.dtype.byteorder}u4")
+        if codes.size and (codes.max() > LAST_CHARACTER or np.any((codes >= 0xD800) & (codes <= 0xDFFF))):
+            raise DataError(f"{path}: '{key}' has numbers in it that stand for no character", "save it again")
     try:
-        return [text_of(name) for name in file.read(key).ravel().tolist()]
+        return [text_of(name) for name in values.ravel().tolist()]
     except UnicodeDecodeError as error:
         raise DataError(f"{path}: '{key}' must be text or bytes in UTF-8: {error}") from error

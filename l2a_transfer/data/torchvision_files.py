@@ -28,13 +28,15 @@ PCAM_FILTERS = {h5py.h5z.FILTER_DEFLATE, h5py.h5z.FILTER_SHUFFLE, h5py.h5z.FILTE
 
 def read_idx(path: Path, axes: int) -> NDArray[np.uint8]:
     """The bytes in a file of MNIST's format, with so many axes. Raises: ValueError for another, or one cut short."""
-    check_file(path, MAX_IDX_BYTES)
+    check_file(path, MAX_IDX_BYTES)  # for the error that names the file; the reading has its own bound
     content = read_input(path, MAX_IDX_BYTES)
     if content[:4] != bytes((0, 0, 8, axes)) or len(content) < 4 + 4 * axes:
         raise ValueError(f"{path.name} is no idx file of bytes with {axes} axes")
     shape = tuple(np.frombuffer(content, dtype=">u4", offset=4, count=axes).tolist())
     if math.prod(shape) != len(content) - 4 - 4 * axes:
         raise ValueError(f"{path.name} is not as long as it says")
+    if shape[0] > MAX_ROWS:
+        raise ValueError(f"{path.name} has {counted(shape[0], 'row')}, and at most {MAX_ROWS:,} are read")
     return np.frombuffer(content, dtype=np.uint8, offset=4 + 4 * axes).reshape(shape)
 
 
