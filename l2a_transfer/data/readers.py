@@ -21,7 +21,15 @@ from l2a_transfer.data.decode import SUFFIXES
 from l2a_transfer.data.folders import read_folder
 from l2a_transfer.data.layout import check_choice
 from l2a_transfer.data.lists import MAX_LIST_BYTES, check_file
-from l2a_transfer.data.names import check_split_count, in_order, merged, split_named, text_of
+from l2a_transfer.data.names import (
+    MAX_CLASSES,
+    check_class_count,
+    check_split_count,
+    in_order,
+    merged,
+    split_named,
+    text_of,
+)
 from l2a_transfer.data.npz import Npz, open_npz
 from l2a_transfer.data.parquet import read_parquet
 from l2a_transfer.data.reading import Reading, class_warnings
@@ -48,7 +56,6 @@ __all__ = ["ImageSource", "open_source"]
 log = logging.getLogger(__name__)
 CALTECH_MINI = Path(__file__).parent / "bundled" / "caltech-mini.zip"
 EXAMPLES = {"imagefolder": "photos", "npz": "photos.npz", "wds": "shards/{000..003}.tar", "parquet": "folder"}
-MAX_CLASSES = 100_000
 NAME_BYTES = 200
 """What a row's id takes while a set is opened, with its label: the text, and its place in a list, a tuple and a set."""
 LAST_CHARACTER = 0x10FFFF
@@ -268,6 +275,8 @@ def _read_npz(path: Path, file: Npz) -> ImageSource:
         raise DataError(f"{path}: the pictures of all splits must have one shape")
     low, high = (int(f([f(labels) for labels in parts])) for f in (min, max))
     count = len(given) if given else high + 1
+    if given:
+        check_class_count(f"{path}: 'classes'", count)
     if low < -1 or high >= count or count > MAX_CLASSES:
         raise DataError(
             f"{path}: labels must be −1 or between 0 and {count - 1 if given else MAX_CLASSES - 1}; got {low}…{high}"
