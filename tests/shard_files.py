@@ -41,7 +41,7 @@ def parquet(
     path: Path,
     pictures: list[bytes | None],
     labels: list[int | None] | None,
-    names: list[str] | None = None,
+    names: Any = None,
     *,
     group: int = 100,
     image: str = "image",

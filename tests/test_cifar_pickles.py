@@ -24,7 +24,8 @@ BATCH = {
     b"data": np.arange(2 * 3072, dtype=np.uint8).reshape(2, 3072),
     b"labels": [3, 300],
     b"filenames": [b"a.png", "ü.png"],
-    b"more": (1, -2, None, True, {}, ()),
+    b"more": (1, -2, None, True),
+    b"none": (),
 }
 READ = """
 import pathlib, sys
@@ -86,6 +87,35 @@ def test_a_small_pickle_that_asks_for_much_is_refused(tmp_path: Path, kind: str,
         read_cifar("cifar10", tmp_path, "test")
 
 
+def _twice(levels: int) -> bytes:
+    """A dictionary that holds the one below two times, and so on."""
+    if not levels:
+        return b"}q\x00"
+    return b"}(U\x01a" + _twice(levels - 1) + b"U\x01bh" + bytes([levels - 1]) + b"uq" + bytes([levels])
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"}U\x01a" * 100_000 + b"}" + b"s" * 100_000,
+        b"}q\x00U\x01ah\x00s",
+        b"}U\x01a]q\x00h\x00as",
+        b"}U\x01a(" + b")" + b"\x85" * 100_000 + b"ts",
+        b"}U\x01a}s",
+        b"]",
+        _twice(60),
+    ],
+    ids=["deep", "itself", "list in itself", "deep tuples", "one in another", "no dictionary", "each twice"],
+)
+def test_containers_in_each_other_are_refused(tmp_path: Path, content: bytes) -> None:
+    folder_with(tmp_path, b"\x80\x02" + content + b".")
+    # In a process of its own, with little time: what it guards against does not end.
+    limited = f"import resource; resource.setrlimit(resource.RLIMIT_CPU, (20, 20))\n{READ}"
+    child = subprocess.run([sys.executable, "-c", limited, str(tmp_path)], capture_output=True, text=True, check=False)
+    assert "DataError" in child.stderr
+    assert "test_batch: not a CIFAR file or damaged: expected a dictionary" in child.stderr
+
+
 class Called:
     def __reduce__(self) -> Any:
         return dict, ()
@@ -144,7 +174,7 @@ def test_a_file_larger_than_any_of_cifar_is_not_read(tmp_path: Path) -> None:
         read_cifar("cifar10", tmp_path, "test")
 
 
-@pytest.mark.parametrize("labels", [[1, [2]], [True, 1], [1, b"2"], [None, 1]])
+@pytest.mark.parametrize("labels", [[True, 1], [1, b"2"], [None, 1]])
 def test_labels_that_are_no_whole_numbers_are_refused(tmp_path: Path, labels: list[Any]) -> None:
     batch = {b"data": np.zeros((2, 3072), dtype=np.uint8), b"labels": labels}
     folder_with(tmp_path, pickle.dumps(batch, 2))

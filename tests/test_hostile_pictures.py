@@ -7,8 +7,10 @@ import contextlib
 import io
 import os
 import signal
+import struct
 import subprocess
 import sys
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -126,6 +128,48 @@ SIMPLE = {
 def test_usual_pictures_are_decoded_in_this_process(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(decode, "decode_apart", None)
     assert decode_bytes(SIMPLE[kind], "p").size == (50, 40)
+
+
+def with_chunk(content: bytes, at: int, name: bytes, body: bytes) -> bytes:
+    chunk = struct.pack(">I", len(body)) + name + body + struct.pack(">I", zlib.crc32(name + body))
+    return content[:at] + chunk + content[at:]
+
+
+def jpeg_of_two_sizes() -> bytes:
+    content = SIMPLE["jpeg"]
+    at = content.index(b"\xff\xc0")
+    size = content[at : at + 2 + int.from_bytes(content[at + 2 : at + 4], "big")]
+    return content[:at] + size[:5] + b"\x00\x01\x00\x01" + size[9:] + content[at:]
+
+
+def webp_of_two_sizes() -> bytes:
+    content = SIMPLE["clear webp"]
+    at = 12 + 8 + 10
+    assert content[12:16] == b"VP8X"
+    return content[:at] + content[12:at] + content[at:]
+
+
+GIF_HEAD = b"GIF89a" + struct.pack("<HHBBB", 8, 8, 0, 0, 0)
+SMALL_FRAME = b"\x2c" + struct.pack("<4HB", 0, 0, 8, 8, 0)
+UNCLEAR = {
+    "png of two headers": with_chunk(SIMPLE["png"], 8, b"IHDR", struct.pack(">IIBBBBB", 1, 1, 8, 2, 0, 0, 0)),
+    "png of two headers, later": with_chunk(SIMPLE["png"], 33, b"IHDR", SIMPLE["png"][16:29]),
+    "png whose header is the second chunk": with_chunk(SIMPLE["png"], 8, b"aaAa", b"\0\0\0\1\0\0\0\1\0\0\0\0\0"),
+    "jpeg of two sizes": jpeg_of_two_sizes(),
+    "webp of two sizes": webp_of_two_sizes(),
+    "webp of another first chunk": SIMPLE["webp"][:12] + b"JUNK" + SIMPLE["webp"][16:],
+    "bmp of a negative width": SIMPLE["bmp"][:18] + struct.pack("<i", -50) + SIMPLE["bmp"][22:],
+    "gif frame beyond its screen": GIF_HEAD + b"\x2c" + struct.pack("<4HB", 60_000, 0, 8, 60_000, 0) + bytes(9),
+    "gif note of small blocks": GIF_HEAD + b"\x21\xfe" + b"\x01a" * 2000 + b"\0" + SMALL_FRAME + bytes(9),
+    "gif of an empty extension": GIF_HEAD + b"\x21\xf9\0" + SMALL_FRAME + bytes(99),
+    "gif of an empty loop": GIF_HEAD + b"\x21\xff\x0bNETSCAPE2.0\0" + SMALL_FRAME + bytes(99),
+}
+"""What a decoder may take for another picture, or another size, than a glance at the headers shows."""
+
+
+@pytest.mark.parametrize("kind", UNCLEAR)
+def test_a_picture_that_decoders_may_take_for_another_is_not_simple(kind: str) -> None:
+    assert not is_simple(UNCLEAR[kind], format_of(UNCLEAR[kind]) or "")
 
 
 @linux

@@ -22,7 +22,7 @@ from PIL import Image
 
 from l2a_transfer.data.loader import pixel_batches
 from l2a_transfer.data.readers import open_source
-from l2a_transfer.data.torchvision_files import read_mat, read_usps
+from l2a_transfer.data.torchvision_files import read_idx, read_mat, read_usps
 from l2a_transfer.errors import DataError
 from l2a_transfer.preprocess import Preprocess
 from tests.hostile import eps, jpeg_of_scans, mat_of_cells, png_file
@@ -189,6 +189,15 @@ def test_cells_in_cells_without_an_end_do_not_crash(tmp_path: Path) -> None:
         open_source("cars", data_dir=tmp_path)
 
 
+def test_a_matlab_array_of_many_sides_is_refused_before_they_are_multiplied(tmp_path: Path) -> None:
+    sides = b"\xff\xff\xff\x7f" * 6
+    inner = struct.pack("<IIII", 6, 8, 1, 0) + struct.pack("<II", 5, len(sides)) + sides + struct.pack("<II", 1, 0)
+    content = b"\0" * 124 + b"\x00\x01IM" + struct.pack("<II", 14, len(inner)) + inner
+    (tmp_path / "x.mat").write_bytes(content)
+    with pytest.raises(ValueError, match="an array of 6 sides, and at most 4 are read"):
+        read_mat(tmp_path / "x.mat")
+
+
 def test_a_matlab_file_that_unpacks_to_too_much_is_refused(tmp_path: Path) -> None:
     packed = zlib.compress(bytes(64 << 20))
     content = b"\0" * 124 + b"\x00\x01IM" + struct.pack("<II", 15, len(packed)) + packed
@@ -265,6 +274,13 @@ def test_an_idx_file_of_other_axes_or_length_is_a_named_error(tmp_path: Path) ->
     save_idx(tmp_path / "MNIST/raw/t10k-labels-idx1-ubyte", np.zeros(7, dtype=np.uint8))
     with pytest.raises(DataError, match="7 labels for 2 images"):
         open_source("mnist", data_dir=tmp_path)
+
+
+def test_an_idx_file_of_endless_rows_without_pixels_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "x-idx3"
+    path.write_bytes(bytes((0, 0, 8, 3)) + struct.pack(">III", 2**32 - 1, 0, 28))
+    with pytest.raises(ValueError, match="x-idx3 has 4,294,967,295 rows, and at most 10,000,000 are read"):
+        read_idx(path, 3)
 
 
 def other_file(path: Path) -> None:

@@ -12,9 +12,10 @@ from typing import Any
 import numpy as np
 import pytest
 
+from l2a_transfer import memory
 from l2a_transfer.data import npz
 from l2a_transfer.data.readers import open_source
-from l2a_transfer.errors import DataError
+from l2a_transfer.errors import DataError, MemoryLimitError
 
 ROOT = Path(__file__).parents[1]
 IMAGES = np.arange(4 * 5 * 6 * 3, dtype=np.uint8).reshape(4, 5, 6, 3)
@@ -127,6 +128,35 @@ def test_members_that_are_no_arrays_are_not_read(tmp_path: Path, caplog: pytest.
     path = pack(tmp_path / "a.npz", [("images.npy", npy(IMAGES)), ("notes.txt", b"hello")])
     assert len(open_source(f"npz:{path}")) == 4
     assert "arrays that are not read: notes.txt" in caplog.text
+
+
+def test_members_are_counted_before_they_are_opened(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = pack(tmp_path / "a.npz", [("images.npy", npy(IMAGES)), *((str(k), b"") for k in range(20))])
+    assert len(open_source(f"npz:{path}")) == 4
+    monkeypatch.setattr(npz, "MAX_MEMBERS", 20)
+    with pytest.raises(DataError, match=r"a\.npz: has 21 members, and at most 20 are read"):
+        open_source(f"npz:{path}")
+
+
+def test_more_rows_than_memory_has_names_for_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "a.npz"
+    np.savez_compressed(path, images=np.zeros((1 << 20, 1, 1), np.uint8))
+    monkeypatch.setattr(memory, "usable_memory", lambda: 199 << 20)
+    with pytest.raises(MemoryLimitError, match=r"a\.npz: to have 1,048,576 names in memory takes about 200 MiB"):
+        open_source(f"npz:{path}")
+    np.savez_compressed(path, images=IMAGES, ids=np.array(["a", "b", "c", "d" * (7 << 20)]))
+    with pytest.raises(MemoryLimitError, match=r"a\.npz: to have 4 names in memory"):
+        open_source(f"npz:{path}")
+
+
+@pytest.mark.parametrize("key", ["classes", "ids", "split"])
+@pytest.mark.parametrize("code", [0x7FFFFFFF, 0x110000, 0xFFFFFFFF])
+@pytest.mark.parametrize("order", "<>")
+def test_text_that_stands_for_no_character_is_refused(tmp_path: Path, key: str, code: int, order: str) -> None:
+    text = np.array([97, 98, 0x10FFFF, code], dtype=f"{order}u4").view(f"{order}U1")
+    np.savez(tmp_path / "a.npz", images=IMAGES, **{key: text})
+    with pytest.raises(DataError, match=rf"a\.npz: '{key}' has numbers in it that stand for no character"):
+        open_source(f"npz:{tmp_path / 'a.npz'}")
 
 
 def test_a_flipped_bit_is_noticed(tmp_path: Path) -> None:

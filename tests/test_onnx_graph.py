@@ -226,6 +226,10 @@ HOSTILE: dict[str, tuple[Change, str]] = {
         lambda m: m.graph.initializer.append(TensorProto(name="c", data_type=1, dims=[-1])),
         "the constant 'c' is larger than its bytes",
     ),
+    "a constant of many sides": (
+        lambda m: m.graph.initializer.append(TensorProto(name="c", data_type=1, dims=[0] * 2000)),
+        "the constant 'c' has 2,000 sides",
+    ),
     "a constant of text": (
         lambda m: m.graph.initializer.append(TensorProto(name="c", data_type=8, dims=[0])), "the element type 8",
     ),

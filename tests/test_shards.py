@@ -17,6 +17,7 @@ import fsspec
 import numpy as np
 import pytest
 
+from l2a_transfer.data import names as names_module
 from l2a_transfer.data import parquet as parquet_module
 from l2a_transfer.data import webdataset
 from l2a_transfer.data.loader import pixel_batches
@@ -433,6 +434,32 @@ def test_one_of_several_label_columns(tmp_path: Path) -> None:
     assert open_source(f"parquet:{marked.parent}").name == "parquet:a#b"
     for pattern in ("*.parquet", "{test}.parquet", "test.parquet"):
         assert len(open_source(f"parquet:{marked.parent}/{pattern}")) == 1
+
+
+@pytest.mark.parametrize("own", [["a", ["b"]], ["a", {"b": 1}], ["a", 1], {"a": 0}, "ab", ["a", None]])
+def test_class_names_of_parquet_that_are_no_texts_are_refused(tmp_path: Path, own: Any) -> None:
+    path = parquet(tmp_path / "a.parquet", [png(1), png(2)], [0, 1], own)
+    with pytest.raises(DataError, match=r"a\.parquet: the class names of 'label', .*, must be a list of texts"):
+        open_source(f"parquet:{path}")
+
+
+@pytest.mark.parametrize("kind", ["parquet", "wds", "npz"])
+def test_too_many_class_names_are_what_the_error_speaks_of(
+    tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own = ["a", "b", "c"]
+    path = tmp_path / f"a.{'tar' if kind == 'wds' else kind}"
+    if kind == "parquet":
+        parquet(path, [png(1)], [0], own)
+    elif kind == "wds":
+        tar(path, {"1.png": png(1), "1.cls": "0"})
+        (tmp_path / "classes.txt").write_text("a\nb\nc\n")
+    else:
+        np.savez(path, images=np.zeros((1, 4, 4), np.uint8), classes=np.array(own))
+    assert open_source(f"{kind}:{path}").classes == tuple(own)
+    monkeypatch.setattr(names_module, "MAX_CLASSES", 2)
+    with pytest.raises(DataError, match=r"a\.(parquet|tar|npz).*: names 3 classes; at most 2 are allowed"):
+        open_source(f"{kind}:{path}")
 
 
 def test_parquet_that_cannot_be_understood(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

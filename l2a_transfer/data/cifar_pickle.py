@@ -66,24 +66,33 @@ TUPLES = {0x85: 1, 0x86: 2, 0x87: 3}
 PUTS, GETS = {0x71: 1, 0x72: 4}, {0x68: 1, 0x6A: 4}  # BINPUT, LONG_BINPUT; BINGET, LONG_BINGET
 PROTO, FRAME, STOP, MEMOIZE, GLOBAL, STACK_GLOBAL, TUPLE = 0x80, 0x95, 0x2E, 0x94, 0x63, 0x93, 0x74
 REDUCE, BUILD, APPEND, APPENDS, SETITEM, SETITEMS = 0x52, 0x62, 0x61, 0x65, 0x73, 0x75
+SCALARS = (int, bool, bytes, str, type(None))
 LINE = 100
 """Most characters of a name."""
 
 
-def read_plain(content: bytes) -> Any:
-    """What a pickle of protocol 2 to 5 holds: dictionaries, lists, tuples, integers, text, bytes, and arrays of bytes.
+def read_plain(content: bytes) -> dict[bytes | str, Any]:
+    """The one dictionary that a pickle of protocol 2 to 5 holds. Its values are integers, text, bytes, None, arrays of
+    bytes, and lists and tuples of all these but arrays.
 
-    Takes memory in proportion to `content`. Raises: NotPlainError, a ValueError, for anything else.
+    Takes memory in proportion to `content`. Raises: NotPlainError, a ValueError, for anything else, and so for
+    containers in each other: a few bytes can have them as deep, or in as many places, as they like.
     """
-    return _plain(_Reader(content).read())
+    found = _Reader(content).read()
+    if type(found) is not dict:
+        raise NotPlainError("expected a dictionary of lists and arrays")
+    return {key: _plain(value) for key, value in found.items()}
 
 
 def _plain(value: Any) -> Any:
-    if isinstance(value, _Array):
+    """A value of the dictionary, in which nothing is copied, and nothing looked into further than its items."""
+    if type(value) is _Array:
         if value.values is None:
             raise NotPlainError("an array without values")
         return value.values
-    return {key: _plain(item) for key, item in value.items()} if type(value) is dict else value
+    if not all(type(item) in SCALARS for item in (value if type(value) in (list, tuple) else [value])):
+        raise NotPlainError("expected a dictionary of lists and arrays, and not of containers in each other")
+    return value
 
 
 class _Reader:

@@ -31,6 +31,7 @@ MAX_NAME_BYTES = 4096
 """Of an id or a class name, as UTF-8."""
 MUST_BE = f"ids, classes and splits must be UTF-8 text, not empty, without NUL, and of at most {MAX_NAME_BYTES:,} bytes"
 AT_ONCE = 10_000
+MAX_CLASSES = 100_000
 MAX_SPLITS = 255
 
 
@@ -94,6 +95,12 @@ def in_order(splits: set[str]) -> tuple[str, ...]:
     return tuple(sorted(splits, key=lambda s: (SPLIT_ORDER.index(s) if s in SPLIT_ORDER else len(SPLIT_ORDER), s)))
 
 
+def check_class_count(where: object, count: int) -> None:
+    """Raises: DataError for more names of classes than are read."""
+    if count > MAX_CLASSES:
+        raise DataError(f"{where}: names {count:,} classes; at most {MAX_CLASSES:,} are allowed")
+
+
 def check_split_count(where: object, splits: Sequence[str]) -> None:
     """Raises: DataError for more splits than a feature file can tell apart."""
     if len(splits) > MAX_SPLITS:
@@ -126,13 +133,13 @@ def merged(classes: Sequence[str], labels: NDArray[np.int64]) -> tuple[tuple[str
     """
     names: list[str] = []
     place: list[int] = []
-    written: dict[str, str] = {}
+    written: dict[str, tuple[str, int]] = {}
     for name in classes:
         text = class_name(name)
-        if text in written and written[text] != name:
-            place.append(names.index(text))
+        first, number = written.setdefault(text, (name, len(names)))
+        if first != name:
+            place.append(number)
             continue
-        written.setdefault(text, name)
         place.append(len(names))
         names.append(text)
     return tuple(names), np.array([*place, -1], dtype=np.int64)[labels]

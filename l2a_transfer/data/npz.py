@@ -22,6 +22,8 @@ MAX_BYTES = 16 << 30
 MAX_TIMES, SMALL_BYTES = 100, 1 << 30
 """How many times its own size a file may unpack to, where that is more than SMALL_BYTES: pictures never reach it, and
 zeros are packed a thousandfold."""
+MAX_MEMBERS = 10_000
+"""Of one file; six arrays hold a data set, and each header is opened and parsed."""
 DAMAGED = (
     ValueError, KeyError, TypeError, EOFError, SyntaxError, MemoryError, RuntimeError, OverflowError, IndexError,
     zipfile.BadZipFile, zlib.error, tokenize.TokenError,
@@ -44,18 +46,23 @@ class Header:
 
 
 class Npz:
-    """An open `.npz`. `arrays`: name → header; `others`: members that are no arrays."""
+    """An open `.npz`. `arrays`: name → header; `others`: names of members that are no arrays."""
 
     def __init__(self, path: Path, archive: zipfile.ZipFile) -> None:
         self.path, self._archive = path, archive
         self.arrays: dict[str, Header] = {}
-        self.others: list[str] = []
-        for member in archive.infolist():
+        self.others: dict[str, None] = {}
+        members = archive.infolist()
+        if len(members) > MAX_MEMBERS:
+            raise DataError(
+                f"{path}: has {len(members):,} members, and at most {MAX_MEMBERS:,} are read", "save it again"
+            )
+        for member in members:
             name = member.filename.removesuffix(".npy")
             if name in self.arrays or member.filename in self.others:
                 raise DataError(f"{path}: has two members called {member.filename!r}; save it again")
             if name == member.filename:
-                self.others.append(name)
+                self.others[name] = None
             else:
                 self.arrays[name] = self._header(member)
         self._left = min(MAX_BYTES, max(SMALL_BYTES, MAX_TIMES * path.stat().st_size))

@@ -30,8 +30,8 @@ class PageError(ValueError):
 @dataclass(frozen=True)
 class Pages:
     """`stored`: bytes of all pages of a column as they lie in the file; `bytes`: unpacked; `largest`: of the largest,
-    packed or unpacked. `repeated`: at most so
-    many bytes more where entries of a dictionary, each of which is stored once, are written out for each value."""
+    packed or unpacked. `repeated`: at most so many bytes more where entries of a dictionary, each of which is stored
+    once, are written out for each value."""
 
     stored: int
     bytes: int

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from l2a_transfer.data.decode import MAX_FILE_BYTES, decode_bytes
-from l2a_transfer.data.names import class_name, hive_value, merged
+from l2a_transfer.data.names import MAX_CLASSES, check_class_count, class_name, hive_value, merged
 from l2a_transfer.data.pages import measure_pages
 from l2a_transfer.data.shards import (
     Shard,
@@ -41,7 +41,6 @@ MAX_WRITTEN_OUT_BYTES = 256 << 20
 PART_BYTES = 64 << 20
 STREAM_BYTES = 1 << 20
 """How much of a packed column is in memory at once."""
-MAX_CLASSES = 100_000
 MAGIC = b"PAR1"
 IMAGE_NAMES, LABEL_NAMES = ("image", "img"), ("label", "labels")
 
@@ -146,6 +145,8 @@ def read_parquet(where: str, *, split_from: str = "auto", by_content: bool = Fal
     joined = np.concatenate(labels)
     low, high = int(joined.min()), int(joined.max())
     count = len(classes) if classes is not None else high + 1
+    if classes is not None:
+        check_class_count(where, count)
     if low < -1 or high >= count or count > MAX_CLASSES:
         raise DataError(f"{where}: labels must be −1 or between 0 and {min(count, MAX_CLASSES) - 1}; got {low}…{high}")
     names, joined = merged(classes if classes is not None else [str(k) for k in range(count)], joined)
@@ -173,7 +174,8 @@ def _numbered(partitions: list[str | None]) -> tuple[tuple[str, ...] | None, lis
     if all(value.isdecimal() and len(value) < 10 for value in given if value):
         return None, [int(value) if value else -1 for value in given]
     classes = tuple(sorted({value for value in given if value}))
-    return classes, [classes.index(value) if value else -1 for value in given]
+    place = {name: k for k, name in enumerate(classes)}
+    return classes, [place[value] if value else -1 for value in given]
 
 
 def _split_column(where: str) -> tuple[str, str]:
@@ -253,7 +255,12 @@ def _find_columns(shard: Shard, schema: pa.Schema, wanted: str) -> _Columns:
     if label is not None and not pa.types.is_integer(_values(schema.field(label).type)):
         raise DataError(f"{shard.path}: the column {label!r} must hold integers, holds {schema.field(label).type}")
     names = features.get(label, {}).get("names") if label is not None else None
-    classes = tuple(map(str, names)) if isinstance(names, list) else None
+    if names is not None and not (isinstance(names, list) and all(isinstance(name, str) for name in names)):
+        raise DataError(
+            f"{shard.path}: the class names of {label!r}, in its 'huggingface' metadata, must be a list of texts",
+            "write it again",
+        )
+    classes = tuple(names) if names is not None else None
     if label is None and partitions:
         return _Columns(image.name, pa.types.is_struct(image.type), None, None, partitions[0])
     return _Columns(image.name, pa.types.is_struct(image.type), label, classes if label is not None else ())

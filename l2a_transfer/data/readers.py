@@ -21,7 +21,15 @@ from l2a_transfer.data.decode import SUFFIXES
 from l2a_transfer.data.folders import read_folder
 from l2a_transfer.data.layout import check_choice
 from l2a_transfer.data.lists import MAX_LIST_BYTES, check_file
-from l2a_transfer.data.names import check_split_count, in_order, merged, split_named, text_of
+from l2a_transfer.data.names import (
+    MAX_CLASSES,
+    check_class_count,
+    check_split_count,
+    in_order,
+    merged,
+    split_named,
+    text_of,
+)
 from l2a_transfer.data.npz import Npz, open_npz
 from l2a_transfer.data.parquet import read_parquet
 from l2a_transfer.data.reading import Reading, class_warnings
@@ -40,6 +48,7 @@ from l2a_transfer.data.sources import (
 from l2a_transfer.data.webdataset import read_webdataset
 from l2a_transfer.errors import ArgumentError, DataError, UnknownNameError, wrong_kind
 from l2a_transfer.inputs import read_input
+from l2a_transfer.memory import require_memory
 from l2a_transfer.wording import counted
 
 __all__ = ["ImageSource", "open_source"]
@@ -47,7 +56,9 @@ __all__ = ["ImageSource", "open_source"]
 log = logging.getLogger(__name__)
 CALTECH_MINI = Path(__file__).parent / "bundled" / "caltech-mini.zip"
 EXAMPLES = {"imagefolder": "photos", "npz": "photos.npz", "wds": "shards/{000..003}.tar", "parquet": "folder"}
-MAX_CLASSES = 100_000
+NAME_BYTES = 200
+"""What a row's id takes while a set is opened, with its label: the text, and its place in a list, a tuple and a set."""
+LAST_CHARACTER = 0x10FFFF
 LOOKED_AT = 1000
 """Files of a folder that are looked at to guess of which kind it is."""
 
@@ -242,6 +253,7 @@ def _read_npz(path: Path, file: Npz) -> ImageSource:
     order = in_order(set(split_of.values()))
     prefixes.sort(key=lambda p: order.index(split_of[p]))
     parts = []
+    _require_names(path, sum(sum(headers[f"{prefix}images"].shape[:1]) for prefix in prefixes))
     for prefix in prefixes:
         images = headers[f"{prefix}images"]
         if (
@@ -263,6 +275,8 @@ def _read_npz(path: Path, file: Npz) -> ImageSource:
         raise DataError(f"{path}: the pictures of all splits must have one shape")
     low, high = (int(f([f(labels) for labels in parts])) for f in (min, max))
     count = len(given) if given else high + 1
+    if given:
+        check_class_count(f"{path}: 'classes'", count)
     if low < -1 or high >= count or count > MAX_CLASSES:
         raise DataError(
             f"{path}: labels must be −1 or between 0 and {count - 1 if given else MAX_CLASSES - 1}; got {low}…{high}"
@@ -287,6 +301,16 @@ def _read_npz(path: Path, file: Npz) -> ImageSource:
     reading = Reading("no array 'split': one split" if "" in prefixes else f"names of arrays, {from_names}")
     source = dataclasses.replace(source, reading=reading)
     return _named_rows(path, source, file) if "" in prefixes else source
+
+
+def _require_names(path: Path, rows: int, size: int = 0) -> None:
+    """Raises: MemoryLimitError where the names of so many rows, of so many bytes each, are more than memory holds.
+
+    A name is an object of Python's, which a picture of one pixel, packed a thousandfold, is far smaller than.
+    """
+    require_memory(
+        rows * (NAME_BYTES + 2 * size), f"{path}: to have {counted(rows, 'name')} in memory", "split the file"
+    )
 
 
 def _pictures(file: Npz, names: list[str]) -> NDArray[np.uint8]:
@@ -325,8 +349,15 @@ def _named_rows(path: Path, source: ArraySource, file: Npz) -> ArraySource:
 
 
 def _texts(path: Path, file: Npz, key: str) -> list[str]:
-    """The names in an array, which may be bytes. Raises: DataError where they are no UTF-8."""
+    """The names in an array, which may be bytes. Raises: DataError where they are no UTF-8, or no characters."""
+    header = file.arrays[key]
+    _require_names(path, math.prod(header.shape), header.dtype.itemsize)
+    values = file.read(key)
+    if values.dtype.kind == "U":  # NumPy makes text of any numbers, and an error of Python's own of some
+        codes = np.ascontiguousarray(values).reshape(-1).view(f"{values.dtype.byteorder}u4")
+        if codes.size and codes.max() > LAST_CHARACTER:
+            raise DataError(f"{path}: '{key}' has numbers in it that stand for no character", "save it again")
     try:
-        return [text_of(name) for name in file.read(key).ravel().tolist()]
+        return [text_of(name) for name in values.ravel().tolist()]
     except UnicodeDecodeError as error:
         raise DataError(f"{path}: '{key}' must be text or bytes in UTF-8: {error}") from error

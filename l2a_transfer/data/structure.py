@@ -90,6 +90,8 @@ def _simple_jpeg(content: bytes) -> bool:
             scans = _scan_marks(content)
             return 0 < pixels <= SIMPLE_PIXELS and scans <= 30 and scans * pixels <= SIMPLE_SCANS * SIMPLE_PIXELS
         if marker in SIZES:
+            if pixels:
+                return False  # a second header, of which a decoder may take either
             height, width = struct.unpack_from(">HH", content, at + 5)
             pixels = height * width
         elif marker == APP1:
@@ -101,12 +103,17 @@ def _simple_jpeg(content: bytes) -> bool:
 
 
 def _simple_png(content: bytes) -> bool:
+    # libpng passes over chunks that it does not know before the header, and Pillow takes the last of several.
+    if not content.startswith(b"\0\0\0\x0dIHDR", 8):
+        return False
     width, height = struct.unpack_from(">II", content, 16)
     at = 8
-    for _ in range(SIMPLE_CHUNKS):
+    for k in range(SIMPLE_CHUNKS):
         if at + 8 > len(content):
             return bool(width * height <= SIMPLE_PIXELS)
         size, name = struct.unpack_from(">I4s", content, at)
+        if name == b"IHDR" and k:
+            return False
         if name == b"eXIf" and size > SIMPLE_NOTE:
             return False
         if name in (b"tEXt", b"zTXt", b"iTXt") and content.startswith(b"Raw profile type", at + 8):
@@ -122,14 +129,16 @@ def _simple_webp(content: bytes) -> bool:
     elif name == b"VP8L":
         bits = struct.unpack_from("<I", content, 21)[0]
         width, height = (bits & 0x3FFF) + 1, (bits >> 14 & 0x3FFF) + 1
-    else:
+    elif name == b"VP8 ":
         width, height = (side & 0x3FFF for side in struct.unpack_from("<HH", content, 26))
+    else:
+        return False
     at = 12
-    for _ in range(SIMPLE_BLOCKS):
+    for k in range(SIMPLE_BLOCKS):
         if at + 8 > len(content):
             return bool(2 * width * height <= SIMPLE_PIXELS)  # libwebp has the picture four times
         name, size = struct.unpack_from("<4sI", content, at)
-        if name == b"EXIF" and size > SIMPLE_NOTE:
+        if (name == b"EXIF" and size > SIMPLE_NOTE) or (name == b"VP8X" and k):
             return False
         at += 8 + size + size % 2
     return False
@@ -138,7 +147,7 @@ def _simple_webp(content: bytes) -> bool:
 def _simple_gif(content: bytes) -> bool:
     width, height, flags = struct.unpack_from("<HHB", content, 6)
     at = 13 + (3 << (flags & 7) + 1 if flags & 0x80 else 0)
-    start = at
+    start, left = at, SIMPLE_BLOCKS
     for _ in range(SIMPLE_BLOCKS):
         if content[at] == 0x2C:
             left, top, own_width, own_height = struct.unpack_from("<4H", content, at + 1)
@@ -146,8 +155,14 @@ def _simple_gif(content: bytes) -> bool:
         if content[at] != 0x21 or at - start > SIMPLE_NOTE:
             return False
         at += 2
+        # After an empty extension Pillow passes over blocks that the format does not count among it.
+        if not content[at] or (content.startswith(b"NETSCAPE2.0", at + 1) and not content[at + 1 + content[at]]):
+            return False
         while content[at]:
             at += 1 + content[at]
+            left -= 1
+            if not left:
+                return False
         at += 1
     return False
 
@@ -155,7 +170,8 @@ def _simple_gif(content: bytes) -> bool:
 def _simple_bmp(content: bytes) -> bool:
     header, width, height, _, _, compression = struct.unpack_from("<IiiHHI", content, 14)
     # Pillow undoes run lengths, the other compressions, in Python.
-    return header in (40, 52, 56, 108, 124) and compression in (0, 3) and abs(width * height) <= SIMPLE_PIXELS
+    plain = header in (40, 52, 56, 108, 124) and compression in (0, 3)
+    return plain and width > 0 and width * abs(height) <= SIMPLE_PIXELS
 
 
 _PPM = re.compile(rb"P(?:4\s+(\d+)\s+(\d+)|[56]\s+(\d+)\s+(\d+)\s+255)\s")

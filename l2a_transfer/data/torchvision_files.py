@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from l2a_transfer.data.lists import MAX_LIST_BYTES, check_file
 from l2a_transfer.inputs import open_input, read_input
+from l2a_transfer.wording import counted
 
 MAX_IDX_BYTES = 512 << 20
 MAX_USPS_BYTES = 256 << 20
@@ -27,13 +28,15 @@ PCAM_FILTERS = {h5py.h5z.FILTER_DEFLATE, h5py.h5z.FILTER_SHUFFLE, h5py.h5z.FILTE
 
 def read_idx(path: Path, axes: int) -> NDArray[np.uint8]:
     """The bytes in a file of MNIST's format, with so many axes. Raises: ValueError for another, or one cut short."""
-    check_file(path, MAX_IDX_BYTES)
+    check_file(path, MAX_IDX_BYTES)  # for the error that names the file; the reading has its own bound
     content = read_input(path, MAX_IDX_BYTES)
     if content[:4] != bytes((0, 0, 8, axes)) or len(content) < 4 + 4 * axes:
         raise ValueError(f"{path.name} is no idx file of bytes with {axes} axes")
     shape = tuple(np.frombuffer(content, dtype=">u4", offset=4, count=axes).tolist())
     if math.prod(shape) != len(content) - 4 - 4 * axes:
         raise ValueError(f"{path.name} is not as long as it says")
+    if shape[0] > MAX_ROWS:
+        raise ValueError(f"{path.name} has {counted(shape[0], 'row')}, and at most {MAX_ROWS:,} are read")
     return np.frombuffer(content, dtype=np.uint8, offset=4 + 4 * axes).reshape(shape)
 
 
@@ -100,6 +103,8 @@ NUMBERS = {1: "i1", 2: "u1", 3: "<i2", 4: "<u2", 5: "<i4", 6: "<u4", 7: "<f4", 9
 TEXTS = {1: "latin-1", 2: "latin-1", 4: "utf-16-le", 16: "utf-8", 17: "utf-16-le"}
 MAX_DEPTH = 4
 """Arrays in arrays; a list of structures of text has three."""
+MAX_SIDES = 4
+"""Of one array; those of lists have two. The product of millions would take hours, in which no signal is heard."""
 
 
 def read_mat(path: Path) -> dict[str, Any]:
@@ -153,6 +158,8 @@ def _matrix(content: bytes, depth: int) -> tuple[str, Any]:
     _, sides, at = _element(content, at)
     _, name, at = _element(content, at)
     kind = flags[0] if flags else 0
+    if len(sides) > 4 * MAX_SIDES:
+        raise ValueError(f"has an array of {counted(len(sides) // 4, 'side')}, and at most {MAX_SIDES} are read")
     count = math.prod(np.frombuffer(sides[: len(sides) // 4 * 4], dtype="<i4").tolist())
     if kind in (CELL, STRUCT) and not 0 <= count <= len(content) // 8:
         raise ValueError(f"says that it has {count:,} values, and has not")

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from l2a_transfer.data.decode import MAX_FILE_BYTES, OTHER_PICTURES, SUFFIXES, decode_bytes
-from l2a_transfer.data.names import class_name, is_litter
+from l2a_transfer.data.names import MAX_CLASSES, MAX_NAME_BYTES, check_class_count, class_name, is_litter
 from l2a_transfer.data.reading import Tally
 from l2a_transfer.data.shards import (
     CLASSES,
@@ -31,11 +31,9 @@ from l2a_transfer.data.shards import (
 from l2a_transfer.data.sources import Table
 from l2a_transfer.errors import DataError
 
-MAX_NAME_BYTES = 4096
 MAX_NOTE_BYTES = 1 << 20
 """Of a label, a JSON, a list of classes, or one header of a tar file."""
 MAX_PADDING_BYTES = 64 << 20
-MAX_CLASSES = 100_000
 BLOCK = tarfile.BLOCKSIZE
 SAFE = (tarfile.REGTYPE, tarfile.AREGTYPE, tarfile.DIRTYPE)
 
@@ -355,10 +353,12 @@ def _numbered(
         index: dict[Any, int] = {name: k for k, name in enumerate(classes)}
     else:
         last = max((label for label in given if isinstance(label, int)), default=-1)
-        classes = names or tuple(str(k) for k in range(min(last, MAX_CLASSES) + 1))
+        classes = names or tuple(str(k) for k in range(min(last + 1, MAX_CLASSES)))
         index = {k: k for k in range(-1, len(classes))}
+    if names or str in kinds:
+        check_class_count(where, len(classes))
     unknown = next((label for label in given if label is not None and label not in index), None)
-    if unknown is not None or len(classes) > MAX_CLASSES:
+    if unknown is not None:
         raise DataError(
             f"{where}: the label {unknown!r} is none of {len(classes)} classes (at most {MAX_CLASSES:,}); "
             "name them in classes.txt beside the shards, one a line"

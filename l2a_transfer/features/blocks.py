@@ -40,7 +40,7 @@ class Blocks:
         return StoreError(f"{self.path}: damaged or made by another program: {what}", AGAIN)
 
     def peek(self, at: int, size: int) -> bytes:
-        """Bytes that no block is claimed for yet."""
+        """Bytes at a place in the file, whether a block is claimed for them or not; nothing is claimed by it."""
         if at + size > self.size:
             raise self.damaged(f"a block at {at} does not lie in the file")
         self._file.seek(USER_BLOCK + at)

@@ -17,6 +17,8 @@ SMALL = 64
 """Bytes of a constant that decides a size."""
 MAX_NODES = 1000
 """The largest graph that `export` writes has 160."""
+MAX_SIDES = 8
+"""Of a value; those of exported networks have at most five. To multiply millions of sides would take hours."""
 BATCH = 1 << 12
 """Images for which sizes are computed: so many that a value which grows with their square is seen."""
 AT_MOST = 1 << 12
@@ -71,6 +73,8 @@ def check_graph(model: Any, config: ModelConfig, size: int) -> None:
     for tensor in model.graph.initializer:
         if tensor.data_type not in ELEMENTS.values():
             raise ValueError(f"the constant {tensor.name!r} has the element type {tensor.data_type}")
+        if len(tensor.dims) > MAX_SIDES:
+            raise ValueError(f"the constant {tensor.name!r} has {len(tensor.dims):,} sides")
         if min(tensor.dims, default=1) < 0 or math.prod(tensor.dims) > len(tensor.raw_data):
             raise ValueError(f"the constant {tensor.name!r} is larger than its bytes")
     _check_sizes(model, config, size)
@@ -148,6 +152,8 @@ def _check_value(name: str, node: Any, kind: Any, largest: int) -> None:
     sizes = [] if kind is None else [dim.dim_value if dim.HasField("dim_value") else -1 for dim in kind.shape.dim]
     if kind is None or not kind.HasField("shape") or min(sizes, default=0) < 0:
         raise ValueError(f"the size of {name!r}, of the node {node.name!r} ({node.op_type}), cannot be told beforehand")
+    if len(sizes) > MAX_SIDES:
+        raise ValueError(f"{name!r}, of the node {node.name!r} ({node.op_type}), has {len(sizes):,} sides")
     if math.prod(sizes) > largest:
         raise ValueError(f"{name!r}, of the node {node.name!r} ({node.op_type}), is larger than any of its network")
     if kind.elem_type not in ELEMENTS.values() or (node.op_type in OF_FLOATS and kind.elem_type != ELEMENTS["FLOAT"]):
