@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import signal
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -308,6 +310,64 @@ def test_ctrl_c_is_heard_while_a_library_computes() -> None:
     with pytest.raises(KeyboardInterrupt):
         interruptible(stopped.wait, stopped.set)
     assert stopped.is_set()
+
+
+def test_a_computation_that_was_told_to_stop_is_waited_for_until_it_has() -> None:
+    stopped, ended = threading.Event(), threading.Event()
+
+    def ends_later() -> None:
+        stopped.wait()
+        time.sleep(0.5)
+        os.kill(os.getpid(), signal.SIGINT)  # whoever waits is asked again, and goes on waiting
+        time.sleep(0.5)
+        ended.set()
+
+    interrupt_once_waiting()
+    with pytest.raises(KeyboardInterrupt):
+        interruptible(ends_later, stopped.set)
+    assert ended.is_set()
+
+
+def slow(model: onnx.ModelProto) -> None:
+    """300 convolutions before the result, which take minutes."""
+    nodes = model.graph.node
+    constant(model, "slow weights", np.full((32, 32, 7, 7), 1e-4), np.float32)
+    nodes.append(helper.make_node("Cast", ["images"], ["slow floats"], to=TensorProto.FLOAT))
+    nodes.append(helper.make_node("Conv", ["slow floats", constant(model, "slow w", np.zeros((32, 3, 1, 1)), np.float32)], ["slow0"]))
+    for k in range(300):
+        nodes.append(helper.make_node("Conv", [f"slow{k}", "slow weights"], [f"slow{k + 1}"], pads=[3, 3, 3, 3]))
+    nodes.append(helper.make_node("ReduceMean", ["slow300", constant(model, "slow axes", [1, 2, 3])], ["slow mean"], keepdims=0))
+    nodes.append(helper.make_node("Unsqueeze", ["slow mean", constant(model, "slow axis", [1])], ["slow column"]))
+    last = next(node for node in nodes if "features" in node.output)
+    last.output[list(last.output).index("features")] = "slow before"
+    nodes.append(helper.make_node("Add", ["slow before", "slow column"], ["features"]))
+
+
+TELLS_WHEN_IT_RUNS = """
+import sys, onnxruntime
+from l2a_transfer.cli.main import main
+Options = onnxruntime.RunOptions
+def told():
+    print("runs", flush=True)
+    return Options()
+onnxruntime.RunOptions = told
+main(sys.argv[1:])
+"""
+
+
+def test_ctrl_c_while_onnx_runtime_computes_ends_with_130_and_no_abort(exported: bytes, tmp_path: Path) -> None:
+    path = changed(tmp_path / "slow.onnx", exported, slow)
+    arguments = ["extract", "--model", path, "--data", "digits", "--limit", "64", "--workers", "0", "--out"]
+    command = [sys.executable, "-c", TELLS_WHEN_IT_RUNS, *map(str, arguments), str(tmp_path / "f.h5")]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        while process.stdout.readline() not in ("runs\n", ""):
+            pass
+        time.sleep(1)
+        process.send_signal(signal.SIGINT)
+        said = process.communicate(timeout=120)[1]
+    assert process.returncode == 130, said
+    assert "terminate called" not in said
 
 
 def test_ctrl_c_is_heard_while_a_graph_runs(exported: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
