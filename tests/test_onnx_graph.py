@@ -329,13 +329,13 @@ def test_a_computation_that_was_told_to_stop_is_waited_for_until_it_has() -> Non
 
 
 def slow(model: onnx.ModelProto) -> None:
-    """300 convolutions before the result, which take minutes."""
+    """300 convolutions before the result, which take minutes, and each of them longer than a process to end."""
     nodes = model.graph.node
-    constant(model, "slow weights", np.full((32, 32, 7, 7), 1e-4), np.float32)
+    constant(model, "slow weights", np.full((32, 32, 15, 15), 1e-4), np.float32)
     nodes.append(helper.make_node("Cast", ["images"], ["slow floats"], to=TensorProto.FLOAT))
     nodes.append(helper.make_node("Conv", ["slow floats", constant(model, "slow w", np.zeros((32, 3, 1, 1)), np.float32)], ["slow0"]))
     for k in range(300):
-        nodes.append(helper.make_node("Conv", [f"slow{k}", "slow weights"], [f"slow{k + 1}"], pads=[3, 3, 3, 3]))
+        nodes.append(helper.make_node("Conv", [f"slow{k}", "slow weights"], [f"slow{k + 1}"], pads=[7, 7, 7, 7]))
     nodes.append(helper.make_node("ReduceMean", ["slow300", constant(model, "slow axes", [1, 2, 3])], ["slow mean"], keepdims=0))
     nodes.append(helper.make_node("Unsqueeze", ["slow mean", constant(model, "slow axis", [1])], ["slow column"]))
     last = next(node for node in nodes if "features" in node.output)
