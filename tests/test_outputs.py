@@ -435,7 +435,9 @@ def test_a_disk_that_is_full_before_an_extraction_is_planned_keeps_no_folder_and
     run = ("extract", "--model", "pixels", "--data", "digits", "--limit", "20", "--out", tmp_path / "f.h5")
     with monkeypatch.context() as patch:
         patch.setattr(os, "fsync", full)
-        assert_fails(l2a(*run), 1, "f.h5.shards/plan.json: cannot be written: No space left", "; the disk is full; free")
+        assert_fails(
+            l2a(*run), 1, "f.h5.shards/plan.json: cannot be written: No space left", "; the disk is full; free"
+        )
     assert not (tmp_path / "f.h5.shards").exists()
     assert l2a(*run).exit_code == 0
 

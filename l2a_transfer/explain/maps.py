@@ -62,8 +62,9 @@ def attention_maps(
     """Attention of `model` over an RGB picture, taken with its shorter side at `side` pixels and its aspect kept.
 
     The networks were trained on pictures of `preprocess.size` pixels; at several times that, a position sees an
-    object's part rather than the object, and the map is finer. Raises: BackendError for a network without
-    attention, and where its attention is not finite; ValueError for a side that the network cannot take, and for a picture that is not RGB.
+    object's part rather than the object, and the map is finer. Raises: BackendError for a network without attention,
+    and where its attention is not finite; ValueError for a side that the network cannot take, and for a picture that is
+    not RGB.
     """
     if not isinstance(model, Network):
         raise wrong_kind("model", "a network, the first of what resolve_model(NAME) gives", model)
