@@ -156,9 +156,9 @@ def batches_to_the_fourth(model: onnx.ModelProto) -> None:
 
 
 def large(model: onnx.ModelProto, name: str) -> str:
-    """The name of a result that is as large as the largest may be."""
+    """The name of a result that is half as large as the largest may be."""
     model.graph.node.append(helper.make_node("Cast", ["images"], [f"{name} floats"], to=TensorProto.FLOAT))
-    weights = constant(model, f"{name} weights", np.zeros((64, 3, 1, 1)), np.float32)
+    weights = constant(model, f"{name} weights", np.zeros((32, 3, 1, 1)), np.float32)
     model.graph.node.append(helper.make_node("Conv", [f"{name} floats", weights], [name]))
     return name
 
@@ -177,7 +177,7 @@ def all_alive(model: onnx.ModelProto) -> None:
 
 def one_after_the_other(model: onnx.ModelProto) -> None:
     name = large(model, "c0")
-    for k in range(20):
+    for k in range(40):
         model.graph.node.append(helper.make_node("Sigmoid", [name], [f"c{k + 1}"]))
         name = f"c{k + 1}"
 
