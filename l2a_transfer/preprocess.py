@@ -18,6 +18,9 @@ FITS = ("stretch", "crop")
 FILTERS = ("bicubic", "bilinear", "lanczos", "box")
 CIFAR10_MEAN = (0.4914, 0.4822, 0.4465)
 CIFAR10_STD = (0.2470, 0.2435, 0.2616)
+MAX_MEAN = 255.0
+STDS = (1e-3, 255.0)
+"""What is taken from pixels between 0 and 1, and what they are divided by: beyond it nothing is left of a picture."""
 
 
 def check_rgb(image: Image.Image) -> None:
@@ -62,6 +65,12 @@ class Preprocess:
             raise ArgumentError(f"size must be between 4 and 4096 pixels, got {self.size}")
         if len(self.mean) != 3 or len(self.std) != 3 or min(self.std) <= 0:
             raise ArgumentError(f"mean and std have three numbers, std above 0; got {self.mean} and {self.std}")
+        low, high = STDS
+        if not all(-MAX_MEAN <= x <= MAX_MEAN for x in self.mean) or not all(low <= x <= high for x in self.std):
+            raise ArgumentError(
+                f"mean must be between {-MAX_MEAN:g} and {MAX_MEAN:g}, and std between {low:g} and {high:g}, of pixels "
+                f"between 0 and 1; got {self.mean} and {self.std}"
+            )
 
     def pixels(self, image: Image.Image) -> NDArray[np.uint8]:
         """An RGB picture of any size → uint8 (3, size, size). A picture that has the size already is not resampled.

@@ -104,6 +104,8 @@ HOSTILE: dict[str, tuple[str, str]] = {
     "a mean of text": ("preprocess.mean", '["0", "0", "0"]'),
     "a mean of four": ("preprocess.mean", "[0, 0, 0, 0]"),
     "a std beyond all numbers": ("preprocess.std", "[1e999, 1, 1]"),
+    "a mean that no pixels have": ("preprocess.mean", "[1e300, 1e300, 1e300]"),
+    "a std of next to nothing": ("preprocess.std", "[1e-300, 1, 1]"),
     "a name that is a list": ("name", "[]"),
     "a name that is null": ("name", "null"),
     "classes that are lists": ("classes", '[["a"]]'),

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from l2a_transfer.errors import BackendError
@@ -47,6 +48,14 @@ def test_uniform_attention_has_peak_one() -> None:
     network, card = resolve_model("untrained:vgg-att2-concat-uniform@0.0625")
     result = attention_maps(network, card.preprocess, Image.new("RGB", (50, 40), "red"), "red")
     assert [result.peak(level) for level in ("L2", "L3")] == pytest.approx([1, 1])
+
+
+def test_attention_that_is_not_finite_is_refused_by_name() -> None:
+    network, card = resolve_model("untrained:vgg-att2-concat-pc@0.0625")
+    with torch.no_grad():
+        next(network.parameters()).fill_(float("nan"))
+    with pytest.raises(BackendError, match=r"^red\.png: attention that is not finite at L2, L3; use other weights"):
+        attention_maps(network, card.preprocess, Image.new("RGB", (50, 40), "red"), "red.png")
 
 
 @pytest.mark.parametrize(

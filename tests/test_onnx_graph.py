@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import signal
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -21,7 +23,7 @@ from l2a_transfer.export import export_onnx
 from l2a_transfer.features import onnx_backend
 from l2a_transfer.features.interruptible import interruptible
 from l2a_transfer.features.onnx_backend import CARD_KEY, OnnxBackend, read_exported, with_sha256
-from l2a_transfer.features.onnx_graph import MAX_NODES, OPERATORS, OPSET
+from l2a_transfer.features.onnx_graph import ALIVE, MAX_NODES, OPERATORS, OPSET, TOTAL, check_graph
 from l2a_transfer.models.config import GLOBAL_BRANCH, NORMALIZERS, ModelConfig
 from l2a_transfer.models.vgg import build_model
 from l2a_transfer.models.weights import Card, count_parameters, resolve_model
@@ -51,7 +53,11 @@ def written(path: Path, architecture: str, normalizer: str, branch: str, size: i
     result = export_onnx(model, card, path)
     content, found, _ = read_exported(result.path)
     assert found == card
-    graph = onnx.load_model_from_string(content).graph
+    read = onnx.load_model_from_string(content)
+    alive, total = check_graph(read, config, size)
+    assert 0 < alive < ALIVE / 2
+    assert alive < total < TOTAL / 2
+    graph = read.graph
     names = {(node.op_type, attribute.name, node.domain) for node in graph.node for attribute in node.attribute}
     return names | {(node.op_type, "", node.domain) for node in graph.node}
 
@@ -149,6 +155,33 @@ def batches_to_the_fourth(model: onnx.ModelProto) -> None:
     model.graph.node.append(helper.make_node("Expand", [constant(model, "one", 1.0, np.float32), "shape"], ["large"]))
 
 
+def large(model: onnx.ModelProto, name: str) -> str:
+    """The name of a result that is half as large as the largest may be."""
+    model.graph.node.append(helper.make_node("Cast", ["images"], [f"{name} floats"], to=TensorProto.FLOAT))
+    weights = constant(model, f"{name} weights", np.zeros((32, 3, 1, 1)), np.float32)
+    model.graph.node.append(helper.make_node("Conv", [f"{name} floats", weights], [name]))
+    return name
+
+
+def all_alive(model: onnx.ModelProto) -> None:
+    """A chain whose results are added in the reverse order, so that none of them may be forgotten."""
+    names = [large(model, "c0")]
+    for k in range(5):
+        model.graph.node.append(helper.make_node("Sigmoid", [names[-1]], [f"c{k + 1}"]))
+        names.append(f"c{k + 1}")
+    total = names.pop()
+    while names:
+        model.graph.node.append(helper.make_node("Add", [total, names.pop()], [f"{total} more"]))
+        total = f"{total} more"
+
+
+def one_after_the_other(model: onnx.ModelProto) -> None:
+    name = large(model, "c0")
+    for k in range(40):
+        model.graph.node.append(helper.make_node("Sigmoid", [name], [f"c{k + 1}"]))
+        name = f"c{k + 1}"
+
+
 def first(model: onnx.ModelProto, operator: str) -> onnx.NodeProto:
     return next(node for node in model.graph.node if node.op_type == operator)
 
@@ -212,6 +245,8 @@ HOSTILE: dict[str, tuple[Change, str]] = {
     ),
     "a square of batches": (batches_to_the_fourth, "'large', of the node '' (Expand), is larger"),
     "doubled forty times": (doubled, "is larger than any of its network"),
+    "values that are all alive": (all_alive, "times as large as the largest that one may be, alive at a time, and at"),
+    "more values than a network has": (one_after_the_other, "that one may be, in all, and at most 16 times are run"),
     "an outer sum": (outer, "'square', of the node '' (Add), is larger"),
     "integers divided": (
         lambda m: m.graph.node.append(
@@ -312,6 +347,72 @@ def test_ctrl_c_is_heard_while_a_library_computes() -> None:
     with pytest.raises(KeyboardInterrupt):
         interruptible(stopped.wait, stopped.set)
     assert stopped.is_set()
+
+
+def test_a_computation_that_was_told_to_stop_is_waited_for_until_it_has() -> None:
+    stopped, ended = threading.Event(), threading.Event()
+
+    def ends_later() -> None:
+        stopped.wait()
+        time.sleep(0.5)
+        os.kill(os.getpid(), signal.SIGINT)  # whoever waits is asked again, and goes on waiting
+        time.sleep(0.5)
+        ended.set()
+
+    interrupt_once_waiting()
+    with pytest.raises(KeyboardInterrupt):
+        interruptible(ends_later, stopped.set)
+    assert ended.is_set()
+
+
+def slow(model: onnx.ModelProto) -> None:
+    """300 convolutions before the result, which take minutes, and each of them longer than a process to end."""
+    nodes = model.graph.node
+    constant(model, "slow weights", np.full((32, 32, 15, 15), 1e-4), np.float32)
+    nodes.append(helper.make_node("Cast", ["images"], ["slow floats"], to=TensorProto.FLOAT))
+    nodes.append(
+        helper.make_node(
+            "Conv", ["slow floats", constant(model, "slow w", np.zeros((32, 3, 1, 1)), np.float32)], ["slow0"]
+        )
+    )
+    for k in range(300):
+        nodes.append(helper.make_node("Conv", [f"slow{k}", "slow weights"], [f"slow{k + 1}"], pads=[7, 7, 7, 7]))
+    nodes.append(
+        helper.make_node("ReduceMean", ["slow300", constant(model, "slow axes", [1, 2, 3])], ["slow mean"], keepdims=0)
+    )
+    nodes.append(helper.make_node("Unsqueeze", ["slow mean", constant(model, "slow axis", [1])], ["slow column"]))
+    last = next(node for node in nodes if "features" in node.output)
+    last.output[list(last.output).index("features")] = "slow before"
+    nodes.append(helper.make_node("Add", ["slow before", "slow column"], ["features"]))
+
+
+TELLS_WHEN_IT_RUNS = """
+import sys, onnxruntime
+from l2a_transfer.cli.main import main
+from l2a_transfer.features import onnx_graph
+onnx_graph.TOTAL = 1000
+Options = onnxruntime.RunOptions
+def told():
+    print("runs", flush=True)
+    return Options()
+onnxruntime.RunOptions = told
+main(sys.argv[1:])
+"""
+
+
+def test_ctrl_c_while_onnx_runtime_computes_ends_with_130_and_no_abort(exported: bytes, tmp_path: Path) -> None:
+    path = changed(tmp_path / "slow.onnx", exported, slow)
+    arguments = ["extract", "--model", path, "--data", "digits", "--limit", "64", "--workers", "0", "--out"]
+    command = [sys.executable, "-c", TELLS_WHEN_IT_RUNS, *map(str, arguments), str(tmp_path / "f.h5")]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        while process.stdout.readline() not in ("runs\n", ""):
+            pass
+        time.sleep(1)
+        process.send_signal(signal.SIGINT)
+        said = process.communicate(timeout=120)[1]
+    assert process.returncode == 130, said
+    assert "terminate called" not in said
 
 
 def test_ctrl_c_is_heard_while_a_graph_runs(exported: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

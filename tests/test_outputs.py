@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import errno
 import os
 import resource
 import shutil
@@ -423,6 +424,22 @@ def test_a_full_disk_names_the_file_and_leaves_none(tmp_path: Path, verb: str, h
         assert_fails(result, 1, str(out), said)
         assert not [path for path in disk.rglob("*") if path.is_file()]
     assert l2a("-q", *run, "--out", out).exit_code == 0
+
+
+def test_a_disk_that_is_full_before_an_extraction_is_planned_keeps_no_folder_and_is_told_of(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(opened: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    run = ("extract", "--model", "pixels", "--data", "digits", "--limit", "20", "--out", tmp_path / "f.h5")
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", full)
+        assert_fails(
+            l2a(*run), 1, "f.h5.shards/plan.json: cannot be written: No space left", "; the disk is full; free"
+        )
+    assert not (tmp_path / "f.h5.shards").exists()
+    assert l2a(*run).exit_code == 0
 
 
 # Interruptions -------------------------------------------------------------------------------------------------------

@@ -93,7 +93,7 @@ def _explained(error: Exception, options: Collection[str]) -> click.ClickExcepti
     if isinstance(error, ArgumentError):
         return click.UsageError(_flagged(error, options))
     if isinstance(error, L2AError):
-        return click.ClickException(_flagged(error, ()))
+        return click.ClickException("; ".join(filter(None, (_flagged(error, ()), _of_cause(error)))))
     if isinstance(error, OSError):
         where = f"{error.filename}: " if error.filename else ""
         todo = TO_DO.get(error.errno or 0)
@@ -110,6 +110,14 @@ def _explained(error: Exception, options: Collection[str]) -> click.ClickExcepti
     if isinstance(error, ImportError) and not (error.name or "").startswith("l2a_transfer"):
         return click.ClickException(f"a package cannot be loaded: {_first_line(error)}; install l2a-transfer again")
     return _Bug(f"{type(error).__name__}: {_first_line(error)}")
+
+
+def _of_cause(error: L2AError) -> str:
+    """What to do where an error tells in the system's words that the system refused, and has no remedy of its own."""
+    cause = error.__cause__
+    if error.remedy or not isinstance(cause, OSError) or not error.problem.endswith(f": {cause.strerror}"):
+        return ""
+    return TO_DO.get(cause.errno or 0, "")
 
 
 def _flagged(error: Explained, options: Collection[str]) -> str:

@@ -26,6 +26,7 @@ from l2a_transfer.evaluation.seeds import summaries
 from l2a_transfer.evaluation.variants import Variant, variants_of
 from l2a_transfer.features.schema import weights_sha256
 from l2a_transfer.features.views import VerifiedFile, open_features
+from l2a_transfer.inputs import check_input
 from l2a_transfer.text import terminal
 
 __all__ = ["SCHEMA", "EvalConfig", "EvalDetail", "EvalResults", "EvalRow", "evaluate_files"]
@@ -101,8 +102,12 @@ def _plan_all(paths: list[Path], config: EvalConfig) -> list[tuple[VerifiedFile,
     for path in paths:
         if path.is_dir():
             raise EvaluationError(f"{path}: is a folder; name the feature files in it")
-        if not path.is_file():
-            raise EvaluationError(f"{path}: no such file; 'l2a-transfer extract' makes feature files")
+        try:
+            check_input(path)
+        except FileNotFoundError as error:
+            raise EvaluationError(f"{path}: no such file; 'l2a-transfer extract' makes feature files") from error
+        except OSError as error:
+            raise EvaluationError(f"{path}: cannot be read: {error.strerror or error}") from error
     plans: list[tuple[VerifiedFile, Plan]] = []
     contents: dict[str, Path] = {}
     first: dict[str, tuple[Path, Plan]] = {}

@@ -62,8 +62,9 @@ def attention_maps(
     """Attention of `model` over an RGB picture, taken with its shorter side at `side` pixels and its aspect kept.
 
     The networks were trained on pictures of `preprocess.size` pixels; at several times that, a position sees an
-    object's part rather than the object, and the map is finer. Raises: BackendError for a network without
-    attention; ValueError for a side that the network cannot take, and for a picture that is not RGB.
+    object's part rather than the object, and the map is finer. Raises: BackendError for a network without attention,
+    and where its attention is not finite; ValueError for a side that the network cannot take, and for a picture that is
+    not RGB.
     """
     if not isinstance(model, Network):
         raise wrong_kind("model", "a network, the first of what resolve_model(NAME) gives", model)
@@ -93,7 +94,10 @@ def attention_maps(
         model.train(was_training)
     if not attended.maps:
         raise BackendError(f"{model.config.architecture} has no attention, so it has no maps; use a vgg-att or vgg-pan")
-    return AttentionMaps(name, pixels, {level: values[0].cpu().numpy() for level, values in attended.maps.items()})
+    maps = {level: values[0].cpu().numpy() for level, values in attended.maps.items()}
+    if bad := [level for level, weights in maps.items() if not np.isfinite(weights).all()]:
+        raise BackendError(f"{name}: attention that is not finite at {', '.join(bad)}", "use other weights as `model`")
+    return AttentionMaps(name, pixels, maps)
 
 
 def heat(weights: NDArray[np.float32], size: tuple[int, int]) -> NDArray[np.float32]:

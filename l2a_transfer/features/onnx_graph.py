@@ -15,6 +15,10 @@ from l2a_transfer.models.config import ModelConfig
 OPSET = 18
 SMALL = 64
 """Bytes of a constant that decides a size."""
+ALIVE, TOTAL = 2, 16
+"""How many times the largest value that a network may have, as floats, its results may take:
+those alive at a time in the order of the nodes, and all of them, since a runtime may choose another order. Of what
+`export` writes, the most are 0.91 (vgg-att3-*-add) and 7.1 (vgg-att3-concat-pc, entmax15, width 1/64)."""
 MAX_NODES = 1000
 """The largest graph that `export` writes has 160."""
 MAX_SIDES = 8
@@ -25,6 +29,7 @@ AT_MOST = 1 << 12
 """Of every number in an attribute: pixels of a side."""
 ELEMENTS = {"FLOAT": 1, "UINT8": 2, "INT64": 7, "BOOL": 9}
 """The element types of all values, as ONNX numbers them."""
+ELEMENT_BYTES = {1: 4, 2: 1, 7: 8, 9: 1}
 FLAG, AXIS = (0, 1), (0, 3)
 OPERATORS: dict[str, dict[str, Any]] = {
     "Add": {}, "Div": {}, "Expand": {}, "Greater": {}, "LessOrEqual": {}, "MatMul": {}, "Max": {}, "Mul": {}, "Pow": {},
@@ -57,9 +62,10 @@ OF_MODEL = {"ir_version", "producer_name", "producer_version", "graph", "opset_i
 OF_GRAPH = {"node", "name", "initializer", "input", "output", "value_info", "doc_string"}
 
 
-def check_graph(model: Any, config: ModelConfig, size: int) -> None:
+def check_graph(model: Any, config: ModelConfig, size: int) -> tuple[float, float]:
     """That a model has the operators of `export` alone, and no value that is larger than those of the network of
-    `config` at `size` pixels. Raises: ValueError saying what is wrong, with the name of the node or value.
+    `config` at `size` pixels, nor all together: how many times the largest one may be its results take at a time, and
+    in all. Raises: ValueError saying what is wrong, with the name of the node or value.
     """
     for message, known, what in ((model, OF_MODEL, "model"), (model.graph, OF_GRAPH, "graph")):
         if unknown := sorted({field.name for field, _ in message.ListFields()} - known):
@@ -77,7 +83,7 @@ def check_graph(model: Any, config: ModelConfig, size: int) -> None:
             raise ValueError(f"the constant {tensor.name!r} has {len(tensor.dims):,} sides")
         if min(tensor.dims, default=1) < 0 or math.prod(tensor.dims) > len(tensor.raw_data):
             raise ValueError(f"the constant {tensor.name!r} is larger than its bytes")
-    _check_sizes(model, config, size)
+    return _check_sizes(model, config, size)
 
 
 def _check_node(node: Any) -> None:
@@ -104,8 +110,8 @@ def _is_within(attribute: Any, expected: Any) -> bool:
     return expected is not None and attribute.type == kind.STRING and attribute.s == expected
 
 
-def _check_sizes(model: Any, config: ModelConfig, size: int) -> None:
-    """Raises: ValueError for a value whose size cannot be told beforehand, or is too large."""
+def _check_sizes(model: Any, config: ModelConfig, size: int) -> tuple[float, float]:
+    """As `check_graph`. Raises: ValueError for a value whose size cannot be told beforehand, or is too large."""
     import onnx
 
     (images,) = model.graph.input
@@ -133,6 +139,38 @@ def _check_sizes(model: Any, config: ModelConfig, size: int) -> None:
     for node in model.graph.node:
         for name in filter(None, node.output):
             _check_value(name, node, values.get(name), largest)
+    sizes = {
+        name: math.prod(dim.dim_value for dim in kind.shape.dim) * ELEMENT_BYTES[kind.elem_type]
+        for name, kind in values.items()
+        if kind.elem_type in ELEMENT_BYTES
+    }
+    alive, total = (found / (largest * 4) for found in _memory(model.graph, sizes))
+    for when, times, most in (("alive at a time", alive, ALIVE), ("in all", total, TOTAL)):
+        if times > most:
+            raise ValueError(
+                f"its values together are {times:.1f} times as large as the largest that one may be, {when}, and at "
+                f"most {most} times are run"
+            )
+    return alive, total
+
+
+def _memory(graph: Any, sizes: dict[str, int]) -> tuple[int, int]:
+    """The most bytes of results that are alive at a time, in the order of the nodes, and the bytes of all results.
+
+    A result lives from its node to the last that takes it, an output of the graph to the end.
+    """
+    last = {name: at for at, node in enumerate(graph.node) for name in (*node.output, *node.input)}
+    last |= {output.name: len(graph.node) for output in graph.output}
+    ends: dict[int, int] = {}
+    alive = most = total = 0
+    for at, node in enumerate(graph.node):
+        for name in filter(None, node.output):
+            alive += sizes[name]
+            total += sizes[name]
+            ends[last[name]] = ends.get(last[name], 0) + sizes[name]
+        most = max(most, alive)
+        alive -= ends.pop(at, 0)
+    return most, total
 
 
 def _with_known_sizes(node: Any) -> Iterable[Any]:

@@ -7,7 +7,7 @@ import json
 import logging
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -71,13 +71,14 @@ class Shards:
                     f"{self.folder}: holds an unfinished extraction {named}",
                     f"{as_there(theirs, self.fingerprint)}`overwrite=True` starts again",
                 )
-        try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            for partial in self.folder.glob("*.partial"):
-                partial.unlink()
-        except OSError as error:
-            raise StoreError(f"{self.folder}: cannot be written: {error.strerror or error}") from error
-        _replace(self.folder / PLAN, json.dumps(self.fingerprint, sort_keys=True).encode())
+        with self.kept_if_used():
+            try:
+                self.folder.mkdir(parents=True, exist_ok=True)
+                for partial in self.folder.glob("*.partial"):
+                    partial.unlink()
+            except OSError as error:
+                raise StoreError(f"{self.folder}: cannot be written: {error.strerror or error}") from error
+            _replace(self.folder / PLAN, json.dumps(self.fingerprint, sort_keys=True).encode())
 
     def there(self) -> bool:
         """True where the folder holds a plan, of this extraction or another."""
@@ -144,8 +145,9 @@ class Shards:
         try:
             yield
         except BaseException:
-            if not any(self.folder.glob(ROWS)):
-                self.remove()
+            with suppress(OSError):  # what went wrong first is what is told
+                if not any(self.folder.glob(ROWS)):
+                    self.remove()
             raise
 
     def remove(self) -> None:
