@@ -76,9 +76,9 @@ def command(obj: dict[str, Any], /, files: tuple[Path, ...], out: Path, **given:
     given["max_memory"] = _bytes(given["max_memory"])
     given["compare"] = tuple(_pair(text) for text in given["compare"])
     config = EvalConfig(**given)
-    with report_folder(out, overwrite=overwrite):
+    with report_folder(out, overwrite=overwrite) as earlier:
         results = evaluate_files(files, config, progress=obj["progress"])
-        written = write_report(results, out, overwrite=overwrite)
+        written = write_report(results, out, overwrite=overwrite, earlier=earlier)
     if as_json:
         echo_json(results.document())
         return

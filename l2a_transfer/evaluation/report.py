@@ -10,7 +10,7 @@ import itertools
 import json
 import os
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -36,16 +36,16 @@ ENDS = dict.fromkeys(INTERVALS, ("low", "high")) | dict.fromkeys(("n", "files", 
 
 
 @contextmanager
-def report_folder(out: Path, *, overwrite: bool, beside: Sequence[str] = ()) -> Iterator[None]:
+def report_folder(out: Path, *, overwrite: bool, beside: Sequence[str] = ()) -> Iterator[set[str]]:
     """Hold the folder `out`, made where it is not there, from before the SVMs are fitted until the report is written.
 
-    Raises: as `check_output`; OutputExistsError where another process writes into it.
+    Gives the plots that an earlier report there names as its own, for `write_report`. Raises: as `check_output`; OutputExistsError where another process writes into it.
     """
     check_output(out, overwrite=overwrite, beside=beside)
     with folder_lock(out):
         # Whoever held the lock until now may have finished in the meantime.
         check_output(out, overwrite=overwrite, beside=beside)
-        yield
+        yield _files_of(out / RESULTS)
 
 
 def check_output(out: Path, *, overwrite: bool, beside: Sequence[str] = ()) -> None:
@@ -70,21 +70,29 @@ def check_output(out: Path, *, overwrite: bool, beside: Sequence[str] = ()) -> N
 
 
 def write_report(
-    results: EvalResults, out: Path, *, overwrite: bool = False, beside: Mapping[str, bytes] | None = None
+    results: EvalResults,
+    out: Path,
+    *,
+    overwrite: bool = False,
+    beside: Mapping[str, bytes] | None = None,
+    earlier: Collection[str] | None = None,
 ) -> list[Path]:
     """Writes the report into the folder `out` and returns its files, `results.json` first.
 
     Every file is written aside and moved to its place when all are complete, `results.json` last; files called
-    `beside` appear together with them; the plots of an earlier report that this one does not have are removed. Raises:
-    OutputExistsError; OSError, naming the file, where the disk refuses.
+    `beside` appear together with them; the plots of an earlier report that this one does not have are removed: those that the
+    caller's `report_folder` gave as `earlier`, which is read here where it is not given. Raises: OutputExistsError; OSError, naming the file, where the disk refuses.
     """
     beside = beside or {}
-    with report_folder(out, overwrite=overwrite, beside=tuple(beside)):
-        return _write_report(results, out, beside)
+    if earlier is None:
+        with report_folder(out, overwrite=overwrite, beside=tuple(beside)) as found:
+            return _write_report(results, out, beside, found)
+    check_output(out, overwrite=overwrite, beside=tuple(beside))
+    with folder_lock(out):
+        return _write_report(results, out, beside, earlier)
 
 
-def _write_report(results: EvalResults, out: Path, beside: Mapping[str, bytes]) -> list[Path]:
-    earlier = _files_of(out / RESULTS)
+def _write_report(results: EvalResults, out: Path, beside: Mapping[str, bytes], earlier: Collection[str]) -> list[Path]:
     confusions = _confusion_names(results)
     names = [*FIXED, *confusions]
     content: dict[str, Callable[[], bytes]] = {
@@ -106,7 +114,7 @@ def _write_report(results: EvalResults, out: Path, beside: Mapping[str, bytes]) 
                 put(name, confusion_png(results.rows[k], results.details[k]))
         for name, whole in beside.items():
             put(name, whole)
-    for name in earlier - set(names):
+    for name in set(earlier) - set(names):
         (out / name).unlink(missing_ok=True)
     return [out / name for name in (*names, *beside)]
 
