@@ -190,6 +190,24 @@ def test_a_model_that_has_the_name_which_another_was_given_is_told_apart(tmp_pat
     assert len(tables.headline(results, lookup.places(results)).rows) == 3
 
 
+@pytest.mark.parametrize("other", ["vgg\u200d", "vgg ", " vgg", "vgg\ufe0f", "vgg\u3164", "vgg\u00a0"])
+def test_names_that_look_alike_are_told_apart(tmp_path: Path, other: str) -> None:
+    files = [saved(tmp_path / "f.h5", 0.05), saved(tmp_path / "g.h5", 6.0, model=other)]
+    results = evaluate_files(files, ONE_C)
+    assert labels(results) == [
+        f"{name}, SHA-256 {row.file_sha256[:12]}" for name, row in zip(("vgg", other), results.rows, strict=True)
+    ]
+
+
+@pytest.mark.parametrize("code", [0x200B, 0x200E, 0x200F, 0x2060, 0xFEFF, 0x61C, 0xAD, 0xE0041, 0x7F, 0x9B, 0x202E])
+def test_what_cannot_be_seen_is_seen_in_a_report(tmp_path: Path, code: int) -> None:
+    files = [saved(tmp_path / "f.h5", 0.05), saved(tmp_path / "g.h5", 6.0, model=f"vgg{chr(code)}")]
+    results = evaluate_files(files, ONE_C)
+    for text in (report_markdown(results, {}), page(results)):
+        assert chr(code) not in text
+        assert "vgg\ufffd" in text
+
+
 def test_rows_of_one_label_are_never_taken_for_each_other(seeds: list[Path]) -> None:
     """Labels are for readers: were they all the same, the report would still hold every number where it belongs."""
     real = evaluate_files(seeds, EvalConfig(c_grid=(0.01,), ablate=("normalization",)))
