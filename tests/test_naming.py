@@ -7,6 +7,7 @@ import dataclasses
 import json
 import re
 import shlex
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -77,6 +78,19 @@ def test_verdicts_cards_and_the_command_name_each_of_them(seeds: list[Path], tmp
     assert arguments[2:5] == ["seed-0/features.h5", "seed-1/features.h5", "seed-2/features.h5"]
     again = evaluate_files([tmp_path / name for name in arguments[2:5]], ONE_C)
     assert [row.accuracy for row in again.rows] == [row.accuracy for row in results.rows]
+
+
+@pytest.mark.parametrize(
+    "name", ["-o.h5", "~/f.h5", "a\nb.h5", "a\x1b[2J'\\b.h5", "a```b.h5", "a b.h5", "\u200bé.h5", "\u3000f.h5"]
+)
+def test_the_command_of_a_report_names_the_file_in_a_shell(tmp_path: Path, name: str) -> None:
+    results = evaluate_files([saved(tmp_path / name, 0.05)], ONE_C)
+    row = dataclasses.replace(results.rows[0], file=name)
+    line = provenance.command(dataclasses.replace(results, rows=(row,)))
+    assert line.isprintable() or "é" in line
+    assert line in report_markdown(dataclasses.replace(results, rows=(row,)), {})
+    words = subprocess.run(["bash", "-c", f"printf '%s\\0' {line}"], capture_output=True, check=True).stdout.decode()
+    assert words.split("\0")[2] == (f"./{name}" if name[0] in "-~" else name)
 
 
 def test_every_file_of_the_report_tells_them_apart(seeds: list[Path], tmp_path: Path) -> None:

@@ -8,13 +8,9 @@ from collections.abc import Iterable
 from html import escape as escape_html
 from html import unescape
 
-from l2a_transfer.text import STEERING
+from l2a_transfer.text import STEERING, UNSEEN
 
 NO_BREAK = "\u00a0"
-UNSEEN = re.compile(
-    "[\u034f\u115f\u1160\u17b4\u17b5\u180b-\u180f\u200c\u200d\u3164\ufe00-\ufe0f\uffa0\U000e0100-\U000e01ef]"
-)
-"""Joiners, fillers and selectors of forms: letters need them, and nobody sees them by themselves."""
 VOID = frozenset({"br", "meta", "wbr"})
 UNBROKEN = 18
 """Letters after which a line may end even where a name has no separator."""

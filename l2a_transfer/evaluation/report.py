@@ -80,8 +80,9 @@ def write_report(
     """Writes the report into the folder `out` and returns its files, `results.json` first.
 
     Every file is written aside and moved to its place when all are complete, `results.json` last; files called
-    `beside` appear together with them; the plots of an earlier report that this one does not have are removed: those that the
-    caller's `report_folder` gave as `earlier`, which is read here where it is not given. Raises: OutputExistsError; OSError, naming the file, where the disk refuses.
+    `beside` appear together with them. The plots of an earlier report that this one does not have are removed: those
+    that the caller's `report_folder` gave as `earlier`, which is looked for here where it is not given. Raises:
+    OutputExistsError; OSError, naming the file, where the disk refuses.
     """
     beside = beside or {}
     if earlier is None:
