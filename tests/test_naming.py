@@ -131,6 +131,22 @@ def test_pairs_and_references_can_be_named_by_what_the_table_calls_them(seeds: l
     assert_fails(plain, 2, "--reference must be one of vgg (seed-0), vgg (seed-1), vgg (seed-2); got 'vgg'")
 
 
+def test_pairs_can_be_named_whatever_the_names_are(tmp_path: Path) -> None:
+    models = ("vgg (x,y)", "vgg (seed-0)", " spaced ", "a", "b,c", "a,b", "c")
+    files = [saved(tmp_path / f"{k}.h5", 1.0 + k, model=model) for k, model in enumerate(models)]
+    for asked, pair in {
+        "vgg (x,y),vgg (seed-0)": (0, 1), "vgg (seed-0), spaced ": (1, 2), "c, vgg (seed-0)": (6, 1),
+        "a,b,b,c": (5, 4),
+    }.items():  # fmt: skip
+        results = evaluate_files(files, EvalConfig(c_grid=(0.01,), compare=(asked,)))
+        assert results.config.compare == (tuple(models[k] for k in pair),)
+        assert (results.comparisons[0].a, results.comparisons[0].b) == results.config.compare[0]
+    with pytest.raises(ValueError, match=r"'a,b,c' can be cut in several ways"):
+        evaluate_files(files, EvalConfig(c_grid=(0.01,), compare=("a,b,c",)))
+    with pytest.raises(ValueError, match=r"compare must be two names of the table"):
+        evaluate_files(files, EvalConfig(c_grid=(0.01,), compare=("x,y,z",)))
+
+
 def test_a_name_that_two_models_have_is_refused_where_one_is_asked_for(tmp_path: Path) -> None:
     recipe = {"config": {"architecture": "vgg", "width": 1.0}, "training": {"data": "cifar10"}}
     files = [saved(tmp_path / f"{k}.h5", 1 + k, model=f"m{k}", **_seed(recipe, k)) for k in range(3)]

@@ -101,12 +101,11 @@ def _numbers(flag: str, text: str, kind: Callable[[str], Any], example: str) -> 
         raise click.UsageError(f"{flag} must be numbers with commas between, as {example}: {error}") from error
 
 
-def _pair(text: str) -> tuple[str, str]:
-    """A,B → (A, B). Raises: click.UsageError."""
-    a, comma, b = text.partition(",")
-    if not comma or not a.strip() or not b.strip() or "," in b:
+def _pair(text: str) -> str:
+    """A,B, to be cut when the names of the models are known. Raises: click.UsageError."""
+    if not text.strip(", ") or "," not in text.strip(", "):
         raise click.UsageError(f"--compare must be two names with a comma between, as A,B; got {text!r}")
-    return a.strip(), b.strip()
+    return text
 
 
 def _bytes(text: str | None) -> int | None:

@@ -39,7 +39,7 @@ def command(results: EvalResults) -> str:
     if config.widths:
         arguments += ["--widths", _numbers(config.widths)]
     for pair in config.compare:
-        arguments += ["--compare", ",".join(pair)]
+        arguments += ["--compare", pair if isinstance(pair, str) else ",".join(pair)]
     if config.reference is not None:
         arguments += ["--reference", config.reference]
     arguments += ["--solver", config.solver, "--seed", str(config.seed)]

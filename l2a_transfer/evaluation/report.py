@@ -39,7 +39,8 @@ ENDS = dict.fromkeys(INTERVALS, ("low", "high")) | dict.fromkeys(("n", "files", 
 def report_folder(out: Path, *, overwrite: bool, beside: Sequence[str] = ()) -> Iterator[set[str]]:
     """Hold the folder `out`, made where it is not there, from before the SVMs are fitted until the report is written.
 
-    Gives the plots that an earlier report there names as its own, for `write_report`. Raises: as `check_output`; OutputExistsError where another process writes into it.
+    Gives the plots that an earlier report there names as its own, for `write_report`. Raises: as `check_output`;
+    OutputExistsError where another process writes into it.
     """
     check_output(out, overwrite=overwrite, beside=beside)
     with folder_lock(out):
