@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, cast
 
 from l2a_transfer.errors import OutputExistsError, StoreError
+from l2a_transfer.inputs import special_kind
 
 FORMATS = frozenset((
     ".7z", ".arrow", ".avi", ".bmp", ".csv", ".db", ".doc", ".docx", ".feather", ".gif", ".gz", ".h5", ".hdf5", ".htm",
@@ -23,10 +24,6 @@ FORMATS = frozenset((
     ".tsv", ".txt", ".webp", ".xls", ".xlsx", ".xml", ".yaml", ".yml", ".zip",
 ))  # fmt: skip
 """Suffixes that say what is in a file."""
-KINDS: tuple[tuple[Callable[[int], bool], str], ...] = (
-    (stat.S_ISLNK, "a symbolic link"), (stat.S_ISDIR, "a folder"), (stat.S_ISFIFO, "a pipe"),
-    (stat.S_ISSOCK, "a socket"), (stat.S_ISCHR, "a device"), (stat.S_ISBLK, "a device"),
-)  # fmt: skip
 MAX_NAME_BYTES = 255
 PARTIAL = re.compile(r"(.*)\.[0-9a-f]{12}\.partial", re.DOTALL)
 """The name of a partial file: that of its output, and twelve digits that no other process draws."""
@@ -54,8 +51,15 @@ def check_replaceable(path: Path) -> None:
     except FileNotFoundError:
         return
     if not stat.S_ISREG(mode):
-        kind = next((word for is_kind, word in KINDS if is_kind(mode)), "not a file")
-        raise OutputExistsError(f"{path}: is {kind}, and only a regular file is replaced", "choose another `out`")
+        raise OutputExistsError(
+            f"{path}: is {kind_of(mode)}, and only a regular file is replaced", "choose another `out`"
+        )
+
+
+def kind_of(mode: int) -> str:
+    """What something is that is no regular file, of its mode."""
+    other = "a symbolic link" if stat.S_ISLNK(mode) else "a folder" if stat.S_ISDIR(mode) else "not a file"
+    return special_kind(mode) or other
 
 
 def is_there(path: Path) -> bool:
@@ -189,9 +193,10 @@ def _asides(folder: Path) -> Iterator[Path]:
     """The folders of partial files that processes of this user have left in `folder`."""
     for path in folder.glob(f"{ASIDE}.*.partial"):
         named = PARTIAL.fullmatch(path.name)
-        found = path.lstat()
-        if named and named[1] == ASIDE and stat.S_ISDIR(found.st_mode) and found.st_uid == os.geteuid():
-            yield path
+        with suppress(FileNotFoundError):  # its process has just removed it
+            found = path.lstat()
+            if named and named[1] == ASIDE and stat.S_ISDIR(found.st_mode) and found.st_uid == os.geteuid():
+                yield path
 
 
 def _names_in(aside: Path) -> list[str] | None:

@@ -279,7 +279,7 @@ def _writes(call: ast.Call) -> bool:
 # Locks ---------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("plant", ["link", "dangling link", "hard link", "file"])
+@pytest.mark.parametrize("plant", ["link", "dangling link", "hard link", "file", "number", "folder"])
 def test_a_planted_lock_costs_its_target_nothing(tmp_path: Path, plant: str) -> None:
     victim = tmp_path / "victim"
     victim.write_text("precious" if plant != "hard link" else "")
@@ -291,17 +291,21 @@ def test_a_planted_lock_costs_its_target_nothing(tmp_path: Path, plant: str) -> 
             "dangling link": lambda path: path.symlink_to(tmp_path / "nowhere"),
             "hard link": lambda path: os.link(victim, path),
             "file": lambda path: path.write_text("[[package]]"),
+            "number": lambda path: path.write_text("4711\n"),
+            "folder": lambda path: path.mkdir(),
         }[plant](lock)
-        with pytest.raises(StoreError, match=lock.name), hold(out):
+        said = {"hard link": "another name", "file": "a file of another program", "number": "a file of another program",
+                "folder": "is a folder"}.get(plant, "is a symbolic link")  # fmt: skip
+        with pytest.raises(StoreError, match=rf"{lock.name}: .*{said}.*or choose another `out`"), hold(out):
             pass
         assert os.path.lexists(lock)
-        lock.unlink()
+        lock.rmdir() if plant == "folder" else lock.unlink()
     assert victim.read_text() == ("precious" if plant != "hard link" else "")
     assert not (tmp_path / "nowhere").exists()
 
 
 def test_a_lock_that_a_killed_process_left_holds_nobody_up(tmp_path: Path) -> None:
-    for content in (b"l2a-transfer 4711\n", b"4711", b""):
+    for content in (b"l2a-transfer 4711\n", b""):
         (tmp_path / "f.h5.lock").write_bytes(content)
         with output_lock(tmp_path / "f.h5"):
             pass
@@ -505,6 +509,18 @@ def test_a_kill_while_files_appear_together_is_recovered_from(tmp_path: Path, mo
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == {
         "own": b"someone's own", "first": b"again", "last": b"again",
     }  # fmt: skip
+
+
+def test_a_folder_of_partial_files_that_goes_while_it_is_looked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / ".l2a-transfer.0123456789ab.partial").mkdir()
+
+    def gone(path: Path) -> Any:
+        raise FileNotFoundError(2, "No such file or directory", str(path))
+
+    monkeypatch.setattr(Path, "lstat", gone)
+    assert leftovers(tmp_path) == set()
 
 
 def test_a_planted_list_of_moved_files_is_not_believed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -31,7 +31,8 @@ class EvalConfig:
     chooses among several. `draws`: splits to draw (None: the protocol's own number). `decades`: how often the grid may
     grow tenfold where the best C is at its edge. `shots`: images a class in the protocol low-shot. `ablate`: which
     variants of each model stand beside it; `widths`: PCAs to so many columns that do too. `compare`: pairs of models,
-    or of architectures over their seeds, as (A, B) or as text `A,B` where names may have commas; and `reference`: one for all; neither: the planned families of comparisons.
+    or of architectures over their seeds, as (A, B) or `A,B`, which is cut where names are
+    known; and `reference`: one for all; neither: the planned families of comparisons.
     `tol`, `max_iter` None: the solver's own. `max_memory`: bytes that the batched solver may hold. `jobs`: liblinear's
     threads, which change no number.
     Raises: UnknownNameError, ValueError.
