@@ -9,12 +9,12 @@ import re
 import shutil
 import stat
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
-from l2a_transfer.errors import OutputExistsError, StoreError
+from l2a_transfer.errors import Interrupted, OutputExistsError, StoreError
 from l2a_transfer.inputs import special_kind
 
 FORMATS = frozenset((
@@ -65,6 +65,21 @@ def kind_of(mode: int) -> str:
 def is_there(path: Path) -> bool:
     """True where something has this name, a link to nothing included."""
     return os.path.lexists(path)
+
+
+def check_folder(out: Path, what: str) -> None:
+    """Raises: OutputExistsError where `out`, in which `what` is written, is there and is no folder."""
+    if is_there(out) and not out.is_dir():
+        kind = "a file" if out.exists() else "a link to nothing"
+        raise OutputExistsError(f"{out}: is {kind}, and {what} needs a folder", "choose another `out`")
+
+
+def check_free(path: Path, *, overwrite: bool, what: str = "it", replaced: Collection[str] = ()) -> None:
+    """Raises: OutputExistsError where `path` is no regular file, or is there without `overwrite` and is not one of the
+    names `replaced`, which an interrupted process left (see `leftovers`)."""
+    check_replaceable(path)
+    if is_there(path) and not overwrite and path.name not in replaced:
+        raise OutputExistsError(f"{path}: exists", f"`overwrite=True` replaces {what}, or choose another `out`")
 
 
 def check_own_folder(path: Path) -> None:
@@ -166,6 +181,29 @@ def replacing_all(folder: Path) -> Iterator[Callable[[str, bytes], None]]:
         raise
     for path in (aside, *earlier):
         shutil.rmtree(path, ignore_errors=True)
+
+
+@contextmanager
+def said_if_complete(last: Path, what: str) -> Iterator[None]:
+    """A command that writes `last` after everything else: Ctrl-C once it is there says that `what` is complete.
+
+    Raises: Interrupted, a KeyboardInterrupt.
+    """
+    before = _identity(last)
+    try:
+        yield
+    except KeyboardInterrupt as stop:
+        if _identity(last) in (None, before):
+            raise
+        raise Interrupted(f"{what} is complete") from stop
+
+
+def _identity(path: Path) -> tuple[int, int, int] | None:
+    try:
+        found = path.lstat()
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino, found.st_mtime_ns
 
 
 def leftovers(folder: Path) -> set[str]:

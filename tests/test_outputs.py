@@ -523,6 +523,46 @@ def test_a_folder_of_partial_files_that_goes_while_it_is_looked_for(
     assert leftovers(tmp_path) == set()
 
 
+@pytest.mark.parametrize("verb", ["svm-eval", "maps"])
+def test_ctrl_c_after_the_last_rename_says_that_all_is_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, verb: str
+) -> None:
+    labels = labels_of(3, 20)
+    source = save(tmp_path / "f.h5", feature_set(labels, blobs(labels)))
+    options: list[Any] = [source, "--c-grid", "0.01"]
+    if verb == "maps":
+        options = [save_picture(tmp_path / "a.jpg"), "--model", TINY]
+
+    def stopped(*paths: Any, **options: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(shutil, "rmtree", stopped)
+    result = l2a(verb, *options, "--out", tmp_path / "r")
+    assert result.exit_code == 130
+    assert f"in {tmp_path / 'r'} is complete." in result.stderr
+    assert "start it again" not in result.stderr
+
+
+@pytest.mark.parametrize("verb", ["svm-eval", "maps", "quickstart"])
+def test_a_link_to_nothing_as_a_folder_is_called_one(tmp_path: Path, verb: str) -> None:
+    (tmp_path / "r").symlink_to(tmp_path / "nowhere")
+    labels = labels_of(3, 20)
+    source = save(tmp_path / "f.h5", feature_set(labels, blobs(labels)))
+    options = {"svm-eval": [source], "maps": [save_picture(tmp_path / "a.jpg"), "--model", TINY]}.get(verb, [])
+    assert_fails(l2a(verb, *options, "--out", tmp_path / "r"), 1, str(tmp_path / "r"), "is a link to nothing")
+
+
+def test_a_first_checkpoint_that_cannot_be_saved_promises_none(tmp_path: Path) -> None:
+    for first in (True, False):
+        path = tmp_path / "checkpoint.pt"
+        if not first:
+            save_checkpoint(path, {})
+        with file_size_limit(16), pytest.raises(L2AError) as caught:
+            save_checkpoint(path, {})
+        assert ("what was saved before is kept" in str(caught.value)) != first
+        assert ("last checkpoint" in str(caught.value)) != first
+
+
 def test_a_planted_list_of_moved_files_is_not_believed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     aside = tmp_path / f"{files.ASIDE}.0123456789ab.partial"
     aside.mkdir()

@@ -15,7 +15,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from l2a_transfer.errors import OutputExistsError
 from l2a_transfer.evaluation import lookup
 from l2a_transfer.evaluation.compare import Comparison
 from l2a_transfer.evaluation.evaluate import EvalResults, EvalRow
@@ -24,7 +23,7 @@ from l2a_transfer.evaluation.page import page
 from l2a_transfer.evaluation.plots import accuracy_png, confusion_png
 from l2a_transfer.evaluation.results_schema import earlier_files
 from l2a_transfer.evaluation.seeds import SeedSummary
-from l2a_transfer.files import check_replaceable, is_there, leftovers, replacing_all
+from l2a_transfer.files import check_folder, check_free, check_replaceable, leftovers, replacing_all
 from l2a_transfer.lock import folder_lock
 from l2a_transfer.text import csv_cell, json_text
 
@@ -53,8 +52,7 @@ def check_output(out: Path, *, overwrite: bool, beside: Sequence[str] = ()) -> N
     """Raises: OutputExistsError where `out` holds a report, or files called `beside`, and may not be replaced, or is no
     folder, or where one of these names is not a regular file's; OSError where it cannot be written, which is better
     known before the SVMs are fitted than after. What an interrupted report left may be replaced."""
-    if is_there(out) and not out.is_dir():
-        raise OutputExistsError(f"{out}: is a file, and a report needs a folder", "choose another `out`")
+    check_folder(out, "a report")
     there = next(path for path in (out, *out.absolute().parents) if path.exists())
     problem = errno.ENOTDIR if not there.is_dir() else 0 if os.access(there, os.W_OK) else errno.EACCES
     if problem:
@@ -63,11 +61,7 @@ def check_output(out: Path, *, overwrite: bool, beside: Sequence[str] = ()) -> N
     for path in sorted(out.glob("confusion-*.png")):
         check_replaceable(path)
     for name in (*FIXED, *beside):
-        check_replaceable(out / name)
-        if is_there(out / name) and not overwrite and name not in replaced:
-            raise OutputExistsError(
-                f"{out / name}: exists", "`overwrite=True` replaces the report, or choose another `out`"
-            )
+        check_free(out / name, overwrite=overwrite, what="the report", replaced=replaced)
 
 
 def write_report(
