@@ -299,7 +299,7 @@ def test_a_planted_lock_costs_its_target_nothing(tmp_path: Path, plant: str) -> 
         with pytest.raises(StoreError, match=rf"{lock.name}: .*{said}.*or choose another `out`"), hold(out):
             pass
         assert os.path.lexists(lock)
-        lock.rmdir() if plant == "folder" else lock.unlink()
+        (lock.rmdir if plant == "folder" else lock.unlink)()
     assert victim.read_text() == ("precious" if plant != "hard link" else "")
     assert not (tmp_path / "nowhere").exists()
 
