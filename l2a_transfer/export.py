@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from l2a_transfer.errors import ArgumentError, BackendError, OutputExistsError, wrong_kind
 from l2a_transfer.features.backends import CARD_KEY, OnnxBackend, TorchBackend
 from l2a_transfer.features.onnx_backend import WEIGHTS_KEY, with_sha256
-from l2a_transfer.files import check_replaceable, replacing
+from l2a_transfer.files import check_free, replacing
 from l2a_transfer.lock import output_lock
 from l2a_transfer.models.digest import network_sha256
 from l2a_transfer.models.vgg import Network
@@ -82,18 +82,12 @@ def export_onnx(model: Network, card: Card, out: str | Path, *, overwrite: bool 
         )
     if out.is_dir():
         raise OutputExistsError(f"{out}: is a folder, and a network is one file", "choose another `out`")
-    _check_free(out, overwrite=overwrite)
+    check_free(out, overwrite=overwrite)
     if not out.parent.is_dir():
         out.parent.mkdir(parents=True, exist_ok=True)
     with output_lock(out):
-        _check_free(out, overwrite=overwrite)  # whoever held the lock until now may have finished in the meantime
+        check_free(out, overwrite=overwrite)  # whoever held the lock until now may have finished in the meantime
         return _export(model, card, out)
-
-
-def _check_free(out: Path, *, overwrite: bool) -> None:
-    check_replaceable(out)
-    if out.exists() and not overwrite:
-        raise OutputExistsError(f"{out}: exists", "`overwrite=True` replaces it")
 
 
 def _export(model: Network, card: Card, out: Path) -> ExportResult:

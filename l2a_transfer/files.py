@@ -9,12 +9,13 @@ import re
 import shutil
 import stat
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
-from l2a_transfer.errors import OutputExistsError, StoreError
+from l2a_transfer.errors import Interrupted, OutputExistsError, StoreError
+from l2a_transfer.inputs import special_kind
 
 FORMATS = frozenset((
     ".7z", ".arrow", ".avi", ".bmp", ".csv", ".db", ".doc", ".docx", ".feather", ".gif", ".gz", ".h5", ".hdf5", ".htm",
@@ -23,10 +24,6 @@ FORMATS = frozenset((
     ".tsv", ".txt", ".webp", ".xls", ".xlsx", ".xml", ".yaml", ".yml", ".zip",
 ))  # fmt: skip
 """Suffixes that say what is in a file."""
-KINDS: tuple[tuple[Callable[[int], bool], str], ...] = (
-    (stat.S_ISLNK, "a symbolic link"), (stat.S_ISDIR, "a folder"), (stat.S_ISFIFO, "a pipe"),
-    (stat.S_ISSOCK, "a socket"), (stat.S_ISCHR, "a device"), (stat.S_ISBLK, "a device"),
-)  # fmt: skip
 MAX_NAME_BYTES = 255
 PARTIAL = re.compile(r"(.*)\.[0-9a-f]{12}\.partial", re.DOTALL)
 """The name of a partial file: that of its output, and twelve digits that no other process draws."""
@@ -54,13 +51,35 @@ def check_replaceable(path: Path) -> None:
     except FileNotFoundError:
         return
     if not stat.S_ISREG(mode):
-        kind = next((word for is_kind, word in KINDS if is_kind(mode)), "not a file")
-        raise OutputExistsError(f"{path}: is {kind}, and only a regular file is replaced", "choose another `out`")
+        raise OutputExistsError(
+            f"{path}: is {kind_of(mode)}, and only a regular file is replaced", "choose another `out`"
+        )
+
+
+def kind_of(mode: int) -> str:
+    """What something is that is no regular file, of its mode."""
+    other = "a symbolic link" if stat.S_ISLNK(mode) else "a folder" if stat.S_ISDIR(mode) else "not a file"
+    return special_kind(mode) or other
 
 
 def is_there(path: Path) -> bool:
     """True where something has this name, a link to nothing included."""
     return os.path.lexists(path)
+
+
+def check_folder(out: Path, what: str) -> None:
+    """Raises: OutputExistsError where `out`, in which `what` is written, is there and is no folder."""
+    if is_there(out) and not out.is_dir():
+        kind = "a file" if out.exists() else "a link to nothing"
+        raise OutputExistsError(f"{out}: is {kind}, and {what} needs a folder", "choose another `out`")
+
+
+def check_free(path: Path, *, overwrite: bool, what: str = "it", replaced: Collection[str] = ()) -> None:
+    """Raises: OutputExistsError where `path` is no regular file, or is there without `overwrite` and is not one of the
+    names `replaced`, which an interrupted process left (see `leftovers`)."""
+    check_replaceable(path)
+    if is_there(path) and not overwrite and path.name not in replaced:
+        raise OutputExistsError(f"{path}: exists", f"`overwrite=True` replaces {what}, or choose another `out`")
 
 
 def check_own_folder(path: Path) -> None:
@@ -164,6 +183,29 @@ def replacing_all(folder: Path) -> Iterator[Callable[[str, bytes], None]]:
         shutil.rmtree(path, ignore_errors=True)
 
 
+@contextmanager
+def said_if_complete(last: Path, what: str) -> Iterator[None]:
+    """A command that writes `last` after everything else: Ctrl-C once it is there says that `what` is complete.
+
+    Raises: Interrupted, a KeyboardInterrupt.
+    """
+    before = _identity(last)
+    try:
+        yield
+    except KeyboardInterrupt as stop:
+        if _identity(last) in (None, before):
+            raise
+        raise Interrupted(f"{what} is complete") from stop
+
+
+def _identity(path: Path) -> tuple[int, int, int] | None:
+    try:
+        found = path.lstat()
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino, found.st_mtime_ns
+
+
 def leftovers(folder: Path) -> set[str]:
     """Names of files that an interrupted `replacing_all` has moved to their places, where others never came."""
     found: set[str] = set()
@@ -189,9 +231,10 @@ def _asides(folder: Path) -> Iterator[Path]:
     """The folders of partial files that processes of this user have left in `folder`."""
     for path in folder.glob(f"{ASIDE}.*.partial"):
         named = PARTIAL.fullmatch(path.name)
-        found = path.lstat()
-        if named and named[1] == ASIDE and stat.S_ISDIR(found.st_mode) and found.st_uid == os.geteuid():
-            yield path
+        with suppress(FileNotFoundError):  # its process has just removed it
+            found = path.lstat()
+            if named and named[1] == ASIDE and stat.S_ISDIR(found.st_mode) and found.st_uid == os.geteuid():
+                yield path
 
 
 def _names_in(aside: Path) -> list[str] | None:

@@ -12,12 +12,12 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 from l2a_transfer.errors import L2AError, OutputExistsError, StoreError
-from l2a_transfer.files import is_there, remove_leftovers
+from l2a_transfer.files import is_there, kind_of, remove_leftovers
 
 IN_FOLDER = ".l2a-transfer.lock"
 """The lock of a folder, inside it: the folder above may be another user's."""
-CONTENT = re.compile(rb"(?:l2a-transfer )?(\d+)\n?")
-"""What a lock file holds, if anything: the process that held it last."""
+CONTENT = re.compile(rb"l2a-transfer (\d+)\n?")
+"""What a lock file holds: the process that held it last; nothing where that could not be written."""
 TRIES = 10
 """To make a folder and lock it, while other processes make it and remove it again."""
 
@@ -153,17 +153,26 @@ def _opened(path: Path) -> int:
     """The lock file, made where it is not there; never through a link, nor of another name of someone's file."""
     try:
         with suppress(FileNotFoundError):
-            if not stat.S_ISREG(os.lstat(path).st_mode):  # some devices act when they are opened
-                raise StoreError(f"{path}: not a file; remove it")
+            _check_lock(path, os.lstat(path))  # some devices act when they are opened
         flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOFOLLOW
         file = os.open(path, flags, 0o666)
     except OSError as error:
         raise StoreError(f"{path}: cannot be written: {error.strerror or error}") from error
-    found = os.fstat(file)
-    if not stat.S_ISREG(found.st_mode) or found.st_nlink > 1:
+    try:
+        _check_lock(path, os.fstat(file))
+    except StoreError:
         os.close(file)
-        raise StoreError(f"{path}: not a file; remove it")
+        raise
     return file
+
+
+def _check_lock(path: Path, found: os.stat_result) -> None:
+    if not stat.S_ISREG(found.st_mode):
+        raise StoreError(f"{path}: is {kind_of(found.st_mode)}, not a lock", "remove it, or choose another `out`")
+    if found.st_nlink > 1:
+        raise StoreError(
+            f"{path}: is a file with another name (a hard link), not a lock", "remove it, or choose another `out`"
+        )
 
 
 def _sign(path: Path, file: int) -> None:

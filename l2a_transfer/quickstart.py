@@ -50,17 +50,17 @@ def quickstart(out: Path, *, overwrite: bool = False, progress: bool = True) -> 
     is not given; Interrupted, a KeyboardInterrupt, which says what stays.
     """
     with ExitStack() as stack:
-        stack.enter_context(report_folder(out, overwrite=overwrite, beside=(SHEET,)))
+        earlier = stack.enter_context(report_folder(out, overwrite=overwrite, beside=(SHEET,)))
         for name in MODELS:
             stack.enter_context(output_lock(_features(out, name)))
-        return _quickstart(out, overwrite=overwrite, progress=progress)
+        return _quickstart(out, earlier, overwrite=overwrite, progress=progress)
 
 
 def _features(out: Path, name: str) -> Path:
     return out / f"features-{name}.h5"
 
 
-def _quickstart(out: Path, *, overwrite: bool, progress: bool) -> QuickstartResult:
+def _quickstart(out: Path, earlier: set[str], *, overwrite: bool, progress: bool) -> QuickstartResult:
     source = open_source(DATA)
     files: list[Path] = []
     try:
@@ -72,7 +72,8 @@ def _quickstart(out: Path, *, overwrite: bool, progress: bool) -> QuickstartResu
             files.append(path)
         log.info("linear SVMs: C chosen by cross-validation on the training images, tested once")
         results = evaluate_files(files, EvalConfig(jobs=os.cpu_count() or 1), progress=progress)
-        files += write_report(results, out, overwrite=overwrite, beside={SHEET: _attention_picture(source)})
+        picture = _attention_picture(source)
+        files += write_report(results, out, overwrite=overwrite, beside={SHEET: picture}, earlier=earlier)
     except KeyboardInterrupt as stop:
         kept = f"{min(len(files), len(MODELS))} of {len(MODELS)} feature files in {out} are complete and stay"
         go_on = "" if overwrite else "the same again uses them"

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
+from collections.abc import Sequence
 
 CONTROLS = "\x00-\x1f"
 OTHERS = (
@@ -16,6 +18,10 @@ OTHERS = (
 """C1 controls, marks that cannot be seen or turn text round, and halves of characters. Joiners are letters' own."""
 STEERING = re.compile(f"[{CONTROLS}{OTHERS}]")
 STEERING_IN_JSON = re.compile(f"[{OTHERS}]")
+UNSEEN = re.compile(
+    "[\u034f\u115f\u1160\u17b4\u17b5\u180b-\u180f\u200c\u200d\u3164\ufe00-\ufe0f\uffa0\U000e0100-\U000e01ef]"
+)
+"""Joiners, fillers and selectors of forms: letters need them, and nobody sees them by themselves."""
 NUMBERS = re.compile(r"[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?(?: [-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?)*")
 FORMULA = re.compile(r"[\s'\"\ufffd]*[=+\-@＝＋－＠]")
 """How a cell begins that a spreadsheet computes."""
@@ -36,6 +42,30 @@ def csv_cell(value: object) -> object:
     shown = STEERING.sub(lambda found: " " if found[0].isspace() else "\ufffd", value)
     return ";".join(f"'{part}" if FORMULA.match(part) and not NUMBERS.fullmatch(part) else part
                     for part in shown.split(";"))  # fmt: skip
+
+
+def shell_line(arguments: Sequence[str]) -> str:
+    """A command as a shell takes it, in one line: `$'…'` where an argument has what cannot be seen or copied."""
+    return " ".join(map(_quoted, arguments))
+
+
+def _quoted(argument: str) -> str:
+    def hidden(c: str) -> bool:
+        return bool(STEERING.match(c) or UNSEEN.match(c)) or (c.isspace() and c != " ")
+
+    fence = "```" in argument  # which ends a block of Markdown
+    if not fence and not any(map(hidden, argument)):
+        return shlex.quote(argument)
+    shown = ""
+    for c in argument:
+        if hidden(c) or (fence and c == "`"):
+            shown += "".join(
+                f"\\{byte:03o}"
+                for byte in c.encode("utf-8", "surrogateescape" if "\udc80" <= c <= "\udcff" else "replace")
+            )
+        else:
+            shown += f"\\{c}" if c in "\\'" else c
+    return f"$'{shown}'"
 
 
 def json_text(document: str) -> str:

@@ -13,8 +13,10 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from l2a_transfer.documents import MAX_DEPTH, NUMBER, either, integer, list_of, parse, row_of, table, text
+from l2a_transfer.documents import MAX_DEPTH, NUMBER, _once, either, integer, list_of, parse, row_of, table, text
 from l2a_transfer.errors import StoreError
+from l2a_transfer.evaluation import evaluate, report
+from l2a_transfer.evaluation.evaluate import evaluate_files
 from l2a_transfer.evaluation.results_schema import earlier_files
 from l2a_transfer.export import export_onnx
 from l2a_transfer.features.onnx_backend import with_sha256
@@ -297,6 +299,44 @@ def test_results_that_are_not_ours_are_named_and_replaced(
     assert words in caplog.text
     assert kept.read_bytes() == b"mine"
     assert "results.csv" in earlier_files(path)
+
+
+class Name(str):
+    """A key that counts how often it is compared."""
+
+    compared = 0
+    __hash__ = str.__hash__
+
+    def __eq__(self, other: object) -> bool:
+        Name.compared += 1
+        return str.__eq__(self, other)
+
+
+def test_a_key_that_comes_twice_is_found_in_one_pass() -> None:
+    pairs = [(Name(k), 0) for k in range(2000)]
+    with pytest.raises(ValueError, match="the key '1999' stands there twice"):
+        _once([*pairs, (Name(1999), 0)])
+    assert Name.compared < 20_000
+
+
+def test_an_earlier_report_is_looked_at_before_the_fits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    features = save(tmp_path / "f.h5", feature_set(labels_of(2, 12)))
+    (tmp_path / "r").mkdir()
+    seen: list[str] = []
+
+    def looked(path: Path) -> list[str]:
+        seen.append("earlier")
+        return earlier_files(path)
+
+    def fits(*arguments: Any, **options: Any) -> Any:
+        seen.append("fits")
+        return evaluate_files(*arguments, **options)
+
+    monkeypatch.setattr(report, "earlier_files", looked)
+    monkeypatch.setattr(evaluate, "evaluate_files", fits)
+    result = l2a("svm-eval", features, "--out", tmp_path / "r", "--c-grid", "0.01", "--overwrite")
+    assert result.exit_code == 0, result.output
+    assert seen == ["earlier", "fits"]
 
 
 def test_weights_without_a_sha256_are_said_to_be_unverified(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -7,6 +7,7 @@ import dataclasses
 import json
 import re
 import shlex
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -79,6 +80,19 @@ def test_verdicts_cards_and_the_command_name_each_of_them(seeds: list[Path], tmp
     assert [row.accuracy for row in again.rows] == [row.accuracy for row in results.rows]
 
 
+@pytest.mark.parametrize(
+    "name", ["-o.h5", "~/f.h5", "a\nb.h5", "a\x1b[2J'\\b.h5", "a```b.h5", "a b.h5", "\u200bé.h5", "\u3000f.h5"]
+)
+def test_the_command_of_a_report_names_the_file_in_a_shell(tmp_path: Path, name: str) -> None:
+    results = evaluate_files([saved(tmp_path / name, 0.05)], ONE_C)
+    row = dataclasses.replace(results.rows[0], file=name)
+    line = provenance.command(dataclasses.replace(results, rows=(row,)))
+    assert line.isprintable() or "é" in line
+    assert line in report_markdown(dataclasses.replace(results, rows=(row,)), {})
+    words = subprocess.run(["bash", "-c", f"printf '%s\\0' {line}"], capture_output=True, check=True).stdout.decode()
+    assert words.split("\0")[2] == (f"./{name}" if name[0] in "-~" else name)
+
+
 def test_every_file_of_the_report_tells_them_apart(seeds: list[Path], tmp_path: Path) -> None:
     results = evaluate_files(seeds, EvalConfig(c_grid=(0.01,), ablate=("normalization",)))
     written = [path.name for path in write_report(results, tmp_path / "r")]
@@ -115,6 +129,22 @@ def test_pairs_and_references_can_be_named_by_what_the_table_calls_them(seeds: l
     assert pair["files"] == [[read_sha256(seeds[2])], [read_sha256(seeds[1])]]
     plain = l2a("svm-eval", *seeds, "--out", tmp_path / "s", "--reference", "vgg")
     assert_fails(plain, 2, "--reference must be one of vgg (seed-0), vgg (seed-1), vgg (seed-2); got 'vgg'")
+
+
+def test_pairs_can_be_named_whatever_the_names_are(tmp_path: Path) -> None:
+    models = ("vgg (x,y)", "vgg (seed-0)", " spaced ", "a", "b,c", "a,b", "c")
+    files = [saved(tmp_path / f"{k}.h5", 1.0 + k, model=model) for k, model in enumerate(models)]
+    for asked, pair in {
+        "vgg (x,y),vgg (seed-0)": (0, 1), "vgg (seed-0), spaced ": (1, 2), "c, vgg (seed-0)": (6, 1),
+        "a,b,b,c": (5, 4),
+    }.items():  # fmt: skip
+        results = evaluate_files(files, EvalConfig(c_grid=(0.01,), compare=(asked,)))
+        assert results.config.compare == (tuple(models[k] for k in pair),)
+        assert (results.comparisons[0].a, results.comparisons[0].b) == results.config.compare[0]
+    with pytest.raises(ValueError, match=r"'a,b,c' can be cut in several ways"):
+        evaluate_files(files, EvalConfig(c_grid=(0.01,), compare=("a,b,c",)))
+    with pytest.raises(ValueError, match=r"compare must be two names of the table"):
+        evaluate_files(files, EvalConfig(c_grid=(0.01,), compare=("x,y,z",)))
 
 
 def test_a_name_that_two_models_have_is_refused_where_one_is_asked_for(tmp_path: Path) -> None:
@@ -188,6 +218,24 @@ def test_a_model_that_has_the_name_which_another_was_given_is_told_apart(tmp_pat
         f"vgg (a), SHA-256 {digests[0]}", "vgg (b)", f"vgg (a), SHA-256 {digests[2]}",
     )  # fmt: skip
     assert len(tables.headline(results, lookup.places(results)).rows) == 3
+
+
+@pytest.mark.parametrize("other", ["vgg\u200d", "vgg ", " vgg", "vgg\ufe0f", "vgg\u3164", "vgg\u00a0"])
+def test_names_that_look_alike_are_told_apart(tmp_path: Path, other: str) -> None:
+    files = [saved(tmp_path / "f.h5", 0.05), saved(tmp_path / "g.h5", 6.0, model=other)]
+    results = evaluate_files(files, ONE_C)
+    assert labels(results) == [
+        f"{name}, SHA-256 {row.file_sha256[:12]}" for name, row in zip(("vgg", other), results.rows, strict=True)
+    ]
+
+
+@pytest.mark.parametrize("code", [0x200B, 0x200E, 0x200F, 0x2060, 0xFEFF, 0x61C, 0xAD, 0xE0041, 0x7F, 0x9B, 0x202E])
+def test_what_cannot_be_seen_is_seen_in_a_report(tmp_path: Path, code: int) -> None:
+    files = [saved(tmp_path / "f.h5", 0.05), saved(tmp_path / "g.h5", 6.0, model=f"vgg{chr(code)}")]
+    results = evaluate_files(files, ONE_C)
+    for text in (report_markdown(results, {}), page(results)):
+        assert chr(code) not in text
+        assert "vgg\ufffd" in text
 
 
 def test_rows_of_one_label_are_never_taken_for_each_other(seeds: list[Path]) -> None:

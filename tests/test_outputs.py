@@ -280,7 +280,7 @@ def _writes(call: ast.Call) -> bool:
 # Locks ---------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("plant", ["link", "dangling link", "hard link", "file"])
+@pytest.mark.parametrize("plant", ["link", "dangling link", "hard link", "file", "number", "folder"])
 def test_a_planted_lock_costs_its_target_nothing(tmp_path: Path, plant: str) -> None:
     victim = tmp_path / "victim"
     victim.write_text("precious" if plant != "hard link" else "")
@@ -292,17 +292,21 @@ def test_a_planted_lock_costs_its_target_nothing(tmp_path: Path, plant: str) -> 
             "dangling link": lambda path: path.symlink_to(tmp_path / "nowhere"),
             "hard link": lambda path: os.link(victim, path),
             "file": lambda path: path.write_text("[[package]]"),
+            "number": lambda path: path.write_text("4711\n"),
+            "folder": lambda path: path.mkdir(),
         }[plant](lock)
-        with pytest.raises(StoreError, match=lock.name), hold(out):
+        said = {"hard link": "another name", "file": "a file of another program", "number": "a file of another program",
+                "folder": "is a folder"}.get(plant, "is a symbolic link")  # fmt: skip
+        with pytest.raises(StoreError, match=rf"{lock.name}: .*{said}.*or choose another `out`"), hold(out):
             pass
         assert os.path.lexists(lock)
-        lock.unlink()
+        (lock.rmdir if plant == "folder" else lock.unlink)()
     assert victim.read_text() == ("precious" if plant != "hard link" else "")
     assert not (tmp_path / "nowhere").exists()
 
 
 def test_a_lock_that_a_killed_process_left_holds_nobody_up(tmp_path: Path) -> None:
-    for content in (b"l2a-transfer 4711\n", b"4711", b""):
+    for content in (b"l2a-transfer 4711\n", b""):
         (tmp_path / "f.h5.lock").write_bytes(content)
         with output_lock(tmp_path / "f.h5"):
             pass
@@ -522,6 +526,58 @@ def test_a_kill_while_files_appear_together_is_recovered_from(tmp_path: Path, mo
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == {
         "own": b"someone's own", "first": b"again", "last": b"again",
     }  # fmt: skip
+
+
+def test_a_folder_of_partial_files_that_goes_while_it_is_looked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / ".l2a-transfer.0123456789ab.partial").mkdir()
+
+    def gone(path: Path) -> Any:
+        raise FileNotFoundError(2, "No such file or directory", str(path))
+
+    monkeypatch.setattr(Path, "lstat", gone)
+    assert leftovers(tmp_path) == set()
+
+
+@pytest.mark.parametrize("verb", ["svm-eval", "maps"])
+def test_ctrl_c_after_the_last_rename_says_that_all_is_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, verb: str
+) -> None:
+    labels = labels_of(3, 20)
+    source = save(tmp_path / "f.h5", feature_set(labels, blobs(labels)))
+    options: list[Any] = [source, "--c-grid", "0.01"]
+    if verb == "maps":
+        options = [save_picture(tmp_path / "a.jpg"), "--model", TINY]
+
+    def stopped(*paths: Any, **options: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(shutil, "rmtree", stopped)
+    result = l2a(verb, *options, "--out", tmp_path / "r")
+    assert result.exit_code == 130
+    assert f"in {tmp_path / 'r'} is complete." in result.stderr
+    assert "start it again" not in result.stderr
+
+
+@pytest.mark.parametrize("verb", ["svm-eval", "maps", "quickstart"])
+def test_a_link_to_nothing_as_a_folder_is_called_one(tmp_path: Path, verb: str) -> None:
+    (tmp_path / "r").symlink_to(tmp_path / "nowhere")
+    labels = labels_of(3, 20)
+    source = save(tmp_path / "f.h5", feature_set(labels, blobs(labels)))
+    options = {"svm-eval": [source], "maps": [save_picture(tmp_path / "a.jpg"), "--model", TINY]}.get(verb, [])
+    assert_fails(l2a(verb, *options, "--out", tmp_path / "r"), 1, str(tmp_path / "r"), "is a link to nothing")
+
+
+def test_a_first_checkpoint_that_cannot_be_saved_promises_none(tmp_path: Path) -> None:
+    for first in (True, False):
+        path = tmp_path / "checkpoint.pt"
+        if not first:
+            save_checkpoint(path, {})
+        with file_size_limit(16), pytest.raises(L2AError) as caught:
+            save_checkpoint(path, {})
+        assert ("what was saved before is kept" in str(caught.value)) != first
+        assert ("last checkpoint" in str(caught.value)) != first
 
 
 def test_a_planted_list_of_moved_files_is_not_believed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -259,6 +259,13 @@ def huge(file: h5py.File) -> None:
         (set_attribute("levels", '[["L2", 0, 2], ["L3", 1, 3]]'), "tile the columns in order"),
         (set_attribute("levels", '[["L2", 0]]'), r"levels\[0\] must be a list of 3"),
         (set_attribute("tap", 3), "'tap' must be text"),
+        (set_attribute("classes", r'["cat", "\ud800"]'), "'classes': name 1 is not UTF-8"),
+        (set_attribute("classes", '["", "dog"]'), "'classes': name 0 is empty"),
+        (set_attribute("classes", r'["cat", "d\u0000g"]'), "'classes': name 1 has a NUL"),
+        (set_attribute("splits", r'["train", "\ud800"]'), "'splits': name 1 is not UTF-8"),
+        (set_attribute("splits", '["train", "train"]'), "'splits': names must differ"),
+        (set_attribute("levels", '[["", 0, 2], ["L3", 2, 3]]'), "'levels': name 0 is empty"),
+        (set_attribute("levels", '[["L3", 0, 2], ["L3", 2, 3]]'), "'levels': names must differ"),
     ],
 )  # fmt: skip
 def test_a_seal_is_not_trusted_to_mean_good_will(
@@ -268,6 +275,12 @@ def test_a_seal_is_not_trusted_to_mean_good_will(
     for read in (read_features, read_meta):
         with pytest.raises(StoreError, match=words):
             read(path)
+
+
+@pytest.mark.parametrize("classes", [("0", "1"), ("3", "17"), ("airplane", "automobile"), ("maillot", "maillot")])
+def test_class_names_that_data_sets_have_are_kept(tmp_path: Path, classes: tuple[str, ...]) -> None:
+    meta = dataclasses.replace(META, classes=classes)
+    assert read_features(save(tmp_path / "f.h5", meta=meta)).meta.classes == classes
 
 
 def test_nan_features_name_the_image(tmp_path: Path) -> None:
@@ -298,6 +311,8 @@ def test_nan_features_name_the_image(tmp_path: Path) -> None:
         ({"features": FEATURES * 1e5, "dtype": "float16"}, "'a/1.jpg' are not finite in float16"),
         ({"meta": dataclasses.replace(META, levels=(("L2", 0, 2),))}, "levels cover 2 columns"),
         ({"meta": dataclasses.replace(META, card={})}, "card has no name"),
+        ({"meta": dataclasses.replace(META, classes=("cat", "\ud800"))}, "'classes': name 1 is not UTF-8"),
+        ({"meta": dataclasses.replace(META, splits=("train", ""))}, "'splits': name 1 is empty"),
     ],
 )  # fmt: skip
 def test_what_does_not_fit_together_is_not_written_and_the_old_file_stays(

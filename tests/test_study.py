@@ -278,7 +278,7 @@ def test_a_study_that_was_killed_at_its_very_beginning_begins(tmp_path: Path, mo
     monkeypatch.chdir(tmp_path)
     study_file(tmp_path)
     (tmp_path / "out").mkdir()
-    (tmp_path / "out" / "study.json.lock").write_text("1")
+    (tmp_path / "out" / "study.json.lock").write_text("l2a-transfer 1")
     assert again(tmp_path, only=["extract/pixels/*"])[1] == ["extract"]
 
 

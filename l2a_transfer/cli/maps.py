@@ -29,7 +29,8 @@ def command(images: tuple[Path, ...], model: str, out: Path, side: int, seed: in
       l2a-transfer maps --model vgg-att2-concat-pc --out maps photo.jpg
     """
     from l2a_transfer.data.decode import decode_file
-    from l2a_transfer.explain.maps import attention_maps, maps_folder, write_maps
+    from l2a_transfer.explain.maps import SHEET, attention_maps, maps_folder, write_maps
+    from l2a_transfer.files import said_if_complete
     from l2a_transfer.models.weights import resolve_model
 
     images = tuple(picture for path in images for picture in _pictures(path))
@@ -39,14 +40,15 @@ def command(images: tuple[Path, ...], model: str, out: Path, side: int, seed: in
     names = [path.name for path in images]
     if len(set(names)) < len(names):
         names = [f"{path.parent.name}/{path.name}" for path in images]
-    with maps_folder(out, stems, overwrite=overwrite):
-        results = [
-            attention_maps(network, card.preprocess, decode_file(path), name, side=side)
-            for path, name in zip(images, names, strict=True)
-        ]
-        written = write_maps(results, stems, out, title=f"Attention of {card.name}")
-    for path in written:
-        echo(path)
+    with said_if_complete(out / SHEET, f"the set of pictures in {out}"):
+        with maps_folder(out, stems, overwrite=overwrite):
+            results = [
+                attention_maps(network, card.preprocess, decode_file(path), name, side=side)
+                for path, name in zip(images, names, strict=True)
+            ]
+            written = write_maps(results, stems, out, title=f"Attention of {card.name}")
+        for path in written:
+            echo(path)
 
 
 def _pictures(path: Path) -> list[Path]:

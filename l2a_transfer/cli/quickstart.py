@@ -34,13 +34,16 @@ def command(obj: dict[str, Any], out: Path, overwrite: bool) -> None:
     Example:
       l2a-transfer quickstart --out quickstart
     """
+    from l2a_transfer.evaluation.report import RESULTS
+    from l2a_transfer.files import said_if_complete
     from l2a_transfer.quickstart import quickstart
 
-    result = quickstart(out, overwrite=overwrite, progress=obj["progress"])
-    echo("", *result.table.split("\n"), "")
-    for verdict in result.verdicts:
-        echo(f"- {verdict}")
-    echo("", "Files:")
-    for path in result.files:
-        echo(f"  {path}")
-    echo("", *NEXT.split("\n"))
+    with said_if_complete(out / RESULTS, f"the report in {out}"):
+        result = quickstart(out, overwrite=overwrite, progress=obj["progress"])
+        echo("", *result.table.split("\n"), "")
+        for verdict in result.verdicts:
+            echo(f"- {verdict}")
+        echo("", "Files:")
+        for path in result.files:
+            echo(f"  {path}")
+        echo("", *NEXT.split("\n"))

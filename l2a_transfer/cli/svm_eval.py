@@ -66,7 +66,8 @@ def command(obj: dict[str, Any], /, files: tuple[Path, ...], out: Path, **given:
     """
     from l2a_transfer.evaluation.evaluate import EvalConfig, evaluate_files
     from l2a_transfer.evaluation.markdown import markdown_table
-    from l2a_transfer.evaluation.report import report_folder, write_report
+    from l2a_transfer.evaluation.report import RESULTS, report_folder, write_report
+    from l2a_transfer.files import said_if_complete
 
     overwrite, as_json = given.pop("overwrite"), given.pop("as_json")
     given["c_grid"] = _numbers("--c-grid", given["c_grid"], float, "1e-4,1e-3,1e-2")
@@ -76,22 +77,23 @@ def command(obj: dict[str, Any], /, files: tuple[Path, ...], out: Path, **given:
     given["max_memory"] = _bytes(given["max_memory"])
     given["compare"] = tuple(_pair(text) for text in given["compare"])
     config = EvalConfig(**given)
-    with report_folder(out, overwrite=overwrite):
-        results = evaluate_files(files, config, progress=obj["progress"])
-        written = write_report(results, out, overwrite=overwrite)
-    if as_json:
-        echo_json(results.document())
-        return
-    echo(*markdown_table(results).split("\n"), "")
-    for comparison in results.comparisons[:SHOWN]:
-        echo(f"- {comparison.verdict}")
-    if len(results.comparisons) > SHOWN:
-        more = len(results.comparisons) - SHOWN
-        echo(f"- {counted(more, 'more comparison')} {are(more)} in {out}")
-    if results.comparisons:
-        echo("")
-    for path in written:
-        echo(path)
+    with said_if_complete(out / RESULTS, f"the report in {out}"):
+        with report_folder(out, overwrite=overwrite) as earlier:
+            results = evaluate_files(files, config, progress=obj["progress"])
+            written = write_report(results, out, overwrite=overwrite, earlier=earlier)
+        if as_json:
+            echo_json(results.document())
+            return
+        echo(*markdown_table(results).split("\n"), "")
+        for comparison in results.comparisons[:SHOWN]:
+            echo(f"- {comparison.verdict}")
+        if len(results.comparisons) > SHOWN:
+            more = len(results.comparisons) - SHOWN
+            echo(f"- {counted(more, 'more comparison')} {are(more)} in {out}")
+        if results.comparisons:
+            echo("")
+        for path in written:
+            echo(path)
 
 
 def _numbers(flag: str, text: str, kind: Callable[[str], Any], example: str) -> tuple[Any, ...]:
@@ -101,12 +103,11 @@ def _numbers(flag: str, text: str, kind: Callable[[str], Any], example: str) -> 
         raise click.UsageError(f"{flag} must be numbers with commas between, as {example}: {error}") from error
 
 
-def _pair(text: str) -> tuple[str, str]:
-    """A,B → (A, B). Raises: click.UsageError."""
-    a, comma, b = text.partition(",")
-    if not comma or not a.strip() or not b.strip() or "," in b:
+def _pair(text: str) -> str:
+    """A,B, to be cut when the names of the models are known. Raises: click.UsageError."""
+    if not text.strip(", ") or "," not in text.strip(", "):
         raise click.UsageError(f"--compare must be two names with a comma between, as A,B; got {text!r}")
-    return a.strip(), b.strip()
+    return text
 
 
 def _bytes(text: str | None) -> int | None:

@@ -29,7 +29,10 @@ LITTER = frozenset({
 
 MAX_NAME_BYTES = 4096
 """Of an id or a class name, as UTF-8."""
-MUST_BE = f"ids, classes and splits must be UTF-8 text, not empty, without NUL, and of at most {MAX_NAME_BYTES:,} bytes"
+MUST_BE = (
+    "ids, classes, splits and levels must be UTF-8 text, not empty, without NUL, and of at most "
+    f"{MAX_NAME_BYTES:,} bytes"
+)
 AT_ONCE = 10_000
 MAX_CLASSES = 100_000
 MAX_SPLITS = 255

@@ -17,7 +17,7 @@ from tqdm import tqdm
 from l2a_transfer import __version__
 from l2a_transfer.errors import ArgumentError, EvaluationError, wrong_kind
 from l2a_transfer.evaluation.compare import compare
-from l2a_transfer.evaluation.families import check_wanted, left_out
+from l2a_transfer.evaluation.families import check_wanted, left_out, pairs_of
 from l2a_transfer.evaluation.measure import few_test_images, folds_of, measure, source_of, svm_config
 from l2a_transfer.evaluation.naming import name_files
 from l2a_transfer.evaluation.protocols import Plan, check_folds, plan_splits
@@ -51,6 +51,7 @@ def evaluate_files(
     planned = _plan_all([Path(path) for path in paths], config)
     names = name_files([file for file, _, _ in planned])
     sources = [source_of(file, name.label, own[0].levels) for (file, _, own), name in zip(planned, names, strict=True)]
+    config = dataclasses.replace(config, compare=pairs_of(config.compare, sources))
     check_wanted(config.wanted, sources)
     for note in left_out(config.wanted, sources):
         log.info("%s", note)

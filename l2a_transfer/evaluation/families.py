@@ -178,6 +178,40 @@ def plan(groups: Sequence[Group[Row]], wanted: Wanted) -> list[Planned[Row]]:
     return [*pairs, *views]
 
 
+def pairs_of(asked: Iterable[tuple[str, str] | str], sources: Sequence[Source]) -> tuple[tuple[str, str], ...]:
+    """The pairs that were asked for; `A,B` is cut at the comma that has a name of the table on either side.
+
+    Raises: ArgumentError where there is no comma, or several do. Where none does, a single comma is the one that was
+    meant, for `check_wanted` to say which name is unknown.
+    """
+    known = set(_known(sources))
+    found: list[tuple[str, str]] = []
+    for pair in asked:
+        if not isinstance(pair, str):
+            found.append(pair)
+            continue
+        cuts = [(pair[:k], pair[k + 1 :]) for k, letter in enumerate(pair) if letter == ","]
+        trimmed = [(a.strip(), b.strip()) for a, b in cuts]
+        named = [cut for cut in cuts if known.issuperset(cut)] or [cut for cut in trimmed if known.issuperset(cut)]
+        if len(named) > 1:
+            raise ArgumentError(f"compare must be two names with a comma between; {pair!r} can be cut in several ways")
+        if not named and len(cuts) != 1:
+            raise ArgumentError(
+                f"compare must be two names of the table with a comma between, as A,B; got {pair!r}, and the names are "
+                f"{', '.join(map(repr, sorted(known)[:11]))}"
+            )
+        found += named or trimmed
+    return tuple(found)
+
+
+def _known(sources: Sequence[Source]) -> list[str]:
+    """Names of models, and of architectures of which there are enough seeds."""
+    places = _by_data(sources).values()
+    return list(dict.fromkeys(
+        [source.label for source in sources] + [g.name for groups in places for g in groups if g.is_sample]
+    ))  # fmt: skip
+
+
 def check_wanted(wanted: Wanted, sources: Sequence[Source]) -> None:
     """Raises: UnknownNameError for a name that no row and no architecture has; ArgumentError for a name that several
     have, for a model beside itself, for two that share no data set, and for both ways of asking at once;
@@ -185,9 +219,7 @@ def check_wanted(wanted: Wanted, sources: Sequence[Source]) -> None:
     if wanted.pairs and wanted.reference is not None:
         raise ArgumentError("compare and reference exclude each other: name pairs, or one reference for all models")
     places = list(_by_data(sources).values())
-    known = list(dict.fromkeys(
-        [source.label for source in sources] + [g.name for groups in places for g in groups if g.is_sample]
-    ))  # fmt: skip
+    known = _known(sources)
     for kind, names in [*(("compare", pair) for pair in wanted.pairs), ("reference", (wanted.reference,))]:
         for name in names:
             if name is not None and name not in known:

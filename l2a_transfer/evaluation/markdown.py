@@ -107,7 +107,7 @@ def _ablations(results: EvalResults) -> list[list[str]]:
 def _provenance(results: EvalResults) -> list[list[str]]:
     sections = [
         ["## Where every number comes from"],
-        ["```", plain(provenance.command(results)).replace("```", "'''"), "```"],
+        ["```", provenance.command(results), "```"],
         [f"- {name}: {_escape(value)}" for name, value in provenance.run(results)],
         [_table(tables.origins(results.rows))],
         ["Every split's rows are in `results.json`; splits with the same SHA-256 have the same images in each part.",

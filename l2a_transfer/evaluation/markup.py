@@ -8,8 +8,8 @@ from collections.abc import Iterable
 from html import escape as escape_html
 from html import unescape
 
-DIRECTION = frozenset("\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
-"""Characters that turn round what stands beside them."""
+from l2a_transfer.text import STEERING, UNSEEN
+
 NO_BREAK = "\u00a0"
 VOID = frozenset({"br", "meta", "wbr"})
 UNBROKEN = 18
@@ -23,15 +23,15 @@ class Markup(str):
 
 
 def plain(text: str) -> str:
-    """The text with a space for each white space, and U+FFFD for controls, halves of characters and turners of text."""
-    return "".join(
-        " "
-        if c.isspace() and c != NO_BREAK
-        else "\ufffd"
-        if c in DIRECTION or unicodedata.category(c) in ("Cc", "Cs")
-        else c
-        for c in text
-    )
+    """The text with a space for each white space, and U+FFFD for what `text.STEERING` has: controls, halves of
+    characters, what turns text round and what cannot be seen."""
+    spaced = "".join(" " if c.isspace() and c != NO_BREAK else c for c in text)
+    return STEERING.sub("\ufffd", spaced)
+
+
+def look(text: str) -> str:
+    """What of a name can be told apart by eye where it stands in a report; equal for names that look alike."""
+    return unicodedata.normalize("NFC", " ".join(UNSEEN.sub("", plain(text)).split()))
 
 
 def shortened(text: str, most: int) -> str:

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from l2a_transfer.evaluation.markup import plain
+from l2a_transfer.evaluation.markup import look
 from l2a_transfer.features.schema import weights_sha256
 from l2a_transfer.features.views import VerifiedFile
 
@@ -90,9 +90,9 @@ def _labels(files: Sequence[VerifiedFile], paths: Sequence[Path], lines: Sequenc
         pieces = [""] if len(groups) == 1 else _pieces([[paths[k] for k in own] for own in groups])
         for own, piece in zip(groups, pieces, strict=True):
             found[lines[own[0]]] = f"{name} ({piece})" if piece else name
-    often = Counter(map(plain, found.values()))  # a model may have the name that another one was given here
+    often = Counter(map(look, found.values()))  # a model may have the name that another one was given here
     return [
-        found[line] if often[plain(found[line])] == 1 else f"{found[line]}, SHA-256 {files[own[0]].sha256[:12]}"
+        found[line] if often[look(found[line])] == 1 else f"{found[line]}, SHA-256 {files[own[0]].sha256[:12]}"
         for line, own in sorted(members.items())
     ]
 

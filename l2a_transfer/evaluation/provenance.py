@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-import shlex
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from l2a_transfer.evaluation.evaluate import EvalConfig, EvalResults
 from l2a_transfer.evaluation.families import TRAINED, Source
+from l2a_transfer.text import shell_line
 from l2a_transfer.wording import counted
 
 FIRST = ("name", "weights_sha256", "config", "training", "metrics", "preprocess", "parameters")
@@ -26,7 +26,8 @@ MOST = 700
 def command(results: EvalResults) -> str:
     """The `svm-eval` command of this report; the folder names itself."""
     config = results.config
-    arguments = [source.file for source in origins(results)]
+    # One that begins with a dash is an option, and ~ a home.
+    arguments = [f"./{source.file}" if source.file[0] in "-~" else source.file for source in origins(results)]
     arguments += ["--out", "report", "--protocol", config.protocol, "--c-grid", _numbers(config.c_grid)]
     arguments += ["--decades", str(config.decades), "--folds", str(config.folds)]
     if config.draws is not None:
@@ -38,7 +39,7 @@ def command(results: EvalResults) -> str:
     if config.widths:
         arguments += ["--widths", _numbers(config.widths)]
     for pair in config.compare:
-        arguments += ["--compare", ",".join(pair)]
+        arguments += ["--compare", pair if isinstance(pair, str) else ",".join(pair)]
     if config.reference is not None:
         arguments += ["--reference", config.reference]
     arguments += ["--solver", config.solver, "--seed", str(config.seed)]
@@ -46,7 +47,7 @@ def command(results: EvalResults) -> str:
         arguments += ["--device", config.device]
     if config.max_memory is not None:
         arguments += ["--max-memory", f"{config.max_memory / 2**20:g}M"]
-    return shlex.join(["l2a-transfer", "svm-eval", *arguments])
+    return shell_line(["l2a-transfer", "svm-eval", *arguments])
 
 
 def run(results: EvalResults) -> list[tuple[str, str]]:

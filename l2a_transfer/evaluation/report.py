@@ -10,12 +10,11 @@ import itertools
 import json
 import os
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from l2a_transfer.errors import OutputExistsError
 from l2a_transfer.evaluation import lookup
 from l2a_transfer.evaluation.compare import Comparison
 from l2a_transfer.evaluation.evaluate import EvalResults, EvalRow
@@ -24,7 +23,7 @@ from l2a_transfer.evaluation.page import page
 from l2a_transfer.evaluation.plots import accuracy_png, confusion_png
 from l2a_transfer.evaluation.results_schema import earlier_files
 from l2a_transfer.evaluation.seeds import SeedSummary
-from l2a_transfer.files import check_replaceable, is_there, leftovers, replacing_all
+from l2a_transfer.files import check_folder, check_free, check_replaceable, leftovers, replacing_all
 from l2a_transfer.lock import folder_lock
 from l2a_transfer.text import csv_cell, json_text
 
@@ -36,24 +35,24 @@ ENDS = dict.fromkeys(INTERVALS, ("low", "high")) | dict.fromkeys(("n", "files", 
 
 
 @contextmanager
-def report_folder(out: Path, *, overwrite: bool, beside: Sequence[str] = ()) -> Iterator[None]:
+def report_folder(out: Path, *, overwrite: bool, beside: Sequence[str] = ()) -> Iterator[set[str]]:
     """Hold the folder `out`, made where it is not there, from before the SVMs are fitted until the report is written.
 
-    Raises: as `check_output`; OutputExistsError where another process writes into it.
+    Gives the plots that an earlier report there names as its own, for `write_report`. Raises: as `check_output`;
+    OutputExistsError where another process writes into it.
     """
     check_output(out, overwrite=overwrite, beside=beside)
     with folder_lock(out):
         # Whoever held the lock until now may have finished in the meantime.
         check_output(out, overwrite=overwrite, beside=beside)
-        yield
+        yield _files_of(out / RESULTS)
 
 
 def check_output(out: Path, *, overwrite: bool, beside: Sequence[str] = ()) -> None:
     """Raises: OutputExistsError where `out` holds a report, or files called `beside`, and may not be replaced, or is no
     folder, or where one of these names is not a regular file's; OSError where it cannot be written, which is better
     known before the SVMs are fitted than after. What an interrupted report left may be replaced."""
-    if is_there(out) and not out.is_dir():
-        raise OutputExistsError(f"{out}: is a file, and a report needs a folder", "choose another `out`")
+    check_folder(out, "a report")
     there = next(path for path in (out, *out.absolute().parents) if path.exists())
     problem = errno.ENOTDIR if not there.is_dir() else 0 if os.access(there, os.W_OK) else errno.EACCES
     if problem:
@@ -62,29 +61,34 @@ def check_output(out: Path, *, overwrite: bool, beside: Sequence[str] = ()) -> N
     for path in sorted(out.glob("confusion-*.png")):
         check_replaceable(path)
     for name in (*FIXED, *beside):
-        check_replaceable(out / name)
-        if is_there(out / name) and not overwrite and name not in replaced:
-            raise OutputExistsError(
-                f"{out / name}: exists", "`overwrite=True` replaces the report, or choose another `out`"
-            )
+        check_free(out / name, overwrite=overwrite, what="the report", replaced=replaced)
 
 
 def write_report(
-    results: EvalResults, out: Path, *, overwrite: bool = False, beside: Mapping[str, bytes] | None = None
+    results: EvalResults,
+    out: Path,
+    *,
+    overwrite: bool = False,
+    beside: Mapping[str, bytes] | None = None,
+    earlier: Collection[str] | None = None,
 ) -> list[Path]:
     """Writes the report into the folder `out` and returns its files, `results.json` first.
 
     Every file is written aside and moved to its place when all are complete, `results.json` last; files called
-    `beside` appear together with them; the plots of an earlier report that this one does not have are removed. Raises:
+    `beside` appear together with them. The plots of an earlier report that this one does not have are removed: those
+    that the caller's `report_folder` gave as `earlier`, which is looked for here where it is not given. Raises:
     OutputExistsError; OSError, naming the file, where the disk refuses.
     """
     beside = beside or {}
-    with report_folder(out, overwrite=overwrite, beside=tuple(beside)):
-        return _write_report(results, out, beside)
+    if earlier is None:
+        with report_folder(out, overwrite=overwrite, beside=tuple(beside)) as found:
+            return _write_report(results, out, beside, found)
+    check_output(out, overwrite=overwrite, beside=tuple(beside))
+    with folder_lock(out):
+        return _write_report(results, out, beside, earlier)
 
 
-def _write_report(results: EvalResults, out: Path, beside: Mapping[str, bytes]) -> list[Path]:
-    earlier = _files_of(out / RESULTS)
+def _write_report(results: EvalResults, out: Path, beside: Mapping[str, bytes], earlier: Collection[str]) -> list[Path]:
     confusions = _confusion_names(results)
     names = [*FIXED, *confusions]
     content: dict[str, Callable[[], bytes]] = {
@@ -106,7 +110,7 @@ def _write_report(results: EvalResults, out: Path, beside: Mapping[str, bytes]) 
                 put(name, confusion_png(results.rows[k], results.details[k]))
         for name, whole in beside.items():
             put(name, whole)
-    for name in earlier - set(names):
+    for name in set(earlier) - set(names):
         (out / name).unlink(missing_ok=True)
     return [out / name for name in (*names, *beside)]
 

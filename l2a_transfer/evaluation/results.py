@@ -31,7 +31,8 @@ class EvalConfig:
     chooses among several. `draws`: splits to draw (None: the protocol's own number). `decades`: how often the grid may
     grow tenfold where the best C is at its edge. `shots`: images a class in the protocol low-shot. `ablate`: which
     variants of each model stand beside it; `widths`: PCAs to so many columns that do too. `compare`: pairs of models,
-    or of architectures over their seeds, and `reference`: one for all; neither: the planned families of comparisons.
+    or of architectures over their seeds, as (A, B) or `A,B`, which is cut where names are
+    known; and `reference`: one for all; neither: the planned families of comparisons.
     `tol`, `max_iter` None: the solver's own. `max_memory`: bytes that the batched solver may hold. `jobs`: liblinear's
     threads, which change no number.
     Raises: UnknownNameError, ValueError.
@@ -50,7 +51,7 @@ class EvalConfig:
     shots: tuple[int, ...] = SHOTS
     ablate: tuple[str, ...] = ()
     widths: tuple[int, ...] = ()
-    compare: tuple[tuple[str, str], ...] = ()
+    compare: tuple[tuple[str, str] | str, ...] = ()
     reference: str | None = None
     device: str = "auto"
     max_memory: int | None = None
@@ -58,7 +59,7 @@ class EvalConfig:
     @property
     def wanted(self) -> Wanted:
         """The comparisons that were asked for."""
-        return Wanted(self.compare, self.reference)
+        return Wanted(tuple(pair for pair in self.compare if not isinstance(pair, str)), self.reference)
 
     def __post_init__(self) -> None:
         if self.protocol not in PROTOCOLS:

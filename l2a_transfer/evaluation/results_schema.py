@@ -10,7 +10,7 @@ from l2a_transfer.evaluation.results import SCHEMA
 from l2a_transfer.inputs import read_input
 
 log = logging.getLogger(__name__)
-MAX_BYTES = 1 << 30
+MAX_BYTES = 1 << 28
 RESULTS = table(
     {"schema": Kind(repr(SCHEMA), lambda value: value == SCHEMA), "files": list_of(text())}, others=ANYTHING
 )

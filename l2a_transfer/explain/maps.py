@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from l2a_transfer.drawing import legible, plain_texts
-from l2a_transfer.errors import ArgumentError, BackendError, OutputExistsError, wrong_kind
-from l2a_transfer.files import check_replaceable, is_there, leftovers, replacing_all, write_whole
+from l2a_transfer.errors import ArgumentError, BackendError, wrong_kind
+from l2a_transfer.files import check_folder, check_free, leftovers, replacing_all, write_whole
 from l2a_transfer.lock import folder_lock, output_lock
 from l2a_transfer.models.config import LEVELS
 from l2a_transfer.models.vgg import Network
@@ -217,10 +217,7 @@ def overlay_name(stem: str, level: str) -> str:
 
 
 def _check_free(out: Path, names: Sequence[str], *, overwrite: bool) -> None:
-    if is_there(out) and not out.is_dir():
-        raise OutputExistsError(f"{out}: is a file, and pictures need a folder", "choose another `out`")
+    check_folder(out, "a set of pictures")
     replaced = leftovers(out)
     for name in names:
-        check_replaceable(out / name)
-        if is_there(out / name) and not overwrite and name not in replaced:
-            raise OutputExistsError(f"{out / name}: exists", "`overwrite=True` replaces it, or choose another `out`")
+        check_free(out / name, overwrite=overwrite, replaced=replaced)

@@ -123,6 +123,13 @@ def check_rows(path: Path, meta: FeatureMeta, rows: Rows, dim: int) -> None:
         raise StoreError(f"{path}: /ids must differ; {twice!r} is there more than once")
     if found := first_fault(rows.ids):
         raise StoreError(f"{path}: /ids: the name of row {found[0]} {found[1]}; {MUST_BE}")
+    levels = [name for name, _, _ in meta.levels]
+    for key, names in (("classes", meta.classes), ("splits", meta.splits), ("levels", levels)):
+        if found := first_fault(names):
+            raise StoreError(f"{path}: the attribute {key!r}: name {found[0]} {found[1]}; {MUST_BE}")
+        # Classes of one name were told apart by whoever gave them (see `data.names.merged`).
+        if key != "classes" and len(set(names)) < len(names):
+            raise StoreError(f"{path}: the attribute {key!r}: names must differ, got {list(names)!r:.200}")
     if rows.labels.min() < -1 or rows.labels.max() >= len(meta.classes):
         raise StoreError(
             f"{path}: /labels must be −1 or an index of one of {counted(len(meta.classes), 'class', 'classes')}"

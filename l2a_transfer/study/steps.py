@@ -10,6 +10,7 @@ from pathlib import Path
 from l2a_transfer.errors import StudyError
 from l2a_transfer.study.config import Comparison, Images, Network, Protocol, Study, Target
 from l2a_transfer.study.weights import PIXELS, Run, runs_of
+from l2a_transfer.text import shell_line
 from l2a_transfer.training.recipe import find_recipe
 
 TRAIN, EXTRACT, EVALUATE = "train", "extract", "evaluate"
@@ -42,7 +43,7 @@ class Step:
     @property
     def command(self) -> str:
         """What a shell takes, where OUT is the study's folder."""
-        return shlex.join(["l2a-transfer", *self.arguments])
+        return shell_line(["l2a-transfer", *self.arguments])
 
 
 @dataclass(frozen=True)

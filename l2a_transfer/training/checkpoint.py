@@ -55,18 +55,20 @@ def save_checkpoint(path: Path, content: dict[str, Any]) -> None:
     """
     whole = io.BytesIO()  # torch itself says of a full disk "unexpected pos"
     torch.save({"schema": SCHEMA, **content}, whole)
-    write_run_file(path, whole.getbuffer())
+    write_run_file(path, whole.getbuffer(), kept=path.exists())
 
 
-def write_run_file(path: Path, content: bytes | memoryview) -> None:
-    """Write atomically. Raises: TrainingError where the disk refuses; `path` is then as before."""
+def write_run_file(path: Path, content: bytes | memoryview, *, kept: bool = True) -> None:
+    """Write atomically; `kept`: the run has a checkpoint. Raises: TrainingError where the disk refuses; `path` is then
+    as before."""
     try:
         files.write_whole(path, content)
     except OSError as error:
         todo = "make room" if error.errno in NO_ROOM else "put that right"
         raise TrainingError(
-            f"{path}: could not be saved: {error.strerror or error}; what was saved before is kept",
-            f"{todo}, and start again: `resume=True` goes on from this run's last checkpoint",
+            f"{path}: could not be saved: {error.strerror or error}; "
+            + ("what was saved before is kept" if kept else "no checkpoint of this run was saved before"),
+            f"{todo}, and start again" + (": `resume=True` goes on from this run's last checkpoint" if kept else ""),
         ) from error
 
 
