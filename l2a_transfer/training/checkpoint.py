@@ -55,7 +55,9 @@ def save_checkpoint(path: Path, content: dict[str, Any]) -> None:
     """
     whole = io.BytesIO()  # torch itself says of a full disk "unexpected pos"
     torch.save({"schema": SCHEMA, **content}, whole)
-    write_run_file(path, whole.getbuffer(), kept=path.exists())
+    # Released also where the disk refuses: a view that outlives its buffer is an error when both are collected.
+    with whole.getbuffer() as view:
+        write_run_file(path, view, kept=path.exists())
 
 
 def write_run_file(path: Path, content: bytes | memoryview, *, kept: bool = True) -> None:
