@@ -84,7 +84,7 @@ def test_a_member_whose_name_and_shard_together_are_too_long(tmp_path: Path) -> 
     name = "/".join(["x" * 200] * 20) + "/1.png"
     tar(tmp_path / ("s" * 100 + ".tar"), {name: png(1)}, tarfile.PAX_FORMAT)
     with pytest.raises(
-        DataError, match=r"^wds:.*s+\.tar: row 0: the name 's{60}'… takes 4,130 bytes; ids, classes and splits"
+        DataError, match=r"^wds:.*s+\.tar: row 0: the name 's{60}'… takes 4,130 bytes; ids, classes, splits and levels"
     ):
         open_source(f"wds:{tmp_path}/{'s' * 100}.tar")
 
