@@ -10,6 +10,7 @@ from typing import Any
 
 import click
 
+from l2a_transfer.cli.data import reading_options
 from l2a_transfer.cli.output import echo
 from l2a_transfer.cli.paths import PATH
 from l2a_transfer.wording import counted
@@ -24,17 +25,7 @@ RUN = ("batch_size", "workers", "on_error", "attention", "engine", "resume", "ov
 @click.option("--download/--no-download", default=False, help="Fetch the data set into --data-dir.")
 @click.option("--out", type=PATH, required=True, metavar="FILE.h5", help="Feature file.")
 @click.option("--split", help="Only this split.")
-@click.option(
-    "--verify-source/--no-verify-source",
-    default=False,
-    help="Tell changed pictures by their bytes, not by size and time; reads every file. Give it from the first run on.",
-)
-@click.option(
-    "--split-from",
-    default="auto",
-    show_default=True,
-    help="What the splits are: auto (by names), folders (each first-level folder), none (one split).",
-)
+@reading_options
 @click.option("--limit", type=click.IntRange(min=1), help="At most N images a split, evenly over the classes.")
 @click.option("--levels", help="Comma-separated levels, as L2,L3; all by default.")
 @click.option("--tap", default="ga", show_default=True, help="ga, or ga-bn-relu: what the classifier sees.")

@@ -8,6 +8,7 @@ from typing import Any
 
 import click
 
+from l2a_transfer.cli.data import reading_options
 from l2a_transfer.cli.output import echo
 from l2a_transfer.cli.paths import FOLDER, PATH
 from l2a_transfer.models.config import DEFAULT_WIDTH
@@ -22,17 +23,7 @@ OF_MODEL = ("width", "normalizer", "global_branch")
 @click.option("--data", required=True, help="A data set with training and test images, or KIND:PATH as for extract.")
 @click.option("--data-dir", type=PATH, help="Folder of a named data set.")
 @click.option("--download/--no-download", default=False, help="Fetch the data set into --data-dir.")
-@click.option(
-    "--verify-source/--no-verify-source",
-    default=False,
-    help="Tell changed pictures by their bytes, not by size and time; reads every file. Give it from the first run on.",
-)
-@click.option(
-    "--split-from",
-    default="auto",
-    show_default=True,
-    help="What the splits are: auto (by names), folders (each first-level folder), none (one split).",
-)
+@reading_options
 @click.option(
     "--out",
     type=FOLDER,
