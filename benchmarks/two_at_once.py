@@ -50,7 +50,7 @@ PRELOADED = (
 TINY = "untrained:vgg-att2-concat-pc@0.0625"
 FOLDERS = ("svm-eval", "maps", "train", "train --seeds", "quickstart")
 """Verbs whose output is a folder. `extract` can write a file of any such name."""
-ATTEMPTS = 10
+ATTEMPTS = 40
 NAMES = {"export": "out.onnx", "extract": "out.h5"}
 REFUSED = {
     "locked": r"is being written by (process \d+|another process)",
