@@ -14,8 +14,8 @@ import h5py
 import numpy as np
 import pytest
 
-from l2a_transfer.features import structure
-from l2a_transfer.features.blocks import Blocks
+from l2a_transfer.features import hdf5_structure
+from l2a_transfer.features.hdf5_blocks import Blocks
 from l2a_transfer.features.store import SEAL, USER_BLOCK, write_features
 from tests.feature_files import feature_set, labels_of, meta_of
 
@@ -180,13 +180,13 @@ def blocks_of(path: Path) -> list[tuple[int, int]]:
         content = take(self, at, size, signature)
         if content.startswith(b"BTLF"):  # whose checksum follows its records, of which the head before it says how many
             (records,) = struct.unpack_from("<H", path.read_bytes(), met[-1][0] + 24)
-            size = 6 + records * structure.TREE_RECORD.size + 4
+            size = 6 + records * hdf5_structure.TREE_RECORD.size + 4
         met.append((USER_BLOCK + at, size))
         return content
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Blocks, "take", noted)
-        structure.check_structure(path)
+        hdf5_structure.check_structure(path)
     return met
 
 

@@ -17,11 +17,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from l2a_transfer.data import apart, decode
+from l2a_transfer.data import decode, decode_apart
 from l2a_transfer.data.decode import decode_bytes, decode_here
 from l2a_transfer.data.loader import pixel_batches
+from l2a_transfer.data.picture_structure import format_of, is_simple, jpeg_scans
 from l2a_transfer.data.readers import open_source
-from l2a_transfer.data.structure import format_of, is_simple, jpeg_scans
 from l2a_transfer.errors import DataError, SourceError
 from l2a_transfer.preprocess import Preprocess
 from tests.conftest import MemorySource, memory_source, save_picture
@@ -100,7 +100,7 @@ KINDS = {
 @pytest.mark.parametrize("kind", KINDS)
 def test_what_is_decoded_apart_is_the_same_picture(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     assert not is_simple(KINDS[kind], format_of(KINDS[kind]) or "")
-    monkeypatch.setattr(apart, "STRIP_BYTES", 1000)
+    monkeypatch.setattr(decode_apart, "STRIP_BYTES", 1000)
     found = decode_bytes(KINDS[kind], "p")
     assert found.mode == "RGB"
     assert found.tobytes() == decode_here(KINDS[kind], "p").tobytes()
@@ -194,10 +194,10 @@ def test_a_picture_that_takes_too_long_is_refused_and_the_next_is_not(monkeypatc
 
 
 def test_a_crash_of_a_decoder_is_the_picture_s(monkeypatch: pytest.MonkeyPatch) -> None:
-    apart._close()
+    decode_apart._close()
     code = "import os, signal, sys; sys.stdin.buffer.read(40); os.kill(os.getpid(), signal.SIGSEGV)"
     with monkeypatch.context() as crash:
-        crash.setattr(apart, "CODE", code)
+        crash.setattr(decode_apart, "CODE", code)
         with pytest.raises(DataError, match=r"p\.tif: crashes its decoder \(SIGSEGV\)"):
             decode_bytes(KINDS["TIFF"], "p.tif")
     assert decode_bytes(KINDS["TIFF"], "p.tif").size == (50, 40)
@@ -205,8 +205,8 @@ def test_a_crash_of_a_decoder_is_the_picture_s(monkeypatch: pytest.MonkeyPatch) 
 
 def test_a_decoder_that_was_ended_by_others_is_replaced() -> None:
     decode_bytes(KINDS["TIFF"], "p.tif")
-    assert apart._State.decoder
-    process = apart._State.decoder.process
+    assert decode_apart._State.decoder
+    process = decode_apart._State.decoder.process
     os.kill(process.pid, signal.SIGKILL)
     process.wait()
     assert decode_bytes(KINDS["TIFF"], "p.tif").size == (50, 40)
@@ -223,7 +223,7 @@ def test_an_interrupted_question_is_not_answered_to_the_next(monkeypatch: pytest
         raise KeyboardInterrupt
 
     with monkeypatch.context() as pressed:
-        pressed.setattr(apart, "_read", interrupted)
+        pressed.setattr(decode_apart, "_read", interrupted)
         with pytest.raises(KeyboardInterrupt):
             decode_bytes(KINDS["TIFF"], "p.tif")
     assert decode_bytes(KINDS["numbers as text"], "p.pgm").size == (2, 1)
@@ -232,7 +232,7 @@ def test_an_interrupted_question_is_not_answered_to_the_next(monkeypatch: pytest
 def test_a_picture_is_not_skipped_because_no_process_can_be_started(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    apart._close()
+    decode_apart._close()
     (tmp_path / "p.tif").write_bytes(KINDS["TIFF"])
     source = open_source(f"imagefolder:{tmp_path}")
     monkeypatch.setattr(sys, "executable", str(tmp_path / "no python"))
@@ -245,7 +245,7 @@ def test_a_picture_that_this_process_has_no_memory_for_is_named(monkeypatch: pyt
         raise MemoryError
 
     with monkeypatch.context() as small:
-        small.setattr(apart, "_read_picture", full)
+        small.setattr(decode_apart, "_read_picture", full)
         with pytest.raises(DataError, match=r"p\.tif: takes more memory than there is"):
             decode_bytes(KINDS["TIFF"], "p.tif")
     assert decode_bytes(KINDS["TIFF"], "p.tif").size == (50, 40)

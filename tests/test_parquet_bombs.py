@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from l2a_transfer.data import parquet as parquet_module
-from l2a_transfer.data.pages import PageError, measure_pages
+from l2a_transfer.data.parquet_pages import PageError, measure_pages
 from l2a_transfer.data.readers import open_source
 from l2a_transfer.errors import DataError
 from tests.hostile_parquet import noise, save_compressed_bomb, save_dictionary_bomb, save_prefix_bomb, varint

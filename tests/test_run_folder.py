@@ -26,6 +26,7 @@ from l2a_transfer.errors import DataError, OutputExistsError, TrainingError, Wei
 from l2a_transfer.features.backends import TorchBackend
 from l2a_transfer.lock import IN_FOLDER, folder_lock
 from l2a_transfer.models.weights import load_weights, read_card, save_weights, with_metrics
+from l2a_transfer.training import checkpoint
 from l2a_transfer.training import runs as runs_module
 from l2a_transfer.training.cards import training_card, weights_name
 from l2a_transfer.training.checkpoint import differences, load_checkpoint, save_checkpoint
@@ -695,3 +696,20 @@ def test_a_signal_that_was_ignored_stays_ignored() -> None:
         assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
     finally:
         signal.signal(signal.SIGINT, before)
+
+
+def test_the_bytes_of_a_checkpoint_that_cannot_be_saved_are_let_go(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The error kept a view of a buffer that was collected before it, of which Python 3.13 says that it is an error."""
+    views: list[memoryview] = []
+
+    def full(path: Path, content: memoryview, *, kept: bool) -> None:
+        views.append(content)
+        raise TrainingError(f"{path}: could not be saved")
+
+    monkeypatch.setattr(checkpoint, "write_run_file", full)
+    with pytest.raises(TrainingError):
+        save_checkpoint(tmp_path / "checkpoint.pt", {"epoch": 1})
+    with pytest.raises(ValueError, match="released"):
+        views[0].tobytes()

@@ -17,9 +17,9 @@ import numpy as np
 import pytest
 
 from l2a_transfer.errors import StoreError
+from l2a_transfer.features.hdf5_structure import check_structure
 from l2a_transfer.features.schema import USER_BLOCK
 from l2a_transfer.features.store import open_store, read_features, read_maps, write_features
-from l2a_transfer.features.structure import check_structure
 from l2a_transfer.features.verify import verify_features
 from l2a_transfer.features.views import open_features
 from tests.conftest import assert_fails, l2a

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from l2a_transfer.evaluation import measure
 from l2a_transfer.evaluation.fitting import fit_svm
 from l2a_transfer.evaluation.measure import few_test_images
 from l2a_transfer.evaluation.protocols import Split
@@ -156,11 +157,8 @@ def test_a_damaged_file_is_refused(files: list[Path], tmp_path: Path) -> None:
     assert "SVMs" not in result.stderr
 
 
-def test_features_larger_than_max_memory_are_streamed_to_the_same_table(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    from l2a_transfer.evaluation import measure
-
+def kinds_fitted(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The type of the features of every fit from now on: `ndarray` in memory, `LazyRows` from the file."""
     kinds: list[str] = []
 
     def spy(features: object, *given: object, **named: object) -> object:
@@ -168,6 +166,13 @@ def test_features_larger_than_max_memory_are_streamed_to_the_same_table(
         return fit_svm(features, *given, **named)  # type: ignore[arg-type]
 
     monkeypatch.setattr(measure, "fit_svm", spy)
+    return kinds
+
+
+def test_features_larger_than_max_memory_are_streamed_to_the_same_table(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kinds = kinds_fitted(monkeypatch)
     labels = labels_of(3, 80)
     path = save(tmp_path / "wide.h5", feature_set(labels, blobs(labels, dim=400, spread=4.0)))
     whole = json.loads(l2a("svm-eval", path, "--out", tmp_path / "a", "--json").stdout)
@@ -183,15 +188,7 @@ def test_features_larger_than_max_memory_are_streamed_to_the_same_table(
 def test_features_larger_than_what_may_be_taken_are_streamed_unasked(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from l2a_transfer.evaluation import measure
-
-    kinds: list[str] = []
-
-    def spy(features: object, *given: object, **named: object) -> object:
-        kinds.append(type(features).__name__)
-        return fit_svm(features, *given, **named)  # type: ignore[arg-type]
-
-    monkeypatch.setattr(measure, "fit_svm", spy)
+    kinds = kinds_fitted(monkeypatch)
     labels = labels_of(3, 80)
     path = save(tmp_path / "wide.h5", feature_set(labels, blobs(labels, dim=400, spread=4.0)))
     whole = json.loads(l2a("svm-eval", path, "--out", tmp_path / "a", "--json").stdout)

@@ -13,8 +13,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, UnidentifiedImageError, features
 
-from l2a_transfer.data.apart import decode_apart
-from l2a_transfer.data.structure import format_of, is_simple, jpeg_scans
+from l2a_transfer.data.decode_apart import decode_apart
+from l2a_transfer.data.picture_structure import format_of, is_simple, jpeg_scans
 from l2a_transfer.errors import DataError
 from l2a_transfer.inputs import check_input, read_input
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from l2a_transfer.errors import DataError
-from l2a_transfer.inputs import check_input
+from l2a_transfer.inputs import check_input, read_input
 
 MAX_LIST_BYTES = 16 << 20
 
@@ -20,3 +20,12 @@ def check_file(path: Path, most: int = MAX_LIST_BYTES) -> None:
         raise DataError(f"{path}: {error.strerror or error}; remove it") from error
     if found.st_size > most:
         raise DataError(f"{path}: {found.st_size >> 20} MiB; at most {most >> 20} are read")
+
+
+def read_list(path: Path, most: int = MAX_LIST_BYTES) -> bytes:
+    """The content of a file that must be there. Raises: as `check_file`; DataError where it cannot be read."""
+    check_file(path, most)
+    try:
+        return read_input(path, most)
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read: {error.strerror or error}") from error

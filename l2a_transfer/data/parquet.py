@@ -16,7 +16,7 @@ from PIL import Image
 
 from l2a_transfer.data.decode import MAX_FILE_BYTES, decode_bytes
 from l2a_transfer.data.names import MAX_CLASSES, check_class_count, class_name, hive_value, merged
-from l2a_transfer.data.pages import measure_pages
+from l2a_transfer.data.parquet_pages import measure_pages
 from l2a_transfer.data.shards import (
     Shard,
     ShardReader,

@@ -20,7 +20,7 @@ from l2a_transfer.data.cifar import read_cifar
 from l2a_transfer.data.decode import SUFFIXES
 from l2a_transfer.data.folders import read_folder
 from l2a_transfer.data.layout import check_choice
-from l2a_transfer.data.lists import MAX_LIST_BYTES, check_file
+from l2a_transfer.data.lists import read_list
 from l2a_transfer.data.names import (
     MAX_CLASSES,
     check_class_count,
@@ -47,7 +47,6 @@ from l2a_transfer.data.sources import (
 )
 from l2a_transfer.data.webdataset import read_webdataset
 from l2a_transfer.errors import ArgumentError, DataError, UnknownNameError, wrong_kind
-from l2a_transfer.inputs import read_input
 from l2a_transfer.memory import require_memory
 from l2a_transfer.wording import counted
 
@@ -204,9 +203,8 @@ def _stanford40(spec: DatasetSpec, data_dir: Path) -> ImageSource:
     for k, part in enumerate(spec.splits):
         path = lists / f"{part}.txt"
         try:
-            check_file(path)
-            own = sorted(read_input(path, MAX_LIST_BYTES).decode().split())
-        except (OSError, UnicodeDecodeError) as error:
+            own = sorted(read_list(path).decode().split())
+        except UnicodeDecodeError as error:
             raise DataError(f"{path}: cannot be read: {error}") from error
         for name in own:
             if not re.fullmatch(r"[A-Za-z_]+_\d+\.jpg", name):

@@ -13,8 +13,8 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from l2a_transfer.data.lists import MAX_LIST_BYTES, check_file
-from l2a_transfer.inputs import open_input, read_input
+from l2a_transfer.data.lists import MAX_LIST_BYTES, read_list
+from l2a_transfer.inputs import open_input
 from l2a_transfer.wording import counted
 
 MAX_IDX_BYTES = 512 << 20
@@ -28,8 +28,7 @@ PCAM_FILTERS = {h5py.h5z.FILTER_DEFLATE, h5py.h5z.FILTER_SHUFFLE, h5py.h5z.FILTE
 
 def read_idx(path: Path, axes: int) -> NDArray[np.uint8]:
     """The bytes in a file of MNIST's format, with so many axes. Raises: ValueError for another, or one cut short."""
-    check_file(path, MAX_IDX_BYTES)  # for the error that names the file; the reading has its own bound
-    content = read_input(path, MAX_IDX_BYTES)
+    content = read_list(path, MAX_IDX_BYTES)
     if content[:4] != bytes((0, 0, 8, axes)) or len(content) < 4 + 4 * axes:
         raise ValueError(f"{path.name} is no idx file of bytes with {axes} axes")
     shape = tuple(np.frombuffer(content, dtype=">u4", offset=4, count=axes).tolist())
@@ -112,8 +111,7 @@ def read_mat(path: Path) -> dict[str, Any]:
 
     Raises: ValueError for other kinds of content, and for what is cut short, too deep or unpacks to too much.
     """
-    check_file(path)
-    content = read_input(path, MAX_LIST_BYTES)
+    content = read_list(path)
     if len(content) < 128 or content[124:128] != b"\x00\x01IM":
         raise ValueError(f"{path.name} is no MATLAB file of level 5")
     found: dict[str, Any] = {}

@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from l2a_transfer.errors import StoreError
+from l2a_transfer.features.hdf5_structure import check_structure
 from l2a_transfer.features.schema import (
     AGAIN,
     DTYPES,
@@ -36,7 +37,6 @@ from l2a_transfer.features.schema import (
     digest_of,
     document,
 )
-from l2a_transfer.features.structure import check_structure
 from l2a_transfer.features.writer import write_features
 from l2a_transfer.inputs import check_input, open_input
 from l2a_transfer.wording import are, counted

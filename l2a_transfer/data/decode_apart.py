@@ -25,7 +25,7 @@ or the lengths of what is wrong and of the remedy."""
 STRIP_BYTES = 8 << 20
 WALL_SECONDS = 600.0
 """For a decoder that waits instead of computing, which takes no CPU time."""
-CODE = "import sys; sys.path[:] = sys.argv[1:]; from l2a_transfer.data.apart import serve; serve()"
+CODE = "import sys; sys.path[:] = sys.argv[1:]; from l2a_transfer.data.decode_apart import serve; serve()"
 
 
 class _Decoder:
