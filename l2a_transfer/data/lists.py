@@ -23,9 +23,7 @@ def check_file(path: Path, most: int = MAX_LIST_BYTES) -> None:
 
 
 def read_list(path: Path, most: int = MAX_LIST_BYTES) -> bytes:
-    """The content of a file that must be there. Raises: as `check_file`; DataError where it cannot be read."""
+    """The content of a file. Raises: as `check_file`; OSError where it is not there or cannot be read, because only
+    the set that it belongs to knows what must be there."""
     check_file(path, most)
-    try:
-        return read_input(path, most)
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read: {error.strerror or error}") from error
+    return read_input(path, most)

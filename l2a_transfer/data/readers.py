@@ -204,7 +204,7 @@ def _stanford40(spec: DatasetSpec, data_dir: Path) -> ImageSource:
         path = lists / f"{part}.txt"
         try:
             own = sorted(read_list(path).decode().split())
-        except UnicodeDecodeError as error:
+        except (OSError, UnicodeDecodeError) as error:
             raise DataError(f"{path}: cannot be read: {error}") from error
         for name in own:
             if not re.fullmatch(r"[A-Za-z_]+_\d+\.jpg", name):

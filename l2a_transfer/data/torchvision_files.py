@@ -27,7 +27,8 @@ PCAM_FILTERS = {h5py.h5z.FILTER_DEFLATE, h5py.h5z.FILTER_SHUFFLE, h5py.h5z.FILTE
 
 
 def read_idx(path: Path, axes: int) -> NDArray[np.uint8]:
-    """The bytes in a file of MNIST's format, with so many axes. Raises: ValueError for another, or one cut short."""
+    """The bytes in a file of MNIST's format, with so many axes. Raises: ValueError for another, or one cut short;
+    as `read_list`."""
     content = read_list(path, MAX_IDX_BYTES)
     if content[:4] != bytes((0, 0, 8, axes)) or len(content) < 4 + 4 * axes:
         raise ValueError(f"{path.name} is no idx file of bytes with {axes} axes")
