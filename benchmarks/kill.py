@@ -34,7 +34,7 @@ PRELOADED = (
     "torch.utils.data",
     "l2a_transfer.data.readers",
     "l2a_transfer.features.extract",
-    "l2a_transfer.models.vgg",
+    "l2a_transfer.models.registry",
     "l2a_transfer.models.weights",
 )
 """What a child would import; it is forked with all of it there."""

@@ -32,7 +32,7 @@ from sklearn.preprocessing import StandardScaler
 from sklearn.svm import LinearSVC
 from svm_data import Problem, caltech, cifar10, svm_objectives
 
-from l2a_transfer.evaluation.linear_svm import BatchedLinearSVC
+from l2a_transfer.svm.estimators import BatchedLinearSVC
 
 TIE = 1e-4
 

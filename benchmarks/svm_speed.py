@@ -33,7 +33,7 @@ from sklearn.preprocessing import StandardScaler
 from sklearn.svm import LinearSVC
 from svm_data import Problem, caltech, cifar10, svm_objectives
 
-from l2a_transfer.evaluation.linear_svm import C_GRID, BatchedLinearSVC, LinearSVCPath
+from l2a_transfer.svm.estimators import C_GRID, BatchedLinearSVC, LinearSVCPath
 
 CONCATENATED = ("caltech101-att.h5", "caltech101-uniform.h5", "caltech101-untrained.h5")
 PROBLEMS: dict[str, tuple[str, Callable[[Path], Problem]]] = {

@@ -26,8 +26,8 @@ from numpy.typing import NDArray
 from provenance import provenance
 from sklearn.exceptions import ConvergenceWarning
 
-from l2a_transfer.evaluation.linear_svm import BatchedLinearSVC, LinearSVCPath
-from l2a_transfer.evaluation.rows import LazyRows
+from l2a_transfer.svm.estimators import BatchedLinearSVC, LinearSVCPath
+from l2a_transfer.svm.rows import LazyRows
 
 MIB = 1 << 20
 CASES: dict[str, dict[str, Any]] = {

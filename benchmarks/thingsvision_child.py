@@ -17,7 +17,7 @@ from thingsvision import get_extractor_from_model
 from thingsvision.utils.data import DataLoader, ImageDataset
 from thingsvision.utils.storing import save_features
 
-from l2a_transfer.models.vgg import build_model
+from l2a_transfer.models.registry import build_model
 from l2a_transfer.models.weights import PRETRAINED, read_card
 
 

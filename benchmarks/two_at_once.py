@@ -43,7 +43,7 @@ from l2a_transfer.cli.main import VERBS
 from l2a_transfer.cli.main import main as l2a_transfer_main
 
 PRELOADED = (
-    "h5py", "l2a_transfer.evaluation.evaluate", "l2a_transfer.evaluation.report", "l2a_transfer.explain.maps",
+    "h5py", "l2a_transfer.evaluation.evaluate", "l2a_transfer.report.write", "l2a_transfer.explain.maps",
     "l2a_transfer.export", "l2a_transfer.features.extract", "l2a_transfer.training.runs", "matplotlib.figure",
     "onnxruntime", "onnxscript", "sklearn.svm", "torch.onnx", *(f"l2a_transfer.cli.{verb}" for verb in VERBS.values()),
 )  # fmt: skip

@@ -8,12 +8,11 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-__version__ = "0.1.0"
+from l2a_transfer.version import __version__
 
 if TYPE_CHECKING:
     from l2a_transfer.data.readers import open_source
     from l2a_transfer.evaluation.evaluate import EvalConfig, evaluate_files
-    from l2a_transfer.evaluation.linear_svm import BatchedLinearSVC, LinearSVCPath
     from l2a_transfer.explain.maps import attention_maps
     from l2a_transfer.export import export_onnx
     from l2a_transfer.features.backends import open_backend
@@ -21,16 +20,17 @@ if TYPE_CHECKING:
     from l2a_transfer.features.store import read_features
     from l2a_transfer.features.views import open_features
     from l2a_transfer.models.config import ModelConfig
-    from l2a_transfer.models.vgg import build_model
+    from l2a_transfer.models.registry import build_model
     from l2a_transfer.models.weights import load_weights, resolve_model
+    from l2a_transfer.svm.estimators import BatchedLinearSVC, LinearSVCPath
 
 _HOME = {
-    "BatchedLinearSVC": "evaluation.linear_svm",
+    "BatchedLinearSVC": "svm.estimators",
     "EvalConfig": "evaluation.evaluate",
-    "LinearSVCPath": "evaluation.linear_svm",
+    "LinearSVCPath": "svm.estimators",
     "ModelConfig": "models.config",
     "attention_maps": "explain.maps",
-    "build_model": "models.vgg",
+    "build_model": "models.registry",
     "evaluate_files": "evaluation.evaluate",
     "export_onnx": "export",
     "extract": "features.extract",
@@ -43,6 +43,7 @@ _HOME = {
 }
 
 __all__ = [
+    "__version__",
     "BatchedLinearSVC",
     "EvalConfig",
     "LinearSVCPath",

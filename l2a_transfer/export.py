@@ -20,7 +20,7 @@ from l2a_transfer.features.onnx_backend import WEIGHTS_KEY, with_sha256
 from l2a_transfer.files import check_free, replacing
 from l2a_transfer.lock import output_lock
 from l2a_transfer.models.digest import network_sha256
-from l2a_transfer.models.vgg import Network
+from l2a_transfer.models.interface import Network
 from l2a_transfer.models.weights import Card
 
 TOLERANCE = 1e-4

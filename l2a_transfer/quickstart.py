@@ -13,13 +13,13 @@ import numpy as np
 from l2a_transfer.data.readers import ImageSource, open_source
 from l2a_transfer.errors import Interrupted
 from l2a_transfer.evaluation.evaluate import EvalConfig, evaluate_files
-from l2a_transfer.evaluation.markdown import markdown_table
-from l2a_transfer.evaluation.report import report_folder, write_report
 from l2a_transfer.explain.maps import SHEET, attention_maps, sheet_png
 from l2a_transfer.features.backends import open_backend
 from l2a_transfer.features.extract import extract
 from l2a_transfer.lock import output_lock
 from l2a_transfer.models.weights import resolve_model
+from l2a_transfer.report.markdown import markdown_table
+from l2a_transfer.report.write import report_folder, write_report
 from l2a_transfer.wording import counted
 
 log = logging.getLogger(__name__)

@@ -1,6 +1,6 @@
 """Text that strangers wrote (names of files, models, classes and keys), made safe for where it is shown.
 
-Here for terminals, CSV and JSON; for HTML see `evaluation/markup.py`, for Markdown `evaluation/markdown.py`.
+Here for terminals, CSV and JSON; for HTML see `report/markup.py`, for Markdown `report/markdown.py`.
 """
 
 from __future__ import annotations
@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import re
 import shlex
+import unicodedata
 from collections.abc import Sequence
 
 CONTROLS = "\x00-\x1f"
@@ -25,11 +26,24 @@ UNSEEN = re.compile(
 NUMBERS = re.compile(r"[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?(?: [-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?)*")
 FORMULA = re.compile(r"[\s'\"\ufffd]*[=+\-@＝＋－＠]")
 """How a cell begins that a spreadsheet computes."""
+NO_BREAK = "\u00a0"
 
 
 def terminal(text: str) -> str:
     """One line for a terminal: what could steer it, or turn text round, as the escape that Python has for it."""
     return STEERING.sub(lambda found: repr(found[0])[1:-1], text)
+
+
+def plain(text: str) -> str:
+    """The text with a space for each white space, and U+FFFD for what `STEERING` has: controls, halves of
+    characters, what turns text round and what cannot be seen."""
+    spaced = "".join(" " if c.isspace() and c != NO_BREAK else c for c in text)
+    return STEERING.sub("\ufffd", spaced)
+
+
+def look(text: str) -> str:
+    """What of a name can be told apart by eye where it stands in a report; equal for names that look alike."""
+    return unicodedata.normalize("NFC", " ".join(UNSEEN.sub("", plain(text)).split()))
 
 
 def csv_cell(value: object) -> object:

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from l2a_transfer.evaluation.page import page
+from l2a_transfer.report.page import page
 from tests.made_results import comparison, results, row
 from tests.test_page import HOSTILE, full
 

@@ -14,12 +14,11 @@ from safetensors.torch import load_file, save_file
 
 from l2a_transfer.errors import BackendError, TrainingError, WeightsError
 from l2a_transfer.evaluation.evaluate import EvalConfig, evaluate_files
-from l2a_transfer.evaluation.report import write_report
 from l2a_transfer.features.backends import OnnxBackend
 from l2a_transfer.features.onnx_backend import with_sha256
 from l2a_transfer.features.schema import weights_sha256
 from l2a_transfer.models.digest import file_sha256, network_sha256
-from l2a_transfer.models.vgg import build_model
+from l2a_transfer.models.registry import build_model
 from l2a_transfer.models.weights import (
     HEADER_KEY,
     PRETRAINED,
@@ -28,6 +27,7 @@ from l2a_transfer.models.weights import (
     resolve_model,
     save_weights,
 )
+from l2a_transfer.report.write import write_report
 from l2a_transfer.training.checkpoint import read_checkpoint, save_checkpoint
 from l2a_transfer.training.runs import train
 from l2a_transfer.training.start import start_from

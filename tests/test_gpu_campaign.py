@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from l2a_transfer.models.config import ModelConfig
-from l2a_transfer.models.vgg import build_model
+from l2a_transfer.models.registry import build_model
 from l2a_transfer.models.weights import Card, count_parameters, load_weights, read_card, save_weights
 from l2a_transfer.preprocess import Preprocess
 from tests.test_training import cifar

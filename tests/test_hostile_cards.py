@@ -15,12 +15,13 @@ from safetensors.torch import load_file, save_file
 
 from l2a_transfer.documents import MAX_DEPTH, NUMBER, _once, either, integer, list_of, parse, row_of, table, text
 from l2a_transfer.errors import StoreError
-from l2a_transfer.evaluation import evaluate, report
+from l2a_transfer.evaluation import evaluate
 from l2a_transfer.evaluation.evaluate import evaluate_files
 from l2a_transfer.evaluation.results_schema import earlier_files
 from l2a_transfer.export import export_onnx
 from l2a_transfer.features.onnx_backend import with_sha256
 from l2a_transfer.models.weights import HEADER_KEY, PRETRAINED, Card, load_weights, read_card, resolve_model
+from l2a_transfer.report import write as report
 from tests.conftest import TINY, assert_fails, l2a
 from tests.feature_files import feature_set, labels_of, save
 from tests.test_store import reseal

@@ -20,10 +20,10 @@ from sklearn.svm import LinearSVC
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
 from l2a_transfer.errors import MemoryLimitError
-from l2a_transfer.evaluation.grid import FoldCounts, search_grid
-from l2a_transfer.evaluation.linear_svm import BatchedLinearSVC, LinearSVCPath
-from l2a_transfer.evaluation.memory import MemoryPlan, budget_of, plan_memory
-from l2a_transfer.evaluation.rows import LazyRows
+from l2a_transfer.svm.estimators import BatchedLinearSVC, LinearSVCPath
+from l2a_transfer.svm.grid import FoldCounts, search_grid
+from l2a_transfer.svm.memory import MemoryPlan, budget_of, plan_memory
+from l2a_transfer.svm.rows import LazyRows
 
 
 @parametrize_with_checks([BatchedLinearSVC(device="cpu"), LinearSVCPath((0.01, 1.0), cv=2, device="cpu")])
@@ -244,7 +244,7 @@ def test_too_little_memory_for_one_column_says_how_much_it_takes() -> None:
 
 
 def test_a_fit_takes_half_of_what_this_process_may_still_take(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("l2a_transfer.evaluation.memory.usable_memory", lambda: 60_000)
+    monkeypatch.setattr("l2a_transfer.svm.memory.usable_memory", lambda: 60_000)
     assert budget_of(None, torch.device("cpu")) == 30_000
     assert budget_of(40_000, torch.device("cpu")) == 40_000
     X, y = problem(100, 4, 3)
@@ -256,14 +256,14 @@ def test_a_fit_takes_half_of_what_this_process_may_still_take(monkeypatch: pytes
 def test_memory_that_is_not_there_is_not_taken_although_it_is_allowed(
     monkeypatch: pytest.MonkeyPatch, caplog: Any
 ) -> None:
-    monkeypatch.setattr("l2a_transfer.evaluation.memory.usable_memory", lambda: 64 << 20)
+    monkeypatch.setattr("l2a_transfer.svm.memory.usable_memory", lambda: 64 << 20)
     assert budget_of(8 << 30, torch.device("cpu")) == 56 << 20
     assert "max_memory is 8,192 MiB; this process may take 64 MiB more" in caplog.text
 
 
 def test_a_process_without_memory_for_one_column_is_told_what_it_takes(monkeypatch: pytest.MonkeyPatch) -> None:
     X, y = problem(100, 4, 3)
-    monkeypatch.setattr("l2a_transfer.evaluation.memory.usable_memory", lambda: 2000)
+    monkeypatch.setattr("l2a_transfer.svm.memory.usable_memory", lambda: 2000)
     for max_memory in (None, 4000):
         with pytest.raises(
             MemoryLimitError, match="one SVM on 100 rows of 4 columns takes 1 MiB beside them, and there"

@@ -9,8 +9,10 @@ import torch
 from torch import Tensor
 
 from l2a_transfer.errors import UnknownNameError
+from l2a_transfer.models.blocks import ConvBlock
 from l2a_transfer.models.config import ARCHITECTURES, ModelConfig, find_architecture
-from l2a_transfer.models.vgg import ConvBlock, Network, build_model
+from l2a_transfer.models.interface import Network
+from l2a_transfer.models.registry import build_model
 
 WIDTH = 1 / 32
 INERT = [name for name in ARCHITECTURES if ModelConfig(name).g_is_inert]

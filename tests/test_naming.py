@@ -13,11 +13,12 @@ from typing import Any
 
 import pytest
 
-from l2a_transfer.evaluation import lookup, provenance, tables
 from l2a_transfer.evaluation.evaluate import EvalConfig, EvalResults, evaluate_files
-from l2a_transfer.evaluation.markdown import report_markdown
-from l2a_transfer.evaluation.page import page
-from l2a_transfer.evaluation.report import write_report
+from l2a_transfer.report import lookup, tables
+from l2a_transfer.report import origins as provenance
+from l2a_transfer.report.markdown import report_markdown
+from l2a_transfer.report.page import page
+from l2a_transfer.report.write import write_report
 from tests.conftest import assert_fails, l2a
 from tests.feature_files import blobs, feature_set, labels_of, save
 

@@ -11,13 +11,13 @@ from numpy.typing import NDArray
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.svm import LinearSVC
 
-from l2a_transfer.evaluation.directions import Directions, Eigenbasis
-from l2a_transfer.evaluation.linear_svm import BatchedLinearSVC, LinearSVCPath
-from l2a_transfer.evaluation.memory import MemoryPlan
-from l2a_transfer.evaluation.newton import Problems
-from l2a_transfer.evaluation.objective import Coordinates, Work
-from l2a_transfer.evaluation.rows import Fold, Rows
-from l2a_transfer.evaluation.shared_fits import SharedFits
+from l2a_transfer.svm.directions import Directions, Eigenbasis
+from l2a_transfer.svm.estimators import BatchedLinearSVC, LinearSVCPath
+from l2a_transfer.svm.memory import MemoryPlan
+from l2a_transfer.svm.newton import Problems
+from l2a_transfer.svm.objective import Coordinates, Work
+from l2a_transfer.svm.rows import Fold, Rows
+from l2a_transfer.svm.shared_fits import SharedFits
 
 CPU = torch.device("cpu")
 CG, GRAM, MOMENTS = 0, 1, 2

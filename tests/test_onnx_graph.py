@@ -25,7 +25,7 @@ from l2a_transfer.features.interruptible import interruptible
 from l2a_transfer.features.onnx_backend import CARD_KEY, OnnxBackend, read_exported, with_sha256
 from l2a_transfer.features.onnx_graph import ALIVE, MAX_NODES, OPERATORS, OPSET, TOTAL, check_graph
 from l2a_transfer.models.config import GLOBAL_BRANCH, NORMALIZERS, ModelConfig
-from l2a_transfer.models.vgg import build_model
+from l2a_transfer.models.registry import build_model
 from l2a_transfer.models.weights import Card, count_parameters, resolve_model
 from l2a_transfer.preprocess import Preprocess
 from tests.conftest import TINY, assert_fails, l2a

@@ -23,7 +23,6 @@ import l2a_transfer
 from l2a_transfer import files
 from l2a_transfer.errors import L2AError, OutputExistsError, StoreError
 from l2a_transfer.evaluation.evaluate import EvalConfig, EvalResults, evaluate_files
-from l2a_transfer.evaluation.report import write_report
 from l2a_transfer.explain.maps import AttentionMaps, attention_maps, contact_sheet, maps_folder, write_maps
 from l2a_transfer.export import export_onnx
 from l2a_transfer.features.backends import PixelsBackend
@@ -31,6 +30,7 @@ from l2a_transfer.features.extract import extract
 from l2a_transfer.files import leftovers, replacing_all, write_whole
 from l2a_transfer.lock import IN_FOLDER, folder_lock, output_lock
 from l2a_transfer.models.weights import resolve_model, save_weights
+from l2a_transfer.report.write import write_report
 from l2a_transfer.training.checkpoint import save_checkpoint
 from tests.conftest import TINY, assert_fails, l2a, memory_source, save_picture
 from tests.feature_files import blobs, feature_set, labels_of, save

@@ -18,11 +18,13 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from l2a_transfer.evaluation import charts, figures, lookup, markdown, provenance, tables
 from l2a_transfer.evaluation.evaluate import EvalConfig, EvalDetail, EvalResults
-from l2a_transfer.evaluation.markup import element, joined, name_of, plain, shortened, words_of
-from l2a_transfer.evaluation.page import page
 from l2a_transfer.evaluation.seeds import SeedSummary
+from l2a_transfer.report import charts, figures, lookup, markdown, tables
+from l2a_transfer.report import origins as provenance
+from l2a_transfer.report.markup import element, joined, name_of, shortened, words_of
+from l2a_transfer.text import plain
+from l2a_transfer.report.page import page
 from tests.conftest import l2a
 from tests.made_results import CARD, cells, comparison, digest, results, row
 
@@ -390,7 +392,7 @@ def test_the_command_that_is_printed_repeats_the_run(
 
 
 def test_colours_can_be_read_in_the_light_and_in_the_dark() -> None:
-    style = files("l2a_transfer.evaluation").joinpath("page.css").read_text()
+    style = files("l2a_transfer.report").joinpath("page.css").read_text()
     schemes = re.findall(r":root \{(.*?)\}", style, flags=re.DOTALL)
     assert len(schemes) == 3  # light, dark, print
     for scheme in schemes:

@@ -14,16 +14,18 @@ import pytest
 from PIL import Image
 
 from l2a_transfer.errors import OutputExistsError
-from l2a_transfer.evaluation import lookup, measure, plots, report
+from l2a_transfer.evaluation import measure
 from l2a_transfer.evaluation.confusion import Confusion
 from l2a_transfer.evaluation.evaluate import EvalConfig, EvalResults, evaluate_files
-from l2a_transfer.evaluation.fitting import SvmConfig, SvmFit
-from l2a_transfer.evaluation.grid import FoldCounts, GridResult
-from l2a_transfer.evaluation.markdown import markdown_table
 from l2a_transfer.evaluation.measure import _notes
-from l2a_transfer.evaluation.plots import accuracy_png, confusion_png
-from l2a_transfer.evaluation.report import check_output, write_report
 from l2a_transfer.features.store import read_features
+from l2a_transfer.report import lookup, plots
+from l2a_transfer.report import write as report
+from l2a_transfer.report.markdown import markdown_table
+from l2a_transfer.report.plots import accuracy_png, confusion_png
+from l2a_transfer.report.write import check_output, write_report
+from l2a_transfer.svm.fitting import SvmConfig, SvmFit
+from l2a_transfer.svm.grid import FoldCounts, GridResult
 from tests.feature_files import blobs, feature_set, labels_of, save
 from tests.made_results import results as made
 from tests.made_results import row as made_row

@@ -24,7 +24,7 @@ import l2a_transfer
 from l2a_transfer.cli.failures import explained
 from l2a_transfer.cli.main import OneLine, _one_line
 from l2a_transfer.errors import ArgumentError, DataError
-from l2a_transfer.evaluation.report import write_report
+from l2a_transfer.report.write import write_report
 from l2a_transfer.text import csv_cell, json_text, terminal
 from tests.conftest import TINY, l2a, save_picture
 from tests.feature_files import feature_set, labels_of, save

@@ -21,7 +21,7 @@ from PIL import Image
 from l2a_transfer.data.readers import open_source
 from l2a_transfer.errors import TrainingError
 from l2a_transfer.models.config import ModelConfig
-from l2a_transfer.models.vgg import build_model
+from l2a_transfer.models.registry import build_model
 from l2a_transfer.models.weights import read_card
 from l2a_transfer.training import runs as runs_module
 from l2a_transfer.training.checkpoint import load_checkpoint

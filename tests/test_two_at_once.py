@@ -130,7 +130,7 @@ def test_library_functions_are_refused_too(
 
 
 FIRST = {
-    "svm-eval": "l2a_transfer.evaluation.report.confusion_png",
+    "svm-eval": "l2a_transfer.report.write.confusion_png",
     "maps": "l2a_transfer.explain.maps.sheet_png",
     "train": "l2a_transfer.training.runs.learning_curve",
     "export": "l2a_transfer.export.check_parity",

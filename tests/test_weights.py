@@ -17,7 +17,8 @@ from safetensors.torch import load_file, save_file
 
 from l2a_transfer.errors import UnknownNameError, WeightsError
 from l2a_transfer.models.config import ARCHITECTURES, ModelConfig
-from l2a_transfer.models.vgg import Network, build_model
+from l2a_transfer.models.interface import Network
+from l2a_transfer.models.registry import build_model
 from l2a_transfer.models.weights import (
     HEADER_KEY,
     PRETRAINED,

@@ -31,7 +31,7 @@ from l2a_transfer.errors import (
 )
 from l2a_transfer.features.backends import PixelsBackend
 from l2a_transfer.models.config import ModelConfig
-from l2a_transfer.models.vgg import build_model
+from l2a_transfer.models.registry import build_model
 from l2a_transfer.models.weights import PRETRAINED
 from l2a_transfer.preprocess import Preprocess
 from tests.conftest import assert_fails, l2a, memory_source, save_picture

@@ -18,9 +18,10 @@ from fuzzing.kinds import Kind, sha256
 from fuzzing.mutate import damaged_json, one_of, pick, special_file
 from l2a_transfer.cli.main import main
 from l2a_transfer.errors import L2AError
-from l2a_transfer.evaluation import evaluate, report
+from l2a_transfer.evaluation import evaluate
 from l2a_transfer.features.onnx_backend import CARD_KEY, WEIGHTS_KEY
 from l2a_transfer.models.weights import HEADER_KEY
+from l2a_transfer.report import write as report
 
 LOADED = (evaluate, report)
 """What `svm-eval` would load in every child again."""

@@ -15,7 +15,7 @@ from types import TracebackType
 
 import click
 
-from l2a_transfer import __version__
+from l2a_transfer.version import __version__
 from l2a_transfer.cli.output import echo
 from l2a_transfer.errors import ArgumentError, Explained, Interrupted, L2AError
 from l2a_transfer.text import terminal

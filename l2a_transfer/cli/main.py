@@ -10,7 +10,7 @@ from typing import Any
 
 import click
 
-from l2a_transfer import __version__
+from l2a_transfer.version import __version__
 from l2a_transfer.cli.failures import Explanation
 from l2a_transfer.cli.output import replace_what_cannot_be_written
 from l2a_transfer.errors import L2AError, nearest

@@ -34,9 +34,9 @@ def command(obj: dict[str, Any], out: Path, overwrite: bool) -> None:
     Example:
       l2a-transfer quickstart --out quickstart
     """
-    from l2a_transfer.evaluation.report import RESULTS
     from l2a_transfer.files import said_if_complete
     from l2a_transfer.quickstart import quickstart
+    from l2a_transfer.report.write import RESULTS
 
     with said_if_complete(out / RESULTS, f"the report in {out}"):
         result = quickstart(out, overwrite=overwrite, progress=obj["progress"])

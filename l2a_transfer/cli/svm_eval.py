@@ -65,9 +65,9 @@ def command(obj: dict[str, Any], /, files: tuple[Path, ...], out: Path, **given:
       l2a-transfer svm-eval attention.h5 uniform.h5 pixels.h5 --out report
     """
     from l2a_transfer.evaluation.evaluate import EvalConfig, evaluate_files
-    from l2a_transfer.evaluation.markdown import markdown_table
-    from l2a_transfer.evaluation.report import RESULTS, report_folder, write_report
     from l2a_transfer.files import said_if_complete
+    from l2a_transfer.report.markdown import markdown_table
+    from l2a_transfer.report.write import RESULTS, report_folder, write_report
 
     overwrite, as_json = given.pop("overwrite"), given.pop("as_json")
     given["c_grid"] = _numbers("--c-grid", given["c_grid"], float, "1e-4,1e-3,1e-2")

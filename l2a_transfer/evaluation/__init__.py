@@ -1,5 +1,1 @@
-"""How good it is: linear SVMs, protocols, statistics, reports."""
-
-from l2a_transfer.evaluation.linear_svm import BatchedLinearSVC, LinearSVCPath
-
-__all__ = ["BatchedLinearSVC", "LinearSVCPath"]
+"""How well features generalize: protocols, measurements, statistics and their results."""

@@ -14,7 +14,7 @@ import numpy as np
 import sklearn
 from tqdm import tqdm
 
-from l2a_transfer import __version__
+from l2a_transfer.version import __version__
 from l2a_transfer.errors import ArgumentError, EvaluationError, wrong_kind
 from l2a_transfer.evaluation.compare import compare
 from l2a_transfer.evaluation.families import check_wanted, left_out, pairs_of

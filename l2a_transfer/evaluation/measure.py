@@ -13,16 +13,16 @@ from l2a_transfer.evaluation import statistics
 from l2a_transfer.evaluation.compare import Answers
 from l2a_transfer.evaluation.confusion import Confusion
 from l2a_transfer.evaluation.families import Source
-from l2a_transfer.evaluation.fitting import SvmConfig, SvmFit, fit_svm, memory_of_fit
-from l2a_transfer.evaluation.grid import GridResult
 from l2a_transfer.evaluation.naming import Named
 from l2a_transfer.evaluation.protocols import Plan, Split
 from l2a_transfer.evaluation.results import EvalConfig, EvalDetail, EvalRow
-from l2a_transfer.evaluation.rows import LazyRows
 from l2a_transfer.evaluation.statistics import FEW_IMAGES
 from l2a_transfer.evaluation.variants import Variant
 from l2a_transfer.features.views import FeatureFile, VerifiedFile
 from l2a_transfer.memory import require_memory, usable_memory
+from l2a_transfer.svm.fitting import SvmConfig, SvmFit, fit_svm, memory_of_fit
+from l2a_transfer.svm.grid import GridResult
+from l2a_transfer.svm.rows import LazyRows
 from l2a_transfer.wording import counted
 
 FIXED_C = 1e-2

@@ -10,9 +10,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from l2a_transfer.evaluation.markup import look
 from l2a_transfer.features.schema import weights_sha256
 from l2a_transfer.features.views import VerifiedFile
+from l2a_transfer.text import look
 
 Parts = tuple[str, ...]
 

@@ -12,10 +12,10 @@ from l2a_transfer.errors import ArgumentError, unknown_name
 from l2a_transfer.evaluation.compare import Comparison
 from l2a_transfer.evaluation.confusion import Confusion
 from l2a_transfer.evaluation.families import Wanted
-from l2a_transfer.evaluation.fitting import DECADES, SOLVERS
 from l2a_transfer.evaluation.protocols import PROTOCOLS, SHOTS, Split
 from l2a_transfer.evaluation.seeds import SeedSummary
 from l2a_transfer.evaluation.variants import ABLATIONS
+from l2a_transfer.svm.fitting import DECADES, SOLVERS
 
 SCHEMA = "l2a-results/1"
 MATRIX_UP_TO = 250

@@ -19,7 +19,7 @@ from l2a_transfer.errors import ArgumentError, BackendError, wrong_kind
 from l2a_transfer.files import check_folder, check_free, leftovers, replacing_all, write_whole
 from l2a_transfer.lock import folder_lock, output_lock
 from l2a_transfer.models.config import LEVELS
-from l2a_transfer.models.vgg import Network
+from l2a_transfer.models.interface import Network
 from l2a_transfer.preprocess import Preprocess, check_rgb
 
 COLORMAP = "inferno"

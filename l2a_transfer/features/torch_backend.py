@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     import torch
 
     from l2a_transfer.models.config import ModelConfig
-    from l2a_transfer.models.vgg import Network
+    from l2a_transfer.models.interface import Network
     from l2a_transfer.models.weights import Card
 
 
@@ -163,7 +163,7 @@ def _reopen(
 ) -> TorchBackend:
     import torch
 
-    from l2a_transfer.models.vgg import build_model
+    from l2a_transfer.models.registry import build_model
     from l2a_transfer.models.weights import Card
 
     model = build_model(config)

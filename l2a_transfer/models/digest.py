@@ -15,7 +15,7 @@ from l2a_transfer.models.config import ModelConfig
 from l2a_transfer.models.weights import ANOTHER, Card, read_content
 
 if TYPE_CHECKING:
-    from l2a_transfer.models.vgg import Network
+    from l2a_transfer.models.interface import Network
 
 COUNT = "num_batches_tracked"
 """The last part of the names of batch norm's counts, which nothing reads; in the digest they are 0."""

@@ -25,7 +25,7 @@ from l2a_transfer.preprocess import Preprocess
 if TYPE_CHECKING:
     import torch
 
-    from l2a_transfer.models.vgg import Network
+    from l2a_transfer.models.interface import Network
 
 log = logging.getLogger(__name__)
 SCHEMA = "l2a-weights/1"
@@ -208,7 +208,7 @@ def load_weights(path: str | Path) -> tuple[Network, Card]:
     from safetensors import SafetensorError
     from safetensors.torch import load
 
-    from l2a_transfer.models.vgg import build_model
+    from l2a_transfer.models.registry import build_model
 
     path = Path(path)
     card, content = read_content(path)
@@ -296,7 +296,7 @@ def resolve_model(name: str | Path, *, seed: int = 0) -> tuple[Network, Card]:
 
 
 def _untrained(text: str, seed: int) -> tuple[Network, Card]:
-    from l2a_transfer.models.vgg import build_model
+    from l2a_transfer.models.registry import build_model
 
     architecture, at, width = text.partition("@")
     try:

@@ -7,9 +7,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
 
-from l2a_transfer.evaluation import charts
-from l2a_transfer.evaluation.charts import HEIGHT, WIDTH, Line, Scale, round_scale
-from l2a_transfer.evaluation.markup import Markup, element, joined, shortened
+from l2a_transfer.report import charts
+from l2a_transfer.report.charts import HEIGHT, WIDTH, Line, Scale, round_scale
+from l2a_transfer.report.markup import Markup, element, joined, shortened
 from l2a_transfer.study.contrasts import Estimate
 from l2a_transfer.study.results import Compared, Row
 

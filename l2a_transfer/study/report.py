@@ -7,9 +7,10 @@ import re
 from importlib.resources import files
 from pathlib import Path
 
-from l2a_transfer.evaluation.markup import Markup, element, joined, name_of, plain
-from l2a_transfer.evaluation.page import POLICY
 from l2a_transfer.files import write_whole
+from l2a_transfer.report.markup import Markup, element, joined, name_of
+from l2a_transfer.text import plain
+from l2a_transfer.report.page import POLICY
 from l2a_transfer.study.figures import Figure
 from l2a_transfer.study.results import SCHEMA, StudyResults
 from l2a_transfer.study.sections import Block, Grid, Listing, Section, sections_of, summary
@@ -64,7 +65,7 @@ def _escaped(text: str) -> str:
 
 
 def _page(title: str, sections: list[Section]) -> str:
-    style = Markup(files("l2a_transfer.evaluation").joinpath("page.css").read_text(encoding="utf-8"))
+    style = Markup(files("l2a_transfer.report").joinpath("page.css").read_text(encoding="utf-8"))
     head = element(
         "head", element("meta", charset="utf-8"),
         element("meta", http_equiv="Content-Security-Policy", content=POLICY),

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from l2a_transfer import __version__
+from l2a_transfer.version import __version__
 from l2a_transfer.study.answers import Answered, Reader
 from l2a_transfer.study.config import Comparison, Hypothesis, Study
 from l2a_transfer.study.contrasts import Estimate, OnTarget, OverTargets, difference, on_target, over_targets, value

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
-from l2a_transfer.models.vgg import Network
+from l2a_transfer.models.interface import Network
 
 
 class MovingAverage:

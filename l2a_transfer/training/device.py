@@ -16,7 +16,7 @@ from torch.distributed.rendezvous import rendezvous
 
 from l2a_transfer.errors import TrainingError, unknown_name
 from l2a_transfer.models.config import ModelConfig
-from l2a_transfer.models.vgg import build_model
+from l2a_transfer.models.registry import build_model
 
 log = logging.getLogger(__name__)
 DEVICES = ("auto", "cpu", "cuda")

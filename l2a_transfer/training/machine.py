@@ -12,7 +12,7 @@ from torch import nn
 from l2a_transfer.data.sources import ImageSource
 from l2a_transfer.features.machine import RECORDED, decoders, gpu_name, probe_pixels, torch_instructions
 from l2a_transfer.models.config import ModelConfig
-from l2a_transfer.models.vgg import build_model
+from l2a_transfer.models.registry import build_model
 
 MACHINE = ("torch", *RECORDED)
 """The keys of the fingerprint that `machine` fills; checkpoints of earlier versions have none of them."""

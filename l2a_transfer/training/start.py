@@ -9,7 +9,7 @@ import torch
 
 from l2a_transfer.errors import TrainingError
 from l2a_transfer.models.digest import network_sha256
-from l2a_transfer.models.vgg import Network
+from l2a_transfer.models.interface import Network
 from l2a_transfer.models.weights import resolve_model
 
 

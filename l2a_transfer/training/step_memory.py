@@ -8,7 +8,7 @@ import torch
 
 from l2a_transfer.memory import require_memory
 from l2a_transfer.models.config import ModelConfig
-from l2a_transfer.models.vgg import build_model
+from l2a_transfer.models.registry import build_model
 
 BESIDE = 1.1
 """What a step takes at its peak, in units of what it keeps for the backward pass: between 1.15 and 1.38 in networks of

@@ -21,7 +21,8 @@ from tqdm import tqdm
 from l2a_transfer.errors import NotFiniteError, TrainingError
 from l2a_transfer.features.devices import ieee_float32
 from l2a_transfer.models.config import ModelConfig
-from l2a_transfer.models.vgg import Network, build_model
+from l2a_transfer.models.interface import Network
+from l2a_transfer.models.registry import build_model
 from l2a_transfer.preprocess import Preprocess
 from l2a_transfer.training.average import MovingAverage
 from l2a_transfer.training.cards import commit

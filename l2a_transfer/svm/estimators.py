@@ -17,14 +17,14 @@ from sklearn.utils.metaestimators import available_if
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted, validate_data
 
-from l2a_transfer.evaluation.grid import FoldCounts, fold_scores, search_grid
-from l2a_transfer.evaluation.rows import Fold, LazyRows, RepeatedRows, folds_of_lists
-from l2a_transfer.evaluation.shared_fits import SharedFits
+from l2a_transfer.svm.grid import FoldCounts, fold_scores, search_grid
+from l2a_transfer.svm.rows import Fold, LazyRows, RepeatedRows, folds_of_lists
+from l2a_transfer.svm.shared_fits import SharedFits
 
 if TYPE_CHECKING:
     import torch
 
-    from l2a_transfer.evaluation.newton import Outcome
+    from l2a_transfer.svm.newton import Outcome
 
 C_GRID = (1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0, 100.0)
 

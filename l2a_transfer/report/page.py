@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from importlib.resources import files
 
-from l2a_transfer.evaluation import charts, figures, lookup, provenance, tables
-from l2a_transfer.evaluation.charts import Scale
 from l2a_transfer.evaluation.compare import Comparison
-from l2a_transfer.evaluation.evaluate import SCHEMA, EvalResults, EvalRow
-from l2a_transfer.evaluation.lookup import Place
-from l2a_transfer.evaluation.markup import Markup, element, joined, name_of, words_of
-from l2a_transfer.evaluation.tables import Cell, Table
+from l2a_transfer.evaluation.results import SCHEMA, EvalResults, EvalRow
+from l2a_transfer.report import charts, figures, lookup, tables
+from l2a_transfer.report import origins as provenance
+from l2a_transfer.report.charts import Scale
+from l2a_transfer.report.lookup import Place
+from l2a_transfer.report.markup import Markup, element, joined, name_of, words_of
+from l2a_transfer.report.tables import Cell, Table
 from l2a_transfer.wording import counted
 
 POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'"
@@ -45,7 +46,7 @@ def page(results: EvalResults) -> str:
         element("footer", element("p", "Rendered from ", element("code", "results.json"), f" ({SCHEMA}), which has "
                 "every split, prediction and confusion count in full. This page loads nothing and runs no script.")),
     ]  # fmt: skip
-    style = Markup(files("l2a_transfer.evaluation").joinpath("page.css").read_text(encoding="utf-8"))
+    style = Markup(files("l2a_transfer.report").joinpath("page.css").read_text(encoding="utf-8"))
     head = element(
         "head",
         element("meta", charset="utf-8"),

@@ -5,12 +5,13 @@ from __future__ import annotations
 import dataclasses
 import re
 
-from l2a_transfer.evaluation import lookup, provenance, tables
 from l2a_transfer.evaluation.compare import Comparison
-from l2a_transfer.evaluation.evaluate import EvalResults
-from l2a_transfer.evaluation.lookup import Place
-from l2a_transfer.evaluation.markup import plain
-from l2a_transfer.evaluation.tables import Cell, Table
+from l2a_transfer.evaluation.results import EvalResults
+from l2a_transfer.report import lookup, tables
+from l2a_transfer.report import origins as provenance
+from l2a_transfer.report.lookup import Place
+from l2a_transfer.text import plain
+from l2a_transfer.report.tables import Cell, Table
 
 ERRORS = 5
 """Confusions of a model that are listed under its matrix."""

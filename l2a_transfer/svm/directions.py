@@ -19,9 +19,9 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from l2a_transfer.evaluation.memory import MemoryPlan
-from l2a_transfer.evaluation.objective import Coordinates, Work, hessian_times, parts
-from l2a_transfer.evaluation.rows import Rows
+from l2a_transfer.svm.memory import MemoryPlan
+from l2a_transfer.svm.objective import Coordinates, Work, hessian_times, parts
+from l2a_transfer.svm.rows import Rows
 
 MAX_CG = 250
 DOUBLE_COST = 2.0

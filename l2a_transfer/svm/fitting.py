@@ -18,10 +18,10 @@ from sklearn.preprocessing import Normalizer, StandardScaler
 from sklearn.svm import LinearSVC
 
 from l2a_transfer.errors import EvaluationError
-from l2a_transfer.evaluation.grid import FoldCounts, GridResult, search_grid
-from l2a_transfer.evaluation.linear_svm import BatchedLinearSVC, LinearSVCPath
-from l2a_transfer.evaluation.rows import Fold, LazyRows
-from l2a_transfer.evaluation.shared_fits import SharedFits
+from l2a_transfer.svm.estimators import BatchedLinearSVC, LinearSVCPath
+from l2a_transfer.svm.grid import FoldCounts, GridResult, search_grid
+from l2a_transfer.svm.rows import Fold, LazyRows
+from l2a_transfer.svm.shared_fits import SharedFits
 
 PIXEL_COMPONENTS = 256
 DECADES = 2

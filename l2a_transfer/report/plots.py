@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 
 from l2a_transfer.drawing import legible, plain_texts
-from l2a_transfer.evaluation.evaluate import EvalDetail, EvalRow
-from l2a_transfer.evaluation.figures import unnamed_axis
-from l2a_transfer.evaluation.lookup import full_name, place_of
-from l2a_transfer.evaluation.markup import shortened
+from l2a_transfer.evaluation.results import EvalDetail, EvalRow
+from l2a_transfer.report.figures import unnamed_axis
+from l2a_transfer.report.lookup import full_name, place_of
+from l2a_transfer.report.markup import shortened
 from l2a_transfer.wording import counted
 
 NUMBERS_UP_TO = 20

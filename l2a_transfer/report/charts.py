@@ -10,7 +10,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from l2a_transfer.evaluation.markup import Markup, element, joined
+from l2a_transfer.report.markup import Markup, element, joined
 
 COLOURS = 8
 # Around (0, 0), of about the same area.

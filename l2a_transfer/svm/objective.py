@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from l2a_transfer.evaluation.rows import Rows
+from l2a_transfer.svm.rows import Rows
 
 SLOPE = 0.5
 """The line search ends where the slope is down to this share."""

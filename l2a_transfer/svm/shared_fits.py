@@ -10,14 +10,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from l2a_transfer.errors import ArgumentError
-from l2a_transfer.evaluation.grid import FoldCounts
-from l2a_transfer.evaluation.memory import budget_of, plan_memory
-from l2a_transfer.evaluation.rows import Fold, LazyRows, RepeatedRows, Rows
+from l2a_transfer.svm.grid import FoldCounts
+from l2a_transfer.svm.memory import budget_of, plan_memory
+from l2a_transfer.svm.rows import Fold, LazyRows, RepeatedRows, Rows
 
 if TYPE_CHECKING:
     import torch
 
-    from l2a_transfer.evaluation.newton import Outcome, Problems
+    from l2a_transfer.svm.newton import Outcome, Problems
 
 
 STANDARDISE = "standardise the columns, or subtract each column's mean"
@@ -53,8 +53,8 @@ class SharedFits:
     ) -> None:
         import torch
 
-        from l2a_transfer.evaluation.directions import Eigenbasis
-        from l2a_transfer.evaluation.objective import Coordinates
+        from l2a_transfer.svm.directions import Eigenbasis
+        from l2a_transfer.svm.objective import Coordinates
 
         self.tol, self.max_iter, self.folds = tol, max_iter, list(folds)
         self.device = choose_device(device)
@@ -83,7 +83,7 @@ class SharedFits:
         """All columns at one C: outcome, weights (J, D) and intercepts (J,) in the units of X."""
         import torch
 
-        from l2a_transfer.evaluation.newton import Outcome
+        from l2a_transfer.svm.newton import Outcome
 
         parts = []
         for place, problems in self._batches():
@@ -153,7 +153,7 @@ class SharedFits:
     def _batches(self) -> Iterator[tuple[slice, Problems]]:
         import torch
 
-        from l2a_transfer.evaluation.newton import Problems
+        from l2a_transfer.svm.newton import Problems
 
         fold = torch.arange(len(self.folds), device=self.device).repeat_interleave(len(self.positive))
         positive = torch.from_numpy(self.positive).to(self.device).repeat(len(self.folds))

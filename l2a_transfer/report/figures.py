@@ -11,10 +11,10 @@ from collections.abc import Sequence
 import numpy as np
 from PIL import Image
 
-from l2a_transfer.evaluation import lookup
-from l2a_transfer.evaluation.charts import Line, Scale, curves, round_scale
-from l2a_transfer.evaluation.evaluate import EvalDetail, EvalRow
-from l2a_transfer.evaluation.markup import Markup, element, shortened
+from l2a_transfer.evaluation.results import EvalDetail, EvalRow
+from l2a_transfer.report import lookup
+from l2a_transfer.report.charts import Line, Scale, curves, round_scale
+from l2a_transfer.report.markup import Markup, element, shortened
 
 NUMBERS_UP_TO = 20
 NAMES_UP_TO = 250

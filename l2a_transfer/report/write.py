@@ -15,16 +15,16 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from l2a_transfer.evaluation import lookup
 from l2a_transfer.evaluation.compare import Comparison
-from l2a_transfer.evaluation.evaluate import EvalResults, EvalRow
-from l2a_transfer.evaluation.markdown import report_markdown
-from l2a_transfer.evaluation.page import page
-from l2a_transfer.evaluation.plots import accuracy_png, confusion_png
+from l2a_transfer.evaluation.results import EvalResults, EvalRow
 from l2a_transfer.evaluation.results_schema import earlier_files
 from l2a_transfer.evaluation.seeds import SeedSummary
 from l2a_transfer.files import check_folder, check_free, check_replaceable, leftovers, replacing_all
 from l2a_transfer.lock import folder_lock
+from l2a_transfer.report import lookup
+from l2a_transfer.report.markdown import report_markdown
+from l2a_transfer.report.page import page
+from l2a_transfer.report.plots import accuracy_png, confusion_png
 from l2a_transfer.text import csv_cell, json_text
 
 RESULTS = "results.json"

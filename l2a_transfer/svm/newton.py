@@ -23,10 +23,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from l2a_transfer.evaluation.directions import Directions, Eigenbasis
-from l2a_transfer.evaluation.memory import MemoryPlan
-from l2a_transfer.evaluation.objective import Coordinates, Work, parts
-from l2a_transfer.evaluation.rows import Rows
+from l2a_transfer.svm.directions import Directions, Eigenbasis
+from l2a_transfer.svm.memory import MemoryPlan
+from l2a_transfer.svm.objective import Coordinates, Work, parts
+from l2a_transfer.svm.rows import Rows
 
 
 @dataclass(frozen=True)

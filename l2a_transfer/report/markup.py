@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import re
-import unicodedata
 from collections.abc import Iterable
 from html import escape as escape_html
 from html import unescape
 
-from l2a_transfer.text import STEERING, UNSEEN
+from l2a_transfer.text import plain
 
-NO_BREAK = "\u00a0"
 VOID = frozenset({"br", "meta", "wbr"})
 UNBROKEN = 18
 """Letters after which a line may end even where a name has no separator."""
@@ -20,18 +18,6 @@ class Markup(str):
     """Text that is HTML already."""
 
     __slots__ = ()
-
-
-def plain(text: str) -> str:
-    """The text with a space for each white space, and U+FFFD for what `text.STEERING` has: controls, halves of
-    characters, what turns text round and what cannot be seen."""
-    spaced = "".join(" " if c.isspace() and c != NO_BREAK else c for c in text)
-    return STEERING.sub("\ufffd", spaced)
-
-
-def look(text: str) -> str:
-    """What of a name can be told apart by eye where it stands in a report; equal for names that look alike."""
-    return unicodedata.normalize("NFC", " ".join(UNSEEN.sub("", plain(text)).split()))
 
 
 def shortened(text: str, most: int) -> str:

@@ -1,0 +1,92 @@
+"""What the families are built from: convolutions, the trunk, the global branch and the head of a level."""
+
+from __future__ import annotations
+
+import math
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from l2a_transfer.models.config import ModelConfig
+
+BN_EPS = 1e-3
+BLOCKS = ((64, 64), (128, 128), (256, 256, 256), (512, 512, 512), (512, 512, 512))
+DROPOUT_AFTER = {1: 0.3, 3: 0.4, 5: 0.4, 6: 0.4, 8: 0.4, 9: 0.4, 11: 0.4, 12: 0.4, 14: 0.4, 15: 0.4}
+HEAD_DROPOUT = 0.5
+
+
+class ConvBlock(nn.Sequential):
+    """conv 3×3 → batch norm → ReLU → dropout: one numbered convolution of the paper.
+
+    The convolution has no bias: batch norm subtracts it again, so its gradient would be zero.
+    """
+
+    def __init__(self, channels_in: int, channels_out: int, dropout: float) -> None:
+        conv = nn.Conv2d(channels_in, channels_out, 3, padding=1, bias=False)
+        nn.init.normal_(conv.weight, 0.0, math.sqrt(2 / (9 * channels_out)))
+        layers: list[nn.Module] = [conv, nn.BatchNorm2d(channels_out, eps=BN_EPS), nn.ReLU(inplace=True)]
+        if dropout:
+            layers.append(nn.Dropout(dropout))
+        super().__init__(*layers)
+
+
+class Trunk(nn.ModuleList):
+    """conv1 … conv13, without the pools, which differ between the families."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        blocks, channels_in, index = [], 3, 0
+        for widths in BLOCKS:
+            convs = []
+            for width in widths:
+                index += 1
+                channels_out = config.channels(width)
+                convs.append(ConvBlock(channels_in, channels_out, config.dropout * DROPOUT_AFTER.get(index, 0.0)))
+                channels_in = channels_out
+            blocks.append(nn.Sequential(*convs))
+        super().__init__(blocks)
+
+
+class GlobalBranch(nn.Module):
+    """A local map → the global feature g (B, 512·width): two convolutions between pools, dropout, a linear layer.
+
+    The last pool adapts, so that any image size gives one vector; at 32 × 32 it is the paper's 2 × 2 pool.
+    """
+
+    def __init__(self, config: ModelConfig, *, first_pool: int = 2) -> None:
+        super().__init__()
+        C = config.channels(512)
+        self.first_pool = first_pool
+        self.conv14 = ConvBlock(C, C, config.dropout * DROPOUT_AFTER[14])
+        self.conv15 = ConvBlock(C, C, config.dropout * DROPOUT_AFTER[15])
+        self.dropout = nn.Dropout(config.dropout * HEAD_DROPOUT)
+        self.linear = nn.Linear(C, C)
+
+    def forward(self, l: Tensor) -> Tensor:  # noqa: E741 - the paper's name
+        x = self.conv14(F.max_pool2d(l, self.first_pool))
+        x = self.conv15(F.max_pool2d(x, 2))
+        g: Tensor = self.linear(self.dropout(x.amax(dim=(2, 3))))  # (B, 512·width)
+        return g
+
+
+class LevelHead(nn.Module):
+    """g_a → BN → ReLU → dropout, the part of the head that every level has of its own."""
+
+    def __init__(self, channels: int, dropout: float) -> None:
+        super().__init__()
+        self.bn = nn.BatchNorm1d(channels, eps=BN_EPS)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, g_a: Tensor) -> tuple[Tensor, Tensor]:
+        """(B, C) → what the classifier sees in evaluation, and the same with dropout."""
+        seen = F.relu(self.bn(g_a))
+        return seen, self.dropout(seen)
+
+
+def pooled_trunk(trunk: Trunk, images: Tensor, pools: int) -> Tensor:
+    """The plain VGG's way through the trunk, with a pool after each of the first `pools` blocks."""
+    x = images
+    for i, block in enumerate(trunk):
+        x = block(x)
+        if i < pools:
+            x = F.max_pool2d(x, 2)
+    return x

@@ -1,0 +1,1 @@
+"""How results look: a page, Markdown, tables, charts and plots. Nothing is computed here."""
