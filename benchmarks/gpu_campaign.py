@@ -42,7 +42,7 @@ from gpu_measure import MODEL
 from gpu_runs import SMALLEST, Place, Run
 
 from l2a_transfer.files import write_whole
-from l2a_transfer.training.cards import commit as commit_here
+from l2a_transfer.provenance import commit as commit_here
 
 log = logging.getLogger("campaign")
 PACKING_S = 8.0

@@ -30,16 +30,16 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 from train_step import speeds
 
 from l2a_transfer.data.sources import join_splits
+from l2a_transfer.devices import ieee_float32
 from l2a_transfer.evaluation import LinearSVCPath
-from l2a_transfer.features.backends import TorchBackend
-from l2a_transfer.features.devices import ieee_float32
-from l2a_transfer.features.extract import extract
+from l2a_transfer.features.backends.torch import TorchBackend
+from l2a_transfer.features.extraction.extract import extract
 from l2a_transfer.models.blocks import ConvBlock
 from l2a_transfer.models.config import ModelConfig
 from l2a_transfer.models.interface import Attended, Network
 from l2a_transfer.models.registry import build_model
 from l2a_transfer.models.weights import pretrained_names, resolve_model
-from l2a_transfer.training.device import macs
+from l2a_transfer.training.flops import macs
 from l2a_transfer.training.trainer import Where
 
 ROOT = Path(__file__).parents[1]

@@ -25,7 +25,7 @@ from typing import Any
 from l2a_transfer.data.cifar import FOLDERS
 from l2a_transfer.models.config import ModelConfig
 from l2a_transfer.models.weights import load_weights, read_card, save_weights
-from l2a_transfer.training.device import macs
+from l2a_transfer.training.flops import macs
 from l2a_transfer.training.recipe import find_recipe
 
 ROOT = Path(__file__).parents[1]

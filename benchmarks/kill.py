@@ -33,7 +33,7 @@ from l2a_transfer.cli.main import main as l2a_transfer_main
 PRELOADED = (
     "torch.utils.data",
     "l2a_transfer.data.readers",
-    "l2a_transfer.features.extract",
+    "l2a_transfer.features.extraction.extract",
     "l2a_transfer.models.registry",
     "l2a_transfer.models.weights",
 )

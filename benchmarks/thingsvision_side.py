@@ -25,8 +25,8 @@ ROOT = Path(__file__).parents[1]
 OURS = """
 import json, sys, time
 from l2a_transfer.data.readers import open_source
-from l2a_transfer.features.backends import open_backend
-from l2a_transfer.features.extract import extract
+from l2a_transfer.features.backends.registry import open_backend
+from l2a_transfer.features.extraction.extract import extract
 backend = open_backend(sys.argv[1], device="cpu")
 began = time.perf_counter()
 result = extract(open_source(f"imagefolder:{sys.argv[2]}"), backend, sys.argv[3] + "/f.h5",

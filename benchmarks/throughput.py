@@ -25,10 +25,10 @@ from provenance import provenance
 
 from l2a_transfer.data.loader import pixel_batches
 from l2a_transfer.data.readers import open_source
-from l2a_transfer.features.backends import TorchBackend
-from l2a_transfer.features.extract import extract
-from l2a_transfer.features.plan import batches_of
-from l2a_transfer.features.store import read_meta
+from l2a_transfer.features.backends.torch import TorchBackend
+from l2a_transfer.features.extraction.extract import extract
+from l2a_transfer.features.extraction.plan import batches_of
+from l2a_transfer.features.store.reader import read_meta
 from l2a_transfer.models.config import DEFAULT_WIDTH
 from l2a_transfer.models.weights import resolve_model
 

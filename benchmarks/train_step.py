@@ -21,9 +21,10 @@ import torch
 from provenance import provenance
 
 from l2a_transfer.data.sources import join_splits
+from l2a_transfer.devices import choose_device, device_name, training_precision
 from l2a_transfer.models.config import DEFAULT_WIDTH, ModelConfig
 from l2a_transfer.training.data import TrainingData
-from l2a_transfer.training.device import choose_device, choose_precision, device_name, macs, matrix_peak
+from l2a_transfer.training.flops import macs, matrix_peak
 from l2a_transfer.training.recipe import TrainConfig
 from l2a_transfer.training.trainer import Trainer, Where
 
@@ -44,7 +45,7 @@ def main(
     precision: str, compiled: bool | None, out: Path,
 ) -> None:  # fmt: skip
     place = choose_device(device)
-    precision = choose_precision(precision, place)
+    precision = training_precision(precision, place)
     side = 8192 if place.type == "cuda" else 4096
     peak = matrix_peak(place, precision, side=side, repeats=10)
     print(f"{peak:.3g} operations a second", file=sys.stderr)

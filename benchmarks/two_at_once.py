@@ -43,9 +43,10 @@ from l2a_transfer.cli.main import VERBS
 from l2a_transfer.cli.main import main as l2a_transfer_main
 
 PRELOADED = (
-    "h5py", "l2a_transfer.evaluation.evaluate", "l2a_transfer.report.write", "l2a_transfer.explain.maps",
-    "l2a_transfer.export", "l2a_transfer.features.extract", "l2a_transfer.training.runs", "matplotlib.figure",
-    "onnxruntime", "onnxscript", "sklearn.svm", "torch.onnx", *(f"l2a_transfer.cli.{verb}" for verb in VERBS.values()),
+    "h5py", "l2a_transfer.evaluation.evaluate", "l2a_transfer.report.write", "l2a_transfer.explain.draw",
+    "l2a_transfer.export", "l2a_transfer.features.extraction.extract", "l2a_transfer.training.runs",
+    "matplotlib.figure", "onnxruntime", "onnxscript", "sklearn.svm", "torch.onnx",
+    *(f"l2a_transfer.cli.{verb}" for verb in VERBS.values()),
 )  # fmt: skip
 TINY = "untrained:vgg-att2-concat-pc@0.0625"
 FOLDERS = ("svm-eval", "maps", "train", "train --seeds", "quickstart")

@@ -12,13 +12,14 @@ from l2a_transfer.version import __version__
 
 if TYPE_CHECKING:
     from l2a_transfer.data.readers import open_source
-    from l2a_transfer.evaluation.evaluate import EvalConfig, evaluate_files
-    from l2a_transfer.explain.maps import attention_maps
+    from l2a_transfer.evaluation.evaluate import evaluate_files
+    from l2a_transfer.evaluation.results import EvalConfig
+    from l2a_transfer.explain.methods.attention import attention_maps
     from l2a_transfer.export import export_onnx
-    from l2a_transfer.features.backends import open_backend
-    from l2a_transfer.features.extract import extract
-    from l2a_transfer.features.store import read_features
-    from l2a_transfer.features.views import open_features
+    from l2a_transfer.features.backends.registry import open_backend
+    from l2a_transfer.features.extraction.extract import extract
+    from l2a_transfer.features.store.reader import read_features
+    from l2a_transfer.features.store.views import open_features
     from l2a_transfer.models.config import ModelConfig
     from l2a_transfer.models.registry import build_model
     from l2a_transfer.models.weights import load_weights, resolve_model
@@ -26,28 +27,28 @@ if TYPE_CHECKING:
 
 _HOME = {
     "BatchedLinearSVC": "svm.estimators",
-    "EvalConfig": "evaluation.evaluate",
+    "EvalConfig": "evaluation.results",
     "LinearSVCPath": "svm.estimators",
     "ModelConfig": "models.config",
-    "attention_maps": "explain.maps",
+    "attention_maps": "explain.methods.attention",
     "build_model": "models.registry",
     "evaluate_files": "evaluation.evaluate",
     "export_onnx": "export",
-    "extract": "features.extract",
+    "extract": "features.extraction.extract",
     "load_weights": "models.weights",
-    "open_backend": "features.backends",
-    "open_features": "features.views",
+    "open_backend": "features.backends.registry",
+    "open_features": "features.store.views",
     "open_source": "data.readers",
-    "read_features": "features.store",
+    "read_features": "features.store.reader",
     "resolve_model": "models.weights",
 }
 
 __all__ = [
-    "__version__",
     "BatchedLinearSVC",
     "EvalConfig",
     "LinearSVCPath",
     "ModelConfig",
+    "__version__",
     "attention_maps",
     "build_model",
     "evaluate_files",

@@ -44,6 +44,10 @@ class BackendError(L2AError):
     """A device, runtime or model file that cannot run what was asked."""
 
 
+class DeviceError(L2AError):
+    """A device or a precision was asked for that this machine does not have."""
+
+
 class OutputExistsError(L2AError):
     """The output is already there, and nobody said what to do with it."""
 

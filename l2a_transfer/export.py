@@ -15,13 +15,14 @@ import torch
 from torch import Tensor, nn
 
 from l2a_transfer.errors import ArgumentError, BackendError, OutputExistsError, wrong_kind
-from l2a_transfer.features.backends import CARD_KEY, OnnxBackend, TorchBackend
-from l2a_transfer.features.onnx_backend import WEIGHTS_KEY, with_sha256
+from l2a_transfer.features.backends.onnx import WEIGHTS_KEY, OnnxBackend, with_sha256
+from l2a_transfer.features.backends.torch import TorchBackend
 from l2a_transfer.files import check_free, replacing
 from l2a_transfer.lock import output_lock
 from l2a_transfer.models.digest import network_sha256
 from l2a_transfer.models.interface import Network
-from l2a_transfer.models.weights import Card
+from l2a_transfer.models.weights import CARD_KEY, Card
+from l2a_transfer.preprocess import normalize
 
 TOLERANCE = 1e-4
 CHECKED_BATCHES = (1, 7)
@@ -48,11 +49,11 @@ class ExportedExtractor(nn.Module):
     def __init__(self, model: Network, card: Card) -> None:
         super().__init__()
         self.model = model
-        self.register_buffer("mean", torch.tensor(card.preprocess.mean)[:, None, None])
-        self.register_buffer("std", torch.tensor(card.preprocess.std)[:, None, None])
+        for name, values in zip(("mean", "std"), card.preprocess.statistics(), strict=True):
+            self.register_buffer(name, values)
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
-        attended = self.model.attend((images.float() / 255 - self.mean) / self.std)
+        attended = self.model.attend(normalize(images, self.mean, self.std))
         return (attended.features, *attended.maps.values())
 
 
@@ -161,7 +162,7 @@ def check_parity(model: Network, card: Card, path: Path) -> float:
         pixels = rng.integers(0, 256, (batch, 3, card.preprocess.size, card.preprocess.size), dtype=np.uint8)
         found = onnx.run(pixels)
         expected = {"features": reference.features(pixels)}
-        images = (torch.from_numpy(pixels).float() / 255 - reference._mean) / reference._std
+        images = normalize(torch.from_numpy(pixels), *card.preprocess.statistics())
         with torch.inference_mode():
             maps = model.attend(images).maps
         expected |= {f"map_{level}": values.numpy() for level, values in maps.items()}

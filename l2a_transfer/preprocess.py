@@ -12,7 +12,9 @@ from numpy.typing import NDArray
 from l2a_transfer.errors import ArgumentError, unknown_name
 
 if TYPE_CHECKING:
+    import torch
     from PIL import Image
+    from torch import Tensor
 
 FITS = ("stretch", "crop")
 FILTERS = ("bicubic", "bilinear", "lanczos", "box")
@@ -37,6 +39,17 @@ def check_rgb(image: Image.Image) -> None:
             f"a picture must have the mode RGB, got {image.mode}; l2a_transfer.data.decode.to_rgb(image, 'its name') "
             "converts any mode as an extraction does"
         )
+
+
+def normalize(images: Tensor, mean: Tensor, std: Tensor) -> Tensor:
+    """`(x / 255 − mean) / std`, what a network takes: float32 (B, 3, H, W).
+
+    `images` (B, 3, H, W): uint8 0…255, or what floating-point work has made of them, 0…1; `mean`, `std` (3, 1, 1).
+    """
+    import torch
+
+    unit = images.float() / 255 if images.dtype == torch.uint8 else images
+    return (unit - mean) / std
 
 
 @dataclass(frozen=True)
@@ -91,6 +104,13 @@ class Preprocess:
             image = image.resize((self.size, self.size), resample, box=box)
         array = np.asarray(image, dtype=np.uint8)  # (size, size, 3)
         return np.ascontiguousarray(array.transpose(2, 0, 1))  # (3, size, size)
+
+    def statistics(self, device: torch.device | str | None = None) -> tuple[Tensor, Tensor]:
+        """`mean` and `std` as `normalize` takes them, float32 (3, 1, 1) on `device`."""
+        import torch
+
+        mean, std = (torch.tensor(values, device=device)[:, None, None] for values in (self.mean, self.std))
+        return mean, std
 
     def to_json(self) -> dict[str, Any]:
         values = dataclasses.asdict(self)

@@ -10,12 +10,15 @@ from pathlib import Path
 
 import numpy as np
 
-from l2a_transfer.data.readers import ImageSource, open_source
+from l2a_transfer.data.readers import open_source
+from l2a_transfer.data.sources import ImageSource
 from l2a_transfer.errors import Interrupted
-from l2a_transfer.evaluation.evaluate import EvalConfig, evaluate_files
-from l2a_transfer.explain.maps import SHEET, attention_maps, sheet_png
-from l2a_transfer.features.backends import open_backend
-from l2a_transfer.features.extract import extract
+from l2a_transfer.evaluation.evaluate import evaluate_files
+from l2a_transfer.evaluation.results import EvalConfig
+from l2a_transfer.explain.draw import SHEET, sheet_png
+from l2a_transfer.explain.methods.attention import attention_maps
+from l2a_transfer.features.backends.registry import open_backend
+from l2a_transfer.features.extraction.extract import extract
 from l2a_transfer.lock import output_lock
 from l2a_transfer.models.weights import resolve_model
 from l2a_transfer.report.markdown import markdown_table

@@ -11,3 +11,9 @@ def counted(n: int, one: str, many: str | None = None) -> str:
 def are(n: int) -> str:
     """`is` of one, `are` of another number."""
     return "is" if n == 1 else "are"
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of what an error says, or its type where it says nothing."""
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from l2a_transfer.features.store import FeatureMeta, FeatureSet, write_features
+from l2a_transfer.features.store.reader import FeatureMeta, FeatureSet, write_features
 
 
 def blobs(

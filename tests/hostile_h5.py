@@ -14,9 +14,9 @@ import h5py
 import numpy as np
 import pytest
 
-from l2a_transfer.features import hdf5_structure
-from l2a_transfer.features.hdf5_blocks import Blocks
-from l2a_transfer.features.store import SEAL, USER_BLOCK, write_features
+from l2a_transfer.features.store import structure as hdf5_structure
+from l2a_transfer.features.store.blocks import Blocks
+from l2a_transfer.features.store.reader import SEAL, USER_BLOCK, write_features
 from tests.feature_files import feature_set, labels_of, meta_of
 
 WRITTEN = ("v110", "v110")

@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from l2a_transfer.evaluation.compare import Comparison
-from l2a_transfer.evaluation.evaluate import EvalConfig, EvalDetail, EvalResults, EvalRow
 from l2a_transfer.evaluation.protocols import Split
+from l2a_transfer.evaluation.results import EvalConfig, EvalDetail, EvalResults, EvalRow
 from l2a_transfer.evaluation.seeds import SeedSummary
 
 CARD = {

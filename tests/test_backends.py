@@ -16,20 +16,15 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from l2a_transfer.data.decode import to_rgb
+from l2a_transfer.devices import ieee_float32
 from l2a_transfer.errors import BackendError, UnknownNameError
-from l2a_transfer.explain.maps import attention_maps
+from l2a_transfer.explain.methods.attention import attention_maps
 from l2a_transfer.export import export_onnx
-from l2a_transfer.features.backends import (
-    OnnxBackend,
-    PixelsBackend,
-    TorchBackend,
-    ieee_float32,
-    level_columns,
-    open_backend,
-    read_onnx,
-    refers_to_other_files,
-)
-from l2a_transfer.features.onnx_backend import with_sha256
+from l2a_transfer.features.backends.interface import level_columns
+from l2a_transfer.features.backends.onnx import OnnxBackend, read_onnx, refers_to_other_files, with_sha256
+from l2a_transfer.features.backends.pixels import PixelsBackend
+from l2a_transfer.features.backends.registry import open_backend
+from l2a_transfer.features.backends.torch import TorchBackend
 from l2a_transfer.models.weights import resolve_model
 from tests.conftest import TINY
 

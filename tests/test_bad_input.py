@@ -19,7 +19,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from l2a_transfer.errors import nearest
-from l2a_transfer.models.weights import HEADER_KEY, PRETRAINED, read_card
+from l2a_transfer.models.weights import CARD_KEY, PRETRAINED, read_card
 from tests.conftest import TINY, assert_fails, l2a, save_picture
 from tests.feature_files import feature_set, labels_of, save
 from tests.test_backends import foreign_model
@@ -89,7 +89,7 @@ def _weights(root: Path) -> None:
     ):
         tensors = load_file(BUNDLED)
         change(tensors)
-        save_file(tensors, root / f"{name}.safetensors", metadata={HEADER_KEY: card})
+        save_file(tensors, root / f"{name}.safetensors", metadata={CARD_KEY: card})
     (root / "truncated.safetensors").write_bytes(BUNDLED.read_bytes()[:-10])
     save_file(load_file(BUNDLED), root / "foreign.safetensors")
 

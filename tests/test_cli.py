@@ -20,7 +20,7 @@ TORCH_FREE = (
     "l2a_transfer.errors",
     "l2a_transfer.models.config",
     "l2a_transfer.data.registry",
-    "l2a_transfer.features.store",
+    "l2a_transfer.features.store.reader",
     "l2a_transfer.evaluation.evaluate",
     "l2a_transfer.svm.fitting",
     "l2a_transfer.svm.estimators",

@@ -11,8 +11,9 @@ import pytest
 
 from l2a_transfer.errors import ArgumentError, EvaluationError, UnknownNameError
 from l2a_transfer.evaluation.compare import Answers, Comparison, compare
-from l2a_transfer.evaluation.evaluate import EvalConfig, evaluate_files
+from l2a_transfer.evaluation.evaluate import evaluate_files
 from l2a_transfer.evaluation.families import Source, Wanted, check_wanted, left_out
+from l2a_transfer.evaluation.results import EvalConfig
 from l2a_transfer.evaluation.seeds import summaries
 from l2a_transfer.evaluation.verdict import p_text, points, sentence, with_interval
 from tests.feature_files import blobs, feature_set, labels_of, save

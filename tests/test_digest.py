@@ -13,14 +13,14 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from l2a_transfer.errors import BackendError, TrainingError, WeightsError
-from l2a_transfer.evaluation.evaluate import EvalConfig, evaluate_files
-from l2a_transfer.features.backends import OnnxBackend
-from l2a_transfer.features.onnx_backend import with_sha256
-from l2a_transfer.features.schema import weights_sha256
+from l2a_transfer.evaluation.evaluate import evaluate_files
+from l2a_transfer.evaluation.results import EvalConfig
+from l2a_transfer.features.backends.onnx import OnnxBackend, with_sha256
+from l2a_transfer.features.store.schema import weights_sha256
 from l2a_transfer.models.digest import file_sha256, network_sha256
 from l2a_transfer.models.registry import build_model
 from l2a_transfer.models.weights import (
-    HEADER_KEY,
+    CARD_KEY,
     PRETRAINED,
     load_weights,
     read_card,
@@ -100,7 +100,7 @@ def test_files_of_other_precisions_have_the_digest_of_what_is_loaded(tmp_path: P
     network, card = resolve_model(TINY)
     save_weights(network, card, tmp_path / "w.safetensors")
     tensors = load_file(tmp_path / "w.safetensors")
-    metadata = {HEADER_KEY: json.dumps(card.to_json())}
+    metadata = {CARD_KEY: json.dumps(card.to_json())}
     digests = set()
     for k, kind in enumerate((torch.float16, torch.bfloat16, torch.float32)):
         path = tmp_path / f"{k}.safetensors"

@@ -16,7 +16,8 @@ from matplotlib.text import Text
 
 from l2a_transfer import drawing
 from l2a_transfer.drawing import legible, plain_texts
-from l2a_transfer.explain.maps import AttentionMaps, contact_sheet
+from l2a_transfer.explain.draw import contact_sheet
+from l2a_transfer.explain.interface import AttentionMaps
 from l2a_transfer.report.plots import accuracy_png, confusion_png
 from l2a_transfer.training.curve import learning_curve
 from tests.conftest import TINY, save_picture

@@ -23,15 +23,18 @@ from numpy.typing import NDArray
 from l2a_transfer.data.readers import open_source
 from l2a_transfer.errors import BackendError, DataError, OutputExistsError, StoreError, UnknownNameError
 from l2a_transfer.export import export_onnx
-from l2a_transfer.features import extract as extract_module
-from l2a_transfer.features import plan as plan_module
-from l2a_transfer.features.backends import OnnxBackend, PixelsBackend, TorchBackend, open_backend
-from l2a_transfer.features.compute import compute_shards
-from l2a_transfer.features.extract import extract
-from l2a_transfer.features.interface import Computed, maps_wanted
-from l2a_transfer.features.plan import differences, fingerprint
-from l2a_transfer.features.shards import Shard, Shards
-from l2a_transfer.features.store import read_features, read_maps, read_meta
+from l2a_transfer.features.backends.interface import Computed, maps_wanted
+from l2a_transfer.features.backends.onnx import OnnxBackend
+from l2a_transfer.features.backends.pixels import PixelsBackend
+from l2a_transfer.features.backends.registry import open_backend
+from l2a_transfer.features.backends.torch import TorchBackend
+from l2a_transfer.features.extraction import extract as extract_module
+from l2a_transfer.features.extraction import plan as plan_module
+from l2a_transfer.features.extraction.compute import compute_shards
+from l2a_transfer.features.extraction.extract import extract
+from l2a_transfer.features.extraction.plan import differences, fingerprint
+from l2a_transfer.features.extraction.shards import Shard, Shards
+from l2a_transfer.features.store.reader import read_features, read_maps, read_meta
 from l2a_transfer.lock import output_lock
 from l2a_transfer.models.weights import resolve_model
 from tests.conftest import TINY, MemorySource, assert_fails, l2a, memory_source, save_picture
@@ -516,9 +519,9 @@ FULL_DISK = """
 import resource, signal, sys
 from pathlib import Path
 from l2a_transfer.errors import L2AError
-from l2a_transfer.features.backends import PixelsBackend
-from l2a_transfer.features.extract import extract
-from l2a_transfer.features import plan
+from l2a_transfer.features.backends.pixels import PixelsBackend
+from l2a_transfer.features.extraction.extract import extract
+from l2a_transfer.features.extraction import plan
 from tests.conftest import memory_source
 plan.SHARD_ROWS = 4
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
@@ -551,8 +554,8 @@ READ_ONLY = """
 import os, sys
 from pathlib import Path
 from l2a_transfer.errors import L2AError
-from l2a_transfer.features.backends import PixelsBackend
-from l2a_transfer.features.extract import extract
+from l2a_transfer.features.backends.pixels import PixelsBackend
+from l2a_transfer.features.extraction.extract import extract
 from tests.conftest import memory_source
 extract(memory_source(), PixelsBackend(), Path(sys.argv[1]).parents[1] / "warm.h5", overwrite=True, progress=False)
 if os.geteuid() == 0:
@@ -594,9 +597,10 @@ def test_a_read_only_folder_is_named(source: MemorySource) -> None:
 KILLED = """
 import os, signal, sys
 from pathlib import Path
-from l2a_transfer.features import plan, writer
-from l2a_transfer.features.backends import PixelsBackend
-from l2a_transfer.features.extract import extract
+from l2a_transfer.features.extraction import plan
+from l2a_transfer.features.store import writer
+from l2a_transfer.features.backends.pixels import PixelsBackend
+from l2a_transfer.features.extraction.extract import extract
 from tests.conftest import memory_source
 plan.SHARD_ROWS = 4
 seal = writer._seal
@@ -624,8 +628,8 @@ def test_a_kill_at_the_end_of_the_merge_costs_the_merge_alone(source: MemorySour
 WORKING = """
 import os, sys, time
 from pathlib import Path
-from l2a_transfer.features.backends import PixelsBackend
-from l2a_transfer.features.extract import extract
+from l2a_transfer.features.backends.pixels import PixelsBackend
+from l2a_transfer.features.extraction.extract import extract
 from tests.conftest import memory_source
 class Slow(PixelsBackend):
     def features(self, images_u8):
@@ -701,7 +705,7 @@ def test_a_provider_that_does_not_run_is_never_replaced(exported: Path, monkeypa
         return started(content, options, providers=["CPUExecutionProvider"])
 
     monkeypatch.setattr(ort, "InferenceSession", on_the_cpu)
-    monkeypatch.setattr("l2a_transfer.features.onnx_backend.choose_onnx_device", lambda name: "cuda")
+    monkeypatch.setattr("l2a_transfer.features.backends.onnx.choose_onnx_device", lambda name: "cuda")
     monkeypatch.setattr(ort, "preload_dlls", lambda: None, raising=False)
     with pytest.raises(BackendError, match=r"could not start CUDAExecutionProvider, it runs \['CPUExecution"):
         OnnxBackend(exported, device="cuda")

@@ -14,7 +14,7 @@ import pytest
 from l2a_transfer import export
 from l2a_transfer.errors import BackendError
 from l2a_transfer.export import export_onnx, relative_error
-from l2a_transfer.features.backends import open_backend
+from l2a_transfer.features.backends.registry import open_backend
 from l2a_transfer.models.digest import network_sha256
 from l2a_transfer.models.weights import resolve_model
 from tests.conftest import TINY, assert_fails, l2a

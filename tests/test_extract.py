@@ -11,12 +11,13 @@ import pytest
 from numpy.typing import NDArray
 
 from l2a_transfer.errors import DataError, Interrupted, OutputExistsError, StoreError
-from l2a_transfer.features import extract as extract_module
-from l2a_transfer.features import plan as plan_module
-from l2a_transfer.features.backends import PixelsBackend, open_backend
-from l2a_transfer.features.extract import extract
-from l2a_transfer.features.plan import batches_of, plan_ranges
-from l2a_transfer.features.store import read_features
+from l2a_transfer.features.backends.pixels import PixelsBackend
+from l2a_transfer.features.backends.registry import open_backend
+from l2a_transfer.features.extraction import extract as extract_module
+from l2a_transfer.features.extraction import plan as plan_module
+from l2a_transfer.features.extraction.extract import extract
+from l2a_transfer.features.extraction.plan import batches_of, plan_ranges
+from l2a_transfer.features.store.reader import read_features
 from tests.conftest import TINY, MemorySource, assert_fails, l2a, memory_source, save_picture
 
 

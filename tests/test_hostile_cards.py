@@ -19,8 +19,8 @@ from l2a_transfer.evaluation import evaluate
 from l2a_transfer.evaluation.evaluate import evaluate_files
 from l2a_transfer.evaluation.results_schema import earlier_files
 from l2a_transfer.export import export_onnx
-from l2a_transfer.features.onnx_backend import with_sha256
-from l2a_transfer.models.weights import HEADER_KEY, PRETRAINED, Card, load_weights, read_card, resolve_model
+from l2a_transfer.features.backends.onnx import with_sha256
+from l2a_transfer.models.weights import CARD_KEY, PRETRAINED, Card, load_weights, read_card, resolve_model
 from l2a_transfer.report import write as report
 from tests.conftest import TINY, assert_fails, l2a
 from tests.feature_files import feature_set, labels_of, save
@@ -171,7 +171,7 @@ def said(case: str) -> str:
 def test_weights(case: str, tmp_path: Path) -> None:
     source = PRETRAINED / "vgg-att2-concat-pc.cifar10-w025.safetensors"
     path = tmp_path / "w.safetensors"
-    save_file(load_file(source), path, metadata={HEADER_KEY: hostile_card(case, read_card(source).to_json())[0]})
+    save_file(load_file(source), path, metadata={CARD_KEY: hostile_card(case, read_card(source).to_json())[0]})
     out = tmp_path / "f.h5"
     for command in (
         ("inspect", path), ("inspect", path, "--verify"), ("export", "--model", path, "--out", tmp_path / "m.onnx"),
@@ -343,7 +343,7 @@ def test_an_earlier_report_is_looked_at_before_the_fits(tmp_path: Path, monkeypa
 def test_weights_without_a_sha256_are_said_to_be_unverified(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     source = PRETRAINED / "vgg-att2-concat-pc.cifar10-w025.safetensors"
     path = tmp_path / "old.safetensors"
-    save_file(load_file(source), path, metadata={HEADER_KEY: json.dumps(read_card(source).to_json())})
+    save_file(load_file(source), path, metadata={CARD_KEY: json.dumps(read_card(source).to_json())})
     load_weights(source)
     assert not caplog.records
     for use in (
@@ -366,7 +366,7 @@ def test_weights_that_are_replaced_after_they_were_checked_are_not_used(
     before = Card.from_json
 
     def replaced(values: Any) -> Card:
-        save_file(other, path, metadata={HEADER_KEY: json.dumps(values)})
+        save_file(other, path, metadata={CARD_KEY: json.dumps(values)})
         return before(values)
 
     monkeypatch.setattr(Card, "from_json", replaced)

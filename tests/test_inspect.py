@@ -14,9 +14,9 @@ import onnx
 import pytest
 
 from l2a_transfer.errors import BackendError
-from l2a_transfer.features import views
-from l2a_transfer.features.verify import verify_features, verify_onnx
-from l2a_transfer.features.writer import write_features
+from l2a_transfer.features.store import views
+from l2a_transfer.features.store.verify import verify_features, verify_onnx
+from l2a_transfer.features.store.writer import write_features
 from l2a_transfer.models.weights import PRETRAINED
 from tests.conftest import TINY, assert_fails, l2a
 from tests.feature_files import blobs, feature_set, labels_of

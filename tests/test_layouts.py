@@ -15,7 +15,7 @@ from l2a_transfer.data.names import split_named, split_within
 from l2a_transfer.data.readers import open_source
 from l2a_transfer.data.sources import describe, reading_of
 from l2a_transfer.errors import DataError, UnknownNameError
-from l2a_transfer.features.store import read_features, read_meta
+from l2a_transfer.features.store.reader import read_features, read_meta
 from tests.conftest import TINY, assert_fails, l2a
 from tests.shard_files import parquet, png, tar
 from tests.test_readers import folder, rows_of, save_npz

@@ -21,17 +21,19 @@ from numpy.typing import NDArray
 from l2a_transfer.data.sources import Subset, join_splits
 from l2a_transfer.errors import BackendError, OutputExistsError, TrainingError
 from l2a_transfer.export import export_onnx
-from l2a_transfer.features import extract as extract_module
-from l2a_transfer.features.backends import OnnxBackend, PixelsBackend, open_backend
-from l2a_transfer.features.extract import extract
+from l2a_transfer.features.backends.onnx import OnnxBackend
+from l2a_transfer.features.backends.pixels import PixelsBackend
+from l2a_transfer.features.backends.registry import open_backend
+from l2a_transfer.features.extraction import extract as extract_module
+from l2a_transfer.features.extraction.extract import extract
+from l2a_transfer.features.extraction.plan import comparable, differences, fingerprint
+from l2a_transfer.features.extraction.ray_engine import Extractor
 from l2a_transfer.features.machine import RECORDED, arithmetic, decoders, probe_pixels, torch_instructions
-from l2a_transfer.features.plan import comparable, differences, fingerprint
-from l2a_transfer.features.ray_engine import Extractor
-from l2a_transfer.features.store import read_features
+from l2a_transfer.features.store.reader import read_features
 from l2a_transfer.models.weights import resolve_model
 from l2a_transfer.training.checkpoint import load_checkpoint, read_checkpoint, save_checkpoint
-from l2a_transfer.training.device import Ranks
 from l2a_transfer.training.machine import MACHINE, step_sha256
+from l2a_transfer.training.processes import Ranks
 from l2a_transfer.training.runs import train
 from l2a_transfer.training.trainer import Trainer, Where
 from tests.conftest import TINY, MemorySource
@@ -41,7 +43,7 @@ from tests.test_training import CONFIG, new_trainer, same, weights_of
 ROOT = Path(__file__).parents[1]
 SAID = """
 import hashlib, json, numpy as np, torch
-from l2a_transfer.features.backends import open_backend
+from l2a_transfer.features.backends.registry import open_backend
 from l2a_transfer.models.config import ModelConfig
 from l2a_transfer.training.machine import step_sha256
 torch.set_num_threads(1)

@@ -10,7 +10,9 @@ import torch
 from PIL import Image
 
 from l2a_transfer.errors import BackendError
-from l2a_transfer.explain.maps import AttentionMaps, attention_maps, colors, contact_sheet, heat, overlay, scaled_size
+from l2a_transfer.explain.draw import colors, contact_sheet, heat, overlay
+from l2a_transfer.explain.interface import AttentionMaps
+from l2a_transfer.explain.methods.attention import attention_maps, scaled_size
 from l2a_transfer.models.weights import resolve_model
 from tests.conftest import TINY, assert_fails, l2a, save_picture
 
@@ -116,7 +118,7 @@ def test_two_pictures_of_one_name_are_told_apart(tmp_path: Path, monkeypatch: py
     pictures = [save_picture(tmp_path / folder / "0.jpg", seed=k) for k, folder in enumerate(("cat", "dog"))]
     shown: list[str] = []
     monkeypatch.setattr(
-        "l2a_transfer.explain.maps.sheet_png", lambda results, **_: shown.extend(r.name for r in results) or b""
+        "l2a_transfer.explain.draw.sheet_png", lambda results, **_: shown.extend(r.name for r in results) or b""
     )
     assert l2a("maps", "--model", TINY, "--out", tmp_path / "m", *pictures).exit_code == 0
     assert l2a("maps", "--model", TINY, "--out", tmp_path / "n", pictures[0]).exit_code == 0

@@ -13,7 +13,8 @@ from typing import Any
 
 import pytest
 
-from l2a_transfer.evaluation.evaluate import EvalConfig, EvalResults, evaluate_files
+from l2a_transfer.evaluation.evaluate import evaluate_files
+from l2a_transfer.evaluation.results import EvalConfig, EvalResults
 from l2a_transfer.report import lookup, tables
 from l2a_transfer.report import origins as provenance
 from l2a_transfer.report.markdown import report_markdown

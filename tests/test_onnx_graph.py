@@ -20,10 +20,10 @@ from onnx import TensorProto, helper, numpy_helper
 
 from l2a_transfer.errors import BackendError
 from l2a_transfer.export import export_onnx
-from l2a_transfer.features import onnx_backend
-from l2a_transfer.features.interruptible import interruptible
-from l2a_transfer.features.onnx_backend import CARD_KEY, OnnxBackend, read_exported, with_sha256
-from l2a_transfer.features.onnx_graph import ALIVE, MAX_NODES, OPERATORS, OPSET, TOTAL, check_graph
+from l2a_transfer.features.backends import onnx as onnx_backend
+from l2a_transfer.features.backends.onnx import CARD_KEY, OnnxBackend, read_exported, with_sha256
+from l2a_transfer.features.backends.onnx_graph import ALIVE, MAX_NODES, OPERATORS, OPSET, TOTAL, check_graph
+from l2a_transfer.features.extraction.interruptible import interruptible
 from l2a_transfer.models.config import GLOBAL_BRANCH, NORMALIZERS, ModelConfig
 from l2a_transfer.models.registry import build_model
 from l2a_transfer.models.weights import Card, count_parameters, resolve_model
@@ -389,7 +389,7 @@ def slow(model: onnx.ModelProto) -> None:
 TELLS_WHEN_IT_RUNS = """
 import sys, onnxruntime
 from l2a_transfer.cli.main import main
-from l2a_transfer.features import onnx_graph
+from l2a_transfer.features.backends import onnx_graph
 onnx_graph.TOTAL = 1000
 Options = onnxruntime.RunOptions
 def told():
@@ -434,7 +434,7 @@ def test_ctrl_c_is_heard_while_a_graph_is_loaded(
         given_up.wait()
 
     monkeypatch.setattr("onnxruntime.InferenceSession", loads_for_ever)
-    monkeypatch.setattr("l2a_transfer.features.interruptible.GRACE_S", 0.0)
+    monkeypatch.setattr("l2a_transfer.features.extraction.interruptible.GRACE_S", 0.0)
     path = tmp_path / "m.onnx"
     path.write_bytes(exported)
     interrupt_once_waiting()

@@ -22,11 +22,14 @@ import pytest
 import l2a_transfer
 from l2a_transfer import files
 from l2a_transfer.errors import L2AError, OutputExistsError, StoreError
-from l2a_transfer.evaluation.evaluate import EvalConfig, EvalResults, evaluate_files
-from l2a_transfer.explain.maps import AttentionMaps, attention_maps, contact_sheet, maps_folder, write_maps
+from l2a_transfer.evaluation.evaluate import evaluate_files
+from l2a_transfer.evaluation.results import EvalConfig, EvalResults
+from l2a_transfer.explain.draw import contact_sheet, maps_folder, write_maps
+from l2a_transfer.explain.interface import AttentionMaps
+from l2a_transfer.explain.methods.attention import attention_maps
 from l2a_transfer.export import export_onnx
-from l2a_transfer.features.backends import PixelsBackend
-from l2a_transfer.features.extract import extract
+from l2a_transfer.features.backends.pixels import PixelsBackend
+from l2a_transfer.features.extraction.extract import extract
 from l2a_transfer.files import leftovers, replacing_all, write_whole
 from l2a_transfer.lock import IN_FOLDER, folder_lock, output_lock
 from l2a_transfer.models.weights import resolve_model, save_weights

@@ -18,13 +18,13 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from l2a_transfer.evaluation.evaluate import EvalConfig, EvalDetail, EvalResults
+from l2a_transfer.evaluation.results import EvalConfig, EvalDetail, EvalResults
 from l2a_transfer.evaluation.seeds import SeedSummary
 from l2a_transfer.report import charts, figures, lookup, markdown, tables
 from l2a_transfer.report import origins as provenance
 from l2a_transfer.report.markup import element, joined, name_of, shortened, words_of
-from l2a_transfer.text import plain
 from l2a_transfer.report.page import page
+from l2a_transfer.text import plain
 from tests.conftest import l2a
 from tests.made_results import CARD, cells, comparison, digest, results, row
 

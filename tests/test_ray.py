@@ -12,12 +12,12 @@ import numpy as np
 import pytest
 
 from l2a_transfer.errors import BackendError, DataError, L2AError, MissingExtraError, StoreError, UnknownNameError
-from l2a_transfer.features import plan as plan_module
-from l2a_transfer.features import ray_engine
-from l2a_transfer.features.backends import PixelsBackend
-from l2a_transfer.features.extract import extract
-from l2a_transfer.features.ray_engine import ATTEMPTS, RESTARTS, Extractor, _dispatch
-from l2a_transfer.features.shards import Shard, Shards
+from l2a_transfer.features.backends.pixels import PixelsBackend
+from l2a_transfer.features.extraction import plan as plan_module
+from l2a_transfer.features.extraction import ray_engine
+from l2a_transfer.features.extraction.extract import extract
+from l2a_transfer.features.extraction.ray_engine import ATTEMPTS, RESTARTS, Extractor, _dispatch
+from l2a_transfer.features.extraction.shards import Shard, Shards
 from tests.conftest import MemorySource, assert_fails, l2a, memory_source
 
 ROOT = Path(__file__).parents[1]

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from l2a_transfer.cli.main import VERBS
-from l2a_transfer.features.store import read_features
+from l2a_transfer.features.store.reader import read_features
 from l2a_transfer.models.weights import PRETRAINED, pretrained_names, read_card
 from tests.conftest import l2a, save_picture
 

@@ -13,8 +13,9 @@ import pytest
 
 from l2a_transfer.errors import StoreError
 from l2a_transfer.evaluation import evaluate
-from l2a_transfer.evaluation.evaluate import EvalConfig, evaluate_files
-from l2a_transfer.features import verify
+from l2a_transfer.evaluation.evaluate import evaluate_files
+from l2a_transfer.evaluation.results import EvalConfig
+from l2a_transfer.features.store import verify
 from l2a_transfer.models import weights
 from l2a_transfer.models.digest import file_sha256, network_sha256
 from l2a_transfer.models.weights import Card, load_weights, resolve_model, save_weights

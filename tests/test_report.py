@@ -16,9 +16,10 @@ from PIL import Image
 from l2a_transfer.errors import OutputExistsError
 from l2a_transfer.evaluation import measure
 from l2a_transfer.evaluation.confusion import Confusion
-from l2a_transfer.evaluation.evaluate import EvalConfig, EvalResults, evaluate_files
+from l2a_transfer.evaluation.evaluate import evaluate_files
 from l2a_transfer.evaluation.measure import _notes
-from l2a_transfer.features.store import read_features
+from l2a_transfer.evaluation.results import EvalConfig, EvalResults
+from l2a_transfer.features.store.reader import read_features
 from l2a_transfer.report import lookup, plots
 from l2a_transfer.report import write as report
 from l2a_transfer.report.markdown import markdown_table

@@ -23,7 +23,7 @@ from safetensors.torch import load_file
 
 from l2a_transfer.data.readers import open_source
 from l2a_transfer.errors import DataError, OutputExistsError, TrainingError, WeightsError
-from l2a_transfer.features.backends import TorchBackend
+from l2a_transfer.features.backends.torch import TorchBackend
 from l2a_transfer.lock import IN_FOLDER, folder_lock
 from l2a_transfer.models.weights import load_weights, read_card, save_weights, with_metrics
 from l2a_transfer.training import checkpoint

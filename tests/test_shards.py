@@ -25,7 +25,7 @@ from l2a_transfer.data.readers import open_source
 from l2a_transfer.data.shards import find_shards
 from l2a_transfer.data.sources import ImageSource
 from l2a_transfer.errors import DataError, MissingExtraError, SourceError
-from l2a_transfer.features.store import read_features
+from l2a_transfer.features.store.reader import read_features
 from l2a_transfer.preprocess import Preprocess
 from tests.conftest import TINY, assert_fails, l2a
 from tests.shard_files import grey, parquet, png, tar

@@ -16,8 +16,8 @@ import pytest
 from l2a_transfer.data.readers import open_source
 from l2a_transfer.errors import DataError, StoreError, TrainingError
 from l2a_transfer.evaluation.results_schema import earlier_files
-from l2a_transfer.features.shards import Shards
-from l2a_transfer.features.store import read_meta
+from l2a_transfer.features.extraction.shards import Shards
+from l2a_transfer.features.store.reader import read_meta
 from l2a_transfer.inputs import NotAFileError, open_input, read_input
 from l2a_transfer.models.digest import file_sha256
 from l2a_transfer.training.checkpoint import read_checkpoint

@@ -20,7 +20,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from l2a_transfer.errors import StoreError
-from l2a_transfer.features.store import (
+from l2a_transfer.features.store.reader import (
     SEAL,
     USER_BLOCK,
     FeatureMeta,
@@ -347,7 +347,7 @@ import resource, signal, sys
 from pathlib import Path
 import numpy as np
 from l2a_transfer.errors import StoreError
-from l2a_transfer.features.store import write_features
+from l2a_transfer.features.store.reader import write_features
 from tests.test_store import META
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
@@ -486,7 +486,7 @@ ENDLESS = """
 import sys
 import time
 from l2a_transfer.errors import StoreError
-from l2a_transfer.features.store import read_features
+from l2a_transfer.features.store.reader import read_features
 try:
     read_features(sys.argv[1])
 except StoreError as error:

@@ -17,11 +17,11 @@ import numpy as np
 import pytest
 
 from l2a_transfer.errors import StoreError
-from l2a_transfer.features.hdf5_structure import check_structure
-from l2a_transfer.features.schema import USER_BLOCK
-from l2a_transfer.features.store import open_store, read_features, read_maps, write_features
-from l2a_transfer.features.verify import verify_features
-from l2a_transfer.features.views import open_features
+from l2a_transfer.features.store.reader import open_store, read_features, read_maps, write_features
+from l2a_transfer.features.store.schema import USER_BLOCK
+from l2a_transfer.features.store.structure import check_structure
+from l2a_transfer.features.store.verify import verify_features
+from l2a_transfer.features.store.views import open_features
 from tests.conftest import assert_fails, l2a
 from tests.feature_files import feature_set, labels_of
 from tests.hostile_h5 import (
@@ -43,7 +43,7 @@ CRASH = ROOT / "tests" / "data" / "old-layout-crash.h5"
 LIMITED = """
 import resource, sys
 from l2a_transfer.errors import StoreError
-from l2a_transfer.features.store import read_features
+from l2a_transfer.features.store.reader import read_features
 held = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
 resource.setrlimit(resource.RLIMIT_AS, (held + (48 << 20),) * 2)
 try:

@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from l2a_transfer.errors import ArgumentError, OutputExistsError, StudyError
-from l2a_transfer.evaluation.evaluate import EvalConfig, evaluate_files
+from l2a_transfer.evaluation.evaluate import evaluate_files
+from l2a_transfer.evaluation.results import EvalConfig
 from l2a_transfer.study.answers import Reader
 from l2a_transfer.study.contrasts import on_target, value
 from l2a_transfer.study.read import read_study

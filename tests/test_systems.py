@@ -38,7 +38,7 @@ from torch.utils.data import DataLoader
 from l2a_transfer.cli.main import main
 from l2a_transfer.data.loader import pixel_batches
 from l2a_transfer.data.readers import open_source
-from l2a_transfer.features.views import open_features
+from l2a_transfer.features.store.views import open_features
 from l2a_transfer.preprocess import Preprocess
 
 def total(file, rows):
@@ -98,8 +98,8 @@ def test_workers_change_nothing_however_they_are_started(method: str, tmp_path: 
 WORKING = """
 import multiprocessing, sys, time
 from pathlib import Path
-from l2a_transfer.features.backends import PixelsBackend
-from l2a_transfer.features.extract import extract
+from l2a_transfer.features.backends.pixels import PixelsBackend
+from l2a_transfer.features.extraction.extract import extract
 from tests.conftest import memory_source
 
 class Slow(PixelsBackend):
@@ -137,8 +137,8 @@ def test_a_kill_takes_the_workers_along_however_they_were_started(method: str, t
 
 UNGUARDED = """
 import multiprocessing, sys
-from l2a_transfer.features.backends import PixelsBackend
-from l2a_transfer.features.extract import extract
+from l2a_transfer.features.backends.pixels import PixelsBackend
+from l2a_transfer.features.extraction.extract import extract
 from tests.conftest import memory_source
 
 multiprocessing.set_start_method(sys.argv[1], force=True)

@@ -19,6 +19,7 @@ import torch.nn.functional as F
 from PIL import Image
 
 from l2a_transfer.data.readers import open_source
+from l2a_transfer.devices import training_precision
 from l2a_transfer.errors import TrainingError
 from l2a_transfer.models.config import ModelConfig
 from l2a_transfer.models.registry import build_model
@@ -26,9 +27,10 @@ from l2a_transfer.models.weights import read_card
 from l2a_transfer.training import runs as runs_module
 from l2a_transfer.training.checkpoint import load_checkpoint
 from l2a_transfer.training.data import TrainingData
-from l2a_transfer.training.device import WHILE_ONE_MEASURES, Ranks, choose_precision, macs, matrix_peak, process_group
 from l2a_transfer.training.epochs import augmented_batches, plan_epoch
+from l2a_transfer.training.flops import macs, matrix_peak
 from l2a_transfer.training.loss_watch import LossWatch
+from l2a_transfer.training.processes import WHILE_ONE_MEASURES, Ranks, process_group
 from l2a_transfer.training.recipe import TrainConfig
 from l2a_transfer.training.runs import SeedsResult, train, train_seeds
 from l2a_transfer.training.start import start_from
@@ -441,7 +443,7 @@ def test_options_are_looked_at_before_other_processes_are_waited_for(
 ) -> None:
     for name, value in {"RANK": "0", "WORLD_SIZE": "2", "LOCAL_RANK": "0"}.items():
         monkeypatch.setenv(name, value)
-    monkeypatch.setattr("l2a_transfer.training.device.rendezvous", lambda *_, **__: pytest.fail("it waits"))
+    monkeypatch.setattr("l2a_transfer.training.processes.rendezvous", lambda *_, **__: pytest.fail("it waits"))
     for options, words in ((["--epochs", "0"], "epochs must be"), (["--model", "vggg"], "did you mean 'vgg'")):
         assert_fails(l2a(*COMMAND, "--out", tmp_path / "run", *options), 2, words)
 
@@ -508,7 +510,7 @@ def test_losses_are_seen_one_look_late_on_a_gpu() -> None:
 def test_precision_auto_on_a_cpu_is_bf16_with_amx_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     for amx, expected in ((True, "bf16"), (False, "fp32")):
         monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda amx=amx: amx)
-        assert choose_precision("auto", torch.device("cpu")) == expected
+        assert training_precision("auto", torch.device("cpu")) == expected
 
 
 TORCHRUN = [

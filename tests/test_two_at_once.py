@@ -13,7 +13,7 @@ import pytest
 from click.testing import Result
 
 from l2a_transfer.errors import OutputExistsError
-from l2a_transfer.explain.maps import contact_sheet
+from l2a_transfer.explain.draw import contact_sheet
 from l2a_transfer.lock import IN_FOLDER
 from l2a_transfer.models.weights import resolve_model, save_weights
 from tests.conftest import TINY, assert_fails, l2a, save_picture
@@ -98,12 +98,12 @@ def test_the_second_is_refused_before_it_computes_anything(
 ) -> None:
     for work in (
         "l2a_transfer.evaluation.evaluate.evaluate_files",
-        "l2a_transfer.explain.maps.attention_maps",
+        "l2a_transfer.explain.methods.attention.attention_maps",
         "l2a_transfer.quickstart.extract",
         "l2a_transfer.quickstart.evaluate_files",
         "l2a_transfer.training.runs._run",
         "l2a_transfer.export._export",
-        "l2a_transfer.features.extract.compute_shards",
+        "l2a_transfer.features.extraction.extract.compute_shards",
     ):
         monkeypatch.setattr(work, lambda *_, **__: pytest.fail("it had begun"))
     folder, holder = held
@@ -131,10 +131,10 @@ def test_library_functions_are_refused_too(
 
 FIRST = {
     "svm-eval": "l2a_transfer.report.write.confusion_png",
-    "maps": "l2a_transfer.explain.maps.sheet_png",
+    "maps": "l2a_transfer.explain.draw.sheet_png",
     "train": "l2a_transfer.training.runs.learning_curve",
     "export": "l2a_transfer.export.check_parity",
-    "extract": "l2a_transfer.features.extract.write_features",
+    "extract": "l2a_transfer.features.extraction.extract.write_features",
 }
 """What the first command is just doing when the second one comes."""
 

@@ -16,9 +16,9 @@ from l2a_transfer.data.names import first_fault, name_fault, well_formed
 from l2a_transfer.data.readers import open_source
 from l2a_transfer.data.sources import ArraySource, check_source
 from l2a_transfer.errors import DataError
-from l2a_transfer.features.backends import PixelsBackend
-from l2a_transfer.features.extract import extract
-from l2a_transfer.features.store import read_features
+from l2a_transfer.features.backends.pixels import PixelsBackend
+from l2a_transfer.features.extraction.extract import extract
+from l2a_transfer.features.store.reader import read_features
 from tests.conftest import assert_fails, l2a, save_picture
 from tests.shard_files import parquet, png, tar
 

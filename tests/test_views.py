@@ -19,8 +19,9 @@ from torch.utils.data import DataLoader
 
 import l2a_transfer
 from l2a_transfer.errors import MissingExtraError, StoreError, UnknownNameError
-from l2a_transfer.features import store, views, writer
-from l2a_transfer.features.views import FeatureFile, open_features
+from l2a_transfer.features.store import reader as store
+from l2a_transfer.features.store import views, writer
+from l2a_transfer.features.store.views import FeatureFile, open_features
 from tests.feature_files import blobs, feature_set, labels_of
 from tests.feature_files import save as save_set
 from tests.test_store import FEATURES, META, ROWS, reseal, save

@@ -20,7 +20,7 @@ from l2a_transfer.models.config import ARCHITECTURES, ModelConfig
 from l2a_transfer.models.interface import Network
 from l2a_transfer.models.registry import build_model
 from l2a_transfer.models.weights import (
-    HEADER_KEY,
+    CARD_KEY,
     PRETRAINED,
     Card,
     count_parameters,
@@ -71,7 +71,7 @@ def rewritten(path: Path, change: Callable[[dict[str, torch.Tensor], dict[str, A
     """The file after `change(tensors, card)`."""
     tensors, card = load_file(path), read_card(path).to_json()
     change(tensors, card)
-    save_file(tensors, path, metadata={HEADER_KEY: json.dumps(card)})
+    save_file(tensors, path, metadata={CARD_KEY: json.dumps(card)})
     return path
 
 
@@ -240,7 +240,7 @@ def test_files_of_before_the_sha256_was_written_still_load(tmp_path: Path) -> No
     network, card = resolve_model(TINY)
     save_weights(network, card, tmp_path / "w.safetensors")
     tensors = load_file(tmp_path / "w.safetensors")
-    save_file(tensors, tmp_path / "old.safetensors", metadata={HEADER_KEY: json.dumps(card.to_json())})
+    save_file(tensors, tmp_path / "old.safetensors", metadata={CARD_KEY: json.dumps(card.to_json())})
     assert load_weights(tmp_path / "old.safetensors")[1] == card
 
 

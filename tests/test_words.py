@@ -29,7 +29,7 @@ from l2a_transfer.errors import (
     OutputExistsError,
     unknown_name,
 )
-from l2a_transfer.features.backends import PixelsBackend
+from l2a_transfer.features.backends.pixels import PixelsBackend
 from l2a_transfer.models.config import ModelConfig
 from l2a_transfer.models.registry import build_model
 from l2a_transfer.models.weights import PRETRAINED

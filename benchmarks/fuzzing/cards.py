@@ -19,8 +19,8 @@ from fuzzing.mutate import damaged_json, one_of, pick, special_file
 from l2a_transfer.cli.main import main
 from l2a_transfer.errors import L2AError
 from l2a_transfer.evaluation import evaluate
-from l2a_transfer.features.onnx_backend import CARD_KEY, WEIGHTS_KEY
-from l2a_transfer.models.weights import HEADER_KEY
+from l2a_transfer.features.backends.onnx import WEIGHTS_KEY
+from l2a_transfer.models.weights import CARD_KEY
 from l2a_transfer.report import write as report
 
 LOADED = (evaluate, report)
@@ -70,7 +70,7 @@ def _damage(path: Path, rng: Random) -> str:
     if path.suffix == ".safetensors":
         header, tensors = weights.parts_of(path.read_bytes())
         metadata = header["__metadata__"]
-        metadata[HEADER_KEY] = damaged_json(json.loads(metadata[HEADER_KEY]), rng)
+        metadata[CARD_KEY] = damaged_json(json.loads(metadata[CARD_KEY]), rng)
         path.write_bytes(weights.resealed(header, tensors))
         return "card"
     if path.suffix == ".onnx":

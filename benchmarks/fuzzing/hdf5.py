@@ -14,11 +14,11 @@ import numpy as np
 
 from fuzzing.kinds import Kind, sha256
 from fuzzing.mutate import NAMES, mutate, mutate_file, pick, special_file
-from l2a_transfer.features.schema import SEAL, USER_BLOCK, FeatureMeta
-from l2a_transfer.features.store import read_features, read_maps
-from l2a_transfer.features.verify import verify_features
-from l2a_transfer.features.views import open_features
-from l2a_transfer.features.writer import write_features
+from l2a_transfer.features.store.reader import read_features, read_maps
+from l2a_transfer.features.store.schema import SEAL, USER_BLOCK, FeatureMeta
+from l2a_transfer.features.store.verify import verify_features
+from l2a_transfer.features.store.views import open_features
+from l2a_transfer.features.store.writer import write_features
 
 ROWS, DIM = 24, 6
 DATASETS = ("features", "labels", "ids", "split", "maps/L3")

@@ -13,7 +13,7 @@ from PIL import Image
 
 from fuzzing.kinds import Kind, sha256
 from fuzzing.mutate import NAMES, NUMBERS, VALUES, mutate, mutate_file, pick, special_file
-from l2a_transfer.features.backends import TorchBackend
+from l2a_transfer.features.backends.torch import TorchBackend
 from l2a_transfer.models.digest import network_sha256
 from l2a_transfer.models.weights import DIGEST_KEY, load_weights, resolve_model, save_weights
 

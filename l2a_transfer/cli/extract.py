@@ -55,9 +55,9 @@ def command(obj: dict[str, Any], /, **given: Any) -> None:
     """
     from l2a_transfer.data.readers import open_source
     from l2a_transfer.data.sources import describe, reading_of
-    from l2a_transfer.features.backends import open_backend
-    from l2a_transfer.features.extract import extract
-    from l2a_transfer.features.ray_engine import RayConfig
+    from l2a_transfer.features.backends.registry import open_backend
+    from l2a_transfer.features.extraction.extract import extract
+    from l2a_transfer.features.extraction.ray_engine import RayConfig
 
     options = {key: given[key] for key in ("device", "precision", "tap", "seed", "backend")}
     levels = [level.strip() for level in given["levels"].split(",")] if given["levels"] else None

@@ -15,10 +15,11 @@ from types import TracebackType
 
 import click
 
-from l2a_transfer.version import __version__
 from l2a_transfer.cli.output import echo
 from l2a_transfer.errors import ArgumentError, Explained, Interrupted, L2AError
 from l2a_transfer.text import terminal
+from l2a_transfer.version import __version__
+from l2a_transfer.wording import first_line
 
 BUG, INTERRUPTED = 70, 130
 PARAMETER = re.compile(r"`([a-z][a-z0-9_]*)(?:=([^`]+))?`")
@@ -101,15 +102,15 @@ def _explained(error: Exception, options: Collection[str]) -> click.ClickExcepti
     if isinstance(error, UnicodeEncodeError) and any("\ud800" <= c <= "\udfff" for c in error.object):
         return click.ClickException(f"a name that is not UTF-8 ({error.object!a:.200}); rename the file or folder")
     if isinstance(error, MemoryError) or any(sign in f"{type(error).__name__} {error}" for sign in NO_MEMORY):
-        return click.ClickException(f"out of memory: {_first_line(error)}; ask for less at a time")
+        return click.ClickException(f"out of memory: {first_line(error)}; ask for less at a time")
     if isinstance(error, RuntimeError) and "DataLoader worker" in str(error):  # torch raises it wherever we stand
         return click.ClickException(
-            f"a decoding process ended: {_first_line(error)}; fewer --workers take less memory, and 0 decodes in this "
+            f"a decoding process ended: {first_line(error)}; fewer --workers take less memory, and 0 decodes in this "
             "process"
         )
     if isinstance(error, ImportError) and not (error.name or "").startswith("l2a_transfer"):
-        return click.ClickException(f"a package cannot be loaded: {_first_line(error)}; install l2a-transfer again")
-    return _Bug(f"{type(error).__name__}: {_first_line(error)}")
+        return click.ClickException(f"a package cannot be loaded: {first_line(error)}; install l2a-transfer again")
+    return _Bug(f"{type(error).__name__}: {first_line(error)}")
 
 
 def _of_cause(error: L2AError) -> str:
@@ -146,7 +147,3 @@ def _interrupted(error: KeyboardInterrupt) -> str:
     if isinstance(error, Interrupted):
         return f"Interrupted: {_flagged(error, ())}."
     return "Interrupted before it was done; start it again."
-
-
-def _first_line(error: BaseException) -> str:
-    return next(filter(None, str(error).splitlines()), "")

@@ -47,9 +47,9 @@ AGAIN = "extract it again (`overwrite=True`) with `precision='fp32'`"
 
 def _describe(path: Path, verify: bool) -> dict[str, Any]:
     """The file's card and shape as JSON, by what it starts with and not by its name. Raises: L2AError."""
-    from l2a_transfer.features.onnx_backend import read_exported
-    from l2a_transfer.features.store import is_feature_file
-    from l2a_transfer.features.verify import verify_onnx
+    from l2a_transfer.features.backends.onnx import read_exported
+    from l2a_transfer.features.store.reader import is_feature_file
+    from l2a_transfer.features.store.verify import verify_onnx
     from l2a_transfer.models.digest import network_sha256, read_described
     from l2a_transfer.models.weights import load_weights
 
@@ -71,9 +71,9 @@ def _describe(path: Path, verify: bool) -> dict[str, Any]:
 def _describe_features(path: Path, verify: bool) -> dict[str, Any]:
     import numpy as np
 
-    from l2a_transfer.features.schema import weights_sha256
-    from l2a_transfer.features.verify import verify_features
-    from l2a_transfer.features.views import open_features
+    from l2a_transfer.features.store.schema import weights_sha256
+    from l2a_transfer.features.store.verify import verify_features
+    from l2a_transfer.features.store.views import open_features
 
     with open_features(path, finite=not verify) as found:
         for _ in found.blocks() if not verify else ():

@@ -10,12 +10,12 @@ from typing import Any
 
 import click
 
-from l2a_transfer.version import __version__
 from l2a_transfer.cli.failures import Explanation
 from l2a_transfer.cli.output import replace_what_cannot_be_written
 from l2a_transfer.errors import L2AError, nearest
 from l2a_transfer.lock import check_system
 from l2a_transfer.text import terminal
+from l2a_transfer.version import __version__
 
 VERBS = {
     "quickstart": "quickstart",

@@ -29,7 +29,8 @@ def command(images: tuple[Path, ...], model: str, out: Path, side: int, seed: in
       l2a-transfer maps --model vgg-att2-concat-pc --out maps photo.jpg
     """
     from l2a_transfer.data.decode import decode_file
-    from l2a_transfer.explain.maps import SHEET, attention_maps, maps_folder, write_maps
+    from l2a_transfer.explain.draw import SHEET, maps_folder, write_maps
+    from l2a_transfer.explain.methods.attention import attention_maps
     from l2a_transfer.files import said_if_complete
     from l2a_transfer.models.weights import resolve_model
 

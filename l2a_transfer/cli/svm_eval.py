@@ -64,7 +64,8 @@ def command(obj: dict[str, Any], /, files: tuple[Path, ...], out: Path, **given:
     Example:
       l2a-transfer svm-eval attention.h5 uniform.h5 pixels.h5 --out report
     """
-    from l2a_transfer.evaluation.evaluate import EvalConfig, evaluate_files
+    from l2a_transfer.evaluation.evaluate import evaluate_files
+    from l2a_transfer.evaluation.results import EvalConfig
     from l2a_transfer.files import said_if_complete
     from l2a_transfer.report.markdown import markdown_table
     from l2a_transfer.report.write import RESULTS, report_folder, write_report

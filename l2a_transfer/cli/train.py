@@ -67,7 +67,8 @@ def command(obj: dict[str, Any], /, **given: Any) -> None:
     """
     import os
 
-    from l2a_transfer.training.device import Ranks, choose_device, one_before_others, process_group
+    from l2a_transfer.devices import choose_device
+    from l2a_transfer.training.processes import Ranks, one_before_others, process_group
     from l2a_transfer.training.runs import train, train_seeds
     from l2a_transfer.training.trainer import Trainer, Where
 

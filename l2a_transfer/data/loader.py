@@ -23,7 +23,7 @@ from l2a_transfer.memory import usable_memory
 from l2a_transfer.preprocess import Preprocess
 
 if TYPE_CHECKING:
-    from l2a_transfer.data.readers import ImageSource
+    from l2a_transfer.data.sources import ImageSource
 
 log = logging.getLogger(__name__)
 RowNumbers = range | NDArray[np.int64]

@@ -21,7 +21,7 @@ from PIL import Image
 
 from l2a_transfer.data.decode import DAMAGED, SUFFIXES, decode_file
 from l2a_transfer.data.lists import check_file
-from l2a_transfer.data.names import class_name
+from l2a_transfer.data.names import MAX_CLASSES, class_name
 from l2a_transfer.data.registry import DatasetSpec
 from l2a_transfer.data.sources import Table, numbered
 from l2a_transfer.data.stamps import file_stamp
@@ -34,9 +34,8 @@ from l2a_transfer.data.torchvision_files import (
 )
 from l2a_transfer.errors import DataError
 from l2a_transfer.inputs import special_files
-from l2a_transfer.wording import counted
+from l2a_transfer.wording import counted, first_line
 
-MAX_CLASSES = 100_000
 FAULTS = (*DAMAGED, AssertionError, ImportError, MemoryError, csv.Error)
 """What torchvision and the readers here raise for files that are missing, damaged or hostile."""
 LISTS = {
@@ -173,7 +172,7 @@ def open_torchvision(spec: DatasetSpec, data_dir: Path, *, download: bool) -> To
         except FAULTS as error:
             hint = "or add `download=True`" if spec.downloads else "its authors ask you to fetch it yourself"
             raise DataError(
-                f"{data_dir}: {spec.name} ({split}) is not there or damaged ({_first_line(error)})",
+                f"{data_dir}: {spec.name} ({split}) is not there or damaged ({first_line(error)})",
                 f"`data_dir` must hold {spec.folder}, {hint}",
             ) from error
     for (split, _), part in zip(spec.split_options, parts, strict=True):
@@ -307,11 +306,6 @@ def _check_files(spec: DatasetSpec, data_dir: Path) -> None:
     for path, kind in special_files(data_dir / (folder or ""), below=folder is not None):
         if not path.lower().endswith(SUFFIXES):
             raise DataError(f"{path}: {kind}, where a file is expected", f"`data_dir` must hold {spec.folder}")
-
-
-def _first_line(error: BaseException) -> str:
-    lines = str(error).splitlines()
-    return lines[0] if lines else type(error).__name__
 
 
 def _class_names(names: Sequence[Any], count: int) -> tuple[str, ...]:

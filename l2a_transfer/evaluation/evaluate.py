@@ -14,22 +14,21 @@ import numpy as np
 import sklearn
 from tqdm import tqdm
 
-from l2a_transfer.version import __version__
 from l2a_transfer.errors import ArgumentError, EvaluationError, wrong_kind
 from l2a_transfer.evaluation.compare import compare
 from l2a_transfer.evaluation.families import check_wanted, left_out, pairs_of
 from l2a_transfer.evaluation.measure import few_test_images, folds_of, measure, source_of, svm_config
 from l2a_transfer.evaluation.naming import name_files
 from l2a_transfer.evaluation.protocols import Plan, check_folds, plan_splits
-from l2a_transfer.evaluation.results import SCHEMA, EvalConfig, EvalDetail, EvalResults, EvalRow
+from l2a_transfer.evaluation.results import EvalConfig, EvalResults
 from l2a_transfer.evaluation.seeds import summaries
 from l2a_transfer.evaluation.variants import Variant, variants_of
-from l2a_transfer.features.schema import weights_sha256
-from l2a_transfer.features.views import VerifiedFile, open_features
+from l2a_transfer.features.store.schema import weights_sha256
+from l2a_transfer.features.store.views import VerifiedFile, open_features
 from l2a_transfer.inputs import check_input
 from l2a_transfer.text import terminal
+from l2a_transfer.version import __version__
 
-__all__ = ["SCHEMA", "EvalConfig", "EvalDetail", "EvalResults", "EvalRow", "evaluate_files"]
 log = logging.getLogger(__name__)
 
 

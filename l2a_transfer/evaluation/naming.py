@@ -10,8 +10,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from l2a_transfer.features.schema import weights_sha256
-from l2a_transfer.features.views import VerifiedFile
+from l2a_transfer.features.store.schema import weights_sha256
+from l2a_transfer.features.store.views import VerifiedFile
 from l2a_transfer.text import look
 
 Parts = tuple[str, ...]

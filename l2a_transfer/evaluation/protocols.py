@@ -11,8 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from l2a_transfer.errors import EvaluationError, unknown_name
-from l2a_transfer.features.store import FeatureSet
-from l2a_transfer.features.views import FeatureFile
+from l2a_transfer.features.store.reader import FeatureSet
+from l2a_transfer.features.store.views import FeatureFile
 from l2a_transfer.wording import are, counted
 
 Labelled = FeatureSet | FeatureFile

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from l2a_transfer.devices import check_device_name
 from l2a_transfer.errors import ArgumentError, unknown_name
 from l2a_transfer.evaluation.compare import Comparison
 from l2a_transfer.evaluation.confusion import Confusion
@@ -20,7 +21,6 @@ from l2a_transfer.svm.fitting import DECADES, SOLVERS
 SCHEMA = "l2a-results/1"
 MATRIX_UP_TO = 250
 """Classes up to which `results.json` has whole confusion matrices; a larger one holds hardly anything but zeros."""
-DEVICES = ("auto", "cpu", "cuda")
 
 
 @dataclass(frozen=True)
@@ -66,8 +66,7 @@ class EvalConfig:
             raise unknown_name("protocol", self.protocol, PROTOCOLS)
         if self.solver not in SOLVERS:
             raise unknown_name("solver", self.solver, SOLVERS)
-        if self.device not in DEVICES:
-            raise unknown_name("device", self.device, DEVICES)
+        check_device_name(self.device)
         for name in self.ablate:
             if name not in ABLATIONS:
                 raise unknown_name("ablate", name, ABLATIONS)

@@ -1,1 +1,1 @@
-"""What it looked at: attention maps over pictures."""
+"""Where a network looks: maps, how they are drawn, and how they are tested."""

@@ -14,7 +14,7 @@ LEVELS = {"L1": 256, "L2": 512, "L3": 512}
 DEFAULT_WIDTH = 0.25
 """Of a network whose width nobody names: what `train` makes, and so what its untrained control must have."""
 
-MAX_CLASSES = 1_000_000
+MAX_OUTPUTS = 1_000_000
 NORMALIZERS = ("softmax", "sparsemax", "entmax15")
 GLOBAL_BRANCH = ("auto", "always")
 
@@ -84,8 +84,8 @@ class ModelConfig:
             raise ArgumentError(f"width must be between 1/64 and 8, got {self.width}")
         if not 0 <= self.dropout <= 1:
             raise ArgumentError(f"dropout scales the paper's rates and must be between 0 and 1, got {self.dropout}")
-        if not 1 <= self.num_classes <= MAX_CLASSES:
-            raise ArgumentError(f"num_classes must be between 1 and {MAX_CLASSES:,}, got {self.num_classes}")
+        if not 1 <= self.num_classes <= MAX_OUTPUTS:
+            raise ArgumentError(f"num_classes must be between 1 and {MAX_OUTPUTS:,}, got {self.num_classes}")
 
     @property
     def spec(self) -> Architecture:

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 SCHEMA = "l2a-weights/1"
-HEADER_KEY = "l2a-card"
+CARD_KEY = "l2a-card"
 DIGEST_KEY = "l2a-sha256"
 PRETRAINED = Path(__file__).parent / "pretrained"
 MAX_HEADER_BYTES = 8 << 20
@@ -106,7 +106,7 @@ def save_weights(model: Network, card: Card, path: Path) -> None:
         if not key.endswith("num_batches_tracked"):
             kind = torch.float32 if key in large else torch.float16 if value.is_floating_point() else value.dtype
             tensors[key] = value.detach().cpu().to(kind).contiguous()
-    metadata = {HEADER_KEY: json.dumps(card.to_json(), sort_keys=True)}
+    metadata = {CARD_KEY: json.dumps(card.to_json(), sort_keys=True)}
     content = save(tensors, metadata=metadata)
     data = save(tensors, metadata={**metadata, DIGEST_KEY: _sha256(io.BytesIO(content))[1]})
     try:
@@ -166,13 +166,13 @@ def read_content(path: Path, *, warn: bool = True) -> tuple[Card, bytes]:
 def _checked_card(path: Path, file: BinaryIO, *, warn: bool) -> Card:
     try:
         metadata, sha256 = _sha256(file)
-        if HEADER_KEY not in metadata:
-            raise ValueError(f"the header has no {HEADER_KEY!r}; weights of another program cannot be used")
-        if unknown := sorted(set(metadata) - {HEADER_KEY, DIGEST_KEY}):
+        if CARD_KEY not in metadata:
+            raise ValueError(f"the header has no {CARD_KEY!r}; weights of another program cannot be used")
+        if unknown := sorted(set(metadata) - {CARD_KEY, DIGEST_KEY}):
             raise ValueError(f"the header has {unknown[0]!r}, which no such file has")
         if metadata.get(DIGEST_KEY, sha256) != sha256:
             raise WeightsError(f"{path}: damaged: its SHA-256 is not the one that it was written with; {ANOTHER}")
-        card = Card.from_json(parse(metadata[HEADER_KEY]))
+        card = Card.from_json(parse(metadata[CARD_KEY]))
     except (ValueError, TypeError) as error:
         raise WeightsError(f"{path}: not an l2a-transfer weights file: {error}; {ANOTHER}") from error
     if warn and DIGEST_KEY not in metadata:
@@ -191,7 +191,7 @@ def _sha256(file: BinaryIO) -> tuple[dict[str, Any], str]:
     header = parse(file.read(size))
     metadata = header.pop("__metadata__", None) if isinstance(header, dict) else None
     if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
-        raise ValueError(f"the header has no {HEADER_KEY!r}; weights of another program cannot be used")
+        raise ValueError(f"the header has no {CARD_KEY!r}; weights of another program cannot be used")
     signed = {key: value for key, value in metadata.items() if key != DIGEST_KEY}
     sha = hashlib.sha256(json.dumps([signed, header], sort_keys=True).encode())
     while chunk := file.read(1 << 20):

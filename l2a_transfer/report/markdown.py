@@ -10,8 +10,8 @@ from l2a_transfer.evaluation.results import EvalResults
 from l2a_transfer.report import lookup, tables
 from l2a_transfer.report import origins as provenance
 from l2a_transfer.report.lookup import Place
-from l2a_transfer.text import plain
 from l2a_transfer.report.tables import Cell, Table
+from l2a_transfer.text import plain
 
 ERRORS = 5
 """Confusions of a model that are listed under its matrix."""

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from l2a_transfer.documents import parse
 from l2a_transfer.errors import EvaluationError
 from l2a_transfer.evaluation.results import SCHEMA
-from l2a_transfer.features.views import open_features
+from l2a_transfer.features.store.views import open_features
 from l2a_transfer.inputs import read_input
 
 MAX_RESULTS_BYTES = 1 << 30

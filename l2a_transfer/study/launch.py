@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from l2a_transfer.errors import unknown_name
-from l2a_transfer.features.ray_engine import RayConfig
+from l2a_transfer.features.extraction.ray_engine import RayConfig
 from l2a_transfer.study.children import Launcher, Processes
 from l2a_transfer.study.config import Study
 from l2a_transfer.study.ray_engine import on_ray

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from l2a_transfer.features.ray_engine import RayConfig, connected
+from l2a_transfer.features.extraction.ray_engine import RayConfig, connected
 from l2a_transfer.files import open_log
 from l2a_transfer.study.children import STOP_S, Child, Launcher
 from l2a_transfer.study.config import Study

@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from l2a_transfer.data.registry import find_dataset
+from l2a_transfer.devices import DEVICES
 from l2a_transfer.errors import StudyError
-from l2a_transfer.evaluation.results import DEVICES, EvalConfig
+from l2a_transfer.evaluation.results import EvalConfig
 from l2a_transfer.inputs import read_input
 from l2a_transfer.models.config import ARCHITECTURES, DEFAULT_WIDTH, GLOBAL_BRANCH, NORMALIZERS, ModelConfig
 from l2a_transfer.study.config import (

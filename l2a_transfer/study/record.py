@@ -12,7 +12,7 @@ from typing import Any
 
 from l2a_transfer.documents import parse
 from l2a_transfer.errors import OutputExistsError, StoreError, StudyError, TrainingError, WeightsError
-from l2a_transfer.features.store import read_meta
+from l2a_transfer.features.store.reader import read_meta
 from l2a_transfer.files import write_whole
 from l2a_transfer.inputs import open_input, read_input
 from l2a_transfer.models.weights import read_card

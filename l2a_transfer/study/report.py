@@ -9,11 +9,11 @@ from pathlib import Path
 
 from l2a_transfer.files import write_whole
 from l2a_transfer.report.markup import Markup, element, joined, name_of
-from l2a_transfer.text import plain
 from l2a_transfer.report.page import POLICY
 from l2a_transfer.study.figures import Figure
 from l2a_transfer.study.results import SCHEMA, StudyResults
 from l2a_transfer.study.sections import Block, Grid, Listing, Section, sections_of, summary
+from l2a_transfer.text import plain
 
 RESULTS, PAGE, MARKDOWN, TABLE = "results.json", "report.html", "report.md", "table.md"
 

@@ -9,13 +9,13 @@ from typing import Any
 
 import numpy as np
 
-from l2a_transfer.version import __version__
 from l2a_transfer.study.answers import Answered, Reader
 from l2a_transfer.study.config import Comparison, Hypothesis, Study
 from l2a_transfer.study.contrasts import Estimate, OnTarget, OverTargets, difference, on_target, over_targets, value
 from l2a_transfer.study.record import DONE, Folder
 from l2a_transfer.study.steps import Work, matched_width
 from l2a_transfer.study.work import Outcome
+from l2a_transfer.version import __version__
 
 SCHEMA = "study-results/1"
 SUPPORTED, REFUTED, BOTH, UNDECIDED = "supported", "refuted", "both rules hold", "not decided"

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from l2a_transfer.devices import choose_device
 from l2a_transfer.errors import ArgumentError
 from l2a_transfer.svm.grid import FoldCounts
 from l2a_transfer.svm.memory import budget_of, plan_memory
@@ -178,14 +179,3 @@ def _check_offset(rows: Rows) -> None:
             f"times the largest spread of a column, {largest:.3g}; up to {LARGEST_OFFSET:.0e} can be solved for",
             STANDARDISE,
         )
-
-
-def choose_device(name: str) -> torch.device:
-    """`auto` is CUDA where there is one, else the CPU. Raises: ValueError for a device that is not there."""
-    import torch
-
-    if name not in ("auto", "cpu", "cuda"):
-        raise ArgumentError(f"device must be auto, cpu or cuda, got {name!r}")
-    if name == "cuda" and not torch.cuda.is_available():
-        raise ArgumentError("device 'cuda' was asked for and PyTorch sees no CUDA GPU", "use `device='cpu'`")
-    return torch.device("cuda" if name != "cpu" and torch.cuda.is_available() else "cpu")

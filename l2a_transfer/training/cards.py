@@ -1,21 +1,19 @@
-"""What a run says of itself: the card, the weights' name, and the commit that ran."""
+"""What a run says of itself: the card and the name of its weights."""
 
 from __future__ import annotations
 
 import json
 import platform
 import re
-import subprocess
 from contextlib import suppress
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 
+from l2a_transfer.devices import device_name
 from l2a_transfer.models.config import ModelConfig
 from l2a_transfer.models.weights import Card, count_parameters
 from l2a_transfer.training.data import TEST_SPLITS
-from l2a_transfer.training.device import device_name
 from l2a_transfer.training.recipe import TrainConfig, scaled_rate
 
 if TYPE_CHECKING:
@@ -71,24 +69,6 @@ def part_of_fingerprint(card: Card) -> dict[str, Any]:
     }
     before = {"seed": None, "precision": None, "processes": 1, "sync_batch_norm": False, "compile": False}
     return kept | {key: of.get(key, value) for key, value in before.items()}
-
-
-def commit() -> str | None:
-    """The git commit of the running code, None where it does not lie in a checkout of its own."""
-    here = Path(__file__).parent
-    try:
-        # An environment inside the checkout of something else has that one's commit.
-        subprocess.run(
-            ["git", "-C", str(here), "ls-files", "--error-unmatch", Path(__file__).name],
-            capture_output=True, timeout=10, check=True,
-        )  # fmt: skip
-        done = subprocess.run(
-            ["git", "-C", str(here), "describe", "--always", "--abbrev=40", "--dirty", "--exclude=*"],
-            capture_output=True, text=True, timeout=10, check=True,
-        )  # fmt: skip
-    except (OSError, subprocess.SubprocessError):
-        return None
-    return done.stdout.strip() or None
 
 
 def weights_name(config: ModelConfig, data: str) -> str:

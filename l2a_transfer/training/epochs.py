@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from l2a_transfer.data.augment import cutout, flip, reflect_crop, resize
-from l2a_transfer.preprocess import Preprocess
+from l2a_transfer.preprocess import Preprocess, normalize
 from l2a_transfer.training.data import Pixels
 from l2a_transfer.training.recipe import TrainConfig
 
@@ -63,7 +63,7 @@ def augmented_batches(
     pixels: Pixels, plan: EpochPlan, recipe: TrainConfig, preprocess: Preprocess, *, size: int, device: torch.device
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """Batches of an epoch: images float32 (B, 3, size, size), normalised, in channels_last, and labels (B,)."""
-    mean, std = (torch.tensor(values, device=device)[:, None, None] for values in (preprocess.mean, preprocess.std))
+    mean, std = preprocess.statistics(device)
     fill = (torch.tensor(preprocess.mean) * 255).round().to(device)
     shifts, mirrored, centres = (values.to(device) for values in (plan.shifts, plan.mirrored, plan.centres))
     for step, (batch, labels) in enumerate(pixels.batches(list(plan.rows))):
@@ -73,5 +73,5 @@ def augmented_batches(
             batch = flip(batch, mirrored[step])
         if recipe.cutout:
             batch = cutout(batch, centres[step], recipe.cutout, fill)
-        batch = (resize(batch.float() / 255, size) - mean) / std  # (B, 3, size, size)
+        batch = normalize(resize(batch.float() / 255, size), mean, std)  # (B, 3, size, size)
         yield batch.contiguous(memory_format=torch.channels_last), labels

@@ -16,6 +16,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
+from l2a_transfer.devices import device_name
 from l2a_transfer.documents import parse
 from l2a_transfer.errors import ArgumentError, Interrupted, NotFiniteError, OutputExistsError, TrainingError
 from l2a_transfer.files import remove_leftovers
@@ -25,7 +26,6 @@ from l2a_transfer.training.cards import training_card
 from l2a_transfer.training.checkpoint import differences, write_run_file
 from l2a_transfer.training.curve import learning_curve
 from l2a_transfer.training.data import ResidentPixels
-from l2a_transfer.training.device import device_name
 from l2a_transfer.training.divergence import signs
 from l2a_transfer.training.folder import ELSEWHERE, RunFolder, check_path, held_folder
 from l2a_transfer.training.interrupt import asked_to_stop

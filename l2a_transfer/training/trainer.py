@@ -18,26 +18,21 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from l2a_transfer.devices import choose_device, ieee_float32, training_precision
 from l2a_transfer.errors import NotFiniteError, TrainingError
-from l2a_transfer.features.devices import ieee_float32
 from l2a_transfer.models.config import ModelConfig
 from l2a_transfer.models.interface import Network
 from l2a_transfer.models.registry import build_model
 from l2a_transfer.preprocess import Preprocess
+from l2a_transfer.provenance import commit
 from l2a_transfer.training.average import MovingAverage
-from l2a_transfer.training.cards import commit
 from l2a_transfer.training.checkpoint import check_position, check_tensors
 from l2a_transfer.training.data import Pixels, TrainingData, open_pixels
-from l2a_transfer.training.device import (
-    Where,
-    choose_device,
-    choose_precision,
-    macs,
-    matrix_peak,
-)
 from l2a_transfer.training.epochs import augmented_batches, plan_epoch, stream_seed
+from l2a_transfer.training.flops import macs, matrix_peak
 from l2a_transfer.training.loss_watch import LossWatch
 from l2a_transfer.training.machine import machine
+from l2a_transfer.training.processes import Where
 from l2a_transfer.training.recipe import TrainConfig
 from l2a_transfer.training.start import Start, start_from
 from l2a_transfer.training.step_memory import require_step_memory
@@ -79,7 +74,7 @@ class Trainer:
         self.recipe, self.data, self.seed, self.where = recipe, data, seed, where
         self.preprocess = preprocess or Preprocess(size=recipe.size)
         self.device = choose_device(where.device, where.ranks.local)
-        self.precision = choose_precision(where.precision, self.device)
+        self.precision = training_precision(where.precision, self.device)
         self.model = build_model(self.config, seed=seed)
         self.init_from = init_from
         self.start: Start | None = start_from(self.model, init_from) if init_from is not None else None

@@ -14,8 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from l2a_transfer.data.readers import ImageSource
-from l2a_transfer.data.sources import check_source, reading_of
+from l2a_transfer.data.sources import ImageSource, check_source, reading_of
 from l2a_transfer.errors import (
     ArgumentError,
     BackendError,
@@ -26,12 +25,12 @@ from l2a_transfer.errors import (
     unknown_name,
     wrong_kind,
 )
-from l2a_transfer.features.backends import FeatureBackend, feature_width
-from l2a_transfer.features.compute import compute_shards
-from l2a_transfer.features.plan import as_there, comparable, fingerprint, made_otherwise, plan_ranges
-from l2a_transfer.features.ray_engine import RayConfig, compute_on_ray
-from l2a_transfer.features.shards import Shard, Shards
-from l2a_transfer.features.store import FeatureMeta, read_meta, write_features
+from l2a_transfer.features.backends.interface import FeatureBackend, feature_width
+from l2a_transfer.features.extraction.compute import compute_shards
+from l2a_transfer.features.extraction.plan import as_there, comparable, fingerprint, made_otherwise, plan_ranges
+from l2a_transfer.features.extraction.ray_engine import RayConfig, compute_on_ray
+from l2a_transfer.features.extraction.shards import Shard, Shards
+from l2a_transfer.features.store.reader import FeatureMeta, read_meta, write_features
 from l2a_transfer.files import check_own_folder, check_replaceable, names_a_format
 from l2a_transfer.lock import output_lock
 from l2a_transfer.text import terminal

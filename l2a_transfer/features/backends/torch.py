@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from l2a_transfer.devices import choose_device, extraction_precision, ieee_float32
 from l2a_transfer.errors import unknown_name
-from l2a_transfer.features.devices import choose_device, choose_precision, ieee_float32
-from l2a_transfer.features.interface import TAPS, Computed, check_pixels, level_columns, maps_wanted
+from l2a_transfer.features.backends.interface import TAPS, Computed, check_pixels, level_columns, maps_wanted
 from l2a_transfer.features.machine import arithmetic, gpu_name, torch_instructions
+from l2a_transfer.preprocess import normalize
 
 if TYPE_CHECKING:
     import torch
@@ -43,15 +44,14 @@ class TorchBackend:
 
         if tap not in TAPS:
             raise unknown_name("tap", tap, TAPS)
-        self.device = choose_device(device)
-        self.precision = choose_precision(precision, self.device)
+        self.device = choose_device(device).type
+        self.precision = extraction_precision(precision, self.device)
         self.tap, self.card, self.preprocess = tap, card.to_json(), card.preprocess
         self.levels = level_columns(model.config.feature_levels, levels)
         self.map_levels = maps_wanted(model.config.map_levels, model.config.feature_levels, levels)
         self._weights = network_sha256(model)
         self._model: Any = model.eval().to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self._mean = torch.tensor(self.preprocess.mean, device=self.device)[:, None, None]
-        self._std = torch.tensor(self.preprocess.std, device=self.device)[:, None, None]
+        self._statistics = self.preprocess.statistics(self.device)
 
     def features(self, images_u8: NDArray[np.uint8]) -> NDArray[np.float32]:
         import torch
@@ -82,8 +82,7 @@ class TorchBackend:
             ieee_float32(),
             torch.autocast(self.device, dtype, enabled=self.precision != "fp32"),
         ):
-            pixels = images_u8.float() / 255
-            images = ((pixels - self._mean) / self._std).contiguous(memory_format=torch.channels_last)
+            images = normalize(images_u8, *self._statistics).contiguous(memory_format=torch.channels_last)
             attended = self._model.attend(images)
             values = attended.g_a if self.tap == "ga" else attended.g_a_bn_relu
             features = torch.cat([values[level].float() for level, _, _ in self.levels], dim=1)  # (B, D)

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from l2a_transfer.errors import StoreError
-from l2a_transfer.features.schema import AGAIN, USER_BLOCK
+from l2a_transfer.features.store.schema import AGAIN, USER_BLOCK
 
 UNDEFINED = (1 << 64) - 1
 """The address of what is not there."""

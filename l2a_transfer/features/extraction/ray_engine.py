@@ -16,12 +16,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from l2a_transfer.data.readers import ImageSource
+from l2a_transfer.data.sources import ImageSource
 from l2a_transfer.errors import BackendError, L2AError, MissingExtraError, StoreError
-from l2a_transfer.features.compute import compute_shards
-from l2a_transfer.features.interface import FeatureBackend
-from l2a_transfer.features.plan import differences, fingerprint
-from l2a_transfer.features.shards import Shards
+from l2a_transfer.features.backends.interface import FeatureBackend
+from l2a_transfer.features.extraction.compute import compute_shards
+from l2a_transfer.features.extraction.plan import differences, fingerprint
+from l2a_transfer.features.extraction.shards import Shards
 
 log = logging.getLogger(__name__)
 RESTARTS = 8

@@ -14,11 +14,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from l2a_transfer.data.loader import PixelBatch, choose_workers, pixel_batches
-from l2a_transfer.data.readers import ImageSource
+from l2a_transfer.data.sources import ImageSource
 from l2a_transfer.errors import StoreError
-from l2a_transfer.features.interface import Computed, FeatureBackend
-from l2a_transfer.features.plan import batches_of
-from l2a_transfer.features.shards import Shard, Shards
+from l2a_transfer.features.backends.interface import Computed, FeatureBackend
+from l2a_transfer.features.extraction.plan import batches_of
+from l2a_transfer.features.extraction.shards import Shard, Shards
 from l2a_transfer.wording import counted
 
 WRITING = 2

@@ -133,7 +133,7 @@ def _check_sizes(model: Any, config: ModelConfig, size: int) -> tuple[float, flo
     try:
         found = onnx.shape_inference.infer_shapes(sized, check_type=True, strict_mode=True, data_prop=True)
     except (onnx.shape_inference.InferenceError, ValueError, RuntimeError) as error:
-        raise ValueError(f"its sizes do not fit together: {_first_line(error)}") from error
+        raise ValueError(f"its sizes do not fit together: {first_line(error)}") from error
     largest = BATCH * max(config.channels(1024), 3) * size * size
     values = {value.name: value.type.tensor_type for value in (*found.graph.value_info, *found.graph.output)}
     for node in model.graph.node:
@@ -196,7 +196,3 @@ def _check_value(name: str, node: Any, kind: Any, largest: int) -> None:
         raise ValueError(f"{name!r}, of the node {node.name!r} ({node.op_type}), is larger than any of its network")
     if kind.elem_type not in ELEMENTS.values() or (node.op_type in OF_FLOATS and kind.elem_type != ELEMENTS["FLOAT"]):
         raise ValueError(f"{name!r}, of the node {node.name!r} ({node.op_type}), has the element type {kind.elem_type}")
-
-
-def _first_line(error: BaseException) -> str:
-    return next(filter(None, str(error).splitlines()), type(error).__name__)

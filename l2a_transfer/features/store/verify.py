@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from l2a_transfer.errors import BackendError
-from l2a_transfer.features.views import FeatureFile, open_features
+from l2a_transfer.features.store.views import FeatureFile, open_features
 
 SHOWN = 5
 """How many examples of each finding are named."""

@@ -19,7 +19,7 @@ from safetensors.numpy import save
 
 from l2a_transfer.documents import parse
 from l2a_transfer.errors import OutputExistsError, StoreError
-from l2a_transfer.features.plan import STAMPS, as_there, differences, made_otherwise
+from l2a_transfer.features.extraction.plan import STAMPS, as_there, differences, made_otherwise
 from l2a_transfer.files import check_own_folder, is_there, replacing
 from l2a_transfer.inputs import check_input, read_input
 

@@ -1,4 +1,4 @@
-"""Attention maps over pictures: where each level of a network looks, as overlays and one contact sheet."""
+"""Maps as pictures: heat over the image, contact sheets, and the folder that they are written to."""
 
 from __future__ import annotations
 
@@ -6,98 +6,20 @@ import io
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from PIL import Image
 
 from l2a_transfer.drawing import legible, plain_texts
-from l2a_transfer.errors import ArgumentError, BackendError, wrong_kind
+from l2a_transfer.explain.interface import AttentionMaps
 from l2a_transfer.files import check_folder, check_free, leftovers, replacing_all, write_whole
 from l2a_transfer.lock import folder_lock, output_lock
 from l2a_transfer.models.config import LEVELS
-from l2a_transfer.models.interface import Network
-from l2a_transfer.preprocess import Preprocess, check_rgb
 
 COLORMAP = "inferno"
 SHEET = "attention.png"
-DEFAULT_SIDE = 128
-MAX_SIDE = 1024
-STRIDE = 4
-"""Pixels from one position of the coarsest level to the next; sides are multiples of it so that maps line up."""
-
-
-@dataclass(frozen=True)
-class AttentionMaps:
-    """One picture and where each level looks at it.
-
-    `image` uint8 (H, W, 3) as the network took it; `maps`: level → float32 (h, w), weights that sum to 1 (a sigmoid
-    between 0 and 1 for PAN's L2).
-    """
-
-    name: str
-    image: NDArray[np.uint8]
-    maps: dict[str, NDArray[np.float32]]
-
-    def peak(self, level: str) -> float:
-        """The largest weight over the mean one: 1 where attention is uniform, h·w where it is one-hot."""
-        weights = self.maps[level]
-        return float(weights.max() / weights.mean())
-
-
-def scaled_size(width: int, height: int, side: int) -> tuple[int, int]:
-    """(width, height) with the shorter side `side` pixels, the aspect kept, both multiples of 4, neither over 1024."""
-    scale = min(side / min(width, height), MAX_SIDE / max(width, height))
-    w, h = (max(STRIDE, round(x * scale / STRIDE) * STRIDE) for x in (width, height))
-    return w, h
-
-
-@torch.inference_mode()
-def attention_maps(
-    model: Network, preprocess: Preprocess, image: Image.Image, name: str, *, side: int = DEFAULT_SIDE
-) -> AttentionMaps:
-    """Attention of `model` over an RGB picture, taken with its shorter side at `side` pixels and its aspect kept.
-
-    The networks were trained on pictures of `preprocess.size` pixels; at several times that, a position sees an
-    object's part rather than the object, and the map is finer. Raises: BackendError for a network without attention,
-    and where its attention is not finite; ValueError for a side that the network cannot take, and for a picture that is
-    not RGB.
-    """
-    if not isinstance(model, Network):
-        raise wrong_kind("model", "a network, the first of what resolve_model(NAME) gives", model)
-    if not isinstance(image, Image.Image):
-        raise wrong_kind(
-            "image", "a picture of Pillow's in mode RGB, as l2a_transfer.data.decode.decode_file(PATH) gives", image
-        )
-    check_rgb(image)
-    smallest = model.config.min_size
-    if not smallest <= side <= MAX_SIDE:
-        raise ArgumentError(f"side must be between {smallest} and {MAX_SIDE} pixels, got {side}")
-    size = scaled_size(image.width, image.height, side)
-    if min(size) < smallest:
-        raise BackendError(
-            f"{name}: {image.width} × {image.height} pixels is too long for its height: its shorter side would be "
-            f"{min(size)} pixels, and {model.config.architecture} needs {smallest}"
-        )
-    pixels = np.array(image.resize(size, Image.Resampling[preprocess.filter.upper()]), dtype=np.uint8)  # (H, W, 3)
-    device = next(model.parameters()).device
-    mean, std = (torch.tensor(values, device=device)[:, None, None] for values in (preprocess.mean, preprocess.std))
-    batch = torch.from_numpy(pixels.transpose(2, 0, 1).copy()).to(device)[None].float() / 255  # (1, 3, H, W)
-    was_training = model.training
-    model.eval()
-    try:
-        attended = model.attend((batch - mean) / std)
-    finally:
-        model.train(was_training)
-    if not attended.maps:
-        raise BackendError(f"{model.config.architecture} has no attention, so it has no maps; use a vgg-att or vgg-pan")
-    maps = {level: values[0].cpu().numpy() for level, values in attended.maps.items()}
-    if bad := [level for level, weights in maps.items() if not np.isfinite(weights).all()]:
-        raise BackendError(f"{name}: attention that is not finite at {', '.join(bad)}", "use other weights as `model`")
-    return AttentionMaps(name, pixels, maps)
 
 
 def heat(weights: NDArray[np.float32], size: tuple[int, int]) -> NDArray[np.float32]:

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from l2a_transfer.errors import StoreError
-from l2a_transfer.features.schema import (
+from l2a_transfer.features.store.schema import (
     CHUNK_BYTES,
     DTYPES,
     JSON,

@@ -17,8 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from l2a_transfer.errors import StoreError
-from l2a_transfer.features.hdf5_structure import check_structure
-from l2a_transfer.features.schema import (
+from l2a_transfer.features.store.schema import (
     AGAIN,
     DTYPES,
     EMPTY,
@@ -37,7 +36,8 @@ from l2a_transfer.features.schema import (
     digest_of,
     document,
 )
-from l2a_transfer.features.writer import write_features
+from l2a_transfer.features.store.structure import check_structure
+from l2a_transfer.features.store.writer import write_features
 from l2a_transfer.inputs import check_input, open_input
 from l2a_transfer.wording import are, counted
 

@@ -12,20 +12,18 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from l2a_transfer.devices import check_precision, choose_onnx_device
 from l2a_transfer.documents import parse
 from l2a_transfer.errors import BackendError, unknown_name
-from l2a_transfer.features.devices import PRECISIONS, choose_onnx_device
-from l2a_transfer.features.interface import TAPS, Computed, check_pixels, level_columns, maps_wanted
-from l2a_transfer.features.interruptible import interruptible
+from l2a_transfer.features.backends.interface import TAPS, Computed, check_pixels, level_columns, maps_wanted
+from l2a_transfer.features.backends.onnx_graph import check_graph
+from l2a_transfer.features.extraction.interruptible import interruptible
 from l2a_transfer.features.machine import arithmetic, gpu_name, onnx_instructions
-from l2a_transfer.features.onnx_graph import check_graph
 from l2a_transfer.inputs import check_input, read_input
 
 if TYPE_CHECKING:
-    from l2a_transfer.models.weights import Card
+    from l2a_transfer.models.weights import DIGEST_KEY, Card
 
-CARD_KEY = "l2a-card"
-DIGEST_KEY = "l2a-sha256"
 WEIGHTS_KEY = "l2a-weights-sha256"
 MAX_ONNX_BYTES = 1 << 30
 MAP_OUTPUT = "map_"
@@ -58,8 +56,7 @@ class OnnxBackend:
             raise unknown_name("tap", tap, TAPS)
         if tap != "ga":
             raise BackendError(f"{path}: an ONNX file holds the tap 'ga' alone, got {tap!r}; use the weights file")
-        if precision not in PRECISIONS:
-            raise unknown_name("precision", precision, PRECISIONS)
+        check_precision(precision)
         if precision not in ("auto", "fp32"):
             raise BackendError(f"{path}: ONNX files are float32, got precision {precision!r}", "use `backend='torch'`")
         content, card, self._weights = read_exported(path)
@@ -211,7 +208,7 @@ def read_exported(path: Path) -> tuple[bytes, Card, str]:
     import onnx
     from google.protobuf.message import DecodeError
 
-    from l2a_transfer.models.weights import Card
+    from l2a_transfer.models.weights import CARD_KEY, Card
 
     try:
         if check_input(path).st_size > MAX_ONNX_BYTES:

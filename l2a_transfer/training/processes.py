@@ -1,10 +1,9 @@
-"""Where a run computes: the device, its precision, the processes that share the work, and how fast it could be."""
+"""The processes that train one network together, and on what each of them computes."""
 
 from __future__ import annotations
 
 import logging
 import os
-import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -14,13 +13,9 @@ import torch
 import torch.distributed as dist
 from torch.distributed.rendezvous import rendezvous
 
-from l2a_transfer.errors import TrainingError, unknown_name
-from l2a_transfer.models.config import ModelConfig
-from l2a_transfer.models.registry import build_model
+from l2a_transfer.errors import TrainingError
 
 log = logging.getLogger(__name__)
-DEVICES = ("auto", "cpu", "cuda")
-PRECISIONS = ("auto", "fp32", "bf16")
 TO_JOIN = timedelta(minutes=10)
 """How long a process waits for the others to come up."""
 WHILE_ONE_MEASURES = timedelta(hours=2)
@@ -76,41 +71,6 @@ class Where:
     ranks: Ranks = field(default_factory=Ranks)
 
 
-def choose_device(name: str, local_rank: int = 0) -> torch.device:
-    """`auto` is CUDA where there is one, else the CPU. Raises: TrainingError for a device that is not there."""
-    if name not in DEVICES:
-        raise unknown_name("device", name, DEVICES)
-    if name == "cuda" and not torch.cuda.is_available():
-        raise TrainingError("device 'cuda' was asked for and PyTorch sees no CUDA GPU", "use `device='cpu'`")
-    if name == "cpu" or not torch.cuda.is_available():
-        return torch.device("cpu")
-    if local_rank >= torch.cuda.device_count():
-        raise TrainingError(f"process {local_rank} of this machine has no GPU; it has {torch.cuda.device_count()}")
-    return torch.device("cuda", local_rank)
-
-
-def choose_precision(name: str, device: torch.device) -> str:
-    """`auto` is bf16 where the device multiplies it faster than float32: CUDA GPUs that have it and CPUs with AMX.
-
-    AVX512-BF16 alone does not count: without AMX the same step ran at 104 images a second in bf16 and at 160 in
-    float32 (two Sapphire Rapids cores with AMX masked, width 0.25, batch 128).
-    """
-    if name not in PRECISIONS:
-        raise unknown_name("precision", name, PRECISIONS)
-    if name != "auto":
-        return name
-    if device.type == "cuda":
-        return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp32"
-    return "bf16" if torch.cpu._is_amx_tile_supported() else "fp32"
-
-
-def device_name(device: torch.device) -> str:
-    """What ran it, in words: the GPU's name, or the number of CPU threads."""
-    if device.type == "cuda":
-        return str(torch.cuda.get_device_name(device))
-    return f"cpu, {torch.get_num_threads()} thread{'s' if torch.get_num_threads() > 1 else ''}"
-
-
 @contextmanager
 def process_group(ranks: Ranks, device: torch.device) -> Iterator[None]:
     """The processes of `ranks` joined for as long as the body runs: NCCL between GPUs, gloo between CPUs.
@@ -152,42 +112,3 @@ def one_before_others(ranks: Ranks) -> Iterator[None]:
     yield
     if ranks.size > 1 and not ranks.local:
         dist.barrier()
-
-
-def macs(config: ModelConfig, size: int) -> int:
-    """Multiplications of one image's forward pass through the layers that are built, at `size` × `size` pixels.
-
-    As torch's FlopCounterMode counts: convolutions, linear layers and products of matrices.
-    """
-    from torch.utils.flop_counter import FlopCounterMode
-
-    model = build_model(config, seed=0).eval()
-    with torch.inference_mode(), FlopCounterMode(display=False) as counter:
-        model(torch.zeros(1, 3, size, size))
-    return int(counter.get_total_flops()) // 2
-
-
-def matrix_peak(device: torch.device, precision: str, *, side: int | None = None, repeats: int = 5) -> float:
-    """Floating-point operations a second of the best of `repeats` products of two `side` × `side` matrices.
-
-    By default 8,192 on a GPU and 1,024 on a CPU, where that takes a hundredth of a second or so. The numbers are
-    random: a GPU that multiplies ones draws less power and is faster than with any real matrix.
-    """
-    side = side or (8192 if device.type == "cuda" else 1024)
-    dtype = torch.bfloat16 if precision == "bf16" else torch.float32
-    generator = torch.Generator(device).manual_seed(0)
-    a, b = (torch.randn(side, side, device=device, dtype=dtype, generator=generator) for _ in range(2))
-    out = torch.empty(side, side, device=device, dtype=dtype)
-    best = float("inf")
-    for _ in range(repeats + 1):  # the first warms up
-        _wait(device)
-        started = time.perf_counter()
-        torch.mm(a, b, out=out)
-        _wait(device)
-        best = min(best, time.perf_counter() - started)
-    return 2.0 * side**3 / best
-
-
-def _wait(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)

@@ -6,11 +6,10 @@ import json
 import re
 from typing import Any
 
-from l2a_transfer.data.readers import ImageSource
-from l2a_transfer.data.sources import CONTENT, stamped_by
-from l2a_transfer.features.interface import FeatureBackend
+from l2a_transfer.data.sources import CONTENT, ImageSource, stamped_by
+from l2a_transfer.features.backends.interface import FeatureBackend
 from l2a_transfer.features.machine import MEANING, RECORDED, decoders
-from l2a_transfer.features.schema import SCHEMA
+from l2a_transfer.features.store.schema import SCHEMA
 
 SHARD_ROWS = 1024
 STAMPS = "stamps"

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from l2a_transfer.errors import MissingExtraError, unknown_name
-from l2a_transfer.features.store import (
+from l2a_transfer.features.store.reader import (
     FeatureMeta,
     OpenedStore,
     Stamp,

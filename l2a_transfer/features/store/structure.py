@@ -18,8 +18,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from l2a_transfer.errors import StoreError
-from l2a_transfer.features.hdf5_blocks import UNDEFINED, Blocks
-from l2a_transfer.features.schema import AGAIN, MAPS, USER_BLOCK
+from l2a_transfer.features.store.blocks import UNDEFINED, Blocks
+from l2a_transfer.features.store.schema import AGAIN, MAPS, USER_BLOCK
 from l2a_transfer.inputs import open_input
 
 SUPERBLOCK = struct.Struct("<8sBBBB4QI")

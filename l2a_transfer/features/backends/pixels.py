@@ -1,0 +1,35 @@
+"""Features without a network: the pixels themselves, the floor that every network must beat."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from l2a_transfer.features.backends.interface import Computed, check_pixels
+from l2a_transfer.preprocess import Preprocess
+
+
+class PixelsBackend:
+    """The floor: the pixels themselves, divided by 255, channel-major."""
+
+    name, device, precision, tap = "pixels", "cpu", "fp32", "ga"
+
+    def __init__(self, preprocess: Preprocess | None = None) -> None:
+        self.preprocess = preprocess or Preprocess()
+        self.card: dict[str, Any] = {"name": "pixels"}
+        self.levels: tuple[tuple[str, int, int], ...] = (("pixels", 0, 3 * self.preprocess.size**2),)
+        self.map_levels: tuple[str, ...] = ()
+
+    def features(self, images_u8: NDArray[np.uint8]) -> NDArray[np.float32]:
+        check_pixels(images_u8, self.preprocess)
+        return images_u8.reshape(len(images_u8), self.levels[-1][2]).astype(np.float32) / np.float32(255)
+
+    def stream(self, batches: Iterable[NDArray[np.uint8]], *, attention: bool = False) -> Iterator[Computed]:
+        for images_u8 in batches:
+            yield Computed(self.features(images_u8))
+
+    def identity(self) -> dict[str, Any]:
+        return {"model": "pixels", "weights": ""}

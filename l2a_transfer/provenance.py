@@ -1,0 +1,24 @@
+"""Which code ran: the commit of this package."""
+
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+
+
+def commit() -> str | None:
+    """The git commit of the running code, None where it does not lie in a checkout of its own."""
+    here = Path(__file__).parent
+    try:
+        # An environment inside the checkout of something else has that one's commit.
+        subprocess.run(
+            ["git", "-C", str(here), "ls-files", "--error-unmatch", Path(__file__).name],
+            capture_output=True, timeout=10, check=True,
+        )  # fmt: skip
+        done = subprocess.run(
+            ["git", "-C", str(here), "describe", "--always", "--abbrev=40", "--dirty", "--exclude=*"],
+            capture_output=True, text=True, timeout=10, check=True,
+        )  # fmt: skip
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return done.stdout.strip() or None

@@ -1,0 +1,49 @@
+"""How much work a network is, and how much of it the device could do: for the share that a run reaches."""
+
+from __future__ import annotations
+
+import time
+
+import torch
+
+from l2a_transfer.models.config import ModelConfig
+from l2a_transfer.models.registry import build_model
+
+
+def macs(config: ModelConfig, size: int) -> int:
+    """Multiplications of one image's forward pass through the layers that are built, at `size` × `size` pixels.
+
+    As torch's FlopCounterMode counts: convolutions, linear layers and products of matrices.
+    """
+    from torch.utils.flop_counter import FlopCounterMode
+
+    model = build_model(config, seed=0).eval()
+    with torch.inference_mode(), FlopCounterMode(display=False) as counter:
+        model(torch.zeros(1, 3, size, size))
+    return int(counter.get_total_flops()) // 2
+
+
+def matrix_peak(device: torch.device, precision: str, *, side: int | None = None, repeats: int = 5) -> float:
+    """Floating-point operations a second of the best of `repeats` products of two `side` × `side` matrices.
+
+    By default 8,192 on a GPU and 1,024 on a CPU, where that takes a hundredth of a second or so. The numbers are
+    random: a GPU that multiplies ones draws less power and is faster than with any real matrix.
+    """
+    side = side or (8192 if device.type == "cuda" else 1024)
+    dtype = torch.bfloat16 if precision == "bf16" else torch.float32
+    generator = torch.Generator(device).manual_seed(0)
+    a, b = (torch.randn(side, side, device=device, dtype=dtype, generator=generator) for _ in range(2))
+    out = torch.empty(side, side, device=device, dtype=dtype)
+    best = float("inf")
+    for _ in range(repeats + 1):  # the first warms up
+        _wait(device)
+        started = time.perf_counter()
+        torch.mm(a, b, out=out)
+        _wait(device)
+        best = min(best, time.perf_counter() - started)
+    return 2.0 * side**3 / best
+
+
+def _wait(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
