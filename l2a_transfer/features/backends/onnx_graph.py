@@ -11,6 +11,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from l2a_transfer.models.config import ModelConfig
+from l2a_transfer.wording import first_line
 
 OPSET = 18
 SMALL = 64
