@@ -80,6 +80,10 @@ class MissingExtraError(L2AError):
         self.args = (what, package, extra)  # what a copy by pickle is made from
 
 
+class PluginError(L2AError):
+    """A plugin that cannot be loaded, or that declares a name twice or one that cannot be."""
+
+
 class ArgumentError(Explained, ValueError):
     """A value that an argument cannot have; the problem begins with the argument's name. The command line exits 2."""
 

@@ -1,0 +1,118 @@
+"""Registries: name → what another file has declared, with a decorator beside its own code.
+
+A registry knows nothing of its entries but their names. It imports the package's own declarations when it is first
+asked, and those of installed packages that name modules in the entry-point group `l2a_transfer.plugins`:
+
+    [project.entry-points."l2a_transfer.plugins"]
+    my_normalizer = "my_package.normalizer"
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from importlib import import_module
+from importlib.metadata import entry_points
+from typing import Generic, TypeVar
+
+from l2a_transfer.errors import PluginError, unknown_name
+
+PLUGINS = "l2a_transfer.plugins"
+Entry = TypeVar("Entry")
+
+
+class Registry(Mapping[str, Entry], Generic[Entry]):
+    """The entries of one kind, in the order in which they were declared.
+
+    Parameters
+    ----------
+    kind : str
+        What an entry is, as errors say it: ``"normalizer"``.
+    *homes : str
+        Modules of this package that declare entries; imported when the registry is first read.
+
+    Examples
+    --------
+    >>> colors = Registry("color")
+    >>> colors.add("red", 0xFF0000)
+    >>> colors["red"]
+    16711680
+    >>> colors.find("rad")
+    Traceback (most recent call last):
+    ...
+    l2a_transfer.errors.UnknownNameError: color must be one of red; got 'rad'; did you mean 'red'?
+    """
+
+    def __init__(self, kind: str, *homes: str) -> None:
+        self.kind = kind
+        self._homes = homes
+        self._entries: dict[str, Entry] = {}
+        self._loaded = False
+
+    def add(self, name: str, entry: Entry) -> None:
+        """Declare an entry. Raises: PluginError for a name that is taken, or that is not lower case and hyphens."""
+        if name in self._entries:
+            raise PluginError(f"the {self.kind} {name!r} is declared twice", "give one of them another name")
+        if not name or not all(part.isalnum() and part == part.lower() and part.isascii() for part in name.split("-")):
+            raise PluginError(f"the {self.kind} {name!r} must be named with lower-case letters, digits and hyphens")
+        self._entries[name] = entry
+
+    def remove(self, name: str) -> None:
+        """Take an entry back, as a test does with its own. Raises: KeyError."""
+        del self._entries[name]
+
+    def find(self, name: str) -> Entry:
+        """The entry called `name`. Raises: UnknownNameError with the nearest name."""
+        if name not in self:
+            raise unknown_name(self.kind, name, self)
+        return self._entries[name]
+
+    def __getitem__(self, name: str) -> Entry:
+        self._load()
+        return self._entries[name]
+
+    def __contains__(self, name: object) -> bool:
+        self._load()
+        return name in self._entries
+
+    def __iter__(self) -> Iterator[str]:
+        self._load()
+        return iter(tuple(self._entries))
+
+    def __len__(self) -> int:
+        self._load()
+        return len(self._entries)
+
+    def _load(self) -> None:
+        if self._loaded:
+            return
+        self._loaded = True  # before the imports, which may ask this registry
+        try:
+            for home in self._homes:
+                import_module(home)
+            load_plugins()
+        except BaseException:
+            self._loaded = False
+            raise
+
+
+_plugins_loaded = False
+
+
+def load_plugins() -> None:
+    """Import the modules that installed packages name as plugins, once in a process.
+
+    Raises: PluginError naming the plugin that cannot be imported.
+    """
+    global _plugins_loaded
+    if _plugins_loaded:
+        return
+    _plugins_loaded = True  # before the imports, which may read a registry
+    for point in entry_points(group=PLUGINS):
+        try:
+            point.load()
+        except Exception as error:
+            _plugins_loaded = False
+            raise PluginError(
+                f"the plugin {point.name!r} ({point.value}) cannot be loaded: {type(error).__name__}: {error}",
+                "uninstall or repair the package that brings it",
+            ) from error
