@@ -31,7 +31,6 @@ from train_step import speeds
 
 from l2a_transfer.data.sources import join_splits
 from l2a_transfer.devices import ieee_float32
-from l2a_transfer.evaluation import LinearSVCPath
 from l2a_transfer.features.backends.torch import TorchBackend
 from l2a_transfer.features.extraction.extract import extract
 from l2a_transfer.models.blocks import ConvBlock
@@ -39,8 +38,9 @@ from l2a_transfer.models.config import ModelConfig
 from l2a_transfer.models.interface import Attended, Network
 from l2a_transfer.models.registry import build_model
 from l2a_transfer.models.weights import pretrained_names, resolve_model
+from l2a_transfer.svm.estimators import LinearSVCPath
 from l2a_transfer.training.flops import macs
-from l2a_transfer.training.trainer import Where
+from l2a_transfer.training.processes import Where
 
 ROOT = Path(__file__).parents[1]
 MODEL = "vgg-att2-concat-pc"

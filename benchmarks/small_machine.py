@@ -26,7 +26,8 @@ import numpy as np
 from PIL import Image
 from provenance import provenance
 
-from l2a_transfer.features.store.reader import FeatureMeta, write_features
+from l2a_transfer.features.store.schema import FeatureMeta
+from l2a_transfer.features.store.writer import write_features
 
 MODEL = "vgg-att2-concat-pc"
 TRAINING_ROWS, TEST_ROWS, COLUMNS, CLASSES = 50_000, 10_000, 256, 10

@@ -32,10 +32,10 @@ from l2a_transfer.models.config import DEFAULT_WIDTH, ModelConfig
 from l2a_transfer.models.weights import read_card
 from l2a_transfer.preprocess import Preprocess
 from l2a_transfer.training.data import TrainingData
-from l2a_transfer.training.processes import Ranks, process_group
+from l2a_transfer.training.processes import Ranks, Where, process_group
 from l2a_transfer.training.recipe import find_recipe
 from l2a_transfer.training.runs import train
-from l2a_transfer.training.trainer import Trainer, Where
+from l2a_transfer.training.trainer import Trainer
 
 
 @click.command()

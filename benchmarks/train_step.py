@@ -25,8 +25,9 @@ from l2a_transfer.devices import choose_device, device_name, training_precision
 from l2a_transfer.models.config import DEFAULT_WIDTH, ModelConfig
 from l2a_transfer.training.data import TrainingData
 from l2a_transfer.training.flops import macs, matrix_peak
+from l2a_transfer.training.processes import Where
 from l2a_transfer.training.recipe import TrainConfig
-from l2a_transfer.training.trainer import Trainer, Where
+from l2a_transfer.training.trainer import Trainer
 
 
 @click.command()

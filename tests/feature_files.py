@@ -8,7 +8,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from l2a_transfer.features.store.reader import FeatureMeta, FeatureSet, write_features
+from l2a_transfer.features.store.reader import FeatureSet
+from l2a_transfer.features.store.schema import FeatureMeta
+from l2a_transfer.features.store.writer import write_features
 
 
 def blobs(

@@ -16,7 +16,8 @@ import pytest
 
 from l2a_transfer.features.store import structure as hdf5_structure
 from l2a_transfer.features.store.blocks import Blocks
-from l2a_transfer.features.store.reader import SEAL, USER_BLOCK, write_features
+from l2a_transfer.features.store.reader import SEAL, USER_BLOCK
+from l2a_transfer.features.store.writer import write_features
 from tests.feature_files import feature_set, labels_of, meta_of
 
 WRITTEN = ("v110", "v110")

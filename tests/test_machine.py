@@ -33,9 +33,9 @@ from l2a_transfer.features.store.reader import read_features
 from l2a_transfer.models.weights import resolve_model
 from l2a_transfer.training.checkpoint import load_checkpoint, read_checkpoint, save_checkpoint
 from l2a_transfer.training.machine import MACHINE, step_sha256
-from l2a_transfer.training.processes import Ranks
+from l2a_transfer.training.processes import Ranks, Where
 from l2a_transfer.training.runs import train
-from l2a_transfer.training.trainer import Trainer, Where
+from l2a_transfer.training.trainer import Trainer
 from tests.conftest import TINY, MemorySource
 from tests.feature_files import save as save_features
 from tests.test_training import CONFIG, new_trainer, same, weights_of

@@ -21,12 +21,12 @@ from onnx import TensorProto, helper, numpy_helper
 from l2a_transfer.errors import BackendError
 from l2a_transfer.export import export_onnx
 from l2a_transfer.features.backends import onnx as onnx_backend
-from l2a_transfer.features.backends.onnx import CARD_KEY, OnnxBackend, read_exported, with_sha256
+from l2a_transfer.features.backends.onnx import OnnxBackend, read_exported, with_sha256
 from l2a_transfer.features.backends.onnx_graph import ALIVE, MAX_NODES, OPERATORS, OPSET, TOTAL, check_graph
 from l2a_transfer.features.extraction.interruptible import interruptible
 from l2a_transfer.models.config import GLOBAL_BRANCH, NORMALIZERS, ModelConfig
 from l2a_transfer.models.registry import build_model
-from l2a_transfer.models.weights import Card, count_parameters, resolve_model
+from l2a_transfer.models.weights import CARD_KEY, Card, count_parameters, resolve_model
 from l2a_transfer.preprocess import Preprocess
 from tests.conftest import TINY, assert_fails, l2a
 

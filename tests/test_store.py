@@ -23,14 +23,14 @@ from l2a_transfer.errors import StoreError
 from l2a_transfer.features.store.reader import (
     SEAL,
     USER_BLOCK,
-    FeatureMeta,
     is_feature_file,
     open_store,
     read_features,
     read_maps,
     read_meta,
-    write_features,
 )
+from l2a_transfer.features.store.schema import FeatureMeta
+from l2a_transfer.features.store.writer import write_features
 from tests.conftest import assert_fails, l2a
 from tests.feature_files import feature_set, labels_of
 from tests.feature_files import save as saved
@@ -347,7 +347,7 @@ import resource, signal, sys
 from pathlib import Path
 import numpy as np
 from l2a_transfer.errors import StoreError
-from l2a_transfer.features.store.reader import write_features
+from l2a_transfer.features.store.writer import write_features
 from tests.test_store import META
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))

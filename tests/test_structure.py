@@ -17,11 +17,12 @@ import numpy as np
 import pytest
 
 from l2a_transfer.errors import StoreError
-from l2a_transfer.features.store.reader import open_store, read_features, read_maps, write_features
+from l2a_transfer.features.store.reader import open_store, read_features, read_maps
 from l2a_transfer.features.store.schema import USER_BLOCK
 from l2a_transfer.features.store.structure import check_structure
 from l2a_transfer.features.store.verify import verify_features
 from l2a_transfer.features.store.views import open_features
+from l2a_transfer.features.store.writer import write_features
 from tests.conftest import assert_fails, l2a
 from tests.feature_files import feature_set, labels_of
 from tests.hostile_h5 import (

@@ -31,9 +31,10 @@ from l2a_transfer.training.checkpoint import load_checkpoint
 from l2a_transfer.training.data import Pixels, ResidentPixels, StreamedPixels, TrainingData, open_pixels, read_pixels
 from l2a_transfer.training.epochs import EpochPlan, augmented_batches, plan_epoch, stream_seed
 from l2a_transfer.training.measure import evaluate
+from l2a_transfer.training.processes import Where
 from l2a_transfer.training.recipe import RECIPES, TrainConfig, find_recipe, scaled_rate
 from l2a_transfer.training.runs import train
-from l2a_transfer.training.trainer import Trainer, Where
+from l2a_transfer.training.trainer import Trainer
 from tests.conftest import assert_fails, l2a
 
 RECIPE = TrainConfig("short", epochs=3, batch_size=8, lr=0.1, dropout=1.0, resolutions=((0.0, 16),))

@@ -30,11 +30,11 @@ from l2a_transfer.training.data import TrainingData
 from l2a_transfer.training.epochs import augmented_batches, plan_epoch
 from l2a_transfer.training.flops import macs, matrix_peak
 from l2a_transfer.training.loss_watch import LossWatch
-from l2a_transfer.training.processes import WHILE_ONE_MEASURES, Ranks, process_group
+from l2a_transfer.training.processes import WHILE_ONE_MEASURES, Ranks, Where, process_group
 from l2a_transfer.training.recipe import TrainConfig
 from l2a_transfer.training.runs import SeedsResult, train, train_seeds
 from l2a_transfer.training.start import start_from
-from l2a_transfer.training.trainer import Trainer, Where
+from l2a_transfer.training.trainer import Trainer
 from tests.conftest import assert_fails, l2a, save_picture
 from tests.test_training import COMMAND, CONFIG, CPU, cifar, new_trainer, same, weights_of
 

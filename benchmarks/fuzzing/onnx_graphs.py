@@ -16,9 +16,9 @@ from fuzzing.kinds import Kind, sha256
 from fuzzing.mutate import NAMES, mutate, mutate_file, pick, special_file
 from fuzzing.weights import NETWORK
 from l2a_transfer.export import export_onnx
-from l2a_transfer.features.backends.onnx import CARD_KEY, DIGEST_KEY, OnnxBackend, with_sha256
+from l2a_transfer.features.backends.onnx import OnnxBackend, with_sha256
 from l2a_transfer.features.store.verify import verify_onnx
-from l2a_transfer.models.weights import resolve_model
+from l2a_transfer.models.weights import CARD_KEY, DIGEST_KEY, resolve_model
 
 INT64, FLOAT, BOOL = TensorProto.INT64, TensorProto.FLOAT, TensorProto.BOOL
 

@@ -68,9 +68,9 @@ def command(obj: dict[str, Any], /, **given: Any) -> None:
     import os
 
     from l2a_transfer.devices import choose_device
-    from l2a_transfer.training.processes import Ranks, one_before_others, process_group
+    from l2a_transfer.training.processes import Ranks, Where, one_before_others, process_group
     from l2a_transfer.training.runs import train, train_seeds
-    from l2a_transfer.training.trainer import Trainer, Where
+    from l2a_transfer.training.trainer import Trainer
 
     for one, other in (("resume", "overwrite"), ("seed", "seeds")):
         if all(given[name] is not None and given[name] is not False for name in (one, other)):

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from l2a_transfer.errors import EvaluationError
-from l2a_transfer.features.store.reader import FeatureMeta
+from l2a_transfer.features.store.schema import FeatureMeta
 from l2a_transfer.svm.fitting import PIXEL_COMPONENTS
 
 ABLATIONS = ("levels", "normalization", "precision", "width")

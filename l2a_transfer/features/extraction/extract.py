@@ -30,7 +30,9 @@ from l2a_transfer.features.extraction.compute import compute_shards
 from l2a_transfer.features.extraction.plan import as_there, comparable, fingerprint, made_otherwise, plan_ranges
 from l2a_transfer.features.extraction.ray_engine import RayConfig, compute_on_ray
 from l2a_transfer.features.extraction.shards import Shard, Shards
-from l2a_transfer.features.store.reader import FeatureMeta, read_meta, write_features
+from l2a_transfer.features.store.reader import read_meta
+from l2a_transfer.features.store.schema import FeatureMeta
+from l2a_transfer.features.store.writer import write_features
 from l2a_transfer.files import check_own_folder, check_replaceable, names_a_format
 from l2a_transfer.lock import output_lock
 from l2a_transfer.text import terminal

@@ -14,7 +14,6 @@ from numpy.typing import ArrayLike, NDArray
 
 from l2a_transfer.errors import MissingExtraError, unknown_name
 from l2a_transfer.features.store.reader import (
-    FeatureMeta,
     OpenedStore,
     Stamp,
     check_finite,
@@ -23,6 +22,7 @@ from l2a_transfer.features.store.reader import (
     read_block,
     sha256_of,
 )
+from l2a_transfer.features.store.schema import FeatureMeta
 from l2a_transfer.wording import counted
 
 if TYPE_CHECKING:
