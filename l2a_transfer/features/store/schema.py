@@ -12,10 +12,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from l2a_transfer.data.names import MUST_BE, first_fault
-from l2a_transfer.documents import ANYTHING, OBJECT, Kind, integer, list_of, parse, row_of, table, text
+from l2a_transfer.documents import ANYTHING, Kind, integer, list_of, parse, row_of, table, text
 from l2a_transfer.errors import StoreError
 from l2a_transfer.inputs import open_input
-from l2a_transfer.models.card_schema import CARD_OF_FEATURES
+from l2a_transfer.models.card_schema import CARD_OF_FEATURES, OBJECT
 from l2a_transfer.wording import counted
 
 SCHEMA = "l2a-features/1"
