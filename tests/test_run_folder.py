@@ -446,9 +446,9 @@ def test_every_network_can_be_resumed(architecture: str) -> None:
         CONFIG, architecture=architecture, global_branch="auto" if architecture == "vgg" else "always"
     )
     recipe = dataclasses.replace(RECIPE, epochs=2, average=0.2, resolutions=((0.0, 32),))
-    run = Trainer(config, recipe, colours(32), where=CPU)
+    run = Trainer(config, recipe, colours(32), placement=CPU)
     run.history.append(run.run_epoch(progress=False) or {})
-    again = Trainer(config, recipe, colours(32), where=CPU)
+    again = Trainer(config, recipe, colours(32), placement=CPU)
     again.restore(run.state())
     assert same(again.model.state_dict(), run.model.state_dict())
 
