@@ -40,7 +40,7 @@ from l2a_transfer.models.registry import build_model
 from l2a_transfer.models.weights import pretrained_names, resolve_model
 from l2a_transfer.svm.estimators import LinearSVCPath
 from l2a_transfer.training.flops import macs
-from l2a_transfer.training.processes import Where
+from l2a_transfer.training.processes import Placement
 
 ROOT = Path(__file__).parents[1]
 MODEL = "vgg-att2-concat-pc"
@@ -196,8 +196,8 @@ def training_steps(
         before, torch.backends.cudnn.benchmark = torch.backends.cudnn.benchmark, how.get("cudnn_benchmark", False)
         started = time.perf_counter()
         try:
-            where = Where(device.type, precision, compile=how.get("compile", False))
-            rates = speeds(config, 32, B, steps, epochs, where)
+            placement = Placement(device.type, precision, compile=how.get("compile", False))
+            rates = speeds(config, 32, B, steps, epochs, placement)
         finally:
             torch.backends.cudnn.benchmark = before
         rate = statistics.median(rates)

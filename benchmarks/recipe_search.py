@@ -26,9 +26,9 @@ from provenance import provenance
 from l2a_transfer.data.readers import open_source
 from l2a_transfer.models.config import DEFAULT_WIDTH, ModelConfig
 from l2a_transfer.models.weights import read_card
+from l2a_transfer.training.accuracy import evaluate
 from l2a_transfer.training.data import TrainingData
-from l2a_transfer.training.measure import evaluate
-from l2a_transfer.training.processes import Where
+from l2a_transfer.training.processes import Placement
 from l2a_transfer.training.recipe import find_recipe
 from l2a_transfer.training.runs import train
 from l2a_transfer.training.trainer import Trainer
@@ -56,7 +56,7 @@ def main(
 ) -> None:  # fmt: skip
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", stream=sys.stderr)
     about = provenance(shlex.join(["python", "benchmarks/recipe_search.py", *sys.argv[1:]]))
-    source = TrainingData.of(open_source(data, data_dir=data_dir, split="train"), holdout=holdout)
+    source = TrainingData.from_source(open_source(data, data_dir=data_dir, split="train"), holdout=holdout)
     base = find_recipe(recipe, data).with_settings(shared)
     chosen = {candidate: base.with_settings(candidate.split()) for candidate in candidates}  # wrong ones end it here
     runs: list[dict[str, Any]] = []
@@ -64,7 +64,7 @@ def main(
         for candidate, settings in chosen.items():
             for model in models:
                 config = ModelConfig(model, num_classes=len(source.classes), width=width)
-                trainer = Trainer(config, settings, source, seed=seed, where=Where(device=device))
+                trainer = Trainer(config, settings, source, seed=seed, placement=Placement(device=device))
                 folder = work / f"{model}-{candidate.replace(' ', '-')}-seed-{seed}"
                 result = train(trainer, folder, resume=True, progress=False)
                 (value,) = result.metrics.values()

@@ -32,7 +32,7 @@ from l2a_transfer.models.config import DEFAULT_WIDTH, ModelConfig
 from l2a_transfer.models.weights import read_card
 from l2a_transfer.preprocess import Preprocess
 from l2a_transfer.training.data import TrainingData
-from l2a_transfer.training.processes import Ranks, Where, process_group
+from l2a_transfer.training.processes import Placement, ProcessRank, process_group
 from l2a_transfer.training.recipe import find_recipe
 from l2a_transfer.training.runs import train
 from l2a_transfer.training.trainer import Trainer
@@ -56,21 +56,23 @@ def main(
     target: float | None, device: str, compiled: bool, work: Path, out: Path,
 ) -> None:  # fmt: skip
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", stream=sys.stderr)
-    ranks = Ranks.of(os.environ)
-    starter = ["python"] if ranks.size == 1 else ["torchrun", "--nproc-per-node", str(ranks.size)]
+    process = ProcessRank.from_environment(os.environ)
+    starter = ["python"] if process.size == 1 else ["torchrun", "--nproc-per-node", str(process.size)]
     about = provenance(shlex.join([*starter, "benchmarks/time_to_accuracy.py", *sys.argv[1:]]))
-    source = TrainingData.of(open_source(data, data_dir=data_dir))
+    source = TrainingData.from_source(open_source(data, data_dir=data_dir))
     chosen = find_recipe(recipe, data).with_settings(settings)
     config = ModelConfig(model, num_classes=len(source.classes), width=width)
-    where = Where(device=device, compile=compiled, ranks=ranks)
-    with process_group(ranks, choose_device(device, ranks.local)):
+    placement = Placement(device=device, compile=compiled, process=process)
+    with process_group(process, choose_device(device, process.local)):
         runs: list[dict[str, Any]] = []
         for seed in map(int, seeds.split(",")):
             folder = work / f"seed-{seed}"
             began = time.perf_counter()
-            trainer = Trainer(config, chosen, source, preprocess=Preprocess(size=chosen.size), seed=seed, where=where)
+            trainer = Trainer(
+                config, chosen, source, preprocess=Preprocess(size=chosen.size), seed=seed, placement=placement
+            )
             result = train(trainer, folder, resume=True, progress=False)
-            if not ranks.first:
+            if not process.is_main:
                 continue
             ((metric, value),) = result.metrics.items()
             training = read_card(result.weights).training
@@ -83,7 +85,7 @@ def main(
                     "seconds": result.seconds,
                     "wall_s": round(time.perf_counter() - began, 1),
                     "reached": None if target is None else 100 * accuracy >= target,
-                    "ran_on": f"{training['device']} × {ranks.size}, {training['precision']}",
+                    "ran_on": f"{training['device']} × {process.size}, {training['precision']}",
                     "commit": training["commit"],
                     "epochs": [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()],
                 }
@@ -103,7 +105,7 @@ def main(
             }
             out.parent.mkdir(parents=True, exist_ok=True)
             out.write_text(json.dumps(document, indent=1) + "\n")
-    if ranks.first:
+    if process.is_main:
         print(out)
 
 

@@ -25,7 +25,7 @@ from l2a_transfer.devices import choose_device, device_name, training_precision
 from l2a_transfer.models.config import DEFAULT_WIDTH, ModelConfig
 from l2a_transfer.training.data import TrainingData
 from l2a_transfer.training.flops import macs, matrix_peak
-from l2a_transfer.training.processes import Where
+from l2a_transfer.training.processes import Placement
 from l2a_transfer.training.recipe import TrainConfig
 from l2a_transfer.training.trainer import Trainer
 
@@ -55,7 +55,7 @@ def main(
     rows: list[dict[str, Any]] = []
     for B in batch_size:
         for fused in (False, True) if compiled is None else (compiled,):
-            rates = speeds(config, size, B, steps, epochs, Where(device, precision, compile=fused))
+            rates = speeds(config, size, B, steps, epochs, Placement(device, precision, compile=fused))
             median = statistics.median(rates)
             share = median * operations / peak
             rows.append({"batch_size": B, "compile": fused, "images_per_s": rates, "median": median, "share": share})
@@ -81,7 +81,7 @@ def main(
     print(out, max(row["share"] for row in rows))
 
 
-def speeds(config: ModelConfig, size: int, B: int, steps: int, epochs: int, where: Where) -> list[float]:
+def speeds(config: ModelConfig, size: int, B: int, steps: int, epochs: int, placement: Placement) -> list[float]:
     """Images a second of `epochs` epochs; one more before them warms up and compiles."""
     rng = np.random.default_rng(0)
     pictures = rng.integers(0, 256, (B * steps, size, size, 3), dtype=np.uint8)
@@ -89,7 +89,7 @@ def speeds(config: ModelConfig, size: int, B: int, steps: int, epochs: int, wher
     labels[:10] = range(10)
     source = join_splits("noise", "0123456789", {"train": (pictures, labels), "test": (pictures[:10], labels[:10])})
     recipe = TrainConfig(epochs=epochs + 1, batch_size=B, lr=1e-3, resolutions=((0.0, size),))
-    trainer = Trainer(config, recipe, TrainingData.of(source), where=where)
+    trainer = Trainer(config, recipe, TrainingData.from_source(source), placement=placement)
     rows = [trainer.run_epoch(progress=False) for _ in range(epochs + 1)]
     return [row["images_per_second"] for row in rows[1:] if row is not None]
 

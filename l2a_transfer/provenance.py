@@ -13,12 +13,17 @@ def commit() -> str | None:
         # An environment inside the checkout of something else has that one's commit.
         subprocess.run(
             ["git", "-C", str(here), "ls-files", "--error-unmatch", Path(__file__).name],
-            capture_output=True, timeout=10, check=True,
-        )  # fmt: skip
+            capture_output=True,
+            timeout=10,
+            check=True,
+        )
         done = subprocess.run(
             ["git", "-C", str(here), "describe", "--always", "--abbrev=40", "--dirty", "--exclude=*"],
-            capture_output=True, text=True, timeout=10, check=True,
-        )  # fmt: skip
+            capture_output=True,
+            text=True,
+            timeout=10,
+            check=True,
+        )
     except (OSError, subprocess.SubprocessError):
         return None
     return done.stdout.strip() or None

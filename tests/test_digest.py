@@ -29,8 +29,8 @@ from l2a_transfer.models.weights import (
 )
 from l2a_transfer.report.write import write_report
 from l2a_transfer.training.checkpoint import read_checkpoint, save_checkpoint
+from l2a_transfer.training.initialization import start_from
 from l2a_transfer.training.runs import train
-from l2a_transfer.training.start import start_from
 from tests.conftest import TINY, l2a
 from tests.feature_files import meta_of
 from tests.test_training import new_trainer

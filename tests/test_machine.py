@@ -31,9 +31,9 @@ from l2a_transfer.features.extraction.ray_engine import Extractor
 from l2a_transfer.features.machine import RECORDED, arithmetic, decoders, probe_pixels, torch_instructions
 from l2a_transfer.features.store.reader import read_features
 from l2a_transfer.models.weights import resolve_model
+from l2a_transfer.training.arithmetic import MACHINE, step_sha256
 from l2a_transfer.training.checkpoint import load_checkpoint, read_checkpoint, save_checkpoint
-from l2a_transfer.training.machine import MACHINE, step_sha256
-from l2a_transfer.training.processes import Ranks, Where
+from l2a_transfer.training.processes import Placement, ProcessRank
 from l2a_transfer.training.runs import train
 from l2a_transfer.training.trainer import Trainer
 from tests.conftest import TINY, MemorySource
@@ -45,7 +45,7 @@ SAID = """
 import hashlib, json, numpy as np, torch
 from l2a_transfer.features.backends.registry import open_backend
 from l2a_transfer.models.config import ModelConfig
-from l2a_transfer.training.machine import step_sha256
+from l2a_transfer.training.arithmetic import step_sha256
 torch.set_num_threads(1)
 found = {}
 for precision in ("fp32", "bf16"):
@@ -273,8 +273,8 @@ def test_a_checkpoint_of_another_machine_is_named(tmp_path: Path, key: str, valu
 
 def test_the_first_process_s_machine_is_the_group_s(tmp_path: Path) -> None:
     run, path = begun(tmp_path / "out")
-    where = Where("cpu", "fp32", ranks=Ranks(1, 2, 1))
-    second = Trainer(CONFIG, run.recipe, run.data, where=where).fingerprint()
+    placement = Placement("cpu", "fp32", process=ProcessRank(1, 2, 1))
+    second = Trainer(CONFIG, run.recipe, run.data, placement=placement).fingerprint()
     assert not set(MACHINE) & set(second)
     assert load_checkpoint(path, {**second, "processes": 1})["epoch"] == 1
 
@@ -307,4 +307,4 @@ def test_a_fingerprint_names_the_gpu(source: MemorySource) -> None:
     major, minor = torch.cuda.get_device_capability()
     assert found["gpu"].startswith(f"{torch.cuda.get_device_name()}, {major}.{minor}, cuDNN ")
     assert (found["instructions"], found["arithmetic"]) == ("", "")
-    assert new_trainer(where=Where("cuda", "fp32")).fingerprint()["gpu"] == found["gpu"]
+    assert new_trainer(placement=Placement("cuda", "fp32")).fingerprint()["gpu"] == found["gpu"]

@@ -28,12 +28,12 @@ from l2a_transfer.lock import IN_FOLDER, folder_lock
 from l2a_transfer.models.weights import load_weights, read_card, save_weights, with_metrics
 from l2a_transfer.training import checkpoint
 from l2a_transfer.training import runs as runs_module
+from l2a_transfer.training.accuracy import evaluate
 from l2a_transfer.training.cards import training_card, weights_name
 from l2a_transfer.training.checkpoint import differences, load_checkpoint, save_checkpoint
 from l2a_transfer.training.divergence import guessing_loss, signs
-from l2a_transfer.training.folder import RunFolder
-from l2a_transfer.training.interrupt import asked_to_stop
-from l2a_transfer.training.measure import evaluate
+from l2a_transfer.training.interrupt import stop_requests
+from l2a_transfer.training.run_folder import RunFolder
 from l2a_transfer.training.runs import train, train_seeds
 from l2a_transfer.training.trainer import Trainer
 from tests.conftest import assert_fails, l2a, save_picture
@@ -156,7 +156,7 @@ def test_two_trains_never_share_a_folder(tmp_path: Path) -> None:
     try:
         assert holder.stdout is not None
         assert holder.stdout.readline() == "held\n"
-        weights = RunFolder.of(tmp_path, new_trainer()).weights
+        weights = RunFolder.for_trainer(tmp_path, new_trainer()).weights
         partial = weights.with_name(weights.name + ".0123456789ab.partial")
         partial.write_bytes(b"what the other process saves just now")
         for options in ({}, {"resume": True}, {"overwrite": True}):
@@ -264,7 +264,7 @@ def test_results_of_the_old_run_go_even_where_the_first_save_was_cut(
 
 
 def test_weights_that_are_damaged_and_alone_are_left_alone(tmp_path: Path) -> None:
-    weights = RunFolder.of(tmp_path, new_trainer()).weights
+    weights = RunFolder.for_trainer(tmp_path, new_trainer()).weights
     weights.write_bytes(b"something")
     with pytest.raises(TrainingError, match=r"not an l2a-transfer weights file.*`overwrite=True` replaces it"):
         train(new_trainer(), tmp_path, resume=True, progress=False)
@@ -304,7 +304,7 @@ def test_finished_seeds_need_no_checkpoint_and_damaged_ones_harm_no_other(tmp_pa
 def test_what_stands_in_the_way_is_said_before_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run = new_trainer(epochs=1)
     monkeypatch.setattr(run, "run_epoch", lambda **_: pytest.fail("it trains"))
-    name = RunFolder.of(tmp_path, run).weights.name
+    name = RunFolder.for_trainer(tmp_path, run).weights.name
 
     def make(kind: Callable[[Path], None], at: str) -> Path:
         folder = tmp_path / f"{kind.__name__}-{at}"
@@ -446,9 +446,9 @@ def test_every_network_can_be_resumed(architecture: str) -> None:
         CONFIG, architecture=architecture, global_branch="auto" if architecture == "vgg" else "always"
     )
     recipe = dataclasses.replace(RECIPE, epochs=2, average=0.2, resolutions=((0.0, 32),))
-    run = Trainer(config, recipe, colours(32), where=CPU)
+    run = Trainer(config, recipe, colours(32), placement=CPU)
     run.history.append(run.run_epoch(progress=False) or {})
-    again = Trainer(config, recipe, colours(32), where=CPU)
+    again = Trainer(config, recipe, colours(32), placement=CPU)
     again.restore(run.state())
     assert same(again.model.state_dict(), run.model.state_dict())
 
@@ -688,7 +688,7 @@ def test_fingerprints_that_differ_are_told_field_by_field() -> None:
 def test_a_signal_that_was_ignored_stays_ignored() -> None:
     before = signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
-        with asked_to_stop(alone=True) as stop:
+        with stop_requests(alone=True) as stop:
             os.kill(os.getpid(), signal.SIGINT)
             assert not stop()
             os.kill(os.getpid(), signal.SIGTERM)

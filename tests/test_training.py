@@ -22,16 +22,16 @@ from safetensors.torch import load_file
 from l2a_transfer.data.augment import cutout, flip, reflect_crop, resize
 from l2a_transfer.data.cifar import read_cifar
 from l2a_transfer.data.sources import join_splits
-from l2a_transfer.errors import DataError, MemoryLimitError, TrainingError, UnknownNameError
+from l2a_transfer.errors import DataError, DeviceError, MemoryLimitError, TrainingError, UnknownNameError
 from l2a_transfer.models.config import ModelConfig
 from l2a_transfer.models.weights import read_card
 from l2a_transfer.preprocess import Preprocess
-from l2a_transfer.training import folder as folder_module
+from l2a_transfer.training import run_folder as folder_module
+from l2a_transfer.training.accuracy import evaluate
 from l2a_transfer.training.checkpoint import load_checkpoint
 from l2a_transfer.training.data import Pixels, ResidentPixels, StreamedPixels, TrainingData, open_pixels, read_pixels
 from l2a_transfer.training.epochs import EpochPlan, augmented_batches, plan_epoch, stream_seed
-from l2a_transfer.training.measure import evaluate
-from l2a_transfer.training.processes import Where
+from l2a_transfer.training.processes import Placement
 from l2a_transfer.training.recipe import RECIPES, TrainConfig, find_recipe, scaled_rate
 from l2a_transfer.training.runs import train
 from l2a_transfer.training.trainer import Trainer
@@ -51,17 +51,22 @@ def colours(rows: int, seed: int = 0) -> TrainingData:
         noisy = base[:, None, None] + rng.normal(0, 40, (n, 16, 16, 3))
         return noisy.clip(0, 255).astype(np.uint8), labels
 
-    return TrainingData.of(join_splits("colours", "rgby", {"train": images(rows), "test": images(40)}))
+    return TrainingData.from_source(join_splits("colours", "rgby", {"train": images(rows), "test": images(40)}))
 
 
-CPU = Where(device="cpu", precision="fp32")
+CPU = Placement(device="cpu", precision="fp32")
 
 
 def new_trainer(
-    data: TrainingData | None = None, *, seed: int = 0, where: Where = CPU, init_from: str | None = None, **recipe: Any
+    data: TrainingData | None = None,
+    *,
+    seed: int = 0,
+    placement: Placement = CPU,
+    init_from: str | None = None,
+    **recipe: Any,
 ) -> Trainer:
     made = dataclasses.replace(RECIPE, **recipe)
-    return Trainer(CONFIG, made, data or colours(32), seed=seed, where=where, init_from=init_from)
+    return Trainer(CONFIG, made, data or colours(32), seed=seed, placement=placement, init_from=init_from)
 
 
 def test_the_one_cycle_rate() -> None:
@@ -273,7 +278,7 @@ def test_pixels_of_another_size_are_resized_as_everywhere() -> None:
 
 def test_it_learns_and_the_card_says_what_ran(tmp_path: Path) -> None:
     recipe = dataclasses.replace(RECIPE, epochs=8, lr=0.05, dropout=0.0)
-    run = Trainer(dataclasses.replace(CONFIG, width=1 / 16), recipe, colours(128), where=CPU)
+    run = Trainer(dataclasses.replace(CONFIG, width=1 / 16), recipe, colours(128), placement=CPU)
     result = train(run, tmp_path / "run", progress=False)
     accuracy = result.metrics["test_accuracy"]
     assert accuracy["value"] >= 0.9
@@ -337,8 +342,8 @@ def test_seeds_differ(tmp_path: Path) -> None:
 def test_training_leaves_the_global_random_state_alone(tmp_path: Path, workers: int) -> None:
     torch.manual_seed(123)
     state = torch.random.get_rng_state()
-    where = dataclasses.replace(CPU, pixels="stream", workers=workers)
-    train(new_trainer(epochs=1, where=where), tmp_path / "run", progress=False)
+    placement = dataclasses.replace(CPU, pixels="stream", workers=workers)
+    train(new_trainer(epochs=1, placement=placement), tmp_path / "run", progress=False)
     assert torch.equal(state, torch.random.get_rng_state())
 
 
@@ -392,21 +397,23 @@ def test_runs_that_must_not_start() -> None:
     pictures, labels = np.zeros((4, 16, 16, 3), np.uint8), np.arange(4, dtype=np.int32)
     unseen = join_splits("colours", "rgby", {"train": (pictures, labels % 3), "test": (pictures, labels)})
     with pytest.raises(TrainingError, match="classes in test that training has no image of: y"):
-        TrainingData.of(unseen)
+        TrainingData.from_source(unseen)
     with pytest.raises(TrainingError, match="x: needs two classes or more, has 1"):
-        TrainingData.of(join_splits("x", "r", {"train": (pictures, labels * 0), "test": (pictures, labels * 0)}))
+        TrainingData.from_source(
+            join_splits("x", "r", {"train": (pictures, labels * 0), "test": (pictures, labels * 0)})
+        )
     with pytest.raises(TrainingError, match="train/00002 has no label"):
-        TrainingData.of(
+        TrainingData.from_source(
             join_splits("x", "rg", {"train": (pictures, np.array([0, 1, -1, 1])), "test": (pictures, labels % 2)})
         )
     alone = join_splits("alone", "rgby", {"all": (pictures, labels)})
     with pytest.raises(TrainingError, match=r"alone: has no split to measure on, only all; `holdout=N` keeps"):
-        TrainingData.of(alone)
+        TrainingData.from_source(alone)
     with pytest.raises(TrainingError, match=r"none of its splits is train; it has val, test"):
-        TrainingData.of(join_splits("x", "rgby", {"val": (pictures, labels), "test": (pictures, labels)}))
+        TrainingData.from_source(join_splits("x", "rgby", {"val": (pictures, labels), "test": (pictures, labels)}))
     if not torch.cuda.is_available():
-        with pytest.raises(TrainingError, match="'cuda' was asked for"):
-            new_trainer(where=Where(device="cuda"))
+        with pytest.raises(DeviceError, match="'cuda' was asked for"):
+            new_trainer(placement=Placement(device="cuda"))
 
 
 def test_the_holdout_takes_training_images_only_and_always_the_same() -> None:

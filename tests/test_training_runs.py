@@ -29,11 +29,11 @@ from l2a_transfer.training.checkpoint import load_checkpoint
 from l2a_transfer.training.data import TrainingData
 from l2a_transfer.training.epochs import augmented_batches, plan_epoch
 from l2a_transfer.training.flops import macs, matrix_peak
-from l2a_transfer.training.loss_watch import LossWatch
-from l2a_transfer.training.processes import WHILE_ONE_MEASURES, Ranks, Where, process_group
+from l2a_transfer.training.initialization import start_from
+from l2a_transfer.training.loss_monitor import LossMonitor
+from l2a_transfer.training.processes import COLLECTIVE_TIMEOUT, Placement, ProcessRank, process_group
 from l2a_transfer.training.recipe import TrainConfig
 from l2a_transfer.training.runs import SeedsResult, train, train_seeds
-from l2a_transfer.training.start import start_from
 from l2a_transfer.training.trainer import Trainer
 from tests.conftest import assert_fails, l2a, save_picture
 from tests.test_training import COMMAND, CONFIG, CPU, cifar, new_trainer, same, weights_of
@@ -219,7 +219,7 @@ def test_starting_from_weights_of_another_class_count_and_size(tmp_path: Path) -
 
 def test_the_log_says_what_auto_chose(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level("INFO", "l2a_transfer")
-    run = new_trainer(epochs=1, where=Where(device="cpu"))
+    run = new_trainer(epochs=1, placement=Placement(device="cpu"))
     train(run, tmp_path, progress=False)
     assert f"precision {run.precision} (auto); 32 images, in memory" in caplog.text
     assert "epoch 1/1  loss" in caplog.text
@@ -329,7 +329,7 @@ def test_a_batch_that_sixty_photos_do_not_fill_is_made_smaller_and_said(
 
 def test_a_run_on_the_holdout_of_before_goes_on_with_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     arguments = (*COMMAND, "--data-dir", cifar(tmp_path), "--epochs", "2", "--device", "cpu", "--holdout", "20")
-    of_before = lambda source, given: TrainingData.of(source, holdout=given["holdout"], stratified=False)  # noqa: E731
+    of_before = lambda source, given: TrainingData.from_source(source, holdout=given["holdout"], stratified=False)  # noqa: E731
     monkeypatch.setattr("l2a_transfer.cli.train._held_out", of_before)
     for out in ("begun", "whole"):
         assert l2a(*arguments, "--out", tmp_path / out).exit_code == 0
@@ -377,17 +377,17 @@ def test_the_matrix_peak_is_a_rate() -> None:
 
 
 def test_what_torchrun_says() -> None:
-    assert Ranks.of({}) == Ranks()
-    assert Ranks.of({"RANK": "3", "WORLD_SIZE": "4", "LOCAL_RANK": "1"}) == Ranks(3, 4, 1)
+    assert ProcessRank.from_environment({}) == ProcessRank()
+    assert ProcessRank.from_environment({"RANK": "3", "WORLD_SIZE": "4", "LOCAL_RANK": "1"}) == ProcessRank(3, 4, 1)
     for environment in (
         {"WORLD_SIZE": "2"},
         {"WORLD_SIZE": "2", "RANK": "x", "LOCAL_RANK": "0"},
         {"WORLD_SIZE": "2", "RANK": "2", "LOCAL_RANK": "0"},
     ):
         with pytest.raises(TrainingError, match="WORLD_SIZE"):
-            Ranks.of(environment)
+            ProcessRank.from_environment(environment)
     with pytest.raises(TrainingError, match="batch_size 8 cannot be shared by 3 processes"):
-        new_trainer(where=Where(device="cpu", ranks=Ranks(0, 3)))
+        new_trainer(placement=Placement(device="cpu", process=ProcessRank(0, 3)))
 
 
 def test_the_others_are_waited_for_as_long_as_the_first_may_take(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -396,8 +396,8 @@ def test_the_others_are_waited_for_as_long_as_the_first_may_take(monkeypatch: py
     joined: dict[str, Any] = {}
     monkeypatch.setattr("torch.distributed.init_process_group", lambda *_, **options: joined.update(options))
     monkeypatch.setattr("torch.distributed.destroy_process_group", lambda: None)
-    with process_group(Ranks(0, 2), torch.device("cpu")):
-        assert joined["store"].timeout == joined["timeout"] == WHILE_ONE_MEASURES
+    with process_group(ProcessRank(0, 2), torch.device("cpu")):
+        assert joined["store"].timeout == joined["timeout"] == COLLECTIVE_TIMEOUT
 
 
 def test_processes_that_do_not_find_each_other(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -412,7 +412,7 @@ def test_processes_that_do_not_find_each_other(monkeypatch: pytest.MonkeyPatch) 
             monkeypatch.setenv("MASTER_PORT", port)
         with (
             pytest.raises(TrainingError, match=f"process 1 of 2 does not find the others at .*{words}"),
-            process_group(Ranks(1, 2), torch.device("cpu")),
+            process_group(ProcessRank(1, 2), torch.device("cpu")),
         ):
             pass
 
@@ -422,7 +422,7 @@ def test_processes_that_would_not_train_the_same_are_refused(tmp_path: Path, mon
         said[:] = [own, {**own, **theirs}]
 
     monkeypatch.setattr("torch.distributed.all_gather_object", gathered)
-    run = new_trainer(epochs=1, where=dataclasses.replace(CPU, ranks=Ranks(1, 2)))
+    run = new_trainer(epochs=1, placement=dataclasses.replace(CPU, process=ProcessRank(1, 2)))
     theirs: dict[str, Any] = {}
     for other, words in (
         ({"position": "epoch 2, step 0"}, "position: epoch 2, step 0 there, epoch 0, step 0 here"),
@@ -449,7 +449,7 @@ def test_options_are_looked_at_before_other_processes_are_waited_for(
 
 
 def test_training_in_bf16(tmp_path: Path) -> None:
-    run = new_trainer(where=Where(device="cpu", precision="bf16"))
+    run = new_trainer(placement=Placement(device="cpu", precision="bf16"))
     train(run, tmp_path, progress=False)
     whole = new_trainer()
     whole.run_epoch(progress=False)
@@ -478,7 +478,7 @@ def test_compiled_training_takes_the_same_steps(tmp_path: Path) -> None:
 @pytest.mark.filterwarnings("ignore:Synchronization debug mode is a prototype")
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_a_step_never_makes_the_host_wait(precision: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    run = new_trainer(average=0.2, where=Where(device="cuda", precision=precision))
+    run = new_trainer(average=0.2, placement=Placement(device="cuda", precision=precision))
     run.run_epoch(progress=False)  # what is allocated and chosen once may wait
     step, check = run._train_step, run._check_state
 
@@ -501,10 +501,10 @@ def test_a_step_never_makes_the_host_wait(precision: str, monkeypatch: pytest.Mo
 @pytest.mark.gpu
 def test_losses_are_seen_one_look_late_on_a_gpu() -> None:
     losses = torch.arange(4.0, device="cuda")
-    watch = LossWatch(losses)
-    assert len(watch.look(2)) == 0
+    watch = LossMonitor(losses)
+    assert len(watch.read(2)) == 0
     torch.cuda.synchronize()
-    assert watch.look(4).tolist() == [0.0, 1.0]
+    assert watch.read(4).tolist() == [0.0, 1.0]
 
 
 def test_precision_auto_on_a_cpu_is_bf16_with_amx_alone(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -535,9 +535,9 @@ def test_two_processes_take_the_steps_of_one_that_normalises_each_half_by_itself
                    env=environment)  # fmt: skip
     two = torch.load(tmp_path / "run" / "checkpoint.pt", weights_only=True)
     recipe = TrainConfig.from_json(json.loads(two["fingerprint"]["recipe"]))
-    source = TrainingData.of(open_source("cifar10", data_dir=data))
+    source = TrainingData.from_source(open_source("cifar10", data_dir=data))
     config = ModelConfig("vgg-att2-concat-uniform", width=1 / 32, global_branch="always")
-    trainer = Trainer(config, recipe, source, where=CPU)
+    trainer = Trainer(config, recipe, source, placement=CPU)
     plan = plan_epoch(25, trainer.recipe, seed=0, epoch=0)
     size = trainer.recipe.resolution(0)
     halves = [

@@ -68,39 +68,39 @@ def command(obj: dict[str, Any], /, **given: Any) -> None:
     import os
 
     from l2a_transfer.devices import choose_device
-    from l2a_transfer.training.processes import Ranks, Where, one_before_others, process_group
+    from l2a_transfer.training.processes import Placement, ProcessRank, first_process_first, process_group
     from l2a_transfer.training.runs import train, train_seeds
     from l2a_transfer.training.trainer import Trainer
 
     for one, other in (("resume", "overwrite"), ("seed", "seeds")):
         if all(given[name] is not None and given[name] is not False for name in (one, other)):
             raise click.UsageError(f"--{one} and --{other} cannot go together")
-    where = Where(
+    placement = Placement(
         given["device"], given["precision"], given["compile"], given["sync_batch_norm"], given["pixels"],
-        given["workers"], Ranks.of(os.environ),
+        given["workers"], ProcessRank.from_environment(os.environ),
     )  # fmt: skip
     seeds = None if given["seeds"] is None else _numbers(given["seeds"])
     how = {key: given[key] for key in ("resume", "overwrite", "eval_every")} | {"progress": obj["progress"]}
-    if given["recipe"] == "finetune" and given["init_from"] is None and where.ranks.first:
+    if given["recipe"] == "finetune" and given["init_from"] is None and placement.process.is_main:
         log.info("finetune without --init-from: the network starts from random weights")
     recipe = _recipe(given)  # what is wrong with the options is said before any process waits for another
 
     def new_trainer(seed: int) -> Trainer:
         return Trainer(
-            config, recipe, data, preprocess=preprocess, seed=seed, where=where, init_from=given["init_from"]
+            config, recipe, data, preprocess=preprocess, seed=seed, placement=placement, init_from=given["init_from"]
         )
 
-    with process_group(where.ranks, choose_device(where.device, where.ranks.local)):
-        with one_before_others(where.ranks):  # on each machine, where the data set may have to be fetched
+    with process_group(placement.process, choose_device(placement.device, placement.process.local)):
+        with first_process_first(placement.process):  # on each machine, where the data set may have to be fetched
             config, preprocess, data = _prepare(given, recipe)
-        recipe = _fitting(given, recipe, len(data.train), where.ranks)
+        recipe = _fitting(given, recipe, len(data.train), placement.process)
         if seeds is not None:
             found = train_seeds(new_trainer, given["out"], seeds, **how)
-            if where.ranks.first:
+            if placement.process.is_main:
                 echo(*found.summary().split("\n"))
             return
         result = train(new_trainer(given["seed"] or 0), given["out"], **how)
-    if where.ranks.first:
+    if placement.process.is_main:
         ((metric, value),) = result.metrics.items()
         echo(f"{metric} {value['value']:.4f} (n = {value['n']}), {result.seconds:.0f} s")
         echo(result.weights)
@@ -136,7 +136,7 @@ def _set_fields(given: dict[str, Any]) -> list[str]:
     return fields + [key for key in SHORTCUTS if given[key] is not None]
 
 
-def _fitting(given: dict[str, Any], recipe: Any, images: int, ranks: Any) -> Any:
+def _fitting(given: dict[str, Any], recipe: Any, images: int, process: Any) -> Any:
     """The recipe with a batch that so few training images fill, unless the batch size was asked for; says what changed.
 
     Raises: ValueError where no batch fits.
@@ -144,13 +144,13 @@ def _fitting(given: dict[str, Any], recipe: Any, images: int, ranks: Any) -> Any
     import dataclasses
     import json
 
-    from l2a_transfer.training.folder import begun_with
     from l2a_transfer.training.recipe import find_recipe, scaled_rate
+    from l2a_transfer.training.run_folder import has_run_with
 
     fields, found = _set_fields(given), recipe
     if "batch_size" not in fields:
-        found = recipe.fitting(images, processes=ranks.size, scale="lr" not in fields)
-    if found is not recipe and ranks.first:
+        found = recipe.fitting(images, processes=process.size, scale="lr" not in fields)
+    if found is not recipe and process.is_main:
         log.warning(
             "batches of %d instead of %d, because there are %d training images; --batch-size chooses another number",
             found.batch_size, recipe.batch_size, images,
@@ -158,10 +158,10 @@ def _fitting(given: dict[str, Any], recipe: Any, images: int, ranks: Any) -> Any
     scaled = None if "lr" in fields else scaled_rate(found)
     if scaled and _goes_on(given):
         earlier = dataclasses.replace(found, lr=find_recipe(given["recipe"]).lr)
-        if begun_with(given["out"], recipe=json.dumps(earlier.to_json(), sort_keys=True)):
+        if has_run_with(given["out"], recipe=json.dumps(earlier.to_json(), sort_keys=True)):
             log.info("%s: begun before rates scaled with the batch; it goes on at %g", given["out"], earlier.lr)
             return earlier
-    if scaled and ranks.first:
+    if scaled and process.is_main:
         log.info("learning rate %g = %s, scaled with the batch size; --lr is taken as it is given", found.lr, scaled)
     return found
 
@@ -180,7 +180,7 @@ def _prepare(given: dict[str, Any], recipe: Any) -> Any:
         split_from=given["split_from"],
         verify_source=given["verify_source"],
     )
-    data = _held_out(source, given) if given["holdout"] is not None else TrainingData.of(source)
+    data = _held_out(source, given) if given["holdout"] is not None else TrainingData.from_source(source)
     config = ModelConfig(given["model"], num_classes=len(data.classes), **{key: given[key] for key in OF_MODEL})
     return config, Preprocess(size=recipe.size, fit=given["fit"]), data
 
@@ -194,14 +194,14 @@ def _held_out(source: Any, given: dict[str, Any]) -> Any:
     """The split of --holdout; where a run goes on that an earlier version began, the split that it began with."""
     from l2a_transfer.errors import TrainingError
     from l2a_transfer.training.data import TrainingData
-    from l2a_transfer.training.folder import begun_with
+    from l2a_transfer.training.run_folder import has_run_with
 
-    data = TrainingData.of(source, holdout=given["holdout"])
+    data = TrainingData.from_source(source, holdout=given["holdout"])
     if not _goes_on(given):
         return data
     with contextlib.suppress(TrainingError):
-        earlier = TrainingData.of(source, holdout=given["holdout"], stratified=False)
-        if begun_with(given["out"], data=earlier.train.fingerprint()):
+        earlier = TrainingData.from_source(source, holdout=given["holdout"], stratified=False)
+        if has_run_with(given["out"], data=earlier.train.fingerprint()):
             log.info("%s: begun on %s, which is not stratified; it goes on with that", given["out"], earlier.test_name)
             return earlier
     return data

@@ -31,10 +31,10 @@ def training_card(trainer: Trainer, name: str) -> Card:
         "recipe": trainer.recipe.to_json(),
         "seed": trainer.seed,
         "device": device_name(trainer.device),
-        "processes": trainer.where.ranks.size,
+        "processes": trainer.placement.process.size,
         "precision": trainer.precision,
-        "compile": trainer.where.compile,
-        "sync_batch_norm": trainer.where.sync_batch_norm,
+        "compile": trainer.placement.compile,
+        "sync_batch_norm": trainer.placement.sync_batch_norm,
         "seconds": round(trainer.seconds, 1),
         "versions": {"python": platform.python_version(), "torch": torch.__version__},
         "commit": trainer.commit,
@@ -42,8 +42,11 @@ def training_card(trainer: Trainer, name: str) -> Card:
     if (scaled := scaled_rate(trainer.recipe)) is not None:
         training["lr"] = f"{trainer.recipe.lr:g} = {scaled}, scaled with the batch size"
     if trainer.start:
-        training["init_from"] = {"name": trainer.start.name, "sha256": trainer.start.sha256,
-                                 "not_loaded": list(trainer.start.kept_random)}  # fmt: skip
+        training["init_from"] = {
+            "name": trainer.start.name,
+            "sha256": trainer.start.sha256,
+            "not_loaded": list(trainer.start.kept_random),
+        }
     return Card(
         name=name,
         config=trainer.config,

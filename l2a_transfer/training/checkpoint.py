@@ -22,7 +22,7 @@ from torch import Tensor
 from l2a_transfer import files
 from l2a_transfer.errors import TrainingError
 from l2a_transfer.inputs import NotAFileError, open_input
-from l2a_transfer.training.machine import MACHINE
+from l2a_transfer.training.arithmetic import MACHINE
 
 log = logging.getLogger(__name__)
 SCHEMA = "l2a-checkpoint/1"
@@ -37,9 +37,18 @@ HINTS = {
 }
 """Where the name of what differs is not the option's."""
 DAMAGED = (
-    OSError, EOFError, RuntimeError, ValueError, TypeError, LookupError, AttributeError, pickle.UnpicklingError,
-    zipfile.BadZipFile, zlib.error, lzma.LZMAError,
-)  # fmt: skip
+    OSError,
+    EOFError,
+    RuntimeError,
+    ValueError,
+    TypeError,
+    LookupError,
+    AttributeError,
+    pickle.UnpicklingError,
+    zipfile.BadZipFile,
+    zlib.error,
+    lzma.LZMAError,
+)
 """What zipfile and torch raise for bytes that they did not write."""
 ROW = ("epoch", "resolution", "lr", "train_loss", "train_accuracy", "images_per_second", "peak_share", "seconds")
 """What is kept of every epoch, in `metrics.jsonl`; all of it numbers."""
@@ -85,7 +94,7 @@ def load_checkpoint(
     names what differs.
     """
     content = read_checkpoint(path)
-    theirs = translated(content["fingerprint"], fingerprint, earlier)
+    theirs = upgraded(content["fingerprint"], fingerprint, earlier)
     if apart := differences(*(_part(values, MACHINE, within=False) for values in (theirs, fingerprint))):
         raise TrainingError(
             f"{path}: made by another run ({apart})",
@@ -103,8 +112,10 @@ def load_checkpoint(
     if unknown:
         log.warning(
             "%s: of a version that did not keep %s in checkpoints; they could not be compared, and on another machine "
-            "the run ends with other bits", path, ", ".join(unknown),
-        )  # fmt: skip
+            "the run ends with other bits",
+            path,
+            ", ".join(unknown),
+        )
     return content
 
 
@@ -182,7 +193,7 @@ def damaged(path: Path, reason: Exception | str) -> TrainingError:
     )
 
 
-def translated(theirs: dict[str, Any], ours: dict[str, Any], earlier: Mapping[str, str] | None) -> dict[str, Any]:
+def upgraded(theirs: dict[str, Any], ours: dict[str, Any], earlier: Mapping[str, str] | None) -> dict[str, Any]:
     """A fingerprint with this version's value wherever it has the `earlier` one."""
     same = {key: ours[key] for key, value in (earlier or {}).items() if theirs.get(key) == value}
     return {**theirs, **same}

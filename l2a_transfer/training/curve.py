@@ -29,9 +29,13 @@ def learning_curve(rows: Sequence[dict[str, Any]], title: str) -> bytes:
     left.plot(epochs, [row["train_loss"] for row in rows], marker=marker, markersize=3, color="tab:blue")
     left.set_ylabel("training loss")
     right.plot(
-        epochs, [100 * row["train_accuracy"] for row in rows], marker=marker, markersize=3, color="tab:blue",
+        epochs,
+        [100 * row["train_accuracy"] for row in rows],
+        marker=marker,
+        markersize=3,
+        color="tab:blue",
         label="training, augmented",
-    )  # fmt: skip
+    )
     measured = sorted({key for row in rows for key in row if key.endswith("_accuracy") and key != "train_accuracy"})
     for key, colour in zip(measured, ("tab:orange", "tab:green", "tab:red"), strict=False):
         own = [row for row in rows if key in row]
@@ -48,8 +52,15 @@ def learning_curve(rows: Sequence[dict[str, Any]], title: str) -> bytes:
             if before["resolution"] != row["resolution"]:
                 at = (before["epoch"] + row["epoch"]) / 2
                 axis.axvline(at, color="grey", linestyle=":", linewidth=1)
-                axis.annotate(f"{row['resolution']} px", (at, 1), xycoords=("data", "axes fraction"), fontsize=7,
-                              xytext=(2, -8), textcoords="offset points", color="grey")  # fmt: skip
+                axis.annotate(
+                    f"{row['resolution']} px",
+                    (at, 1),
+                    xycoords=("data", "axes fraction"),
+                    fontsize=7,
+                    xytext=(2, -8),
+                    textcoords="offset points",
+                    color="grey",
+                )
     figure.suptitle(legible(title), fontsize=10)
     stream = io.BytesIO()
     figure.savefig(stream, format="png", dpi=120)

@@ -64,7 +64,7 @@ class TrainingData:
         return f"{self.test_name}_accuracy"
 
     @classmethod
-    def of(cls, source: ImageSource, *, holdout: int | None = None, stratified: bool = True) -> TrainingData:
+    def from_source(cls, source: ImageSource, *, holdout: int | None = None, stratified: bool = True) -> TrainingData:
         """The training and test splits of a source; with `holdout`, training images alone, so many held out.
 
         A source of one split has nothing to measure on: then `holdout` must be given. `stratified`: as for `holdout`.
@@ -97,9 +97,11 @@ class TrainingData:
             raise TrainingError(f"holdout must be between 1 and {len(self.train) - 1} images, got {n}")
         fit, held = np.sort(order[n:]), np.sort(order[:n])
         return dataclasses.replace(
-            self, train=Subset(self.train, fit), test=Subset(self.train, held),
+            self,
+            train=Subset(self.train, fit),
+            test=Subset(self.train, held),
             test_name=f"holdout-{n}-stratified" if stratified else f"holdout-{n}",
-        )  # fmt: skip
+        )
 
 
 def _by_class(labels: NDArray[np.int32], order: NDArray[np.int64], n: int) -> NDArray[np.int64]:
@@ -210,9 +212,10 @@ def open_pixels(
     resident = place == "memory" or (place == "auto" and needed <= SHARE_OF_MEMORY * free)
     if place == "memory":
         require_memory(
-            needed, f"{source.name}: {len(source)} images of {preprocess.size} × {preprocess.size} pixels in memory",
+            needed,
+            f"{source.name}: {len(source)} images of {preprocess.size} × {preprocess.size} pixels in memory",
             "`pixels='stream'` decodes them again each epoch",
-        )  # fmt: skip
+        )
     return (ResidentPixels if resident else StreamedPixels)(source, preprocess, device, workers=workers)
 
 

@@ -13,9 +13,9 @@ from l2a_transfer.wording import counted
 if TYPE_CHECKING:
     from l2a_transfer.training.trainer import Trainer
 
-AS_GUESSED = 0.99
+GUESSING_SHARE = 0.99
 """Of the loss of guessing; what is above it for a whole epoch is no better than guessing."""
-TO_LEARN = 100
+STEPS_TO_LEARN = 100
 """Steps that a network may take to become better than guessing."""
 
 
@@ -36,14 +36,16 @@ def signs(trainer: Trainer, row: dict[str, Any]) -> dict[str, str]:
     less = f"a smaller learning rate ({recipe.lr:g} in this run; a quarter of it is a good next try)"
     guess = guessing_loss(trainer.data.train.labels, len(trainer.data.classes), recipe.label_smoothing)
     steps = trainer.epoch * trainer.steps_per_epoch
-    if row["train_loss"] >= AS_GUESSED * guess and (trainer.finished or (trainer.epoch >= 2 and steps >= TO_LEARN)):
+    if row["train_loss"] >= GUESSING_SHARE * guess and (
+        trainer.finished or (trainer.epoch >= 2 and steps >= STEPS_TO_LEARN)
+    ):
         seen = (
             f"epoch {trainer.epoch}: a loss of {row['train_loss']:.3f} over the whole epoch, where guessing by the "
             f"classes' frequencies gives {guess:.3f}"
         )
         found["guessing"] = (
             f"{seen}: no better than guessing after {counted(steps, 'step')}; train for more epochs"
-            if steps < TO_LEARN
+            if steps < STEPS_TO_LEARN
             else f"{seen}: the network has diverged, or learns nothing; start again with {less}"
         )
     if large := beyond_float16(trainer.result):

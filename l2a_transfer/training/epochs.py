@@ -35,9 +35,9 @@ class EpochPlan:
     mirrored: Tensor
     centres: Tensor
 
-    def part(self, start: int, rank: int, ranks: int) -> EpochPlan:
-        """The steps from `start` on, and of each batch the piece of one process of `ranks`."""
-        B = self.rows.shape[1] // ranks
+    def part(self, start: int, rank: int, processes: int) -> EpochPlan:
+        """The steps from `start` on, and of each batch the piece of process `rank` of so many."""
+        B = self.rows.shape[1] // processes
         own = slice(rank * B, (rank + 1) * B)
         return EpochPlan(
             *(values[start:, own] for values in (self.rows, self.shifts, self.mirrored, self.centres))  # type: ignore[arg-type]

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 
 
 @contextmanager
-def asked_to_stop(*, alone: bool) -> Iterator[Callable[[], bool]]:
+def stop_requests(*, alone: bool) -> Iterator[Callable[[], bool]]:
     """While the body runs, the first SIGINT or SIGTERM is only remembered; a second one ends the process as usual.
 
     Not where several processes run, which would stop at different steps: there the last epoch's checkpoint stands.
@@ -22,17 +22,17 @@ def asked_to_stop(*, alone: bool) -> Iterator[Callable[[], bool]]:
     found = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     before = {number: handler for number, handler in found.items() if handler not in (signal.SIG_IGN, None)}
 
-    def remember(number: int, frame: object) -> None:
+    def request(number: int, frame: object) -> None:
         asked.set()
-        give_back()
+        restore()
 
-    def give_back() -> None:
+    def restore() -> None:
         for number, handler in before.items():
             signal.signal(number, handler)
 
     try:
         for number in before:
-            signal.signal(number, remember)
+            signal.signal(number, request)
         yield asked.is_set
     finally:
-        give_back()
+        restore()

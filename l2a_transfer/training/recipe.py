@@ -76,10 +76,14 @@ class TrainConfig:
                 and all(0 <= f < 1 and 4 <= size <= 512 for f, size in self.resolutions),
                 "pairs of a rising fraction of the epochs, the first 0, and a size between 4 and 512 pixels",
             ),
-        }  # fmt: skip
+        }
         self._check(checks)
-        self._check({key: (0 <= getattr(self, key) < self.size, f"at least 0 and below the {self.size} pixels of the "
-                           "image") for key in ("crop_pad", "cutout")})  # fmt: skip
+        self._check(
+            {
+                key: (0 <= getattr(self, key) < self.size, f"at least 0 and below the {self.size} pixels of the image")
+                for key in ("crop_pad", "cutout")
+            }
+        )
 
     def _check(self, checks: dict[str, tuple[bool, str]]) -> None:
         for field, (valid, expected) in checks.items():

@@ -22,15 +22,15 @@ from l2a_transfer.errors import ArgumentError, Interrupted, NotFiniteError, Outp
 from l2a_transfer.files import remove_leftovers
 from l2a_transfer.inputs import read_input
 from l2a_transfer.models.weights import count_parameters, load_weights, save_weights, with_metrics
+from l2a_transfer.training.accuracy import evaluate
+from l2a_transfer.training.arithmetic import MACHINE
 from l2a_transfer.training.cards import training_card
 from l2a_transfer.training.checkpoint import differences, write_run_file
 from l2a_transfer.training.curve import learning_curve
 from l2a_transfer.training.data import ResidentPixels
 from l2a_transfer.training.divergence import signs
-from l2a_transfer.training.folder import ELSEWHERE, RunFolder, check_path, held_folder
-from l2a_transfer.training.interrupt import asked_to_stop
-from l2a_transfer.training.machine import MACHINE
-from l2a_transfer.training.measure import evaluate
+from l2a_transfer.training.interrupt import stop_requests
+from l2a_transfer.training.run_folder import ELSEWHERE, RunFolder, check_path, locked_run_folder
 from l2a_transfer.training.trainer import Trainer
 from l2a_transfer.wording import counted
 
@@ -79,10 +79,14 @@ class SeedsResult:
 
     def to_json(self) -> dict[str, Any]:
         return {
-            "schema": "l2a-seeds/1", "name": self.name, "metric": self.metric,
-            "n": len(self.values), "mean": self.mean, "std": self.std,
+            "schema": "l2a-seeds/1",
+            "name": self.name,
+            "metric": self.metric,
+            "n": len(self.values),
+            "mean": self.mean,
+            "std": self.std,
             "runs": [{"seed": seed, "value": value} for seed, value in zip(self.seeds, self.values, strict=True)],
-        }  # fmt: skip
+        }
 
 
 def train(
@@ -104,31 +108,31 @@ def train(
     given; NotFiniteError where the loss is not finite; TrainingError where the checkpoint is another run's or damaged,
     `out` cannot be written, or the processes would not train the same.
     """
-    folder = RunFolder.of(out, trainer)
+    folder = RunFolder.for_trainer(out, trainer)
     start = Path(os.path.expanduser(trainer.init_from or ""))
     if trainer.start and start.is_file() and folder.weights.exists() and start.samefile(folder.weights):
         raise TrainingError(f"{start}: the weights to start from, and this run would write over them", ELSEWHERE)
-    with folder.held(writes=trainer.where.ranks.first):
-        done = folder.go_on(trainer) if resume else None
+    with folder.locked(writes=trainer.placement.process.is_main):
+        done = folder.resume(trainer) if resume else None
         if not resume and not overwrite:
-            folder.check_vacant()
-        _agree(trainer, out, done=bool(done))
+            folder.check_empty()
+        _check_processes_agree(trainer, out, done=bool(done))
         if done:
             metric = trainer.data.test_metric
             return TrainResult(folder.weights, {metric: done.metrics[metric]}, done.training["seconds"])
-        if trainer.where.ranks.first:
+        if trainer.placement.process.is_main:
             if not trainer.finished:  # else nothing is left to do but to measure
-                _introduce(trainer, folder)
+                _log_start(trainer, folder)
             if trainer.history:
                 folder.save_metrics(trainer)
-        with asked_to_stop(alone=trainer.where.ranks.size == 1) as stop:
+        with stop_requests(alone=trainer.placement.process.size == 1) as stop:
             _run(trainer, folder, eval_every=eval_every, progress=progress, stop=stop)
             metrics: dict[str, Any] = {}
-            if trainer.where.ranks.first:
+            if trainer.placement.process.is_main:
                 metrics = _measure(trainer, folder)  # last: measured weights say that the run is complete
             if stop():
                 raise Interrupted(f"stopped; the run in {out} is complete")
-        return TrainResult(folder.weights, _told(trainer, metrics), trainer.seconds)
+        return TrainResult(folder.weights, _shared_metrics(trainer, metrics), trainer.seconds)
 
 
 def _run(trainer: Trainer, folder: RunFolder, *, eval_every: int, progress: bool, stop: Callable[[], bool]) -> None:
@@ -145,20 +149,20 @@ def _run(trainer: Trainer, folder: RunFolder, *, eval_every: int, progress: bool
                 else "no epoch was finished"
             )
             raise NotFiniteError(f"{error}; {there}", SMALLER_STEPS) from None
-        if trainer.where.ranks.first:
+        if trainer.placement.process.is_main:
             trainer.history += [row] if row is not None else []
             try:
                 if row is not None and eval_every and trainer.epoch % eval_every == 0:
                     row[trainer.data.test_metric] = evaluate(
-                        trainer.result, trainer.data.test, trainer.preprocess, workers=trainer.where.workers
+                        trainer.result, trainer.data.test, trainer.preprocess, workers=trainer.placement.workers
                     )
             finally:  # a test image that cannot be read does not cost the epoch
                 folder.save(trainer)
                 if not dropped:  # before its end a run has none of its own
-                    folder.drop_results()
+                    folder.remove_results()
                     dropped = True
             if row is not None:
-                _tell(trainer, row)
+                _log_epoch(trainer, row)
                 for kind, sign in signs(trainer, row).items():
                     if kind not in warned:  # once: it stays as it is
                         log.warning("%s", sign)
@@ -174,12 +178,12 @@ def _run(trainer: Trainer, folder: RunFolder, *, eval_every: int, progress: bool
             raise Interrupted(f"stopped after epoch {trainer.epoch}; saved in {folder.checkpoint}", GO_ON)
 
 
-def _agree(trainer: Trainer, out: Path, *, done: bool) -> None:
+def _check_processes_agree(trainer: Trainer, out: Path, *, done: bool) -> None:
     """Wait for the other processes. Raises: TrainingError where one would train something else, or go on elsewhere."""
-    if trainer.where.ranks.size == 1:
+    if trainer.placement.process.size == 1:
         return
     place = "the end" if done else f"epoch {trainer.epoch}, step {trainer.step}"
-    said: list[Any] = [None] * trainer.where.ranks.size
+    said: list[Any] = [None] * trainer.placement.process.size
     own = {key: value for key, value in trainer.fingerprint().items() if key not in MACHINE}
     dist.all_gather_object(said, {**own, "threads": 0, "position": place})
     for rank, other in enumerate(said):
@@ -190,35 +194,49 @@ def _agree(trainer: Trainer, out: Path, *, done: bool) -> None:
             )
 
 
-def _introduce(trainer: Trainer, folder: RunFolder) -> None:
+def _log_start(trainer: Trainer, folder: RunFolder) -> None:
     """What runs where, and what `auto` has chosen."""
-    where, ranks = trainer.where, trainer.where.ranks.size
+    placement, processes = trainer.placement, trainer.placement.process.size
     if trainer.epoch or trainer.step:
         log.info(
             "resumed after epoch %d of %d, step %d, from %s",
-            trainer.epoch, trainer.recipe.epochs, trainer.step, folder.checkpoint,
-        )  # fmt: skip
+            trainer.epoch,
+            trainer.recipe.epochs,
+            trainer.step,
+            folder.checkpoint,
+        )
     pixels = "in memory" if isinstance(trainer.pixels, ResidentPixels) else "streamed"
     log.info(
         "%s: %s parameters; %s%s, precision %s%s%s; %s, %s",
-        folder.name, f"{count_parameters(trainer.model):,}", device_name(trainer.device),
-        f" × {ranks}" if ranks > 1 else "", trainer.precision, " (auto)" if where.precision == "auto" else "",
-        ", compiled" if where.compile else "", counted(len(trainer.pixels), "image"), pixels,
-    )  # fmt: skip
+        folder.name,
+        f"{count_parameters(trainer.model):,}",
+        device_name(trainer.device),
+        f" × {processes}" if processes > 1 else "",
+        trainer.precision,
+        " (auto)" if placement.precision == "auto" else "",
+        ", compiled" if placement.compile else "",
+        counted(len(trainer.pixels), "image"),
+        pixels,
+    )
     if trainer.start:
         kept = ", ".join(trainer.start.kept_random) or "nothing"
         log.info("started from %s; not in it, and random: %s", trainer.start.name, kept)
 
 
-def _tell(trainer: Trainer, row: dict[str, Any]) -> None:
+def _log_epoch(trainer: Trainer, row: dict[str, Any]) -> None:
     log.info(
         "epoch %d/%d  loss %.3f  accuracy %.3f  %.0f images/s, %.2f of the matrix peak  %s left",
-        trainer.epoch, trainer.recipe.epochs, row["train_loss"], row["train_accuracy"],
-        row["images_per_second"], row["peak_share"], _rounded(trainer.seconds_left()),
-    )  # fmt: skip
+        trainer.epoch,
+        trainer.recipe.epochs,
+        row["train_loss"],
+        row["train_accuracy"],
+        row["images_per_second"],
+        row["peak_share"],
+        _duration(trainer.seconds_left()),
+    )
 
 
-def _rounded(seconds: float) -> str:
+def _duration(seconds: float) -> str:
     return f"about {math.ceil(seconds / 60)} min" if seconds > 90 else f"{seconds:.0f} s"
 
 
@@ -230,16 +248,16 @@ def _measure(trainer: Trainer, folder: RunFolder) -> dict[str, Any]:
     write_run_file(folder.curve, learning_curve(trainer.history, folder.name))
     shipped, _ = load_weights(folder.weights)
     shipped.to(trainer.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    accuracy = evaluate(shipped, data.test, trainer.preprocess, workers=trainer.where.workers)
+    accuracy = evaluate(shipped, data.test, trainer.preprocess, workers=trainer.placement.workers)
     metrics = {data.test_metric: {"value": accuracy, "n": len(data.test), "seeds": 1}}
     save_weights(shipped, with_metrics(card, metrics), folder.weights)
     return metrics
 
 
-def _told(trainer: Trainer, metrics: dict[str, Any]) -> dict[str, Any]:
+def _shared_metrics(trainer: Trainer, metrics: dict[str, Any]) -> dict[str, Any]:
     """What the first process has measured, in all of them."""
     said = [metrics]
-    if trainer.where.ranks.size > 1:
+    if trainer.placement.process.size > 1:
         dist.broadcast_object_list(said)
     return said[0]
 
@@ -268,7 +286,7 @@ def train_seeds(
     with ExitStack() as stack:
         if not dist.is_initialized() or dist.get_rank() == 0:
             for folder in (out, *(out / f"seed-{seed}" for seed in seeds)):
-                stack.enter_context(held_folder(folder))
+                stack.enter_context(locked_run_folder(folder))
             remove_leftovers(summary)
         return _train_seeds(
             new_trainer, summary, seeds, resume=resume, overwrite=overwrite, eval_every=eval_every, progress=progress
@@ -289,24 +307,24 @@ def _train_seeds(
     name = metric = ""
     for seed in seeds if not overwrite else ():
         trainer = new_trainer(seed)
-        folder = RunFolder.of(summary.parent / f"seed-{seed}", trainer)
+        folder = RunFolder.for_trainer(summary.parent / f"seed-{seed}", trainer)
         folder.check(trainer, resume=resume or folder.measured())
         if seed == seeds[0]:
             _check_summary(summary, folder.name)
     for seed in seeds:
         trainer = new_trainer(seed)
         metric = trainer.data.test_metric
-        folder = RunFolder.of(summary.parent / f"seed-{seed}", trainer)
+        folder = RunFolder.for_trainer(summary.parent / f"seed-{seed}", trainer)
         name = folder.name
         done = not overwrite and folder.measured()
         result = train(
             trainer, folder.path, resume=resume or done, overwrite=overwrite, eval_every=eval_every, progress=progress
         )
         values.append(result.metrics[metric]["value"])
-        if trainer.where.ranks.first:
+        if trainer.placement.process.is_main:
             log.info("seed %d: %s %.4f%s", seed, metric, values[-1], " (was finished)" if done else "")
     found = SeedsResult(name, metric, tuple(seeds), tuple(values))
-    if trainer.where.ranks.first:
+    if trainer.placement.process.is_main:
         write_run_file(summary, (json.dumps(found.to_json(), indent=1) + "\n").encode())
     return found
 

@@ -25,20 +25,18 @@ from l2a_transfer.models.interface import Network
 from l2a_transfer.models.registry import build_model
 from l2a_transfer.preprocess import Preprocess
 from l2a_transfer.provenance import commit
+from l2a_transfer.training.arithmetic import machine
 from l2a_transfer.training.average import MovingAverage
 from l2a_transfer.training.checkpoint import check_position, check_tensors
 from l2a_transfer.training.data import Pixels, TrainingData, open_pixels
 from l2a_transfer.training.epochs import augmented_batches, plan_epoch, stream_seed
 from l2a_transfer.training.flops import macs, matrix_peak
-from l2a_transfer.training.loss_watch import LossWatch
-from l2a_transfer.training.machine import machine
-from l2a_transfer.training.processes import Where
+from l2a_transfer.training.initialization import Start, start_from
+from l2a_transfer.training.loss_monitor import LossMonitor
+from l2a_transfer.training.processes import Placement
 from l2a_transfer.training.recipe import TrainConfig
-from l2a_transfer.training.start import Start, start_from
 from l2a_transfer.training.step_memory import require_step_memory
 from l2a_transfer.wording import counted
-
-__all__ = ["Trainer", "Where"]
 
 log = logging.getLogger(__name__)
 LOOK_EVERY = 50
@@ -52,7 +50,7 @@ class Trainer:
     """State that a checkpoint holds, and the methods that move it on.
 
     The position is (epoch, step in it); order, augmentation and dropout are functions of seed and position, so a
-    checkpoint needs no random state. Of several `ranks` each takes its piece of every batch.
+    checkpoint needs no random state. Of several processes each takes its piece of every batch.
 
     Raises: TrainingError for a model, recipe, data or device that do not go together.
     """
@@ -65,21 +63,21 @@ class Trainer:
         *,
         preprocess: Preprocess | None = None,
         seed: int = 0,
-        where: Where | None = None,
+        placement: Placement | None = None,
         init_from: str | None = None,
     ) -> None:
-        where = where or Where()
-        _check(config, recipe, data, where)
+        placement = placement or Placement()
+        _check(config, recipe, data, placement)
         self.config = dataclasses.replace(config, dropout=recipe.dropout)
-        self.recipe, self.data, self.seed, self.where = recipe, data, seed, where
+        self.recipe, self.data, self.seed, self.placement = recipe, data, seed, placement
         self.preprocess = preprocess or Preprocess(size=recipe.size)
-        self.device = choose_device(where.device, where.ranks.local)
-        self.precision = training_precision(where.precision, self.device)
+        self.device = choose_device(placement.device, placement.process.local)
+        self.precision = training_precision(placement.precision, self.device)
         self.model = build_model(self.config, seed=seed)
         self.init_from = init_from
         self.start: Start | None = start_from(self.model, init_from) if init_from is not None else None
         self.model.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-        if where.sync_batch_norm:
+        if placement.sync_batch_norm:
             self.model = nn.SyncBatchNorm.convert_sync_batchnorm(self.model)  # type: ignore[no-untyped-call]
         self.steps_per_epoch = len(data.train) // recipe.batch_size
         self.steps = self.steps_per_epoch * recipe.epochs
@@ -110,7 +108,7 @@ class Trainer:
     def pixels(self) -> Pixels:
         """What is trained on; opened, and decoded where it lies in memory, when it is first asked for."""
         return open_pixels(
-            self.data.train, self.preprocess, self.device, place=self.where.pixels, workers=self.where.workers
+            self.data.train, self.preprocess, self.device, place=self.placement.pixels, workers=self.placement.workers
         )
 
     @property
@@ -135,16 +133,16 @@ class Trainer:
             "device": self.device.type,
             "precision": self.precision,
             "threads": torch.get_num_threads() if self.device.type == "cpu" else 0,
-            "processes": self.where.ranks.size,
-            "sync_batch_norm": self.where.sync_batch_norm,
-            "compile": self.where.compile,
+            "processes": self.placement.process.size,
+            "sync_batch_norm": self.placement.sync_batch_norm,
+            "compile": self.placement.compile,
             **self.machine,
         }
 
     @cached_property
     def machine(self) -> dict[str, str]:
         """What of the first process's machine changes the weights; machines of a group may differ."""
-        if not self.where.ranks.first:
+        if not self.placement.process.is_main:
             return {}
         return machine(self.config, self.preprocess.size, self.data.train, self.device, self.precision)
 
@@ -208,12 +206,12 @@ class Trainer:
     def run_epoch(self, *, progress: bool = True, stop: Callable[[], bool] = lambda: False) -> dict[str, Any] | None:
         """Train to the end of the epoch; returns its loss, accuracy on the augmented images, rate and speed.
 
-        Where `stop` says so between two steps, returns None: the position is then inside the epoch, and the next
+        Placement `stop` says so between two steps, returns None: the position is then inside the epoch, and the next
         call goes on from there. Nothing waits for a GPU but the progress bar, once in LOOK_EVERY steps, for a loss
         that is long there. Raises: NotFiniteError where the loss, or a weight at the end, is not finite;
         MemoryLimitError where a step takes more of a CPU's memory than this process may take.
         """
-        recipe, ranks = self.recipe, self.where.ranks
+        recipe, process = self.recipe, self.placement.process
         size, first = recipe.resolution(self.epoch), self.step
         if self._forward is None:
             self._require_memory()
@@ -222,7 +220,7 @@ class Trainer:
         plan = plan_epoch(len(self.data.train), recipe, seed=self.seed, epoch=self.epoch)
         batches = augmented_batches(
             self.pixels,
-            plan.part(first, ranks.rank, ranks.size),
+            plan.part(first, process.rank, process.size),
             recipe,
             self.preprocess,
             size=size,
@@ -232,14 +230,14 @@ class Trainer:
             self.losses.zero_()
             self.correct.zero_()
         self.model.train()
-        watch = LossWatch(self.losses)
+        watch = LossMonitor(self.losses)
         peak = self._peak_share(size) if progress else None
         bar = tqdm(
             total=self.steps_per_epoch * recipe.batch_size,
             initial=first * recipe.batch_size,
             unit="img",
             desc=f"epoch {self.epoch + 1}/{recipe.epochs} at {size} px",
-            disable=None if progress and ranks.first else True,
+            disable=None if progress and self.placement.process.is_main else True,
             mininterval=1.0,
         )
         started = time.perf_counter()
@@ -250,7 +248,7 @@ class Trainer:
                 self._train_step(forward, images, labels)
                 bar.update(recipe.batch_size)
                 looks = self.step in (1, self.steps_per_epoch) or self.step % LOOK_EVERY == 0
-                if looks and len(seen := watch.look(self.step)):
+                if looks and len(seen := watch.read(self.step)):
                     self._check_finite(seen)
                     speed = (self.step - first) * recipe.batch_size / (time.perf_counter() - started)
                     share = f"{peak(speed):.2f} of peak" if peak else ""
@@ -267,7 +265,7 @@ class Trainer:
         for group in self.optimizer.param_groups:
             group["lr"] = self.recipe.learning_rate(at, self.steps)
         if self.recipe.dropout:
-            torch.manual_seed(stream_seed("dropout", self.seed, at, self.where.ranks.rank))
+            torch.manual_seed(stream_seed("dropout", self.seed, at, self.placement.process.rank))
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
             logits = forward(images)
         loss = self._loss(logits.float(), labels)
@@ -281,11 +279,11 @@ class Trainer:
         self.step += 1
 
     def _end_epoch(self, size: int, first: int, seconds: float) -> dict[str, Any]:
-        losses, correct, ranks = self.losses.mean(), self.correct, self.where.ranks
-        if ranks.size > 1:
+        losses, correct, process = self.losses.mean(), self.correct, self.placement.process
+        if process.size > 1:
             dist.all_reduce(losses)
             dist.all_reduce(correct)
-            losses /= ranks.size
+            losses /= process.size
         n = self.steps_per_epoch * self.recipe.batch_size
         speed = (self.steps_per_epoch - first) * self.recipe.batch_size / seconds
         self.epoch, self.step = self.epoch + 1, 0
@@ -319,13 +317,13 @@ class Trainer:
         if self._peak is None:
             with self._arithmetic():
                 self._peak = matrix_peak(self.device, self.precision)
-        whole = self._peak * self.where.ranks.size / (6 * self._macs_at(size))
+        whole = self._peak * self.placement.process.size / (6 * self._macs_at(size))
         return lambda images_per_second: images_per_second / whole
 
     def _require_memory(self) -> None:
         """Of a GPU, PyTorch says itself what is lacking; torch.compile decides by itself what is kept."""
-        if self.device.type == "cpu" and not self.where.compile:
-            images = self.recipe.batch_size // self.where.ranks.size
+        if self.device.type == "cpu" and not self.placement.compile:
+            images = self.recipe.batch_size // self.placement.process.size
             require_step_memory(self.config, images=images, size=self.recipe.size, precision=self.precision)
 
     def _arithmetic(self) -> AbstractContextManager[None]:
@@ -335,13 +333,13 @@ class Trainer:
     def _wrapped(self) -> Callable[[Tensor], Tensor]:
         """The network as it is called: compiled, and with the processes' gradients averaged."""
         model: Any = self.model
-        if self.where.ranks.size > 1:
+        if self.placement.process.size > 1:
             ids = [self.device.index] if self.device.type == "cuda" else None
             # The mean asks for no g, so a branch that is built all the same gets no gradient.
             unused = self.config.builds_global_branch and self.config.spec.compatibility == "uniform"
             model = nn.parallel.DistributedDataParallel(model, device_ids=ids, find_unused_parameters=unused)
         # dynamic=False: a recipe has few image sizes, and code for each is faster than code for any.
-        return torch.compile(model, dynamic=False) if self.where.compile else model
+        return torch.compile(model, dynamic=False) if self.placement.compile else model
 
     def _loss(self, logits: Tensor, labels: Tensor) -> Tensor:
         # The logits of an indep head are log-probabilities already; a second log_softmax leaves them as they are.
@@ -369,9 +367,9 @@ class Trainer:
         )
 
 
-def _check(config: ModelConfig, recipe: TrainConfig, data: TrainingData, where: Where) -> None:
+def _check(config: ModelConfig, recipe: TrainConfig, data: TrainingData, placement: Placement) -> None:
     """What can be said before anything is built or read. Raises: TrainingError."""
-    ranks = where.ranks.size
+    processes = placement.process.size
     if config.num_classes != len(data.classes):
         raise TrainingError(
             f"the model has {counted(config.num_classes, 'class', 'classes')}, {data.name} has {len(data.classes)}"
@@ -384,10 +382,10 @@ def _check(config: ModelConfig, recipe: TrainConfig, data: TrainingData, where: 
     smallest = min(size for _, size in recipe.resolutions)
     if smallest < config.min_size:
         raise TrainingError(f"{config.architecture} needs {config.min_size} pixels, the recipe has {smallest}")
-    if recipe.batch_size % ranks or recipe.batch_size < 2 * ranks:
+    if recipe.batch_size % processes or recipe.batch_size < 2 * processes:
         raise TrainingError(
-            f"batch_size {recipe.batch_size} cannot be shared by {ranks} processes: each needs the same number of "
+            f"batch_size {recipe.batch_size} cannot be shared by {processes} processes: each needs the same number of "
             "images, at least 2"
         )
-    if where.sync_batch_norm and choose_device(where.device).type != "cuda":
+    if placement.sync_batch_norm and choose_device(placement.device).type != "cuda":
         raise TrainingError("synchronised batch norm works between GPUs only", "leave `sync_batch_norm` out")

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 
-class LossWatch:
+class LossMonitor:
     """Losses by step (S,), filled on their device while training goes on.
 
     On a GPU a look starts a copy and gives what the look before it has copied, so the host never waits.
@@ -19,7 +19,7 @@ class LossWatch:
             self.pinned = torch.empty(losses.shape, dtype=losses.dtype, pin_memory=True)
         self.sent: tuple[int, torch.Event] | None = None
 
-    def look(self, steps: int) -> Tensor:
+    def read(self, steps: int) -> Tensor:
         """Those of the first `steps` losses that the host can read now, on the CPU; none where nothing has come."""
         if self.pinned is None:
             return self.losses[:steps]

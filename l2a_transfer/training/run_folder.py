@@ -21,7 +21,7 @@ from l2a_transfer.training.checkpoint import (
     load_checkpoint,
     read_checkpoint,
     save_checkpoint,
-    translated,
+    upgraded,
     write_run_file,
 )
 from l2a_transfer.training.trainer import Trainer
@@ -43,7 +43,7 @@ class RunFolder:
     name: str
 
     @classmethod
-    def of(cls, path: Path, trainer: Trainer) -> RunFolder:
+    def for_trainer(cls, path: Path, trainer: Trainer) -> RunFolder:
         return cls(path, weights_name(trainer.config, trainer.data.name))
 
     @property
@@ -63,7 +63,7 @@ class RunFolder:
         return self.path / f"{self.name}.safetensors"
 
     @contextmanager
-    def held(self, *, writes: bool) -> Iterator[None]:
+    def locked(self, *, writes: bool) -> Iterator[None]:
         """The folder, made where it is not there, with its files writable and no other process among them.
 
         Nothing is done for a process that does not write. Raises: TrainingError for a path that cannot be written;
@@ -76,7 +76,7 @@ class RunFolder:
         for path in files:
             check_path(path)
         with ExitStack() as stack:
-            stack.enter_context(held_folder(self.path))
+            stack.enter_context(locked_run_folder(self.path))
             try:
                 remove_leftovers(*files)
                 check_writable(self.weights)
@@ -85,15 +85,15 @@ class RunFolder:
             yield
 
     def check(self, trainer: Trainer, *, resume: bool) -> None:
-        """What `go_on` and `check_vacant` would refuse, without moving `trainer`."""
+        """What `resume` and `check_empty` would refuse, without moving `trainer`."""
         if not resume:
-            self.check_vacant()
+            self.check_empty()
         elif self.checkpoint.exists():
             load_checkpoint(self.checkpoint, trainer.fingerprint(), earlier=trainer.earlier)
         else:
-            self._alone(trainer)
+            self._finished_without_checkpoint(trainer)
 
-    def check_vacant(self) -> None:
+    def check_empty(self) -> None:
         """Raises: OutputExistsError where a file of a run is there."""
         go_on = f"`resume=True` goes on with it, {REPLACE}"
         for path in (self.checkpoint, self.weights, self.metrics, self.curve):
@@ -101,14 +101,14 @@ class RunFolder:
                 todo = go_on if path == self.checkpoint else REPLACE
                 raise OutputExistsError(f"{path}: a run is there already", todo)
 
-    def go_on(self, trainer: Trainer) -> Card | None:
+    def resume(self, trainer: Trainer) -> Card | None:
         """Put `trainer` where the checkpoint stands, if there is one; the card of the run that has come to its end.
 
         Raises: TrainingError where checkpoint, or weights without one, are damaged or another run's.
         """
-        first = trainer.where.ranks.first
+        first = trainer.placement.process.is_main
         if not self.checkpoint.exists():
-            found = self._alone(trainer)
+            found = self._finished_without_checkpoint(trainer)
             if first and not found:
                 log.info("%s: no checkpoint to go on from; the run begins", self.path)
             return found
@@ -123,13 +123,13 @@ class RunFolder:
             card = read_card(self.weights)
         except WeightsError:
             return None  # they can be made again
-        if apart := _apart(card, trainer):
+        if apart := _differences(card, trainer):
             if first:
                 log.warning("%s: made by another run (%s); written again", self.weights, apart)
             return None
         return card if _is_measured(card, trainer) else None
 
-    def _alone(self, trainer: Trainer) -> Card | None:
+    def _finished_without_checkpoint(self, trainer: Trainer) -> Card | None:
         """The card of measured weights without a checkpoint; None where the folder has no weights at all."""
         if not self.weights.exists():
             others = sorted(self.path.glob("*.safetensors"))
@@ -140,7 +140,7 @@ class RunFolder:
             card = read_card(self.weights)
         except WeightsError as error:
             raise TrainingError(str(error), REPLACE) from error
-        if apart := _apart(card, trainer):
+        if apart := _differences(card, trainer):
             raise TrainingError(f"{self.weights}: made by another run ({apart}), without a checkpoint", REPLACE)
         if not _is_measured(card, trainer):
             raise TrainingError(f"{self.weights}: not measured, and no checkpoint to go on from", REPLACE)
@@ -162,14 +162,14 @@ class RunFolder:
         """`metrics.jsonl`; the checkpoint holds its rows too, so that a kill between the two files loses none."""
         write_run_file(self.metrics, "".join(json.dumps(row) + "\n" for row in trainer.history).encode())
 
-    def drop_results(self) -> None:
+    def remove_results(self) -> None:
         """Remove what the run that is replaced has ended with."""
         for path in (self.weights, self.curve):
             path.unlink(missing_ok=True)
 
 
 @contextmanager
-def held_folder(path: Path) -> Iterator[None]:
+def locked_run_folder(path: Path) -> Iterator[None]:
     """`folder_lock`. Raises: TrainingError where the folder cannot be written; OutputExistsError as that does."""
     with ExitStack() as stack:
         try:
@@ -180,12 +180,12 @@ def held_folder(path: Path) -> Iterator[None]:
         yield
 
 
-def begun_with(out: Path, **values: str) -> bool:
+def has_run_with(out: Path, **values: str) -> bool:
     """True where a run in `out`, or in the folder of one of its seeds, has these values in its fingerprint."""
-    return any(values.items() <= {(key, of.get(key)) for key in values} for of in _begun_in(out))
+    return any(values.items() <= {(key, of.get(key)) for key in values} for of in _fingerprints_in(out))
 
 
-def _begun_in(out: Path) -> Iterator[dict[str, Any]]:
+def _fingerprints_in(out: Path) -> Iterator[dict[str, Any]]:
     """What the checkpoint of each run in `out` keeps of its fingerprint, and the card of its weights."""
     for folder in (out, *sorted(out.glob("seed-*"))):
         with suppress(TrainingError):
@@ -195,10 +195,10 @@ def _begun_in(out: Path) -> Iterator[dict[str, Any]]:
                 yield part_of_fingerprint(read_card(weights))
 
 
-def _apart(card: Card, trainer: Trainer) -> str:
+def _differences(card: Card, trainer: Trainer) -> str:
     """What differs between the run that made the weights of `card` and this one."""
     ours = trainer.fingerprint()
-    theirs = translated(part_of_fingerprint(card), ours, trainer.earlier)
+    theirs = upgraded(part_of_fingerprint(card), ours, trainer.earlier)
     return differences(theirs, {key: ours[key] for key in theirs})
 
 
@@ -208,9 +208,11 @@ def _is_measured(card: Card, trainer: Trainer) -> bool:
     value, n = (found.get("value"), found.get("n")) if isinstance(found, dict) else (None, None)
     seconds = card.training.get("seconds")
     return (
-        isinstance(value, int | float) and 0 <= value <= 1 and n == len(trainer.data.test)
+        isinstance(value, int | float)
+        and 0 <= value <= 1
+        and n == len(trainer.data.test)
         and isinstance(seconds, int | float)
-    )  # fmt: skip
+    )
 
 
 def check_path(path: Path) -> None:
