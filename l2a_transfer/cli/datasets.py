@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import click
 
+from l2a_transfer.cli.options import Verb
 from l2a_transfer.cli.output import echo, echo_json
 
 
-@click.command("datasets")
+@click.command("datasets", cls=Verb)
 @click.option("--json/--text", "as_json", default=False, help="One JSON document with licences and citations.")
 def command(as_json: bool) -> None:
     """List the data sets that --data takes by name: images, classes, splits, terms, and what --data-dir must hold.

@@ -6,14 +6,14 @@ from pathlib import Path
 
 import click
 
+from l2a_transfer.cli.options import PATH, SEED, Verb
 from l2a_transfer.cli.output import echo
-from l2a_transfer.cli.paths import PATH
 
 
-@click.command("export")
+@click.command("export", cls=Verb)
 @click.option("--model", required=True, help="Bundled name, .safetensors or untrained:ARCH[@WIDTH].")
 @click.option("--out", type=PATH, required=True, metavar="FILE.onnx")
-@click.option("--seed", type=click.IntRange(0, 2**32 - 1), default=0, show_default=True, help="Of untrained weights.")
+@click.option("--seed", metavar="N", type=SEED, default=0, show_default=True, help="Random seed of untrained weights.")
 @click.option("--overwrite/--no-overwrite", default=False, help="Replace --out.")
 def command(model: str, out: Path, seed: int, overwrite: bool) -> None:
     """Write the feature extractor as ONNX: uint8 pixels in, features and attention maps out.

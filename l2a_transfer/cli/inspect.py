@@ -7,12 +7,12 @@ from typing import Any
 
 import click
 
+from l2a_transfer.cli.options import PATH, Verb
 from l2a_transfer.cli.output import echo, echo_json
-from l2a_transfer.cli.paths import PATH
 from l2a_transfer.errors import StoreError, WeightsError
 
 
-@click.command("inspect")
+@click.command("inspect", cls=Verb)
 @click.argument("file", type=PATH)
 @click.option("--json/--text", "as_json", default=False, help="One JSON document.")
 @click.option("--verify/--no-verify", default=False, help="Read every value again; exit 1 where one is not finite.")

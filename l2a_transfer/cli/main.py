@@ -85,7 +85,7 @@ class Verbs(click.Group):
         return super().main(*arguments, **options)
 
 
-@click.command(cls=Verbs, context_settings={"help_option_names": ["-h", "--help"]})
+@click.command(cls=Verbs, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.version_option(__version__, "--version", prog_name="l2a-transfer")
 @click.option("-q", "--quiet", is_flag=True, help="No progress and no log; warnings and errors only.")
 @click.option("--traceback", is_flag=True, envvar="L2A_DEBUG", help="Show where an error came from [env: L2A_DEBUG=1].")

@@ -6,18 +6,18 @@ from pathlib import Path
 
 import click
 
+from l2a_transfer.cli.options import FOLDER, PATH, SEED, Verb
 from l2a_transfer.cli.output import echo
-from l2a_transfer.cli.paths import FOLDER, PATH
 
 
-@click.command("maps")
+@click.command("maps", cls=Verb)
 @click.argument("images", nargs=-1, required=True, type=PATH, metavar="IMAGE|FOLDER…")
 @click.option("--model", required=True, help="Bundled name, .safetensors or untrained:ARCH[@WIDTH].")
 @click.option("--out", type=FOLDER, required=True, metavar="DIR")
 @click.option(
     "--side", type=int, default=128, show_default=True, help="Shorter side, in pixels, that the network sees."
 )
-@click.option("--seed", type=click.IntRange(0, 2**32 - 1), default=0, show_default=True, help="Of untrained weights.")
+@click.option("--seed", metavar="N", type=SEED, default=0, show_default=True, help="Random seed of untrained weights.")
 @click.option("--overwrite/--no-overwrite", default=False, help="Replace the pictures in --out.")
 def command(images: tuple[Path, ...], model: str, out: Path, side: int, seed: int, overwrite: bool) -> None:
     """Draw each level's attention over pictures of any size: an overlay a level, and one contact sheet.

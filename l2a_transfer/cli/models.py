@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import click
 
+from l2a_transfer.cli.options import Verb
 from l2a_transfer.cli.output import echo, echo_json
 from l2a_transfer.wording import counted
 
 
-@click.command("models")
+@click.command("models", cls=Verb)
 @click.option("--json/--text", "as_json", default=False, help="One JSON list.")
 def command(as_json: bool) -> None:
     """List the weights that ship with the package, and the architectures that can be trained or used untrained.

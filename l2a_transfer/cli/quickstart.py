@@ -7,8 +7,8 @@ from typing import Any
 
 import click
 
+from l2a_transfer.cli.options import FOLDER, Verb
 from l2a_transfer.cli.output import echo
-from l2a_transfer.cli.paths import FOLDER
 
 NEXT = """\
 Next:
@@ -17,7 +17,7 @@ Next:
   l2a-transfer export --model vgg-att2-concat-pc --out extractor.onnx"""
 
 
-@click.command("quickstart")
+@click.command("quickstart", cls=Verb)
 @click.option(
     "--out",
     type=FOLDER,

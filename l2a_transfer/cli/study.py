@@ -8,26 +8,41 @@ from typing import Any
 
 import click
 
+from l2a_transfer.cli.options import FOLDER, PATH, NameChoice, Verb, option, option_group
 from l2a_transfer.cli.output import echo, echo_json
-from l2a_transfer.cli.paths import FOLDER, PATH
 from l2a_transfer.wording import are, counted
 
 
-@click.command("study")
+@click.command("study", cls=Verb)
 @click.argument("file", type=PATH, metavar="FILE.toml")
-@click.option("--out", type=FOLDER, required=True, metavar="DIR", help="Folder of the study: all that it makes.")
-@click.option("--jobs", type=int, default=1, show_default=True, help="Commands that run at a time.")
-@click.option("--only", multiple=True, metavar="GLOB", help="Only steps of these names, as 'train/*'; repeatable.")
-@click.option("--deadline", type=float, metavar="SECONDS", help="Begin no step that cannot end in time.")
-@click.option("--engine", default="local", show_default=True, help="local, or ray: commands on a cluster's nodes.")
-@click.option("--ray-address", help="Of a running Ray cluster; by default one is started on this machine.")
-@click.option("--dry-run", is_flag=True, help="Print what would be done, and do nothing.")
-@click.option("--json", "as_json", is_flag=True, help="Print the results, or with --dry-run the plan, as JSON.")
+@option_group(
+    "Output",
+    option("--out", type=FOLDER, required=True, metavar="DIR", help="Folder for everything the study makes."),
+    option("--json", "as_json", is_flag=True, help="Print the results as JSON; with --dry-run, the plan."),
+)
+@option_group(
+    "Steps",
+    option("--dry-run", is_flag=True, help="Print the plan and do nothing."),
+    option("--only", multiple=True, metavar="GLOB", help="Only steps with matching names, as 'train/*'. Repeatable."),
+    option("--deadline", type=float, metavar="SECONDS", help="Start no step that cannot finish in time."),
+)
+@option_group(
+    "Computation",
+    option("--jobs", type=int, default=1, show_default=True, help="How many commands run at the same time."),
+    option(
+        "--engine",
+        type=NameChoice("l2a_transfer.features.extraction.extract:ENGINES"),
+        default="local",
+        show_default=True,
+        help="local: this machine. ray: the nodes of a cluster.",
+    ),
+    option("--ray-address", help="Address of a running Ray cluster. [default: start one on this machine]"),
+)
 @click.pass_obj
 def command(obj: dict[str, Any], /, file: Path, out: Path, as_json: bool, **given: Any) -> None:
-    """Train, extract, evaluate and compare what a study's file plans; what is there is checked and reused.
+    """Train, extract, evaluate and compare as a study's file says. Existing outputs are checked and reused.
 
-    The same command goes on with a study that was interrupted, and ends with the same report.
+    Run the same command again to continue a study that was interrupted; the report is the same.
 
     \b
     Example:

@@ -8,9 +8,17 @@ from typing import Any
 
 import click
 
-from l2a_transfer.cli.data import reading_options
+from l2a_transfer.cli.options import (
+    FOLDER,
+    PATH,
+    SEED,
+    NameChoice,
+    Verb,
+    option,
+    option_group,
+    reading_options,
+)
 from l2a_transfer.cli.output import echo
-from l2a_transfer.cli.paths import FOLDER, PATH
 from l2a_transfer.models.config import DEFAULT_WIDTH
 
 log = logging.getLogger(__name__)
@@ -18,45 +26,113 @@ SHORTCUTS = ("epochs", "batch_size", "lr", "dropout")
 OF_MODEL = ("width", "normalizer", "global_branch")
 
 
-@click.command("train")
-@click.option("--model", required=True, metavar="ARCH", help="Architecture, as vgg-att2-concat-pc.")
-@click.option("--data", required=True, help="A data set with training and test images, or KIND:PATH as for extract.")
-@click.option("--data-dir", type=PATH, help="Folder of a named data set.")
-@click.option("--download/--no-download", default=False, help="Fetch the data set into --data-dir.")
-@reading_options
-@click.option(
-    "--out",
-    type=FOLDER,
-    required=True,
-    metavar="DIR",
-    help="Where the run is kept.",
+@click.command("train", cls=Verb)
+@option_group(
+    "Network",
+    option("--model", required=True, metavar="ARCH", help="Architecture, as vgg-att2-concat-pc."),
+    option("--width", type=float, default=DEFAULT_WIDTH, show_default=True, help="Scale of all channel counts."),
+    option(
+        "--normalizer",
+        type=NameChoice("l2a_transfer.models.config:NORMALIZERS"),
+        default="softmax",
+        show_default=True,
+        help="What turns scores into attention weights.",
+    ),
+    option(
+        "--global-branch",
+        type=NameChoice("l2a_transfer.models.config:GLOBAL_BRANCH"),
+        default="auto",
+        show_default=True,
+        help="always: build the global branch g even if it has no effect.",
+    ),
+    option("--init-from", metavar="MODEL", help="Initial weights, as --model of extract takes them."),
 )
-@click.option("--recipe", default="fast", show_default=True, help="fast, paper or finetune.")
-@click.option("--set", "settings", multiple=True, metavar="FIELD=VALUE", help="Any field of the recipe; repeatable.")
-@click.option("--epochs", type=int, help="Overrides the recipe.")
-@click.option(
-    "--batch-size", type=int, help="Of all processes together; overrides the recipe, and its rate scales with it."
+@option_group(
+    "Data",
+    option("--data", required=True, help="A data set with training and test images, or KIND:PATH as for extract."),
+    option("--data-dir", type=PATH, help="Folder of a named data set."),
+    option("--download/--no-download", default=False, help="Download the data set into --data-dir."),
+    reading_options,
+    option("--holdout", type=int, metavar="N", help="Hold out N training images and test on them."),
+    option("--image-size", type=int, help="Side in pixels. The sizes in the recipe are scaled in proportion."),
+    option(
+        "--fit",
+        type=NameChoice("l2a_transfer.preprocess:FITS"),
+        default="stretch",
+        show_default=True,
+        help="How an image that is not square becomes square.",
+    ),
+    option(
+        "--pixels",
+        type=NameChoice(("auto", "memory", "stream")),
+        default="auto",
+        show_default=True,
+        help="memory: keep the decoded images. stream: decode them again in each epoch.",
+    ),
+    option("--workers", metavar="N", type=click.IntRange(min=0), help="Decoding processes. [default: chosen]"),
 )
-@click.option("--lr", type=float, help="Peak learning rate, whatever the batch; overrides the recipe.")
-@click.option("--dropout", type=float, help="Scale of the paper's dropout rates; overrides the recipe.")
-@click.option("--image-size", type=int, help="Side in pixels; the recipe's sizes keep their proportions.")
-@click.option("--fit", default="stretch", show_default=True, help="stretch or crop: pictures that are not square.")
-@click.option("--init-from", metavar="MODEL", help="Weights to start from, as --model of extract takes them.")
-@click.option("--width", type=float, default=DEFAULT_WIDTH, show_default=True, help="Scale of all channel counts.")
-@click.option("--normalizer", default="softmax", show_default=True, help="softmax, sparsemax or entmax15.")
-@click.option("--global-branch", default="auto", show_default=True, help="auto, or always to build an inert g.")
-@click.option("--seed", type=click.IntRange(0, 2**32 - 1), show_default="0", help="Of all that is drawn.")
-@click.option("--seeds", metavar="N,N,…", help="One run a seed in DIR/seed-N, and their mean; finished ones are kept.")
-@click.option("--holdout", type=int, metavar="N", help="Train without N training images and measure on those.")
-@click.option("--eval-every", type=click.IntRange(min=0), default=0, show_default=True, help="Epochs; 0: at the end.")
-@click.option("--device", default="auto", show_default=True, help="auto, cpu or cuda.")
-@click.option("--precision", default="auto", show_default=True, help="auto, fp32 or bf16.")
-@click.option("--compile/--no-compile", default=False, help="Run the network through torch.compile.")
-@click.option("--sync-batch-norm/--no-sync-batch-norm", default=False, help="Normalise over all GPUs' images.")
-@click.option("--pixels", default="auto", show_default=True, help="auto, memory, or stream to decode again each epoch.")
-@click.option("--workers", type=click.IntRange(min=0), help="Decoding processes.")
-@click.option("--resume/--no-resume", default=False, help="Go on with the run in --out.")
-@click.option("--overwrite/--no-overwrite", default=False, help="Replace the run in --out.")
+@option_group(
+    "Recipe",
+    option(
+        "--recipe",
+        type=NameChoice("l2a_transfer.training.recipe:RECIPES"),
+        default="fast",
+        show_default=True,
+        help="Named set of hyperparameters.",
+    ),
+    option("--set", "settings", multiple=True, metavar="FIELD=VALUE", help="Set a field of the recipe. Repeatable."),
+    option("--epochs", type=int, help="Override the recipe's number of epochs."),
+    option(
+        "--batch-size",
+        type=int,
+        help="Override the batch size, summed over all processes. The learning rate is scaled with it.",
+    ),
+    option("--lr", type=float, help="Override the peak learning rate. It is not scaled with the batch size."),
+    option("--dropout", type=float, help="Override the scale of the paper's dropout rates."),
+)
+@option_group(
+    "Run",
+    option("--out", type=FOLDER, required=True, metavar="DIR", help="Folder of the run."),
+    option("--seed", metavar="N", type=SEED, show_default="0", help="Random seed."),
+    option(
+        "--seeds",
+        metavar="N,N,…",
+        help="Train one run per seed in DIR/seed-N and report their mean. Finished runs are kept.",
+    ),
+    option(
+        "--eval-every",
+        metavar="N",
+        type=click.IntRange(min=0),
+        default=0,
+        show_default=True,
+        help="Evaluate after every N epochs. 0: after the last one only.",
+    ),
+    option("--resume/--no-resume", default=False, help="Continue the run in --out."),
+    option("--overwrite/--no-overwrite", default=False, help="Replace the run in --out."),
+)
+@option_group(
+    "Computation",
+    option(
+        "--device",
+        type=NameChoice("l2a_transfer.devices:DEVICES"),
+        default="auto",
+        show_default=True,
+        help="auto: a CUDA GPU if there is one.",
+    ),
+    option(
+        "--precision",
+        type=NameChoice("l2a_transfer.devices:TRAINING_PRECISIONS"),
+        default="auto",
+        show_default=True,
+        help="auto: bf16 if the device computes it faster than fp32.",
+    ),
+    option("--compile/--no-compile", default=False, help="Compile the network with torch.compile."),
+    option(
+        "--sync-batch-norm/--no-sync-batch-norm",
+        default=False,
+        help="Compute batch statistics over all GPUs.",
+    ),
+)
 @click.pass_obj
 def command(obj: dict[str, Any], /, **given: Any) -> None:
     """Train a network and write its weights with a card. On several GPUs or machines, start it with torchrun.
