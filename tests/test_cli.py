@@ -128,6 +128,7 @@ def test_every_option_of_a_long_help_has_a_group(verb: str) -> None:
     options = [p for p in parameters(verb) if is_option(p)]
     assert len({getattr(p, "group", None) for p in options} - {GroupedOption.group, None}) >= 3
     assert not [p.name for p in options if getattr(p, "group", GroupedOption.group) == GroupedOption.group]
+    assert re.split(r"^\S.*:$", l2a(verb, "--help").stdout, flags=re.MULTILINE)[-1].split()[:2] == ["-h,", "--help"]
 
 
 @pytest.mark.parametrize("columns", [60, 80, 120])

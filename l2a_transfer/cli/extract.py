@@ -88,7 +88,9 @@ RUN = ("batch_size", "workers", "on_error", "attention", "engine", "resume", "ov
         type=click.IntRange(1, 1024),
         help="CPU threads of the network. They affect the last bits.",
     ),
-    option("--workers", metavar="N", type=click.IntRange(min=0), help="Decoding processes. [default: chosen]"),
+    option(
+        "--workers", metavar="N", type=click.IntRange(min=0), help="Decoding processes. [default: chosen automatically]"
+    ),
     option(
         "--engine",
         type=NameChoice("l2a_transfer.features.extraction.extract:ENGINES"),

@@ -35,10 +35,11 @@ class Verb(click.Command):
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         groups: dict[str, list[tuple[str, str]]] = {}
         for parameter in self.get_params(ctx):
-            if (record := parameter.get_help_record(ctx)) is not None:
+            record = parameter.get_help_record(ctx) if isinstance(parameter, click.Option) else None
+            if record is not None:
                 groups.setdefault(getattr(parameter, "group", OTHER), []).append(record)
-        if set(groups) == {OTHER}:
-            groups["Options"] = groups.pop(OTHER)
+        others = groups.pop(OTHER, [])
+        groups[OTHER if groups else "Options"] = others  # below all groups: --help
         width = min(NAMES_WIDTH, formatter.width // 3)
         for title, records in groups.items():
             # All groups have one left edge for their texts, also where every name is short.

@@ -28,7 +28,9 @@ from l2a_transfer.wording import are, counted
 )
 @option_group(
     "Computation",
-    option("--jobs", type=int, default=1, show_default=True, help="How many commands run at the same time."),
+    option(
+        "--jobs", metavar="N", type=int, default=1, show_default=True, help="How many commands run at the same time."
+    ),
     option(
         "--engine",
         type=NameChoice("l2a_transfer.features.extraction.extract:ENGINES"),

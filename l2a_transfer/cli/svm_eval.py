@@ -28,9 +28,9 @@ SHOWN = 6
         show_default=True,
         help="How rows are divided into training and test rows. auto: by the splits in the file.",
     ),
-    option("--draws", type=int, help="Number of random splits. [default: set by the protocol]"),
+    option("--draws", metavar="N", type=int, help="Number of random splits. [default: set by the protocol]"),
     option("--shots", metavar="N,N,…", default="1,2,4,8,16", show_default=True, help="Images per class, for low-shot."),
-    option("--seed", type=int, default=0, show_default=True, help="Random seed."),
+    option("--seed", metavar="N", type=int, default=0, show_default=True, help="Random seed."),
 )
 @option_group(
     "Support vector machine",
@@ -41,9 +41,17 @@ SHOWN = 6
         show_default=True,
         help="Values of C to try. With one value, no cross-validation is run.",
     ),
-    option("--folds", type=int, default=5, show_default=True, help="Folds of the cross-validation that chooses C."),
+    option(
+        "--folds",
+        metavar="N",
+        type=int,
+        default=5,
+        show_default=True,
+        help="Folds of the cross-validation that chooses C.",
+    ),
     option(
         "--decades",
+        metavar="N",
         type=int,
         default=2,
         show_default=True,
@@ -96,7 +104,12 @@ SHOWN = 6
         help="Memory limit of the batched solver, as 500M or 8G. [default: half of what is free]",
     ),
     option(
-        "--jobs", type=int, default=1, show_default=True, help="Threads of liblinear. They do not affect the results."
+        "--jobs",
+        metavar="N",
+        type=int,
+        default=1,
+        show_default=True,
+        help="Threads of liblinear. They do not affect the results.",
     ),
 )
 @click.pass_obj

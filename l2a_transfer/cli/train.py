@@ -53,8 +53,10 @@ OF_MODEL = ("width", "normalizer", "global_branch")
     option("--data-dir", type=PATH, help="Folder of a named data set."),
     option("--download/--no-download", default=False, help="Download the data set into --data-dir."),
     reading_options,
-    option("--holdout", type=int, metavar="N", help="Hold out N training images and test on them."),
-    option("--image-size", type=int, help="Side in pixels. The sizes in the recipe are scaled in proportion."),
+    option("--holdout", metavar="N", type=int, help="Hold out N training images and test on them."),
+    option(
+        "--image-size", metavar="N", type=int, help="Side in pixels. The sizes in the recipe are scaled in proportion."
+    ),
     option(
         "--fit",
         type=NameChoice("l2a_transfer.preprocess:FITS"),
@@ -69,7 +71,9 @@ OF_MODEL = ("width", "normalizer", "global_branch")
         show_default=True,
         help="memory: keep the decoded images. stream: decode them again in each epoch.",
     ),
-    option("--workers", metavar="N", type=click.IntRange(min=0), help="Decoding processes. [default: chosen]"),
+    option(
+        "--workers", metavar="N", type=click.IntRange(min=0), help="Decoding processes. [default: chosen automatically]"
+    ),
 )
 @option_group(
     "Recipe",
@@ -81,9 +85,10 @@ OF_MODEL = ("width", "normalizer", "global_branch")
         help="Named set of hyperparameters.",
     ),
     option("--set", "settings", multiple=True, metavar="FIELD=VALUE", help="Set a field of the recipe. Repeatable."),
-    option("--epochs", type=int, help="Override the recipe's number of epochs."),
+    option("--epochs", metavar="N", type=int, help="Override the recipe's number of epochs."),
     option(
         "--batch-size",
+        metavar="N",
         type=int,
         help="Override the batch size, summed over all processes. The learning rate is scaled with it.",
     ),
