@@ -9,6 +9,7 @@ import click
 
 from l2a_transfer.cli.options import PATH, Verb
 from l2a_transfer.cli.output import echo, echo_json
+from l2a_transfer.cli.tables import pair_lines, terminal_width
 from l2a_transfer.errors import StoreError, WeightsError
 
 
@@ -32,8 +33,7 @@ def command(file: Path, as_json: bool, verify: bool) -> None:
     if as_json:
         echo_json(found, indent=1)
     else:
-        for key, value in _lines(found):
-            echo(f"{key:<24} {value}")
+        echo(*pair_lines(_flat(found), width=terminal_width()))
     verified = found.get("verify", {})
     wrong = ["features that are not finite"] if verified.get("rows_not_finite") else []
     outside = verified.get("maps_outside_0_1", {}).items()
@@ -110,8 +110,8 @@ def _describe_features(path: Path, verify: bool) -> dict[str, Any]:
     return {**described, "verify": findings.to_json()}
 
 
-def _lines(values: dict[str, Any], prefix: str = "") -> list[tuple[str, str]]:
-    """One (key, text) for each value, nested keys joined by dots, long lists cut."""
+def _flat(values: dict[str, Any], prefix: str = "") -> list[tuple[str, str]]:
+    """(key, text) of each value; nested keys are joined by dots, and long lists are cut."""
     lines: list[tuple[str, str]] = []
     for key, value in values.items():
         name = f"{prefix}{key}"
@@ -120,7 +120,7 @@ def _lines(values: dict[str, Any], prefix: str = "") -> list[tuple[str, str]]:
         elif isinstance(value, dict) and key == "kinds":  # of files, by suffix
             lines.append((name, ", ".join(f"{count} {kind}" for kind, count in value.items())))
         elif isinstance(value, dict):
-            lines += _lines(value, f"{name}.")
+            lines += _flat(value, f"{name}.")
         elif isinstance(value, list):
             shown = ", ".join(map(str, value[:8])) + (f", … ({len(value)} in all)" if len(value) > 8 else "")
             lines.append((name, shown))

@@ -9,6 +9,7 @@ import click
 
 from l2a_transfer.cli.options import FOLDER, Verb
 from l2a_transfer.cli.output import echo
+from l2a_transfer.cli.tables import results_lines, terminal_width
 
 NEXT = """\
 Next:
@@ -40,7 +41,7 @@ def command(obj: dict[str, Any], out: Path, overwrite: bool) -> None:
 
     with said_if_complete(out / RESULTS, f"the report in {out}"):
         result = quickstart(out, overwrite=overwrite, progress=obj["progress"])
-        echo("", *result.table.split("\n"), "")
+        echo("", *results_lines(result.results, width=terminal_width()), "")
         for verdict in result.verdicts:
             echo(f"- {verdict}")
         echo("", "Files:")

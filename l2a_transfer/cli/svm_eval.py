@@ -11,6 +11,7 @@ import click
 
 from l2a_transfer.cli.options import FOLDER, PATH, NameChoice, Verb, option, option_group
 from l2a_transfer.cli.output import echo, echo_json
+from l2a_transfer.cli.tables import results_lines, terminal_width
 from l2a_transfer.wording import are, counted
 
 SHOWN = 6
@@ -125,7 +126,6 @@ def command(obj: dict[str, Any], /, files: tuple[Path, ...], out: Path, **given:
     from l2a_transfer.evaluation.evaluate import evaluate_files
     from l2a_transfer.evaluation.results import EvalConfig
     from l2a_transfer.files import said_if_complete
-    from l2a_transfer.report.markdown import markdown_table
     from l2a_transfer.report.write import RESULTS, report_folder, write_report
 
     overwrite, as_json = given.pop("overwrite"), given.pop("as_json")
@@ -143,7 +143,7 @@ def command(obj: dict[str, Any], /, files: tuple[Path, ...], out: Path, **given:
         if as_json:
             echo_json(results.document())
             return
-        echo(*markdown_table(results).split("\n"), "")
+        echo(*results_lines(results, width=terminal_width()), "")
         for comparison in results.comparisons[:SHOWN]:
             echo(f"- {comparison.verdict}")
         if len(results.comparisons) > SHOWN:
