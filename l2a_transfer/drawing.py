@@ -7,11 +7,30 @@ from contextlib import contextmanager
 from functools import cache
 
 FALLBACKS = (
-    "Noto Sans", "Noto Sans CJK SC", "Noto Sans CJK JP", "Noto Sans SC", "Noto Sans JP", "Source Han Sans SC",
-    "WenQuanYi Zen Hei", "WenQuanYi Micro Hei", "Droid Sans Fallback", "IPAexGothic", "Noto Sans Arabic",
-    "Noto Sans Hebrew", "Noto Sans Devanagari", "Noto Sans Thai", "Noto Sans KR", "NanumGothic", "Hiragino Sans",
-    "Apple SD Gothic Neo", "PingFang SC", "Arial Unicode MS", "Noto Emoji", "Symbola", "Unifont",
-)  # fmt: skip
+    "Noto Sans",
+    "Noto Sans CJK SC",
+    "Noto Sans CJK JP",
+    "Noto Sans SC",
+    "Noto Sans JP",
+    "Source Han Sans SC",
+    "WenQuanYi Zen Hei",
+    "WenQuanYi Micro Hei",
+    "Droid Sans Fallback",
+    "IPAexGothic",
+    "Noto Sans Arabic",
+    "Noto Sans Hebrew",
+    "Noto Sans Devanagari",
+    "Noto Sans Thai",
+    "Noto Sans KR",
+    "NanumGothic",
+    "Hiragino Sans",
+    "Apple SD Gothic Neo",
+    "PingFang SC",
+    "Arial Unicode MS",
+    "Noto Emoji",
+    "Symbola",
+    "Unifont",
+)
 """Fonts for letters that matplotlib's own lacks, where they are installed."""
 
 

@@ -17,13 +17,14 @@ from typing import Any, BinaryIO, cast
 from l2a_transfer.errors import Interrupted, OutputExistsError, StoreError
 from l2a_transfer.inputs import special_kind
 
-FORMATS = frozenset((
-    ".7z", ".arrow", ".avi", ".bmp", ".csv", ".db", ".doc", ".docx", ".feather", ".gif", ".gz", ".h5", ".hdf5", ".htm",
-    ".html", ".jpeg", ".jpg", ".json", ".jsonl", ".mat", ".md", ".npy", ".npz", ".onnx", ".parquet", ".pdf", ".pickle",
-    ".pkl", ".png", ".pt", ".pth", ".py", ".safetensors", ".sqlite", ".svg", ".tar", ".tgz", ".tif", ".tiff", ".toml",
-    ".tsv", ".txt", ".webp", ".xls", ".xlsx", ".xml", ".yaml", ".yml", ".zip",
-))  # fmt: skip
-"""Suffixes that say what is in a file."""
+ARCHIVES = (".7z", ".gz", ".tar", ".tgz", ".zip")
+ARRAYS = (".arrow", ".feather", ".h5", ".hdf5", ".mat", ".npy", ".npz", ".parquet", ".pickle", ".pkl")
+DOCUMENTS = (".doc", ".docx", ".htm", ".html", ".md", ".pdf", ".txt", ".xls", ".xlsx")
+IMAGES = (".avi", ".bmp", ".gif", ".jpeg", ".jpg", ".png", ".svg", ".tif", ".tiff", ".webp")
+RECORDS = (".csv", ".db", ".json", ".jsonl", ".py", ".sqlite", ".toml", ".tsv", ".xml", ".yaml", ".yml")
+WEIGHTS = (".onnx", ".pt", ".pth", ".safetensors")
+FORMATS = frozenset((*ARCHIVES, *ARRAYS, *DOCUMENTS, *IMAGES, *RECORDS, *WEIGHTS))
+"""Suffixes that name a file format."""
 MAX_NAME_BYTES = 255
 PARTIAL = re.compile(r"(.*)\.[0-9a-f]{12}\.partial", re.DOTALL)
 """The name of a partial file: that of its output, and twelve digits that no other process draws."""

@@ -35,8 +35,9 @@ def require_memory(needed: int, what: str, remedy: str) -> None:
     """Raises: MemoryLimitError, before the memory is asked for, where `what` takes more bytes than may be taken."""
     usable = usable_memory()
     if needed > usable:
-        raise MemoryLimitError(f"{what} takes about {mebibytes(needed)}, and this process may take {mebibytes(usable)} "
-                               "more", remedy)  # fmt: skip
+        raise MemoryLimitError(
+            f"{what} takes about {mebibytes(needed)}, and this process may take {mebibytes(usable)} more", remedy
+        )
 
 
 def mebibytes(count: int) -> str:

@@ -54,8 +54,9 @@ def csv_cell(value: object) -> object:
     if not isinstance(value, str):
         return value
     shown = STEERING.sub(lambda found: " " if found[0].isspace() else "\ufffd", value)
-    return ";".join(f"'{part}" if FORMULA.match(part) and not NUMBERS.fullmatch(part) else part
-                    for part in shown.split(";"))  # fmt: skip
+    return ";".join(
+        f"'{part}" if FORMULA.match(part) and not NUMBERS.fullmatch(part) else part for part in shown.split(";")
+    )
 
 
 def shell_line(arguments: Sequence[str]) -> str:

@@ -12,10 +12,29 @@ import click
 
 from l2a_transfer.text import json_text, terminal
 
-LOOKALIKES = str.maketrans({
-    "−": "-", "–": "-", "…": "...", "×": "x", "→": "->", "≥": ">=", "≤": "<=", "≠": "!=", "±": "+-", "·": "*",
-    "†": "+", "‡": "++", "‖": "||", "⟨": "<", "⟩": ">", "\u00a0": " ", "²": "^2", "√": "sqrt", "’": "'",
-})  # fmt: skip
+LOOKALIKES = str.maketrans(
+    {
+        "−": "-",
+        "–": "-",
+        "…": "...",
+        "×": "x",
+        "→": "->",
+        "≥": ">=",
+        "≤": "<=",
+        "≠": "!=",
+        "±": "+-",
+        "·": "*",
+        "†": "+",
+        "‡": "++",
+        "‖": "||",
+        "⟨": "<",
+        "⟩": ">",
+        "\u00a0": " ",
+        "²": "^2",
+        "√": "sqrt",
+        "’": "'",
+    }
+)
 """What our own sentences and tables say in letters that not every encoding has."""
 ERRORS = "l2a-transfer-lookalikes"
 ASCII = "l2a_transfer_ascii"

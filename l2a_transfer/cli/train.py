@@ -157,9 +157,14 @@ def command(obj: dict[str, Any], /, **given: Any) -> None:
         if all(given[name] is not None and given[name] is not False for name in (one, other)):
             raise click.UsageError(f"--{one} and --{other} cannot go together")
     where = Where(
-        given["device"], given["precision"], given["compile"], given["sync_batch_norm"], given["pixels"],
-        given["workers"], Ranks.of(os.environ),
-    )  # fmt: skip
+        given["device"],
+        given["precision"],
+        given["compile"],
+        given["sync_batch_norm"],
+        given["pixels"],
+        given["workers"],
+        Ranks.of(os.environ),
+    )
     seeds = None if given["seeds"] is None else _numbers(given["seeds"])
     how = {key: given[key] for key in ("resume", "overwrite", "eval_every")} | {"progress": obj["progress"]}
     if given["recipe"] == "finetune" and given["init_from"] is None and where.ranks.first:
@@ -234,8 +239,10 @@ def _fitting(given: dict[str, Any], recipe: Any, images: int, ranks: Any) -> Any
     if found is not recipe and ranks.first:
         log.warning(
             "batches of %d instead of %d, because there are %d training images; --batch-size chooses another number",
-            found.batch_size, recipe.batch_size, images,
-        )  # fmt: skip
+            found.batch_size,
+            recipe.batch_size,
+            images,
+        )
     scaled = None if "lr" in fields else scaled_rate(found)
     if scaled and _goes_on(given):
         earlier = dataclasses.replace(found, lr=find_recipe(given["recipe"]).lr)

@@ -66,9 +66,13 @@ class Reader:
             raise EvaluationError(f"{results}: cannot be used: {error!r:.200}", AGAIN) from error
 
     def _answered(
-        self, row: dict[str, Any], detail: dict[str, Any], splits: list[dict[str, Any]], weights: str | None,
+        self,
+        row: dict[str, Any],
+        detail: dict[str, Any],
+        splits: list[dict[str, Any]],
+        weights: str | None,
         features: Path,
-    ) -> Answered:  # fmt: skip
+    ) -> Answered:
         own = [splits[k] for k in row["splits"]]
         place = {name: k for k, name in enumerate(detail["classes"])}
         truth, right = [], []
@@ -81,9 +85,7 @@ class Reader:
             row, weights, tuple(split["sha256"] for split in own), tuple(truth), tuple(right), float(own[0]["shared"])
         )
 
-    def _images(
-        self, digest: str, test: tuple[int, ...], features: Path
-    ) -> tuple[NDArray[np.intp], tuple[str, ...]]:  # fmt: skip
+    def _images(self, digest: str, test: tuple[int, ...], features: Path) -> tuple[NDArray[np.intp], tuple[str, ...]]:
         """The order of a split's test rows by id, and the true class of each in that order.
 
         The digest is over ids and classes, and all files of a target are extracted by the same options, so that files

@@ -49,10 +49,14 @@ class Processes:
         program = [sys.executable, "-m", "l2a_transfer.cli.child", str(os.getpid())]
         with open_log(log) as said:
             process = subprocess.Popen(
-                [*program, *arguments], cwd=self.folder, env=dict(self.environment), stdin=subprocess.DEVNULL,
-                stdout=said, stderr=said,
+                [*program, *arguments],
+                cwd=self.folder,
+                env=dict(self.environment),
+                stdin=subprocess.DEVNULL,
+                stdout=said,
+                stderr=said,
                 start_new_session=True,  # Ctrl-C in a terminal is for the study, which passes it on once
-            )  # fmt: skip
+            )
         return _Process(process)
 
 

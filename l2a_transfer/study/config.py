@@ -115,9 +115,7 @@ class Comparison:
     def weights(self) -> dict[str, float]:
         """Model → its factor in the contrast."""
         sides = ((1.0, self.minuend), (-1.0, self.subtrahend))
-        return {
-            model: sign / (len(side) if self.combine == "mean" else 1) for sign, side in sides for model in side
-        }  # fmt: skip
+        return {model: sign / (len(side) if self.combine == "mean" else 1) for sign, side in sides for model in side}
 
     @property
     def title(self) -> str:

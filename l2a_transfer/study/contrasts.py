@@ -36,9 +36,14 @@ class Estimate:
         level = 1 - (1 - CONFIDENCE) / comparisons
         adjusted = statistics.bonferroni(test.p, comparisons)
         return cls(
-            test.difference, test.error, _possible(test.interval(CONFIDENCE)), _possible(test.interval(level)), test.p,
-            adjusted, comparisons,
-        )  # fmt: skip
+            test.difference,
+            test.error,
+            _possible(test.interval(CONFIDENCE)),
+            _possible(test.interval(level)),
+            test.p,
+            adjusted,
+            comparisons,
+        )
 
 
 @dataclass(frozen=True)
@@ -120,14 +125,22 @@ def over_targets(name: str, found: Mapping[str, Estimate], targets: Sequence[str
     """The mean over those of `targets` on which the contrast has an error."""
     own = {target: found[target] for target in targets if target in found and found[target].error}
     if len(own) < 2:
-        return OverTargets(name, tuple(own), None, None, None, None, None, ())
+        return OverTargets(
+            name=name, targets=tuple(own), estimate=None, tau=None, q=None, i2=None, factor=None, weights=()
+        )
     result: RandomEffects = random_effects(
         [one.difference for one in own.values()], [(one.error or 0.0) ** 2 for one in own.values()]
     )
     return OverTargets(
-        name, tuple(own), Estimate.of(result.test, comparisons), result.tau, result.q, result.i2, result.factor,
-        result.weights,
-    )  # fmt: skip
+        name=name,
+        targets=tuple(own),
+        estimate=Estimate.of(result.test, comparisons),
+        tau=result.tau,
+        q=result.q,
+        i2=result.i2,
+        factor=result.factor,
+        weights=result.weights,
+    )
 
 
 def mean_class(truth: Sequence[NDArray[np.int32]], right: Sequence[NDArray[np.generic]]) -> float:

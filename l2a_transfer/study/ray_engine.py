@@ -71,10 +71,14 @@ def run_command(arguments: list[str], folder: str, log: str, environment: dict[s
     Path(log).parent.mkdir(parents=True, exist_ok=True)
     with open_log(Path(log)) as said:
         child = subprocess.Popen(
-            [sys.executable, "-m", "l2a_transfer.cli.child", str(os.getpid()), *arguments], cwd=folder,
-            env={**os.environ, **environment}, stdin=subprocess.DEVNULL, stdout=said, stderr=said,
+            [sys.executable, "-m", "l2a_transfer.cli.child", str(os.getpid()), *arguments],
+            cwd=folder,
+            env={**os.environ, **environment},
+            stdin=subprocess.DEVNULL,
+            stdout=said,
+            stderr=said,
             start_new_session=True,
-        )  # fmt: skip
+        )
     try:
         while (code := child.poll()) is None:
             time.sleep(POLL_S)  # Ray cancels a call by an interrupt that does not reach into a wait

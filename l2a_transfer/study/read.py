@@ -77,8 +77,18 @@ def read_study(path: Path) -> Study:
         if twice := [name for name in names if names.count(name) > 1]:
             raise StudyError(f"{path}: {key}: two are called {twice[0]!r}")
     study = Study(
-        name, path, device, threads, sources, targets, protocols, networks, comparisons, hypotheses, guess_s
-    )  # fmt: skip
+        name=name,
+        file=path,
+        device=device,
+        threads=threads,
+        sources=sources,
+        targets=targets,
+        protocols=protocols,
+        networks=networks,
+        comparisons=comparisons,
+        hypotheses=hypotheses,
+        guess_s=guess_s,
+    )
     _check_evaluated(study)
     return study
 
@@ -183,9 +193,19 @@ def _network(
     own_targets = table.all_named("targets", "target", targets, [])
     table.end()
     return Network(
-        name, architecture, width, normalizer, train, weights, own_seeds, given, own_sources, tuple(extract), levels,
-        own_targets,
-    )  # fmt: skip
+        name=name,
+        architecture=architecture,
+        width=width,
+        normalizer=normalizer,
+        train=train,
+        weights=weights,
+        seeds=own_seeds,
+        seeds_given=given,
+        sources=own_sources,
+        extract=tuple(extract),
+        levels=levels,
+        targets=own_targets,
+    )
 
 
 def _training(table: Table, architecture: str, width: float, normalizer: str, data: list[str]) -> Options:
@@ -250,9 +270,20 @@ def _comparison(table: Table, known: _Known) -> Comparison:
     support, refute = (_bound(table, key) for key in ("support", "refute"))
     table.end()
     return Comparison(
-        name, minuend, subtrahend, combine, targets, protocols, shots, metric, matched, family,
-        tuple(summaries) or (("all targets", targets),), support, refute,
-    )  # fmt: skip
+        name=name,
+        minuend=minuend,
+        subtrahend=subtrahend,
+        combine=combine,
+        targets=targets,
+        protocols=protocols,
+        shots=shots,
+        metric=metric,
+        matched=matched,
+        family=family,
+        summaries=tuple(summaries) or (("all targets", targets),),
+        support=support,
+        refute=refute,
+    )
 
 
 def _models(table: Table, key: str, known: _Known) -> tuple[str, ...]:

@@ -90,10 +90,15 @@ class Folder:
         made = self.output(step)
         assert made is not None
         content = {
-            "schema": RECORD_SCHEMA, "step": step.name, "command": list(step.arguments), "read": read,
-            "output": made.relative_to(self.path).as_posix(), "sha256": self.digest(made),
-            "data": read_meta(made)[0].fingerprint.get("data") if step.kind == EXTRACT else None, "seconds": seconds,
-        }  # fmt: skip
+            "schema": RECORD_SCHEMA,
+            "step": step.name,
+            "command": list(step.arguments),
+            "read": read,
+            "output": made.relative_to(self.path).as_posix(),
+            "sha256": self.digest(made),
+            "data": read_meta(made)[0].fingerprint.get("data") if step.kind == EXTRACT else None,
+            "seconds": seconds,
+        }
         path = self._record(step)
         path.parent.mkdir(parents=True, exist_ok=True)
         write_whole(path, (json.dumps(content, indent=1) + "\n").encode())
@@ -222,6 +227,8 @@ def _apart(record: dict[str, Any], step: Step) -> str:
     """The options in which two commands differ."""
     there = record.get("command")
     theirs = [str(part) for part in there] if isinstance(there, list) else []
-    gone, new = ([part for part in one if part not in other] for one, other in
-                 ((theirs, list(step.arguments)), (list(step.arguments), theirs)))  # fmt: skip
+    gone, new = (
+        [part for part in one if part not in other]
+        for one, other in ((theirs, list(step.arguments)), (list(step.arguments), theirs))
+    )
     return f"{' '.join(gone) or 'without'} there, {' '.join(new) or 'without'} here"

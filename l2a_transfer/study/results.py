@@ -134,12 +134,12 @@ def analyse(study: Study, work: Work, folder: Folder, outcome: Outcome) -> Study
     undone = {name: f"{state.what}: {state.why}" for name, state in outcome.states.items() if state.what != DONE}
     verdicts = {comparison.name: _together(comparison, comparisons) for comparison in study.comparisons}
     return StudyResults(
-        study.name,
-        tuple(rows),
-        comparisons,
-        tuple(_judge(hypothesis, verdicts) for hypothesis in study.hypotheses),
-        {name: step.command for name, step in work.steps.items()},
-        undone,
+        name=study.name,
+        rows=tuple(rows),
+        comparisons=comparisons,
+        hypotheses=tuple(_judge(hypothesis, verdicts) for hypothesis in study.hypotheses),
+        commands={name: step.command for name, step in work.steps.items()},
+        undone=undone,
     )
 
 
@@ -149,11 +149,26 @@ def _row(model: str, place: Place, by_seed: Mapping[int | None, Answered], missi
     accuracies = [value(run, "accuracy") for run in by_seed.values()]
     row = next(iter(by_seed.values())).row
     return Row(
-        model, target, protocol, shots, components, row["draws"], row["n_classes"], row["n_train"], row["n_test"],
-        row["dim"] if components is None else components, row["chance"], tuple(by_seed), tuple(values),
-        float(np.mean(values)), _sd(values), float(np.mean(accuracies)), _sd(accuracies),
-        tuple(run.weights_sha256 for run in by_seed.values()), tuple(missing),
-    )  # fmt: skip
+        model=model,
+        target=target,
+        protocol=protocol,
+        shots=shots,
+        components=components,
+        draws=row["draws"],
+        n_classes=row["n_classes"],
+        n_train=row["n_train"],
+        n_test=row["n_test"],
+        dim=row["dim"] if components is None else components,
+        chance=row["chance"],
+        seeds=tuple(by_seed),
+        values=tuple(values),
+        mean=float(np.mean(values)),
+        sd=_sd(values),
+        accuracy_mean=float(np.mean(accuracies)),
+        accuracy_sd=_sd(accuracies),
+        weights_sha256=tuple(run.weights_sha256 for run in by_seed.values()),
+        missing=tuple(missing),
+    )
 
 
 def _sd(values: list[float]) -> float | None:
@@ -200,10 +215,19 @@ def _compared(comparison: Comparison, found: _Found, sizes: tuple[int, int], wid
     deciding = on[0].estimate if len(comparison.targets) == 1 and on else summaries[0].estimate
     verdict = _verdict(comparison, deciding, complete=not missing)
     return Compared(
-        comparison.name, comparison.title, RAW if width is None else MATCHED, width, comparison.metric,
-        comparison.family, str(comparison.support or ""), str(comparison.refute or ""), tuple(on), tuple(missing),
-        summaries, verdict,
-    )  # fmt: skip
+        name=comparison.name,
+        title=comparison.title,
+        features=RAW if width is None else MATCHED,
+        width=width,
+        metric=comparison.metric,
+        family=comparison.family,
+        support=str(comparison.support or ""),
+        refute=str(comparison.refute or ""),
+        targets=tuple(on),
+        missing=tuple(missing),
+        summaries=summaries,
+        verdict=verdict,
+    )
 
 
 def _on_target(
@@ -219,8 +243,15 @@ def _on_target(
         estimate = Estimate.of(test, comparisons)
     seeds = {model: len(own) for model, own in runs.items()}
     return OnTarget(
-        target, protocol, comparison.shots, row["draws"], row["n_train"], row["n_test"], seeds, estimate
-    )  # fmt: skip
+        target=target,
+        protocol=protocol,
+        shots=comparison.shots,
+        draws=row["draws"],
+        n_train=row["n_train"],
+        n_test=row["n_test"],
+        seeds=seeds,
+        estimate=estimate,
+    )
 
 
 def _verdict(comparison: Comparison, estimate: Estimate | None, *, complete: bool) -> str:

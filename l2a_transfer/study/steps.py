@@ -115,8 +115,14 @@ def _train(study: Study, network: Network, run: Run) -> Step:
     recipe = find_recipe(dict(network.train)["recipe"], images.data).with_settings(settings)
     name = f"{TRAIN}/{run.name}"
     return Step(
-        TRAIN, name, tuple(arguments), f"{folder}/*.safetensors", run, shlex.join(shared), epochs=recipe.epochs
-    )  # fmt: skip
+        kind=TRAIN,
+        name=name,
+        arguments=tuple(arguments),
+        output=f"{folder}/*.safetensors",
+        run=run,
+        like=shlex.join(shared),
+        epochs=recipe.epochs,
+    )
 
 
 def _extract(study: Study, network: Network, run: Run, images: Images) -> Step:
@@ -126,9 +132,16 @@ def _extract(study: Study, network: Network, run: Run, images: Images) -> Step:
     arguments += ["--seed", str(run.seed)] if run.draws_weights else []
     arguments += ["--out", f"{OUT}/{output}", "--resume", "--overwrite"]
     return Step(
-        EXTRACT, f"{EXTRACT}/{run.name}/{images.name}", tuple(arguments), output, run, f"{run.model} {images.name}",
-        needs=None if run.given else f"{TRAIN}/{run.name}", given=run.file, target=images.name,
-    )  # fmt: skip
+        kind=EXTRACT,
+        name=f"{EXTRACT}/{run.name}/{images.name}",
+        arguments=tuple(arguments),
+        output=output,
+        run=run,
+        like=f"{run.model} {images.name}",
+        needs=None if run.given else f"{TRAIN}/{run.name}",
+        given=run.file,
+        target=images.name,
+    )
 
 
 def _evaluate(study: Study, run: Run, target: Target, protocol: Protocol, widths: Iterable[int] | None) -> Step:
@@ -139,10 +152,16 @@ def _evaluate(study: Study, run: Run, target: Target, protocol: Protocol, widths
     arguments += ["--widths", ",".join(map(str, sorted(widths)))] if widths else []
     arguments += ["--out", f"{OUT}/{folder}", "--overwrite"]
     return Step(
-        EVALUATE, f"{EVALUATE}/{place}", tuple(arguments), f"{folder}/{RESULTS}", run,
-        f"{run.model} {target.name} {protocol.name}", needs=f"{EXTRACT}/{run.name}/{target.name}", target=target.name,
+        kind=EVALUATE,
+        name=f"{EVALUATE}/{place}",
+        arguments=tuple(arguments),
+        output=f"{folder}/{RESULTS}",
+        run=run,
+        like=f"{run.model} {target.name} {protocol.name}",
+        needs=f"{EXTRACT}/{run.name}/{target.name}",
+        target=target.name,
         protocol=protocol.name,
-    )  # fmt: skip
+    )
 
 
 def _data(images: Images) -> list[str]:

@@ -100,9 +100,15 @@ class Worker:
     """Runs the steps of a study in `folder`, `jobs` at a time, until all are done or the time is up."""
 
     def __init__(
-        self, work: Work, folder: Folder, launcher: Launcher, *, guess_s: dict[str, float], jobs: int = 1,
+        self,
+        work: Work,
+        folder: Folder,
+        launcher: Launcher,
+        *,
+        guess_s: dict[str, float],
+        jobs: int = 1,
         deadline_s: float | None = None,
-    ) -> None:  # fmt: skip
+    ) -> None:
         self.work, self.folder, self.launcher, self.jobs = work, folder, launcher, jobs
         self.end = None if deadline_s is None else time.monotonic() + deadline_s
         self.pace = Pace(guess_s)
