@@ -50,13 +50,13 @@ def command(obj: dict[str, Any], /, file: Path, out: Path, as_json: bool, **give
     Example:
       l2a-transfer study study.toml --out study --jobs 2
     """
-    from l2a_transfer.study.launch import launcher_of
+    from l2a_transfer.study.launch import open_launcher
     from l2a_transfer.study.read import read_study
-    from l2a_transfer.study.study import foresee, run_study
+    from l2a_transfer.study.study import preview_study, run_study
 
     study = read_study(file)
     if given.pop("dry_run"):
-        states = foresee(study, out, only=given["only"])
+        states = preview_study(study, out, only=given["only"])
         if as_json:
             steps = [{"step": name, "state": state.what, "why": state.why} for name, state in states.items()]
             echo_json({"schema": "l2a-study-plan/1", "name": study.name, "steps": steps}, indent=1)
@@ -67,7 +67,7 @@ def command(obj: dict[str, Any], /, file: Path, out: Path, as_json: bool, **give
     deadline, engine, address = (given.pop(name) for name in ("deadline", "engine", "ray_address"))
     if engine == "local" and address:
         raise click.UsageError("--ray-address needs --engine ray")
-    with launcher_of(study, engine, environment=os.environ, ray_address=address) as launcher:
+    with open_launcher(study, engine, environment=os.environ, ray_address=address) as launcher:
         found = run_study(study, out, launcher, deadline_s=deadline, **given)
     if as_json and found.results is not None:
         echo_json(found.results.document(), indent=1)

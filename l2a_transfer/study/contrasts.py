@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from l2a_transfer.errors import EvaluationError
 from l2a_transfer.evaluation import statistics
 from l2a_transfer.evaluation.statistics import CONFIDENCE, NO_SPREAD, StudentT
-from l2a_transfer.study.answers import Answered
+from l2a_transfer.study.answers import RunAnswers
 from l2a_transfer.study.effects import RandomEffects, random_effects
 
 
@@ -32,7 +32,7 @@ class Estimate:
     not_defined: str = ""
 
     @classmethod
-    def of(cls, test: StudentT, comparisons: int) -> Estimate:
+    def from_test(cls, test: StudentT, comparisons: int) -> Estimate:
         level = 1 - (1 - CONFIDENCE) / comparisons
         adjusted = statistics.bonferroni(test.p, comparisons)
         return cls(
@@ -77,7 +77,7 @@ class OverTargets:
     weights: tuple[float, ...]
 
 
-def on_target(weights: Mapping[str, float], runs: Mapping[str, Sequence[Answered]], metric: str) -> StudentT | str:
+def on_target(weights: Mapping[str, float], runs: Mapping[str, Sequence[RunAnswers]], metric: str) -> StudentT | str:
     """Σ weight · mean over a model's runs of `metric`; or a sentence that says why there is no test.
 
     Seeds: s²/n of each side with several runs, as Welch (1947) has it. Images: the error of the same contrast over test
@@ -110,12 +110,12 @@ def on_target(weights: Mapping[str, float], runs: Mapping[str, Sequence[Answered
     return "the two sides answer alike on every image"
 
 
-def difference(weights: Mapping[str, float], runs: Mapping[str, Sequence[Answered]], metric: str) -> float:
+def difference(weights: Mapping[str, float], runs: Mapping[str, Sequence[RunAnswers]], metric: str) -> float:
     """The contrast alone."""
     return float(sum(w * np.mean([value(run, metric) for run in runs[model]]) for model, w in weights.items()))
 
 
-def value(run: Answered, metric: str) -> float:
+def value(run: RunAnswers, metric: str) -> float:
     """A run's mean class accuracy, or accuracy, over its draws."""
     truth = run.truth if metric == "mean_class_accuracy" else tuple(np.zeros_like(own) for own in run.truth)
     return mean_class(truth, run.right)
@@ -134,7 +134,7 @@ def over_targets(name: str, found: Mapping[str, Estimate], targets: Sequence[str
     return OverTargets(
         name=name,
         targets=tuple(own),
-        estimate=Estimate.of(result.test, comparisons),
+        estimate=Estimate.from_test(result.test, comparisons),
         tau=result.tau,
         q=result.q,
         i2=result.i2,
@@ -153,7 +153,7 @@ def mean_class(truth: Sequence[NDArray[np.int32]], right: Sequence[NDArray[np.ge
     return float(np.mean(values))
 
 
-def _check_same_images(runs: Mapping[str, Sequence[Answered]], first: Answered) -> tuple[NDArray[np.int32], ...]:
+def _check_same_images(runs: Mapping[str, Sequence[RunAnswers]], first: RunAnswers) -> tuple[NDArray[np.int32], ...]:
     for model, own in runs.items():
         for run in own:
             same = run.digests == first.digests and len(run.truth) == len(first.truth)

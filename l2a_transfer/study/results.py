@@ -9,12 +9,12 @@ from typing import Any
 
 import numpy as np
 
-from l2a_transfer.study.answers import Answered, Reader
+from l2a_transfer.study.answers import EvaluationReader, RunAnswers
 from l2a_transfer.study.config import Comparison, Hypothesis, Study
 from l2a_transfer.study.contrasts import Estimate, OnTarget, OverTargets, difference, on_target, over_targets, value
-from l2a_transfer.study.record import DONE, Folder
-from l2a_transfer.study.steps import Work, matched_width
-from l2a_transfer.study.work import Outcome
+from l2a_transfer.study.record import DONE, StudyFolder
+from l2a_transfer.study.scheduler import Outcome
+from l2a_transfer.study.steps import Plan, matched_width
 from l2a_transfer.version import __version__
 
 SCHEMA = "study-results/1"
@@ -106,19 +106,19 @@ Place = tuple[str, str, int | None, int | None]
 """Target, protocol, k, and the width that a PCA has left."""
 
 
-def analyse(study: Study, work: Work, folder: Folder, outcome: Outcome) -> StudyResults:
+def analyse(study: Study, plan: Plan, folder: StudyFolder, outcome: Outcome) -> StudyResults:
     """Read every evaluation that is done, and make the rows and the planned comparisons."""
-    reader = Reader()
-    found: dict[str, dict[Place, dict[int | None, Answered]]] = {}
+    reader = EvaluationReader()
+    found: dict[str, dict[Place, dict[int | None, RunAnswers]]] = {}
     lacking: dict[tuple[str, str, str], list[str]] = {}
-    for run in work.runs:
+    for run in plan.runs:
         own = found.setdefault(run.model, {})
         for target, protocol in study.places(run.model):
-            step = work.of(run, target.name, protocol.name)
+            step = plan.evaluation(run, target.name, protocol.name)
             if outcome.states[step.name].what != DONE:
                 lacking.setdefault((run.model, target.name, protocol.name), []).append(run.name)
                 continue
-            features = folder.path / work.steps[step.needs or ""].output
+            features = folder.path / plan.steps[step.needs or ""].output
             for answered in reader.answers(folder.path / step.output, features):
                 place = target.name, protocol.name, answered.shots, answered.components
                 own.setdefault(place, {})[run.seed] = answered
@@ -127,23 +127,23 @@ def analyse(study: Study, work: Work, folder: Folder, outcome: Outcome) -> Study
         for model, places in found.items()
         for place, by_seed in places.items()
     ]
-    everything = _Found(found, lacking, work.widths)
+    everything = _Found(found, lacking, plan.widths)
     comparisons = tuple(
         compared for comparison in study.comparisons for compared in _compare(study, comparison, everything)
     )
     undone = {name: f"{state.what}: {state.why}" for name, state in outcome.states.items() if state.what != DONE}
-    verdicts = {comparison.name: _together(comparison, comparisons) for comparison in study.comparisons}
+    verdicts = {comparison.name: _combined_verdict(comparison, comparisons) for comparison in study.comparisons}
     return StudyResults(
         name=study.name,
         rows=tuple(rows),
         comparisons=comparisons,
         hypotheses=tuple(_judge(hypothesis, verdicts) for hypothesis in study.hypotheses),
-        commands={name: step.command for name, step in work.steps.items()},
+        commands={name: step.command for name, step in plan.steps.items()},
         undone=undone,
     )
 
 
-def _row(model: str, place: Place, by_seed: Mapping[int | None, Answered], missing: list[str]) -> Row:
+def _row(model: str, place: Place, by_seed: Mapping[int | None, RunAnswers], missing: list[str]) -> Row:
     target, protocol, shots, components = place
     values = [value(run, "mean_class_accuracy") for run in by_seed.values()]
     accuracies = [value(run, "accuracy") for run in by_seed.values()]
@@ -180,11 +180,11 @@ class _Found:
     """Every answer of a study by model, place and seed; `lacking`: runs that are not evaluated, by model, target and
     protocol."""
 
-    answers: dict[str, dict[Place, dict[int | None, Answered]]]
+    answers: dict[str, dict[Place, dict[int | None, RunAnswers]]]
     lacking: dict[tuple[str, str, str], list[str]]
     widths: dict[str, int | None]
 
-    def runs(self, model: str, place: tuple[str, str, int | None], width: int | None) -> list[Answered]:
+    def runs(self, model: str, place: tuple[str, str, int | None], width: int | None) -> list[RunAnswers]:
         """The runs of a model at a place; those of a network that has this very width are taken as they are."""
         reduced = None if width == self.widths[model] else width
         return list(self.answers.get(model, {}).get((*place, reduced), {}).values())
@@ -231,7 +231,7 @@ def _compared(comparison: Comparison, found: _Found, sizes: tuple[int, int], wid
 
 
 def _on_target(
-    comparison: Comparison, target: str, protocol: str, runs: dict[str, list[Answered]], comparisons: int
+    comparison: Comparison, target: str, protocol: str, runs: dict[str, list[RunAnswers]], comparisons: int
 ) -> OnTarget:
     row = next(iter(runs.values()))[0].row
     test = on_target(comparison.weights, runs, comparison.metric)
@@ -240,7 +240,7 @@ def _on_target(
             difference(comparison.weights, runs, comparison.metric), None, None, None, None, None, comparisons, test
         )
     else:
-        estimate = Estimate.of(test, comparisons)
+        estimate = Estimate.from_test(test, comparisons)
     seeds = {model: len(own) for model, own in runs.items()}
     return OnTarget(
         target=target,
@@ -263,16 +263,16 @@ def _verdict(comparison: Comparison, estimate: Estimate | None, *, complete: boo
         return INCOMPLETE
     interval = None if estimate is None else estimate.ci95_adjusted
     supported, refuted = (bound is not None and interval is not None and bound.holds(interval) for bound in bounds)
-    return _word(supported=supported, refuted=refuted)
+    return _verdict_of(supported=supported, refuted=refuted)
 
 
-def _word(*, supported: bool, refuted: bool) -> str:
+def _verdict_of(*, supported: bool, refuted: bool) -> str:
     if supported and refuted:
         return BOTH
     return SUPPORTED if supported else REFUTED if refuted else UNDECIDED
 
 
-def _together(comparison: Comparison, compared: tuple[Compared, ...]) -> str:
+def _combined_verdict(comparison: Comparison, compared: tuple[Compared, ...]) -> str:
     """Of a comparison that was made twice, what both ways agree on."""
     found = {one.verdict for one in compared if one.name == comparison.name}
     return found.pop() if len(found) == 1 else UNDECIDED
@@ -283,7 +283,7 @@ def _judge(hypothesis: Hypothesis, verdicts: dict[str, str]) -> Judged:
     if any(verdicts[name] == INCOMPLETE for name in used):
         word = INCOMPLETE
     else:
-        word = _word(
+        word = _verdict_of(
             supported=all(verdicts[name] in (SUPPORTED, BOTH) for name in hypothesis.support),
             refuted=any(verdicts[name] in (REFUTED, BOTH) for name in hypothesis.refute),
         )
