@@ -166,7 +166,7 @@ def _of_file(study: Study, run: Run, network: Network) -> Run:
 
 
 def _check_source(where: str, card: Card, data: str) -> None:
-    """Raises: StudyError if the card names another data set. A path is compared by its last part."""
+    """Raises: StudyError if the card names another data set. Data that is given as a path is not checked."""
     there = str(card.training.get("data", data))
     if ":" not in data and there.partition(":")[0] != data:
         raise StudyError(f"{where}: was trained on {there}, and not on {data}")
