@@ -1,4 +1,4 @@
-"""Text in figures as it is: no name is ever markup, and a letter that no font has is shown as its code."""
+"""Draws names literally in figures: nothing is markup, and a letter without a glyph is shown as its code."""
 
 from __future__ import annotations
 
@@ -31,14 +31,14 @@ FALLBACKS = (
     "Symbola",
     "Unifont",
 )
-"""Fonts for letters that matplotlib's own lacks, where they are installed."""
+"""Fonts for letters that matplotlib's own fonts lack. Those that are installed are used, in this order."""
 
 
 @contextmanager
 def plain_texts() -> Iterator[None]:
-    """While the body draws and saves: `$`, `_`, `^` and backslashes are letters, and FALLBACKS help out.
+    """Draw `$`, `_`, `^` and backslashes as letters, and use the fonts in FALLBACKS, while the block runs.
 
-    What is changed of matplotlib's settings comes back at the end.
+    matplotlib's settings are restored at the end.
     """
     import matplotlib
 
@@ -48,7 +48,7 @@ def plain_texts() -> Iterator[None]:
 
 
 def legible(text: str) -> str:
-    r"""The text with `\u732b` for each letter that no font of `plain_texts` has, and for what cannot be printed."""
+    r"""The text with an escape such as `\u732b` for each letter without a glyph, and for unprintable characters."""
     known = _letters()
     return "".join(c if c.isprintable() and ord(c) in known else ascii(c)[1:-1] for c in text)
 
@@ -63,7 +63,7 @@ def _installed() -> tuple[str, ...]:
 
 @cache
 def _letters() -> frozenset[int]:
-    """The code points that the fonts of `plain_texts` have between them."""
+    """All code points for which the fonts of `plain_texts` have a glyph."""
     import matplotlib
     from matplotlib import font_manager
 

@@ -17,7 +17,9 @@ if TYPE_CHECKING:
 @click.command("datasets", cls=Verb)
 @click.option("--json/--text", "as_json", default=False, help="One JSON document with licences and citations.")
 def command(as_json: bool) -> None:
-    """List the data sets that --data takes by name: images, classes, splits, terms, and what --data-dir must hold.
+    """List the named data sets.
+
+    --json adds splits, licences, citations, and what --data-dir must hold.
 
     \b
     Example:

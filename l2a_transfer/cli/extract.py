@@ -103,7 +103,9 @@ RUN = ("batch_size", "workers", "on_error", "attention", "engine", "resume", "ov
 )
 @click.pass_obj
 def command(obj: dict[str, Any], /, **given: Any) -> None:
-    """Write the features of an image set to HDF5, together with labels, ids, splits and the model's card.
+    """Write the features of a data set to HDF5.
+
+    The file also holds labels, ids, splits and the card of the model.
 
     Run the same command again to continue an extraction that was interrupted.
 

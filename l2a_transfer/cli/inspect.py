@@ -1,4 +1,4 @@
-"""`l2a-transfer inspect`: what a weights, ONNX or feature file holds."""
+"""`l2a-transfer inspect`: print the content of a weights, ONNX or feature file."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from l2a_transfer.errors import StoreError, WeightsError
 @click.command("inspect", cls=Verb)
 @click.argument("file", type=PATH)
 @click.option("--json/--text", "as_json", default=False, help="One JSON document.")
-@click.option("--verify/--no-verify", default=False, help="Read every value again; exit 1 where one is not finite.")
+@click.option("--verify/--no-verify", default=False, help="Read every value; exit with 1 if one is not finite.")
 def command(file: Path, as_json: bool, verify: bool) -> None:
-    """Print what a weights file (.safetensors), an exported ONNX file or a feature file (.h5) holds.
+    """Print the content of a weights, ONNX or feature file.
 
-    The file's SHA-256 is always computed again, and nothing in a file is run. weights_sha256 names the network: its
-    weights, features and ONNX files have the same. --verify also reads every value: of a feature file, the checksum of
-    each chunk, values that are not finite, constant columns and duplicate rows; of weights and ONNX files, whether the
-    tensors fit the card and are finite.
+    The SHA-256 of the file is always recomputed, and no code in it is run. weights_sha256 identifies the network: it is
+    the same for its weights, feature and ONNX files. --verify also reads every value. For a feature file it checks the
+    checksum of each chunk, and finds values that are not finite, constant columns and duplicate rows. For weights and
+    ONNX files it checks that the tensors fit the card and are finite.
 
     \b
     Example:
@@ -46,7 +46,7 @@ AGAIN = "extract it again (`overwrite=True`) with `precision='fp32'`"
 
 
 def _describe(path: Path, verify: bool) -> dict[str, Any]:
-    """The file's card and shape as JSON, by what it starts with and not by its name. Raises: L2AError."""
+    """The card and the shape of a file as JSON. Its first bytes decide what it is. Raises: L2AError."""
     from l2a_transfer.features.backends.onnx import read_exported
     from l2a_transfer.features.store.reader import is_feature_file
     from l2a_transfer.features.store.verify import verify_onnx
@@ -77,7 +77,7 @@ def _describe_features(path: Path, verify: bool) -> dict[str, Any]:
 
     with open_features(path, finite=not verify) as found:
         for _ in found.blocks() if not verify else ():
-            pass  # raises where a value is not finite; --verify names them all
+            pass  # raises if a value is not finite; --verify lists them all
         counts = np.bincount(found.split, minlength=len(found.meta.splits))
         described = {
             "kind": "features",

@@ -13,7 +13,7 @@ from l2a_transfer.wording import counted
 @click.command("models", cls=Verb)
 @click.option("--json/--text", "as_json", default=False, help="One JSON list.")
 def command(as_json: bool) -> None:
-    """List the weights that ship with the package, and the architectures that can be trained or used untrained.
+    """List bundled weights and architectures.
 
     \b
     Example:

@@ -1,4 +1,4 @@
-"""`l2a-transfer quickstart`: the main job in one command."""
+"""`l2a-transfer quickstart`: the main experiment in one command."""
 
 from __future__ import annotations
 
@@ -25,11 +25,14 @@ Next:
     default=Path("quickstart"),
     show_default=True,
     metavar="DIR",
+    help="Folder of the results.",
 )
 @click.option("--overwrite/--no-overwrite", default=False, help="Replace an earlier quickstart in --out.")
 @click.pass_obj
 def command(obj: dict[str, Any], out: Path, overwrite: bool) -> None:
-    """Pretrained attention network → features of unseen photographs → SVM, beside three controls. Works offline.
+    """Run the main experiment on bundled data. Works offline.
+
+    A pretrained attention network and three controls extract features of unseen photographs; an SVM is fitted on each.
 
     \b
     Example:

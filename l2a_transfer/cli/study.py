@@ -42,9 +42,10 @@ from l2a_transfer.wording import are, counted
 )
 @click.pass_obj
 def command(obj: dict[str, Any], /, file: Path, out: Path, as_json: bool, **given: Any) -> None:
-    """Train, extract, evaluate and compare as a study's file says. Existing outputs are checked and reused.
+    """Run a whole study from a file.
 
-    Run the same command again to continue a study that was interrupted; the report is the same.
+    Train, extract, evaluate and compare as the file says. Existing outputs are checked and reused. Run the same command
+    again to continue a study that was interrupted; the report is the same.
 
     \b
     Example:

@@ -15,7 +15,7 @@ from l2a_transfer.cli.tables import results_lines, terminal_width
 from l2a_transfer.wording import are, counted
 
 SHOWN = 6
-"""Comparisons that are printed; the report has them all."""
+"""Number of comparisons that are printed; the report has all of them."""
 
 
 @click.command("svm-eval", cls=Verb)
@@ -115,7 +115,9 @@ SHOWN = 6
 )
 @click.pass_obj
 def command(obj: dict[str, Any], /, files: tuple[Path, ...], out: Path, **given: Any) -> None:
-    """Linear SVMs on feature files: one table of models × data sets, with 95 % intervals.
+    """Evaluate feature files with linear SVMs.
+
+    The result is one table of models × data sets with 95 % intervals.
 
     C is chosen by cross-validation inside the training rows; the test rows are used once.
 
@@ -163,7 +165,7 @@ def _numbers(flag: str, text: str, kind: Callable[[str], Any], example: str) -> 
 
 
 def _pair(text: str) -> str:
-    """A,B, to be cut when the names of the models are known. Raises: click.UsageError."""
+    """Check that the text is like A,B. It is split later, when model names are known. Raises: click.UsageError."""
     if not text.strip(", ") or "," not in text.strip(", "):
         raise click.UsageError(f"--compare must be two names with a comma between, as A,B; got {text!r}")
     return text

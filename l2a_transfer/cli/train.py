@@ -1,4 +1,4 @@
-"""`l2a-transfer train`: make weights."""
+"""`l2a-transfer train`: train a network."""
 
 from __future__ import annotations
 
@@ -140,7 +140,9 @@ OF_MODEL = ("width", "normalizer", "global_branch")
 )
 @click.pass_obj
 def command(obj: dict[str, Any], /, **given: Any) -> None:
-    """Train a network and write its weights with a card. On several GPUs or machines, start it with torchrun.
+    """Train a network and write its weights.
+
+    On several GPUs or machines, start the command with torchrun.
 
     \b
     Example:
@@ -169,7 +171,7 @@ def command(obj: dict[str, Any], /, **given: Any) -> None:
     how = {key: given[key] for key in ("resume", "overwrite", "eval_every")} | {"progress": obj["progress"]}
     if given["recipe"] == "finetune" and given["init_from"] is None and where.ranks.first:
         log.info("finetune without --init-from: the network starts from random weights")
-    recipe = _recipe(given)  # what is wrong with the options is said before any process waits for another
+    recipe = _recipe(given)  # wrong options are reported before processes wait for each other
 
     def new_trainer(seed: int) -> Trainer:
         return Trainer(
@@ -177,9 +179,9 @@ def command(obj: dict[str, Any], /, **given: Any) -> None:
         )
 
     with process_group(where.ranks, choose_device(where.device, where.ranks.local)):
-        with one_before_others(where.ranks):  # on each machine, where the data set may have to be fetched
+        with one_before_others(where.ranks):  # per machine, because the data set may have to be downloaded
             config, preprocess, data = _prepare(given, recipe)
-        recipe = _fitting(given, recipe, len(data.train), where.ranks)
+        recipe = _fit_batch(given, recipe, len(data.train), where.ranks)
         if seeds is not None:
             found = train_seeds(new_trainer, given["out"], seeds, **how)
             if where.ranks.first:
@@ -193,7 +195,7 @@ def command(obj: dict[str, Any], /, **given: Any) -> None:
 
 
 def _recipe(given: dict[str, Any]) -> Any:
-    """The recipe of the options, which are looked at as far as they can be without the data."""
+    """The recipe of the options, checked as far as this is possible without the data."""
     import dataclasses
 
     from l2a_transfer.models.config import ModelConfig
@@ -217,15 +219,15 @@ def _recipe(given: dict[str, Any]) -> Any:
 
 
 def _set_fields(given: dict[str, Any]) -> list[str]:
-    """The fields of the recipe that options have set, as often as they have."""
+    """The fields of the recipe that options set; a field that is set twice is listed twice."""
     fields = [setting.partition("=")[0] for setting in given["settings"]]
     return fields + [key for key in SHORTCUTS if given[key] is not None]
 
 
-def _fitting(given: dict[str, Any], recipe: Any, images: int, ranks: Any) -> Any:
-    """The recipe with a batch that so few training images fill, unless the batch size was asked for; says what changed.
+def _fit_batch(given: dict[str, Any], recipe: Any, images: int, ranks: Any) -> Any:
+    """The recipe with a batch that is not larger than the data, unless a batch size was given. Logs what it changes.
 
-    Raises: ValueError where no batch fits.
+    Raises: ValueError if no batch size fits.
     """
     import dataclasses
     import json
@@ -244,7 +246,7 @@ def _fitting(given: dict[str, Any], recipe: Any, images: int, ranks: Any) -> Any
             images,
         )
     scaled = None if "lr" in fields else scaled_rate(found)
-    if scaled and _goes_on(given):
+    if scaled and _continues(given):
         earlier = dataclasses.replace(found, lr=find_recipe(given["recipe"]).lr)
         if begun_with(given["out"], recipe=json.dumps(earlier.to_json(), sort_keys=True)):
             log.info("%s: begun before rates scaled with the batch; it goes on at %g", given["out"], earlier.lr)
@@ -255,7 +257,7 @@ def _fitting(given: dict[str, Any], recipe: Any, images: int, ranks: Any) -> Any
 
 
 def _prepare(given: dict[str, Any], recipe: Any) -> Any:
-    """Model config, preprocess and data, of the options; nothing is written."""
+    """The model config, the preprocessing and the data. Nothing is written."""
     from l2a_transfer.data.readers import open_source
     from l2a_transfer.models.config import ModelConfig
     from l2a_transfer.preprocess import Preprocess
@@ -268,24 +270,24 @@ def _prepare(given: dict[str, Any], recipe: Any) -> Any:
         split_from=given["split_from"],
         verify_source=given["verify_source"],
     )
-    data = _held_out(source, given) if given["holdout"] is not None else TrainingData.of(source)
+    data = _hold_out(source, given) if given["holdout"] is not None else TrainingData.of(source)
     config = ModelConfig(given["model"], num_classes=len(data.classes), **{key: given[key] for key in OF_MODEL})
     return config, Preprocess(size=recipe.size, fit=given["fit"]), data
 
 
-def _goes_on(given: dict[str, Any]) -> bool:
-    """True where a run that is in --out may go on."""
+def _continues(given: dict[str, Any]) -> bool:
+    """Whether a run in --out would be continued."""
     return given["out"].is_dir() and not given["overwrite"] and bool(given["resume"] or given["seeds"])
 
 
-def _held_out(source: Any, given: dict[str, Any]) -> Any:
-    """The split of --holdout; where a run goes on that an earlier version began, the split that it began with."""
+def _hold_out(source: Any, given: dict[str, Any]) -> Any:
+    """The split of --holdout. A run that an earlier version started keeps the split of that version."""
     from l2a_transfer.errors import TrainingError
     from l2a_transfer.training.data import TrainingData
     from l2a_transfer.training.folder import begun_with
 
     data = TrainingData.of(source, holdout=given["holdout"])
-    if not _goes_on(given):
+    if not _continues(given):
         return data
     with contextlib.suppress(TrainingError):
         earlier = TrainingData.of(source, holdout=given["holdout"], stratified=False)

@@ -81,7 +81,7 @@ class _Task:
 
 
 def run_command(arguments: list[str], folder: str, log: str, environment: dict[str, str]) -> int:
-    """Run `l2a-transfer ARGUMENTS` on this node; its exit code. If the task is cancelled, the command saves and ends."""
+    """Run `l2a-transfer ARGUMENTS` on this node; its exit code. A cancelled command saves its work and ends."""
     Path(log).parent.mkdir(parents=True, exist_ok=True)
     with open_log(Path(log)) as log_file:
         child = subprocess.Popen(

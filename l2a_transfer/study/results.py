@@ -1,4 +1,4 @@
-"""What a study answers: rows over seeds, planned comparisons with their verdicts, hypotheses; as plain data."""
+"""The results of a study as plain data: rows over seeds, planned comparisons with their verdicts, hypotheses."""
 
 from __future__ import annotations
 
@@ -25,10 +25,32 @@ RAW, MATCHED = "as they are", "matched"
 
 @dataclass(frozen=True)
 class Row:
-    """One model on one target by one protocol (and k, and width where a PCA reduced it), over its seeds.
+    """One model on one target by one protocol, over its seeds. Accuracies are fractions.
 
-    `seeds`: of its runs, None where nothing was drawn; `values`: the mean class accuracy of each; `sd`: their sample
-    standard deviation, None for one. All fractions. `missing`: runs that are not evaluated yet.
+    Attributes
+    ----------
+    model, target, protocol : str
+        What was evaluated, on what, and how.
+    shots : int or None
+        Training images per class, for low-shot.
+    components : int or None
+        The number of columns after PCA; None without PCA.
+    draws, n_classes, n_train, n_test, dim : int
+        The number of draws, classes, training rows, test rows and feature columns.
+    chance : float
+        The mean class accuracy of a random answer.
+    seeds : tuple of int or None
+        The seed of each run; None if nothing was random.
+    values : tuple of float
+        The mean class accuracy of each run.
+    mean, accuracy_mean : float
+        Means over runs of the mean class accuracy and the accuracy.
+    sd, accuracy_sd : float or None
+        Their sample standard deviations; None for one run.
+    weights_sha256 : tuple of str or None
+        The digest of the weights of each run.
+    missing : tuple of str
+        Runs that are not evaluated yet.
     """
 
     model: str
@@ -54,10 +76,28 @@ class Row:
 
 @dataclass(frozen=True)
 class Compared:
-    """A planned comparison, with the features as they are, or matched: reduced to `width` columns.
+    """A planned comparison, with features as they are or matched (reduced to the same number of columns).
 
-    `targets`: the contrast on each; `missing`: runs that are not evaluated, and on what; `summaries`: over targets, of
-    which the first decides. `verdict` follows the file's `support` and `refute`; empty where it has neither.
+    Attributes
+    ----------
+    name, title : str
+        Its name in the study's file, and the contrast in words.
+    features : str
+        `as they are` or `matched`.
+    width : int or None
+        The number of columns of matched features.
+    metric, family : str
+        What is compared, and with which other comparisons p values are adjusted.
+    support, refute : str
+        The rules of the study's file.
+    targets : tuple of OnTarget
+        The contrast on each target.
+    missing : tuple of str
+        Runs that are not evaluated yet, with their targets.
+    summaries : tuple of OverTargets
+        Means over targets; the first one decides.
+    verdict : str
+        What the rules say; empty without rules.
     """
 
     name: str
@@ -76,7 +116,7 @@ class Compared:
 
 @dataclass(frozen=True)
 class Judged:
-    """A hypothesis and what the comparisons say of it."""
+    """A hypothesis and the verdict of its comparisons."""
 
     name: str
     says: str
@@ -87,7 +127,21 @@ class Judged:
 
 @dataclass(frozen=True)
 class StudyResults:
-    """All of a study's answers. `undone`: step → why it is not done; a report of an incomplete study says so."""
+    """All results of a study.
+
+    Attributes
+    ----------
+    name : str
+        The name of the study.
+    rows, comparisons, hypotheses : tuple
+        The results.
+    commands : dict
+        The command of each step.
+    undone : dict
+        Why each step that is not done is not done; the report of an incomplete study says so.
+    version : str
+        The version of this package.
+    """
 
     name: str
     rows: tuple[Row, ...]
@@ -103,11 +157,11 @@ class StudyResults:
 
 
 Place = tuple[str, str, int | None, int | None]
-"""Target, protocol, k, and the width that a PCA has left."""
+"""Target, protocol, shots, and columns after PCA."""
 
 
 def analyse(study: Study, plan: Plan, folder: StudyFolder, outcome: Outcome) -> StudyResults:
-    """Read every evaluation that is done, and make the rows and the planned comparisons."""
+    """Read every evaluation that is done; compute the rows, the planned comparisons and the verdicts."""
     reader = EvaluationReader()
     found: dict[str, dict[Place, dict[int | None, RunAnswers]]] = {}
     lacking: dict[tuple[str, str, str], list[str]] = {}
@@ -177,21 +231,21 @@ def _sd(values: list[float]) -> float | None:
 
 @dataclass(frozen=True)
 class _Found:
-    """Every answer of a study by model, place and seed; `lacking`: runs that are not evaluated, by model, target and
-    protocol."""
+    """All answers of a study by model, place and seed, and the runs that are not evaluated by model, target and
+    protocol (`lacking`)."""
 
     answers: dict[str, dict[Place, dict[int | None, RunAnswers]]]
     lacking: dict[tuple[str, str, str], list[str]]
     widths: dict[str, int | None]
 
     def runs(self, model: str, place: tuple[str, str, int | None], width: int | None) -> list[RunAnswers]:
-        """The runs of a model at a place; those of a network that has this very width are taken as they are."""
+        """The runs of a model at a place. A network that has exactly this width is not reduced."""
         reduced = None if width == self.widths[model] else width
         return list(self.answers.get(model, {}).get((*place, reduced), {}).values())
 
 
 def _compare(study: Study, comparison: Comparison, found: _Found) -> list[Compared]:
-    """With the features as they are, and matched where that is asked for and widths differ."""
+    """The comparison with features as they are; also matched, if the study asks for it and widths differ."""
     width = matched_width(study, comparison, found.widths) if comparison.matched else None
     family = [c for c in study.comparisons if c.family == comparison.family]
     sizes = len(family), sum(len(c.targets) for c in family)
@@ -200,7 +254,7 @@ def _compare(study: Study, comparison: Comparison, found: _Found) -> list[Compar
 
 
 def _compared(comparison: Comparison, found: _Found, sizes: tuple[int, int], width: int | None) -> Compared:
-    """`sizes`: comparisons of the family, and their targets together, for which levels are adjusted."""
+    """One comparison. Levels are adjusted for `sizes`: the comparisons of the family, and all their targets."""
     on: list[OnTarget] = []
     missing: list[str] = []
     for target, protocol in zip(comparison.targets, comparison.protocols, strict=True):
@@ -255,7 +309,7 @@ def _on_target(
 
 
 def _verdict(comparison: Comparison, estimate: Estimate | None, *, complete: bool) -> str:
-    """What the adjusted interval says, by the rules of the file."""
+    """What the adjusted interval says by the rules of the study's file."""
     bounds = (comparison.support, comparison.refute)
     if bounds == (None, None):
         return ""
@@ -273,7 +327,7 @@ def _verdict_of(*, supported: bool, refuted: bool) -> str:
 
 
 def _combined_verdict(comparison: Comparison, compared: tuple[Compared, ...]) -> str:
-    """Of a comparison that was made twice, what both ways agree on."""
+    """The verdict of a comparison; if features as they are and matched features disagree, it is undecided."""
     found = {one.verdict for one in compared if one.name == comparison.name}
     return found.pop() if len(found) == 1 else UNDECIDED
 
