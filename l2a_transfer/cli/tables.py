@@ -6,18 +6,17 @@ import io
 import shutil
 import sys
 from collections.abc import Iterable, Sequence
+from functools import cache
+from itertools import zip_longest
 from typing import TYPE_CHECKING
 
 from l2a_transfer.text import terminal
 
 if TYPE_CHECKING:
     from rich.console import Console
-    from rich.table import Table
 
     from l2a_transfer.evaluation.results import EvalResults
 
-UNLIMITED = 1 << 20
-"""The width where nothing is wrapped."""
 GAP = 2
 """Columns between two cells."""
 KEY_WIDTH, LEAST_VALUE_WIDTH = 24, 20
@@ -59,19 +58,11 @@ def table_lines(
       images
         70,000
     """
-    from rich.table import Table
-    from rich.text import Text
-
     safe = [[terminal(cell) for cell in row] for row in rows]
     widths = _column_widths([headings, *safe], width)
     if widths is not None:
-        table = Table(box=None, padding=(0, GAP, 0, 0), pad_edge=False, show_header=False)
-        for k, own in enumerate(widths):
-            is_number = k < len(numbers) and numbers[k]
-            table.add_column(width=own, justify="right" if is_number else "left")
-        for row in (headings, *safe):
-            table.add_row(*map(Text, row))
-        return _rendered(table, width)
+        right = [k < len(numbers) and numbers[k] for k in range(len(widths))]
+        return [line for row in (headings, *safe) for line in _row_lines(row, widths, right)]
     assert width is not None
     lines = []
     for row in safe:
@@ -155,30 +146,31 @@ def _column_widths(rows: Iterable[Sequence[str]], width: int | None) -> list[int
     return widths
 
 
-def _console(width: int | None) -> Console:
-    """A console that writes plain text into memory, whatever the environment says about colours."""
-    from rich.console import Console
+def _row_lines(cells: Sequence[str], widths: Sequence[int], right: Sequence[bool]) -> list[str]:
+    """A row of a table as lines; `right` tells which columns are aligned right."""
+    from rich.cells import cell_len
 
-    return Console(
-        file=io.StringIO(),
-        width=UNLIMITED if width is None else width,
-        color_system=None,
-        force_terminal=False,
-        legacy_windows=False,
-    )
-
-
-def _rendered(table: Table, width: int | None) -> list[str]:
-    console = _console(width)
-    with console.capture() as captured:
-        console.print(table)
-    return [line.rstrip(" ") for line in captured.get().rstrip("\n").split("\n")]
+    wrapped = [_wrapped(cell, width) for cell, width in zip(cells, widths, strict=True)]
+    lines = []
+    for parts in zip_longest(*wrapped, fillvalue=""):
+        padding = [" " * (width - cell_len(part)) for part, width in zip(parts, widths, strict=True)]
+        padded = [pad + part if own else part + pad for part, pad, own in zip(parts, padding, right, strict=True)]
+        lines.append((" " * GAP).join(padded).rstrip(" "))
+    return lines
 
 
 def _wrapped(text: str, width: int) -> list[str]:
     """The text in lines of at most `width` columns, broken between words where that is possible."""
     from rich.text import Text
 
-    width = max(width, 2)  # of one wide letter
-    lines = Text(text).wrap(_console(width), width, overflow="fold")
+    width = max(width, 2)  # the width of one wide letter
+    lines = Text(text).wrap(_console(), width, overflow="fold")
     return [line.plain.rstrip(" ") for line in lines] or [""]
+
+
+@cache
+def _console() -> Console:
+    """The console whose defaults rich needs to wrap text; nothing is printed through it."""
+    from rich.console import Console
+
+    return Console(file=io.StringIO())
