@@ -110,9 +110,18 @@ class Preprocess:
             )
 
     def pixels(self, image: Image.Image) -> NDArray[np.uint8]:
-        """An RGB picture of any size → uint8 (3, size, size). A picture that has the size already is not resampled.
+        """Resize an RGB image of any size. An image that already has the size is not resampled.
 
-        Raises: TypeError for anything but a Pillow image; ValueError for another mode than RGB.
+        Returns
+        -------
+        ndarray of uint8, shape (3, size, size)
+
+        Raises
+        ------
+        TypeError
+            For anything but a Pillow image.
+        ValueError
+            For a mode other than RGB.
         """
         from PIL import Image
 
