@@ -127,8 +127,8 @@ def unknown_name(kind: str, name: str, valid: Iterable[str]) -> UnknownNameError
 
     Examples
     --------
-    >>> print(unknown_name("fit", "strech", ["stretch", "crop"]))
-    fit must be one of stretch, crop; got 'strech'; did you mean 'stretch'?
+    >>> str(unknown_name("fit", "strech", ["stretch", "crop"]))
+    "fit must be one of stretch, crop; got 'strech'; did you mean 'stretch'?"
     """
     names = list(valid)
     close = nearest(name, names)

@@ -34,8 +34,8 @@ def terminal(text: str) -> str:
 
     Examples
     --------
-    >>> print(terminal("a\x1b[2Jb"))
-    a\x1b[2Jb
+    >>> terminal("a\tb")
+    'a\\tb'
     """
     return STEERING.sub(lambda found: repr(found[0])[1:-1], text)
 

@@ -50,13 +50,10 @@ def table_lines(
 
     Examples
     --------
-    >>> print(*table_lines(["name", "images"], [["digits", "1,797"]], numbers=[False, True]), sep="\\n")
-    name    images
-    digits   1,797
-    >>> print(*table_lines(["name", "images"], [["fashion-mnist", "70,000"]], width=16), sep="\\n")
-    fashion-mnist
-      images
-        70,000
+    >>> table_lines(["name", "images"], [["digits", "1,797"]], numbers=[False, True])
+    ['name    images', 'digits   1,797']
+    >>> table_lines(["name", "images"], [["fashion-mnist", "70,000"]], width=16)
+    ['fashion-mnist', '  images', '    70,000']
     """
     safe = [[terminal(cell) for cell in row] for row in rows]
     widths = _column_widths([headings, *safe], width)
@@ -87,9 +84,8 @@ def pair_lines(pairs: Iterable[tuple[str, str]], *, key_width: int = KEY_WIDTH, 
 
     Examples
     --------
-    >>> print(*pair_lines([("kind", "features"), ("rows", "40")], key_width=6), sep="\\n")
-    kind   features
-    rows   40
+    >>> pair_lines([("kind", "features"), ("rows", "40")], key_width=6)
+    ['kind   features', 'rows   40']
     """
     from rich.cells import cell_len
 
