@@ -1,4 +1,4 @@
-"""JSON that may come from strangers: parsed strictly, then held against a schema before any of it is used."""
+"""Untrusted JSON: parsed strictly, then checked against a schema before any of it is used."""
 
 from __future__ import annotations
 
@@ -9,19 +9,40 @@ from dataclasses import dataclass
 from typing import Any
 
 MAX_DEPTH = 32
-"""Lists and objects within each other; what this package writes has at most 6."""
+"""Maximum nesting of lists and objects; documents that this package writes have at most 6 levels."""
 MAX_INTEGER = 2**63
 SHOWN = 60
 
 
 def parse(content: str | bytes) -> Any:
-    """The document, which means the same to every reader: no key twice, no NaN or Infinity, no integer beyond 64 bits.
+    """Parse a JSON document that means the same to every reader.
 
-    Raises: ValueError for these, for nesting that is deeper than MAX_DEPTH, and for what is no JSON.
+    Parameters
+    ----------
+    content : str or bytes
+        The document.
+
+    Raises
+    ------
+    ValueError
+        For a duplicate key, NaN or Infinity, an integer beyond 64 bits, nesting beyond MAX_DEPTH, and invalid JSON.
+
+    Examples
+    --------
+    >>> parse('{"rows": 40}')
+    {'rows': 40}
+    >>> parse('{"rows": 40, "rows": 41}')
+    Traceback (most recent call last):
+    ...
+    ValueError: the key 'rows' stands there twice
     """
     try:
         document = json.loads(
-            content, object_pairs_hook=_once, parse_constant=_no_constant, parse_int=_integer, parse_float=_finite
+            content,
+            object_pairs_hook=_reject_duplicate_keys,
+            parse_constant=_reject_constant,
+            parse_int=_bounded_integer,
+            parse_float=_finite_float,
         )
     except RecursionError as error:
         raise ValueError(f"nested more than {MAX_DEPTH} deep") from error
@@ -37,7 +58,7 @@ def _parts(value: Any) -> Iterable[Any]:
     return value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
 
 
-def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def _reject_duplicate_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
     if len(found) < len(pairs):
         seen: set[str] = set()
@@ -46,17 +67,17 @@ def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return found
 
 
-def _no_constant(name: str) -> Any:
+def _reject_constant(name: str) -> Any:
     raise ValueError(f"{name} is no number")
 
 
-def _integer(digits: str) -> int:
+def _bounded_integer(digits: str) -> int:
     if len(digits) > 20 or abs(int(digits)) >= MAX_INTEGER:
         raise ValueError(f"the integer {digits[:SHOWN]} does not fit into 64 bits")
     return int(digits)
 
 
-def _finite(digits: str) -> float:
+def _finite_float(digits: str) -> float:
     number = float(digits)
     if not math.isfinite(number):
         raise ValueError(f"the number {digits[:SHOWN]} is too large")
@@ -65,14 +86,24 @@ def _finite(digits: str) -> float:
 
 @dataclass(frozen=True)
 class Kind:
-    """What a value must be: in words, as a test, and which kinds its parts must be."""
+    """What a value must be.
+
+    Attributes
+    ----------
+    expected : str
+        In words.
+    holds : callable
+        The test of a value.
+    parts : callable
+        (kind, part, name) of each part of a value that passed the test; the name begins with that of the value.
+    """
 
     expected: str
     holds: Callable[[Any], bool]
     parts: Callable[[Any, str], Iterable[tuple[Kind, Any, str]]] = lambda value, at: ()
 
     def check(self, value: Any, at: str) -> None:
-        """Raises: ValueError naming the field, which is called `at`, what it must be and what it is."""
+        """Raises: ValueError that names the field `at`, what it must be, and what it is."""
         if not self.holds(value):
             raise ValueError(f"{at} must be {self.expected}, got {_short(value)}")
         for kind, part, where in self.parts(value, at):
@@ -91,15 +122,18 @@ NUMBER = Kind("a number", lambda value: isinstance(value, int | float) and not i
 
 
 def text(most: int = 1 << 20) -> Kind:
+    """A string of at most so many characters."""
     return Kind(f"text of at most {most:,} characters", lambda value: isinstance(value, str) and len(value) <= most)
 
 
 def integer(low: int = 0, high: int = MAX_INTEGER - 1) -> Kind:
+    """An integer from `low` to `high`, both included."""
     expected = f"an integer of at least {low:,}" if high == MAX_INTEGER - 1 else f"an integer, {low:,} to {high:,}"
     return Kind(expected, lambda value: type(value) is int and low <= value <= high)
 
 
 def list_of(item: Kind, *, length: int | None = None) -> Kind:
+    """A list of values of one kind, of a fixed length if one is given."""
     expected = "a list" if length is None else f"a list of {length}"
     return Kind(
         expected,
@@ -109,7 +143,7 @@ def list_of(item: Kind, *, length: int | None = None) -> Kind:
 
 
 def row_of(*items: Kind) -> Kind:
-    """A list with one value of each kind."""
+    """A list of fixed length with one value of each kind, in this order."""
     return Kind(
         f"a list of {len(items)}",
         lambda value: isinstance(value, list) and len(value) == len(items),
@@ -123,7 +157,7 @@ def table(
     optional: Mapping[str, Kind] | None = None,
     others: Kind | None = None,
 ) -> Kind:
-    """A JSON object; without `others`, one that has no key but the named ones."""
+    """A JSON object. `others` is the kind of unnamed keys; without it, there must be none."""
     must, may = dict(required or {}), dict(optional or {})
 
     def parts(value: dict[str, Any], at: str) -> Iterator[tuple[Kind, Any, str]]:
@@ -140,7 +174,7 @@ def table(
 
 
 def either(*kinds: Kind) -> Kind:
-    """One of the kinds; where several hold a value, the first."""
+    """A value of one of the kinds. If several match, the first one counts."""
     return Kind(
         " or ".join(kind.expected for kind in kinds),
         lambda value: any(kind.holds(value) for kind in kinds),

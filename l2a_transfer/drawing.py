@@ -1,4 +1,4 @@
-"""Text in figures as it is: no name is ever markup, and a letter that no font has is shown as its code."""
+"""Draws names literally in figures: nothing is markup, and a letter without a glyph is shown as its code."""
 
 from __future__ import annotations
 
@@ -7,19 +7,38 @@ from contextlib import contextmanager
 from functools import cache
 
 FALLBACKS = (
-    "Noto Sans", "Noto Sans CJK SC", "Noto Sans CJK JP", "Noto Sans SC", "Noto Sans JP", "Source Han Sans SC",
-    "WenQuanYi Zen Hei", "WenQuanYi Micro Hei", "Droid Sans Fallback", "IPAexGothic", "Noto Sans Arabic",
-    "Noto Sans Hebrew", "Noto Sans Devanagari", "Noto Sans Thai", "Noto Sans KR", "NanumGothic", "Hiragino Sans",
-    "Apple SD Gothic Neo", "PingFang SC", "Arial Unicode MS", "Noto Emoji", "Symbola", "Unifont",
-)  # fmt: skip
-"""Fonts for letters that matplotlib's own lacks, where they are installed."""
+    "Noto Sans",
+    "Noto Sans CJK SC",
+    "Noto Sans CJK JP",
+    "Noto Sans SC",
+    "Noto Sans JP",
+    "Source Han Sans SC",
+    "WenQuanYi Zen Hei",
+    "WenQuanYi Micro Hei",
+    "Droid Sans Fallback",
+    "IPAexGothic",
+    "Noto Sans Arabic",
+    "Noto Sans Hebrew",
+    "Noto Sans Devanagari",
+    "Noto Sans Thai",
+    "Noto Sans KR",
+    "NanumGothic",
+    "Hiragino Sans",
+    "Apple SD Gothic Neo",
+    "PingFang SC",
+    "Arial Unicode MS",
+    "Noto Emoji",
+    "Symbola",
+    "Unifont",
+)
+"""Fonts for letters that matplotlib's own fonts lack. Those that are installed are used, in this order."""
 
 
 @contextmanager
 def plain_texts() -> Iterator[None]:
-    """While the body draws and saves: `$`, `_`, `^` and backslashes are letters, and FALLBACKS help out.
+    """Draw `$`, `_`, `^` and backslashes as letters, and use the fonts in FALLBACKS, while the block runs.
 
-    What is changed of matplotlib's settings comes back at the end.
+    matplotlib's settings are restored at the end.
     """
     import matplotlib
 
@@ -29,7 +48,7 @@ def plain_texts() -> Iterator[None]:
 
 
 def legible(text: str) -> str:
-    r"""The text with `\u732b` for each letter that no font of `plain_texts` has, and for what cannot be printed."""
+    r"""The text with an escape such as `\u732b` for each letter without a glyph, and for unprintable characters."""
     known = _letters()
     return "".join(c if c.isprintable() and ord(c) in known else ascii(c)[1:-1] for c in text)
 
@@ -44,7 +63,7 @@ def _installed() -> tuple[str, ...]:
 
 @cache
 def _letters() -> frozenset[int]:
-    """The code points that the fonts of `plain_texts` have between them."""
+    """All code points for which the fonts of `plain_texts` have a glyph."""
     import matplotlib
     from matplotlib import font_manager
 

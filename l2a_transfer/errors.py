@@ -1,4 +1,4 @@
-"""The error tree, and the sentence that every "unknown name" error uses."""
+"""The exceptions of this package, and the message for an unknown name."""
 
 from __future__ import annotations
 
@@ -7,13 +7,19 @@ from collections.abc import Iterable
 
 
 class Explained(BaseException):
-    """What is wrong and, where there is one, a remedy; as text the two are joined by a semicolon.
+    """An exception with a problem and an optional remedy. As text, the two are joined by a semicolon.
 
-    A remedy names parameters in backticks, as `overwrite=True` or `out`: the command line shows them as its options.
+    Parameters
+    ----------
+    problem : str
+        What is wrong.
+    remedy : str
+        What to do. It names parameters in backticks, as `overwrite=True` or `out`; the command line shows them as
+        options.
     """
 
     def __init__(self, problem: str, remedy: str = "") -> None:
-        super().__init__(problem, remedy)  # which an exception keeps as `args`, and is pickled with
+        super().__init__(problem, remedy)  # become `args`, which pickle uses
         self.problem, self.remedy = problem, remedy
 
     def __str__(self) -> str:
@@ -21,88 +27,94 @@ class Explained(BaseException):
 
 
 class L2AError(Explained, Exception):
-    """Base of every error about a file, a store, weights or a backend; the command line exits 1."""
+    """Base class of errors about files, stores, weights and backends. The command line exits with 1."""
 
 
 class WeightsError(L2AError):
-    """A weights file that is damaged, incomplete, or belongs to another program."""
+    """A weights file is damaged, incomplete, or of another program."""
 
 
 class DataError(L2AError):
-    """A data set that is missing, empty, damaged, or cannot serve the purpose asked of it."""
+    """A data set is missing, empty, damaged, or unsuitable for its purpose."""
 
 
 class SourceError(DataError):
-    """Files of a data set that changed or went away while it was read: no fault of one image, and never skipped."""
+    """Files of a data set changed or disappeared while it was read. Such images are never skipped."""
 
 
 class StoreError(L2AError):
-    """A feature file that is truncated, changed, incomplete, unsafe, or of another schema."""
+    """A feature file is truncated, changed, incomplete, unsafe, or of another schema."""
 
 
 class BackendError(L2AError):
-    """A device, runtime or model file that cannot run what was asked."""
+    """A runtime or a model file cannot run what was requested."""
 
 
 class DeviceError(L2AError):
-    """A device or a precision was asked for that this machine does not have."""
+    """This machine does not have the requested device or precision."""
 
 
 class OutputExistsError(L2AError):
-    """The output is already there, and nobody said what to do with it."""
+    """The output exists, and replacing it was not requested."""
 
 
 class TrainingError(L2AError):
-    """A training run that cannot start, go on, or be resumed."""
+    """A training run cannot start, continue, or be resumed."""
 
 
 class NotFiniteError(TrainingError):
-    """The loss or the weights of a run are NaN or infinite; the message names the step and the learning rate."""
+    """The loss or the weights of a run are NaN or infinite. The message names the step and the learning rate."""
 
 
 class EvaluationError(L2AError):
-    """Features or labels that a protocol cannot be run on."""
+    """A protocol cannot be applied to these features or labels."""
 
 
 class MemoryLimitError(L2AError):
-    """Work that takes more memory than this process may still use; raised before it begins."""
+    """The work needs more memory than this process may use. Raised before it begins."""
 
 
 class StudyError(L2AError):
-    """A study's file that says something wrong, or a study's folder that is another study's."""
+    """The file of a study is wrong, or its folder belongs to another study."""
 
 
 class MissingExtraError(L2AError):
-    """An optional package that is not installed; the message carries the command that installs it."""
+    """An optional package is not installed. The message contains the command that installs it."""
 
     def __init__(self, what: str, package: str, extra: str) -> None:
         super().__init__(f"{what} needs the package {package}", f"install it with: pip install 'l2a-transfer[{extra}]'")
-        self.args = (what, package, extra)  # what a copy by pickle is made from
+        self.args = (what, package, extra)  # the arguments with which pickle calls __init__
 
 
 class PluginError(L2AError):
-    """A plugin that cannot be loaded, or that declares a name twice or one that cannot be."""
+    """A plugin cannot be loaded, or declares an invalid name or one that is taken."""
 
 
 class ArgumentError(Explained, ValueError):
-    """A value that an argument cannot have; the problem begins with the argument's name. The command line exits 2."""
+    """An argument has an invalid value. The problem begins with its name. The command line exits with 2."""
 
 
 class UnknownNameError(ArgumentError):
-    """A name that is not in its table; the message carries the nearest valid ones."""
+    """A name is unknown. The message lists valid names and suggests the nearest one."""
 
 
 class Interrupted(Explained, KeyboardInterrupt):
-    """Ctrl-C or SIGTERM, after what was done until then was saved; the message says where."""
+    """Ctrl-C or SIGTERM, after completed work was saved. The message says where."""
 
 
 def wrong_kind(argument: str, expected: str, got: object) -> TypeError:
-    """The error for an argument of another kind than `expected`, which says what to pass."""
+    """The error for an argument of the wrong type; `expected` says what to pass."""
     return TypeError(f"{argument} must be {expected}; got {type(got).__name__}")
 
 
 def nearest(name: str, valid: Iterable[str]) -> str | None:
-    """The valid name that looks most like `name`, whatever its case, or None where nothing comes close."""
+    """The valid name that is most similar to `name`, ignoring case; None if no name is similar.
+
+    Examples
+    --------
+    >>> nearest("sofmax", ["softmax", "sparsemax"])
+    'softmax'
+    """
     folded: dict[str, str] = {}
     for candidate in valid:
         folded.setdefault(candidate.casefold(), candidate)
@@ -111,7 +123,13 @@ def nearest(name: str, valid: Iterable[str]) -> str | None:
 
 
 def unknown_name(kind: str, name: str, valid: Iterable[str]) -> UnknownNameError:
-    """The error for a name that is not in its table: all valid names, or the nearest of many."""
+    """The error for an unknown name. It lists the valid names, or the first of many, and suggests the nearest one.
+
+    Examples
+    --------
+    >>> str(unknown_name("fit", "strech", ["stretch", "crop"]))
+    "fit must be one of stretch, crop; got 'strech'; did you mean 'stretch'?"
+    """
     names = list(valid)
     close = nearest(name, names)
     listed = ", ".join(names) if len(names) <= 12 else f"{', '.join(names[:11])}, … ({len(names)} in all)"

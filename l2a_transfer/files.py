@@ -1,4 +1,4 @@
-"""Files that are there whole or not at all, and the only place in this package that writes any."""
+"""Writes files completely or not at all. Every file that this package writes is written here."""
 
 from __future__ import annotations
 
@@ -17,34 +17,40 @@ from typing import Any, BinaryIO, cast
 from l2a_transfer.errors import Interrupted, OutputExistsError, StoreError
 from l2a_transfer.inputs import special_kind
 
-FORMATS = frozenset((
-    ".7z", ".arrow", ".avi", ".bmp", ".csv", ".db", ".doc", ".docx", ".feather", ".gif", ".gz", ".h5", ".hdf5", ".htm",
-    ".html", ".jpeg", ".jpg", ".json", ".jsonl", ".mat", ".md", ".npy", ".npz", ".onnx", ".parquet", ".pdf", ".pickle",
-    ".pkl", ".png", ".pt", ".pth", ".py", ".safetensors", ".sqlite", ".svg", ".tar", ".tgz", ".tif", ".tiff", ".toml",
-    ".tsv", ".txt", ".webp", ".xls", ".xlsx", ".xml", ".yaml", ".yml", ".zip",
-))  # fmt: skip
-"""Suffixes that say what is in a file."""
+ARCHIVES = (".7z", ".gz", ".tar", ".tgz", ".zip")
+ARRAYS = (".arrow", ".feather", ".h5", ".hdf5", ".mat", ".npy", ".npz", ".parquet", ".pickle", ".pkl")
+DOCUMENTS = (".doc", ".docx", ".htm", ".html", ".md", ".pdf", ".txt", ".xls", ".xlsx")
+IMAGES = (".avi", ".bmp", ".gif", ".jpeg", ".jpg", ".png", ".svg", ".tif", ".tiff", ".webp")
+RECORDS = (".csv", ".db", ".json", ".jsonl", ".py", ".sqlite", ".toml", ".tsv", ".xml", ".yaml", ".yml")
+WEIGHTS = (".onnx", ".pt", ".pth", ".safetensors")
+FORMATS = frozenset((*ARCHIVES, *ARRAYS, *DOCUMENTS, *IMAGES, *RECORDS, *WEIGHTS))
+"""Suffixes that name a file format."""
 MAX_NAME_BYTES = 255
 PARTIAL = re.compile(r"(.*)\.[0-9a-f]{12}\.partial", re.DOTALL)
-"""The name of a partial file: that of its output, and twelve digits that no other process draws."""
-ASIDE = ".l2a-transfer"
-"""What the name of a folder of partial files begins with."""
-MOVED = ".moved.json"
-"""Inside such a folder: the names of all its files, written when the first of them is about to be moved."""
+"""The name of a partial file: the name of its output and twelve random digits."""
+PARTIAL_FOLDER = ".l2a-transfer"
+"""The beginning of the name of a folder of partial files."""
+MOVED_LIST = ".moved.json"
+"""Inside such a folder: the names of all its files, written just before the first one is moved."""
 MAX_LIST_BYTES = 1 << 24
 NO_FOLDER_SYNC = (errno.EINVAL, errno.ENOTSUP, errno.ENOSYS)
-"""What file systems answer that cannot sync a folder, as some network drives."""
+"""Errors of file systems that cannot sync a folder, as some network drives."""
 
 
 def names_a_format(path: Path) -> bool:
-    """True where a name ends in a suffix that says what is in the file, as .csv."""
+    """Whether a name ends in the suffix of a file format, as .csv."""
     return path.suffix.lower() in FORMATS
 
 
 def check_replaceable(path: Path) -> None:
-    """Raises: OutputExistsError where `path` is there and not a regular file: a link, folder, pipe, socket or device.
+    """Check that `path` can be replaced: it does not exist, or is a regular file.
 
-    A link is refused wherever it leads, because replacing it would leave the file that it names as it was.
+    A link is refused, because replacing it would not change the file to which it points.
+
+    Raises
+    ------
+    OutputExistsError
+        If `path` is a link, a folder, a pipe, a socket or a device.
     """
     try:
         mode = path.lstat().st_mode
@@ -57,35 +63,38 @@ def check_replaceable(path: Path) -> None:
 
 
 def kind_of(mode: int) -> str:
-    """What something is that is no regular file, of its mode."""
+    """What a mode describes that is not a regular file: `a folder`, `a pipe`, …"""
     other = "a symbolic link" if stat.S_ISLNK(mode) else "a folder" if stat.S_ISDIR(mode) else "not a file"
     return special_kind(mode) or other
 
 
 def is_there(path: Path) -> bool:
-    """True where something has this name, a link to nothing included."""
+    """Whether anything has this name, including a broken link."""
     return os.path.lexists(path)
 
 
 def check_folder(out: Path, what: str) -> None:
-    """Raises: OutputExistsError where `out`, in which `what` is written, is there and is no folder."""
+    """Raises: OutputExistsError if `out`, the folder for `what`, exists and is not a folder."""
     if is_there(out) and not out.is_dir():
         kind = "a file" if out.exists() else "a link to nothing"
         raise OutputExistsError(f"{out}: is {kind}, and {what} needs a folder", "choose another `out`")
 
 
 def check_free(path: Path, *, overwrite: bool, what: str = "it", replaced: Collection[str] = ()) -> None:
-    """Raises: OutputExistsError where `path` is no regular file, or is there without `overwrite` and is not one of the
-    names `replaced`, which an interrupted process left (see `leftovers`)."""
+    """Raises: OutputExistsError if `path` is not a regular file, or exists and may not be replaced.
+
+    It may be replaced with `overwrite`, or if its name is one of `replaced`, which an interrupted process has left (see
+    `leftovers`). `what` is what `overwrite` would replace.
+    """
     check_replaceable(path)
     if is_there(path) and not overwrite and path.name not in replaced:
         raise OutputExistsError(f"{path}: exists", f"`overwrite=True` replaces {what}, or choose another `out`")
 
 
 def check_own_folder(path: Path) -> None:
-    """Raises: StoreError where `path` is there and is a link, not a folder, or another user's.
+    """Raises: StoreError if `path` exists and is a link, not a folder, or another user's.
 
-    What is kept in such a folder is believed later, and removed by name.
+    The content of such a folder is trusted later, and deleted by name.
     """
     try:
         found = path.lstat()
@@ -99,23 +108,29 @@ def check_own_folder(path: Path) -> None:
 
 @contextmanager
 def replacing(path: Path, *, buffering: int = -1) -> Iterator[Any]:
-    """A new binary file, open for writing and reading, that takes the place of `path` when the block ends.
+    """A new binary file for reading and writing, which replaces `path` when the block ends without an error.
 
-    It is written beside `path` under a name of its own, never through a link, synced, and renamed; the folder is synced
-    too. `path` is its old self, or not there, until then, and after any error, and Ctrl-C, for good. Raises:
-    OutputExistsError where `path` is there and no regular file; OSError, naming `path`, where the disk refuses.
+    The file is written under a random name in the same folder, synced and renamed; the folder is synced too. Until
+    then, and after an error or Ctrl-C, `path` is unchanged.
+
+    Raises
+    ------
+    OutputExistsError
+        If `path` exists and is not a regular file.
+    OSError
+        If the disk refuses; the error names `path`.
     """
     check_replaceable(path)
-    partial = _partial_of(path)
-    with _named(path, partial):
+    partial = _partial_path(path)
+    with _errors_about(path, partial):
         try:
-            file = _created(partial, buffering)
+            file = _open_new(partial, buffering)
             try:
                 yield file
                 file.flush()
                 os.fsync(file.fileno())
             finally:
-                with suppress(OSError):  # what the disk refuses now, it has refused above
+                with suppress(OSError):  # the same error was raised above
                     file.close()
             check_replaceable(path)
             os.replace(partial, path)
@@ -127,52 +142,52 @@ def replacing(path: Path, *, buffering: int = -1) -> Iterator[Any]:
 
 
 def check_writable(path: Path) -> None:
-    """Write a partial file of `path`, of nothing, and remove it. Raises: OSError, naming `path`, where that fails."""
-    partial = _partial_of(path)
-    with _named(path, partial):
-        _created(partial).close()
+    """Create an empty partial file for `path` and delete it. Raises: OSError that names `path` if that fails."""
+    partial = _partial_path(path)
+    with _errors_about(path, partial):
+        _open_new(partial).close()
         partial.unlink()
 
 
 def write_whole(path: Path, content: bytes | memoryview) -> None:
-    """`path` becomes a file of this content, or stays as it is. Raises: as `replacing`."""
+    """Write a file, or leave `path` unchanged after an error. Raises: as `replacing`."""
     with replacing(path) as file:
         file.write(content)
 
 
 @contextmanager
 def replacing_all(folder: Path) -> Iterator[Callable[[str, bytes], None]]:
-    """Files of `folder` that appear together: the block is given a function that takes a name and its content.
+    """Replace several files of a folder together. The block gets a function that takes a name and its content.
 
-    All are written aside first, and moved to their places when the block ends, the first one last. Whoever calls this
-    holds the lock of `folder`. A process that is killed while files are moved leaves a list of them, for `leftovers`.
-    Raises: as `replacing`.
+    All files are first written to a folder of partial files. They are moved when the block ends, the first one last.
+    The caller must hold the lock of `folder`. A process that is killed while it moves files leaves a list of them for
+    `leftovers`. Raises: as `replacing`.
     """
-    aside = folder / f"{ASIDE}.{uuid.uuid4().hex[:12]}.partial"
+    aside = folder / f"{PARTIAL_FOLDER}.{uuid.uuid4().hex[:12]}.partial"
     names: list[str] = []
     moving = False
 
     def put(name: str, content: bytes) -> None:
         check_replaceable(folder / name)
-        with _named(folder / name, aside / name):
+        with _errors_about(folder / name, aside / name):
             _write(aside / name, content)
         names.append(name)
 
-    earlier = list(_asides(folder))
+    earlier = list(_partial_folders(folder))
     for path in earlier:
-        if _names_in(path) is None:  # killed before it moved anything
+        if _moved_names(path) is None:  # its process was killed before it moved anything
             shutil.rmtree(path, ignore_errors=True)
     try:
-        with _named(folder, aside):
+        with _errors_about(folder, aside):
             aside.mkdir()
         yield put
         for name in names:
             check_replaceable(folder / name)
-        with _named(folder, aside / MOVED):
-            _write(aside / MOVED, json.dumps(names).encode())
+        with _errors_about(folder, aside / MOVED_LIST):
+            _write(aside / MOVED_LIST, json.dumps(names).encode())
         moving = True
         for name in reversed(names):
-            with _named(folder / name, aside / name):
+            with _errors_about(folder / name, aside / name):
                 os.replace(aside / name, folder / name)
         _sync_folder(folder)
     except BaseException:
@@ -185,9 +200,12 @@ def replacing_all(folder: Path) -> Iterator[Callable[[str, bytes], None]]:
 
 @contextmanager
 def said_if_complete(last: Path, what: str) -> Iterator[None]:
-    """A command that writes `last` after everything else: Ctrl-C once it is there says that `what` is complete.
+    """After Ctrl-C in this block, report that `what` is complete if the file `last` was written, which comes last.
 
-    Raises: Interrupted, a KeyboardInterrupt.
+    Raises
+    ------
+    Interrupted
+        A KeyboardInterrupt with that message.
     """
     before = _identity(last)
     try:
@@ -207,19 +225,19 @@ def _identity(path: Path) -> tuple[int, int, int] | None:
 
 
 def leftovers(folder: Path) -> set[str]:
-    """Names of files that an interrupted `replacing_all` has moved to their places, where others never came."""
+    """Names of files that an interrupted `replacing_all` has moved, if some of its files were not moved."""
     found: set[str] = set()
-    for aside in _asides(folder):
-        names = _names_in(aside) or []
+    for aside in _partial_folders(folder):
+        names = _moved_names(aside) or []
         waiting = [name for name in names if is_there(aside / name)]
         found |= set(names) - set(waiting) if waiting else set()
     return found
 
 
 def remove_leftovers(*paths: Path) -> None:
-    """Remove the partial files of killed processes that wrote `paths`; for whoever holds the lock of the output."""
+    """Delete the partial files that killed processes have left for `paths`. The caller must hold the output's lock."""
     for folder in {path.parent for path in paths}:
-        stems = {_stem(path) for path in paths if path.parent == folder}
+        stems = {_shortened_name(path) for path in paths if path.parent == folder}
         with suppress(OSError), os.scandir(folder) as entries:
             for entry in entries:
                 named = PARTIAL.fullmatch(entry.name)
@@ -227,61 +245,60 @@ def remove_leftovers(*paths: Path) -> None:
                     os.unlink(entry.path)
 
 
-def _asides(folder: Path) -> Iterator[Path]:
-    """The folders of partial files that processes of this user have left in `folder`."""
-    for path in folder.glob(f"{ASIDE}.*.partial"):
+def _partial_folders(folder: Path) -> Iterator[Path]:
+    """The folders of partial files in `folder` that belong to this user."""
+    for path in folder.glob(f"{PARTIAL_FOLDER}.*.partial"):
         named = PARTIAL.fullmatch(path.name)
-        with suppress(FileNotFoundError):  # its process has just removed it
+        with suppress(FileNotFoundError):  # its process has just deleted it
             found = path.lstat()
-            if named and named[1] == ASIDE and stat.S_ISDIR(found.st_mode) and found.st_uid == os.geteuid():
+            if named and named[1] == PARTIAL_FOLDER and stat.S_ISDIR(found.st_mode) and found.st_uid == os.geteuid():
                 yield path
 
 
-def _names_in(aside: Path) -> list[str] | None:
-    """The list of files that a process was moving; None where it had not come to that."""
+def _moved_names(aside: Path) -> list[str] | None:
+    """The names of the files that a process was moving; None if it had not started to."""
     try:
-        with open(aside / MOVED, "rb", opener=_not_a_link) as file:
+        with open(aside / MOVED_LIST, "rb", opener=_open_no_follow) as file:
             found = json.loads(file.read(MAX_LIST_BYTES))
     except (OSError, ValueError, RecursionError):
         return None
     return found if isinstance(found, list) and all(isinstance(name, str) for name in found) else None
 
 
-def _stem(path: Path) -> str:
-    """The name of a file, cut so that what makes it a partial file's fits behind it."""
+def _shortened_name(path: Path) -> str:
+    """The name of a file, shortened so that the suffix of a partial file fits."""
     return os.fsencode(path.name)[: MAX_NAME_BYTES - len(".123456789012.partial")].decode("utf-8", "ignore")
 
 
-def _partial_of(path: Path) -> Path:
-    return path.with_name(f"{_stem(path)}.{uuid.uuid4().hex[:12]}.partial")
+def _partial_path(path: Path) -> Path:
+    return path.with_name(f"{_shortened_name(path)}.{uuid.uuid4().hex[:12]}.partial")
 
 
 def open_log(path: Path) -> BinaryIO:
-    """A file that lines are added to, made where it is not there. Raises: OutputExistsError for anything but a regular
-    file, a link included; OSError."""
+    """Open a log for appending, or create it. Raises: OutputExistsError if it is not a regular file; OSError."""
     check_replaceable(path)
-    return cast(BinaryIO, open(path, "ab", opener=_not_a_link))
+    return cast(BinaryIO, open(path, "ab", opener=_open_no_follow))
 
 
 def _write(path: Path, content: bytes) -> None:
-    """A new file, on disk when this returns."""
-    with _created(path) as file:
+    """Write a new file and sync it."""
+    with _open_new(path) as file:
         file.write(content)
         file.flush()
         os.fsync(file.fileno())
 
 
-def _created(path: Path, buffering: int = -1) -> Any:
-    return open(path, "x+b", buffering, opener=_not_a_link)
+def _open_new(path: Path, buffering: int = -1) -> Any:
+    return open(path, "x+b", buffering, opener=_open_no_follow)
 
 
-def _not_a_link(path: str, flags: int) -> int:
+def _open_no_follow(path: str, flags: int) -> int:
     return os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK, 0o666)
 
 
 @contextmanager
-def _named(path: Path, partial: Path) -> Iterator[None]:
-    """What the disk says of `partial`, or of no file, is said of `path`, which the user knows."""
+def _errors_about(path: Path, partial: Path) -> Iterator[None]:
+    """Errors of the disk about `partial` name `path` instead, which the user knows."""
     try:
         yield
     except OSError as error:
@@ -291,10 +308,10 @@ def _named(path: Path, partial: Path) -> Iterator[None]:
 
 
 def _sync_folder(folder: Path) -> None:
-    """Let a rename outlive a power cut, where the file system can."""
+    """Make a rename survive a power cut, if the file system can."""
     try:
         opened = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    except PermissionError:  # a folder may be written and not read
+    except PermissionError:  # a folder can be writable but not readable
         return
     try:
         os.fsync(opened)

@@ -1,4 +1,4 @@
-"""Files that are read: regular ones alone, opened so that nothing waits, and no more of them than their size says."""
+"""Opens files for reading: regular files only, without blocking, and never more bytes than their size."""
 
 from __future__ import annotations
 
@@ -12,23 +12,31 @@ from pathlib import Path
 from typing import BinaryIO
 
 SPECIAL = {
-    stat.S_IFIFO: "a pipe", stat.S_IFSOCK: "a socket", stat.S_IFCHR: "a device", stat.S_IFBLK: "a device",
-}  # fmt: skip
+    stat.S_IFIFO: "a pipe",
+    stat.S_IFSOCK: "a socket",
+    stat.S_IFCHR: "a device",
+    stat.S_IFBLK: "a device",
+}
 
 
 class NotAFileError(OSError):
-    """A pipe, a socket or a device in the place of a file: to read it could wait, or go on, for ever."""
+    """A pipe, a socket or a device instead of a file; reading it could block or never end."""
 
 
 def special_kind(mode: int) -> str:
-    """`a pipe`, `a socket` or `a device`, of a file's mode; empty for a file or a folder."""
+    """`a pipe`, `a socket` or `a device`, from a file mode; empty for a file or a folder."""
     return SPECIAL.get(stat.S_IFMT(mode), "")
 
 
 def check_input(path: str | Path) -> os.stat_result:
-    """What the system says of a file that is about to be read, which is not opened.
+    """The status of a file that is about to be read. The file is not opened.
 
-    Raises: NotAFileError for a pipe, a socket or a device; IsADirectoryError, FileNotFoundError and the like.
+    Raises
+    ------
+    NotAFileError
+        For a pipe, a socket or a device.
+    OSError
+        For a folder, a missing file, and the like.
     """
     found = os.stat(path)
     _check(found, path)
@@ -36,12 +44,12 @@ def check_input(path: str | Path) -> os.stat_result:
 
 
 def open_input(path: str | Path, *, buffering: int = -1) -> BinaryIO:
-    """A file for reading, whose descriptor was looked at again after it was opened.
+    """Open a regular file for reading. Its kind is checked again after it was opened.
 
-    A file without a size, as those of /proc that never end, is an empty one. Raises: as `check_input`.
+    A file without a size, such as those of /proc, counts as empty. Raises: as `check_input`.
     """
     check_input(path)
-    # Whoever puts a pipe there in the meantime cannot make the opening wait.
+    # O_NONBLOCK: a pipe that takes the file's place in the meantime cannot block us.
     descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
     try:
         found = os.fstat(descriptor)
@@ -56,7 +64,7 @@ def open_input(path: str | Path, *, buffering: int = -1) -> BinaryIO:
 
 
 def read_input(path: str | Path, most: int) -> bytes:
-    """The content of a file, as much as its size says. Raises: as `open_input`; OSError where it is above `most`."""
+    """The content of a file of at most `most` bytes. Raises: as `open_input`; OSError if the file is larger."""
     with open_input(path) as file:
         size = file.seek(0, os.SEEK_END)
         if size > most:
@@ -66,8 +74,10 @@ def read_input(path: str | Path, most: int) -> bytes:
 
 
 def special_files(folder: str | Path, *, below: bool) -> Iterator[tuple[str, str]]:
-    """(path, kind) of each pipe, socket and device in a folder, and in those below it, which are not asked for one by
-    one: a file system tells of most in its listing. What cannot be listed has none."""
+    """(path, kind) of each pipe, socket and device in a folder, and with `below` in its subfolders.
+
+    The kinds come from the listing, without a call per file. Folders that cannot be listed are skipped.
+    """
     pending = [str(folder)]
     while pending:
         with suppress(OSError), os.scandir(pending.pop()) as entries:

@@ -1,4 +1,4 @@
-"""One process an output: a lock that the system itself lets go of when its process ends, however it ends."""
+"""Exclusive file locks: one process per output. The OS releases a lock when its process exits, even after a crash."""
 
 from __future__ import annotations
 
@@ -15,30 +15,42 @@ from l2a_transfer.errors import L2AError, OutputExistsError, StoreError
 from l2a_transfer.files import is_there, kind_of, remove_leftovers
 
 IN_FOLDER = ".l2a-transfer.lock"
-"""The lock of a folder, inside it: the folder above may be another user's."""
+"""The lock of a folder is inside it, because the folder above may belong to another user."""
 CONTENT = re.compile(rb"l2a-transfer (\d+)\n?")
-"""What a lock file holds: the process that held it last; nothing where that could not be written."""
+"""The content of a lock file: the id of the last process that held the lock, or nothing if the disk was full."""
 TRIES = 10
-"""To make a folder and lock it, while other processes make it and remove it again."""
+"""Attempts to create and lock a folder while other processes create and remove it."""
 
-_ours: dict[str, tuple[int, int]] = {}
+_holders: dict[str, tuple[int, int]] = {}
 """Real path of a lock → the process and the thread that hold it."""
 _guard = threading.Lock()
 
 
 @contextmanager
 def output_lock(out: Path, *, argument: str = "out") -> Iterator[None]:
-    """Hold `OUT.lock`, of a file `out` (or a folder of which nothing is there yet), while the block runs.
+    """Hold the lock of an output file while the block runs.
 
-    A POSIX record lock: unlike flock's it does not pass to forked workers, which may live for seconds after their
-    parent was killed. The thread that holds a lock may enter it again. Partial files of `out` that a killed process
-    left are removed. `argument` is the parameter that errors tell to change.
+    This is a POSIX record lock on `OUT.lock`. Unlike a lock by `flock`, it is not inherited by forked workers, which
+    may live for seconds after their parent was killed. The thread that holds the lock may acquire it again. Partial
+    files of `out` that a killed process has left are removed.
 
-    Raises: OutputExistsError where another process, or another thread of this one, writes `out`; StoreError where the
-    folder cannot be written, or something that is no lock of ours has the lock's name; L2AError on a system without
-    POSIX locks.
+    Parameters
+    ----------
+    out : Path
+        The file, or a folder that does not exist yet.
+    argument : str
+        The parameter that error messages tell the user to change.
+
+    Raises
+    ------
+    OutputExistsError
+        If another process, or another thread of this one, is writing `out`.
+    StoreError
+        If the folder cannot be written, or the name of the lock belongs to something else.
+    L2AError
+        On a system without POSIX locks.
     """
-    with _held(out, out.with_name(out.name + ".lock"), argument) as first:
+    with _hold(out, out.with_name(out.name + ".lock"), argument) as first:
         if first:
             remove_leftovers(out)
         yield
@@ -46,10 +58,16 @@ def output_lock(out: Path, *, argument: str = "out") -> Iterator[None]:
 
 @contextmanager
 def folder_lock(out: Path) -> Iterator[None]:
-    """Make the folder `out` where it is not there, and hold its lock while the block runs; all verbs share that one.
+    """Create the folder `out` if it is missing, and hold its lock while the block runs. All verbs share this lock.
 
-    What was made is removed at the end if nothing was put into it. Raises: as `output_lock`; OSError where `out` is
-    something other than a folder, or cannot be made.
+    A folder that was created and is still empty at the end is removed.
+
+    Raises
+    ------
+    OutputExistsError, StoreError, L2AError
+        As `output_lock`.
+    OSError
+        If `out` is not a folder, or cannot be created.
     """
     with ExitStack() as stack:
         for k in range(TRIES):
@@ -58,22 +76,22 @@ def folder_lock(out: Path) -> Iterator[None]:
             made = [path for path in (out, *out.parents) if not path.exists()]
             stack.callback(_remove_if_empty, made)
             try:
-                stack.enter_context(_made_and_held(out) if made else _held(out, out / IN_FOLDER))
+                stack.enter_context(_create_and_lock(out) if made else _hold(out, out / IN_FOLDER))
                 break
             except StoreError as error:
-                # Another process made the folder, failed, and removed it between our two calls.
+                # Another process created the folder, failed, and removed it between our two calls.
                 if not isinstance(error.__cause__, FileNotFoundError) or k == TRIES - 1:
                     raise
         yield
 
 
 @contextmanager
-def _made_and_held(out: Path) -> Iterator[None]:
+def _create_and_lock(out: Path) -> Iterator[None]:
     out.parent.mkdir(parents=True, exist_ok=True)
     with ExitStack() as stack:
-        with output_lock(out):  # against a command that writes a file of this name
+        with output_lock(out):  # excludes a command that writes a file with this name
             out.mkdir(exist_ok=True)
-            stack.enter_context(_held(out, out / IN_FOLDER))
+            stack.enter_context(_hold(out, out / IN_FOLDER))
         yield
 
 
@@ -84,35 +102,35 @@ def _remove_if_empty(folders: Sequence[Path]) -> None:
 
 
 @contextmanager
-def _held(out: Path, path: Path, argument: str = "out") -> Iterator[bool]:
-    """Hold the lock at `path`; False where this thread held it already."""
+def _hold(out: Path, path: Path, argument: str = "out") -> Iterator[bool]:
+    """Hold the lock at `path`; yields False if this thread already holds it."""
     real = os.path.join(os.path.realpath(path.parent), path.name)
     me = (os.getpid(), threading.get_ident())
     with _guard:
-        holder = _ours.get(real)
+        holder = _holders.get(real)
         again = holder == me
         if holder and holder[0] == me[0] and not again:
             raise OutputExistsError(f"{out}: is being written by another thread of this process; wait for it")
-        _ours[real] = me
+        _holders[real] = me
     if again:
         yield False
         return
     try:
-        file = _locked(out, path, argument)
+        file = _acquire(out, path, argument)
         try:
             yield True
         finally:
-            if os.getpid() == me[0] and _is_still(path, file):
+            if os.getpid() == me[0] and _is_same_file(path, file):
                 with suppress(OSError):
-                    path.unlink()  # before the lock goes, so that nobody holds a lock on a name that is gone
+                    path.unlink()  # before the lock is released, so that nobody locks a file that has no name any more
             os.close(file)
     finally:
         with _guard:
-            _ours.pop(real, None)
+            _holders.pop(real, None)
 
 
 def check_system() -> None:
-    """Raises: L2AError on a system without POSIX locks, as Windows, where nothing here has been run."""
+    """Raises: L2AError on a system without POSIX locks, such as Windows, on which this package is not tested."""
     try:
         import fcntl
     except ImportError as error:
@@ -123,18 +141,18 @@ def check_system() -> None:
     assert fcntl
 
 
-def _locked(out: Path, path: Path, argument: str) -> int:
+def _acquire(out: Path, path: Path, argument: str) -> int:
     check_system()
     import fcntl
 
     while True:
-        file = _opened(path)
+        file = _open_lock_file(path)
         try:
             fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            if _is_still(path, file):
-                _sign(path, file)
+            if _is_same_file(path, file):
+                _write_holder(path, file)
                 return file
-            os.close(file)  # its holder removed it between our two calls
+            os.close(file)  # its holder has just removed it
         except StoreError:
             os.close(file)
             raise
@@ -149,11 +167,11 @@ def _locked(out: Path, path: Path, argument: str) -> int:
             raise StoreError(f"{path}: cannot be locked: {error.strerror or error}") from error
 
 
-def _opened(path: Path) -> int:
-    """The lock file, made where it is not there; never through a link, nor of another name of someone's file."""
+def _open_lock_file(path: Path) -> int:
+    """Open the lock file, or create it. Links, and files that have another name, are refused."""
     try:
         with suppress(FileNotFoundError):
-            _check_lock(path, os.lstat(path))  # some devices act when they are opened
+            _check_lock(path, os.lstat(path))  # opening some devices has side effects
         flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOFOLLOW
         file = os.open(path, flags, 0o666)
     except OSError as error:
@@ -175,17 +193,17 @@ def _check_lock(path: Path, found: os.stat_result) -> None:
         )
 
 
-def _sign(path: Path, file: int) -> None:
-    """Write down who holds the lock. Raises: StoreError for a file of another program."""
+def _write_holder(path: Path, file: int) -> None:
+    """Write the id of this process into the lock file. Raises: StoreError for a file of another program."""
     content = os.pread(file, 64, 0)
     if content and not CONTENT.fullmatch(content):
         raise StoreError(f"{path}: a file of another program, not a lock", "move it, or choose another `out`")
-    with suppress(OSError):  # on a full disk the lock works without
+    with suppress(OSError):  # the lock works without it, as on a full disk
         os.ftruncate(file, 0)
         os.pwrite(file, f"l2a-transfer {os.getpid()}\n".encode(), 0)
 
 
-def _is_still(path: Path, file: int) -> bool:
+def _is_same_file(path: Path, file: int) -> bool:
     try:
         named = path.lstat()
     except OSError:

@@ -1,4 +1,4 @@
-"""How any picture becomes the pixels that a network takes; travels with weights, features and ONNX files."""
+"""Converts images to network inputs. The settings are stored in weights, feature and ONNX files."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ CIFAR10_MEAN = (0.4914, 0.4822, 0.4465)
 CIFAR10_STD = (0.2470, 0.2435, 0.2616)
 MAX_MEAN = 255.0
 STDS = (1e-3, 255.0)
-"""What is taken from pixels between 0 and 1, and what they are divided by: beyond it nothing is left of a picture."""
+"""Limits of `mean` and `std` for pixels between 0 and 1; outside of them an image would be lost."""
 
 
 def check_rgb(image: Image.Image) -> None:
-    """Raises: TypeError for anything but a Pillow image; ValueError for one that is not RGB."""
+    """Raises: TypeError for anything but a Pillow image; ValueError for a mode other than RGB."""
     from PIL import Image
 
     if not isinstance(image, Image.Image):
@@ -42,9 +42,18 @@ def check_rgb(image: Image.Image) -> None:
 
 
 def normalize(images: Tensor, mean: Tensor, std: Tensor) -> Tensor:
-    """`(x / 255 − mean) / std`, what a network takes: float32 (B, 3, H, W).
+    """Normalise images for a network: `(x / 255 − mean) / std`.
 
-    `images` (B, 3, H, W): uint8 0…255, or what floating-point work has made of them, 0…1; `mean`, `std` (3, 1, 1).
+    Parameters
+    ----------
+    images : Tensor, shape (B, 3, H, W)
+        uint8 from 0 to 255, or floating point from 0 to 1.
+    mean, std : Tensor, shape (3, 1, 1)
+        As `Preprocess.statistics` gives them.
+
+    Returns
+    -------
+    Tensor of float32, shape (B, 3, H, W)
     """
     import torch
 
@@ -56,11 +65,26 @@ def normalize(images: Tensor, mean: Tensor, std: Tensor) -> Tensor:
 class Preprocess:
     """Resize to `size` × `size` pixels, then `(x / 255 − mean) / std` per channel.
 
-    `fit="stretch"` resizes both sides and does not keep the aspect; `"crop"` resizes the shorter side and cuts out
-    the centre. The filter is Pillow's, which antialiases. The paper does not say how its target images were
-    resized, so the choice is recorded here and travels with every file.
+    The paper does not say how its target images were resized, so the choice is recorded here and in every file.
 
-    Raises: UnknownNameError for a fit or filter that does not exist; ValueError for numbers out of range.
+    Parameters
+    ----------
+    size : int
+        The side of the result in pixels, 4 to 4096.
+    fit : {"stretch", "crop"}
+        `stretch` resizes both sides and changes the aspect ratio. `crop` resizes the shorter side and cuts out the
+        centre.
+    filter : {"bicubic", "bilinear", "lanczos", "box"}
+        Pillow's resampling filter, with antialiasing.
+    mean, std : tuple of float
+        Per channel, for pixels between 0 and 1.
+
+    Raises
+    ------
+    UnknownNameError
+        For another fit or filter.
+    ArgumentError
+        For numbers out of range.
     """
 
     size: int = 32
@@ -86,9 +110,18 @@ class Preprocess:
             )
 
     def pixels(self, image: Image.Image) -> NDArray[np.uint8]:
-        """An RGB picture of any size → uint8 (3, size, size). A picture that has the size already is not resampled.
+        """Resize an RGB image of any size. An image that already has the size is not resampled.
 
-        Raises: TypeError for anything but a Pillow image; ValueError for another mode than RGB.
+        Returns
+        -------
+        ndarray of uint8, shape (3, size, size)
+
+        Raises
+        ------
+        TypeError
+            For anything but a Pillow image.
+        ValueError
+            For a mode other than RGB.
         """
         from PIL import Image
 
@@ -106,7 +139,7 @@ class Preprocess:
         return np.ascontiguousarray(array.transpose(2, 0, 1))  # (3, size, size)
 
     def statistics(self, device: torch.device | str | None = None) -> tuple[Tensor, Tensor]:
-        """`mean` and `std` as `normalize` takes them, float32 (3, 1, 1) on `device`."""
+        """`mean` and `std` for `normalize`: float32, shape (3, 1, 1), on `device`."""
         import torch
 
         mean, std = (torch.tensor(values, device=device)[:, None, None] for values in (self.mean, self.std))
@@ -118,7 +151,7 @@ class Preprocess:
 
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> Preprocess:
-        """The preprocess that `to_json` wrote. Raises: ValueError or TypeError for anything else."""
+        """The settings that `to_json` has written. Raises: ValueError or TypeError for anything else."""
         names = {field.name for field in dataclasses.fields(cls)}
         if not isinstance(values, dict) or set(values) != names:
             raise ValueError(f"a preprocess has the keys {sorted(names)}, got {values!r}")

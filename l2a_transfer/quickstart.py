@@ -1,4 +1,4 @@
-"""The main job on what ships in the package: pretrained attention → features → SVM on unseen photographs."""
+"""The main experiment on bundled data: pretrained attention network → features → SVM on unseen photographs."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from l2a_transfer.data.readers import open_source
 from l2a_transfer.data.sources import ImageSource
 from l2a_transfer.errors import Interrupted
 from l2a_transfer.evaluation.evaluate import evaluate_files
-from l2a_transfer.evaluation.results import EvalConfig
+from l2a_transfer.evaluation.results import EvalConfig, EvalResults
 from l2a_transfer.explain.draw import SHEET, sheet_png
 from l2a_transfer.explain.methods.attention import attention_maps
 from l2a_transfer.features.backends.registry import open_backend
@@ -34,23 +34,56 @@ MODELS = {
     "pixels": "pixels",
 }
 PICTURES = 4
+"""Images in the figure of attention maps."""
 
 
 @dataclass(frozen=True)
 class QuickstartResult:
-    """The table as Markdown, the attention network's comparison with each control in words, and every file."""
+    """What a quickstart has measured and written.
+
+    Attributes
+    ----------
+    table : str
+        The results as a Markdown table.
+    verdicts : tuple of str
+        A sentence for each comparison of the attention network with a control.
+    files : tuple of Path
+        Every file that was written.
+    results : EvalResults
+        The results themselves.
+    """
 
     table: str
     verdicts: tuple[str, ...]
     files: tuple[Path, ...]
+    results: EvalResults
 
 
 def quickstart(out: Path, *, overwrite: bool = False, progress: bool = True) -> QuickstartResult:
-    """Features of caltech-mini for the bundled network and three controls, their SVMs, and one picture of attention.
+    """Extract features of caltech-mini with the bundled network and three controls, fit SVMs, and draw attention maps.
 
     Writes `features-NAME.h5`, the report (`report.html`, Markdown, CSV, JSON, plots) and `attention.png` into `out`.
-    All four rows share one split and protocol. Raises: OutputExistsError where `out` holds a quickstart and `overwrite`
-    is not given; Interrupted, a KeyboardInterrupt, which says what stays.
+    All four rows of the table share one split and one protocol.
+
+    Parameters
+    ----------
+    out : Path
+        The folder of the results; it is created if it is missing.
+    overwrite : bool
+        Replace an earlier quickstart in `out`.
+    progress : bool
+        Show progress bars on stderr.
+
+    Returns
+    -------
+    QuickstartResult
+
+    Raises
+    ------
+    OutputExistsError
+        If `out` holds a quickstart and `overwrite` is not given.
+    Interrupted
+        After Ctrl-C; the message says which files are complete.
     """
     with ExitStack() as stack:
         earlier = stack.enter_context(report_folder(out, overwrite=overwrite, beside=(SHEET,)))
@@ -70,7 +103,7 @@ def _quickstart(out: Path, earlier: set[str], *, overwrite: bool, progress: bool
         for name, model in MODELS.items():
             path = _features(out, name)
             log.info("features of %s of %s by %s", counted(len(source), "image"), DATA, model)
-            # What an interrupted quickstart has finished is verified and used; a file of something else is left alone.
+            # Complete files of an interrupted quickstart are verified and used. Other files are left alone.
             extract(source, open_backend(model), path, resume=not overwrite, overwrite=overwrite, progress=progress)
             files.append(path)
         log.info("linear SVMs: C chosen by cross-validation on the training images, tested once")
@@ -79,15 +112,15 @@ def _quickstart(out: Path, earlier: set[str], *, overwrite: bool, progress: bool
         files += write_report(results, out, overwrite=overwrite, beside={SHEET: picture}, earlier=earlier)
     except KeyboardInterrupt as stop:
         kept = f"{min(len(files), len(MODELS))} of {len(MODELS)} feature files in {out} are complete and stay"
-        go_on = "" if overwrite else "the same again uses them"
-        raise Interrupted(f"{kept}; {stop.problem}" if isinstance(stop, Interrupted) else kept, go_on) from stop
+        remedy = "" if overwrite else "the same again uses them"
+        raise Interrupted(f"{kept}; {stop.problem}" if isinstance(stop, Interrupted) else kept, remedy) from stop
     attention = results.rows[list(MODELS).index("attention")].file_sha256
     verdicts = tuple(c.verdict for c in results.comparisons if c.files[0] == (attention,))
-    return QuickstartResult(markdown_table(results), verdicts, tuple(files))
+    return QuickstartResult(markdown_table(results), verdicts, tuple(files), results)
 
 
 def _attention_picture(source: ImageSource) -> bytes:
-    """A PNG of attention over the first test picture of a few classes, spread over the list of classes."""
+    """A PNG of attention maps: the first test image of `PICTURES` classes, evenly spread over the list of classes."""
     network, card = resolve_model(MODELS["attention"])
     wanted = np.linspace(0, len(source.classes) - 1, PICTURES).round().astype(int)
     test = source.splits.index("test")

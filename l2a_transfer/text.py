@@ -1,4 +1,4 @@
-"""Text that strangers wrote (names of files, models, classes and keys), made safe for where it is shown.
+"""Makes untrusted text (names of files, models, classes and keys) safe for where it is shown.
 
 Here for terminals, CSV and JSON; for HTML see `report/markup.py`, for Markdown `report/markdown.py`.
 """
@@ -16,50 +16,67 @@ OTHERS = (
     "\x7f-\x9f\xad\u061c\u180e\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb"
     "\U0001d173-\U0001d17a\U000e0000-\U000e007f\ud800-\udfff"
 )
-"""C1 controls, marks that cannot be seen or turn text round, and halves of characters. Joiners are letters' own."""
+"""C1 controls, invisible marks, marks of text direction, and surrogates. Joiners are not among them."""
 STEERING = re.compile(f"[{CONTROLS}{OTHERS}]")
 STEERING_IN_JSON = re.compile(f"[{OTHERS}]")
 UNSEEN = re.compile(
     "[\u034f\u115f\u1160\u17b4\u17b5\u180b-\u180f\u200c\u200d\u3164\ufe00-\ufe0f\uffa0\U000e0100-\U000e01ef]"
 )
-"""Joiners, fillers and selectors of forms: letters need them, and nobody sees them by themselves."""
+"""Joiners, fillers and variation selectors: some scripts need them, but alone they are invisible."""
 NUMBERS = re.compile(r"[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?(?: [-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?)*")
 FORMULA = re.compile(r"[\s'\"\ufffd]*[=+\-@＝＋－＠]")
-"""How a cell begins that a spreadsheet computes."""
+"""The beginning of a cell that a spreadsheet would evaluate."""
 NO_BREAK = "\u00a0"
 
 
 def terminal(text: str) -> str:
-    """One line for a terminal: what could steer it, or turn text round, as the escape that Python has for it."""
+    r"""One line for a terminal, with Python's escapes for controls, line breaks and marks of text direction.
+
+    Examples
+    --------
+    >>> terminal("a\tb")
+    'a\\tb'
+    """
     return STEERING.sub(lambda found: repr(found[0])[1:-1], text)
 
 
 def plain(text: str) -> str:
-    """The text with a space for each white space, and U+FFFD for what `STEERING` has: controls, halves of
-    characters, what turns text round and what cannot be seen."""
+    """The text with a space for each white space, and U+FFFD for each character of `STEERING`."""
     spaced = "".join(" " if c.isspace() and c != NO_BREAK else c for c in text)
     return STEERING.sub("\ufffd", spaced)
 
 
 def look(text: str) -> str:
-    """What of a name can be told apart by eye where it stands in a report; equal for names that look alike."""
+    """A key that is equal for names that look the same in a report."""
     return unicodedata.normalize("NFC", " ".join(UNSEEN.sub("", plain(text)).split()))
 
 
 def csv_cell(value: object) -> object:
-    """A value for a CSV file, which a spreadsheet shows and does not compute; numbers stay numbers.
+    """A value for a CSV file that no spreadsheet evaluates as a formula. Numbers are unchanged.
 
-    Of several values joined by semicolons, at which some spreadsheets cut, each is looked at.
+    Some spreadsheets split cells at semicolons, so each part is checked.
+
+    Examples
+    --------
+    >>> csv_cell("=1+1"), csv_cell("-0.5"), csv_cell(3)
+    ("'=1+1", '-0.5', 3)
     """
     if not isinstance(value, str):
         return value
     shown = STEERING.sub(lambda found: " " if found[0].isspace() else "\ufffd", value)
-    return ";".join(f"'{part}" if FORMULA.match(part) and not NUMBERS.fullmatch(part) else part
-                    for part in shown.split(";"))  # fmt: skip
+    return ";".join(
+        f"'{part}" if FORMULA.match(part) and not NUMBERS.fullmatch(part) else part for part in shown.split(";")
+    )
 
 
 def shell_line(arguments: Sequence[str]) -> str:
-    """A command as a shell takes it, in one line: `$'…'` where an argument has what cannot be seen or copied."""
+    """A command for a shell, in one line. Arguments with invisible characters are written as `$'…'`.
+
+    Examples
+    --------
+    >>> shell_line(["l2a-transfer", "inspect", "my file.h5"])
+    "l2a-transfer inspect 'my file.h5'"
+    """
     return " ".join(map(_quoted, arguments))
 
 
@@ -67,7 +84,7 @@ def _quoted(argument: str) -> str:
     def hidden(c: str) -> bool:
         return bool(STEERING.match(c) or UNSEEN.match(c)) or (c.isspace() and c != " ")
 
-    fence = "```" in argument  # which ends a block of Markdown
+    fence = "```" in argument  # it would end a code block in Markdown
     if not fence and not any(map(hidden, argument)):
         return shlex.quote(argument)
     shown = ""
@@ -83,5 +100,5 @@ def _quoted(argument: str) -> str:
 
 
 def json_text(document: str) -> str:
-    """The same JSON document, in which escapes stand for what could steer a terminal."""
+    """The same JSON document, with escapes for characters that could steer a terminal."""
     return STEERING_IN_JSON.sub(lambda found: json.dumps(found[0])[1:-1], document)

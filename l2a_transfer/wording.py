@@ -1,19 +1,25 @@
-"""Numbers in sentences."""
+"""Numbers and errors in sentences."""
 
 from __future__ import annotations
 
 
 def counted(n: int, one: str, many: str | None = None) -> str:
-    """`1 image`, `2,000 images`: `many` is the plural where it is not `one` with an s."""
+    """A number with its noun; `many` is an irregular plural.
+
+    Examples
+    --------
+    >>> counted(1, "image"), counted(2000, "image"), counted(3, "class", "classes")
+    ('1 image', '2,000 images', '3 classes')
+    """
     return f"{n:,} {one if n == 1 else many or one + 's'}"
 
 
 def are(n: int) -> str:
-    """`is` of one, `are` of another number."""
+    """`is` for one, `are` for any other number."""
     return "is" if n == 1 else "are"
 
 
 def first_line(error: BaseException) -> str:
-    """The first line of what an error says, or its type where it says nothing."""
+    """The first line of an error's message, or its type if there is no message."""
     lines = str(error).strip().splitlines()
     return lines[0] if lines else type(error).__name__

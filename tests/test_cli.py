@@ -10,9 +10,11 @@ import sys
 
 import click
 import pytest
+from click.testing import CliRunner
 
 from l2a_transfer import __version__
 from l2a_transfer.cli.main import VERBS, main
+from l2a_transfer.cli.options import GroupedOption, NameChoice
 from tests.conftest import assert_fails, l2a
 
 TORCH_FREE = (
@@ -75,12 +77,71 @@ from click.testing import CliRunner
 for module in {TORCH_FREE!r}:
     import_module(module)
 from l2a_transfer.cli.main import VERBS, main
+from l2a_transfer.cli.options import GroupedOption, NameChoice
 for arguments in [["--help"], ["--version"], *([verb, "--help"] for verb in VERBS)]:
     result = CliRunner().invoke(main, arguments)
     assert result.exit_code == 0, (arguments, result.output)
 print(sorted(name for name in sys.modules if name.split(".")[0] in ("torch", "torchvision", "onnxruntime", "onnx")))
 """
     assert in_fresh_process(code).strip() == "[]"
+
+
+def parameters(verb: str) -> list[click.Parameter]:
+    command = main.get_command(click.Context(main), verb)
+    assert command is not None
+    return command.params
+
+
+def is_option(parameter: click.Parameter) -> bool:
+    return isinstance(parameter, click.Option)
+
+
+NAMED = [(verb, p) for verb in VERBS for p in parameters(verb) if isinstance(p.type, NameChoice)]
+
+
+@pytest.mark.parametrize(("verb", "parameter"), NAMED, ids=[f"{verb} {p.opts[0]}" for verb, p in NAMED])
+def test_a_wrong_choice_exits_2_with_the_sentence_of_the_library(verb: str, parameter: click.Parameter) -> None:
+    assert isinstance(parameter.type, NameChoice)
+    names = parameter.type.choices
+    assert parameter.get_default(click.Context(main)) in names
+    wrong = names[-1][:-1] + "_"
+    arguments = [word for p in parameters(verb) if p.required for word in ([p.opts[0]] if is_option(p) else []) + ["x"]]
+    result = l2a(verb, *arguments, parameter.opts[0], wrong)
+    flag, listed = parameter.opts[0], ", ".join(names)
+    expected = f"Error: {flag} must be one of {listed}; got {wrong!r}; did you mean {names[-1]!r}?"
+    assert_fails(result, 2)
+    assert result.stderr == f"{expected}\n"
+
+
+def test_choices_are_the_names_that_the_library_takes() -> None:
+    from l2a_transfer.svm.fitting import SOLVERS
+    from l2a_transfer.training.data import PLACES
+
+    found = {(verb, p.name): p.type.choices for verb, p in NAMED if isinstance(p.type, NameChoice)}
+    # Written out, because these modules import scikit-learn, for which no help should wait.
+    assert found["svm-eval", "solver"] == SOLVERS
+    assert found["train", "pixels"] == PLACES
+
+
+@pytest.mark.parametrize("verb", ["train", "extract", "svm-eval", "study"])
+def test_every_option_of_a_long_help_has_a_group(verb: str) -> None:
+    options = [p for p in parameters(verb) if is_option(p)]
+    assert len({getattr(p, "group", None) for p in options} - {GroupedOption.group, None}) >= 3
+    assert not [p.name for p in options if getattr(p, "group", GroupedOption.group) == GroupedOption.group]
+    assert re.split(r"^\S.*:$", l2a(verb, "--help").stdout, flags=re.MULTILINE)[-1].split()[:2] == ["-h,", "--help"]
+
+
+@pytest.mark.parametrize("columns", [60, 80, 120])
+@pytest.mark.parametrize("verb", VERBS)
+def test_help_fits_the_width_and_keeps_names_and_examples_whole(verb: str, columns: int) -> None:
+    text = CliRunner().invoke(main, [verb, "--help"], terminal_width=columns).stdout
+    lines = text.splitlines()
+    for parameter in parameters(verb):
+        for name in parameter.opts if is_option(parameter) else ():
+            assert [line for line in lines if re.match(rf"  {name}(?![\w-])", line)], name
+    assert "\x1b" not in text
+    for line in lines:
+        assert len(line) <= columns or line.startswith(("    l2a-transfer ", "  --")), line
 
 
 def test_public_names_are_there_and_listed() -> None:

@@ -13,7 +13,18 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from l2a_transfer.documents import MAX_DEPTH, NUMBER, _once, either, integer, list_of, parse, row_of, table, text
+from l2a_transfer.documents import (
+    MAX_DEPTH,
+    NUMBER,
+    _reject_duplicate_keys,
+    either,
+    integer,
+    list_of,
+    parse,
+    row_of,
+    table,
+    text,
+)
 from l2a_transfer.errors import StoreError
 from l2a_transfer.evaluation import evaluate
 from l2a_transfer.evaluation.evaluate import evaluate_files
@@ -316,7 +327,7 @@ class Name(str):
 def test_a_key_that_comes_twice_is_found_in_one_pass() -> None:
     pairs = [(Name(k), 0) for k in range(2000)]
     with pytest.raises(ValueError, match="the key '1999' stands there twice"):
-        _once([*pairs, (Name(1999), 0)])
+        _reject_duplicate_keys([*pairs, (Name(1999), 0)])
     assert Name.compared < 20_000
 
 

@@ -190,7 +190,7 @@ def test_a_link_at_the_very_name_of_a_partial_file_is_not_written_through(
     out.parent.mkdir()
     (tmp_path / "elsewhere").mkdir()
     (out.parent / f"{name}.0123456789ab.partial").symlink_to(victim)
-    (out.parent / f"{files.ASIDE}.0123456789ab.partial").symlink_to(tmp_path / "elsewhere")
+    (out.parent / f"{files.PARTIAL_FOLDER}.0123456789ab.partial").symlink_to(tmp_path / "elsewhere")
     with pytest.raises((L2AError, OSError), match="File exists"):
         write(out)
     assert victim.read_text() == "precious"
@@ -584,13 +584,13 @@ def test_a_first_checkpoint_that_cannot_be_saved_promises_none(tmp_path: Path) -
 
 
 def test_a_planted_list_of_moved_files_is_not_believed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    aside = tmp_path / f"{files.ASIDE}.0123456789ab.partial"
+    aside = tmp_path / f"{files.PARTIAL_FOLDER}.0123456789ab.partial"
     aside.mkdir()
     (aside / "waiting").touch()
     for content in ('["waiting", "results.json"', "[" * 100_000, '{"a": 1}', "[1]"):
-        (aside / files.MOVED).write_text(content)
+        (aside / files.MOVED_LIST).write_text(content)
         assert leftovers(tmp_path) == set()
-    (aside / files.MOVED).write_text('["waiting", "results.json"]')
+    (aside / files.MOVED_LIST).write_text('["waiting", "results.json"]')
     assert leftovers(tmp_path) == {"results.json"}
     monkeypatch.setattr(os, "geteuid", lambda: aside.stat().st_uid + 1)
     assert leftovers(tmp_path) == set()

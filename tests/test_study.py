@@ -12,12 +12,12 @@ import pytest
 from l2a_transfer.errors import ArgumentError, OutputExistsError, StudyError
 from l2a_transfer.evaluation.evaluate import evaluate_files
 from l2a_transfer.evaluation.results import EvalConfig
-from l2a_transfer.study.answers import Reader
+from l2a_transfer.study.answers import EvaluationReader
 from l2a_transfer.study.contrasts import on_target, value
 from l2a_transfer.study.read import read_study
-from l2a_transfer.study.record import AGAIN, BEGIN, DONE, WAITS
-from l2a_transfer.study.study import StudyOutcome, foresee, run_study
-from l2a_transfer.study.work import FAILED, LEFT
+from l2a_transfer.study.record import BEGIN, DONE, REDO, WAITING
+from l2a_transfer.study.scheduler import FAILED, NOT_STARTED
+from l2a_transfer.study.study import StudyOutcome, preview_study, run_study
 from tests.conftest import assert_fails, l2a
 from tests.feature_files import blobs, feature_set, labels_of, save
 from tests.study_files import STUDY, InThisProcess, pictures, study_file
@@ -131,8 +131,8 @@ def test_a_corrupted_or_foreign_file_is_found_said_and_made_again(
 ) -> None:
     before = report(study)
     harm(study)
-    plan = foresee(read_study(study / "study.toml"), study / "out")
-    assert plan[step].what == AGAIN
+    plan = preview_study(read_study(study / "study.toml"), study / "out")
+    assert plan[step].what == REDO
     found, ran = again(study)
     assert found.is_complete
     assert ran[: len(verbs)] == verbs
@@ -177,7 +177,7 @@ def test_a_dry_run_writes_nothing(tmp_path: Path) -> None:
     assert not (tmp_path / "out").exists()
     document = json.loads(l2a("study", path, "--out", tmp_path / "out", "--dry-run", "--json").stdout)
     assert len(document["steps"]) == 2 * 2 * (1 + 2 + 3) + 1 + 2
-    assert {step["state"] for step in document["steps"]} == {BEGIN, WAITS}
+    assert {step["state"] for step in document["steps"]} == {BEGIN, WAITING}
 
 
 def test_only_what_is_asked_for_is_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -206,7 +206,7 @@ def test_no_step_is_begun_that_cannot_end_in_time(study: Path) -> None:
     found, verbs = again(study, deadline_s=600)
     assert verbs == ["svm-eval", "svm-eval"]  # those of the pixels
     why = found.states["evaluate/plain@patterns/seed-0/near/fixed"]
-    assert (why.what, why.why) == (LEFT, "would take 5,000 s (as those before took), and that is not left")
+    assert (why.what, why.why) == (NOT_STARTED, "would take 5,000 s (as those before took), and that is not left")
     train = found.states["train/attention@patterns/seed-0"].why
     assert train == "would take 5,000 s (as those before took), and that is not left"
 
@@ -292,7 +292,7 @@ def test_an_evaluation_with_other_settings_is_made_again(study: Path) -> None:
 
 def test_a_data_set_that_changed_is_extracted_again(study: Path) -> None:
     pictures(study / "others.npz", seed=2)
-    plan = foresee(read_study(study / "study.toml"), study / "out")
+    plan = preview_study(read_study(study / "study.toml"), study / "out")
     assert plan["extract/plain@patterns/seed-0/far"].why == "the data set far has changed"
     assert plan["extract/plain@patterns/seed-0/near"].what == DONE
     found, verbs = again(study)
@@ -313,7 +313,7 @@ def test_a_step_that_fails_takes_no_other_with_it_but_those_that_need_it(study: 
     assert found.failed == ["extract/plain@patterns/seed-1/far"]
     assert found.states[found.failed[0]].what == FAILED
     assert "others.npz" in found.states[found.failed[0]].why
-    assert found.states["evaluate/plain@patterns/seed-1/far/fixed"].what == LEFT
+    assert found.states["evaluate/plain@patterns/seed-1/far/fixed"].what == NOT_STARTED
     assert found.states["evaluate/plain@patterns/seed-1/near/fixed"].what == DONE
     assert found.results is not None
     assert {c.verdict for c in found.results.comparisons} == {"incomplete"}
@@ -357,7 +357,7 @@ def test_a_contrast_of_two_networks_is_the_comparison_over_seeds(draws: int, tmp
         for path in paths:
             results = tmp_path / f"{path.stem}.json"
             results.write_text(json.dumps(evaluate_files([path], config).document()))
-            runs[name] += Reader().answers(results, path)
+            runs[name] += EvaluationReader().answers(results, path)
     found = on_target({"a": 1.0, "b": -1.0}, runs, "mean_class_accuracy")
     assert not isinstance(found, str)
     assert (found.difference, found.p) == pytest.approx((known.difference, known.p))
@@ -375,7 +375,7 @@ def test_seeds_that_do_not_differ_give_no_test(tmp_path: Path) -> None:
     (path,) = seeded(tmp_path, "a", [1.5])
     results = tmp_path / "a.json"
     results.write_text(json.dumps(evaluate_files([path], EvalConfig(protocol="official", c_grid=(0.01,))).document()))
-    (one,) = Reader().answers(results, path)
+    (one,) = EvaluationReader().answers(results, path)
     found = on_target({"a": 1.0, "b": -1.0}, {"a": [one, one], "b": [one]}, "mean_class_accuracy")
     assert found == "the training seeds of one side do not differ, which leaves no spread to judge by"
     found = on_target({"a": 1.0, "b": -1.0}, {"a": [one], "b": [one]}, "mean_class_accuracy")

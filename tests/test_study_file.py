@@ -10,7 +10,7 @@ from l2a_transfer.errors import StudyError
 from l2a_transfer.models.weights import PRETRAINED
 from l2a_transfer.study.config import Bound
 from l2a_transfer.study.read import read_study
-from l2a_transfer.study.steps import plan_work
+from l2a_transfer.study.steps import plan_steps
 from l2a_transfer.study.weights import runs_of
 from tests.conftest import assert_fails, l2a
 from tests.study_files import STUDY, study_file
@@ -26,7 +26,7 @@ def written(folder: Path, *changes: tuple[str, str], text: str = STUDY) -> Path:
 
 
 def test_the_steps_of_a_study(tmp_path: Path) -> None:
-    work = plan_work(read_study(study_file(tmp_path)))
+    work = plan_steps(read_study(study_file(tmp_path)))
     assert len(work.steps) == 2 * 2 * (1 + 2 + 3) + 1 + 2
     train = work.steps["train/attention@patterns/seed-1"]
     assert train.command == (
@@ -166,7 +166,7 @@ def test_a_rule_holds_for_the_whole_interval(bound: str, low: float, high: float
 
 def test_the_project_s_own_study_can_be_planned() -> None:
     study = read_study(ROOT / "benchmarks" / "study.toml")
-    work = plan_work(study)
+    work = plan_steps(study)
     assert {run.given for run in work.runs if run.model == "attention@cifar10"} == {
         "vgg-att2-concat-pc.cifar10-w025",
         "zoo/vgg-att2-concat-pc.cifar10-w025.fast.seed-1.safetensors",
@@ -184,7 +184,7 @@ def test_the_example_of_the_documentation_can_be_planned(tmp_path: Path) -> None
     page = (ROOT / "docs" / "study.md").read_text(encoding="utf-8")
     path = tmp_path / "mine.toml"
     path.write_text(page.split("```toml\n")[1].split("```")[0])
-    assert len(plan_work(read_study(path)).steps) == 2 * 3 * (1 + 2 + 3) + 2 + 3
+    assert len(plan_steps(read_study(path)).steps) == 2 * 3 * (1 + 2 + 3) + 2 + 3
 
 
 def test_the_documentation_has_every_key(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from l2a_transfer.study.ray_engine import _Task, run_command
+from l2a_transfer.study.ray_launcher import _Task, run_command
 from tests.conftest import assert_fails, l2a
 from tests.study_files import study_file
 

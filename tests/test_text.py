@@ -22,7 +22,7 @@ from click.testing import Result
 
 import l2a_transfer
 from l2a_transfer.cli.failures import explained
-from l2a_transfer.cli.main import OneLine, _one_line
+from l2a_transfer.cli.main import OneLineFormatter, _one_line
 from l2a_transfer.errors import ArgumentError, DataError
 from l2a_transfer.report.write import write_report
 from l2a_transfer.text import csv_cell, json_text, terminal
@@ -243,8 +243,8 @@ def test_the_log_the_traceback_and_warnings_of_a_process_of_its_own(tmp_path: Pa
 
 def test_records_of_the_log_and_warnings_are_one_line() -> None:
     record = logging.LogRecord("l2a_transfer", logging.WARNING, "", 0, "skipped %s", (NAME,), None)
-    assert not steers(OneLine().format(record))
-    assert "\n" not in OneLine().format(record)
+    assert not steers(OneLineFormatter().format(record))
+    assert "\n" not in OneLineFormatter().format(record)
     with warnings.catch_warnings():
         assert not steers(_one_line(UserWarning(NAME), UserWarning, "file.py", 3))
 

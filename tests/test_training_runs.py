@@ -330,7 +330,7 @@ def test_a_batch_that_sixty_photos_do_not_fill_is_made_smaller_and_said(
 def test_a_run_on_the_holdout_of_before_goes_on_with_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     arguments = (*COMMAND, "--data-dir", cifar(tmp_path), "--epochs", "2", "--device", "cpu", "--holdout", "20")
     of_before = lambda source, given: TrainingData.from_source(source, holdout=given["holdout"], stratified=False)  # noqa: E731
-    monkeypatch.setattr("l2a_transfer.cli.train._held_out", of_before)
+    monkeypatch.setattr("l2a_transfer.cli.train._hold_out", of_before)
     for out in ("begun", "whole"):
         assert l2a(*arguments, "--out", tmp_path / out).exit_code == 0
     monkeypatch.undo()

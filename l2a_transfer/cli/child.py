@@ -1,4 +1,4 @@
-"""`python -m l2a_transfer.cli.child PARENT VERB …`: a command that ends when the process that started it ends."""
+"""`python -m l2a_transfer.cli.child PARENT VERB …`: a command that is killed when its parent process ends."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ import sys
 from l2a_transfer.cli.main import main
 
 PR_SET_PDEATHSIG = 1
-"""Of Linux's prctl."""
+"""The option of Linux's prctl."""
 
 
-def end_with(parent: int) -> None:
-    """Have this process killed when its parent ends, however that ends; on Linux, where the kernel does it."""
+def die_with(parent: int) -> None:
+    """Have the kernel kill this process when its parent ends, even after a crash. Linux only."""
     if sys.platform == "linux":
         import ctypes
 
@@ -23,8 +23,8 @@ def end_with(parent: int) -> None:
 
 
 if __name__ == "__main__":
-    end_with(int(sys.argv.pop(1)))
-    # A shell has its children in the background ignore Ctrl-C, and Ray's workers block it.
+    die_with(int(sys.argv.pop(1)))
+    # Shells make background processes ignore Ctrl-C, and Ray's workers block it.
     signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT, signal.SIGTERM})
     main(prog_name="l2a-transfer")

@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import click
 
+from l2a_transfer.cli.options import Verb
 from l2a_transfer.cli.output import echo, echo_json
+from l2a_transfer.cli.tables import table_lines, terminal_width
+
+if TYPE_CHECKING:
+    from l2a_transfer.data.registry import DatasetSpec
 
 
-@click.command("datasets")
+@click.command("datasets", cls=Verb)
 @click.option("--json/--text", "as_json", default=False, help="One JSON document with licences and citations.")
 def command(as_json: bool) -> None:
-    """List the data sets that --data takes by name: images, classes, splits, terms, and what --data-dir must hold.
+    """List the named data sets.
+
+    --json adds splits, licences, citations, and what --data-dir must hold.
 
     \b
     Example:
@@ -35,7 +44,15 @@ def command(as_json: bool) -> None:
         ]
         echo_json(rows, indent=1)
         return
-    for spec in DATASETS.values():
-        where = "in the package" if not spec.needs_data_dir else "--download" if spec.downloads else "fetch it yourself"
-        echo(f"{spec.name:<14} {spec.images:>7,} images {spec.classes:>4} classes  {where:<18} {spec.title}")
-    echo("", f"Your own pictures: {' or '.join(KINDS)}. Licences, citations and layouts: --json.")
+    listed = [
+        [spec.name, f"{spec.images:,}", str(spec.classes), _how_to_get(spec), spec.title] for spec in DATASETS.values()
+    ]
+    headings = ["name", "images", "classes", "how to get it", "title"]
+    echo(*table_lines(headings, listed, numbers=[False, True, True, False, False], width=terminal_width()))
+    echo("", f"Your own images: {' or '.join(KINDS)}. Licences, citations and layouts: --json.")
+
+
+def _how_to_get(spec: DatasetSpec) -> str:
+    if not spec.needs_data_dir:
+        return "in the package"
+    return "--download" if spec.downloads else "by hand"

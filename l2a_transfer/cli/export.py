@@ -1,4 +1,4 @@
-"""`l2a-transfer export`: the extractor as one ONNX file."""
+"""`l2a-transfer export`: write the feature extractor as an ONNX file."""
 
 from __future__ import annotations
 
@@ -6,19 +6,20 @@ from pathlib import Path
 
 import click
 
+from l2a_transfer.cli.options import PATH, SEED, Verb
 from l2a_transfer.cli.output import echo
-from l2a_transfer.cli.paths import PATH
 
 
-@click.command("export")
+@click.command("export", cls=Verb)
 @click.option("--model", required=True, help="Bundled name, .safetensors or untrained:ARCH[@WIDTH].")
-@click.option("--out", type=PATH, required=True, metavar="FILE.onnx")
-@click.option("--seed", type=click.IntRange(0, 2**32 - 1), default=0, show_default=True, help="Of untrained weights.")
+@click.option("--out", type=PATH, required=True, metavar="FILE.onnx", help="ONNX file.")
+@click.option("--seed", metavar="N", type=SEED, default=0, show_default=True, help="Random seed of untrained weights.")
 @click.option("--overwrite/--no-overwrite", default=False, help="Replace --out.")
 def command(model: str, out: Path, seed: int, overwrite: bool) -> None:
-    """Write the feature extractor as ONNX: uint8 pixels in, features and attention maps out.
+    """Export the feature extractor to ONNX.
 
-    The file is run in ONNX Runtime against PyTorch at batch 1 and 7 and kept only if they agree within 1e-4.
+    The input is uint8 pixels; the outputs are features and attention maps. The file is kept only if ONNX Runtime agrees
+    with PyTorch within 1e-4 at batch sizes 1 and 7.
 
     \b
     Example:

@@ -10,44 +10,104 @@ from typing import Any
 
 import click
 
-from l2a_transfer.cli.data import reading_options
+from l2a_transfer.cli.options import PATH, SEED, NameChoice, Verb, option, option_group, reading_options
 from l2a_transfer.cli.output import echo
-from l2a_transfer.cli.paths import PATH
 from l2a_transfer.wording import counted
 
 RUN = ("batch_size", "workers", "on_error", "attention", "engine", "resume", "overwrite")
 
 
-@click.command("extract")
-@click.option("--model", required=True, help="Bundled name, .safetensors, .onnx, untrained:ARCH[@WIDTH] or pixels.")
-@click.option("--data", required=True, help="Data set name, or imagefolder:, npz:, wds: or parquet:PATH.")
-@click.option("--data-dir", type=PATH, help="Folder that holds the data set.")
-@click.option("--download/--no-download", default=False, help="Fetch the data set into --data-dir.")
-@click.option("--out", type=PATH, required=True, metavar="FILE.h5", help="Feature file.")
-@click.option("--split", help="Only this split.")
-@reading_options
-@click.option("--limit", type=click.IntRange(min=1), help="At most N images a split, evenly over the classes.")
-@click.option("--levels", help="Comma-separated levels, as L2,L3; all by default.")
-@click.option("--tap", default="ga", show_default=True, help="ga, or ga-bn-relu: what the classifier sees.")
-@click.option("--backend", default="auto", show_default=True, help="auto, torch or onnxruntime.")
-@click.option("--device", default="auto", show_default=True, help="auto, cpu or cuda.")
-@click.option("--precision", default="auto", show_default=True, help="auto (fp32), fp32, bf16 or fp16.")
-@click.option("--batch-size", type=click.IntRange(min=1), default=64, show_default=True)
-@click.option("--threads", type=click.IntRange(1, 1024), help="CPU threads of the network; they decide the last bits.")
-@click.option("--workers", type=click.IntRange(min=0), help="Decoding processes; chosen by default.")
-@click.option("--on-error", default="fail", show_default=True, help="A faulty image: fail, or skip and list it.")
-@click.option("--attention/--no-attention", default=False, help="Store each level's attention maps too.")
-@click.option("--engine", default="local", show_default=True, help="local, or ray: actors on a cluster.")
-@click.option("--ray-address", help="Of a running Ray cluster; by default one is started on this machine.")
-@click.option("--actors", type=click.IntRange(min=1), help="Ray actors; as many as fit by default.")
-@click.option("--seed", type=click.IntRange(0, 2**32 - 1), default=0, show_default=True, help="Of untrained weights.")
-@click.option("--resume/--no-resume", default=False, help="Where --out is complete: verify it and exit 0.")
-@click.option("--overwrite/--no-overwrite", default=False, help="Replace --out.")
+@click.command("extract", cls=Verb)
+@option_group(
+    "Model",
+    option("--model", required=True, help="Bundled name, .safetensors, .onnx, untrained:ARCH[@WIDTH] or pixels."),
+    option("--levels", metavar="L,L,…", help="Levels, as L2,L3. [default: all]"),
+    option(
+        "--tap",
+        type=NameChoice("l2a_transfer.features.backends.interface:TAPS"),
+        default="ga",
+        show_default=True,
+        help="ga: the attention outputs g_a. ga-bn-relu: after batch norm and ReLU, as the classifier sees them.",
+    ),
+    option("--attention/--no-attention", default=False, help="Store the attention maps of each level too."),
+    option("--seed", metavar="N", type=SEED, default=0, show_default=True, help="Random seed of untrained weights."),
+)
+@option_group(
+    "Data",
+    option("--data", required=True, help="Data set name, or imagefolder:, npz:, wds: or parquet:PATH."),
+    option("--data-dir", type=PATH, help="Folder that holds the data set."),
+    option("--download/--no-download", default=False, help="Download the data set into --data-dir."),
+    option("--split", help="Only this split."),
+    reading_options,
+    option(
+        "--limit", metavar="N", type=click.IntRange(min=1), help="At most N images per split, evenly over the classes."
+    ),
+    option(
+        "--on-error",
+        type=NameChoice("l2a_transfer.features.extraction.extract:ON_ERROR"),
+        default="fail",
+        show_default=True,
+        help="What to do with an image that cannot be read: stop, or skip it and list it.",
+    ),
+)
+@option_group(
+    "Output",
+    option("--out", type=PATH, required=True, metavar="FILE.h5", help="Feature file."),
+    option("--resume/--no-resume", default=False, help="If --out is complete, verify it and exit with 0."),
+    option("--overwrite/--no-overwrite", default=False, help="Replace --out."),
+)
+@option_group(
+    "Computation",
+    option(
+        "--backend",
+        type=NameChoice("l2a_transfer.features.backends.registry:BACKENDS"),
+        default="auto",
+        show_default=True,
+        help="Runtime of the network.",
+    ),
+    option(
+        "--device",
+        type=NameChoice("l2a_transfer.devices:DEVICES"),
+        default="auto",
+        show_default=True,
+        help="auto: a CUDA GPU if there is one.",
+    ),
+    option(
+        "--precision",
+        type=NameChoice("l2a_transfer.devices:PRECISIONS"),
+        default="auto",
+        show_default=True,
+        help="auto: fp32.",
+    ),
+    option(
+        "--batch-size", metavar="N", type=click.IntRange(min=1), default=64, show_default=True, help="Images per batch."
+    ),
+    option(
+        "--threads",
+        metavar="N",
+        type=click.IntRange(1, 1024),
+        help="CPU threads of the network. They affect the last bits.",
+    ),
+    option(
+        "--workers", metavar="N", type=click.IntRange(min=0), help="Decoding processes. [default: chosen automatically]"
+    ),
+    option(
+        "--engine",
+        type=NameChoice("l2a_transfer.features.extraction.extract:ENGINES"),
+        default="local",
+        show_default=True,
+        help="local: this machine. ray: actors on a cluster.",
+    ),
+    option("--ray-address", help="Address of a running Ray cluster. [default: start one on this machine]"),
+    option("--actors", metavar="N", type=click.IntRange(min=1), help="Ray actors. [default: as many as fit]"),
+)
 @click.pass_obj
 def command(obj: dict[str, Any], /, **given: Any) -> None:
-    """Write the features of an image set to HDF5, together with labels, ids, splits and the model's card.
+    """Write the features of a data set to HDF5.
 
-    An extraction that was interrupted goes on where it stopped when the same command is given again.
+    The file also holds labels, ids, splits and the card of the model.
+
+    Run the same command again to continue an extraction that was interrupted.
 
     \b
     Example:
@@ -97,7 +157,7 @@ def command(obj: dict[str, Any], /, **given: Any) -> None:
 
 @contextlib.contextmanager
 def _runnable(model: str, backend: str, seed: int) -> Iterator[str]:
-    """The model as `open_backend` takes it: for ONNX Runtime, weights are exported to a file for the time being."""
+    """The model as `open_backend` takes it. For ONNX Runtime, PyTorch weights are exported to a temporary file."""
     if backend != "onnxruntime" or model.endswith(".onnx") or model == "pixels":
         yield model
         return

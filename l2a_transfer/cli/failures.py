@@ -1,7 +1,7 @@
-"""How a command ends that did not succeed: one sentence on stderr, and an exit code that says whose fault it was.
+"""How a command fails: one sentence on stderr, and an exit code for the kind of failure.
 
-2: misuse. 1: a file, a device or the machine cannot serve. 130: interrupted. 70 (EX_SOFTWARE of sysexits.h): a fault
-of this program, which is anything that it does not raise on purpose.
+2: misuse. 1: a problem with a file, a device or the machine. 130: interrupted. 70 (EX_SOFTWARE of sysexits.h): a bug,
+which is any exception that this package does not raise on purpose.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ from l2a_transfer.wording import first_line
 
 BUG, INTERRUPTED = 70, 130
 PARAMETER = re.compile(r"`([a-z][a-z0-9_]*)(?:=([^`]+))?`")
-"""How a remedy writes a parameter (see `errors.Explained`)."""
+"""A parameter in a remedy (see `errors.Explained`)."""
 REPORT = (
     f"This is a fault of l2a-transfer {__version__} and not of what you asked for. Please report it, with the command "
     "and what 'l2a-transfer --traceback VERB …' prints (or the environment variable L2A_DEBUG=1)."
 )
 NO_MEMORY = ("OutOfMemoryError", "can't allocate memory")
-"""What torch calls it on a GPU, and on a CPU."""
+"""Signs of an out-of-memory error of torch, on a GPU and on a CPU."""
 TO_DO = {
     errno.ENOENT: "check the spelling, and that the folder is there",
     errno.EEXIST: "a file is where a folder is needed; choose another path",
@@ -44,7 +44,7 @@ TO_DO = {
     errno.ELOOP: "a link leads back to itself; remove the link",
     errno.ENAMETOOLONG: "choose a shorter name",
 }
-"""What a user can do where the operating system refuses."""
+"""What the user can do about an error of the operating system."""
 
 
 class _Bug(click.ClickException):
@@ -52,10 +52,14 @@ class _Bug(click.ClickException):
 
 
 class Explanation:
-    """Turns what a command raises, while it runs in this context manager, into its last sentence and exit code.
+    """A context manager that turns an exception of a command into one sentence and an exit code.
 
-    `options` gives the parameter names of the command, which errors name as Python does; it is called where there is
-    an error. With `traceback`, the traceback of any error is shown before the sentence.
+    Parameters
+    ----------
+    options : callable
+        Returns the parameter names of the command, so that messages can show them as options. Called after an error.
+    traceback : bool
+        Show the traceback before the sentence.
     """
 
     def __init__(self, options: Callable[[], Collection[str]], *, traceback: bool = False) -> None:
@@ -68,33 +72,33 @@ class Explanation:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if isinstance(error, KeyboardInterrupt):
-            echo(_interrupted(error), err=True)
+            echo(_interruption(error), err=True)
             sys.exit(INTERRUPTED)
         if isinstance(error, click.ClickException):
-            # click repeats arguments as they were given
+            # click repeats arguments literally
             error.message = terminal(error.message)  # type: ignore[misc]
             return
         if not isinstance(error, Exception) or isinstance(error, (click.Abort, click.exceptions.Exit)):
             return
         if isinstance(error, OSError) and error.errno == errno.EPIPE:
-            return  # whoever read our output, as `head`, has enough; click ends quietly
+            return  # the reader of our output, such as `head`, has closed it; click exits quietly
         if self.traceback:
             echo(*"".join(tracebacks.format_exception(error)).split("\n"), err=True)
         raise explained(error, self.options()) from error
 
 
 def explained(error: Exception, options: Collection[str] = ()) -> click.ClickException:
-    """What the command line says of an error, with its exit code."""
-    found = _explained(error, options)
+    """The message of the command line for an error, with its exit code."""
+    found = _exception_for(error, options)
     advice = f"\n{REPORT}" if isinstance(found, _Bug) else ""
     return type(found)(terminal(found.message) + advice)
 
 
-def _explained(error: Exception, options: Collection[str]) -> click.ClickException:
+def _exception_for(error: Exception, options: Collection[str]) -> click.ClickException:
     if isinstance(error, ArgumentError):
-        return click.UsageError(_flagged(error, options))
+        return click.UsageError(_with_options(error, options))
     if isinstance(error, L2AError):
-        return click.ClickException("; ".join(filter(None, (_flagged(error, ()), _of_cause(error)))))
+        return click.ClickException("; ".join(filter(None, (_with_options(error, ()), _advice_of_cause(error)))))
     if isinstance(error, OSError):
         where = f"{error.filename}: " if error.filename else ""
         todo = TO_DO.get(error.errno or 0)
@@ -103,7 +107,7 @@ def _explained(error: Exception, options: Collection[str]) -> click.ClickExcepti
         return click.ClickException(f"a name that is not UTF-8 ({error.object!a:.200}); rename the file or folder")
     if isinstance(error, MemoryError) or any(sign in f"{type(error).__name__} {error}" for sign in NO_MEMORY):
         return click.ClickException(f"out of memory: {first_line(error)}; ask for less at a time")
-    if isinstance(error, RuntimeError) and "DataLoader worker" in str(error):  # torch raises it wherever we stand
+    if isinstance(error, RuntimeError) and "DataLoader worker" in str(error):  # torch raises it at an arbitrary point
         return click.ClickException(
             f"a decoding process ended: {first_line(error)}; fewer --workers take less memory, and 0 decodes in this "
             "process"
@@ -113,16 +117,16 @@ def _explained(error: Exception, options: Collection[str]) -> click.ClickExcepti
     return _Bug(f"{type(error).__name__}: {first_line(error)}")
 
 
-def _of_cause(error: L2AError) -> str:
-    """What to do where an error tells in the system's words that the system refused, and has no remedy of its own."""
+def _advice_of_cause(error: L2AError) -> str:
+    """Advice for an error that only repeats the message of the operating system and has no remedy."""
     cause = error.__cause__
     if error.remedy or not isinstance(cause, OSError) or not error.problem.endswith(f": {cause.strerror}"):
         return ""
     return TO_DO.get(cause.errno or 0, "")
 
 
-def _flagged(error: Explained, options: Collection[str]) -> str:
-    """The message with this command line's names for parameters: `overwrite=True` → --overwrite."""
+def _with_options(error: Explained, options: Collection[str]) -> str:
+    """The message with options instead of parameters: `overwrite=True` → --overwrite."""
     both = re.match(r"([a-z0-9_]+) and ([a-z0-9_]+) (.*)", error.problem, re.DOTALL)
     first, rest = re.match(r"([a-z0-9_]*)(.*)", error.problem, re.DOTALL).groups()  # type: ignore[union-attr]
     named = first in options and ("_" in first or rest.startswith(" must "))
@@ -143,7 +147,7 @@ def _flag(name: str) -> str:
     return f"--{name.replace('_', '-')}"
 
 
-def _interrupted(error: KeyboardInterrupt) -> str:
+def _interruption(error: KeyboardInterrupt) -> str:
     if isinstance(error, Interrupted):
-        return f"Interrupted: {_flagged(error, ())}."
+        return f"Interrupted: {_with_options(error, ())}."
     return "Interrupted before it was done; start it again."

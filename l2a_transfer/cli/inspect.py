@@ -1,4 +1,4 @@
-"""`l2a-transfer inspect`: what a weights, ONNX or feature file holds."""
+"""`l2a-transfer inspect`: print the content of a weights, ONNX or feature file."""
 
 from __future__ import annotations
 
@@ -7,22 +7,23 @@ from typing import Any
 
 import click
 
+from l2a_transfer.cli.options import PATH, Verb
 from l2a_transfer.cli.output import echo, echo_json
-from l2a_transfer.cli.paths import PATH
+from l2a_transfer.cli.tables import pair_lines, terminal_width
 from l2a_transfer.errors import StoreError, WeightsError
 
 
-@click.command("inspect")
+@click.command("inspect", cls=Verb)
 @click.argument("file", type=PATH)
 @click.option("--json/--text", "as_json", default=False, help="One JSON document.")
-@click.option("--verify/--no-verify", default=False, help="Read every value again; exit 1 where one is not finite.")
+@click.option("--verify/--no-verify", default=False, help="Read every value; exit with 1 if one is not finite.")
 def command(file: Path, as_json: bool, verify: bool) -> None:
-    """Print what a weights file (.safetensors), an exported ONNX file or a feature file (.h5) holds.
+    """Print the content of a weights, ONNX or feature file.
 
-    The file's SHA-256 is always computed again, and nothing in a file is run. weights_sha256 names the network: its
-    weights, features and ONNX files have the same. --verify also reads every value: of a feature file, the checksum of
-    each chunk, values that are not finite, constant columns and duplicate rows; of weights and ONNX files, whether the
-    tensors fit the card and are finite.
+    The SHA-256 of the file is always recomputed, and no code in it is run. weights_sha256 identifies the network: it is
+    the same for its weights, feature and ONNX files. --verify also reads every value. For a feature file it checks the
+    checksum of each chunk, and finds values that are not finite, constant columns and duplicate rows. For weights and
+    ONNX files it checks that the tensors fit the card and are finite.
 
     \b
     Example:
@@ -32,8 +33,7 @@ def command(file: Path, as_json: bool, verify: bool) -> None:
     if as_json:
         echo_json(found, indent=1)
     else:
-        for key, value in _lines(found):
-            echo(f"{key:<24} {value}")
+        echo(*pair_lines(_flat(found), width=terminal_width()))
     verified = found.get("verify", {})
     wrong = ["features that are not finite"] if verified.get("rows_not_finite") else []
     outside = verified.get("maps_outside_0_1", {}).items()
@@ -46,7 +46,7 @@ AGAIN = "extract it again (`overwrite=True`) with `precision='fp32'`"
 
 
 def _describe(path: Path, verify: bool) -> dict[str, Any]:
-    """The file's card and shape as JSON, by what it starts with and not by its name. Raises: L2AError."""
+    """The card and the shape of a file as JSON. Its first bytes decide what it is. Raises: L2AError."""
     from l2a_transfer.features.backends.onnx import read_exported
     from l2a_transfer.features.store.reader import is_feature_file
     from l2a_transfer.features.store.verify import verify_onnx
@@ -77,7 +77,7 @@ def _describe_features(path: Path, verify: bool) -> dict[str, Any]:
 
     with open_features(path, finite=not verify) as found:
         for _ in found.blocks() if not verify else ():
-            pass  # raises where a value is not finite; --verify names them all
+            pass  # raises if a value is not finite; --verify lists them all
         counts = np.bincount(found.split, minlength=len(found.meta.splits))
         described = {
             "kind": "features",
@@ -110,8 +110,8 @@ def _describe_features(path: Path, verify: bool) -> dict[str, Any]:
     return {**described, "verify": findings.to_json()}
 
 
-def _lines(values: dict[str, Any], prefix: str = "") -> list[tuple[str, str]]:
-    """One (key, text) for each value, nested keys joined by dots, long lists cut."""
+def _flat(values: dict[str, Any], prefix: str = "") -> list[tuple[str, str]]:
+    """(key, text) of each value; nested keys are joined by dots, and long lists are cut."""
     lines: list[tuple[str, str]] = []
     for key, value in values.items():
         name = f"{prefix}{key}"
@@ -120,7 +120,7 @@ def _lines(values: dict[str, Any], prefix: str = "") -> list[tuple[str, str]]:
         elif isinstance(value, dict) and key == "kinds":  # of files, by suffix
             lines.append((name, ", ".join(f"{count} {kind}" for kind, count in value.items())))
         elif isinstance(value, dict):
-            lines += _lines(value, f"{name}.")
+            lines += _flat(value, f"{name}.")
         elif isinstance(value, list):
             shown = ", ".join(map(str, value[:8])) + (f", … ({len(value)} in all)" if len(value) > 8 else "")
             lines.append((name, shown))

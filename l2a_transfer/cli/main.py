@@ -11,7 +11,7 @@ from typing import Any
 import click
 
 from l2a_transfer.cli.failures import Explanation
-from l2a_transfer.cli.output import replace_what_cannot_be_written
+from l2a_transfer.cli.output import accept_every_letter
 from l2a_transfer.errors import L2AError, nearest
 from l2a_transfer.lock import check_system
 from l2a_transfer.text import terminal
@@ -31,20 +31,20 @@ VERBS = {
 }
 
 
-class OneLine(logging.Formatter):
-    """A record of the log as one line, in which names cannot steer the terminal."""
+class OneLineFormatter(logging.Formatter):
+    """Formats a log record as one line and escapes control characters."""
 
     def format(self, record: logging.LogRecord) -> str:
         return terminal(super().format(record))
 
 
 def _one_line(message: Warning | str, category: type[Warning], *_: Any, **__: Any) -> str:
-    """A warning of Python's as `OneLine`, without the line of code that it comes from."""
+    """Formats a Python warning as one line, without the source code."""
     return f"{category.__name__}: {terminal(str(message))}\n"
 
 
 class Verbs(click.Group):
-    """Loads a verb's module when it is asked for, so that `--help` never waits for torch."""
+    """Imports the module of a verb when it is used, so that `--help` is fast."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(VERBS)
@@ -63,21 +63,21 @@ class Verbs(click.Group):
         return super().resolve_command(ctx, args)
 
     def invoke(self, ctx: click.Context) -> Any:
-        """The verb; what it raises becomes one sentence on stderr and an exit code."""
+        """Run the verb. An exception becomes one sentence on stderr and an exit code."""
         with Explanation(lambda: self._options(ctx), traceback=ctx.params["traceback"]):
             return super().invoke(ctx)
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        with Explanation(list):  # of options before the verb
+        with Explanation(list):  # errors of options before the verb
             return super().parse_args(ctx, args)
 
     def _options(self, ctx: click.Context) -> set[str]:
-        """The parameter names of the verb that was called."""
+        """The parameter names of the called verb."""
         command = self.get_command(ctx, ctx.invoked_subcommand or "")
         return {parameter.name for parameter in command.params if parameter.name} if command else set()
 
     def main(self, *arguments: Any, **options: Any) -> Any:
-        replace_what_cannot_be_written()  # first of all, because help is printed before any verb runs
+        accept_every_letter()  # first, because help is printed before any verb runs
         try:
             check_system()
         except L2AError as error:
@@ -85,21 +85,21 @@ class Verbs(click.Group):
         return super().main(*arguments, **options)
 
 
-@click.command(cls=Verbs, context_settings={"help_option_names": ["-h", "--help"]})
+@click.command(cls=Verbs, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.version_option(__version__, "--version", prog_name="l2a-transfer")
 @click.option("-q", "--quiet", is_flag=True, help="No progress and no log; warnings and errors only.")
 @click.option("--traceback", is_flag=True, envvar="L2A_DEBUG", help="Show where an error came from [env: L2A_DEBUG=1].")
 @click.pass_context
 def main(ctx: click.Context, quiet: bool, traceback: bool) -> None:
-    """Attention networks, their features in HDF5, and how well those generalize.
+    """Attention networks, their features in HDF5, and how well these generalize.
 
     \b
     Example: l2a-transfer quickstart --out quickstart
     """
     ctx.obj = {"progress": not quiet}
     handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(OneLine())
+    handler.setFormatter(OneLineFormatter())
     logging.basicConfig(level=logging.WARNING, handlers=[handler])
     warnings.formatwarning = _one_line
-    # Only our own log: the ONNX exporter tells of every graph pass at this level.
+    # Only our own log: the ONNX exporter logs every graph pass at this level.
     logging.getLogger("l2a_transfer").setLevel(logging.WARNING if quiet else logging.INFO)

@@ -1,4 +1,4 @@
-"""`l2a-transfer maps`: attention over pictures."""
+"""`l2a-transfer maps`: attention maps over images."""
 
 from __future__ import annotations
 
@@ -6,23 +6,22 @@ from pathlib import Path
 
 import click
 
+from l2a_transfer.cli.options import FOLDER, PATH, SEED, Verb
 from l2a_transfer.cli.output import echo
-from l2a_transfer.cli.paths import FOLDER, PATH
 
 
-@click.command("maps")
+@click.command("maps", cls=Verb)
 @click.argument("images", nargs=-1, required=True, type=PATH, metavar="IMAGE|FOLDER…")
 @click.option("--model", required=True, help="Bundled name, .safetensors or untrained:ARCH[@WIDTH].")
-@click.option("--out", type=FOLDER, required=True, metavar="DIR")
-@click.option(
-    "--side", type=int, default=128, show_default=True, help="Shorter side, in pixels, that the network sees."
-)
-@click.option("--seed", type=click.IntRange(0, 2**32 - 1), default=0, show_default=True, help="Of untrained weights.")
-@click.option("--overwrite/--no-overwrite", default=False, help="Replace the pictures in --out.")
+@click.option("--out", type=FOLDER, required=True, metavar="DIR", help="Folder of the drawings.")
+@click.option("--side", type=int, default=128, show_default=True, help="Shorter side of the network's input in pixels.")
+@click.option("--seed", metavar="N", type=SEED, default=0, show_default=True, help="Random seed of untrained weights.")
+@click.option("--overwrite/--no-overwrite", default=False, help="Replace the drawings in --out.")
 def command(images: tuple[Path, ...], model: str, out: Path, side: int, seed: int, overwrite: bool) -> None:
-    """Draw each level's attention over pictures of any size: an overlay a level, and one contact sheet.
+    """Draw attention maps over images.
 
-    Of a folder, all pictures below it are drawn.
+    Images may have any size. There is one overlay per level, and one contact sheet. For a folder, all images below it
+    are drawn.
 
     \b
     Example:
@@ -36,7 +35,7 @@ def command(images: tuple[Path, ...], model: str, out: Path, side: int, seed: in
 
     images = tuple(picture for path in images for picture in _pictures(path))
     network, card = resolve_model(model, seed=seed)
-    # Two folders can hold pictures of one name, so the number is part of the overlay's.
+    # Images in two folders can have the same name, so the names of overlays contain a number.
     stems = [f"{number:03d}-{path.stem}" for number, path in enumerate(images)]
     names = [path.name for path in images]
     if len(set(names)) < len(names):
@@ -53,7 +52,7 @@ def command(images: tuple[Path, ...], model: str, out: Path, side: int, seed: in
 
 
 def _pictures(path: Path) -> list[Path]:
-    """The path itself, or the pictures below a folder. Raises: DataError where a folder has none."""
+    """The path itself, or the images below a folder. Raises: DataError if a folder has none."""
     from l2a_transfer.data.folders import find_pictures
     from l2a_transfer.errors import DataError
 

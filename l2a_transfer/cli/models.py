@@ -1,17 +1,19 @@
-"""`l2a-transfer models`: the networks that there are."""
+"""`l2a-transfer models`: bundled weights and architectures."""
 
 from __future__ import annotations
 
 import click
 
+from l2a_transfer.cli.options import Verb
 from l2a_transfer.cli.output import echo, echo_json
+from l2a_transfer.cli.tables import table_lines, terminal_width
 from l2a_transfer.wording import counted
 
 
-@click.command("models")
+@click.command("models", cls=Verb)
 @click.option("--json/--text", "as_json", default=False, help="One JSON list.")
 def command(as_json: bool) -> None:
-    """List the weights that ship with the package, and the architectures that can be trained or used untrained.
+    """List bundled weights and architectures.
 
     \b
     Example:
@@ -29,15 +31,24 @@ def command(as_json: bool) -> None:
         ]
         echo_json(rows, indent=1)
         return
-    echo("Pretrained, for --model:")
-    for card in cards:
-        accuracy = card.metrics["test_accuracy"]
-        echo(
-            f"  {card.name:<40} {card.parameters:>9,} parameters  {card.training['data']} test accuracy "
-            f"{100 * accuracy['value']:.2f} % (n = {accuracy['n']:,}, {counted(accuracy['seeds'], 'seed')})"
-        )
-    echo(
-        "", f"Architectures, for train, and for --model as untrained:ARCH[@WIDTH]; width {DEFAULT_WIDTH:g} by default:"
-    )
-    for name, spec in ARCHITECTURES.items():
-        echo(f"  {name:<28} {'features of ' + ', '.join(spec.levels) if spec.levels else 'pooled last features'}")
+    width = terminal_width()
+    metrics = [card.metrics["test_accuracy"] for card in cards]
+    pretrained = [
+        [
+            card.name,
+            f"{card.parameters:,}",
+            str(card.training["data"]),
+            f"{100 * accuracy['value']:.2f} % (n = {accuracy['n']:,}, {counted(accuracy['seeds'], 'seed')})",
+        ]
+        for card, accuracy in zip(cards, metrics, strict=True)
+    ]
+    echo("Pretrained weights, for --model:", "")
+    headings = ["name", "parameters", "trained on", "test accuracy"]
+    echo(*table_lines(headings, pretrained, numbers=[False, True, False, False], width=width))
+    architectures = [
+        [name, ", ".join(spec.levels) if spec.levels else "last pooled features"]
+        for name, spec in ARCHITECTURES.items()
+    ]
+    default = f"width {DEFAULT_WIDTH:g} by default"
+    echo("", f"Architectures, for train, and for --model as untrained:ARCH[@WIDTH]; {default}:", "")
+    echo(*table_lines(["name", "features"], architectures, width=width))

@@ -1,4 +1,4 @@
-"""`l2a-transfer quickstart`: the main job in one command."""
+"""`l2a-transfer quickstart`: the main experiment in one command."""
 
 from __future__ import annotations
 
@@ -7,8 +7,9 @@ from typing import Any
 
 import click
 
+from l2a_transfer.cli.options import FOLDER, Verb
 from l2a_transfer.cli.output import echo
-from l2a_transfer.cli.paths import FOLDER
+from l2a_transfer.cli.tables import results_lines, terminal_width
 
 NEXT = """\
 Next:
@@ -17,18 +18,21 @@ Next:
   l2a-transfer export --model vgg-att2-concat-pc --out extractor.onnx"""
 
 
-@click.command("quickstart")
+@click.command("quickstart", cls=Verb)
 @click.option(
     "--out",
     type=FOLDER,
     default=Path("quickstart"),
     show_default=True,
     metavar="DIR",
+    help="Folder of the results.",
 )
 @click.option("--overwrite/--no-overwrite", default=False, help="Replace an earlier quickstart in --out.")
 @click.pass_obj
 def command(obj: dict[str, Any], out: Path, overwrite: bool) -> None:
-    """Pretrained attention network → features of unseen photographs → SVM, beside three controls. Works offline.
+    """Run the main experiment on bundled data. Works offline.
+
+    A pretrained attention network and three controls extract features of unseen photographs; an SVM is fitted on each.
 
     \b
     Example:
@@ -40,7 +44,7 @@ def command(obj: dict[str, Any], out: Path, overwrite: bool) -> None:
 
     with said_if_complete(out / RESULTS, f"the report in {out}"):
         result = quickstart(out, overwrite=overwrite, progress=obj["progress"])
-        echo("", *result.table.split("\n"), "")
+        echo("", *results_lines(result.results, width=terminal_width()), "")
         for verdict in result.verdicts:
             echo(f"- {verdict}")
         echo("", "Files:")

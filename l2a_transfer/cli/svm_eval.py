@@ -9,54 +9,115 @@ from typing import Any
 
 import click
 
+from l2a_transfer.cli.options import FOLDER, PATH, NameChoice, Verb, option, option_group
 from l2a_transfer.cli.output import echo, echo_json
-from l2a_transfer.cli.paths import FOLDER, PATH
+from l2a_transfer.cli.tables import results_lines, terminal_width
 from l2a_transfer.wording import are, counted
 
 SHOWN = 6
-"""Comparisons that are printed; the report has them all."""
+"""Number of comparisons that are printed; the report has all of them."""
 
 
-@click.command("svm-eval")
+@click.command("svm-eval", cls=Verb)
 @click.argument("files", nargs=-1, required=True, type=PATH, metavar="FILE.h5 ...")
-@click.option(
-    "--out",
-    type=FOLDER,
-    required=True,
-    metavar="DIR",
-    help="Folder for the report.",
+@option_group(
+    "Protocol",
+    option(
+        "--protocol",
+        type=NameChoice("l2a_transfer.evaluation.protocols:PROTOCOLS"),
+        default="auto",
+        show_default=True,
+        help="How rows are divided into training and test rows. auto: by the splits in the file.",
+    ),
+    option("--draws", metavar="N", type=int, help="Number of random splits. [default: set by the protocol]"),
+    option("--shots", metavar="N,N,…", default="1,2,4,8,16", show_default=True, help="Images per class, for low-shot."),
+    option("--seed", metavar="N", type=int, default=0, show_default=True, help="Random seed."),
 )
-@click.option("--protocol", default="auto", show_default=True, help="auto, official, caltech-30, low-shot, stratified.")
-@click.option("--c-grid", default="1e-4,1e-3,1e-2,1e-1", show_default=True, help="Candidates for C; one: no choice.")
-@click.option("--folds", type=int, default=5, show_default=True, help="Of the cross-validation that chooses C.")
-@click.option("--draws", type=int, help="Repeat a drawn split N times [default: the protocol's number].")
-@click.option("--solver", default="batched", show_default=True, help="batched, or liblinear as the reference.")
-@click.option("--decades", type=int, default=2, show_default=True, help="The grid may grow so often, tenfold each.")
-@click.option("--shots", default="1,2,4,8,16", show_default=True, help="Images a class, for low-shot.")
-@click.option("--ablate", default="", metavar="LIST", help="Variants: levels,normalization,precision,width.")
-@click.option("--widths", default="", metavar="N,N,…", help="Variants: features reduced to N columns by a PCA.")
-@click.option(
-    "--compare",
-    multiple=True,
-    metavar="A,B",
-    help="Compare these two models of the table, or architectures over their seeds; may be repeated.",
+@option_group(
+    "Support vector machine",
+    option(
+        "--c-grid",
+        metavar="C,C,…",
+        default="1e-4,1e-3,1e-2,1e-1",
+        show_default=True,
+        help="Values of C to try. With one value, no cross-validation is run.",
+    ),
+    option(
+        "--folds",
+        metavar="N",
+        type=int,
+        default=5,
+        show_default=True,
+        help="Folds of the cross-validation that chooses C.",
+    ),
+    option(
+        "--decades",
+        metavar="N",
+        type=int,
+        default=2,
+        show_default=True,
+        help="How many times the grid of C may be extended by a factor of ten.",
+    ),
+    option(
+        "--solver",
+        type=NameChoice(("batched", "liblinear")),
+        default="batched",
+        show_default=True,
+        help="liblinear is the reference.",
+    ),
 )
-@click.option(
-    "--reference",
-    metavar="MODEL",
-    help="Compare the other models with this one alone; what is left out is said on stderr.",
+@option_group(
+    "Comparisons",
+    option(
+        "--compare",
+        multiple=True,
+        metavar="A,B",
+        help="Compare these two models of the table, or two architectures over their seeds. Repeatable.",
+    ),
+    option(
+        "--reference",
+        metavar="MODEL",
+        help="Compare each other model with this one only. Models that are left out are listed on stderr.",
+    ),
+    option(
+        "--ablate", default="", metavar="NAME,NAME,…", help="Add variants: levels, normalization, precision, width."
+    ),
+    option("--widths", default="", metavar="N,N,…", help="Add variants: features reduced to N columns by PCA."),
 )
-@click.option("--device", default="auto", show_default=True, help="auto, cpu or cuda, for the batched solver.")
-@click.option(
-    "--max-memory", metavar="SIZE", help="For the batched solver, as 500M or 8G [default: half of what is left]."
+@option_group(
+    "Output",
+    option("--out", type=FOLDER, required=True, metavar="DIR", help="Folder of the report."),
+    option("--overwrite/--no-overwrite", default=False, help="Replace an earlier report in --out."),
+    option("--json", "as_json", is_flag=True, help="Print results.json instead of the table."),
 )
-@click.option("--seed", type=int, default=0, show_default=True, help="Random seed.")
-@click.option("--jobs", type=int, default=1, show_default=True, help="liblinear's threads; they change no number.")
-@click.option("--overwrite/--no-overwrite", default=False, help="Replace an earlier report in --out.")
-@click.option("--json", "as_json", is_flag=True, help="Print results.json instead of the table.")
+@option_group(
+    "Computation",
+    option(
+        "--device",
+        type=NameChoice("l2a_transfer.devices:DEVICES"),
+        default="auto",
+        show_default=True,
+        help="Device of the batched solver. auto: a CUDA GPU if there is one.",
+    ),
+    option(
+        "--max-memory",
+        metavar="SIZE",
+        help="Memory limit of the batched solver, as 500M or 8G. [default: half of what is free]",
+    ),
+    option(
+        "--jobs",
+        metavar="N",
+        type=int,
+        default=1,
+        show_default=True,
+        help="Threads of liblinear. They do not affect the results.",
+    ),
+)
 @click.pass_obj
 def command(obj: dict[str, Any], /, files: tuple[Path, ...], out: Path, **given: Any) -> None:
-    """Linear SVMs on feature files: one table of models × data sets, with 95 % intervals.
+    """Evaluate feature files with linear SVMs.
+
+    The result is one table of models × data sets with 95 % intervals.
 
     C is chosen by cross-validation inside the training rows; the test rows are used once.
 
@@ -67,7 +128,6 @@ def command(obj: dict[str, Any], /, files: tuple[Path, ...], out: Path, **given:
     from l2a_transfer.evaluation.evaluate import evaluate_files
     from l2a_transfer.evaluation.results import EvalConfig
     from l2a_transfer.files import said_if_complete
-    from l2a_transfer.report.markdown import markdown_table
     from l2a_transfer.report.write import RESULTS, report_folder, write_report
 
     overwrite, as_json = given.pop("overwrite"), given.pop("as_json")
@@ -85,7 +145,7 @@ def command(obj: dict[str, Any], /, files: tuple[Path, ...], out: Path, **given:
         if as_json:
             echo_json(results.document())
             return
-        echo(*markdown_table(results).split("\n"), "")
+        echo(*results_lines(results, width=terminal_width()), "")
         for comparison in results.comparisons[:SHOWN]:
             echo(f"- {comparison.verdict}")
         if len(results.comparisons) > SHOWN:
@@ -105,7 +165,7 @@ def _numbers(flag: str, text: str, kind: Callable[[str], Any], example: str) -> 
 
 
 def _pair(text: str) -> str:
-    """A,B, to be cut when the names of the models are known. Raises: click.UsageError."""
+    """Check that the text is like A,B. It is split later, when model names are known. Raises: click.UsageError."""
     if not text.strip(", ") or "," not in text.strip(", "):
         raise click.UsageError(f"--compare must be two names with a comma between, as A,B; got {text!r}")
     return text

@@ -1,4 +1,4 @@
-"""`l2a-transfer train`: make weights."""
+"""`l2a-transfer train`: train a network."""
 
 from __future__ import annotations
 
@@ -8,9 +8,17 @@ from typing import Any
 
 import click
 
-from l2a_transfer.cli.data import reading_options
+from l2a_transfer.cli.options import (
+    FOLDER,
+    PATH,
+    SEED,
+    NameChoice,
+    Verb,
+    option,
+    option_group,
+    reading_options,
+)
 from l2a_transfer.cli.output import echo
-from l2a_transfer.cli.paths import FOLDER, PATH
 from l2a_transfer.models.config import DEFAULT_WIDTH
 
 log = logging.getLogger(__name__)
@@ -18,48 +26,123 @@ SHORTCUTS = ("epochs", "batch_size", "lr", "dropout")
 OF_MODEL = ("width", "normalizer", "global_branch")
 
 
-@click.command("train")
-@click.option("--model", required=True, metavar="ARCH", help="Architecture, as vgg-att2-concat-pc.")
-@click.option("--data", required=True, help="A data set with training and test images, or KIND:PATH as for extract.")
-@click.option("--data-dir", type=PATH, help="Folder of a named data set.")
-@click.option("--download/--no-download", default=False, help="Fetch the data set into --data-dir.")
-@reading_options
-@click.option(
-    "--out",
-    type=FOLDER,
-    required=True,
-    metavar="DIR",
-    help="Where the run is kept.",
+@click.command("train", cls=Verb)
+@option_group(
+    "Network",
+    option("--model", required=True, metavar="ARCH", help="Architecture, as vgg-att2-concat-pc."),
+    option("--width", type=float, default=DEFAULT_WIDTH, show_default=True, help="Scale of all channel counts."),
+    option(
+        "--normalizer",
+        type=NameChoice("l2a_transfer.models.config:NORMALIZERS"),
+        default="softmax",
+        show_default=True,
+        help="What turns scores into attention weights.",
+    ),
+    option(
+        "--global-branch",
+        type=NameChoice("l2a_transfer.models.config:GLOBAL_BRANCH"),
+        default="auto",
+        show_default=True,
+        help="always: build the global branch g even if it has no effect.",
+    ),
+    option("--init-from", metavar="MODEL", help="Initial weights, as --model of extract takes them."),
 )
-@click.option("--recipe", default="fast", show_default=True, help="fast, paper or finetune.")
-@click.option("--set", "settings", multiple=True, metavar="FIELD=VALUE", help="Any field of the recipe; repeatable.")
-@click.option("--epochs", type=int, help="Overrides the recipe.")
-@click.option(
-    "--batch-size", type=int, help="Of all processes together; overrides the recipe, and its rate scales with it."
+@option_group(
+    "Data",
+    option("--data", required=True, help="A data set with training and test images, or KIND:PATH as for extract."),
+    option("--data-dir", type=PATH, help="Folder of a named data set."),
+    option("--download/--no-download", default=False, help="Download the data set into --data-dir."),
+    reading_options,
+    option("--holdout", metavar="N", type=int, help="Hold out N training images and test on them."),
+    option(
+        "--image-size", metavar="N", type=int, help="Side in pixels. The sizes in the recipe are scaled in proportion."
+    ),
+    option(
+        "--fit",
+        type=NameChoice("l2a_transfer.preprocess:FITS"),
+        default="stretch",
+        show_default=True,
+        help="How an image that is not square becomes square.",
+    ),
+    option(
+        "--pixels",
+        type=NameChoice(("auto", "memory", "stream")),
+        default="auto",
+        show_default=True,
+        help="memory: keep the decoded images. stream: decode them again in each epoch.",
+    ),
+    option(
+        "--workers", metavar="N", type=click.IntRange(min=0), help="Decoding processes. [default: chosen automatically]"
+    ),
 )
-@click.option("--lr", type=float, help="Peak learning rate, whatever the batch; overrides the recipe.")
-@click.option("--dropout", type=float, help="Scale of the paper's dropout rates; overrides the recipe.")
-@click.option("--image-size", type=int, help="Side in pixels; the recipe's sizes keep their proportions.")
-@click.option("--fit", default="stretch", show_default=True, help="stretch or crop: pictures that are not square.")
-@click.option("--init-from", metavar="MODEL", help="Weights to start from, as --model of extract takes them.")
-@click.option("--width", type=float, default=DEFAULT_WIDTH, show_default=True, help="Scale of all channel counts.")
-@click.option("--normalizer", default="softmax", show_default=True, help="softmax, sparsemax or entmax15.")
-@click.option("--global-branch", default="auto", show_default=True, help="auto, or always to build an inert g.")
-@click.option("--seed", type=click.IntRange(0, 2**32 - 1), show_default="0", help="Of all that is drawn.")
-@click.option("--seeds", metavar="N,N,…", help="One run a seed in DIR/seed-N, and their mean; finished ones are kept.")
-@click.option("--holdout", type=int, metavar="N", help="Train without N training images and measure on those.")
-@click.option("--eval-every", type=click.IntRange(min=0), default=0, show_default=True, help="Epochs; 0: at the end.")
-@click.option("--device", default="auto", show_default=True, help="auto, cpu or cuda.")
-@click.option("--precision", default="auto", show_default=True, help="auto, fp32 or bf16.")
-@click.option("--compile/--no-compile", default=False, help="Run the network through torch.compile.")
-@click.option("--sync-batch-norm/--no-sync-batch-norm", default=False, help="Normalise over all GPUs' images.")
-@click.option("--pixels", default="auto", show_default=True, help="auto, memory, or stream to decode again each epoch.")
-@click.option("--workers", type=click.IntRange(min=0), help="Decoding processes.")
-@click.option("--resume/--no-resume", default=False, help="Go on with the run in --out.")
-@click.option("--overwrite/--no-overwrite", default=False, help="Replace the run in --out.")
+@option_group(
+    "Recipe",
+    option(
+        "--recipe",
+        type=NameChoice("l2a_transfer.training.recipe:RECIPES"),
+        default="fast",
+        show_default=True,
+        help="Named set of hyperparameters.",
+    ),
+    option("--set", "settings", multiple=True, metavar="FIELD=VALUE", help="Set a field of the recipe. Repeatable."),
+    option("--epochs", metavar="N", type=int, help="Override the recipe's number of epochs."),
+    option(
+        "--batch-size",
+        metavar="N",
+        type=int,
+        help="Override the batch size, summed over all processes. The learning rate is scaled with it.",
+    ),
+    option("--lr", type=float, help="Override the peak learning rate. It is not scaled with the batch size."),
+    option("--dropout", type=float, help="Override the scale of the paper's dropout rates."),
+)
+@option_group(
+    "Run",
+    option("--out", type=FOLDER, required=True, metavar="DIR", help="Folder of the run."),
+    option("--seed", metavar="N", type=SEED, show_default="0", help="Random seed."),
+    option(
+        "--seeds",
+        metavar="N,N,…",
+        help="Train one run per seed in DIR/seed-N and report their mean. Finished runs are kept.",
+    ),
+    option(
+        "--eval-every",
+        metavar="N",
+        type=click.IntRange(min=0),
+        default=0,
+        show_default=True,
+        help="Evaluate after every N epochs. 0: after the last one only.",
+    ),
+    option("--resume/--no-resume", default=False, help="Continue the run in --out."),
+    option("--overwrite/--no-overwrite", default=False, help="Replace the run in --out."),
+)
+@option_group(
+    "Computation",
+    option(
+        "--device",
+        type=NameChoice("l2a_transfer.devices:DEVICES"),
+        default="auto",
+        show_default=True,
+        help="auto: a CUDA GPU if there is one.",
+    ),
+    option(
+        "--precision",
+        type=NameChoice("l2a_transfer.devices:TRAINING_PRECISIONS"),
+        default="auto",
+        show_default=True,
+        help="auto: bf16 if the device computes it faster than fp32.",
+    ),
+    option("--compile/--no-compile", default=False, help="Compile the network with torch.compile."),
+    option(
+        "--sync-batch-norm/--no-sync-batch-norm",
+        default=False,
+        help="Compute batch statistics over all GPUs.",
+    ),
+)
 @click.pass_obj
 def command(obj: dict[str, Any], /, **given: Any) -> None:
-    """Train a network and write its weights with a card. On several GPUs or machines, start it with torchrun.
+    """Train a network and write its weights.
+
+    On several GPUs or machines, start the command with torchrun.
 
     \b
     Example:
@@ -76,14 +159,19 @@ def command(obj: dict[str, Any], /, **given: Any) -> None:
         if all(given[name] is not None and given[name] is not False for name in (one, other)):
             raise click.UsageError(f"--{one} and --{other} cannot go together")
     placement = Placement(
-        given["device"], given["precision"], given["compile"], given["sync_batch_norm"], given["pixels"],
-        given["workers"], ProcessRank.from_environment(os.environ),
-    )  # fmt: skip
+        given["device"],
+        given["precision"],
+        given["compile"],
+        given["sync_batch_norm"],
+        given["pixels"],
+        given["workers"],
+        ProcessRank.from_environment(os.environ),
+    )
     seeds = None if given["seeds"] is None else _numbers(given["seeds"])
     how = {key: given[key] for key in ("resume", "overwrite", "eval_every")} | {"progress": obj["progress"]}
     if given["recipe"] == "finetune" and given["init_from"] is None and placement.process.is_main:
         log.info("finetune without --init-from: the network starts from random weights")
-    recipe = _recipe(given)  # what is wrong with the options is said before any process waits for another
+    recipe = _recipe(given)  # wrong options are reported before processes wait for each other
 
     def new_trainer(seed: int) -> Trainer:
         return Trainer(
@@ -91,9 +179,9 @@ def command(obj: dict[str, Any], /, **given: Any) -> None:
         )
 
     with process_group(placement.process, choose_device(placement.device, placement.process.local)):
-        with first_process_first(placement.process):  # on each machine, where the data set may have to be fetched
+        with first_process_first(placement.process):  # per machine, because the data set may have to be downloaded
             config, preprocess, data = _prepare(given, recipe)
-        recipe = _fitting(given, recipe, len(data.train), placement.process)
+        recipe = _fit_batch(given, recipe, len(data.train), placement.process)
         if seeds is not None:
             found = train_seeds(new_trainer, given["out"], seeds, **how)
             if placement.process.is_main:
@@ -107,7 +195,7 @@ def command(obj: dict[str, Any], /, **given: Any) -> None:
 
 
 def _recipe(given: dict[str, Any]) -> Any:
-    """The recipe of the options, which are looked at as far as they can be without the data."""
+    """The recipe of the options, checked as far as this is possible without the data."""
     import dataclasses
 
     from l2a_transfer.models.config import ModelConfig
@@ -131,15 +219,15 @@ def _recipe(given: dict[str, Any]) -> Any:
 
 
 def _set_fields(given: dict[str, Any]) -> list[str]:
-    """The fields of the recipe that options have set, as often as they have."""
+    """The fields of the recipe that options set; a field that is set twice is listed twice."""
     fields = [setting.partition("=")[0] for setting in given["settings"]]
     return fields + [key for key in SHORTCUTS if given[key] is not None]
 
 
-def _fitting(given: dict[str, Any], recipe: Any, images: int, process: Any) -> Any:
-    """The recipe with a batch that so few training images fill, unless the batch size was asked for; says what changed.
+def _fit_batch(given: dict[str, Any], recipe: Any, images: int, process: Any) -> Any:
+    """The recipe with a batch that is not larger than the data, unless a batch size was given. Logs what it changes.
 
-    Raises: ValueError where no batch fits.
+    Raises: ValueError if no batch size fits.
     """
     import dataclasses
     import json
@@ -153,10 +241,12 @@ def _fitting(given: dict[str, Any], recipe: Any, images: int, process: Any) -> A
     if found is not recipe and process.is_main:
         log.warning(
             "batches of %d instead of %d, because there are %d training images; --batch-size chooses another number",
-            found.batch_size, recipe.batch_size, images,
-        )  # fmt: skip
+            found.batch_size,
+            recipe.batch_size,
+            images,
+        )
     scaled = None if "lr" in fields else scaled_rate(found)
-    if scaled and _goes_on(given):
+    if scaled and _continues(given):
         earlier = dataclasses.replace(found, lr=find_recipe(given["recipe"]).lr)
         if has_run_with(given["out"], recipe=json.dumps(earlier.to_json(), sort_keys=True)):
             log.info("%s: begun before rates scaled with the batch; it goes on at %g", given["out"], earlier.lr)
@@ -167,7 +257,7 @@ def _fitting(given: dict[str, Any], recipe: Any, images: int, process: Any) -> A
 
 
 def _prepare(given: dict[str, Any], recipe: Any) -> Any:
-    """Model config, preprocess and data, of the options; nothing is written."""
+    """The model config, the preprocessing and the data. Nothing is written."""
     from l2a_transfer.data.readers import open_source
     from l2a_transfer.models.config import ModelConfig
     from l2a_transfer.preprocess import Preprocess
@@ -180,24 +270,24 @@ def _prepare(given: dict[str, Any], recipe: Any) -> Any:
         split_from=given["split_from"],
         verify_source=given["verify_source"],
     )
-    data = _held_out(source, given) if given["holdout"] is not None else TrainingData.from_source(source)
+    data = _hold_out(source, given) if given["holdout"] is not None else TrainingData.from_source(source)
     config = ModelConfig(given["model"], num_classes=len(data.classes), **{key: given[key] for key in OF_MODEL})
     return config, Preprocess(size=recipe.size, fit=given["fit"]), data
 
 
-def _goes_on(given: dict[str, Any]) -> bool:
-    """True where a run that is in --out may go on."""
+def _continues(given: dict[str, Any]) -> bool:
+    """Whether a run in --out would be continued."""
     return given["out"].is_dir() and not given["overwrite"] and bool(given["resume"] or given["seeds"])
 
 
-def _held_out(source: Any, given: dict[str, Any]) -> Any:
-    """The split of --holdout; where a run goes on that an earlier version began, the split that it began with."""
+def _hold_out(source: Any, given: dict[str, Any]) -> Any:
+    """The split of --holdout. A run that an earlier version started keeps the split of that version."""
     from l2a_transfer.errors import TrainingError
     from l2a_transfer.training.data import TrainingData
     from l2a_transfer.training.run_folder import has_run_with
 
     data = TrainingData.from_source(source, holdout=given["holdout"])
-    if not _goes_on(given):
+    if not _continues(given):
         return data
     with contextlib.suppress(TrainingError):
         earlier = TrainingData.from_source(source, holdout=given["holdout"], stratified=False)

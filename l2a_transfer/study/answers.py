@@ -1,4 +1,4 @@
-"""The evaluations of a study, read again: what each run answered for every test image, in one order for all runs."""
+"""Reads evaluations: the predictions of each run for every test image, in the same order for all runs."""
 
 from __future__ import annotations
 
@@ -21,10 +21,24 @@ AGAIN = "remove it, and the study makes it again"
 
 
 @dataclass(frozen=True)
-class Answered:
-    """One run on one target by one protocol, k and width: of each draw the true class of every test image, (n,), and
-    whether the answer was right, (n,). `row`: that of `results.json`; `digests`: of the splits; `shared`: the draws'
-    correlation."""
+class RunAnswers:
+    """The predictions of one run on one target, for one protocol, number of shots and feature width.
+
+    Attributes
+    ----------
+    row : dict
+        The row of `results.json`.
+    weights_sha256 : str or None
+        The digest of the weights.
+    digests : tuple of str
+        The digest of the split of each draw.
+    truth : tuple of ndarray of int32, shape (n,)
+        The class of each test image, for each draw.
+    right : tuple of ndarray of bool, shape (n,)
+        Whether the prediction is correct, for each draw.
+    shared : float
+        The correlation between draws that the corrected t test assumes.
+    """
 
     row: dict[str, Any]
     weights_sha256: str | None
@@ -35,23 +49,24 @@ class Answered:
 
     @property
     def shots(self) -> int | None:
+        """Training images per class; None for a protocol other than low-shot."""
         return self.row["shots"]  # type: ignore[no-any-return]
 
     @property
     def components(self) -> int | None:
-        """Columns that a PCA has left, where one was asked for; None for the features as they are."""
+        """The number of columns after PCA; None without PCA."""
         found = str(self.row["variant"]).removeprefix("PCA to ")
         return int(found) if found.isdigit() else None
 
 
-class Reader:
-    """Reads evaluations; the true classes of a target's images are read once, from the first feature file."""
+class EvaluationReader:
+    """Reads evaluations. The classes of a target's images are read once, from the first feature file."""
 
     def __init__(self) -> None:
         self._read: dict[tuple[str, tuple[int, ...]], tuple[NDArray[np.intp], tuple[str, ...]]] = {}
 
-    def answers(self, results: Path, features: Path) -> list[Answered]:
-        """Every row of one evaluation. Raises: EvaluationError where the file is no evaluation of one feature file."""
+    def answers(self, results: Path, features: Path) -> list[RunAnswers]:
+        """Every row of one evaluation. Raises: EvaluationError if the file is not an evaluation of one feature file."""
         try:
             document = parse(read_input(results, MAX_RESULTS_BYTES))
             if document["schema"] != SCHEMA:
@@ -66,9 +81,13 @@ class Reader:
             raise EvaluationError(f"{results}: cannot be used: {error!r:.200}", AGAIN) from error
 
     def _answered(
-        self, row: dict[str, Any], detail: dict[str, Any], splits: list[dict[str, Any]], weights: str | None,
+        self,
+        row: dict[str, Any],
+        detail: dict[str, Any],
+        splits: list[dict[str, Any]],
+        weights: str | None,
         features: Path,
-    ) -> Answered:  # fmt: skip
+    ) -> RunAnswers:
         own = [splits[k] for k in row["splits"]]
         place = {name: k for k, name in enumerate(detail["classes"])}
         truth, right = [], []
@@ -77,17 +96,15 @@ class Reader:
             true = np.array([place[name] for name in names], dtype=np.int32)
             truth.append(true)
             right.append(true == np.array(predictions, dtype=np.int32)[order])
-        return Answered(
+        return RunAnswers(
             row, weights, tuple(split["sha256"] for split in own), tuple(truth), tuple(right), float(own[0]["shared"])
         )
 
-    def _images(
-        self, digest: str, test: tuple[int, ...], features: Path
-    ) -> tuple[NDArray[np.intp], tuple[str, ...]]:  # fmt: skip
-        """The order of a split's test rows by id, and the true class of each in that order.
+    def _images(self, digest: str, test: tuple[int, ...], features: Path) -> tuple[NDArray[np.intp], tuple[str, ...]]:
+        """The order that sorts the test rows of a split by id, and the class of each row in that order.
 
-        The digest is over ids and classes, and all files of a target are extracted by the same options, so that files
-        with the same digest and row numbers have the same images in the same rows.
+        The digest covers ids and classes, and all files of a target are extracted with the same options. Files with the
+        same digest and row numbers therefore have the same images in the same rows.
         """
         key = digest, test
         if key not in self._read:

@@ -1,4 +1,4 @@
-"""Commands as child processes: started with a log, asked to stop so that they save what they have, ended at last."""
+"""Runs commands as child processes that write a log and save their work when they are asked to stop."""
 
 from __future__ import annotations
 
@@ -13,33 +13,38 @@ from typing import Protocol
 from l2a_transfer.files import open_log
 
 STOP_S = 60.0
-"""How long a command may take to save and end after it was asked to stop."""
+"""Seconds that a command may take to save its work and end."""
 
 
 class Child(Protocol):
-    """A command that was started."""
+    """A running command."""
 
     def poll(self) -> int | None:
-        """Its exit code; None while it runs."""
+        """The exit code; None while the command runs."""
 
     def ask_to_stop(self) -> None:
-        """Ctrl-C, which every command takes as: save what there is, and end."""
+        """Send Ctrl-C, at which every command saves its work and ends."""
 
     def end(self) -> None:
-        """Wait until it has ended, and kill it where that takes too long."""
+        """Wait until the command has ended; kill it after STOP_S seconds."""
 
 
 class Launcher(Protocol):
-    """How the commands of a study are run."""
+    """Starts the commands of a study."""
 
     def start(self, arguments: Sequence[str], log: Path) -> Child:
-        """Start `l2a-transfer ARGUMENTS`; what it says is added to `log`."""
+        """Start `l2a-transfer ARGUMENTS`; its output is appended to `log`."""
 
 
 class Processes:
-    """Each command in a process of its own, in `folder`; killed together with this process on Linux.
+    """Starts each command in its own process; on Linux the kernel kills it when this process ends.
 
-    `environment`: of the children.
+    Parameters
+    ----------
+    folder : Path
+        The working directory of the commands.
+    environment : mapping
+        Their environment.
     """
 
     def __init__(self, folder: Path, environment: Mapping[str, str]) -> None:
@@ -47,12 +52,16 @@ class Processes:
 
     def start(self, arguments: Sequence[str], log: Path) -> Child:
         program = [sys.executable, "-m", "l2a_transfer.cli.child", str(os.getpid())]
-        with open_log(log) as said:
+        with open_log(log) as log_file:
             process = subprocess.Popen(
-                [*program, *arguments], cwd=self.folder, env=dict(self.environment), stdin=subprocess.DEVNULL,
-                stdout=said, stderr=said,
-                start_new_session=True,  # Ctrl-C in a terminal is for the study, which passes it on once
-            )  # fmt: skip
+                [*program, *arguments],
+                cwd=self.folder,
+                env=dict(self.environment),
+                stdin=subprocess.DEVNULL,
+                stdout=log_file,
+                stderr=log_file,
+                start_new_session=True,  # so that Ctrl-C in a terminal reaches only the study, which passes it on once
+            )
         return _Process(process)
 
 
@@ -70,5 +79,5 @@ class _Process:
         try:
             self.process.wait(STOP_S)
         except subprocess.TimeoutExpired:
-            os.killpg(self.process.pid, signal.SIGKILL)  # with its own workers
+            os.killpg(self.process.pid, signal.SIGKILL)  # and its workers
             self.process.wait()

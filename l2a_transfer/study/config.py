@@ -1,4 +1,4 @@
-"""What a study is, as data: networks, sources, targets, protocols, and the comparisons that were planned."""
+"""A study as data: networks, sources, targets, protocols and planned comparisons."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ METRICS = ("mean_class_accuracy", "accuracy")
 COMBINE = ("mean", "sum")
 KINDS = ("train", "extract", "evaluate")
 GUESS_S = {"train": 3600.0, "extract": 600.0, "evaluate": 300.0}
-"""How long a step is taken to last before one like it has ended, in seconds."""
+"""Seconds that a step is assumed to take until one of its kind has been timed."""
 
 
 @dataclass(frozen=True)
 class Images:
-    """A set of images as the command line names it: `data` and its options, each an option's name and its value."""
+    """A data set as the command line names it: `data`, and options as pairs of name and value."""
 
     name: str
     data: str
@@ -26,7 +26,7 @@ class Images:
 
 @dataclass(frozen=True)
 class Target:
-    """A data set that features are evaluated on, by each of `protocols`; `sources`: of which networks (empty: all)."""
+    """A data set on which features are evaluated by each of `protocols`. If `sources` is empty, all networks are."""
 
     images: Images
     protocols: tuple[str, ...]
@@ -39,7 +39,7 @@ class Target:
 
 @dataclass(frozen=True)
 class Protocol:
-    """A protocol of `svm-eval` under a name of the study's own, with its options."""
+    """A protocol of `svm-eval` with options, under a name that the study chooses."""
 
     name: str
     config: EvalConfig
@@ -52,10 +52,30 @@ class Protocol:
 
 @dataclass(frozen=True)
 class Network:
-    """One network: how it is trained, or which `weights` are there already, for each of `seeds` and `sources`.
+    """One network, for each of its seeds and sources.
 
-    `train`: the options of `train` but for data and seed; empty where nothing is trained. `extract`: those of
-    `extract`. `targets`: which it is evaluated on (empty: all).
+    Attributes
+    ----------
+    name : str
+        Its name in the study.
+    architecture : str or None
+        What is trained; None if only existing weights are used.
+    width, normalizer : float, str
+        As in `ModelConfig`.
+    train : tuple of (str, str)
+        Options of `train` other than data and seed; empty if nothing is trained.
+    weights : tuple of str
+        Existing weights: paths, globs, templates or bundled names.
+    seeds : tuple of int
+        The seeds of its runs; `seeds_given` tells whether its own table names them.
+    sources : tuple of str
+        The data sets that it is trained on.
+    extract : tuple of (str, str)
+        Options of `extract`.
+    levels : tuple of str
+        The levels of its features; empty for all.
+    targets : tuple of str
+        The targets on which it is evaluated; empty for all.
     """
 
     name: str
@@ -74,13 +94,13 @@ class Network:
 
 @dataclass(frozen=True)
 class Bound:
-    """`above 0.5` or `below 1`: the whole interval lies on that side of so many points."""
+    """A rule such as `above 0.5`: the whole interval must lie on that side of so many percentage points."""
 
     above: bool
     points: float
 
     def holds(self, interval: tuple[float, float]) -> bool:
-        """`interval` in fractions."""
+        """Whether an interval, in fractions, satisfies the rule."""
         low, high = interval
         return 100 * low > self.points if self.above else 100 * high < self.points
 
@@ -90,11 +110,30 @@ class Bound:
 
 @dataclass(frozen=True)
 class Comparison:
-    """A planned comparison: the models of `minuend` minus those of `subtrahend`, of which each side is averaged, or
-    summed where `combine` is `sum`, on each of `targets`.
+    """A planned comparison: the models of `minuend` minus those of `subtrahend`.
 
-    `summaries`: (name, targets) of each random-effects mean, of which the first decides. `level` is adjusted for all
-    comparisons of one `family`. `matched`: made a second time with the features of all reduced to the smallest width.
+    Attributes
+    ----------
+    name : str
+        Its name in the study.
+    minuend, subtrahend : tuple of str
+        Models on each side.
+    combine : {"mean", "sum"}
+        How the models of a side are combined.
+    targets, protocols : tuple of str
+        The targets, and the protocol for each.
+    shots : int or None
+        Training images per class, for low-shot.
+    metric : {"mean_class_accuracy", "accuracy"}
+        What is compared.
+    matched : bool
+        Compare again with all features reduced to the smallest width.
+    family : str
+        Levels are adjusted for all comparisons of a family.
+    summaries : tuple of (str, tuple of str)
+        The name and the targets of each random-effects mean; the first one decides.
+    support, refute : Bound or None
+        When the comparison is supported or refuted.
     """
 
     name: str
@@ -115,13 +154,11 @@ class Comparison:
     def weights(self) -> dict[str, float]:
         """Model → its factor in the contrast."""
         sides = ((1.0, self.minuend), (-1.0, self.subtrahend))
-        return {
-            model: sign / (len(side) if self.combine == "mean" else 1) for sign, side in sides for model in side
-        }  # fmt: skip
+        return {model: sign / (len(side) if self.combine == "mean" else 1) for sign, side in sides for model in side}
 
     @property
     def title(self) -> str:
-        """As `attention − uniform`, or `(a + b) / 2 − (c + d) / 2`."""
+        """The contrast in words: `attention − uniform`, or `(a + b) / 2 − (c + d) / 2`."""
         return " − ".join(_side(side, self.combine) for side in (self.minuend, self.subtrahend))
 
 
@@ -134,7 +171,7 @@ def _side(names: tuple[str, ...], combine: str) -> str:
 
 @dataclass(frozen=True)
 class Hypothesis:
-    """Supported where every comparison of `support` is; refuted where one of `refute` is."""
+    """Supported if every comparison of `support` is supported; refuted if one of `refute` is refuted."""
 
     name: str
     says: str
@@ -144,7 +181,7 @@ class Hypothesis:
 
 @dataclass(frozen=True)
 class Study:
-    """A whole study. `folder`: where its file lies, to which every path in it is relative."""
+    """A whole study. Paths in it are relative to `folder`, the folder of its file."""
 
     name: str
     file: Path
@@ -163,7 +200,7 @@ class Study:
         return self.file.absolute().parent
 
     def models(self) -> dict[str, tuple[Network, str | None]]:
-        """NETWORK@SOURCE, or NETWORK where no source is named → the network and its source."""
+        """Model name (NETWORK@SOURCE, or NETWORK without a source) → the network and its source."""
         return {
             model: (network, source)
             for network in self.networks.values()
@@ -171,7 +208,7 @@ class Study:
         }
 
     def places(self, model: str) -> list[tuple[Target, Protocol]]:
-        """Every target and protocol that a model is evaluated on."""
+        """Every pair of target and protocol for which a model is evaluated."""
         network, source = self.models()[model]
         return [
             (target, self.protocols[name])
@@ -183,12 +220,12 @@ class Study:
 
 
 def models_of(network: str, sources: tuple[str, ...]) -> list[tuple[str, str | None]]:
-    """(name, source) of a network as it was trained on each source."""
+    """(model name, source) for each source that a network is trained on."""
     return [(f"{network}@{source}", source) for source in sources] or [(network, None)]
 
 
 def as_option(value: Any) -> str:
-    """A value of the file as the command line writes it."""
+    """A value of the study's file as an argument of the command line."""
     if isinstance(value, bool):
         return "true" if value else "false"
     if isinstance(value, (list, tuple)):

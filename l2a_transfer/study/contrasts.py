@@ -1,4 +1,4 @@
-"""Planned contrasts: on each target a difference of networks over their training seeds, then one mean over targets."""
+"""Planned contrasts: differences between networks over their training seeds, per target and on average."""
 
 from __future__ import annotations
 
@@ -11,15 +11,28 @@ from numpy.typing import NDArray
 from l2a_transfer.errors import EvaluationError
 from l2a_transfer.evaluation import statistics
 from l2a_transfer.evaluation.statistics import CONFIDENCE, NO_SPREAD, StudentT
-from l2a_transfer.study.answers import Answered
+from l2a_transfer.study.answers import RunAnswers
 from l2a_transfer.study.effects import RandomEffects, random_effects
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """A difference, a fraction, with its own 95 % interval and p, and both adjusted for `comparisons` (Bonferroni).
+    """A difference as a fraction, with its 95 % interval and p value.
 
-    Intervals and p are None where they are not defined, for the reason `not_defined`.
+    Attributes
+    ----------
+    difference : float
+        The estimate.
+    error : float or None
+        Its standard error.
+    ci95, ci95_adjusted : tuple of float or None
+        The 95 % interval, and the one adjusted for `comparisons` (Bonferroni).
+    p, p_adjusted : float or None
+        The p value, and the adjusted one.
+    comparisons : int
+        The number of comparisons that are adjusted for.
+    not_defined : str
+        Why intervals and p are None.
     """
 
     difference: float
@@ -32,18 +45,24 @@ class Estimate:
     not_defined: str = ""
 
     @classmethod
-    def of(cls, test: StudentT, comparisons: int) -> Estimate:
+    def from_test(cls, test: StudentT, comparisons: int) -> Estimate:
+        """The estimate of a t test that is one of so many comparisons."""
         level = 1 - (1 - CONFIDENCE) / comparisons
         adjusted = statistics.bonferroni(test.p, comparisons)
         return cls(
-            test.difference, test.error, _possible(test.interval(CONFIDENCE)), _possible(test.interval(level)), test.p,
-            adjusted, comparisons,
-        )  # fmt: skip
+            test.difference,
+            test.error,
+            _possible(test.interval(CONFIDENCE)),
+            _possible(test.interval(level)),
+            test.p,
+            adjusted,
+            comparisons,
+        )
 
 
 @dataclass(frozen=True)
 class OnTarget:
-    """A contrast on one target. `seeds`: of each model, how many runs; one is no sample of seeds."""
+    """A contrast on one target. `seeds` is the number of runs of each model."""
 
     target: str
     protocol: str
@@ -57,9 +76,20 @@ class OnTarget:
 
 @dataclass(frozen=True)
 class OverTargets:
-    """The random-effects mean of the differences on `targets`. `tau`: the standard deviation of the true differences
-    between targets; `q` Cochran's; `factor` as `RandomEffects` has it; `weights`: of each target. None where fewer than
-    two targets have an error.
+    """The random-effects mean of the differences on several targets.
+
+    Attributes
+    ----------
+    name : str
+        The name of the summary.
+    targets : tuple of str
+        Targets on which the contrast has a standard error.
+    estimate : Estimate or None
+        The mean. It and the statistics are None for fewer than two targets.
+    tau, q, i2, factor : float or None
+        As in `RandomEffects`.
+    weights : tuple of float
+        The weight of each target.
     """
 
     name: str
@@ -72,17 +102,35 @@ class OverTargets:
     weights: tuple[float, ...]
 
 
-def on_target(weights: Mapping[str, float], runs: Mapping[str, Sequence[Answered]], metric: str) -> StudentT | str:
-    """Σ weight · mean over a model's runs of `metric`; or a sentence that says why there is no test.
+def on_target(weights: Mapping[str, float], runs: Mapping[str, Sequence[RunAnswers]], metric: str) -> StudentT | str:
+    """The t test of a contrast: the sum over models of weight times the mean of `metric` over the model's runs.
 
-    Seeds: s²/n of each side with several runs, as Welch (1947) has it. Images: the error of the same contrast over test
-    images, and with several draws that of the corrected resampled t where it is the larger one; errors are added. A
-    side of one run has no part in the seeds' error: then the result holds for that run only. Raises: EvaluationError
-    for runs that were not tested on the same images.
+    The squared errors of two sources are added. Seeds: s²/n for each model with several runs (Welch 1947). Test images:
+    the error of the contrast over the images; with several draws, that of the corrected resampled t test if it is
+    larger. A model with one run does not contribute to the error of seeds, and the result holds for that run only.
+
+    Parameters
+    ----------
+    weights : mapping
+        The weight of each model.
+    runs : mapping
+        The runs of each model.
+    metric : {"mean_class_accuracy", "accuracy"}
+        What is compared.
+
+    Returns
+    -------
+    StudentT or str
+        The test, or a sentence that says why there is none.
+
+    Raises
+    ------
+    EvaluationError
+        If runs were not tested on the same images.
     """
     first = next(iter(runs.values()))[0]
     truth = _check_same_images(runs, first)
-    if metric == "accuracy":  # every image weighs alike, as if all were of one class
+    if metric == "accuracy":  # all images have the same weight, as if they were of one class
         truth = tuple(np.zeros_like(own) for own in truth)
     sides = [(weight, [mean_class(truth, run.right) for run in runs[model]]) for model, weight in weights.items()]
     contrast = [
@@ -105,33 +153,41 @@ def on_target(weights: Mapping[str, float], runs: Mapping[str, Sequence[Answered
     return "the two sides answer alike on every image"
 
 
-def difference(weights: Mapping[str, float], runs: Mapping[str, Sequence[Answered]], metric: str) -> float:
-    """The contrast alone."""
+def difference(weights: Mapping[str, float], runs: Mapping[str, Sequence[RunAnswers]], metric: str) -> float:
+    """The estimate of a contrast, without a test."""
     return float(sum(w * np.mean([value(run, metric) for run in runs[model]]) for model, w in weights.items()))
 
 
-def value(run: Answered, metric: str) -> float:
-    """A run's mean class accuracy, or accuracy, over its draws."""
+def value(run: RunAnswers, metric: str) -> float:
+    """The mean class accuracy or the accuracy of a run, averaged over its draws."""
     truth = run.truth if metric == "mean_class_accuracy" else tuple(np.zeros_like(own) for own in run.truth)
     return mean_class(truth, run.right)
 
 
 def over_targets(name: str, found: Mapping[str, Estimate], targets: Sequence[str], comparisons: int) -> OverTargets:
-    """The mean over those of `targets` on which the contrast has an error."""
+    """The mean over those of `targets` on which the contrast has a standard error."""
     own = {target: found[target] for target in targets if target in found and found[target].error}
     if len(own) < 2:
-        return OverTargets(name, tuple(own), None, None, None, None, None, ())
+        return OverTargets(
+            name=name, targets=tuple(own), estimate=None, tau=None, q=None, i2=None, factor=None, weights=()
+        )
     result: RandomEffects = random_effects(
         [one.difference for one in own.values()], [(one.error or 0.0) ** 2 for one in own.values()]
     )
     return OverTargets(
-        name, tuple(own), Estimate.of(result.test, comparisons), result.tau, result.q, result.i2, result.factor,
-        result.weights,
-    )  # fmt: skip
+        name=name,
+        targets=tuple(own),
+        estimate=Estimate.from_test(result.test, comparisons),
+        tau=result.tau,
+        q=result.q,
+        i2=result.i2,
+        factor=result.factor,
+        weights=result.weights,
+    )
 
 
 def mean_class(truth: Sequence[NDArray[np.int32]], right: Sequence[NDArray[np.generic]]) -> float:
-    """Mean over draws of the mean over classes of `right` (n,), of a draw's test images, whose classes are `truth`."""
+    """Mean over draws of the mean over classes of `right`, (n,), for test images of the classes `truth`, (n,)."""
     values = []
     for own, hits in zip(truth, right, strict=True):
         rows = np.bincount(own)  # (K,)
@@ -140,7 +196,7 @@ def mean_class(truth: Sequence[NDArray[np.int32]], right: Sequence[NDArray[np.ge
     return float(np.mean(values))
 
 
-def _check_same_images(runs: Mapping[str, Sequence[Answered]], first: Answered) -> tuple[NDArray[np.int32], ...]:
+def _check_same_images(runs: Mapping[str, Sequence[RunAnswers]], first: RunAnswers) -> tuple[NDArray[np.int32], ...]:
     for model, own in runs.items():
         for run in own:
             same = run.digests == first.digests and len(run.truth) == len(first.truth)
@@ -153,5 +209,5 @@ def _check_same_images(runs: Mapping[str, Sequence[Answered]], first: Answered) 
 
 
 def _possible(interval: tuple[float, float]) -> tuple[float, float]:
-    """Cut at −2 and 2, beyond which no contrast of two differences lies."""
+    """The interval, clipped to −2…2: no contrast of two differences lies outside."""
     return max(interval[0], -2.0), min(interval[1], 2.0)

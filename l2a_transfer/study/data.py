@@ -1,4 +1,4 @@
-"""The data sets of a study as they are on disk now: has one changed since its features were extracted?"""
+"""Detects whether a data set has changed since its features were extracted."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from l2a_transfer.study.config import Images, Study
 
 
 class DataSets:
-    """Fingerprints of a study's targets, each of which is opened once, and not before it is asked for."""
+    """Fingerprints of a study's targets as they are on disk now. A target is opened when it is first needed."""
 
     def __init__(self, study: Study) -> None:
         self.study = study
         self._found: dict[str, str | None] = {}
 
     def fingerprint(self, target: str) -> str | None:
-        """As `extract` computes it; None where the data set is not there, so that nothing can be said."""
+        """The fingerprint of a target as `extract` computes it; None if the data set cannot be opened."""
         if target not in self._found:
             try:
                 images = self.study.targets[target].images
@@ -30,7 +30,7 @@ class DataSets:
 
 
 def _options(folder: Path, images: Images) -> dict[str, Any]:
-    """What `open_source` takes; paths that are relative to the study's file are seen from there."""
+    """The arguments for `open_source`. Relative paths start at the folder of the study's file."""
     given = dict(images.options)
     kind, colon, where = images.data.partition(":")
     is_path = bool(colon) and "://" not in where

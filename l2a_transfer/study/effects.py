@@ -1,4 +1,4 @@
-"""Random effects: one mean of the differences on several targets, which may truly differ from target to target."""
+"""Random effects: the mean of differences that may truly vary between targets."""
 
 from __future__ import annotations
 
@@ -14,9 +14,21 @@ from l2a_transfer.evaluation.statistics import StudentT
 
 @dataclass(frozen=True)
 class RandomEffects:
-    """The mean of k targets' differences with its standard error and k − 1 degrees of freedom (`test`), the standard
-    deviation `tau` of the true differences between targets, Cochran's `q`, Hartung and Knapp's `factor` before it was
-    held at 1 or more, and each target's weight, Σ = 1."""
+    """The random-effects mean of the differences on k targets.
+
+    Attributes
+    ----------
+    test : StudentT
+        The mean, its standard error, and k − 1 degrees of freedom.
+    tau : float
+        The standard deviation of the true differences between targets.
+    q : float
+        Cochran's Q.
+    factor : float
+        The factor of Hartung and Knapp, before it is raised to at least 1.
+    weights : tuple of float
+        The weight of each target; their sum is 1.
+    """
 
     test: StudentT
     tau: float
@@ -31,15 +43,25 @@ class RandomEffects:
 
 
 def random_effects(differences: Sequence[float], variances: Sequence[float]) -> RandomEffects:
-    """The random-effects mean of k `differences`, whose squared standard errors are `variances`.
+    """The random-effects mean of differences on k targets.
 
-    τ² is that of Paule and Mandel (1982): the one at which Σ w (y − μ)² = k − 1, with w = 1/(v + τ²) and μ the weighted
-    mean, or 0 where the differences spread less than that. The squared error of the mean is f / Σ w, by t with k − 1
-    degrees of freedom, where f = Σ w (y − μ)² / (k − 1) is the factor of Hartung and Knapp (2001), held at 1 or more
-    (Knapp and Hartung 2003). Else targets that agree by chance, as two easily do, would give an interval that is
-    narrower than what is known of each of them; two targets 0.1 apart with errors of 1 would give ± 0.6.
+    τ² is the estimate of Paule and Mandel (1982): the value for which Σ w (y − μ)² = k − 1, with w = 1/(v + τ²) and μ
+    the weighted mean; 0 if the differences spread less than that. The squared error of the mean is f / Σ w with k − 1
+    degrees of freedom, where f = Σ w (y − μ)² / (k − 1) is the factor of Hartung and Knapp (2001), raised to at least 1
+    (Knapp and Hartung 2003). Without this, targets that agree by chance, as two easily do, would give an interval that
+    is narrower than that of each target: ± 0.6 for two targets that are 0.1 apart with errors of 1.
 
-    Raises: ValueError for fewer than two targets, and for variances that are not positive.
+    Parameters
+    ----------
+    differences : sequence of float, length k
+        The difference on each target.
+    variances : sequence of float, length k
+        Their squared standard errors.
+
+    Raises
+    ------
+    ValueError
+        For fewer than two targets, or a variance that is not positive.
     """
     y, v = np.asarray(differences, dtype=np.float64), np.asarray(variances, dtype=np.float64)  # (k,)
     if y.ndim != 1 or y.shape != v.shape or len(y) < 2:

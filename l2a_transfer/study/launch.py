@@ -1,4 +1,4 @@
-"""Where the commands of a study run: on this machine, or on the nodes of a Ray cluster."""
+"""Chooses where the commands of a study run: on this machine, or on the nodes of a Ray cluster."""
 
 from __future__ import annotations
 
@@ -8,21 +8,36 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from l2a_transfer.errors import unknown_name
+from l2a_transfer.features.extraction.extract import ENGINES
 from l2a_transfer.features.extraction.ray_engine import RayConfig
 from l2a_transfer.study.children import Launcher, Processes
 from l2a_transfer.study.config import Study
-from l2a_transfer.study.ray_engine import on_ray
-
-ENGINES = ("local", "ray")
+from l2a_transfer.study.ray_launcher import open_ray_launcher
 
 
 @contextmanager
-def launcher_of(
+def open_launcher(
     study: Study, engine: str, *, environment: Mapping[str, str], ray_address: str | None = None
 ) -> Iterator[Launcher]:
-    """The launcher of an `engine`: `local` or `ray`. `environment`: that of this process.
+    """A launcher for the commands of a study. They import this same package and use `study.threads` CPU threads each.
 
-    The commands use this very package, and `study.threads` CPU threads each. Raises: UnknownNameError; as `on_ray`.
+    Parameters
+    ----------
+    study : Study
+        The study.
+    engine : {"local", "ray"}
+        Where commands run.
+    environment : mapping
+        The environment of this process.
+    ray_address : str or None
+        A running Ray cluster; without it, one is started on this machine.
+
+    Raises
+    ------
+    UnknownNameError
+        For another engine.
+    MissingExtraError, BackendError
+        As `open_ray_launcher`.
     """
     if engine not in ENGINES:
         raise unknown_name("engine", engine, ENGINES)
@@ -32,5 +47,5 @@ def launcher_of(
     if engine == "local":
         yield Processes(study.folder, {**environment, **own})
         return
-    with on_ray(study, RayConfig(ray_address), own) as launcher:
+    with open_ray_launcher(study, RayConfig(ray_address), own) as launcher:
         yield launcher

@@ -1,4 +1,4 @@
-"""study.toml → a Study, with every name, number and option checked before any work begins."""
+"""Reads study.toml. Every name, number and option is checked before any step runs."""
 
 from __future__ import annotations
 
@@ -37,14 +37,20 @@ else:
     import tomli as tomllib
 
 BUILT_IN = ("official", "stratified", "caltech-30", "low-shot", "auto")
-"""Protocols that need no table of their own."""
+"""Protocols that a study can use without declaring them."""
 MAX_BYTES = 4 << 20
 OF_PROTOCOL = ("draws", "folds", "decades", "seed")
 Options = tuple[tuple[str, str], ...]
 
 
 def read_study(path: Path) -> Study:
-    """The study in a TOML file. Raises: StudyError, which names the file, the key and the nearest valid name."""
+    """Read a study from a TOML file.
+
+    Raises
+    ------
+    StudyError
+        If anything in the file is wrong; the message names the file, the key and the nearest valid name.
+    """
     top = Table(path, "", _parsed(path))
     name = top.text("name")
     device = top.named("device", "device", DEVICES, "auto")
@@ -77,8 +83,18 @@ def read_study(path: Path) -> Study:
         if twice := [name for name in names if names.count(name) > 1]:
             raise StudyError(f"{path}: {key}: two are called {twice[0]!r}")
     study = Study(
-        name, path, device, threads, sources, targets, protocols, networks, comparisons, hypotheses, guess_s
-    )  # fmt: skip
+        name=name,
+        file=path,
+        device=device,
+        threads=threads,
+        sources=sources,
+        targets=targets,
+        protocols=protocols,
+        networks=networks,
+        comparisons=comparisons,
+        hypotheses=hypotheses,
+        guess_s=guess_s,
+    )
     _check_evaluated(study)
     return study
 
@@ -106,7 +122,7 @@ def _parsed(path: Path) -> dict[str, Any]:
 
 
 def _images(name: str, table: Table, data_dir: str | None, *, target: bool) -> Images:
-    """A data set and its options; ends the table of a source, but not that of a target, which has more keys."""
+    """A data set and its options. Checks for unknown keys of a source, but not of a target, which has more keys."""
     data = table.text("data", name)
     kind, colon, rest = data.partition(":")
     if not (colon and kind in ("imagefolder", "npz", "wds", "parquet") and rest):
@@ -183,9 +199,19 @@ def _network(
     own_targets = table.all_named("targets", "target", targets, [])
     table.end()
     return Network(
-        name, architecture, width, normalizer, train, weights, own_seeds, given, own_sources, tuple(extract), levels,
-        own_targets,
-    )  # fmt: skip
+        name=name,
+        architecture=architecture,
+        width=width,
+        normalizer=normalizer,
+        train=train,
+        weights=weights,
+        seeds=own_seeds,
+        seeds_given=given,
+        sources=own_sources,
+        extract=tuple(extract),
+        levels=levels,
+        targets=own_targets,
+    )
 
 
 def _training(table: Table, architecture: str, width: float, normalizer: str, data: list[str]) -> Options:
@@ -250,9 +276,20 @@ def _comparison(table: Table, known: _Known) -> Comparison:
     support, refute = (_bound(table, key) for key in ("support", "refute"))
     table.end()
     return Comparison(
-        name, minuend, subtrahend, combine, targets, protocols, shots, metric, matched, family,
-        tuple(summaries) or (("all targets", targets),), support, refute,
-    )  # fmt: skip
+        name=name,
+        minuend=minuend,
+        subtrahend=subtrahend,
+        combine=combine,
+        targets=targets,
+        protocols=protocols,
+        shots=shots,
+        metric=metric,
+        matched=matched,
+        family=family,
+        summaries=tuple(summaries) or (("all targets", targets),),
+        support=support,
+        refute=refute,
+    )
 
 
 def _models(table: Table, key: str, known: _Known) -> tuple[str, ...]:
@@ -270,7 +307,7 @@ def _models(table: Table, key: str, known: _Known) -> tuple[str, ...]:
 
 
 def _protocols(table: Table, known: _Known, targets: tuple[str, ...], shots: int | None) -> tuple[str, ...]:
-    """The protocol of each target: the one that is asked for, or the target's first, which is low-shot with `shots`."""
+    """The protocol for each target: the requested one, or the target's first one that fits (low-shot with `shots`)."""
     asked = table.named("protocol", "protocol", known.protocols) if table.has("protocol") else None
     found = []
     for name in targets:

@@ -1,4 +1,4 @@
-"""What a study's folder holds: which steps are done, by the digests that were recorded when they ended."""
+"""The folder of a study: which steps are done, according to the digests that were recorded when they finished."""
 
 from __future__ import annotations
 
@@ -24,24 +24,31 @@ SCHEMA = "l2a-study/1"
 RECORD_SCHEMA = "l2a-study-record/1"
 CHUNK_BYTES = 1 << 20
 MAX_RECORD_BYTES = 64 << 20
-DONE, BEGIN, GO_ON, AGAIN, WAITS = "done", "begin", "go on", "again", "waits"
-"""What is to be done of a step: nothing; from the beginning; from where it stopped; anew, because what is there cannot
-be used; not yet known, because what it reads has to be made first."""
+DONE, BEGIN, CONTINUE, REDO, WAITING = "done", "begin", "go on", "again", "waits"
+"""What has to be done for a step: nothing; start it; continue it; do it again, because its output cannot be used; not
+known yet, because its input has to be made first."""
 
 
 @dataclass(frozen=True)
 class State:
-    """What is to be done of a step, and why."""
+    """What has to be done for a step, and why."""
 
     what: str
     why: str = ""
     damaged: bool = False
 
 
-class Folder:
-    """The study's folder `path`: records beside what the steps make. A file is digested once, unless it changes.
+class StudyFolder:
+    """The folder of a study: the outputs of its steps, and a record beside each.
 
-    `data`: the targets as they are now.
+    Digests of files are cached; a file that changes is read again.
+
+    Parameters
+    ----------
+    path : Path
+        The folder.
+    data : DataSets
+        The targets as they are on disk now.
     """
 
     def __init__(self, path: Path, data: DataSets) -> None:
@@ -53,11 +60,11 @@ class Folder:
         return self.path / "study.json"
 
     def check_owner(self, study: Study) -> None:
-        """Raises: OutputExistsError where the folder is another study's; StudyError where it cannot say whose."""
+        """Raises: OutputExistsError if the folder belongs to another study; StudyError if its own file is damaged."""
         if self.path.exists() and not self.path.is_dir():
             raise OutputExistsError(f"{self.path}: is a file, and a study needs a folder", "choose another `out`")
         if not self.file.exists():
-            # Its lock or half of its own file is what a study leaves that is killed at its very beginning.
+            # A study that is killed at its start leaves its lock, or a partial file.
             if self.path.exists() and any(not p.name.startswith(self.file.name) for p in self.path.iterdir()):
                 raise OutputExistsError(f"{self.path}: is not empty, and no study's folder", "choose another `out`")
             return
@@ -70,70 +77,88 @@ class Folder:
             )
 
     def claim(self, study: Study) -> None:
-        """Say whose folder it is."""
+        """Write down which study the folder belongs to."""
         self.path.mkdir(parents=True, exist_ok=True)
         content = {"schema": SCHEMA, "name": study.name, "file": study.file.name}
         write_whole(self.file, (json.dumps(content, indent=1) + "\n").encode())
 
     def output(self, step: Step) -> Path | None:
-        """The file that a step makes, where it is there."""
+        """The file that a step has made; None if it does not exist."""
         found = sorted(self.path.glob(step.output)) if "*" in step.output else [self.path / step.output]
         return found[0] if len(found) == 1 and found[0].is_file() else None
 
     def record(self, step: Step) -> dict[str, Any] | None:
-        """What was recorded when the step ended; None where it has not, or the record is damaged."""
+        """What was recorded when the step finished; None if it has not, or if the record is damaged."""
         return _read(self._record(step), RECORD_SCHEMA)
 
-    def keep(self, step: Step, *, read: str | None, seconds: float | None) -> None:
-        """Record that a step has ended well. `read`: the digest of what it was made from; `seconds`: how long it took
-        from its beginning, None where it went on from somewhere."""
+    def save_record(self, step: Step, *, read: str | None, seconds: float | None) -> None:
+        """Record that a step has succeeded.
+
+        Parameters
+        ----------
+        step : Step
+            The step.
+        read : str or None
+            The digest of its input.
+        seconds : float or None
+            How long it took; None if it continued earlier work.
+        """
         made = self.output(step)
         assert made is not None
         content = {
-            "schema": RECORD_SCHEMA, "step": step.name, "command": list(step.arguments), "read": read,
-            "output": made.relative_to(self.path).as_posix(), "sha256": self.digest(made),
-            "data": read_meta(made)[0].fingerprint.get("data") if step.kind == EXTRACT else None, "seconds": seconds,
-        }  # fmt: skip
+            "schema": RECORD_SCHEMA,
+            "step": step.name,
+            "command": list(step.arguments),
+            "read": read,
+            "output": made.relative_to(self.path).as_posix(),
+            "sha256": self.digest(made),
+            "data": read_meta(made)[0].fingerprint.get("data") if step.kind == EXTRACT else None,
+            "seconds": seconds,
+        }
         path = self._record(step)
         path.parent.mkdir(parents=True, exist_ok=True)
         write_whole(path, (json.dumps(content, indent=1) + "\n").encode())
 
     def read_by(self, step: Step, needed: Step | None) -> str | None:
-        """The digest of the file that a step reads; None where it reads none."""
+        """The digest of the file that a step reads; None if it reads none."""
         path = step.given if needed is None else self.output(needed)
         return None if path is None else self.digest(path)
 
     def state(self, step: Step, needed: Step | None) -> State:
-        """What is to be done of a step whose `needed` step is done.
+        """What has to be done for a step whose `needed` step is done.
 
-        Raises: StudyError for training that was done with other settings, which is never thrown away.
+        Raises
+        ------
+        StudyError
+            For training that was done with other settings; it is never deleted.
         """
         record, made = self.record(step), self.output(step)
         if record is None:
             if made is not None:
-                return State(GO_ON, "there, but not recorded: verified")
-            return State(GO_ON, "was begun") if self._begun(step) else State(BEGIN, "not there")
+                return State(CONTINUE, "there, but not recorded: verified")
+            return State(CONTINUE, "was begun") if self._is_started(step) else State(BEGIN, "not there")
         if record.get("command") != list(step.arguments):
             if step.kind == TRAIN:
+                folder = self.path / "runs" / step.run.name
                 raise StudyError(
-                    f"{self.path / 'runs' / step.run.name}: trained with other settings: {_apart(record, step)}; give "
-                    "the network another name, or remove that folder and its record"
+                    f"{folder}: trained with other settings: {_differing_options(record, step)}; give the network "
+                    "another name, or remove that folder and its record"
                 )
-            return State(AGAIN, f"made with other settings: {_apart(record, step)}")
+            return State(REDO, f"made with other settings: {_differing_options(record, step)}")
         if made is None:
-            return State(AGAIN, "its output is gone")
+            return State(REDO, "its output is gone")
         if self.digest(made) != record.get("sha256"):
-            return State(AGAIN, f"{made}: changed since it was made: its SHA-256 is another", damaged=True)
+            return State(REDO, f"{made}: changed since it was made: its SHA-256 is another", damaged=True)
         if record.get("read") != self.read_by(step, needed):
-            return State(AGAIN, "what it was made from has changed")
+            return State(REDO, "what it was made from has changed")
         if step.kind == EXTRACT and record.get("data") != (self.data.fingerprint(step.target) or record.get("data")):
-            return State(AGAIN, f"the data set {step.target} has changed")
+            return State(REDO, f"the data set {step.target} has changed")
         return State(DONE)
 
     def clear(self, step: Step, state: State) -> str | None:
-        """Remove what a step must not go on with; a sentence where that was found damaged only now."""
+        """Delete what a step must not continue with. Returns a sentence about any damage found while doing so."""
         made = self.output(step)
-        if state.what == AGAIN:
+        if state.what == REDO:
             self._record(step).unlink(missing_ok=True)
             # Features of a changed network are verified by `extract`, which keeps them where they are the same.
             if made is not None and (step.kind != EXTRACT or state.damaged):
@@ -147,12 +172,12 @@ class Folder:
         return None
 
     def epochs(self, step: Step) -> int:
-        """How many epochs of a training run are behind it."""
+        """How many epochs a training run has completed."""
         path = self.path / "runs" / step.run.name / "metrics.jsonl"
         return len(path.read_bytes().splitlines()) if path.is_file() else 0
 
     def digest(self, path: Path) -> str:
-        """SHA-256 of a file, hexadecimal."""
+        """The SHA-256 of a file, in hexadecimal."""
         stat = path.stat()
         key = (str(path), stat.st_size, stat.st_mtime_ns)
         if key not in self._digests:
@@ -171,13 +196,13 @@ class Folder:
     def _record(self, step: Step) -> Path:
         return self.path / "records" / f"{step.name}.json"
 
-    def _begun(self, step: Step) -> bool:
+    def _is_started(self, step: Step) -> bool:
         if step.kind == TRAIN:
             return (self.path / "runs" / step.run.name / "checkpoint.pt").exists()
         return step.kind == EXTRACT and (self.path / f"{step.output}.shards").exists()
 
     def _without_damaged_checkpoint(self, step: Step) -> str | None:
-        """A run whose checkpoint cannot be read begins again."""
+        """Delete a run whose checkpoint cannot be read; it starts again."""
         folder = self.path / "runs" / step.run.name
         path = folder / "checkpoint.pt"
         if not os.access(path, os.R_OK):
@@ -193,7 +218,7 @@ class Folder:
 
 
 def located(argument: str, out: Path) -> str:
-    """An argument of a command with the study's folder in place of `OUT`, and the one file that a pattern names."""
+    """An argument of a command with the study's folder for `OUT`, and the matching file for a pattern."""
     if not argument.startswith(f"{OUT}/"):
         return argument
     relative = argument.removeprefix(f"{OUT}/")
@@ -210,7 +235,7 @@ def _read(path: Path, schema: str) -> dict[str, Any] | None:
 
 
 def _unreadable(step: Step, path: Path) -> str | None:
-    """What is wrong with weights or features of which nothing is recorded."""
+    """What is wrong with a file of weights or features that has no record; None if it can be read."""
     try:
         read_card(path) if step.kind == TRAIN else read_meta(path)
     except (WeightsError, StoreError) as error:
@@ -218,10 +243,12 @@ def _unreadable(step: Step, path: Path) -> str | None:
     return None
 
 
-def _apart(record: dict[str, Any], step: Step) -> str:
-    """The options in which two commands differ."""
+def _differing_options(record: dict[str, Any], step: Step) -> str:
+    """The options in which a recorded command differs from that of its step."""
     there = record.get("command")
     theirs = [str(part) for part in there] if isinstance(there, list) else []
-    gone, new = ([part for part in one if part not in other] for one, other in
-                 ((theirs, list(step.arguments)), (list(step.arguments), theirs)))  # fmt: skip
+    gone, new = (
+        [part for part in one if part not in other]
+        for one, other in ((theirs, list(step.arguments)), (list(step.arguments), theirs))
+    )
     return f"{' '.join(gone) or 'without'} there, {' '.join(new) or 'without'} here"

@@ -1,4 +1,4 @@
-"""What a study answers: rows over seeds, planned comparisons with their verdicts, hypotheses; as plain data."""
+"""The results of a study as plain data: rows over seeds, planned comparisons with their verdicts, hypotheses."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from typing import Any
 
 import numpy as np
 
-from l2a_transfer.study.answers import Answered, Reader
+from l2a_transfer.study.answers import EvaluationReader, RunAnswers
 from l2a_transfer.study.config import Comparison, Hypothesis, Study
 from l2a_transfer.study.contrasts import Estimate, OnTarget, OverTargets, difference, on_target, over_targets, value
-from l2a_transfer.study.record import DONE, Folder
-from l2a_transfer.study.steps import Work, matched_width
-from l2a_transfer.study.work import Outcome
+from l2a_transfer.study.record import DONE, StudyFolder
+from l2a_transfer.study.scheduler import Outcome
+from l2a_transfer.study.steps import Plan, matched_width
 from l2a_transfer.version import __version__
 
 SCHEMA = "study-results/1"
@@ -25,10 +25,32 @@ RAW, MATCHED = "as they are", "matched"
 
 @dataclass(frozen=True)
 class Row:
-    """One model on one target by one protocol (and k, and width where a PCA reduced it), over its seeds.
+    """One model on one target by one protocol, over its seeds. Accuracies are fractions.
 
-    `seeds`: of its runs, None where nothing was drawn; `values`: the mean class accuracy of each; `sd`: their sample
-    standard deviation, None for one. All fractions. `missing`: runs that are not evaluated yet.
+    Attributes
+    ----------
+    model, target, protocol : str
+        What was evaluated, on what, and how.
+    shots : int or None
+        Training images per class, for low-shot.
+    components : int or None
+        The number of columns after PCA; None without PCA.
+    draws, n_classes, n_train, n_test, dim : int
+        The number of draws, classes, training rows, test rows and feature columns.
+    chance : float
+        The mean class accuracy of a random answer.
+    seeds : tuple of int or None
+        The seed of each run; None if nothing was random.
+    values : tuple of float
+        The mean class accuracy of each run.
+    mean, accuracy_mean : float
+        Means over runs of the mean class accuracy and the accuracy.
+    sd, accuracy_sd : float or None
+        Their sample standard deviations; None for one run.
+    weights_sha256 : tuple of str or None
+        The digest of the weights of each run.
+    missing : tuple of str
+        Runs that are not evaluated yet.
     """
 
     model: str
@@ -54,10 +76,28 @@ class Row:
 
 @dataclass(frozen=True)
 class Compared:
-    """A planned comparison, with the features as they are, or matched: reduced to `width` columns.
+    """A planned comparison, with features as they are or matched (reduced to the same number of columns).
 
-    `targets`: the contrast on each; `missing`: runs that are not evaluated, and on what; `summaries`: over targets, of
-    which the first decides. `verdict` follows the file's `support` and `refute`; empty where it has neither.
+    Attributes
+    ----------
+    name, title : str
+        Its name in the study's file, and the contrast in words.
+    features : str
+        `as they are` or `matched`.
+    width : int or None
+        The number of columns of matched features.
+    metric, family : str
+        What is compared, and with which other comparisons p values are adjusted.
+    support, refute : str
+        The rules of the study's file.
+    targets : tuple of OnTarget
+        The contrast on each target.
+    missing : tuple of str
+        Runs that are not evaluated yet, with their targets.
+    summaries : tuple of OverTargets
+        Means over targets; the first one decides.
+    verdict : str
+        What the rules say; empty without rules.
     """
 
     name: str
@@ -76,7 +116,7 @@ class Compared:
 
 @dataclass(frozen=True)
 class Judged:
-    """A hypothesis and what the comparisons say of it."""
+    """A hypothesis and the verdict of its comparisons."""
 
     name: str
     says: str
@@ -87,7 +127,21 @@ class Judged:
 
 @dataclass(frozen=True)
 class StudyResults:
-    """All of a study's answers. `undone`: step → why it is not done; a report of an incomplete study says so."""
+    """All results of a study.
+
+    Attributes
+    ----------
+    name : str
+        The name of the study.
+    rows, comparisons, hypotheses : tuple
+        The results.
+    commands : dict
+        The command of each step.
+    undone : dict
+        Why each step that is not done is not done; the report of an incomplete study says so.
+    version : str
+        The version of this package.
+    """
 
     name: str
     rows: tuple[Row, ...]
@@ -103,22 +157,22 @@ class StudyResults:
 
 
 Place = tuple[str, str, int | None, int | None]
-"""Target, protocol, k, and the width that a PCA has left."""
+"""Target, protocol, shots, and columns after PCA."""
 
 
-def analyse(study: Study, work: Work, folder: Folder, outcome: Outcome) -> StudyResults:
-    """Read every evaluation that is done, and make the rows and the planned comparisons."""
-    reader = Reader()
-    found: dict[str, dict[Place, dict[int | None, Answered]]] = {}
+def analyse(study: Study, plan: Plan, folder: StudyFolder, outcome: Outcome) -> StudyResults:
+    """Read every evaluation that is done; compute the rows, the planned comparisons and the verdicts."""
+    reader = EvaluationReader()
+    found: dict[str, dict[Place, dict[int | None, RunAnswers]]] = {}
     lacking: dict[tuple[str, str, str], list[str]] = {}
-    for run in work.runs:
+    for run in plan.runs:
         own = found.setdefault(run.model, {})
         for target, protocol in study.places(run.model):
-            step = work.of(run, target.name, protocol.name)
+            step = plan.evaluation(run, target.name, protocol.name)
             if outcome.states[step.name].what != DONE:
                 lacking.setdefault((run.model, target.name, protocol.name), []).append(run.name)
                 continue
-            features = folder.path / work.steps[step.needs or ""].output
+            features = folder.path / plan.steps[step.needs or ""].output
             for answered in reader.answers(folder.path / step.output, features):
                 place = target.name, protocol.name, answered.shots, answered.components
                 own.setdefault(place, {})[run.seed] = answered
@@ -127,33 +181,48 @@ def analyse(study: Study, work: Work, folder: Folder, outcome: Outcome) -> Study
         for model, places in found.items()
         for place, by_seed in places.items()
     ]
-    everything = _Found(found, lacking, work.widths)
+    everything = _Found(found, lacking, plan.widths)
     comparisons = tuple(
         compared for comparison in study.comparisons for compared in _compare(study, comparison, everything)
     )
     undone = {name: f"{state.what}: {state.why}" for name, state in outcome.states.items() if state.what != DONE}
-    verdicts = {comparison.name: _together(comparison, comparisons) for comparison in study.comparisons}
+    verdicts = {comparison.name: _combined_verdict(comparison, comparisons) for comparison in study.comparisons}
     return StudyResults(
-        study.name,
-        tuple(rows),
-        comparisons,
-        tuple(_judge(hypothesis, verdicts) for hypothesis in study.hypotheses),
-        {name: step.command for name, step in work.steps.items()},
-        undone,
+        name=study.name,
+        rows=tuple(rows),
+        comparisons=comparisons,
+        hypotheses=tuple(_judge(hypothesis, verdicts) for hypothesis in study.hypotheses),
+        commands={name: step.command for name, step in plan.steps.items()},
+        undone=undone,
     )
 
 
-def _row(model: str, place: Place, by_seed: Mapping[int | None, Answered], missing: list[str]) -> Row:
+def _row(model: str, place: Place, by_seed: Mapping[int | None, RunAnswers], missing: list[str]) -> Row:
     target, protocol, shots, components = place
     values = [value(run, "mean_class_accuracy") for run in by_seed.values()]
     accuracies = [value(run, "accuracy") for run in by_seed.values()]
     row = next(iter(by_seed.values())).row
     return Row(
-        model, target, protocol, shots, components, row["draws"], row["n_classes"], row["n_train"], row["n_test"],
-        row["dim"] if components is None else components, row["chance"], tuple(by_seed), tuple(values),
-        float(np.mean(values)), _sd(values), float(np.mean(accuracies)), _sd(accuracies),
-        tuple(run.weights_sha256 for run in by_seed.values()), tuple(missing),
-    )  # fmt: skip
+        model=model,
+        target=target,
+        protocol=protocol,
+        shots=shots,
+        components=components,
+        draws=row["draws"],
+        n_classes=row["n_classes"],
+        n_train=row["n_train"],
+        n_test=row["n_test"],
+        dim=row["dim"] if components is None else components,
+        chance=row["chance"],
+        seeds=tuple(by_seed),
+        values=tuple(values),
+        mean=float(np.mean(values)),
+        sd=_sd(values),
+        accuracy_mean=float(np.mean(accuracies)),
+        accuracy_sd=_sd(accuracies),
+        weights_sha256=tuple(run.weights_sha256 for run in by_seed.values()),
+        missing=tuple(missing),
+    )
 
 
 def _sd(values: list[float]) -> float | None:
@@ -162,21 +231,21 @@ def _sd(values: list[float]) -> float | None:
 
 @dataclass(frozen=True)
 class _Found:
-    """Every answer of a study by model, place and seed; `lacking`: runs that are not evaluated, by model, target and
-    protocol."""
+    """All answers of a study by model, place and seed, and the runs that are not evaluated by model, target and
+    protocol (`lacking`)."""
 
-    answers: dict[str, dict[Place, dict[int | None, Answered]]]
+    answers: dict[str, dict[Place, dict[int | None, RunAnswers]]]
     lacking: dict[tuple[str, str, str], list[str]]
     widths: dict[str, int | None]
 
-    def runs(self, model: str, place: tuple[str, str, int | None], width: int | None) -> list[Answered]:
-        """The runs of a model at a place; those of a network that has this very width are taken as they are."""
+    def runs(self, model: str, place: tuple[str, str, int | None], width: int | None) -> list[RunAnswers]:
+        """The runs of a model at a place. A network that has exactly this width is not reduced."""
         reduced = None if width == self.widths[model] else width
         return list(self.answers.get(model, {}).get((*place, reduced), {}).values())
 
 
 def _compare(study: Study, comparison: Comparison, found: _Found) -> list[Compared]:
-    """With the features as they are, and matched where that is asked for and widths differ."""
+    """The comparison with features as they are; also matched, if the study asks for it and widths differ."""
     width = matched_width(study, comparison, found.widths) if comparison.matched else None
     family = [c for c in study.comparisons if c.family == comparison.family]
     sizes = len(family), sum(len(c.targets) for c in family)
@@ -185,7 +254,7 @@ def _compare(study: Study, comparison: Comparison, found: _Found) -> list[Compar
 
 
 def _compared(comparison: Comparison, found: _Found, sizes: tuple[int, int], width: int | None) -> Compared:
-    """`sizes`: comparisons of the family, and their targets together, for which levels are adjusted."""
+    """One comparison. Levels are adjusted for `sizes`: the comparisons of the family, and all their targets."""
     on: list[OnTarget] = []
     missing: list[str] = []
     for target, protocol in zip(comparison.targets, comparison.protocols, strict=True):
@@ -200,14 +269,23 @@ def _compared(comparison: Comparison, found: _Found, sizes: tuple[int, int], wid
     deciding = on[0].estimate if len(comparison.targets) == 1 and on else summaries[0].estimate
     verdict = _verdict(comparison, deciding, complete=not missing)
     return Compared(
-        comparison.name, comparison.title, RAW if width is None else MATCHED, width, comparison.metric,
-        comparison.family, str(comparison.support or ""), str(comparison.refute or ""), tuple(on), tuple(missing),
-        summaries, verdict,
-    )  # fmt: skip
+        name=comparison.name,
+        title=comparison.title,
+        features=RAW if width is None else MATCHED,
+        width=width,
+        metric=comparison.metric,
+        family=comparison.family,
+        support=str(comparison.support or ""),
+        refute=str(comparison.refute or ""),
+        targets=tuple(on),
+        missing=tuple(missing),
+        summaries=summaries,
+        verdict=verdict,
+    )
 
 
 def _on_target(
-    comparison: Comparison, target: str, protocol: str, runs: dict[str, list[Answered]], comparisons: int
+    comparison: Comparison, target: str, protocol: str, runs: dict[str, list[RunAnswers]], comparisons: int
 ) -> OnTarget:
     row = next(iter(runs.values()))[0].row
     test = on_target(comparison.weights, runs, comparison.metric)
@@ -216,15 +294,22 @@ def _on_target(
             difference(comparison.weights, runs, comparison.metric), None, None, None, None, None, comparisons, test
         )
     else:
-        estimate = Estimate.of(test, comparisons)
+        estimate = Estimate.from_test(test, comparisons)
     seeds = {model: len(own) for model, own in runs.items()}
     return OnTarget(
-        target, protocol, comparison.shots, row["draws"], row["n_train"], row["n_test"], seeds, estimate
-    )  # fmt: skip
+        target=target,
+        protocol=protocol,
+        shots=comparison.shots,
+        draws=row["draws"],
+        n_train=row["n_train"],
+        n_test=row["n_test"],
+        seeds=seeds,
+        estimate=estimate,
+    )
 
 
 def _verdict(comparison: Comparison, estimate: Estimate | None, *, complete: bool) -> str:
-    """What the adjusted interval says, by the rules of the file."""
+    """What the adjusted interval says by the rules of the study's file."""
     bounds = (comparison.support, comparison.refute)
     if bounds == (None, None):
         return ""
@@ -232,17 +317,17 @@ def _verdict(comparison: Comparison, estimate: Estimate | None, *, complete: boo
         return INCOMPLETE
     interval = None if estimate is None else estimate.ci95_adjusted
     supported, refuted = (bound is not None and interval is not None and bound.holds(interval) for bound in bounds)
-    return _word(supported=supported, refuted=refuted)
+    return _verdict_of(supported=supported, refuted=refuted)
 
 
-def _word(*, supported: bool, refuted: bool) -> str:
+def _verdict_of(*, supported: bool, refuted: bool) -> str:
     if supported and refuted:
         return BOTH
     return SUPPORTED if supported else REFUTED if refuted else UNDECIDED
 
 
-def _together(comparison: Comparison, compared: tuple[Compared, ...]) -> str:
-    """Of a comparison that was made twice, what both ways agree on."""
+def _combined_verdict(comparison: Comparison, compared: tuple[Compared, ...]) -> str:
+    """The verdict of a comparison; if features as they are and matched features disagree, it is undecided."""
     found = {one.verdict for one in compared if one.name == comparison.name}
     return found.pop() if len(found) == 1 else UNDECIDED
 
@@ -252,7 +337,7 @@ def _judge(hypothesis: Hypothesis, verdicts: dict[str, str]) -> Judged:
     if any(verdicts[name] == INCOMPLETE for name in used):
         word = INCOMPLETE
     else:
-        word = _word(
+        word = _verdict_of(
             supported=all(verdicts[name] in (SUPPORTED, BOTH) for name in hypothesis.support),
             refuted=any(verdicts[name] in (REFUTED, BOTH) for name in hypothesis.refute),
         )

@@ -1,4 +1,4 @@
-"""The work of a study as steps: train, extract, evaluate; each is one command, with what it needs and what it makes."""
+"""The steps of a study: train, extract, evaluate. Each is one command with an input and an output."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from l2a_transfer.training.recipe import find_recipe
 
 TRAIN, EXTRACT, EVALUATE = "train", "extract", "evaluate"
 OUT = "OUT"
-"""How commands write the study's folder."""
+"""Stands for the study's folder in a command."""
 RESULTS = "results.json"
 
 
@@ -23,9 +23,26 @@ RESULTS = "results.json"
 class Step:
     """One command of `l2a-transfer`. Its paths are relative to the study's file, or begin with `OUT/`.
 
-    `output`: the file that is there when it has ended, below the study's folder; of training, a pattern. `needs`: the
-    step that makes what it reads. `given`: a file that it reads and that was there before. `like`: steps of the same
-    text take about as long. `epochs`: of training.
+    Attributes
+    ----------
+    kind, name : str
+        `train`, `extract` or `evaluate`; the name is unique in the study.
+    arguments : tuple of str
+        The verb and its arguments.
+    output : str
+        The file that it makes, relative to the study's folder; for training, a pattern.
+    run : Run
+        The network and seed that it belongs to.
+    like : str
+        Steps with the same text take about the same time.
+    needs : str or None
+        The step that makes its input.
+    given : Path or None
+        An input that existed before the study.
+    epochs : int
+        Number of epochs, for training.
+    target, protocol : str
+        What is extracted, and how it is evaluated.
     """
 
     kind: str
@@ -42,26 +59,31 @@ class Step:
 
     @property
     def command(self) -> str:
-        """What a shell takes, where OUT is the study's folder."""
+        """The command line for a shell, in which OUT stands for the study's folder."""
         return shell_line(["l2a-transfer", *self.arguments])
 
 
 @dataclass(frozen=True)
-class Work:
-    """All steps of a study by name, each after what it needs, and the runs that they are of."""
+class Plan:
+    """All steps of a study by name, each after the one that it needs; its runs; and the widths of its models."""
 
     steps: dict[str, Step]
     runs: tuple[Run, ...]
     widths: dict[str, int | None]
 
-    def of(self, run: Run, target: str, protocol: str) -> Step:
-        """The evaluation of a run on a target."""
+    def evaluation(self, run: Run, target: str, protocol: str) -> Step:
+        """The step that evaluates a run on a target by a protocol."""
         return self.steps[f"{EVALUATE}/{run.name}/{target}/{protocol}"]
 
 
-def plan_work(study: Study) -> Work:
-    """Every step that the study's report needs. Raises: StudyError as `runs_of`, and for a comparison at equal widths
-    of networks whose width is not known."""
+def plan_steps(study: Study) -> Plan:
+    """Every step that the study's report needs.
+
+    Raises
+    ------
+    StudyError
+        As `runs_of`, and for a comparison at equal widths of networks whose width is not known.
+    """
     runs = runs_of(study)
     widths = {run.model: run.width for run in runs}
     reduced = _reduced(study, widths)
@@ -74,13 +96,16 @@ def plan_work(study: Study) -> Work:
             steps.append(_extract(study, network, run, study.targets[name].images))
         for target, protocol in study.places(run.model):
             steps.append(_evaluate(study, run, target, protocol, reduced.get((run.model, target.name, protocol.name))))
-    return Work({step.name: step for step in steps}, tuple(runs), widths)
+    return Plan({step.name: step for step in steps}, tuple(runs), widths)
 
 
 def matched_width(study: Study, comparison: Comparison, widths: dict[str, int | None]) -> int | None:
-    """The smallest width of the networks of a comparison; None where they are all of one width.
+    """The smallest feature width of the networks in a comparison; None if all widths are equal.
 
-    Raises: StudyError where a width is not known.
+    Raises
+    ------
+    StudyError
+        If a width is not known.
     """
     own = {model: widths[model] for model in comparison.weights}
     known = {width for width in own.values() if width is not None}
@@ -94,7 +119,7 @@ def matched_width(study: Study, comparison: Comparison, widths: dict[str, int | 
 
 
 def _reduced(study: Study, widths: dict[str, int | None]) -> dict[tuple[str, str, str], set[int]]:
-    """(model, target, protocol) → the widths that comparisons need it reduced to."""
+    """(model, target, protocol) → the widths to which comparisons need its features reduced."""
     found: dict[tuple[str, str, str], set[int]] = {}
     for comparison in study.comparisons:
         width = matched_width(study, comparison, widths) if comparison.matched else None
@@ -115,8 +140,14 @@ def _train(study: Study, network: Network, run: Run) -> Step:
     recipe = find_recipe(dict(network.train)["recipe"], images.data).with_settings(settings)
     name = f"{TRAIN}/{run.name}"
     return Step(
-        TRAIN, name, tuple(arguments), f"{folder}/*.safetensors", run, shlex.join(shared), epochs=recipe.epochs
-    )  # fmt: skip
+        kind=TRAIN,
+        name=name,
+        arguments=tuple(arguments),
+        output=f"{folder}/*.safetensors",
+        run=run,
+        like=shlex.join(shared),
+        epochs=recipe.epochs,
+    )
 
 
 def _extract(study: Study, network: Network, run: Run, images: Images) -> Step:
@@ -126,9 +157,16 @@ def _extract(study: Study, network: Network, run: Run, images: Images) -> Step:
     arguments += ["--seed", str(run.seed)] if run.draws_weights else []
     arguments += ["--out", f"{OUT}/{output}", "--resume", "--overwrite"]
     return Step(
-        EXTRACT, f"{EXTRACT}/{run.name}/{images.name}", tuple(arguments), output, run, f"{run.model} {images.name}",
-        needs=None if run.given else f"{TRAIN}/{run.name}", given=run.file, target=images.name,
-    )  # fmt: skip
+        kind=EXTRACT,
+        name=f"{EXTRACT}/{run.name}/{images.name}",
+        arguments=tuple(arguments),
+        output=output,
+        run=run,
+        like=f"{run.model} {images.name}",
+        needs=None if run.given else f"{TRAIN}/{run.name}",
+        given=run.file,
+        target=images.name,
+    )
 
 
 def _evaluate(study: Study, run: Run, target: Target, protocol: Protocol, widths: Iterable[int] | None) -> Step:
@@ -139,10 +177,16 @@ def _evaluate(study: Study, run: Run, target: Target, protocol: Protocol, widths
     arguments += ["--widths", ",".join(map(str, sorted(widths)))] if widths else []
     arguments += ["--out", f"{OUT}/{folder}", "--overwrite"]
     return Step(
-        EVALUATE, f"{EVALUATE}/{place}", tuple(arguments), f"{folder}/{RESULTS}", run,
-        f"{run.model} {target.name} {protocol.name}", needs=f"{EXTRACT}/{run.name}/{target.name}", target=target.name,
+        kind=EVALUATE,
+        name=f"{EVALUATE}/{place}",
+        arguments=tuple(arguments),
+        output=f"{folder}/{RESULTS}",
+        run=run,
+        like=f"{run.model} {target.name} {protocol.name}",
+        needs=f"{EXTRACT}/{run.name}/{target.name}",
+        target=target.name,
         protocol=protocol.name,
-    )  # fmt: skip
+    )
 
 
 def _data(images: Images) -> list[str]:

@@ -1,4 +1,4 @@
-"""A study from its file to its report: what is missing is made, what is there is checked and reused."""
+"""Runs a study from its file to its report. Existing outputs are checked and reused."""
 
 from __future__ import annotations
 
@@ -12,19 +12,28 @@ from l2a_transfer.lock import output_lock
 from l2a_transfer.study.children import Launcher
 from l2a_transfer.study.config import Study
 from l2a_transfer.study.data import DataSets
-from l2a_transfer.study.record import DONE, Folder, State
+from l2a_transfer.study.record import DONE, State, StudyFolder
 from l2a_transfer.study.report import write_study_report
 from l2a_transfer.study.results import StudyResults, analyse
-from l2a_transfer.study.steps import plan_work
-from l2a_transfer.study.work import FAILED, Worker, chosen_steps, foreseen
+from l2a_transfer.study.scheduler import FAILED, Scheduler, chosen_steps, preview_steps
+from l2a_transfer.study.steps import plan_steps
 
 log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class StudyOutcome:
-    """How every step stands, the results of what is done, and the files of the report; `failed`: steps that ended with
-    an error. No results where nothing is evaluated."""
+    """What a study has done.
+
+    Attributes
+    ----------
+    states : dict
+        The state of each step by its name.
+    results : StudyResults or None
+        The results of the steps that are done; None if nothing was evaluated.
+    report : tuple of Path
+        The files of the report.
+    """
 
     states: dict[str, State]
     results: StudyResults | None
@@ -32,19 +41,21 @@ class StudyOutcome:
 
     @property
     def failed(self) -> list[str]:
+        """The steps that ended with an error."""
         return [name for name, state in self.states.items() if state.what == FAILED]
 
     @property
     def is_complete(self) -> bool:
+        """True if every step is done."""
         return all(state.what == DONE for state in self.states.values())
 
 
-def foresee(study: Study, out: Path, *, only: Sequence[str] = ()) -> dict[str, State]:
-    """What `run_study` would do of each chosen step; nothing is written. Raises: as `run_study`."""
-    work, folder = plan_work(study), Folder(out, DataSets(study))
+def preview_study(study: Study, out: Path, *, only: Sequence[str] = ()) -> dict[str, State]:
+    """What `run_study` would do for each chosen step. Nothing is written. Raises: as `run_study`."""
+    plan, folder = plan_steps(study), StudyFolder(out, DataSets(study))
     folder.check_owner(study)
-    chosen = {step.name for step in chosen_steps(work, only)}
-    return {name: state for name, state in foreseen(work, folder).items() if name in chosen}
+    chosen = {step.name for step in chosen_steps(plan, only)}
+    return {name: state for name, state in preview_steps(plan, folder).items() if name in chosen}
 
 
 def run_study(
@@ -56,25 +67,53 @@ def run_study(
     jobs: int = 1,
     deadline_s: float | None = None,
 ) -> StudyOutcome:
-    """Train, extract and evaluate what `out` lacks, `jobs` commands at a time, then write the report of what is done.
+    """Train, extract and evaluate what `out` lacks, then write the report of what is done.
 
-    `only`: patterns of step names, as `train/*`. `deadline_s`: no step is begun that cannot end within so many seconds,
-    and what still runs then is asked to stop. Whatever ended a study, the same call goes on with it and ends with the
-    same report. Raises: StudyError for weights that are not what the study says, and for training in `out` that was
-    done with other settings; OutputExistsError where `out` is another study's, or is being written by another process;
-    ArgumentError; EvaluationError; Interrupted, a KeyboardInterrupt.
+    The same call continues a study that was interrupted, and ends with the same report.
+
+    Parameters
+    ----------
+    study : Study
+        The study, as `read_study` reads it.
+    out : Path
+        Its folder.
+    launcher : Launcher
+        Starts the commands, as `open_launcher` makes it.
+    only : sequence of str
+        Patterns of step names, as `train/*`. By default all steps are run.
+    jobs : int
+        How many commands run at the same time.
+    deadline_s : float or None
+        No step is started that cannot finish within this many seconds; what still runs then is stopped.
+
+    Returns
+    -------
+    StudyOutcome
+
+    Raises
+    ------
+    StudyError
+        If weights are not what the study says, or training in `out` was done with other settings.
+    OutputExistsError
+        If `out` belongs to another study, or another process is writing it.
+    ArgumentError
+        If `jobs` or `deadline_s` is not positive, or no step matches a pattern.
+    EvaluationError
+        If an evaluation cannot be read.
+    Interrupted
+        After Ctrl-C or SIGTERM, when each command has saved its work.
     """
     for name, value in (("jobs", jobs), ("deadline", deadline_s)):
         if value is not None and value <= 0:
             raise ArgumentError(f"{name} must be above 0, got {value:g}")
-    work, folder = plan_work(study), Folder(out, DataSets(study))
-    chosen = chosen_steps(work, only)
+    plan, folder = plan_steps(study), StudyFolder(out, DataSets(study))
+    chosen = chosen_steps(plan, only)
     folder.check_owner(study)
     out.mkdir(parents=True, exist_ok=True)
     with output_lock(folder.file):
         folder.claim(study)
-        outcome = Worker(work, folder, launcher, guess_s=study.guess_s, jobs=jobs, deadline_s=deadline_s).run(chosen)
-        if not any(outcome.states[step.name].what == DONE for step in work.steps.values() if step.kind == "evaluate"):
+        outcome = Scheduler(plan, folder, launcher, guess_s=study.guess_s, jobs=jobs, deadline_s=deadline_s).run(chosen)
+        if not any(outcome.states[step.name].what == DONE for step in plan.steps.values() if step.kind == "evaluate"):
             return StudyOutcome(outcome.states, None, ())
-        results = analyse(study, work, folder, outcome)
+        results = analyse(study, plan, folder, outcome)
         return StudyOutcome(outcome.states, results, tuple(write_study_report(results, out / "report")))

@@ -1,5 +1,5 @@
-"""Which weights each run of a study uses: files and names that are there already, checked against what the study says
-of them, or a run that trains some."""
+"""Finds the weights of each run of a study: existing files and bundled names, which are checked against the study, or
+a run that the study trains."""
 
 from __future__ import annotations
 
@@ -20,11 +20,22 @@ ONNX = ".onnx"
 
 @dataclass(frozen=True)
 class Run:
-    """One network with one seed: a column of the study's tables is the mean over its runs.
+    """One network with one seed. The tables of a study show means over runs.
 
-    `model`: as `Study.models` names it. `seed`: of training, or of untrained weights; None where nothing was drawn.
-    `given`: what `extract` takes as its model, None where the study trains it. `file`: the weights file of `given`.
-    `width`: columns of its features, None where only the features tell.
+    Attributes
+    ----------
+    model : str
+        The name in `Study.models`.
+    seed : int or None
+        The seed of training or of untrained weights; None if nothing is random.
+    source : str or None
+        The data set of the training.
+    given : str or None
+        The model for `extract`; None if the study trains it.
+    file : Path or None
+        The weights file of `given`.
+    width : int or None
+        The number of feature columns; None if only the features tell.
     """
 
     model: str
@@ -44,8 +55,13 @@ class Run:
 
 
 def runs_of(study: Study) -> list[Run]:
-    """Every run, in the order of the file. Raises: StudyError for weights that are missing, damaged, twice of one seed,
-    or of another network or data set than the file says."""
+    """Every run, in the order of the file.
+
+    Raises
+    ------
+    StudyError
+        If weights are missing or damaged, are given twice for one seed, or belong to another network or data set.
+    """
     return [run for model, (network, source) in study.models().items() for run in _runs(study, model, network, source)]
 
 
@@ -78,7 +94,7 @@ def _given(study: Study, model: str, network: Network, source: str | None) -> It
         where = f"{study.file}: networks.{network.name}.weights"
         text = item.replace("{source}", source or "")
         if "{source}" in item and network.architecture and "/" not in text and text not in pretrained_names():
-            continue  # no bundled weights of this source: they are trained
+            continue  # there are no bundled weights for this source, so the study trains it
         if text == PIXELS:
             yield Run(model, None, source, PIXELS)
         elif text.startswith(UNTRAINED):
@@ -99,7 +115,7 @@ def _untrained(where: str, text: str) -> ModelConfig:
 
 
 def _names(where: str, text: str, folder: Path, network: Network) -> Iterator[tuple[str, int | None]]:
-    """(as `extract` takes it, seed) of what a template, a glob, a path or a bundled name stands for."""
+    """(model for `extract`, seed) of each file or name that a template, a glob, a path or a bundled name stands for."""
     if "{seed}" in text:
         for seed in network.seeds:
             name = text.replace("{seed}", str(seed))
@@ -124,7 +140,7 @@ def _names(where: str, text: str, folder: Path, network: Network) -> Iterator[tu
 
 
 def _of_file(study: Study, run: Run, network: Network) -> Run:
-    """The run with what its file says of seed and width. Raises: StudyError where it is not what the study says."""
+    """The run with the seed and width of its file. Raises: StudyError if they are not what the study says."""
     assert run.given is not None
     bundled = run.given in pretrained_names()
     path = PRETRAINED / f"{run.given}.safetensors" if bundled else study.folder / os.path.expanduser(run.given)
@@ -150,7 +166,7 @@ def _of_file(study: Study, run: Run, network: Network) -> Run:
 
 
 def _check_source(where: str, card: Card, data: str) -> None:
-    """Raises: StudyError where the card names another data set; one that was read from a path is named by its end."""
+    """Raises: StudyError if the card names another data set. Data that is given as a path is not checked."""
     there = str(card.training.get("data", data))
     if ":" not in data and there.partition(":")[0] != data:
         raise StudyError(f"{where}: was trained on {there}, and not on {data}")
@@ -162,7 +178,7 @@ def _described(network: tuple[str, float, str]) -> str:
 
 
 def _width(study: Study, network: Network, config: ModelConfig) -> int:
-    """The columns of its features. Raises: StudyError for levels that the network does not have."""
+    """The number of feature columns. Raises: StudyError for levels that the network does not have."""
     levels = config.feature_levels
     if unknown := [level for level in network.levels if level not in levels]:
         raise StudyError(

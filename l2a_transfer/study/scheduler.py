@@ -1,4 +1,4 @@
-"""The steps of a study, one after the other or some at a time: begun when what they need is there and time is left."""
+"""Runs the steps of a study, one or several at a time, in the order of their dependencies and within a deadline."""
 
 from __future__ import annotations
 
@@ -15,38 +15,41 @@ from pathlib import Path
 from l2a_transfer.errors import ArgumentError, Interrupted
 from l2a_transfer.study.children import Child, Launcher
 from l2a_transfer.study.config import KINDS
-from l2a_transfer.study.record import AGAIN, BEGIN, DONE, GO_ON, WAITS, Folder, State, located
-from l2a_transfer.study.steps import TRAIN, Step, Work
+from l2a_transfer.study.record import BEGIN, CONTINUE, DONE, REDO, WAITING, State, StudyFolder, located
+from l2a_transfer.study.steps import TRAIN, Plan, Step
 from l2a_transfer.wording import counted
 
 log = logging.getLogger(__name__)
 POLL_S = 0.05
-FAILED, LEFT, STOPPED = "failed", "left", "stopped"
-"""A step that ended with an error; one that was not begun; one that was asked to stop, and goes on another time."""
+FAILED, NOT_STARTED, STOPPED = "failed", "left", "stopped"
+"""States of a step: it ended with an error; it was not started; it was stopped, and can be continued."""
 LAST_BYTES = 4000
 
 
 @dataclass
 class Outcome:
-    """How each step of a study stands: (`done`, `failed`, `left`, `stopped`), and why where it is not done."""
+    """The state of each step of a study: `done`, `failed`, `left` or `stopped`, and why it is not done."""
 
     states: dict[str, State] = field(default_factory=dict)
 
-    def of(self, what: str) -> list[str]:
+    def names(self, what: str) -> list[str]:
+        """The steps in the state `what`."""
         return [name for name, state in self.states.items() if state.what == what]
 
 
 @dataclass
-class _Going:
+class _Running:
+    """A step that runs: its process, whether it started from nothing, the digest of its input, and when it started."""
+
     step: Step
     child: Child
-    whole: bool
+    from_start: bool
     read: str | None
-    began: float = field(default_factory=time.monotonic)
+    started: float = field(default_factory=time.monotonic)
 
 
 class Pace:
-    """How long steps take: as the longest one like it did, or the longest of its kind, or what was guessed."""
+    """Estimates how long a step takes: the longest time of a step like it, else of its kind, else a guess."""
 
     def __init__(self, guess_s: dict[str, float]) -> None:
         self.guess_s = guess_s
@@ -57,7 +60,7 @@ class Pace:
             self._longest[key] = max(seconds, self._longest.get(key, 0.0))
 
     def seconds(self, step: Step, *, epochs_done: int = 0) -> float:
-        """Of what a step has before it."""
+        """The estimated time that is left for a step."""
         whole = self._longest.get(f"{step.kind} {step.like}", self._longest.get(step.kind, self.guess_s[step.kind]))
         return whole * (1 - min(epochs_done, step.epochs) / step.epochs) if step.epochs else whole
 
@@ -65,102 +68,135 @@ class Pace:
         return step.kind not in self._longest
 
 
-def chosen_steps(work: Work, only: Iterable[str]) -> list[Step]:
-    """The steps whose names match one of the patterns `only`, as `train/*`; all where there is none.
+def chosen_steps(plan: Plan, only: Iterable[str]) -> list[Step]:
+    """The steps whose names match one of the patterns `only`, as `train/*`; without a pattern, all steps.
 
-    Raises: ArgumentError for a pattern that no step matches.
+    Raises
+    ------
+    ArgumentError
+        If no step matches a pattern.
     """
     patterns = list(only)
     for pattern in patterns:
-        if not any(fnmatchcase(name, pattern) for name in work.steps):
+        if not any(fnmatchcase(name, pattern) for name in plan.steps):
             raise ArgumentError(
-                f"only must match the name of a step, as {next(iter(work.steps))} or 'evaluate/*'; got {pattern!r}"
+                f"only must match the name of a step, as {next(iter(plan.steps))} or 'evaluate/*'; got {pattern!r}"
             )
     return [
         step
-        for name, step in work.steps.items()
+        for name, step in plan.steps.items()
         if not patterns or any(fnmatchcase(name, pattern) for pattern in patterns)
     ]
 
 
-def foreseen(work: Work, folder: Folder) -> dict[str, State]:
-    """What would be done of every step, as far as it is known before anything is made."""
+def preview_steps(plan: Plan, folder: StudyFolder) -> dict[str, State]:
+    """What would be done for each step, as far as this is known before anything runs."""
     states: dict[str, State] = {}
-    for name, step in work.steps.items():
-        needed = work.steps[step.needs] if step.needs else None
+    for name, step in plan.steps.items():
+        needed = plan.steps[step.needs] if step.needs else None
         if needed is not None and states[needed.name].what != DONE:
             there = "is there and is verified then" if folder.output(step) else "is not there"
-            states[name] = State(WAITS, f"{there}; {needed.name} comes first")
+            states[name] = State(WAITING, f"{there}; {needed.name} comes first")
         else:
             states[name] = folder.state(step, needed)
     return states
 
 
-class Worker:
-    """Runs the steps of a study in `folder`, `jobs` at a time, until all are done or the time is up."""
+class Scheduler:
+    """Runs the steps of a study until all are done or the time is up.
+
+    Parameters
+    ----------
+    plan : Plan
+        All steps of the study.
+    folder : StudyFolder
+        Where their outputs and records are.
+    launcher : Launcher
+        Starts the commands.
+    guess_s : dict
+        Seconds that a step of each kind is assumed to take until one has been timed.
+    jobs : int
+        How many commands run at the same time.
+    deadline_s : float or None
+        Seconds from now on; a step that would take longer is not started.
+    """
 
     def __init__(
-        self, work: Work, folder: Folder, launcher: Launcher, *, guess_s: dict[str, float], jobs: int = 1,
+        self,
+        plan: Plan,
+        folder: StudyFolder,
+        launcher: Launcher,
+        *,
+        guess_s: dict[str, float],
+        jobs: int = 1,
         deadline_s: float | None = None,
-    ) -> None:  # fmt: skip
-        self.work, self.folder, self.launcher, self.jobs = work, folder, launcher, jobs
+    ) -> None:
+        self.plan, self.folder, self.launcher, self.jobs = plan, folder, launcher, jobs
         self.end = None if deadline_s is None else time.monotonic() + deadline_s
         self.pace = Pace(guess_s)
         self.outcome = Outcome()
         self._waiting: dict[str, Step] = {}
-        self._going: list[_Going] = []
-        for step in work.steps.values():
+        self._running: list[_Running] = []
+        for step in plan.steps.values():
             record = folder.record(step)
             if record is not None and isinstance(seconds := record.get("seconds"), (int, float)):
                 self.pace.learn(step, float(seconds))
 
     def run(self, chosen: list[Step]) -> Outcome:
-        """Do the chosen steps. Raises: Interrupted, after every command was stopped and has saved; StudyError."""
+        """Run the chosen steps.
+
+        Raises
+        ------
+        Interrupted
+            After Ctrl-C or SIGTERM, when each command has saved its work and ended.
+        StudyError
+            As `StudyFolder.state`.
+        """
         self._waiting = self._wanted(chosen)
         try:
             with _interruptible():
-                while self._waiting or self._going:
+                while self._waiting or self._running:
                     self._collect()
                     for step in list(self._waiting.values()):
-                        if self._begin_or_leave(step):
+                        if self._start_or_skip(step):
                             del self._waiting[step.name]
                     if self.end is not None and time.monotonic() > self.end:
                         self._stop("the time is up")
-                    elif self._going:
+                    elif self._running:
                         time.sleep(POLL_S)
         except KeyboardInterrupt as stop:
             self._stop("interrupted")
-            done = len(self.outcome.of(DONE))
+            done = len(self.outcome.names(DONE))
             raise Interrupted(
-                f"{done} of {counted(len(self.work.steps), 'step')} are done and stay in {self.folder.path}",
+                f"{done} of {counted(len(self.plan.steps), 'step')} are done and stay in {self.folder.path}",
                 "the same again goes on",
             ) from stop
         return self.outcome
 
     def _wanted(self, chosen: list[Step]) -> dict[str, Step]:
-        """The chosen steps that are not done, later kinds first, so that what is begun comes to an end."""
+        """The chosen steps that are not done. Later kinds come first, so that a network is finished before the next."""
         names, waiting = {step.name for step in chosen}, []
-        for step in self.work.steps.values():
-            needed = self.work.steps[step.needs] if step.needs else None
+        for step in self.plan.steps.values():
+            needed = self.plan.steps[step.needs] if step.needs else None
             ready = needed is None or self.outcome.states[needed.name].what == DONE
-            state = self.folder.state(step, needed) if ready else State(LEFT, "not chosen")
+            state = self.folder.state(step, needed) if ready else State(NOT_STARTED, "not chosen")
             if state.what != DONE and step.name in names:
                 waiting.append(step)
-            self.outcome.states[step.name] = state if state.what == DONE else State(LEFT, "not chosen")
-        if there := len(self.outcome.of(DONE)):
-            log.info("%d of %s are there and unchanged", there, counted(len(self.work.steps), "step"))
+            self.outcome.states[step.name] = state if state.what == DONE else State(NOT_STARTED, "not chosen")
+        if there := len(self.outcome.names(DONE)):
+            log.info("%d of %s are there and unchanged", there, counted(len(self.plan.steps), "step"))
         return {step.name: step for step in sorted(waiting, key=lambda step: -KINDS.index(step.kind))}
 
-    def _begin_or_leave(self, step: Step) -> bool:
-        """True where a step waits no longer: it was begun, is done, or cannot be."""
+    def _start_or_skip(self, step: Step) -> bool:
+        """True if a step no longer has to wait: it was started, is done, or cannot be run."""
         states = self.outcome.states
-        needed = self.work.steps[step.needs] if step.needs else None
+        needed = self.plan.steps[step.needs] if step.needs else None
         if needed is not None and states[needed.name].what != DONE:
-            if needed.name in self._waiting or any(one.step is needed for one in self._going):
+            if needed.name in self._waiting or any(one.step is needed for one in self._running):
                 return False
-            states[step.name] = State(LEFT, f"{needed.name} is not done")
+            states[step.name] = State(NOT_STARTED, f"{needed.name} is not done")
             return True
-        if len(self._going) >= self.jobs:
+        if len(self._running) >= self.jobs:
             return False
         state = self.folder.state(step, needed)
         if state.what == DONE:
@@ -168,59 +204,59 @@ class Worker:
             states[step.name] = state
             return True
         if self.end is None or time.monotonic() + self._seconds(step) <= self.end:
-            self._begin(step, state, needed)
+            self._start(step, state, needed)
             return True
         how = "a guess" if self.pace.is_guess(step) else "as those before took"
-        states[step.name] = State(LEFT, f"would take {self._seconds(step):,.0f} s ({how}), and that is not left")
-        return not self._going  # those that still run may tell that it takes less
+        states[step.name] = State(NOT_STARTED, f"would take {self._seconds(step):,.0f} s ({how}), and that is not left")
+        return not self._running  # those that still run may tell that it takes less
 
     def _seconds(self, step: Step) -> float:
         return self.pace.seconds(step, epochs_done=self.folder.epochs(step) if step.kind == TRAIN else 0)
 
-    def _begin(self, step: Step, state: State, needed: Step | None) -> None:
+    def _start(self, step: Step, state: State, needed: Step | None) -> None:
         found = self.folder.clear(step, state)
-        if state.what == AGAIN or found:
+        if state.what == REDO or found:
             log.warning("%s: %s", step.name, found or f"{state.why}; made again")
         arguments = [located(argument, self.folder.path.absolute()) for argument in step.arguments]
         read = self.folder.read_by(step, needed)
         child = self.launcher.start(arguments, self.folder.log(step))
-        self._going.append(_Going(step, child, state.what in (BEGIN, AGAIN) or found is not None, read))
-        log.info("%s: %s", step.name, "goes on" if state.what == GO_ON and not found else "begins")
+        self._running.append(_Running(step, child, state.what in (BEGIN, REDO) or found is not None, read))
+        log.info("%s: %s", step.name, "goes on" if state.what == CONTINUE and not found else "begins")
 
     def _collect(self) -> None:
-        """Record the steps that have ended."""
-        for one in [one for one in self._going if one.child.poll() is not None]:
-            self._going.remove(one)
+        """Record the steps whose commands have ended."""
+        for one in [one for one in self._running if one.child.poll() is not None]:
+            self._running.remove(one)
             if one.child.poll() == 0 and self.folder.output(one.step) is not None:
-                seconds = time.monotonic() - one.began
-                self.folder.keep(one.step, read=one.read, seconds=round(seconds, 1) if one.whole else None)
+                seconds = time.monotonic() - one.started
+                self.folder.save_record(one.step, read=one.read, seconds=round(seconds, 1) if one.from_start else None)
                 self.pace.learn(one.step, seconds)
                 self.outcome.states[one.step.name] = State(DONE)
                 log.info("%s: done in %.0f s", one.step.name, seconds)
             else:
                 path = self.folder.log(one.step)
-                why = f"exit code {one.child.poll()}: {_last_words(path)} ({path})"
+                why = f"exit code {one.child.poll()}: {_last_error(path)} ({path})"
                 self.outcome.states[one.step.name] = State(FAILED, why)
                 log.error("%s: %s", one.step.name, why)
 
     def _stop(self, why: str) -> None:
-        """Ask what runs to save and end, wait for it, and begin nothing more."""
-        for one in self._going:
+        """Ask the running commands to save and end, wait for them, and start no others."""
+        for one in self._running:
             one.child.ask_to_stop()
-        for one in self._going:
+        for one in self._running:
             one.child.end()
-        ended = [one for one in self._going if one.child.poll() == 0]
-        for one in self._going:
+        ended = [one for one in self._running if one.child.poll() == 0]
+        for one in self._running:
             self.outcome.states[one.step.name] = State(STOPPED, why)
         for step in self._waiting.values():
-            self.outcome.states[step.name] = State(LEFT, why)
-        self._going, self._waiting = ended, {}
+            self.outcome.states[step.name] = State(NOT_STARTED, why)
+        self._running, self._waiting = ended, {}
         self._collect()
 
 
 @contextmanager
 def _interruptible() -> Iterator[None]:
-    """SIGTERM does what Ctrl-C does while this runs."""
+    """SIGTERM acts like Ctrl-C inside this block."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -236,8 +272,8 @@ def _interruptible() -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
-def _last_words(path: Path) -> str:
-    """The error that a command ended with."""
+def _last_error(path: Path) -> str:
+    """The last error in the log of a command."""
     with open(path, "rb") as file:
         file.seek(0, 2)
         file.seek(max(0, file.tell() - LAST_BYTES))

@@ -1,4 +1,4 @@
-"""The commands of a study as tasks of a Ray cluster, whose nodes all see the study's folder and data under one path."""
+"""Runs the commands of a study as Ray tasks. All nodes must see the study's folder and data under the same path."""
 
 from __future__ import annotations
 
@@ -22,10 +22,24 @@ POLL_S = 0.1
 
 
 @contextmanager
-def on_ray(study: Study, config: RayConfig, environment: dict[str, str]) -> Iterator[Launcher]:
-    """How commands run on the cluster that `config` describes. `environment`: what they have beside the nodes' own.
+def open_ray_launcher(study: Study, config: RayConfig, environment: dict[str, str]) -> Iterator[Launcher]:
+    """A launcher that runs commands on a Ray cluster.
 
-    Raises: MissingExtraError where Ray is not installed; BackendError for a cluster that cannot be used.
+    Parameters
+    ----------
+    study : Study
+        The study.
+    config : RayConfig
+        The cluster.
+    environment : dict
+        Variables that are added to the environment of the nodes.
+
+    Raises
+    ------
+    MissingExtraError
+        If Ray is not installed.
+    BackendError
+        If the cluster cannot be used.
     """
     with connected(config, study.threads) as ray:
         yield _Tasks(ray, study, environment)
@@ -43,7 +57,7 @@ class _Tasks:
 
 
 class _Task:
-    """One call; what Ray says of a call that it lost is added to the step's log."""
+    """One Ray task. If Ray loses it, the reason is added to the log of the step."""
 
     def __init__(self, ray: Any, call: Any, log: Path) -> None:
         self.ray, self.call, self.log = ray, call, log
@@ -55,8 +69,8 @@ class _Task:
                 self._code = int(self.ray.get(self.call))
             except self.ray.exceptions.RayError as error:
                 self._code = 1
-                with open_log(Path(self.log)) as said:
-                    said.write(f"Error: the Ray task was lost: {str(error).splitlines()[0]}\n".encode())
+                with open_log(Path(self.log)) as log_file:
+                    log_file.write(f"Error: the Ray task was lost: {str(error).splitlines()[0]}\n".encode())
         return self._code
 
     def ask_to_stop(self) -> None:
@@ -67,17 +81,21 @@ class _Task:
 
 
 def run_command(arguments: list[str], folder: str, log: str, environment: dict[str, str]) -> int:
-    """`l2a-transfer ARGUMENTS` on this node: its exit code. When the call is cancelled, the command saves and ends."""
+    """Run `l2a-transfer ARGUMENTS` on this node; its exit code. A cancelled command saves its work and ends."""
     Path(log).parent.mkdir(parents=True, exist_ok=True)
-    with open_log(Path(log)) as said:
+    with open_log(Path(log)) as log_file:
         child = subprocess.Popen(
-            [sys.executable, "-m", "l2a_transfer.cli.child", str(os.getpid()), *arguments], cwd=folder,
-            env={**os.environ, **environment}, stdin=subprocess.DEVNULL, stdout=said, stderr=said,
+            [sys.executable, "-m", "l2a_transfer.cli.child", str(os.getpid()), *arguments],
+            cwd=folder,
+            env={**os.environ, **environment},
+            stdin=subprocess.DEVNULL,
+            stdout=log_file,
+            stderr=log_file,
             start_new_session=True,
-        )  # fmt: skip
+        )
     try:
         while (code := child.poll()) is None:
-            time.sleep(POLL_S)  # Ray cancels a call by an interrupt that does not reach into a wait
+            time.sleep(POLL_S)  # Ray cancels with a KeyboardInterrupt, which a blocking wait would delay
         return code
     except KeyboardInterrupt:
         child.send_signal(signal.SIGINT)

@@ -1,0 +1,154 @@
+"""What options have in common: named groups in the help, and types that check names and paths.
+
+The help is click's own with options in groups: plain text that never breaks the name of an option, and that is the same
+in a terminal and in a pipe. (rich-click draws boxes into pipes, breaks long names at 80 columns and wraps the example.)
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from importlib import import_module
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+from l2a_transfer.errors import unknown_name
+from l2a_transfer.files import names_a_format
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+OTHER = "Other options"
+NAMES_WIDTH = 28
+"""Columns for the names of options; a longer name has a line to itself."""
+
+
+class GroupedOption(click.Option):
+    """An option that the help lists below the heading `group`."""
+
+    group = OTHER
+
+
+class Verb(click.Command):
+    """A command whose help lists its options in groups, in the order in which the groups are declared."""
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        groups: dict[str, list[tuple[str, str]]] = {}
+        for parameter in self.get_params(ctx):
+            record = parameter.get_help_record(ctx) if isinstance(parameter, click.Option) else None
+            if record is not None:
+                groups.setdefault(getattr(parameter, "group", OTHER), []).append(record)
+        others = groups.pop(OTHER, [])
+        groups[OTHER if groups else "Options"] = others  # below all groups: --help
+        width = min(NAMES_WIDTH, formatter.width // 3)
+        for title, records in groups.items():
+            # All groups have one left edge for their texts, also where every name is short.
+            (name, text), *others = records
+            with formatter.section(title):
+                formatter.write_dl([(name.ljust(width), text), *others], col_max=width)
+
+
+def option_group(title: str, *options: Callable[[Command], Command]) -> Callable[[Command], Command]:
+    """A decorator that adds options to a command and lists them below one heading of its help.
+
+    Parameters
+    ----------
+    title : str
+        The heading.
+    *options : callable
+        Decorators that each add options made by `option`.
+    """
+
+    def add(command: Command) -> Command:
+        parameters = command.__dict__.setdefault("__click_params__", [])
+        before = len(parameters)
+        for one in reversed(options):
+            command = one(command)
+        for parameter in parameters[before:]:
+            assert isinstance(parameter, GroupedOption)
+            parameter.group = title
+        return command
+
+    return add
+
+
+def option(*names: str, **settings: Any) -> Callable[[Command], Command]:
+    """`click.option` for use in an `option_group`."""
+    return click.option(*names, cls=GroupedOption, **settings)
+
+
+class NameChoice(click.Choice[str]):
+    """One of a fixed set of names. A wrong name is the library's own error, which suggests the nearest one.
+
+    Parameters
+    ----------
+    names : str or sequence of str
+        The names, or where they are declared, as ``"package.module:ATTRIBUTE"``; that module is imported when the names
+        are needed, for the help or to check a value. Of a registry or another mapping, the names are the keys.
+    """
+
+    def __init__(self, names: str | Sequence[str]) -> None:
+        super().__init__(())
+        self.names = names
+
+    @property
+    def choices(self) -> tuple[str, ...]:
+        if not isinstance(self.names, str):
+            return tuple(self.names)
+        module, _, attribute = self.names.partition(":")
+        return tuple(getattr(import_module(module), attribute))
+
+    @choices.setter
+    def choices(self, value: Sequence[str]) -> None:
+        """Click sets this once, to nothing."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """Raises: UnknownNameError, which the command line ends with as for any wrong argument."""
+        names = self.choices
+        if value not in names:
+            raise unknown_name(param.name or "" if param else "name", str(value), names)
+        return str(value)
+
+
+class _Path(click.Path):
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if value == "":
+            self.fail("an empty name; the current folder is called '.'", param, ctx)
+        # Shells expand ~ at the beginning of a word only, and not in --out=~/x.
+        return super().convert(os.path.expanduser(value), param, ctx)
+
+
+class _Folder(_Path):
+    """A folder that is created if it is missing. A new name that ends like a file's was meant for another command."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        found = super().convert(value, param, ctx)
+        if names_a_format(found) and not found.exists():
+            problem = f"{str(value)!r} is called like a file, and a folder is made there; leave {found.suffix} out"
+            self.fail(problem, param, ctx)
+        return found
+
+
+PATH = _Path(path_type=Path, readable=False)
+"""The type of an option that is a path. Whether it can be read or written is checked by the library."""
+FOLDER = _Folder(path_type=Path, readable=False)
+"""The type of an option that is a folder to write into."""
+SEED = click.IntRange(0, 2**32 - 1)
+"""The type of a random seed."""
+
+reading_options = option_group(
+    "Data",
+    option(
+        "--split-from",
+        type=NameChoice("l2a_transfer.data.layout:SPLITS_FROM"),
+        default="auto",
+        show_default=True,
+        help="Where splits come from: auto (folder names), folders (each first-level folder is one), none (one split).",
+    ),
+    option(
+        "--verify-source/--no-verify-source",
+        default=False,
+        help="Detect changed images by content instead of size and time. Reads every file; use it from the first run.",
+    ),
+)
+"""Options of every command that reads a data set."""
