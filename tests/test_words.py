@@ -161,7 +161,7 @@ def test_a_fault_of_our_own_does_not_look_like_misuse() -> None:
 def test_the_traceback_is_shown_on_request(arguments: list[str], environment: dict[str, str]) -> None:
     done = broken(*arguments, "models", **environment)
     assert done.returncode == 70
-    assert 'raise ValueError("too many' in done.stderr or "in broken" in done.stderr
+    assert "in broken\n" in done.stderr  # the frame that raised it; the source of `-c` is shown by some Pythons alone
     assert done.stderr.rstrip().endswith("(or the environment variable L2A_DEBUG=1).")
 
 
