@@ -38,7 +38,9 @@ from l2a_transfer.training.runs import train
 from l2a_transfer.training.trainer import Trainer
 from tests.conftest import TINY, MemorySource
 from tests.feature_files import save as save_features
-from tests.test_training import CONFIG, new_trainer, same, weights_of
+from tests.test_training import CONFIG, ended, new_trainer, same, weights_of
+
+pytestmark = pytest.mark.usefixtures("curves_drawn_once")
 
 ROOT = Path(__file__).parents[1]
 SAID = """
@@ -248,7 +250,7 @@ def begun(out: Path, **changes: str | None) -> tuple[Trainer, Path]:
 def test_a_checkpoint_of_before_the_machine_was_recorded_goes_on(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    train(new_trainer(epochs=2), tmp_path / "whole", progress=False)
+    ended(tmp_path / "whole", epochs=2)
     begun(tmp_path / "out", **dict.fromkeys(MACHINE))
     train(new_trainer(epochs=2), tmp_path / "out", resume=True, progress=False)
     assert "did not keep torch, instructions, gpu, arithmetic, pillow in checkpoints; they could not be" in caplog.text
@@ -280,7 +282,7 @@ def test_the_first_process_s_machine_is_the_group_s(tmp_path: Path) -> None:
 
 
 def test_a_finished_run_is_one_on_every_machine(tmp_path: Path) -> None:
-    whole = train(new_trainer(epochs=1), tmp_path, progress=False)
+    whole = ended(tmp_path, epochs=1)
     path = tmp_path / "checkpoint.pt"
     content = read_checkpoint(path)
     content["fingerprint"]["torch"] = "2.11.0"

@@ -37,7 +37,9 @@ from l2a_transfer.training.runs import SeedsResult, train, train_seeds
 from l2a_transfer.training.start import start_from
 from l2a_transfer.training.trainer import Trainer
 from tests.conftest import assert_fails, l2a, save_picture
-from tests.test_training import COMMAND, CONFIG, CPU, cifar, new_trainer, same, weights_of
+from tests.test_training import COMMAND, CONFIG, CPU, cifar, ended, new_trainer, same, weights_of
+
+pytestmark = pytest.mark.usefixtures("curves_drawn_once")
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -130,7 +132,7 @@ def test_a_signal_after_a_loss_that_is_not_finite_saves_nothing(
 
 
 def test_a_finished_run_is_taken_as_it_is(tmp_path: Path) -> None:
-    result = train(new_trainer(epochs=1), tmp_path, progress=False)
+    result = ended(tmp_path, epochs=1)
     before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
     again = train(new_trainer(epochs=1), tmp_path, resume=True, progress=False)
     assert again.metrics == result.metrics
@@ -161,7 +163,9 @@ def test_the_average_is_the_exponential_mean_of_the_weights() -> None:
 
 
 def test_measuring_on_the_way_changes_nothing_but_the_log(tmp_path: Path) -> None:
-    train(new_trainer(), tmp_path / "plain", progress=False)
+    ended(
+        tmp_path / "plain",
+    )
     train(new_trainer(), tmp_path / "measured", eval_every=2, progress=False)
     assert same(weights_of(tmp_path / "plain"), weights_of(tmp_path / "measured"))
     rows = [json.loads(line) for line in (tmp_path / "measured" / "metrics.jsonl").read_text().splitlines()]
@@ -199,7 +203,7 @@ def test_mean_and_spread_of_seeds_by_hand() -> None:
 
 
 def test_starting_from_weights_of_another_class_count_and_size(tmp_path: Path) -> None:
-    result = train(new_trainer(epochs=1), tmp_path / "first", progress=False)
+    result = ended(tmp_path / "first", epochs=1)
     config = dataclasses.replace(CONFIG, num_classes=7, global_branch="always")
     model = build_model(config, seed=5)
     random = {key: value.clone() for key, value in model.state_dict().items()}
@@ -228,7 +232,7 @@ def test_the_log_says_what_auto_chose(tmp_path: Path, caplog: pytest.LogCaptureF
 
 def test_a_finetuned_card_says_what_it_started_from(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level("INFO", "l2a_transfer")
-    first = train(new_trainer(epochs=1), tmp_path / "first", progress=False).weights
+    first = ended(tmp_path / "first", epochs=1).weights
     run = new_trainer(epochs=1, init_from=str(first), resolutions=((0.0, 24),))
     card = read_card(train(run, tmp_path / "second", progress=False).weights)
     assert card.training["init_from"]["name"] == "vgg-att2-concat-pc.colours-w003"

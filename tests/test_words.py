@@ -191,7 +191,7 @@ def test_ctrl_c_during_training_says_once_where_it_was_saved(tmp_path: Path) -> 
         "--data",
         "digits",
         "--holdout",
-        "100",
+        "1700",
         "--epochs",
         "500",
     ]
