@@ -16,6 +16,7 @@ lint: .venv/installed-lint
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/python scripts/draw_rooms.py --check
 
 # What takes long, and the properties that Hypothesis tests, with many more examples.
 slow: .venv/installed-test
