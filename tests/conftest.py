@@ -109,6 +109,17 @@ def ghostscript(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return started
 
 
+@pytest.fixture(scope="session")
+def exported_tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An ONNX file of the tiny network, to be read alone."""
+    from l2a_transfer.export import export_onnx
+    from l2a_transfer.models.weights import resolve_model
+
+    path = export_onnx(*resolve_model(TINY), tmp_path_factory.mktemp("onnx") / "tiny.onnx").path
+    path.chmod(0o444)
+    return path
+
+
 CURVES: dict[object, bytes] = {}
 
 

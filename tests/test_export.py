@@ -20,8 +20,12 @@ from l2a_transfer.models.weights import resolve_model
 from tests.conftest import TINY, assert_fails, l2a
 
 ARCHITECTURES = [
-    "vgg", "vgg-gap", "vgg-pan", "vgg-att1-pc", "vgg-att2-concat-uniform", "vgg-att3-concat-dp", "vgg-att3-indep-add",
-]  # fmt: skip
+    "vgg",
+    "vgg-pan",
+    "vgg-att2-concat-uniform",
+    "vgg-att3-indep-add",
+    *(pytest.param(name, marks=pytest.mark.slow) for name in ("vgg-gap", "vgg-att1-pc", "vgg-att3-concat-dp")),
+]
 
 
 def test_relative_error_is_the_worst_row() -> None:

@@ -20,7 +20,6 @@ from numpy.typing import NDArray
 
 from l2a_transfer.data.sources import Subset, join_splits
 from l2a_transfer.errors import BackendError, OutputExistsError, TrainingError
-from l2a_transfer.export import export_onnx
 from l2a_transfer.features.backends.onnx import OnnxBackend
 from l2a_transfer.features.backends.pixels import PixelsBackend
 from l2a_transfer.features.backends.registry import open_backend
@@ -30,7 +29,6 @@ from l2a_transfer.features.extraction.plan import comparable, differences, finge
 from l2a_transfer.features.extraction.ray_engine import Extractor
 from l2a_transfer.features.machine import RECORDED, arithmetic, decoders, probe_pixels, torch_instructions
 from l2a_transfer.features.store.reader import read_features
-from l2a_transfer.models.weights import resolve_model
 from l2a_transfer.training.checkpoint import load_checkpoint, read_checkpoint, save_checkpoint
 from l2a_transfer.training.machine import MACHINE, step_sha256
 from l2a_transfer.training.processes import Ranks, Where
@@ -118,9 +116,8 @@ def test_the_probe_takes_no_more_memory_than_a_batch(size: int, images: int) -> 
     assert arithmetic("cuda", size, compute) == ""
 
 
-def test_every_backend_of_a_network_names_its_machine(tmp_path: Path, source: MemorySource) -> None:
-    network, card = resolve_model(TINY)
-    onnx = OnnxBackend(export_onnx(network, card, tmp_path / "m.onnx").path, device="cpu")
+def test_every_backend_of_a_network_names_its_machine(exported_tiny: Path, source: MemorySource) -> None:
+    onnx = OnnxBackend(exported_tiny, device="cpu")
     for backend in (open_backend(TINY, device="cpu"), onnx):
         found = fingerprint(source, backend, 4, attention=False)
         assert set(RECORDED) <= set(found)

@@ -7,11 +7,13 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 from scipy.stats import binom
 
 ROOT = Path(__file__).parents[1]
 
 
+@pytest.mark.slow
 def test_verdicts_are_rarely_false_and_intervals_cover(tmp_path: Path) -> None:
     """With 40 repeats a scenario is told from 5 % and 95 % only roughly; together the scenarios are many."""
     command = [sys.executable, str(ROOT / "benchmarks" / "statistics_check.py"), "--repeats", "40", "--cases", "60"]
