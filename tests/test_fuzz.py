@@ -41,6 +41,7 @@ def test_a_few_hostile_files_of_each_light_kind(cases: int, tmp_path: Path) -> N
     assert set(found["kinds"]["hdf5"]["outcomes"]) <= {"refused", "right"}
 
 
+@pytest.mark.slow
 def test_a_case_can_be_repeated_and_its_file_kept(tmp_path: Path) -> None:
     repeats = [run("--repeat", "tar:5:4", "--keep", tmp_path / str(k)) for k in range(2)]
     first, second = ({**json.loads(done.stdout), "seconds": 0, "bytes": 0} for done in repeats)
