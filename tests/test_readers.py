@@ -413,10 +413,10 @@ def test_grey_and_odd_pictures_reach_the_features(tmp_path: Path) -> None:
     assert result.exit_code == 0, result.output
     found = read_features(tmp_path / "f.h5")
     assert found.ids == ("a/1.png", "a/2.png", "b/1.png", "b/2.jpg")
-    black, transparent, palette, cmyk = found.features
-    np.testing.assert_array_equal(black, transparent)  # transparency is left out, and index 0 of a palette is black
+    black, transparent, palette, no_ink = found.features
     np.testing.assert_array_equal(black, palette)
-    assert not np.array_equal(black, cmyk)  # no ink is white
+    np.testing.assert_array_equal(transparent, no_ink)  # both are white
+    assert not np.array_equal(black, no_ink)
 
 
 def test_every_name_of_a_format_that_is_read_is_read(tmp_path: Path) -> None:
