@@ -62,6 +62,7 @@ def written(path: Path, architecture: str, normalizer: str, branch: str, size: i
     return names | {(node.op_type, "", node.domain) for node in graph.node}
 
 
+@pytest.mark.slow
 def test_the_allowlist_is_what_export_writes(tmp_path: Path) -> None:
     pytest.importorskip("entmax")
     found = set().union(*(written(tmp_path / f"{k}.onnx", *how) for k, how in enumerate(EXPORTED)))
