@@ -18,16 +18,17 @@ lint: .venv/installed-lint
 	$(BIN)/lint-imports
 	$(BIN)/python scripts/draw_rooms.py --check
 
+# What takes long, and the properties that Hypothesis tests, with many more examples.
 slow: .venv/installed-test
-	$(BIN)/python -m pytest -m "slow and not realdata and not gpu and not browser"
+	$(BIN)/python -m pytest -m "(slow or hypothesis) and not realdata and not gpu and not browser" --hypothesis-profile full
 
 # Needs L2A_TEST_DATA, a folder with cifar-10-batches-py, caltech101, stanford40 and svhn1083.
 realdata: .venv/installed-test
-	$(BIN)/python -m pytest -m realdata
+	$(BIN)/python -m pytest -n 0 -m realdata
 
 # Needs Chromium, as from `apt-get install chromium`.
 browser: .venv/installed-test
-	$(BIN)/python -m pytest -m browser
+	$(BIN)/python -m pytest -n 0 -m browser
 
 # The oldest versions that pyproject.toml allows with Python 3.10, and the newest with the newest Python of this machine.
 test-lowest: .venv-lowest/installed

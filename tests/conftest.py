@@ -4,18 +4,31 @@ from __future__ import annotations
 
 import hashlib
 import os
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from click.testing import CliRunner, Result
+from hypothesis import settings
 from numpy.typing import NDArray
 from PIL import EpsImagePlugin, Image
 
 from l2a_transfer.cli.main import main
 
 TINY = "untrained:vgg-att2-concat-pc@0.0625"
+
+settings.register_profile("quick", max_examples=40, deadline=None)
+settings.register_profile("full", max_examples=1000, deadline=None)
+settings.load_profile("quick")  # `make slow` asks for the other by --hypothesis-profile
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Let each worker of pytest-xdist, and what it starts, compute with one thread: the workers share the cores."""
+    if config.getoption("numprocesses", None):
+        os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
 @dataclass(frozen=True)
@@ -94,3 +107,33 @@ def ghostscript(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("PATH", f"{program.parent}{os.pathsep}{os.environ['PATH']}")
     monkeypatch.setattr(EpsImagePlugin, "gs_binary", None)
     return started
+
+
+@pytest.fixture(scope="session")
+def exported_tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An ONNX file of the tiny network, to be read alone."""
+    from l2a_transfer.export import export_onnx
+    from l2a_transfer.models.weights import resolve_model
+
+    path = export_onnx(*resolve_model(TINY), tmp_path_factory.mktemp("onnx") / "tiny.onnx").path
+    path.chmod(0o444)
+    return path
+
+
+CURVES: dict[object, bytes] = {}
+
+
+@pytest.fixture
+def curves_drawn_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Draw the learning curve once for each kind of history; it takes longer than the training of a tiny network."""
+    from l2a_transfer.training import runs
+
+    draw: Callable[..., bytes] = runs.learning_curve
+
+    def drawn(rows: Sequence[dict[str, Any]], title: str) -> bytes:
+        kind = tuple((row["epoch"], row["resolution"], *row) for row in rows)
+        if kind not in CURVES:
+            CURVES[kind] = draw(rows, title)
+        return CURVES[kind]
+
+    monkeypatch.setattr(runs, "learning_curve", drawn)

@@ -19,7 +19,6 @@ from l2a_transfer.data.decode import to_rgb
 from l2a_transfer.devices import ieee_float32
 from l2a_transfer.errors import BackendError, DeviceError, UnknownNameError
 from l2a_transfer.explain.methods.attention import attention_maps
-from l2a_transfer.export import export_onnx
 from l2a_transfer.features.backends.interface import level_columns
 from l2a_transfer.features.backends.onnx import OnnxBackend, read_onnx, refers_to_other_files, with_sha256
 from l2a_transfer.features.backends.pixels import PixelsBackend
@@ -33,10 +32,9 @@ def pixels(batch: int = 5, side: int = 32, seed: int = 0) -> NDArray[np.uint8]:
     return np.random.default_rng(seed).integers(0, 256, (batch, 3, side, side), dtype=np.uint8)
 
 
-@pytest.fixture(scope="module")
-def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    network, card = resolve_model(TINY)
-    return export_onnx(network, card, tmp_path_factory.mktemp("onnx") / "tiny.onnx").path
+@pytest.fixture
+def exported(exported_tiny: Path) -> Path:
+    return exported_tiny
 
 
 def test_one_level_as_a_string_is_refused_and_not_taken_letter_by_letter() -> None:

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from l2a_transfer.data.cifar import MAX_FILE_BYTES, read_cifar
@@ -182,7 +182,6 @@ def test_labels_that_are_no_whole_numbers_are_refused(tmp_path: Path, labels: li
         read_cifar("cifar10", tmp_path, "test")
 
 
-@settings(max_examples=300, deadline=None)
 @given(st.data())
 def test_a_mutated_pickle_is_a_value_error_or_plain(data: st.DataObject) -> None:
     base = bytearray(pickle.dumps(BATCH, data.draw(st.sampled_from([2, 4]))))

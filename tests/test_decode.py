@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
@@ -197,7 +197,6 @@ def test_formats_that_start_programs_are_not_tried(tmp_path: Path) -> None:
         decode_file(tmp_path / "p.jpg")
 
 
-@settings(max_examples=150, deadline=None)
 @given(st.data())
 def test_a_mutated_picture_is_an_error_or_a_picture(data: st.DataObject) -> None:
     base = bytearray(png_header(5, 5) if data.draw(st.booleans()) else SMALL_JPEG)

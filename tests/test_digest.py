@@ -33,7 +33,9 @@ from l2a_transfer.training.initialization import start_from
 from l2a_transfer.training.runs import train
 from tests.conftest import TINY, l2a
 from tests.feature_files import meta_of
-from tests.test_training import new_trainer
+from tests.test_training import ended, new_trainer
+
+pytestmark = pytest.mark.usefixtures("curves_drawn_once")
 
 BUNDLED = "vgg-att2-concat-pc.cifar10-w025"
 KNOWN = "3d9e784b58941215ea9f6900a88eeb32a5cf0439466755d56383dd91275d48e1"
@@ -55,7 +57,7 @@ def test_feature_files_of_before_name_the_same_weights() -> None:
 
 
 def test_one_digest_from_training_to_the_report(tmp_path: Path) -> None:
-    weights = train(new_trainer(epochs=1), tmp_path / "run", progress=False).weights
+    weights = ended(tmp_path / "run", epochs=1).weights
     digest = inspected(weights)["weights_sha256"]
     assert digest == network_sha256(load_weights(weights)[0])
     assert l2a("export", "--model", weights, "--out", tmp_path / "m.onnx").exit_code == 0
@@ -113,9 +115,9 @@ def test_files_of_other_precisions_have_the_digest_of_what_is_loaded(tmp_path: P
         file_sha256(path)
 
 
-def test_an_onnx_file_of_before_loads_and_says_that_it_has_no_digest(tmp_path: Path) -> None:
+def test_an_onnx_file_of_before_loads_and_says_that_it_has_no_digest(exported_tiny: Path, tmp_path: Path) -> None:
     path = tmp_path / "m.onnx"
-    assert l2a("export", "--model", TINY, "--out", path).exit_code == 0
+    path.write_bytes(exported_tiny.read_bytes())
     digest = OnnxBackend(path, device="cpu").identity()["weights"]
     assert digest == network_sha256(resolve_model(TINY)[0])
     model = onnx.load(path)
@@ -149,7 +151,7 @@ def test_the_digest_of_a_feature_file() -> None:
 
 
 def test_a_run_that_began_from_weights_by_their_digest_of_before_goes_on(tmp_path: Path) -> None:
-    first = train(new_trainer(epochs=1), tmp_path / "first", progress=False).weights
+    first = ended(tmp_path / "first", epochs=1).weights
     run = new_trainer(epochs=2, init_from=str(first))
     whole = train(run, tmp_path / "out", progress=False)
     content = read_checkpoint(tmp_path / "out" / "checkpoint.pt")

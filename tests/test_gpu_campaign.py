@@ -113,6 +113,7 @@ def test_the_campaign_runs_whole_on_a_cpu(tmp_path: Path) -> None:
         assert len(tar.getnames()) == len(steps["runs"])
 
 
+@pytest.mark.slow
 def test_misuse_is_named(tmp_path: Path) -> None:
     command = [sys.executable, BENCHMARKS / "gpu_campaign.py", "--device", "cpu", "--tiny", "--out", tmp_path]
     for options, said in ((["--only", "runs,dance"], "'dance' is no step"), (["--only", "runs"], "needs --data-dir")):

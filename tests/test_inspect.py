@@ -48,10 +48,8 @@ def test_weights_as_text_and_json() -> None:
     assert found["card"]["metrics"]["test_accuracy"]["n"] == 10000
 
 
-def test_onnx(tmp_path: Path) -> None:
-    path = tmp_path / "m.onnx"
-    assert l2a("export", "--model", TINY, "--out", path).exit_code == 0
-    found = json.loads(l2a("inspect", path, "--json").stdout)
+def test_onnx(exported_tiny: Path) -> None:
+    found = json.loads(l2a("inspect", exported_tiny, "--json").stdout)
     assert (found["kind"], found["card"]["name"]) == ("onnx", TINY)
 
 
@@ -142,11 +140,9 @@ def test_one_row_has_no_constant_columns(tmp_path: Path) -> None:
     assert verify_features(tmp_path / "f.h5").constant == ()
 
 
-def test_verify_reads_the_tensors_of_weights_and_onnx(tmp_path: Path) -> None:
+def test_verify_reads_the_tensors_of_weights_and_onnx(exported_tiny: Path) -> None:
     assert inspected(WEIGHTS, "--verify")["verify"] == {"tensors": "ok"}
-    path = tmp_path / "m.onnx"
-    assert l2a("export", "--model", TINY, "--out", path).exit_code == 0
-    assert inspected(path, "--verify")["verify"] == {"tensors": "ok"}
+    assert inspected(exported_tiny, "--verify")["verify"] == {"tensors": "ok"}
 
 
 def test_verify_onnx_names_the_tensor(tmp_path: Path) -> None:

@@ -20,7 +20,6 @@ from numpy.typing import NDArray
 
 from l2a_transfer.data.sources import Subset, join_splits
 from l2a_transfer.errors import BackendError, OutputExistsError, TrainingError
-from l2a_transfer.export import export_onnx
 from l2a_transfer.features.backends.onnx import OnnxBackend
 from l2a_transfer.features.backends.pixels import PixelsBackend
 from l2a_transfer.features.backends.registry import open_backend
@@ -30,7 +29,6 @@ from l2a_transfer.features.extraction.plan import comparable, differences, finge
 from l2a_transfer.features.extraction.ray_engine import Extractor
 from l2a_transfer.features.machine import RECORDED, arithmetic, decoders, probe_pixels, torch_instructions
 from l2a_transfer.features.store.reader import read_features
-from l2a_transfer.models.weights import resolve_model
 from l2a_transfer.training.arithmetic import MACHINE, step_sha256
 from l2a_transfer.training.checkpoint import load_checkpoint, read_checkpoint, save_checkpoint
 from l2a_transfer.training.processes import Placement, ProcessRank
@@ -38,7 +36,9 @@ from l2a_transfer.training.runs import train
 from l2a_transfer.training.trainer import Trainer
 from tests.conftest import TINY, MemorySource
 from tests.feature_files import save as save_features
-from tests.test_training import CONFIG, new_trainer, same, weights_of
+from tests.test_training import CONFIG, ended, new_trainer, same, weights_of
+
+pytestmark = pytest.mark.usefixtures("curves_drawn_once")
 
 ROOT = Path(__file__).parents[1]
 SAID = """
@@ -116,9 +116,8 @@ def test_the_probe_takes_no_more_memory_than_a_batch(size: int, images: int) -> 
     assert arithmetic("cuda", size, compute) == ""
 
 
-def test_every_backend_of_a_network_names_its_machine(tmp_path: Path, source: MemorySource) -> None:
-    network, card = resolve_model(TINY)
-    onnx = OnnxBackend(export_onnx(network, card, tmp_path / "m.onnx").path, device="cpu")
+def test_every_backend_of_a_network_names_its_machine(exported_tiny: Path, source: MemorySource) -> None:
+    onnx = OnnxBackend(exported_tiny, device="cpu")
     for backend in (open_backend(TINY, device="cpu"), onnx):
         found = fingerprint(source, backend, 4, attention=False)
         assert set(RECORDED) <= set(found)
@@ -248,7 +247,7 @@ def begun(out: Path, **changes: str | None) -> tuple[Trainer, Path]:
 def test_a_checkpoint_of_before_the_machine_was_recorded_goes_on(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    train(new_trainer(epochs=2), tmp_path / "whole", progress=False)
+    ended(tmp_path / "whole", epochs=2)
     begun(tmp_path / "out", **dict.fromkeys(MACHINE))
     train(new_trainer(epochs=2), tmp_path / "out", resume=True, progress=False)
     assert "did not keep torch, instructions, gpu, arithmetic, pillow in checkpoints; they could not be" in caplog.text
@@ -280,7 +279,7 @@ def test_the_first_process_s_machine_is_the_group_s(tmp_path: Path) -> None:
 
 
 def test_a_finished_run_is_one_on_every_machine(tmp_path: Path) -> None:
-    whole = train(new_trainer(epochs=1), tmp_path, progress=False)
+    whole = ended(tmp_path, epochs=1)
     path = tmp_path / "checkpoint.pt"
     content = read_checkpoint(path)
     content["fingerprint"]["torch"] = "2.11.0"

@@ -228,7 +228,7 @@ def test_a_step_keeps_what_its_layers_put_out() -> None:
 def test_a_batch_that_does_not_fit_is_refused_before_the_first_step(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    command = ["train", "--model", "vgg", "--width", "0.0625", "--data", "digits", "--holdout", "100", "--epochs", "1"]
+    command = ["train", "--model", "vgg", "--width", "0.0625", "--data", "digits", "--holdout", "1200", "--epochs", "1"]
     command += ["--device", "cpu", "--batch-size", "512", "--out", str(tmp_path / "run")]
     monkeypatch.setattr("l2a_transfer.memory.usable_memory", lambda: 16 * MIB)
     result = l2a(*command)

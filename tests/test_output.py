@@ -6,13 +6,16 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import pytest
 
 from l2a_transfer.cli.main import VERBS
 from l2a_transfer.cli.output import ERRORS
-from tests.conftest import TINY, save_picture
+from tests.conftest import TINY, l2a, save_picture
 from tests.feature_files import feature_set, labels_of, save
 
 ENCODINGS = ("latin-1", "ascii", "cp437", "utf-8")
@@ -67,17 +70,77 @@ COMMANDS = {  # quickstart has a test of its own, which takes half a minute
 }  # fmt: skip
 
 
+EVERY = """
+import json, os, sys
+from l2a_transfer.cli.main import main
+codes = {}
+for number, (name, arguments) in enumerate(json.loads(sys.argv[1]).items()):
+    sys.stdout.flush()
+    for descriptor in (1, 2):
+        os.dup2(os.open(f"{number}.{descriptor}.{sys.argv[3]}", os.O_WRONLY | os.O_CREAT), descriptor)
+    try:
+        main(arguments, prog_name="l2a-transfer")
+    except SystemExit as end:
+        codes[name] = end.code
+sys.stdout.flush()
+os.dup2(int(sys.argv[2]), 1)
+print(json.dumps(codes))
+"""
+
+
+@dataclass(frozen=True)
+class Printed:
+    code: int
+    stdout: bytes
+    stderr: bytes
+
+
+@pytest.fixture(scope="module")
+def printed(world: Path) -> Callable[[str], dict[str, Printed]]:
+    """encoding → what each command printed in a process with that encoding; one process, as each loads torch."""
+
+    @cache
+    def in_encoding(encoding: str) -> dict[str, Printed]:
+        chosen = {name: [word.format(encoding) for word in words] for name, words in COMMANDS.items()}
+        receive, send = os.pipe()
+        with os.fdopen(receive, encoding=encoding) as codes:
+            done = subprocess.run(
+                [sys.executable, "-c", EVERY, json.dumps(chosen), str(send), encoding],
+                cwd=world,
+                pass_fds=[send],
+                timeout=300,
+                check=False,
+                env={**os.environ, "PYTHONIOENCODING": encoding},
+            )
+            os.close(send)
+            assert done.returncode == 0
+            ended = json.loads(codes.read())
+        return {
+            name: Printed(ended[name], *((world / f"{k}.{stream}.{encoding}").read_bytes() for stream in (1, 2)))
+            for k, name in enumerate(chosen)
+        }
+
+    return in_encoding
+
+
 @pytest.mark.parametrize("encoding", ["latin-1", "ascii"])
 @pytest.mark.parametrize("command", COMMANDS)
-def test_a_success_is_a_success_in_any_encoding(command: str, encoding: str, world: Path) -> None:
-    done = run([word.format(encoding) for word in COMMANDS[command]], encoding, world)
-    assert done.returncode == 0, done.stderr
+def test_a_success_is_a_success_in_any_encoding(
+    command: str,
+    encoding: str,
+    printed: Callable[[str], dict[str, Printed]],
+    world: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    done = printed(encoding)[command]
+    assert done.code == 0, done.stderr
     assert b"rename" not in done.stderr
     text = done.stdout.decode(encoding)
     assert text.strip()
     if "--json" in command:
-        plain = run([word.format(f"{encoding} again") for word in COMMANDS[command]], "utf-8", world)
-        one, other = (json.loads(printed) for printed in (text, plain.stdout.decode()))
+        monkeypatch.chdir(world)
+        in_utf8 = l2a(*(word.format(f"{encoding} again") for word in COMMANDS[command])).stdout
+        one, other = json.loads(text), json.loads(in_utf8)
         assert one["kind" if command.startswith("inspect") else "schema"]
         for document in (one, other):
             for row in document.get("rows", []) if isinstance(document.get("rows"), list) else []:

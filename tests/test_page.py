@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 from PIL import Image
 
@@ -146,7 +146,6 @@ def test_scales_are_round(low: float, high: float, ticks: list[str]) -> None:
     assert [label for _, label in charts.round_scale(low, high).ticks] == ticks
 
 
-@settings(deadline=None)
 @given(st.floats(-100, 100), st.floats(0, 200), st.integers(2, 8))
 @example(0.0, 5e-324, 2)
 @example(100.0, 1.1e-3, 8)

@@ -7,7 +7,7 @@ from fractions import Fraction
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import binomtest
 
@@ -89,7 +89,6 @@ def test_one_image_of_a_class_cannot_carry_a_verdict() -> None:
     assert found.interval(0.95)[0] < 0 < found.interval(0.95)[1]
 
 
-@settings(deadline=None, max_examples=300)
 @given(
     st.lists(
         st.tuples(st.integers(0, 12), st.integers(0, 12), st.integers(0, 40)).filter(lambda c: sum(c) > 0), min_size=1,

@@ -6,19 +6,31 @@ import hashlib
 import json
 import shutil
 import socket
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from click.testing import Result
 from PIL import Image
 
+from l2a_transfer.data.readers import open_source
 from l2a_transfer.errors import EvaluationError
 from l2a_transfer.quickstart import MODELS
 from tests.conftest import assert_fails, l2a
 
 
+@pytest.fixture(scope="module", params=[160, pytest.param(600, marks=pytest.mark.slow)])
+def pictures(request: pytest.FixtureRequest) -> Iterator[int]:
+    """How many pictures each split has: a part of them, and in the slow run all."""
+    limit: int = request.param
+    with pytest.MonkeyPatch.context() as patch:
+        if limit < 600:
+            patch.setattr("l2a_transfer.quickstart.open_source", lambda name: open_source(name, limit=limit))
+        yield limit
+
+
 @pytest.fixture(scope="module")
-def done(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Result]:
+def done(pictures: int, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Result]:
     out = tmp_path_factory.mktemp("quickstart") / "out"
     with pytest.MonkeyPatch.context() as patch:
         for name in ("getaddrinfo", "create_connection"):
@@ -54,9 +66,9 @@ def test_trained_attention_beats_untrained_by_25_points_of_mean_class_accuracy(d
     assert value["vgg-att2-concat-pc.cifar10-w025"] - value["untrained:vgg-att2-concat-pc@0.25"] >= 0.25
 
 
-def test_all_rows_share_one_split(done: tuple[Path, Result]) -> None:
+def test_all_rows_share_one_split(done: tuple[Path, Result], pictures: int) -> None:
     for row in rows(done[0]).values():
-        assert (row["n_train"], row["n_test"], row["data"]) == (600, 600, "caltech-mini")
+        assert (row["n_train"], row["n_test"], row["data"]) == (pictures, pictures, "caltech-mini")
 
 
 def test_ends_with_the_table_and_three_commands(done: tuple[Path, Result]) -> None:

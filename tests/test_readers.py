@@ -18,6 +18,7 @@ from l2a_transfer.data.readers import open_source
 from l2a_transfer.data.registry import DATASETS
 from l2a_transfer.data.sources import ImageSource, select
 from l2a_transfer.errors import DataError, UnknownNameError
+from l2a_transfer.features.store.reader import read_features
 from tests.conftest import TINY, assert_fails, l2a, memory_source, save_picture
 
 
@@ -410,6 +411,12 @@ def test_grey_and_odd_pictures_reach_the_features(tmp_path: Path) -> None:
         Image.new(mode, (20, 10)).save(tmp_path / "in" / name)
     result = l2a("extract", "--model", TINY, "--data", f"imagefolder:{tmp_path / 'in'}", "--out", tmp_path / "f.h5")
     assert result.exit_code == 0, result.output
+    found = read_features(tmp_path / "f.h5")
+    assert found.ids == ("a/1.png", "a/2.png", "b/1.png", "b/2.jpg")
+    black, transparent, palette, no_ink = found.features
+    np.testing.assert_array_equal(black, palette)
+    np.testing.assert_array_equal(transparent, no_ink)  # both are white
+    assert not np.array_equal(black, no_ink)
 
 
 def test_every_name_of_a_format_that_is_read_is_read(tmp_path: Path) -> None:

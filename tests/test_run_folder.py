@@ -37,12 +37,14 @@ from l2a_transfer.training.run_folder import RunFolder
 from l2a_transfer.training.runs import train, train_seeds
 from l2a_transfer.training.trainer import Trainer
 from tests.conftest import assert_fails, l2a, save_picture
-from tests.test_training import CONFIG, CPU, RECIPE, Hostile, colours, new_trainer, same, weights_of
+from tests.test_training import CONFIG, CPU, RECIPE, Hostile, colours, ended, new_trainer, same, weights_of
+
+pytestmark = pytest.mark.usefixtures("curves_drawn_once")
 
 
 def test_a_run_that_exists_is_left_alone(tmp_path: Path) -> None:
     out = tmp_path / "run"
-    train(new_trainer(epochs=1), out, progress=False)
+    ended(out, epochs=1)
     before = {path.name: path.read_bytes() for path in out.iterdir()}
     with pytest.raises(
         OutputExistsError, match=r"checkpoint\.pt: a run is there already; `resume=True` .* `overwrite=True`"
@@ -58,7 +60,7 @@ def test_a_run_that_exists_is_left_alone(tmp_path: Path) -> None:
 def test_overwrite_keeps_the_old_run_until_the_new_one_has_something_to_save(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    train(new_trainer(epochs=1), tmp_path, progress=False)
+    ended(tmp_path, epochs=1)
     before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
 
     for moment in ("run_epoch", "state"):
@@ -95,7 +97,7 @@ def test_weights_without_their_checkpoint_are_left_alone(tmp_path: Path) -> None
 @pytest.mark.parametrize("damage", ["cut", "empty", "another file", "hostile", "one bit", "method"])
 def test_a_damaged_checkpoint_is_named_and_nothing_is_lost(tmp_path: Path, damage: str) -> None:
     out = tmp_path / "run"
-    train(new_trainer(epochs=1), out, progress=False)
+    ended(out, epochs=1)
     path = out / "checkpoint.pt"
     content = path.read_bytes()
     if damage == "hostile":
@@ -185,8 +187,8 @@ def test_the_lock_is_held_while_training(tmp_path: Path, monkeypatch: pytest.Mon
 
 
 def test_weights_of_another_run_are_not_taken_for_the_result(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    own = train(new_trainer(epochs=1), tmp_path / "own", progress=False)
-    other = train(new_trainer(epochs=1, seed=1), tmp_path / "other", progress=False)
+    own = ended(tmp_path / "own", epochs=1)
+    other = ended(tmp_path / "other", epochs=1, seed=1)
     tensors = {key: value.clone() for key, value in weights_of(tmp_path / "own").items()}
     own.weights.write_bytes(other.weights.read_bytes())
     again = train(new_trainer(epochs=1), tmp_path / "own", resume=True, progress=False)
@@ -198,7 +200,7 @@ def test_weights_of_another_run_are_not_taken_for_the_result(tmp_path: Path, cap
 
 def test_weights_alone_are_a_finished_run(tmp_path: Path) -> None:
     """Checkpoints are the larger part of a run, and may be removed at its end."""
-    result = train(new_trainer(epochs=1), tmp_path, progress=False)
+    result = ended(tmp_path, epochs=1)
     content = result.weights.read_bytes()
     for name in ("checkpoint.pt", "metrics.jsonl", "curve.png"):
         (tmp_path / name).unlink()
@@ -211,7 +213,7 @@ def test_weights_alone_are_a_finished_run(tmp_path: Path) -> None:
 
 
 def test_weights_of_another_name_without_a_checkpoint_are_another_run(tmp_path: Path) -> None:
-    result = train(new_trainer(epochs=1), tmp_path, progress=False)
+    result = ended(tmp_path, epochs=1)
     (tmp_path / "checkpoint.pt").unlink()
     result.weights.rename(tmp_path / "vgg.colours-w003.safetensors")
     before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
@@ -221,7 +223,7 @@ def test_weights_of_another_name_without_a_checkpoint_are_another_run(tmp_path: 
 
 
 def test_weights_that_nobody_measured_are_not_trained_over(tmp_path: Path) -> None:
-    result = train(new_trainer(epochs=1), tmp_path, progress=False)
+    result = ended(tmp_path, epochs=1)
     network, card = load_weights(result.weights)
     save_weights(network, with_metrics(card, {}), result.weights)
     content = result.weights.read_bytes()
@@ -234,7 +236,7 @@ def test_weights_that_nobody_measured_are_not_trained_over(tmp_path: Path) -> No
 
 
 def test_a_card_of_before_a_field_was_added_is_still_this_run_s(tmp_path: Path) -> None:
-    result = train(new_trainer(epochs=1), tmp_path, progress=False)
+    result = ended(tmp_path, epochs=1)
     network, card = load_weights(result.weights)
     old = dict(
         card.training, recipe={k: v for k, v in card.training["recipe"].items() if k not in ("average", "cutout")}
@@ -249,7 +251,7 @@ def test_a_card_of_before_a_field_was_added_is_still_this_run_s(tmp_path: Path) 
 def test_results_of_the_old_run_go_even_where_the_first_save_was_cut(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    old = train(new_trainer(epochs=3, seed=1), tmp_path, progress=False).weights.read_bytes()
+    old = ended(tmp_path, epochs=3, seed=1).weights.read_bytes()
     with monkeypatch.context() as patch:
         patch.setattr(RunFolder, "save_metrics", lambda *_: sys.exit(9))  # after the checkpoint
         with pytest.raises(SystemExit):
@@ -272,7 +274,7 @@ def test_weights_that_are_damaged_and_alone_are_left_alone(tmp_path: Path) -> No
 
 
 def test_weights_measured_on_other_images_are_measured_again(tmp_path: Path) -> None:
-    result = train(new_trainer(epochs=1), tmp_path, progress=False)
+    result = ended(tmp_path, epochs=1)
     network, card = load_weights(result.weights)
     save_weights(
         network, with_metrics(card, {"holdout-8_accuracy": {"value": 1.0, "n": 8, "seeds": 1}}), result.weights
@@ -491,7 +493,7 @@ def test_a_decoding_process_that_dies_is_named(monkeypatch: pytest.MonkeyPatch, 
 
 
 def test_weights_to_start_from_are_not_written_over(tmp_path: Path) -> None:
-    first = train(new_trainer(epochs=1), tmp_path, progress=False).weights
+    first = ended(tmp_path, epochs=1).weights
     content = first.read_bytes()
     run = new_trainer(epochs=1, init_from=str(first))
     with pytest.raises(TrainingError, match=r"the weights to start from, .* write over them; choose another `out`"):
@@ -653,7 +655,7 @@ def test_a_summary_of_other_weights_is_left_alone(tmp_path: Path) -> None:
     ],
 )
 def test_a_card_with_odd_figures_is_not_measured(tmp_path: Path, change: Callable[[Any], None]) -> None:
-    result = train(new_trainer(epochs=1), tmp_path, progress=False)
+    result = ended(tmp_path, epochs=1)
     network, card = load_weights(result.weights)
     change(card)
     save_weights(network, card, result.weights)
@@ -662,7 +664,7 @@ def test_a_card_with_odd_figures_is_not_measured(tmp_path: Path, change: Callabl
 
 
 def test_what_the_optimizer_is_told_is_the_recipe_s(tmp_path: Path) -> None:
-    train(new_trainer(epochs=2), tmp_path / "whole", progress=False)
+    ended(tmp_path / "whole", epochs=2)
     run = new_trainer(epochs=2)
     run.history.append(run.run_epoch(progress=False) or {})
     content = run.state()

@@ -13,6 +13,7 @@ from scipy.stats import binom
 ROOT = Path(__file__).parents[1]
 
 
+@pytest.mark.slow
 def test_verdicts_are_rarely_false_and_intervals_cover(tmp_path: Path) -> None:
     """With 40 repeats a scenario is told from 5 % and 95 % only roughly; together the scenarios are many."""
     command = [sys.executable, str(ROOT / "benchmarks" / "statistics_check.py"), "--repeats", "40", "--cases", "60"]
@@ -34,16 +35,17 @@ def test_verdicts_are_rarely_false_and_intervals_cover(tmp_path: Path) -> None:
         assert sum(line["coverage"] for line in lines) / len(lines) > 0.935, what
 
 
-def test_the_simulation_that_was_kept_holds_what_the_documents_say() -> None:
+def test_the_documents_say_what_the_simulation_found() -> None:
     found = json.loads((ROOT / "benchmarks" / "results" / "statistics-check.json").read_text())
     summary = found["summary"]
-    assert summary["scenarios_above_it"] == 0
-    assert summary["verdicts"] >= 10_000
-    assert summary["verdicts_of_the_wrong_sign"] == summary["verdicts_at_odds_with_their_interval_or_p"] == 0
-    assert summary["least_coverage_from_10_images_a_class"] > 0.93 - 3 * 0.0081
-    assert {line["classes"] for part in ("rows", "one_split", "draws", "seeds") for line in found[part]} == {
-        "balanced", "45:1",
-    }  # fmt: skip
-    text = (ROOT / "docs" / "protocols.md").read_text(encoding="utf-8")
-    assert f"at most {100 * summary['most_false_verdicts']:.1f} %" in text
-    assert found["repeats"] == pytest.approx(1000)
+    text = " ".join((ROOT / "docs" / "protocols.md").read_text(encoding="utf-8").split())
+    said = text.partition("## Checked by simulation")[2].partition(" ## ")[0]
+    assert f"each of {found['repeats']:,} repeats" in said
+    assert f"at most {100 * summary['most_false_verdicts']:.1f} %" in said
+    assert ("none of them more than three standard errors above 5 %" in said) == (summary["scenarios_above_it"] == 0)
+    assert f"{100 * summary['least_coverage_from_10_images_a_class']:.1f} to " in said
+    assert f"In {summary['verdicts']:,} random comparisons" in said
+    wrong = summary["verdicts_of_the_wrong_sign"] + summary["verdicts_at_odds_with_their_interval_or_p"]
+    assert ("the verdict named the model that the estimate favours every time" in said) == (wrong == 0)
+    for classes in {line["classes"] for part in ("rows", "one_split", "draws", "seeds") for line in found[part]}:
+        assert classes in said

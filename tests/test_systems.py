@@ -75,6 +75,7 @@ def everything(root):
 
 if __name__ == "__main__":
     multiprocessing.set_start_method(sys.argv[1])
+    multiprocessing.set_forkserver_preload(["l2a_transfer.data.loader", "l2a_transfer.features.store.views", "torch"])
     everything(Path(sys.argv[2]))
     print("all the same")
 """

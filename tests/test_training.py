@@ -33,9 +33,11 @@ from l2a_transfer.training.data import Pixels, ResidentPixels, StreamedPixels, T
 from l2a_transfer.training.epochs import EpochPlan, augmented_batches, plan_epoch, stream_seed
 from l2a_transfer.training.processes import Placement
 from l2a_transfer.training.recipe import RECIPES, TrainConfig, find_recipe, scaled_rate
-from l2a_transfer.training.runs import train
+from l2a_transfer.training.runs import TrainResult, train
 from l2a_transfer.training.trainer import Trainer
 from tests.conftest import assert_fails, l2a
+
+pytestmark = pytest.mark.usefixtures("curves_drawn_once")
 
 RECIPE = TrainConfig("short", epochs=3, batch_size=8, lr=0.1, dropout=1.0, resolutions=((0.0, 16),))
 CONFIG = ModelConfig("vgg-att2-concat-pc", num_classes=4, width=1 / 32)
@@ -67,6 +69,23 @@ def new_trainer(
 ) -> Trainer:
     made = dataclasses.replace(RECIPE, **recipe)
     return Trainer(CONFIG, made, data or colours(32), seed=seed, placement=placement, init_from=init_from)
+
+
+ENDED: dict[object, tuple[TrainResult, dict[str, bytes]]] = {}
+
+
+def ended(out: Path, **recipe: Any) -> TrainResult:
+    """A run of `new_trainer(**recipe)` that has ended, in `out`: trained once for each recipe, then copied."""
+    key = tuple(sorted(recipe.items()))
+    if key not in ENDED:
+        result = train(new_trainer(**recipe), out, progress=False)
+        ENDED[key] = result, {path.name: path.read_bytes() for path in out.iterdir()}
+        return result
+    result, files = ENDED[key]
+    out.mkdir(parents=True, exist_ok=True)
+    for name, content in files.items():
+        (out / name).write_bytes(content)
+    return dataclasses.replace(result, weights=out / result.weights.name)
 
 
 def test_the_one_cycle_rate() -> None:

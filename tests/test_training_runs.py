@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -36,7 +37,9 @@ from l2a_transfer.training.recipe import TrainConfig
 from l2a_transfer.training.runs import SeedsResult, train, train_seeds
 from l2a_transfer.training.trainer import Trainer
 from tests.conftest import assert_fails, l2a, save_picture
-from tests.test_training import COMMAND, CONFIG, CPU, cifar, new_trainer, same, weights_of
+from tests.test_training import COMMAND, CONFIG, CPU, cifar, ended, new_trainer, same, weights_of
+
+pytestmark = pytest.mark.usefixtures("curves_drawn_once")
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -129,7 +132,7 @@ def test_a_signal_after_a_loss_that_is_not_finite_saves_nothing(
 
 
 def test_a_finished_run_is_taken_as_it_is(tmp_path: Path) -> None:
-    result = train(new_trainer(epochs=1), tmp_path, progress=False)
+    result = ended(tmp_path, epochs=1)
     before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
     again = train(new_trainer(epochs=1), tmp_path, resume=True, progress=False)
     assert again.metrics == result.metrics
@@ -160,7 +163,9 @@ def test_the_average_is_the_exponential_mean_of_the_weights() -> None:
 
 
 def test_measuring_on_the_way_changes_nothing_but_the_log(tmp_path: Path) -> None:
-    train(new_trainer(), tmp_path / "plain", progress=False)
+    ended(
+        tmp_path / "plain",
+    )
     train(new_trainer(), tmp_path / "measured", eval_every=2, progress=False)
     assert same(weights_of(tmp_path / "plain"), weights_of(tmp_path / "measured"))
     rows = [json.loads(line) for line in (tmp_path / "measured" / "metrics.jsonl").read_text().splitlines()]
@@ -198,7 +203,7 @@ def test_mean_and_spread_of_seeds_by_hand() -> None:
 
 
 def test_starting_from_weights_of_another_class_count_and_size(tmp_path: Path) -> None:
-    result = train(new_trainer(epochs=1), tmp_path / "first", progress=False)
+    result = ended(tmp_path / "first", epochs=1)
     config = dataclasses.replace(CONFIG, num_classes=7, global_branch="always")
     model = build_model(config, seed=5)
     random = {key: value.clone() for key, value in model.state_dict().items()}
@@ -227,7 +232,7 @@ def test_the_log_says_what_auto_chose(tmp_path: Path, caplog: pytest.LogCaptureF
 
 def test_a_finetuned_card_says_what_it_started_from(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level("INFO", "l2a_transfer")
-    first = train(new_trainer(epochs=1), tmp_path / "first", progress=False).weights
+    first = ended(tmp_path / "first", epochs=1).weights
     run = new_trainer(epochs=1, init_from=str(first), resolutions=((0.0, 24),))
     card = read_card(train(run, tmp_path / "second", progress=False).weights)
     assert card.training["init_from"]["name"] == "vgg-att2-concat-pc.colours-w003"
@@ -372,8 +377,24 @@ def test_multiplications_by_hand() -> None:
     assert macs(config, 16) == convolutions + attention + 8 * 10
 
 
-def test_the_matrix_peak_is_a_rate() -> None:
-    assert 1e8 < matrix_peak(torch.device("cpu"), "fp32", side=256, repeats=2) < 1e15
+@pytest.mark.parametrize(("precision", "dtype"), [("fp32", torch.float32), ("bf16", torch.bfloat16)])
+def test_the_matrix_peak_is_that_of_the_fastest_product(
+    monkeypatch: pytest.MonkeyPatch, precision: str, dtype: torch.dtype
+) -> None:
+    """Four products of 8 × 8 matrices, 2 · 8³ = 1,024 operations each, that take 9, 4, 0.5 and 3 seconds."""
+    clock = iter([0.0, 9.0, 10.0, 14.0, 20.0, 20.5, 30.0, 33.0])
+    module = sys.modules[matrix_peak.__module__]
+    monkeypatch.setattr(module, "time", SimpleNamespace(perf_counter=lambda: next(clock)))
+    products: list[tuple[torch.dtype, torch.Size]] = []
+    multiply = torch.mm
+
+    def counted(a: torch.Tensor, b: torch.Tensor, *, out: torch.Tensor) -> torch.Tensor:
+        products.append((a.dtype, a.shape))
+        return multiply(a, b, out=out)
+
+    monkeypatch.setattr(torch, "mm", counted)
+    assert matrix_peak(torch.device("cpu"), precision, side=8, repeats=3) == 1024 / 0.5
+    assert products == [(dtype, torch.Size([8, 8]))] * 4
 
 
 def test_what_torchrun_says() -> None:

@@ -61,7 +61,7 @@ LIBRARY = [path for path in PACKAGE.rglob("*.py") if "cli" not in path.relative_
 
 def test_no_sentence_of_the_library_names_a_flag() -> None:
     # The command that repeats a report, git's own options, and the commands of a study.
-    allowed = {"provenance.py", "cards.py", "steps.py"}
+    allowed = {"cards.py", "origins.py", "provenance.py", "steps.py"}
     found = [
         (path.name, text)
         for path in LIBRARY
@@ -161,7 +161,7 @@ def test_a_fault_of_our_own_does_not_look_like_misuse() -> None:
 def test_the_traceback_is_shown_on_request(arguments: list[str], environment: dict[str, str]) -> None:
     done = broken(*arguments, "models", **environment)
     assert done.returncode == 70
-    assert 'raise ValueError("too many' in done.stderr or "in broken" in done.stderr
+    assert "in broken\n" in done.stderr  # the frame that raised it; the source of `-c` is shown by some Pythons alone
     assert done.stderr.rstrip().endswith("(or the environment variable L2A_DEBUG=1).")
 
 
@@ -191,7 +191,7 @@ def test_ctrl_c_during_training_says_once_where_it_was_saved(tmp_path: Path) -> 
         "--data",
         "digits",
         "--holdout",
-        "100",
+        "1700",
         "--epochs",
         "500",
     ]
@@ -252,7 +252,7 @@ def test_the_library_reads_no_environment() -> None:
     ]
     # Ray is told in no other way to report nothing, a command on another node has that node's environment, and an error
     # names the address that torch itself has read there.
-    assert sorted(readers) == ["device.py", "ray_engine.py", "ray_engine.py"]
+    assert sorted(readers) == ["processes.py", "ray_engine.py", "ray_engine.py"]
 
 
 PIXELS = np.zeros((4, 8, 8, 3), dtype=np.uint8)
