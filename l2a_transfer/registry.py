@@ -12,9 +12,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from importlib import import_module
 from importlib.metadata import entry_points
+from importlib.util import find_spec
 from typing import Generic, TypeVar
 
-from l2a_transfer.errors import PluginError, unknown_name
+from l2a_transfer.errors import MissingExtraError, PluginError, unknown_name
 
 PLUGINS = "l2a_transfer.plugins"
 Entry = TypeVar("Entry")
@@ -116,3 +117,9 @@ def load_plugins() -> None:
                 f"the plugin {point.name!r} ({point.value}) cannot be loaded: {type(error).__name__}: {error}",
                 "uninstall or repair the package that brings it",
             ) from error
+
+
+def require_package(what: str, package: str, extra: str) -> None:
+    """Raises: MissingExtraError where an entry's optional package is not installed; `what` is what needs it."""
+    if find_spec(package) is None:
+        raise MissingExtraError(what, package, extra)

@@ -16,7 +16,7 @@ def command(as_json: bool) -> None:
     Example:
       l2a-transfer datasets --json
     """
-    from l2a_transfer.data.registry import DATASETS, KINDS
+    from l2a_transfer.data.registry import DATASETS, format_usages
 
     if as_json:
         rows = [
@@ -38,4 +38,4 @@ def command(as_json: bool) -> None:
     for spec in DATASETS.values():
         where = "in the package" if not spec.needs_data_dir else "--download" if spec.downloads else "fetch it yourself"
         echo(f"{spec.name:<14} {spec.images:>7,} images {spec.classes:>4} classes  {where:<18} {spec.title}")
-    echo("", f"Your own pictures: {' or '.join(KINDS)}. Licences, citations and layouts: --json.")
+    echo("", f"Your own pictures: {' or '.join(format_usages())}. Licences, citations and layouts: --json.")

@@ -18,7 +18,7 @@ from l2a_transfer.data.sources import ImageSource
 from l2a_transfer.errors import StoreError
 from l2a_transfer.features.backends.interface import Computed, FeatureBackend
 from l2a_transfer.features.extraction.plan import batches_of
-from l2a_transfer.features.extraction.shards import Shard, Shards
+from l2a_transfer.features.extraction.shard_folder import RowShard, ShardFolder
 from l2a_transfer.wording import counted
 
 WRITING = 2
@@ -28,7 +28,7 @@ WRITING = 2
 def compute_shards(
     source: ImageSource,
     backend: FeatureBackend,
-    shards: Shards,
+    shards: ShardFolder,
     ranges: Sequence[range],
     *,
     batch_size: int,
@@ -79,7 +79,7 @@ def _filled(
     source: ImageSource,
     backend: FeatureBackend,
     advance: Callable[[int], object],
-) -> Shard:
+) -> RowShard:
     """One shard of the next batches, without the rows whose images could not be used."""
     features: NDArray[np.float32] | None = None
     maps: dict[str, NDArray[np.float16]] = {}
@@ -106,7 +106,7 @@ def _filled(
             f"first of image {source.ids[kept[bad[0]]]!r}",
             "use `precision='fp32'`, or other weights",
         )
-    return Shard(kept, features, maps, skipped)
+    return RowShard(kept, features, maps, skipped)
 
 
 def _off_heap(shape: tuple[int, ...], dtype: np.dtype[Any]) -> NDArray[Any]:

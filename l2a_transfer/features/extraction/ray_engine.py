@@ -21,7 +21,7 @@ from l2a_transfer.errors import BackendError, L2AError, MissingExtraError, Store
 from l2a_transfer.features.backends.interface import FeatureBackend
 from l2a_transfer.features.extraction.compute import compute_shards
 from l2a_transfer.features.extraction.plan import differences, fingerprint
-from l2a_transfer.features.extraction.shards import Shards
+from l2a_transfer.features.extraction.shard_folder import ShardFolder
 
 log = logging.getLogger(__name__)
 RESTARTS = 8
@@ -53,7 +53,7 @@ class Extractor:
         if isinstance(identity.get("threads"), int) and identity["threads"] > 0:
             torch.set_num_threads(identity["threads"])
         self.source, self.backend, self.options = source, backend, options
-        self.shards = Shards(folder, identity)
+        self.shards = ShardFolder(folder, identity)
         self.refusal: L2AError | None = None
         try:
             here = fingerprint(source, backend, options["batch_size"], attention=options["attention"])
@@ -62,7 +62,7 @@ class Extractor:
                     f"{os.uname().nodename}: would compute other bytes than the driver ({named}); use nodes of one "
                     "kind, and start the command on one of them"
                 )
-            if not self.shards.is_of(identity):
+            if not self.shards.belongs_to(identity):
                 raise StoreError(f"{folder}: not there on {os.uname().nodename}", "`out` must lie in a shared folder")
         except L2AError as error:
             self.refusal = error  # an actor that raises here would be restarted again and again
@@ -85,7 +85,7 @@ class Extractor:
 def compute_on_ray(
     source: ImageSource,
     backend: FeatureBackend,
-    shards: Shards,
+    shards: ShardFolder,
     ranges: Sequence[range],
     *,
     config: RayConfig,
@@ -123,7 +123,7 @@ def compute_on_ray(
 
 
 def _dispatch(
-    ray: Any, pool: list[Any], shards: Shards, ranges: Sequence[range], advance: Callable[[int], object]
+    ray: Any, pool: list[Any], shards: ShardFolder, ranges: Sequence[range], advance: Callable[[int], object]
 ) -> Iterator[tuple[range, dict[int, str]]]:
     """One call an actor at a time; an idle actor repeats the oldest unfinished range, in case its actor is lost."""
     waiting, left = deque(ranges), dict.fromkeys(ranges, ATTEMPTS)

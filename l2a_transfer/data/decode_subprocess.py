@@ -17,6 +17,7 @@ from typing import IO, Any
 
 from PIL import Image
 
+from l2a_transfer.data.decode_pixels import decode_in_process
 from l2a_transfer.errors import DataError, SourceError
 
 REQUEST, REPLY = struct.Struct(">dQII"), struct.Struct(">?II")
@@ -25,7 +26,7 @@ or the lengths of what is wrong and of the remedy."""
 STRIP_BYTES = 8 << 20
 WALL_SECONDS = 600.0
 """For a decoder that waits instead of computing, which takes no CPU time."""
-CODE = "import sys; sys.path[:] = sys.argv[1:]; from l2a_transfer.data.decode_apart import serve; serve()"
+CODE = "import sys; sys.path[:] = sys.argv[1:]; from l2a_transfer.data.decode_subprocess import serve; serve()"
 
 
 class _Decoder:
@@ -72,11 +73,26 @@ class _State:
     of_parents: tuple[_Decoder, ...] = ()
 
 
-def decode_apart(content: bytes, name: str, *, seconds: float, memory: int) -> Image.Image:
-    """The picture, in mode RGB, as `decode_here` gives it, decoded with at most `seconds` of CPU time and `memory`
-    bytes.
+def decode_in_subprocess(content: bytes, name: str, *, seconds: float, memory: int) -> Image.Image:
+    """The picture as `decode_in_process` gives it, from a process that may take limited time and memory.
 
-    Raises: DataError as `decode_here`, and for a picture that takes more, or that a decoder crashes over.
+    Parameters
+    ----------
+    content : bytes
+        The picture file.
+    name : str
+        What errors call it.
+    seconds : float
+        CPU time that decoding may take, in seconds.
+    memory : int
+        Memory that decoding may take, in bytes.
+
+    Raises
+    ------
+    DataError
+        As `decode_in_process`, and for a picture that takes more, or that crashes its decoder.
+    SourceError
+        Where no process can be started.
     """
     with _State.lock:
         decoder = _State.decoder
@@ -147,8 +163,6 @@ if hasattr(os, "register_at_fork"):
 
 def serve() -> None:
     """Decode what standard input asks for until it ends. Runs in the process apart."""
-    from l2a_transfer.data.decode import decode_here
-
     with contextlib.suppress(ValueError):
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal's Ctrl-C is for the asking process
     requests, replies = sys.stdin.buffer, os.fdopen(os.dup(1), "wb")
@@ -159,7 +173,7 @@ def serve() -> None:
         text, content = (_read(requests, length) for length in lengths)
         _limit(seconds, used + memory)
         try:
-            _write_picture(replies, decode_here(bytes(content), text.decode(errors="surrogatepass")))
+            _write_picture(replies, decode_in_process(bytes(content), text.decode(errors="surrogatepass")))
         except DataError as error:
             parts = [part.encode(errors="surrogatepass") for part in (error.problem, error.remedy)]
             replies.write(REPLY.pack(False, *map(len, parts)) + b"".join(parts))
