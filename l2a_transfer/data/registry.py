@@ -158,7 +158,8 @@ def register_format(
     """Register the decorated function as the reader of a data format; for the parameters, see `FormatSpec`."""
 
     def register(read: FormatReader) -> FormatReader:
-        FORMATS.add(prefix, FormatSpec(prefix, read, takes, example, suffixes, options, package, extra))
+        spec = FormatSpec(prefix, read, takes, example, suffixes, options, package, extra)
+        FORMATS.add(prefix, spec, home=read.__module__)
         return read
 
     return register
@@ -169,7 +170,7 @@ def register_dataset(*specs: DatasetSpec) -> Callable[[DatasetReader], DatasetRe
 
     def register(read: DatasetReader) -> DatasetReader:
         for spec in specs:
-            DATASETS.add(spec.name, replace(spec, read=read))
+            DATASETS.add(spec.name, replace(spec, read=read), home=read.__module__)
         return read
 
     return register
