@@ -17,6 +17,7 @@ from l2a_transfer.documents import parse
 from l2a_transfer.errors import BackendError, unknown_name
 from l2a_transfer.features.backends.interface import TAPS, Computed, check_pixels, level_columns, maps_wanted
 from l2a_transfer.features.backends.onnx_graph import check_graph
+from l2a_transfer.features.backends.registry import register_backend
 from l2a_transfer.features.extraction.interruptible import interruptible
 from l2a_transfer.features.machine import arithmetic, gpu_name, onnx_instructions
 from l2a_transfer.inputs import check_input, read_input
@@ -170,6 +171,17 @@ class OnnxBackend:
             "gpu": gpu_name(self.device),
             "arithmetic": arithmetic(self.device, self.preprocess.size, self.features),
         }
+
+
+@register_backend(
+    "onnxruntime",
+    models="FILE.onnx, which 'l2a-transfer export' makes",
+    suffixes=(".onnx",),
+    options=("device", "precision", "tap", "levels"),
+)
+def open_onnx(model: str, *, device: str, precision: str, tap: str, levels: Sequence[str] | None) -> OnnxBackend:
+    """An exported file in ONNX Runtime. Raises: BackendError."""
+    return OnnxBackend(Path(model), device=device, precision=precision, tap=tap, levels=levels)
 
 
 def _terminate(options: Any) -> None:
