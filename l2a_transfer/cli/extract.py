@@ -11,18 +11,11 @@ from typing import Any
 import click
 
 from l2a_transfer.cli.data import reading_options
-from l2a_transfer.cli.listed import ListedOption
 from l2a_transfer.cli.output import echo
 from l2a_transfer.cli.paths import PATH
 from l2a_transfer.wording import counted
 
 RUN = ("batch_size", "workers", "on_error", "attention", "engine", "resume", "overwrite")
-
-
-def _backends() -> tuple[str, ...]:
-    from l2a_transfer.features.backends.registry import backend_choices
-
-    return backend_choices()
 
 
 @click.command("extract")
@@ -36,7 +29,7 @@ def _backends() -> tuple[str, ...]:
 @click.option("--limit", type=click.IntRange(min=1), help="At most N images a split, evenly over the classes.")
 @click.option("--levels", help="Comma-separated levels, as L2,L3; all by default.")
 @click.option("--tap", default="ga", show_default=True, help="ga, or ga-bn-relu: what the classifier sees.")
-@click.option("--backend", cls=ListedOption, listed=_backends, default="auto", show_default=True)
+@click.option("--backend", default="auto", show_default=True, help="auto, torch or onnxruntime.")
 @click.option("--device", default="auto", show_default=True, help="auto, cpu or cuda.")
 @click.option("--precision", default="auto", show_default=True, help="auto (fp32), fp32, bf16 or fp16.")
 @click.option("--batch-size", type=click.IntRange(min=1), default=64, show_default=True)

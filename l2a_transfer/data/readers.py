@@ -94,8 +94,13 @@ def open_source(
         source = _open_named(find_dataset(data), None if data_dir is None else Path(data_dir), download=download)
         if verify_source and isinstance(source, Table):
             source = dataclasses.replace(source, by_content=True)
+    return _checked(source, split, limit, data if colon else "")
+
+
+def _checked(source: ImageSource, split: str | None, limit: int | None, where: str) -> ImageSource:
+    """The chosen rows of a source. Raises: as `check_source`."""
     chosen = select(source, split=split, limit=limit)
-    check_source(chosen, where=data if colon else "")
+    check_source(chosen, where=where)
     for text in class_warnings(source.classes, source.splits, source.labels, source.split):
         log.warning("%s: %s", source.name, text)
     return chosen

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -59,12 +59,29 @@ class BackendSpec:
     extra: str = ""
 
 
-BACKENDS: Registry[BackendSpec] = Registry(
+REGISTERED_BACKENDS: Registry[BackendSpec] = Registry(
     "backend",
     "l2a_transfer.features.backends.torch",
     "l2a_transfer.features.backends.onnx",
     "l2a_transfer.features.backends.pixels",
 )
+
+
+class _Choices(Collection[str]):
+    """The values of `backend`: "auto", and the names in the registry, which is read when these are asked for."""
+
+    def __iter__(self) -> Iterator[str]:
+        yield "auto"
+        yield from REGISTERED_BACKENDS
+
+    def __contains__(self, name: object) -> bool:
+        return name == "auto" or name in REGISTERED_BACKENDS
+
+    def __len__(self) -> int:
+        return 1 + len(REGISTERED_BACKENDS)
+
+
+BACKENDS = _Choices()
 
 
 def register_backend(
@@ -82,24 +99,19 @@ def register_backend(
 
     def register(opener: Opener) -> Opener:
         spec = BackendSpec(name, opener, models, names, prefixes, suffixes, options, package, extra)
-        BACKENDS.add(name, spec, home=opener.__module__)
+        REGISTERED_BACKENDS.add(name, spec, home=opener.__module__)
         return opener
 
     return register
 
 
-def backend_choices() -> tuple[str, ...]:
-    """The values of `backend`: "auto", and the name of each backend."""
-    return ("auto", *BACKENDS)
-
-
 def backend_for(model: str) -> BackendSpec:
     """The backend that takes a model's name: by the whole name, else its beginning, else its end, else the default."""
-    specs = tuple(BACKENDS.values())
+    specs = tuple(REGISTERED_BACKENDS.values())
     found = [spec for spec in specs if model in spec.names]
     found += [spec for spec in specs if model.startswith(spec.prefixes)]
     found += [spec for spec in specs if model.endswith(spec.suffixes)]
-    return found[0] if found else BACKENDS[DEFAULT_BACKEND]
+    return found[0] if found else REGISTERED_BACKENDS[DEFAULT_BACKEND]
 
 
 def open_backend(
@@ -156,15 +168,16 @@ def open_backend(
     if not isinstance(model, (str, Path)):
         raise wrong_kind("model", "a model's name, or a path to .safetensors or .onnx", model)
     model = os.path.expanduser(model)
-    if backend not in backend_choices():
-        raise unknown_name("backend", backend, backend_choices())
+    if backend not in BACKENDS:
+        raise unknown_name("backend", backend, BACKENDS)
     if tap not in TAPS:
         raise unknown_name("tap", tap, TAPS)
     check_precision(precision)
     spec = backend_for(model)
     if backend not in ("auto", spec.name):
         raise BackendError(
-            f"{model}: runs in {spec.name}; {backend} takes {BACKENDS[backend].models}", f"use `backend='{spec.name}'`"
+            f"{model}: runs in {spec.name}; {backend} takes {REGISTERED_BACKENDS[backend].models}",
+            f"use `backend='{spec.name}'`",
         )
     given: dict[str, Any] = {"device": device, "precision": precision, "tap": tap, "levels": levels, "seed": seed}
     refused = [f"`{name}`" for name, values in UNSET.items() if name not in spec.options and given[name] not in values]
