@@ -214,7 +214,7 @@ def test_an_onnx_file_has_one_tap_and_one_precision(exported: Path) -> None:
 
 
 def test_the_pixels_take_no_option_of_a_network() -> None:
-    with pytest.raises(BackendError, match=r"^pixels: pixels does not take `precision`, `tap`; leave that out$"):
+    with pytest.raises(BackendError, match=r"^pixels: pixels has no such option; leave out `precision` and `tap`$"):
         open_backend("pixels", tap="ga-bn-relu", precision="bf16")
     with pytest.raises(BackendError, match=r"^pixels: runs in pixels; torch takes a bundled name"):
         open_backend("pixels", backend="torch")

@@ -182,7 +182,7 @@ def open_backend(
     given: dict[str, Any] = {"device": device, "precision": precision, "tap": tap, "levels": levels, "seed": seed}
     refused = [f"`{name}`" for name, values in UNSET.items() if name not in spec.options and given[name] not in values]
     if refused:
-        raise BackendError(f"{model}: {spec.name} does not take {', '.join(refused)}", "leave that out")
+        raise BackendError(f"{model}: {spec.name} has no such option", f"leave out {' and '.join(refused)}")
     if spec.package:
         require_package(model, spec.package, spec.extra)
     return spec.open(model, **{name: given[name] for name in spec.options})
