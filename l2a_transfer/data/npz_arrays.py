@@ -24,10 +24,8 @@ MAX_TIMES, SMALL_BYTES = 100, 1 << 30
 zeros are packed a thousandfold."""
 MAX_MEMBERS = 10_000
 """Of one file; six arrays hold a data set, and each header is opened and parsed."""
-DAMAGED = (
-    ValueError, KeyError, TypeError, EOFError, SyntaxError, MemoryError, RuntimeError, OverflowError, IndexError,
-    zipfile.BadZipFile, zlib.error, tokenize.TokenError,
-)  # fmt: skip
+_PYTHON_ERRORS = (IndexError, KeyError, MemoryError, OverflowError, RuntimeError, SyntaxError, TypeError, ValueError)
+DAMAGED = (*_PYTHON_ERRORS, EOFError, zipfile.BadZipFile, zlib.error, tokenize.TokenError)
 HEADERS = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
 
 

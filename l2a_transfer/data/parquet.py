@@ -194,11 +194,15 @@ def _opened(shard: Shard, *, read_dictionary: list[str] | None = None) -> Iterat
     import pyarrow.parquet as pq
 
     try:
-        with open_shard(shard.path) as raw, pq.ParquetFile(
-            raw, page_checksum_verification=True, pre_buffer=False, buffer_size=STREAM_BYTES,
-            thrift_string_size_limit=MAX_FOOTER_BYTES, thrift_container_size_limit=1_000_000,
-            read_dictionary=read_dictionary,
-        ) as file:  # fmt: skip
+        options = {
+            "page_checksum_verification": True,
+            "pre_buffer": False,
+            "buffer_size": STREAM_BYTES,
+            "thrift_string_size_limit": MAX_FOOTER_BYTES,
+            "thrift_container_size_limit": 1_000_000,
+            "read_dictionary": read_dictionary,
+        }
+        with open_shard(shard.path) as raw, pq.ParquetFile(raw, **options) as file:
             yield file
     except (pa.ArrowException, OSError, ValueError, KeyError, TypeError, IndexError, OverflowError) as error:
         raise DataError(f"{shard.path}: not a Parquet file or damaged: {error}; write it again") from error

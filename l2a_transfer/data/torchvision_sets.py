@@ -52,12 +52,25 @@ LISTS = {
 }
 """Files that torchvision reads whole, without a limit or a checksum."""
 FOLDERS = {
-    "MNIST": "MNIST", "FashionMNIST": "FashionMNIST", "KMNIST": "KMNIST", "STL10": "stl10_binary", "EuroSAT": "eurosat",
-    "DTD": "dtd", "Flowers102": "flowers-102", "OxfordIIITPet": "oxford-iiit-pet", "Food101": "food-101",
-    "FGVCAircraft": "fgvc-aircraft-2013b", "StanfordCars": "stanford_cars", "GTSRB": "gtsrb", "SUN397": "SUN397",
-    "Country211": "country211", "Imagenette": "imagenette2", "Caltech256": "caltech256", "PCAM": "pcam",
+    "MNIST": "MNIST",
+    "FashionMNIST": "FashionMNIST",
+    "KMNIST": "KMNIST",
+    "STL10": "stl10_binary",
+    "EuroSAT": "eurosat",
+    "DTD": "dtd",
+    "Flowers102": "flowers-102",
+    "OxfordIIITPet": "oxford-iiit-pet",
+    "Food101": "food-101",
+    "FGVCAircraft": "fgvc-aircraft-2013b",
+    "StanfordCars": "stanford_cars",
+    "GTSRB": "gtsrb",
+    "SUN397": "SUN397",
+    "Country211": "country211",
+    "Imagenette": "imagenette2",
+    "Caltech256": "caltech256",
+    "PCAM": "pcam",
     "FER2013": "fer2013",
-}  # fmt: skip
+}
 """Where torchvision looks for the files of a set; those of others lie in the folder that the user names."""
 
 
@@ -295,8 +308,13 @@ def _pcam(kind: Any, data_dir: Path, values: dict[str, Any], *, download: bool) 
 
 
 _OWN: dict[str, Callable[..., _Part]] = {
-    "MNIST": _mnist, "FashionMNIST": _mnist, "KMNIST": _mnist, "USPS": _usps, "StanfordCars": _cars, "PCAM": _pcam,
-}  # fmt: skip
+    "MNIST": _mnist,
+    "FashionMNIST": _mnist,
+    "KMNIST": _mnist,
+    "USPS": _usps,
+    "StanfordCars": _cars,
+    "PCAM": _pcam,
+}
 
 
 def _check_files(spec: DatasetSpec, data_dir: Path) -> None:

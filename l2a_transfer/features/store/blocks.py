@@ -103,10 +103,8 @@ class Blocks:
             index, _, _, length = HEAP_OBJECT.unpack(self.peek(at, HEAP_OBJECT.size))
             step = length if index == 0 else HEAP_OBJECT.size + -(-length // 8) * 8
             self._heap_objects += 1
-            if (
-                step < HEAP_OBJECT.size or at + step > stop or index in found
-                or self._heap_objects > MAX_HEAP_OBJECTS
-            ):  # fmt: skip
+            inside = step >= HEAP_OBJECT.size and at + step <= stop
+            if not inside or index in found or self._heap_objects > MAX_HEAP_OBJECTS:
                 raise self.damaged("a heap of texts does not fit together")
             if index:
                 found[index] = length

@@ -29,9 +29,13 @@ CHUNK_BYTES = 1 << 20
 AGAIN = "extract it again (`overwrite=True`)"
 TEXT = ("data", "tap", "precision", "backend")
 JSON: dict[str, Kind] = {
-    "classes": list_of(text()), "splits": list_of(text()), "levels": list_of(row_of(text(), integer(), integer())),
-    "card": CARD_OF_FEATURES, "preprocess": OBJECT, "fingerprint": OBJECT,
-}  # fmt: skip
+    "classes": list_of(text()),
+    "splits": list_of(text()),
+    "levels": list_of(row_of(text(), integer(), integer())),
+    "card": CARD_OF_FEATURES,
+    "preprocess": OBJECT,
+    "fingerprint": OBJECT,
+}
 """What each attribute must hold; `levels` are (name, start, stop)."""
 OPTIONAL_JSON: dict[str, Kind] = {
     "skipped": list_of(row_of(text(), text())),
