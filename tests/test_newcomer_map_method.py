@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 
 from l2a_transfer.errors import ArgumentError, PluginError, UnknownNameError
-from l2a_transfer.explain.compute import compute_maps
+from l2a_transfer.explain.dispatch import compute_maps
 from l2a_transfer.explain.draw import colors, heat, overlay
 from l2a_transfer.explain.registry import METHODS, register_map_method
 from l2a_transfer.models.weights import resolve_model

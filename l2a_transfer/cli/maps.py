@@ -36,7 +36,7 @@ def command(
       l2a-transfer maps --model vgg-att2-concat-pc --out maps photo.jpg
     """
     from l2a_transfer.data.decode import decode_file
-    from l2a_transfer.explain.compute import compute_maps
+    from l2a_transfer.explain.dispatch import compute_maps
     from l2a_transfer.explain.draw import SHEET, maps_folder, write_maps
     from l2a_transfer.explain.registry import METHODS
     from l2a_transfer.files import said_if_complete

@@ -43,7 +43,7 @@ class _Decoder:
         self.requests: IO[bytes] = self.process.stdin
         self.replies: IO[bytes] = self.process.stdout
 
-    def ask(self, content: bytes, name: str, seconds: float, memory: int) -> Image.Image | DataError:
+    def decode(self, content: bytes, name: str, seconds: float, memory: int) -> Image.Image | DataError:
         """Raises: OSError or EOFError where the process ends over it."""
         text = name.encode(errors="surrogatepass")
         _write(self.requests, REQUEST.pack(seconds, memory, len(text), len(content)) + text)
@@ -54,7 +54,7 @@ class _Decoder:
         problem, remedy = (_read(self.replies, size).decode(errors="surrogatepass") for size in (first, second))
         return DataError(problem, remedy)
 
-    def end(self) -> int:
+    def close(self) -> int:
         """Its exit status, negative for a signal."""
         self.requests.close()
         self.replies.close()
@@ -62,7 +62,7 @@ class _Decoder:
 
     def kill(self) -> None:
         self.process.kill()
-        self.end()
+        self.close()
 
 
 class _State:
@@ -70,7 +70,7 @@ class _State:
 
     lock = threading.Lock()
     decoder: _Decoder | None = None
-    of_parents: tuple[_Decoder, ...] = ()
+    inherited: tuple[_Decoder, ...] = ()
 
 
 def decode_in_subprocess(content: bytes, name: str, *, seconds: float, memory: int) -> Image.Image:
@@ -98,15 +98,17 @@ def decode_in_subprocess(content: bytes, name: str, *, seconds: float, memory: i
         decoder = _State.decoder
         if decoder is None or decoder.process.poll() is not None:
             if decoder is not None:
-                decoder.end()
+                decoder.close()
             decoder = _State.decoder = _started(name)
         timer = threading.Timer(WALL_SECONDS, decoder.process.kill)
         timer.start()
         try:
-            found = decoder.ask(content, name, seconds, memory)
+            found = decoder.decode(content, name, seconds, memory)
         except (OSError, EOFError) as error:
             _State.decoder = None
-            raise DataError(f"{name}: {_ended(decoder.end(), seconds)}; replace the file, or take it away") from error
+            raise DataError(
+                f"{name}: {_describe_end(decoder.close(), seconds)}; replace the file, or take it away"
+            ) from error
         except BaseException as error:  # as Ctrl-C: what was asked would be the answer to the next
             _State.decoder = None
             decoder.kill()
@@ -129,7 +131,7 @@ def _started(name: str) -> _Decoder:
         ) from error
 
 
-def _ended(status: int, seconds: float) -> str:
+def _describe_end(status: int, seconds: float) -> str:
     """What is wrong with a picture, by how its decoder ended."""
     if status == -getattr(signal, "SIGPROF", 0):
         return f"takes more than {seconds:g} s of processor time to decode"
@@ -140,13 +142,13 @@ def _ended(status: int, seconds: float) -> str:
     return f"its decoder ended (status {status})"
 
 
-def _forget() -> None:
+def _reset_after_fork() -> None:
     """In a process that was forked: the decoder is another's, and the lock may be held by a thread that is not here."""
     _State.lock = threading.Lock()
     if _State.decoder is not None:
         _State.decoder.requests.close()
         _State.decoder.replies.close()
-        _State.of_parents += (_State.decoder,)
+        _State.inherited += (_State.decoder,)
         _State.decoder = None
 
 
@@ -158,7 +160,7 @@ def _close() -> None:
 
 atexit.register(_close)
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_forget)
+    os.register_at_fork(after_in_child=_reset_after_fork)
 
 
 def serve() -> None:

@@ -21,7 +21,7 @@ from l2a_transfer.data.parquet_schema import Columns, find_columns
 from l2a_transfer.data.registry import FORMAT_OPTIONS, register_format
 from l2a_transfer.data.shard_io import Shard, ShardReader, check_unchanged, fingerprint_of, open_shard
 from l2a_transfer.data.shards import find_shards, name_of, splits_of
-from l2a_transfer.data.sources import Table
+from l2a_transfer.data.sources import SourceBase
 from l2a_transfer.errors import DataError
 from l2a_transfer.wording import counted
 
@@ -50,7 +50,7 @@ class _Group:
 
 
 @dataclass(frozen=True, eq=False)
-class ParquetSource(Table):
+class ParquetSource(SourceBase):
     """Pictures in Parquet files; an id is the file's name, a slash, and the row in it.
 
     `group` (N, 3): the file, the row group in it and the row in that, of each picture. `footers`: SHA-256 of each

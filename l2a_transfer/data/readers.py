@@ -8,10 +8,10 @@ import logging
 import os
 from pathlib import Path
 
-from l2a_transfer.data.layout import check_choice
+from l2a_transfer.data.layout import check_split_from
 from l2a_transfer.data.reading import class_warnings
 from l2a_transfer.data.registry import DATASETS, FORMATS, DatasetSpec, FormatSpec, find_dataset, format_usages
-from l2a_transfer.data.sources import ImageSource, Table, check_source, select
+from l2a_transfer.data.sources import ImageSource, SourceBase, check_source, select
 from l2a_transfer.errors import ArgumentError, DataError, UnknownNameError, wrong_kind
 from l2a_transfer.registry import require_package
 from l2a_transfer.wording import counted
@@ -82,7 +82,7 @@ def open_source(
     if not isinstance(data, (str, Path)):
         raise wrong_kind("data", "the name of a data set, or KIND:PATH as 'imagefolder:photos'", data)
     data = str(data)
-    check_choice(split_from)
+    check_split_from(split_from)
     prefix, colon, where = data.partition(":")
     if colon and prefix in FORMATS:
         source = _open_format(FORMATS[prefix], where, split_from=split_from, by_content=verify_source)
@@ -92,7 +92,7 @@ def open_source(
         if data not in DATASETS and os.path.exists(os.path.expanduser(data)):
             raise UnknownNameError(f"data {data!r} is no data set's name but a path; {_suggestion(data)}")
         source = _open_named(find_dataset(data), None if data_dir is None else Path(data_dir), download=download)
-        if verify_source and isinstance(source, Table):
+        if verify_source and isinstance(source, SourceBase):
             source = dataclasses.replace(source, by_content=True)
     return _checked(source, split, limit, data if colon else "")
 

@@ -59,7 +59,7 @@ class ImageSource(Protocol):
 
 
 @dataclass(frozen=True, eq=False)
-class Table:
+class SourceBase:
     """What every source keeps beside its pictures: one id, label and split a row, and how it was read.
 
     `by_content`: of files, the fingerprint is of what is in them, and not of their sizes and times of change.
@@ -96,7 +96,7 @@ class Table:
 
 
 @dataclass(frozen=True, eq=False)
-class FileSource(Table):
+class FileSource(SourceBase):
     """Pictures under `root`; an id is the POSIX path below it."""
 
     root: Path
@@ -123,7 +123,7 @@ def _json_list(blocks: Iterable[Sequence[Any] | NDArray[Any]]) -> Iterator[bytes
 
 
 @dataclass(frozen=True, eq=False)
-class ArraySource(Table):
+class ArraySource(SourceBase):
     """Pictures in memory: uint8 (N, H, W, 3) or (N, H, W)."""
 
     pictures: NDArray[np.uint8]
@@ -136,7 +136,7 @@ class ArraySource(Table):
 
 
 @dataclass(frozen=True, eq=False)
-class ZipSource(Table):
+class ZipSource(SourceBase):
     """Pictures in a small zip file; an id is the member's name."""
 
     path: Path
@@ -235,7 +235,7 @@ def reading_of(source: ImageSource) -> Reading:
     """How a source was read, where it says so."""
     while isinstance(source, Subset):
         source = source.whole
-    return source.reading if isinstance(source, Table) else Reading()
+    return source.reading if isinstance(source, SourceBase) else Reading()
 
 
 def stamped_by(source: ImageSource) -> str:
@@ -243,7 +243,7 @@ def stamped_by(source: ImageSource) -> str:
     whole: object = source
     while isinstance(whole, Subset):
         whole = whole.whole
-    if isinstance(whole, ArraySource | ZipSource) or not isinstance(whole, Table):
+    if isinstance(whole, ArraySource | ZipSource) or not isinstance(whole, SourceBase):
         return ""
     return CONTENT if whole.by_content else SIZE_AND_TIME
 

@@ -23,7 +23,7 @@ from l2a_transfer.data.decode import DAMAGED, SUFFIXES, decode_file
 from l2a_transfer.data.lists import check_file
 from l2a_transfer.data.names import MAX_CLASSES, class_name
 from l2a_transfer.data.registry import DatasetSpec
-from l2a_transfer.data.sources import Table, numbered
+from l2a_transfer.data.sources import SourceBase, numbered
 from l2a_transfer.data.stamps import file_stamp
 from l2a_transfer.data.torchvision_files import (
     PcamFile,
@@ -146,7 +146,7 @@ class _Part:
 
 
 @dataclass(frozen=True, eq=False)
-class TorchvisionSource(Table):
+class TorchvisionSource(SourceBase):
     """One torchvision data set a split, split after split; ids are `test/00012`."""
 
     parts: tuple[_Pictures, ...]

@@ -18,7 +18,7 @@ from l2a_transfer.data.reading import Tally
 from l2a_transfer.data.registry import FORMAT_OPTIONS, register_format
 from l2a_transfer.data.shard_io import Shard, ShardReader, fingerprint_of, open_shard, size_and_stamp
 from l2a_transfer.data.shards import CLASSES, find_shards, name_of, splits_of
-from l2a_transfer.data.sources import Table
+from l2a_transfer.data.sources import SourceBase
 from l2a_transfer.data.tar_index import Member, list_members
 from l2a_transfer.errors import DataError
 
@@ -27,7 +27,7 @@ MAX_NOTE_BYTES = 1 << 20
 
 
 @dataclass(frozen=True, eq=False)
-class WdsSource(Table):
+class WdsSource(SourceBase):
     """Pictures in tar shards; an id is the shard's name, a slash, and the member's name.
 
     `shard` (N,), `start` (N,) and `length` (N,): where each picture's bytes are.
@@ -72,7 +72,7 @@ def read_webdataset(where: str, *, split_from: str = "auto", by_content: bool = 
     found = find_shards(where, ".tar", split_from)
     shards = found.shards
     passed_over = Tally(OTHER_PICTURES)
-    passed_over.take(found.reading.passed_over)
+    passed_over.include(found.reading.passed_over)
     ids: list[str] = []
     given: list[int | str | None] = []
     places: list[tuple[int, int, int]] = []

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from l2a_transfer.errors import BackendError
-from l2a_transfer.explain.compute import DEFAULT_SIDE, compute_maps
+from l2a_transfer.explain.dispatch import DEFAULT_SIDE, compute_maps
 from l2a_transfer.explain.registry import register_map_method
 from l2a_transfer.models.config import LEVELS
 

@@ -87,8 +87,8 @@ def _filled(
     for batch in batches_of(rows, batch_size):
         values = next(computed)
         if features is None:
-            features = _off_heap((len(rows), *values.features.shape[1:]), values.features.dtype)
-            maps = {level: _off_heap((len(rows), *own.shape[1:]), own.dtype) for level, own in values.maps.items()}
+            features = _mapped_zeros((len(rows), *values.features.shape[1:]), values.features.dtype)
+            maps = {level: _mapped_zeros((len(rows), *own.shape[1:]), own.dtype) for level, own in values.maps.items()}
         at = slice(batch.start - rows.start, batch.stop - rows.start)
         features[at] = values.features
         for level, own in values.maps.items():
@@ -109,7 +109,7 @@ def _filled(
     return RowShard(kept, features, maps, skipped)
 
 
-def _off_heap(shape: tuple[int, ...], dtype: np.dtype[Any]) -> NDArray[Any]:
+def _mapped_zeros(shape: tuple[int, ...], dtype: np.dtype[Any]) -> NDArray[Any]:
     """An array of zeros in pages of its own.
 
     A shard outlives the batches beside it, and the thread that writes it gives it back at any moment. On the heap it

@@ -133,7 +133,7 @@ def _dispatch(
     while left:
         while resting and resting[0][0] <= time.monotonic():
             idle.append(resting.popleft()[1])
-        while idle and (rows := _next(waiting, left, calls)) is not None:
+        while idle and (rows := _next_range(waiting, left, calls)) is not None:
             actor = idle.popleft()
             calls[actor.work.remote(rows.start, rows.stop)] = actor, rows
         if not calls and not resting:
@@ -172,7 +172,7 @@ def _dispatch(
             waiting.append(rows)
 
 
-def _next(waiting: deque[range], left: dict[range, int], calls: dict[Any, tuple[Any, range]]) -> range | None:
+def _next_range(waiting: deque[range], left: dict[range, int], calls: dict[Any, tuple[Any, range]]) -> range | None:
     while waiting:
         rows = waiting.popleft()
         if rows in left:

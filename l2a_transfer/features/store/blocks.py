@@ -67,13 +67,13 @@ class Blocks:
         return content
 
     def claim_chunks(self, at: NDArray[np.uint64], size: int) -> None:
-        """Many blocks of one size; `check_apart` sees whether any of their bytes is listed twice."""
+        """Many blocks of one size; `check_no_overlap` sees whether any of their bytes is listed twice."""
         if int(at.max()) + size > self.size:
             raise self.damaged("a chunk does not lie in the file")
         starts = at.astype(np.int64)
         self._chunks.append(np.stack([starts, starts + size], axis=1))
 
-    def check_apart(self) -> None:
+    def check_no_overlap(self) -> None:
         blocks = np.stack([self._starts, self._stops], axis=1).astype(np.int64)
         spans = np.concatenate([blocks, *self._chunks])
         spans = spans[np.argsort(spans[:, 0], kind="stable")]

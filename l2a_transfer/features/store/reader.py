@@ -31,7 +31,7 @@ from l2a_transfer.features.store.schema import (
     USER_BLOCK,
     VERSION,
     FeatureMeta,
-    Rows,
+    RowTable,
     check_rows,
     digest_of,
     document,
@@ -245,12 +245,12 @@ def _check_seal(path: Path) -> None:
 def _open(path: Path) -> h5py.File:
     try:
         check_structure(path)
-        return _unlocked(path)
+        return _open_hdf5(path)
     except OSError as error:
         raise StoreError(f"{path}: not an HDF5 file: {error}") from error
 
 
-def _unlocked(path: Path) -> h5py.File:
+def _open_hdf5(path: Path) -> h5py.File:
     """The file for reading, whoever else holds it, and on file systems that have no locks: a sealed file is only read.
 
     HDF5 refuses a second opening in one process that locks where the first did not, so that it is asked without locks
@@ -266,7 +266,7 @@ def _unlocked(path: Path) -> h5py.File:
         raise
 
 
-def _read_rows(path: Path, file: h5py.File) -> tuple[FeatureMeta, Rows, h5py.Dataset, dict[str, h5py.Dataset]]:
+def _read_rows(path: Path, file: h5py.File) -> tuple[FeatureMeta, RowTable, h5py.Dataset, dict[str, h5py.Dataset]]:
     """Everything but the values of the features and maps, checked. Raises: StoreError."""
     try:
         meta = _read_meta(path, file)
@@ -280,7 +280,7 @@ def _read_rows(path: Path, file: h5py.File) -> tuple[FeatureMeta, Rows, h5py.Dat
                 f"{path}: /features, /labels, /split must be float32 or float16, int32, uint8; got {found}"
             )
         ids = tuple(name.decode() for name in names[:].tolist())
-        rows = Rows(labels[:], ids, split[:])
+        rows = RowTable(labels[:], ids, split[:])
         maps = _read_maps(path, file)
     except (KeyError, OSError, RuntimeError, TypeError, ValueError) as error:
         raise StoreError(f"{path}: damaged or made by another program: {error}") from error

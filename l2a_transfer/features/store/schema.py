@@ -94,7 +94,7 @@ class FeatureMeta:
 
 
 @dataclass(frozen=True)
-class Rows:
+class RowTable:
     labels: NDArray[np.int32]
     ids: tuple[str, ...]
     split: NDArray[np.uint8]
@@ -111,7 +111,7 @@ def weights_sha256(meta: FeatureMeta) -> str | None:
     return found or None
 
 
-def check_rows(path: Path, meta: FeatureMeta, rows: Rows, dim: int) -> None:
+def check_rows(path: Path, meta: FeatureMeta, rows: RowTable, dim: int) -> None:
     """What holds in every feature file, whether it is about to be written or has just been read."""
     N = len(rows.labels)
     for name, array in (("/labels", rows.labels), ("/split", rows.split)):

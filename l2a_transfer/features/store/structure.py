@@ -73,7 +73,7 @@ def _check_file(blocks: Blocks) -> None:
     if MAPS in links:
         for level, at in _group(blocks, MAPS, links[MAPS]).items():
             _check_dataset(blocks, f"{MAPS}/{level}", at)
-    blocks.check_apart()
+    blocks.check_no_overlap()
 
 
 def _messages(blocks: Blocks, at: int) -> list[tuple[int, bytes]]:
@@ -108,7 +108,9 @@ def _split(blocks: Blocks, part: bytes) -> Iterator[tuple[int, bytes]]:
         at += 4 + size
 
 
-def _only(blocks: Blocks, name: str, messages: list[tuple[int, bytes]], allowed: set[int]) -> dict[int, bytes]:
+def _unique_messages(
+    blocks: Blocks, name: str, messages: list[tuple[int, bytes]], allowed: set[int]
+) -> dict[int, bytes]:
     """The messages of which an object has one each. Attributes, which may be many, are checked."""
     found: dict[int, bytes] = {}
     for kind, body in messages:
@@ -133,7 +135,7 @@ def _group(blocks: Blocks, name: str, at: int) -> dict[str, int]:
     messages = _messages(blocks, at)
     if not any(kind == LINK_INFO for kind, _ in messages):
         raise StoreError(f"{blocks.path}: /{name} must be a group", AGAIN)
-    single = _only(blocks, name, messages, OF_GROUPS)
+    single = _unique_messages(blocks, name, messages, OF_GROUPS)
     if single[LINK_INFO] != b"\0\0" + NOWHERE or single.get(GROUP_INFO, b"\0\0") != b"\0\0":
         raise blocks.damaged(f"/{name} has more than {MAX_LINKS} links, or lists them in another way than is written")
     links: dict[str, int] = {}
@@ -170,7 +172,7 @@ def _check_dataset(blocks: Blocks, name: str, at: int) -> None:
     messages = _messages(blocks, at)
     if not any(kind == LAYOUT for kind, _ in messages):
         raise StoreError(f"{blocks.path}: has no data set /{name}", AGAIN)
-    found = _only(blocks, name, messages, OF_DATASETS)
+    found = _unique_messages(blocks, name, messages, OF_DATASETS)
     version, kind = found[LAYOUT][:2]
     if kind == 3:
         raise StoreError(f"{blocks.path}: /{name} keeps its values in other files, which is refused", AGAIN)

@@ -73,9 +73,9 @@ class FeatureFile:
     def __init__(self, path: str | Path, *, finite: bool = True, verified: Stamp | None = None) -> None:
         self.path = Path(path).absolute()
         self.finite = finite
-        self._adopt(open_store(self.path, verified=verified))
+        self._use_store(open_store(self.path, verified=verified))
 
-    def _adopt(self, store: OpenedStore) -> None:
+    def _use_store(self, store: OpenedStore) -> None:
         self._store: OpenedStore | None = store
         self._stamp, self._process = store.stamp, os.getpid()
         self.meta: FeatureMeta = store.meta
@@ -87,7 +87,7 @@ class FeatureFile:
         """The store as this process reads it."""
         if self._store is not None and self._process != os.getpid():
             self._store.file.close()  # libhdf5 would hand out the parent's open file again
-            self._adopt(open_store(self.path, verified=self._stamp))
+            self._use_store(open_store(self.path, verified=self._stamp))
         if self._store is None:
             raise ValueError(f"{self.path}: is closed; read it inside 'with open_features(path) as f:'")
         return self._store
@@ -102,7 +102,7 @@ class FeatureFile:
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.path, self.finite = state["path"], state["finite"]
-        self._adopt(open_store(self.path, verified=state["stamp"]))
+        self._use_store(open_store(self.path, verified=state["stamp"]))
 
     @property
     def verified(self) -> VerifiedFile:
@@ -230,7 +230,7 @@ class FeatureRows:
         N = len(self)
         if isinstance(key, slice):
             start, stop, step = key.indices(N)
-            return self._span(start, max(start, stop)) if step == 1 else self._pick(np.arange(start, stop, step))
+            return self._span(start, max(start, stop)) if step == 1 else self._gather(np.arange(start, stop, step))
         rows = np.asarray(key)
         if rows.dtype == bool:
             if rows.shape != (N,):
@@ -244,7 +244,7 @@ class FeatureRows:
                 f"row {numbers.min() if numbers.min() < -N else numbers.max()} of a file with {counted(N, 'row')}"
             )
         numbers = np.where(numbers < 0, numbers + N, numbers)
-        return self._span(int(numbers), int(numbers) + 1)[0] if rows.ndim == 0 else self._pick(numbers)
+        return self._span(int(numbers), int(numbers) + 1)[0] if rows.ndim == 0 else self._gather(numbers)
 
     def _span(self, start: int, stop: int) -> NDArray[Any]:
         owner = self._owner
@@ -253,7 +253,7 @@ class FeatureRows:
             check_finite(owner.path, block, owner.ids[start:stop])
         return block
 
-    def _pick(self, rows: NDArray[np.int64]) -> NDArray[Any]:
+    def _gather(self, rows: NDArray[np.int64]) -> NDArray[Any]:
         """Rows in any order, each chunk that holds some of them read once."""
         found = np.empty((len(rows), self.shape[1]), dtype=self.dtype)
         order = np.argsort(rows, kind="stable")

@@ -28,7 +28,7 @@ from l2a_transfer.features.store.schema import (
     USER_BLOCK,
     VERSION,
     FeatureMeta,
-    Rows,
+    RowTable,
     check_rows,
     digest_of_open,
     document,
@@ -61,7 +61,7 @@ def write_features(
     path = Path(path)
     if dtype not in DTYPES:
         raise ValueError(f"dtype must be one of {', '.join(DTYPES)}, got {dtype!r}")
-    rows = Rows(np.asarray(labels, dtype=np.int32), tuple(ids), np.asarray(split, dtype=np.uint8))
+    rows = RowTable(np.asarray(labels, dtype=np.int32), tuple(ids), np.asarray(split, dtype=np.uint8))
     check_rows(path, meta, rows, dim)
     for key in (*JSON, *OPTIONAL_JSON):
         document(path, key, json.dumps(getattr(meta, key)))  # so that what is written can be read
@@ -160,7 +160,7 @@ def _write_meta(file: h5py.File, meta: FeatureMeta) -> None:
             file.attrs[key] = json.dumps(getattr(meta, key), ensure_ascii=False)
 
 
-def _write_rows(path: Path, file: h5py.File, rows: Rows) -> None:
+def _write_rows(path: Path, file: h5py.File, rows: RowTable) -> None:
     encoded = [name.encode() for name in rows.ids]
     longest = max(map(len, encoded))
     names = np.array(encoded, dtype=h5py.string_dtype("utf-8", longest))
@@ -174,7 +174,7 @@ def _write_blocks(
     file: h5py.File,
     name: str,
     blocks: Iterable[NDArray[Any]],
-    rows: Rows,
+    rows: RowTable,
     shape: tuple[int, ...] | None,
     dtype: str,
 ) -> None:
