@@ -33,7 +33,10 @@ class DataError(L2AError):
 
 
 class SourceError(DataError):
-    """Files of a data set that changed or went away while it was read: no fault of one image, and never skipped."""
+    """A data set that cannot be read any further, as when its files change while it is read.
+
+    It is no fault of one image: `on_error="skip"` does not skip it.
+    """
 
 
 class StoreError(L2AError):

@@ -42,8 +42,21 @@ MAX_MEMORY = 2 << 30
 def decode_file(path: Path) -> Image.Image:
     """The picture in a file: mode RGB, turned as its EXIF says, first frame of an animation.
 
-    Raises: DataError naming the path, for a file that cannot be read, is no picture, is damaged or truncated, or is
-    larger than MAX_PIXELS, or takes more time or memory than any picture needs.
+    Parameters
+    ----------
+    path : Path
+        The file.
+
+    Returns
+    -------
+    PIL.Image.Image
+        Of mode RGB.
+
+    Raises
+    ------
+    DataError
+        For a file that cannot be read, is no picture, is damaged or truncated, has more than 100 million pixels, or
+        takes more time or memory than any picture needs; the message names the path.
     """
     try:
         size = check_input(path).st_size
@@ -60,7 +73,8 @@ def decode_file(path: Path) -> Image.Image:
 def decode_bytes(content: bytes, name: str) -> Image.Image:
     """The picture in `content`, as `decode_file` gives it; `name` is what errors call it.
 
-    What is not simple (see `structure`) is decoded in another process, with at most MAX_SECONDS and MAX_MEMORY.
+    A picture that is not simple (see `picture_structure.is_simple`) is decoded in another process, with at most
+    MAX_SECONDS and MAX_MEMORY.
     """
     if not content:
         raise DataError(f"{name}: empty file, expected a picture; {REPLACE}")

@@ -106,11 +106,32 @@ def pixel_batches(
     workers: int = 0,
     on_error: str = "fail",
 ) -> Iterator[PixelBatch]:
-    """For each batch of row numbers, in order, its pixels.
+    """The pixels of each batch of row numbers, in order. Memory does not grow with the number of batches.
 
-    Memory does not grow with the number of batches. With `on_error="skip"` an image that cannot be used is black, so
-    that the others keep their places, and is listed. Raises: DataError naming it where `on_error` is "fail";
-    BackendError where worker processes that are not forked cannot come up, or do not.
+    Parameters
+    ----------
+    source : ImageSource
+        The pictures.
+    preprocess : Preprocess
+        How they are resized.
+    batches : sequence of range or ndarray
+        The row numbers of each batch.
+    workers : int
+        Decoding processes; with 0, this process decodes.
+    on_error : {"fail", "skip"}
+        With "skip", an image that cannot be used is black, so that the others keep their places, and is listed.
+
+    Yields
+    ------
+    PixelBatch
+        uint8 (B, 3, size, size), and the faulty images.
+
+    Raises
+    ------
+    DataError
+        For an image that cannot be used, where `on_error` is "fail".
+    BackendError
+        Where worker processes that are not forked cannot start.
     """
     dataset = _Batches(source, preprocess, batches, on_error)
     if workers == 0 or not batches:

@@ -40,13 +40,30 @@ class ShardSet:
 
 
 def find_shards(where: str, suffix: str, split_from: str = "auto") -> ShardSet:
-    """The files that `where` means, by split and then by name: a file, a folder with such files below it, a glob, or
-    braces as in `shard-{000..003}.tar` and `{train,test}.tar`; a path, or a URL that fsspec knows.
+    """The files that a pattern means, by split and then by name.
 
-    A file's split is what the word for one says in its name or in that of a folder below the root; without any, all
-    are of the split "all". With `split_from` "folders" it is the first folder below the root, with "none" all are of
-    one split. Raises: DataError for a file that is missing, none at all, splits that only some have, and words that
-    contradict each other; MissingExtraError for a URL without fsspec.
+    Parameters
+    ----------
+    where : str
+        A file, a folder with such files below it, a glob, or braces as in `shard-{000..003}.tar` and
+        `{train,test}.tar`; a path, or a URL that fsspec opens.
+    suffix : str
+        How the files end.
+    split_from : {"auto", "folders", "none"}
+        "auto": the word for a split in a file's name, or in that of a folder below the root; without any, all files are
+        of the split "all". "folders": the first folder below the root. "none": one split.
+
+    Returns
+    -------
+    ShardSet
+        The files, and how they were found.
+
+    Raises
+    ------
+    DataError
+        For a file that is missing, none at all, splits that only some have, and words that contradict each other.
+    MissingExtraError
+        For a URL without fsspec.
     """
     literal, pattern = _literal(where)
     expanded = list(itertools.islice(_expand(pattern), MAX_SHARDS + 1))

@@ -32,7 +32,18 @@ JSON_ROWS = 1024
 class ImageSource(Protocol):
     """N pictures with labels, ids and splits, in an order that is the same on every machine.
 
-    `labels` (N,) int32, −1 where there is none; `ids` N different names; `split` (N,) uint8, an index into `splits`.
+    Attributes
+    ----------
+    name : str
+        What feature files and reports call the set.
+    classes, splits : tuple of str
+        Their names.
+    ids : tuple of str
+        N different names.
+    labels : ndarray
+        (N,), int32, an index into `classes`; −1 for none.
+    split : ndarray
+        (N,), uint8, an index into `splits`.
     """
 
     @property
@@ -60,9 +71,14 @@ class ImageSource(Protocol):
 
 @dataclass(frozen=True, eq=False)
 class SourceBase:
-    """What every source keeps beside its pictures: one id, label and split a row, and how it was read.
+    """Base of this package's sources: everything but the pictures. For the parameters, see `ImageSource`.
 
-    `by_content`: of files, the fingerprint is of what is in them, and not of their sizes and times of change.
+    Parameters
+    ----------
+    reading : Reading
+        How the set was read.
+    by_content : bool
+        Whether the fingerprint is of what is in the files; otherwise it is of their sizes and times of change.
     """
 
     name: str
@@ -262,9 +278,28 @@ def describe(source: ImageSource) -> str:
 
 
 def select(source: ImageSource, *, split: str | None = None, limit: int | None = None) -> ImageSource:
-    """The rows of one split, and of each split at most `limit`, dealt out over the classes in turn.
+    """Some rows of a source.
 
-    Raises: UnknownNameError for a split that the source does not have.
+    Parameters
+    ----------
+    source : ImageSource
+        The whole.
+    split : str, optional
+        Keep this split only.
+    limit : int, optional
+        Keep at most so many rows of each split: the first of every class, then the second of every class, and so on.
+
+    Returns
+    -------
+    ImageSource
+        The source itself where everything is kept.
+
+    Raises
+    ------
+    UnknownNameError
+        For a split that the source does not have.
+    ArgumentError
+        For a limit below 1.
     """
     if limit is not None and limit < 1:
         raise ArgumentError(f"limit must be at least 1, got {limit}")

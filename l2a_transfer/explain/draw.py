@@ -55,15 +55,22 @@ def overlay(image: NDArray[np.uint8], values: NDArray[np.float32], *, signed: bo
 
 
 def contact_sheet(results: Sequence[AttentionMaps], out: Path, *, title: str) -> None:
-    """The file of `sheet_png`. Raises: OutputExistsError where another process writes `out`, or it is no regular file;
-    OSError, naming it, where the disk refuses."""
+    """Write the contact sheet of `sheet_png` to a file.
+
+    Raises
+    ------
+    OutputExistsError
+        Where another process writes `out`, or it is no regular file.
+    OSError
+        Where the disk refuses; the error names the file.
+    """
     with output_lock(out):
         write_whole(out, sheet_png(results, title=title))
 
 
 @plain_texts()
 def sheet_png(results: Sequence[AttentionMaps], *, title: str) -> bytes:
-    """One PNG: a row a picture; the picture, then each level's attention over it, with a scale and the peaks."""
+    """A contact sheet as PNG: a row for each picture, with the picture, its maps over it, a scale and the peaks."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.cm import ScalarMappable
     from matplotlib.colors import Normalize
@@ -104,7 +111,7 @@ def _shortened(name: str, most: int = 26) -> str:
 
 
 def overlay_pngs(result: AttentionMaps) -> dict[str, bytes]:
-    """Level → a PNG of its attention over the picture, of the size that the network took."""
+    """Name of a map → a PNG of it over the picture, of the size that the network took."""
     H, W = result.image.shape[:2]
     found = {}
     for level, weights in result.maps.items():

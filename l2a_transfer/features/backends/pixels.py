@@ -1,4 +1,4 @@
-"""Features without a network: the pixels themselves, the floor that every network must beat."""
+"""Features without a network: the pixels themselves, the baseline that every network must beat."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from l2a_transfer.preprocess import Preprocess
 
 
 class PixelsBackend:
-    """The floor: the pixels themselves, divided by 255, channel-major."""
+    """The pixels divided by 255, channel by channel: the baseline that every network must beat."""
 
     name, device, precision, tap = "pixels", "cpu", "fp32", "ga"
 

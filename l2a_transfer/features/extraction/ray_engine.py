@@ -36,14 +36,22 @@ ATTEMPTS = 3
 
 @dataclass(frozen=True)
 class RayConfig:
-    """Where to run: `address` of a cluster, or None for one on this machine; `actors`, or as many as fit."""
+    """Where Ray runs.
+
+    Parameters
+    ----------
+    address : str, optional
+        Of a running cluster; by default one is started on this machine.
+    actors : int, optional
+        How many; by default as many as fit.
+    """
 
     address: str | None = None
     actors: int | None = None
 
 
 class Extractor:
-    """What an actor holds: the network and the images. Raises: BackendError where it would compute other bytes."""
+    """A Ray actor with the network and the images. It refuses to work where it would compute other bytes."""
 
     def __init__(
         self, source: ImageSource, backend: FeatureBackend, folder: Path, identity: dict[str, Any], **options: Any

@@ -33,10 +33,18 @@ MAP = "map_"
 
 @dataclass(frozen=True)
 class RowShard:
-    """What a range of rows became. K of its images could be used.
+    """The results of one range of rows, K of whose images could be used.
 
-    `kept` (K,) int64: their row numbers, ascending; `features` (K, D) float32; `maps`: level → (K, H, W) float16;
-    `skipped`: row number → why the image could not be used.
+    Parameters
+    ----------
+    kept : ndarray
+        (K,), int64: their row numbers, ascending.
+    features : ndarray
+        (K, D), float32.
+    maps : dict
+        Level → float16 (K, H, W).
+    skipped : dict
+        Row number → why the image could not be used.
     """
 
     kept: NDArray[np.int64]
@@ -46,8 +54,11 @@ class RowShard:
 
 
 class ShardFolder:
-    """Finished ranges of one extraction. Any number of processes may write the same range: all write the same bytes,
-    each into a partial file of its own, and the last rename wins."""
+    """The finished ranges of one extraction, a file each.
+
+    Several processes may write the same range. All write the same bytes, each into a partial file of its own, and the
+    last rename wins.
+    """
 
     def __init__(self, folder: Path, fingerprint: dict[str, Any]) -> None:
         self.folder, self.fingerprint = folder, fingerprint
@@ -141,7 +152,7 @@ class ShardFolder:
 
     @contextmanager
     def removed_if_unused(self) -> Iterator[None]:
-        """Where the body fails before a range is finished, there is nothing to keep, and the folder goes."""
+        """Remove the folder if the body fails before any range is finished."""
         try:
             yield
         except BaseException:

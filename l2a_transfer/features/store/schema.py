@@ -95,6 +95,8 @@ class FeatureMeta:
 
 @dataclass(frozen=True)
 class RowTable:
+    """Label, id and split of each row: (N,) int32, N names, (N,) uint8."""
+
     labels: NDArray[np.int32]
     ids: tuple[str, ...]
     split: NDArray[np.uint8]

@@ -45,8 +45,22 @@ FLETCHER32 = bytes((2, 1, 3, 0, 0, 0, 0, 0))
 
 
 def check_structure(path: Path) -> None:
-    """Every part of a feature file that libhdf5 will read is of the layout that `write_features` writes, lies in the
-    file, and shares no byte with another. Each data set stores as much as it declares. Raises: OSError; StoreError.
+    """Check the structure of a feature file without libhdf5.
+
+    Every part that libhdf5 will read must have the layout that `write_features` writes, lie in the file, and share no
+    byte with another part. Each data set must store as much as it declares.
+
+    Parameters
+    ----------
+    path : Path
+        A file whose seal holds.
+
+    Raises
+    ------
+    StoreError
+        For any other structure.
+    OSError
+        Where the file cannot be read.
     """
     with open_input(path) as file:
         size = file.seek(0, io.SEEK_END)

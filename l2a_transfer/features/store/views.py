@@ -13,7 +13,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from l2a_transfer.errors import MissingExtraError, unknown_name
-from l2a_transfer.features.store.reader import (
+from l2a_transfer.features.store.schema import FeatureMeta
+from l2a_transfer.features.store.sealed import (
     OpenedStore,
     Stamp,
     check_finite,
@@ -22,7 +23,6 @@ from l2a_transfer.features.store.reader import (
     read_block,
     sha256_of,
 )
-from l2a_transfer.features.store.schema import FeatureMeta
 from l2a_transfer.wording import counted
 
 if TYPE_CHECKING:
@@ -33,10 +33,24 @@ BLOCK_BYTES = 16 << 20
 
 
 def open_features(path: str | Path, *, finite: bool = True) -> FeatureFile:
-    """Open a feature file for reading by rows; every byte of it is verified first, once.
+    """Open a feature file for reading by rows. Every byte of it is verified first, once.
 
-    With `finite=False`, features that are not finite are handed out as they are instead of raising. Raises:
-    StoreError as `read_features` does.
+    Parameters
+    ----------
+    path : str or Path
+        A feature file.
+    finite : bool
+        Raise where features that are read are not finite; otherwise they are given as they are.
+
+    Returns
+    -------
+    FeatureFile
+        The open file, a context manager.
+
+    Raises
+    ------
+    StoreError
+        As `read_features`.
     """
     return FeatureFile(path, finite=finite)
 
@@ -61,13 +75,36 @@ class VerifiedFile:
 
 
 class FeatureFile:
-    """N rows of an open feature file: `labels` (N,) int32, −1 for none; `ids` N names; `split` (N,) uint8, an index
-    into `meta.splits`; `features` (N, D), on disk until rows of it are taken.
+    """An open feature file of N rows, read by blocks or rows.
 
-    A context manager. It can be pickled, and used in a process that was forked: each process reads through a handle
-    of its own, and the seal of a file that has not changed since is not computed again. It is also a map-style data
-    set, so that `torch.utils.data.DataLoader(open_features(path), batch_size=256, num_workers=4)` gives batches of
-    features and labels.
+    It is a context manager and can be pickled. After a fork each process reads through a handle of its own; the seal
+    of a file that did not change is not computed again. It is also a map-style data set:
+    `torch.utils.data.DataLoader(open_features(path), batch_size=256, num_workers=4)` gives batches of features and
+    labels.
+
+    Parameters
+    ----------
+    path : str or Path
+        A feature file.
+    finite : bool
+        Raise where features that are read are not finite.
+    verified : tuple, optional
+        The stamp of a file whose seal was checked before (see `open_store`).
+
+    Attributes
+    ----------
+    meta : FeatureMeta
+        What rows and columns mean, and what made them.
+    labels : ndarray
+        (N,), int32; −1 for none.
+    ids : tuple of str
+        N names.
+    split : ndarray
+        (N,), uint8, an index into `meta.splits`.
+    features : FeatureRows
+        (N, D), on disk until rows are taken.
+    maps : dict
+        Level → shape (N, H, W) of its attention maps.
     """
 
     def __init__(self, path: str | Path, *, finite: bool = True, verified: Stamp | None = None) -> None:
@@ -214,10 +251,10 @@ class FeatureFile:
 
 
 class FeatureRows:
-    """The features of an open file, indexed by row: a number gives (D,); a slice, row numbers in any order, or a mask
-    of N give (n, D), as a NumPy array.
+    """The features of an open file, indexed by row like a NumPy array.
 
-    Raises: IndexError for a row that is not there; StoreError for rows that are damaged or not finite.
+    A number gives (D,). A slice, row numbers in any order, or a mask (N,) give (n, D). Raises: IndexError for a row
+    that does not exist; StoreError for rows that are damaged or not finite.
     """
 
     def __init__(self, owner: FeatureFile, shape: tuple[int, int], dtype: np.dtype[Any]) -> None:

@@ -50,13 +50,39 @@ def write_features(
     dtype: str = "float32",
     maps: Mapping[str, Iterable[NDArray[Any]]] | None = None,
 ) -> None:
-    """Write a feature file; `path` is the old file, or none, until the new one is whole, sealed and on disk.
+    """Write a feature file. The same content gives the same bytes.
 
-    `blocks` are (B, D) arrays in row order, taken one at a time, so that memory does not grow with N; `maps`: level →
-    blocks (B, H, W) of its attention maps, stored as float16. The same content gives the same bytes. Raises:
-    StoreError for rows, labels, ids, levels or maps that do not fit together, for values that are not finite in
-    `dtype`, and where the disk refuses; the partial file is removed. OutputExistsError where another process writes
-    `path`, or it is no regular file.
+    Until the new file is whole, sealed and on disk, `path` is the old file or does not exist.
+
+    Parameters
+    ----------
+    path : str or Path
+        The file; one that exists is replaced.
+    meta : FeatureMeta
+        What rows and columns mean.
+    labels : array-like
+        (N,) integers; −1 for none.
+    ids : iterable of str
+        N different names.
+    split : array-like
+        (N,), indices into `meta.splits`.
+    blocks : iterable of ndarray
+        The features, (B, D) each, in the order of the rows. They are taken one at a time, so that memory does not grow
+        with N.
+    dim : int
+        D, the number of columns.
+    dtype : {"float32", "float16"}
+        How features are stored.
+    maps : mapping, optional
+        Level → blocks (B, H, W) of its attention maps, stored as float16.
+
+    Raises
+    ------
+    StoreError
+        For rows, labels, ids, levels or maps that do not fit together, for values that are not finite in `dtype`, and
+        where the disk refuses; the partial file is removed.
+    OutputExistsError
+        Where another process writes `path`, or it is no regular file.
     """
     path = Path(path)
     if dtype not in DTYPES:
