@@ -164,7 +164,7 @@ def _numbered(partitions: list[str | None]) -> tuple[tuple[str, ...] | None, lis
 
 
 def _split_column(where: str) -> tuple[str, str]:
-    """PATH and COLUMN of `PATH#COLUMN`; a path may have the mark itself, but then goes on as paths do."""
+    """PATH and COLUMN of `PATH#COLUMN`. A `#` with the rest of a path behind it belongs to the path."""
     path, mark, column = where.rpartition("#")
     if not mark or not column or set(column) & set("/*?[{") or column.endswith(".parquet") or os.path.exists(where):
         return where, ""

@@ -103,10 +103,7 @@ def check_unchanged(shard: Shard) -> None:
 
 @contextmanager
 def open_shard(path: str, *, ahead: bool = True) -> Iterator[IO[bytes]]:
-    """A file that can be read and seeked; with `ahead`, more of a remote one is fetched than is asked for.
-
-    Raises: DataError.
-    """
+    """Open a file for reading and seeking; with `ahead`, a remote one is read ahead. Raises: DataError."""
     with reading_errors(path):
         opened: IO[bytes]
         if is_remote(path):

@@ -130,7 +130,7 @@ class FileSource(SourceBase):
 
 
 def _json_list(blocks: Iterable[Sequence[Any] | NDArray[Any]]) -> Iterator[bytes]:
-    """The bytes of `json.dumps` of a list that is given in blocks, each written when it is asked for."""
+    """The bytes of `json.dumps` of a list that comes in blocks, block by block."""
     yield b"["
     for k, block in enumerate(blocks):
         own = block.tolist() if isinstance(block, np.ndarray) else block

@@ -37,10 +37,40 @@ def compute_shards(
     attention: bool = False,
     advance: Callable[[int], object] = lambda images: None,
 ) -> Iterator[tuple[range, dict[int, str]]]:
-    """Write the shard of each range, in order; yields the range and its skipped rows once the shard is on disk.
+    """Compute the rows of each range and write its shard, in order.
 
-    `advance` is told how many images were computed. Raises: DataError for an image that cannot be used where
-    `on_error` is "fail"; StoreError for features that are not finite, and where the disk refuses.
+    Parameters
+    ----------
+    source : ImageSource
+        The pictures.
+    backend : FeatureBackend
+        What computes the features.
+    shards : ShardFolder
+        Where shards are written.
+    ranges : sequence of range
+        Row numbers, as `plan_ranges` gives them.
+    batch_size : int
+        Images per batch.
+    workers : int, optional
+        Decoding processes; chosen by default.
+    on_error : {"fail", "skip"}
+        What to do with an image that cannot be used.
+    attention : bool
+        Compute attention maps too.
+    advance : callable
+        Called with the number of images in each batch that was computed.
+
+    Yields
+    ------
+    tuple of range, dict
+        A range whose shard is on disk, and its skipped rows: row number → reason.
+
+    Raises
+    ------
+    DataError
+        For an image that cannot be used, where `on_error` is "fail".
+    StoreError
+        For features that are not finite, and where the disk refuses.
     """
     batches = [batch for rows in ranges for batch in batches_of(rows, batch_size)]
     workers = choose_workers(sum(map(len, ranges)), workers)

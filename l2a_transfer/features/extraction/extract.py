@@ -52,9 +52,20 @@ ENGINES = ("local", "ray")
 
 @dataclass(frozen=True)
 class ExtractResult:
-    """Where the features are: `rows` × `dim`, how many images were computed now, and in how many seconds.
+    """What an extraction wrote.
 
-    `skipped`: (id, reason) of each image that could not be used and has no row.
+    Parameters
+    ----------
+    path : Path
+        The feature file.
+    rows, dim : int
+        Its size, N × D.
+    computed : int
+        How many images were computed by this call.
+    seconds : float
+        How long the call took, in seconds.
+    skipped : tuple
+        (id, reason) of each image that could not be used and has no row.
     """
 
     path: Path
@@ -215,7 +226,7 @@ class _Job:
         return ExtractResult(self.out, rows, dim, 0, time.perf_counter() - started, meta.skipped)
 
     def interrupted(self, ranges: Sequence[range], *, overwrite: bool) -> Interrupted:
-        """What Ctrl-C leaves on disk, and what goes on with it."""
+        """The error for Ctrl-C: which rows are kept on disk, and how to continue."""
         rows = sum(len(rows) for rows in ranges if self.shards.path(rows).exists())
         if not rows:
             return Interrupted(f"nothing of {self.out} is kept; rows are written {len(ranges[0]):,} at a time")

@@ -25,11 +25,11 @@ from l2a_transfer.features.extraction.shard_folder import ShardFolder
 
 log = logging.getLogger(__name__)
 RESTARTS = 8
-"""How often Ray starts a dead actor again; the call that died with it is given out again here."""
+"""How often Ray restarts a dead actor. The call that died with it is repeated here."""
 REST_S = 1.0
 """Seconds until an actor that is being started again is called again."""
 ABSENCES = 600
-"""Such calls in a row before an actor is given up."""
+"""After so many failed calls in a row, an actor is given up."""
 ATTEMPTS = 3
 """Reports of a finished shard that is not there, before the folder is taken not to be shared."""
 

@@ -66,7 +66,7 @@ class ShardFolder:
         self.digest = hashlib.sha256(json.dumps(deciding, sort_keys=True).encode()).hexdigest()
 
     def open(self, *, overwrite: bool) -> None:
-        """Make the folder, or take up the one that is there; what killed writers left of partial files goes.
+        """Make the folder, or continue with the existing one. Partial files of killed writers are removed.
 
         Raises: OutputExistsError where it belongs to another extraction, naming what differs; StoreError where the
         folder cannot be written, or is a link or another user's.
@@ -103,7 +103,7 @@ class ShardFolder:
         return self.folder / f"rows-{rows.start:09d}-{rows.stop:09d}.safetensors"
 
     def write(self, rows: range, shard: RowShard) -> None:
-        """Partial file, sync, verification of what the disk gives back, rename. Raises: StoreError."""
+        """Write a shard to a partial file, sync it, read it back to verify it, rename it. Raises: StoreError."""
         arrays: dict[str, NDArray[Any]] = {"kept": shard.kept, "features": shard.features}
         arrays |= {MAP + level: values for level, values in shard.maps.items()}
         about = {
@@ -156,7 +156,7 @@ class ShardFolder:
         try:
             yield
         except BaseException:
-            with suppress(OSError):  # what went wrong first is what is told
+            with suppress(OSError):  # the first error is the one to report
                 if not any(self.folder.glob(ROWS)):
                     self.remove()
             raise

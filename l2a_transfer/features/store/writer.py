@@ -98,12 +98,12 @@ def write_features(
             with _new_file(sink) as file:
                 _write_meta(file, meta)
                 _write_rows(path, file, rows)
-                _write_blocks(path, file, "features", _until_refused(blocks, sink), rows, (dim,), dtype)
+                _write_blocks(path, file, "features", _checked_blocks(blocks, sink), rows, (dim,), dtype)
                 if maps:
                     h5py.h5g.create(file.id, MAPS.encode(), gcpl=_without_times(h5py.h5p.GROUP_CREATE))
                 for level, values in (maps or {}).items():
-                    _write_blocks(path, file, f"{MAPS}/{level}", _until_refused(values, sink), rows, None, "float16")
-            sink.raise_refusal()
+                    _write_blocks(path, file, f"{MAPS}/{level}", _checked_blocks(values, sink), rows, None, "float16")
+            sink.raise_error()
             _seal(raw)
     except OSError as error:
         raise StoreError(f"{path}: cannot be written: {error.strerror or error}") from error
@@ -164,14 +164,14 @@ class _Sink(io.RawIOBase):
             self.refusal = error
             return self.raw.tell()
 
-    def raise_refusal(self) -> None:
+    def raise_error(self) -> None:
         if self.refusal is not None:
             raise self.refusal
 
 
-def _until_refused(blocks: Iterable[NDArray[Any]], sink: _Sink) -> Iterator[NDArray[Any]]:
+def _checked_blocks(blocks: Iterable[NDArray[Any]], sink: _Sink) -> Iterator[NDArray[Any]]:
     for block in blocks:
-        sink.raise_refusal()
+        sink.raise_error()
         yield block
 
 
