@@ -12,16 +12,17 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from importlib import import_module
 from importlib.metadata import entry_points
+from importlib.util import find_spec
 from typing import Generic, TypeVar
 
-from l2a_transfer.errors import PluginError, unknown_name
+from l2a_transfer.errors import MissingExtraError, PluginError, unknown_name
 
 PLUGINS = "l2a_transfer.plugins"
 Entry = TypeVar("Entry")
 
 
 class Registry(Mapping[str, Entry], Generic[Entry]):
-    """The entries of one kind, in the order in which they were declared.
+    """The entries of one kind: this package's in the order of `homes`, then others as they were declared.
 
     Parameters
     ----------
@@ -46,19 +47,25 @@ class Registry(Mapping[str, Entry], Generic[Entry]):
         self.kind = kind
         self._homes = homes
         self._entries: dict[str, Entry] = {}
+        self._places: dict[str, int] = {}
         self._loaded = False
 
-    def add(self, name: str, entry: Entry) -> None:
-        """Declare an entry. Raises: PluginError for a name that is taken, or that is not lower case and hyphens."""
+    def add(self, name: str, entry: Entry, *, home: str = "") -> None:
+        """Declare an entry; `home` is the module that declares it, which decides its place.
+
+        Raises: PluginError for a name that is taken, or that is not lower case and hyphens.
+        """
         if name in self._entries:
             raise PluginError(f"the {self.kind} {name!r} is declared twice", "give one of them another name")
         if not name or not all(part.isalnum() and part == part.lower() and part.isascii() for part in name.split("-")):
             raise PluginError(f"the {self.kind} {name!r} must be named with lower-case letters, digits and hyphens")
         self._entries[name] = entry
+        # A home may be imported by itself before the registry is read, and the order must not depend on that.
+        self._places[name] = self._homes.index(home) if home in self._homes else len(self._homes)
 
     def remove(self, name: str) -> None:
         """Take an entry back, as a test does with its own. Raises: KeyError."""
-        del self._entries[name]
+        del self._entries[name], self._places[name]
 
     def find(self, name: str) -> Entry:
         """The entry called `name`. Raises: UnknownNameError with the nearest name."""
@@ -76,7 +83,7 @@ class Registry(Mapping[str, Entry], Generic[Entry]):
 
     def __iter__(self) -> Iterator[str]:
         self._load()
-        return iter(tuple(self._entries))
+        return iter(sorted(self._entries, key=self._places.__getitem__))
 
     def __len__(self) -> int:
         self._load()
@@ -116,3 +123,9 @@ def load_plugins() -> None:
                 f"the plugin {point.name!r} ({point.value}) cannot be loaded: {type(error).__name__}: {error}",
                 "uninstall or repair the package that brings it",
             ) from error
+
+
+def require_package(what: str, package: str, extra: str) -> None:
+    """Raises: MissingExtraError where an entry's optional package is not installed; `what` is what needs it."""
+    if find_spec(package) is None:
+        raise MissingExtraError(what, package, extra)

@@ -14,6 +14,7 @@ import h5py
 import numpy as np
 import pytest
 
+from l2a_transfer.features.store import hdf5_attributes
 from l2a_transfer.features.store import structure as hdf5_structure
 from l2a_transfer.features.store.blocks import Blocks
 from l2a_transfer.features.store.reader import SEAL, USER_BLOCK
@@ -181,7 +182,7 @@ def blocks_of(path: Path) -> list[tuple[int, int]]:
         content = take(self, at, size, signature)
         if content.startswith(b"BTLF"):  # whose checksum follows its records, of which the head before it says how many
             (records,) = struct.unpack_from("<H", path.read_bytes(), met[-1][0] + 24)
-            size = 6 + records * hdf5_structure.TREE_RECORD.size + 4
+            size = 6 + records * hdf5_attributes.TREE_RECORD.size + 4
         met.append((USER_BLOCK + at, size))
         return content
 

@@ -205,8 +205,18 @@ def test_an_onnx_file_has_one_tap_and_one_precision(exported: Path) -> None:
         open_backend(str(exported), tap="ga-bn-relu")
     with pytest.raises(BackendError, match="float32"):
         open_backend(str(exported), precision="bf16")
-    with pytest.raises(BackendError, match="ONNX Runtime"):
+    with pytest.raises(BackendError, match=r"runs in onnxruntime; torch takes .*; use `backend='onnxruntime'`"):
         open_backend(str(exported), backend="torch")
+    with pytest.raises(BackendError, match=r"runs in torch; onnxruntime takes FILE\.onnx, which 'l2a-transfer export'"):
+        open_backend(TINY, backend="onnxruntime")
+
+
+def test_the_pixels_take_no_option_of_a_network() -> None:
+    with pytest.raises(BackendError, match=r"^pixels: pixels has no such option; leave out `precision` and `tap`$"):
+        open_backend("pixels", tap="ga-bn-relu", precision="bf16")
+    with pytest.raises(BackendError, match=r"^pixels: runs in pixels; torch takes a bundled name"):
+        open_backend("pixels", backend="torch")
+    assert open_backend("pixels", backend="pixels", precision="fp32").name == "pixels"
 
 
 def foreign_model() -> onnx.ModelProto:

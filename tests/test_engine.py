@@ -32,7 +32,7 @@ from l2a_transfer.features.extraction import plan as plan_module
 from l2a_transfer.features.extraction.compute import compute_shards
 from l2a_transfer.features.extraction.extract import extract
 from l2a_transfer.features.extraction.plan import differences, fingerprint
-from l2a_transfer.features.extraction.shards import Shard, Shards
+from l2a_transfer.features.extraction.shard_folder import RowShard, ShardFolder
 from l2a_transfer.features.store.reader import read_features, read_maps, read_meta
 from l2a_transfer.lock import output_lock
 from l2a_transfer.models.weights import resolve_model
@@ -202,10 +202,10 @@ def test_an_extraction_that_failed_goes_on_with_skip_and_back(folder: Path, tmp_
 def test_shards_with_skipped_rows_are_computed_again_where_nothing_may_be_skipped(folder: Path, tmp_path: Path) -> None:
     source, backend = open_source(f"imagefolder:{folder}"), PixelsBackend()
     identity = plan_module.fingerprint(source, backend, 2, attention=False)
-    shards = Shards(tmp_path / "f.h5.shards", identity)
+    shards = ShardFolder(tmp_path / "f.h5.shards", identity)
     shards.open(overwrite=False)
     row = np.arange(4, dtype=np.int64)
-    shards.write(range(4), Shard(row[1:], np.zeros((3, 3072), np.float32), {}, {0: "unreadable"}))
+    shards.write(range(4), RowShard(row[1:], np.zeros((3, 3072), np.float32), {}, {0: "unreadable"}))
     assert run(folder, tmp_path / "f.h5").computed == 12
     run(folder, tmp_path / "whole.h5")
     assert (tmp_path / "f.h5").read_bytes() == (tmp_path / "whole.h5").read_bytes()
@@ -298,9 +298,9 @@ def test_verify_source_on_one_of_two_runs_does_not_say_that_pictures_changed(
 
     source = open_source(f"imagefolder:{folder}", verify_source=verified)
     again = open_source(f"imagefolder:{folder}", verify_source=not verified)
-    shards = Shards(tmp_path / "g.h5.shards", fingerprint(source, PixelsBackend(), 2, attention=False))
+    shards = ShardFolder(tmp_path / "g.h5.shards", fingerprint(source, PixelsBackend(), 2, attention=False))
     shards.open(overwrite=False)
-    shards.write(range(2), Shard(np.arange(2), np.zeros((2, 3), dtype=np.float32)))
+    shards.write(range(2), RowShard(np.arange(2), np.zeros((2, 3), dtype=np.float32)))
     with pytest.raises(OutputExistsError, match=f"compared by {there} there, by {here} here.*`verify_source.*` starts"):
         extract(again, PixelsBackend(), tmp_path / "g.h5", batch_size=2, progress=False)
 
@@ -311,7 +311,7 @@ def test_a_fingerprint_that_does_not_say_how_files_were_compared_is_taken(folder
     here = fingerprint(source, PixelsBackend(), 2, attention=False)
     there = {key: value for key, value in here.items() if key != "stamps"}
     assert differences(there, here) == ""
-    assert Shards(folder, there).digest == Shards(folder, here).digest
+    assert ShardFolder(folder, there).digest == ShardFolder(folder, here).digest
     assert "other images" in differences({**there, "data": "0" * 64}, here)
 
 
@@ -448,7 +448,7 @@ def test_a_shard_damaged_during_the_merge_is_named_and_leaves_no_file(
 
 
 def test_a_shard_that_the_disk_does_not_give_back_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    shards = Shards(tmp_path / "s", {"a": 1})
+    shards = ShardFolder(tmp_path / "s", {"a": 1})
     shards.open(overwrite=False)
 
     def lost(path: str, flags: int) -> int:
@@ -460,7 +460,7 @@ def test_a_shard_that_the_disk_does_not_give_back_is_an_error(tmp_path: Path, mo
     monkeypatch.setattr(os, "fsync", half_written)
     monkeypatch.setattr(os, "replace", lost)
     with pytest.raises(StoreError, match="damaged"):
-        shards.write(range(2), Shard(np.arange(2), np.ones((2, 3), np.float32)))
+        shards.write(range(2), RowShard(np.arange(2), np.ones((2, 3), np.float32)))
     assert shards.read(range(2)) is None
     assert [p.name for p in (tmp_path / "s").iterdir()] == ["plan.json"]
 
@@ -470,7 +470,7 @@ def test_a_file_that_was_finished_just_before_the_kill_is_kept_and_tidied(
 ) -> None:
     out = tmp_path / "f.h5"
     with monkeypatch.context() as patch:
-        patch.setattr(Shards, "remove", lambda self: None)
+        patch.setattr(ShardFolder, "remove", lambda self: None)
         extract(source, PixelsBackend(), out, progress=False)
     assert Path(f"{out}.shards").exists()
     assert extract(source, PixelsBackend(), out, resume=True, progress=False).computed == 0
@@ -494,7 +494,7 @@ def test_overwrite_with_resume_goes_on_and_alone_starts_again(source: MemorySour
 
 def test_the_same_range_twice_and_at_once_is_the_same_shard(source: MemorySource, tmp_path: Path) -> None:
     identity = plan_module.fingerprint(source, PixelsBackend(), 4, attention=False)
-    shards = Shards(tmp_path / "s", identity)
+    shards = ShardFolder(tmp_path / "s", identity)
     shards.open(overwrite=False)
 
     def work() -> None:

@@ -17,8 +17,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from l2a_transfer.data import decode, decode_apart
-from l2a_transfer.data.decode import decode_bytes, decode_here
+from l2a_transfer.data import decode, decode_pixels, decode_subprocess
+from l2a_transfer.data.decode import decode_bytes
+from l2a_transfer.data.decode_pixels import decode_in_process
 from l2a_transfer.data.loader import pixel_batches
 from l2a_transfer.data.picture_structure import format_of, is_simple, jpeg_scans
 from l2a_transfer.data.readers import open_source
@@ -63,11 +64,11 @@ def test_scans_in_a_long_file_are_found_wherever_they_are() -> None:
 def test_grey_of_16_bits_takes_no_more_memory_than_colours() -> None:
     code = """
 import os, resource, sys
-from l2a_transfer.data.decode import decode_here
+from l2a_transfer.data.decode_pixels import decode_in_process
 content = sys.stdin.buffer.read()
 used = int(open("/proc/self/statm").read().split()[0]) * os.sysconf("SC_PAGE_SIZE")
 resource.setrlimit(resource.RLIMIT_AS, (used + (450 << 20),) * 2)
-print(decode_here(content, "p.png").getpixel((4999, 4999)))
+print(decode_in_process(content, "p.png").getpixel((4999, 4999)))
 """
     content = grey_of_16_bits(5_000, 5_000)
     child = subprocess.run([sys.executable, "-c", code], input=content, capture_output=True, check=False)
@@ -80,7 +81,7 @@ def test_tiles_of_a_large_picture_are_put_where_they_were(monkeypatch: pytest.Mo
     content = png_file((7, 9), 16, 0, b"".join(b"\0" + row.astype(">u2").tobytes() for row in grey))
     clear = saved(noise(7, 9).convert("RGBA").rotate(3), "PNG")
     whole = [np.asarray(decode_bytes(picture, "p")) for picture in (content, clear)]
-    monkeypatch.setattr(decode, "TILE", 4)
+    monkeypatch.setattr(decode_pixels, "TILE", 4)
     for picture, expected in zip((content, clear), whole, strict=True):
         np.testing.assert_array_equal(np.asarray(decode_bytes(picture, "p")), expected)
     np.testing.assert_array_equal(whole[0][:, :, 0], np.round(grey / 257))
@@ -100,10 +101,10 @@ KINDS = {
 @pytest.mark.parametrize("kind", KINDS)
 def test_what_is_decoded_apart_is_the_same_picture(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     assert not is_simple(KINDS[kind], format_of(KINDS[kind]) or "")
-    monkeypatch.setattr(decode_apart, "STRIP_BYTES", 1000)
+    monkeypatch.setattr(decode_subprocess, "STRIP_BYTES", 1000)
     found = decode_bytes(KINDS[kind], "p")
     assert found.mode == "RGB"
-    assert found.tobytes() == decode_here(KINDS[kind], "p").tobytes()
+    assert found.tobytes() == decode_in_process(KINDS[kind], "p").tobytes()
 
 
 MEMORY = saved(Image.new("RGB", (4000, 4000)), "TIFF", compression="tiff_lzw")
@@ -126,7 +127,7 @@ SIMPLE = {
 
 @pytest.mark.parametrize("kind", SIMPLE)
 def test_usual_pictures_are_decoded_in_this_process(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(decode, "decode_apart", None)
+    monkeypatch.setattr(decode, "decode_in_subprocess", None)
     assert decode_bytes(SIMPLE[kind], "p").size == (50, 40)
 
 
@@ -194,10 +195,10 @@ def test_a_picture_that_takes_too_long_is_refused_and_the_next_is_not(monkeypatc
 
 
 def test_a_crash_of_a_decoder_is_the_picture_s(monkeypatch: pytest.MonkeyPatch) -> None:
-    decode_apart._close()
+    decode_subprocess._close()
     code = "import os, signal, sys; sys.stdin.buffer.read(40); os.kill(os.getpid(), signal.SIGSEGV)"
     with monkeypatch.context() as crash:
-        crash.setattr(decode_apart, "CODE", code)
+        crash.setattr(decode_subprocess, "CODE", code)
         with pytest.raises(DataError, match=r"p\.tif: crashes its decoder \(SIGSEGV\)"):
             decode_bytes(KINDS["TIFF"], "p.tif")
     assert decode_bytes(KINDS["TIFF"], "p.tif").size == (50, 40)
@@ -205,8 +206,8 @@ def test_a_crash_of_a_decoder_is_the_picture_s(monkeypatch: pytest.MonkeyPatch) 
 
 def test_a_decoder_that_was_ended_by_others_is_replaced() -> None:
     decode_bytes(KINDS["TIFF"], "p.tif")
-    assert decode_apart._State.decoder
-    process = decode_apart._State.decoder.process
+    assert decode_subprocess._State.decoder
+    process = decode_subprocess._State.decoder.process
     os.kill(process.pid, signal.SIGKILL)
     process.wait()
     assert decode_bytes(KINDS["TIFF"], "p.tif").size == (50, 40)
@@ -223,7 +224,7 @@ def test_an_interrupted_question_is_not_answered_to_the_next(monkeypatch: pytest
         raise KeyboardInterrupt
 
     with monkeypatch.context() as pressed:
-        pressed.setattr(decode_apart, "_read", interrupted)
+        pressed.setattr(decode_subprocess, "_read", interrupted)
         with pytest.raises(KeyboardInterrupt):
             decode_bytes(KINDS["TIFF"], "p.tif")
     assert decode_bytes(KINDS["numbers as text"], "p.pgm").size == (2, 1)
@@ -232,7 +233,7 @@ def test_an_interrupted_question_is_not_answered_to_the_next(monkeypatch: pytest
 def test_a_picture_is_not_skipped_because_no_process_can_be_started(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    decode_apart._close()
+    decode_subprocess._close()
     (tmp_path / "p.tif").write_bytes(KINDS["TIFF"])
     source = open_source(f"imagefolder:{tmp_path}")
     monkeypatch.setattr(sys, "executable", str(tmp_path / "no python"))
@@ -245,7 +246,7 @@ def test_a_picture_that_this_process_has_no_memory_for_is_named(monkeypatch: pyt
         raise MemoryError
 
     with monkeypatch.context() as small:
-        small.setattr(decode_apart, "_read_picture", full)
+        small.setattr(decode_subprocess, "_read_picture", full)
         with pytest.raises(DataError, match=r"p\.tif: takes more memory than there is"):
             decode_bytes(KINDS["TIFF"], "p.tif")
     assert decode_bytes(KINDS["TIFF"], "p.tif").size == (50, 40)

@@ -10,9 +10,10 @@ import torch
 from PIL import Image
 
 from l2a_transfer.errors import BackendError
+from l2a_transfer.explain.dispatch import scaled_size
 from l2a_transfer.explain.draw import colors, contact_sheet, heat, overlay
 from l2a_transfer.explain.interface import AttentionMaps
-from l2a_transfer.explain.methods.attention import attention_maps, scaled_size
+from l2a_transfer.explain.methods.attention import attention_maps
 from l2a_transfer.models.weights import resolve_model
 from tests.conftest import TINY, assert_fails, l2a, save_picture
 

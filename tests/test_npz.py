@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from l2a_transfer import memory
-from l2a_transfer.data import npz
+from l2a_transfer.data import npz_arrays
 from l2a_transfer.data.readers import open_source
 from l2a_transfer.errors import DataError, MemoryLimitError
 
@@ -82,12 +82,12 @@ def test_what_unpacks_to_a_thousand_times_its_size_is_refused(tmp_path: Path, mo
     path = tmp_path / "a.npz"
     np.savez_compressed(path, images=np.zeros((64, 128, 128, 3), np.uint8))
     assert len(open_source(f"npz:{path}")) == 64  # little enough
-    monkeypatch.setattr(npz, "SMALL_BYTES", 1 << 20)
+    monkeypatch.setattr(npz_arrays, "SMALL_BYTES", 1 << 20)
     with pytest.raises(DataError, match=r"a\.npz: unpacks to 3 MiB; at most 1 are read: 100 times the size"):
         open_source(f"npz:{path}")
     np.savez(path, images=np.zeros((64, 128, 128, 3), np.uint8))
     assert len(open_source(f"npz:{path}")) == 64
-    monkeypatch.setattr(npz, "MAX_BYTES", 1 << 20)
+    monkeypatch.setattr(npz_arrays, "MAX_BYTES", 1 << 20)
     with pytest.raises(DataError, match=r"a\.npz: unpacks to 3 MiB; at most 1 are read"):
         open_source(f"npz:{path}")
 
@@ -95,7 +95,7 @@ def test_what_unpacks_to_a_thousand_times_its_size_is_refused(tmp_path: Path, mo
 def test_names_and_labels_count_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "a.npz"
     np.savez_compressed(path, images=IMAGES, ids=np.array(["a", "b", "c", "d" * 400_000]))
-    monkeypatch.setattr(npz, "SMALL_BYTES", 1 << 20)
+    monkeypatch.setattr(npz_arrays, "SMALL_BYTES", 1 << 20)
     with pytest.raises(DataError, match=r"a\.npz: unpacks to 6 MiB"):
         open_source(f"npz:{path}")
 
@@ -133,7 +133,7 @@ def test_members_that_are_no_arrays_are_not_read(tmp_path: Path, caplog: pytest.
 def test_members_are_counted_before_they_are_opened(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = pack(tmp_path / "a.npz", [("images.npy", npy(IMAGES)), *((str(k), b"") for k in range(20))])
     assert len(open_source(f"npz:{path}")) == 4
-    monkeypatch.setattr(npz, "MAX_MEMBERS", 20)
+    monkeypatch.setattr(npz_arrays, "MAX_MEMBERS", 20)
     with pytest.raises(DataError, match=r"a\.npz: has 21 members, and at most 20 are read"):
         open_source(f"npz:{path}")
 

@@ -17,7 +17,7 @@ from l2a_transfer.features.extraction import plan as plan_module
 from l2a_transfer.features.extraction import ray_engine
 from l2a_transfer.features.extraction.extract import extract
 from l2a_transfer.features.extraction.ray_engine import ATTEMPTS, RESTARTS, Extractor, _dispatch
-from l2a_transfer.features.extraction.shards import Shard, Shards
+from l2a_transfer.features.extraction.shard_folder import RowShard, ShardFolder
 from tests.conftest import MemorySource, assert_fails, l2a, memory_source
 
 ROOT = Path(__file__).parents[1]
@@ -59,7 +59,7 @@ class Call:
 class FakeActor:
     """Writes shards like an actor; dies, lies or fails as told, once for each entry of `fate`."""
 
-    def __init__(self, number: int, shards: Shards, fate: list[str] | None = None) -> None:
+    def __init__(self, number: int, shards: ShardFolder, fate: list[str] | None = None) -> None:
         self.number, self.shards, self.fate = number, shards, deque(fate or [])
         self.work = SimpleNamespace(remote=lambda start, stop: Call(self, range(start, stop)))
         self.ran: list[range] = []
@@ -74,7 +74,7 @@ class FakeActor:
         if fate == "fail":
             return DataError("x.jpg: damaged")
         if fate != "lie":
-            self.shards.write(rows, Shard(np.array(rows), np.full((len(rows), 1), rows.start, np.float32)))
+            self.shards.write(rows, RowShard(np.array(rows), np.full((len(rows), 1), rows.start, np.float32)))
         return None
 
 
@@ -84,45 +84,45 @@ def _no_rest(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def shards(tmp_path: Path) -> Shards:
-    found = Shards(tmp_path / "s", {"a": 1})
+def shards(tmp_path: Path) -> ShardFolder:
+    found = ShardFolder(tmp_path / "s", {"a": 1})
     found.open(overwrite=False)
     return found
 
 
-def dispatched(ray: FakeRay, pool: list[FakeActor], shards: Shards) -> list[range]:
+def dispatched(ray: FakeRay, pool: list[FakeActor], shards: ShardFolder) -> list[range]:
     counted: list[int] = []
     done = [rows for rows, _ in _dispatch(ray, pool, shards, RANGES, counted.append)]
     assert sum(counted) == 2 * len(done)
     return done
 
 
-def test_every_range_is_done_once(shards: Shards) -> None:
+def test_every_range_is_done_once(shards: ShardFolder) -> None:
     pool = [FakeActor(0, shards), FakeActor(1, shards)]
     assert sorted(dispatched(FakeRay(), pool, shards), key=lambda rows: rows.start) == RANGES
     assert all(shards.read(rows) for rows in RANGES)
 
 
-def test_an_idle_actor_repeats_what_a_lost_one_has(shards: Shards) -> None:
+def test_an_idle_actor_repeats_what_a_lost_one_has(shards: ShardFolder) -> None:
     # Actor 0 never comes back with its first range; actor 1 does its own two and then that one.
     pool = [FakeActor(0, shards), FakeActor(1, shards)]
     assert dispatched(FakeRay([1, 1, 1]), pool, shards) == [RANGES[1], RANGES[2], RANGES[0]]
     assert pool[0].ran == []
 
 
-def test_a_range_that_comes_twice_counts_once(shards: Shards) -> None:
+def test_a_range_that_comes_twice_counts_once(shards: ShardFolder) -> None:
     # Actor 1 repeats range 0, and actor 0 finishes it first.
     pool = [FakeActor(0, shards), FakeActor(1, shards)]
     assert dispatched(FakeRay([1, 1, 0]), pool, shards) == [RANGES[1], RANGES[2], RANGES[0]]
 
 
-def test_an_actor_that_is_started_again_gets_its_range_again(shards: Shards) -> None:
+def test_an_actor_that_is_started_again_gets_its_range_again(shards: ShardFolder) -> None:
     pool = [FakeActor(0, shards, ["absent"] * 20)]
     assert dispatched(FakeRay(), pool, shards) == RANGES
     assert pool[0].ran == [RANGES[0]] * 20 + RANGES
 
 
-def test_the_range_of_an_actor_that_is_gone_goes_to_another(shards: Shards) -> None:
+def test_the_range_of_an_actor_that_is_gone_goes_to_another(shards: ShardFolder) -> None:
     pool = [FakeActor(0, shards, ["died"]), FakeActor(1, shards)]
     assert sorted(dispatched(FakeRay(), pool, shards), key=lambda rows: rows.start) == RANGES
     assert pool[0].ran == [RANGES[0]]
@@ -130,14 +130,14 @@ def test_the_range_of_an_actor_that_is_gone_goes_to_another(shards: Shards) -> N
 
 
 @pytest.mark.parametrize("fate", [["absent"] * 999, ["", "died"]])
-def test_actors_that_do_not_come_back_end_the_extraction(shards: Shards, fate: list[str]) -> None:
+def test_actors_that_do_not_come_back_end_the_extraction(shards: ShardFolder, fate: list[str]) -> None:
     pool = [FakeActor(0, shards, fate)]
     with pytest.raises(BackendError, match=f"every Ray actor died more than {RESTARTS} times"):
         dispatched(FakeRay(), pool, shards)
     assert len(pool[0].ran) == (2 if fate[0] == "" else ray_engine.ABSENCES)
 
 
-def test_a_shard_that_is_not_there_is_asked_for_again_and_then_named(shards: Shards) -> None:
+def test_a_shard_that_is_not_there_is_asked_for_again_and_then_named(shards: ShardFolder) -> None:
     assert dispatched(FakeRay(), [FakeActor(0, shards, ["lie"])], shards)[-1] == RANGES[0]
     shards.remove()
     shards.open(overwrite=False)
@@ -145,7 +145,7 @@ def test_a_shard_that_is_not_there_is_asked_for_again_and_then_named(shards: Sha
         dispatched(FakeRay(), [FakeActor(0, shards, ["lie"] * 3 * ATTEMPTS)], shards)
 
 
-def test_an_error_of_an_actor_keeps_its_type(shards: Shards) -> None:
+def test_an_error_of_an_actor_keeps_its_type(shards: ShardFolder) -> None:
     with pytest.raises(DataError, match=r"x\.jpg: damaged"):
         dispatched(FakeRay(), [FakeActor(0, shards, ["", "fail"])], shards)
     assert shards.read(RANGES[0]) is not None
@@ -161,7 +161,7 @@ def test_an_actor_that_would_compute_other_bytes_refuses(source: MemorySource, t
     error = Extractor(source, PixelsBackend(), tmp_path / "s", identity, **options).work(0, 8)
     assert isinstance(error, StoreError)
     assert "must lie in a shared folder" in str(error)
-    shards = Shards(tmp_path / "s", identity)
+    shards = ShardFolder(tmp_path / "s", identity)
     shards.open(overwrite=False)
     actor = Extractor(source, PixelsBackend(), tmp_path / "s", identity, **options)
     assert actor.work(0, 8) is None

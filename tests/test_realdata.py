@@ -15,7 +15,8 @@ import pytest
 
 from l2a_transfer.data.cifar import FOLDERS, read_cifar
 from l2a_transfer.data.cifar_pickle import read_plain
-from l2a_transfer.data.readers import CALTECH_MINI, open_source
+from l2a_transfer.data.readers import open_source
+from l2a_transfer.data.sets import CALTECH_MINI
 from l2a_transfer.features.store.reader import read_features
 from l2a_transfer.models.weights import PRETRAINED, load_weights, pretrained_names, read_card
 from tests.conftest import l2a

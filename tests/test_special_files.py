@@ -16,7 +16,7 @@ import pytest
 from l2a_transfer.data.readers import open_source
 from l2a_transfer.errors import DataError, StoreError, TrainingError
 from l2a_transfer.evaluation.results_schema import earlier_files
-from l2a_transfer.features.extraction.shards import Shards
+from l2a_transfer.features.extraction.shard_folder import ShardFolder
 from l2a_transfer.features.store.reader import read_meta
 from l2a_transfer.inputs import NotAFileError, open_input, read_input
 from l2a_transfer.models.digest import file_sha256
@@ -136,12 +136,12 @@ def test_what_the_package_has_written_itself_is_looked_at_too(kind: str, tmp_pat
     with pytest.raises(StoreError, match=rf"f\.h5: cannot be read: {kind}"):
         read_meta(make(tmp_path / "f.h5"))
     rows = range(0, 4)
-    shards = Shards(tmp_path / "f.h5.shards", {"data": "abc"})
+    shards = ShardFolder(tmp_path / "f.h5.shards", {"data": "abc"})
     make(shards.path(rows))
     assert shards.read(rows) is None
     make(shards.folder / "plan.json")
     with pytest.raises(StoreError, match=rf"plan\.json: cannot be read .*{kind}"):
-        shards.is_of({"data": "abc"})
+        shards.belongs_to({"data": "abc"})
 
 
 @KIND

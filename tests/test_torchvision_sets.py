@@ -23,8 +23,8 @@ import scipy.io
 import torchvision.datasets
 from PIL import Image
 
-from l2a_transfer.data import download
 from l2a_transfer.data.readers import open_source
+from l2a_transfer.data.registry import DATASETS
 from l2a_transfer.errors import DataError
 from tests.conftest import TINY, assert_fails, l2a, save_picture
 
@@ -238,9 +238,9 @@ def serve_caltech(folder: Path, tmp_path: Path) -> str:
 def served_from(address: str, name: str, monkeypatch: pytest.MonkeyPatch, md5: str | None) -> None:
     archives = tuple(
         dataclasses.replace(archive, url=f"{address}/{archive.url.rsplit('/', 1)[1]}", md5=md5)
-        for archive in download.ARCHIVES[name]
+        for archive in DATASETS[name].archives
     )
-    monkeypatch.setitem(download.ARCHIVES, name, archives)
+    monkeypatch.setitem(DATASETS._entries, name, dataclasses.replace(DATASETS[name], archives=archives))
 
 
 def test_caltech101_is_fetched_once(server: tuple[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -19,7 +19,7 @@ from torch.utils.data import DataLoader
 
 import l2a_transfer
 from l2a_transfer.errors import MissingExtraError, StoreError, UnknownNameError
-from l2a_transfer.features.store import reader as store
+from l2a_transfer.features.store import sealed as store
 from l2a_transfer.features.store import views, writer
 from l2a_transfer.features.store.views import FeatureFile, open_features
 from tests.feature_files import blobs, feature_set, labels_of

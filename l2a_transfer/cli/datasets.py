@@ -25,7 +25,7 @@ def command(as_json: bool) -> None:
     Example:
       l2a-transfer datasets --json
     """
-    from l2a_transfer.data.registry import DATASETS, KINDS
+    from l2a_transfer.data.registry import DATASETS, format_usages
 
     if as_json:
         rows = [
@@ -49,7 +49,7 @@ def command(as_json: bool) -> None:
     ]
     headings = ["name", "images", "classes", "how to get it", "title"]
     echo(*table_lines(headings, listed, numbers=[False, True, True, False, False], width=terminal_width()))
-    echo("", f"Your own images: {' or '.join(KINDS)}. Licences, citations and layouts: --json.")
+    echo("", f"Your own images: {' or '.join(format_usages())}. Licences, citations and layouts: --json.")
 
 
 def _how_to_get(spec: DatasetSpec) -> str:

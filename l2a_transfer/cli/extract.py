@@ -158,7 +158,9 @@ def command(obj: dict[str, Any], /, **given: Any) -> None:
 @contextlib.contextmanager
 def _runnable(model: str, backend: str, seed: int) -> Iterator[str]:
     """The model as `open_backend` takes it. For ONNX Runtime, PyTorch weights are exported to a temporary file."""
-    if backend != "onnxruntime" or model.endswith(".onnx") or model == "pixels":
+    from l2a_transfer.features.backends.registry import DEFAULT_BACKEND, backend_for
+
+    if backend != "onnxruntime" or backend_for(model).name != DEFAULT_BACKEND:
         yield model
         return
     from l2a_transfer.export import export_onnx

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from l2a_transfer.cli.options import FOLDER, PATH, SEED, Verb
+from l2a_transfer.cli.options import FOLDER, PATH, SEED, NameChoice, Verb
 from l2a_transfer.cli.output import echo
 
 
@@ -15,10 +15,21 @@ from l2a_transfer.cli.output import echo
 @click.option("--model", required=True, help="Bundled name, .safetensors or untrained:ARCH[@WIDTH].")
 @click.option("--out", type=FOLDER, required=True, metavar="DIR", help="Folder of the drawings.")
 @click.option("--side", type=int, default=128, show_default=True, help="Shorter side of the network's input in pixels.")
+@click.option(
+    "--method",
+    type=NameChoice("l2a_transfer.explain.registry:METHODS"),
+    default="attention",
+    show_default=True,
+    help="The map method.",
+)
 @click.option("--seed", metavar="N", type=SEED, default=0, show_default=True, help="Random seed of untrained weights.")
 @click.option("--overwrite/--no-overwrite", default=False, help="Replace the drawings in --out.")
-def command(images: tuple[Path, ...], model: str, out: Path, side: int, seed: int, overwrite: bool) -> None:
-    """Draw attention maps over images.
+def command(
+    images: tuple[Path, ...], model: str, out: Path, side: int, method: str, seed: int, overwrite: bool
+) -> None:
+    """Draw maps of what a network looks at over images.
+
+    With --method attention there is one map for each level.
 
     Images may have any size. There is one overlay per level, and one contact sheet. For a folder, all images below it
     are drawn.
@@ -28,12 +39,14 @@ def command(images: tuple[Path, ...], model: str, out: Path, side: int, seed: in
       l2a-transfer maps --model vgg-att2-concat-pc --out maps photo.jpg
     """
     from l2a_transfer.data.decode import decode_file
+    from l2a_transfer.explain.dispatch import compute_maps
     from l2a_transfer.explain.draw import SHEET, maps_folder, write_maps
-    from l2a_transfer.explain.methods.attention import attention_maps
+    from l2a_transfer.explain.registry import METHODS
     from l2a_transfer.files import said_if_complete
     from l2a_transfer.models.weights import resolve_model
 
     images = tuple(picture for path in images for picture in _pictures(path))
+    spec = METHODS.find(method)
     network, card = resolve_model(model, seed=seed)
     # Images in two folders can have the same name, so the names of overlays contain a number.
     stems = [f"{number:03d}-{path.stem}" for number, path in enumerate(images)]
@@ -41,12 +54,12 @@ def command(images: tuple[Path, ...], model: str, out: Path, side: int, seed: in
     if len(set(names)) < len(names):
         names = [f"{path.parent.name}/{path.name}" for path in images]
     with said_if_complete(out / SHEET, f"the set of pictures in {out}"):
-        with maps_folder(out, stems, overwrite=overwrite):
+        with maps_folder(out, stems, overwrite=overwrite, maps=spec.maps):
             results = [
-                attention_maps(network, card.preprocess, decode_file(path), name, side=side)
+                compute_maps(network, card.preprocess, decode_file(path), name, method=method, side=side)
                 for path, name in zip(images, names, strict=True)
             ]
-            written = write_maps(results, stems, out, title=f"Attention of {card.name}")
+            written = write_maps(results, stems, out, title=f"{spec.name.capitalize()} of {card.name}")
         for path in written:
             echo(path)
 

@@ -1,4 +1,8 @@
-"""Fetching the sets that this package reads by itself, through torchvision's downloader; nothing else downloads."""
+"""Fetching the sets that this package reads by itself.
+
+torchvision's downloader is used and not pooch: it fetches the other sets anyway, and what takes care here, unpacking
+beside the set and one rename of the finished folder, pooch does not do.
+"""
 
 from __future__ import annotations
 
@@ -7,47 +11,12 @@ import shutil
 import tarfile
 import urllib.error
 import zipfile
-from dataclasses import dataclass
 from pathlib import Path
 
-from l2a_transfer.data.registry import DatasetSpec
+from l2a_transfer.data.registry import Archive, DatasetSpec
 from l2a_transfer.errors import DataError
 from l2a_transfer.files import check_own_folder
 from l2a_transfer.lock import output_lock
-
-
-@dataclass(frozen=True)
-class Archive:
-    """One file of a data set: where it is, its published MD5 (none where the authors give none), and the folder
-    that unpacking it makes. `inner` is an archive inside it that holds the folder."""
-
-    url: str
-    md5: str | None
-    makes: str
-    inner: str = ""
-
-
-TORONTO, STANFORD = "https://www.cs.toronto.edu/~kriz", "http://vision.stanford.edu/Datasets"
-ARCHIVES: dict[str, tuple[Archive, ...]] = {
-    "cifar10": (
-        Archive(f"{TORONTO}/cifar-10-python.tar.gz", "c58f30108f718f92721af3b95e74349a", "cifar-10-batches-py"),
-    ),
-    "cifar100": (
-        Archive(f"{TORONTO}/cifar-100-python.tar.gz", "eb9058c3a382ffc7106e4002c42a8d85", "cifar-100-python"),
-    ),
-    "caltech101": (
-        Archive(
-            "https://data.caltech.edu/records/mzrjq-6wc02/files/caltech-101.zip",
-            "3138e1922a9193bfa496528edbbc45d0",
-            "caltech101/101_ObjectCategories",
-            inner="caltech-101/101_ObjectCategories.tar.gz",
-        ),
-    ),
-    "stanford40": (
-        Archive(f"{STANFORD}/Stanford40_JPEGImages.zip", None, "stanford40/JPEGImages"),
-        Archive(f"{STANFORD}/Stanford40_ImageSplits.zip", None, "stanford40/ImageSplits"),
-    ),
-}
 
 
 def fetch(spec: DatasetSpec, data_dir: Path) -> None:
@@ -56,7 +25,7 @@ def fetch(spec: DatasetSpec, data_dir: Path) -> None:
     Raises: DataError where the host cannot be reached, the MD5 differs, or the archive is not what it should be;
     OutputExistsError where another process fetches it; StoreError where something of another user is in the way.
     """
-    for archive in ARCHIVES[spec.name]:
+    for archive in spec.archives:
         target = data_dir / archive.makes
         if not target.is_dir():
             data_dir.mkdir(parents=True, exist_ok=True)

@@ -12,10 +12,18 @@ from l2a_transfer.data.decode import OTHER_PICTURES, SUFFIXES
 from l2a_transfer.data.layout import split_folders
 from l2a_transfer.data.names import check_split_count, class_name, in_order, is_litter
 from l2a_transfer.data.reading import PassedOver, Reading, Tally
+from l2a_transfer.data.registry import FORMAT_OPTIONS, register_format
 from l2a_transfer.data.sources import FileSource
 from l2a_transfer.errors import DataError
 
 PUT = f"put some there ({', '.join(SUFFIXES)})"
+
+
+@register_format("imagefolder", takes="PATH", example="photos", options=FORMAT_OPTIONS)
+def read_imagefolder(where: str, *, split_from: str = "auto", by_content: bool = False) -> FileSource:
+    """As `read_folder`; the set is called after the folder."""
+    root = Path(where)
+    return read_folder(root, f"imagefolder:{root.resolve().name}", split_from=split_from, by_content=by_content)
 
 
 def read_folder(

@@ -14,7 +14,7 @@ SPLITS_FROM = ("auto", "folders", "none")
 CHOOSE = "`split_from='folders'` takes the first folder, `split_from='none'` reads one split"
 
 
-def check_choice(split_from: str) -> str:
+def check_split_from(split_from: str) -> str:
     """Raises: UnknownNameError."""
     if split_from not in SPLITS_FROM:
         raise unknown_name("split_from", split_from, SPLITS_FROM)

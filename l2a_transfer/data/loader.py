@@ -106,15 +106,36 @@ def pixel_batches(
     workers: int = 0,
     on_error: str = "fail",
 ) -> Iterator[PixelBatch]:
-    """For each batch of row numbers, in order, its pixels.
+    """The pixels of each batch of row numbers, in order. Memory does not grow with the number of batches.
 
-    Memory does not grow with the number of batches. With `on_error="skip"` an image that cannot be used is black, so
-    that the others keep their places, and is listed. Raises: DataError naming it where `on_error` is "fail";
-    BackendError where worker processes that are not forked cannot come up, or do not.
+    Parameters
+    ----------
+    source : ImageSource
+        The pictures.
+    preprocess : Preprocess
+        How they are resized.
+    batches : sequence of range or ndarray
+        The row numbers of each batch.
+    workers : int
+        Decoding processes; with 0, this process decodes.
+    on_error : {"fail", "skip"}
+        With "skip", an image that cannot be used is black, so that the others keep their places, and is listed.
+
+    Yields
+    ------
+    PixelBatch
+        uint8 (B, 3, size, size), and the faulty images.
+
+    Raises
+    ------
+    DataError
+        For an image that cannot be used, where `on_error` is "fail".
+    BackendError
+        Where worker processes that are not forked cannot start.
     """
     dataset = _Batches(source, preprocess, batches, on_error)
     if workers == 0 or not batches:
-        yield from map(_usable, (dataset[k] for k in range(len(dataset))))
+        yield from map(_raise_error, (dataset[k] for k in range(len(dataset))))
         return
     method = multiprocessing.get_start_method()
     _check_main(method)
@@ -125,22 +146,22 @@ def pixel_batches(
         dataset,  # type: ignore[arg-type]
         batch_size=None,
         num_workers=min(workers, len(batches)),
-        collate_fn=_unchanged,
+        collate_fn=_identity,
         worker_init_fn=partial(_end_with_parent, os.getpid(), method),
         generator=Generator(),  # workers draw nothing, and their seeds must not be drawn from the global one
     )
-    with _left_alone_by_gc(), _named(method):
-        yield from map(_usable, loader)
+    with _frozen_gc(), _worker_errors(method):
+        yield from map(_raise_error, loader)
 
 
-def _usable(batch: PixelBatch | DataError) -> PixelBatch:
+def _raise_error(batch: PixelBatch | DataError) -> PixelBatch:
     if isinstance(batch, DataError):
         raise batch
     return batch
 
 
 @contextmanager
-def _left_alone_by_gc() -> Iterator[None]:
+def _frozen_gc() -> Iterator[None]:
     """Keeps the garbage collector from what exists now, as CPython advises before a fork (`gc.freeze`).
 
     A collection writes to each object, and so copies the pages that this process and its workers share.
@@ -177,7 +198,7 @@ def _check_main(method: str) -> None:
 
 
 @contextmanager
-def _named(method: str) -> Iterator[None]:
+def _worker_errors(method: str) -> Iterator[None]:
     """Turns the end of a worker into a sentence that names the usual cause under start methods other than fork."""
     try:
         yield
@@ -217,5 +238,5 @@ def _end_after_parent() -> None:
     os._exit(1)
 
 
-def _unchanged(batch: Any) -> Any:
+def _identity(batch: Any) -> Any:
     return batch

@@ -13,18 +13,24 @@ from numpy.typing import NDArray
 from l2a_transfer.errors import DataError
 
 SPLIT_WORDS = {
-    "train": "train", "training": "train", "trainval": "trainval", "val": "val", "valid": "val", "validation": "val",
-    "test": "test", "testing": "test",
-}  # fmt: skip
+    "train": "train",
+    "training": "train",
+    "trainval": "trainval",
+    "val": "val",
+    "valid": "val",
+    "validation": "val",
+    "test": "test",
+    "testing": "test",
+}
 """Words for splits, whatever their case, and the split that each means."""
 SPLIT_ORDER = ("train", "trainval", "val", "test")
 LETTERS = re.compile(r"[^\W\d_]+")
 HIVE = re.compile(r"([^/=]+)=([^/]*)")
 HIVE_NULL = "__HIVE_DEFAULT_PARTITION__"
-LITTER = frozenset({
-    "__macosx", "@eadir", "eadir", "#recycle", "#snapshot", "@recycle", "@recently-snapshot", "$recycle.bin",
-    "lost+found", "system volume information", "__pycache__", "thumbs.db", "desktop.ini", "icon\r",
-})  # fmt: skip
+_LITTER_OF_SYSTEMS = ("__macosx", "$recycle.bin", "lost+found", "system volume information")
+_LITTER_OF_SERVERS = ("@eadir", "eadir", "#recycle", "#snapshot", "@recycle", "@recently-snapshot")
+_LITTER_OF_PROGRAMS = ("__pycache__", "thumbs.db", "desktop.ini", "icon\r")
+LITTER = frozenset({*_LITTER_OF_SYSTEMS, *_LITTER_OF_SERVERS, *_LITTER_OF_PROGRAMS})
 """What operating systems, file servers and tools leave in folders of pictures, in lower case."""
 
 MAX_NAME_BYTES = 4096

@@ -1,145 +1,167 @@
-"""The arrays of an `.npz`: their headers first, then each that is wanted, once, to where it is kept."""
+"""Pictures in the arrays of an `.npz` file → an image source."""
 
 from __future__ import annotations
 
+import dataclasses
+import logging
 import math
-import tokenize
-import zipfile
-import zlib
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from l2a_transfer.data.names import (
+    MAX_CLASSES,
+    check_class_count,
+    check_split_count,
+    in_order,
+    merged,
+    split_named,
+    text_of,
+)
+from l2a_transfer.data.npz_arrays import Npz, open_npz
+from l2a_transfer.data.reading import Reading
+from l2a_transfer.data.registry import register_format
+from l2a_transfer.data.sources import ArraySource, ImageSource, numbered
 from l2a_transfer.errors import DataError
-from l2a_transfer.inputs import open_input
+from l2a_transfer.memory import require_memory
+from l2a_transfer.wording import counted
 
-MAX_BYTES = 16 << 30
-MAX_TIMES, SMALL_BYTES = 100, 1 << 30
-"""How many times its own size a file may unpack to, where that is more than SMALL_BYTES: pictures never reach it, and
-zeros are packed a thousandfold."""
-MAX_MEMBERS = 10_000
-"""Of one file; six arrays hold a data set, and each header is opened and parsed."""
-DAMAGED = (
-    ValueError, KeyError, TypeError, EOFError, SyntaxError, MemoryError, RuntimeError, OverflowError, IndexError,
-    zipfile.BadZipFile, zlib.error, tokenize.TokenError,
-)  # fmt: skip
-HEADERS = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
+log = logging.getLogger(__name__)
+NAME_BYTES = 200
+"""What a row's id takes while a set is opened, with its label: the text, and its place in a list, a tuple and a set."""
+LAST_CHARACTER = 0x10FFFF
 
 
-@dataclass(frozen=True)
-class Header:
-    """What an array is, before it is read."""
-
-    member: zipfile.ZipInfo
-    shape: tuple[int, ...]
-    dtype: np.dtype[Any]
-    fortran: bool
-
-    @property
-    def bytes(self) -> int:
-        return math.prod(self.shape) * self.dtype.itemsize
+@register_format("npz", takes="FILE", example="photos.npz", suffixes=(".npz",))
+def read_npz(where: str) -> ImageSource:
+    """Arrays in an `.npz`: `images` uint8 (N, H, W) or (N, H, W, 3), and optionally `labels` (N,) or (N, 1) integers,
+    `classes` (K,) names, `ids` (N,) and `split` (N,) names. Or, as MedMNIST has it, `train_images`, `train_labels`,
+    `val_…`, `test_…`. Names may be text or bytes in UTF-8. Nothing is unpickled. Raises: DataError naming the file and
+    the key.
+    """
+    path = Path(where)
+    with open_npz(path) as file:
+        return _read_npz(path, file)
 
 
-class Npz:
-    """An open `.npz`. `arrays`: name → header; `others`: names of members that are no arrays."""
-
-    def __init__(self, path: Path, archive: zipfile.ZipFile) -> None:
-        self.path, self._archive = path, archive
-        self.arrays: dict[str, Header] = {}
-        self.others: dict[str, None] = {}
-        members = archive.infolist()
-        if len(members) > MAX_MEMBERS:
-            raise DataError(
-                f"{path}: has {len(members):,} members, and at most {MAX_MEMBERS:,} are read", "save it again"
-            )
-        for member in members:
-            name = member.filename.removesuffix(".npy")
-            if name in self.arrays or member.filename in self.others:
-                raise DataError(f"{path}: has two members called {member.filename!r}; save it again")
-            if name == member.filename:
-                self.others[name] = None
-            else:
-                self.arrays[name] = self._header(member)
-        self._left = min(MAX_BYTES, max(SMALL_BYTES, MAX_TIMES * path.stat().st_size))
-
-    def _header(self, member: zipfile.ZipInfo) -> Header:
-        with self._archive.open(member) as file:
-            header = self._read_header(member, file)
-            if header.dtype.hasobject or not header.dtype.itemsize:
-                raise ValueError(f"{member.filename} is an array of {header.dtype}")
-            if header.bytes != member.file_size - file.tell():
-                raise DataError(
-                    f"{self.path}: {member.filename}: declares {header.dtype} {header.shape}, and has "
-                    f"{member.file_size - file.tell()} bytes for it; save it again"
-                )
-        return header
-
-    @staticmethod
-    def _read_header(member: zipfile.ZipInfo, file: IO[bytes]) -> Header:
-        version = np.lib.format.read_magic(file)
-        if version not in HEADERS:
-            raise ValueError(f"{member.filename} has version {version} of the format")
-        shape, fortran, dtype = HEADERS[version](file)
-        return Header(member, tuple(shape), dtype, fortran)
-
-    def read(self, name: str) -> NDArray[Any]:
-        """An array. Raises: DataError where all that was read would be more than the file may unpack to."""
-        header = self.arrays[name]
-        self._take(header)
-        array = np.empty(math.prod(header.shape), dtype=header.dtype)
-        self._fill(header, array)
-        return array.reshape(header.shape, order="F" if header.fortran else "C")
-
-    def read_into(self, name: str, place: NDArray[np.uint8]) -> None:
-        """An array of bytes, into memory of its shape that is contiguous."""
-        header = self.arrays[name]
-        if header.fortran:
-            place[:] = self.read(name)
-        else:
-            self._take(header)
-            self._fill(header, place.reshape(-1))
-
-    def check_size(self, names: list[str]) -> None:
-        """Raises: DataError where these arrays together are more than the file may unpack to."""
-        size = sum(self.arrays[name].bytes for name in names)
-        if size > self._left:
-            raise self._too_large(size)
-
-    def _take(self, header: Header) -> None:
-        if header.bytes > self._left:
-            raise self._too_large(header.bytes)
-        self._left -= header.bytes
-
-    def _too_large(self, size: int) -> DataError:
-        return DataError(
-            f"{self.path}: unpacks to {size >> 20:,} MiB; at most {self._left >> 20:,} are read: {MAX_TIMES} times the "
-            f"size of the file and no more than {MAX_BYTES >> 30} GiB; split it"
+def _read_npz(path: Path, file: Npz) -> ImageSource:
+    headers = file.arrays
+    given = _texts(path, file, "classes") if "classes" in headers else None
+    prefixes = [key.removesuffix("images") for key in headers if key == "images" or key.endswith("_images")]
+    split_of = {prefix: split_named(prefix[:-1]) or prefix[:-1] or "all" for prefix in prefixes}
+    if not prefixes or ("" in prefixes and len(prefixes) > 1) or len(set(split_of.values())) < len(prefixes):
+        raise DataError(
+            f"{path}: needs 'images', or one '<split>_images' a split; it has {', '.join(headers) or 'none'}"
         )
+    order = in_order(set(split_of.values()))
+    prefixes.sort(key=lambda p: order.index(split_of[p]))
+    parts = []
+    _require_names(path, sum(sum(headers[f"{prefix}images"].shape[:1]) for prefix in prefixes))
+    for prefix in prefixes:
+        images = headers[f"{prefix}images"]
+        if (
+            images.dtype != np.uint8
+            or not (len(images.shape) == 3 or (len(images.shape) == 4 and images.shape[3] == 3))
+            or not images.bytes
+        ):
+            raise DataError(
+                f"{path}: '{prefix}images' must be uint8 (N, H, W) or (N, H, W, 3), not empty; "
+                f"got {images.dtype} {images.shape}"
+            )
+        rows = images.shape[0]
+        found = headers.get(f"{prefix}labels")
+        if found is not None and (math.prod(found.shape) != rows or found.dtype.kind not in "iu"):
+            raise DataError(f"{path}: '{prefix}labels' must be {rows} integers, got {found.dtype} {found.shape}")
+        own = np.full(rows, -1) if found is None else file.read(f"{prefix}labels").reshape(-1)
+        parts.append(own.astype(np.int64))
+    if len({headers[f"{prefix}images"].shape[1:] for prefix in prefixes}) > 1:
+        raise DataError(f"{path}: the pictures of all splits must have one shape")
+    low, high = (int(f([f(labels) for labels in parts])) for f in (min, max))
+    count = len(given) if given else high + 1
+    if given:
+        check_class_count(f"{path}: 'classes'", count)
+    if low < -1 or high >= count or count > MAX_CLASSES:
+        raise DataError(
+            f"{path}: labels must be −1 or between 0 and {count - 1 if given else MAX_CLASSES - 1}; got {low}…{high}"
+        )
+    used = {"classes", *(f"{prefix}{part}" for prefix in prefixes for part in ("images", "labels"))}
+    used |= {"ids", "split"} if "" in prefixes else set()
+    if unused := [key for key in (*headers, *file.others) if key not in used]:
+        log.warning("%s: arrays that are not read: %s", path, ", ".join(unused))
+    classes, labels = merged(given or [str(k) for k in range(count)], np.concatenate(parts))
+    splits = tuple(split_of[prefix] for prefix in prefixes)
+    lengths = [len(own) for own in parts]
+    source = ArraySource(
+        name=f"npz:{path.stem}",
+        classes=classes,
+        splits=splits,
+        ids=tuple(name for split, rows in zip(splits, lengths, strict=True) for name in numbered(split, rows)),
+        labels=labels.astype(np.int32),
+        split=np.repeat(np.arange(len(splits)), lengths).astype(np.uint8),
+        pictures=_pictures(file, [f"{prefix}images" for prefix in prefixes]),
+    )
+    from_names = ", ".join(f"{prefix}images → {split_of[prefix]}" for prefix in prefixes)
+    reading = Reading("no array 'split': one split" if "" in prefixes else f"names of arrays, {from_names}")
+    source = dataclasses.replace(source, reading=reading)
+    return _named_rows(path, source, file) if "" in prefixes else source
 
-    def _fill(self, header: Header, flat: NDArray[Any]) -> None:
-        left = flat.view(np.uint8).data
-        with self._archive.open(header.member) as file:
-            self._read_header(header.member, file)
-            while len(left):
-                count = file.readinto(left[: 1 << 20])  # type: ignore[attr-defined]
-                if not count:
-                    raise EOFError(f"{header.member.filename} is cut short")
-                left = left[count:]
-            file.read(1)  # at the end its checksum is compared
+
+def _require_names(path: Path, rows: int, size: int = 0) -> None:
+    """Raises: MemoryLimitError where the names of so many rows, of so many bytes each, are more than memory holds.
+
+    A name is an object of Python's, which a picture of one pixel, packed a thousandfold, is far smaller than.
+    """
+    require_memory(
+        rows * (NAME_BYTES + 2 * size), f"{path}: to have {counted(rows, 'name')} in memory", "split the file"
+    )
 
 
-@contextmanager
-def open_npz(path: Path) -> Iterator[Npz]:
-    """The arrays of a file, nothing of which is unpickled. Raises: DataError for whatever is wrong while it is open."""
+def _pictures(file: Npz, names: list[str]) -> NDArray[np.uint8]:
+    """The pictures of all splits in one array, into which each is read."""
+    file.check_size(names)
+    headers = [file.arrays[name] for name in names]
+    pictures = np.empty((sum(header.shape[0] for header in headers), *headers[0].shape[1:]), dtype=np.uint8)
+    at = 0
+    for name, header in zip(names, headers, strict=True):
+        file.read_into(name, pictures[at : at + header.shape[0]])
+        at += header.shape[0]
+    return pictures
+
+
+def _named_rows(path: Path, source: ArraySource, file: Npz) -> ArraySource:
+    """The source with the ids and splits that an `.npz` gives its rows."""
+    splits, split, ids, reading = source.splits, source.split, source.ids, source.reading
+    if "split" in file.arrays:
+        shape = file.arrays["split"].shape
+        if shape != (len(source),):
+            raise DataError(f"{path}: 'split' must have {counted(len(source), 'name')}, got {shape}")
+        given = [name.strip() for name in _texts(path, file, "split")]
+        own = [split_named(name) or name for name in given]
+        splits = in_order(set(own))
+        check_split_count(f"{path}: 'split'", splits)
+        split = np.array([splits.index(name) for name in own], dtype=np.uint8)
+        said = ", ".join(f"{name} → {split_named(name) or name}" for name in sorted(set(given))[:5])
+        reading = Reading(f"the array 'split', {said}")
+    if "ids" in file.arrays:
+        ids = tuple(_texts(path, file, "ids"))
+        if len(ids) != len(source) or len(set(ids)) != len(ids):
+            raise DataError(f"{path}: 'ids' must be {len(source)} different names")
+    elif "split" in file.arrays:
+        ids = tuple(numbered("row", len(source)))
+    return dataclasses.replace(source, splits=splits, ids=ids, split=split, reading=reading)
+
+
+def _texts(path: Path, file: Npz, key: str) -> list[str]:
+    """The names in an array, which may be bytes. Raises: DataError where they are no UTF-8, or no characters."""
+    header = file.arrays[key]
+    _require_names(path, math.prod(header.shape), header.dtype.itemsize)
+    values = file.read(key)
+    if values.dtype.kind == "U":  # NumPy makes text of any numbers, and an error of Python's own of some
+        codes = np.ascontiguousarray(values).reshape(-1).view(f"{values.dtype.byteorder}u4")
+        if codes.size and codes.max() > LAST_CHARACTER:
+            raise DataError(f"{path}: '{key}' has numbers in it that stand for no character", "save it again")
     try:
-        with open_input(path) as file, zipfile.ZipFile(file) as archive:
-            yield Npz(path, archive)
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read: {error.strerror or error}") from error
-    except DAMAGED as error:
-        raise DataError(f"{path}: not an .npz file of plain arrays, or damaged: {error}") from error
+        return [text_of(name) for name in values.ravel().tolist()]
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path}: '{key}' must be text or bytes in UTF-8: {error}") from error

@@ -17,18 +17,12 @@ from PIL import Image
 from l2a_transfer.data.decode import MAX_FILE_BYTES, decode_bytes
 from l2a_transfer.data.names import MAX_CLASSES, check_class_count, class_name, hive_value, merged
 from l2a_transfer.data.parquet_pages import measure_pages
-from l2a_transfer.data.shards import (
-    Shard,
-    ShardReader,
-    check_unchanged,
-    find_shards,
-    fingerprint_of,
-    name_of,
-    open_shard,
-    splits_of,
-)
-from l2a_transfer.data.sources import Table
-from l2a_transfer.errors import DataError, MissingExtraError
+from l2a_transfer.data.parquet_schema import Columns, find_columns
+from l2a_transfer.data.registry import FORMAT_OPTIONS, register_format
+from l2a_transfer.data.shard_io import Shard, ShardReader, check_unchanged, fingerprint_of, open_shard
+from l2a_transfer.data.shards import find_shards, name_of, splits_of
+from l2a_transfer.data.sources import SourceBase
+from l2a_transfer.errors import DataError
 from l2a_transfer.wording import counted
 
 if TYPE_CHECKING:
@@ -42,19 +36,6 @@ PART_BYTES = 64 << 20
 STREAM_BYTES = 1 << 20
 """How much of a packed column is in memory at once."""
 MAGIC = b"PAR1"
-IMAGE_NAMES, LABEL_NAMES = ("image", "img"), ("label", "labels")
-
-
-@dataclass(frozen=True)
-class _Columns:
-    """The image column and the label column of a file, and the classes that its schema names."""
-
-    image: str
-    in_struct: bool
-    label: str | None
-    classes: tuple[str, ...] | None
-    partition: str | None = None
-    """The key of the Hive partition that is the label, where no column is."""
 
 
 class _Group:
@@ -69,7 +50,7 @@ class _Group:
 
 
 @dataclass(frozen=True, eq=False)
-class ParquetSource(Table):
+class ParquetSource(SourceBase):
     """Pictures in Parquet files; an id is the file's name, a slash, and the row in it.
 
     `group` (N, 3): the file, the row group in it and the row in that, of each picture. `footers`: SHA-256 of each
@@ -104,6 +85,15 @@ class ParquetSource(Table):
         return self._digest(files, json.dumps(self.footers).encode())
 
 
+@register_format(
+    "parquet",
+    takes="PATH",
+    example="folder",
+    suffixes=(".parquet",),
+    options=FORMAT_OPTIONS,
+    package="pyarrow",
+    extra="parquet",
+)
 def read_parquet(where: str, *, split_from: str = "auto", by_content: bool = False) -> ParquetSource:
     """The pictures of the Parquet files that `where` means (see `find_shards`), in the files' and the rows' order.
 
@@ -112,21 +102,16 @@ def read_parquet(where: str, *, split_from: str = "auto", by_content: bool = Fal
     numbers as names; null and −1 mean no label. Where no column is the label, a Hive partition is, as in
     `label=cat/0.parquet`. Raises: DataError naming file and column; MissingExtraError without pyarrow.
     """
-    try:
-        import pyarrow.parquet
-    except ImportError as error:
-        raise MissingExtraError(f"parquet:{where}", "pyarrow", "parquet") from error
-    assert pyarrow.parquet
     path, wanted = _split_column(where)
     found = find_shards(path, ".parquet", split_from)
     shards = found.shards
     ids: list[str] = []
     groups, labels, footers, partitions = [], [], [], list[str | None]()
-    first: _Columns | None = None
+    first: Columns | None = None
     for k, shard in enumerate(shards):
         footers.append(_footer_sha256(shard))
         with _opened(shard) as file:
-            columns = _find_columns(shard, file.schema_arrow, wanted)
+            columns = find_columns(shard, file.schema_arrow, wanted)
             if first is not None and columns != first:
                 raise DataError(f"{shard.path}: has other image or label columns or classes than {shards[0].path}")
             first = columns
@@ -179,7 +164,7 @@ def _numbered(partitions: list[str | None]) -> tuple[tuple[str, ...] | None, lis
 
 
 def _split_column(where: str) -> tuple[str, str]:
-    """PATH and COLUMN of `PATH#COLUMN`; a path may have the mark itself, but then goes on as paths do."""
+    """PATH and COLUMN of `PATH#COLUMN`. A `#` with the rest of a path behind it belongs to the path."""
     path, mark, column = where.rpartition("#")
     if not mark or not column or set(column) & set("/*?[{") or column.endswith(".parquet") or os.path.exists(where):
         return where, ""
@@ -209,103 +194,20 @@ def _opened(shard: Shard, *, read_dictionary: list[str] | None = None) -> Iterat
     import pyarrow.parquet as pq
 
     try:
-        with open_shard(shard.path) as raw, pq.ParquetFile(
-            raw, page_checksum_verification=True, pre_buffer=False, buffer_size=STREAM_BYTES,
-            thrift_string_size_limit=MAX_FOOTER_BYTES, thrift_container_size_limit=1_000_000,
-            read_dictionary=read_dictionary,
-        ) as file:  # fmt: skip
+        options = {
+            "page_checksum_verification": True,
+            "pre_buffer": False,
+            "buffer_size": STREAM_BYTES,
+            "thrift_string_size_limit": MAX_FOOTER_BYTES,
+            "thrift_container_size_limit": 1_000_000,
+            "read_dictionary": read_dictionary,
+        }
+        with open_shard(shard.path) as raw, pq.ParquetFile(raw, **options) as file:
             yield file
     except (pa.ArrowException, OSError, ValueError, KeyError, TypeError, IndexError, OverflowError) as error:
         raise DataError(f"{shard.path}: not a Parquet file or damaged: {error}; write it again") from error
     except MemoryError as error:
         raise DataError(f"{shard.path}: asks for more memory than there is") from error
-
-
-def _find_columns(shard: Shard, schema: pa.Schema, wanted: str) -> _Columns:
-    import pyarrow as pa
-
-    features = _huggingface_features(shard, schema)
-    images = [name for name, f in features.items() if f.get("_type") == "Image" and name in schema.names]
-    images = images or [field.name for field in schema if _is_image(field)]
-    labels = [name for name, f in features.items() if f.get("_type") == "ClassLabel" and name in schema.names]
-    labels = labels or [name for name in LABEL_NAMES if name in schema.names]
-    labels = [name for name in labels if name in LABEL_NAMES] or labels
-    partitions = [key for key in ([wanted] if wanted else LABEL_NAMES) if hive_value(shard.path, key) is not None]
-    if wanted and not (partitions and wanted not in schema.names):
-        if wanted not in schema.names:
-            raise DataError(f"{shard.path}: has no column {wanted!r}; its columns are {', '.join(schema.names[:20])}")
-        labels = [wanted]
-    if len(images) > 1:
-        images = [name for name in images if name in IMAGE_NAMES] or images
-    if len(labels) > 1:
-        raise DataError(
-            f"{shard.path}: has several label columns, {', '.join(labels)}; say which, as parquet:PATH#{labels[0]}"
-        )
-    if len(images) != 1:
-        raise DataError(
-            f"{shard.path}: needs one image column (a struct with 'bytes'); has {', '.join(images) or 'none'}; call "
-            "the meant one 'image'"
-        )
-    image = schema.field(images[0])
-    if not _is_image(image):
-        raise DataError(
-            f"{shard.path}: the column {image.name!r} must be binary or a struct with 'bytes', is {image.type}"
-        )
-    label = labels[0] if labels else None
-    if label is not None and not pa.types.is_integer(_values(schema.field(label).type)):
-        raise DataError(f"{shard.path}: the column {label!r} must hold integers, holds {schema.field(label).type}")
-    names = features.get(label, {}).get("names") if label is not None else None
-    if names is not None and not (isinstance(names, list) and all(isinstance(name, str) for name in names)):
-        raise DataError(
-            f"{shard.path}: the class names of {label!r}, in its 'huggingface' metadata, must be a list of texts",
-            "write it again",
-        )
-    classes = tuple(names) if names is not None else None
-    if label is None and partitions:
-        return _Columns(image.name, pa.types.is_struct(image.type), None, None, partitions[0])
-    return _Columns(image.name, pa.types.is_struct(image.type), label, classes if label is not None else ())
-
-
-def _is_image(field: pa.Field) -> bool:
-    import pyarrow as pa
-
-    kind = field.type
-    if pa.types.is_struct(kind):
-        place = kind.get_field_index("bytes")
-        return place >= 0 and _is_bytes(kind.field(place).type)
-    return field.name in IMAGE_NAMES and _is_bytes(kind)
-
-
-def _is_bytes(kind: pa.DataType) -> bool:
-    """True for each of Arrow's layouts of bytes."""
-    import pyarrow as pa
-
-    kind = _values(kind)
-    of = pa.types
-    return any(
-        is_kind(kind) for is_kind in (of.is_binary, of.is_large_binary, of.is_binary_view, of.is_fixed_size_binary)
-    )
-
-
-def _values(kind: pa.DataType) -> pa.DataType:
-    """What the values are, of a column that keeps each different one once too."""
-    import pyarrow as pa
-
-    return kind.value_type if pa.types.is_dictionary(kind) else kind
-
-
-def _huggingface_features(shard: Shard, schema: pa.Schema) -> dict[str, dict[str, Any]]:
-    text = (schema.metadata or {}).get(b"huggingface")
-    if text is None:
-        return {}
-    try:
-        content = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise DataError(f"{shard.path}: its 'huggingface' metadata is not JSON: {error}") from error
-    info = content.get("info") if isinstance(content, dict) else None
-    features = info.get("features") if isinstance(info, dict) else None
-    found = features if isinstance(features, dict) else {}
-    return {str(name): value for name, value in found.items() if isinstance(value, dict)}
 
 
 def _group_rows(shard: Shard, file: pq.ParquetFile) -> list[int]:

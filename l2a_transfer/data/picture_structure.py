@@ -187,6 +187,10 @@ def _simple_ppm(content: bytes) -> bool:
 
 
 _SIMPLE: dict[str, Callable[[bytes], bool]] = {
-    "JPEG": _simple_jpeg, "PNG": _simple_png, "WEBP": _simple_webp, "GIF": _simple_gif, "BMP": _simple_bmp,
+    "JPEG": _simple_jpeg,
+    "PNG": _simple_png,
+    "WEBP": _simple_webp,
+    "GIF": _simple_gif,
+    "BMP": _simple_bmp,
     "PPM": _simple_ppm,
-}  # fmt: skip
+}

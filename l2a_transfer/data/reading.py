@@ -51,7 +51,7 @@ class Tally:
         if len(names) > 2 * SHOWN:
             names[:] = sorted(names)[:SHOWN]
 
-    def take(self, other: PassedOver) -> None:
+    def include(self, other: PassedOver) -> None:
         """Add what was counted elsewhere."""
         self._kinds.update(dict(other.kinds))
         for name in other.first:

@@ -1,19 +1,15 @@
-"""Which files a pattern means, which split each is, and bytes out of one: on this machine, or through fsspec."""
+"""Which files a pattern means, and which split each of them is."""
 
 from __future__ import annotations
 
 import glob
 import itertools
-import json
 import os
 import posixpath
 import re
-import weakref
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
 
 from l2a_transfer.data.layout import CHOOSE
 from l2a_transfer.data.names import (
@@ -25,31 +21,14 @@ from l2a_transfer.data.names import (
     split_within,
 )
 from l2a_transfer.data.reading import SHOWN, PassedOver, Reading, Tally
-from l2a_transfer.data.stamps import sha256_of
-from l2a_transfer.errors import DataError, MissingExtraError, SourceError
-from l2a_transfer.inputs import check_input, open_input
+from l2a_transfer.data.shard_io import Shard, filesystem, is_folder, is_remote, reading_errors, size_and_stamp
+from l2a_transfer.errors import DataError
 
 MAX_SHARDS = 100_000
-WINDOW_BYTES = 4 << 20
-"""What is fetched at once from afar, where each request costs more than the bytes that follow."""
 CLASSES = "classes.txt"
 """Beside shards: the names of their classes."""
 BRACES = re.compile(r"\{([^{}]*)\}")
 NUMBERS = re.compile(r"(\d+)\.\.(\d+)")
-
-
-@dataclass(frozen=True)
-class Shard:
-    """One file: its `path` or URL, its `name` below what all shards share, its size in bytes, and its split.
-
-    `stamp`: the time of its last change in nanoseconds, or what its store says of its version.
-    """
-
-    path: str
-    name: str
-    size: int
-    stamp: str
-    split: str
 
 
 @dataclass(frozen=True)
@@ -61,19 +40,36 @@ class ShardSet:
 
 
 def find_shards(where: str, suffix: str, split_from: str = "auto") -> ShardSet:
-    """The files that `where` means, by split and then by name: a file, a folder with such files below it, a glob, or
-    braces as in `shard-{000..003}.tar` and `{train,test}.tar`; a path, or a URL that fsspec knows.
+    """The files that a pattern means, by split and then by name.
 
-    A file's split is what the word for one says in its name or in that of a folder below the root; without any, all
-    are of the split "all". With `split_from` "folders" it is the first folder below the root, with "none" all are of
-    one split. Raises: DataError for a file that is missing, none at all, splits that only some have, and words that
-    contradict each other; MissingExtraError for a URL without fsspec.
+    Parameters
+    ----------
+    where : str
+        A file, a folder with such files below it, a glob, or braces as in `shard-{000..003}.tar` and
+        `{train,test}.tar`; a path, or a URL that fsspec opens.
+    suffix : str
+        How the files end.
+    split_from : {"auto", "folders", "none"}
+        "auto": the word for a split in a file's name, or in that of a folder below the root; without any, all files are
+        of the split "all". "folders": the first folder below the root. "none": one split.
+
+    Returns
+    -------
+    ShardSet
+        The files, and how they were found.
+
+    Raises
+    ------
+    DataError
+        For a file that is missing, none at all, splits that only some have, and words that contradict each other.
+    MissingExtraError
+        For a URL without fsspec.
     """
     literal, pattern = _literal(where)
     expanded = list(itertools.islice(_expand(pattern), MAX_SHARDS + 1))
-    is_folder = len(expanded) == 1 and _is_folder(where)
+    whole_folder = len(expanded) == 1 and is_folder(where)
     others = PassedOver()
-    if is_folder:
+    if whole_folder:
         paths, others = _below(where, suffix)
     else:
         paths = [path for text in expanded for path in _matches(literal, text)]
@@ -84,7 +80,7 @@ def find_shards(where: str, suffix: str, split_from: str = "auto") -> ShardSet:
         )
     if len(paths) > MAX_SHARDS or len(set(paths)) < len(paths):
         raise DataError(f"{where}: names a file twice, or more than {MAX_SHARDS:,} files")
-    root = where.rstrip("/") if is_folder else _common([path.split("/")[:-1] for path in paths])
+    root = where.rstrip("/") if whole_folder else _common([path.split("/")[:-1] for path in paths])
     names = {path: path[len(root) :].lstrip("/") for path in paths}
     found = {path: _split_of(path, names[path], split_from) for path in paths}
     unnamed = [path for path, split in found.items() if split is None]
@@ -159,8 +155,8 @@ def _matches(literal: str, pattern: str) -> list[str]:
     if not re.search(r"[*?\[]", pattern):
         return [path]
     if is_remote(path):
-        with _refusals(path):
-            fs, inside = _filesystem(path)
+        with reading_errors(path):
+            fs, inside = filesystem(path)
             if fs.exists(inside):
                 return [path]
             matches = sorted(fs.unstrip_protocol(found) for found in fs.glob(inside))
@@ -178,9 +174,9 @@ def _matches(literal: str, pattern: str) -> list[str]:
 def _below(folder: str, suffix: str) -> tuple[list[str], PassedOver]:
     """The files below a folder that end as shards do, whatever the case, and the others."""
     folder = folder.rstrip("/") or folder
-    with _refusals(folder):
+    with reading_errors(folder):
         if is_remote(folder):
-            fs, inside = _filesystem(folder)
+            fs, inside = filesystem(folder)
             base = inside.rstrip("/")
             found = [folder + name[name.index(base) + len(base) :] for name in fs.find(inside)]
         else:
@@ -240,135 +236,3 @@ def _split_of(path: str, name: str, split_from: str) -> str | None:
         (one, here), (other, there) = list(splits.items())[:2]
         raise DataError(f"{path}: can be read in two ways: {one}, as {here} says, or {other}, as {there} does", CHOOSE)
     return next(iter(splits), None)
-
-
-def is_remote(path: str) -> bool:
-    """True for what fsspec opens, as `s3://bucket/key`."""
-    return "://" in path
-
-
-def _filesystem(path: str) -> tuple[Any, str]:
-    try:
-        import fsspec
-    except ImportError as error:
-        raise MissingExtraError(path, "fsspec", "remote") from error
-    # fsspec keeps one file system a process; holding on to one here would not survive a fork.
-    found: tuple[Any, str] = fsspec.core.url_to_fs(path)
-    return found
-
-
-@contextmanager
-def _refusals(path: str) -> Iterator[None]:
-    try:
-        yield
-    except (OSError, ValueError, ImportError) as error:  # ImportError: the package of a protocol, as s3fs
-        reason = error.strerror if isinstance(error, OSError) and error.strerror else error
-        raise DataError(f"{path}: cannot be read: {reason}; check the path and the right to read it") from error
-
-
-def _is_folder(path: str) -> bool:
-    if not is_remote(path):
-        return os.path.isdir(path)
-    with _refusals(path):
-        fs, inside = _filesystem(path)
-        return bool(fs.isdir(inside))
-
-
-def size_and_stamp(path: str) -> tuple[int, str]:
-    """The size of a file in bytes, and its `stamp`. Raises: DataError."""
-    with _refusals(path):
-        if not is_remote(path):
-            found = check_input(path)
-            return found.st_size, str(found.st_mtime_ns)
-        fs, inside = _filesystem(path)
-        return int(fs.size(inside)), str(fs.ukey(inside))
-
-
-def fingerprint_of(shards: tuple[Shard, ...], *, by_content: bool) -> bytes:
-    """Names, sizes and stamps of shards; the SHA-256 of each in place of its stamp, `by_content`. Raises: DataError."""
-    stamps: list[str] = []
-    for shard in shards:
-        if by_content:
-            with open_shard(shard.path) as file:
-                stamps.append(sha256_of(file))
-        else:
-            stamps.append(f"changed {shard.stamp}")
-    return json.dumps([(s.name, s.size, stamp) for s, stamp in zip(shards, stamps, strict=True)]).encode()
-
-
-def check_unchanged(shard: Shard) -> None:
-    """Raises: SourceError where the file is gone, or has another size or stamp than when the set was opened."""
-    try:
-        size, stamp = size_and_stamp(shard.path)
-    except DataError as error:
-        raise SourceError(str(error)) from error
-    if size != shard.size:
-        raise SourceError(f"{shard.path}: has another size than when the set was opened; start again")
-    if stamp != shard.stamp:
-        raise SourceError(f"{shard.path}: was changed after the set was opened; start again")
-
-
-@contextmanager
-def open_shard(path: str, *, ahead: bool = True) -> Iterator[IO[bytes]]:
-    """A file that can be read and seeked; with `ahead`, more of a remote one is fetched than is asked for.
-
-    Raises: DataError.
-    """
-    with _refusals(path):
-        opened: IO[bytes]
-        if is_remote(path):
-            fs, inside = _filesystem(path)
-            opened = fs.open(inside, "rb") if ahead else fs.open(inside, "rb", cache_type="none")
-        else:
-            opened = open_input(path)
-    with opened:
-        yield opened
-
-
-class ShardReader:
-    """Bytes out of shards at any place; one open file, or one window of a remote file, a process. Can be pickled."""
-
-    def __init__(self) -> None:
-        self._held: tuple[str, int] = ("", 0)
-        self._file: IO[bytes] | None = None
-        self._close: Callable[[], object] | None = None
-        self._window = (0, b"")
-
-    def __reduce__(self) -> tuple[type[ShardReader], tuple[()]]:
-        return ShardReader, ()
-
-    def read(self, shard: Shard, start: int, length: int) -> bytes:
-        """`length` bytes from `start`. Raises: SourceError where the file is gone or not the one that was indexed."""
-        try:
-            with _refusals(shard.path):
-                if self._held != (shard.path, os.getpid()):
-                    self._hold(shard)
-                if self._file is not None:
-                    self._file.seek(start)
-                    content = self._file.read(length)
-                else:
-                    content = self._from_afar(shard, start, length)
-        except DataError as error:
-            raise SourceError(str(error)) from error
-        if len(content) != length:
-            raise SourceError(f"{shard.path}: is shorter than when it was opened; leave it unchanged and start again")
-        return content
-
-    def _hold(self, shard: Shard) -> None:
-        check_unchanged(shard)
-        if self._close is not None:
-            self._close()
-        self._file = self._close = None
-        if not is_remote(shard.path):
-            # Unbuffered, and opened by this process: a forked file would share its position with the parent's.
-            self._file = open_input(shard.path, buffering=0)
-            self._close = weakref.finalize(self, self._file.close)
-        self._held, self._window = (shard.path, os.getpid()), (0, b"")
-
-    def _from_afar(self, shard: Shard, start: int, length: int) -> bytes:
-        low, window = self._window
-        if not (low <= start and start + length <= low + len(window)):
-            fs, inside = _filesystem(shard.path)
-            stop = min(shard.size, start + max(length, WINDOW_BYTES))
-            low, window = self._window = (start, fs.cat_file(inside, start, stop))
-        return window[start - low : start - low + length]

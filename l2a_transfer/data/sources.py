@@ -32,7 +32,18 @@ JSON_ROWS = 1024
 class ImageSource(Protocol):
     """N pictures with labels, ids and splits, in an order that is the same on every machine.
 
-    `labels` (N,) int32, −1 where there is none; `ids` N different names; `split` (N,) uint8, an index into `splits`.
+    Attributes
+    ----------
+    name : str
+        What feature files and reports call the set.
+    classes, splits : tuple of str
+        Their names.
+    ids : tuple of str
+        N different names.
+    labels : ndarray
+        (N,), int32, an index into `classes`; −1 for none.
+    split : ndarray
+        (N,), uint8, an index into `splits`.
     """
 
     @property
@@ -59,10 +70,15 @@ class ImageSource(Protocol):
 
 
 @dataclass(frozen=True, eq=False)
-class Table:
-    """What every source keeps beside its pictures: one id, label and split a row, and how it was read.
+class SourceBase:
+    """Base of this package's sources: everything but the pictures. For the parameters, see `ImageSource`.
 
-    `by_content`: of files, the fingerprint is of what is in them, and not of their sizes and times of change.
+    Parameters
+    ----------
+    reading : Reading
+        How the set was read.
+    by_content : bool
+        Whether the fingerprint is of what is in the files; otherwise it is of their sizes and times of change.
     """
 
     name: str
@@ -96,7 +112,7 @@ class Table:
 
 
 @dataclass(frozen=True, eq=False)
-class FileSource(Table):
+class FileSource(SourceBase):
     """Pictures under `root`; an id is the POSIX path below it."""
 
     root: Path
@@ -114,7 +130,7 @@ class FileSource(Table):
 
 
 def _json_list(blocks: Iterable[Sequence[Any] | NDArray[Any]]) -> Iterator[bytes]:
-    """The bytes of `json.dumps` of a list that is given in blocks, each written when it is asked for."""
+    """The bytes of `json.dumps` of a list that comes in blocks, block by block."""
     yield b"["
     for k, block in enumerate(blocks):
         own = block.tolist() if isinstance(block, np.ndarray) else block
@@ -123,7 +139,7 @@ def _json_list(blocks: Iterable[Sequence[Any] | NDArray[Any]]) -> Iterator[bytes
 
 
 @dataclass(frozen=True, eq=False)
-class ArraySource(Table):
+class ArraySource(SourceBase):
     """Pictures in memory: uint8 (N, H, W, 3) or (N, H, W)."""
 
     pictures: NDArray[np.uint8]
@@ -136,7 +152,7 @@ class ArraySource(Table):
 
 
 @dataclass(frozen=True, eq=False)
-class ZipSource(Table):
+class ZipSource(SourceBase):
     """Pictures in a small zip file; an id is the member's name."""
 
     path: Path
@@ -235,7 +251,7 @@ def reading_of(source: ImageSource) -> Reading:
     """How a source was read, where it says so."""
     while isinstance(source, Subset):
         source = source.whole
-    return source.reading if isinstance(source, Table) else Reading()
+    return source.reading if isinstance(source, SourceBase) else Reading()
 
 
 def stamped_by(source: ImageSource) -> str:
@@ -243,7 +259,7 @@ def stamped_by(source: ImageSource) -> str:
     whole: object = source
     while isinstance(whole, Subset):
         whole = whole.whole
-    if isinstance(whole, ArraySource | ZipSource) or not isinstance(whole, Table):
+    if isinstance(whole, ArraySource | ZipSource) or not isinstance(whole, SourceBase):
         return ""
     return CONTENT if whole.by_content else SIZE_AND_TIME
 
@@ -262,9 +278,28 @@ def describe(source: ImageSource) -> str:
 
 
 def select(source: ImageSource, *, split: str | None = None, limit: int | None = None) -> ImageSource:
-    """The rows of one split, and of each split at most `limit`, dealt out over the classes in turn.
+    """Some rows of a source.
 
-    Raises: UnknownNameError for a split that the source does not have.
+    Parameters
+    ----------
+    source : ImageSource
+        The whole.
+    split : str, optional
+        Keep this split only.
+    limit : int, optional
+        Keep at most so many rows of each split: the first of every class, then the second of every class, and so on.
+
+    Returns
+    -------
+    ImageSource
+        The source itself where everything is kept.
+
+    Raises
+    ------
+    UnknownNameError
+        For a split that the source does not have.
+    ArgumentError
+        For a limit below 1.
     """
     if limit is not None and limit < 1:
         raise ArgumentError(f"limit must be at least 1, got {limit}")

@@ -23,7 +23,7 @@ from l2a_transfer.data.decode import DAMAGED, SUFFIXES, decode_file
 from l2a_transfer.data.lists import check_file
 from l2a_transfer.data.names import MAX_CLASSES, class_name
 from l2a_transfer.data.registry import DatasetSpec
-from l2a_transfer.data.sources import Table, numbered
+from l2a_transfer.data.sources import SourceBase, numbered
 from l2a_transfer.data.stamps import file_stamp
 from l2a_transfer.data.torchvision_files import (
     PcamFile,
@@ -52,12 +52,25 @@ LISTS = {
 }
 """Files that torchvision reads whole, without a limit or a checksum."""
 FOLDERS = {
-    "MNIST": "MNIST", "FashionMNIST": "FashionMNIST", "KMNIST": "KMNIST", "STL10": "stl10_binary", "EuroSAT": "eurosat",
-    "DTD": "dtd", "Flowers102": "flowers-102", "OxfordIIITPet": "oxford-iiit-pet", "Food101": "food-101",
-    "FGVCAircraft": "fgvc-aircraft-2013b", "StanfordCars": "stanford_cars", "GTSRB": "gtsrb", "SUN397": "SUN397",
-    "Country211": "country211", "Imagenette": "imagenette2", "Caltech256": "caltech256", "PCAM": "pcam",
+    "MNIST": "MNIST",
+    "FashionMNIST": "FashionMNIST",
+    "KMNIST": "KMNIST",
+    "STL10": "stl10_binary",
+    "EuroSAT": "eurosat",
+    "DTD": "dtd",
+    "Flowers102": "flowers-102",
+    "OxfordIIITPet": "oxford-iiit-pet",
+    "Food101": "food-101",
+    "FGVCAircraft": "fgvc-aircraft-2013b",
+    "StanfordCars": "stanford_cars",
+    "GTSRB": "gtsrb",
+    "SUN397": "SUN397",
+    "Country211": "country211",
+    "Imagenette": "imagenette2",
+    "Caltech256": "caltech256",
+    "PCAM": "pcam",
     "FER2013": "fer2013",
-}  # fmt: skip
+}
 """Where torchvision looks for the files of a set; those of others lie in the folder that the user names."""
 
 
@@ -133,7 +146,7 @@ class _Part:
 
 
 @dataclass(frozen=True, eq=False)
-class TorchvisionSource(Table):
+class TorchvisionSource(SourceBase):
     """One torchvision data set a split, split after split; ids are `test/00012`."""
 
     parts: tuple[_Pictures, ...]
@@ -295,8 +308,13 @@ def _pcam(kind: Any, data_dir: Path, values: dict[str, Any], *, download: bool) 
 
 
 _OWN: dict[str, Callable[..., _Part]] = {
-    "MNIST": _mnist, "FashionMNIST": _mnist, "KMNIST": _mnist, "USPS": _usps, "StanfordCars": _cars, "PCAM": _pcam,
-}  # fmt: skip
+    "MNIST": _mnist,
+    "FashionMNIST": _mnist,
+    "KMNIST": _mnist,
+    "USPS": _usps,
+    "StanfordCars": _cars,
+    "PCAM": _pcam,
+}
 
 
 def _check_files(spec: DatasetSpec, data_dir: Path) -> None:

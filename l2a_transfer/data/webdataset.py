@@ -4,42 +4,30 @@ from __future__ import annotations
 
 import itertools
 import json
-import tarfile
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
-from pathlib import PurePosixPath
-from typing import IO, Any, NamedTuple
+from typing import IO, Any
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
 from l2a_transfer.data.decode import MAX_FILE_BYTES, OTHER_PICTURES, SUFFIXES, decode_bytes
-from l2a_transfer.data.names import MAX_CLASSES, MAX_NAME_BYTES, check_class_count, class_name, is_litter
+from l2a_transfer.data.names import MAX_CLASSES, check_class_count, class_name
 from l2a_transfer.data.reading import Tally
-from l2a_transfer.data.shards import (
-    CLASSES,
-    Shard,
-    ShardReader,
-    find_shards,
-    fingerprint_of,
-    name_of,
-    open_shard,
-    size_and_stamp,
-    splits_of,
-)
-from l2a_transfer.data.sources import Table
+from l2a_transfer.data.registry import FORMAT_OPTIONS, register_format
+from l2a_transfer.data.shard_io import Shard, ShardReader, fingerprint_of, open_shard, size_and_stamp
+from l2a_transfer.data.shards import CLASSES, find_shards, name_of, splits_of
+from l2a_transfer.data.sources import SourceBase
+from l2a_transfer.data.tar_index import Member, list_members
 from l2a_transfer.errors import DataError
 
 MAX_NOTE_BYTES = 1 << 20
-"""Of a label, a JSON, a list of classes, or one header of a tar file."""
-MAX_PADDING_BYTES = 64 << 20
-BLOCK = tarfile.BLOCKSIZE
-SAFE = (tarfile.REGTYPE, tarfile.AREGTYPE, tarfile.DIRTYPE)
+"""Of a label, a JSON, or a list of classes."""
 
 
 @dataclass(frozen=True, eq=False)
-class WdsSource(Table):
+class WdsSource(SourceBase):
     """Pictures in tar shards; an id is the shard's name, a slash, and the member's name.
 
     `shard` (N,), `start` (N,) and `length` (N,): where each picture's bytes are.
@@ -71,6 +59,7 @@ class _Sample:
     label: int | str | None
 
 
+@register_format("wds", takes="PATH", example="shards/{000..003}.tar", suffixes=(".tar",), options=FORMAT_OPTIONS)
 def read_webdataset(where: str, *, split_from: str = "auto", by_content: bool = False) -> WdsSource:
     """The pictures of the tar shards that `where` means (see `find_shards`), in the shards' and the members' order.
 
@@ -83,7 +72,7 @@ def read_webdataset(where: str, *, split_from: str = "auto", by_content: bool = 
     found = find_shards(where, ".tar", split_from)
     shards = found.shards
     passed_over = Tally(OTHER_PICTURES)
-    passed_over.take(found.reading.passed_over)
+    passed_over.include(found.reading.passed_over)
     ids: list[str] = []
     given: list[int | str | None] = []
     places: list[tuple[int, int, int]] = []
@@ -117,98 +106,10 @@ def read_webdataset(where: str, *, split_from: str = "auto", by_content: bool = 
     )
 
 
-class _Guarded:
-    """A shard as tarfile reads it: no more at once than a header may have, and no more often than it has blocks.
-
-    A header can declare a size that fills the memory, or one that sends tarfile back to where it was.
-    """
-
-    def __init__(self, file: IO[bytes], size: int) -> None:
-        self._file, self._left = file, 4 * (size // BLOCK) + 64
-
-    def read(self, length: int) -> bytes:
-        self._left -= 1
-        if not 0 <= length <= MAX_NOTE_BYTES or self._left < 0:
-            raise tarfile.ReadError(f"a header asks for {length} bytes")
-        return self._file.read(length)
-
-    def seek(self, place: int) -> int:
-        if place < 0:
-            raise tarfile.ReadError("a header points before the file")
-        return self._file.seek(place)
-
-    def tell(self) -> int:
-        return self._file.tell()
-
-
-class _Member(NamedTuple):
-    """What is kept of a member; a TarInfo takes ten times as much."""
-
-    name: str
-    start: int
-    size: int
-
-
 def _samples(shard: Shard, passed_over: Tally) -> Iterator[_Sample]:
     with open_shard(shard.path) as file:
-        for _, members in itertools.groupby(_members(shard, file), key=lambda member: _key(member.name)):
+        for _, members in itertools.groupby(list_members(shard, file), key=lambda member: _key(member.name)):
             yield from _group(shard, file, list(members), passed_over)
-
-
-def _members(shard: Shard, file: IO[bytes]) -> Iterator[_Member]:
-    """The files in a shard, in order. Raises: DataError for any that is unsafe."""
-    try:
-        if file.read(2) in (b"\x1f\x8b", b"BZ", b"\xfd7", b"\x28\xb5"):
-            raise DataError(
-                f"{shard.path}: is compressed, so that no picture can be found without all before; unpack it"
-            )
-        file.seek(0)
-        guarded: Any = _Guarded(file, shard.size)
-        with tarfile.TarFile(fileobj=guarded, mode="r", encoding="utf-8", errors="strict") as tar:
-            kept: Any = tar
-            stop = 0
-            # 0: there is no member, for which Python 3.10's next() would seek to before the file.
-            while tar.offset and (member := tar.next()) is not None:
-                kept.members = []  # tarfile keeps each; an index of our own is smaller
-                _check_member(shard, member, stop)
-                stop = member.offset_data + member.size
-                if member.isfile() and not any(map(is_litter, PurePosixPath(member.name).parts)):
-                    yield _Member(member.name, member.offset_data, member.size)
-            _check_end(file, stop)
-    except RecursionError as error:  # tarfile goes one call deeper for each header that is about the next one
-        raise DataError(f"{shard.path}: damaged: more headers in a row than members have; pack it again") from error
-    except (tarfile.TarError, OSError, ValueError, KeyError, IndexError, OverflowError, EOFError) as error:
-        raise DataError(f"{shard.path}: not a tar file or damaged: {error}; pack it again") from error
-
-
-def _check_end(file: IO[bytes], after: int) -> None:
-    """After the last member there are zeros and nothing else. Raises: tarfile.ReadError.
-
-    tarfile takes a damaged header in the middle, and a file cut between two members, for the end.
-    """
-    file.seek(-(-after // BLOCK) * BLOCK)
-    block = file.read(BLOCK)
-    if len(block) < BLOCK or any(block):
-        raise tarfile.ReadError(f"no member and no end at byte {after}")
-    left = MAX_PADDING_BYTES
-    while block := file.read(128 * BLOCK):
-        left -= len(block)
-        if block.strip(b"\0"):
-            raise tarfile.ReadError("more members after its end, as in files that were joined")
-        if left < 0:  # a file with a hole can go on for terabytes
-            raise tarfile.ReadError(f"more than {MAX_PADDING_BYTES >> 20} MiB after its end")
-
-
-def _check_member(shard: Shard, member: tarfile.TarInfo, after: int) -> None:
-    name = member.name
-    if name.startswith(("/", "\\")) or ".." in name.replace("\\", "/").split("/") or "\0" in name or ":" in name[:2]:
-        raise DataError(f"{shard.path}: the member {name!r} lies outside of the shard's root, which is refused")
-    if member.type not in SAFE or member.issparse():
-        raise DataError(f"{shard.path}: the member {name!r} is a link, a device or sparse, which is refused")
-    if len(name.encode()) > MAX_NAME_BYTES:
-        raise DataError(f"{shard.path}: a member's name has more than {MAX_NAME_BYTES} bytes")
-    if member.size < 0 or member.offset_data < after or member.offset_data + member.size > shard.size:
-        raise DataError(f"{shard.path}: the member {name!r} does not lie within the file: cut short or damaged")
 
 
 def _key(name: str) -> str:
@@ -226,7 +127,7 @@ def _suffix(name: str) -> str:
     return "." + name.rpartition(".")[2].lower()
 
 
-def _group(shard: Shard, file: IO[bytes], members: list[_Member], passed_over: Tally) -> Iterator[_Sample]:
+def _group(shard: Shard, file: IO[bytes], members: list[Member], passed_over: Tally) -> Iterator[_Sample]:
     """The samples among the members that have one name up to the first dot.
 
     `1.png`, `1.cls` and `1.seg.png` are one sample, whose picture is `1.png`. `shot_3.05.png` and `shot_3.05.cls` are
@@ -236,7 +137,7 @@ def _group(shard: Shard, file: IO[bytes], members: list[_Member], passed_over: T
     key = _key(members[0].name)
     if len({member.name.lower() for member in members}) < len(members):
         raise _unclear(shard, members)
-    by_stem: dict[str, list[_Member]] = {}
+    by_stem: dict[str, list[Member]] = {}
     for member in members:
         by_stem.setdefault(_stem(member.name), []).append(member)
     at_key = by_stem.pop(key, [])
@@ -260,11 +161,11 @@ def _group(shard: Shard, file: IO[bytes], members: list[_Member], passed_over: T
     yield from sorted(used, key=lambda sample: sample.start)
 
 
-def _pictures(members: list[_Member]) -> list[_Member]:
+def _pictures(members: list[Member]) -> list[Member]:
     return [member for member in members if _suffix(member.name) in SUFFIXES]
 
 
-def _sample(shard: Shard, members: list[_Member], pictures: list[_Member], label: int | str | None) -> list[_Sample]:
+def _sample(shard: Shard, members: list[Member], pictures: list[Member], label: int | str | None) -> list[_Sample]:
     """The one sample that members are; none where its picture is of a format that is not read."""
     if not pictures and any(_suffix(member.name) in OTHER_PICTURES for member in members):
         return []
@@ -278,12 +179,12 @@ def _sample(shard: Shard, members: list[_Member], pictures: list[_Member], label
     return [_Sample(picture.name, picture.start, picture.size, label)]
 
 
-def _unclear(shard: Shard, members: list[_Member]) -> DataError:
+def _unclear(shard: Shard, members: list[Member]) -> DataError:
     names = ", ".join(repr(member.name) for member in members[:6])
     return DataError(f"{shard.path}: a sample needs one picture and each other member once, has {names}")
 
 
-def _label(shard: Shard, file: IO[bytes], members: list[_Member], *, strict: bool) -> int | str | None:
+def _label(shard: Shard, file: IO[bytes], members: list[Member], *, strict: bool) -> int | str | None:
     """The label that a `.cls` among the members gives, or a `.json`; a JSON of another kind is none if not `strict`."""
     by_suffix = {_suffix(member.name): member for member in members}
     if ".cls" in by_suffix:
@@ -298,21 +199,21 @@ def _label(shard: Shard, file: IO[bytes], members: list[_Member], *, strict: boo
         return None
 
 
-def _note(shard: Shard, file: IO[bytes], member: _Member) -> str:
+def _note(shard: Shard, file: IO[bytes], member: Member) -> str:
     if member.size > MAX_NOTE_BYTES:
         raise DataError(f"{shard.path}: {member.name}: {member.size} bytes; at most {MAX_NOTE_BYTES} are read")
     file.seek(member.start)
     return file.read(member.size).decode(errors="replace")
 
 
-def _class_number(shard: Shard, file: IO[bytes], member: _Member) -> int:
+def _class_number(shard: Shard, file: IO[bytes], member: Member) -> int:
     text = _note(shard, file, member).strip()
     if not text.removeprefix("-").isdecimal() or len(text) > 10:
         raise DataError(f"{shard.path}: {member.name}: must be a class number, got {text[:40]!r}")
     return int(text)
 
 
-def _json_label(shard: Shard, file: IO[bytes], member: _Member) -> int | str | None:
+def _json_label(shard: Shard, file: IO[bytes], member: Member) -> int | str | None:
     try:
         content = json.loads(_note(shard, file, member))
     except (ValueError, RecursionError) as error:

@@ -18,50 +18,62 @@ from l2a_transfer.files import check_folder, check_free, leftovers, replacing_al
 from l2a_transfer.lock import folder_lock, output_lock
 from l2a_transfer.models.config import LEVELS
 
-COLORMAP = "inferno"
+COLORMAP, SIGNED_COLORMAP = "inferno", "coolwarm"
 SHEET = "attention.png"
 
 
 def heat(weights: NDArray[np.float32], size: tuple[int, int]) -> NDArray[np.float32]:
     """Weights (h, w) → float32 (H, W) between 0 and 1 for `size` = (W, H); the hottest position is exactly 1.
 
+    Signed values become numbers between −1 and 1, the largest of which has the size 1.
+
     0 is no attention and not the coldest position, so that nearly uniform attention looks nearly uniform.
     Enlarged without interpolation: every pixel shows the weight of the position that it belongs to.
     """
-    hottest = max(float(weights.max()), float(np.finfo(np.float32).tiny))
+    hottest = max(float(np.abs(weights).max()), float(np.finfo(np.float32).tiny))
     scaled = weights / hottest
     picture = Image.fromarray(scaled.astype(np.float32)).resize(size, Image.Resampling.NEAREST)
     return np.asarray(picture, dtype=np.float32)
 
 
-def colors(values: NDArray[np.float32]) -> NDArray[np.uint8]:
-    """Heat between 0 and 1, (H, W) → uint8 (H, W, 3); 1 gets the colormap's top colour."""
+def colors(values: NDArray[np.float32], *, signed: bool = False) -> NDArray[np.uint8]:
+    """Heat between 0 and 1, (H, W) → uint8 (H, W, 3); 1 gets the colormap's top colour. Signed: between −1 and 1."""
     from matplotlib import colormaps
 
-    rgba = colormaps[COLORMAP](values, bytes=True)
+    rgba = (
+        colormaps[SIGNED_COLORMAP](0.5 + values / 2, bytes=True) if signed else colormaps[COLORMAP](values, bytes=True)
+    )
     return np.asarray(rgba[..., :3], dtype=np.uint8)
 
 
-def overlay(image: NDArray[np.uint8], values: NDArray[np.float32]) -> NDArray[np.uint8]:
+def overlay(image: NDArray[np.uint8], values: NDArray[np.float32], *, signed: bool = False) -> NDArray[np.uint8]:
     """Heat (H, W) in colour over a greyed picture (H, W, 3): where there is none, the picture; at 1 the top colour."""
     grey = image.astype(np.float32) @ np.array([0.299, 0.587, 0.114], dtype=np.float32)  # (H, W)
-    opacity = values[..., None]
-    mixed = (1 - opacity) * grey[..., None] + opacity * colors(values).astype(np.float32)
+    opacity = np.abs(values)[..., None]
+    mixed = (1 - opacity) * grey[..., None] + opacity * colors(values, signed=signed).astype(np.float32)
     return np.asarray(np.clip(np.rint(mixed), 0, 255), dtype=np.uint8)
 
 
 def contact_sheet(results: Sequence[AttentionMaps], out: Path, *, title: str) -> None:
-    """The file of `sheet_png`. Raises: OutputExistsError where another process writes `out`, or it is no regular file;
-    OSError, naming it, where the disk refuses."""
+    """Write the contact sheet of `sheet_png` to a file.
+
+    Raises
+    ------
+    OutputExistsError
+        Where another process writes `out`, or it is no regular file.
+    OSError
+        Where the disk refuses; the error names the file.
+    """
     with output_lock(out):
         write_whole(out, sheet_png(results, title=title))
 
 
 @plain_texts()
 def sheet_png(results: Sequence[AttentionMaps], *, title: str) -> bytes:
-    """One PNG: a row a picture; the picture, then each level's attention over it, with a scale and the peaks."""
+    """A contact sheet as PNG: a row for each picture, with the picture, its maps over it, a scale and the peaks."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.cm import ScalarMappable
+    from matplotlib.colors import Normalize
     from matplotlib.figure import Figure
 
     levels = list(results[0].maps)
@@ -79,10 +91,15 @@ def sheet_png(results: Sequence[AttentionMaps], *, title: str) -> bytes:
         axes[row, first].set_title(_shortened(legible(result.name)), fontsize=9)
         for k, level in enumerate(levels):
             axis = axes[row, first + 1 + k]
-            axis.imshow(overlay(result.image, heat(result.maps[level], (W, H))))
+            axis.imshow(overlay(result.image, heat(result.maps[level], (W, H)), signed=result.signed))
             axis.set_title(f"{level}, peak {result.peak(level):.3g} × mean", fontsize=9)
-    scale = figure.colorbar(ScalarMappable(cmap=COLORMAP), ax=axes, fraction=0.03, pad=0.01)
-    scale.set_label("attention weight / largest weight of the map", fontsize=9)
+    if results[0].signed:
+        colored = ScalarMappable(Normalize(-1, 1), SIGNED_COLORMAP)
+        text = "value / largest size of a value in the map"
+    else:
+        colored, text = ScalarMappable(cmap=COLORMAP), "attention weight / largest weight of the map"
+    scale = figure.colorbar(colored, ax=axes, fraction=0.03, pad=0.01)
+    scale.set_label(text, fontsize=9)
     figure.suptitle(legible(title), fontsize=11)
     stream = io.BytesIO()
     figure.savefig(stream, format="png", metadata={"Software": "l2a-transfer"})
@@ -94,24 +111,29 @@ def _shortened(name: str, most: int = 26) -> str:
 
 
 def overlay_pngs(result: AttentionMaps) -> dict[str, bytes]:
-    """Level → a PNG of its attention over the picture, of the size that the network took."""
+    """Name of a map → a PNG of it over the picture, of the size that the network took."""
     H, W = result.image.shape[:2]
     found = {}
     for level, weights in result.maps.items():
         stream = io.BytesIO()
-        Image.fromarray(overlay(result.image, heat(weights, (W, H)))).save(stream, format="png")
+        drawn = overlay(result.image, heat(weights, (W, H)), signed=result.signed)
+        Image.fromarray(drawn).save(stream, format="png")
         found[level] = stream.getvalue()
     return found
 
 
 @contextmanager
-def maps_folder(out: Path, stems: Sequence[str], *, overwrite: bool) -> Iterator[None]:
-    """Hold the folder `out`, made where it is not there, while the maps of pictures called `stems` are drawn.
+def maps_folder(
+    out: Path, stems: Sequence[str], *, overwrite: bool, maps: Sequence[str] = tuple(LEVELS)
+) -> Iterator[None]:
+    """Lock the folder `out`, made where it is not there, while the maps of pictures called `stems` are drawn.
+
+    `maps`: every name that a map can have.
 
     Raises: OutputExistsError where a file of that name is there and `overwrite` is not given (what an interrupted run
     left may be replaced), is no regular file, `out` is no folder, or another process writes into it.
     """
-    names = [SHEET, *(overlay_name(stem, level) for stem in stems for level in LEVELS)]
+    names = [SHEET, *(overlay_name(stem, level) for stem in stems for level in maps)]
     _check_free(out, names, overwrite=overwrite)
     with folder_lock(out):
         _check_free(out, names, overwrite=overwrite)  # whoever held it until now may have finished in the meantime

@@ -10,17 +10,30 @@ from numpy.typing import NDArray
 
 @dataclass(frozen=True)
 class AttentionMaps:
-    """One picture and where each level looks at it.
+    """One picture and where a network looks at it.
 
-    `image` uint8 (H, W, 3) as the network took it; `maps`: level → float32 (h, w), weights that sum to 1 (a sigmoid
-    between 0 and 1 for PAN's L2).
+    Parameters
+    ----------
+    name : str
+        What errors and sheets call the picture.
+    image : ndarray
+        The picture as the network took it, uint8 (H, W, 3).
+    maps : dict
+        Name → float32 (h, w). Of attention, a map a level: weights that sum to 1 (a sigmoid between 0 and 1 for PAN's
+        L2).
+    signed : bool
+        Whether values may be negative, as evidence against a class.
     """
 
     name: str
     image: NDArray[np.uint8]
     maps: dict[str, NDArray[np.float32]]
+    signed: bool = False
 
     def peak(self, level: str) -> float:
-        """The largest weight over the mean one: 1 where attention is uniform, h·w where it is one-hot."""
-        weights = self.maps[level]
+        """The largest weight over the mean one: 1 where attention is uniform, h·w where it is one-hot.
+
+        Of a signed map, of the values' sizes.
+        """
+        weights = np.abs(self.maps[level])
         return float(weights.max() / weights.mean())

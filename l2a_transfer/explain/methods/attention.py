@@ -2,67 +2,63 @@
 
 from __future__ import annotations
 
-import numpy as np
-import torch
-from PIL import Image
+from typing import TYPE_CHECKING
 
-from l2a_transfer.errors import ArgumentError, BackendError, wrong_kind
-from l2a_transfer.explain.interface import AttentionMaps
-from l2a_transfer.models.interface import Network
-from l2a_transfer.preprocess import Preprocess, check_rgb, normalize
+from l2a_transfer.errors import BackendError
+from l2a_transfer.explain.dispatch import DEFAULT_SIDE, compute_maps
+from l2a_transfer.explain.registry import register_map_method
+from l2a_transfer.models.config import LEVELS
 
-DEFAULT_SIDE = 128
-MAX_SIDE = 1024
-STRIDE = 4
-"""Pixels from one position of the coarsest level to the next; sides are multiples of it so that maps line up."""
+if TYPE_CHECKING:
+    from PIL import Image
+    from torch import Tensor
 
-
-def scaled_size(width: int, height: int, side: int) -> tuple[int, int]:
-    """(width, height) with the shorter side `side` pixels, the aspect kept, both multiples of 4, neither over 1024."""
-    scale = min(side / min(width, height), MAX_SIDE / max(width, height))
-    w, h = (max(STRIDE, round(x * scale / STRIDE) * STRIDE) for x in (width, height))
-    return w, h
+    from l2a_transfer.explain.interface import AttentionMaps
+    from l2a_transfer.models.interface import Network
+    from l2a_transfer.preprocess import Preprocess
 
 
-@torch.inference_mode()
+@register_map_method("attention", maps=tuple(LEVELS))
+def attention(model: Network, images: Tensor) -> dict[str, Tensor]:
+    """Each level's attention weights. Raises: BackendError for a network that has none."""
+    maps = model.attend(images).maps
+    if not maps:
+        raise BackendError(f"{model.config.architecture} has no attention, so it has no maps; use a vgg-att or vgg-pan")
+    return {level: weights[0] for level, weights in maps.items()}  # (h, w)
+
+
 def attention_maps(
     model: Network, preprocess: Preprocess, image: Image.Image, name: str, *, side: int = DEFAULT_SIDE
 ) -> AttentionMaps:
-    """Attention of `model` over an RGB picture, taken with its shorter side at `side` pixels and its aspect kept.
+    """Where each attention level of a network looks at a picture: `compute_maps` by the method "attention".
 
-    The networks were trained on pictures of `preprocess.size` pixels; at several times that, a position sees an
-    object's part rather than the object, and the map is finer. Raises: BackendError for a network without attention,
-    and where its attention is not finite; ValueError for a side that the network cannot take, and for a picture that is
-    not RGB.
+    Parameters
+    ----------
+    model : Network
+        A network with attention; afterwards it is in the mode that it had.
+    preprocess : Preprocess
+        How the network takes pictures.
+    image : PIL.Image.Image
+        Of mode RGB and any size.
+    name : str
+        What errors and sheets call the picture.
+    side : int
+        Pixels of the shorter side as the network takes the picture; the aspect is kept.
+
+    Returns
+    -------
+    AttentionMaps
+        Level → float32 (h, w), weights that sum to 1 (a sigmoid between 0 and 1 for PAN's L2).
+
+    Raises
+    ------
+    BackendError
+        For a network without attention, and where its attention is not finite.
+    ArgumentError
+        For a side that the network cannot take.
+
+    References
+    ----------
+    .. [1] S. Jetley, N. A. Lord, N. Lee, P. H. S. Torr: Learn to Pay Attention. ICLR 2018.
     """
-    if not isinstance(model, Network):
-        raise wrong_kind("model", "a network, the first of what resolve_model(NAME) gives", model)
-    if not isinstance(image, Image.Image):
-        raise wrong_kind(
-            "image", "a picture of Pillow's in mode RGB, as l2a_transfer.data.decode.decode_file(PATH) gives", image
-        )
-    check_rgb(image)
-    smallest = model.config.min_size
-    if not smallest <= side <= MAX_SIDE:
-        raise ArgumentError(f"side must be between {smallest} and {MAX_SIDE} pixels, got {side}")
-    size = scaled_size(image.width, image.height, side)
-    if min(size) < smallest:
-        raise BackendError(
-            f"{name}: {image.width} × {image.height} pixels is too long for its height: its shorter side would be "
-            f"{min(size)} pixels, and {model.config.architecture} needs {smallest}"
-        )
-    pixels = np.array(image.resize(size, Image.Resampling[preprocess.filter.upper()]), dtype=np.uint8)  # (H, W, 3)
-    device = next(model.parameters()).device
-    batch = torch.from_numpy(pixels.transpose(2, 0, 1).copy()).to(device)[None]  # (1, 3, H, W)
-    was_training = model.training
-    model.eval()
-    try:
-        attended = model.attend(normalize(batch, *preprocess.statistics(device)))
-    finally:
-        model.train(was_training)
-    if not attended.maps:
-        raise BackendError(f"{model.config.architecture} has no attention, so it has no maps; use a vgg-att or vgg-pan")
-    maps = {level: values[0].cpu().numpy() for level, values in attended.maps.items()}
-    if bad := [level for level, weights in maps.items() if not np.isfinite(weights).all()]:
-        raise BackendError(f"{name}: attention that is not finite at {', '.join(bad)}", "use other weights as `model`")
-    return AttentionMaps(name, pixels, maps)
+    return compute_maps(model, preprocess, image, name, side=side)

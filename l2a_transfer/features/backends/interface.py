@@ -17,17 +17,35 @@ TAPS = ("ga", "ga-bn-relu")
 
 @dataclass(frozen=True)
 class Computed:
-    """One batch: `features` float32 (B, D), and where they were asked for, `maps`: level → float16 (B, H, W)."""
+    """What a backend gives for one batch.
+
+    Parameters
+    ----------
+    features : ndarray
+        float32 (B, D).
+    maps : dict
+        Level → float16 (B, H, W), where maps were asked for.
+    """
 
     features: NDArray[np.float32]
     maps: dict[str, NDArray[np.float16]] = field(default_factory=dict)
 
 
 class FeatureBackend(Protocol):
-    """Turns uint8 pixels into features, and knows everything that decides their bytes. All can be pickled.
+    """Turns uint8 pixels into features, and knows everything that decides their bytes. A backend can be pickled.
 
-    `card`: the model's card as JSON; `levels`: (name, start, stop) of each piece of the feature's columns;
-    `map_levels`: the levels that it has attention maps of.
+    Attributes
+    ----------
+    name, device, precision, tap : str
+        What computes, where, in which precision, and which features.
+    card : dict
+        The model's card as JSON; ``card["name"]`` is the model's name.
+    preprocess : Preprocess
+        How the model takes pictures.
+    levels : tuple
+        (name, start, stop) of each level's columns, which tile the feature.
+    map_levels : tuple of str
+        The levels that have attention maps.
     """
 
     name: str
@@ -50,10 +68,16 @@ class FeatureBackend(Protocol):
 
 
 def check_pixels(images_u8: NDArray[np.uint8], preprocess: Preprocess) -> None:
-    """Pixels as a backend takes them, uint8 (B, 3, size, size), channels first.
+    """Check that pixels are uint8 (B, 3, size, size), channels first.
 
-    Nothing is converted: 0…1 and 0…255, or rows and channels, cannot be told apart from the numbers alone. Raises:
-    TypeError for another kind of object or of numbers, ValueError for another shape; both say what to do.
+    Nothing is converted: 0…1 and 0…255, or rows and channels, cannot be told apart from the numbers alone.
+
+    Raises
+    ------
+    TypeError
+        For another kind of object or of numbers; the message says how to convert it.
+    ValueError
+        For another shape.
     """
     size = preprocess.size
     expected = f"pixels must be a NumPy array, uint8 0…255, (B, 3, {size}, {size})"
@@ -79,9 +103,31 @@ def feature_width(backend: FeatureBackend) -> int:
 
 
 def level_columns(widths: dict[str, int], wanted: Sequence[str] | None) -> tuple[tuple[str, int, int], ...]:
-    """(name, start, stop) of the wanted levels, tiling the columns in the network's order.
+    """The columns of the wanted levels.
 
-    Raises: UnknownNameError for a level that the network does not have; TypeError for one string.
+    Parameters
+    ----------
+    widths : dict
+        Level → number of its columns, in the network's order.
+    wanted : sequence of str or None
+        The levels to keep; all for None.
+
+    Returns
+    -------
+    tuple
+        (name, start, stop) of each level, in the network's order.
+
+    Raises
+    ------
+    UnknownNameError
+        For a level that the network does not have.
+    TypeError
+        For one string.
+
+    Examples
+    --------
+    >>> level_columns({"L2": 512, "L3": 512}, ["L3"])
+    (('L3', 0, 512),)
     """
     if isinstance(wanted, str):
         raise wrong_kind("levels", f"a list of names, as [{wanted!r}]", wanted)

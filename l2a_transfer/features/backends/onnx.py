@@ -17,6 +17,7 @@ from l2a_transfer.documents import parse
 from l2a_transfer.errors import BackendError, unknown_name
 from l2a_transfer.features.backends.interface import TAPS, Computed, check_pixels, level_columns, maps_wanted
 from l2a_transfer.features.backends.onnx_graph import check_graph
+from l2a_transfer.features.backends.registry import register_backend
 from l2a_transfer.features.extraction.interruptible import interruptible
 from l2a_transfer.features.machine import arithmetic, gpu_name, onnx_instructions
 from l2a_transfer.inputs import check_input, read_input
@@ -124,7 +125,7 @@ class OnnxBackend:
     def run(self, images_u8: NDArray[np.uint8], names: Sequence[str] | None = None) -> dict[str, NDArray[np.float32]]:
         """Outputs of the file by name, all by default: `features` (B, D) and `map_LEVEL` (B, H, W)."""
         if len(images_u8) == 0:
-            return _none_of(self.run, images_u8, names)
+            return _empty_outputs(self.run, images_u8, names)
         import onnxruntime as ort
 
         wanted = list(names) if names else [output.name for output in self._session.get_outputs()]
@@ -138,7 +139,7 @@ class OnnxBackend:
     def run_bound(self, images_u8: NDArray[np.uint8], names: Sequence[str]) -> dict[str, NDArray[np.float32]]:
         """As `run`, with the pixels put on the device once and the outputs allocated there (I/O binding)."""
         if len(images_u8) == 0:
-            return _none_of(self.run_bound, images_u8, names)
+            return _empty_outputs(self.run_bound, images_u8, names)
         import onnxruntime as ort
 
         with _runtime_errors(self._path):
@@ -172,11 +173,24 @@ class OnnxBackend:
         }
 
 
+@register_backend(
+    "onnxruntime",
+    models="FILE.onnx, which 'l2a-transfer export' makes",
+    suffixes=(".onnx",),
+    options=("device", "precision", "tap", "levels"),
+)
+def open_onnx(model: str, *, device: str, precision: str, tap: str, levels: Sequence[str] | None) -> OnnxBackend:
+    """An exported file in ONNX Runtime. Raises: BackendError."""
+    return OnnxBackend(Path(model), device=device, precision=precision, tap=tap, levels=levels)
+
+
 def _terminate(options: Any) -> None:
     options.terminate = True
 
 
-def _none_of(run: Any, images_u8: NDArray[np.uint8], names: Sequence[str] | None) -> dict[str, NDArray[np.float32]]:
+def _empty_outputs(
+    run: Any, images_u8: NDArray[np.uint8], names: Sequence[str] | None
+) -> dict[str, NDArray[np.float32]]:
     """The outputs for no picture, which ONNX Runtime's pooling refuses: those of a black one, and none of it."""
     one = np.zeros((1, *images_u8.shape[1:]), dtype=images_u8.dtype)
     return {name: values[:0] for name, values in run(one, names).items()}

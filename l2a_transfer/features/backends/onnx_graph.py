@@ -33,19 +33,32 @@ ELEMENTS = {"FLOAT": 1, "UINT8": 2, "INT64": 7, "BOOL": 9}
 ELEMENT_BYTES = {1: 4, 2: 1, 7: 8, 9: 1}
 FLAG, AXIS = (0, 1), (0, 3)
 OPERATORS: dict[str, dict[str, Any]] = {
-    "Add": {}, "Div": {}, "Expand": {}, "Greater": {}, "LessOrEqual": {}, "MatMul": {}, "Max": {}, "Mul": {}, "Pow": {},
-    "Relu": {}, "Sigmoid": {}, "Sqrt": {}, "Squeeze": {}, "Sub": {}, "Tanh": {}, "Unsqueeze": {},
+    **{name: {} for name in ("Add", "Div", "Expand", "Greater", "LessOrEqual", "MatMul", "Max", "Mul", "Pow")},
+    **{name: {} for name in ("Relu", "Sigmoid", "Sqrt", "Squeeze", "Sub", "Tanh", "Unsqueeze")},
     "BatchNormalization": {"momentum": float, "epsilon": float},
     "Cast": {"to": (1, 7)},
     "Concat": {"axis": AXIS},
-    "Conv": {"auto_pad": b"NOTSET", "dilations": (1, 1), "group": (1, 1), "kernel_shape": (1, AT_MOST),
-             "pads": (0, 16), "strides": (1, AT_MOST)},
+    "Conv": {
+        "auto_pad": b"NOTSET",
+        "dilations": (1, 1),
+        "group": (1, 1),
+        "kernel_shape": (1, AT_MOST),
+        "pads": (0, 16),
+        "strides": (1, AT_MOST),
+    },
     "CumSum": {"exclusive": FLAG, "reverse": FLAG},
     "Gather": {"axis": AXIS},
     "GatherElements": {"axis": AXIS},
     "Gemm": {"alpha": float, "beta": float, "transA": FLAG, "transB": FLAG},
-    "MaxPool": {"auto_pad": b"NOTSET", "ceil_mode": FLAG, "dilations": (1, 1), "kernel_shape": (1, AT_MOST),
-                "pads": (0, 16), "storage_order": (0, 0), "strides": (1, AT_MOST)},
+    "MaxPool": {
+        "auto_pad": b"NOTSET",
+        "ceil_mode": FLAG,
+        "dilations": (1, 1),
+        "kernel_shape": (1, AT_MOST),
+        "pads": (0, 16),
+        "storage_order": (0, 0),
+        "strides": (1, AT_MOST),
+    },
     "ReduceMax": {"keepdims": FLAG, "noop_with_empty_axes": FLAG},
     "ReduceMean": {"keepdims": FLAG, "noop_with_empty_axes": FLAG},
     "ReduceSum": {"keepdims": FLAG, "noop_with_empty_axes": FLAG},
@@ -54,7 +67,7 @@ OPERATORS: dict[str, dict[str, Any]] = {
     "Softmax": {"axis": AXIS},
     "TopK": {"axis": AXIS, "largest": FLAG, "sorted": FLAG},
     "Transpose": {"perm": AXIS},
-}  # fmt: skip
+}
 """Operator of the standard domain → its attributes: the smallest and largest of one or several integers, a float, or
 one text. A test exports every family with every normalizer and option and compares."""
 OF_FLOATS = ("Div", "Pow", "Sqrt")

@@ -1,19 +1,21 @@
-"""Features without a network: the pixels themselves, the floor that every network must beat."""
+"""Features without a network: the pixels themselves, the baseline that every network must beat."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from l2a_transfer.features.backends.interface import Computed, check_pixels
+from l2a_transfer.devices import choose_device
+from l2a_transfer.features.backends.interface import Computed, check_pixels, level_columns
+from l2a_transfer.features.backends.registry import register_backend
 from l2a_transfer.preprocess import Preprocess
 
 
 class PixelsBackend:
-    """The floor: the pixels themselves, divided by 255, channel-major."""
+    """The pixels divided by 255, channel by channel: the baseline that every network must beat."""
 
     name, device, precision, tap = "pixels", "cpu", "fp32", "ga"
 
@@ -33,3 +35,12 @@ class PixelsBackend:
 
     def identity(self) -> dict[str, Any]:
         return {"model": "pixels", "weights": ""}
+
+
+@register_backend("pixels", models="pixels", names=("pixels",), options=("device", "levels"))
+def open_pixels(model: str, *, device: str, levels: Sequence[str] | None) -> PixelsBackend:
+    """The pixels of pictures. Raises: DeviceError for a device that is not there; UnknownNameError for a level."""
+    choose_device(device)
+    backend = PixelsBackend()
+    level_columns({"pixels": backend.levels[0][2]}, levels)
+    return backend

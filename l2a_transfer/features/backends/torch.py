@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from l2a_transfer.devices import choose_device, extraction_precision, ieee_float32
 from l2a_transfer.errors import unknown_name
 from l2a_transfer.features.backends.interface import TAPS, Computed, check_pixels, level_columns, maps_wanted
+from l2a_transfer.features.backends.registry import BACKEND_OPTIONS, register_backend
 from l2a_transfer.features.machine import arithmetic, gpu_name, torch_instructions
 from l2a_transfer.preprocess import normalize
 
@@ -149,6 +150,23 @@ class TorchBackend:
             "gpu": gpu_name(self.device),
             "arithmetic": arithmetic(self.device, self.preprocess.size, self.features),
         }
+
+
+@register_backend(
+    "torch",
+    models="a bundled name, FILE.safetensors or untrained:ARCH[@WIDTH]",
+    prefixes=("untrained:",),
+    suffixes=(".safetensors",),
+    options=BACKEND_OPTIONS,
+)
+def open_weights(
+    model: str, *, device: str, precision: str, tap: str, levels: Sequence[str] | None, seed: int
+) -> TorchBackend:
+    """The network that a name means, in PyTorch. Raises: UnknownNameError; WeightsError."""
+    from l2a_transfer.models.weights import resolve_model
+
+    network, card = resolve_model(model, seed=seed)
+    return TorchBackend(network, card, device=device, precision=precision, tap=tap, levels=levels)
 
 
 def _to_pinned(values: torch.Tensor) -> torch.Tensor:

@@ -18,7 +18,7 @@ from l2a_transfer.data.sources import ImageSource
 from l2a_transfer.errors import StoreError
 from l2a_transfer.features.backends.interface import Computed, FeatureBackend
 from l2a_transfer.features.extraction.plan import batches_of
-from l2a_transfer.features.extraction.shards import Shard, Shards
+from l2a_transfer.features.extraction.shard_folder import RowShard, ShardFolder
 from l2a_transfer.wording import counted
 
 WRITING = 2
@@ -28,7 +28,7 @@ WRITING = 2
 def compute_shards(
     source: ImageSource,
     backend: FeatureBackend,
-    shards: Shards,
+    shards: ShardFolder,
     ranges: Sequence[range],
     *,
     batch_size: int,
@@ -37,10 +37,40 @@ def compute_shards(
     attention: bool = False,
     advance: Callable[[int], object] = lambda images: None,
 ) -> Iterator[tuple[range, dict[int, str]]]:
-    """Write the shard of each range, in order; yields the range and its skipped rows once the shard is on disk.
+    """Compute the rows of each range and write its shard, in order.
 
-    `advance` is told how many images were computed. Raises: DataError for an image that cannot be used where
-    `on_error` is "fail"; StoreError for features that are not finite, and where the disk refuses.
+    Parameters
+    ----------
+    source : ImageSource
+        The pictures.
+    backend : FeatureBackend
+        What computes the features.
+    shards : ShardFolder
+        Where shards are written.
+    ranges : sequence of range
+        Row numbers, as `plan_ranges` gives them.
+    batch_size : int
+        Images per batch.
+    workers : int, optional
+        Decoding processes; chosen by default.
+    on_error : {"fail", "skip"}
+        What to do with an image that cannot be used.
+    attention : bool
+        Compute attention maps too.
+    advance : callable
+        Called with the number of images in each batch that was computed.
+
+    Yields
+    ------
+    tuple of range, dict
+        A range whose shard is on disk, and its skipped rows: row number → reason.
+
+    Raises
+    ------
+    DataError
+        For an image that cannot be used, where `on_error` is "fail".
+    StoreError
+        For features that are not finite, and where the disk refuses.
     """
     batches = [batch for rows in ranges for batch in batches_of(rows, batch_size)]
     workers = choose_workers(sum(map(len, ranges)), workers)
@@ -79,7 +109,7 @@ def _filled(
     source: ImageSource,
     backend: FeatureBackend,
     advance: Callable[[int], object],
-) -> Shard:
+) -> RowShard:
     """One shard of the next batches, without the rows whose images could not be used."""
     features: NDArray[np.float32] | None = None
     maps: dict[str, NDArray[np.float16]] = {}
@@ -87,8 +117,8 @@ def _filled(
     for batch in batches_of(rows, batch_size):
         values = next(computed)
         if features is None:
-            features = _off_heap((len(rows), *values.features.shape[1:]), values.features.dtype)
-            maps = {level: _off_heap((len(rows), *own.shape[1:]), own.dtype) for level, own in values.maps.items()}
+            features = _mapped_zeros((len(rows), *values.features.shape[1:]), values.features.dtype)
+            maps = {level: _mapped_zeros((len(rows), *own.shape[1:]), own.dtype) for level, own in values.maps.items()}
         at = slice(batch.start - rows.start, batch.stop - rows.start)
         features[at] = values.features
         for level, own in values.maps.items():
@@ -106,10 +136,10 @@ def _filled(
             f"first of image {source.ids[kept[bad[0]]]!r}",
             "use `precision='fp32'`, or other weights",
         )
-    return Shard(kept, features, maps, skipped)
+    return RowShard(kept, features, maps, skipped)
 
 
-def _off_heap(shape: tuple[int, ...], dtype: np.dtype[Any]) -> NDArray[Any]:
+def _mapped_zeros(shape: tuple[int, ...], dtype: np.dtype[Any]) -> NDArray[Any]:
     """An array of zeros in pages of its own.
 
     A shard outlives the batches beside it, and the thread that writes it gives it back at any moment. On the heap it

@@ -27,9 +27,15 @@ from l2a_transfer.errors import (
 )
 from l2a_transfer.features.backends.interface import FeatureBackend, feature_width
 from l2a_transfer.features.extraction.compute import compute_shards
-from l2a_transfer.features.extraction.plan import as_there, comparable, fingerprint, made_otherwise, plan_ranges
+from l2a_transfer.features.extraction.plan import (
+    comparable,
+    comparison_hint,
+    describe_differences,
+    fingerprint,
+    plan_ranges,
+)
 from l2a_transfer.features.extraction.ray_engine import RayConfig, compute_on_ray
-from l2a_transfer.features.extraction.shards import Shard, Shards
+from l2a_transfer.features.extraction.shard_folder import RowShard, ShardFolder
 from l2a_transfer.features.store.reader import read_meta
 from l2a_transfer.features.store.schema import FeatureMeta
 from l2a_transfer.features.store.writer import write_features
@@ -46,9 +52,20 @@ ENGINES = ("local", "ray")
 
 @dataclass(frozen=True)
 class ExtractResult:
-    """Where the features are: `rows` × `dim`, how many images were computed now, and in how many seconds.
+    """What an extraction wrote.
 
-    `skipped`: (id, reason) of each image that could not be used and has no row.
+    Parameters
+    ----------
+    path : Path
+        The feature file.
+    rows, dim : int
+        Its size, N × D.
+    computed : int
+        How many images were computed by this call.
+    seconds : float
+        How long the call took, in seconds.
+    skipped : tuple
+        (id, reason) of each image that could not be used and has no row.
     """
 
     path: Path
@@ -113,17 +130,17 @@ def extract(
         out.parent.mkdir(parents=True, exist_ok=True)
     job = _Job(source, backend, out, identity, on_error)
     check_own_folder(job.shards.folder)
-    if (found := job.complete(resume=resume, overwrite=overwrite)) and not job.shards.there():
+    if (found := job.complete(resume=resume, overwrite=overwrite)) and not job.shards.exists():
         return found
     check_replaceable(out)
     with output_lock(out):
         check_replaceable(out)
         # Whoever held the lock until now may have finished in the meantime.
         if found := job.complete(resume=resume, overwrite=overwrite):
-            if job.shards.is_of(identity):
+            if job.shards.belongs_to(identity):
                 job.shards.remove()  # its writer was killed between the last rename and this
             return found
-        job.shards.open(overwrite=overwrite and not (resume and job.shards.is_of(identity)))
+        job.shards.open(overwrite=overwrite and not (resume and job.shards.belongs_to(identity)))
         ranges = plan_ranges(len(source), batch_size)
         skipped = {rows: shard.skipped for rows in ranges if (shard := job.usable(rows))}
         todo = [rows for rows in ranges if rows not in skipped]
@@ -140,7 +157,7 @@ def extract(
         )
         compute = compute_shards if engine == "local" else partial(compute_on_ray, config=ray or RayConfig())
         try:
-            with job.shards.kept_if_used(), bar:
+            with job.shards.removed_if_unused(), bar:
                 for rows, bad in compute(
                     source,
                     backend,
@@ -174,8 +191,8 @@ class _Job:
     on_error: str
 
     @property
-    def shards(self) -> Shards:
-        return Shards(self.out.with_name(self.out.name + ".shards"), self.identity)
+    def shards(self) -> ShardFolder:
+        return ShardFolder(self.out.with_name(self.out.name + ".shards"), self.identity)
 
     def complete(self, *, resume: bool, overwrite: bool) -> ExtractResult | None:
         """The file that is there already, verified; None where it has to be made. Raises: OutputExistsError."""
@@ -189,13 +206,13 @@ class _Job:
         started = time.perf_counter()
         meta, rows, dim = read_meta(self.out)
         theirs, missing = comparable(meta.fingerprint, self.identity)
-        named = made_otherwise(theirs, self.identity)
+        named = describe_differences(theirs, self.identity)
         if named and overwrite:
             return None
         if named:
             raise OutputExistsError(
                 f"{self.out}: complete, {named}",
-                f"{as_there(theirs, self.identity)}`overwrite=True` replaces it",
+                f"{comparison_hint(theirs, self.identity)}`overwrite=True` replaces it",
             )
         if meta.skipped and self.on_error == "fail":
             (name, reason), more = meta.skipped[0], len(meta.skipped)
@@ -209,7 +226,7 @@ class _Job:
         return ExtractResult(self.out, rows, dim, 0, time.perf_counter() - started, meta.skipped)
 
     def interrupted(self, ranges: Sequence[range], *, overwrite: bool) -> Interrupted:
-        """What Ctrl-C leaves on disk, and what goes on with it."""
+        """The error for Ctrl-C: which rows are kept on disk, and how to continue."""
         rows = sum(len(rows) for rows in ranges if self.shards.path(rows).exists())
         if not rows:
             return Interrupted(f"nothing of {self.out} is kept; rows are written {len(ranges[0]):,} at a time")
@@ -218,7 +235,7 @@ class _Job:
             f"the same again {'with `resume=True` ' if overwrite else ''}goes on from there",
         )
 
-    def usable(self, rows: range) -> Shard | None:
+    def usable(self, rows: range) -> RowShard | None:
         """The shard of a range, where it is whole and this run may skip what it skipped."""
         shard = self.shards.read(rows)
         return None if shard and shard.skipped and self.on_error == "fail" else shard
@@ -261,7 +278,9 @@ class _Job:
         )
 
 
-def _blocks(shards: Shards, ranges: Iterable[range], part: Callable[[Shard], NDArray[Any]]) -> Iterator[NDArray[Any]]:
+def _blocks(
+    shards: ShardFolder, ranges: Iterable[range], part: Callable[[RowShard], NDArray[Any]]
+) -> Iterator[NDArray[Any]]:
     for rows in ranges:
         shard = shards.read(rows)
         if shard is None:

@@ -1,4 +1,4 @@
-"""Calls into libraries that do not hear Ctrl-C."""
+"""Calls into libraries that do not react to Ctrl-C."""
 
 from __future__ import annotations
 
@@ -10,14 +10,31 @@ from typing import TypeVar
 
 Result = TypeVar("Result")
 GRACE_S = 5.0
-"""How long a call that was told to stop is waited for."""
+"""How long to wait for a call that was asked to stop."""
 
 
 def interruptible(call: Callable[[], Result], stop: Callable[[], object] = lambda: None) -> Result:
-    """What `call` gives, computed beside the main thread, in which Python handles signals between its own steps alone.
+    """Run `call` in a second thread, so that Ctrl-C interrupts the main thread while it waits.
 
-    Where the wait is interrupted, `stop` is called to end the computation, which is left behind if it goes on. From
-    another thread than the main one, `call` is called as it is. Raises: what `call` raises, and KeyboardInterrupt.
+    Python handles signals in the main thread, and only between its own instructions. Outside of the main thread, `call`
+    is called directly.
+
+    Parameters
+    ----------
+    call : callable
+        The computation.
+    stop : callable
+        Called when the wait is interrupted, to end the computation. One that does not end in time is abandoned.
+
+    Returns
+    -------
+    object
+        What `call` returns.
+
+    Raises
+    ------
+    KeyboardInterrupt
+        Where the wait is interrupted; otherwise what `call` raises.
     """
     if threading.current_thread() is not threading.main_thread():
         return call()

@@ -66,13 +66,13 @@ def differences(there: dict[str, Any], here: dict[str, Any]) -> str:
     keys = sorted(key for key in {*there, *here} - {STAMPS} if there.get(key) != here.get(key))
     return "; ".join(
         f"data: files compared by {there[STAMPS]} there, by {here[STAMPS]} here"
-        if key == "data" and stamped_otherwise(there, here)
+        if key == "data" and stamps_differ(there, here)
         else f"{_MEANING.get(key, key)}: {_short(there, key)} there, {_short(here, key)} here"
         for key in keys
     )
 
 
-def made_otherwise(there: dict[str, Any], here: dict[str, Any]) -> str:
+def describe_differences(there: dict[str, Any], here: dict[str, Any]) -> str:
     """`differences` behind what they come from: other options, or perhaps another machine; empty for the same."""
     named = differences(there, here)
     if any(there.get(key) != here.get(key) for key in RECORDED):
@@ -80,7 +80,7 @@ def made_otherwise(there: dict[str, Any], here: dict[str, Any]) -> str:
     return named and f"with other options ({named})"
 
 
-def stamped_otherwise(there: dict[str, Any], here: dict[str, Any]) -> bool:
+def stamps_differ(there: dict[str, Any], here: dict[str, Any]) -> bool:
     """True where the data cannot be compared, because one looked into the files and the other did not.
 
     Fingerprints of earlier versions do not say; their data is compared as if both had done the same.
@@ -89,9 +89,9 @@ def stamped_otherwise(there: dict[str, Any], here: dict[str, Any]) -> bool:
     return there.get("data") != here.get("data") and len(stamps) == 2 and None not in stamps
 
 
-def as_there(there: dict[str, Any], here: dict[str, Any]) -> str:
+def comparison_hint(there: dict[str, Any], here: dict[str, Any]) -> str:
     """The beginning of a remedy: how to compare files as they were compared there; empty where that is not it."""
-    if not stamped_otherwise(there, here):
+    if not stamps_differ(there, here):
         return ""
     return f"{'leave `verify_source` out' if here[STAMPS] == CONTENT else 'give `verify_source=True`'} as there, or "
 

@@ -21,29 +21,37 @@ from l2a_transfer.errors import BackendError, L2AError, MissingExtraError, Store
 from l2a_transfer.features.backends.interface import FeatureBackend
 from l2a_transfer.features.extraction.compute import compute_shards
 from l2a_transfer.features.extraction.plan import differences, fingerprint
-from l2a_transfer.features.extraction.shards import Shards
+from l2a_transfer.features.extraction.shard_folder import ShardFolder
 
 log = logging.getLogger(__name__)
 RESTARTS = 8
-"""How often Ray starts a dead actor again; the call that died with it is given out again here."""
+"""How often Ray restarts a dead actor. The call that died with it is repeated here."""
 REST_S = 1.0
 """Seconds until an actor that is being started again is called again."""
 ABSENCES = 600
-"""Such calls in a row before an actor is given up."""
+"""After so many failed calls in a row, an actor is given up."""
 ATTEMPTS = 3
 """Reports of a finished shard that is not there, before the folder is taken not to be shared."""
 
 
 @dataclass(frozen=True)
 class RayConfig:
-    """Where to run: `address` of a cluster, or None for one on this machine; `actors`, or as many as fit."""
+    """Where Ray runs.
+
+    Parameters
+    ----------
+    address : str, optional
+        Of a running cluster; by default one is started on this machine.
+    actors : int, optional
+        How many; by default as many as fit.
+    """
 
     address: str | None = None
     actors: int | None = None
 
 
 class Extractor:
-    """What an actor holds: the network and the images. Raises: BackendError where it would compute other bytes."""
+    """A Ray actor with the network and the images. It refuses to work where it would compute other bytes."""
 
     def __init__(
         self, source: ImageSource, backend: FeatureBackend, folder: Path, identity: dict[str, Any], **options: Any
@@ -53,7 +61,7 @@ class Extractor:
         if isinstance(identity.get("threads"), int) and identity["threads"] > 0:
             torch.set_num_threads(identity["threads"])
         self.source, self.backend, self.options = source, backend, options
-        self.shards = Shards(folder, identity)
+        self.shards = ShardFolder(folder, identity)
         self.refusal: L2AError | None = None
         try:
             here = fingerprint(source, backend, options["batch_size"], attention=options["attention"])
@@ -62,7 +70,7 @@ class Extractor:
                     f"{os.uname().nodename}: would compute other bytes than the driver ({named}); use nodes of one "
                     "kind, and start the command on one of them"
                 )
-            if not self.shards.is_of(identity):
+            if not self.shards.belongs_to(identity):
                 raise StoreError(f"{folder}: not there on {os.uname().nodename}", "`out` must lie in a shared folder")
         except L2AError as error:
             self.refusal = error  # an actor that raises here would be restarted again and again
@@ -85,7 +93,7 @@ class Extractor:
 def compute_on_ray(
     source: ImageSource,
     backend: FeatureBackend,
-    shards: Shards,
+    shards: ShardFolder,
     ranges: Sequence[range],
     *,
     config: RayConfig,
@@ -123,7 +131,7 @@ def compute_on_ray(
 
 
 def _dispatch(
-    ray: Any, pool: list[Any], shards: Shards, ranges: Sequence[range], advance: Callable[[int], object]
+    ray: Any, pool: list[Any], shards: ShardFolder, ranges: Sequence[range], advance: Callable[[int], object]
 ) -> Iterator[tuple[range, dict[int, str]]]:
     """One call an actor at a time; an idle actor repeats the oldest unfinished range, in case its actor is lost."""
     waiting, left = deque(ranges), dict.fromkeys(ranges, ATTEMPTS)
@@ -133,7 +141,7 @@ def _dispatch(
     while left:
         while resting and resting[0][0] <= time.monotonic():
             idle.append(resting.popleft()[1])
-        while idle and (rows := _next(waiting, left, calls)) is not None:
+        while idle and (rows := _next_range(waiting, left, calls)) is not None:
             actor = idle.popleft()
             calls[actor.work.remote(rows.start, rows.stop)] = actor, rows
         if not calls and not resting:
@@ -172,7 +180,7 @@ def _dispatch(
             waiting.append(rows)
 
 
-def _next(waiting: deque[range], left: dict[range, int], calls: dict[Any, tuple[Any, range]]) -> range | None:
+def _next_range(waiting: deque[range], left: dict[range, int], calls: dict[Any, tuple[Any, range]]) -> range | None:
     while waiting:
         rows = waiting.popleft()
         if rows in left:

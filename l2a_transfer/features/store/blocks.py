@@ -67,13 +67,13 @@ class Blocks:
         return content
 
     def claim_chunks(self, at: NDArray[np.uint64], size: int) -> None:
-        """Many blocks of one size; `check_apart` sees whether any of their bytes is listed twice."""
+        """Many blocks of one size; `check_no_overlap` sees whether any of their bytes is listed twice."""
         if int(at.max()) + size > self.size:
             raise self.damaged("a chunk does not lie in the file")
         starts = at.astype(np.int64)
         self._chunks.append(np.stack([starts, starts + size], axis=1))
 
-    def check_apart(self) -> None:
+    def check_no_overlap(self) -> None:
         blocks = np.stack([self._starts, self._stops], axis=1).astype(np.int64)
         spans = np.concatenate([blocks, *self._chunks])
         spans = spans[np.argsort(spans[:, 0], kind="stable")]
@@ -103,10 +103,8 @@ class Blocks:
             index, _, _, length = HEAP_OBJECT.unpack(self.peek(at, HEAP_OBJECT.size))
             step = length if index == 0 else HEAP_OBJECT.size + -(-length // 8) * 8
             self._heap_objects += 1
-            if (
-                step < HEAP_OBJECT.size or at + step > stop or index in found
-                or self._heap_objects > MAX_HEAP_OBJECTS
-            ):  # fmt: skip
+            inside = step >= HEAP_OBJECT.size and at + step <= stop
+            if not inside or index in found or self._heap_objects > MAX_HEAP_OBJECTS:
                 raise self.damaged("a heap of texts does not fit together")
             if index:
                 found[index] = length

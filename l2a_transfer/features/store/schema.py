@@ -29,9 +29,13 @@ CHUNK_BYTES = 1 << 20
 AGAIN = "extract it again (`overwrite=True`)"
 TEXT = ("data", "tap", "precision", "backend")
 JSON: dict[str, Kind] = {
-    "classes": list_of(text()), "splits": list_of(text()), "levels": list_of(row_of(text(), integer(), integer())),
-    "card": CARD_OF_FEATURES, "preprocess": OBJECT, "fingerprint": OBJECT,
-}  # fmt: skip
+    "classes": list_of(text()),
+    "splits": list_of(text()),
+    "levels": list_of(row_of(text(), integer(), integer())),
+    "card": CARD_OF_FEATURES,
+    "preprocess": OBJECT,
+    "fingerprint": OBJECT,
+}
 """What each attribute must hold; `levels` are (name, start, stop)."""
 OPTIONAL_JSON: dict[str, Kind] = {
     "skipped": list_of(row_of(text(), text())),
@@ -90,7 +94,9 @@ class FeatureMeta:
 
 
 @dataclass(frozen=True)
-class Rows:
+class RowTable:
+    """Label, id and split of each row: (N,) int32, N names, (N,) uint8."""
+
     labels: NDArray[np.int32]
     ids: tuple[str, ...]
     split: NDArray[np.uint8]
@@ -107,7 +113,7 @@ def weights_sha256(meta: FeatureMeta) -> str | None:
     return found or None
 
 
-def check_rows(path: Path, meta: FeatureMeta, rows: Rows, dim: int) -> None:
+def check_rows(path: Path, meta: FeatureMeta, rows: RowTable, dim: int) -> None:
     """What holds in every feature file, whether it is about to be written or has just been read."""
     N = len(rows.labels)
     for name, array in (("/labels", rows.labels), ("/split", rows.split)):

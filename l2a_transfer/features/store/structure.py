@@ -12,22 +12,28 @@ import math
 import struct
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from l2a_transfer.errors import StoreError
 from l2a_transfer.features.store.blocks import UNDEFINED, Blocks
+from l2a_transfer.features.store.hdf5_attributes import (
+    VARIABLE,
+    check_attribute,
+    check_dense_attributes,
+    read_dataspace,
+    read_datatype,
+)
 from l2a_transfer.features.store.schema import AGAIN, MAPS, USER_BLOCK
 from l2a_transfer.inputs import open_input
 
 SUPERBLOCK = struct.Struct("<8sBBBB4QI")
 """signature, version, size of offsets, size of lengths, flags, base, extension, end of file, root, checksum."""
 DATASETS = ("features", "labels", "split", "ids")
-DATASPACE, LINK_INFO, DATATYPE, FILL_VALUE, LINK, EXTERNAL, LAYOUT, GROUP_INFO, FILTERS, ATTRIBUTE, CONTINUATION = (
-    1, 2, 3, 5, 6, 7, 8, 10, 11, 12, 16,
-)  # fmt: skip
+DATASPACE, LINK_INFO, DATATYPE = 1, 2, 3
+FILL_VALUE, LINK, EXTERNAL, LAYOUT = 5, 6, 7, 8
+GROUP_INFO, FILTERS, ATTRIBUTE, CONTINUATION = 10, 11, 12, 16
 ATTRIBUTE_INFO = 21
 OF_GROUPS = {LINK_INFO, GROUP_INFO, LINK, ATTRIBUTE_INFO, ATTRIBUTE}
 OF_DATASETS = {DATASPACE, DATATYPE, FILL_VALUE, LAYOUT, FILTERS, ATTRIBUTE_INFO, ATTRIBUTE}
@@ -36,29 +42,25 @@ MAX_LINKS = 8
 NOWHERE = struct.pack("<QQ", UNDEFINED, UNDEFINED)
 FLETCHER32 = bytes((2, 1, 3, 0, 0, 0, 0, 0))
 """A filter pipeline of version 2 with one filter, fletcher32, which no chunk may leave out."""
-FLOATS = {
-    2: struct.pack("<HHBBBBI", 0, 16, 10, 5, 0, 10, 15),
-    4: struct.pack("<HHBBBBI", 0, 32, 23, 8, 0, 23, 127),
-    8: struct.pack("<HHBBBBI", 0, 64, 52, 11, 0, 52, 1023),
-}
-"""Size in bytes → where IEEE 754 puts exponent and mantissa, as a datatype message has it."""
-INTEGER, FLOAT, STRING, VARIABLE = 0, 1, 3, 9
-TEXT_REFERENCE = struct.Struct("<IQI")
-"""length, address of the global heap, number of the object in it."""
-FRACTAL_HEAP = struct.Struct("<4sBHHBI QQQQQQQQQQQQ HQQHHQHI")
-"""In words: `_attribute_heap`."""
-HEAP_BLOCK_HEAD = 22
-"""signature, version, the heap's address, the block's offset in 5 bytes, checksum."""
-HEAP_WIDTH, HEAP_START, HEAP_MOST, HEAP_BITS = 4, 1024, 65536, 40
-"""The doubling table that libhdf5 gives to attributes: blocks a row, and bytes of the first and the largest."""
-TREE = struct.Struct("<4sBBIHHBBQHQI")
-TREE_RECORD = struct.Struct("<BIBHBII")
-"""version and kind of the object, its offset in 5 bytes and its length, flags, order of creation, hash of the name."""
 
 
 def check_structure(path: Path) -> None:
-    """Every part of a feature file that libhdf5 will read is of the layout that `write_features` writes, lies in the
-    file, and shares no byte with another. Each data set stores as much as it declares. Raises: OSError; StoreError.
+    """Check the structure of a feature file without libhdf5.
+
+    Every part that libhdf5 will read must have the layout that `write_features` writes, lie in the file, and share no
+    byte with another part. Each data set must store as much as it declares.
+
+    Parameters
+    ----------
+    path : Path
+        A file whose seal holds.
+
+    Raises
+    ------
+    StoreError
+        For any other structure.
+    OSError
+        Where the file cannot be read.
     """
     with open_input(path) as file:
         size = file.seek(0, io.SEEK_END)
@@ -85,7 +87,7 @@ def _check_file(blocks: Blocks) -> None:
     if MAPS in links:
         for level, at in _group(blocks, MAPS, links[MAPS]).items():
             _check_dataset(blocks, f"{MAPS}/{level}", at)
-    blocks.check_apart()
+    blocks.check_no_overlap()
 
 
 def _messages(blocks: Blocks, at: int) -> list[tuple[int, bytes]]:
@@ -120,7 +122,9 @@ def _split(blocks: Blocks, part: bytes) -> Iterator[tuple[int, bytes]]:
         at += 4 + size
 
 
-def _only(blocks: Blocks, name: str, messages: list[tuple[int, bytes]], allowed: set[int]) -> dict[int, bytes]:
+def _unique_messages(
+    blocks: Blocks, name: str, messages: list[tuple[int, bytes]], allowed: set[int]
+) -> dict[int, bytes]:
     """The messages of which an object has one each. Attributes, which may be many, are checked."""
     found: dict[int, bytes] = {}
     for kind, body in messages:
@@ -129,14 +133,14 @@ def _only(blocks: Blocks, name: str, messages: list[tuple[int, bytes]], allowed:
         if kind not in allowed or (kind in found and kind not in (LINK, ATTRIBUTE)):
             raise blocks.damaged(f"/{name} has a header message of type {kind}, which is not written")
         if kind == ATTRIBUTE:
-            _check_attribute(blocks, body)
+            check_attribute(blocks, body)
         found[kind] = body
     info = found.get(ATTRIBUTE_INFO, b"\0\0" + NOWHERE)
     version, flags, heap, tree = struct.unpack("<BBQQ", info)
     if (version, flags) != (0, 0) or (heap == UNDEFINED) != (tree == UNDEFINED):
         raise blocks.damaged(f"the attributes of /{name} are listed as they are not written")
     if heap != UNDEFINED:
-        _check_dense_attributes(blocks, heap, tree)
+        check_dense_attributes(blocks, heap, tree)
     return found
 
 
@@ -145,7 +149,7 @@ def _group(blocks: Blocks, name: str, at: int) -> dict[str, int]:
     messages = _messages(blocks, at)
     if not any(kind == LINK_INFO for kind, _ in messages):
         raise StoreError(f"{blocks.path}: /{name} must be a group", AGAIN)
-    single = _only(blocks, name, messages, OF_GROUPS)
+    single = _unique_messages(blocks, name, messages, OF_GROUPS)
     if single[LINK_INFO] != b"\0\0" + NOWHERE or single.get(GROUP_INFO, b"\0\0") != b"\0\0":
         raise blocks.damaged(f"/{name} has more than {MAX_LINKS} links, or lists them in another way than is written")
     links: dict[str, int] = {}
@@ -177,120 +181,12 @@ def _link(blocks: Blocks, group: str, body: bytes) -> tuple[str, int]:
     return name, where
 
 
-class _Type(NamedTuple):
-    kind: int
-    size: int
-
-
-def _datatype(blocks: Blocks, body: bytes) -> _Type:
-    """Numbers and texts. Raises: StoreError for any other datatype, and for numbers that no machine has."""
-    first, bits, size = body[0], int.from_bytes(body[1:4], "little"), int.from_bytes(body[4:8], "little")
-    version, kind, rest = first >> 4, first & 15, body[8:]
-    ok = version in (1, 3) and size > 0
-    if kind == INTEGER:
-        ok = ok and size in (1, 2, 4, 8) and not bits & ~9 and rest == struct.pack("<HH", 0, 8 * size)
-    elif kind == FLOAT:
-        ok = ok and bits & ~1 == 0x20 | (8 * size - 1) << 8 and rest == FLOATS.get(size)
-    elif kind == STRING:
-        ok = ok and bits & 15 <= 2 and bits >> 4 <= 1 and not rest
-    elif kind == VARIABLE:
-        ok = ok and bits & 15 == 1 and bits >> 4 & 15 <= 2 and bits >> 8 <= 1 and size == TEXT_REFERENCE.size
-        ok = ok and rest[0] & 15 in (INTEGER, STRING) and _datatype(blocks, rest).size == 1
-    else:
-        ok = False
-    if not ok:
-        raise blocks.damaged(f"a datatype of class {kind} that is no number and no text")
-    return _Type(kind, size)
-
-
-def _dataspace(blocks: Blocks, body: bytes) -> tuple[int, ...]:
-    version, rank, flags, kind = body[:4]
-    shape = struct.unpack_from(f"<{rank}Q", body, 4)
-    most = body[4 + 8 * rank :]
-    if version != 2 or kind != (1 if rank else 0) or rank > 32 or most != (body[4 : 4 + 8 * rank] if flags else b""):
-        raise blocks.damaged("a dataspace that can grow, or is of another version than is written")
-    return shape
-
-
-def _check_attribute(blocks: Blocks, body: bytes) -> None:
-    """An attribute message of version 3, and the heap objects that its texts are in."""
-    version, flags, names, types, spaces, _ = struct.unpack_from("<BBHHHB", body)
-    at = 9 + names
-    datatype = _datatype(blocks, body[at : at + types])
-    shape = _dataspace(blocks, body[at + types : at + types + spaces])
-    values = body[at + types + spaces :]
-    if version != 3 or flags or body[9:at].find(b"\0") != names - 1:
-        raise blocks.damaged("an attribute is of another version than is written")
-    if len(values) != math.prod(shape) * datatype.size:
-        raise blocks.damaged("an attribute's values do not have the size that it declares")
-    if datatype.kind == VARIABLE:
-        for length, heap, index in TEXT_REFERENCE.iter_unpack(values):
-            if length or heap:
-                blocks.claim_text(heap, index, length)
-
-
-def _check_dense_attributes(blocks: Blocks, heap: int, tree: int) -> None:
-    """Attributes kept in a fractal heap, and listed by the one leaf of a B-tree of version 2."""
-    space = _attribute_heap(blocks, heap)
-    _, version, kind, node, size, depth, _, _, root, count, total, _ = TREE.unpack(
-        blocks.take(tree, TREE.size, b"BTHD")
-    )
-    if (version, kind, node, size, depth) != (0, 8, 512, TREE_RECORD.size, 0) or not 0 < count == total:
-        raise blocks.damaged("attributes are listed as they are not written")
-    leaf = blocks.take(root, node, b"BTLF\0\x08")
-    records = leaf[6 : 6 + count * TREE_RECORD.size]
-    if 6 + len(records) + 4 > node:
-        raise blocks.damaged("attributes are listed as they are not written")
-    seen: set[int] = set()
-    for how, offset, high, length, flags, _, _ in TREE_RECORD.iter_unpack(records):
-        start = next((k for k in space if k + HEAP_BLOCK_HEAD <= offset and offset + length <= k + len(space[k])), None)
-        if how or high or flags or start is None or offset in seen:
-            raise blocks.damaged("an attribute is not in its heap")
-        seen.add(offset)
-        _check_attribute(blocks, space[start][offset - start : offset - start + length])
-
-
-def _attribute_heap(blocks: Blocks, at: int) -> dict[int, bytes]:
-    """The direct blocks of a fractal heap as libhdf5 makes them for attributes: offset in the heap → content."""
-    (
-        _, version, id_length, filters, flags, _, _, huge, _, _, _, _, _, _, _, huge_objects, _, tiny_objects,
-        width, start, most, bits, start_rows, root, rows, _,
-    ) = FRACTAL_HEAP.unpack(blocks.take(at, FRACTAL_HEAP.size, b"FRHP"))  # fmt: skip
-    table = (width, start, most, bits, start_rows)
-    if (version, id_length, filters, flags, huge) != (0, 8, 0, 2, UNDEFINED) or huge_objects or tiny_objects:
-        raise blocks.damaged("attributes are kept as they are not written")
-    if table != (HEAP_WIDTH, HEAP_START, HEAP_MOST, HEAP_BITS, 1):
-        raise blocks.damaged("attributes are kept as they are not written")
-    found: dict[int, bytes] = {}
-    sizes = [HEAP_START << max(0, row - 1) for row in range(rows)]
-    if rows and sizes[-1] > HEAP_MOST:
-        raise blocks.damaged("attributes take more space than is written")
-
-    def read(where: int, offset: int, size: int) -> None:
-        head = b"FHDB\0" + struct.pack("<Q", at) + offset.to_bytes(5, "little")
-        found[offset] = blocks.take(where, size, head)
-
-    if not rows:
-        read(root, 0, HEAP_START)
-        return found
-    children = rows * HEAP_WIDTH
-    head = b"FHIB\0" + struct.pack("<Q", at) + bytes(5)
-    index = blocks.take(root, len(head) + 8 * children + 4, head)
-    offset = 0
-    for k, (where,) in enumerate(struct.iter_unpack("<Q", index[len(head) : -4])):
-        size = sizes[k // HEAP_WIDTH]
-        if where != UNDEFINED:
-            read(where, offset, size)
-        offset += size
-    return found
-
-
 def _check_dataset(blocks: Blocks, name: str, at: int) -> None:
     """A chunked data set with fletcher32, all of whose chunks are stored, each once."""
     messages = _messages(blocks, at)
     if not any(kind == LAYOUT for kind, _ in messages):
         raise StoreError(f"{blocks.path}: has no data set /{name}", AGAIN)
-    found = _only(blocks, name, messages, OF_DATASETS)
+    found = _unique_messages(blocks, name, messages, OF_DATASETS)
     version, kind = found[LAYOUT][:2]
     if kind == 3:
         raise StoreError(f"{blocks.path}: /{name} keeps its values in other files, which is refused", AGAIN)
@@ -301,10 +197,10 @@ def _check_dataset(blocks: Blocks, name: str, at: int) -> None:
     fill = found.get(FILL_VALUE, b"\x03\0")
     if len(fill) != 2 or fill[0] != 3 or fill[1] & 0x20:
         raise blocks.damaged(f"/{name} has a value for what is not stored")
-    datatype = _datatype(blocks, found[DATATYPE])
+    datatype = read_datatype(blocks, found[DATATYPE])
     if datatype.kind == VARIABLE:
         raise blocks.damaged(f"/{name} has texts of varying length")
-    _check_chunks(blocks, name, found[LAYOUT], _dataspace(blocks, found[DATASPACE]), datatype.size)
+    _check_chunks(blocks, name, found[LAYOUT], read_dataspace(blocks, found[DATASPACE]), datatype.size)
 
 
 def _check_chunks(blocks: Blocks, name: str, layout: bytes, shape: tuple[int, ...], itemsize: int) -> None:
@@ -362,9 +258,10 @@ def _fixed_array(blocks: Blocks, at: int, page_bits: int, count: int, size: int)
         if not made.all():
             return np.array([UNDEFINED], dtype=np.uint64), False
         step = page * entry.itemsize + 4
-        entries = np.concatenate([
-            np.frombuffer(content, entry, min(page, count - k * page), prefix + k * step) for k in range(pages)
-        ])  # fmt: skip
+        starts = [(k * page, prefix + k * step) for k in range(pages)]
+        entries = np.concatenate(
+            [np.frombuffer(content, entry, min(page, count - first), offset) for first, offset in starts]
+        )
     sizes = np.zeros((count, 8), dtype=np.uint8)
     sizes[:, :width] = entries["size"]
     whole = bool((sizes.view("<u8") == size).all() and not entries["mask"].any())

@@ -13,7 +13,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from l2a_transfer.errors import MissingExtraError, unknown_name
-from l2a_transfer.features.store.reader import (
+from l2a_transfer.features.store.schema import FeatureMeta
+from l2a_transfer.features.store.sealed import (
     OpenedStore,
     Stamp,
     check_finite,
@@ -22,7 +23,6 @@ from l2a_transfer.features.store.reader import (
     read_block,
     sha256_of,
 )
-from l2a_transfer.features.store.schema import FeatureMeta
 from l2a_transfer.wording import counted
 
 if TYPE_CHECKING:
@@ -33,10 +33,24 @@ BLOCK_BYTES = 16 << 20
 
 
 def open_features(path: str | Path, *, finite: bool = True) -> FeatureFile:
-    """Open a feature file for reading by rows; every byte of it is verified first, once.
+    """Open a feature file for reading by rows. Every byte of it is verified first, once.
 
-    With `finite=False`, features that are not finite are handed out as they are instead of raising. Raises:
-    StoreError as `read_features` does.
+    Parameters
+    ----------
+    path : str or Path
+        A feature file.
+    finite : bool
+        Raise where features that are read are not finite; otherwise they are given as they are.
+
+    Returns
+    -------
+    FeatureFile
+        The open file, a context manager.
+
+    Raises
+    ------
+    StoreError
+        As `read_features`.
     """
     return FeatureFile(path, finite=finite)
 
@@ -61,21 +75,44 @@ class VerifiedFile:
 
 
 class FeatureFile:
-    """N rows of an open feature file: `labels` (N,) int32, −1 for none; `ids` N names; `split` (N,) uint8, an index
-    into `meta.splits`; `features` (N, D), on disk until rows of it are taken.
+    """An open feature file of N rows, read by blocks or rows.
 
-    A context manager. It can be pickled, and used in a process that was forked: each process reads through a handle
-    of its own, and the seal of a file that has not changed since is not computed again. It is also a map-style data
-    set, so that `torch.utils.data.DataLoader(open_features(path), batch_size=256, num_workers=4)` gives batches of
-    features and labels.
+    It is a context manager and can be pickled. After a fork each process reads through a handle of its own; the seal
+    of a file that did not change is not computed again. It is also a map-style data set:
+    `torch.utils.data.DataLoader(open_features(path), batch_size=256, num_workers=4)` gives batches of features and
+    labels.
+
+    Parameters
+    ----------
+    path : str or Path
+        A feature file.
+    finite : bool
+        Raise where features that are read are not finite.
+    verified : tuple, optional
+        The stamp of a file whose seal was checked before (see `open_store`).
+
+    Attributes
+    ----------
+    meta : FeatureMeta
+        What rows and columns mean, and what made them.
+    labels : ndarray
+        (N,), int32; −1 for none.
+    ids : tuple of str
+        N names.
+    split : ndarray
+        (N,), uint8, an index into `meta.splits`.
+    features : FeatureRows
+        (N, D), on disk until rows are taken.
+    maps : dict
+        Level → shape (N, H, W) of its attention maps.
     """
 
     def __init__(self, path: str | Path, *, finite: bool = True, verified: Stamp | None = None) -> None:
         self.path = Path(path).absolute()
         self.finite = finite
-        self._adopt(open_store(self.path, verified=verified))
+        self._use_store(open_store(self.path, verified=verified))
 
-    def _adopt(self, store: OpenedStore) -> None:
+    def _use_store(self, store: OpenedStore) -> None:
         self._store: OpenedStore | None = store
         self._stamp, self._process = store.stamp, os.getpid()
         self.meta: FeatureMeta = store.meta
@@ -87,7 +124,7 @@ class FeatureFile:
         """The store as this process reads it."""
         if self._store is not None and self._process != os.getpid():
             self._store.file.close()  # libhdf5 would hand out the parent's open file again
-            self._adopt(open_store(self.path, verified=self._stamp))
+            self._use_store(open_store(self.path, verified=self._stamp))
         if self._store is None:
             raise ValueError(f"{self.path}: is closed; read it inside 'with open_features(path) as f:'")
         return self._store
@@ -102,7 +139,7 @@ class FeatureFile:
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.path, self.finite = state["path"], state["finite"]
-        self._adopt(open_store(self.path, verified=state["stamp"]))
+        self._use_store(open_store(self.path, verified=state["stamp"]))
 
     @property
     def verified(self) -> VerifiedFile:
@@ -214,10 +251,10 @@ class FeatureFile:
 
 
 class FeatureRows:
-    """The features of an open file, indexed by row: a number gives (D,); a slice, row numbers in any order, or a mask
-    of N give (n, D), as a NumPy array.
+    """The features of an open file, indexed by row like a NumPy array.
 
-    Raises: IndexError for a row that is not there; StoreError for rows that are damaged or not finite.
+    A number gives (D,). A slice, row numbers in any order, or a mask (N,) give (n, D). Raises: IndexError for a row
+    that does not exist; StoreError for rows that are damaged or not finite.
     """
 
     def __init__(self, owner: FeatureFile, shape: tuple[int, int], dtype: np.dtype[Any]) -> None:
@@ -230,7 +267,7 @@ class FeatureRows:
         N = len(self)
         if isinstance(key, slice):
             start, stop, step = key.indices(N)
-            return self._span(start, max(start, stop)) if step == 1 else self._pick(np.arange(start, stop, step))
+            return self._span(start, max(start, stop)) if step == 1 else self._gather(np.arange(start, stop, step))
         rows = np.asarray(key)
         if rows.dtype == bool:
             if rows.shape != (N,):
@@ -244,7 +281,7 @@ class FeatureRows:
                 f"row {numbers.min() if numbers.min() < -N else numbers.max()} of a file with {counted(N, 'row')}"
             )
         numbers = np.where(numbers < 0, numbers + N, numbers)
-        return self._span(int(numbers), int(numbers) + 1)[0] if rows.ndim == 0 else self._pick(numbers)
+        return self._span(int(numbers), int(numbers) + 1)[0] if rows.ndim == 0 else self._gather(numbers)
 
     def _span(self, start: int, stop: int) -> NDArray[Any]:
         owner = self._owner
@@ -253,7 +290,7 @@ class FeatureRows:
             check_finite(owner.path, block, owner.ids[start:stop])
         return block
 
-    def _pick(self, rows: NDArray[np.int64]) -> NDArray[Any]:
+    def _gather(self, rows: NDArray[np.int64]) -> NDArray[Any]:
         """Rows in any order, each chunk that holds some of them read once."""
         found = np.empty((len(rows), self.shape[1]), dtype=self.dtype)
         order = np.argsort(rows, kind="stable")

@@ -28,7 +28,7 @@ from l2a_transfer.features.store.schema import (
     USER_BLOCK,
     VERSION,
     FeatureMeta,
-    Rows,
+    RowTable,
     check_rows,
     digest_of_open,
     document,
@@ -50,18 +50,44 @@ def write_features(
     dtype: str = "float32",
     maps: Mapping[str, Iterable[NDArray[Any]]] | None = None,
 ) -> None:
-    """Write a feature file; `path` is the old file, or none, until the new one is whole, sealed and on disk.
+    """Write a feature file. The same content gives the same bytes.
 
-    `blocks` are (B, D) arrays in row order, taken one at a time, so that memory does not grow with N; `maps`: level →
-    blocks (B, H, W) of its attention maps, stored as float16. The same content gives the same bytes. Raises:
-    StoreError for rows, labels, ids, levels or maps that do not fit together, for values that are not finite in
-    `dtype`, and where the disk refuses; the partial file is removed. OutputExistsError where another process writes
-    `path`, or it is no regular file.
+    Until the new file is whole, sealed and on disk, `path` is the old file or does not exist.
+
+    Parameters
+    ----------
+    path : str or Path
+        The file; one that exists is replaced.
+    meta : FeatureMeta
+        What rows and columns mean.
+    labels : array-like
+        (N,) integers; −1 for none.
+    ids : iterable of str
+        N different names.
+    split : array-like
+        (N,), indices into `meta.splits`.
+    blocks : iterable of ndarray
+        The features, (B, D) each, in the order of the rows. They are taken one at a time, so that memory does not grow
+        with N.
+    dim : int
+        D, the number of columns.
+    dtype : {"float32", "float16"}
+        How features are stored.
+    maps : mapping, optional
+        Level → blocks (B, H, W) of its attention maps, stored as float16.
+
+    Raises
+    ------
+    StoreError
+        For rows, labels, ids, levels or maps that do not fit together, for values that are not finite in `dtype`, and
+        where the disk refuses; the partial file is removed.
+    OutputExistsError
+        Where another process writes `path`, or it is no regular file.
     """
     path = Path(path)
     if dtype not in DTYPES:
         raise ValueError(f"dtype must be one of {', '.join(DTYPES)}, got {dtype!r}")
-    rows = Rows(np.asarray(labels, dtype=np.int32), tuple(ids), np.asarray(split, dtype=np.uint8))
+    rows = RowTable(np.asarray(labels, dtype=np.int32), tuple(ids), np.asarray(split, dtype=np.uint8))
     check_rows(path, meta, rows, dim)
     for key in (*JSON, *OPTIONAL_JSON):
         document(path, key, json.dumps(getattr(meta, key)))  # so that what is written can be read
@@ -72,12 +98,12 @@ def write_features(
             with _new_file(sink) as file:
                 _write_meta(file, meta)
                 _write_rows(path, file, rows)
-                _write_blocks(path, file, "features", _until_refused(blocks, sink), rows, (dim,), dtype)
+                _write_blocks(path, file, "features", _checked_blocks(blocks, sink), rows, (dim,), dtype)
                 if maps:
                     h5py.h5g.create(file.id, MAPS.encode(), gcpl=_without_times(h5py.h5p.GROUP_CREATE))
                 for level, values in (maps or {}).items():
-                    _write_blocks(path, file, f"{MAPS}/{level}", _until_refused(values, sink), rows, None, "float16")
-            sink.raise_refusal()
+                    _write_blocks(path, file, f"{MAPS}/{level}", _checked_blocks(values, sink), rows, None, "float16")
+            sink.raise_error()
             _seal(raw)
     except OSError as error:
         raise StoreError(f"{path}: cannot be written: {error.strerror or error}") from error
@@ -138,14 +164,14 @@ class _Sink(io.RawIOBase):
             self.refusal = error
             return self.raw.tell()
 
-    def raise_refusal(self) -> None:
+    def raise_error(self) -> None:
         if self.refusal is not None:
             raise self.refusal
 
 
-def _until_refused(blocks: Iterable[NDArray[Any]], sink: _Sink) -> Iterator[NDArray[Any]]:
+def _checked_blocks(blocks: Iterable[NDArray[Any]], sink: _Sink) -> Iterator[NDArray[Any]]:
     for block in blocks:
-        sink.raise_refusal()
+        sink.raise_error()
         yield block
 
 
@@ -160,7 +186,7 @@ def _write_meta(file: h5py.File, meta: FeatureMeta) -> None:
             file.attrs[key] = json.dumps(getattr(meta, key), ensure_ascii=False)
 
 
-def _write_rows(path: Path, file: h5py.File, rows: Rows) -> None:
+def _write_rows(path: Path, file: h5py.File, rows: RowTable) -> None:
     encoded = [name.encode() for name in rows.ids]
     longest = max(map(len, encoded))
     names = np.array(encoded, dtype=h5py.string_dtype("utf-8", longest))
@@ -174,7 +200,7 @@ def _write_blocks(
     file: h5py.File,
     name: str,
     blocks: Iterable[NDArray[Any]],
-    rows: Rows,
+    rows: RowTable,
     shape: tuple[int, ...] | None,
     dtype: str,
 ) -> None:

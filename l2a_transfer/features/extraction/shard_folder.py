@@ -19,7 +19,7 @@ from safetensors.numpy import save
 
 from l2a_transfer.documents import parse
 from l2a_transfer.errors import OutputExistsError, StoreError
-from l2a_transfer.features.extraction.plan import STAMPS, as_there, differences, made_otherwise
+from l2a_transfer.features.extraction.plan import STAMPS, comparison_hint, describe_differences, differences
 from l2a_transfer.files import check_own_folder, is_there, replacing
 from l2a_transfer.inputs import check_input, read_input
 
@@ -32,11 +32,19 @@ MAP = "map_"
 
 
 @dataclass(frozen=True)
-class Shard:
-    """What a range of rows became. K of its images could be used.
+class RowShard:
+    """The results of one range of rows, K of whose images could be used.
 
-    `kept` (K,) int64: their row numbers, ascending; `features` (K, D) float32; `maps`: level → (K, H, W) float16;
-    `skipped`: row number → why the image could not be used.
+    Parameters
+    ----------
+    kept : ndarray
+        (K,), int64: their row numbers, ascending.
+    features : ndarray
+        (K, D), float32.
+    maps : dict
+        Level → float16 (K, H, W).
+    skipped : dict
+        Row number → why the image could not be used.
     """
 
     kept: NDArray[np.int64]
@@ -45,9 +53,12 @@ class Shard:
     skipped: dict[int, str] = field(default_factory=dict)
 
 
-class Shards:
-    """Finished ranges of one extraction. Any number of processes may write the same range: all write the same bytes,
-    each into a partial file of its own, and the last rename wins."""
+class ShardFolder:
+    """The finished ranges of one extraction, a file each.
+
+    Several processes may write the same range. All write the same bytes, each into a partial file of its own, and the
+    last rename wins.
+    """
 
     def __init__(self, folder: Path, fingerprint: dict[str, Any]) -> None:
         self.folder, self.fingerprint = folder, fingerprint
@@ -55,7 +66,7 @@ class Shards:
         self.digest = hashlib.sha256(json.dumps(deciding, sort_keys=True).encode()).hexdigest()
 
     def open(self, *, overwrite: bool) -> None:
-        """Make the folder, or take up the one that is there; what killed writers left of partial files goes.
+        """Make the folder, or continue with the existing one. Partial files of killed writers are removed.
 
         Raises: OutputExistsError where it belongs to another extraction, naming what differs; StoreError where the
         folder cannot be written, or is a link or another user's.
@@ -66,12 +77,12 @@ class Shards:
         # A plan of which no range is finished protects nothing, as after a picture that could not be decoded.
         elif any(self.folder.glob(ROWS)):
             theirs = _read_json(self.folder / PLAN)
-            if named := made_otherwise(theirs, self.fingerprint):
+            if named := describe_differences(theirs, self.fingerprint):
                 raise OutputExistsError(
                     f"{self.folder}: holds an unfinished extraction {named}",
-                    f"{as_there(theirs, self.fingerprint)}`overwrite=True` starts again",
+                    f"{comparison_hint(theirs, self.fingerprint)}`overwrite=True` starts again",
                 )
-        with self.kept_if_used():
+        with self.removed_if_unused():
             try:
                 self.folder.mkdir(parents=True, exist_ok=True)
                 for partial in self.folder.glob("*.partial"):
@@ -80,19 +91,19 @@ class Shards:
                 raise StoreError(f"{self.folder}: cannot be written: {error.strerror or error}") from error
             _replace(self.folder / PLAN, json.dumps(self.fingerprint, sort_keys=True).encode())
 
-    def there(self) -> bool:
+    def exists(self) -> bool:
         """True where the folder holds a plan, of this extraction or another."""
         return is_there(self.folder / PLAN)
 
-    def is_of(self, fingerprint: dict[str, Any]) -> bool:
+    def belongs_to(self, fingerprint: dict[str, Any]) -> bool:
         """True where the folder on disk belongs to the extraction with this fingerprint. Raises: StoreError."""
-        return self.there() and not differences(_read_json(self.folder / PLAN), fingerprint)
+        return self.exists() and not differences(_read_json(self.folder / PLAN), fingerprint)
 
     def path(self, rows: range) -> Path:
         return self.folder / f"rows-{rows.start:09d}-{rows.stop:09d}.safetensors"
 
-    def write(self, rows: range, shard: Shard) -> None:
-        """Partial file, sync, verification of what the disk gives back, rename. Raises: StoreError."""
+    def write(self, rows: range, shard: RowShard) -> None:
+        """Write a shard to a partial file, sync it, read it back to verify it, rename it. Raises: StoreError."""
         arrays: dict[str, NDArray[Any]] = {"kept": shard.kept, "features": shard.features}
         arrays |= {MAP + level: values for level, values in shard.maps.items()}
         about = {
@@ -104,7 +115,7 @@ class Shards:
         metadata = {ABOUT: json.dumps(about, sort_keys=True)}
         _replace(self.path(rows), save(arrays, metadata=metadata), check=lambda path: self._load(path, rows))
 
-    def read(self, rows: range) -> Shard | None:
+    def read(self, rows: range) -> RowShard | None:
         """A finished range, every array's checksum verified; None where there is no whole shard of this plan."""
         path = self.path(rows)
         if not path.is_file():
@@ -115,7 +126,7 @@ class Shards:
             log.warning("%s; its rows are computed again", error)
             return None
 
-    def _load(self, path: Path, rows: range) -> Shard:
+    def _load(self, path: Path, rows: range) -> RowShard:
         """The content of a shard. Raises: StoreError naming the file and what is wrong with it."""
         try:
             check_input(path)
@@ -137,15 +148,15 @@ class Shards:
         lengths = {len(values) for values in (kept, features, *maps.values())}
         if len(lengths) > 1 or sorted([*kept.tolist(), *skipped]) != list(rows):
             raise StoreError(f"{path}: not the rows {rows.start}…{rows.stop - 1}")
-        return Shard(kept, features, maps, skipped)
+        return RowShard(kept, features, maps, skipped)
 
     @contextmanager
-    def kept_if_used(self) -> Iterator[None]:
-        """Where the body fails before a range is finished, there is nothing to keep, and the folder goes."""
+    def removed_if_unused(self) -> Iterator[None]:
+        """Remove the folder if the body fails before any range is finished."""
         try:
             yield
         except BaseException:
-            with suppress(OSError):  # what went wrong first is what is told
+            with suppress(OSError):  # the first error is the one to report
                 if not any(self.folder.glob(ROWS)):
                     self.remove()
             raise

@@ -17,6 +17,7 @@ from typing import IO, Any
 
 from PIL import Image
 
+from l2a_transfer.data.decode_pixels import decode_in_process
 from l2a_transfer.errors import DataError, SourceError
 
 REQUEST, REPLY = struct.Struct(">dQII"), struct.Struct(">?II")
@@ -25,7 +26,7 @@ or the lengths of what is wrong and of the remedy."""
 STRIP_BYTES = 8 << 20
 WALL_SECONDS = 600.0
 """For a decoder that waits instead of computing, which takes no CPU time."""
-CODE = "import sys; sys.path[:] = sys.argv[1:]; from l2a_transfer.data.decode_apart import serve; serve()"
+CODE = "import sys; sys.path[:] = sys.argv[1:]; from l2a_transfer.data.decode_subprocess import serve; serve()"
 
 
 class _Decoder:
@@ -42,7 +43,7 @@ class _Decoder:
         self.requests: IO[bytes] = self.process.stdin
         self.replies: IO[bytes] = self.process.stdout
 
-    def ask(self, content: bytes, name: str, seconds: float, memory: int) -> Image.Image | DataError:
+    def decode(self, content: bytes, name: str, seconds: float, memory: int) -> Image.Image | DataError:
         """Raises: OSError or EOFError where the process ends over it."""
         text = name.encode(errors="surrogatepass")
         _write(self.requests, REQUEST.pack(seconds, memory, len(text), len(content)) + text)
@@ -53,7 +54,7 @@ class _Decoder:
         problem, remedy = (_read(self.replies, size).decode(errors="surrogatepass") for size in (first, second))
         return DataError(problem, remedy)
 
-    def end(self) -> int:
+    def close(self) -> int:
         """Its exit status, negative for a signal."""
         self.requests.close()
         self.replies.close()
@@ -61,7 +62,7 @@ class _Decoder:
 
     def kill(self) -> None:
         self.process.kill()
-        self.end()
+        self.close()
 
 
 class _State:
@@ -69,28 +70,45 @@ class _State:
 
     lock = threading.Lock()
     decoder: _Decoder | None = None
-    of_parents: tuple[_Decoder, ...] = ()
+    inherited: tuple[_Decoder, ...] = ()
 
 
-def decode_apart(content: bytes, name: str, *, seconds: float, memory: int) -> Image.Image:
-    """The picture, in mode RGB, as `decode_here` gives it, decoded with at most `seconds` of CPU time and `memory`
-    bytes.
+def decode_in_subprocess(content: bytes, name: str, *, seconds: float, memory: int) -> Image.Image:
+    """The picture as `decode_in_process` gives it, from a process that may take limited time and memory.
 
-    Raises: DataError as `decode_here`, and for a picture that takes more, or that a decoder crashes over.
+    Parameters
+    ----------
+    content : bytes
+        The picture file.
+    name : str
+        What errors call it.
+    seconds : float
+        CPU time that decoding may take, in seconds.
+    memory : int
+        Memory that decoding may take, in bytes.
+
+    Raises
+    ------
+    DataError
+        As `decode_in_process`, and for a picture that takes more, or that crashes its decoder.
+    SourceError
+        Where no process can be started.
     """
     with _State.lock:
         decoder = _State.decoder
         if decoder is None or decoder.process.poll() is not None:
             if decoder is not None:
-                decoder.end()
+                decoder.close()
             decoder = _State.decoder = _started(name)
         timer = threading.Timer(WALL_SECONDS, decoder.process.kill)
         timer.start()
         try:
-            found = decoder.ask(content, name, seconds, memory)
+            found = decoder.decode(content, name, seconds, memory)
         except (OSError, EOFError) as error:
             _State.decoder = None
-            raise DataError(f"{name}: {_ended(decoder.end(), seconds)}; replace the file, or take it away") from error
+            raise DataError(
+                f"{name}: {_describe_end(decoder.close(), seconds)}; replace the file, or take it away"
+            ) from error
         except BaseException as error:  # as Ctrl-C: what was asked would be the answer to the next
             _State.decoder = None
             decoder.kill()
@@ -113,7 +131,7 @@ def _started(name: str) -> _Decoder:
         ) from error
 
 
-def _ended(status: int, seconds: float) -> str:
+def _describe_end(status: int, seconds: float) -> str:
     """What is wrong with a picture, by how its decoder ended."""
     if status == -getattr(signal, "SIGPROF", 0):
         return f"takes more than {seconds:g} s of processor time to decode"
@@ -124,13 +142,13 @@ def _ended(status: int, seconds: float) -> str:
     return f"its decoder ended (status {status})"
 
 
-def _forget() -> None:
+def _reset_after_fork() -> None:
     """In a process that was forked: the decoder is another's, and the lock may be held by a thread that is not here."""
     _State.lock = threading.Lock()
     if _State.decoder is not None:
         _State.decoder.requests.close()
         _State.decoder.replies.close()
-        _State.of_parents += (_State.decoder,)
+        _State.inherited += (_State.decoder,)
         _State.decoder = None
 
 
@@ -142,13 +160,11 @@ def _close() -> None:
 
 atexit.register(_close)
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_forget)
+    os.register_at_fork(after_in_child=_reset_after_fork)
 
 
 def serve() -> None:
     """Decode what standard input asks for until it ends. Runs in the process apart."""
-    from l2a_transfer.data.decode import decode_here
-
     with contextlib.suppress(ValueError):
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal's Ctrl-C is for the asking process
     requests, replies = sys.stdin.buffer, os.fdopen(os.dup(1), "wb")
@@ -159,7 +175,7 @@ def serve() -> None:
         text, content = (_read(requests, length) for length in lengths)
         _limit(seconds, used + memory)
         try:
-            _write_picture(replies, decode_here(bytes(content), text.decode(errors="surrogatepass")))
+            _write_picture(replies, decode_in_process(bytes(content), text.decode(errors="surrogatepass")))
         except DataError as error:
             parts = [part.encode(errors="surrogatepass") for part in (error.problem, error.remedy)]
             replies.write(REPLY.pack(False, *map(len, parts)) + b"".join(parts))

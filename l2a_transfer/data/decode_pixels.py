@@ -1,0 +1,189 @@
+"""The bytes of a picture → RGB, whatever its mode, by Pillow in this process."""
+
+from __future__ import annotations
+
+import io
+import itertools
+import struct
+import warnings
+import zlib
+from collections.abc import Callable
+
+import numpy as np
+from PIL import Image, UnidentifiedImageError, features
+
+from l2a_transfer.data.picture_structure import format_of
+from l2a_transfer.errors import DataError
+
+
+def _reads_avif() -> bool:
+    """True where the installed Pillow decodes AVIF: from 11.3, if it was built with it."""
+    try:
+        from PIL import AvifImagePlugin
+    except ImportError:
+        return False
+    return bool(AvifImagePlugin.SUPPORTED)
+
+
+_SUFFIXES = {
+    "JPEG": (".jpg", ".jpeg", ".jpe", ".jfif", ".mpo"),
+    "PNG": (".png", ".apng"),
+    "WEBP": (".webp",),
+    "GIF": (".gif",),
+    "BMP": (".bmp",),
+    "TIFF": (".tif", ".tiff"),
+    "PPM": (".ppm", ".pgm", ".pbm", ".pnm"),
+    **({"JPEG2000": (".jp2", ".j2k", ".j2c", ".jpc", ".jpf", ".jpx")} if features.check("jpg_2000") else {}),
+    **({"AVIF": (".avif", ".avifs")} if _reads_avif() else {}),
+}
+FORMATS = tuple(_SUFFIXES)
+"""Formats that are decoded; Pillow's others, some of which start programs or take anything, are never tried."""
+SUFFIXES = tuple(suffix for own in _SUFFIXES.values() for suffix in own)
+OTHER_PICTURES = tuple(
+    suffix
+    for suffix in (
+        *(".heic", ".heif", ".hif", ".jxl", ".jxr", ".jp2", ".j2k", ".j2c", ".jpc", ".jpf", ".jpx"),
+        *(".avif", ".avifs", ".dib", ".tga", ".qoi", ".ico", ".pcx", ".sgi", ".pfm", ".exr", ".hdr", ".dds"),
+        *(".psd", ".xcf", ".svg", ".eps"),
+        *(".raw", ".dng", ".cr2", ".cr3", ".nef", ".arw", ".orf", ".rw2", ".raf", ".pef", ".srw"),
+        *(".dcm", ".fits"),
+    )
+    if suffix not in SUFFIXES
+)
+"""Suffixes of pictures that are not decoded."""
+MAX_PIXELS = 100_000_000
+MAX_FILE_BYTES = 256 << 20
+TILE = 2048
+"""Side of the squares in which large pictures are converted."""
+REPLACE = "replace the file, or take it away"
+EXIF_ORIENTATION = 0x0112
+PNG_FIRST_CHUNK = 8
+PNG_GREY, PNG_RGB = 0, 2
+"""Colour types that have their transparent colour in tRNS; a palette has one opacity an entry there."""
+TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+_PYTHON_ERRORS = (AttributeError, IndexError, KeyError, OverflowError, SyntaxError, TypeError, ValueError)
+DAMAGED = (*_PYTHON_ERRORS, OSError, EOFError, ZeroDivisionError, RuntimeError, struct.error, zlib.error)
+"""What Pillow's decoders raise for damaged files, by format; an error of this package would be none of these."""
+
+
+def decode_in_process(content: bytes, name: str) -> Image.Image:
+    """The picture in `content`: mode RGB, turned as its EXIF says, first frame of an animation.
+
+    Takes as long, and as much memory, as the picture asks for; `decode.decode_bytes` is what sets limits.
+
+    Raises
+    ------
+    DataError
+        For what is no picture, is damaged or truncated, or has more than MAX_PIXELS pixels; it begins with `name`.
+    """
+    try:
+        with warnings.catch_warnings():
+            # Size and damage are judged here, by errors; Pillow's own warnings would only say it twice.
+            warnings.simplefilter("ignore")
+            with Image.open(io.BytesIO(content), formats=[format_of(content) or ""]) as image:
+                if image.width * image.height > MAX_PIXELS:
+                    raise _too_large(name, f"{image.width:,} × {image.height:,} pixels")
+                image.load()
+                if image.format == "PNG":
+                    _mark_transparent(image, content, name)
+                turn = _turn(image)
+                rgb = to_rgb(image, name)
+            del image  # of a large picture there are two in memory, and not three
+            return rgb if turn is None else rgb.transpose(turn)
+    except Image.DecompressionBombError as error:
+        raise _too_large(name, str(error).split(" exceeds")[0]) from error  # Pillow gives the number of pixels
+    except UnidentifiedImageError as error:
+        raise DataError(f"{name}: not a picture; known formats are {', '.join(FORMATS)}; {REPLACE}") from error
+    except DAMAGED as error:
+        raise DataError(f"{name}: damaged or truncated picture: {error}; {REPLACE}") from error
+    except MemoryError as error:
+        raise DataError(f"{name}: takes more memory to decode than there is or than is allowed; {REPLACE}") from error
+
+
+def _too_large(name: str, what: str) -> DataError:
+    return DataError(
+        f"{name}: {what}; at most {MAX_PIXELS / 1e6:.0f} million are decoded; make it smaller, or take it away"
+    )
+
+
+def _turn(image: Image.Image) -> Image.Transpose | None:
+    """What turns a picture as its EXIF says, if anything does."""
+    try:
+        orientation = image.getexif().get(EXIF_ORIENTATION)
+    except DAMAGED:
+        return None  # the pixels are whole; a camera's note that cannot be read turns nothing
+    return TURNS.get(orientation) if isinstance(orientation, int) else None
+
+
+def _mark_transparent(image: Image.Image, content: bytes, name: str) -> None:
+    """Put the transparent colour of a grey or RGB PNG where `to_rgb` looks for it, on the scale of the pixels there.
+
+    The file has it on the scale of its samples, and Pillow widens those of 2 and 4 bits to 8 but not the colour (PNG
+    specification, 3rd edition, 11.3.1.1). Raises: DataError for RGB of 16 bits, of which Pillow keeps 8, so that
+    which pixels are meant is lost.
+    """
+    depth, kind = content[24], content[25]
+    at, key = PNG_FIRST_CHUNK, b""
+    while not key and at < len(content) and content[at + 4 : at + 8] != b"IDAT":
+        size = int.from_bytes(content[at : at + 4], "big")
+        if content[at + 4 : at + 8] == b"tRNS":
+            key = content[at + 8 : at + 8 + size]
+        at += size + 12
+    if kind == PNG_GREY and len(key) == 2:
+        grey = int.from_bytes(key, "big")
+        image.info["transparency"] = grey if depth == 16 else grey * (255 // (2**depth - 1))
+    elif kind == PNG_RGB and len(key) == 6 and depth == 16:
+        raise DataError(
+            f"{name}: 16 bits a colour and one of them transparent: which pixels that is cannot be told in 8 bits; "
+            "save it with an alpha channel"
+        )
+
+
+def to_rgb(image: Image.Image, name: str) -> Image.Image:
+    """Any 8- or 16-bit mode → RGB. Transparency is laid over white; 16-bit grey is scaled, not clipped.
+
+    Raises: DataError for floating-point pixels, which have no known range.
+    """
+    if image.mode == "RGB" and "transparency" not in image.info:
+        return image
+    if image.mode.startswith("I"):  # I;16, I;16B, and I, which is how some 16-bit files open
+        return _by_tiles(image, lambda tile: _grey_of_16_bits(tile, name))
+    if image.mode == "F":
+        raise DataError(f"{name}: floating-point pixels have no known range; save it with 8 or 16 bits")
+    if "transparency" in image.info or image.mode in ("RGBA", "LA", "PA", "La", "RGBa"):
+        return _by_tiles(image, _over_white)
+    return image.convert("RGB")
+
+
+def _by_tiles(image: Image.Image, converted: Callable[[Image.Image], Image.Image]) -> Image.Image:
+    """The RGB picture of what `converted` makes of each tile, so that only one is in memory in between."""
+    W, H = image.size
+    if max(W, H) <= TILE:
+        return converted(image).convert("RGB")
+    whole = Image.new("RGB", (W, H))
+    for left, top in itertools.product(range(0, W, TILE), range(0, H, TILE)):
+        box = (left, top, min(W, left + TILE), min(H, top + TILE))
+        whole.paste(converted(image.crop(box)), box)
+    return whole
+
+
+def _grey_of_16_bits(image: Image.Image, name: str) -> Image.Image:
+    values = np.asarray(image).astype(np.int64)
+    if values.min() < 0 or values.max() > 65535:
+        raise DataError(f"{name}: integer pixels outside 0…65535 have no known range")
+    grey = np.round(values / 257).astype(np.uint8)
+    grey[values == image.info.get("transparency", -1)] = 255
+    return Image.fromarray(grey)
+
+
+def _over_white(image: Image.Image) -> Image.Image:
+    image = image.convert("RGBA")
+    return Image.alpha_composite(Image.new("RGBA", image.size, (255, 255, 255, 255)), image).convert("RGB")

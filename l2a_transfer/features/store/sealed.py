@@ -1,0 +1,278 @@
+"""Opening a feature file: first its seal, then its structure, then what it says of itself; the values stay on disk.
+
+Nothing in a file is believed before its seal holds, because libhdf5 hangs or crashes on some damaged files. A seal does
+not prove good will, because anybody can renew it: libhdf5 gets a file whose structure was checked (`structure.py`), and
+what it then says the file claims is checked as well.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+from numpy.typing import NDArray
+
+from l2a_transfer.errors import StoreError
+from l2a_transfer.features.store.schema import (
+    AGAIN,
+    DTYPES,
+    EMPTY,
+    JSON,
+    MAGIC,
+    MAPS,
+    OPTIONAL_JSON,
+    SCHEMA,
+    SEAL,
+    TEXT,
+    USER_BLOCK,
+    VERSION,
+    FeatureMeta,
+    RowTable,
+    check_rows,
+    digest_of,
+    document,
+)
+from l2a_transfer.features.store.structure import check_structure
+from l2a_transfer.inputs import check_input, open_input
+from l2a_transfer.wording import are, counted
+
+Stamp = tuple[int, int, int, int, bytes]
+
+
+@dataclass(frozen=True)
+class OpenedStore:
+    """A feature file that is whole and whose claims were checked; the values of `features` (N, D) and of `maps`
+    (level → (N, H, W) float16, often none) are still on disk.
+
+    `stamp` says which file it was: device, inode, size, time of change, and the user block.
+    """
+
+    file: h5py.File
+    stamp: Stamp
+    meta: FeatureMeta
+    labels: NDArray[np.int32]
+    ids: tuple[str, ...]
+    split: NDArray[np.uint8]
+    features: h5py.Dataset
+    maps: dict[str, h5py.Dataset]
+
+
+def open_store(path: Path, *, verified: Stamp | None = None) -> OpenedStore:
+    """Open a feature file after its seal was checked. The caller closes `file`.
+
+    Parameters
+    ----------
+    path : Path
+        A feature file.
+    verified : tuple, optional
+        The stamp of a file whose seal was checked before, as by the process that this one was forked from. The seal of
+        the same file is not computed again, and another content is refused.
+
+    Returns
+    -------
+    OpenedStore
+        The file and its checked description.
+
+    Raises
+    ------
+    StoreError
+        As `read_features`, but not for the values of the features.
+    """
+    stamp = _stamp(path)
+    if stamp is None or stamp != verified:
+        _check_seal(path)
+    file = _open(path)
+    try:
+        if stamp is None or _stamp(path) != stamp or (verified and verified[-1] != stamp[-1]):
+            raise _replaced(path)
+        meta, rows, features, maps = _read_rows(path, file)
+    except BaseException as error:
+        file.close()
+        if isinstance(error, StoreError) and not error.remedy:
+            raise StoreError(error.problem, AGAIN) from error
+        raise
+    return OpenedStore(file, stamp, meta, rows.labels, rows.ids, rows.split, features, maps)
+
+
+def check_same(path: Path, verified: Stamp) -> None:
+    """Raises: StoreError where the file is no longer the one of the stamp, unless it has the same content."""
+    if _stamp(path) == verified:
+        return
+    _check_seal(path)
+    now = _stamp(path)
+    if now is None or now[-1] != verified[-1]:
+        raise _replaced(path)
+
+
+def sha256_of(stamp: Stamp) -> str:
+    """The SHA-256 that the seal states, hexadecimal: of everything after the user block."""
+    digest: bytes = SEAL.unpack_from(stamp[-1])[3]
+    return digest.hex()
+
+
+def _replaced(path: Path) -> StoreError:
+    return StoreError(
+        f"{path}: was replaced by another file while it was read", "start again when nothing writes it any more"
+    )
+
+
+def _stamp(path: Path) -> Stamp | None:
+    try:
+        found = check_input(path)
+        with open_input(path) as file:
+            block = file.read(USER_BLOCK)
+    except OSError:
+        return None  # the check of the seal says why
+    return (found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, block)
+
+
+def read_block(path: Path, found: h5py.Dataset, start: int, stop: int, name: str = "features") -> NDArray[Any]:
+    """Rows start…stop − 1 of an opened file, (rows, D). Raises: StoreError where a chunk's checksum differs."""
+    try:
+        block: NDArray[Any] = found[start:stop]
+    except (OSError, RuntimeError) as error:
+        raise StoreError(f"{path}: /{name}: rows {start}…{stop - 1} are damaged: {error}") from error
+    return block
+
+
+def check_finite(path: Path, values: NDArray[Any], ids: Sequence[str]) -> None:
+    """Raises: StoreError naming the first image whose features, a row of `values` (N, D), are not finite."""
+    bad = np.flatnonzero(~np.isfinite(values).all(axis=1))
+    if len(bad):
+        raise StoreError(
+            f"{path}: /features: {len(bad)} of {counted(len(values), 'row')} {are(len(bad))} not finite, the first of "
+            f"{ids[bad[0]]!r}",
+            f"{AGAIN} with `precision='fp32'`",
+        )
+
+
+def is_feature_file(path: Path) -> bool:
+    """True where the file starts as a feature file does; says nothing about the rest of it. Raises: OSError."""
+    with open_input(path) as file:
+        return file.read(len(MAGIC)) == MAGIC
+
+
+def _check_seal(path: Path) -> None:
+    """The file is whole and unchanged. Raises: StoreError; libhdf5 has not seen a byte."""
+    try:
+        size = check_input(path).st_size
+        with open_input(path) as file:
+            block = file.read(USER_BLOCK)
+        if block[: len(MAGIC)] != MAGIC:
+            if size >= USER_BLOCK and not any(block):
+                raise StoreError(f"{path}: incomplete: it was never finished", AGAIN)
+            raise StoreError(f"{path}: not a feature file of l2a-transfer; 'l2a-transfer extract' writes them")
+        if len(block) < USER_BLOCK:
+            raise StoreError(f"{path}: truncated within its first {USER_BLOCK} bytes", AGAIN)
+        _, version, length, digest = SEAL.unpack_from(block)
+        if version != VERSION:
+            raise StoreError(f"{path}: version {version} of the format; this program reads version {VERSION}")
+        if any(block[SEAL.size :]):
+            raise StoreError(f"{path}: changed since it was written: its user block has other bytes", AGAIN)
+        if size - USER_BLOCK != length:
+            what = "truncated" if size - USER_BLOCK < length else "longer than it was written"
+            raise StoreError(f"{path}: {what}: {size} bytes, expected {USER_BLOCK + length}", AGAIN)
+        if digest_of(path) != (length, digest):
+            raise StoreError(f"{path}: changed since it was written: its SHA-256 differs", AGAIN)
+    except FileNotFoundError as error:
+        raise StoreError(f"{path}: no such file; 'l2a-transfer extract' writes it") from error
+    except OSError as error:
+        raise StoreError(f"{path}: cannot be read: {error.strerror or error}") from error
+
+
+def _open(path: Path) -> h5py.File:
+    try:
+        check_structure(path)
+        return _open_hdf5(path)
+    except OSError as error:
+        raise StoreError(f"{path}: not an HDF5 file: {error}") from error
+
+
+def _open_hdf5(path: Path) -> h5py.File:
+    """The file for reading, whoever else holds it, and on file systems that have no locks: a sealed file is only read.
+
+    HDF5 refuses a second opening in one process that locks where the first did not, so that it is asked without locks
+    only where it cannot have one.
+    """
+    try:
+        return h5py.File(path, "r")
+    except OSError:
+        try:
+            return h5py.File(path, "r", locking=False)
+        except OSError:
+            pass
+        raise
+
+
+def _read_rows(path: Path, file: h5py.File) -> tuple[FeatureMeta, RowTable, h5py.Dataset, dict[str, h5py.Dataset]]:
+    """Everything but the values of the features and maps, checked. Raises: StoreError."""
+    try:
+        meta = _read_meta(path, file)
+        features = _dataset(path, file, "features", 2, "f")
+        labels = _dataset(path, file, "labels", 1, "i")
+        split = _dataset(path, file, "split", 1, "u")
+        names = _dataset(path, file, "ids", 1, "S")
+        if features.dtype.name not in DTYPES or labels.dtype != np.int32 or split.dtype != np.uint8:
+            found = f"{features.dtype}, {labels.dtype}, {split.dtype}"
+            raise StoreError(
+                f"{path}: /features, /labels, /split must be float32 or float16, int32, uint8; got {found}"
+            )
+        ids = tuple(name.decode() for name in names[:].tolist())
+        rows = RowTable(labels[:], ids, split[:])
+        maps = _read_maps(path, file)
+    except (KeyError, OSError, RuntimeError, TypeError, ValueError) as error:
+        raise StoreError(f"{path}: damaged or made by another program: {error}") from error
+    if len(features) != len(rows.labels):
+        raise StoreError(f"{path}: /features has {counted(len(features), 'row')}, /labels {len(rows.labels)}")
+    for level, found in maps.items():
+        if found.dtype != np.float16 or len(found) != len(rows.labels):
+            raise StoreError(
+                f"{path}: /maps/{level} must be float16 with {counted(len(rows.labels), 'row')}, got {found}"
+            )
+    check_rows(path, meta, rows, features.shape[1])
+    return meta, rows, features, maps
+
+
+def _read_maps(path: Path, file: h5py.File) -> dict[str, h5py.Dataset]:
+    group = file.get(MAPS)
+    if group is None:
+        return {}
+    return {level: _dataset(path, file, f"{MAPS}/{level}", 3, "f") for level in group}
+
+
+def _dataset(path: Path, file: h5py.File, name: str, ndim: int, kind: str) -> h5py.Dataset:
+    """A data set of the given number of axes and kind. Raises: StoreError."""
+    found = file.get(name)
+    if not isinstance(found, h5py.Dataset):
+        raise StoreError(f"{path}: has no data set /{name}")
+    if found.ndim != ndim or found.dtype.kind != kind:
+        raise StoreError(f"{path}: /{name} must have {ndim} axes and kind {kind!r}, got {found.shape} {found.dtype}")
+    return found
+
+
+def _decoded(value: Any) -> Any:
+    """An attribute's value; text of fixed length, as other programs write it, comes back as bytes."""
+    return value.decode() if isinstance(value, bytes) else value
+
+
+def _read_meta(path: Path, file: h5py.File) -> FeatureMeta:
+    schema = _decoded(file.attrs.get("schema"))
+    if schema != SCHEMA:
+        raise StoreError(f"{path}: its schema must be {SCHEMA!r}, got {schema!r}")
+    values: dict[str, Any] = {}
+    for key in (*TEXT, *JSON, *OPTIONAL_JSON):
+        text = _decoded(file.attrs.get(key, EMPTY.get(key)))
+        if not isinstance(text, str):
+            raise StoreError(f"{path}: the attribute {key!r} must be text, got {type(text).__name__}")
+        values[key] = text
+    for key in (*JSON, *OPTIONAL_JSON):
+        values[key] = document(path, key, values[key])
+    for key in ("classes", "splits"):
+        values[key] = tuple(values[key])
+    for key in ("levels", "skipped"):
+        values[key] = tuple(map(tuple, values[key]))
+    return FeatureMeta(**values)
