@@ -74,11 +74,12 @@ class LevelHead(nn.Module):
     def __init__(self, channels: int, dropout: float) -> None:
         super().__init__()
         self.bn = nn.BatchNorm1d(channels, eps=BN_EPS)
+        self.relu = nn.ReLU()
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, g_a: Tensor) -> tuple[Tensor, Tensor]:
         """(B, C) → what the classifier sees in evaluation, and the same with dropout."""
-        seen = F.relu(self.bn(g_a))
+        seen = self.relu(self.bn(g_a))
         return seen, self.dropout(seen)
 
 

@@ -14,7 +14,6 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-import torch.nn.functional as F
 from torch import Tensor, nn
 from tqdm import tqdm
 
@@ -35,6 +34,7 @@ from l2a_transfer.training.machine import machine
 from l2a_transfer.training.processes import Where
 from l2a_transfer.training.recipe import TrainConfig
 from l2a_transfer.training.start import Start, start_from
+from l2a_transfer.training.step import TrainingStep
 from l2a_transfer.training.step_memory import require_step_memory
 from l2a_transfer.wording import counted
 
@@ -44,6 +44,9 @@ log = logging.getLogger(__name__)
 LOOK_EVERY = 50
 """Steps between two looks at the loss, for the progress bar and for a loss that is not finite; also the first and last
 of an epoch."""
+NO_METRIC = torch.zeros((), dtype=torch.float64)
+Compute = Callable[[Tensor, Tensor], tuple[Tensor, Tensor, dict[str, Tensor]]]
+"""Images and labels → loss, logits and metrics."""
 OF_G = ("global_branch.", "project_g.")
 """Layers that have no gradient, and so no momentum, where they are built and nothing uses them."""
 
@@ -76,6 +79,7 @@ class Trainer:
         self.device = choose_device(where.device, where.ranks.local)
         self.precision = training_precision(where.precision, self.device)
         self.model = build_model(self.config, seed=seed)
+        self.objective = self.config.family.objective(self.config, label_smoothing=recipe.label_smoothing)
         self.init_from = init_from
         self.start: Start | None = start_from(self.model, init_from) if init_from is not None else None
         self.model.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -102,7 +106,9 @@ class Trainer:
         self.history: list[dict[str, Any]] = []
         self.losses = torch.zeros(self.steps_per_epoch, device=self.device)
         self.correct = torch.zeros((), device=self.device)
-        self._forward: Callable[[Tensor], Tensor] | None = None
+        self.metrics: dict[str, Tensor] = {}
+        self._step: Compute | None = None
+        self._generator = torch.Generator(self.device)
         self._peak: float | None = None
         self._macs: dict[int, int] = {}
 
@@ -163,6 +169,7 @@ class Trainer:
             "step": self.step,
             "losses": self.losses,
             "correct": self.correct,
+            "metrics": self.metrics,
             "seconds": self.seconds,
             "history": self.history,
         }
@@ -174,6 +181,8 @@ class Trainer:
             at = content["epoch"] * self.steps_per_epoch + content["step"]
             sums = {"losses": self.losses, "correct": self.correct}
             check_tensors("sums", {key: content[key] for key in sums}, sums)
+            metrics = content.get("metrics", {})  # an objective's own; earlier versions had none
+            check_tensors("metrics", metrics, {str(name): NO_METRIC for name in metrics})
             check_tensors("model", content["model"], self.model.state_dict())
             if self.average is not None:
                 check_tensors("average", content["average"]["network"], self.average.network.state_dict())
@@ -190,6 +199,7 @@ class Trainer:
         self.optimizer.load_state_dict({"state": momentum, "param_groups": groups})
         self.losses.copy_(content["losses"])
         self.correct.copy_(content["correct"])
+        self.metrics = {name: value.to(self.device) for name, value in metrics.items()}
         self.epoch, self.step, self.seconds = content["epoch"], content["step"], float(content["seconds"])
         self.history = list(content["history"])
 
@@ -215,10 +225,10 @@ class Trainer:
         """
         recipe, ranks = self.recipe, self.where.ranks
         size, first = recipe.resolution(self.epoch), self.step
-        if self._forward is None:
+        if self._step is None:
             self._require_memory()
-            self._forward = self._wrapped()
-        forward = self._forward
+            self._step = self._wrapped()
+        compute = self._step
         plan = plan_epoch(len(self.data.train), recipe, seed=self.seed, epoch=self.epoch)
         batches = augmented_batches(
             self.pixels,
@@ -231,6 +241,7 @@ class Trainer:
         if first == 0:
             self.losses.zero_()
             self.correct.zero_()
+            self.metrics = {}
         self.model.train()
         watch = LossWatch(self.losses)
         peak = self._peak_share(size) if progress else None
@@ -247,7 +258,7 @@ class Trainer:
         devices = [self.device] if self.device.type == "cuda" else []
         with bar, self._arithmetic(), torch.random.fork_rng(devices=devices):
             for images, labels in batches:
-                self._train_step(forward, images, labels)
+                self._train_step(compute, images, labels)
                 bar.update(recipe.batch_size)
                 looks = self.step in (1, self.steps_per_epoch) or self.step % LOOK_EVERY == 0
                 if looks and len(seen := watch.look(self.step)):
@@ -262,15 +273,15 @@ class Trainer:
             self._check_state()
         return self._end_epoch(size, first, time.perf_counter() - started)
 
-    def _train_step(self, forward: Callable[[Tensor], Tensor], images: Tensor, labels: Tensor) -> None:
+    def _train_step(self, compute: Compute, images: Tensor, labels: Tensor) -> None:
         at = self.epoch * self.steps_per_epoch + self.step
         for group in self.optimizer.param_groups:
             group["lr"] = self.recipe.learning_rate(at, self.steps)
         if self.recipe.dropout:
             torch.manual_seed(stream_seed("dropout", self.seed, at, self.where.ranks.rank))
+        self._generator.manual_seed(stream_seed("sample", self.seed, at, self.where.ranks.rank))
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
-            logits = forward(images)
-        loss = self._loss(logits.float(), labels)
+            loss, logits, metrics = compute(images, labels)
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
         self.optimizer.step()
@@ -278,14 +289,18 @@ class Trainer:
             self.average.update(self.model)
         self.losses[self.step] = loss.detach()
         self.correct += (logits.detach().argmax(1) == labels).sum()
+        for name, value in metrics.items():
+            self.metrics[name] = self.metrics.get(name, 0.0) + value.detach().double()
         self.step += 1
 
     def _end_epoch(self, size: int, first: int, seconds: float) -> dict[str, Any]:
         losses, correct, ranks = self.losses.mean(), self.correct, self.where.ranks
+        metrics = {name: value / self.steps_per_epoch for name, value in sorted(self.metrics.items())}
         if ranks.size > 1:
-            dist.all_reduce(losses)
-            dist.all_reduce(correct)
+            for value in (losses, correct, *metrics.values()):
+                dist.all_reduce(value)
             losses /= ranks.size
+            metrics = {name: value / ranks.size for name, value in metrics.items()}
         n = self.steps_per_epoch * self.recipe.batch_size
         speed = (self.steps_per_epoch - first) * self.recipe.batch_size / seconds
         self.epoch, self.step = self.epoch + 1, 0
@@ -296,6 +311,7 @@ class Trainer:
             "lr": self.optimizer.param_groups[0]["lr"],
             "train_loss": losses.item(),
             "train_accuracy": correct.item() / n,
+            **{f"train_{name}": value.item() for name, value in metrics.items()},
             "images_per_second": speed,
             "peak_share": self._peak_share(size)(speed),
             "seconds": self.seconds,
@@ -332,20 +348,22 @@ class Trainer:
         """float32 is float32: no TF32 on a GPU."""
         return ieee_float32() if self.precision == "fp32" else nullcontext()
 
-    def _wrapped(self) -> Callable[[Tensor], Tensor]:
-        """The network as it is called: compiled, and with the processes' gradients averaged."""
-        model: Any = self.model
-        if self.where.ranks.size > 1:
-            ids = [self.device.index] if self.device.type == "cuda" else None
-            # The mean asks for no g, so a branch that is built all the same gets no gradient.
-            unused = self.config.builds_global_branch and self.config.spec.compatibility == "uniform"
-            model = nn.parallel.DistributedDataParallel(model, device_ids=ids, find_unused_parameters=unused)
-        # dynamic=False: a recipe has few image sizes, and code for each is faster than code for any.
-        return torch.compile(model, dynamic=False) if self.where.compile else model
+    def _wrapped(self) -> Compute:
+        """The step as it is called: compiled, and with the processes' gradients averaged."""
+        if self.where.ranks.size == 1:
+            # The network alone is compiled, so that an objective's sampling stays as it is.
+            return TrainingStep(self._compiled(self.model), self.objective, self._generator)
+        step = TrainingStep(self.model, self.objective, self._generator)
+        ids = [self.device.index] if self.device.type == "cuda" else None
+        unused = self.config.family.has_unused_parameters(self.config)
+        together = nn.parallel.DistributedDataParallel(step, device_ids=ids, find_unused_parameters=unused)
+        wrapped: Compute = self._compiled(together)
+        return wrapped
 
-    def _loss(self, logits: Tensor, labels: Tensor) -> Tensor:
-        # The logits of an indep head are log-probabilities already; a second log_softmax leaves them as they are.
-        return F.cross_entropy(logits, labels, label_smoothing=self.recipe.label_smoothing)
+    def _compiled(self, module: nn.Module) -> Any:
+        """`module` through torch.compile where the run asks for it."""
+        # dynamic=False: a recipe has few image sizes, and code for each is faster than code for any.
+        return torch.compile(module, dynamic=False) if self.where.compile else module
 
     def _check_finite(self, losses: Tensor) -> None:
         bad = (~torch.isfinite(losses)).nonzero()
@@ -355,6 +373,9 @@ class Trainer:
     def _check_state(self) -> None:
         """What is saved now must be good: the losses so far, and what the last of them has made of the weights."""
         self._check_finite(self.losses)
+        for name, value in self.metrics.items():
+            if not torch.isfinite(value):
+                raise self._not_finite(f"the metric {name!r} is not finite after", self.step - 1)
         momentum = [value for state in self.optimizer.state.values() for value in state.values()]
         tensors = [*self.model.state_dict().values(), *self.result.state_dict().values(), *momentum]
         floating = [value for value in tensors if isinstance(value, Tensor) and value.is_floating_point()]
