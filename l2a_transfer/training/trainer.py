@@ -8,7 +8,6 @@ import logging
 import math
 import time
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
 from functools import cached_property
 from typing import Any
 
@@ -17,7 +16,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from l2a_transfer.devices import choose_device, ieee_float32, training_precision
+from l2a_transfer.devices import choose_device, training_precision
 from l2a_transfer.errors import NotFiniteError, TrainingError
 from l2a_transfer.models.config import ModelConfig
 from l2a_transfer.models.interface import Network
@@ -25,18 +24,19 @@ from l2a_transfer.models.registry import build_model
 from l2a_transfer.preprocess import Preprocess
 from l2a_transfer.provenance import commit
 from l2a_transfer.training.average import MovingAverage
-from l2a_transfer.training.checkpoint import check_position, check_tensors
+from l2a_transfer.training.checkpoint import check_metrics, check_momentum, check_position, check_tensors
 from l2a_transfer.training.data import Pixels, TrainingData, open_pixels
 from l2a_transfer.training.epochs import augmented_batches, plan_epoch, stream_seed
-from l2a_transfer.training.flops import macs, matrix_peak
+from l2a_transfer.training.flops import arithmetic
 from l2a_transfer.training.loss_watch import LossWatch
 from l2a_transfer.training.machine import machine
+from l2a_transfer.training.pace import Pace
 from l2a_transfer.training.processes import Where
 from l2a_transfer.training.recipe import TrainConfig
+from l2a_transfer.training.requirements import check_run
 from l2a_transfer.training.start import Start, start_from
 from l2a_transfer.training.step import TrainingStep
 from l2a_transfer.training.step_memory import require_step_memory
-from l2a_transfer.wording import counted
 
 __all__ = ["Trainer", "Where"]
 
@@ -44,11 +44,8 @@ log = logging.getLogger(__name__)
 LOOK_EVERY = 50
 """Steps between two looks at the loss, for the progress bar and for a loss that is not finite; also the first and last
 of an epoch."""
-NO_METRIC = torch.zeros((), dtype=torch.float64)
 Compute = Callable[[Tensor, Tensor], tuple[Tensor, Tensor, dict[str, Tensor]]]
 """Images and labels → loss, logits and metrics."""
-OF_G = ("global_branch.", "project_g.")
-"""Layers that have no gradient, and so no momentum, where they are built and nothing uses them."""
 
 
 class Trainer:
@@ -72,7 +69,7 @@ class Trainer:
         init_from: str | None = None,
     ) -> None:
         where = where or Where()
-        _check(config, recipe, data, where)
+        check_run(config, recipe, data, where)
         self.config = dataclasses.replace(config, dropout=recipe.dropout)
         self.recipe, self.data, self.seed, self.where = recipe, data, seed, where
         self.preprocess = preprocess or Preprocess(size=recipe.size)
@@ -85,6 +82,7 @@ class Trainer:
         self.model.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         if where.sync_batch_norm:
             self.model = nn.SyncBatchNorm.convert_sync_batchnorm(self.model)  # type: ignore[no-untyped-call]
+        self.pace = Pace(self.config, self.device, self.precision, where.ranks.size)
         self.steps_per_epoch = len(data.train) // recipe.batch_size
         self.steps = self.steps_per_epoch * recipe.epochs
         self.optimizer = torch.optim.SGD(
@@ -109,8 +107,6 @@ class Trainer:
         self.metrics: dict[str, Tensor] = {}
         self._step: Compute | None = None
         self._generator = torch.Generator(self.device)
-        self._peak: float | None = None
-        self._macs: dict[int, int] = {}
 
     @cached_property
     def pixels(self) -> Pixels:
@@ -182,13 +178,13 @@ class Trainer:
             sums = {"losses": self.losses, "correct": self.correct}
             check_tensors("sums", {key: content[key] for key in sums}, sums)
             metrics = content.get("metrics", {})  # an objective's own; earlier versions had none
-            check_tensors("metrics", metrics, {str(name): NO_METRIC for name in metrics})
+            check_metrics(metrics)
             check_tensors("model", content["model"], self.model.state_dict())
             if self.average is not None:
                 check_tensors("average", content["average"]["network"], self.average.network.state_dict())
                 if content["average"]["updates"] != at:
                     raise ValueError(f"its average has {content['average']['updates']!r:.20} updates, {at} steps on")
-            momentum = self._momentum(content["optimizer"]["state"])
+            momentum = check_momentum(content["optimizer"]["state"], self.model if self.recipe.momentum else None)
         except (LookupError, TypeError, ValueError, AttributeError, RuntimeError) as error:
             said = f"{error} is missing" if isinstance(error, KeyError) else error
             raise TrainingError(f"not a state of this run: {said}") from error
@@ -202,18 +198,6 @@ class Trainer:
         self.metrics = {name: value.to(self.device) for name, value in metrics.items()}
         self.epoch, self.step, self.seconds = content["epoch"], content["step"], float(content["seconds"])
         self.history = list(content["history"])
-
-    def _momentum(self, state: dict[int, dict[str, Tensor]]) -> dict[int, dict[str, Tensor]]:
-        """The optimizer's state in memory of its own. Raises: as `check_tensors`, TypeError and LookupError."""
-        names = [name for name, _ in self.model.named_parameters()] if self.recipe.momentum else []
-        own = {
-            k: parameter
-            for k, (name, parameter) in enumerate(zip(names, self.model.parameters(), strict=False))
-            if k in state or not name.startswith(OF_G)
-        }
-        buffers = {k: each["momentum_buffer"] for k, each in state.items()}
-        check_tensors("momentum", buffers, own)
-        return {k: {"momentum_buffer": torch.empty_like(own[k]).copy_(value)} for k, value in buffers.items()}
 
     def run_epoch(self, *, progress: bool = True, stop: Callable[[], bool] = lambda: False) -> dict[str, Any] | None:
         """Train to the end of the epoch; returns its loss, accuracy on the augmented images, rate and speed.
@@ -230,21 +214,15 @@ class Trainer:
             self._step = self._wrapped()
         compute = self._step
         plan = plan_epoch(len(self.data.train), recipe, seed=self.seed, epoch=self.epoch)
-        batches = augmented_batches(
-            self.pixels,
-            plan.part(first, ranks.rank, ranks.size),
-            recipe,
-            self.preprocess,
-            size=size,
-            device=self.device,
-        )
+        plan = plan.part(first, ranks.rank, ranks.size)
+        batches = augmented_batches(self.pixels, plan, recipe, self.preprocess, size=size, device=self.device)
         if first == 0:
             self.losses.zero_()
             self.correct.zero_()
             self.metrics = {}
         self.model.train()
         watch = LossWatch(self.losses)
-        peak = self._peak_share(size) if progress else None
+        peak = self.pace.peak_share(size) if progress else None
         bar = tqdm(
             total=self.steps_per_epoch * recipe.batch_size,
             initial=first * recipe.batch_size,
@@ -256,7 +234,7 @@ class Trainer:
         started = time.perf_counter()
         # Dropout draws from the global generators: seeded for each step, and given back as they were found.
         devices = [self.device] if self.device.type == "cuda" else []
-        with bar, self._arithmetic(), torch.random.fork_rng(devices=devices):
+        with bar, arithmetic(self.precision), torch.random.fork_rng(devices=devices):
             for images, labels in batches:
                 self._train_step(compute, images, labels)
                 bar.update(recipe.batch_size)
@@ -313,40 +291,19 @@ class Trainer:
             "train_accuracy": correct.item() / n,
             **{f"train_{name}": value.item() for name, value in metrics.items()},
             "images_per_second": speed,
-            "peak_share": self._peak_share(size)(speed),
+            "peak_share": self.pace.peak_share(size)(speed),
             "seconds": self.seconds,
         }
 
     def seconds_left(self) -> float:
-        """How long the remaining epochs will take, if each multiplication takes as long as those before did."""
-        done, left = (
-            sum(self._macs_at(self.recipe.resolution(epoch)) for epoch in epochs)
-            for epochs in (range(self.epoch), range(self.epoch, self.recipe.epochs))
-        )
-        return self.seconds * left / done if done else math.nan
-
-    def _macs_at(self, size: int) -> int:
-        if size not in self._macs:
-            self._macs[size] = macs(self.config, size)
-        return self._macs[size]
-
-    def _peak_share(self, size: int) -> Callable[[float], float]:
-        """Images a second of all processes → the fraction of the devices' matrix peak: 6 operations a MAC."""
-        if self._peak is None:
-            with self._arithmetic():
-                self._peak = matrix_peak(self.device, self.precision)
-        whole = self._peak * self.where.ranks.size / (6 * self._macs_at(size))
-        return lambda images_per_second: images_per_second / whole
+        """How long the remaining epochs will take; NaN before the first has ended."""
+        return self.pace.seconds_left(self.recipe, epoch=self.epoch, seconds=self.seconds)
 
     def _require_memory(self) -> None:
         """Of a GPU, PyTorch says itself what is lacking; torch.compile decides by itself what is kept."""
         if self.device.type == "cpu" and not self.where.compile:
             images = self.recipe.batch_size // self.where.ranks.size
             require_step_memory(self.config, images=images, size=self.recipe.size, precision=self.precision)
-
-    def _arithmetic(self) -> AbstractContextManager[None]:
-        """float32 is float32: no TF32 on a GPU."""
-        return ieee_float32() if self.precision == "fp32" else nullcontext()
 
     def _wrapped(self) -> Compute:
         """The step as it is called: compiled, and with the processes' gradients averaged."""
@@ -388,27 +345,3 @@ class Trainer:
         return NotFiniteError(
             f"{what} step {at} of {self.steps} (epoch {self.epoch + 1}), at a learning rate of {rate:.4g}"
         )
-
-
-def _check(config: ModelConfig, recipe: TrainConfig, data: TrainingData, where: Where) -> None:
-    """What can be said before anything is built or read. Raises: TrainingError."""
-    ranks = where.ranks.size
-    if config.num_classes != len(data.classes):
-        raise TrainingError(
-            f"the model has {counted(config.num_classes, 'class', 'classes')}, {data.name} has {len(data.classes)}"
-        )
-    if recipe.batch_size > len(data.train):
-        raise TrainingError(
-            f"batch_size {recipe.batch_size} is larger than the {counted(len(data.train), 'training image')}",
-            "take a smaller `batch_size`",
-        )
-    smallest = min(size for _, size in recipe.resolutions)
-    if smallest < config.min_size:
-        raise TrainingError(f"{config.architecture} needs {config.min_size} pixels, the recipe has {smallest}")
-    if recipe.batch_size % ranks or recipe.batch_size < 2 * ranks:
-        raise TrainingError(
-            f"batch_size {recipe.batch_size} cannot be shared by {ranks} processes: each needs the same number of "
-            "images, at least 2"
-        )
-    if where.sync_batch_norm and choose_device(where.device).type != "cuda":
-        raise TrainingError("synchronised batch norm works between GPUs only", "leave `sync_batch_norm` out")
