@@ -232,8 +232,11 @@ def _check_tensors(path: Path, expected: dict[str, torch.Tensor], found: dict[st
 
     missing, extra = sorted(set(expected) - set(found)), sorted(set(found) - set(expected))
     if missing or extra:
-        parts = [f"{what} {', '.join(names[:4])}{' …' if len(names) > 4 else ''}"
-                 for what, names in (("missing", missing), ("extra", extra)) if names]  # fmt: skip
+        parts = [
+            f"{what} {', '.join(names[:4])}{' …' if len(names) > 4 else ''}"
+            for what, names in (("missing", missing), ("extra", extra))
+            if names
+        ]
         raise WeightsError(f"{path}: the tensors do not fit the card's network: {'; '.join(parts)}; {ANOTHER}")
     for key, value in found.items():
         if value.shape != expected[key].shape:
