@@ -22,7 +22,7 @@ from safetensors.torch import load_file
 from l2a_transfer.data.augment import cutout, flip, reflect_crop, resize
 from l2a_transfer.data.cifar import read_cifar
 from l2a_transfer.data.sources import join_splits
-from l2a_transfer.errors import DataError, MemoryLimitError, TrainingError, UnknownNameError
+from l2a_transfer.errors import DataError, DeviceError, MemoryLimitError, TrainingError, UnknownNameError
 from l2a_transfer.models.config import ModelConfig
 from l2a_transfer.models.weights import read_card
 from l2a_transfer.preprocess import Preprocess
@@ -405,7 +405,7 @@ def test_runs_that_must_not_start() -> None:
     with pytest.raises(TrainingError, match=r"none of its splits is train; it has val, test"):
         TrainingData.of(join_splits("x", "rgby", {"val": (pictures, labels), "test": (pictures, labels)}))
     if not torch.cuda.is_available():
-        with pytest.raises(TrainingError, match="'cuda' was asked for"):
+        with pytest.raises(DeviceError, match="'cuda' was asked for"):
             new_trainer(where=Where(device="cuda"))
 
 
