@@ -141,9 +141,8 @@ def _convert(extractor: ExportedExtractor, example: Tensor, names: list[str], ca
     del proto.graph.metadata_props[:]
     del proto.metadata_props[:]
     weights = network_sha256(extractor.model)
-    for key, values in (
-        (CARD_KEY, card.to_json()), (PREPROCESS_KEY, card.preprocess.to_json()), (WEIGHTS_KEY, weights),
-    ):  # fmt: skip
+    metadata = {CARD_KEY: card.to_json(), PREPROCESS_KEY: card.preprocess.to_json(), WEIGHTS_KEY: weights}
+    for key, values in metadata.items():
         entry = proto.metadata_props.add()
         entry.key, entry.value = key, json.dumps(values, sort_keys=True)
     return with_sha256(proto.SerializeToString(deterministic=True))

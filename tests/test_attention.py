@@ -9,14 +9,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from l2a_transfer.errors import BackendError
-from l2a_transfer.models.attention import (
-    Attention,
-    compatibility_add,
-    compatibility_dp,
-    compatibility_pc,
-    find_normalizer,
-)
+from l2a_transfer.errors import MissingExtraError, UnknownNameError
+from l2a_transfer.models.attention import Attention
+from l2a_transfer.models.compatibilities import COMPATIBILITIES, additive, dot_product, parametrised
+from l2a_transfer.models.normalizers import NORMALIZERS
 
 # One image, two positions, two channels.
 LOCAL = torch.tensor([[[1.0, 2.0], [3.0, -1.0]]])
@@ -26,19 +22,19 @@ G = torch.tensor([[2.0, 1.0]])
 
 def test_pc_is_the_inner_product_of_u_with_the_sum() -> None:
     # <u, l1 + g> = 0.5·3 − 1·3 = −1.5 and <u, l2 + g> = 0.5·5 − 1·0 = 2.5; without g: −1.5 and 2.5 (<u, g> = 0)
-    assert compatibility_pc(LOCAL, U, G).tolist() == [[-1.5, 2.5]]
-    assert compatibility_pc(LOCAL, U, None).tolist() == [[-1.5, 2.5]]
+    assert parametrised(LOCAL, U, G).tolist() == [[-1.5, 2.5]]
+    assert parametrised(LOCAL, U, None).tolist() == [[-1.5, 2.5]]
     other = torch.tensor([[4.0, 0.0]])  # <u, g> = 2 is added everywhere
-    assert compatibility_pc(LOCAL, U, other).tolist() == [[0.5, 4.5]]
+    assert parametrised(LOCAL, U, other).tolist() == [[0.5, 4.5]]
 
 
 def test_dp_is_the_inner_product_with_g() -> None:
-    assert compatibility_dp(LOCAL, G).tolist() == [[4.0, 5.0]]
+    assert dot_product(LOCAL, None, G).tolist() == [[4.0, 5.0]]
 
 
 def test_add_is_the_inner_product_of_u_with_tanh() -> None:
     expected = [0.5 * math.tanh(3) - math.tanh(3), 0.5 * math.tanh(5) - math.tanh(0)]
-    assert compatibility_add(LOCAL, U, G)[0].tolist() == pytest.approx(expected, abs=1e-6)
+    assert additive(LOCAL, U, G)[0].tolist() == pytest.approx(expected, abs=1e-6)
 
 
 @pytest.mark.parametrize(
@@ -54,20 +50,51 @@ def test_add_is_the_inner_product_of_u_with_tanh() -> None:
     ],
 )
 def test_normalizers(name: str, scores: list[float], expected: list[float]) -> None:
-    assert find_normalizer(name)(torch.tensor([scores]))[0].tolist() == pytest.approx(expected, abs=1e-6)
+    weights = NORMALIZERS[name].function(torch.tensor([[scores]]))  # (1, 1, W)
+    assert weights[0, 0].tolist() == pytest.approx(expected, abs=1e-6)
 
 
-@pytest.mark.parametrize("name", ["softmax", "sparsemax", "entmax15"])
-def test_normalizers_ignore_a_constant(name: str) -> None:
-    scores = torch.randn(3, 50, generator=torch.Generator().manual_seed(0))
-    normalize = find_normalizer(name)
-    torch.testing.assert_close(normalize(scores + 2.5), normalize(scores), rtol=1e-5, atol=1e-6)
+@pytest.mark.parametrize("name", NORMALIZERS)
+def test_normalizers_do_what_they_declare(name: str) -> None:
+    scores = torch.randn(3, 5, 10, generator=torch.Generator().manual_seed(0))
+    found = NORMALIZERS[name]
+    weights = found.function(scores)
+    assert weights.shape == scores.shape
+    assert 0 <= weights.min() < weights.max() <= 1
+    for row in range(3):  # images are independent of each other
+        torch.testing.assert_close(found.function(scores[row : row + 1])[0], weights[row])
+    sums = weights.sum((1, 2))
+    assert torch.allclose(sums, torch.ones(3), atol=1e-5) == found.sums_to_1
+    assert torch.allclose(found.function(scores + 2.5), weights, rtol=1e-5, atol=1e-6) == found.shift_invariant
+
+
+@pytest.mark.parametrize("name", COMPATIBILITIES)
+def test_compatibilities_do_what_they_declare(name: str) -> None:
+    found = COMPATIBILITIES[name]
+    generator = torch.Generator().manual_seed(0)
+    local, g, other = (torch.randn(2, *shape, generator=generator) for shape in ((6, 4), (4,), (4,)))
+    attention = Attention(4, name, "softmax")
+    assert (attention.u is not None) == found.learns_u
+    if found.scores is None:
+        assert found.role_of_g == "unused"
+        return
+    change = attention.scores(local, other) - attention.scores(local, g)  # (B, P)
+    varies = change.std(dim=1).max().item() > 1e-5
+    acts = change.abs().max().item() > 1e-5
+    assert {"acts": (True, True), "shifts": (True, False), "unused": (False, False)}[found.role_of_g] == (acts, varies)
+
+
+def test_an_unregistered_name_is_refused_with_the_nearest() -> None:
+    with pytest.raises(UnknownNameError, match="compatibility must be one of pc, dp, add, uniform; got 'dpp'"):
+        Attention(2, "dpp", "softmax")
+    with pytest.raises(UnknownNameError, match="did you mean 'softmax'"):
+        Attention(2, "dp", "sofmax")
 
 
 def test_a_normalizer_without_its_package_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "entmax", None)
-    with pytest.raises(BackendError, match=r"pip install 'l2a-transfer\[entmax\]'"):
-        find_normalizer("sparsemax")
+    with pytest.raises(MissingExtraError, match=r"pip install 'l2a-transfer\[entmax\]'"):
+        Attention(2, "pc", "sparsemax")
 
 
 def as_map(local: Tensor) -> Tensor:

@@ -10,11 +10,12 @@ from torch import Tensor
 
 from l2a_transfer.errors import UnknownNameError
 from l2a_transfer.models.blocks import ConvBlock
-from l2a_transfer.models.config import ARCHITECTURES, ModelConfig, find_architecture
+from l2a_transfer.models.config import ARCHITECTURES, MapSpec, ModelConfig
 from l2a_transfer.models.interface import Network
 from l2a_transfer.models.registry import build_model
 
 WIDTH = 1 / 32
+ONE_A_FAMILY = ["vgg", "vgg-gap", "vgg-pan", "vgg-att3-concat-dp"]
 INERT = [name for name in ARCHITECTURES if ModelConfig(name).g_is_inert]
 
 
@@ -50,7 +51,10 @@ def test_every_architecture(name: str) -> None:
         side = {"L1": 32, "L2": 16, "L3": 8}[level]
         assert weights.shape == (3, side, side)
         assert weights.min() >= 0
-        if not (name == "vgg-pan" and level == "L2"):  # a sigmoid, no distribution
+    assert model.config.map_levels == tuple(result.maps)
+    for spec in model.config.maps:
+        weights = result.maps[spec.name]
+        if spec.kind == "distribution":
             torch.testing.assert_close(weights.sum((1, 2)), torch.ones(3))
 
 
@@ -80,6 +84,52 @@ def test_the_smallest_size_works_and_is_the_smallest(name: str) -> None:
     assert torch.isfinite(model(images(2, size, size))).all()
     with pytest.raises(RuntimeError):
         model(images(2, size // 2 if size > 4 else 1, size // 2 if size > 4 else 1))
+
+
+@pytest.mark.parametrize("name", ONE_A_FAMILY)
+def test_full_backward_hooks_reach_every_relu_where_nothing_is_in_place(name: str) -> None:
+    config = ModelConfig(name, width=WIDTH, num_classes=5, dropout=0.0)
+    model, usual = build_model(config, seed=0, inplace=False), build_model(config, seed=0)
+    relus = [module for module in model.modules() if isinstance(module, torch.nn.ReLU)]
+    reached = []
+    for relu in relus:
+        relu.register_full_backward_hook(lambda module, *_: reached.append(module))  # type: ignore[arg-type]
+    logits = model(images().requires_grad_())
+    assert torch.equal(logits, usual(images()))
+    assert relu_nodes(logits) == len(relus)  # every ReLU is a module
+    logits.sum().backward()  # type: ignore[no-untyped-call]
+    assert sorted(map(id, reached)) == sorted(map(id, relus))
+    for module in usual.modules():
+        if isinstance(module, torch.nn.ReLU):
+            module.register_full_backward_hook(lambda *_: None)
+    with pytest.raises(RuntimeError, match="modified inplace"):  # what `inplace=False` is for
+        usual(images().requires_grad_())
+
+
+def relu_nodes(output: Tensor) -> int:
+    """How many ReLUs are in the graph that `output` was computed by."""
+    seen, left = set(), [output.grad_fn]
+    while left:
+        node = left.pop()
+        if node is not None and node not in seen:
+            seen.add(node)
+            left += [following for following, _ in node.next_functions]
+    return sum(node.name().startswith("Relu") for node in seen)
+
+
+@pytest.mark.parametrize("name", ONE_A_FAMILY)
+def test_the_maps_have_a_level_and_a_kind(name: str) -> None:
+    found = [(spec.name, spec.level, spec.kind) for spec in ModelConfig(name).maps]
+    distributions = {"vgg-pan": ["L3"], "vgg-att3-concat-dp": ["L1", "L2", "L3"]}.get(name, [])
+    gates = [("L2", "L2", "gate")] if name == "vgg-pan" else []
+    assert found == gates + [(level, level, "distribution") for level in distributions]
+
+
+def test_a_map_is_named_after_its_level() -> None:
+    assert MapSpec("L2.gate", "L2", "gate").name == "L2.gate"
+    for wrong in ("L3", "L3.gate", "L2/gate", "L2.", "L2.a.b", ""):
+        with pytest.raises(ValueError, match="name must be the level 'L2'"):
+            MapSpec(wrong, "L2", "gate")
 
 
 def relative(found: Tensor, expected: Tensor) -> float:
@@ -205,7 +255,7 @@ def test_a_seed_decides_the_weights_and_leaves_the_global_state_alone() -> None:
 
 def test_bad_configs() -> None:
     with pytest.raises(UnknownNameError, match="did you mean 'vgg-att2-concat-pc'"):
-        find_architecture("vgg-att2-concat-pcc")
+        ARCHITECTURES.find("vgg-att2-concat-pcc")
     with pytest.raises(UnknownNameError, match=r"normalizer must be one of .*did you mean 'softmax'"):
         ModelConfig("vgg", normalizer="sofmax")
     with pytest.raises(UnknownNameError, match="did you mean 'always'"):

@@ -24,7 +24,8 @@ from l2a_transfer.features.backends import onnx as onnx_backend
 from l2a_transfer.features.backends.onnx import OnnxBackend, read_exported, with_sha256
 from l2a_transfer.features.backends.onnx_graph import ALIVE, MAX_NODES, OPERATORS, OPSET, TOTAL, check_graph
 from l2a_transfer.features.extraction.interruptible import interruptible
-from l2a_transfer.models.config import GLOBAL_BRANCH, NORMALIZERS, ModelConfig
+from l2a_transfer.models.config import GLOBAL_BRANCH, ModelConfig
+from l2a_transfer.models.normalizers import NORMALIZERS
 from l2a_transfer.models.registry import build_model
 from l2a_transfer.models.weights import CARD_KEY, Card, count_parameters
 from l2a_transfer.preprocess import Preprocess

@@ -6,84 +6,74 @@ Shapes: B images, C channels, H × W positions, P = H·W.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
 
-from l2a_transfer.errors import BackendError
-
-
-def compatibility_pc(local: Tensor, u: Tensor, g: Tensor | None) -> Tensor:
-    """`c_i = <u, l_i + g>`, the parametrised compatibility. local (B, P, C), u (C,), g (B, C) → (B, P)."""
-    scores = local @ u  # (B, P)
-    return scores if g is None else scores + (g @ u)[:, None]
-
-
-def compatibility_dp(local: Tensor, g: Tensor) -> Tensor:
-    """`c_i = <l_i, g>`, the dot product, unscaled as in the paper. local (B, P, C), g (B, C) → (B, P)."""
-    return (local @ g[:, :, None]).squeeze(2)
-
-
-def compatibility_add(local: Tensor, u: Tensor, g: Tensor) -> Tensor:
-    """`c_i = <u, tanh(l_i + g)>`, the additive score (Bahdanau et al. 2015). → (B, P)."""
-    return torch.tanh(local + g[:, None, :]) @ u
-
-
-def _entmax(name: str) -> Callable[[Tensor], Tensor]:
-    try:
-        import entmax
-    except ImportError as error:
-        raise BackendError(
-            f"normalizer {name!r} needs the package entmax; install it with: pip install 'l2a-transfer[entmax]'"
-        ) from error
-    function = getattr(entmax, name)
-    return lambda scores: function(scores, dim=1)
-
-
-def find_normalizer(name: str) -> Callable[[Tensor], Tensor]:
-    """The function from scores (B, P) to weights (B, P) that are ≥ 0 and sum to 1 over P.
-
-    Raises: BackendError where the name needs a package that is not installed.
-    """
-    return (lambda scores: torch.softmax(scores, dim=1)) if name == "softmax" else _entmax(name)
+from l2a_transfer.models.compatibilities import COMPATIBILITIES
+from l2a_transfer.models.normalizers import NORMALIZERS
 
 
 class Attention(nn.Module):
     """One level's attention estimator: local features (and g) → attended feature and weights.
 
-    `forward(l, g)`: l (B, C, H, W), g (B, C) or None → g_a (B, C) and a (B, H, W), both float32 whatever the
-    precision of l, because a softmax over 1,024 positions loses too much in bfloat16.
+    Parameters
+    ----------
+    channels : int
+        C, of the local features and of g.
+    compatibility, normalizer : str
+        Registered names.
+
+    Raises
+    ------
+    UnknownNameError
+        For a name that is not registered.
+    MissingExtraError
+        Where the normalizer needs a package that is not installed.
     """
 
     def __init__(self, channels: int, compatibility: str, normalizer: str) -> None:
         super().__init__()
-        self.compatibility = compatibility
-        self.normalize = find_normalizer(normalizer)
+        found, weighting = COMPATIBILITIES.find(compatibility), NORMALIZERS.find(normalizer)
+        weighting.require_package()
+        self.compatibility = found.scores
+        self.normalizer = weighting.function
         self.u: nn.Parameter | None = None
-        if compatibility in ("pc", "add"):
+        if found.learns_u:
             # The authors' normal(0, sqrt(2/(k·k·out))) gives u a standard deviation of 1.4, scores in the tens
             # and a nearly one-hot softmax at the start; 1/sqrt(C) starts with scores of about 1.
             self.u = nn.Parameter(torch.randn(channels) / math.sqrt(channels))
 
     def scores(self, local: Tensor, g: Tensor | None) -> Tensor:
         """Compatibility of each position, before normalization: local (B, P, C), g (B, C) → (B, P)."""
-        if self.compatibility == "pc":
-            assert self.u is not None
-            return compatibility_pc(local, self.u, g)
-        assert g is not None
-        if self.compatibility == "dp":
-            return compatibility_dp(local, g)
-        assert self.u is not None
-        return compatibility_add(local, self.u, g)
+        if self.compatibility is None:
+            raise TypeError("uniform attention has no scores")
+        return self.compatibility(local, self.u, g)
 
     def forward(self, l: Tensor, g: Tensor | None) -> tuple[Tensor, Tensor]:  # noqa: E741 - the paper's name
+        """The attended feature and the weights.
+
+        Parameters
+        ----------
+        l : Tensor (B, C, H, W)
+            Local features, in any precision.
+        g : Tensor (B, C) or None
+            The global feature; None where it is inert.
+
+        Returns
+        -------
+        g_a : Tensor (B, C)
+            The weighted sum of the local features. float32, as are the weights, because a softmax over 1,024 positions
+            loses too much in bfloat16.
+        weights : Tensor (B, H, W)
+        """
         B, C, H, W = l.shape
         with torch.autocast(l.device.type, enabled=False):
             local = l.permute(0, 2, 3, 1).reshape(B, H * W, C).float()  # (B, P, C), no copy in channels_last
-            if self.compatibility == "uniform":
+            if self.compatibility is None:
                 g_a = local.mean(dim=1)  # (B, C)
                 return g_a, torch.full((B, H, W), 1.0 / (H * W), device=l.device)
-            weights = self.normalize(self.scores(local, None if g is None else g.float()))  # (B, P)
-            g_a = (weights[:, None, :] @ local).squeeze(1)  # (B, C)
-        return g_a, weights.reshape(B, H, W)
+            scores = self.scores(local, None if g is None else g.float()).reshape(B, H, W)
+            weights = self.normalizer(scores)  # (B, H, W)
+            g_a = (weights.reshape(B, 1, H * W) @ local).squeeze(1)  # (B, C)
+        return g_a, weights

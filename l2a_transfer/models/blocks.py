@@ -1,4 +1,4 @@
-"""What the families are built from: convolutions, the trunk, the global branch and the head of a level."""
+"""What the networks are built from: convolutions, the trunk, the global branch and the head of a level."""
 
 from __future__ import annotations
 
@@ -18,7 +18,14 @@ HEAD_DROPOUT = 0.5
 class ConvBlock(nn.Sequential):
     """conv 3×3 → batch norm → ReLU → dropout: one numbered convolution of the paper.
 
-    The convolution has no bias: batch norm subtracts it again, so its gradient would be zero.
+    The convolution has no bias, because batch norm would subtract it again.
+
+    Parameters
+    ----------
+    channels_in, channels_out : int
+        Channels of the input (B, channels_in, H, W) and of the output (B, channels_out, H, W).
+    dropout : float
+        Dropout rate; with 0 there is no dropout layer.
     """
 
     def __init__(self, channels_in: int, channels_out: int, dropout: float) -> None:
@@ -31,7 +38,13 @@ class ConvBlock(nn.Sequential):
 
 
 class Trunk(nn.ModuleList):
-    """conv1 … conv13, without the pools, which differ between the families."""
+    """conv1 … conv13 as five blocks. The pools between them differ between the families and are not part of it.
+
+    Parameters
+    ----------
+    config : ModelConfig
+        Its width and dropout.
+    """
 
     def __init__(self, config: ModelConfig) -> None:
         blocks, channels_in, index = [], 3, 0
@@ -47,9 +60,17 @@ class Trunk(nn.ModuleList):
 
 
 class GlobalBranch(nn.Module):
-    """A local map → the global feature g (B, 512·width): two convolutions between pools, dropout, a linear layer.
+    """A local map → the global feature g: two convolutions between pools, dropout, a linear layer.
 
-    The last pool adapts, so that any image size gives one vector; at 32 × 32 it is the paper's 2 × 2 pool.
+    The last pool covers the whole map, so that any image size gives one vector. At 32 × 32 pixels it is the paper's
+    2 × 2 pool.
+
+    Parameters
+    ----------
+    config : ModelConfig
+        Its width and dropout.
+    first_pool : int
+        Side of the first pool.
     """
 
     def __init__(self, config: ModelConfig, *, first_pool: int = 2) -> None:
@@ -62,6 +83,7 @@ class GlobalBranch(nn.Module):
         self.linear = nn.Linear(C, C)
 
     def forward(self, l: Tensor) -> Tensor:  # noqa: E741 - the paper's name
+        """l (B, 512·width, H, W) → g (B, 512·width)."""
         x = self.conv14(F.max_pool2d(l, self.first_pool))
         x = self.conv15(F.max_pool2d(x, 2))
         g: Tensor = self.linear(self.dropout(x.amax(dim=(2, 3))))  # (B, 512·width)
@@ -69,21 +91,44 @@ class GlobalBranch(nn.Module):
 
 
 class LevelHead(nn.Module):
-    """g_a → BN → ReLU → dropout, the part of the head that every level has of its own."""
+    """g_a → batch norm → ReLU → dropout: the part of the classifier's head that each level has to itself.
+
+    Parameters
+    ----------
+    channels : int
+        Width of the attended feature.
+    dropout : float
+        Dropout rate.
+    """
 
     def __init__(self, channels: int, dropout: float) -> None:
         super().__init__()
         self.bn = nn.BatchNorm1d(channels, eps=BN_EPS)
+        self.relu = nn.ReLU()
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, g_a: Tensor) -> tuple[Tensor, Tensor]:
-        """(B, C) → what the classifier sees in evaluation, and the same with dropout."""
-        seen = F.relu(self.bn(g_a))
+        """g_a (B, C) → what the classifier takes in evaluation (B, C), and the same with dropout, for training."""
+        seen = self.relu(self.bn(g_a))
         return seen, self.dropout(seen)
 
 
 def pooled_trunk(trunk: Trunk, images: Tensor, pools: int) -> Tensor:
-    """The plain VGG's way through the trunk, with a pool after each of the first `pools` blocks."""
+    """The last map of the trunk, with a 2 × 2 pool after each of the first `pools` blocks.
+
+    Parameters
+    ----------
+    trunk : Trunk
+        Five blocks of convolutions.
+    images : Tensor (B, 3, H, W)
+        Normalised images.
+    pools : int
+        0 … 5.
+
+    Returns
+    -------
+    Tensor (B, 512·width, H / 2**pools, W / 2**pools)
+    """
     x = images
     for i, block in enumerate(trunk):
         x = block(x)

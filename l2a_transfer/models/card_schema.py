@@ -9,48 +9,73 @@ from l2a_transfer.documents import ANYTHING, FLAG, NOTHING, NUMBER, either, inte
 CONFIG = table(
     {"architecture": text()},
     optional={
-        "num_classes": integer(), "width": NUMBER, "normalizer": text(), "dropout": NUMBER, "global_branch": text(),
+        "num_classes": integer(),
+        "width": NUMBER,
+        "normalizer": text(),
+        "dropout": NUMBER,
+        "global_branch": text(),
     },
-)  # fmt: skip
-PREPROCESS = table({
-    "size": integer(), "fit": text(), "filter": text(), "mean": list_of(NUMBER, length=3),
-    "std": list_of(NUMBER, length=3),
-})  # fmt: skip
+)
+PREPROCESS = table(
+    {
+        "size": integer(),
+        "fit": text(),
+        "filter": text(),
+        "mean": list_of(NUMBER, length=3),
+        "std": list_of(NUMBER, length=3),
+    }
+)
 METRICS = table(
     others=either(
         NUMBER, table(optional={"value": NUMBER, "n": integer(), "seeds": integer()}, others=ANYTHING), text(), NOTHING
     )
 )
+INIT_FROM = table(
+    optional={"name": text(), "sha256": text(), "not_loaded": list_of(text())},
+    others=ANYTHING,
+)
 TRAINING = table(
     optional={
-        "untrained": FLAG, "seed": either(integer(), text(), NOTHING), "data": text(), "split": text(), "n": integer(),
-        "seconds": NUMBER, "float32": list_of(text()),
-        "init_from": either(
-            text(), table(optional={"name": text(), "sha256": text(), "not_loaded": list_of(text())}, others=ANYTHING),
-            NOTHING,
-        ),
+        "untrained": FLAG,
+        "seed": either(integer(), text(), NOTHING),
+        "data": text(),
+        "split": text(),
+        "n": integer(),
+        "seconds": NUMBER,
+        "float32": list_of(text()),
+        "init_from": either(text(), INIT_FROM, NOTHING),
     },
     others=ANYTHING,
-)  # fmt: skip
+)
 CARD = table(
-    {"schema": text(), "name": text(), "config": CONFIG, "preprocess": PREPROCESS, "classes": list_of(text()),
-     "parameters": integer(), "training": TRAINING, "metrics": METRICS},
+    {
+        "schema": text(),
+        "name": text(),
+        "config": CONFIG,
+        "preprocess": PREPROCESS,
+        "classes": list_of(text()),
+        "parameters": integer(),
+        "training": TRAINING,
+        "metrics": METRICS,
+    },
     others=ANYTHING,
-)  # fmt: skip
+)
 """Of a network of this package: a version may add keys, but not to `config` and `preprocess`, which decide numbers."""
 
 OBJECT = table(others=ANYTHING)
+_OF_FEATURES = {
+    "config": OBJECT,
+    "preprocess": OBJECT,
+    "classes": list_of(text()),
+    "parameters": NUMBER,
+    "training": TRAINING,
+    "metrics": METRICS,
+}
 CARD_OF_FEATURES = table(
     {"name": text()},
-    optional={
-        key: either(kind, NOTHING)
-        for key, kind in {
-            "config": OBJECT, "preprocess": OBJECT, "classes": list_of(text()), "parameters": NUMBER,
-            "training": TRAINING, "metrics": METRICS,
-        }.items()
-    },
+    optional={key: either(kind, NOTHING) for key, kind in _OF_FEATURES.items()},
     others=ANYTHING,
-)  # fmt: skip
+)
 """Of features that others may have made: a name, and what else they want to say, in the form that reports show."""
 
 

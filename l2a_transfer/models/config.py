@@ -1,83 +1,230 @@
-"""What a network is, as data: the frozen config and the table of named architectures. No torch here."""
+"""What a network is, as data: families, their named architectures, and the frozen config. No torch here."""
 
 from __future__ import annotations
 
 import dataclasses
+import re
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from l2a_transfer.errors import ArgumentError, unknown_name
+from l2a_transfer.errors import ArgumentError, PluginError, unknown_name
+from l2a_transfer.models.compatibilities import COMPATIBILITIES
+from l2a_transfer.models.normalizers import NORMALIZERS
+from l2a_transfer.registry import Registry
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from l2a_transfer.models.objectives import Objective
 
 LEVELS = {"L1": 256, "L2": 512, "L3": 512}
 """Attention level → channels at width 1: the outputs of conv7, conv10 and conv13 (after the ReLU)."""
 
 DEFAULT_WIDTH = 0.25
 """Of a network whose width nobody names: what `train` makes, and so what its untrained control must have."""
+DEFAULT_NORMALIZER = "softmax"
 
 MAX_OUTPUTS = 1_000_000
-NORMALIZERS = ("softmax", "sparsemax", "entmax15")
 GLOBAL_BRANCH = ("auto", "always")
+
+MapKind = Literal["distribution", "gate", "mask"]
+"""Of an attention map: weights that sum to 1 over an image, weights between 0 and 1 each, or zeros and ones."""
+
+
+@dataclass(frozen=True)
+class MapSpec:
+    """One attention map that a network gives.
+
+    Parameters
+    ----------
+    name : str
+        Its key in `Attended.maps`, in feature files and in file names: the level's name, as ``"L2"``, for its only or
+        first map, and ``"L2.gate"`` for a further one.
+    level : str
+        The level that it belongs to.
+    kind : {"distribution", "gate", "mask"}
+        As `MapKind`.
+
+    Raises
+    ------
+    ValueError
+        For a name that is not its level's, or not one that files can have.
+    """
+
+    name: str
+    level: str
+    kind: MapKind
+
+    def __post_init__(self) -> None:
+        if not re.fullmatch(r"[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)?", self.name) or self.name.split(".")[0] != self.level:
+            raise ArgumentError(f"name must be the level {self.level!r}, or {self.level + '.MAP'!r}; got {self.name!r}")
 
 
 @dataclass(frozen=True)
 class Architecture:
-    """One row of the table: the family, and for attention networks the levels, head and compatibility."""
+    """One named architecture: for attention networks with levels, head and compatibility.
+
+    `family` is filled in when the family is registered.
+    """
 
     name: str
-    family: str
     levels: tuple[str, ...] = ()
     head: str = ""
     compatibility: str = ""
+    family: str = ""
 
 
-def _table() -> dict[str, Architecture]:
-    rows = [
-        Architecture("vgg", "vgg"),
-        Architecture("vgg-gap", "vgg-gap"),
-        Architecture("vgg-pan", "vgg-pan", ("L3",), "concat", "pc"),
-    ]
-    for n, levels in ((1, ("L3",)), (2, ("L2", "L3")), (3, ("L1", "L2", "L3"))):
-        # With one level there is nothing to concatenate or average, so att1 has no head in its name.
-        for head in ("",) if n == 1 else ("concat", "indep"):
-            for compatibility in ("pc", "dp", "add", "uniform"):
-                middle = f"-{head}" if head else ""
-                name = f"vgg-att{n}{middle}-{compatibility}"
-                rows.append(Architecture(name, "attention", levels, head or "concat", compatibility))
-    return {row.name: row for row in rows}
+class Family:
+    """A family of networks: its architectures, and what follows from a config. Subclass and register with `family`.
+
+    The methods here are those of networks with attention at `Architecture.levels`; a family overrides what differs.
+    """
+
+    architectures: ClassVar[tuple[Architecture, ...]] = ()
+
+    def network(self, config: ModelConfig) -> nn.Module:
+        """The network, freshly initialised in training mode: a `Network`. Import torch here and not above."""
+        raise NotImplementedError(f"{type(self).__name__} has no `network`")
+
+    def objective(self, config: ModelConfig, *, label_smoothing: float) -> Objective:
+        """What training minimises: cross-entropy, unless the family has a loss of its own."""
+        from l2a_transfer.models.objectives import CrossEntropy
+
+        return CrossEntropy(label_smoothing)
+
+    def feature_levels(self, config: ModelConfig) -> dict[str, int]:
+        """Name → width of each piece of the transfer feature, in the order in which they are concatenated."""
+        return {level: config.channels(LEVELS[level]) for level in config.spec.levels}
+
+    def maps(self, config: ModelConfig) -> tuple[MapSpec, ...]:
+        """The attention maps, in the order of `Attended.maps`."""
+        return tuple(MapSpec(level, level, attention_kind(config)) for level in config.spec.levels)
+
+    def g_is_inert(self, config: ModelConfig) -> bool:
+        """Whether the global feature g cannot change attention, features or logits."""
+        name = config.spec.compatibility
+        return bool(name) and COMPATIBILITIES[name].g_is_inert(NORMALIZERS[config.normalizer])
+
+    def builds_global_branch(self, config: ModelConfig) -> bool:
+        """Whether conv14, conv15 and the g layer are part of the network."""
+        return bool(config.spec.levels) and (config.global_branch == "always" or not config.g_is_inert)
+
+    def has_unused_parameters(self, config: ModelConfig) -> bool:
+        """Whether parameters are built that no loss depends on, so that they get no gradient."""
+        name = config.spec.compatibility
+        return config.builds_global_branch and bool(name) and COMPATIBILITIES[name].role_of_g == "unused"
+
+    def min_size(self, config: ModelConfig) -> int:
+        """The smallest image side in pixels that leaves every feature map at least one position."""
+        return 16
 
 
-ARCHITECTURES: dict[str, Architecture] = _table()
+def attention_kind(config: ModelConfig) -> MapKind:
+    """What kind of map the config's compatibility and normalizer give."""
+    name = config.spec.compatibility
+    uniform = bool(name) and COMPATIBILITIES[name].scores is None
+    return "distribution" if uniform or NORMALIZERS[config.normalizer].sums_to_1 else "gate"
 
 
-def find_architecture(name: str) -> Architecture:
-    """The architecture called `name`. Raises: UnknownNameError with the nearest name."""
-    if name not in ARCHITECTURES:
-        raise unknown_name("architecture", name, ARCHITECTURES)
-    return ARCHITECTURES[name]
+HOMES = tuple(f"l2a_transfer.models.families.{name}" for name in ("plain", "pan", "soft"))
+FAMILIES: Registry[Family] = Registry("family", *HOMES)
+ARCHITECTURES: Registry[Architecture] = Registry("architecture", *HOMES)
+
+
+def family(name: str) -> Callable[[type[Family]], type[Family]]:
+    """Register the decorated subclass of `Family` and its architectures.
+
+    Parameters
+    ----------
+    name : str
+        Lower case, digits and hyphens.
+
+    Returns
+    -------
+    callable
+        A decorator that gives the class back as it is.
+
+    Raises
+    ------
+    PluginError
+        For a name of family or architecture that is taken or cannot be one.
+
+    Examples
+    --------
+    >>> @family("toy")
+    ... class Toy(Family):
+    ...     architectures = (Architecture("toy-net", levels=("L3",), compatibility="pc"),)
+    >>> ModelConfig("toy-net").map_levels
+    ('L3',)
+    >>> remove_family("toy")
+    """
+
+    def register(cls: type[Family]) -> type[Family]:
+        for row in cls.architectures:
+            if row.name in ARCHITECTURES:
+                raise PluginError(f"the architecture {row.name!r} is declared twice", "give one of them another name")
+        FAMILIES.add(name, cls())
+        for row in cls.architectures:
+            ARCHITECTURES.add(row.name, dataclasses.replace(row, family=name))
+        return cls
+
+    return register
+
+
+def remove_family(name: str) -> None:
+    """Take a family and its architectures back, as a test does with its own. Raises: KeyError."""
+    for row in FAMILIES[name].architectures:
+        ARCHITECTURES.remove(row.name)
+    FAMILIES.remove(name)
 
 
 @dataclass(frozen=True)
 class ModelConfig:
     """Everything that decides a network's shape and arithmetic.
 
-    `width` scales every channel count (512 → 128 at 0.25); 1 is the paper's network. `dropout` scales the paper's
-    dropout rates (0.3, 0.4, 0.5): 1 is the paper's network, 0 has none. `global_branch="auto"` builds the layers behind
-    the global feature g only where g can change the output; "always" builds the paper's network to the letter.
+    Parameters
+    ----------
+    architecture : str
+        A registered architecture, as ``"vgg-att2-concat-pc"``; `l2a-transfer models` lists them.
+    num_classes : int
+        Outputs, K.
+    width : float
+        Scale of every channel count (512 → 128 at 0.25); 1 is the paper's network.
+    normalizer : str
+        A registered normalizer, as ``"softmax"``.
+    dropout : float
+        Scale of the paper's dropout rates (0.3, 0.4, 0.5): 1 is the paper's network, 0 has none.
+    global_branch : {"auto", "always"}
+        "auto" builds the layers behind the global feature g only where g can change the output; "always" builds the
+        paper's network to the letter.
 
-    Raises: UnknownNameError for a name that is not in its table; ValueError for a number out of range.
+    Raises
+    ------
+    UnknownNameError
+        For a name that is not registered.
+    ValueError
+        For a number out of range.
+
+    Examples
+    --------
+    >>> config = ModelConfig("vgg-att2-concat-pc", num_classes=100, width=0.5)
+    >>> config.feature_levels
+    {'L2': 256, 'L3': 256}
+    >>> [(spec.name, spec.kind) for spec in config.maps]
+    [('L2', 'distribution'), ('L3', 'distribution')]
     """
 
     architecture: str
     num_classes: int = 10
     width: float = DEFAULT_WIDTH
-    normalizer: str = "softmax"
+    normalizer: str = DEFAULT_NORMALIZER
     dropout: float = 1.0
     global_branch: str = "auto"
 
     def __post_init__(self) -> None:
-        find_architecture(self.architecture)
-        if self.normalizer not in NORMALIZERS:
-            raise unknown_name("normalizer", self.normalizer, NORMALIZERS)
+        ARCHITECTURES.find(self.architecture)
+        NORMALIZERS.find(self.normalizer)
         if self.global_branch not in GLOBAL_BRANCH:
             raise unknown_name("global_branch", self.global_branch, GLOBAL_BRANCH)
         if not 1 / 64 <= self.width <= 8:
@@ -89,8 +236,13 @@ class ModelConfig:
 
     @property
     def spec(self) -> Architecture:
-        """The row of the table that `architecture` names."""
+        """The registered architecture."""
         return ARCHITECTURES[self.architecture]
+
+    @property
+    def family(self) -> Family:
+        """The family that the architecture belongs to."""
+        return FAMILIES[self.spec.family]
 
     def channels(self, at_width_1: int) -> int:
         """`at_width_1` channels scaled by `width`, at least 1."""
@@ -99,14 +251,17 @@ class ModelConfig:
     @property
     def feature_levels(self) -> dict[str, int]:
         """Name → width of each piece of the transfer feature, in the order in which they are concatenated."""
-        if self.spec.levels:
-            return {level: self.channels(LEVELS[level]) for level in self.spec.levels}
-        return {"head" if self.spec.family == "vgg" else "gap": self.channels(512)}
+        return self.family.feature_levels(self)
+
+    @property
+    def maps(self) -> tuple[MapSpec, ...]:
+        """The attention maps, each with its level and kind; none where there is no attention."""
+        return self.family.maps(self)
 
     @property
     def map_levels(self) -> tuple[str, ...]:
-        """The levels that have an attention map; none where there is no attention."""
-        return ("L2", "L3") if self.spec.family == "vgg-pan" else self.spec.levels
+        """The names of the attention maps."""
+        return tuple(spec.name for spec in self.maps)
 
     @property
     def g_is_inert(self) -> bool:
@@ -115,19 +270,17 @@ class ModelConfig:
         `<u, l_i + g> = <u, l_i> + <u, g>`, and a normalizer over positions ignores the constant `<u, g>`; uniform
         weights ignore every score. PAN's second branch (a sigmoid) is not meant here: it is always built.
         """
-        return self.spec.compatibility in ("pc", "uniform")
+        return self.family.g_is_inert(self)
 
     @property
     def builds_global_branch(self) -> bool:
         """True where conv14, conv15 and the g layer are part of the network."""
-        return bool(self.spec.levels) and (self.global_branch == "always" or not self.g_is_inert)
+        return self.family.builds_global_branch(self)
 
     @property
     def min_size(self) -> int:
         """The smallest image side in pixels that leaves every feature map at least one position."""
-        if self.spec.family == "attention":
-            return 16 if self.builds_global_branch else 4
-        return 16
+        return self.family.min_size(self)
 
     def to_json(self) -> dict[str, Any]:
         return dataclasses.asdict(self)

@@ -1,4 +1,4 @@
-"""The one digest of a network's content. Weights file, feature file, ONNX, card and report name a network by it."""
+"""The digest of a network's content, by which weights, feature and ONNX files, cards and reports name it."""
 
 from __future__ import annotations
 
@@ -18,11 +18,22 @@ if TYPE_CHECKING:
     from l2a_transfer.models.interface import Network
 
 COUNT = "num_batches_tracked"
-"""The last part of the names of batch norm's counts, which nothing reads; in the digest they are 0."""
+"""Batch norm's count of batches ends with this name. Nothing reads it, so the digest takes it as 0."""
 
 
 def network_sha256(model: Network) -> str:
-    """SHA-256 (hex) of a network: its config, and each tensor's name, dtype, shape and bytes, in the order of names."""
+    """SHA-256 of a network's config and tensors.
+
+    Parameters
+    ----------
+    model : Network
+        On any device, in any mode.
+
+    Returns
+    -------
+    str
+        64 hexadecimal digits, over the config and the name, dtype, shape and bytes of each tensor, ordered by name.
+    """
     tensors = []
     for name, value in model.state_dict().items():
         tensor = value.detach().cpu().contiguous()
@@ -32,15 +43,33 @@ def network_sha256(model: Network) -> str:
 
 
 def file_sha256(path: str | Path) -> str:
-    """`network_sha256` of the network that `load_weights` makes of a weights file, without torch. Raises: as
-    `read_described`."""
+    """`network_sha256` of the network that `load_weights` makes of a weights file, without importing torch.
+
+    Raises: WeightsError, as `read_described`.
+    """
     return read_described(path)[1]
 
 
 def read_described(path: str | Path) -> tuple[Card, str, int]:
-    """The card of a weights file, `network_sha256` of its network and its size in bytes, all of one reading.
+    """The card of a weights file, the digest of its network, and its size in bytes. The file is read once.
 
-    Raises: WeightsError where the file is none, or has a tensor of another kind.
+    Parameters
+    ----------
+    path : str or Path
+        A `.safetensors` file of this package.
+
+    Returns
+    -------
+    card : Card
+    sha256 : str
+        `network_sha256` of the network that `load_weights` makes of it.
+    size : int
+        Bytes.
+
+    Raises
+    ------
+    WeightsError
+        For a file that is damaged or of another program, or has a tensor that is not floating-point.
     """
     from safetensors import SafetensorError, deserialize
 

@@ -17,8 +17,16 @@ from l2a_transfer.models.config import ModelConfig
 class Attended:
     """What a network says of a batch: logits, the attended features and where it looked.
 
-    `g_a` and `g_a_bn_relu`: level → (B, D_level), raw and as the classifier sees them; `maps`: level → (B, H, W),
-    weights that sum to 1 (a sigmoid, for PAN's L2). Networks without attention have one level and no maps.
+    Parameters
+    ----------
+    logits : Tensor (B, K)
+        Class scores.
+    g_a, g_a_bn_relu : dict of str to Tensor (B, D_level)
+        Level → attended feature, raw and as the classifier sees it, in the order of `config.feature_levels`. Networks
+        without attention have one level.
+    maps : dict of str to Tensor (B, H, W)
+        Map name → weights between 0 and 1, in the order of `config.maps`, which says the level and the kind of each.
+        Empty for networks without attention.
     """
 
     logits: Tensor
@@ -33,10 +41,16 @@ class Attended:
 
 
 class Network(nn.Module):
-    """Base of the families: `model(images)` gives logits, `model.attend(images)` everything.
+    """Base of the networks: `model(images)` gives logits, `model.attend(images)` everything.
 
-    Images are float32 (B, 3, H, W), normalised by the model's Preprocess, any H and W of at least
-    `config.min_size` pixels.
+    Parameters
+    ----------
+    config : ModelConfig
+        What it was built from; kept as `config`.
+
+    Notes
+    -----
+    In evaluation mode the outputs of an image depend on nothing but the image and the weights.
     """
 
     def __init__(self, config: ModelConfig) -> None:
@@ -44,8 +58,19 @@ class Network(nn.Module):
         self.config = config
 
     def attend(self, images: Tensor) -> Attended:
+        """Logits, attended features and maps.
+
+        Parameters
+        ----------
+        images : Tensor (B, 3, H, W)
+            float32, normalised by the model's Preprocess; H and W are at least `config.min_size` pixels.
+
+        Returns
+        -------
+        Attended
+        """
         raise TypeError("Network is abstract; build one with build_model(config)")
 
     def forward(self, images: Tensor) -> Tensor:
-        """Logits (B, K); for `indep` heads the log of the mean class probability."""
+        """Logits (B, K); for `indep` heads the log of the mean class probability. `images` as for `attend`."""
         return self.attend(images).logits

@@ -1,35 +1,66 @@
-"""Which class builds which family, and the one function that builds a network."""
+"""The one function that builds a network."""
 
 from __future__ import annotations
 
 import torch
+from torch import nn
 
-from l2a_transfer.errors import wrong_kind
+from l2a_transfer.errors import PluginError, wrong_kind
 from l2a_transfer.models.config import ModelConfig
-from l2a_transfer.models.families.pan import PanVGG
-from l2a_transfer.models.families.plain import VGG, GapVGG
-from l2a_transfer.models.families.soft import AttentionVGG
 from l2a_transfer.models.interface import Network
 
-FAMILIES: dict[str, type[Network]] = {
-    "vgg": VGG,
-    "vgg-gap": GapVGG,
-    "vgg-pan": PanVGG,
-    "attention": AttentionVGG,
-}
 
-
-def build_model(config: ModelConfig, *, seed: int | None = None) -> Network:
+def build_model(config: ModelConfig, *, seed: int | None = None, inplace: bool = True) -> Network:
     """A freshly initialised network in training mode.
 
-    With `seed` the weights are a function of the config and the seed alone, and the global random state is left
-    as it was. Raises: BackendError where the normalizer's package is missing.
+    Parameters
+    ----------
+    config : ModelConfig
+        What to build.
+    seed : int, optional
+        With it, the weights are a function of the config and the seed alone, and the global random state is left as it
+        was. Without it, they are drawn from the global random state.
+    inplace : bool
+        Whether activations may overwrite their input, which saves memory. Full backward hooks, as guided
+        backpropagation needs them, work with False only. Outputs are the same to the bit.
+
+    Returns
+    -------
+    Network
+
+    Raises
+    ------
+    TypeError
+        Where `config` is no ModelConfig.
+    MissingExtraError
+        Where the normalizer's package is not installed.
+    PluginError
+        Where the family gives something else than a Network.
+
+    Examples
+    --------
+    >>> from l2a_transfer import ModelConfig, build_model
+    >>> network = build_model(ModelConfig("vgg-att2-concat-pc", width=0.25), seed=0)
+    >>> sum(parameter.numel() for parameter in network.parameters())
+    925178
     """
     if not isinstance(config, ModelConfig):
         raise wrong_kind("config", "a ModelConfig, as ModelConfig('vgg-att2-concat-pc', width=0.25)", config)
-    family = FAMILIES[config.spec.family]
     if seed is None:
-        return family(config)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        return family(config)
+        network = config.family.network(config)
+    else:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            network = config.family.network(config)
+    if not isinstance(network, Network):
+        raise PluginError(f"the family {config.spec.family!r} must build a Network; got {type(network).__name__}")
+    if not inplace:
+        _without_inplace(network)
+    return network
+
+
+def _without_inplace(network: nn.Module) -> None:
+    """Let no activation or dropout overwrite its input."""
+    for module in network.modules():
+        if getattr(module, "inplace", False) is True:
+            setattr(module, "inplace", False)  # noqa: B010 - not every module has it

@@ -39,10 +39,25 @@ ANOTHER = "use another copy, or weights that 'l2a-transfer models' lists, or tra
 
 @dataclass(frozen=True)
 class Card:
-    """What a weights file is and how it came to be; every number was measured on the very file that carries it.
+    """What a weights file is and how it was made. Its metrics were measured on the very weights that it comes with.
 
-    `metrics`: name → {"value", "n", …}; `training`: data set, recipe, seed, device, seconds, versions, commit, or
-    {"untrained": true, "seed": n}; `training["float32"]` names the tensors that float16 cannot hold.
+    Parameters
+    ----------
+    name : str
+        As ``"vgg-att2-concat-pc.cifar10-w025"``.
+    config : ModelConfig
+        The network.
+    preprocess : Preprocess
+        How pictures become its input.
+    classes : tuple of str
+        Class names, in the order of the logits; empty for untrained weights.
+    parameters : int
+        How many numbers training can change.
+    training : dict
+        Data set, recipe, seed, device, seconds, versions, commit; or ``{"untrained": True, "seed": n}``. ``"float32"``
+        names the tensors that float16 cannot hold.
+    metrics : dict
+        Name → ``{"value": …, "n": …}``.
     """
 
     name: str
@@ -84,11 +99,23 @@ class Card:
 
 
 def save_weights(model: Network, card: Card, path: Path) -> None:
-    """Write `model` as float16 with its card, atomically: `path` is the old file or the whole new one.
+    """Write a network as float16 with its card, atomically: `path` is the old file or the whole new one.
 
-    A tensor with a value that float16 does not hold is written as float32, and the card's `training["float32"]` names
-    it. Raises: WeightsError where the disk refuses, and for values that are not finite; OutputExistsError where another
-    process writes `path`, or it is no regular file.
+    Parameters
+    ----------
+    model : Network
+        Stays as it is. A tensor with a value that float16 cannot hold is written as float32.
+    card : Card
+        Written with it; `training["float32"]` then names the tensors that are float32.
+    path : Path
+        The `.safetensors` file; replaced where it exists.
+
+    Raises
+    ------
+    WeightsError
+        Where the disk refuses, and for values that are not finite.
+    OutputExistsError
+        Where another process writes `path`, or it is no regular file.
     """
     import torch
     from safetensors.torch import save
@@ -118,7 +145,7 @@ def save_weights(model: Network, card: Card, path: Path) -> None:
 
 
 def beyond_float16(model: Network) -> dict[str, float]:
-    """Tensors that hold more than float16's largest number, 65,504, or nothing finite, and the largest of each."""
+    """Name → largest absolute value, of the tensors with a value that is over float16's largest, 65,504, or NaN."""
     import torch
 
     largest, found = torch.finfo(torch.float16).max, {}
@@ -129,7 +156,7 @@ def beyond_float16(model: Network) -> dict[str, float]:
 
 
 def _in_order(data: bytes) -> bytes:
-    """The same file with its metadata sorted: safetensors writes them in another order every time."""
+    """The same file with its metadata sorted, because safetensors writes them in a different order every time."""
     size = int.from_bytes(data[:8], "little")
     header = json.loads(data[8 : 8 + size])
     header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
@@ -139,10 +166,23 @@ def _in_order(data: bytes) -> bytes:
 
 
 def read_card(path: Path) -> Card:
-    """The card in a weights file's header, after the file's SHA-256 was checked, without torch.
+    """The card in a weights file's header, without importing torch. The file's SHA-256 is checked first.
 
-    A file of before the SHA-256 was written is read, and a warning says that it could not be checked. Raises:
-    WeightsError where there is no such file, header or card.
+    Files of early versions have no SHA-256. They are read with a warning.
+
+    Parameters
+    ----------
+    path : Path
+        A `.safetensors` file of this package.
+
+    Returns
+    -------
+    Card
+
+    Raises
+    ------
+    WeightsError
+        Where there is no such file, or it is damaged or of another program.
     """
     try:
         with open_input(path) as file:
@@ -152,9 +192,24 @@ def read_card(path: Path) -> Card:
 
 
 def read_content(path: Path, *, warn: bool = True) -> tuple[Card, bytes]:
-    """The card and all bytes of a weights file, which is read once, so that what was checked is what is used.
+    """The card and all bytes of a weights file. It is read once, so that the bytes that were checked are those used.
 
-    `warn`: of a file that could not be checked. Raises: as `read_card`.
+    Parameters
+    ----------
+    path : Path
+        A `.safetensors` file of this package.
+    warn : bool
+        Log a warning for a file without SHA-256.
+
+    Returns
+    -------
+    card : Card
+    content : bytes
+
+    Raises
+    ------
+    WeightsError
+        As `read_card`.
     """
     try:
         content = read_input(path, MAX_FILE_BYTES)
@@ -232,8 +287,11 @@ def _check_tensors(path: Path, expected: dict[str, torch.Tensor], found: dict[st
 
     missing, extra = sorted(set(expected) - set(found)), sorted(set(found) - set(expected))
     if missing or extra:
-        parts = [f"{what} {', '.join(names[:4])}{' …' if len(names) > 4 else ''}"
-                 for what, names in (("missing", missing), ("extra", extra)) if names]  # fmt: skip
+        parts = [
+            f"{what} {', '.join(names[:4])}{' …' if len(names) > 4 else ''}"
+            for what, names in (("missing", missing), ("extra", extra))
+            if names
+        ]
         raise WeightsError(f"{path}: the tensors do not fit the card's network: {'; '.join(parts)}; {ANOTHER}")
     for key, value in found.items():
         if value.shape != expected[key].shape:

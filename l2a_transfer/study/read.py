@@ -12,7 +12,8 @@ from l2a_transfer.devices import DEVICES
 from l2a_transfer.errors import StudyError
 from l2a_transfer.evaluation.results import EvalConfig
 from l2a_transfer.inputs import read_input
-from l2a_transfer.models.config import ARCHITECTURES, DEFAULT_WIDTH, GLOBAL_BRANCH, NORMALIZERS, ModelConfig
+from l2a_transfer.models.config import ARCHITECTURES, DEFAULT_NORMALIZER, DEFAULT_WIDTH, GLOBAL_BRANCH, ModelConfig
+from l2a_transfer.models.normalizers import NORMALIZERS
 from l2a_transfer.study.config import (
     COMBINE,
     GUESS_S,
@@ -187,11 +188,11 @@ def _network(
     own_sources = table.all_named("sources", "source", sources, list(sources) if trained else [])
     if trained and not own_sources:
         raise StudyError(f"{table.file}: {table.where} is to be trained, and the file has no [sources.NAME] for that")
-    width, normalizer = DEFAULT_WIDTH, NORMALIZERS[0]
+    width, normalizer = DEFAULT_WIDTH, DEFAULT_NORMALIZER
     train: Options = ()
     if architecture is not None:
         width = table.number("width", DEFAULT_WIDTH)
-        normalizer = table.named("normalizer", "normalizer", NORMALIZERS, NORMALIZERS[0])
+        normalizer = table.named("normalizer", "normalizer", NORMALIZERS, DEFAULT_NORMALIZER)
         train = _training(table, architecture, width, normalizer, [sources[name].data for name in own_sources])
     levels = table.texts("levels", [])
     extract = [("levels", ",".join(levels))] if levels else []

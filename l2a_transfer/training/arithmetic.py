@@ -7,7 +7,6 @@ import hashlib
 from functools import lru_cache
 
 import torch
-from torch import nn
 
 from l2a_transfer.data.sources import ImageSource
 from l2a_transfer.features.machine import RECORDED, decoders, gpu_name, probe_pixels, torch_instructions
@@ -46,10 +45,15 @@ def step_sha256(config: ModelConfig, size: int, precision: str, threads: int) ->
     model = build_model(dataclasses.replace(config, dropout=0.0), seed=0).train()
     model = model.to(memory_format=torch.channels_last)
     pixels = torch.from_numpy(probe_pixels(PROBE_IMAGES, size)).float() / 255 - 0.5
+    objective = config.family.objective(config, label_smoothing=0.0)
     with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"):
-        logits = model(pixels.contiguous(memory_format=torch.channels_last))
-    loss = nn.functional.cross_entropy(logits.float(), torch.arange(PROBE_IMAGES) % config.num_classes)
-    loss.backward()  # type: ignore[no-untyped-call]
+        found = objective.loss(
+            model,
+            pixels.contiguous(memory_format=torch.channels_last),
+            torch.arange(PROBE_IMAGES) % config.num_classes,
+            generator=torch.Generator().manual_seed(0),
+        )
+    found.loss.backward()  # type: ignore[no-untyped-call]
     gradients = [parameter.grad for _, parameter in sorted(model.named_parameters()) if parameter.grad is not None]
     digest = hashlib.sha256()
     for value in [*gradients, *(buffer for _, buffer in sorted(model.named_buffers()))]:

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from l2a_transfer import files
 from l2a_transfer.errors import TrainingError
@@ -54,6 +54,10 @@ ROW = ("epoch", "resolution", "lr", "train_loss", "train_accuracy", "images_per_
 """What is kept of every epoch, in `metrics.jsonl`; all of it numbers."""
 LARGEST = 1e300
 """Of numbers that a checkpoint may hold."""
+LAYERS_OF_G = ("global_branch.", "project_g.")
+"""Layers that have no gradient, and so no momentum, where they are built and nothing uses them."""
+METRIC = torch.zeros((), dtype=torch.float64)
+"""The kind of tensor that a sum of an objective's metric is."""
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
@@ -181,6 +185,23 @@ def check_tensors(what: str, found: dict[Any, Any], own: Mapping[Any, Tensor]) -
             raise ValueError(f"{what}: {key} is no {kind} tensor of shape {tuple(shape)}")
         if not bool(torch.isfinite(value).all()):
             raise ValueError(f"{what}: {key} is not finite")
+
+
+def check_metrics(found: dict[Any, Any]) -> None:
+    """An objective's own sums: numbers by name. Raises: as `check_tensors`."""
+    check_tensors("metrics", found, {str(name): METRIC for name in found})
+
+
+def check_momentum(state: dict[int, dict[str, Tensor]], network: nn.Module | None) -> dict[int, dict[str, Tensor]]:
+    """The optimizer's state in memory of its own; none without a network.
+
+    Raises: as `check_tensors`, TypeError and LookupError.
+    """
+    parameters = enumerate(network.named_parameters() if network is not None else ())
+    own = {k: parameter for k, (name, parameter) in parameters if k in state or not name.startswith(LAYERS_OF_G)}
+    buffers = {k: each["momentum_buffer"] for k, each in state.items()}
+    check_tensors("momentum", buffers, own)
+    return {k: {"momentum_buffer": torch.empty_like(own[k]).copy_(value)} for k, value in buffers.items()}
 
 
 def damaged(path: Path, reason: Exception | str) -> TrainingError:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from l2a_transfer.models.objectives import CrossEntropy
 from l2a_transfer.models.weights import beyond_float16
 from l2a_transfer.wording import counted
 
@@ -34,7 +36,9 @@ def signs(trainer: Trainer, row: dict[str, Any]) -> dict[str, str]:
     """What the epoch that `row` tells of shows, in words, by the kind of the sign; nothing where all is well."""
     found, recipe = {}, trainer.recipe
     less = f"a smaller learning rate ({recipe.lr:g} in this run; a quarter of it is a good next try)"
-    guess = guessing_loss(trainer.data.train.labels, len(trainer.data.classes), recipe.label_smoothing)
+    guess = math.inf  # of a family's own loss nobody knows it
+    if isinstance(trainer.objective, CrossEntropy):
+        guess = guessing_loss(trainer.data.train.labels, len(trainer.data.classes), recipe.label_smoothing)
     steps = trainer.epoch * trainer.steps_per_epoch
     if row["train_loss"] >= GUESSING_SHARE * guess and (
         trainer.finished or (trainer.epoch >= 2 and steps >= STEPS_TO_LEARN)

@@ -3,11 +3,18 @@
 from __future__ import annotations
 
 import time
+from contextlib import AbstractContextManager, nullcontext
 
 import torch
 
+from l2a_transfer.devices import ieee_float32
 from l2a_transfer.models.config import ModelConfig
 from l2a_transfer.models.registry import build_model
+
+
+def arithmetic(precision: str) -> AbstractContextManager[None]:
+    """The arithmetic of a run: with fp32, IEEE float32, so no TF32 on a GPU."""
+    return ieee_float32() if precision == "fp32" else nullcontext()
 
 
 def macs(config: ModelConfig, size: int) -> int:

@@ -36,12 +36,14 @@ def kept_bytes(config: ModelConfig, images: int, size: int, precision: str) -> i
         kept[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage()
         return tensor
 
+    objective = config.family.objective(config, label_smoothing=0.0)
+    labels = torch.zeros(images, dtype=torch.long)
     pixels = torch.zeros(images, 3, size, size).contiguous(memory_format=torch.channels_last)
     with (
         torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor),
         torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"),
     ):
-        logits = model(pixels)
+        found = objective.loss(model, pixels, labels, generator=torch.Generator().manual_seed(0))
     total = sum(storage.nbytes() for place, storage in kept.items() if place not in own)
-    del logits
+    del found
     return total

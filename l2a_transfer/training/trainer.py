@@ -8,17 +8,15 @@ import logging
 import math
 import time
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
 from functools import cached_property
 from typing import Any
 
 import torch
 import torch.distributed as dist
-import torch.nn.functional as F
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from l2a_transfer.devices import choose_device, ieee_float32, training_precision
+from l2a_transfer.devices import choose_device, training_precision
 from l2a_transfer.errors import NotFiniteError, TrainingError
 from l2a_transfer.models.config import ModelConfig
 from l2a_transfer.models.interface import Network
@@ -27,23 +25,25 @@ from l2a_transfer.preprocess import Preprocess
 from l2a_transfer.provenance import commit
 from l2a_transfer.training.arithmetic import machine
 from l2a_transfer.training.average import MovingAverage
-from l2a_transfer.training.checkpoint import check_position, check_tensors
+from l2a_transfer.training.checkpoint import check_metrics, check_momentum, check_position, check_tensors
 from l2a_transfer.training.data import Pixels, TrainingData, open_pixels
 from l2a_transfer.training.epochs import augmented_batches, plan_epoch, stream_seed
-from l2a_transfer.training.flops import macs, matrix_peak
+from l2a_transfer.training.flops import arithmetic
 from l2a_transfer.training.initialization import Start, start_from
 from l2a_transfer.training.loss_monitor import LossMonitor
+from l2a_transfer.training.pace import Pace
 from l2a_transfer.training.processes import Placement
 from l2a_transfer.training.recipe import TrainConfig
+from l2a_transfer.training.requirements import check_run
+from l2a_transfer.training.step import TrainingStep
 from l2a_transfer.training.step_memory import require_step_memory
-from l2a_transfer.wording import counted
 
 log = logging.getLogger(__name__)
 LOOK_EVERY = 50
 """Steps between two looks at the loss, for the progress bar and for a loss that is not finite; also the first and last
 of an epoch."""
-OF_G = ("global_branch.", "project_g.")
-"""Layers that have no gradient, and so no momentum, where they are built and nothing uses them."""
+Compute = Callable[[Tensor, Tensor], tuple[Tensor, Tensor, dict[str, Tensor]]]
+"""Images and labels → loss, logits and metrics."""
 
 
 class Trainer:
@@ -67,18 +67,20 @@ class Trainer:
         init_from: str | None = None,
     ) -> None:
         placement = placement or Placement()
-        _check(config, recipe, data, placement)
+        check_run(config, recipe, data, placement)
         self.config = dataclasses.replace(config, dropout=recipe.dropout)
         self.recipe, self.data, self.seed, self.placement = recipe, data, seed, placement
         self.preprocess = preprocess or Preprocess(size=recipe.size)
         self.device = choose_device(placement.device, placement.process.local)
         self.precision = training_precision(placement.precision, self.device)
         self.model = build_model(self.config, seed=seed)
+        self.objective = self.config.family.objective(self.config, label_smoothing=recipe.label_smoothing)
         self.init_from = init_from
         self.start: Start | None = start_from(self.model, init_from) if init_from is not None else None
         self.model.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         if placement.sync_batch_norm:
             self.model = nn.SyncBatchNorm.convert_sync_batchnorm(self.model)  # type: ignore[no-untyped-call]
+        self.pace = Pace(self.config, self.device, self.precision, placement.process.size)
         self.steps_per_epoch = len(data.train) // recipe.batch_size
         self.steps = self.steps_per_epoch * recipe.epochs
         self.optimizer = torch.optim.SGD(
@@ -100,9 +102,9 @@ class Trainer:
         self.history: list[dict[str, Any]] = []
         self.losses = torch.zeros(self.steps_per_epoch, device=self.device)
         self.correct = torch.zeros((), device=self.device)
-        self._forward: Callable[[Tensor], Tensor] | None = None
-        self._peak: float | None = None
-        self._macs: dict[int, int] = {}
+        self.metrics: dict[str, Tensor] = {}
+        self._step: Compute | None = None
+        self._generator = torch.Generator(self.device)
 
     @cached_property
     def pixels(self) -> Pixels:
@@ -161,6 +163,7 @@ class Trainer:
             "step": self.step,
             "losses": self.losses,
             "correct": self.correct,
+            "metrics": self.metrics,
             "seconds": self.seconds,
             "history": self.history,
         }
@@ -172,12 +175,14 @@ class Trainer:
             at = content["epoch"] * self.steps_per_epoch + content["step"]
             sums = {"losses": self.losses, "correct": self.correct}
             check_tensors("sums", {key: content[key] for key in sums}, sums)
+            metrics = content.get("metrics", {})  # an objective's own; earlier versions had none
+            check_metrics(metrics)
             check_tensors("model", content["model"], self.model.state_dict())
             if self.average is not None:
                 check_tensors("average", content["average"]["network"], self.average.network.state_dict())
                 if content["average"]["updates"] != at:
                     raise ValueError(f"its average has {content['average']['updates']!r:.20} updates, {at} steps on")
-            momentum = self._momentum(content["optimizer"]["state"])
+            momentum = check_momentum(content["optimizer"]["state"], self.model if self.recipe.momentum else None)
         except (LookupError, TypeError, ValueError, AttributeError, RuntimeError) as error:
             said = f"{error} is missing" if isinstance(error, KeyError) else error
             raise TrainingError(f"not a state of this run: {said}") from error
@@ -188,20 +193,9 @@ class Trainer:
         self.optimizer.load_state_dict({"state": momentum, "param_groups": groups})
         self.losses.copy_(content["losses"])
         self.correct.copy_(content["correct"])
+        self.metrics = {name: value.to(self.device) for name, value in metrics.items()}
         self.epoch, self.step, self.seconds = content["epoch"], content["step"], float(content["seconds"])
         self.history = list(content["history"])
-
-    def _momentum(self, state: dict[int, dict[str, Tensor]]) -> dict[int, dict[str, Tensor]]:
-        """The optimizer's state in memory of its own. Raises: as `check_tensors`, TypeError and LookupError."""
-        names = [name for name, _ in self.model.named_parameters()] if self.recipe.momentum else []
-        own = {
-            k: parameter
-            for k, (name, parameter) in enumerate(zip(names, self.model.parameters(), strict=False))
-            if k in state or not name.startswith(OF_G)
-        }
-        buffers = {k: each["momentum_buffer"] for k, each in state.items()}
-        check_tensors("momentum", buffers, own)
-        return {k: {"momentum_buffer": torch.empty_like(own[k]).copy_(value)} for k, value in buffers.items()}
 
     def run_epoch(self, *, progress: bool = True, stop: Callable[[], bool] = lambda: False) -> dict[str, Any] | None:
         """Train to the end of the epoch; returns its loss, accuracy on the augmented images, rate and speed.
@@ -213,25 +207,20 @@ class Trainer:
         """
         recipe, process = self.recipe, self.placement.process
         size, first = recipe.resolution(self.epoch), self.step
-        if self._forward is None:
+        if self._step is None:
             self._require_memory()
-            self._forward = self._wrapped()
-        forward = self._forward
+            self._step = self._wrapped()
+        compute = self._step
         plan = plan_epoch(len(self.data.train), recipe, seed=self.seed, epoch=self.epoch)
-        batches = augmented_batches(
-            self.pixels,
-            plan.part(first, process.rank, process.size),
-            recipe,
-            self.preprocess,
-            size=size,
-            device=self.device,
-        )
+        plan = plan.part(first, process.rank, process.size)
+        batches = augmented_batches(self.pixels, plan, recipe, self.preprocess, size=size, device=self.device)
         if first == 0:
             self.losses.zero_()
             self.correct.zero_()
+            self.metrics = {}
         self.model.train()
         watch = LossMonitor(self.losses)
-        peak = self._peak_share(size) if progress else None
+        peak = self.pace.peak_share(size) if progress else None
         bar = tqdm(
             total=self.steps_per_epoch * recipe.batch_size,
             initial=first * recipe.batch_size,
@@ -243,9 +232,9 @@ class Trainer:
         started = time.perf_counter()
         # Dropout draws from the global generators: seeded for each step, and given back as they were found.
         devices = [self.device] if self.device.type == "cuda" else []
-        with bar, self._arithmetic(), torch.random.fork_rng(devices=devices):
+        with bar, arithmetic(self.precision), torch.random.fork_rng(devices=devices):
             for images, labels in batches:
-                self._train_step(forward, images, labels)
+                self._train_step(compute, images, labels)
                 bar.update(recipe.batch_size)
                 looks = self.step in (1, self.steps_per_epoch) or self.step % LOOK_EVERY == 0
                 if looks and len(seen := watch.read(self.step)):
@@ -260,15 +249,15 @@ class Trainer:
             self._check_state()
         return self._end_epoch(size, first, time.perf_counter() - started)
 
-    def _train_step(self, forward: Callable[[Tensor], Tensor], images: Tensor, labels: Tensor) -> None:
+    def _train_step(self, compute: Compute, images: Tensor, labels: Tensor) -> None:
         at = self.epoch * self.steps_per_epoch + self.step
         for group in self.optimizer.param_groups:
             group["lr"] = self.recipe.learning_rate(at, self.steps)
         if self.recipe.dropout:
             torch.manual_seed(stream_seed("dropout", self.seed, at, self.placement.process.rank))
+        self._generator.manual_seed(stream_seed("sample", self.seed, at, self.placement.process.rank))
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
-            logits = forward(images)
-        loss = self._loss(logits.float(), labels)
+            loss, logits, metrics = compute(images, labels)
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
         self.optimizer.step()
@@ -276,14 +265,18 @@ class Trainer:
             self.average.update(self.model)
         self.losses[self.step] = loss.detach()
         self.correct += (logits.detach().argmax(1) == labels).sum()
+        for name, value in metrics.items():
+            self.metrics[name] = self.metrics.get(name, 0.0) + value.detach().double()
         self.step += 1
 
     def _end_epoch(self, size: int, first: int, seconds: float) -> dict[str, Any]:
-        losses, correct, process = self.losses.mean(), self.correct, self.placement.process
-        if process.size > 1:
-            dist.all_reduce(losses)
-            dist.all_reduce(correct)
-            losses /= process.size
+        losses, correct, ranks = self.losses.mean(), self.correct, self.placement.process
+        metrics = {name: value / self.steps_per_epoch for name, value in sorted(self.metrics.items())}
+        if ranks.size > 1:
+            for value in (losses, correct, *metrics.values()):
+                dist.all_reduce(value)
+            losses /= ranks.size
+            metrics = {name: value / ranks.size for name, value in metrics.items()}
         n = self.steps_per_epoch * self.recipe.batch_size
         speed = (self.steps_per_epoch - first) * self.recipe.batch_size / seconds
         self.epoch, self.step = self.epoch + 1, 0
@@ -294,31 +287,15 @@ class Trainer:
             "lr": self.optimizer.param_groups[0]["lr"],
             "train_loss": losses.item(),
             "train_accuracy": correct.item() / n,
+            **{f"train_{name}": value.item() for name, value in metrics.items()},
             "images_per_second": speed,
-            "peak_share": self._peak_share(size)(speed),
+            "peak_share": self.pace.peak_share(size)(speed),
             "seconds": self.seconds,
         }
 
     def seconds_left(self) -> float:
-        """How long the remaining epochs will take, if each multiplication takes as long as those before did."""
-        done, left = (
-            sum(self._macs_at(self.recipe.resolution(epoch)) for epoch in epochs)
-            for epochs in (range(self.epoch), range(self.epoch, self.recipe.epochs))
-        )
-        return self.seconds * left / done if done else math.nan
-
-    def _macs_at(self, size: int) -> int:
-        if size not in self._macs:
-            self._macs[size] = macs(self.config, size)
-        return self._macs[size]
-
-    def _peak_share(self, size: int) -> Callable[[float], float]:
-        """Images a second of all processes → the fraction of the devices' matrix peak: 6 operations a MAC."""
-        if self._peak is None:
-            with self._arithmetic():
-                self._peak = matrix_peak(self.device, self.precision)
-        whole = self._peak * self.placement.process.size / (6 * self._macs_at(size))
-        return lambda images_per_second: images_per_second / whole
+        """How long the remaining epochs will take; NaN before the first has ended."""
+        return self.pace.seconds_left(self.recipe, epoch=self.epoch, seconds=self.seconds)
 
     def _require_memory(self) -> None:
         """Of a GPU, PyTorch says itself what is lacking; torch.compile decides by itself what is kept."""
@@ -326,24 +303,22 @@ class Trainer:
             images = self.recipe.batch_size // self.placement.process.size
             require_step_memory(self.config, images=images, size=self.recipe.size, precision=self.precision)
 
-    def _arithmetic(self) -> AbstractContextManager[None]:
-        """float32 is float32: no TF32 on a GPU."""
-        return ieee_float32() if self.precision == "fp32" else nullcontext()
+    def _wrapped(self) -> Compute:
+        """The step as it is called: compiled, and with the processes' gradients averaged."""
+        if self.placement.process.size == 1:
+            # The network alone is compiled, so that an objective's sampling stays as it is.
+            return TrainingStep(self._compiled(self.model), self.objective, self._generator)
+        step = TrainingStep(self.model, self.objective, self._generator)
+        ids = [self.device.index] if self.device.type == "cuda" else None
+        unused = self.config.family.has_unused_parameters(self.config)
+        together = nn.parallel.DistributedDataParallel(step, device_ids=ids, find_unused_parameters=unused)
+        wrapped: Compute = self._compiled(together)
+        return wrapped
 
-    def _wrapped(self) -> Callable[[Tensor], Tensor]:
-        """The network as it is called: compiled, and with the processes' gradients averaged."""
-        model: Any = self.model
-        if self.placement.process.size > 1:
-            ids = [self.device.index] if self.device.type == "cuda" else None
-            # The mean asks for no g, so a branch that is built all the same gets no gradient.
-            unused = self.config.builds_global_branch and self.config.spec.compatibility == "uniform"
-            model = nn.parallel.DistributedDataParallel(model, device_ids=ids, find_unused_parameters=unused)
+    def _compiled(self, module: nn.Module) -> Any:
+        """`module` through torch.compile where the run asks for it."""
         # dynamic=False: a recipe has few image sizes, and code for each is faster than code for any.
-        return torch.compile(model, dynamic=False) if self.placement.compile else model
-
-    def _loss(self, logits: Tensor, labels: Tensor) -> Tensor:
-        # The logits of an indep head are log-probabilities already; a second log_softmax leaves them as they are.
-        return F.cross_entropy(logits, labels, label_smoothing=self.recipe.label_smoothing)
+        return torch.compile(module, dynamic=False) if self.placement.compile else module
 
     def _check_finite(self, losses: Tensor) -> None:
         bad = (~torch.isfinite(losses)).nonzero()
@@ -353,6 +328,9 @@ class Trainer:
     def _check_state(self) -> None:
         """What is saved now must be good: the losses so far, and what the last of them has made of the weights."""
         self._check_finite(self.losses)
+        for name, value in self.metrics.items():
+            if not torch.isfinite(value):
+                raise self._not_finite(f"the metric {name!r} is not finite after", self.step - 1)
         momentum = [value for state in self.optimizer.state.values() for value in state.values()]
         tensors = [*self.model.state_dict().values(), *self.result.state_dict().values(), *momentum]
         floating = [value for value in tensors if isinstance(value, Tensor) and value.is_floating_point()]
@@ -365,27 +343,3 @@ class Trainer:
         return NotFiniteError(
             f"{what} step {at} of {self.steps} (epoch {self.epoch + 1}), at a learning rate of {rate:.4g}"
         )
-
-
-def _check(config: ModelConfig, recipe: TrainConfig, data: TrainingData, placement: Placement) -> None:
-    """What can be said before anything is built or read. Raises: TrainingError."""
-    processes = placement.process.size
-    if config.num_classes != len(data.classes):
-        raise TrainingError(
-            f"the model has {counted(config.num_classes, 'class', 'classes')}, {data.name} has {len(data.classes)}"
-        )
-    if recipe.batch_size > len(data.train):
-        raise TrainingError(
-            f"batch_size {recipe.batch_size} is larger than the {counted(len(data.train), 'training image')}",
-            "take a smaller `batch_size`",
-        )
-    smallest = min(size for _, size in recipe.resolutions)
-    if smallest < config.min_size:
-        raise TrainingError(f"{config.architecture} needs {config.min_size} pixels, the recipe has {smallest}")
-    if recipe.batch_size % processes or recipe.batch_size < 2 * processes:
-        raise TrainingError(
-            f"batch_size {recipe.batch_size} cannot be shared by {processes} processes: each needs the same number of "
-            "images, at least 2"
-        )
-    if placement.sync_batch_norm and choose_device(placement.device).type != "cuda":
-        raise TrainingError("synchronised batch norm works between GPUs only", "leave `sync_batch_norm` out")

@@ -143,6 +143,6 @@ def level_columns(widths: dict[str, int], wanted: Sequence[str] | None) -> tuple
 
 
 def maps_wanted(maps: Iterable[str], widths: dict[str, int], wanted: Sequence[str] | None) -> tuple[str, ...]:
-    """The levels whose maps go with the wanted levels: all of them where no level, or every level, is wanted."""
+    """The maps, as ``"L2"`` or ``"L2.gate"``, of the wanted levels: all where no level, or every level, is wanted."""
     whole = not wanted or set(widths) <= set(wanted)
-    return tuple(level for level in maps if whole or level in (wanted or ()))
+    return tuple(name for name in maps if whole or name.split(".")[0] in (wanted or ()))

@@ -1,1 +1,1 @@
-"""One file a family of networks."""
+"""What a family of networks is, as data: one file a family, without torch. Its modules are in `models/networks`."""

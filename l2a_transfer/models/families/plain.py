@@ -1,44 +1,40 @@
-"""The VGGs without attention: the paper's baseline, and one that averages its last map."""
+"""VGGs without attention: the paper's baseline, and one that averages its last map."""
 
 from __future__ import annotations
 
-from torch import Tensor, nn
+from typing import TYPE_CHECKING
 
-from l2a_transfer.models.blocks import HEAD_DROPOUT, LevelHead, Trunk, pooled_trunk
-from l2a_transfer.models.config import ModelConfig
-from l2a_transfer.models.interface import Attended, Network
+from l2a_transfer.models.config import Architecture, Family, ModelConfig, family
 
-
-class VGG(Network):
-    """The plain VGG-16 baseline; its transfer feature is the 512-d output of the hidden layer's ReLU."""
-
-    def __init__(self, config: ModelConfig) -> None:
-        super().__init__(config)
-        C = config.channels(512)
-        rate = config.dropout * HEAD_DROPOUT
-        self.trunk = Trunk(config)
-        self.dropout = nn.Dropout(rate)
-        self.hidden = nn.Linear(C, C, bias=False)  # batch norm follows
-        self.head = LevelHead(C, rate)
-        self.classifier = nn.Linear(C, config.num_classes)
-
-    def attend(self, images: Tensor) -> Attended:
-        x = pooled_trunk(self.trunk, images, 4)  # (B, C, H/16, W/16)
-        x = x.amax(dim=(2, 3))  # (B, C); at 32 × 32 the paper's fifth pool
-        seen, dropped = self.head(self.hidden(self.dropout(x)))
-        feature = {"head": seen.float()}
-        return Attended(self.classifier(dropped), feature, feature, {})
+if TYPE_CHECKING:
+    from torch import nn
 
 
-class GapVGG(Network):
-    """Global average pooling of the last convolution, then one linear layer (Lin et al. 2014)."""
+@family("vgg")
+class PlainFamily(Family):
+    """The VGG-16 baseline, whose feature is the output of its hidden layer."""
 
-    def __init__(self, config: ModelConfig) -> None:
-        super().__init__(config)
-        self.trunk = Trunk(config)
-        self.classifier = nn.Linear(config.channels(512), config.num_classes)
+    architectures = (Architecture("vgg"),)
 
-    def attend(self, images: Tensor) -> Attended:
-        x = pooled_trunk(self.trunk, images, 4)  # (B, C, H/16, W/16)
-        feature = {"gap": x.float().mean(dim=(2, 3))}
-        return Attended(self.classifier(feature["gap"]), feature, feature, {})
+    def network(self, config: ModelConfig) -> nn.Module:
+        from l2a_transfer.models.networks.plain import VGG
+
+        return VGG(config)
+
+    def feature_levels(self, config: ModelConfig) -> dict[str, int]:
+        return {"head": config.channels(512)}
+
+
+@family("vgg-gap")
+class GapFamily(Family):
+    """The VGG with global average pooling, whose feature is the pooled map."""
+
+    architectures = (Architecture("vgg-gap"),)
+
+    def network(self, config: ModelConfig) -> nn.Module:
+        from l2a_transfer.models.networks.plain import GapVGG
+
+        return GapVGG(config)
+
+    def feature_levels(self, config: ModelConfig) -> dict[str, int]:
+        return {"gap": config.channels(512)}

@@ -1,0 +1,1 @@
+"""The torch modules of the families, one file a family; imported when a network is built."""

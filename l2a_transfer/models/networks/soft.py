@@ -1,0 +1,71 @@
+"""The networks of "Learn to Pay Attention": soft attention at one to three levels (Jetley et al., ICLR 2018)."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from l2a_transfer.models.attention import Attention
+from l2a_transfer.models.blocks import BN_EPS, HEAD_DROPOUT, GlobalBranch, LevelHead, Trunk
+from l2a_transfer.models.config import LEVELS, ModelConfig
+from l2a_transfer.models.interface import Attended, Network
+
+
+class AttentionVGG(Network):
+    """VGG whose first two pools are moved to the end, with attention at one to three levels."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__(config)
+        spec = config.spec
+        self.trunk = Trunk(config)
+        self.attention = nn.ModuleDict(
+            {
+                level: Attention(config.channels(LEVELS[level]), spec.compatibility, config.normalizer)
+                for level in spec.levels
+            }
+        )
+        self.global_branch = GlobalBranch(config) if config.builds_global_branch else None
+        self.project_g = None
+        if "L1" in spec.levels and config.builds_global_branch:
+            self.project_g = nn.Sequential(
+                nn.BatchNorm1d(config.channels(512), eps=BN_EPS),
+                nn.ReLU(),
+                nn.Dropout(config.dropout * HEAD_DROPOUT),
+                nn.Linear(config.channels(512), config.channels(256)),
+            )
+        rate = config.dropout * HEAD_DROPOUT
+        widths = config.feature_levels
+        self.heads = nn.ModuleDict({level: LevelHead(C, rate) for level, C in widths.items()})
+        if spec.head == "concat":
+            self.classifiers = nn.ModuleList([nn.Linear(sum(widths.values()), config.num_classes)])
+        else:
+            self.classifiers = nn.ModuleList([nn.Linear(C, config.num_classes) for C in widths.values()])
+
+    def local_features(self, images: Tensor) -> tuple[dict[str, Tensor], Tensor]:
+        """Level → l (B, C, H, W), and the last map (B, C, H/4, W/4)."""
+        block1, block2, block3, block4, block5 = self.trunk
+        l1 = block3(block2(block1(images)))  # (B, 256·width, H, W)
+        l2 = block4(F.max_pool2d(l1, 2))  # (B, 512·width, H/2, W/2)
+        l3 = block5(F.max_pool2d(l2, 2))  # (B, 512·width, H/4, W/4)
+        return {"L1": l1, "L2": l2, "L3": l3}, l3
+
+    def attend(self, images: Tensor) -> Attended:
+        local, last = self.local_features(images)
+        g = None if self.global_branch is None else self.global_branch(last)
+        g_a: dict[str, Tensor] = {}
+        maps: dict[str, Tensor] = {}
+        for level, attention in self.attention.items():
+            g_level = self.project_g(g) if level == "L1" and self.project_g is not None else g
+            g_a[level], maps[level] = attention(local[level], g_level)
+        pairs = {level: self.heads[level](value) for level, value in g_a.items()}
+        seen = {level: pair[0] for level, pair in pairs.items()}
+        dropped = [pair[1] for pair in pairs.values()]
+        if self.config.spec.head == "concat":
+            logits = self.classifiers[0](torch.cat(dropped, dim=1))  # (B, K)
+        else:
+            log_p = [F.log_softmax(layer(x).float(), dim=1) for layer, x in zip(self.classifiers, dropped, strict=True)]
+            logits = torch.logsumexp(torch.stack(log_p), dim=0) - math.log(len(log_p))  # (B, K)
+        return Attended(logits, g_a, seen, maps)

@@ -1,0 +1,87 @@
+"""What training minimises: cross-entropy, or what a family brings of its own.
+
+Shapes: B images, H × W pixels, K classes.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from l2a_transfer.errors import ArgumentError
+
+
+@dataclass
+class StepLoss:
+    """What one training step computes.
+
+    Parameters
+    ----------
+    loss : Tensor ()
+        What is minimised, float32.
+    logits : Tensor (B, K)
+        For the training accuracy.
+    metrics : dict of str to Tensor ()
+        Further numbers, each logged as its mean over the epoch, as `train_NAME`. The same names at every step.
+
+    Raises
+    ------
+    ValueError
+        For a metric that is called loss or accuracy, as the ones that are logged anyway.
+    """
+
+    loss: Tensor
+    logits: Tensor
+    metrics: dict[str, Tensor] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if taken := {"loss", "accuracy"} & set(self.metrics):
+            raise ArgumentError(f"metrics cannot be called {sorted(taken)[0]!r}, which is logged anyway")
+
+
+class Objective(Protocol):
+    """A loss that a family gives its networks; `Family.objective` makes it."""
+
+    def loss(self, network: nn.Module, images: Tensor, labels: Tensor, *, generator: torch.Generator) -> StepLoss:
+        """The loss of one batch.
+
+        Called within autocast if the run's precision is bf16, so convert logits to float32 before a loss is computed.
+
+        Parameters
+        ----------
+        network : Network
+            The network, in training mode; any of its methods may be called.
+        images : Tensor (B, 3, H, W)
+            float32, normalised.
+        labels : Tensor (B,)
+            int64 class numbers.
+        generator : torch.Generator
+            On the device of the images, seeded from the run's seed, the step and the process. All sampling must draw
+            from it, so that runs can be repeated and resumed.
+
+        Returns
+        -------
+        StepLoss
+        """
+
+
+@dataclass(frozen=True)
+class CrossEntropy:
+    """Cross-entropy of the logits in nats, with label smoothing; the default objective.
+
+    Parameters
+    ----------
+    label_smoothing : float
+        ε in [0, 1): targets are 1 − ε + ε/K for the image's class and ε/K for the others.
+    """
+
+    label_smoothing: float = 0.0
+
+    def loss(self, network: nn.Module, images: Tensor, labels: Tensor, *, generator: torch.Generator) -> StepLoss:
+        # The logits of an indep head are log-probabilities already; a second log_softmax leaves them as they are.
+        logits = network(images).float()  # (B, K)
+        return StepLoss(F.cross_entropy(logits, labels, label_smoothing=self.label_smoothing), logits)

@@ -1,0 +1,35 @@
+"""What a model, a recipe, data and devices need of each other."""
+
+from __future__ import annotations
+
+from l2a_transfer.devices import choose_device
+from l2a_transfer.errors import TrainingError
+from l2a_transfer.models.config import ModelConfig
+from l2a_transfer.training.data import TrainingData
+from l2a_transfer.training.processes import Placement
+from l2a_transfer.training.recipe import TrainConfig
+from l2a_transfer.wording import counted
+
+
+def check_run(config: ModelConfig, recipe: TrainConfig, data: TrainingData, placement: Placement) -> None:
+    """Refuse what can be seen to fail before anything is built or read. Raises: TrainingError."""
+    processes = placement.process.size
+    if config.num_classes != len(data.classes):
+        raise TrainingError(
+            f"the model has {counted(config.num_classes, 'class', 'classes')}, {data.name} has {len(data.classes)}"
+        )
+    if recipe.batch_size > len(data.train):
+        raise TrainingError(
+            f"batch_size {recipe.batch_size} is larger than the {counted(len(data.train), 'training image')}",
+            "take a smaller `batch_size`",
+        )
+    smallest = min(size for _, size in recipe.resolutions)
+    if smallest < config.min_size:
+        raise TrainingError(f"{config.architecture} needs {config.min_size} pixels, the recipe has {smallest}")
+    if recipe.batch_size % processes or recipe.batch_size < 2 * processes:
+        raise TrainingError(
+            f"batch_size {recipe.batch_size} cannot be shared by {processes} processes: each needs the same number of "
+            "images, at least 2"
+        )
+    if placement.sync_batch_norm and choose_device(placement.device).type != "cuda":
+        raise TrainingError("synchronised batch norm works between GPUs only", "leave `sync_batch_norm` out")

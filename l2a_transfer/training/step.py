@@ -1,0 +1,26 @@
+"""One training step as a module, which is what the processes of a group and torch.compile wrap."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from l2a_transfer.models.objectives import Objective
+
+
+class TrainingStep(nn.Module):
+    """Images (B, 3, H, W) and labels (B,) → loss, logits (B, K) and metrics, by the family's objective.
+
+    DistributedDataParallel averages the gradients of whatever its own `forward` computes. The loss is computed in there
+    so that an objective may call any method of the network.
+    """
+
+    def __init__(self, network: nn.Module, objective: Objective, generator: torch.Generator) -> None:
+        super().__init__()
+        self.network = network
+        self.objective = objective
+        self.generator = generator
+
+    def forward(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
+        found = self.objective.loss(self.network, images, labels, generator=self.generator)
+        return found.loss, found.logits, found.metrics
