@@ -1,4 +1,4 @@
-"""report.md: what report.html says, as Markdown with the plots beside it."""
+"""report.md: what report.html says, as Markdown with the figures beside it."""
 
 from __future__ import annotations
 
@@ -7,8 +7,7 @@ import re
 
 from l2a_transfer.evaluation.compare import Comparison
 from l2a_transfer.evaluation.results import EvalResults
-from l2a_transfer.report import lookup, tables
-from l2a_transfer.report import origins as provenance
+from l2a_transfer.report import lookup, origins, tables
 from l2a_transfer.report.lookup import Place
 from l2a_transfer.report.tables import Cell, Table
 from l2a_transfer.text import plain
@@ -27,7 +26,7 @@ def report_markdown(results: EvalResults, confusions: dict[str, int]) -> str:
     sections = [
         ["# Linear SVM on frozen features"],
         *_headlines(results),
-        ["![Mean class accuracy](accuracy.png)"],
+        ["![Mean class accuracy](accuracy.svg)"],
         ["## All measures", "", markdown_table(results)],
         _notes(results),
         *_differences(results),
@@ -61,7 +60,7 @@ def _headlines(results: EvalResults) -> list[list[str]]:
 def _notes(results: EvalResults) -> list[str]:
     kinds = dict.fromkeys(row.interval for row in results.rows)
     return [
-        f"- Each SVM is fitted on training rows; {provenance.choice(results.config)}; test rows used once.",
+        f"- Each SVM is fitted on training rows; {origins.choice(results.config)}; test rows used once.",
         *(f"- 95 % intervals: {tables.INTERVALS[kind]}." for kind in kinds),
         *(f"- {text}" for text in tables.COLUMNS_MEAN),
         *dict.fromkeys(f"- {_escape(row.data)}: protocol {row.protocol}, {_escape(row.why)}." for row in results.rows),
@@ -108,16 +107,16 @@ def _ablations(results: EvalResults) -> list[list[str]]:
 def _provenance(results: EvalResults) -> list[list[str]]:
     sections = [
         ["## Where every number comes from"],
-        ["```", provenance.command(results), "```"],
-        [f"- {name}: {_escape(value)}" for name, value in provenance.run(results)],
+        ["```", origins.command(results), "```"],
+        [f"- {name}: {_escape(value)}" for name, value in origins.run(results)],
         [_table(tables.origins(results.rows))],
         ["Every split's rows are in `results.json`; splits with the same SHA-256 have the same images in each part.",
          "", _table(tables.splits(results))],
     ]  # fmt: skip
-    for card, sources in provenance.cards(results):
+    for card, sources in origins.cards(results):
         files = ", ".join(f"{source.file} (SHA-256 {source.sha256})" for source in sources)
-        facts = [("feature files", files), *provenance.card_facts(card)]
-        title = f"### `{_code(provenance.title(sources))}`"
+        facts = [("feature files", files), *origins.card_facts(card)]
+        title = f"### `{_code(origins.title(sources))}`"
         sections.append([title, "", *(f"- {_escape(name)}: {_escape(value)}" for name, value in facts)])
     return sections
 

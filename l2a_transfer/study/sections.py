@@ -6,8 +6,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from l2a_transfer.evaluation.verdict import p_text
+from l2a_transfer.report.svg import Figure
 from l2a_transfer.study.contrasts import Estimate, OverTargets
-from l2a_transfer.study.figures import Figure, forest, low_shot, numbers, signed
+from l2a_transfer.study.plots import forest, low_shot, numbers, signed
 from l2a_transfer.study.results import Compared, Row, StudyResults
 
 

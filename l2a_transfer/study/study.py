@@ -13,9 +13,9 @@ from l2a_transfer.study.children import Launcher
 from l2a_transfer.study.config import Study
 from l2a_transfer.study.data import DataSets
 from l2a_transfer.study.record import DONE, Folder, State
-from l2a_transfer.study.report import write_study_report
 from l2a_transfer.study.results import StudyResults, analyse
 from l2a_transfer.study.steps import plan_work
+from l2a_transfer.study.study_report import write_study_report
 from l2a_transfer.study.work import FAILED, Worker, chosen_steps, foreseen
 
 log = logging.getLogger(__name__)
