@@ -10,8 +10,9 @@ import pytest
 
 from l2a_transfer.errors import EvaluationError, UnknownNameError
 from l2a_transfer.evaluation.evaluate import evaluate_files
-from l2a_transfer.evaluation.protocols import Plan, check_folds, plan_splits
+from l2a_transfer.evaluation.protocols import Plan, plan_splits
 from l2a_transfer.evaluation.results import EvalConfig
+from l2a_transfer.evaluation.splits import check_folds
 from l2a_transfer.features.store.reader import FeatureSet
 from l2a_transfer.svm.fitting import SvmConfig, fit_svm
 from tests.feature_files import blobs, feature_set, halves, labels_of, save

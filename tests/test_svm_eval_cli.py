@@ -11,7 +11,7 @@ import pytest
 
 from l2a_transfer.evaluation import measure
 from l2a_transfer.evaluation.measure import few_test_images
-from l2a_transfer.evaluation.protocols import Split
+from l2a_transfer.evaluation.splits import Split
 from l2a_transfer.svm.fitting import fit_svm
 from tests.conftest import assert_fails, l2a, save_picture
 from tests.feature_files import blobs, feature_set, labels_of, save

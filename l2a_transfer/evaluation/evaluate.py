@@ -19,9 +19,10 @@ from l2a_transfer.evaluation.compare import compare
 from l2a_transfer.evaluation.families import check_wanted, left_out, pairs_of
 from l2a_transfer.evaluation.measure import few_test_images, folds_of, measure, source_of, svm_config
 from l2a_transfer.evaluation.naming import name_files
-from l2a_transfer.evaluation.protocols import Plan, check_folds, plan_splits
+from l2a_transfer.evaluation.protocols import Plan, plan_splits
 from l2a_transfer.evaluation.results import EvalConfig, EvalResults
 from l2a_transfer.evaluation.seeds import summaries
+from l2a_transfer.evaluation.splits import check_folds
 from l2a_transfer.evaluation.variants import Variant, variants_of
 from l2a_transfer.features.store.schema import weights_sha256
 from l2a_transfer.features.store.views import VerifiedFile, open_features

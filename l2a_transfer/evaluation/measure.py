@@ -14,8 +14,9 @@ from l2a_transfer.evaluation.compare import Answers
 from l2a_transfer.evaluation.confusion import Confusion
 from l2a_transfer.evaluation.families import Source
 from l2a_transfer.evaluation.naming import Named
-from l2a_transfer.evaluation.protocols import Plan, Split
+from l2a_transfer.evaluation.protocols import Plan
 from l2a_transfer.evaluation.results import EvalConfig, EvalDetail, EvalRow
+from l2a_transfer.evaluation.splits import Split
 from l2a_transfer.evaluation.statistics import FEW_IMAGES
 from l2a_transfer.evaluation.variants import Variant
 from l2a_transfer.features.store.views import FeatureFile, VerifiedFile
