@@ -14,10 +14,10 @@ import numpy as np
 import pytest
 
 from l2a_transfer.errors import OutputExistsError
-from l2a_transfer.evaluation import measure
+from l2a_transfer.evaluation import measure_row
 from l2a_transfer.evaluation.confusion import Confusion
 from l2a_transfer.evaluation.evaluate import evaluate_files
-from l2a_transfer.evaluation.measure import _notes
+from l2a_transfer.evaluation.measure_row import _notes
 from l2a_transfer.evaluation.results import EvalConfig, EvalResults
 from l2a_transfer.features.store.reader import read_features
 from l2a_transfer.report import figures, lookup
@@ -332,7 +332,7 @@ def test_scores_of_many_classes_are_computed_in_blocks(tmp_path: Path, monkeypat
         sizes.append(found.size)
         return found
 
-    monkeypatch.setattr(measure, "PREDICT_SCORES", 45)
+    monkeypatch.setattr(measure_row, "PREDICT_SCORES", 45)
     monkeypatch.setattr(SvmFit, "scores", scores)
     blocks = evaluate_files([path], EvalConfig(c_grid=(0.01,)))
     assert (len(sizes), max(sizes)) == (9, 42)

@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 
 from l2a_transfer.errors import EvaluationError
 from l2a_transfer.evaluation import statistics
-from l2a_transfer.evaluation.families import FAMILIES, VARIANTS, Group, Planned, Source, Wanted, groups_of, plan
+from l2a_transfer.evaluation.comparison_families import FAMILIES, VARIANTS, Planned, Wanted, plan
+from l2a_transfer.evaluation.groups import Group, Source, groups_of
 from l2a_transfer.evaluation.paired import VALUES, PairedTest, mcnemar, outcomes_of, paired_test
 from l2a_transfer.evaluation.statistics import CONFIDENCE, OverDraws, StudentT
 from l2a_transfer.evaluation.verdict import population_of_groups, population_of_rows, sentence

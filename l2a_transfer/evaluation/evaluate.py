@@ -15,9 +15,9 @@ import sklearn
 from tqdm import tqdm
 
 from l2a_transfer.errors import ArgumentError, EvaluationError, wrong_kind
+from l2a_transfer.evaluation.asked_comparisons import check_wanted, left_out, pairs_of
 from l2a_transfer.evaluation.compare import compare
-from l2a_transfer.evaluation.families import check_wanted, left_out, pairs_of
-from l2a_transfer.evaluation.measure import few_test_images, folds_of, measure, source_of, svm_config
+from l2a_transfer.evaluation.measure_row import few_test_images, folds_of, measure_row, source_of, svm_config
 from l2a_transfer.evaluation.naming import name_files
 from l2a_transfer.evaluation.protocols import Plan, plan_splits
 from l2a_transfer.evaluation.results import EvalConfig, EvalResults
@@ -76,7 +76,7 @@ def evaluate_files(
                 for variant in variants:
                     for shots, own in plan.groups():
                         bar.set_postfix_str(terminal(named.label))
-                        one = measure(features, named, plan, variant, shots, own, config, tick)
+                        one = measure_row(features, named, plan, variant, shots, own, config, tick)
                         rows.append(dataclasses.replace(one[0], splits=tuple(place[split] for split in own)))
                         details.append(one[1])
                         answers.append(one[2])

@@ -11,8 +11,8 @@ import numpy as np
 from l2a_transfer.devices import check_device_name
 from l2a_transfer.errors import ArgumentError, unknown_name
 from l2a_transfer.evaluation.compare import Comparison
+from l2a_transfer.evaluation.comparison_families import Wanted
 from l2a_transfer.evaluation.confusion import Confusion
-from l2a_transfer.evaluation.families import Wanted
 from l2a_transfer.evaluation.protocols import AUTO, PROTOCOLS, SHOTS
 from l2a_transfer.evaluation.seeds import SeedSummary
 from l2a_transfer.evaluation.splits import Split

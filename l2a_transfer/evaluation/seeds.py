@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from l2a_transfer.evaluation.compare import Answers
-from l2a_transfer.evaluation.families import groups_of
+from l2a_transfer.evaluation.groups import groups_of
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from l2a_transfer.evaluation.families import ELSEWHERE, PIXELS, TRAINED, UNTRAINED, Group, Source
+from l2a_transfer.evaluation.groups import ELSEWHERE, PIXELS, TRAINED, UNTRAINED, Group, Source
 
 ALPHA = 0.05
 DIGITS = 3

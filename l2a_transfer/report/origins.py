@@ -6,7 +6,7 @@ import json
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from l2a_transfer.evaluation.families import TRAINED, Source
+from l2a_transfer.evaluation.groups import TRAINED, Source
 from l2a_transfer.evaluation.protocols import PROTOCOLS
 from l2a_transfer.evaluation.results import EvalConfig, EvalResults
 from l2a_transfer.text import shell_line

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from l2a_transfer.evaluation.compare import Comparison
-from l2a_transfer.evaluation.families import FAMILIES
+from l2a_transfer.evaluation.comparison_families import FAMILIES
 from l2a_transfer.evaluation.results import EvalResults, EvalRow
 from l2a_transfer.evaluation.seeds import SeedSummary
 from l2a_transfer.evaluation.verdict import p_text, points, with_interval

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from l2a_transfer.evaluation import statistics
 from l2a_transfer.evaluation.compare import Answers
 from l2a_transfer.evaluation.confusion import Confusion
-from l2a_transfer.evaluation.families import Source
+from l2a_transfer.evaluation.groups import Source
 from l2a_transfer.evaluation.naming import Named
 from l2a_transfer.evaluation.protocols import Plan
 from l2a_transfer.evaluation.results import EvalConfig, EvalDetail, EvalRow
@@ -34,7 +34,7 @@ PREDICT_SCORES = 1 << 22
 """Rows and scores that are computed at a time; only with more than 512 classes are there too many for all rows."""
 
 
-def measure(
+def measure_row(
     features: FeatureFile,
     named: Named,
     plan: Plan,
@@ -188,7 +188,7 @@ def _intervals(
     how: dict[str, Any] = {"draws": len(confusions), "shared": shared}
     whole = statistics.pooled(right.sum(axis=0)[None], statistics.RIGHT_OR_WRONG, different.sum()[None], **how)
     classes = statistics.pooled(right, statistics.RIGHT_OR_WRONG, different, **how)
-    values = [[measure(c) for c in confusions] for measure in (statistics.accuracy, statistics.mean_class_accuracy)]
+    values = [[of(c) for c in confusions] for of in (statistics.accuracy, statistics.mean_class_accuracy)]
     return (
         statistics.interval_over_draws(values[0], whole, shared=shared),
         statistics.interval_over_draws(values[1], classes, shared=shared),
