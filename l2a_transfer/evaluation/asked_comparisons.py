@@ -81,9 +81,11 @@ def left_out(wanted: Wanted, sources: Sequence[Source]) -> list[str]:
 def _known_names(sources: Sequence[Source]) -> list[str]:
     """Names of models, and of architectures of which there are enough seeds."""
     places = _by_data(sources).values()
-    return list(dict.fromkeys(
-        [source.label for source in sources] + [g.name for groups in places for g in groups if g.is_sample]
-    ))  # fmt: skip
+    return list(
+        dict.fromkeys(
+            [source.label for source in sources] + [g.name for groups in places for g in groups if g.is_sample]
+        )
+    )
 
 
 @dataclass(frozen=True)

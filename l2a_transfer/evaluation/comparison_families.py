@@ -51,9 +51,11 @@ def plan(groups: Sequence[Group[RowT]], wanted: Wanted) -> list[Planned[RowT]]:
     pairs += [pair for a, b in product(models, controls) for pair in _pairs(a, b, groups)]
     views = [
         Planned(VARIANTS, rows[0], b.by_seed[seed][0])
-        for a, b in combinations(groups, 2) if a.source.recipe and a.source.recipe == b.source.recipe
-        for seed, rows in a.by_seed.items() if seed in b.by_seed
-    ]  # fmt: skip
+        for a, b in combinations(groups, 2)
+        if a.source.recipe and a.source.recipe == b.source.recipe
+        for seed, rows in a.by_seed.items()
+        if seed in b.by_seed
+    ]
     return [*pairs, *views]
 
 

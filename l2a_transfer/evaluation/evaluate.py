@@ -58,8 +58,12 @@ def evaluate_files(
     splits = tuple(dict.fromkeys(split for _, plan, _ in planned for split in plan.splits))
     place = {split: k for k, split in enumerate(splits)}
     rows, details, answers, cards = [], [], [], {}
-    fits = sum(svm_config(config, variant, split.shots).fits for _, plan, own in planned for variant in own
-               for split in plan.splits)  # fmt: skip
+    fits = sum(
+        svm_config(config, variant, split.shots).fits
+        for _, plan, own in planned
+        for variant in own
+        for split in plan.splits
+    )
     done = 0.0
     with tqdm(total=fits, desc="SVMs", unit="fit", file=sys.stderr, disable=not progress) as bar:
 

@@ -58,7 +58,7 @@ def measure_row(
         by_id = np.array(sorted(range(len(test)), key=lambda k: features.ids[test[k]]))
         fits.append(fit)
         predictions.append(tuple(predicted.tolist()))
-        confusions.append(Confusion.of(truth, predicted, len(present)))
+        confusions.append(Confusion.from_labels(truth, predicted, len(present)))
         top5.append(float(hits.mean()))
         truths.append(truth[by_id])
         rights.append((truth == predicted)[by_id])
@@ -154,9 +154,10 @@ def _training_rows(
         as_read + memory_of_fit(*lazy.shape, svm_config(config, variant, None)),
         f"{features.path}: {variant.name or (config.solver if simple else 'PCA')} on {lazy.shape[0]} rows of "
         f"{lazy.shape[1]} columns",
-        "`solver='batched'` takes less" if simple and config.solver == "liblinear" else
-        "extract fewer images (`limit`), or leave what is not needed out of `ablate`",
-    )  # fmt: skip
+        "`solver='batched'` takes less"
+        if simple and config.solver == "liblinear"
+        else "extract fewer images (`limit`), or leave what is not needed out of `ablate`",
+    )
     return variant.values(features.features[train])
 
 
@@ -202,8 +203,10 @@ def few_test_images(labels: NDArray[np.int32], splits: Sequence[Split]) -> list[
     if not few:
         return []
     have = "has" if few == 1 else "have"
-    return [f"{few} of {K} classes {have} fewer than {FEW_IMAGES} test images (the fewest: {least}), which is little "
-            "to measure a class by: differences between models are easily missed"]  # fmt: skip
+    return [
+        f"{few} of {K} classes {have} fewer than {FEW_IMAGES} test images (the fewest: {least}), which is little "
+        "to measure a class by: differences between models are easily missed"
+    ]
 
 
 def source_of(file: FeatureFile | VerifiedFile, label: str, levels: tuple[str, ...]) -> Source:

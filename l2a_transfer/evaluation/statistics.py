@@ -201,7 +201,8 @@ def contrast_over_seeds(
     """Σ weight · mean over (weight, values of its training seeds) of each side, with the errors that `over_seeds` adds.
 
     A side of one value is no sample of seeds, and has no part in the seeds' error. None where the seeds of a side of
-    several do not differ, and where nothing is left that could err.
+    several do not differ, and where nothing is left that could err. By hand, because `scipy.stats.ttest_ind` adds the
+    errors of two samples, and has no place for a third, which is that of the test images, or for weights.
     """
     samples = [(weight, side) for weight, side in sides if len(side) > 1]
     spreads = [float(np.std(side, ddof=1)) for _, side in samples]

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 from l2a_transfer.evaluation.compare import Comparison
 from l2a_transfer.evaluation.results import SCHEMA, EvalResults, EvalRow
-from l2a_transfer.report import charts, figures, lookup, origins, tables
+from l2a_transfer.report import charts, explanations, figures, lookup, origins, tables
 from l2a_transfer.report.charts import Scale
 from l2a_transfer.report.lookup import Place
 from l2a_transfer.report.markup import Markup, name_of
@@ -79,8 +79,8 @@ def _result(results: EvalResults) -> Values:
     return {
         "tables": shown,
         "has_best": any(cell.best for cell in cells),
-        "marks": [(mark, text) for mark, text in tables.MARKS.items() if mark in marks],
-        "intervals": [tables.INTERVALS[kind] for kind in dict.fromkeys(row.interval for row in results.rows)],
+        "marks": [(mark, text) for mark, text in explanations.MARKS.items() if mark in marks],
+        "intervals": [explanations.INTERVALS[kind] for kind in dict.fromkeys(row.interval for row in results.rows)],
     }
 
 
@@ -114,7 +114,7 @@ def _measures(results: EvalResults) -> Values:
         before = 1 if first.shots is None else 2
         plot = Plot(before, "mean class accuracy, %", bars, charts.axis(figures.PERCENT))
         shown.append({"first": first, "table": table, "setting": setting, "plot": plot})
-    return {"tables": shown, "columns_mean": " ".join(tables.COLUMNS_MEAN)}
+    return {"tables": shown, "columns_mean": " ".join(explanations.COLUMNS_MEAN)}
 
 
 def _accuracy_bar(row: EvalRow | None, first: EvalRow) -> Markup:
@@ -139,9 +139,9 @@ def _differences(results: EvalResults) -> Values:
     kinds = dict.fromkeys(c.test for c in results.comparisons)
     return {
         "places": places,
-        "families": [tables.adjusted(*family) for family in lookup.families(results.comparisons)],
-        "tests": [(tables.TEST_NAMES[kind], tables.TESTS[kind]) for kind in kinds],
-        "mcnemar": tables.MCNEMAR if tables.has_mcnemar(all_found) else "",
+        "families": [explanations.adjustment(*family) for family in lookup.families(results.comparisons)],
+        "tests": [(explanations.TEST_NAMES[kind], explanations.TESTS[kind]) for kind in kinds],
+        "mcnemar": explanations.MCNEMAR if tables.has_mcnemar(all_found) else "",
     }
 
 

@@ -44,8 +44,15 @@ def forest(compared: Compared) -> Figure | None:
     for x, label in scale.ticks:
         parts.append(element("line", x1=across(x), x2=across(x), y1=bottom, y2=bottom + 4, class_="axis"))
         parts.append(element("text", label, x=across(x), y=bottom + 16, text_anchor="middle"))
-    parts.append(element("text", "difference in points, with its 95 % interval", x=LEFT + PLOT / 2, y=bottom + 34,
-                         text_anchor="middle"))  # fmt: skip
+    parts.append(
+        element(
+            "text",
+            "difference in points, with its 95 % interval",
+            x=LEFT + PLOT / 2,
+            y=bottom + 34,
+            text_anchor="middle",
+        )
+    )
     name = f"forest-{compared.name}{'-matched' if compared.width else ''}.svg"
     label = f"{compared.title}, features {compared.features}: difference on each target and over targets"
     return Figure(label, joined(parts), LEFT + PLOT + RIGHT, bottom + 42, name=name)
@@ -91,10 +98,14 @@ def low_shot(target: str, protocol: str, rows: Sequence[Row]) -> Figure | None:
     lines = []
     for series, model in enumerate(models):
         own = sorted((row for row in rows if row.model == model), key=lambda row: row.shots or 0)
-        lines.append(Line(
-            series, model, tuple((math.log2(row.shots or 1), 100 * row.mean) for row in own),
-            tuple((100 * min(row.values), 100 * max(row.values)) for row in own if row.sd is not None),
-        ))  # fmt: skip
+        lines.append(
+            Line(
+                series,
+                model,
+                tuple((math.log2(row.shots or 1), 100 * row.mean) for row in own),
+                tuple((100 * min(row.values), 100 * max(row.values)) for row in own if row.sd is not None),
+            )
+        )
     label = f"Mean class accuracy on {target} with few training images a class"
     curves = charts.curves(
         lines, x, y, x_label="training images a class", y_label="mean class accuracy, %", label=label

@@ -83,7 +83,7 @@ def folds_of_lists(
     return (rows if len(rows) > N else None), folds
 
 
-class Rows:
+class ScaledRows:
     """Rows (N, D) as blocks of (x', 1), x' = (x − shift) / spread in shared coordinates, on one device.
 
     `shift` and `spread` are the mean and the standard deviation over all N rows: no model's statistics, only numbers
