@@ -95,8 +95,27 @@ class _Found:
 
 
 def compare(answers: Sequence[Answers], *, seed: int, wanted: Wanted | None = None) -> tuple[Comparison, ...]:
-    """The planned comparisons of each data set, protocol and k, or the `wanted` ones, and each variant of a model
-    against the model as it is; families in the order of FAMILIES. Raises: EvaluationError for other test images."""
+    """Compare the rows of each data set, protocol and k, and each variant of a model with the model as it is.
+
+    Parameters
+    ----------
+    answers : sequence of Answers
+        One of every row of the table.
+    seed : int
+        Random seed of drawn permutations.
+    wanted : Wanted, optional
+        Comparisons that were asked for, in place of the planned ones.
+
+    Returns
+    -------
+    tuple of Comparison
+        Families in the order of `FAMILIES`, each adjusted for its members.
+
+    Raises
+    ------
+    EvaluationError
+        If two rows that are to be compared were not tested on the same images.
+    """
     found: list[_Found] = []
     sources = [a.source for a in answers]
     for place in dict.fromkeys((a.source.data, a.protocol, a.shots) for a in answers):
