@@ -75,3 +75,13 @@ def test_it_can_be_taken_back() -> None:
     assert tuple(PROTOCOLS) == ("auto", "official", "caltech-30", "low-shot", "stratified")
     with pytest.raises(UnknownNameError, match="protocol must be one of auto, official, caltech-30, low-shot"):
         EvalConfig(protocol="odd-rows")
+
+
+def test_the_example_of_the_contributor_s_guide_runs() -> None:
+    guide = (Path(__file__).parents[1] / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    exec(guide.split("## A new protocol")[1].split("```python\n")[1].split("```")[0], {})
+    try:
+        found = plan_splits(feature_set(labels_of(3, 20)), "odd-rows", draws=None, seed=0)
+    finally:
+        PROTOCOLS.remove("odd-rows")
+    assert [len(split.train) for split in found.splits] == [30, 30]
