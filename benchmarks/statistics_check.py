@@ -25,7 +25,7 @@ from scipy.special import ndtr
 
 from l2a_transfer.evaluation import statistics
 from l2a_transfer.evaluation.compare import Answers, compare
-from l2a_transfer.evaluation.families import Source
+from l2a_transfer.evaluation.groups import Source
 from l2a_transfer.evaluation.paired import VALUES, outcomes_of, permutation_p
 from l2a_transfer.evaluation.score import Outcomes
 

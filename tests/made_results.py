@@ -8,9 +8,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from l2a_transfer.evaluation.compare import Comparison
-from l2a_transfer.evaluation.protocols import Split
 from l2a_transfer.evaluation.results import EvalConfig, EvalDetail, EvalResults, EvalRow
 from l2a_transfer.evaluation.seeds import SeedSummary
+from l2a_transfer.evaluation.splits import Split
 
 CARD = {
     "name": "good", "config": {"architecture": "vgg", "width": 0.25}, "classes": ["a", "b"], "parameters": 12,

@@ -10,9 +10,11 @@ import numpy as np
 import pytest
 
 from l2a_transfer.errors import ArgumentError, EvaluationError, UnknownNameError
+from l2a_transfer.evaluation.asked_comparisons import check_wanted, left_out
 from l2a_transfer.evaluation.compare import Answers, Comparison, compare
+from l2a_transfer.evaluation.comparison_families import Wanted
 from l2a_transfer.evaluation.evaluate import evaluate_files
-from l2a_transfer.evaluation.families import Source, Wanted, check_wanted, left_out
+from l2a_transfer.evaluation.groups import Source
 from l2a_transfer.evaluation.results import EvalConfig
 from l2a_transfer.evaluation.seeds import summaries
 from l2a_transfer.evaluation.verdict import p_text, points, sentence, with_interval

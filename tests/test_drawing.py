@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -18,10 +17,8 @@ from l2a_transfer import drawing
 from l2a_transfer.drawing import legible, plain_texts
 from l2a_transfer.explain.draw import contact_sheet
 from l2a_transfer.explain.interface import AttentionMaps
-from l2a_transfer.report.plots import accuracy_png, confusion_png
 from l2a_transfer.training.curve import learning_curve
 from tests.conftest import TINY, save_picture
-from tests.made_results import results, row
 
 NAMES = ("Ba$$in", "$5 and $6", "_x_^2^", r"\frac{1}{", "100 % & {~#}", "$\\notacommand$")
 
@@ -44,11 +41,6 @@ def drawn(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[tuple[str, bool]]]:
 
 
 def draw_everything(name: str, folder: Path) -> None:
-    made = results([row()])
-    named = dataclasses.replace(made.rows[0], label=name, data=name)
-    detail = dataclasses.replace(made.details[0], classes=tuple(name for _ in made.details[0].classes))
-    accuracy_png([named])
-    confusion_png(named, detail)
     weights = np.eye(4, dtype=np.float32)
     contact_sheet([AttentionMaps(name, np.zeros((8, 8, 3), np.uint8), {"L2": weights})], folder / "s.png", title=name)
     epoch = {"epoch": 1, "train_loss": 1.0, "train_accuracy": 0.5, "resolution": 32, f"{name}_accuracy": 0.5}
@@ -58,7 +50,7 @@ def draw_everything(name: str, folder: Path) -> None:
 @pytest.mark.parametrize("name", NAMES)
 def test_a_name_is_never_markup(name: str, drawn: list[tuple[str, bool]], tmp_path: Path) -> None:
     draw_everything(name, tmp_path)
-    assert sum(name in text for text, _ in drawn) >= 6
+    assert sum(name in text for text, _ in drawn) >= 3
     assert not [text for text, is_math in drawn if is_math]
 
 
@@ -71,15 +63,7 @@ def test_letters_that_no_font_has_are_shown_as_their_code(
 ) -> None:
     assert legible(name) == shown
     draw_everything(name, tmp_path)  # a warning of a missing glyph would be an error here
-    assert sum(shown in text for text, _ in drawn) >= 6
-
-
-def test_classes_that_look_the_same_are_numbered(drawn: list[tuple[str, bool]]) -> None:
-    made = results([row()])
-    detail = made.details[0]
-    confusion_png(made.rows[0], dataclasses.replace(detail, classes=tuple("x" * 60 for _ in detail.classes)))
-    ticks = {text for text, _ in drawn if text.endswith("xxx")}
-    assert len(ticks) == len(detail.classes)
+    assert sum(shown in text for text, _ in drawn) >= 3
 
 
 def test_settings_come_back() -> None:

@@ -15,8 +15,7 @@ import pytest
 
 from l2a_transfer.evaluation.evaluate import evaluate_files
 from l2a_transfer.evaluation.results import EvalConfig, EvalResults
-from l2a_transfer.report import lookup, tables
-from l2a_transfer.report import origins as provenance
+from l2a_transfer.report import lookup, origins, tables
 from l2a_transfer.report.markdown import report_markdown
 from l2a_transfer.report.page import page
 from l2a_transfer.report.write import write_report
@@ -69,14 +68,14 @@ def test_verdicts_cards_and_the_command_name_each_of_them(seeds: list[Path], tmp
         assert [side for (side,) in comparison.files] == digests
     assert len(results.comparisons) == 3
     assert [lookup.standing(results, row) for row in results.rows] == ["best", "behind", "behind"]
-    assert [(card["of"], [o.file for o in own]) for card, own in provenance.cards(results)] == [
+    assert [(card["of"], [o.file for o in own]) for card, own in origins.cards(results)] == [
         (k, [f"seed-{k}/features.h5"]) for k in range(3)
     ]
     assert list(results.cards) == [row.file_sha256 for row in results.rows]
     text = report_markdown(results, {})
     for k in range(3):
         assert f"- of: {k}\n" in text.partition(f"### `vgg (seed-{k})`")[2].partition("###")[0] + "\n"
-    arguments = shlex.split(provenance.command(results))
+    arguments = shlex.split(origins.command(results))
     assert arguments[2:5] == ["seed-0/features.h5", "seed-1/features.h5", "seed-2/features.h5"]
     again = evaluate_files([tmp_path / name for name in arguments[2:5]], ONE_C)
     assert [row.accuracy for row in again.rows] == [row.accuracy for row in results.rows]
@@ -88,7 +87,7 @@ def test_verdicts_cards_and_the_command_name_each_of_them(seeds: list[Path], tmp
 def test_the_command_of_a_report_names_the_file_in_a_shell(tmp_path: Path, name: str) -> None:
     results = evaluate_files([saved(tmp_path / name, 0.05)], ONE_C)
     row = dataclasses.replace(results.rows[0], file=name)
-    line = provenance.command(dataclasses.replace(results, rows=(row,)))
+    line = origins.command(dataclasses.replace(results, rows=(row,)))
     assert line.isprintable() or "é" in line
     assert line in report_markdown(dataclasses.replace(results, rows=(row,)), {})
     words = subprocess.run(["bash", "-c", f"printf '%s\\0' {line}"], capture_output=True, check=True).stdout.decode()
@@ -98,7 +97,7 @@ def test_the_command_of_a_report_names_the_file_in_a_shell(tmp_path: Path, name:
 def test_every_file_of_the_report_tells_them_apart(seeds: list[Path], tmp_path: Path) -> None:
     results = evaluate_files(seeds, EvalConfig(c_grid=(0.01,), ablate=("normalization",)))
     written = [path.name for path in write_report(results, tmp_path / "r")]
-    assert written[7:] == [f"confusion-toy-vgg_seed-{k}_.png" for k in range(3)]
+    assert written[7:] == [f"confusion-toy-vgg_seed-{k}_.svg" for k in range(3)]
     document = json.loads((tmp_path / "r" / "results.json").read_text())
     digests = [read_sha256(path) for path in seeds]
     assert [row["file_sha256"] for row in document["rows"]] == [d for d in digests for _ in range(3)]
@@ -255,8 +254,8 @@ def test_rows_of_one_label_are_never_taken_for_each_other(seeds: list[Path]) -> 
         lambda results: [lookup.standing(results, row) for row in results.rows],
         lambda results: [len(rows) for rows in lookup.ablations(results)],
         lambda results: [tables.ablation(results, rows).rows for rows in lookup.ablations(results)],
-        lambda results: [card for card, _ in provenance.cards(results)],
-        lambda results: provenance.command(results),
+        lambda results: [card for card, _ in origins.cards(results)],
+        lambda results: origins.command(results),
         lambda results: re.findall(r'class="bar s\d|href="#row-\d+"', page(results)),
     ):
         assert ask(same) == ask(real)

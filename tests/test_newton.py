@@ -15,8 +15,8 @@ from l2a_transfer.svm.directions import Directions, Eigenbasis
 from l2a_transfer.svm.estimators import BatchedLinearSVC, LinearSVCPath
 from l2a_transfer.svm.memory import MemoryPlan
 from l2a_transfer.svm.newton import Problems
-from l2a_transfer.svm.objective import Coordinates, Work
-from l2a_transfer.svm.rows import Fold, Rows
+from l2a_transfer.svm.objective import Coordinates, NewtonState
+from l2a_transfer.svm.rows import Fold, ScaledRows
 from l2a_transfer.svm.shared_fits import SharedFits
 
 CPU = torch.device("cpu")
@@ -38,7 +38,7 @@ def folds_of(rows: int, count: int) -> list[Fold]:
 def problems_of(X: NDArray[Any], y: NDArray[Any], *, basis: bool = True, moments: bool = True) -> Problems:
     """Two folds × three classes over X, with blocks of few rows."""
     plan = MemoryPlan(resident=True, batch=6, block=200, basis=basis, moments=moments)
-    rows = Rows(X, device=CPU, resident=True, block=200)
+    rows = ScaledRows(X, device=CPU, resident=True, block=200)
     folds = folds_of(len(X), 2)
     coordinates = Coordinates(*rows.fold_statistics(folds), bias=2.0)
     train = torch.from_numpy(np.stack([fold.train for fold in folds]))
@@ -53,7 +53,7 @@ def z_of(X: NDArray[Any], fold: int) -> NDArray[Any]:
     return np.hstack([(X - own.mean(axis=0)) / own.std(axis=0), np.full((len(X), 1), 2.0)])
 
 
-def work_of(problems: Problems) -> Work:
+def work_of(problems: Problems) -> NewtonState:
     return problems._at(slice(None))
 
 

@@ -140,7 +140,7 @@ def test_svm_eval_does_not_fit_where_it_could_not_write(tmp_path: Path, monkeypa
         "l2a_transfer.evaluation.evaluate.evaluate_files", lambda *_, **__: pytest.fail("the SVMs were fitted")
     )
     features_to(tmp_path / "f.h5")
-    for name in ("results.csv", "confusion-toy-toy-model.png"):
+    for name in ("results.csv", "confusion-toy-toy-model.svg"):
         out = tmp_path / name.replace(".", "-")
         out.mkdir()
         (out / name).symlink_to("nowhere")

@@ -9,7 +9,6 @@ import math
 import re
 import shlex
 from html.parser import HTMLParser
-from importlib.resources import files
 from pathlib import Path
 
 import numpy as np
@@ -20,8 +19,7 @@ from PIL import Image
 
 from l2a_transfer.evaluation.results import EvalConfig, EvalDetail, EvalResults
 from l2a_transfer.evaluation.seeds import SeedSummary
-from l2a_transfer.report import charts, figures, lookup, markdown, tables
-from l2a_transfer.report import origins as provenance
+from l2a_transfer.report import charts, figures, lookup, markdown, origins, tables
 from l2a_transfer.report.markup import element, joined, name_of, shortened, words_of
 from l2a_transfer.report.page import page
 from l2a_transfer.text import plain
@@ -236,7 +234,7 @@ def test_hostile_names_stay_text() -> None:
 
 def test_a_matrix_is_a_picture_of_one_pixel_a_cell() -> None:
     detail = EvalDetail("m", digest("m"), "", "d", None, ("a", "b"), cells(((4, 0), (2, 2))), ())
-    (image,) = Reader(figures.confusion(detail, "label")).all("image")
+    (image,) = Reader(figures.confusion(row("m"), detail).inline()).all("image")
     with Image.open(io.BytesIO(base64.b64decode(image["href"].partition(",")[2]))) as picture:
         assert np.array(picture).tolist() == [[[8, 48, 107], [255, 255, 255]], [[107, 174, 214], [107, 174, 214]]]
 
@@ -294,7 +292,7 @@ def test_sixty_four_series_can_be_told_apart() -> None:
 
 
 def test_a_card_is_written_out_without_its_class_names() -> None:
-    assert provenance.card_facts(CARD) == [
+    assert origins.card_facts(CARD) == [
         ("weights", "good"), ("network", "architecture vgg, width 0.25"),
         ("trained", "data cifar10, seed 0, commit 2fdc86f"), ("recipe", "name fast, epochs 14"),
         ("measured", "test_accuracy: 91.91 % (n 10,000, seeds 1)"),
@@ -305,12 +303,12 @@ def test_a_card_is_written_out_without_its_class_names() -> None:
 def test_only_the_card_of_a_trained_network_speaks_of_weights_and_training() -> None:
     """A report had "weights: pixels" and "trained: seed 0, untrained yes"."""
     config = {"architecture": "vgg", "width": 0.25}
-    assert provenance.card_facts({"name": "pixels"}) == [("model", "pixels")]
-    assert provenance.card_facts({"name": "clip", "weights_sha256": "ab"}) == [
+    assert origins.card_facts({"name": "pixels"}) == [("model", "pixels")]
+    assert origins.card_facts({"name": "clip", "weights_sha256": "ab"}) == [
         ("model", "clip"), ("SHA-256 of the weights", "ab"),
     ]  # fmt: skip
     untrained = {"name": "untrained:vgg@0.25", "config": config, "training": {"untrained": True, "seed": 0}}
-    assert provenance.card_facts(untrained) == [
+    assert origins.card_facts(untrained) == [
         ("model", "untrained:vgg@0.25"), ("network", "architecture vgg, width 0.25"),
         ("training", "none; random weights, seed 0"),
     ]  # fmt: skip
@@ -349,7 +347,7 @@ def test_a_card_that_several_files_share_stands_once() -> None:
     made = results([row("good"), row("b"), row("good", data="other", file="a2.h5")])
     made.cards[digest("b")] = {"name": "b"}
     good, other = digest("good"), digest("good", "other")
-    assert provenance.cards(made) == [
+    assert origins.cards(made) == [
         (CARD, [("good.h5", good, "good", "toy", (0,)), ("a2.h5", other, "good", "other", (2,))]),
         ({"name": "b"}, [("b.h5", digest("b"), "b", "toy", (1,))]),
     ]
@@ -382,7 +380,7 @@ def test_the_command_that_is_printed_repeats_the_run(
 
     monkeypatch.setattr("l2a_transfer.evaluation.evaluate.evaluate_files", capture)
     monkeypatch.chdir(tmp_path)
-    program, *arguments = shlex.split(provenance.command(made))
+    program, *arguments = shlex.split(origins.command(made))
     result = l2a(*arguments)
     assert (program, result.exit_code) == ("l2a-transfer", 0), result.output
     # What --compare takes is text; which of its commas separates two names is known when the files have been read.
@@ -391,7 +389,7 @@ def test_the_command_that_is_printed_repeats_the_run(
 
 
 def test_colours_can_be_read_in_the_light_and_in_the_dark() -> None:
-    style = files("l2a_transfer.report").joinpath("page.css").read_text()
+    (style,) = re.findall(r"<style>(.*?)</style>", page(results([row()])), flags=re.DOTALL)
     schemes = re.findall(r":root \{(.*?)\}", style, flags=re.DOTALL)
     assert len(schemes) == 3  # light, dark, print
     for scheme in schemes:

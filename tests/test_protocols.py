@@ -10,8 +10,9 @@ import pytest
 
 from l2a_transfer.errors import EvaluationError, UnknownNameError
 from l2a_transfer.evaluation.evaluate import evaluate_files
-from l2a_transfer.evaluation.protocols import Plan, check_folds, plan_splits
+from l2a_transfer.evaluation.protocols import Plan, plan_splits
 from l2a_transfer.evaluation.results import EvalConfig
+from l2a_transfer.evaluation.splits import check_folds
 from l2a_transfer.features.store.reader import FeatureSet
 from l2a_transfer.svm.fitting import SvmConfig, fit_svm
 from tests.feature_files import blobs, feature_set, halves, labels_of, save
@@ -152,7 +153,7 @@ def test_test_rows_can_change_neither_c_nor_the_coefficients(poison: str, tmp_pa
 
 def test_the_svm_is_given_the_training_rows_and_nothing_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Every array that reaches the fit is the split's training part, bit for bit."""
-    from l2a_transfer.evaluation import measure
+    from l2a_transfer.evaluation import measure_row
 
     seen = []
 
@@ -160,7 +161,7 @@ def test_the_svm_is_given_the_training_rows_and_nothing_else(tmp_path: Path, mon
         seen.append((features.copy(), labels.copy()))
         return fit_svm(features, labels, config)
 
-    monkeypatch.setattr(measure, "fit_svm", spy)
+    monkeypatch.setattr(measure_row, "fit_svm", spy)
     content = unsplit()
     results = evaluate_files([save(tmp_path / "a.h5", content)], EvalConfig(draws=2))
     for split, (features, labels) in zip(results.splits, seen, strict=True):

@@ -37,10 +37,10 @@ def matrix(*rows: list[int]) -> Confusion:
 def test_confusion_matrix_counts_true_by_predicted() -> None:
     truth = np.array([0, 0, 1, 2, 2, 2], dtype=np.int32)
     predicted = np.array([0, 1, 1, 0, 2, 2], dtype=np.int32)
-    found = Confusion.of(truth, predicted, 3)
+    found = Confusion.from_labels(truth, predicted, 3)
     assert found.cells.tolist() == [[0, 0, 1], [0, 1, 1], [1, 1, 1], [2, 0, 1], [2, 2, 2]]
     assert [found.right.tolist(), found.tested.tolist(), found.answered.tolist()] == [[1, 1, 2], [2, 1, 3], [2, 2, 2]]
-    both = Confusion.total([found, Confusion.of(truth, truth, 3)])
+    both = Confusion.total([found, Confusion.from_labels(truth, truth, 3)])
     assert both.cells.tolist() == [[0, 0, 3], [0, 1, 1], [1, 1, 2], [2, 0, 1], [2, 2, 5]]
 
 

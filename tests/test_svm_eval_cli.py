@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from l2a_transfer.evaluation import measure
-from l2a_transfer.evaluation.measure import few_test_images
-from l2a_transfer.evaluation.protocols import Split
+from l2a_transfer.evaluation import measure_row
+from l2a_transfer.evaluation.measure_row import few_test_images
+from l2a_transfer.evaluation.splits import Split
 from l2a_transfer.svm.fitting import fit_svm
 from tests.conftest import assert_fails, l2a, save_picture
 from tests.feature_files import blobs, feature_set, labels_of, save
@@ -165,7 +165,7 @@ def kinds_fitted(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         kinds.append(type(features).__name__)
         return fit_svm(features, *given, **named)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(measure, "fit_svm", spy)
+    monkeypatch.setattr(measure_row, "fit_svm", spy)
     return kinds
 
 
@@ -194,7 +194,7 @@ def test_features_larger_than_what_may_be_taken_are_streamed_unasked(
     whole = json.loads(l2a("svm-eval", path, "--out", tmp_path / "a", "--json").stdout)
     rows = whole["rows"][0]["n_train"]
     for usable, kind in ((24 * rows * 400, "ndarray"), (24 * rows * 400 - 2, "LazyRows")):
-        monkeypatch.setattr(measure, "usable_memory", lambda usable=usable: usable)
+        monkeypatch.setattr(measure_row, "usable_memory", lambda usable=usable: usable)
         result = l2a("svm-eval", path, "--out", tmp_path / kind, "--json")
         assert kinds[-1] == kind
         assert json.loads(result.stdout)["details"] == whole["details"]
@@ -211,7 +211,7 @@ def test_features_larger_than_what_may_be_taken_are_streamed_unasked(
 def test_what_has_to_be_in_memory_and_does_not_fit_is_refused_with_what_it_takes(
     arguments: list[str], words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("l2a_transfer.evaluation.measure.usable_memory", lambda: 100_000)
+    monkeypatch.setattr("l2a_transfer.evaluation.measure_row.usable_memory", lambda: 100_000)
     monkeypatch.setattr("l2a_transfer.memory.usable_memory", lambda: 100_000)
     labels = labels_of(3, 80)
     path = save(tmp_path / "wide.h5", feature_set(labels, blobs(labels, dim=400, spread=4.0)))

@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 
 from l2a_transfer.errors import EvaluationError
 from l2a_transfer.evaluation import statistics
-from l2a_transfer.evaluation.families import FAMILIES, VARIANTS, Group, Planned, Source, Wanted, groups_of, plan
+from l2a_transfer.evaluation.comparison_families import FAMILIES, VARIANTS, Planned, Wanted, plan
+from l2a_transfer.evaluation.groups import Group, Source, groups_of
 from l2a_transfer.evaluation.paired import VALUES, PairedTest, mcnemar, outcomes_of, paired_test
 from l2a_transfer.evaluation.statistics import CONFIDENCE, OverDraws, StudentT
 from l2a_transfer.evaluation.verdict import population_of_groups, population_of_rows, sentence
@@ -94,8 +95,27 @@ class _Found:
 
 
 def compare(answers: Sequence[Answers], *, seed: int, wanted: Wanted | None = None) -> tuple[Comparison, ...]:
-    """The planned comparisons of each data set, protocol and k, or the `wanted` ones, and each variant of a model
-    against the model as it is; families in the order of FAMILIES. Raises: EvaluationError for other test images."""
+    """Compare the rows of each data set, protocol and k, and each variant of a model with the model as it is.
+
+    Parameters
+    ----------
+    answers : sequence of Answers
+        One of every row of the table.
+    seed : int
+        Random seed of drawn permutations.
+    wanted : Wanted, optional
+        Comparisons that were asked for, in place of the planned ones.
+
+    Returns
+    -------
+    tuple of Comparison
+        Families in the order of `FAMILIES`, each adjusted for its members.
+
+    Raises
+    ------
+    EvaluationError
+        If two rows that are to be compared were not tested on the same images.
+    """
     found: list[_Found] = []
     sources = [a.source for a in answers]
     for place in dict.fromkeys((a.source.data, a.protocol, a.shots) for a in answers):
@@ -103,9 +123,11 @@ def compare(answers: Sequence[Answers], *, seed: int, wanted: Wanted | None = No
         plain = [a for a in here if not a.variant]
         planned = plan(groups_of(plain, sources), wanted or Wanted())
         planned += [
-            Planned(VARIANTS, a, base) for base in plain for a in here
+            Planned(VARIANTS, a, base)
+            for base in plain
+            for a in here
             if a.variant and a.source.sha256 == base.source.sha256
-        ]  # fmt: skip
+        ]
         found += [_compared(own, seed) for own in planned]
     found.sort(key=lambda own: list(FAMILIES).index(own.comparison.family))
     size = Counter(own.comparison.family for own in found)
@@ -129,14 +151,25 @@ def _adjusted(found: _Found, size: int) -> Comparison:
         ci95, simultaneous = _possible(test.interval(CONFIDENCE)), _possible(test.interval(level))
         p_adjusted = statistics.bonferroni(test.p, size)
     verdict = sentence(
-        c.a, c.b, c.data + (f" with {counted(c.shots, 'training image')} a class" if c.shots else ""),
-        difference=c.difference, interval=simultaneous, p_adjusted=p_adjusted, comparisons=size,
-        population=c.population, not_defined=c.not_defined,
-    )  # fmt: skip
+        c.a,
+        c.b,
+        c.data + (f" with {counted(c.shots, 'training image')} a class" if c.shots else ""),
+        difference=c.difference,
+        interval=simultaneous,
+        p_adjusted=p_adjusted,
+        comparisons=size,
+        population=c.population,
+        not_defined=c.not_defined,
+    )
     return dataclasses.replace(
-        c, comparisons=size, ci95=ci95, ci95_simultaneous=simultaneous, p=None if test is None else test.p,
-        p_adjusted=p_adjusted, verdict=verdict,
-    )  # fmt: skip
+        c,
+        comparisons=size,
+        ci95=ci95,
+        ci95_simultaneous=simultaneous,
+        p=None if test is None else test.p,
+        p_adjusted=p_adjusted,
+        verdict=verdict,
+    )
 
 
 def _possible(interval: tuple[float, float]) -> tuple[float, float]:
@@ -166,11 +199,21 @@ def _of_rows(family: str, a: Answers, b: Answers, seed: int) -> _Found:
             else ""
         )
     comparison = _comparison(
-        a, family, a.name, b.name, test="permutation" if draws == 1 else "corrected-t", n=(draws, draws), effect=effect,
-        difference=difference, only=(only_a, only_b), p_mcnemar=mcnemar(only_a, only_b) if draws == 1 else None,
-        population=population_of_rows(a.source, b.source), not_defined=why,
-        files=((a.source.sha256,), (b.source.sha256,)), variants=(a.variant, b.variant),
-    )  # fmt: skip
+        a,
+        family,
+        a.name,
+        b.name,
+        test="permutation" if draws == 1 else "corrected-t",
+        n=(draws, draws),
+        effect=effect,
+        difference=difference,
+        only=(only_a, only_b),
+        p_mcnemar=mcnemar(only_a, only_b) if draws == 1 else None,
+        population=population_of_rows(a.source, b.source),
+        not_defined=why,
+        files=((a.source.sha256,), (b.source.sha256,)),
+        variants=(a.variant, b.variant),
+    )
     return _Found(comparison, test)
 
 
@@ -204,18 +247,42 @@ def _of_groups(family: str, a: Group[Answers], b: Group[Answers]) -> _Found:
     spread = float(np.sqrt(np.mean([np.var(side, ddof=1) for side in sides])))
     difference = float(np.mean(values_a) - np.mean(values_b))
     comparison = _comparison(
-        first, family, a.title, b.title, test="seeds", n=(len(values_a), len(values_b)), difference=difference,
-        effect=difference / spread if test else None, only=(0, 0), p_mcnemar=None, not_defined=why,
-        population=population_of_groups(a, b), files=(_files(a), _files(b)), variants=("", ""),
-    )  # fmt: skip
+        first,
+        family,
+        a.title,
+        b.title,
+        test="seeds",
+        n=(len(values_a), len(values_b)),
+        difference=difference,
+        effect=difference / spread if test else None,
+        only=(0, 0),
+        p_mcnemar=None,
+        not_defined=why,
+        population=population_of_groups(a, b),
+        files=(_files(a), _files(b)),
+        variants=("", ""),
+    )
     return _Found(comparison, test)
 
 
 def _comparison(place: Answers, family: str, a: str, b: str, *, only: tuple[int, int], **given: Any) -> Comparison:
     return Comparison(
-        data=place.source.data, protocol=place.protocol, shots=place.shots, family=family, comparisons=1, a=a, b=b,
-        ci95=None, ci95_simultaneous=None, p=None, p_adjusted=None, verdict="", only_a=only[0], only_b=only[1], **given,
-    )  # fmt: skip
+        data=place.source.data,
+        protocol=place.protocol,
+        shots=place.shots,
+        family=family,
+        comparisons=1,
+        a=a,
+        b=b,
+        ci95=None,
+        ci95_simultaneous=None,
+        p=None,
+        p_adjusted=None,
+        verdict="",
+        only_a=only[0],
+        only_b=only[1],
+        **given,
+    )
 
 
 def _check_same_images(rows: Sequence[Answers]) -> None:

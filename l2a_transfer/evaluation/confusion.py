@@ -21,7 +21,7 @@ class Confusion:
     cells: NDArray[np.int64]
 
     @classmethod
-    def of(cls, truth: NDArray[np.int32], predicted: NDArray[np.int32], classes: int) -> Confusion:
+    def from_labels(cls, truth: NDArray[np.int32], predicted: NDArray[np.int32], classes: int) -> Confusion:
         """Of labels (N,) between 0 and `classes` − 1."""
         return cls._summed(truth.astype(np.int64) * classes + predicted, np.ones(len(truth), dtype=np.int64), classes)
 

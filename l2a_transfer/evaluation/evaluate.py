@@ -15,13 +15,14 @@ import sklearn
 from tqdm import tqdm
 
 from l2a_transfer.errors import ArgumentError, EvaluationError, wrong_kind
+from l2a_transfer.evaluation.asked_comparisons import check_wanted, left_out, pairs_of
 from l2a_transfer.evaluation.compare import compare
-from l2a_transfer.evaluation.families import check_wanted, left_out, pairs_of
-from l2a_transfer.evaluation.measure import few_test_images, folds_of, measure, source_of, svm_config
+from l2a_transfer.evaluation.measure_row import few_test_images, folds_of, measure_row, source_of, svm_config
 from l2a_transfer.evaluation.naming import name_files
-from l2a_transfer.evaluation.protocols import Plan, check_folds, plan_splits
+from l2a_transfer.evaluation.protocols import Plan, plan_splits
 from l2a_transfer.evaluation.results import EvalConfig, EvalResults
 from l2a_transfer.evaluation.seeds import summaries
+from l2a_transfer.evaluation.splits import check_folds
 from l2a_transfer.evaluation.variants import Variant, variants_of
 from l2a_transfer.features.store.schema import weights_sha256
 from l2a_transfer.features.store.views import VerifiedFile, open_features
@@ -57,8 +58,12 @@ def evaluate_files(
     splits = tuple(dict.fromkeys(split for _, plan, _ in planned for split in plan.splits))
     place = {split: k for k, split in enumerate(splits)}
     rows, details, answers, cards = [], [], [], {}
-    fits = sum(svm_config(config, variant, split.shots).fits for _, plan, own in planned for variant in own
-               for split in plan.splits)  # fmt: skip
+    fits = sum(
+        svm_config(config, variant, split.shots).fits
+        for _, plan, own in planned
+        for variant in own
+        for split in plan.splits
+    )
     done = 0.0
     with tqdm(total=fits, desc="SVMs", unit="fit", file=sys.stderr, disable=not progress) as bar:
 
@@ -75,7 +80,7 @@ def evaluate_files(
                 for variant in variants:
                     for shots, own in plan.groups():
                         bar.set_postfix_str(terminal(named.label))
-                        one = measure(features, named, plan, variant, shots, own, config, tick)
+                        one = measure_row(features, named, plan, variant, shots, own, config, tick)
                         rows.append(dataclasses.replace(one[0], splits=tuple(place[split] for split in own)))
                         details.append(one[1])
                         answers.append(one[2])

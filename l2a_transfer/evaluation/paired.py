@@ -51,7 +51,21 @@ class PairedTest:
 def paired_test(
     truth: NDArray[np.int32], right_a: NDArray[np.bool_], right_b: NDArray[np.bool_], *, rng: np.random.Generator
 ) -> PairedTest:
-    """Mean class accuracy of a minus that of b on the same test images (N,), of which `truth` has the classes."""
+    """Mean class accuracy of a minus that of b on the same test images.
+
+    Parameters
+    ----------
+    truth : ndarray of int32, shape (N,)
+        Indices of classes.
+    right_a, right_b : ndarray of bool, shape (N,)
+        Whether each model's answer is right.
+    rng : numpy.random.Generator
+        For permutations that are too many to be enumerated.
+
+    Returns
+    -------
+    PairedTest
+    """
     classes, index = np.unique(truth, return_inverse=True)
     counts = outcomes_of(index.astype(np.int32), right_a, right_b, len(classes))  # (K, 3)
     outcomes = Outcomes(counts[None].astype(np.float64), VALUES)
@@ -102,6 +116,14 @@ def permutation_p(
 
 
 def mcnemar(only_a: int, only_b: int) -> float:
-    """Exact two-sided McNemar p: rows that one model alone gets right are a fair coin's, if neither has the higher
-    accuracy. It weighs images alike, and not classes."""
+    """Exact two-sided p of McNemar's test. It weighs images alike, and not classes.
+
+    If neither model has the higher accuracy, images that one of them alone gets right fall to either like a fair
+    coin's sides.
+
+    Examples
+    --------
+    >>> mcnemar(3, 1)
+    0.625
+    """
     return 1.0 if only_a + only_b == 0 else float(binomtest(only_a, only_a + only_b, 0.5).pvalue)

@@ -11,10 +11,11 @@ import numpy as np
 from l2a_transfer.devices import check_device_name
 from l2a_transfer.errors import ArgumentError, unknown_name
 from l2a_transfer.evaluation.compare import Comparison
+from l2a_transfer.evaluation.comparison_families import Wanted
 from l2a_transfer.evaluation.confusion import Confusion
-from l2a_transfer.evaluation.families import Wanted
-from l2a_transfer.evaluation.protocols import PROTOCOLS, SHOTS, Split
+from l2a_transfer.evaluation.protocols import AUTO, PROTOCOLS, SHOTS
 from l2a_transfer.evaluation.seeds import SeedSummary
+from l2a_transfer.evaluation.splits import Split
 from l2a_transfer.evaluation.variants import ABLATIONS
 from l2a_transfer.svm.fitting import DECADES, SOLVERS
 
@@ -62,8 +63,7 @@ class EvalConfig:
         return Wanted(tuple(pair for pair in self.compare if not isinstance(pair, str)), self.reference)
 
     def __post_init__(self) -> None:
-        if self.protocol not in PROTOCOLS:
-            raise unknown_name("protocol", self.protocol, PROTOCOLS)
+        protocol = PROTOCOLS.find(self.protocol)
         if self.solver not in SOLVERS:
             raise unknown_name("solver", self.solver, SOLVERS)
         check_device_name(self.device)
@@ -97,10 +97,11 @@ class EvalConfig:
                 raise ArgumentError(f"{name} must be at least {smallest}, got {value}")
         if self.seed >= 2**32:  # scikit-learn's bound
             raise ArgumentError(f"seed must be at most {2**32 - 1}, got {self.seed}")
-        if self.protocol == "official" and (self.draws or 1) > 1:
+        if not protocol.is_drawn and (self.draws or 1) > 1:
+            drawn = ", ".join(name for name, one in PROTOCOLS.items() if one.is_drawn and name != AUTO)
             raise ArgumentError(
-                f"draws must be 1 with protocol official, which is one fixed split, got {self.draws}; "
-                "stratified, caltech-30 and low-shot draw their splits"
+                f"draws must be 1 with protocol {self.protocol}, which is one fixed split, got {self.draws}; "
+                f"these draw their splits: {drawn}"
             )
 
 

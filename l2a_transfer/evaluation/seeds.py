@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from l2a_transfer.evaluation.compare import Answers
-from l2a_transfer.evaluation.families import groups_of
+from l2a_transfer.evaluation.groups import groups_of
 
 
 @dataclass(frozen=True)
@@ -51,11 +51,23 @@ def summaries(answers: Sequence[Answers], measured: Sequence[tuple[float, float,
                 continue
             table = np.array([np.mean([values[id(row)] for row in own], axis=0) for own in runs.values()])  # (n, 3)
             means, sds = table.mean(axis=0).tolist(), table.std(axis=0, ddof=1).tolist()
-            found.append(SeedSummary(
-                name=group.name, data=place[0], protocol=place[1], shots=place[2],
-                labels=tuple(row.source.label for row in group.rows), seeds=tuple(map(str, runs)),
-                values=tuple(table[:, 0].tolist()), mean_class_accuracy_mean=means[0], mean_class_accuracy_sd=sds[0],
-                accuracy_mean=means[1], accuracy_sd=sds[1], macro_f1_mean=means[2], macro_f1_sd=sds[2],
-                file_digests=tuple(row.source.sha256 for row in group.rows), recipe_sha256=group.recipe_sha256,
-            ))  # fmt: skip
+            found.append(
+                SeedSummary(
+                    name=group.name,
+                    data=place[0],
+                    protocol=place[1],
+                    shots=place[2],
+                    labels=tuple(row.source.label for row in group.rows),
+                    seeds=tuple(map(str, runs)),
+                    values=tuple(table[:, 0].tolist()),
+                    mean_class_accuracy_mean=means[0],
+                    mean_class_accuracy_sd=sds[0],
+                    accuracy_mean=means[1],
+                    accuracy_sd=sds[1],
+                    macro_f1_mean=means[2],
+                    macro_f1_sd=sds[2],
+                    file_digests=tuple(row.source.sha256 for row in group.rows),
+                    recipe_sha256=group.recipe_sha256,
+                )
+            )
     return tuple(found)

@@ -68,7 +68,24 @@ def macro_f1(confusion: Confusion) -> float:
 
 
 def top_k(scores: NDArray[np.float64], truth: NDArray[np.int32], k: int) -> NDArray[np.bool_]:
-    """For each row, whether its true class is among the k best of scores (N, K). Ties count against the row."""
+    """For each row, whether its true class is among the k best scores. Ties count against the row.
+
+    Parameters
+    ----------
+    scores : ndarray of float64, shape (N, K)
+    truth : ndarray of int32, shape (N,)
+        Indices of classes.
+    k : int
+
+    Returns
+    -------
+    ndarray of bool, shape (N,)
+
+    Examples
+    --------
+    >>> top_k(np.array([[0.1, 0.7, 0.2], [0.5, 0.5, 0.0]]), np.array([2, 0]), 1).tolist()
+    [False, False]
+    """
     own = np.take_along_axis(scores, truth[:, None].astype(np.intp), axis=1)  # (N, 1)
     better = (scores >= own).sum(axis=1) - 1  # its own score is not better than itself
     return np.asarray(better < k)
@@ -146,12 +163,38 @@ def _correction(draws: int, shared: float) -> float:
 
 
 def corrected_resampled_t(values: Sequence[float], *, shared: float) -> StudentT | None:
-    """Mean over draws by the corrected resampled t of Nadeau and Bengio (2003); None where all draws are equal.
+    """Mean over draws by the corrected resampled t [1]_.
 
-    The squared error is (1/J + ρ/(1 − ρ)) · s², with s² the sample variance of the J draws and ρ = `shared` the
-    correlation that draws have because they share images, so that s²/J alone would be too small. Where all images
-    are dealt into n_train and n_test, ρ = n_test/(n_train + n_test) gives their n_test/n_train. A few draws without
-    spread say nothing of how large it is, so that there is no test. Raises: ValueError for J < 2.
+    The squared error is (1/J + ρ/(1 − ρ)) · s², with s² the sample variance of the J draws. Draws are correlated
+    because they share images, so that s²/J alone would be too small. Where all images are dealt into n_train and
+    n_test, ρ = n_test/(n_train + n_test) gives n_test/n_train, as in the paper.
+
+    Parameters
+    ----------
+    values : sequence of float, shape (J,)
+        The measure in each draw.
+    shared : float
+        ρ, the correlation of two draws, at least 0 and below 1.
+
+    Returns
+    -------
+    StudentT or None
+        None where all draws are equal: a few draws without spread say nothing of how large it is.
+
+    Raises
+    ------
+    ValueError
+        If there are fewer than two draws, or for another `shared`.
+
+    References
+    ----------
+    .. [1] C. Nadeau, Y. Bengio. Inference for the generalization error. Machine Learning 52, 2003.
+
+    Examples
+    --------
+    >>> found = corrected_resampled_t([0.5, 0.6, 0.7], shared=0.5)
+    >>> round(found.difference, 3), round(found.error, 4), found.freedom
+    (0.6, 0.1155, 2)
     """
     draws = len(values)
     if draws < 2:
@@ -184,10 +227,34 @@ def over_seeds(
 ) -> StudentT | None:
     """Difference of the means of two architectures' training seeds, with two sources of error added up.
 
-    Seeds: s_a²/n_a + s_b²/n_b, as Welch's (1947) t has it; with `fixed`, b is no sample of seeds and has no part in it.
-    Images: `images` is the standard error of the same difference over test images, or over draws, with `freedom`
-    degrees of freedom. The degrees of freedom of the sum are Welch and Satterthwaite's. None where the seeds of a
-    side do not differ: that says nothing of how much they do. Raises: ValueError for fewer than two seeds.
+    Seeds: s_a²/n_a + s_b²/n_b, as Welch's t has it [1]_. Images: the error of the same difference over test images.
+    The degrees of freedom of the sum are Welch and Satterthwaite's.
+
+    Parameters
+    ----------
+    a, b : sequence of float
+        The measure of each training seed.
+    images : float
+        Standard error of the difference over test images, or over draws.
+    freedom : float
+        Degrees of freedom of `images`.
+    fixed : bool
+        b is no sample of seeds, and has no part in their error.
+
+    Returns
+    -------
+    StudentT or None
+        None where the seeds of a side do not differ: that says nothing of how much they do.
+
+    Raises
+    ------
+    ValueError
+        If a side that is a sample has fewer than two seeds.
+
+    References
+    ----------
+    .. [1] B. L. Welch. The generalization of 'Student's' problem when several different population variances are
+       involved. Biometrika 34, 1947.
     """
     if len(a) < 2 or (len(b) < 2 and not fixed):
         raise ValueError(f"a t interval needs at least two values on each side, got {len(a)} and {len(b)}")
@@ -201,7 +268,8 @@ def contrast_over_seeds(
     """Σ weight · mean over (weight, values of its training seeds) of each side, with the errors that `over_seeds` adds.
 
     A side of one value is no sample of seeds, and has no part in the seeds' error. None where the seeds of a side of
-    several do not differ, and where nothing is left that could err.
+    several do not differ, and where nothing is left that could err. By hand, because `scipy.stats.ttest_ind` adds the
+    errors of two samples, and has no place for a third, which is that of the test images, or for weights.
     """
     samples = [(weight, side) for weight, side in sides if len(side) > 1]
     spreads = [float(np.std(side, ddof=1)) for _, side in samples]

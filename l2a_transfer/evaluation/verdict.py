@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from l2a_transfer.evaluation.families import ELSEWHERE, PIXELS, TRAINED, UNTRAINED, Group, Source
+from l2a_transfer.evaluation.groups import ELSEWHERE, PIXELS, TRAINED, UNTRAINED, Group, Source
 
 ALPHA = 0.05
 DIGITS = 3
@@ -91,13 +91,25 @@ def with_interval(difference: float, interval: tuple[float, float], *, apart: bo
 
 
 def points(value: float, digits: int) -> str:
-    """A difference of fractions in percentage points, with its sign; 0 has none."""
+    """A difference of fractions in percentage points, with its sign; 0 has none.
+
+    Examples
+    --------
+    >>> points(0.0123, 1), points(-0.0001, 1)
+    ('+1.2', '0.0')
+    """
     text = f"{100 * value:+.{digits}f}"
     return text[1:] if float(text) == 0 else text
 
 
 def p_text(p: float) -> str:
-    """`= 0.012` or `< 0.001`, with the digits that tell it from 0.05, or `< 0.05` where four do not."""
+    """A p value with its sign, and with the digits that tell it from 0.05.
+
+    Examples
+    --------
+    >>> p_text(0.012), p_text(0.0004), p_text(0.0496), p_text(0.2)
+    ('= 0.012', '< 0.001', '= 0.0496', '= 0.20')
+    """
     if p < 0.001:
         return "< 0.001"
     if 0.04995 <= p < 0.05:

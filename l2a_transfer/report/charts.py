@@ -15,10 +15,15 @@ from l2a_transfer.report.markup import Markup, element, joined
 COLOURS = 8
 # Around (0, 0), of about the same area.
 SHAPES = (
-    "M-3.8 0A3.8 3.8 0 1 1 3.8 0A3.8 3.8 0 1 1-3.8 0Z", "M-3.4-3.4H3.4V3.4H-3.4Z", "M0-4.6L4.4 3.3H-4.4Z",
-    "M0-4.9L4.9 0L0 4.9L-4.9 0Z", "M0 4.6L4.4-3.3H-4.4Z", "M-1.5-4.4H1.5V-1.5H4.4V1.5H1.5V4.4H-1.5V1.5H-4.4V-1.5H-1.5Z",
-    "M0-4.5L4.3-1.4L2.6 3.6H-2.6L-4.3-1.4Z", "M-4.4-3.6H4.4L-4.4 3.6H4.4Z",
-)  # fmt: skip
+    "M-3.8 0A3.8 3.8 0 1 1 3.8 0A3.8 3.8 0 1 1-3.8 0Z",
+    "M-3.4-3.4H3.4V3.4H-3.4Z",
+    "M0-4.6L4.4 3.3H-4.4Z",
+    "M0-4.9L4.9 0L0 4.9L-4.9 0Z",
+    "M0 4.6L4.4-3.3H-4.4Z",
+    "M-1.5-4.4H1.5V-1.5H4.4V1.5H1.5V4.4H-1.5V1.5H-4.4V-1.5H-1.5Z",
+    "M0-4.5L4.3-1.4L2.6 3.6H-2.6L-4.3-1.4Z",
+    "M-4.4-3.6H4.4L-4.4 3.6H4.4Z",
+)
 DASHES = (None, "7 3", "2 2.5", "9 3 2 3", "4 2", "1 3", "12 3", "6 2 1 2 1 2")
 WIDTH, HEIGHT = 344.0, 252.0
 LEFT, RIGHT, TOP, BOTTOM = 42.0, 10.0, 12.0, 40.0
@@ -82,9 +87,15 @@ def colour(series: int) -> str:
 
 
 def interval_bar(
-    value: float, interval: tuple[float, float], scale: Scale, *, series: int, hollow: bool = False,
-    guides: Sequence[tuple[float, str]] = (), label: str,
-) -> Markup:  # fmt: skip
+    value: float,
+    interval: tuple[float, float],
+    scale: Scale,
+    *,
+    series: int,
+    hollow: bool = False,
+    guides: Sequence[tuple[float, str]] = (),
+    label: str,
+) -> Markup:
     """A point with its interval that fills the box it stands in: places are in percent, so that it grows with the
     table while text and lines keep their size. `guides`: upright lines at (value, class)."""
     low, high = (_percent(scale.at(x)) for x in interval)
@@ -137,8 +148,9 @@ def curves(
         parts.append(element("line", x1=across(v), x2=across(v), y1=bottom, y2=bottom + 4, class_="axis"))
         parts.append(element("text", name, x=across(v), y=bottom + 16, text_anchor="middle"))
     parts.append(element("text", x_label, x=(LEFT + right) / 2, y=HEIGHT - 6, text_anchor="middle"))
-    parts.append(element("text", y_label, transform=f"translate(11 {(TOP + bottom) / 2:.1f}) rotate(-90)",
-                         text_anchor="middle"))  # fmt: skip
+    parts.append(
+        element("text", y_label, transform=f"translate(11 {(TOP + bottom) / 2:.1f}) rotate(-90)", text_anchor="middle")
+    )
     if guide is not None:
         parts.append(element("line", x1=LEFT, x2=right, y1=up(guide), y2=up(guide), class_="guess"))
     parts += [_line(line, across, up) for line in lines]

@@ -1,25 +1,35 @@
-"""The report's figures as SVG: low-shot curves, what each C did, confusion matrices."""
+"""The report's figures as SVG: accuracies, low-shot curves, what each C did, confusion matrices.
+
+The page and the files beside it show the same drawings: SVG stays sharp at any size, its names stay text, and it needs
+no plotting library.
+"""
 
 from __future__ import annotations
 
 import base64
 import io
 import math
-import unicodedata
+from collections import Counter
 from collections.abc import Sequence
 
 import numpy as np
 from PIL import Image
 
 from l2a_transfer.evaluation.results import EvalDetail, EvalRow
-from l2a_transfer.report import lookup
+from l2a_transfer.report import charts, lookup
 from l2a_transfer.report.charts import Line, Scale, curves, round_scale
-from l2a_transfer.report.markup import Markup, element, shortened
+from l2a_transfer.report.markup import Markup, element, joined, shortened
+from l2a_transfer.report.svg import Figure, width_in_ems
+from l2a_transfer.wording import counted
 
 NUMBERS_UP_TO = 20
 NAMES_UP_TO = 250
 AXIS_NAME = 60.0
 """Half as wide as "predicted class"."""
+FONT_SIZE = 11.0
+BAR, ROW, PANEL_TITLE, PANEL_AXIS = 300.0, 22.0, 26.0, 40.0
+"""Of the picture of accuracies: the width of its bars, and the heights of a row and of what is above and below rows."""
+PERCENT = Scale(0, 100, tuple((float(value), f"{value}") for value in range(0, 101, 20)))
 SUPERSCRIPTS = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 DODGE = 0.05
 """How far, in doublings of k, one model's points stand beside the next one's, so that whiskers do not cover."""
@@ -35,22 +45,25 @@ def low_shot(data: str, rows: Sequence[EvalRow]) -> Markup:
     for place, (series, label) in enumerate(models.items()):
         own = sorted((row for row in rows if row.line == series), key=lambda row: row.shots or 0)
         aside = DODGE * (place - (len(models) - 1) / 2)
-        lines.append(Line(
-            series,
-            label,
-            tuple((math.log2(row.shots or 1) + aside, 100 * row.mean_class_accuracy) for row in own),
-            tuple((100 * row.mean_class_accuracy_ci95[0], 100 * row.mean_class_accuracy_ci95[1]) for row in own),
-        ))  # fmt: skip
+        points = tuple((math.log2(row.shots or 1) + aside, 100 * row.mean_class_accuracy) for row in own)
+        intervals = tuple((100 * low, 100 * high) for low, high in (row.mean_class_accuracy_ci95 for row in own))
+        lines.append(Line(series, label, points, intervals))
     return curves(
-        lines, x, y, guide=100 * rows[0].chance, x_label="training images a class, k",
+        lines,
+        x,
+        y,
+        guide=100 * rows[0].chance,
+        x_label="training images a class, k",
         y_label="mean class accuracy, %",
         label=f"Mean class accuracy on {data} over the training images a class; the tables have the numbers",
-    )  # fmt: skip
+    )
 
 
 def c_path(rows: Sequence[EvalRow], series: Sequence[int], title: str) -> Markup:
-    """Share of held-out training rows right over C: a line a draw, a marker where C was chosen.
-    `series`: of each row."""
+    """Share of held-out training rows right over C: a line a draw, with a marker where C was chosen.
+
+    `series` has the colour of each row.
+    """
     grids = [C for row in rows for grid in row.c_grid_draws for C in grid]
     found = [value for row in rows for draw in row.cv_accuracy_draws for value in draw]
     low, high = math.log10(min(grids)), math.log10(max(grids))
@@ -64,17 +77,17 @@ def c_path(rows: Sequence[EvalRow], series: Sequence[int], title: str) -> Markup
         name = lookup.full_name(row)
         for draw, (grid, values, C) in enumerate(zip(row.c_grid_draws, row.cv_accuracy_draws, row.C, strict=True)):
             if grid:
-                lines.append(Line(
-                    own,
-                    f"{name}, draw {draw}: C = {C:g}",
-                    tuple((math.log10(c), 100 * value) for c, value in zip(grid, values, strict=True)),
-                    marked=(grid.index(C),),
-                    thin=row.draws > 1,
-                ))  # fmt: skip
+                points = tuple((math.log10(c), 100 * value) for c, value in zip(grid, values, strict=True))
+                label = f"{name}, draw {draw}: C = {C:g}"
+                lines.append(Line(own, label, points, marked=(grid.index(C),), thin=row.draws > 1))
     return curves(
-        lines, x, y, x_label="C", y_label="held-out training rows right, %",
+        lines,
+        x,
+        y,
+        x_label="C",
+        y_label="held-out training rows right, %",
         label=f"Cross-validation accuracy over C on {title}; the C that was chosen is marked and stands in the tables",
-    )  # fmt: skip
+    )
 
 
 def has_path(row: EvalRow) -> bool:
@@ -82,50 +95,115 @@ def has_path(row: EvalRow) -> bool:
     return any(len(grid) > 1 for grid in row.c_grid_draws)
 
 
-def confusion(detail: EvalDetail, label: str) -> Markup:
-    """Share of each true class's test images by predicted class: a picture of one pixel a cell, enlarged without
-    smoothing, under class names (up to 250) and, up to 20 classes, numbers that are text. Of more than a thousand
-    classes, neighbours share a pixel."""
+def accuracy_bar(row: EvalRow) -> Markup:
+    """Mean class accuracy with its interval, on the scale `PERCENT`, and the level of guessing."""
+    low, high = row.mean_class_accuracy_ci95
+    return charts.interval_bar(
+        100 * row.mean_class_accuracy,
+        (100 * low, 100 * high),
+        PERCENT,
+        series=row.line,
+        guides=[(100 * row.chance, "guess")],
+        label=f"{100 * row.mean_class_accuracy:.1f} %",
+    )
+
+
+def accuracy(rows: Sequence[EvalRow]) -> Figure:
+    """Mean class accuracy of every model and variant with its interval; one panel a data set (in low-shot: and k)."""
+    panels = {
+        place: [row for row in rows if lookup.place_of(row) == place]
+        for place in dict.fromkeys(map(lookup.place_of, rows))
+    }
+    names = {place: apart([lookup.full_name(row) for row in own], 46) for place, own in panels.items()}
+    left = 18.0 + FONT_SIZE * max(width_in_ems(name) for own in names.values() for name in own)
+    y, parts = 0.0, []
+    for place, own in panels.items():
+        first = own[0]
+        kind = "over test images" if first.interval == "score" else f"over {first.draws} draws"
+        heading = (
+            f"{shortened(str(place), 40)}, {first.protocol}, {counted(first.n_test, 'test image')}; intervals {kind}"
+        )
+        parts.append(element("text", heading, x=8, y=y + 16, class_="title"))
+        y += PANEL_TITLE
+        for name, row in zip(names[place], own, strict=True):
+            low, high = row.mean_class_accuracy_ci95
+            numbers = f"{100 * row.mean_class_accuracy:.1f} [{100 * low:.1f}, {100 * high:.1f}]"
+            parts.append(element("text", name, x=left - 10, y=y + ROW / 2 + 4, text_anchor="end"))
+            parts.append(element("svg", accuracy_bar(row), x=left, y=y, width=BAR, height=ROW))
+            parts.append(element("text", numbers, x=left + BAR + 14, y=y + ROW / 2 + 4))
+            y += ROW
+        parts.append(element("svg", charts.axis(PERCENT), x=left, y=y, width=BAR, height=20, class_="ticks"))
+        y += PANEL_AXIS
+    below = "mean class accuracy, % [95 % interval]; dotted: guessing"
+    parts.append(element("text", below, x=left + BAR / 2, y=y + 4, text_anchor="middle"))
+    label = "Mean class accuracy of every model with its 95 % interval; the tables have the numbers"
+    return Figure(label, joined(parts), left + BAR + 110, y + 14)
+
+
+def confusion(row: EvalRow, detail: EvalDetail) -> Figure:
+    """Share of each true class's test images by predicted class.
+
+    It is a picture of one pixel a cell, enlarged without smoothing, under class names (up to 250) and, up to 20
+    classes, numbers that are text. Of more than a thousand classes, neighbours share a pixel.
+    """
     share, together = detail.confusion.picture()  # (S, S)
     K = len(detail.classes)
-    cell = 27.0 if K <= NUMBERS_UP_TO else 9.0 if K <= NAMES_UP_TO else max(1.0, 900.0 / K)
-    size = 11.0 if K <= NUMBERS_UP_TO else 7.5
-    names = [shortened(name, 24) for name in detail.classes] if K <= NAMES_UP_TO else []
-    margin = 24.0 + max((size * _ems(name) for name in names), default=0.0)
+    has_numbers, has_names = K <= NUMBERS_UP_TO, K <= NAMES_UP_TO
+    cell = 27.0 if has_numbers else 9.0 if has_names else max(1.0, 900.0 / K)
+    size = FONT_SIZE if has_numbers else 7.5
+    names = apart(detail.classes, 24) if has_names else []
+    margin = 24.0 + max((size * width_in_ems(name) for name in names), default=0.0)
     side = K * cell
-    parts = [element("image", href=_picture(share, exact=K <= NUMBERS_UP_TO), x=margin, y=4, width=side, height=side)]
+    parts = [element("image", href=_picture(share, exact=has_numbers), x=margin, y=4, width=side, height=side)]
     parts.append(element("rect", x=margin, y=4, width=side, height=side, class_="frame"))
     for k, name in enumerate(names):
         middle = (k + 0.5) * cell
         parts.append(element("text", name, x=margin - 4, y=4 + middle + 0.35 * size, text_anchor="end", font_size=size))
         turned = f"translate({margin + middle + 0.35 * size:.1f} {side + 8:.1f}) rotate(-90)"
         parts.append(element("text", name, transform=turned, text_anchor="end", font_size=size))
-    if K <= NUMBERS_UP_TO:
-        for i, k in zip(*np.nonzero(share), strict=True):
-            parts.append(element(
-                "text", f"{100 * share[i, k]:.0f}", x=margin + (k + 0.5) * cell, y=4 + (i + 0.5) * cell + 3.8,
-                text_anchor="middle", font_size=10.5, class_="over" if share[i, k] > 0.55 else None,
-            ))  # fmt: skip
+    for i, k in zip(*np.nonzero(share), strict=True) if has_numbers else ():
+        parts.append(
+            element(
+                "text",
+                f"{100 * share[i, k]:.0f}",
+                x=margin + (k + 0.5) * cell,
+                y=4 + (i + 0.5) * cell + 3.8,
+                text_anchor="middle",
+                font_size=10.5,
+                class_="over" if share[i, k] > 0.55 else None,
+            )
+        )
     unnamed = "" if names else unnamed_axis(K, together)
-    parts.append(element("text", f"predicted class{unnamed}", x=margin + side / 2, y=side + margin, font_size=12,
-                         text_anchor="middle"))  # fmt: skip
-    parts.append(element("text", f"true class{unnamed}", transform=f"translate(12 {4 + side / 2:.1f}) rotate(-90)",
-                         font_size=12, text_anchor="middle"))  # fmt: skip
-    width, height = margin + side / 2 + max(side / 2 + 6, AXIS_NAME), margin + side + 8
-    return element(
-        "svg", *parts, class_="matrix", width=width, height=height, viewBox=f"0 0 {width:.0f} {height:.0f}",
-        role="img", aria_label=label,
-    )  # fmt: skip
+    across = {"x": margin + side / 2, "y": side + margin}
+    upward = {"transform": f"translate(12 {4 + side / 2:.1f}) rotate(-90)"}
+    parts.append(element("text", f"predicted class{unnamed}", **across, font_size=12, text_anchor="middle"))
+    parts.append(element("text", f"true class{unnamed}", **upward, font_size=12, text_anchor="middle"))
+    model, data = shortened(row.label, 50), shortened(row.data, 40)
+    return Figure(
+        f"Confusion matrix of {row.label} on {row.data}, {K} classes; its most frequent confusions are listed in the "
+        "table below it",
+        joined(parts),
+        margin + side / 2 + max(side / 2 + 6, AXIS_NAME),
+        margin + side + 8,
+        kind="matrix",
+        title=(
+            f"{model} on {data}",
+            f"mean class accuracy {100 * row.mean_class_accuracy:.1f} %",
+            "% of each true class" if has_numbers else "share of each true class, by its square root",
+        ),
+    )
+
+
+def apart(names: Sequence[str], most: int) -> list[str]:
+    """The names shortened; where two become the same, with their place among them."""
+    short = [shortened(name, most) for name in names]
+    often = Counter(short)
+    return [f"{k + 1}: {name}" if often[name] > 1 else name for k, name in enumerate(short)]
 
 
 def unnamed_axis(K: int, together: int) -> str:
     """What stands beside an axis of so many classes that it has no names."""
     return f" ({K}, in the order of results.json{f', {together} a pixel' if together > 1 else ''})"
-
-
-def _ems(name: str) -> float:
-    """About how wide a name is, in units of its font's size."""
-    return sum(1.05 if unicodedata.east_asian_width(letter) in "WF" else 0.57 for letter in name)
 
 
 def _picture(share: np.ndarray, *, exact: bool) -> str:

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from l2a_transfer.evaluation.compare import Comparison
-from l2a_transfer.evaluation.families import VARIANTS
+from l2a_transfer.evaluation.comparison_families import VARIANTS
 from l2a_transfer.evaluation.results import EvalDetail, EvalResults, EvalRow
 from l2a_transfer.evaluation.seeds import SeedSummary
 from l2a_transfer.evaluation.verdict import significant

@@ -1,4 +1,4 @@
-"""report.md: what report.html says, as Markdown with the plots beside it."""
+"""report.md: what report.html says, as Markdown with the figures beside it."""
 
 from __future__ import annotations
 
@@ -7,10 +7,9 @@ import re
 
 from l2a_transfer.evaluation.compare import Comparison
 from l2a_transfer.evaluation.results import EvalResults
-from l2a_transfer.report import lookup, tables
-from l2a_transfer.report import origins as provenance
+from l2a_transfer.report import explanations, lookup, origins, tables
 from l2a_transfer.report.lookup import Place
-from l2a_transfer.report.tables import Cell, Table
+from l2a_transfer.report.tables import Cell, TextTable
 from l2a_transfer.text import plain
 
 ERRORS = 5
@@ -27,7 +26,7 @@ def report_markdown(results: EvalResults, confusions: dict[str, int]) -> str:
     sections = [
         ["# Linear SVM on frozen features"],
         *_headlines(results),
-        ["![Mean class accuracy](accuracy.png)"],
+        ["![Mean class accuracy](accuracy.svg)"],
         ["## All measures", "", markdown_table(results)],
         _notes(results),
         *_differences(results),
@@ -54,22 +53,23 @@ def _headlines(results: EvalResults) -> list[list[str]]:
         found.append(["Mean class accuracy, % [95 % interval]:", "", _table(named)])
     used = {cell.mark for cell in cells}
     notes = ["- **Bold**: the best of its column."] if any(cell.best for cell in cells) else []
-    notes += [f"- {mark}: {text}." for mark, text in tables.MARKS.items() if mark in used]
+    notes += [f"- {mark}: {text}." for mark, text in explanations.MARKS.items() if mark in used]
     return [*found, notes]
 
 
 def _notes(results: EvalResults) -> list[str]:
     kinds = dict.fromkeys(row.interval for row in results.rows)
     return [
-        f"- Each SVM is fitted on training rows; {provenance.choice(results.config)}; test rows used once.",
-        *(f"- 95 % intervals: {tables.INTERVALS[kind]}." for kind in kinds),
-        *(f"- {text}" for text in tables.COLUMNS_MEAN),
+        f"- Each SVM is fitted on training rows; {origins.choice(results.config)}; test rows used once.",
+        *(f"- 95 % intervals: {explanations.INTERVALS[kind]}." for kind in kinds),
+        *(f"- {text}" for text in explanations.COLUMNS_MEAN),
         *dict.fromkeys(f"- {_escape(row.data)}: protocol {row.protocol}, {_escape(row.why)}." for row in results.rows),
         *dict.fromkeys(
             f"- {_title(lookup.place_of(row))}, `{_code(lookup.full_name(row))}`: {_escape('; '.join(row.notes))}."
-            for row in results.rows if row.notes
+            for row in results.rows
+            if row.notes
         ),
-    ]  # fmt: skip
+    ]
 
 
 def _differences(results: EvalResults) -> list[list[str]]:
@@ -85,10 +85,10 @@ def _differences(results: EvalResults) -> list[list[str]]:
         return []
     kinds = dict.fromkeys(c.test for c in results.comparisons)
     notes = [
-        *(f"- {tables.adjusted(*family)}." for family in lookup.families(results.comparisons)),
+        *(f"- {explanations.adjustment(*family)}." for family in lookup.families(results.comparisons)),
         "- Bold p: the difference is significant.",
-        *(f"- {tables.TEST_NAMES[kind]}: {tables.TESTS[kind]}." for kind in kinds),
-        *([f"- {tables.MCNEMAR}"] if tables.has_mcnemar(all_found) else []),
+        *(f"- {explanations.TEST_NAMES[kind]}: {explanations.TESTS[kind]}." for kind in kinds),
+        *([f"- {explanations.MCNEMAR}"] if tables.has_mcnemar(all_found) else []),
     ]
     return [["## Differences between models"], *sections, notes]
 
@@ -108,16 +108,19 @@ def _ablations(results: EvalResults) -> list[list[str]]:
 def _provenance(results: EvalResults) -> list[list[str]]:
     sections = [
         ["## Where every number comes from"],
-        ["```", provenance.command(results), "```"],
-        [f"- {name}: {_escape(value)}" for name, value in provenance.run(results)],
+        ["```", origins.command(results), "```"],
+        [f"- {name}: {_escape(value)}" for name, value in origins.run(results)],
         [_table(tables.origins(results.rows))],
-        ["Every split's rows are in `results.json`; splits with the same SHA-256 have the same images in each part.",
-         "", _table(tables.splits(results))],
-    ]  # fmt: skip
-    for card, sources in provenance.cards(results):
+        [
+            "Every split's rows are in `results.json`; splits with the same SHA-256 have the same images in each part.",
+            "",
+            _table(tables.splits(results)),
+        ],
+    ]
+    for card, sources in origins.cards(results):
         files = ", ".join(f"{source.file} (SHA-256 {source.sha256})" for source in sources)
-        facts = [("feature files", files), *provenance.card_facts(card)]
-        title = f"### `{_code(provenance.title(sources))}`"
+        facts = [("feature files", files), *origins.card_facts(card)]
+        title = f"### `{_code(origins.title(sources))}`"
         sections.append([title, "", *(f"- {_escape(name)}: {_escape(value)}" for name, value in facts)])
     return sections
 
@@ -126,7 +129,7 @@ def _title(place: Place) -> str:
     return _escape(str(place))
 
 
-def _table(table: Table) -> str:
+def _table(table: TextTable) -> str:
     lines = [[name for name, _ in table.columns], ["---:" if number else "---" for _, number in table.columns]]
     lines += [[_cell(cell) for cell in row] for row in table.rows]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)

@@ -6,7 +6,8 @@ import json
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from l2a_transfer.evaluation.families import TRAINED, Source
+from l2a_transfer.evaluation.groups import TRAINED, Source
+from l2a_transfer.evaluation.protocols import PROTOCOLS
 from l2a_transfer.evaluation.results import EvalConfig, EvalResults
 from l2a_transfer.text import shell_line
 from l2a_transfer.wording import counted
@@ -32,7 +33,7 @@ def command(results: EvalResults) -> str:
     arguments += ["--decades", str(config.decades), "--folds", str(config.folds)]
     if config.draws is not None:
         arguments += ["--draws", str(config.draws)]
-    if config.protocol == "low-shot":
+    if PROTOCOLS[config.protocol].has_shots:
         arguments += ["--shots", _numbers(config.shots)]
     if config.ablate:
         arguments += ["--ablate", ",".join(config.ablate)]
@@ -68,7 +69,7 @@ def choice(config: EvalConfig) -> str:
     if len(config.c_grid) == 1:
         return f"C = {config.c_grid[0]:g}, not chosen"
     grid = ", ".join(f"{C:g}" for C in config.c_grid)
-    folds = f"min({config.folds}, k)" if config.protocol == "low-shot" else str(config.folds)
+    folds = f"min({config.folds}, k)" if PROTOCOLS[config.protocol].has_shots else str(config.folds)
     grown = (
         f"; the grid grows by at most {counted(config.decades, 'decade')} where the best C is at its edge and better "
         "than its neighbour"

@@ -1,313 +1,255 @@
-"""report.html: the whole report as one page that loads nothing, runs nothing, and reads on a phone and on paper."""
+"""report.html: the whole report as one page, which loads nothing, runs nothing, and reads on a phone and on paper.
+
+Here is what the page shows; `templates/report.html.j2` has how it looks.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from importlib.resources import files
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 from l2a_transfer.evaluation.compare import Comparison
 from l2a_transfer.evaluation.results import SCHEMA, EvalResults, EvalRow
-from l2a_transfer.report import charts, figures, lookup, tables
-from l2a_transfer.report import origins as provenance
+from l2a_transfer.report import charts, explanations, figures, lookup, origins, tables
 from l2a_transfer.report.charts import Scale
 from l2a_transfer.report.lookup import Place
-from l2a_transfer.report.markup import Markup, element, joined, name_of, words_of
-from l2a_transfer.report.tables import Cell, Table
+from l2a_transfer.report.markup import Markup, name_of
+from l2a_transfer.report.templates import render
 from l2a_transfer.wording import counted
 
-POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'"
 ERRORS = 10
 """Confusions of a model that are listed beside its matrix."""
-Plot = tuple[int, str, Callable[[int], Markup], Scale]
-"""A column of interval bars: where it stands, its heading, the bar of a row, the scale of the axis below."""
+TITLES = {
+    "result": "Result",
+    "low-shot": "Few training images",
+    "measures": "All measures",
+    "differences": "Differences between models",
+    "ablations": "Ablations",
+    "choice": "How C was chosen",
+    "errors": "Where each model errs",
+    "provenance": "Where every number comes from",
+}
+Values = dict[str, Any]
+"""What the template of a section names; empty where the section is left out."""
+
+
+class Plot(NamedTuple):
+    """A column of interval bars that stands before column `before` of a table: one bar a row, and the axis below."""
+
+    before: int
+    title: str
+    bars: list[Markup]
+    axis: Markup
 
 
 def page(results: EvalResults) -> str:
-    """The HTML document."""
-    sections = [
-        ("result", "Result", _result(results)),
-        ("low-shot", "Few training images", _low_shot(results)),
-        ("measures", "All measures", _measures(results)),
-        ("differences", "Differences between models", _differences(results)),
-        ("ablations", "Ablations", _ablations(results)),
-        ("choice", "How C was chosen", _choice(results)),
-        ("errors", "Where each model errs", _errors(results)),
-        ("provenance", "Where every number comes from", _provenance(results)),
-    ]
-    kept = [(key, title, parts) for key, title, parts in sections if parts]
-    links = [element("li", element("a", title, href=f"#{key}")) for key, title, _ in kept]
-    body = [
-        element("header", element("h1", "Linear SVM on frozen features"), _lead(results)),
-        element("nav", element("ul", *links), aria_label="Contents"),
-        element("main", *(
-            element("section", element("h2", title, id=f"{key}-title"), *parts, id=key, aria_labelledby=f"{key}-title")
-            for key, title, parts in kept
-        )),
-        element("footer", element("p", "Rendered from ", element("code", "results.json"), f" ({SCHEMA}), which has "
-                "every split, prediction and confusion count in full. This page loads nothing and runs no script.")),
-    ]  # fmt: skip
-    style = Markup(files("l2a_transfer.report").joinpath("page.css").read_text(encoding="utf-8"))
-    head = element(
-        "head",
-        element("meta", charset="utf-8"),
-        element("meta", http_equiv="Content-Security-Policy", content=POLICY),
-        element("meta", name="viewport", content="width=device-width, initial-scale=1"),
-        element("meta", name="color-scheme", content="light dark"),
-        element("meta", name="referrer", content="no-referrer"),
-        element("title", "Linear SVM on frozen features"),
-        Markup(f"<style>{style}</style>"),
+    """The HTML document of a report."""
+    sections = {
+        "result": _result(results),
+        "low-shot": _low_shot(results),
+        "measures": _measures(results),
+        "differences": _differences(results),
+        "ablations": _ablations(results),
+        "choice": _choice(results),
+        "errors": _errors(results),
+        "provenance": _provenance(results),
+    }
+    return render(
+        "report.html.j2",
+        titles={key: title for key, title in TITLES.items() if sections[key]},
+        sections=sections,
+        models=len(lookup.models(results)),
+        data_sets=list(dict.fromkeys(row.data for row in results.rows)),
+        schema=SCHEMA,
     )
-    return f"<!DOCTYPE html>\n{element('html', head, element('body', *body), lang='en')}\n"
 
 
-def _lead(results: EvalResults) -> Markup:
-    sets = list(dict.fromkeys(row.data for row in results.rows))
-    names = len(lookup.models(results))
-    return element(
-        "p", f"{names} model{'s' * (names > 1)} on {len(sets)} data set{'s' * (len(sets) > 1)}: ",
-        joined((name_of(data) for data in sets), ", "), ". Each SVM is fitted on training images, its C is chosen on "
-        "training images alone, and it is asked once about the test images. Brackets are 95 % intervals.",
-        class_="lead",
-    )  # fmt: skip
-
-
-def _result(results: EvalResults) -> list[Markup]:
-    parts, cells = [], []
+def _result(results: EvalResults) -> Values:
+    """The tables of models × places; each number leads to its row in the provenance."""
+    shown, cells = [], []
     for places in lookup.contests(results):
-        table = tables.headline(results, places)
-        cells += [cell for row in table.rows for cell in row]
-        parts.append(_headline(results, table, places))
-    used = {cell.mark for cell in cells} - {""}
-    marked = [joined([element("b", "Bold"), ": the best of its column."])] if any(cell.best for cell in cells) else []
-    marked += [joined([mark, f": {text}."]) for mark, text in tables.MARKS.items() if mark in used]
-    kinds = dict.fromkeys(row.interval for row in results.rows)
-    notes = [*marked, *(f"Intervals: {tables.INTERVALS[kind]}." for kind in kinds),
-             "A number leads to where it comes from."]  # fmt: skip
-    return [*parts, element("ul", *(element("li", note) for note in notes), class_="note")]
+        rows = tables.headline(results, places).rows
+        cells += [cell for row in rows for cell in row]
+        by_shots = places[0].shots is not None
+        firsts = [lookup.rows_at(results, place)[0] for place in places]
+        below = [counted(row.n_train, "training image") if by_shots else _setting(row) for row in firsts]
+        heads = list(zip(places, below, strict=True))
+        shown.append({"first": firsts[0], "by_shots": by_shots, "heads": heads, "rows": rows})
+    marks = {cell.mark for cell in cells}
+    return {
+        "tables": shown,
+        "has_best": any(cell.best for cell in cells),
+        "marks": [(mark, text) for mark, text in explanations.MARKS.items() if mark in marks],
+        "intervals": [explanations.INTERVALS[kind] for kind in dict.fromkeys(row.interval for row in results.rows)],
+    }
 
 
-def _headline(results: EvalResults, table: Table, places: Sequence[Place]) -> Markup:
-    """The table of models × places; each number leads to its row in the provenance."""
-    by_shots = places[0].shots is not None
-    heads = [element("th", "model", scope="col")]
-    for place in places:
-        title = f"k = {place.shots}" if by_shots else _place(place)
-        row = lookup.rows_at(results, place)[0]
-        below = f"{counted(row.n_train, 'training image')}" if by_shots else _setting(results, place)
-        heads.append(element("th", title, element("span", below, class_="sub"), scope="col", class_="number"))
-    lines = []
-    for name, *cells in table.rows:
-        found = [element("td", _linked(cell), class_=_class(cell, number=True)) for cell in cells]
-        lines.append(element("tr", element("th", name_of(name.text), scope="row", class_="name"), *found))
-    last = lookup.rows_at(results, places[0])[0]
-    caption = (
-        joined([name_of(last.data), f", {last.protocol}, {counted(last.draws, 'draw')}, {last.n_classes} classes, "
-                f"{counted(last.n_test, 'test image')}: mean class accuracy, % [95 % interval], with k training images "
-                "a class."])
-        if by_shots else "Mean class accuracy, % [95 % interval]."
-    )  # fmt: skip
-    return _box("Mean class accuracy", _caption(caption), element("thead", element("tr", *heads)),
-                element("tbody", *lines))  # fmt: skip
-
-
-def _measures(results: EvalResults) -> list[Markup]:
-    scale = Scale(0, 100, tuple((value, f"{value}") for value in range(0, 101, 20)))
-    groups: dict[tuple[str, str], list[EvalRow]] = {}
-    for place in lookup.places(results):
-        groups.setdefault((place.data, place.protocol), []).extend(lookup.rows_at(results, place))
-    parts: list[Markup] = []
-    for rows in groups.values():
-        first = rows[0]
-        table = tables.details(results, rows, leave_out=("data", "protocol", "train / test"))
-        measured = iter(rows)
-        shown = [None if k in table.summaries else next(measured) for k in range(len(table.rows))]
-
-        def bar(k: int, shown: Sequence[EvalRow | None] = shown, chance: float = 100 * first.chance) -> Markup:
-            row = shown[k]
-            if row is None:
-                return charts.guide_bar([(chance, "guess")], scale)
-            low, high = row.mean_class_accuracy_ci95
-            return charts.interval_bar(
-                100 * row.mean_class_accuracy, (100 * low, 100 * high), scale, series=row.line,
-                guides=[(100 * row.chance, "guess")], label=f"{100 * row.mean_class_accuracy:.1f} %",
-            )  # fmt: skip
-
-        shots = first.shots is not None
-        setting = (
-            f"{first.protocol}, {counted(first.draws, 'draw')}, {first.n_classes} classes, k training images a class"
-            if shots
-            else _setting(results, lookup.place_of(first))
-        )  # fmt: skip
-        caption = joined([name_of(first.data), f": {setting}. Dotted: guessing, {100 * first.chance:.1f} %."])
-        parts.append(_rendered(table, caption, plot=(2 if shots else 1, "mean class accuracy, %", bar, scale)))
-    return [*parts, element("p", " ".join(tables.COLUMNS_MEAN), class_="note")]
-
-
-def _differences(results: EvalResults) -> list[Markup]:
-    parts: list[Markup] = []
-    all_found: list[Comparison] = []
-    for place in lookup.places(results):
-        found = lookup.between_models(results, place)
-        if not found:
-            continue
-        all_found += found
-        parts.append(element("h3", _place(place)))
-        caption = "First minus second, mean class accuracy; right of the line the first is better."
-        parts.append(_forest(tables.comparisons(found), found, caption, at=1, pairs=True))
-        parts.append(element("ul", *(
-            element("li", c.verdict, class_="shown" if lookup.shown(c) else "not-shown")
-            for c in found
-        ), class_="verdicts"))  # fmt: skip
-    if parts:
-        kinds = dict.fromkeys(c.test for c in results.comparisons)
-        notes = [
-            *(f"{tables.adjusted(*family)}." for family in lookup.families(results.comparisons)),
-            "Filled marker and bold p: the difference is significant (adjusted p < 0.05). Hollow: it is not, which "
-            "does not make the two equal.",
-            "Only first (second) right: test images that this one alone got right, all draws together. Effect: for the "
-            "permutation test the first one's share of these, classes weighing alike, minus a half; else the mean "
-            "difference over its spread.",
-            *(f"{tables.TEST_NAMES[kind]}: {tables.TESTS[kind]}." for kind in kinds),
-            *([tables.MCNEMAR] if tables.has_mcnemar(all_found) else []),
-        ]
-        parts.append(element("ul", *(element("li", note) for note in notes), class_="note"))
-    return parts
-
-
-def _forest(
-    table: Table, found: Sequence[Comparison | None], caption: str, *, at: int = 2, pairs: bool = False
-) -> Markup:
-    """A table with the differences also drawn, on one axis with a line at 0. `pairs`: the first two columns as one."""
-    ends = [100 * x for c in found if c is not None for x in (*(c.ci95_simultaneous or (c.difference,)), 0.0)]
-    scale = charts.round_scale(min(ends), max(ends), most=4)
-
-    def bar(k: int) -> Markup:
-        c = found[k]
-        if c is None:
-            return charts.guide_bar([(0.0, "zero")], scale)
-        low, high = c.ci95_simultaneous or (c.difference, c.difference)
-        interval = (100 * low, 100 * high)
-        return charts.interval_bar(100 * c.difference, interval, scale, series=0, hollow=not lookup.shown(c),
-                                   guides=[(0.0, "zero")], label=f"{tables.difference(c)} points")  # fmt: skip
-
-    return _rendered(table, caption, plot=(at, "difference, points", bar, scale), pairs=pairs)
-
-
-def _low_shot(results: EvalResults) -> list[Markup]:
+def _low_shot(results: EvalResults) -> Values:
     rows = [row for row in results.rows if row.shots is not None and not row.variant]
     if not rows:
-        return []
+        return {}
     panels = []
     for data in dict.fromkeys(row.data for row in rows):
         own = [row for row in rows if row.data == data]
-        caption = element(
-            "figcaption", element("b", name_of(data)), f", {own[0].n_classes} classes, {counted(own[0].draws, 'draw')}"
-        )
-        panels.append(element("figure", caption, figures.low_shot(data, own)))
-    return [
-        charts.legend([(line, name_of(label)) for line, label in {row.line: row.label for row in rows}.items()]),
-        element("div", *panels, class_="panels"),
-        element("p", "Whiskers: 95 % intervals. Points of one k stand side by side so that none covers "
-                "another. Dotted: guessing.", class_="note"),
-    ]  # fmt: skip
+        first, chart = own[0], figures.low_shot(data, own)
+        panels.append({"data": data, "n_classes": first.n_classes, "draws": first.draws, "chart": chart})
+    labels = {row.line: row.label for row in rows}
+    return {"legend": charts.legend([(line, name_of(label)) for line, label in labels.items()]), "panels": panels}
 
 
-def _ablations(results: EvalResults) -> list[Markup]:
-    parts = []
+def _measures(results: EvalResults) -> Values:
+    groups: dict[tuple[str, str], list[EvalRow]] = {}
+    for place in lookup.places(results):
+        groups.setdefault((place.data, place.protocol), []).extend(lookup.rows_at(results, place))
+    shown = []
+    for rows in groups.values():
+        first = rows[0]
+        table = tables.details(results, rows, leave_out=("data", "protocol", "train / test"))
+        setting = _setting(first)
+        if first.shots is not None:
+            draws = counted(first.draws, "draw")
+            setting = f"{first.protocol}, {draws}, {first.n_classes} classes, k training images a class"
+        measured = iter(rows)
+        bars = [_accuracy_bar(None if k in table.summaries else next(measured), first) for k in range(len(table.rows))]
+        before = 1 if first.shots is None else 2
+        plot = Plot(before, "mean class accuracy, %", bars, charts.axis(figures.PERCENT))
+        shown.append({"first": first, "table": table, "setting": setting, "plot": plot})
+    return {"tables": shown, "columns_mean": " ".join(explanations.COLUMNS_MEAN)}
+
+
+def _accuracy_bar(row: EvalRow | None, first: EvalRow) -> Markup:
+    """The bar of a row; of None, a mean over seeds, only the level of guessing."""
+    if row is None:
+        return charts.guide_bar([(100 * first.chance, "guess")], figures.PERCENT)
+    return figures.accuracy_bar(row)
+
+
+def _differences(results: EvalResults) -> Values:
+    places = []
+    all_found: list[Comparison] = []
+    for place in lookup.places(results):
+        found = lookup.between_models(results, place)
+        if found:
+            all_found += found
+            verdicts = [(c.verdict, lookup.shown(c)) for c in found]
+            table = tables.comparisons(found)
+            places.append({"place": place, "table": table, "plot": _differences_plot(found), "verdicts": verdicts})
+    if not places:
+        return {}
+    kinds = dict.fromkeys(c.test for c in results.comparisons)
+    return {
+        "places": places,
+        "families": [explanations.adjustment(*family) for family in lookup.families(results.comparisons)],
+        "tests": [(explanations.TEST_NAMES[kind], explanations.TESTS[kind]) for kind in kinds],
+        "mcnemar": explanations.MCNEMAR if tables.has_mcnemar(all_found) else "",
+    }
+
+
+def _differences_plot(found: Sequence[Comparison | None]) -> Plot:
+    """Differences on one axis with a line at 0; None where a row has nothing to show."""
+    ends = [100 * x for c in found if c is not None for x in (*(c.ci95_simultaneous or (c.difference,)), 0.0)]
+    scale = charts.round_scale(min(ends), max(ends), most=4)
+    bars = [_difference_bar(c, scale) for c in found]
+    return Plot(2, "difference, points", bars, charts.axis(scale))
+
+
+def _difference_bar(c: Comparison | None, scale: Scale) -> Markup:
+    if c is None:
+        return charts.guide_bar([(0.0, "zero")], scale)
+    low, high = c.ci95_simultaneous or (c.difference, c.difference)
+    return charts.interval_bar(
+        100 * c.difference,
+        (100 * low, 100 * high),
+        scale,
+        series=0,
+        hollow=not lookup.shown(c),
+        guides=[(0.0, "zero")],
+        label=f"{tables.difference(c)} points",
+    )
+
+
+def _ablations(results: EvalResults) -> Values:
+    shown = []
     for rows in lookup.ablations(results):
-        base, place = rows[0], lookup.place_of(rows[0])
+        base = rows[0]
         found = [None if row is base else lookup.compared(results, row, base) for row in rows]
-        table = tables.ablation(results, rows)
-        title = element("h3", name_of(base.label), " on ", _place(place))
-        if any(found):
-            parts += [title, _forest(table, found, "Each variant minus the model as it is, mean class accuracy.")]
-        else:
-            parts += [title, _rendered(table, "Mean class accuracy.")]
-    if parts:
-        parts.append(element("p", "Filled marker and bold p: the variant's difference is significant (adjusted p < "
-                             "0.05). This holds for the features of the one file only.", class_="note"))  # fmt: skip
-    return parts
+        shown.append(
+            {
+                "label": base.label,
+                "place": lookup.place_of(base),
+                "table": tables.ablation(results, rows),
+                "plot": _differences_plot(found) if any(found) else None,
+            }
+        )
+    return {"models": shown} if shown else {}
 
 
-def _choice(results: EvalResults) -> list[Markup]:
+def _choice(results: EvalResults) -> Values:
     """One panel a place for the models as they are, and one for each model with variants."""
-    panels: list[Markup] = []
     groups: list[tuple[Place, EvalRow | None, list[EvalRow]]] = []
     for place in lookup.places(results):
         groups.append((place, None, [row for row in lookup.rows_at(results, place) if figures.has_path(row)]))
     for rows in lookup.ablations(results):
         groups.append((lookup.place_of(rows[0]), rows[0], [row for row in rows if figures.has_path(row)]))
+    panels = []
     for place, base, rows in groups:
         if not rows:
             continue
         series = [row.line if base is None else k for k, row in enumerate(rows)]
         names = [row.label if base is None else row.variant or "as it is" for row in rows]
-        caption = [element("b", _place(place))] + ([", variants of ", name_of(base.label)] if base else [])
-        panels.append(element(
-            "figure", element("figcaption", *caption), figures.c_path(rows, series, str(place)),
-            charts.legend([(k, name_of(name, 44)) for k, name in zip(series, names, strict=True)]),
-        ))  # fmt: skip
-    if not panels:
-        return []
-    many = " One thin line a draw." if any(row.draws > 1 for row in results.rows) else ""
-    return [
-        element("p", _sentence(provenance.choice(results.config)), f" Markers: the C that was chosen.{many}"),
-        element("div", *panels, class_="panels"),
-    ]
+        panels.append(
+            {
+                "place": place,
+                "base": base.label if base else "",
+                "chart": figures.c_path(rows, series, str(place)),
+                "legend": charts.legend([(k, name_of(name, 44)) for k, name in zip(series, names, strict=True)]),
+            }
+        )
+    how = origins.choice(results.config)
+    has_draws = any(row.draws > 1 for row in results.rows)
+    return {"how": f"{how[0].upper()}{how[1:]}.", "has_draws": has_draws, "panels": panels} if panels else {}
 
 
-def _errors(results: EvalResults) -> list[Markup]:
-    parts: list[Markup] = []
+def _errors(results: EvalResults) -> Values:
     indices = lookup.pictured(results)
-    if len(indices) < len(results.rows):
-        parts.append(element("p", "Drawn for the models as they are"
-                             + (", at the largest k" if any(row.shots for row in results.rows) else "")
-                             + "; the counts of all rows are in results.json.", class_="note"))  # fmt: skip
+    shown = []
     for index in indices:
         row, detail = results.rows[index], results.details[index]
-        label = (
-            f"Confusion matrix of {row.label} on {row.data}, {len(detail.classes)} classes; its most frequent "
-            "confusions are listed in the table below it"
+        shown.append(
+            {
+                "row": row,
+                "place": lookup.place_of(row),
+                "together": f"{row.draws} draws together" if row.draws > 1 else "one split",
+                "has_numbers": len(detail.classes) <= figures.NUMBERS_UP_TO,
+                "matrix": figures.confusion(row, detail).inline(),
+                "table": tables.errors(results, index, ERRORS),
+            }
         )
-        parts.append(element("h3", name_of(row.label), " on ", _place(lookup.place_of(row))))
-        together = f"{row.draws} draws together" if row.draws > 1 else "one split"
-        caption = f"Share of each true class's test images by predicted class, {together}" + (
-            "; in %." if len(detail.classes) <= figures.NUMBERS_UP_TO
-            else ". Shades go by its square root, so that a few per cent of errors show."
-        )  # fmt: skip
-        picture = element("figure", element("figcaption", caption), _scroll(
-            figures.confusion(detail, label), f"Confusion matrix of {row.label} on {row.data}"))  # fmt: skip
-        listed = tables.errors(results, index, ERRORS)
-        worst = (
-            _rendered(listed, f"Most frequent confusions, {together}.") if listed.rows
-            else element("p", "No test image is confused.", class_="note")
-        )  # fmt: skip
-        parts.append(element("div", picture, worst, class_="beside"))
-    return parts
+    return {
+        "left_out": len(indices) < len(results.rows),
+        "by_shots": any(row.shots for row in results.rows),
+        "models": shown,
+    }
 
 
-def _provenance(results: EvalResults) -> list[Markup]:
-    facts = [*provenance.run(results)]
-    parts = [
-        element("h3", "How to repeat this"),
-        element("pre", provenance.command(results)),
-        _facts(facts),
+def _provenance(results: EvalResults) -> Values:
+    cards = [
+        {
+            "title": origins.title(sources),
+            "facts": origins.card_facts(card),
+            "files": [_file(results, source) for source in sources],
+        }
+        for card, sources in origins.cards(results)
     ]
-    for card, sources in provenance.cards(results):
-        parts.append(element("h3", name_of(provenance.title(sources))))
-        parts.append(_facts(provenance.card_facts(card)))
-        for source in sources:
-            parts += _file(results, source)
-    table = tables.splits(results)
-    parts.append(element("h3", "Splits"))
-    parts.append(_rendered(
-        table, "Splits with the same SHA-256 have the same images; results.json has their rows.",
-        ids=[f"split-{k}" for k in range(len(table.rows))],
-    ))  # fmt: skip
-    return parts
+    return {
+        "command": origins.command(results),
+        "run": origins.run(results),
+        "cards": cards,
+        "splits": tables.splits(results),
+    }
 
 
-def _file(results: EvalResults, source: provenance.Origin) -> list[Markup]:
+def _file(results: EvalResults, source: origins.Origin) -> Values:
     """A feature file and the rows made from it."""
     first = results.rows[source.rows[0]]
     facts = [
@@ -316,116 +258,28 @@ def _file(results: EvalResults, source: provenance.Origin) -> list[Markup]:
         ("features", f"tap {first.tap}, {first.precision}, backend {first.backend}"),
         ("protocol", f"{first.protocol}, {first.why}"),
     ]
-    heads = ("row", "levels", "normalization", "solver", "C, draw by draw", "splits", "seconds", "notes")
-    table = _box(
-        f"Rows of {source.file}", _caption("Rows made from this file."),
-        element("thead", element("tr", *(element("th", head, scope="col") for head in heads))),
-        element("tbody", *(_origin(results, k, results.rows[k]) for k in source.rows)),
-    )  # fmt: skip
-    return [element("h4", "on ", name_of(first.data)), _facts(facts), table]
+    rows = [_file_row(results, index) for index in source.rows]
+    return {"name": source.file, "data": first.data, "facts": facts, "rows": rows}
 
 
-def _origin(results: EvalResults, index: int, row: EvalRow) -> Markup:
-    own = [element("a", _draw_name(results, k), href=f"#split-{k}") for k in row.splits]
-    name = (row.variant or "as it is") + (f", k = {row.shots}" if row.shots is not None else "")
-    cells = (
-        ", ".join(row.levels), row.normalization, row.solver, ", ".join(f"{C:g}" for C in row.C), joined(own, ", "),
-        f"{row.seconds:.1f}", "; ".join(row.notes) or "–",
-    )  # fmt: skip
-    return element("tr", element("th", name, scope="row"), *(element("td", cell) for cell in cells), id=f"row-{index}")
+def _file_row(results: EvalResults, index: int) -> Values:
+    row = results.rows[index]
+    splits = [(k, results.splits[k]) for k in row.splits]
+    return {
+        "index": index,
+        "title": (row.variant or "as it is") + (f", k = {row.shots}" if row.shots is not None else ""),
+        "levels": ", ".join(row.levels),
+        "normalization": row.normalization,
+        "solver": row.solver,
+        "C": ", ".join(f"{C:g}" for C in row.C),
+        "splits": [(k, "fixed" if split.seed is None else f"draw {split.draw}") for k, split in splits],
+        "seconds": f"{row.seconds:.1f}",
+        "notes": "; ".join(row.notes) or "–",
+    }
 
 
-def _draw_name(results: EvalResults, k: int) -> str:
-    return f"draw {results.splits[k].draw}" if results.splits[k].seed is not None else "fixed"
-
-
-def _facts(facts: Sequence[tuple[str, str]]) -> Markup:
-    return element("dl", *(joined([element("dt", name), element("dd", element("bdi", text))]) for name, text in facts))
-
-
-def _rendered(
-    table: Table, caption: str, *, plot: Plot | None = None, ids: Sequence[str] | None = None, pairs: bool = False
-) -> Markup:
-    """A table in its own box; `plot` puts a column of bars and their axis into it, `pairs` makes one column of the
-    first two."""
-    heads = [
-        element("th", name.replace("95 %]", "95\u00a0%]"), scope="col", class_="number" if number else None)
-        for name, number in table.columns
-    ]
-    if pairs:
-        heads[:2] = [element("th", f"{table.columns[0][0]} − {table.columns[1][0]}", scope="col")]
-    if plot is not None:
-        at, title, _, scale = plot
-        heads.insert(at, element("th", title, scope="col", class_="plot"))
-    lines = []
-    for k, cells in enumerate(table.rows):
-        found = [
-            element("th", _content(cell), scope="row", class_=_class(cell, number=number)) if i == 0
-            else element("td", _content(cell), class_=_class(cell, number=number))
-            for i, (cell, (_, number)) in enumerate(zip(cells, table.columns, strict=True))
-        ]  # fmt: skip
-        if pairs:
-            pair = joined([_content(cells[0]), element("br"), "− ", _content(cells[1])])
-            found[:2] = [element("th", pair, scope="row", class_="name pair")]
-        if plot is not None:
-            found.insert(at, element("td", plot[2](k), class_="plot"))
-        lines.append(element("tr", *found, id=None if ids is None else ids[k]))
-    body = [element("thead", element("tr", *heads)), element("tbody", *lines)]
-    if plot is not None:
-        rest = len(heads) - 1 - at
-        body.append(element("tfoot", element(
-            "tr", element("td", colspan=at), element("td", charts.axis(scale), class_="plot"),
-            *([element("td", colspan=rest)] if rest else []),
-        ), aria_hidden="true"))  # fmt: skip
-    return _box(words_of(caption), _caption(caption), *body)
-
-
-def _caption(content: str) -> Markup:
-    """A caption that stays in sight while the table below it scrolls aside."""
-    return element("caption", element("span", content))
-
-
-def _box(label: str, *parts: Markup) -> Markup:
-    return _scroll(element("table", *parts), label)
-
-
-def _scroll(content: Markup, label: str) -> Markup:
-    """What may be wider than the screen scrolls in a box of its own, which the keyboard reaches."""
-    return element("div", content, class_="scroll", tabindex="0", role="region", aria_label=label)
-
-
-def _content(cell: Cell) -> Markup:
-    text = name_of(cell.text) if cell.name else joined([cell.text])
-    return element("b", text) if cell.best else text
-
-
-def _linked(cell: Cell) -> Markup:
-    if cell.row is None:
-        return joined([cell.text])
-    value, bracket, rest = cell.text.partition(" ")
-    shown = joined([element("a", value, href=f"#row-{cell.row}"), bracket + rest])
-    best = element("span", " (best)", class_="hidden") if cell.best else ""
-    return joined([element("b", shown) if cell.best else shown, best, element("span", cell.mark, class_="mark")])
-
-
-def _class(cell: Cell, *, number: bool) -> str | None:
-    names = (
-        ["number"] * number + ["name"] * cell.name + ["digest"] * (cell.code and not cell.name) + ["wrap"] * cell.long
-    )
-    return " ".join(names) or None
-
-
-def _place(place: Place) -> Markup:
-    return joined([name_of(place.data), f", k = {place.shots}" if place.shots is not None else ""])
-
-
-def _setting(results: EvalResults, place: Place) -> str:
-    """The protocol and how many images: 'caltech-30, 3 draws, 101 classes, 3030 / 2945 images'."""
-    row = lookup.rows_at(results, place)[0]
+def _setting(row: EvalRow) -> str:
+    """The protocol and how many images: `caltech-30, 3 draws, 101 classes, 3,030 training and 2,945 test images`."""
     draws = f", {row.draws} draws" if row.draws > 1 else ""
     images = f"{row.n_train:,} training and {counted(row.n_test, 'test image')}"
     return f"{row.protocol}{draws}, {row.n_classes} classes, {images}"
-
-
-def _sentence(text: str) -> str:
-    return text[0].upper() + text[1:] + "."

@@ -7,45 +7,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from l2a_transfer.evaluation.compare import Comparison
-from l2a_transfer.evaluation.families import FAMILIES
 from l2a_transfer.evaluation.results import EvalResults, EvalRow
 from l2a_transfer.evaluation.seeds import SeedSummary
 from l2a_transfer.evaluation.verdict import p_text, points, with_interval
 from l2a_transfer.report import lookup
+from l2a_transfer.report.explanations import CLOSE, TEST_NAMES, UNKNOWN
 from l2a_transfer.report.lookup import Place
-
-CLOSE, UNKNOWN = "†", "‡"
-MARKS = {
-    CLOSE: "does not differ significantly from the best of the column (adjusted p ≥ 0.05), which does not make them "
-    "equal",
-    UNKNOWN: "not compared with the best of the column",
-}
-TESTS = {
-    "permutation": "the same test images, one split. p is the larger one of two: the exact permutation test of the "
-    "difference of mean class accuracies, which swaps the two models' answers image by image, and the score test that "
-    "the interval comes from",
-    "corrected-t": "Nadeau–Bengio corrected t over draws of the split, and the score test over their test images; the "
-    "larger p and the wider interval of the two",
-    "seeds": "t over training seeds, with the errors over seeds (Welch) and over test images added up, for the "
-    "interval and for p; rows of one seed are averaged first",
-}
-TEST_NAMES = {"permutation": "permutation", "corrected-t": "corrected\u00a0t", "seeds": "seeds"}
-MCNEMAR = (
-    "McNemar: exact p of equal accuracy, on the images that one model alone gets right. It weighs images alike where "
-    "the mean class accuracy weighs classes alike, it is not adjusted, and no verdict rests on it."
-)
-INTERVALS = {
-    "score": "score interval over the test images of one split (Wilson's for the accuracy, stratified by class for the "
-    "mean class accuracy): how the number would move with other test images",
-    "corrected-t": "the wider one of the Nadeau–Bengio corrected t over draws of the split and the score interval over "
-    "their test images: how it would move with other draws, and with other test images",
-}
-COLUMNS_MEAN = (
-    "D: feature columns, a → b after a PCA that was fitted on training rows. C: every value that was chosen, × the "
-    "draws that chose it.",
-    "Fits not converged: SVMs that did not reach the solver's tolerance, of all that were fitted; they are used as "
-    "they are.",
-)
 
 
 @dataclass(frozen=True)
@@ -63,7 +30,7 @@ class Cell:
 
 
 @dataclass(frozen=True)
-class Table:
+class TextTable:
     """`columns`: (heading, whether numbers stand in it). The first column heads each row. `summaries`: the numbers of
     the rows that are over seeds, and not of one row of the results."""
 
@@ -72,7 +39,7 @@ class Table:
     summaries: frozenset[int] = frozenset()
 
 
-def headline(results: EvalResults, places: Sequence[Place]) -> Table:
+def headline(results: EvalResults, places: Sequence[Place]) -> TextTable:
     """Models × places: mean class accuracy in percent with its interval, the best of each column marked; below the rows
     of an architecture with several training seeds, their mean and standard deviation."""
     rows = []
@@ -89,11 +56,13 @@ def headline(results: EvalResults, places: Sequence[Place]) -> Table:
             own = {p: s for p in places for s in lookup.summaries_at(results, p) if s.recipe_sha256 == recipe}
             counts = sorted({len(s.seeds) for s in own.values()})
             name = next(iter(own.values())).name
-            rows.append((
-                Cell(f"{name}: mean ± sd over {' or '.join(map(str, counts))} seeds", name=True),
-                *(_mean_and_sd(own.get(place)) for place in places),
-            ))  # fmt: skip
-    return Table((("model", False), *((str(place), True) for place in places)), tuple(rows))
+            rows.append(
+                (
+                    Cell(f"{name}: mean ± sd over {' or '.join(map(str, counts))} seeds", name=True),
+                    *(_mean_and_sd(own.get(place)) for place in places),
+                )
+            )
+    return TextTable((("model", False), *((str(place), True) for place in places)), tuple(rows))
 
 
 def _standing(results: EvalResults, row: EvalRow) -> Cell:
@@ -101,9 +70,15 @@ def _standing(results: EvalResults, row: EvalRow) -> Cell:
     alone = len(lookup.rows_at(results, lookup.place_of(row))) < 2
     mark = CLOSE if standing == "close" else UNKNOWN if standing == "unknown" and not alone else ""
     return Cell(
-        _of(row.mean_class_accuracy, row.mean_class_accuracy_ci95), best=standing == "best", mark=mark,
+        _with_interval(row.mean_class_accuracy, row.mean_class_accuracy_ci95),
+        best=standing == "best",
+        mark=mark,
         row=next(k for k, other in enumerate(results.rows) if other is row),
-    )  # fmt: skip
+    )
+
+
+def _mean_class_accuracy(row: EvalRow) -> Cell:
+    return Cell(_with_interval(row.mean_class_accuracy, row.mean_class_accuracy_ci95))
 
 
 def _mean_and_sd(summary: SeedSummary | None) -> Cell:
@@ -112,7 +87,7 @@ def _mean_and_sd(summary: SeedSummary | None) -> Cell:
     return Cell(f"{100 * summary.mean_class_accuracy_mean:.1f} ± {100 * summary.mean_class_accuracy_sd:.1f}")
 
 
-def details(results: EvalResults, rows: Sequence[EvalRow], *, leave_out: Sequence[str] = ()) -> Table:
+def details(results: EvalResults, rows: Sequence[EvalRow], *, leave_out: Sequence[str] = ()) -> TextTable:
     """Everything measured, a line a row, and a line with mean ± sd for each architecture with several training seeds.
     Columns that would say nothing (no variant, no k, no top-5) are left out."""
     columns: dict[str, Callable[[EvalRow], Cell]] = {
@@ -120,8 +95,8 @@ def details(results: EvalResults, rows: Sequence[EvalRow], *, leave_out: Sequenc
         "model": lambda row: Cell(row.label, name=True, code=True),
         "variant": lambda row: Cell(row.variant or "as it is", name=True),
         "k": lambda row: Cell("–" if row.shots is None else str(row.shots)),
-        "mean class accuracy, % [95 %]": lambda r: Cell(_of(r.mean_class_accuracy, r.mean_class_accuracy_ci95)),
-        "accuracy, % [95 %]": lambda row: Cell(_of(row.accuracy, row.accuracy_ci95)),
+        "mean class accuracy, % [95 %]": _mean_class_accuracy,
+        "accuracy, % [95 %]": lambda row: Cell(_with_interval(row.accuracy, row.accuracy_ci95)),
         "macro-F1, %": lambda row: Cell(f"{100 * row.macro_f1:.1f}"),
         "top-5, %": lambda row: Cell("–" if row.top5 is None else f"{100 * row.top5:.1f}"),
         "protocol": lambda row: Cell(row.protocol + (f", {row.draws} draws" if row.draws > 1 else "")),
@@ -145,7 +120,7 @@ def details(results: EvalResults, rows: Sequence[EvalRow], *, leave_out: Sequenc
             own = _summary_cells(summary)
             summaries.add(len(lines))
             lines.append(tuple(own.get(name, Cell("–")) for name in kept))
-    return Table(tuple((name, name not in text) for name in kept), tuple(lines), frozenset(summaries))
+    return TextTable(tuple((name, name not in text) for name in kept), tuple(lines), frozenset(summaries))
 
 
 def _summary_cells(summary: SeedSummary) -> dict[str, Cell]:
@@ -160,24 +135,20 @@ def _summary_cells(summary: SeedSummary) -> dict[str, Cell]:
     }
 
 
-def adjusted(family: str, count: int) -> str:
-    """How the members of a family are adjusted, as a sentence."""
-    how = "one comparison, which needs no adjustment"
-    if count > 1:
-        how = (
-            f"simultaneous 95 % intervals, and p adjusted for its {count} comparisons (Bonferroni), so that an "
-            "interval excludes 0 exactly where p is below 0.05"
-        )
-    return f"{FAMILIES[family][0].upper()}{FAMILIES[family][1:]}: {how}"
-
-
-def comparisons(found: Sequence[Comparison]) -> Table:
+def comparisons(found: Sequence[Comparison]) -> TextTable:
     """The first of a pair minus the second, in points of mean class accuracy."""
     columns = (
-        ("first", False), ("second", False), ("difference, points [simultaneous 95 %]", True), ("adjusted p", True),
-        ("only first right", True), ("only second right", True), ("McNemar p", True), ("effect", True), ("test", False),
-    )  # fmt: skip
-    return Table(columns, tuple(_comparison(c) for c in found))
+        ("first", False),
+        ("second", False),
+        ("difference, points [simultaneous 95 %]", True),
+        ("adjusted p", True),
+        ("only first right", True),
+        ("only second right", True),
+        ("McNemar p", True),
+        ("effect", True),
+        ("test", False),
+    )
+    return TextTable(columns, tuple(_comparison(c) for c in found))
 
 
 def has_mcnemar(found: Sequence[Comparison]) -> bool:
@@ -200,28 +171,36 @@ def _comparison(c: Comparison) -> tuple[Cell, ...]:
     )
 
 
-def ablation(results: EvalResults, rows: Sequence[EvalRow]) -> Table:
+def ablation(results: EvalResults, rows: Sequence[EvalRow]) -> TextTable:
     """A model as it is, then each variant with its difference from that."""
     base, *_ = rows
     lines = []
     for row in rows:
         found = None if row is base else lookup.compared(results, row, base)
-        lines.append((
-            Cell(row.variant or "as it is", name=True),
-            Cell(_of(row.mean_class_accuracy, row.mean_class_accuracy_ci95)),
-            Cell("–" if found is None else difference(found)),
-            Cell("–" if found is None else p_value(found.p_adjusted), best=found is not None and lookup.shown(found)),
-            Cell(str(row.dim) + (f" → {row.components}" if row.components is not None else "")),
-            Cell(chosen(row), long=row.draws > 1),
-        ))  # fmt: skip
+        lines.append(
+            (
+                Cell(row.variant or "as it is", name=True),
+                Cell(_with_interval(row.mean_class_accuracy, row.mean_class_accuracy_ci95)),
+                Cell("–" if found is None else difference(found)),
+                Cell(
+                    "–" if found is None else p_value(found.p_adjusted), best=found is not None and lookup.shown(found)
+                ),
+                Cell(str(row.dim) + (f" → {row.components}" if row.components is not None else "")),
+                Cell(chosen(row), long=row.draws > 1),
+            )
+        )
     columns = (
-        ("variant", False), ("mean class accuracy, % [95 %]", True), ("difference, points [simultaneous 95 %]", True),
-        ("adjusted p", True), ("D", True), ("C", True),
-    )  # fmt: skip
-    return Table(columns, tuple(lines))
+        ("variant", False),
+        ("mean class accuracy, % [95 %]", True),
+        ("difference, points [simultaneous 95 %]", True),
+        ("adjusted p", True),
+        ("D", True),
+        ("C", True),
+    )
+    return TextTable(columns, tuple(lines))
 
 
-def errors(results: EvalResults, index: int, most: int) -> Table:
+def errors(results: EvalResults, index: int, most: int) -> TextTable:
     """The most frequent confusions of one row, all draws together."""
     rows = [
         (
@@ -234,45 +213,74 @@ def errors(results: EvalResults, index: int, most: int) -> Table:
         for true, predicted, count, n in lookup.confusions(results.details[index], most)
     ]
     columns = (
-        ("true class", False), ("predicted as", False), ("images", True), ("of", True), ("%", True),
-    )  # fmt: skip
-    return Table(columns, tuple(rows))
+        ("true class", False),
+        ("predicted as", False),
+        ("images", True),
+        ("of", True),
+        ("%", True),
+    )
+    return TextTable(columns, tuple(rows))
 
 
-def origins(rows: Sequence[EvalRow]) -> Table:
+def origins(rows: Sequence[EvalRow]) -> TextTable:
     """What each row was made from."""
     columns = (
-        ("data", False), ("model", False), ("variant", False), ("k", True), ("file", False), ("tap", False),
-        ("levels", False), ("precision", False), ("backend", False), ("normalization", False), ("solver", False),
+        ("data", False),
+        ("model", False),
+        ("variant", False),
+        ("k", True),
+        ("file", False),
+        ("tap", False),
+        ("levels", False),
+        ("precision", False),
+        ("backend", False),
+        ("normalization", False),
+        ("solver", False),
         ("seconds", True),
-    )  # fmt: skip
+    )
     lines = [
         (
-            Cell(row.data, name=True), Cell(row.label, name=True, code=True),
-            Cell(row.variant or "as it is", name=True), Cell("–" if row.shots is None else str(row.shots)),
+            Cell(row.data, name=True),
+            Cell(row.label, name=True, code=True),
+            Cell(row.variant or "as it is", name=True),
+            Cell("–" if row.shots is None else str(row.shots)),
             Cell(row.file, name=True, code=True),
-            Cell(row.tap, name=True), Cell(", ".join(row.levels), name=True), Cell(row.precision, name=True),
-            Cell(row.backend, name=True), Cell(row.normalization), Cell(row.solver), Cell(f"{row.seconds:.1f}"),
+            Cell(row.tap, name=True),
+            Cell(", ".join(row.levels), name=True),
+            Cell(row.precision, name=True),
+            Cell(row.backend, name=True),
+            Cell(row.normalization),
+            Cell(row.solver),
+            Cell(f"{row.seconds:.1f}"),
         )
         for row in rows
-    ]  # fmt: skip
-    return Table(columns, tuple(lines))
+    ]
+    return TextTable(columns, tuple(lines))
 
 
-def splits(results: EvalResults) -> Table:
+def splits(results: EvalResults) -> TextTable:
     columns = (
-        ("data", False), ("protocol", False), ("k", True), ("draw", True), ("seed", True), ("train / test", True),
+        ("data", False),
+        ("protocol", False),
+        ("k", True),
+        ("draw", True),
+        ("seed", True),
+        ("train / test", True),
         ("SHA-256 of the split's ids", False),
-    )  # fmt: skip
+    )
     rows = [
         (
-            Cell(split.data, name=True), Cell(split.protocol), Cell("–" if split.shots is None else str(split.shots)),
-            Cell(str(split.draw)), Cell("–" if split.seed is None else str(split.seed)),
-            Cell(f"{len(split.train)} / {len(split.test)}"), Cell(split.sha256, code=True),
+            Cell(split.data, name=True),
+            Cell(split.protocol),
+            Cell("–" if split.shots is None else str(split.shots)),
+            Cell(str(split.draw)),
+            Cell("–" if split.seed is None else str(split.seed)),
+            Cell(f"{len(split.train)} / {len(split.test)}"),
+            Cell(split.sha256, code=True),
         )
         for split in results.splits
-    ]  # fmt: skip
-    return Table(columns, tuple(rows))
+    ]
+    return TextTable(columns, tuple(rows))
 
 
 def chosen(row: EvalRow) -> str:
@@ -294,7 +302,7 @@ def p_value(p: float | None) -> str:
     return "not defined" if p is None else p_text(p).removeprefix("= ")
 
 
-def _of(value: float, interval: tuple[float, float]) -> str:
+def _with_interval(value: float, interval: tuple[float, float]) -> str:
     return f"{100 * value:.1f} [{100 * interval[0]:.1f}, {100 * interval[1]:.1f}]"
 
 

@@ -1,4 +1,4 @@
-"""Results → JSON, CSV, Markdown, one HTML page and plots. Renders what was measured; computes nothing."""
+"""Results → JSON, CSV, Markdown, one HTML page and figures. Renders what was measured; computes nothing."""
 
 from __future__ import annotations
 
@@ -21,14 +21,15 @@ from l2a_transfer.evaluation.results_schema import earlier_files
 from l2a_transfer.evaluation.seeds import SeedSummary
 from l2a_transfer.files import check_folder, check_free, check_replaceable, leftovers, replacing_all
 from l2a_transfer.lock import folder_lock
-from l2a_transfer.report import lookup
+from l2a_transfer.report import figures, lookup
 from l2a_transfer.report.markdown import report_markdown
 from l2a_transfer.report.page import page
-from l2a_transfer.report.plots import accuracy_png, confusion_png
 from l2a_transfer.text import csv_cell, json_text
 
 RESULTS = "results.json"
-FIXED = (RESULTS, "results.csv", "comparisons.csv", "seeds.csv", "report.html", "report.md", "accuracy.png")
+FIXED = (RESULTS, "results.csv", "comparisons.csv", "seeds.csv", "report.html", "report.md", "accuracy.svg")
+FIGURES = re.compile(r"(confusion-[\w.@+-]+|accuracy)\.(svg|png)")
+"""Files that a report may remove where an earlier one names them; pictures were PNG files once."""
 INTERVALS = ("accuracy_ci95", "mean_class_accuracy_ci95", "ci95", "ci95_simultaneous")
 ENDS = dict.fromkeys(INTERVALS, ("low", "high")) | dict.fromkeys(("n", "files", "variants"), ("a", "b"))
 """Pairs of values that are two columns of a CSV file."""
@@ -38,7 +39,7 @@ ENDS = dict.fromkeys(INTERVALS, ("low", "high")) | dict.fromkeys(("n", "files", 
 def report_folder(out: Path, *, overwrite: bool, beside: Sequence[str] = ()) -> Iterator[set[str]]:
     """Hold the folder `out`, made where it is not there, from before the SVMs are fitted until the report is written.
 
-    Gives the plots that an earlier report there names as its own, for `write_report`. Raises: as `check_output`;
+    Gives the figures that an earlier report there names as its own, for `write_report`. Raises: as `check_output`;
     OutputExistsError where another process writes into it.
     """
     check_output(out, overwrite=overwrite, beside=beside)
@@ -58,7 +59,7 @@ def check_output(out: Path, *, overwrite: bool, beside: Sequence[str] = ()) -> N
     if problem:
         raise OSError(problem, os.strerror(problem), str(there))
     replaced = leftovers(out)
-    for path in sorted(out.glob("confusion-*.png")):
+    for path in sorted([*out.glob("confusion-*.svg"), *out.glob("confusion-*.png"), *out.glob("accuracy.png")]):
         check_replaceable(path)
     for name in (*FIXED, *beside):
         check_free(out / name, overwrite=overwrite, what="the report", replaced=replaced)
@@ -75,7 +76,7 @@ def write_report(
     """Writes the report into the folder `out` and returns its files, `results.json` first.
 
     Every file is written aside and moved to its place when all are complete, `results.json` last; files called
-    `beside` appear together with them. The plots of an earlier report that this one does not have are removed: those
+    `beside` appear together with them. The figures of an earlier report that this one does not have are removed: those
     that the caller's `report_folder` gave as `earlier`, which is looked for here where it is not given. Raises:
     OutputExistsError; OSError, naming the file, where the disk refuses.
     """
@@ -97,7 +98,7 @@ def _write_report(results: EvalResults, out: Path, beside: Mapping[str, bytes], 
         "seeds.csv": lambda: _csv([_flat(dataclasses.asdict(s)) for s in results.seeds], SeedSummary),
         "report.html": lambda: page(results).encode(),
         "report.md": lambda: report_markdown(results, confusions).encode(),
-        "accuracy.png": lambda: accuracy_png(results.rows),
+        "accuracy.svg": lambda: figures.accuracy(results.rows).file().encode(),
     }
     with replacing_all(out) as put:
         # Half a character in a class name (a lone surrogate) is written as the \\uXXXX that JSON has for it.
@@ -107,7 +108,7 @@ def _write_report(results: EvalResults, out: Path, beside: Mapping[str, bytes], 
                 put(name, content[name]())
             else:
                 k = confusions[name]
-                put(name, confusion_png(results.rows[k], results.details[k]))
+                put(name, figures.confusion(results.rows[k], results.details[k]).file().encode())
         for name, whole in beside.items():
             put(name, whole)
     for name in set(earlier) - set(names):
@@ -165,16 +166,16 @@ def _dump(value: Any) -> str:
 
 
 def _files_of(path: Path) -> set[str]:
-    """Plots that an earlier report of this schema names as its own; empty where there is none that can be read."""
-    return {name for name in earlier_files(path) if re.fullmatch(r"confusion-[\w.@+-]+\.png", name)}
+    """Figures that an earlier report of this schema names as its own; empty where there is none that can be read."""
+    return {name for name in earlier_files(path) if FIGURES.fullmatch(name)}
 
 
 def _confusion_names(results: EvalResults) -> dict[str, int]:
-    """`confusion-DATA-MODEL.png` → row, of letters that every file system takes, and no name twice."""
+    """`confusion-DATA-MODEL.svg` → row, of letters that every file system takes, and no name twice."""
     names: dict[str, int] = {}
     for k in lookup.pictured(results):
         row = results.rows[k]
         stem = "confusion-" + re.sub(r"[^A-Za-z0-9_.@+-]+", "_", f"{row.data}-{row.label}")[:100].lower()
-        free = (f"{stem}{end}.png" for end in itertools.chain([""], (f"+{n}" for n in itertools.count(2))))
+        free = (f"{stem}{end}.svg" for end in itertools.chain([""], (f"+{n}" for n in itertools.count(2))))
         names[next(name for name in free if name not in names)] = k
     return names

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from l2a_transfer.evaluation.protocols import PROTOCOLS
 from l2a_transfer.evaluation.results import EvalConfig
 
 METRICS = ("mean_class_accuracy", "accuracy")
@@ -47,7 +48,7 @@ class Protocol:
 
     @property
     def is_low_shot(self) -> bool:
-        return self.config.protocol == "low-shot"
+        return PROTOCOLS[self.config.protocol].has_shots
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ from typing import Any
 from l2a_transfer.data.registry import find_dataset
 from l2a_transfer.devices import DEVICES
 from l2a_transfer.errors import StudyError
+from l2a_transfer.evaluation.protocols import PROTOCOLS
 from l2a_transfer.evaluation.results import EvalConfig
 from l2a_transfer.inputs import read_input
 from l2a_transfer.models.config import ARCHITECTURES, DEFAULT_NORMALIZER, DEFAULT_WIDTH, GLOBAL_BRANCH, ModelConfig
@@ -37,8 +38,6 @@ if sys.version_info >= (3, 11):
 else:
     import tomli as tomllib
 
-BUILT_IN = ("official", "stratified", "caltech-30", "low-shot", "auto")
-"""Protocols that a study can use without declaring them."""
 MAX_BYTES = 4 << 20
 OF_PROTOCOL = ("draws", "folds", "decades", "seed")
 Options = tuple[tuple[str, str], ...]
@@ -62,7 +61,7 @@ def read_study(path: Path) -> Study:
     guess_s = {kind: guess.number(kind, default) for kind, default in GUESS_S.items()}
     guess.end()
     sources = {name: _images(name, table, data_dir, target=False) for name, table in top.children("sources")}
-    protocols = {name: Protocol(name, EvalConfig(protocol=name)) for name in BUILT_IN}
+    protocols = {name: Protocol(name, EvalConfig(protocol=name)) for name in PROTOCOLS}
     protocols |= {name: _protocol(name, table) for name, table in top.children("protocols")}
     targets = {name: _target(name, table, data_dir, protocols, sources) for name, table in top.children("targets")}
     networks = {
@@ -151,7 +150,7 @@ def _target(
 
 
 def _protocol(name: str, table: Table) -> Protocol:
-    kind = table.named("protocol", "protocol", BUILT_IN, name if name in BUILT_IN else None)
+    kind = table.named("protocol", "protocol", PROTOCOLS, name if name in PROTOCOLS else None)
     settings: dict[str, Any] = {}
     for key in OF_PROTOCOL:
         if table.has(key):

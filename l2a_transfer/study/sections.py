@@ -6,8 +6,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from l2a_transfer.evaluation.verdict import p_text
+from l2a_transfer.report.svg import Figure
 from l2a_transfer.study.contrasts import Estimate, OverTargets
-from l2a_transfer.study.figures import Figure, forest, low_shot, numbers, signed
+from l2a_transfer.study.plots import forest, low_shot, numbers, signed
 from l2a_transfer.study.results import Compared, Row, StudyResults
 
 
@@ -59,8 +60,9 @@ def summary(results: StudyResults) -> list[Block]:
 def _hypotheses(results: StudyResults) -> tuple[Block, ...]:
     if not results.hypotheses:
         return ()
-    rows = tuple((h.name, h.says or "–", ", ".join(dict.fromkeys(h.support + h.refute)), h.verdict)
-                 for h in results.hypotheses)  # fmt: skip
+    rows = tuple(
+        (h.name, h.says or "–", ", ".join(dict.fromkeys(h.support + h.refute)), h.verdict) for h in results.hypotheses
+    )
     columns = (("hypothesis", False), ("says", False), ("rests on", False), ("verdict", False))
     return (Grid("Hypotheses and what the planned comparisons say of them.", columns, rows),)
 
@@ -70,10 +72,19 @@ def _comparisons(results: StudyResults) -> tuple[Block, ...]:
         return ()
     rows = [_comparison_row(one, over) for one in results.comparisons for over in one.summaries]
     columns = (
-        ("comparison", False), ("networks", False), ("features", False), ("over", False), ("targets", True),
-        ("seeds", True), ("test images", True), ("difference, points [95 %]", True), ("p", True), ("τ", True),
-        ("supported if, refuted if", False), ("verdict", False),
-    )  # fmt: skip
+        ("comparison", False),
+        ("networks", False),
+        ("features", False),
+        ("over", False),
+        ("targets", True),
+        ("seeds", True),
+        ("test images", True),
+        ("difference, points [95 %]", True),
+        ("p", True),
+        ("τ", True),
+        ("supported if, refuted if", False),
+        ("verdict", False),
+    )
     notes = (
         "A difference on one target is over training seeds: the errors of seeds and of test images are added.",
         "Over targets: a random-effects mean (Paule and Mandel's τ) with the Hartung–Knapp interval, its factor held "
@@ -90,30 +101,46 @@ def _comparison_row(one: Compared, over: OverTargets) -> tuple[str, ...]:
     used = [target for target in one.targets if target.target in over.targets]
     seeds = {tuple(target.seeds.values()) for target in used}
     return (
-        one.name, one.title, one.features if one.width is None else f"PCA to {one.width}", over.name,
-        str(len(over.targets)), "; ".join(" + ".join(map(str, own)) for own in sorted(seeds)) or "–",
-        f"{sum(target.n_test for target in used):,}", _adjusted(over.estimate), _p(over.estimate),
-        "–" if over.tau is None else f"{100 * over.tau:.1f}", rules if first else "–",
+        one.name,
+        one.title,
+        one.features if one.width is None else f"PCA to {one.width}",
+        over.name,
+        str(len(over.targets)),
+        "; ".join(" + ".join(map(str, own)) for own in sorted(seeds)) or "–",
+        f"{sum(target.n_test for target in used):,}",
+        _adjusted(over.estimate),
+        _p(over.estimate),
+        "–" if over.tau is None else f"{100 * over.tau:.1f}",
+        rules if first else "–",
         (one.verdict or "–") if first else "–",
-    )  # fmt: skip
+    )
 
 
 def _compared(one: Compared) -> tuple[Block, ...]:
     untested = any(target.estimate.not_defined for target in one.targets)
     rows = tuple(
         (
-            target.target, target.protocol + (f", k = {target.shots}" if target.shots else ""),
-            f"{target.n_train:,} / {target.n_test:,}", ", ".join(f"{m} {n}" for m, n in target.seeds.items()),
-            numbers(target.estimate), _adjusted(target.estimate), _p(target.estimate),
+            target.target,
+            target.protocol + (f", k = {target.shots}" if target.shots else ""),
+            f"{target.n_train:,} / {target.n_test:,}",
+            ", ".join(f"{m} {n}" for m, n in target.seeds.items()),
+            numbers(target.estimate),
+            _adjusted(target.estimate),
+            _p(target.estimate),
             *([target.estimate.not_defined or "–"] if untested else []),
         )
         for target in one.targets
-    )  # fmt: skip
+    )
     columns = (
-        ("target", False), ("protocol", False), ("train / test", True), ("runs", False),
-        ("difference, points [95 %]", True), ("adjusted [95 %]", True), ("p, adjusted", True),
+        ("target", False),
+        ("protocol", False),
+        ("train / test", True),
+        ("runs", False),
+        ("difference, points [95 %]", True),
+        ("adjusted [95 %]", True),
+        ("p, adjusted", True),
         *([("no test, because", False)] if untested else []),
-    )  # fmt: skip
+    )
     blocks: list[Block] = []
     if rows:
         comparisons = one.targets[0].estimate.comparisons
@@ -138,9 +165,15 @@ def _p(estimate: Estimate | None) -> str:
 
 def _rows(results: StudyResults) -> Iterable[Block]:
     columns = (
-        ("model", False), ("features", False), ("columns", True), ("seeds", True), ("mean, %", True), ("sd", True),
-        ("each seed, %", True), ("accuracy, %", True),
-    )  # fmt: skip
+        ("model", False),
+        ("features", False),
+        ("columns", True),
+        ("seeds", True),
+        ("mean, %", True),
+        ("sd", True),
+        ("each seed, %", True),
+        ("accuracy, %", True),
+    )
     for target, protocol, shots in dict.fromkeys((row.target, row.protocol, row.shots) for row in results.rows):
         own = [row for row in results.rows if (row.target, row.protocol, row.shots) == (target, protocol, shots)]
         first = own[0]
@@ -156,10 +189,15 @@ def _rows(results: StudyResults) -> Iterable[Block]:
 def _cells(row: Row) -> tuple[str, ...]:
     n = str(len(row.values)) + (f" of {len(row.values) + len(row.missing)}" if row.missing else "")
     return (
-        row.model, "as they are" if row.components is None else f"PCA to {row.components}", str(row.dim),
-        n if row.seeds != (None,) else "–", f"{100 * row.mean:.1f}", "–" if row.sd is None else f"{100 * row.sd:.1f}",
-        ", ".join(f"{100 * value:.1f}" for value in row.values), f"{100 * row.accuracy_mean:.1f}",
-    )  # fmt: skip
+        row.model,
+        "as they are" if row.components is None else f"PCA to {row.components}",
+        str(row.dim),
+        n if row.seeds != (None,) else "–",
+        f"{100 * row.mean:.1f}",
+        "–" if row.sd is None else f"{100 * row.sd:.1f}",
+        ", ".join(f"{100 * value:.1f}" for value in row.values),
+        f"{100 * row.accuracy_mean:.1f}",
+    )
 
 
 def _matrix(results: StudyResults) -> Grid:
@@ -171,8 +209,9 @@ def _matrix(results: StudyResults) -> Grid:
     for model in dict.fromkeys(row.model for row in rows):
         found = [cells.get((model, *place)) for place in places]
         lines.append((model, *("–" if row is None else _short(row) for row in found)))
-    names = [target if sum(t == target for t, _ in places) == 1 else f"{target}, {protocol}"
-             for target, protocol in places]  # fmt: skip
+    names = [
+        target if sum(t == target for t, _ in places) == 1 else f"{target}, {protocol}" for target, protocol in places
+    ]
     caption = "Mean class accuracy, %: mean over seeds ± standard deviation (number of seeds)."
     return Grid(caption, (("model", False), *((name, True) for name in names)), tuple(lines))
 

@@ -13,10 +13,10 @@ from l2a_transfer.study.children import Launcher
 from l2a_transfer.study.config import Study
 from l2a_transfer.study.data import DataSets
 from l2a_transfer.study.record import DONE, State, StudyFolder
-from l2a_transfer.study.report import write_study_report
 from l2a_transfer.study.results import StudyResults, analyse
 from l2a_transfer.study.scheduler import FAILED, Scheduler, chosen_steps, preview_steps
 from l2a_transfer.study.steps import plan_steps
+from l2a_transfer.study.study_report import write_study_report
 
 log = logging.getLogger(__name__)
 

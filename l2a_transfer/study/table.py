@@ -66,16 +66,20 @@ class Table:
         if or_one and isinstance(self._values.get(key), str):
             self._values[key] = [self._values[key]]
         found = self._taken(
-            key, None if default is None else list(default), lambda v: _is_list(v, lambda x: isinstance(x, str) and x),
+            key,
+            None if default is None else list(default),
+            lambda v: _is_list(v, lambda x: isinstance(x, str) and x),
             "a list of texts, none of them twice",
-        )  # fmt: skip
+        )
         return tuple(found)
 
     def wholes(self, key: str, default: Iterable[int] | None = None) -> tuple[int, ...]:
         found = self._taken(
-            key, None if default is None else list(default), lambda v: _is_list(v, lambda x: _is_whole(x) and x >= 0),
+            key,
+            None if default is None else list(default),
+            lambda v: _is_list(v, lambda x: _is_whole(x) and x >= 0),
             "a list of whole numbers, none of them twice or below 0",
-        )  # fmt: skip
+        )
         return tuple(found)
 
     def numbers(self, key: str) -> tuple[float, ...]:

@@ -20,8 +20,8 @@ import torch
 from torch import Tensor
 
 from l2a_transfer.svm.memory import MemoryPlan
-from l2a_transfer.svm.objective import Coordinates, Work, hessian_times, parts
-from l2a_transfer.svm.rows import Rows
+from l2a_transfer.svm.objective import Coordinates, NewtonState, hessian_times, parts
+from l2a_transfer.svm.rows import ScaledRows
 
 MAX_CG = 250
 DOUBLE_COST = 2.0
@@ -34,7 +34,7 @@ SINGLE_ERROR = 0.02
 class Eigenbasis:
     """Σ z zᵀ / N of the mean fold's coordinates, with the constant, as eigenvalues and vectors; made when needed."""
 
-    def __init__(self, rows: Rows, folds: Coordinates, plan: MemoryPlan) -> None:
+    def __init__(self, rows: ScaledRows, folds: Coordinates, plan: MemoryPlan) -> None:
         self._rows, self._folds, self._plan = rows, folds, plan
         self._pair: tuple[Tensor, Tensor] | None = None
 
@@ -69,17 +69,19 @@ class Eigenbasis:
 class Directions:
     """Finds directions for J problems and keeps, of each, what the next direction can be had cheaper with."""
 
-    def __init__(self, rows: Rows, basis: Eigenbasis, plan: MemoryPlan, J: int) -> None:
+    def __init__(self, rows: ScaledRows, basis: Eigenbasis, plan: MemoryPlan, J: int) -> None:
         self.rows, self.basis, self.plan = rows, basis, plan
         self._cg_steps = torch.full((J,), 10.0, dtype=torch.float64, device=rows.device)
         self._moments: Tensor | None = None  # (J, D + 1, D + 1) of the rows that `_summed` (J, N) marks
         self._summed = torch.zeros(J, rows.N if plan.moments else 0, dtype=torch.bool, device=rows.device)
 
-    def foretell(self, ratio: float) -> None:
-        """C is about to change by this ratio: conjugate gradients take about its root times as many steps."""
+    def scale_cg_steps(self, ratio: float) -> None:
+        """Expect more steps of conjugate gradients, or fewer: about the root of the `ratio` by which C changes."""
         self._cg_steps *= ratio**0.5
 
-    def __call__(self, todo: Tensor, at: Work, gradient: Tensor, active: Tensor, C: float, forcing: Tensor) -> Tensor:
+    def __call__(
+        self, todo: Tensor, at: NewtonState, gradient: Tensor, active: Tensor, C: float, forcing: Tensor
+    ) -> Tensor:
         """p (J, D + 1) float64 with H p ≈ −gradient, a descent direction, for the problems `todo` (J,)."""
         n_active = active.sum(dim=1)  # (J,)
         single = self._single_will_do(n_active, C)
@@ -216,7 +218,7 @@ def _to_coordinates(moment: Tensor, z: Coordinates) -> Tensor:
 
 
 def _conjugate_gradients(
-    rows: Rows,
+    rows: ScaledRows,
     z: Coordinates,
     gradient: Tensor,
     active: Tensor,

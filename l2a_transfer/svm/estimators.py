@@ -24,7 +24,7 @@ from l2a_transfer.svm.shared_fits import SharedFits
 if TYPE_CHECKING:
     import torch
 
-    from l2a_transfer.svm.newton import Outcome
+    from l2a_transfer.svm.newton import SolverOutcome
 
 C_GRID = (1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0, 100.0)
 
@@ -121,7 +121,7 @@ class BatchedLinearSVC(_LinearClassifier):
         self._take(fits, *fits.solve(float(self.C)))
         return self
 
-    def _take(self, fits: SharedFits, outcome: Outcome, weights: torch.Tensor, intercepts: torch.Tensor) -> None:
+    def _take(self, fits: SharedFits, outcome: SolverOutcome, weights: torch.Tensor, intercepts: torch.Tensor) -> None:
         self.coef_, self.intercept_ = weights.cpu().numpy(), intercepts.cpu().numpy()
         self.objective_, self.duality_gap_ = outcome.objective.cpu().numpy(), outcome.gap.cpu().numpy()
         self.n_iter_ = int(outcome.steps.max())

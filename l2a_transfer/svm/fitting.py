@@ -35,11 +35,32 @@ STOPPING = {"batched": (1e-8, 100), "liblinear": (1e-4, 1000)}
 
 @dataclass(frozen=True)
 class SvmConfig:
-    """How one SVM is made: candidates for C in rising order, folds, solver, and what stands before the SVM.
+    """How one SVM is made.
 
-    `normalization`: `standardize` (columns, fitted on training rows), `l2` (rows to length 1) or `none`.
-    `components`: principal components to keep after it (None: all columns). `decades`: how often the grid may grow
-    tenfold where the best C is at its edge. `tol` and `max_iter` None: the solver's own. `jobs`: liblinear's threads.
+    Parameters
+    ----------
+    c_grid : tuple of float
+        Candidates for C in rising order; one is used as it is.
+    folds : int
+        Folds of the cross-validation that chooses among several.
+    components : int or None
+        Principal components that are kept after the normalization; None keeps all columns.
+    seed : int
+        Random seed of folds and PCA.
+    jobs : int
+        liblinear's threads; they change no number.
+    tol, max_iter : optional
+        Of the solver; None means its own.
+    solver : str
+        A name of `SOLVERS`.
+    normalization : str
+        ``"standardize"`` (columns, fitted on training rows), ``"l2"`` (rows to length 1) or ``"none"``.
+    decades : int
+        How often the grid may grow tenfold where the best C is at its edge.
+    device : str
+        Of the batched solver.
+    max_memory : int or None
+        Bytes that the batched solver may take besides the rows.
     """
 
     c_grid: tuple[float, ...]
@@ -114,16 +135,30 @@ def fit_svm(
     *,
     tick: Callable[[float], Any] | None = None,
 ) -> SvmFit:
-    """Chooses C by stratified cross-validation on the training rows (N, D), and refits with it on all of them.
+    """Choose C by stratified cross-validation on the training rows, and refit with it on all of them.
 
-    Scaler and PCA are fitted inside each fold on that fold's training part. Candidates that get equally many held-out
-    rows right are told apart by taking the smaller C. `tick(n)` is called after every n fits. `LazyRows` are read in
-    blocks where they do not fit into `max_memory`; that takes the batched solver, standardised or bare columns.
+    Scaler and PCA are fitted inside each fold, on that fold's training part. Of candidates with equally many held-out
+    rows right the smaller C is taken. Features are cast to float64 before anything else: means and scales of float16
+    or float32 columns would otherwise overflow or lose digits.
 
-    Features are cast to float64 before anything else: means and scales of float16 or float32 columns would otherwise
-    overflow or lose digits.
+    Parameters
+    ----------
+    features : ndarray or LazyRows, shape (N, D)
+        Training rows. `LazyRows` are read in blocks where they do not fit into `max_memory`; that takes the batched
+        solver, and columns that are standardised or left as they are.
+    labels : ndarray of int32, shape (N,)
+    config : SvmConfig
+    tick : callable, optional
+        Called with n after every n fits.
 
-    Raises: EvaluationError where there is one class only, or a class has fewer rows than folds.
+    Returns
+    -------
+    SvmFit
+
+    Raises
+    ------
+    EvaluationError
+        If there is one class only, or a class has fewer rows than folds.
     """
     counts = np.unique(labels, return_counts=True)[1]
     if len(counts) < 2:

@@ -52,11 +52,35 @@ def search_grid(
     decades: int = 0,
     sizes: Sequence[int] | None = None,
 ) -> GridResult:
-    """Chooses C by `fold_scores`; of equal ones the smaller C.
+    """Choose the C with the best `fold_scores`; of equal ones the smallest.
 
     While the best candidate is the smallest or largest, and better than its neighbour, a tenth or ten times of it is
-    tried too, at most `decades` times in all; a plateau that reaches the edge says nothing of what lies outside. `run`
-    gets candidates in rising order.
+    tried too. A plateau that reaches the edge says nothing of what lies outside, and does not make the grid grow.
+
+    Parameters
+    ----------
+    run : callable
+        Candidates in rising order → their `FoldCounts`.
+    Cs : sequence of float
+        The first candidates.
+    decades : int
+        How often the grid may grow.
+    sizes : sequence of int, shape (F,), optional
+        Held-out rows of each fold, for every fold to count alike; else every row does.
+
+    Returns
+    -------
+    GridResult
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> right = {0.1: 3, 1.0: 5, 10.0: 4}
+    >>> def run(Cs):
+    ...     return FoldCounts(np.array([[right[C]] for C in Cs]), np.zeros((len(Cs), 1), bool))
+    >>> found = search_grid(run, [0.1, 1.0], decades=1)
+    >>> found.Cs, found.Cs[found.best], found.added
+    ((0.1, 1.0, 10.0), 1.0, 1)
     """
     grid = sorted(Cs)
     counts = run(grid)

@@ -93,6 +93,9 @@ def budget_of(max_memory: int | None, device: torch.device) -> int:
     if not max_memory:
         return usable // 2
     if max_memory > usable:
-        log.warning("max_memory is %s; this process may take %s more, which the fit keeps below", mebibytes(max_memory),
-                    mebibytes(usable))  # fmt: skip
+        log.warning(
+            "max_memory is %s; this process may take %s more, which the fit keeps below",
+            mebibytes(max_memory),
+            mebibytes(usable),
+        )
     return min(max_memory, usable * 7 // 8)

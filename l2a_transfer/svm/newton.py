@@ -25,12 +25,12 @@ from torch import Tensor
 
 from l2a_transfer.svm.directions import Directions, Eigenbasis
 from l2a_transfer.svm.memory import MemoryPlan
-from l2a_transfer.svm.objective import Coordinates, Work, parts
-from l2a_transfer.svm.rows import Rows
+from l2a_transfer.svm.objective import Coordinates, NewtonState, parts
+from l2a_transfer.svm.rows import ScaledRows
 
 
 @dataclass(frozen=True)
-class Outcome:
+class SolverOutcome:
     """Of one `solve`, a value a problem: objective, duality gap, Newton steps taken, and whether gap ≤ tol · f."""
 
     objective: Tensor
@@ -48,7 +48,7 @@ class Problems:
 
     def __init__(
         self,
-        rows: Rows,
+        rows: ScaledRows,
         folds: Coordinates,
         basis: Eigenbasis,
         targets: Tensor,
@@ -74,10 +74,10 @@ class Problems:
         self.w = w.clone()
         self.scores = self._at(slice(None)).scores_of(self.w)
 
-    def solve(self, C: float, *, tol: float, max_iter: int) -> Outcome:
+    def solve(self, C: float, *, tol: float, max_iter: int) -> SolverOutcome:
         """Moves every problem to its optimum for this C, in at most `max_iter` Newton steps."""
         J, device = len(self.fold), self.rows.device
-        self.directions.foretell(C / (self.last_C or C))
+        self.directions.scale_cg_steps(C / (self.last_C or C))
         self.last_C = C
         objective = torch.zeros(J, dtype=torch.float64, device=device)
         gap, steps = torch.zeros_like(objective), torch.zeros(J, dtype=torch.int64, device=device)
@@ -104,7 +104,7 @@ class Problems:
             self.w[todo] += length[:, None] * direction
             for own in parts(len(todo), self.plan.block // self.rows.N):
                 self.scores[todo[own]] += length[own, None] * along[own]
-        return Outcome(objective, gap, steps, gap <= tol * objective)
+        return SolverOutcome(objective, gap, steps, gap <= tol * objective)
 
     def original_units(self) -> tuple[Tensor, Tensor]:
         """Weights (J, D) and intercepts (J,) for rows as they came: score = ⟨weights, x⟩ + intercept."""
@@ -112,6 +112,6 @@ class Problems:
         weights = shared[:, :-1] / self.rows.spread
         return weights, shared[:, -1] - weights @ self.rows.shift
 
-    def _at(self, todo: Tensor | slice) -> Work:
+    def _at(self, todo: Tensor | slice) -> NewtonState:
         z = self.folds[self.fold[todo]]
-        return Work(self.rows, z, self.w[todo], self.scores[todo], self.sign[todo], self.plan.block)
+        return NewtonState(self.rows, z, self.w[todo], self.scores[todo], self.sign[todo], self.plan.block)

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from l2a_transfer.svm.rows import Rows
+from l2a_transfer.svm.rows import ScaledRows
 
 SLOPE = 0.5
 """The line search ends where the slope is down to this share."""
@@ -20,7 +20,10 @@ SLOPE = 0.5
 
 @dataclass(frozen=True)
 class Coordinates:
-    """z = ((x' − mean) · inverse, bias) of J problems or F folds: `mean`, `inverse` (J, D); x' as `Rows` gives it."""
+    """z = ((x' − mean) · inverse, bias) of J problems or F folds; x' as `ScaledRows` gives it.
+
+    `mean`, `inverse`: (J, D).
+    """
 
     mean: Tensor
     inverse: Tensor
@@ -52,21 +55,26 @@ class Coordinates:
 
 
 @dataclass(frozen=True)
-class Work:
-    """Some problems in the middle of a step: `w` (J, D + 1), `scores` (J, N) float64, `sign` (J, N) float32, which is
-    y, and 0 where the row is not in the fold; `block` numbers are worked on at a time."""
+class NewtonState:
+    """Some problems in the middle of a Newton step.
 
-    rows: Rows
+    `w` (J, D + 1), `scores` (J, N) float64, `sign` (J, N) float32: y, and 0 where the row is not in the fold. `block`:
+    numbers that are worked on at a time.
+    """
+
+    rows: ScaledRows
     z: Coordinates
     w: Tensor
     scores: Tensor
     sign: Tensor
     block: int
 
-    def __getitem__(self, chosen: Tensor) -> Work:
+    def __getitem__(self, chosen: Tensor) -> NewtonState:
         if len(chosen) == len(self.w):
             return self
-        return Work(self.rows, self.z[chosen], self.w[chosen], self.scores[chosen], self.sign[chosen], self.block)
+        return NewtonState(
+            self.rows, self.z[chosen], self.w[chosen], self.scores[chosen], self.sign[chosen], self.block
+        )
 
     def scores_of(self, v: Tensor) -> Tensor:
         """⟨v, z_i⟩ of every row: v (J, D + 1) → (J, N)."""
@@ -103,7 +111,7 @@ class Work:
         return length
 
 
-def hessian_times(rows: Rows, z: Coordinates, v: Tensor, weight: Tensor, C: float, block: int) -> Tensor:
+def hessian_times(rows: ScaledRows, z: Coordinates, v: Tensor, weight: Tensor, C: float, block: int) -> Tensor:
     """v + 2C Σ_active z ⟨z, v⟩ in v's precision: v (J, D + 1), weight (J, N), 1 where active → (J, D + 1)."""
     shared = z.to_shared(v)
     products = torch.zeros_like(v)

@@ -17,9 +17,35 @@ if TYPE_CHECKING:
 
 
 class LazyRows:
-    """Some rows and columns of a matrix on disk, read when needed: an h5py data set, or `FeatureFile.features`.
+    """Some rows and columns of a matrix on disk, read when needed.
 
-    `rows`: row numbers in rising order (None: all); `columns`: a slice. Shape (N, D). Raises: ValueError.
+    Parameters
+    ----------
+    matrix : array-like of shape (rows, columns)
+        An h5py data set, or `FeatureFile.features`.
+    rows : ndarray of int, shape (N,), optional
+        Row numbers in rising order; all where left out.
+    columns : slice, optional
+        The D columns; all where left out.
+
+    Attributes
+    ----------
+    shape : tuple of int
+        (N, D).
+
+    Raises
+    ------
+    ValueError
+        If the row numbers do not rise.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> lazy = LazyRows(np.arange(12).reshape(4, 3), rows=np.array([1, 3]), columns=slice(1, 3))
+    >>> lazy.shape
+    (2, 2)
+    >>> lazy[0:2].tolist()
+    [[4, 5], [10, 11]]
     """
 
     def __init__(
@@ -39,7 +65,7 @@ class LazyRows:
 
 @dataclass(frozen=True)
 class Fold:
-    """Who is fitted on and who is held out, and the coordinates of one fit: z = (x − mean) / scale.
+    """The rows that one fit takes and those that it holds out, and its coordinates z = (x − mean) / scale.
 
     `train` (N,) bool; `held_out`: row numbers, in any order, each as often as it counts. `standardize` False leaves
     z = x.
@@ -83,7 +109,7 @@ def folds_of_lists(
     return (rows if len(rows) > N else None), folds
 
 
-class Rows:
+class ScaledRows:
     """Rows (N, D) as blocks of (x', 1), x' = (x − shift) / spread in shared coordinates, on one device.
 
     `shift` and `spread` are the mean and the standard deviation over all N rows: no model's statistics, only numbers

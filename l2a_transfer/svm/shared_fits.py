@@ -13,12 +13,12 @@ from l2a_transfer.devices import choose_device
 from l2a_transfer.errors import ArgumentError
 from l2a_transfer.svm.grid import FoldCounts
 from l2a_transfer.svm.memory import budget_of, plan_memory
-from l2a_transfer.svm.rows import Fold, LazyRows, RepeatedRows, Rows
+from l2a_transfer.svm.rows import Fold, LazyRows, RepeatedRows, ScaledRows
 
 if TYPE_CHECKING:
     import torch
 
-    from l2a_transfer.svm.newton import Outcome, Problems
+    from l2a_transfer.svm.newton import Problems, SolverOutcome
 
 
 STANDARDISE = "standardise the columns, or subtract each column's mean"
@@ -70,7 +70,7 @@ class SharedFits:
             given=budget == max_memory,
         )
         self.batch = self.plan.batch
-        self.rows = Rows(X, device=self.device, resident=self.plan.resident, block=self.plan.block)
+        self.rows = ScaledRows(X, device=self.device, resident=self.plan.resident, block=self.plan.block)
         if not all(fold.standardize for fold in self.folds):
             _check_offset(self.rows)
         mean, inverse = self.rows.fold_statistics(self.folds)
@@ -80,11 +80,11 @@ class SharedFits:
         self.train = torch.from_numpy(np.stack([fold.train for fold in self.folds])).to(self.device)
         self.solutions: dict[float, torch.Tensor] = {}
 
-    def solve(self, C: float, start: torch.Tensor | None = None) -> tuple[Outcome, torch.Tensor, torch.Tensor]:
+    def solve(self, C: float, start: torch.Tensor | None = None) -> tuple[SolverOutcome, torch.Tensor, torch.Tensor]:
         """All columns at one C: outcome, weights (J, D) and intercepts (J,) in the units of X."""
         import torch
 
-        from l2a_transfer.svm.newton import Outcome
+        from l2a_transfer.svm.newton import SolverOutcome
 
         parts = []
         for place, problems in self._batches():
@@ -92,7 +92,7 @@ class SharedFits:
                 problems.start_at(start[place].to(self.device).double())
             parts.append((problems.solve(C, tol=self.tol, max_iter=self.max_iter), *problems.original_units()))
         outcomes = [outcome for outcome, _, _ in parts]
-        whole = Outcome(
+        whole = SolverOutcome(
             objective=torch.cat([o.objective for o in outcomes]),
             gap=torch.cat([o.gap for o in outcomes]),
             steps=torch.cat([o.steps for o in outcomes]),
@@ -164,7 +164,7 @@ class SharedFits:
             yield place, Problems(*shared, fold[place], positive[place], self.plan)
 
 
-def _check_offset(rows: Rows) -> None:
+def _check_offset(rows: ScaledRows) -> None:
     """Raises: ArgumentError where a column's mean is more than LARGEST_OFFSET of the largest deviations from 0.
 
     A column of rounding noise, as the last component of a PCA, may lie far from 0 for its own deviation: it is too

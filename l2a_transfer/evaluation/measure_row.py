@@ -12,10 +12,11 @@ from numpy.typing import NDArray
 from l2a_transfer.evaluation import statistics
 from l2a_transfer.evaluation.compare import Answers
 from l2a_transfer.evaluation.confusion import Confusion
-from l2a_transfer.evaluation.families import Source
+from l2a_transfer.evaluation.groups import Source
 from l2a_transfer.evaluation.naming import Named
-from l2a_transfer.evaluation.protocols import Plan, Split
+from l2a_transfer.evaluation.protocols import Plan
 from l2a_transfer.evaluation.results import EvalConfig, EvalDetail, EvalRow
+from l2a_transfer.evaluation.splits import Split
 from l2a_transfer.evaluation.statistics import FEW_IMAGES
 from l2a_transfer.evaluation.variants import Variant
 from l2a_transfer.features.store.views import FeatureFile, VerifiedFile
@@ -33,7 +34,7 @@ PREDICT_SCORES = 1 << 22
 """Rows and scores that are computed at a time; only with more than 512 classes are there too many for all rows."""
 
 
-def measure(
+def measure_row(
     features: FeatureFile,
     named: Named,
     plan: Plan,
@@ -57,7 +58,7 @@ def measure(
         by_id = np.array(sorted(range(len(test)), key=lambda k: features.ids[test[k]]))
         fits.append(fit)
         predictions.append(tuple(predicted.tolist()))
-        confusions.append(Confusion.of(truth, predicted, len(present)))
+        confusions.append(Confusion.from_labels(truth, predicted, len(present)))
         top5.append(float(hits.mean()))
         truths.append(truth[by_id])
         rights.append((truth == predicted)[by_id])
@@ -153,9 +154,10 @@ def _training_rows(
         as_read + memory_of_fit(*lazy.shape, svm_config(config, variant, None)),
         f"{features.path}: {variant.name or (config.solver if simple else 'PCA')} on {lazy.shape[0]} rows of "
         f"{lazy.shape[1]} columns",
-        "`solver='batched'` takes less" if simple and config.solver == "liblinear" else
-        "extract fewer images (`limit`), or leave what is not needed out of `ablate`",
-    )  # fmt: skip
+        "`solver='batched'` takes less"
+        if simple and config.solver == "liblinear"
+        else "extract fewer images (`limit`), or leave what is not needed out of `ablate`",
+    )
     return variant.values(features.features[train])
 
 
@@ -187,7 +189,7 @@ def _intervals(
     how: dict[str, Any] = {"draws": len(confusions), "shared": shared}
     whole = statistics.pooled(right.sum(axis=0)[None], statistics.RIGHT_OR_WRONG, different.sum()[None], **how)
     classes = statistics.pooled(right, statistics.RIGHT_OR_WRONG, different, **how)
-    values = [[measure(c) for c in confusions] for measure in (statistics.accuracy, statistics.mean_class_accuracy)]
+    values = [[of(c) for c in confusions] for of in (statistics.accuracy, statistics.mean_class_accuracy)]
     return (
         statistics.interval_over_draws(values[0], whole, shared=shared),
         statistics.interval_over_draws(values[1], classes, shared=shared),
@@ -201,8 +203,10 @@ def few_test_images(labels: NDArray[np.int32], splits: Sequence[Split]) -> list[
     if not few:
         return []
     have = "has" if few == 1 else "have"
-    return [f"{few} of {K} classes {have} fewer than {FEW_IMAGES} test images (the fewest: {least}), which is little "
-            "to measure a class by: differences between models are easily missed"]  # fmt: skip
+    return [
+        f"{few} of {K} classes {have} fewer than {FEW_IMAGES} test images (the fewest: {least}), which is little "
+        "to measure a class by: differences between models are easily missed"
+    ]
 
 
 def source_of(file: FeatureFile | VerifiedFile, label: str, levels: tuple[str, ...]) -> Source:

@@ -1,44 +1,20 @@
-"""A study's figures as SVG: a forest plot over targets, and low-shot curves. Each stands alone or in the page."""
+"""A study's figures: a forest plot over targets, and low-shot curves."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from importlib.resources import files
 
 from l2a_transfer.report import charts
 from l2a_transfer.report.charts import HEIGHT, WIDTH, Line, Scale, round_scale
 from l2a_transfer.report.markup import Markup, element, joined, shortened
+from l2a_transfer.report.svg import Figure
 from l2a_transfer.study.contrasts import Estimate
 from l2a_transfer.study.results import Compared, Row
 
 LEFT, PLOT, RIGHT, LINE, TOP = 170.0, 300.0, 190.0, 22.0, 12.0
 """Of a forest plot: the names, the intervals, the numbers, the height of a row, and what is above the first."""
 LEGEND_LINE = 16.0
-
-
-@dataclass(frozen=True)
-class Figure:
-    """`drawing` without a style, `width` × `height`; `name` of its file; `label` says what it shows."""
-
-    name: str
-    label: str
-    drawing: Markup
-    width: float
-    height: float
-
-    def standalone(self) -> str:
-        """The SVG file; light or dark as the reader's screen is."""
-        style = Markup(files("l2a_transfer.study").joinpath("figure.css").read_text(encoding="utf-8"))
-        return str(element("svg", element("style", style), self.drawing, xmlns="http://www.w3.org/2000/svg",
-                           viewBox=f"0 0 {self.width:g} {self.height:g}", width=self.width, height=self.height,
-                           role="img", aria_label=self.label)) + "\n"  # fmt: skip
-
-    def inline(self) -> Markup:
-        """For a page that has the style."""
-        return element("svg", self.drawing, class_="chart", viewBox=f"0 0 {self.width:g} {self.height:g}", role="img",
-                       aria_label=self.label, style=f"max-width: {self.width:g}px")  # fmt: skip
 
 
 def forest(compared: Compared) -> Figure | None:
@@ -68,11 +44,18 @@ def forest(compared: Compared) -> Figure | None:
     for x, label in scale.ticks:
         parts.append(element("line", x1=across(x), x2=across(x), y1=bottom, y2=bottom + 4, class_="axis"))
         parts.append(element("text", label, x=across(x), y=bottom + 16, text_anchor="middle"))
-    parts.append(element("text", "difference in points, with its 95 % interval", x=LEFT + PLOT / 2, y=bottom + 34,
-                         text_anchor="middle"))  # fmt: skip
+    parts.append(
+        element(
+            "text",
+            "difference in points, with its 95 % interval",
+            x=LEFT + PLOT / 2,
+            y=bottom + 34,
+            text_anchor="middle",
+        )
+    )
     name = f"forest-{compared.name}{'-matched' if compared.width else ''}.svg"
     label = f"{compared.title}, features {compared.features}: difference on each target and over targets"
-    return Figure(name, label, joined(parts), LEFT + PLOT + RIGHT, bottom + 42)
+    return Figure(label, joined(parts), LEFT + PLOT + RIGHT, bottom + 42, name=name)
 
 
 def _bar(estimate: Estimate, across: Callable[[float], float], y: float) -> Markup:
@@ -115,10 +98,14 @@ def low_shot(target: str, protocol: str, rows: Sequence[Row]) -> Figure | None:
     lines = []
     for series, model in enumerate(models):
         own = sorted((row for row in rows if row.model == model), key=lambda row: row.shots or 0)
-        lines.append(Line(
-            series, model, tuple((math.log2(row.shots or 1), 100 * row.mean) for row in own),
-            tuple((100 * min(row.values), 100 * max(row.values)) for row in own if row.sd is not None),
-        ))  # fmt: skip
+        lines.append(
+            Line(
+                series,
+                model,
+                tuple((math.log2(row.shots or 1), 100 * row.mean) for row in own),
+                tuple((100 * min(row.values), 100 * max(row.values)) for row in own if row.sd is not None),
+            )
+        )
     label = f"Mean class accuracy on {target} with few training images a class"
     curves = charts.curves(
         lines, x, y, x_label="training images a class", y_label="mean class accuracy, %", label=label
@@ -129,4 +116,4 @@ def low_shot(target: str, protocol: str, rows: Sequence[Row]) -> Figure | None:
         parts.append(element("g", charts.swatch(series), transform=f"translate(42 {at:.0f})"))
         parts.append(element("text", shortened(model, 44), x=80, y=at + 11))
     height = HEIGHT + LEGEND_LINE * len(models) + 4
-    return Figure(f"low-shot-{target}-{protocol}.svg", label, joined(parts), WIDTH, height)
+    return Figure(label, joined(parts), WIDTH, height, name=f"low-shot-{target}-{protocol}.svg")

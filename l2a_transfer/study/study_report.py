@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 import re
-from importlib.resources import files
 from pathlib import Path
+from typing import Any
 
 from l2a_transfer.files import write_whole
-from l2a_transfer.report.markup import Markup, element, joined, name_of
-from l2a_transfer.report.page import POLICY
-from l2a_transfer.study.figures import Figure
+from l2a_transfer.report.markup import Markup, joined
+from l2a_transfer.report.svg import Figure
+from l2a_transfer.report.templates import render
 from l2a_transfer.study.results import SCHEMA, StudyResults
 from l2a_transfer.study.sections import Block, Grid, Listing, Section, sections_of, summary
 from l2a_transfer.text import plain
@@ -24,7 +24,7 @@ def write_study_report(results: StudyResults, out: Path) -> list[Path]:
     out.mkdir(parents=True, exist_ok=True)
     sections = sections_of(results)
     figures = [block for section in sections for block in section.blocks if isinstance(block, Figure)]
-    content = {figure.name: figure.standalone() for figure in figures}
+    content = {figure.name: figure.file() for figure in figures}
     content[MARKDOWN] = _markdown(results.name, sections)
     content[TABLE] = "\n\n".join(_block(block) for block in summary(results)) + "\n"
     content[PAGE] = _page(results.name, sections)
@@ -64,48 +64,26 @@ def _escaped(text: str) -> str:
     return re.sub(r"[\\|*`]|(?<!\w)_|_(?!\w)", r"\\\g<0>", shown)
 
 
-def _page(title: str, sections: list[Section]) -> str:
-    style = Markup(files("l2a_transfer.report").joinpath("page.css").read_text(encoding="utf-8"))
-    head = element(
-        "head", element("meta", charset="utf-8"),
-        element("meta", http_equiv="Content-Security-Policy", content=POLICY),
-        element("meta", name="viewport", content="width=device-width, initial-scale=1"),
-        element("meta", name="color-scheme", content="light dark"), element("title", title),
-        Markup(f"<style>{style}</style>"),
-    )  # fmt: skip
-    links = [element("li", element("a", section.title, href=f"#section-{k}")) for k, section in enumerate(sections)]
-    parts = [
-        element("section", element("h2", section.title), *(_element(block) for block in section.blocks),
-                id=f"section-{k}")
-        for k, section in enumerate(sections)
-    ]  # fmt: skip
-    body = element(
-        "body", element("header", element("h1", title)), element("nav", element("ul", *links), aria_label="Contents"),
-        element("main", *parts),
-        element("footer", element("p", "Rendered from ", element("code", RESULTS), f" ({SCHEMA}).")),
-    )  # fmt: skip
-    return f"<!DOCTYPE html>\n{element('html', head, body, lang='en')}\n"
+def _page(name: str, sections: list[Section]) -> str:
+    keys = [f"section-{k}" for k in range(len(sections))]
+    return render(
+        "study.html.j2",
+        titles={key: section.title for key, section in zip(keys, sections, strict=True)},
+        sections={
+            key: [_with_its_kind(block) for block in section.blocks]
+            for key, section in zip(keys, sections, strict=True)
+        },
+        name=name,
+        schema=SCHEMA,
+    )
 
 
-def _element(block: Block) -> Markup:
+def _with_its_kind(block: Block) -> tuple[str, Any]:
+    """A block with the name of the template that shows it, `templates/study/NAME.html.j2`."""
     if isinstance(block, Grid):
-        heads = [
-            element("th", name, scope="col", class_="number" if number else None) for name, number in block.columns
-        ]
-        rows = [
-            element("tr", element("th", name_of(first), scope="row"), *(
-                element("td", cell, class_="number" if number else None)
-                for cell, (_, number) in zip(rest, block.columns[1:], strict=True)
-            ))
-            for first, *rest in block.rows
-        ]  # fmt: skip
-        table = element("table", element("caption", element("span", block.caption)),
-                        element("thead", element("tr", *heads)), element("tbody", *rows))  # fmt: skip
-        return element("div", table, class_="scroll", tabindex="0", role="region", aria_label=block.caption)
+        return "table", block
     if isinstance(block, Figure):
-        return element("figure", block.inline())
+        return "figure", block.inline()
     if isinstance(block, Listing):
-        if block.is_code:
-            return element("pre", joined(block.lines, Markup("\n")))
-        return element("ul", *(element("li", line) for line in block.lines), class_="note")
-    return element("p", block)
+        return ("code", joined(block.lines, Markup("\n"))) if block.is_code else ("list", block.lines)
+    return "text", block

@@ -1,0 +1,150 @@
+"""What a row of the table was made by, and which rows are training runs of one architecture."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, Generic, Protocol, TypeVar
+
+TRAINED, UNTRAINED, PIXELS, ELSEWHERE = "trained", "untrained", "pixels", "elsewhere"
+CONTROLS = (UNTRAINED, PIXELS)
+SEEDS = 3
+"""Training seeds a side below which nothing is said of an architecture."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where a row's features come from: the feature file by its digest, the model's card, and the view of the network
+    that was taken. `label` is for readers."""
+
+    label: str
+    data: str
+    card: dict[str, Any]
+    sha256: str
+    tap: str = ""
+    levels: tuple[str, ...] = ()
+    precision: str = ""
+    backend: str = ""
+
+    @property
+    def kind(self) -> str:
+        """`trained`, `untrained` (random weights), `pixels`, or `elsewhere`: features made by others."""
+        training = self.card.get("training") or {}
+        if self.card.get("name") == "pixels":
+            return PIXELS
+        if training.get("untrained"):
+            return UNTRAINED
+        return TRAINED if training and isinstance(self.card.get("config"), dict) else ELSEWHERE
+
+    @property
+    def seed(self) -> Any:
+        """The training seed, which is one training run however many rows it has; None where there is none."""
+        return (self.card.get("training") or {}).get("seed")
+
+    @property
+    def recipe(self) -> str:
+        """Everything that training runs share which differ in their seed alone; "" where nothing was trained."""
+        training = self.card.get("training") or {}
+        if self.seed is None or not isinstance(self.card.get("config"), dict):
+            return ""
+        start = training.get("init_from")
+        shared = {key: training.get(key) for key in ("data", "split", "n", "data_sha256", "recipe", "untrained")}
+        shared["init_from"] = start.get("sha256") if isinstance(start, dict) else start
+        return json.dumps([self.card["config"], self.card.get("preprocess"), shared], sort_keys=True)
+
+    @property
+    def is_fixed(self) -> bool:
+        """No training seed tells it from others of its kind, so that it stands beside an architecture as it is."""
+        return self.kind != TRAINED or not self.recipe
+
+    @property
+    def view(self) -> dict[str, Any]:
+        return {"tap": self.tap, "levels": self.levels, "precision": self.precision, "backend": self.backend}
+
+    @property
+    def architecture(self) -> str:
+        """As a report names it: vgg-att2-concat-pc@0.25."""
+        config, untrained = self.card["config"], "untrained " if self.kind == UNTRAINED else ""
+        return f"{untrained}{config.get('architecture')}@{config.get('width')}"
+
+
+class HasSource(Protocol):
+    @property
+    def source(self) -> Source: ...
+
+
+RowT = TypeVar("RowT", bound=HasSource)
+
+
+@dataclass(frozen=True)
+class Group(Generic[RowT]):
+    """Rows of one architecture, recipe and view, one or more a training seed; or one row that has no seed."""
+
+    name: str
+    rows: tuple[RowT, ...]
+
+    @property
+    def source(self) -> Source:
+        return self.rows[0].source
+
+    @property
+    def title(self) -> str:
+        """The architecture's name; for too few seeds to speak of one, the first row's."""
+        return self.name if self.is_sample else self.source.label
+
+    @property
+    def recipe_sha256(self) -> str:
+        """The digest of what its rows share: recipe and view."""
+        return hashlib.sha256(json.dumps([self.source.recipe, self.source.view]).encode()).hexdigest()
+
+    @property
+    def by_seed(self) -> dict[Any, list[RowT]]:
+        """Training seed → its rows, which are one run's. Empty where nothing was trained."""
+        found: dict[Any, list[RowT]] = {}
+        for row in self.rows if self.source.recipe else ():
+            found.setdefault(row.source.seed, []).append(row)
+        return found
+
+    @property
+    def runs(self) -> list[list[RowT]]:
+        """The rows of each seed; where there are no seeds, all rows."""
+        return list(self.by_seed.values()) or [list(self.rows)]
+
+    @property
+    def is_sample(self) -> bool:
+        """There are enough training seeds to say something of the architecture."""
+        return len(self.by_seed) >= SEEDS
+
+
+def groups_of(rows: Sequence[RowT], everything: Iterable[Source]) -> list[Group[RowT]]:
+    """The rows of one place (no variants) in groups; `everything`: all sources of the report, in which an architecture
+    has one name."""
+    names = _architecture_names(everything)
+    found: dict[tuple[str, str], list[RowT]] = {}
+    for row in rows:
+        own = row.source
+        found.setdefault((own.recipe, json.dumps(own.view) if own.recipe else own.sha256), []).append(row)
+    return [Group(names.get(key, own[0].source.label), tuple(own)) for key, own in found.items()]
+
+
+def _architecture_names(sources: Iterable[Source]) -> dict[tuple[str, str], str]:
+    """(recipe, view) → the architecture's name, with what tells it from others of the same architecture or recipe."""
+    recipes: dict[str, list[Source]] = {}
+    for source in sources:
+        if source.recipe:
+            recipes.setdefault(source.recipe, []).append(source)
+    shared = Counter(own[0].architecture for own in recipes.values())
+    names = {}
+    for recipe, own in recipes.items():
+        name = own[0].architecture
+        if shared[name] > 1:
+            name += f" (trained as {own[0].label})"
+        views = {json.dumps(source.view): source.view for source in own}
+        differ = [key for key in own[0].view if len({json.dumps(view[key]) for view in views.values()}) > 1]
+        for key, view in views.items():
+            what = [f"{part} {'+'.join(view[part]) if part == 'levels' else view[part]}" for part in differ]
+            names[recipe, key] = name + (f" ({' and '.join(what)})" if what else "")
+    return names

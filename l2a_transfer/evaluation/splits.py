@@ -1,0 +1,152 @@
+"""A split of one feature file, the rows that it is made of, and the checks that they pass."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from l2a_transfer.errors import EvaluationError
+from l2a_transfer.features.store.reader import FeatureSet
+from l2a_transfer.features.store.views import FeatureFile
+from l2a_transfer.wording import are, counted
+
+Labelled = FeatureSet | FeatureFile
+Indices = NDArray[np.intp]
+
+CHECK_NUMBERS = 1 << 22
+"""Numbers that are read at a time to see whether they are finite."""
+
+
+@dataclass(frozen=True)
+class Split:
+    """Rows of one feature file to fit and choose on, and rows to test on.
+
+    Parameters
+    ----------
+    data, protocol : str
+        Names of the data set and of the protocol.
+    draw : int
+        Number of the draw, from 0.
+    seed : int or None
+        Random seed; None where nothing was drawn.
+    sha256 : str
+        Digest of the ids and class names of both parts: the same for every file of the data set, whatever the order
+        of its rows.
+    train, test : tuple of int
+        Indices of rows, in rising order.
+    shots : int or None
+        Training images a class, where the protocol has them.
+    shared : float
+        Correlation of two draws, estimated by the share of images that they have in common.
+    """
+
+    data: str
+    protocol: str
+    draw: int
+    seed: int | None
+    sha256: str
+    train: tuple[int, ...]
+    test: tuple[int, ...]
+    shots: int | None = None
+    shared: float = 0.0
+
+
+def check_folds(features: Labelled, split: Split, folds: int) -> None:
+    """Raises: EvaluationError where a class has fewer training rows than there are folds, naming the classes."""
+    labels = features.labels[list(split.train)]
+    counts = np.bincount(labels, minlength=len(features.meta.classes))
+    few = [f"{features.meta.classes[k]!r} ({counts[k]})" for k in np.flatnonzero((counts > 0) & (counts < folds))]
+    if few:
+        raise EvaluationError(
+            f"{features.path}: {folds} folds need {folds} training images of each class; fewer in {listed(few)}",
+            f"use `folds={max(2, int(counts[counts > 0].min()))}` or more images",
+        )
+
+
+def make_split(
+    features: Labelled,
+    protocol: str,
+    draw: int,
+    seed: int | None,
+    train: Indices,
+    test: Indices,
+    *,
+    shots: int | None = None,
+    shared: float = 0.0,
+) -> Split:
+    """The split of these rows; `seed` is None where nothing was drawn."""
+    digest = hashlib.sha256()
+    for part, rows in (("train", train), ("test", test)):
+        digest.update(f"{part} {len(rows)}\n".encode())
+        for line in sorted(f"{features.ids[row]}\t{features.meta.classes[features.labels[row]]}\n" for row in rows):
+            digest.update(line.encode())
+    parts = (tuple(train.tolist()), tuple(test.tolist()))
+    return Split(features.meta.data, protocol, draw, seed, digest.hexdigest(), *parts, shots, shared)
+
+
+def members_of(features: Labelled, rows: Indices) -> dict[str, list[int]]:
+    """Class name → its rows in the order of their ids; classes in the order of their names."""
+    names = features.meta.classes
+    members: dict[str, list[int]] = {}
+    for row in sorted(rows.tolist(), key=lambda row: features.ids[row]):
+        members.setdefault(names[features.labels[row]], []).append(row)
+    return dict(sorted(members.items()))
+
+
+def check_parts(features: Labelled, train: Indices, test: Indices) -> None:
+    """Raises: EvaluationError for rows that are unlabelled, not finite, of one class, or of a class never seen."""
+    rows = np.sort(np.concatenate([train, test]))
+    check_labels(features, rows)
+    _check_finite(features, rows)
+    seen, tested = np.unique(features.labels[train]), np.unique(features.labels[test])
+    names = features.meta.classes
+    if len(seen) < 2:
+        raise EvaluationError(
+            f"{features.path}: an SVM needs at least two classes to train on, got only {names[seen[0]]!r}; "
+            "extract a set with one folder a class"
+        )
+    unseen = [repr(names[k]) for k in np.setdiff1d(tested, seen)]
+    if unseen:
+        raise EvaluationError(
+            f"{features.path}: no training image of {listed(unseen)}, which the test rows hold",
+            "extract all of the training split, or use `protocol='stratified'`",
+        )
+
+
+def check_labels(features: Labelled, rows: Indices) -> None:
+    labels, known = features.labels[rows], len(features.meta.classes)
+    missing = rows[labels < 0]
+    if len(missing):
+        raise EvaluationError(
+            f"{features.path}: {len(missing)} of {counted(len(rows), 'image')} of {features.meta.data} "
+            f"{are(len(missing))} unlabelled (label -1), the first is {features.ids[missing[0]]!r}; an SVM needs "
+            "labels: extract a folder with one sub-folder a class"
+        )
+    if len(labels) and labels.max() >= known:
+        raise EvaluationError(
+            f"{features.path}: label {labels.max()} where there {are(known)} {counted(known, 'class', 'classes')}; "
+            "extract anew"
+        )
+
+
+def _check_finite(features: Labelled, rows: Indices) -> None:
+    step = max(1, CHECK_NUMBERS // features.features.shape[1])
+    finite = np.concatenate(
+        [np.isfinite(features.features[rows[k : k + step]]).all(axis=1) for k in range(0, len(rows), step)]
+    )
+    if not finite.all():
+        bad = rows[~finite]
+        hint = " (float16 overflows above 65504: extract as float32)" if features.features.dtype == np.float16 else ""
+        raise EvaluationError(
+            f"{features.path}: NaN or infinite features in {len(bad)} of {counted(len(rows), 'row')}, the first is "
+            f"{features.ids[bad[0]]!r}{hint}",
+            "extract anew with `precision='fp32'`",
+        )
+
+
+def listed(names: list[str], most: int = 5) -> str:
+    """The first names, and how many more there are."""
+    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
