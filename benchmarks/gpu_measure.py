@@ -37,7 +37,7 @@ from l2a_transfer.models.blocks import ConvBlock
 from l2a_transfer.models.config import ModelConfig
 from l2a_transfer.models.interface import Attended, Network
 from l2a_transfer.models.registry import build_model
-from l2a_transfer.models.weights import pretrained_names, resolve_model
+from l2a_transfer.models.weights import load_model, pretrained_names
 from l2a_transfer.svm.estimators import LinearSVCPath
 from l2a_transfer.training.flops import macs
 from l2a_transfer.training.processes import Where
@@ -82,7 +82,7 @@ def agreement(device: torch.device) -> list[dict[str, Any]]:
     images_u8 = torch.randint(0, 256, (32, 3, 32, 32), dtype=torch.uint8, generator=generator)
     rows = []
     for name in [*pretrained_names(), *(f"untrained:{family}@0.25" for family in FAMILIES)]:
-        network, card = resolve_model(name)
+        network, card = load_model(name)
         mean, std = (torch.tensor(v)[:, None, None] for v in (card.preprocess.mean, card.preprocess.std))
         images = (images_u8.float() / 255 - mean) / std
         expected = _attend(network, images, torch.device("cpu"), "fp32")
@@ -271,7 +271,7 @@ def extraction(
     source = join_splits("noise", "0123456789", {"all": (pictures, labels)})
     rows = []
     for width, precision, B in configs:
-        network, card = resolve_model(f"untrained:{MODEL}@{width}")
+        network, card = load_model(f"untrained:{MODEL}@{width}")
         backend = TorchBackend(network, card, device=device.type, precision=precision)
         samples = []
         for _ in range(repeats):

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from l2a_transfer.features.store.views import open_features
     from l2a_transfer.models.config import ModelConfig
     from l2a_transfer.models.registry import build_model
-    from l2a_transfer.models.weights import load_weights, resolve_model
+    from l2a_transfer.models.weights import load_model, load_weights
     from l2a_transfer.svm.estimators import BatchedLinearSVC, LinearSVCPath
 
 _HOME = {
@@ -40,7 +40,7 @@ _HOME = {
     "open_features": "features.store.views",
     "open_source": "data.readers",
     "read_features": "features.store.reader",
-    "resolve_model": "models.weights",
+    "load_model": "models.weights",
 }
 
 __all__ = [
@@ -54,12 +54,12 @@ __all__ = [
     "evaluate_files",
     "export_onnx",
     "extract",
+    "load_model",
     "load_weights",
     "open_backend",
     "open_features",
     "open_source",
     "read_features",
-    "resolve_model",
 ]
 
 

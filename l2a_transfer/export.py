@@ -73,9 +73,9 @@ def export_onnx(model: Network, card: Card, out: str | Path, *, overwrite: bool 
     OSError, naming `out`, where the disk refuses.
     """
     if not isinstance(model, Network):
-        raise wrong_kind("model", "a network, the first of what resolve_model(NAME) gives", model)
+        raise wrong_kind("model", "a network, the first of what load_model(NAME) gives", model)
     if not isinstance(card, Card):
-        raise wrong_kind("card", "the network's card, the second of what resolve_model(NAME) gives", card)
+        raise wrong_kind("card", "the network's card, the second of what load_model(NAME) gives", card)
     out = Path(out)
     if out.suffix != ".onnx":
         raise ArgumentError(

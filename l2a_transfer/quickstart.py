@@ -20,7 +20,7 @@ from l2a_transfer.explain.methods.attention import attention_maps
 from l2a_transfer.features.backends.registry import open_backend
 from l2a_transfer.features.extraction.extract import extract
 from l2a_transfer.lock import output_lock
-from l2a_transfer.models.weights import resolve_model
+from l2a_transfer.models.weights import load_model
 from l2a_transfer.report.markdown import markdown_table
 from l2a_transfer.report.write import report_folder, write_report
 from l2a_transfer.wording import counted
@@ -88,7 +88,7 @@ def _quickstart(out: Path, earlier: set[str], *, overwrite: bool, progress: bool
 
 def _attention_picture(source: ImageSource) -> bytes:
     """A PNG of attention over the first test picture of a few classes, spread over the list of classes."""
-    network, card = resolve_model(MODELS["attention"])
+    network, card = load_model(MODELS["attention"])
     wanted = np.linspace(0, len(source.classes) - 1, PICTURES).round().astype(int)
     test = source.splits.index("test")
     rows = [int(np.flatnonzero((source.labels == label) & (source.split == test))[0]) for label in wanted]

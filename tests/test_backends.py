@@ -25,7 +25,7 @@ from l2a_transfer.features.backends.onnx import OnnxBackend, read_onnx, refers_t
 from l2a_transfer.features.backends.pixels import PixelsBackend
 from l2a_transfer.features.backends.registry import open_backend
 from l2a_transfer.features.backends.torch import TorchBackend
-from l2a_transfer.models.weights import resolve_model
+from l2a_transfer.models.weights import load_model
 from tests.conftest import TINY
 
 
@@ -35,7 +35,7 @@ def pixels(batch: int = 5, side: int = 32, seed: int = 0) -> NDArray[np.uint8]:
 
 @pytest.fixture(scope="module")
 def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    network, card = resolve_model(TINY)
+    network, card = load_model(TINY)
     return export_onnx(network, card, tmp_path_factory.mktemp("onnx") / "tiny.onnx").path
 
 
@@ -79,7 +79,7 @@ def test_pixels_of_another_kind_size_or_order_are_refused(
 
 
 def test_a_picture_that_is_not_rgb_is_refused() -> None:
-    network, card = resolve_model(TINY)
+    network, card = load_model(TINY)
     for mode in ("RGBA", "L", "P"):
         image = Image.new(mode, (40, 40))
         for compute in (card.preprocess.pixels, partial(attention_maps, network, card.preprocess, name="x")):
@@ -116,7 +116,7 @@ def test_level_columns_tile_the_feature() -> None:
 
 
 def test_torch_backend_normalises_and_concatenates_g_a() -> None:
-    network, card = resolve_model(TINY)
+    network, card = load_model(TINY)
     found = TorchBackend(network, card, device="cpu").features(pixels())
     mean = np.asarray(card.preprocess.mean, dtype=np.float32)[:, None, None]
     std = np.asarray(card.preprocess.std, dtype=np.float32)[:, None, None]

@@ -22,9 +22,9 @@ from l2a_transfer.models.registry import build_model
 from l2a_transfer.models.weights import (
     CARD_KEY,
     PRETRAINED,
+    load_model,
     load_weights,
     read_card,
-    resolve_model,
     save_weights,
 )
 from l2a_transfer.report.write import write_report
@@ -50,7 +50,7 @@ def inspected(path: Path) -> dict[str, Any]:
 
 
 def test_feature_files_of_before_name_the_same_weights() -> None:
-    assert network_sha256(resolve_model(BUNDLED)[0]) == KNOWN
+    assert network_sha256(load_model(BUNDLED)[0]) == KNOWN
     assert file_sha256(PRETRAINED / f"{BUNDLED}.safetensors") == KNOWN
 
 
@@ -80,7 +80,7 @@ def test_one_digest_from_training_to_the_report(tmp_path: Path) -> None:
 
 
 def test_a_digest_is_of_names_types_shapes_numbers_and_config() -> None:
-    network, _ = resolve_model(TINY)
+    network, _ = load_model(TINY)
     found = {network_sha256(network)}
     network.trunk[0][0][1].num_batches_tracked.fill_(7)  # type: ignore[index]
     assert network_sha256(network) in found  # nothing reads it
@@ -97,7 +97,7 @@ def test_a_digest_is_of_names_types_shapes_numbers_and_config() -> None:
 
 
 def test_files_of_other_precisions_have_the_digest_of_what_is_loaded(tmp_path: Path) -> None:
-    network, card = resolve_model(TINY)
+    network, card = load_model(TINY)
     save_weights(network, card, tmp_path / "w.safetensors")
     tensors = load_file(tmp_path / "w.safetensors")
     metadata = {CARD_KEY: json.dumps(card.to_json())}
@@ -117,7 +117,7 @@ def test_an_onnx_file_of_before_loads_and_says_that_it_has_no_digest(tmp_path: P
     path = tmp_path / "m.onnx"
     assert l2a("export", "--model", TINY, "--out", path).exit_code == 0
     digest = OnnxBackend(path, device="cpu").identity()["weights"]
-    assert digest == network_sha256(resolve_model(TINY)[0])
+    assert digest == network_sha256(load_model(TINY)[0])
     model = onnx.load(path)
     *kept, entry, _ = model.metadata_props
     assert (entry.key, json.loads(entry.value)) == ("l2a-weights-sha256", digest)
@@ -169,7 +169,7 @@ def test_a_run_that_began_from_weights_by_their_digest_of_before_goes_on(tmp_pat
 
 
 def test_the_digest_of_before_is_known() -> None:
-    network, _ = resolve_model(BUNDLED)
+    network, _ = load_model(BUNDLED)
     start = start_from(build_model(network.config), BUNDLED)
     assert (start.sha256, start.earlier_sha256) == (KNOWN, EARLIER)
     assert start.kept_random == ()

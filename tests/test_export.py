@@ -16,7 +16,7 @@ from l2a_transfer.errors import BackendError
 from l2a_transfer.export import export_onnx, relative_error
 from l2a_transfer.features.backends.registry import open_backend
 from l2a_transfer.models.digest import network_sha256
-from l2a_transfer.models.weights import resolve_model
+from l2a_transfer.models.weights import load_model
 from tests.conftest import TINY, assert_fails, l2a
 
 ARCHITECTURES = [
@@ -34,7 +34,7 @@ def test_relative_error_is_the_worst_row() -> None:
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_bare_onnxruntime_gives_the_features_at_any_batch(architecture: str, tmp_path: Path) -> None:
     name = f"untrained:{architecture}@0.0625"
-    network, card = resolve_model(name)
+    network, card = load_model(name)
     result = export_onnx(network, card, tmp_path / "tiny.onnx")
     assert result.max_relative_error < 1e-4
     assert [p.name for p in tmp_path.iterdir()] == ["tiny.onnx"]
@@ -51,7 +51,7 @@ def test_bare_onnxruntime_gives_the_features_at_any_batch(architecture: str, tmp
 
 
 def test_the_file_carries_card_and_preprocess_and_no_trace_of_the_machine(tmp_path: Path) -> None:
-    network, card = resolve_model(TINY)
+    network, card = load_model(TINY)
     path = export_onnx(network, card, tmp_path / "tiny.onnx").path
     model = onnx.load(path)
     *entries, last = model.metadata_props
@@ -65,13 +65,13 @@ def test_the_file_carries_card_and_preprocess_and_no_trace_of_the_machine(tmp_pa
 
 
 def test_two_exports_have_the_same_bytes(tmp_path: Path) -> None:
-    network, card = resolve_model(TINY)
+    network, card = load_model(TINY)
     first, second = (export_onnx(network, card, tmp_path / f"{n}.onnx").path.read_bytes() for n in "ab")
     assert first == second
 
 
 def test_a_file_that_differs_is_not_left_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    network, card = resolve_model(TINY)
+    network, card = load_model(TINY)
     earlier = tmp_path / "tiny.onnx"
     earlier.write_bytes(b"earlier")
     monkeypatch.setattr(export.ExportedExtractor, "forward", _half_features)

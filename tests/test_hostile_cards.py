@@ -20,7 +20,7 @@ from l2a_transfer.evaluation.evaluate import evaluate_files
 from l2a_transfer.evaluation.results_schema import earlier_files
 from l2a_transfer.export import export_onnx
 from l2a_transfer.features.backends.onnx import with_sha256
-from l2a_transfer.models.weights import CARD_KEY, PRETRAINED, Card, load_weights, read_card, resolve_model
+from l2a_transfer.models.weights import CARD_KEY, PRETRAINED, Card, load_model, load_weights, read_card
 from l2a_transfer.report import write as report
 from tests.conftest import TINY, assert_fails, l2a
 from tests.feature_files import feature_set, labels_of, save
@@ -151,7 +151,7 @@ def test_the_cases_change_a_card_that_is_good() -> None:
 
 @pytest.fixture(scope="module")
 def exported(tmp_path_factory: pytest.TempPathFactory) -> bytes:
-    network, card = resolve_model(TINY)
+    network, card = load_model(TINY)
     return export_onnx(network, card, tmp_path_factory.mktemp("onnx") / "tiny.onnx").path.read_bytes()
 
 

@@ -30,7 +30,7 @@ from l2a_transfer.features.extraction.plan import comparable, differences, finge
 from l2a_transfer.features.extraction.ray_engine import Extractor
 from l2a_transfer.features.machine import RECORDED, arithmetic, decoders, probe_pixels, torch_instructions
 from l2a_transfer.features.store.reader import read_features
-from l2a_transfer.models.weights import resolve_model
+from l2a_transfer.models.weights import load_model
 from l2a_transfer.training.checkpoint import load_checkpoint, read_checkpoint, save_checkpoint
 from l2a_transfer.training.machine import MACHINE, step_sha256
 from l2a_transfer.training.processes import Ranks, Where
@@ -117,7 +117,7 @@ def test_the_probe_takes_no_more_memory_than_a_batch(size: int, images: int) -> 
 
 
 def test_every_backend_of_a_network_names_its_machine(tmp_path: Path, source: MemorySource) -> None:
-    network, card = resolve_model(TINY)
+    network, card = load_model(TINY)
     onnx = OnnxBackend(export_onnx(network, card, tmp_path / "m.onnx").path, device="cpu")
     for backend in (open_backend(TINY, device="cpu"), onnx):
         found = fingerprint(source, backend, 4, attention=False)

@@ -26,7 +26,7 @@ from l2a_transfer.features.backends.onnx_graph import ALIVE, MAX_NODES, OPERATOR
 from l2a_transfer.features.extraction.interruptible import interruptible
 from l2a_transfer.models.config import GLOBAL_BRANCH, NORMALIZERS, ModelConfig
 from l2a_transfer.models.registry import build_model
-from l2a_transfer.models.weights import CARD_KEY, Card, count_parameters, resolve_model
+from l2a_transfer.models.weights import CARD_KEY, Card, count_parameters, load_model
 from l2a_transfer.preprocess import Preprocess
 from tests.conftest import TINY, assert_fails, l2a
 
@@ -85,7 +85,7 @@ def test_every_export_can_be_read_again(how: tuple[str, str, str, int], tmp_path
 
 @pytest.fixture(scope="module")
 def exported(tmp_path_factory: pytest.TempPathFactory) -> bytes:
-    network, card = resolve_model(TINY)
+    network, card = load_model(TINY)
     return export_onnx(network, card, tmp_path_factory.mktemp("onnx") / "tiny.onnx").path.read_bytes()
 
 

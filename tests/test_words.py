@@ -267,7 +267,7 @@ PIXELS = np.zeros((4, 8, 8, 3), dtype=np.uint8)
         (lambda: l2a_transfer.evaluate_files(["f.h5"], {"folds": 3}), "config must be an EvalConfig"),  # type: ignore[arg-type]
         (lambda: l2a_transfer.open_source(PIXELS), "data must be the name of a data set, or KIND:PATH"),  # type: ignore[arg-type]
         (lambda: l2a_transfer.open_backend(PIXELS), "model must be a model's name"),  # type: ignore[arg-type]
-        (lambda: l2a_transfer.resolve_model(None), "name must be a model's name.*got NoneType"),  # type: ignore[arg-type]
+        (lambda: l2a_transfer.load_model(None), "name must be a model's name.*got NoneType"),  # type: ignore[arg-type]
         (lambda: l2a_transfer.build_model("vgg"), r"config must be a ModelConfig.*got str"),  # type: ignore[arg-type]
         (lambda: l2a_transfer.export_onnx("vgg", None, "f.onnx"), "model must be a network"),  # type: ignore[arg-type]
         (lambda: l2a_transfer.attention_maps("vgg", Preprocess(), "p.jpg", "p"), "model must be a network"),  # type: ignore[arg-type]

@@ -25,9 +25,9 @@ def command(model: str, out: Path, seed: int, overwrite: bool) -> None:
       l2a-transfer export --model vgg-att2-concat-pc --out extractor.onnx
     """
     from l2a_transfer.export import export_onnx
-    from l2a_transfer.models.weights import resolve_model
+    from l2a_transfer.models.weights import load_model
 
-    network, card = resolve_model(model, seed=seed)
+    network, card = load_model(model, seed=seed)
     result = export_onnx(network, card, out, overwrite=overwrite)
     echo(
         f"{result.path}: {result.bytes / 1e6:.1f} MB, outputs {', '.join(result.outputs)}, "

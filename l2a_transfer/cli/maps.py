@@ -32,10 +32,10 @@ def command(images: tuple[Path, ...], model: str, out: Path, side: int, seed: in
     from l2a_transfer.explain.draw import SHEET, maps_folder, write_maps
     from l2a_transfer.explain.methods.attention import attention_maps
     from l2a_transfer.files import said_if_complete
-    from l2a_transfer.models.weights import resolve_model
+    from l2a_transfer.models.weights import load_model
 
     images = tuple(picture for path in images for picture in _pictures(path))
-    network, card = resolve_model(model, seed=seed)
+    network, card = load_model(model, seed=seed)
     # Two folders can hold pictures of one name, so the number is part of the overlay's.
     stems = [f"{number:03d}-{path.stem}" for number, path in enumerate(images)]
     names = [path.name for path in images]

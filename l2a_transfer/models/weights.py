@@ -253,7 +253,7 @@ def pretrained_names() -> list[str]:
     return sorted(p.name.removesuffix(".safetensors") for p in PRETRAINED.glob("*.safetensors"))
 
 
-def resolve_model(name: str | Path, *, seed: int = 0) -> tuple[Network, Card]:
+def load_model(name: str | Path, *, seed: int = 0) -> tuple[Network, Card]:
     """What `--model` means: a bundled name, a path to `.safetensors`, or `untrained:ARCH[@WIDTH]`.
 
     A bare architecture means its bundled weights; an untrained one without a width has that of `train`, 0.25. Returns

@@ -36,7 +36,7 @@ def attention_maps(
     not RGB.
     """
     if not isinstance(model, Network):
-        raise wrong_kind("model", "a network, the first of what resolve_model(NAME) gives", model)
+        raise wrong_kind("model", "a network, the first of what load_model(NAME) gives", model)
     if not isinstance(image, Image.Image):
         raise wrong_kind(
             "image", "a picture of Pillow's in mode RGB, as l2a_transfer.data.decode.decode_file(PATH) gives", image
