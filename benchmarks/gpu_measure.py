@@ -36,8 +36,9 @@ from l2a_transfer.features.extraction.extract import extract
 from l2a_transfer.models.blocks import ConvBlock
 from l2a_transfer.models.config import ModelConfig
 from l2a_transfer.models.interface import Attended, Network
+from l2a_transfer.models.loading import load_model
 from l2a_transfer.models.registry import build_model
-from l2a_transfer.models.weights import load_model, pretrained_names
+from l2a_transfer.models.weights import pretrained_names
 from l2a_transfer.svm.estimators import LinearSVCPath
 from l2a_transfer.training.flops import macs
 from l2a_transfer.training.processes import Where
@@ -115,7 +116,7 @@ def _error(found: Tensor, expected: Tensor) -> float:
 def same_bytes(device: torch.device, work: Path, *, timeout_s: float) -> list[dict[str, Any]]:
     """Two extractions and two short trainings with the same options: are the files the same?"""
     commands = [
-        (["extract", "--model", MODEL, "--data", "caltech-mini", "--overwrite", "--out"], "same-{}.h5"),
+        (["extract", "--model", f"{MODEL}.cifar10-w025", "--data", "caltech-mini", "--overwrite", "--out"], "same-{}.h5"),
         (["train", "--model", MODEL, "--data", "caltech-mini", "--epochs", "2", "--width", "0.0625",
           "--overwrite", "--out"], "same-{}"),
     ]  # fmt: skip

@@ -30,7 +30,7 @@ from l2a_transfer.features.extraction.extract import extract
 from l2a_transfer.features.extraction.plan import batches_of
 from l2a_transfer.features.store.reader import read_meta
 from l2a_transfer.models.config import DEFAULT_WIDTH
-from l2a_transfer.models.weights import load_model
+from l2a_transfer.models.loading import load_model
 
 
 @click.command()

@@ -21,8 +21,9 @@ if TYPE_CHECKING:
     from l2a_transfer.features.store.reader import read_features
     from l2a_transfer.features.store.views import open_features
     from l2a_transfer.models.config import ModelConfig
+    from l2a_transfer.models.loading import load_model
     from l2a_transfer.models.registry import build_model
-    from l2a_transfer.models.weights import load_model, load_weights
+    from l2a_transfer.models.weights import load_weights
     from l2a_transfer.svm.estimators import BatchedLinearSVC, LinearSVCPath
 
 _HOME = {

@@ -20,7 +20,7 @@ from l2a_transfer.explain.methods.attention import attention_maps
 from l2a_transfer.features.backends.registry import open_backend
 from l2a_transfer.features.extraction.extract import extract
 from l2a_transfer.lock import output_lock
-from l2a_transfer.models.weights import load_model
+from l2a_transfer.models.loading import load_model
 from l2a_transfer.report.markdown import markdown_table
 from l2a_transfer.report.write import report_folder, write_report
 from l2a_transfer.wording import counted

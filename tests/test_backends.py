@@ -25,7 +25,7 @@ from l2a_transfer.features.backends.onnx import OnnxBackend, read_onnx, refers_t
 from l2a_transfer.features.backends.pixels import PixelsBackend
 from l2a_transfer.features.backends.registry import open_backend
 from l2a_transfer.features.backends.torch import TorchBackend
-from l2a_transfer.models.weights import load_model
+from l2a_transfer.models.loading import load_model
 from tests.conftest import TINY
 
 

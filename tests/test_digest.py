@@ -18,15 +18,9 @@ from l2a_transfer.evaluation.results import EvalConfig
 from l2a_transfer.features.backends.onnx import OnnxBackend, with_sha256
 from l2a_transfer.features.store.schema import weights_sha256
 from l2a_transfer.models.digest import file_sha256, network_sha256
+from l2a_transfer.models.loading import load_model
 from l2a_transfer.models.registry import build_model
-from l2a_transfer.models.weights import (
-    CARD_KEY,
-    PRETRAINED,
-    load_model,
-    load_weights,
-    read_card,
-    save_weights,
-)
+from l2a_transfer.models.weights import CARD_KEY, PRETRAINED, load_weights, read_card, save_weights
 from l2a_transfer.report.write import write_report
 from l2a_transfer.training.checkpoint import read_checkpoint, save_checkpoint
 from l2a_transfer.training.runs import train

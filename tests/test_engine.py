@@ -36,7 +36,7 @@ from l2a_transfer.features.extraction.plan import differences, fingerprint
 from l2a_transfer.features.extraction.shards import Shard, Shards
 from l2a_transfer.features.store.reader import read_features, read_maps, read_meta
 from l2a_transfer.lock import output_lock
-from l2a_transfer.models.weights import load_model
+from l2a_transfer.models.loading import load_model
 from tests.conftest import TINY, MemorySource, assert_fails, l2a, memory_source, save_picture
 
 ROOT = Path(__file__).parents[1]

@@ -16,7 +16,7 @@ from l2a_transfer.errors import BackendError
 from l2a_transfer.export import export_onnx, relative_error
 from l2a_transfer.features.backends.registry import open_backend
 from l2a_transfer.models.digest import network_sha256
-from l2a_transfer.models.weights import load_model
+from l2a_transfer.models.loading import load_model
 from tests.conftest import TINY, assert_fails, l2a
 
 ARCHITECTURES = [

@@ -20,7 +20,8 @@ from l2a_transfer.evaluation.evaluate import evaluate_files
 from l2a_transfer.evaluation.results_schema import earlier_files
 from l2a_transfer.export import export_onnx
 from l2a_transfer.features.backends.onnx import with_sha256
-from l2a_transfer.models.weights import CARD_KEY, PRETRAINED, Card, load_model, load_weights, read_card
+from l2a_transfer.models.loading import load_model
+from l2a_transfer.models.weights import CARD_KEY, PRETRAINED, Card, load_weights, read_card
 from l2a_transfer.report import write as report
 from tests.conftest import TINY, assert_fails, l2a
 from tests.feature_files import feature_set, labels_of, save

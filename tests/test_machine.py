@@ -30,7 +30,7 @@ from l2a_transfer.features.extraction.plan import comparable, differences, finge
 from l2a_transfer.features.extraction.ray_engine import Extractor
 from l2a_transfer.features.machine import RECORDED, arithmetic, decoders, probe_pixels, torch_instructions
 from l2a_transfer.features.store.reader import read_features
-from l2a_transfer.models.weights import load_model
+from l2a_transfer.models.loading import load_model
 from l2a_transfer.training.checkpoint import load_checkpoint, read_checkpoint, save_checkpoint
 from l2a_transfer.training.machine import MACHINE, step_sha256
 from l2a_transfer.training.processes import Ranks, Where

@@ -13,7 +13,7 @@ from l2a_transfer.errors import BackendError
 from l2a_transfer.explain.draw import colors, contact_sheet, heat, overlay
 from l2a_transfer.explain.interface import AttentionMaps
 from l2a_transfer.explain.methods.attention import attention_maps, scaled_size
-from l2a_transfer.models.weights import load_model
+from l2a_transfer.models.loading import load_model
 from tests.conftest import TINY, assert_fails, l2a, save_picture
 
 TOP = (252, 254, 164)

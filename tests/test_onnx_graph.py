@@ -25,8 +25,9 @@ from l2a_transfer.features.backends.onnx import OnnxBackend, read_exported, with
 from l2a_transfer.features.backends.onnx_graph import ALIVE, MAX_NODES, OPERATORS, OPSET, TOTAL, check_graph
 from l2a_transfer.features.extraction.interruptible import interruptible
 from l2a_transfer.models.config import GLOBAL_BRANCH, NORMALIZERS, ModelConfig
+from l2a_transfer.models.loading import load_model
 from l2a_transfer.models.registry import build_model
-from l2a_transfer.models.weights import CARD_KEY, Card, count_parameters, load_model
+from l2a_transfer.models.weights import CARD_KEY, Card, count_parameters
 from l2a_transfer.preprocess import Preprocess
 from tests.conftest import TINY, assert_fails, l2a
 

@@ -32,7 +32,8 @@ from l2a_transfer.features.backends.pixels import PixelsBackend
 from l2a_transfer.features.extraction.extract import extract
 from l2a_transfer.files import leftovers, replacing_all, write_whole
 from l2a_transfer.lock import IN_FOLDER, folder_lock, output_lock
-from l2a_transfer.models.weights import load_model, save_weights
+from l2a_transfer.models.loading import load_model
+from l2a_transfer.models.weights import save_weights
 from l2a_transfer.report.write import write_report
 from l2a_transfer.training.checkpoint import save_checkpoint
 from tests.conftest import TINY, assert_fails, l2a, memory_source, save_picture

@@ -18,7 +18,8 @@ from l2a_transfer.evaluation.results import EvalConfig
 from l2a_transfer.features.store import verify
 from l2a_transfer.models import weights
 from l2a_transfer.models.digest import file_sha256, network_sha256
-from l2a_transfer.models.weights import Card, load_model, load_weights, save_weights
+from l2a_transfer.models.loading import load_model
+from l2a_transfer.models.weights import Card, load_weights, save_weights
 from tests.conftest import assert_fails, l2a
 from tests.feature_files import blobs, feature_set, labels_of, save
 

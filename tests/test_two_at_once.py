@@ -15,7 +15,8 @@ from click.testing import Result
 from l2a_transfer.errors import OutputExistsError
 from l2a_transfer.explain.draw import contact_sheet
 from l2a_transfer.lock import IN_FOLDER
-from l2a_transfer.models.weights import load_model, save_weights
+from l2a_transfer.models.loading import load_model
+from l2a_transfer.models.weights import save_weights
 from tests.conftest import TINY, assert_fails, l2a, save_picture
 from tests.feature_files import blobs, feature_set, labels_of, save
 

@@ -18,13 +18,13 @@ from safetensors.torch import load_file, save_file
 from l2a_transfer.errors import UnknownNameError, WeightsError
 from l2a_transfer.models.config import ARCHITECTURES, ModelConfig
 from l2a_transfer.models.interface import Network
+from l2a_transfer.models.loading import load_model
 from l2a_transfer.models.registry import build_model
 from l2a_transfer.models.weights import (
     CARD_KEY,
     PRETRAINED,
     Card,
     count_parameters,
-    load_model,
     load_weights,
     pretrained_names,
     read_card,
@@ -141,7 +141,12 @@ def test_bundled_weights() -> None:
         f"vgg-att2-concat-{kind}.cifar10-{width}" for kind in ("pc", "uniform") for width in ("w025", "w050")
     ]
     assert sum(path.stat().st_size for path in PRETRAINED.iterdir()) < 20_000_000
-    assert load_model("vgg-att2-concat-pc")[1].name == "vgg-att2-concat-pc.cifar10-w025"
+    with pytest.raises(
+        UnknownNameError,
+        match="^'vgg-att2-concat-pc' is an architecture; its weights are vgg-att2-concat-pc.cifar10-w025, "
+        "vgg-att2-concat-pc.cifar10-w050; name one of them, or 'untrained:vgg-att2-concat-pc'",
+    ):
+        load_model("vgg-att2-concat-pc")
     for name in names:
         network, card = load_model(name)
         assert card.name == name
@@ -167,7 +172,7 @@ def test_an_untrained_control_has_the_width_of_the_network_that_it_controls() ->
     assert (option.default, ModelConfig("vgg").width) == (0.25, 0.25)
     network, card = load_model("untrained:vgg-att2-concat-pc", seed=3)
     named, same = load_model("untrained:vgg-att2-concat-pc@0.250", seed=3)
-    _, bundled = load_model("vgg-att2-concat-pc")
+    _, bundled = load_model("vgg-att2-concat-pc.cifar10-w025")
     assert network.config.width == bundled.config.width
     assert card == same  # its name says the width, however it was asked for
     assert card.name == "untrained:vgg-att2-concat-pc@0.25"

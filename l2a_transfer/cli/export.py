@@ -22,10 +22,10 @@ def command(model: str, out: Path, seed: int, overwrite: bool) -> None:
 
     \b
     Example:
-      l2a-transfer export --model vgg-att2-concat-pc --out extractor.onnx
+      l2a-transfer export --model vgg-att2-concat-pc.cifar10-w025 --out extractor.onnx
     """
     from l2a_transfer.export import export_onnx
-    from l2a_transfer.models.weights import load_model
+    from l2a_transfer.models.loading import load_model
 
     network, card = load_model(model, seed=seed)
     result = export_onnx(network, card, out, overwrite=overwrite)

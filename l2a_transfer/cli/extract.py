@@ -51,7 +51,7 @@ def command(obj: dict[str, Any], /, **given: Any) -> None:
 
     \b
     Example:
-      l2a-transfer extract --model vgg-att2-concat-pc --data caltech-mini --out features.h5
+      l2a-transfer extract --model vgg-att2-concat-pc.cifar10-w025 --data caltech-mini --out features.h5
     """
     from l2a_transfer.data.readers import open_source
     from l2a_transfer.data.sources import describe, reading_of
@@ -102,7 +102,7 @@ def _runnable(model: str, backend: str, seed: int) -> Iterator[str]:
         yield model
         return
     from l2a_transfer.export import export_onnx
-    from l2a_transfer.models.weights import load_model
+    from l2a_transfer.models.loading import load_model
 
     network, card = load_model(model, seed=seed)
     with tempfile.TemporaryDirectory(prefix="l2a-transfer-") as folder:

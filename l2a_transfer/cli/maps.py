@@ -26,13 +26,13 @@ def command(images: tuple[Path, ...], model: str, out: Path, side: int, seed: in
 
     \b
     Example:
-      l2a-transfer maps --model vgg-att2-concat-pc --out maps photo.jpg
+      l2a-transfer maps --model vgg-att2-concat-pc.cifar10-w025 --out maps photo.jpg
     """
     from l2a_transfer.data.decode import decode_file
     from l2a_transfer.explain.draw import SHEET, maps_folder, write_maps
     from l2a_transfer.explain.methods.attention import attention_maps
     from l2a_transfer.files import said_if_complete
-    from l2a_transfer.models.weights import load_model
+    from l2a_transfer.models.loading import load_model
 
     images = tuple(picture for path in images for picture in _pictures(path))
     network, card = load_model(model, seed=seed)

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from l2a_transfer.models.config import ModelConfig
+from l2a_transfer.preprocess import Preprocess
 
 
 @dataclass(frozen=True)
@@ -38,6 +39,9 @@ class Network(nn.Module):
     Images are float32 (B, 3, H, W), normalised by the model's Preprocess, any H and W of at least
     `config.min_size` pixels.
     """
+
+    preprocess: Preprocess = Preprocess()
+    """How pictures become its input; weights bring their own."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()

@@ -10,7 +10,7 @@ import torch
 from l2a_transfer.errors import TrainingError
 from l2a_transfer.models.digest import network_sha256
 from l2a_transfer.models.interface import Network
-from l2a_transfer.models.weights import load_model
+from l2a_transfer.models.loading import load_model
 
 
 @dataclass(frozen=True)

@@ -55,7 +55,7 @@ def open_backend(
         return OnnxBackend(Path(model), device=device, precision=precision, tap=tap, levels=levels)
     if backend == "onnxruntime":
         raise BackendError(f"{model}: ONNX Runtime takes a file; 'l2a-transfer export' makes one")
-    from l2a_transfer.models.weights import load_model
+    from l2a_transfer.models.loading import load_model
 
     network, card = load_model(model, seed=seed)
     return TorchBackend(network, card, device=device, precision=precision, tap=tap, levels=levels)
