@@ -22,7 +22,7 @@ from l2a_transfer.features.machine import arithmetic, gpu_name, onnx_instruction
 from l2a_transfer.inputs import check_input, read_input
 
 if TYPE_CHECKING:
-    from l2a_transfer.models.weights import DIGEST_KEY, Card
+    from l2a_transfer.models.weights import Card
 
 WEIGHTS_KEY = "l2a-weights-sha256"
 MAX_ONNX_BYTES = 1 << 30
@@ -253,6 +253,8 @@ def with_sha256(content: bytes) -> bytes:
     Serialized messages that follow each other are one message, so the addition is an entry of the model's metadata.
     """
     import onnx
+
+    from l2a_transfer.models.weights import DIGEST_KEY
 
     entry = onnx.StringStringEntryProto(key=DIGEST_KEY, value=hashlib.sha256(content).hexdigest())
     last: bytes = onnx.ModelProto(metadata_props=[entry]).SerializeToString()
