@@ -45,6 +45,7 @@ from l2a_transfer.training.processes import Where
 
 ROOT = Path(__file__).parents[1]
 MODEL = "vgg-att2-concat-pc"
+WEIGHTS = f"{MODEL}.cifar10-w025"
 TOLERANCES = {"fp32": 1e-4, "bf16": 2e-2}
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 FAMILIES = ("vgg", "vgg-gap", "vgg-pan", "vgg-att3-concat-dp", "vgg-att2-concat-add", "vgg-att1-uniform",
@@ -116,7 +117,7 @@ def _error(found: Tensor, expected: Tensor) -> float:
 def same_bytes(device: torch.device, work: Path, *, timeout_s: float) -> list[dict[str, Any]]:
     """Two extractions and two short trainings with the same options: are the files the same?"""
     commands = [
-        (["extract", "--model", f"{MODEL}.cifar10-w025", "--data", "caltech-mini", "--overwrite", "--out"], "same-{}.h5"),
+        (["extract", "--model", WEIGHTS, "--data", "caltech-mini", "--overwrite", "--out"], "same-{}.h5"),
         (["train", "--model", MODEL, "--data", "caltech-mini", "--epochs", "2", "--width", "0.0625",
           "--overwrite", "--out"], "same-{}"),
     ]  # fmt: skip

@@ -36,7 +36,7 @@ def pixels(batch: int = 5, side: int = 32, seed: int = 0) -> NDArray[np.uint8]:
 @pytest.fixture(scope="module")
 def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
     network, card = load_model(TINY)
-    return export_onnx(network, card, tmp_path_factory.mktemp("onnx") / "tiny.onnx").path
+    return export_onnx((network, card), tmp_path_factory.mktemp("onnx") / "tiny.onnx").path
 
 
 def test_one_level_as_a_string_is_refused_and_not_taken_letter_by_letter() -> None:

@@ -59,7 +59,7 @@ def folder(tmp_path: Path) -> Path:
 @pytest.fixture(scope="module")
 def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
     network, card = load_model(TINY)
-    return export_onnx(network, card, tmp_path_factory.mktemp("onnx") / "tiny.onnx").path
+    return export_onnx((network, card), tmp_path_factory.mktemp("onnx") / "tiny.onnx").path
 
 
 def run(folder: Path, out: Path, **options: object) -> extract_module.ExtractResult:

@@ -35,7 +35,7 @@ def test_relative_error_is_the_worst_row() -> None:
 def test_bare_onnxruntime_gives_the_features_at_any_batch(architecture: str, tmp_path: Path) -> None:
     name = f"untrained:{architecture}@0.0625"
     network, card = load_model(name)
-    result = export_onnx(network, card, tmp_path / "tiny.onnx")
+    result = export_onnx((network, card), tmp_path / "tiny.onnx")
     assert result.max_relative_error < 1e-4
     assert [p.name for p in tmp_path.iterdir()] == ["tiny.onnx"]
 
@@ -52,7 +52,7 @@ def test_bare_onnxruntime_gives_the_features_at_any_batch(architecture: str, tmp
 
 def test_the_file_carries_card_and_preprocess_and_no_trace_of_the_machine(tmp_path: Path) -> None:
     network, card = load_model(TINY)
-    path = export_onnx(network, card, tmp_path / "tiny.onnx").path
+    path = export_onnx((network, card), tmp_path / "tiny.onnx").path
     model = onnx.load(path)
     *entries, last = model.metadata_props
     metadata = {entry.key: json.loads(entry.value) for entry in entries}
@@ -66,7 +66,7 @@ def test_the_file_carries_card_and_preprocess_and_no_trace_of_the_machine(tmp_pa
 
 def test_two_exports_have_the_same_bytes(tmp_path: Path) -> None:
     network, card = load_model(TINY)
-    first, second = (export_onnx(network, card, tmp_path / f"{n}.onnx").path.read_bytes() for n in "ab")
+    first, second = (export_onnx((network, card), tmp_path / f"{n}.onnx").path.read_bytes() for n in "ab")
     assert first == second
 
 
@@ -76,7 +76,7 @@ def test_a_file_that_differs_is_not_left_behind(tmp_path: Path, monkeypatch: pyt
     earlier.write_bytes(b"earlier")
     monkeypatch.setattr(export.ExportedExtractor, "forward", _half_features)
     with pytest.raises(BackendError, match="differs from PyTorch by"):
-        export_onnx(network, card, earlier, overwrite=True)
+        export_onnx((network, card), earlier, overwrite=True)
     assert [p.name for p in tmp_path.iterdir()] == ["tiny.onnx"]
     assert earlier.read_bytes() == b"earlier"
 

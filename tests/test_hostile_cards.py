@@ -153,7 +153,7 @@ def test_the_cases_change_a_card_that_is_good() -> None:
 @pytest.fixture(scope="module")
 def exported(tmp_path_factory: pytest.TempPathFactory) -> bytes:
     network, card = load_model(TINY)
-    return export_onnx(network, card, tmp_path_factory.mktemp("onnx") / "tiny.onnx").path.read_bytes()
+    return export_onnx((network, card), tmp_path_factory.mktemp("onnx") / "tiny.onnx").path.read_bytes()
 
 
 def said(case: str) -> str:

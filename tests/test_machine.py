@@ -118,7 +118,7 @@ def test_the_probe_takes_no_more_memory_than_a_batch(size: int, images: int) -> 
 
 def test_every_backend_of_a_network_names_its_machine(tmp_path: Path, source: MemorySource) -> None:
     network, card = load_model(TINY)
-    onnx = OnnxBackend(export_onnx(network, card, tmp_path / "m.onnx").path, device="cpu")
+    onnx = OnnxBackend(export_onnx((network, card), tmp_path / "m.onnx").path, device="cpu")
     for backend in (open_backend(TINY, device="cpu"), onnx):
         found = fingerprint(source, backend, 4, attention=False)
         assert set(RECORDED) <= set(found)

@@ -51,7 +51,7 @@ def written(path: Path, architecture: str, normalizer: str, branch: str, size: i
     config = ModelConfig(architecture, width=1 / 32, normalizer=normalizer, global_branch=branch)
     model = build_model(config, seed=0).eval()
     card = Card("x", config, Preprocess(size=size), (), count_parameters(model), {"untrained": True, "seed": 0})
-    result = export_onnx(model, card, path)
+    result = export_onnx((model, card), path)
     content, found, _ = read_exported(result.path)
     assert found == card
     read = onnx.load_model_from_string(content)
@@ -87,7 +87,7 @@ def test_every_export_can_be_read_again(how: tuple[str, str, str, int], tmp_path
 @pytest.fixture(scope="module")
 def exported(tmp_path_factory: pytest.TempPathFactory) -> bytes:
     network, card = load_model(TINY)
-    return export_onnx(network, card, tmp_path_factory.mktemp("onnx") / "tiny.onnx").path.read_bytes()
+    return export_onnx((network, card), tmp_path_factory.mktemp("onnx") / "tiny.onnx").path.read_bytes()
 
 
 Change = Callable[[onnx.ModelProto], Any]

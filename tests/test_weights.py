@@ -143,8 +143,8 @@ def test_bundled_weights() -> None:
     assert sum(path.stat().st_size for path in PRETRAINED.iterdir()) < 20_000_000
     with pytest.raises(
         UnknownNameError,
-        match="^'vgg-att2-concat-pc' is an architecture; its weights are vgg-att2-concat-pc.cifar10-w025, "
-        "vgg-att2-concat-pc.cifar10-w050; name one of them, or 'untrained:vgg-att2-concat-pc'",
+        match=r"^'vgg-att2-concat-pc' is an architecture; its weights are vgg-att2-concat-pc\.cifar10-w025, "
+        r"vgg-att2-concat-pc\.cifar10-w050; name one of them, or 'untrained:vgg-att2-concat-pc'",
     ):
         load_model("vgg-att2-concat-pc")
     for name in names:

@@ -32,7 +32,7 @@ def seeds(folder: Path) -> None:
 def _exported() -> bytes:
     network, card = load_model(NETWORK)
     with tempfile.TemporaryDirectory() as folder:
-        return export_onnx(network, card, Path(folder) / "tiny.onnx").path.read_bytes()
+        return export_onnx((network, card), Path(folder) / "tiny.onnx").path.read_bytes()
 
 
 def answer(path: Path) -> str:

@@ -102,8 +102,6 @@ def _runnable(model: str, backend: str, seed: int) -> Iterator[str]:
         yield model
         return
     from l2a_transfer.export import export_onnx
-    from l2a_transfer.models.loading import load_model
 
-    network, card = load_model(model, seed=seed)
     with tempfile.TemporaryDirectory(prefix="l2a-transfer-") as folder:
-        yield str(export_onnx(network, card, Path(folder) / "model.onnx").path)
+        yield str(export_onnx(model, Path(folder) / "model.onnx", seed=seed).path)

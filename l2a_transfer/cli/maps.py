@@ -30,7 +30,7 @@ def command(images: tuple[Path, ...], model: str, out: Path, side: int, seed: in
     """
     from l2a_transfer.data.decode import decode_file
     from l2a_transfer.explain.draw import SHEET, maps_folder, write_maps
-    from l2a_transfer.explain.methods.attention import attention_maps
+    from l2a_transfer.explain.methods.attention import attention
     from l2a_transfer.files import said_if_complete
     from l2a_transfer.models.loading import load_model
 
@@ -44,7 +44,7 @@ def command(images: tuple[Path, ...], model: str, out: Path, side: int, seed: in
     with said_if_complete(out / SHEET, f"the set of pictures in {out}"):
         with maps_folder(out, stems, overwrite=overwrite):
             results = [
-                attention_maps(network, card.preprocess, decode_file(path), name, side=side)
+                attention(network, card.preprocess, decode_file(path), name, side=side)
                 for path, name in zip(images, names, strict=True)
             ]
             written = write_maps(results, stems, out, title=f"Attention of {card.name}")

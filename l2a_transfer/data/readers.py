@@ -31,6 +31,7 @@ from l2a_transfer.data.names import (
     text_of,
 )
 from l2a_transfer.data.npz import Npz, open_npz
+from l2a_transfer.data.objects import InMemory, source_in_memory
 from l2a_transfer.data.parquet import read_parquet
 from l2a_transfer.data.reading import Reading, class_warnings
 from l2a_transfer.data.registry import DATASETS, KINDS, DatasetSpec, find_dataset
@@ -46,7 +47,7 @@ from l2a_transfer.data.sources import (
     select,
 )
 from l2a_transfer.data.webdataset import read_webdataset
-from l2a_transfer.errors import ArgumentError, DataError, UnknownNameError, wrong_kind
+from l2a_transfer.errors import ArgumentError, DataError, UnknownNameError
 from l2a_transfer.memory import require_memory
 from l2a_transfer.wording import counted
 
@@ -63,7 +64,7 @@ LOOKED_AT = 1000
 
 
 def open_source(
-    data: str | Path,
+    data: str | Path | ImageSource | InMemory,
     *,
     data_dir: str | Path | None = None,
     split: str | None = None,
@@ -71,20 +72,66 @@ def open_source(
     download: bool = False,
     split_from: str = "auto",
     verify_source: bool = False,
+    name: str | None = None,
 ) -> ImageSource:
-    """The pictures that `data` names: a set of the registry, `imagefolder:PATH`, `npz:FILE`, or
-    `wds:PATH` and `parquet:PATH`, which also take globs, braces and fsspec URLs.
+    """The pictures of a data set, with labels, ids and splits.
 
-    `split` keeps one split; `limit` at most so many pictures a split, evenly over the classes. With `download`, a
-    named set that is not in `data_dir` is fetched. Of folders and shards, `split_from` says what splits are: "auto" by
-    names, "folders" the first-level folders, "none" nothing. With `verify_source` the fingerprint is of what is in
-    files, which are all read for it, and not of their sizes and times of change. Classes that differ only in case, or
-    have no picture in a split, are logged. Raises: UnknownNameError for a name or split that does not exist,
-    with the nearest; DataError for a set that is missing, empty, damaged, or can be read in two ways, and for ids and
-    classes whose names cannot be written into a feature file.
+    Parameters
+    ----------
+    data : str, Path, ndarray, Dataset, tuple, mapping or ImageSource
+        A named set (`l2a-transfer datasets` lists them); `imagefolder:PATH`, `npz:FILE`, `wds:PATH` or `parquet:PATH`;
+        uint8 images (N, H, W, 3) or (N, H, W); a map-style data set of torch, whose items are pictures or (picture,
+        label); (images, labels) with labels (N,), integers (−1: none) or names; or split → one of these in memory.
+    data_dir : str or Path, optional
+        The folder of a named set.
+    split : str, optional
+        Only this split.
+    limit : int, optional
+        At most so many pictures a split, evenly over the classes.
+    download : bool, default=False
+        Fetch a named set that is not in `data_dir`.
+    split_from : {"auto", "folders", "none"}, default="auto"
+        What splits of folders and shards are: by names, the first-level folders, or nothing.
+    verify_source : bool, default=False
+        Make the fingerprint of what is in files, which are all read for it, and not of sizes and times of change.
+    name : str, optional
+        What feature files and reports call a data set in memory, "memory" by default.
+
+    Returns
+    -------
+    ImageSource
+        N pictures; `labels` int32 (N,), `split` uint8 (N,), `ids` N names. Data in memory is not copied and must stay
+        as it is. Classes that differ only in case, or have no picture in a split, are logged.
+
+    Raises
+    ------
+    UnknownNameError
+        For a name or split that does not exist, with the nearest.
+    DataError
+        For a set that is missing, empty, damaged, or can be read in two ways, and for ids and classes whose names
+        cannot be written into a feature file.
+    TypeError
+        For another kind of object, and for pixels that are not uint8.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import l2a_transfer
+    >>> source = l2a_transfer.open_source("digits", limit=20)
+    >>> len(source), source.splits, source.image(0).size
+    (20, ('all',), (8, 8))
+    >>> images = np.zeros((4, 32, 32, 3), dtype=np.uint8)
+    >>> l2a_transfer.open_source((images, ["cat", "dog", "cat", "dog"]), name="pets").classes
+    ('cat', 'dog')
     """
     if not isinstance(data, (str, Path)):
-        raise wrong_kind("data", "the name of a data set, or KIND:PATH as 'imagefolder:photos'", data)
+        if data_dir is not None or download or split_from != "auto" or verify_source:
+            raise ArgumentError(
+                "data_dir, download, split_from and verify_source are for data on disk", "leave them out"
+            )
+        return _checked(source_in_memory(data, name=name), split, limit, "")
+    if name is not None:
+        raise ArgumentError(f"name is for data in memory; {str(data)!r} has one", "leave it out")
     data = str(data)
     kind, colon, where = data.partition(":")
     where = os.path.expanduser(where)
@@ -110,8 +157,13 @@ def open_source(
         source = _open_named(find_dataset(data), None if data_dir is None else Path(data_dir), download=download)
         if verify_source and isinstance(source, Table):
             source = dataclasses.replace(source, by_content=True)
+    return _checked(source, split, limit, data if colon else "")
+
+
+def _checked(source: ImageSource, split: str | None, limit: int | None, where: str) -> ImageSource:
+    """The chosen rows of a source. Raises: as `check_source`."""
     chosen = select(source, split=split, limit=limit)
-    check_source(chosen, where=data if colon else "")
+    check_source(chosen, where=where)
     for text in class_warnings(source.classes, source.splits, source.labels, source.split):
         log.warning("%s: %s", source.name, text)
     return chosen

@@ -36,3 +36,10 @@ def evaluation_copy(network: Network, *, shared: bool = False) -> Network:
         memo[id(tensor)] = nn.Parameter(own, requires_grad=False) if isinstance(tensor, nn.Parameter) else own
     with torch.no_grad():
         return copy.deepcopy(network, memo).eval()
+
+
+def in_evaluation(network: Network) -> Network:
+    """The network itself where all its modules are in evaluation mode, else a copy that shares its tensors."""
+    if any(module.training for module in network.modules()):
+        return evaluation_copy(network, shared=True)
+    return network

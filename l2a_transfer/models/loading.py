@@ -249,7 +249,7 @@ def create_model(
     return network
 
 
-def as_network(model: str | Path | Network | tuple[Network, Card], *, seed: int = 0) -> tuple[Network, Card]:
+def as_network(model: object, *, seed: int = 0) -> tuple[Network, Card]:
     """What a function takes as `model`: a name or a path as `load_model` takes it, a network, or a network and card.
 
     A network without a card gets one that says how it is built, and nothing about its training. Raises: as

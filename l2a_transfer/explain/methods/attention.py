@@ -6,8 +6,9 @@ import numpy as np
 import torch
 from PIL import Image
 
-from l2a_transfer.errors import ArgumentError, BackendError, wrong_kind
+from l2a_transfer.errors import ArgumentError, BackendError
 from l2a_transfer.explain.interface import AttentionMaps
+from l2a_transfer.models.copies import in_evaluation
 from l2a_transfer.models.interface import Network
 from l2a_transfer.preprocess import Preprocess, check_rgb, normalize
 
@@ -25,7 +26,7 @@ def scaled_size(width: int, height: int, side: int) -> tuple[int, int]:
 
 
 @torch.inference_mode()
-def attention_maps(
+def attention(
     model: Network, preprocess: Preprocess, image: Image.Image, name: str, *, side: int = DEFAULT_SIDE
 ) -> AttentionMaps:
     """Attention of `model` over an RGB picture, taken with its shorter side at `side` pixels and its aspect kept.
@@ -35,12 +36,6 @@ def attention_maps(
     and where its attention is not finite; ValueError for a side that the network cannot take, and for a picture that is
     not RGB.
     """
-    if not isinstance(model, Network):
-        raise wrong_kind("model", "a network, the first of what load_model(NAME) gives", model)
-    if not isinstance(image, Image.Image):
-        raise wrong_kind(
-            "image", "a picture of Pillow's in mode RGB, as l2a_transfer.data.decode.decode_file(PATH) gives", image
-        )
     check_rgb(image)
     smallest = model.config.min_size
     if not smallest <= side <= MAX_SIDE:
@@ -54,12 +49,7 @@ def attention_maps(
     pixels = np.array(image.resize(size, Image.Resampling[preprocess.filter.upper()]), dtype=np.uint8)  # (H, W, 3)
     device = next(model.parameters()).device
     batch = torch.from_numpy(pixels.transpose(2, 0, 1).copy()).to(device)[None]  # (1, 3, H, W)
-    was_training = model.training
-    model.eval()
-    try:
-        attended = model.attend(normalize(batch, *preprocess.statistics(device)))
-    finally:
-        model.train(was_training)
+    attended = in_evaluation(model).attend(normalize(batch, *preprocess.statistics(device)))
     if not attended.maps:
         raise BackendError(f"{model.config.architecture} has no attention, so it has no maps; use a vgg-att or vgg-pan")
     maps = {level: values[0].cpu().numpy() for level, values in attended.maps.items()}

@@ -5,23 +5,30 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from l2a_transfer.devices import check_precision, choose_device
-from l2a_transfer.errors import BackendError, unknown_name, wrong_kind
+from l2a_transfer.errors import ArgumentError, BackendError, unknown_name
 from l2a_transfer.features.backends.interface import (
     TAPS,
     FeatureBackend,
+    is_backend,
     level_columns,
 )
 from l2a_transfer.features.backends.onnx import OnnxBackend
 from l2a_transfer.features.backends.pixels import PixelsBackend
 from l2a_transfer.features.backends.torch import TorchBackend
+from l2a_transfer.models.loading import as_network, load_model
+
+if TYPE_CHECKING:
+    from l2a_transfer.models.interface import Network
+    from l2a_transfer.models.weights import Card
 
 BACKENDS = ("auto", "torch", "onnxruntime")
 
 
 def open_backend(
-    model: str | Path,
+    model: str | Path | Network | tuple[Network, Card] | FeatureBackend,
     *,
     backend: str = "auto",
     device: str = "auto",
@@ -30,15 +37,61 @@ def open_backend(
     levels: Sequence[str] | None = None,
     seed: int = 0,
 ) -> FeatureBackend:
-    """The backend for what `--model` names: weights (PyTorch), an `.onnx` file (ONNX Runtime) or `pixels`.
+    """What computes the features of a model.
 
-    Raises: UnknownNameError for a name that does not exist; WeightsError or BackendError for what cannot run.
+    Parameters
+    ----------
+    model : str, Path, Network, (Network, Card) or FeatureBackend
+        Weights as `load_model` takes them, which run in PyTorch; an `.onnx` file, which runs in ONNX Runtime;
+        `pixels`; a network, or what `load_model` gives. A network is copied: it stays as it is, and changing it later
+        does not change the features. A backend is open already, and its options are its own.
+    backend : {"auto", "torch", "onnxruntime"}, default="auto"
+        The runtime that the model must run in.
+    device : {"auto", "cpu", "cuda"}, default="auto"
+        "auto" is a GPU where there is one.
+    precision : {"auto", "fp32", "bf16", "fp16"}, default="auto"
+        "auto" is fp32, IEEE float32 without TF32.
+    tap : {"ga", "ga-bn-relu"}, default="ga"
+        The attended features themselves, or what the classifier sees of them.
+    levels : sequence of str, optional
+        The levels to keep, as ["L3"]; all by default.
+    seed : int, default=0
+        Of untrained weights.
+
+    Returns
+    -------
+    FeatureBackend
+        `backend.features` takes uint8 pixels (B, 3, size, size) and gives float32 (B, D).
+
+    Raises
+    ------
+    UnknownNameError
+        For a name that does not exist.
+    WeightsError, BackendError, DeviceError
+        For what cannot run.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import l2a_transfer
+    >>> backend = l2a_transfer.open_backend("untrained:vgg-att2-concat-pc@0.0625", device="cpu")
+    >>> backend.features(np.zeros((2, 3, 32, 32), dtype=np.uint8)).shape
+    (2, 64)
+    >>> backend.levels
+    (('L2', 0, 32), ('L3', 32, 64))
     """
-    if not isinstance(model, (str, Path)):
-        raise wrong_kind("model", "a model's name, or a path to .safetensors or .onnx", model)
-    model = os.path.expanduser(model)
     if backend not in BACKENDS:
         raise unknown_name("backend", backend, BACKENDS)
+    if is_backend(model):
+        if (backend, device, precision, tap, levels) != ("auto", "auto", "auto", "ga", None):
+            raise ArgumentError("model must be a name or a network where options are given; it is open already")
+        return model
+    if not isinstance(model, (str, Path)):
+        network, card = as_network(model, seed=seed)
+        if backend == "onnxruntime":
+            raise BackendError(f"{card.name}: ONNX Runtime takes a file; `export_onnx` makes one")
+        return TorchBackend(network, card, device=device, precision=precision, tap=tap, levels=levels)
+    model = os.path.expanduser(model)
     if model == "pixels":
         if tap not in TAPS:
             raise unknown_name("tap", tap, TAPS)
@@ -55,7 +108,5 @@ def open_backend(
         return OnnxBackend(Path(model), device=device, precision=precision, tap=tap, levels=levels)
     if backend == "onnxruntime":
         raise BackendError(f"{model}: ONNX Runtime takes a file; 'l2a-transfer export' makes one")
-    from l2a_transfer.models.loading import load_model
-
     network, card = load_model(model, seed=seed)
     return TorchBackend(network, card, device=device, precision=precision, tap=tap, levels=levels)
