@@ -34,7 +34,7 @@ from l2a_transfer.preprocess import Preprocess
 from l2a_transfer.training.data import TrainingData
 from l2a_transfer.training.processes import Ranks, Where, process_group
 from l2a_transfer.training.recipe import find_recipe
-from l2a_transfer.training.runs import train
+from l2a_transfer.training.runs import run_training
 from l2a_transfer.training.trainer import Trainer
 
 
@@ -69,7 +69,7 @@ def main(
             folder = work / f"seed-{seed}"
             began = time.perf_counter()
             trainer = Trainer(config, chosen, source, preprocess=Preprocess(size=chosen.size), seed=seed, where=where)
-            result = train(trainer, folder, resume=True, progress=False)
+            result = run_training(trainer, folder, resume=True, progress=False)
             if not ranks.first:
                 continue
             ((metric, value),) = result.metrics.items()

@@ -18,7 +18,7 @@ from PIL import Image
 from l2a_transfer.data.decode import to_rgb
 from l2a_transfer.devices import ieee_float32
 from l2a_transfer.errors import BackendError, UnknownNameError
-from l2a_transfer.explain.methods.attention import attention_maps
+from l2a_transfer.explain.methods.attention import attention
 from l2a_transfer.export import export_onnx
 from l2a_transfer.features.backends.interface import level_columns
 from l2a_transfer.features.backends.onnx import OnnxBackend, read_onnx, refers_to_other_files, with_sha256
@@ -82,7 +82,7 @@ def test_a_picture_that_is_not_rgb_is_refused() -> None:
     network, card = load_model(TINY)
     for mode in ("RGBA", "L", "P"):
         image = Image.new(mode, (40, 40))
-        for compute in (card.preprocess.pixels, partial(attention_maps, network, card.preprocess, name="x")):
+        for compute in (card.preprocess.pixels, partial(attention, network, card.preprocess, name="x")):
             with pytest.raises(ValueError, match=f"must have the mode RGB, got {mode}; .*to_rgb"):
                 compute(image=image)
         assert card.preprocess.pixels(to_rgb(image, "x")).shape == (3, 32, 32)

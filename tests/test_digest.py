@@ -23,7 +23,7 @@ from l2a_transfer.models.registry import build_model
 from l2a_transfer.models.weights import CARD_KEY, PRETRAINED, load_weights, read_card, save_weights
 from l2a_transfer.report.write import write_report
 from l2a_transfer.training.checkpoint import read_checkpoint, save_checkpoint
-from l2a_transfer.training.runs import train
+from l2a_transfer.training.runs import run_training
 from l2a_transfer.training.start import start_from
 from tests.conftest import TINY, l2a
 from tests.feature_files import meta_of
@@ -49,7 +49,7 @@ def test_feature_files_of_before_name_the_same_weights() -> None:
 
 
 def test_one_digest_from_training_to_the_report(tmp_path: Path) -> None:
-    weights = train(new_trainer(epochs=1), tmp_path / "run", progress=False).weights
+    weights = run_training(new_trainer(epochs=1), tmp_path / "run", progress=False).weights
     digest = inspected(weights)["weights_sha256"]
     assert digest == network_sha256(load_weights(weights)[0])
     assert l2a("export", "--model", weights, "--out", tmp_path / "m.onnx").exit_code == 0
@@ -62,7 +62,9 @@ def test_one_digest_from_training_to_the_report(tmp_path: Path) -> None:
         assert run.exit_code == 0, run.output
         found = inspected(files[-1])
         assert (found["weights_sha256"], found["fingerprint"]["weights"]) == (digest, digest)
-    card = read_card(train(new_trainer(epochs=1, init_from=str(weights)), tmp_path / "two", progress=False).weights)
+    card = read_card(
+        run_training(new_trainer(epochs=1, init_from=str(weights)), tmp_path / "two", progress=False).weights
+    )
     assert card.training["init_from"]["sha256"] == digest
     assert inspected(next((tmp_path / "two").glob("*.safetensors")))["weights_sha256"] != digest
     results = evaluate_files(files, EvalConfig(c_grid=(1.0,), decades=0))
@@ -143,9 +145,9 @@ def test_the_digest_of_a_feature_file() -> None:
 
 
 def test_a_run_that_began_from_weights_by_their_digest_of_before_goes_on(tmp_path: Path) -> None:
-    first = train(new_trainer(epochs=1), tmp_path / "first", progress=False).weights
+    first = run_training(new_trainer(epochs=1), tmp_path / "first", progress=False).weights
     run = new_trainer(epochs=2, init_from=str(first))
-    whole = train(run, tmp_path / "out", progress=False)
+    whole = run_training(run, tmp_path / "out", progress=False)
     content = read_checkpoint(tmp_path / "out" / "checkpoint.pt")
     assert content["fingerprint"]["init_from"] == file_sha256(first)
     assert run.start is not None
@@ -155,11 +157,11 @@ def test_a_run_that_began_from_weights_by_their_digest_of_before_goes_on(tmp_pat
     card.training["init_from"]["sha256"] = run.start.earlier_sha256
     save_weights(network, card, whole.weights)
     for _ in range(2):  # with its checkpoint and without
-        again = train(new_trainer(epochs=2, init_from=str(first)), tmp_path / "out", resume=True, progress=False)
+        again = run_training(new_trainer(epochs=2, init_from=str(first)), tmp_path / "out", resume=True, progress=False)
         assert again.metrics == whole.metrics
         (tmp_path / "out" / "checkpoint.pt").unlink(missing_ok=True)
     with pytest.raises(TrainingError, match="init_from: "):
-        train(new_trainer(epochs=2), tmp_path / "out", resume=True, progress=False)
+        run_training(new_trainer(epochs=2), tmp_path / "out", resume=True, progress=False)
 
 
 def test_the_digest_of_before_is_known() -> None:

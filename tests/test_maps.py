@@ -10,10 +10,11 @@ import torch
 from PIL import Image
 
 from l2a_transfer.errors import BackendError
-from l2a_transfer.explain.draw import colors, contact_sheet, heat, overlay
+from l2a_transfer.explain.draw import contact_sheet
 from l2a_transfer.explain.interface import AttentionMaps
 from l2a_transfer.explain.maps import attention_maps
 from l2a_transfer.explain.methods.attention import scaled_size
+from l2a_transfer.explain.overlay import colors, heat, overlay
 from l2a_transfer.models.loading import load_model
 from tests.conftest import TINY, assert_fails, l2a, save_picture
 

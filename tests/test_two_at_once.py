@@ -99,7 +99,7 @@ def test_the_second_is_refused_before_it_computes_anything(
 ) -> None:
     for work in (
         "l2a_transfer.evaluation.evaluate.evaluate_files",
-        "l2a_transfer.explain.methods.attention.attention_maps",
+        "l2a_transfer.explain.methods.attention.attention",
         "l2a_transfer.quickstart.extract",
         "l2a_transfer.quickstart.evaluate_files",
         "l2a_transfer.training.runs._run",

@@ -4,19 +4,23 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from l2a_transfer.devices import check_device_name
-from l2a_transfer.errors import ArgumentError, unknown_name
+from l2a_transfer.errors import ArgumentError, MissingExtraError, unknown_name
 from l2a_transfer.evaluation.compare import Comparison
 from l2a_transfer.evaluation.confusion import Confusion
 from l2a_transfer.evaluation.families import Wanted
 from l2a_transfer.evaluation.protocols import PROTOCOLS, SHOTS, Split
 from l2a_transfer.evaluation.seeds import SeedSummary
 from l2a_transfer.evaluation.variants import ABLATIONS
+from l2a_transfer.notebook import html_table
 from l2a_transfer.svm.fitting import DECADES, SOLVERS
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 SCHEMA = "l2a-results/1"
 MATRIX_UP_TO = 250
@@ -223,3 +227,56 @@ class EvalResults:
             "splits": [dict(vars(split)) for split in self.splits],
             "cards": self.cards,
         }
+
+    def to_pandas(self) -> pd.DataFrame:
+        """A frame with one row for each of `rows`, in their order, and one column for each of their fields.
+
+        An interval is two columns, as `accuracy_ci95_low` and `accuracy_ci95_high`; values of several draws stay
+        tuples.
+
+        Raises
+        ------
+        MissingExtraError
+            Where pandas is not installed.
+        """
+        try:
+            import pandas as pd
+        except ImportError as error:
+            raise MissingExtraError("to_pandas", "pandas", "pandas") from error
+        flat = []
+        for row in self.rows:
+            cells: dict[str, Any] = {}
+            for name, value in vars(row).items():
+                if name.endswith("_ci95"):
+                    cells |= {f"{name}_low": value[0], f"{name}_high": value[1]}
+                else:
+                    cells[name] = value
+            flat.append(cells)
+        return pd.DataFrame(flat)
+
+    def _repr_html_(self) -> str:
+        headings = (
+            "data",
+            "model",
+            "variant",
+            "protocol",
+            "mean class accuracy, % [95 %]",
+            "accuracy, %",
+            "train",
+            "test",
+        )
+        cells = [
+            (
+                row.data,
+                row.label,
+                row.variant,
+                row.protocol if row.shots is None else f"{row.protocol}, {row.shots} a class",
+                f"{100 * row.mean_class_accuracy:.1f} "
+                f"[{100 * row.mean_class_accuracy_ci95[0]:.1f}, {100 * row.mean_class_accuracy_ci95[1]:.1f}]",
+                f"{100 * row.accuracy:.1f}",
+                row.n_train,
+                row.n_test,
+            )
+            for row in self.rows
+        ]
+        return html_table(headings, cells, caption="Linear SVM on frozen features")

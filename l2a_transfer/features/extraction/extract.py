@@ -37,6 +37,7 @@ from l2a_transfer.features.store.schema import FeatureMeta
 from l2a_transfer.features.store.writer import write_features
 from l2a_transfer.files import check_own_folder, check_replaceable, names_a_format
 from l2a_transfer.lock import output_lock
+from l2a_transfer.notebook import html_table
 from l2a_transfer.text import terminal
 from l2a_transfer.wording import are, counted
 
@@ -63,6 +64,11 @@ class ExtractResult:
     computed: int
     seconds: float
     skipped: tuple[tuple[str, str], ...] = ()
+
+    def _repr_html_(self) -> str:
+        headings = ("file", "rows", "columns", "computed now", "seconds", "skipped")
+        cells = (str(self.path), self.rows, self.dim, self.computed, round(self.seconds, 1), len(self.skipped))
+        return html_table(headings, [cells])
 
 
 def extract(
