@@ -16,6 +16,7 @@ lint: .venv/installed-lint
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/python scripts/draw_rooms.py --check
 
 slow: .venv/installed-test
 	$(BIN)/python -m pytest -m "slow and not realdata and not gpu and not browser"

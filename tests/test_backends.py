@@ -17,7 +17,7 @@ from PIL import Image
 
 from l2a_transfer.data.decode import to_rgb
 from l2a_transfer.devices import ieee_float32
-from l2a_transfer.errors import BackendError, UnknownNameError
+from l2a_transfer.errors import BackendError, DeviceError, UnknownNameError
 from l2a_transfer.explain.methods.attention import attention
 from l2a_transfer.export import export_onnx
 from l2a_transfer.features.backends.interface import level_columns
@@ -192,7 +192,7 @@ def test_tf32_is_off_inside_and_restored_after() -> None:
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 @pytest.mark.parametrize("model", [TINY, "pixels"])
 def test_cuda_without_a_gpu_is_an_error(model: str) -> None:
-    with pytest.raises(BackendError, match="no CUDA GPU; use `device='cpu'`"):
+    with pytest.raises(DeviceError, match="no CUDA GPU; use `device='cpu'`"):
         open_backend(model, device="cuda")
 
 
