@@ -102,10 +102,8 @@ def export_onnx(
 
     Examples
     --------
-    >>> import tempfile
-    >>> from pathlib import Path
     >>> import l2a_transfer
-    >>> result = l2a_transfer.export_onnx("untrained:vgg@0.03125", Path(tempfile.mkdtemp()) / "vgg.onnx")
+    >>> result = l2a_transfer.export_onnx("untrained:vgg-gap@0.015625", "vgg.onnx")
     >>> result.outputs, result.max_relative_error < 1e-4
     (('features',), True)
     """

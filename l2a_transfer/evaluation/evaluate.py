@@ -73,15 +73,13 @@ def evaluate(
 
     Examples
     --------
-    >>> import tempfile
-    >>> from pathlib import Path
     >>> import l2a_transfer
     >>> source = l2a_transfer.open_source("digits", limit=200)
-    >>> features = l2a_transfer.extract(source, "pixels", Path(tempfile.mkdtemp()) / "pixels.h5", progress=False)
+    >>> features = l2a_transfer.extract(source, "untrained:vgg-gap@0.0625", "features.h5", progress=False)
     >>> results = l2a_transfer.evaluate(features, c_grid=[1e-3], draws=2)
     >>> row = results.rows[0]
-    >>> row.data, row.model, row.n_classes, row.mean_class_accuracy > 0.8
-    ('digits', 'pixels', 10, True)
+    >>> row.data, row.model, row.dim, row.n_classes, row.mean_class_accuracy > row.chance
+    ('digits', 'untrained:vgg-gap@0.0625', 32, 10, True)
     """
     given = [files] if isinstance(files, (str, Path, ExtractResult)) else list(files)
     known = {field.name for field in dataclasses.fields(EvalConfig)}

@@ -103,16 +103,13 @@ def write_report(
 
     Examples
     --------
-    >>> import tempfile
-    >>> from pathlib import Path
     >>> import l2a_transfer
-    >>> folder = Path(tempfile.mkdtemp())
     >>> source = l2a_transfer.open_source("digits", limit=100)
-    >>> features = l2a_transfer.extract(source, "pixels", folder / "pixels.h5", progress=False)
+    >>> features = l2a_transfer.extract(source, "untrained:vgg-gap@0.0625", "features.h5", progress=False)
     >>> results = l2a_transfer.evaluate(features, c_grid=[1e-3], draws=2)
-    >>> files = l2a_transfer.write_report(results, folder / "report")
-    >>> files[0].name, (folder / "report" / "report.html").exists()
-    ('results.json', True)
+    >>> files = l2a_transfer.write_report(results, "report")
+    >>> "report.html" in {path.name for path in files}
+    True
     """
     out = Path(out)
     beside = beside or {}

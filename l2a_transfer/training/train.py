@@ -131,14 +131,11 @@ def train(
 
     Examples
     --------
-    >>> import tempfile
-    >>> from pathlib import Path
     >>> import l2a_transfer
     >>> source = l2a_transfer.open_source("digits", limit=120)
-    >>> run = Path(tempfile.mkdtemp()) / "run"
-    >>> result = l2a_transfer.train("vgg-att1-pc", source, run, holdout=20, epochs=1, width=1 / 32, image_size=8)
+    >>> result = l2a_transfer.train("vgg-att1-pc", source, "run", holdout=20, epochs=1, width=1 / 32, image_size=8)
     >>> result.weights.name, result.metrics["holdout-20-stratified_accuracy"]["n"]
-    ('vgg-att1-pc.digits-w003.fast.seed-0.safetensors', 20)
+    ('vgg-att1-pc.digits-w003.safetensors', 20)
     """
     if not isinstance(architecture, str):
         raise wrong_kind("architecture", "the name of an architecture, as 'vgg-att2-concat-pc'", architecture)

@@ -89,7 +89,7 @@ def open_backend(
     if not isinstance(model, (str, Path)):
         network, card = as_network(model, seed=seed)
         if backend == "onnxruntime":
-            raise BackendError(f"{card.name}: ONNX Runtime takes a file; `export_onnx` makes one")
+            raise BackendError(f"{card.name}: ONNX Runtime takes a file; 'l2a-transfer export' makes one")
         return TorchBackend(network, card, device=device, precision=precision, tap=tap, levels=levels)
     model = os.path.expanduser(model)
     if model == "pixels":

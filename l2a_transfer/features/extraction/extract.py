@@ -140,14 +140,12 @@ def extract(
 
     Examples
     --------
-    >>> import tempfile
-    >>> from pathlib import Path
+    >>> import numpy as np
     >>> import l2a_transfer
-    >>> folder = Path(tempfile.mkdtemp())
-    >>> source = l2a_transfer.open_source("digits", limit=20)
-    >>> result = l2a_transfer.extract(source, "pixels", folder / "pixels.h5", progress=False)
+    >>> images = np.random.default_rng(0).integers(0, 256, (20, 32, 32, 3), dtype=np.uint8)
+    >>> result = l2a_transfer.extract(images, "vgg-att2-concat-pc.cifar10-w025", "features.h5", progress=False)
     >>> result.rows, result.dim
-    (20, 3072)
+    (20, 256)
     """
     source = open_source(data)
     backend = open_backend(model)
