@@ -60,11 +60,34 @@ def find_architecture(name: str) -> Architecture:
 class ModelConfig:
     """Everything that decides a network's shape and arithmetic.
 
-    `width` scales every channel count (512 → 128 at 0.25); 1 is the paper's network. `dropout` scales the paper's
-    dropout rates (0.3, 0.4, 0.5): 1 is the paper's network, 0 has none. `global_branch="auto"` builds the layers behind
-    the global feature g only where g can change the output; "always" builds the paper's network to the letter.
+    Parameters
+    ----------
+    architecture : str
+        A registered architecture, as ``"vgg-att2-concat-pc"``; `l2a-transfer models` lists them.
+    num_classes : int
+        Outputs, K.
+    width : float
+        Scale of every channel count (512 → 128 at 0.25); 1 is the paper's network.
+    normalizer : str
+        A registered normalizer, as ``"softmax"``.
+    dropout : float
+        Scale of the paper's dropout rates (0.3, 0.4, 0.5): 1 is the paper's network, 0 has none.
+    global_branch : {"auto", "always"}
+        "auto" builds the layers behind the global feature g only where g can change the output; "always" builds the
+        paper's network to the letter.
 
-    Raises: UnknownNameError for a name that is not in its table; ValueError for a number out of range.
+    Raises
+    ------
+    UnknownNameError
+        For a name that is not registered.
+    ValueError
+        For a number out of range.
+
+    Examples
+    --------
+    >>> config = ModelConfig("vgg-att2-concat-pc", num_classes=100, width=0.5)
+    >>> config.feature_levels
+    {'L2': 256, 'L3': 256}
     """
 
     architecture: str

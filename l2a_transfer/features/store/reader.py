@@ -17,24 +17,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from l2a_transfer.errors import StoreError
+from l2a_transfer.features.store.attributes import read_attributes
 from l2a_transfer.features.store.schema import (
     AGAIN,
     DTYPES,
-    EMPTY,
-    JSON,
     MAGIC,
     MAPS,
-    OPTIONAL_JSON,
-    SCHEMA,
     SEAL,
-    TEXT,
     USER_BLOCK,
     VERSION,
     FeatureMeta,
     Rows,
     check_rows,
     digest_of,
-    document,
 )
 from l2a_transfer.features.store.structure import check_structure
 from l2a_transfer.features.store.writer import write_features
@@ -151,10 +146,31 @@ def _stamp(path: Path) -> Stamp | None:
 
 
 def read_features(path: str | Path) -> FeatureSet:
-    """A feature file's content, every byte of it verified first.
+    """A feature file in memory, after every byte of it was verified: truncated, incomplete, changed and foreign files,
+    links outside the file and features that are not finite are refused.
 
-    Raises: StoreError naming the path and what is wrong: truncated, incomplete, changed, of another program or
-    schema, linking outside itself, or with features that are not finite.
+    Parameters
+    ----------
+    path : str or Path
+        The file, as `extract` wrote it.
+
+    Returns
+    -------
+    FeatureSet
+        `features` (N, D), `labels` (N,), `ids`, `split` (N,) and `meta`.
+
+    Raises
+    ------
+    StoreError
+        Naming the path and what is wrong.
+
+    Examples
+    --------
+    >>> import l2a_transfer
+    >>> source = l2a_transfer.open_source("digits", limit=20)
+    >>> result = l2a_transfer.extract(source, "untrained:vgg-gap@0.03125", "features.h5", progress=False)
+    >>> l2a_transfer.read_features(result.path).features.shape
+    (20, 16)
     """
     path = Path(path)
     store = open_store(path)
@@ -269,7 +285,7 @@ def _unlocked(path: Path) -> h5py.File:
 def _read_rows(path: Path, file: h5py.File) -> tuple[FeatureMeta, Rows, h5py.Dataset, dict[str, h5py.Dataset]]:
     """Everything but the values of the features and maps, checked. Raises: StoreError."""
     try:
-        meta = _read_meta(path, file)
+        meta = read_attributes(path, file)
         features = _dataset(path, file, "features", 2, "f")
         labels = _dataset(path, file, "labels", 1, "i")
         split = _dataset(path, file, "split", 1, "u")
@@ -310,27 +326,3 @@ def _dataset(path: Path, file: h5py.File, name: str, ndim: int, kind: str) -> h5
     if found.ndim != ndim or found.dtype.kind != kind:
         raise StoreError(f"{path}: /{name} must have {ndim} axes and kind {kind!r}, got {found.shape} {found.dtype}")
     return found
-
-
-def _decoded(value: Any) -> Any:
-    """An attribute's value; text of fixed length, as other programs write it, comes back as bytes."""
-    return value.decode() if isinstance(value, bytes) else value
-
-
-def _read_meta(path: Path, file: h5py.File) -> FeatureMeta:
-    schema = _decoded(file.attrs.get("schema"))
-    if schema != SCHEMA:
-        raise StoreError(f"{path}: its schema must be {SCHEMA!r}, got {schema!r}")
-    values: dict[str, Any] = {}
-    for key in (*TEXT, *JSON, *OPTIONAL_JSON):
-        text = _decoded(file.attrs.get(key, EMPTY.get(key)))
-        if not isinstance(text, str):
-            raise StoreError(f"{path}: the attribute {key!r} must be text, got {type(text).__name__}")
-        values[key] = text
-    for key in (*JSON, *OPTIONAL_JSON):
-        values[key] = document(path, key, values[key])
-    for key in ("classes", "splits"):
-        values[key] = tuple(values[key])
-    for key in ("levels", "skipped"):
-        values[key] = tuple(map(tuple, values[key]))
-    return FeatureMeta(**values)

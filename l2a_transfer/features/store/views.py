@@ -33,10 +33,34 @@ BLOCK_BYTES = 16 << 20
 
 
 def open_features(path: str | Path, *, finite: bool = True) -> FeatureFile:
-    """Open a feature file for reading by rows; every byte of it is verified first, once.
+    """Open a feature file for reading by rows, from many processes; every byte of it is verified first, once.
 
-    With `finite=False`, features that are not finite are handed out as they are instead of raising. Raises:
-    StoreError as `read_features` does.
+    Parameters
+    ----------
+    path : str or Path
+        The file, as `extract` wrote it.
+    finite : bool, default=True
+        False hands out features that are not finite as they are.
+
+    Returns
+    -------
+    FeatureFile
+        To be used in a `with` block: `features` (N, D), indexed by rows; `to_numpy()`, `to_torch()`, `to_pandas()`.
+
+    Raises
+    ------
+    StoreError
+        As `read_features` does.
+
+    Examples
+    --------
+    >>> import l2a_transfer
+    >>> source = l2a_transfer.open_source("digits", limit=20)
+    >>> path = l2a_transfer.extract(source, "untrained:vgg-gap@0.03125", "features.h5", progress=False).path
+    >>> with l2a_transfer.open_features(path) as file:
+    ...     X, y = file.to_numpy()
+    >>> X.shape, file.meta.classes[:2]
+    ((20, 16), ('0', '1'))
     """
     return FeatureFile(path, finite=finite)
 
