@@ -36,14 +36,16 @@ from l2a_transfer.features.extraction.extract import extract
 from l2a_transfer.models.blocks import ConvBlock
 from l2a_transfer.models.config import ModelConfig
 from l2a_transfer.models.interface import Attended, Network
+from l2a_transfer.models.loading import load_model
 from l2a_transfer.models.registry import build_model
-from l2a_transfer.models.weights import pretrained_names, resolve_model
+from l2a_transfer.models.weights import pretrained_names
 from l2a_transfer.svm.estimators import LinearSVCPath
 from l2a_transfer.training.flops import macs
 from l2a_transfer.training.processes import Placement
 
 ROOT = Path(__file__).parents[1]
 MODEL = "vgg-att2-concat-pc"
+WEIGHTS = f"{MODEL}.cifar10-w025"
 TOLERANCES = {"fp32": 1e-4, "bf16": 2e-2}
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 FAMILIES = ("vgg", "vgg-gap", "vgg-pan", "vgg-att3-concat-dp", "vgg-att2-concat-add", "vgg-att1-uniform",
@@ -82,7 +84,7 @@ def agreement(device: torch.device) -> list[dict[str, Any]]:
     images_u8 = torch.randint(0, 256, (32, 3, 32, 32), dtype=torch.uint8, generator=generator)
     rows = []
     for name in [*pretrained_names(), *(f"untrained:{family}@0.25" for family in FAMILIES)]:
-        network, card = resolve_model(name)
+        network, card = load_model(name)
         mean, std = (torch.tensor(v)[:, None, None] for v in (card.preprocess.mean, card.preprocess.std))
         images = (images_u8.float() / 255 - mean) / std
         expected = _attend(network, images, torch.device("cpu"), "fp32")
@@ -115,7 +117,7 @@ def _error(found: Tensor, expected: Tensor) -> float:
 def same_bytes(device: torch.device, work: Path, *, timeout_s: float) -> list[dict[str, Any]]:
     """Two extractions and two short trainings with the same options: are the files the same?"""
     commands = [
-        (["extract", "--model", MODEL, "--data", "caltech-mini", "--overwrite", "--out"], "same-{}.h5"),
+        (["extract", "--model", WEIGHTS, "--data", "caltech-mini", "--overwrite", "--out"], "same-{}.h5"),
         (["train", "--model", MODEL, "--data", "caltech-mini", "--epochs", "2", "--width", "0.0625",
           "--overwrite", "--out"], "same-{}"),
     ]  # fmt: skip
@@ -271,7 +273,7 @@ def extraction(
     source = join_splits("noise", "0123456789", {"all": (pictures, labels)})
     rows = []
     for width, precision, B in configs:
-        network, card = resolve_model(f"untrained:{MODEL}@{width}")
+        network, card = load_model(f"untrained:{MODEL}@{width}")
         backend = TorchBackend(network, card, device=device.type, precision=precision)
         samples = []
         for _ in range(repeats):

@@ -30,7 +30,7 @@ from l2a_transfer.training.accuracy import evaluate
 from l2a_transfer.training.data import TrainingData
 from l2a_transfer.training.processes import Placement
 from l2a_transfer.training.recipe import find_recipe
-from l2a_transfer.training.runs import train
+from l2a_transfer.training.runs import run_training
 from l2a_transfer.training.trainer import Trainer
 
 
@@ -66,7 +66,7 @@ def main(
                 config = ModelConfig(model, num_classes=len(source.classes), width=width)
                 trainer = Trainer(config, settings, source, seed=seed, placement=Placement(device=device))
                 folder = work / f"{model}-{candidate.replace(' ', '-')}-seed-{seed}"
-                result = train(trainer, folder, resume=True, progress=False)
+                result = run_training(trainer, folder, resume=True, progress=False)
                 (value,) = result.metrics.values()
                 training = read_card(result.weights).training
                 runs.append(

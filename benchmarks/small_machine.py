@@ -30,15 +30,16 @@ from l2a_transfer.features.store.schema import FeatureMeta
 from l2a_transfer.features.store.writer import write_features
 
 MODEL = "vgg-att2-concat-pc"
+WEIGHTS = f"{MODEL}.cifar10-w025"
 TRAINING_ROWS, TEST_ROWS, COLUMNS, CLASSES = 50_000, 10_000, 256, 10
 PICTURES = 1200
 SVM = ["svm-eval", "features.h5", "--out", "report", "--overwrite", "--c-grid", "1e-3,1e-2", "--decades", "0"]
 TRAIN = ["train", "--data", "imagefolder:pictures", "--holdout", "200", "--epochs", "1", "--out", "run", "--overwrite"]
 CASES: list[tuple[float, list[str]]] = [
     (1, ["inspect", "--verify", "features.h5"]),
-    (1, ["export", "--model", MODEL, "--out", "network.onnx"]),
-    (1, ["maps", "--model", MODEL, "--out", "maps", "--overwrite", "pictures/class-0/0000.jpg"]),
-    (1, ["extract", "--model", MODEL, "--data", "imagefolder:pictures", "--workers", "2", "--out", "a.h5",
+    (1, ["export", "--model", WEIGHTS, "--out", "network.onnx"]),
+    (1, ["maps", "--model", WEIGHTS, "--out", "maps", "--overwrite", "pictures/class-0/0000.jpg"]),
+    (1, ["extract", "--model", WEIGHTS, "--data", "imagefolder:pictures", "--workers", "2", "--out", "a.h5",
          "--overwrite"]),
     (1, ["extract", "--model", "network.onnx", "--data", "imagefolder:pictures", "--out", "b.h5", "--overwrite"]),
     (1, ["train", "--model", "vgg", "--width", "0.0625", "--data", "digits", "--holdout", "100", "--epochs", "2",

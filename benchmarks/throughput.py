@@ -30,7 +30,7 @@ from l2a_transfer.features.extraction.extract import extract
 from l2a_transfer.features.extraction.plan import batches_of
 from l2a_transfer.features.store.reader import read_meta
 from l2a_transfer.models.config import DEFAULT_WIDTH
-from l2a_transfer.models.weights import resolve_model
+from l2a_transfer.models.loading import load_model
 
 
 @click.command()
@@ -47,7 +47,7 @@ def main(
 ) -> None:
     model = f"untrained:vgg-att2-concat-pc@{width}"
     source = open_source(data, data_dir=data_dir, limit=limit)
-    network, card = resolve_model(model)
+    network, card = load_model(model)
     backend = TorchBackend(network, card, device="cpu")
     batches = batches_of(range(len(source)), batch_size)
     mean, std = (torch.tensor(values)[:, None, None] for values in (card.preprocess.mean, card.preprocess.std))

@@ -34,7 +34,7 @@ from l2a_transfer.preprocess import Preprocess
 from l2a_transfer.training.data import TrainingData
 from l2a_transfer.training.processes import Placement, ProcessRank, process_group
 from l2a_transfer.training.recipe import find_recipe
-from l2a_transfer.training.runs import train
+from l2a_transfer.training.runs import run_training
 from l2a_transfer.training.trainer import Trainer
 
 
@@ -71,7 +71,7 @@ def main(
             trainer = Trainer(
                 config, chosen, source, preprocess=Preprocess(size=chosen.size), seed=seed, placement=placement
             )
-            result = train(trainer, folder, resume=True, progress=False)
+            result = run_training(trainer, folder, resume=True, progress=False)
             if not process.is_main:
                 continue
             ((metric, value),) = result.metrics.items()

@@ -14,13 +14,15 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from l2a_transfer.errors import ArgumentError, BackendError, OutputExistsError, wrong_kind
+from l2a_transfer.errors import ArgumentError, BackendError, OutputExistsError
 from l2a_transfer.features.backends.onnx import WEIGHTS_KEY, OnnxBackend, with_sha256
 from l2a_transfer.features.backends.torch import TorchBackend
 from l2a_transfer.files import check_free, replacing
 from l2a_transfer.lock import output_lock
+from l2a_transfer.models.copies import evaluation_copy
 from l2a_transfer.models.digest import network_sha256
 from l2a_transfer.models.interface import Network
+from l2a_transfer.models.loading import as_network
 from l2a_transfer.models.weights import CARD_KEY, Card
 from l2a_transfer.preprocess import normalize
 
@@ -64,18 +66,48 @@ def relative_error(found: np.ndarray[Any, Any], expected: np.ndarray[Any, Any]) 
     return float((difference / np.maximum(scale, np.finfo(np.float32).tiny)).max())
 
 
-def export_onnx(model: Network, card: Card, out: str | Path, *, overwrite: bool = False) -> ExportResult:
-    """Write `model` as ONNX with its card, preprocess and digest in the metadata.
+def export_onnx(
+    model: str | Path | Network | tuple[Network, Card], out: str | Path, *, overwrite: bool = False, seed: int = 0
+) -> ExportResult:
+    """Write a feature extractor as ONNX: uint8 pixels in, features and attention maps out.
 
     The file is run in ONNX Runtime at batch 1 and 7 and replaces `out` only if features and maps agree with PyTorch
-    within 1e-4 relative. Raises: OutputExistsError where `out` exists and `overwrite` is not given, is no regular file,
-    or is being written by another process; BackendError where the network cannot be exported or the file differs;
-    OSError, naming `out`, where the disk refuses.
+    within 1e-4 relative.
+
+    Parameters
+    ----------
+    model : str, Path, Network or (Network, Card)
+        What `load_model` takes, or what it gives, or a network, which stays as it is.
+    out : str or Path
+        The file, `.onnx`; its folder is made. It carries the card, the preprocess and the digest of the network.
+    overwrite : bool, default=False
+        Replace `out`.
+    seed : int, default=0
+        Of untrained weights.
+
+    Returns
+    -------
+    ExportResult
+        The file, its size in bytes, and the largest relative difference to PyTorch. Inputs: images uint8
+        (N, 3, size, size); outputs: features float32 (N, D) and a map (N, H, W) a level.
+
+    Raises
+    ------
+    OutputExistsError
+        Where `out` exists and `overwrite` is not given, is no regular file, or another process writes it.
+    BackendError
+        Where the network cannot be exported, or the file differs.
+    OSError
+        Naming `out`, where the disk refuses.
+
+    Examples
+    --------
+    >>> import l2a_transfer
+    >>> result = l2a_transfer.export_onnx("untrained:vgg-gap@0.015625", "vgg.onnx")
+    >>> result.outputs, result.max_relative_error < 1e-4
+    (('features',), True)
     """
-    if not isinstance(model, Network):
-        raise wrong_kind("model", "a network, the first of what resolve_model(NAME) gives", model)
-    if not isinstance(card, Card):
-        raise wrong_kind("card", "the network's card, the second of what resolve_model(NAME) gives", card)
+    network, card = as_network(model, seed=seed)
     out = Path(out)
     if out.suffix != ".onnx":
         raise ArgumentError(
@@ -88,11 +120,11 @@ def export_onnx(model: Network, card: Card, out: str | Path, *, overwrite: bool 
         out.parent.mkdir(parents=True, exist_ok=True)
     with output_lock(out):
         check_free(out, overwrite=overwrite)  # whoever held the lock until now may have finished in the meantime
-        return _export(model, card, out)
+        return _export(network, card, out)
 
 
 def _export(model: Network, card: Card, out: Path) -> ExportResult:
-    model = model.eval().cpu()
+    model = evaluation_copy(model, shared=True).cpu()
     size = card.preprocess.size
     extractor = ExportedExtractor(model, card).eval()
     example = torch.zeros(2, 3, size, size, dtype=torch.uint8)

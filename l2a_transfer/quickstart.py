@@ -16,11 +16,10 @@ from l2a_transfer.errors import Interrupted
 from l2a_transfer.evaluation.evaluate import evaluate_files
 from l2a_transfer.evaluation.results import EvalConfig, EvalResults
 from l2a_transfer.explain.draw import SHEET, sheet_png
-from l2a_transfer.explain.methods.attention import attention_maps
+from l2a_transfer.explain.maps import attention_maps
 from l2a_transfer.features.backends.registry import open_backend
 from l2a_transfer.features.extraction.extract import extract
 from l2a_transfer.lock import output_lock
-from l2a_transfer.models.weights import resolve_model
 from l2a_transfer.report.markdown import markdown_table
 from l2a_transfer.report.write import report_folder, write_report
 from l2a_transfer.wording import counted
@@ -121,11 +120,9 @@ def _quickstart(out: Path, earlier: set[str], *, overwrite: bool, progress: bool
 
 def _attention_picture(source: ImageSource) -> bytes:
     """A PNG of attention maps: the first test image of `PICTURES` classes, evenly spread over the list of classes."""
-    network, card = resolve_model(MODELS["attention"])
     wanted = np.linspace(0, len(source.classes) - 1, PICTURES).round().astype(int)
     test = source.splits.index("test")
     rows = [int(np.flatnonzero((source.labels == label) & (source.split == test))[0]) for label in wanted]
-    results = [
-        attention_maps(network, card.preprocess, source.image(row), source.classes[source.labels[row]]) for row in rows
-    ]
-    return sheet_png(results, title=f"Where {card.name} looks, on photographs that it never saw")
+    names = [source.classes[source.labels[row]] for row in rows]
+    results = attention_maps(MODELS["attention"], [source.image(row) for row in rows], names=names)
+    return sheet_png(results, title=f"Where {MODELS['attention']} looks, on photographs that it never saw")

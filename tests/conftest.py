@@ -113,9 +113,9 @@ def ghostscript(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def exported_tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An ONNX file of the tiny network, to be read alone."""
     from l2a_transfer.export import export_onnx
-    from l2a_transfer.models.weights import resolve_model
+    from l2a_transfer.models.loading import load_model
 
-    path = export_onnx(*resolve_model(TINY), tmp_path_factory.mktemp("onnx") / "tiny.onnx").path
+    path = export_onnx(*load_model(TINY), tmp_path_factory.mktemp("onnx") / "tiny.onnx").path
     path.chmod(0o444)
     return path
 

@@ -18,13 +18,12 @@ from PIL import Image
 from l2a_transfer.data.decode import to_rgb
 from l2a_transfer.devices import ieee_float32
 from l2a_transfer.errors import BackendError, DeviceError, UnknownNameError
-from l2a_transfer.explain.methods.attention import attention_maps
 from l2a_transfer.features.backends.interface import level_columns
 from l2a_transfer.features.backends.onnx import OnnxBackend, read_onnx, refers_to_other_files, with_sha256
 from l2a_transfer.features.backends.pixels import PixelsBackend
 from l2a_transfer.features.backends.registry import open_backend
 from l2a_transfer.features.backends.torch import TorchBackend
-from l2a_transfer.models.weights import resolve_model
+from l2a_transfer.models.loading import load_model
 from tests.conftest import TINY
 
 
@@ -77,10 +76,10 @@ def test_pixels_of_another_kind_size_or_order_are_refused(
 
 
 def test_a_picture_that_is_not_rgb_is_refused() -> None:
-    network, card = resolve_model(TINY)
+    network, card = load_model(TINY)
     for mode in ("RGBA", "L", "P"):
         image = Image.new(mode, (40, 40))
-        for compute in (card.preprocess.pixels, partial(attention_maps, network, card.preprocess, name="x")):
+        for compute in (card.preprocess.pixels, partial(compute_maps, network, card.preprocess, name="x")):
             with pytest.raises(ValueError, match=f"must have the mode RGB, got {mode}; .*to_rgb"):
                 compute(image=image)
         assert card.preprocess.pixels(to_rgb(image, "x")).shape == (3, 32, 32)
@@ -114,7 +113,7 @@ def test_level_columns_tile_the_feature() -> None:
 
 
 def test_torch_backend_normalises_and_concatenates_g_a() -> None:
-    network, card = resolve_model(TINY)
+    network, card = load_model(TINY)
     found = TorchBackend(network, card, device="cpu").features(pixels())
     mean = np.asarray(card.preprocess.mean, dtype=np.float32)[:, None, None]
     std = np.asarray(card.preprocess.std, dtype=np.float32)[:, None, None]

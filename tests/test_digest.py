@@ -18,19 +18,13 @@ from l2a_transfer.evaluation.results import EvalConfig
 from l2a_transfer.features.backends.onnx import OnnxBackend, with_sha256
 from l2a_transfer.features.store.schema import weights_sha256
 from l2a_transfer.models.digest import file_sha256, network_sha256
+from l2a_transfer.models.loading import load_model
 from l2a_transfer.models.registry import build_model
-from l2a_transfer.models.weights import (
-    CARD_KEY,
-    PRETRAINED,
-    load_weights,
-    read_card,
-    resolve_model,
-    save_weights,
-)
+from l2a_transfer.models.weights import CARD_KEY, PRETRAINED, load_weights, read_card, save_weights
 from l2a_transfer.report.write import write_report
 from l2a_transfer.training.checkpoint import read_checkpoint, save_checkpoint
 from l2a_transfer.training.initialization import start_from
-from l2a_transfer.training.runs import train
+from l2a_transfer.training.runs import run_training
 from tests.conftest import TINY, l2a
 from tests.feature_files import meta_of
 from tests.test_training import ended, new_trainer
@@ -52,7 +46,7 @@ def inspected(path: Path) -> dict[str, Any]:
 
 
 def test_feature_files_of_before_name_the_same_weights() -> None:
-    assert network_sha256(resolve_model(BUNDLED)[0]) == KNOWN
+    assert network_sha256(load_model(BUNDLED)[0]) == KNOWN
     assert file_sha256(PRETRAINED / f"{BUNDLED}.safetensors") == KNOWN
 
 
@@ -70,7 +64,9 @@ def test_one_digest_from_training_to_the_report(tmp_path: Path) -> None:
         assert run.exit_code == 0, run.output
         found = inspected(files[-1])
         assert (found["weights_sha256"], found["fingerprint"]["weights"]) == (digest, digest)
-    card = read_card(train(new_trainer(epochs=1, init_from=str(weights)), tmp_path / "two", progress=False).weights)
+    card = read_card(
+        run_training(new_trainer(epochs=1, init_from=str(weights)), tmp_path / "two", progress=False).weights
+    )
     assert card.training["init_from"]["sha256"] == digest
     assert inspected(next((tmp_path / "two").glob("*.safetensors")))["weights_sha256"] != digest
     results = evaluate_files(files, EvalConfig(c_grid=(1.0,), decades=0))
@@ -82,7 +78,7 @@ def test_one_digest_from_training_to_the_report(tmp_path: Path) -> None:
 
 
 def test_a_digest_is_of_names_types_shapes_numbers_and_config() -> None:
-    network, _ = resolve_model(TINY)
+    network, _ = load_model(TINY)
     found = {network_sha256(network)}
     network.trunk[0][0][1].num_batches_tracked.fill_(7)  # type: ignore[index]
     assert network_sha256(network) in found  # nothing reads it
@@ -99,7 +95,7 @@ def test_a_digest_is_of_names_types_shapes_numbers_and_config() -> None:
 
 
 def test_files_of_other_precisions_have_the_digest_of_what_is_loaded(tmp_path: Path) -> None:
-    network, card = resolve_model(TINY)
+    network, card = load_model(TINY)
     save_weights(network, card, tmp_path / "w.safetensors")
     tensors = load_file(tmp_path / "w.safetensors")
     metadata = {CARD_KEY: json.dumps(card.to_json())}
@@ -119,7 +115,7 @@ def test_an_onnx_file_of_before_loads_and_says_that_it_has_no_digest(exported_ti
     path = tmp_path / "m.onnx"
     path.write_bytes(exported_tiny.read_bytes())
     digest = OnnxBackend(path, device="cpu").identity()["weights"]
-    assert digest == network_sha256(resolve_model(TINY)[0])
+    assert digest == network_sha256(load_model(TINY)[0])
     model = onnx.load(path)
     *kept, entry, _ = model.metadata_props
     assert (entry.key, json.loads(entry.value)) == ("l2a-weights-sha256", digest)
@@ -153,7 +149,7 @@ def test_the_digest_of_a_feature_file() -> None:
 def test_a_run_that_began_from_weights_by_their_digest_of_before_goes_on(tmp_path: Path) -> None:
     first = ended(tmp_path / "first", epochs=1).weights
     run = new_trainer(epochs=2, init_from=str(first))
-    whole = train(run, tmp_path / "out", progress=False)
+    whole = run_training(run, tmp_path / "out", progress=False)
     content = read_checkpoint(tmp_path / "out" / "checkpoint.pt")
     assert content["fingerprint"]["init_from"] == file_sha256(first)
     assert run.start is not None
@@ -163,15 +159,15 @@ def test_a_run_that_began_from_weights_by_their_digest_of_before_goes_on(tmp_pat
     card.training["init_from"]["sha256"] = run.start.earlier_sha256
     save_weights(network, card, whole.weights)
     for _ in range(2):  # with its checkpoint and without
-        again = train(new_trainer(epochs=2, init_from=str(first)), tmp_path / "out", resume=True, progress=False)
+        again = run_training(new_trainer(epochs=2, init_from=str(first)), tmp_path / "out", resume=True, progress=False)
         assert again.metrics == whole.metrics
         (tmp_path / "out" / "checkpoint.pt").unlink(missing_ok=True)
     with pytest.raises(TrainingError, match="init_from: "):
-        train(new_trainer(epochs=2), tmp_path / "out", resume=True, progress=False)
+        run_training(new_trainer(epochs=2), tmp_path / "out", resume=True, progress=False)
 
 
 def test_the_digest_of_before_is_known() -> None:
-    network, _ = resolve_model(BUNDLED)
+    network, _ = load_model(BUNDLED)
     start = start_from(build_model(network.config), BUNDLED)
     assert (start.sha256, start.earlier_sha256) == (KNOWN, EARLIER)
     assert start.kept_random == ()

@@ -35,7 +35,7 @@ from l2a_transfer.features.extraction.plan import differences, fingerprint
 from l2a_transfer.features.extraction.shard_folder import RowShard, ShardFolder
 from l2a_transfer.features.store.reader import read_features, read_maps, read_meta
 from l2a_transfer.lock import output_lock
-from l2a_transfer.models.weights import resolve_model
+from l2a_transfer.models.loading import load_model
 from tests.conftest import TINY, MemorySource, assert_fails, l2a, memory_source, save_picture
 
 ROOT = Path(__file__).parents[1]
@@ -330,7 +330,7 @@ def test_the_command_counts_what_it_skips(folder: Path, tmp_path: Path) -> None:
 
 
 def test_attention_stores_the_maps_of_every_level(source: MemorySource, tmp_path: Path) -> None:
-    network, card = resolve_model(TINY)
+    network, card = load_model(TINY)
     backend = TorchBackend(network, card, device="cpu")
     extract(source, backend, tmp_path / "f.h5", batch_size=8, attention=True, progress=False)
     found = read_maps(tmp_path / "f.h5")
@@ -675,7 +675,7 @@ def test_backends_can_be_pickled_and_stay_the_same(exported: Path) -> None:
 
 
 def test_onnx_gives_maps_and_io_binding_the_same_bytes(exported: Path) -> None:
-    network, card = resolve_model(TINY)
+    network, card = load_model(TINY)
     backend = OnnxBackend(exported, device="cpu")
     rng = np.random.default_rng(0)
     batches = [rng.integers(0, 256, (B, 3, 32, 32), dtype=np.uint8) for B in (4, 4, 1)]

@@ -16,7 +16,7 @@ from l2a_transfer.errors import BackendError
 from l2a_transfer.export import export_onnx, relative_error
 from l2a_transfer.features.backends.registry import open_backend
 from l2a_transfer.models.digest import network_sha256
-from l2a_transfer.models.weights import resolve_model
+from l2a_transfer.models.loading import load_model
 from tests.conftest import TINY, assert_fails, l2a
 
 ARCHITECTURES = [
@@ -38,8 +38,8 @@ def test_relative_error_is_the_worst_row() -> None:
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_bare_onnxruntime_gives_the_features_at_any_batch(architecture: str, tmp_path: Path) -> None:
     name = f"untrained:{architecture}@0.0625"
-    network, card = resolve_model(name)
-    result = export_onnx(network, card, tmp_path / "tiny.onnx")
+    network, card = load_model(name)
+    result = export_onnx((network, card), tmp_path / "tiny.onnx")
     assert result.max_relative_error < 1e-4
     assert [p.name for p in tmp_path.iterdir()] == ["tiny.onnx"]
 
@@ -55,7 +55,7 @@ def test_bare_onnxruntime_gives_the_features_at_any_batch(architecture: str, tmp
 
 
 def test_the_file_carries_card_and_preprocess_and_no_trace_of_the_machine(exported_tiny: Path) -> None:
-    network, card = resolve_model(TINY)
+    network, card = load_model(TINY)
     path = exported_tiny
     model = onnx.load(path)
     *entries, last = model.metadata_props
@@ -69,17 +69,17 @@ def test_the_file_carries_card_and_preprocess_and_no_trace_of_the_machine(export
 
 
 def test_two_exports_have_the_same_bytes(exported_tiny: Path, tmp_path: Path) -> None:
-    network, card = resolve_model(TINY)
-    assert export_onnx(network, card, tmp_path / "again.onnx").path.read_bytes() == exported_tiny.read_bytes()
+    network, card = load_model(TINY)
+    assert export_onnx((network, card), tmp_path / "again.onnx").path.read_bytes() == exported_tiny.read_bytes()
 
 
 def test_a_file_that_differs_is_not_left_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    network, card = resolve_model(TINY)
+    network, card = load_model(TINY)
     earlier = tmp_path / "tiny.onnx"
     earlier.write_bytes(b"earlier")
     monkeypatch.setattr(export.ExportedExtractor, "forward", _half_features)
     with pytest.raises(BackendError, match="differs from PyTorch by"):
-        export_onnx(network, card, earlier, overwrite=True)
+        export_onnx((network, card), earlier, overwrite=True)
     assert [p.name for p in tmp_path.iterdir()] == ["tiny.onnx"]
     assert earlier.read_bytes() == b"earlier"
 

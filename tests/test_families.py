@@ -40,7 +40,7 @@ from l2a_transfer.models.registry import build_model
 from l2a_transfer.models.weights import Card, count_parameters
 from l2a_transfer.preprocess import Preprocess
 from l2a_transfer.training.checkpoint import read_checkpoint
-from l2a_transfer.training.runs import train
+from l2a_transfer.training.runs import run_training
 from l2a_transfer.training.step import TrainingStep
 from l2a_transfer.training.trainer import Trainer
 from tests.test_training import CPU, RECIPE, colours
@@ -131,7 +131,7 @@ def weights_and_rows(out: Path) -> tuple[dict[str, Any], list[list[float]]]:
 
 def test_sampling_in_training_is_repeated_and_resumed_to_the_bit(tmp_path: Path) -> None:
     for name in ("one", "other"):
-        train(trainer(), tmp_path / name, progress=False)
+        run_training(trainer(), tmp_path / name, progress=False)
     assert weights_and_rows(tmp_path / "one") == weights_and_rows(tmp_path / "other")
 
     cut = trainer()
@@ -139,8 +139,8 @@ def test_sampling_in_training_is_repeated_and_resumed_to_the_bit(tmp_path: Path)
     original = cut.run_epoch
     cut.run_epoch = lambda **options: original(**{**options, "stop": lambda: next(steps)})  # type: ignore[method-assign]
     with pytest.raises(Interrupted, match="after step 3 of 4"):
-        train(cut, tmp_path / "cut", progress=False)
-    train(trainer(), tmp_path / "cut", resume=True, progress=False)
+        run_training(cut, tmp_path / "cut", progress=False)
+    run_training(trainer(), tmp_path / "cut", resume=True, progress=False)
     assert weights_and_rows(tmp_path / "cut") == weights_and_rows(tmp_path / "one")
 
 
@@ -167,7 +167,7 @@ def test_every_step_draws_from_its_own_seed() -> None:
     "metrics", [{"reward": "good"}, {"reward": torch.zeros(2)}, {1: torch.zeros((), dtype=torch.float64)}, [1]]
 )
 def test_a_checkpoint_with_metrics_that_no_run_has_is_refused(tmp_path: Path, metrics: Any) -> None:
-    train(trainer(), tmp_path, progress=False)
+    run_training(trainer(), tmp_path, progress=False)
     content = read_checkpoint(tmp_path / "checkpoint.pt")
     assert content["metrics"]["reward"].dtype == torch.float64
     with pytest.raises(TrainingError, match="not a state of this run"):
@@ -200,7 +200,7 @@ def test_two_maps_of_a_level_reach_the_file_and_onnx(tmp_path: Path) -> None:
     assert {name: values.shape[1:] for name, values in maps.items()} == {"L3": (4, 4), "L3.gate": (4, 4)}
     np.testing.assert_allclose(maps["L3"].astype(np.float32).sum((1, 2)), 1, atol=1e-2)
     assert maps["L3.gate"].astype(np.float32).sum((1, 2)).min() > 4
-    result = export_onnx(model, card, tmp_path / "toy.onnx")
+    result = export_onnx((model, card), tmp_path / "toy.onnx")
     assert result.outputs == ("features", "map_L3", "map_L3.gate")
     assert OnnxBackend(tmp_path / "toy.onnx", device="cpu").map_levels == ("L3", "L3.gate")
 

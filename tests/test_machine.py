@@ -32,7 +32,7 @@ from l2a_transfer.features.store.reader import read_features
 from l2a_transfer.training.arithmetic import MACHINE, step_sha256
 from l2a_transfer.training.checkpoint import load_checkpoint, read_checkpoint, save_checkpoint
 from l2a_transfer.training.processes import Placement, ProcessRank
-from l2a_transfer.training.runs import train
+from l2a_transfer.training.runs import run_training
 from l2a_transfer.training.trainer import Trainer
 from tests.conftest import TINY, MemorySource
 from tests.feature_files import save as save_features
@@ -249,7 +249,7 @@ def test_a_checkpoint_of_before_the_machine_was_recorded_goes_on(
 ) -> None:
     ended(tmp_path / "whole", epochs=2)
     begun(tmp_path / "out", **dict.fromkeys(MACHINE))
-    train(new_trainer(epochs=2), tmp_path / "out", resume=True, progress=False)
+    run_training(new_trainer(epochs=2), tmp_path / "out", resume=True, progress=False)
     assert "did not keep torch, instructions, gpu, arithmetic, pillow in checkpoints; they could not be" in caplog.text
     assert same(weights_of(tmp_path / "out"), weights_of(tmp_path / "whole"))
     assert set(MACHINE) <= set(read_checkpoint(tmp_path / "out" / "checkpoint.pt")["fingerprint"])
@@ -267,7 +267,7 @@ def test_a_checkpoint_of_before_the_machine_was_recorded_goes_on(
 def test_a_checkpoint_of_another_machine_is_named(tmp_path: Path, key: str, value: str, words: str) -> None:
     begun(tmp_path / "out", **{key: value})
     with pytest.raises(TrainingError, match=rf"checkpoint\.pt: begun on another machine \({words}.*`overwrite=True`"):
-        train(new_trainer(epochs=2), tmp_path / "out", resume=True, progress=False)
+        run_training(new_trainer(epochs=2), tmp_path / "out", resume=True, progress=False)
 
 
 def test_the_first_process_s_machine_is_the_group_s(tmp_path: Path) -> None:
@@ -285,7 +285,7 @@ def test_a_finished_run_is_one_on_every_machine(tmp_path: Path) -> None:
     content["fingerprint"]["torch"] = "2.11.0"
     save_checkpoint(path, content)
     before = whole.weights.read_bytes()
-    assert train(new_trainer(epochs=1), tmp_path, resume=True, progress=False).metrics == whole.metrics
+    assert run_training(new_trainer(epochs=1), tmp_path, resume=True, progress=False).metrics == whole.metrics
     assert whole.weights.read_bytes() == before
 
 

@@ -11,10 +11,11 @@ from PIL import Image
 
 from l2a_transfer.errors import BackendError
 from l2a_transfer.explain.dispatch import scaled_size
-from l2a_transfer.explain.draw import colors, contact_sheet, heat, overlay
+from l2a_transfer.explain.draw import contact_sheet
 from l2a_transfer.explain.interface import AttentionMaps
-from l2a_transfer.explain.methods.attention import attention_maps
-from l2a_transfer.models.weights import resolve_model
+from l2a_transfer.explain.maps import attention_maps
+from l2a_transfer.explain.overlay import colors, heat, overlay
+from l2a_transfer.models.loading import load_model
 from tests.conftest import TINY, assert_fails, l2a, save_picture
 
 TOP = (252, 254, 164)
@@ -48,17 +49,17 @@ def test_colors_run_over_the_whole_map() -> None:
 
 
 def test_uniform_attention_has_peak_one() -> None:
-    network, card = resolve_model("untrained:vgg-att2-concat-uniform@0.0625")
-    result = attention_maps(network, card.preprocess, Image.new("RGB", (50, 40), "red"), "red")
+    network, card = load_model("untrained:vgg-att2-concat-uniform@0.0625")
+    result = attention_maps((network, card), Image.new("RGB", (50, 40), "red"))
     assert [result.peak(level) for level in ("L2", "L3")] == pytest.approx([1, 1])
 
 
 def test_attention_that_is_not_finite_is_refused_by_name() -> None:
-    network, card = resolve_model("untrained:vgg-att2-concat-pc@0.0625")
+    network, card = load_model("untrained:vgg-att2-concat-pc@0.0625")
     with torch.no_grad():
         next(network.parameters()).fill_(float("nan"))
     with pytest.raises(BackendError, match=r"^red\.png: attention that is not finite at L2, L3; use other weights"):
-        attention_maps(network, card.preprocess, Image.new("RGB", (50, 40), "red"), "red.png")
+        attention_maps((network, card), Image.new("RGB", (50, 40), "red"), names="red.png")
 
 
 @pytest.mark.parametrize(
@@ -75,11 +76,11 @@ def test_scaled_size_keeps_the_aspect(size: tuple[int, int], side: int, expected
 
 
 def test_maps_have_the_resolution_of_their_level_and_sum_to_one() -> None:
-    network, card = resolve_model(TINY)
+    network, card = load_model(TINY)
     rng = np.random.default_rng(0)
     picture = Image.fromarray(rng.integers(0, 256, (100, 150, 3), dtype=np.uint8))
     network.train()
-    result = attention_maps(network, card.preprocess, picture, "noise", side=64)
+    result = attention_maps((network, card), picture, side=64)
     assert network.training
     assert result.image.shape == (64, 96, 3)
     assert {level: m.shape for level, m in result.maps.items()} == {"L2": (32, 48), "L3": (16, 24)}
@@ -88,9 +89,9 @@ def test_maps_have_the_resolution_of_their_level_and_sum_to_one() -> None:
 
 
 def test_a_network_without_attention_has_no_maps() -> None:
-    network, card = resolve_model("untrained:vgg@0.0625")
+    network, card = load_model("untrained:vgg@0.0625")
     with pytest.raises(BackendError, match="vgg has no attention"):
-        attention_maps(network, card.preprocess, Image.new("RGB", (32, 32)), "x")
+        attention_maps((network, card), Image.new("RGB", (32, 32)))
 
 
 def test_the_sheet_is_a_picture_that_shows_the_top_colour(tmp_path: Path) -> None:

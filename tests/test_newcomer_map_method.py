@@ -12,9 +12,9 @@ from PIL import Image
 
 from l2a_transfer.errors import ArgumentError, PluginError, UnknownNameError
 from l2a_transfer.explain.dispatch import compute_maps
-from l2a_transfer.explain.draw import colors, heat, overlay
+from l2a_transfer.explain.overlay import colors, heat, overlay
 from l2a_transfer.explain.registry import METHODS, register_map_method
-from l2a_transfer.models.weights import resolve_model
+from l2a_transfer.models.loading import load_model
 from l2a_transfer.preprocess import normalize
 from tests.conftest import TINY, assert_fails, l2a, save_picture
 from tests.newcomers import import_file, install, run_with, shown_file
@@ -47,7 +47,7 @@ def test_the_command_line_takes_its_name(tmp_path: Path) -> None:
 
 @pytest.mark.usefixtures("toy")
 def test_the_predicted_class_is_explained_and_the_network_stays_as_it_was(picture: Image.Image) -> None:
-    network, card = resolve_model(TINY)
+    network, card = load_model(TINY)
     network.train()
     found = compute_maps(network, card.preprocess, picture, "p", method="toy", side=64)
     assert network.training
@@ -86,7 +86,7 @@ def test_a_map_that_was_not_declared_is_refused(picture: Image.Image) -> None:
     def undeclared(model: torch.nn.Module, images: torch.Tensor) -> dict[str, torch.Tensor]:
         return {"other": images[0, 0]}
 
-    network, card = resolve_model(TINY)
+    network, card = load_model(TINY)
     try:
         with pytest.raises(PluginError, match="'toy' gave maps that it does not declare: other"):
             compute_maps(network, card.preprocess, picture, "p", method="toy", side=32)
@@ -95,7 +95,7 @@ def test_a_map_that_was_not_declared_is_refused(picture: Image.Image) -> None:
 
 
 def test_its_name_is_unknown_without_it(picture: Image.Image) -> None:
-    network, card = resolve_model(TINY)
+    network, card = load_model(TINY)
     with pytest.raises(UnknownNameError, match="method must be one of attention; got 'toy'"):
         compute_maps(network, card.preprocess, picture, "p", method="toy")
 

@@ -33,14 +33,14 @@ def linear() -> Iterator[None]:
 
 @pytest.mark.usefixtures("linear")
 def test_it_decides_what_is_built_and_trains_and_is_extracted(tmp_path: Path) -> None:
-    from l2a_transfer.training.runs import train
+    from l2a_transfer.training.runs import run_training
     from l2a_transfer.training.trainer import Trainer
 
     config = ModelConfig("vgg-att1-pc", num_classes=4, width=1 / 32, normalizer="linear")
     # A constant changes its weights, so that g acts through `<u, l + g>` and its layers are part of the network.
     assert (config.g_is_inert, config.builds_global_branch) == (False, True)
     assert [spec.kind for spec in config.maps] == ["distribution"]
-    trained = train(Trainer(config, RECIPE, colours(8), where=CPU), tmp_path / "run", progress=False)
+    trained = run_training(Trainer(config, RECIPE, colours(8), where=CPU), tmp_path / "run", progress=False)
     assert read_card(trained.weights).config == config
 
     out = tmp_path / "features.h5"

@@ -51,7 +51,7 @@ def written(path: Path, architecture: str, normalizer: str, branch: str, size: i
     config = ModelConfig(architecture, width=1 / 32, normalizer=normalizer, global_branch=branch)
     model = build_model(config, seed=0).eval()
     card = Card("x", config, Preprocess(size=size), (), count_parameters(model), {"untrained": True, "seed": 0})
-    result = export_onnx(model, card, path)
+    result = export_onnx((model, card), path)
     content, found, _ = read_exported(result.path)
     assert found == card
     read = onnx.load_model_from_string(content)

@@ -26,13 +26,14 @@ from l2a_transfer.evaluation.evaluate import evaluate_files
 from l2a_transfer.evaluation.results import EvalConfig, EvalResults
 from l2a_transfer.explain.draw import contact_sheet, maps_folder, write_maps
 from l2a_transfer.explain.interface import AttentionMaps
-from l2a_transfer.explain.methods.attention import attention_maps
+from l2a_transfer.explain.maps import attention_maps
 from l2a_transfer.export import export_onnx
 from l2a_transfer.features.backends.pixels import PixelsBackend
 from l2a_transfer.features.extraction.extract import extract
 from l2a_transfer.files import leftovers, replacing_all, write_whole
 from l2a_transfer.lock import IN_FOLDER, folder_lock, output_lock
-from l2a_transfer.models.weights import resolve_model, save_weights
+from l2a_transfer.models.loading import load_model
+from l2a_transfer.models.weights import save_weights
 from l2a_transfer.report.write import write_report
 from l2a_transfer.training.checkpoint import save_checkpoint
 from tests.conftest import TINY, assert_fails, l2a, memory_source, save_picture
@@ -50,8 +51,7 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> EvalResults:
 
 @pytest.fixture(scope="module")
 def drawn() -> AttentionMaps:
-    network, card = resolve_model(TINY)
-    return attention_maps(network, card.preprocess, memory_source().image(0), "noise", side=64)
+    return attention_maps(TINY, memory_source().image(0), names="noise", side=64)
 
 
 def features_to(path: Path) -> None:
@@ -60,7 +60,7 @@ def features_to(path: Path) -> None:
 
 
 def weights_to(path: Path) -> None:
-    save_weights(*resolve_model(TINY), path)
+    save_weights(*load_model(TINY), path)
 
 
 @pytest.fixture(params=["features", "extraction", "weights", "sheet", "checkpoint", "report", "maps"])
@@ -131,7 +131,7 @@ def test_export_replaces_no_link_and_says_so_before_it_begins(tmp_path: Path, mo
         out.symlink_to(target)
         for options in ({}, {"overwrite": True}):
             with pytest.raises(OutputExistsError, match=r"x\.onnx: is a symbolic link, and only a regular file"):
-                export_onnx(*resolve_model(TINY), out, **options)
+                export_onnx(TINY, out, **options)
         out.unlink()
 
 

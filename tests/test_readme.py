@@ -118,4 +118,4 @@ def test_the_python_examples_run(newcomer: Path, monkeypatch: pytest.MonkeyPatch
     assert len(blocks) == 2
     for block in blocks:
         exec(compile(block, "README.md", "exec"), {})
-    assert read_features(newcomer / "mini.h5").features.shape == (40, 256)
+    assert read_features(newcomer / "mini.h5").features.shape == (120, 256)

@@ -18,7 +18,8 @@ from l2a_transfer.evaluation.results import EvalConfig
 from l2a_transfer.features.store import verify
 from l2a_transfer.models import weights
 from l2a_transfer.models.digest import file_sha256, network_sha256
-from l2a_transfer.models.weights import Card, load_weights, resolve_model, save_weights
+from l2a_transfer.models.loading import load_model
+from l2a_transfer.models.weights import Card, load_weights, save_weights
 from tests.conftest import assert_fails, l2a
 from tests.feature_files import blobs, feature_set, labels_of, save
 
@@ -118,7 +119,7 @@ def test_card_and_tensors_of_weights_are_of_one_reading(tmp_path: Path, monkeypa
     """The card was read, and then the file was opened again for the tensors, whose digest nobody had checked."""
     path, other = tmp_path / "w.safetensors", tmp_path / "other.safetensors"
     for target, seed in ((path, 0), (other, 1)):
-        save_weights(*resolve_model("untrained:vgg-att1-pc@0.0625", seed=seed), target)
+        save_weights(*load_model("untrained:vgg-att1-pc@0.0625", seed=seed), target)
     before, content = network_sha256(load_weights(path)[0]), path.read_bytes()
     real = weights._checked_card
 

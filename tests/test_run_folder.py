@@ -34,7 +34,7 @@ from l2a_transfer.training.checkpoint import differences, load_checkpoint, save_
 from l2a_transfer.training.divergence import guessing_loss, signs
 from l2a_transfer.training.interrupt import stop_requests
 from l2a_transfer.training.run_folder import RunFolder
-from l2a_transfer.training.runs import train, train_seeds
+from l2a_transfer.training.runs import run_training, train_seeds
 from l2a_transfer.training.trainer import Trainer
 from tests.conftest import assert_fails, l2a, save_picture
 from tests.test_training import CONFIG, CPU, RECIPE, Hostile, colours, ended, new_trainer, same, weights_of
@@ -49,11 +49,11 @@ def test_a_run_that_exists_is_left_alone(tmp_path: Path) -> None:
     with pytest.raises(
         OutputExistsError, match=r"checkpoint\.pt: a run is there already; `resume=True` .* `overwrite=True`"
     ):
-        train(new_trainer(epochs=1), out, progress=False)
+        run_training(new_trainer(epochs=1), out, progress=False)
     with pytest.raises(TrainingError, match=r"made by another run \(recipe: "):
-        train(new_trainer(epochs=2), out, resume=True, progress=False)
+        run_training(new_trainer(epochs=2), out, resume=True, progress=False)
     with pytest.raises(TrainingError, match=r"made by another run \(data: "):
-        train(new_trainer(colours(32, seed=9), epochs=1), out, resume=True, progress=False)
+        run_training(new_trainer(colours(32, seed=9), epochs=1), out, resume=True, progress=False)
     assert before == {path.name: path.read_bytes() for path in out.iterdir()}
 
 
@@ -67,7 +67,7 @@ def test_overwrite_keeps_the_old_run_until_the_new_one_has_something_to_save(
         run = new_trainer(epochs=2)
         monkeypatch.setattr(run, moment, lambda **_: sys.exit(9))
         with pytest.raises(SystemExit):
-            train(run, tmp_path, overwrite=True, progress=False)
+            run_training(run, tmp_path, overwrite=True, progress=False)
         assert before == {path.name: path.read_bytes() for path in tmp_path.iterdir()}
     run = new_trainer(epochs=2)
     step = run._train_step
@@ -79,9 +79,9 @@ def test_overwrite_keeps_the_old_run_until_the_new_one_has_something_to_save(
 
     monkeypatch.setattr(run, "_train_step", ends_in_the_second_epoch)
     with pytest.raises(SystemExit):
-        train(run, tmp_path, overwrite=True, progress=False)
+        run_training(run, tmp_path, overwrite=True, progress=False)
     assert {path.name for path in tmp_path.iterdir()} == {"checkpoint.pt", "metrics.jsonl"}
-    train(new_trainer(epochs=2), tmp_path, resume=True, progress=False)
+    run_training(new_trainer(epochs=2), tmp_path, resume=True, progress=False)
     assert {path.name for path in tmp_path.iterdir()} == set(before)
 
 
@@ -90,7 +90,7 @@ def test_weights_without_their_checkpoint_are_left_alone(tmp_path: Path) -> None
     weights = tmp_path / f"{weights_name(trainer.config, trainer.data.name)}.safetensors"
     weights.write_bytes(b"an earlier run")
     with pytest.raises(OutputExistsError, match=r"\.safetensors: a run is there already; `overwrite=True` replaces it"):
-        train(trainer, tmp_path, progress=False)
+        run_training(trainer, tmp_path, progress=False)
     assert [(path, path.read_bytes()) for path in tmp_path.iterdir()] == [(weights, b"an earlier run")]
 
 
@@ -111,7 +111,7 @@ def test_a_damaged_checkpoint_is_named_and_nothing_is_lost(tmp_path: Path, damag
         path.write_bytes(damaged[damage])
     before = {p.name: p.read_bytes() for p in out.iterdir()}
     with pytest.raises(TrainingError, match=r"checkpoint\.pt: damaged or not a checkpoint: .*remove it, and"):
-        train(new_trainer(epochs=1), out, resume=True, progress=False)
+        run_training(new_trainer(epochs=1), out, resume=True, progress=False)
     assert before == {p.name: p.read_bytes() for p in out.iterdir()}
     assert not (tmp_path / "owned").exists()
 
@@ -163,12 +163,12 @@ def test_two_trains_never_share_a_folder(tmp_path: Path) -> None:
         partial.write_bytes(b"what the other process saves just now")
         for options in ({}, {"resume": True}, {"overwrite": True}):
             with pytest.raises(OutputExistsError, match=f"is being written by process {holder.pid}"):
-                train(new_trainer(epochs=1), tmp_path, progress=False, **options)
+                run_training(new_trainer(epochs=1), tmp_path, progress=False, **options)
         assert {path.name for path in tmp_path.iterdir()} == {IN_FOLDER, partial.name}
     finally:
         holder.kill()
         holder.communicate()
-    train(new_trainer(epochs=1), tmp_path, progress=False)  # a lock whose process is gone holds nobody up
+    run_training(new_trainer(epochs=1), tmp_path, progress=False)  # a lock whose process is gone holds nobody up
     assert not (tmp_path / IN_FOLDER).exists()
     assert not partial.exists()  # whoever has the lock knows that nobody writes it any more
 
@@ -183,7 +183,7 @@ def test_the_lock_is_held_while_training(tmp_path: Path, monkeypatch: pytest.Mon
         step(*arguments)
 
     monkeypatch.setattr(run, "_train_step", second)
-    train(run, tmp_path, progress=False)
+    run_training(run, tmp_path, progress=False)
 
 
 def test_weights_of_another_run_are_not_taken_for_the_result(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -191,7 +191,7 @@ def test_weights_of_another_run_are_not_taken_for_the_result(tmp_path: Path, cap
     other = ended(tmp_path / "other", epochs=1, seed=1)
     tensors = {key: value.clone() for key, value in weights_of(tmp_path / "own").items()}
     own.weights.write_bytes(other.weights.read_bytes())
-    again = train(new_trainer(epochs=1), tmp_path / "own", resume=True, progress=False)
+    again = run_training(new_trainer(epochs=1), tmp_path / "own", resume=True, progress=False)
     assert "made by another run (seed: 1 there, 0 here); written again" in caplog.text
     assert again.metrics == own.metrics
     assert same(weights_of(tmp_path / "own"), tensors)
@@ -204,11 +204,11 @@ def test_weights_alone_are_a_finished_run(tmp_path: Path) -> None:
     content = result.weights.read_bytes()
     for name in ("checkpoint.pt", "metrics.jsonl", "curve.png"):
         (tmp_path / name).unlink()
-    assert train(new_trainer(epochs=1), tmp_path, resume=True, progress=False).metrics == result.metrics
+    assert run_training(new_trainer(epochs=1), tmp_path, resume=True, progress=False).metrics == result.metrics
     with pytest.raises(TrainingError, match=r"safetensors: made by another run \(recipe: epochs 1 there, 2 here\)"):
-        train(new_trainer(epochs=2), tmp_path, resume=True, progress=False)
+        run_training(new_trainer(epochs=2), tmp_path, resume=True, progress=False)
     with pytest.raises(OutputExistsError, match="a run is there already"):
-        train(new_trainer(epochs=1), tmp_path, progress=False)
+        run_training(new_trainer(epochs=1), tmp_path, progress=False)
     assert [(path.name, path.read_bytes()) for path in tmp_path.iterdir()] == [(result.weights.name, content)]
 
 
@@ -218,7 +218,7 @@ def test_weights_of_another_name_without_a_checkpoint_are_another_run(tmp_path: 
     result.weights.rename(tmp_path / "vgg.colours-w003.safetensors")
     before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
     with pytest.raises(TrainingError, match=r"vgg\.colours-w003\.safetensors: made by another run"):
-        train(new_trainer(epochs=1), tmp_path, resume=True, progress=False)
+        run_training(new_trainer(epochs=1), tmp_path, resume=True, progress=False)
     assert before == {path.name: path.read_bytes() for path in tmp_path.iterdir()}
 
 
@@ -229,10 +229,10 @@ def test_weights_that_nobody_measured_are_not_trained_over(tmp_path: Path) -> No
     content = result.weights.read_bytes()
     (tmp_path / "checkpoint.pt").rename(tmp_path / "aside")
     with pytest.raises(TrainingError, match=r"safetensors: not measured, and no checkpoint to go on from"):
-        train(new_trainer(epochs=1), tmp_path, resume=True, progress=False)
+        run_training(new_trainer(epochs=1), tmp_path, resume=True, progress=False)
     assert result.weights.read_bytes() == content
     (tmp_path / "aside").rename(tmp_path / "checkpoint.pt")
-    assert train(new_trainer(epochs=1), tmp_path, resume=True, progress=False).metrics == result.metrics
+    assert run_training(new_trainer(epochs=1), tmp_path, resume=True, progress=False).metrics == result.metrics
 
 
 def test_a_card_of_before_a_field_was_added_is_still_this_run_s(tmp_path: Path) -> None:
@@ -245,7 +245,7 @@ def test_a_card_of_before_a_field_was_added_is_still_this_run_s(tmp_path: Path) 
         del old[key]
     save_weights(network, dataclasses.replace(card, training=old), result.weights)
     (tmp_path / "checkpoint.pt").unlink()
-    assert train(new_trainer(epochs=1), tmp_path, resume=True, progress=False).metrics == result.metrics
+    assert run_training(new_trainer(epochs=1), tmp_path, resume=True, progress=False).metrics == result.metrics
 
 
 def test_results_of_the_old_run_go_even_where_the_first_save_was_cut(
@@ -255,21 +255,21 @@ def test_results_of_the_old_run_go_even_where_the_first_save_was_cut(
     with monkeypatch.context() as patch:
         patch.setattr(RunFolder, "save_metrics", lambda *_: sys.exit(9))  # after the checkpoint
         with pytest.raises(SystemExit):
-            train(new_trainer(epochs=3), tmp_path, overwrite=True, progress=False)
+            run_training(new_trainer(epochs=3), tmp_path, overwrite=True, progress=False)
     run = new_trainer(epochs=3)
     monkeypatch.setattr(run, "_end_epoch", lambda *_: sys.exit(9) if run.epoch == 2 else end(*_))
     end = Trainer._end_epoch.__get__(run)
     with pytest.raises(SystemExit):
-        train(run, tmp_path, resume=True, progress=False)
+        run_training(run, tmp_path, resume=True, progress=False)
     assert {path.name for path in tmp_path.iterdir()} == {"checkpoint.pt", "metrics.jsonl"}
-    assert train(new_trainer(epochs=3), tmp_path, resume=True, progress=False).weights.read_bytes() != old
+    assert run_training(new_trainer(epochs=3), tmp_path, resume=True, progress=False).weights.read_bytes() != old
 
 
 def test_weights_that_are_damaged_and_alone_are_left_alone(tmp_path: Path) -> None:
     weights = RunFolder.for_trainer(tmp_path, new_trainer()).weights
     weights.write_bytes(b"something")
     with pytest.raises(TrainingError, match=r"not an l2a-transfer weights file.*`overwrite=True` replaces it"):
-        train(new_trainer(), tmp_path, resume=True, progress=False)
+        run_training(new_trainer(), tmp_path, resume=True, progress=False)
     assert weights.read_bytes() == b"something"
 
 
@@ -279,7 +279,7 @@ def test_weights_measured_on_other_images_are_measured_again(tmp_path: Path) -> 
     save_weights(
         network, with_metrics(card, {"holdout-8_accuracy": {"value": 1.0, "n": 8, "seeds": 1}}), result.weights
     )
-    again = train(new_trainer(epochs=1), tmp_path, resume=True, progress=False)
+    again = run_training(new_trainer(epochs=1), tmp_path, resume=True, progress=False)
     assert again.metrics == result.metrics == read_card(result.weights).metrics
 
 
@@ -327,7 +327,7 @@ def test_what_stands_in_the_way_is_said_before_training(tmp_path: Path, monkeypa
         folder = make(kind, at)
         for options in ({"resume": True}, {"overwrite": True}):
             with pytest.raises(TrainingError, match=words):
-                train(run, folder, progress=False, **options)
+                run_training(run, folder, progress=False, **options)
         assert [path.name for path in folder.iterdir()] == [at]
     (tmp_path / "file").touch()
     for out, words in (
@@ -337,25 +337,25 @@ def test_what_stands_in_the_way_is_said_before_training(tmp_path: Path, monkeypa
         (Path(os.fsdecode(bytes(tmp_path) + b"/caf\xe9")), "not UTF-8"),
     ):
         with pytest.raises(TrainingError, match=words):
-            train(run, out, progress=False)
+            run_training(run, out, progress=False)
     (tmp_path / "seeds.json").mkdir()
     with pytest.raises(TrainingError, match=r"seeds\.json: not a file"):
         train_seeds(lambda _: run, tmp_path, [0], progress=False)
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "metrics.jsonl").write_text("of something else")
     with pytest.raises(OutputExistsError, match=r"metrics\.jsonl: a run is there already"):
-        train(run, tmp_path / "other", progress=False)
+        run_training(run, tmp_path / "other", progress=False)
 
 
 def test_resume_where_nothing_is_begins_and_says_so(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level("INFO", "l2a_transfer")
-    train(new_trainer(epochs=1), tmp_path / "run", resume=True, progress=False)
+    run_training(new_trainer(epochs=1), tmp_path / "run", resume=True, progress=False)
     assert f"{tmp_path / 'run'}: no checkpoint to go on from; the run begins" in caplog.text
 
 
 def test_a_run_may_be_kept_in_the_current_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    train(new_trainer(epochs=1), Path(), progress=False)
+    run_training(new_trainer(epochs=1), Path(), progress=False)
     assert (tmp_path / "checkpoint.pt").exists()
 
 
@@ -423,7 +423,7 @@ def test_a_checkpoint_of_wrong_content_is_damaged(tmp_path: Path, change: Callab
     change(content)
     torch.save(content, tmp_path / "checkpoint.pt")
     with pytest.raises(TrainingError, match=rf"(?s)checkpoint\.pt: damaged or not a checkpoint: .*{words}"):
-        train(new_trainer(epochs=2, average=0.2), tmp_path, resume=True, progress=False)
+        run_training(new_trainer(epochs=2, average=0.2), tmp_path, resume=True, progress=False)
 
 
 def test_momentum_that_shares_its_memory_is_copied(tmp_path: Path) -> None:
@@ -470,7 +470,7 @@ def test_pipes_are_not_opened(tmp_path: Path) -> None:
     with pytest.raises(
         TrainingError, match=r"\.l2a-transfer\.lock: is .*, not a lock; remove it, or choose another `out`"
     ):
-        train(new_trainer(epochs=1), tmp_path, progress=False)
+        run_training(new_trainer(epochs=1), tmp_path, progress=False)
     os.mkfifo(tmp_path / "w.safetensors")
     with pytest.raises(WeightsError, match=r"w\.safetensors: .*a pipe, where a file is expected"):
         read_card(tmp_path / "w.safetensors")
@@ -497,7 +497,7 @@ def test_weights_to_start_from_are_not_written_over(tmp_path: Path) -> None:
     content = first.read_bytes()
     run = new_trainer(epochs=1, init_from=str(first))
     with pytest.raises(TrainingError, match=r"the weights to start from, .* write over them; choose another `out`"):
-        train(run, tmp_path, overwrite=True, progress=False)
+        run_training(run, tmp_path, overwrite=True, progress=False)
     assert first.read_bytes() == content
 
 
@@ -519,7 +519,7 @@ HUGE = "trunk.0.0.1.running_var"
 def test_weights_beyond_float16_are_saved_measured_and_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     run = new_trainer(epochs=2)
     spoil(run, 518_123.0)
-    result = train(run, tmp_path, progress=False)
+    result = run_training(run, tmp_path, progress=False)
     assert caplog.text.count(f"{HUGE} has 5.18e+05, and float16 ends at 65,504") == 1
     assert "a smaller learning rate (0.1 in this run" in caplog.text
     tensors = load_file(result.weights)
@@ -529,7 +529,7 @@ def test_weights_beyond_float16_are_saved_measured_and_said(tmp_path: Path, capl
     network, card = load_weights(result.weights)
     assert card.training["float32"] == [HUGE]
     assert card.metrics["test_accuracy"]["value"] == evaluate(network, run.data.test, run.preprocess)
-    assert train(new_trainer(epochs=2), tmp_path, resume=True, progress=False).metrics == card.metrics
+    assert run_training(new_trainer(epochs=2), tmp_path, resume=True, progress=False).metrics == card.metrics
     assert TorchBackend(network, card, device="cpu").features(np.zeros((2, 3, 16, 16), np.uint8)).shape == (2, 32)
     later = new_trainer(epochs=1, init_from=str(result.weights))
     assert later.model.state_dict()[HUGE][0] == 518_123.0
@@ -538,10 +538,10 @@ def test_weights_beyond_float16_are_saved_measured_and_said(tmp_path: Path, capl
 def test_a_run_that_ended_without_its_weights_gets_them(tmp_path: Path) -> None:
     run = new_trainer(epochs=1)
     spoil(run, 1e5)
-    path = train(run, tmp_path, progress=False).weights
+    path = run_training(run, tmp_path, progress=False).weights
     whole = path.read_bytes()
     path.unlink()  # as an earlier version left it, which wrote no such weights: the checkpoint of the last epoch
-    assert train(new_trainer(epochs=1), tmp_path, resume=True, progress=False).weights.read_bytes() == whole
+    assert run_training(new_trainer(epochs=1), tmp_path, resume=True, progress=False).weights.read_bytes() == whole
 
 
 def test_weights_that_are_not_finite_are_not_written(tmp_path: Path) -> None:
@@ -560,13 +560,13 @@ def test_a_curve_or_a_test_image_that_fails_does_not_cost_the_run(
 
     monkeypatch.setattr(runs_module, "evaluate", fails)
     with pytest.raises(DataError):
-        train(new_trainer(epochs=2), tmp_path / "a", eval_every=1, progress=False)
+        run_training(new_trainer(epochs=2), tmp_path / "a", eval_every=1, progress=False)
     content = load_checkpoint(tmp_path / "a" / "checkpoint.pt", new_trainer(epochs=2).fingerprint())
     assert (content["epoch"], len(content["history"])) == (1, 1)
     monkeypatch.undo()
     monkeypatch.setattr(runs_module, "learning_curve", fails)
     with pytest.raises(DataError):
-        train(new_trainer(epochs=1), tmp_path / "b", progress=False)
+        run_training(new_trainer(epochs=1), tmp_path / "b", progress=False)
     assert load_weights(tmp_path / "b" / "vgg-att2-concat-pc.colours-w003.safetensors")[1].metrics == {}
 
 
@@ -617,16 +617,16 @@ def test_weights_beyond_float16_are_promised_for_the_end_of_the_run_only() -> No
 
 
 def test_a_run_with_too_high_a_rate_says_so_while_it_runs(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    train(new_trainer(colours(400), epochs=3, lr=2.0), tmp_path, progress=False)
+    run_training(new_trainer(colours(400), epochs=3, lr=2.0), tmp_path, progress=False)
     assert caplog.text.count("the network has diverged, or learns nothing") == 1
     assert "and float16 ends at 65,504: a sign of divergence" in caplog.text
     caplog.clear()
-    train(new_trainer(colours(400), epochs=3), tmp_path / "good", progress=False)
+    run_training(new_trainer(colours(400), epochs=3), tmp_path / "good", progress=False)
     assert "diverged" not in caplog.text
 
 
 def test_all_seeds_are_looked_at_before_the_first_is_trained(tmp_path: Path) -> None:
-    train(new_trainer(epochs=1, lr=0.05, seed=1), tmp_path / "seed-1", progress=False)
+    run_training(new_trainer(epochs=1, lr=0.05, seed=1), tmp_path / "seed-1", progress=False)
     with pytest.raises(TrainingError, match=r"seed-1/checkpoint\.pt: made by another run \(recipe: lr 0\.05 there"):
         train_seeds(lambda seed: new_trainer(epochs=1, seed=seed), tmp_path, [0, 1], progress=False)
     assert [path.name for path in tmp_path.iterdir()] == ["seed-1"]
@@ -659,7 +659,7 @@ def test_a_card_with_odd_figures_is_not_measured(tmp_path: Path, change: Callabl
     network, card = load_weights(result.weights)
     change(card)
     save_weights(network, card, result.weights)
-    again = train(new_trainer(epochs=1), tmp_path, resume=True, progress=False)
+    again = run_training(new_trainer(epochs=1), tmp_path, resume=True, progress=False)
     assert again.metrics == result.metrics == read_card(result.weights).metrics
 
 
@@ -671,7 +671,7 @@ def test_what_the_optimizer_is_told_is_the_recipe_s(tmp_path: Path) -> None:
     content["optimizer"]["param_groups"][0]["weight_decay"] = 0.5
     (tmp_path / "cut").mkdir()
     save_checkpoint(tmp_path / "cut" / "checkpoint.pt", content)
-    train(new_trainer(epochs=2), tmp_path / "cut", resume=True, progress=False)
+    run_training(new_trainer(epochs=2), tmp_path / "cut", resume=True, progress=False)
     assert same(weights_of(tmp_path / "whole"), weights_of(tmp_path / "cut"))
 
 

@@ -33,7 +33,7 @@ from l2a_transfer.training.data import Pixels, ResidentPixels, StreamedPixels, T
 from l2a_transfer.training.epochs import EpochPlan, augmented_batches, plan_epoch, stream_seed
 from l2a_transfer.training.processes import Placement
 from l2a_transfer.training.recipe import RECIPES, TrainConfig, find_recipe, scaled_rate
-from l2a_transfer.training.runs import TrainResult, train
+from l2a_transfer.training.runs import TrainResult, run_training
 from l2a_transfer.training.trainer import Trainer
 from tests.conftest import assert_fails, l2a
 
@@ -78,7 +78,7 @@ def ended(out: Path, **recipe: Any) -> TrainResult:
     """A run of `new_trainer(**recipe)` that has ended, in `out`: trained once for each recipe, then copied."""
     key = tuple(sorted(recipe.items()))
     if key not in ENDED:
-        result = train(new_trainer(**recipe), out, progress=False)
+        result = run_training(new_trainer(**recipe), out, progress=False)
         ENDED[key] = result, {path.name: path.read_bytes() for path in out.iterdir()}
         return result
     result, files = ENDED[key]
@@ -298,7 +298,7 @@ def test_pixels_of_another_size_are_resized_as_everywhere() -> None:
 def test_it_learns_and_the_card_says_what_ran(tmp_path: Path) -> None:
     recipe = dataclasses.replace(RECIPE, epochs=8, lr=0.05, dropout=0.0)
     run = Trainer(dataclasses.replace(CONFIG, width=1 / 16), recipe, colours(128), placement=CPU)
-    result = train(run, tmp_path / "run", progress=False)
+    result = run_training(run, tmp_path / "run", progress=False)
     accuracy = result.metrics["test_accuracy"]
     assert accuracy["value"] >= 0.9
     assert (accuracy["n"], accuracy["seeds"]) == (40, 1)
@@ -326,7 +326,7 @@ def same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
 def test_an_interrupted_run_ends_with_the_same_weights(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, moment: str
 ) -> None:
-    train(new_trainer(), tmp_path / "whole", progress=False)
+    run_training(new_trainer(), tmp_path / "whole", progress=False)
     calls = 0
     last = 7 if moment == "in an epoch" else 3
 
@@ -343,9 +343,9 @@ def test_an_interrupted_run_ends_with_the_same_weights(
     with monkeypatch.context() as patch:
         patch.setattr(owner, name, interrupted)
         with pytest.raises(KeyboardInterrupt):
-            train(new_trainer(), tmp_path / "cut", progress=False)
+            run_training(new_trainer(), tmp_path / "cut", progress=False)
     assert not list((tmp_path / "cut").glob("*.safetensors"))
-    train(new_trainer(), tmp_path / "cut", resume=True, progress=False)
+    run_training(new_trainer(), tmp_path / "cut", resume=True, progress=False)
     assert same(weights_of(tmp_path / "whole"), weights_of(tmp_path / "cut"))
     rows = [json.loads(line)["epoch"] for line in (tmp_path / "cut" / "metrics.jsonl").read_text().splitlines()]
     assert rows == [1, 2, 3]
@@ -353,7 +353,7 @@ def test_an_interrupted_run_ends_with_the_same_weights(
 
 def test_seeds_differ(tmp_path: Path) -> None:
     for seed in (0, 1):
-        train(new_trainer(seed=seed, epochs=1), tmp_path / str(seed), progress=False)
+        run_training(new_trainer(seed=seed, epochs=1), tmp_path / str(seed), progress=False)
     assert not same(weights_of(tmp_path / "0"), weights_of(tmp_path / "1"))
 
 
@@ -362,7 +362,7 @@ def test_training_leaves_the_global_random_state_alone(tmp_path: Path, workers: 
     torch.manual_seed(123)
     state = torch.random.get_rng_state()
     placement = dataclasses.replace(CPU, pixels="stream", workers=workers)
-    train(new_trainer(epochs=1, placement=placement), tmp_path / "run", progress=False)
+    run_training(new_trainer(epochs=1, placement=placement), tmp_path / "run", progress=False)
     assert torch.equal(state, torch.random.get_rng_state())
 
 
@@ -380,7 +380,7 @@ def test_a_loss_that_is_not_finite_stops_with_step_and_rate(tmp_path: Path, monk
         match=r"loss is not finite at step 5 of 8 \(epoch 2\), at a learning rate of 0\.\d+; "
         r".*checkpoint\.pt is as after epoch 1, step 0; start again with a smaller `lr` and another `out`",
     ):
-        train(run, tmp_path / "run", progress=False)
+        run_training(run, tmp_path / "run", progress=False)
     assert (tmp_path / "run" / "checkpoint.pt").exists()
 
 
@@ -395,7 +395,7 @@ def test_weights_that_are_not_finite_are_never_saved(tmp_path: Path, monkeypatch
 
     monkeypatch.setattr(run, "_train_step", explodes)
     with pytest.raises(TrainingError, match=r"weights are not finite after step 7 of 8 .* is as after epoch 1, step 0"):
-        train(run, tmp_path, progress=False)
+        run_training(run, tmp_path, progress=False)
     assert load_checkpoint(tmp_path / "checkpoint.pt", run.fingerprint())["epoch"] == 1
     assert not list(tmp_path.glob("*.safetensors"))
 

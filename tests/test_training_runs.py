@@ -34,7 +34,7 @@ from l2a_transfer.training.initialization import start_from
 from l2a_transfer.training.loss_monitor import LossMonitor
 from l2a_transfer.training.processes import COLLECTIVE_TIMEOUT, Placement, ProcessRank, process_group
 from l2a_transfer.training.recipe import TrainConfig
-from l2a_transfer.training.runs import SeedsResult, train, train_seeds
+from l2a_transfer.training.runs import SeedsResult, run_training, train_seeds
 from l2a_transfer.training.trainer import Trainer
 from tests.conftest import assert_fails, l2a, save_picture
 from tests.test_training import COMMAND, CONFIG, CPU, cifar, ended, new_trainer, same, weights_of
@@ -46,7 +46,7 @@ pytestmark = pytest.mark.usefixtures("curves_drawn_once")
 def test_a_signal_saves_inside_the_epoch_and_the_rest_is_the_same_to_the_bit(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, number: signal.Signals
 ) -> None:
-    train(new_trainer(average=0.2), tmp_path / "whole", progress=False)
+    run_training(new_trainer(average=0.2), tmp_path / "whole", progress=False)
     run, out = new_trainer(average=0.2), tmp_path / "cut"
     step = run._train_step
 
@@ -59,12 +59,12 @@ def test_a_signal_saves_inside_the_epoch_and_the_rest_is_the_same_to_the_bit(
     before = signal.getsignal(number)
     said = "stopped in epoch 2, after step 3 of 4; saved in .*; the same again with `resume=True`, not `overwrite=True`"
     with pytest.raises(KeyboardInterrupt, match=said):
-        train(run, out, progress=False)
+        run_training(run, out, progress=False)
     assert signal.getsignal(number) is before
     assert "stopped" not in caplog.text  # or whoever shows the error would say it twice
     content = load_checkpoint(out / "checkpoint.pt", run.fingerprint())
     assert (content["epoch"], content["step"]) == (1, 3)
-    train(new_trainer(average=0.2), out, resume=True, progress=False)
+    run_training(new_trainer(average=0.2), out, resume=True, progress=False)
     assert same(weights_of(tmp_path / "whole"), weights_of(out))
     whole, cut = ([json.loads(line) for line in (tmp_path / name / "metrics.jsonl").read_text().splitlines()]
                   for name in ("whole", "cut"))  # fmt: skip
@@ -81,7 +81,7 @@ def test_a_signal_in_the_last_step_of_an_epoch_stops_after_it(
     def new() -> Trainer:
         return new_trainer(batch_size=batch_size, epochs=epochs)
 
-    train(new(), tmp_path / "whole", progress=False)
+    run_training(new(), tmp_path / "whole", progress=False)
     run, out = new(), tmp_path / "cut"
     step = run._train_step
 
@@ -92,9 +92,9 @@ def test_a_signal_in_the_last_step_of_an_epoch_stops_after_it(
 
     monkeypatch.setattr(run, "_train_step", then_a_signal)
     with pytest.raises(KeyboardInterrupt, match="stopped after epoch 1; saved in"):
-        train(run, out, progress=False)
+        run_training(run, out, progress=False)
     assert not list(out.glob("*.safetensors"))
-    train(new(), out, resume=True, progress=False)
+    run_training(new(), out, resume=True, progress=False)
     assert same(weights_of(tmp_path / "whole"), weights_of(out))
 
 
@@ -126,7 +126,7 @@ def test_a_signal_after_a_loss_that_is_not_finite_saves_nothing(
 
     monkeypatch.setattr(run, "_train_step", then_a_signal)
     with pytest.raises(TrainingError, match="not finite at step 5 of 12"):
-        train(run, tmp_path, progress=False)
+        run_training(run, tmp_path, progress=False)
     content = load_checkpoint(tmp_path / "checkpoint.pt", run.fingerprint())
     assert (content["epoch"], content["step"]) == (1, 0)
 
@@ -134,12 +134,12 @@ def test_a_signal_after_a_loss_that_is_not_finite_saves_nothing(
 def test_a_finished_run_is_taken_as_it_is(tmp_path: Path) -> None:
     result = ended(tmp_path, epochs=1)
     before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
-    again = train(new_trainer(epochs=1), tmp_path, resume=True, progress=False)
+    again = run_training(new_trainer(epochs=1), tmp_path, resume=True, progress=False)
     assert again.metrics == result.metrics
     assert before == {path.name: path.read_bytes() for path in tmp_path.iterdir()}
     tensors = weights_of(tmp_path)
     result.weights.unlink()
-    assert train(new_trainer(epochs=1), tmp_path, resume=True, progress=False).metrics == result.metrics
+    assert run_training(new_trainer(epochs=1), tmp_path, resume=True, progress=False).metrics == result.metrics
     assert same(weights_of(tmp_path), tensors)
 
 
@@ -166,7 +166,7 @@ def test_measuring_on_the_way_changes_nothing_but_the_log(tmp_path: Path) -> Non
     ended(
         tmp_path / "plain",
     )
-    train(new_trainer(), tmp_path / "measured", eval_every=2, progress=False)
+    run_training(new_trainer(), tmp_path / "measured", eval_every=2, progress=False)
     assert same(weights_of(tmp_path / "plain"), weights_of(tmp_path / "measured"))
     rows = [json.loads(line) for line in (tmp_path / "measured" / "metrics.jsonl").read_text().splitlines()]
     assert ["test_accuracy" in row for row in rows] == [False, True, False]
@@ -225,7 +225,7 @@ def test_starting_from_weights_of_another_class_count_and_size(tmp_path: Path) -
 def test_the_log_says_what_auto_chose(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level("INFO", "l2a_transfer")
     run = new_trainer(epochs=1, placement=Placement(device="cpu"))
-    train(run, tmp_path, progress=False)
+    run_training(run, tmp_path, progress=False)
     assert f"precision {run.precision} (auto); 32 images, in memory" in caplog.text
     assert "epoch 1/1  loss" in caplog.text
 
@@ -234,13 +234,13 @@ def test_a_finetuned_card_says_what_it_started_from(tmp_path: Path, caplog: pyte
     caplog.set_level("INFO", "l2a_transfer")
     first = ended(tmp_path / "first", epochs=1).weights
     run = new_trainer(epochs=1, init_from=str(first), resolutions=((0.0, 24),))
-    card = read_card(train(run, tmp_path / "second", progress=False).weights)
+    card = read_card(run_training(run, tmp_path / "second", progress=False).weights)
     assert card.training["init_from"]["name"] == "vgg-att2-concat-pc.colours-w003"
     assert card.training["init_from"]["not_loaded"] == []
     assert "started from vgg-att2-concat-pc.colours-w003; not in it, and random: nothing" in caplog.text
     assert card.preprocess.size == 24
     with pytest.raises(TrainingError, match=r"made by another run \(init_from: "):
-        train(new_trainer(epochs=1, resolutions=((0.0, 24),)), tmp_path / "second", resume=True, progress=False)
+        run_training(new_trainer(epochs=1, resolutions=((0.0, 24),)), tmp_path / "second", resume=True, progress=False)
 
 
 def test_training_on_a_folder_of_pictures_from_the_command_line(tmp_path: Path) -> None:
@@ -452,11 +452,11 @@ def test_processes_that_would_not_train_the_same_are_refused(tmp_path: Path, mon
     ):
         theirs = other
         with pytest.raises(TrainingError, match=rf"process 1 \(there\) and process 0 \(here\) do not train .*{words}"):
-            train(run, tmp_path, progress=False)
+            run_training(run, tmp_path, progress=False)
     theirs = {}
     monkeypatch.setattr(run, "run_epoch", lambda **_: sys.exit(9))
     with pytest.raises(SystemExit):
-        train(run, tmp_path, progress=False)
+        run_training(run, tmp_path, progress=False)
 
 
 def test_options_are_looked_at_before_other_processes_are_waited_for(
@@ -471,7 +471,7 @@ def test_options_are_looked_at_before_other_processes_are_waited_for(
 
 def test_training_in_bf16(tmp_path: Path) -> None:
     run = new_trainer(placement=Placement(device="cpu", precision="bf16"))
-    train(run, tmp_path, progress=False)
+    run_training(run, tmp_path, progress=False)
     whole = new_trainer()
     whole.run_epoch(progress=False)
     there, here = run.history[0]["train_loss"], whole.losses.mean().item()

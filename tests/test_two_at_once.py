@@ -15,7 +15,8 @@ from click.testing import Result
 from l2a_transfer.errors import OutputExistsError
 from l2a_transfer.explain.draw import contact_sheet
 from l2a_transfer.lock import IN_FOLDER
-from l2a_transfer.models.weights import resolve_model, save_weights
+from l2a_transfer.models.loading import load_model
+from l2a_transfer.models.weights import save_weights
 from tests.conftest import TINY, assert_fails, l2a, save_picture
 from tests.feature_files import blobs, feature_set, labels_of, save
 
@@ -116,7 +117,7 @@ def test_the_second_is_refused_before_it_computes_anything(
     ("name", "write"),
     [
         ("y.h5", lambda path, given: save(path, feature_set(labels_of(3, 20), blobs(labels_of(3, 20))))),
-        ("w.safetensors", lambda path, given: save_weights(*resolve_model(TINY), path)),
+        ("w.safetensors", lambda path, given: save_weights(*load_model(TINY), path)),
         ("sheet.png", lambda path, given: contact_sheet([], path, title="t")),
     ],
 )

@@ -18,6 +18,7 @@ from safetensors.torch import load_file, save_file
 from l2a_transfer.errors import UnknownNameError, WeightsError
 from l2a_transfer.models.config import ARCHITECTURES, ModelConfig
 from l2a_transfer.models.interface import Network
+from l2a_transfer.models.loading import load_model
 from l2a_transfer.models.registry import build_model
 from l2a_transfer.models.weights import (
     CARD_KEY,
@@ -27,7 +28,6 @@ from l2a_transfer.models.weights import (
     load_weights,
     pretrained_names,
     read_card,
-    resolve_model,
     save_weights,
 )
 from l2a_transfer.preprocess import Preprocess
@@ -141,9 +141,14 @@ def test_bundled_weights() -> None:
         f"vgg-att2-concat-{kind}.cifar10-{width}" for kind in ("pc", "uniform") for width in ("w025", "w050")
     ]
     assert sum(path.stat().st_size for path in PRETRAINED.iterdir()) < 20_000_000
-    assert resolve_model("vgg-att2-concat-pc")[1].name == "vgg-att2-concat-pc.cifar10-w025"
+    with pytest.raises(
+        UnknownNameError,
+        match=r"^'vgg-att2-concat-pc' is an architecture; its weights are vgg-att2-concat-pc\.cifar10-w025, "
+        r"vgg-att2-concat-pc\.cifar10-w050; name one of them, or 'untrained:vgg-att2-concat-pc'",
+    ):
+        load_model("vgg-att2-concat-pc")
     for name in names:
-        network, card = resolve_model(name)
+        network, card = load_model(name)
         assert card.name == name
         assert card.metrics["test_accuracy"]["value"] >= 0.90
         assert card.metrics["test_accuracy"]["n"] == 10_000
@@ -152,9 +157,9 @@ def test_bundled_weights() -> None:
 
 
 def test_untrained_weights_are_a_function_of_the_seed() -> None:
-    one, card = resolve_model(TINY, seed=5)
-    same, _ = resolve_model(TINY, seed=5)
-    other, _ = resolve_model(TINY, seed=6)
+    one, card = load_model(TINY, seed=5)
+    same, _ = load_model(TINY, seed=5)
+    other, _ = load_model(TINY, seed=6)
     assert card.training == {"untrained": True, "seed": 5}
     key = "trunk.4.2.0.weight"
     assert torch.equal(one.state_dict()[key], same.state_dict()[key])
@@ -165,14 +170,14 @@ def test_an_untrained_control_has_the_width_of_the_network_that_it_controls() ->
     train = importlib.import_module("l2a_transfer.cli.train").command
     option = next(parameter for parameter in train.params if parameter.name == "width")
     assert (option.default, ModelConfig("vgg").width) == (0.25, 0.25)
-    network, card = resolve_model("untrained:vgg-att2-concat-pc", seed=3)
-    named, same = resolve_model("untrained:vgg-att2-concat-pc@0.250", seed=3)
-    _, bundled = resolve_model("vgg-att2-concat-pc")
+    network, card = load_model("untrained:vgg-att2-concat-pc", seed=3)
+    named, same = load_model("untrained:vgg-att2-concat-pc@0.250", seed=3)
+    _, bundled = load_model("vgg-att2-concat-pc.cifar10-w025")
     assert network.config.width == bundled.config.width
     assert card == same  # its name says the width, however it was asked for
     assert card.name == "untrained:vgg-att2-concat-pc@0.25"
     assert torch.equal(network.state_dict()["trunk.0.0.0.weight"], named.state_dict()["trunk.0.0.0.weight"])
-    names = {resolve_model(f"untrained:vgg@{width}")[1].name for width in ("1", "1.0", "0.0625", "0.06250001")}
+    names = {load_model(f"untrained:vgg@{width}")[1].name for width in ("1", "1.0", "0.0625", "0.06250001")}
     assert names == {"untrained:vgg@1", "untrained:vgg@0.0625", "untrained:vgg@0.06250001"}
 
 
@@ -189,11 +194,11 @@ def test_an_untrained_control_has_the_width_of_the_network_that_it_controls() ->
 )
 def test_unknown_names_give_the_nearest(name: str, words: str) -> None:
     with pytest.raises(UnknownNameError, match=words):
-        resolve_model(name)
+        load_model(name)
 
 
 def test_every_changed_byte_of_a_file_is_found(tmp_path: Path) -> None:
-    network, card = resolve_model(TINY)
+    network, card = load_model(TINY)
     path = tmp_path / "w.safetensors"
     save_weights(network, card, path)
     content = bytearray(path.read_bytes())
@@ -222,7 +227,7 @@ def test_a_full_disk_leaves_the_file_of_before_and_no_other(saved: Path, monkeyp
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     monkeypatch.setattr(os, "fsync", full)
-    network, card = resolve_model(TINY)
+    network, card = load_model(TINY)
     with pytest.raises(WeightsError, match=r"cannot be written: No space left on device; make room"):
         save_weights(network, card, saved)
     assert saved.read_bytes() == before
@@ -230,14 +235,14 @@ def test_a_full_disk_leaves_the_file_of_before_and_no_other(saved: Path, monkeyp
 
 
 def test_the_same_weights_are_the_same_bytes(tmp_path: Path) -> None:
-    network, card = resolve_model(TINY)
+    network, card = load_model(TINY)
     for name in "abcdefgh":
         save_weights(network, card, tmp_path / name)
     assert len({(tmp_path / name).read_bytes() for name in "abcdefgh"}) == 1
 
 
 def test_files_of_before_the_sha256_was_written_still_load(tmp_path: Path) -> None:
-    network, card = resolve_model(TINY)
+    network, card = load_model(TINY)
     save_weights(network, card, tmp_path / "w.safetensors")
     tensors = load_file(tmp_path / "w.safetensors")
     save_file(tensors, tmp_path / "old.safetensors", metadata={CARD_KEY: json.dumps(card.to_json())})

@@ -29,11 +29,11 @@ from l2a_transfer.errors import (
     OutputExistsError,
     unknown_name,
 )
+from l2a_transfer.evaluation.evaluate import evaluate_files
 from l2a_transfer.features.backends.pixels import PixelsBackend
 from l2a_transfer.models.config import ModelConfig
 from l2a_transfer.models.registry import build_model
 from l2a_transfer.models.weights import PRETRAINED
-from l2a_transfer.preprocess import Preprocess
 from tests.conftest import assert_fails, l2a, memory_source, save_picture
 from tests.feature_files import feature_set, labels_of, save
 
@@ -261,18 +261,19 @@ PIXELS = np.zeros((4, 8, 8, 3), dtype=np.uint8)
 @pytest.mark.parametrize(
     ("call", "words"),
     [
-        (lambda: l2a_transfer.extract(PIXELS, PixelsBackend(), "f.h5"), "source must be an image source"),  # type: ignore[arg-type]
-        (lambda: l2a_transfer.extract(memory_source(), "pixels", "f.h5"), "backend must be .* open_backend"),  # type: ignore[arg-type]
-        (lambda: l2a_transfer.evaluate_files("f.h5"), r"paths must be a list of feature files, as \['features.h5'\]"),
-        (lambda: l2a_transfer.evaluate_files(["f.h5"], {"folds": 3}), "config must be an EvalConfig"),  # type: ignore[arg-type]
-        (lambda: l2a_transfer.open_source(PIXELS), "data must be the name of a data set, or KIND:PATH"),  # type: ignore[arg-type]
+        (lambda: l2a_transfer.extract(7, PixelsBackend(), "f.h5"), "data must be a data set's name"),  # type: ignore[arg-type]
+        (lambda: l2a_transfer.extract(memory_source(), 7, "f.h5"), "model must be a model's name"),  # type: ignore[arg-type]
+        (lambda: evaluate_files("f.h5"), r"paths must be a list of feature files, as \['features.h5'\]"),
+        (lambda: l2a_transfer.evaluate("f.h5", {"folds": 3}), "config must be an EvalConfig"),  # type: ignore[arg-type]
         (lambda: l2a_transfer.open_backend(PIXELS), "model must be a model's name"),  # type: ignore[arg-type]
-        (lambda: l2a_transfer.resolve_model(None), "name must be a model's name.*got NoneType"),  # type: ignore[arg-type]
-        (lambda: l2a_transfer.build_model("vgg"), r"config must be a ModelConfig.*got str"),  # type: ignore[arg-type]
-        (lambda: l2a_transfer.export_onnx("vgg", None, "f.onnx"), "model must be a network"),  # type: ignore[arg-type]
-        (lambda: l2a_transfer.attention_maps("vgg", Preprocess(), "p.jpg", "p"), "model must be a network"),  # type: ignore[arg-type]
-        (lambda: l2a_transfer.attention_maps(build_model(ModelConfig("vgg-att2-concat-pc", width=0.0625)), Preprocess(),
-                                             "p.jpg", "p"), "image must be a picture of Pillow's"),  # type: ignore[arg-type]
+        (lambda: l2a_transfer.load_model(None), "name must be a model's name.*got NoneType"),  # type: ignore[arg-type]
+        (lambda: l2a_transfer.create_model(7), "name must be the name of an architecture.*got int"),  # type: ignore[arg-type]
+        (lambda: build_model("vgg"), r"config must be a ModelConfig.*got str"),  # type: ignore[arg-type]
+        (lambda: l2a_transfer.export_onnx(None, "f.onnx"), "model must be a model's name"),  # type: ignore[call-overload]
+        (lambda: l2a_transfer.attention_maps(7, "p.jpg"), "model must be a model's name"),  # type: ignore[call-overload]
+        (lambda: l2a_transfer.attention_maps(build_model(ModelConfig("vgg-att2-concat-pc", width=0.0625)), [7]),  # type: ignore[list-item]
+         "images must be a Pillow image"),
+        (lambda: l2a_transfer.train(7, "digits", "run"), "architecture must be the name of an architecture"),  # type: ignore[arg-type]
     ],
 )  # fmt: skip
 def test_another_kind_of_argument_is_a_type_error_that_says_what_to_pass(call: Callable[[], Any], words: str) -> None:
@@ -282,8 +283,8 @@ def test_another_kind_of_argument_is_a_type_error_that_says_what_to_pass(call: C
 
 def test_files_are_evaluated_without_a_config(tmp_path: Path) -> None:
     path = save(tmp_path / "f.h5", feature_set(labels_of(2, 12)))
-    given = l2a_transfer.evaluate_files([str(path)], l2a_transfer.EvalConfig())
-    found = l2a_transfer.evaluate_files([path])
+    given = l2a_transfer.evaluate([str(path)], l2a_transfer.EvalConfig())
+    found = l2a_transfer.evaluate(path)
     assert (found.config, found.details) == (given.config, given.details)
 
 

@@ -18,7 +18,8 @@ from fuzzing.weights import NETWORK
 from l2a_transfer.export import export_onnx
 from l2a_transfer.features.backends.onnx import OnnxBackend, with_sha256
 from l2a_transfer.features.store.verify import verify_onnx
-from l2a_transfer.models.weights import CARD_KEY, DIGEST_KEY, resolve_model
+from l2a_transfer.models.loading import load_model
+from l2a_transfer.models.weights import CARD_KEY, DIGEST_KEY
 
 INT64, FLOAT, BOOL = TensorProto.INT64, TensorProto.FLOAT, TensorProto.BOOL
 
@@ -29,9 +30,9 @@ def seeds(folder: Path) -> None:
 
 @functools.cache
 def _exported() -> bytes:
-    network, card = resolve_model(NETWORK)
+    network, card = load_model(NETWORK)
     with tempfile.TemporaryDirectory() as folder:
-        return export_onnx(network, card, Path(folder) / "tiny.onnx").path.read_bytes()
+        return export_onnx((network, card), Path(folder) / "tiny.onnx").path.read_bytes()
 
 
 def answer(path: Path) -> str:

@@ -15,13 +15,14 @@ from fuzzing.kinds import Kind, sha256
 from fuzzing.mutate import NAMES, NUMBERS, VALUES, mutate, mutate_file, pick, special_file
 from l2a_transfer.features.backends.torch import TorchBackend
 from l2a_transfer.models.digest import network_sha256
-from l2a_transfer.models.weights import DIGEST_KEY, load_weights, resolve_model, save_weights
+from l2a_transfer.models.loading import load_model
+from l2a_transfer.models.weights import DIGEST_KEY, load_weights, save_weights
 
 NETWORK = "untrained:vgg-att2-concat-pc@0.0625"
 
 
 def seeds(folder: Path) -> None:
-    network, card = resolve_model(NETWORK)
+    network, card = load_model(NETWORK)
     save_weights(network, card, folder / "tiny.safetensors")
 
 

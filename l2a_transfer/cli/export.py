@@ -23,13 +23,11 @@ def command(model: str, out: Path, seed: int, overwrite: bool) -> None:
 
     \b
     Example:
-      l2a-transfer export --model vgg-att2-concat-pc --out extractor.onnx
+      l2a-transfer export --model vgg-att2-concat-pc.cifar10-w025 --out extractor.onnx
     """
     from l2a_transfer.export import export_onnx
-    from l2a_transfer.models.weights import resolve_model
 
-    network, card = resolve_model(model, seed=seed)
-    result = export_onnx(network, card, out, overwrite=overwrite)
+    result = export_onnx(model, out, overwrite=overwrite, seed=seed)
     echo(
         f"{result.path}: {result.bytes / 1e6:.1f} MB, outputs {', '.join(result.outputs)}, "
         f"largest difference to PyTorch {result.max_relative_error:.1e} relative"

@@ -111,7 +111,7 @@ def command(obj: dict[str, Any], /, **given: Any) -> None:
 
     \b
     Example:
-      l2a-transfer extract --model vgg-att2-concat-pc --data caltech-mini --out features.h5
+      l2a-transfer extract --model vgg-att2-concat-pc.cifar10-w025 --data caltech-mini --out features.h5
     """
     from l2a_transfer.data.readers import open_source
     from l2a_transfer.data.sources import describe, reading_of
@@ -164,8 +164,6 @@ def _runnable(model: str, backend: str, seed: int) -> Iterator[str]:
         yield model
         return
     from l2a_transfer.export import export_onnx
-    from l2a_transfer.models.weights import resolve_model
 
-    network, card = resolve_model(model, seed=seed)
     with tempfile.TemporaryDirectory(prefix="l2a-transfer-") as folder:
-        yield str(export_onnx(network, card, Path(folder) / "model.onnx").path)
+        yield str(export_onnx(model, Path(folder) / "model.onnx", seed=seed).path)

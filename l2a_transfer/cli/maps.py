@@ -36,18 +36,18 @@ def command(
 
     \b
     Example:
-      l2a-transfer maps --model vgg-att2-concat-pc --out maps photo.jpg
+      l2a-transfer maps --model vgg-att2-concat-pc.cifar10-w025 --out maps photo.jpg
     """
     from l2a_transfer.data.decode import decode_file
     from l2a_transfer.explain.dispatch import compute_maps
     from l2a_transfer.explain.draw import SHEET, maps_folder, write_maps
     from l2a_transfer.explain.registry import METHODS
     from l2a_transfer.files import said_if_complete
-    from l2a_transfer.models.weights import resolve_model
+    from l2a_transfer.models.loading import load_model
 
     images = tuple(picture for path in images for picture in _pictures(path))
     spec = METHODS.find(method)
-    network, card = resolve_model(model, seed=seed)
+    network, card = load_model(model, seed=seed)
     # Images in two folders can have the same name, so the names of overlays contain a number.
     stems = [f"{number:03d}-{path.stem}" for number, path in enumerate(images)]
     names = [path.name for path in images]

@@ -13,9 +13,9 @@ from l2a_transfer.cli.tables import results_lines, terminal_width
 
 NEXT = """\
 Next:
-  l2a-transfer extract --model vgg-att2-concat-pc --data imagefolder:YOUR_PICTURES --out yours.h5
+  l2a-transfer extract --model vgg-att2-concat-pc.cifar10-w025 --data imagefolder:YOUR_PICTURES --out yours.h5
   l2a-transfer svm-eval yours.h5 --out yours
-  l2a-transfer export --model vgg-att2-concat-pc --out extractor.onnx"""
+  l2a-transfer export --model vgg-att2-concat-pc.cifar10-w025 --out extractor.onnx"""
 
 
 @click.command("quickstart", cls=Verb)

@@ -152,7 +152,7 @@ def command(obj: dict[str, Any], /, **given: Any) -> None:
 
     from l2a_transfer.devices import choose_device
     from l2a_transfer.training.processes import Placement, ProcessRank, first_process_first, process_group
-    from l2a_transfer.training.runs import train, train_seeds
+    from l2a_transfer.training.runs import run_training, train_seeds
     from l2a_transfer.training.trainer import Trainer
 
     for one, other in (("resume", "overwrite"), ("seed", "seeds")):
@@ -187,7 +187,7 @@ def command(obj: dict[str, Any], /, **given: Any) -> None:
             if placement.process.is_main:
                 echo(*found.summary().split("\n"))
             return
-        result = train(new_trainer(given["seed"] or 0), given["out"], **how)
+        result = run_training(new_trainer(given["seed"] or 0), given["out"], **how)
     if placement.process.is_main:
         ((metric, value),) = result.metrics.items()
         echo(f"{metric} {value['value']:.4f} (n = {value['n']}), {result.seconds:.0f} s")
@@ -196,23 +196,21 @@ def command(obj: dict[str, Any], /, **given: Any) -> None:
 
 def _recipe(given: dict[str, Any]) -> Any:
     """The recipe of the options, checked as far as this is possible without the data."""
-    import dataclasses
-
     from l2a_transfer.models.config import ModelConfig
     from l2a_transfer.preprocess import Preprocess
-    from l2a_transfer.training.recipe import find_recipe
+    from l2a_transfer.training.train import chosen_recipe
 
     fields = _set_fields(given)
     fields += ["resolutions"] if given["image_size"] is not None else []
     if twice := sorted(field for field in set(fields) if fields.count(field) > 1):
         raise click.UsageError(f"{twice[0]} is given twice, by options or --set; --image-size sets resolutions")
-    recipe = own = find_recipe(given["recipe"], given["data"])
-    if given["image_size"] is not None:
-        recipe = recipe.at_size(given["image_size"])
-    recipe = recipe.with_settings(given["settings"])
-    recipe = dataclasses.replace(recipe, **{key: given[key] for key in SHORTCUTS if given[key] is not None})
-    if "lr" not in fields:
-        recipe = dataclasses.replace(recipe, batch_size=own.batch_size).at_batch(recipe.batch_size)
+    recipe = chosen_recipe(
+        given["recipe"],
+        given["data"],
+        settings=given["settings"],
+        image_size=given["image_size"],
+        **{key: given[key] for key in SHORTCUTS},
+    )
     ModelConfig(given["model"], **{key: given[key] for key in OF_MODEL})
     Preprocess(size=recipe.size, fit=given["fit"])
     return recipe

@@ -9,10 +9,11 @@ import os
 from pathlib import Path
 
 from l2a_transfer.data.layout import check_split_from
+from l2a_transfer.data.objects import InMemory, source_in_memory
 from l2a_transfer.data.reading import class_warnings
 from l2a_transfer.data.registry import DATASETS, FORMATS, DatasetSpec, FormatSpec, find_dataset, format_usages
 from l2a_transfer.data.sources import ImageSource, SourceBase, check_source, select
-from l2a_transfer.errors import ArgumentError, DataError, UnknownNameError, wrong_kind
+from l2a_transfer.errors import ArgumentError, DataError, UnknownNameError
 from l2a_transfer.registry import require_package
 from l2a_transfer.wording import counted
 
@@ -26,7 +27,7 @@ LOOKED_AT = 1000
 
 
 def open_source(
-    data: str | Path,
+    data: str | Path | ImageSource | InMemory,
     *,
     data_dir: str | Path | None = None,
     split: str | None = None,
@@ -34,34 +35,36 @@ def open_source(
     download: bool = False,
     split_from: str = "auto",
     verify_source: bool = False,
+    name: str | None = None,
 ) -> ImageSource:
-    """The pictures of a data set, with their labels, ids and splits.
-
-    Classes that differ only in case, or have no picture in a split, are logged.
+    """The pictures of a data set, with labels, ids and splits.
 
     Parameters
     ----------
-    data : str or Path
-        The name of a set, as ``l2a-transfer datasets`` lists them, or ``FORMAT:PATH``: `imagefolder:PATH`, `npz:FILE`,
-        or `wds:PATH` and `parquet:PATH`, which also take globs, braces and URLs that fsspec opens.
+    data : str, Path, ndarray, Dataset, tuple, mapping or ImageSource
+        A named set (`l2a-transfer datasets` lists them); `imagefolder:PATH`, `npz:FILE`, `wds:PATH` or `parquet:PATH`;
+        uint8 images (N, H, W, 3) or (N, H, W); a map-style data set of torch, whose items are pictures or (picture,
+        label); (images, labels) with labels (N,), integers (−1: none) or names; or split → one of these in memory.
     data_dir : str or Path, optional
-        The folder that holds a named set.
+        The folder of a named set.
     split : str, optional
-        Keep this split only.
+        Only this split.
     limit : int, optional
-        Keep at most so many pictures of each split, evenly over the classes.
-    download : bool
+        At most so many pictures a split, evenly over the classes.
+    download : bool, default=False
         Fetch a named set that is not in `data_dir`.
-    split_from : {"auto", "folders", "none"}
-        What says which split a picture of a folder or of shards is in: the names, the first-level folder, or nothing.
-    verify_source : bool
-        Make the fingerprint of what is in the files, which are all read for it, and not of their sizes and times of
-        change.
+    split_from : {"auto", "folders", "none"}, default="auto"
+        What splits of folders and shards are: by names, the first-level folders, or nothing.
+    verify_source : bool, default=False
+        Make the fingerprint of what is in files, which are all read for it, and not of sizes and times of change.
+    name : str, optional
+        What feature files and reports call a data set in memory, "memory" by default.
 
     Returns
     -------
     ImageSource
-        The pictures that were asked for.
+        N pictures; `labels` int32 (N,), `split` uint8 (N,), `ids` N names. Data in memory is not copied and must stay
+        as it is. Classes that differ only in case, or have no picture in a split, are logged.
 
     Raises
     ------
@@ -72,15 +75,28 @@ def open_source(
         cannot be written into a feature file.
     MissingExtraError
         For a format that needs a package that is not installed.
+    TypeError
+        For another kind of object, and for pixels that are not uint8.
 
     Examples
     --------
-    >>> source = open_source("digits", limit=100)
+    >>> import numpy as np
+    >>> import l2a_transfer
+    >>> source = l2a_transfer.open_source("digits", limit=20)
     >>> len(source), source.splits, source.image(0).size
-    (100, ('all',), (8, 8))
+    (20, ('all',), (8, 8))
+    >>> images = np.zeros((4, 32, 32, 3), dtype=np.uint8)
+    >>> l2a_transfer.open_source((images, ["cat", "dog", "cat", "dog"]), name="pets").classes
+    ('cat', 'dog')
     """
     if not isinstance(data, (str, Path)):
-        raise wrong_kind("data", "the name of a data set, or KIND:PATH as 'imagefolder:photos'", data)
+        if data_dir is not None or download or split_from != "auto" or verify_source:
+            raise ArgumentError(
+                "data_dir, download, split_from and verify_source are for data on disk", "leave them out"
+            )
+        return _checked(source_in_memory(data, name=name), split, limit, "")
+    if name is not None:
+        raise ArgumentError(f"name is for data in memory; {str(data)!r} has one", "leave it out")
     data = str(data)
     check_split_from(split_from)
     prefix, colon, where = data.partition(":")

@@ -333,6 +333,7 @@ def join_splits(
     name: str, classes: Sequence[str], parts: dict[str, tuple[NDArray[np.uint8], NDArray[np.int32]]]
 ) -> ArraySource:
     """One source of {split: (pictures, labels)}, split after split. All pictures have one shape."""
+    pictures = [own for own, _ in parts.values()]
     return ArraySource(
         name=name,
         classes=tuple(classes),
@@ -340,5 +341,5 @@ def join_splits(
         ids=tuple(name for split, (pictures, _) in parts.items() for name in numbered(split, len(pictures))),
         labels=np.concatenate([labels for _, labels in parts.values()]).astype(np.int32),
         split=np.repeat(np.arange(len(parts)), [len(pictures) for pictures, _ in parts.values()]).astype(np.uint8),
-        pictures=np.concatenate([pictures for pictures, _ in parts.values()]),
+        pictures=np.concatenate(pictures) if len(pictures) > 1 else pictures[0],
     )

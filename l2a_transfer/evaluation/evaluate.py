@@ -9,12 +9,13 @@ import sys
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import sklearn
 from tqdm import tqdm
 
-from l2a_transfer.errors import ArgumentError, EvaluationError, wrong_kind
+from l2a_transfer.errors import ArgumentError, EvaluationError, unknown_name, wrong_kind
 from l2a_transfer.evaluation.asked_comparisons import check_wanted, left_out, pairs_of
 from l2a_transfer.evaluation.compare import compare
 from l2a_transfer.evaluation.measure_row import few_test_images, folds_of, measure_row, source_of, svm_config
@@ -24,6 +25,7 @@ from l2a_transfer.evaluation.results import EvalConfig, EvalResults
 from l2a_transfer.evaluation.seeds import summaries
 from l2a_transfer.evaluation.splits import check_folds
 from l2a_transfer.evaluation.variants import Variant, variants_of
+from l2a_transfer.features.extraction.extract import ExtractResult
 from l2a_transfer.features.store.schema import weights_sha256
 from l2a_transfer.features.store.views import VerifiedFile, open_features
 from l2a_transfer.inputs import check_input
@@ -31,6 +33,64 @@ from l2a_transfer.text import terminal
 from l2a_transfer.version import __version__
 
 log = logging.getLogger(__name__)
+
+
+def evaluate(
+    files: str | Path | ExtractResult | Sequence[str | Path | ExtractResult],
+    config: EvalConfig | None = None,
+    *,
+    progress: bool = False,
+    **settings: Any,
+) -> EvalResults:
+    """Measure how well frozen features generalize: a linear SVM on each feature file, and the models compared.
+
+    C is chosen on training rows, and the refitted SVM is tested once. All files are read and checked, and all splits
+    drawn, before the first SVM is fitted; files of one data set must hold the same images and get the same splits.
+
+    Parameters
+    ----------
+    files : path, ExtractResult, or a sequence of these
+        Feature files, or what `extract` returned for them.
+    config : EvalConfig, optional
+        What is measured and how; everything is at its default without it.
+    progress : bool, default=False
+        Show a bar on stderr.
+    **settings
+        Fields of EvalConfig, which replace those of `config`: `protocol="official"`, `folds=3`, …
+
+    Returns
+    -------
+    EvalResults
+        Rows, comparisons and splits; `to_pandas()` gives the rows as a frame, `write_report` a report.
+
+    Raises
+    ------
+    StoreError
+        For a file that is no feature file, or damaged.
+    EvaluationError
+        For features or labels that the protocol cannot be run on.
+    ArgumentError
+        For a setting out of range; UnknownNameError for one that does not exist.
+
+    Examples
+    --------
+    >>> import l2a_transfer
+    >>> source = l2a_transfer.open_source("digits", limit=200)
+    >>> features = l2a_transfer.extract(source, "untrained:vgg-gap@0.0625", "features.h5", progress=False)
+    >>> results = l2a_transfer.evaluate(features, c_grid=[1e-3], draws=2)
+    >>> row = results.rows[0]
+    >>> row.data, row.model, row.dim, row.n_classes, row.mean_class_accuracy > row.chance
+    ('digits', 'untrained:vgg-gap@0.0625', 32, 10, True)
+    """
+    given = [files] if isinstance(files, (str, Path, ExtractResult)) else list(files)
+    known = {field.name for field in dataclasses.fields(EvalConfig)}
+    for name in settings:
+        if name not in known:
+            raise unknown_name("setting", name, sorted(known))
+    if settings:
+        config = dataclasses.replace(config or EvalConfig(), **settings)
+    paths = [file.path if isinstance(file, ExtractResult) else file for file in given]
+    return evaluate_files(paths, config, progress=progress)
 
 
 def evaluate_files(

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from l2a_transfer.devices import check_device_name
-from l2a_transfer.errors import ArgumentError, unknown_name
+from l2a_transfer.errors import ArgumentError, MissingExtraError, unknown_name
 from l2a_transfer.evaluation.compare import Comparison
 from l2a_transfer.evaluation.comparison_families import Wanted
 from l2a_transfer.evaluation.confusion import Confusion
@@ -17,7 +17,11 @@ from l2a_transfer.evaluation.protocols import AUTO, PROTOCOLS, SHOTS
 from l2a_transfer.evaluation.seeds import SeedSummary
 from l2a_transfer.evaluation.splits import Split
 from l2a_transfer.evaluation.variants import ABLATIONS
+from l2a_transfer.notebook import html_table
 from l2a_transfer.svm.fitting import DECADES, SOLVERS
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 SCHEMA = "l2a-results/1"
 MATRIX_UP_TO = 250
@@ -28,15 +32,55 @@ MATRIX_UP_TO = 250
 class EvalConfig:
     """What is measured and how; everything that changes a number except the features.
 
-    `c_grid`: candidates for C, put in rising order; one value is used as it is. `folds`: of the cross-validation that
-    chooses among several. `draws`: splits to draw (None: the protocol's own number). `decades`: how often the grid may
-    grow tenfold where the best C is at its edge. `shots`: images a class in the protocol low-shot. `ablate`: which
-    variants of each model stand beside it; `widths`: PCAs to so many columns that do too. `compare`: pairs of models,
-    or of architectures over their seeds, as (A, B) or `A,B`, which is cut where names are
-    known; and `reference`: one for all; neither: the planned families of comparisons.
-    `tol`, `max_iter` None: the solver's own. `max_memory`: bytes that the batched solver may hold. `jobs`: liblinear's
-    threads, which change no number.
-    Raises: UnknownNameError, ValueError.
+    Parameters
+    ----------
+    protocol : str, default="auto"
+        How rows are split into training and test rows; "auto" chooses by the splits and classes of the data.
+    c_grid : sequence of float, default=(1e-4, 1e-3, 1e-2, 1e-1)
+        Candidates for C, put in rising order. One value is used as it is, without cross-validation.
+    folds : int, default=5
+        Folds of the cross-validation that chooses among several C.
+    draws : int, optional
+        Splits to draw; the protocol's own number by default.
+    solver : {"batched", "liblinear"}, default="batched"
+        What fits the SVMs.
+    seed : int, default=0
+        Of the splits, the folds and the permutation tests.
+    jobs : int, default=1
+        Threads of liblinear, which change no number.
+    tol : float, optional
+        The solver's stopping tolerance; its own by default.
+    max_iter : int, optional
+        Most steps of the solver; its own number by default.
+    decades : int
+        How many times the grid may be extended by a factor of ten where the best C is at its edge.
+    shots : sequence of int
+        Training images a class in the protocol low-shot.
+    ablate : sequence of str
+        Variants of each model that are measured beside it.
+    widths : sequence of int
+        Also measure each model after a PCA to so many columns.
+    compare : sequence of (str, str) or str
+        Pairs of models, or of architectures over their seeds, as (A, B) or "A,B". Without it and `reference`, the
+        planned families of comparisons.
+    reference : str, optional
+        A model that every other one is compared with.
+    device : {"auto", "cpu", "cuda"}, default="auto"
+        Where the batched solver computes.
+    max_memory : int, optional
+        Bytes that the batched solver may hold; half of what this process may still take by default.
+
+    Raises
+    ------
+    UnknownNameError
+        For a protocol, solver, device or variant that does not exist.
+    ArgumentError
+        For a number out of range.
+
+    Examples
+    --------
+    >>> EvalConfig(protocol="stratified", c_grid=(1e-2, 1e-3), draws=3).c_grid
+    (0.001, 0.01)
     """
 
     protocol: str = "auto"
@@ -224,3 +268,56 @@ class EvalResults:
             "splits": [dict(vars(split)) for split in self.splits],
             "cards": self.cards,
         }
+
+    def to_pandas(self) -> pd.DataFrame:
+        """A frame with one row for each of `rows`, in their order, and one column for each of their fields.
+
+        An interval is two columns, as `accuracy_ci95_low` and `accuracy_ci95_high`; values of several draws stay
+        tuples.
+
+        Raises
+        ------
+        MissingExtraError
+            Where pandas is not installed.
+        """
+        try:
+            import pandas as pd
+        except ImportError as error:
+            raise MissingExtraError("to_pandas", "pandas", "pandas") from error
+        flat = []
+        for row in self.rows:
+            cells: dict[str, Any] = {}
+            for name, value in vars(row).items():
+                if name.endswith("_ci95"):
+                    cells |= {f"{name}_low": value[0], f"{name}_high": value[1]}
+                else:
+                    cells[name] = value
+            flat.append(cells)
+        return pd.DataFrame(flat)
+
+    def _repr_html_(self) -> str:
+        headings = (
+            "data",
+            "model",
+            "variant",
+            "protocol",
+            "mean class accuracy, % [95 %]",
+            "accuracy, %",
+            "train",
+            "test",
+        )
+        cells = [
+            (
+                row.data,
+                row.label,
+                row.variant,
+                row.protocol if row.shots is None else f"{row.protocol}, {row.shots} a class",
+                f"{100 * row.mean_class_accuracy:.1f} "
+                f"[{100 * row.mean_class_accuracy_ci95[0]:.1f}, {100 * row.mean_class_accuracy_ci95[1]:.1f}]",
+                f"{100 * row.accuracy:.1f}",
+                row.n_train,
+                row.n_test,
+            )
+            for row in self.rows
+        ]
+        return html_table(headings, cells, caption="Linear SVM on frozen features")

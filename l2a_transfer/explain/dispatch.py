@@ -49,7 +49,7 @@ def compute_maps(
     Parameters
     ----------
     model : Network
-        Is in evaluation mode while maps are computed, and afterwards in the mode that it had.
+        It stays as it is; maps are computed in evaluation mode.
     preprocess : Preprocess
         How the network takes pictures.
     image : PIL.Image.Image
@@ -81,7 +81,7 @@ def compute_maps(
 
     spec = METHODS.find(method)
     if not isinstance(model, Network):
-        raise wrong_kind("model", "a network, the first of what resolve_model(NAME) gives", model)
+        raise wrong_kind("model", "a network, the first of what load_model(NAME) gives", model)
     if not isinstance(image, Image.Image):
         raise wrong_kind(
             "image", "a picture of Pillow's in mode RGB, as l2a_transfer.data.decode.decode_file(PATH) gives", image
@@ -115,22 +115,20 @@ def _pixels(model: Network, preprocess: Preprocess, image: Image.Image, name: st
 def _run(
     spec: MapMethod, model: Network, preprocess: Preprocess, pixels: NDArray[np.uint8], target: int | None
 ) -> dict[str, NDArray[np.float32]]:
-    """The method's maps; the model is in evaluation mode while they are computed."""
+    """The method's maps of the network in evaluation mode."""
     import torch
 
+    from l2a_transfer.models.copies import in_evaluation
+
     device = next(model.parameters()).device
-    was_training = model.training
-    model.eval()
-    try:
-        with torch.inference_mode(not spec.gradients), torch.set_grad_enabled(spec.gradients):
-            images_u8 = torch.from_numpy(pixels.transpose(2, 0, 1).copy()).to(device)[None]  # (1, 3, H, W)
-            images = normalize(images_u8, *preprocess.statistics(device))
-            if spec.class_specific:
-                maps = spec.compute(model, images, _class_of(model, images, target))
-            else:
-                maps = spec.compute(model, images)
-    finally:
-        model.train(was_training)
+    model = in_evaluation(model)
+    with torch.inference_mode(not spec.gradients), torch.set_grad_enabled(spec.gradients):
+        images_u8 = torch.from_numpy(pixels.transpose(2, 0, 1).copy()).to(device)[None]  # (1, 3, H, W)
+        images = normalize(images_u8, *preprocess.statistics(device))
+        if spec.class_specific:
+            maps = spec.compute(model, images, _class_of(model, images, target))
+        else:
+            maps = spec.compute(model, images)
     return {name: values.detach().float().cpu().numpy() for name, values in maps.items()}
 
 

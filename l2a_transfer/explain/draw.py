@@ -8,50 +8,14 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-import numpy as np
-from numpy.typing import NDArray
-from PIL import Image
-
 from l2a_transfer.drawing import legible, plain_texts
 from l2a_transfer.explain.interface import AttentionMaps
+from l2a_transfer.explain.overlay import COLORMAP, SIGNED_COLORMAP, heat, overlay
 from l2a_transfer.files import check_folder, check_free, leftovers, replacing_all, write_whole
 from l2a_transfer.lock import folder_lock, output_lock
 from l2a_transfer.models.config import LEVELS
 
-COLORMAP, SIGNED_COLORMAP = "inferno", "coolwarm"
 SHEET = "attention.png"
-
-
-def heat(weights: NDArray[np.float32], size: tuple[int, int]) -> NDArray[np.float32]:
-    """Weights (h, w) → float32 (H, W) between 0 and 1 for `size` = (W, H); the hottest position is exactly 1.
-
-    Signed values become numbers between −1 and 1, the largest of which has the size 1.
-
-    0 is no attention and not the coldest position, so that nearly uniform attention looks nearly uniform.
-    Enlarged without interpolation: every pixel shows the weight of the position that it belongs to.
-    """
-    hottest = max(float(np.abs(weights).max()), float(np.finfo(np.float32).tiny))
-    scaled = weights / hottest
-    picture = Image.fromarray(scaled.astype(np.float32)).resize(size, Image.Resampling.NEAREST)
-    return np.asarray(picture, dtype=np.float32)
-
-
-def colors(values: NDArray[np.float32], *, signed: bool = False) -> NDArray[np.uint8]:
-    """Heat between 0 and 1, (H, W) → uint8 (H, W, 3); 1 gets the colormap's top colour. Signed: between −1 and 1."""
-    from matplotlib import colormaps
-
-    rgba = (
-        colormaps[SIGNED_COLORMAP](0.5 + values / 2, bytes=True) if signed else colormaps[COLORMAP](values, bytes=True)
-    )
-    return np.asarray(rgba[..., :3], dtype=np.uint8)
-
-
-def overlay(image: NDArray[np.uint8], values: NDArray[np.float32], *, signed: bool = False) -> NDArray[np.uint8]:
-    """Heat (H, W) in colour over a greyed picture (H, W, 3): where there is none, the picture; at 1 the top colour."""
-    grey = image.astype(np.float32) @ np.array([0.299, 0.587, 0.114], dtype=np.float32)  # (H, W)
-    opacity = np.abs(values)[..., None]
-    mixed = (1 - opacity) * grey[..., None] + opacity * colors(values, signed=signed).astype(np.float32)
-    return np.asarray(np.clip(np.rint(mixed), 0, 255), dtype=np.uint8)
 
 
 def contact_sheet(results: Sequence[AttentionMaps], out: Path, *, title: str) -> None:
@@ -110,18 +74,6 @@ def _shortened(name: str, most: int = 26) -> str:
     return name if len(name) <= most else "…" + name[-(most - 1) :]
 
 
-def overlay_pngs(result: AttentionMaps) -> dict[str, bytes]:
-    """Name of a map → a PNG of it over the picture, of the size that the network took."""
-    H, W = result.image.shape[:2]
-    found = {}
-    for level, weights in result.maps.items():
-        stream = io.BytesIO()
-        drawn = overlay(result.image, heat(weights, (W, H)), signed=result.signed)
-        Image.fromarray(drawn).save(stream, format="png")
-        found[level] = stream.getvalue()
-    return found
-
-
 @contextmanager
 def maps_folder(
     out: Path, stems: Sequence[str], *, overwrite: bool, maps: Sequence[str] = tuple(LEVELS)
@@ -150,7 +102,7 @@ def write_maps(results: Sequence[AttentionMaps], stems: Sequence[str], out: Path
     with replacing_all(out) as put:
         put(SHEET, sheet_png(results, title=title))
         for stem, result in zip(stems, results, strict=True):
-            for level, content in overlay_pngs(result).items():
+            for level, content in result.overlay_pngs().items():
                 put(overlay_name(stem, level), content)
                 paths.append(out / overlay_name(stem, level))
     return [*paths, out / SHEET]

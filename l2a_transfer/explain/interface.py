@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import io
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
+
+from l2a_transfer.explain.overlay import heat, overlay
+from l2a_transfer.notebook import html_images
 
 
 @dataclass(frozen=True)
@@ -37,3 +42,22 @@ class AttentionMaps:
         """
         weights = np.abs(self.maps[level])
         return float(weights.max() / weights.mean())
+
+    def overlay_pngs(self) -> dict[str, bytes]:
+        """Level → a PNG of its attention over the picture, of the size that the network took."""
+        H, W = self.image.shape[:2]
+        found = {}
+        for level, weights in self.maps.items():
+            stream = io.BytesIO()
+            drawn = overlay(self.image, heat(weights, (W, H)), signed=self.signed)
+            Image.fromarray(drawn).save(stream, format="png")
+            found[level] = stream.getvalue()
+        return found
+
+    def _repr_html_(self) -> str:
+        return html_images(
+            [
+                (f"{self.name}, {level}, peak {self.peak(level):.3g} × mean", png)
+                for level, png in self.overlay_pngs().items()
+            ]
+        )

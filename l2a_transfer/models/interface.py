@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from l2a_transfer.models.config import ModelConfig
+from l2a_transfer.preprocess import Preprocess
 
 
 @dataclass(frozen=True)
@@ -52,6 +53,9 @@ class Network(nn.Module):
     -----
     In evaluation mode the outputs of an image depend on nothing but the image and the weights.
     """
+
+    preprocess: Preprocess = Preprocess()
+    """How pictures become its input; weights bring their own."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()

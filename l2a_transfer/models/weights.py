@@ -8,18 +8,17 @@ import io
 import json
 import logging
 import math
-import os
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 from l2a_transfer.documents import parse
-from l2a_transfer.errors import StoreError, UnknownNameError, WeightsError, nearest, wrong_kind
+from l2a_transfer.errors import StoreError, WeightsError
 from l2a_transfer.files import write_whole
 from l2a_transfer.inputs import open_input, read_input
 from l2a_transfer.lock import output_lock
 from l2a_transfer.models.card_schema import check_card
-from l2a_transfer.models.config import ARCHITECTURES, DEFAULT_WIDTH, ModelConfig
+from l2a_transfer.models.config import ModelConfig
 from l2a_transfer.preprocess import Preprocess
 
 if TYPE_CHECKING:
@@ -279,6 +278,7 @@ def load_weights(path: str | Path) -> tuple[Network, Card]:
     state = {key: value.float() for key, value in tensors.items()}
     state |= {key: torch.zeros((), dtype=torch.long) for key in set(model.state_dict()) - set(expected)}
     model.load_state_dict(state, assign=True)
+    model.preprocess = card.preprocess
     return model.eval(), card
 
 
@@ -309,75 +309,6 @@ def _check_tensors(path: Path, expected: dict[str, torch.Tensor], found: dict[st
 def pretrained_names() -> list[str]:
     """The names of the weights that ship with the package, as `--model` takes them."""
     return sorted(p.name.removesuffix(".safetensors") for p in PRETRAINED.glob("*.safetensors"))
-
-
-def resolve_model(name: str | Path, *, seed: int = 0) -> tuple[Network, Card]:
-    """What `--model` means: a bundled name, a path to `.safetensors`, or `untrained:ARCH[@WIDTH]`.
-
-    A bare architecture means its bundled weights; an untrained one without a width has that of `train`, 0.25. Returns
-    the network in evaluation mode and its card. Raises: UnknownNameError with the nearest name; WeightsError for a file
-    that cannot be used.
-    """
-    if not isinstance(name, (str, Path)):
-        raise wrong_kind("name", "a model's name, or a path to .safetensors", name)
-    name = os.path.expanduser(name)
-    if os.path.isdir(name):
-        there = sorted(Path(name).glob("*.safetensors"))
-        raise WeightsError(
-            f"{name}: a folder; name the weights" + (f", as {there[0]}" if there else f" in it; {ANOTHER}")
-        )
-    if name.startswith("untrained:"):
-        return _untrained(name.removeprefix("untrained:"), seed)
-    if name.endswith(".onnx"):
-        raise WeightsError(f"{name}: an ONNX file, which only 'l2a-transfer extract' takes; name the weights instead")
-    if name.endswith(".safetensors") or "/" in name or os.sep in name:
-        return load_weights(Path(name))
-    names = pretrained_names()
-    if name in names:
-        return load_weights(PRETRAINED / f"{name}.safetensors")
-    own = [n for n in names if n.split(".")[0] == name]
-    if own:
-        return load_weights(PRETRAINED / f"{own[0]}.safetensors")
-    if name in ARCHITECTURES:
-        raise UnknownNameError(
-            f"no bundled weights for {name!r}; bundled are: {', '.join(names) or 'none'}. "
-            f"For random weights use 'untrained:{name}'; 'l2a-transfer train' makes some"
-        )
-    if name == "pixels":
-        raise UnknownNameError("'pixels' is no network: it has no weights")
-    close = nearest(name, [*names, *ARCHITECTURES, "pixels"])
-    hint = f"; did you mean {close!r}?" if close else "."
-    raise UnknownNameError(
-        f"unknown model {name!r}{hint} Models are: a bundled name ({', '.join(names) or 'none'}), a path to "
-        ".safetensors or .onnx, 'untrained:ARCH[@WIDTH]', or 'pixels'"
-    )
-
-
-def _untrained(text: str, seed: int) -> tuple[Network, Card]:
-    from l2a_transfer.models.registry import build_model
-
-    architecture, at, width = text.partition("@")
-    try:
-        config = ModelConfig(architecture, width=float(width) if at else DEFAULT_WIDTH)
-    except UnknownNameError:
-        raise
-    except ValueError as error:
-        raise UnknownNameError(f"untrained:{text}: {error}; expected untrained:ARCH[@WIDTH], as @0.25") from error
-    model = build_model(config, seed=seed).eval()
-    card = Card(
-        name=f"untrained:{architecture}@{_number(config.width)}",  # the width is named, whoever chose it
-        config=config,
-        preprocess=Preprocess(),
-        classes=(),
-        parameters=count_parameters(model),
-        training={"untrained": True, "seed": seed},
-    )
-    return model, card
-
-
-def _number(width: float) -> str:
-    """0.25 and not 0.250, 1 and not 1.0; no two widths are written alike."""
-    return f"{width:g}" if float(f"{width:g}") == width else repr(width)
 
 
 def count_parameters(model: Network) -> int:

@@ -67,19 +67,52 @@ def check_output(out: Path, *, overwrite: bool, beside: Sequence[str] = ()) -> N
 
 def write_report(
     results: EvalResults,
-    out: Path,
+    out: str | Path,
     *,
     overwrite: bool = False,
     beside: Mapping[str, bytes] | None = None,
     earlier: Collection[str] | None = None,
 ) -> list[Path]:
-    """Writes the report into the folder `out` and returns its files, `results.json` first.
+    """Write a report: one HTML page, Markdown, CSV, JSON and pictures.
 
-    Every file is written aside and moved to its place when all are complete, `results.json` last; files called
-    `beside` appear together with them. The figures of an earlier report that this one does not have are removed: those
-    that the caller's `report_folder` gave as `earlier`, which is looked for here where it is not given. Raises:
-    OutputExistsError; OSError, naming the file, where the disk refuses.
+    Every file is written aside and moved to its place when all are complete, `results.json` last.
+
+    Parameters
+    ----------
+    results : EvalResults
+        What `evaluate` returned.
+    out : str or Path
+        The folder; it is made.
+    overwrite : bool, default=False
+        Replace the report in `out`; pictures of an earlier report that this one does not have are removed.
+    beside : mapping of str to bytes, optional
+        Names and contents of files that appear together with the report's.
+    earlier : collection of str, optional
+        The pictures of an earlier report, as the caller's `report_folder` gave them; looked for here by default.
+
+    Returns
+    -------
+    list of Path
+        The files, `results.json` first.
+
+    Raises
+    ------
+    OutputExistsError
+        Where `out` holds a report and `overwrite` is not given, or another process writes into it.
+    OSError
+        Naming the file, where the disk refuses.
+
+    Examples
+    --------
+    >>> import l2a_transfer
+    >>> source = l2a_transfer.open_source("digits", limit=100)
+    >>> features = l2a_transfer.extract(source, "untrained:vgg-gap@0.0625", "features.h5", progress=False)
+    >>> results = l2a_transfer.evaluate(features, c_grid=[1e-3], draws=2)
+    >>> files = l2a_transfer.write_report(results, "report")
+    >>> "report.html" in {path.name for path in files}
+    True
     """
+    out = Path(out)
     beside = beside or {}
     if earlier is None:
         with report_folder(out, overwrite=overwrite, beside=tuple(beside)) as found:

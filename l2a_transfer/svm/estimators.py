@@ -10,13 +10,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
-from sklearn.base import BaseEstimator, ClassifierMixin
+from sklearn.base import BaseEstimator
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.model_selection import check_cv
 from sklearn.utils.metaestimators import available_if
-from sklearn.utils.multiclass import check_classification_targets
-from sklearn.utils.validation import check_is_fitted, validate_data
 
+from l2a_transfer.svm.classifier import LinearClassifier
 from l2a_transfer.svm.grid import FoldCounts, fold_scores, search_grid
 from l2a_transfer.svm.rows import Fold, LazyRows, RepeatedRows, folds_of_lists
 from l2a_transfer.svm.shared_fits import SharedFits
@@ -29,57 +28,60 @@ if TYPE_CHECKING:
 C_GRID = (1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0, 100.0)
 
 
-class _LinearClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
-    """What both estimators share: input, and prediction from `coef_` and `intercept_`."""
-
-    classes_: NDArray[Any]
-    coef_: NDArray[np.float64]
-    intercept_: NDArray[np.float64]
-
-    def decision_function(self, X: Any) -> NDArray[np.float64]:
-        """Scores (N, K), or (N,) of the second class where there are two."""
-        check_is_fitted(self, "coef_")
-        X = validate_data(self, X, reset=False, dtype=[np.float64, np.float32, np.float16])
-        scores: NDArray[np.float64] = X @ self.coef_.T + self.intercept_
-        return scores.ravel() if scores.shape[1] == 1 else scores
-
-    def predict(self, X: Any) -> NDArray[Any]:
-        """Class labels (N,)."""
-        scores = self.decision_function(X)
-        labels: NDArray[Any] = self.classes_[scores.argmax(axis=1) if scores.ndim == 2 else (scores > 0).astype(int)]
-        return labels
-
-    def _validated(self, X: Any, y: Any) -> tuple[Any, NDArray[np.int64]]:
-        """X as it is computed with, and class indices (N,); sets `classes_` and `n_features_in_`."""
-        if isinstance(X, LazyRows):
-            self.n_features_in_ = X.shape[1]
-            y = np.asarray(y)
-            if y.shape != (X.shape[0],):
-                raise ValueError(f"y must have one label for each of the {X.shape[0]} rows, got the shape {y.shape}")
-        else:
-            X, y = validate_data(self, X, y, dtype=[np.float64, np.float32, np.float16])
-        check_classification_targets(y)
-        self.classes_, targets = np.unique(y, return_inverse=True)
-        if len(self.classes_) < 2:
-            raise ValueError(
-                f"{type(self).__name__} needs rows of at least two classes, got one class: {self.classes_[0]!r}"
-            )
-        return X, targets.astype(np.int64)
-
-
-class BatchedLinearSVC(_LinearClassifier):
+class BatchedLinearSVC(LinearClassifier):
     """LinearSVC(dual=False) with all classes solved at once: one-vs-rest, squared hinge, L2 penalty.
 
-    The objective, the penalised intercept included, is LIBLINEAR's; what differs is the stopping rule, which here is
-    a proof: training ends when the duality gap is at most `tol` times the objective (see `newton`).
+    The objective, the penalised intercept included, is LIBLINEAR's [1]_. What differs is the stopping rule, which is a
+    proof: training ends when the duality gap is at most `tol` times the objective.
 
-    Parameters: `C`; `tol`, relative to the objective; `max_iter` Newton steps; `fit_intercept` and
-    `intercept_scaling` as LinearSVC's; `standardize`: fit on (x − mean) / scale, as after a StandardScaler, while
-    `coef_` and `intercept_` still take rows as they came; `device` auto, cpu or cuda; `max_memory` in bytes (None:
-    half of what this process may still take). X is an array (N, D), or `LazyRows` to read it in blocks.
+    Parameters
+    ----------
+    C : float, default=1.0
+        Weight of the loss against the penalty.
+    tol : float, default=1e-8
+        Largest duality gap, relative to the objective.
+    max_iter : int, default=100
+        Most Newton steps.
+    fit_intercept : bool, default=True
+        As LinearSVC's.
+    intercept_scaling : float, default=1.0
+        As LinearSVC's.
+    standardize : bool, default=False
+        Fit on (x − mean) / scale, as after a StandardScaler; `coef_` and `intercept_` still take rows as they came.
+    device : {"auto", "cpu", "cuda"}, default="auto"
+        "auto" is a GPU where there is one.
+    max_memory : int, optional
+        Bytes to hold at most besides X; half of what this process may still take by default.
 
-    Attributes: `classes_`, `coef_` (K, D) or (1, D), `intercept_`, `n_iter_` (most Newton steps of a class),
-    `objective_` and `duality_gap_` (one value a class). Warns: ConvergenceWarning where `max_iter` was not enough.
+    Attributes
+    ----------
+    classes_ : ndarray (K,)
+        The labels.
+    coef_ : ndarray (K, D) float64
+        (1, D) for two classes.
+    intercept_ : ndarray (K,) float64
+        (1,) for two classes.
+    n_iter_ : int
+        Newton steps of the class that took most.
+    objective_, duality_gap_ : ndarray (K,)
+        Where the solver stopped.
+
+    Warns
+    -----
+    ConvergenceWarning
+        Where `max_iter` was not enough.
+
+    References
+    ----------
+    .. [1] R.-E. Fan, K.-W. Chang, C.-J. Hsieh, X.-R. Wang, C.-J. Lin: LIBLINEAR. JMLR 9, 2008.
+
+    Examples
+    --------
+    >>> from sklearn.datasets import load_digits
+    >>> X, y = load_digits(return_X_y=True)
+    >>> svm = BatchedLinearSVC(C=1e-4, device="cpu").fit(X[:500], y[:500])
+    >>> svm.coef_.shape, bool(svm.score(X[500:], y[500:]) > 0.8)
+    ((10, 64), True)
     """
 
     def __init__(
@@ -144,20 +146,54 @@ def _refits(path: LinearSVCPath) -> bool:
     return True
 
 
-class LinearSVCPath(_LinearClassifier):
+class LinearSVCPath(LinearClassifier):
     """Chooses C for standardised columns by cross-validation, all folds and classes at once, and refits.
 
     It is `GridSearchCV(StandardScaler → LinearSVC(dual=False), {"C": Cs}, cv=cv)` without the copies: each fold's
-    means and scales are folded into its weights. `coef_` and `intercept_` take rows as they came.
+    means and scales are folded into its weights. `coef_` and `intercept_` take rows as they came. The best C has the
+    best mean score over folds; of equals, the smallest.
 
-    `Cs`: candidates. `cv`: folds or a splitter, as GridSearchCV's; its rows may come in any order and repeat.
-    `decades`: how often the grid may grow tenfold where the best C is at its edge. The best C has the best
-    mean score over folds; of equals, the smallest. `standardize` False leaves the columns as they are. The other
-    parameters are BatchedLinearSVC's.
+    Parameters
+    ----------
+    Cs : sequence of float
+        Candidates for C.
+    cv : int or splitter, default=5
+        Folds, as GridSearchCV's; the rows of a splitter may come in any order and repeat.
+    decades : int, default=0
+        How many times the grid may be extended by a factor of ten where the best C is at its edge.
+    standardize : bool, default=True
+        False leaves the columns as they are.
+    refit : bool, default=True
+        Fit on all rows with the best C.
+    tol : float, default=1e-8
+        Largest duality gap, relative to the objective.
+    max_iter : int, default=100
+        Most Newton steps.
+    device : {"auto", "cpu", "cuda"}, default="auto"
+        "auto" is a GPU where there is one.
+    max_memory : int, optional
+        Bytes to hold at most besides X; half of what this process may still take by default.
 
-    Attributes: `best_params_`, `best_index_`, `best_score_`, `cv_results_` (`params`, `param_C`, `splitN_test_score`,
-    `mean_…`, `std_…`, `rank_test_score`), `n_splits_`, `grid_` (a GridResult), and where `refit`, `best_estimator_`
-    (a BatchedLinearSVC for rows as they came), its `coef_`, `intercept_` and `n_iter_`, and `refit_time_`.
+    Attributes
+    ----------
+    best_params_, best_index_, best_score_ : dict, int, float
+        As GridSearchCV's.
+    cv_results_ : dict
+        `params`, `param_C`, `splitN_test_score`, `mean_test_score`, `std_test_score`, `rank_test_score`.
+    n_splits_ : int
+        Folds.
+    grid_ : GridResult
+        Every C that was tried, and how often each fold was right.
+    best_estimator_ : BatchedLinearSVC
+        Where `refit`; also `coef_` (K, D), `intercept_` (K,), `n_iter_` and `refit_time_` in seconds.
+
+    Examples
+    --------
+    >>> from sklearn.datasets import load_digits
+    >>> X, y = load_digits(return_X_y=True)
+    >>> path = LinearSVCPath(Cs=(1e-3, 1e-2), cv=3, device="cpu").fit(X[:300], y[:300])
+    >>> path.n_splits_, path.best_params_["C"] in (1e-3, 1e-2)
+    (3, True)
     """
 
     def __init__(

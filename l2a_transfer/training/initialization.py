@@ -10,7 +10,7 @@ import torch
 from l2a_transfer.errors import TrainingError
 from l2a_transfer.models.digest import network_sha256
 from l2a_transfer.models.interface import Network
-from l2a_transfer.models.weights import resolve_model
+from l2a_transfer.models.loading import load_model
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ def start_from(model: Network, name: str) -> Start:
 
     Raises: TrainingError where a convolution of the trunk does not fit, naming it.
     """
-    found, card = resolve_model(name)
+    found, card = load_model(name)
     theirs, own = found.state_dict(), model.state_dict()
     tensors = [key for key in own if not key.endswith("num_batches_tracked")]
     fitting = {key: theirs[key] for key in tensors if key in theirs and theirs[key].shape == own[key].shape}

@@ -89,7 +89,7 @@ class SeedsResult:
         }
 
 
-def train(
+def run_training(
     trainer: Trainer,
     out: Path,
     *,
@@ -136,7 +136,7 @@ def train(
 
 
 def _run(trainer: Trainer, folder: RunFolder, *, eval_every: int, progress: bool, stop: Callable[[], bool]) -> None:
-    """To the last epoch, saving each. Raises: as `train`."""
+    """To the last epoch, saving each. Raises: as `run_training`."""
     saved = (trainer.epoch, trainer.step) if trainer.epoch or trainer.step else None
     dropped, warned = False, set[str]()
     while not trainer.finished:
@@ -274,8 +274,8 @@ def train_seeds(
 ) -> SeedsResult:
     """One run a seed, each in `out/seed-N`; finished ones of the same run are taken as they are. Writes `seeds.json`.
 
-    All folders are looked at before the first run begins. Raises: as `train`; ValueError for no seed or one given
-    twice; OutputExistsError where `seeds.json` is of other weights and `overwrite` is not given.
+    All folders are looked at before the first run begins. Raises: as `run_training`; ValueError for no seed or one
+    given twice; OutputExistsError where `seeds.json` is of other weights and `overwrite` is not given.
     """
     if not seeds or len(set(seeds)) < len(seeds):
         raise ArgumentError(f"seeds must be different numbers, as 0,1,2; got {','.join(map(str, seeds)) or 'none'}")
@@ -317,7 +317,7 @@ def _train_seeds(
         folder = RunFolder.for_trainer(summary.parent / f"seed-{seed}", trainer)
         name = folder.name
         done = not overwrite and folder.measured()
-        result = train(
+        result = run_training(
             trainer, folder.path, resume=resume or done, overwrite=overwrite, eval_every=eval_every, progress=progress
         )
         values.append(result.metrics[metric]["value"])

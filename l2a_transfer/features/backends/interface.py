@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeGuard
 
 import numpy as np
 from numpy.typing import NDArray
@@ -65,6 +65,11 @@ class FeatureBackend(Protocol):
 
     def identity(self) -> dict[str, Any]:
         """What decides the bytes of a feature beside the pictures and the batch size, this machine too; flat JSON."""
+
+
+def is_backend(model: object) -> TypeGuard[FeatureBackend]:
+    """True for what has a feature backend's interface."""
+    return all(hasattr(model, name) for name in ("stream", "identity", "preprocess"))
 
 
 def check_pixels(images_u8: NDArray[np.uint8], preprocess: Preprocess) -> None:

@@ -6,12 +6,16 @@ import os
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from l2a_transfer.devices import check_precision
-from l2a_transfer.errors import BackendError, unknown_name, wrong_kind
-from l2a_transfer.features.backends.interface import TAPS, FeatureBackend
+from l2a_transfer.errors import ArgumentError, BackendError, unknown_name
+from l2a_transfer.features.backends.interface import TAPS, FeatureBackend, is_backend
 from l2a_transfer.registry import Registry, require_package
+
+if TYPE_CHECKING:
+    from l2a_transfer.models.interface import Network
+    from l2a_transfer.models.weights import Card
 
 BACKEND_OPTIONS = ("device", "precision", "tap", "levels", "seed")
 """What a backend may let its user choose: parameters of `open_backend` that its opener may take."""
@@ -115,7 +119,7 @@ def backend_for(model: str) -> BackendSpec:
 
 
 def open_backend(
-    model: str | Path,
+    model: str | Path | Network | tuple[Network, Card] | FeatureBackend,
     *,
     backend: str = "auto",
     device: str = "auto",
@@ -124,30 +128,33 @@ def open_backend(
     levels: Sequence[str] | None = None,
     seed: int = 0,
 ) -> FeatureBackend:
-    """Open what computes a model's features.
+    """What computes the features of a model.
 
     Parameters
     ----------
-    model : str or Path
-        Weights (a bundled name, a `.safetensors` file, or ``untrained:ARCH[@WIDTH]``), an `.onnx` file that
-        ``l2a-transfer export`` wrote, ``pixels``, or a name that an installed plugin takes.
-    backend : str
-        What computes: "auto" is the backend that takes the model's name.
-    device : {"auto", "cpu", "cuda"}
-        Where it computes.
-    precision : {"auto", "fp32", "bf16", "fp16"}
-        What it multiplies in; "auto" is fp32.
-    tap : {"ga", "ga-bn-relu"}
-        Attended features as they are, or as the classifier sees them.
+    model : str, Path, Network, (Network, Card) or FeatureBackend
+        Weights as `load_model` takes them, which run in PyTorch; an `.onnx` file, which runs in ONNX Runtime;
+        `pixels`; a name that an installed plugin takes; a network, or what `load_model` gives. A network is copied: it
+        stays as it is, and changing it later does not change the features. A backend is open already, and its options
+        are its own.
+    backend : str, default="auto"
+        The runtime that the model must run in: "torch", "onnxruntime", or an installed plugin's; "auto" is the one
+        that takes the model's name.
+    device : {"auto", "cpu", "cuda"}, default="auto"
+        "auto" is a GPU where there is one.
+    precision : {"auto", "fp32", "bf16", "fp16"}, default="auto"
+        "auto" is fp32, IEEE float32 without TF32.
+    tap : {"ga", "ga-bn-relu"}, default="ga"
+        The attended features themselves, or what the classifier sees of them.
     levels : sequence of str, optional
-        The levels whose features are kept; all by default.
-    seed : int
-        Seed of untrained weights.
+        The levels to keep, as ["L3"]; all by default.
+    seed : int, default=0
+        Of untrained weights.
 
     Returns
     -------
     FeatureBackend
-        Pixels, uint8 (B, 3, size, size), in; features, float32 (B, D), out.
+        `backend.features` takes uint8 pixels (B, 3, size, size) and gives float32 (B, D).
 
     Raises
     ------
@@ -161,25 +168,39 @@ def open_backend(
     Examples
     --------
     >>> import numpy as np
-    >>> backend = open_backend("untrained:vgg-att2-concat-pc@0.0625", device="cpu")
+    >>> import l2a_transfer
+    >>> backend = l2a_transfer.open_backend("untrained:vgg-att2-concat-pc@0.0625", device="cpu")
     >>> backend.features(np.zeros((2, 3, 32, 32), dtype=np.uint8)).shape
     (2, 64)
+    >>> backend.levels
+    (('L2', 0, 32), ('L3', 32, 64))
     """
-    if not isinstance(model, (str, Path)):
-        raise wrong_kind("model", "a model's name, or a path to .safetensors or .onnx", model)
-    model = os.path.expanduser(model)
     if backend not in BACKENDS:
         raise unknown_name("backend", backend, BACKENDS)
+    if is_backend(model):
+        if (backend, device, precision, tap, levels) != ("auto", "auto", "auto", "ga", None):
+            raise ArgumentError("model must be a name or a network where options are given; it is open already")
+        return model
     if tap not in TAPS:
         raise unknown_name("tap", tap, TAPS)
     check_precision(precision)
+    given: dict[str, Any] = {"device": device, "precision": precision, "tap": tap, "levels": levels, "seed": seed}
+    if not isinstance(model, (str, Path)):
+        from l2a_transfer.features.backends.torch import TorchBackend
+        from l2a_transfer.models.loading import as_network
+
+        network, card = as_network(model, seed=seed)
+        if backend not in ("auto", DEFAULT_BACKEND):
+            raise BackendError(f"{card.name}: a network in memory runs in torch", "use `backend='torch'`")
+        del given["seed"]
+        return TorchBackend(network, card, **given)
+    model = os.path.expanduser(model)
     spec = backend_for(model)
     if backend not in ("auto", spec.name):
         raise BackendError(
             f"{model}: runs in {spec.name}; {backend} takes {REGISTERED_BACKENDS[backend].models}",
             f"use `backend='{spec.name}'`",
         )
-    given: dict[str, Any] = {"device": device, "precision": precision, "tap": tap, "levels": levels, "seed": seed}
     refused = [f"`{name}`" for name, values in UNSET.items() if name not in spec.options and given[name] not in values]
     if refused:
         raise BackendError(f"{model}: {spec.name} has no such option", f"leave out {' and '.join(refused)}")

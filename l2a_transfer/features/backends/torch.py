@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 
 class TorchBackend:
-    """A network in PyTorch, in evaluation mode, on one device. fp32 means IEEE float32: TF32 is off."""
+    """A copy of a network in PyTorch, in evaluation mode, on one device. fp32 means IEEE float32: TF32 is off."""
 
     name = "torch"
 
@@ -41,6 +41,7 @@ class TorchBackend:
     ) -> None:
         import torch
 
+        from l2a_transfer.models.copies import evaluation_copy
         from l2a_transfer.models.digest import network_sha256
 
         if tap not in TAPS:
@@ -51,7 +52,8 @@ class TorchBackend:
         self.levels = level_columns(model.config.feature_levels, levels)
         self.map_levels = maps_wanted(model.config.map_levels, model.config.feature_levels, levels)
         self._weights = network_sha256(model)
-        self._model: Any = model.eval().to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        copied = evaluation_copy(model)
+        self._model: Any = copied.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self._statistics = self.preprocess.statistics(self.device)
 
     def features(self, images_u8: NDArray[np.uint8]) -> NDArray[np.float32]:
@@ -163,9 +165,9 @@ def open_weights(
     model: str, *, device: str, precision: str, tap: str, levels: Sequence[str] | None, seed: int
 ) -> TorchBackend:
     """The network that a name means, in PyTorch. Raises: UnknownNameError; WeightsError."""
-    from l2a_transfer.models.weights import resolve_model
+    from l2a_transfer.models.loading import load_model
 
-    network, card = resolve_model(model, seed=seed)
+    network, card = load_model(model, seed=seed)
     return TorchBackend(network, card, device=device, precision=precision, tap=tap, levels=levels)
 
 

@@ -8,12 +8,14 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
+from l2a_transfer.data.objects import InMemory
+from l2a_transfer.data.readers import open_source
 from l2a_transfer.data.sources import ImageSource, check_source, reading_of
 from l2a_transfer.errors import (
     ArgumentError,
@@ -23,9 +25,9 @@ from l2a_transfer.errors import (
     OutputExistsError,
     StoreError,
     unknown_name,
-    wrong_kind,
 )
 from l2a_transfer.features.backends.interface import FeatureBackend, feature_width
+from l2a_transfer.features.backends.registry import open_backend
 from l2a_transfer.features.extraction.compute import compute_shards
 from l2a_transfer.features.extraction.plan import (
     comparable,
@@ -41,8 +43,13 @@ from l2a_transfer.features.store.schema import FeatureMeta
 from l2a_transfer.features.store.writer import write_features
 from l2a_transfer.files import check_own_folder, check_replaceable, names_a_format
 from l2a_transfer.lock import output_lock
+from l2a_transfer.notebook import html_table
 from l2a_transfer.text import terminal
 from l2a_transfer.wording import are, counted
+
+if TYPE_CHECKING:
+    from l2a_transfer.models.interface import Network
+    from l2a_transfer.models.weights import Card
 
 log = logging.getLogger(__name__)
 SUFFIXES = (".h5", ".hdf5")
@@ -75,10 +82,15 @@ class ExtractResult:
     seconds: float
     skipped: tuple[tuple[str, str], ...] = ()
 
+    def _repr_html_(self) -> str:
+        headings = ("file", "rows", "columns", "computed now", "seconds", "skipped")
+        cells = (str(self.path), self.rows, self.dim, self.computed, round(self.seconds, 1), len(self.skipped))
+        return html_table(headings, [cells])
+
 
 def extract(
-    source: ImageSource,
-    backend: FeatureBackend,
+    data: str | Path | ImageSource | InMemory,
+    model: str | Path | Network | tuple[Network, Card] | FeatureBackend,
     out: str | Path,
     *,
     batch_size: int = 64,
@@ -91,23 +103,69 @@ def extract(
     overwrite: bool = False,
     progress: bool = True,
 ) -> ExtractResult:
-    """Write the features of every picture of `source` to the feature file `out`, with `attention` its maps too.
+    """Write the features of every picture of a data set to one HDF5 file, with labels, ids, splits and the card.
 
     Memory does not grow with the number of pictures. A range of rows that is finished is on disk: after a kill the
-    same call goes on from there and ends with the same bytes. `overwrite` starts again from nothing; together with
-    `resume` it goes on with what is of this very extraction. `on_error="skip"` leaves out pictures that cannot be
-    used and lists them. `engine="ray"` computes on the cluster that `ray` describes, with the same bytes.
+    same call goes on from there and ends with the same bytes.
 
-    Raises: TypeError for a source or backend of another kind; OutputExistsError where `out` is complete and neither
-    `resume` nor `overwrite` is given, an unfinished extraction with other options is there, or another process writes
-    `out`; DataError for a picture that cannot be used; StoreError for features that are not finite and where the disk
-    refuses; BackendError for a cluster that cannot run it; Interrupted, which is a KeyboardInterrupt and says what is
-    kept.
+    Parameters
+    ----------
+    data : str, Path, ndarray, Dataset, tuple, mapping or ImageSource
+        What `open_source` takes, or what it gives.
+    model : str, Path, Network, (Network, Card) or FeatureBackend
+        What `open_backend` takes, or what it gives, which is where device, precision, tap and levels are chosen. A
+        network stays as it is.
+    out : str or Path
+        The feature file, `.h5` or `.hdf5`; its folder is made.
+    batch_size : int, default=64
+        Pictures a forward pass; it decides the last bits of a feature.
+    workers : int, optional
+        Decoding processes; 0 decodes in this one.
+    on_error : {"fail", "skip"}, default="fail"
+        "skip" leaves out pictures that cannot be used and lists them.
+    attention : bool, default=False
+        Write the attention maps, float16 (N, H, W) a level, too.
+    engine : {"local", "ray"}, default="local"
+        "ray" computes on the cluster that `ray` describes, with the same bytes.
+    ray : RayConfig, optional
+        The cluster; one is started on this machine by default.
+    resume : bool, default=False
+        Verify and keep a complete `out`.
+    overwrite : bool, default=False
+        Start again from nothing; with `resume`, only where `out` is of another extraction.
+    progress : bool, default=True
+        Show a bar on stderr.
+
+    Returns
+    -------
+    ExtractResult
+        The file, its rows N and columns D, and what was skipped.
+
+    Raises
+    ------
+    OutputExistsError
+        Where `out` is complete and neither `resume` nor `overwrite` is given, an unfinished extraction with other
+        options is there, or another process writes `out`.
+    DataError
+        For a picture that cannot be used.
+    StoreError
+        For features that are not finite, and where the disk refuses.
+    BackendError
+        For a cluster that cannot run it, and `attention` of a network without any.
+    Interrupted
+        At Ctrl-C and SIGTERM: a KeyboardInterrupt that says what is kept.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import l2a_transfer
+    >>> images = np.random.default_rng(0).integers(0, 256, (20, 32, 32, 3), dtype=np.uint8)
+    >>> result = l2a_transfer.extract(images, "vgg-att2-concat-pc.cifar10-w025", "features.h5", progress=False)
+    >>> result.rows, result.dim
+    (20, 256)
     """
-    if not all(hasattr(source, name) for name in ("image", "labels", "ids", "fingerprint")):
-        raise wrong_kind("source", "an image source, as open_source('imagefolder:PATH') or of 'npz:FILE' gives", source)
-    if not all(hasattr(backend, name) for name in ("stream", "identity", "preprocess")):
-        raise wrong_kind("backend", "a feature backend, as open_backend(MODEL) gives", backend)
+    source = open_source(data)
+    backend = open_backend(model)
     out = Path(out)
     if names_a_format(out) and out.suffix.lower() not in SUFFIXES:
         raise ArgumentError(f"out must be the name of an HDF5 file, as {out.with_suffix('.h5').name}; got {out.name!r}")

@@ -89,6 +89,14 @@ def read_features(path: str | Path) -> FeatureSet:
     StoreError
         For a file that is truncated, incomplete, changed, of another program or schema, that links outside itself, or
         has features that are not finite; the message names the path.
+
+    Examples
+    --------
+    >>> import l2a_transfer
+    >>> source = l2a_transfer.open_source("digits", limit=20)
+    >>> result = l2a_transfer.extract(source, "untrained:vgg-gap@0.03125", "features.h5", progress=False)
+    >>> l2a_transfer.read_features(result.path).features.shape
+    (20, 16)
     """
     path = Path(path)
     store = open_store(path)

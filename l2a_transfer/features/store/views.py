@@ -51,6 +51,16 @@ def open_features(path: str | Path, *, finite: bool = True) -> FeatureFile:
     ------
     StoreError
         As `read_features`.
+
+    Examples
+    --------
+    >>> import l2a_transfer
+    >>> source = l2a_transfer.open_source("digits", limit=20)
+    >>> path = l2a_transfer.extract(source, "untrained:vgg-gap@0.03125", "features.h5", progress=False).path
+    >>> with l2a_transfer.open_features(path) as file:
+    ...     X, y = file.to_numpy()
+    >>> X.shape, file.meta.classes[:2]
+    ((20, 16), ('0', '1'))
     """
     return FeatureFile(path, finite=finite)
 

@@ -1,0 +1,273 @@
+"""What the name of a model means, and how a network is made: by name, from a file, or fresh. Imports no torch."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from l2a_transfer.errors import ArgumentError, UnknownNameError, WeightsError, nearest, wrong_kind
+from l2a_transfer.models.config import ARCHITECTURES, DEFAULT_WIDTH, ModelConfig
+from l2a_transfer.models.weights import (
+    ANOTHER,
+    PRETRAINED,
+    Card,
+    count_parameters,
+    load_weights,
+    pretrained_names,
+    read_card,
+)
+from l2a_transfer.preprocess import Preprocess
+
+if TYPE_CHECKING:
+    from l2a_transfer.models.interface import Network
+
+
+def load_model(name: str | Path, *, seed: int = 0) -> tuple[Network, Card]:
+    """A network with its weights, and its card.
+
+    Parameters
+    ----------
+    name : str or Path
+        Bundled weights as `ARCH.TAG` (`list_models(pretrained=True)` lists them), a path to `.safetensors`, or
+        `untrained:ARCH[@WIDTH]` for random weights; without a width, that of `train`, 0.25. An architecture alone
+        names no weights.
+    seed : int, default=0
+        Random seed of untrained weights. The global random state is left as it was.
+
+    Returns
+    -------
+    network : Network
+        In evaluation mode, float32, on the CPU. It takes images (B, 3, H, W) that `card.preprocess` has normalised.
+    card : Card
+        Config, preprocess, classes, training and metrics.
+
+    Raises
+    ------
+    UnknownNameError
+        For a name that does not exist, with the nearest one, and for an architecture, with the weights it has.
+    WeightsError
+        For a file that cannot be used.
+
+    Examples
+    --------
+    >>> import l2a_transfer
+    >>> network, card = l2a_transfer.load_model("vgg-att2-concat-pc.cifar10-w025")
+    >>> card.parameters, card.config.feature_levels
+    (925178, {'L2': 128, 'L3': 128})
+    """
+    if not isinstance(name, (str, Path)):
+        raise wrong_kind("name", "a model's name, or a path to .safetensors", name)
+    name = os.path.expanduser(name)
+    if os.path.isdir(name):
+        there = sorted(Path(name).glob("*.safetensors"))
+        raise WeightsError(
+            f"{name}: a folder; name the weights" + (f", as {there[0]}" if there else f" in it; {ANOTHER}")
+        )
+    if name.startswith("untrained:"):
+        return _untrained(name.removeprefix("untrained:"), seed)
+    if name.endswith(".onnx"):
+        raise WeightsError(f"{name}: an ONNX file, which only 'l2a-transfer extract' takes; name the weights instead")
+    if name.endswith(".safetensors") or "/" in name or os.sep in name:
+        return load_weights(Path(name))
+    check_pretrained(name)
+    return load_weights(PRETRAINED / f"{name}.safetensors")
+
+
+def check_pretrained(name: str) -> None:
+    """Raises: UnknownNameError for anything but the name of bundled weights."""
+    names = pretrained_names()
+    if name in names:
+        return
+    if name in ARCHITECTURES:
+        own = [known for known in names if known.split(".")[0] == name]
+        if own:
+            raise UnknownNameError(
+                f"{name!r} is an architecture; its weights are {', '.join(own)}",
+                f"name one of them, or 'untrained:{name}' for random weights",
+            )
+        raise UnknownNameError(
+            f"{name!r} is an architecture, and there are no bundled weights for it; bundled are: "
+            f"{', '.join(names) or 'none'}",
+            f"for random weights use 'untrained:{name}'; 'l2a-transfer train' makes some",
+        )
+    if name == "pixels":
+        raise UnknownNameError("'pixels' is no network: it has no weights")
+    close = nearest(name, [*names, *ARCHITECTURES, "pixels"])
+    hint = f"; did you mean {close!r}?" if close else "."
+    raise UnknownNameError(
+        f"unknown model {name!r}{hint} Models are: a bundled name ({', '.join(names) or 'none'}), a path to "
+        ".safetensors or .onnx, 'untrained:ARCH[@WIDTH]', or 'pixels'"
+    )
+
+
+def _untrained(text: str, seed: int) -> tuple[Network, Card]:
+    from l2a_transfer.models.registry import build_model
+
+    architecture, at, width = text.partition("@")
+    try:
+        config = ModelConfig(architecture, width=float(width) if at else DEFAULT_WIDTH)
+    except UnknownNameError:
+        raise
+    except ValueError as error:
+        raise UnknownNameError(f"untrained:{text}: {error}; expected untrained:ARCH[@WIDTH], as @0.25") from error
+    model = build_model(config, seed=seed).eval()
+    card = Card(
+        name=f"untrained:{architecture}@{_number(config.width)}",  # the width is named, whoever chose it
+        config=config,
+        preprocess=Preprocess(),
+        classes=(),
+        parameters=count_parameters(model),
+        training={"untrained": True, "seed": seed},
+    )
+    return model, card
+
+
+def _number(width: float) -> str:
+    """0.25 and not 0.250, 1 and not 1.0; no two widths are written alike."""
+    return f"{width:g}" if float(f"{width:g}") == width else repr(width)
+
+
+def list_models(pattern: str = "*", pretrained: bool | None = None) -> list[str]:
+    """Names of networks that match a pattern.
+
+    Parameters
+    ----------
+    pattern : str, default="*"
+        As in a shell: `*` any characters, `?` one, `[ab]` one of these.
+    pretrained : bool, optional
+        True: weights that ship with the package, as `ARCH.TAG`; False: architectures; None: both.
+
+    Returns
+    -------
+    list of str
+        Architectures in the order of their table, then weights in alphabetical order.
+
+    Examples
+    --------
+    >>> import l2a_transfer
+    >>> l2a_transfer.list_models("vgg-att2-concat-*", pretrained=False)
+    ['vgg-att2-concat-pc', 'vgg-att2-concat-dp', 'vgg-att2-concat-add', 'vgg-att2-concat-uniform']
+    >>> l2a_transfer.list_models("*-pc.*", pretrained=True)
+    ['vgg-att2-concat-pc.cifar10-w025', 'vgg-att2-concat-pc.cifar10-w050']
+    """
+    names = [] if pretrained else list(ARCHITECTURES)
+    names += pretrained_names() if pretrained in (True, None) else []
+    return [name for name in names if fnmatchcase(name, pattern)]
+
+
+def create_model(
+    name: str,
+    pretrained: bool = False,
+    *,
+    num_classes: int | None = None,
+    width: float | None = None,
+    normalizer: str | None = None,
+    dropout: float | None = None,
+    global_branch: str | None = None,
+    seed: int | None = None,
+) -> Network:
+    """A network to train or to look into.
+
+    Parameters
+    ----------
+    name : str
+        An architecture, as `vgg-att2-concat-pc`, or weights, as `vgg-att2-concat-pc.cifar10-w025`, whose config is
+        then the default of everything below.
+    pretrained : bool, default=False
+        Load the weights that `name` names. An architecture alone names none.
+    num_classes : int, optional
+        Width K of the logits, 10 by default. With other classes than the weights have, the classifier is random.
+    width : float, optional
+        Scale of all channel counts, 0.25 by default; 1 is the paper's network.
+    normalizer : str, optional
+        What turns scores into attention weights, `softmax` by default.
+    dropout : float, optional
+        Scale of the paper's dropout rates, 1 by default.
+    global_branch : str, optional
+        `auto` (default) or `always`, which builds the layers behind an inert g too.
+    seed : int, optional
+        Of the random weights, which then leave the global random state as it was. Without it they are drawn from
+        torch's global generator, as the weights of any torch module are.
+
+    Returns
+    -------
+    Network
+        In training mode, float32, on the CPU. Logits (B, K) of images (B, 3, H, W) that `network.preprocess` has
+        normalised; `network.attend(images)` gives features and maps as well.
+
+    Raises
+    ------
+    UnknownNameError
+        For a name that does not exist, with the nearest one.
+    ArgumentError
+        For a number out of range, and for a `width` or `global_branch` that the weights do not have.
+
+    References
+    ----------
+    .. [1] S. Jetley, N. Lord, N. Lee, P. Torr: Learn to Pay Attention. ICLR 2018.
+
+    Examples
+    --------
+    >>> import l2a_transfer
+    >>> network = l2a_transfer.create_model("vgg-att2-concat-pc", num_classes=5, width=1 / 16, seed=0)
+    >>> network.config.feature_levels
+    {'L2': 32, 'L3': 32}
+    >>> l2a_transfer.create_model("vgg-att2-concat-pc.cifar10-w025", pretrained=True, num_classes=5).config.num_classes
+    5
+    """
+    from l2a_transfer.models.registry import build_model
+
+    if not isinstance(name, str):
+        raise wrong_kind("name", "the name of an architecture or of weights, as list_models() gives", name)
+    given = {
+        "num_classes": num_classes,
+        "width": None if width is None else float(width),  # 1 and 1.0 are one config, and one digest
+        "normalizer": normalizer,
+        "dropout": dropout,
+        "global_branch": global_branch,
+    }
+    changes: dict[str, Any] = {key: value for key, value in given.items() if value is not None}
+    if name in ARCHITECTURES and not pretrained:
+        return build_model(ModelConfig(name, **changes), seed=seed)
+    check_pretrained(name)
+    path = PRETRAINED / f"{name}.safetensors"
+    card = read_card(path)
+    network = build_model(dataclasses.replace(card.config, **changes), seed=seed)
+    network.preprocess = card.preprocess
+    if pretrained:
+        for key in ("width", "global_branch"):
+            own = getattr(card.config, key)
+            if getattr(network.config, key) != own:
+                raise ArgumentError(f"{key} must be {own!r}, as in the weights {name}; got {given[key]!r}")
+        own, theirs = network.state_dict(), load_weights(path)[0].state_dict()
+        network.load_state_dict(
+            {key: value for key, value in theirs.items() if value.shape == own[key].shape}, strict=False
+        )
+    return network
+
+
+def as_network(model: object, *, seed: int = 0) -> tuple[Network, Card]:
+    """What a function takes as `model`: a name or a path as `load_model` takes it, a network, or a network and card.
+
+    A network without a card gets one that says how it is built, and nothing about its training. Raises: as
+    `load_model`; TypeError for anything else.
+    """
+    from l2a_transfer.models.interface import Network
+
+    if isinstance(model, (str, Path)):
+        return load_model(model, seed=seed)
+    if isinstance(model, tuple) and len(model) == 2 and isinstance(model[0], Network) and isinstance(model[1], Card):
+        return model
+    if not isinstance(model, Network):
+        raise wrong_kind("model", "a model's name, a path, a network, or what load_model(NAME) gives", model)
+    card = Card(
+        name=f"memory:{model.config.architecture}@{_number(model.config.width)}",
+        config=model.config,
+        preprocess=model.preprocess,
+        classes=(),
+        parameters=count_parameters(model),
+    )
+    return model, card
