@@ -56,6 +56,10 @@ class TrainingError(L2AError):
     """A training run that cannot start, go on, or be resumed."""
 
 
+class DamagedCheckpointError(TrainingError):
+    """A checkpoint that was read and that no run has written."""
+
+
 class NotFiniteError(TrainingError):
     """The loss or the weights of a run are NaN or infinite; the message names the step and the learning rate."""
 

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Collection, Iterable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
 from l2a_transfer.errors import ArgumentError, StudyError, nearest
+from l2a_transfer.study.paths import LONGEST, NAME
 
 T = TypeVar("T")
-NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]*")
-"""What can be the name of a file on every system, and has none of the characters that join names."""
 
 
 class Table:
@@ -130,8 +128,8 @@ class Table:
     def check_name(self, name: str) -> None:
         if not NAME.fullmatch(name):
             raise StudyError(
-                f"{self.file}: {self.where}: {name!r} cannot be a name, because files are called so; use letters, "
-                "digits, and . _ + - after the first"
+                f"{self.file}: {self.where}: {name!r:.200} cannot be a name, because files are called so; use letters, "
+                f"digits, and . _ + - after the first, and at most {LONGEST} characters"
             )
 
     def within(self, key: str, make: Callable[[], T]) -> T:
