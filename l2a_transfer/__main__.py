@@ -1,6 +1,19 @@
 """`python -m l2a_transfer` is `l2a-transfer`."""
 
-from l2a_transfer.cli.main import main
+from __future__ import annotations
+
+import sys
+
+
+def run() -> None:
+    """The command line; Ctrl-C while it is loaded ends in one line too."""
+    try:
+        from l2a_transfer.cli.main import main
+    except KeyboardInterrupt:
+        sys.stderr.write("Interrupted before it was done; start it again.\n")
+        sys.exit(130)
+    main(prog_name="l2a-transfer")
+
 
 if __name__ == "__main__":  # processes that are spawned import this module again
-    main(prog_name="l2a-transfer")
+    run()

@@ -148,11 +148,9 @@ def packed(entries: int, *, method: int = 8, size: int = 1 << 26) -> bytes:
         crc = zlib.crc32(bytes(1 << 20), crc)
     content += packer.flush()
     name = b"archive/data.pkl"
-    local = (
-        struct.pack("<IHHHHHIIIHH", 0x04034B50, 20, 0, method, 0, 0x21, crc, len(content), size, len(name), 0) + name
-    )
-    one = struct.pack("<IHHHHHHIIIHHHHHII", 0x02014B50, 20, 20, 0, method, 0, 0x21, crc, len(content), size, len(name), 0,
-                      0, 0, 0, 0, 0) + name  # fmt: skip
+    sizes = (crc, len(content), size, len(name), 0)
+    local = struct.pack("<IHHHHHIIIHH", 0x04034B50, 20, 0, method, 0, 0x21, *sizes) + name
+    one = struct.pack("<IHHHHHHIIIHHHHHII", 0x02014B50, 20, 20, 0, method, 0, 0x21, *sizes, 0, 0, 0, 0, 0) + name
     start = len(local) + len(content)
     end = struct.pack("<IHHHHIIH", 0x06054B50, 0, 0, entries, entries, len(one) * entries, start, 0)
     return local + content + one * entries + end

@@ -35,7 +35,8 @@ class Table:
         """Raises: StudyError for a key that is none of those that were asked for."""
         for key in self._values:
             if key not in self._known:
-                raise self.error(key, f"is no key here{_hint(key, self._known)}; there are {', '.join(self._known)}")
+                known = ", ".join(dict.fromkeys(self._known))
+                raise self.error(key, f"is no key here{_hint(key, self._known)}; there are {known}")
 
     def text(self, key: str, default: str | None = None) -> str:
         found: str = self._taken(key, default, lambda v: isinstance(v, str) and bool(v.strip()), "a text")
@@ -174,4 +175,4 @@ def _hint(name: str, valid: Iterable[str]) -> str:
 
 
 def _kind(value: Any) -> str:
-    return repr(value) if isinstance(value, (str, int, float)) else f"{type(value).__name__} {value!r:.60}"
+    return f"{value!r:.100}" if isinstance(value, (str, int, float)) else f"{type(value).__name__} {value!r:.60}"
