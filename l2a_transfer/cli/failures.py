@@ -78,14 +78,30 @@ def terminable() -> Iterator[None]:
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
-def _default_in_child() -> None:
-    """A forked worker ends as it would: whoever waits for it does not wait for an exception."""
+_forking = threading.local()
+
+
+def _hold_back() -> None:
+    """SIGTERM waits while a process is forked: one that came in between would be forgotten."""
+    _forking.mask = None
     if signal.getsignal(signal.SIGTERM) is terminate:
+        _forking.mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+
+
+def _let_through() -> None:
+    if _forking.mask is not None:
+        signal.pthread_sigmask(signal.SIG_SETMASK, _forking.mask)
+
+
+def _default_in_child() -> None:
+    """A forked worker ends as it would without us: whoever waits for it does not wait for an exception."""
+    if _forking.mask is not None:
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    _let_through()
 
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_default_in_child)
+    os.register_at_fork(before=_hold_back, after_in_parent=_let_through, after_in_child=_default_in_child)
 
 
 def _was_terminated(error: BaseException | None) -> bool:

@@ -27,6 +27,8 @@ SHARED_ITEMS = 8
 MAX_DIMENSIONS, MAX_ELEMENTS = 8, 1 << 40
 END, END_64, LOCATOR = struct.Struct("<4s4H2IH"), struct.Struct("<4sQ2H2I4Q"), struct.Struct("<4sIQI")
 """The last records of a zip: its end, the end with sizes of 64 bits, and where that one is."""
+LOCAL_HEADER = 30
+"""Bytes before the name of an entry."""
 NAME_FLAGS = 0x0808
 """Sizes that follow the content, and names in UTF-8: the only flags of an entry that is stored as it is."""
 TENSOR, ORDERED = "tensor", "ordered dictionary"
@@ -103,7 +105,7 @@ def _entries(archive: zipfile.ZipFile) -> dict[str, zipfile.ZipInfo]:
     for info, end in zip(infos, ends, strict=True):
         if info.compress_type != zipfile.ZIP_STORED or info.file_size != info.compress_size:
             raise zipfile.BadZipFile("it has packed entries")
-        if info.flag_bits & ~NAME_FLAGS or info.header_offset + zipfile.sizeFileHeader + info.file_size > end:
+        if info.flag_bits & ~NAME_FLAGS or info.header_offset + LOCAL_HEADER + info.file_size > end:
             raise zipfile.BadZipFile("it has entries that lie in each other, or that are locked")
     entries = {info.filename: info for info in infos}
     if len(entries) < len(infos):

@@ -135,8 +135,8 @@ class Shards:
             raise StoreError(f"{path}: damaged ({error})") from error
         if plan != self.digest:
             raise StoreError(f"{path}: a shard of another extraction")
-        if wrong := _wrong_array(arrays):
-            raise StoreError(f"{path}: {wrong}")
+        if odd := _wrong_array(arrays):
+            raise StoreError(f"{path}: {odd}")
         names = sorted({*sums, *arrays})
         wrong = [name for name in names if name not in arrays or _sha256(arrays[name]) != sums.get(name)]
         if wrong:
