@@ -22,6 +22,8 @@ from l2a_transfer.study.data import DataSets
 from l2a_transfer.study.paths import path_below
 from l2a_transfer.study.read import read_study
 from l2a_transfer.study.record import AGAIN, GO_ON, RECORD_SCHEMA, Folder, State, located
+from l2a_transfer.study.report import write_study_report
+from l2a_transfer.study.results import Judged, StudyResults
 from l2a_transfer.study.steps import InOut, Step, plan_work
 from l2a_transfer.study.weights import runs_of
 from l2a_transfer.study.work import FAILED, Worker
@@ -310,3 +312,31 @@ def test_a_variant_that_only_looks_like_a_width_is_none(evaluated: tuple[Path, d
         (answered,) = Reader().answers(path, features)
         found[variant] = answered.components
     assert list(found.values()) == [16, None, None, None]
+
+
+def test_names_are_shown_as_they_are_in_a_study_s_markdown(tmp_path: Path) -> None:
+    names = ("[H1](javascript:alert(1))", "![x](http://e.example/t.png)", "$x$ ~y~ ^z^ [^1] `c` <b>")
+    judged = tuple(Judged(name, name, ("[c]",), (), "not decided") for name in names)
+    write_study_report(StudyResults("[n](x)", (), (), judged, {}, {}), tmp_path)
+    for file in ("report.md", "table.md"):
+        text = (tmp_path / file).read_text(encoding="utf-8")
+        assert r"| \[H1\](javascript:alert(1)) | \[H1\](javascript:alert(1)) | \[c\] | not decided |" in text
+        assert r"| !\[x\](http://e.example/t.png) |" in text
+        assert r"| \$x\$ \~y\~ \^z\^ \[\^1\] 'c' &lt;b&gt; |" in text
+    assert (tmp_path / "report.md").read_text(encoding="utf-8").startswith(r"# \[n\](x)" + "\n")
+
+
+def test_each_valid_key_is_named_once(tmp_path: Path) -> None:
+    path = study_file(tmp_path, STUDY.replace("[networks.plain]", "[networks.plain]\nnothing = 1"))
+    with pytest.raises(StudyError, match="nothing is no key here") as caught:
+        read_study(path)
+    keys = str(caught.value).partition("there are ")[2].split(", ")
+    assert keys.count("seeds") == 1
+    assert len(keys) == len(set(keys))
+
+
+@pytest.mark.parametrize("old", ['"npz:patterns.npz"', '"npz:others.npz"'])
+def test_a_data_set_whose_path_has_a_nul_is_no_fault_of_ours(old: str, tmp_path: Path) -> None:
+    path = study_file(tmp_path, STUDY.replace(old, '"npz:a\\u0000b"'))
+    result = l2a("study", path, "--out", tmp_path / "out", "--dry-run")
+    assert result.exit_code in (0, 1), result.output
