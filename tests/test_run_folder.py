@@ -393,7 +393,7 @@ def put(value: Any, *keys: Any) -> Callable[[dict[str, Any]], None]:
         (put(torch.zeros(2, 2), "optimizer", "state", 0, "momentum_buffer"), "momentum: 0 is no torch.float32 tensor"),
         (put([1], "optimizer"), "not a state of this run"),
         (put(None, "average"), "not a state of this run"),
-        (put("many", "average", "updates"), "its average has 'many' updates, 4 steps on"),
+        (put("many", "average", "updates"), "its average has many updates, 4 steps on"),
         (put(torch.zeros(5), "model", "classifiers.0.bias"), r"model: classifiers\.0\.bias is no torch\.float32"),
         (put({}, "optimizer", "state"), "momentum: 0 is missing"),
         (lambda content: dropped(content, "optimizer", "state", 3), "momentum: 3 is missing"),
