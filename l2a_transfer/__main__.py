@@ -10,7 +10,9 @@ def run() -> None:
     try:
         from l2a_transfer.cli.main import main
     except KeyboardInterrupt:
-        sys.stderr.write("Interrupted before it was done; start it again.\n")
+        from l2a_transfer.cli.output import echo
+
+        echo("Interrupted before it was done; start it again.", err=True)
         sys.exit(130)
     main(prog_name="l2a-transfer")
 
