@@ -1,6 +1,21 @@
 """`python -m l2a_transfer` is `l2a-transfer`."""
 
-from l2a_transfer.cli.main import main
+from __future__ import annotations
+
+import sys
+
+
+def run() -> None:
+    """The command line; Ctrl-C while it is loaded ends in one line too."""
+    try:
+        from l2a_transfer.cli.main import main
+    except KeyboardInterrupt:
+        from l2a_transfer.cli.output import echo
+
+        echo("Interrupted before it was done; start it again.", err=True)
+        sys.exit(130)
+    main(prog_name="l2a-transfer")
+
 
 if __name__ == "__main__":  # processes that are spawned import this module again
-    main(prog_name="l2a-transfer")
+    run()

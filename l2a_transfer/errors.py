@@ -62,6 +62,10 @@ class TrainingError(L2AError):
     """A training run cannot start, continue, or be resumed."""
 
 
+class DamagedCheckpointError(TrainingError):
+    """A checkpoint that was read and that no run has written."""
+
+
 class NotFiniteError(TrainingError):
     """The loss or the weights of a run are NaN or infinite. The message names the step and the learning rate."""
 

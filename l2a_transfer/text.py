@@ -1,6 +1,6 @@
 """Makes untrusted text (names of files, models, classes and keys) safe for where it is shown.
 
-Here for terminals, CSV and JSON; for HTML see `report/markup.py`, for Markdown `report/markdown.py`.
+Here for terminals, Markdown, CSV and JSON; for HTML see `report/markup.py`.
 """
 
 from __future__ import annotations
@@ -44,6 +44,13 @@ def plain(text: str) -> str:
     """The text with a space for each white space, and U+FFFD for each character of `STEERING`."""
     spaced = "".join(" " if c.isspace() and c != NO_BREAK else c for c in text)
     return STEERING.sub("\ufffd", spaced)
+
+
+def markdown(text: str) -> str:
+    """What Markdown shows as the text is, in one line of a table."""
+    shown = plain(text).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;").replace("`", "'")
+    # An underscore within a word is a letter to Markdown too.
+    return re.sub(r"[\\|*\[\]$~^]|(?<!\w)_|_(?!\w)", r"\\\g<0>", shown)
 
 
 def look(text: str) -> str:

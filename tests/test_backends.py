@@ -18,6 +18,7 @@ from PIL import Image
 from l2a_transfer.data.decode import to_rgb
 from l2a_transfer.devices import ieee_float32
 from l2a_transfer.errors import BackendError, DeviceError, UnknownNameError
+from l2a_transfer.explain.dispatch import compute_maps
 from l2a_transfer.features.backends.interface import level_columns
 from l2a_transfer.features.backends.onnx import OnnxBackend, read_onnx, refers_to_other_files, with_sha256
 from l2a_transfer.features.backends.pixels import PixelsBackend

@@ -15,8 +15,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from l2a_transfer.data.cifar import MAX_FILE_BYTES, read_cifar
-from l2a_transfer.data.cifar_pickle import MAX_STEPS, NotPlainError, read_plain
+from l2a_transfer.data.cifar_pickle import read_plain
 from l2a_transfer.errors import DataError
+from l2a_transfer.pickles import MAX_STEPS, NotPlainError
 from tests.hostile import PICKLES, forged_cifar_batch
 
 BATCH = {
@@ -30,6 +31,7 @@ BATCH = {
 READ = """
 import pathlib, sys
 from l2a_transfer.data.cifar import read_cifar
+
 read_cifar("cifar10", pathlib.Path(sys.argv[1]), "test")
 """
 

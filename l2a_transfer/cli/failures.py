@@ -1,16 +1,20 @@
 """How a command fails: one sentence on stderr, and an exit code for the kind of failure.
 
-2: misuse. 1: a problem with a file, a device or the machine. 130: interrupted. 70 (EX_SOFTWARE of sysexits.h): a bug,
-which is any exception that this package does not raise on purpose.
+2: misuse. 1: a problem with a file, a device or the machine. 130: interrupted. 143: terminated. 70 (EX_SOFTWARE of
+sysexits.h): a bug, which is any exception that this package does not raise on purpose.
 """
 
 from __future__ import annotations
 
 import errno
+import os
 import re
+import signal
 import sys
+import threading
 import traceback as tracebacks
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager
 from types import TracebackType
 
 import click
@@ -21,7 +25,7 @@ from l2a_transfer.text import terminal
 from l2a_transfer.version import __version__
 from l2a_transfer.wording import first_line
 
-BUG, INTERRUPTED = 70, 130
+BUG, INTERRUPTED, TERMINATED = 70, 130, 143
 PARAMETER = re.compile(r"`([a-z][a-z0-9_]*)(?:=([^`]+))?`")
 """A parameter in a remedy (see `errors.Explained`)."""
 REPORT = (
@@ -45,6 +49,68 @@ TO_DO = {
     errno.ENAMETOOLONG: "choose a shorter name",
 }
 """What the user can do about an error of the operating system."""
+
+
+class Terminated(KeyboardInterrupt):
+    """SIGTERM, which ends a command as Ctrl-C does."""
+
+
+def terminate(number: int, frame: object) -> None:
+    """The handler of SIGTERM; the next one ends the process at once."""
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    raise Terminated
+
+
+@contextmanager
+def terminable() -> Iterator[None]:
+    """SIGTERM raises Terminated while this runs, unless whoever started the process has set something else.
+
+    Not in a group of processes, of which each may wait for another in a call that no exception ends.
+    """
+    is_main = threading.current_thread() is threading.main_thread()
+    if not is_main or "WORLD_SIZE" in os.environ or signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:
+        yield
+        return
+    signal.signal(signal.SIGTERM, terminate)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
+_forking = threading.local()
+
+
+def _hold_back() -> None:
+    """SIGTERM waits while a process is forked: one that came in between would be forgotten."""
+    _forking.mask = None
+    if signal.getsignal(signal.SIGTERM) is terminate:
+        _forking.mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+
+
+def _let_through() -> None:
+    if _forking.mask is not None:
+        signal.pthread_sigmask(signal.SIG_SETMASK, _forking.mask)
+
+
+def _default_in_child() -> None:
+    """A forked worker ends as it would without us: whoever waits for it does not wait for an exception."""
+    if _forking.mask is not None:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    _let_through()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(before=_hold_back, after_in_parent=_let_through, after_in_child=_default_in_child)
+
+
+def _was_terminated(error: BaseException | None) -> bool:
+    """True where SIGTERM is what an error comes from."""
+    while error is not None:
+        if isinstance(error, Terminated):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
 
 
 class _Bug(click.ClickException):
@@ -73,7 +139,7 @@ class Explanation:
     ) -> None:
         if isinstance(error, KeyboardInterrupt):
             echo(_interruption(error), err=True)
-            sys.exit(INTERRUPTED)
+            sys.exit(TERMINATED if _was_terminated(error) else INTERRUPTED)
         if isinstance(error, click.ClickException):
             # click repeats arguments literally
             error.message = terminal(error.message)  # type: ignore[misc]

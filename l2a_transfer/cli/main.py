@@ -10,7 +10,7 @@ from typing import Any
 
 import click
 
-from l2a_transfer.cli.failures import Explanation
+from l2a_transfer.cli.failures import Explanation, terminable
 from l2a_transfer.cli.output import accept_every_letter
 from l2a_transfer.errors import L2AError, nearest
 from l2a_transfer.lock import check_system
@@ -82,7 +82,8 @@ class Verbs(click.Group):
             check_system()
         except L2AError as error:
             raise SystemExit(f"Error: {error}") from None
-        return super().main(*arguments, **options)
+        with terminable():
+            return super().main(*arguments, **options)
 
 
 @click.command(cls=Verbs, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-import re
 
 from l2a_transfer.evaluation.compare import Comparison
 from l2a_transfer.evaluation.results import EvalResults
 from l2a_transfer.report import explanations, lookup, origins, tables
 from l2a_transfer.report.lookup import Place
 from l2a_transfer.report.tables import Cell, TextTable
+from l2a_transfer.text import markdown as _escape
 from l2a_transfer.text import plain
 
 ERRORS = 5
@@ -143,10 +143,3 @@ def _cell(cell: Cell) -> str:
 def _code(text: str) -> str:
     """What may stand between backticks in a table."""
     return plain(text).replace("|", "\\|").replace("`", "'")
-
-
-def _escape(text: str) -> str:
-    """Text out of data that Markdown shows as it is, in one line of a table."""
-    shown = plain(text).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;").replace("`", "'")
-    # An underscore within a word is a letter to Markdown too.
-    return re.sub(r"[\\|*\[\]$~^]|(?<!\w)_|_(?!\w)", r"\\\g<0>", shown)

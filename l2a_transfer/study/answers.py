@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,11 +12,13 @@ from numpy.typing import NDArray
 
 from l2a_transfer.documents import parse
 from l2a_transfer.errors import EvaluationError
-from l2a_transfer.evaluation.results import SCHEMA
 from l2a_transfer.features.store.views import open_features
 from l2a_transfer.inputs import read_input
+from l2a_transfer.study.answers_schema import check_answers
 
 MAX_RESULTS_BYTES = 1 << 30
+REDUCED = re.compile(r"PCA to ([0-9]{1,9})")
+"""The variant of a row whose features a PCA has reduced."""
 
 AGAIN = "remove it, and the study makes it again"
 
@@ -55,8 +58,8 @@ class RunAnswers:
     @property
     def components(self) -> int | None:
         """The number of columns after PCA; None without PCA."""
-        found = str(self.row["variant"]).removeprefix("PCA to ")
-        return int(found) if found.isdigit() else None
+        found = REDUCED.fullmatch(self.row["variant"])
+        return int(found[1]) if found else None
 
 
 class EvaluationReader:
@@ -69,16 +72,18 @@ class EvaluationReader:
         """Every row of one evaluation. Raises: EvaluationError if the file is not an evaluation of one feature file."""
         try:
             document = parse(read_input(results, MAX_RESULTS_BYTES))
-            if document["schema"] != SCHEMA:
-                raise ValueError(f"its schema is {document['schema']!r}")
+            check_answers(document)
             (card,) = document["cards"].values()
             pairs = zip(document["rows"], document["details"], strict=True)
             return [
                 self._answered(row, detail, document["splits"], card.get("weights_sha256"), features)
                 for row, detail in pairs
             ]
-        except (OSError, ValueError, KeyError, TypeError, IndexError) as error:
-            raise EvaluationError(f"{results}: cannot be used: {error!r:.200}", AGAIN) from error
+        except OSError as error:
+            raise EvaluationError(f"{results}: cannot be read: {error.strerror or error}") from error
+        except (ValueError, LookupError) as error:
+            said = f"{error} is not in the features" if isinstance(error, LookupError) else error
+            raise EvaluationError(f"{results}: cannot be used: {said!s:.300}", AGAIN) from error
 
     def _answered(
         self,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 import sys
 from pathlib import Path
@@ -38,7 +39,15 @@ if sys.version_info >= (3, 11):
 else:
     import tomli as tomllib
 
-MAX_BYTES = 4 << 20
+MAX_BYTES = 1 << 20
+MAX_DEPTH = 32
+"""Tables and lists within each other, and parts of a key; a study has 4."""
+STRINGS = re.compile(
+    r'''"""(?:[^\\]|\\.)*?(?:"{3,5}|\\?\Z)|'{3}.*?(?:'{3,5}|\Z)|"(?:[^"\\\n]|\\.)*"?\\?|'[^'\n]*'?|\#[^\n]*''',
+    re.DOTALL,
+)
+"""Texts and comments of TOML; one that does not end goes to the end of its line or of the file."""
+DOTTED = re.compile(rf"(?<![\w-])(?:[\w-]+[ \t]*\.[ \t]*){{{MAX_DEPTH}}}")
 OF_PROTOCOL = ("draws", "folds", "decades", "seed")
 Options = tuple[tuple[str, str], ...]
 
@@ -114,11 +123,27 @@ def _parsed(path: Path) -> dict[str, Any]:
     try:
         if path.is_dir():
             raise StudyError(f"{path}: is a folder; name the study's file in it")
-        return tomllib.loads(read_input(path, MAX_BYTES).decode())
+        text = read_input(path, MAX_BYTES).decode()
+        if found := DOTTED.search(STRINGS.sub("_", text)):  # tomllib takes the square of the parts
+            raise StudyError(f"{path}: a key of more than {MAX_DEPTH} parts, {found[0][:40]!r}…")
+        return _checked(path, tomllib.loads(text))
     except OSError as error:
         raise StudyError(f"{path}: cannot be read: {error.strerror or error}") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:  # of tomllib, of text that is not UTF-8, of a number of 5,000 digits
         raise StudyError(f"{path}: not a TOML file: {error}") from error
+
+
+def _checked(path: Path, values: dict[str, Any]) -> dict[str, Any]:
+    """The file's values. Raises: StudyError for deep ones, and for integers that are none in TOML."""
+    level: list[Any] = [values]
+    for _ in range(MAX_DEPTH):
+        level = [part for value in level for part in (value.values() if isinstance(value, dict) else value)]
+        if any(isinstance(value, int) and not -(2**63) <= value < 2**63 for value in level):
+            raise StudyError(f"{path}: an integer that does not fit into 64 bits")
+        level = [value for value in level if isinstance(value, (dict, list))]
+    if level:
+        raise StudyError(f"{path}: tables or lists more than {MAX_DEPTH} deep in each other")
+    return values
 
 
 def _images(name: str, table: Table, data_dir: str | None, *, target: bool) -> Images:
@@ -329,8 +354,11 @@ def _bound(table: Table, key: str) -> Bound | None:
         return None
     found = re.fullmatch(r"(above|below) ([+-]?\d+(?:\.\d+)?)", text)
     if not found:
-        raise table.error(key, f"must be a side and points, as 'above 0' or 'below 1.0', got {text!r}")
-    return Bound(found[1] == "above", float(found[2]))
+        raise table.error(key, f"must be a side and points, as 'above 0' or 'below 1.0', got {text!r:.100}")
+    points = float(found[2])
+    if not math.isfinite(points):
+        raise table.error(key, f"must be a finite number of points, got {text[:40]}…")
+    return Bound(found[1] == "above", points)
 
 
 def _hypothesis(table: Table, comparisons: list[str]) -> Hypothesis:

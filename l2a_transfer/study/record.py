@@ -4,21 +4,20 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from l2a_transfer.documents import parse
-from l2a_transfer.errors import OutputExistsError, StoreError, StudyError, TrainingError, WeightsError
+from l2a_transfer.errors import DamagedCheckpointError, OutputExistsError, StoreError, StudyError, TrainingError
 from l2a_transfer.features.store.reader import read_meta
-from l2a_transfer.files import write_whole
+from l2a_transfer.features.store.schema import MAGIC
+from l2a_transfer.files import is_there, write_whole
 from l2a_transfer.inputs import open_input, read_input
-from l2a_transfer.models.weights import read_card
 from l2a_transfer.study.config import Study
 from l2a_transfer.study.data import DataSets
-from l2a_transfer.study.steps import EVALUATE, EXTRACT, OUT, TRAIN, Step
+from l2a_transfer.study.paths import path_below
+from l2a_transfer.study.steps import EXTRACT, TRAIN, InOut, Step
 
 SCHEMA = "l2a-study/1"
 RECORD_SCHEMA = "l2a-study-record/1"
@@ -84,12 +83,14 @@ class StudyFolder:
 
     def output(self, step: Step) -> Path | None:
         """The file that a step has made; None if it does not exist."""
-        found = sorted(self.path.glob(step.output)) if "*" in step.output else [self.path / step.output]
+        path = path_below(self.path, step.output)
+        found = sorted(path.parent.glob(path.name)) if "*" in path.name else [path]
         return found[0] if len(found) == 1 and found[0].is_file() else None
 
     def record(self, step: Step) -> dict[str, Any] | None:
         """What was recorded when the step finished; None if it has not, or if the record is damaged."""
-        return _read(self._record(step), RECORD_SCHEMA)
+        found = _read(self._record(step), RECORD_SCHEMA)
+        return found if found is not None and found.get("step") == step.name else None
 
     def save_record(self, step: Step, *, read: str | None, seconds: float | None) -> None:
         """Record that a step has succeeded.
@@ -139,10 +140,9 @@ class StudyFolder:
             return State(CONTINUE, "was begun") if self._is_started(step) else State(BEGIN, "not there")
         if record.get("command") != list(step.arguments):
             if step.kind == TRAIN:
-                folder = self.path / "runs" / step.run.name
                 raise StudyError(
-                    f"{folder}: trained with other settings: {_differing_options(record, step)}; give the network "
-                    "another name, or remove that folder and its record"
+                    f"{self.run(step)}: trained with other settings: {_differing_options(record, step)}; give the "
+                    "network another name, or remove that folder and its record"
                 )
             return State(REDO, f"made with other settings: {_differing_options(record, step)}")
         if made is None:
@@ -156,24 +156,29 @@ class StudyFolder:
         return State(DONE)
 
     def clear(self, step: Step, state: State) -> str | None:
-        """Delete what a step must not continue with. Returns a sentence about any damage found while doing so."""
+        """Delete what a step must not continue with. Returns a sentence about any damage found while doing so.
+
+        Only what this study has written is removed. Raises: StudyError for anything else that is in the way.
+        """
         made = self.output(step)
         if state.what == REDO:
-            self._record(step).unlink(missing_ok=True)
+            own = (self.record(step) or {}).get("output")
             # Features of a changed network are verified by `extract`, which keeps them where they are the same.
             if made is not None and (step.kind != EXTRACT or state.damaged):
+                if own != made.relative_to(self.path).as_posix():
+                    raise StudyError(f"{made}: not written by this study, which needs its place", "move it elsewhere")
                 made.unlink()
+            self._record(step).unlink(missing_ok=True)
             return None
-        if step.kind == TRAIN and (found := self._without_damaged_checkpoint(step)):
-            return found
-        if step.kind != EVALUATE and made is not None and (problem := _unreadable(step, made)):
-            made.unlink()
-            return f"{problem}; made again"
+        if step.kind == TRAIN:
+            return self._without_damaged_checkpoint(step)
+        if step.kind == EXTRACT and made is not None:
+            return self._without_damaged_features(made)
         return None
 
     def epochs(self, step: Step) -> int:
         """How many epochs a training run has completed."""
-        path = self.path / "runs" / step.run.name / "metrics.jsonl"
+        path = self.run(step) / "metrics.jsonl"
         return len(path.read_bytes().splitlines()) if path.is_file() else 0
 
     def digest(self, path: Path) -> str:
@@ -189,41 +194,68 @@ class StudyFolder:
         return self._digests[key]
 
     def log(self, step: Step) -> Path:
-        path = self.path / "logs" / f"{step.name}.log"
+        path = path_below(self.path, f"logs/{step.name}.log")
         path.parent.mkdir(parents=True, exist_ok=True)
         return path
 
+    def run(self, step: Step) -> Path:
+        """The folder of a training run."""
+        return path_below(self.path, f"runs/{step.run.name}")
+
     def _record(self, step: Step) -> Path:
-        return self.path / "records" / f"{step.name}.json"
+        return path_below(self.path, f"records/{step.name}.json")
 
     def _is_started(self, step: Step) -> bool:
         if step.kind == TRAIN:
-            return (self.path / "runs" / step.run.name / "checkpoint.pt").exists()
-        return step.kind == EXTRACT and (self.path / f"{step.output}.shards").exists()
+            return (self.run(step) / "checkpoint.pt").exists()
+        return step.kind == EXTRACT and path_below(self.path, f"{step.output}.shards").exists()
 
     def _without_damaged_checkpoint(self, step: Step) -> str | None:
-        """Delete a run whose checkpoint cannot be read; it starts again."""
-        folder = self.path / "runs" / step.run.name
-        path = folder / "checkpoint.pt"
-        if not os.access(path, os.R_OK):
+        """Delete a damaged checkpoint, so that the run starts again; its other files stay.
+
+        Raises: StudyError where the checkpoint cannot be read, so that nobody knows.
+        """
+        path = self.run(step) / "checkpoint.pt"
+        if not is_there(path):
             return None
         from l2a_transfer.training.checkpoint import read_checkpoint
 
         try:
             read_checkpoint(path)
-        except TrainingError as error:
-            shutil.rmtree(folder)
+        except DamagedCheckpointError as error:
+            path.unlink()
             return f"{error.problem}; the run begins again"
+        except TrainingError as error:
+            raise StudyError(error.problem, error.remedy) from error
+        return None
+
+    def _without_damaged_features(self, path: Path) -> str | None:
+        """Features of which nothing is recorded are made again where they are damaged.
+
+        Raises: StudyError where the file is no feature file at all, or cannot be read.
+        """
+        try:
+            with open_input(path) as file:
+                begins = file.read(len(MAGIC))
+            read_meta(path)
+        except OSError as error:
+            raise StudyError(f"{path}: cannot be read: {error.strerror or error}", "make it readable") from error
+        except StoreError as error:
+            refused = isinstance(error.__cause__, OSError) and error.__cause__.errno
+            if refused or begins != MAGIC:
+                raise StudyError(f"{error.problem}; this study has no record of it", "move it elsewhere") from error
+            path.unlink()
+            return f"{error.problem}; made again"
         return None
 
 
 def located(argument: str, out: Path) -> str:
     """An argument of a command with the study's folder for `OUT`, and the matching file for a pattern."""
-    if not argument.startswith(f"{OUT}/"):
+    if not isinstance(argument, InOut):
         return argument
-    relative = argument.removeprefix(f"{OUT}/")
-    found = sorted(out.glob(relative)) if "*" in relative else []
-    return str(found[0] if found else out / relative)
+    path = path_below(out, argument.relative)
+    found = sorted(path.parent.glob(path.name)) if "*" in path.name else []
+    return str(found[0] if found else path)
 
 
 def _read(path: Path, schema: str) -> dict[str, Any] | None:
@@ -232,15 +264,6 @@ def _read(path: Path, schema: str) -> dict[str, Any] | None:
     except (OSError, ValueError):
         return None
     return found if isinstance(found, dict) and found.get("schema") == schema else None
-
-
-def _unreadable(step: Step, path: Path) -> str | None:
-    """What is wrong with a file of weights or features that has no record; None if it can be read."""
-    try:
-        read_card(path) if step.kind == TRAIN else read_meta(path)
-    except (WeightsError, StoreError) as error:
-        return error.problem
-    return None
 
 
 def _differing_options(record: dict[str, Any], step: Step) -> str:

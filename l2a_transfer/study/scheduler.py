@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from pathlib import Path
 
-from l2a_transfer.errors import ArgumentError, Interrupted
+from l2a_transfer.errors import ArgumentError, Interrupted, StudyError
 from l2a_transfer.study.children import Child, Launcher
 from l2a_transfer.study.config import KINDS
 from l2a_transfer.study.record import BEGIN, CONTINUE, DONE, REDO, WAITING, State, StudyFolder, located
@@ -214,7 +214,12 @@ class Scheduler:
         return self.pace.seconds(step, epochs_done=self.folder.epochs(step) if step.kind == TRAIN else 0)
 
     def _start(self, step: Step, state: State, needed: Step | None) -> None:
-        found = self.folder.clear(step, state)
+        try:
+            found = self.folder.clear(step, state)
+        except StudyError as error:  # what others have put there stays, and other steps go on
+            self.outcome.states[step.name] = State(FAILED, str(error))
+            log.error("%s: %s", step.name, error)
+            return
         if state.what == REDO or found:
             log.warning("%s: %s", step.name, found or f"{state.why}; made again")
         arguments = [located(argument, self.folder.path.absolute()) for argument in step.arguments]

@@ -9,19 +9,36 @@ from pathlib import Path
 
 from l2a_transfer.errors import StudyError
 from l2a_transfer.study.config import Comparison, Images, Network, Protocol, Study, Target
+from l2a_transfer.study.paths import WEIGHTS
 from l2a_transfer.study.weights import PIXELS, Run, runs_of
 from l2a_transfer.text import shell_line
 from l2a_transfer.training.recipe import find_recipe
 
 TRAIN, EXTRACT, EVALUATE = "train", "extract", "evaluate"
 OUT = "OUT"
-"""Stands for the study's folder in a command."""
+"""How commands write the study's folder."""
+
+
+class InOut(str):
+    """An argument that is a path below the study's folder, and written `OUT/…`; other arguments may begin so too."""
+
+    __slots__ = ()
+
+    @classmethod
+    def of(cls, relative: str) -> InOut:
+        return cls(f"{OUT}/{relative}")
+
+    @property
+    def relative(self) -> str:
+        return self.removeprefix(f"{OUT}/")
+
+
 RESULTS = "results.json"
 
 
 @dataclass(frozen=True)
 class Step:
-    """One command of `l2a-transfer`. Its paths are relative to the study's file, or begin with `OUT/`.
+    """One command of `l2a-transfer`. Its paths are relative to the study's file, or `InOut`.
 
     Attributes
     ----------
@@ -135,7 +152,7 @@ def _train(study: Study, network: Network, run: Run) -> Step:
     images = study.sources[run.source]
     folder = f"runs/{run.name}"
     shared = _flags(network.train) + _data(images) + ["--device", study.device]
-    arguments = ["train", *shared, "--seed", str(run.seed), "--out", f"{OUT}/{folder}", "--resume"]
+    arguments = ["train", *shared, "--seed", str(run.seed), "--out", InOut.of(folder), "--resume"]
     settings = [value for key, value in network.train if key == "set"]
     recipe = find_recipe(dict(network.train)["recipe"], images.data).with_settings(settings)
     name = f"{TRAIN}/{run.name}"
@@ -143,7 +160,7 @@ def _train(study: Study, network: Network, run: Run) -> Step:
         kind=TRAIN,
         name=name,
         arguments=tuple(arguments),
-        output=f"{folder}/*.safetensors",
+        output=f"{folder}/{WEIGHTS}",
         run=run,
         like=shlex.join(shared),
         epochs=recipe.epochs,
@@ -152,10 +169,10 @@ def _train(study: Study, network: Network, run: Run) -> Step:
 
 def _extract(study: Study, network: Network, run: Run, images: Images) -> Step:
     output = f"features/{run.name}/{images.name}.h5"
-    model = run.given or f"{OUT}/runs/{run.name}/*.safetensors"
+    model = run.given or InOut.of(f"runs/{run.name}/{WEIGHTS}")
     arguments = ["extract", "--model", model, *_data(images), *_flags(network.extract), "--device", study.device]
     arguments += ["--seed", str(run.seed)] if run.draws_weights else []
-    arguments += ["--out", f"{OUT}/{output}", "--resume", "--overwrite"]
+    arguments += ["--out", InOut.of(output), "--resume", "--overwrite"]
     return Step(
         kind=EXTRACT,
         name=f"{EXTRACT}/{run.name}/{images.name}",
@@ -172,10 +189,10 @@ def _extract(study: Study, network: Network, run: Run, images: Images) -> Step:
 def _evaluate(study: Study, run: Run, target: Target, protocol: Protocol, widths: Iterable[int] | None) -> Step:
     place = f"{run.name}/{target.name}/{protocol.name}"
     folder = f"evaluations/{place}"
-    arguments = ["svm-eval", f"{OUT}/features/{run.name}/{target.name}.h5", "--protocol", protocol.config.protocol]
+    arguments = ["svm-eval", InOut.of(f"features/{run.name}/{target.name}.h5"), "--protocol", protocol.config.protocol]
     arguments += [*_flags(protocol.options), "--device", study.device]
     arguments += ["--widths", ",".join(map(str, sorted(widths)))] if widths else []
-    arguments += ["--out", f"{OUT}/{folder}", "--overwrite"]
+    arguments += ["--out", InOut.of(folder), "--overwrite"]
     return Step(
         kind=EVALUATE,
         name=f"{EVALUATE}/{place}",

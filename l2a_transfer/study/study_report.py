@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +12,7 @@ from l2a_transfer.report.svg import Figure
 from l2a_transfer.report.templates import render
 from l2a_transfer.study.results import SCHEMA, StudyResults
 from l2a_transfer.study.sections import Block, Grid, Listing, Section, sections_of, summary
+from l2a_transfer.text import markdown as _escaped
 from l2a_transfer.text import plain
 
 RESULTS, PAGE, MARKDOWN, TABLE = "results.json", "report.html", "report.md", "table.md"
@@ -47,7 +47,11 @@ def _markdown(title: str, sections: list[Section]) -> str:
 def _block(block: Block) -> str:
     if isinstance(block, Grid):
         lines = [[name for name, _ in block.columns], ["---:" if number else "---" for _, number in block.columns]]
-        lines += [[_escaped(cell) for cell in row] for row in block.rows]
+        numbers = [number for _, number in block.columns]
+        lines += [
+            [plain(cell) if number else _escaped(cell) for cell, number in zip(row, numbers, strict=True)]
+            for row in block.rows
+        ]
         return f"{_escaped(block.caption)}\n\n" + "\n".join(f"| {' | '.join(line)} |" for line in lines)
     if isinstance(block, Figure):
         return f"![{_escaped(block.label)}]({block.name})"
@@ -56,12 +60,6 @@ def _block(block: Block) -> str:
             return "\n".join(("```", *(plain(line).replace("```", "'''") for line in block.lines), "```"))
         return "\n".join(f"- {_escaped(line)}" for line in block.lines)
     return _escaped(block)
-
-
-def _escaped(text: str) -> str:
-    """What Markdown shows as it is, in one line of a table."""
-    shown = plain(text).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
-    return re.sub(r"[\\|*`]|(?<!\w)_|_(?!\w)", r"\\\g<0>", shown)
 
 
 def _page(name: str, sections: list[Section]) -> str:

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Collection, Iterable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
 from l2a_transfer.errors import ArgumentError, StudyError, nearest
+from l2a_transfer.study.paths import LONGEST, NAME
 
 T = TypeVar("T")
-NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]*")
-"""What can be the name of a file on every system, and has none of the characters that join names."""
 
 
 class Table:
@@ -37,7 +35,8 @@ class Table:
         """Raises: StudyError for a key that is none of those that were asked for."""
         for key in self._values:
             if key not in self._known:
-                raise self.error(key, f"is no key here{_hint(key, self._known)}; there are {', '.join(self._known)}")
+                known = ", ".join(dict.fromkeys(self._known))
+                raise self.error(key, f"is no key here{_hint(key, self._known)}; there are {known}")
 
     def text(self, key: str, default: str | None = None) -> str:
         found: str = self._taken(key, default, lambda v: isinstance(v, str) and bool(v.strip()), "a text")
@@ -134,8 +133,8 @@ class Table:
     def check_name(self, name: str) -> None:
         if not NAME.fullmatch(name):
             raise StudyError(
-                f"{self.file}: {self.where}: {name!r} cannot be a name, because files are called so; use letters, "
-                "digits, and . _ + - after the first"
+                f"{self.file}: {self.where}: {name!r:.200} cannot be a name, because files are called so; use letters, "
+                f"digits, and . _ + - after the first, and at most {LONGEST} characters"
             )
 
     def within(self, key: str, make: Callable[[], T]) -> T:
@@ -180,4 +179,4 @@ def _hint(name: str, valid: Iterable[str]) -> str:
 
 
 def _kind(value: Any) -> str:
-    return repr(value) if isinstance(value, (str, int, float)) else f"{type(value).__name__} {value!r:.60}"
+    return f"{value!r:.100}" if isinstance(value, (str, int, float)) else f"{type(value).__name__} {value!r:.60}"

@@ -152,6 +152,9 @@ def _of_file(study: Study, run: Run, network: Network) -> Run:
     except WeightsError as error:
         raise StudyError(f"{study.file}: networks.{network.name}.weights: {error}") from error
     seed = card.training.get("seed")
+    # It becomes the name of folders, and a card may say anything.
+    if seed is not None and (type(seed) is not int or seed < 0):
+        raise StudyError(f"{path}: `training.seed` must be a whole number of at least 0, or null, got {seed!r:.60}")
     if run.seed is not None and seed not in (None, run.seed):
         raise StudyError(f"{where}: its card says seed {seed}, and its name seed {run.seed}")
     if network.architecture is not None:

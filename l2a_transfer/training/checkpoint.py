@@ -6,12 +6,8 @@ import errno
 import io
 import json
 import logging
-import lzma
-import pickle
 import re
-import warnings
-import zipfile
-import zlib
+import reprlib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -20,9 +16,11 @@ import torch
 from torch import Tensor, nn
 
 from l2a_transfer import files
-from l2a_transfer.errors import TrainingError
-from l2a_transfer.inputs import NotAFileError, open_input
+from l2a_transfer.errors import DamagedCheckpointError, TrainingError
+from l2a_transfer.inputs import open_input
+from l2a_transfer.pickles import NotPlainError
 from l2a_transfer.training.arithmetic import MACHINE
+from l2a_transfer.training.checkpoint_file import FAULTS, read_saved
 
 log = logging.getLogger(__name__)
 SCHEMA = "l2a-checkpoint/1"
@@ -36,20 +34,6 @@ HINTS = {
     "instructions": " (of the CPU)",
 }
 """Where the name of what differs is not the option's."""
-DAMAGED = (
-    OSError,
-    EOFError,
-    RuntimeError,
-    ValueError,
-    TypeError,
-    LookupError,
-    AttributeError,
-    pickle.UnpicklingError,
-    zipfile.BadZipFile,
-    zlib.error,
-    lzma.LZMAError,
-)
-"""What zipfile and torch raise for bytes that they did not write."""
 ROW = ("epoch", "resolution", "lr", "train_loss", "train_accuracy", "images_per_second", "peak_share", "seconds")
 """What is kept of every epoch, in `metrics.jsonl`; all of it numbers."""
 LARGEST = 1e300
@@ -58,6 +42,8 @@ LAYERS_OF_G = ("global_branch.", "project_g.")
 """Layers that have no gradient, and so no momentum, where they are built and nothing uses them."""
 METRIC = torch.zeros((), dtype=torch.float64)
 """The kind of tensor that a sum of an objective's metric is."""
+SHORT = reprlib.Repr()
+SHORT.maxother = SHORT.maxstring = SHORT.maxlong = 200
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
@@ -129,19 +115,17 @@ def _part(values: dict[str, Any], keys: Iterable[str], *, within: bool) -> dict[
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:
-    """The content that `save_checkpoint` wrote for any run. Raises: TrainingError where the file is damaged."""
+    """The content that `save_checkpoint` wrote for any run.
+
+    Raises: DamagedCheckpointError where the file is damaged; TrainingError where it cannot be read.
+    """
     try:
         with open_input(path) as file:
-            with zipfile.ZipFile(file) as archive:  # torch reads the archive without looking at its checksums
-                if (damage := archive.testzip()) is not None:
-                    raise zipfile.BadZipFile(f"{damage} does not have its checksum")
-            file.seek(0)
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # of odd tensors, which are refused by name
-                content = torch.load(file, map_location="cpu", weights_only=True)
-    except (FileNotFoundError, IsADirectoryError, PermissionError, NotAFileError) as error:
-        raise TrainingError(f"{path}: cannot be read: {error.strerror}; make it a file that can be read") from error
-    except DAMAGED as error:
+            content = read_saved(file)
+    except OSError as error:
+        said = error.strerror or error
+        raise TrainingError(f"{path}: cannot be read: {said}; make it a file that can be read") from error
+    except FAULTS as error:
         raise damaged(path, error) from error
     if not isinstance(content, dict) or content.get("schema") != SCHEMA:
         raise damaged(path, f"it has no schema {SCHEMA}")
@@ -157,17 +141,17 @@ def check_position(content: dict[str, Any], *, epochs: int, steps: int) -> None:
     """Where a run stands and what it has written of every epoch. Raises: ValueError, TypeError or KeyError."""
     epoch, step, seconds, history = (content[key] for key in ("epoch", "step", "seconds", "history"))
     if type(epoch) is not int or type(step) is not int:
-        raise TypeError(f"epoch and step must be integers; got {_short(epoch)} and {_short(step)}")
+        raise TypeError(f"epoch and step must be integers; got {short(epoch)} and {short(step)}")
     if not (0 <= epoch <= epochs and 0 <= step < steps):
-        raise ValueError(f"epoch {_short(epoch)}, step {_short(step)} is not within {epochs} epochs of {steps} steps")
+        raise ValueError(f"epoch {short(epoch)}, step {short(step)} is not within {epochs} epochs of {steps} steps")
     if not _is_number(seconds) or seconds < 0:
-        raise ValueError(f"{_short(seconds)} seconds are no time")
+        raise ValueError(f"{short(seconds)} seconds are no time")
     if not isinstance(history, list) or [row["epoch"] for row in history] != list(range(1, epoch + 1)):
         raise ValueError(f"its history is not that of {epoch} epochs")
     for row in history:
         kinds = {key: isinstance(key, str) and _is_number(value) for key, value in row.items()}
         if not all(kinds[key] for key in ROW) or not all(kinds.values()):
-            raise TypeError(f"its history has an epoch that is no row of numbers: {_short(row)}")
+            raise TypeError(f"its history has an epoch that is no row of numbers: {short(row)}")
 
 
 def _is_number(value: Any) -> bool:
@@ -178,7 +162,7 @@ def check_tensors(what: str, found: dict[Any, Any], own: Mapping[Any, Tensor]) -
     """Raises: ValueError naming a tensor of `found` that `own` has not, or as another kind, or that is not finite."""
     for key in [*own, *found]:
         if key not in found or key not in own:
-            raise ValueError(f"{what}: {_short(key)} is {'missing' if key in own else 'unknown'}")
+            raise ValueError(f"{what}: {short(key)} is {'missing' if key in own else 'unknown'}")
     for key, value in found.items():
         kind, shape = own[key].dtype, own[key].shape
         if not isinstance(value, Tensor) or (value.dtype, value.shape, value.layout) != (kind, shape, torch.strided):
@@ -204,12 +188,12 @@ def check_momentum(state: dict[int, dict[str, Tensor]], network: nn.Module | Non
     return {k: {"momentum_buffer": torch.empty_like(own[k]).copy_(value)} for k, value in buffers.items()}
 
 
-def damaged(path: Path, reason: Exception | str) -> TrainingError:
+def damaged(path: Path, reason: Exception | str) -> DamagedCheckpointError:
     """The error for a file that is no checkpoint, or one that no run has written."""
-    said = _short(" ".join(str(reason).split()) or type(reason).__name__, 300)
-    if "weights_only" in said or isinstance(reason, pickle.UnpicklingError):  # torch goes on to advise what is unsafe
-        said = "it holds more than tensors and plain values"
-    return TrainingError(
+    said = short(" ".join(str(reason).split()) or type(reason).__name__, 300)
+    if isinstance(reason, NotPlainError):
+        said = f"it holds more than tensors and plain values: {said}"
+    return DamagedCheckpointError(
         f"{path}: damaged or not a checkpoint: {said}", "remove it, and `resume=True` begins this run again"
     )
 
@@ -238,12 +222,14 @@ def _fields(there: Any, here: Any) -> list[str]:
         one = other = None
     if isinstance(one, dict) and isinstance(other, dict):
         keys = [key for key in sorted({*one, *other}) if one.get(key) != other.get(key)]
-        return [f"{key} {_short(one.get(key))} there, {_short(other.get(key))} here" for key in keys]
-    return [f"{_short(there)} there, {_short(here)} here"]
+        return [f"{key} {short(one.get(key))} there, {short(other.get(key))} here" for key in keys]
+    return [f"{short(there)} there, {short(here)} here"]
 
 
-def _short(value: Any, length: int = 100) -> str:
-    said = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in str(value))
-    if re.fullmatch("[0-9a-f]{64}", said):  # of a digest its beginning says enough
-        return said[:12]
+def short(value: Any, length: int = 100) -> str:
+    """A value in few words, however large it is."""
+    whole = value if isinstance(value, str) else SHORT.repr(value)
+    if re.fullmatch("[0-9a-f]{64}", whole):  # of a digest its beginning says enough
+        return whole[:12]
+    said = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in whole[: length + 1])
     return said if len(said) <= length else f"{said[:length]}…"

@@ -25,7 +25,7 @@ from l2a_transfer.preprocess import Preprocess
 from l2a_transfer.provenance import commit
 from l2a_transfer.training.arithmetic import machine
 from l2a_transfer.training.average import MovingAverage
-from l2a_transfer.training.checkpoint import check_metrics, check_momentum, check_position, check_tensors
+from l2a_transfer.training.checkpoint import check_metrics, check_momentum, check_position, check_tensors, short
 from l2a_transfer.training.data import Pixels, TrainingData, open_pixels
 from l2a_transfer.training.epochs import augmented_batches, plan_epoch, stream_seed
 from l2a_transfer.training.flops import arithmetic
@@ -181,7 +181,7 @@ class Trainer:
             if self.average is not None:
                 check_tensors("average", content["average"]["network"], self.average.network.state_dict())
                 if content["average"]["updates"] != at:
-                    raise ValueError(f"its average has {content['average']['updates']!r:.20} updates, {at} steps on")
+                    raise ValueError(f"its average has {short(content['average']['updates'])} updates, {at} steps on")
             momentum = check_momentum(content["optimizer"]["state"], self.model if self.recipe.momentum else None)
         except (LookupError, TypeError, ValueError, AttributeError, RuntimeError) as error:
             said = f"{error} is missing" if isinstance(error, KeyError) else error

@@ -294,9 +294,15 @@ class _Job:
         )
 
     def usable(self, rows: range) -> RowShard | None:
-        """The shard of a range, where it is whole and this run may skip what it skipped."""
+        """The shard of a range, where it is whole, of this network's sizes, and this run may skip what it skipped."""
         shard = self.shards.read(rows)
-        return None if shard and shard.skipped and self.on_error == "fail" else shard
+        if shard is None or (shard.skipped and self.on_error == "fail"):
+            return None
+        maps = self.backend.map_levels if self.identity.get("attention") else ()
+        if shard.features.shape[1] != feature_width(self.backend) or set(shard.maps) != set(maps):
+            log.warning("%s: not of this network's sizes; its rows are computed again", self.shards.path(rows))
+            return None
+        return shard
 
     def merge(self, ranges: Sequence[range], skipped: dict[int, str], *, attention: bool) -> None:
         """All shards → the feature file. Raises: StoreError, DataError where no image could be used."""

@@ -17,9 +17,10 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
-from l2a_transfer.documents import parse
+from l2a_transfer.documents import integer, list_of, parse, row_of, table, text
 from l2a_transfer.errors import OutputExistsError, StoreError
 from l2a_transfer.features.extraction.plan import STAMPS, comparison_hint, describe_differences, differences
+from l2a_transfer.features.store.schema import FINGERPRINT
 from l2a_transfer.files import check_own_folder, is_there, replacing
 from l2a_transfer.inputs import check_input, read_input
 
@@ -29,6 +30,10 @@ MAX_PLAN_BYTES = 16 << 20
 ROWS = "rows-*.safetensors"
 ABOUT = "l2a-shard"
 MAP = "map_"
+SAYS = table({
+    "plan": text(64), "sha256": table(others=text(64)), "skipped": list_of(row_of(integer(), text())),
+})  # fmt: skip
+"""What a shard says of itself."""
 
 
 @dataclass(frozen=True)
@@ -133,13 +138,16 @@ class ShardFolder:
             with safe_open(path, framework="numpy") as file:
                 about = parse((file.metadata() or {})[ABOUT])
                 arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
-            plan, sums = about["plan"], dict(about["sha256"])
-            skipped = {int(row): str(why) for row, why in about["skipped"]}
+            SAYS.check(about, "shard")
+            plan, sums = about["plan"], about["sha256"]
+            skipped = dict(about["skipped"])
             kept, features = arrays["kept"], arrays["features"]
         except (SafetensorError, OSError, KeyError, TypeError, ValueError, RecursionError) as error:
             raise StoreError(f"{path}: damaged ({error})") from error
         if plan != self.digest:
             raise StoreError(f"{path}: a shard of another extraction")
+        if odd := _wrong_array(arrays):
+            raise StoreError(f"{path}: {odd}")
         names = sorted({*sums, *arrays})
         wrong = [name for name in names if name not in arrays or _sha256(arrays[name]) != sums.get(name)]
         if wrong:
@@ -170,6 +178,15 @@ class ShardFolder:
             self.folder.rmdir()
 
 
+def _wrong_array(arrays: dict[str, NDArray[Any]]) -> str:
+    """Which array of a shard is of another type or has another number of sides than `Shard` has; empty for none."""
+    for name, values in arrays.items():
+        expected = {"kept": ("int64", 1), "features": ("float32", 2)}.get(name, ("float16", 3))
+        if (values.dtype.name, values.ndim) != expected or not (name in ("kept", "features") or name.startswith(MAP)):
+            return f"{name} must be {expected[0]} of {expected[1]} sides, got {values.dtype} of {values.ndim}"
+    return ""
+
+
 def _sha256(values: NDArray[Any]) -> str:
     digest = hashlib.sha256(f"{values.dtype} {values.shape} ".encode())
     digest.update(np.ascontiguousarray(values).reshape(-1).view(np.uint8).data)
@@ -194,6 +211,9 @@ def _read_json(path: Path) -> dict[str, Any]:
         content = parse(read_input(path, MAX_PLAN_BYTES))
     except (OSError, ValueError) as error:
         raise StoreError(f"{path}: cannot be read ({error})", "`overwrite=True` starts again") from error
-    if not isinstance(content, dict):
-        raise StoreError(f"{path}: not a plan", "`overwrite=True` starts again")
-    return content
+    try:
+        FINGERPRINT.check(content, "plan")
+    except ValueError as error:
+        raise StoreError(f"{path}: not a plan: {error}", "`overwrite=True` starts again") from error
+    found: dict[str, Any] = content
+    return found

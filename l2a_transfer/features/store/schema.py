@@ -12,7 +12,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 from l2a_transfer.data.names import MUST_BE, first_fault
-from l2a_transfer.documents import ANYTHING, Kind, integer, list_of, parse, row_of, table, text
+from l2a_transfer.documents import (
+    ANYTHING,
+    FLAG,
+    NOTHING,
+    NUMBER,
+    Kind,
+    either,
+    integer,
+    list_of,
+    parse,
+    row_of,
+    table,
+    text,
+)
 from l2a_transfer.errors import StoreError
 from l2a_transfer.inputs import open_input
 from l2a_transfer.models.card_schema import CARD_OF_FEATURES, OBJECT
@@ -27,6 +40,8 @@ SEAL = struct.Struct("<8sIQ32s")
 DTYPES = ("float32", "float16")
 CHUNK_BYTES = 1 << 20
 AGAIN = "extract it again (`overwrite=True`)"
+FINGERPRINT = table(others=either(text(), NUMBER, FLAG, NOTHING))
+"""Of an extraction: flat, so that two can be compared value by value."""
 TEXT = ("data", "tap", "precision", "backend")
 JSON: dict[str, Kind] = {
     "classes": list_of(text()),
@@ -34,7 +49,7 @@ JSON: dict[str, Kind] = {
     "levels": list_of(row_of(text(), integer(), integer())),
     "card": CARD_OF_FEATURES,
     "preprocess": OBJECT,
-    "fingerprint": OBJECT,
+    "fingerprint": FINGERPRINT,
 }
 """What each attribute must hold; `levels` are (name, start, stop)."""
 OPTIONAL_JSON: dict[str, Kind] = {
