@@ -84,10 +84,15 @@ class Tally:
         if outcome.kind == "refused":
             self.refused_by[outcome.detail.split(":")[0]] += 1
         if outcome.bad:
-            self.bad.append({
-                "case": case, "seed_file": seed_file, "outcome": outcome.kind, "damage": outcome.damage,
-                "detail": outcome.detail,
-            })  # fmt: skip
+            self.bad.append(
+                {
+                    "case": case,
+                    "seed_file": seed_file,
+                    "outcome": outcome.kind,
+                    "damage": outcome.damage,
+                    "detail": outcome.detail,
+                }
+            )
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -317,15 +322,19 @@ def write(out: Path, found: dict[str, Any], cases: int, seed: int) -> None:
         "what": f"hostile files, each read in a process of its own with {CPU_S} s and {MEMORY_BYTES / 2**30} GiB",
         **provenance(f"python benchmarks/fuzz.py --cases {cases} --seed {seed} --out benchmarks/results/{out.name}"),
         "libraries": {
-            "libhdf5": h5py.version.hdf5_version, "h5py": h5py.__version__, "safetensors": safetensors.__version__,
-            "onnxruntime": onnxruntime.__version__, "Pillow": PIL.__version__, "pyarrow": pa.__version__,
+            "libhdf5": h5py.version.hdf5_version,
+            "h5py": h5py.__version__,
+            "safetensors": safetensors.__version__,
+            "onnxruntime": onnxruntime.__version__,
+            "Pillow": PIL.__version__,
+            "pyarrow": pa.__version__,
         },
         "asked": cases,
         "seed": seed,
         "cases": sum(result["cases"] for result in found.values()),
         "bad": sum(result["bad"] for result in found.values()),
         "kinds": found,
-    }  # fmt: skip
+    }
     out.parent.mkdir(parents=True, exist_ok=True)
     out.write_text(json.dumps(document, indent=1, ensure_ascii=False) + "\n")
 

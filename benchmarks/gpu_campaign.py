@@ -186,9 +186,17 @@ STEPS: dict[str, tuple[Callable[[Campaign], None], float]] = {
 @click.option("--tiny/--no-tiny", default=False, help="A rehearsal: width 1/32, one epoch, few images.")
 @click.option("--commit", help="Of this code, where it does not lie in a checkout.")
 def main(
-    out: Path, minutes: float, only: str | None, data_dir: Path | None, work: Path, done: tuple[Path, ...], jobs: int,
-    device: str, tiny: bool, commit: str | None,
-) -> None:  # fmt: skip
+    out: Path,
+    minutes: float,
+    only: str | None,
+    data_dir: Path | None,
+    work: Path,
+    done: tuple[Path, ...],
+    jobs: int,
+    device: str,
+    tiny: bool,
+    commit: str | None,
+) -> None:
     """Run the steps in order of value and stop in time."""
     started = time.perf_counter()
     chosen = only.split(",") if only else list(STEPS)
@@ -200,8 +208,11 @@ def main(
         raise click.UsageError("PyTorch sees no CUDA GPU; --device cpu --tiny rehearses without one")
     out.mkdir(parents=True, exist_ok=True)
     work.mkdir(parents=True, exist_ok=True)
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", handlers=[
-        logging.StreamHandler(sys.stderr), logging.FileHandler(out / "campaign.log")])  # fmt: skip
+    logging.basicConfig(
+        level=logging.INFO,
+        format="%(asctime)s %(message)s",
+        handlers=[logging.StreamHandler(sys.stderr), logging.FileHandler(out / "campaign.log")],
+    )
     torch.manual_seed(0)
     place = Place(work.resolve(), (data_dir or work).resolve(), device, jobs=jobs, tiny=tiny)
     plan = gpu_runs.tiny(gpu_runs.plan()) if tiny else gpu_runs.plan()
@@ -244,9 +255,14 @@ def machine(device: torch.device) -> dict[str, Any]:
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or "cpu",
         "cpu_threads": torch.get_num_threads(),
         "python": platform.python_version(),
-        "versions": {"torch": torch.__version__, "cuda": torch.version.cuda, "cudnn": torch.backends.cudnn.version(),
-                     "numpy": numpy.__version__, "scikit-learn": sklearn.__version__},
-    }  # fmt: skip
+        "versions": {
+            "torch": torch.__version__,
+            "cuda": torch.version.cuda,
+            "cudnn": torch.backends.cudnn.version(),
+            "numpy": numpy.__version__,
+            "scikit-learn": sklearn.__version__,
+        },
+    }
     if device.type == "cuda":
         query = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
         try:

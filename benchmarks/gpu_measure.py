@@ -48,8 +48,15 @@ MODEL = "vgg-att2-concat-pc"
 WEIGHTS = f"{MODEL}.cifar10-w025"
 TOLERANCES = {"fp32": 1e-4, "bf16": 2e-2}
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
-FAMILIES = ("vgg", "vgg-gap", "vgg-pan", "vgg-att3-concat-dp", "vgg-att2-concat-add", "vgg-att1-uniform",
-            "vgg-att2-indep-pc")  # fmt: skip
+FAMILIES = (
+    "vgg",
+    "vgg-gap",
+    "vgg-pan",
+    "vgg-att3-concat-dp",
+    "vgg-att2-concat-add",
+    "vgg-att1-uniform",
+    "vgg-att2-indep-pc",
+)
 
 
 def stopwatch(run: Callable[[], Any], device: torch.device, *, repeats: int, warm_up: int = 3) -> list[float]:
@@ -72,8 +79,18 @@ def _wait(device: torch.device) -> None:
 
 def gpu_tests(*, timeout_s: float) -> dict[str, Any]:
     """`pytest -m gpu`, as a process of its own."""
-    command = [sys.executable, "-m", "pytest", "-m", "gpu", "-p", "no:cacheprovider", "tests/test_backends.py",
-               "tests/test_engine.py", "tests/test_training_runs.py"]  # fmt: skip
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-m",
+        "gpu",
+        "-p",
+        "no:cacheprovider",
+        "tests/test_backends.py",
+        "tests/test_engine.py",
+        "tests/test_training_runs.py",
+    ]
     done = _run(command, timeout_s)
     return {"command": "python -m pytest -m gpu", "returncode": done.returncode, "said": done.stdout[-3000:]}
 
@@ -118,9 +135,23 @@ def same_bytes(device: torch.device, work: Path, *, timeout_s: float) -> list[di
     """Two extractions and two short trainings with the same options: are the files the same?"""
     commands = [
         (["extract", "--model", WEIGHTS, "--data", "caltech-mini", "--overwrite", "--out"], "same-{}.h5"),
-        (["train", "--model", MODEL, "--data", "caltech-mini", "--epochs", "2", "--width", "0.0625",
-          "--overwrite", "--out"], "same-{}"),
-    ]  # fmt: skip
+        (
+            [
+                "train",
+                "--model",
+                MODEL,
+                "--data",
+                "caltech-mini",
+                "--epochs",
+                "2",
+                "--width",
+                "0.0625",
+                "--overwrite",
+                "--out",
+            ],
+            "same-{}",
+        ),
+    ]
     outs = [[work / name.format(k) for k in range(2)] for _, name in commands]
     with ThreadPoolExecutor() as pool:
         ended = [
@@ -156,9 +187,16 @@ def _run(command: list[str], timeout_s: float) -> subprocess.CompletedProcess[st
     environment = {**os.environ, "PYTHONPATH": path}
     try:
         return subprocess.run(
-            command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-            errors="replace", timeout=timeout_s, stdin=subprocess.DEVNULL,
-        )  # fmt: skip
+            command,
+            cwd=ROOT,
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            errors="replace",
+            timeout=timeout_s,
+            stdin=subprocess.DEVNULL,
+        )
     except subprocess.TimeoutExpired as error:
         said = error.stdout or b""
         return subprocess.CompletedProcess(
@@ -178,8 +216,14 @@ def ceilings(device: torch.device, *, side: int, copied_bytes: int, repeats: int
             samples = stopwatch(lambda a=a, b=b, out=out: torch.mm(a, b, out=out), device, repeats=repeats)
         finally:
             torch.backends.cuda.matmul.allow_tf32 = before
-        matrix.append({"precision": precision, "side": side, "seconds": samples,
-                       "flops_a_second": 2 * side**3 / statistics.median(samples)})  # fmt: skip
+        matrix.append(
+            {
+                "precision": precision,
+                "side": side,
+                "seconds": samples,
+                "flops_a_second": 2 * side**3 / statistics.median(samples),
+            }
+        )
     source = torch.randint(0, 256, (copied_bytes,), dtype=torch.uint8, device=device)
     target = torch.empty_like(source)
     samples = stopwatch(lambda: target.copy_(source), device, repeats=repeats)
@@ -203,11 +247,20 @@ def training_steps(
         finally:
             torch.backends.cudnn.benchmark = before
         rate = statistics.median(rates)
-        rows.append({
-            "width": width, "batch_size": B, "precision": precision, **how, "images_per_s": rates, "median": rate,
-            "step_ms": 1000 * B / rate, "share_of_matrix_peak": 6 * macs(config, 32) * rate / peak,
-            "steps_a_sample": steps, "with_warm_up_s": time.perf_counter() - started,
-        })  # fmt: skip
+        rows.append(
+            {
+                "width": width,
+                "batch_size": B,
+                "precision": precision,
+                **how,
+                "images_per_s": rates,
+                "median": rate,
+                "step_ms": 1000 * B / rate,
+                "share_of_matrix_peak": 6 * macs(config, 32) * rate / peak,
+                "steps_a_sample": steps,
+                "with_warm_up_s": time.perf_counter() - started,
+            }
+        )
     return rows
 
 
@@ -234,8 +287,15 @@ def forwards(
                 network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
                 for B in batch_sizes:
                     images = torch.randn(B, 3, 32, 32, device=device).contiguous(memory_format=torch.channels_last)
-                    rows.append({"width": width, "precision": precision, "form": form, "batch_size": B,
-                                 **_forward(network, images, device, precision, form)})  # fmt: skip
+                    rows.append(
+                        {
+                            "width": width,
+                            "precision": precision,
+                            "form": form,
+                            "batch_size": B,
+                            **_forward(network, images, device, precision, form),
+                        }
+                    )
                     rate = rows[-1]["images_per_s"]
                     rows[-1]["share_of_matrix_peak"] = 2 * macs(config, 32) * rate / peaks[precision]
     return rows
@@ -286,11 +346,18 @@ def extraction(
                 pass
 
         alone = stopwatch(stream, device, repeats=repeats, warm_up=1)
-        rows.append({
-            "width": width, "precision": precision, "batch_size": B, "n": n, "extraction_s": samples,
-            "backend_alone_s": alone, "images_per_s": n / statistics.median(samples),
-            "images_per_s_of_the_backend_alone": n / statistics.median(alone),
-        })  # fmt: skip
+        rows.append(
+            {
+                "width": width,
+                "precision": precision,
+                "batch_size": B,
+                "n": n,
+                "extraction_s": samples,
+                "backend_alone_s": alone,
+                "images_per_s": n / statistics.median(samples),
+                "images_per_s_of_the_backend_alone": n / statistics.median(alone),
+            }
+        )
     return rows
 
 
@@ -311,8 +378,14 @@ def svm_grid(device: torch.device, *, rows: int, columns: int, classes: int, fol
             path = LinearSVCPath(Cs=Cs, cv=cv, device=name).fit(X, y)
             _wait(device)
             seconds = time.perf_counter() - started
-        found["runs"].append({"what": f"LinearSVCPath, {name}", "seconds": seconds, "best_C": path.best_params_["C"],
-                              "best_score": path.best_score_})  # fmt: skip
+        found["runs"].append(
+            {
+                "what": f"LinearSVCPath, {name}",
+                "seconds": seconds,
+                "best_C": path.best_params_["C"],
+                "best_score": path.best_score_,
+            }
+        )
     search = GridSearchCV(
         make_pipeline(StandardScaler(), LinearSVC(dual=False)), {"linearsvc__C": list(Cs)}, cv=cv, n_jobs=-1
     )
@@ -320,6 +393,12 @@ def svm_grid(device: torch.device, *, rows: int, columns: int, classes: int, fol
         warnings.simplefilter("ignore", ConvergenceWarning)
         started = time.perf_counter()
         search.fit(X, y)
-    found["runs"].append({"what": f"GridSearchCV, {os.cpu_count()} processes", "seconds": time.perf_counter() - started,
-                          "best_C": search.best_params_["linearsvc__C"], "best_score": search.best_score_})  # fmt: skip
+    found["runs"].append(
+        {
+            "what": f"GridSearchCV, {os.cpu_count()} processes",
+            "seconds": time.perf_counter() - started,
+            "best_C": search.best_params_["linearsvc__C"],
+            "best_score": search.best_score_,
+        }
+    )
     return found

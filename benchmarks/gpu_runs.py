@@ -61,8 +61,21 @@ class Run:
 
     def options(self) -> list[str]:
         epochs = [] if self.epochs is None else ["--epochs", str(self.epochs)]
-        return ["--model", self.model, "--data", self.data, "--width", f"{self.width:g}", "--recipe", "fast", *epochs,
-                "--normalizer", self.normalizer, "--seed", str(self.seed)]  # fmt: skip
+        return [
+            "--model",
+            self.model,
+            "--data",
+            self.data,
+            "--width",
+            f"{self.width:g}",
+            "--recipe",
+            "fast",
+            *epochs,
+            "--normalizer",
+            self.normalizer,
+            "--seed",
+            str(self.seed),
+        ]
 
     def guessed_seconds(self, done: int = 0) -> float:
         """Of its epochs after the first `done`, by their steps and arithmetic, for a run that has the GPU to itself.
@@ -197,9 +210,19 @@ def _start(run: Run, place: Place, *, beside: int) -> Going:
     folder = place.folder(run)
     folder.mkdir(parents=True, exist_ok=True)
     command = [
-        sys.executable, "-m", "l2a_transfer", "train", *run.options(), "--data-dir", str(place.data_dir),
-        "--device", place.device, "--out", str(folder), "--resume",
-    ]  # fmt: skip
+        sys.executable,
+        "-m",
+        "l2a_transfer",
+        "train",
+        *run.options(),
+        "--data-dir",
+        str(place.data_dir),
+        "--device",
+        place.device,
+        "--out",
+        str(folder),
+        "--resume",
+    ]
     if place.tiny:
         command += ["--batch-size", "16"]
     path = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])

@@ -36,9 +36,12 @@ from l2a_transfer.training.trainer import Trainer
 
 @click.command()
 @click.option(
-    "--model", "models", multiple=True, show_default=True,
+    "--model",
+    "models",
+    multiple=True,
+    show_default=True,
     default=("vgg", "vgg-att2-concat-pc", "vgg-att2-concat-uniform"),
-)  # fmt: skip
+)
 @click.option("--width", type=float, default=DEFAULT_WIDTH, show_default=True)
 @click.option("--data", default="cifar10", show_default=True)
 @click.option("--data-dir", type=click.Path(path_type=Path, exists=True), required=True, help="Holds the data set.")
@@ -51,9 +54,19 @@ from l2a_transfer.training.trainer import Trainer
 @click.option("--work", type=click.Path(path_type=Path), required=True, help="Folder of the runs.")
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="JSON to write.")
 def main(
-    models: tuple[str, ...], width: float, data: str, data_dir: Path, recipe: str, shared: tuple[str, ...],
-    candidates: tuple[str, ...], seeds: str, holdout: int, device: str, work: Path, out: Path,
-) -> None:  # fmt: skip
+    models: tuple[str, ...],
+    width: float,
+    data: str,
+    data_dir: Path,
+    recipe: str,
+    shared: tuple[str, ...],
+    candidates: tuple[str, ...],
+    seeds: str,
+    holdout: int,
+    device: str,
+    work: Path,
+    out: Path,
+) -> None:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", stream=sys.stderr)
     about = provenance(shlex.join(["python", "benchmarks/recipe_search.py", *sys.argv[1:]]))
     source = TrainingData.from_source(open_source(data, data_dir=data_dir, split="train"), holdout=holdout)
@@ -71,12 +84,18 @@ def main(
                 training = read_card(result.weights).training
                 runs.append(
                     {
-                        "model": model, "candidate": candidate, "seed": seed, "accuracy": value["value"],
+                        "model": model,
+                        "candidate": candidate,
+                        "seed": seed,
+                        "accuracy": value["value"],
                         "last": evaluate(trainer.model, source.test, trainer.preprocess) if settings.average else None,
-                        "n": value["n"], "seconds": result.seconds, "ran_on": training["device"],
-                        "precision": training["precision"], "commit": training["commit"],
+                        "n": value["n"],
+                        "seconds": result.seconds,
+                        "ran_on": training["device"],
+                        "precision": training["precision"],
+                        "commit": training["commit"],
                     }
-                )  # fmt: skip
+                )
                 print(runs[-1], file=sys.stderr)
                 write(out, {**about, "base": base.to_json(), "width": width, "data": data}, runs)
     print(out)

@@ -39,11 +39,41 @@ CASES: list[tuple[float, list[str]]] = [
     (1, ["inspect", "--verify", "features.h5"]),
     (1, ["export", "--model", WEIGHTS, "--out", "network.onnx"]),
     (1, ["maps", "--model", WEIGHTS, "--out", "maps", "--overwrite", "pictures/class-0/0000.jpg"]),
-    (1, ["extract", "--model", WEIGHTS, "--data", "imagefolder:pictures", "--workers", "2", "--out", "a.h5",
-         "--overwrite"]),
+    (
+        1,
+        [
+            "extract",
+            "--model",
+            WEIGHTS,
+            "--data",
+            "imagefolder:pictures",
+            "--workers",
+            "2",
+            "--out",
+            "a.h5",
+            "--overwrite",
+        ],
+    ),
     (1, ["extract", "--model", "network.onnx", "--data", "imagefolder:pictures", "--out", "b.h5", "--overwrite"]),
-    (1, ["train", "--model", "vgg", "--width", "0.0625", "--data", "digits", "--holdout", "100", "--epochs", "2",
-         "--out", "tiny", "--overwrite"]),
+    (
+        1,
+        [
+            "train",
+            "--model",
+            "vgg",
+            "--width",
+            "0.0625",
+            "--data",
+            "digits",
+            "--holdout",
+            "100",
+            "--epochs",
+            "2",
+            "--out",
+            "tiny",
+            "--overwrite",
+        ],
+    ),
     (1, [*TRAIN, "--model", MODEL]),
     (1, [*TRAIN, "--model", MODEL, "--width", "1", "--batch-size", "256"]),
     (1, ["quickstart", "--out", "quickstart", "--overwrite"]),
@@ -51,7 +81,7 @@ CASES: list[tuple[float, list[str]]] = [
     (1, [*SVM, "--max-memory", "8G"]),
     (0.5, SVM),
     (0.5, [*SVM, "--solver", "liblinear"]),
-]  # fmt: skip
+]
 """(share of the limit, command): what is done every day, and what does not fit."""
 
 
@@ -101,10 +131,17 @@ def make_features(path: Path) -> None:
     centres = generator.normal(size=(CLASSES, COLUMNS))
     values = (centres[labels] + 6 * generator.normal(size=(N, COLUMNS))).astype(np.float32)
     meta = FeatureMeta(
-        data="clouds", classes=tuple(f"class {k}" for k in range(CLASSES)), splits=("train", "test"),
-        levels=(("L3", 0, COLUMNS),), card={"name": "clouds"}, preprocess={}, tap="ga", precision="fp32",
-        backend="torch", fingerprint={},
-    )  # fmt: skip
+        data="clouds",
+        classes=tuple(f"class {k}" for k in range(CLASSES)),
+        splits=("train", "test"),
+        levels=(("L3", 0, COLUMNS),),
+        card={"name": "clouds"},
+        preprocess={},
+        tap="ga",
+        precision="fp32",
+        backend="torch",
+        fingerprint={},
+    )
     split = (np.arange(N) >= TRAINING_ROWS).astype(np.uint8)
     ids = [f"{number:06d}" for number in range(N)]
     write_features(path, meta, labels=labels, ids=ids, split=split, blocks=[values], dim=COLUMNS)
@@ -189,9 +226,13 @@ def mapped_by_torch() -> int:
 def run(command: list[str], box: Container, work: Path) -> dict[str, Any]:
     began = time.perf_counter()
     done = subprocess.run(
-        [sys.executable, "-m", "l2a_transfer", "-q", *command], cwd=work, capture_output=True, text=True, check=False,
+        [sys.executable, "-m", "l2a_transfer", "-q", *command],
+        cwd=work,
+        capture_output=True,
+        text=True,
+        check=False,
         preexec_fn=box.enter,
-    )  # fmt: skip
+    )
     said = (done.stderr.strip().splitlines() or [""])[-1]
     peak = box.number("memory.max_usage_in_bytes", "memory.peak")
     return {

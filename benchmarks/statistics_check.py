@@ -128,8 +128,13 @@ def rows(repeats: int, rng: np.random.Generator) -> Iterator[dict[str, Any]]:
             place = {"classes": kind, "n": int(sizes.sum()), "K": classes, "fewest_a_class": int(sizes.min())}
             yield {"what": "mean class accuracy", **place, "truth": name, "coverage": float(inside.mean())}
             inside = (low <= share) & (share <= high)
-            yield {"what": "accuracy", **place, "fewest_a_class": int(sizes.sum()), "truth": name,
-                   "coverage": float(inside.mean())}  # fmt: skip
+            yield {
+                "what": "accuracy",
+                **place,
+                "fewest_a_class": int(sizes.sum()),
+                "truth": name,
+                "coverage": float(inside.mean()),
+            }
 
 
 def one_split(repeats: int, rng: np.random.Generator) -> Iterator[dict[str, Any]]:
@@ -150,8 +155,12 @@ def one_split(repeats: int, rng: np.random.Generator) -> Iterator[dict[str, Any]
             low, high = outcomes.interval(1 - ALPHA)
             low, high = np.where(rejected, low, np.minimum(low, 0)), np.where(rejected, high, np.maximum(high, 0))
             mean = difference.mean(axis=1)
-            line = {"what": "difference, one split", **place, "truth": truth,
-                    "coverage": float(((low <= mean + 1e-12) & (mean - 1e-12 <= high)).mean())}  # fmt: skip
+            line = {
+                "what": "difference, one split",
+                **place,
+                "truth": truth,
+                "coverage": float(((low <= mean + 1e-12) & (mean - 1e-12 <= high)).mean()),
+            }
             yield line | ({} if truth == "different" else {"false_verdicts": float(rejected.mean())})
 
 
@@ -188,10 +197,21 @@ def draws(repeats: int, rng: np.random.Generator) -> Iterator[dict[str, Any]]:
                     test = statistics.over_draws((values[0] - values[1]).tolist(), both, shared=shared)
                     undefined += test is None
                     false += test is not None and test.p < ALPHA
-                line = {"classes": kind, "n": int(sizes.sum()), "K": 2, "draws": number,
-                        "fewest_a_class": int(_tested(sizes).min()), "repeats": fewer}  # fmt: skip
-                yield {"what": "difference, draws", **line, "truth": "exchangeable", "false_verdicts": false / fewer,
-                       "not_defined": undefined / fewer}  # fmt: skip
+                line = {
+                    "classes": kind,
+                    "n": int(sizes.sum()),
+                    "K": 2,
+                    "draws": number,
+                    "fewest_a_class": int(_tested(sizes).min()),
+                    "repeats": fewer,
+                }
+                yield {
+                    "what": "difference, draws",
+                    **line,
+                    "truth": "exchangeable",
+                    "false_verdicts": false / fewer,
+                    "not_defined": undefined / fewer,
+                }
                 yield {"what": "mean class accuracy, draws", **line, "coverage": inside / fewer}
 
 
@@ -248,9 +268,18 @@ def seeds(repeats: int, rng: np.random.Generator) -> Iterator[dict[str, Any]]:
                     undefined += test is None
                     false += test is not None and test.p < ALPHA
                 count = max(10, repeats // 2)
-                yield {"what": "difference, seeds", "classes": kind, "n": len(truth), "K": classes, "seeds": number,
-                       "spread_over_seeds": spread, "fewest_a_class": int(sizes.min()), "repeats": count,
-                       "false_verdicts": false / count, "not_defined": undefined / count}  # fmt: skip
+                yield {
+                    "what": "difference, seeds",
+                    "classes": kind,
+                    "n": len(truth),
+                    "K": classes,
+                    "seeds": number,
+                    "spread_over_seeds": spread,
+                    "fewest_a_class": int(sizes.min()),
+                    "repeats": count,
+                    "false_verdicts": false / count,
+                    "not_defined": undefined / count,
+                }
 
 
 def _seeds_right(truth: NDArray[np.int32], number: int, spread: float, rng: np.random.Generator) -> Array:
@@ -285,8 +314,12 @@ def agreement(cases: int, rng: np.random.Generator) -> dict[str, int]:
             better = found.a if found.difference > 0 else found.b
             signs += said and not found.verdict.startswith(f"{better} is better than ")
             intervals += said != (low > 0 or high < 0) or said != (found.p_adjusted < ALPHA)
-    return {"verdicts": seen, "significant_verdicts": significant, "verdicts_of_the_wrong_sign": signs,
-            "verdicts_at_odds_with_their_interval_or_p": intervals}  # fmt: skip
+    return {
+        "verdicts": seen,
+        "significant_verdicts": significant,
+        "verdicts_of_the_wrong_sign": signs,
+        "verdicts_at_odds_with_their_interval_or_p": intervals,
+    }
 
 
 if __name__ == "__main__":

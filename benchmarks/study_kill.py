@@ -106,9 +106,7 @@ def main(kills: int, jobs: int, seed: int, out: Path) -> None:
     print(out, len(rows), "kills, all equal:", document["all_equal"])
 
 
-def lived(
-    folder: Path, name: str, jobs: int, kills: int, rng: random.Random, seconds: float
-) -> list[dict[str, Any]]:  # fmt: skip
+def lived(folder: Path, name: str, jobs: int, kills: int, rng: random.Random, seconds: float) -> list[dict[str, Any]]:
     """The lives of one study that ended by a kill; the last one, which is not in the list, runs to its end."""
     lives: list[dict[str, Any]] = []
     while len(lives) < kills:
@@ -128,9 +126,7 @@ def lived(
 def start(folder: Path, name: str, jobs: int) -> subprocess.Popen[bytes]:
     command = [sys.executable, "-m", "l2a_transfer", "-q", "study", "study.toml", "--out", name, "--jobs", str(jobs)]
     path = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
-    return subprocess.Popen(
-        command, cwd=folder, env={**os.environ, "PYTHONPATH": path}, stdout=subprocess.DEVNULL
-    )  # fmt: skip
+    return subprocess.Popen(command, cwd=folder, env={**os.environ, "PYTHONPATH": path}, stdout=subprocess.DEVNULL)
 
 
 def report(folder: Path) -> dict[str, bytes]:

@@ -35,12 +35,17 @@ CASES: dict[str, dict[str, Any]] = {
     "file, cap X/4": {"rows": 60_000, "columns": 512, "classes": 3, "C": 1e-3, "lazy": True, "share": 0.25},
     "array, cap X/4": {"rows": 60_000, "columns": 512, "classes": 3, "C": 1e-3, "lazy": False, "share": 0.25},
     "array, cap 4 X, kept in memory": {
-        "rows": 60_000, "columns": 512, "classes": 3, "C": 1e-3, "lazy": False, "share": 4.0,
+        "rows": 60_000,
+        "columns": 512,
+        "classes": 3,
+        "C": 1e-3,
+        "lazy": False,
+        "share": 4.0,
     },
     "path, no cap": {"rows": 3000, "columns": 256, "classes": 20, "C": None, "lazy": False, "share": None},
     "path, batches": {"rows": 3000, "columns": 256, "classes": 20, "C": None, "lazy": False, "share": 12.0},
     "path, moments": {"rows": 3000, "columns": 256, "classes": 20, "C": None, "lazy": False, "share": 36.0},
-}  # fmt: skip
+}
 
 
 def make(case: dict[str, Any], file: Path) -> None:
@@ -119,8 +124,11 @@ def main(out: Path, only: tuple[str, ...], child: tuple[str, str] | None) -> Non
             own = results[name] = json.loads(done.stdout)
             same = next((r for r in results.values() if r["share"] is None and r["rows"] == own["rows"]), own)
             own["objective_over_no_cap"] = own["objective"] / same["objective"]
-            print(f"{name}: cap {(own['max_memory'] or 0) / MIB:.1f} MiB, grew by {own['growth_bytes'] / MIB:.1f} MiB, "
-                  f"objective {own['objective_over_no_cap']:.10f}, {own['seconds']:.1f} s", flush=True)  # fmt: skip
+            print(
+                f"{name}: cap {(own['max_memory'] or 0) / MIB:.1f} MiB, grew by {own['growth_bytes'] / MIB:.1f} MiB, "
+                f"objective {own['objective_over_no_cap']:.10f}, {own['seconds']:.1f} s",
+                flush=True,
+            )
     document = {
         "schema": "l2a-benchmark/1",
         "what": "growth of a process's peak resident memory during a fit, against max_memory",

@@ -52,9 +52,19 @@ from l2a_transfer.training.trainer import Trainer
 @click.option("--work", type=click.Path(path_type=Path), required=True, help="Folder of the runs.")
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="JSON to write.")
 def main(
-    model: str, width: float, data: str, data_dir: Path, recipe: str, settings: tuple[str, ...], seeds: str,
-    target: float | None, device: str, compiled: bool, work: Path, out: Path,
-) -> None:  # fmt: skip
+    model: str,
+    width: float,
+    data: str,
+    data_dir: Path,
+    recipe: str,
+    settings: tuple[str, ...],
+    seeds: str,
+    target: float | None,
+    device: str,
+    compiled: bool,
+    work: Path,
+    out: Path,
+) -> None:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", stream=sys.stderr)
     process = ProcessRank.from_environment(os.environ)
     starter = ["python"] if process.size == 1 else ["torchrun", "--nproc-per-node", str(process.size)]

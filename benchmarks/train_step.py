@@ -42,9 +42,17 @@ from l2a_transfer.training.trainer import Trainer
 @click.option("--compile/--no-compile", "compiled", default=None, help="By default both, one after the other.")
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="JSON to write.")
 def main(
-    model: str, width: float, size: int, batch_size: tuple[int, ...], steps: int, epochs: int, device: str,
-    precision: str, compiled: bool | None, out: Path,
-) -> None:  # fmt: skip
+    model: str,
+    width: float,
+    size: int,
+    batch_size: tuple[int, ...],
+    steps: int,
+    epochs: int,
+    device: str,
+    precision: str,
+    compiled: bool | None,
+    out: Path,
+) -> None:
     place = choose_device(device)
     precision = training_precision(precision, place)
     side = 8192 if place.type == "cuda" else 4096

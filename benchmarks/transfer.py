@@ -28,11 +28,36 @@ MODELS = {
 }
 DATA = ("caltech101", "stanford40", "svhn1083")
 KEPT = (
-    "model", "data", "file", "tap", "levels", "precision", "backend", "solver", "protocol", "draws", "n_classes",
-    "n_train", "n_test", "dim", "components", "C", "interval", "accuracy", "accuracy_ci95", "accuracy_draws",
-    "mean_class_accuracy", "mean_class_accuracy_ci95", "mean_class_accuracy_draws", "macro_f1", "top5", "fits",
-    "unconverged", "seconds", "notes",
-)  # fmt: skip
+    "model",
+    "data",
+    "file",
+    "tap",
+    "levels",
+    "precision",
+    "backend",
+    "solver",
+    "protocol",
+    "draws",
+    "n_classes",
+    "n_train",
+    "n_test",
+    "dim",
+    "components",
+    "C",
+    "interval",
+    "accuracy",
+    "accuracy_ci95",
+    "accuracy_draws",
+    "mean_class_accuracy",
+    "mean_class_accuracy_ci95",
+    "mean_class_accuracy_draws",
+    "macro_f1",
+    "top5",
+    "fits",
+    "unconverged",
+    "seconds",
+    "notes",
+)
 
 
 @click.command()

@@ -43,11 +43,20 @@ from l2a_transfer.cli.main import VERBS
 from l2a_transfer.cli.main import main as l2a_transfer_main
 
 PRELOADED = (
-    "h5py", "l2a_transfer.evaluation.evaluate", "l2a_transfer.report.write", "l2a_transfer.explain.draw",
-    "l2a_transfer.export", "l2a_transfer.features.extraction.extract", "l2a_transfer.training.runs",
-    "matplotlib.figure", "onnxruntime", "onnxscript", "sklearn.svm", "torch.onnx",
+    "h5py",
+    "l2a_transfer.evaluation.evaluate",
+    "l2a_transfer.report.write",
+    "l2a_transfer.explain.draw",
+    "l2a_transfer.export",
+    "l2a_transfer.features.extraction.extract",
+    "l2a_transfer.training.runs",
+    "matplotlib.figure",
+    "onnxruntime",
+    "onnxscript",
+    "sklearn.svm",
+    "torch.onnx",
     *(f"l2a_transfer.cli.{verb}" for verb in VERBS.values()),
-)  # fmt: skip
+)
 TINY = "untrained:vgg-att2-concat-pc@0.0625"
 FOLDERS = ("svm-eval", "maps", "train", "train --seeds", "quickstart")
 """Verbs whose output is a folder. `extract` can write a file of any such name."""
@@ -238,10 +247,13 @@ class Scene:
         where = Path(tempfile.mkdtemp(dir=self.folder))
         both = (first, second)
         children = [
-            Child(["-q", *command(verb, variant, self.inputs), "--out", str(where / name)],
-                  self.folder / f"said-{k}", delay * k)
+            Child(
+                ["-q", *command(verb, variant, self.inputs), "--out", str(where / name)],
+                self.folder / f"said-{k}",
+                delay * k,
+            )
             for k, (verb, variant) in enumerate(both)
-        ]  # fmt: skip
+        ]
         for child in children:
             child.go()
         ended = [child.ended() for child in children]
@@ -264,8 +276,11 @@ class Scene:
             problems += [f"exit codes {codes}: {[end.said[-300:] for end in ended]}"]
         problems += [f"left beside it: {path.name}" for path in where.iterdir() if path.name != name]
         shutil.rmtree(where)
-        return {**found, "problems": [problem.replace(str(self.folder), "…") for problem in problems],
-                "passed": not problems}  # fmt: skip
+        return {
+            **found,
+            "problems": [problem.replace(str(self.folder), "…") for problem in problems],
+            "passed": not problems,
+        }
 
     def wrong(self, winner: tuple[str, str], there: dict[str, str]) -> list[str]:
         """How `there` differs from what the winner leaves alone."""
@@ -288,9 +303,11 @@ def content(out: Path) -> dict[str, str]:
 
 def digest(path: Path) -> str:
     if path.suffix in (".json", ".jsonl"):
-        documents = [json.loads(path.read_text())] if path.suffix == ".json" else [
-            json.loads(line) for line in path.read_text().splitlines()
-        ]  # fmt: skip
+        documents = (
+            [json.loads(path.read_text())]
+            if path.suffix == ".json"
+            else [json.loads(line) for line in path.read_text().splitlines()]
+        )
         return hashlib.sha256(json.dumps([timeless(document) for document in documents]).encode()).hexdigest()
     if path.suffix == ".safetensors":  # its card says how long the training took
         sha = hashlib.sha256()

@@ -79,8 +79,16 @@ def page(found: list[tuple[dict[str, Any], bool]]) -> str:
         config, training = card["config"], card["training"]
         recipe = repr(TrainConfig.from_json(training["recipe"]))
         start = training.get("init_from", {}).get("sha256", "")
-        same = (config["architecture"], training["data"], config["width"], json.dumps(config, sort_keys=True),
-                training["split"], training["n"], recipe, start)  # fmt: skip
+        same = (
+            config["architecture"],
+            training["data"],
+            config["width"],
+            json.dumps(config, sort_keys=True),
+            training["split"],
+            training["n"],
+            recipe,
+            start,
+        )
         if training["seed"] in (other["training"]["seed"] for other, _ in groups[same]):
             raise SystemExit(f"{card['name']}, seed {training['seed']}: two cards of one run; remove one of them")
         groups[same].append((card, bundled))
@@ -106,11 +114,17 @@ def line(own: list[dict[str, Any]], bundled: bool) -> str:
     data = training["data"] if training["split"] == "train" else f"{training['data']}, {training['split']}"
     seeds = ", ".join(str(card["training"]["seed"]) for card in own)
     cells = [
-        name + normalizer, data, f"{config['width']:g}", f"{first['parameters']:,}",
-        f"{statistics.fmean(values):.2f}{spread}", f"{n:,}", f"{len(values)} ({seeds})",
+        name + normalizer,
+        data,
+        f"{config['width']:g}",
+        f"{first['parameters']:,}",
+        f"{statistics.fmean(values):.2f}{spread}",
+        f"{n:,}",
+        f"{len(values)} ({seeds})",
         ", ".join([recipe.name, f"{recipe.epochs} epochs", *changed(recipe), *started(training)]),
-        "; ".join(dict.fromkeys(devices)), "; ".join(minutes) or "–",
-    ]  # fmt: skip
+        "; ".join(dict.fromkeys(devices)),
+        "; ".join(minutes) or "–",
+    ]
     return f"| {' | '.join(cells)} |\n"
 
 

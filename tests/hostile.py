@@ -56,10 +56,21 @@ def forged_cifar_batch() -> bytes:
     )
     memory = struct.pack("<Q", ADDRESS) * 64
     return (
-        b"\x80\x03" + dtype("V8") + b"q\x07" + flags(0) + b"0"
-        + array + b"Rq\x08" + _tuple(_number(1), _tuple(_number(64)), b"h\x07", false, _bytes(memory)) + b"b0"
-        + b"h\x07" + flags(63) + b"0}" + _bytes(b"data") + b"h\x08s."
-    )  # fmt: skip
+        b"\x80\x03"
+        + dtype("V8")
+        + b"q\x07"
+        + flags(0)
+        + b"0"
+        + array
+        + b"Rq\x08"
+        + _tuple(_number(1), _tuple(_number(64)), b"h\x07", false, _bytes(memory))
+        + b"b0"
+        + b"h\x07"
+        + flags(63)
+        + b"0}"
+        + _bytes(b"data")
+        + b"h\x08s."
+    )
 
 
 def pickle_with_far_memo() -> bytes:

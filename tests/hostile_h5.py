@@ -36,9 +36,15 @@ def save_feature_file(path: Path, *, rows: int = 24, dim: int = 6, maps: bool = 
     """A whole feature file of the writer's."""
     found = feature_set(labels_of(3, rows // 3), np.ones((rows // 3 * 3, dim), np.float32))
     write_features(
-        path, found.meta, labels=found.labels, ids=found.ids, split=found.split, blocks=[found.features], dim=dim,
+        path,
+        found.meta,
+        labels=found.labels,
+        ids=found.ids,
+        split=found.split,
+        blocks=[found.features],
+        dim=dim,
         maps={"L3": [np.full((len(found.ids), 2, 2), 0.25, np.float16)]} if maps else None,
-    )  # fmt: skip
+    )
     return path
 
 

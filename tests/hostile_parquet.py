@@ -62,9 +62,13 @@ def save_prefix_bomb(path: Path, *, rows: int, size: int) -> Path:
 
     value = np.random.default_rng(0).bytes(size)
     return write(
-        path, pa.array([value] * rows), use_dictionary=False, column_encoding={"image": "DELTA_BYTE_ARRAY"},
-        compression="none", write_statistics=False,
-    )  # fmt: skip
+        path,
+        pa.array([value] * rows),
+        use_dictionary=False,
+        column_encoding={"image": "DELTA_BYTE_ARRAY"},
+        compression="none",
+        write_statistics=False,
+    )
 
 
 def varint(value: int, *, length: int = 0) -> bytes:

@@ -125,8 +125,11 @@ CASES = [
         (f"{command} {name}.h5{rest}", f"{name}.h5: {words}", "extract it again")
         for command, rest in (("svm-eval good.h5", " --out new"), ("inspect", ""))
         for name, words in (
-            ("truncated", "truncated"), ("incomplete", "incomplete"), ("bit", "changed since it was written"),
-            ("schema", "its schema must be 'l2a-features/1', got 'l2a-features/9'"), ("link", "/features is a link"),
+            ("truncated", "truncated"),
+            ("incomplete", "incomplete"),
+            ("bit", "changed since it was written"),
+            ("schema", "its schema must be 'l2a-features/1', got 'l2a-features/9'"),
+            ("link", "/features is a link"),
         )
     ],
     ("svm-eval good.h5 nan.h5 --out new", "nan.h5: /features: 1 of 24 rows is not finite", "extract it again"),
@@ -136,12 +139,17 @@ CASES = [
     # weights and networks
     *[
         (command.format(f"{name}.safetensors"), f"{name}.safetensors: {words}", "use another copy")
-        for command in ("extract --model {} --data digits --out new.h5", "export --model {} --out new.onnx",
-                        "maps --model {} --out new photos/cat/1.jpg")
+        for command in (
+            "extract --model {} --data digits --out new.h5",
+            "export --model {} --out new.onnx",
+            "maps --model {} --out new photos/cat/1.jpg",
+        )
         for name, words in (
             ("missing", "the tensors do not fit the card's network: missing attention.L2.u"),
-            ("extra", "the tensors do not fit the card's network: extra spare"), ("truncated", "damaged"),
-            ("foreign", "not an l2a-transfer weights file"), ("nowhere", "cannot be read"),
+            ("extra", "the tensors do not fit the card's network: extra spare"),
+            ("truncated", "damaged"),
+            ("foreign", "not an l2a-transfer weights file"),
+            ("nowhere", "cannot be read"),
         )
     ],
     *[
@@ -168,7 +176,7 @@ CASES = [
     ("quickstart --out notes.txt", "notes.txt: is a file", "choose another --out"),
     ("inspect nowhere.h5", "nowhere.h5: ", "check the spelling"),
     ("inspect photos", "photos: ", "name a file"),
-]  # fmt: skip
+]
 
 
 @pytest.mark.parametrize("case", CASES, ids=[case[0] for case in CASES])

@@ -20,9 +20,15 @@ pytestmark = pytest.mark.browser
 
 WIDTHS = (360, 768, 1280)
 FLAGS = (
-    "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
-    "--disable-background-networking", "--disable-component-update", "--disable-sync",
-)  # fmt: skip
+    "--headless",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+)
 # The pages stand in frames of one width each; what is measured comes back as JSON in the dumped document.
 MEASURE = """
 const meet = (a, b, from, to) => a[from] < b[to] - 0.5 && b[from] < a[to] - 0.5;

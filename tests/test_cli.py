@@ -173,16 +173,40 @@ def test_version() -> None:
         (["extract", "--modle", "x"], "--model"),
         (["extract", "--model", "vgg-att2-concat-pd", "--data", "caltech-mini", "--out", "x.h5"], "vgg-att2-concat-p"),
         (["extract", "--model", "pixels", "--data", "caltech-mimi", "--out", "x.h5"], "caltech-mini"),
-        (["extract", "--model", "untrained:vgg-att2-concat-pc@0.0625", "--data", "caltech-mini", "--levels", "L4",
-          "--out", "x.h5"], "L2"),
-        (["extract", "--model", "untrained:vgg-att2-concat-pc@0.0625", "--data", "caltech-mini", "--tap", "gaa",
-          "--out", "x.h5"], "ga"),
+        (
+            [
+                "extract",
+                "--model",
+                "untrained:vgg-att2-concat-pc@0.0625",
+                "--data",
+                "caltech-mini",
+                "--levels",
+                "L4",
+                "--out",
+                "x.h5",
+            ],
+            "L2",
+        ),
+        (
+            [
+                "extract",
+                "--model",
+                "untrained:vgg-att2-concat-pc@0.0625",
+                "--data",
+                "caltech-mini",
+                "--tap",
+                "gaa",
+                "--out",
+                "x.h5",
+            ],
+            "ga",
+        ),
         (["extract", "--model", "pixels", "--data", "caltech-mini", "--split", "tset", "--out", "x.h5"], "test"),
         (["train", "--model", "vgg-att2-concat-pc", "--data", "cifar01", "--data-dir", "x", "--out", "y"], "cifar10"),
         (["export", "--model", "untrained:vgg-att2-concat-cp", "--out", "x.onnx"], "vgg-att2-concat-pc"),
     ],
     ids=lambda value: " ".join(value[:3]) if isinstance(value, list) else None,
-)  # fmt: skip
+)
 def test_an_unknown_name_exits_2_and_names_the_nearest(arguments: list[str], nearest: str) -> None:
     assert_fails(l2a(*arguments), 2, nearest)
 

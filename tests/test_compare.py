@@ -170,8 +170,10 @@ def test_interval_p_and_sentence_agree_in_random_reports() -> None:
     for _ in range(100):
         truth = np.sort(rng.choice(3, size=int(rng.integers(6, 60)), p=[0.7, 0.2, 0.1])).astype(np.int32)
         rates = rng.uniform(0, 1, (3, 3))
-        rows = [answers(f"m{k}", [*np.flatnonzero(rng.random(len(truth)) < own[truth])], truth=truth)
-                for k, own in enumerate(rates)]  # fmt: skip
+        rows = [
+            answers(f"m{k}", [*np.flatnonzero(rng.random(len(truth)) < own[truth])], truth=truth)
+            for k, own in enumerate(rates)
+        ]
         for found in compare(rows, seed=0):
             assert found.ci95_simultaneous is not None
             assert found.p_adjusted is not None
@@ -188,9 +190,16 @@ def test_interval_p_and_sentence_agree_in_random_reports() -> None:
 
 @pytest.mark.parametrize(
     ("p", "text"),
-    [(0.0500001, "= 0.050"), (0.05, "= 0.050"), (0.04999, "< 0.05"), (0.04995, "< 0.05"), (0.04994, "= 0.0499"),
-     (0.0494, "= 0.049"), (0.0009, "< 0.001")],
-)  # fmt: skip
+    [
+        (0.0500001, "= 0.050"),
+        (0.05, "= 0.050"),
+        (0.04999, "< 0.05"),
+        (0.04995, "< 0.05"),
+        (0.04994, "= 0.0499"),
+        (0.0494, "= 0.049"),
+        (0.0009, "< 0.001"),
+    ],
+)
 def test_a_printed_p_stands_on_the_side_of_5_percent_where_it_is(p: float, text: str) -> None:
     """0.04999 is significant, and was printed as 0.0500."""
     assert p_text(p) == text
@@ -199,18 +208,29 @@ def test_a_printed_p_stands_on_the_side_of_5_percent_where_it_is(p: float, text:
 @pytest.mark.parametrize(
     ("difference", "interval", "text"),
     [
-        (0.02, (0.01, 0.03), "+2.0 [+1.0, +3.0]"), (0.02, (0.0003, 0.04), "+2.00 [+0.03, +4.00]"),
-        (0.02, (0.00004, 0.04), "+2.000 [+0.004, +4.000]"), (0.02, (1e-308, 0.04), "+2.000 [> 0, +4.000]"),
+        (0.02, (0.01, 0.03), "+2.0 [+1.0, +3.0]"),
+        (0.02, (0.0003, 0.04), "+2.00 [+0.03, +4.00]"),
+        (0.02, (0.00004, 0.04), "+2.000 [+0.004, +4.000]"),
+        (0.02, (1e-308, 0.04), "+2.000 [> 0, +4.000]"),
         (-0.02, (-0.04, -1e-7), "-2.000 [-4.000, < 0]"),
     ],
-)  # fmt: skip
+)
 def test_an_interval_that_excludes_0_is_not_printed_with_it(
     difference: float, interval: tuple[float, float], text: str
 ) -> None:
     assert with_interval(difference, interval, apart=True) == text
     low, high = sorted((abs(interval[0]), abs(interval[1])))
-    said = sentence("a", "b", "toy", difference=difference, interval=interval, p_adjusted=0.04999, comparisons=1,
-                    population="these files", not_defined="")  # fmt: skip
+    said = sentence(
+        "a",
+        "b",
+        "toy",
+        difference=difference,
+        interval=interval,
+        p_adjusted=0.04999,
+        comparisons=1,
+        population="these files",
+        not_defined="",
+    )
     better = with_interval(abs(difference), (low, high), apart=True, unit=" points")
     assert f"is better than {'b' if difference > 0 else 'a'} on toy ({better}, p < 0.05)." in said
     assert "0.00," not in said
@@ -231,9 +251,11 @@ def test_architectures_stand_first_and_seeds_are_not_compared_with_each_other() 
     found = compare([PIXELS, *pc, *uniform, untrained("pc", 0, 1, 10)], seed=0)
     assert pairs(found) == [
         ("architectures", "pc@0.25", "uniform@0.25"),
-        ("controls", "pc@0.25", "pixels"), ("controls", "pc@0.25", "untrained:pc"),
-        ("controls", "uniform@0.25", "pixels"), ("controls", "uniform@0.25", "untrained:pc"),
-    ]  # fmt: skip
+        ("controls", "pc@0.25", "pixels"),
+        ("controls", "pc@0.25", "untrained:pc"),
+        ("controls", "uniform@0.25", "pixels"),
+        ("controls", "uniform@0.25", "untrained:pc"),
+    ]
     first = found[0]
     assert (first.n, first.comparisons, first.test, first.p) == ((3, 3), 1, "seeds", first.p_adjusted)
     assert first.verdict.endswith(
@@ -275,7 +297,7 @@ def test_two_seeds_a_side_are_compared_seed_by_seed_and_say_nothing_of_an_archit
         [answers(f"u{k}", [k], card=card("uniform", k, n=k)) for k in range(3)],  # three sizes of training set
         [answers(f"u{k}", [k], card=card("uniform", k, init_from={"sha256": str(k)})) for k in range(3)],
     ],
-)  # fmt: skip
+)
 def test_what_differs_in_more_than_its_seed_says_nothing_of_an_architecture(other: list[Answers]) -> None:
     found = compare([*seeds("pc", [15, 16, 17]), *other], seed=0)
     assert found
@@ -313,8 +335,10 @@ def test_seeds_over_draws_and_an_interval_that_ends_at_100_points() -> None:
     pixels = answers("pixels", [0], [1], [2])
     found = compare([*drawn("pc", [15, 16, 18], 1), *drawn("uniform", [9, 10, 12], 0), pixels], seed=0)
     assert [(c.family, c.test, c.n) for c in found] == [
-        ("architectures", "seeds", (3, 3)), ("controls", "seeds", (3, 1)), ("controls", "seeds", (3, 1)),
-    ]  # fmt: skip
+        ("architectures", "seeds", (3, 3)),
+        ("controls", "seeds", (3, 1)),
+        ("controls", "seeds", (3, 1)),
+    ]
     assert found[0].difference == pytest.approx((49 - 3) / 60 - 31 / 60)
     assert found[1].ci95_simultaneous is not None
     assert found[1].ci95_simultaneous[1] == 1.0
@@ -329,8 +353,10 @@ def test_pairs_or_a_reference_are_compared_alone() -> None:
         ("asked", "uniform.0", "pc.0")
     ]
     assert pairs(compare(rows, seed=0, wanted=Wanted(reference="pc.0"))) == [
-        ("asked", "uniform.0", "pc.0"), ("asked", "untrained:pc", "pc.0"), ("asked", "pixels", "pc.0"),
-    ]  # fmt: skip
+        ("asked", "uniform.0", "pc.0"),
+        ("asked", "untrained:pc", "pc.0"),
+        ("asked", "pixels", "pc.0"),
+    ]
 
 
 def test_architectures_can_be_named_too() -> None:
@@ -340,8 +366,10 @@ def test_architectures_can_be_named_too() -> None:
     assert pairs(found) == [("asked", "uniform@0.25", "pc@0.25"), ("asked", "vgg@0.25", "pixels")]
     assert [c.test for c in found] == ["seeds", "seeds"]
     assert pairs(compare(rows, seed=0, wanted=Wanted(reference="pc@0.25"))) == [
-        ("asked", "uniform@0.25", "pc@0.25"), ("asked", "vgg@0.25", "pc@0.25"), ("asked", "pc@0.25", "pixels"),
-    ]  # fmt: skip
+        ("asked", "uniform@0.25", "pc@0.25"),
+        ("asked", "vgg@0.25", "pc@0.25"),
+        ("asked", "pc@0.25", "pixels"),
+    ]
     with pytest.raises(
         EvaluationError, match=r"pc@0\.25 is an architecture over its training seeds and uniform\.0 one"
     ):
@@ -389,9 +417,11 @@ def test_a_reference_without_seeds_stands_beside_all_seeds_of_an_architecture(re
     others = [name for name in ("pixels", "clip", "untrained:pc") if name != reference]
     found = compare(rows, seed=0, wanted=Wanted(reference=reference))
     assert [(c.a, c.b, c.test) for c in found] == [
-        ("uniform@0.25", reference, "seeds"), ("vgg.0", reference, "permutation"), ("vgg.1", reference, "permutation"),
+        ("uniform@0.25", reference, "seeds"),
+        ("vgg.0", reference, "permutation"),
+        ("vgg.1", reference, "permutation"),
         *((name, reference, "permutation") for name in others),
-    ]  # fmt: skip
+    ]
     assert left_out(Wanted(reference=reference), [row.source for row in rows]) == []
 
 
@@ -401,16 +431,19 @@ def test_what_a_reference_leaves_out_is_said_with_the_reason() -> None:
     sources = [row.source for row in rows]
     architecture, file = Wanted(reference="pc@0.25"), Wanted(reference="uniform.1")
     assert pairs(compare(rows, seed=0, wanted=architecture)) == [
-        ("asked", "pc@0.25", "clip"), ("asked", "pc@0.25", "pixels"),
-    ]  # fmt: skip
+        ("asked", "pc@0.25", "clip"),
+        ("asked", "pc@0.25", "pixels"),
+    ]
     assert left_out(architecture, sources) == [
         "toy: uniform.0, uniform.1: not compared with pc@0.25, because the reference is an architecture over its "
         "seeds, and this one has fewer than 3",
         "other: a: not compared with pc@0.25, because it has no features here",
     ]
     assert pairs(compare(rows, seed=0, wanted=file)) == [
-        ("asked", "pc.1", "uniform.1"), ("asked", "clip", "uniform.1"), ("asked", "pixels", "uniform.1"),
-    ]  # fmt: skip
+        ("asked", "pc.1", "uniform.1"),
+        ("asked", "clip", "uniform.1"),
+        ("asked", "pixels", "uniform.1"),
+    ]
     assert left_out(file, sources) == [
         "toy: pc.0, pc.2: not compared with uniform.1, because the reference has seed 1, as other files of their "
         "architectures have",
@@ -511,8 +544,11 @@ def test_ablations_stand_beside_the_model_as_it_is(tmp_path: Path) -> None:
         ("wide", "PCA to 4", 8, "standardize", 4, ("L2", "L3")),
     ]
     assert [variant for label, variant, *_ in found if label == "narrow"] == [
-        "", "rows to length 1", "not normalised", "float16",
-    ]  # fmt: skip
+        "",
+        "rows to length 1",
+        "not normalised",
+        "float16",
+    ]
     alone = dataclasses.replace(
         wide, features=wide.features[:, 3:], meta=dataclasses.replace(wide.meta, levels=(("L3", 0, 5),))
     )

@@ -94,9 +94,15 @@ def test_exif_orientation_is_applied(tmp_path: Path, orientation: int) -> None:
     shown[:8, 16:] = (0, 255, 0)
     shown[8:, :16] = (0, 0, 255)
     stored = {
-        1: shown, 2: shown[:, ::-1], 3: shown[::-1, ::-1], 4: shown[::-1], 5: shown.transpose(1, 0, 2),
-        6: np.rot90(shown), 7: shown[::-1, ::-1].transpose(1, 0, 2), 8: np.rot90(shown, -1),
-    }[orientation]  # fmt: skip
+        1: shown,
+        2: shown[:, ::-1],
+        3: shown[::-1, ::-1],
+        4: shown[::-1],
+        5: shown.transpose(1, 0, 2),
+        6: np.rot90(shown),
+        7: shown[::-1, ::-1].transpose(1, 0, 2),
+        8: np.rot90(shown, -1),
+    }[orientation]
     exif = Image.Exif()
     exif[0x0112] = orientation
     Image.fromarray(np.ascontiguousarray(stored)).save(tmp_path / "p.png", exif=exif)

@@ -79,8 +79,12 @@ def test_maps_of_a_picture_called_like_a_formula_print_no_warning(tmp_path: Path
         save_picture(tmp_path / name, seed=k)
     done = subprocess.run(
         [sys.executable, "-m", "l2a_transfer", "maps", "--model", TINY, "--out", "maps", *names],
-        cwd=tmp_path, capture_output=True, text=True, timeout=120, check=False,
-    )  # fmt: skip
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
     assert done.returncode == 0, done.stderr
     assert done.stderr == ""
     assert (tmp_path / "maps" / "000-Ba$$in-L2.png").is_file()

@@ -537,8 +537,12 @@ def test_a_full_disk_is_named_and_loses_nothing(source: MemorySource, tmp_path: 
     out = tmp_path / "f.h5"
     child = subprocess.run(
         [sys.executable, "-c", FULL_DISK, str(out), str(limit)],
-        capture_output=True, text=True, check=True, cwd=ROOT, timeout=120,
-    )  # fmt: skip
+        capture_output=True,
+        text=True,
+        check=True,
+        cwd=ROOT,
+        timeout=120,
+    )
     assert where in child.stdout
     assert "File too large" in child.stdout
     assert not out.exists()
@@ -581,10 +585,14 @@ def test_a_read_only_folder_is_named(source: MemorySource) -> None:
             said = [
                 subprocess.run(
                     [sys.executable, "-c", READ_ONLY, str(locked / file)],
-                    capture_output=True, text=True, check=True, cwd=ROOT, timeout=120,
+                    capture_output=True,
+                    text=True,
+                    check=True,
+                    cwd=ROOT,
+                    timeout=120,
                 ).stdout.splitlines()
                 for file in ("new.h5", "done.h5")
-            ]  # fmt: skip
+            ]
         finally:
             locked.chmod(0o755)
         assert said[0] == [f"{locked}/new.h5.lock: cannot be written: Permission denied"] * 2

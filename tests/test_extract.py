@@ -245,9 +245,18 @@ def test_onnxruntime_gives_the_features_of_torch(tmp_path: Path) -> None:
     data = f"imagefolder:{folder_of_pictures(tmp_path / 'in')}"
     for backend in ("torch", "onnxruntime"):
         result = l2a(
-            "extract", "--model", TINY, "--data", data, "--backend", backend, "--device", "cpu",
-            "--out", tmp_path / f"{backend}.h5",
-        )  # fmt: skip
+            "extract",
+            "--model",
+            TINY,
+            "--data",
+            data,
+            "--backend",
+            backend,
+            "--device",
+            "cpu",
+            "--out",
+            tmp_path / f"{backend}.h5",
+        )
         assert result.exit_code == 0, result.output
     a, b = (read_features(tmp_path / f"{name}.h5") for name in ("torch", "onnxruntime"))
     assert (a.meta.backend, b.meta.backend) == ("torch", "onnxruntime")

@@ -12,9 +12,22 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 KINDS = (
-    "hdf5", "hdf5-resealed", "safetensors", "safetensors-resealed", "onnx", "onnx-resealed", "pictures", "cifar",
-    "torchvision", "folders", "npz", "tar", "parquet", "cards", "reports",
-)  # fmt: skip
+    "hdf5",
+    "hdf5-resealed",
+    "safetensors",
+    "safetensors-resealed",
+    "onnx",
+    "onnx-resealed",
+    "pictures",
+    "cifar",
+    "torchvision",
+    "folders",
+    "npz",
+    "tar",
+    "parquet",
+    "cards",
+    "reports",
+)
 LIGHT = "hdf5,pictures,cifar,folders,npz,tar,parquet,safetensors-resealed"
 """Kinds whose whole files are made in a moment."""
 

@@ -93,9 +93,25 @@ def test_the_campaign_runs_whole_on_a_cpu(tmp_path: Path) -> None:
     ended = {"run": "vgg-att2-concat-uniform.cifar10-w003.fast.seed-0", "metrics": {"test_accuracy": {"value": 0.9}}}
     before = tmp_path / "before.json"
     before.write_text(json.dumps({"steps": {"runs": [ended, {"run": "vgg.cifar10-w003.fast.seed-0"}]}}))
-    command = [sys.executable, BENCHMARKS / "gpu_campaign.py", "--device", "cpu", "--tiny", "--minutes", "20",
-               "--only", "tests,peaks,extraction,svm,runs,weights", "--data-dir", cifar(tmp_path / "data"),
-               "--work", tmp_path / "work", "--out", tmp_path / "out", "--done", before]  # fmt: skip
+    command = [
+        sys.executable,
+        BENCHMARKS / "gpu_campaign.py",
+        "--device",
+        "cpu",
+        "--tiny",
+        "--minutes",
+        "20",
+        "--only",
+        "tests,peaks,extraction,svm,runs,weights",
+        "--data-dir",
+        cifar(tmp_path / "data"),
+        "--work",
+        tmp_path / "work",
+        "--out",
+        tmp_path / "out",
+        "--done",
+        before,
+    ]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=1200)
     assert done.returncode == 0, done.stderr[-3000:]

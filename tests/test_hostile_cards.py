@@ -91,10 +91,12 @@ def test_a_schema_names_the_field_and_what_it_must_be(value: Any, words: str) ->
     kind = table(
         {"n": integer(0, 9)},
         optional={
-            "t": text(3), "l": list_of(NUMBER, length=3), "r": row_of(text(), NUMBER),
+            "t": text(3),
+            "l": list_of(NUMBER, length=3),
+            "r": row_of(text(), NUMBER),
             "e": either(text(), table(others=NUMBER)),
         },
-    )  # fmt: skip
+    )
     with pytest.raises(ValueError, match=words):
         kind.check(value, "x")
     kind.check({"n": 9, "t": "abc", "l": [1, 2.5, 3], "r": ["a", 1], "e": {"k": 1}}, "x")
@@ -183,9 +185,11 @@ def test_weights(case: str, tmp_path: Path) -> None:
     save_file(load_file(source), path, metadata={CARD_KEY: hostile_card(case, read_card(source).to_json())[0]})
     out = tmp_path / "f.h5"
     for command in (
-        ("inspect", path), ("inspect", path, "--verify"), ("export", "--model", path, "--out", tmp_path / "m.onnx"),
+        ("inspect", path),
+        ("inspect", path, "--verify"),
+        ("export", "--model", path, "--out", tmp_path / "m.onnx"),
         ("extract", "--model", path, "--data", "digits", "--limit", "20", "--out", out),
-    ):  # fmt: skip
+    ):
         assert_fails(l2a(*command), 1, str(path), said(case))
     assert [found.name for found in tmp_path.iterdir()] == ["w.safetensors"]
 
@@ -211,8 +215,14 @@ OF_NETWORKS = ("config.", "preprocess.")
 """Fields that decide a network, which a feature file's card need not be the card of."""
 
 
-@pytest.mark.parametrize("case", [case for case, (field, raw) in HOSTILE.items() if not field.startswith(OF_NETWORKS)
-                                  or raw in ("NaN", "Infinity") or "1e999" in raw])  # fmt: skip
+@pytest.mark.parametrize(
+    "case",
+    [
+        case
+        for case, (field, raw) in HOSTILE.items()
+        if not field.startswith(OF_NETWORKS) or raw in ("NaN", "Infinity") or "1e999" in raw
+    ],
+)
 def test_feature_files(case: str, tmp_path: Path) -> None:
     path = save(tmp_path / "f.h5", feature_set(labels_of(2, 12)))
     card = read_card(PRETRAINED / "vgg-att2-concat-pc.cifar10-w025.safetensors").to_json()
@@ -356,9 +366,10 @@ def test_weights_without_a_sha256_are_said_to_be_unverified(tmp_path: Path, capl
     load_weights(source)
     assert not caplog.records
     for use in (
-        lambda: load_weights(path), lambda: l2a("inspect", path),
+        lambda: load_weights(path),
+        lambda: l2a("inspect", path),
         lambda: l2a("export", "--model", path, "--out", tmp_path / "m.onnx"),
-    ):  # fmt: skip
+    ):
         caplog.clear()
         use()
         told = [record.getMessage() for record in caplog.records if "not verified" in record.getMessage()]

@@ -57,10 +57,22 @@ def test_every_kind_of_value_is_read_as_it_was() -> None:
     content = {
         "numbers": [0, 255, 256, 65536, -1, 2**31, -(2**40), 10**400, 0.1, -0.0, math.inf, True, False, None],
         "views": (grid, grid.T, grid[1:3, ::2], grid[:0], torch.zeros(1, 1).expand(3, 2), torch.tensor(7)),
-        "kinds": [torch.ones(3, dtype=dtype) for dtype in (torch.bfloat16, torch.float16, torch.float64, torch.bool,
-                                                          torch.uint8, torch.int8, torch.int16, torch.int32)],
-        "text": "ü\x00\u2028", 5: {"tuples": ((1, (2, 3)), ()), "empty": {}},
-    }  # fmt: skip
+        "kinds": [
+            torch.ones(3, dtype=dtype)
+            for dtype in (
+                torch.bfloat16,
+                torch.float16,
+                torch.float64,
+                torch.bool,
+                torch.uint8,
+                torch.int8,
+                torch.int16,
+                torch.int32,
+            )
+        ],
+        "text": "ü\x00\u2028",
+        5: {"tuples": ((1, (2, 3)), ()), "empty": {}},
+    }
     found = read_saved(io.BytesIO(saved(content)))
     assert same_values(content, found)
     assert found["views"][0].untyped_storage().data_ptr() == found["views"][1].untyped_storage().data_ptr()
@@ -82,24 +94,45 @@ DOUBLED = b"]" + put(0) + b"".join(b"](" + get(k) + get(k) + b"e" + put(k + 1) f
 """A list of the one before twice, sixty levels of it."""
 PICKLES = {
     "a key of 200,000 tuples": b"})" + b"\x85" * 200_000 + b"K\x01s",
-    "keys that are tuples of the one before twice": b"}()" + put(0) + b"K\x01" + b"".join(
-        get(k) + get(k) + b"\x86" + put(k + 1) + b"K\x01" for k in range(60)) + b"u",
+    "keys that are tuples of the one before twice": b"}()"
+    + put(0)
+    + b"K\x01"
+    + b"".join(get(k) + get(k) + b"\x86" + put(k + 1) + b"K\x01" for k in range(60))
+    + b"u",
     "a list of the one before twice": b"}" + text("epoch") + DOUBLED + b"s",
-    "tuples of the one before twice": b"}" + text("epoch") + b")" + put(0) + b"".join(
-        get(k) + get(k) + b"\x86" + put(k + 1) for k in range(60)) + b"s",
+    "tuples of the one before twice": b"}"
+    + text("epoch")
+    + b")"
+    + put(0)
+    + b"".join(get(k) + get(k) + b"\x86" + put(k + 1) for k in range(60))
+    + b"s",
     "lists 100,000 deep": b"}" + text("epoch") + b"]" * 100_000 + b"a" * 99_999 + b"s",
     "a list in itself": b"}" + text("epoch") + b"]" + put(0) + get(0) + b"as",
     "one long text very often": b"}" + text("epoch") + text("x" * 100_000) + put(0) + b"](" + get(0) * 100_000 + b"es",
     "a far place of the memo": b"}r" + struct.pack("<I", 2**31),
     "a call": b"cos\nmkdir\n" + text("called") + b"\x85R",
     "a storage that is called": b"ctorch\nFloatStorage\nK\x01\x85R",
-    "more numbers than there are": b"}" + text("epoch") + b"(" + text("storage") + b"ctorch\nFloatStorage\n" + text("0")
-    + text("cpu") + b"J" + struct.pack("<i", 2**30) + b"tQs",
-    "a storage as a value": b"}" + text("epoch") + b"(" + text("storage") + b"ctorch\nFloatStorage\n" + text("0")
-    + text("cpu") + b"K\x02tQs",
+    "more numbers than there are": b"}"
+    + text("epoch")
+    + b"("
+    + text("storage")
+    + b"ctorch\nFloatStorage\n"
+    + text("0")
+    + text("cpu")
+    + b"J"
+    + struct.pack("<i", 2**30)
+    + b"tQs",
+    "a storage as a value": b"}"
+    + text("epoch")
+    + b"("
+    + text("storage")
+    + b"ctorch\nFloatStorage\n"
+    + text("0")
+    + text("cpu")
+    + b"K\x02tQs",
     "an end too soon": b"}" + text("epoch"),
     "two million numbers": b"](" + b"K\x01" * 2_000_001 + b"e",
-}  # fmt: skip
+}
 
 
 def with_pickle(path: Path, content: bytes) -> Path:

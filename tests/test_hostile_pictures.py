@@ -299,10 +299,19 @@ def test_no_picture_starts_ghostscript(tmp_path: Path, ghostscript: Path) -> Non
 
 
 LOADERS = {
-    "Image.open": "formats", "torch.load": "weights_only", "np.load": "allow_pickle", "pickle.load": None,
-    "pickle.loads": None, "pickle.Unpickler": None, "datasets.CIFAR10": None, "datasets.CIFAR100": None,
-    "scipy.io.loadmat": None, "joblib.load": None, "default_loader": None, "pil_loader": None,
-}  # fmt: skip
+    "Image.open": "formats",
+    "torch.load": "weights_only",
+    "np.load": "allow_pickle",
+    "pickle.load": None,
+    "pickle.loads": None,
+    "pickle.Unpickler": None,
+    "datasets.CIFAR10": None,
+    "datasets.CIFAR100": None,
+    "scipy.io.loadmat": None,
+    "joblib.load": None,
+    "default_loader": None,
+    "pil_loader": None,
+}
 """What reads files, and the argument without which it believes them; None where nothing makes it safe."""
 
 

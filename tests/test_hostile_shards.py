@@ -70,7 +70,7 @@ CHANGES: dict[str, Callable[[Arrays], object]] = {
     "maps that nobody asked for": lambda a: a.update(map_l1=np.zeros((len(a["kept"]), 2, 2), np.float16)),
     "maps of two sides": lambda a: a.update(map_l1=np.zeros((len(a["kept"]), 2), np.float16)),
     "an array of another name": lambda a: a.update(other=np.zeros((len(a["kept"]), 2, 2), np.float16)),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("name", CHANGES)
@@ -89,9 +89,16 @@ def test_a_shard_of_other_arrays_is_computed_again(
 
 @pytest.mark.parametrize(
     "about",
-    [{"sha256": [[[1], 2]]}, {"sha256": {"kept": 1}}, {"skipped": [["9" * 5000, 1]]}, {"skipped": [[-1, "x"]]},
-     {"skipped": {"0": "x"}}, {"plan": [1]}, {"more": 1}],
-)  # fmt: skip
+    [
+        {"sha256": [[[1], 2]]},
+        {"sha256": {"kept": 1}},
+        {"skipped": [["9" * 5000, 1]]},
+        {"skipped": [[-1, "x"]]},
+        {"skipped": {"0": "x"}},
+        {"plan": [1]},
+        {"more": 1},
+    ],
+)
 def test_a_shard_that_says_other_things_is_computed_again(
     about: dict[str, Any], source: MemorySource, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

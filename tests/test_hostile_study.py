@@ -61,9 +61,25 @@ def test_a_card_s_seed_that_is_no_number_becomes_no_path(seed: str, tmp_path: Pa
 
 @pytest.mark.parametrize(
     "relative",
-    ["runs/../../victim", "/etc/passwd", "runs//x", "runs/.", "runs/.hidden", "runs/a\x00b", "runs/a\nb", "", "runs/",
-     "runs/*", "*.safetensors", "runs/*.safetensors/x", "runs/~", "runs/a\\b", "runs/" + "a" * 101, "runs/a@b@c"],
-)  # fmt: skip
+    [
+        "runs/../../victim",
+        "/etc/passwd",
+        "runs//x",
+        "runs/.",
+        "runs/.hidden",
+        "runs/a\x00b",
+        "runs/a\nb",
+        "",
+        "runs/",
+        "runs/*",
+        "*.safetensors",
+        "runs/*.safetensors/x",
+        "runs/~",
+        "runs/a\\b",
+        "runs/" + "a" * 101,
+        "runs/a@b@c",
+    ],
+)
 def test_a_path_is_made_of_plain_names_only(relative: str, tmp_path: Path) -> None:
     with pytest.raises(StudyError, match="is not a path in it, because of"):
         path_below(tmp_path, relative)
@@ -180,7 +196,7 @@ def test_a_step_whose_place_is_taken_fails_alone(tmp_path: Path, monkeypatch: py
     work, launcher = plan_steps(read_study(tmp_path / "study.toml")), InThisProcess()
     worker = Scheduler(work, folder, launcher, guess_s={"train": 1.0, "extract": 1.0, "evaluate": 1.0})
     outcome = worker.run([steps[TRAIN], steps["extract/pixels/fixed/near"]])
-    assert outcome.of(FAILED) == [TRAIN]
+    assert outcome.names(FAILED) == [TRAIN]
     assert launcher.verbs == ["extract"]
 
 
@@ -190,9 +206,7 @@ def test_a_path_of_the_user_s_that_looks_like_the_study_s_is_left_alone(tmp_path
     (tmp_path / "OUT").mkdir()
     file = study_file(tmp_path, STUDY.replace('weights = "pixels"', 'weights = "OUT/w.safetensors"'))
     weights_with_seed(tmp_path / "OUT" / "w.safetensors", 0)
-    (step,) = (
-        step for name, step in plan_steps(read_study(file)).steps.items() if name == "extract/pixels/seed-0/near"
-    )
+    step = plan_steps(read_study(file)).steps["extract/pixels/seed-0/near"]
     found = [located(argument, tmp_path / "out") for argument in step.arguments]
     assert found[2] == "OUT/w.safetensors"
     assert str(tmp_path / "out/features/pixels/seed-0/near.h5") in found
@@ -223,7 +237,7 @@ BASE = 'name = "x"\n[targets.caltech-mini]\n[networks.p]\nweights = "pixels"\n'
         (BASE + "[networks." + "n" * 101 + "]\n", "and at most 100 characters"),
         (STUDY.replace('"above 0"', f'"above {"9" * 5000}"'), "support must be a finite number of points"),
     ],
-)  # fmt: skip
+)
 def test_a_file_without_an_end_is_refused_at_once(text: str, words: str, tmp_path: Path) -> None:
     path = tmp_path / "study.toml"
     path.write_text(text)
@@ -291,7 +305,7 @@ def at(*keys: Any) -> Callable[[dict[str, Any], Any], None]:
         (at("splits", 0, "test", 0), 10**6, "is out of bounds"),
         (at("details", 0, "classes", 0), "elsewhere", "is not in the features"),
     ],
-)  # fmt: skip
+)
 def test_results_that_are_none_are_refused_by_file_and_field(
     change: Callable[[Any, Any], None], value: Any, words: str, evaluated: tuple[Path, dict[str, Any]], tmp_path: Path
 ) -> None:

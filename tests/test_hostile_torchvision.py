@@ -136,10 +136,15 @@ def test_a_list_of_gigabytes_or_a_pipe_is_not_read(tmp_path: Path, name: str) ->
         LAYOUTS[name](tmp_path, [CLEAR])
     else:
         save_mnist(tmp_path / "MNIST")
-    path = tmp_path / {
-        "pets": "oxford-iiit-pet/annotations/test.txt", "cars": "stanford_cars/devkit/cars_meta.mat",
-        "mnist": "MNIST/raw/t10k-labels-idx1-ubyte", "usps": "usps.bz2",
-    }[name]  # fmt: skip
+    path = (
+        tmp_path
+        / {
+            "pets": "oxford-iiit-pet/annotations/test.txt",
+            "cars": "stanford_cars/devkit/cars_meta.mat",
+            "mnist": "MNIST/raw/t10k-labels-idx1-ubyte",
+            "usps": "usps.bz2",
+        }[name]
+    )
     path.unlink(missing_ok=True)
     with path.open("wb") as file:
         file.truncate(1 << 30)
@@ -176,8 +181,10 @@ def test_the_matlab_files_of_cars_are_read_as_scipy_reads_them(tmp_path: Path) -
         scipy.io.savemat(tmp_path / "x.mat", content, do_compression=packed)
         found = read_mat(tmp_path / "x.mat")
         assert [(row["fname"], int(row["class"][0])) for row in found["annotations"]] == [
-            ("a.jpg", 1), ("ü.jpg", 196), ("long name.jpg", 2),
-        ]  # fmt: skip
+            ("a.jpg", 1),
+            ("ü.jpg", 196),
+            ("long name.jpg", 2),
+        ]
         assert found["annotations"][0]["bbox_x1"].tolist() == [-3]
         assert found["class_names"] == ["One", "Two"]
 

@@ -242,9 +242,11 @@ def test_extract_and_inspect_say_what_was_recognised(tmp_path: Path) -> None:
     assert found == {
         "splits_from": "folders Test → test, Train → train",
         "passed_over": {
-            "files": 2, "kinds": {".heic": 1, ".txt": 1}, "first": ["Train/cat/2.heic", "Train/cat/3.txt"],
+            "files": 2,
+            "kinds": {".heic": 1, ".txt": 1},
+            "first": ["Train/cat/2.heic", "Train/cat/3.txt"],
         },
-    }  # fmt: skip
+    }
     text = l2a("inspect", out).stdout
     assert "Test → test" in text
     assert "source.passed_over.kinds 1 .heic, 1 .txt\n" in text
@@ -259,12 +261,24 @@ def test_extract_and_inspect_say_what_was_recognised(tmp_path: Path) -> None:
 
 def test_a_dot_in_the_names_of_a_shard_s_members_loses_no_sample(tmp_path: Path) -> None:
     members = {
-        "shot_3.05.png": png(1), "shot_3.05.cls": "4", "shot_3.10.png": png(2), "shot_3.10.cls": "3",
-        "a.b/1.png": png(3), "a.b/1.seg.png": png(99), "a.b/1.cls": "2",
-        "v1.0/frame.0001.png": png(4), "v1.0/frame.0002.png": png(5),
-        "t_1.png": png(6), "t_1.cls": "0", "t_1.5.png": png(7), "t_1.5.json": '{"label": 1}', "t_1.5.txt": "x",
-        "u.rgb.png": png(8), "u.cls": "1", "u.meta.json": '{"label": [1]}',
-    }  # fmt: skip
+        "shot_3.05.png": png(1),
+        "shot_3.05.cls": "4",
+        "shot_3.10.png": png(2),
+        "shot_3.10.cls": "3",
+        "a.b/1.png": png(3),
+        "a.b/1.seg.png": png(99),
+        "a.b/1.cls": "2",
+        "v1.0/frame.0001.png": png(4),
+        "v1.0/frame.0002.png": png(5),
+        "t_1.png": png(6),
+        "t_1.cls": "0",
+        "t_1.5.png": png(7),
+        "t_1.5.json": '{"label": 1}',
+        "t_1.5.txt": "x",
+        "u.rgb.png": png(8),
+        "u.cls": "1",
+        "u.meta.json": '{"label": [1]}',
+    }
     source = open_source(f"wds:{tar(tmp_path / 's.tar', members)}")
     assert [(name, label) for name, label, _ in rows_of(source)] == [
         ("s.tar/shot_3.05.png", "4"),
@@ -297,9 +311,16 @@ def test_a_label_without_one_picture_is_refused_also_behind_a_dot(tmp_path: Path
 
 def test_what_a_shard_holds_beside_pictures_is_counted(tmp_path: Path) -> None:
     members = {
-        "1.png": png(1), "1.cls": "0", "1.txt": "caption", "2.heic": b"x", "2.cls": "1", "notes.md": "x",
-        "__MACOSX/._1.png": b"x", "@eaDir/1.png": b"x", ".thumbs/1.png": b"x",
-    }  # fmt: skip
+        "1.png": png(1),
+        "1.cls": "0",
+        "1.txt": "caption",
+        "2.heic": b"x",
+        "2.cls": "1",
+        "notes.md": "x",
+        "__MACOSX/._1.png": b"x",
+        "@eaDir/1.png": b"x",
+        ".thumbs/1.png": b"x",
+    }
     tar(tmp_path / "sets" / "s.TAR", members)
     (tmp_path / "sets" / "more.tar.gz").write_bytes(b"x")
     (tmp_path / "sets" / "classes.txt").write_text("a\nb\n")

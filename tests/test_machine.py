@@ -58,8 +58,10 @@ for precision in ("fp32", "bf16"):
 print(json.dumps(found))
 """
 OTHER_KINDS = (
-    "ATEN_CPU_CAPABILITY=default ONEDNN_MAX_CPU_ISA=AVX2", "ONEDNN_MAX_CPU_ISA=SSE41", "MKL_ENABLE_INSTRUCTIONS=AVX2",
-)  # fmt: skip
+    "ATEN_CPU_CAPABILITY=default ONEDNN_MAX_CPU_ISA=AVX2",
+    "ONEDNN_MAX_CPU_ISA=SSE41",
+    "MKL_ENABLE_INSTRUCTIONS=AVX2",
+)
 
 
 @cache
@@ -67,9 +69,14 @@ def said_by(settings: str) -> dict[str, Any]:
     """precision → instructions and arithmetic, features, and training step of a process with these variables."""
     more = dict(pair.split("=") for pair in settings.split())
     done = subprocess.run(
-        [sys.executable, "-c", SAID], env=os.environ | more, capture_output=True, text=True, cwd=ROOT, check=True,
+        [sys.executable, "-c", SAID],
+        env=os.environ | more,
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        check=True,
         timeout=120,
-    )  # fmt: skip
+    )
     found: dict[str, Any] = json.loads(done.stdout)
     return found
 

@@ -47,14 +47,19 @@ class Machine:
         self.write(f"cg/{group}/memory.max", limit + "\n")
         self.write(f"cg/{group}/memory.high", high + "\n")
         self.write(f"cg/{group}/memory.current", f"{used}\n")
-        self.write(f"cg/{group}/memory.stat", f"anon 5\nfile {cache}\ninactive_file {cache // 2}\n"
-                                              f"active_file {cache - cache // 2}\n")  # fmt: skip
+        self.write(
+            f"cg/{group}/memory.stat",
+            f"anon 5\nfile {cache}\ninactive_file {cache // 2}\nactive_file {cache - cache // 2}\n",
+        )
 
     def v1(self, group: str, limit: str, used: int = 0, cache: int = 0, parents: str = UNLIMITED) -> None:
         self.write(f"cg/memory/{group}/memory.limit_in_bytes", limit + "\n")
         self.write(f"cg/memory/{group}/memory.usage_in_bytes", f"{used}\n")
-        self.write(f"cg/memory/{group}/memory.stat", f"cache 1\ninactive_file 1\nhierarchical_memory_limit {parents}\n"
-                                                     f"total_inactive_file {cache}\ntotal_active_file 0\n")  # fmt: skip
+        self.write(
+            f"cg/memory/{group}/memory.stat",
+            f"cache 1\ninactive_file 1\nhierarchical_memory_limit {parents}\n"
+            f"total_inactive_file {cache}\ntotal_active_file 0\n",
+        )
 
     def in_v2(self, path: str, *, root: str = "/") -> None:
         self.mount(f"{root} cg cgroup2 rw,nsdelegate")

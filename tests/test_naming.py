@@ -136,9 +136,11 @@ def test_pairs_can_be_named_whatever_the_names_are(tmp_path: Path) -> None:
     models = ("vgg (x,y)", "vgg (seed-0)", " spaced ", "a", "b,c", "a,b", "c")
     files = [saved(tmp_path / f"{k}.h5", 1.0 + k, model=model) for k, model in enumerate(models)]
     for asked, pair in {
-        "vgg (x,y),vgg (seed-0)": (0, 1), "vgg (seed-0), spaced ": (1, 2), "c, vgg (seed-0)": (6, 1),
+        "vgg (x,y),vgg (seed-0)": (0, 1),
+        "vgg (seed-0), spaced ": (1, 2),
+        "c, vgg (seed-0)": (6, 1),
         "a,b,b,c": (5, 4),
-    }.items():  # fmt: skip
+    }.items():
         results = evaluate_files(files, EvalConfig(c_grid=(0.01,), compare=(asked,)))
         assert results.config.compare == (tuple(models[k] for k in pair),)
         assert (results.comparisons[0].a, results.comparisons[0].b) == results.config.compare[0]
@@ -183,8 +185,10 @@ def test_a_label_is_the_shortest_path_that_tells_a_file_apart(
 
 def test_one_model_on_two_data_sets_is_one_line_and_two_seeds_are_two(tmp_path: Path) -> None:
     places = [(k, data) for k in range(2) for data in ("toy", "other")]
-    files = [saved(tmp_path / f"seed-{k}" / f"{data}.h5", 0.05 + 4 * k, data=data, training={"seed": k})
-             for k, data in places]  # fmt: skip
+    files = [
+        saved(tmp_path / f"seed-{k}" / f"{data}.h5", 0.05 + 4 * k, data=data, training={"seed": k})
+        for k, data in places
+    ]
     results = evaluate_files([*files, saved(tmp_path / "pixels.h5", 5.0, model="pixels")], ONE_C)
     table = tables.headline(results, lookup.places(results))
     assert [line[0].text for line in table.rows] == ["vgg (seed-0)", "vgg (seed-1)", "pixels"]
@@ -204,8 +208,10 @@ def test_models_with_one_card_are_paired_over_data_sets_by_name_or_folder(
     name: str, expected: list[str], tmp_path: Path
 ) -> None:
     places = [(model, data) for model in ("x", "y") for data in ("toy", "other")]
-    files = [saved(tmp_path / name.format(model=model, data=data), 0.1 + k, data=data)
-             for k, (model, data) in enumerate(places)]  # fmt: skip
+    files = [
+        saved(tmp_path / name.format(model=model, data=data), 0.1 + k, data=data)
+        for k, (model, data) in enumerate(places)
+    ]
     results = evaluate_files(files, ONE_C)
     assert [line[0].text for line in tables.headline(results, lookup.places(results)).rows] == expected
 
@@ -216,8 +222,10 @@ def test_a_model_that_has_the_name_which_another_was_given_is_told_apart(tmp_pat
     first, second, third = labels(results)
     digests = [row.file_sha256[:12] for row in results.rows]
     assert (first, second, third) == (
-        f"vgg (a), SHA-256 {digests[0]}", "vgg (b)", f"vgg (a), SHA-256 {digests[2]}",
-    )  # fmt: skip
+        f"vgg (a), SHA-256 {digests[0]}",
+        "vgg (b)",
+        f"vgg (a), SHA-256 {digests[2]}",
+    )
     assert len(tables.headline(results, lookup.places(results)).rows) == 3
 
 

@@ -32,18 +32,25 @@ from l2a_transfer.preprocess import Preprocess
 from tests.conftest import TINY, assert_fails, l2a
 
 EXPORTED: list[tuple[str, str, str, int]] = [
-    ("vgg", "softmax", "auto", 32), ("vgg-gap", "softmax", "auto", 40), ("vgg-pan", "entmax15", "always", 32),
-    ("vgg-att2-concat-uniform", "softmax", "always", 32), ("vgg-att3-indep-add", "sparsemax", "auto", 32),
+    ("vgg", "softmax", "auto", 32),
+    ("vgg-gap", "softmax", "auto", 40),
+    ("vgg-pan", "entmax15", "always", 32),
+    ("vgg-att2-concat-uniform", "softmax", "always", 32),
+    ("vgg-att3-indep-add", "sparsemax", "auto", 32),
     ("vgg-att3-concat-dp", "softmax", "auto", 36),
-]  # fmt: skip
+]
 """These together have every operator."""
 EVERY = [
     (architecture, normalizer, branch, 32)
-    for architecture in ("vgg", "vgg-gap", "vgg-pan", *(f"vgg-att{n}-{c}" for n in ("1", "2-concat", "3-indep")
-                                                        for c in ("pc", "dp", "add", "uniform")))
+    for architecture in (
+        "vgg",
+        "vgg-gap",
+        "vgg-pan",
+        *(f"vgg-att{n}-{c}" for n in ("1", "2-concat", "3-indep") for c in ("pc", "dp", "add", "uniform")),
+    )
     for normalizer in NORMALIZERS
     for branch in GLOBAL_BRANCH
-]  # fmt: skip
+]
 
 
 def written(path: Path, architecture: str, normalizer: str, branch: str, size: int) -> set[tuple[str, str, str]]:
@@ -209,40 +216,45 @@ HOSTILE: dict[str, tuple[Change, str]] = {
         "'com.microsoft.Relu'",
     ),
     "operators of another domain": (
-        lambda m: m.opset_import.append(helper.make_opsetid("ai.onnx.ml", 3)), "standard set 18 alone",
+        lambda m: m.opset_import.append(helper.make_opsetid("ai.onnx.ml", 3)),
+        "standard set 18 alone",
     ),
     "another set of operators": (lambda m: setattr(m.opset_import[0], "version", 7), "standard set 18 alone"),
     "a graph for an attribute": (
-        lambda m: attach(m, helper.make_attribute("body", body())), "an attribute 'body' that no exported Conv has",
+        lambda m: attach(m, helper.make_attribute("body", body())),
+        "an attribute 'body' that no exported Conv has",
     ),
     "an attribute of another kind": (
-        lambda m: attach(m, helper.make_attribute("group", "x")), "an attribute 'group' that no exported Conv has",
+        lambda m: attach(m, helper.make_attribute("group", "x")),
+        "an attribute 'group' that no exported Conv has",
     ),
     "a step of 0": (lambda m: set_ints(m, "MaxPool", "strides", 0), "an attribute 'strides'"),
     "a window without end": (lambda m: set_ints(m, "MaxPool", "kernel_shape", 2**40), "an attribute 'kernel_shape'"),
     "a border without end": (lambda m: set_ints(m, "Conv", "pads", 2**30), "an attribute 'pads'"),
     "an endless constant": (
-        lambda m: m.graph.node.append(
-            helper.make_node("ConstantOfShape", [constant(m, "huge", [2**40])], ["z"])
-        ), "'ConstantOfShape', which no exported network has",
+        lambda m: m.graph.node.append(helper.make_node("ConstantOfShape", [constant(m, "huge", [2**40])], ["z"])),
+        "'ConstantOfShape', which no exported network has",
     ),
     "a tile": (
-        lambda m: m.graph.node.append(
-            helper.make_node("Tile", ["features", constant(m, "often", [1, 2**40])], ["z"])
-        ), "'Tile', which no exported network has",
+        lambda m: m.graph.node.append(helper.make_node("Tile", ["features", constant(m, "often", [1, 2**40])], ["z"])),
+        "'Tile', which no exported network has",
     ),
     "an expansion to 8 TiB": (
         lambda m: m.graph.node.append(
             helper.make_node("Expand", [constant(m, "one", 1.0, np.float32), constant(m, "huge", [2**41])], ["z"])
-        ), "'z', of the node '' (Expand), is larger than any of its network",
+        ),
+        "'z', of the node '' (Expand), is larger than any of its network",
     ),
     "an expansion to who knows what": (
-        lambda m: m.graph.node.extend([
-            helper.make_node("Cast", ["images"], ["sizes"], to=TensorProto.INT64),
-            helper.make_node("ReduceMax", ["sizes"], ["size"], keepdims=0),
-            helper.make_node("Unsqueeze", ["size", constant(m, "zero", [0])], ["shape"]),
-            helper.make_node("Expand", [constant(m, "one", 1.0, np.float32), "shape"], ["z"]),
-        ]), "cannot be told beforehand",
+        lambda m: m.graph.node.extend(
+            [
+                helper.make_node("Cast", ["images"], ["sizes"], to=TensorProto.INT64),
+                helper.make_node("ReduceMax", ["sizes"], ["size"], keepdims=0),
+                helper.make_node("Unsqueeze", ["size", constant(m, "zero", [0])], ["shape"]),
+                helper.make_node("Expand", [constant(m, "one", 1.0, np.float32), "shape"], ["z"]),
+            ]
+        ),
+        "cannot be told beforehand",
     ),
     "a square of batches": (batches_to_the_fourth, "'large', of the node '' (Expand), is larger"),
     "doubled forty times": (doubled, "is larger than any of its network"),
@@ -250,9 +262,8 @@ HOSTILE: dict[str, tuple[Change, str]] = {
     "more values than a network has": (one_after_the_other, "that one may be, in all, and at most 16 times are run"),
     "an outer sum": (outer, "'square', of the node '' (Add), is larger"),
     "integers divided": (
-        lambda m: m.graph.node.append(
-            helper.make_node("Div", [constant(m, "a", [1]), constant(m, "b", [0])], ["z"])
-        ), "'z', of the node '' (Div), has the element type 7",
+        lambda m: m.graph.node.append(helper.make_node("Div", [constant(m, "a", [1]), constant(m, "b", [0])], ["z"])),
+        "'z', of the node '' (Div), has the element type 7",
     ),
     "a constant without its bytes": (
         lambda m: m.graph.initializer.append(TensorProto(name="c", data_type=1, dims=[2**40])),
@@ -267,25 +278,27 @@ HOSTILE: dict[str, tuple[Change, str]] = {
         "the constant 'c' has 2,000 sides",
     ),
     "a constant of text": (
-        lambda m: m.graph.initializer.append(TensorProto(name="c", data_type=8, dims=[0])), "the element type 8",
+        lambda m: m.graph.initializer.append(TensorProto(name="c", data_type=8, dims=[0])),
+        "the element type 8",
     ),
     "a sparse constant": (
-        lambda m: m.graph.sparse_initializer.append(onnx.SparseTensorProto(dims=[2**40])), "the graph has sparse_init",
+        lambda m: m.graph.sparse_initializer.append(onnx.SparseTensorProto(dims=[2**40])),
+        "the graph has sparse_init",
     ),
     "training": (lambda m: m.training_info.append(onnx.TrainingInfoProto()), "the model has training_info"),
     "too many nodes": (
-        lambda m: m.graph.node.extend(
-            [helper.make_node("Relu", ["features"], [f"r{k}"]) for k in range(MAX_NODES)]
-        ), "nodes, and at most 1,000 are run",
+        lambda m: m.graph.node.extend([helper.make_node("Relu", ["features"], [f"r{k}"]) for k in range(MAX_NODES)]),
+        "nodes, and at most 1,000 are run",
     ),
     "a value that nobody gives": (
-        lambda m: m.graph.node.append(helper.make_node("Relu", ["nobody"], ["z"])), "its sizes do not fit together",
+        lambda m: m.graph.node.append(helper.make_node("Relu", ["nobody"], ["z"])),
+        "its sizes do not fit together",
     ),
     "other images": (
         lambda m: setattr(m.graph.input[0].type.tensor_type.shape.dim[2], "dim_value", 2**20),
         "its input must be uint8 (N, 3, 32, 32)",
     ),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("case", HOSTILE)

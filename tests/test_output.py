@@ -48,8 +48,14 @@ for arguments in [["--help"], *([verb, "--help"] for verb in VERBS)]:
     except SystemExit as end:
         assert not end.code, (arguments, end.code)
 """
-    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, timeout=120, check=False,
-                          env={**os.environ, "PYTHONIOENCODING": encoding})  # fmt: skip
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=tmp_path,
+        capture_output=True,
+        timeout=120,
+        check=False,
+        env={**os.environ, "PYTHONIOENCODING": encoding},
+    )
     assert (done.returncode, done.stderr) == (0, b"")
     text = done.stdout.decode(encoding)
     assert text.count("Example:") == len(VERBS) + 1
@@ -64,10 +70,25 @@ COMMANDS = {  # quickstart has a test of its own, which takes half a minute
     "inspect --json": ["inspect", "--json", "Łódź.h5"],
     "svm-eval": ["svm-eval", "Łódź.h5", "--out", "report {}", "--c-grid", "0.01"],
     "svm-eval --json": ["svm-eval", "Łódź.h5", "--out", "r {}", "--c-grid", "0.01", "--json"],
-    "train": ["train", "--model", "vgg", "--width", "0.0625", "--data", "imagefolder:photos", "--holdout", "1",
-              "--epochs", "1", "--batch-size", "2", "--out", "run → {}"],
+    "train": [
+        "train",
+        "--model",
+        "vgg",
+        "--width",
+        "0.0625",
+        "--data",
+        "imagefolder:photos",
+        "--holdout",
+        "1",
+        "--epochs",
+        "1",
+        "--batch-size",
+        "2",
+        "--out",
+        "run → {}",
+    ],
     "export": ["export", "--model", TINY, "--out", "→ {}.onnx"],
-}  # fmt: skip
+}
 
 
 EVERY = """

@@ -271,8 +271,11 @@ def _writes(call: ast.Call) -> bool:
     if name in ("replace", "rename"):
         return of == "os"
     if name == "open" or (name == "File" and of == "h5py"):
-        modes = [a.value for a in [*call.args[1:2], *(k.value for k in call.keywords if k.arg == "mode")]
-                 if isinstance(a, ast.Constant) and isinstance(a.value, str)]  # fmt: skip
+        modes = [
+            a.value
+            for a in [*call.args[1:2], *(k.value for k in call.keywords if k.arg == "mode")]
+            if isinstance(a, ast.Constant) and isinstance(a.value, str)
+        ]
         to_sink = bool(call.args) and ast.unparse(call.args[0]) == "sink"
         return (any(set(mode) & set("wax+") for mode in modes) and not to_sink) or "O_CREAT" in ast.unparse(call)
     if name in ("save", "savez", "savez_compressed"):
@@ -298,8 +301,12 @@ def test_a_planted_lock_costs_its_target_nothing(tmp_path: Path, plant: str) -> 
             "number": lambda path: path.write_text("4711\n"),
             "folder": lambda path: path.mkdir(),
         }[plant](lock)
-        said = {"hard link": "another name", "file": "a file of another program", "number": "a file of another program",
-                "folder": "is a folder"}.get(plant, "is a symbolic link")  # fmt: skip
+        said = {
+            "hard link": "another name",
+            "file": "a file of another program",
+            "number": "a file of another program",
+            "folder": "is a folder",
+        }.get(plant, "is a symbolic link")
         with pytest.raises(StoreError, match=rf"{lock.name}: .*{said}.*or choose another `out`"), hold(out):
             pass
         assert os.path.lexists(lock)
@@ -527,8 +534,10 @@ def test_a_kill_while_files_appear_together_is_recovered_from(tmp_path: Path, mo
         put("last", b"again")
         put("first", b"again")
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == {
-        "own": b"someone's own", "first": b"again", "last": b"again",
-    }  # fmt: skip
+        "own": b"someone's own",
+        "first": b"again",
+        "last": b"again",
+    }
 
 
 def test_a_folder_of_partial_files_that_goes_while_it_is_looked_for(

@@ -62,19 +62,49 @@ class Reader(HTMLParser):
 def full(name: str = "good") -> EvalResults:
     """Two models and a variant on one set, low-shot on another, and a comparison of each kind."""
     rows = [
-        row(name, 0.75), row("pixels", 0.5, top5=0.9), row(name, 0.25, variant="L2 alone", levels=("L2",), dim=3),
-        *(row(label, value + k / 50, data="few", protocol="low-shot", shots=k, draws=2, C=(0.01, 0.1),
-              c_grid_draws=((), ()) if k == 1 else ((0.001, 0.01), (0.01, 0.1)),
-              cv_accuracy_draws=((), ()) if k == 1 else ((0.25, 0.5), (0.5, 0.75)), interval="corrected-t")
-          for k in (1, 2, 8) for label, value in ((name, 0.5), ("pixels", 0.25))),
-    ]  # fmt: skip
+        row(name, 0.75),
+        row("pixels", 0.5, top5=0.9),
+        row(name, 0.25, variant="L2 alone", levels=("L2",), dim=3),
+        *(
+            row(
+                label,
+                value + k / 50,
+                data="few",
+                protocol="low-shot",
+                shots=k,
+                draws=2,
+                C=(0.01, 0.1),
+                c_grid_draws=((), ()) if k == 1 else ((0.001, 0.01), (0.01, 0.1)),
+                cv_accuracy_draws=((), ()) if k == 1 else ((0.25, 0.5), (0.5, 0.75)),
+                interval="corrected-t",
+            )
+            for k in (1, 2, 8)
+            for label, value in ((name, 0.5), ("pixels", 0.25))
+        ),
+    ]
     pairs = [
         comparison("vgg@1.0", "vgg@0.25", 0.01, 0.5, family="architectures", test="seeds", n=(3, 4)),
-        comparison(name, "pixels", 0.25), comparison("x", "y", ci95=None, ci95_simultaneous=None, p_adjusted=None),
+        comparison(name, "pixels", 0.25),
+        comparison("x", "y", ci95=None, ci95_simultaneous=None, p_adjusted=None),
         comparison(f"{name}, L2 alone", name, -0.5, family="variants", population="this weight file"),
-    ]  # fmt: skip
-    means = SeedSummary("vgg@0.25", "toy", "official", None, ("x", name), ("0", "1"), (0.7, 0.75),
-                        0.725, 0.0354, 0.7, 0.01, 0.6, 0.02, (digest("x"), digest(name)), "c0ffee")  # fmt: skip
+    ]
+    means = SeedSummary(
+        "vgg@0.25",
+        "toy",
+        "official",
+        None,
+        ("x", name),
+        ("0", "1"),
+        (0.7, 0.75),
+        0.725,
+        0.0354,
+        0.7,
+        0.01,
+        0.6,
+        0.02,
+        (digest("x"), digest(name)),
+        "c0ffee",
+    )
     return results(rows, pairs, seeds=[means])
 
 
@@ -86,9 +116,11 @@ def test_the_best_of_a_column_and_those_that_are_not_shown_to_be_worse() -> None
     table = tables.headline(made, lookup.places(made))
     assert [name for name, _ in table.columns] == ["model", "toy"]
     assert [(line[1].text, line[1].best, line[1].mark) for line in table.rows] == [
-        ("80.0 [70.0, 90.0]", True, ""), ("75.0 [65.0, 85.0]", False, "†"), ("50.0 [40.0, 60.0]", False, ""),
+        ("80.0 [70.0, 90.0]", True, ""),
+        ("75.0 [65.0, 85.0]", False, "†"),
+        ("50.0 [40.0, 60.0]", False, ""),
         ("40.0 [30.0, 50.0]", False, "‡"),
-    ]  # fmt: skip
+    ]
     alone = results([row("a")])
     assert [cell.mark for cell in tables.headline(alone, lookup.places(alone)).rows[0]] == ["", ""]
 
@@ -101,8 +133,14 @@ def test_equals_are_both_best_and_a_model_without_a_row_has_a_dash() -> None:
 
 def test_numbers_are_written_as_a_paper_would() -> None:
     assert [tables.p_value(p) for p in (0.0, 0.00099, 0.001, 0.0496, 0.0501, 0.12, 1.0)] == [
-        "< 0.001", "< 0.001", "0.001", "0.0496", "0.050", "0.12", "1.00",
-    ]  # fmt: skip
+        "< 0.001",
+        "< 0.001",
+        "0.001",
+        "0.0496",
+        "0.050",
+        "0.12",
+        "1.00",
+    ]
     assert tables.difference(comparison("a", "b", -0.0004, 1.0)) == "0.0 [−5.0, +5.0]"
     assert (
         tables.difference(comparison("a", "b", 0.0503)) == "+5.03 [+0.03, +10.03]"
@@ -115,8 +153,9 @@ def test_numbers_are_written_as_a_paper_would() -> None:
 def test_errors_are_listed_by_how_often_they_are_made() -> None:
     made = results([row()], classes=("a", "b", "c"), confusion=((5, 1, 2), (0, 9, 0), (2, 0, 6)))
     assert [[cell.text for cell in line] for line in tables.errors(made, 0, 2).rows] == [
-        ["a", "c", "2", "8", "25"], ["c", "a", "2", "8", "25"],
-    ]  # fmt: skip
+        ["a", "c", "2", "8", "25"],
+        ["c", "a", "2", "8", "25"],
+    ]
 
 
 def test_text_is_escaped_and_markup_is_not() -> None:
@@ -139,7 +178,7 @@ def test_text_is_escaped_and_markup_is_not() -> None:
         (-0.3, 1.2, ["−0.5", "0.0", "0.5", "1.0", "1.5"]),
         (3, 3, ["3.0", "3.2", "3.4", "3.6", "3.8", "4.0"]),
     ],
-)  # fmt: skip
+)
 def test_scales_are_round(low: float, high: float, ticks: list[str]) -> None:
     assert [label for _, label in charts.round_scale(low, high).ticks] == ticks
 
@@ -205,8 +244,11 @@ def test_every_number_of_the_results_is_on_the_page_and_in_the_markdown() -> Non
 def test_sections_without_content_are_left_out() -> None:
     read = Reader(page(results([row(c_grid_draws=((),), cv_accuracy_draws=((),))])))
     assert [a["href"] for a in read.all("a") if not re.search(r"\d", a["href"])] == [
-        "#result", "#measures", "#errors", "#provenance",
-    ]  # fmt: skip
+        "#result",
+        "#measures",
+        "#errors",
+        "#provenance",
+    ]
 
 
 def test_hostile_names_stay_text() -> None:
@@ -293,11 +335,15 @@ def test_sixty_four_series_can_be_told_apart() -> None:
 
 def test_a_card_is_written_out_without_its_class_names() -> None:
     assert origins.card_facts(CARD) == [
-        ("weights", "good"), ("network", "architecture vgg, width 0.25"),
-        ("trained", "data cifar10, seed 0, commit 2fdc86f"), ("recipe", "name fast, epochs 14"),
+        ("weights", "good"),
+        ("network", "architecture vgg, width 0.25"),
+        ("trained", "data cifar10, seed 0, commit 2fdc86f"),
+        ("recipe", "name fast, epochs 14"),
         ("measured", "test_accuracy: 91.91 % (n 10,000, seeds 1)"),
-        ("preprocess", "size 32, mean (0.5, 0.25), flip yes"), ("parameters", "12"), ("its classes", "2"),
-    ]  # fmt: skip
+        ("preprocess", "size 32, mean (0.5, 0.25), flip yes"),
+        ("parameters", "12"),
+        ("its classes", "2"),
+    ]
 
 
 def test_only_the_card_of_a_trained_network_speaks_of_weights_and_training() -> None:
@@ -305,13 +351,15 @@ def test_only_the_card_of_a_trained_network_speaks_of_weights_and_training() -> 
     config = {"architecture": "vgg", "width": 0.25}
     assert origins.card_facts({"name": "pixels"}) == [("model", "pixels")]
     assert origins.card_facts({"name": "clip", "weights_sha256": "ab"}) == [
-        ("model", "clip"), ("SHA-256 of the weights", "ab"),
-    ]  # fmt: skip
+        ("model", "clip"),
+        ("SHA-256 of the weights", "ab"),
+    ]
     untrained = {"name": "untrained:vgg@0.25", "config": config, "training": {"untrained": True, "seed": 0}}
     assert origins.card_facts(untrained) == [
-        ("model", "untrained:vgg@0.25"), ("network", "architecture vgg, width 0.25"),
+        ("model", "untrained:vgg@0.25"),
+        ("network", "architecture vgg, width 0.25"),
         ("training", "none; random weights, seed 0"),
-    ]  # fmt: skip
+    ]
 
 
 def test_mcnemar_is_explained_where_the_table_has_its_p() -> None:
@@ -361,12 +409,14 @@ def test_a_data_set_that_is_called_like_a_mean_over_seeds_does_not_break_the_pag
 @pytest.mark.parametrize(
     "settings",
     [
-        {}, {"protocol": "low-shot", "shots": (1, 3), "draws": 2, "ablate": ("levels", "width"), "device": "cpu"},
+        {},
+        {"protocol": "low-shot", "shots": (1, 3), "draws": 2, "ablate": ("levels", "width"), "device": "cpu"},
         {"widths": (64, 8)},
-        {"compare": (("good", "b"), ("vgg@0.25 (tap ga)", "pixels"))}, {"reference": "good"},
+        {"compare": (("good", "b"), ("vgg@0.25 (tap ga)", "pixels"))},
+        {"reference": "good"},
         {"c_grid": (0.1234567890123, 1.0), "max_memory": 1 << 30, "seed": 7, "folds": 3, "solver": "liblinear"},
     ],
-)  # fmt: skip
+)
 def test_the_command_that_is_printed_repeats_the_run(
     settings: dict[str, object], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -91,11 +91,12 @@ def test_one_image_of_a_class_cannot_carry_a_verdict() -> None:
 
 @given(
     st.lists(
-        st.tuples(st.integers(0, 12), st.integers(0, 12), st.integers(0, 40)).filter(lambda c: sum(c) > 0), min_size=1,
+        st.tuples(st.integers(0, 12), st.integers(0, 12), st.integers(0, 40)).filter(lambda c: sum(c) > 0),
+        min_size=1,
         max_size=5,
     ),
     st.sampled_from([0.8, 0.95, 0.99, 1 - 0.05 / 18]),
-)  # fmt: skip
+)
 def test_p_and_interval_agree_whatever_the_counts(counts: list[tuple[int, int, int]], confidence: float) -> None:
     found = of_counts(counts)
     low, high = found.interval(confidence)

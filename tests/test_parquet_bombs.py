@@ -184,10 +184,16 @@ def test_honest_files_of_every_kind_are_measured(tmp_path: Path) -> None:
         for version in ("1.0", "2.0"):
             for checks in (True, False):
                 pq.write_table(
-                    pa.table({"image": pa.array(pictures), "label": pa.array(range(60))}), tmp_path / "a.parquet",
-                    compression=compression, data_page_version=version, row_group_size=25, data_page_size=2000,
-                    write_page_checksum=checks, dictionary_pagesize_limit=1500, write_batch_size=4,
-                )  # fmt: skip
+                    pa.table({"image": pa.array(pictures), "label": pa.array(range(60))}),
+                    tmp_path / "a.parquet",
+                    compression=compression,
+                    data_page_version=version,
+                    row_group_size=25,
+                    data_page_size=2000,
+                    write_page_checksum=checks,
+                    dictionary_pagesize_limit=1500,
+                    write_batch_size=4,
+                )
                 source = open_source(f"parquet:{tmp_path / 'a.parquet'}")
                 sides = [source.image(row).size[0] for row in range(60)]
                 assert sides == [8 + k % 5 for k in range(60)]

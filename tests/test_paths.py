@@ -133,9 +133,16 @@ def test_one_is_not_counted_as_many(home: Path) -> None:
 @pytest.mark.parametrize("difference", [-0.0, -0.0004, 0.0])
 def test_nothing_is_minus_nothing(difference: float) -> None:
     said = sentence(
-        "a", "b", "here", difference=difference, interval=(difference, difference), p_adjusted=1.0, comparisons=1,
-        population="these", not_defined="",
-    )  # fmt: skip
+        "a",
+        "b",
+        "here",
+        difference=difference,
+        interval=(difference, difference),
+        p_adjusted=1.0,
+        comparisons=1,
+        population="these",
+        not_defined="",
+    )
     assert "-0.0" not in said
     assert "(0.0 points [0.0, 0.0], p = 1.00)" in said
 

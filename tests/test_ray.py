@@ -185,9 +185,22 @@ def test_without_ray_the_extra_is_named(source: MemorySource, tmp_path: Path, mo
 def test_two_actors_give_the_bytes_of_this_process(tmp_path: Path) -> None:
     pytest.importorskip("ray")
     command = [
-        sys.executable, "-m", "l2a_transfer", "-q", "extract", "--model", "untrained:vgg-att2-concat-pc@0.0625",
-        "--data", "digits", "--threads", "1", "--attention", "--device", "cpu", "--out",
-    ]  # fmt: skip
+        sys.executable,
+        "-m",
+        "l2a_transfer",
+        "-q",
+        "extract",
+        "--model",
+        "untrained:vgg-att2-concat-pc@0.0625",
+        "--data",
+        "digits",
+        "--threads",
+        "1",
+        "--attention",
+        "--device",
+        "cpu",
+        "--out",
+    ]
     for name, more in (("local", []), ("ray", ["--engine", "ray", "--actors", "2"])):
         subprocess.run([*command, str(tmp_path / f"{name}.h5"), *more], check=True, cwd=ROOT, timeout=300)
     assert (tmp_path / "ray.h5").read_bytes() == (tmp_path / "local.h5").read_bytes()

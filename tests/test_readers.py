@@ -110,8 +110,10 @@ def test_an_empty_class_folder_is_named(tmp_path: Path) -> None:
 def test_a_missing_folder_or_a_file_in_its_place(tmp_path: Path) -> None:
     assert_fails(
         l2a("extract", "--model", TINY, "--data", f"imagefolder:{tmp_path / 'no'}", "--out", tmp_path / "f.h5"),
-        1, str(tmp_path / "no"), "no such folder",
-    )  # fmt: skip
+        1,
+        str(tmp_path / "no"),
+        "no such folder",
+    )
     (tmp_path / "file").touch()
     with pytest.raises(DataError, match="not a folder"):
         open_source(f"imagefolder:{tmp_path / 'file'}")
@@ -253,10 +255,14 @@ def test_npz(tmp_path: Path) -> None:
     np.testing.assert_array_equal(np.asarray(source.image(2)), IMAGES[2])
     source = open_source(
         save_npz(
-            tmp_path / "b.npz", images=IMAGES[..., 0], labels=[1, 0, 1, -1], classes=["x", "y"],
-            ids=["q", "r", "s", "t"], split=["test", "train", "train", "test"],
+            tmp_path / "b.npz",
+            images=IMAGES[..., 0],
+            labels=[1, 0, 1, -1],
+            classes=["x", "y"],
+            ids=["q", "r", "s", "t"],
+            split=["test", "train", "train", "test"],
         )
-    )  # fmt: skip
+    )
     assert source.name == "npz:b"
     assert rows_of(source) == [("q", "y", "test"), ("r", "x", "train"), ("s", "y", "train"), ("t", "-", "test")]
     assert source.splits == ("train", "test")
@@ -265,9 +271,12 @@ def test_npz(tmp_path: Path) -> None:
 
 def test_npz_as_medmnist_has_it(tmp_path: Path) -> None:
     data = save_npz(
-        tmp_path / "m.npz", test_images=IMAGES[:1], test_labels=np.array([[2]], np.uint8), train_images=IMAGES[1:],
+        tmp_path / "m.npz",
+        test_images=IMAGES[:1],
+        test_labels=np.array([[2]], np.uint8),
+        train_images=IMAGES[1:],
         train_labels=np.array([[0], [1], [2]], np.uint8),
-    )  # fmt: skip
+    )
     assert rows_of(open_source(data)) == [
         ("train/00000", "0", "train"),
         ("train/00001", "1", "train"),

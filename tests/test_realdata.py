@@ -93,9 +93,20 @@ def test_trained_attention_beats_untrained_on_caltech101_by_15_points(data_dir: 
     ]
     # One draw and one C keep this short; the README's table has three draws and the whole grid.
     result = l2a(
-        "-q", "svm-eval", *files, "--out", tmp_path / "svm", "--protocol", "caltech-30", "--draws", "1", "--c-grid",
-        "1e-2", "--jobs", "2",
-    )  # fmt: skip
+        "-q",
+        "svm-eval",
+        *files,
+        "--out",
+        tmp_path / "svm",
+        "--protocol",
+        "caltech-30",
+        "--draws",
+        "1",
+        "--c-grid",
+        "1e-2",
+        "--jobs",
+        "2",
+    )
     assert result.exit_code == 0, (result.output, result.exception)
     trained, untrained = json.loads((tmp_path / "svm" / "results.json").read_text())["rows"]
     assert (trained["n_classes"], trained["n_train"]) == (101, 3030)

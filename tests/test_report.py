@@ -54,8 +54,13 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> EvalResults:
 def test_rows_say_what_was_measured(results: EvalResults) -> None:
     good, pixels, drawn = results.rows
     assert (good.model, good.data, good.protocol, good.n_train, good.n_test, good.dim) == (
-        "good", "toy", "official", 30, 30, 6,
-    )  # fmt: skip
+        "good",
+        "toy",
+        "official",
+        30,
+        30,
+        6,
+    )
     assert (good.components, pixels.components) == (None, 30)
     assert pixels.notes[-1] == (
         "PCA to 24 components in the folds that choose C, 30 in the final fit, because there are no more training rows "
@@ -141,10 +146,16 @@ def test_a_name_cannot_break_the_table(results: EvalResults) -> None:
 
 @pytest.mark.parametrize(
     ("name", "shown"),
-    [("$5 and $6", r"\$5 and \$6"), ("_x_", r"\_x\_"), ("my_photos_2", "my_photos_2"),
-     ("~~a~~ ^b^", r"\~\~a\~\~ \^b\^"), ("<b>&amp;", "&lt;b&gt;&amp;amp;"),
-     ("a|b *c* [d](e)", r"a\|b \*c\* \[d\](e)"), ("a\\", "a\\\\")],
-)  # fmt: skip
+    [
+        ("$5 and $6", r"\$5 and \$6"),
+        ("_x_", r"\_x\_"),
+        ("my_photos_2", "my_photos_2"),
+        ("~~a~~ ^b^", r"\~\~a\~\~ \^b\^"),
+        ("<b>&amp;", "&lt;b&gt;&amp;amp;"),
+        ("a|b *c* [d](e)", r"a\|b \*c\* \[d\](e)"),
+        ("a\\", "a\\\\"),
+    ],
+)
 def test_a_name_is_never_markdown(results: EvalResults, name: str, shown: str) -> None:
     row = dataclasses.replace(results.rows[0], data=name, variant=name)
     line = markdown_table(dataclasses.replace(results, rows=(row,))).splitlines()[2]
@@ -155,9 +166,17 @@ def test_writes_every_file_and_each_says_the_same(results: EvalResults, tmp_path
     out = tmp_path / "deep" / "report"
     written = write_report(results, out)
     assert [path.name for path in written] == [
-        "results.json", "results.csv", "comparisons.csv", "seeds.csv", "report.html", "report.md", "accuracy.svg",
-        "confusion-toy-good.svg", "confusion-toy-pixels.svg", "confusion-caltech-good.svg",
-    ]  # fmt: skip
+        "results.json",
+        "results.csv",
+        "comparisons.csv",
+        "seeds.csv",
+        "report.html",
+        "report.md",
+        "accuracy.svg",
+        "confusion-toy-good.svg",
+        "confusion-toy-pixels.svg",
+        "confusion-caltech-good.svg",
+    ]
     assert sorted(path.name for path in out.iterdir()) == sorted(path.name for path in written)
     document = json.loads(written[0].read_text(encoding="utf-8"))
     assert document["schema"] == "l2a-results/1"
@@ -315,8 +334,10 @@ def test_neighbouring_classes_share_a_pixel_of_a_large_matrix() -> None:
     share, together = Confusion(2500, cells).picture()
     assert (share.shape, together) == ((834, 834), 3)
     assert [(i, k, share[i, k]) for i, k in zip(*np.nonzero(share), strict=True)] == [
-        (0, 0, 0.75), (0, 1, 0.25), (833, 0, 1.0),
-    ]  # fmt: skip
+        (0, 0, 0.75),
+        (0, 1, 0.25),
+        (833, 0, 1.0),
+    ]
     assert Confusion(1000, np.array([(0, 999, 2)], dtype=np.int64)).picture()[0][0, 999] == 1.0
 
 
@@ -342,8 +363,9 @@ def test_scores_of_many_classes_are_computed_in_blocks(tmp_path: Path, monkeypat
 
 def test_two_files_of_one_model_are_told_apart(tmp_path: Path) -> None:
     labels = labels_of(3, 20)
-    files = [save(tmp_path / f"{name}.h5", feature_set(labels, blobs(labels, seed=k)))
-             for k, name in enumerate(("l2", "l3"))]  # fmt: skip
+    files = [
+        save(tmp_path / f"{name}.h5", feature_set(labels, blobs(labels, seed=k))) for k, name in enumerate(("l2", "l3"))
+    ]
     results = evaluate_files(files, EvalConfig())
     assert [row.label for row in results.rows] == ["toy-model (l2)", "toy-model (l3)"]
     assert [row.model for row in results.rows] == ["toy-model", "toy-model"]

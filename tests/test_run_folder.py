@@ -106,8 +106,13 @@ def test_a_damaged_checkpoint_is_named_and_nothing_is_lost(tmp_path: Path, damag
         at = content.index(load_checkpoint(path, new_trainer(epochs=1).fingerprint())["losses"].numpy().tobytes())
         flipped = content[:at] + bytes([content[at] ^ 1]) + content[at + 1 :]
         method = content.index(b"PK\x01\x02") + 10  # of the first member: stored becomes deflated
-        damaged = {"cut": content[: len(content) // 2], "empty": b"", "another file": b"hello" * 100,
-                   "one bit": flipped, "method": content[:method] + b"\x08" + content[method + 1 :]}  # fmt: skip
+        damaged = {
+            "cut": content[: len(content) // 2],
+            "empty": b"",
+            "another file": b"hello" * 100,
+            "one bit": flipped,
+            "method": content[:method] + b"\x08" + content[method + 1 :],
+        }
         path.write_bytes(damaged[damage])
     before = {p.name: p.read_bytes() for p in out.iterdir()}
     with pytest.raises(TrainingError, match=r"checkpoint\.pt: damaged or not a checkpoint: .*remove it, and"):
@@ -146,15 +151,21 @@ def test_another_error_of_writing_is_not_called_a_full_disk(tmp_path: Path, monk
 
 def test_two_trains_never_share_a_folder(tmp_path: Path) -> None:
     holder = subprocess.Popen(
-        [sys.executable, "-c", textwrap.dedent(f"""
+        [
+            sys.executable,
+            "-c",
+            textwrap.dedent(f"""
             import sys, pathlib
             from l2a_transfer.lock import folder_lock
             with folder_lock(pathlib.Path({str(tmp_path)!r})):
                 print("held", flush=True)
                 sys.stdin.read()
-        """)],
-        stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
-    )  # fmt: skip
+        """),
+        ],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
     try:
         assert holder.stdout is not None
         assert holder.stdout.readline() == "held\n"
@@ -415,7 +426,7 @@ def put(value: Any, *keys: Any) -> Callable[[dict[str, Any]], None]:
         (put([], "fingerprint"), "it has no fingerprint"),
         (put("l2a-checkpoint/2", "schema"), "it has no schema l2a-checkpoint/1"),
     ],
-)  # fmt: skip
+)
 def test_a_checkpoint_of_wrong_content_is_damaged(tmp_path: Path, change: Callable[..., None], words: str) -> None:
     run = new_trainer(epochs=2, average=0.2)
     run.history.append(run.run_epoch(progress=False) or {})
@@ -583,9 +594,13 @@ def test_the_loss_of_guessing_by_hand() -> None:
 @pytest.mark.parametrize(
     ("loss", "epoch", "epochs", "said"),
     [
-        (1.39, 2, 9, True), (1.37, 2, 9, False), (1.39, 1, 9, False), (1.39, 2, 2, True), (7.0, 8, 9, True),
+        (1.39, 2, 9, True),
+        (1.37, 2, 9, False),
+        (1.39, 1, 9, False),
+        (1.39, 2, 2, True),
+        (7.0, 8, 9, True),
     ],
-)  # fmt: skip
+)
 def test_a_loss_of_guessing_for_an_epoch_is_said(loss: float, epoch: int, epochs: int, said: bool) -> None:
     run = new_trainer(colours(400), epochs=epochs)  # 50 steps an epoch, four classes: ln 4 = 1.386
     run.epoch = epoch

@@ -129,9 +129,16 @@ def test_patterns_that_mean_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 def shards(tmp_path: Path) -> Path:
     """Two training shards and one to test on: numbers in .cls, a number in .json, one sample without label."""
     root = tmp_path / "sets"
-    tar(root / "train-0.tar", {
-        "dog/1.cls": "1", "dog/1.png": png(11), "dog/1.txt": "a dog", "dog/2.PNG": png(12), "dog/2.cls": "0\n",
-    })  # fmt: skip
+    tar(
+        root / "train-0.tar",
+        {
+            "dog/1.cls": "1",
+            "dog/1.png": png(11),
+            "dog/1.txt": "a dog",
+            "dog/2.PNG": png(12),
+            "dog/2.cls": "0\n",
+        },
+    )
     tar(
         root / "train-1.tar", {"1.png": png(13), "1.json": '{"label": 2, "x": [1]}', "2.png": png(14), "notes.txt": "x"}
     )
@@ -236,7 +243,7 @@ def sized(size: int, kind: bytes = tarfile.REGTYPE) -> bytes:
         (about_the_next(tarfile.XHDTYPE, b"14 path=1.png\n") * 3000 + WHOLE, "more headers in a row"),
         (about_the_next(tarfile.XGLTYPE, b"14 path=1.png\n") * 3000 + WHOLE, "more headers in a row"),
     ],
-)  # fmt: skip
+)
 def test_a_hostile_shard_is_refused_by_name(tmp_path: Path, content: bytes, words: str) -> None:
     path = tmp_path / "s.tar"
     for before in (b"", WHOLE):
@@ -265,7 +272,7 @@ def test_a_hostile_shard_is_refused_by_name(tmp_path: Path, content: bytes, word
         ({"1.png": png(1), "1.cls": "1", "2.png": png(1), "2.json": '{"label": "a"}'}, "numbers in some samples"),
         ({"notes.txt": ""}, "no pictures in it"),
     ],
-)  # fmt: skip
+)
 def test_samples_that_cannot_be_understood(tmp_path: Path, members: dict[str, Any], words: str | None) -> None:
     path = tar(tmp_path / "s.tar", members)
     if words is None:
@@ -400,8 +407,12 @@ def test_pictures_in_every_layout_of_bytes(tmp_path: Path, layout: str, in_struc
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    pictures = pa.array([png(4), png(5)], {"large_binary": pa.large_binary(), "binary_view": pa.binary_view(),
-                                           "fixed_size": pa.binary(len(png(4)))}.get(layout, pa.binary()))  # fmt: skip
+    pictures = pa.array(
+        [png(4), png(5)],
+        {"large_binary": pa.large_binary(), "binary_view": pa.binary_view(), "fixed_size": pa.binary(len(png(4)))}.get(
+            layout, pa.binary()
+        ),
+    )
     pictures = pictures.dictionary_encode() if layout == "dictionary" else pictures
     column = pa.StructArray.from_arrays([pictures], names=["bytes"]) if in_struct else pictures
     labels = pa.array([1, 0]).dictionary_encode() if layout == "dictionary" else pa.array([1, 0])
@@ -416,9 +427,15 @@ def test_pictures_in_every_layout_of_bytes(tmp_path: Path, layout: str, in_struc
 def test_one_of_several_label_columns(tmp_path: Path) -> None:
     import pyarrow as pa
 
-    path = parquet(tmp_path / "c100" / "train-0.parquet", [png(1), png(2)], None, fine_label=pa.array([1, 0]),
-                   coarse_label=pa.array([0, 0]), classes={"fine_label": ["a", "b"], "coarse_label": ["all"]},
-                   text=["x", "y"])  # fmt: skip
+    path = parquet(
+        tmp_path / "c100" / "train-0.parquet",
+        [png(1), png(2)],
+        None,
+        fine_label=pa.array([1, 0]),
+        coarse_label=pa.array([0, 0]),
+        classes={"fine_label": ["a", "b"], "coarse_label": ["all"]},
+        text=["x", "y"],
+    )
     with pytest.raises(DataError, match=r"several label columns, fine_label, coarse_label; .* parquet:PATH#fine_label"):
         open_source(f"parquet:{path.parent}")
     fine = open_source(f"parquet:{path.parent}#fine_label")
@@ -426,8 +443,10 @@ def test_one_of_several_label_columns(tmp_path: Path) -> None:
     coarse = open_source(f"parquet:{path}#coarse_label")
     assert (coarse.classes, coarse.labels.tolist()) == (("all",), [0, 0])
     assert fine.fingerprint() != coarse.fingerprint()
-    for column, words in (("lable", "has no column 'lable'; its columns are image, fine_label"),
-                          ("text", "'text' must hold integers")):  # fmt: skip
+    for column, words in (
+        ("lable", "has no column 'lable'; its columns are image, fine_label"),
+        ("text", "'text' must hold integers"),
+    ):
         with pytest.raises(DataError, match=words):
             open_source(f"parquet:{path.parent}#{column}")
     marked = parquet(tmp_path / "a#b" / "test.parquet", [png(3)], [0])

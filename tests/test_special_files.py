@@ -105,10 +105,26 @@ COMMANDS: dict[str, Callable[[Path], tuple[str, ...]]] = {
     "x.tar": lambda path: ("extract", "--model", "pixels", "--data", f"wds:{path}", "--out", f"{path}.h5"),
     "x.parquet": lambda path: ("extract", "--model", "pixels", "--data", f"parquet:{path}", "--out", f"{path}.h5"),
     "d/cifar-10-batches-py/data_batch_1": lambda path: (
-        "extract", "--model", "pixels", "--data", "cifar10", "--data-dir", str(path.parents[1]), "--out", f"{path}.h5",
+        "extract",
+        "--model",
+        "pixels",
+        "--data",
+        "cifar10",
+        "--data-dir",
+        str(path.parents[1]),
+        "--out",
+        f"{path}.h5",
     ),
     "start.safetensors": lambda path: (
-        "train", "--model", "vgg", "--data", "caltech-mini", "--init-from", str(path), "--out", f"{path}-run",
+        "train",
+        "--model",
+        "vgg",
+        "--data",
+        "caltech-mini",
+        "--init-from",
+        str(path),
+        "--out",
+        f"{path}-run",
     ),
     "e.safetensors": lambda path: ("export", "--model", str(path), "--out", f"{path}.onnx"),
     "s.h5": lambda path: ("svm-eval", str(path), "--out", f"{path}-report"),
@@ -117,7 +133,7 @@ COMMANDS: dict[str, Callable[[Path], tuple[str, ...]]] = {
     "i.safetensors": lambda path: ("inspect", str(path), "--verify"),
     "i": lambda path: ("inspect", str(path)),
     "photo.jpg": lambda path: ("maps", "--model", TINY, str(path), "--out", f"{path}-maps"),
-}  # fmt: skip
+}
 
 
 @KIND

@@ -267,7 +267,7 @@ def huge(file: h5py.File) -> None:
         (set_attribute("levels", '[["", 0, 2], ["L3", 2, 3]]'), "'levels': name 0 is empty"),
         (set_attribute("levels", '[["L3", 0, 2], ["L3", 2, 3]]'), "'levels': names must differ"),
     ],
-)  # fmt: skip
+)
 def test_a_seal_is_not_trusted_to_mean_good_will(
     tmp_path: Path, change: Callable[[h5py.File], None], words: str
 ) -> None:
@@ -314,7 +314,7 @@ def test_nan_features_name_the_image(tmp_path: Path) -> None:
         ({"meta": dataclasses.replace(META, classes=("cat", "\ud800"))}, "'classes': name 1 is not UTF-8"),
         ({"meta": dataclasses.replace(META, splits=("train", ""))}, "'splits': name 1 is empty"),
     ],
-)  # fmt: skip
+)
 def test_what_does_not_fit_together_is_not_written_and_the_old_file_stays(
     tmp_path: Path, options: dict[str, Any], words: str
 ) -> None:
@@ -366,8 +366,12 @@ def test_a_full_disk_leaves_the_old_file(tmp_path: Path) -> None:
     before = path.read_bytes()
     child = subprocess.run(
         [sys.executable, "-c", FULL_DISK, str(path)],
-        capture_output=True, text=True, check=True, cwd=Path(__file__).parents[1], timeout=120,
-    )  # fmt: skip
+        capture_output=True,
+        text=True,
+        check=True,
+        cwd=Path(__file__).parents[1],
+        timeout=120,
+    )
     assert child.stdout.startswith(f"{path}: cannot be written: ")
     assert path.read_bytes() == before
     assert [p.name for p in tmp_path.iterdir()] == ["f.h5"]
@@ -377,11 +381,13 @@ def test_a_full_disk_leaves_the_old_file(tmp_path: Path) -> None:
 @given(
     ids=st.lists(
         st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), min_size=1, max_size=40),
-        min_size=1, max_size=30, unique=True,
+        min_size=1,
+        max_size=30,
+        unique=True,
     ),
     dim=st.integers(1, 7),
     cuts=st.lists(st.integers(0, 30), max_size=4),
-)  # fmt: skip
+)
 def test_any_names_any_width_any_blocks(tmp_path: Path, ids: list[str], dim: int, cuts: list[int]) -> None:
     rng = np.random.default_rng(len(ids))
     features = rng.normal(size=(len(ids), dim)).astype(np.float32)
@@ -401,9 +407,13 @@ MAPS = {"L2": np.full((4, 2, 3), 0.25, np.float16), "L3": np.eye(4, dtype=np.flo
 
 def with_maps(path: Path, meta: FeatureMeta = META) -> Path:
     write_features(
-        path, meta, **ROWS, blocks=[FEATURES], dim=3,
+        path,
+        meta,
+        **ROWS,
+        blocks=[FEATURES],
+        dim=3,
         maps={level: [values[:3], values[3:3], values[3:]] for level, values in MAPS.items()},
-    )  # fmt: skip
+    )
     return path
 
 
@@ -459,7 +469,7 @@ HOSTILE_MAPS: dict[str, Callable[[h5py.File], object]] = {
     "skipped has three": lambda file: file.attrs.__setitem__("skipped", '[["e", "f", "g"]]'),
     "skipped has a row": lambda file: file.attrs.__setitem__("skipped", '[["c", "damaged"]]'),
     "skipped twice": lambda file: file.attrs.__setitem__("skipped", '[["e", "x"], ["e", "y"]]'),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("what", HOSTILE_MAPS)

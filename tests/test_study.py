@@ -121,11 +121,14 @@ EVALUATION = "out/evaluations/plain@patterns/seed-1/near/fixed/results.json"
         (lambda root: flip(root / FEATURES), "extract/plain@patterns/seed-1/near", ["extract"]),
         (lambda root: flip(root / EVALUATION), "evaluate/plain@patterns/seed-1/near/fixed", ["svm-eval"]),
         (lambda root: flip(weights_of(root)), "train/plain@patterns/seed-1", ["train"]),
-        (lambda root: shutil.copy(root / FEATURES.replace("plain", "attention"), root / FEATURES),
-         "extract/plain@patterns/seed-1/near", ["extract"]),
+        (
+            lambda root: shutil.copy(root / FEATURES.replace("plain", "attention"), root / FEATURES),
+            "extract/plain@patterns/seed-1/near",
+            ["extract"],
+        ),
         (lambda root: (root / FEATURES).unlink(), "extract/plain@patterns/seed-1/near", ["extract"]),
     ],
-)  # fmt: skip
+)
 def test_a_corrupted_or_foreign_file_is_found_said_and_made_again(
     harm: Callable[[Path], object], step: str, verbs: list[str], study: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -346,8 +349,9 @@ def seeded(folder: Path, architecture: str, spreads: list[float], **given: objec
 
 @pytest.mark.parametrize("draws", [1, 3])
 def test_a_contrast_of_two_networks_is_the_comparison_over_seeds(draws: int, tmp_path: Path) -> None:
-    files = {name: seeded(tmp_path, name, spreads) for name, spreads in
-             (("a", [1.0, 1.2, 1.5]), ("b", [1.8, 2.0, 2.6]))}  # fmt: skip
+    files = {
+        name: seeded(tmp_path, name, spreads) for name, spreads in (("a", [1.0, 1.2, 1.5]), ("b", [1.8, 2.0, 2.6]))
+    }
     config = EvalConfig(protocol="stratified", draws=draws, c_grid=(0.01,))
     together = evaluate_files([*files["a"], *files["b"]], config)
     (known,) = [c for c in together.comparisons if c.test == "seeds"]

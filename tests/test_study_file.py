@@ -38,8 +38,15 @@ def test_the_steps_of_a_study(tmp_path: Path) -> None:
     assert (extract.needs, extract.output) == (train.name, "features/attention@patterns/seed-1/far.h5")
     few = work.steps["evaluate/pixels/fixed/near/few"]
     assert few.arguments[2:10] == (
-        "--protocol", "low-shot", "--draws", "2", "--shots", "1,2", "--c-grid", "0.01",
-    )  # fmt: skip
+        "--protocol",
+        "low-shot",
+        "--draws",
+        "2",
+        "--shots",
+        "1,2",
+        "--c-grid",
+        "0.01",
+    )
     # att2 has 2 · 512/32 columns and VGG 512/32, so that attention alone is reduced, where it is compared.
     widths = {step.name: step.arguments for step in work.steps.values() if "--widths" in step.arguments}
     assert set(widths) == {
@@ -57,17 +64,28 @@ def test_the_steps_of_a_study(tmp_path: Path) -> None:
         ("seeds = [0, 1]", "seeds = [true]", "seeds must be a list of whole numbers"),
         ("width = 0.03125", 'width = "small"', "networks.attention.width must be a number above 0, got 'small'"),
         ("width = 0.03125", "width = 99", "networks.attention.width is refused: width must be between 1/64 and 8"),
-        ("vgg-att2-concat-pc", "vgg-att2-concat-pq", "networks.attention.architecture names 'vgg-att2-concat-pq', which"
-         " is no architecture here; did you mean 'vgg-att2-concat-pc'?"),
+        (
+            "vgg-att2-concat-pc",
+            "vgg-att2-concat-pq",
+            "networks.attention.architecture names 'vgg-att2-concat-pq', which"
+            " is no architecture here; did you mean 'vgg-att2-concat-pc'?",
+        ),
         ("epochs = 1", "epocs = 1", "networks.attention.set is refused: field of a recipe .* did you mean 'epochs'"),
         ("epochs = 1", "epochs = [1]", "networks.attention.set.epochs must be a text, a number, true or false"),
         ("npz:patterns.npz", "npy:patterns", "sources.patterns.data is refused: data set must be one of"),
-        ('protocols = ["fixed", "few"]', 'protocols = ["fixt"]', "targets.near.protocols names 'fixt', which is no"
-         " protocol here; did you mean 'fixed'?"),
+        (
+            'protocols = ["fixed", "few"]',
+            'protocols = ["fixt"]',
+            "targets.near.protocols names 'fixt', which is no protocol here; did you mean 'fixed'?",
+        ),
         ('protocol = "official"', 'protocol = "official"\ndraws = 3', "protocols.fixed.protocol is refused: draws"),
         ("shots = [1, 2]", "shot = [1, 2]", "protocols.few.shot is no key here; did you mean 'shots'?"),
-        ('minuend = "attention"', 'minuend = "atention"', r"comparisons\[0\].minuend names 'atention', which is no"
-         " network here; did you mean 'attention'?"),
+        (
+            'minuend = "attention"',
+            'minuend = "atention"',
+            r"comparisons\[0\].minuend names 'atention', which is no"
+            " network here; did you mean 'attention'?",
+        ),
         ('minuend = "attention"', 'minuend = "plain"', r"comparisons\[0\].subtrahend names 'plain@patterns', which is"),
         ('minuend = "attention"', 'minuend = "pixels"', r"comparisons\[0\].targets names 'far', on which pixels"),
         ('support = "above 0"', 'support = "over 0"', r"comparisons\[0\].support must be a side and points, as"),
@@ -76,11 +94,15 @@ def test_the_steps_of_a_study(tmp_path: Path) -> None:
         ("[networks.plain]", "[networks.plain", "study.toml: not a TOML file"),
         ('weights = "pixels"', "", "networks.pixels needs 'architecture', to be trained, or 'weights'"),
         ('weights = "pixels"', 'weights = "pixels"\nwidth = 1', "networks.pixels.width is no key here"),
-        ('name = "A-V"', 'name = "A-V"\nprotocol = "few"', r"comparisons\[0\].targets names 'near', which is not"
-         " evaluated by few, or not without 'shots'"),
+        (
+            'name = "A-V"',
+            'name = "A-V"\nprotocol = "few"',
+            r"comparisons\[0\].targets names 'near', which is not"
+            " evaluated by few, or not without 'shots'",
+        ),
         ('name = "A-V"', 'name = "A-V"\nshots = 2', r"comparisons\[0\].targets names 'far', which is not evaluated by"),
     ],
-)  # fmt: skip
+)
 def test_what_is_wrong_in_the_file_is_refused_by_file_key_and_nearest_name(
     old: str, new: str, words: str, tmp_path: Path
 ) -> None:
@@ -122,11 +144,13 @@ def test_weights_that_are_there_are_named_by_bundle_glob_or_template(tmp_path: P
         (['weights = "broken.safetensors"'], "broken.safetensors: not an l2a-transfer weights file"),
         (['weights = "vgg-att2-concat-pc.cifar10-w0255"'], "did you mean 'vgg-att2-concat-pc.cifar10-w025'"),
         (['weights = "untrained:vgq"'], "weights: 'untrained:vgq' is refused"),
-        (['weights = "zoo-0.safetensors"', 'architecture = "vgg"'], "is vgg-att2-concat-pc of width 0.25 with softmax,"
-         " and not vgg of width 0.25 with softmax"),
+        (
+            ['weights = "zoo-0.safetensors"', 'architecture = "vgg"'],
+            "is vgg-att2-concat-pc of width 0.25 with softmax, and not vgg of width 0.25 with softmax",
+        ),
         (['weights = "zoo-0.safetensors"', 'sources = ["cifar100"]'], "was trained on cifar10, and not on cifar100"),
     ],
-)  # fmt: skip
+)
 def test_weights_that_are_not_what_the_file_says_are_refused(lines: list[str], words: str, tmp_path: Path) -> None:
     for seed in (0, 5):
         content = (PRETRAINED / "vgg-att2-concat-pc.cifar10-w025.safetensors").read_bytes()
@@ -143,20 +167,30 @@ def test_a_network_of_several_sources_is_named_with_its_source(tmp_path: Path) -
     more = '\n[sources.more]\ndata = "npz:others.npz"\n'
     with pytest.raises(StudyError, match="'attention', which has several sources; write attention@patterns or"):
         read_study(written(tmp_path, text=STUDY + more))
-    changes = [('minuend = "attention"', 'minuend = ["attention@patterns", "plain@patterns"]'),
-               ('subtrahend = "plain"', 'subtrahend = ["attention@more", "plain@more"]')]  # fmt: skip
+    changes = [
+        ('minuend = "attention"', 'minuend = ["attention@patterns", "plain@patterns"]'),
+        ('subtrahend = "plain"', 'subtrahend = ["attention@more", "plain@more"]'),
+    ]
     (comparison,) = read_study(written(tmp_path, *changes, text=STUDY + more)).comparisons
     assert comparison.weights == {
-        "attention@patterns": 0.5, "plain@patterns": 0.5, "attention@more": -0.5, "plain@more": -0.5,
-    }  # fmt: skip
+        "attention@patterns": 0.5,
+        "plain@patterns": 0.5,
+        "attention@more": -0.5,
+        "plain@more": -0.5,
+    }
     assert comparison.title == "(attention@patterns + plain@patterns) / 2 − (attention@more + plain@more) / 2"
 
 
 @pytest.mark.parametrize(
     ("bound", "low", "high", "holds"),
-    [("above 0", 0.001, 0.02, True), ("above 0", 0.0, 0.02, False), ("above -1.5", -0.01, 0.2, True),
-     ("below 1", -0.3, 0.009, True), ("below 1", -0.3, 0.01, False)],
-)  # fmt: skip
+    [
+        ("above 0", 0.001, 0.02, True),
+        ("above 0", 0.0, 0.02, False),
+        ("above -1.5", -0.01, 0.2, True),
+        ("below 1", -0.3, 0.009, True),
+        ("below 1", -0.3, 0.01, False),
+    ],
+)
 def test_a_rule_holds_for_the_whole_interval(bound: str, low: float, high: float, holds: bool, tmp_path: Path) -> None:
     path = written(tmp_path, ('support = "above 0"', f'support = "{bound}"'))
     found = read_study(path).comparisons[0].support
@@ -190,8 +224,14 @@ def test_the_example_of_the_documentation_can_be_planned(tmp_path: Path) -> None
 def test_the_documentation_has_every_key(tmp_path: Path) -> None:
     """Each table, asked for a key that it does not have, lists those that it has."""
     page = (ROOT / "docs" / "study.md").read_text(encoding="utf-8")
-    for place in ("[sources.patterns]", "[targets.near]", "[protocols.few]", "[networks.plain]", "[[comparisons]]",
-                  "[[hypotheses]]"):  # fmt: skip
+    for place in (
+        "[sources.patterns]",
+        "[targets.near]",
+        "[protocols.few]",
+        "[networks.plain]",
+        "[[comparisons]]",
+        "[[hypotheses]]",
+    ):
         path = written(tmp_path, (place, f"{place}\nnothing = 1"))
         with pytest.raises(StudyError) as caught:
             read_study(path)

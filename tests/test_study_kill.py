@@ -30,10 +30,24 @@ def test_a_study_that_is_killed_ends_with_the_same_report(tmp_path: Path) -> Non
 def begun(folder: Path) -> tuple[subprocess.Popen[str], list[Path]]:
     """A study whose first commands run, and their /proc folders."""
     child = subprocess.Popen(
-        [sys.executable, "-m", "l2a_transfer", "study", str(study_file(folder)), "--out", str(folder / "out"),
-         "--only", "train/*", "--jobs", "2"],
-        stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True, env={**os.environ, "PYTHONPATH": str(ROOT)},
-    )  # fmt: skip
+        [
+            sys.executable,
+            "-m",
+            "l2a_transfer",
+            "study",
+            str(study_file(folder)),
+            "--out",
+            str(folder / "out"),
+            "--only",
+            "train/*",
+            "--jobs",
+            "2",
+        ],
+        stderr=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        text=True,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )
     assert child.stderr is not None
     for _ in range(2):
         assert "begins" in child.stderr.readline()
@@ -73,8 +87,19 @@ def test_ctrl_c_stops_the_commands_and_says_what_stays(number: signal.Signals, t
 def test_what_runs_at_the_deadline_is_stopped_and_goes_on_another_time(tmp_path: Path) -> None:
     text = STUDY.replace("epochs = 1", "epochs = 100000") + "\n[guess]\ntrain = 0.1\n"
     path = study_file(tmp_path, text)
-    command = [sys.executable, "-m", "l2a_transfer", "study", str(path), "--out", str(tmp_path / "out"), "--jobs", "2",
-               "--only", "train/*/seed-0"]  # fmt: skip
+    command = [
+        sys.executable,
+        "-m",
+        "l2a_transfer",
+        "study",
+        str(path),
+        "--out",
+        str(tmp_path / "out"),
+        "--jobs",
+        "2",
+        "--only",
+        "train/*/seed-0",
+    ]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     while not list(tmp_path.glob("out/runs/*/seed-0/checkpoint.pt")):  # a busy machine may need more than one try
         done = subprocess.run(

@@ -80,8 +80,9 @@ def test_a_study_on_ray_has_the_report_of_one_on_this_machine(tmp_path: Path) ->
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     for engine in ("local", "ray"):
         out = ["--out", str(tmp_path / engine), "--engine", engine]
-        done = subprocess.run([*command, *out], capture_output=True, text=True, timeout=900, check=False,
-                              env=environment)  # fmt: skip
+        done = subprocess.run(
+            [*command, *out], capture_output=True, text=True, timeout=900, check=False, env=environment
+        )
         assert done.returncode == 0, done.stderr
     local, ray = (
         {path.name: path.read_bytes() for path in (tmp_path / engine / "report").iterdir()}

@@ -252,9 +252,10 @@ def seed_files(folder: Path, taps: tuple[str, ...] = ("ga",)) -> list[Path]:
                 noise = np.random.default_rng(seed).normal(scale=0.3, size=(120, 6)).astype(np.float32)
                 own = feature_set(labels, blobs(labels, spread=spread) + noise)
                 card = {
-                    "name": f"{architecture}.seed-{seed}", "config": {"architecture": architecture, "width": 0.25},
+                    "name": f"{architecture}.seed-{seed}",
+                    "config": {"architecture": architecture, "width": 0.25},
                     "training": {"seed": seed, "data": "cifar10", "recipe": {"name": "fast"}},
-                }  # fmt: skip
+                }
                 meta = dataclasses.replace(own.meta, card=card, tap=tap)
                 made.append(save(folder / f"{architecture}-{seed}-{tap}.h5", dataclasses.replace(own, meta=meta)))
     return made
@@ -266,9 +267,15 @@ def test_the_architectures_verdict_comes_first_and_the_table_has_their_mean(tmp_
     table, verdicts, _ = result.stdout.rstrip().split("\n\n")
     names = [line.split("|")[2].strip() for line in table.splitlines()[2:]]
     assert names == [
-        "`pc.seed-0`", "`pc.seed-1`", "`pc.seed-2`", "pc@0.25: mean ± sd over 3 seeds",
-        "`uniform.seed-0`", "`uniform.seed-1`", "`uniform.seed-2`", "uniform@0.25: mean ± sd over 3 seeds",
-    ]  # fmt: skip
+        "`pc.seed-0`",
+        "`pc.seed-1`",
+        "`pc.seed-2`",
+        "pc@0.25: mean ± sd over 3 seeds",
+        "`uniform.seed-0`",
+        "`uniform.seed-1`",
+        "`uniform.seed-2`",
+        "uniform@0.25: mean ± sd over 3 seeds",
+    ]
     (verdict,) = verdicts.splitlines()
     assert verdict.startswith("- pc@0.25 is better than uniform@0.25 on toy (+")
     assert "adjusted" not in verdict
@@ -276,8 +283,9 @@ def test_the_architectures_verdict_comes_first_and_the_table_has_their_mean(tmp_
     document = json.loads((tmp_path / "r" / "results.json").read_text())
     assert [(c["family"], c["n"], c["test"]) for c in document["comparisons"]] == [("architectures", [3, 3], "seeds")]
     assert [(s["name"], s["seeds"]) for s in document["seeds"]] == [
-        ("pc@0.25", ["0", "1", "2"]), ("uniform@0.25", ["0", "1", "2"]),
-    ]  # fmt: skip
+        ("pc@0.25", ["0", "1", "2"]),
+        ("uniform@0.25", ["0", "1", "2"]),
+    ]
     assert "pc@0.25: mean ± sd over 3 seeds" in (tmp_path / "r" / "report.html").read_text().replace("<wbr>", "")
     assert "pc@0.25: mean ± sd over 3 seeds" in (tmp_path / "r" / "report.md").read_text()
     assert (tmp_path / "r" / "seeds.csv").read_text().count("toy") == 2

@@ -119,9 +119,11 @@ if __name__ == "__main__":
 def test_a_kill_takes_the_workers_along_however_they_were_started(method: str, tmp_path: Path, program: Path) -> None:
     program.write_text(WORKING)
     child = subprocess.Popen(
-        [sys.executable, str(program), method, str(tmp_path / "f.h5")], stdout=subprocess.PIPE, text=True,
+        [sys.executable, str(program), method, str(tmp_path / "f.h5")],
+        stdout=subprocess.PIPE,
+        text=True,
         env={"PYTHONPATH": str(ROOT), "PATH": "/usr/bin:/bin"},
-    )  # fmt: skip
+    )
     with child:
         assert child.stdout is not None
         workers = [Path(f"/proc/{pid}") for pid in child.stdout.readline().split()]

@@ -44,8 +44,10 @@ def wait_for(path: Path, process: subprocess.Popen[str]) -> None:
 def test_a_signal_ends_a_command_in_one_line(number: signal.Signals, code: int, tmp_path: Path) -> None:
     process = subprocess.Popen(
         [sys.executable, "-c", textwrap.dedent(SLOW).replace("*arguments", "**_"), str(tmp_path / "began")],
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-    )  # fmt: skip
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
     wait_for(tmp_path / "began", process)
     process.send_signal(number)
     out, err = process.communicate(timeout=60)
@@ -70,8 +72,10 @@ def test_an_extraction_that_is_terminated_says_what_is_kept(tmp_path: Path) -> N
     """
     process = subprocess.Popen(
         [sys.executable, "-c", textwrap.dedent(program), str(tmp_path / "began"), str(tmp_path / "f.h5")],
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-    )  # fmt: skip
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
     wait_for(tmp_path / "began", process)
     process.terminate()
     _, err = process.communicate(timeout=60)

@@ -32,18 +32,50 @@ from tests.made_results import comparison, results, row
 from tests.test_store import reseal
 
 HOSTILE = {
-    "clears the screen": "\x1b[2J", "sets the title": "\x1b]0;owned\x07", "C1": "\x9b2J\x9d0;x\x9c", "bell": "\x07",
-    "back over the line": "good\rbad", "another line": "good\nError: bad", "backspace": "bad\x08\x08\x08good",
-    "delete": "\x7f", "next line": "\x85", "separators": "\u2028\u2029", "overrides": "\u202egpj.exe\u202c",
-    "isolates": "\u2066x\u2069", "marks": "\u200e\u200f\u061c", "invisible": "\u200b\u2060\ufeff\xad",
-    "tags": "\U000e0041\U000e007f", "half a character": "\ud800", "vertical": "a\x0b\x0cb",
-}  # fmt: skip
+    "clears the screen": "\x1b[2J",
+    "sets the title": "\x1b]0;owned\x07",
+    "C1": "\x9b2J\x9d0;x\x9c",
+    "bell": "\x07",
+    "back over the line": "good\rbad",
+    "another line": "good\nError: bad",
+    "backspace": "bad\x08\x08\x08good",
+    "delete": "\x7f",
+    "next line": "\x85",
+    "separators": "\u2028\u2029",
+    "overrides": "\u202egpj.exe\u202c",
+    "isolates": "\u2066x\u2069",
+    "marks": "\u200e\u200f\u061c",
+    "invisible": "\u200b\u2060\ufeff\xad",
+    "tags": "\U000e0041\U000e007f",
+    "half a character": "\ud800",
+    "vertical": "a\x0b\x0cb",
+}
 EVERYTHING = "".join(text.replace("/", "") for text in HOSTILE.values())
 KIND = pytest.mark.parametrize("kind", HOSTILE)
 FORMULAS = [
-    "=1+1", "+1+1", "-1+1", "@SUM(A1)", "=cmd|'/C calc'!A0", "\t=1", "\r=1", "\n=1", " =1", "'=1", '"=1', "＝1", "＋1",
-    "－1", "＠x", "a;=1", "a; =1", "-", "=", "--1", "-a.b", "\x00=1",
-]  # fmt: skip
+    "=1+1",
+    "+1+1",
+    "-1+1",
+    "@SUM(A1)",
+    "=cmd|'/C calc'!A0",
+    "\t=1",
+    "\r=1",
+    "\n=1",
+    " =1",
+    "'=1",
+    '"=1',
+    "＝1",
+    "＋1",
+    "－1",
+    "＠x",
+    "a;=1",
+    "a; =1",
+    "-",
+    "=",
+    "--1",
+    "-a.b",
+    "\x00=1",
+]
 
 
 def steers(text: str) -> set[str]:
@@ -129,10 +161,14 @@ def hostile_features(path: Path, name: str) -> Path:
     card = {"name": name, name: {name: [name, {name: name}]}, "training": {name: name}, "metrics": {name: name}}
     texts = dict.fromkeys(("data", "tap", "precision", "backend"), whole)
     documents = {
-        "classes": [f"{whole}0", f"{whole}1"], "card": card, "preprocess": {name: name}, "fingerprint": {name: name},
-        "levels": [[whole, 0, 6]], "skipped": [[name, name]],
+        "classes": [f"{whole}0", f"{whole}1"],
+        "card": card,
+        "preprocess": {name: name},
+        "fingerprint": {name: name},
+        "levels": [[whole, 0, 6]],
+        "skipped": [[name, name]],
         "source": {"splits_from": name, "passed_over": {"files": 1, "kinds": {name: 1}, "first": [name]}},
-    }  # fmt: skip
+    }
     with h5py.File(path, "r+", libver=("v110", "v110")) as file:
         for key, value in documents.items():
             file.attrs[key] = json.dumps(value)
@@ -190,28 +226,64 @@ def commands(folder: Path) -> dict[str, tuple[Any, ...]]:
         "extract npz": ("extract", "--model", "pixels", "--data", f"npz:{missing}", "--out", folder / "f.h5"),
         "extract wds": ("extract", "--model", "pixels", "--data", f"wds:{missing}", "--out", folder / "f.h5"),
         "extract folder": (
-            "extract", "--model", "pixels", "--data", f"imagefolder:{folder / 'photos'}", "--out", folder / "f.h5",
+            "extract",
+            "--model",
+            "pixels",
+            "--data",
+            f"imagefolder:{folder / 'photos'}",
+            "--out",
+            folder / "f.h5",
         ),
         "extract --out": ("extract", "--model", "pixels", "--data", "digits", "--out", folder / "photos"),
         "maps": ("maps", "--model", TINY, picture, "--out", out),
         "train": ("train", "--model", NAME, "--data", "digits", "--out", out),
         "train --data": ("train", "--model", "vgg", "--data", f"imagefolder:{folder / 'photos'}", "--out", out),
         "train --init-from": (
-            "train", "--model", "vgg", "--data", "caltech-mini", "--init-from", f"{missing}.safetensors", "--out", out,
+            "train",
+            "--model",
+            "vgg",
+            "--data",
+            "caltech-mini",
+            "--init-from",
+            f"{missing}.safetensors",
+            "--out",
+            out,
         ),
         "quickstart": ("quickstart", "--out", picture),
         "models": ("models", f"--{NAME}"),
         "datasets": ("datasets", NAME),
         "an option": (f"--{NAME}",),
         "a verb": (NAME,),
-    }  # fmt: skip
+    }
 
 
-@pytest.mark.parametrize("which", [
-    "inspect", "svm-eval", "svm-eval --compare", "svm-eval --out", "export", "export --out", "export --model",
-    "extract --model", "extract --data", "extract npz", "extract wds", "extract folder", "extract --out", "maps",
-    "train", "train --data", "train --init-from", "quickstart", "models", "datasets", "an option", "a verb",
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "which",
+    [
+        "inspect",
+        "svm-eval",
+        "svm-eval --compare",
+        "svm-eval --out",
+        "export",
+        "export --out",
+        "export --model",
+        "extract --model",
+        "extract --data",
+        "extract npz",
+        "extract wds",
+        "extract folder",
+        "extract --out",
+        "maps",
+        "train",
+        "train --data",
+        "train --init-from",
+        "quickstart",
+        "models",
+        "datasets",
+        "an option",
+        "a verb",
+    ],
+)
 def test_what_every_verb_says_of_a_name(which: str, tmp_path: Path) -> None:
     result = l2a(*commands(tmp_path)[which])
     assert result.exit_code in (1, 2), result.output
@@ -229,8 +301,11 @@ def test_the_log_the_traceback_and_warnings_of_a_process_of_its_own(tmp_path: Pa
     source = f"imagefolder:{tmp_path / 'photos'}"
     skipped = subprocess.run(
         [*run, "extract", "--model", "pixels", "--data", source, "--out", tmp_path / "f.h5", "--on-error", "skip"],
-        capture_output=True, env=environment, timeout=300, check=True,
-    )  # fmt: skip
+        capture_output=True,
+        env=environment,
+        timeout=300,
+        check=True,
+    )
     said = skipped.stderr.decode()
     assert "skipped a/\\x1b[2J" in said
     assert not steers(said + skipped.stdout.decode())

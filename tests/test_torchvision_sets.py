@@ -112,9 +112,11 @@ def test_download_is_passed_on_only_when_asked_for(tmp_path: Path, monkeypatch: 
     open_source("stl10", data_dir=tmp_path)
     root = str(tmp_path)
     assert asked == [
-        {"root": root, "split": "train", "download": True}, {"root": root, "split": "test", "download": True},
-        {"root": root, "split": "train"}, {"root": root, "split": "test"},
-    ]  # fmt: skip
+        {"root": root, "split": "train", "download": True},
+        {"root": root, "split": "test", "download": True},
+        {"root": root, "split": "train"},
+        {"root": root, "split": "test"},
+    ]
 
 
 def save_fer2013(root: Path, grey: int) -> list[Path]:
@@ -292,9 +294,17 @@ def test_a_faulty_download_leaves_no_set_behind(
         md5 = None
     served_from(address, "caltech101", monkeypatch, md5)
     result = l2a(
-        "extract", "--model", TINY, "--data", "caltech101", "--data-dir", tmp_path / "data", "--download", "--out",
+        "extract",
+        "--model",
+        TINY,
+        "--data",
+        "caltech101",
+        "--data-dir",
+        tmp_path / "data",
+        "--download",
+        "--out",
         tmp_path / "f.h5",
-    )  # fmt: skip
+    )
     assert_fails(result, 1, "caltech-101.zip")
     assert not (tmp_path / "data" / "caltech101").exists()
     assert not (tmp_path / "f.h5").exists()

@@ -105,12 +105,27 @@ def test_the_fast_recipe_grows_its_pictures() -> None:
 @pytest.mark.parametrize(
     ("field", "value"),
     [
-        ("epochs", 0), ("batch_size", 1), ("lr", -0.1), ("lr", 0.0), ("lr", float("nan")), ("momentum", 1.0),
-        ("weight_decay", -1.0), ("warmup", 1.0), ("label_smoothing", 1.0), ("crop_pad", 16), ("dropout", 1.5),
-        ("cutout", 17), ("average", 2.0), ("nesterov", True), ("step_epochs", 0), ("step_factor", 0.0),
-        ("resolutions", ()), ("resolutions", ((0.5, 32),)), ("resolutions", ((0.0, 2),)),
+        ("epochs", 0),
+        ("batch_size", 1),
+        ("lr", -0.1),
+        ("lr", 0.0),
+        ("lr", float("nan")),
+        ("momentum", 1.0),
+        ("weight_decay", -1.0),
+        ("warmup", 1.0),
+        ("label_smoothing", 1.0),
+        ("crop_pad", 16),
+        ("dropout", 1.5),
+        ("cutout", 17),
+        ("average", 2.0),
+        ("nesterov", True),
+        ("step_epochs", 0),
+        ("step_factor", 0.0),
+        ("resolutions", ()),
+        ("resolutions", ((0.5, 32),)),
+        ("resolutions", ((0.0, 2),)),
     ],
-)  # fmt: skip
+)
 def test_a_recipe_names_the_field_that_is_wrong(field: str, value: Any) -> None:
     others = {"momentum": 0.0} if field == "nesterov" else {}
     with pytest.raises(ValueError, match=f"^{field} must be "):
@@ -170,9 +185,20 @@ def test_a_recipe_at_another_batch_size_scales_its_rate() -> None:
 
 @pytest.mark.parametrize(
     ("images", "processes", "batch"),
-    [(64, 1, 64), (63, 1, 16), (56, 1, 16), (32, 1, 16), (31, 1, 8), (5, 1, 2), (3, 1, 2), (2, 1, 2), (56, 2, 16),
-     (56, 3, 15), (9, 3, 6)],
-)  # fmt: skip
+    [
+        (64, 1, 64),
+        (63, 1, 16),
+        (56, 1, 16),
+        (32, 1, 16),
+        (31, 1, 8),
+        (5, 1, 2),
+        (3, 1, 2),
+        (2, 1, 2),
+        (56, 2, 16),
+        (56, 3, 15),
+        (9, 3, 6),
+    ],
+)
 def test_few_images_make_a_batch_that_they_fill(images: int, processes: int, batch: int) -> None:
     found = RECIPES["finetune"].fitting(images, processes=processes)
     assert (found.batch_size, found.lr) == (batch, 0.02 * batch / 64)

@@ -66,8 +66,10 @@ def test_a_signal_saves_inside_the_epoch_and_the_rest_is_the_same_to_the_bit(
     assert (content["epoch"], content["step"]) == (1, 3)
     run_training(new_trainer(average=0.2), out, resume=True, progress=False)
     assert same(weights_of(tmp_path / "whole"), weights_of(out))
-    whole, cut = ([json.loads(line) for line in (tmp_path / name / "metrics.jsonl").read_text().splitlines()]
-                  for name in ("whole", "cut"))  # fmt: skip
+    whole, cut = (
+        [json.loads(line) for line in (tmp_path / name / "metrics.jsonl").read_text().splitlines()]
+        for name in ("whole", "cut")
+    )
     for one, other in zip(whole, cut, strict=True):
         for key in ("epoch", "lr", "train_loss", "train_accuracy"):
             assert one[key] == other[key]
@@ -253,8 +255,23 @@ def test_training_on_a_folder_of_pictures_from_the_command_line(tmp_path: Path) 
                 pixels[..., 2 * k] += 120
                 Image.fromarray(pixels).save(tmp_path / "photos" / split / name / f"{row}.png")
     photos = f"imagefolder:{tmp_path / 'photos'}"
-    command = ("train", "--model", "vgg-att1-pc", "--width", "0.03125", "--data", photos,
-               "--image-size", "16", "--batch-size", "6", "--epochs", "2", "--fit", "crop")  # fmt: skip
+    command = (
+        "train",
+        "--model",
+        "vgg-att1-pc",
+        "--width",
+        "0.03125",
+        "--data",
+        photos,
+        "--image-size",
+        "16",
+        "--batch-size",
+        "6",
+        "--epochs",
+        "2",
+        "--fit",
+        "crop",
+    )
     result = l2a(*command, "--out", tmp_path / "run", "--pixels", "stream", "--workers", "0")
     assert result.exit_code == 0, (result.output, result.exception)
     card = read_card(tmp_path / "run" / "vgg-att1-pc.photos-w003.safetensors")
@@ -303,10 +320,25 @@ def test_a_batch_that_sixty_photos_do_not_fill_is_made_smaller_and_said(
     for number in range(60):
         save_picture(tmp_path / "photos" / f"class {number % 20}" / f"{number}.jpg", seed=number)
     command = (
-        "train", "--model", "vgg-att1-pc", "--width", "0.03125", "--data", f"imagefolder:{tmp_path / 'photos'}",
-        "--recipe", "finetune", "--epochs", "1", "--image-size", "16", "--device", "cpu", "--out", tmp_path / "run",
+        "train",
+        "--model",
+        "vgg-att1-pc",
+        "--width",
+        "0.03125",
+        "--data",
+        f"imagefolder:{tmp_path / 'photos'}",
+        "--recipe",
+        "finetune",
+        "--epochs",
+        "1",
+        "--image-size",
+        "16",
+        "--device",
+        "cpu",
+        "--out",
+        tmp_path / "run",
         "--overwrite",
-    )  # fmt: skip
+    )
     weights = tmp_path / "run" / "vgg-att1-pc.photos-w003.safetensors"
 
     def trained(*options: str) -> dict[str, Any]:
@@ -328,8 +360,11 @@ def test_a_batch_that_sixty_photos_do_not_fill_is_made_smaller_and_said(
     card = trained("--holdout", "4", "--set", "batch_size=8", "--set", "lr=0.02")
     assert (card["recipe"]["batch_size"], card["recipe"]["lr"], "lr" in card) == (8, 0.02, False)
     assert "scaled with the batch size" not in caplog.text
-    assert_fails(l2a(*command, "--holdout", "4", "--batch-size", "57"), 1, "larger than the 56 training images; take "
-                 "a smaller --batch-size")  # fmt: skip
+    assert_fails(
+        l2a(*command, "--holdout", "4", "--batch-size", "57"),
+        1,
+        "larger than the 56 training images; take a smaller --batch-size",
+    )
 
 
 def test_a_run_on_the_holdout_of_before_goes_on_with_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -424,8 +459,11 @@ def test_the_others_are_waited_for_as_long_as_the_first_may_take(monkeypatch: py
 def test_processes_that_do_not_find_each_other(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RANK", "1")
     monkeypatch.setenv("WORLD_SIZE", "2")
-    for port, words in (("x", "MASTER_PORT=x: invalid literal"), ("99999", "MASTER_PORT=99999: port must have"),
-                        (None, "MASTER_PORT=: .*MASTER_PORT expected, but not set")):  # fmt: skip
+    for port, words in (
+        ("x", "MASTER_PORT=x: invalid literal"),
+        ("99999", "MASTER_PORT=99999: port must have"),
+        (None, "MASTER_PORT=: .*MASTER_PORT expected, but not set"),
+    ):
         monkeypatch.setenv("MASTER_ADDR", "localhost")
         if port is None:
             monkeypatch.delenv("MASTER_PORT")
@@ -552,8 +590,9 @@ def test_two_processes_take_the_steps_of_one_that_normalises_each_half_by_itself
     options = [*COMMAND[1:], "--data-dir", str(data), "--epochs", "1", "--device", "cpu", "--set", "label_smoothing=0"]
     options += ["--global-branch", "always", "--precision", "fp32"]  # parameters that get no gradient
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    subprocess.run([*TORCHRUN, "-q", "train", *options, "--out", str(tmp_path / "run")], check=True, timeout=200,
-                   env=environment)  # fmt: skip
+    subprocess.run(
+        [*TORCHRUN, "-q", "train", *options, "--out", str(tmp_path / "run")], check=True, timeout=200, env=environment
+    )
     two = torch.load(tmp_path / "run" / "checkpoint.pt", weights_only=True)
     recipe = TrainConfig.from_json(json.loads(two["fingerprint"]["recipe"]))
     source = TrainingData.from_source(open_source("cifar10", data_dir=data))
@@ -562,9 +601,18 @@ def test_two_processes_take_the_steps_of_one_that_normalises_each_half_by_itself
     plan = plan_epoch(25, trainer.recipe, seed=0, epoch=0)
     size = trainer.recipe.resolution(0)
     halves = [
-        list(augmented_batches(trainer.pixels, plan.part(0, rank, 2), trainer.recipe, trainer.preprocess, size=size,
-                               device=torch.device("cpu"))) for rank in range(2)
-    ]  # fmt: skip
+        list(
+            augmented_batches(
+                trainer.pixels,
+                plan.part(0, rank, 2),
+                trainer.recipe,
+                trainer.preprocess,
+                size=size,
+                device=torch.device("cpu"),
+            )
+        )
+        for rank in range(2)
+    ]
     model = trainer.model.train()
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # as in the two processes: sums in another order differ in the last bits

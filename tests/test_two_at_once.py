@@ -59,8 +59,11 @@ def held(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, int]]
     folder = tmp_path_factory.mktemp("held")
     holder = subprocess.Popen(
         [sys.executable, "-c", HOLD, str(folder), *FILES],
-        stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=ROOT,
-    )  # fmt: skip
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        cwd=ROOT,
+    )
     try:
         assert holder.stdout is not None
         assert holder.stdout.readline() == "held\n"
@@ -143,10 +146,18 @@ FIRST = {
 @pytest.mark.parametrize(
     ("first", "second"),
     [
-        ("svm-eval", "svm-eval"), ("svm-eval", "maps"), ("svm-eval", "train"), ("maps", "svm-eval"), ("maps", "maps"),
-        ("maps", "quickstart"), ("train", "svm-eval"), ("train", "train"), ("export", "export"), ("extract", "extract"),
+        ("svm-eval", "svm-eval"),
+        ("svm-eval", "maps"),
+        ("svm-eval", "train"),
+        ("maps", "svm-eval"),
+        ("maps", "maps"),
+        ("maps", "quickstart"),
+        ("train", "svm-eval"),
+        ("train", "train"),
+        ("export", "export"),
+        ("extract", "extract"),
     ],
-)  # fmt: skip
+)
 def test_the_first_ends_whole_and_the_second_is_refused(
     first: str, second: str, given: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

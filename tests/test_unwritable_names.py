@@ -151,9 +151,14 @@ def test_sources_of_the_callers_own_are_checked_before_anything_is_computed(
     tmp_path: Path, change: dict[str, Any], words: str
 ) -> None:
     whole: dict[str, Any] = {
-        "name": "own", "classes": ("x", "y"), "splits": ("all",), "ids": ("a", "b", "c"),
-        "labels": np.array([0, 1, -1], np.int32), "split": np.zeros(3, np.uint8), "pictures": IMAGES,
-    }  # fmt: skip
+        "name": "own",
+        "classes": ("x", "y"),
+        "splits": ("all",),
+        "ids": ("a", "b", "c"),
+        "labels": np.array([0, 1, -1], np.int32),
+        "split": np.zeros(3, np.uint8),
+        "pictures": IMAGES,
+    }
     check_source(ArraySource(**whole))
     with pytest.raises(DataError, match=words):
         extract(ArraySource(**(whole | change)), Untouched(), tmp_path / "f.h5", progress=False)

@@ -38,9 +38,14 @@ CONFIG = ModelConfig("vgg-att2-concat-pc", num_classes=3, width=1 / 32, dropout=
 
 def card_of(model: Network) -> Card:
     return Card(
-        "small", model.config, Preprocess(size=24, fit="crop"), ("a", "b", "c"), count_parameters(model),
-        {"data": "toy", "seed": 3}, {"test_accuracy": {"value": 0.5, "n": 10, "seeds": 1}},
-    )  # fmt: skip
+        "small",
+        model.config,
+        Preprocess(size=24, fit="crop"),
+        ("a", "b", "c"),
+        count_parameters(model),
+        {"data": "toy", "seed": 3},
+        {"test_accuracy": {"value": 0.5, "n": 10, "seeds": 1}},
+    )
 
 
 @pytest.fixture
@@ -102,7 +107,7 @@ def poison(tensors: dict[str, torch.Tensor], _: dict[str, Any]) -> None:
         (lambda _, card: card.update(schema="other/2"), "schema must be 'l2a-weights/1', got 'other/2'"),
         (lambda _, card: card.pop("config"), "card has no 'config'"),
     ],
-)  # fmt: skip
+)
 def test_a_file_that_does_not_fit_is_refused(saved: Path, change: Any, words: str) -> None:
     with pytest.raises(WeightsError, match=rf"w\.safetensors: .*{words}"):
         load_weights(rewritten(saved, change))

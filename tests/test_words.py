@@ -143,9 +143,13 @@ main(sys.argv[1:], prog_name="l2a-transfer")
 
 def broken(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "-c", BROKEN, *arguments], capture_output=True, text=True, timeout=120, check=False,
+        [sys.executable, "-c", BROKEN, *arguments],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
         env={**os.environ, **environment},
-    )  # fmt: skip
+    )
 
 
 def test_a_fault_of_our_own_does_not_look_like_misuse() -> None:
@@ -197,8 +201,10 @@ def test_ctrl_c_during_training_says_once_where_it_was_saved(tmp_path: Path) -> 
     ]
     child = subprocess.Popen(
         [sys.executable, "-m", "l2a_transfer", *command, "--out", str(tmp_path / "run")],
-        stderr=subprocess.PIPE, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"},
-    )  # fmt: skip
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
     assert child.stderr is not None
     while "epoch 1/500" not in (line := child.stderr.readline()):
         assert line, "it ended"
@@ -271,11 +277,13 @@ PIXELS = np.zeros((4, 8, 8, 3), dtype=np.uint8)
         (lambda: build_model("vgg"), r"config must be a ModelConfig.*got str"),  # type: ignore[arg-type]
         (lambda: l2a_transfer.export_onnx(None, "f.onnx"), "model must be a model's name"),  # type: ignore[call-overload]
         (lambda: l2a_transfer.attention_maps(7, "p.jpg"), "model must be a model's name"),  # type: ignore[call-overload]
-        (lambda: l2a_transfer.attention_maps(build_model(ModelConfig("vgg-att2-concat-pc", width=0.0625)), [7]),  # type: ignore[list-item]
-         "images must be a Pillow image"),
+        (
+            lambda: l2a_transfer.attention_maps(build_model(ModelConfig("vgg-att2-concat-pc", width=0.0625)), [7]),  # type: ignore[list-item]
+            "images must be a Pillow image",
+        ),
         (lambda: l2a_transfer.train(7, "digits", "run"), "architecture must be the name of an architecture"),  # type: ignore[arg-type]
     ],
-)  # fmt: skip
+)
 def test_another_kind_of_argument_is_a_type_error_that_says_what_to_pass(call: Callable[[], Any], words: str) -> None:
     with pytest.raises(TypeError, match=words):
         call()

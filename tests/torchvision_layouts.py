@@ -104,9 +104,18 @@ def caltech256(root: Path, pictures: list[bytes]) -> list[Path]:
 
 
 LAYOUTS: dict[str, Callable[[Path, list[bytes]], list[Path]]] = {
-    "eurosat": eurosat, "dtd": dtd, "flowers102": flowers102, "pets": pets, "food101": food101, "aircraft": aircraft,
-    "cars": cars, "gtsrb": gtsrb, "sun397": sun397, "country211": country211, "imagenette": imagenette,
+    "eurosat": eurosat,
+    "dtd": dtd,
+    "flowers102": flowers102,
+    "pets": pets,
+    "food101": food101,
+    "aircraft": aircraft,
+    "cars": cars,
+    "gtsrb": gtsrb,
+    "sun397": sun397,
+    "country211": country211,
+    "imagenette": imagenette,
     "caltech256": caltech256,
-}  # fmt: skip
+}
 """Name of a set → what writes it below a folder and returns the paths of the pictures of its first split. That of
 flowers102 needs torchvision's check of its MATLAB files to be off."""

@@ -17,8 +17,27 @@ from l2a_transfer.data.readers import open_source
 
 ROWS = 3
 FORGED = (0, 1, 2, 0x7F, 0xFF, 0xFFFF, 0x7FFFFFFF, 0x80000000, 0xFFFFFFFF, (1 << 63) - 1, 1 << 63, (1 << 64) - 1)
-LENGTHS = {"T": 4, "U": 1, "B": 4, "C": 1, "X": 4, "\x8a": 1, "\x8b": 4, "\x8c": 1, "\x8d": 8, "\x8e": 8, "\x95": 8,
-           "\x96": 8, "r": 4, "q": 1, "j": 4, "h": 1, "J": 4, "K": 1, "M": 2}  # fmt: skip
+LENGTHS = {
+    "T": 4,
+    "U": 1,
+    "B": 4,
+    "C": 1,
+    "X": 4,
+    "\x8a": 1,
+    "\x8b": 4,
+    "\x8c": 1,
+    "\x8d": 8,
+    "\x8e": 8,
+    "\x95": 8,
+    "\x96": 8,
+    "r": 4,
+    "q": 1,
+    "j": 4,
+    "h": 1,
+    "J": 4,
+    "K": 1,
+    "M": 2,
+}
 """Opcodes whose argument begins with a little-endian number of so many bytes."""
 
 
@@ -80,11 +99,23 @@ def build(state: bytes) -> bytes:
 
 
 FUNCTIONS = (
-    ("os", "system"), ("builtins", "eval"), ("builtins", "getattr"), ("numpy", "ndarray"), ("numpy", "dtype"),
-    ("numpy.core.multiarray", "_reconstruct"), ("numpy._core.multiarray", "scalar"), ("_codecs", "encode"),
-    ("numpy.core.multiarray", "_reconstruct.__globals__"), ("numpy", "dtype.__reduce__"), ("copyreg", "_reconstructor"),
-    ("numpy._core.numeric", "_frombuffer"), ("builtins", "bytearray"), ("numpy", "memmap"), ("", ""), ("\x1b[2J", "a"),
-)  # fmt: skip
+    ("os", "system"),
+    ("builtins", "eval"),
+    ("builtins", "getattr"),
+    ("numpy", "ndarray"),
+    ("numpy", "dtype"),
+    ("numpy.core.multiarray", "_reconstruct"),
+    ("numpy._core.multiarray", "scalar"),
+    ("_codecs", "encode"),
+    ("numpy.core.multiarray", "_reconstruct.__globals__"),
+    ("numpy", "dtype.__reduce__"),
+    ("copyreg", "_reconstructor"),
+    ("numpy._core.numeric", "_frombuffer"),
+    ("builtins", "bytearray"),
+    ("numpy", "memmap"),
+    ("", ""),
+    ("\x1b[2J", "a"),
+)
 
 
 def _references(rng: Random) -> bytes:
@@ -152,10 +183,18 @@ def _called(rng: Random) -> bytes:
     push = rng.choice(
         (named(module, name), text(module) + text(name) + b"\x93", b"i" + f"{module}\n{name}\n".encode(), code)
     )
-    call = rng.choice((
-        tuple_of(argument) + b"R", tuple_of(argument) + b"\x81", tuple_of(argument) + b"}\x92", b"R", b"\x81", b"o",
-        build(argument), b")R" + build(tuple_of(b"N", b"}" + text("__class__") + argument + b"s")),
-    ))  # fmt: skip
+    call = rng.choice(
+        (
+            tuple_of(argument) + b"R",
+            tuple_of(argument) + b"\x81",
+            tuple_of(argument) + b"}\x92",
+            b"R",
+            b"\x81",
+            b"o",
+            build(argument),
+            b")R" + build(tuple_of(b"N", b"}" + text("__class__") + argument + b"s")),
+        )
+    )
     return _batch(b"(" + push + call)
 
 
@@ -165,19 +204,35 @@ def _greedy(rng: Random) -> bytes:
     doubling = b"]q\x01" + b"".join(
         b"](h" + bytes([k]) + b"h" + bytes([k]) + b"eq" + bytes([k + 1]) for k in range(1, 60)
     )
-    return b"\x80\x04" + rng.choice((
-        b"Nr" + struct.pack("<I", rng.choice((1 << 24, 1 << 28, 0x7FFFFFFF, 0xFFFFFFFF))) + b".",
-        b"Np" + str(rng.choice((1 << 24, 1 << 28, 1 << 62, 1 << 64, -1))).encode() + b"\n.",
-        b"\x8b" + struct.pack("<i", rng.choice((-1, 1 << 20, 2**31 - 1))) + b"\xff" * 1000 + b".",
-        b"L" + b"9" * many + b"L\n.", b"I" + b"9" * many + b"\n.", b"F" + b"9" * many + b"\n.",
-        b"]" * many + b"a" * (many - 1) + b".", b"(" * many + b"t" * many + b".", b"N" + b"\x85" * many + b".",
-        b"\x96" + struct.pack("<Q", rng.choice((1 << 30, 1 << 33, 1 << 40, 1 << 63))) + b"abc.",
-        b"\x8e" + struct.pack("<Q", rng.choice((1 << 30, 1 << 33, 1 << 40, 1 << 63))) + b"abc.",
-        b"B" + struct.pack("<I", 0xFFFFFFFF) + b"abc.", b"\x95" + struct.pack("<Q", 1 << 62) + b"N.",
-        doubling + b".", b"}" + b"(" + b"K\1" * 2 * (many // 4) + b"u.", b"N" * many + b".", b"2" * many + b".",
-        b"(" * many + b"1" * many + b".", b"\x94" * many + b".", b"\x97\x98.", b"P" + b"a" * many + b"\n.", b"NQ.",
-        b"\x8f" + b"(" + b"".join(whole(k) for k in range(1000)) + b"\x90.", b"(\x91.", b"}" + b"NNs" * many + b".",
-    ))  # fmt: skip
+    return b"\x80\x04" + rng.choice(
+        (
+            b"Nr" + struct.pack("<I", rng.choice((1 << 24, 1 << 28, 0x7FFFFFFF, 0xFFFFFFFF))) + b".",
+            b"Np" + str(rng.choice((1 << 24, 1 << 28, 1 << 62, 1 << 64, -1))).encode() + b"\n.",
+            b"\x8b" + struct.pack("<i", rng.choice((-1, 1 << 20, 2**31 - 1))) + b"\xff" * 1000 + b".",
+            b"L" + b"9" * many + b"L\n.",
+            b"I" + b"9" * many + b"\n.",
+            b"F" + b"9" * many + b"\n.",
+            b"]" * many + b"a" * (many - 1) + b".",
+            b"(" * many + b"t" * many + b".",
+            b"N" + b"\x85" * many + b".",
+            b"\x96" + struct.pack("<Q", rng.choice((1 << 30, 1 << 33, 1 << 40, 1 << 63))) + b"abc.",
+            b"\x8e" + struct.pack("<Q", rng.choice((1 << 30, 1 << 33, 1 << 40, 1 << 63))) + b"abc.",
+            b"B" + struct.pack("<I", 0xFFFFFFFF) + b"abc.",
+            b"\x95" + struct.pack("<Q", 1 << 62) + b"N.",
+            doubling + b".",
+            b"}" + b"(" + b"K\1" * 2 * (many // 4) + b"u.",
+            b"N" * many + b".",
+            b"2" * many + b".",
+            b"(" * many + b"1" * many + b".",
+            b"\x94" * many + b".",
+            b"\x97\x98.",
+            b"P" + b"a" * many + b"\n.",
+            b"NQ.",
+            b"\x8f" + b"(" + b"".join(whole(k) for k in range(1000)) + b"\x90.",
+            b"(\x91.",
+            b"}" + b"NNs" * many + b".",
+        )
+    )
 
 
 def _forge(path: Path, rng: Random) -> str:
@@ -248,6 +303,10 @@ def _folder(path: Path, rng: Random) -> str:
 
 
 damage = pick(
-    (3, one_of(mutate_file)), (8, one_of(_forge)), (8, one_of(_crafted)), (1, one_of(special_file)), (1, _folder),
-)  # fmt: skip
+    (3, one_of(mutate_file)),
+    (8, one_of(_forge)),
+    (8, one_of(_crafted)),
+    (1, one_of(special_file)),
+    (1, _folder),
+)
 KIND = Kind(seeds, damage, answer, share=5)

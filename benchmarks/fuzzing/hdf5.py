@@ -28,18 +28,28 @@ def write_whole(path: Path, rows: int = ROWS, dim: int = DIM, *, maps: bool = Tr
     """A feature file of two classes and two splits, with or without maps."""
     rng = np.random.default_rng(0)
     given = {
-        "data": "toy", "classes": ("ant", "bée"), "splits": ("train", "test"), "levels": (("L2", 0, dim - 2), ("L3",
-        dim - 2, dim)),
-        "card": {"name": "toy"}, "preprocess": {"size": 32}, "tap": "ga", "precision": "fp32", "backend": "torch",
+        "data": "toy",
+        "classes": ("ant", "bée"),
+        "splits": ("train", "test"),
+        "levels": (("L2", 0, dim - 2), ("L3", dim - 2, dim)),
+        "card": {"name": "toy"},
+        "preprocess": {"size": 32},
+        "tap": "ga",
+        "precision": "fp32",
+        "backend": "torch",
         "fingerprint": {"data": "abc"},
-    }  # fmt: skip
+    }
     labels = np.arange(rows) % 2
     write_features(
-        path, FeatureMeta(**{**given, **changes}), labels=labels, ids=[f"a/{k}.jpg" for k in range(rows)],
-        split=np.arange(rows) // 2 % 2, blocks=[(rng.normal(size=(rows, dim)) + labels[:, None]).astype(np.float32)],
+        path,
+        FeatureMeta(**{**given, **changes}),
+        labels=labels,
+        ids=[f"a/{k}.jpg" for k in range(rows)],
+        split=np.arange(rows) // 2 % 2,
+        blocks=[(rng.normal(size=(rows, dim)) + labels[:, None]).astype(np.float32)],
         dim=dim,
         maps={"L3": [rng.random((rows, 2, 2)).astype(np.float16)]} if maps else None,
-    )  # fmt: skip
+    )
 
 
 def seeds(folder: Path) -> None:
@@ -49,10 +59,14 @@ def seeds(folder: Path) -> None:
 
 
 LAYOUTS: dict[str, dict[str, object]] = {
-    "chunked": {"chunks": 5, "fletcher32": True}, "contiguous": {}, "one-chunk": {"chunks": ROWS},
-    "gzip": {"chunks": 5, "compression": "gzip", "shuffle": True}, "lzf": {"chunks": 5, "compression": "lzf"},
-    "resizable": {"chunks": 5, "maxshape": True}, "scaleoffset": {"chunks": 5, "scaleoffset": 0},
-}  # fmt: skip
+    "chunked": {"chunks": 5, "fletcher32": True},
+    "contiguous": {},
+    "one-chunk": {"chunks": ROWS},
+    "gzip": {"chunks": 5, "compression": "gzip", "shuffle": True},
+    "lzf": {"chunks": 5, "compression": "lzf"},
+    "resizable": {"chunks": 5, "maxshape": True},
+    "scaleoffset": {"chunks": 5, "scaleoffset": 0},
+}
 VERSIONS = ("earliest", "v108", "v110", "v112", "v114", "latest")
 
 
@@ -201,14 +215,24 @@ def _attribute(file: h5py.File, rng: Random) -> None:
     """An attribute of another type, or text that is not what it should be."""
     key = rng.choice(sorted(file.attrs))
     odd: tuple[Callable[[], object], ...] = (
-        lambda: 5, lambda: np.arange(9.0), lambda: h5py.Empty("f4"), lambda: file["labels"].ref, lambda: b"\xff\xfe",
-        lambda: file["labels"].regionref[:2], lambda: np.array([(1, 2.0)], dtype="i4,f8"),
+        lambda: 5,
+        lambda: np.arange(9.0),
+        lambda: h5py.Empty("f4"),
+        lambda: file["labels"].ref,
+        lambda: b"\xff\xfe",
+        lambda: file["labels"].regionref[:2],
+        lambda: np.array([(1, 2.0)], dtype="i4,f8"),
         lambda: np.bytes_(b"a" * 60_000),
-        lambda: np.array(["a", "b"], dtype=object), lambda: np.array([b"{}"] * 3), lambda: np.void(b"abc"),
+        lambda: np.array(["a", "b"], dtype=object),
+        lambda: np.array([b"{}"] * 3),
+        lambda: np.void(b"abc"),
         lambda: True,
-        lambda: json.dumps([name.replace("\0", "") for name in NAMES], ensure_ascii=True), lambda: "[" * 50_000,
-        lambda: "GCOL\x01" * 20, lambda: "a" * (8 << 20), lambda: "",
-    )  # fmt: skip
+        lambda: json.dumps([name.replace("\0", "") for name in NAMES], ensure_ascii=True),
+        lambda: "[" * 50_000,
+        lambda: "GCOL\x01" * 20,
+        lambda: "a" * (8 << 20),
+        lambda: "",
+    )
     del file.attrs[key]
     if rng.random() < 0.9:
         file.attrs[key] = rng.choice(odd)()
@@ -225,10 +249,27 @@ def _dataset(file: h5py.File, rng: Random) -> None:
     shape = rng.choice(
         (own.shape, (0, *own.shape[1:]), own.shape + (1,), (), (1 << 40, *own.shape[1:]), (2**31, 2**31), (ROWS,))
     )
-    kinds = (own.dtype, "f8", ">f4", ">i4", "i8", "u2", "?", "c8", "S8", "S4097", "V8", "i4,f4", "(3,)f4",
-    h5py.ref_dtype,
-             h5py.string_dtype(), h5py.vlen_dtype("f4"), h5py.enum_dtype({"A": 0, "B": 1}, "i4"),
-             h5py.opaque_dtype("M8[s]"), "f2")  # fmt: skip
+    kinds = (
+        own.dtype,
+        "f8",
+        ">f4",
+        ">i4",
+        "i8",
+        "u2",
+        "?",
+        "c8",
+        "S8",
+        "S4097",
+        "V8",
+        "i4,f4",
+        "(3,)f4",
+        h5py.ref_dtype,
+        h5py.string_dtype(),
+        h5py.vlen_dtype("f4"),
+        h5py.enum_dtype({"A": 0, "B": 1}, "i4"),
+        h5py.opaque_dtype("M8[s]"),
+        "f2",
+    )
     how = rng.randrange(9)
     if how == 0:
         file[name] = rng.choice(

@@ -73,10 +73,17 @@ HEADERS = (
     "{'descr': '>c16', 'fortran_order': False, 'shape': (6,), }\n",
     "{'descr': '<f2', 'fortran_order': False, 'shape': (6,), }\n",
     "{'descr': '|u1', 'fortran_order': False, 'shape': (6,), 'more': 1}\n",
-    "{'descr': '|u1', 'fortran_order': 5, 'shape': 6}\n", "__import__('os').system('true')\n", "(" * 9000, "[" * 9000,
-    "{'descr': '|u1', 'fortran_order': False, 'shape': (" + "9" * 9000 + ",), }\n", "-" * 9000 + "1", "", "\0" * 100,
-    "{'descr': [('a'," * 200, "{'descr': ('|u1', (100000, 100000)), 'fortran_order': False, 'shape': (6,), }\n",
-)  # fmt: skip
+    "{'descr': '|u1', 'fortran_order': 5, 'shape': 6}\n",
+    "__import__('os').system('true')\n",
+    "(" * 9000,
+    "[" * 9000,
+    "{'descr': '|u1', 'fortran_order': False, 'shape': (" + "9" * 9000 + ",), }\n",
+    "-" * 9000 + "1",
+    "",
+    "\0" * 100,
+    "{'descr': [('a'," * 200,
+    "{'descr': ('|u1', (100000, 100000)), 'fortran_order': False, 'shape': (6,), }\n",
+)
 
 
 def _header(path: Path, rng: Random) -> str:
@@ -150,12 +157,27 @@ def _declare(path: Path, rng: Random) -> str:
     """Other sizes, methods, flags and places in the zip's directory and its entries' headers."""
     data = bytearray(path.read_bytes())
     for _ in range(rng.choice((1, 2, 5))):
-        mark, fields = rng.choice((
-            (b"PK\1\2", ((8, "<H"), (10, "<H"), (16, "<I"), (20, "<I"), (24, "<I"), (28, "<H"), (30, "<H"), (32, "<H"),
-            (38, "<I"), (42, "<I"))),
-            (b"PK\3\4", ((6, "<H"), (8, "<H"), (14, "<I"), (18, "<I"), (22, "<I"), (26, "<H"), (28, "<H"))),
-            (b"PK\5\6", ((4, "<H"), (8, "<H"), (10, "<H"), (12, "<I"), (16, "<I"), (20, "<H"))),
-        ))  # fmt: skip
+        mark, fields = rng.choice(
+            (
+                (
+                    b"PK\1\2",
+                    (
+                        (8, "<H"),
+                        (10, "<H"),
+                        (16, "<I"),
+                        (20, "<I"),
+                        (24, "<I"),
+                        (28, "<H"),
+                        (30, "<H"),
+                        (32, "<H"),
+                        (38, "<I"),
+                        (42, "<I"),
+                    ),
+                ),
+                (b"PK\3\4", ((6, "<H"), (8, "<H"), (14, "<I"), (18, "<I"), (22, "<I"), (26, "<H"), (28, "<H"))),
+                (b"PK\5\6", ((4, "<H"), (8, "<H"), (10, "<H"), (12, "<I"), (16, "<I"), (20, "<H"))),
+            )
+        )
         found = []
         at = data.find(mark)
         while at >= 0:
@@ -195,17 +217,27 @@ def _values(path: Path, rng: Random) -> str:
     own = arrays()
     key = rng.choice(list(own))
     odd: tuple[Callable[[], np.ndarray], ...] = (
-        lambda: np.array(5), lambda: np.zeros((0, 5, 4, 3), np.uint8), lambda: own[key][:3], lambda: np.full(ROWS,
-        2**62), lambda: np.full(ROWS, -5),
-        lambda: np.full(ROWS, 2**64 - 1, np.uint64), lambda: np.full(ROWS, 99_999), lambda: np.full(ROWS, np.nan),
+        lambda: np.array(5),
+        lambda: np.zeros((0, 5, 4, 3), np.uint8),
+        lambda: own[key][:3],
+        lambda: np.full(ROWS, 2**62),
+        lambda: np.full(ROWS, -5),
+        lambda: np.full(ROWS, 2**64 - 1, np.uint64),
+        lambda: np.full(ROWS, 99_999),
+        lambda: np.full(ROWS, np.nan),
         lambda: np.zeros(ROWS, "M8[s]"),
         lambda: np.array([name.replace("\0", "x") or "x" for name in rng.sample(NAMES, ROWS)]),
-        lambda: np.array([b"\xff\xfe"] * ROWS), lambda: np.zeros((ROWS, 1, 1), np.uint8),
-        lambda: np.array(["a"] * ROWS), lambda: np.zeros((ROWS, 100_000, 1), np.uint8), lambda: np.array(["a", "a",
-        "A"]), lambda: np.array([str(k) for k in range(100_001)]),
-        lambda: np.zeros((ROWS, 2, 2, 4), np.uint8), lambda: np.asfortranarray(own[key]), lambda: np.zeros(ROWS,
-        "i4,f4"), lambda: np.array(["", " ", "\n", "a", "b", "c"]),
-    )  # fmt: skip
+        lambda: np.array([b"\xff\xfe"] * ROWS),
+        lambda: np.zeros((ROWS, 1, 1), np.uint8),
+        lambda: np.array(["a"] * ROWS),
+        lambda: np.zeros((ROWS, 100_000, 1), np.uint8),
+        lambda: np.array(["a", "a", "A"]),
+        lambda: np.array([str(k) for k in range(100_001)]),
+        lambda: np.zeros((ROWS, 2, 2, 4), np.uint8),
+        lambda: np.asfortranarray(own[key]),
+        lambda: np.zeros(ROWS, "i4,f4"),
+        lambda: np.array(["", " ", "\n", "a", "b", "c"]),
+    )
     own[key] = rng.choice(odd)()
     np.savez(path, **own)
     return f"values of {key}"

@@ -83,9 +83,11 @@ def _loop(model: ModelProto, rng: Random) -> None:
 
     def body(depth: int) -> onnx.GraphProto:
         name = f"b{depth}"
-        inputs = [helper.make_tensor_value_info(f"{name}_i", INT64, []), helper.make_tensor_value_info(f"{name}_c",
-        BOOL, []),
-                  helper.make_tensor_value_info(f"{name}_v", FLOAT, None)]  # fmt: skip
+        inputs = [
+            helper.make_tensor_value_info(f"{name}_i", INT64, []),
+            helper.make_tensor_value_info(f"{name}_c", BOOL, []),
+            helper.make_tensor_value_info(f"{name}_v", FLOAT, None),
+        ]
         nodes = [helper.make_node("Identity", [f"{name}_c"], [f"{name}_d"])]
         if depth:
             nodes.append(helper.make_node("Loop", ["hostile_n", "", f"{name}_v"], [f"{name}_w"], body=body(depth - 1)))
@@ -108,27 +110,52 @@ def _loop(model: ModelProto, rng: Random) -> None:
 def _greedy(model: ModelProto, rng: Random) -> None:
     """One node that makes much of nothing."""
     size = rng.choice((1 << 28, 1 << 31, 1 << 36, 1 << 62, -1, 0))
-    made = rng.choice((
-        (helper.make_node("ConstantOfShape", ["hostile_n"], ["hostile_out"]), [_whole("hostile_n", [size])]),
-        (helper.make_node("Expand", ["hostile_v", "hostile_n"], ["hostile_out"]), [_whole("hostile_n", [size]),
-        _whole("hostile_v", [1.0], FLOAT)]),
-        (helper.make_node("Tile", ["hostile_v", "hostile_n"], ["hostile_out"]), [_whole("hostile_n", [size]),
-        _whole("hostile_v", [1.0], FLOAT)]),
-        (helper.make_node("Range", ["hostile_a", "hostile_n", "hostile_b"], ["hostile_out"]),
-         [_whole("hostile_a", 0.0, FLOAT), _whole("hostile_n", float(size), FLOAT), _whole("hostile_b", 1e-9, FLOAT)]),
-        (helper.make_node("RandomNormal", [], ["hostile_out"], shape=[size]), []),
-        (helper.make_node("Pad", ["hostile_v", "hostile_n"], ["hostile_out"]), [_whole("hostile_n", [0, size]),
-        _whole("hostile_v", [1.0], FLOAT)]),
-        (helper.make_node("Resize", ["hostile_v", "", "", "hostile_n"], ["hostile_out"]), [_whole("hostile_n", [size]),
-        _whole("hostile_v", [1.0], FLOAT)]),
-        (helper.make_node("OneHot", ["hostile_i", "hostile_n", "hostile_v"], ["hostile_out"]),
-         [_whole("hostile_i", [0]), _whole("hostile_n", size), _whole("hostile_v", [0.0, 1.0], FLOAT)]),
-        (helper.make_node("EyeLike", ["hostile_v"], ["hostile_out"]), [_whole("hostile_v", np.zeros((1, 1)), FLOAT)]),
-        (helper.make_node("Gather", ["hostile_v", "hostile_i"], ["hostile_out"]), [_whole("hostile_v", [1.0], FLOAT),
-        _whole("hostile_i", [size])]),
-        (helper.make_node("GatherND", ["hostile_v", "hostile_i"], ["hostile_out"]), [_whole("hostile_v", [1.0], FLOAT),
-        _whole("hostile_i", [[size]])]),
-    ))  # fmt: skip
+    made = rng.choice(
+        (
+            (helper.make_node("ConstantOfShape", ["hostile_n"], ["hostile_out"]), [_whole("hostile_n", [size])]),
+            (
+                helper.make_node("Expand", ["hostile_v", "hostile_n"], ["hostile_out"]),
+                [_whole("hostile_n", [size]), _whole("hostile_v", [1.0], FLOAT)],
+            ),
+            (
+                helper.make_node("Tile", ["hostile_v", "hostile_n"], ["hostile_out"]),
+                [_whole("hostile_n", [size]), _whole("hostile_v", [1.0], FLOAT)],
+            ),
+            (
+                helper.make_node("Range", ["hostile_a", "hostile_n", "hostile_b"], ["hostile_out"]),
+                [
+                    _whole("hostile_a", 0.0, FLOAT),
+                    _whole("hostile_n", float(size), FLOAT),
+                    _whole("hostile_b", 1e-9, FLOAT),
+                ],
+            ),
+            (helper.make_node("RandomNormal", [], ["hostile_out"], shape=[size]), []),
+            (
+                helper.make_node("Pad", ["hostile_v", "hostile_n"], ["hostile_out"]),
+                [_whole("hostile_n", [0, size]), _whole("hostile_v", [1.0], FLOAT)],
+            ),
+            (
+                helper.make_node("Resize", ["hostile_v", "", "", "hostile_n"], ["hostile_out"]),
+                [_whole("hostile_n", [size]), _whole("hostile_v", [1.0], FLOAT)],
+            ),
+            (
+                helper.make_node("OneHot", ["hostile_i", "hostile_n", "hostile_v"], ["hostile_out"]),
+                [_whole("hostile_i", [0]), _whole("hostile_n", size), _whole("hostile_v", [0.0, 1.0], FLOAT)],
+            ),
+            (
+                helper.make_node("EyeLike", ["hostile_v"], ["hostile_out"]),
+                [_whole("hostile_v", np.zeros((1, 1)), FLOAT)],
+            ),
+            (
+                helper.make_node("Gather", ["hostile_v", "hostile_i"], ["hostile_out"]),
+                [_whole("hostile_v", [1.0], FLOAT), _whole("hostile_i", [size])],
+            ),
+            (
+                helper.make_node("GatherND", ["hostile_v", "hostile_i"], ["hostile_out"]),
+                [_whole("hostile_v", [1.0], FLOAT), _whole("hostile_i", [[size]])],
+            ),
+        )
+    )
     _in_front(model, rng, made[0], made[1], "hostile_out")
 
 
@@ -291,9 +318,9 @@ def _frame(model: ModelProto, rng: Random) -> None:
 def _edit(path: Path, rng: Random) -> str:
     model = load(path)
     ways: list[Callable[[ModelProto, Random], None]] = [
-        rng.choice((_loop, _greedy, _greedy, _function, _operator, _operator, _tensor, _tensor,
-        _frame)) for _ in range(rng.choice((1, 1, 1, 2)))
-    ]  # fmt: skip
+        rng.choice((_loop, _greedy, _greedy, _function, _operator, _operator, _tensor, _tensor, _frame))
+        for _ in range(rng.choice((1, 1, 1, 2)))
+    ]
     for way in ways:
         way(model, rng)
     save(path, model)

@@ -36,10 +36,11 @@ def table(contents: list[bytes], labels: object = None, image: pa.DataType = IMA
 def seeds(folder: Path) -> None:
     contents = [encoded(("JPEG", "PNG")[row % 2]) for row in range(ROWS)]
     for name, options in (
-        ("snappy", {}), ("zstd", {"compression": "zstd", "write_page_checksum": True}), ("plain",
-        {"compression": "none", "use_dictionary": False}),
+        ("snappy", {}),
+        ("zstd", {"compression": "zstd", "write_page_checksum": True}),
+        ("plain", {"compression": "none", "use_dictionary": False}),
         ("v2", {"data_page_version": "2.0", "compression": "gzip", "version": "2.4"}),
-    ):  # fmt: skip
+    ):
         pq.write_table(table(contents), folder / f"{name}.parquet", row_group_size=5, **options)
 
 
@@ -70,10 +71,12 @@ def _bomb(path: Path, rng: Random) -> str:
         values = (
             {"bytes": picture + bytes(size), "path": ""} if how == "zeros" else {"bytes": picture, "path": "x" * size}
         )
-        own = pa.table({
-            "image": pa.chunked_array([pa.array([values], IMAGE)] * (total // size)),
-            "label": pa.array([0] * (total // size)),
-        })  # fmt: skip
+        own = pa.table(
+            {
+                "image": pa.chunked_array([pa.array([values], IMAGE)] * (total // size)),
+                "label": pa.array([0] * (total // size)),
+            }
+        )
     elif how == "labels":
         rows = rng.choice((1_000_000, 20_000_000))
         own = pa.table({"image": pa.nulls(rows, pa.binary()), "label": pa.array(np.zeros(rows, "int64"))})
@@ -82,33 +85,62 @@ def _bomb(path: Path, rng: Random) -> str:
     rows_a_group = rng.choice((None, 100, 100_000_000))
     dictionary = ["image"] if how == "dictionary" else how == "labels"
     pq.write_table(
-        own, path, use_dictionary=dictionary, row_group_size=rows_a_group if len(own) < 10_000 else None,
-        compression=compression, dictionary_pagesize_limit=64 << 20,
-    )  # fmt: skip
+        own,
+        path,
+        use_dictionary=dictionary,
+        row_group_size=rows_a_group if len(own) < 10_000 else None,
+        compression=compression,
+        dictionary_pagesize_limit=64 << 20,
+    )
     return f"{how} {compression}"
 
 
 def _schema(path: Path, rng: Random) -> str:
     """Columns of other types, twice, missing, nested, null, or with values that no label has."""
     contents = [encoded("PNG")] * 4
-    numbers = rng.choice((
-        [0, 1, None, 2], [-1, 0, 1, 2], [-2, 0, 0, 0], [2**63 - 1, 0, 0, 0], [-(2**63), 0, 0, 0], [99_999, 0, 1, 2],
-        [100_000] * 4, [None] * 4,
-        pa.array([2**64 - 1, 0, 0, 0], "uint64"), pa.array([1.5] * 4), pa.array(["a"] * 4), pa.array([[0]] * 4),
-        pa.array([True] * 4),
-        pa.array([0, 1, 0, 1]).dictionary_encode(), pa.array(["a", "b"] * 2).dictionary_encode(), pa.nulls(4),
-        pa.array([1] * 4, "time32[s]"),
-        pa.array([1] * 4, "timestamp[ns]"), pa.array([1] * 4, "duration[us]"), pa.array([1, 2, 3, 4], "int8"),
-        pa.array([1] * 4, pa.decimal128(38)),
-    ))  # fmt: skip
-    kind = rng.choice((
-        IMAGE, pa.binary(), pa.large_binary(), pa.string(), pa.binary(len(contents[0])),
-        pa.struct({"bytes": pa.large_binary()}),
-        pa.struct({"bytes": IMAGE}), pa.list_(pa.binary()), pa.struct({"bytes": pa.string()}),
-        pa.struct({"path": pa.string()}),
-        pa.map_(pa.string(), pa.binary()), pa.dictionary(pa.int8(), pa.binary()), pa.binary_view(),
-        pa.struct({"bytes": pa.binary(len(contents[0]))}),
-    ))  # fmt: skip
+    numbers = rng.choice(
+        (
+            [0, 1, None, 2],
+            [-1, 0, 1, 2],
+            [-2, 0, 0, 0],
+            [2**63 - 1, 0, 0, 0],
+            [-(2**63), 0, 0, 0],
+            [99_999, 0, 1, 2],
+            [100_000] * 4,
+            [None] * 4,
+            pa.array([2**64 - 1, 0, 0, 0], "uint64"),
+            pa.array([1.5] * 4),
+            pa.array(["a"] * 4),
+            pa.array([[0]] * 4),
+            pa.array([True] * 4),
+            pa.array([0, 1, 0, 1]).dictionary_encode(),
+            pa.array(["a", "b"] * 2).dictionary_encode(),
+            pa.nulls(4),
+            pa.array([1] * 4, "time32[s]"),
+            pa.array([1] * 4, "timestamp[ns]"),
+            pa.array([1] * 4, "duration[us]"),
+            pa.array([1, 2, 3, 4], "int8"),
+            pa.array([1] * 4, pa.decimal128(38)),
+        )
+    )
+    kind = rng.choice(
+        (
+            IMAGE,
+            pa.binary(),
+            pa.large_binary(),
+            pa.string(),
+            pa.binary(len(contents[0])),
+            pa.struct({"bytes": pa.large_binary()}),
+            pa.struct({"bytes": IMAGE}),
+            pa.list_(pa.binary()),
+            pa.struct({"bytes": pa.string()}),
+            pa.struct({"path": pa.string()}),
+            pa.map_(pa.string(), pa.binary()),
+            pa.dictionary(pa.int8(), pa.binary()),
+            pa.binary_view(),
+            pa.struct({"bytes": pa.binary(len(contents[0]))}),
+        )
+    )
     try:
         own = table(contents, numbers, kind)
     except (pa.ArrowException, TypeError, ValueError):
@@ -191,7 +223,13 @@ def _picture(path: Path, rng: Random) -> str:
 
 
 damage = pick(
-    (4, mutate_file), (6, _footer), (4, _pages), (2, _bomb), (6, _schema), (3, _metadata), (2, _picture), (1,
-    special_file),
-)  # fmt: skip
+    (4, mutate_file),
+    (6, _footer),
+    (4, _pages),
+    (2, _bomb),
+    (6, _schema),
+    (3, _metadata),
+    (2, _picture),
+    (1, special_file),
+)
 KIND = Kind(seeds, damage, answer, share=6)

@@ -93,16 +93,25 @@ def _png_chunks(rng: Random) -> bytes:
     """A small PNG with chunks that unpack to much, come in great number, or are frames of an animation."""
     whole = encoded("PNG")
     bomb = zeros(rng.choice((1 << 20, 64 << 20, 512 << 20)))
-    added = rng.choice((
-        lambda: chunk(b"zTXt", b"a\0\0" + bomb), lambda: chunk(b"iCCP", b"a\0\0" + bomb),
-        lambda: chunk(b"iTXt", b"a\0\1\0\0\0" + bomb), lambda: chunk(b"tEXt", b"a\0" + b"b" * (4 << 20)),
-        lambda: chunk(b"tEXt", b"k\0v") * 100_000, lambda: chunk(b"gAMA", b"") * 50_000,
-        lambda: chunk(b"acTL", struct.pack(">II", 0xFFFFFFFF, 0)), lambda: chunk(b"acTL", struct.pack(">II", 2, 0))
-        + chunk(b"fcTL", struct.pack(">IIIIIHHBB", 0, 0xFFFF, 0xFFFF, 0, 0, 1, 1, 0, 0)),
-        lambda: chunk(b"eXIf", b"MM\0*" + b"\xff" * 5000), lambda: chunk(b"IHDR", struct.pack(">IIBBBBB", 9, 9, 16, 0,
-        0, 0, 0)),
-        lambda: (0xFFFFFFFF).to_bytes(4, "big") + b"tEXt", lambda: chunk(b"zTXt", b"a\0\0" + zeros(1 << 20)) * 600,
-    ))()  # fmt: skip
+    added = rng.choice(
+        (
+            lambda: chunk(b"zTXt", b"a\0\0" + bomb),
+            lambda: chunk(b"iCCP", b"a\0\0" + bomb),
+            lambda: chunk(b"iTXt", b"a\0\1\0\0\0" + bomb),
+            lambda: chunk(b"tEXt", b"a\0" + b"b" * (4 << 20)),
+            lambda: chunk(b"tEXt", b"k\0v") * 100_000,
+            lambda: chunk(b"gAMA", b"") * 50_000,
+            lambda: chunk(b"acTL", struct.pack(">II", 0xFFFFFFFF, 0)),
+            lambda: (
+                chunk(b"acTL", struct.pack(">II", 2, 0))
+                + chunk(b"fcTL", struct.pack(">IIIIIHHBB", 0, 0xFFFF, 0xFFFF, 0, 0, 1, 1, 0, 0))
+            ),
+            lambda: chunk(b"eXIf", b"MM\0*" + b"\xff" * 5000),
+            lambda: chunk(b"IHDR", struct.pack(">IIBBBBB", 9, 9, 16, 0, 0, 0, 0)),
+            lambda: (0xFFFFFFFF).to_bytes(4, "big") + b"tEXt",
+            lambda: chunk(b"zTXt", b"a\0\0" + zeros(1 << 20)) * 600,
+        )
+    )()
     at = rng.choice((33, len(whole) - 12))  # after IHDR, before IEND
     return whole[:at] + added + whole[at:]
 
@@ -215,10 +224,11 @@ def _foreign(rng: Random) -> bytes:
         "script": b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9999 9999\n%%EndComments\n{} loop\n%%EOF\n",
         "svg": b'<svg xmlns="http://www.w3.org/2000/svg" width="10" height="10"/>',
         "fits": b"SIMPLE  =                    T".ljust(80) + b"BITPIX  =                    8".ljust(80) + bytes(4000),
-        "wmf": b"\xd7\xcd\xc6\x9a\0\0" + bytes(100), "psd": b"8BPS\0\1" + bytes(6) + struct.pack(">HIIHH", 3, 9999,
-        9999, 8, 3),
-        "gbr": struct.pack(">7I", 29, 2, 9999, 9999, 4, 0, 1) + b"\0", "nothing": b"",
-    }  # fmt: skip
+        "wmf": b"\xd7\xcd\xc6\x9a\0\0" + bytes(100),
+        "psd": b"8BPS\0\1" + bytes(6) + struct.pack(">HIIHH", 3, 9999, 9999, 8, 3),
+        "gbr": struct.pack(">7I", 29, 2, 9999, 9999, 4, 0, 1) + b"\0",
+        "nothing": b"",
+    }
     if name in raw:
         return raw[name]
     modes = {"XBM": "1", "MSP": "1", "SPIDER": "F"}
@@ -234,8 +244,16 @@ def _truncated(rng: Random) -> bytes:
 
 
 WAYS: tuple[Callable[[Random], bytes], ...] = (
-    _png, _png_chunks, _scans, _jpeg, _tiff, _frames, _plain, _foreign, _truncated,
-)  # fmt: skip
+    _png,
+    _png_chunks,
+    _scans,
+    _jpeg,
+    _tiff,
+    _frames,
+    _plain,
+    _foreign,
+    _truncated,
+)
 
 
 def hostile_picture(rng: Random) -> bytes:

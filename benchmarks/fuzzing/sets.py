@@ -178,9 +178,22 @@ def stanford40(root: Path) -> None:
 
 
 TORCHVISION = (
-    eurosat, dtd, flowers102, pets, food101, aircraft, cars, gtsrb, sun397, country211, imagenette, caltech256, mnist,
-    usps, pcam,
-)  # fmt: skip
+    eurosat,
+    dtd,
+    flowers102,
+    pets,
+    food101,
+    aircraft,
+    cars,
+    gtsrb,
+    sun397,
+    country211,
+    imagenette,
+    caltech256,
+    mnist,
+    usps,
+    pcam,
+)
 OWN = (imagefolder, caltech101, stanford40)
 
 
@@ -265,10 +278,19 @@ def _mat(path: Path, rng: Random) -> str:
 
 
 def _packed(path: Path, rng: Random) -> str:
-    text = rng.choice((
-        b"1 1:nan " * 3, b"1 " + b"1:1 " * 256, b"a b:c\n", b"", b"1 " + b"1:1e999 " * 256 + b"\n", b"\xff\xfe",
-        b"9" * 50 + b" 1:1" * 256, b"1 1:1\n" * 100_000, bytes(16 << 20),
-    ))  # fmt: skip
+    text = rng.choice(
+        (
+            b"1 1:nan " * 3,
+            b"1 " + b"1:1 " * 256,
+            b"a b:c\n",
+            b"",
+            b"1 " + b"1:1e999 " * 256 + b"\n",
+            b"\xff\xfe",
+            b"9" * 50 + b" 1:1" * 256,
+            b"1 1:1\n" * 100_000,
+            bytes(16 << 20),
+        )
+    )
     # Streams that follow each other are one file.
     path.write_bytes(bz2.compress(text) * rng.choice((1, 1, 256)))
     return "packed"

@@ -16,10 +16,18 @@ from l2a_transfer.data.readers import open_source
 
 BLOCK = tarfile.BLOCKSIZE
 NUMBERS = (
-    b"77777777777\0", b"00000000000\0", b"\x80" + b"\0" * 3 + b"\x7f" + b"\xff" * 7, b"\xff" * 12,
+    b"77777777777\0",
+    b"00000000000\0",
+    b"\x80" + b"\0" * 3 + b"\x7f" + b"\xff" * 7,
+    b"\xff" * 12,
     b"\x80" + b"\xff" * 11,
-    b"-0000000001\0", b"99999999999\0", b"            ", b"00000001000\0", b"\x80" + bytes(11), b"0x10\0\0\0\0\0\0\0\0",
-)  # fmt: skip
+    b"-0000000001\0",
+    b"99999999999\0",
+    b"            ",
+    b"00000001000\0",
+    b"\x80" + bytes(11),
+    b"0x10\0\0\0\0\0\0\0\0",
+)
 
 
 def seeds(folder: Path) -> None:
@@ -113,15 +121,28 @@ def _members(path: Path, rng: Random) -> str:
                 name = rng.choice(NAMES).replace("\ud800", "\udc80") + rng.choice((".png", ".cls", "", "/"))
                 add(tar, name, encoded("PNG"))
             elif how == "pax":
-                record = rng.choice((
-                    {"size": "99999999999"}, {"size": "-1"}, {"size": "a"}, {"path": "../x.png"}, {"path": "a\0b.png"},
-                    {"mtime": "nan"}, {"mtime": "1e999"},
-                    {"GNU.sparse.major": "1", "GNU.sparse.minor": "0", "GNU.sparse.realsize": "99999999999",
-                    "GNU.sparse.name": "8.png"},
-                    {"GNU.sparse.size": "9" * 30, "GNU.sparse.numblocks": "2", "GNU.sparse.map": "0,1,99999999,1"},
-                    {"hdrcharset": "BINARY"},
-                    {"uid": "9" * 5000}, {f"k{k}": "v" for k in range(20_000)}, {"comment": "x" * (2 << 20)},
-                ))  # fmt: skip
+                record = rng.choice(
+                    (
+                        {"size": "99999999999"},
+                        {"size": "-1"},
+                        {"size": "a"},
+                        {"path": "../x.png"},
+                        {"path": "a\0b.png"},
+                        {"mtime": "nan"},
+                        {"mtime": "1e999"},
+                        {
+                            "GNU.sparse.major": "1",
+                            "GNU.sparse.minor": "0",
+                            "GNU.sparse.realsize": "99999999999",
+                            "GNU.sparse.name": "8.png",
+                        },
+                        {"GNU.sparse.size": "9" * 30, "GNU.sparse.numblocks": "2", "GNU.sparse.map": "0,1,99999999,1"},
+                        {"hdrcharset": "BINARY"},
+                        {"uid": "9" * 5000},
+                        {f"k{k}": "v" for k in range(20_000)},
+                        {"comment": "x" * (2 << 20)},
+                    )
+                )
                 add(tar, "9.png", encoded("PNG"), pax_headers=record)
             elif how == "picture":
                 add(tar, "9.jpg", hostile_picture(rng))
@@ -163,30 +184,51 @@ def _joined(path: Path, rng: Random) -> str:
     import gzip
     import lzma
 
-    changed = rng.choice((
-        lambda: content + content, lambda: gzip.compress(content, mtime=0), lambda: bz2.compress(content),
-        lambda: lzma.compress(content),
-        lambda: content[: rng.randrange(len(content))], lambda: content + bytes(50 << 20), lambda: content[BLOCK:],
-        lambda: bytes(BLOCK) + content,
-        lambda: content.rstrip(b"\0"), lambda: bytes(20 * BLOCK), lambda: mutate(content[: 4 * BLOCK],
-        rng) + content[4 * BLOCK :],
-    ))()  # fmt: skip
+    changed = rng.choice(
+        (
+            lambda: content + content,
+            lambda: gzip.compress(content, mtime=0),
+            lambda: bz2.compress(content),
+            lambda: lzma.compress(content),
+            lambda: content[: rng.randrange(len(content))],
+            lambda: content + bytes(50 << 20),
+            lambda: content[BLOCK:],
+            lambda: bytes(BLOCK) + content,
+            lambda: content.rstrip(b"\0"),
+            lambda: bytes(20 * BLOCK),
+            lambda: mutate(content[: 4 * BLOCK], rng) + content[4 * BLOCK :],
+        )
+    )()
     path.write_bytes(changed)
     return "joined"
 
 
 def _classes(path: Path, rng: Random) -> str:
-    names = rng.choice((
-        "ant\nant\ncat", "", "ant", "\ufeffant\nb\nc", "ant\r\nb\r\nc", "\n\n\nant\nb\nc", "a\n" * 1_000_000,
-        "\n".join(rng.choice(NAMES) for _ in range(3)), "\n".join(map(str, range(100_001))), "\x85".join("abc"),
-        "\x00\nb\nc",
-    ))  # fmt: skip
+    names = rng.choice(
+        (
+            "ant\nant\ncat",
+            "",
+            "ant",
+            "\ufeffant\nb\nc",
+            "ant\r\nb\r\nc",
+            "\n\n\nant\nb\nc",
+            "a\n" * 1_000_000,
+            "\n".join(rng.choice(NAMES) for _ in range(3)),
+            "\n".join(map(str, range(100_001))),
+            "\x85".join("abc"),
+            "\x00\nb\nc",
+        )
+    )
     path.write_bytes(names.encode("utf-8", "surrogatepass"))
     return "classes"
 
 
 damage = pick(
-    (6, one_of(mutate_file, "*.tar")), (8, one_of(_headers, "*.tar")), (8, one_of(_members, "*.tar")),
-    (2, one_of(_joined, "*.tar")), (1, one_of(_classes, "classes.txt")), (1, one_of(special_file)),
-)  # fmt: skip
+    (6, one_of(mutate_file, "*.tar")),
+    (8, one_of(_headers, "*.tar")),
+    (8, one_of(_members, "*.tar")),
+    (2, one_of(_joined, "*.tar")),
+    (1, one_of(_classes, "classes.txt")),
+    (1, one_of(special_file)),
+)
 KIND = Kind(seeds, damage, answer, share=5)

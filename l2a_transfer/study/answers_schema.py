@@ -13,23 +13,27 @@ FRACTION = Kind("a number, 0 to 1", lambda value: type(value) in (int, float) an
 SHOTS = either(integer(1, MOST), NOTHING)
 ROW = table(
     {
-        "variant": text(1000), "shots": SHOTS, "chance": FRACTION, "splits": list_of(integer(0, MOST)),
+        "variant": text(1000),
+        "shots": SHOTS,
+        "chance": FRACTION,
+        "splits": list_of(integer(0, MOST)),
         **{key: integer(1, MOST) for key in ("draws", "n_classes", "n_train", "n_test", "dim")},
     },
     others=ANYTHING,
-)  # fmt: skip
-DETAIL = table(
-    {"classes": list_of(text()), "predictions": list_of(list_of(integer(0, MOST)))}, others=ANYTHING
-)  # fmt: skip
+)
+DETAIL = table({"classes": list_of(text()), "predictions": list_of(list_of(integer(0, MOST)))}, others=ANYTHING)
 SPLIT = table({"sha256": text(64), "test": list_of(integer(0, MOST)), "shared": FRACTION}, others=ANYTHING)
 CARD = table(optional={"weights_sha256": either(text(64), NOTHING)}, others=ANYTHING)
 ANSWERS = table(
     {
         "schema": Kind(repr(SCHEMA), lambda value: value == SCHEMA),
-        "rows": list_of(ROW), "details": list_of(DETAIL), "splits": list_of(SPLIT), "cards": table(others=CARD),
+        "rows": list_of(ROW),
+        "details": list_of(DETAIL),
+        "splits": list_of(SPLIT),
+        "cards": table(others=CARD),
     },
     others=ANYTHING,
-)  # fmt: skip
+)
 
 
 def check_answers(document: Any) -> None:

@@ -33,10 +33,17 @@ NAME_FLAGS = 0x0808
 """Sizes that follow the content, and names in UTF-8: the only flags of an entry that is stored as it is."""
 TENSOR, ORDERED = "tensor", "ordered dictionary"
 DTYPES = {
-    "FloatStorage": torch.float32, "DoubleStorage": torch.float64, "HalfStorage": torch.float16,
-    "BFloat16Storage": torch.bfloat16, "LongStorage": torch.int64, "IntStorage": torch.int32,
-    "ShortStorage": torch.int16, "CharStorage": torch.int8, "ByteStorage": torch.uint8, "BoolStorage": torch.bool,
-}  # fmt: skip
+    "FloatStorage": torch.float32,
+    "DoubleStorage": torch.float64,
+    "HalfStorage": torch.float16,
+    "BFloat16Storage": torch.bfloat16,
+    "LongStorage": torch.int64,
+    "IntStorage": torch.int32,
+    "ShortStorage": torch.int16,
+    "CharStorage": torch.int8,
+    "ByteStorage": torch.uint8,
+    "BoolStorage": torch.bool,
+}
 NAMES = {
     "torch._utils _rebuild_tensor_v2": TENSOR,
     "collections OrderedDict": ORDERED,
@@ -45,8 +52,15 @@ NAMES = {
 FLOAT, LONG, PERSISTENT = 0x47, 0x8A, 0x51  # BINFLOAT, LONG1, BINPERSID
 PLAIN = (dict, list, tuple, str, bytes, int, float, bool, type(None), Tensor)
 FAULTS = (
-    ValueError, LookupError, EOFError, RuntimeError, TypeError, OverflowError, struct.error, zipfile.BadZipFile,
-)  # fmt: skip
+    ValueError,
+    LookupError,
+    EOFError,
+    RuntimeError,
+    TypeError,
+    OverflowError,
+    struct.error,
+    zipfile.BadZipFile,
+)
 """What reading raises for bytes that torch.save did not write; OSError where the system refuses."""
 
 

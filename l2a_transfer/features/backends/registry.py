@@ -50,6 +50,8 @@ class BackendSpec:
         Those of `BACKEND_OPTIONS` that `open` takes; any other value of the rest than the default is an error.
     package, extra : str
         The optional package that it imports, and the extra of this package that installs it.
+    wrap : callable, optional
+        ``wrap(network, card, **options)`` gives the backend for a network in memory; without `seed`.
     """
 
     name: str
@@ -61,6 +63,7 @@ class BackendSpec:
     options: tuple[str, ...] = ()
     package: str = ""
     extra: str = ""
+    wrap: Callable[..., FeatureBackend] | None = None
 
 
 REGISTERED_BACKENDS: Registry[BackendSpec] = Registry(
@@ -98,11 +101,12 @@ def register_backend(
     options: tuple[str, ...] = (),
     package: str = "",
     extra: str = "",
+    wrap: Callable[..., FeatureBackend] | None = None,
 ) -> Callable[[Opener], Opener]:
     """Register the decorated function as the opener of a backend; for the parameters, see `BackendSpec`."""
 
     def register(opener: Opener) -> Opener:
-        spec = BackendSpec(name, opener, models, names, prefixes, suffixes, options, package, extra)
+        spec = BackendSpec(name, opener, models, names, prefixes, suffixes, options, package, extra, wrap)
         REGISTERED_BACKENDS.add(name, spec, home=opener.__module__)
         return opener
 
@@ -186,14 +190,14 @@ def open_backend(
     check_precision(precision)
     given: dict[str, Any] = {"device": device, "precision": precision, "tap": tap, "levels": levels, "seed": seed}
     if not isinstance(model, (str, Path)):
-        from l2a_transfer.features.backends.torch import TorchBackend
         from l2a_transfer.models.loading import as_network
 
         network, card = as_network(model, seed=seed)
-        if backend not in ("auto", DEFAULT_BACKEND):
-            raise BackendError(f"{card.name}: a network in memory runs in torch", "use `backend='torch'`")
+        spec = REGISTERED_BACKENDS[DEFAULT_BACKEND if backend == "auto" else backend]
+        if spec.wrap is None:
+            raise BackendError(f"{card.name}: {spec.name} takes {spec.models}, and no network in memory")
         del given["seed"]
-        return TorchBackend(network, card, **given)
+        return spec.wrap(network, card, **given)
     model = os.path.expanduser(model)
     spec = backend_for(model)
     if backend not in ("auto", spec.name):

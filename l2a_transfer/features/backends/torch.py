@@ -160,6 +160,7 @@ class TorchBackend:
     prefixes=("untrained:",),
     suffixes=(".safetensors",),
     options=BACKEND_OPTIONS,
+    wrap=TorchBackend,
 )
 def open_weights(
     model: str, *, device: str, precision: str, tap: str, levels: Sequence[str] | None, seed: int

@@ -30,9 +30,13 @@ MAX_PLAN_BYTES = 16 << 20
 ROWS = "rows-*.safetensors"
 ABOUT = "l2a-shard"
 MAP = "map_"
-SAYS = table({
-    "plan": text(64), "sha256": table(others=text(64)), "skipped": list_of(row_of(integer(), text())),
-})  # fmt: skip
+SAYS = table(
+    {
+        "plan": text(64),
+        "sha256": table(others=text(64)),
+        "skipped": list_of(row_of(integer(), text())),
+    }
+)
 """What a shard says of itself."""
 
 
