@@ -117,7 +117,7 @@ def test_a_wrong_choice_exits_2_with_the_sentence_of_the_library(verb: str, para
 
 
 def test_choices_are_the_names_that_the_library_takes() -> None:
-    from l2a_transfer.svm.fitting import SOLVERS
+    from l2a_transfer.svm.config import SOLVERS
     from l2a_transfer.training.data import PLACES
 
     found = {(verb, p.name): p.type.choices for verb, p in NAMED if isinstance(p.type, NameChoice)}

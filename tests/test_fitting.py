@@ -15,7 +15,8 @@ from sklearn.preprocessing import Normalizer, StandardScaler
 from sklearn.svm import LinearSVC
 
 from l2a_transfer.errors import EvaluationError
-from l2a_transfer.svm.fitting import NORMALIZATIONS, SOLVERS, SvmConfig, fit_svm
+from l2a_transfer.svm.config import NORMALIZATIONS, SOLVERS, SvmConfig
+from l2a_transfer.svm.fitting import fit_svm
 from tests.feature_files import blobs, labels_of
 
 GRID = (1e-4, 1e-3, 1e-2, 1e-1)

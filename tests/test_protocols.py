@@ -14,7 +14,8 @@ from l2a_transfer.evaluation.protocols import Plan, plan_splits
 from l2a_transfer.evaluation.results import EvalConfig
 from l2a_transfer.evaluation.splits import check_folds
 from l2a_transfer.features.store.reader import FeatureSet
-from l2a_transfer.svm.fitting import SvmConfig, fit_svm
+from l2a_transfer.svm.config import SvmConfig
+from l2a_transfer.svm.fitting import fit_svm
 from tests.feature_files import blobs, feature_set, halves, labels_of, save
 
 

@@ -23,7 +23,8 @@ from l2a_transfer.features.store.reader import read_features
 from l2a_transfer.report import figures, lookup
 from l2a_transfer.report.markdown import markdown_table
 from l2a_transfer.report.write import check_output, write_report
-from l2a_transfer.svm.fitting import SvmConfig, SvmFit
+from l2a_transfer.svm.config import SvmConfig
+from l2a_transfer.svm.fitting import SvmFit
 from l2a_transfer.svm.grid import FoldCounts, GridResult
 from tests.feature_files import blobs, feature_set, labels_of, save
 from tests.made_results import results as made

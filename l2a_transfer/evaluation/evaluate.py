@@ -25,7 +25,7 @@ from l2a_transfer.evaluation.results import EvalConfig, EvalResults
 from l2a_transfer.evaluation.seeds import summaries
 from l2a_transfer.evaluation.splits import check_folds
 from l2a_transfer.evaluation.variants import Variant, variants_of
-from l2a_transfer.features.extraction.extract import ExtractResult
+from l2a_transfer.features.extraction.result import ExtractResult
 from l2a_transfer.features.store.schema import weights_sha256
 from l2a_transfer.features.store.views import VerifiedFile, open_features
 from l2a_transfer.inputs import check_input

@@ -21,7 +21,8 @@ from l2a_transfer.evaluation.statistics import FEW_IMAGES
 from l2a_transfer.evaluation.variants import Variant
 from l2a_transfer.features.store.views import FeatureFile, VerifiedFile
 from l2a_transfer.memory import require_memory, usable_memory
-from l2a_transfer.svm.fitting import SvmConfig, SvmFit, fit_svm, memory_of_fit
+from l2a_transfer.svm.config import SvmConfig
+from l2a_transfer.svm.fitting import SvmFit, fit_svm, memory_of_fit
 from l2a_transfer.svm.grid import GridResult
 from l2a_transfer.svm.rows import LazyRows
 from l2a_transfer.wording import counted

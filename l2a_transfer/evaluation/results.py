@@ -18,7 +18,7 @@ from l2a_transfer.evaluation.seeds import SeedSummary
 from l2a_transfer.evaluation.splits import Split
 from l2a_transfer.evaluation.variants import ABLATIONS
 from l2a_transfer.notebook import html_table
-from l2a_transfer.svm.fitting import DECADES, SOLVERS
+from l2a_transfer.svm.config import DECADES, SOLVERS
 
 if TYPE_CHECKING:
     import pandas as pd

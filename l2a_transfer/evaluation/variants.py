@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from l2a_transfer.errors import EvaluationError
 from l2a_transfer.features.store.schema import FeatureMeta
-from l2a_transfer.svm.fitting import PIXEL_COMPONENTS
+from l2a_transfer.svm.config import PIXEL_COMPONENTS
 
 ABLATIONS = ("levels", "normalization", "precision", "width")
 

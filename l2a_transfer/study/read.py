@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import re
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,6 @@ from l2a_transfer.devices import DEVICES
 from l2a_transfer.errors import StudyError
 from l2a_transfer.evaluation.protocols import PROTOCOLS
 from l2a_transfer.evaluation.results import EvalConfig
-from l2a_transfer.inputs import read_input
 from l2a_transfer.models.config import ARCHITECTURES, DEFAULT_NORMALIZER, DEFAULT_WIDTH, GLOBAL_BRANCH, ModelConfig
 from l2a_transfer.models.normalizers import NORMALIZERS
 from l2a_transfer.study.config import (
@@ -32,22 +30,9 @@ from l2a_transfer.study.config import (
     models_of,
 )
 from l2a_transfer.study.table import Table
+from l2a_transfer.study.toml import read_toml
 from l2a_transfer.training.recipe import find_recipe
 
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
-
-MAX_BYTES = 1 << 20
-MAX_DEPTH = 32
-"""Tables and lists within each other, and parts of a key; a study has 4."""
-STRINGS = re.compile(
-    r'''"""(?:[^\\]|\\.)*?(?:"{3,5}|\\?\Z)|'{3}.*?(?:'{3,5}|\Z)|"(?:[^"\\\n]|\\.)*"?\\?|'[^'\n]*'?|\#[^\n]*''',
-    re.DOTALL,
-)
-"""Texts and comments of TOML; one that does not end goes to the end of its line or of the file."""
-DOTTED = re.compile(rf"(?<![\w-])(?:[\w-]+[ \t]*\.[ \t]*){{{MAX_DEPTH}}}")
 OF_PROTOCOL = ("draws", "folds", "decades", "seed")
 Options = tuple[tuple[str, str], ...]
 
@@ -60,7 +45,7 @@ def read_study(path: Path) -> Study:
     StudyError
         If anything in the file is wrong; the message names the file, the key and the nearest valid name.
     """
-    top = Table(path, "", _parsed(path))
+    top = Table(path, "", read_toml(path))
     name = top.text("name")
     device = top.named("device", "device", DEVICES, "auto")
     threads = top.whole("threads", 1, least=1)
@@ -117,33 +102,6 @@ def _check_evaluated(study: Study) -> None:
                 raise StudyError(
                     f"{study.file}: comparisons[{k}].targets names {missing[0]!r}, on which {model} is not evaluated"
                 )
-
-
-def _parsed(path: Path) -> dict[str, Any]:
-    try:
-        if path.is_dir():
-            raise StudyError(f"{path}: is a folder; name the study's file in it")
-        text = read_input(path, MAX_BYTES).decode()
-        if found := DOTTED.search(STRINGS.sub("_", text)):  # tomllib takes the square of the parts
-            raise StudyError(f"{path}: a key of more than {MAX_DEPTH} parts, {found[0][:40]!r}…")
-        return _checked(path, tomllib.loads(text))
-    except OSError as error:
-        raise StudyError(f"{path}: cannot be read: {error.strerror or error}") from error
-    except (ValueError, RecursionError) as error:  # of tomllib, of text that is not UTF-8, of a number of 5,000 digits
-        raise StudyError(f"{path}: not a TOML file: {error}") from error
-
-
-def _checked(path: Path, values: dict[str, Any]) -> dict[str, Any]:
-    """The file's values. Raises: StudyError for deep ones, and for integers that are none in TOML."""
-    level: list[Any] = [values]
-    for _ in range(MAX_DEPTH):
-        level = [part for value in level for part in (value.values() if isinstance(value, dict) else value)]
-        if any(isinstance(value, int) and not -(2**63) <= value < 2**63 for value in level):
-            raise StudyError(f"{path}: an integer that does not fit into 64 bits")
-        level = [value for value in level if isinstance(value, (dict, list))]
-    if level:
-        raise StudyError(f"{path}: tables or lists more than {MAX_DEPTH} deep in each other")
-    return values
 
 
 def _images(name: str, table: Table, data_dir: str | None, *, target: bool) -> Images:

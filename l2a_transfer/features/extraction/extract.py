@@ -37,13 +37,13 @@ from l2a_transfer.features.extraction.plan import (
     plan_ranges,
 )
 from l2a_transfer.features.extraction.ray_engine import RayConfig, compute_on_ray
+from l2a_transfer.features.extraction.result import ExtractResult
 from l2a_transfer.features.extraction.shard_folder import RowShard, ShardFolder
 from l2a_transfer.features.store.reader import read_meta
 from l2a_transfer.features.store.schema import FeatureMeta
 from l2a_transfer.features.store.writer import write_features
 from l2a_transfer.files import check_own_folder, check_replaceable, names_a_format
 from l2a_transfer.lock import output_lock
-from l2a_transfer.notebook import html_table
 from l2a_transfer.text import terminal
 from l2a_transfer.wording import are, counted
 
@@ -55,37 +55,6 @@ log = logging.getLogger(__name__)
 SUFFIXES = (".h5", ".hdf5")
 ON_ERROR = ("fail", "skip")
 ENGINES = ("local", "ray")
-
-
-@dataclass(frozen=True)
-class ExtractResult:
-    """What an extraction wrote.
-
-    Parameters
-    ----------
-    path : Path
-        The feature file.
-    rows, dim : int
-        Its size, N × D.
-    computed : int
-        How many images were computed by this call.
-    seconds : float
-        How long the call took, in seconds.
-    skipped : tuple
-        (id, reason) of each image that could not be used and has no row.
-    """
-
-    path: Path
-    rows: int
-    dim: int
-    computed: int
-    seconds: float
-    skipped: tuple[tuple[str, str], ...] = ()
-
-    def _repr_html_(self) -> str:
-        headings = ("file", "rows", "columns", "computed now", "seconds", "skipped")
-        cells = (str(self.path), self.rows, self.dim, self.computed, round(self.seconds, 1), len(self.skipped))
-        return html_table(headings, [cells])
 
 
 def extract(

@@ -1,0 +1,39 @@
+"""What an extraction says of itself when it has ended."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from l2a_transfer.notebook import html_table
+
+
+@dataclass(frozen=True)
+class ExtractResult:
+    """What an extraction wrote.
+
+    Parameters
+    ----------
+    path : Path
+        The feature file.
+    rows, dim : int
+        Its size, N × D.
+    computed : int
+        How many images were computed by this call.
+    seconds : float
+        How long the call took, in seconds.
+    skipped : tuple
+        (id, reason) of each image that could not be used and has no row.
+    """
+
+    path: Path
+    rows: int
+    dim: int
+    computed: int
+    seconds: float
+    skipped: tuple[tuple[str, str], ...] = ()
+
+    def _repr_html_(self) -> str:
+        headings = ("file", "rows", "columns", "computed now", "seconds", "skipped")
+        cells = (str(self.path), self.rows, self.dim, self.computed, round(self.seconds, 1), len(self.skipped))
+        return html_table(headings, [cells])
