@@ -115,7 +115,7 @@ def exported_tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from l2a_transfer.export import export_onnx
     from l2a_transfer.models.loading import load_model
 
-    path = export_onnx(*load_model(TINY), tmp_path_factory.mktemp("onnx") / "tiny.onnx").path
+    path = export_onnx(load_model(TINY), tmp_path_factory.mktemp("onnx") / "tiny.onnx").path
     path.chmod(0o444)
     return path
 

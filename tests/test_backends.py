@@ -205,7 +205,9 @@ def test_an_onnx_file_has_one_tap_and_one_precision(exported: Path) -> None:
         open_backend(str(exported), tap="ga-bn-relu")
     with pytest.raises(BackendError, match="float32"):
         open_backend(str(exported), precision="bf16")
-    with pytest.raises(BackendError, match=r"runs in onnxruntime; torch takes .*; use `backend='onnxruntime'`"):
+    with pytest.raises(
+        BackendError, match=r"runs in onnxruntime; torch takes .*; leave out `backend`, or use `backend='onnxruntime'`"
+    ):
         open_backend(str(exported), backend="torch")
     with pytest.raises(BackendError, match=r"runs in torch; onnxruntime takes FILE\.onnx, which 'l2a-transfer export'"):
         open_backend(TINY, backend="onnxruntime")

@@ -64,7 +64,7 @@ def test_every_listed_name_is_there_and_others_are_not() -> None:
     assert sorted(dir(l2a_transfer)) == sorted(l2a_transfer.__all__)
     assert l2a_transfer.__version__ == "0.1.0"
     with pytest.raises(AttributeError):
-        _ = l2a_transfer.load_model  # type: ignore[attr-defined]
+        _ = l2a_transfer.build_model  # type: ignore[attr-defined]
 
 
 def pictures(n: int = 6, side: int = 32) -> NDArray[np.uint8]:

@@ -117,7 +117,7 @@ def glimpse() -> Iterator[None]:
 def trainer(**recipe: Any) -> Trainer:
     config = ModelConfig("glimpse-toy", num_classes=4, width=1 / 32)
     made = dataclasses.replace(RECIPE, **{"epochs": 2, "dropout": 0.0, **recipe})
-    return Trainer(config, made, colours(32), seed=0, where=CPU)
+    return Trainer(config, made, colours(32), seed=0, placement=CPU)
 
 
 def weights_and_rows(out: Path) -> tuple[dict[str, Any], list[list[float]]]:

@@ -40,7 +40,7 @@ def test_it_decides_what_is_built_and_trains_and_is_extracted(tmp_path: Path) ->
     # A constant changes its weights, so that g acts through `<u, l + g>` and its layers are part of the network.
     assert (config.g_is_inert, config.builds_global_branch) == (False, True)
     assert [spec.kind for spec in config.maps] == ["distribution"]
-    trained = run_training(Trainer(config, RECIPE, colours(8), where=CPU), tmp_path / "run", progress=False)
+    trained = run_training(Trainer(config, RECIPE, colours(8), placement=CPU), tmp_path / "run", progress=False)
     assert read_card(trained.weights).config == config
 
     out = tmp_path / "features.h5"

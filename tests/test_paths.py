@@ -153,8 +153,8 @@ def test_the_progress_bar_counts_the_fits_of_a_grid_that_grew(tmp_path: Path, mo
         arguments[-1](10)  # two more C on five folds
         return found
 
-    measure = evaluate_module.measure
-    monkeypatch.setattr(evaluate_module, "measure", growing)
+    measure = evaluate_module.measure_row
+    monkeypatch.setattr(evaluate_module, "measure_row", growing)
     path = save(tmp_path / "f.h5", feature_set(labels_of(2, 12)))
     result = l2a("svm-eval", path, "--out", tmp_path / "report", "--c-grid", "0.01,0.1")
     assert result.exit_code == 0, result.output

@@ -65,7 +65,7 @@ def during(monkeypatch: pytest.MonkeyPatch, name: str, happens: Callable[[], Non
 
 
 @pytest.mark.parametrize("replace", [moved, written_over])
-@pytest.mark.parametrize("step", ["name_files", "measure"])
+@pytest.mark.parametrize("step", ["name_files", "measure_row"])
 def test_a_feature_file_replaced_between_planning_and_measuring_is_named(
     step: str, replace: Callable[[Path, Path], None], files: tuple[Path, Path, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -81,7 +81,7 @@ def test_a_feature_file_written_over_while_it_is_measured_is_named(
 ) -> None:
     """Its open handle gives the new bytes, whose chunks have good checksums of their own."""
     _, second, turned = files
-    during(monkeypatch, "measure", lambda: written_over(turned, second))
+    during(monkeypatch, "measure_row", lambda: written_over(turned, second))
     with pytest.raises(StoreError, match=r"b\.h5: was replaced"):
         evaluate_files([second], ONE_C)
 
@@ -92,7 +92,7 @@ def test_a_feature_file_replaced_by_the_same_bytes_is_read_on(
     first, second, _ = files
     expected = [row.accuracy for row in evaluate_files([first, second], ONE_C).rows]
     shutil.copy(second, tmp_path / "copy")
-    during(monkeypatch, "measure", lambda: moved(tmp_path / "copy", second))
+    during(monkeypatch, "measure_row", lambda: moved(tmp_path / "copy", second))
     assert [row.accuracy for row in evaluate_files([first, second], ONE_C).rows] == expected
 
 
@@ -100,7 +100,7 @@ def test_a_feature_file_that_goes_away_is_named(
     files: tuple[Path, Path, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     first, second, _ = files
-    during(monkeypatch, "measure", second.unlink)
+    during(monkeypatch, "measure_row", second.unlink)
     with pytest.raises(StoreError, match=r"b\.h5: no such file"):
         evaluate_files([first, second], ONE_C)
 

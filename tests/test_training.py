@@ -12,6 +12,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -24,6 +25,7 @@ from l2a_transfer.data.cifar import read_cifar
 from l2a_transfer.data.sources import join_splits
 from l2a_transfer.errors import DataError, DeviceError, MemoryLimitError, TrainingError, UnknownNameError
 from l2a_transfer.models.config import ModelConfig
+from l2a_transfer.models.objectives import StepLoss
 from l2a_transfer.models.weights import read_card
 from l2a_transfer.preprocess import Preprocess
 from l2a_transfer.training import run_folder as folder_module
@@ -394,13 +396,13 @@ def test_training_leaves_the_global_random_state_alone(tmp_path: Path, workers: 
 
 def test_a_loss_that_is_not_finite_stops_with_step_and_rate(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run = new_trainer(epochs=2)
-    losses = iter(range(100))
-    original = run._loss
+    losses, objective = iter(range(100)), run.objective
 
-    def explodes(*arguments: Any) -> torch.Tensor:
-        return original(*arguments) * (float("nan") if next(losses) >= 5 else 1.0)
+    def explodes(*arguments: Any, **options: Any) -> StepLoss:
+        found = objective.loss(*arguments, **options)
+        return dataclasses.replace(found, loss=found.loss * (float("nan") if next(losses) >= 5 else 1.0))
 
-    monkeypatch.setattr(run, "_loss", explodes)
+    monkeypatch.setattr(run, "objective", SimpleNamespace(loss=explodes))
     with pytest.raises(
         TrainingError,
         match=r"loss is not finite at step 5 of 8 \(epoch 2\), at a learning rate of 0\.\d+; "

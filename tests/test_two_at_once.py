@@ -134,7 +134,7 @@ def test_library_functions_are_refused_too(
 
 
 FIRST = {
-    "svm-eval": "l2a_transfer.report.write.confusion_png",
+    "svm-eval": "l2a_transfer.report.write.report_markdown",
     "maps": "l2a_transfer.explain.draw.sheet_png",
     "train": "l2a_transfer.training.runs.learning_curve",
     "export": "l2a_transfer.export.check_parity",

@@ -258,7 +258,7 @@ def test_the_library_reads_no_environment() -> None:
     ]
     # Ray is told in no other way to report nothing, a command on another node has that node's environment, and an error
     # names the address that torch itself has read there.
-    assert sorted(readers) == ["processes.py", "ray_engine.py", "ray_engine.py"]
+    assert sorted(readers) == ["processes.py", "ray_engine.py", "ray_launcher.py"]
 
 
 PIXELS = np.zeros((4, 8, 8, 3), dtype=np.uint8)

@@ -9,7 +9,7 @@ import os
 from pathlib import Path
 
 from l2a_transfer.data.layout import check_split_from
-from l2a_transfer.data.objects import InMemory, source_in_memory
+from l2a_transfer.data.objects import InMemory, is_source, source_in_memory
 from l2a_transfer.data.reading import class_warnings
 from l2a_transfer.data.registry import DATASETS, FORMATS, DatasetSpec, FormatSpec, find_dataset, format_usages
 from l2a_transfer.data.sources import ImageSource, SourceBase, check_source, select
@@ -94,7 +94,7 @@ def open_source(
             raise ArgumentError(
                 "data_dir, download, split_from and verify_source are for data on disk", "leave them out"
             )
-        return _checked(source_in_memory(data, name=name), split, limit, "")
+        return _checked(source_in_memory(data, name=name), split, limit, "", warn=not is_source(data))
     if name is not None:
         raise ArgumentError(f"name is for data in memory; {str(data)!r} has one", "leave it out")
     data = str(data)
@@ -113,12 +113,15 @@ def open_source(
     return _checked(source, split, limit, data if colon else "")
 
 
-def _checked(source: ImageSource, split: str | None, limit: int | None, where: str) -> ImageSource:
-    """The chosen rows of a source. Raises: as `check_source`."""
+def _checked(
+    source: ImageSource, split: str | None, limit: int | None, where: str, *, warn: bool = True
+) -> ImageSource:
+    """The chosen rows of a source. Warns of odd classes, if nobody has yet. Raises: as `check_source`."""
     chosen = select(source, split=split, limit=limit)
     check_source(chosen, where=where)
-    for text in class_warnings(source.classes, source.splits, source.labels, source.split):
-        log.warning("%s: %s", source.name, text)
+    if warn:
+        for text in class_warnings(source.classes, source.splits, source.labels, source.split):
+            log.warning("%s: %s", source.name, text)
     return chosen
 
 

@@ -39,7 +39,8 @@ def build_model(config: ModelConfig, *, seed: int | None = None, inplace: bool =
 
     Examples
     --------
-    >>> from l2a_transfer import ModelConfig, build_model
+    >>> from l2a_transfer import ModelConfig
+    >>> from l2a_transfer.models.registry import build_model
     >>> network = build_model(ModelConfig("vgg-att2-concat-pc", width=0.25), seed=0)
     >>> sum(parameter.numel() for parameter in network.parameters())
     925178

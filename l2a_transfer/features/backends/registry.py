@@ -203,7 +203,7 @@ def open_backend(
     if backend not in ("auto", spec.name):
         raise BackendError(
             f"{model}: runs in {spec.name}; {backend} takes {REGISTERED_BACKENDS[backend].models}",
-            f"use `backend='{spec.name}'`",
+            f"leave out `backend`, or use `backend='{spec.name}'`",
         )
     refused = [f"`{name}`" for name, values in UNSET.items() if name not in spec.options and given[name] not in values]
     if refused:
