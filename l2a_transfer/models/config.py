@@ -85,7 +85,7 @@ class Family:
 
     def network(self, config: ModelConfig) -> nn.Module:
         """The network, freshly initialised in training mode: a `Network`. Import torch here and not above."""
-        raise NotImplementedError(f"{type(self).__name__} has no `network`")
+        raise NotImplementedError(f"{type(self).__name__} must have a method network")
 
     def objective(self, config: ModelConfig, *, label_smoothing: float) -> Objective:
         """What training minimises: cross-entropy, unless the family has a loss of its own."""
