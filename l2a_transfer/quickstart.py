@@ -125,4 +125,4 @@ def _attention_picture(source: ImageSource) -> bytes:
     rows = [int(np.flatnonzero((source.labels == label) & (source.split == test))[0]) for label in wanted]
     names = [source.classes[source.labels[row]] for row in rows]
     results = attention_maps(MODELS["attention"], [source.image(row) for row in rows], names=names)
-    return sheet_png(results, title=f"Where {MODELS['attention']} looks, on photographs that it never saw")
+    return sheet_png(results, title=f"Where {MODELS['attention']} looks, on photographs it has never seen")

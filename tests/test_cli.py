@@ -67,6 +67,13 @@ def test_help_ends_with_an_example_that_parses(verb: str) -> None:
         parse(example)
 
 
+def test_no_arguments_print_the_help_in_lines() -> None:
+    result = l2a()
+    assert result.exit_code == 2
+    assert "\\n" not in result.stderr
+    assert len(result.stderr.splitlines()) > 10
+
+
 def test_the_parser_of_examples_refuses_a_wrong_flag() -> None:
     with pytest.raises(click.UsageError):
         parse("l2a-transfer extract --modle x --data y --out z")

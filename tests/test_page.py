@@ -342,7 +342,7 @@ def test_a_card_is_written_out_without_its_class_names() -> None:
         ("measured", "test_accuracy: 91.91 % (n 10,000, seeds 1)"),
         ("preprocess", "size 32, mean (0.5, 0.25), flip yes"),
         ("parameters", "12"),
-        ("its classes", "2"),
+        ("classes trained on", "2"),
     ]
 
 

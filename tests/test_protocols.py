@@ -271,6 +271,7 @@ def test_low_shot_draws_k_of_each_class_nested_and_tests_on_the_same_images() ->
     for one, two, four in zip(by_k[1], by_k[2], by_k[4], strict=True):
         assert set(one.train) < set(two.train) < set(four.train)
     assert len({split.train for split in by_k[4]}) == 3
+    assert found.notes == ("tested on the set's own test split",)
 
 
 def test_low_shot_without_a_test_split_holds_out_one_part_for_all_draws() -> None:

@@ -15,7 +15,9 @@ if TYPE_CHECKING:
 
 
 @click.command("datasets", cls=Verb)
-@click.option("--json/--text", "as_json", default=False, help="One JSON document with licences and citations.")
+@click.option(
+    "--json/--text", "as_json", default=False, help="Print JSON, with licences and citations, instead of the table."
+)
 def command(as_json: bool) -> None:
     """List the named data sets.
 

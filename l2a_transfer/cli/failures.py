@@ -140,6 +140,8 @@ class Explanation:
         if isinstance(error, KeyboardInterrupt):
             echo(_interruption(error), err=True)
             sys.exit(TERMINATED if _was_terminated(error) else INTERRUPTED)
+        if isinstance(error, click.exceptions.NoArgsIsHelpError):
+            return  # its message is the help, line by line
         if isinstance(error, click.ClickException):
             # click repeats arguments literally
             error.message = terminal(error.message)  # type: ignore[misc]

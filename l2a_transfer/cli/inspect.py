@@ -15,7 +15,7 @@ from l2a_transfer.errors import StoreError, WeightsError
 
 @click.command("inspect", cls=Verb)
 @click.argument("file", type=PATH)
-@click.option("--json/--text", "as_json", default=False, help="One JSON document.")
+@click.option("--json/--text", "as_json", default=False, help="Print JSON instead of lines of text.")
 @click.option("--verify/--no-verify", default=False, help="Read every value; exit with 1 if one is not finite.")
 def command(file: Path, as_json: bool, verify: bool) -> None:
     """Print the content of a weights, ONNX or feature file.

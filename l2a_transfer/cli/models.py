@@ -11,7 +11,7 @@ from l2a_transfer.wording import counted
 
 
 @click.command("models", cls=Verb)
-@click.option("--json/--text", "as_json", default=False, help="One JSON list.")
+@click.option("--json/--text", "as_json", default=False, help="Print a JSON list instead of the tables.")
 def command(as_json: bool) -> None:
     """List bundled weights and architectures.
 

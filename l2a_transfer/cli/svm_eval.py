@@ -77,7 +77,7 @@ SHOWN = 6
     option(
         "--reference",
         metavar="MODEL",
-        help="Compare each other model with this one only. Models that are left out are listed on stderr.",
+        help="Compare each other model with this one only. Models that cannot be are listed on stderr.",
     ),
     option(
         "--ablate", default="", metavar="NAME,NAME,…", help="Add variants: levels, normalization, precision, width."

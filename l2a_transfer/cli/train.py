@@ -98,7 +98,7 @@ OF_MODEL = ("width", "normalizer", "global_branch")
 @option_group(
     "Run",
     option("--out", type=FOLDER, required=True, metavar="DIR", help="Folder of the run."),
-    option("--seed", metavar="N", type=SEED, show_default="0", help="Random seed."),
+    option("--seed", metavar="N", type=SEED, help="Random seed. [default: 0]"),
     option(
         "--seeds",
         metavar="N,N,…",

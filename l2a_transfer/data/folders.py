@@ -74,7 +74,7 @@ def read_folder(
 
 def _splits_from(split_of: dict[str, str]) -> str:
     if not split_of:
-        return "no folder: one split"
+        return "no split folders: one split"
     return "folders " + ", ".join(f"{folder} → {split}" for folder, split in split_of.items())
 
 

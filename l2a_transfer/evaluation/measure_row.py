@@ -205,8 +205,8 @@ def few_test_images(labels: NDArray[np.int32], splits: Sequence[Split]) -> list[
         return []
     have = "has" if few == 1 else "have"
     return [
-        f"{few} of {K} classes {have} fewer than {FEW_IMAGES} test images (the fewest: {least}), which is little "
-        "to measure a class by: differences between models are easily missed"
+        f"{few} of {K} classes {have} fewer than {FEW_IMAGES} test images (the fewest: {least}), too few "
+        "to measure a class well: differences between models are easily missed"
     ]
 
 

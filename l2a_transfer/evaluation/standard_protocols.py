@@ -21,6 +21,7 @@ from l2a_transfer.wording import counted
 CALTECH_TRAIN, CALTECH_TEST = 30, 50
 TEST_PERCENT = 30
 BACKGROUND = ("background_google", "background", "257.clutter", "clutter")
+DRAWN_ANEW = "the set's own splits were put together and drawn anew"
 
 Notes = tuple[str, ...]
 
@@ -80,6 +81,7 @@ def low_shot(features: Labelled, request: Request) -> tuple[list[Split], Notes]:
     splits = features.meta.splits
     if {"train", "test"} <= {splits[k] for k in np.unique(features.split[rows])}:
         pool, test = (rows[features.split[rows] == splits.index(name)] for name in ("train", "test"))
+        notes = tuple(note for note in notes if note != DRAWN_ANEW)
         where = "tested on the set's own test split"
     else:
         pool, test = _draw(features, rows, "stratified", np.random.default_rng([seed]))
@@ -136,7 +138,7 @@ def _usable(features: Labelled, *, with_background: bool) -> tuple[Indices, tupl
         names = ", ".join(classes[k] for k in dropped)
         notes.append(f"left out: {counted(len(features.labels) - len(rows), 'row')} of the background class {names}")
     if len(np.unique(features.split)) > 1:
-        notes.append("the set's own splits were put together and drawn anew")
+        notes.append(DRAWN_ANEW)
     return rows, tuple(notes)
 
 

@@ -123,7 +123,7 @@ def card_facts(card: dict[str, Any]) -> list[tuple[str, str]]:
     for key in keys:
         value = card[key]
         if key == "classes" and isinstance(value, list):
-            facts.append(("its classes", f"{len(value)}"))
+            facts.append(("classes trained on", f"{len(value)}"))
         elif key == "metrics" and isinstance(value, dict):
             facts += [(_title(key), f"{name}: {_metric(metric)}") for name, metric in value.items()]
         elif key == "training" and isinstance(value, dict):
