@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import pickle
 from collections.abc import Callable, Iterable, Iterator
@@ -28,7 +27,7 @@ from l2a_transfer.features.extraction import plan as plan_module
 from l2a_transfer.features.extraction import ray_engine
 from l2a_transfer.features.extraction.extract import extract
 from l2a_transfer.features.extraction.partners import partner_rows
-from l2a_transfer.features.store.reader import SEAL, USER_BLOCK, read_meta
+from l2a_transfer.features.store.reader import read_meta
 from l2a_transfer.features.store.verify import verify_features
 from l2a_transfer.features.store.views import FeatureFile, open_features
 from l2a_transfer.features.store.writer import write_features
@@ -39,7 +38,7 @@ from l2a_transfer.models.weights import Card, count_parameters
 from l2a_transfer.preprocess import Preprocess
 from l2a_transfer.training.trainer import Trainer
 from tests.conftest import TINY, assert_fails, l2a, save_picture
-from tests.test_store import FEATURES, META, ROWS
+from tests.test_store import FEATURES, META, ROWS, reseal
 from tests.test_training import CPU, RECIPE, colours
 
 C, K, SIZE = 4, 2, 16
@@ -339,9 +338,7 @@ def change_partners(path: Path, change: Callable[[NDArray[Any]], NDArray[Any]]) 
         values = change(file["partners"][:])
         del file["partners"]
         file.create_dataset("partners", data=values, chunks=values.shape, fletcher32=True)
-    content = path.read_bytes()[USER_BLOCK:]
-    seal = SEAL.pack(b"L2AFEAT\n", 1, len(content), hashlib.sha256(content).digest())
-    path.write_bytes(seal.ljust(USER_BLOCK, b"\0") + content)
+    reseal(path)
 
 
 def test_inspect_shows_partners_and_verify_finds_changed_ones(digits: ImageSource, tmp_path: Path) -> None:
@@ -357,6 +354,11 @@ def test_inspect_shows_partners_and_verify_finds_changed_ones(digits: ImageSourc
     assert verify_features(out).partners_wrong == (written.ids[3],)
     assert_fails(l2a("inspect", out), 0)
     assert_fails(l2a("inspect", out, "--verify"), 1, f"/partners: those of {written.ids[3]!r} are not what its set")
+
+    with h5py.File(out, "r+", libver=("v110", "v110")) as file:
+        del file["partners"]
+    reseal(out)
+    assert verify_features(out).partners_wrong == written.ids
 
 
 def test_a_flipped_bit_of_a_partner_is_found(digits: ImageSource, tmp_path: Path) -> None:

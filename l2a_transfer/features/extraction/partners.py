@@ -42,7 +42,7 @@ def partner_rows(ids: Sequence[str], partners: int, seed: int = 0) -> NDArray[np
     Examples
     --------
     >>> partner_rows(["a", "b", "c"], 2).tolist()
-    [[1, 2], [2, 0], [0, 1]]
+    [[2, 1], [0, 2], [1, 0]]
     """
     N = len(ids)
     if not 0 <= partners < N:

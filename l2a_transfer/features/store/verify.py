@@ -27,7 +27,7 @@ class Findings:
     left out. `copies`: (id, id of the first row with the same features), −0 and 0 being the same; `across_splits`: how
     many of those first rows are in another split than their copy. `maps_outside`: of each level that has maps, the
     images with weights outside of 0…1. `partners_wrong`: ids of rows with other partners than their set and the seed in
-    the fingerprint give; None where a file has no partners.
+    the fingerprint give; None where it names no seed.
     """
 
     sha256: str
@@ -92,10 +92,13 @@ def _outside(file: FeatureFile, level: str) -> int:
 
 def _partners_wrong(file: FeatureFile) -> tuple[str, ...] | None:
     seed = file.meta.fingerprint.get("partners_seed")
-    if not file.partners or not isinstance(seed, int):
+    if not isinstance(seed, int):
         return None
+    k = len(file.partners[0]) if file.partners else 0
+    if k != file.meta.fingerprint.get("partners"):
+        return file.ids
     names = (*file.ids, *(name for name, _ in file.meta.skipped))
-    expected = partner_rows(names, len(file.partners[0]), seed)[: len(file)].tolist()
+    expected = partner_rows(names, k, seed)[: len(file)].tolist()
     return tuple(
         name
         for name, own, rows in zip(file.ids, file.partners, expected, strict=True)
