@@ -108,6 +108,10 @@ def export_onnx(
     (('features',), True)
     """
     network, card = as_network(model, seed=seed)
+    if network.partners:
+        raise BackendError(
+            f"{card.name}: attends each image with others, and an ONNX file takes images alone", "run it in PyTorch"
+        )
     out = Path(out)
     if out.suffix != ".onnx":
         raise ArgumentError(

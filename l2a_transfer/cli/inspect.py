@@ -40,6 +40,9 @@ def command(file: Path, as_json: bool, verify: bool) -> None:
     wrong += [f"/maps/{level} has weights that are not between 0 and 1" for level, images in outside if images]
     if wrong:
         raise StoreError(f"{file}: {'; '.join(wrong)}", AGAIN)
+    if verified.get("partners_wrong"):
+        first = verified["partners_wrong"][0]
+        raise StoreError(f"{file}: /partners: those of {first!r} are not what its set gives", "extract it again")
 
 
 AGAIN = "extract it again (`overwrite=True`) with `precision='fp32'`"
@@ -91,6 +94,7 @@ def _describe_features(path: Path, verify: bool) -> dict[str, Any]:
             "classes": list(found.meta.classes),
             "rows_per_split": dict(zip(found.meta.splits, counts.tolist(), strict=True)),
             "maps": {level: list(shape) for level, shape in found.maps.items()},
+            **({"partners": len(found.partners[0])} if found.partners else {}),
             "source": found.meta.source,
             "skipped": [list(pair) for pair in found.meta.skipped],
             "unlabelled": int((found.labels < 0).sum()),

@@ -82,6 +82,8 @@ class Family:
     """
 
     architectures: ClassVar[tuple[Architecture, ...]] = ()
+    partners: int = 0
+    """How many other images each image is attended with."""
 
     def network(self, config: ModelConfig) -> nn.Module:
         """The network, freshly initialised in training mode: a `Network`. Import torch here and not above."""
@@ -262,6 +264,11 @@ class ModelConfig:
     def map_levels(self) -> tuple[str, ...]:
         """The names of the attention maps."""
         return tuple(spec.name for spec in self.maps)
+
+    @property
+    def partners(self) -> int:
+        """How many partners, other images, each image is attended with; mostly 0."""
+        return self.family.partners
 
     @property
     def g_is_inert(self) -> bool:

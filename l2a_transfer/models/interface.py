@@ -1,6 +1,6 @@
 """What every network is: `model(images)` gives logits, `model.attend(images)` everything that it found.
 
-Shapes: B images, H × W pixels, K classes, D the width of the transfer feature.
+Shapes: B images, k partners of each, H × W pixels, K classes, D the width of the transfer feature.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from l2a_transfer.errors import ArgumentError
 from l2a_transfer.models.config import ModelConfig
 from l2a_transfer.preprocess import Preprocess
 
@@ -51,7 +52,8 @@ class Network(nn.Module):
 
     Notes
     -----
-    In evaluation mode the outputs of an image depend on nothing but the image and the weights.
+    In evaluation mode the outputs of an image depend on nothing but the image, its partners and the weights. Networks
+    of most families take no partners.
     """
 
     preprocess: Preprocess = Preprocess()
@@ -60,21 +62,44 @@ class Network(nn.Module):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.config = config
+        self.partners = config.partners
 
-    def attend(self, images: Tensor) -> Attended:
+    def attend(self, images: Tensor, partners: Tensor | None = None) -> Attended:
         """Logits, attended features and maps.
 
         Parameters
         ----------
         images : Tensor (B, 3, H, W)
             float32, normalised by the model's Preprocess; H and W are at least `config.min_size` pixels.
+        partners : Tensor (B, k, 3, H, W), optional
+            The k = `config.partners` images that each image is attended with, normalised likewise; None where k is 0.
 
         Returns
         -------
         Attended
+
+        Raises
+        ------
+        ArgumentError
+            For partners that are missing, not wanted, or of another shape; see `check_partners`.
         """
         raise TypeError("Network is abstract; build one with build_model(config)")
 
-    def forward(self, images: Tensor) -> Tensor:
-        """Logits (B, K); for `indep` heads the log of the mean class probability. `images` as for `attend`."""
-        return self.attend(images).logits
+    def check_partners(self, images: Tensor, partners: Tensor | None) -> None:
+        """Raises: ArgumentError where `partners` are not what this network takes. Every `attend` begins with it."""
+        k = self.partners
+        if partners is None and k == 0:
+            return
+        if k == 0:
+            raise ArgumentError(f"partners must be None: {self.config.architecture} attends each image alone")
+        expected = (len(images), k, *images.shape[1:])
+        if partners is None or partners.shape != expected:
+            got = "None" if partners is None else tuple(partners.shape)
+            raise ArgumentError(
+                f"partners must have the shape {expected}: {self.config.architecture} attends each image with {k} "
+                f"more; got {got}"
+            )
+
+    def forward(self, images: Tensor, partners: Tensor | None = None) -> Tensor:
+        """Logits (B, K); for `indep` heads the log of the mean class probability. Arguments as for `attend`."""
+        return self.attend(images).logits if partners is None else self.attend(images, partners).logits

@@ -14,6 +14,8 @@ from l2a_transfer.wording import counted
 def check_run(config: ModelConfig, recipe: TrainConfig, data: TrainingData, placement: Placement) -> None:
     """Refuse what can be seen to fail before anything is built or read. Raises: TrainingError."""
     processes = placement.process.size
+    if config.partners:
+        raise TrainingError(f"{config.architecture} attends each image with others, and cannot be trained here")
     if config.num_classes != len(data.classes):
         raise TrainingError(
             f"the model has {counted(config.num_classes, 'class', 'classes')}, {data.name} has {len(data.classes)}"

@@ -46,6 +46,11 @@ class FeatureBackend(Protocol):
         (name, start, stop) of each level's columns, which tile the feature.
     map_levels : tuple of str
         The levels that have attention maps.
+
+    Notes
+    -----
+    A backend of a network that attends each image with k more has an attribute `partners`, k, as well. It takes groups:
+    uint8 (B, 1 + k, 3, size, size), each image before its partners. Other backends need no such attribute.
     """
 
     name: str
@@ -70,6 +75,23 @@ class FeatureBackend(Protocol):
 def is_backend(model: object) -> TypeGuard[FeatureBackend]:
     """True for what has a feature backend's interface."""
     return all(hasattr(model, name) for name in ("stream", "identity", "preprocess"))
+
+
+def partners_of(backend: FeatureBackend) -> int:
+    """How many partners a backend's network attends each image with."""
+    found: int = getattr(backend, "partners", 0)
+    return found
+
+
+def check_groups(groups_u8: NDArray[np.uint8], preprocess: Preprocess, partners: int) -> None:
+    """As `check_pixels`, of images each before its partners, if any: uint8 (B, 1 + partners, 3, size, size)."""
+    if partners == 0 or not isinstance(groups_u8, np.ndarray) or groups_u8.dtype != np.uint8:
+        check_pixels(groups_u8, preprocess)
+        return
+    expected = (1 + partners, 3, preprocess.size, preprocess.size)
+    if groups_u8.shape[1:] != expected:
+        shown = ", ".join(map(str, expected))
+        raise ValueError(f"pixels must be (B, {shown}), each image before its partners; got {groups_u8.shape}")
 
 
 def check_pixels(images_u8: NDArray[np.uint8], preprocess: Preprocess) -> None:

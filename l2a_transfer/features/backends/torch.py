@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from l2a_transfer.devices import choose_device, extraction_precision, ieee_float32
 from l2a_transfer.errors import unknown_name
-from l2a_transfer.features.backends.interface import TAPS, Computed, check_pixels, level_columns, maps_wanted
+from l2a_transfer.features.backends.interface import TAPS, Computed, check_groups, level_columns, maps_wanted
 from l2a_transfer.features.backends.registry import BACKEND_OPTIONS, register_backend
 from l2a_transfer.features.machine import arithmetic, gpu_name, torch_instructions
 from l2a_transfer.preprocess import normalize
@@ -25,7 +25,10 @@ if TYPE_CHECKING:
 
 
 class TorchBackend:
-    """A copy of a network in PyTorch, in evaluation mode, on one device. fp32 means IEEE float32: TF32 is off."""
+    """A copy of a network in PyTorch, in evaluation mode, on one device. fp32 means IEEE float32: TF32 is off.
+
+    Where the network attends each image with k `partners`, pixels are (B, 1 + k, 3, size, size), the image first.
+    """
 
     name = "torch"
 
@@ -49,6 +52,7 @@ class TorchBackend:
         self.device = choose_device(device).type
         self.precision = extraction_precision(precision, self.device)
         self.tap, self.card, self.preprocess = tap, card.to_json(), card.preprocess
+        self.partners = model.config.partners
         self.levels = level_columns(model.config.feature_levels, levels)
         self.map_levels = maps_wanted(model.config.map_levels, model.config.feature_levels, levels)
         self._weights = network_sha256(model)
@@ -59,7 +63,7 @@ class TorchBackend:
     def features(self, images_u8: NDArray[np.uint8]) -> NDArray[np.float32]:
         import torch
 
-        check_pixels(images_u8, self.preprocess)
+        check_groups(images_u8, self.preprocess, self.partners)
         found, _ = self._forward(torch.from_numpy(np.ascontiguousarray(images_u8)).to(self.device), attention=False)
         array: NDArray[np.float32] = found.cpu().numpy()
         return array
@@ -71,12 +75,12 @@ class TorchBackend:
             yield from self._stream_cuda(batches, attention=attention)
             return
         for images_u8 in batches:
-            check_pixels(images_u8, self.preprocess)
+            check_groups(images_u8, self.preprocess, self.partners)
             features, maps = self._forward(torch.from_numpy(np.ascontiguousarray(images_u8)), attention=attention)
             yield Computed(features.numpy(), {level: values.numpy() for level, values in maps.items()})
 
     def _forward(self, images_u8: torch.Tensor, *, attention: bool) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-        """uint8 (B, 3, H, W) on the device → features (B, D) and level → float16 maps (B, H', W'), on the device."""
+        """Pixels (uint8, on the device) → features (B, D) and level → float16 maps (B, H', W'), on the device."""
         import torch
 
         dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(self.precision, torch.bfloat16)
@@ -85,8 +89,11 @@ class TorchBackend:
             ieee_float32(),
             torch.autocast(self.device, dtype, enabled=self.precision != "fp32"),
         ):
-            images = normalize(images_u8, *self._statistics).contiguous(memory_format=torch.channels_last)
-            attended = self._model.attend(images)
+            images, partners = normalize(images_u8, *self._statistics), None
+            if self.partners:
+                images, partners = images[:, 0], images[:, 1:]
+            images = images.contiguous(memory_format=torch.channels_last)
+            attended = self._model.attend(images) if partners is None else self._model.attend(images, partners)
             values = attended.g_a if self.tap == "ga" else attended.g_a_bn_relu
             features = torch.cat([values[level].float() for level, _, _ in self.levels], dim=1)  # (B, D)
             maps = {level: attended.maps[level].half() for level in self.map_levels if attention}
@@ -115,7 +122,7 @@ class TorchBackend:
 
         uploaded: tuple[torch.Tensor, torch.cuda.Event] | None = None
         for batch in batches:
-            check_pixels(batch, self.preprocess)
+            check_groups(batch, self.preprocess, self.partners)
             pinned = torch.from_numpy(np.ascontiguousarray(batch)).pin_memory()
             with torch.cuda.stream(copying):
                 following = pinned.to(self.device, non_blocking=True), copying.record_event()
@@ -150,8 +157,14 @@ class TorchBackend:
             "threads": torch.get_num_threads() if self.device == "cpu" else 0,
             "instructions": torch_instructions(self.device, self.precision),
             "gpu": gpu_name(self.device),
-            "arithmetic": arithmetic(self.device, self.preprocess.size, self.features),
+            "arithmetic": arithmetic(self.device, self.preprocess.size, self._probed),
         }
+
+    def _probed(self, images_u8: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """Features (B, D) of images alone, (B, 3, size, size): the partners of each are those that follow it."""
+        if self.partners:
+            images_u8 = np.stack([np.roll(images_u8, -step, axis=0) for step in range(1 + self.partners)], axis=1)
+        return self.features(images_u8)
 
 
 @register_backend(

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from l2a_transfer.data.loader import PixelBatch, choose_workers, pixel_batches
+from l2a_transfer.data.loader import PixelBatch, RowNumbers, choose_workers, pixel_batches
 from l2a_transfer.data.sources import ImageSource
 from l2a_transfer.errors import StoreError
 from l2a_transfer.features.backends.interface import Computed, FeatureBackend
@@ -35,6 +35,7 @@ def compute_shards(
     workers: int | None = None,
     on_error: str = "fail",
     attention: bool = False,
+    partners: NDArray[np.int64] | None = None,
     advance: Callable[[int], object] = lambda images: None,
 ) -> Iterator[tuple[range, dict[int, str]]]:
     """Compute the rows of each range and write its shard, in order.
@@ -57,6 +58,9 @@ def compute_shards(
         What to do with an image that cannot be used.
     attention : bool
         Compute attention maps too.
+    partners : ndarray, optional
+        (N, k), int64: the rows of each image's partners, as `partner_rows` gives them, for a network that takes some.
+        An image with a partner that cannot be used cannot be used.
     advance : callable
         Called with the number of images in each batch that was computed.
 
@@ -73,12 +77,16 @@ def compute_shards(
         For features that are not finite, and where the disk refuses.
     """
     batches = [batch for rows in ranges for batch in batches_of(rows, batch_size)]
-    workers = choose_workers(sum(map(len, ranges)), workers)
-    pixels = pixel_batches(source, backend.preprocess, batches, workers=workers, on_error=on_error)
+    members: list[RowNumbers] = [*batches]
+    if partners is not None:  # each image before its partners
+        members = [np.column_stack([batch, partners[batch.start : batch.stop]]).reshape(-1) for batch in batches]
+    workers = choose_workers(sum(map(len, members)), workers)
+    pixels = pixel_batches(source, backend.preprocess, members, workers=workers, on_error=on_error)
     faulty: deque[dict[int, str]] = deque()  # of the batches that the backend has taken and not yet given back
     writing: deque[tuple[range, dict[int, str], Future[None]]] = deque()
     with ThreadPoolExecutor(1, "shards") as writer, closing(pixels):  # type: ignore[type-var]
-        computed = backend.stream(_images(pixels, faulty), attention=attention)
+        images = _images(pixels, faulty, members, source, 0 if partners is None else partners.shape[1])
+        computed = backend.stream(images, attention=attention)
         for rows in ranges:
             shard = _filled(rows, batch_size, computed, faulty, source, backend, advance)
             writing.append((rows, shard.skipped, writer.submit(shards.write, rows, shard)))
@@ -89,10 +97,23 @@ def compute_shards(
             yield _written(writing)
 
 
-def _images(pixels: Iterator[PixelBatch], faulty: deque[dict[int, str]]) -> Iterator[NDArray[np.uint8]]:
-    for batch in pixels:
-        faulty.append(batch.faulty)
-        yield batch.images_u8
+def _images(
+    pixels: Iterator[PixelBatch],
+    faulty: deque[dict[int, str]],
+    members: Sequence[RowNumbers],
+    source: ImageSource,
+    partners: int,
+) -> Iterator[NDArray[np.uint8]]:
+    """What the backend takes: uint8 (B, 3, size, size), or (B, 1 + partners, 3, size, size)."""
+    for rows, (images_u8, found) in zip(members, pixels, strict=True):
+        reasons: dict[int, str] = {}
+        for place, message in found.items():
+            at, step = divmod(place, 1 + partners)
+            name = source.ids[rows[place]]
+            reason = _reason(message, name)
+            reasons.setdefault(at, f"its partner {name!r}: {reason}" if step else reason)
+        faulty.append(reasons)
+        yield images_u8.reshape(-1, 1 + partners, *images_u8.shape[1:]) if partners else images_u8
 
 
 def _written(writing: deque[tuple[range, dict[int, str], Future[None]]]) -> tuple[range, dict[int, str]]:
@@ -123,7 +144,7 @@ def _filled(
         features[at] = values.features
         for level, own in values.maps.items():
             maps[level][at] = own
-        skipped |= {batch[at]: _reason(why, source.ids[batch[at]]) for at, why in faulty.popleft().items()}
+        skipped |= {batch[at]: reason for at, reason in faulty.popleft().items()}
         advance(len(batch))
     assert features is not None
     kept = np.array([row for row in rows if row not in skipped], dtype=np.int64)

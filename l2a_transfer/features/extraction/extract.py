@@ -26,9 +26,10 @@ from l2a_transfer.errors import (
     StoreError,
     unknown_name,
 )
-from l2a_transfer.features.backends.interface import FeatureBackend, feature_width
+from l2a_transfer.features.backends.interface import FeatureBackend, feature_width, partners_of
 from l2a_transfer.features.backends.registry import open_backend
 from l2a_transfer.features.extraction.compute import compute_shards
+from l2a_transfer.features.extraction.partners import partner_rows
 from l2a_transfer.features.extraction.plan import (
     comparable,
     comparison_hint,
@@ -75,7 +76,8 @@ def extract(
     """Write the features of every picture of a data set to one HDF5 file, with labels, ids, splits and the card.
 
     Memory does not grow with the number of pictures. A range of rows that is finished is on disk: after a kill the
-    same call goes on from there and ends with the same bytes.
+    same call goes on from there and ends with the same bytes. Where the network attends each picture with others, these
+    are drawn from the whole set, all splits (see `partner_rows`), and listed in the file.
 
     Parameters
     ----------
@@ -149,6 +151,8 @@ def extract(
     if len(source) == 0:
         raise DataError(f"{source.name}: no images to extract")
     check_source(source)
+    k = partners_of(backend)
+    partners = partner_rows(source.ids, k) if k else None
     started = time.perf_counter()
     identity = fingerprint(source, backend, batch_size, attention=attention)
     if out.is_dir():
@@ -194,13 +198,14 @@ def extract(
                     workers=workers,
                     on_error=on_error,
                     attention=attention,
+                    partners=partners,
                     advance=bar.update,
                 ):
                     skipped[rows] = bad
                     for row, reason in bad.items():
                         log.warning("skipped %s: %s", source.ids[row], reason)
             left_out = {row: reason for rows in ranges for row, reason in sorted(skipped[rows].items())}
-            job.merge(ranges, left_out, attention=attention)
+            job.merge(ranges, left_out, partners, attention=attention)
         except KeyboardInterrupt as stop:
             raise job.interrupted(ranges, overwrite=overwrite and not resume) from stop
         job.shards.remove()
@@ -273,7 +278,14 @@ class _Job:
             return None
         return shard
 
-    def merge(self, ranges: Sequence[range], skipped: dict[int, str], *, attention: bool) -> None:
+    def merge(
+        self,
+        ranges: Sequence[range],
+        skipped: dict[int, str],
+        partners: NDArray[np.int64] | None,
+        *,
+        attention: bool,
+    ) -> None:
         """All shards → the feature file. Raises: StoreError, DataError where no image could be used."""
         source, backend = self.source, self.backend
         kept = np.setdiff1d(np.arange(len(source)), np.fromiter(skipped, dtype=np.int64, count=len(skipped)))
@@ -305,6 +317,7 @@ class _Job:
             labels=source.labels[kept],
             ids=source.ids if len(kept) == len(source) else (source.ids[row] for row in kept),
             split=source.split[kept],
+            partners=() if partners is None else ([source.ids[row] for row in rows] for rows in partners[kept]),
             blocks=_blocks(self.shards, ranges, lambda shard: shard.features),
             dim=feature_width(backend),
             maps=maps,

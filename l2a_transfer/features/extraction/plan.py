@@ -7,7 +7,8 @@ import re
 from typing import Any
 
 from l2a_transfer.data.sources import CONTENT, ImageSource, stamped_by
-from l2a_transfer.features.backends.interface import FeatureBackend
+from l2a_transfer.features.backends.interface import FeatureBackend, partners_of
+from l2a_transfer.features.extraction.partners import SEED
 from l2a_transfer.features.machine import MEANING, RECORDED, decoders
 from l2a_transfer.features.store.schema import SCHEMA
 
@@ -32,7 +33,7 @@ def batches_of(rows: range, batch_size: int) -> list[range]:
 
 def fingerprint(source: ImageSource, backend: FeatureBackend, batch_size: int, *, attention: bool) -> dict[str, Any]:
     """Everything that decides the bytes of `/features` and of the maps; flat JSON."""
-    stamps = stamped_by(source)
+    stamps, partners = stamped_by(source), partners_of(backend)
     return {
         "format": SCHEMA,
         "data": source.fingerprint(),
@@ -45,6 +46,7 @@ def fingerprint(source: ImageSource, backend: FeatureBackend, batch_size: int, *
         "batch_size": batch_size,
         "pillow": decoders(source, backend.preprocess.size),
         **({"attention": True} if attention else {}),
+        **({"partners": partners, "partners_seed": SEED} if partners else {}),
         **({STAMPS: stamps} if stamps else {}),
         **backend.identity(),
     }

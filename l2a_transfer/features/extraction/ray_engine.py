@@ -16,6 +16,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from l2a_transfer.data.sources import ImageSource
 from l2a_transfer.errors import BackendError, L2AError, MissingExtraError, StoreError
 from l2a_transfer.features.backends.interface import FeatureBackend
@@ -101,6 +104,7 @@ def compute_on_ray(
     workers: int | None = None,
     on_error: str = "fail",
     attention: bool = False,
+    partners: NDArray[np.int64] | None = None,
     advance: Callable[[int], object] = lambda images: None,
 ) -> Iterator[tuple[range, dict[int, str]]]:
     """As `compute_shards`, by actors that decode and compute on the cluster's nodes; ranges come as they finish.
@@ -122,6 +126,7 @@ def compute_on_ray(
         kinds = ray.remote(max_restarts=RESTARTS, max_task_retries=0, **resources)(Extractor)
         job = [ray.put(source), ray.put(backend), shards.folder.absolute(), shards.fingerprint]
         options = {"batch_size": batch_size, "workers": workers or 0, "on_error": on_error, "attention": attention}
+        options["partners"] = partners
         pool = [kinds.remote(*job, **options) for _ in range(count)]
         try:
             yield from _dispatch(ray, pool, shards, ranges, advance)

@@ -69,6 +69,8 @@ EMPTY = {"skipped": "[]", "source": "{}"}
 """What stands for an optional attribute that is not there."""
 MAPS = "maps"
 """The group of the attention maps: one data set a level."""
+PARTNERS = "partners"
+"""The data set of partners; not there where the network takes none."""
 
 
 def document(path: Path, key: str, content: str) -> Any:
@@ -110,11 +112,12 @@ class FeatureMeta:
 
 @dataclass(frozen=True)
 class RowTable:
-    """Label, id and split of each row: (N,) int32, N names, (N,) uint8."""
+    """Label, id and split of each row: (N,) int32, N names, (N,) uint8; and its partners' ids, N times k, or none."""
 
     labels: NDArray[np.int32]
     ids: tuple[str, ...]
     split: NDArray[np.uint8]
+    partners: tuple[tuple[str, ...], ...] = ()
 
 
 def weights_sha256(meta: FeatureMeta) -> str | None:
@@ -169,6 +172,18 @@ def check_rows(path: Path, meta: FeatureMeta, rows: RowTable, dim: int) -> None:
     absent = {name for name, _ in meta.skipped}
     if len(absent) < len(meta.skipped) or absent & set(rows.ids):
         raise StoreError(f"{path}: 'skipped' must name different images, none of which has a row")
+    if rows.partners:
+        _check_partners(path, rows, absent)
+
+
+def _check_partners(path: Path, rows: RowTable, skipped: set[str]) -> None:
+    """Raises: StoreError where an image has partners that it cannot have."""
+    there = skipped | set(rows.ids)
+    if len(rows.partners) != len(rows.ids) or len(set(map(len, rows.partners))) != 1:
+        raise StoreError(f"{path}: /partners must have as many names for each of {counted(len(rows.ids), 'row')}")
+    for name, partners in zip(rows.ids, rows.partners, strict=True):
+        if not partners or len({name, *partners}) != 1 + len(partners) or not there.issuperset(partners):
+            raise StoreError(f"{path}: /partners: those of {name!r} must be different other images of the set")
 
 
 def digest_of(path: Path) -> tuple[int, bytes]:

@@ -25,6 +25,7 @@ from l2a_transfer.features.store.schema import (
     MAGIC,
     MAPS,
     OPTIONAL_JSON,
+    PARTNERS,
     SCHEMA,
     SEAL,
     TEXT,
@@ -59,6 +60,7 @@ class OpenedStore:
     split: NDArray[np.uint8]
     features: h5py.Dataset
     maps: dict[str, h5py.Dataset]
+    partners: tuple[tuple[str, ...], ...] = ()
 
 
 def open_store(path: Path, *, verified: Stamp | None = None) -> OpenedStore:
@@ -95,7 +97,7 @@ def open_store(path: Path, *, verified: Stamp | None = None) -> OpenedStore:
         if isinstance(error, StoreError) and not error.remedy:
             raise StoreError(error.problem, AGAIN) from error
         raise
-    return OpenedStore(file, stamp, meta, rows.labels, rows.ids, rows.split, features, maps)
+    return OpenedStore(file, stamp, meta, rows.labels, rows.ids, rows.split, features, maps, rows.partners)
 
 
 def check_same(path: Path, verified: Stamp) -> None:
@@ -222,7 +224,7 @@ def _read_rows(path: Path, file: h5py.File) -> tuple[FeatureMeta, RowTable, h5py
                 f"{path}: /features, /labels, /split must be float32 or float16, int32, uint8; got {found}"
             )
         ids = tuple(name.decode() for name in names[:].tolist())
-        rows = RowTable(labels[:], ids, split[:])
+        rows = RowTable(labels[:], ids, split[:], _read_partners(path, file))
         maps = _read_maps(path, file)
     except (KeyError, OSError, RuntimeError, TypeError, ValueError) as error:
         raise StoreError(f"{path}: damaged or made by another program: {error}") from error
@@ -235,6 +237,13 @@ def _read_rows(path: Path, file: h5py.File) -> tuple[FeatureMeta, RowTable, h5py
             )
     check_rows(path, meta, rows, features.shape[1])
     return meta, rows, features, maps
+
+
+def _read_partners(path: Path, file: h5py.File) -> tuple[tuple[str, ...], ...]:
+    if PARTNERS not in file:
+        return ()
+    found = _dataset(path, file, PARTNERS, 2, "S")[:].tolist()
+    return tuple(tuple(name.decode() for name in row) for row in found)
 
 
 def _read_maps(path: Path, file: h5py.File) -> dict[str, h5py.Dataset]:

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from l2a_transfer.errors import BackendError
+from l2a_transfer.features.extraction.partners import partner_rows
 from l2a_transfer.features.store.views import FeatureFile, open_features
 
 SHOWN = 5
@@ -25,7 +26,8 @@ class Findings:
     `not_finite`: ids of rows with a NaN or an infinity. `constant`: columns in which all rows hold one value; NaN is
     left out. `copies`: (id, id of the first row with the same features), −0 and 0 being the same; `across_splits`: how
     many of those first rows are in another split than their copy. `maps_outside`: of each level that has maps, the
-    images with weights outside of 0…1.
+    images with weights outside of 0…1. `partners_wrong`: ids of rows with other partners than their set and the seed in
+    the fingerprint give; None where it names no seed.
     """
 
     sha256: str
@@ -34,6 +36,7 @@ class Findings:
     copies: tuple[tuple[str, str], ...]
     across_splits: int
     maps_outside: dict[str, int]
+    partners_wrong: tuple[str, ...] | None = None
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -47,6 +50,7 @@ class Findings:
             "duplicates_across_splits": self.across_splits,
             "maps_outside_0_1": self.maps_outside,
             "first_duplicates": [list(pair) for pair in self.copies[:SHOWN]],
+            **({} if self.partners_wrong is None else {"partners_wrong": list(self.partners_wrong[:SHOWN])}),
         }
 
 
@@ -77,12 +81,29 @@ def verify_features(path: str | Path) -> Findings:
             copies=copies,
             across_splits=across,
             maps_outside=outside,
+            partners_wrong=_partners_wrong(file),
         )
 
 
 def _outside(file: FeatureFile, level: str) -> int:
     """Images whose attention weights of a level are not all between 0 and 1; NaN is not."""
     return sum(int((~((block >= 0) & (block <= 1))).any(axis=(1, 2)).sum()) for block in file.map_blocks(level))
+
+
+def _partners_wrong(file: FeatureFile) -> tuple[str, ...] | None:
+    seed = file.meta.fingerprint.get("partners_seed")
+    if not isinstance(seed, int):
+        return None
+    k = len(file.partners[0]) if file.partners else 0
+    if k != file.meta.fingerprint.get("partners"):
+        return file.ids
+    names = (*file.ids, *(name for name, _ in file.meta.skipped))
+    expected = partner_rows(names, k, seed)[: len(file)].tolist()
+    return tuple(
+        name
+        for name, own, rows in zip(file.ids, file.partners, expected, strict=True)
+        if own != tuple(names[row] for row in rows)
+    )
 
 
 def _copies(file: FeatureFile, digests: NDArray[np.void]) -> tuple[tuple[tuple[str, str], ...], int]:

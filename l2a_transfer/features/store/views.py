@@ -111,6 +111,8 @@ class FeatureFile:
         N names.
     split : ndarray
         (N,), uint8, an index into `meta.splits`.
+    partners : tuple of tuple of str
+        The k ids that each row was attended with; empty for networks that attend each image alone.
     features : FeatureRows
         (N, D), on disk until rows are taken.
     maps : dict
@@ -126,7 +128,7 @@ class FeatureFile:
         self._store: OpenedStore | None = store
         self._stamp, self._process = store.stamp, os.getpid()
         self.meta: FeatureMeta = store.meta
-        self.labels, self.ids, self.split = store.labels, store.ids, store.split
+        self.labels, self.ids, self.split, self.partners = store.labels, store.ids, store.split, store.partners
         self.features = FeatureRows(self, store.features.shape, store.features.dtype)
         self.maps: dict[str, tuple[int, int, int]] = {level: found.shape for level, found in store.maps.items()}
 
@@ -165,7 +167,7 @@ class FeatureFile:
         self.close()
 
     def close(self) -> None:
-        """Close the file in this process; `meta`, `labels`, `ids` and `split` stay."""
+        """Close the file in this process; `meta`, `labels`, `ids`, `split` and `partners` stay."""
         if self._store is not None:
             self._store.file.close()
         self._store = None

@@ -6,7 +6,7 @@ import io
 import json
 import math
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from l2a_transfer.features.store.schema import (
     MAGIC,
     MAPS,
     OPTIONAL_JSON,
+    PARTNERS,
     SCHEMA,
     SEAL,
     TEXT,
@@ -49,6 +50,7 @@ def write_features(
     dim: int,
     dtype: str = "float32",
     maps: Mapping[str, Iterable[NDArray[Any]]] | None = None,
+    partners: Iterable[Sequence[str]] = (),
 ) -> None:
     """Write a feature file. The same content gives the same bytes.
 
@@ -75,6 +77,8 @@ def write_features(
         How features are stored.
     maps : mapping, optional
         Level → blocks (B, H, W) of its attention maps, stored as float16.
+    partners : iterable of sequence of str, optional
+        The k ids that each row was attended with.
 
     Raises
     ------
@@ -87,7 +91,8 @@ def write_features(
     path = Path(path)
     if dtype not in DTYPES:
         raise ValueError(f"dtype must be one of {', '.join(DTYPES)}, got {dtype!r}")
-    rows = RowTable(np.asarray(labels, dtype=np.int32), tuple(ids), np.asarray(split, dtype=np.uint8))
+    attended_with = tuple(map(tuple, partners))
+    rows = RowTable(np.asarray(labels, dtype=np.int32), tuple(ids), np.asarray(split, dtype=np.uint8), attended_with)
     check_rows(path, meta, rows, dim)
     for key in (*JSON, *OPTIONAL_JSON):
         document(path, key, json.dumps(getattr(meta, key)))  # so that what is written can be read
@@ -187,12 +192,18 @@ def _write_meta(file: h5py.File, meta: FeatureMeta) -> None:
 
 
 def _write_rows(path: Path, file: h5py.File, rows: RowTable) -> None:
-    encoded = [name.encode() for name in rows.ids]
-    longest = max(map(len, encoded))
-    names = np.array(encoded, dtype=h5py.string_dtype("utf-8", longest))
-    for name, array in (("labels", rows.labels), ("ids", names), ("split", rows.split)):
-        step = max(1, CHUNK_BYTES // array.dtype.itemsize)
-        file.create_dataset(name, data=array, chunks=(min(len(array), step),), fletcher32=True)
+    tables = {"labels": rows.labels, "ids": _fixed_length(rows.ids), "split": rows.split}
+    if rows.partners:
+        tables[PARTNERS] = _fixed_length([name for row in rows.partners for name in row]).reshape(len(rows.ids), -1)
+    for name, array in tables.items():
+        step = max(1, CHUNK_BYTES // (array.itemsize * math.prod(array.shape[1:])))
+        file.create_dataset(name, data=array, chunks=(min(len(array), step), *array.shape[1:]), fletcher32=True)
+
+
+def _fixed_length(names: Sequence[str]) -> NDArray[Any]:
+    """Names as UTF-8 of one length."""
+    encoded = [name.encode() for name in names]
+    return np.array(encoded, dtype=h5py.string_dtype("utf-8", max(map(len, encoded))))
 
 
 def _write_blocks(

@@ -31,7 +31,8 @@ class PanVGG(Network):
         self.head = LevelHead(C, config.dropout * HEAD_DROPOUT)
         self.classifier = nn.Linear(C, config.num_classes)
 
-    def attend(self, images: Tensor) -> Attended:
+    def attend(self, images: Tensor, partners: Tensor | None = None) -> Attended:
+        self.check_partners(images, partners)
         block1, block2, block3, block4, block5 = self.trunk
         l2 = block4(F.max_pool2d(block3(block2(block1(images))), 2))  # (B, C, H/2, W/2)
         B, C, H, W = l2.shape

@@ -22,7 +22,8 @@ class VGG(Network):
         self.head = LevelHead(C, rate)
         self.classifier = nn.Linear(C, config.num_classes)
 
-    def attend(self, images: Tensor) -> Attended:
+    def attend(self, images: Tensor, partners: Tensor | None = None) -> Attended:
+        self.check_partners(images, partners)
         x = pooled_trunk(self.trunk, images, 4)  # (B, C, H/16, W/16)
         x = x.amax(dim=(2, 3))  # (B, C); at 32 × 32 the paper's fifth pool
         seen, dropped = self.head(self.hidden(self.dropout(x)))
@@ -38,7 +39,8 @@ class GapVGG(Network):
         self.trunk = Trunk(config)
         self.classifier = nn.Linear(config.channels(512), config.num_classes)
 
-    def attend(self, images: Tensor) -> Attended:
+    def attend(self, images: Tensor, partners: Tensor | None = None) -> Attended:
+        self.check_partners(images, partners)
         x = pooled_trunk(self.trunk, images, 4)  # (B, C, H/16, W/16)
         feature = {"gap": x.float().mean(dim=(2, 3))}
         return Attended(self.classifier(feature["gap"]), feature, feature, {})

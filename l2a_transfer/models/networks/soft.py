@@ -52,7 +52,8 @@ class AttentionVGG(Network):
         l3 = block5(F.max_pool2d(l2, 2))  # (B, 512·width, H/4, W/4)
         return {"L1": l1, "L2": l2, "L3": l3}, l3
 
-    def attend(self, images: Tensor) -> Attended:
+    def attend(self, images: Tensor, partners: Tensor | None = None) -> Attended:
+        self.check_partners(images, partners)
         local, last = self.local_features(images)
         g = None if self.global_branch is None else self.global_branch(last)
         g_a: dict[str, Tensor] = {}

@@ -1,0 +1,429 @@
+"""Networks over groups of images: who is attended with whom, in extraction, in the file and where it is refused."""
+
+from __future__ import annotations
+
+import json
+import pickle
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import h5py
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from l2a_transfer.data.readers import open_source
+from l2a_transfer.data.sources import ImageSource
+from l2a_transfer.errors import ArgumentError, BackendError, DataError, OutputExistsError, StoreError, TrainingError
+from l2a_transfer.export import export_onnx
+from l2a_transfer.features.backends.interface import Computed
+from l2a_transfer.features.backends.torch import TorchBackend
+from l2a_transfer.features.extraction import plan as plan_module
+from l2a_transfer.features.extraction import ray_engine
+from l2a_transfer.features.extraction.extract import extract
+from l2a_transfer.features.extraction.partners import partner_rows
+from l2a_transfer.features.store.reader import read_meta
+from l2a_transfer.features.store.verify import verify_features
+from l2a_transfer.features.store.views import FeatureFile, open_features
+from l2a_transfer.features.store.writer import write_features
+from l2a_transfer.models.config import Architecture, Family, ModelConfig, family, remove_family
+from l2a_transfer.models.interface import Attended, Network
+from l2a_transfer.models.registry import build_model
+from l2a_transfer.models.weights import Card, count_parameters
+from l2a_transfer.preprocess import Preprocess
+from l2a_transfer.training.trainer import Trainer
+from tests.conftest import TINY, assert_fails, l2a, save_picture
+from tests.test_store import FEATURES, META, ROWS, reseal
+from tests.test_training import CPU, RECIPE, colours
+
+C, K, SIZE = 4, 2, 16
+
+
+class Gated(Network):
+    """Attends to where an image resembles its partners; the first partner counts twice, so that their order matters."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__(config)
+        self.conv = nn.Conv2d(3, C, 4, stride=4)
+        self.classifier = nn.Linear(C, config.num_classes)
+
+    def attend(self, images: Tensor, partners: Tensor | None = None) -> Attended:
+        self.check_partners(images, partners)
+        assert partners is not None
+        B, k = partners.shape[:2]
+        l = self.conv(images)  # noqa: E741 - (B, C, H/4, W/4)
+        seen = self.conv(partners.flatten(0, 1)).mean(dim=(2, 3)).unflatten(0, (B, k))  # (B, k, C)
+        query = seen.sum(dim=1) + seen[:, 0]  # (B, C)
+        scores = (l * query[:, :, None, None]).sum(dim=1)  # (B, H/4, W/4)
+        weights = torch.softmax(scores.flatten(1), dim=1).reshape(scores.shape)
+        g_a = (l * weights[:, None]).sum(dim=(2, 3))  # (B, C)
+        return Attended(self.classifier(g_a), {"L3": g_a}, {"L3": g_a}, {"L3": weights})
+
+
+@pytest.fixture(autouse=True)
+def gated() -> Iterator[None]:
+    @family("gated")
+    class GatedFamily(Family):
+        architectures = (Architecture("gated-toy", levels=("L3",)),)
+        partners = K
+
+        def network(self, config: ModelConfig) -> nn.Module:
+            return Gated(config)
+
+        def feature_levels(self, config: ModelConfig) -> dict[str, int]:
+            return {"L3": C}
+
+    yield
+    remove_family("gated")
+
+
+def network_and_card() -> tuple[Network, Card]:
+    config = ModelConfig("gated-toy", num_classes=4)
+    model = build_model(config, seed=0).eval()
+    return model, Card("gated", config, Preprocess(size=SIZE), (), count_parameters(model), {"untrained": True})
+
+
+def backend() -> TorchBackend:
+    return TorchBackend(*network_and_card(), device="cpu")
+
+
+def run(source: ImageSource, out: Path, model: TorchBackend | None = None, **options: Any) -> FeatureFile:
+    """The open file of an extraction with batches of 3 pictures."""
+    extract(source, model or backend(), out, **{"batch_size": 3, "progress": False, **options})
+    return open_features(out)
+
+
+def features_by_hand(source: ImageSource, name: str, partners: Iterable[str]) -> NDArray[np.float32]:
+    """What the network says of one image of a source and its partners, (C,)."""
+    model, card = network_and_card()
+    pixels = [card.preprocess.pixels(source.image(source.ids.index(one))) for one in (name, *partners)]
+    mean, std = card.preprocess.statistics()
+    images = (torch.from_numpy(np.stack(pixels)).float() / 255 - mean) / std
+    with torch.inference_mode():
+        found: NDArray[np.float32] = model.attend(images[:1], images[None, 1:]).features[0].numpy()
+    return found
+
+
+@pytest.fixture
+def digits() -> ImageSource:
+    return open_source("digits", limit=20)
+
+
+# Who is whose partner ------------------------------------------------------------------------------------------------
+
+
+def test_partners_of_four_images() -> None:
+    """The SHA-256 of "0 a" begins with cf, "0 b" 84, "0 c" ed, "0 d" f3: b, a, c, d. With seed 1: c, a, b, d."""
+    ids = ["a", "b", "c", "d"]
+    assert partner_rows(ids, 1).tolist() == [[2], [0], [3], [1]]
+    assert partner_rows(ids, 3).tolist() == [[2, 3, 1], [0, 2, 3], [3, 1, 0], [1, 0, 2]]
+    assert partner_rows(ids, 2, seed=1).tolist() == [[1, 3], [3, 2], [0, 1], [2, 0]]
+    assert partner_rows(ids, 2).dtype == np.int64
+
+
+@pytest.mark.parametrize(("rows", "partners"), [(2, 1), (50, 1), (50, 7), (8, 7)])
+def test_partners_are_others_and_differ_whatever_the_order_of_the_rows(rows: int, partners: int) -> None:
+    ids = [f"class/ü{k}.jpg" for k in range(rows)]
+    found = partner_rows(ids, partners, seed=3)
+    assert found.shape == (rows, partners)
+    assert all(len({row, *own}) == 1 + partners for row, own in enumerate(found.tolist()))
+    np.testing.assert_array_equal(np.bincount(found.reshape(-1)), partners)  # each image is used as often
+
+    order = np.random.default_rng(0).permutation(rows)
+    shuffled = [ids[row] for row in order]
+    named = {shuffled[row]: [shuffled[k] for k in own] for row, own in enumerate(partner_rows(shuffled, partners, 3))}
+    assert named == {ids[row]: [ids[k] for k in own] for row, own in enumerate(found)}
+
+
+def test_another_seed_gives_other_partners() -> None:
+    ids = [str(k) for k in range(50)]
+    assert (partner_rows(ids, 1, seed=0) != partner_rows(ids, 1, seed=1)).any()
+
+
+@pytest.mark.parametrize("partners", [4, 5, -1])
+def test_too_few_images_for_so_many_partners(partners: int) -> None:
+    with pytest.raises(ArgumentError, match="partners must be at least 0 and fewer than the images, 4"):
+        partner_rows(["a", "b", "c", "d"], partners)
+
+
+# Networks and the backend --------------------------------------------------------------------------------------------
+
+
+def test_a_network_takes_as_many_partners_as_its_family_says() -> None:
+    model, _ = network_and_card()
+    images, partners = torch.randn(3, 3, SIZE, SIZE), torch.randn(3, K, 3, SIZE, SIZE)
+    assert (model.config.partners, ModelConfig("vgg-gap").partners) == (K, 0)
+    assert torch.equal(model(images, partners), model.attend(images, partners).logits)
+    for wrong in (None, partners[:, :1], partners[:2], partners[..., :8], images):
+        for call in (model, model.attend):
+            with pytest.raises(ArgumentError, match=r"partners must have the shape \(3, 2, 3, 16, 16\): gated-toy"):
+                call(images, wrong)
+
+
+@pytest.mark.parametrize("name", ["vgg", "vgg-gap", "vgg-pan", "vgg-att2-concat-pc"])
+def test_a_network_of_single_images_refuses_partners(name: str) -> None:
+    model = build_model(ModelConfig(name, width=1 / 32), seed=0).eval()
+    images = torch.randn(2, 3, 32, 32)
+    assert torch.equal(model(images), model.attend(images).logits)
+    for call in (model, model.attend):
+        with pytest.raises(ArgumentError, match=f"partners must be None: {name} attends each image alone"):
+            call(images, images[:, None])
+
+
+def test_the_backend_takes_groups() -> None:
+    groups = np.random.default_rng(0).integers(0, 256, (5, 1 + K, 3, SIZE, SIZE), dtype=np.uint8)
+    opened = backend()
+    found = opened.features(groups)
+    assert found.shape == (5, C)
+    assert opened.features(groups[:0]).shape == (0, C)
+    streamed = list(opened.stream([groups[:2], groups[2:]], attention=True))
+    np.testing.assert_allclose(np.concatenate([one.features for one in streamed]), found, rtol=1e-5)
+    assert [one.maps["L3"].shape for one in streamed] == [(2, 4, 4), (3, 4, 4)]
+    assert pickle.loads(pickle.dumps(opened)).features(groups).tobytes() == found.tobytes()  # noqa: S301
+    for swap in ([0, 2, 1], [1, 0, 2]):
+        assert np.abs(opened.features(groups[:, swap]) - found).max() > 1e-3
+    with pytest.raises(ValueError, match=r"\(B, 3, 3, 16, 16\), each image before its partners; got \(5, 3, 16, 16\)"):
+        opened.features(groups[:, 0])
+    with pytest.raises(TypeError, match="uint8"):
+        opened.features(groups.astype(np.float32))
+
+
+# Extraction ----------------------------------------------------------------------------------------------------------
+
+
+def test_batches_decide_neither_partners_nor_features(digits: ImageSource, tmp_path: Path) -> None:
+    few, many = run(digits, tmp_path / "3.h5"), run(digits, tmp_path / "7.h5", batch_size=7)
+    rows = partner_rows(digits.ids, K)
+    assert few.partners == many.partners == tuple(tuple(digits.ids[k] for k in own) for own in rows)
+    np.testing.assert_allclose(few.features[:], many.features[:], rtol=1e-5, atol=1e-6)
+    expected = [features_by_hand(digits, name, own) for name, own in zip(few.ids, few.partners, strict=True)]
+    np.testing.assert_allclose(few.features[:], expected, rtol=1e-5, atol=1e-6)
+    assert (few.meta.fingerprint["partners"], few.meta.fingerprint["partners_seed"]) == (K, 0)
+    assert pickle.loads(pickle.dumps(few)).partners == few.partners  # noqa: S301
+
+
+def test_a_network_of_single_images_writes_no_partners(digits: ImageSource, tmp_path: Path) -> None:
+    extract(digits, TINY, tmp_path / "f.h5", progress=False)
+    with h5py.File(tmp_path / "f.h5") as file:
+        assert sorted(file) == ["features", "ids", "labels", "split"]
+    assert not {"partners", "partners_seed"} & set(read_meta(tmp_path / "f.h5")[0].fingerprint)
+    with open_features(tmp_path / "f.h5") as found:
+        assert found.partners == ()
+    described = json.loads(l2a("inspect", tmp_path / "f.h5", "--verify", "--json").stdout)
+    assert "partners" not in described
+    assert "partners_wrong" not in described["verify"]
+
+
+def test_a_resumed_extraction_ends_with_the_same_bytes(
+    digits: ImageSource, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(plan_module, "SHARD_ROWS", 6)
+    run(digits, tmp_path / "whole.h5")
+
+    class Stopped(TorchBackend):
+        def stream(self, batches: Iterable[NDArray[np.uint8]], *, attention: bool = False) -> Iterator[Computed]:
+            for number, computed in enumerate(super().stream(batches, attention=attention)):
+                if number == 5:
+                    raise KeyboardInterrupt
+                yield computed
+
+    with pytest.raises(KeyboardInterrupt):
+        run(digits, tmp_path / "f.h5", Stopped(*network_and_card(), device="cpu"))
+    assert len(list((tmp_path / "f.h5.shards").glob("rows-*"))) == 2
+    monkeypatch.setattr(plan_module, "SEED", 1)
+    with pytest.raises(OutputExistsError, match="partners_seed: 0 there, 1 here"):
+        run(digits, tmp_path / "f.h5")
+    monkeypatch.setattr(plan_module, "SEED", 0)
+    run(digits, tmp_path / "f.h5")
+    assert (tmp_path / "f.h5").read_bytes() == (tmp_path / "whole.h5").read_bytes()
+
+
+class LocalRay:
+    """What the engine uses of Ray, in this process; what goes to an actor is pickled, as Ray does."""
+
+    exceptions = SimpleNamespace(RayActorError=ConnectionError, ActorDiedError=ConnectionError)
+
+    def cluster_resources(self) -> dict[str, float]:
+        return {"CPU": 64.0}
+
+    def put(self, value: Any) -> Any:
+        return value
+
+    def remote(self, **options: Any) -> Callable[[type], Any]:
+        def actor(kind: type) -> Any:
+            def start(*arguments: Any, **named: Any) -> Any:
+                given, options = pickle.loads(pickle.dumps((arguments, named)))  # noqa: S301
+                made = kind(*given, **options)
+                return Actor(work=SimpleNamespace(remote=lambda a, b: Call(made.work(a, b))))
+
+            return SimpleNamespace(remote=start)
+
+        return actor
+
+    def wait(self, calls: list[Any], **options: Any) -> tuple[list[Any], list[Any]]:
+        return calls[:1], calls[1:]
+
+    def get(self, call: Call) -> Any:
+        return call.result
+
+    def kill(self, actor: Any) -> None:
+        pass
+
+
+class Actor(SimpleNamespace):
+    __hash__ = object.__hash__
+
+
+class Call:
+    def __init__(self, result: Any) -> None:
+        self.result = result
+
+
+def test_the_ray_engine_gives_the_bytes_of_this_process(
+    digits: ImageSource, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    @contextmanager
+    def connected(*arguments: Any) -> Iterator[LocalRay]:
+        yield LocalRay()
+
+    monkeypatch.setattr(plan_module, "SHARD_ROWS", 6)
+    monkeypatch.setattr(ray_engine, "connected", connected)
+    run(digits, tmp_path / "local.h5")
+    run(digits, tmp_path / "ray.h5", engine="ray")
+    assert (tmp_path / "ray.h5").read_bytes() == (tmp_path / "local.h5").read_bytes()
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_faulty_image_takes_those_along_that_it_is_a_partner_of(tmp_path: Path, workers: int) -> None:
+    for k in range(9):
+        save_picture(tmp_path / "in" / "ant" / f"{k}.jpg", seed=k)
+    source = open_source(f"imagefolder:{tmp_path / 'in'}")
+    whole = run(source, tmp_path / "whole.h5")
+    bad = "ant/4.jpg"
+    with_bad = [name for name, own in zip(whole.ids, whole.partners, strict=True) if bad in own]
+    assert len(with_bad) == K
+    (tmp_path / "in" / bad).write_bytes(b"no picture")
+
+    source = open_source(f"imagefolder:{tmp_path / 'in'}")
+    with pytest.raises(DataError, match=r"ant/4\.jpg: "):
+        run(source, tmp_path / "f.h5", workers=workers)
+    found = run(source, tmp_path / "f.h5", on_error="skip", workers=workers)
+    reasons = dict(found.meta.skipped)
+    assert sorted(reasons) == sorted([bad, *with_bad])
+    assert {reasons[name] for name in with_bad} == {f"its partner {bad!r}: {reasons[bad]}"}
+    kept = [row for row, name in enumerate(whole.ids) if name not in reasons]
+    assert found.ids == tuple(whole.ids[row] for row in kept)
+    assert found.partners == tuple(whole.partners[row] for row in kept)
+    np.testing.assert_array_equal(found.features[:], whole.features[kept])
+    assert verify_features(tmp_path / "f.h5").partners_wrong == ()
+
+
+def test_a_set_of_too_few_images_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ArgumentError, match="fewer than the images, 2; got 2"):
+        run(open_source("digits", limit=2), tmp_path / "sub" / "f.h5")
+    assert list(tmp_path.iterdir()) == []
+
+
+# The file ------------------------------------------------------------------------------------------------------------
+
+
+def change_partners(path: Path, change: Callable[[NDArray[Any]], NDArray[Any]]) -> None:
+    """Other partners, sealed again as a hostile program would."""
+    with h5py.File(path, "r+", libver=("v110", "v110")) as file:
+        values = change(file["partners"][:])
+        del file["partners"]
+        file.create_dataset("partners", data=values, chunks=values.shape, fletcher32=True)
+    reseal(path)
+
+
+def test_inspect_shows_partners_and_verify_finds_changed_ones(digits: ImageSource, tmp_path: Path) -> None:
+    out = tmp_path / "f.h5"
+    written = run(digits, out)
+    written.close()
+    described = json.loads(l2a("inspect", out, "--verify", "--json").stdout)
+    assert (described["partners"], described["verify"]["partners_wrong"]) == (K, [])
+
+    change_partners(out, lambda values: np.concatenate([values[:3], values[3:4, ::-1], values[4:]]))
+    with open_features(out) as found:
+        assert found.partners[3] == written.partners[3][::-1]
+    assert verify_features(out).partners_wrong == (written.ids[3],)
+    assert_fails(l2a("inspect", out), 0)
+    assert_fails(l2a("inspect", out, "--verify"), 1, f"/partners: those of {written.ids[3]!r} are not what its set")
+
+    with h5py.File(out, "r+", libver=("v110", "v110")) as file:
+        del file["partners"]
+    reseal(out)
+    assert verify_features(out).partners_wrong == written.ids
+
+
+def test_a_flipped_bit_of_a_partner_is_found(digits: ImageSource, tmp_path: Path) -> None:
+    out = tmp_path / "f.h5"
+    with run(digits, out) as found:
+        stored = "".join(found.partners[0]).encode()  # the names have one length
+    content = bytearray(out.read_bytes())
+    content[content.index(stored)] ^= 1
+    out.write_bytes(content)
+    with pytest.raises(StoreError, match="its SHA-256 differs"):
+        verify_features(out)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda values: values[:, :1].repeat(2, axis=1), "/partners: those of '.*' must be different other images"),
+        (lambda values: np.full_like(values, b"nobody"), "/partners: those of '.*' must be different other images"),
+        (lambda values: values[:-1], "/partners must have as many names for each of 20 rows"),
+        (lambda values: values[:, 0], "/partners must have 2 axes and kind 'S'"),
+        (lambda values: np.ones(values.shape), "/partners must have 2 axes and kind 'S'"),
+        (lambda values: np.full_like(values, b"\xff"), "damaged or made by another program"),
+    ],
+)
+def test_partners_that_no_file_has_are_refused(
+    digits: ImageSource, tmp_path: Path, change: Callable[[NDArray[Any]], NDArray[Any]], said: str
+) -> None:
+    out = tmp_path / "f.h5"
+    run(digits, out).close()
+    change_partners(out, change)
+    with pytest.raises(StoreError, match=said):
+        open_features(out)
+
+
+@pytest.mark.parametrize(
+    "partners",
+    [
+        [["c"], ["c"], ["d"]],
+        [["c"], ["c"], ["d"], ["d"]],
+        [["b/ü.jpg", "c"], ["c"], ["d"], ["c"]],
+        [["c"], ["c"], ["d"], ["e"]],
+        [[], [], [], []],
+    ],
+)
+def test_partners_that_do_not_fit_are_not_written(tmp_path: Path, partners: list[list[str]]) -> None:
+    with pytest.raises(StoreError, match="/partners"):
+        write_features(tmp_path / "f.h5", META, **ROWS, blocks=[FEATURES], dim=3, partners=partners)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_names_of_any_letters_come_back(tmp_path: Path) -> None:
+    partners = (("b/ü.jpg", "d"), ("c", "a/1.jpg"), ("d", "b/ü.jpg"), ("c", "b/ü.jpg"))
+    for _ in range(2):
+        write_features(tmp_path / "f.h5", META, **ROWS, blocks=[FEATURES], dim=3, partners=partners)
+    with open_features(tmp_path / "f.h5") as found:
+        assert found.partners == partners
+    assert verify_features(tmp_path / "f.h5").partners_wrong is None  # by no rule that its fingerprint says
+
+
+# Where there are no partners -----------------------------------------------------------------------------------------
+
+
+def test_export_and_training_refuse_by_name(tmp_path: Path) -> None:
+    with pytest.raises(BackendError, match=r"gated: attends each image with others, .* alone; run it in PyTorch"):
+        export_onnx(network_and_card(), tmp_path / "gated.onnx")
+    assert list(tmp_path.iterdir()) == []
+    with pytest.raises(TrainingError, match="gated-toy attends each image with others, and cannot be trained here"):
+        Trainer(ModelConfig("gated-toy", num_classes=4), RECIPE, colours(32), placement=CPU)
