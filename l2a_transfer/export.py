@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from l2a_transfer.errors import ArgumentError, BackendError, OutputExistsError
 from l2a_transfer.features.backends.onnx import WEIGHTS_KEY, OnnxBackend, with_sha256
 from l2a_transfer.features.backends.torch import TorchBackend
-from l2a_transfer.files import check_free, replacing
+from l2a_transfer.files import check_free, output_path, replacing
 from l2a_transfer.lock import output_lock
 from l2a_transfer.models.copies import evaluation_copy
 from l2a_transfer.models.digest import network_sha256
@@ -112,7 +112,7 @@ def export_onnx(
         raise BackendError(
             f"{card.name}: attends each image with others, and an ONNX file takes images alone", "run it in PyTorch"
         )
-    out = Path(out)
+    out = output_path(out)
     if out.suffix != ".onnx":
         raise ArgumentError(
             f"out must be the name of an ONNX file, as {out.with_suffix('.onnx').name}; got {out.name!r}"

@@ -14,7 +14,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
-from l2a_transfer.errors import Interrupted, OutputExistsError, StoreError
+from l2a_transfer.errors import Interrupted, OutputExistsError, StoreError, wrong_kind
 from l2a_transfer.inputs import special_kind
 
 ARCHIVES = (".7z", ".gz", ".tar", ".tgz", ".zip")
@@ -71,6 +71,13 @@ def kind_of(mode: int) -> str:
 def is_there(path: Path) -> bool:
     """Whether anything has this name, including a broken link."""
     return os.path.lexists(path)
+
+
+def output_path(out: str | Path) -> Path:
+    """The path of an output. Raises: TypeError for anything that is no path."""
+    if not isinstance(out, (str, os.PathLike)):
+        raise wrong_kind("out", "a path, as 'out/features.h5'", out)
+    return Path(out)
 
 
 def check_folder(out: Path, what: str) -> None:

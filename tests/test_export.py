@@ -23,8 +23,10 @@ ARCHITECTURES = [
     "vgg",
     "vgg-pan",
     "vgg-att2-concat-uniform",
-    "vgg-att3-indep-add",
-    *(pytest.param(name, marks=pytest.mark.slow) for name in ("vgg-gap", "vgg-att1-pc", "vgg-att3-concat-dp")),
+    *(
+        pytest.param(name, marks=pytest.mark.slow)
+        for name in ("vgg-gap", "vgg-att1-pc", "vgg-att3-concat-dp", "vgg-att3-indep-add")
+    ),
 ]
 
 
@@ -68,11 +70,13 @@ def test_the_file_carries_card_and_preprocess_and_no_trace_of_the_machine(export
     assert model.graph.input[0].type.tensor_type.elem_type == onnx.TensorProto.UINT8
 
 
+@pytest.mark.slow
 def test_two_exports_have_the_same_bytes(exported_tiny: Path, tmp_path: Path) -> None:
     network, card = load_model(TINY)
     assert export_onnx((network, card), tmp_path / "again.onnx").path.read_bytes() == exported_tiny.read_bytes()
 
 
+@pytest.mark.slow
 def test_a_file_that_differs_is_not_left_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     network, card = load_model(TINY)
     earlier = tmp_path / "tiny.onnx"

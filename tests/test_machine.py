@@ -81,6 +81,7 @@ def said_by(settings: str) -> dict[str, Any]:
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("settings", OTHER_KINDS)
 def test_where_features_differ_the_fingerprint_does(settings: str) -> None:
     assert said_by("") == said_by("L2A_NOTHING=1")  # a process of the same kind says the same

@@ -144,7 +144,7 @@ def printed(world: Path) -> Callable[[str], dict[str, Printed]]:
     return in_encoding
 
 
-@pytest.mark.parametrize("encoding", ["latin-1", "ascii"])
+@pytest.mark.parametrize("encoding", [pytest.param("latin-1", marks=pytest.mark.slow), "ascii"])
 @pytest.mark.parametrize("command", COMMANDS)
 def test_a_success_is_a_success_in_any_encoding(
     command: str,

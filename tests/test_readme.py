@@ -61,6 +61,7 @@ def test_every_command_appears() -> None:
     assert {shlex.split(line)[1] for line in COMMANDS} == set(VERBS)
 
 
+@pytest.mark.slow
 def test_commands_run_in_the_order_of_the_page(newcomer: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(newcomer)
     for line in COMMANDS:

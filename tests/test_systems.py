@@ -81,6 +81,7 @@ if __name__ == "__main__":
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", METHODS)
 def test_workers_change_nothing_however_they_are_started(method: str, tmp_path: Path, program: Path) -> None:
     for label in ("ant", "bee"):
@@ -114,6 +115,7 @@ if __name__ == "__main__":
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="the kernel's help is Linux's")
 @pytest.mark.parametrize("method", METHODS)
 def test_a_kill_takes_the_workers_along_however_they_were_started(method: str, tmp_path: Path, program: Path) -> None:

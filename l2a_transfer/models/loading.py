@@ -153,6 +153,8 @@ def list_models(pattern: str = "*", pretrained: bool | None = None) -> list[str]
     >>> l2a_transfer.list_models("*-pc.*", pretrained=True)
     ['vgg-att2-concat-pc.cifar10-w025', 'vgg-att2-concat-pc.cifar10-w050']
     """
+    if not isinstance(pattern, str):
+        raise wrong_kind("pattern", "a pattern of names, as 'vgg-att2-*'", pattern)
     names = [] if pretrained else list(ARCHITECTURES)
     names += pretrained_names() if pretrained in (True, None) else []
     return [name for name in names if fnmatchcase(name, pattern)]
@@ -222,6 +224,8 @@ def create_model(
 
     if not isinstance(name, str):
         raise wrong_kind("name", "the name of an architecture or of weights, as list_models() gives", name)
+    if width is not None and not isinstance(width, (int, float)):
+        raise wrong_kind("width", "a number, as 0.25", width)
     given = {
         "num_classes": num_classes,
         "width": None if width is None else float(width),  # 1 and 1.0 are one config, and one digest

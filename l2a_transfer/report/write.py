@@ -15,11 +15,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from l2a_transfer.errors import wrong_kind
 from l2a_transfer.evaluation.compare import Comparison
 from l2a_transfer.evaluation.results import EvalResults, EvalRow
 from l2a_transfer.evaluation.results_schema import earlier_files
 from l2a_transfer.evaluation.seeds import SeedSummary
-from l2a_transfer.files import check_folder, check_free, check_replaceable, leftovers, replacing_all
+from l2a_transfer.files import check_folder, check_free, check_replaceable, leftovers, output_path, replacing_all
 from l2a_transfer.lock import folder_lock
 from l2a_transfer.report import figures, lookup
 from l2a_transfer.report.markdown import report_markdown
@@ -112,7 +113,9 @@ def write_report(
     >>> "report.html" in {path.name for path in files}
     True
     """
-    out = Path(out)
+    if not isinstance(results, EvalResults):
+        raise wrong_kind("results", "what evaluate() gives", results)
+    out = output_path(out)
     beside = beside or {}
     if earlier is None:
         with report_folder(out, overwrite=overwrite, beside=tuple(beside)) as found:

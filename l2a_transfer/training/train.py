@@ -12,6 +12,7 @@ from l2a_transfer.data.objects import InMemory
 from l2a_transfer.data.readers import open_source
 from l2a_transfer.data.sources import ImageSource
 from l2a_transfer.errors import ArgumentError, wrong_kind
+from l2a_transfer.files import output_path
 from l2a_transfer.models.config import DEFAULT_WIDTH, ModelConfig
 from l2a_transfer.models.weights import pretrained_names
 from l2a_transfer.preprocess import Preprocess
@@ -121,7 +122,7 @@ def train(
         For data, recipe and network that do not go together, and a run that cannot be resumed; NotFiniteError where
         the loss is not finite.
     OutputExistsError
-        Placement `out` holds a run and neither `resume` nor `overwrite` is given.
+        Where `out` holds a run and neither `resume` nor `overwrite` is given.
     Interrupted
         At Ctrl-C and SIGTERM: a KeyboardInterrupt that says what is kept.
 
@@ -185,7 +186,7 @@ def train(
         init_from=init_from,
     )
     return run_training(
-        trainer, Path(out), resume=resume, overwrite=overwrite, eval_every=eval_every, progress=progress
+        trainer, output_path(out), resume=resume, overwrite=overwrite, eval_every=eval_every, progress=progress
     )
 
 

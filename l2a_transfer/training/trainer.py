@@ -200,7 +200,7 @@ class Trainer:
     def run_epoch(self, *, progress: bool = True, stop: Callable[[], bool] = lambda: False) -> dict[str, Any] | None:
         """Train to the end of the epoch; returns its loss, accuracy on the augmented images, rate and speed.
 
-        Placement `stop` says so between two steps, returns None: the position is then inside the epoch, and the next
+        Where `stop` says so between two steps, returns None: the position is then inside the epoch, and the next
         call goes on from there. Nothing waits for a GPU but the progress bar, once in LOOK_EVERY steps, for a loss
         that is long there. Raises: NotFiniteError where the loss, or a weight at the end, is not finite;
         MemoryLimitError where a step takes more of a CPU's memory than this process may take.

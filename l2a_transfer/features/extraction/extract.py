@@ -43,7 +43,7 @@ from l2a_transfer.features.extraction.shard_folder import RowShard, ShardFolder
 from l2a_transfer.features.store.reader import read_meta
 from l2a_transfer.features.store.schema import FeatureMeta
 from l2a_transfer.features.store.writer import write_features
-from l2a_transfer.files import check_own_folder, check_replaceable, names_a_format
+from l2a_transfer.files import check_own_folder, check_replaceable, names_a_format, output_path
 from l2a_transfer.lock import output_lock
 from l2a_transfer.text import terminal
 from l2a_transfer.wording import are, counted
@@ -137,7 +137,7 @@ def extract(
     """
     source = open_source(data)
     backend = open_backend(model)
-    out = Path(out)
+    out = output_path(out)
     if names_a_format(out) and out.suffix.lower() not in SUFFIXES:
         raise ArgumentError(f"out must be the name of an HDF5 file, as {out.with_suffix('.h5').name}; got {out.name!r}")
     if batch_size < 1:
