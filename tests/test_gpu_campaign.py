@@ -52,6 +52,7 @@ def test_no_two_runs_of_the_plan_are_one(runs: Any) -> None:
     assert stems[0] == "vgg-att2-concat-pc.cifar10-w100.fast.seed-0"
 
 
+@pytest.mark.slow
 def test_a_run_is_not_begun_that_cannot_end_in_time(runs: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     place = runs.Place(tmp_path, cifar(tmp_path / "data"), "cpu")
     monkeypatch.setattr(runs, "_start", lambda *_, **__: pytest.fail("begun"))

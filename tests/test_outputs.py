@@ -420,7 +420,9 @@ VERBS: dict[str, tuple[str, int, list[str]]] = {
 
 
 @pytest.mark.parametrize("how", ["limit", "disk"])
-@pytest.mark.parametrize("verb", VERBS)
+@pytest.mark.parametrize(
+    "verb", [pytest.param(verb, marks=pytest.mark.slow) if verb == "export" else verb for verb in VERBS]
+)
 def test_a_full_disk_names_the_file_and_leaves_none(tmp_path: Path, verb: str, how: str) -> None:
     name, room, command = VERBS[verb]
     for label in "ab":

@@ -169,6 +169,7 @@ def kinds_fitted(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return kinds
 
 
+@pytest.mark.slow
 def test_features_larger_than_max_memory_are_streamed_to_the_same_table(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -154,7 +154,7 @@ FIRST = {
         ("maps", "quickstart"),
         ("train", "svm-eval"),
         ("train", "train"),
-        ("export", "export"),
+        pytest.param("export", "export", marks=pytest.mark.slow),
         ("extract", "extract"),
     ],
 )
