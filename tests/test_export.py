@@ -20,12 +20,17 @@ from l2a_transfer.models.loading import load_model
 from tests.conftest import TINY, assert_fails, l2a
 
 ARCHITECTURES = [
-    "vgg",
     "vgg-pan",
-    "vgg-att2-concat-uniform",
     *(
         pytest.param(name, marks=pytest.mark.slow)
-        for name in ("vgg-gap", "vgg-att1-pc", "vgg-att3-concat-dp", "vgg-att3-indep-add")
+        for name in (
+            "vgg",
+            "vgg-att2-concat-uniform",
+            "vgg-gap",
+            "vgg-att1-pc",
+            "vgg-att3-concat-dp",
+            "vgg-att3-indep-add",
+        )
     ),
 ]
 

@@ -166,6 +166,7 @@ def test_a_script_without_a_guard_is_told_of_it(method: str, tmp_path: Path, pro
     assert run(program, method, tmp_path / "f.h5", "0").stdout == "40\n"
 
 
+@pytest.mark.slow
 def test_workers_that_end_while_they_import_the_script_are_told_of(tmp_path: Path, program: Path) -> None:
     program.write_text(f"# of __main__, but without a guard{UNGUARDED}")
     done = run(program, "forkserver", tmp_path / "f.h5", "2")
@@ -189,6 +190,7 @@ def test_the_command_says_at_once_that_it_needs_posix(arguments: list[str]) -> N
     assert done.stderr.count("\n") == 1
 
 
+@pytest.mark.slow
 def test_extraction_from_python_says_that_it_needs_posix(tmp_path: Path) -> None:
     code = f"""{WITHOUT_POSIX}
 import l2a_transfer

@@ -121,7 +121,7 @@ def test_lists_of_models_and_data_sets_in_a_pipe() -> None:
     assert line.split()[1:3] == ["1,797", "10"]
 
 
-@pytest.mark.parametrize("columns", [40, pytest.param(80, marks=pytest.mark.slow), 400])
+@pytest.mark.parametrize("columns", [40, *(pytest.param(n, marks=pytest.mark.slow) for n in (80, 400))])
 def test_an_evaluation_in_a_terminal_and_in_a_pipe(columns: int, tmp_path: Path) -> None:
     path = save(tmp_path / "f.h5", feature_set(labels_of(2, 12)))
     arguments = ["svm-eval", path, "--c-grid", "0.01", "--overwrite", "--out", tmp_path / "r"]

@@ -54,6 +54,7 @@ def test_a_signal_ends_a_command_in_one_line(number: signal.Signals, code: int, 
     assert (process.returncode, out, err) == (code, "", f"{SAID}\n")
 
 
+@pytest.mark.slow
 def test_an_extraction_that_is_terminated_says_what_is_kept(tmp_path: Path) -> None:
     program = """
         import sys, time

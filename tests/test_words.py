@@ -185,6 +185,7 @@ def test_ctrl_c_prints_one_message(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert result.stderr == "Interrupted before it was done; start it again.\n"
 
 
+@pytest.mark.slow
 def test_ctrl_c_during_training_says_once_where_it_was_saved(tmp_path: Path) -> None:
     command = [
         "train",
