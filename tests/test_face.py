@@ -207,7 +207,7 @@ def test_a_network_without_weights_is_a_function_of_the_seed() -> None:
     key = "classifier.weight"
     assert torch.equal(one.state_dict()[key], same.state_dict()[key])
     assert not torch.equal(one.state_dict()[key], other.state_dict()[key])
-    as_tagged = l2a_transfer.create_model("vgg-att2-concat-pc.cifar10-w050", seed=0)
+    as_tagged = l2a_transfer.create_model("vgg-att2-concat-pc.cifar10-w050", pretrained=False, seed=0)
     assert (as_tagged.config.width, as_tagged.config.num_classes) == (0.5, 10)
     assert l2a_transfer.create_model("vgg", width=1, seed=0).config.to_json()["width"] == 1.0
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from l2a_transfer.devices import check_device_name
-from l2a_transfer.errors import ArgumentError, MissingExtraError, unknown_name
+from l2a_transfer.errors import ArgumentError, MissingExtraError, names_keywords, unknown_name
 from l2a_transfer.evaluation.compare import Comparison
 from l2a_transfer.evaluation.comparison_families import Wanted
 from l2a_transfer.evaluation.confusion import Confusion
@@ -28,6 +28,7 @@ MATRIX_UP_TO = 250
 """Classes up to which `results.json` has whole confusion matrices; a larger one holds hardly anything but zeros."""
 
 
+@names_keywords
 @dataclass(frozen=True)
 class EvalConfig:
     """What is measured and how; everything that changes a number except the features.

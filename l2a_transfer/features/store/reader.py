@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from l2a_transfer.errors import StoreError
+from l2a_transfer.errors import StoreError, names_keywords
 from l2a_transfer.features.store.schema import AGAIN, SEAL, USER_BLOCK, FeatureMeta
 from l2a_transfer.features.store.sealed import (
     OpenedStore,
@@ -71,6 +71,7 @@ class FeatureSet:
     split: NDArray[np.uint8]
 
 
+@names_keywords
 def read_features(path: str | Path) -> FeatureSet:
     """Read a feature file into memory. Every byte of it is verified first.
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from l2a_transfer.errors import MissingExtraError, unknown_name
+from l2a_transfer.errors import MissingExtraError, names_keywords, unknown_name
 from l2a_transfer.features.store.schema import FeatureMeta
 from l2a_transfer.features.store.sealed import (
     OpenedStore,
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 BLOCK_BYTES = 16 << 20
 
 
+@names_keywords
 def open_features(path: str | Path, *, finite: bool = True) -> FeatureFile:
     """Open a feature file for reading by rows. Every byte of it is verified first, once.
 
