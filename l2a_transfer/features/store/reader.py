@@ -21,6 +21,7 @@ from l2a_transfer.features.store.sealed import (
     read_block,
     sha256_of,
 )
+from l2a_transfer.features.store.shown import features_html, features_repr
 from l2a_transfer.features.store.writer import write_features
 
 __all__ = [
@@ -69,6 +70,12 @@ class FeatureSet:
     labels: NDArray[np.int32]
     ids: tuple[str, ...]
     split: NDArray[np.uint8]
+
+    def __repr__(self) -> str:
+        return features_repr(self, self.path, self.meta, self.features.shape, self.features.dtype)
+
+    def _repr_html_(self) -> str:
+        return features_html(self.path, self.meta, self.features.shape, self.features.dtype)
 
 
 @names_keywords
