@@ -233,7 +233,7 @@ def test_results_show_a_line_for_each_row() -> None:
     assert lines == ["  toy, official: good 75.0 [65.0, 85.0] %", "  toy, official: bad (L3) 25.0 [15.0, 35.0] %"]
     many = made_results([row(f"m{k}") for k in range(40)])
     assert len(repr(many).splitlines()) == 14
-    assert repr(many).endswith("  … and 28 more in `rows`")
+    assert repr(many).endswith("  … and 28 more in .rows")
     assert all(len(repr(part)) < 200 for part in (*found.details, *found.splits))
 
 

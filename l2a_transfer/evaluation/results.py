@@ -313,7 +313,7 @@ class EvalResults:
         for data, label, variant, protocol, accuracy, *_ in map(_cells, self.rows[:REPR_ROWS]):
             name = f"{label} ({variant})" if variant else label
             lines.append(terminal(f"  {data}, {protocol}: {name} {accuracy} %"))
-        lines += [f"  … and {len(self.rows) - REPR_ROWS:,} more in `rows`"] if len(self.rows) > REPR_ROWS else []
+        lines += [f"  … and {len(self.rows) - REPR_ROWS:,} more in .rows"] if len(self.rows) > REPR_ROWS else []
         return "\n".join(lines)
 
     def _repr_html_(self) -> str:
