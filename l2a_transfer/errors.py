@@ -1,9 +1,15 @@
-"""The exceptions of this package, and the message for an unknown name."""
+"""The exceptions of this package, and the messages for unknown names: of things, and of keyword arguments."""
 
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+import functools
+import inspect
+from collections.abc import Callable, Iterable
+from typing import Any, TypeVar, cast
+
+Called = TypeVar("Called", bound=Callable[..., Any])
+MOST_SUGGESTIONS = 3
 
 
 class Explained(BaseException):
@@ -111,23 +117,59 @@ def wrong_kind(argument: str, expected: str, got: object) -> TypeError:
     return TypeError(f"{argument} must be {expected}; got {type(got).__name__}")
 
 
+def similar(name: str, valid: Iterable[str]) -> list[str]:
+    """The valid names that `name` may stand for, best first; case is ignored.
+
+    The name itself in another case, else all names that begin with it, else the one nearest by edit distance.
+
+    Examples
+    --------
+    >>> similar("vgg-att2", ["vgg", "vgg-att2-concat-pc", "vgg-att2-concat-dp"])
+    ['vgg-att2-concat-pc', 'vgg-att2-concat-dp']
+    >>> similar("sofmax", ["softmax", "sparsemax"])
+    ['softmax']
+    """
+    folded: dict[str, str] = {}
+    for candidate in valid:
+        folded.setdefault(candidate.casefold(), candidate)
+    given = name.casefold()
+    if given in folded:
+        return [folded[given]]
+    begun = [candidate for fold, candidate in folded.items() if given and fold.startswith(given)]
+    return begun or [folded[fold] for fold in difflib.get_close_matches(given, folded, n=1, cutoff=0.5)]
+
+
 def nearest(name: str, valid: Iterable[str]) -> str | None:
-    """The valid name that is most similar to `name`, ignoring case; None if no name is similar.
+    """The first of `similar`; None if no name is similar.
 
     Examples
     --------
     >>> nearest("sofmax", ["softmax", "sparsemax"])
     'softmax'
     """
-    folded: dict[str, str] = {}
-    for candidate in valid:
-        folded.setdefault(candidate.casefold(), candidate)
-    found = difflib.get_close_matches(name.casefold(), folded, n=1, cutoff=0.5)
-    return folded[found[0]] if found else None
+    return next(iter(similar(name, valid)), None)
+
+
+def did_you_mean(name: str, valid: Iterable[str]) -> str:
+    """The end of an error about an unknown name: a question with the similar names, or nothing.
+
+    Examples
+    --------
+    >>> did_you_mean("sofmax", ["softmax", "sparsemax"])
+    "; did you mean 'softmax'?"
+    >>> did_you_mean("s", ["softmax", "sparsemax"])
+    "; did you mean 'softmax' or 'sparsemax'?"
+    """
+    found = similar(name, valid)
+    quoted = [repr(other) for other in found[:MOST_SUGGESTIONS]]
+    if len(found) > MOST_SUGGESTIONS:
+        return f"; did you mean {', '.join(quoted)}, …?"
+    *others, last = quoted or [""]
+    return f"; did you mean {', '.join(others)}{' or ' if others else ''}{last}?" if last else ""
 
 
 def unknown_name(kind: str, name: str, valid: Iterable[str]) -> UnknownNameError:
-    """The error for an unknown name. It lists the valid names, or the first of many, and suggests the nearest one.
+    """The error for an unknown name. It lists the valid names, or the first of many, and suggests similar ones.
 
     Examples
     --------
@@ -135,7 +177,45 @@ def unknown_name(kind: str, name: str, valid: Iterable[str]) -> UnknownNameError
     "fit must be one of stretch, crop; got 'strech'; did you mean 'stretch'?"
     """
     names = list(valid)
-    close = nearest(name, names)
     listed = ", ".join(names) if len(names) <= 12 else f"{', '.join(names[:11])}, … ({len(names)} in all)"
-    hint = f"; did you mean {close!r}?" if close else ""
-    return UnknownNameError(f"{kind} must be one of {listed}; got {name!r}{hint}")
+    return UnknownNameError(f"{kind} must be one of {listed}; got {name!r}{did_you_mean(name, names)}")
+
+
+def names_keywords(called: Called) -> Called:
+    """Decorate a function or a class: its TypeError for an unknown keyword argument suggests similar ones.
+
+    The signature stays as it is, also for type checkers. Python itself suggests a name from version 3.13 on only, and
+    none for a keyword that was cut short.
+
+    Examples
+    --------
+    >>> @names_keywords
+    ... def fit(rows, *, batch_size=1): ...
+    >>> fit([], batchsize=2)
+    Traceback (most recent call last):
+    ...
+    TypeError: fit() got an unexpected keyword argument 'batchsize'; did you mean 'batch_size'?
+    """
+    if isinstance(called, type):
+        setattr(called, "__init__", _checked(vars(called)["__init__"], called.__name__))  # noqa: B010
+        return called
+    return cast(Called, _checked(called, called.__name__))
+
+
+def _checked(function: Callable[..., Any], name: str) -> Callable[..., Any]:
+    """The function, which raises TypeError for an unknown keyword argument before it is called."""
+    keywords = {
+        parameter.name: None
+        for parameter in inspect.signature(function).parameters.values()
+        if parameter.kind in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY) and parameter.name != "self"
+    }
+
+    @functools.wraps(function)
+    def checked(*args: Any, **given: Any) -> Any:
+        for keyword in given:
+            if keyword not in keywords:
+                hint = did_you_mean(keyword, keywords) or f"; it takes {', '.join(keywords)}"
+                raise TypeError(f"{name}() got an unexpected keyword argument {keyword!r}{hint}")
+        return function(*args, **given)
+
+    return checked

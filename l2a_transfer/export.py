@@ -14,8 +14,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from l2a_transfer.errors import ArgumentError, BackendError, OutputExistsError
+from l2a_transfer.errors import ArgumentError, BackendError, OutputExistsError, names_keywords
 from l2a_transfer.features.backends.onnx import WEIGHTS_KEY, OnnxBackend, with_sha256
+from l2a_transfer.features.backends.order import check_order
 from l2a_transfer.features.backends.torch import TorchBackend
 from l2a_transfer.files import check_free, output_path, replacing
 from l2a_transfer.lock import output_lock
@@ -66,6 +67,7 @@ def relative_error(found: np.ndarray[Any, Any], expected: np.ndarray[Any, Any]) 
     return float((difference / np.maximum(scale, np.finfo(np.float32).tiny)).max())
 
 
+@names_keywords
 def export_onnx(
     model: str | Path | Network | tuple[Network, Card], out: str | Path, *, overwrite: bool = False, seed: int = 0
 ) -> ExportResult:
@@ -107,6 +109,9 @@ def export_onnx(
     >>> result.outputs, result.max_relative_error < 1e-4
     (('features',), True)
     """
+    # A file .onnx is a model to other functions; here it is what is written.
+    given, other = (None if _is_onnx(thing) else thing for thing in (model, out))
+    check_order("export_onnx(model, out)", ("model", given), ("out", other))
     network, card = as_network(model, seed=seed)
     if network.partners:
         raise BackendError(
@@ -125,6 +130,10 @@ def export_onnx(
     with output_lock(out):
         check_free(out, overwrite=overwrite)  # whoever held the lock until now may have finished in the meantime
         return _export(network, card, out)
+
+
+def _is_onnx(thing: object) -> bool:
+    return isinstance(thing, (str, Path)) and str(thing).endswith(".onnx")
 
 
 def _export(model: Network, card: Card, out: Path) -> ExportResult:

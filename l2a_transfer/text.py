@@ -76,6 +76,44 @@ def csv_cell(value: object) -> object:
     )
 
 
+def few(names: Sequence[str], most: int = 4) -> str:
+    """The first names of a list, and how many there are.
+
+    Examples
+    --------
+    >>> few(["train", "test"]), few(list("abcdef"))
+    ('train, test', 'a, b, c, d, … (6 in all)')
+    """
+    return ", ".join(names) if len(names) <= most else f"{', '.join(names[:most])}, … ({len(names):,} in all)"
+
+
+def classes_and_splits(classes: Sequence[str], splits: Sequence[str]) -> tuple[str, str]:
+    """What a repr says of a data set's classes and splits.
+
+    Examples
+    --------
+    >>> classes_and_splits(["cat", "dog"], ["train", "test"])
+    ('2 classes', 'splits train, test')
+    """
+    number = {0: "no classes", 1: "1 class"}.get(len(classes), f"{len(classes):,} classes")
+    return number, f"{'split' if len(splits) == 1 else 'splits'} {few(splits)}"
+
+
+def repr_line(thing: object, name: str, *facts: str) -> str:
+    """What `__repr__` gives for an object that holds much: its class, what it is called, and a few facts, in one line.
+
+    Examples
+    --------
+    >>> repr_line(print, "demo", "3 rows", "2 columns")
+    '<builtin_function_or_method demo: 3 rows, 2 columns>'
+    """
+    return terminal(f"<{type(thing).__name__} {_cut(name)}: {', '.join(map(_cut, facts))}>")
+
+
+def _cut(text: str, most: int = 160) -> str:
+    return text if len(text) <= most else text[: most - 1] + "…"
+
+
 def shell_line(arguments: Sequence[str]) -> str:
     """A command for a shell, in one line. Arguments with invisible characters are written as `$'…'`.
 

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 import inspect
+import pickle
 import random
 import re
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,10 +20,19 @@ from numpy.typing import NDArray
 from PIL import Image
 
 import l2a_transfer
-from l2a_transfer.errors import ArgumentError, DataError, MissingExtraError, UnknownNameError
+from l2a_transfer.data.sources import SourceBase
+from l2a_transfer.errors import (
+    ArgumentError,
+    DataError,
+    MissingExtraError,
+    UnknownNameError,
+    names_keywords,
+    similar,
+)
 from l2a_transfer.explain.interface import AttentionMaps
 from l2a_transfer.features.store.reader import read_features
 from l2a_transfer.models.interface import Network
+from l2a_transfer.training.recipe import TrainConfig
 from tests.conftest import TINY, memory_source, save_picture
 from tests.made_results import results as made_results
 from tests.made_results import row
@@ -65,6 +78,185 @@ def test_every_listed_name_is_there_and_others_are_not() -> None:
     assert l2a_transfer.__version__ == "0.1.0"
     with pytest.raises(AttributeError):
         _ = l2a_transfer.build_model  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize(
+    ("name", "end"),
+    [
+        ("extrac", "; did you mean 'extract'?"),
+        ("extracts", "; did you mean 'extract'?"),
+        ("create", "; did you mean 'create_model'?"),
+        ("open", "; did you mean 'open_backend', 'open_features' or 'open_source'?"),
+        ("zzz", "no attribute 'zzz'"),
+        ("__wrapped__", "no attribute '__wrapped__'"),
+    ],
+)
+def test_an_unknown_attribute_names_the_nearest(name: str, end: str) -> None:
+    assert not hasattr(l2a_transfer, name)
+    with pytest.raises(AttributeError, match=re.escape(end) + "$"):
+        getattr(l2a_transfer, name)
+
+
+def test_the_traceback_of_an_unknown_attribute_has_one_suggestion() -> None:
+    code = "import l2a_transfer; l2a_transfer.extrac"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == 1
+    assert done.stderr.lower().count("did you mean") == 1
+
+
+@pytest.mark.parametrize(
+    ("call", "words"),
+    [
+        (
+            lambda: l2a_transfer.create_model("vgg", num_class=3),
+            r"create_model\(\) .*'num_class'; did you mean 'num_classes'",
+        ),
+        (lambda: l2a_transfer.extract("digits", TINY, "f.h5", batchsize=3), "'batchsize'; did you mean 'batch_size'"),
+        (lambda: l2a_transfer.train("vgg", "digits", "run", epoch=3), "'epoch'; did you mean 'epochs'"),
+        (lambda: l2a_transfer.open_source("digits", limits=3), "'limits'; did you mean 'limit'"),
+        (lambda: l2a_transfer.open_backend(TINY, prec="fp32"), "'prec'; did you mean 'precision'"),
+        (lambda: l2a_transfer.attention_maps(TINY, pictures()[0], size=32), "'size'; did you mean 'side'"),
+        (lambda: l2a_transfer.ModelConfig("vgg", widht=0.5), r"ModelConfig\(\) .*'widht'; did you mean 'width'"),
+        (lambda: l2a_transfer.EvalConfig(C=[1e-3]), "'C'; did you mean 'c_grid' or 'compare'"),
+        (lambda: dataclasses.replace(TrainConfig(), epoch=3), "'epoch'; did you mean 'epochs'"),
+        (lambda: l2a_transfer.EvalConfig(zzz=1), "'zzz'; it takes protocol, c_grid, "),
+    ],
+)
+def test_an_unknown_keyword_names_the_nearest(call: Callable[[], object], words: str) -> None:
+    with pytest.raises(TypeError, match=words):
+        call()
+
+
+def test_functions_that_check_keywords_keep_their_signature() -> None:
+    @names_keywords
+    def scale(rows: list[int], by: int = 2, *, offset: int = 0) -> list[int]:
+        return [row * by + offset for row in rows]
+
+    assert str(inspect.signature(scale)) == "(rows: 'list[int]', by: 'int' = 2, *, offset: 'int' = 0) -> 'list[int]'"
+    assert scale([1, 2], by=3, offset=1) == [4, 7]
+    assert scale(rows=[1]) == [2]
+    with pytest.raises(TypeError, match="it takes rows, by, offset"):
+        scale([1], xyz=1)  # type: ignore[call-arg]
+    with pytest.raises(TypeError, match="missing 1 required positional argument: 'rows'"):
+        scale()  # type: ignore[call-arg]
+    config = l2a_transfer.ModelConfig("vgg", 5, width=0.5)
+    assert pickle.loads(pickle.dumps(config)) == config  # noqa: S301
+    assert pickle.loads(pickle.dumps(l2a_transfer.extract)) is l2a_transfer.extract  # noqa: S301
+
+
+def test_names_that_begin_so_come_before_names_that_are_near() -> None:
+    with pytest.raises(UnknownNameError, match=r"did you mean 'vgg-att2-concat-pc', 'vgg-att2-concat-dp', .*…\?"):
+        l2a_transfer.ModelConfig("vgg-att2")
+    with pytest.raises(UnknownNameError, match=r"did you mean 'vgg-att2-concat-pc\.cifar10-w025', "):
+        l2a_transfer.load_model("vgg-att2")
+    assert similar("vgg-att1", ["vgg-att2", "vgg-att1-pc", "vgg-att1-dp"]) == ["vgg-att1-pc", "vgg-att1-dp"]
+    assert similar("CIFAR10", ["cifar100", "cifar10"]) == ["cifar10"]
+    assert similar("", ["softmax"]) == similar("zzz", ["softmax"]) == []
+
+
+def test_weights_that_are_named_and_not_loaded_are_warned_of() -> None:
+    with pytest.warns(UserWarning, match=r"names weights, which are not loaded.* pretrained=True") as caught:
+        network = l2a_transfer.create_model(WEIGHTS, seed=0)
+    assert caught[0].filename == __file__
+    random = l2a_transfer.create_model(WEIGHTS, pretrained=False, seed=0)  # a warning would be an error here
+    key = "classifiers.0.weight"
+    assert torch.equal(network.state_dict()[key], random.state_dict()[key])
+    assert not torch.equal(network.state_dict()[key], l2a_transfer.load_model(WEIGHTS)[0].state_dict()[key])
+
+
+@pytest.mark.parametrize(
+    ("call", "order"),
+    [
+        (lambda: l2a_transfer.extract(WEIGHTS, pictures(), "f.h5"), "extract(data, model, out)"),
+        (lambda: l2a_transfer.extract(Path("a.safetensors"), "digits", "f.h5"), "extract(data, model, out)"),
+        (
+            lambda: l2a_transfer.extract(l2a_transfer.load_model(WEIGHTS), memory_source(), "f.h5"),  # type: ignore[arg-type]
+            "extract(data, model, out)",
+        ),
+        (
+            lambda: l2a_transfer.extract(l2a_transfer.open_backend("pixels"), "digits", "f.h5"),  # type: ignore[arg-type]
+            "extract(data, model, out)",
+        ),
+        (lambda: l2a_transfer.evaluate(l2a_transfer.EvalConfig(), "f.h5"), "evaluate(files, config)"),  # type: ignore[arg-type]
+        (lambda: l2a_transfer.train("digits", "vgg-att1-pc", "run"), "train(architecture, data, out)"),
+        (lambda: l2a_transfer.attention_maps("cat.jpg", TINY), "attention_maps(model, images)"),
+        (
+            lambda: l2a_transfer.attention_maps(pictures(), l2a_transfer.create_model("vgg", width=1 / 32)),  # type: ignore[call-overload]
+            "attention_maps(model, images)",
+        ),
+        (lambda: l2a_transfer.export_onnx("n.onnx", TINY), "export_onnx(model, out)"),
+        (lambda: l2a_transfer.export_onnx("n.onnx", l2a_transfer.create_model("vgg")), "export_onnx(model, out)"),  # type: ignore[arg-type]
+    ],
+)
+def test_swapped_arguments_are_said_to_be_swapped(call: Callable[[], object], order: str) -> None:
+    with pytest.raises(ArgumentError, match=f"swapped; the order is {re.escape(order)}"):
+        call()
+
+
+@pytest.mark.parametrize(
+    ("call", "error"),
+    [
+        (lambda: l2a_transfer.extract("digits", "vgg-att", "f.h5"), "unknown model 'vgg-att'"),
+        (lambda: l2a_transfer.extract(TINY, TINY, "f.h5"), "data set must be one of"),
+        (lambda: l2a_transfer.export_onnx("vgg-att", "n.onnx"), "unknown model 'vgg-att'"),
+        (lambda: l2a_transfer.attention_maps(TINY, "cat.onnx"), "cat.onnx"),
+    ],
+)
+def test_other_mistakes_are_not_called_swapped(call: Callable[[], object], error: str) -> None:
+    with pytest.raises(Exception, match=re.escape(error)) as caught:
+        call()
+    assert "swapped" not in str(caught.value)
+
+
+def test_what_is_returned_shows_itself_in_a_line(tmp_path: Path) -> None:
+    source = l2a_transfer.open_source("digits", limit=60)
+    assert repr(source) == "<Subset digits: 60 images, 10 classes, split all>"
+    assert repr(l2a_transfer.open_source("digits")) == "<ArraySource digits: 1,797 images, 10 classes, split all>"
+    result = l2a_transfer.extract(source, TINY, tmp_path / "f.h5", progress=False)
+    assert re.fullmatch(r"<ExtractResult .*f\.h5: 60 rows × 64 columns, 60 computed in [\d.]+ s>", repr(result))
+    backend = l2a_transfer.open_backend(TINY, device="cpu")
+    assert repr(backend) == f"<TorchBackend {TINY}: 64 features (L2 32, L3 32) of 32 × 32 pixels, tap ga, fp32 on cpu>"
+    maps = l2a_transfer.attention_maps(TINY, pictures()[0], side=32, names="cat.jpg")
+    assert repr(maps) == "<AttentionMaps cat.jpg: image (32, 32, 3), maps L2 (16, 16), L3 (8, 8)>"
+    network, card = l2a_transfer.load_model(WEIGHTS)
+    assert repr(card) == f"<Card {WEIGHTS}: 925,178 parameters, 10 classes, trained on cifar10>"
+    attended = network.attend(torch.zeros(2, 3, 32, 32))
+    assert repr(attended).startswith("<Attended: logits (2, 10); g_a L2 (2, 128), L3 (2, 128); maps L2 (2, 16, 16), ")
+    (computed,) = backend.stream([pictures().transpose(0, 3, 1, 2)], attention=True)
+    assert repr(computed) == "<Computed: features (6, 64); maps L2 (6, 16, 16), L3 (6, 8, 8)>"
+
+
+def test_results_show_a_line_for_each_row() -> None:
+    found = made_results([row("good", 0.75), row("bad", 0.25, variant="L3")])
+    head, *lines = repr(found).splitlines()
+    assert head.startswith("<EvalResults: 2 rows, ")
+    assert lines == ["  toy, official: good 75.0 [65.0, 85.0] %", "  toy, official: bad (L3) 25.0 [15.0, 35.0] %"]
+    many = made_results([row(f"m{k}") for k in range(40)])
+    assert len(repr(many).splitlines()) == 14
+    assert repr(many).endswith("  … and 28 more in .rows")
+    assert all(len(repr(part)) < 200 for part in (*found.details, *found.splits))
+
+
+def test_names_in_a_repr_are_one_line_of_visible_text() -> None:
+    source = l2a_transfer.open_source(pictures(), name="a\x1b[2J\n\u202e" + "b" * 500)
+    assert repr(source).isprintable()
+    assert "\\x1b" in repr(source)
+    assert len(repr(source)) < 250
+
+
+def test_a_source_of_others_shows_itself_in_a_line() -> None:
+    @dataclasses.dataclass(frozen=True, eq=False)
+    class Drawn(SourceBase):
+        sizes: tuple[int, ...]
+
+    @dataclasses.dataclass(frozen=True, eq=False)
+    class Named(SourceBase):
+        def __repr__(self) -> str:
+            return "mine"
+
+    own = ("drawn", ("cat",), ("train", "test"), tuple("abc"), np.zeros(3, np.int32), np.zeros(3, np.uint8))
+    assert repr(Drawn(*own, sizes=(8, 8, 8))) == "<Drawn drawn: 3 images, 1 class, splits train, test>"
+    assert repr(Named(*own)) == "mine"
 
 
 def pictures(n: int = 6, side: int = 32) -> NDArray[np.uint8]:
@@ -207,7 +399,7 @@ def test_a_network_without_weights_is_a_function_of_the_seed() -> None:
     key = "classifier.weight"
     assert torch.equal(one.state_dict()[key], same.state_dict()[key])
     assert not torch.equal(one.state_dict()[key], other.state_dict()[key])
-    as_tagged = l2a_transfer.create_model("vgg-att2-concat-pc.cifar10-w050", seed=0)
+    as_tagged = l2a_transfer.create_model("vgg-att2-concat-pc.cifar10-w050", pretrained=False, seed=0)
     assert (as_tagged.config.width, as_tagged.config.num_classes) == (0.5, 10)
     assert l2a_transfer.create_model("vgg", width=1, seed=0).config.to_json()["width"] == 1.0
 

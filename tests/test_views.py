@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import multiprocessing
 import pickle
 import re
@@ -57,6 +58,31 @@ def test_what_is_inside(small: Path) -> None:
         assert f.rows("test").tolist() == [2, 3]
         assert f.rows().tolist() == [0, 1, 2, 3]
         assert f.columns("L3") == slice(2, 3)
+
+
+def test_a_feature_file_shows_itself_in_a_line(small: Path) -> None:
+    with open_features(small) as f:
+        facts = f"4 rows × 3 columns of float32, {META.data} by {META.card['name']}, levels L2 2, L3 1, 2 classes, "
+        assert repr(f) == f"<FeatureFile f.h5: {facts}splits train, test, open>"
+        assert repr(f.features) == "<FeatureRows f.h5: (4, 3) float32 on disk, read by index>"
+        assert repr(f.meta).startswith(
+            f"<FeatureMeta {META.data} by {META.card['name']}: levels L2 2, L3 1, 2 classes, "
+        )
+    assert repr(f).endswith("closed>")
+    assert repr(l2a_transfer.read_features(small)) == f"<FeatureSet f.h5: {facts}splits train, test>"
+
+
+def test_a_feature_file_is_a_table_in_a_notebook_and_its_names_stay_text(tmp_path: Path) -> None:
+    evil = "<script>alert(1)</script>\u202e"
+    path = save(tmp_path / "<b>.h5", meta=dataclasses.replace(META, data=evil, card={**META.card, "name": evil}))
+    with open_features(path) as f:
+        shown = f._repr_html_()
+    assert shown == l2a_transfer.read_features(path.absolute())._repr_html_()
+    assert "L2 0:2, L3 2:3" in shown
+    assert shown.count("&lt;script&gt;") == 2
+    assert "&lt;b&gt;.h5" in shown
+    assert "<script" not in shown
+    assert "\u202e" not in shown
 
 
 def test_rows_by_number_slice_list_and_mask(small: Path) -> None:

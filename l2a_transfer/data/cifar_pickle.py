@@ -1,5 +1,8 @@
-"""The few opcodes of Python's pickles that CIFAR's files are made of, read without pickle and without NumPy's part in
-it: there, a file says which functions are called, and of an array which memory is its own."""
+"""A reader for the pickles of CIFAR's files. It uses neither Python's `pickle` nor NumPy's unpickling.
+
+With `pickle`, a file decides which functions are called. With NumPy's unpickling, it can make an array point to any
+memory. This reader knows only the few opcodes and calls that CIFAR's files need.
+"""
 
 from __future__ import annotations
 
@@ -22,31 +25,37 @@ NAMES = {
     "numpy._core.numeric _frombuffer": FROM_BUFFER,
     "_codecs encode": ENCODE,
 }
-"""What a pickle of an array of bytes names: by protocols 0 to 4, by protocol 5, and by Python 3 for Python 2."""
+"""Module and name in a pickle → the function or class here.
+
+Pickles of an array of bytes name these: those of protocols 0 to 4, of protocol 5, and those that Python 3 writes for
+Python 2.
+"""
 
 
 class _ByteType:
-    """Stands for NumPy's dtype of bytes, the only one there is here."""
+    """Stands for NumPy's dtype uint8. No other dtype is accepted."""
 
 
 class _Array:
-    """Stands for an array until its bytes are known, which is once."""
+    """Stands for an array. Its values are set once."""
 
     def __init__(self) -> None:
         self.values: NDArray[np.uint8] | None = None
 
 
 BYTE_TYPES = tuple((3, order, None, None, None, -1, -1, 0) for order in ("|", b"|"))
-"""How NumPy describes its dtype of bytes, as written by Python 3 and by Python 2."""
+"""NumPy's state of the dtype uint8, as Python 3 and Python 2 write it."""
 SCALARS = (int, bool, bytes, str, type(None))
 
 
 def read_plain(content: bytes) -> dict[bytes | str, Any]:
-    """The one dictionary that a pickle of protocol 2 to 5 holds. Its values are integers, text, bytes, None, arrays of
-    bytes, and lists and tuples of all these but arrays.
+    """The dictionary in a pickle of protocol 2 to 5.
 
-    Takes memory in proportion to `content`. Raises: NotPlainError, a ValueError, for anything else, and so for
-    containers in each other: a few bytes can have them as deep, or in as many places, as they like.
+    A value is an integer, text, bytes, None, an array of bytes, or a list or tuple of such values except arrays.
+    Memory grows linearly with the length of `content`.
+
+    Raises: NotPlainError, a ValueError, for any other content. Nested lists and tuples are refused, because a few bytes
+    of a pickle can nest them to any depth and repeat them any number of times.
     """
     found = _Reader(content).read()
     if type(found) is not dict:
@@ -55,7 +64,10 @@ def read_plain(content: bytes) -> dict[bytes | str, Any]:
 
 
 def _plain(value: Any) -> Any:
-    """A value of the dictionary, in which nothing is copied, and nothing looked into further than its items."""
+    """Check a value of the dictionary and return it without a copy. Only its direct items are checked.
+
+    Raises: NotPlainError.
+    """
     if type(value) is _Array:
         if value.values is None:
             raise NotPlainError("an array without values")
@@ -76,7 +88,10 @@ class _Reader(PlainPickle):
         return self._encoded(arguments) if name == ENCODE else _made(name, arguments)
 
     def _encoded(self, arguments: tuple[Any, ...]) -> bytes:
-        """The bytes that Python 3 writes for Python 2 as text; of one text they may be asked for again and again."""
+        """Bytes, which Python 3 writes for Python 2 as text and a call of `encode`.
+
+        A pickle can encode one text many times. The total is limited to the length of the pickle.
+        """
         if len(arguments) != 2 or type(arguments[0]) is not str or arguments[1] != "latin1":
             raise NotPlainError("text is encoded as no CIFAR file does")
         self.encoded += len(arguments[0])
@@ -94,7 +109,7 @@ class _Reader(PlainPickle):
 
 
 def _made(function: str, arguments: tuple[Any, ...]) -> Any:
-    """What a call of one of NAMES gives. Raises: NotPlainError for all but the calls that an array of bytes takes."""
+    """The result of calling one of NAMES. Raises: NotPlainError for a call that no array of bytes needs."""
     if function == DTYPE and arguments[:1] in (("u1",), (b"u1",)):
         return _ByteType()
     if function == RECONSTRUCT and len(arguments) == 3:
@@ -109,7 +124,7 @@ def _made(function: str, arguments: tuple[Any, ...]) -> Any:
 
 
 def _values(state: tuple[Any, ...]) -> NDArray[np.uint8]:
-    """The array that (version, shape, dtype, column by column, bytes) describes."""
+    """The array with the state (version, shape, dtype, Fortran order, bytes). Raises: NotPlainError."""
     if len(state) != 5 or type(state[2]) is not _ByteType or type(state[3]) not in (bool, int):
         raise NotPlainError("an array is made of something other than bytes")
     shape, data = state[1], state[4]

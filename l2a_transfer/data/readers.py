@@ -13,7 +13,7 @@ from l2a_transfer.data.objects import InMemory, is_source, source_in_memory
 from l2a_transfer.data.reading import class_warnings
 from l2a_transfer.data.registry import DATASETS, FORMATS, DatasetSpec, FormatSpec, find_dataset, format_usages
 from l2a_transfer.data.sources import ImageSource, SourceBase, check_source, select
-from l2a_transfer.errors import ArgumentError, DataError, UnknownNameError
+from l2a_transfer.errors import ArgumentError, DataError, UnknownNameError, names_keywords
 from l2a_transfer.registry import require_package
 from l2a_transfer.wording import counted
 
@@ -26,6 +26,7 @@ LOOKED_AT = 1000
 """Files of a folder that are looked at to guess of which format it is."""
 
 
+@names_keywords
 def open_source(
     data: str | Path | ImageSource | InMemory,
     *,

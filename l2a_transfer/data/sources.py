@@ -19,6 +19,7 @@ from PIL import Image
 from l2a_transfer.data.decode import MAX_FILE_BYTES, decode_bytes, decode_file
 from l2a_transfer.data.names import MUST_BE, first_fault, name_fault, well_formed
 from l2a_transfer.data.reading import Reading
+from l2a_transfer.data.shown import Shown
 from l2a_transfer.data.stamps import file_stamp
 from l2a_transfer.errors import ArgumentError, DataError, unknown_name
 from l2a_transfer.wording import counted
@@ -70,7 +71,7 @@ class ImageSource(Protocol):
 
 
 @dataclass(frozen=True, eq=False)
-class SourceBase:
+class SourceBase(Shown):
     """Base of this package's sources: everything but the pictures. For the parameters, see `ImageSource`.
 
     Parameters
@@ -180,7 +181,7 @@ class ZipSource(SourceBase):
 
 
 @dataclass(frozen=True, eq=False)
-class Subset:
+class Subset(Shown):
     """Some rows of another source, in its order, with only the splits that they are in."""
 
     whole: ImageSource

@@ -1,5 +1,8 @@
-"""Files of torchvision's sets whose content no checksum holds, and that torchvision, SciPy or libhdf5 would read
-without a limit: MNIST's idx, USPS's bz2, the MATLAB files of Stanford Cars, PatchCamelyon's HDF5."""
+"""Readers for files of torchvision's data sets that torchvision does not verify by a checksum.
+
+torchvision, SciPy and libhdf5 would read such files without a limit on size. The formats are MNIST's idx, USPS's bz2,
+the MATLAB files of Stanford Cars, and PatchCamelyon's HDF5.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +22,7 @@ from l2a_transfer.wording import counted
 
 MAX_IDX_BYTES = 512 << 20
 MAX_USPS_BYTES = 256 << 20
-"""Unpacked; the published training file has 17 MB."""
+"""Limit on the unpacked size. The published training file has 17 MB."""
 MAX_CHUNK_BYTES = 256 << 20
 MAX_ROWS = 10_000_000
 USPS_LINE = 1 << 16
@@ -27,8 +30,10 @@ PCAM_FILTERS = {h5py.h5z.FILTER_DEFLATE, h5py.h5z.FILTER_SHUFFLE, h5py.h5z.FILTE
 
 
 def read_idx(path: Path, axes: int) -> NDArray[np.uint8]:
-    """The bytes in a file of MNIST's format, with so many axes. Raises: ValueError for another, or one cut short;
-    as `read_list`."""
+    """The array in a file of MNIST's idx format: uint8, with `axes` axes.
+
+    Raises: ValueError for another format or number of axes, for a wrong length, and for too many rows; as `read_list`.
+    """
     content = read_list(path, MAX_IDX_BYTES)
     if content[:4] != bytes((0, 0, 8, axes)) or len(content) < 4 + 4 * axes:
         raise ValueError(f"{path.name} is no idx file of bytes with {axes} axes")
@@ -41,7 +46,11 @@ def read_idx(path: Path, axes: int) -> NDArray[np.uint8]:
 
 
 def read_usps(path: Path) -> tuple[NDArray[np.uint8], list[int]]:
-    """Pictures (N, 16, 16) and labels of a file of USPS: on each line a class from 1, and 256 values of −1…1."""
+    """Images, uint8 (N, 16, 16), and N labels from 0 of a USPS file.
+
+    Each line of the file has a class from 1, and 256 values between −1 and 1. Raises: ValueError for other content, and
+    for a file that unpacks to too much.
+    """
     pictures, labels, total = [], [], 0
     with open_input(path) as packed, bz2.open(packed) as file:
         while line := file.readline(USPS_LINE):
@@ -58,28 +67,32 @@ def read_usps(path: Path) -> tuple[NDArray[np.uint8], list[int]]:
 
 
 class PcamFile(NamedTuple):
-    """The pictures of one split of PatchCamelyon, of which one at a time is read."""
+    """The images of one split of PatchCamelyon. They are read one at a time."""
 
     path: Path
 
     def rows(self) -> int:
-        """Raises: ValueError for anything but bytes (N, H, W, 3) that can be read a few at a time."""
+        """The number of images N.
+
+        Raises: ValueError for a data set that is not uint8 (N, H, W, 3), or whose chunks are too large.
+        """
         with h5py.File(self.path) as file:
             return int(_plain_dataset(file, "x", 3).shape[0])
 
     def picture(self, row: int) -> NDArray[np.uint8]:
-        """uint8 (H, W, 3)."""
+        """One image, uint8 (H, W, 3)."""
         with h5py.File(self.path) as file:
             return np.asarray(_plain_dataset(file, "x", 3)[row])
 
 
 def read_pcam_labels(path: Path) -> NDArray[np.int64]:
-    """Labels (N,) of one split of PatchCamelyon."""
+    """The labels of one split of PatchCamelyon, int64 (N,). Raises: ValueError as `PcamFile.rows`."""
     with h5py.File(path) as file:
         return np.asarray(_plain_dataset(file, "y", 1)[:], dtype=np.int64).reshape(-1)
 
 
 def _plain_dataset(file: h5py.File, key: str, channels: int) -> h5py.Dataset:
+    """The data set `key`, after all checks that make it safe to read. Raises: ValueError."""
     if not isinstance(file.get(key, getlink=True), h5py.HardLink) or not isinstance(file[key], h5py.Dataset):
         raise ValueError(f"has no data set {key!r} of its own")
     found = file[key]
@@ -96,21 +109,29 @@ def _plain_dataset(file: h5py.File, key: str, channels: int) -> h5py.Dataset:
     return found
 
 
-# MATLAB's level 5 format: elements of a type and a length; arrays are elements of elements.
+# MATLAB's level 5 format is a sequence of elements, each with a type and a length. An array is an element that consists
+# of elements.
 COMPRESSED, MATRIX = 15, 14
 CELL, STRUCT, CHAR = 1, 2, 4
 NUMBERS = {1: "i1", 2: "u1", 3: "<i2", 4: "<u2", 5: "<i4", 6: "<u4", 7: "<f4", 9: "<f8", 12: "<i8", 13: "<u8"}
 TEXTS = {1: "latin-1", 2: "latin-1", 4: "utf-16-le", 16: "utf-8", 17: "utf-16-le"}
 MAX_DEPTH = 4
-"""Arrays in arrays; a list of structures of text has three."""
+"""How deep arrays may be nested. A list of structures of text has three levels."""
 MAX_SIDES = 4
-"""Of one array; those of lists have two. The product of millions would take hours, in which no signal is heard."""
+"""The most axes that an array may have. Lists have two.
+
+The product of the sides of millions of axes would take hours, during which Python handles no signal.
+"""
 
 
 def read_mat(path: Path) -> dict[str, Any]:
-    """The variables of a MATLAB file, level 5: structures as lists of dictionaries, cells as lists, text, arrays (N,).
+    """Name → value of each variable in a MATLAB file of level 5.
 
-    Raises: ValueError for other kinds of content, and for what is cut short, too deep or unpacks to too much.
+    A structure array becomes a list of dictionaries, and a cell array a list. Text becomes str, and numbers become an
+    array (N,).
+
+    Raises: ValueError for other kinds of content, and for a file that is cut short, nested too deeply, or unpacks to
+    too much.
     """
     content = read_list(path)
     if len(content) < 128 or content[124:128] != b"\x00\x01IM":
@@ -132,7 +153,7 @@ def read_mat(path: Path) -> dict[str, Any]:
 
 
 def _element(content: bytes, at: int) -> tuple[int, bytes, int]:
-    """Type and bytes of the element at `at`, and where the next one is."""
+    """Type and bytes of the element at `at`, and the position of the next one. Raises: ValueError if cut short."""
     if at + 8 > len(content):
         raise ValueError("cut short")
     kind, size = (int.from_bytes(content[at + k : at + k + 4], "little") for k in (0, 4))
@@ -148,7 +169,7 @@ def _element(content: bytes, at: int) -> tuple[int, bytes, int]:
 
 
 def _matrix(content: bytes, depth: int) -> tuple[str, Any]:
-    """Name and value of an array."""
+    """The name and the value of an array. Raises: ValueError as `read_mat`."""
     if not content:
         return "", np.empty(0)
     if depth == MAX_DEPTH:
@@ -166,6 +187,7 @@ def _matrix(content: bytes, depth: int) -> tuple[str, Any]:
 
 
 def _value(kind: int, content: bytes, at: int, count: int, depth: int) -> Any:
+    """The value of an array of MATLAB's class `kind` with `count` values, which begin at `at`."""
     if kind == STRUCT:
         _, width, at = _element(content, at)
         _, joined, at = _element(content, at)
@@ -188,6 +210,7 @@ def _value(kind: int, content: bytes, at: int, count: int, depth: int) -> Any:
 
 
 def _matrices(content: bytes, at: int, count: int, depth: int) -> tuple[list[Any], int]:
+    """The values of `count` arrays that begin at `at`, and the position after them."""
     values = []
     for _ in range(count):
         kind, data, at = _element(content, at)
@@ -198,7 +221,7 @@ def _matrices(content: bytes, at: int, count: int, depth: int) -> tuple[list[Any
 
 
 def read_cars(annotations: Path, names: Path) -> tuple[list[tuple[str, int]], list[str]]:
-    """File name and class, from 0, of each picture of Stanford Cars, and the names of the classes."""
+    """The images of Stanford Cars as (file name, class from 0), and the class names. Raises: ValueError."""
     listed = read_mat(annotations).get("annotations")
     classes = read_mat(names).get("class_names")
     if not isinstance(listed, list) or not all(isinstance(row, dict) for row in listed):

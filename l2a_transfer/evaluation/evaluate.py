@@ -7,7 +7,7 @@ import logging
 import platform
 import sys
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +33,7 @@ from l2a_transfer.text import terminal
 from l2a_transfer.version import __version__
 
 log = logging.getLogger(__name__)
+EXPECTED = "the path of a feature file, what extract() gives, or a list of these"
 
 
 def evaluate(
@@ -82,11 +83,20 @@ def evaluate(
     >>> row.data, row.model, row.dim, row.n_classes, row.mean_class_accuracy > row.chance
     ('digits', 'untrained:vgg-gap@0.0625', 32, 10, True)
     """
+    if isinstance(files, EvalConfig):
+        raise ArgumentError(
+            "files is an EvalConfig: files and config are swapped", "the order is evaluate(files, config)"
+        )
+    if not isinstance(files, (str, Path, ExtractResult, Iterable)):
+        raise wrong_kind("files", EXPECTED, files)
     given = [files] if isinstance(files, (str, Path, ExtractResult)) else list(files)
+    for file in given:
+        if not isinstance(file, (str, Path, ExtractResult)):
+            raise wrong_kind("files", EXPECTED, file)
     known = {field.name for field in dataclasses.fields(EvalConfig)}
     for name in settings:
         if name not in known:
-            raise unknown_name("setting", name, sorted(known))
+            raise unknown_name("setting", name, [*sorted(known), "config", "progress"])
     if settings:
         config = dataclasses.replace(config or EvalConfig(), **settings)
     paths = [file.path if isinstance(file, ExtractResult) else file for file in given]

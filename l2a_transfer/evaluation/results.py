@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from l2a_transfer.devices import check_device_name
-from l2a_transfer.errors import ArgumentError, MissingExtraError, unknown_name
+from l2a_transfer.errors import ArgumentError, MissingExtraError, names_keywords, unknown_name
 from l2a_transfer.evaluation.compare import Comparison
 from l2a_transfer.evaluation.comparison_families import Wanted
 from l2a_transfer.evaluation.confusion import Confusion
@@ -19,15 +19,20 @@ from l2a_transfer.evaluation.splits import Split
 from l2a_transfer.evaluation.variants import ABLATIONS
 from l2a_transfer.notebook import html_table
 from l2a_transfer.svm.config import DECADES, SOLVERS
+from l2a_transfer.text import repr_line, terminal
+from l2a_transfer.wording import counted
 
 if TYPE_CHECKING:
     import pandas as pd
 
 SCHEMA = "l2a-results/1"
+REPR_ROWS = 12
+"""Rows that the `__repr__` of results shows."""
 MATRIX_UP_TO = 250
 """Classes up to which `results.json` has whole confusion matrices; a larger one holds hardly anything but zeros."""
 
 
+@names_keywords
 @dataclass(frozen=True)
 class EvalConfig:
     """What is measured and how; everything that changes a number except the features.
@@ -221,6 +226,13 @@ class EvalDetail:
     cells: tuple[tuple[int, int, int], ...]
     predictions: tuple[tuple[int, ...], ...]
 
+    def __repr__(self) -> str:
+        classes = counted(len(self.classes), "class", "classes")
+        predictions = (
+            f"{counted(sum(map(len, self.predictions)), 'prediction')} in {counted(len(self.predictions), 'draw')}"
+        )
+        return repr_line(self, f"{self.label} on {self.data}", classes, predictions)
+
     @property
     def confusion(self) -> Confusion:
         """Its counts."""
@@ -295,6 +307,15 @@ class EvalResults:
             flat.append(cells)
         return pd.DataFrame(flat)
 
+    def __repr__(self) -> str:
+        head = f"{counted(len(self.rows), 'row')}, {counted(len(self.comparisons), 'comparison')}"
+        lines = [f"<EvalResults: {head}; mean class accuracy [95 %] of linear SVMs on frozen features>"]
+        for data, label, variant, protocol, accuracy, *_ in map(_cells, self.rows[:REPR_ROWS]):
+            name = f"{label} ({variant})" if variant else label
+            lines.append(terminal(f"  {data}, {protocol}: {name} {accuracy} %"))
+        lines += [f"  … and {len(self.rows) - REPR_ROWS:,} more in .rows"] if len(self.rows) > REPR_ROWS else []
+        return "\n".join(lines)
+
     def _repr_html_(self) -> str:
         headings = (
             "data",
@@ -306,18 +327,19 @@ class EvalResults:
             "train",
             "test",
         )
-        cells = [
-            (
-                row.data,
-                row.label,
-                row.variant,
-                row.protocol if row.shots is None else f"{row.protocol}, {row.shots} a class",
-                f"{100 * row.mean_class_accuracy:.1f} "
-                f"[{100 * row.mean_class_accuracy_ci95[0]:.1f}, {100 * row.mean_class_accuracy_ci95[1]:.1f}]",
-                f"{100 * row.accuracy:.1f}",
-                row.n_train,
-                row.n_test,
-            )
-            for row in self.rows
-        ]
-        return html_table(headings, cells, caption="Linear SVM on frozen features")
+        return html_table(headings, [_cells(row) for row in self.rows], caption="Linear SVM on frozen features")
+
+
+def _cells(row: EvalRow) -> tuple[str, str, str, str, str, str, int, int]:
+    """What the table of a notebook has of a row."""
+    low, high = row.mean_class_accuracy_ci95
+    return (
+        row.data,
+        row.label,
+        row.variant,
+        row.protocol if row.shots is None else f"{row.protocol}, {row.shots} a class",
+        f"{100 * row.mean_class_accuracy:.1f} [{100 * low:.1f}, {100 * high:.1f}]",
+        f"{100 * row.accuracy:.1f}",
+        row.n_train,
+        row.n_test,
+    )

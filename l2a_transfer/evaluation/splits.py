@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from l2a_transfer.errors import EvaluationError
 from l2a_transfer.features.store.reader import FeatureSet
 from l2a_transfer.features.store.views import FeatureFile
+from l2a_transfer.text import repr_line
 from l2a_transfer.wording import are, counted
 
 Labelled = FeatureSet | FeatureFile
@@ -52,6 +53,10 @@ class Split:
     test: tuple[int, ...]
     shots: int | None = None
     shared: float = 0.0
+
+    def __repr__(self) -> str:
+        train, test = counted(len(self.train), "training row"), counted(len(self.test), "test row")
+        return repr_line(self, self.data, f"{self.protocol}, draw {self.draw}", train, test)
 
 
 def check_folds(features: Labelled, split: Split, folds: int) -> None:

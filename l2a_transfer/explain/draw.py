@@ -1,4 +1,4 @@
-"""Maps as pictures: heat over the image, contact sheets, and the folder that they are written to."""
+"""Draw maps over their images, one PNG each and all on a contact sheet, and write them to a folder."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ SHEET = "attention.png"
 
 
 def contact_sheet(results: Sequence[AttentionMaps], out: Path, *, title: str) -> None:
-    """Write the contact sheet of `sheet_png` to a file.
+    """Write a contact sheet, as `sheet_png` draws it, to a file.
 
     Raises
     ------
     OutputExistsError
-        Where another process writes `out`, or it is no regular file.
+        If another process writes `out`, or `out` is not a regular file.
     OSError
-        Where the disk refuses; the error names the file.
+        If the file cannot be written. The error names the file.
     """
     with output_lock(out):
         write_whole(out, sheet_png(results, title=title))
@@ -34,7 +34,11 @@ def contact_sheet(results: Sequence[AttentionMaps], out: Path, *, title: str) ->
 
 @plain_texts()
 def sheet_png(results: Sequence[AttentionMaps], *, title: str) -> bytes:
-    """A contact sheet as PNG: a row for each picture, with the picture, its maps over it, a scale and the peaks."""
+    """A contact sheet as PNG.
+
+    Each image has a row: the image itself, then each of its maps drawn over it with the map's peak. More than six
+    images stand in two columns. One color scale serves the whole sheet.
+    """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.cm import ScalarMappable
     from matplotlib.colors import Normalize
@@ -71,6 +75,7 @@ def sheet_png(results: Sequence[AttentionMaps], *, title: str) -> bytes:
 
 
 def _shortened(name: str, most: int = 26) -> str:
+    """The name, or an ellipsis and its end, in at most `most` characters."""
     return name if len(name) <= most else "…" + name[-(most - 1) :]
 
 
@@ -78,12 +83,24 @@ def _shortened(name: str, most: int = 26) -> str:
 def maps_folder(
     out: Path, stems: Sequence[str], *, overwrite: bool, maps: Sequence[str] = tuple(LEVELS)
 ) -> Iterator[None]:
-    """Lock the folder `out`, made where it is not there, while the maps of pictures called `stems` are drawn.
+    """Create the folder `out` if needed, and hold its lock while maps are drawn.
 
-    `maps`: every name that a map can have.
+    Parameters
+    ----------
+    out : Path
+        The folder.
+    stems : sequence of str
+        What the images are called in file names.
+    overwrite : bool
+        Whether files may be replaced. The files of an interrupted run may always be.
+    maps : sequence of str
+        Every name that a map can have.
 
-    Raises: OutputExistsError where a file of that name is there and `overwrite` is not given (what an interrupted run
-    left may be replaced), is no regular file, `out` is no folder, or another process writes into it.
+    Raises
+    ------
+    OutputExistsError
+        If a file exists and `overwrite` is false, if one is not a regular file, if `out` is not a folder, or if another
+        process writes into it.
     """
     names = [SHEET, *(overlay_name(stem, level) for stem in stems for level in maps)]
     _check_free(out, names, overwrite=overwrite)
@@ -93,10 +110,10 @@ def maps_folder(
 
 
 def write_maps(results: Sequence[AttentionMaps], stems: Sequence[str], out: Path, *, title: str) -> list[Path]:
-    """`STEM-LEVEL.png` of each picture and level, and `attention.png`, the contact sheet; all of them or none.
+    """Write `STEM-LEVEL.png` for each image and map, and the contact sheet `attention.png`: all files or none.
 
-    Returns their paths, the sheet last. For use within `maps_folder`. Raises: OSError, naming the file, where the disk
-    refuses.
+    Call it within `maps_folder`. Returns the paths, the sheet last. Raises: OSError naming the file that cannot be
+    written.
     """
     paths = []
     with replacing_all(out) as put:
@@ -109,10 +126,12 @@ def write_maps(results: Sequence[AttentionMaps], stems: Sequence[str], out: Path
 
 
 def overlay_name(stem: str, level: str) -> str:
+    """The file name of one map of one image."""
     return f"{stem}-{level}.png"
 
 
 def _check_free(out: Path, names: Sequence[str], *, overwrite: bool) -> None:
+    """Raises: OutputExistsError as `maps_folder`, for the files `names`."""
     check_folder(out, "a set of pictures")
     replaced = leftovers(out)
     for name in names:

@@ -11,6 +11,7 @@ from PIL import Image
 
 from l2a_transfer.explain.overlay import heat, overlay
 from l2a_transfer.notebook import html_images
+from l2a_transfer.text import repr_line
 
 
 @dataclass(frozen=True)
@@ -53,6 +54,11 @@ class AttentionMaps:
             Image.fromarray(drawn).save(stream, format="png")
             found[level] = stream.getvalue()
         return found
+
+    def __repr__(self) -> str:
+        H, W = self.image.shape[:2]
+        maps = (f"{name} {values.shape}" for name, values in self.maps.items())
+        return repr_line(self, self.name, f"image ({H}, {W}, 3)", f"maps {', '.join(maps)}")
 
     def _repr_html_(self) -> str:
         return html_images(

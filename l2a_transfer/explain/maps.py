@@ -11,9 +11,10 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from l2a_transfer.data.decode import decode_file, to_rgb
-from l2a_transfer.errors import ArgumentError
+from l2a_transfer.errors import ArgumentError, names_keywords
 from l2a_transfer.explain.dispatch import DEFAULT_SIDE, compute_maps
 from l2a_transfer.explain.interface import AttentionMaps
+from l2a_transfer.features.backends.order import check_order
 from l2a_transfer.models.loading import as_network
 
 if TYPE_CHECKING:
@@ -42,6 +43,7 @@ def attention_maps(
     names: Sequence[str] | None = ...,
     seed: int = ...,
 ) -> list[AttentionMaps]: ...
+@names_keywords
 def attention_maps(
     model: str | Path | Network | tuple[Network, Card],
     images: Picture | Sequence[Picture],
@@ -97,6 +99,7 @@ def attention_maps(
     """
     from l2a_transfer.models.copies import in_evaluation
 
+    check_order("attention_maps(model, images)", ("model", model), ("images", images))
     network, card = as_network(model, seed=seed)
     network = in_evaluation(network)
     single = isinstance(images, (str, Path, Image.Image)) or (isinstance(images, np.ndarray) and images.ndim < 4)

@@ -1,7 +1,7 @@
-"""What this machine computes and decodes with, as far as it decides bytes: part of every fingerprint.
+"""The properties of this machine that can change the bytes of a feature. They are part of every fingerprint.
 
-Names alone do not do: MKL and oneDNN choose their kernels by processor, caches and settings that no function tells. So
-on a CPU a small computation is part of it too, by the digest of its result.
+The names of processor and libraries are not enough. MKL and oneDNN choose their kernels by processor, cache sizes and
+settings that no function reports. On a CPU, the fingerprint therefore also holds the digest of a small computation.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ from numpy.typing import NDArray
 from l2a_transfer.data.sources import ArraySource, ImageSource, Subset
 
 RECORDED = ("instructions", "gpu", "arithmetic", "pillow")
-"""The keys of fingerprints that this module fills; those of earlier versions have none of them."""
+"""Keys of a fingerprint that this module provides. Fingerprints of earlier versions lack them."""
 PROBE_IMAGES = 8
-"""Of up to 64 pixels; of larger ones fewer, so that no probe takes more memory than a batch."""
+"""Images in the small computation, up to a side of 64 pixels. Larger images are fewer, to bound the memory."""
 MEANING = {
     "instructions": "instructions of the CPU",
     "arithmetic": "arithmetic: the same computation gives other bits (another processor, or settings of its libraries "
@@ -26,15 +26,16 @@ MEANING = {
     "gpu": "GPU",
     "pillow": "Pillow and its decoders",
 }
-"""Key → what a difference in it means, in words."""
+"""Key → what an error calls a difference in it."""
 CODECS = ("libjpeg_turbo", "jpg", "webp", "avif", "jpg_2000")
-"""Decoders whose version can change a pixel, as Pillow calls them."""
+"""Pillow's names of the decoders whose version can change a pixel."""
 
 
 def torch_instructions(device: str, precision: str) -> str:
-    """The instruction set that PyTorch's own kernels use, as `x86_64 AVX512`; empty on a GPU.
+    """The instruction set that PyTorch's own kernels use, as `x86_64 AVX512`. Empty on a GPU.
 
-    It is the effective one, which ATEN_CPU_CAPABILITY may have lowered. In bf16 the units that multiply it count too.
+    The environment variable ATEN_CPU_CAPABILITY may have lowered it. With bf16, the CPU's bf16 instructions are listed
+    too.
     """
     import torch
 
@@ -48,7 +49,7 @@ def torch_instructions(device: str, precision: str) -> str:
 
 
 def onnx_instructions(device: str) -> str:
-    """The widest instruction set of the CPU among those that ONNX Runtime has kernels for; empty on a GPU."""
+    """The widest instruction set of the CPU for which ONNX Runtime has kernels. Empty on a GPU."""
     import torch
 
     if device != "cpu":
@@ -59,7 +60,10 @@ def onnx_instructions(device: str) -> str:
 
 
 def gpu_name(device: str) -> str:
-    """The GPU's model, compute capability and cuDNN, as `NVIDIA H100 80GB HBM3, 9.0, cuDNN 92400`; empty on a CPU."""
+    """The GPU's model, compute capability and cuDNN version. Empty on a CPU.
+
+    For example `NVIDIA H100 80GB HBM3, 9.0, cuDNN 92400`.
+    """
     import torch
 
     if device != "cuda":
@@ -70,13 +74,16 @@ def gpu_name(device: str) -> str:
 
 
 def probe_pixels(images: int, size: int) -> NDArray[np.uint8]:
-    """The same pictures everywhere, of integer arithmetic alone: uint8 (images, 3, size, size)."""
+    """Fixed test images, uint8 (images, 3, size, size). Integer arithmetic makes them the same on every machine."""
     numbers = np.arange(images * 3 * size * size, dtype=np.uint64) * np.uint64(2654435761)
     return (numbers >> np.uint64(16)).astype(np.uint8).reshape(images, 3, size, size)
 
 
 def arithmetic(device: str, size: int, compute: Callable[[NDArray[np.uint8]], NDArray[np.float32]]) -> str:
-    """SHA-256 (hex) of what `compute` makes of a few pictures on a CPU; empty on a GPU, whose model says enough."""
+    """SHA-256 (hex) of what `compute` returns for a few test images on a CPU. Empty on a GPU.
+
+    On a GPU, `gpu_name` identifies the arithmetic.
+    """
     if device != "cpu":
         return ""
     images = max(2, min(PROBE_IMAGES, PROBE_IMAGES * 64**2 // size**2))
@@ -84,7 +91,10 @@ def arithmetic(device: str, size: int, compute: Callable[[NDArray[np.uint8]], ND
 
 
 def decoders(source: ImageSource, size: int) -> str:
-    """Pillow's version and its decoders', where it makes the pixels; empty for pictures that lie there at `size`."""
+    """The versions of Pillow and of its decoders. Empty where Pillow changes no pixel.
+
+    That is the case for images in memory whose sides are `size` already.
+    """
     whole = source
     while isinstance(whole, Subset):
         whole = whole.whole

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from l2a_transfer.errors import ArgumentError, PluginError, unknown_name
+from l2a_transfer.errors import ArgumentError, PluginError, names_keywords, unknown_name
 from l2a_transfer.models.compatibilities import COMPATIBILITIES
 from l2a_transfer.models.normalizers import NORMALIZERS
 from l2a_transfer.registry import Registry
@@ -181,6 +181,7 @@ def remove_family(name: str) -> None:
     FAMILIES.remove(name)
 
 
+@names_keywords
 @dataclass(frozen=True)
 class ModelConfig:
     """Everything that decides a network's shape and arithmetic.

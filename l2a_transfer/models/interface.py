@@ -41,6 +41,13 @@ class Attended:
         """The concatenated g_a, (B, D)."""
         return torch.cat(list(self.g_a.values()), dim=1)
 
+    def __repr__(self) -> str:
+        g_a, maps = (
+            ", ".join(f"{name} {tuple(values.shape)}" for name, values in found.items()) or "none"
+            for found in (self.g_a, self.maps)
+        )
+        return f"<Attended: logits {tuple(self.logits.shape)}; g_a {g_a}; maps {maps}>"
+
 
 class Network(nn.Module):
     """Base of the networks: `model(images)` gives logits, `model.attend(images)` everything.

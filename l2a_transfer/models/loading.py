@@ -4,11 +4,20 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import warnings
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from l2a_transfer.errors import ArgumentError, UnknownNameError, WeightsError, nearest, wrong_kind
+from l2a_transfer.errors import (
+    ArgumentError,
+    UnknownNameError,
+    WeightsError,
+    did_you_mean,
+    names_keywords,
+    unknown_name,
+    wrong_kind,
+)
 from l2a_transfer.models.config import ARCHITECTURES, DEFAULT_WIDTH, ModelConfig
 from l2a_transfer.models.weights import (
     ANOTHER,
@@ -25,6 +34,7 @@ if TYPE_CHECKING:
     from l2a_transfer.models.interface import Network
 
 
+@names_keywords
 def load_model(name: str | Path, *, seed: int = 0) -> tuple[Network, Card]:
     """A network with its weights, and its card.
 
@@ -76,8 +86,9 @@ def load_model(name: str | Path, *, seed: int = 0) -> tuple[Network, Card]:
     return load_weights(PRETRAINED / f"{name}.safetensors")
 
 
-def check_pretrained(name: str) -> None:
-    """Raises: UnknownNameError for anything but the name of bundled weights."""
+def check_pretrained(name: str, *, random: str = "") -> None:
+    """Raises: UnknownNameError for anything but the name of bundled weights; `random` is how to ask for random ones."""
+    random = random or f"'untrained:{name}'"
     names = pretrained_names()
     if name in names:
         return
@@ -86,17 +97,16 @@ def check_pretrained(name: str) -> None:
         if own:
             raise UnknownNameError(
                 f"{name!r} is an architecture; its weights are {', '.join(own)}",
-                f"name one of them, or 'untrained:{name}' for random weights",
+                f"name one of them, or {random} for random weights",
             )
         raise UnknownNameError(
             f"{name!r} is an architecture, and there are no bundled weights for it; bundled are: "
             f"{', '.join(names) or 'none'}",
-            f"for random weights use 'untrained:{name}'; 'l2a-transfer train' makes some",
+            f"for random weights use {random}; 'l2a-transfer train' makes some",
         )
     if name == "pixels":
         raise UnknownNameError("'pixels' is no network: it has no weights")
-    close = nearest(name, [*names, *ARCHITECTURES, "pixels"])
-    hint = f"; did you mean {close!r}?" if close else "."
+    hint = did_you_mean(name, [*names, *ARCHITECTURES, "pixels"]) or "."
     raise UnknownNameError(
         f"unknown model {name!r}{hint} Models are: a bundled name ({', '.join(names) or 'none'}), a path to "
         ".safetensors or .onnx, 'untrained:ARCH[@WIDTH]', or 'pixels'"
@@ -130,6 +140,7 @@ def _number(width: float) -> str:
     return f"{width:g}" if float(f"{width:g}") == width else repr(width)
 
 
+@names_keywords
 def list_models(pattern: str = "*", pretrained: bool | None = None) -> list[str]:
     """Names of networks that match a pattern.
 
@@ -160,9 +171,10 @@ def list_models(pattern: str = "*", pretrained: bool | None = None) -> list[str]
     return [name for name in names if fnmatchcase(name, pattern)]
 
 
+@names_keywords
 def create_model(
     name: str,
-    pretrained: bool = False,
+    pretrained: bool | None = None,
     *,
     num_classes: int | None = None,
     width: float | None = None,
@@ -178,8 +190,9 @@ def create_model(
     name : str
         An architecture, as `vgg-att2-concat-pc`, or weights, as `vgg-att2-concat-pc.cifar10-w025`, whose config is
         then the default of everything below.
-    pretrained : bool, default=False
-        Load the weights that `name` names. An architecture alone names none.
+    pretrained : bool, optional
+        True loads the weights that `name` names; an architecture alone names none. False makes random weights. By
+        default the weights are random too, as in timm, with a warning where `name` names weights.
     num_classes : int, optional
         Width K of the logits, 10 by default. With other classes than the weights have, the classifier is random.
     width : float, optional
@@ -206,6 +219,11 @@ def create_model(
         For a name that does not exist, with the nearest one.
     ArgumentError
         For a number out of range, and for a `width` or `global_branch` that the weights do not have.
+
+    Warns
+    -----
+    UserWarning
+        Where `name` names weights and `pretrained` is not given, so that they are not loaded.
 
     References
     ----------
@@ -236,9 +254,17 @@ def create_model(
     changes: dict[str, Any] = {key: value for key, value in given.items() if value is not None}
     if name in ARCHITECTURES and not pretrained:
         return build_model(ModelConfig(name, **changes), seed=seed)
-    check_pretrained(name)
+    if name not in ARCHITECTURES and name not in pretrained_names():
+        raise unknown_name("name", name, list_models(pretrained=True if pretrained else None))
+    check_pretrained(name, random="pretrained=False")
     path = PRETRAINED / f"{name}.safetensors"
     card = read_card(path)
+    if pretrained is None:
+        warnings.warn(
+            f"{name!r} names weights, which are not loaded: this network is random; pass pretrained=True to load them, "
+            "or pretrained=False if it is to be random",
+            stacklevel=3,  # of the caller; the decorator is in between
+        )
     network = build_model(dataclasses.replace(card.config, **changes), seed=seed)
     network.preprocess = card.preprocess
     if pretrained:

@@ -20,6 +20,8 @@ from l2a_transfer.lock import output_lock
 from l2a_transfer.models.card_schema import check_card
 from l2a_transfer.models.config import ModelConfig
 from l2a_transfer.preprocess import Preprocess
+from l2a_transfer.text import repr_line
+from l2a_transfer.wording import counted
 
 if TYPE_CHECKING:
     import torch
@@ -66,6 +68,11 @@ class Card:
     parameters: int
     training: dict[str, Any] = field(default_factory=dict)
     metrics: dict[str, Any] = field(default_factory=dict)
+
+    def __repr__(self) -> str:
+        trained = [f"trained on {self.training['data']}"] if "data" in self.training else []
+        classes = counted(len(self.classes), "class", "classes") if self.classes else "no classes"
+        return repr_line(self, self.name, counted(self.parameters, "parameter"), classes, *trained)
 
     def to_json(self) -> dict[str, Any]:
         return {

@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from l2a_transfer.errors import wrong_kind
+from l2a_transfer.errors import names_keywords, wrong_kind
 from l2a_transfer.evaluation.compare import Comparison
 from l2a_transfer.evaluation.results import EvalResults, EvalRow
 from l2a_transfer.evaluation.results_schema import earlier_files
@@ -66,6 +66,7 @@ def check_output(out: Path, *, overwrite: bool, beside: Sequence[str] = ()) -> N
         check_free(out / name, overwrite=overwrite, what="the report", replaced=replaced)
 
 
+@names_keywords
 def write_report(
     results: EvalResults,
     out: str | Path,

@@ -9,13 +9,14 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
-from l2a_transfer.errors import ArgumentError, TrainingError, unknown_name
+from l2a_transfer.errors import ArgumentError, TrainingError, names_keywords, unknown_name
 from l2a_transfer.wording import are, counted
 
 SCHEDULES = ("one-cycle", "step")
 KINDS = {bool: "true or false", int: "an integer", float: "a number", tuple: "pairs as 0:16,0.5:32", str: "a name"}
 
 
+@names_keywords
 @dataclass(frozen=True)
 class TrainConfig:
     """A recipe of stochastic gradient descent, as it is kept in the card.

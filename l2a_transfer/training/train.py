@@ -11,7 +11,8 @@ from typing import Any
 from l2a_transfer.data.objects import InMemory
 from l2a_transfer.data.readers import open_source
 from l2a_transfer.data.sources import ImageSource
-from l2a_transfer.errors import ArgumentError, wrong_kind
+from l2a_transfer.errors import ArgumentError, names_keywords, wrong_kind
+from l2a_transfer.features.backends.order import check_order
 from l2a_transfer.files import output_path
 from l2a_transfer.models.config import DEFAULT_WIDTH, ModelConfig
 from l2a_transfer.models.weights import pretrained_names
@@ -25,6 +26,7 @@ from l2a_transfer.training.trainer import Trainer
 log = logging.getLogger(__name__)
 
 
+@names_keywords
 def train(
     architecture: str,
     data: str | Path | ImageSource | InMemory,
@@ -138,6 +140,7 @@ def train(
     >>> result.weights.name, result.metrics["holdout-20-stratified_accuracy"]["n"]
     ('vgg-att1-pc.digits-w003.safetensors', 20)
     """
+    check_order("train(architecture, data, out)", ("architecture", architecture), ("data", data))
     if not isinstance(architecture, str):
         raise wrong_kind("architecture", "the name of an architecture, as 'vgg-att2-concat-pc'", architecture)
     if architecture in pretrained_names():

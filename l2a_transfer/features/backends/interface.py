@@ -11,6 +11,8 @@ from numpy.typing import NDArray
 
 from l2a_transfer.errors import unknown_name, wrong_kind
 from l2a_transfer.preprocess import Preprocess
+from l2a_transfer.text import repr_line
+from l2a_transfer.wording import counted
 
 TAPS = ("ga", "ga-bn-relu")
 
@@ -29,6 +31,10 @@ class Computed:
 
     features: NDArray[np.float32]
     maps: dict[str, NDArray[np.float16]] = field(default_factory=dict)
+
+    def __repr__(self) -> str:
+        maps = ", ".join(f"{name} {values.shape}" for name, values in self.maps.items()) or "none"
+        return f"<Computed: features {self.features.shape}; maps {maps}>"
 
 
 class FeatureBackend(Protocol):
@@ -70,6 +76,19 @@ class FeatureBackend(Protocol):
 
     def identity(self) -> dict[str, Any]:
         """What decides the bytes of a feature beside the pictures and the batch size, this machine too; flat JSON."""
+
+
+def backend_repr(backend: FeatureBackend) -> str:
+    """The `__repr__` of a backend: model, features and their levels, pixels, tap, precision and device."""
+    size = backend.preprocess.size
+    levels = ", ".join(f"{name} {stop - start:,}" for name, start, stop in backend.levels)
+    return repr_line(
+        backend,
+        str(backend.card["name"]),
+        f"{counted(feature_width(backend), 'feature')} ({levels}) of {size} × {size} pixels",
+        f"tap {backend.tap}",
+        f"{backend.precision} on {backend.device}",
+    )
 
 
 def is_backend(model: object) -> TypeGuard[FeatureBackend]:

@@ -15,7 +15,14 @@ from numpy.typing import NDArray
 from l2a_transfer.devices import check_precision, choose_onnx_device
 from l2a_transfer.documents import parse
 from l2a_transfer.errors import BackendError, unknown_name
-from l2a_transfer.features.backends.interface import TAPS, Computed, check_pixels, level_columns, maps_wanted
+from l2a_transfer.features.backends.interface import (
+    TAPS,
+    Computed,
+    backend_repr,
+    check_pixels,
+    level_columns,
+    maps_wanted,
+)
 from l2a_transfer.features.backends.onnx_graph import check_graph
 from l2a_transfer.features.backends.registry import register_backend
 from l2a_transfer.features.extraction.interruptible import interruptible
@@ -96,6 +103,9 @@ class OnnxBackend:
                 "use `device='cpu'`",
             )
         return session
+
+    def __repr__(self) -> str:
+        return backend_repr(self)
 
     def features(self, images_u8: NDArray[np.uint8]) -> NDArray[np.float32]:
         check_pixels(images_u8, self.preprocess)

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from l2a_transfer.devices import choose_device
-from l2a_transfer.features.backends.interface import Computed, check_pixels, level_columns
+from l2a_transfer.features.backends.interface import Computed, backend_repr, check_pixels, level_columns
 from l2a_transfer.features.backends.registry import register_backend
 from l2a_transfer.preprocess import Preprocess
 
@@ -24,6 +24,9 @@ class PixelsBackend:
         self.card: dict[str, Any] = {"name": "pixels"}
         self.levels: tuple[tuple[str, int, int], ...] = (("pixels", 0, 3 * self.preprocess.size**2),)
         self.map_levels: tuple[str, ...] = ()
+
+    def __repr__(self) -> str:
+        return backend_repr(self)
 
     def features(self, images_u8: NDArray[np.uint8]) -> NDArray[np.float32]:
         check_pixels(images_u8, self.preprocess)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from l2a_transfer.devices import check_precision
-from l2a_transfer.errors import ArgumentError, BackendError, unknown_name
+from l2a_transfer.errors import ArgumentError, BackendError, names_keywords, unknown_name
 from l2a_transfer.features.backends.interface import TAPS, FeatureBackend, is_backend
 from l2a_transfer.registry import Registry, require_package
 
@@ -122,6 +122,7 @@ def backend_for(model: str) -> BackendSpec:
     return found[0] if found else REGISTERED_BACKENDS[DEFAULT_BACKEND]
 
 
+@names_keywords
 def open_backend(
     model: str | Path | Network | tuple[Network, Card] | FeatureBackend,
     *,

@@ -11,7 +11,14 @@ from numpy.typing import NDArray
 
 from l2a_transfer.devices import choose_device, extraction_precision, ieee_float32
 from l2a_transfer.errors import unknown_name
-from l2a_transfer.features.backends.interface import TAPS, Computed, check_groups, level_columns, maps_wanted
+from l2a_transfer.features.backends.interface import (
+    TAPS,
+    Computed,
+    backend_repr,
+    check_groups,
+    level_columns,
+    maps_wanted,
+)
 from l2a_transfer.features.backends.registry import BACKEND_OPTIONS, register_backend
 from l2a_transfer.features.machine import arithmetic, gpu_name, torch_instructions
 from l2a_transfer.preprocess import normalize
@@ -59,6 +66,9 @@ class TorchBackend:
         copied = evaluation_copy(model)
         self._model: Any = copied.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self._statistics = self.preprocess.statistics(self.device)
+
+    def __repr__(self) -> str:
+        return backend_repr(self)
 
     def features(self, images_u8: NDArray[np.uint8]) -> NDArray[np.float32]:
         import torch

@@ -24,9 +24,11 @@ from l2a_transfer.errors import (
     Interrupted,
     OutputExistsError,
     StoreError,
+    names_keywords,
     unknown_name,
 )
 from l2a_transfer.features.backends.interface import FeatureBackend, feature_width, partners_of
+from l2a_transfer.features.backends.order import check_order
 from l2a_transfer.features.backends.registry import open_backend
 from l2a_transfer.features.extraction.compute import compute_shards
 from l2a_transfer.features.extraction.partners import partner_rows
@@ -58,6 +60,7 @@ ON_ERROR = ("fail", "skip")
 ENGINES = ("local", "ray")
 
 
+@names_keywords
 def extract(
     data: str | Path | ImageSource | InMemory,
     model: str | Path | Network | tuple[Network, Card] | FeatureBackend,
@@ -135,6 +138,7 @@ def extract(
     >>> result.rows, result.dim
     (20, 256)
     """
+    check_order("extract(data, model, out)", ("model", model), ("data", data))
     source = open_source(data)
     backend = open_backend(model)
     out = output_path(out)

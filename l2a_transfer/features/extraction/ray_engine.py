@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from l2a_transfer.data.sources import ImageSource
-from l2a_transfer.errors import BackendError, L2AError, MissingExtraError, StoreError
+from l2a_transfer.errors import BackendError, L2AError, MissingExtraError, StoreError, names_keywords
 from l2a_transfer.features.backends.interface import FeatureBackend
 from l2a_transfer.features.extraction.compute import compute_shards
 from l2a_transfer.features.extraction.plan import differences, fingerprint
@@ -37,6 +37,7 @@ ATTEMPTS = 3
 """Reports of a finished shard that is not there, before the folder is taken not to be shared."""
 
 
+@names_keywords
 @dataclass(frozen=True)
 class RayConfig:
     """Where Ray runs.

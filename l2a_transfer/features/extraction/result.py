@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from l2a_transfer.notebook import html_table
+from l2a_transfer.text import repr_line
+from l2a_transfer.wording import counted
 
 
 @dataclass(frozen=True)
@@ -32,6 +34,11 @@ class ExtractResult:
     computed: int
     seconds: float
     skipped: tuple[tuple[str, str], ...] = ()
+
+    def __repr__(self) -> str:
+        size = f"{counted(self.rows, 'row')} × {counted(self.dim, 'column')}"
+        skipped = [f"{len(self.skipped):,} skipped"] if self.skipped else []
+        return repr_line(self, str(self.path), size, f"{self.computed:,} computed in {self.seconds:.1f} s", *skipped)
 
     def _repr_html_(self) -> str:
         headings = ("file", "rows", "columns", "computed now", "seconds", "skipped")

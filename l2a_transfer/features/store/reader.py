@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from l2a_transfer.errors import StoreError
+from l2a_transfer.errors import StoreError, names_keywords
 from l2a_transfer.features.store.schema import AGAIN, SEAL, USER_BLOCK, FeatureMeta
 from l2a_transfer.features.store.sealed import (
     OpenedStore,
@@ -21,6 +21,7 @@ from l2a_transfer.features.store.sealed import (
     read_block,
     sha256_of,
 )
+from l2a_transfer.features.store.shown import features_html, features_repr
 from l2a_transfer.features.store.writer import write_features
 
 __all__ = [
@@ -70,7 +71,14 @@ class FeatureSet:
     ids: tuple[str, ...]
     split: NDArray[np.uint8]
 
+    def __repr__(self) -> str:
+        return features_repr(self, self.path, self.meta, self.features.shape, self.features.dtype)
 
+    def _repr_html_(self) -> str:
+        return features_html(self.path, self.meta, self.features.shape, self.features.dtype)
+
+
+@names_keywords
 def read_features(path: str | Path) -> FeatureSet:
     """Read a feature file into memory. Every byte of it is verified first.
 

@@ -29,6 +29,7 @@ from l2a_transfer.documents import (
 from l2a_transfer.errors import StoreError
 from l2a_transfer.inputs import open_input
 from l2a_transfer.models.card_schema import CARD_OF_FEATURES, OBJECT
+from l2a_transfer.text import classes_and_splits, few, repr_line
 from l2a_transfer.wording import counted
 
 SCHEMA = "l2a-features/1"
@@ -108,6 +109,22 @@ class FeatureMeta:
     fingerprint: dict[str, Any]
     skipped: tuple[tuple[str, str], ...] = ()
     source: dict[str, Any] = field(default_factory=dict)
+
+    def __repr__(self) -> str:
+        return repr_line(self, self.title, *self.facts)
+
+    @property
+    def title(self) -> str:
+        """Data set and model, as a repr names them."""
+        return f"{self.data} by {self.card.get('name', 'an unnamed model')}"
+
+    @property
+    def facts(self) -> tuple[str, ...]:
+        """What a repr says of levels, classes and splits."""
+        levels = few([f"{name} {stop - start:,}" for name, start, stop in self.levels])
+        skipped = (f"{len(self.skipped):,} skipped",) if self.skipped else ()
+        named = f"{'level' if len(self.levels) == 1 else 'levels'} {levels}"
+        return (named, *classes_and_splits(self.classes, self.splits), *skipped)
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from l2a_transfer.errors import MissingExtraError, unknown_name
+from l2a_transfer.errors import MissingExtraError, names_keywords, unknown_name
 from l2a_transfer.features.store.schema import FeatureMeta
 from l2a_transfer.features.store.sealed import (
     OpenedStore,
@@ -23,6 +23,8 @@ from l2a_transfer.features.store.sealed import (
     read_block,
     sha256_of,
 )
+from l2a_transfer.features.store.shown import features_html, features_repr
+from l2a_transfer.text import repr_line
 from l2a_transfer.wording import counted
 
 if TYPE_CHECKING:
@@ -32,6 +34,7 @@ if TYPE_CHECKING:
 BLOCK_BYTES = 16 << 20
 
 
+@names_keywords
 def open_features(path: str | Path, *, finite: bool = True) -> FeatureFile:
     """Open a feature file for reading by rows. Every byte of it is verified first, once.
 
@@ -72,7 +75,7 @@ class VerifiedFile:
     path: Path
     meta: FeatureMeta
     sha256: str
-    stamp: Stamp
+    stamp: Stamp = field(repr=False)
 
     def open(self) -> FeatureFile:
         """The file; its seal is not computed again where nothing was written since. Raises: StoreError where another
@@ -183,6 +186,13 @@ class FeatureFile:
         """Many rows in one read; torch's DataLoader asks for a batch in this way."""
         return list(zip(self.features[np.asarray(rows)], self.labels[np.asarray(rows)].tolist(), strict=True))
 
+    def __repr__(self) -> str:
+        note = "closed" if self._store is None else "open"
+        return features_repr(self, self.path, self.meta, self.features.shape, self.features.dtype, note=note)
+
+    def _repr_html_(self) -> str:
+        return features_html(self.path, self.meta, self.features.shape, self.features.dtype)
+
     def rows(self, split: str | None = None) -> NDArray[np.int64]:
         """The row numbers of a split, or all. Raises: UnknownNameError for a split that the file does not have."""
         if split is None:
@@ -274,6 +284,9 @@ class FeatureRows:
 
     def __len__(self) -> int:
         return self.shape[0]
+
+    def __repr__(self) -> str:
+        return repr_line(self, self._owner.path.name, f"{self.shape} {self.dtype} on disk", "read by index")
 
     def __getitem__(self, key: int | slice | ArrayLike) -> NDArray[Any]:
         N = len(self)

@@ -1,0 +1,22 @@
+"""How an image source shows itself as text."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from l2a_transfer.text import classes_and_splits, repr_line
+from l2a_transfer.wording import counted
+
+
+class Shown:
+    """Base of sources that are dataclasses: a repr in one line, in place of one with every id and label."""
+
+    def __init_subclass__(cls) -> None:
+        # The decorator `dataclass` writes a repr of all fields, unless the class itself has one.
+        if "__repr__" not in vars(cls):
+            setattr(cls, "__repr__", Shown.__repr__)  # noqa: B010 - not of one instance
+
+    def __repr__(self) -> str:
+        own: Any = self
+        images = counted(len(own), "image")
+        return repr_line(self, own.name, images, *classes_and_splits(own.classes, own.splits))

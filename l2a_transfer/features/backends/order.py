@@ -1,0 +1,51 @@
+"""Arguments in the wrong order: something that is a model stands where something else belongs."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from l2a_transfer.errors import ArgumentError
+from l2a_transfer.features.backends.interface import is_backend
+from l2a_transfer.features.backends.registry import REGISTERED_BACKENDS
+from l2a_transfer.models.config import ARCHITECTURES
+from l2a_transfer.models.weights import pretrained_names
+
+
+def is_model(thing: object) -> bool:
+    """True for a network, (network, card), an open backend, and a name of an architecture or a model. Opens nothing."""
+    if isinstance(thing, (str, Path)):
+        name = str(thing)
+        return (
+            name in ARCHITECTURES
+            or name in pretrained_names()
+            or any(
+                name in spec.names or name.startswith(spec.prefixes) or name.endswith(spec.suffixes)
+                for spec in REGISTERED_BACKENDS.values()
+            )
+        )
+    if isinstance(thing, tuple) and len(thing) == 2:
+        thing = thing[0]
+    torch = sys.modules.get("torch")  # no network was made without it
+    return is_backend(thing) or (torch is not None and isinstance(thing, torch.nn.Module))
+
+
+def check_order(call: str, model: tuple[str, object], other: tuple[str, object]) -> None:
+    """Check that a model and another argument are not swapped.
+
+    Parameters
+    ----------
+    call : str
+        The right order, as ``"extract(data, model, out)"``.
+    model, other : (str, object)
+        The parameters' names and what was given for them.
+
+    Raises
+    ------
+    ArgumentError
+        Where `other` is a model and `model` is none.
+    """
+    if is_model(other[1]) and not is_model(model[1]):
+        raise ArgumentError(
+            f"{other[0]} is a model, and {model[0]} is not: the two are swapped", f"the order is {call}"
+        )
