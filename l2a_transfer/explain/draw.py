@@ -106,7 +106,7 @@ def sheet_png(results: Sequence[AttentionMaps], *, title: str) -> bytes:
 def _height(result: AttentionMaps) -> float:
     """Inches that a picture takes where it is as wide as a cell; a very high one is drawn narrower."""
     H, W = result.image.shape[:2]
-    return CELL * min(H / W, HIGHEST)
+    return float(CELL * min(H / W, HIGHEST))
 
 
 def _shortened(name: str, most: int = 26) -> str:
