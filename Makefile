@@ -17,6 +17,7 @@ lint: .venv/installed-lint
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/python scripts/draw_rooms.py --check
+	$(BIN)/python scripts/write_lists.py --check
 
 # What takes long, and the properties that Hypothesis tests, with many more examples.
 slow: .venv/installed-test

@@ -68,7 +68,7 @@ REFUSED = {
         r"exists|is a folder|a run is there already|made by another run|[Nn]ot a (directory|folder)|is a file, and"
     ),
 }
-PASSES = re.compile(r"seconds|images_per_second|peak_share|_s$")
+PASSES = re.compile(r"seconds|images_per_second|mfu|_s$")
 """Keys of JSON whose value says how long something took."""
 NUMBER = re.compile(r"\d[\d.e+-]*")
 """In reports, where some are the seconds that something took."""

@@ -20,6 +20,7 @@ from l2a_transfer.explain.maps import attention_maps
 from l2a_transfer.features.backends.registry import open_backend
 from l2a_transfer.features.extraction.extract import extract
 from l2a_transfer.lock import output_lock
+from l2a_transfer.report import lookup
 from l2a_transfer.report.markdown import markdown_table
 from l2a_transfer.report.write import report_folder, write_report
 from l2a_transfer.wording import counted
@@ -114,7 +115,7 @@ def _quickstart(out: Path, earlier: set[str], *, overwrite: bool, progress: bool
         remedy = "" if overwrite else "the same again uses them"
         raise Interrupted(f"{kept}; {stop.problem}" if isinstance(stop, Interrupted) else kept, remedy) from stop
     attention = results.rows[list(MODELS).index("attention")].file_sha256
-    verdicts = tuple(c.verdict for c in results.comparisons if c.files[0] == (attention,))
+    verdicts = tuple(lookup.verdict(c) for c in results.comparisons if c.files[0] == (attention,))
     return QuickstartResult(markdown_table(results), verdicts, tuple(files), results)
 
 

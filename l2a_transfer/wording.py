@@ -14,6 +14,19 @@ def counted(n: int, one: str, many: str | None = None) -> str:
     return f"{n:,} {one if n == 1 else many or one + 's'}"
 
 
+def with_minus(text: str) -> str:
+    """A number or an interval as people read it: U+2212 for the minus sign. Files for programs keep the hyphen.
+
+    `cli/output.echo` prints a hyphen again where the terminal's encoding has no U+2212.
+
+    Examples
+    --------
+    >>> with_minus("-1.7 [-7.8, +4.2]")
+    '−1.7 [−7.8, +4.2]'
+    """
+    return text.replace("-", "−")
+
+
 def are(n: int) -> str:
     """`is` for one, `are` for any other number."""
     return "is" if n == 1 else "are"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -174,3 +175,40 @@ def test_files_of_others(tmp_path: Path, name: str) -> None:
     assert_fails(l2a("inspect", tmp_path / name), 1, str(tmp_path / name))
     (tmp_path / name).write_bytes(b"something else entirely, and long enough to be read as a header")
     assert_fails(l2a("inspect", tmp_path / name), 1, str(tmp_path / name))
+
+
+def told(path: Path) -> dict[str, str]:
+    """What `inspect` prints for people, by key."""
+    lines = l2a("inspect", path).stdout.splitlines()
+    assert all("  " in line for line in lines)
+    keys, values = zip(*(re.split(" {2,}", line, maxsplit=1) for line in lines), strict=True)
+    starts = {line.index(value, len(key)) for line, key, value in zip(lines, keys, values, strict=True)}
+    assert len(starts) == 1  # values are aligned
+    return dict(zip(keys, values, strict=True))
+
+
+def test_text_is_for_people_and_json_as_it_was(tmp_path: Path) -> None:
+    meta = dataclasses.replace(META, fingerprint={"gpu": "", "data": "abc"}, skipped=(("e.jpg", "damaged"),))
+    path = save(tmp_path / "f.h5", meta)
+    found = told(path)
+    assert found["levels"] == "L2 (columns 0 to 1), L3 (columns 2 to 2)"
+    assert found["fingerprint.gpu"] == found["source"] == found["maps"] == "none"
+    assert found["skipped"] == "e.jpg: damaged"
+    assert found["tap"] == "ga"
+    document = json.loads(l2a("inspect", path, "--json").stdout)
+    assert (document["levels"], document["fingerprint"]["gpu"]) == ([["L2", 0, 2], ["L3", 2, 3]], "")
+    weights = told(WEIGHTS)
+    assert weights["card.training.recipe.flip"] == "yes"
+    assert weights["card.training.recipe.resolutions"] == "0.0: 16, 0.286: 24, 0.572: 32"
+    for value in {**found, **weights}.values():
+        assert value not in ("", "None", "True", "False")
+        assert "['" not in value
+
+
+def test_pixels_have_no_tap(tmp_path: Path) -> None:
+    meta = dataclasses.replace(META, backend="pixels", fingerprint={"tap": "ga", "data": "abc"})
+    path = save(tmp_path / "f.h5", meta)
+    found = told(path)
+    assert found["tap"] == "none"
+    assert "fingerprint.tap" not in found
+    assert json.loads(l2a("inspect", path, "--json").stdout)["tap"] == "ga"

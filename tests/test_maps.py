@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import io
+import re
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from matplotlib.figure import Figure
+from matplotlib.text import Text
 from PIL import Image
 
 from l2a_transfer.errors import BackendError
 from l2a_transfer.explain.dispatch import scaled_size
-from l2a_transfer.explain.draw import contact_sheet
+from l2a_transfer.explain.draw import contact_sheet, sheet_png
 from l2a_transfer.explain.interface import AttentionMaps
 from l2a_transfer.explain.maps import attention_maps
 from l2a_transfer.explain.overlay import colors, heat, overlay
@@ -137,3 +141,35 @@ def test_a_picture_that_is_not_one(tmp_path: Path) -> None:
     assert_fails(
         l2a("maps", "--model", TINY, "--out", tmp_path / "out", "--side", "2", good), 2, "side must be between"
     )
+
+
+@pytest.mark.parametrize("levels", [("pixels",), ("L2", "L3")])
+@pytest.mark.parametrize("signed", [False, True])
+@pytest.mark.parametrize("sides", [[(8, 32)], [(32, 8)], [(8, 32), (32, 32), (64, 8)]])
+def test_a_contact_sheet_has_no_empty_band_and_cuts_no_text(
+    levels: tuple[str, ...], signed: bool, sides: list[tuple[int, int]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    figures = []
+    save = Figure.savefig
+    monkeypatch.setattr(Figure, "savefig", lambda figure, *a, **k: (save(figure, *a, **k), figures.append(figure)))
+    results = [
+        AttentionMaps(
+            "x" * 40, np.zeros((*side, 3), np.uint8), dict.fromkeys(levels, np.eye(4, dtype=np.float32)), signed
+        )
+        for side in sides
+    ]
+    png = sheet_png(
+        results, title="Attention of vgg-att2-concat-pc.cifar10-w025, on photographs " + "it has never seen " * 3
+    )
+    (figure,) = figures
+    width, height = figure.canvas.get_width_height()
+    for text in figure.findobj(Text):
+        if text.get_text() and text.get_visible():
+            box = text.get_window_extent()
+            assert box.x0 >= 0
+            assert box.y0 >= 0
+            assert box.x1 <= width + 0.5
+            assert box.y1 <= height + 0.5
+    grey = np.asarray(Image.open(io.BytesIO(png)).convert("L"))
+    blank = "".join(" " if row else "x" for row in (grey == 255).all(axis=1))
+    assert max(map(len, re.findall(" +", blank))) < 30  # pixels, of 237 that a picture is wide

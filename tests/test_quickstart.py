@@ -78,6 +78,8 @@ def test_ends_with_the_table_and_three_commands(done: tuple[Path, Result]) -> No
     assert stdout.count("This holds for these two weight files only.") == 1  # attention against uniform
     assert stdout.count("This holds for this weight file and this random initialization only.") == 1
     assert stdout.count("This holds for this weight file only.") == 1  # attention against pixels
+    assert f"- 2 more comparisons are in {done[0] / 'report.html'}\n" in stdout
+    assert str(done[0] / "seeds.csv") not in stdout
     assert stdout.split("Next:")[1].count("  l2a-transfer ") == 3
 
 

@@ -19,14 +19,16 @@ from l2a_transfer.evaluation.confusion import Confusion
 from l2a_transfer.evaluation.evaluate import evaluate_files
 from l2a_transfer.evaluation.measure_row import _notes
 from l2a_transfer.evaluation.results import EvalConfig, EvalResults
+from l2a_transfer.evaluation.seeds import SeedSummary
 from l2a_transfer.features.store.reader import read_features
-from l2a_transfer.report import figures, lookup
+from l2a_transfer.report import figures, lookup, tables
 from l2a_transfer.report.markdown import markdown_table
 from l2a_transfer.report.write import check_output, write_report
 from l2a_transfer.svm.config import SvmConfig
 from l2a_transfer.svm.fitting import SvmFit
 from l2a_transfer.svm.grid import FoldCounts, GridResult
 from tests.feature_files import blobs, feature_set, labels_of, save
+from tests.made_results import comparison, digest
 from tests.made_results import results as made
 from tests.made_results import row as made_row
 
@@ -170,7 +172,6 @@ def test_writes_every_file_and_each_says_the_same(results: EvalResults, tmp_path
         "results.json",
         "results.csv",
         "comparisons.csv",
-        "seeds.csv",
         "report.html",
         "report.md",
         "accuracy.svg",
@@ -192,12 +193,12 @@ def test_writes_every_file_and_each_says_the_same(results: EvalResults, tmp_path
     (pair,) = results.comparisons
     assert pair.ci95 is not None
     assert (line["a"], line["b"], line["n_a"], float(line["ci95_low"])) == ("good", "pixels", "1", pair.ci95[0])
-    text = written[5].read_text(encoding="utf-8")
+    text = written[4].read_text(encoding="utf-8")
     assert markdown_table(results) in text
     for split in results.splits:
         assert split.sha256 in text
-    assert pair.verdict.replace("[", "\\[").replace("]", "\\]").replace("<", "&lt;") in text
-    for picture in written[6:]:
+    assert lookup.verdict(pair).replace("[", "\\[").replace("]", "\\]").replace("<", "&lt;") in text
+    for picture in written[5:]:
         assert f"]({picture.name})" in text
         shapes = [one.tag.rpartition("}")[2] for one in ElementTree.parse(picture).iter()]
         assert shapes.count("text") > 6
@@ -282,7 +283,7 @@ def test_rows_of_one_model_are_told_apart(tmp_path: Path) -> None:
     both = made([*rows[:2], *(made_row("m", 0.5, shots=k, data="d", protocol="low-shot") for k in (1, 4))])
     assert lookup.pictured(both) == [0, 3]
     written = [path.name for path in write_report(both, tmp_path / "r")]
-    assert written[7:] == ["confusion-toy-m.svg", "confusion-d-m.svg"]
+    assert written[6:] == ["confusion-toy-m.svg", "confusion-d-m.svg"]
     table = list(csv.DictReader(io.StringIO((tmp_path / "r" / "results.csv").read_text(encoding="utf-8"))))
     assert [(line["variant"], line["shots"]) for line in table] == [("", ""), ("L2 alone", ""), ("", "1"), ("", "4")]
     assert (
@@ -371,5 +372,93 @@ def test_two_files_of_one_model_are_told_apart(tmp_path: Path) -> None:
     assert [row.label for row in results.rows] == ["toy-model (l2)", "toy-model (l3)"]
     assert [row.model for row in results.rows] == ["toy-model", "toy-model"]
     names = [path.name for path in write_report(results, tmp_path / "r")]
-    assert len(set(names)) == len(names) == 9
+    assert len(set(names)) == len(names) == 8
     assert read_features(files[0]).path == files[0]
+
+
+SEED_SUMMARY = SeedSummary(
+    "vgg@0.25",
+    "toy",
+    "official",
+    None,
+    ("x", "good"),
+    ("0", "1"),
+    (0.7, 0.75),
+    0.725,
+    0.0354,
+    0.7,
+    0.01,
+    0.6,
+    0.02,
+    (digest("x"), digest("good")),
+    "c0ffee",
+)
+
+
+def test_seeds_csv_is_written_only_where_there_are_seeds_and_goes_with_them(tmp_path: Path) -> None:
+    rows = [made_row("good", 0.75), made_row("x", 0.5)]
+    first = write_report(made(rows, seeds=[SEED_SUMMARY]), tmp_path / "r")
+    assert tmp_path / "r" / "seeds.csv" in first
+    (line,) = csv.DictReader(io.StringIO((tmp_path / "r" / "seeds.csv").read_text()))
+    assert (line["name"], line["seeds"]) == ("vgg@0.25", "0;1")
+    second = write_report(made(rows), tmp_path / "r", overwrite=True)
+    assert sorted(path.name for path in (tmp_path / "r").iterdir()) == sorted(path.name for path in second)
+    assert "seeds.csv" not in json.loads((tmp_path / "r" / "results.json").read_text())["files"]
+    for name in ("report.html", "report.md"):
+        assert "seeds.csv" not in (tmp_path / "r" / name).read_text()
+    (tmp_path / "r" / "seeds.csv").write_text("of another program")  # named by no report
+    write_report(made(rows), tmp_path / "r", overwrite=True)
+    assert (tmp_path / "r" / "seeds.csv").read_text() == "of another program"
+
+
+def test_minus_signs_in_every_table_and_verdict_for_people_and_hyphens_in_files_for_programs(tmp_path: Path) -> None:
+    name = "run -5 (-1.0)"
+    said = f"{name} and pixels do not differ significantly on toy (-1.2 points [-6.0, +3.5], p = 0.71). This holds …"
+    pair = comparison(name, "pixels", -0.012, 0.71, ci95_simultaneous=(-0.06, 0.035), effect=-0.25, verdict=said)
+    results = made([made_row(name, 0.5), made_row("pixels", 0.51)], [pair])
+    shown = said.replace("-1.2 points [-6.0", "−1.2 points [−6.0")
+    assert lookup.verdict(pair) == shown
+    write_report(results, tmp_path / "r")
+    html, text = ((tmp_path / "r" / each).read_text().replace("<wbr>", "") for each in ("report.html", "report.md"))
+    assert shown in html
+    assert shown.replace("[", "\\[").replace("]", "\\]") in text
+    for document in (html, text):
+        assert "−1.2 [−6.0, +3.5]" in document  # the table
+        assert "−0.25" in document
+    for each in ("results.json", "comparisons.csv"):
+        assert said in (tmp_path / "r" / each).read_text()
+        assert "−" not in (tmp_path / "r" / each).read_text()
+
+
+def test_verdicts_of_variants_follow_those_of_whole_models_in_the_order_of_the_rows() -> None:
+    variants = ("L2 alone", "rows to length 1")
+    rows = [
+        made_row(label, 0.5, variant=variant, data="toy", shots=shots)
+        for label in ("good", "b")
+        for shots in (1, 2)
+        for variant in ("", *variants)
+    ]
+    # As they are compared: place by place.
+    pairs = [comparison("good", "b", shots=shots) for shots in (1, 2)]
+    pairs += [
+        comparison(f"{label}, {variant}", label, family="variants", shots=shots)
+        for shots in (1, 2)
+        for label in ("good", "b")
+        for variant in variants
+    ]
+    found = [(c.a, c.shots) for c in lookup.verdicts(made(rows, pairs))]
+    assert found[:2] == [("good", 1), ("good", 2)]
+    assert found[2:] == [(lookup.full_name(row), row.shots) for row in rows if row.variant]
+
+
+def test_pixels_have_no_tap_in_a_report(tmp_path: Path) -> None:
+    results = made([made_row("good"), made_row("pixels", backend="pixels")])
+    write_report(results, tmp_path / "r")
+    assert [row["tap"] for row in json.loads((tmp_path / "r" / "results.json").read_text())["rows"]] == ["ga", "ga"]
+    table = tables.origins(results.rows)
+    column = [heading for heading, _ in table.columns].index("tap")
+    assert [row[column].text for row in table.rows] == ["ga", "–"]
+    text = (tmp_path / "r" / "report.html").read_text().replace("<wbr>", "")
+    assert text.count("tap ga, fp32, backend torch") == 1
+    assert text.count("fp32, backend pixels") == 1
+    assert "tap ga, fp32, backend pixels" not in text

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from rich.cells import cell_len
 
-from l2a_transfer.cli.tables import pair_lines, table_lines
+from l2a_transfer.cli.tables import pair_lines, table_lines, verdict_lines
 from l2a_transfer.models.weights import pretrained_names
 from tests.conftest import l2a
 from tests.feature_files import feature_set, labels_of, save
@@ -143,3 +143,9 @@ def test_inspect_in_a_terminal_keeps_the_digest_whole(tmp_path: Path) -> None:
     assert max(map(cell_len, lines)) <= 60
     first = next(k for k, line in enumerate(lines) if line.startswith("sha256 "))
     assert lines[first].split()[1] + lines[first + 1].strip() == piped["sha256"]
+
+
+def test_the_last_verdict_says_how_many_more_there_are_and_where() -> None:
+    assert verdict_lines(["a", "b"], total=2, out=Path("r")) == ["- a", "- b"]
+    assert verdict_lines(["a"], total=2, out=Path("r")) == ["- a", "- 1 more comparison is in r/report.html"]
+    assert verdict_lines([], total=3, out=Path("r")) == ["- 3 more comparisons are in r/report.html"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -27,6 +28,7 @@ from l2a_transfer.models.registry import build_model
 from l2a_transfer.models.weights import read_card
 from l2a_transfer.training import runs as runs_module
 from l2a_transfer.training.checkpoint import load_checkpoint
+from l2a_transfer.training.curve import learning_curve
 from l2a_transfer.training.data import TrainingData
 from l2a_transfer.training.epochs import augmented_batches, plan_epoch
 from l2a_transfer.training.flops import macs, matrix_peak
@@ -34,10 +36,11 @@ from l2a_transfer.training.initialization import start_from
 from l2a_transfer.training.loss_monitor import LossMonitor
 from l2a_transfer.training.processes import COLLECTIVE_TIMEOUT, Placement, ProcessRank, process_group
 from l2a_transfer.training.recipe import TrainConfig
+from l2a_transfer.training.run_folder import RunFolder
 from l2a_transfer.training.runs import SeedsResult, run_training, train_seeds
 from l2a_transfer.training.trainer import Trainer
 from tests.conftest import assert_fails, l2a, save_picture
-from tests.test_training import COMMAND, CONFIG, CPU, cifar, ended, new_trainer, same, weights_of
+from tests.test_training import COMMAND, CONFIG, CPU, cifar, colours, ended, new_trainer, same, weights_of
 
 pytestmark = pytest.mark.usefixtures("curves_drawn_once")
 
@@ -176,6 +179,51 @@ def test_measuring_on_the_way_changes_nothing_but_the_log(tmp_path: Path) -> Non
         assert picture.size == (960, 432)
 
 
+def test_the_log_and_metrics_jsonl_have_the_names_of_the_field(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO", "l2a_transfer")
+    data = colours(32).holdout(8)
+    run_training(new_trainer(data=data, epochs=1), tmp_path, eval_every=1, progress=False)
+    (row,) = (json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines())
+    assert list(row) == [
+        *("epoch", "resolution", "lr", "train_loss", "train_accuracy", "images_per_second", "mfu", "seconds"),
+        "val_accuracy",
+    ]
+    (line,) = (record.getMessage() for record in caplog.records if record.getMessage().startswith("epoch 1/1"))
+    shown = dict(part.split(" ") for part in line.split("  ")[1:-1])  # without what is left
+    assert list(shown) == ["train_loss", "train_accuracy", "val_accuracy", "lr", "images_per_second", "mfu"]
+    assert all(
+        float(value) == pytest.approx(row[key], rel=0.01, abs=0.51 if "per" in key else 0.006)
+        for key, value in shown.items()
+    )
+    card = read_card(next(tmp_path.glob("*.safetensors")))
+    assert list(card.metrics) == ["holdout-8-stratified_accuracy"]  # cards keep the split's name
+    assert card.metrics["holdout-8-stratified_accuracy"]["value"] == row["val_accuracy"]
+
+
+def test_a_checkpoint_with_the_names_of_before_goes_on_under_the_new_ones(tmp_path: Path) -> None:
+    data = colours(32).holdout(8)
+
+    def new() -> Trainer:
+        return new_trainer(data=data)
+
+    stopped = new()
+    row = stopped.run_epoch(progress=False)
+    assert row is not None
+    of_before = {"peak_share" if key == "mfu" else key: value for key, value in row.items()}
+    stopped.history = [{**of_before, "holdout-8_accuracy": 0.25}]
+    RunFolder.for_trainer(tmp_path, stopped).save(stopped)
+    assert "peak_share" in (tmp_path / "metrics.jsonl").read_text()
+    run_training(new(), tmp_path, resume=True, progress=False)
+    rows = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert rows[0] == {**row, "val_accuracy": 0.25}
+    assert ["mfu" in one for one in rows] == [True] * len(rows)
+    assert not any(key.startswith(("peak", "holdout")) for one in rows for key in one)
+    # The curve of a file that an earlier version wrote.
+    assert learning_curve([{**of_before, "holdout-8_accuracy": 0.25}], "old").startswith(b"\x89PNG")
+
+
 def test_seeds_are_trained_once_each_and_summed_up(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     def new(seed: int) -> Trainer:
         return new_trainer(seed=seed, epochs=1)
@@ -199,6 +247,9 @@ def test_mean_and_spread_of_seeds_by_hand() -> None:
     found = SeedsResult("vgg.x-w003", "test_accuracy", (0, 1, 4), (0.9, 0.92, 0.94))
     assert (found.mean, found.std) == (pytest.approx(0.92), pytest.approx(0.02))
     assert found.summary().splitlines()[-1] == "test_accuracy 0.9200 ± 0.0200 (standard deviation), n = 3 seeds"
+    held = SeedsResult("vgg.x-w003", "holdout-8-stratified_accuracy", (7,), (0.9,))
+    assert held.summary().splitlines() == ["seed 7: val_accuracy 0.9000", "val_accuracy 0.9000, n = 1 seed"]
+    assert held.to_json()["metric"] == "holdout-8-stratified_accuracy"
     one = SeedsResult("vgg.x-w003", "test_accuracy", (7,), (0.9,))
     assert one.to_json()["std"] is None
     assert one.summary().splitlines()[-1] == "test_accuracy 0.9000, n = 1 seed"
@@ -378,12 +429,12 @@ def test_a_run_on_the_holdout_of_before_goes_on_with_it(tmp_path: Path, monkeypa
     (tmp_path / "begun" / name).unlink()  # as a run has it that was killed before its end
     again = l2a(*arguments, "--out", tmp_path / "begun", "--resume")
     assert again.exit_code == 0, (again.output, again.exception)
-    assert "holdout-20_accuracy" in again.stdout
+    assert "n = 20, holdout-20)" in again.stdout
     assert same(weights_of(tmp_path / "begun"), weights_of(tmp_path / "whole"))
     (tmp_path / "whole" / "checkpoint.pt").unlink()  # the weights alone are that run too
-    assert "holdout-20_accuracy" in l2a(*arguments, "--out", tmp_path / "whole", "--resume").stdout
+    assert "n = 20, holdout-20)" in l2a(*arguments, "--out", tmp_path / "whole", "--resume").stdout
     new = l2a(*arguments, "--out", tmp_path / "whole", "--overwrite")
-    assert "holdout-20-stratified_accuracy" in new.stdout
+    assert re.search(r"^val_accuracy 0\.\d{4} \(n = 20, holdout-20-stratified\), ", new.stdout, re.MULTILINE)
     card = read_card(tmp_path / "whole" / name)
     assert card.training["split"] == "train without holdout-20-stratified"
 

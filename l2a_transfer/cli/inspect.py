@@ -9,7 +9,7 @@ import click
 
 from l2a_transfer.cli.options import PATH, Verb
 from l2a_transfer.cli.output import echo, echo_json
-from l2a_transfer.cli.tables import pair_lines, terminal_width
+from l2a_transfer.cli.tables import KEY_WIDTH, pair_lines, terminal_width
 from l2a_transfer.errors import StoreError, WeightsError
 
 
@@ -33,7 +33,7 @@ def command(file: Path, as_json: bool, verify: bool) -> None:
     if as_json:
         echo_json(found, indent=1)
     else:
-        echo(*pair_lines(_flat(found), width=terminal_width()))
+        echo(*_lines(found, terminal_width()))
     verified = found.get("verify", {})
     wrong = ["features that are not finite"] if verified.get("rows_not_finite") else []
     outside = verified.get("maps_outside_0_1", {}).items()
@@ -45,6 +45,9 @@ def command(file: Path, as_json: bool, verify: bool) -> None:
         raise StoreError(f"{file}: /partners: those of {first!r} are not what its set gives", "extract it again")
 
 
+LONGEST_KEY = 40
+"""Columns for keys in a pipe; the value of a longer key follows it directly."""
+PIXELS = "pixels"
 AGAIN = "extract it again (`overwrite=True`) with `precision='fp32'`"
 
 
@@ -114,20 +117,42 @@ def _describe_features(path: Path, verify: bool) -> dict[str, Any]:
     return {**described, "verify": findings.to_json()}
 
 
+def _lines(found: dict[str, Any], width: int | None) -> list[str]:
+    """The description as lines of keys and values, in a terminal of `width` columns or in a pipe."""
+    shown = dict(found)
+    if shown.get("backend") == PIXELS:
+        shown["tap"] = None  # the file has a name there, but no network has computed the values
+        shown["fingerprint"] = {key: value for key, value in shown["fingerprint"].items() if key != "tap"}
+    if "levels" in shown:
+        shown["levels"] = [f"{name} (columns {start} to {stop - 1})" for name, start, stop in shown["levels"]]
+    pairs = _flat(shown)
+    most = LONGEST_KEY if width is None else max(KEY_WIDTH, width // 3)
+    return pair_lines(pairs, key_width=min(max(len(key) for key, _ in pairs), most) + 1, width=width)
+
+
 def _flat(values: dict[str, Any], prefix: str = "") -> list[tuple[str, str]]:
     """(key, text) of each value; nested keys are joined by dots, and long lists are cut."""
     lines: list[tuple[str, str]] = []
     for key, value in values.items():
         name = f"{prefix}{key}"
-        if value in ({}, []):
-            lines.append((name, "none"))
-        elif isinstance(value, dict) and key == "kinds":  # of files, by suffix
+        if isinstance(value, dict) and value and key == "kinds":  # of files, by suffix
             lines.append((name, ", ".join(f"{count} {kind}" for kind, count in value.items())))
-        elif isinstance(value, dict):
+        elif isinstance(value, dict) and value:
             lines += _flat(value, f"{name}.")
-        elif isinstance(value, list):
-            shown = ", ".join(map(str, value[:8])) + (f", … ({len(value)} in all)" if len(value) > 8 else "")
+        elif isinstance(value, list) and value:
+            shown = ", ".join(map(_shown, value[:8])) + (f", … ({len(value)} in all)" if len(value) > 8 else "")
             lines.append((name, shown))
         else:
-            lines.append((name, str(value)))
+            lines.append((name, _shown(value)))
     return lines
+
+
+def _shown(value: Any) -> str:
+    """One value for people: `none` for what is empty, `yes` or `no`, and a list in a list as `first: second`."""
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if value is None or value in ("", [], {}):
+        return "none"
+    if isinstance(value, list):
+        return ": ".join([_shown(value[0]), ", ".join(map(_shown, value[1:]))]) if len(value) > 1 else _shown(value[0])
+    return str(value)

@@ -9,7 +9,7 @@ import click
 
 from l2a_transfer.cli.options import FOLDER, Verb
 from l2a_transfer.cli.output import echo
-from l2a_transfer.cli.tables import results_lines, terminal_width
+from l2a_transfer.cli.tables import results_lines, terminal_width, verdict_lines
 
 NEXT = """\
 Next:
@@ -45,8 +45,7 @@ def command(obj: dict[str, Any], out: Path, overwrite: bool) -> None:
     with said_if_complete(out / RESULTS, f"the report in {out}"):
         result = quickstart(out, overwrite=overwrite, progress=obj["progress"])
         echo("", *results_lines(result.results, width=terminal_width()), "")
-        for verdict in result.verdicts:
-            echo(f"- {verdict}")
+        echo(*verdict_lines(result.verdicts, total=len(result.results.comparisons), out=out))
         echo("", "Files:")
         for path in result.files:
             echo(f"  {path}")

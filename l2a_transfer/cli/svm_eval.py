@@ -11,8 +11,7 @@ import click
 
 from l2a_transfer.cli.options import FOLDER, PATH, NameChoice, Verb, option, option_group
 from l2a_transfer.cli.output import echo, echo_json
-from l2a_transfer.cli.tables import results_lines, terminal_width
-from l2a_transfer.wording import are, counted
+from l2a_transfer.cli.tables import results_lines, terminal_width, verdict_lines
 
 SHOWN = 6
 """Number of comparisons that are printed; the report has all of them."""
@@ -128,6 +127,7 @@ def command(obj: dict[str, Any], /, files: tuple[Path, ...], out: Path, **given:
     from l2a_transfer.evaluation.evaluate import evaluate_files
     from l2a_transfer.evaluation.results import EvalConfig
     from l2a_transfer.files import said_if_complete
+    from l2a_transfer.report import lookup
     from l2a_transfer.report.write import RESULTS, report_folder, write_report
 
     overwrite, as_json = given.pop("overwrite"), given.pop("as_json")
@@ -146,13 +146,9 @@ def command(obj: dict[str, Any], /, files: tuple[Path, ...], out: Path, **given:
             echo_json(results.document())
             return
         echo(*results_lines(results, width=terminal_width()), "")
-        for comparison in results.comparisons[:SHOWN]:
-            echo(f"- {comparison.verdict}")
-        if len(results.comparisons) > SHOWN:
-            more = len(results.comparisons) - SHOWN
-            echo(f"- {counted(more, 'more comparison')} {are(more)} in {out}")
         if results.comparisons:
-            echo("")
+            shown = [lookup.verdict(c) for c in lookup.verdicts(results)[:SHOWN]]
+            echo(*verdict_lines(shown, total=len(results.comparisons), out=out), "")
         for path in written:
             echo(path)
 

@@ -8,9 +8,11 @@ import sys
 from collections.abc import Iterable, Sequence
 from functools import cache
 from itertools import zip_longest
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from l2a_transfer.text import terminal
+from l2a_transfer.wording import are, counted
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -117,6 +119,14 @@ def results_lines(results: EvalResults, *, width: int | None = None) -> list[str
     rows = [[cell.text + cell.mark for cell in row] for row in table.rows]
     headings, numbers = zip(*table.columns, strict=True)
     return table_lines(headings, rows, numbers=numbers, width=width)
+
+
+def verdict_lines(verdicts: Sequence[str], *, total: int, out: Path) -> list[str]:
+    """A line for each verdict that is shown, and one that says where the others of `total` comparisons are."""
+    lines = [f"- {verdict}" for verdict in verdicts]
+    if more := total - len(verdicts):
+        lines.append(f"- {counted(more, 'more comparison')} {are(more)} in {out / 'report.html'}")
+    return lines
 
 
 def _column_widths(rows: Iterable[Sequence[str]], width: int | None) -> list[int] | None:

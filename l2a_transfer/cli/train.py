@@ -151,6 +151,7 @@ def command(obj: dict[str, Any], /, **given: Any) -> None:
     import os
 
     from l2a_transfer.devices import choose_device
+    from l2a_transfer.training.data import shown_metric
     from l2a_transfer.training.processes import Placement, ProcessRank, first_process_first, process_group
     from l2a_transfer.training.runs import run_training, train_seeds
     from l2a_transfer.training.trainer import Trainer
@@ -190,7 +191,8 @@ def command(obj: dict[str, Any], /, **given: Any) -> None:
         result = run_training(new_trainer(given["seed"] or 0), given["out"], **how)
     if placement.process.is_main:
         ((metric, value),) = result.metrics.items()
-        echo(f"{metric} {value['value']:.4f} (n = {value['n']}), {result.seconds:.0f} s")
+        held_out = "" if metric == "test_accuracy" else f", {metric.removesuffix('_accuracy')}"
+        echo(f"{shown_metric(metric)} {value['value']:.4f} (n = {value['n']}{held_out}), {result.seconds:.0f} s")
         echo(result.weights)
 
 

@@ -21,7 +21,7 @@ PUT = f"put some there ({', '.join(SUFFIXES)})"
 
 @register_format("imagefolder", takes="PATH", example="photos", options=FORMAT_OPTIONS)
 def read_imagefolder(where: str, *, split_from: str = "auto", by_content: bool = False) -> FileSource:
-    """As `read_folder`; the set is called after the folder."""
+    """Pictures in a folder for each class, as `read_folder` finds them. The set is called after the folder."""
     root = Path(where)
     return read_folder(root, f"imagefolder:{root.resolve().name}", split_from=split_from, by_content=by_content)
 

@@ -35,8 +35,10 @@ LAST_CHARACTER = 0x10FFFF
 
 @register_format("npz", takes="FILE", example="photos.npz", suffixes=(".npz",))
 def read_npz(where: str) -> ImageSource:
-    """Arrays in an `.npz`: `images` uint8 (N, H, W) or (N, H, W, 3), and optionally `labels` (N,) or (N, 1) integers,
-    `classes` (K,) names, `ids` (N,) and `split` (N,) names. Or, as MedMNIST has it, `train_images`, `train_labels`,
+    """Pictures, labels and splits as arrays of an `.npz` file.
+
+    `images` uint8 (N, H, W) or (N, H, W, 3), and optionally `labels` (N,) or (N, 1) integers, `classes` (K,) names,
+    `ids` (N,) and `split` (N,) names. Or, as MedMNIST has it, `train_images`, `train_labels`,
     `val_…`, `test_…`. Names may be text or bytes in UTF-8. Nothing is unpickled. Raises: DataError naming the file and
     the key.
     """

@@ -95,7 +95,9 @@ class ParquetSource(SourceBase):
     extra="parquet",
 )
 def read_parquet(where: str, *, split_from: str = "auto", by_content: bool = False) -> ParquetSource:
-    """The pictures of the Parquet files that `where` means (see `find_shards`), in the files' and the rows' order.
+    """The pictures of Parquet files, as Hugging Face writes them, in the order of the files and their rows.
+
+    `where` is as `find_shards` reads it.
 
     `PATH#COLUMN` says which of several label columns is meant, as `cifar100#fine_label`. The image column is a struct
     with `bytes`, or binary; the label column has integers, with class names in the schema's `huggingface` metadata, or

@@ -61,7 +61,9 @@ class _Sample:
 
 @register_format("wds", takes="PATH", example="shards/{000..003}.tar", suffixes=(".tar",), options=FORMAT_OPTIONS)
 def read_webdataset(where: str, *, split_from: str = "auto", by_content: bool = False) -> WdsSource:
-    """The pictures of the tar shards that `where` means (see `find_shards`), in the shards' and the members' order.
+    """The pictures of tar shards (WebDataset), in the order of the shards and their members.
+
+    `where` is as `find_shards` reads it.
 
     Neighbouring members with one name up to the first dot are a sample: one picture, and optionally `.cls`, a class
     number, or `.json` with "label", a number or a name. A picture and a label with one name up to the last dot are

@@ -45,7 +45,7 @@ def _stratified_suits(features: Labelled) -> str:
 
 @register(AUTO)
 def auto(features: Labelled, request: Request) -> tuple[list[Split], Notes]:
-    """Never asked for splits: `plan_splits` puts the protocol that suits the file in its place."""
+    """The protocol that suits the file. `plan_splits` puts it in the place of this one, which deals no splits."""
     raise NotImplementedError
 
 

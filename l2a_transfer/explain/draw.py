@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import io
 import math
+import textwrap
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from l2a_transfer.drawing import legible, plain_texts
 from l2a_transfer.explain.interface import AttentionMaps
@@ -15,7 +17,17 @@ from l2a_transfer.files import check_folder, check_free, leftovers, replacing_al
 from l2a_transfer.lock import folder_lock, output_lock
 from l2a_transfer.models.config import LEVELS
 
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
 SHEET = "attention.png"
+CELL, GAP, MARGIN, HEADING, TITLE_LINE, SCALE, BAR, BAR_HEIGHT = 2.15, 0.1, 0.12, 0.24, 0.22, 0.62, 4.2, 0.12
+"""Of a contact sheet in inches: a picture's width, what is between pictures and at the edges, what stands above one,
+a line of the title, what the scale takes at the bottom, and its size."""
+HIGHEST = 1.6
+"""Height of a picture, as a multiple of its width, from which it is drawn narrower than its cell."""
+LETTERS = 11.2
+"""Letters of the title to an inch."""
 
 
 def contact_sheet(results: Sequence[AttentionMaps], out: Path, *, title: str) -> None:
@@ -36,8 +48,8 @@ def contact_sheet(results: Sequence[AttentionMaps], out: Path, *, title: str) ->
 def sheet_png(results: Sequence[AttentionMaps], *, title: str) -> bytes:
     """A contact sheet as PNG.
 
-    Each image has a row: the image itself, then each of its maps drawn over it with the map's peak. More than six
-    images stand in two columns. One color scale serves the whole sheet.
+    Each image has a row: the image itself, then each of its maps drawn over it with the map's peak. Rows are as high as
+    their images. More than six images stand in two columns. One color scale, below them, serves the whole sheet.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.cm import ScalarMappable
@@ -47,31 +59,55 @@ def sheet_png(results: Sequence[AttentionMaps], *, title: str) -> bytes:
     levels = list(results[0].maps)
     pairs = 2 if len(results) > 6 else 1
     rows, columns = math.ceil(len(results) / pairs), 1 + len(levels)
-    figure = Figure(figsize=(2.2 * columns * pairs + 0.9, 2.35 * rows + 0.7), dpi=110, layout="constrained")
+    heights = [max(_height(result) for result in results[row::rows]) for row in range(rows)]
+    width = MARGIN + (CELL + GAP) * columns * pairs - GAP + MARGIN
+    lines = textwrap.wrap(legible(title), int(width * LETTERS)) or [""]
+    top = MARGIN + TITLE_LINE * len(lines)
+    whole = top + sum(heights) + (HEADING + GAP) * rows + SCALE
+    figure = Figure(figsize=(width, whole), dpi=110)
     FigureCanvasAgg(figure)
-    axes = figure.subplots(rows, columns * pairs, squeeze=False)
-    for axis in axes.flat:
-        axis.set_axis_off()
+    said = figure.text(0.5, 1 - MARGIN / whole, "\n".join(lines), fontsize=11, ha="center", va="top")
+    said.set_fontsize(11 * min(1.0, (width - 2 * MARGIN) * figure.dpi / max(1.0, said.get_window_extent().width)))
+
+    def add_axes(left: float, below: float, wide: float, high: float) -> Axes:
+        """Axes by their size in inches, `below` the figure's upper edge."""
+        return figure.add_axes((left / width, 1 - (below + high) / whole, wide / width, high / whole))
+
     for i, result in enumerate(results):
         row, first = i % rows, (i // rows) * columns
-        H, W = result.image.shape[:2]
-        axes[row, first].imshow(result.image)
-        axes[row, first].set_title(_shortened(legible(result.name)), fontsize=9)
-        for k, level in enumerate(levels):
-            axis = axes[row, first + 1 + k]
-            axis.imshow(overlay(result.image, heat(result.maps[level], (W, H)), signed=result.signed))
-            axis.set_title(f"{level}, peak {result.peak(level):.3g} × mean", fontsize=9)
+        below = top + sum(heights[:row]) + (HEADING + GAP) * row + HEADING
+        pictures = [(result.image, _shortened(legible(result.name)))]
+        size = (result.image.shape[1], result.image.shape[0])
+        for level in levels:
+            drawn = overlay(result.image, heat(result.maps[level], size), signed=result.signed)
+            pictures.append((drawn, f"{level}, peak {result.peak(level):.3g} × mean"))
+        for k, (picture, heading) in enumerate(pictures):
+            axis = add_axes(MARGIN + (CELL + GAP) * (first + k), below, CELL, heights[row])
+            axis.imshow(picture)
+            axis.set_anchor("N")
+            axis.set_title(heading, fontsize=9, pad=3)
+            axis.set(xticks=[], yticks=[])
+            axis.spines[:].set(color="0.8", linewidth=0.5)  # where a white picture ends
     if results[0].signed:
         colored = ScalarMappable(Normalize(-1, 1), SIGNED_COLORMAP)
         text = "value / largest size of a value in the map"
     else:
         colored, text = ScalarMappable(cmap=COLORMAP), "attention weight / largest weight of the map"
-    scale = figure.colorbar(colored, ax=axes, fraction=0.03, pad=0.01)
+    bar = min(BAR, width - 4 * MARGIN)
+    scale = figure.colorbar(
+        colored, cax=add_axes((width - bar) / 2, whole - SCALE, bar, BAR_HEIGHT), orientation="horizontal"
+    )
+    scale.ax.tick_params(labelsize=8)
     scale.set_label(text, fontsize=9)
-    figure.suptitle(legible(title), fontsize=11)
     stream = io.BytesIO()
     figure.savefig(stream, format="png", metadata={"Software": "l2a-transfer"})
     return stream.getvalue()
+
+
+def _height(result: AttentionMaps) -> float:
+    """Inches that a picture takes where it is as wide as a cell; a very high one is drawn narrower."""
+    H, W = result.image.shape[:2]
+    return float(CELL * min(H / W, HIGHEST))
 
 
 def _shortened(name: str, most: int = 26) -> str:

@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from l2a_transfer.report.markup import Markup, element, joined
+from l2a_transfer.wording import with_minus
 
 COLOURS = 8
 # Around (0, 0), of about the same area.
@@ -69,7 +70,7 @@ def round_scale(low: float, high: float, *, most: int = 6, unit: str = "") -> Sc
     )
     first, last = math.floor(low / step + 1e-9), max(math.ceil(high / step - 1e-9), math.floor(low / step + 1e-9) + 1)
     digits = max(0, -math.floor(math.log10(step) + 1e-9))
-    ticks = [(k * step, f"{k * step:.{digits}f}".replace("-", "−") + unit) for k in range(first, last + 1)]
+    ticks = [(k * step, with_minus(f"{k * step:.{digits}f}") + unit) for k in range(first, last + 1)]
     return Scale(first * step, last * step, tuple(ticks))
 
 

@@ -6,6 +6,7 @@ Rows are told apart by their feature file's digest and their variant, models by 
 from __future__ import annotations
 
 import heapq
+import re
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -14,9 +15,13 @@ from l2a_transfer.evaluation.comparison_families import VARIANTS
 from l2a_transfer.evaluation.results import EvalDetail, EvalResults, EvalRow
 from l2a_transfer.evaluation.seeds import SeedSummary
 from l2a_transfer.evaluation.verdict import significant
+from l2a_transfer.wording import with_minus
 
 ROUNDING = 1e-9
 """Accuracies that are closer than this are equal, and were added up in another order."""
+PIXELS_BACKEND = "pixels"
+NUMBERS = re.compile(r"\([-+]?\d+\.\d+ points( \[[^][]*\])?")
+"""The difference and its interval in a verdict."""
 
 
 class Place(NamedTuple):
@@ -62,6 +67,11 @@ def rows_at(results: EvalResults, place: Place) -> list[EvalRow]:
     return [row for row in results.rows if place_of(row) == place and not row.variant]
 
 
+def tap(row: EvalRow) -> str:
+    """Where in the network the features were taken; empty for pixels, which no network has computed."""
+    return "" if row.backend == PIXELS_BACKEND else row.tap
+
+
 def full_name(row: EvalRow) -> str:
     """What comparisons call a row."""
     return f"{row.label}, {row.variant}" if row.variant else row.label
@@ -87,6 +97,22 @@ def compared(results: EvalResults, a: EvalRow, b: EvalRow) -> Comparison | None:
 def shown(comparison: Comparison) -> bool:
     """Whether a difference is significant, as the verdict has it."""
     return significant(comparison.p_adjusted, comparison.difference)
+
+
+def verdict(comparison: Comparison) -> str:
+    """The verdict for people. Names in it are as they are, and the numbers have minus signs."""
+    return NUMBERS.sub(lambda found: with_minus(found[0]), comparison.verdict)
+
+
+def verdicts(results: EvalResults) -> list[Comparison]:
+    """The comparisons in the order in which verdicts are listed: first those of models as they are, family by family;
+    then each variant against its model, in the order of the rows."""
+    rows = {(place_of(row), row.file_sha256, row.variant): k for k, row in enumerate(results.rows)}
+
+    def position(c: Comparison) -> int:
+        return rows.get((place_of(c), c.files[0][0], c.variants[0]), len(rows)) if any(c.variants) else -1
+
+    return sorted(results.comparisons, key=position)
 
 
 def standing(results: EvalResults, row: EvalRow) -> str:

@@ -80,7 +80,7 @@ def _differences(results: EvalResults) -> list[list[str]]:
         all_found += found
         if found:
             sections.append([f"### {_title(place)}", "", _table(tables.comparisons(found))])
-            sections.append([f"- {_escape(c.verdict)}" for c in found])
+            sections.append([f"- {_escape(lookup.verdict(c))}" for c in found])
     if not sections:
         return []
     kinds = dict.fromkeys(c.test for c in results.comparisons)

@@ -131,7 +131,7 @@ def _differences(results: EvalResults) -> Values:
         found = lookup.between_models(results, place)
         if found:
             all_found += found
-            verdicts = [(c.verdict, lookup.shown(c)) for c in found]
+            verdicts = [(lookup.verdict(c), lookup.shown(c)) for c in found]
             table = tables.comparisons(found)
             places.append({"place": place, "table": table, "plot": _differences_plot(found), "verdicts": verdicts})
     if not places:
@@ -252,10 +252,11 @@ def _provenance(results: EvalResults) -> Values:
 def _file(results: EvalResults, source: origins.Origin) -> Values:
     """A feature file and the rows made from it."""
     first = results.rows[source.rows[0]]
+    tap = f"tap {lookup.tap(first)}, " if lookup.tap(first) else ""
     facts = [
         ("feature file", source.file),
         ("SHA-256 of its content", source.sha256),
-        ("features", f"tap {first.tap}, {first.precision}, backend {first.backend}"),
+        ("features", f"{tap}{first.precision}, backend {first.backend}"),
         ("protocol", f"{first.protocol}, {first.why}"),
     ]
     rows = [_file_row(results, index) for index in source.rows]

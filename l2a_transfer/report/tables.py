@@ -13,6 +13,7 @@ from l2a_transfer.evaluation.verdict import p_text, points, with_interval
 from l2a_transfer.report import lookup
 from l2a_transfer.report.explanations import CLOSE, TEST_NAMES, UNKNOWN
 from l2a_transfer.report.lookup import Place
+from l2a_transfer.wording import with_minus
 
 
 @dataclass(frozen=True)
@@ -245,7 +246,7 @@ def origins(rows: Sequence[EvalRow]) -> TextTable:
             Cell(row.variant or "as it is", name=True),
             Cell("–" if row.shots is None else str(row.shots)),
             Cell(row.file, name=True, code=True),
-            Cell(row.tap, name=True),
+            Cell(lookup.tap(row) or "–", name=True),
             Cell(", ".join(row.levels), name=True),
             Cell(row.precision, name=True),
             Cell(row.backend, name=True),
@@ -293,8 +294,8 @@ def chosen(row: EvalRow) -> str:
 def difference(c: Comparison) -> str:
     """In points, with the simultaneous interval."""
     if c.ci95_simultaneous is None:
-        return f"{points(c.difference, 1)} [not defined]".replace("-", "−")
-    return with_interval(c.difference, c.ci95_simultaneous, apart=lookup.shown(c)).replace("-", "−")
+        return f"{with_minus(points(c.difference, 1))} [not defined]"
+    return with_minus(with_interval(c.difference, c.ci95_simultaneous, apart=lookup.shown(c)))
 
 
 def p_value(p: float | None) -> str:
@@ -307,6 +308,6 @@ def _with_interval(value: float, interval: tuple[float, float]) -> str:
 
 
 def _signed(value: float, digits: int) -> str:
-    """With its sign, − as U+2212; 0 has none."""
+    """With its sign; 0 has none."""
     text = f"{value:+.{digits}f}"
-    return text[1:] if float(text) == 0 else text.replace("-", "−")
+    return text[1:] if float(text) == 0 else with_minus(text)

@@ -28,8 +28,10 @@ from l2a_transfer.report.page import page
 from l2a_transfer.text import csv_cell, json_text
 
 RESULTS = "results.json"
-FIXED = (RESULTS, "results.csv", "comparisons.csv", "seeds.csv", "report.html", "report.md", "accuracy.svg")
-FIGURES = re.compile(r"(confusion-[\w.@+-]+|accuracy)\.(svg|png)")
+SEEDS = "seeds.csv"
+"""Written only if an architecture has several training seeds."""
+FIXED = (RESULTS, "results.csv", "comparisons.csv", SEEDS, "report.html", "report.md", "accuracy.svg")
+REMOVABLE = re.compile(r"(confusion-[\w.@+-]+|accuracy)\.(svg|png)|seeds\.csv")
 """Files that a report may remove where an earlier one names them; pictures were PNG files once."""
 INTERVALS = ("accuracy_ci95", "mean_class_accuracy_ci95", "ci95", "ci95_simultaneous")
 ENDS = dict.fromkeys(INTERVALS, ("low", "high")) | dict.fromkeys(("n", "files", "variants"), ("a", "b"))
@@ -40,8 +42,8 @@ ENDS = dict.fromkeys(INTERVALS, ("low", "high")) | dict.fromkeys(("n", "files", 
 def report_folder(out: Path, *, overwrite: bool, beside: Sequence[str] = ()) -> Iterator[set[str]]:
     """Hold the folder `out`, made where it is not there, from before the SVMs are fitted until the report is written.
 
-    Gives the figures that an earlier report there names as its own, for `write_report`. Raises: as `check_output`;
-    OutputExistsError where another process writes into it.
+    Gives the files that an earlier report there names as its own and not every report has, for `write_report`.
+    Raises: as `check_output`; OutputExistsError where another process writes into it.
     """
     check_output(out, overwrite=overwrite, beside=beside)
     with folder_lock(out):
@@ -86,11 +88,13 @@ def write_report(
     out : str or Path
         The folder; it is made.
     overwrite : bool, default=False
-        Replace the report in `out`; pictures of an earlier report that this one does not have are removed.
+        Replace the report in `out`; pictures and `seeds.csv` of an earlier report that this one does not have are
+        removed.
     beside : mapping of str to bytes, optional
         Names and contents of files that appear together with the report's.
     earlier : collection of str, optional
-        The pictures of an earlier report, as the caller's `report_folder` gave them; looked for here by default.
+        Files of an earlier report that are not in every report, as the caller's `report_folder` gave them; looked for
+        here by default.
 
     Returns
     -------
@@ -128,11 +132,11 @@ def write_report(
 
 def _write_report(results: EvalResults, out: Path, beside: Mapping[str, bytes], earlier: Collection[str]) -> list[Path]:
     confusions = _confusion_names(results)
-    names = [*FIXED, *confusions]
+    names = [*(name for name in FIXED if name != SEEDS or results.seeds), *confusions]
     content: dict[str, Callable[[], bytes]] = {
         "results.csv": lambda: _csv([_flat(dataclasses.asdict(row)) for row in results.rows], EvalRow),
         "comparisons.csv": lambda: _csv([_flat(dataclasses.asdict(c)) for c in results.comparisons], Comparison),
-        "seeds.csv": lambda: _csv([_flat(dataclasses.asdict(s)) for s in results.seeds], SeedSummary),
+        SEEDS: lambda: _csv([_flat(dataclasses.asdict(s)) for s in results.seeds], SeedSummary),
         "report.html": lambda: page(results).encode(),
         "report.md": lambda: report_markdown(results, confusions).encode(),
         "accuracy.svg": lambda: figures.accuracy(results.rows).file().encode(),
@@ -203,8 +207,8 @@ def _dump(value: Any) -> str:
 
 
 def _files_of(path: Path) -> set[str]:
-    """Figures that an earlier report of this schema names as its own; empty where there is none that can be read."""
-    return {name for name in earlier_files(path) if FIGURES.fullmatch(name)}
+    """What an earlier report of this schema names as its own and not every report has; empty if none can be read."""
+    return {name for name in earlier_files(path) if REMOVABLE.fullmatch(name)}
 
 
 def _confusion_names(results: EvalResults) -> dict[str, int]:

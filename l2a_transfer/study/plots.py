@@ -11,6 +11,7 @@ from l2a_transfer.report.markup import Markup, element, joined, shortened
 from l2a_transfer.report.svg import Figure
 from l2a_transfer.study.contrasts import Estimate
 from l2a_transfer.study.results import Compared, Row
+from l2a_transfer.wording import with_minus
 
 LEFT, PLOT, RIGHT, LINE, TOP = 170.0, 300.0, 190.0, 22.0, 12.0
 """Of a forest plot: the names, the intervals, the numbers, the height of a row, and what is above the first."""
@@ -82,7 +83,7 @@ def numbers(estimate: Estimate) -> str:
 
 def signed(value: float) -> str:
     """A fraction in points with its sign; 0 has none."""
-    text = f"{100 * value:+.1f}".replace("-", "−")
+    text = with_minus(f"{100 * value:+.1f}")
     return text[1:] if text[1:] == "0.0" else text
 
 

@@ -29,7 +29,7 @@ from l2a_transfer.study.config import (
     as_option,
     models_of,
 )
-from l2a_transfer.study.table import Table
+from l2a_transfer.study.table import TomlTable
 from l2a_transfer.study.toml import read_toml
 from l2a_transfer.training.recipe import find_recipe
 
@@ -45,7 +45,7 @@ def read_study(path: Path) -> Study:
     StudyError
         If anything in the file is wrong; the message names the file, the key and the nearest valid name.
     """
-    top = Table(path, "", read_toml(path))
+    top = TomlTable(path, "", read_toml(path))
     name = top.text("name")
     device = top.named("device", "device", DEVICES, "auto")
     threads = top.whole("threads", 1, least=1)
@@ -104,7 +104,7 @@ def _check_evaluated(study: Study) -> None:
                 )
 
 
-def _images(name: str, table: Table, data_dir: str | None, *, target: bool) -> Images:
+def _images(name: str, table: TomlTable, data_dir: str | None, *, target: bool) -> Images:
     """A data set and its options. Checks for unknown keys of a source, but not of a target, which has more keys."""
     data = table.text("data", name)
     kind, colon, rest = data.partition(":")
@@ -123,7 +123,7 @@ def _images(name: str, table: Table, data_dir: str | None, *, target: bool) -> I
 
 
 def _target(
-    name: str, table: Table, data_dir: str | None, protocols: dict[str, Protocol], sources: dict[str, Images]
+    name: str, table: TomlTable, data_dir: str | None, protocols: dict[str, Protocol], sources: dict[str, Images]
 ) -> Target:
     images = _images(name, table, data_dir, target=True)
     chosen = table.all_named("protocols", "protocol", protocols, ["auto"])
@@ -132,7 +132,7 @@ def _target(
     return Target(images, chosen, own)
 
 
-def _protocol(name: str, table: Table) -> Protocol:
+def _protocol(name: str, table: TomlTable) -> Protocol:
     kind = table.named("protocol", "protocol", PROTOCOLS, name if name in PROTOCOLS else None)
     settings: dict[str, Any] = {}
     for key in OF_PROTOCOL:
@@ -152,7 +152,7 @@ def _protocol(name: str, table: Table) -> Protocol:
 
 def _network(
     name: str,
-    table: Table,
+    table: TomlTable,
     *,
     seeds: tuple[int, ...],
     sources: dict[str, Images],
@@ -197,7 +197,7 @@ def _network(
     )
 
 
-def _training(table: Table, architecture: str, width: float, normalizer: str, data: list[str]) -> Options:
+def _training(table: TomlTable, architecture: str, width: float, normalizer: str, data: list[str]) -> Options:
     """The options of `train`, after the network and the recipe were made from them."""
     branch = table.named("global_branch", "kind of global branch", GLOBAL_BRANCH, "auto")
     table.within("width", lambda: ModelConfig(architecture, width=width, normalizer=normalizer, global_branch=branch))
@@ -238,7 +238,7 @@ class _Known:
                 self.several[network.name] = own
 
 
-def _comparison(table: Table, known: _Known) -> Comparison:
+def _comparison(table: TomlTable, known: _Known) -> Comparison:
     name = table.text("name")
     table.check_name(name)
     minuend, subtrahend = (_models(table, key, known) for key in ("minuend", "subtrahend"))
@@ -275,7 +275,7 @@ def _comparison(table: Table, known: _Known) -> Comparison:
     )
 
 
-def _models(table: Table, key: str, known: _Known) -> tuple[str, ...]:
+def _models(table: TomlTable, key: str, known: _Known) -> tuple[str, ...]:
     names = table.texts(key, or_one=True)
     for name in names:
         if name in known.several:
@@ -289,7 +289,7 @@ def _models(table: Table, key: str, known: _Known) -> tuple[str, ...]:
     return found
 
 
-def _protocols(table: Table, known: _Known, targets: tuple[str, ...], shots: int | None) -> tuple[str, ...]:
+def _protocols(table: TomlTable, known: _Known, targets: tuple[str, ...], shots: int | None) -> tuple[str, ...]:
     """The protocol for each target: the requested one, or the target's first one that fits (low-shot with `shots`)."""
     asked = table.named("protocol", "protocol", known.protocols) if table.has("protocol") else None
     found = []
@@ -306,7 +306,7 @@ def _protocols(table: Table, known: _Known, targets: tuple[str, ...], shots: int
     return tuple(found)
 
 
-def _bound(table: Table, key: str) -> Bound | None:
+def _bound(table: TomlTable, key: str) -> Bound | None:
     text = table.maybe_text(key)
     if text is None:
         return None
@@ -319,7 +319,7 @@ def _bound(table: Table, key: str) -> Bound | None:
     return Bound(found[1] == "above", points)
 
 
-def _hypothesis(table: Table, comparisons: list[str]) -> Hypothesis:
+def _hypothesis(table: TomlTable, comparisons: list[str]) -> Hypothesis:
     name, says = table.text("name"), table.text("says", " ")
     support = table.all_named("support", "comparison", comparisons, or_one=True)
     refute = table.all_named("refute", "comparison", comparisons, support, or_one=True)

@@ -1,4 +1,4 @@
-"""One table of a TOML file, read strictly: every key has a type, and a key that nobody asks for is refused."""
+"""Reads a table of a TOML file strictly. Every key has a type, and unknown keys are errors."""
 
 from __future__ import annotations
 
@@ -12,9 +12,12 @@ from l2a_transfer.study.paths import LONGEST, NAME
 T = TypeVar("T")
 
 
-class Table:
-    """A table at `where`, as `networks.vgg` or `comparisons[2]`, of `file`. Each key can be taken once; `end` refuses
-    those that were not taken. All errors are StudyErrors that name file and key."""
+class TomlTable:
+    """A table of a TOML file, whose keys are read one by one.
+
+    `where` is its place in `file`, as `networks.vgg` or `comparisons[2]`. `end` rejects keys that nobody has asked for.
+    Every error is a StudyError that names the file and the key.
+    """
 
     def __init__(self, file: Path, where: str, values: Any) -> None:
         self.file, self.where = file, where
@@ -24,7 +27,7 @@ class Table:
         self._known: list[str] = []
 
     def has(self, key: str) -> bool:
-        """Whether the file has the key, which may stand here."""
+        """Whether the table has the key. From then on the key is a known one."""
         self._known.append(key)
         return key in self._values
 
@@ -32,7 +35,7 @@ class Table:
         return StudyError(f"{self.file}: {self._place(key)} {problem}")
 
     def end(self) -> None:
-        """Raises: StudyError for a key that is none of those that were asked for."""
+        """Raises: StudyError for a key that has not been asked for."""
         for key in self._values:
             if key not in self._known:
                 known = ", ".join(dict.fromkeys(self._known))
@@ -103,25 +106,25 @@ class Table:
             known = ", ".join(valid) or "none"
             raise self.error(key, f"names {name!r}, which is no {kind} here{_hint(name, valid)}; there are {known}")
 
-    def table(self, key: str) -> Table:
+    def table(self, key: str) -> TomlTable:
         self._known.append(key)
-        return Table(self.file, self._place(key), self._values.get(key, {}))
+        return TomlTable(self.file, self._place(key), self._values.get(key, {}))
 
-    def tables(self, key: str) -> Iterator[Table]:
+    def tables(self, key: str) -> Iterator[TomlTable]:
         """Each table of an array, as [[comparisons]]."""
         self._known.append(key)
         found = self._values.get(key, [])
         if not isinstance(found, list):
             raise self.error(key, f"must be tables, each under [[{key}]], got {_kind(found)}")
         for k, values in enumerate(found):
-            yield Table(self.file, f"{self._place(key)}[{k}]", values)
+            yield TomlTable(self.file, f"{self._place(key)}[{k}]", values)
 
-    def children(self, key: str) -> Iterator[tuple[str, Table]]:
+    def children(self, key: str) -> Iterator[tuple[str, TomlTable]]:
         """(name, table) of each table below `key`, as [networks.vgg]."""
         parent = self.table(key)
         for name, values in parent._values.items():
             parent.check_name(name)
-            yield name, Table(self.file, parent._place(name), values)
+            yield name, TomlTable(self.file, parent._place(name), values)
 
     def keys(self) -> Iterator[str]:
         yield from self._values
@@ -138,7 +141,7 @@ class Table:
             )
 
     def within(self, key: str, make: Callable[[], T]) -> T:
-        """What `make` gives; what it finds wrong is an error of this key."""
+        """What `make` returns. An ArgumentError that it raises becomes a StudyError about this key."""
         try:
             return make()
         except ArgumentError as error:

@@ -34,7 +34,7 @@ HINTS = {
     "instructions": " (of the CPU)",
 }
 """Where the name of what differs is not the option's."""
-ROW = ("epoch", "resolution", "lr", "train_loss", "train_accuracy", "images_per_second", "peak_share", "seconds")
+ROW = ("epoch", "resolution", "lr", "train_loss", "train_accuracy", "images_per_second", "mfu", "seconds")
 """What is kept of every epoch, in `metrics.jsonl`; all of it numbers."""
 LARGEST = 1e300
 """Of numbers that a checkpoint may hold."""
@@ -135,6 +135,23 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     ):
         raise damaged(path, "it has no fingerprint")
     return content
+
+
+def upgraded_history(history: Any) -> Any:
+    """The rows of `metrics.jsonl` with the names of this version; what is no list of rows stays as it is.
+
+    Earlier versions wrote `peak_share` for `mfu`, and the name of the split, as `holdout-5000_accuracy`, for
+    `val_accuracy`.
+    """
+    if not isinstance(history, list):
+        return history
+    return [{_upgraded_key(key): value for key, value in row.items()} for row in history]
+
+
+def _upgraded_key(key: Any) -> Any:
+    if key == "peak_share":
+        return "mfu"
+    return "val_accuracy" if isinstance(key, str) and re.fullmatch(r"holdout-\d+(-stratified)?_accuracy", key) else key
 
 
 def check_position(content: dict[str, Any], *, epochs: int, steps: int) -> None:

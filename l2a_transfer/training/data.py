@@ -28,6 +28,17 @@ SHARE_OF_MEMORY = 0.5
 """Of the device's free memory that pixels may take before they are streamed."""
 
 
+def shown_metric(metric: str) -> str:
+    """What logs call the accuracy that a card has under `metric`: `val_accuracy` if it is on images held out.
+
+    Examples
+    --------
+    >>> shown_metric("test_accuracy"), shown_metric("holdout-5000-stratified_accuracy")
+    ('test_accuracy', 'val_accuracy')
+    """
+    return metric if metric == "test_accuracy" else "val_accuracy"
+
+
 @dataclass(frozen=True, eq=False)
 class TrainingData:
     """Pictures to fit on, and others to measure on, never to choose on.
@@ -60,7 +71,7 @@ class TrainingData:
 
     @property
     def test_metric(self) -> str:
-        """What the accuracy on `test` is called in cards and logs: test_accuracy, holdout-5000_accuracy."""
+        """What the accuracy on `test` is called in cards: test_accuracy, holdout-5000-stratified_accuracy."""
         return f"{self.test_name}_accuracy"
 
     @classmethod

@@ -1,4 +1,4 @@
-"""How fast a run is: the share of the devices' matrix peak, and the time that is left."""
+"""How fast a run is: its model FLOPs utilization (MFU), and the time that is left."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ class Pace:
             self._macs[size] = macs(self.config, size)
         return self._macs[size]
 
-    def peak_share(self, size: int) -> Callable[[float], float]:
-        """Images a second of all processes → the fraction of the devices' matrix peak: 6 operations a MAC."""
+    def mfu(self, size: int) -> Callable[[float], float]:
+        """Images a second of all processes → MFU: the fraction of the devices' matrix peak, with 6 operations a MAC."""
         if self._peak is None:
             with arithmetic(self.precision):
                 self._peak = matrix_peak(self.device, self.precision)

@@ -27,7 +27,7 @@ from l2a_transfer.training.arithmetic import MACHINE
 from l2a_transfer.training.cards import training_card
 from l2a_transfer.training.checkpoint import differences, write_run_file
 from l2a_transfer.training.curve import learning_curve
-from l2a_transfer.training.data import ResidentPixels
+from l2a_transfer.training.data import ResidentPixels, shown_metric
 from l2a_transfer.training.divergence import signs
 from l2a_transfer.training.interrupt import stop_requests
 from l2a_transfer.training.run_folder import ELSEWHERE, RunFolder, check_path, locked_run_folder
@@ -72,10 +72,11 @@ class SeedsResult:
 
     def summary(self) -> str:
         """One line a seed, and one with mean, standard deviation and n."""
-        lines = [f"seed {seed}: {self.metric} {value:.4f}" for seed, value in zip(self.seeds, self.values, strict=True)]
+        metric = shown_metric(self.metric)
+        lines = [f"seed {seed}: {metric} {value:.4f}" for seed, value in zip(self.seeds, self.values, strict=True)]
         spread = "" if self.std is None else f" ± {self.std:.4f} (standard deviation)"
         n = f"n = {len(self.values)} {'seed' if len(self.values) == 1 else 'seeds'}"
-        return "\n".join([*lines, f"{self.metric} {self.mean:.4f}{spread}, {n}"])
+        return "\n".join([*lines, f"{metric} {self.mean:.4f}{spread}, {n}"])
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -153,7 +154,7 @@ def _run(trainer: Trainer, folder: RunFolder, *, eval_every: int, progress: bool
             trainer.history += [row] if row is not None else []
             try:
                 if row is not None and eval_every and trainer.epoch % eval_every == 0:
-                    row[trainer.data.test_metric] = evaluate(
+                    row[shown_metric(trainer.data.test_metric)] = evaluate(
                         trainer.result, trainer.data.test, trainer.preprocess, workers=trainer.placement.workers
                     )
             finally:  # a test image that cannot be read does not cost the epoch
@@ -224,14 +225,17 @@ def _log_start(trainer: Trainer, folder: RunFolder) -> None:
 
 
 def _log_epoch(trainer: Trainer, row: dict[str, Any]) -> None:
+    measured = shown_metric(trainer.data.test_metric)
     log.info(
-        "epoch %d/%d  loss %.3f  accuracy %.3f  %.0f images/s, %.2f of the matrix peak  %s left",
+        "epoch %d/%d  train_loss %.3f  train_accuracy %.3f%s  lr %.3g  images_per_second %.0f  mfu %.2f  %s left",
         trainer.epoch,
         trainer.recipe.epochs,
         row["train_loss"],
         row["train_accuracy"],
+        f"  {measured} {row[measured]:.3f}" if measured in row else "",
+        row["lr"],
         row["images_per_second"],
-        row["peak_share"],
+        row["mfu"],
         _duration(trainer.seconds_left()),
     )
 
@@ -322,7 +326,7 @@ def _train_seeds(
         )
         values.append(result.metrics[metric]["value"])
         if trainer.placement.process.is_main:
-            log.info("seed %d: %s %.4f%s", seed, metric, values[-1], " (was finished)" if done else "")
+            log.info("seed %d: %s %.4f%s", seed, shown_metric(metric), values[-1], " (was finished)" if done else "")
     found = SeedsResult(name, metric, tuple(seeds), tuple(values))
     if trainer.placement.process.is_main:
         write_run_file(summary, (json.dumps(found.to_json(), indent=1) + "\n").encode())

@@ -25,7 +25,14 @@ from l2a_transfer.preprocess import Preprocess
 from l2a_transfer.provenance import commit
 from l2a_transfer.training.arithmetic import machine
 from l2a_transfer.training.average import MovingAverage
-from l2a_transfer.training.checkpoint import check_metrics, check_momentum, check_position, check_tensors, short
+from l2a_transfer.training.checkpoint import (
+    check_metrics,
+    check_momentum,
+    check_position,
+    check_tensors,
+    short,
+    upgraded_history,
+)
 from l2a_transfer.training.data import Pixels, TrainingData, open_pixels
 from l2a_transfer.training.epochs import augmented_batches, plan_epoch, stream_seed
 from l2a_transfer.training.flops import arithmetic
@@ -171,6 +178,7 @@ class Trainer:
     def restore(self, content: dict[str, Any]) -> None:
         """Take up what `state` gave. Raises: TrainingError where no run of this recipe can have given it."""
         try:
+            content = {**content, "history": upgraded_history(content["history"])}
             check_position(content, epochs=self.recipe.epochs, steps=self.steps_per_epoch)
             at = content["epoch"] * self.steps_per_epoch + content["step"]
             sums = {"losses": self.losses, "correct": self.correct}
@@ -220,7 +228,7 @@ class Trainer:
             self.metrics = {}
         self.model.train()
         watch = LossMonitor(self.losses)
-        peak = self.pace.peak_share(size) if progress else None
+        mfu = self.pace.mfu(size) if progress else None
         bar = tqdm(
             total=self.steps_per_epoch * recipe.batch_size,
             initial=first * recipe.batch_size,
@@ -240,8 +248,8 @@ class Trainer:
                 if looks and len(seen := watch.read(self.step)):
                     self._check_finite(seen)
                     speed = (self.step - first) * recipe.batch_size / (time.perf_counter() - started)
-                    share = f"{peak(speed):.2f} of peak" if peak else ""
-                    bar.set_postfix_str(f"loss {seen[-LOOK_EVERY:].mean().item():.3f}, {share}")
+                    share = f", mfu {mfu(speed):.2f}" if mfu else ""
+                    bar.set_postfix_str(f"train_loss {seen[-LOOK_EVERY:].mean().item():.3f}{share}")
                 if self.step < self.steps_per_epoch and stop():
                     self._check_state()
                     self.seconds += time.perf_counter() - started
@@ -289,7 +297,7 @@ class Trainer:
             "train_accuracy": correct.item() / n,
             **{f"train_{name}": value.item() for name, value in metrics.items()},
             "images_per_second": speed,
-            "peak_share": self.pace.peak_share(size)(speed),
+            "mfu": self.pace.mfu(size)(speed),
             "seconds": self.seconds,
         }
 

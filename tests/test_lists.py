@@ -1,0 +1,62 @@
+"""README.md and docs/ list what the registries hold."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib.util
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+from l2a_transfer.data.registry import DATASETS, FORMATS
+from l2a_transfer.evaluation.protocols import PROTOCOLS
+from l2a_transfer.explain.registry import METHODS
+from l2a_transfer.features.backends.registry import REGISTERED_BACKENDS
+from l2a_transfer.models.config import COMPATIBILITIES, FAMILIES, NORMALIZERS
+from l2a_transfer.registry import Registry
+
+REGISTRIES: dict[str, Registry[object]] = {
+    "families": FAMILIES,
+    "compatibilities": COMPATIBILITIES,
+    "normalizers": NORMALIZERS,
+    "methods": METHODS,
+    "backends": REGISTERED_BACKENDS,
+    "formats": FORMATS,
+    "datasets": DATASETS,
+    "protocols": PROTOCOLS,
+}  # type: ignore[assignment]
+
+
+@pytest.fixture(scope="module")
+def lists() -> ModuleType:
+    path = Path(__file__).parents[1] / "scripts" / "write_lists.py"
+    spec = importlib.util.spec_from_file_location("write_lists", path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_every_page_lists_what_is_registered(lists: ModuleType) -> None:
+    assert lists.stale() == []
+    assert lists.LISTS.keys() == REGISTRIES.keys()
+
+
+@pytest.fixture(params=sorted(REGISTRIES))
+def added(request: pytest.FixtureRequest) -> Iterator[str]:
+    """The name of a registry that has one more entry, a copy of one that is there."""
+    registry = REGISTRIES[request.param]
+    first = next(iter(registry.values()))
+    named = {"prefix": "newcomer"} if request.param == "formats" else {"name": "newcomer"}
+    has_name = dataclasses.is_dataclass(first) and set(named) <= {field.name for field in dataclasses.fields(first)}
+    registry.add("newcomer", dataclasses.replace(first, **named) if has_name else first)  # type: ignore[type-var]
+    yield request.param
+    registry.remove("newcomer")
+
+
+def test_an_entry_that_no_page_lists_is_found(added: str, lists: ModuleType) -> None:
+    assert "newcomer" in lists.LISTS[added]()
+    assert len(lists.stale()) >= 1
