@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from l2a_transfer.drawing import legible, plain_texts
+from l2a_transfer.errors import ArgumentError
 from l2a_transfer.explain.interface import AttentionMaps
 from l2a_transfer.explain.overlay import COLORMAP, SIGNED_COLORMAP, heat, overlay
 from l2a_transfer.files import check_folder, check_free, leftovers, replacing_all, write_whole
@@ -16,6 +17,8 @@ from l2a_transfer.lock import folder_lock, output_lock
 from l2a_transfer.models.config import LEVELS
 
 SHEET = "attention.png"
+MAX_PICTURES = 500
+"""On a sheet. matplotlib draws no picture of more than 65,535 pixels a side, and takes minutes for as many axes."""
 
 
 def contact_sheet(results: Sequence[AttentionMaps], out: Path, *, title: str) -> None:
@@ -23,6 +26,8 @@ def contact_sheet(results: Sequence[AttentionMaps], out: Path, *, title: str) ->
 
     Raises
     ------
+    ArgumentError
+        For more than MAX_PICTURES.
     OutputExistsError
         Where another process writes `out`, or it is no regular file.
     OSError
@@ -34,7 +39,11 @@ def contact_sheet(results: Sequence[AttentionMaps], out: Path, *, title: str) ->
 
 @plain_texts()
 def sheet_png(results: Sequence[AttentionMaps], *, title: str) -> bytes:
-    """A contact sheet as PNG: a row for each picture, with the picture, its maps over it, a scale and the peaks."""
+    """A contact sheet as PNG: a row for each picture, with the picture, its maps over it, a scale and the peaks.
+
+    Raises: ArgumentError for more than MAX_PICTURES.
+    """
+    _check_count(len(results))
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.cm import ScalarMappable
     from matplotlib.colors import Normalize
@@ -82,9 +91,11 @@ def maps_folder(
 
     `maps`: every name that a map can have.
 
-    Raises: OutputExistsError where a file of that name is there and `overwrite` is not given (what an interrupted run
-    left may be replaced), is no regular file, `out` is no folder, or another process writes into it.
+    Raises: ArgumentError for more than MAX_PICTURES; OutputExistsError where a file of that name is there and
+    `overwrite` is not given (what an interrupted run left may be replaced), is no regular file, `out` is no folder, or
+    another process writes into it.
     """
+    _check_count(len(stems))
     names = [SHEET, *(overlay_name(stem, level) for stem in stems for level in maps)]
     _check_free(out, names, overwrite=overwrite)
     with folder_lock(out):
@@ -106,6 +117,14 @@ def write_maps(results: Sequence[AttentionMaps], stems: Sequence[str], out: Path
                 put(overlay_name(stem, level), content)
                 paths.append(out / overlay_name(stem, level))
     return [*paths, out / SHEET]
+
+
+def _check_count(pictures: int) -> None:
+    if pictures > MAX_PICTURES:
+        raise ArgumentError(
+            f"at most {MAX_PICTURES} pictures fit on a sheet, got {pictures:,}",
+            "draw them in parts, each in its own `out`",
+        )
 
 
 def overlay_name(stem: str, level: str) -> str:
