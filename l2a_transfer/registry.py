@@ -117,7 +117,7 @@ def load_plugins() -> None:
     for point in entry_points(group=PLUGINS):
         try:
             point.load()
-        except Exception as error:
+        except (Exception, SystemExit) as error:  # SystemExit(0) would end a command as if all were done
             _plugins_loaded = False
             raise PluginError(
                 f"the plugin {point.name!r} ({point.value}) cannot be loaded: {type(error).__name__}: {error}",

@@ -19,6 +19,7 @@ from l2a_transfer.evaluation.results import EvalConfig
 from l2a_transfer.models.loading import load_model
 from l2a_transfer.models.weights import save_weights
 from l2a_transfer.study.answers import EvaluationReader
+from l2a_transfer.study.children import Processes, import_environment
 from l2a_transfer.study.data import DataSets
 from l2a_transfer.study.paths import path_below
 from l2a_transfer.study.read import read_study
@@ -29,6 +30,7 @@ from l2a_transfer.study.steps import InOut, Step, plan_steps
 from l2a_transfer.study.study_report import write_study_report
 from l2a_transfer.study.weights import runs_of
 from l2a_transfer.training.checkpoint import save_checkpoint
+from l2a_transfer.version import __version__
 from tests.conftest import assert_fails, l2a
 from tests.feature_files import blobs, feature_set, labels_of, save
 from tests.study_files import STUDY, InThisProcess, study_file
@@ -90,6 +92,21 @@ def test_a_plain_path_lies_below_the_folder(tmp_path: Path) -> None:
     (tmp_path / "there").mkdir()
     (tmp_path / "link").symlink_to("there")  # the folder itself may be reached by one
     assert path_below(tmp_path / "link", "study.json") == tmp_path / "link" / "study.json"
+
+
+@pytest.mark.parametrize("search_path", [None, "", ".", os.pathsep])
+def test_a_command_of_a_study_imports_nothing_from_the_folder_of_its_file(
+    search_path: str | None, tmp_path: Path
+) -> None:
+    folder = tmp_path / "study"
+    folder.mkdir()
+    for name in ("l2a_transfer", "sitecustomize", "runpy", "click", "json"):
+        (folder / f"{name}.py").write_text("from pathlib import Path; Path(__file__).with_suffix('.ran').touch()")
+    environment = {**os.environ} | ({} if search_path is None else {"PYTHONPATH": search_path})
+    child = Processes(folder, {**environment, **import_environment(environment)}).start(["--version"], tmp_path / "log")
+    child.end()
+    assert sorted(folder.glob("*.ran")) == []
+    assert (child.poll(), (tmp_path / "log").read_text()) == (0, f"l2a-transfer, version {__version__}\n")
 
 
 def test_a_folder_of_a_run_that_is_a_link_is_refused_by_its_path(tmp_path: Path) -> None:

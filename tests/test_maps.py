@@ -13,9 +13,9 @@ from matplotlib.figure import Figure
 from matplotlib.text import Text
 from PIL import Image
 
-from l2a_transfer.errors import BackendError
+from l2a_transfer.errors import ArgumentError, BackendError
 from l2a_transfer.explain.dispatch import scaled_size
-from l2a_transfer.explain.draw import contact_sheet, sheet_png
+from l2a_transfer.explain.draw import MAX_PICTURES, contact_sheet, sheet_png
 from l2a_transfer.explain.interface import AttentionMaps
 from l2a_transfer.explain.maps import attention_maps
 from l2a_transfer.explain.overlay import colors, heat, overlay
@@ -173,3 +173,17 @@ def test_a_contact_sheet_has_no_empty_band_and_cuts_no_text(
     grey = np.asarray(Image.open(io.BytesIO(png)).convert("L"))
     blank = "".join(" " if row else "x" for row in (grey == 255).all(axis=1))
     assert max(map(len, re.findall(" +", blank))) < 30  # pixels, of 237 that a picture is wide
+
+
+def test_more_pictures_than_a_sheet_holds_are_refused_before_any_is_read(tmp_path: Path) -> None:
+    folder = tmp_path / "many"
+    folder.mkdir()
+    for number in range(MAX_PICTURES + 1):
+        (folder / f"{number}.png").touch()
+    done = l2a("maps", "--model", TINY, "--out", tmp_path / "out", folder)
+    assert_fails(done, 2, "at most 500 pictures fit on a sheet, got 501; draw them in parts, each in its own --out")
+    assert not (tmp_path / "out").exists()
+    one = AttentionMaps("a", np.zeros((8, 8, 3), np.uint8), {"L2": np.ones((2, 2), np.float32)})
+    with pytest.raises(ArgumentError, match="at most 500 pictures"):
+        contact_sheet([one] * (MAX_PICTURES + 1), tmp_path / "sheet.png", title="x")
+    assert not (tmp_path / "sheet.png").exists()

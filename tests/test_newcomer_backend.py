@@ -85,3 +85,10 @@ def test_a_plugin_that_cannot_be_imported_is_named(photos: Path, tmp_path: Path)
     done = run_with(site, "extract", "--model", "pixels", "--data", f"imagefolder:{photos}", "--out", tmp_path / "f.h5")
     assert done.returncode == 1
     assert "Error: the plugin 'toy_backbone' (toy_backbone) cannot be loaded: ModuleNotFoundError" in done.stderr
+
+
+def test_a_plugin_that_ends_the_program_is_no_success(photos: Path, tmp_path: Path) -> None:
+    site = install(tmp_path / "site", "toy_backbone", "raise SystemExit(0)")
+    done = run_with(site, "extract", "--model", "pixels", "--data", f"imagefolder:{photos}", "--out", tmp_path / "f.h5")
+    assert done.returncode == 1
+    assert "Error: the plugin 'toy_backbone' (toy_backbone) cannot be loaded: SystemExit: 0" in done.stderr

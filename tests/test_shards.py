@@ -195,6 +195,18 @@ def test_names_of_classes(tmp_path: Path) -> None:
             open_source(f"wds:{path}")
 
 
+@pytest.mark.parametrize("kind", ["pipe", "folder", "link to nothing"])
+def test_a_list_of_classes_that_cannot_be_read_is_not_taken_for_none(kind: str, tmp_path: Path) -> None:
+    tar(tmp_path / "0.tar", {"0.png": png(1), "0.cls": "1"})
+    path = tmp_path / "classes.txt"
+    if kind == "link to nothing":
+        path.symlink_to("nothing")
+    else:
+        (os.mkfifo if kind == "pipe" else os.mkdir)(path)
+    with pytest.raises(DataError, match=r"/classes\.txt: cannot be read: "):
+        open_source(f"wds:{tmp_path}")
+
+
 def special(name: str, kind: bytes, link: str = "") -> bytes:
     info = tarfile.TarInfo(name)
     info.type, info.linkname = kind, link

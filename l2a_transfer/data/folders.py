@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +14,7 @@ from l2a_transfer.data.names import check_split_count, class_name, in_order, is_
 from l2a_transfer.data.reading import PassedOver, Reading, Tally
 from l2a_transfer.data.registry import FORMAT_OPTIONS, register_format
 from l2a_transfer.data.sources import FileSource
+from l2a_transfer.data.walk import walk_folders
 from l2a_transfer.errors import DataError
 
 PUT = f"put some there ({', '.join(SUFFIXES)})"
@@ -101,14 +102,7 @@ def find_pictures(root: Path, *, without: Iterable[str] = ()) -> tuple[list[str]
         )
     found: list[str] = []  # text: a hundred thousand Path objects would take more memory than the extraction
     others = Tally(OTHER_PICTURES)
-    visited = {os.path.realpath(root / folder) for folder in without}
-    for folder, below, names in os.walk(root, followlinks=True, onerror=_refused):
-        real = os.path.realpath(folder)
-        if real in visited:
-            below.clear()
-            continue
-        visited.add(real)
-        below[:] = sorted(f for f in below if not is_litter(f))
+    for folder, names in _walk(root, without):
         here = Path(folder).relative_to(root).as_posix()
         for name in names:
             if is_litter(name):
@@ -123,8 +117,12 @@ def find_pictures(root: Path, *, without: Iterable[str] = ()) -> tuple[list[str]
     return found, others.result()
 
 
-def _refused(error: OSError) -> None:
-    raise DataError(f"{error.filename}: cannot be read: {error.strerror}; check who may use it") from error
+def _walk(root: Path, without: Iterable[str]) -> Iterator[tuple[str, list[str]]]:
+    skipped = [os.fspath(root / folder) for folder in without]
+    try:
+        yield from walk_folders(root, enter=lambda name: not is_litter(name), without=skipped)
+    except OSError as error:
+        raise DataError(f"{error.filename}: cannot be read: {error.strerror}; check who may use it") from error
 
 
 def _folders(root: Path) -> list[str]:

@@ -6,6 +6,7 @@ import dataclasses
 import itertools
 import logging
 import os
+from contextlib import suppress
 from pathlib import Path
 
 from l2a_transfer.data.layout import check_split_from
@@ -13,6 +14,7 @@ from l2a_transfer.data.objects import InMemory, is_source, source_in_memory
 from l2a_transfer.data.reading import class_warnings
 from l2a_transfer.data.registry import DATASETS, FORMATS, DatasetSpec, FormatSpec, find_dataset, format_usages
 from l2a_transfer.data.sources import ImageSource, SourceBase, check_source, select
+from l2a_transfer.data.walk import walk_folders
 from l2a_transfer.errors import ArgumentError, DataError, UnknownNameError, names_keywords
 from l2a_transfer.registry import require_package
 from l2a_transfer.wording import counted
@@ -151,7 +153,10 @@ def _suggestion(path: str) -> str:
     """What to write for a path that exists, by its suffix or by the files in it."""
     found = Path(os.path.expanduser(path))
     if found.is_dir():
-        inside = {file.suffix for file in itertools.islice(found.rglob("*"), LOOKED_AT)}
+        names = (name for _, names in walk_folders(found) for name in names)
+        inside: set[str] = set()
+        with suppress(OSError):  # a folder that may not be read
+            inside.update(Path(name).suffix for name in itertools.islice(names, LOOKED_AT))
         formats = [spec for spec in FORMATS.values() if spec.takes == "PATH" and not inside.isdisjoint(spec.suffixes)]
         prefix = formats[0].prefix if formats else FOLDER_FORMAT
     else:

@@ -22,13 +22,15 @@ from l2a_transfer.data.names import (
 )
 from l2a_transfer.data.reading import SHOWN, PassedOver, Reading, Tally
 from l2a_transfer.data.shard_io import Shard, filesystem, is_folder, is_remote, reading_errors, size_and_stamp
+from l2a_transfer.data.walk import walk_folders
 from l2a_transfer.errors import DataError
 
 MAX_SHARDS = 100_000
 CLASSES = "classes.txt"
 """Beside shards: the names of their classes."""
 BRACES = re.compile(r"\{([^{}]*)\}")
-NUMBERS = re.compile(r"(\d+)\.\.(\d+)")
+NUMBERS = re.compile(r"(\d{1,18})\.\.(\d{1,18})")
+MAX_BRACES = 32
 
 
 @dataclass(frozen=True)
@@ -66,7 +68,11 @@ def find_shards(where: str, suffix: str, split_from: str = "auto") -> ShardSet:
         For a URL without fsspec.
     """
     literal, pattern = _literal(where)
+    if pattern.count("{") > MAX_BRACES:
+        raise DataError(f"{where}: has more than {MAX_BRACES} braces; give a folder or a glob")
     expanded = list(itertools.islice(_expand(pattern), MAX_SHARDS + 1))
+    if len(expanded) > MAX_SHARDS:
+        raise DataError(f"{where}: names more than {MAX_SHARDS:,} files; give a folder or a glob")
     whole_folder = len(expanded) == 1 and is_folder(where)
     others = PassedOver()
     if whole_folder:
@@ -163,7 +169,7 @@ def _matches(literal: str, pattern: str) -> list[str]:
     elif os.path.exists(path):
         return [path]
     else:
-        matches = sorted(Path(found).as_posix() for found in glob.glob(glob.escape(literal) + pattern, recursive=True))
+        matches = sorted(Path(found).as_posix() for found in _glob(literal, pattern))
     begun = {part[0] for part in path.split("/") if part}
     # A pattern that begins as hidden names do asks for them.
     return [
@@ -196,19 +202,34 @@ def _below(folder: str, suffix: str) -> tuple[list[str], PassedOver]:
 
 def _walk(folder: str) -> Iterator[str]:
     """Every file below a folder of this machine; links to folders are followed, each folder once. Raises: OSError."""
-    visited: set[str] = set()
-    for here, below, names in os.walk(folder, followlinks=True, onerror=_raise):
-        real = os.path.realpath(here)
-        if real in visited:
-            below.clear()
-            continue
-        visited.add(real)
-        below.sort()
+    for here, names in walk_folders(folder):
         yield from (os.path.join(here, name).replace(os.sep, "/") for name in names)
 
 
-def _raise(error: OSError) -> None:
-    raise error
+def _glob(start: str, pattern: str) -> list[str]:
+    """What `start` and a pattern mean on this machine. `**` is each folder below, once where links lead to it."""
+    before, mark, after = _split_at_folders(pattern)
+    if not mark:
+        return glob.glob(glob.escape(start) + pattern)
+    found: dict[str, None] = {}
+    for base in glob.glob(glob.escape(start) + before) if before.strip("/") else [start + before]:
+        if os.path.isdir(base or "."):
+            # Each folder ends with a slash, as what comes before a ** does; without one, it is here.
+            for here, _ in walk_folders(base or ".", enter=lambda name: not name.startswith(".")):
+                own = os.path.join(here, "") if base else os.path.join(here, "").removeprefix("./")
+                found |= dict.fromkeys(_glob(own, after or "*"))
+    return list(found)
+
+
+def _split_at_folders(pattern: str) -> tuple[str, str, str]:
+    """What is before the first parts of a pattern that are `**`, whether there are such, and what is behind."""
+    parts = pattern.split("/")
+    if "**" not in parts:
+        return pattern, "", ""
+    first = last = parts.index("**")
+    while last < len(parts) and parts[last] == "**":
+        last += 1
+    return "".join(part + "/" for part in parts[:first]), "**", "/".join(parts[last:])
 
 
 def _common(folders: list[list[str]]) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from typing import IO, Any
@@ -16,7 +17,7 @@ from l2a_transfer.data.decode import MAX_FILE_BYTES, OTHER_PICTURES, SUFFIXES, d
 from l2a_transfer.data.names import MAX_CLASSES, check_class_count, class_name
 from l2a_transfer.data.reading import Tally
 from l2a_transfer.data.registry import FORMAT_OPTIONS, register_format
-from l2a_transfer.data.shard_io import Shard, ShardReader, fingerprint_of, open_shard, size_and_stamp
+from l2a_transfer.data.shard_io import Shard, ShardReader, fingerprint_of, is_remote, open_shard, size_and_stamp
 from l2a_transfer.data.shards import CLASSES, find_shards, name_of, splits_of
 from l2a_transfer.data.sources import SourceBase
 from l2a_transfer.data.tar_index import Member, list_members
@@ -227,12 +228,19 @@ def _json_label(shard: Shard, file: IO[bytes], member: Member) -> int | str | No
 
 
 def _class_names(shards: tuple[Shard, ...]) -> tuple[str, ...] | None:
-    """The lines of `classes.txt` in the folder that all shards share, if there is one."""
+    """The lines of `classes.txt` in the folder that all shards share, if there is one.
+
+    One that is there and cannot be read is an error, but not on a remote store, which may refuse what is missing.
+    """
     path = shards[0].path[: len(shards[0].path) - len(shards[0].name)] + CLASSES
+    if not is_remote(path) and not os.path.lexists(path):
+        return None
     try:
         size, _ = size_and_stamp(path)
     except DataError:
-        return None
+        if is_remote(path):
+            return None
+        raise
     with open_shard(path) as file:
         content = file.read(MAX_NOTE_BYTES + 1)
     try:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from l2a_transfer.drawing import legible, plain_texts
+from l2a_transfer.errors import ArgumentError
 from l2a_transfer.explain.interface import AttentionMaps
 from l2a_transfer.explain.overlay import COLORMAP, SIGNED_COLORMAP, heat, overlay
 from l2a_transfer.files import check_folder, check_free, leftovers, replacing_all, write_whole
@@ -28,6 +29,8 @@ HIGHEST = 1.6
 """Height of a picture, as a multiple of its width, from which it is drawn narrower than its cell."""
 LETTERS = 11.2
 """Letters of the title to an inch."""
+MAX_PICTURES = 500
+"""On a sheet. matplotlib draws no picture of more than 65,535 pixels a side, and takes minutes for as many axes."""
 
 
 def contact_sheet(results: Sequence[AttentionMaps], out: Path, *, title: str) -> None:
@@ -35,6 +38,8 @@ def contact_sheet(results: Sequence[AttentionMaps], out: Path, *, title: str) ->
 
     Raises
     ------
+    ArgumentError
+        For more than MAX_PICTURES.
     OutputExistsError
         If another process writes `out`, or `out` is not a regular file.
     OSError
@@ -50,7 +55,10 @@ def sheet_png(results: Sequence[AttentionMaps], *, title: str) -> bytes:
 
     Each image has a row: the image itself, then each of its maps drawn over it with the map's peak. Rows are as high as
     their images. More than six images stand in two columns. One color scale, below them, serves the whole sheet.
+
+    Raises: ArgumentError for more than MAX_PICTURES.
     """
+    _check_count(len(results))
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.cm import ScalarMappable
     from matplotlib.colors import Normalize
@@ -134,10 +142,13 @@ def maps_folder(
 
     Raises
     ------
+    ArgumentError
+        For more than MAX_PICTURES.
     OutputExistsError
         If a file exists and `overwrite` is false, if one is not a regular file, if `out` is not a folder, or if another
         process writes into it.
     """
+    _check_count(len(stems))
     names = [SHEET, *(overlay_name(stem, level) for stem in stems for level in maps)]
     _check_free(out, names, overwrite=overwrite)
     with folder_lock(out):
@@ -159,6 +170,14 @@ def write_maps(results: Sequence[AttentionMaps], stems: Sequence[str], out: Path
                 put(overlay_name(stem, level), content)
                 paths.append(out / overlay_name(stem, level))
     return [*paths, out / SHEET]
+
+
+def _check_count(pictures: int) -> None:
+    if pictures > MAX_PICTURES:
+        raise ArgumentError(
+            f"at most {MAX_PICTURES} pictures fit on a sheet, got {pictures:,}",
+            "draw them in parts, each in its own `out`",
+        )
 
 
 def overlay_name(stem: str, level: str) -> str:

@@ -14,6 +14,12 @@ from l2a_transfer.files import open_log
 
 STOP_S = 60.0
 """Seconds that a command may take to save its work and end."""
+CODE = (
+    "import sys; sys.path[:] = filter(None, sys.path); import runpy; "
+    "runpy.run_module('l2a_transfer.cli.child', run_name='__main__', alter_sys=True)"
+)
+"""Runs a command as `python -m` does, but imports nothing from the working directory: that is the folder of the study's
+file, which may come from others."""
 
 
 class Child(Protocol):
@@ -36,6 +42,22 @@ class Launcher(Protocol):
         """Start `l2a-transfer ARGUMENTS`; its output is appended to `log`."""
 
 
+def child_command(arguments: Sequence[str]) -> list[str]:
+    """The program that runs `l2a-transfer ARGUMENTS` and ends with this process."""
+    return [sys.executable, "-c", CODE, str(os.getpid()), *arguments]
+
+
+def import_environment(environment: Mapping[str, str]) -> dict[str, str]:
+    """Variables with which a command imports this same package, and nothing from its working directory.
+
+    Relative folders of PYTHONPATH mean those of this process, and its empty parts, the working directory, are left out.
+    """
+    package = str(Path(__file__).parents[2])
+    others = [os.path.abspath(part) for part in environment.get("PYTHONPATH", "").split(os.pathsep) if part]
+    # For Python 3.11 and later, and for the processes that a command starts.
+    return {"PYTHONPATH": os.pathsep.join([package, *others]), "PYTHONSAFEPATH": "1"}
+
+
 class Processes:
     """Starts each command in its own process; on Linux the kernel kills it when this process ends.
 
@@ -51,10 +73,9 @@ class Processes:
         self.folder, self.environment = folder, environment
 
     def start(self, arguments: Sequence[str], log: Path) -> Child:
-        program = [sys.executable, "-m", "l2a_transfer.cli.child", str(os.getpid())]
         with open_log(log) as log_file:
             process = subprocess.Popen(
-                [*program, *arguments],
+                child_command(arguments),
                 cwd=self.folder,
                 env=dict(self.environment),
                 stdin=subprocess.DEVNULL,

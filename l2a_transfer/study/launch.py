@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from pathlib import Path
 
 from l2a_transfer.errors import unknown_name
 from l2a_transfer.features.extraction.extract import ENGINES
 from l2a_transfer.features.extraction.ray_engine import RayConfig
-from l2a_transfer.study.children import Launcher, Processes
+from l2a_transfer.study.children import Launcher, Processes, import_environment
 from l2a_transfer.study.config import Study
 from l2a_transfer.study.ray_launcher import open_ray_launcher
 
@@ -41,9 +39,7 @@ def open_launcher(
     """
     if engine not in ENGINES:
         raise unknown_name("engine", engine, ENGINES)
-    package = str(Path(__file__).parents[2])
-    path = os.pathsep.join([package, *filter(None, [environment.get("PYTHONPATH")])])
-    own = {"PYTHONPATH": path, "OMP_NUM_THREADS": str(study.threads)}
+    own = {**import_environment(environment), "OMP_NUM_THREADS": str(study.threads)}
     if engine == "local":
         yield Processes(study.folder, {**environment, **own})
         return

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -14,7 +13,7 @@ from typing import Any
 
 from l2a_transfer.features.extraction.ray_engine import RayConfig, connected
 from l2a_transfer.files import open_log
-from l2a_transfer.study.children import STOP_S, Child, Launcher
+from l2a_transfer.study.children import STOP_S, Child, Launcher, child_command
 from l2a_transfer.study.config import Study
 
 CUDA = "cuda"
@@ -85,7 +84,7 @@ def run_command(arguments: list[str], folder: str, log: str, environment: dict[s
     Path(log).parent.mkdir(parents=True, exist_ok=True)
     with open_log(Path(log)) as log_file:
         child = subprocess.Popen(
-            [sys.executable, "-m", "l2a_transfer.cli.child", str(os.getpid()), *arguments],
+            child_command(arguments),
             cwd=folder,
             env={**os.environ, **environment},
             stdin=subprocess.DEVNULL,
