@@ -64,7 +64,9 @@ ATTEMPTS = 40
 NAMES = {"export": "out.onnx", "extract": "out.h5"}
 REFUSED = {
     "locked": r"is being written by (process \d+|another process)",
-    "there already": r"exists|is a folder|a run is there already|made by another run|[Nn]ot a (directory|folder)|is a file, and",
+    "there already": (
+        r"exists|is a folder|a run is there already|made by another run|[Nn]ot a (directory|folder)|is a file, and"
+    ),
 }
 PASSES = re.compile(r"seconds|images_per_second|peak_share|_s$")
 """Keys of JSON whose value says how long something took."""
