@@ -43,6 +43,7 @@ def command(
     from l2a_transfer.explain.draw import SHEET, maps_folder, write_maps
     from l2a_transfer.explain.registry import METHODS
     from l2a_transfer.files import said_if_complete
+    from l2a_transfer.models.config import LEVELS
     from l2a_transfer.models.loading import load_model
 
     images = tuple(picture for path in images for picture in _pictures(path))
@@ -54,7 +55,7 @@ def command(
     if len(set(names)) < len(names):
         names = [f"{path.parent.name}/{path.name}" for path in images]
     with said_if_complete(out / SHEET, f"the set of pictures in {out}"):
-        with maps_folder(out, stems, overwrite=overwrite, maps=spec.maps):
+        with maps_folder(out, stems, overwrite=overwrite, maps=spec.maps or tuple(LEVELS)):
             results = [
                 compute_maps(network, card.preprocess, decode_file(path), name, method=method, side=side)
                 for path, name in zip(images, names, strict=True)

@@ -8,14 +8,12 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from l2a_transfer.errors import ArgumentError, BackendError, PluginError, wrong_kind
+from l2a_transfer.errors import ArgumentError, BackendError, wrong_kind
 from l2a_transfer.explain.interface import AttentionMaps
-from l2a_transfer.explain.registry import DEFAULT_METHOD, METHODS, MapMethod
+from l2a_transfer.explain.registry import DEFAULT_METHOD, METHODS
 from l2a_transfer.preprocess import Preprocess, check_rgb, normalize
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
     from l2a_transfer.models.interface import Network
 
 DEFAULT_SIDE = 128
@@ -77,9 +75,12 @@ def compute_maps(
     BackendError
         Where the network has no such maps, or their values are not finite.
     """
+    import torch
+
+    from l2a_transfer.explain.compute import map_batch
     from l2a_transfer.models.interface import Network
 
-    spec = METHODS.find(method)
+    METHODS.find(method)
     if not isinstance(model, Network):
         raise wrong_kind("model", "a network, the first of what load_model(NAME) gives", model)
     if not isinstance(image, Image.Image):
@@ -87,15 +88,16 @@ def compute_maps(
             "image", "a picture of Pillow's in mode RGB, as l2a_transfer.data.decode.decode_file(PATH) gives", image
         )
     check_rgb(image)
-    if target is not None and not spec.class_specific:
-        raise ArgumentError(f"target is for methods that explain one class; {method} does not", "leave it out")
     pixels = _pixels(model, preprocess, image, name, side)
-    maps = _run(spec, model, preprocess, pixels, target)
-    if unknown := sorted(set(maps) - set(spec.maps)):
-        raise PluginError(f"the method {method!r} gave maps that it does not declare: {', '.join(unknown)}")
-    if bad := [own for own, values in maps.items() if not np.isfinite(values).all()]:
-        raise BackendError(f"{name}: {method} that is not finite at {', '.join(bad)}", "use other weights as `model`")
-    return AttentionMaps(name, pixels, maps, signed=spec.signed)
+    device = next(model.parameters()).device
+    images_u8 = torch.from_numpy(pixels.transpose(2, 0, 1).copy()).to(device)[None]  # (1, 3, H, W)
+    images = normalize(images_u8, *preprocess.statistics(device))
+    try:
+        found = map_batch(model, images, method=method, targets=None if target is None else [target])
+    except BackendError as error:
+        raise BackendError(f"{name}: {error.problem}", error.remedy) from error
+    maps = {own: values[0] for own, values in found.maps.items()}
+    return AttentionMaps(name, pixels, maps, signed="signed" in found.kinds.values())
 
 
 def _pixels(model: Network, preprocess: Preprocess, image: Image.Image, name: str, side: int) -> NDArray[np.uint8]:
@@ -110,36 +112,3 @@ def _pixels(model: Network, preprocess: Preprocess, image: Image.Image, name: st
             f"{min(size)} pixels, and {model.config.architecture} needs {smallest}"
         )
     return np.array(image.resize(size, Image.Resampling[preprocess.filter.upper()]), dtype=np.uint8)
-
-
-def _run(
-    spec: MapMethod, model: Network, preprocess: Preprocess, pixels: NDArray[np.uint8], target: int | None
-) -> dict[str, NDArray[np.float32]]:
-    """The method's maps of the network in evaluation mode."""
-    import torch
-
-    from l2a_transfer.models.copies import in_evaluation
-
-    device = next(model.parameters()).device
-    model = in_evaluation(model)
-    with torch.inference_mode(not spec.gradients), torch.set_grad_enabled(spec.gradients):
-        images_u8 = torch.from_numpy(pixels.transpose(2, 0, 1).copy()).to(device)[None]  # (1, 3, H, W)
-        images = normalize(images_u8, *preprocess.statistics(device))
-        if spec.class_specific:
-            maps = spec.compute(model, images, _class_of(model, images, target))
-        else:
-            maps = spec.compute(model, images)
-    return {name: values.detach().float().cpu().numpy() for name, values in maps.items()}
-
-
-def _class_of(model: Network, images: Tensor, target: int | None) -> int:
-    """The class to explain. Raises: ArgumentError for one that the network does not have."""
-    import torch
-
-    with torch.no_grad():
-        logits = model(images)[0]  # (K,)
-    if target is None:
-        return int(logits.argmax())
-    if not 0 <= target < len(logits):
-        raise ArgumentError(f"target must be between 0 and {len(logits) - 1}, got {target}")
-    return target

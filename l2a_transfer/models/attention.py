@@ -10,6 +10,7 @@ import math
 import torch
 from torch import Tensor, nn
 
+from l2a_transfer.models.blocks import at_least_float32
 from l2a_transfer.models.compatibilities import COMPATIBILITIES
 from l2a_transfer.models.normalizers import NORMALIZERS
 
@@ -69,11 +70,11 @@ class Attention(nn.Module):
         """
         B, C, H, W = l.shape
         with torch.autocast(l.device.type, enabled=False):
-            local = l.permute(0, 2, 3, 1).reshape(B, H * W, C).float()  # (B, P, C), no copy in channels_last
+            local = at_least_float32(l.permute(0, 2, 3, 1).reshape(B, H * W, C))  # no copy in channels_last
             if self.compatibility is None:
                 g_a = local.mean(dim=1)  # (B, C)
-                return g_a, torch.full((B, H, W), 1.0 / (H * W), device=l.device)
-            scores = self.scores(local, None if g is None else g.float()).reshape(B, H, W)
+                return g_a, torch.full((B, H, W), 1.0 / (H * W), device=l.device, dtype=local.dtype)
+            scores = self.scores(local, None if g is None else at_least_float32(g)).reshape(B, H, W)
             weights = self.normalizer(scores)  # (B, H, W)
             g_a = (weights.reshape(B, 1, H * W) @ local).squeeze(1)  # (B, C)
         return g_a, weights

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -13,6 +14,7 @@ BN_EPS = 1e-3
 BLOCKS = ((64, 64), (128, 128), (256, 256, 256), (512, 512, 512), (512, 512, 512))
 DROPOUT_AFTER = {1: 0.3, 3: 0.4, 5: 0.4, 6: 0.4, 8: 0.4, 9: 0.4, 11: 0.4, 12: 0.4, 14: 0.4, 15: 0.4}
 HEAD_DROPOUT = 0.5
+LEVEL_OF_BLOCK = {2: "L1", 3: "L2", 4: "L3"}
 
 
 class ConvBlock(nn.Sequential):
@@ -113,8 +115,45 @@ class LevelHead(nn.Module):
         return seen, self.dropout(seen)
 
 
-def pooled_trunk(trunk: Trunk, images: Tensor, pools: int) -> Tensor:
-    """The last map of the trunk, with a 2 × 2 pool after each of the first `pools` blocks.
+def read_by(head: LevelHead, classifier: Tensor, seen: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+    """A class's score as a linear function of the attended feature, for each image.
+
+    With the batch norm γ, β, μ, σ, the mask m of the ReLU and the classifier's weights W, the score of class c is
+    `Σ_k W_ck m_k (γ_k / σ_k) g_k` and a constant. This holds in evaluation mode.
+
+    Parameters
+    ----------
+    head : LevelHead
+        The level's batch norm.
+    classifier : Tensor (K, C)
+        The columns of the classifier's weights that read this level.
+    seen : Tensor (B, C)
+        What the classifier reads: the head's output in evaluation mode.
+    targets : Tensor (B,)
+        The class of each image.
+
+    Returns
+    -------
+    weights : Tensor (B, C)
+        By which the attended feature is multiplied.
+    constant : Tensor (B,)
+        What is added, without the classifier's bias.
+    """
+    bn = head.bn
+    assert bn.running_mean is not None
+    assert bn.running_var is not None
+    scale = bn.weight * (bn.running_var + bn.eps).rsqrt()  # (C,)
+    rows = classifier[targets] * (seen > 0)  # (B, C)
+    return rows * scale, rows @ (bn.bias - bn.running_mean * scale)
+
+
+def at_least_float32(x: Tensor) -> Tensor:
+    """float32 of half precisions; other tensors as they are."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))
+
+
+def pooled_trunk(trunk: Trunk, images: Tensor, pools: int) -> dict[str, Tensor]:
+    """The local features of the trunk, with a 2 × 2 pool after each of the first `pools` blocks.
 
     Parameters
     ----------
@@ -127,11 +166,14 @@ def pooled_trunk(trunk: Trunk, images: Tensor, pools: int) -> Tensor:
 
     Returns
     -------
-    Tensor (B, 512·width, H / 2**pools, W / 2**pools)
+    dict of str to Tensor (B, C, H, W)
+        The outputs of the last three blocks, before their pools: L1 (conv7), L2 (conv10) and L3 (conv13).
     """
-    x = images
+    x, local = images, {}
     for i, block in enumerate(trunk):
         x = block(x)
+        if level := LEVEL_OF_BLOCK.get(i):
+            local[level] = x
         if i < pools:
             x = F.max_pool2d(x, 2)
-    return x
+    return local

@@ -4,21 +4,20 @@ from __future__ import annotations
 
 import copy
 from itertools import chain
-from typing import TYPE_CHECKING
+from typing import TypeVar
 
 import torch
 from torch import nn
 
-if TYPE_CHECKING:
-    from l2a_transfer.models.interface import Network
+N = TypeVar("N", bound=nn.Module)
 
 
-def evaluation_copy(network: Network, *, shared: bool = False) -> Network:
+def evaluation_copy(network: N, *, shared: bool = False) -> N:
     """The same network in evaluation mode, as modules of its own.
 
     Parameters
     ----------
-    network : Network
+    network : nn.Module
         Stays as it is: mode, device, memory format, gradients.
     shared : bool, default=False
         Let the copy read the tensors of `network`, which costs no memory: for work that ends before the caller goes
@@ -26,7 +25,7 @@ def evaluation_copy(network: Network, *, shared: bool = False) -> Network:
 
     Returns
     -------
-    Network
+    nn.Module
         Without gradients, whose parameters need none.
     """
     memo: dict[int, object] = {}
@@ -38,7 +37,7 @@ def evaluation_copy(network: Network, *, shared: bool = False) -> Network:
         return copy.deepcopy(network, memo).eval()
 
 
-def in_evaluation(network: Network) -> Network:
+def in_evaluation(network: N) -> N:
     """The network itself where all its modules are in evaluation mode, else a copy that shares its tensors."""
     if any(module.training for module in network.modules()):
         return evaluation_copy(network, shared=True)

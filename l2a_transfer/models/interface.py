@@ -5,12 +5,12 @@ Shapes: B images, k partners of each, H × W pixels, K classes, D the width of t
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
 
-from l2a_transfer.errors import ArgumentError
+from l2a_transfer.errors import ArgumentError, BackendError
 from l2a_transfer.models.config import ModelConfig
 from l2a_transfer.preprocess import Preprocess
 
@@ -29,12 +29,16 @@ class Attended:
     maps : dict of str to Tensor (B, H, W)
         Map name → weights between 0 and 1, in the order of `config.maps`, which says the level and the kind of each.
         Empty for networks without attention.
+    local : dict of str to Tensor (B, C, H, W)
+        Level → local features: the outputs of conv7 (L1), conv10 (L2) and conv13 (L3) after the ReLU, whether the
+        classifier reads them or not. Empty for a family that does not give them.
     """
 
     logits: Tensor
     g_a: dict[str, Tensor]
     g_a_bn_relu: dict[str, Tensor]
     maps: dict[str, Tensor]
+    local: dict[str, Tensor] = field(default_factory=dict)
 
     @property
     def features(self) -> Tensor:
@@ -47,6 +51,27 @@ class Attended:
             for found in (self.g_a, self.maps)
         )
         return f"<Attended: logits {tuple(self.logits.shape)}; g_a {g_a}; maps {maps}>"
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What each position adds to the score of one class an image, exactly.
+
+    Parameters
+    ----------
+    maps : dict of str to Tensor (B, H, W)
+        Level → signed contributions.
+    constants : dict of str to Tensor (B,)
+        Level → the part of the score that belongs to no position: biases and shifts of the batch norm.
+
+    Notes
+    -----
+    Where one classifier reads all levels, the sums of all maps and constants are the class's logit. Where each level
+    has its own classifier, a level's map and constant sum to the logit of that level's classifier.
+    """
+
+    maps: dict[str, Tensor]
+    constants: dict[str, Tensor]
 
 
 class Network(nn.Module):
@@ -91,6 +116,27 @@ class Network(nn.Module):
             For partners that are missing, not wanted, or of another shape; see `check_partners`.
         """
         raise TypeError("Network is abstract; build one with build_model(config)")
+
+    def evidence(self, found: Attended, targets: Tensor) -> Evidence:
+        """The exact decomposition of a class's score over positions, in evaluation mode.
+
+        Parameters
+        ----------
+        found : Attended
+            What `attend` gave, B images.
+        targets : Tensor (B,)
+            The class of each image, int64.
+
+        Returns
+        -------
+        Evidence
+
+        Raises
+        ------
+        BackendError
+            For a family whose head has no such decomposition.
+        """
+        raise BackendError(f"the family of {self.config.architecture} has no evidence maps", "use another map method")
 
     def check_partners(self, images: Tensor, partners: Tensor | None) -> None:
         """Raises: ArgumentError where `partners` are not what this network takes. Every `attend` begins with it."""

@@ -7,9 +7,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from l2a_transfer.models.attention import Attention
-from l2a_transfer.models.blocks import HEAD_DROPOUT, GlobalBranch, LevelHead, Trunk
+from l2a_transfer.models.blocks import HEAD_DROPOUT, GlobalBranch, LevelHead, Trunk, at_least_float32, read_by
 from l2a_transfer.models.config import ModelConfig
-from l2a_transfer.models.interface import Attended, Network
+from l2a_transfer.models.interface import Attended, Evidence, Network
 
 
 class PanVGG(Network):
@@ -34,14 +34,22 @@ class PanVGG(Network):
     def attend(self, images: Tensor, partners: Tensor | None = None) -> Attended:
         self.check_partners(images, partners)
         block1, block2, block3, block4, block5 = self.trunk
-        l2 = block4(F.max_pool2d(block3(block2(block1(images))), 2))  # (B, C, H/2, W/2)
+        l1 = block3(block2(block1(images)))  # (B, 256·width, H, W)
+        l2 = block4(F.max_pool2d(l1, 2))  # (B, C, H/2, W/2)
         B, C, H, W = l2.shape
         g2 = self.global_branch_2(l2)  # (B, C)
         with torch.autocast(l2.device.type, enabled=False):
-            local = l2.permute(0, 2, 3, 1).reshape(B, H * W, C).float()  # (B, P, C)
-            gate = torch.sigmoid(self.gate.scores(local, g2.float()) + self.gate_bias).reshape(B, H, W)
+            local = at_least_float32(l2.permute(0, 2, 3, 1).reshape(B, H * W, C))  # (B, P, C)
+            gate = torch.sigmoid(self.gate.scores(local, at_least_float32(g2)) + self.gate_bias).reshape(B, H, W)
         l3 = block5(F.max_pool2d(l2 * gate[:, None].to(l2.dtype), 2))  # (B, C, H/4, W/4)
         g3 = None if self.global_branch is None else self.global_branch(l3)
         g_a, weights = self.attention(l3, g3)
         seen, dropped = self.head(g_a)
-        return Attended(self.classifier(dropped), {"L3": g_a}, {"L3": seen}, {"L2": gate, "L3": weights})
+        maps, levels = {"L2": gate, "L3": weights}, {"L1": l1, "L2": l2, "L3": l3}
+        return Attended(self.classifier(dropped), {"L3": g_a}, {"L3": seen}, maps, levels)
+
+    def evidence(self, found: Attended, targets: Tensor) -> Evidence:
+        """Of L3, which alone is classified. What the gate at L2 lets pass is part of L3's local features."""
+        weights, constant = read_by(self.head, self.classifier.weight, found.g_a_bn_relu["L3"], targets)
+        positions = found.maps["L3"] * torch.einsum("bchw,bc->bhw", at_least_float32(found.local["L3"]), weights)
+        return Evidence({"L3": positions}, {"L3": constant + self.classifier.bias[targets]})

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor, nn
 
-from l2a_transfer.models.blocks import HEAD_DROPOUT, LevelHead, Trunk, pooled_trunk
+from l2a_transfer.models.blocks import HEAD_DROPOUT, LevelHead, Trunk, at_least_float32, pooled_trunk, read_by
 from l2a_transfer.models.config import ModelConfig
-from l2a_transfer.models.interface import Attended, Network
+from l2a_transfer.models.interface import Attended, Evidence, Network
 
 
 class VGG(Network):
@@ -24,11 +25,20 @@ class VGG(Network):
 
     def attend(self, images: Tensor, partners: Tensor | None = None) -> Attended:
         self.check_partners(images, partners)
-        x = pooled_trunk(self.trunk, images, 4)  # (B, C, H/16, W/16)
-        x = x.amax(dim=(2, 3))  # (B, C); at 32 × 32 the paper's fifth pool
+        local = pooled_trunk(self.trunk, images, 4)
+        x = local["L3"].amax(dim=(2, 3))  # (B, C); at 32 × 32 the paper's fifth pool
         seen, dropped = self.head(self.hidden(self.dropout(x)))
-        feature = {"head": seen.float()}
-        return Attended(self.classifier(dropped), feature, feature, {})
+        feature = {"head": at_least_float32(seen)}
+        return Attended(self.classifier(dropped), feature, feature, {}, local)
+
+    def evidence(self, found: Attended, targets: Tensor) -> Evidence:
+        """Each channel's share lies where the channel has its maximum, the first one where there are several."""
+        weights, constant = read_by(self.head, self.classifier.weight, found.g_a["head"], targets)
+        B, _, H, W = found.local["L3"].shape
+        highest, where = found.local["L3"].flatten(2).max(dim=2)  # (B, C)
+        shares = (weights @ self.hidden.weight) * highest
+        positions = shares.new_zeros(B, H * W).scatter_add(1, where, shares)
+        return Evidence({"L3": positions.reshape(B, H, W)}, {"L3": constant + self.classifier.bias[targets]})
 
 
 class GapVGG(Network):
@@ -41,6 +51,12 @@ class GapVGG(Network):
 
     def attend(self, images: Tensor, partners: Tensor | None = None) -> Attended:
         self.check_partners(images, partners)
-        x = pooled_trunk(self.trunk, images, 4)  # (B, C, H/16, W/16)
-        feature = {"gap": x.float().mean(dim=(2, 3))}
-        return Attended(self.classifier(feature["gap"]), feature, feature, {})
+        local = pooled_trunk(self.trunk, images, 4)
+        feature = {"gap": at_least_float32(local["L3"]).mean(dim=(2, 3))}
+        return Attended(self.classifier(feature["gap"]), feature, feature, {}, local)
+
+    def evidence(self, found: Attended, targets: Tensor) -> Evidence:
+        """The class activation map over the number of positions."""
+        local = at_least_float32(found.local["L3"])
+        positions = torch.einsum("bchw,bc->bhw", local, self.classifier.weight[targets]) / local[0, 0].numel()
+        return Evidence({"L3": positions}, {"L3": self.classifier.bias[targets]})

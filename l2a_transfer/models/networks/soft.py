@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import math
+from typing import cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from l2a_transfer.models.attention import Attention
-from l2a_transfer.models.blocks import BN_EPS, HEAD_DROPOUT, GlobalBranch, LevelHead, Trunk
+from l2a_transfer.models.blocks import BN_EPS, HEAD_DROPOUT, GlobalBranch, LevelHead, Trunk, at_least_float32, read_by
 from l2a_transfer.models.config import LEVELS, ModelConfig
-from l2a_transfer.models.interface import Attended, Network
+from l2a_transfer.models.interface import Attended, Evidence, Network
 
 
 class AttentionVGG(Network):
@@ -67,6 +68,28 @@ class AttentionVGG(Network):
         if self.config.spec.head == "concat":
             logits = self.classifiers[0](torch.cat(dropped, dim=1))  # (B, K)
         else:
-            log_p = [F.log_softmax(layer(x).float(), dim=1) for layer, x in zip(self.classifiers, dropped, strict=True)]
+            log_p = [
+                F.log_softmax(at_least_float32(layer(x)), dim=1)
+                for layer, x in zip(self.classifiers, dropped, strict=True)
+            ]
             logits = torch.logsumexp(torch.stack(log_p), dim=0) - math.log(len(log_p))  # (B, K)
-        return Attended(logits, g_a, seen, maps)
+        return Attended(logits, g_a, seen, maps, local)
+
+    def evidence(self, found: Attended, targets: Tensor) -> Evidence:
+        """`e_i = a_i · Σ_k W_ck m_k (γ_k / σ_k) l_ik` at every level."""
+        levels = list(found.g_a)
+        classifiers, heads = cast("list[nn.Linear]", list(self.classifiers)), cast("dict[str, LevelHead]", self.heads)
+        if self.config.spec.head == "concat":
+            (classifier,) = classifiers
+            rows = torch.split(classifier.weight, [found.g_a[level].shape[1] for level in levels], dim=1)
+            biases = [classifier.bias[targets] / len(levels)] * len(levels)  # an equal share of the bias for each level
+        else:
+            rows = tuple(classifier.weight for classifier in classifiers)
+            biases = [classifier.bias[targets] for classifier in classifiers]
+        maps, constants = {}, {}
+        for level, row, bias in zip(levels, rows, biases, strict=True):
+            weights, constant = read_by(heads[level], row, found.g_a_bn_relu[level], targets)
+            local = at_least_float32(found.local[level])
+            maps[level] = found.maps[level] * torch.einsum("bchw,bc->bhw", local, weights)
+            constants[level] = constant + bias
+        return Evidence(maps, constants)

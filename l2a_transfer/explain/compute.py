@@ -1,0 +1,205 @@
+"""The maps of a batch by any method: what all methods have in common, from normalised images to checked arrays."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from l2a_transfer.errors import ArgumentError, BackendError, PluginError, wrong_kind
+from l2a_transfer.explain.registry import DEFAULT_METHOD, METHODS, MapKind, MapMethod
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+
+@dataclass(frozen=True)
+class MapBatch:
+    """The maps of B images by one method.
+
+    Parameters
+    ----------
+    method : str
+        Its name.
+    maps : dict of str to ndarray
+        Name → float32 (B, h, w).
+    kinds : dict of str to str
+        Name → "signed", "non-negative" or "distribution".
+    targets : ndarray or None
+        The class that each map is about, int64 (B,); None for a method that is not about a class.
+    """
+
+    method: str
+    maps: dict[str, NDArray[np.float32]]
+    kinds: dict[str, MapKind]
+    targets: NDArray[np.int64] | None = None
+
+
+def map_batch(
+    model: nn.Module,
+    images: Tensor,
+    *,
+    method: str = DEFAULT_METHOD,
+    targets: Tensor | Sequence[int] | None = None,
+    levels: Sequence[str] = (),
+    options: Mapping[str, Any] | None = None,
+) -> MapBatch:
+    """Where a network looks at images, by one of the registered methods.
+
+    Parameters
+    ----------
+    model : nn.Module
+        A network of l2a_transfer, or for methods that need no attention any module that gives logits (B, K). It stays
+        as it is: its mode, hooks, parameters and their gradients.
+    images : Tensor (B, 3, H, W)
+        Normalised images on the device of the model. A batch that does not fit into memory is split.
+    method : str, default="attention"
+        A name in `METHODS`.
+    targets : Tensor or sequence of int, optional
+        The class of each image that a class-specific method explains; by default the one that the network predicts.
+    levels : sequence of str, optional
+        For methods with maps of several levels: L1, L2 or L3 of our networks, or names of modules of any other. By
+        default those that the classifier reads, or the last module that has maps.
+    options : mapping, optional
+        Options of the method, as ``{"window": 16}`` for occlusion.
+
+    Returns
+    -------
+    MapBatch
+
+    Raises
+    ------
+    UnknownNameError
+        For a method, a level or an option that does not exist.
+    ArgumentError
+        For a class that the network does not have, and values that a method cannot take.
+    BackendError
+        Where the network has no such maps, or their values are not finite.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from l2a_transfer.models.loading import load_model
+    >>> network, card = load_model("untrained:vgg-att2-concat-pc@0.0625")
+    >>> found = map_batch(network, torch.zeros(2, 3, 32, 32), method="grad-cam", targets=[0, 3])
+    >>> {level: maps.shape for level, maps in found.maps.items()}
+    {'L2': (2, 16, 16), 'L3': (2, 8, 8)}
+    """
+    import torch
+
+    from l2a_transfer.models.copies import in_evaluation
+
+    spec = METHODS.find(method)
+    if not isinstance(model, torch.nn.Module):
+        raise wrong_kind("model", "a network, the first of what load_model(NAME) gives", model)
+    given = spec.checked_options(dict(options or {}))
+    if levels and not spec.per_level:
+        raise ArgumentError(f"levels are for methods with a map of each level; {method} has one of the input")
+    if targets is not None and not spec.class_specific:
+        raise ArgumentError(f"targets are for methods that explain one class; {method} does not", "leave them out")
+    model = in_evaluation(model)
+    classes = _targets(model, images, targets) if spec.class_specific else None
+
+    def compute(some: Tensor, of: Tensor | None) -> dict[str, Tensor]:
+        arguments: tuple[Any, ...] = (model, some) if of is None else (model, some, of)
+        keywords = {**given, "levels": tuple(levels)} if spec.per_level else given
+        with torch.set_grad_enabled(spec.gradients):
+            found = spec.compute(*arguments, **keywords)
+        return {name: values.detach().float().cpu() for name, values in found.items()}
+
+    maps = {name: values.numpy() for name, values in split_to_fit(compute, images, classes).items()}
+    _check(spec, maps, len(images))
+    kinds = {name: kind_of(spec, model, name) for name in maps}
+    return MapBatch(method, maps, kinds, None if classes is None else classes.cpu().numpy())
+
+
+def kind_of(spec: MapMethod, model: nn.Module, name: str) -> MapKind:
+    """What kind of map a method gives: attention is a distribution where the network's weights sum to 1."""
+    if spec.name == DEFAULT_METHOD:
+        for own in getattr(model, "config").maps:  # noqa: B009 - of a Network, which alone has attention
+            if own.name == name and own.kind == "distribution":
+                return "distribution"
+    return spec.kind
+
+
+def split_to_fit(
+    compute: Callable[[Tensor, Tensor | None], dict[str, Tensor]], images: Tensor, targets: Tensor | None
+) -> dict[str, Tensor]:
+    """`compute` of the whole batch, or of its halves where the memory does not suffice, down to single images.
+
+    Raises: BackendError where a single image does not fit.
+    """
+    import torch
+
+    try:
+        return compute(images, targets)
+    except (MemoryError, RuntimeError) as error:
+        if not out_of_memory(error):
+            raise
+        if len(images) == 1:
+            size = " × ".join(str(n) for n in images.shape[:1:-1])
+            raise BackendError(
+                f"the maps of one image of {size} pixels do not fit into memory", "use a smaller `side`"
+            ) from error
+    half = len(images) // 2
+    parts = [
+        split_to_fit(compute, images[own], None if targets is None else targets[own])
+        for own in (slice(None, half), slice(half, None))
+    ]
+    return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that memory, of the machine or a GPU, does not suffice."""
+    import torch
+
+    if isinstance(error, (MemoryError, torch.cuda.OutOfMemoryError)):
+        return True
+    return isinstance(error, RuntimeError) and "not enough memory" in str(error)
+
+
+def _targets(model: nn.Module, images: Tensor, given: Tensor | Sequence[int] | None) -> Tensor:
+    """The class of each image. Raises: ArgumentError for classes that the network does not have, or too few."""
+    import torch
+
+    if given is not None and len(given) != len(images):
+        raise ArgumentError(f"targets must be as many as images, {len(images)}; got {len(given)}")
+    logits = split_to_fit(lambda some, _: {"logits": _no_grad(model, some)}, images, None)["logits"]
+    if logits.ndim != 2:
+        raise BackendError(f"the network must give logits (B, K), got {tuple(logits.shape)}")
+    if given is None:
+        return logits.argmax(dim=1)
+    classes = torch.as_tensor(given, dtype=torch.int64, device=images.device)
+    K = logits.shape[1]
+    for own in classes.tolist():
+        if not 0 <= own < K:
+            raise ArgumentError(f"target must be between 0 and {K - 1}, got {own}")
+    return classes
+
+
+def _no_grad(model: nn.Module, images: Tensor) -> Tensor:
+    import torch
+
+    with torch.no_grad():
+        logits: Tensor = model(images)
+    return logits
+
+
+def _check(spec: MapMethod, maps: Mapping[str, NDArray[np.float32]], B: int) -> None:
+    """Raises: PluginError for maps that are not as declared, BackendError for values that are not finite."""
+    if not maps:
+        raise PluginError(f"the method {spec.name!r} gave no map")
+    if spec.maps and (unknown := sorted(set(maps) - set(spec.maps))):
+        raise PluginError(f"the method {spec.name!r} gave maps that it does not declare: {', '.join(unknown)}")
+    if bad := [name for name, values in maps.items() if not np.isfinite(values).all()]:
+        raise BackendError(f"{spec.name} that is not finite at {', '.join(bad)}", "use other weights as `model`")
+    for name, values in maps.items():
+        if values.ndim != 3 or len(values) != B:
+            raise PluginError(
+                f"the method {spec.name!r} gave {name} of the shape {values.shape}, which must be ({B}, h, w)"
+            )
+        if spec.kind != "signed" and values.size and values.min() < 0:
+            raise PluginError(f"the method {spec.name!r} gave negative values at {name}, but says {spec.kind}")

@@ -1,0 +1,46 @@
+"""ReLUs that pass only positive gradients, in whatever way a network calls them, without a change to the network."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.overrides import TorchFunctionMode
+
+RELUS: tuple[Callable[..., Any], ...] = (
+    F.relu, F.relu_, torch.relu, torch.relu_, Tensor.relu, Tensor.relu_,
+)  # fmt: skip
+
+
+class GuidedReLU(torch.autograd.Function):
+    """ReLU whose gradient passes where both its input and the gradient are positive."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        output = x.clamp(min=0)
+        ctx.save_for_backward(output)
+        return output
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
+        (output,), (gradient,) = ctx.saved_tensors, gradients
+        passed: Tensor = gradient.clamp(min=0) * (output > 0)
+        return passed
+
+
+class guided_relus(TorchFunctionMode):  # noqa: N801 - a context manager
+    """Within it every call of a ReLU, of a module or a function, in place or not, is a `GuidedReLU`.
+
+    An in-place call gives a new tensor, which is what its callers go on with; nothing else sees the input again.
+    """
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        if func in RELUS:
+            x = args[0] if args else (kwargs or {})["input"]
+            return GuidedReLU.apply(x)
+        return func(*args, **(kwargs or {}))

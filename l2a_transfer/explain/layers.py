@@ -1,0 +1,127 @@
+"""Local features of any network: of ours by their levels, of any other by the names of its modules."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from l2a_transfer.errors import BackendError, unknown_name
+from l2a_transfer.models.interface import Attended, Network
+
+
+def default_levels(model: nn.Module, images: Tensor) -> tuple[str, ...]:
+    """The levels that a method explains where none is asked for.
+
+    Of our networks those that the classifier reads; of any other the last module without children whose output is a
+    map (B, C, h, w) of more than one position.
+
+    Raises
+    ------
+    BackendError
+        For a network without such a module.
+    """
+    if isinstance(model, Network):
+        return tuple(dict.fromkeys(spec.level for spec in model.config.maps)) or ("L3",)
+    last = ""
+
+    def note(name: str) -> Any:
+        def hook(module: nn.Module, args: Any, output: Any) -> None:
+            nonlocal last
+            if isinstance(output, Tensor) and output.ndim == 4 and output[0, 0].numel() > 1:
+                last = name
+
+        return hook
+
+    handles = [m.register_forward_hook(note(name)) for name, m in model.named_modules() if not any(m.children())]
+    try:
+        with torch.no_grad():
+            model(images[:1])
+    finally:
+        for handle in handles:
+            handle.remove()
+    if not last:
+        raise BackendError(
+            f"{type(model).__name__} has no layer with maps (B, C, h, w)", "name layers that have, or another method"
+        )
+    return (last,)
+
+
+def attended(model: nn.Module, images: Tensor) -> Attended:
+    """Everything that one of our networks finds. Raises: BackendError for any other network."""
+    if not isinstance(model, Network):
+        raise BackendError(
+            f"{type(model).__name__} is not an attention network of l2a_transfer, so it has no such maps",
+            "use a method for any network, as grad-cam",
+        )
+    return model.attend(images)
+
+
+def local_features(model: nn.Module, images: Tensor, levels: Sequence[str]) -> tuple[Tensor, dict[str, Tensor]]:
+    """Logits and the local features of `levels`, from one forward pass.
+
+    Parameters
+    ----------
+    model : nn.Module
+        A network of l2a_transfer, or any module that gives logits (B, K); its hooks are as before afterwards.
+    images : Tensor (B, 3, H, W)
+        Normalised images.
+    levels : sequence of str
+        L1, L2 or L3 of our networks; of any other names of modules, as `named_modules` gives them.
+
+    Returns
+    -------
+    logits : Tensor (B, K)
+    local : dict of str to Tensor (B, C, h, w)
+        In the order of `levels`. Logits depend on them, so that gradients can be taken.
+
+    Raises
+    ------
+    UnknownNameError
+        For a level that the network does not have.
+    BackendError
+        For a layer that is not used, or whose output is no map.
+    """
+    if isinstance(model, Network):
+        found = model.attend(images)
+        for level in levels:
+            if level not in found.local:
+                raise unknown_name("level", level, tuple(found.local))
+        return found.logits, {level: found.local[level] for level in levels}
+    modules = dict(model.named_modules())
+    for level in levels:
+        if level not in modules or not level:
+            raise unknown_name("layer", level, tuple(name for name in modules if name))
+    kept: dict[str, Tensor] = {}
+
+    def keep(level: str) -> Any:
+        def hook(module: nn.Module, args: Any, output: Any) -> Any:
+            kept[level] = output
+            # What follows may work in place, as a ReLU or a residual does; it works on the copy.
+            return output.clone() if isinstance(output, Tensor) else output
+
+        return hook
+
+    handles = [modules[level].register_forward_hook(keep(level)) for level in dict.fromkeys(levels)]
+    try:
+        logits = model(images)
+    finally:
+        for handle in handles:
+            handle.remove()
+    for level in levels:
+        if level not in kept:
+            raise BackendError(f"{type(model).__name__} does not use its layer {level!r}", "name another layer")
+        if not isinstance(kept[level], Tensor) or kept[level].ndim != 4:
+            got = tuple(kept[level].shape) if isinstance(kept[level], Tensor) else type(kept[level]).__name__
+            raise BackendError(
+                f"the layer {level!r} of {type(model).__name__} has no maps (B, C, h, w), but {got}",
+                "name another layer",
+            )
+    return logits, {level: kept[level] for level in levels}
+
+
+def class_score(logits: Tensor, targets: Tensor) -> Tensor:
+    """The sum of each image's logit of its own class: images are independent, so its gradient is each image's own."""
+    return logits.gather(1, targets[:, None]).sum()
