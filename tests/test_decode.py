@@ -170,6 +170,13 @@ def test_a_picture_of_too_many_pixels_is_refused_before_it_is_decoded(tmp_path: 
         decode_file(tmp_path / "bomb.png")
 
 
+@pytest.mark.parametrize("size", [(1, 70_000), (70_000, 1)])
+def test_a_strip_that_is_too_long_to_resize_is_refused_before_it_is_decoded(size: tuple[int, int]) -> None:
+    with pytest.raises(DataError, match=r"strip\.png: .* pixels; at most 65,535 a side are decoded"):
+        decode_bytes(png_header(*size), "strip.png")
+    assert decode_bytes(png_file((1, 65_535), 8, 2, b"\0\1\2\3" * 65_535), "strip.png").size == (1, 65_535)
+
+
 def test_just_below_the_limit_is_judged_by_its_content(tmp_path: Path) -> None:
     (tmp_path / "p.png").write_bytes(png_header(9_900, 9_900))
     with pytest.raises(DataError, match="damaged or truncated"):

@@ -52,6 +52,8 @@ OTHER_PICTURES = tuple(
 )
 """Suffixes of pictures that are not decoded."""
 MAX_PIXELS = 100_000_000
+MAX_SIDE = 65_535
+"""Pixels of a side, which is what a JPEG can have. Resizing a longer strip to a square takes gigabytes on the way."""
 MAX_FILE_BYTES = 256 << 20
 TILE = 2048
 """Side of the squares in which large pictures are converted."""
@@ -82,7 +84,7 @@ def decode_in_process(content: bytes, name: str) -> Image.Image:
     Raises
     ------
     DataError
-        For what is no picture, is damaged or truncated, or has more than MAX_PIXELS pixels; it begins with `name`.
+        For what is no picture, is damaged or truncated, or has more than MAX_PIXELS pixels or MAX_SIDE a side; it begins with `name`.
     """
     try:
         with warnings.catch_warnings():
@@ -91,6 +93,11 @@ def decode_in_process(content: bytes, name: str) -> Image.Image:
             with Image.open(io.BytesIO(content), formats=[format_of(content) or ""]) as image:
                 if image.width * image.height > MAX_PIXELS:
                     raise _too_large(name, f"{image.width:,} × {image.height:,} pixels")
+                if max(image.size) > MAX_SIDE:
+                    raise DataError(
+                        f"{name}: {image.width:,} × {image.height:,} pixels; at most {MAX_SIDE:,} a side are decoded; "
+                        "make it smaller, or take it away"
+                    )
                 image.load()
                 if image.format == "PNG":
                     _mark_transparent(image, content, name)
