@@ -60,3 +60,8 @@ def added(request: pytest.FixtureRequest) -> Iterator[str]:
 def test_an_entry_that_no_page_lists_is_found(added: str, lists: ModuleType) -> None:
     assert "newcomer" in lists.LISTS[added]()
     assert len(lists.stale()) >= 1
+
+
+def test_the_page_on_protocols_describes_each() -> None:
+    page = (Path(__file__).parents[1] / "docs" / "protocols.md").read_text()
+    assert [name for name in PROTOCOLS if f"| `{name}` |" not in page] == []
