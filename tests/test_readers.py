@@ -6,6 +6,7 @@ import os
 import pickle
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from PIL import Image
 from l2a_transfer.data.decode import FORMATS
 from l2a_transfer.data.readers import open_source
 from l2a_transfer.data.registry import DATASETS
+from l2a_transfer.data.sets import AIRPLANES_MINI
 from l2a_transfer.data.sources import ImageSource, select
 from l2a_transfer.errors import DataError, UnknownNameError
 from l2a_transfer.features.store.reader import read_features
@@ -232,6 +234,18 @@ def test_caltech_mini() -> None:
     again = pickle.loads(pickle.dumps(source))  # noqa: S301
     assert again.image(700).tobytes() == image.tobytes()
     assert again.fingerprint() == source.fingerprint()
+
+
+def test_airplanes_mini() -> None:
+    source = open_source("airplanes-mini")
+    assert (len(source), source.classes, source.splits) == (100, ("airplane",), ("all",))
+    with zipfile.ZipFile(AIRPLANES_MINI) as file:
+        assert b"Creative Commons Attribution 4.0" in file.read("ATTRIBUTION.txt")
+        for row, name in enumerate(source.ids):
+            mask = Image.open(file.open(name.replace("images/", "masks/").replace(".jpg", ".png")))
+            assert mask.size == source.image(row).size
+            assert 0.02 < np.asarray(mask).mean() < 0.7
+    assert AIRPLANES_MINI.stat().st_size < 1.2e6
 
 
 def test_digits() -> None:

@@ -84,7 +84,8 @@ def decode_in_process(content: bytes, name: str) -> Image.Image:
     Raises
     ------
     DataError
-        For what is no picture, is damaged or truncated, or has more than MAX_PIXELS pixels or MAX_SIDE a side; it begins with `name`.
+        For what is no picture, is damaged or truncated, or has more than MAX_PIXELS pixels or MAX_SIDE a side;
+        it begins with `name`.
     """
     try:
         with warnings.catch_warnings():

@@ -18,7 +18,8 @@ from l2a_transfer.data.registry import NO_SPLIT, Archive, DatasetSpec, register_
 from l2a_transfer.data.sources import FileSource, ImageSource, ZipSource, join_splits
 from l2a_transfer.errors import DataError
 
-CALTECH_MINI = Path(__file__).parent / "bundled" / "caltech-mini.zip"
+BUNDLED = Path(__file__).parent / "bundled"
+CALTECH_MINI, AIRPLANES_MINI = BUNDLED / "caltech-mini.zip", BUNDLED / "airplanes-mini.zip"
 TORONTO, STANFORD = "https://www.cs.toronto.edu/~kriz", "http://vision.stanford.edu/Datasets"
 CALTECH_CITATION = "Li, Andreeto, Ranzato, Perona: Caltech 101, CaltechDATA 2022, doi 10.22002/D1.20086"
 CIFAR_CITATION = "Krizhevsky: Learning Multiple Layers of Features from Tiny Images, 2009"
@@ -50,6 +51,33 @@ def read_caltech_mini(spec: DatasetSpec, data_dir: Path, download: bool) -> Imag
         labels=np.array([classes.index(label) for _, label, _ in parts], dtype=np.int32),
         split=np.array([spec.splits.index(split) for split, _, _ in parts], dtype=np.uint8),
         path=CALTECH_MINI,
+    )
+
+
+@register_dataset(
+    DatasetSpec(
+        name="airplanes-mini",
+        title="airplanes of Caltech-101 with object masks, shorter side 112 px; ships with the package",
+        images=100,
+        classes=1,
+        splits=NO_SPLIT,
+        licence="CC BY 4.0",
+        citation=CALTECH_CITATION,
+        downloads=False,
+    )
+)
+def read_airplanes_mini(spec: DatasetSpec, data_dir: Path, download: bool) -> ImageSource:
+    """The pictures in the zip file that ships with the package, as `images/airplane/NAME`, beside their masks."""
+    with zipfile.ZipFile(AIRPLANES_MINI) as file:
+        ids = tuple(name for name in file.namelist() if name.startswith("images/"))
+    return ZipSource(
+        name=spec.name,
+        classes=("airplane",),
+        splits=spec.splits,
+        ids=ids,
+        labels=np.zeros(len(ids), dtype=np.int32),
+        split=np.zeros(len(ids), dtype=np.uint8),
+        path=AIRPLANES_MINI,
     )
 
 
