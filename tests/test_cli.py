@@ -15,6 +15,7 @@ from click.testing import CliRunner
 from l2a_transfer import __version__
 from l2a_transfer.cli.main import VERBS, main
 from l2a_transfer.cli.options import GroupedOption, NameChoice
+from l2a_transfer.errors import unknown_name
 from tests.conftest import assert_fails, l2a
 
 TORCH_FREE = (
@@ -117,10 +118,10 @@ def test_a_wrong_choice_exits_2_with_the_sentence_of_the_library(verb: str, para
     wrong = names[-1][:-1] + "_"
     arguments = [word for p in parameters(verb) if p.required for word in ([p.opts[0]] if is_option(p) else []) + ["x"]]
     result = l2a(verb, *arguments, parameter.opts[0], wrong)
-    flag, listed = parameter.opts[0], ", ".join(names)
-    expected = f"Error: {flag} must be one of {listed}; got {wrong!r}; did you mean {names[-1]!r}?"
+    expected = str(unknown_name(parameter.opts[0], wrong, names))
+    assert expected.endswith(f"did you mean {names[-1]!r}?")
     assert_fails(result, 2)
-    assert result.stderr == f"{expected}\n"
+    assert result.stderr == f"Error: {expected}\n"
 
 
 def test_choices_are_the_names_that_the_library_takes() -> None:
