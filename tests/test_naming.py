@@ -97,7 +97,9 @@ def test_the_command_of_a_report_names_the_file_in_a_shell(tmp_path: Path, name:
 def test_every_file_of_the_report_tells_them_apart(seeds: list[Path], tmp_path: Path) -> None:
     results = evaluate_files(seeds, EvalConfig(c_grid=(0.01,), ablate=("normalization",)))
     written = [path.name for path in write_report(results, tmp_path / "r")]
-    assert written[7:] == [f"confusion-toy-vgg_seed-{k}_.svg" for k in range(3)]
+    assert [name for name in written if name.startswith("confusion")] == [
+        f"confusion-toy-vgg_seed-{k}_.svg" for k in range(3)
+    ]
     document = json.loads((tmp_path / "r" / "results.json").read_text())
     digests = [read_sha256(path) for path in seeds]
     assert [row["file_sha256"] for row in document["rows"]] == [d for d in digests for _ in range(3)]

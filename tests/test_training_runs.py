@@ -280,7 +280,7 @@ def test_the_log_says_what_auto_chose(tmp_path: Path, caplog: pytest.LogCaptureF
     run = new_trainer(epochs=1, placement=Placement(device="cpu"))
     run_training(run, tmp_path, progress=False)
     assert f"precision {run.precision} (auto); 32 images, in memory" in caplog.text
-    assert "epoch 1/1  loss" in caplog.text
+    assert "epoch 1/1  train_loss" in caplog.text
 
 
 def test_a_finetuned_card_says_what_it_started_from(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

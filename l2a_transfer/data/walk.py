@@ -35,14 +35,14 @@ def walk_folders(
         For a folder that cannot be read.
     """
     # os.walk calls itself for each level before Python 3.12, and glob's ** does not end where two links lead back.
-    visited = {os.path.realpath(path) for path in without}
+    visited = {_identity(path) for path in without if os.path.exists(path)}
     pending = [os.fspath(root)]
     while pending:
         here = pending.pop()
-        real = os.path.realpath(here)
-        if real in visited:
+        own = _identity(here)
+        if own in visited:
             continue
-        visited.add(real)
+        visited.add(own)
         folders: list[str] = []
         names: list[str] = []
         with os.scandir(here) as entries:
@@ -53,3 +53,9 @@ def walk_folders(
                 (folders if is_folder else names).append(entry.name)
         pending += [os.path.join(here, name) for name in sorted(folders, reverse=True) if enter(name)]
         yield here, names
+
+
+def _identity(path: str | os.PathLike[str]) -> tuple[int, int]:
+    """What tells a folder apart from all others, whatever path leads to it."""
+    found = os.stat(path)
+    return found.st_dev, found.st_ino

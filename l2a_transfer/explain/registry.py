@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
-from l2a_transfer.errors import ArgumentError, unknown_name
+from l2a_transfer.errors import ArgumentError, PluginError, unknown_name
 from l2a_transfer.registry import Registry
 
 if TYPE_CHECKING:
@@ -127,7 +127,7 @@ def register_map_method(
     def register(compute: Method) -> Method:
         spec = MapMethod(name, compute, kind, maps, class_specific, per_level, gradients)
         if bool(maps) == per_level:
-            raise ArgumentError("a method either has `maps`, the names of its maps, or is `per_level`")
+            raise PluginError("a map method has either the names of its maps or a map of each level")
         METHODS.add(name, spec, home=compute.__module__)
         return compute
 
