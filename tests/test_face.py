@@ -17,7 +17,7 @@ from PIL import Image
 
 import l2a_transfer
 from l2a_transfer.errors import ArgumentError, DataError, MissingExtraError, UnknownNameError
-from l2a_transfer.explain.interface import AttentionMaps
+from l2a_transfer.explain.interface import ImageMaps
 from l2a_transfer.features.store.reader import read_features
 from l2a_transfer.models.interface import Network
 from tests.conftest import TINY, memory_source, save_picture
@@ -251,7 +251,7 @@ def test_maps_take_one_picture_or_many_of_any_kind(tmp_path: Path) -> None:
     path = save_picture(tmp_path / "cat.jpg", size=(40, 40))
     array = np.asarray(Image.open(path).convert("RGB"))
     one = l2a_transfer.attention_maps(TINY, path, side=32)
-    assert isinstance(one, AttentionMaps)
+    assert isinstance(one, ImageMaps)
     assert one.name == "cat.jpg"
     many = l2a_transfer.attention_maps(TINY, [path, str(path), array, Image.fromarray(array), array[..., 0]], side=32)
     assert [found.name for found in many] == ["cat.jpg", "cat.jpg", "image 2", "image 3", "image 4"]

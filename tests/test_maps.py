@@ -12,7 +12,7 @@ from PIL import Image
 from l2a_transfer.errors import BackendError
 from l2a_transfer.explain.dispatch import scaled_size
 from l2a_transfer.explain.draw import contact_sheet
-from l2a_transfer.explain.interface import AttentionMaps
+from l2a_transfer.explain.interface import ImageMaps
 from l2a_transfer.explain.maps import attention_maps
 from l2a_transfer.explain.overlay import colors, heat, overlay
 from l2a_transfer.models.loading import load_model
@@ -97,7 +97,7 @@ def test_a_network_without_attention_has_no_maps() -> None:
 def test_the_sheet_is_a_picture_that_shows_the_top_colour(tmp_path: Path) -> None:
     weights = np.zeros((4, 4), dtype=np.float32)
     weights[2, 2] = 1
-    result = AttentionMaps("one", np.full((64, 64, 3), 128, dtype=np.uint8), {"L2": weights})
+    result = ImageMaps("one", np.full((64, 64, 3), 128, dtype=np.uint8), {"L2": weights}, {"L2": "distribution"})
     contact_sheet([result], tmp_path / "sheet.png", title="t")
     with Image.open(tmp_path / "sheet.png") as sheet:
         pixels = np.asarray(sheet.convert("RGB")).reshape(-1, 3)

@@ -52,7 +52,7 @@ def test_the_predicted_class_is_explained_and_the_network_stays_as_it_was(pictur
     found = compute_maps(network, card.preprocess, picture, "p", method="toy", side=64)
     assert network.training
     assert all(parameter.grad is None for parameter in network.parameters())
-    assert found.signed
+    assert found.kinds == {"pixels": "signed"}
     network.eval()
     images_u8 = torch.from_numpy(np.asarray(picture).transpose(2, 0, 1).copy())[None]
     images = normalize(images_u8, *card.preprocess.statistics())

@@ -25,7 +25,7 @@ from l2a_transfer.errors import L2AError, OutputExistsError, StoreError
 from l2a_transfer.evaluation.evaluate import evaluate_files
 from l2a_transfer.evaluation.results import EvalConfig, EvalResults
 from l2a_transfer.explain.draw import contact_sheet, maps_folder, write_maps
-from l2a_transfer.explain.interface import AttentionMaps
+from l2a_transfer.explain.interface import ImageMaps
 from l2a_transfer.explain.maps import attention_maps
 from l2a_transfer.export import export_onnx
 from l2a_transfer.features.backends.pixels import PixelsBackend
@@ -50,7 +50,7 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> EvalResults:
 
 
 @pytest.fixture(scope="module")
-def drawn() -> AttentionMaps:
+def drawn() -> ImageMaps:
     return attention_maps(TINY, memory_source().image(0), names="noise", side=64)
 
 
@@ -64,7 +64,7 @@ def weights_to(path: Path) -> None:
 
 
 @pytest.fixture(params=["features", "extraction", "weights", "sheet", "checkpoint", "report", "maps"])
-def writer(request: pytest.FixtureRequest, results: EvalResults, drawn: AttentionMaps) -> tuple[str, Writer]:
+def writer(request: pytest.FixtureRequest, results: EvalResults, drawn: ImageMaps) -> tuple[str, Writer]:
     """The name of an output, and what writes it, allowed to replace what is there."""
 
     def maps_to(path: Path) -> None:

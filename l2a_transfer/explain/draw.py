@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from l2a_transfer.drawing import legible, plain_texts
-from l2a_transfer.explain.interface import AttentionMaps
+from l2a_transfer.explain.interface import ImageMaps
 from l2a_transfer.explain.overlay import COLORMAP, SIGNED_COLORMAP, heat, overlay
 from l2a_transfer.files import check_folder, check_free, leftovers, replacing_all, write_whole
 from l2a_transfer.lock import folder_lock, output_lock
@@ -18,7 +18,7 @@ from l2a_transfer.models.config import LEVELS
 SHEET = "attention.png"
 
 
-def contact_sheet(results: Sequence[AttentionMaps], out: Path, *, title: str) -> None:
+def contact_sheet(results: Sequence[ImageMaps], out: Path, *, title: str) -> None:
     """Write the contact sheet of `sheet_png` to a file.
 
     Raises
@@ -33,7 +33,7 @@ def contact_sheet(results: Sequence[AttentionMaps], out: Path, *, title: str) ->
 
 
 @plain_texts()
-def sheet_png(results: Sequence[AttentionMaps], *, title: str) -> bytes:
+def sheet_png(results: Sequence[ImageMaps], *, title: str) -> bytes:
     """A contact sheet as PNG: a row for each picture, with the picture, its maps over it, a scale and the peaks."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.cm import ScalarMappable
@@ -55,9 +55,9 @@ def sheet_png(results: Sequence[AttentionMaps], *, title: str) -> bytes:
         axes[row, first].set_title(_shortened(legible(result.name)), fontsize=9)
         for k, level in enumerate(levels):
             axis = axes[row, first + 1 + k]
-            axis.imshow(overlay(result.image, heat(result.maps[level], (W, H)), signed=result.signed))
+            axis.imshow(overlay(result.image, heat(result.maps[level], (W, H)), signed=result.kinds[level] == "signed"))
             axis.set_title(f"{level}, peak {result.peak(level):.3g} × mean", fontsize=9)
-    if results[0].signed:
+    if "signed" in results[0].kinds.values():
         colored = ScalarMappable(Normalize(-1, 1), SIGNED_COLORMAP)
         text = "value / largest size of a value in the map"
     else:
@@ -92,7 +92,7 @@ def maps_folder(
         yield
 
 
-def write_maps(results: Sequence[AttentionMaps], stems: Sequence[str], out: Path, *, title: str) -> list[Path]:
+def write_maps(results: Sequence[ImageMaps], stems: Sequence[str], out: Path, *, title: str) -> list[Path]:
     """`STEM-LEVEL.png` of each picture and level, and `attention.png`, the contact sheet; all of them or none.
 
     Returns their paths, the sheet last. For use within `maps_folder`. Raises: OSError, naming the file, where the disk
