@@ -79,6 +79,11 @@ class Question:
         """Whether any of the methods explains one class."""
         return any(METHODS[name].class_specific for name in self.methods)
 
+    def all_options(self, method: str) -> dict[str, Any]:
+        """The options that a method takes, those that were given and the defaults of the others."""
+        spec = METHODS[method]
+        return {**spec.options, **spec.checked_options(dict(self.options.get(method, {})))}
+
 
 @dataclass(frozen=True)
 class Asked:

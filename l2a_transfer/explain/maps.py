@@ -171,13 +171,13 @@ def explain_images(
     >>> import l2a_transfer
     >>> picture = np.random.default_rng(0).integers(0, 256, (48, 64, 3), dtype=np.uint8)
     >>> model = "vgg-att2-concat-pc.cifar10-w025"
-    >>> cam, occlusion = l2a_transfer.explain_images(
-    ...     model, picture, method=["grad-cam", "occlusion"], target="cat", side=48, options={"occlusion": {"window": 9}}
+    >>> cam, saliency = l2a_transfer.explain_images(
+    ...     model, picture, method=["grad-cam", "saliency"], target="cat", side=48
     ... )
     >>> {level: values.shape for level, values in cam.maps.items()}, cam.class_name
     ({'L2': (24, 32), 'L3': (12, 16)}, 'cat')
-    >>> occlusion.maps["pixels"].shape, occlusion.kinds["pixels"]
-    ((48, 64), 'signed')
+    >>> saliency.maps["pixels"].shape, saliency.kinds["pixels"]
+    ((48, 64), 'non-negative')
     """
     methods = (method,) if isinstance(method, str) else tuple(method)
     question = Question(methods, side, tuple(levels), dict(options or {}))
