@@ -152,6 +152,7 @@ def command(obj: dict[str, Any], /, images: tuple[Path, ...], out: Path, **given
         "preprocess": card.preprocess.to_json(),
         "options": {method: question.all_options(method) for method in question.methods},
     }
+    about = f"; explained: {_which(given['class'])}" if question.class_specific else ""
     store: Path | None = given["store"]
     if store is not None:
         check_store(store, overwrite=given["overwrite"], out=out)
@@ -170,7 +171,7 @@ def command(obj: dict[str, Any], /, images: tuple[Path, ...], out: Path, **given
             preprocess=card.preprocess,
             style=style,
             header=header,
-            title=f"{', '.join(question.methods)} of {card.name}",
+            title=f"{', '.join(question.methods)} of {card.name}{about}",
             overlays=given["overlays"],
             sheet=given["sheet"],
             store=writing_maps(store, meta, question.all_options) if store else None,
@@ -285,6 +286,10 @@ def _print(written: Explained, out: Path, store: Path | None, *, as_json: bool) 
         echo(f"{counted(len(written.overlays), 'overlay')} in {out}")
     for path in [*written.paths, *([store] if store else [])]:
         echo(path)
+
+
+def _which(wanted: str) -> str:
+    return f"the {wanted} class" if wanted in ("predicted", TRUE) else wanted
 
 
 def _class_cell(name: str | None, number: int, probability: float) -> str:

@@ -41,7 +41,7 @@ NARROW, LEAST_CELL = 4, 0.7
 GAP, MARGIN, LINE = 0.04, 0.03, 0.115
 SIZE = 6.5
 """Points of all letters."""
-LETTERS = 72 / SIZE / 0.52
+LETTERS = 72 / SIZE / 0.58
 """Letters to an inch, about."""
 THUMBNAIL = 480
 """Pixels of the longer side of a picture on a sheet, at most."""
@@ -94,7 +94,7 @@ def _write_word(axes: Axes, word: str, size: float) -> None:
         color="white",
         ha="center",
         va="center",
-        path_effects=[patheffects.withStroke(linewidth=max(size / 6, 0.5), foreground="black")],
+        path_effects=[patheffects.withStroke(linewidth=size / 8, foreground="black")],
     )
 
 
@@ -148,7 +148,7 @@ def _overlay_figure(drawn: NDArray[np.uint8], maps: ImageMaps, level: str, style
         figure.text(0.5, 0.2 / whole, scale_of(values, kind), fontsize=SIZE, ha="center", va="center")
     else:
         largest = float(np.abs(values).max())
-        _scale_bar(figure, kind, style, (COLUMN / 2 - 0.8, 0.28, 1.6, 0.09), [f"{v:.2g}" for v in (-largest, largest)])
+        _scale_bar(figure, kind, style, (COLUMN / 2 - 0.8, 0.28, 1.6, 0.09), [f"−{largest:.2g}", f"{largest:.2g}"])
     return _saved(figure, style, format)
 
 
@@ -169,9 +169,10 @@ def _scale_bar(
 
 @dataclass(frozen=True)
 class SheetRow:
-    """A picture on the sheet: its heading, and its cells, each of a small picture, a heading, a scale and a state."""
+    """A picture on the sheet: its name, what is said of it, and cells of small picture, heading, scale and state."""
 
-    heading: str
+    name: str
+    said: str
     picture: NDArray[np.uint8]
     cells: tuple[tuple[NDArray[np.uint8], str, str, State], ...]
     kinds: frozenset[str]
@@ -192,9 +193,9 @@ def sheet_row(picture: NDArray[np.uint8], found: Sequence[ImageMaps], style: Sty
     ]
     first = found[0]
     about = next((maps for maps in found if maps.target not in (None, first.predicted)), None)
-    said = f"{shortened(legible(first.name), 40)}: predicted {prediction_of(first)}"
-    said += f"; explained: {subject_of(about)}" if about else ""
-    return SheetRow(said, small, tuple(cells), frozenset(kind for maps in found for kind in maps.kinds.values()))
+    said = f": predicted {prediction_of(first)}" + (f"; explained {subject_of(about)}" if about else "")
+    name = legible(first.name)
+    return SheetRow(name, said, small, tuple(cells), frozenset(kind for maps in found for kind in maps.kinds.values()))
 
 
 def _thumbnail(picture: NDArray[np.uint8]) -> NDArray[np.uint8]:
@@ -227,16 +228,17 @@ def explain_sheet(rows: Sequence[SheetRow], style: Style, format: str, *, title:
         middle = MARGIN + (k + 1) * (cell + GAP) + cell / 2
         figure.text(
             middle / width,
-            1 - (top - GAP) / whole,
+            1 - (top - 1.5 * GAP) / whole,
             "\n".join(lines),
             fontsize=SIZE,
             ha="center",
-            va="bottom",
+            va="baseline",
             linespacing=1,
         )
     below = top
     for row, high in zip(rows, highs, strict=True):
-        figure.text(MARGIN / width, 1 - (below + LINE) / whole, row.heading, fontsize=SIZE, va="baseline")
+        name = shortened(row.name, max(8, int(width * LETTERS) - len(row.said)))
+        figure.text(MARGIN / width, 1 - (below + LINE) / whole, f"{name}{row.said}", fontsize=SIZE, va="baseline")
         below += LINE + GAP
         pictures = [(row.picture, "", "", ""), *row.cells]
         for k, (picture, _, scale, state) in enumerate(pictures):
@@ -245,9 +247,10 @@ def explain_sheet(rows: Sequence[SheetRow], style: Style, format: str, *, title:
             small = max(picture.shape[:2]) < 100
             axes.imshow(picture, interpolation="nearest" if small else "antialiased")
             axes.set_anchor("N")
-            axes.set_axis_off()
+            axes.set(xticks=[], yticks=[])
+            axes.spines[:].set(color="0.8", linewidth=0.3)  # where a white picture ends
             if state:
-                _write_word(axes, state, min(2 * SIZE, cell * 72 / 5))
+                _write_word(axes, state, min(1.5 * SIZE, cell * 72 / 5))
             figure.text(
                 (left + cell / 2) / width, 1 - (below + high + LINE) / whole, scale, fontsize=SIZE - 0.5, ha="center"
             )
@@ -262,11 +265,10 @@ def _scales(figure: Figure, kinds: frozenset[str], style: Style, width: float) -
     if kinds - {"signed"}:
         bars.append(("non-negative", "share of the map's largest value", ("0", "1")))
     if "signed" in kinds:
-        bars.append(("signed", "share of the map's largest size of a value", ("−1", "1")))
+        bars.append(("signed", "share of the map's largest |value|", ("−1", "1")))
     wide = min(1.35, (width - 0.5) / len(bars) - 0.2)
     height = figure.get_size_inches()[1]
     for k, (kind, text, ends) in enumerate(bars):
         middle = width * (k + 1) / (len(bars) + 1) if len(bars) == 1 else width * (2 * k + 1) / 4
         _scale_bar(figure, kind, style, (middle - wide / 2, 0.3, wide, 0.08), ends)
-        lines = textwrap.wrap(text, int(width / len(bars) * LETTERS))
-        figure.text(middle / width, 0.02 / height, "\n".join(lines), fontsize=SIZE - 0.5, ha="center", va="bottom")
+        figure.text(middle / width, 0.04 / height, text, fontsize=SIZE - 0.5, ha="center", va="baseline")
