@@ -128,7 +128,8 @@ def command(obj: dict[str, Any], /, images: tuple[Path, ...], out: Path, **given
 
     if given["as_extracted"] and given["side"] is not None:
         raise click.UsageError("--side and --as-extracted exclude each other")
-    side = None if given["as_extracted"] else given["side"] or DEFAULT_SIDE
+    side = DEFAULT_SIDE if given["side"] is None else given["side"]
+    side = None if given["as_extracted"] else side
     question = Question(_names(given["method"]), side, _names(given["levels"]), _options(given["option"]))
     keys = ("smooth", "alpha", "cmap", "signed_cmap", "dpi")
     style = Style(**{key: given[key] for key in keys}, formats=_names(given["format"]))
