@@ -143,9 +143,7 @@ def test_files_of_another_kind_say_which(tmp_path: Path) -> None:
         read_features(path)
     other = Path(__file__).parent / "data" / "features-v1.h5"
     assert not is_maps_file(other)
-    with pytest.raises(
-        StoreError, match="not a file of maps of l2a-transfer; 'l2a-transfer explain --store' writes them"
-    ):
+    with pytest.raises(StoreError, match="not a file of maps of l2a-transfer; 'l2a-transfer explain' writes them"):
         open_maps(other)
     assert_fails(l2a("svm-eval", path, "--out", tmp_path / "out"), 1, "not a feature file")
 

@@ -127,7 +127,7 @@ def register_map_method(
     def register(compute: Method) -> Method:
         spec = MapMethod(name, compute, kind, maps, class_specific, per_level, gradients)
         if bool(maps) == per_level:
-            raise ArgumentError("a method either has `maps`, the names of its maps, or is `per_level`")
+            raise ArgumentError("a method either has maps, the names of its maps, or is per_level")
         METHODS.add(name, spec, home=compute.__module__)
         return compute
 

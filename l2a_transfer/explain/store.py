@@ -34,7 +34,7 @@ from l2a_transfer.models.card_schema import CARD_OF_FEATURES, OBJECT
 
 SCHEMA = "l2a-maps/1"
 AGAIN = "make it again by 'l2a-transfer explain'"
-KIND = SealedKind(b"L2AMAPS\n", 1, "a file of maps", "explain --store", AGAIN)
+KIND = SealedKind(b"L2AMAPS\n", 1, "a file of maps", "explain", AGAIN)
 DATASETS = {"values": ("f4", 1), "shapes": ("i4", 3), "ids": ("S", 1), "targets": ("i4", 1), "predicted": ("i4", 1)}
 PROBABILITIES = {"probabilities": ("f4", 2)}
 """Name → type and number of axes of each data set."""
@@ -334,6 +334,6 @@ def open_maps(path: str | Path) -> MapsFile:
     >>> open_maps("maps.h5")
     Traceback (most recent call last):
     ...
-    l2a_transfer.errors.StoreError: maps.h5: no such file; 'l2a-transfer explain --store' writes it
+    l2a_transfer.errors.StoreError: maps.h5: no such file; 'l2a-transfer explain' writes it
     """
     return MapsFile(path)
