@@ -2,6 +2,7 @@ from .data.readers import open_source as open_source
 from .evaluation.evaluate import evaluate as evaluate
 from .evaluation.results import EvalConfig as EvalConfig
 from .explain.maps import attention_maps as attention_maps
+from .explain.maps import explain_images as explain_images
 from .export import export_onnx as export_onnx
 from .features.backends.registry import open_backend as open_backend
 from .features.extraction.extract import extract as extract

@@ -9,10 +9,10 @@ import re
 import shutil
 import stat
 import uuid
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, BinaryIO, cast
+from typing import Any, BinaryIO, Protocol, cast
 
 from l2a_transfer.errors import Interrupted, OutputExistsError, StoreError, wrong_kind
 from l2a_transfer.inputs import special_kind
@@ -162,11 +162,18 @@ def write_whole(path: Path, content: bytes | memoryview) -> None:
         file.write(content)
 
 
+class Put(Protocol):
+    """Writes one of several files; with `moved_last` it is moved after all others."""
+
+    def __call__(self, name: str, content: bytes, *, moved_last: bool = False) -> None: ...
+
+
 @contextmanager
-def replacing_all(folder: Path) -> Iterator[Callable[[str, bytes], None]]:
+def replacing_all(folder: Path) -> Iterator[Put]:
     """Replace several files of a folder together. The block gets a function that takes a name and its content.
 
     All files are first written to a folder of partial files. They are moved when the block ends, the first one last.
+    A file that was given with `moved_last=True` counts as the first one.
     The caller must hold the lock of `folder`. A process that is killed while it moves files leaves a list of them for
     `leftovers`. Raises: as `replacing`.
     """
@@ -174,11 +181,11 @@ def replacing_all(folder: Path) -> Iterator[Callable[[str, bytes], None]]:
     names: list[str] = []
     moving = False
 
-    def put(name: str, content: bytes) -> None:
+    def put(name: str, content: bytes, *, moved_last: bool = False) -> None:
         check_replaceable(folder / name)
         with _errors_about(folder / name, aside / name):
             _write(aside / name, content)
-        names.append(name)
+        names.insert(0 if moved_last else len(names), name)
 
     earlier = list(_partial_folders(folder))
     for path in earlier:

@@ -16,7 +16,7 @@ from matplotlib.text import Text
 from l2a_transfer import drawing
 from l2a_transfer.drawing import legible, plain_texts
 from l2a_transfer.explain.draw import contact_sheet
-from l2a_transfer.explain.interface import AttentionMaps
+from l2a_transfer.explain.interface import ImageMaps
 from l2a_transfer.training.curve import learning_curve
 from tests.conftest import TINY, save_picture
 
@@ -42,7 +42,11 @@ def drawn(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[tuple[str, bool]]]:
 
 def draw_everything(name: str, folder: Path) -> None:
     weights = np.eye(4, dtype=np.float32)
-    contact_sheet([AttentionMaps(name, np.zeros((8, 8, 3), np.uint8), {"L2": weights})], folder / "s.png", title=name)
+    contact_sheet(
+        [ImageMaps(name, np.zeros((8, 8, 3), np.uint8), {"L2": weights}, {"L2": "distribution"})],
+        folder / "s.png",
+        title=name,
+    )
     epoch = {"epoch": 1, "train_loss": 1.0, "train_accuracy": 0.5, "resolution": 32, f"{name}_accuracy": 0.5}
     learning_curve([epoch], name)
 

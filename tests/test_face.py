@@ -29,7 +29,7 @@ from l2a_transfer.errors import (
     names_keywords,
     similar,
 )
-from l2a_transfer.explain.interface import AttentionMaps
+from l2a_transfer.explain.interface import ImageMaps
 from l2a_transfer.features.store.reader import read_features
 from l2a_transfer.models.interface import Network
 from l2a_transfer.training.recipe import TrainConfig
@@ -217,7 +217,7 @@ def test_what_is_returned_shows_itself_in_a_line(tmp_path: Path) -> None:
     backend = l2a_transfer.open_backend(TINY, device="cpu")
     assert repr(backend) == f"<TorchBackend {TINY}: 64 features (L2 32, L3 32) of 32 × 32 pixels, tap ga, fp32 on cpu>"
     maps = l2a_transfer.attention_maps(TINY, pictures()[0], side=32, names="cat.jpg")
-    assert repr(maps) == "<AttentionMaps cat.jpg: image (32, 32, 3), maps L2 (16, 16), L3 (8, 8)>"
+    assert repr(maps) == "<ImageMaps cat.jpg: image (32, 32, 3), maps L2 (16, 16), L3 (8, 8)>"
     network, card = l2a_transfer.load_model(WEIGHTS)
     assert repr(card) == f"<Card {WEIGHTS}: 925,178 parameters, 10 classes, trained on cifar10>"
     attended = network.attend(torch.zeros(2, 3, 32, 32))
@@ -443,7 +443,7 @@ def test_maps_take_one_picture_or_many_of_any_kind(tmp_path: Path) -> None:
     path = save_picture(tmp_path / "cat.jpg", size=(40, 40))
     array = np.asarray(Image.open(path).convert("RGB"))
     one = l2a_transfer.attention_maps(TINY, path, side=32)
-    assert isinstance(one, AttentionMaps)
+    assert isinstance(one, ImageMaps)
     assert one.name == "cat.jpg"
     many = l2a_transfer.attention_maps(TINY, [path, str(path), array, Image.fromarray(array), array[..., 0]], side=32)
     assert [found.name for found in many] == ["cat.jpg", "cat.jpg", "image 2", "image 3", "image 4"]

@@ -16,7 +16,7 @@ from PIL import Image
 from l2a_transfer.errors import ArgumentError, BackendError
 from l2a_transfer.explain.dispatch import scaled_size
 from l2a_transfer.explain.draw import MAX_PICTURES, contact_sheet, sheet_png
-from l2a_transfer.explain.interface import AttentionMaps
+from l2a_transfer.explain.interface import ImageMaps
 from l2a_transfer.explain.maps import attention_maps
 from l2a_transfer.explain.overlay import colors, heat, overlay
 from l2a_transfer.models.loading import load_model
@@ -101,7 +101,7 @@ def test_a_network_without_attention_has_no_maps() -> None:
 def test_the_sheet_is_a_picture_that_shows_the_top_colour(tmp_path: Path) -> None:
     weights = np.zeros((4, 4), dtype=np.float32)
     weights[2, 2] = 1
-    result = AttentionMaps("one", np.full((64, 64, 3), 128, dtype=np.uint8), {"L2": weights})
+    result = ImageMaps("one", np.full((64, 64, 3), 128, dtype=np.uint8), {"L2": weights}, {"L2": "distribution"})
     contact_sheet([result], tmp_path / "sheet.png", title="t")
     with Image.open(tmp_path / "sheet.png") as sheet:
         pixels = np.asarray(sheet.convert("RGB")).reshape(-1, 3)
@@ -153,8 +153,11 @@ def test_a_contact_sheet_has_no_empty_band_and_cuts_no_text(
     save = Figure.savefig
     monkeypatch.setattr(Figure, "savefig", lambda figure, *a, **k: (save(figure, *a, **k), figures.append(figure)))
     results = [
-        AttentionMaps(
-            "x" * 40, np.zeros((*side, 3), np.uint8), dict.fromkeys(levels, np.eye(4, dtype=np.float32)), signed
+        ImageMaps(
+            "x" * 40,
+            np.zeros((*side, 3), np.uint8),
+            dict.fromkeys(levels, np.eye(4, dtype=np.float32)),
+            dict.fromkeys(levels, "signed" if signed else "non-negative"),
         )
         for side in sides
     ]
@@ -183,7 +186,7 @@ def test_more_pictures_than_a_sheet_holds_are_refused_before_any_is_read(tmp_pat
     done = l2a("maps", "--model", TINY, "--out", tmp_path / "out", folder)
     assert_fails(done, 2, "at most 500 pictures fit on a sheet, got 501; draw them in parts, each in its own --out")
     assert not (tmp_path / "out").exists()
-    one = AttentionMaps("a", np.zeros((8, 8, 3), np.uint8), {"L2": np.ones((2, 2), np.float32)})
+    one = ImageMaps("a", np.zeros((8, 8, 3), np.uint8), {"L2": np.ones((2, 2), np.float32)}, {"L2": "distribution"})
     with pytest.raises(ArgumentError, match="at most 500 pictures"):
         contact_sheet([one] * (MAX_PICTURES + 1), tmp_path / "sheet.png", title="x")
     assert not (tmp_path / "sheet.png").exists()

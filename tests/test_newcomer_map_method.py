@@ -1,4 +1,4 @@
-"""A map method from outside the package: one function, which `maps --method` and `compute_maps` then take."""
+"""A map method from outside the package: one function, which `explain --method` and `compute_maps` then take."""
 
 from __future__ import annotations
 
@@ -37,10 +37,10 @@ def picture() -> Image.Image:
 @pytest.mark.usefixtures("toy")
 def test_the_command_line_takes_its_name(tmp_path: Path) -> None:
     path, out = save_picture(tmp_path / "a.jpg"), tmp_path / "out"
-    arguments = ("maps", "--model", TINY, "--out", out, "--side", "32", path)
+    arguments = ("explain", "--model", TINY, "--out", out, "--side", "32", path)
     result = l2a(*arguments, "--method", "toy")
     assert result.exit_code == 0, result.output
-    assert sorted(p.name for p in out.iterdir()) == ["000-a-pixels.png", "attention.png"]
+    assert sorted(p.name for p in out.iterdir()) == ["000-a-toy-pixels.png", "explain.json", "sheet.png"]
     assert_fails(l2a(*arguments, "--method", "toy"), 1, "--overwrite")
     assert_fails(l2a(*arguments, "--method", "tou"), 2, "; got 'tou'")
 
@@ -52,7 +52,7 @@ def test_the_predicted_class_is_explained_and_the_network_stays_as_it_was(pictur
     found = compute_maps(network, card.preprocess, picture, "p", method="toy", side=64)
     assert network.training
     assert all(parameter.grad is None for parameter in network.parameters())
-    assert found.signed
+    assert found.kinds == {"pixels": "signed"}
     network.eval()
     images_u8 = torch.from_numpy(np.asarray(picture).transpose(2, 0, 1).copy())[None]
     images = normalize(images_u8, *card.preprocess.statistics())
@@ -103,6 +103,6 @@ def test_its_name_is_unknown_without_it(picture: Image.Image) -> None:
 def test_an_installed_plugin_is_found_by_its_entry_point(tmp_path: Path) -> None:
     site = install(tmp_path / "site", "toy_method", CODE)
     path, out = save_picture(tmp_path / "a.jpg"), tmp_path / "out"
-    done = run_with(site, "maps", "--method", "toy", "--model", TINY, "--out", out, "--side", "32", path)
+    done = run_with(site, "explain", "--method", "toy", "--model", TINY, "--out", out, "--side", "32", path)
     assert done.returncode == 0, done.stderr
-    assert (out / "000-a-pixels.png").is_file()
+    assert (out / "000-a-toy-pixels.png").is_file()

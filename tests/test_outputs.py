@@ -25,7 +25,7 @@ from l2a_transfer.errors import L2AError, OutputExistsError, StoreError
 from l2a_transfer.evaluation.evaluate import evaluate_files
 from l2a_transfer.evaluation.results import EvalConfig, EvalResults
 from l2a_transfer.explain.draw import contact_sheet, maps_folder, write_maps
-from l2a_transfer.explain.interface import AttentionMaps
+from l2a_transfer.explain.interface import ImageMaps
 from l2a_transfer.explain.maps import attention_maps
 from l2a_transfer.export import export_onnx
 from l2a_transfer.features.backends.pixels import PixelsBackend
@@ -50,7 +50,7 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> EvalResults:
 
 
 @pytest.fixture(scope="module")
-def drawn() -> AttentionMaps:
+def drawn() -> ImageMaps:
     return attention_maps(TINY, memory_source().image(0), names="noise", side=64)
 
 
@@ -64,7 +64,7 @@ def weights_to(path: Path) -> None:
 
 
 @pytest.fixture(params=["features", "extraction", "weights", "sheet", "checkpoint", "report", "maps"])
-def writer(request: pytest.FixtureRequest, results: EvalResults, drawn: AttentionMaps) -> tuple[str, Writer]:
+def writer(request: pytest.FixtureRequest, results: EvalResults, drawn: ImageMaps) -> tuple[str, Writer]:
     """The name of an output, and what writes it, allowed to replace what is there."""
 
     def maps_to(path: Path) -> None:
@@ -413,6 +413,7 @@ def small_disk(folder: Path, bytes_: int) -> Iterator[None]:
 
 VERBS: dict[str, tuple[str, int, list[str]]] = {
     "maps": ("out", 8192, ["maps", "--model", TINY, "{picture}"]),
+    "explain": ("out", 8192, ["explain", "--model", TINY, "--side", "32", "{picture}"]),
     "export": ("x.onnx", 8192, ["export", "--model", TINY]),
     "svm-eval": ("out", 8192, ["svm-eval", "{features}", "--c-grid", "0.01", "--folds", "2"]),
     "extract": ("x.h5", 8192, ["extract", "--model", "pixels", "--data", "imagefolder:{pictures}"]),
@@ -479,13 +480,14 @@ def test_maps_that_ctrl_c_stopped_can_be_drawn_again(tmp_path: Path, monkeypatch
     assert l2a(*run).exit_code == 0
 
 
-@pytest.mark.parametrize("verb", ["maps", "svm-eval"])
+@pytest.mark.parametrize("verb", ["maps", "explain", "svm-eval"])
 def test_what_was_interrupted_between_two_renames_goes_on_without_overwrite(
     tmp_path: Path, verb: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     features_to(tmp_path / "f.h5")
     picture = save_picture(tmp_path / "0.jpg")
-    arguments = {"maps": ["--model", TINY, picture], "svm-eval": [tmp_path / "f.h5", "--c-grid", "0.01"]}[verb]
+    drawn = ["--model", TINY, picture]
+    arguments = {"svm-eval": [tmp_path / "f.h5", "--c-grid", "0.01"]}.get(verb, drawn)
     out = tmp_path / "out"
     run = (verb, *arguments, "--out", out)
     replace, moved = os.replace, list[str]()
@@ -500,7 +502,7 @@ def test_what_was_interrupted_between_two_renames_goes_on_without_overwrite(
         patch.setattr(os, "replace", second)
         assert l2a(*run).exit_code == 130
     assert leftovers(out) == set(moved)
-    last = out / {"maps": "attention.png", "svm-eval": "results.json"}[verb]
+    last = out / {"maps": "attention.png", "explain": "explain.json", "svm-eval": "results.json"}[verb]
     last.write_text("someone's own")  # which no interrupted run has left
     assert_fails(l2a(*run), 1, f"{last.name}: exists")
     last.unlink()

@@ -72,6 +72,8 @@ def test_home_is_expanded_behind_the_colon_and_in_every_path_option(home: Path) 
     assert onnx.exit_code == 0, onnx.output
     assert l2a("inspect", "~/g.h5").exit_code == 0
     assert l2a("maps", "--model", TINY, "--out=~/maps", "~/photos/cat/0.jpg").exit_code == 0
+    explain = ("explain", "--model", TINY, "--method", "centre", "--side", "16", "--out=~/why", "--store=~/why.h5")
+    assert l2a(*explain, "~/photos/cat/0.jpg").exit_code == 0
     assert not (home / "~").exists()
 
 
@@ -94,6 +96,7 @@ def test_a_network_is_not_exported_into_a_file_of_another_format(home: Path) -> 
     [
         ["svm-eval", "f.h5", "--out", "report.html"],
         ["maps", "--model", TINY, "photos/cat/0.jpg", "--out", "map.png"],
+        ["explain", "--model", TINY, "photos/cat/0.jpg", "--out", "map.svg"],
         ["train", "--model", "vgg", "--data", "digits", "--out", "vgg.safetensors"],
         ["quickstart", "--out", "quickstart.csv"],
     ],

@@ -132,6 +132,7 @@ COMMANDS: dict[str, Callable[[Path], tuple[str, ...]]] = {
     "i.onnx": lambda path: ("inspect", str(path), "--verify"),
     "i.safetensors": lambda path: ("inspect", str(path), "--verify"),
     "i": lambda path: ("inspect", str(path)),
+    "picture.jpg": lambda path: ("explain", "--model", TINY, str(path), "--out", f"{path}-why"),
     "photo.jpg": lambda path: ("maps", "--model", TINY, str(path), "--out", f"{path}-maps"),
 }
 

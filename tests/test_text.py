@@ -236,6 +236,8 @@ def commands(folder: Path) -> dict[str, tuple[Any, ...]]:
         ),
         "extract --out": ("extract", "--model", "pixels", "--data", "digits", "--out", folder / "photos"),
         "maps": ("maps", "--model", TINY, picture, "--out", out),
+        "explain": ("explain", "--model", TINY, picture, "--out", out),
+        "explain --class": ("explain", "--model", TINY, picture, "--out", out, "--class", NAME),
         "train": ("train", "--model", NAME, "--data", "digits", "--out", out),
         "train --data": ("train", "--model", "vgg", "--data", f"imagefolder:{folder / 'photos'}", "--out", out),
         "train --init-from": (
@@ -274,6 +276,8 @@ def commands(folder: Path) -> dict[str, tuple[Any, ...]]:
         "extract folder",
         "extract --out",
         "maps",
+        "explain",
+        "explain --class",
         "train",
         "train --data",
         "train --init-from",

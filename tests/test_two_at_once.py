@@ -78,6 +78,7 @@ TRAIN += ["--epochs", "1", "--batch-size", "4", "--device", "cpu"]
 VERBS = {
     "svm-eval": (["svm-eval", "{features}", "--c-grid", "0.01", "--folds", "2"], "run"),
     "maps": (["maps", "--model", TINY, "{picture}"], "run"),
+    "explain": (["explain", "--model", TINY, "--side", "16", "{picture}"], "run"),
     "quickstart": (["quickstart"], "run"),
     "train": (TRAIN, "run"),
     "train --seeds": ([*TRAIN, "--seeds", "0,1"], "seeds"),
@@ -103,6 +104,7 @@ def test_the_second_is_refused_before_it_computes_anything(
     for work in (
         "l2a_transfer.evaluation.evaluate.evaluate_files",
         "l2a_transfer.explain.dispatch.compute_maps",
+        "l2a_transfer.explain.compute.map_batch",
         "l2a_transfer.quickstart.extract",
         "l2a_transfer.quickstart.evaluate_files",
         "l2a_transfer.training.runs._run",
@@ -114,6 +116,16 @@ def test_the_second_is_refused_before_it_computes_anything(
     before = sorted(path.relative_to(folder) for path in folder.rglob("*"))
     assert_fails(run(verb, given, folder / VERBS[verb][1], *options), 1, f"is being written by process {holder}; wait")
     assert sorted(path.relative_to(folder) for path in folder.rglob("*")) == before
+
+
+def test_a_store_that_another_writes_is_refused_and_leaves_no_drawings(
+    given: dict[str, Path], held: tuple[Path, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, holder = held
+    monkeypatch.setattr("l2a_transfer.explain.compute.map_batch", lambda *_, **__: pytest.fail("it had begun"))
+    result = run("explain", given, folder / "fresh", "--store", str(folder / "x.h5"), "--overwrite")
+    assert_fails(result, 1, f"x.h5: is being written by process {holder}; wait for it, or choose another --store")
+    assert not (folder / "fresh").exists()
 
 
 @pytest.mark.parametrize(
@@ -136,6 +148,7 @@ def test_library_functions_are_refused_too(
 FIRST = {
     "svm-eval": "l2a_transfer.report.write.report_markdown",
     "maps": "l2a_transfer.explain.draw.sheet_png",
+    "explain": "l2a_transfer.explain.write.explain_sheet",
     "train": "l2a_transfer.training.runs.learning_curve",
     "export": "l2a_transfer.export.check_parity",
     "extract": "l2a_transfer.features.extraction.extract.write_features",
@@ -152,6 +165,7 @@ FIRST = {
         ("maps", "svm-eval"),
         ("maps", "maps"),
         ("maps", "quickstart"),
+        ("explain", "explain"),
         ("train", "svm-eval"),
         ("train", "train"),
         pytest.param("export", "export", marks=pytest.mark.slow),

@@ -1,4 +1,4 @@
-"""`l2a-transfer inspect`: print the content of a weights, ONNX or feature file."""
+"""`l2a-transfer inspect`: print the content of a weights, ONNX or feature file, or of a file of maps."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from l2a_transfer.errors import StoreError, WeightsError
 @click.option("--json/--text", "as_json", default=False, help="Print JSON instead of lines of text.")
 @click.option("--verify/--no-verify", default=False, help="Read every value; exit with 1 if one is not finite.")
 def command(file: Path, as_json: bool, verify: bool) -> None:
-    """Print the content of a weights, ONNX or feature file.
+    """Print the content of a weights, ONNX or feature file, or of a file of maps.
 
     The SHA-256 of the file is always recomputed, and no code in it is run. weights_sha256 identifies the network: it is
     the same for its weights, feature and ONNX files. --verify also reads every value. For a feature file it checks the
@@ -53,12 +53,15 @@ AGAIN = "extract it again (`overwrite=True`) with `precision='fp32'`"
 
 def _describe(path: Path, verify: bool) -> dict[str, Any]:
     """The card and the shape of a file as JSON. Its first bytes decide what it is. Raises: L2AError."""
+    from l2a_transfer.explain.store import is_maps_file
     from l2a_transfer.features.backends.onnx import read_exported
     from l2a_transfer.features.store.reader import is_feature_file
     from l2a_transfer.features.store.verify import verify_onnx
     from l2a_transfer.models.digest import network_sha256, read_described
     from l2a_transfer.models.weights import load_weights
 
+    if is_maps_file(path):
+        return {"file": str(path), **_describe_maps(path, verify)}
     if is_feature_file(path) or path.suffix in (".h5", ".hdf5"):
         return {"file": str(path), **_describe_features(path, verify)}
     if path.suffix == ".onnx":
@@ -72,6 +75,14 @@ def _describe(path: Path, verify: bool) -> dict[str, Any]:
             raise WeightsError(f"{path}: was replaced by another file while it was read; start again")
     found = {"file": str(path), "kind": kind, "bytes": size, "weights_sha256": weights or None, "card": card.to_json()}
     return {**found, "verify": {"tensors": "ok"}} if verify else found
+
+
+def _describe_maps(path: Path, verify: bool) -> dict[str, Any]:
+    from l2a_transfer.explain.store import open_maps
+
+    with open_maps(path) as found:
+        described = found.describe()
+        return {**described, "verify": {"values": found.verify()}} if verify else described
 
 
 def _describe_features(path: Path, verify: bool) -> dict[str, Any]:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import click
 
-from l2a_transfer.cli.options import FOLDER, PATH, SEED, NameChoice, Verb
+from l2a_transfer.cli.options import FOLDER, PATH, SEED, Verb
 from l2a_transfer.cli.output import echo
 
 
@@ -15,24 +16,13 @@ from l2a_transfer.cli.output import echo
 @click.option("--model", required=True, help="Bundled name, .safetensors or untrained:ARCH[@WIDTH].")
 @click.option("--out", type=FOLDER, required=True, metavar="DIR", help="Folder of the drawings.")
 @click.option("--side", type=int, default=128, show_default=True, help="Shorter side of the network's input in pixels.")
-@click.option(
-    "--method",
-    type=NameChoice("l2a_transfer.explain.registry:METHODS"),
-    default="attention",
-    show_default=True,
-    help="The map method.",
-)
 @click.option("--seed", metavar="N", type=SEED, default=0, show_default=True, help="Random seed of untrained weights.")
 @click.option("--overwrite/--no-overwrite", default=False, help="Replace the drawings in --out.")
-def command(
-    images: tuple[Path, ...], model: str, out: Path, side: int, method: str, seed: int, overwrite: bool
-) -> None:
-    """Draw maps of what a network looks at over images.
-
-    With --method attention there is one map for each level.
+def command(images: tuple[Path, ...], model: str, out: Path, side: int, seed: int, overwrite: bool) -> None:
+    """Draw the attention maps of a network over images.
 
     Images may have any size. There is one overlay per level, and one contact sheet. For a folder, all images below it
-    are drawn.
+    are drawn. Other methods, data sets and formats are those of explain.
 
     \b
     Example:
@@ -41,31 +31,31 @@ def command(
     from l2a_transfer.data.decode import decode_file
     from l2a_transfer.explain.dispatch import compute_maps
     from l2a_transfer.explain.draw import SHEET, maps_folder, write_maps
-    from l2a_transfer.explain.registry import METHODS
     from l2a_transfer.files import said_if_complete
-    from l2a_transfer.models.config import LEVELS
     from l2a_transfer.models.loading import load_model
 
-    images = tuple(picture for path in images for picture in _pictures(path))
-    spec = METHODS.find(method)
+    images = tuple(picture for path in images for picture in pictures_below(path))
     network, card = load_model(model, seed=seed)
     # Images in two folders can have the same name, so the names of overlays contain a number.
     stems = [f"{number:03d}-{path.stem}" for number, path in enumerate(images)]
-    names = [path.name for path in images]
-    if len(set(names)) < len(names):
-        names = [f"{path.parent.name}/{path.name}" for path in images]
     with said_if_complete(out / SHEET, f"the set of pictures in {out}"):
-        with maps_folder(out, stems, overwrite=overwrite, maps=spec.maps or tuple(LEVELS)):
+        with maps_folder(out, stems, overwrite=overwrite):
             results = [
-                compute_maps(network, card.preprocess, decode_file(path), name, method=method, side=side)
-                for path, name in zip(images, names, strict=True)
+                compute_maps(network, card.preprocess, decode_file(path), name, side=side)
+                for path, name in zip(images, called(images), strict=True)
             ]
-            written = write_maps(results, stems, out, title=f"{spec.name.capitalize()} of {card.name}")
+            written = write_maps(results, stems, out, title=f"Attention of {card.name}")
         for path in written:
             echo(path)
 
 
-def _pictures(path: Path) -> list[Path]:
+def called(images: Sequence[Path]) -> list[str]:
+    """What sheets call images: their names, with the folder where two have the same name."""
+    names = [path.name for path in images]
+    return names if len(set(names)) == len(names) else [f"{path.parent.name}/{path.name}" for path in images]
+
+
+def pictures_below(path: Path) -> list[Path]:
     """The path itself, or the images below a folder. Raises: DataError if a folder has none."""
     from l2a_transfer.data.folders import find_pictures
     from l2a_transfer.errors import DataError

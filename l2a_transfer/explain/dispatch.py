@@ -1,25 +1,97 @@
-"""The maps of one picture by any method: what all methods have in common, from the picture to checked arrays."""
+"""The maps of pictures by any methods: what all methods have in common, from pictures to checked arrays."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
 from l2a_transfer.errors import ArgumentError, BackendError, wrong_kind
-from l2a_transfer.explain.interface import AttentionMaps
+from l2a_transfer.explain.interface import ImageMaps
 from l2a_transfer.explain.registry import DEFAULT_METHOD, METHODS
 from l2a_transfer.preprocess import Preprocess, check_rgb, normalize
+from l2a_transfer.wording import counted
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from l2a_transfer.models.interface import Network
 
 DEFAULT_SIDE = 128
 MAX_SIDE = 1024
 STRIDE = 4
 """Pixels from one position of the coarsest level to the next; sides are multiples of it so that maps line up."""
+AT_ONCE = 16
+"""Pictures that are computed together, at most."""
+PIXELS_AT_ONCE = 1 << 25
+"""Pixels of pictures that are kept until they are computed together."""
+
+
+@dataclass(frozen=True)
+class Question:
+    """What is asked about each picture.
+
+    Parameters
+    ----------
+    methods : tuple of str
+        Names in `METHODS`, each once.
+    side : int or None
+        Pixels of the shorter side as the network takes the picture, with the aspect kept; None for the pixels that
+        `extract` uses.
+    levels : tuple of str
+        For the methods that have maps of several levels; by default those that the classifier reads.
+    options : dict
+        Method → its options.
+
+    Raises
+    ------
+    UnknownNameError
+        For a method, or an option that a method does not have.
+    ArgumentError
+        For no method or one that is named twice, options of a method that is not asked for, values of another type,
+        and levels where no method has them.
+    """
+
+    methods: tuple[str, ...]
+    side: int | None = DEFAULT_SIDE
+    levels: tuple[str, ...] = ()
+    options: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        specs = [METHODS.find(name) for name in self.methods]
+        if not specs or len(set(self.methods)) < len(specs):
+            raise ArgumentError(f"method must name methods, each once; got {', '.join(self.methods) or 'none'}")
+        for name, given in self.options.items():
+            if name not in self.methods:
+                raise ArgumentError(f"options of {METHODS.find(name).name} were given, which is not asked for")
+            METHODS[name].checked_options(dict(given))
+        if self.levels and not any(spec.per_level for spec in specs):
+            raise ArgumentError(
+                f"levels are for methods with a map of each level; {', '.join(self.methods)} has one of the input"
+            )
+
+    @property
+    def class_specific(self) -> bool:
+        """Whether any of the methods explains one class."""
+        return any(METHODS[name].class_specific for name in self.methods)
+
+    def all_options(self, method: str) -> dict[str, Any]:
+        """The options that a method takes, those that were given and the defaults of the others."""
+        spec = METHODS[method]
+        return {**spec.options, **spec.checked_options(dict(self.options.get(method, {})))}
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A picture about which a question is asked, of mode RGB; `target` is the class to explain, None the predicted."""
+
+    name: str
+    picture: Image.Image
+    target: int | None = None
 
 
 def scaled_size(width: int, height: int, side: int) -> tuple[int, int]:
@@ -38,7 +110,7 @@ def compute_maps(
     method: str = DEFAULT_METHOD,
     side: int = DEFAULT_SIDE,
     target: int | None = None,
-) -> AttentionMaps:
+) -> ImageMaps:
     """Where a network looks at a picture, by one of the registered methods.
 
     The networks were trained on pictures of `preprocess.size` pixels; at several times that, a position sees an
@@ -63,7 +135,7 @@ def compute_maps(
 
     Returns
     -------
-    AttentionMaps
+    ImageMaps
         Name → float32 (h, w), and the picture as the network took it, uint8 (H, W, 3).
 
     Raises
@@ -75,34 +147,175 @@ def compute_maps(
     BackendError
         Where the network has no such maps, or their values are not finite.
     """
-    import torch
+    question = Question((method,), side)
+    if target is not None and not question.class_specific:
+        raise ArgumentError(f"targets are for methods that explain one class; {method} does not", "leave them out")
+    ((_, (found,)),) = explain_stream(model, preprocess, (), [Asked(name, image, target)], question)
+    return found
 
-    from l2a_transfer.explain.compute import map_batch
+
+def explain_stream(
+    model: Network, preprocess: Preprocess, classes: Sequence[str], pictures: Iterable[Asked], question: Question
+) -> Iterator[tuple[Asked, list[ImageMaps]]]:
+    """The maps of each picture in their order, by each method of the question in its order.
+
+    Pictures of one size are computed together; no more than `AT_ONCE` of them are in memory.
+
+    Parameters
+    ----------
+    model : Network
+        It stays as it is, and computes where it is.
+    preprocess : Preprocess
+        How it takes pictures.
+    classes : sequence of str
+        The names of its classes, or none.
+    pictures : iterable of Asked
+        They are taken as they are needed.
+    question : Question
+        The methods and what they are asked.
+
+    Raises
+    ------
+    ArgumentError
+        For a side that the network cannot take, and a class that it does not have.
+    BackendError
+        Where the network has no such maps, or their values are not finite. The message names the first of the pictures
+        that were computed together.
+    """
+    from l2a_transfer.models.copies import in_evaluation
     from l2a_transfer.models.interface import Network
 
-    METHODS.find(method)
     if not isinstance(model, Network):
         raise wrong_kind("model", "a network, the first of what load_model(NAME) gives", model)
-    if not isinstance(image, Image.Image):
-        raise wrong_kind(
-            "image", "a picture of Pillow's in mode RGB, as l2a_transfer.data.decode.decode_file(PATH) gives", image
-        )
-    check_rgb(image)
-    pixels = _pixels(model, preprocess, image, name, side)
+    model = in_evaluation(model)
+    for together in _groups(pictures):
+        taken = [network_pixels(model, preprocess, one.picture, one.name, question.side) for one in together]
+        by_size: dict[tuple[int, ...], list[int]] = {}
+        for k, pixels in enumerate(taken):
+            by_size.setdefault(pixels.shape, []).append(k)
+        found: dict[int, list[ImageMaps]] = {}
+        for own in by_size.values():
+            names, targets = [together[k].name for k in own], [together[k].target for k in own]
+            answers = _of_one_size(model, preprocess, classes, names, [taken[k] for k in own], targets, question)
+            found.update(zip(own, answers, strict=True))
+        yield from ((one, found[k]) for k, one in enumerate(together))
+
+
+def _groups(pictures: Iterable[Asked]) -> Iterator[list[Asked]]:
+    """Pictures that are computed together: `AT_ONCE` of them, or fewer that are large."""
+    together: list[Asked] = []
+    pixels = 0
+    for one in pictures:
+        if not isinstance(one.picture, Image.Image):
+            raise wrong_kind(
+                "image",
+                "a picture of Pillow's in mode RGB, as l2a_transfer.data.decode.decode_file(PATH) gives",
+                one.picture,
+            )
+        check_rgb(one.picture)
+        together.append(one)
+        pixels += one.picture.width * one.picture.height
+        if len(together) == AT_ONCE or pixels >= PIXELS_AT_ONCE:
+            yield together
+            together, pixels = [], 0
+    if together:
+        yield together
+
+
+def _of_one_size(
+    model: Network,
+    preprocess: Preprocess,
+    classes: Sequence[str],
+    names: Sequence[str],
+    pixels: Sequence[NDArray[np.uint8]],
+    wanted: Sequence[int | None],
+    question: Question,
+) -> list[list[ImageMaps]]:
+    """For each picture its maps by each method."""
+    import torch
+
+    from l2a_transfer.explain.completeness import completeness_errors
+    from l2a_transfer.explain.compute import map_batch
+
     device = next(model.parameters()).device
-    images_u8 = torch.from_numpy(pixels.transpose(2, 0, 1).copy()).to(device)[None]  # (1, 3, H, W)
+    images_u8 = torch.from_numpy(np.stack(pixels).transpose(0, 3, 1, 2).copy()).to(device)  # (B, 3, H, W)
     images = normalize(images_u8, *preprocess.statistics(device))
+    answers: list[list[ImageMaps]] = [[] for _ in names]
     try:
-        found = map_batch(model, images, method=method, targets=None if target is None else [target])
+        probabilities = _probabilities(model, images)  # (B, K)
+        predicted = probabilities.argmax(axis=1)
+        targets = [int(own) if asked is None else asked for asked, own in zip(wanted, predicted, strict=True)]
+        for method in question.methods:
+            spec = METHODS[method]
+            options = question.options.get(method)
+            found = map_batch(
+                model,
+                images,
+                method=method,
+                targets=targets if spec.class_specific else None,
+                levels=question.levels if spec.per_level else (),
+                options=options,
+            )
+            errors = completeness_errors(model, images, found, options)
+            for b, name in enumerate(names):
+                target = targets[b] if spec.class_specific else None
+                own = int(predicted[b])
+                answers[b].append(
+                    ImageMaps(
+                        name,
+                        pixels[b],
+                        {level: values[b] for level, values in found.maps.items()},
+                        found.kinds,
+                        method=method,
+                        target=target,
+                        class_name=_class_name(classes, target),
+                        probability=None if target is None else float(probabilities[b, target]),
+                        predicted=own,
+                        predicted_name=_class_name(classes, own),
+                        predicted_probability=float(probabilities[b, own]),
+                        completeness=None if errors is None else float(errors[b]),
+                    )
+                )
+        if not np.isfinite(probabilities).all():
+            raise BackendError("logits that are not finite", "use other weights as `model`")
     except BackendError as error:
-        raise BackendError(f"{name}: {error.problem}", error.remedy) from error
-    maps = {own: values[0] for own, values in found.maps.items()}
-    return AttentionMaps(name, pixels, maps, signed="signed" in found.kinds.values())
+        which = names[0] if len(names) == 1 else f"{names[0]} and {counted(len(names) - 1, 'more picture')}"
+        raise BackendError(f"{which}: {error.problem}", error.remedy) from error
+    return answers
 
 
-def _pixels(model: Network, preprocess: Preprocess, image: Image.Image, name: str, side: int) -> NDArray[np.uint8]:
-    """The picture as the network takes it, uint8 (H, W, 3). Raises: ArgumentError, BackendError for its size."""
+def _class_name(classes: Sequence[str], target: int | None) -> str | None:
+    return classes[target] if classes and target is not None else None
+
+
+def _probabilities(model: Network, images: Tensor) -> NDArray[np.float64]:
+    """Of each class, (B, K); NaN where the logits are not finite."""
+    import torch
+
+    from l2a_transfer.explain.compute import split_to_fit
+
+    def logits(some: Tensor, _: Tensor | None) -> dict[str, Tensor]:
+        with torch.no_grad():
+            return {"logits": model(some)}
+
+    probabilities: NDArray[np.float64] = (
+        split_to_fit(logits, images, None)["logits"].double().softmax(dim=1).cpu().numpy()
+    )
+    return probabilities
+
+
+def network_pixels(
+    model: Network, preprocess: Preprocess, image: Image.Image, name: str, side: int | None
+) -> NDArray[np.uint8]:
+    """The picture as the network takes it, uint8 (H, W, 3); without `side`, as `extract` gives it.
+
+    Raises: ArgumentError, BackendError for its size.
+    """
     smallest = model.config.min_size
+    if side is None:
+        if preprocess.size < smallest:
+            raise BackendError(f"{name}: {model.config.architecture} needs {smallest} pixels, not {preprocess.size}")
+        return np.ascontiguousarray(preprocess.pixels(image).transpose(1, 2, 0))
     if not smallest <= side <= MAX_SIDE:
         raise ArgumentError(f"side must be between {smallest} and {MAX_SIDE} pixels, got {side}")
     size = scaled_size(image.width, image.height, side)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from l2a_transfer.drawing import legible, plain_texts
 from l2a_transfer.errors import ArgumentError
-from l2a_transfer.explain.interface import AttentionMaps
+from l2a_transfer.explain.interface import ImageMaps
 from l2a_transfer.explain.overlay import COLORMAP, SIGNED_COLORMAP, heat, overlay
 from l2a_transfer.files import check_folder, check_free, leftovers, replacing_all, write_whole
 from l2a_transfer.lock import folder_lock, output_lock
@@ -33,7 +33,7 @@ MAX_PICTURES = 500
 """On a sheet. matplotlib draws no picture of more than 65,535 pixels a side, and takes minutes for as many axes."""
 
 
-def contact_sheet(results: Sequence[AttentionMaps], out: Path, *, title: str) -> None:
+def contact_sheet(results: Sequence[ImageMaps], out: Path, *, title: str) -> None:
     """Write a contact sheet, as `sheet_png` draws it, to a file.
 
     Raises
@@ -50,7 +50,7 @@ def contact_sheet(results: Sequence[AttentionMaps], out: Path, *, title: str) ->
 
 
 @plain_texts()
-def sheet_png(results: Sequence[AttentionMaps], *, title: str) -> bytes:
+def sheet_png(results: Sequence[ImageMaps], *, title: str) -> bytes:
     """A contact sheet as PNG.
 
     Each image has a row: the image itself, then each of its maps drawn over it with the map's peak. Rows are as high as
@@ -87,7 +87,7 @@ def sheet_png(results: Sequence[AttentionMaps], *, title: str) -> bytes:
         pictures = [(result.image, _shortened(legible(result.name)))]
         size = (result.image.shape[1], result.image.shape[0])
         for level in levels:
-            drawn = overlay(result.image, heat(result.maps[level], size), signed=result.signed)
+            drawn = overlay(result.image, heat(result.maps[level], size), signed=result.kinds[level] == "signed")
             pictures.append((drawn, f"{level}, peak {result.peak(level):.3g} × mean"))
         for k, (picture, heading) in enumerate(pictures):
             axis = add_axes(MARGIN + (CELL + GAP) * (first + k), below, CELL, heights[row])
@@ -96,7 +96,7 @@ def sheet_png(results: Sequence[AttentionMaps], *, title: str) -> bytes:
             axis.set_title(heading, fontsize=9, pad=3)
             axis.set(xticks=[], yticks=[])
             axis.spines[:].set(color="0.8", linewidth=0.5)  # where a white picture ends
-    if results[0].signed:
+    if "signed" in results[0].kinds.values():
         colored = ScalarMappable(Normalize(-1, 1), SIGNED_COLORMAP)
         text = "value / largest size of a value in the map"
     else:
@@ -112,7 +112,7 @@ def sheet_png(results: Sequence[AttentionMaps], *, title: str) -> bytes:
     return stream.getvalue()
 
 
-def _height(result: AttentionMaps) -> float:
+def _height(result: ImageMaps) -> float:
     """Inches that a picture takes where it is as wide as a cell; a very high one is drawn narrower."""
     H, W = result.image.shape[:2]
     return float(CELL * min(H / W, HIGHEST))
@@ -156,7 +156,7 @@ def maps_folder(
         yield
 
 
-def write_maps(results: Sequence[AttentionMaps], stems: Sequence[str], out: Path, *, title: str) -> list[Path]:
+def write_maps(results: Sequence[ImageMaps], stems: Sequence[str], out: Path, *, title: str) -> list[Path]:
     """Write `STEM-LEVEL.png` for each image and map, and the contact sheet `attention.png`: all files or none.
 
     Call it within `maps_folder`. Returns the paths, the sheet last. Raises: OSError naming the file that cannot be

@@ -1,4 +1,4 @@
-"""What a map is: one image as the network took it, and an array of weights for each level or class."""
+"""What maps are: one image as the network took it, and an array for each level by one method."""
 
 from __future__ import annotations
 
@@ -10,47 +10,73 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from l2a_transfer.explain.overlay import heat, overlay
+from l2a_transfer.explain.registry import DEFAULT_METHOD, MapKind
 from l2a_transfer.notebook import html_images
 from l2a_transfer.text import repr_line
 
 
 @dataclass(frozen=True)
-class AttentionMaps:
-    """One picture and where a network looks at it.
+class ImageMaps:
+    """One image and where a network looks at it, by one method.
 
     Parameters
     ----------
     name : str
-        What errors and sheets call the picture.
+        What errors and sheets call the image.
     image : ndarray
-        The picture as the network took it, uint8 (H, W, 3).
-    maps : dict
+        The image as the network took it, uint8 (H, W, 3).
+    maps : dict of str to ndarray
         Name → float32 (h, w). Of attention, a map a level: weights that sum to 1 (a sigmoid between 0 and 1 for PAN's
         L2).
-    signed : bool
-        Whether values may be negative, as evidence against a class.
+    kinds : dict of str to str
+        Name → "signed", "non-negative" or "distribution".
+    method : str
+        The method's name.
+    target : int or None
+        The class that the maps are about; None for a method that is not about a class.
+    class_name : str or None
+        Its name; None without a class, and for weights that do not name their classes.
+    probability : float or None
+        The network's probability of that class.
+    predicted : int or None
+        The class with the largest probability.
+    predicted_name : str or None
+        Its name, where the weights name their classes.
+    predicted_probability : float or None
+        Its probability.
+    completeness : float or None
+        For a method whose maps promise to sum to a score, the difference from that score; see
+        `explain.completeness`. None for the others.
     """
 
     name: str
     image: NDArray[np.uint8]
     maps: dict[str, NDArray[np.float32]]
-    signed: bool = False
+    kinds: dict[str, MapKind]
+    method: str = DEFAULT_METHOD
+    target: int | None = None
+    class_name: str | None = None
+    probability: float | None = None
+    predicted: int | None = None
+    predicted_name: str | None = None
+    predicted_probability: float | None = None
+    completeness: float | None = None
 
     def peak(self, level: str) -> float:
-        """The largest weight over the mean one: 1 where attention is uniform, h·w where it is one-hot.
+        """The largest weight over the mean one: 1 where attention is uniform, h·w where it is one-hot, 0 of zeros.
 
         Of a signed map, of the values' sizes.
         """
         weights = np.abs(self.maps[level])
-        return float(weights.max() / weights.mean())
+        return float(weights.max() / weights.mean()) if weights.any() else 0.0
 
     def overlay_pngs(self) -> dict[str, bytes]:
-        """Level → a PNG of its attention over the picture, of the size that the network took."""
+        """Level → a PNG of its map over the image, of the size that the network took."""
         H, W = self.image.shape[:2]
         found = {}
         for level, weights in self.maps.items():
             stream = io.BytesIO()
-            drawn = overlay(self.image, heat(weights, (W, H)), signed=self.signed)
+            drawn = overlay(self.image, heat(weights, (W, H)), signed=self.kinds[level] == "signed")
             Image.fromarray(drawn).save(stream, format="png")
             found[level] = stream.getvalue()
         return found

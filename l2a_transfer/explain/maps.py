@@ -1,10 +1,10 @@
-"""Attention maps of any network over any pictures: the function that programs call."""
+"""Maps of any network over any pictures: the functions that programs call."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeAlias, overload
+from typing import TYPE_CHECKING, Any, TypeAlias, overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,8 +12,9 @@ from PIL import Image
 
 from l2a_transfer.data.decode import decode_file, to_rgb
 from l2a_transfer.errors import ArgumentError, names_keywords
-from l2a_transfer.explain.dispatch import DEFAULT_SIDE, compute_maps
-from l2a_transfer.explain.interface import AttentionMaps
+from l2a_transfer.explain.dispatch import DEFAULT_SIDE, Asked, Question, compute_maps, explain_stream
+from l2a_transfer.explain.interface import ImageMaps
+from l2a_transfer.explain.targets import PREDICTED, class_index
 from l2a_transfer.features.backends.order import check_order
 from l2a_transfer.models.loading import as_network
 
@@ -33,7 +34,7 @@ def attention_maps(  # type: ignore[overload-overlap]
     side: int = ...,
     names: str | None = ...,
     seed: int = ...,
-) -> AttentionMaps: ...
+) -> ImageMaps: ...
 @overload
 def attention_maps(
     model: str | Path | Network | tuple[Network, Card],
@@ -42,7 +43,7 @@ def attention_maps(
     side: int = ...,
     names: Sequence[str] | None = ...,
     seed: int = ...,
-) -> list[AttentionMaps]: ...
+) -> list[ImageMaps]: ...
 @names_keywords
 def attention_maps(
     model: str | Path | Network | tuple[Network, Card],
@@ -51,7 +52,7 @@ def attention_maps(
     side: int = DEFAULT_SIDE,
     names: str | Sequence[str] | None = None,
     seed: int = 0,
-) -> AttentionMaps | list[AttentionMaps]:
+) -> ImageMaps | list[ImageMaps]:
     """Where each attention level of a network looks at pictures of any size.
 
     Parameters
@@ -71,7 +72,7 @@ def attention_maps(
 
     Returns
     -------
-    AttentionMaps or list of AttentionMaps
+    ImageMaps or list of ImageMaps
         One for one picture, a list for several: `maps`, level → float32 (h, w), weights that sum to 1 (a sigmoid for
         PAN's L2); `image`, uint8 (H, W, 3), as the network took it.
 
@@ -102,17 +103,115 @@ def attention_maps(
     check_order("attention_maps(model, images)", ("model", model), ("images", images))
     network, card = as_network(model, seed=seed)
     network = in_evaluation(network)
-    single = isinstance(images, (str, Path, Image.Image)) or (isinstance(images, np.ndarray) and images.ndim < 4)
-    pictures = [images] if single else list(images)  # type: ignore[arg-type]
-    given = [names] if isinstance(names, str) else names
-    called = [_name(picture, k) for k, picture in enumerate(pictures)] if given is None else list(given)
-    if len(called) != len(pictures):
-        raise ArgumentError(f"names must be as many as pictures, {len(pictures)}; got {len(called)}")
+    pictures, called, single = _pictures(images, names)
     found = [
         compute_maps(network, card.preprocess, _rgb(picture, name), name, side=side)
         for picture, name in zip(pictures, called, strict=True)
     ]
     return found[0] if single else found
+
+
+def explain_images(
+    model: str | Path | Network | tuple[Network, Card],
+    images: Picture | Sequence[Picture],
+    *,
+    method: str | Sequence[str] = "evidence",
+    target: str | int | Sequence[str | int] = PREDICTED,
+    side: int | None = DEFAULT_SIDE,
+    levels: Sequence[str] = (),
+    options: Mapping[str, Mapping[str, Any]] | None = None,
+    names: str | Sequence[str] | None = None,
+    seed: int = 0,
+) -> list[ImageMaps]:
+    """Why a network says what it says of pictures: maps by one or several methods, of one class a picture.
+
+    Parameters
+    ----------
+    model : str, Path, Network or (Network, Card)
+        What `load_model` takes, or what it gives, or a network, which stays as it is and computes where it is.
+    images : Pillow image, path, ndarray, or a sequence of these
+        As `attention_maps` takes them. Pictures of one size are computed together.
+    method : str or sequence of str, default="evidence"
+        Names in `l2a_transfer.explain.registry.METHODS`, each once.
+    target : str, int, or a sequence of these, one a picture; default="predicted"
+        The class that is explained: the one that the network predicts, or a class by its name or number. Methods that
+        are not about a class leave it out.
+    side : int or None, default=128
+        Pixels of a picture's shorter side as the network sees it, with the aspect kept; None for the very pixels that
+        `extract` uses.
+    levels : sequence of str, optional
+        For methods with maps of several levels; by default those that the classifier reads.
+    options : mapping, optional
+        Method → its options, as ``{"occlusion": {"window": 16}}``.
+    names : str or sequence of str, optional
+        What the results call the pictures; by default the name of the file, or "image" and its number.
+    seed : int, default=0
+        Of untrained weights.
+
+    Returns
+    -------
+    list of ImageMaps
+        For each picture in order, one for each method in order.
+
+    Raises
+    ------
+    UnknownNameError
+        For a method, an option, a level or a class that does not exist.
+    ArgumentError
+        For values that a method or the network cannot take.
+    BackendError
+        For maps that the network does not have, and where they are not finite.
+    DataError
+        For a file that is no picture.
+
+    See Also
+    --------
+    l2a_transfer.explain.compute.map_batch : The same of normalised images, for any torch module that gives logits.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import l2a_transfer
+    >>> picture = np.random.default_rng(0).integers(0, 256, (48, 64, 3), dtype=np.uint8)
+    >>> model = "vgg-att2-concat-pc.cifar10-w025"
+    >>> cam, saliency = l2a_transfer.explain_images(
+    ...     model, picture, method=["grad-cam", "saliency"], target="cat", side=48
+    ... )
+    >>> {level: values.shape for level, values in cam.maps.items()}, cam.class_name
+    ({'L2': (24, 32), 'L3': (12, 16)}, 'cat')
+    >>> saliency.maps["pixels"].shape, saliency.kinds["pixels"]
+    ((48, 64), 'non-negative')
+    """
+    methods = (method,) if isinstance(method, str) else tuple(method)
+    question = Question(methods, side, tuple(levels), dict(options or {}))
+    network, card = as_network(model, seed=seed)
+    pictures, called, _ = _pictures(images, names)
+    wanted = [target] * len(pictures) if isinstance(target, (str, int)) else list(target)
+    if len(wanted) != len(pictures):
+        raise ArgumentError(f"target must be one, or as many as pictures, {len(pictures)}; got {len(wanted)}")
+    if not question.class_specific and any(one != PREDICTED for one in wanted):
+        raise ArgumentError(
+            f"target is for methods that explain one class; {', '.join(methods)} does not", "leave it out"
+        )
+    targets = [class_index(one, card.classes, card.config.num_classes) for one in wanted]
+    asked = (
+        Asked(name, _rgb(picture, name), own) for picture, name, own in zip(pictures, called, targets, strict=True)
+    )
+    stream = explain_stream(network, card.preprocess, card.classes, asked, question)
+    return [maps for _, found in stream for maps in found]
+
+
+def _pictures(
+    images: Picture | Sequence[Picture], names: str | Sequence[str] | None
+) -> tuple[list[Picture], list[str], bool]:
+    """The pictures, what they are called, and whether one was given that is not in a list. Raises: ArgumentError."""
+    single = isinstance(images, (str, Path, Image.Image)) or (isinstance(images, np.ndarray) and images.ndim < 4)
+    pictures: list[Picture] = [images] if single else list(images)  # type: ignore[arg-type, list-item]
+    given = [names] if isinstance(names, str) else names
+    called = [_name(picture, k) for k, picture in enumerate(pictures)] if given is None else list(given)
+    if len(called) != len(pictures):
+        raise ArgumentError(f"names must be as many as pictures, {len(pictures)}; got {len(called)}")
+    return pictures, called, single
 
 
 def _name(picture: object, number: int) -> str:

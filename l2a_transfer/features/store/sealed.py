@@ -17,12 +17,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from l2a_transfer.errors import StoreError
+from l2a_transfer.features.store.container import FEATURES, check_seal, open_hdf5
 from l2a_transfer.features.store.schema import (
     AGAIN,
     DTYPES,
     EMPTY,
     JSON,
-    MAGIC,
     MAPS,
     OPTIONAL_JSON,
     PARTNERS,
@@ -30,11 +30,9 @@ from l2a_transfer.features.store.schema import (
     SEAL,
     TEXT,
     USER_BLOCK,
-    VERSION,
     FeatureMeta,
     RowTable,
     check_rows,
-    digest_of,
     document,
 )
 from l2a_transfer.features.store.structure import check_structure
@@ -155,59 +153,20 @@ def check_finite(path: Path, values: NDArray[Any], ids: Sequence[str]) -> None:
 def is_feature_file(path: Path) -> bool:
     """True where the file starts as a feature file does; says nothing about the rest of it. Raises: OSError."""
     with open_input(path) as file:
-        return file.read(len(MAGIC)) == MAGIC
+        return file.read(len(FEATURES.magic)) == FEATURES.magic
 
 
 def _check_seal(path: Path) -> None:
     """The file is whole and unchanged. Raises: StoreError; libhdf5 has not seen a byte."""
-    try:
-        size = check_input(path).st_size
-        with open_input(path) as file:
-            block = file.read(USER_BLOCK)
-        if block[: len(MAGIC)] != MAGIC:
-            if size >= USER_BLOCK and not any(block):
-                raise StoreError(f"{path}: incomplete: it was never finished", AGAIN)
-            raise StoreError(f"{path}: not a feature file of l2a-transfer; 'l2a-transfer extract' writes them")
-        if len(block) < USER_BLOCK:
-            raise StoreError(f"{path}: truncated within its first {USER_BLOCK} bytes", AGAIN)
-        _, version, length, digest = SEAL.unpack_from(block)
-        if version != VERSION:
-            raise StoreError(f"{path}: version {version} of the format; this program reads version {VERSION}")
-        if any(block[SEAL.size :]):
-            raise StoreError(f"{path}: changed since it was written: its user block has other bytes", AGAIN)
-        if size - USER_BLOCK != length:
-            what = "truncated" if size - USER_BLOCK < length else "longer than it was written"
-            raise StoreError(f"{path}: {what}: {size} bytes, expected {USER_BLOCK + length}", AGAIN)
-        if digest_of(path) != (length, digest):
-            raise StoreError(f"{path}: changed since it was written: its SHA-256 differs", AGAIN)
-    except FileNotFoundError as error:
-        raise StoreError(f"{path}: no such file; 'l2a-transfer extract' writes it") from error
-    except OSError as error:
-        raise StoreError(f"{path}: cannot be read: {error.strerror or error}") from error
+    check_seal(path, FEATURES)
 
 
 def _open(path: Path) -> h5py.File:
     try:
         check_structure(path)
-        return _open_hdf5(path)
+        return open_hdf5(path)
     except OSError as error:
         raise StoreError(f"{path}: not an HDF5 file: {error}") from error
-
-
-def _open_hdf5(path: Path) -> h5py.File:
-    """The file for reading, whoever else holds it, and on file systems that have no locks: a sealed file is only read.
-
-    HDF5 refuses a second opening in one process that locks where the first did not, so that it is asked without locks
-    only where it cannot have one.
-    """
-    try:
-        return h5py.File(path, "r")
-    except OSError:
-        try:
-            return h5py.File(path, "r", locking=False)
-        except OSError:
-            pass
-        raise
 
 
 def _read_rows(path: Path, file: h5py.File) -> tuple[FeatureMeta, RowTable, h5py.Dataset, dict[str, h5py.Dataset]]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import io
 import math
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -44,7 +44,7 @@ FLETCHER32 = bytes((2, 1, 3, 0, 0, 0, 0, 0))
 """A filter pipeline of version 2 with one filter, fletcher32, which no chunk may leave out."""
 
 
-def check_structure(path: Path) -> None:
+def check_structure(path: Path, datasets: Sequence[str] = DATASETS) -> None:
     """Check the structure of a feature file without libhdf5.
 
     Every part that libhdf5 will read must have the layout that `write_features` writes, lie in the file, and share no
@@ -54,6 +54,8 @@ def check_structure(path: Path) -> None:
     ----------
     path : Path
         A file whose seal holds.
+    datasets : sequence of str
+        The names of the data sets that will be read.
 
     Raises
     ------
@@ -66,12 +68,12 @@ def check_structure(path: Path) -> None:
         size = file.seek(0, io.SEEK_END)
         blocks = Blocks(path, file, size - USER_BLOCK)
         try:
-            _check_file(blocks)
+            _check_file(blocks, datasets)
         except (struct.error, IndexError, KeyError, ValueError, OverflowError) as error:
             raise blocks.damaged(str(error)) from error
 
 
-def _check_file(blocks: Blocks) -> None:
+def _check_file(blocks: Blocks, datasets: Sequence[str]) -> None:
     if blocks.peek(0, min(8, blocks.size)) != b"\x89HDF\r\n\x1a\n":
         raise StoreError(f"{blocks.path}: not an HDF5 file", AGAIN)
     found = SUPERBLOCK.unpack(blocks.take(0, SUPERBLOCK.size, b"\x89HDF"))
@@ -81,7 +83,7 @@ def _check_file(blocks: Blocks) -> None:
     if base != USER_BLOCK or extension != UNDEFINED or end != blocks.size + USER_BLOCK:
         raise blocks.damaged("its superblock does not fit the file")
     links = _group(blocks, "", root)
-    for name in DATASETS:
+    for name in datasets:
         if name in links:
             _check_dataset(blocks, name, links[name])
     if MAPS in links:

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import io
 import json
 import math
-import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,23 +13,19 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from l2a_transfer.errors import StoreError
+from l2a_transfer.features.store.container import FEATURES, Sink, new_file, seal, without_times
 from l2a_transfer.features.store.schema import (
     CHUNK_BYTES,
     DTYPES,
     JSON,
-    MAGIC,
     MAPS,
     OPTIONAL_JSON,
     PARTNERS,
     SCHEMA,
-    SEAL,
     TEXT,
-    USER_BLOCK,
-    VERSION,
     FeatureMeta,
     RowTable,
     check_rows,
-    digest_of_open,
     document,
 )
 from l2a_transfer.files import replacing
@@ -98,83 +92,23 @@ def write_features(
         document(path, key, json.dumps(getattr(meta, key)))  # so that what is written can be read
     try:
         with output_lock(path), replacing(path, buffering=0) as raw:
-            sink = _Sink(raw)
+            sink = Sink(raw)
             # libhdf5 is given the open file and no name, which someone could have made a link in the meantime.
-            with _new_file(sink) as file:
+            with new_file(sink) as file:
                 _write_meta(file, meta)
                 _write_rows(path, file, rows)
                 _write_blocks(path, file, "features", _checked_blocks(blocks, sink), rows, (dim,), dtype)
                 if maps:
-                    h5py.h5g.create(file.id, MAPS.encode(), gcpl=_without_times(h5py.h5p.GROUP_CREATE))
+                    h5py.h5g.create(file.id, MAPS.encode(), gcpl=without_times(h5py.h5p.GROUP_CREATE))
                 for level, values in (maps or {}).items():
                     _write_blocks(path, file, f"{MAPS}/{level}", _checked_blocks(values, sink), rows, None, "float16")
             sink.raise_error()
-            _seal(raw)
+            seal(raw, FEATURES)
     except OSError as error:
         raise StoreError(f"{path}: cannot be written: {error.strerror or error}") from error
 
 
-def _new_file(sink: _Sink) -> h5py.File:
-    """An empty file of HDF5 1.10's format behind a user block.
-
-    Made by the low-level interface, because h5py before 3.15 cannot be told otherwise to leave the time out of groups.
-    """
-    access, created = h5py.h5p.create(h5py.h5p.FILE_ACCESS), _without_times(h5py.h5p.FILE_CREATE)
-    access.set_libver_bounds(h5py.h5f.LIBVER_V110, h5py.h5f.LIBVER_V110)
-    access.set_fileobj_driver(h5py.h5fd.fileobj_driver, sink)
-    created.set_userblock(USER_BLOCK)
-    return h5py.File(h5py.h5f.create(b"features", h5py.h5f.ACC_TRUNC, fcpl=created, fapl=access))
-
-
-def _without_times(kind: Any) -> Any:
-    """The property list for making a file or group in which no time is stored."""
-    properties = h5py.h5p.create(kind)
-    properties.set_obj_track_times(False)
-    return properties
-
-
-class _Sink(io.RawIOBase):
-    """The file that libhdf5 writes to; what the disk refuses is kept, and raised by us.
-
-    libhdf5 crashes at the end of a process in which a write failed, as on a full disk, so it is told that all is well.
-    """
-
-    def __init__(self, raw: io.FileIO) -> None:
-        self.raw = raw
-        self.refusal: OSError | None = None
-
-    def write(self, data: Any) -> int:
-        view = memoryview(data).cast("B")
-        try:
-            written = 0
-            while self.refusal is None and written < len(view):
-                written += self.raw.write(view[written:])
-        except OSError as error:
-            self.refusal = error
-        return len(view)
-
-    def readinto(self, buffer: Any) -> int:
-        view = memoryview(buffer).cast("B")
-        found = self.raw.readinto(view)
-        view[found:] = bytes(len(view) - found)  # what was never written, as in a sparse file
-        return len(view)
-
-    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
-        return self.raw.seek(offset, whence)
-
-    def truncate(self, size: int | None = None) -> int:
-        try:
-            return self.raw.tell() if self.refusal else self.raw.truncate(size)
-        except OSError as error:
-            self.refusal = error
-            return self.raw.tell()
-
-    def raise_error(self) -> None:
-        if self.refusal is not None:
-            raise self.refusal
-
-
-def _checked_blocks(blocks: Iterable[NDArray[Any]], sink: _Sink) -> Iterator[NDArray[Any]]:
+def _checked_blocks(blocks: Iterable[NDArray[Any]], sink: Sink) -> Iterator[NDArray[Any]]:
     for block in blocks:
         sink.raise_error()
         yield block
@@ -192,15 +126,15 @@ def _write_meta(file: h5py.File, meta: FeatureMeta) -> None:
 
 
 def _write_rows(path: Path, file: h5py.File, rows: RowTable) -> None:
-    tables = {"labels": rows.labels, "ids": _fixed_length(rows.ids), "split": rows.split}
+    tables = {"labels": rows.labels, "ids": fixed_length(rows.ids), "split": rows.split}
     if rows.partners:
-        tables[PARTNERS] = _fixed_length([name for row in rows.partners for name in row]).reshape(len(rows.ids), -1)
+        tables[PARTNERS] = fixed_length([name for row in rows.partners for name in row]).reshape(len(rows.ids), -1)
     for name, array in tables.items():
         step = max(1, CHUNK_BYTES // (array.itemsize * math.prod(array.shape[1:])))
         file.create_dataset(name, data=array, chunks=(min(len(array), step), *array.shape[1:]), fletcher32=True)
 
 
-def _fixed_length(names: Sequence[str]) -> NDArray[Any]:
+def fixed_length(names: Sequence[str]) -> NDArray[Any]:
     """Names as UTF-8 of one length."""
     encoded = [name.encode() for name in names]
     return np.array(encoded, dtype=h5py.string_dtype("utf-8", max(map(len, encoded))))
@@ -237,11 +171,3 @@ def _write_blocks(
         at += len(block)
     if at != N:
         raise StoreError(f"{path}: {counted(at, 'row')} of {name} came, expected {N}")
-
-
-def _seal(raw: io.FileIO) -> None:
-    """Write the user block, after everything else is on disk: only a complete file ever has one."""
-    os.fsync(raw.fileno())
-    seal = SEAL.pack(MAGIC, VERSION, *digest_of_open(raw)).ljust(USER_BLOCK, b"\0")
-    raw.seek(0)
-    raw.write(seal)

@@ -1,0 +1,297 @@
+"""`l2a-transfer explain`: maps of why a network says what it says, by any methods."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from l2a_transfer.cli.options import FOLDER, PATH, SEED, NameChoice, Verb, option, option_group, reading_options
+from l2a_transfer.cli.output import echo, echo_json
+from l2a_transfer.cli.tables import table_lines, terminal_width
+from l2a_transfer.wording import counted
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+    from l2a_transfer.explain.dispatch import Asked
+    from l2a_transfer.explain.write import Explained
+    from l2a_transfer.models.weights import Card
+
+SHOWN = 10
+"""Number of pictures that are printed; explain.json has all of them."""
+TRUE = "true"
+
+
+@click.command("explain", cls=Verb)
+@click.argument("images", nargs=-1, type=PATH, metavar="[IMAGE|FOLDER…]")
+@option_group(
+    "Model",
+    option("--model", required=True, help="Bundled name, .safetensors or untrained:ARCH[@WIDTH]."),
+    option("--seed", metavar="N", type=SEED, default=0, show_default=True, help="Random seed of untrained weights."),
+    option(
+        "--device",
+        type=NameChoice("l2a_transfer.devices:DEVICES"),
+        default="auto",
+        show_default=True,
+        help="auto: a CUDA GPU if there is one.",
+    ),
+)
+@option_group(
+    "Maps",
+    option(
+        "--method",
+        metavar="NAME,NAME,…",
+        default="evidence",
+        show_default=True,
+        help="The map methods: attention, evidence, grad-cam, … A wrong name lists them all.",
+    ),
+    option(
+        "--class",
+        metavar="CLASS",
+        default="predicted",
+        show_default=True,
+        help="The class to explain: predicted, true (of --data with labels), or the name of a class.",
+    ),
+    option("--levels", metavar="L,L,…", help="Levels, as L2,L3. [default: those that the classifier reads]"),
+    option(
+        "--option",
+        multiple=True,
+        metavar="METHOD.NAME=VALUE",
+        help="An option of a method, as occlusion.window=16. Repeatable.",
+    ),
+    option("--side", metavar="N", type=int, help="Shorter side of the network's input in pixels. [default: 128]"),
+    option(
+        "--as-extracted/--not-as-extracted",
+        default=False,
+        help="Explain the very pixels that extract uses, instead of --side.",
+    ),
+)
+@option_group(
+    "Data",
+    option("--data", help="Data set name, or imagefolder:, npz:, wds: or parquet:PATH."),
+    option("--data-dir", type=PATH, help="Folder that holds the data set."),
+    option("--download/--no-download", default=False, help="Download the data set into --data-dir."),
+    option("--split", help="Only this split."),
+    reading_options,
+    option(
+        "--limit", metavar="N", type=click.IntRange(min=1), help="At most N images per split, evenly over the classes."
+    ),
+)
+@option_group(
+    "Drawing",
+    option("--smooth/--no-smooth", default=True, show_default=True, help="Interpolate between positions of a map."),
+    option("--alpha", metavar="A", type=float, default=0.8, show_default=True, help="Opacity of the strongest colour."),
+    option("--cmap", metavar="NAME", default="inferno", show_default=True, help="Colormap of maps from 0 up."),
+    option("--signed-cmap", metavar="NAME", default="coolwarm", show_default=True, help="Colormap of signed maps."),
+    option("--dpi", metavar="N", type=int, default=300, show_default=True, help="Resolution of the sheet."),
+    option("--format", metavar="F,F,…", default="png", show_default=True, help="File formats: png, pdf, svg."),
+    option("--overlays/--no-overlays", default=True, show_default=True, help="Write each map over its image."),
+    option(
+        "--sheet",
+        metavar="N",
+        type=click.IntRange(0, 200),
+        default=24,
+        show_default=True,
+        help="Images on the contact sheet, the first ones. 0: no sheet.",
+    ),
+)
+@option_group(
+    "Output",
+    option("--out", type=FOLDER, required=True, metavar="DIR", help="Folder of the drawings and explain.json."),
+    option("--store", type=PATH, metavar="FILE.h5", help="Store the values of all maps too."),
+    option("--overwrite/--no-overwrite", default=False, help="Replace what is in --out, and --store."),
+    option("--json", "as_json", is_flag=True, help="Print explain.json instead of the table."),
+)
+@click.pass_obj
+def command(obj: dict[str, Any], /, images: tuple[Path, ...], out: Path, **given: Any) -> None:
+    """Draw why a network says what it says of images, by one or several methods.
+
+    The methods that explain one class take the predicted one, unless --class names another. There is one overlay for
+    each image and map, of the image's own resolution, and one sheet of all of them. explain.json has the predictions
+    and what the colours stand for.
+
+    \b
+    Example:
+      l2a-transfer explain --model vgg-att2-concat-pc.cifar10-w025 --method evidence,grad-cam --out why photo.jpg
+    """
+    from l2a_transfer.devices import choose_device
+    from l2a_transfer.explain.dispatch import DEFAULT_SIDE, Question, explain_stream
+    from l2a_transfer.explain.painting import Style
+    from l2a_transfer.explain.store import MapsMeta, writing_maps
+    from l2a_transfer.explain.write import DOCUMENT, check_store, explain_folder, file_stem, write_explained
+    from l2a_transfer.files import said_if_complete
+    from l2a_transfer.models.digest import network_sha256
+    from l2a_transfer.models.loading import load_model
+
+    if given["as_extracted"] and given["side"] is not None:
+        raise click.UsageError("--side and --as-extracted exclude each other")
+    side = DEFAULT_SIDE if given["side"] is None else given["side"]
+    side = None if given["as_extracted"] else side
+    question = Question(_names(given["method"]), side, _names(given["levels"]), _options(given["option"]))
+    keys = ("smooth", "alpha", "cmap", "signed_cmap", "dpi")
+    style = Style(**{key: given[key] for key in keys}, formats=_names(given["format"]))
+    network, card = load_model(given["model"], seed=given["seed"])
+    network = network.to(choose_device(given["device"]))
+    pictures = _Pictures(images, given)
+    targets = pictures.targets(given["class"], card)
+    stems = [file_stem(k, name, of=len(pictures.names)) for k, name in enumerate(pictures.names)]
+    asked = {
+        "class": given["class"],
+        "side": side,
+        "as_extracted": given["as_extracted"],
+        "levels": ",".join(question.levels),
+        "data": pictures.name,
+        "weights": network_sha256(network),
+    }
+    header = {
+        **asked,
+        "model": card.name,
+        "classes": list(card.classes),
+        "preprocess": card.preprocess.to_json(),
+        "options": {method: question.all_options(method) for method in question.methods},
+    }
+    about = f"; explained: {_which(given['class'])}" if question.class_specific else ""
+    store: Path | None = given["store"]
+    if store is not None:
+        check_store(store, overwrite=given["overwrite"], out=out)
+    how = {"overlays": given["overlays"], "overwrite": given["overwrite"]}
+    with (
+        said_if_complete(out / DOCUMENT, f"the set of pictures in {out}"),
+        explain_folder(out, stems, question, style, **how),
+    ):
+        meta = MapsMeta(pictures.name, card.classes, card.to_json(), card.preprocess.to_json(), asked)
+        asking = pictures.asked(targets, progress=obj["progress"])
+        written = write_explained(
+            explain_stream(network, card.preprocess, card.classes, asking, question),
+            stems,
+            out,
+            question=question,
+            preprocess=card.preprocess,
+            style=style,
+            header=header,
+            title=f"{', '.join(question.methods)} of {card.name}{about}",
+            overlays=given["overlays"],
+            sheet=given["sheet"],
+            store=writing_maps(store, meta, question.all_options) if store else None,
+        )
+    _print(written, out, store, as_json=given["as_json"])
+
+
+class _Pictures:
+    """The pictures of the command line: files and folders first, then a data set."""
+
+    def __init__(self, images: Sequence[Path], given: dict[str, Any]) -> None:
+        from l2a_transfer.cli.maps import called, pictures_below
+        from l2a_transfer.data.decode import decode_file
+        from l2a_transfer.data.readers import open_source
+
+        if not images and not given["data"]:
+            raise click.UsageError("name images, folders of images, or --data")
+        paths = [picture for path in images for picture in pictures_below(path)]
+        self.names = called(paths)
+        self.true: list[str | None] = [None] * len(paths)
+        self._open: list[Callable[[], Image.Image]] = [lambda path=path: decode_file(path) for path in paths]  # type: ignore[misc]
+        self.name = "files"
+        if given["data"]:
+            keys = ("data_dir", "split", "limit", "download", "split_from", "verify_source")
+            source = open_source(given["data"], **{key: given[key] for key in keys})
+            self.name = source.name if not paths else f"files and {source.name}"
+            self.names += source.ids
+            self.true += [source.classes[label] if label >= 0 else None for label in source.labels.tolist()]
+            self._open += [lambda row=row: source.image(row) for row in range(len(source))]  # type: ignore[misc]
+        self.names = _told_apart(self.names)
+
+    def targets(self, wanted: str, card: Card) -> list[int | None]:
+        """The class of each picture. Raises: ArgumentError for one that the network does not know, DataError for a
+        picture without a label where its label was asked for."""
+        from l2a_transfer.errors import DataError
+        from l2a_transfer.explain.targets import class_index
+
+        if wanted != TRUE or TRUE in card.classes:
+            return [class_index(wanted, card.classes, card.config.num_classes)] * len(self.names)
+        found = []
+        for name, label in zip(self.names, self.true, strict=True):
+            if label is None:
+                raise DataError(
+                    f"{name}: has no label, and the class to explain is its true one",
+                    "use `data` with labels, as imagefolder:PATH, or name a class",
+                )
+            found.append(class_index(label, card.classes, card.config.num_classes))
+        return found
+
+    def asked(self, targets: Sequence[int | None], *, progress: bool) -> Iterator[Asked]:
+        """The pictures, decoded as they are needed."""
+        import sys
+
+        from tqdm import tqdm
+
+        from l2a_transfer.explain.dispatch import Asked
+
+        rows = zip(self.names, self._open, targets, strict=True)
+        with tqdm(total=len(self.names), desc="maps", unit="image", file=sys.stderr, disable=not progress) as bar:
+            for name, opened, target in rows:
+                yield Asked(name, opened(), target)
+                bar.update()
+
+
+def _told_apart(names: Sequence[str]) -> list[str]:
+    """The names, with a number behind each that was there before."""
+    seen: dict[str, int] = {}
+    found = []
+    for name in names:
+        seen[name] = seen.get(name, 0) + 1
+        found.append(name if seen[name] == 1 else f"{name} ({seen[name]})")
+    return found
+
+
+def _names(text: str | None) -> tuple[str, ...]:
+    return tuple(name.strip() for name in (text or "").split(",") if name.strip())
+
+
+def _options(given: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """METHOD.NAME=VALUE of each. Raises: click.UsageError."""
+    found: dict[str, dict[str, Any]] = {}
+    for text in given:
+        key, equals, value = text.partition("=")
+        method, dot, name = key.strip().partition(".")
+        if not (equals and dot and method and name):
+            raise click.UsageError(f"--option must be like occlusion.window=16, got {text!r}")
+        found.setdefault(method, {})[name] = value.strip()
+    return found
+
+
+def _print(written: Explained, out: Path, store: Path | None, *, as_json: bool) -> None:
+    if as_json:
+        echo_json(written.document)
+        return
+    images = written.document["images"]
+    rows = []
+    for image in images[:SHOWN]:
+        predicted = _class_cell(image["predicted_class"], image["predicted"], image["predicted_probability"])
+        for method in image["methods"]:
+            of = method["target"]
+            about = "" if of is None else _class_cell(method["class"], of, method["probability"])
+            error = method["completeness_error"]
+            strongest = ", ".join(f"{own['map']} {own['scale']}" for own in method["maps"])
+            rows.append(
+                [image["name"], predicted, method["method"], about, strongest, "" if error is None else f"{error:.1e}"]
+            )
+    headings = ["image", "predicted", "method", "explained", "strongest colour", "completeness error"]
+    echo(*table_lines(headings, rows, width=terminal_width()), "")
+    if len(images) > SHOWN:
+        echo(f"{counted(len(images) - SHOWN, 'more image')} in {written.paths[-1]}", "")
+    if written.overlays:
+        echo(f"{counted(len(written.overlays), 'overlay')} in {out}")
+    for path in [*written.paths, *([store] if store else [])]:
+        echo(path)
+
+
+def _which(wanted: str) -> str:
+    return f"the {wanted} class" if wanted in ("predicted", TRUE) else wanted
+
+
+def _class_cell(name: str | None, number: int, probability: float) -> str:
+    return f"{name or f'class {number}'} {100 * probability:.0f} %"

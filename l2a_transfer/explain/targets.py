@@ -1,0 +1,54 @@
+"""Which class a map is about: from a name or a number to an index of the logits."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from l2a_transfer.errors import ArgumentError, unknown_name, wrong_kind
+
+PREDICTED = "predicted"
+"""The class that the network predicts, for each image its own."""
+
+
+def class_index(wanted: str | int, classes: Sequence[str], num_classes: int) -> int | None:
+    """The index of a class; None for `PREDICTED`.
+
+    Parameters
+    ----------
+    wanted : str or int
+        `PREDICTED`, the name of a class, or its number, also as text where no class is called so.
+    classes : sequence of str
+        The names that the weights give their classes; empty where they give none.
+    num_classes : int
+        K, the number of logits.
+
+    Raises
+    ------
+    ArgumentError
+        For a number that is not between 0 and K − 1, and for a name where the weights give none.
+    UnknownNameError
+        For a name that no class has.
+    TypeError
+        For anything but a name or a number.
+
+    Examples
+    --------
+    >>> class_index("cat", ["dog", "cat"], 2), class_index("predicted", ["dog", "cat"], 2)
+    (1, None)
+    """
+    if isinstance(wanted, bool) or not isinstance(wanted, (str, int)):
+        raise wrong_kind("target", f"{PREDICTED!r}, the name of a class, or its number", wanted)
+    if wanted == PREDICTED:
+        return None
+    if wanted in classes:
+        return list(classes).index(str(wanted))
+    if isinstance(wanted, str) and not (wanted.isascii() and wanted.isdecimal()):
+        if classes:
+            raise unknown_name("class", wanted, classes)
+        raise ArgumentError(
+            f"target must be {PREDICTED!r} or a number between 0 and {num_classes - 1}: these weights do not name "
+            f"their classes; got {wanted!r}"
+        )
+    if not 0 <= int(wanted) < num_classes:
+        raise ArgumentError(f"target must be between 0 and {num_classes - 1}, got {wanted}")
+    return int(wanted)
