@@ -28,7 +28,9 @@ def default_parts(module: nn.Module) -> Parts:
     parts: Parts = {name: (name,) for name in own}
     for name, child in reversed(list(module.named_children())):
         if isinstance(child, (nn.ModuleList, nn.ModuleDict)):
-            parts |= {f"{name}.{inner}": tuple(f"{name}.{one}" for one in of) for inner, of in default_parts(child).items()}
+            parts |= {
+                f"{name}.{inner}": tuple(f"{name}.{one}" for one in of) for inner, of in default_parts(child).items()
+            }
         else:
             parts[name] = (name,)
     return parts

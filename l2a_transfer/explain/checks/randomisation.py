@@ -22,6 +22,7 @@ from l2a_transfer.models.registry import build_model
 CASCADE, INDEPENDENT = "cascade", "independent"
 ORDERS = (CASCADE, INDEPENDENT)
 """All parts from the logits down to one, and one part alone."""
+MAX_SEEDS = 1000
 
 
 @dataclass(frozen=True)
@@ -49,10 +50,10 @@ class Randomised:
 def fresh_seeds(count: int, seed: int = 0) -> tuple[int, ...]:
     """Seeds of fresh networks, which are not the small numbers that networks are trained with.
 
-    Raises: ArgumentError for a count below 1.
+    Raises: ArgumentError for a count out of range.
     """
-    if count < 1:
-        raise ArgumentError(f"seeds must be at least 1, got {count}")
+    if not 1 <= count <= MAX_SEEDS:
+        raise ArgumentError(f"seeds must be between 1 and {MAX_SEEDS:,}, got {count}")
     return tuple(int(state) for state in np.random.SeedSequence([seed, 20180710]).generate_state(count))
 
 
@@ -87,7 +88,7 @@ def randomised_networks(
     for order in orders:
         if order not in ORDERS:
             raise unknown_name("order", order, ORDERS)
-    own = evaluation_copy(network).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    own = evaluation_copy(network).to(memory_format=torch.channels_last)
     original = {name: tensor.detach().clone() for name, tensor in tensors(own).items()}
     parts = tensors_of_parts(own, network.parts())
     for seed in seeds:

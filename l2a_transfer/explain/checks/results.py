@@ -214,7 +214,10 @@ class SanityResults:
 def _row(values: dict[str, Any]) -> SanityRow:
     found = {
         name: Similarity(
-            one["mean"], None if one["ci95"] is None else (one["ci95"][0], one["ci95"][1]), one["n"], tuple(one["seeds"])
+            one["mean"],
+            None if one["ci95"] is None else (one["ci95"][0], one["ci95"][1]),
+            one["n"],
+            tuple(one["seeds"]),
         )
         for name, one in values["similarity"].items()
     }

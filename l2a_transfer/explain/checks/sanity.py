@@ -186,7 +186,7 @@ def check_sanity(
         )
     permuted = None if labels is None else _permuted(network, *labels)
     drawn = fresh_seeds(seeds, seed)
-    base = evaluation_copy(network).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    base = evaluation_copy(network).to(memory_format=torch.channels_last)
     device = next(base.parameters()).device
     statistics = card.preprocess.statistics(device)
     batches = [

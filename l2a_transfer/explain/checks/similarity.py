@@ -162,7 +162,8 @@ def histograms(maps: Array) -> Array:
     flat = blocks.reshape(B, (CELLS - BLOCK + 1) ** 2, -1)
     flat = np.minimum(flat / np.sqrt((flat**2).sum(axis=2, keepdims=True) + EPS**2), CLIP)
     flat /= np.sqrt((flat**2).sum(axis=2, keepdims=True) + EPS**2)
-    return flat.reshape(B, -1)
+    found: Array = flat.reshape(B, -1)
+    return found
 
 
 def _standard(values: Array) -> Array:
