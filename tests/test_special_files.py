@@ -133,6 +133,7 @@ COMMANDS: dict[str, Callable[[Path], tuple[str, ...]]] = {
     "i.safetensors": lambda path: ("inspect", str(path), "--verify"),
     "i": lambda path: ("inspect", str(path)),
     "photo.jpg": lambda path: ("maps", "--model", TINY, str(path), "--out", f"{path}-maps"),
+    "image.jpg": lambda path: ("sanity", "--model", TINY, str(path), "--out", f"{path}-sanity"),
 }
 
 

@@ -78,6 +78,7 @@ TRAIN += ["--epochs", "1", "--batch-size", "4", "--device", "cpu"]
 VERBS = {
     "svm-eval": (["svm-eval", "{features}", "--c-grid", "0.01", "--folds", "2"], "run"),
     "maps": (["maps", "--model", TINY, "{picture}"], "run"),
+    "sanity": (["sanity", "--model", TINY, "{picture}", "--method", "evidence", "--seeds", "1", "--side", "16"], "run"),
     "quickstart": (["quickstart"], "run"),
     "train": (TRAIN, "run"),
     "train --seeds": ([*TRAIN, "--seeds", "0,1"], "seeds"),
@@ -103,6 +104,7 @@ def test_the_second_is_refused_before_it_computes_anything(
     for work in (
         "l2a_transfer.evaluation.evaluate.evaluate_files",
         "l2a_transfer.explain.dispatch.compute_maps",
+        "l2a_transfer.explain.checks.sanity.check_sanity",
         "l2a_transfer.quickstart.extract",
         "l2a_transfer.quickstart.evaluate_files",
         "l2a_transfer.training.runs._run",
@@ -136,6 +138,7 @@ def test_library_functions_are_refused_too(
 FIRST = {
     "svm-eval": "l2a_transfer.report.write.report_markdown",
     "maps": "l2a_transfer.explain.draw.sheet_png",
+    "sanity": "l2a_transfer.report.sanity.written",
     "train": "l2a_transfer.training.runs.learning_curve",
     "export": "l2a_transfer.export.check_parity",
     "extract": "l2a_transfer.features.extraction.extract.write_features",
@@ -152,6 +155,8 @@ FIRST = {
         ("maps", "svm-eval"),
         ("maps", "maps"),
         ("maps", "quickstart"),
+        ("sanity", "maps"),
+        ("sanity", "sanity"),
         ("train", "svm-eval"),
         ("train", "train"),
         pytest.param("export", "export", marks=pytest.mark.slow),

@@ -83,6 +83,9 @@ def command(obj: dict[str, Any], /, images: tuple[Path, ...], out: Path, **given
     orders = tuple(order for order in ("cascade", "independent") if given[order])
     if not orders and not given["labels"]:
         raise click.UsageError("--no-cascade and --no-independent leave nothing to do without --labels")
+    for name in ("labels_data", "epochs"):
+        if given[name] is not None and given["labels"] != TRAIN:
+            raise click.UsageError(f"--{name.replace('_', '-')} is for --labels train")
     methods = None if given["method"] is None else _names(given["method"])
 
     from l2a_transfer.explain.checks.sanity import check_sanity
@@ -146,7 +149,6 @@ def _pictures(images: tuple[Path, ...], card: Any, given: dict[str, Any]) -> Any
     """The images at the size of --side."""
     import dataclasses
 
-    from l2a_transfer.cli.maps import _pictures as pictures_below
     from l2a_transfer.data.readers import open_source
     from l2a_transfer.explain.checks.pictures import pictures_in, pictures_of
 
@@ -156,8 +158,7 @@ def _pictures(images: tuple[Path, ...], card: Any, given: dict[str, Any]) -> Any
     if given["data"]:
         source = open_source(given["data"], data_dir=given["data_dir"])
         return pictures_of(source, preprocess, limit=given["limit"])
-    paths = [picture for path in images for picture in pictures_below(path)]
-    return pictures_in(paths, preprocess, limit=given["limit"])
+    return pictures_in(images, preprocess, limit=given["limit"])
 
 
 def _labels(card: Any, out: Path, given: dict[str, Any], *, progress: bool) -> Any:

@@ -15,7 +15,7 @@ TITLES = {
     LABELS: "trained on permuted labels",
 }
 MEASURE = "spearman"
-STEP, LEFT, RIGHT, TOP, HEIGHT, BELOW, GAP = 58.0, 42.0, 14.0, 30.0, 190.0, 62.0, 8.0
+STEP, LEFT, RIGHT, TOP, HEIGHT, BELOW, GAP = 58.0, 42.0, 14.0, 30.0, 190.0, 58.0, 6.0
 """Pixels: between two parts, beside and above a panel, of its plot, for the names below it, and between panels."""
 LEGEND_LINE, LEGEND_COLUMNS, FONT = 17.0, 3, 11.0
 DODGE = 3.2
@@ -40,8 +40,8 @@ def figure(results: SanityResults) -> Figure:
     width = max(width, 440.0)
     legend, height = _legend(results, styles, width, top)
     label = (
-        f"Sanity check of {results.network}: Spearman's rank correlation of its maps with those of random networks; the "
-        "tables have the numbers"
+        f"Sanity check of {results.network}: Spearman's rank correlation of its maps with those of random networks; "
+        "the tables have the numbers"
     )
     return Figure(label, joined([*panels, legend]), width, top + height, name="sanity.svg", title=_title(results))
 
@@ -126,7 +126,9 @@ def _line(
         assert found.mean is not None
         places.append((x, up(found.mean)))
     path = "".join(f"{'L' if k else 'M'}{x:.1f} {y:.1f}" for k, (x, y) in enumerate(places))
-    drawn.append(element("path", d=path, class_="line", stroke_dasharray=DASHES[variant % len(DASHES)]))
+    # Parts that are random alone are no sequence: there the line only leads the eye.
+    kind = "line thin" if rows and rows[0].order == "independent" else "line"
+    drawn.append(element("path", d=path, class_=kind, stroke_dasharray=DASHES[variant % len(DASHES)]))
     for x, y in places:
         drawn.append(_marker(x, y, method + variant))
     return element("g", *drawn, class_=colour(method))

@@ -10,9 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from l2a_transfer.data.decode import decode_file
+from l2a_transfer.data.folders import find_pictures
 from l2a_transfer.data.loader import pixel_batches
 from l2a_transfer.data.sources import ImageSource, select
-from l2a_transfer.errors import ArgumentError
+from l2a_transfer.errors import ArgumentError, DataError
 from l2a_transfer.preprocess import Preprocess
 
 TEST_SPLITS = ("test", "val", "valid")
@@ -50,12 +51,22 @@ def pictures_of(source: ImageSource, preprocess: Preprocess, *, limit: int) -> P
 
 
 def pictures_in(paths: Sequence[Path], preprocess: Preprocess, *, limit: int) -> Pictures:
-    """At most `limit` of the pictures, evenly over their order.
+    """At most `limit` of the pictures, evenly over their order; of a folder, all pictures below it.
 
-    Raises: ArgumentError for a limit below 1; DataError for a file that is no picture.
+    Raises: ArgumentError for a limit below 1; DataError for a file that is no picture, and a folder without any.
     """
     if limit < 1:
         raise ArgumentError(f"limit must be at least 1, got {limit}")
-    kept = [paths[k * len(paths) // limit] for k in range(limit)] if len(paths) > limit else list(paths)
+    all_ = [picture for path in paths for picture in _pictures(path)]
+    kept = [all_[k * len(all_) // limit] for k in range(limit)] if len(all_) > limit else all_
     pixels = np.stack([preprocess.pixels(decode_file(path)) for path in kept])
     return Pictures(f"{len(kept)} pictures" if len(kept) > 1 else kept[0].name, tuple(map(str, kept)), pixels)
+
+
+def _pictures(path: Path) -> list[Path]:
+    if not path.is_dir():
+        return [path]
+    found = [path / name for name in sorted(find_pictures(path)[0])]
+    if not found:
+        raise DataError(f"{path}: a folder without pictures; name another, or a picture")
+    return found

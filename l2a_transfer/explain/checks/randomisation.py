@@ -39,12 +39,15 @@ class Randomised:
         "cascade", "independent", or both for the first part, which is the same network.
     seed : int
         Of the fresh network.
+    altered : bool
+        Whether that changes a tensor of the part: a batch norm that was never trained has the numbers of a fresh one.
     """
 
     network: Network
     part: str
     orders: tuple[str, ...]
     seed: int
+    altered: bool
 
 
 def fresh_seeds(count: int, seed: int = 0) -> tuple[int, ...]:
@@ -105,7 +108,8 @@ def randomised_networks(
                 if both and order == orders[1]:
                     continue
                 _assign(own, fresh, names)
-                yield Randomised(own, part, tuple(orders) if both else (order,), seed)
+                altered = not all(torch.equal(tensors(own)[name], original[name]) for name in names)
+                yield Randomised(own, part, tuple(orders) if both else (order,), seed, altered)
                 if order == INDEPENDENT:
                     _assign(own, original, names)
             _assign(own, original, list(original))

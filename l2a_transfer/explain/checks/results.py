@@ -70,11 +70,13 @@ class Similarity:
 
 @dataclass(frozen=True)
 class Part:
-    """A part of the network: its name, its tensors, and how many numbers they hold."""
+    """A part of the network: its name, its tensors, how many numbers they hold, and whether a fresh network has others
+    there, for one seed at least."""
 
     name: str
     tensors: tuple[str, ...]
     numbers: int
+    altered: bool
 
 
 @dataclass(frozen=True)
@@ -188,7 +190,9 @@ class SanityResults:
         DOCUMENT.check(values, "results")
         if values["schema"] != SCHEMA:
             raise ValueError(f"the schema must be {SCHEMA!r}, got {values['schema']!r:.60}")
-        parts = tuple(Part(one["name"], tuple(one["tensors"]), one["numbers"]) for one in values["parts"])
+        parts = tuple(
+            Part(one["name"], tuple(one["tensors"]), one["numbers"], one["altered"]) for one in values["parts"]
+        )
         rows = tuple(_row(one) for one in values["rows"])
         known = [part.name for part in parts] + [PERMUTED]
         for k, row in enumerate(rows):
@@ -241,6 +245,7 @@ _ROW = table(
         "similarity": table(dict.fromkeys(MEASURES, _SIMILARITY)),
     }
 )
+_PART = table({"name": text(1000), "tensors": list_of(text()), "numbers": integer(), "altered": FLAG})
 _LABELS = table(
     {
         "name": text(1000),
@@ -259,7 +264,7 @@ DOCUMENT = table(
         "ids": list_of(text()),
         "side": integer(1),
         "seeds": list_of(integer()),
-        "parts": list_of(table({"name": text(1000), "tensors": list_of(text()), "numbers": integer()})),
+        "parts": list_of(_PART),
         "rows": list_of(_ROW),
         "left_out": table(others=text()),
         "labels": either(_LABELS, NOTHING),
@@ -308,22 +313,26 @@ def _dump(value: Any) -> str:
 
 def statements(results: SanityResults) -> list[str]:
     """What cannot react to a random part, found by equality to the bit over all images and seeds."""
-    return [said for label in results.maps if (said := _statement(results, label))]
+    idle = [part.name for part in results.parts if not part.altered]
+    said = (
+        [f"A fresh network has the same numbers in {_listed(idle, 'and')}, so nothing changed there."] if idle else []
+    )
+    return said + [own for label in results.maps if (own := _statement(results, label, idle))]
 
 
-def _statement(results: SanityResults, label: str) -> str:
-    rows = [row for row in results.rows_of(label=label) if row.order != LABELS]
+def _statement(results: SanityResults, label: str, idle: Sequence[str]) -> str:
+    rows = [row for row in results.rows_of(label=label) if row.order != LABELS and row.part not in idle]
     if not rows:
         return ""
     if all(row.unchanged for row in rows):
-        constant = all(row.similarity["spearman"].n == 0 for row in rows)
-        if constant:
+        if all(row.similarity["spearman"].n == 0 for row in rows):
             return f"{label} is constant for every image, whatever is random, so it has no similarity."
         return f"{label} depends on no tensor of the network: no random part can change it."
-    alone = [row for row in rows if row.order == "independent"]
     said = []
-    if same := [row.part for row in alone if row.unchanged]:
-        said.append(f"{label} does not depend on {_listed(same)}: with such a part random, every map is the same.")
+    if same := [row.part for row in rows if row.order == "independent" and row.unchanged]:
+        said.append(
+            f"{label} does not depend on {_listed(same, 'or')}: with such a part random, every map is the same."
+        )
     cascade = [row for row in rows if row.order == "cascade"]
     first = next((row.part for row in cascade if not row.unchanged), None)
     if first is not None and cascade[0].unchanged:
@@ -331,5 +340,5 @@ def _statement(results: SanityResults, label: str) -> str:
     return " ".join(said)
 
 
-def _listed(names: Sequence[str]) -> str:
-    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} or {names[-1]}"
+def _listed(names: Sequence[str], last: str) -> str:
+    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} {last} {names[-1]}"

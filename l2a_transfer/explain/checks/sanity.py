@@ -9,8 +9,7 @@ permuted labels. A method whose maps stay alike explains the image and not the n
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -36,7 +35,7 @@ from l2a_transfer.explain.compute import MapBatch, map_batch
 from l2a_transfer.explain.registry import METHODS
 from l2a_transfer.models.copies import evaluation_copy
 from l2a_transfer.models.digest import network_sha256
-from l2a_transfer.models.interface import Attended, Network
+from l2a_transfer.models.interface import Network
 from l2a_transfer.models.parts import tensors, tensors_of_parts
 from l2a_transfer.models.weights import Card
 from l2a_transfer.preprocess import normalize
@@ -57,9 +56,9 @@ class _Reference:
 
     def __init__(self, network: Network, images: Tensor, methods: Sequence[str]) -> None:
         self.images, self.methods = images, tuple(methods)
-        with one_pass(network, images), torch.no_grad():
+        with torch.no_grad():
             self.targets = network(images).argmax(dim=1)  # the class stays this one
-            self.found = self._maps(network)
+        self.found = self._maps(network)
         self.size = (images.shape[2], images.shape[3])
         self.prepared: dict[Key, Prepared] = {
             (method, name): prepare(values, self.size)
@@ -80,40 +79,17 @@ class _Reference:
 
     def compared(self, network: Network) -> dict[Key, tuple[NDArray[np.bool_], dict[str, NDArray[np.float64]]]]:
         """Of each map: which images have the same to the bit, and the similarities."""
-        with one_pass(network, self.images):
-            found = self._maps(network)
         compared = {}
-        for method, batch in found.items():
+        for method, batch in self._maps(network).items():
             for name, values in batch.maps.items():
                 before = self.found[method].maps[name]
                 same = (values == before).all(axis=(1, 2))  # (B,)
                 own = self.prepared[method, name]
                 other = own if same.all() else prepare(values, self.size)
-                compared[method, name] = (same, similarities(own, other))
+                alike = similarities(own, other)
+                exact = same & ~own.constant  # 1, without what rounding takes from it
+                compared[method, name] = (same, {key: np.where(exact, 1.0, of) for key, of in alike.items()})
         return compared
-
-
-@contextmanager
-def one_pass(network: Network, images: Tensor) -> Iterator[None]:
-    """Within the block, all passes of these images without gradients share one.
-
-    Methods and the check of their classes ask the same network the same question. The network must not change
-    meanwhile.
-    """
-    attend, found = network.attend, list[Attended]()
-
-    def shared(given: Tensor, partners: Tensor | None = None) -> Attended:
-        if given is not images or partners is not None or torch.is_grad_enabled():
-            return attend(given, partners)
-        if not found:
-            found.append(attend(given))
-        return found[0]
-
-    network.__dict__["attend"] = shared
-    try:
-        yield
-    finally:
-        del network.__dict__["attend"]
 
 
 def check_sanity(
@@ -207,10 +183,11 @@ def check_sanity(
             for order in of:
                 found.setdefault((key, order, part), []).append((same, values))
 
-    names = tensors_of_parts(base, network.parts())
+    names, altered = tensors_of_parts(base, network.parts()), dict[str, bool]()
     total = len(drawn) * (len(orders) * len(names) - (len(orders) > 1))
     networks = randomised_networks(base, seeds=drawn, orders=orders)
     for one in tqdm(networks, total=total, desc="random networks", disable=None if progress else True):
+        altered[one.part] = altered.get(one.part, False) or one.altered
         try:
             compare(one.network, one.orders, one.part)
         except BackendError as error:
@@ -227,7 +204,10 @@ def check_sanity(
         ids=pictures.ids,
         side=side,
         seeds=drawn if orders else (),
-        parts=tuple(Part(part, own, sum(there[name].numel() for name in own)) for part, own in names.items()),
+        parts=tuple(
+            Part(part, own, sum(there[name].numel() for name in own), altered.get(part, True))
+            for part, own in names.items()
+        ),
         rows=_rows(found, kinds, [*orders, LABELS], [*names, PERMUTED]),
         left_out=left_out,
         labels=permuted,
