@@ -28,6 +28,7 @@ from l2a_transfer.models.loading import as_network, load_model
 from l2a_transfer.models.parts import tensors, tensors_of_parts
 from l2a_transfer.models.registry import build_model
 from l2a_transfer.preprocess import Preprocess
+from l2a_transfer.report.sanity import number
 from tests.conftest import TINY, assert_fails, l2a, memory_source, save_picture
 from tests.test_families import Glimpse
 
@@ -508,3 +509,26 @@ def test_the_command_refuses(arguments: list[str], code: int, says: str, photos:
     out = tmp_path / "out"
     assert_fails(run(*(one.format(photos=photos) for one in arguments), "--out", out), code, says)
     assert not out.exists()
+
+
+def test_the_numbers_in_the_document_are_those_that_were_measured() -> None:
+    root = Path(__file__).parents[1]
+    measured = json.loads((root / "benchmarks" / "results" / "sanity.json").read_text())
+    document = (root / "docs" / "sanity.md").read_text(encoding="utf-8")
+    table = [[cell.strip() for cell in line.strip("|").split("|")] for line in document.splitlines() if line[:1] == "|"]
+    start = next(k for k, row in enumerate(table) if row[0] == "random down to")
+    parts, (first, _, gap) = table[start][1:], measured["networks"]
+    rows = table[start + 2 : start + 2 + len(first["cascade"])]
+    assert [row[0] for row in rows] == list(first["cascade"])
+    for label, *cells in rows:
+        for part, cell in zip(parts, cells, strict=True):
+            found = first["cascade"][label][part]
+            assert cell == ("1 (same)" if found["unchanged"] else number(found["spearman"]["mean"])), (label, part)
+    kept = number(gap["cascade"]["grad-cam L3"]["classifier"]["spearman"]["mean"])
+    assert f"keeps {kept} when its classifier alone is random" in document
+    speed = measured["speed"]
+    assert f"A cascade of {speed['states']} states" in document
+    assert f"takes {speed['median_seconds']:.0f} s on" in document
+    for name in ("vgg-att2-concat-pc", "vgg-att2-concat-dp", "vgg-gap"):
+        assert f"sanity-{name}.svg" in document
+        assert f"Maps of {name}." in (root / "docs" / f"sanity-{name}.svg").read_text(encoding="utf-8")
