@@ -110,7 +110,31 @@ def main(
         "networks": rows,
         "speed": speed(source, limit, repeats) if repeats else None,
     }
-    out.write_text(json.dumps(document, indent=1, ensure_ascii=False) + "\n")
+    out.write_text(compact(document) + "\n", encoding="utf-8")
+
+
+def compact(document: dict[str, Any]) -> str:
+    """JSON with a line for each map of each network, and six digits after the point."""
+
+    def rounded(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {key: rounded(of) for key, of in value.items()}
+        if isinstance(value, list | tuple):
+            return [rounded(of) for of in value]
+        return round(value, 6) if isinstance(value, float) else value
+
+    lines: dict[str, str] = {}
+    networks = []
+    for row in document["networks"]:
+        cascade = {}
+        for label, of in row["cascade"].items():
+            cascade[label] = f"@{len(lines)}@"
+            lines[cascade[label]] = json.dumps(rounded(of), ensure_ascii=False)
+        networks.append({**row, "cascade": cascade})
+    text = json.dumps({**document, "networks": networks}, indent=1, ensure_ascii=False)
+    for mark, line in lines.items():
+        text = text.replace(f'"{mark}"', line)
+    return text
 
 
 def summary(found: SanityResults) -> dict[str, Any]:
