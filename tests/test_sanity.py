@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import csv
+import dataclasses
 import json
 from pathlib import Path
 from typing import Any
@@ -28,7 +29,7 @@ from l2a_transfer.models.loading import as_network, load_model
 from l2a_transfer.models.parts import tensors, tensors_of_parts
 from l2a_transfer.models.registry import build_model
 from l2a_transfer.preprocess import Preprocess
-from l2a_transfer.report.sanity import number
+from l2a_transfer.report.sanity import number, sanity_folder, write_sanity
 from tests.conftest import TINY, assert_fails, l2a, memory_source, save_picture
 from tests.test_families import Glimpse
 
@@ -469,6 +470,22 @@ def test_the_command_writes_all_files_and_says_what_they_hold(photos: Path, tmp_
     before = (out / "sanity.json").read_bytes()
     assert run("--method", "attention,evidence", "--out", out, "--overwrite", photos).exit_code == 0
     assert (out / "sanity.json").read_bytes() == before
+
+
+def test_names_are_never_markup(tmp_path: Path) -> None:
+    name = "<b>\u202e\x1b[2J\ud800=1"
+    network = trained("vgg-gap")
+    card = dataclasses.replace(as_network(network)[1], name=name)
+    of = dataclasses.replace(pictures(), name=name, ids=(name, "b", "c"))
+    found = check_sanity(network, card, of, methods=["evidence"], seeds=1, orders=["cascade"])
+    with sanity_folder(tmp_path / "out", overwrite=False):
+        write_sanity(found, tmp_path / "out")
+    assert read_sanity(tmp_path / "out" / "sanity.json").network == name
+    for path in (tmp_path / "out").iterdir():
+        if path.is_file():
+            content = path.read_text(encoding="utf-8")
+            assert not set("\u202e\x1b") & set(content), path
+            assert path.suffix == ".json" or "<b>" not in content
 
 
 def test_json_is_the_document(photos: Path, tmp_path: Path) -> None:

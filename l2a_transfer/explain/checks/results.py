@@ -18,6 +18,7 @@ from l2a_transfer.documents import ANYTHING, FLAG, NOTHING, NUMBER, either, inte
 from l2a_transfer.errors import EvaluationError
 from l2a_transfer.explain.checks.similarity import MEASURES
 from l2a_transfer.inputs import read_input
+from l2a_transfer.text import json_text
 
 SCHEMA = "l2a-sanity/1"
 MAX_BYTES = 64 << 20
@@ -308,7 +309,7 @@ def written(results: SanityResults) -> str:
 
 
 def _dump(value: Any) -> str:
-    return json.dumps(value, ensure_ascii=False, allow_nan=False)
+    return json_text(json.dumps(value, ensure_ascii=False, allow_nan=False))
 
 
 def statements(results: SanityResults) -> list[str]:
