@@ -79,6 +79,10 @@ COMMANDS = {  # quickstart has a test of its own, which takes half a minute
         "--store",
         "→ maps.h5",
     ],
+    "sanity": [
+        *("sanity", "--model", TINY, "--out", "check {}", "photos/猫/0 → 0.jpg"),
+        *("--method", "evidence", "--seeds", "1", "--side", "16", "--no-independent"),
+    ],
     "inspect": ["inspect", "Łódź.h5"],
     "inspect --json": ["inspect", "--json", "Łódź.h5"],
     "svm-eval": ["svm-eval", "Łódź.h5", "--out", "report {}", "--c-grid", "0.01"],

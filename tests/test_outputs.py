@@ -414,6 +414,7 @@ def small_disk(folder: Path, bytes_: int) -> Iterator[None]:
 VERBS: dict[str, tuple[str, int, list[str]]] = {
     "maps": ("out", 8192, ["maps", "--model", TINY, "{picture}"]),
     "explain": ("out", 8192, ["explain", "--model", TINY, "--side", "32", "{picture}"]),
+    "sanity": ("out", 8192, ["sanity", "--model", TINY, "{picture}", "--method", "evidence", "--seeds", "1"]),
     "export": ("x.onnx", 8192, ["export", "--model", TINY]),
     "svm-eval": ("out", 8192, ["svm-eval", "{features}", "--c-grid", "0.01", "--folds", "2"]),
     "extract": ("x.h5", 8192, ["extract", "--model", "pixels", "--data", "imagefolder:{pictures}"]),
@@ -481,6 +482,7 @@ def test_maps_that_ctrl_c_stopped_can_be_drawn_again(tmp_path: Path, monkeypatch
 
 
 @pytest.mark.parametrize("verb", ["maps", "explain", "svm-eval"])
+@pytest.mark.parametrize("verb", ["maps", "svm-eval", "sanity"])
 def test_what_was_interrupted_between_two_renames_goes_on_without_overwrite(
     tmp_path: Path, verb: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -488,6 +490,11 @@ def test_what_was_interrupted_between_two_renames_goes_on_without_overwrite(
     picture = save_picture(tmp_path / "0.jpg")
     drawn = ["--model", TINY, picture]
     arguments = {"svm-eval": [tmp_path / "f.h5", "--c-grid", "0.01"]}.get(verb, drawn)
+    arguments = {
+        "maps": ["--model", TINY, picture],
+        "svm-eval": [tmp_path / "f.h5", "--c-grid", "0.01"],
+        "sanity": ["--model", TINY, picture, "--method", "evidence", "--seeds", "1"],
+    }[verb]
     out = tmp_path / "out"
     run = (verb, *arguments, "--out", out)
     replace, moved = os.replace, list[str]()
@@ -503,6 +510,7 @@ def test_what_was_interrupted_between_two_renames_goes_on_without_overwrite(
         assert l2a(*run).exit_code == 130
     assert leftovers(out) == set(moved)
     last = out / {"maps": "attention.png", "explain": "explain.json", "svm-eval": "results.json"}[verb]
+    last = out / {"maps": "attention.png", "svm-eval": "results.json", "sanity": "sanity.json"}[verb]
     last.write_text("someone's own")  # which no interrupted run has left
     assert_fails(l2a(*run), 1, f"{last.name}: exists")
     last.unlink()
@@ -556,15 +564,17 @@ def test_a_folder_of_partial_files_that_goes_while_it_is_looked_for(
     assert leftovers(tmp_path) == set()
 
 
-@pytest.mark.parametrize("verb", ["svm-eval", "maps"])
+@pytest.mark.parametrize("verb", ["svm-eval", "maps", "sanity"])
 def test_ctrl_c_after_the_last_rename_says_that_all_is_there(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, verb: str
 ) -> None:
     labels = labels_of(3, 20)
     source = save(tmp_path / "f.h5", feature_set(labels, blobs(labels)))
     options: list[Any] = [source, "--c-grid", "0.01"]
-    if verb == "maps":
+    if verb != "svm-eval":
         options = [save_picture(tmp_path / "a.jpg"), "--model", TINY]
+    if verb == "sanity":
+        options += ["--method", "evidence", "--seeds", "1"]
 
     def stopped(*paths: Any, **options: Any) -> None:
         raise KeyboardInterrupt
@@ -576,12 +586,13 @@ def test_ctrl_c_after_the_last_rename_says_that_all_is_there(
     assert "start it again" not in result.stderr
 
 
-@pytest.mark.parametrize("verb", ["svm-eval", "maps", "quickstart"])
+@pytest.mark.parametrize("verb", ["svm-eval", "maps", "quickstart", "sanity"])
 def test_a_link_to_nothing_as_a_folder_is_called_one(tmp_path: Path, verb: str) -> None:
     (tmp_path / "r").symlink_to(tmp_path / "nowhere")
     labels = labels_of(3, 20)
     source = save(tmp_path / "f.h5", feature_set(labels, blobs(labels)))
-    options = {"svm-eval": [source], "maps": [save_picture(tmp_path / "a.jpg"), "--model", TINY]}.get(verb, [])
+    drawn = [save_picture(tmp_path / "a.jpg"), "--model", TINY]
+    options = {"svm-eval": [source], "maps": drawn, "sanity": drawn}.get(verb, [])
     assert_fails(l2a(verb, *options, "--out", tmp_path / "r"), 1, str(tmp_path / "r"), "is a link to nothing")
 
 

@@ -134,6 +134,7 @@ COMMANDS: dict[str, Callable[[Path], tuple[str, ...]]] = {
     "i": lambda path: ("inspect", str(path)),
     "picture.jpg": lambda path: ("explain", "--model", TINY, str(path), "--out", f"{path}-why"),
     "photo.jpg": lambda path: ("maps", "--model", TINY, str(path), "--out", f"{path}-maps"),
+    "image.jpg": lambda path: ("sanity", "--model", TINY, str(path), "--out", f"{path}-sanity"),
 }
 
 

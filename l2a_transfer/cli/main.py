@@ -26,6 +26,7 @@ VERBS = {
     "export": "export",
     "maps": "maps",
     "explain": "explain",
+    "sanity": "sanity",
     "models": "models",
     "datasets": "datasets",
     "inspect": "inspect",

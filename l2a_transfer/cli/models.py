@@ -37,7 +37,7 @@ def command(as_json: bool) -> None:
         [
             card.name,
             f"{card.parameters:,}",
-            str(card.training["data"]),
+            str(card.training["data"]) + (", labels permuted" if "permuted_labels" in card.training else ""),
             f"{100 * accuracy['value']:.2f} % (n = {accuracy['n']:,}, {counted(accuracy['seeds'], 'seed')})",
         ]
         for card, accuracy in zip(cards, metrics, strict=True)

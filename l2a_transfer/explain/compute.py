@@ -165,15 +165,20 @@ def _targets(model: nn.Module, images: Tensor, given: Tensor | Sequence[int] | N
     """The class of each image. Raises: ArgumentError for classes that the network does not have, or too few."""
     import torch
 
+    from l2a_transfer.models.interface import Network
+
     if given is not None and len(given) != len(images):
         raise ArgumentError(f"targets must be as many as images, {len(images)}; got {len(given)}")
-    logits = split_to_fit(lambda some, _: {"logits": _no_grad(model, some)}, images, None)["logits"]
-    if logits.ndim != 2:
-        raise BackendError(f"the network must give logits (B, K), got {tuple(logits.shape)}")
-    if given is None:
-        return logits.argmax(dim=1)
+    if given is not None and isinstance(model, Network):
+        K = model.config.num_classes  # known without a pass
+    else:
+        logits = split_to_fit(lambda some, _: {"logits": _no_grad(model, some)}, images, None)["logits"]
+        if logits.ndim != 2:
+            raise BackendError(f"the network must give logits (B, K), got {tuple(logits.shape)}")
+        if given is None:
+            return logits.argmax(dim=1)
+        K = logits.shape[1]
     classes = torch.as_tensor(given, dtype=torch.int64, device=images.device)
-    K = logits.shape[1]
     for own in classes.tolist():
         if not 0 <= own < K:
             raise ArgumentError(f"target must be between 0 and {K - 1}, got {own}")

@@ -37,6 +37,7 @@ INIT_FROM = table(
 TRAINING = table(
     optional={
         "untrained": FLAG,
+        "permuted_labels": integer(),
         "seed": either(integer(), text(), NOTHING),
         "data": text(),
         "split": text(),

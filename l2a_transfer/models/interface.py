@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from l2a_transfer.errors import ArgumentError, BackendError
 from l2a_transfer.models.config import ModelConfig
+from l2a_transfer.models.parts import Parts, default_parts
 from l2a_transfer.preprocess import Preprocess
 
 
@@ -137,6 +138,17 @@ class Network(nn.Module):
             For a family whose head has no such decomposition.
         """
         raise BackendError(f"the family of {self.config.architecture} has no evidence maps", "use another map method")
+
+    def parts(self) -> Parts:
+        """What is randomised together, from the logits down: the part's name → its modules and tensors.
+
+        Returns
+        -------
+        dict of str to tuple of str
+            Names as in `named_modules`, `named_parameters` and `named_buffers`; every tensor belongs to one part. By
+            default each child is a part, the last one first.
+        """
+        return default_parts(self)
 
     def check_partners(self, images: Tensor, partners: Tensor | None) -> None:
         """Raises: ArgumentError where `partners` are not what this network takes. Every `attend` begins with it."""

@@ -25,7 +25,7 @@ def training_card(trainer: Trainer, name: str) -> Card:
     test = trainer.data.test_name
     training: dict[str, Any] = {
         "data": trainer.data.name,
-        "split": "train" if test in TEST_SPLITS else f"train without {test}",
+        "split": "train" if test in (*TEST_SPLITS, "train") else f"train without {test}",
         "n": len(trainer.data.train),
         "data_sha256": trainer.data_sha256,
         "recipe": trainer.recipe.to_json(),
@@ -41,6 +41,8 @@ def training_card(trainer: Trainer, name: str) -> Card:
     }
     if (scaled := scaled_rate(trainer.recipe)) is not None:
         training["lr"] = f"{trainer.recipe.lr:g} = {scaled}, scaled with the batch size"
+    if trainer.data.permuted_labels is not None:
+        training["permuted_labels"] = trainer.data.permuted_labels
     if trainer.start:
         training["init_from"] = {
             "name": trainer.start.name,

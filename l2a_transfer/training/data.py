@@ -51,6 +51,8 @@ class TrainingData:
     train: ImageSource
     test: ImageSource
     test_name: str = "test"
+    permuted_labels: int | None = None
+    """The seed with which the labels were permuted; None for true labels."""
 
     def __post_init__(self) -> None:
         if len(self.classes) < 2:

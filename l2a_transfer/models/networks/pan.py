@@ -10,6 +10,7 @@ from l2a_transfer.models.attention import Attention
 from l2a_transfer.models.blocks import HEAD_DROPOUT, GlobalBranch, LevelHead, Trunk, at_least_float32, read_by
 from l2a_transfer.models.config import ModelConfig
 from l2a_transfer.models.interface import Attended, Evidence, Network
+from l2a_transfer.models.parts import Parts, trunk_parts
 
 
 class PanVGG(Network):
@@ -53,3 +54,17 @@ class PanVGG(Network):
         weights, constant = read_by(self.head, self.classifier.weight, found.g_a_bn_relu["L3"], targets)
         positions = found.maps["L3"] * torch.einsum("bchw,bc->bhw", at_least_float32(found.local["L3"]), weights)
         return Evidence({"L3": positions}, {"L3": constant + self.classifier.bias[targets]})
+
+    def parts(self) -> Parts:
+        """The gate at L2, and the global feature that it reads, lie between the blocks 5 and 4."""
+        blocks = trunk_parts()
+        return {
+            "classifier": ("classifier",),
+            "heads": ("head",),
+            "u L3": ("attention",),
+            "g": ("global_branch",),
+            "block 5": blocks.pop("block 5"),
+            "u L2": ("gate", "gate_bias"),
+            "g L2": ("global_branch_2",),
+            **blocks,
+        }

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from l2a_transfer.models.blocks import HEAD_DROPOUT, LevelHead, Trunk, at_least_float32, pooled_trunk, read_by
 from l2a_transfer.models.config import ModelConfig
 from l2a_transfer.models.interface import Attended, Evidence, Network
+from l2a_transfer.models.parts import Parts, trunk_parts
 
 
 class VGG(Network):
@@ -40,6 +41,9 @@ class VGG(Network):
         positions = shares.new_zeros(B, H * W).scatter_add(1, where, shares)
         return Evidence({"L3": positions.reshape(B, H, W)}, {"L3": constant + self.classifier.bias[targets]})
 
+    def parts(self) -> Parts:
+        return {"classifier": ("classifier",), "heads": ("head",), "hidden": ("hidden",), **trunk_parts()}
+
 
 class GapVGG(Network):
     """Global average pooling of the last convolution, then one linear layer (Lin et al. 2014)."""
@@ -60,3 +64,6 @@ class GapVGG(Network):
         local = at_least_float32(found.local["L3"])
         positions = torch.einsum("bchw,bc->bhw", local, self.classifier.weight[targets]) / local[0, 0].numel()
         return Evidence({"L3": positions}, {"L3": self.classifier.bias[targets]})
+
+    def parts(self) -> Parts:
+        return {"classifier": ("classifier",), **trunk_parts()}

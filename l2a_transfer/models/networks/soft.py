@@ -13,6 +13,7 @@ from l2a_transfer.models.attention import Attention
 from l2a_transfer.models.blocks import BN_EPS, HEAD_DROPOUT, GlobalBranch, LevelHead, Trunk, at_least_float32, read_by
 from l2a_transfer.models.config import LEVELS, ModelConfig
 from l2a_transfer.models.interface import Attended, Evidence, Network
+from l2a_transfer.models.parts import Parts, trunk_parts
 
 
 class AttentionVGG(Network):
@@ -93,3 +94,13 @@ class AttentionVGG(Network):
             maps[level] = found.maps[level] * torch.einsum("bchw,bc->bhw", local, weights)
             constants[level] = constant + bias
         return Evidence(maps, constants)
+
+    def parts(self) -> Parts:
+        """The global feature g comes from block 5 and acts on the scores of every level."""
+        return {
+            "classifier": ("classifiers",),
+            "heads": ("heads",),
+            **{f"u {level}": (f"attention.{level}",) for level in reversed(list(self.attention))},
+            "g": ("project_g", "global_branch"),
+            **trunk_parts(),
+        }

@@ -1,0 +1,1 @@
+"""Tests of map methods: whether a map depends on what it claims to explain."""

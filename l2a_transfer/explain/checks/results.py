@@ -1,0 +1,345 @@
+"""What a sanity check found, as data: written as sanity.json, and checked against a schema when it is read."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.special import stdtrit
+
+from l2a_transfer.documents import ANYTHING, FLAG, NOTHING, NUMBER, either, integer, list_of, parse, table, text
+from l2a_transfer.errors import EvaluationError
+from l2a_transfer.explain.checks.similarity import MEASURES
+from l2a_transfer.inputs import read_input
+from l2a_transfer.text import json_text
+
+SCHEMA = "l2a-sanity/1"
+MAX_BYTES = 64 << 20
+CONFIDENCE = 0.95
+LABELS = "labels"
+"""The order of the rows that compare with a network trained on permuted labels."""
+ORDERS = ("cascade", "independent", LABELS)
+PERMUTED = "permuted labels"
+"""What stands for the part in these rows."""
+
+
+@dataclass(frozen=True)
+class Similarity:
+    """How alike maps are, over images.
+
+    Parameters
+    ----------
+    mean : float or None
+        Mean over images of the mean over seeds; None where no image has a value.
+    ci95 : (float, float) or None
+        Student's t interval of the mean over images; None for less than two images.
+    n : int
+        Images that have a value: neither of their maps is constant, for one seed at least.
+    seeds : tuple of float or None
+        The mean over images for each seed.
+    """
+
+    mean: float | None
+    ci95: tuple[float, float] | None
+    n: int
+    seeds: tuple[float | None, ...]
+
+    @classmethod
+    def of(cls, values: NDArray[np.float64]) -> Similarity:
+        """The similarity of values (seeds, images), NaN where there is none."""
+        defined = ~np.isnan(values)
+        filled = np.where(defined, values, 0.0)
+        counts = defined.sum(axis=0)  # of each image
+        images = filled.sum(axis=0)[counts > 0] / counts[counts > 0]
+        per_seed = [float(row[own].mean()) if own.any() else None for row, own in zip(values, defined, strict=True)]
+        n = len(images)
+        if n == 0:
+            return cls(None, None, 0, tuple(per_seed))
+        mean = float(images.mean())
+        if n == 1:
+            return cls(mean, None, 1, tuple(per_seed))
+        half = float(stdtrit(n - 1, 0.5 + CONFIDENCE / 2) * images.std(ddof=1) / math.sqrt(n))
+        return cls(mean, (mean - half, mean + half), n, tuple(per_seed))
+
+
+@dataclass(frozen=True)
+class Part:
+    """A part of the network: its name, its tensors, how many numbers they hold, and whether a fresh network has others
+    there, for one seed at least."""
+
+    name: str
+    tensors: tuple[str, ...]
+    numbers: int
+    altered: bool
+
+
+@dataclass(frozen=True)
+class SanityRow:
+    """One map of one method after one randomisation, against the map of the network as it is.
+
+    Parameters
+    ----------
+    method, map, kind : str
+        As in `MapBatch`.
+    order : str
+        "cascade", "independent" or "labels".
+    part : str
+        The random part, of a cascade the lowest; "permuted labels" for a network that was trained on these.
+    unchanged : bool
+        Whether every map is the same to the bit, for all images and seeds.
+    constant : int
+        Pairs of maps without a similarity, because one of the two is constant, over all images and seeds.
+    similarity : dict of str to Similarity
+        Measure → what was found.
+    """
+
+    method: str
+    map: str
+    kind: str
+    order: str
+    part: str
+    unchanged: bool
+    constant: int
+    similarity: dict[str, Similarity]
+
+    @property
+    def label(self) -> str:
+        """Method and map, as "grad-cam L3"."""
+        return self.method if self.map == "pixels" else f"{self.method} {self.map}"
+
+
+@dataclass(frozen=True)
+class PermutedLabels:
+    """The network that was trained on permuted labels, and its accuracy on these very labels."""
+
+    name: str
+    weights_sha256: str
+    seed: int
+    train_accuracy: float
+    n: int
+
+
+@dataclass(frozen=True)
+class SanityResults:
+    """Everything that a sanity check found of one network.
+
+    Parameters
+    ----------
+    network, weights_sha256 : str
+        The name in the card, and the digest of the weights.
+    data : str
+        Where the images come from.
+    ids : tuple of str
+        Their names.
+    side : int
+        Their side in pixels.
+    seeds : tuple of int
+        Of the fresh networks.
+    parts : tuple of Part
+        From the logits down.
+    rows : tuple of SanityRow
+        By map, order and part.
+    left_out : dict of str to str
+        Methods that were not asked for by name and that the network does not have → why.
+    labels : PermutedLabels or None
+        As named.
+    versions : dict of str to str
+        Of the packages, and the commit.
+    """
+
+    network: str
+    weights_sha256: str
+    data: str
+    ids: tuple[str, ...]
+    side: int
+    seeds: tuple[int, ...]
+    parts: tuple[Part, ...]
+    rows: tuple[SanityRow, ...]
+    left_out: dict[str, str] = dataclasses.field(default_factory=dict)
+    labels: PermutedLabels | None = None
+    versions: dict[str, str] = dataclasses.field(default_factory=dict)
+
+    @property
+    def maps(self) -> tuple[str, ...]:
+        """The labels of the maps, in the order of the rows."""
+        return tuple(dict.fromkeys(row.label for row in self.rows))
+
+    @property
+    def orders(self) -> tuple[str, ...]:
+        """The orders of the rows."""
+        return tuple(dict.fromkeys(row.order for row in self.rows))
+
+    def rows_of(self, *, label: str | None = None, order: str | None = None) -> list[SanityRow]:
+        """The rows of a map, an order, or both."""
+        return [row for row in self.rows if label in (None, row.label) and order in (None, row.order)]
+
+    def document(self) -> dict[str, Any]:
+        """As JSON."""
+        values = dataclasses.asdict(self)
+        return {"schema": SCHEMA, **values, "statements": statements(self)}
+
+    @classmethod
+    def from_document(cls, values: Any) -> SanityResults:
+        """The results that `document` wrote. Raises: ValueError for anything else, naming the field."""
+        DOCUMENT.check(values, "results")
+        if values["schema"] != SCHEMA:
+            raise ValueError(f"the schema must be {SCHEMA!r}, got {values['schema']!r:.60}")
+        parts = tuple(
+            Part(one["name"], tuple(one["tensors"]), one["numbers"], one["altered"]) for one in values["parts"]
+        )
+        rows = tuple(_row(one) for one in values["rows"])
+        known = [part.name for part in parts] + [PERMUTED]
+        for k, row in enumerate(rows):
+            if row.part not in known:
+                raise ValueError(f"results.rows[{k}].part must be one of the parts, got {row.part!r:.60}")
+            if row.order not in ORDERS:
+                raise ValueError(f"results.rows[{k}].order must be one of {', '.join(ORDERS)}, got {row.order!r:.60}")
+        return cls(
+            network=values["network"],
+            weights_sha256=values["weights_sha256"],
+            data=values["data"],
+            ids=tuple(values["ids"]),
+            side=values["side"],
+            seeds=tuple(values["seeds"]),
+            parts=parts,
+            rows=rows,
+            left_out=values["left_out"],
+            labels=None if values["labels"] is None else PermutedLabels(**values["labels"]),
+            versions=values["versions"],
+        )
+
+
+def _row(values: dict[str, Any]) -> SanityRow:
+    found = {
+        name: Similarity(
+            one["mean"],
+            None if one["ci95"] is None else (one["ci95"][0], one["ci95"][1]),
+            one["n"],
+            tuple(one["seeds"]),
+        )
+        for name, one in values["similarity"].items()
+    }
+    return SanityRow(**{**values, "similarity": found})
+
+
+_MAYBE = either(NUMBER, NOTHING)
+_SIMILARITY = table(
+    {
+        "mean": _MAYBE,
+        "ci95": either(list_of(NUMBER, length=2), NOTHING),
+        "n": integer(),
+        "seeds": list_of(_MAYBE),
+    }
+)
+_ROW = table(
+    {
+        **{name: text(1000) for name in ("method", "map", "kind", "order", "part")},
+        "unchanged": FLAG,
+        "constant": integer(),
+        "similarity": table(dict.fromkeys(MEASURES, _SIMILARITY)),
+    }
+)
+_PART = table({"name": text(1000), "tensors": list_of(text()), "numbers": integer(), "altered": FLAG})
+_LABELS = table(
+    {
+        "name": text(1000),
+        "weights_sha256": text(64),
+        "seed": integer(),
+        "train_accuracy": NUMBER,
+        "n": integer(),
+    }
+)
+DOCUMENT = table(
+    {
+        "schema": text(100),
+        "network": text(1000),
+        "weights_sha256": text(64),
+        "data": text(),
+        "ids": list_of(text()),
+        "side": integer(1),
+        "seeds": list_of(integer()),
+        "parts": list_of(_PART),
+        "rows": list_of(_ROW),
+        "left_out": table(others=text()),
+        "labels": either(_LABELS, NOTHING),
+        "versions": table(others=text()),
+    },
+    others=ANYTHING,
+)
+
+
+def read_sanity(path: str | Path) -> SanityResults:
+    """The results in a file that `l2a-transfer sanity` wrote.
+
+    Parameters
+    ----------
+    path : str or Path
+        `sanity.json`.
+
+    Returns
+    -------
+    SanityResults
+
+    Raises
+    ------
+    EvaluationError
+        For a file that is damaged, or of another schema; the message names the field.
+    OSError
+        Where it cannot be read.
+    """
+    try:
+        return SanityResults.from_document(parse(read_input(path, MAX_BYTES)))
+    except ValueError as error:
+        raise EvaluationError(f"{path}: not the results of a sanity check: {error}") from error
+
+
+def written(results: SanityResults) -> str:
+    """The document as it is written: one row a line."""
+    document = results.document()
+    rows = ",\n".join(f"  {_dump(row)}" for row in document["rows"])
+    lines = [f' "{key}": ' + (f"[\n{rows}\n ]" if key == "rows" else _dump(value)) for key, value in document.items()]
+    return "{\n" + ",\n".join(lines) + "\n}\n"
+
+
+def _dump(value: Any) -> str:
+    return json_text(json.dumps(value, ensure_ascii=False, allow_nan=False))
+
+
+def statements(results: SanityResults) -> list[str]:
+    """What cannot react to a random part, found by equality to the bit over all images and seeds."""
+    idle = [part.name for part in results.parts if not part.altered]
+    said = (
+        [f"A fresh network has the same numbers in {_listed(idle, 'and')}, so nothing changed there."] if idle else []
+    )
+    return said + [own for label in results.maps if (own := _statement(results, label, idle))]
+
+
+def _statement(results: SanityResults, label: str, idle: Sequence[str]) -> str:
+    rows = [row for row in results.rows_of(label=label) if row.order != LABELS and row.part not in idle]
+    if not rows:
+        return ""
+    if all(row.unchanged for row in rows):
+        if all(row.similarity["spearman"].n == 0 for row in rows):
+            return f"{label} is constant for every image, whatever is random, so it has no similarity."
+        return f"{label} depends on no tensor of the network: no random part can change it."
+    said = []
+    if same := [row.part for row in rows if row.order == "independent" and row.unchanged]:
+        said.append(
+            f"{label} does not depend on {_listed(same, 'or')}: with such a part random, every map is the same."
+        )
+    cascade = [row for row in rows if row.order == "cascade"]
+    first = next((row.part for row in cascade if not row.unchanged), None)
+    if first is not None and cascade[0].unchanged:
+        said.append(f"From the logits down, the first part that changes {label} is {first}.")
+    return " ".join(said)
+
+
+def _listed(names: Sequence[str], last: str) -> str:
+    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} {last} {names[-1]}"

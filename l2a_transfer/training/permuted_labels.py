@@ -1,0 +1,125 @@
+"""A network that is trained on permuted labels, which it can only learn by heart (Zhang et al., ICLR 2017).
+
+Maps that look alike for such a network and for one that was trained on true labels do not explain what was learned.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+from l2a_transfer.data.permuted import PermutedLabels
+from l2a_transfer.data.sources import ImageSource, select
+from l2a_transfer.errors import TrainingError
+from l2a_transfer.models.weights import Card
+from l2a_transfer.training.data import TRAIN_SPLITS, TrainingData
+from l2a_transfer.training.processes import Placement
+from l2a_transfer.training.recipe import RECIPES, TrainConfig
+from l2a_transfer.training.runs import TrainResult, run_training
+from l2a_transfer.training.trainer import Trainer
+
+
+def with_permuted_labels(source: ImageSource, seed: int = 0) -> TrainingData:
+    """The training images with permuted labels, which are also what accuracy is measured on.
+
+    Parameters
+    ----------
+    source : ImageSource
+        Its split called train is taken; of one split, all of it.
+    seed : int, default=0
+        Of the permutation.
+
+    Returns
+    -------
+    TrainingData
+        Its metric is train_accuracy, and cards of networks that are trained on it say `permuted_labels`.
+
+    Raises
+    ------
+    TrainingError
+        As `TrainingData`, and where no split is called train.
+    """
+    own = source
+    if len(source.splits) > 1:
+        split = next((name for name in TRAIN_SPLITS if name in source.splits), None)
+        if split is None:
+            raise TrainingError(f"{source.name}: none of its splits is train; it has {', '.join(source.splits)}")
+        own = select(source, split=split)
+    permuted = PermutedLabels.of(own, seed)
+    return TrainingData(permuted.name, permuted.classes, permuted, permuted, "train", permuted_labels=seed)
+
+
+def by_heart(recipe: TrainConfig, epochs: int | None = None) -> TrainConfig:
+    """A recipe without what hinders learning by heart: augmentation, dropout, weight decay and label smoothing."""
+    return dataclasses.replace(
+        recipe,
+        name="permuted-labels",
+        epochs=epochs or recipe.epochs,
+        crop_pad=0,
+        flip=False,
+        cutout=0,
+        dropout=0.0,
+        weight_decay=0.0,
+        label_smoothing=0.0,
+    )
+
+
+def train_on_permuted_labels(
+    card: Card,
+    source: ImageSource,
+    out: Path,
+    *,
+    epochs: int | None = None,
+    seed: int = 0,
+    device: str = "auto",
+    progress: bool = False,
+) -> TrainResult:
+    """Train a network like the one of a card on permuted labels, or go on with that.
+
+    Parameters
+    ----------
+    card : Card
+        Its config, preprocess and recipe are taken; the recipe without augmentation and regularisation. Without a
+        recipe, as of untrained weights, "fast" is.
+    source : ImageSource
+        The data set that the network of the card was trained on.
+    out : Path
+        The folder of the run; what is there of this very run is gone on with, or taken as it is.
+    epochs : int, optional
+        Instead of those of the recipe.
+    seed : int, default=0
+        Of the weights and of the permutation.
+    device : {"auto", "cpu", "cuda"}, default="auto"
+        Where it is trained.
+    progress : bool, default=False
+        Show a bar on stderr.
+
+    Returns
+    -------
+    TrainResult
+        The weights, and train_accuracy, measured on the images with their permuted labels.
+
+    Raises
+    ------
+    TrainingError
+        For a data set of other classes, and a folder with another run.
+    Interrupted
+        At Ctrl-C and SIGTERM, with the position saved.
+    """
+    data = with_permuted_labels(source, seed)
+    if card.classes and len(data.classes) != len(card.classes):
+        raise TrainingError(
+            f"{source.name} has {len(data.classes)} classes, and {card.name} was trained on {len(card.classes)}",
+            "use the data set that it was trained on",
+        )
+    own = card.training.get("recipe")
+    recipe = by_heart(TrainConfig.from_json(own) if isinstance(own, dict) else RECIPES["fast"], epochs)
+    trainer = Trainer(
+        dataclasses.replace(card.config, num_classes=len(data.classes)),
+        recipe.fitting(len(data.train)),
+        data,
+        preprocess=dataclasses.replace(card.preprocess, size=recipe.size),
+        seed=seed,
+        placement=Placement(device, "auto"),
+    )
+    return run_training(trainer, out, resume=True, progress=progress)
