@@ -19,10 +19,14 @@ SHOWN = 6
 @click.command("localize", cls=Verb)
 @option_group(
     "Maps",
-    option("--model", "models", multiple=True, required=True, help="A network, as for maps. Repeatable."),
+    option(
+        "--model",
+        multiple=True,
+        required=True,
+        help="Bundled name, .safetensors or untrained:ARCH[@WIDTH]. Repeatable.",
+    ),
     option(
         "--method",
-        "methods",
         metavar="NAME,NAME,…",
         default="attention",
         show_default=True,
@@ -53,7 +57,6 @@ SHOWN = 6
     option("--levels", metavar="NAME,NAME,…", default="", help="Levels of the maps. [default: set by the method]"),
     option(
         "--option",
-        "options",
         multiple=True,
         metavar="METHOD.NAME=VALUE",
         help="An option of a method, as occlusion.window=16. Repeatable.",
@@ -160,7 +163,7 @@ def command(obj: dict[str, Any], /, out: Path, write_masks: Path | None, **given
         if write_masks is not None:
             stack.enter_context(mask_files.masks_folder(write_masks, overwrite=overwrite))
         found = localize(
-            given["models"],
+            given["model"],
             _source(given),
             open_masks(given["masks"]),
             config,
@@ -188,14 +191,14 @@ def _config(given: dict[str, Any]) -> Any:
     from l2a_transfer.localization.results import LocalizationConfig
 
     options: dict[str, dict[str, str]] = {}
-    for text in given["options"]:
+    for text in given["option"]:
         name, equals, value = text.partition("=")
         method, dot, own = name.partition(".")
         if not equals or not dot or not own:
             raise click.UsageError(f"--option must be METHOD.NAME=VALUE, as occlusion.window=16; got {text!r}")
         options.setdefault(method, {})[own] = value
     return LocalizationConfig(
-        methods=_names(given["methods"]),
+        methods=_names(given["method"]),
         target=given["target"],
         same_class=dict(_pair(text) for text in given["same_class"]),
         side=given["side"],

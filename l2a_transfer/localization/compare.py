@@ -15,6 +15,7 @@ from l2a_transfer.evaluation import statistics
 from l2a_transfer.evaluation.groups import Group, Source, groups_of
 from l2a_transfer.evaluation.statistics import CONFIDENCE, StudentT
 from l2a_transfer.evaluation.verdict import population_of_groups, population_of_rows, sentence
+from l2a_transfer.localization.intervals import paired_error
 from l2a_transfer.localization.results import MapComparison, Row
 
 FAMILIES = {
@@ -139,7 +140,7 @@ def _compared(
     first, second = _side(a, labels), _side(b, labels)
     by_image = first.values - second.values
     difference = float(np.mean(first.seeds) - np.mean(second.seeds))
-    error, freedom = statistics.images_error(labels, by_image)
+    error, freedom = paired_error(labels, by_image)
     test, n = None, (len(labels), len(labels))
     if isinstance(a, Group) and isinstance(b, Group):
         n = (len(first.seeds), len(second.seeds))
@@ -150,7 +151,8 @@ def _compared(
         assert isinstance(a, Measured)
         assert isinstance(b, Measured)
         test = StudentT(difference, error, freedom) if error > 0 else None
-        why = "" if test else "the two are equal on every image"
+        equal = "the two are equal on every image" if not by_image.any() else "the images do not differ"
+        why = "" if test else equal
         population = population_of_rows(a.source, b.source)
     comparison = MapComparison(
         family=family,

@@ -1,10 +1,11 @@
-"""Means over images and over classes, with intervals by the bootstrap over images."""
+"""Means over images and over classes, with intervals by the bootstrap; and the error of a paired difference."""
 
 from __future__ import annotations
 
 import numpy as np
 from numpy.typing import NDArray
 
+from l2a_transfer.evaluation.score import PSEUDO
 from l2a_transfer.evaluation.statistics import CONFIDENCE
 from l2a_transfer.localization.results import Measure
 
@@ -52,3 +53,28 @@ def measures_of(values: NDArray[np.float64], labels: NDArray[np.int32], seed: in
             values.mean(axis=0).tolist(), over_images, (share @ values).tolist(), over_classes, strict=True
         )
     ]
+
+
+def paired_error(labels: NDArray[np.int32], difference: NDArray[np.float64]) -> tuple[float, float]:
+    """Standard error over images of the mean over classes of `difference` (N,), and its degrees of freedom.
+
+    A class's variance is that of its images around their mean, together with `PSEUDO` images that have the variance of
+    all classes together, so that a class of few images is not taken for one without spread. (`images_error` of the
+    evaluation takes it around 0, which is right for answers that are right or wrong, and far too much for overlaps.)
+
+    Examples
+    --------
+    >>> paired_error(np.array([0, 0, 0, 0], dtype=np.int32), np.array([1.0, 2.0, 3.0, 4.0]))
+    (0.6454972243679028, 3.0)
+    """
+    classes, index, counts = np.unique(labels, return_inverse=True, return_counts=True)
+    N, K = len(labels), len(classes)
+    squares: NDArray[np.float64] = np.zeros(K)
+    if N > K:
+        means = np.bincount(index, weights=difference) / counts
+        squares += np.bincount(index, weights=(difference - means[index]) ** 2)
+        pooled, freedom = float(squares.sum()) / (N - K), float(N - K)
+    else:  # one image a class: around the mean of all
+        pooled, freedom = (float(np.var(difference, ddof=1)) if N > 1 else 0.0), max(1.0, N - 1.0)
+    variances = (squares + PSEUDO * pooled) / (counts - 1 + PSEUDO)
+    return float((variances / counts).sum()) ** 0.5 / K, freedom

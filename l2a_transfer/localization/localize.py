@@ -150,7 +150,7 @@ def localize(
     for method in config.methods:
         METHODS.find(method)
     if not config.methods or len(set(config.methods)) < len(config.methods):
-        raise ArgumentError("methods must be different names, and at least one")
+        raise ArgumentError("method must be different names, and at least one")
     if config.measure is not None and config.measure not in MEASURES:
         raise unknown_name("measure", config.measure, MEASURES)
     networks = open_networks(models, config, source.classes, device=device, seed=config.seed)

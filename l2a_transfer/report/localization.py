@@ -50,7 +50,6 @@ TITLES = {
     "pictures": "Best, median and worst pictures",
     "provenance": "Where every number comes from",
 }
-PERCENT = charts.Scale(0, 100, tuple((float(value), f"{value}") for value in range(0, 101, 20)))
 UPPER = "J, oracle †"
 EXPLAINED = {
     "jaccard": "J: intersection over union of the object and the map above the threshold τ, which was chosen on other "
@@ -302,16 +301,17 @@ def _family(results: LocalizationResults, family: str) -> dict[str, Any]:
 def _plot(results: LocalizationResults) -> Plot:
     """The forest plot beside the table: the main measure of each row with its interval."""
     name = main_measure(results)
-    bars = [_bar(row, row.measures[name], k) for k, row in enumerate(results.rows)]
-    return Plot(1, f"{MEASURES[name]}, %", bars, charts.axis(PERCENT))
+    scale = charts.round_scale(0.0, 100 * max(row.measures[name].class_ci95[1] for row in results.rows))
+    bars = [_bar(row, row.measures[name], scale) for row in results.rows]
+    return Plot(1, f"{MEASURES[name]}, %", bars, charts.axis(scale))
 
 
-def _bar(row: Row, own: Measure, k: int) -> Markup:
+def _bar(row: Row, own: Measure, scale: charts.Scale) -> Markup:
     low, high = own.class_ci95
     return charts.interval_bar(
         100 * own.class_mean,
         (100 * low, 100 * high),
-        PERCENT,
+        scale,
         series=4 if row.control else 0,
         hollow=row.control,
         label=f"{100 * own.class_mean:.1f} %",
