@@ -37,7 +37,9 @@ ALL = np.ones((3, 3), dtype=bool)
 RNG = np.random.default_rng(0)
 
 
-def random_case(seed: int, *, signed: bool = False, ties: bool = False) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+def random_case(
+    seed: int, *, signed: bool = False, ties: bool = False
+) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
     rng = np.random.default_rng(seed)
     values = rng.normal(size=(13, 17)).astype(np.float32)
     values = values if signed else np.abs(values)
@@ -295,7 +297,7 @@ def test_validation_images_choose_and_are_not_measured() -> None:
     cases = [(MAP, annotated(OBJECT)), (perfect, annotated(OBJECT))]
     tally = tallied(cases, Fold(np.array([0, 1]), swapped=False))
     level = THRESHOLDS[tally.chosen()[0]]
-    assert 0 < level  # the perfect map asks for any threshold above 0
+    assert level > 0  # the perfect map asks for any threshold above 0
     assert tally.pooled.foreground.sum() == OBJECT.sum()
     unit = scaled(MAP, ALL)
     expected = jaccard_of(levels_of(unit) >= level, OBJECT, ALL)

@@ -16,7 +16,7 @@ from l2a_transfer.documents import ANYTHING, NUMBER, either, integer, list_of, p
 from l2a_transfer.errors import DataError, unknown_name
 from l2a_transfer.inputs import read_input
 
-MAX_BYTES = 512 << 20
+MAX_BYTES = 256 << 20
 _RUNS = table({"size": list_of(integer(), length=2), "counts": either(text(), list_of(integer()))}, others=ANYTHING)
 COCO = table(
     {

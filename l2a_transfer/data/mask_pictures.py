@@ -45,7 +45,7 @@ class MaskPictures:
     def read(self, key: str, size: tuple[int, int], wanted: str | None) -> Annotation:
         """The object, as `MaskSource.read` gives it."""
         path = self.root / key
-        values = read_indices(path)  # (H, W)
+        values, background = read_indices(path)  # (H, W)
         if values.shape != size[::-1]:
             H, W = values.shape
             raise DataError(
@@ -53,7 +53,7 @@ class MaskPictures:
                 "save the mask at the picture's size, without interpolation",
             )
         ignored = values == self.ignored if self.ignored is not None else np.zeros(values.shape, dtype=np.bool_)
-        foreground = (values > 0) & ~ignored if wanted is None else values == self._index(wanted)
+        foreground = ~background & ~ignored if wanted is None else values == self._index(wanted)
         if not foreground.any():
             of = "" if wanted is None else f" of class {wanted!r}"
             raise NoObjectError(f"{path}: a mask without foreground{of}")
@@ -67,8 +67,11 @@ class MaskPictures:
         return self.classes.index(wanted) + 1
 
 
-def read_indices(path: Path) -> NDArray[np.int64]:
-    """The values of a mask as they are stored, (H, W): indices of a palette, or grey; of colours, whether not black.
+def read_indices(path: Path) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
+    """The values of a mask as they are stored, (H, W), and which of them are background.
+
+    Values are indices of a palette, or grey; of colours, 1 where they are not black. The background is 0, or black where
+    the palette has another colour at 0.
 
     Raises
     ------
@@ -91,6 +94,7 @@ def read_indices(path: Path) -> NDArray[np.int64]:
         with Image.open(io.BytesIO(content), formats=[kind]) as image:
             image.load()
             mode, values = image.mode, np.asarray(image)
+            palette = np.array((image.getpalette() if mode == "P" else None) or [0, 0, 0]).reshape(-1, 3)
     except (*DAMAGED, Image.DecompressionBombError) as error:
         raise DataError(f"{path}: damaged or truncated mask: {error}", "replace the file") from error
     if mode in ("LA", "RGBA"):
@@ -98,7 +102,8 @@ def read_indices(path: Path) -> NDArray[np.int64]:
     if values.ndim == 3:  # colours, in which there are no indices
         values = values[..., 0] if values.shape[2] == 1 else np.asarray(values.any(axis=2))
     found: NDArray[np.int64] = values.astype(np.int64)
-    return found
+    black = np.flatnonzero(~palette.any(axis=1))
+    return found, np.isin(found, black) if len(black) and 0 not in black else found == 0
 
 
 @register_masks("png", takes="FOLDER")

@@ -16,7 +16,7 @@ from l2a_transfer.data.masks import Annotation, NoObjectError, files_below, of_b
 from l2a_transfer.data.polygons import filled
 from l2a_transfer.errors import DataError
 
-MAX_CSV_BYTES = 256 << 20
+MAX_CSV_BYTES = 64 << 20
 LARGEST = 1e9
 """Of a coordinate."""
 YOLO_BOX, YOLO_POLYGON = 5, 7
