@@ -132,6 +132,7 @@ def test_masks_are_found_by_the_ends_of_names() -> None:
     found = match(ids, Named("bird/1.png", "cat/1.png", "2.png"))
     assert found == {ids[0]: "bird/1.png", ids[1]: "cat/1.png", ids[2]: "2.png"}
     assert match(["test/00012"], Named("test/00012.png", "train/00012.png")) == {"test/00012": "test/00012.png"}
+    assert match(["1.jpg", "cat/2.jpg"], Named("bird/1.png", "dog/2.png")) == {"1.jpg": "bird/1.png"}
     assert match(["v1.2"], Named("v1.png", "v1.2.png")) == {"v1.2": "v1.2.png"}
 
 

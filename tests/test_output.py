@@ -33,6 +33,8 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for label in ("Ærø", "猫"):
         for k in range(2):
             save_picture(root / "photos" / label / f"{k} → {k}.jpg", seed=k)
+    boxes = "".join(f"{label}/{k} → {k}.jpg,2,2,9,9\n" for label in ("Ærø", "猫") for k in range(2))
+    (root / "boxes.csv").write_text(boxes, encoding="utf-8")
     save(root / "Łódź.h5", feature_set(labels_of(2, 12)))
     return root
 
@@ -66,6 +68,19 @@ COMMANDS = {  # quickstart has a test of its own, which takes half a minute
     "datasets": ["datasets"],
     "extract": ["extract", "--model", "pixels", "--data", "imagefolder:photos", "--out", "→ {}.h5"],
     "maps": ["maps", "--model", TINY, "--out", "maps {}", "photos/猫/0 → 0.jpg"],
+    "localize": [
+        "localize",
+        "--model",
+        TINY,
+        "--side",
+        "32",
+        "--data",
+        "photos",
+        "--masks",
+        "csv:boxes.csv",
+        "--out",
+        "l {}",
+    ],
     "inspect": ["inspect", "Łódź.h5"],
     "inspect --json": ["inspect", "--json", "Łódź.h5"],
     "svm-eval": ["svm-eval", "Łódź.h5", "--out", "report {}", "--c-grid", "0.01"],

@@ -94,6 +94,7 @@ def test_a_network_is_not_exported_into_a_file_of_another_format(home: Path) -> 
     [
         ["svm-eval", "f.h5", "--out", "report.html"],
         ["maps", "--model", TINY, "photos/cat/0.jpg", "--out", "map.png"],
+        ["localize", "--model", TINY, "--data", "photos", "--masks", "png:masks", "--out", "r.json"],
         ["train", "--model", "vgg", "--data", "digits", "--out", "vgg.safetensors"],
         ["quickstart", "--out", "quickstart.csv"],
     ],

@@ -45,10 +45,12 @@ def given(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     for split in ("train", "test"):
         for k, label in enumerate("abab"):
             picture = save_picture(folder / "pictures" / split / label / f"{k}.jpg", k)
+    (folder / "boxes.csv").write_text("".join(f"test/{label}/{k}.jpg,1,1,9,9\n" for k, label in enumerate("abab")))
     labels = labels_of(3, 20)
     return {
         "picture": picture,
         "pictures": folder / "pictures",
+        "boxes": folder / "boxes.csv",
         "features": save(folder / "f.h5", feature_set(labels, blobs(labels))),
     }
 
@@ -75,9 +77,11 @@ def held(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, int]]
 
 TRAIN = ["train", "--model", "vgg-att2-concat-pc", "--data", "imagefolder:{pictures}", "--width", "0.0625"]
 TRAIN += ["--epochs", "1", "--batch-size", "4", "--device", "cpu"]
+LOCALIZE = ["localize", "--model", TINY, "--side", "32", "--data", "imagefolder:{pictures}", "--skip-unmasked"]
 VERBS = {
     "svm-eval": (["svm-eval", "{features}", "--c-grid", "0.01", "--folds", "2"], "run"),
     "maps": (["maps", "--model", TINY, "{picture}"], "run"),
+    "localize": ([*LOCALIZE, "--masks", "csv:{boxes}"], "run"),
     "quickstart": (["quickstart"], "run"),
     "train": (TRAIN, "run"),
     "train --seeds": ([*TRAIN, "--seeds", "0,1"], "seeds"),
@@ -103,6 +107,7 @@ def test_the_second_is_refused_before_it_computes_anything(
     for work in (
         "l2a_transfer.evaluation.evaluate.evaluate_files",
         "l2a_transfer.explain.dispatch.compute_maps",
+        "l2a_transfer.localization.localize.localize",
         "l2a_transfer.quickstart.extract",
         "l2a_transfer.quickstart.evaluate_files",
         "l2a_transfer.training.runs._run",
@@ -136,6 +141,7 @@ def test_library_functions_are_refused_too(
 FIRST = {
     "svm-eval": "l2a_transfer.report.write.report_markdown",
     "maps": "l2a_transfer.explain.draw.sheet_png",
+    "localize": "l2a_transfer.report.localization.localization_markdown",
     "train": "l2a_transfer.training.runs.learning_curve",
     "export": "l2a_transfer.export.check_parity",
     "extract": "l2a_transfer.features.extraction.extract.write_features",
@@ -152,6 +158,8 @@ FIRST = {
         ("maps", "svm-eval"),
         ("maps", "maps"),
         ("maps", "quickstart"),
+        ("localize", "maps"),
+        ("localize", "localize"),
         ("train", "svm-eval"),
         ("train", "train"),
         pytest.param("export", "export", marks=pytest.mark.slow),

@@ -108,8 +108,8 @@ SHOWN = 6
     ),
     option(
         "--measure",
-        type=NameChoice("l2a_transfer.localization.results:MEASURES"),
-        help="What is compared. [default: jaccard; max_box_accuracy where only boxes are known]",
+        metavar="NAME",
+        help="What is compared, as average_precision or pointing. [default: jaccard; max_box_accuracy for boxes]",
     ),
     option(
         "--seed",
@@ -145,8 +145,7 @@ def command(obj: dict[str, Any], /, out: Path, write_masks: Path | None, **given
 
     \b
     Example:
-      l2a-transfer localize --model vgg-att2-concat-pc.cifar10-w025 --method attention,evidence \\
-        --data photos --masks png:masks --out localization
+      l2a-transfer localize --model vgg-att2-concat-pc.cifar10-w025 --data photos --masks png:masks --out localization
     """
     from l2a_transfer.data.masks import open_masks
     from l2a_transfer.files import said_if_complete

@@ -70,8 +70,8 @@ class MaskPictures:
 def read_indices(path: Path) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
     """The values of a mask as they are stored, (H, W), and which of them are background.
 
-    Values are indices of a palette, or grey; of colours, 1 where they are not black. The background is 0, or black where
-    the palette has another colour at 0.
+    Values are indices of a palette, or grey; of colours, 1 where they are not black. The background is 0, or black
+    where the palette has another colour at 0.
 
     Raises
     ------

@@ -171,29 +171,34 @@ def open_masks(masks: str) -> MaskSource:
 def match(ids: Sequence[str], masks: MaskSource) -> dict[str, str]:
     """Picture → key of its mask, for the pictures that have one.
 
-    Names are compared without the endings of files, from their ends: `train/bird/1.jpg` has the mask `bird/1.png`, or
-    `1.png`, or `train/bird/1.png`. Of several, the one that agrees in most folders is taken.
+    Names are compared without the endings of files, and one must end with the other: `train/bird/1.jpg` has the mask
+    `train/bird/1.png`, `bird/1.png` or `1.png`, and `1.jpg` the mask `bird/1.png`. Of several, the longest is taken.
 
     Raises
     ------
     DataError
         Where two masks, or two pictures, are as near.
     """
+    whole: dict[str, list[str]] = {}
     by_tail: dict[str, list[str]] = {}
     for key in masks.keys:
-        for tail in _tails(key):
+        stem, *shorter = _tails(key)
+        whole.setdefault(stem, []).append(key)
+        for tail in shorter:
             by_tail.setdefault(tail, []).append(key)
     found: dict[str, str] = {}
     for name in ids:
-        for tail in _tails(name):
-            if own := by_tail.get(tail):
-                if len(own) > 1:
-                    raise DataError(
-                        f"{masks.name}: {name} may have the mask {own[0]} or {own[1]}",
-                        "lay the masks out in the pictures' folders",
-                    )
-                found[name] = own[0]
-                break
+        stem, *shorter = _tails(name)
+        candidates = (whole.get(stem), by_tail.get(stem), *(whole.get(tail) for tail in shorter))
+        own = next(filter(None, candidates), None)
+        if own is None:
+            continue
+        if len(own) > 1:
+            raise DataError(
+                f"{masks.name}: {name} may have the mask {own[0]} or {own[1]}",
+                "lay the masks out in the pictures' folders",
+            )
+        found[name] = own[0]
     _check_each_once(found, masks)
     return found
 

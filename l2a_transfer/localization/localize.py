@@ -163,6 +163,7 @@ def localize(
     with ExitStack() as stack:
         lines = list(_lines(networks, config, fold, stack))
         found = _measure_all(lines, source, masks, selection, config, smallest, progress=progress)
+        _check_enough(lines[0].tally, source.name)
         for line in lines:
             line.tally.finish()
     return Localization(
@@ -269,6 +270,15 @@ def maps_of_lines(
             yield line, list(maps[line.name.map])
 
 
+def _check_enough(tally: Tally, name: str) -> None:
+    """Raises: DataError where a fold has no image left, after images without an object were left out."""
+    if not tally.count.all():
+        raise DataError(
+            f"{name}: of {int(tally.taken.sum())} image(s) with an object too few are left to choose thresholds on",
+            "add images",
+        )
+
+
 def _results(
     lines: Sequence[Line],
     networks: Sequence[Opened],
@@ -281,12 +291,6 @@ def _results(
 ) -> LocalizationResults:
     taken = lines[0].tally.taken
     kept = np.flatnonzero(taken & fold.measured)
-    counts = np.bincount(fold.of[taken], minlength=fold.count)
-    if not counts.all():
-        raise DataError(
-            f"{source.name}: of {int(taken.sum())} images with an object too few are left to choose thresholds on",
-            "add images",
-        )
     labels = source.labels[selection.rows[kept]]
     measured = [name for name in MEASURES if found.outlined or name not in OF_MASKS]
     measured = [name for name in measured if found.boxes or name not in OF_BOXES]
