@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import csv
+import errno
 import json
+import re
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -151,6 +154,20 @@ def test_the_same_run_gives_the_same_numbers_and_batches_do_not_matter(
         assert second.levels == first.levels
         for name, own in first.measures.items():
             assert second.measures[name].mean == pytest.approx(own.mean, abs=1e-4), (first.label, name)
+
+
+def test_what_waits_for_thresholds_goes_to_a_file_and_a_full_disk_is_named(
+    world: Path, found: Localization, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("l2a_transfer.localization.localize.IN_MEMORY", 1)
+    assert run(world, methods=("bright", "attention", "dark")).results.rows == found.results.rows
+
+    def full(*_: Any) -> Any:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(tempfile.SpooledTemporaryFile, "write", full)
+    with pytest.raises(OSError, match=re.escape(tempfile.gettempdir())):
+        run(world, methods=("bright",))
 
 
 def test_pictures_wait_for_their_size_within_limits(world: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -45,7 +45,7 @@ from l2a_transfer.localization.results import (
     LocalizationResults,
     Row,
 )
-from l2a_transfer.localization.tally import COLUMNS, THRESHOLDS, Fold, Tally
+from l2a_transfer.localization.tally import COLUMNS, IN_MEMORY, THRESHOLDS, Fold, Tally
 from l2a_transfer.version import __version__
 
 if TYPE_CHECKING:
@@ -200,7 +200,7 @@ def _lines(networks: Sequence[Opened], config: LocalizationConfig, fold: Fold, s
     """Every row of the table: the maps that each network has, then the controls."""
 
     def tally() -> Tally:
-        return Tally(fold, config.seed, stack.enter_context(tempfile.TemporaryFile()))
+        return Tally(fold, config.seed, stack.enter_context(tempfile.SpooledTemporaryFile(IN_MEMORY)))
 
     for opened in networks:
         for method, found in available(opened, config):

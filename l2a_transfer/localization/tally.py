@@ -1,15 +1,16 @@
 """Measures of one row, image by image: what is known at once, and what waits until thresholds are chosen.
 
 A threshold for an image is chosen on other images, so that what every threshold would give is kept until all are
-measured: 2 KiB an image, in a file without a name. In memory are a few numbers an image.
+measured: 2 KiB an image, in a file without a name where there are many. In memory are a few numbers an image.
 """
 
 from __future__ import annotations
 
+import tempfile
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import BinaryIO
+from typing import IO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -40,6 +41,8 @@ THRESHOLDS = np.arange(0, LEVELS, STEP)
 T = len(THRESHOLDS)
 RECORD = 2 * T + len(boxes.THRESHOLDS)
 """Numbers of an image that wait: J and P at each of THRESHOLDS, and the best overlap at each of those of boxes."""
+IN_MEMORY = 1 << 20
+"""Bytes of a row's records above which they go to a file."""
 BLOCK = 512
 """Images whose records are read at a time."""
 COLUMNS = {name: k for k, name in enumerate(MEASURES)}
@@ -75,7 +78,7 @@ class Tally:
         An empty binary file for reading and writing, which the caller closes.
     """
 
-    def __init__(self, fold: Fold, seed: int, scratch: BinaryIO) -> None:
+    def __init__(self, fold: Fold, seed: int, scratch: IO[bytes]) -> None:
         N = len(fold.of)
         self.fold, self.seed = fold, seed
         self.values = np.full((N, len(COLUMNS)), np.nan)
@@ -117,8 +120,11 @@ class Tally:
             )
             self.measured_sum += both
         self.taken[row] = True
-        self._scratch.seek(row * RECORD * 4)
-        self._scratch.write(np.concatenate([both.ravel(), overlap]).astype("<f4").tobytes())
+        try:
+            self._scratch.seek(row * RECORD * 4)
+            self._scratch.write(np.concatenate([both.ravel(), overlap]).astype("<f4").tobytes())
+        except OSError as error:  # of a file without a name
+            raise OSError(error.errno, error.strerror, tempfile.gettempdir()) from error
 
     @property
     def count(self) -> NDArray[np.int64]:
