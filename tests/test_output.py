@@ -33,6 +33,8 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for label in ("Ærø", "猫"):
         for k in range(2):
             save_picture(root / "photos" / label / f"{k} → {k}.jpg", seed=k)
+    boxes = "".join(f"{label}/{k} → {k}.jpg,2,2,9,9\n" for label in ("Ærø", "猫") for k in range(2))
+    (root / "boxes.csv").write_text(boxes, encoding="utf-8")
     save(root / "Łódź.h5", feature_set(labels_of(2, 12)))
     return root
 
@@ -82,6 +84,19 @@ COMMANDS = {  # quickstart has a test of its own, which takes half a minute
     "sanity": [
         *("sanity", "--model", TINY, "--out", "check {}", "photos/猫/0 → 0.jpg"),
         *("--method", "evidence", "--seeds", "1", "--side", "16", "--no-independent"),
+    ],
+    "localize": [
+        "localize",
+        "--model",
+        TINY,
+        "--side",
+        "32",
+        "--data",
+        "photos",
+        "--masks",
+        "csv:boxes.csv",
+        "--out",
+        "l {}",
     ],
     "inspect": ["inspect", "Łódź.h5"],
     "inspect --json": ["inspect", "--json", "Łódź.h5"],

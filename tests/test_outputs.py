@@ -411,11 +411,13 @@ def small_disk(folder: Path, bytes_: int) -> Iterator[None]:
         subprocess.run(["umount", str(folder)], check=True)
 
 
+LOCALIZE = ["localize", "--model", TINY, "--side", "32", "--data", "imagefolder:{pictures}"]
 VERBS: dict[str, tuple[str, int, list[str]]] = {
     "maps": ("out", 8192, ["maps", "--model", TINY, "{picture}"]),
     "explain": ("out", 8192, ["explain", "--model", TINY, "--side", "32", "{picture}"]),
     "sanity": ("out", 8192, ["sanity", "--model", TINY, "{picture}", "--method", "evidence", "--seeds", "1"]),
     "export": ("x.onnx", 8192, ["export", "--model", TINY]),
+    "localize": ("out", 8192, [*LOCALIZE, "--masks", "csv:{boxes}"]),
     "svm-eval": ("out", 8192, ["svm-eval", "{features}", "--c-grid", "0.01", "--folds", "2"]),
     "extract": ("x.h5", 8192, ["extract", "--model", "pixels", "--data", "imagefolder:{pictures}"]),
 }
@@ -431,7 +433,9 @@ def test_a_full_disk_names_the_file_and_leaves_none(tmp_path: Path, verb: str, h
         for k in range(3):
             picture = save_picture(tmp_path / "pictures" / label / f"{k}.jpg", k)
     features_to(tmp_path / "f.h5")
+    (tmp_path / "b.csv").write_text("".join(f"{label}/{k}.jpg,1,1,9,9\n" for label in "ab" for k in range(3)))
     given = {"picture": picture, "pictures": tmp_path / "pictures", "features": tmp_path / "f.h5"}
+    given["boxes"] = tmp_path / "b.csv"
     disk = tmp_path / "disk"
     disk.mkdir()
     run = [argument.format(**given) for argument in command]

@@ -98,6 +98,7 @@ def test_a_network_is_not_exported_into_a_file_of_another_format(home: Path) -> 
         ["maps", "--model", TINY, "photos/cat/0.jpg", "--out", "map.png"],
         ["explain", "--model", TINY, "photos/cat/0.jpg", "--out", "map.svg"],
         ["sanity", "--model", TINY, "photos/cat/0.jpg", "--out", "check.json"],
+        ["localize", "--model", TINY, "--data", "photos", "--masks", "png:masks", "--out", "r.json"],
         ["train", "--model", "vgg", "--data", "digits", "--out", "vgg.safetensors"],
         ["quickstart", "--out", "quickstart.csv"],
     ],

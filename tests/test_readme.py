@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from l2a_transfer.cli.main import VERBS
 from l2a_transfer.features.store.reader import read_features
@@ -37,11 +38,17 @@ protocols.one-c = { protocol = "stratified", c_grid = [0.01] }
 
 @pytest.fixture(scope="module")
 def newcomer(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder as the README supposes it: photos/CLASS/*.jpg and data/ with (tiny) CIFAR-10 and Caltech-101."""
+    """A folder as the README supposes it: photos/CLASS/*.jpg, masks/CLASS/*.png and data/ with two tiny sets."""
     root = tmp_path_factory.mktemp("newcomer")
     for number in range(12):
         save_picture(root / "photos" / "cat" / f"{number}.jpg", seed=number)
         save_picture(root / "photos" / "dog" / f"{number}.jpg", seed=100 + number)
+        for name in ("cat", "dog"):
+            with Image.open(root / "photos" / name / f"{number}.jpg") as photo:
+                mask = Image.new("L", photo.size)
+            mask.paste(255, (4, 4, 16, 20))
+            (root / "masks" / name).mkdir(parents=True, exist_ok=True)
+            mask.save(root / "masks" / name / f"{number}.png")
     for number in range(32):
         for name in ("BACKGROUND_Google", "anchor", "ant"):
             save_picture(root / "data/caltech101/101_ObjectCategories" / name / f"image_{number:04d}.jpg", seed=number)

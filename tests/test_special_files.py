@@ -133,9 +133,26 @@ COMMANDS: dict[str, Callable[[Path], tuple[str, ...]]] = {
     "i.safetensors": lambda path: ("inspect", str(path), "--verify"),
     "i": lambda path: ("inspect", str(path)),
     "picture.jpg": lambda path: ("explain", "--model", TINY, str(path), "--out", f"{path}-why"),
+    "boxes.csv": lambda path: localization(path, f"csv:{path}"),
+    "coco.json": lambda path: localization(path, f"coco:{path}"),
     "photo.jpg": lambda path: ("maps", "--model", TINY, str(path), "--out", f"{path}-maps"),
     "image.jpg": lambda path: ("sanity", "--model", TINY, str(path), "--out", f"{path}-sanity"),
 }
+
+
+def localization(path: Path, masks: str) -> tuple[str, ...]:
+    save_picture(path.parent / "pictures" / "a.jpg")
+    return (
+        "localize",
+        "--model",
+        TINY,
+        "--data",
+        str(path.parent / "pictures"),
+        "--masks",
+        masks,
+        "--out",
+        f"{path}-r",
+    )
 
 
 @KIND

@@ -45,10 +45,12 @@ def given(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     for split in ("train", "test"):
         for k, label in enumerate("abab"):
             picture = save_picture(folder / "pictures" / split / label / f"{k}.jpg", k)
+    (folder / "boxes.csv").write_text("".join(f"test/{label}/{k}.jpg,1,1,9,9\n" for k, label in enumerate("abab")))
     labels = labels_of(3, 20)
     return {
         "picture": picture,
         "pictures": folder / "pictures",
+        "boxes": folder / "boxes.csv",
         "features": save(folder / "f.h5", feature_set(labels, blobs(labels))),
     }
 
@@ -75,11 +77,13 @@ def held(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, int]]
 
 TRAIN = ["train", "--model", "vgg-att2-concat-pc", "--data", "imagefolder:{pictures}", "--width", "0.0625"]
 TRAIN += ["--epochs", "1", "--batch-size", "4", "--device", "cpu"]
+LOCALIZE = ["localize", "--model", TINY, "--side", "32", "--data", "imagefolder:{pictures}", "--skip-unmasked"]
 VERBS = {
     "svm-eval": (["svm-eval", "{features}", "--c-grid", "0.01", "--folds", "2"], "run"),
     "maps": (["maps", "--model", TINY, "{picture}"], "run"),
     "explain": (["explain", "--model", TINY, "--side", "16", "{picture}"], "run"),
     "sanity": (["sanity", "--model", TINY, "{picture}", "--method", "evidence", "--seeds", "1", "--side", "16"], "run"),
+    "localize": ([*LOCALIZE, "--masks", "csv:{boxes}"], "run"),
     "quickstart": (["quickstart"], "run"),
     "train": (TRAIN, "run"),
     "train --seeds": ([*TRAIN, "--seeds", "0,1"], "seeds"),
@@ -107,6 +111,7 @@ def test_the_second_is_refused_before_it_computes_anything(
         "l2a_transfer.explain.dispatch.compute_maps",
         "l2a_transfer.explain.compute.map_batch",
         "l2a_transfer.explain.checks.sanity.check_sanity",
+        "l2a_transfer.localization.localize.localize",
         "l2a_transfer.quickstart.extract",
         "l2a_transfer.quickstart.evaluate_files",
         "l2a_transfer.training.runs._run",
@@ -152,6 +157,7 @@ FIRST = {
     "maps": "l2a_transfer.explain.draw.sheet_png",
     "explain": "l2a_transfer.explain.write.explain_sheet",
     "sanity": "l2a_transfer.report.sanity.written",
+    "localize": "l2a_transfer.report.localization.localization_markdown",
     "train": "l2a_transfer.training.runs.learning_curve",
     "export": "l2a_transfer.export.check_parity",
     "extract": "l2a_transfer.features.extraction.extract.write_features",
@@ -171,6 +177,8 @@ FIRST = {
         ("explain", "explain"),
         ("sanity", "maps"),
         ("sanity", "sanity"),
+        ("localize", "maps"),
+        ("localize", "localize"),
         ("train", "svm-eval"),
         ("train", "train"),
         pytest.param("export", "export", marks=pytest.mark.slow),

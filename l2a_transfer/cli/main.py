@@ -27,6 +27,7 @@ VERBS = {
     "maps": "maps",
     "explain": "explain",
     "sanity": "sanity",
+    "localize": "localize",
     "models": "models",
     "datasets": "datasets",
     "inspect": "inspect",

@@ -18,7 +18,7 @@ ERRORS = 5
 
 def markdown_table(results: EvalResults) -> str:
     """Everything measured, one line a row, percent with one decimal."""
-    return _table(tables.details(results, results.rows))
+    return text_table(tables.details(results, results.rows))
 
 
 def report_markdown(results: EvalResults, confusions: dict[str, int]) -> str:
@@ -38,7 +38,7 @@ def report_markdown(results: EvalResults, confusions: dict[str, int]) -> str:
         sections.append([f"![Confusion matrix of {_escape(row.label)} on {_escape(row.data)}]({name})"])
         listed = tables.errors(results, index, ERRORS)
         if listed.rows:
-            sections.append([_table(listed)])
+            sections.append([text_table(listed)])
     sections += _provenance(results)
     return "\n\n".join("\n".join(lines) for lines in sections if lines) + "\n"
 
@@ -50,7 +50,7 @@ def _headlines(results: EvalResults) -> list[list[str]]:
         cells += [cell for row in table.rows for cell in row]
         # Here the headings are names of data sets.
         named = dataclasses.replace(table, columns=tuple((_escape(name), number) for name, number in table.columns))
-        found.append(["Mean class accuracy, % [95 % interval]:", "", _table(named)])
+        found.append(["Mean class accuracy, % [95 % interval]:", "", text_table(named)])
     used = {cell.mark for cell in cells}
     notes = ["- **Bold**: the best of its column."] if any(cell.best for cell in cells) else []
     notes += [f"- {mark}: {text}." for mark, text in explanations.MARKS.items() if mark in used]
@@ -79,7 +79,7 @@ def _differences(results: EvalResults) -> list[list[str]]:
         found = lookup.between_models(results, place)
         all_found += found
         if found:
-            sections.append([f"### {_title(place)}", "", _table(tables.comparisons(found))])
+            sections.append([f"### {_title(place)}", "", text_table(tables.comparisons(found))])
             sections.append([f"- {_escape(lookup.verdict(c))}" for c in found])
     if not sections:
         return []
@@ -98,7 +98,7 @@ def _ablations(results: EvalResults) -> list[list[str]]:
         [
             f"### `{_code(rows[0].label)}` on {_title(lookup.place_of(rows[0]))}",
             "",
-            _table(tables.ablation(results, rows)),
+            text_table(tables.ablation(results, rows)),
         ]
         for rows in lookup.ablations(results)
     ]
@@ -110,11 +110,11 @@ def _provenance(results: EvalResults) -> list[list[str]]:
         ["## Where every number comes from"],
         ["```", origins.command(results), "```"],
         [f"- {name}: {_escape(value)}" for name, value in origins.run(results)],
-        [_table(tables.origins(results.rows))],
+        [text_table(tables.origins(results.rows))],
         [
             "Every split's rows are in `results.json`; splits with the same SHA-256 have the same images in each part.",
             "",
-            _table(tables.splits(results)),
+            text_table(tables.splits(results)),
         ],
     ]
     for card, sources in origins.cards(results):
@@ -129,7 +129,8 @@ def _title(place: Place) -> str:
     return _escape(str(place))
 
 
-def _table(table: TextTable) -> str:
+def text_table(table: TextTable) -> str:
+    """A table as Markdown."""
     lines = [[name for name, _ in table.columns], ["---:" if number else "---" for _, number in table.columns]]
     lines += [[_cell(cell) for cell in row] for row in table.rows]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)

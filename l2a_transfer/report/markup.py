@@ -15,7 +15,7 @@ import markupsafe
 
 from l2a_transfer.text import plain
 
-VOID = frozenset({"br", "meta", "wbr"})
+VOID = frozenset({"br", "img", "meta", "wbr"})
 UNBROKEN = 18
 """Letters after which a line may end even where a name has no separator."""
 

@@ -1,0 +1,141 @@
+"""Masks and boxes as COCO has them: one JSON file with polygons, run lengths and boxes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from l2a_transfer.data.masks import Annotation, NoObjectError, checked_boxes, inside, register_masks
+from l2a_transfer.data.polygons import filled, from_runs
+from l2a_transfer.documents import ANYTHING, NUMBER, either, integer, list_of, parse, table, text
+from l2a_transfer.errors import DataError, unknown_name
+from l2a_transfer.inputs import read_input
+
+MAX_BYTES = 256 << 20
+_RUNS = table({"size": list_of(integer(), length=2), "counts": either(text(), list_of(integer()))}, others=ANYTHING)
+COCO = table(
+    {
+        "images": list_of(
+            table({"id": integer(), "file_name": text(), "width": integer(1), "height": integer(1)}, others=ANYTHING)
+        ),
+        "annotations": list_of(
+            table(
+                {"image_id": integer(), "category_id": integer()},
+                optional={
+                    "bbox": list_of(NUMBER, length=4),
+                    "segmentation": either(list_of(list_of(NUMBER)), _RUNS),
+                    "iscrowd": integer(0, 1),
+                },
+                others=ANYTHING,
+            )
+        ),
+    },
+    optional={"categories": list_of(table({"id": integer(), "name": text()}, others=ANYTHING))},
+    others=ANYTHING,
+)
+
+
+@dataclass(frozen=True)
+class CocoMasks:
+    """The objects of a COCO file, by the names of their pictures."""
+
+    path: Path
+    sizes: dict[str, tuple[int, int]]
+    objects: dict[str, list[dict[str, Any]]]
+    categories: dict[str, int]
+
+    @property
+    def name(self) -> str:
+        return str(self.path)
+
+    @property
+    def keys(self) -> Sequence[str]:
+        return tuple(self.sizes)
+
+    def read(self, key: str, size: tuple[int, int], wanted: str | None) -> Annotation:
+        """The object, as `MaskSource.read` gives it. Crowds are ignored."""
+        where = f"{self.path}: {key}"
+        if self.sizes[key] != size:
+            W, H = self.sizes[key]
+            raise DataError(f"{where}: annotated at {W} × {H} pixels, and the picture has {size[0]} × {size[1]}")
+        objects = self.objects.get(key, [])
+        if wanted is not None:
+            category = self._category(wanted)
+            objects = [own for own in objects if own["category_id"] == category]
+        shape = size[::-1]
+        foreground, ignored = np.zeros(shape, dtype=np.bool_), np.zeros(shape, dtype=np.bool_)
+        boxes, outlined = [], True
+        for own in objects:
+            pixels, box, is_outlined = _object(own, size, where)
+            if own.get("iscrowd"):
+                ignored |= pixels
+                continue
+            foreground |= pixels
+            outlined = outlined and is_outlined
+            boxes += [box] if box is not None else []
+        if not foreground.any():
+            raise NoObjectError(f"{where}: no object{'' if wanted is None else f' of class {wanted!r}'}")
+        return Annotation(foreground, ignored & ~foreground, np.array(boxes).reshape(-1, 4), outlined)
+
+    def _category(self, wanted: str) -> int:
+        if wanted in self.categories:
+            return self.categories[wanted]
+        if wanted.isdigit() and int(wanted) in self.categories.values():
+            return int(wanted)
+        raise unknown_name("mask_class", wanted, self.categories)
+
+
+def _object(
+    own: dict[str, Any], size: tuple[int, int], where: str
+) -> tuple[NDArray[np.bool_], NDArray[np.float64] | None, bool]:
+    """Pixels, box and whether it is outlined, of one object."""
+    box = None
+    if "bbox" in own:
+        x, y, width, height = map(float, own["bbox"])
+        box = checked_boxes(np.array([[x, y, x + width, y + height]]), size, where)[0]
+    shape = own.get("segmentation") or None
+    if shape is None:
+        if box is None:
+            raise DataError(f"{where}: an object without a box and a segmentation")
+        return inside(box[None], size), box, False
+    if isinstance(shape, dict):
+        if tuple(shape["size"]) != size[::-1]:
+            raise DataError(f"{where}: run lengths for {shape['size'][1]} × {shape['size'][0]} pixels")
+        return from_runs(shape["counts"], size, where), box, True
+    pixels = np.zeros(size[::-1], dtype=np.bool_)
+    for polygon in shape:
+        if len(polygon) % 2:
+            raise DataError(f"{where}: a polygon of {len(polygon)} numbers, which are no pairs")
+        pixels |= filled(np.array(polygon, dtype=np.float64).reshape(-1, 2), size, where)
+    return pixels, box, True
+
+
+@register_masks("coco", takes="FILE")
+def read_coco(path: Path) -> CocoMasks:
+    """The objects of a COCO file. Raises: DataError for a file that is none."""
+    try:
+        document = parse(read_input(path, MAX_BYTES))
+        COCO.check(document, "the file")
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read: {error.strerror or error}", "name another as `masks`") from error
+    except ValueError as error:
+        raise DataError(f"{path}: no COCO file: {error}", "name another as `masks`") from error
+    names: dict[int, str] = {}
+    sizes: dict[str, tuple[int, int]] = {}
+    for image in document["images"]:
+        if image["id"] in names or image["file_name"] in sizes:
+            raise DataError(f"{path}: the image {image['file_name']!r} is listed twice")
+        names[image["id"]] = image["file_name"]
+        sizes[image["file_name"]] = (image["width"], image["height"])
+    objects: dict[str, list[dict[str, Any]]] = {}
+    for own in document["annotations"]:
+        if own["image_id"] not in names:
+            raise DataError(f"{path}: an object of the image {own['image_id']}, which is not listed")
+        objects.setdefault(names[own["image_id"]], []).append(own)
+    categories = {own["name"]: own["id"] for own in document.get("categories", [])}
+    return CocoMasks(path, sizes, objects, categories)

@@ -1,0 +1,145 @@
+"""Boxes and polygons as text: a CSV file of boxes, and YOLO's file for each picture."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from l2a_transfer.data.lists import read_list
+from l2a_transfer.data.masks import Annotation, NoObjectError, files_below, of_boxes, register_masks
+from l2a_transfer.data.polygons import filled
+from l2a_transfer.errors import DataError
+
+MAX_CSV_BYTES = 64 << 20
+LARGEST = 1e9
+"""Of a coordinate."""
+YOLO_BOX, YOLO_POLYGON = 5, 7
+"""Numbers in a line: a class and a box, or a class and at least three corners."""
+
+
+@dataclass(frozen=True)
+class CsvBoxes:
+    """Boxes of a CSV file: picture → (line, box, class) of each."""
+
+    path: Path
+    rows: dict[str, list[tuple[int, tuple[float, ...], str]]]
+
+    @property
+    def name(self) -> str:
+        return str(self.path)
+
+    @property
+    def keys(self) -> Sequence[str]:
+        return tuple(self.rows)
+
+    def read(self, key: str, size: tuple[int, int], wanted: str | None) -> Annotation:
+        """The object, as `MaskSource.read` gives it."""
+        own = [row for row in self.rows[key] if wanted in (None, row[2])]
+        if not own:
+            raise NoObjectError(f"{self.path}: {key}: no box of class {wanted!r}")
+        boxes = np.array([box for _, box, _ in own])
+        return of_boxes(boxes, size, f"{self.path}: line {own[0][0]}: {key}")
+
+
+@register_masks("csv", takes="FILE")
+def read_csv(path: Path) -> CsvBoxes:
+    """Boxes as name,x1,y1,x2,y2[,class], with or without a heading. Raises: DataError naming the line."""
+    rows: dict[str, list[tuple[int, tuple[float, ...], str]]] = {}
+    reader = csv.reader(io.StringIO(_text(path, MAX_CSV_BYTES), newline=""), strict=True)
+    try:
+        for fields in reader:
+            line = reader.line_num
+            if not fields or (line == 1 and fields[1:2] and not _is_number(fields[1])):
+                continue
+            if len(fields) not in (5, 6) or not fields[0].strip():
+                raise DataError(f"{path}: line {line} is not name,x1,y1,x2,y2[,class]")
+            box = _numbers(fields[1:5], f"{path}: line {line}")
+            rows.setdefault(fields[0].strip(), []).append((line, box, fields[5].strip() if fields[5:] else ""))
+    except csv.Error as error:
+        raise DataError(f"{path}: line {reader.line_num}: {error}") from error
+    if not rows:
+        raise DataError(f"{path}: no boxes in it", "name another as `masks`")
+    return CsvBoxes(path, rows)
+
+
+@dataclass(frozen=True)
+class YoloMasks:
+    """Boxes and polygons in YOLO's files, in fractions of the picture's sides."""
+
+    root: Path
+    keys: Sequence[str]
+
+    @property
+    def name(self) -> str:
+        return str(self.root)
+
+    def read(self, key: str, size: tuple[int, int], wanted: str | None) -> Annotation:
+        """The object, as `MaskSource.read` gives it; `wanted` is the number of a class."""
+        path = self.root / key
+        foreground = np.zeros(size[::-1], dtype=np.bool_)
+        boxes, outlined = [], True
+        for number, line in enumerate(_text(path).splitlines(), 1):
+            fields, where = line.split(), f"{path}: line {number}"
+            if not fields or (wanted is not None and fields[0] != wanted):
+                continue
+            values = _numbers(fields, where)
+            if len(values) == YOLO_BOX:
+                boxes.append(_yolo_box(values[1:], size))
+                annotation = of_boxes(boxes[-1][None], size, where)
+                foreground |= annotation.foreground
+                outlined = False
+            elif len(values) >= YOLO_POLYGON and len(values) % 2:
+                corners = np.array(values[1:]).reshape(-1, 2) * np.array(size)
+                foreground |= filled(corners, size, where)
+                boxes.append(np.clip(np.concatenate([corners.min(axis=0), corners.max(axis=0)]), 0, size * 2))
+            else:
+                raise DataError(f"{where} is neither a class and a box nor a class and a polygon")
+        if not boxes or not foreground.any():
+            raise NoObjectError(f"{path}: no object{'' if wanted is None else f' of class {wanted!r}'}")
+        return Annotation(foreground, np.zeros_like(foreground), np.array(boxes), outlined)
+
+
+def _yolo_box(values: tuple[float, ...], size: tuple[int, int]) -> NDArray[np.float64]:
+    x, y, width, height = values
+    W, H = size
+    return np.array([(x - width / 2) * W, (y - height / 2) * H, (x + width / 2) * W, (y + height / 2) * H])
+
+
+@register_masks("yolo", takes="FOLDER")
+def read_yolo(path: Path) -> YoloMasks:
+    """A folder of YOLO's files, one for each picture."""
+    return YoloMasks(path, files_below(path, (".txt",)))
+
+
+def _text(path: Path, most: int = 16 << 20) -> str:
+    """Raises: DataError for a file that cannot be read, or is no text."""
+    try:
+        return read_list(path, most).decode("utf-8-sig")
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read: {error.strerror or error}", "name another as `masks`") from error
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path}: not UTF-8: {error.reason}", "save it as UTF-8") from error
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
+
+
+def _numbers(fields: Sequence[str], where: str) -> tuple[float, ...]:
+    """Raises: DataError for what is no number, or an absurd one."""
+    values = []
+    for text in fields:
+        if not _is_number(text) or not abs(float(text)) < LARGEST:  # NaN is not below
+            raise DataError(f"{where}: {text[:40]!r} is no number")
+        values.append(float(text))
+    return tuple(values)

@@ -1,0 +1,295 @@
+"""Masks and boxes beside pictures: what `masks` names, as `png:PATH`, and which belongs to which picture.
+
+A format is one file that registers its reader; nothing else names it.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from l2a_transfer.data.decode import OTHER_PICTURES, SUFFIXES
+from l2a_transfer.data.lists import read_list
+from l2a_transfer.errors import ArgumentError, DataError
+from l2a_transfer.registry import Registry
+
+LABEL = "label"
+"""As `mask_class`: the class that the picture is labelled with."""
+BEYOND = 1.0
+"""Pixels by which a box or a polygon may lie outside of its picture, because of rounding; it is cut there."""
+ENDINGS = frozenset((*SUFFIXES, *OTHER_PICTURES, ".txt", ".mat"))
+
+
+@dataclass(frozen=True)
+class Annotation:
+    """Where the object of one picture lies.
+
+    Parameters
+    ----------
+    foreground : ndarray of bool, shape (H, W)
+        Its pixels.
+    ignored : ndarray of bool, shape (H, W)
+        Pixels that count neither as object nor as background. None of them is foreground.
+    boxes : ndarray of float64, shape (n, 4)
+        x1, y1, x2, y2 in pixels from the upper left corner of the picture, x2 and y2 excluded; empty where no boxes
+        are known.
+    outlined : bool, default=True
+        False where `foreground` is only the inside of `boxes`.
+    """
+
+    foreground: NDArray[np.bool_]
+    ignored: NDArray[np.bool_]
+    boxes: NDArray[np.float64] = field(default_factory=lambda: np.empty((0, 4)))
+    outlined: bool = True
+
+
+class NoObjectError(DataError):
+    """The masks have no object in a picture: no mask, or no foreground in it."""
+
+
+class MaskSource(Protocol):
+    """Masks or boxes of pictures.
+
+    Attributes
+    ----------
+    name : str
+        What errors and reports call it.
+    keys : sequence of str
+        The pictures that are annotated, as POSIX paths.
+    """
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def keys(self) -> Sequence[str]: ...
+
+    def read(self, key: str, size: tuple[int, int], wanted: str | None) -> Annotation:
+        """The object in the picture that `key` names.
+
+        Parameters
+        ----------
+        key : str
+            One of `keys`.
+        size : tuple of int
+            Width and height of the picture in pixels.
+        wanted : str or None
+            The name or number of the class of objects; None for all.
+
+        Raises
+        ------
+        NoObjectError
+            If there is no such object in the picture.
+        DataError
+            For what cannot be read, or does not fit the picture; the message names the file.
+        """
+
+
+MaskReader = TypeVar("MaskReader", bound=Callable[[Path], MaskSource])
+
+
+@dataclass(frozen=True)
+class MaskFormat:
+    """A format of masks, which `masks` names as `PREFIX:PATH`.
+
+    Parameters
+    ----------
+    prefix : str
+        What stands before the colon.
+    read : callable
+        ``read(path)`` gives the mask source.
+    takes : {"FOLDER", "FILE"}
+        What stands behind the colon.
+    """
+
+    prefix: str
+    read: Callable[[Path], MaskSource]
+    takes: str
+
+    @property
+    def usage(self) -> str:
+        """As `png:FOLDER`."""
+        return f"{self.prefix}:{self.takes}"
+
+
+MASKS: Registry[MaskFormat] = Registry(
+    "mask format",
+    "l2a_transfer.data.mask_pictures",
+    "l2a_transfer.data.mask_coco",
+    "l2a_transfer.data.mask_text",
+    "l2a_transfer.data.mask_contours",
+)
+
+
+def register_masks(prefix: str, *, takes: str) -> Callable[[MaskReader], MaskReader]:
+    """Register the decorated function as the reader of a mask format; for the parameters, see `MaskFormat`."""
+
+    def register(read: MaskReader) -> MaskReader:
+        MASKS.add(prefix, MaskFormat(prefix, read, takes), home=read.__module__)
+        return read
+
+    return register
+
+
+def open_masks(masks: str) -> MaskSource:
+    """Masks or boxes on disk.
+
+    Parameters
+    ----------
+    masks : str
+        ``"png:FOLDER"``, ``"voc:FOLDER"``, ``"coco:FILE"``, ``"yolo:FOLDER"``, ``"csv:FILE"`` or
+        ``"caltech:FOLDER"``.
+
+    Returns
+    -------
+    MaskSource
+
+    Raises
+    ------
+    ArgumentError
+        For a format that does not exist.
+    DataError
+        For a path that does not exist, and a file that is damaged.
+    """
+    prefix, colon, where = masks.partition(":")
+    if not colon or prefix not in MASKS or not where:
+        usages = ", ".join(spec.usage for spec in MASKS.values())
+        raise ArgumentError(f"masks must be one of {usages}; got {masks!r}")
+    spec, path = MASKS[prefix], Path(os.path.expanduser(where))
+    is_right = path.is_dir() if spec.takes == "FOLDER" else path.exists() and not path.is_dir()
+    if not is_right:
+        is_what = "no such file or folder" if not path.exists() else "a folder" if path.is_dir() else "not a folder"
+        raise DataError(f"{path}: {is_what}, and {prefix}: takes a {spec.takes.lower()}", "name another as `masks`")
+    return spec.read(path)
+
+
+def match(ids: Sequence[str], masks: MaskSource) -> dict[str, str]:
+    """Picture → key of its mask, for the pictures that have one.
+
+    Names are compared without the endings of files, and one must end with the other: `train/bird/1.jpg` has the mask
+    `train/bird/1.png`, `bird/1.png` or `1.png`, and `1.jpg` the mask `bird/1.png`. Of several, the longest is taken.
+
+    Raises
+    ------
+    DataError
+        Where two masks, or two pictures, are as near.
+    """
+    whole: dict[str, list[str]] = {}
+    by_tail: dict[str, list[str]] = {}
+    for key in masks.keys:
+        stem, *shorter = _tails(key)
+        whole.setdefault(stem, []).append(key)
+        for tail in shorter:
+            by_tail.setdefault(tail, []).append(key)
+    found: dict[str, str] = {}
+    for name in ids:
+        stem, *shorter = _tails(name)
+        candidates = (whole.get(stem), by_tail.get(stem), *(whole.get(tail) for tail in shorter))
+        own = next(filter(None, candidates), None)
+        if own is None:
+            continue
+        if len(own) > 1:
+            raise DataError(
+                f"{masks.name}: {name} may have the mask {own[0]} or {own[1]}",
+                "lay the masks out in the pictures' folders",
+            )
+        found[name] = own[0]
+    _check_each_once(found, masks)
+    return found
+
+
+def _check_each_once(found: dict[str, str], masks: MaskSource) -> None:
+    taken: dict[str, str] = {}
+    for name, key in found.items():
+        if key in taken:
+            raise DataError(
+                f"{masks.name}: {key} may be the mask of {taken[key]} or of {name}",
+                "lay the masks out in the pictures' folders",
+            )
+        taken[key] = name
+
+
+def without_ending(name: str) -> str:
+    """A path without the ending of a picture or an annotation: `bird/1.jpg` → `bird/1`."""
+    stem, dot, ending = name.rpartition(".")
+    return stem if dot and f".{ending.lower()}" in ENDINGS and "/" not in ending else name
+
+
+def _tails(name: str) -> list[str]:
+    """`a/b/1.jpg` → `a/b/1`, `b/1`, `1`."""
+    parts = without_ending(name).split("/")
+    return ["/".join(parts[k:]) for k in range(len(parts))]
+
+
+def files_below(root: Path, endings: Iterable[str]) -> list[str]:
+    """Files below `root` with one of these endings, as POSIX paths relative to it, in order.
+
+    Raises: DataError where there are none.
+    """
+    wanted = tuple(endings)
+    found = []
+    for folder, below, names in os.walk(root, followlinks=False):
+        below[:] = sorted(name for name in below if not name.startswith("."))
+        here = Path(folder).relative_to(root).as_posix()
+        for name in names:
+            if name.lower().endswith(wanted) and not name.startswith("."):
+                found.append(name if here == "." else f"{here}/{name}")
+    if not found:
+        raise DataError(f"{root}: no {' or '.join(wanted)} in it", "name another folder as `masks`")
+    return sorted(found)
+
+
+def checked_boxes(boxes: NDArray[np.float64], size: tuple[int, int], where: str) -> NDArray[np.float64]:
+    """Boxes (n, 4) cut to the picture. Raises: DataError for a box outside of it, or without an area."""
+    W, H = size
+    for x1, y1, x2, y2 in boxes.tolist():
+        shown = f"the box ({x1:g}, {y1:g}, {x2:g}, {y2:g})"
+        if not (x1 < x2 and y1 < y2):
+            raise DataError(f"{where}: {shown} has no area; boxes are x1, y1, x2, y2")
+        if min(x1, y1) < -BEYOND or x2 > W + BEYOND or y2 > H + BEYOND:
+            raise DataError(f"{where}: {shown} lies outside of the picture of {W} × {H} pixels")
+    limits = np.array([W, H, W, H], dtype=np.float64)
+    return np.clip(boxes, 0.0, limits)
+
+
+def inside(boxes: NDArray[np.float64], size: tuple[int, int]) -> NDArray[np.bool_]:
+    """(H, W): pixels whose centres lie in one of the boxes; of a smaller box the pixel at its middle."""
+    W, H = size
+    found = np.zeros((H, W), dtype=np.bool_)
+    for x1, y1, x2, y2 in boxes.tolist():
+        (left, right), (top, bottom) = _span(x1, x2, W), _span(y1, y2, H)
+        found[top:bottom, left:right] = True
+    return found
+
+
+def _span(low: float, high: float, most: int) -> tuple[int, int]:
+    first, end = int(np.ceil(low - 0.5)), int(np.ceil(high - 0.5))
+    if first >= end:
+        first = min(int((low + high) / 2), most - 1)
+        end = first + 1
+    return first, end
+
+
+def of_boxes(boxes: NDArray[np.float64], size: tuple[int, int], where: str) -> Annotation:
+    """The annotation of a picture of which only boxes are known."""
+    own = checked_boxes(boxes, size, where)
+    return Annotation(inside(own, size), np.zeros(size[::-1], dtype=np.bool_), own, outlined=False)
+
+
+def read_names(path: Path) -> list[str]:
+    """The lines of a text file that are not empty, each the id of a picture.
+
+    Raises: DataError for a file that cannot be read or is not UTF-8.
+    """
+    try:
+        text = read_list(path).decode("utf-8-sig")
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read: {error.strerror or error}", "name another list") from error
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path}: not UTF-8: {error.reason}", "save it as UTF-8") from error
+    return [line.strip() for line in text.splitlines() if line.strip()]

@@ -1,0 +1,122 @@
+"""Binarised maps as PNG files: weakly supervised segmentation."""
+
+from __future__ import annotations
+
+import csv
+import io
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from l2a_transfer.data.masks import without_ending
+from l2a_transfer.explain.registry import METHODS
+from l2a_transfer.files import check_folder, check_free, write_whole
+from l2a_transfer.localization.localize import Line, Localization, maps_of_lines
+from l2a_transfer.localization.metrics import LEVELS, enlarged, levels_of, scaled
+from l2a_transfer.localization.networks import PREDICTED, predicted
+from l2a_transfer.localization.pictures import Pictured, batches
+from l2a_transfer.localization.tally import THRESHOLDS
+from l2a_transfer.lock import folder_lock
+from l2a_transfer.text import csv_cell
+
+LIST = "masks.csv"
+"""Written last, so that the folder is complete where it is there."""
+COLUMNS = ("row", "picture", "file", "index", "class", "threshold")
+MOST = 120
+"""Letters of a part of a file's name."""
+
+
+@contextmanager
+def masks_folder(out: Path, *, overwrite: bool) -> Iterator[None]:
+    """Hold the folder `out` while masks are written.
+
+    Raises: OutputExistsError where it holds masks and `overwrite` is not given, is no folder, or another process writes
+    into it.
+    """
+    _check(out, overwrite=overwrite)
+    with folder_lock(out):
+        _check(out, overwrite=overwrite)
+        yield
+
+
+def _check(out: Path, *, overwrite: bool) -> None:
+    check_folder(out, "a set of masks")
+    check_free(out / LIST, overwrite=overwrite, what="the masks")
+
+
+def write_masks(found: Localization, out: Path) -> Path:
+    """Write what each row that is no control takes for the object, as one PNG a picture, at the picture's size.
+
+    A pixel is 0 for the background, and 1 + the index of the class in the network's classes for the object; files have
+    16 bits where 8 are too few. The class is the one that the run was about. The threshold of a picture was chosen on
+    other pictures. For use within `masks_folder`.
+
+    Returns
+    -------
+    Path
+        The list of all files, `masks.csv`.
+    """
+    config = found.results.config
+    (out / LIST).unlink(missing_ok=True)
+    own = [line for line in found.lines if line.opened is not None]
+    folders = dict(zip((line.label for line in own), _names([line.label for line in own]), strict=True))
+    names = _names([found.source.ids[row] for row in found.selection.rows])
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(COLUMNS)
+    for pictures in batches(found.source, found.masks, found.selection.again(), config, 1):
+        for line, maps in maps_of_lines(own, pictures, config, found.source.classes):
+            classes = _classes(line, pictures, found)
+            for picture, values, index in zip(pictures, maps, classes.tolist(), strict=True):
+                level = int(THRESHOLDS[line.tally.chosen()[line.tally.fold.of[picture.place]]])
+                W, H = picture.image.size
+                everywhere = np.ones((H, W), dtype=np.bool_)
+                unit = scaled(enlarged(values, (W, H)), everywhere, signed=line.is_signed)
+                chosen = levels_of(unit) >= level
+                file = f"{folders[line.label]}/{names[picture.place]}.png"
+                (out / file).parent.mkdir(parents=True, exist_ok=True)
+                write_whole(out / file, mask_png(chosen, index + 1))
+                assert line.opened is not None
+                known = line.opened.card.classes
+                row = (line.label, picture.name, file, index + 1, known[index] if known else "", level / LEVELS)
+                writer.writerow([csv_cell(cell) for cell in row])
+    write_whole(out / LIST, text.getvalue().encode("utf-8", "backslashreplace"))
+    return out / LIST
+
+
+def mask_png(chosen: NDArray[np.bool_], index: int) -> bytes:
+    """A grey PNG with `index` where the mask is, and 0 elsewhere."""
+    stream = io.BytesIO()
+    values = np.where(chosen, index, 0)
+    Image.fromarray(values.astype(np.uint8 if index < 256 else np.uint16)).save(stream, format="PNG")
+    return stream.getvalue()
+
+
+def _classes(line: Line, pictures: list[Pictured], found: Localization) -> NDArray[np.int64]:
+    """The class of each picture, in the network's classes: as its map is about, or predicted."""
+    config, opened = found.results.config, line.opened
+    assert opened is not None
+    about = METHODS[line.name.method].class_specific
+    if config.target != PREDICTED and about:
+        return np.array(opened.targets(pictures, config, found.source.classes), dtype=np.int64)
+    return predicted(opened.network, opened.pixels(pictures, config.side))
+
+
+def _names(names: list[str]) -> list[str]:
+    """File names that stay in their folder, are different, and that every file system takes; without an ending."""
+    found: list[str] = []
+    taken: set[str] = set()
+    for name in names:
+        parts = [re.sub(r"[^\w.@+-]+", "_", part)[-MOST:] for part in without_ending(name).split("/")]
+        own = "/".join(part for part in parts if part.strip("._")) or "picture"
+        unique, k = own, 2
+        while unique.casefold() in taken:
+            unique, k = f"{own}+{k}", k + 1
+        taken.add(unique.casefold())
+        found.append(unique)
+    return found
