@@ -1,0 +1,1 @@
+"""Checks of maps and networks: whether a map is faithful, and how a network answers when its pixels are attacked."""
