@@ -134,21 +134,23 @@ def attack(
     if labels.shape != (len(pixels),):
         raise ArgumentError(f"labels must be as many as images, {len(pixels)}; got {tuple(labels.shape)}")
     model = in_evaluation(model)
-    pixels, size, step = pixels.detach(), epsilon / LEVELS, config.step_for(epsilon) / LEVELS
-    low, high = (pixels - size).clamp(min=0), (pixels + size).clamp(max=1)
-
-    def moved(at: Tensor, by: Tensor) -> Tensor:
-        """Back within ε and between 0 and 1."""
-        return torch.minimum(torch.maximum(at + by, low), high)
-
+    pixels = pixels.detach()
     if method == NOISE:
-        return moved(pixels, size * _uniform(pixels, config.seed).sign())
+        return one_step(pixels, _uniform(pixels, config.seed), epsilon=epsilon)
     if method == FGSM:
-        return moved(pixels, size * gradient(model, pixels, labels, preprocess=preprocess).sign())
-    found = moved(pixels, size * _uniform(pixels, config.seed))
+        return one_step(pixels, gradient(model, pixels, labels, preprocess=preprocess), epsilon=epsilon)
+    size, step = epsilon / LEVELS, config.step_for(epsilon) / LEVELS
+    low, high = (pixels - size).clamp(min=0), (pixels + size).clamp(max=1)
+    found = torch.minimum(torch.maximum(pixels + size * _uniform(pixels, config.seed), low), high)
     for _ in range(config.steps):
-        found = moved(found, step * gradient(model, found, labels, preprocess=preprocess).sign())
+        found = found + step * gradient(model, found, labels, preprocess=preprocess).sign()
+        found = torch.minimum(torch.maximum(found, low), high)
     return found
+
+
+def one_step(pixels: Tensor, direction: Tensor, *, epsilon: float) -> Tensor:
+    """Each value moved by ε, in 1/255, the way that the sign of `direction` says, and cut at 0 and 1."""
+    return (pixels + epsilon / LEVELS * direction.sign()).clamp(0, 1)
 
 
 def gradient(model: nn.Module, pixels: Tensor, labels: Tensor, *, preprocess: Preprocess) -> Tensor:

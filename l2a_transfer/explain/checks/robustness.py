@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from l2a_transfer.errors import ArgumentError, unknown_name
-from l2a_transfer.explain.checks.attacks import ATTACKS, LEVELS, NOISE, AttackConfig
+from l2a_transfer.explain.checks.attacks import ATTACKS, FGSM, LEVELS, NOISE, AttackConfig
 from l2a_transfer.preprocess import Preprocess
 
 if TYPE_CHECKING:
@@ -115,7 +115,7 @@ def under_attack(
     import torch
 
     from l2a_transfer.devices import ieee_float32
-    from l2a_transfer.explain.checks.attacks import attack, gradient
+    from l2a_transfer.explain.checks.attacks import attack, gradient, one_step
     from l2a_transfer.explain.compute import split_to_fit
     from l2a_transfer.models.copies import in_evaluation
     from l2a_transfer.preprocess import normalize
@@ -126,11 +126,15 @@ def under_attack(
     def compute(images: Tensor, labels: Tensor | None) -> dict[str, Tensor]:
         assert labels is not None
         pixels = images.float() / LEVELS if images.dtype == torch.uint8 else images
-        flat = (gradient(model, pixels, labels, preprocess=preprocess) == 0).flatten(1).all(dim=1)
+        first = gradient(model, pixels, labels, preprocess=preprocess)
+        flat = (first == 0).flatten(1).all(dim=1)
         right = []
         for name, epsilon in wanted:
-            changed = pixels
-            if name != CLEAN:
+            if name == CLEAN:
+                changed = pixels
+            elif name == FGSM:
+                changed = one_step(pixels, first, epsilon=epsilon)  # every ε takes the same gradient
+            else:
                 changed = attack(
                     model, pixels, labels, epsilon=epsilon, method=name, preprocess=preprocess, config=config
                 )
