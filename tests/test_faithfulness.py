@@ -2,20 +2,29 @@
 
 from __future__ import annotations
 
+import csv
+import dataclasses
+import json
 from itertools import pairwise
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 
-from l2a_transfer.errors import ArgumentError, BackendError, UnknownNameError
+from l2a_transfer.errors import ArgumentError, BackendError, EvaluationError, UnknownNameError
+from l2a_transfer.evaluation.faithfulness import bootstrap_interval, evaluate_faithfulness
+from l2a_transfer.evaluation.faithfulness_results import FaithfulnessConfig, FaithfulnessResults, read_faithfulness
 from l2a_transfer.explain.checks.completeness import COMPLETE, completeness_errors
 from l2a_transfer.explain.checks.faithfulness import CURVES, deletion_insertion, pixel_ranks, replaced_by
 from l2a_transfer.explain.compute import map_batch
 from l2a_transfer.explain.registry import METHODS
+from l2a_transfer.report.faithfulness import FILES
+from tests.conftest import TINY, assert_fails, l2a, memory_source, save_picture
 from tests.test_evidence import network
 from tests.test_map_methods import Linear, Residual
+from tests.test_robustness import named
 
 
 class Additive(nn.Module):
@@ -203,3 +212,150 @@ def test_of_methods_that_promise_nothing_no_error_is_known() -> None:
     model, images = network("vgg", dtype=torch.float32), torch.randn(1, 3, 32, 32)
     with pytest.raises(BackendError, match="saliency have no sum that they must reach; those of integrated-gradients"):
         completeness_errors(model, images, map_batch(model, images, method="saliency"))
+
+
+# Over images, and the verb ------------------------------------------------------------------------------------------
+
+
+def results_of(config: FaithfulnessConfig, rows: int = 6) -> FaithfulnessResults:
+    return evaluate_faithfulness([named()], memory_source(rows=rows), config)
+
+
+QUICK = FaithfulnessConfig(method=("attention", "saliency"), steps=4, orders=2, resamples=200, batch_size=4)
+
+
+def test_rows_are_means_over_images_and_gains_are_against_random_of_the_same_resolution() -> None:
+    results = results_of(QUICK)
+    rows = {(row.method, row.map): row for row in results.rows}
+    assert list(rows) == [
+        *(("attention", "L2"), ("attention", "L3"), ("saliency", "pixels"), ("centre", "pixels"), ("sobel", "pixels")),
+        *(("random", "16 × 16"), ("random", "8 × 8"), ("random", "32 × 32")),
+    ]
+    assert [row.grid for row in results.rows[:3]] == [(16, 16), (8, 8), (32, 32)]
+    for (method, name), row in rows.items():
+        areas = results.areas["one", method, name]
+        random = results.areas["one", "random", f"{row.grid[0]} × {row.grid[1]}"]
+        assert row.n == len(areas["deletion"]) == 6
+        assert row.deletion == pytest.approx(areas["deletion"].mean())
+        assert row.insertion == pytest.approx(areas["insertion"].mean())
+        assert row.deletion_ci95[0] <= row.deletion <= row.deletion_ci95[1]
+        for curve, area in (("deletion", row.deletion), ("insertion", row.insertion)):
+            values = np.array(row.curves[curve])
+            assert ((values[1:] + values[:-1]) / 8).sum() == pytest.approx(area, rel=1e-6)
+        if method == "random":
+            assert row.deletion_gain is row.insertion_gain is None
+        else:
+            assert row.deletion_gain == pytest.approx((random["deletion"] - areas["deletion"]).mean())
+            assert row.insertion_gain == pytest.approx((areas["insertion"] - random["insertion"]).mean())
+    assert rows["saliency", "pixels"].completeness is None
+
+
+def test_the_areas_are_those_of_the_maps_of_the_target() -> None:
+    config = dataclasses.replace(QUICK, method=("evidence",), target="class 1")
+    results = results_of(config)
+    network, card = named()
+    source = memory_source(rows=6)
+    pixels = torch.from_numpy(np.stack([card.preprocess.pixels(source.image(k)) for k in range(6)]))
+    mean, std = card.preprocess.statistics()
+    images, targets = (pixels / 255 - mean) / std, torch.full((6,), 1)
+    maps = map_batch(network.eval(), images, method="evidence", targets=targets).maps["L3"]
+    expected = deletion_insertion(network, images, maps, targets, steps=4)
+    for curve in CURVES:
+        np.testing.assert_allclose(
+            results.areas["one", "evidence", "L3"][curve], expected.areas(curve), rtol=1e-3, atol=1e-4
+        )
+    assert 0 < next(row.completeness for row in results.rows if row.method == "evidence") < 1e-4  # type: ignore[operator]
+    true = results_of(dataclasses.replace(config, target="true"))
+    own, others = (found.areas["one", "evidence", "L3"]["deletion"] for found in (true, results))
+    equal = np.isclose(own, others, rtol=1e-3)
+    assert (equal == (source.labels == 1)).all()
+
+
+def test_a_batch_changes_no_area_and_a_seed_does() -> None:
+    expected = results_of(QUICK)
+    alone = results_of(dataclasses.replace(QUICK, batch_size=1))
+    seeded = results_of(dataclasses.replace(QUICK, seed=1))
+    for key, areas in expected.areas.items():
+        for curve in CURVES:
+            np.testing.assert_allclose(alone.areas[key][curve], areas[curve], rtol=1e-2, atol=1e-3)
+    key = ("one", "random", "32 × 32")
+    assert not np.allclose(seeded.areas[key]["deletion"], expected.areas[key]["deletion"], rtol=1e-4, atol=0)
+
+
+def test_the_bootstrap_of_a_mean_is_that_of_the_normal_distribution() -> None:
+    values = np.random.default_rng(0).normal(2, 3, size=(400, 2))
+    low, high = bootstrap_interval(values, resamples=4000, seed=1)
+    error = 1.96 * values.std(axis=0) / 20
+    np.testing.assert_allclose(low, values.mean(axis=0) - error, atol=0.03)
+    np.testing.assert_allclose(high, values.mean(axis=0) + error, atol=0.03)
+    twice = np.stack([values[:, 0], 2 * values[:, 0]], axis=1)  # columns are drawn together
+    low, high = bootstrap_interval(twice, resamples=500, seed=1)
+    np.testing.assert_allclose([low[1], high[1]], [2 * low[0], 2 * high[0]])
+    low, high = bootstrap_interval(np.array([[0.25]]), resamples=100, seed=0)
+    assert low == high == [0.25]
+
+
+def test_the_command_writes_what_it_prints(tmp_path: Path) -> None:
+    for k in range(3):
+        save_picture(tmp_path / "photos" / "a" / f"{k}.jpg", k)
+    out = tmp_path / "out"
+    run = ("faithfulness", "--model", TINY, "--out", out, tmp_path / "photos", tmp_path / "photos" / "a" / "0.jpg")
+    small = ("--method", "occlusion,evidence", "--set", "occlusion.window=16", "--set", "occlusion.stride=16")
+    small += ("--steps", "2", "--orders", "1", "--resamples", "100", "--baseline", "blur")
+    result = l2a("-q", *run, *small)
+    assert result.exit_code == 0, result.output
+    assert sorted(path.name for path in out.iterdir()) == sorted(FILES)
+    document = read_faithfulness(out / "faithfulness.json")
+    assert document["images"] == ["0.jpg", "1.jpg", "2.jpg"]
+    assert document["config"]["options"] == {"occlusion": {"window": 16, "stride": 16}}
+    assert document["shares"] == [0, 0.5, 1]
+    labels = [(row["method"], row["map"]) for row in document["rows"]]
+    assert labels[:4] == [("occlusion", "pixels"), ("evidence", "L2"), ("evidence", "L3"), ("evidence", "all")]
+    with (out / "faithfulness.csv").open(encoding="utf-8") as file:
+        lines = list(csv.DictReader(file))
+    assert [float(line["deletion"]) for line in lines] == [row["deletion"] for row in document["rows"]]
+    page, text = ((out / f"faithfulness.{end}").read_text(encoding="utf-8") for end in ("html", "md"))
+    assert "| evidence, L3 | 8 × 8 |" in text
+    assert "faithfulness.json</code> (l2a-faithfulness/1)" in page
+    assert "sobel †" in result.stdout
+    assert (out / "faithfulness.svg").read_text(encoding="utf-8").startswith("<svg")
+    assert_fails(l2a("-q", *run, *small), 1, "faithfulness.json: exists", "--overwrite replaces the report")
+    again = l2a("-q", *run, *small, "--overwrite", "--json")
+    assert json.loads(again.stdout) == document
+    (out / "faithfulness.json").write_text('{"schema": "other"}')
+    with pytest.raises(EvaluationError, match="no faithfulness results of this program: faithfulness has no 'config'"):
+        read_faithfulness(out / "faithfulness.json")
+
+
+@pytest.mark.parametrize(
+    ("given", "code", "words"),
+    [
+        (("photo.jpg", "--data", "digits"), 2, ("name either images or folders, or --data",)),
+        ((), 2, ("name either images or folders, or --data",)),
+        (("--method", "evidense"), 2, ("--method must be one of", "did you mean 'evidence'?")),
+        (("--method", ","), 2, ("--method must be one or more of attention",)),
+        (("--set", "occlusion.windows=4"), 2, ("option of occlusion must be one of window", "did you mean 'window'?")),
+        (("--set", "window=4"), 2, ("--set must be METHOD.OPTION=VALUE",)),
+        (("--baseline", "blurr"), 2, ("--baseline must be one of mean, blur",)),
+        (("--steps", "0"), 2, ("steps must be between 1 and 10,000, got 0",)),
+        (("--target", "owl"), 2, ("--target must be one of predicted, true",)),
+        (("--target", "true"), 1, ("has no class names",)),
+        (("--method", "cam"), 1, ("no class activation map",)),
+        (("nowhere.jpg",), 1, ("nowhere.jpg: no such file",)),
+    ],
+)
+def test_what_the_command_refuses(given: tuple[str, ...], code: int, words: tuple[str, ...], tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    needs_data = given and given[0].startswith("--")
+    run = ("faithfulness", "--model", TINY, "--out", out, *(("--data", "digits", "--limit", "2") if needs_data else ()))
+    assert_fails(l2a(*run, *given), code, *words)
+    assert not out.exists()
+
+
+def test_settings_out_of_range_are_refused() -> None:
+    with pytest.raises(ArgumentError, match="resamples must be between 100 and 1,000,000, got 5"):
+        FaithfulnessConfig(resamples=5)
+    with pytest.raises(ArgumentError, match=r"occlusion\.window must be of type int"):
+        FaithfulnessConfig(options={"occlusion": {"window": "x"}})
+    with pytest.raises(UnknownNameError, match="device must be one of"):
+        FaithfulnessConfig(device="gpu")

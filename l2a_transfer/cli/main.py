@@ -25,6 +25,7 @@ VERBS = {
     "study": "study",
     "export": "export",
     "maps": "maps",
+    "faithfulness": "faithfulness",
     "robustness": "robustness",
     "models": "models",
     "datasets": "datasets",

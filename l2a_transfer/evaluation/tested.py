@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -11,8 +12,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from l2a_transfer.data.folders import find_pictures
 from l2a_transfer.data.loader import choose_workers, pixel_batches
-from l2a_transfer.data.sources import ImageSource, select
+from l2a_transfer.data.sources import FileSource, ImageSource, check_source, select
 from l2a_transfer.errors import ArgumentError, BackendError, DataError, nearest
 from l2a_transfer.models.weights import Card
 from l2a_transfer.preprocess import Preprocess
@@ -115,6 +117,30 @@ def chosen_images(source: ImageSource, *, split: str | None = None, limit: int |
     if not len(found):
         raise DataError(f"{source.name}: no images to test on")
     return found
+
+
+def pictures_source(paths: Sequence[Path]) -> ImageSource:
+    """Pictures, and all those below folders, as a source without classes. Each picture counts once.
+
+    Raises: DataError for a folder without pictures, and for a path that is none.
+    """
+    found: dict[Path, None] = {}
+    for path in paths:
+        if path.is_dir():
+            below = sorted(find_pictures(path)[0])
+            if not below:
+                raise DataError(f"{path}: a folder without pictures", "name another, or a picture")
+            found.update(dict.fromkeys((path / name).absolute() for name in below))
+        elif path.exists():
+            found[path.absolute()] = None
+        else:
+            raise DataError(f"{path}: no such file", "check the spelling")
+    root = Path(os.path.commonpath([path.parent for path in found]))
+    ids = tuple(path.relative_to(root).as_posix() for path in found)
+    none = np.full(len(ids), -1, dtype=np.int32)
+    source = FileSource("pictures", (), ("all",), ids, none, np.zeros(len(ids), dtype=np.uint8), root=root)
+    check_source(source)
+    return source
 
 
 def class_numbers(source: ImageSource, tested: OpenNetwork) -> NDArray[np.int64]:
