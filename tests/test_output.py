@@ -15,8 +15,10 @@ import pytest
 
 from l2a_transfer.cli.main import VERBS
 from l2a_transfer.cli.output import ERRORS
+from l2a_transfer.models.weights import save_weights
 from tests.conftest import TINY, l2a, save_picture
 from tests.feature_files import feature_set, labels_of, save
+from tests.test_robustness import named
 
 ENCODINGS = ("latin-1", "ascii", "cp437", "utf-8")
 
@@ -34,6 +36,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
         for k in range(2):
             save_picture(root / "photos" / label / f"{k} → {k}.jpg", seed=k)
     save(root / "Łódź.h5", feature_set(labels_of(2, 12)))
+    save_weights(*named(classes=("Ærø", "猫", *"cdefghij")), root / "Łódź.safetensors")
     return root
 
 
@@ -66,6 +69,11 @@ COMMANDS = {  # quickstart has a test of its own, which takes half a minute
     "datasets": ["datasets"],
     "extract": ["extract", "--model", "pixels", "--data", "imagefolder:photos", "--out", "→ {}.h5"],
     "maps": ["maps", "--model", TINY, "--out", "maps {}", "photos/猫/0 → 0.jpg"],
+    "faithfulness": ["faithfulness", "--model", TINY, "--steps", "1", "--out", "faithful {}", "photos/猫/0 → 0.jpg"],
+    "robustness": [
+        *("robustness", "--model", "Łódź.safetensors", "--data", "imagefolder:photos", "--attack", "fgsm"),
+        *("--out", "robust {}"),
+    ],
     "inspect": ["inspect", "Łódź.h5"],
     "inspect --json": ["inspect", "--json", "Łódź.h5"],
     "svm-eval": ["svm-eval", "Łódź.h5", "--out", "report {}", "--c-grid", "0.01"],

@@ -78,6 +78,8 @@ TRAIN += ["--epochs", "1", "--batch-size", "4", "--device", "cpu"]
 VERBS = {
     "svm-eval": (["svm-eval", "{features}", "--c-grid", "0.01", "--folds", "2"], "run"),
     "maps": (["maps", "--model", TINY, "{picture}"], "run"),
+    "faithfulness": (["faithfulness", "--model", TINY, "--steps", "1", "{picture}"], "run"),
+    "robustness": (["robustness", "--model", TINY, "--data", "imagefolder:{pictures}"], "run"),
     "quickstart": (["quickstart"], "run"),
     "train": (TRAIN, "run"),
     "train --seeds": ([*TRAIN, "--seeds", "0,1"], "seeds"),
@@ -103,6 +105,8 @@ def test_the_second_is_refused_before_it_computes_anything(
     for work in (
         "l2a_transfer.evaluation.evaluate.evaluate_files",
         "l2a_transfer.explain.dispatch.compute_maps",
+        "l2a_transfer.evaluation.faithfulness.evaluate_faithfulness",
+        "l2a_transfer.evaluation.robustness.evaluate_robustness",
         "l2a_transfer.quickstart.extract",
         "l2a_transfer.quickstart.evaluate_files",
         "l2a_transfer.training.runs._run",
