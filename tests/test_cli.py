@@ -33,6 +33,8 @@ TORCH_FREE = (
     "l2a_transfer.evaluation.protocols",
     "l2a_transfer.evaluation.statistics",
     "l2a_transfer.report.write",
+    "l2a_transfer.report.faithfulness",
+    "l2a_transfer.report.robustness",
     "l2a_transfer.study.study",
     "l2a_transfer.cli.main",
 )
@@ -134,7 +136,7 @@ def test_choices_are_the_names_that_the_library_takes() -> None:
     assert found["train", "pixels"] == PLACES
 
 
-@pytest.mark.parametrize("verb", ["train", "extract", "svm-eval", "study", "explain", "localize"])
+@pytest.mark.parametrize("verb", ["train", "extract", "svm-eval", "study", "explain", "localize", "faithfulness", "robustness"])
 def test_every_option_of_a_long_help_has_a_group(verb: str) -> None:
     options = [p for p in parameters(verb) if is_option(p)]
     assert len({getattr(p, "group", None) for p in options} - {GroupedOption.group, None}) >= 3

@@ -15,8 +15,10 @@ import pytest
 
 from l2a_transfer.cli.main import VERBS
 from l2a_transfer.cli.output import ERRORS
+from l2a_transfer.models.weights import save_weights
 from tests.conftest import TINY, l2a, save_picture
 from tests.feature_files import feature_set, labels_of, save
+from tests.test_robustness import named
 
 ENCODINGS = ("latin-1", "ascii", "cp437", "utf-8")
 
@@ -36,6 +38,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     boxes = "".join(f"{label}/{k} → {k}.jpg,2,2,9,9\n" for label in ("Ærø", "猫") for k in range(2))
     (root / "boxes.csv").write_text(boxes, encoding="utf-8")
     save(root / "Łódź.h5", feature_set(labels_of(2, 12)))
+    save_weights(*named(classes=("Ærø", "猫", *"cdefghij")), root / "Łódź.safetensors")
     return root
 
 
@@ -97,6 +100,11 @@ COMMANDS = {  # quickstart has a test of its own, which takes half a minute
         "csv:boxes.csv",
         "--out",
         "l {}",
+    ],
+    "faithfulness": ["faithfulness", "--model", TINY, "--steps", "1", "--out", "faithful {}", "photos/猫/0 → 0.jpg"],
+    "robustness": [
+        *("robustness", "--model", "Łódź.safetensors", "--data", "imagefolder:photos", "--attack", "fgsm"),
+        *("--out", "robust {}"),
     ],
     "inspect": ["inspect", "Łódź.h5"],
     "inspect --json": ["inspect", "--json", "Łódź.h5"],

@@ -38,6 +38,7 @@ from l2a_transfer.report.write import write_report
 from l2a_transfer.training.checkpoint import save_checkpoint
 from tests.conftest import TINY, assert_fails, l2a, memory_source, save_picture
 from tests.feature_files import blobs, feature_set, labels_of, save
+from tests.test_robustness import named
 
 Writer = Callable[[Path], object]
 
@@ -416,6 +417,8 @@ VERBS: dict[str, tuple[str, int, list[str]]] = {
     "maps": ("out", 8192, ["maps", "--model", TINY, "{picture}"]),
     "explain": ("out", 8192, ["explain", "--model", TINY, "--side", "32", "{picture}"]),
     "sanity": ("out", 8192, ["sanity", "--model", TINY, "{picture}", "--method", "evidence", "--seeds", "1"]),
+    "faithfulness": ("out", 8192, ["faithfulness", "--model", TINY, "--steps", "1", "{picture}"]),
+    "robustness": ("out", 8192, ["robustness", "--model", "{weights}", "--data", "imagefolder:{pictures}"]),
     "export": ("x.onnx", 8192, ["export", "--model", TINY]),
     "localize": ("out", 8192, [*LOCALIZE, "--masks", "csv:{boxes}"]),
     "svm-eval": ("out", 8192, ["svm-eval", "{features}", "--c-grid", "0.01", "--folds", "2"]),
@@ -436,6 +439,9 @@ def test_a_full_disk_names_the_file_and_leaves_none(tmp_path: Path, verb: str, h
     (tmp_path / "b.csv").write_text("".join(f"{label}/{k}.jpg,1,1,9,9\n" for label in "ab" for k in range(3)))
     given = {"picture": picture, "pictures": tmp_path / "pictures", "features": tmp_path / "f.h5"}
     given["boxes"] = tmp_path / "b.csv"
+    save_weights(*named(classes=tuple("abcdefghij")), tmp_path / "w.safetensors")
+    given = {"picture": picture, "pictures": tmp_path / "pictures", "features": tmp_path / "f.h5"}
+    given["weights"] = tmp_path / "w.safetensors"
     disk = tmp_path / "disk"
     disk.mkdir()
     run = [argument.format(**given) for argument in command]

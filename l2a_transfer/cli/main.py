@@ -28,6 +28,8 @@ VERBS = {
     "explain": "explain",
     "sanity": "sanity",
     "localize": "localize",
+    "faithfulness": "faithfulness",
+    "robustness": "robustness",
     "models": "models",
     "datasets": "datasets",
     "inspect": "inspect",

@@ -136,6 +136,20 @@ FOLDER = _Folder(path_type=Path, readable=False)
 SEED = click.IntRange(0, 2**32 - 1)
 """The type of a random seed."""
 
+
+def numbers(flag: str, text: str, kind: Callable[[str], Any], example: str) -> tuple[Any, ...]:
+    """`1,2,4` as numbers of one kind. Raises: click.UsageError that names the option and shows the example."""
+    try:
+        return tuple(kind(number) for number in text.split(","))
+    except ValueError as error:
+        raise click.UsageError(f"{flag} must be numbers with commas between, as {example}: {error}") from error
+
+
+def names(text: str) -> tuple[str, ...]:
+    """`a, b` as names."""
+    return tuple(name.strip() for name in text.split(",") if name.strip())
+
+
 reading_options = option_group(
     "Data",
     option(

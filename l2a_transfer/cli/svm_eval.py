@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import click
 
-from l2a_transfer.cli.options import FOLDER, PATH, NameChoice, Verb, option, option_group
+from l2a_transfer.cli.options import FOLDER, PATH, NameChoice, Verb, numbers, option, option_group
 from l2a_transfer.cli.output import echo, echo_json
 from l2a_transfer.cli.tables import results_lines, terminal_width, verdict_lines
 
@@ -131,10 +130,10 @@ def command(obj: dict[str, Any], /, files: tuple[Path, ...], out: Path, **given:
     from l2a_transfer.report.write import RESULTS, report_folder, write_report
 
     overwrite, as_json = given.pop("overwrite"), given.pop("as_json")
-    given["c_grid"] = _numbers("--c-grid", given["c_grid"], float, "1e-4,1e-3,1e-2")
-    given["shots"] = _numbers("--shots", given["shots"], int, "1,2,4")
+    given["c_grid"] = numbers("--c-grid", given["c_grid"], float, "1e-4,1e-3,1e-2")
+    given["shots"] = numbers("--shots", given["shots"], int, "1,2,4")
     given["ablate"] = tuple(name.strip() for name in given["ablate"].split(",") if name.strip())
-    given["widths"] = _numbers("--widths", given["widths"], int, "64,128") if given["widths"] else ()
+    given["widths"] = numbers("--widths", given["widths"], int, "64,128") if given["widths"] else ()
     given["max_memory"] = _bytes(given["max_memory"])
     given["compare"] = tuple(_pair(text) for text in given["compare"])
     config = EvalConfig(**given)
@@ -151,13 +150,6 @@ def command(obj: dict[str, Any], /, files: tuple[Path, ...], out: Path, **given:
             echo(*verdict_lines(shown, total=len(results.comparisons), out=out), "")
         for path in written:
             echo(path)
-
-
-def _numbers(flag: str, text: str, kind: Callable[[str], Any], example: str) -> tuple[Any, ...]:
-    try:
-        return tuple(kind(number) for number in text.split(","))
-    except ValueError as error:
-        raise click.UsageError(f"{flag} must be numbers with commas between, as {example}: {error}") from error
 
 
 def _pair(text: str) -> str:

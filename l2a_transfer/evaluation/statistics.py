@@ -42,8 +42,19 @@ def mean_class_accuracy(confusion: Confusion) -> float:
 
 def accuracy_interval(confusion: Confusion) -> Interval:
     """Accuracy with Wilson's (1927) score interval over test rows."""
-    right, rows = float(confusion.right.sum()), float(confusion.tested.sum())
-    return _score_interval(np.array([[right, rows - right]]))
+    return share_interval(int(confusion.right.sum()), int(confusion.tested.sum()))
+
+
+def share_interval(right: int, rows: int) -> Interval:
+    """The share `right` of `rows`, at least one, with Wilson's (1927) score interval.
+
+    Examples
+    --------
+    >>> found = share_interval(8, 10)
+    >>> round(found.value, 3), round(found.low, 3), round(found.high, 3)
+    (0.8, 0.49, 0.943)
+    """
+    return _score_interval(np.array([[right, rows - right]], dtype=np.float64))
 
 
 def mean_class_accuracy_interval(confusion: Confusion) -> Interval:

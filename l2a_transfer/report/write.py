@@ -4,11 +4,8 @@ from __future__ import annotations
 
 import csv
 import dataclasses
-import errno
 import io
 import itertools
-import json
-import os
 import re
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -23,9 +20,10 @@ from l2a_transfer.evaluation.seeds import SeedSummary
 from l2a_transfer.files import check_folder, check_free, check_replaceable, leftovers, output_path, replacing_all
 from l2a_transfer.lock import folder_lock
 from l2a_transfer.report import figures, lookup
+from l2a_transfer.report.folder import check_writable_place, json_lines
 from l2a_transfer.report.markdown import report_markdown
 from l2a_transfer.report.page import page
-from l2a_transfer.text import csv_cell, json_text
+from l2a_transfer.text import csv_cell
 
 RESULTS = "results.json"
 SEEDS = "seeds.csv"
@@ -57,10 +55,7 @@ def check_output(out: Path, *, overwrite: bool, beside: Sequence[str] = ()) -> N
     folder, or where one of these names is not a regular file's; OSError where it cannot be written, which is better
     known before the SVMs are fitted than after. What an interrupted report left may be replaced."""
     check_folder(out, "a report")
-    there = next(path for path in (out, *out.absolute().parents) if path.exists())
-    problem = errno.ENOTDIR if not there.is_dir() else 0 if os.access(there, os.W_OK) else errno.EACCES
-    if problem:
-        raise OSError(problem, os.strerror(problem), str(there))
+    check_writable_place(out)
     replaced = leftovers(out)
     for path in sorted([*out.glob("confusion-*.svg"), *out.glob("confusion-*.png"), *out.glob("accuracy.png")]):
         check_replaceable(path)
@@ -191,19 +186,8 @@ def _joined(value: Any) -> Any:
 
 
 def _json(results: EvalResults, files: list[str]) -> str:
-    """The document, one element of a list a line, so that files can be compared; `files` are the report's own."""
-    parts = []
-    for key, value in {**results.document(), "files": files}.items():
-        if isinstance(value, list):
-            items = ",\n".join(f"  {_dump(item)}" for item in value)
-            parts.append(f' "{key}": [\n{items}\n ]' if value else f' "{key}": []')
-        else:
-            parts.append(f' "{key}": {_dump(value)}')
-    return "{\n" + ",\n".join(parts) + "\n}\n"
-
-
-def _dump(value: Any) -> str:
-    return json_text(json.dumps(value, ensure_ascii=False, allow_nan=False))
+    """The document; `files` are the report's own."""
+    return json_lines({**results.document(), "files": files})
 
 
 def _files_of(path: Path) -> set[str]:

@@ -6,7 +6,8 @@ import math
 from collections.abc import Callable, Sequence
 
 from l2a_transfer.report import charts
-from l2a_transfer.report.charts import HEIGHT, WIDTH, Line, Scale, round_scale
+from l2a_transfer.report.charts import Line, Scale, round_scale
+from l2a_transfer.report.legend import with_legend
 from l2a_transfer.report.markup import Markup, element, joined, shortened
 from l2a_transfer.report.svg import Figure
 from l2a_transfer.study.contrasts import Estimate
@@ -15,7 +16,6 @@ from l2a_transfer.wording import with_minus
 
 LEFT, PLOT, RIGHT, LINE, TOP = 170.0, 300.0, 190.0, 22.0, 12.0
 """Of a forest plot: the names, the intervals, the numbers, the height of a row, and what is above the first."""
-LEGEND_LINE = 16.0
 
 
 def forest(compared: Compared) -> Figure | None:
@@ -108,13 +108,5 @@ def low_shot(target: str, protocol: str, rows: Sequence[Row]) -> Figure | None:
             )
         )
     label = f"Mean class accuracy on {target} with few training images a class"
-    curves = charts.curves(
-        lines, x, y, x_label="training images a class", y_label="mean class accuracy, %", label=label
-    )
-    parts = [element("svg", curves, width=WIDTH, height=HEIGHT)]
-    for series, model in enumerate(models):
-        at = HEIGHT + LEGEND_LINE * series
-        parts.append(element("g", charts.swatch(series), transform=f"translate(42 {at:.0f})"))
-        parts.append(element("text", shortened(model, 44), x=80, y=at + 11))
-    height = HEIGHT + LEGEND_LINE * len(models) + 4
-    return Figure(label, joined(parts), WIDTH, height, name=f"low-shot-{target}-{protocol}.svg")
+    drawn = charts.curves(lines, x, y, x_label="training images a class", y_label="mean class accuracy, %", label=label)
+    return with_legend(drawn, models, label=label, name=f"low-shot-{target}-{protocol}.svg")

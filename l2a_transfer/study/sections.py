@@ -3,39 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
 
 from l2a_transfer.evaluation.verdict import p_text
+from l2a_transfer.report.document import Block, Grid, Listing, Section
 from l2a_transfer.report.svg import Figure
 from l2a_transfer.study.contrasts import Estimate, OverTargets
 from l2a_transfer.study.plots import forest, low_shot, numbers, signed
 from l2a_transfer.study.results import Compared, Row, StudyResults
-
-
-@dataclass(frozen=True)
-class Grid:
-    """A table: (heading, whether its cells are numbers) and rows of text; the first column names the row."""
-
-    caption: str
-    columns: tuple[tuple[str, bool], ...]
-    rows: tuple[tuple[str, ...], ...]
-
-
-@dataclass(frozen=True)
-class Listing:
-    """Lines that are shown one below the other: commands, or sentences where `is_code` is False."""
-
-    lines: tuple[str, ...]
-    is_code: bool = False
-
-
-Block = str | Grid | Listing | Figure
-
-
-@dataclass(frozen=True)
-class Section:
-    title: str
-    blocks: tuple[Block, ...]
 
 
 def sections_of(results: StudyResults) -> list[Section]:

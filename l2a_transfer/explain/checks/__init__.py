@@ -1,1 +1,1 @@
-"""Tests of map methods: whether a map depends on what it claims to explain."""
+"""Checks of maps and networks: does a map depend on the network, is it faithful, what does an attack leave right."""

@@ -25,7 +25,7 @@ def cam(model: nn.Module, images: Tensor, targets: Tensor, *, levels: Sequence[s
 
     from l2a_transfer.explain.layers import default_levels, local_features
 
-    linear = _last_linear(model, images)
+    linear = last_linear(model, images)
     seen: list[Any] = []
     handle = linear.register_forward_pre_hook(lambda module, args: seen.append(args[0]))
     try:
@@ -63,7 +63,7 @@ def grad_cam(model: nn.Module, images: Tensor, targets: Tensor, *, levels: Seque
     }
 
 
-def _last_linear(model: nn.Module, images: Tensor) -> nn.Linear:
+def last_linear(model: nn.Module, images: Tensor) -> nn.Linear:
     """The linear layer that gives the logits: the last one that is called. Raises: BackendError where there is none."""
     import torch
     from torch import nn

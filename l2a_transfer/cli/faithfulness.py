@@ -1,0 +1,167 @@
+"""`l2a-transfer faithfulness`: whether a network's answer follows the pixels that a map calls important."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from l2a_transfer.cli.options import (
+    FOLDER,
+    PATH,
+    SEED,
+    NameChoice,
+    Verb,
+    names,
+    option,
+    option_group,
+    reading_options,
+)
+from l2a_transfer.cli.output import echo, echo_json
+from l2a_transfer.cli.tables import table_lines, terminal_width
+
+SOURCE = ("data", "data_dir", "download", "split_from", "verify_source")
+
+
+@click.command("faithfulness", cls=Verb)
+@click.argument("images", nargs=-1, type=PATH, metavar="[IMAGE|FOLDER…]")
+@option_group(
+    "Networks and maps",
+    option(
+        "--model",
+        multiple=True,
+        required=True,
+        help="Bundled name, .safetensors, untrained:ARCH[@WIDTH]; repeatable.",
+    ),
+    option("--method", metavar="M,M,…", default="evidence", show_default=True, help="As evidence,grad-cam."),
+    option(
+        "--set",
+        "settings",
+        multiple=True,
+        metavar="METHOD.OPTION=VALUE",
+        help="An option of a method, as occlusion.window=4. Repeatable.",
+    ),
+    option(
+        "--target",
+        metavar="predicted|true|CLASS",
+        default="predicted",
+        show_default=True,
+        help="The class whose probability is followed.",
+    ),
+)
+@option_group(
+    "Data",
+    option("--data", help="Data set name, or imagefolder:, npz:, wds: or parquet:PATH, instead of images."),
+    option("--data-dir", type=PATH, help="Folder that holds the data set."),
+    option("--download/--no-download", default=False, help="Download the data set into --data-dir."),
+    option("--split", help="Only this split. [default: test, if there is one]"),
+    reading_options,
+    option(
+        "--limit",
+        metavar="N",
+        type=click.IntRange(min=1),
+        default=100,
+        show_default=True,
+        help="At most N images per split, evenly over the classes.",
+    ),
+    option("--side", metavar="N", type=int, help="Pixels of each side. [default: as the network takes images]"),
+)
+@option_group(
+    "Deletion and insertion",
+    option("--steps", metavar="N", type=int, default=32, show_default=True, help="Steps from first to last pixel."),
+    option(
+        "--baseline",
+        type=NameChoice("l2a_transfer.explain.checks.faithfulness:BASELINES"),
+        default="mean",
+        show_default=True,
+        help="What replaces pixels: mean colour of the training images, or blurred image.",
+    ),
+    option(
+        "--orders",
+        metavar="N",
+        type=int,
+        default=3,
+        show_default=True,
+        help="Random maps per resolution.",
+    ),
+    option(
+        "--resamples", metavar="N", type=int, default=10000, show_default=True, help="Of the bootstrap over images."
+    ),
+    option(
+        "--seed",
+        metavar="N",
+        type=SEED,
+        default=0,
+        show_default=True,
+        help="Random seed of orders, ties, bootstrap and untrained weights.",
+    ),
+)
+@option_group(
+    "Output",
+    option("--out", type=FOLDER, required=True, metavar="DIR", help="Folder of the report."),
+    option("--overwrite/--no-overwrite", default=False, help="Replace an earlier report in --out."),
+    option("--json", "as_json", is_flag=True, help="Print faithfulness.json instead of the table."),
+)
+@option_group(
+    "Computation",
+    option(
+        "--device",
+        type=NameChoice("l2a_transfer.devices:DEVICES"),
+        default="auto",
+        show_default=True,
+        help="auto: a CUDA GPU if there is one.",
+    ),
+    option(
+        "--batch-size", metavar="N", type=click.IntRange(min=1), default=16, show_default=True, help="Images per batch."
+    ),
+)
+@click.pass_obj
+def command(obj: dict[str, Any], /, images: tuple[Path, ...], out: Path, **given: Any) -> None:
+    """Measure deletion and insertion of map methods.
+
+    Pixels go, or come, in the order of a map. The report has the areas under the class's probability with 95 %
+    intervals, what they gain over random orders of the same images, and maps that know nothing of the network.
+
+    \b
+    Example:
+      l2a-transfer faithfulness --model vgg-att2-concat-pc.cifar10-w025 --method evidence,saliency --out faithful photos
+    """
+    from l2a_transfer.data.readers import open_source
+    from l2a_transfer.evaluation.faithfulness import evaluate_faithfulness
+    from l2a_transfer.evaluation.faithfulness_results import FaithfulnessConfig
+    from l2a_transfer.evaluation.tested import chosen_images, pictures_source
+    from l2a_transfer.files import said_if_complete
+    from l2a_transfer.report.faithfulness import RESULTS, areas_grid, faithfulness_folder, write_faithfulness
+
+    if bool(images) == bool(given["data"]):
+        raise click.UsageError("name either images or folders, or --data")
+    overwrite, as_json, models = given.pop("overwrite"), given.pop("as_json"), given.pop("model")
+    split, limit = given.pop("split"), given.pop("limit")
+    source = {key: given.pop(key) for key in SOURCE}
+    given["options"] = _options(given.pop("settings"))
+    config = FaithfulnessConfig(**{**given, "method": names(given["method"])})
+    with said_if_complete(out / RESULTS, f"the report in {out}"):
+        with faithfulness_folder(out, overwrite=overwrite):
+            opened = pictures_source(images) if images else open_source(**source)
+            chosen = chosen_images(opened, split=split, limit=None if images else limit)
+            results = evaluate_faithfulness(models, chosen, config, progress=obj["progress"])
+            written = write_faithfulness(results, out)
+        if as_json:
+            echo_json(results.document())
+            return
+        table = areas_grid(results)
+        headings, kinds = zip(*table.columns, strict=True)
+        echo(*table_lines(headings, table.rows, numbers=kinds, width=terminal_width()), "", *written)
+
+
+def _options(settings: tuple[str, ...]) -> dict[str, dict[str, str]]:
+    """`occlusion.window=4` → {"occlusion": {"window": "4"}}. Raises: click.UsageError."""
+    found: dict[str, dict[str, str]] = {}
+    for text in settings:
+        name, equals, value = text.partition("=")
+        method, dot, option_name = name.partition(".")
+        if not equals or not dot:
+            raise click.UsageError(f"--set must be METHOD.OPTION=VALUE, as occlusion.window=4; got {text!r}")
+        found.setdefault(method, {})[option_name] = value
+    return found

@@ -1,0 +1,123 @@
+"""`l2a-transfer robustness`: how many images networks still answer rightly when they are attacked."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from l2a_transfer.cli.options import (
+    FOLDER,
+    PATH,
+    SEED,
+    NameChoice,
+    Verb,
+    names,
+    numbers,
+    option,
+    option_group,
+    reading_options,
+)
+from l2a_transfer.cli.output import echo, echo_json
+from l2a_transfer.cli.tables import table_lines, terminal_width
+
+SOURCE = ("data", "data_dir", "download", "split_from", "verify_source")
+
+
+@click.command("robustness", cls=Verb)
+@option_group(
+    "Networks",
+    option(
+        "--model",
+        multiple=True,
+        required=True,
+        help="Bundled name, .safetensors, untrained:ARCH[@WIDTH]; repeatable.",
+    ),
+    option("--reference", metavar="MODEL", help="Compare each other network with this one. [default: the first]"),
+)
+@option_group(
+    "Data",
+    option("--data", required=True, help="Data set name, or imagefolder:, npz:, wds: or parquet:PATH."),
+    option("--data-dir", type=PATH, help="Folder that holds the data set."),
+    option("--download/--no-download", default=False, help="Download the data set into --data-dir."),
+    option("--split", help="Only this split. [default: test, if there is one]"),
+    reading_options,
+    option(
+        "--limit",
+        metavar="N",
+        type=click.IntRange(min=1),
+        default=500,
+        show_default=True,
+        help="At most N images per split, evenly over the classes.",
+    ),
+)
+@option_group(
+    "Attacks",
+    option("--epsilon", metavar="E,E,…", default="1,2,4", show_default=True, help="Largest changes, in 1/255."),
+    option("--attack", metavar="A,A", default="fgsm,pgd", show_default=True, help="fgsm, pgd, or both."),
+    option("--steps", metavar="N", type=int, default=10, show_default=True, help="Gradient steps of pgd."),
+    option("--step", metavar="E", type=float, help="Length of each, in 1/255. [default: 2.5 · epsilon / steps]"),
+    option(
+        "--seed",
+        metavar="N",
+        type=SEED,
+        default=0,
+        show_default=True,
+        help="Random seed of starts, noise and untrained weights.",
+    ),
+)
+@option_group(
+    "Output",
+    option("--out", type=FOLDER, required=True, metavar="DIR", help="Folder of the report."),
+    option("--overwrite/--no-overwrite", default=False, help="Replace an earlier report in --out."),
+    option("--json", "as_json", is_flag=True, help="Print robustness.json instead of the table."),
+)
+@option_group(
+    "Computation",
+    option(
+        "--device",
+        type=NameChoice("l2a_transfer.devices:DEVICES"),
+        default="auto",
+        show_default=True,
+        help="auto: a CUDA GPU if there is one.",
+    ),
+    option(
+        "--batch-size", metavar="N", type=click.IntRange(min=1), default=64, show_default=True, help="Images per batch."
+    ),
+)
+@click.pass_obj
+def command(obj: dict[str, Any], /, out: Path, **given: Any) -> None:
+    """Measure accuracy under attack, and compare networks.
+
+    FGSM and PGD change each pixel by at most epsilon. The report has accuracies with 95 % intervals, noise of the same
+    size as the control, signs of masked gradients, and paired tests between networks on the same images.
+
+    \b
+    Example:
+      l2a-transfer robustness --model vgg-att2-concat-pc.cifar10-w025 --data cifar10 --data-dir data --out robustness
+    """
+    from l2a_transfer.data.readers import open_source
+    from l2a_transfer.evaluation.robustness import evaluate_robustness
+    from l2a_transfer.evaluation.robustness_results import RobustnessConfig
+    from l2a_transfer.evaluation.tested import chosen_images
+    from l2a_transfer.files import said_if_complete
+    from l2a_transfer.report.robustness import RESULTS, accuracy_grid, robustness_folder, write_robustness
+
+    overwrite, as_json, models = given.pop("overwrite"), given.pop("as_json"), given.pop("model")
+    split, limit = given.pop("split"), given.pop("limit")
+    source = {key: given.pop(key) for key in SOURCE}
+    given["epsilon"] = numbers("--epsilon", given["epsilon"], float, "1,2,4")
+    config = RobustnessConfig(**{**given, "attack": names(given["attack"])})
+    with said_if_complete(out / RESULTS, f"the report in {out}"):
+        with robustness_folder(out, overwrite=overwrite):
+            images = chosen_images(open_source(**source), split=split, limit=limit)
+            results = evaluate_robustness(models, images, config, progress=obj["progress"])
+            written = write_robustness(results, out)
+        if as_json:
+            echo_json(results.document())
+            return
+        table = accuracy_grid(results)
+        headings, kinds = zip(*table.columns, strict=True)
+        echo(*table_lines(headings, table.rows, numbers=kinds, width=terminal_width()), "")
+        echo(*(f"- {line}" for line in (*results.warnings, *(c.verdict for c in results.comparisons))), *written)

@@ -1,0 +1,212 @@
+"""Group maps: what the images of a class have in common, by attention's contrast with the average.
+
+`û(g_a) − û(mean l)`, with û(x) = x / |x|, is the direction in which attention moves the feature of an image away from
+the plain mean of its local features. The template of an image is the mean of that direction over the *other* images of
+its class, and its map is the cosine of each local feature with the template. The same map by the template of another
+class is the control: what it shows too does not depend on the class.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from l2a_transfer.errors import ArgumentError, BackendError, DataError, unknown_name
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from l2a_transfer.models.interface import Network
+
+    Batches = Callable[[], Iterable[tuple[Tensor, Sequence[int]]]]
+
+LEAST_LENGTH = 1e-5
+"""A direction shorter than this is rounding: with uniform attention g_a is the mean of l, and the map is zeros."""
+
+
+@dataclass(frozen=True)
+class GroupMaps:
+    """The maps of B images.
+
+    Parameters
+    ----------
+    maps, controls : dict of str to ndarray
+        Level → cosines between −1 and 1, float32 (B, h, w): by the template of the image's own class, and by that of
+        its control class.
+    labels, control_labels : ndarray of int64 (B,)
+        The class of each image, and the other class that its control is of.
+    """
+
+    maps: dict[str, NDArray[np.float32]] = field(repr=False)
+    controls: dict[str, NDArray[np.float32]] = field(repr=False)
+    labels: NDArray[np.int64]
+    control_labels: NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Templates:
+    """For each class, the sum of its images' directions, and how many they are.
+
+    Parameters
+    ----------
+    sums : dict of int to dict of str to Tensor
+        Class → level → float64 (C,).
+    counts : dict of int to int
+        Class → its number of images.
+    """
+
+    sums: dict[int, dict[str, Tensor]] = field(repr=False)
+    counts: dict[int, int]
+
+
+def group_maps(model: nn.Module, batches: Batches, *, levels: Sequence[str] = (), seed: int = 0) -> Iterator[GroupMaps]:
+    """The group maps of all images, batch by batch, with the other-class control beside.
+
+    The images are read twice, once for the templates and once for the maps; at no time are there more than one batch
+    and one template a class in memory.
+
+    Parameters
+    ----------
+    model : nn.Module
+        A network of l2a_transfer with attention. It stays as it is.
+    batches : callable
+        Each of its two calls must give the same batches: normalised images (B, 3, H, W) on the device of the model,
+        and the class of each, as an integer. Batches may differ in size, and classes may be mixed.
+    levels : sequence of str, optional
+        The levels whose maps are asked for; by default all that attend.
+    seed : int, default=0
+        Random seed of the control: each class is given another one, and no two classes the same.
+
+    Yields
+    ------
+    GroupMaps
+
+    Raises
+    ------
+    BackendError
+        For a network without attention.
+    UnknownNameError
+        For a level without attention.
+    DataError
+        For a class with one image, which has no others, and where there is one class only.
+    ArgumentError
+        Where the two calls give different batches.
+    """
+    templates = class_templates(model, batches, levels=levels)
+    for label, count in templates.counts.items():
+        if count < 2:
+            raise DataError(f"a group map needs the other images of a class, and class {label} has one image")
+    if len(templates.counts) < 2:
+        raise DataError("the control of a group map needs the images of another class", "add images of other classes")
+    other = control_classes(list(templates.counts), seed=seed)
+    seen = 0
+    for images, labels in batches():
+        seen += len(labels)
+        if not set(map(int, labels)) <= set(other):
+            break
+        yield _maps_of(model, images, [int(label) for label in labels], templates, other, levels)
+    if seen != sum(templates.counts.values()):
+        raise ArgumentError("batches must give the same images each time that it is called")
+
+
+def class_templates(model: nn.Module, batches: Batches, *, levels: Sequence[str] = ()) -> Templates:
+    """The first pass of `group_maps`. Raises: as `group_maps`."""
+    sums: dict[int, dict[str, Tensor]] = {}
+    counts: dict[int, int] = {}
+    for images, labels in batches():
+        _, directions = _directions(model, images, levels)
+        for k, label in enumerate(map(int, labels)):
+            own = sums.setdefault(label, {})
+            counts[label] = counts.get(label, 0) + 1
+            for level, found in directions.items():
+                own[level] = found[k] + own[level] if level in own else found[k].clone()
+    if not counts:
+        raise DataError("a group map needs images, and there are none")
+    return Templates(sums, counts)
+
+
+def control_classes(classes: Sequence[int], *, seed: int = 0) -> dict[int, int]:
+    """For each of at least two classes another one, drawn with a seed; no two classes have the same.
+
+    Examples
+    --------
+    >>> control_classes([3, 5])
+    {3: 5, 5: 3}
+    """
+    shuffled = np.random.default_rng(seed).permutation(sorted(classes)).tolist()
+    following = dict(zip(shuffled, shuffled[1:] + shuffled[:1], strict=True))
+    return {label: following[label] for label in classes}
+
+
+def _maps_of(
+    model: nn.Module,
+    images: Tensor,
+    labels: list[int],
+    templates: Templates,
+    other: Mapping[int, int],
+    levels: Sequence[str],
+) -> GroupMaps:
+    """The second pass, of one batch."""
+    import torch
+
+    local, directions = _directions(model, images, levels)
+    maps, controls = {}, {}
+    for level, values in local.items():
+        rest = torch.stack(
+            [
+                (templates.sums[label][level] - found) / (templates.counts[label] - 1)
+                for label, found in zip(labels, directions[level], strict=True)
+            ]
+        )  # (B, C)
+        strange = torch.stack(
+            [templates.sums[other[label]][level] / templates.counts[other[label]] for label in labels]
+        )
+        maps[level], controls[level] = _cosines(values, rest), _cosines(values, strange)
+    given = np.array(labels, dtype=np.int64)
+    return GroupMaps(maps, controls, given, np.array([other[label] for label in labels], dtype=np.int64))
+
+
+def _directions(model: nn.Module, images: Tensor, levels: Sequence[str]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """Level → local features (B, C, h, w), and level → `û(g_a) − û(mean l)`, float64 (B, C)."""
+    import torch
+
+    from l2a_transfer.explain.layers import attended
+    from l2a_transfer.models.copies import in_evaluation
+
+    network: Network = in_evaluation(model)  # type: ignore[assignment]
+    with torch.no_grad():
+        found = attended(network, images)
+    own = [level for level in found.g_a if level in {spec.level for spec in network.config.maps}]
+    if not own:
+        raise BackendError(f"{network.config.architecture} has no attention, so no group maps", "use a vgg-att")
+    for level in levels:
+        if level not in own:
+            raise unknown_name("level", level, own)
+    local = {level: found.local[level] for level in own if not levels or level in levels}
+    directions = {
+        level: _unit(found.g_a[level].double()) - _unit(values.double().mean(dim=(2, 3)))
+        for level, values in local.items()
+    }
+    return local, directions
+
+
+def _unit(vectors: Tensor) -> Tensor:
+    """Vectors (B, C) at length 1; a zero vector stays one."""
+    units: Tensor = vectors / vectors.norm(dim=1, keepdim=True).clamp(min=1e-30)
+    return units
+
+
+def _cosines(local: Tensor, templates: Tensor) -> NDArray[np.float32]:
+    """The cosine of each local feature (B, C, h, w) with its image's template (B, C); 0 where one has no length."""
+    import torch
+
+    lengths = templates.norm(dim=1, keepdim=True)  # (B, 1)
+    units = torch.where(lengths > LEAST_LENGTH, _unit(templates), torch.zeros_like(templates))
+    values = local.double()
+    found = torch.einsum("bchw,bc->bhw", values, units) / values.norm(dim=1).clamp(min=1e-30)
+    cosines: NDArray[np.float32] = found.float().cpu().numpy()
+    return cosines
