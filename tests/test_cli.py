@@ -117,7 +117,8 @@ def test_a_wrong_choice_exits_2_with_the_sentence_of_the_library(verb: str, para
     wrong = names[-1][:-1] + "_"
     arguments = [word for p in parameters(verb) if p.required for word in ([p.opts[0]] if is_option(p) else []) + ["x"]]
     result = l2a(verb, *arguments, parameter.opts[0], wrong)
-    flag, listed = parameter.opts[0], ", ".join(names)
+    flag = parameter.opts[0]
+    listed = ", ".join(names if len(names) <= 12 else [*names[:11], f"… ({len(names)} in all)"])
     expected = f"Error: {flag} must be one of {listed}; got {wrong!r}; did you mean {names[-1]!r}?"
     assert_fails(result, 2)
     assert result.stderr == f"{expected}\n"
