@@ -175,9 +175,10 @@ def command(obj: dict[str, Any], /, images: tuple[Path, ...], out: Path, **given
     if store is not None:
         check_store(store, overwrite=given["overwrite"], out=out)
     how = {"overlays": given["overlays"], "overwrite": given["overwrite"]}
+    own_names = [own.name for own in network.config.maps]
     with (
         said_if_complete(out / DOCUMENT, f"the set of pictures in {out}"),
-        explain_folder(out, stems, question, style, **how),
+        explain_folder(out, stems, question, style, attention=own_names, **how),
     ):
         meta = MapsMeta(pictures.name, card.classes, card.to_json(), card.preprocess.to_json(), asked)
         asking = pictures.asked(targets, progress=obj["progress"])

@@ -58,9 +58,18 @@ def file_stem(number: int, name: str, *, of: int) -> str:
 
 @contextmanager
 def explain_folder(
-    out: Path, stems: Sequence[str], question: Question, style: Style, *, overlays: bool, overwrite: bool
+    out: Path,
+    stems: Sequence[str],
+    question: Question,
+    style: Style,
+    *,
+    overlays: bool,
+    overwrite: bool,
+    attention: Sequence[str] = (),
 ) -> Iterator[None]:
     """Create the folder `out` if needed, and hold its lock while pictures are explained.
+
+    `attention`: what the network calls its attention maps, where these have other names than levels.
 
     Raises
     ------
@@ -70,7 +79,7 @@ def explain_folder(
     """
     names = [DOCUMENT, *(f"{SHEET}.{format}" for format in style.formats)]
     if overlays:
-        spaces = [(method, METHODS[method].maps or (*MAPS, *question.levels)) for method in question.methods]
+        spaces = [(method, METHODS[method].maps or (*MAPS, *attention)) for method in question.methods]
         names += [
             overlay_name(stem, method, name, format)
             for stem in stems
