@@ -136,7 +136,9 @@ def test_choices_are_the_names_that_the_library_takes() -> None:
     assert found["train", "pixels"] == PLACES
 
 
-@pytest.mark.parametrize("verb", ["train", "extract", "svm-eval", "study", "explain", "localize", "faithfulness", "robustness"])
+@pytest.mark.parametrize(
+    "verb", ["train", "extract", "svm-eval", "study", "explain", "localize", "faithfulness", "robustness"]
+)
 def test_every_option_of_a_long_help_has_a_group(verb: str) -> None:
     options = [p for p in parameters(verb) if is_option(p)]
     assert len({getattr(p, "group", None) for p in options} - {GroupedOption.group, None}) >= 3

@@ -409,6 +409,7 @@ def test_the_true_class_is_that_of_the_data_set(tmp_path: Path) -> None:
         (["--cmap", "infernal"], 2, ("--cmap must be one of", "did you mean 'inferno'?")),
         (["--format", "png,tiff"], 2, ("--format must be one of png, pdf, svg; got 'tiff'",)),
         (["--alpha", "0"], 2, ("--alpha must be above 0",)),
+        (["--store", "maps.npz"], 2, ("--store must be the name of an HDF5 file, as maps.h5; got 'maps.npz'",)),
         (["--store", "{out}"], 1, ("is the folder of the drawings", "choose another --store")),
     ],
 )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import random
+import re
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -91,6 +92,18 @@ def test_plain_h5py_reads_it_as_the_format_says(tmp_path: Path) -> None:
         values = file["values"][:]
         start = sizes[:3].sum()  # the second picture's second map
         np.testing.assert_array_equal(values[start : start + 4].reshape(2, 2), pictures()[1][1].maps["pixels"])
+
+
+def test_the_example_of_the_format_page_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    page = (Path(__file__).parents[1] / "docs" / "format.md").read_text(encoding="utf-8")
+    *_, example = re.findall(r"^```python\n(.*?)^```", page, flags=re.MULTILINE | re.DOTALL)
+    save(tmp_path / "maps.h5")
+    monkeypatch.chdir(tmp_path)
+    for n, m in ((0, 0), (0, 1), (2, 1)):
+        found: dict[str, Any] = {}
+        exec(compile(example.replace("n, m = 0, 0", f"n, m = {n}, {m}"), "format.md", "exec"), found)
+        (expected,) = pictures()[n][m].maps.values()
+        np.testing.assert_array_equal(found["values"], expected)
 
 
 def test_many_pictures_take_several_chunks(tmp_path: Path) -> None:

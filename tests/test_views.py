@@ -282,7 +282,7 @@ def test_it_feeds_a_torch_data_loader(chunked: tuple[Path, NDArray[np.float32]])
 
 def test_the_example_of_the_format_page_runs(small: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     page = (Path(__file__).parents[1] / "docs" / "format.md").read_text(encoding="utf-8")
-    plain, example, *_ = re.findall(r"^```python\n(.*?)^```", page, flags=re.MULTILINE | re.DOTALL)
+    plain, example, _ = re.findall(r"^```python\n(.*?)^```", page, flags=re.MULTILINE | re.DOTALL)
     monkeypatch.chdir(small.parent)
     small.rename("features.h5")
     found: dict[str, Any] = {}

@@ -8,7 +8,18 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from l2a_transfer.cli.options import FOLDER, PATH, SEED, NameChoice, Verb, option, option_group, reading_options
+from l2a_transfer.cli.options import (
+    FOLDER,
+    PATH,
+    SEED,
+    NameChoice,
+    NameList,
+    Verb,
+    option,
+    option_group,
+    reading_options,
+    split_names,
+)
 from l2a_transfer.cli.output import echo, echo_json
 from l2a_transfer.cli.tables import table_lines, terminal_width
 from l2a_transfer.wording import counted
@@ -43,10 +54,10 @@ TRUE = "true"
     "Maps",
     option(
         "--method",
-        metavar="NAME,NAME,…",
+        type=NameList("l2a_transfer.explain.registry:METHODS"),
         default="evidence",
         show_default=True,
-        help="The map methods: attention, evidence, grad-cam, … A wrong name lists them all.",
+        help="The map methods, with commas between several.",
     ),
     option(
         "--class",
@@ -87,7 +98,13 @@ TRUE = "true"
     option("--cmap", metavar="NAME", default="inferno", show_default=True, help="Colormap of maps from 0 up."),
     option("--signed-cmap", metavar="NAME", default="coolwarm", show_default=True, help="Colormap of signed maps."),
     option("--dpi", metavar="N", type=int, default=300, show_default=True, help="Resolution of the sheet."),
-    option("--format", metavar="F,F,…", default="png", show_default=True, help="File formats: png, pdf, svg."),
+    option(
+        "--format",
+        type=NameList("l2a_transfer.explain.painting:FORMATS"),
+        default="png",
+        show_default=True,
+        help="File formats, with commas between several.",
+    ),
     option("--overlays/--no-overlays", default=True, show_default=True, help="Write each map over its image."),
     option(
         "--sheet",
@@ -130,9 +147,9 @@ def command(obj: dict[str, Any], /, images: tuple[Path, ...], out: Path, **given
         raise click.UsageError("--side and --as-extracted exclude each other")
     side = DEFAULT_SIDE if given["side"] is None else given["side"]
     side = None if given["as_extracted"] else side
-    question = Question(_names(given["method"]), side, _names(given["levels"]), _options(given["option"]))
+    question = Question(split_names(given["method"]), side, split_names(given["levels"]), _options(given["option"]))
     keys = ("smooth", "alpha", "cmap", "signed_cmap", "dpi")
-    style = Style(**{key: given[key] for key in keys}, formats=_names(given["format"]))
+    style = Style(**{key: given[key] for key in keys}, formats=split_names(given["format"]))
     network, card = load_model(given["model"], seed=given["seed"])
     network = network.to(choose_device(given["device"]))
     pictures = _Pictures(images, given)
@@ -158,9 +175,10 @@ def command(obj: dict[str, Any], /, images: tuple[Path, ...], out: Path, **given
     if store is not None:
         check_store(store, overwrite=given["overwrite"], out=out)
     how = {"overlays": given["overlays"], "overwrite": given["overwrite"]}
+    own_names = [own.name for own in network.config.maps]
     with (
         said_if_complete(out / DOCUMENT, f"the set of pictures in {out}"),
-        explain_folder(out, stems, question, style, **how),
+        explain_folder(out, stems, question, style, attention=own_names, **how),
     ):
         meta = MapsMeta(pictures.name, card.classes, card.to_json(), card.preprocess.to_json(), asked)
         asking = pictures.asked(targets, progress=obj["progress"])
@@ -245,10 +263,6 @@ def _told_apart(names: Sequence[str]) -> list[str]:
         seen[name] = seen.get(name, 0) + 1
         found.append(name if seen[name] == 1 else f"{name} ({seen[name]})")
     return found
-
-
-def _names(text: str | None) -> tuple[str, ...]:
-    return tuple(name.strip() for name in (text or "").split(",") if name.strip())
 
 
 def _options(given: Sequence[str]) -> dict[str, dict[str, Any]]:

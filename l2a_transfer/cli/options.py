@@ -110,6 +110,21 @@ class NameChoice(click.Choice[str]):
         return str(value)
 
 
+class NameList(NameChoice):
+    """Names of a fixed set with commas between; each is checked as the one of a `NameChoice`."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """The same text. Raises: UnknownNameError."""
+        for name in split_names(str(value)):
+            super().convert(name, param, ctx)
+        return str(value)
+
+
+def split_names(text: str | None) -> tuple[str, ...]:
+    """The names in a text with commas between; no text has none."""
+    return tuple(name.strip() for name in (text or "").split(",") if name.strip())
+
+
 class _Path(click.Path):
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         if value == "":

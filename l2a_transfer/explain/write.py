@@ -15,13 +15,13 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from l2a_transfer.errors import OutputExistsError
+from l2a_transfer.errors import ArgumentError, OutputExistsError
 from l2a_transfer.explain.dispatch import Asked, Question
 from l2a_transfer.explain.figures import SheetRow, explain_sheet, overlay_file, sheet_row
 from l2a_transfer.explain.interface import ImageMaps
 from l2a_transfer.explain.painting import Style, scale_of, state_of
 from l2a_transfer.explain.registry import METHODS
-from l2a_transfer.files import Put, check_folder, check_free, leftovers, replacing_all
+from l2a_transfer.files import Put, check_folder, check_free, leftovers, names_a_format, replacing_all
 from l2a_transfer.lock import folder_lock
 from l2a_transfer.models.config import LEVELS
 from l2a_transfer.preprocess import Preprocess
@@ -58,9 +58,18 @@ def file_stem(number: int, name: str, *, of: int) -> str:
 
 @contextmanager
 def explain_folder(
-    out: Path, stems: Sequence[str], question: Question, style: Style, *, overlays: bool, overwrite: bool
+    out: Path,
+    stems: Sequence[str],
+    question: Question,
+    style: Style,
+    *,
+    overlays: bool,
+    overwrite: bool,
+    attention: Sequence[str] = (),
 ) -> Iterator[None]:
     """Create the folder `out` if needed, and hold its lock while pictures are explained.
+
+    `attention`: what the network calls its attention maps, where these have other names than levels.
 
     Raises
     ------
@@ -70,7 +79,7 @@ def explain_folder(
     """
     names = [DOCUMENT, *(f"{SHEET}.{format}" for format in style.formats)]
     if overlays:
-        spaces = [(method, METHODS[method].maps or (*MAPS, *question.levels)) for method in question.methods]
+        spaces = [(method, METHODS[method].maps or (*MAPS, *attention)) for method in question.methods]
         names += [
             overlay_name(stem, method, name, format)
             for stem in stems
@@ -231,7 +240,12 @@ def _record(asked: Asked, found: Sequence[ImageMaps], files: dict[tuple[str, str
 
 
 def check_store(path: Path, *, overwrite: bool, out: Path) -> None:
-    """Raises: OutputExistsError if the file of maps exists and `overwrite` is false, or if it is the folder itself."""
+    """Raises: OutputExistsError if the file of maps exists and `overwrite` is false, or if it is the folder itself;
+    ArgumentError for the name of another format."""
+    if names_a_format(path) and path.suffix.lower() not in (".h5", ".hdf5"):
+        raise ArgumentError(
+            f"store must be the name of an HDF5 file, as {path.with_suffix('.h5').name}; got {path.name!r}"
+        )
     if path.resolve() == out.resolve():
         raise OutputExistsError(f"{path}: is the folder of the drawings", "choose another `store`")
     check_free(path, overwrite=overwrite)
