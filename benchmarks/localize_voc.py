@@ -28,7 +28,8 @@ from l2a_transfer.evaluation.groups import TRAINED, Source
 from l2a_transfer.explain.registry import METHODS
 from l2a_transfer.files import replacing_all
 from l2a_transfer.localization.compare import Measured, compare
-from l2a_transfer.localization.localize import PIXELS_CARD, localize
+from l2a_transfer.localization.lines import PIXELS_CARD
+from l2a_transfer.localization.localize import localize
 from l2a_transfer.localization.networks import CONTROLS
 from l2a_transfer.localization.results import MEASURES, LocalizationConfig, LocalizationResults, read_localization
 from l2a_transfer.models.loading import load_model

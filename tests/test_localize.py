@@ -159,7 +159,7 @@ def test_the_same_run_gives_the_same_numbers_and_batches_do_not_matter(
 def test_what_waits_for_thresholds_goes_to_a_file_and_a_full_disk_is_named(
     world: Path, found: Localization, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("l2a_transfer.localization.localize.IN_MEMORY", 1)
+    monkeypatch.setattr("l2a_transfer.localization.lines.IN_MEMORY", 1)
     assert run(world, methods=("bright", "attention", "dark")).results.rows == found.results.rows
 
     def full(*_: Any) -> Any:

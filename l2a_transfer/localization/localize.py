@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import platform
 import sys
-import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -18,25 +17,19 @@ from tqdm import tqdm
 
 from l2a_transfer.data.masks import MaskSource
 from l2a_transfer.errors import ArgumentError, DataError, unknown_name
-from l2a_transfer.evaluation.groups import Source
 from l2a_transfer.explain.registry import METHODS
 from l2a_transfer.localization import intervals
 from l2a_transfer.localization.compare import Measured, compare
 from l2a_transfer.localization.folds import folds_of, validation_folds
-from l2a_transfer.localization.metrics import LEVELS, Map
+from l2a_transfer.localization.lines import Line, lines_of, maps_of_lines
+from l2a_transfer.localization.metrics import LEVELS
 from l2a_transfer.localization.networks import (
-    CONTROLS,
-    EVERYTHING,
-    PREDICTED,
     TRUE,
-    MapName,
     Opened,
-    available,
-    maps_of,
     open_networks,
     shared_classes,
 )
-from l2a_transfer.localization.pictures import Pictured, Selection, batches, check_side, selected
+from l2a_transfer.localization.pictures import Selection, batches, check_side, selected
 from l2a_transfer.localization.results import (
     MEASURES,
     OF_BOXES,
@@ -45,33 +38,11 @@ from l2a_transfer.localization.results import (
     LocalizationResults,
     Row,
 )
-from l2a_transfer.localization.tally import COLUMNS, IN_MEMORY, THRESHOLDS, Fold, Tally
+from l2a_transfer.localization.tally import COLUMNS, THRESHOLDS, Fold, Tally
 from l2a_transfer.version import __version__
 
 if TYPE_CHECKING:
     from l2a_transfer.data.sources import ImageSource
-
-PIXELS_CARD = {"name": "pixels"}
-"""Of a control: nothing about it varies but the pixels of the images."""
-
-
-@dataclass(frozen=True)
-class Line:
-    """A row of the table before and after it is measured. `opened` is None for a control."""
-
-    name: MapName
-    opened: Opened | None
-    tally: Tally
-
-    @property
-    def is_signed(self) -> bool:
-        return self.name.kind == "signed"
-
-    @property
-    def label(self) -> str:
-        if self.opened is None:
-            return self.name.method
-        return f"{self.name.method} {self.name.map} of {self.opened.label}"
 
 
 @dataclass(frozen=True)
@@ -161,7 +132,7 @@ def localize(
     selection = selected(source, masks, config, known)
     fold = _folds(source, selection, config, validation)
     with ExitStack() as stack:
-        lines = list(_lines(networks, config, fold, stack))
+        lines = list(lines_of(networks, config, fold, stack))
         found = _measure_all(lines, source, masks, selection, config, smallest, progress=progress)
         _check_enough(lines[0].tally, source.name)
         for line in lines:
@@ -194,21 +165,6 @@ def _folds(
     if validation is not None:
         return Fold(validation_folds([source.ids[row] for row in selection.rows], validation), swapped=False)
     return Fold(folds_of(source.labels[selection.rows], config.folds, config.seed), swapped=True)
-
-
-def _lines(networks: Sequence[Opened], config: LocalizationConfig, fold: Fold, stack: ExitStack) -> Iterator[Line]:
-    """Every row of the table: the maps that each network has, then the controls."""
-
-    def tally() -> Tally:
-        return Tally(fold, config.seed, stack.enter_context(tempfile.SpooledTemporaryFile(IN_MEMORY)))
-
-    for opened in networks:
-        for method, found in available(opened, config):
-            if method not in CONTROLS:
-                for name in found.maps:
-                    yield Line(MapName(method, name, found.kinds[name]), opened, tally())
-    for control in (*CONTROLS, EVERYTHING):
-        yield Line(MapName(control, "pixels", "non-negative"), None, tally())
 
 
 @dataclass
@@ -246,30 +202,6 @@ def _measure_all(
     return found
 
 
-def maps_of_lines(
-    lines: Sequence[Line], pictures: Sequence[Pictured], config: LocalizationConfig, classes: Sequence[str]
-) -> Iterator[tuple[Line, Sequence[Map]]]:
-    """Each row with its map (h, w) of each picture; every method of a network is computed once."""
-    networks = list(dict.fromkeys(line.opened.label for line in lines if line.opened is not None))
-    first = next((line.opened for line in lines if line.opened is not None), None)
-    for label in networks:
-        own = [line for line in lines if line.opened is not None and line.opened.label == label]
-        opened = own[0].opened
-        assert opened is not None
-        images = opened.pixels(pictures, config.side)
-        about = any(METHODS[line.name.method].class_specific for line in own)
-        targets = opened.targets(pictures, config, classes) if about and config.target != PREDICTED else None
-        for method in dict.fromkeys(line.name.method for line in own):
-            maps = maps_of(opened.network, images, method, config, targets).maps
-            yield from ((line, list(maps[line.name.map])) for line in own if line.name.method == method)
-    for line in (line for line in lines if line.opened is None):
-        if line.name.method == EVERYTHING:
-            yield line, [np.zeros((1, 1), dtype=np.float32)] * len(pictures)
-        elif first is not None:
-            maps = maps_of(first.network, first.pixels(pictures, config.side), line.name.method, config, None).maps
-            yield line, list(maps[line.name.map])
-
-
 def _check_enough(tally: Tally, name: str) -> None:
     """Raises: DataError where a fold has no image left, after images without an object were left out."""
     if not tally.count.all():
@@ -299,7 +231,7 @@ def _results(
         raise ArgumentError(f"measure {measure!r} needs {'boxes' if measure in OF_BOXES else 'outlines'} in masks")
     rows = [_row(line, kept, labels, measured, config, outlined=found.outlined) for line in lines]
     values = [
-        Measured(row, _source(line, source.name), line.tally.values[kept, COLUMNS[measure]])
+        Measured(row, line.source(source.name), line.tally.values[kept, COLUMNS[measure]])
         for row, line in zip(rows, lines, strict=True)
     ]
     return LocalizationResults(
@@ -317,12 +249,6 @@ def _results(
         models={own.label: own.document for own in networks},
         versions=_versions(),
     )
-
-
-def _source(line: Line, data: str) -> Source:
-    if line.opened is not None:
-        return line.opened.source(line.name, data)
-    return Source(line.label, data, PIXELS_CARD, line.label)
 
 
 def _row(

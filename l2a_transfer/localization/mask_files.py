@@ -16,7 +16,8 @@ from PIL import Image
 from l2a_transfer.data.masks import without_ending
 from l2a_transfer.explain.registry import METHODS
 from l2a_transfer.files import check_folder, check_free, write_whole
-from l2a_transfer.localization.localize import Line, Localization, maps_of_lines
+from l2a_transfer.localization.lines import Line, maps_of_lines
+from l2a_transfer.localization.localize import Localization
 from l2a_transfer.localization.metrics import LEVELS, enlarged, levels_of, scaled
 from l2a_transfer.localization.networks import PREDICTED, predicted
 from l2a_transfer.localization.pictures import Pictured, batches

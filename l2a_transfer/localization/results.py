@@ -53,8 +53,8 @@ class Row:
     `label` names the row. `control`: the map knows nothing of a network, `model` is then empty. `target`: the class
     that the map is about, "true", "predicted" or a name; empty for maps about none. `levels` are the thresholds
     between 0 and 1 that were chosen for each fold. `pooled_average_precision`: of all pixels of all images together.
-    `oracle_jaccard`, `oracle_pixel_accuracy`: at the one threshold that is best on the measured images themselves;
-    upper bounds, and no results. Measures that the masks do not allow are left out.
+    `oracle_jaccard`, `oracle_pixel_accuracy`: means over images where each fold has the threshold that is best for
+    its own images; upper bounds, and no results. Measures that the masks do not allow are left out.
     """
 
     label: str

@@ -13,7 +13,8 @@ from PIL import Image
 
 from l2a_transfer.explain.overlay import colors
 from l2a_transfer.localization.compare import class_mean
-from l2a_transfer.localization.localize import Line, Localization, maps_of_lines
+from l2a_transfer.localization.lines import Line, maps_of_lines
+from l2a_transfer.localization.localize import Localization
 from l2a_transfer.localization.metrics import Map, Mask, enlarged, levels_of, scaled
 from l2a_transfer.localization.pictures import pictured
 from l2a_transfer.localization.tally import COLUMNS, THRESHOLDS

@@ -85,7 +85,7 @@ class Tally:
         self.sums = np.zeros((fold.count, T))
         self.box_sums = np.zeros((len(boxes.OVERLAPS), fold.count, len(boxes.THRESHOLDS)))
         self.pooled = Histogram(np.zeros(LEVELS), np.zeros(LEVELS))
-        self.measured_sum = np.zeros((2, T))
+        self.accuracy_sums = np.zeros((fold.count, T))
         self.taken = np.zeros(N, dtype=np.bool_)
         self._scratch = scratch
 
@@ -113,12 +113,12 @@ class Tally:
             overlap = boxes.best_overlaps(unit, annotation.boxes)
         fold = self.fold.of[row]
         self.sums[fold] += both[0]
+        self.accuracy_sums[fold] += both[1]
         self.box_sums[:, fold] += _box_hits(overlap)
         if self.fold.measured[row]:
             self.pooled = Histogram(
                 self.pooled.foreground + histogram.foreground, self.pooled.background + histogram.background
             )
-            self.measured_sum += both
         self.taken[row] = True
         try:
             self._scratch.seek(row * RECORD * 4)
@@ -158,10 +158,12 @@ class Tally:
             yield rows + start, held[rows]
 
     def oracle(self) -> tuple[float, float]:
-        """J and P at the one threshold with the best mean J on the measured images themselves: an upper bound."""
+        """J and P where each fold has the threshold that is best for its own images: an upper bound of the mean J."""
+        own = slice(None) if self.fold.swapped else slice(0, 1)
         n = int((self.taken & self.fold.measured).sum())
-        k = int(np.argmax(self.measured_sum[0]))
-        return float(self.measured_sum[0, k]) / n, float(self.measured_sum[1, k]) / n
+        sums, best = self.sums[own], np.argmax(self.sums[own], axis=1)
+        folds = np.arange(len(sums))
+        return float(sums[folds, best].sum()) / n, float(self.accuracy_sums[own][folds, best].sum()) / n
 
 
 def _box_hits(overlap: NDArray[np.float64]) -> NDArray[np.float64]:

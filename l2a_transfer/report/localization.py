@@ -51,6 +51,7 @@ TITLES = {
     "provenance": "Where every number comes from",
 }
 UPPER = "J, oracle †"
+UPPER_MEANS = "†: each fold at the threshold that is best for its own images. An upper bound and no result."
 EXPLAINED = {
     "jaccard": "J: intersection over union of the object and the map above the threshold τ, which was chosen on other "
     "images; P: share of pixels that are right there. Of a signed map only positive values are above it",
@@ -155,7 +156,6 @@ def result_table(results: LocalizationResults) -> TextTable:
     first = main_measure(results)
     own = [first, *(name for name in MEASURES if name in results.rows[0].measures and name != first)]
     columns = [("map", False), (f"{MEASURES[own[0]]} [95 %]", True), *((MEASURES[name], True) for name in own[1:])]
-    oracle = [(UPPER, True)] if results.outlined else []
     best = {name: max(row.measures[name].class_mean for row in results.rows) for name in own}
     rows = []
     for row in results.rows:
@@ -164,15 +164,14 @@ def result_table(results: LocalizationResults) -> TextTable:
             value = row.measures[name].class_mean
             text = _interval(row.measures[name], over_classes=True) if name == first else f"{100 * value:.1f}"
             cells.append(Cell(text, best=value == best[name]))
-        cells += [Cell(f"{100 * row.oracle_jaccard:.1f}")] if row.oracle_jaccard is not None else []
         rows.append(tuple(cells))
-    return TextTable((*columns, *oracle), tuple(rows))
+    return TextTable(tuple(columns), tuple(rows))
 
 
 def image_table(results: LocalizationResults) -> TextTable:
     """Every row by the means over images with intervals, in percent, and the thresholds."""
     own = list(results.rows[0].measures)
-    pooled = [("AP, pooled", True), ("τ of each fold", True)] if results.outlined else []
+    pooled = [("AP, pooled", True), ("τ of each fold", True), (UPPER, True)] if results.outlined else []
     columns = (("map", False), ("about", False), *((f"{MEASURES[name]} [95 %]", True) for name in own), *pooled)
     rows = []
     for row in results.rows:
@@ -180,6 +179,7 @@ def image_table(results: LocalizationResults) -> TextTable:
         cells += [Cell(_interval(row.measures[name], over_classes=False)) for name in own]
         if row.pooled_average_precision is not None:
             cells += [Cell(f"{100 * row.pooled_average_precision:.1f}"), Cell(" ".join(f"{x:.3f}" for x in row.levels))]
+            cells.append(Cell("–" if row.oracle_jaccard is None else f"{100 * row.oracle_jaccard:.1f}"))
         rows.append(tuple(cells))
     return TextTable(columns, tuple(rows))
 
@@ -243,8 +243,6 @@ def notes(results: LocalizationResults) -> list[str]:
     """What the columns mean."""
     found = [text for name, text in EXPLAINED.items() if name in results.rows[0].measures]
     found.append("intervals: bootstrap over images, each class keeping its number of them")
-    if results.outlined:
-        found.append("†: at the threshold that is best on the measured images themselves. An upper bound and no result")
     return found
 
 
@@ -252,7 +250,7 @@ def localization_page(results: LocalizationResults, sheet: Sheet) -> str:
     """The HTML document."""
     sections: dict[str, dict[str, Any]] = {
         "result": {"table": result_table(results), "plot": _plot(results), "notes": notes(results)},
-        "measures": {"table": image_table(results)},
+        "measures": {"table": image_table(results), "upper": UPPER_MEANS if results.outlined else ""},
         "differences": {"families": [_family(results, family) for family in _families(results)]},
         "pictures": {"sheet": sheet, "figures": [_figure(own.png) for own in sheet.pictures]},
         "provenance": {
@@ -332,6 +330,7 @@ def localization_markdown(results: LocalizationResults) -> str:
         "## All measures",
         "Means over images, in %.",
         text_table(image_table(results)),
+        *([UPPER_MEANS] if results.outlined else []),
     ]
     if results.comparisons:
         parts += [f"## Differences between maps\n\nBy {WORDS[main_measure(results)]}."]
