@@ -15,6 +15,7 @@ import json
 import shlex
 import sys
 import time
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +44,8 @@ SAME_CLASS = {
     "voc-coseg": {"aeroplane": "airplane", "boat": "ship", "car": "automobile"},
     "caltech101-airplanes": {"airplanes": "airplane"},
 }
+SLOW = ("occlusion", "smoothgrad", "integrated-gradients")
+"""Methods that take many passes an image: of the true class and one seed of each architecture only."""
 COMPARED = ("jaccard", "average_precision", "pointing")
 PLANNED_NETWORKS = ("vgg-att2-concat-pc", "vgg-att2-concat-uniform")
 PLANNED_MAPS = (("attention", "L3"), ("evidence", "all"))
@@ -64,12 +67,14 @@ def main(data_dir: Path, work: Path, out: Path, limit: int | None, methods: str,
     sets: dict[str, Any] = {}
     for data in SAME_CLASS:
         measured, first, classes, seconds = [], None, np.empty(0, dtype=np.int32), 0.0
-        for target in ("true", "predicted"):
-            own = asked if target == "true" else tuple(name for name in asked if METHODS[name].class_specific)
+        for target, group in product(("true", "predicted"), groups(asked)):
+            own = tuple(name for name in group if target == "true" or METHODS[name].class_specific)
             config = LocalizationConfig(
                 methods=own, target=target, same_class=SAME_CLASS[data], skip_unknown=True, side=64
             )
-            for network in networks if own else ():
+            slow = target == "true" and len(group) == 1 and group[0] in SLOW
+            chosen = one_of_each(networks) if slow else networks
+            for network in chosen if own and (slow or group[0] not in SLOW) else ():
                 results, values, classes, took = of_network(network, data, data_dir, work, config, limit, device)
                 measured += rows_of(results, values, with_controls=first is None)
                 first, seconds = first or results, seconds + took
@@ -89,7 +94,8 @@ def main(data_dir: Path, work: Path, out: Path, limit: int | None, methods: str,
         "schema": "l2a-benchmark/1",
         "what": "maps of where networks look against masks of objects; every method, network and seed at hand, "
         "beside the centre, Sobel's edges, noise and everything; thresholds chosen on other images; rows of the true "
-        "class and, for methods about a class, of the predicted one",
+        "class and, for quick methods about a class, of the predicted one; slow methods of one seed of each "
+        "architecture",
         **provenance(shlex.join(["python", *sys.argv])),
         "networks": {path.stem: dataclasses.asdict(read_card(path)) for path in networks},
         "sets": sets,
@@ -97,6 +103,21 @@ def main(data_dir: Path, work: Path, out: Path, limit: int | None, methods: str,
     out.parent.mkdir(parents=True, exist_ok=True)
     out.write_text(json.dumps(document, indent=1, default=str) + "\n")
     print(out)
+
+
+def groups(methods: tuple[str, ...]) -> list[tuple[str, ...]]:
+    """What is measured together, and can be kept: the quick methods, and each slow one."""
+    quick = tuple(name for name in methods if name not in SLOW)
+    return [own for own in (quick, *((name,) for name in methods if name in SLOW)) if own]
+
+
+def one_of_each(networks: list[Path]) -> list[Path]:
+    """The first seed of each architecture, trained or not."""
+    found: dict[tuple[str, bool], Path] = {}
+    for path in networks:
+        card = read_card(path)
+        found.setdefault((card.config.architecture, bool(card.training)), path)
+    return list(found.values())
 
 
 def by_measure(measured: list[tuple[Measured, np.ndarray]], measure: str) -> list[Measured]:
@@ -142,7 +163,8 @@ def of_network(
     device: str,
 ) -> tuple[LocalizationResults, np.ndarray, np.ndarray, float]:
     """Results of one network, its measures (rows, N, M), the images' classes (N,), and seconds; read where they are."""
-    folder = work / f"{data}-{config.target}-{network.stem}{f'-{limit}' if limit else ''}"
+    which = config.methods[0] if config.methods[0] in SLOW else "quick"
+    folder = work / f"{data}-{config.target}-{which}-{network.stem}{f'-{limit}' if limit else ''}"
     kept, arrays = folder / "localization.json", folder / "values.npz"
     if not kept.exists():
         print(folder.name, file=sys.stderr)

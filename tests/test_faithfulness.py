@@ -316,6 +316,7 @@ def test_the_command_writes_what_it_prints(tmp_path: Path) -> None:
     assert [float(line["deletion"]) for line in lines] == [row["deletion"] for row in document["rows"]]
     page, text = ((out / f"faithfulness.{end}").read_text(encoding="utf-8") for end in ("html", "md"))
     assert "| evidence, L3 | 8 × 8 |" in text
+    assert "With fewer than 30 images, as here, bootstrap intervals are too narrow." in text
     assert "faithfulness.json</code> (l2a-faithfulness/1)" in page
     assert "sobel †" in result.stdout
     assert (out / "faithfulness.svg").read_text(encoding="utf-8").startswith("<svg")

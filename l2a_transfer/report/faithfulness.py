@@ -30,6 +30,7 @@ PAGE, MARKDOWN, FIGURE = "faithfulness.html", "faithfulness.md", "faithfulness.s
 FILES = (RESULTS, ROWS, PAGE, MARKDOWN, FIGURE)
 TITLE = "Faithfulness of maps"
 PERCENT = Scale(0, 100, tuple((float(value), f"{value}") for value in range(0, 101, 20)))
+FEW_IMAGES = 30
 MARKS = 5
 """Markers on a curve, so that lines are told apart without colours."""
 COLUMNS = (
@@ -105,10 +106,10 @@ def areas_grid(results: FaithfulnessResults) -> Grid:
     columns = [
         ("map", False),
         ("resolution", True),
-        ("deletion, % [95 %]", True),
-        ("insertion, % [95 %]", True),
-        ("deletion: gain over random [95 %]", True),
-        ("insertion: gain over random [95 %]", True),
+        ("deletion, % [95\xa0%]", True),
+        ("insertion, % [95\xa0%]", True),
+        ("deletion: gain over random [95\xa0%]", True),
+        ("insertion: gain over random [95\xa0%]", True),
         *([("largest error of the sum", True)] if complete else []),
     ]
     caption = (
@@ -201,6 +202,8 @@ def _facts(results: FaithfulnessResults) -> Iterator[str]:
         f"Intervals: 95 %, bootstrap over images with {config.resamples:,} resamples. They do not cover other training "
         "seeds."
     )
+    if data["images"] < FEW_IMAGES:
+        yield f"With fewer than {FEW_IMAGES} images, as here, bootstrap intervals are too narrow."
     yield f"Seed {config.seed}, of random orders, ties and the bootstrap; float32, on {results.run['device']}."
     versions = ", ".join(f"{name} {version}" for name, version in results.run["versions"].items())
     yield f"Versions: {versions}; commit {results.run['commit'] or 'unknown'}."
