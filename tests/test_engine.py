@@ -609,12 +609,12 @@ from l2a_transfer.features.backends.pixels import PixelsBackend
 from l2a_transfer.features.extraction.extract import extract
 from tests.conftest import memory_source
 plan.SHARD_ROWS = 4
-seal = writer._seal
-def killed(path):
+seal = writer.seal
+def killed(path, magic):
     if sys.argv[2] == "sealed":
-        seal(path)
+        seal(path, magic)
     os.kill(os.getpid(), signal.SIGKILL)
-writer._seal = killed
+writer.seal = killed
 extract(memory_source(), PixelsBackend(), Path(sys.argv[1]), batch_size=2, progress=False)
 """
 

@@ -438,10 +438,8 @@ def test_a_full_disk_names_the_file_and_leaves_none(tmp_path: Path, verb: str, h
     features_to(tmp_path / "f.h5")
     (tmp_path / "b.csv").write_text("".join(f"{label}/{k}.jpg,1,1,9,9\n" for label in "ab" for k in range(3)))
     given = {"picture": picture, "pictures": tmp_path / "pictures", "features": tmp_path / "f.h5"}
-    given["boxes"] = tmp_path / "b.csv"
     save_weights(*named(classes=tuple("abcdefghij")), tmp_path / "w.safetensors")
-    given = {"picture": picture, "pictures": tmp_path / "pictures", "features": tmp_path / "f.h5"}
-    given["weights"] = tmp_path / "w.safetensors"
+    given |= {"boxes": tmp_path / "b.csv", "weights": tmp_path / "w.safetensors"}
     disk = tmp_path / "disk"
     disk.mkdir()
     run = [argument.format(**given) for argument in command]
@@ -491,17 +489,15 @@ def test_maps_that_ctrl_c_stopped_can_be_drawn_again(tmp_path: Path, monkeypatch
     assert l2a(*run).exit_code == 0
 
 
-@pytest.mark.parametrize("verb", ["maps", "explain", "svm-eval"])
-@pytest.mark.parametrize("verb", ["maps", "svm-eval", "sanity"])
+@pytest.mark.parametrize("verb", ["maps", "explain", "svm-eval", "sanity"])
 def test_what_was_interrupted_between_two_renames_goes_on_without_overwrite(
     tmp_path: Path, verb: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     features_to(tmp_path / "f.h5")
     picture = save_picture(tmp_path / "0.jpg")
-    drawn = ["--model", TINY, picture]
-    arguments = {"svm-eval": [tmp_path / "f.h5", "--c-grid", "0.01"]}.get(verb, drawn)
     arguments = {
         "maps": ["--model", TINY, picture],
+        "explain": ["--model", TINY, picture],
         "svm-eval": [tmp_path / "f.h5", "--c-grid", "0.01"],
         "sanity": ["--model", TINY, picture, "--method", "evidence", "--seeds", "1"],
     }[verb]
@@ -519,8 +515,8 @@ def test_what_was_interrupted_between_two_renames_goes_on_without_overwrite(
         patch.setattr(os, "replace", second)
         assert l2a(*run).exit_code == 130
     assert leftovers(out) == set(moved)
-    last = out / {"maps": "attention.png", "explain": "explain.json", "svm-eval": "results.json"}[verb]
-    last = out / {"maps": "attention.png", "svm-eval": "results.json", "sanity": "sanity.json"}[verb]
+    names = {"maps": "attention.png", "explain": "explain.json", "svm-eval": "results.json", "sanity": "sanity.json"}
+    last = out / names[verb]
     last.write_text("someone's own")  # which no interrupted run has left
     assert_fails(l2a(*run), 1, f"{last.name}: exists")
     last.unlink()

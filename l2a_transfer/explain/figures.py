@@ -104,7 +104,7 @@ def _pixels(figure: Figure, W: int, H: int) -> NDArray[np.uint8]:
     FigureCanvasAgg(figure)
     stream = io.BytesIO()
     figure.savefig(stream, format="png")
-    with Image.open(stream) as found:
+    with Image.open(stream, formats=["PNG"]) as found:
         return np.asarray(found.convert("RGB").resize((W, H), Image.Resampling.NEAREST))
 
 
