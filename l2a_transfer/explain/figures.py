@@ -61,7 +61,8 @@ def overlay_file(picture: NDArray[np.uint8], maps: ImageMaps, level: str, style:
         return _overlay_figure(drawn, maps, level, style, format)
     if state:
         drawn = _labelled(drawn, state)
-    about = f" of {subject_of(maps)}" if maps.target is not None else ""
+    subject = subject_of(maps)
+    about = f" of {subject}" if subject else ""
     info = PngInfo()
     info.add_itxt("Description", f"{heading_of(maps, level)}{about}; strongest colour: {scale_of(values, kind)}")
     info.add_itxt("Software", "l2a-transfer")
@@ -194,6 +195,8 @@ def sheet_row(picture: NDArray[np.uint8], found: Sequence[ImageMaps], style: Sty
     first = found[0]
     about = next((maps for maps in found if maps.target not in (None, first.predicted)), None)
     said = f": predicted {prediction_of(first)}" + (f"; explained {subject_of(about)}" if about else "")
+    if templates := [f"{maps.method}: {subject_of(maps)}" for maps in found if maps.template is not None]:
+        said += f"; {', '.join(templates)}"
     name = legible(first.name)
     return SheetRow(name, said, small, tuple(cells), frozenset(kind for maps in found for kind in maps.kinds.values()))
 
