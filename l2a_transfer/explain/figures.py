@@ -186,7 +186,7 @@ def sheet_row(picture: NDArray[np.uint8], found: Sequence[ImageMaps], style: Sty
         (
             blended(small, values, maps.kinds[level], style),
             heading_of(maps, level),
-            scale_of(values, maps.kinds[level]),
+            _short_template(maps) + scale_of(values, maps.kinds[level]),
             state_of(values),
         )
         for maps in found
@@ -195,10 +195,13 @@ def sheet_row(picture: NDArray[np.uint8], found: Sequence[ImageMaps], style: Sty
     first = found[0]
     about = next((maps for maps in found if maps.target not in (None, first.predicted)), None)
     said = f": predicted {prediction_of(first)}" + (f"; explained {subject_of(about)}" if about else "")
-    if templates := [f"{maps.method}: {subject_of(maps)}" for maps in found if maps.template is not None]:
-        said += f"; {', '.join(templates)}"
     name = legible(first.name)
     return SheetRow(name, said, small, tuple(cells), frozenset(kind for maps in found for kind in maps.kinds.values()))
+
+
+def _short_template(maps: ImageMaps) -> str:
+    """Of a group map, the class of its template, which differs from picture to picture."""
+    return "" if maps.template is None else f"{shortened(legible(maps.template), 8)} "
 
 
 def _thumbnail(picture: NDArray[np.uint8]) -> NDArray[np.uint8]:
