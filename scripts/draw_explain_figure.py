@@ -13,9 +13,10 @@ import click
 import numpy as np
 
 from l2a_transfer.data.readers import open_source
-from l2a_transfer.explain.dispatch import Asked, Question, explain_stream
+from l2a_transfer.explain.dispatch import explain_stream
 from l2a_transfer.explain.figures import explain_sheet, sheet_row
 from l2a_transfer.explain.painting import Style
+from l2a_transfer.explain.question import Asked, Question
 from l2a_transfer.files import write_whole
 from l2a_transfer.models.loading import load_model
 

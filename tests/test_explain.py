@@ -17,10 +17,11 @@ from PIL import Image
 from l2a_transfer import explain_images
 from l2a_transfer.errors import ArgumentError, BackendError, UnknownNameError
 from l2a_transfer.explain.compute import map_batch
-from l2a_transfer.explain.dispatch import AT_ONCE, Asked, Question, explain_stream
+from l2a_transfer.explain.dispatch import AT_ONCE, explain_stream
 from l2a_transfer.explain.figures import explain_sheet, overlay_file, sheet_row
 from l2a_transfer.explain.interface import ImageMaps
 from l2a_transfer.explain.painting import FORMATS, Style, blended, scale_of, state_of
+from l2a_transfer.explain.question import Asked, Question
 from l2a_transfer.explain.registry import METHODS
 from l2a_transfer.explain.store import open_maps
 from l2a_transfer.explain.targets import class_index

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,19 +22,15 @@ from l2a_transfer.cli.options import (
     split_names,
 )
 from l2a_transfer.cli.output import echo, echo_json
+from l2a_transfer.cli.pictures import TRUE, Pictures
 from l2a_transfer.cli.tables import table_lines, terminal_width
 from l2a_transfer.wording import counted
 
 if TYPE_CHECKING:
-    from PIL import Image
-
-    from l2a_transfer.explain.dispatch import Asked
     from l2a_transfer.explain.write import Explained
-    from l2a_transfer.models.weights import Card
 
 SHOWN = 10
 """Number of pictures that are printed; explain.json has all of them."""
-TRUE = "true"
 
 
 @click.command("explain", cls=Verb)
@@ -72,6 +69,19 @@ TRUE = "true"
         multiple=True,
         metavar="METHOD.NAME=VALUE",
         help="An option of a method, as occlusion.window=16. Repeatable.",
+    ),
+    option(
+        "--group/--no-group",
+        default=False,
+        help="Add what the images of a class have in common, and the same by another class as the control.",
+    ),
+    option(
+        "--control-seed",
+        metavar="N",
+        type=SEED,
+        default=0,
+        show_default=True,
+        help="Random seed of which class is the control of which.",
     ),
     option("--side", metavar="N", type=int, help="Shorter side of the network's input in pixels. [default: 128]"),
     option(
@@ -130,13 +140,19 @@ def command(obj: dict[str, Any], /, images: tuple[Path, ...], out: Path, **given
     each image and map, of the image's own resolution, and one sheet of all of them. explain.json has the predictions
     and what the colours stand for.
 
+    With --group there are two more maps of each level: of what attention finds in the other images of the class, and
+    of another class as the control. The class is the label in --data, or the folder that an image is in.
+
     \b
     Example:
       l2a-transfer explain --model vgg-att2-concat-pc.cifar10-w025 --method evidence,grad-cam --out why photo.jpg
     """
     from l2a_transfer.devices import choose_device
-    from l2a_transfer.explain.dispatch import DEFAULT_SIDE, Question, explain_stream
+    from l2a_transfer.explain.dispatch import explain_stream
+    from l2a_transfer.explain.group import GROUP
+    from l2a_transfer.explain.grouping import check_groups, group_maps_beside, group_pictures
     from l2a_transfer.explain.painting import Style
+    from l2a_transfer.explain.question import DEFAULT_SIDE, Question
     from l2a_transfer.explain.store import MapsMeta, writing_maps
     from l2a_transfer.explain.write import DOCUMENT, check_store, explain_folder, file_stem, write_explained
     from l2a_transfer.files import said_if_complete
@@ -147,13 +163,21 @@ def command(obj: dict[str, Any], /, images: tuple[Path, ...], out: Path, **given
         raise click.UsageError("--side and --as-extracted exclude each other")
     side = DEFAULT_SIDE if given["side"] is None else given["side"]
     side = None if given["as_extracted"] else side
-    question = Question(split_names(given["method"]), side, split_names(given["levels"]), _options(given["option"]))
+    question = Question(
+        split_names(given["method"]),
+        side,
+        split_names(given["levels"]),
+        _options(given["option"]),
+        given["group"],
+        given["control_seed"],
+    )
     keys = ("smooth", "alpha", "cmap", "signed_cmap", "dpi")
     style = Style(**{key: given[key] for key in keys}, formats=split_names(given["format"]))
     network, card = load_model(given["model"], seed=given["seed"])
     network = network.to(choose_device(given["device"]))
-    pictures = _Pictures(images, given)
+    pictures = Pictures(images, given)
     targets = pictures.targets(given["class"], card)
+    classes = check_groups(pictures.groups, pictures.names) if question.group else ()
     stems = [file_stem(k, name, of=len(pictures.names)) for k, name in enumerate(pictures.names)]
     asked = {
         "class": given["class"],
@@ -180,89 +204,30 @@ def command(obj: dict[str, Any], /, images: tuple[Path, ...], out: Path, **given
         said_if_complete(out / DOCUMENT, f"the set of pictures in {out}"),
         explain_folder(out, stems, question, style, attention=own_names, **how),
     ):
+        beside = None
+        if question.group:
+            progress = obj["progress"]
+            templates = pictures.asked(targets, progress=progress, what="templates")
+            grouping = group_pictures(network, card.preprocess, templates, classes, question)
+            beside = group_maps_beside(network, card.preprocess, grouping, question)
+            header["group"] = grouping.to_json()
+            asked["group"] = json.dumps(header["group"], ensure_ascii=False)
         meta = MapsMeta(pictures.name, card.classes, card.to_json(), card.preprocess.to_json(), asked)
         asking = pictures.asked(targets, progress=obj["progress"])
         written = write_explained(
-            explain_stream(network, card.preprocess, card.classes, asking, question),
+            explain_stream(network, card.preprocess, card.classes, asking, question, beside=beside),
             stems,
             out,
             question=question,
             preprocess=card.preprocess,
             style=style,
             header=header,
-            title=f"{', '.join(question.methods)} of {card.name}{about}",
+            title=f"{', '.join([*question.methods, *([GROUP] if question.group else [])])} of {card.name}{about}",
             overlays=given["overlays"],
             sheet=given["sheet"],
             store=writing_maps(store, meta, question.all_options) if store else None,
         )
     _print(written, out, store, as_json=given["as_json"])
-
-
-class _Pictures:
-    """The pictures of the command line: files and folders first, then a data set."""
-
-    def __init__(self, images: Sequence[Path], given: dict[str, Any]) -> None:
-        from l2a_transfer.cli.maps import called, pictures_below
-        from l2a_transfer.data.decode import decode_file
-        from l2a_transfer.data.readers import open_source
-
-        if not images and not given["data"]:
-            raise click.UsageError("name images, folders of images, or --data")
-        paths = [picture for path in images for picture in pictures_below(path)]
-        self.names = called(paths)
-        self.true: list[str | None] = [None] * len(paths)
-        self._open: list[Callable[[], Image.Image]] = [lambda path=path: decode_file(path) for path in paths]  # type: ignore[misc]
-        self.name = "files"
-        if given["data"]:
-            keys = ("data_dir", "split", "limit", "download", "split_from", "verify_source")
-            source = open_source(given["data"], **{key: given[key] for key in keys})
-            self.name = source.name if not paths else f"files and {source.name}"
-            self.names += source.ids
-            self.true += [source.classes[label] if label >= 0 else None for label in source.labels.tolist()]
-            self._open += [lambda row=row: source.image(row) for row in range(len(source))]  # type: ignore[misc]
-        self.names = _told_apart(self.names)
-
-    def targets(self, wanted: str, card: Card) -> list[int | None]:
-        """The class of each picture. Raises: ArgumentError for one that the network does not know, DataError for a
-        picture without a label where its label was asked for."""
-        from l2a_transfer.errors import DataError
-        from l2a_transfer.explain.targets import class_index
-
-        if wanted != TRUE or TRUE in card.classes:
-            return [class_index(wanted, card.classes, card.config.num_classes)] * len(self.names)
-        found = []
-        for name, label in zip(self.names, self.true, strict=True):
-            if label is None:
-                raise DataError(
-                    f"{name}: has no label, and the class to explain is its true one",
-                    "use `data` with labels, as imagefolder:PATH, or name a class",
-                )
-            found.append(class_index(label, card.classes, card.config.num_classes))
-        return found
-
-    def asked(self, targets: Sequence[int | None], *, progress: bool) -> Iterator[Asked]:
-        """The pictures, decoded as they are needed."""
-        import sys
-
-        from tqdm import tqdm
-
-        from l2a_transfer.explain.dispatch import Asked
-
-        rows = zip(self.names, self._open, targets, strict=True)
-        with tqdm(total=len(self.names), desc="maps", unit="image", file=sys.stderr, disable=not progress) as bar:
-            for name, opened, target in rows:
-                yield Asked(name, opened(), target)
-                bar.update()
-
-
-def _told_apart(names: Sequence[str]) -> list[str]:
-    """The names, with a number behind each that was there before."""
-    seen: dict[str, int] = {}
-    found = []
-    for name in names:
-        seen[name] = seen.get(name, 0) + 1
-        found.append(name if seen[name] == 1 else f"{name} ({seen[name]})")
-    return found
 
 
 def _options(given: Sequence[str]) -> dict[str, dict[str, Any]]:
@@ -288,6 +253,8 @@ def _print(written: Explained, out: Path, store: Path | None, *, as_json: bool) 
         for method in image["methods"]:
             of = method["target"]
             about = "" if of is None else _class_cell(method["class"], of, method["probability"])
+            if "template" in method:
+                about = f"{counted(method['template']['images'], 'image')} of {method['template']['class']}"
             error = method["completeness_error"]
             strongest = ", ".join(f"{own['map']} {own['scale']}" for own in method["maps"])
             rows.append(

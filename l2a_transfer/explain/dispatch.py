@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,6 +11,7 @@ from PIL import Image
 
 from l2a_transfer.errors import ArgumentError, BackendError, wrong_kind
 from l2a_transfer.explain.interface import ImageMaps
+from l2a_transfer.explain.question import DEFAULT_SIDE, Asked, Question
 from l2a_transfer.explain.registry import DEFAULT_METHOD, METHODS
 from l2a_transfer.preprocess import Preprocess, check_rgb, normalize
 from l2a_transfer.wording import counted
@@ -21,7 +21,8 @@ if TYPE_CHECKING:
 
     from l2a_transfer.models.interface import Network
 
-DEFAULT_SIDE = 128
+    Beside = Callable[[Sequence[Asked], list[list[ImageMaps]]], list[list[ImageMaps]]]
+
 MAX_SIDE = 1024
 STRIDE = 4
 """Pixels from one position of the coarsest level to the next; sides are multiples of it so that maps line up."""
@@ -29,69 +30,6 @@ AT_ONCE = 16
 """Pictures that are computed together, at most."""
 PIXELS_AT_ONCE = 1 << 25
 """Pixels of pictures that are kept until they are computed together."""
-
-
-@dataclass(frozen=True)
-class Question:
-    """What is asked about each picture.
-
-    Parameters
-    ----------
-    methods : tuple of str
-        Names in `METHODS`, each once.
-    side : int or None
-        Pixels of the shorter side as the network takes the picture, with the aspect kept; None for the pixels that
-        `extract` uses.
-    levels : tuple of str
-        For the methods that have maps of several levels; by default those that the classifier reads.
-    options : dict
-        Method → its options.
-
-    Raises
-    ------
-    UnknownNameError
-        For a method, or an option that a method does not have.
-    ArgumentError
-        For no method or one that is named twice, options of a method that is not asked for, values of another type,
-        and levels where no method has them.
-    """
-
-    methods: tuple[str, ...]
-    side: int | None = DEFAULT_SIDE
-    levels: tuple[str, ...] = ()
-    options: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        specs = [METHODS.find(name) for name in self.methods]
-        if not specs or len(set(self.methods)) < len(specs):
-            raise ArgumentError(f"method must name methods, each once; got {', '.join(self.methods) or 'none'}")
-        for name, given in self.options.items():
-            if name not in self.methods:
-                raise ArgumentError(f"options of {METHODS.find(name).name} were given, which is not asked for")
-            METHODS[name].checked_options(dict(given))
-        if self.levels and not any(spec.per_level for spec in specs):
-            raise ArgumentError(
-                f"levels are for methods with a map of each level; {', '.join(self.methods)} has one of the input"
-            )
-
-    @property
-    def class_specific(self) -> bool:
-        """Whether any of the methods explains one class."""
-        return any(METHODS[name].class_specific for name in self.methods)
-
-    def all_options(self, method: str) -> dict[str, Any]:
-        """The options that a method takes, those that were given and the defaults of the others."""
-        spec = METHODS[method]
-        return {**spec.options, **spec.checked_options(dict(self.options.get(method, {})))}
-
-
-@dataclass(frozen=True)
-class Asked:
-    """A picture about which a question is asked, of mode RGB; `target` is the class to explain, None the predicted."""
-
-    name: str
-    picture: Image.Image
-    target: int | None = None
 
 
 def scaled_size(width: int, height: int, side: int) -> tuple[int, int]:
@@ -155,7 +93,13 @@ def compute_maps(
 
 
 def explain_stream(
-    model: Network, preprocess: Preprocess, classes: Sequence[str], pictures: Iterable[Asked], question: Question
+    model: Network,
+    preprocess: Preprocess,
+    classes: Sequence[str],
+    pictures: Iterable[Asked],
+    question: Question,
+    *,
+    beside: Beside | None = None,
 ) -> Iterator[tuple[Asked, list[ImageMaps]]]:
     """The maps of each picture in their order, by each method of the question in its order.
 
@@ -173,6 +117,8 @@ def explain_stream(
         They are taken as they are needed.
     question : Question
         The methods and what they are asked.
+    beside : callable, optional
+        Takes pictures that the network takes at one size, with the maps of each, and gives these with further maps.
 
     Raises
     ------
@@ -188,20 +134,29 @@ def explain_stream(
     if not isinstance(model, Network):
         raise wrong_kind("model", "a network, the first of what load_model(NAME) gives", model)
     model = in_evaluation(model)
-    for together in _groups(pictures):
-        taken = [network_pixels(model, preprocess, one.picture, one.name, question.side) for one in together]
-        by_size: dict[tuple[int, ...], list[int]] = {}
-        for k, pixels in enumerate(taken):
-            by_size.setdefault(pixels.shape, []).append(k)
+    for together in taken_together(pictures):
         found: dict[int, list[ImageMaps]] = {}
-        for own in by_size.values():
-            names, targets = [together[k].name for k in own], [together[k].target for k in own]
-            answers = _of_one_size(model, preprocess, classes, names, [taken[k] for k in own], targets, question)
-            found.update(zip(own, answers, strict=True))
+        for own, pixels in by_size(model, preprocess, together, question.side):
+            some = [together[k] for k in own]
+            answers = _of_one_size(model, preprocess, classes, some, pixels, question)
+            found.update(zip(own, beside(some, answers) if beside else answers, strict=True))
         yield from ((one, found[k]) for k, one in enumerate(together))
 
 
-def _groups(pictures: Iterable[Asked]) -> Iterator[list[Asked]]:
+def by_size(
+    model: Network, preprocess: Preprocess, together: Sequence[Asked], side: int | None
+) -> list[tuple[list[int], list[NDArray[np.uint8]]]]:
+    """For each size at which the network takes some of the pictures: their numbers, and each as `network_pixels`."""
+    found: dict[tuple[int, ...], tuple[list[int], list[NDArray[np.uint8]]]] = {}
+    for k, one in enumerate(together):
+        pixels = network_pixels(model, preprocess, one.picture, one.name, side)
+        numbers, taken = found.setdefault(pixels.shape, ([], []))
+        numbers.append(k)
+        taken.append(pixels)
+    return list(found.values())
+
+
+def taken_together(pictures: Iterable[Asked]) -> Iterator[list[Asked]]:
     """Pictures that are computed together: `AT_ONCE` of them, or fewer that are large."""
     together: list[Asked] = []
     pixels = 0
@@ -226,25 +181,21 @@ def _of_one_size(
     model: Network,
     preprocess: Preprocess,
     classes: Sequence[str],
-    names: Sequence[str],
+    asked: Sequence[Asked],
     pixels: Sequence[NDArray[np.uint8]],
-    wanted: Sequence[int | None],
     question: Question,
 ) -> list[list[ImageMaps]]:
     """For each picture its maps by each method."""
-    import torch
-
     from l2a_transfer.explain.completeness import completeness_errors
     from l2a_transfer.explain.compute import map_batch
 
-    device = next(model.parameters()).device
-    images_u8 = torch.from_numpy(np.stack(pixels).transpose(0, 3, 1, 2).copy()).to(device)  # (B, 3, H, W)
-    images = normalize(images_u8, *preprocess.statistics(device))
+    images = normalised(model, preprocess, pixels)
+    names = [one.name for one in asked]
     answers: list[list[ImageMaps]] = [[] for _ in names]
     try:
         probabilities = _probabilities(model, images)  # (B, K)
         predicted = probabilities.argmax(axis=1)
-        targets = [int(own) if asked is None else asked for asked, own in zip(wanted, predicted, strict=True)]
+        targets = [int(own) if one.target is None else one.target for one, own in zip(asked, predicted, strict=True)]
         for method in question.methods:
             spec = METHODS[method]
             options = question.options.get(method)
@@ -282,6 +233,15 @@ def _of_one_size(
         which = names[0] if len(names) == 1 else f"{names[0]} and {counted(len(names) - 1, 'more picture')}"
         raise BackendError(f"{which}: {error.problem}", error.remedy) from error
     return answers
+
+
+def normalised(model: Network, preprocess: Preprocess, pixels: Sequence[NDArray[np.uint8]]) -> Tensor:
+    """Pictures of one size, each uint8 (H, W, 3), as the network takes them: (B, 3, H, W), where it computes."""
+    import torch
+
+    device = next(model.parameters()).device
+    images_u8 = torch.from_numpy(np.stack(pixels).transpose(0, 3, 1, 2).copy()).to(device)  # (B, 3, H, W)
+    return normalize(images_u8, *preprocess.statistics(device))
 
 
 def _class_name(classes: Sequence[str], target: int | None) -> str | None:

@@ -61,7 +61,8 @@ def overlay_file(picture: NDArray[np.uint8], maps: ImageMaps, level: str, style:
         return _overlay_figure(drawn, maps, level, style, format)
     if state:
         drawn = _labelled(drawn, state)
-    about = f" of {subject_of(maps)}" if maps.target is not None else ""
+    subject = subject_of(maps)
+    about = f" of {subject}" if subject else ""
     info = PngInfo()
     info.add_itxt("Description", f"{heading_of(maps, level)}{about}; strongest colour: {scale_of(values, kind)}")
     info.add_itxt("Software", "l2a-transfer")
@@ -185,7 +186,7 @@ def sheet_row(picture: NDArray[np.uint8], found: Sequence[ImageMaps], style: Sty
         (
             blended(small, values, maps.kinds[level], style),
             heading_of(maps, level),
-            scale_of(values, maps.kinds[level]),
+            _short_template(maps) + scale_of(values, maps.kinds[level]),
             state_of(values),
         )
         for maps in found
@@ -196,6 +197,11 @@ def sheet_row(picture: NDArray[np.uint8], found: Sequence[ImageMaps], style: Sty
     said = f": predicted {prediction_of(first)}" + (f"; explained {subject_of(about)}" if about else "")
     name = legible(first.name)
     return SheetRow(name, said, small, tuple(cells), frozenset(kind for maps in found for kind in maps.kinds.values()))
+
+
+def _short_template(maps: ImageMaps) -> str:
+    """Of a group map, the class of its template, which differs from picture to picture."""
+    return "" if maps.template is None else f"{shortened(legible(maps.template), 8)} "
 
 
 def _thumbnail(picture: NDArray[np.uint8]) -> NDArray[np.uint8]:

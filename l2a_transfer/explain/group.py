@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from l2a_transfer.errors import ArgumentError, BackendError, DataError, unknown_name
+from l2a_transfer.explain.compute import split_to_fit
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
 
     Batches = Callable[[], Iterable[tuple[Tensor, Sequence[int]]]]
 
+GROUP, CONTROL = "group", "group-control"
+"""What the two maps are called where methods are."""
 LEAST_LENGTH = 1e-5
 """A direction shorter than this is rounding: with uniform attention g_a is the mean of l, and the map is zeros."""
 
@@ -88,7 +91,7 @@ def group_maps(model: nn.Module, batches: Batches, *, levels: Sequence[str] = ()
     Raises
     ------
     BackendError
-        For a network without attention.
+        For a network without attention, and where its features are not finite.
     UnknownNameError
         For a level without attention.
     DataError
@@ -108,7 +111,7 @@ def group_maps(model: nn.Module, batches: Batches, *, levels: Sequence[str] = ()
         seen += len(labels)
         if not set(map(int, labels)) <= set(other):
             break
-        yield _maps_of(model, images, [int(label) for label in labels], templates, other, levels)
+        yield maps_by(model, images, labels, templates, other, levels=levels)
     if seen != sum(templates.counts.values()):
         raise ArgumentError("batches must give the same images each time that it is called")
 
@@ -118,7 +121,8 @@ def class_templates(model: nn.Module, batches: Batches, *, levels: Sequence[str]
     sums: dict[int, dict[str, Tensor]] = {}
     counts: dict[int, int] = {}
     for images, labels in batches():
-        _, directions = _directions(model, images, levels)
+        directions = split_to_fit(lambda some, _: _directions(model, some, levels)[1], images, None)
+        _check_finite(directions)
         for k, label in enumerate(map(int, labels)):
             own = sums.setdefault(label, {})
             counts[label] = counts.get(label, 0) + 1
@@ -142,32 +146,63 @@ def control_classes(classes: Sequence[int], *, seed: int = 0) -> dict[int, int]:
     return {label: following[label] for label in classes}
 
 
-def _maps_of(
+def maps_by(
     model: nn.Module,
     images: Tensor,
-    labels: list[int],
+    labels: Sequence[int],
     templates: Templates,
     other: Mapping[int, int],
-    levels: Sequence[str],
+    *,
+    levels: Sequence[str] = (),
 ) -> GroupMaps:
-    """The second pass, of one batch."""
+    """The second pass of `group_maps`, of one batch. A batch that does not fit into memory is split.
+
+    Parameters
+    ----------
+    model, images, labels, levels
+        As the first pass took them: each image must have been in it, with that class.
+    templates : Templates
+        What `class_templates` gave.
+    other : mapping of int to int
+        Class → the class of its control, as `control_classes` gives it.
+
+    Raises
+    ------
+    BackendError
+        As `group_maps`.
+    """
     import torch
 
-    local, directions = _directions(model, images, levels)
-    maps, controls = {}, {}
-    for level, values in local.items():
-        rest = torch.stack(
-            [
-                (templates.sums[label][level] - found) / (templates.counts[label] - 1)
-                for label, found in zip(labels, directions[level], strict=True)
+    def compute(some: Tensor, own: Tensor | None) -> dict[str, Tensor]:
+        assert own is not None
+        classes = [int(label) for label in own]
+        local, directions = _directions(model, some, levels)
+        found = {}
+        for level, values in local.items():
+            sums = [templates.sums[label][level] for label in classes]
+            rest = [
+                (total - direction) / (templates.counts[label] - 1)
+                for label, total, direction in zip(classes, sums, directions[level], strict=True)
             ]
-        )  # (B, C)
-        strange = torch.stack(
-            [templates.sums[other[label]][level] / templates.counts[other[label]] for label in labels]
-        )
-        maps[level], controls[level] = _cosines(values, rest), _cosines(values, strange)
-    given = np.array(labels, dtype=np.int64)
-    return GroupMaps(maps, controls, given, np.array([other[label] for label in labels], dtype=np.int64))
+            strange = [templates.sums[other[label]][level] / templates.counts[other[label]] for label in classes]
+            found[f"map {level}"] = _cosines(values, torch.stack(rest))
+            found[f"control {level}"] = _cosines(values, torch.stack(strange))
+        return found
+
+    given = np.array([int(label) for label in labels], dtype=np.int64)
+    found = split_to_fit(compute, images, torch.from_numpy(given))
+    _check_finite(found)
+    maps, controls = (
+        {name.removeprefix(of): values.numpy() for name, values in found.items() if name.startswith(of)}
+        for of in ("map ", "control ")
+    )
+    return GroupMaps(maps, controls, given, np.array([other[label] for label in given.tolist()], dtype=np.int64))
+
+
+def _check_finite(found: Mapping[str, Tensor]) -> None:
+    """Raises: BackendError."""
+    if not all(bool(values.isfinite().all()) for values in found.values()):
+        raise BackendError("group maps that are not finite", "use other weights as `model`")
 
 
 def _directions(model: nn.Module, images: Tensor, levels: Sequence[str]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
@@ -200,13 +235,15 @@ def _unit(vectors: Tensor) -> Tensor:
     return units
 
 
-def _cosines(local: Tensor, templates: Tensor) -> NDArray[np.float32]:
-    """The cosine of each local feature (B, C, h, w) with its image's template (B, C); 0 where one has no length."""
+def _cosines(local: Tensor, templates: Tensor) -> Tensor:
+    """The cosine of each local feature (B, C, h, w) with its image's template (B, C); 0 where one has no length.
+
+    Returns: float32 (B, h, w), on the CPU.
+    """
     import torch
 
     lengths = templates.norm(dim=1, keepdim=True)  # (B, 1)
     units = torch.where(lengths > LEAST_LENGTH, _unit(templates), torch.zeros_like(templates))
     values = local.double()
-    found = torch.einsum("bchw,bc->bhw", values, units) / values.norm(dim=1).clamp(min=1e-30)
-    cosines: NDArray[np.float32] = found.float().cpu().numpy()
-    return cosines
+    cosines: Tensor = torch.einsum("bchw,bc->bhw", values, units) / values.norm(dim=1).clamp(min=1e-30)
+    return cosines.float().cpu()

@@ -47,6 +47,10 @@ class ImageMaps:
     completeness : float or None
         For a method whose maps promise to sum to a score, the difference from that score; see
         `explain.completeness`. None for the others.
+    template : str or None
+        Of a group map: the class whose images made the template, for the control another class than the image's own.
+    template_images : int or None
+        How many images made it.
     """
 
     name: str
@@ -61,6 +65,8 @@ class ImageMaps:
     predicted_name: str | None = None
     predicted_probability: float | None = None
     completeness: float | None = None
+    template: str | None = None
+    template_images: int | None = None
 
     def peak(self, level: str) -> float:
         """The largest weight over the mean one: 1 where attention is uniform, h·w where it is one-hot, 0 of zeros.

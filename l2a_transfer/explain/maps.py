@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias, overload
 
@@ -11,9 +11,11 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from l2a_transfer.data.decode import decode_file, to_rgb
-from l2a_transfer.errors import ArgumentError, names_keywords
-from l2a_transfer.explain.dispatch import DEFAULT_SIDE, Asked, Question, compute_maps, explain_stream
+from l2a_transfer.errors import ArgumentError, names_keywords, wrong_kind
+from l2a_transfer.explain.dispatch import compute_maps, explain_stream
+from l2a_transfer.explain.grouping import check_groups, group_maps_beside, group_pictures
 from l2a_transfer.explain.interface import ImageMaps
+from l2a_transfer.explain.question import DEFAULT_SIDE, Asked, Question
 from l2a_transfer.explain.targets import PREDICTED, class_index
 from l2a_transfer.features.backends.order import check_order
 from l2a_transfer.models.loading import as_network
@@ -120,6 +122,8 @@ def explain_images(
     side: int | None = DEFAULT_SIDE,
     levels: Sequence[str] = (),
     options: Mapping[str, Mapping[str, Any]] | None = None,
+    groups: Sequence[str] | None = None,
+    control_seed: int = 0,
     names: str | Sequence[str] | None = None,
     seed: int = 0,
 ) -> list[ImageMaps]:
@@ -143,6 +147,12 @@ def explain_images(
         For methods with maps of several levels; by default those that the classifier reads.
     options : mapping, optional
         Method → its options, as ``{"occlusion": {"window": 16}}``.
+    groups : sequence of str, optional
+        The class of each picture, by any names. With it there are two more maps of each picture, behind those of the
+        methods: "group", the cosine of each position with what attention finds in the other pictures of the class, and
+        "group-control", the same by the pictures of another class.
+    control_seed : int, default=0
+        Random seed of which class is the control of which.
     names : str or sequence of str, optional
         What the results call the pictures; by default the name of the file, or "image" and its number.
     seed : int, default=0
@@ -151,7 +161,7 @@ def explain_images(
     Returns
     -------
     list of ImageMaps
-        For each picture in order, one for each method in order.
+        For each picture in order, one for each method in order, then with `groups` the group map and its control.
 
     Raises
     ------
@@ -162,7 +172,7 @@ def explain_images(
     BackendError
         For maps that the network does not have, and where they are not finite.
     DataError
-        For a file that is no picture.
+        For a file that is no picture; for a class with one picture, and where `groups` names one class only.
 
     See Also
     --------
@@ -183,7 +193,7 @@ def explain_images(
     ((48, 64), 'non-negative')
     """
     methods = (method,) if isinstance(method, str) else tuple(method)
-    question = Question(methods, side, tuple(levels), dict(options or {}))
+    question = Question(methods, side, tuple(levels), dict(options or {}), groups is not None, control_seed)
     network, card = as_network(model, seed=seed)
     pictures, called, _ = _pictures(images, names)
     wanted = [target] * len(pictures) if isinstance(target, (str, int)) else list(target)
@@ -194,11 +204,27 @@ def explain_images(
             f"target is for methods that explain one class; {', '.join(methods)} does not", "leave it out"
         )
     targets = [class_index(one, card.classes, card.config.num_classes) for one in wanted]
-    asked = (
-        Asked(name, _rgb(picture, name), own) for picture, name, own in zip(pictures, called, targets, strict=True)
-    )
-    stream = explain_stream(network, card.preprocess, card.classes, asked, question)
+    of_class: Sequence[str | None] = [None] * len(pictures) if groups is None else _of_class(groups, len(pictures))
+
+    def asked() -> Iterator[Asked]:
+        for picture, name, own, group in zip(pictures, called, targets, of_class, strict=True):
+            yield Asked(name, _rgb(picture, name), own, group)
+
+    beside = None
+    if question.group:
+        grouping = group_pictures(network, card.preprocess, asked(), check_groups(of_class, called), question)
+        beside = group_maps_beside(network, card.preprocess, grouping, question)
+    stream = explain_stream(network, card.preprocess, card.classes, asked(), question, beside=beside)
     return [maps for _, found in stream for maps in found]
+
+
+def _of_class(groups: Sequence[str], of: int) -> list[str]:
+    """The class of each picture. Raises: TypeError, ArgumentError."""
+    if isinstance(groups, str) or not all(isinstance(group, str) for group in groups):
+        raise wrong_kind("groups", "a list of names, the class of each picture", groups)
+    if len(groups) != of:
+        raise ArgumentError(f"groups must be as many as pictures, {of}; got {len(groups)}")
+    return list(groups)
 
 
 def _pictures(

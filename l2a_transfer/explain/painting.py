@@ -13,6 +13,7 @@ from l2a_transfer.drawing import legible
 from l2a_transfer.errors import ArgumentError, unknown_name
 from l2a_transfer.explain.interface import ImageMaps
 from l2a_transfer.explain.overlay import COLORMAP, SIGNED_COLORMAP
+from l2a_transfer.wording import counted
 
 if TYPE_CHECKING:
     from l2a_transfer.explain.registry import MapKind
@@ -121,7 +122,12 @@ def blended(picture: NDArray[np.uint8], values: NDArray[np.float32], kind: MapKi
 
 
 def subject_of(maps: ImageMaps) -> str:
-    """The class that the maps are about, with its probability; empty for a method that is not about a class."""
+    """The class that the maps are about, with its probability; empty for a method that is not about a class.
+
+    Of a group map, the pictures whose template it shows.
+    """
+    if maps.template is not None:
+        return f"{counted(maps.template_images or 0, 'picture')} of {shortened(legible(maps.template), 24)}"
     if maps.target is None:
         return ""
     return _class_text(maps.class_name, maps.target, maps.probability)

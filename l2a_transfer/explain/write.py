@@ -16,10 +16,11 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from l2a_transfer.errors import ArgumentError, OutputExistsError
-from l2a_transfer.explain.dispatch import Asked, Question
 from l2a_transfer.explain.figures import SheetRow, explain_sheet, overlay_file, sheet_row
+from l2a_transfer.explain.group import CONTROL, GROUP
 from l2a_transfer.explain.interface import ImageMaps
 from l2a_transfer.explain.painting import Style, scale_of, state_of
+from l2a_transfer.explain.question import Asked, Question
 from l2a_transfer.explain.registry import METHODS
 from l2a_transfer.files import Put, check_folder, check_free, leftovers, names_a_format, replacing_all
 from l2a_transfer.lock import folder_lock
@@ -80,6 +81,7 @@ def explain_folder(
     names = [DOCUMENT, *(f"{SHEET}.{format}" for format in style.formats)]
     if overlays:
         spaces = [(method, METHODS[method].maps or (*MAPS, *attention)) for method in question.methods]
+        spaces += [(method, tuple(LEVELS)) for method in (GROUP, CONTROL) if question.group]
         names += [
             overlay_name(stem, method, name, format)
             for stem in stems
@@ -219,6 +221,7 @@ def _record(asked: Asked, found: Sequence[ImageMaps], files: dict[tuple[str, str
                 "class": maps.class_name,
                 "probability": maps.probability,
                 "completeness_error": maps.completeness,
+                **({} if maps.template is None else {"template": _template(maps)}),
                 "maps": [
                     {
                         "map": level,
@@ -237,6 +240,10 @@ def _record(asked: Asked, found: Sequence[ImageMaps], files: dict[tuple[str, str
             for maps in found
         ],
     }
+
+
+def _template(maps: ImageMaps) -> dict[str, Any]:
+    return {"class": maps.template, "images": maps.template_images}
 
 
 def check_store(path: Path, *, overwrite: bool, out: Path) -> None:

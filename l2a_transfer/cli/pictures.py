@@ -1,0 +1,97 @@
+"""The pictures that a command line names: files and folders first, then a data set."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+    from l2a_transfer.explain.question import Asked
+    from l2a_transfer.models.weights import Card
+
+TRUE = "true"
+"""The class to explain is the label."""
+
+
+class Pictures:
+    """The pictures of the command line: files and folders first, then a data set."""
+
+    def __init__(self, images: Sequence[Path], given: dict[str, Any]) -> None:
+        from l2a_transfer.cli.maps import called, pictures_below
+        from l2a_transfer.data.decode import decode_file
+        from l2a_transfer.data.readers import open_source
+
+        if not images and not given["data"]:
+            raise click.UsageError("name images, folders of images, or --data")
+        paths = [picture for path in images for picture in pictures_below(path)]
+        self.names = called(paths)
+        self.true: list[str | None] = [None] * len(paths)
+        self.groups: list[str | None] = [_folder(path) for path in paths]
+        self._open: list[Callable[[], Image.Image]] = [lambda path=path: decode_file(path) for path in paths]  # type: ignore[misc]
+        self.name = "files"
+        if given["data"]:
+            keys = ("data_dir", "split", "limit", "download", "split_from", "verify_source")
+            source = open_source(given["data"], **{key: given[key] for key in keys})
+            self.name = source.name if not paths else f"files and {source.name}"
+            self.names += source.ids
+            labels = [source.classes[label] if label >= 0 else None for label in source.labels.tolist()]
+            self.true += labels
+            self.groups += labels
+            self._open += [lambda row=row: source.image(row) for row in range(len(source))]  # type: ignore[misc]
+        self.names = _told_apart(self.names)
+
+    def targets(self, wanted: str, card: Card) -> list[int | None]:
+        """The class of each picture. Raises: ArgumentError for one that the network does not know, DataError for a
+        picture without a label where its label was asked for."""
+        from l2a_transfer.errors import DataError
+        from l2a_transfer.explain.targets import class_index
+
+        if wanted != TRUE or TRUE in card.classes:
+            return [class_index(wanted, card.classes, card.config.num_classes)] * len(self.names)
+        found = []
+        for name, label in zip(self.names, self.true, strict=True):
+            if label is None:
+                raise DataError(
+                    f"{name}: has no label, and the class to explain is its true one",
+                    "use `data` with labels, as imagefolder:PATH, or name a class",
+                )
+            found.append(class_index(label, card.classes, card.config.num_classes))
+        return found
+
+    def asked(self, targets: Sequence[int | None], *, progress: bool, what: str = "maps") -> Iterator[Asked]:
+        """The pictures, decoded as they are needed."""
+        import sys
+
+        from tqdm import tqdm
+
+        from l2a_transfer.explain.question import Asked
+
+        rows = zip(self.names, self._open, targets, self.groups, strict=True)
+        with tqdm(total=len(self.names), desc=what, unit="image", file=sys.stderr, disable=not progress) as bar:
+            for name, opened, target, group in rows:
+                yield Asked(name, opened(), target, group)
+                bar.update()
+
+
+def _folder(path: Path) -> str:
+    """The class of a picture outside a data set: the name of the folder that it is in."""
+    from l2a_transfer.data.names import class_name
+
+    folder = os.path.basename(os.path.dirname(os.path.abspath(path)))
+    return class_name(os.fsencode(folder).decode(errors="replace")) or "/"
+
+
+def _told_apart(names: Sequence[str]) -> list[str]:
+    """The names, with a number behind each that was there before."""
+    seen: dict[str, int] = {}
+    found = []
+    for name in names:
+        seen[name] = seen.get(name, 0) + 1
+        found.append(name if seen[name] == 1 else f"{name} ({seen[name]})")
+    return found
