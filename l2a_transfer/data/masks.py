@@ -142,8 +142,8 @@ def open_masks(masks: str) -> MaskSource:
     Parameters
     ----------
     masks : str
-        ``"png:FOLDER"``, ``"voc:FOLDER"``, ``"coco:FILE"``, ``"yolo:FOLDER"``, ``"csv:FILE"`` or
-        ``"caltech:FOLDER"``.
+        ``"png:FOLDER"``, ``"voc:FOLDER"``, ``"coco:FILE"``, ``"yolo:FOLDER"``, ``"csv:FILE"``,
+        ``"caltech:FOLDER"``, or ``"airplanes-mini"``, which ships with the package.
 
     Returns
     -------
@@ -156,9 +156,13 @@ def open_masks(masks: str) -> MaskSource:
     DataError
         For a path that does not exist, and a file that is damaged.
     """
+    from l2a_transfer.data.mask_bundled import BUNDLED, open_bundled
+
+    if masks in BUNDLED:
+        return open_bundled(masks)
     prefix, colon, where = masks.partition(":")
     if not colon or prefix not in MASKS or not where:
-        usages = ", ".join(spec.usage for spec in MASKS.values())
+        usages = ", ".join([*(spec.usage for spec in MASKS.values()), *BUNDLED])
         raise ArgumentError(f"masks must be one of {usages}; got {masks!r}")
     spec, path = MASKS[prefix], Path(os.path.expanduser(where))
     is_right = path.is_dir() if spec.takes == "FOLDER" else path.exists() and not path.is_dir()

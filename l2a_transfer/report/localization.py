@@ -107,7 +107,7 @@ def write_localization(
     """
     names = [*FILES]
     with replacing_all(out) as put:
-        put(RESULTS, (json_text(_json(results, names)) + "\n").encode("utf-8", "backslashreplace"))
+        put(RESULTS, localization_json(results, names))
         put(TABLE, _csv(_rows_csv(results)))
         put(COMPARISONS, _csv(_comparisons_csv(results)))
         put(PICTURES, _csv([("row", "picture", "class", *MEASURES), *pictures]))
@@ -116,8 +116,11 @@ def write_localization(
     return [out / name for name in names]
 
 
-def _json(results: LocalizationResults, names: list[str]) -> str:
-    return json.dumps({**results.document(), "files": names}, indent=1, ensure_ascii=False, allow_nan=False)
+def localization_json(results: LocalizationResults, names: Sequence[str]) -> bytes:
+    """The document with the names of the report's files, as UTF-8."""
+    document = {**results.document(), "files": list(names)}
+    whole = json.dumps(document, indent=1, ensure_ascii=False, allow_nan=False)
+    return (json_text(whole) + "\n").encode("utf-8", "backslashreplace")
 
 
 def _csv(rows: Iterable[Sequence[object]]) -> bytes:
