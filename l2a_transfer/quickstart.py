@@ -151,7 +151,7 @@ def _quickstart(out: Path, earlier: set[str], *, overwrite: bool, progress: bool
 
 
 def _attention_picture(found: Localization) -> bytes:
-    """A PNG of attention maps over `PICTURES` airplanes, evenly spread over all; a white line is the object's outline."""
+    """A PNG of attention maps over `PICTURES` airplanes, evenly spread over all; white lines are the outlines."""
     source = found.source
     rows = np.linspace(0, len(source) - 1, PICTURES).round().astype(int)
     pictures = [outlined(source.image(row), found.masks, source.ids[row]) for row in rows]

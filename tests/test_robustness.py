@@ -21,6 +21,7 @@ from l2a_transfer.evaluation.tested import chosen_images, class_numbers, open_ne
 from l2a_transfer.models.interface import Network
 from l2a_transfer.models.loading import load_model
 from l2a_transfer.models.weights import Card, save_weights
+from l2a_transfer.report import lookup
 from l2a_transfer.report.robustness import FILES
 from tests.conftest import TINY, assert_fails, l2a, memory_source
 
@@ -195,8 +196,11 @@ def test_the_command_writes_what_it_prints(weights: tuple[Path, Path], data: str
         lines = list(csv.DictReader(file))
     assert [int(line["right"]) for line in lines] == [line["right"] for line in document["rows"]]
     page, text = ((out / f"robustness.{end}").read_text(encoding="utf-8") for end in ("html", "md"))
-    for comparison in document["comparisons"]:
-        assert comparison["verdict"] in result.stdout
+    for own, comparison in zip(
+        read_robustness(out / "robustness.json").comparisons, document["comparisons"], strict=True
+    ):
+        assert own.verdict == comparison["verdict"]
+        assert f"- {lookup.verdict(own)}\n" in result.stdout  # the same with minus signs
     assert "robustness.json</code> (l2a-robustness/1)" in page
     assert "| net-1 |" in text
     assert (out / "robustness.svg").read_text(encoding="utf-8").startswith("<svg")

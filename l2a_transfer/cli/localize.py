@@ -80,8 +80,8 @@ SHOWN = 6
     option(
         "--masks",
         required=True,
-        metavar="KIND:PATH",
-        help="png:FOLDER, voc:FOLDER, coco:FILE, yolo:FOLDER, csv:FILE or caltech:FOLDER.",
+        metavar="MASKS",
+        help="png:FOLDER, voc:FOLDER, coco:FILE, yolo:FOLDER, csv:FILE, caltech:FOLDER or airplanes-mini.",
     ),
     option("--mask-class", metavar="NAME", help="Only objects of this class or number; label: of the image's class."),
     option(
@@ -153,6 +153,7 @@ def command(obj: dict[str, Any], /, out: Path, write_masks: Path | None, **given
     from l2a_transfer.localization.localize import localize, picture_rows
     from l2a_transfer.localization.results import RESULTS
     from l2a_transfer.localization.sheet import sheet_of
+    from l2a_transfer.report import lookup
     from l2a_transfer.report.localization import localization_folder, write_localization
 
     overwrite, config = given["overwrite"], _config(given)
@@ -177,7 +178,7 @@ def command(obj: dict[str, Any], /, out: Path, write_masks: Path | None, **given
             return
         echo(*localization_lines(found.results, width=terminal_width()), "")
         for comparison in found.results.comparisons[:SHOWN]:
-            echo(f"- {comparison.verdict}")
+            echo(f"- {lookup.verdict(comparison)}")
         if len(found.results.comparisons) > SHOWN:
             echo(f"- and {len(found.results.comparisons) - SHOWN} more in {out}")
         echo("", *written)

@@ -41,6 +41,7 @@ def command(obj: dict[str, Any], out: Path, overwrite: bool) -> None:
     """
     from l2a_transfer.files import said_if_complete
     from l2a_transfer.quickstart import quickstart
+    from l2a_transfer.report import lookup
     from l2a_transfer.report.write import RESULTS
 
     with said_if_complete(out / RESULTS, f"the report in {out}"):
@@ -50,7 +51,7 @@ def command(obj: dict[str, Any], out: Path, overwrite: bool) -> None:
         echo("", *localization_lines(result.localization, width=terminal_width()), "")
         echo(
             *(
-                f"- {comparison.verdict}"
+                f"- {lookup.verdict(comparison)}"
                 for comparison in result.localization.comparisons
                 if comparison.family == "models"
             )

@@ -10,11 +10,10 @@ from pathlib import Path
 import numpy as np
 
 from l2a_transfer.data.mask_pictures import indices, size_error
-from l2a_transfer.data.masks import Annotation, NoObjectError
+from l2a_transfer.data.masks import Annotation, NoObjectError, register_masks
 from l2a_transfer.data.sets import AIRPLANES_MINI
 
 FOLDER = "masks/"
-BUNDLED = {"airplanes-mini": AIRPLANES_MINI}
 
 
 @dataclass(frozen=True)
@@ -36,8 +35,9 @@ class ZipMasks:
         return Annotation(~background, np.zeros(values.shape, dtype=np.bool_))
 
 
-def open_bundled(name: str) -> ZipMasks:
-    """The masks of a bundled set."""
-    with zipfile.ZipFile(BUNDLED[name]) as file:
+@register_masks("airplanes-mini", takes="")
+def airplanes(_: Path) -> ZipMasks:
+    """The masks of airplanes-mini."""
+    with zipfile.ZipFile(AIRPLANES_MINI) as file:
         found = [member.removeprefix(FOLDER) for member in file.namelist() if member.startswith(FOLDER)]
-    return ZipMasks(name, BUNDLED[name], found)
+    return ZipMasks("airplanes-mini", AIRPLANES_MINI, found)

@@ -95,7 +95,7 @@ MaskReader = TypeVar("MaskReader", bound=Callable[[Path], MaskSource])
 
 @dataclass(frozen=True)
 class MaskFormat:
-    """A format of masks, which `masks` names as `PREFIX:PATH`.
+    """A format of masks, which `masks` names as `PREFIX:PATH`, or as `PREFIX` where it takes no path.
 
     Parameters
     ----------
@@ -103,8 +103,8 @@ class MaskFormat:
         What stands before the colon.
     read : callable
         ``read(path)`` gives the mask source.
-    takes : {"FOLDER", "FILE"}
-        What stands behind the colon.
+    takes : {"FOLDER", "FILE", ""}
+        What stands behind the colon; "" for masks that ship with the package.
     """
 
     prefix: str
@@ -114,7 +114,7 @@ class MaskFormat:
     @property
     def usage(self) -> str:
         """As `png:FOLDER`."""
-        return f"{self.prefix}:{self.takes}"
+        return f"{self.prefix}:{self.takes}" if self.takes else self.prefix
 
 
 MASKS: Registry[MaskFormat] = Registry(
@@ -123,6 +123,7 @@ MASKS: Registry[MaskFormat] = Registry(
     "l2a_transfer.data.mask_coco",
     "l2a_transfer.data.mask_text",
     "l2a_transfer.data.mask_contours",
+    "l2a_transfer.data.mask_bundled",
 )
 
 
@@ -156,15 +157,14 @@ def open_masks(masks: str) -> MaskSource:
     DataError
         For a path that does not exist, and a file that is damaged.
     """
-    from l2a_transfer.data.mask_bundled import BUNDLED, open_bundled
-
-    if masks in BUNDLED:
-        return open_bundled(masks)
     prefix, colon, where = masks.partition(":")
-    if not colon or prefix not in MASKS or not where:
-        usages = ", ".join([*(spec.usage for spec in MASKS.values()), *BUNDLED])
+    spec = MASKS.get(prefix)
+    if spec is None or bool(colon and where) != bool(spec.takes) or (colon and not spec.takes):
+        usages = ", ".join(spec.usage for spec in MASKS.values())
         raise ArgumentError(f"masks must be one of {usages}; got {masks!r}")
-    spec, path = MASKS[prefix], Path(os.path.expanduser(where))
+    path = Path(os.path.expanduser(where))
+    if not spec.takes:
+        return spec.read(path)
     is_right = path.is_dir() if spec.takes == "FOLDER" else path.exists() and not path.is_dir()
     if not is_right:
         is_what = "no such file or folder" if not path.exists() else "a folder" if path.is_dir() else "not a folder"

@@ -25,7 +25,7 @@ from l2a_transfer.localization.results import (
 )
 from l2a_transfer.localization.sheet import Sheet
 from l2a_transfer.lock import folder_lock
-from l2a_transfer.report import charts, origins
+from l2a_transfer.report import charts, lookup, origins
 from l2a_transfer.report.markdown import text_table
 from l2a_transfer.report.markup import Markup, element
 from l2a_transfer.report.page import Plot
@@ -33,7 +33,7 @@ from l2a_transfer.report.tables import Cell, TextTable
 from l2a_transfer.report.templates import render
 from l2a_transfer.text import csv_cell, json_text
 from l2a_transfer.text import markdown as escaped
-from l2a_transfer.wording import counted
+from l2a_transfer.wording import counted, with_minus
 
 TABLE, COMPARISONS, PICTURES, PAGE, MARKDOWN = (
     "localization.csv",
@@ -203,9 +203,9 @@ def comparison_table(found: Sequence[MapComparison]) -> TextTable:
     )
     rows = []
     for own in found:
-        shown = points(own.difference, 1)
+        shown = with_minus(points(own.difference, 1))
         if own.ci95_simultaneous is not None:
-            shown = with_interval(own.difference, own.ci95_simultaneous, apart=_is_shown(own))
+            shown = with_minus(with_interval(own.difference, own.ci95_simultaneous, apart=_is_shown(own)))
         p = "–" if own.p_adjusted is None else p_text(own.p_adjusted).removeprefix("= ")
         n = f"{own.n[0]:,}" if own.n[0] == own.n[1] else f"{own.n[0]:,}, {own.n[1]:,}"
         cells = (Cell(own.a, name=True), Cell(own.b, name=True), Cell(shown), Cell(p, best=_is_shown(own)), Cell(n))
@@ -287,7 +287,7 @@ def _family(results: LocalizationResults, family: str) -> dict[str, Any]:
             series=0,
             hollow=not _is_shown(c),
             guides=[(0.0, "zero")],
-            label=f"{points(c.difference, 1)} points",
+            label=f"{with_minus(points(c.difference, 1))} points",
         )
         for c in found
     ]
@@ -295,7 +295,7 @@ def _family(results: LocalizationResults, family: str) -> dict[str, Any]:
         "title": f"{FAMILIES[family][0].upper()}{FAMILIES[family][1:]}",
         "table": comparison_table(found),
         "plot": Plot(2, "difference, points", bars, charts.axis(scale)),
-        "verdicts": [(c.verdict, _is_shown(c)) for c in found],
+        "verdicts": [(lookup.verdict(c), _is_shown(c)) for c in found],
     }
 
 
@@ -337,7 +337,7 @@ def localization_markdown(results: LocalizationResults) -> str:
     ]
     if results.comparisons:
         parts += [f"## Differences between maps\n\nBy {WORDS[main_measure(results)]}."]
-        parts += ["\n".join(f"- {escaped(own.verdict)}" for own in results.comparisons)]
+        parts += ["\n".join(f"- {escaped(lookup.verdict(own))}" for own in results.comparisons)]
     parts += ["## Where every number comes from"]
     parts += ["\n".join(f"- {escaped(name)}: {escaped(value)}" for name, value in facts(results))]
     for label, card in results.models.items():
