@@ -6,6 +6,7 @@ import csv
 import dataclasses
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -196,11 +197,8 @@ def test_the_command_writes_what_it_prints(weights: tuple[Path, Path], data: str
         lines = list(csv.DictReader(file))
     assert [int(line["right"]) for line in lines] == [line["right"] for line in document["rows"]]
     page, text = ((out / f"robustness.{end}").read_text(encoding="utf-8") for end in ("html", "md"))
-    for own, comparison in zip(
-        read_robustness(out / "robustness.json").comparisons, document["comparisons"], strict=True
-    ):
-        assert own.verdict == comparison["verdict"]
-        assert f"- {lookup.verdict(own)}\n" in result.stdout  # the same with minus signs
+    for comparison in document["comparisons"]:
+        assert f"- {lookup.verdict(SimpleNamespace(**comparison))}\n" in result.stdout
     assert "robustness.json</code> (l2a-robustness/1)" in page
     assert "| net-1 |" in text
     assert (out / "robustness.svg").read_text(encoding="utf-8").startswith("<svg")
