@@ -2,7 +2,21 @@
 
 from __future__ import annotations
 
-from fuzzing import cards, cifar, hdf5, maps_files, masks, npz, onnx_graphs, parquets, pictures, sets, tars, weights
+from fuzzing import (
+    cards,
+    cifar,
+    documents,
+    hdf5,
+    maps_files,
+    masks,
+    npz,
+    onnx_graphs,
+    parquets,
+    pictures,
+    sets,
+    tars,
+    weights,
+)
 from fuzzing.kinds import Kind
 
 KINDS: dict[str, Kind] = {
@@ -18,4 +32,5 @@ KINDS: dict[str, Kind] = {
     "tar": tars.KIND,
     "parquet": parquets.KIND,
     **cards.KINDS,
+    "documents": documents.KIND,
 }

@@ -12,10 +12,10 @@ from numpy.typing import NDArray
 
 from l2a_transfer.data.masks import Annotation, Canvas, NoObjectError, checked_boxes, class_number, register_masks
 from l2a_transfer.data.polygons import paint_polygon, paint_runs
-from l2a_transfer.documents import ANYTHING, NUMBER, either, integer, list_of, memory_of, parse, table, text
+from l2a_transfer.documents import ANYTHING, NUMBER, either, integer, list_of, parse, table, text
 from l2a_transfer.errors import DataError, unknown_name
 from l2a_transfer.inputs import read_input
-from l2a_transfer.memory import mebibytes, require_memory
+from l2a_transfer.memory import require_memory_to_parse
 
 MAX_BYTES = 256 << 20
 _RUNS = table({"size": list_of(integer(), length=2), "counts": either(text(), list_of(integer()))}, others=ANYTHING)
@@ -118,7 +118,7 @@ def read_coco(path: Path) -> CocoMasks:
     """The objects of a COCO file. Raises: DataError for a file that is none."""
     try:
         content = read_input(path, MAX_BYTES)
-        require_memory(memory_of(content), f"{path}: a COCO file of {mebibytes(len(content))}", "split it")
+        require_memory_to_parse(content, path)
         document = parse(content)
         COCO.check(document, "the file")
     except OSError as error:

@@ -50,15 +50,16 @@ def _check(out: Path, *, overwrite: bool) -> None:
     check_free(out / LIST, overwrite=overwrite, what="the masks", replaced=leftovers(out))
 
 
-def write_masks(found: Localization, out: Path) -> Path:
+@contextmanager
+def writing_masks(found: Localization, out: Path) -> Iterator[Path]:
     """Write what each row that is no control takes for the object, as one PNG a picture, at the picture's size.
 
     A pixel is 0 for the background, and 1 + the index of the class in the network's classes for the object; files have
     16 bits where 8 are too few. The class is the one that the run was about. The threshold of a picture was chosen on
-    other pictures. For use within `masks_folder`. All files are written, or none.
+    other pictures. For use within `masks_folder`. All files appear when the block ends, or none after an error.
 
-    Returns
-    -------
+    Yields
+    ------
     Path
         The list of all files, `masks.csv`.
     """
@@ -83,8 +84,8 @@ def write_masks(found: Localization, out: Path) -> Path:
                     row = (line.label, picture.name, file, index + 1, known[index] if known else "", level / LEVELS)
                     writer.writerow([csv_cell(cell) for cell in row])
         put(LIST, text.getvalue().encode("utf-8", "backslashreplace"), moved_last=True)
+        yield out / LIST
         (out / LIST).unlink(missing_ok=True)  # that of an earlier run is not there while masks are moved
-    return out / LIST
 
 
 def _levels(line: Line, picture: Pictured, values: Map) -> NDArray[np.int64]:
