@@ -225,16 +225,20 @@ def test_what_can_be_read_again_is_looked_at_too(read: Callable[[Path], object],
         read(KINDS[kind](tmp_path / "x"))
 
 
-@KIND
+SAID = dict.fromkeys(("a pipe", "a socket"), "not a file") | {"a device": "a link to elsewhere", "damaged": "damaged"}
+
+
+@pytest.mark.parametrize("kind", SAID)
 def test_the_checkpoint_of_permuted_labels(kind: str, tmp_path: Path) -> None:
     for k in range(4):
         save_picture(tmp_path / "pictures" / "abcdefghij"[k % 2] / f"{k}.jpg", k)
     out = tmp_path / "out"
     (out / "permuted-labels").mkdir(parents=True)
-    KINDS[kind](out / "permuted-labels" / "checkpoint.pt")
+    {**KINDS, "damaged": lambda path: path.write_bytes(b"PK")}[kind](out / "permuted-labels" / "checkpoint.pt")
     data = f"imagefolder:{tmp_path / 'pictures'}"
     run = ("sanity", "--model", TINY, "--data", data, "--labels", "train", "--labels-data", data, "--epochs", "1")
-    assert_fails(l2a(*run, "--device", "cpu", "--out", out), 1, "checkpoint.pt", kind)
+    assert_fails(l2a(*run, "--device", "cpu", "--out", out), 1, "permuted-labels/checkpoint.pt: ", SAID[kind])
+    assert os.path.lexists(out / "permuted-labels" / "checkpoint.pt")
 
 
 def test_a_link_in_the_place_of_the_run_on_permuted_labels(tmp_path: Path) -> None:
