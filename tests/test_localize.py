@@ -432,6 +432,38 @@ def test_hostile_names_stay_text(world: Path, tmp_path: Path) -> None:
     assert "<b>data" not in page + markdown
 
 
+STEERING = "a\x1b[2J\nb"
+
+
+@pytest.mark.parametrize("kind", ["png", "voc", "yolo", "caltech", "csv", "coco"])
+def test_hostile_names_of_masks_are_shown_as_text(kind: str, world: Path, tmp_path: Path) -> None:
+    masks = tmp_path / "masks"
+    masks.mkdir()
+    where = masks
+    if kind == "csv":
+        where = masks / "b.csv"
+        where.write_text(f'cat/0.png,1,2,3,4\n"{STEERING}",1,2,3\n')
+    elif kind == "coco":
+        where = masks / "c.json"
+        image = {"id": 1, "file_name": STEERING, "width": 1, "height": 1}
+        where.write_text(json.dumps({"images": [image, image], "annotations": []}))
+    else:
+        ending = {"yolo": "txt", "caltech": "mat"}.get(kind, "png")
+        for name in (f"x/{STEERING}", f"y/{STEERING}"):
+            (masks / f"{name}.{ending}").parent.mkdir(exist_ok=True)
+            (masks / f"{name}.{ending}").touch()
+        for folder in ("x", "y"):
+            save = tmp_path / "images" / folder / f"{STEERING}.png"
+            save.parent.mkdir(parents=True)
+            Image.new("L", (40, 40)).save(save)
+    images = tmp_path / "images" if kind not in ("csv", "coco") else world / "images"
+    run = ("--model", TINY, "--data", f"imagefolder:{images}", "--masks", f"{kind}:{where}", "--out", tmp_path / "r")
+    result = l2a("-q", "localize", *run)
+    assert_fails(result, 1, "line" if kind == "csv" else r"a\x1b[2J\nb")
+    assert "\x1b" not in result.output
+    assert result.stderr.count("\n") == 1
+
+
 def test_masks_are_written_with_their_class(written: Path, world: Path) -> None:
     with open(written / "m" / "masks.csv", newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
