@@ -86,7 +86,7 @@ CASES: list[tuple[float, list[str]]] = [
     (1, ["explain", *OF, *PHOTOS, "--limit", "40", "--group", "--method", "attention", "--out", "group"]),
     (1, ["explain", *OF, "--method", METHODS, "--side", "256", "--out", "methods", "pictures/class-0/0000.jpg"]),
     (1, ["localize", *OF, *PHOTOS, "--limit", "200", *MASKS, "--out", "localization", "--write-masks", "found"]),
-    (1, ["localize", *OF, *PHOTOS, "--limit", "100", *MASKS, "--side", "512", "--out", "large"]),
+    (1, ["localize", *OF, *PHOTOS, "--limit", "20", *MASKS, "--side", "512", "--out", "large"]),
     (1, ["sanity", *OF, *PHOTOS, "--out", "sanity"]),
     (1, ["faithfulness", *OF, *PHOTOS, "--method", METHODS, "--limit", "40", "--out", "faithfulness"]),
     (1, ["robustness", *OF, "--data", "imagefolder:named", "--limit", "100", "--out", "robustness"]),
