@@ -38,6 +38,7 @@ SVM = ["svm-eval", "features.h5", "--out", "report", "--overwrite", "--c-grid", 
 TRAIN = ["train", "--data", "imagefolder:pictures", "--holdout", "200", "--epochs", "1", "--out", "run", "--overwrite"]
 OF = ["--model", WEIGHTS, "--overwrite"]
 METHODS = "attention,evidence,grad-cam,saliency,occlusion"
+COARSE = ["--option", "occlusion.window=64", "--option", "occlusion.stride=64"]
 MASKS = ["--masks", "png:masks", "--skip-unmasked"]
 PHOTOS = ["--data", "imagefolder:pictures"]
 CASES: list[tuple[float, list[str]]] = [
@@ -84,7 +85,21 @@ CASES: list[tuple[float, list[str]]] = [
     (1, ["quickstart", "--out", "quickstart", "--overwrite"]),
     (1, ["explain", *OF, *PHOTOS, "--limit", "100", "--no-overlays", "--store", "maps-file.h5", "--out", "why"]),
     (1, ["explain", *OF, *PHOTOS, "--limit", "40", "--group", "--method", "attention", "--out", "group"]),
-    (1, ["explain", *OF, "--method", METHODS, "--side", "256", "--out", "methods", "pictures/class-0/0000.jpg"]),
+    (
+        1,
+        [
+            "explain",
+            *OF,
+            "--method",
+            METHODS,
+            "--side",
+            "256",
+            *COARSE,
+            "--out",
+            "methods",
+            "pictures/class-0/0000.jpg",
+        ],
+    ),
     (1, ["localize", *OF, *PHOTOS, "--limit", "200", *MASKS, "--out", "localization", "--write-masks", "found"]),
     (1, ["localize", *OF, *PHOTOS, "--limit", "20", *MASKS, "--side", "512", "--out", "large"]),
     (1, ["sanity", *OF, *PHOTOS, "--out", "sanity"]),
