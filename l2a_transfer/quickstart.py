@@ -10,8 +10,8 @@ from pathlib import Path
 
 import numpy as np
 
+from l2a_transfer.data.masks import open_masks
 from l2a_transfer.data.readers import open_source
-from l2a_transfer.data.sources import ImageSource
 from l2a_transfer.errors import Interrupted
 from l2a_transfer.evaluation.evaluate import evaluate_files
 from l2a_transfer.evaluation.results import EvalConfig, EvalResults
@@ -19,8 +19,13 @@ from l2a_transfer.explain.draw import SHEET, sheet_png
 from l2a_transfer.explain.maps import attention_maps
 from l2a_transfer.features.backends.registry import open_backend
 from l2a_transfer.features.extraction.extract import extract
+from l2a_transfer.localization.localize import Localization, localize
+from l2a_transfer.localization.results import RESULTS as LOCALIZATION
+from l2a_transfer.localization.results import LocalizationConfig, LocalizationResults
+from l2a_transfer.localization.sheet import outlined, sheet_of
 from l2a_transfer.lock import output_lock
 from l2a_transfer.report import lookup
+from l2a_transfer.report.localization import localization_json, localization_page
 from l2a_transfer.report.markdown import markdown_table
 from l2a_transfer.report.write import report_folder, write_report
 from l2a_transfer.wording import counted
@@ -35,6 +40,13 @@ MODELS = {
 }
 PICTURES = 4
 """Images in the figure of attention maps."""
+AIRPLANES = "airplanes-mini"
+MEASURED = ("attention", "uniform")
+"""Of `MODELS`, the networks whose maps are measured against masks."""
+PAGE = "localization.html"
+BESIDE = (SHEET, LOCALIZATION, PAGE)
+"""Files beside those of the report."""
+MAPS = LocalizationConfig(methods=("attention", "evidence"), target="true", levels=("L3",))
 
 
 @dataclass(frozen=True)
@@ -51,19 +63,26 @@ class QuickstartResult:
         Every file that was written.
     results : EvalResults
         The results themselves.
+    localization : LocalizationResults
+        How well maps of the attention network and its uniform control find airplanes.
     """
 
     table: str
     verdicts: tuple[str, ...]
     files: tuple[Path, ...]
     results: EvalResults
+    localization: LocalizationResults
 
 
 def quickstart(out: Path, *, overwrite: bool = False, progress: bool = True) -> QuickstartResult:
-    """Extract features of caltech-mini with the bundled network and three controls, fit SVMs, and draw attention maps.
+    """Run the main experiment on what ships in the package: features, SVMs, and maps against masks.
 
-    Writes `features-NAME.h5`, the report (`report.html`, Markdown, CSV, JSON, plots) and `attention.png` into `out`.
-    All four rows of the table share one split and one protocol.
+    Features of caltech-mini are extracted with the bundled network and three controls, and an SVM is fitted on each;
+    all four rows of the table share one split and one protocol. Then maps of the network and of its uniform control are
+    measured against the masks of airplanes-mini.
+
+    Writes `features-NAME.h5`, the report (`report.html`, Markdown, CSV, JSON, plots), `localization.html` and
+    `localization.json`, and `attention.png` into `out`.
 
     Parameters
     ----------
@@ -86,7 +105,7 @@ def quickstart(out: Path, *, overwrite: bool = False, progress: bool = True) -> 
         After Ctrl-C; the message says which files are complete.
     """
     with ExitStack() as stack:
-        earlier = stack.enter_context(report_folder(out, overwrite=overwrite, beside=(SHEET,)))
+        earlier = stack.enter_context(report_folder(out, overwrite=overwrite, beside=BESIDE))
         for name in MODELS:
             stack.enter_context(output_lock(_features(out, name)))
         return _quickstart(out, earlier, overwrite=overwrite, progress=progress)
@@ -108,22 +127,35 @@ def _quickstart(out: Path, earlier: set[str], *, overwrite: bool, progress: bool
             files.append(path)
         log.info("linear SVMs: C chosen by cross-validation on the training images, tested once")
         results = evaluate_files(files, EvalConfig(jobs=os.cpu_count() or 1), progress=progress)
-        picture = _attention_picture(source)
-        files += write_report(results, out, overwrite=overwrite, beside={SHEET: picture}, earlier=earlier)
+        log.info("maps of %s against the masks of %s", " and ".join(MEASURED), AIRPLANES)
+        found = localize(
+            [MODELS[name] for name in MEASURED if name in MODELS],
+            open_source(AIRPLANES),
+            open_masks(AIRPLANES),
+            MAPS,
+            progress=progress,
+        )
+        beside = {
+            SHEET: _attention_picture(found),
+            LOCALIZATION: localization_json(found.results, [LOCALIZATION, PAGE]),
+            PAGE: localization_page(found.results, sheet_of(found)).encode("utf-8", "backslashreplace"),
+        }
+        files += write_report(results, out, overwrite=overwrite, beside=beside, earlier=earlier)
     except KeyboardInterrupt as stop:
         kept = f"{min(len(files), len(MODELS))} of {len(MODELS)} feature files in {out} are complete and stay"
         remedy = "" if overwrite else "the same again uses them"
         raise Interrupted(f"{kept}; {stop.problem}" if isinstance(stop, Interrupted) else kept, remedy) from stop
     attention = results.rows[list(MODELS).index("attention")].file_sha256
     verdicts = tuple(lookup.verdict(c) for c in results.comparisons if c.files[0] == (attention,))
-    return QuickstartResult(markdown_table(results), verdicts, tuple(files), results)
+    return QuickstartResult(markdown_table(results), verdicts, tuple(files), results, found.results)
 
 
-def _attention_picture(source: ImageSource) -> bytes:
-    """A PNG of attention maps: the first test image of `PICTURES` classes, evenly spread over the list of classes."""
-    wanted = np.linspace(0, len(source.classes) - 1, PICTURES).round().astype(int)
-    test = source.splits.index("test")
-    rows = [int(np.flatnonzero((source.labels == label) & (source.split == test))[0]) for label in wanted]
-    names = [source.classes[source.labels[row]] for row in rows]
-    results = attention_maps(MODELS["attention"], [source.image(row) for row in rows], names=names)
-    return sheet_png(results, title=f"Where {MODELS['attention']} looks, on photographs it has never seen")
+def _attention_picture(found: Localization) -> bytes:
+    """A PNG of attention maps over `PICTURES` airplanes, evenly spread over all; white lines are the outlines."""
+    source = found.source
+    rows = np.linspace(0, len(source) - 1, PICTURES).round().astype(int)
+    pictures = [outlined(source.image(row), found.masks, source.ids[row]) for row in rows]
+    names = [Path(source.ids[row]).stem for row in rows]
+    results = attention_maps(MODELS["attention"], pictures, names=names)
+    title = f"Where {MODELS['attention']} looks, on photographs it has never seen; the white line is the object"
+    return sheet_png(results, title=title)

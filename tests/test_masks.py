@@ -17,6 +17,7 @@ from scipy.io import savemat
 
 from l2a_transfer.data.masks import MASKS, NoObjectError, match, open_masks, without_ending
 from l2a_transfer.data.polygons import filled, from_runs, unpacked
+from l2a_transfer.data.readers import open_source
 from l2a_transfer.documents import memory_of, parse
 from l2a_transfer.errors import ArgumentError, DataError, L2AError, MemoryLimitError, UnknownNameError
 from l2a_transfer.localization.boxes import best_overlaps, overlaps
@@ -72,6 +73,20 @@ def test_small_values_and_16_bits_are_objects_too(tmp_path: Path) -> None:
     for key, wanted in (("low.png", "1"), ("wide.png", "300"), ("wide.png", None)):
         assert np.array_equal(masks.read(key, SIZE, wanted).foreground, SQUARE)
     fails(masks, "wide.png", "without foreground of class '1'", key="wide.png", wanted="1")
+
+
+def test_the_masks_that_ship_fit_their_pictures(tmp_path: Path) -> None:
+    source, masks = open_source("airplanes-mini", limit=4), open_masks("airplanes-mini")
+    keys = match(source.ids, masks)
+    for row, name in enumerate(source.ids):
+        key = keys[name]
+        width, height = source.image(row).size
+        found = masks.read(key, (width, height), None)
+        assert 0.05 < found.foreground.mean() < 0.6
+        fails(masks, f"{key}: a mask of {width} × {height} pixels", key=key, size=(width, height + 1))
+    for wrong in ("airplanes-mini:", f"airplanes-mini:{tmp_path}", "airplanes"):
+        with pytest.raises(ArgumentError, match=r"caltech:FOLDER, airplanes-mini; got"):
+            open_masks(wrong)
 
 
 def test_voc_palettes_with_classes_and_what_is_ignored(tmp_path: Path) -> None:
@@ -157,7 +172,7 @@ def test_endings_are_those_of_files() -> None:
 
 
 def test_kinds_and_paths(tmp_path: Path) -> None:
-    assert set(MASKS) == {"png", "voc", "coco", "yolo", "csv", "caltech"}
+    assert set(MASKS) == {"png", "voc", "coco", "yolo", "csv", "caltech", "airplanes-mini"}
     for text in ("png", "pgn:x", "png:", str(tmp_path)):
         with pytest.raises(ArgumentError, match="png:FOLDER, voc:FOLDER, coco:FILE"):
             open_masks(text)

@@ -110,6 +110,9 @@ def test_the_verb_trains_compares_and_goes_on(photos: Path, tmp_path: Path, monk
     assert evaluate(network, permuted.train, card.preprocess) == accuracy
     assert "permuted_labels" in l2a("inspect", made).stdout
 
+    # Of a part of the images.
+    few = l2a(*check, "--epochs", "1", "--labels-limit", "4", "--out", tmp_path / "few")
+    assert "on permuted labels (n = 4)" in few.stdout
     # A second call takes the finished run; the same weights can be named.
     monkeypatch.setattr("l2a_transfer.training.runs._run", lambda *_, **__: pytest.fail("trained again"))
     assert l2a(*check, "--epochs", "2", "--out", out, "--overwrite").exit_code == 0

@@ -14,18 +14,24 @@ from click.testing import Result
 from PIL import Image
 
 from l2a_transfer.data.readers import open_source
+from l2a_transfer.data.sources import ImageSource
 from l2a_transfer.errors import EvaluationError
-from l2a_transfer.quickstart import MODELS
+from l2a_transfer.localization.results import read_localization
+from l2a_transfer.quickstart import DATA, MODELS
 from tests.conftest import assert_fails, l2a
 
 
 @pytest.fixture(scope="module", params=[160, pytest.param(600, marks=pytest.mark.slow)])
 def pictures(request: pytest.FixtureRequest) -> Iterator[int]:
-    """How many pictures each split has: a part of them, and in the slow run all."""
+    """How many pictures each split has: a part of them, and in the slow run all. A quarter as many airplanes."""
     limit: int = request.param
+
+    def limited(name: str) -> ImageSource:
+        return open_source(name, limit=limit if name == DATA else limit // 4)
+
     with pytest.MonkeyPatch.context() as patch:
         if limit < 600:
-            patch.setattr("l2a_transfer.quickstart.open_source", lambda name: open_source(name, limit=limit))
+            patch.setattr("l2a_transfer.quickstart.open_source", limited)
         yield limit
 
 
@@ -46,7 +52,8 @@ def rows(out: Path) -> dict[str, dict[str, object]]:
 
 def test_leaves_what_it_promises_and_lists_it(done: tuple[Path, Result]) -> None:
     out, result = done
-    for name in (*(f"features-{name}.h5" for name in MODELS), "results.json", "report.md", "attention.png"):
+    maps = ("attention.png", "localization.json", "localization.html")
+    for name in (*(f"features-{name}.h5" for name in MODELS), "results.json", "report.md", *maps):
         assert (out / name).is_file()
         assert str(out / name) in result.stdout
     with Image.open(out / "attention.png") as picture:
@@ -75,12 +82,26 @@ def test_ends_with_the_table_and_three_commands(done: tuple[Path, Result]) -> No
     stdout = done[1].stdout
     for model in rows(done[0]):
         assert model in stdout
-    assert stdout.count("This holds for these two weight files only.") == 1  # attention against uniform
+    # Attention against uniform: features, and the maps of two methods.
+    assert stdout.count("This holds for these two weight files only.") == 3
     assert stdout.count("This holds for this weight file and this random initialization only.") == 1
     assert stdout.count("This holds for this weight file only.") == 1  # attention against pixels
     assert f"- 2 more comparisons are in {done[0] / 'report.html'}\n" in stdout
     assert str(done[0] / "seeds.csv") not in stdout
     assert stdout.split("Next:")[1].count("  l2a-transfer ") == 3
+
+
+def test_its_maps_are_measured_against_masks(done: tuple[Path, Result], pictures: int) -> None:
+    out, result = done
+    found = read_localization(out / "localization.json")
+    assert (found.data, found.images) == ("airplanes-mini", min(pictures // 4, 100))
+    overlap = {row.label: row.measures["jaccard"].mean for row in found.rows}
+    assert all(label in result.stdout for label in overlap)
+    own, control = (f"evidence L3 of {MODELS[name]}" for name in ("attention", "uniform"))
+    assert overlap[own] > overlap[control] > overlap["random"]
+    better = f"- {own} is better than {control} on airplanes-mini by foreground IoU"
+    assert better in result.stdout
+    assert "<svg" in (out / "localization.html").read_text()
 
 
 def test_a_finished_quickstart_is_left_as_it_is(done: tuple[Path, Result]) -> None:

@@ -6,6 +6,7 @@ import csv
 import dataclasses
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -21,6 +22,7 @@ from l2a_transfer.evaluation.tested import chosen_images, class_numbers, open_ne
 from l2a_transfer.models.interface import Network
 from l2a_transfer.models.loading import load_model
 from l2a_transfer.models.weights import Card, save_weights
+from l2a_transfer.report import lookup
 from l2a_transfer.report.robustness import FILES
 from tests.conftest import TINY, assert_fails, l2a, memory_source
 
@@ -196,7 +198,7 @@ def test_the_command_writes_what_it_prints(weights: tuple[Path, Path], data: str
     assert [int(line["right"]) for line in lines] == [line["right"] for line in document["rows"]]
     page, text = ((out / f"robustness.{end}").read_text(encoding="utf-8") for end in ("html", "md"))
     for comparison in document["comparisons"]:
-        assert comparison["verdict"] in result.stdout
+        assert f"- {lookup.verdict(SimpleNamespace(**comparison))}\n" in result.stdout
     assert "robustness.json</code> (l2a-robustness/1)" in page
     assert "| net-1 |" in text
     assert (out / "robustness.svg").read_text(encoding="utf-8").startswith("<svg")

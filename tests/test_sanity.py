@@ -517,6 +517,7 @@ def test_one_image_has_no_interval(photos: Path, tmp_path: Path) -> None:
         (["{photos}", "--limit", "0"], 2, "--limit must be at least 1"),
         (["{photos}", "--seeds", "0"], 2, "--seeds must be between 1 and 1,000"),
         (["{photos}", "--epochs", "3"], 2, "--epochs is for --labels train"),
+        (["{photos}", "--labels-limit", "3"], 2, "--labels-limit is for --labels train"),
         (["{photos}", "--labels", "vgg-att2-concat-pc.cifar10-w025"], 1, "was not trained on permuted labels"),
         (["{photos}", "--labels", "train"], 2, "needs --labels-data"),
         (["{photos}/none.jpg"], 1, "none.jpg"),

@@ -238,8 +238,8 @@ targets = ["near"]
 shots = 2
 metric = "accuracy"
 family = "both"
-support = "above -100"
-refute = "below -90"
+support = "above -10000"
+refute = "below -9000"
 
 [[comparisons]]
 name = "pixels"
@@ -270,7 +270,7 @@ def test_planned_comparisons_follow_the_file(study: Path) -> None:
     assert near.estimate.ci95_adjusted is not None
     assert near.estimate.ci95_adjusted[0] < near.estimate.ci95[0]
     assert near.estimate.p_adjusted == min(1.0, 2 * (near.estimate.p or 0.0))
-    # One target alone is decided by its own interval.
+    # One target alone is decided by its own interval, which two draws can make wider than 100 points.
     assert (few.summaries[0].estimate, few.verdict) == (None, "supported")
     assert found.results.hypotheses[1].verdict == "supported"
     mean = (rows["attention@patterns", "near", None].mean + rows["plain@patterns", "near", None].mean) / 2

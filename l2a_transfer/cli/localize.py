@@ -10,7 +10,7 @@ import click
 
 from l2a_transfer.cli.options import FOLDER, PATH, SEED, NameChoice, Verb, option, option_group, reading_options
 from l2a_transfer.cli.output import echo, echo_json
-from l2a_transfer.cli.tables import table_lines, terminal_width
+from l2a_transfer.cli.tables import localization_lines, terminal_width
 
 SHOWN = 6
 """Number of comparisons that are printed; the report has all of them."""
@@ -80,8 +80,8 @@ SHOWN = 6
     option(
         "--masks",
         required=True,
-        metavar="KIND:PATH",
-        help="png:FOLDER, voc:FOLDER, coco:FILE, yolo:FOLDER, csv:FILE or caltech:FOLDER.",
+        metavar="MASKS",
+        help="png:FOLDER, voc:FOLDER, coco:FILE, yolo:FOLDER, csv:FILE, caltech:FOLDER or airplanes-mini.",
     ),
     option("--mask-class", metavar="NAME", help="Only objects of this class or number; label: of the image's class."),
     option(
@@ -153,7 +153,8 @@ def command(obj: dict[str, Any], /, out: Path, write_masks: Path | None, **given
     from l2a_transfer.localization.localize import localize, picture_rows
     from l2a_transfer.localization.results import RESULTS
     from l2a_transfer.localization.sheet import sheet_of
-    from l2a_transfer.report.localization import localization_folder, result_table, write_localization
+    from l2a_transfer.report import lookup
+    from l2a_transfer.report.localization import localization_folder, write_localization
 
     overwrite, config = given["overwrite"], _config(given)
     with ExitStack() as stack:
@@ -176,12 +177,9 @@ def command(obj: dict[str, Any], /, out: Path, write_masks: Path | None, **given
         if given["as_json"]:
             echo_json(found.results.document())
             return
-        table = result_table(found.results)
-        cells = [[cell.text for cell in row] for row in table.rows]
-        numbers = [is_number for _, is_number in table.columns]
-        echo(*table_lines([name for name, _ in table.columns], cells, numbers=numbers, width=terminal_width()), "")
+        echo(*localization_lines(found.results, width=terminal_width()), "")
         for comparison in found.results.comparisons[:SHOWN]:
-            echo(f"- {comparison.verdict}")
+            echo(f"- {lookup.verdict(comparison)}")
         if len(found.results.comparisons) > SHOWN:
             echo(f"- and {len(found.results.comparisons) - SHOWN} more in {out}")
         echo("", *([masks] if masks else []), *written)

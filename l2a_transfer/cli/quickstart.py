@@ -9,7 +9,7 @@ import click
 
 from l2a_transfer.cli.options import FOLDER, Verb
 from l2a_transfer.cli.output import echo
-from l2a_transfer.cli.tables import results_lines, terminal_width, verdict_lines
+from l2a_transfer.cli.tables import localization_lines, results_lines, terminal_width, verdict_lines
 
 NEXT = """\
 Next:
@@ -33,6 +33,7 @@ def command(obj: dict[str, Any], out: Path, overwrite: bool) -> None:
     """Run the main experiment on bundled data. Works offline.
 
     A pretrained attention network and three controls extract features of unseen photographs; an SVM is fitted on each.
+    Maps of the network and of its uniform control are measured against the outlines of airplanes.
 
     \b
     Example:
@@ -40,12 +41,21 @@ def command(obj: dict[str, Any], out: Path, overwrite: bool) -> None:
     """
     from l2a_transfer.files import said_if_complete
     from l2a_transfer.quickstart import quickstart
+    from l2a_transfer.report import lookup
     from l2a_transfer.report.write import RESULTS
 
     with said_if_complete(out / RESULTS, f"the report in {out}"):
         result = quickstart(out, overwrite=overwrite, progress=obj["progress"])
         echo("", *results_lines(result.results, width=terminal_width()), "")
         echo(*verdict_lines(result.verdicts, total=len(result.results.comparisons), out=out))
+        echo("", *localization_lines(result.localization, width=terminal_width()), "")
+        echo(
+            *(
+                f"- {lookup.verdict(comparison)}"
+                for comparison in result.localization.comparisons
+                if comparison.family == "models"
+            )
+        )
         echo("", "Files:")
         for path in result.files:
             echo(f"  {path}")

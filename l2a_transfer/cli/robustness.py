@@ -102,6 +102,7 @@ def command(obj: dict[str, Any], /, out: Path, **given: Any) -> None:
     from l2a_transfer.evaluation.robustness_results import RobustnessConfig
     from l2a_transfer.evaluation.tested import chosen_images
     from l2a_transfer.files import said_if_complete
+    from l2a_transfer.report import lookup
     from l2a_transfer.report.robustness import RESULTS, accuracy_grid, robustness_folder, write_robustness
 
     overwrite, as_json, models = given.pop("overwrite"), given.pop("as_json"), given.pop("model")
@@ -120,4 +121,6 @@ def command(obj: dict[str, Any], /, out: Path, **given: Any) -> None:
         table = accuracy_grid(results)
         headings, kinds = zip(*table.columns, strict=True)
         echo(*table_lines(headings, table.rows, numbers=kinds, width=terminal_width()), "")
-        echo(*(f"- {line}" for line in (*results.warnings, *(c.verdict for c in results.comparisons))), *written)
+        echo(
+            *(f"- {line}" for line in (*results.warnings, *(lookup.verdict(c) for c in results.comparisons))), *written
+        )

@@ -51,6 +51,12 @@ RUN = "permuted-labels"
         "continue that.",
     ),
     option("--labels-data", metavar="DATA", help="What to train on. [default: the data set of the card]"),
+    option(
+        "--labels-limit",
+        metavar="N",
+        type=click.IntRange(min=1),
+        help="Number of its training images, evenly over the classes: fewer are learnt by heart sooner. [default: all]",
+    ),
     option("--epochs", metavar="N", type=click.IntRange(min=1), help="Epochs of that. [default: those of the card]"),
     option(
         "--device",
@@ -83,7 +89,7 @@ def command(obj: dict[str, Any], /, images: tuple[Path, ...], out: Path, **given
     orders = tuple(order for order in ("cascade", "independent") if given[order])
     if not orders and not given["labels"]:
         raise click.UsageError("--no-cascade and --no-independent leave nothing to do without --labels")
-    for name in ("labels_data", "epochs"):
+    for name in ("labels_data", "labels_limit", "epochs"):
         if given[name] is not None and given["labels"] != TRAIN:
             raise click.UsageError(f"--{name.replace('_', '-')} is for --labels train")
     methods = None if given["method"] is None else _names(given["method"])
@@ -180,7 +186,7 @@ def _labels(card: Any, out: Path, given: dict[str, Any], *, progress: bool) -> A
         raise click.UsageError(f"--labels train needs --labels-data, because the card of {card.name} names no data set")
     result = train_on_permuted_labels(
         card,
-        open_source(data, data_dir=given["data_dir"]),
+        open_source(data, data_dir=given["data_dir"], limit=given["labels_limit"]),
         out / RUN,
         epochs=given["epochs"],
         seed=given["seed"],

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from l2a_transfer.evaluation.results import EvalResults
+    from l2a_transfer.localization.results import LocalizationResults
 
 GAP = 2
 """Columns between two cells."""
@@ -119,6 +120,16 @@ def results_lines(results: EvalResults, *, width: int | None = None) -> list[str
     rows = [[cell.text + cell.mark for cell in row] for row in table.rows]
     headings, numbers = zip(*table.columns, strict=True)
     return table_lines(headings, rows, numbers=numbers, width=width)
+
+
+def localization_lines(results: LocalizationResults, *, width: int | None = None) -> list[str]:
+    """The table of maps against masks, fitted to a terminal of `width` columns."""
+    from l2a_transfer.report.localization import result_table
+
+    table = result_table(results)
+    cells = [[cell.text for cell in row] for row in table.rows]
+    headings, numbers = zip(*table.columns, strict=True)
+    return table_lines(headings, cells, numbers=numbers, width=width)
 
 
 def verdict_lines(verdicts: Sequence[str], *, total: int, out: Path) -> list[str]:

@@ -47,11 +47,7 @@ class MaskPictures:
         path = self.root / key
         values, background = read_indices(path)  # (H, W)
         if values.shape != size[::-1]:
-            H, W = values.shape
-            raise DataError(
-                f"{path}: a mask of {W} × {H} pixels, and its picture has {size[0]} × {size[1]}",
-                "save the mask at the picture's size, without interpolation",
-            )
+            raise size_error(str(path), values.shape, size)
         ignored = values == self.ignored if self.ignored is not None else np.zeros(values.shape, dtype=np.bool_)
         foreground = ~background & ~ignored if wanted is None else values == self._index(wanted)
         if not foreground.any():
@@ -83,6 +79,19 @@ def read_indices(path: Path) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
         content = read_input(path, MAX_FILE_BYTES)
     except OSError as error:
         raise DataError(f"{path}: cannot be read: {error.strerror or error}", "replace the file") from error
+    return indices(content, str(path))
+
+
+def size_error(name: str, shape: tuple[int, ...], size: tuple[int, int]) -> DataError:
+    """Of a mask (H, W) that is not as large as its picture (W, H)."""
+    return DataError(
+        f"{name}: a mask of {shape[1]} × {shape[0]} pixels, and its picture has {size[0]} × {size[1]}",
+        "save the mask at the picture's size, without interpolation",
+    )
+
+
+def indices(content: bytes, path: str) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
+    """`read_indices` of a file's content; errors call it `path`."""
     kind = format_of(content)
     if kind not in FORMATS:
         raise DataError(f"{path}: no mask; masks are {', '.join(FORMATS)}", "save it as PNG")

@@ -100,7 +100,7 @@ MaskReader = TypeVar("MaskReader", bound=Callable[[Path], MaskSource])
 
 @dataclass(frozen=True)
 class MaskFormat:
-    """A format of masks, which `masks` names as `PREFIX:PATH`.
+    """A format of masks, which `masks` names as `PREFIX:PATH`, or as `PREFIX` where it takes no path.
 
     Parameters
     ----------
@@ -108,8 +108,8 @@ class MaskFormat:
         What stands before the colon.
     read : callable
         ``read(path)`` gives the mask source.
-    takes : {"FOLDER", "FILE"}
-        What stands behind the colon.
+    takes : {"FOLDER", "FILE", ""}
+        What stands behind the colon; "" for masks that ship with the package.
     """
 
     prefix: str
@@ -119,7 +119,7 @@ class MaskFormat:
     @property
     def usage(self) -> str:
         """As `png:FOLDER`."""
-        return f"{self.prefix}:{self.takes}"
+        return f"{self.prefix}:{self.takes}" if self.takes else self.prefix
 
 
 MASKS: Registry[MaskFormat] = Registry(
@@ -128,6 +128,7 @@ MASKS: Registry[MaskFormat] = Registry(
     "l2a_transfer.data.mask_coco",
     "l2a_transfer.data.mask_text",
     "l2a_transfer.data.mask_contours",
+    "l2a_transfer.data.mask_bundled",
 )
 
 
@@ -147,8 +148,8 @@ def open_masks(masks: str) -> MaskSource:
     Parameters
     ----------
     masks : str
-        ``"png:FOLDER"``, ``"voc:FOLDER"``, ``"coco:FILE"``, ``"yolo:FOLDER"``, ``"csv:FILE"`` or
-        ``"caltech:FOLDER"``.
+        ``"png:FOLDER"``, ``"voc:FOLDER"``, ``"coco:FILE"``, ``"yolo:FOLDER"``, ``"csv:FILE"``,
+        ``"caltech:FOLDER"``, or ``"airplanes-mini"``, which ships with the package.
 
     Returns
     -------
@@ -162,10 +163,13 @@ def open_masks(masks: str) -> MaskSource:
         For a path that does not exist, and a file that is damaged.
     """
     prefix, colon, where = masks.partition(":")
-    if not colon or prefix not in MASKS or not where:
+    spec = MASKS.get(prefix)
+    if spec is None or bool(colon and where) != bool(spec.takes) or (colon and not spec.takes):
         usages = ", ".join(spec.usage for spec in MASKS.values())
         raise ArgumentError(f"masks must be one of {usages}; got {masks!r}")
-    spec, path = MASKS[prefix], Path(os.path.expanduser(where))
+    path = Path(os.path.expanduser(where))
+    if not spec.takes:
+        return spec.read(path)
     is_right = path.is_dir() if spec.takes == "FOLDER" else path.exists() and not path.is_dir()
     if not is_right:
         is_what = "no such file or folder" if not path.exists() else "a folder" if path.is_dir() else "not a folder"

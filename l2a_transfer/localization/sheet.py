@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from l2a_transfer.data.masks import MaskSource, match
 from l2a_transfer.explain.overlay import colors
 from l2a_transfer.localization.compare import class_mean
 from l2a_transfer.localization.lines import Line, maps_of_lines
@@ -106,6 +107,16 @@ def picture_png(image: Image.Image, unit: Map, truth: Mask, chosen: Mask) -> byt
     stream = io.BytesIO()
     Image.fromarray(drawn).save(stream, format="PNG", optimize=True)
     return stream.getvalue()
+
+
+def outlined(image: Image.Image, masks: MaskSource, name: str) -> Image.Image:
+    """The picture called `name` with a white line, edged black, around its object."""
+    key = match([name], masks)[name]
+    edge = outline(masks.read(key, image.size, None).foreground)
+    drawn = np.array(image)
+    drawn[_grown(edge) & ~edge] = 0
+    drawn[edge] = TRUE_COLOUR
+    return Image.fromarray(drawn)
 
 
 def outline(mask: Mask) -> Mask:

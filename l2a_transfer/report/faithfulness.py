@@ -23,7 +23,7 @@ from l2a_transfer.report.document import Grid, Listing, Section, document_markdo
 from l2a_transfer.report.folder import csv_lines, documents_folder, json_lines, write_documents
 from l2a_transfer.report.legend import side_by_side
 from l2a_transfer.report.svg import Figure
-from l2a_transfer.wording import counted
+from l2a_transfer.wording import counted, with_minus
 
 RESULTS, ROWS = "faithfulness.json", "faithfulness.csv"
 PAGE, MARKDOWN, FIGURE = "faithfulness.html", "faithfulness.md", "faithfulness.svg"
@@ -131,7 +131,7 @@ def _interval(value: float, interval: tuple[float, float]) -> str:
 def _gain(value: float | None, interval: tuple[float, float] | None) -> str:
     if value is None or interval is None:
         return "–"
-    return f"{100 * value:+.1f} [{100 * interval[0]:+.1f}, {100 * interval[1]:+.1f}]"
+    return with_minus(f"{100 * value:+.1f} [{100 * interval[0]:+.1f}, {100 * interval[1]:+.1f}]")
 
 
 def figure(results: FaithfulnessResults) -> Figure:

@@ -25,7 +25,7 @@ from l2a_transfer.localization.results import (
 )
 from l2a_transfer.localization.sheet import Sheet
 from l2a_transfer.lock import folder_lock
-from l2a_transfer.report import charts, origins
+from l2a_transfer.report import charts, lookup, origins
 from l2a_transfer.report.markdown import text_table
 from l2a_transfer.report.markup import Markup, element
 from l2a_transfer.report.page import Plot
@@ -33,7 +33,7 @@ from l2a_transfer.report.tables import Cell, TextTable
 from l2a_transfer.report.templates import render
 from l2a_transfer.text import csv_cell, json_text
 from l2a_transfer.text import markdown as escaped
-from l2a_transfer.wording import counted
+from l2a_transfer.wording import counted, with_minus
 
 TABLE, COMPARISONS, PICTURES, PAGE, MARKDOWN = (
     "localization.csv",
@@ -107,7 +107,7 @@ def write_localization(
     """
     names = [*FILES]
     with replacing_all(out) as put:
-        put(RESULTS, (json_text(_json(results, names)) + "\n").encode("utf-8", "backslashreplace"))
+        put(RESULTS, localization_json(results, names))
         put(TABLE, _csv(_rows_csv(results)))
         put(COMPARISONS, _csv(_comparisons_csv(results)))
         put(PICTURES, _csv([("row", "picture", "class", *MEASURES), *pictures]))
@@ -116,8 +116,11 @@ def write_localization(
     return [out / name for name in names]
 
 
-def _json(results: LocalizationResults, names: list[str]) -> str:
-    return json.dumps({**results.document(), "files": names}, indent=1, ensure_ascii=False, allow_nan=False)
+def localization_json(results: LocalizationResults, names: Sequence[str]) -> bytes:
+    """The document with the names of the report's files, as UTF-8."""
+    document = {**results.document(), "files": list(names)}
+    whole = json.dumps(document, indent=1, ensure_ascii=False, allow_nan=False)
+    return (json_text(whole) + "\n").encode("utf-8", "backslashreplace")
 
 
 def _csv(rows: Iterable[Sequence[object]]) -> bytes:
@@ -200,9 +203,9 @@ def comparison_table(found: Sequence[MapComparison]) -> TextTable:
     )
     rows = []
     for own in found:
-        shown = points(own.difference, 1)
+        shown = with_minus(points(own.difference, 1))
         if own.ci95_simultaneous is not None:
-            shown = with_interval(own.difference, own.ci95_simultaneous, apart=_is_shown(own))
+            shown = with_minus(with_interval(own.difference, own.ci95_simultaneous, apart=_is_shown(own)))
         p = "–" if own.p_adjusted is None else p_text(own.p_adjusted).removeprefix("= ")
         n = f"{own.n[0]:,}" if own.n[0] == own.n[1] else f"{own.n[0]:,}, {own.n[1]:,}"
         cells = (Cell(own.a, name=True), Cell(own.b, name=True), Cell(shown), Cell(p, best=_is_shown(own)), Cell(n))
@@ -284,7 +287,7 @@ def _family(results: LocalizationResults, family: str) -> dict[str, Any]:
             series=0,
             hollow=not _is_shown(c),
             guides=[(0.0, "zero")],
-            label=f"{points(c.difference, 1)} points",
+            label=f"{with_minus(points(c.difference, 1))} points",
         )
         for c in found
     ]
@@ -292,7 +295,7 @@ def _family(results: LocalizationResults, family: str) -> dict[str, Any]:
         "title": f"{FAMILIES[family][0].upper()}{FAMILIES[family][1:]}",
         "table": comparison_table(found),
         "plot": Plot(2, "difference, points", bars, charts.axis(scale)),
-        "verdicts": [(c.verdict, _is_shown(c)) for c in found],
+        "verdicts": [(lookup.verdict(c), _is_shown(c)) for c in found],
     }
 
 
@@ -334,7 +337,7 @@ def localization_markdown(results: LocalizationResults) -> str:
     ]
     if results.comparisons:
         parts += [f"## Differences between maps\n\nBy {WORDS[main_measure(results)]}."]
-        parts += ["\n".join(f"- {escaped(own.verdict)}" for own in results.comparisons)]
+        parts += ["\n".join(f"- {escaped(lookup.verdict(own))}" for own in results.comparisons)]
     parts += ["## Where every number comes from"]
     parts += ["\n".join(f"- {escaped(name)}: {escaped(value)}" for name, value in facts(results))]
     for label, card in results.models.items():

@@ -8,7 +8,7 @@ from __future__ import annotations
 import heapq
 import re
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 from l2a_transfer.evaluation.compare import Comparison
 from l2a_transfer.evaluation.comparison_families import VARIANTS
@@ -99,7 +99,14 @@ def shown(comparison: Comparison) -> bool:
     return significant(comparison.p_adjusted, comparison.difference)
 
 
-def verdict(comparison: Comparison) -> str:
+class Judged(Protocol):
+    """A comparison of any kind that ends with a verdict in words."""
+
+    @property
+    def verdict(self) -> str: ...
+
+
+def verdict(comparison: Judged) -> str:
     """The verdict for people. Names in it are as they are, and the numbers have minus signs."""
     return NUMBERS.sub(lambda found: with_minus(found[0]), comparison.verdict)
 

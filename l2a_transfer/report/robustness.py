@@ -8,16 +8,16 @@ from pathlib import Path
 
 from l2a_transfer.evaluation.robustness import setting_name
 from l2a_transfer.evaluation.robustness_results import DOCUMENT, SCHEMA, RobustnessResults, RobustnessRow
-from l2a_transfer.evaluation.verdict import p_text, points
+from l2a_transfer.evaluation.verdict import p_text, with_interval
 from l2a_transfer.explain.checks.attacks import ATTACKS, NOISE
 from l2a_transfer.explain.checks.robustness import CLEAN
-from l2a_transfer.report import charts
+from l2a_transfer.report import charts, lookup
 from l2a_transfer.report.charts import Line, Scale
 from l2a_transfer.report.document import Block, Grid, Listing, Section, document_markdown, document_page
 from l2a_transfer.report.folder import csv_lines, documents_folder, json_lines, write_documents
 from l2a_transfer.report.legend import side_by_side
 from l2a_transfer.report.svg import Figure
-from l2a_transfer.wording import counted
+from l2a_transfer.wording import counted, with_minus
 
 RESULTS, ROWS, COMPARISONS = "robustness.json", "robustness.csv", "robustness-comparisons.csv"
 PAGE, MARKDOWN, FIGURE = "robustness.html", "robustness.md", "robustness.svg"
@@ -175,7 +175,7 @@ def _differences(results: RobustnessResults) -> Iterator[Block]:
         (
             f"{c.a} − {c.b}",
             setting_name(c.attack, c.epsilon),
-            f"{points(c.difference, 1)} [{points(c.ci95_simultaneous[0], 1)}, {points(c.ci95_simultaneous[1], 1)}]",
+            with_minus(with_interval(c.difference, c.ci95_simultaneous, apart=False)),
             p_text(c.p_adjusted).removeprefix("= "),
             f"{c.only_a} / {c.only_b}",
         )
@@ -187,7 +187,7 @@ def _differences(results: RobustnessResults) -> Iterator[Block]:
         columns,
         rows,
     )
-    yield Listing(tuple(c.verdict for c in results.comparisons))
+    yield Listing(tuple(lookup.verdict(c) for c in results.comparisons))
     yield (
         "The p value is the larger one of McNemar's exact test and the score test, adjusted by Bonferroni. Each "
         "network is attacked for itself, so the attacked images differ from network to network."
