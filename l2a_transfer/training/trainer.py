@@ -217,8 +217,8 @@ class Trainer:
         if self._step is None:
             # Of a GPU, PyTorch says itself what is lacking; torch.compile decides by itself what is kept.
             if self.device.type == "cpu" and not self.placement.compile:
-                share = recipe.batch_size // self.placement.process.size
-                require_step_memory(self.config, images=share, size=recipe.size, precision=self.precision)
+                each = recipe.batch_size // self.placement.process.size
+                require_step_memory(self.config, images=each, size=recipe.size, precision=self.precision)
             self._step = self._wrapped()
         compute = self._step
         plan = plan_epoch(len(self.data.train), recipe, seed=self.seed, epoch=self.epoch)
