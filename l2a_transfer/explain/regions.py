@@ -1,0 +1,112 @@
+"""The local features of images that are changed in one region, computed only where the change reaches.
+
+A 3 × 3 convolution carries a change one pixel further, a pool halves its region. Everything outside is what it is of
+the unchanged images.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from typing import cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from l2a_transfer.models.interface import Network
+
+Span = tuple[int, int]
+"""First row or column, and the one behind the last."""
+
+
+class Unchanged:
+    """Images as they are, with all that the network computes on the way to their local features.
+
+    Parameters
+    ----------
+    model : Network
+        In evaluation mode, with `local_steps`.
+    images : Tensor (B, 3, H, W)
+        Normalised images.
+    levels : collection of str
+        The levels whose local features are asked for.
+
+    Attributes
+    ----------
+    local : dict of str to Tensor (B, C, h, w)
+        Their local features.
+    """
+
+    def __init__(self, model: Network, images: Tensor, levels: Collection[str]) -> None:
+        self.steps = model.local_steps()
+        self.local: dict[str, Tensor] = {}
+        self._padded: list[Tensor] = []  # the input of each step, with a border of one zero
+        self._weights: list[Tensor] = []
+        x = images.contiguous(memory_format=torch.channels_last)
+        for step in self.steps:
+            self._padded.append(F.pad(x, (1, 1, 1, 1)))
+            if step.block is None:
+                self._weights.append(x.new_empty(0))
+                x = F.max_pool2d(x, 2)
+            else:
+                conv = cast("nn.Conv2d", step.block[0])
+                self._weights.append(conv.weight.contiguous(memory_format=torch.channels_last))
+                x = step.block(x)
+            if step.level in levels:
+                self.local[step.level] = x
+
+    def changed(self, pixels: Tensor, top: int, left: int) -> dict[str, Tensor]:
+        """The local features of the images with these pixels in the place of theirs.
+
+        Parameters
+        ----------
+        pixels : Tensor (B, 3, h, w)
+            What is put into the images.
+        top, left : int
+            Where its corner lies.
+
+        Returns
+        -------
+        dict of str to Tensor (B, C, H, W)
+            As `local`.
+        """
+        x, found = pixels, dict(self.local)
+        rows, columns = (top, top + pixels.shape[2]), (left, left + pixels.shape[3])
+        for step, padded, weight in zip(self.steps, self._padded, self._weights, strict=True):
+            H, W = padded.shape[2] - 2, padded.shape[3] - 2
+            corner = rows[0] + 1, columns[0] + 1
+            if step.block is None:
+                rows, columns = _pooled(rows, H), _pooled(columns, W)
+                if rows[0] >= rows[1] or columns[0] >= columns[1]:
+                    break  # the change lies in an odd last row or column, which the pool leaves out
+                read = [slice(2 * begin + 1, 2 * end + 1) for begin, end in (rows, columns)]
+                x = F.max_pool2d(_with(padded, x, corner, read), 2)
+            else:
+                rows, columns = _grown(rows, H), _grown(columns, W)
+                read = [slice(begin, end + 2) for begin, end in (rows, columns)]
+                x = F.conv2d(_with(padded, x, corner, read), weight, cast("nn.Conv2d", step.block[0]).bias)
+                for layer in list(step.block)[1:]:
+                    x = layer(x)
+            if step.level in self.local:
+                found[step.level] = self.local[step.level].clone()
+                found[step.level][:, :, slice(*rows), slice(*columns)] = x
+        return found
+
+
+def _grown(span: Span, length: int) -> Span:
+    """Where a 3 × 3 convolution carries a change."""
+    return max(span[0] - 1, 0), min(span[1] + 1, length)
+
+
+def _pooled(span: Span, length: int) -> Span:
+    """Where a 2 × 2 pool carries a change; empty where it leaves the change out."""
+    return span[0] // 2, min((span[1] + 1) // 2, length // 2)
+
+
+def _with(padded: Tensor, changed: Tensor, corner: tuple[int, int], read: list[slice]) -> Tensor:
+    """The part `read` of a padded map (B, C, H, W), with `changed` (B, C, h, w) put at `corner`."""
+    found = padded[:, :, read[0], read[1]].clone(memory_format=torch.channels_last)
+    y, x = corner[0] - read[0].start, corner[1] - read[1].start
+    there = found[:, :, y : y + changed.shape[2], x : x + changed.shape[3]]
+    there.copy_(changed[:, :, : there.shape[2], : there.shape[3]])
+    return found
