@@ -83,8 +83,13 @@ class Unchanged:
                 x = F.max_pool2d(_with(padded, x, corner, read), 2)
             else:
                 rows, columns = _grown(rows, H), _grown(columns, W)
-                read = [slice(begin, end + 2) for begin, end in (rows, columns)]
-                x = F.conv2d(_with(padded, x, corner, read), weight, cast("nn.Conv2d", step.block[0]).bias)
+                whole = rows == (0, H), columns == (0, W)
+                # The convolution's own border costs nothing; that of the padded map is computed with.
+                read = [
+                    slice(begin + own, end + 2 - own) for (begin, end), own in zip((rows, columns), whole, strict=True)
+                ]
+                bias = cast("nn.Conv2d", step.block[0]).bias
+                x = F.conv2d(_with(padded, x, corner, read), weight, bias, padding=(int(whole[0]), int(whole[1])))
                 for layer in list(step.block)[1:]:
                     x = layer(x)
             if step.level in self.local:
@@ -105,8 +110,19 @@ def _pooled(span: Span, length: int) -> Span:
 
 def _with(padded: Tensor, changed: Tensor, corner: tuple[int, int], read: list[slice]) -> Tensor:
     """The part `read` of a padded map (B, C, H, W), with `changed` (B, C, h, w) put at `corner`."""
-    found = padded[:, :, read[0], read[1]].clone(memory_format=torch.channels_last)
-    y, x = corner[0] - read[0].start, corner[1] - read[1].start
-    there = found[:, :, y : y + changed.shape[2], x : x + changed.shape[3]]
-    there.copy_(changed[:, :, : there.shape[2], : there.shape[3]])
+    part = padded[:, :, read[0], read[1]]
+    found = torch.empty_like(part, memory_format=torch.channels_last)
+    top, left = corner[0] - read[0].start, corner[1] - read[1].start
+    bottom, right = (
+        min(top + changed.shape[2], part.shape[2]),
+        min(left + changed.shape[3], part.shape[3]),
+    )
+    for rows, columns in (
+        (slice(0, top), slice(None)),
+        (slice(bottom, None), slice(None)),
+        (slice(top, bottom), slice(0, left)),
+        (slice(top, bottom), slice(right, None)),
+    ):  # only what surrounds the change
+        found[:, :, rows, columns] = part[:, :, rows, columns]
+    found[:, :, top:bottom, left:right] = changed[:, :, : bottom - top, : right - left]
     return found

@@ -66,17 +66,16 @@ def _falls(
     """How much the logit of each image falls where each window is covered, (B, windows)."""
     from l2a_transfer.models.interface import Network
 
-    logits = model(images)  # (B, K)
     if isinstance(model, Network) and model.local_steps() and images.device.type == "cpu":
         # On a GPU many small steps take longer than few large ones.
-        found = _of_regions(model, images, logits, targets, windows, window, baseline)
+        found = _of_regions(model, images, targets, windows, window, baseline)
         if found is not None:
             return found
-    return _of_whole_images(model, images, logits, targets, windows, window, baseline, at_once)
+    return _of_whole_images(model, images, targets, windows, window, baseline, at_once)
 
 
 def _of_regions(
-    model: Network, images: Tensor, logits: Tensor, targets: Tensor, windows: Windows, window: int, baseline: float
+    model: Network, images: Tensor, targets: Tensor, windows: Windows, window: int, baseline: float
 ) -> Tensor | None:
     """The falls, with only what a covered window reaches computed; None where that is not what the model computes."""
     import torch
@@ -85,11 +84,11 @@ def _of_regions(
     from l2a_transfer.explain.regions import Unchanged
 
     unchanged = Unchanged(model, images, {*default_levels(model, images), "L3"})
-    again = model.attend_from(unchanged.local).logits
-    # A subclass may attend in another way, and a hook may change what a layer gives.
-    if not torch.allclose(again, logits, rtol=0, atol=SAME * float(logits.abs().max())):
+    logits = model.attend_from(unchanged.local).logits  # (B, K)
+    # A subclass may attend in another way, and a hook may change what a layer gives: one image shows it.
+    if not torch.allclose(model(images[:1]), logits[:1], rtol=0, atol=SAME * float(logits[:1].abs().max())):
         return None
-    own = again.gather(1, targets[:, None])  # (B, 1)
+    own = logits.gather(1, targets[:, None])  # (B, 1)
     falls = []
     for top, left in windows:
         cover = torch.full_like(images[:, :, top : top + window, left : left + window], baseline)
@@ -101,7 +100,6 @@ def _of_regions(
 def _of_whole_images(
     model: nn.Module,
     images: Tensor,
-    logits: Tensor,
     targets: Tensor,
     windows: Windows,
     window: int,
@@ -112,7 +110,7 @@ def _of_whole_images(
     import torch
 
     B, _, H, W = images.shape
-    own = logits.gather(1, targets[:, None])[:, 0]  # (B,)
+    own = model(images).gather(1, targets[:, None])[:, 0]  # (B,)
     falls = images.new_zeros(B, len(windows))
     masks = torch.zeros(len(windows), 1, H, W, dtype=torch.bool, device=images.device)
     for mask, (top, left) in zip(masks, windows, strict=True):
