@@ -12,11 +12,41 @@ from typing import cast
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from l2a_transfer.models.interface import Network
 
 Span = tuple[int, int]
 """First row or column, and the one behind the last."""
+
+
+class Folded:
+    """A convolution with what follows it, whose batch norm is part of the weights: one pass less over the memory.
+
+    Parameters
+    ----------
+    block : nn.Sequential
+        As `Step.block`, in evaluation mode.
+    """
+
+    def __init__(self, block: nn.Sequential) -> None:
+        conv, *layers = block
+        conv = cast("nn.Conv2d", conv)
+        if layers and isinstance(layers[0], nn.BatchNorm2d):
+            conv = fuse_conv_bn_eval(conv, layers[0])
+            del layers[0]
+        self.weight, self.bias, self.layers = (
+            conv.weight.contiguous(memory_format=torch.channels_last),
+            conv.bias,
+            layers,
+        )
+
+    def __call__(self, x: Tensor, border: tuple[int, int]) -> Tensor:
+        """The output for x (B, C, H, W) with so many rows and columns of zeros on each side."""
+        x = F.conv2d(x, self.weight, self.bias, padding=border)
+        for layer in self.layers:
+            x = layer(x)
+        return x
 
 
 class Unchanged:
@@ -38,22 +68,15 @@ class Unchanged:
     """
 
     def __init__(self, model: Network, images: Tensor, levels: Collection[str]) -> None:
-        self.steps = model.local_steps()
         self.local: dict[str, Tensor] = {}
+        self._steps = [(step.level, None if step.block is None else Folded(step.block)) for step in model.local_steps()]
         self._padded: list[Tensor] = []  # the input of each step, with a border of one zero
-        self._weights: list[Tensor] = []
         x = images.contiguous(memory_format=torch.channels_last)
-        for step in self.steps:
+        for level, folded in self._steps:
             self._padded.append(F.pad(x, (1, 1, 1, 1)))
-            if step.block is None:
-                self._weights.append(x.new_empty(0))
-                x = F.max_pool2d(x, 2)
-            else:
-                conv = cast("nn.Conv2d", step.block[0])
-                self._weights.append(conv.weight.contiguous(memory_format=torch.channels_last))
-                x = step.block(x)
-            if step.level in levels:
-                self.local[step.level] = x
+            x = F.max_pool2d(x, 2) if folded is None else folded(x, (1, 1))
+            if level in levels:
+                self.local[level] = x
 
     def changed(self, pixels: Tensor, top: int, left: int) -> dict[str, Tensor]:
         """The local features of the images with these pixels in the place of theirs.
@@ -72,10 +95,10 @@ class Unchanged:
         """
         x, found = pixels, dict(self.local)
         rows, columns = (top, top + pixels.shape[2]), (left, left + pixels.shape[3])
-        for step, padded, weight in zip(self.steps, self._padded, self._weights, strict=True):
+        for (level, folded), padded in zip(self._steps, self._padded, strict=True):
             H, W = padded.shape[2] - 2, padded.shape[3] - 2
             corner = rows[0] + 1, columns[0] + 1
-            if step.block is None:
+            if folded is None:
                 rows, columns = _pooled(rows, H), _pooled(columns, W)
                 if rows[0] >= rows[1] or columns[0] >= columns[1]:
                     break  # the change lies in an odd last row or column, which the pool leaves out
@@ -88,13 +111,10 @@ class Unchanged:
                 read = [
                     slice(begin + own, end + 2 - own) for (begin, end), own in zip((rows, columns), whole, strict=True)
                 ]
-                bias = cast("nn.Conv2d", step.block[0]).bias
-                x = F.conv2d(_with(padded, x, corner, read), weight, bias, padding=(int(whole[0]), int(whole[1])))
-                for layer in list(step.block)[1:]:
-                    x = layer(x)
-            if step.level in self.local:
-                found[step.level] = self.local[step.level].clone()
-                found[step.level][:, :, slice(*rows), slice(*columns)] = x
+                x = folded(_with(padded, x, corner, read), (int(whole[0]), int(whole[1])))
+            if level in self.local:
+                found[level] = self.local[level].clone()
+                found[level][:, :, slice(*rows), slice(*columns)] = x
         return found
 
 
