@@ -286,7 +286,7 @@ def compared(
         what = "the maps that are timed"
     else:
         own, theirs = ours(row, row.compared), captum_smoothgrad(row.compared["samples"], row.compared["noise"])
-        what = f"maps with {', '.join(f'{name}={value}' for name, value in row.compared.items())}; the noise is drawn"
+        what = f"maps with {', '.join(f'{name}={value}' for name, value in row.compared.items())}, without random draws"
     apart = difference(own(network, images, targets), theirs(network, images, targets, *given).detach().float())
     if not apart <= TOLERANCE:
         raise click.ClickException(f"{row.method}: ours and {peer.library}'s differ by {apart:.1e} of the map")

@@ -98,14 +98,3 @@ def test_a_network_that_does_more_than_its_steps_is_computed_whole(monkeypatch: 
     for model in (subclass, hooked):
         assert isinstance(model, Network)
         torch.testing.assert_close(occlusion(model, images), whole(model, images, monkeypatch))
-
-
-@pytest.mark.parametrize("method", ["saliency", "guided-backprop"])
-def test_gradients_in_parts_are_those_of_the_batch(method: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    model, images = network("vgg-att2-concat-pc"), images_of(32, 32)
-    together = map_batch(model, images, method=method, targets=[1, 2]).maps["pixels"]
-    monkeypatch.setattr("l2a_transfer.explain.methods.gradients.PIXELS_A_THREAD", 1)
-    seen = calls(model)
-    apart = map_batch(model, images, method=method, targets=[1, 2]).maps["pixels"]
-    assert seen == [1, 1]
-    torch.testing.assert_close(torch.from_numpy(apart), torch.from_numpy(together), rtol=1e-5, atol=1e-9)
