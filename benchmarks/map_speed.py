@@ -237,7 +237,8 @@ def sample(maps: Callable[[], Any], calls: int) -> float:
 
 def calls_of(maps: Callable[[], Any], seconds: float) -> int:
     """How many calls last `seconds`, after one as a warm-up."""
-    maps()
+    if sample(maps, 1) > 2 * seconds:
+        return 1
     return max(1, math.ceil(seconds / sample(maps, 1)))
 
 
@@ -258,14 +259,13 @@ def in_turns(
 
 
 def fastest(peer: Peer, network: Network, images: Tensor, targets: Tensor) -> tuple[dict[str, Any], dict[str, float]]:
-    """The setting with which the peer is fastest, and the images a second of each: the best of two, after one more."""
+    """The setting with which the peer is fastest, and the images a second of each: the best of two calls."""
     tried: dict[Any, float] = {}
     for value in peer.settings:
 
         def maps(value: Any = value) -> Tensor:
             return peer.maps(network, images, targets, value)
 
-        maps()
         tried[value] = len(images) / min(sample(maps, 1) for _ in range(2))
     if not tried:
         return {}, {}
@@ -392,8 +392,27 @@ def main(
     }
     out.parent.mkdir(parents=True, exist_ok=True)
     out.write_text(json.dumps(document, indent=1) + "\n")
+    print(table(document))
     if left_out:
         print(f"Left out, without --torchcam: {', '.join(left_out)}.")
+
+
+def table(document: dict[str, Any]) -> str:
+    """The rows in Markdown, as `docs/explain.md` has them."""
+    lines = [
+        "| method | network | images/s | the other | its images/s | times faster |",
+        "|---|---|---:|---|---:|---:|",
+    ]
+    for row in document["rows"]:
+        cells = [f"`{row['method']}`", f"`{row['network'].split('.')[0]}`", f"{row['images_per_s']['median']:.4g}"]
+        if row["peer"] is None:
+            cells += ["–", "–", "–"]
+        else:
+            times = row["times_faster"]
+            cells += [row["peer"], f"{row['peer_images_per_s']['median']:.4g}"]
+            cells += [f"{times['median']:.2f} ({times['min']:.2f} to {times['max']:.2f})"]
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
 
 
 def line(row: dict[str, Any]) -> str:
