@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -91,6 +93,14 @@ class Louder(AttentionVGG):
         return super().attend(images * images.abs().mean(dim=(1, 2, 3), keepdim=True), partners)
 
 
+class Bent(AttentionVGG):
+    """Its logits are no longer those of the heads."""
+
+    def attend(self, images: Tensor, partners: Tensor | None = None) -> Attended:
+        found = super().attend(images, partners)
+        return dataclasses.replace(found, logits=found.logits**3)
+
+
 def test_a_network_that_does_more_than_its_steps_is_computed_whole(monkeypatch: pytest.MonkeyPatch) -> None:
     images, subclass, hooked = images_of(32, 32), network("vgg-att2-concat-pc"), network("vgg-att2-concat-pc")
     subclass.__class__ = Louder
@@ -98,3 +108,30 @@ def test_a_network_that_does_more_than_its_steps_is_computed_whole(monkeypatch: 
     for model in (subclass, hooked):
         assert isinstance(model, Network)
         torch.testing.assert_close(occlusion(model, images), whole(model, images, monkeypatch))
+
+
+@pytest.mark.parametrize("name", WITH_STEPS)
+def test_grad_cam_of_the_last_level_needs_no_graph_of_the_convolutions(name: str) -> None:
+    model, images = network(name), images_of(32, 32)
+    inputs = images.clone().requires_grad_()
+    found = model.attend(inputs)
+    (gradient,) = torch.autograd.grad(found.logits[[0, 1], [1, 2]].sum(), found.local["L3"])
+    expected = torch.einsum("bchw,bc->bhw", found.local["L3"], gradient.mean(dim=(2, 3))).relu().detach()
+    graphs: list[bool] = []
+    model.trunk[0].register_forward_hook(  # type: ignore[index]
+        lambda module, args, output: graphs.append(output.requires_grad)
+    )
+    maps = map_batch(model, images, method="grad-cam", targets=[1, 2], levels=["L3"]).maps["L3"]
+    torch.testing.assert_close(torch.from_numpy(maps), expected.float(), rtol=1e-5, atol=1e-9)
+    assert graphs == [False]
+
+
+def test_grad_cam_of_a_network_that_does_more_than_its_steps() -> None:
+    model, images = network("vgg-att2-concat-pc"), images_of(32, 32)
+    model.__class__ = Bent
+    found = model.attend(images.clone().requires_grad_())
+    (gradient,) = torch.autograd.grad(found.logits[[0, 1], [1, 2]].sum(), found.local["L3"])
+    expected = torch.einsum("bchw,bc->bhw", found.local["L3"], gradient.mean(dim=(2, 3))).relu().detach()
+    maps = map_batch(model, images, method="grad-cam", targets=[1, 2], levels=["L3"]).maps["L3"]
+    torch.testing.assert_close(torch.from_numpy(maps), expected.float(), rtol=1e-5, atol=1e-9)
+    assert expected.any()

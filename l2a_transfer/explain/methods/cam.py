@@ -53,11 +53,9 @@ def grad_cam(model: nn.Module, images: Tensor, targets: Tensor, *, levels: Seque
     """`ReLU(Σ_k α_k A_k)`; α_k is the mean over positions of the gradient of the class's logit with respect to A_k."""
     import torch
 
-    from l2a_transfer.explain.layers import class_score, default_levels, local_features
+    from l2a_transfer.explain.layers import class_score, default_levels, differentiable
 
-    # Without a gradient of the input nothing may need one, where all parameters are frozen.
-    images = images.detach().requires_grad_()
-    logits, local = local_features(model, images, levels or default_levels(model, images))
+    logits, local = differentiable(model, images, levels or default_levels(model, images))
     gradients = torch.autograd.grad(class_score(logits, targets), list(local.values()))
     return {
         level: torch.einsum("bchw,bc->bhw", features, gradient.mean(dim=(2, 3))).relu()
