@@ -25,14 +25,13 @@ RECORDS = (".csv", ".db", ".json", ".jsonl", ".py", ".sqlite", ".toml", ".tsv", 
 WEIGHTS = (".onnx", ".pt", ".pth", ".safetensors")
 FORMATS = frozenset((*ARCHIVES, *ARRAYS, *DOCUMENTS, *IMAGES, *RECORDS, *WEIGHTS))
 """Suffixes that name a file format."""
-MAX_NAME_BYTES = 255
+MAX_NAME_BYTES, MAX_LIST_BYTES = 255, 1 << 24
 PARTIAL = re.compile(r"(.*)\.[0-9a-f]{12}\.partial", re.DOTALL)
 """The name of a partial file: the name of its output and twelve random digits."""
 PARTIAL_FOLDER = ".l2a-transfer"
 """The beginning of the name of a folder of partial files."""
 MOVED_LIST = ".moved.json"
 """Inside such a folder: the names of all its files, written just before the first one is moved."""
-MAX_LIST_BYTES = 1 << 24
 NO_FOLDER_SYNC = (errno.EINVAL, errno.ENOTSUP, errno.ENOSYS)
 """Errors of file systems that cannot sync a folder, as some network drives."""
 
