@@ -97,7 +97,7 @@ def main(
         "schema": "l2a-benchmark/1",
         "what": "maps of where networks look against masks of objects; every method, network and seed at hand, "
         "beside the centre, Sobel's edges, noise and everything; thresholds chosen on other images; rows of the true "
-        "class; slow methods, and quick ones about the predicted class, of one seed of each architecture",
+        "class; where they are asked for, slow methods and the predicted class, of one seed of each architecture",
         **provenance(shlex.join(["python", *sys.argv])),
         "networks": {path.stem: dataclasses.asdict(read_card(path)) for path in networks},
         "sets": sets,
