@@ -10,6 +10,7 @@ from .features.imported.importing import import_features as import_features
 from .features.imported.write import write_features as write_features
 from .features.store.reader import read_features as read_features
 from .features.store.views import open_features as open_features
+from .features.transformer import AttentionFeatures as AttentionFeatures
 from .models.config import ModelConfig as ModelConfig
 from .models.loading import create_model as create_model
 from .models.loading import list_models as list_models

@@ -69,6 +69,15 @@ def import_features(
         As `write_features`.
     MissingExtraError
         For .parquet without pyarrow.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import l2a_transfer
+    >>> np.savez("theirs.npz", features=np.eye(6), labels=[0, 0, 1, 1, 2, 2], split=["train", "test"] * 3)
+    >>> written = l2a_transfer.import_features("theirs.npz", "theirs.h5", data="pictures")
+    >>> l2a_transfer.read_features(written.path).meta
+    <FeatureMeta pictures by theirs: level imported 6, 3 classes, splits train, test>
     """
     check_out(out, overwrite=overwrite)
     path, column = split_place(features)
