@@ -425,6 +425,34 @@ def test_damage_is_named(tmp_path: Path, labels: Path) -> None:
     refused(tmp_path / "a.npz", tmp_path, r"a\.npz: not an \.npz file", labels=labels)
 
 
+@pytest.mark.parametrize("suffix", ["npy", "npz", "pt", "parquet", "csv"])
+def test_mutated_files_end_in_a_named_error_or_are_read(tmp_path: Path, labels: Path, suffix: str) -> None:
+    path = tmp_path / f"a.{suffix}"
+    if suffix == "npy":
+        np.save(path, X)
+    elif suffix == "npz":
+        np.savez(path, features=X, y=LABELS, ids=np.array(IDS))
+    elif suffix == "pt":
+        torch.save({"features": torch.from_numpy(X), "labels": torch.from_numpy(LABELS)}, path)
+    elif suffix == "csv":
+        np.savetxt(path, np.c_[X, LABELS], delimiter=",", header="a,b,c,d,e,label", comments="")
+    else:
+        pa, pq = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+        pq.write_table(pa.table({"label": LABELS, "features": list(X)}), path)
+    whole, rng, said = path.read_bytes(), np.random.default_rng(0), list[str]()
+    for _ in range(40):
+        content = bytearray(whole)
+        for at in rng.integers(0, len(whole), rng.integers(1, 5)):
+            content[at] = rng.integers(256)
+        path.write_bytes(content[: rng.integers(1, len(whole))] if rng.random() < 0.2 else content)
+        try:
+            import_features(path, tmp_path / "out.h5", labels=labels, overwrite=True)
+        except L2AError as error:
+            said.append(str(error))
+    assert said
+    assert all(path.name in one or "labels" in one for one in said), said
+
+
 def test_outputs_that_are_there(tmp_path: Path, labels: Path) -> None:
     path = saved(tmp_path / "a.npy", X)
     import_features(path, tmp_path / "out.h5", labels=labels)
