@@ -21,6 +21,7 @@ VERBS = {
     "quickstart": "quickstart",
     "train": "train",
     "extract": "extract",
+    "import": "import_features",
     "svm-eval": "svm_eval",
     "study": "study",
     "export": "export",

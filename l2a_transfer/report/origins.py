@@ -19,6 +19,7 @@ TITLES = {
     "config": "network",
     "metrics": "measured",
     "training": "trained",
+    "imported": "imported features",
 }
 MOST = 700
 """Letters of one fact; results.json has what is longer."""
