@@ -76,7 +76,7 @@ def test_one_file_a_domain_gives_the_same_as_one_file_of_all(four: Path, tmp_pat
 
 
 def test_sources_and_targets_choose_the_pairs(four: Path) -> None:
-    results = evaluate(four, protocol="cross-domain", c_grid=ONE_C, sources=["plain"], targets=["turned", "plain"])
+    results = evaluate(four, protocol="cross-domain", c_grid=ONE_C, source=["plain"], target=["turned", "plain"])
     assert list(by_place(results)) == ["plain → turned", "within turned"]
 
 
@@ -110,7 +110,7 @@ def test_c_is_chosen_by_leaving_out_each_source_as_scikit_learn_does(tmp_path: P
     results = evaluate(
         save_domains(tmp_path / "f.h5", made),
         protocol="leave-one-domain-out",
-        targets=["shifted"],
+        target=["shifted"],
         c_grid=grid,
         decades=0,
         solver=solver,
@@ -155,7 +155,7 @@ def test_target_labels_and_pictures_change_nothing_that_is_chosen(
     rng = np.random.default_rng(1)
     labels[target] = rng.permutation(labels[target])
     features[target] = 7 + 3 * rng.permutation(features[target])
-    asked = {"protocol": protocol, "targets": ["turned"]}
+    asked = {"protocol": protocol, "target": ["turned"]}
     first = evaluate(save_domains(tmp_path / "a.h5", made), **asked)
     before = recorded.copy()
     recorded.clear()
@@ -175,7 +175,7 @@ def test_target_labels_and_pictures_change_nothing_that_is_chosen(
 
 def test_models_are_compared_on_the_same_images_of_the_target(four: Path, tmp_path: Path) -> None:
     other = save_domains(tmp_path / "noisy.h5", four_domains(model="noisy", spread=1.5))
-    results = evaluate([four, other], protocol="cross-domain", c_grid=ONE_C, sources=["plain"], targets=["shifted"])
+    results = evaluate([four, other], protocol="cross-domain", c_grid=ONE_C, source=["plain"], target=["shifted"])
     assert [(c.data, c.test) for c in results.comparisons] == [
         ("plain → shifted", "permutation"),
         ("within shifted", "permutation"),
@@ -223,7 +223,7 @@ def test_within_has_the_classes_of_its_pair(tmp_path: Path) -> None:
     names = {"features": made.features[keep], "labels": made.labels[keep], "split": made.split[keep]}
     ids = tuple(name for name, kept in zip(made.ids, keep, strict=True) if kept)
     path = save_domains(tmp_path / "f.h5", made, ids=ids, domain=made.domain[keep], **names)
-    results = evaluate(path, protocol="cross-domain", c_grid=ONE_C, targets=["shifted"])
+    results = evaluate(path, protocol="cross-domain", c_grid=ONE_C, target=["shifted"])
     within = {place.data: place.within for place in results.domains}
     assert within["plain → shifted"] == "within shifted, classes of plain → shifted"
     assert within["swapped → shifted"] == within["turned → shifted"] == "within shifted, classes of swapped → shifted"
@@ -268,24 +268,24 @@ def test_protocols_over_domains_need_domains(four: Path, tmp_path: Path) -> None
     with pytest.raises(EvaluationError, match="cross-domain needs at least two domains, got only toy"):
         evaluate(plain, protocol="cross-domain")
     with pytest.raises(ArgumentError, match="needs two sources beside plain, got turned"):
-        evaluate(four, protocol="leave-one-domain-out", targets=["plain"], sources=["turned"])
+        evaluate(four, protocol="leave-one-domain-out", target=["plain"], source=["turned"])
     with pytest.raises(EvaluationError, match="the cross-domain protocol is about domains"):
         plan_splits(feature_set(labels_of(3, 20)), "cross-domain", draws=None, seed=0)
 
 
 def test_a_target_equal_to_the_source_is_refused(four: Path) -> None:
-    with pytest.raises(ArgumentError, match="sources and targets are the same domain, plain; `protocol='within'`"):
-        evaluate(four, protocol="cross-domain", sources=["plain"], targets=["plain"])
-    assert list(by_place(evaluate(four, protocol="within", targets=["plain"], c_grid=ONE_C))) == ["within plain"]
-    with pytest.raises(ArgumentError, match="sources are for protocols across domains"):
-        evaluate(four, protocol="within", sources=["plain"])
+    with pytest.raises(ArgumentError, match="source and target are the same domain, plain; `protocol='within'`"):
+        evaluate(four, protocol="cross-domain", source=["plain"], target=["plain"])
+    assert list(by_place(evaluate(four, protocol="within", target=["plain"], c_grid=ONE_C))) == ["within plain"]
+    with pytest.raises(ArgumentError, match="source is for protocols across domains"):
+        evaluate(four, protocol="within", source=["plain"])
 
 
 def test_unknown_domains_and_settings_of_other_protocols_are_refused(four: Path) -> None:
     with pytest.raises(UnknownNameError, match="source must be one of plain, shifted, swapped, turned; got 'plan'"):
-        evaluate(four, protocol="cross-domain", sources=["plan"])
-    with pytest.raises(ArgumentError, match="targets is for the protocols cross-domain, leave-one-domain-out, within"):
-        EvalConfig(targets=("plain",))
+        evaluate(four, protocol="cross-domain", source=["plan"])
+    with pytest.raises(ArgumentError, match="target is for the protocols cross-domain, leave-one-domain-out, within"):
+        EvalConfig(target=("plain",))
     with pytest.raises(ArgumentError, match="draws must be 1 with protocol cross-domain"):
         EvalConfig(protocol="cross-domain", draws=3)
 

@@ -73,13 +73,13 @@ def plan_domains(paths: Sequence[Path], config: EvalConfig) -> tuple[list[Job], 
     """
     models = _models(paths, config)
     names = models[0].table.meta.domains
-    for asked, what in ((config.sources, "source"), (config.targets, "target")):
+    for asked, what in ((config.source, "source"), (config.target, "target")):
         for name in asked:
             if name not in names:
                 raise unknown_name(what, name, names)
     settings_of = PROTOCOLS[config.protocol].settings
     assert settings_of is not None
-    settings = settings_of(names, config.sources, config.targets)
+    settings = settings_of(names, config.source, config.target)
     _check_domains(models, settings)
     jobs: list[Job] = []
     places: list[DomainPlace] = []
@@ -241,7 +241,7 @@ def _check_domains(models: Sequence[_Model], settings: Sequence[Setting]) -> Non
                 raise EvaluationError(
                     f"{table.path}: the domain {name} has fewer than two classes with training and test images "
                     f"({found}), and an SVM needs two",
-                    "leave it out of `sources` and `targets`, or extract more of it",
+                    "leave it out of `source` and `target`, or extract more of it",
                 )
         rows = [np.concatenate([parts.train, parts.test]) for parts in model.parts]
         with table.open() as features:
@@ -286,7 +286,7 @@ def _common(model: _Model, setting: Setting) -> frozenset[int]:
         )
         raise EvaluationError(
             f"{' and '.join(labels)} share {counted(len(common), 'class', 'classes')}, and an SVM needs two: {has}",
-            "say which class is which by `class_map`, or choose `sources` and `targets`",
+            "say which class is which by `class_map`, or choose `source` and `target`",
         )
     return common
 

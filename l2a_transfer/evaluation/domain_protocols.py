@@ -18,7 +18,7 @@ def cross_domain(domains: Names, sources: Names, targets: Names) -> list[Setting
     found = [Setting((a,), b) for a in sources or domains for b in targets or domains if a != b]
     if not found:
         raise ArgumentError(
-            f"sources and targets are the same domain, {', '.join(sources)}; `protocol='within'` measures that"
+            f"source and target are the same domain, {', '.join(sources)}", "`protocol='within'` measures that"
         )
     return found
 
@@ -37,8 +37,8 @@ def leave_one_domain_out(domains: Names, sources: Names, targets: Names) -> list
         others = tuple(name for name in sources or domains if name != target)
         if len(others) < 2:
             raise ArgumentError(
-                f"leave-one-domain-out needs two sources beside {target}, got {', '.join(others) or 'none'}; name more "
-                "`sources`, or leave them out"
+                f"leave-one-domain-out needs two sources beside {target}, got {', '.join(others) or 'none'}",
+                "name more as `source`, or leave it out",
             )
         found.append(Setting(others, target, by_domain=True))
     return found
@@ -48,5 +48,5 @@ def leave_one_domain_out(domains: Names, sources: Names, targets: Names) -> list
 def within(domains: Names, sources: Names, targets: Names) -> list[Setting]:
     """Fitted, C chosen and tested on one domain, each by itself."""
     if sources:
-        raise ArgumentError("sources are for protocols across domains; name `targets`")
+        raise ArgumentError("source is for protocols across domains", "name `target`")
     return [Setting((name,), name) for name in targets or domains]

@@ -120,3 +120,10 @@ def joined_sha256(files: Sequence[VerifiedFile]) -> str:
     if len(files) == 1:
         return files[0].sha256
     return hashlib.sha256("".join(f"{file.sha256}\n" for file in files).encode()).hexdigest()
+
+
+def files_of(table: DomainTable | VerifiedFile) -> dict[str, dict[str, str]]:
+    """For the card: name → digest of each file of a table that has several; of one file, nothing."""
+    if isinstance(table, VerifiedFile) or len(table.files) == 1:
+        return {}
+    return {"feature_files": {file.path.name: file.sha256 for file in table.files}}

@@ -18,6 +18,7 @@ from l2a_transfer.errors import ArgumentError, EvaluationError, unknown_name, wr
 from l2a_transfer.evaluation.asked_comparisons import check_wanted, left_out, pairs_of
 from l2a_transfer.evaluation.compare import compare
 from l2a_transfer.evaluation.domain_plans import Job, plan_domains
+from l2a_transfer.evaluation.domain_rows import files_of
 from l2a_transfer.evaluation.domains import DomainPlace, drops
 from l2a_transfer.evaluation.given_files import check_contents, check_given
 from l2a_transfer.evaluation.measure_row import few_test_images, folds_of, measure_row, source_of, svm_config
@@ -147,7 +148,7 @@ def evaluate_files(
         for job in planned:
             table = job.table
             weights = weights_sha256(table.meta)
-            cards[table.sha256] = table.meta.card | ({"weights_sha256": weights} if weights else {})
+            cards[table.sha256] = table.meta.card | ({"weights_sha256": weights} if weights else {}) | files_of(table)
             with table.open() as features:
                 for variant in job.variants:
                     for shots, own in job.plan.groups():

@@ -77,7 +77,7 @@ class EvalConfig:
         Where the batched solver computes.
     max_memory : int, optional
         Bytes that the batched solver may hold; half of what this process may still take by default.
-    sources, targets : sequence of str
+    source, target : sequence of str
         Domains to fit on and to test on, in a protocol over domains; all by default.
     class_map : mapping or sequence of (str, str)
         Class of one domain → class of another that it counts as, in a protocol over domains.
@@ -112,8 +112,8 @@ class EvalConfig:
     reference: str | None = None
     device: str = "auto"
     max_memory: int | None = None
-    sources: tuple[str, ...] = ()
-    targets: tuple[str, ...] = ()
+    source: tuple[str, ...] = ()
+    target: tuple[str, ...] = ()
     class_map: Mapping[str, str] | tuple[tuple[str, str], ...] = ()
 
     @property
@@ -124,7 +124,7 @@ class EvalConfig:
     def __post_init__(self) -> None:
         protocol = PROTOCOLS.find(self.protocol)
         object.__setattr__(self, "class_map", tuple(map(tuple, dict(self.class_map).items())))
-        check_over_domains(self.protocol, sources=self.sources, targets=self.targets, class_map=self.class_map)
+        check_over_domains(self.protocol, source=self.source, target=self.target, class_map=self.class_map)
         if self.solver not in SOLVERS:
             raise unknown_name("solver", self.solver, SOLVERS)
         check_device_name(self.device)
