@@ -69,8 +69,8 @@ def main(data_dir: Path, work: Path, limit: int, out: Path) -> None:
     }
     document: dict[str, Any] = {
         "schema": "l2a-benchmark/1",
-        "what": "linear SVM on frozen features, fitted and C chosen on one domain, tested on another; the drop is within "
-        "the target minus across, on the same test images",
+        "what": "linear SVM on frozen features, fitted and C chosen on one domain, tested on another; the drop is "
+        "within the target minus across, on the same test images",
         **provenance(
             f"python benchmarks/domains.py --data-dir data --work work --limit {limit} --out {out.as_posix()}"
         ),

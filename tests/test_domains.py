@@ -78,6 +78,10 @@ def test_one_file_a_domain_gives_the_same_as_one_file_of_all(four: Path, tmp_pat
 def test_sources_and_targets_choose_the_pairs(four: Path) -> None:
     results = evaluate(four, protocol="cross-domain", c_grid=ONE_C, source=["plain"], target=["turned", "plain"])
     assert list(by_place(results)) == ["plain → turned", "within turned"]
+    assert by_place(evaluate(four, protocol="cross-domain", c_grid=ONE_C, source="plain", target="turned")) == {
+        "plain → turned": 0,
+        "within turned": 1,
+    }
 
 
 def test_leave_one_domain_out_is_tested_on_the_domain_left_out(tmp_path: Path) -> None:

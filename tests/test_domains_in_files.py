@@ -5,20 +5,23 @@ from __future__ import annotations
 import dataclasses
 import json
 from pathlib import Path
+from typing import Any
 
 import h5py
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from l2a_transfer.data.domains import read_pairs
 from l2a_transfer.data.readers import open_source
 from l2a_transfer.data.sources import describe, domains_of
 from l2a_transfer.errors import ArgumentError, DataError, StoreError
-from l2a_transfer.features.store.reader import read_features
+from l2a_transfer.features.store.reader import USER_BLOCK, read_features
 from l2a_transfer.features.store.views import open_features
 from l2a_transfer.features.store.writer import write_features
 from tests.conftest import TINY, assert_fails, l2a, save_picture
 from tests.feature_files import feature_set, labels_of
+from tests.hostile_h5 import resealed
 
 PACS = [f"{domain}/{name}/{k}.jpg" for domain in ("art", "photo") for name in ("dog", "horse") for k in range(2)]
 
@@ -155,3 +158,44 @@ def test_more_than_256_domains_take_two_bytes(tmp_path: Path) -> None:
             write_features(tmp_path / "g.h5", dataclasses.replace(meta, domains=domains), domain=wrong, **given)
         assert words in str(error.value)
         assert not (tmp_path / "g.h5").exists()
+
+
+def with_domain(path: Path, stored: NDArray[Any]) -> Path:
+    """A sealed feature file whose /domain is `stored`, of two domains."""
+    made = feature_set(labels_of(2, 4))
+    meta = dataclasses.replace(made.meta, domains=("a", "b"))
+    given = {"labels": made.labels, "ids": made.ids, "split": made.split, "blocks": [made.features], "dim": 6}
+    write_features(path.with_suffix(".source"), meta, domain=np.arange(8) % 2, **given)
+    bounds = {"userblock_size": USER_BLOCK, "libver": ("v110", "v110")}
+    with h5py.File(path.with_suffix(".source")) as read, h5py.File(path, "w", **bounds) as file:
+        for key, value in read.attrs.items():
+            file.attrs[key] = value
+        for name in ("labels", "ids", "split", "features", "domain"):
+            data = stored if name == "domain" else read[name][:]
+            kind = data.dtype if name != "ids" else read[name].dtype
+            file.create_dataset(name, data=data, dtype=kind, chunks=data.shape, fletcher32=True)
+    path.write_bytes(resealed(path.read_bytes()))
+    return path
+
+
+@pytest.mark.parametrize(
+    ("stored", "words"),
+    [
+        (np.zeros(8, dtype=np.int32), "must have 1 axes and kind 'u'"),
+        (np.zeros(8, dtype=np.uint32), "/domain must be uint8 or uint16, got uint32"),
+        (np.zeros((8, 1), dtype=np.uint8), "must have 1 axes"),
+        (np.full(8, 2, dtype=np.uint8), "/domain must be an index of one of 2 domains"),
+    ],
+)
+def test_a_sealed_file_with_another_kind_of_domains_is_refused(
+    tmp_path: Path, stored: NDArray[Any], words: str
+) -> None:
+    with pytest.raises(StoreError) as error:
+        read_features(with_domain(tmp_path / "f.h5", stored))
+    assert words in str(error.value)
+
+
+def test_two_bytes_a_row_are_read_where_one_would_do(tmp_path: Path) -> None:
+    found = read_features(with_domain(tmp_path / "f.h5", np.arange(8, dtype=np.uint16) % 2))
+    assert found.domain is not None
+    assert found.domain.tolist() == [0, 1] * 4

@@ -76,7 +76,7 @@ def with_domains(source: ImageSource, domain_from: str) -> ImageSource:
     if not isinstance(source, SourceBase):
         raise ArgumentError(
             f"domain_from is for this package's sources, got a {type(source).__name__}",
-            "give its `domains` and `domain` as attributes",
+            "give it attributes called domains and domain",
         )
     if kind == FOLDER:
         names = [_folder_of(source, name) for name in source.ids]

@@ -77,7 +77,7 @@ class EvalConfig:
         Where the batched solver computes.
     max_memory : int, optional
         Bytes that the batched solver may hold; half of what this process may still take by default.
-    source, target : sequence of str
+    source, target : str or sequence of str
         Domains to fit on and to test on, in a protocol over domains; all by default.
     class_map : mapping or sequence of (str, str)
         Class of one domain → class of another that it counts as, in a protocol over domains.
@@ -123,6 +123,9 @@ class EvalConfig:
 
     def __post_init__(self) -> None:
         protocol = PROTOCOLS.find(self.protocol)
+        for name in ("source", "target"):
+            given: Any = getattr(self, name)
+            object.__setattr__(self, name, (given,) if isinstance(given, str) else tuple(given))
         object.__setattr__(self, "class_map", tuple(map(tuple, dict(self.class_map).items())))
         check_over_domains(self.protocol, source=self.source, target=self.target, class_map=self.class_map)
         if self.solver not in SOLVERS:
