@@ -52,8 +52,9 @@ KEPT += ("accuracy", "mean_class_accuracy", "mean_class_accuracy_ci95", "chance"
 @click.option("--data-dir", type=click.Path(path_type=Path, exists=True), required=True, help="Holds the data sets.")
 @click.option("--work", type=click.Path(path_type=Path), required=True, help="Feature files and reports.")
 @click.option("--limit", type=click.IntRange(min=1), default=2000, help="At most so many images a split of each set.")
+@click.option("--folds", type=click.IntRange(min=2), default=5, help="Folds that choose C; few images need fewer.")
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="JSON to write.")
-def main(data_dir: Path, work: Path, limit: int, out: Path) -> None:
+def main(data_dir: Path, work: Path, limit: int, folds: int, out: Path) -> None:
     work.mkdir(parents=True, exist_ok=True)
     mapping, orientation = work / "class-map.json", work / "orientation.json"
     mapping.write_text(json.dumps(CIFAR_CLASSES, indent=1))
@@ -72,7 +73,8 @@ def main(data_dir: Path, work: Path, limit: int, out: Path) -> None:
         "what": "linear SVM on frozen features, fitted and C chosen on one domain, tested on another; the drop is "
         "within the target minus across, on the same test images",
         **provenance(
-            f"python benchmarks/domains.py --data-dir data --work work --limit {limit} --out {out.as_posix()}"
+            f"python benchmarks/domains.py --data-dir data --work work --limit {limit} --folds {folds} "
+            f"--out {out.as_posix()}"
         ),
         "limit": limit,
         "class_map": CIFAR_CLASSES,
@@ -81,7 +83,8 @@ def main(data_dir: Path, work: Path, limit: int, out: Path) -> None:
     }
     for k, (case, (files, options)) in enumerate(cases.items()):
         report = work / f"report-{k}"
-        asked = ["svm-eval", *files, "--protocol", "cross-domain", *options, "--out", report, "--overwrite"]
+        asked: list[Any] = ["svm-eval", *files, "--protocol", "cross-domain", "--folds", folds, *options]
+        asked += ["--out", report, "--overwrite"]
         run(asked)
         results = json.loads((report / "results.json").read_text())
         short = [part.name if isinstance(part, Path) else str(part) for part in asked]
