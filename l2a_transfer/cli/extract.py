@@ -40,6 +40,11 @@ RUN = ("batch_size", "workers", "on_error", "attention", "engine", "resume", "ov
     option("--split", help="Only this split."),
     reading_options,
     option(
+        "--domain-from",
+        metavar="HOW",
+        help="Domain of each image: folder (DOMAIN/CLASS/image), regex:PATTERN (first group, in the id) or file:FILE.",
+    ),
+    option(
         "--limit", metavar="N", type=click.IntRange(min=1), help="At most N images per split, evenly over the classes."
     ),
     option(
@@ -137,6 +142,7 @@ def command(obj: dict[str, Any], /, **given: Any) -> None:
             download=given["download"],
             split_from=given["split_from"],
             verify_source=given["verify_source"],
+            domain_from=given["domain_from"],
         )
         if obj["progress"]:
             where = f"{backend.name} on {backend.device}, {backend.precision}"

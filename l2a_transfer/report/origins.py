@@ -29,13 +29,20 @@ def command(results: EvalResults) -> str:
     """The `svm-eval` command of this report; the folder names itself."""
     config = results.config
     # One that begins with a dash is an option, and ~ a home.
-    arguments = [f"./{source.file}" if source.file[0] in "-~" else source.file for source in origins(results)]
+    files = [source.file for source in origins(results)]
+    if results.domains:  # a model may have a file a domain
+        files = list(dict.fromkeys(name for joined in files for name in joined.split(" + ")))
+    arguments = [f"./{name}" if name[0] in "-~" else name for name in files]
     arguments += ["--out", "report", "--protocol", config.protocol, "--c-grid", _numbers(config.c_grid)]
     arguments += ["--decades", str(config.decades), "--folds", str(config.folds)]
     if config.draws is not None:
         arguments += ["--draws", str(config.draws)]
     if PROTOCOLS[config.protocol].has_shots:
         arguments += ["--shots", _numbers(config.shots)]
+    for flag, names in (("--source", config.source), ("--target", config.target)):
+        arguments += [part for name in names for part in (flag, name)]
+    if config.class_map:
+        arguments += ["--class-map", "class-map.csv"]
     if config.ablate:
         arguments += ["--ablate", ",".join(config.ablate)]
     if config.widths:
@@ -58,6 +65,8 @@ def run(results: EvalResults) -> list[tuple[str, str]]:
     facts = [("versions", ", ".join(f"{name} {version}" for name, version in results.versions.items()))]
     facts.append(("seed", f"{config.seed}, of splits, folds, PCA and drawn permutations"))
     facts.append(("choice of C", choice(config)))
+    if config.class_map:
+        facts.append(("class map", ", ".join(f"{one} → {other}" for one, other in dict(config.class_map).items())))
     if config.tol is not None or config.max_iter is not None:
         facts.append(
             ("stopping", f"tol {config.tol or 'of the solver'}, max_iter {config.max_iter or 'of the solver'}")
