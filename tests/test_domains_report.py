@@ -11,6 +11,7 @@ import pytest
 
 from l2a_transfer.evaluation.evaluate import evaluate
 from l2a_transfer.report import domains as shown
+from l2a_transfer.report import origins
 from l2a_transfer.report.write import write_report
 from tests.conftest import assert_fails, l2a
 from tests.domain_files import FOUR, agreement, four_domains, save_domains
@@ -51,7 +52,16 @@ def test_the_heat_map_has_sources_as_rows_and_targets_as_columns(four: Path) -> 
 
 def test_with_several_sources_the_heat_map_has_the_others_and_within(tmp_path: Path) -> None:
     path = save_domains(tmp_path / "f.h5", four_domains(names=("plain", "shifted", "turned")))
-    drawn = shown.heat_map(evaluate(path, protocol="leave-one-domain-out", c_grid=ONE_C)).file()
+    results = evaluate(path, protocol="leave-one-domain-out")
+    assert "by holding out one source domain after the other (within a domain by 5-fold" in origins.choice(results)
+    assert shown.validations(results) == [
+        "leave-one-domain-out: one source domain held out after the other",
+        "within: stratified folds",
+    ]
+    given = evaluate(path, protocol="leave-one-domain-out", c_grid=ONE_C)
+    assert given.domains[0].validation == "none, because one C was given"
+    assert not any("C chosen" in note for row in given.rows for note in row.notes)
+    drawn = shown.heat_map(results).file()
     assert drawn.count("all others") == 1
     assert ">within<" in drawn
 

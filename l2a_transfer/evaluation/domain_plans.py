@@ -33,6 +33,7 @@ log = logging.getLogger(__name__)
 WITHIN = "within"
 HELD_OUT = "one source domain held out after the other"
 FOLDS = "stratified folds"
+GIVEN = "none, because one C was given"
 LISTED = 8
 """Classes of a domain that a note names; `results.json` has all."""
 
@@ -319,7 +320,7 @@ def _place(
         for name, own in parts.items()
         if own.labels - labels
     )
-    validation = HELD_OUT if split.by_domain else FOLDS
+    validation = GIVEN if len(config.c_grid) == 1 else HELD_OUT if split.by_domain else FOLDS
     place = DomainPlace(
         title,
         protocol,
@@ -336,9 +337,11 @@ def _place(
 
 def _notes(place: DomainPlace, parts: Mapping[str, _Parts]) -> tuple[str, ...]:
     """What a reader must know of a place."""
-    by_domain = f"C chosen with {HELD_OUT}, each of which counts alike"
-    folds = f"C chosen by {place.validation} of the training rows"
-    notes = [by_domain if place.validation == HELD_OUT else folds]
+    chosen = {
+        HELD_OUT: f"C chosen with {HELD_OUT}, each of which counts alike",
+        FOLDS: f"C chosen by {FOLDS} of the training rows",
+    }
+    notes = [chosen[place.validation]] if place.validation in chosen else []
     if place.drawn:
         notes.append(f"70 % and 30 % of each class drawn as training and test part of {', '.join(place.drawn)}")
     for name, names in place.left_out:

@@ -72,7 +72,10 @@ def _domains(results: EvalResults) -> list[list[str]]:
         ["![From source to target domain](domains.svg)"],
         [
             *bold,
-            *(f"- C chosen, {text}, on training parts of the sources only." for text in domains.validations(results)),
+            *(
+                f"- Cross-validation that chooses C, {text}; on training parts of the sources only."
+                for text in domains.validations(results)
+            ),
             *(
                 f"- Classes left out of {_escape(place)}, because not all of its domains have them: {_escape(names)}."
                 for place, names in domains.left_out(results)
@@ -89,7 +92,7 @@ def _escaped(table: TextTable) -> TextTable:
 def _notes(results: EvalResults) -> list[str]:
     kinds = dict.fromkeys(row.interval for row in results.rows)
     return [
-        f"- Each SVM is fitted on training rows; {origins.choice(results.config)}; test rows used once.",
+        f"- Each SVM is fitted on training rows; {origins.choice(results)}; test rows used once.",
         *(f"- 95 % intervals: {explanations.INTERVALS[kind]}." for kind in kinds),
         *(f"- {text}" for text in explanations.COLUMNS_MEAN),
         *dict.fromkeys(f"- {_escape(row.data)}: protocol {row.protocol}, {_escape(row.why)}." for row in results.rows),

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from l2a_transfer.evaluation.groups import TRAINED, Source
 from l2a_transfer.evaluation.protocols import PROTOCOLS
-from l2a_transfer.evaluation.results import EvalConfig, EvalResults
+from l2a_transfer.evaluation.results import EvalResults
 from l2a_transfer.text import shell_line
 from l2a_transfer.wording import counted
 
@@ -64,7 +64,7 @@ def run(results: EvalResults) -> list[tuple[str, str]]:
     config = results.config
     facts = [("versions", ", ".join(f"{name} {version}" for name, version in results.versions.items()))]
     facts.append(("seed", f"{config.seed}, of splits, folds, PCA and drawn permutations"))
-    facts.append(("choice of C", choice(config)))
+    facts.append(("choice of C", choice(results)))
     if config.class_map:
         facts.append(("class map", ", ".join(f"{one} → {other}" for one, other in dict(config.class_map).items())))
     if config.tol is not None or config.max_iter is not None:
@@ -74,8 +74,9 @@ def run(results: EvalResults) -> list[tuple[str, str]]:
     return facts
 
 
-def choice(config: EvalConfig) -> str:
+def choice(results: EvalResults) -> str:
     """How C came about."""
+    config = results.config
     if len(config.c_grid) == 1:
         return f"C = {config.c_grid[0]:g}, not chosen"
     grid = ", ".join(f"{C:g}" for C in config.c_grid)
@@ -86,10 +87,10 @@ def choice(config: EvalConfig) -> str:
         if config.decades
         else ""
     )
-    return (
-        f"C chosen among {grid} by {folds}-fold stratified cross-validation on the training rows only, among equals "
-        f"the smallest{grown}"
-    )
+    how = f"{folds}-fold stratified cross-validation"
+    if any(split.by_domain for split in results.splits):
+        how = f"holding out one source domain after the other (within a domain by {how})"
+    return f"C chosen among {grid} by {how} on the training rows only, among equals the smallest{grown}"
 
 
 class Origin(NamedTuple):

@@ -220,7 +220,7 @@ def _choice(results: EvalResults) -> Values:
                 "legend": charts.legend([(k, name_of(name, 44)) for k, name in zip(series, names, strict=True)]),
             }
         )
-    how = origins.choice(results.config)
+    how = origins.choice(results)
     has_draws = any(row.draws > 1 for row in results.rows)
     return {"how": f"{how[0].upper()}{how[1:]}.", "has_draws": has_draws, "panels": panels} if panels else {}
 
