@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import pickle
+import re
 from pathlib import Path
 from typing import Any
 
@@ -458,3 +459,13 @@ def test_image_size_and_fit_are_chosen_for_our_own_networks_too(file: Path) -> N
 def test_sizes_of_an_exported_file_are_fixed(exported_tiny: Path) -> None:
     with pytest.raises(BackendError, match="onnxruntime has no such option; leave out `image_size`"):
         open_backend(exported_tiny, image_size=48)
+
+
+def test_the_documented_way_from_python(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    document = (Path(__file__).parents[1] / "docs" / "backbones.md").read_text(encoding="utf-8")
+    (block,) = re.findall(r"```python\n(.*?)```", document, re.DOTALL)
+    monkeypatch.chdir(tmp_path)
+    names: dict[str, Any] = {}
+    exec(compile(block, "backbones.md", "exec"), names)
+    assert names["backend"].levels == (("layer3", 0, 256), ("layer4", 256, 768))
+    assert names["result"].rows == 40

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -63,14 +64,17 @@ def build(model: str, *, seed: int, trained: bool, download: bool) -> Built:
 
     from l2a_transfer.features.backends.backbone import UNTRAINED, Built, seeded
 
-    name = str(Path(model.removeprefix(UNTRAINED).removeprefix(PREFIX)).expanduser())
+    given = model.removeprefix(UNTRAINED).removeprefix(PREFIX)
+    name = str(Path(given).expanduser())
     architecture = f"{PREFIX}{Path(name).name if Path(name).is_dir() else name}"
+    if given.startswith(("/", ".", "~")) and not Path(name).is_dir():
+        raise BackendError(f"{model}: there is no folder {name}")
     here: dict[str, Any] = {"local_files_only": not download, "trust_remote_code": False}
     absent: list[str] = []
     try:
         config = transformers.AutoConfig.from_pretrained(name, **here)
         config = getattr(config, "vision_config", config)
-        with seeded(seed):
+        with seeded(seed), _quiet(transformers):
             if trained:
                 kind = transformers.AutoModel._model_mapping[type(config)]
                 network, report = kind.from_pretrained(
@@ -84,7 +88,9 @@ def build(model: str, *, seed: int, trained: bool, download: bool) -> Built:
         raise BackendError(f"{model}: transformers cannot open it here: {first_line(error)}", where) from error
     if getattr(network, "main_input_name", "") != "pixel_values":
         raise BackendError(f"{model}: {type(network).__name__} takes no pictures; name a vision model")
-    lacks_pooler = any(f"{POOLER}." in key for key in absent)
+    if any(key.startswith(f"{POOLER}.") for key in absent):  # the model then gives its tokens
+        network.pooler = None
+        absent = [key for key in absent if not key.startswith(f"{POOLER}.")]
     return Built(
         architecture if trained else f"{UNTRAINED}{architecture}",
         architecture,
@@ -92,10 +98,9 @@ def build(model: str, *, seed: int, trained: bool, download: bool) -> Built:
         _preprocess(transformers, name, here),
         "output",
         default_pool="cls",
-        classifiers=tuple(part for part, _ in network.named_modules() if part.endswith(POOLER)) if lacks_pooler else (),
-        call=_last_tokens if lacks_pooler else _features,
+        call=_features,
         absent=tuple(absent),
-        training={"weights": name} if trained else {"untrained": True, "seed": seed},
+        training={"weights": architecture.removeprefix(PREFIX)} if trained else {"untrained": True, "seed": seed},
         identity={"transformers": transformers.__version__},
     )
 
@@ -104,15 +109,22 @@ def _features(network: nn.Module, images: Tensor) -> object:
     """What the model calls its pooled output; where it has none, all tokens or positions."""
     given = network(pixel_values=images)
     found = getattr(given, "pooler_output", None)
-    return _last(given) if found is None else found.flatten(1)
+    return getattr(given, "last_hidden_state", given) if found is None else found.flatten(1)
 
 
-def _last_tokens(network: nn.Module, images: Tensor) -> object:
-    return _last(network(pixel_values=images))
-
-
-def _last(given: Any) -> object:
-    return getattr(given, "last_hidden_state", given)
+@contextmanager
+def _quiet(transformers: Any) -> Iterator[None]:
+    """Without transformers' progress bars and reports of what weights lack, which is judged here."""
+    own = transformers.utils.logging
+    level, bars = own.get_verbosity(), own.is_progress_bar_enabled()
+    own.set_verbosity_error()
+    own.disable_progress_bar()
+    try:
+        yield
+    finally:
+        own.set_verbosity(level)
+        if bars:
+            own.enable_progress_bar()
 
 
 def _preprocess(transformers: Any, name: str, here: dict[str, Any]) -> Preprocess | None:
@@ -137,6 +149,10 @@ def _preprocess(transformers: Any, name: str, here: dict[str, Any]) -> Preproces
             "std": tuple(own.image_std),
         }
         square, short = side(own.size, "height", "width"), side(own.size, "shortest_edge")
+        if share := getattr(own, "crop_pct", None):  # ConvNeXt's, where small sizes are cropped
+            if short and short < 384:
+                return Preprocess(short, "crop", **how, resize=int(short / share))
+            return Preprocess(short, **how) if short else None
         if not getattr(own, "do_center_crop", False):
             return Preprocess(square, **how) if square else None
         cut = side(own.crop_size, "height", "width")

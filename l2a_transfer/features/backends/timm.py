@@ -68,10 +68,12 @@ def build(model: str, *, seed: int, pretrained: bool) -> Built:
     try:
         with seeded(seed):
             network = timm.create_model(name, pretrained=pretrained)
-            heads = _heads(network)
-            default = f"{heads[0]}:in"
-            if len(heads) != 1:  # distilled ones have two classifiers, and combine what goes into them
-                network, default = timm.create_model(name, pretrained=pretrained, num_classes=0), "output"
+        heads = _heads(network)
+        default = f"{heads[0]}:in"
+        if len(heads) != 1:  # distilled ones have two classifiers, and combine what goes into them
+            default = "output"
+            with seeded(seed):
+                network = timm.create_model(name, pretrained=pretrained, num_classes=0)
     except (OSError, RuntimeError, ValueError) as error:
         raise BackendError(f"{model}: timm cannot make it: {first_line(error)}") from error
     training: dict[str, Any] = {"untrained": True, "seed": seed}

@@ -118,7 +118,4 @@ def _run(path: Path) -> tuple[dict[str, Any], bytes]:
 
 
 def _failed(what: str, error: BaseException) -> BackendError:
-    return BackendError(
-        f"{what} {type(error).__name__}: {first_line(error)}",
-        "its own traceback is shown by 'l2a-transfer --traceback'",
-    )
+    return BackendError(f"{what} {type(error).__name__}: {first_line(error)}", "repair the file")
