@@ -468,4 +468,4 @@ def test_the_documented_way_from_python(tmp_path: Path, monkeypatch: pytest.Monk
     names: dict[str, Any] = {}
     exec(compile(block, "backbones.md", "exec"), names)
     assert names["backend"].levels == (("layer3", 0, 256), ("layer4", 256, 768))
-    assert names["result"].rows == 40
+    assert names["result"].rows == 80  # 40 of each split

@@ -93,7 +93,7 @@ def test_uint8_goes_in_as_it_is(tmp_path: Path) -> None:
         ({"layer": ["map"]}, UnknownNameError, "got 'map'; did you mean 'maps'"),
         ({"mean": None}, BackendError, r"nothing says how this model takes pictures; give `mean` \(and `fit`\)"),
         ({"image_size": None}, BackendError, "give `image_size`"),
-        ({"mean": [1]}, ArgumentError, "mean and std must be three numbers each"),
+        ({"mean": [1]}, ArgumentError, "mean must be three numbers, one for each channel"),
         ({"weights": "x.pth"}, BackendError, "onnx has no such option; leave out `weights`"),
         ({"precision": "bf16"}, BackendError, "onnx has no such option; leave out `precision`"),
     ],

@@ -246,7 +246,5 @@ def _preprocess(model: str, kind: Any, side: int, options: dict[str, Any]) -> Pr
             f"{model}: nothing says how this model takes pictures",
             f"give {' and '.join(f'`{key}`' for key in lacking)} (and `fit`)",
         )
-    if len(mean) != 3 or len(std) != 3:
-        raise ArgumentError(f"mean and std must be three numbers each; got {len(mean)} and {len(std)}")
     chosen = Preprocess().changed(size, options["fit"])
-    return Preprocess(chosen.size, chosen.fit, chosen.filter, tuple(map(float, mean)), tuple(map(float, std)))  # type: ignore[arg-type]
+    return Preprocess(chosen.size, chosen.fit, chosen.filter, mean, std)

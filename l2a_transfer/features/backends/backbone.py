@@ -122,12 +122,7 @@ def chosen_preprocess(
     std: Sequence[float] | None,
 ) -> Preprocess:
     """The model's own preprocess with what the user chose in its place. Raises: BackendError where none is known."""
-    numbers: dict[str, Any] = {}
-    for key, values in (("mean", mean), ("std", std)):
-        if values is not None:
-            if len(values) != 3:
-                raise ArgumentError(f"{key} must be three numbers, one for each channel; got {len(values)}")
-            numbers[key] = tuple(float(value) for value in values)
+    numbers: dict[str, Any] = {key: values for key, values in (("mean", mean), ("std", std)) if values is not None}
     if built.preprocess is not None:
         return dataclasses.replace(built.preprocess.changed(image_size, fit), **numbers)
     if image_size is None or len(numbers) < 2:
@@ -147,7 +142,8 @@ def network_errors(name: str, size: int) -> Iterator[None]:
     except (L2AError, ArgumentError, MemoryError, torch.OutOfMemoryError):
         raise
     except Exception as error:  # code of others raises what it likes
-        if "alloc" in str(error) and "memory" in str(error):
+        # No fault of the network: a lack of memory, or a decoding process that ended just now.
+        if ("alloc" in str(error) and "memory" in str(error)) or "DataLoader worker" in str(error):
             raise
         raise BackendError(
             f"{name}: its own code failed on pictures of {size} × {size} pixels: {type(error).__name__}: "

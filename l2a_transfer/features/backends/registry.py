@@ -240,6 +240,7 @@ def open_backend(
     if isinstance(layer, str):
         raise wrong_kind("layer", f"a list of names, as [{layer!r}]", layer)
     given: dict[str, Any] = {"device": device, "precision": precision, "tap": tap, "levels": levels, "seed": seed}
+    mean, std = _channels("mean", mean), _channels("std", std)
     given |= {"layer": layer, "pool": pool, "image_size": image_size, "fit": fit, "mean": mean, "std": std}
     given |= {"weights": weights, "download": download}
     if not isinstance(model, (str, Path)):
@@ -291,6 +292,18 @@ def list_layers(model: str | Path, image_size: int | None = None) -> Sequence[La
         backend = open_backend(model, device="cpu")
         return [Layer(name, "level", (stop - start,), 0, True) for name, start, stop in backend.levels]
     return spec.layers(model, image_size)
+
+
+def _channels(name: str, values: Sequence[float] | None) -> tuple[float, float, float] | None:
+    """The numbers of the three channels. Raises: TypeError, and ArgumentError for another count."""
+    if values is None:
+        return None
+    if isinstance(values, (str, int, float)):
+        raise wrong_kind(name, "three numbers, one for each channel", values)
+    if len(values) != 3:
+        raise ArgumentError(f"{name} must be three numbers, one for each channel; got {len(values)}")
+    red, green, blue = (float(value) for value in values)
+    return red, green, blue
 
 
 def _refuse_others(model: str, spec: BackendSpec, given: dict[str, Any]) -> None:
