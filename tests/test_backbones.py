@@ -21,6 +21,7 @@ from torch import nn
 from l2a_transfer.errors import ArgumentError, BackendError, MissingExtraError, UnknownNameError, WeightsError
 from l2a_transfer.features.backends.registry import list_layers, open_backend
 from l2a_transfer.features.store.reader import read_features
+from l2a_transfer.models.loading import load_model
 from l2a_transfer.preprocess import Preprocess
 from tests.conftest import assert_fails, l2a, save_picture
 
@@ -454,6 +455,14 @@ def test_image_size_and_fit_are_chosen_for_our_own_networks_too(file: Path) -> N
     network = nn.Module()
     with pytest.raises(TypeError, match="model must be"):
         open_backend(network)  # type: ignore[arg-type]
+
+
+def test_where_only_our_own_networks_serve_that_is_said() -> None:
+    for name in ("torchvision:resnet18", RESNET, "module:a/b.py:f"):
+        with pytest.raises(
+            UnknownNameError, match=r"is a network of others .*; name one of this package's networks here"
+        ):
+            load_model(name)
 
 
 def test_sizes_of_an_exported_file_are_fixed(exported_tiny: Path) -> None:
