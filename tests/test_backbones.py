@@ -452,9 +452,31 @@ def test_image_size_and_fit_are_chosen_for_our_own_networks_too(file: Path) -> N
         open_backend("untrained:vgg-gap@0.0625", device="cpu", image_size=8)
     with pytest.raises(BackendError, match="torch has no such option; leave out `layer` and `mean`"):
         open_backend(model, layer=["L2"], mean=[0, 0, 0])
-    network = nn.Module()
     with pytest.raises(TypeError, match="model must be"):
-        open_backend(network)  # type: ignore[arg-type]
+        open_backend(3)  # type: ignore[arg-type]
+
+
+def test_a_module_in_memory_is_copied_and_stays_as_it_is() -> None:
+    network = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Dropout(0.9), nn.Flatten(), nn.LazyLinear(2))
+    network(torch.zeros(1, 3, 16, 16))
+    network.train()
+    backend = open_backend(network, layer=["0", "3"], **GIVEN)
+    found = backend.features(pixels(3, 16))
+    assert network.training
+    assert all(parameter.requires_grad for parameter in network.parameters())
+    assert not any(module._forward_hooks or module._forward_pre_hooks for module in network.modules())
+    with torch.no_grad():
+        expected = network.eval()((torch.from_numpy(pixels(3, 16)).float() / 255 - 0.5) / 0.25).numpy()
+        network[0].weight.zero_()
+    np.testing.assert_allclose(found[:, 4:], expected, atol=1e-5)
+    np.testing.assert_array_equal(backend.features(pixels(3, 16)), found)
+    copied = pickle.loads(pickle.dumps(backend))  # noqa: S301
+    np.testing.assert_array_equal(copied.features(pixels(3, 16)), found)
+    assert (backend.name, backend.card["name"]) == ("module", "memory:Sequential")
+    with pytest.raises(BackendError, match="memory:Sequential: nothing says how this model takes pictures"):
+        open_backend(network)
+    with pytest.raises(BackendError, match="Sequential: module has no such option; leave out `levels`"):
+        open_backend(network, levels=["0"])
 
 
 def test_where_only_our_own_networks_serve_that_is_said() -> None:

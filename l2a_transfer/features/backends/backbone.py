@@ -159,8 +159,8 @@ class ModuleBackend(TorchBackend):
     ----------
     kind : str
         The name of the backend, as registered.
-    model : str
-        The model's name as it was given, by which a copy in another process opens it again.
+    model : str or nn.Module
+        The model as it was given, by which a copy in another process opens it again.
     built : Built
         The network.
     options : dict
@@ -177,7 +177,7 @@ class ModuleBackend(TorchBackend):
         For a checkpoint that does not fit.
     """
 
-    def __init__(self, kind: str, model: str, built: Built, options: dict[str, Any]) -> None:
+    def __init__(self, kind: str, model: str | nn.Module, built: Built, options: dict[str, Any]) -> None:
         self.name, self.tap = kind, "ga"
         self.partners, self.map_levels = 0, ()
         self.device = choose_device(options["device"]).type
@@ -188,7 +188,8 @@ class ModuleBackend(TorchBackend):
         check_pool(pool)
         self._model: Any = built.network.eval().requires_grad_(False)
         self._hooked = Hooked(self._model, built.call, layers, (pool,) * len(layers))
-        self._label, self._again, self._formats = built.name, (model, options), torch.contiguous_format
+        self._label, self._formats = built.name, torch.contiguous_format
+        self._again = (model if isinstance(model, str) else self._model, options)
         self._runs: dict[str, int] | None = None
         self._statistics = self.preprocess.statistics("cpu")
         widths, order = self._probe()
@@ -273,11 +274,13 @@ class ModuleBackend(TorchBackend):
         return _open_again, (model, {**options, "device": self.device, "precision": self.precision}, self._weights)
 
 
-def _open_again(model: str, options: dict[str, Any], sha256: str) -> Any:
+def _open_again(model: str | nn.Module, options: dict[str, Any], sha256: str) -> Any:
     """The same backend in another process. Raises: BackendError where the model has other weights there."""
     from l2a_transfer.features.backends.registry import open_backend
 
     backend: Any = open_backend(model, **options)
     if backend.card["weights_sha256"] != sha256:
-        raise BackendError(f"{model}: has other weights in this process or on this machine than where the work began")
+        raise BackendError(
+            f"{backend.card['name']}: has other weights in this process or on this machine than where the work began"
+        )
     return backend

@@ -14,6 +14,8 @@ from l2a_transfer.features.backends.interface import TAPS, FeatureBackend, Layer
 from l2a_transfer.registry import Registry, require_package
 
 if TYPE_CHECKING:
+    from torch import nn
+
     from l2a_transfer.models.interface import Network
     from l2a_transfer.models.weights import Card
 
@@ -143,7 +145,7 @@ def backend_for(model: str) -> BackendSpec:
 
 @names_keywords
 def open_backend(
-    model: str | Path | Network | tuple[Network, Card] | FeatureBackend,
+    model: str | Path | Network | tuple[Network, Card] | nn.Module | FeatureBackend,
     *,
     backend: str = "auto",
     device: str = "auto",
@@ -164,12 +166,12 @@ def open_backend(
 
     Parameters
     ----------
-    model : str, Path, Network, (Network, Card) or FeatureBackend
+    model : str, Path, Network, (Network, Card), nn.Module or FeatureBackend
         Weights as `load_model` takes them, which run in PyTorch; an `.onnx` file, which runs in ONNX Runtime;
         `pixels`; a network of others, as `torchvision:resnet18`, `timm:NAME`, `hf:FOLDER`, `module:FILE.py:FUNCTION`
         or `onnx:FILE`, and with `untrained:` before it its random weights; a name that an installed plugin takes; a
-        network, or what `load_model` gives. A network is copied: it stays as it is, and changing it later does not
-        change the features. A backend is open already, and its options are its own.
+        network, what `load_model` gives, or any `torch.nn.Module`. A network is copied: it stays as it is, and changing
+        it later does not change the features. A backend is open already, and its options are its own.
     backend : str, default="auto"
         The runtime that the model must run in: "torch", "onnxruntime", or an installed plugin's; "auto" is the one
         that takes the model's name.
@@ -244,8 +246,17 @@ def open_backend(
     given |= {"layer": layer, "pool": pool, "image_size": image_size, "fit": fit, "mean": mean, "std": std}
     given |= {"weights": weights, "download": download}
     if not isinstance(model, (str, Path)):
+        from torch import nn
+
+        from l2a_transfer.models.interface import Network
         from l2a_transfer.models.loading import as_network
 
+        if isinstance(model, nn.Module) and not isinstance(model, Network):
+            from l2a_transfer.features.backends.user_module import open_in_memory
+
+            spec = REGISTERED_BACKENDS["module"]
+            _refuse_others(type(model).__name__, spec, given)
+            return open_in_memory(model, **{name: given[name] for name in spec.options})
         network, card = as_network(model, seed=seed)
         spec = REGISTERED_BACKENDS[DEFAULT_BACKEND if backend == "auto" else backend]
         if spec.wrap is None:

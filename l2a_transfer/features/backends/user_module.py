@@ -17,6 +17,8 @@ from l2a_transfer.preprocess import Preprocess
 from l2a_transfer.wording import first_line
 
 if TYPE_CHECKING:
+    from torch import nn
+
     from l2a_transfer.features.backends.backbone import Built, ModuleBackend
 
 PREFIX = "module:"
@@ -39,6 +41,25 @@ def open_module(model: str, **options: Any) -> ModuleBackend:
     fresh = is_untrained(model, options["weights"])
     built = with_checkpoint(build(model, seed=options["seed"], fresh=fresh), options["weights"])
     return ModuleBackend("module", model, built, options)
+
+
+def open_in_memory(network: nn.Module, **options: Any) -> ModuleBackend:
+    """A network in memory, which stays as it is. Raises: BackendError; WeightsError."""
+    from l2a_transfer.features.backends.backbone import Built, ModuleBackend, with_checkpoint
+    from l2a_transfer.features.backends.hooks import last_linear
+    from l2a_transfer.models.copies import evaluation_copy
+
+    own, name = getattr(network, "preprocess", None), f"memory:{type(network).__name__}"
+    classifier = last_linear(network)
+    built = Built(
+        name,
+        name,
+        evaluation_copy(network).cpu(),
+        own if isinstance(own, Preprocess) else None,
+        "output",
+        classifiers=(classifier,) if classifier else (),
+    )
+    return ModuleBackend("module", network, with_checkpoint(built, options["weights"]), options)
 
 
 def list_layers(model: str, image_size: int | None) -> Sequence[Layer]:
