@@ -61,7 +61,8 @@ class BackendSpec:
     package, extra : str
         The optional package that it imports, and the extra of this package that installs it.
     wrap : callable, optional
-        ``wrap(network, card, **options)`` gives the backend for a network in memory; without `seed`.
+        ``wrap(network, card, **options)`` gives the backend for a network in memory; without `seed`. The card is None
+        for a network of others.
     layers : callable, optional
         ``layers(model, image_size)`` gives a `Layer` for each module that the option `layer` can name.
     """
@@ -252,11 +253,10 @@ def open_backend(
         from l2a_transfer.models.loading import as_network
 
         if isinstance(model, nn.Module) and not isinstance(model, Network):
-            from l2a_transfer.features.backends.user_module import open_in_memory
-
             spec = REGISTERED_BACKENDS["module"]
             _refuse_others(type(model).__name__, spec, given)
-            return open_in_memory(model, **{name: given[name] for name in spec.options})
+            assert spec.wrap is not None
+            return spec.wrap(model, None, **{name: given[name] for name in spec.options})
         network, card = as_network(model, seed=seed)
         spec = REGISTERED_BACKENDS[DEFAULT_BACKEND if backend == "auto" else backend]
         if spec.wrap is None:

@@ -32,6 +32,7 @@ SIZE = 224
     models="module:FILE.py:FUNCTION",
     prefixes=(PREFIX, f"untrained:{PREFIX}"),
     options=BACKBONE_OPTIONS,
+    wrap=lambda network, card, **options: open_in_memory(network, **options),
     layers=lambda model, size: list_layers(model, size),
 )
 def open_module(model: str, **options: Any) -> ModuleBackend:
