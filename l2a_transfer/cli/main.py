@@ -32,6 +32,7 @@ VERBS = {
     "faithfulness": "faithfulness",
     "robustness": "robustness",
     "models": "models",
+    "layers": "layers",
     "datasets": "datasets",
     "inspect": "inspect",
 }

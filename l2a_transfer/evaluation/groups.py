@@ -71,7 +71,8 @@ class Source:
     def architecture(self) -> str:
         """As a report names it: vgg-att2-concat-pc@0.25."""
         config, untrained = self.card["config"], "untrained " if self.kind == UNTRAINED else ""
-        return f"{untrained}{config.get('architecture')}@{config.get('width')}"
+        width = f"@{config['width']}" if "width" in config else ""  # networks of others have none
+        return f"{untrained}{config.get('architecture')}{width}"
 
 
 class HasSource(Protocol):
