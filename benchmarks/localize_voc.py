@@ -58,16 +58,19 @@ PLANNED_MAPS = (("attention", "L3"), ("evidence", "all"))
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="JSON to write.")
 @click.option("--limit", type=int, help="So many pictures of each set, for a trial.")
 @click.option("--methods", default="", help="These map methods only, with commas between, for a trial.")
+@click.option("--targets", default="true,predicted", show_default=True, help="The classes that maps are about.")
 @click.option("--models", default="", help="Networks whose names contain one of these words only, for a trial.")
 @click.option("--device", default="auto", show_default=True)
-def main(data_dir: Path, work: Path, out: Path, limit: int | None, methods: str, models: str, device: str) -> None:
+def main(
+    data_dir: Path, work: Path, out: Path, limit: int | None, methods: str, targets: str, models: str, device: str
+) -> None:
     work.mkdir(parents=True, exist_ok=True)
     networks = [path for path in find_networks(work) if not models or any(w in path.stem for w in models.split(","))]
     asked = tuple(methods.split(",")) if methods else tuple(name for name in METHODS if name not in CONTROLS)
     sets: dict[str, Any] = {}
     for data in SAME_CLASS:
         measured, first, classes, seconds = [], None, np.empty(0, dtype=np.int32), 0.0
-        for target, group in product(("true", "predicted"), groups(asked)):
+        for target, group in product(targets.split(","), groups(asked)):
             own = tuple(name for name in group if target == "true" or METHODS[name].class_specific)
             config = LocalizationConfig(
                 methods=own, target=target, same_class=SAME_CLASS[data], skip_unknown=True, side=64
@@ -94,7 +97,7 @@ def main(data_dir: Path, work: Path, out: Path, limit: int | None, methods: str,
         "schema": "l2a-benchmark/1",
         "what": "maps of where networks look against masks of objects; every method, network and seed at hand, "
         "beside the centre, Sobel's edges, noise and everything; thresholds chosen on other images; rows of the true "
-        "class; slow methods, and quick ones about the predicted class, of one seed of each architecture",
+        "class; where they are asked for, slow methods and the predicted class, of one seed of each architecture",
         **provenance(shlex.join(["python", *sys.argv])),
         "networks": {path.stem: dataclasses.asdict(read_card(path)) for path in networks},
         "sets": sets,

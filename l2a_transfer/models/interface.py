@@ -150,7 +150,7 @@ class Network(nn.Module):
 
         Raises: BackendError for a network without `local_steps`.
         """
-        raise BackendError(f"{self.config.architecture} attends from images only", "use `attend`")
+        raise BackendError(f"{self.config.architecture} attends from images only", "give it images")
 
     def evidence(self, found: Attended, targets: Tensor) -> Evidence:
         """The exact decomposition of a class's score over positions, in evaluation mode.
