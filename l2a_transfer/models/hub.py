@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from l2a_transfer.errors import MissingExtraError, WeightsError
+from l2a_transfer.files import write_whole
 from l2a_transfer.models.loading import as_network
 from l2a_transfer.models.weights import Card, load_weights, save_weights
 from l2a_transfer.text import markdown
@@ -54,7 +55,7 @@ class HubModel(ModelHubMixin, library_name=LIBRARY, tags=["attention", "feature-
     def _save_pretrained(self, save_directory: Path) -> None:
         folder = Path(save_directory)
         save_weights(self.network, self.card, folder / WEIGHTS)
-        (folder / "config.json").write_text(json.dumps(self.card.to_json(), indent=1, sort_keys=True), encoding="utf-8")
+        write_whole(folder / "config.json", json.dumps(self.card.to_json(), indent=1, sort_keys=True).encode())
 
     @classmethod
     def _from_pretrained(cls, *, model_id: str, **given: Any) -> HubModel:
