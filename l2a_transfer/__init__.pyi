@@ -6,8 +6,11 @@ from .explain.maps import explain_images as explain_images
 from .export import export_onnx as export_onnx
 from .features.backends.registry import open_backend as open_backend
 from .features.extraction.extract import extract as extract
+from .features.imported.importing import import_features as import_features
+from .features.imported.write import write_features as write_features
 from .features.store.reader import read_features as read_features
 from .features.store.views import open_features as open_features
+from .features.transformer import AttentionFeatures as AttentionFeatures
 from .models.config import ModelConfig as ModelConfig
 from .models.loading import create_model as create_model
 from .models.loading import list_models as list_models

@@ -20,6 +20,7 @@ FITS = ("stretch", "crop")
 FILTERS = ("bicubic", "bilinear", "lanczos", "box")
 CIFAR10_MEAN = (0.4914, 0.4822, 0.4465)
 CIFAR10_STD = (0.2470, 0.2435, 0.2616)
+MIN_SIZE, MAX_SIZE = 4, 4096
 MAX_MEAN = 255.0
 STDS = (1e-3, 255.0)
 """Limits of `mean` and `std` for pixels between 0 and 1; outside of them an image would be lost."""
@@ -78,6 +79,9 @@ class Preprocess:
         Pillow's resampling filter, with antialiasing.
     mean, std : tuple of float
         Per channel, for pixels between 0 and 1.
+    resize : int, default=0
+        With `crop`: resize the shorter side to this many pixels first, in whole pixels as torchvision does, and cut
+        the centre out of that. 0 cuts the largest square out of the image and resizes it.
 
     Raises
     ------
@@ -92,14 +96,20 @@ class Preprocess:
     filter: str = "bicubic"
     mean: tuple[float, float, float] = CIFAR10_MEAN
     std: tuple[float, float, float] = CIFAR10_STD
+    resize: int = 0
 
     def __post_init__(self) -> None:
         if self.fit not in FITS:
             raise unknown_name("fit", self.fit, FITS)
         if self.filter not in FILTERS:
             raise unknown_name("filter", self.filter, FILTERS)
-        if not 4 <= self.size <= 4096:
-            raise ArgumentError(f"size must be between 4 and 4096 pixels, got {self.size}")
+        if not MIN_SIZE <= self.size <= MAX_SIZE:
+            raise ArgumentError(f"size must be between {MIN_SIZE} and {MAX_SIZE} pixels, got {self.size}")
+        if self.resize and (self.fit != "crop" or not self.size <= self.resize <= 2 * MAX_SIZE):
+            raise ArgumentError(
+                f"resize must be 0, or with fit 'crop' between the size and {2 * MAX_SIZE:,} pixels; got {self.resize} "
+                f"with fit {self.fit!r} and size {self.size}"
+            )
         if len(self.mean) != 3 or len(self.std) != 3 or min(self.std) <= 0:
             raise ArgumentError(f"mean and std have three numbers, std above 0; got {self.mean} and {self.std}")
         low, high = STDS
@@ -127,7 +137,9 @@ class Preprocess:
 
         check_rgb(image)
         W, H = image.size
-        if (self.size, self.size) != (W, H):
+        if self.resize:
+            image = self._centre(image)
+        elif (self.size, self.size) != (W, H):
             box = None
             if self.fit == "crop":
                 side = min(W, H)
@@ -138,6 +150,32 @@ class Preprocess:
         array = np.asarray(image, dtype=np.uint8)  # (size, size, 3)
         return np.ascontiguousarray(array.transpose(2, 0, 1))  # (3, size, size)
 
+    def _centre(self, image: Image.Image) -> Image.Image:
+        """The centre of the image whose shorter side has `resize` pixels, with torchvision's roundings."""
+        from PIL import Image
+
+        short = min(image.size)
+        W, H = (self.resize if side == short else int(self.resize * side / short) for side in image.size)
+        if image.size != (W, H):
+            image = image.resize((W, H), Image.Resampling[self.filter.upper()])
+        left, top = round((W - self.size) / 2.0), round((H - self.size) / 2.0)
+        return image.crop((left, top, left + self.size, top + self.size))
+
+    def changed(self, size: int | None = None, fit: str | None = None) -> Preprocess:
+        """The same with another size or fit, where they are given; `resize` keeps its ratio to the size.
+
+        Raises: as the class.
+        """
+        if size is not None and not MIN_SIZE <= size <= MAX_SIZE:
+            raise ArgumentError(f"image_size must be between {MIN_SIZE} and {MAX_SIZE} pixels, got {size}")
+        new_size, new_fit = self.size if size is None else size, self.fit if fit is None else fit
+        resize = round(self.resize * new_size / self.size) if new_fit == "crop" else 0
+        return dataclasses.replace(self, size=new_size, fit=new_fit, resize=resize)
+
+    def keeps(self, width: int, height: int) -> bool:
+        """True where the pixels of an image of this size stay as they are."""
+        return (width, height) == (self.size, self.size) and self.resize in (0, self.size)
+
     def statistics(self, device: torch.device | str | None = None) -> tuple[Tensor, Tensor]:
         """`mean` and `std` for `normalize`: float32, shape (3, 1, 1), on `device`."""
         import torch
@@ -147,15 +185,18 @@ class Preprocess:
 
     def to_json(self) -> dict[str, Any]:
         values = dataclasses.asdict(self)
+        if not self.resize:  # as earlier versions wrote it, which did not know of it
+            del values["resize"]
         return {**values, "mean": list(self.mean), "std": list(self.std)}
 
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> Preprocess:
         """The settings that `to_json` has written. Raises: ValueError or TypeError for anything else."""
         names = {field.name for field in dataclasses.fields(cls)}
-        if not isinstance(values, dict) or set(values) != names:
+        if not isinstance(values, dict) or {"resize", *values} != names:
             raise ValueError(f"a preprocess has the keys {sorted(names)}, got {values!r}")
-        if not isinstance(values["size"], int):
-            raise TypeError(f"preprocess: size must be an int, got {values['size']!r}")
+        for key in ("size", "resize"):
+            if not isinstance(values.get(key, 0), int):
+                raise TypeError(f"preprocess: {key} must be an int, got {values[key]!r}")
         mean, std = (tuple(float(x) for x in values[key]) for key in ("mean", "std"))
-        return cls(values["size"], values["fit"], values["filter"], mean, std)  # type: ignore[arg-type]
+        return cls(values["size"], values["fit"], values["filter"], mean, std, values.get("resize", 0))  # type: ignore[arg-type]

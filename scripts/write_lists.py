@@ -95,7 +95,9 @@ def datasets() -> str:
 
 
 def protocols() -> str:
-    return table(("protocol", "splits"), ((f"`{name}`", said(one.deal)) for name, one in PROTOCOLS.items()))
+    return table(
+        ("protocol", "splits"), ((f"`{name}`", said(one.settings or one.deal)) for name, one in PROTOCOLS.items())
+    )
 
 
 LISTS: dict[str, Callable[[], str]] = {

@@ -117,7 +117,7 @@ def test_the_traceback_of_an_unknown_attribute_has_one_suggestion() -> None:
         (lambda: l2a_transfer.open_backend(TINY, prec="fp32"), "'prec'; did you mean 'precision'"),
         (lambda: l2a_transfer.attention_maps(TINY, pictures()[0], size=32), "'size'; did you mean 'side'"),
         (lambda: l2a_transfer.ModelConfig("vgg", widht=0.5), r"ModelConfig\(\) .*'widht'; did you mean 'width'"),
-        (lambda: l2a_transfer.EvalConfig(C=[1e-3]), "'C'; did you mean 'c_grid' or 'compare'"),
+        (lambda: l2a_transfer.EvalConfig(C=[1e-3]), "'C'; did you mean 'c_grid', 'compare' or 'class_map'"),
         (lambda: dataclasses.replace(TrainConfig(), epoch=3), "'epoch'; did you mean 'epochs'"),
         (lambda: l2a_transfer.EvalConfig(zzz=1), "'zzz'; it takes protocol, c_grid, "),
     ],

@@ -17,8 +17,8 @@ import torch
 from torch import Tensor
 
 from l2a_transfer.errors import DamagedCheckpointError, TrainingError
+from l2a_transfer.saved import read_saved
 from l2a_transfer.training.checkpoint import read_checkpoint, save_checkpoint, short
-from l2a_transfer.training.checkpoint_file import read_saved
 from tests.test_training import new_trainer
 
 SECONDS = 4.0

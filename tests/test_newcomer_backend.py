@@ -57,7 +57,8 @@ def test_the_command_line_takes_its_name(photos: Path, tmp_path: Path) -> None:
 
 @pytest.mark.usefixtures("toy")
 def test_the_library_takes_its_name() -> None:
-    assert tuple(BACKENDS) == ("auto", "torch", "onnxruntime", "pixels", "toy")
+    assert tuple(BACKENDS)[:4] == ("auto", "torch", "onnxruntime", "pixels")
+    assert tuple(BACKENDS)[-1] == "toy"
     backend = open_backend("toy:4")
     assert backend.features(np.zeros((0, 3, 32, 32), dtype=np.uint8)).shape == (0, 48)
     with pytest.raises(BackendError, match=r"^toy:4: toy has no such option; leave out `levels`$"):

@@ -72,7 +72,8 @@ def test_a_name_is_given_once() -> None:
 
 
 def test_it_can_be_taken_back() -> None:
-    assert tuple(PROTOCOLS) == ("auto", "official", "caltech-30", "low-shot", "stratified")
+    domains = ("cross-domain", "leave-one-domain-out", "within")
+    assert tuple(PROTOCOLS) == ("auto", "official", "caltech-30", "low-shot", "stratified", *domains)
     with pytest.raises(UnknownNameError, match="protocol must be one of auto, official, caltech-30, low-shot"):
         EvalConfig(protocol="odd-rows")
 

@@ -17,8 +17,9 @@ from PIL import Image
 from l2a_transfer.data.decode import FORMATS
 from l2a_transfer.data.readers import open_source
 from l2a_transfer.data.registry import DATASETS
+from l2a_transfer.data.selection import select
 from l2a_transfer.data.sets import AIRPLANES_MINI
-from l2a_transfer.data.sources import ImageSource, select
+from l2a_transfer.data.sources import ImageSource
 from l2a_transfer.errors import DataError, UnknownNameError
 from l2a_transfer.features.store.reader import read_features
 from tests.conftest import TINY, assert_fails, l2a, memory_source, save_picture

@@ -53,6 +53,7 @@ def newcomer(tmp_path_factory: pytest.TempPathFactory) -> Path:
         for name in ("BACKGROUND_Google", "anchor", "ant"):
             save_picture(root / "data/caltech101/101_ObjectCategories" / name / f"image_{number:04d}.jpg", seed=number)
     (root / "study.toml").write_text(PLAN)
+    np.save(root / "features.npy", np.random.default_rng(0).normal(size=(24, 8)))  # a row for each of the photos
     cifar = root / "data" / "cifar-10-batches-py"
     cifar.mkdir(parents=True)
     rng = np.random.default_rng(0)

@@ -10,7 +10,17 @@ from typing import Any
 
 import click
 
-from l2a_transfer.cli.options import PATH, SEED, NameChoice, Verb, option, option_group, reading_options
+from l2a_transfer.cli.options import (
+    PATH,
+    SEED,
+    NameChoice,
+    Verb,
+    numbers,
+    option,
+    option_group,
+    reading_options,
+    split_names,
+)
 from l2a_transfer.cli.output import echo
 from l2a_transfer.wording import counted
 
@@ -20,7 +30,12 @@ RUN = ("batch_size", "workers", "on_error", "attention", "engine", "resume", "ov
 @click.command("extract", cls=Verb)
 @option_group(
     "Model",
-    option("--model", required=True, help="Bundled name, .safetensors, .onnx, untrained:ARCH[@WIDTH] or pixels."),
+    option(
+        "--model",
+        required=True,
+        help="Bundled name, .safetensors, .onnx, untrained:ARCH[@WIDTH] or pixels; or another's, as torchvision:NAME, "
+        "timm:NAME, hf:NAME, module:FILE.py:FUNCTION or onnx:FILE.",
+    ),
     option("--levels", metavar="L,L,…", help="Levels, as L2,L3. [default: all]"),
     option(
         "--tap",
@@ -31,14 +46,37 @@ RUN = ("batch_size", "workers", "on_error", "attention", "engine", "resume", "ov
     ),
     option("--attention/--no-attention", default=False, help="Store the attention maps of each level too."),
     option("--seed", metavar="N", type=SEED, default=0, show_default=True, help="Random seed of untrained weights."),
+    option("--layer", metavar="NAME,…", help="Layers of a network of others, as 'l2a-transfer layers' lists them."),
+    option(
+        "--pool",
+        type=NameChoice("l2a_transfer.features.backends.pooling:POOLS"),
+        help="What becomes of a layer's positions. [default: avg]",
+    ),
+    option("--weights", type=PATH, metavar="FILE", help="Checkpoint for torchvision:, timm:, hf: or module:."),
+)
+@option_group(
+    "Pictures",
+    option("--image-size", metavar="N", type=click.IntRange(4, 4096), help="Pixels. [default: the model's own]"),
+    option(
+        "--fit",
+        type=NameChoice("l2a_transfer.preprocess:FITS"),
+        help="stretch: both sides to --image-size. crop: the middle. [default: the model's own]",
+    ),
+    option("--mean", metavar="R,G,B", help="Mean of pixels between 0 and 1. [default: the model's own]"),
+    option("--std", metavar="R,G,B", help="Standard deviation. [default: the model's own]"),
 )
 @option_group(
     "Data",
     option("--data", required=True, help="Data set name, or imagefolder:, npz:, wds: or parquet:PATH."),
     option("--data-dir", type=PATH, help="Folder that holds the data set."),
-    option("--download/--no-download", default=False, help="Download the data set into --data-dir."),
+    option("--download/--no-download", default=False, help="Download the data set into --data-dir, and weights."),
     option("--split", help="Only this split."),
     reading_options,
+    option(
+        "--domain-from",
+        metavar="HOW",
+        help="Domain of each image: folder (DOMAIN/CLASS/image), regex:PATTERN (first group, in the id) or file:FILE.",
+    ),
     option(
         "--limit", metavar="N", type=click.IntRange(min=1), help="At most N images per split, evenly over the classes."
     ),
@@ -120,6 +158,10 @@ def command(obj: dict[str, Any], /, **given: Any) -> None:
     from l2a_transfer.features.extraction.ray_engine import RayConfig
 
     options = {key: given[key] for key in ("device", "precision", "tap", "seed", "backend")}
+    options |= {key: given[key] for key in ("pool", "image_size", "fit", "weights", "download")}
+    options["layer"] = split_names(given["layer"]) or None
+    for key in ("mean", "std"):
+        options[key] = given[key] and numbers(f"--{key}", given[key], float, "0.485,0.456,0.406")
     levels = [level.strip() for level in given["levels"].split(",")] if given["levels"] else None
     if given["engine"] == "local" and (given["ray_address"] or given["actors"]):
         raise click.UsageError("--ray-address and --actors need --engine ray")
@@ -137,6 +179,7 @@ def command(obj: dict[str, Any], /, **given: Any) -> None:
             download=given["download"],
             split_from=given["split_from"],
             verify_source=given["verify_source"],
+            domain_from=given["domain_from"],
         )
         if obj["progress"]:
             where = f"{backend.name} on {backend.device}, {backend.precision}"

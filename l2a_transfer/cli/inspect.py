@@ -96,6 +96,7 @@ def _describe_features(path: Path, verify: bool) -> dict[str, Any]:
         for _ in found.blocks() if not verify else ():
             pass  # raises if a value is not finite; --verify lists them all
         counts = np.bincount(found.split, minlength=len(found.meta.splits))
+        domains = np.bincount(found.domain, minlength=len(found.meta.domains)) if found.domain is not None else None
         described = {
             "kind": "features",
             "bytes": path.stat().st_size,
@@ -107,6 +108,11 @@ def _describe_features(path: Path, verify: bool) -> dict[str, Any]:
             "data": found.meta.data,
             "classes": list(found.meta.classes),
             "rows_per_split": dict(zip(found.meta.splits, counts.tolist(), strict=True)),
+            **(
+                {}
+                if domains is None
+                else {"rows_per_domain": dict(zip(found.meta.domains, domains.tolist(), strict=True))}
+            ),
             "maps": {level: list(shape) for level, shape in found.maps.items()},
             **({"partners": len(found.partners[0])} if found.partners else {}),
             "source": found.meta.source,

@@ -21,6 +21,7 @@ VERBS = {
     "quickstart": "quickstart",
     "train": "train",
     "extract": "extract",
+    "import": "import_features",
     "svm-eval": "svm_eval",
     "study": "study",
     "export": "export",
@@ -31,6 +32,7 @@ VERBS = {
     "faithfulness": "faithfulness",
     "robustness": "robustness",
     "models": "models",
+    "layers": "layers",
     "datasets": "datasets",
     "inspect": "inspect",
 }

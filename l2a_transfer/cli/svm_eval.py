@@ -12,6 +12,8 @@ from l2a_transfer.cli.options import FOLDER, PATH, NameChoice, Verb, numbers, op
 from l2a_transfer.cli.output import echo, echo_json
 from l2a_transfer.cli.tables import results_lines, terminal_width, verdict_lines
 
+CLASS_COLUMNS = ("class", "counts as")
+"""What the columns of --class-map hold."""
 SHOWN = 6
 """Number of comparisons that are printed; the report has all of them."""
 
@@ -30,6 +32,14 @@ SHOWN = 6
     option("--draws", metavar="N", type=int, help="Number of random splits. [default: set by the protocol]"),
     option("--shots", metavar="N,N,…", default="1,2,4,8,16", show_default=True, help="Images per class, for low-shot."),
     option("--seed", metavar="N", type=int, default=0, show_default=True, help="Random seed."),
+    option("--source", multiple=True, metavar="DOMAIN", help="Fit on this domain. Repeatable. [default: all]"),
+    option("--target", multiple=True, metavar="DOMAIN", help="Test on this domain. Repeatable. [default: all]"),
+    option(
+        "--class-map",
+        type=PATH,
+        metavar="FILE",
+        help="JSON or CSV: class of one domain, class of another that it counts as.",
+    ),
 )
 @option_group(
     "Support vector machine",
@@ -123,6 +133,7 @@ def command(obj: dict[str, Any], /, files: tuple[Path, ...], out: Path, **given:
     Example:
       l2a-transfer svm-eval attention.h5 uniform.h5 pixels.h5 --out report
     """
+    from l2a_transfer.data.domains import read_pairs
     from l2a_transfer.evaluation.evaluate import evaluate_files
     from l2a_transfer.evaluation.results import EvalConfig
     from l2a_transfer.files import said_if_complete
@@ -135,6 +146,7 @@ def command(obj: dict[str, Any], /, files: tuple[Path, ...], out: Path, **given:
     given["ablate"] = tuple(name.strip() for name in given["ablate"].split(",") if name.strip())
     given["widths"] = numbers("--widths", given["widths"], int, "64,128") if given["widths"] else ()
     given["max_memory"] = _bytes(given["max_memory"])
+    given["class_map"] = read_pairs(given["class_map"], *CLASS_COLUMNS) if given["class_map"] else {}
     given["compare"] = tuple(_pair(text) for text in given["compare"])
     config = EvalConfig(**given)
     with said_if_complete(out / RESULTS, f"the report in {out}"):

@@ -1,4 +1,4 @@
-"""The arrays of an `.npz`: their headers first, then each that is wanted, once, to where it is kept."""
+"""The arrays of an `.npz`: their headers first, then each that is wanted, once, to where it is kept; and an `.npy`."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from l2a_transfer.errors import DataError
 from l2a_transfer.inputs import open_input
+from l2a_transfer.memory import require_memory
 
 MAX_BYTES = 16 << 30
 MAX_TIMES, SMALL_BYTES = 100, 1 << 30
@@ -141,3 +142,39 @@ def open_npz(path: Path) -> Iterator[Npz]:
         raise DataError(f"{path}: cannot be read: {error.strerror or error}") from error
     except DAMAGED as error:
         raise DataError(f"{path}: not an .npz file of plain arrays, or damaged: {error}") from error
+
+
+def read_npy(path: Path) -> NDArray[Any]:
+    """The array of an `.npy` file, nothing of which is unpickled.
+
+    Raises: DataError naming the file, for objects, for another size than its header declares, and for damage.
+    """
+    try:
+        with open_input(path) as file:
+            version = np.lib.format.read_magic(file)
+            if version not in HEADERS:
+                raise ValueError(f"it has version {version} of the format")
+            shape, fortran, dtype = HEADERS[version](file)
+            if dtype.hasobject or not dtype.itemsize:
+                raise DataError(
+                    f"{path}: holds Python objects ({dtype}), which are pickled, and nothing is unpickled here",
+                    "save an array of numbers or of text",
+                )
+            start = file.tell()
+            found = file.seek(0, 2) - start
+            if math.prod(shape) * dtype.itemsize != found:
+                raise DataError(f"{path}: declares {dtype} {shape}, and has {found} bytes for it; save it again")
+            require_memory(found, f"{path}: to have its {found >> 20:,} MiB in memory", "split the file")
+            file.seek(start)
+            flat = np.empty(math.prod(shape), dtype=dtype)
+            left = flat.view(np.uint8).data if flat.size else memoryview(b"")
+            while len(left):
+                count = file.readinto(left[: 1 << 20])  # type: ignore[attr-defined]
+                if not count:
+                    raise EOFError("it is cut short")
+                left = left[count:]
+            return flat.reshape(shape, order="F" if fortran else "C")
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read: {error.strerror or error}") from error
+    except DAMAGED as error:
+        raise DataError(f"{path}: not an .npy file of a plain array, or damaged: {error}") from error

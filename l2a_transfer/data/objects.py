@@ -44,7 +44,7 @@ class DatasetSource(SourceBase):
     def image(self, row: int) -> Image.Image:
         starts = [0, *accumulate(len(dataset) for dataset in self.datasets)]
         k = int(np.searchsorted(starts, row, side="right")) - 1
-        return _picture(_first(self.datasets[k][row - starts[k]]), f"{self.name}: {self.ids[row]}")
+        return picture_of(_first(self.datasets[k][row - starts[k]]), f"{self.name}: {self.ids[row]}")
 
     def fingerprint(self) -> str:
         return self._sha256(self._pictures())
@@ -126,7 +126,7 @@ def _part(data: Any) -> _Part:
     if isinstance(data, tuple) and len(data) == 2 and not _is_picture(data[0]):
         data, given = data
     if isinstance(data, np.ndarray):
-        _check_array(data)
+        check_pictures(data)
         labels, classes = None, None
     elif hasattr(data, "__len__") and hasattr(data, "__getitem__") and not isinstance(data, (str, bytes, Mapping)):
         labels, classes = (None, None) if given is not None else _labels_of(data)
@@ -141,7 +141,7 @@ def _part(data: Any) -> _Part:
     return _Part(data, labels, classes)
 
 
-def _check_array(images: NDArray[Any]) -> None:
+def check_pictures(images: NDArray[Any]) -> None:
     """Raises: TypeError for other numbers, ValueError for another shape; both say what to do.
 
     Nothing is guessed: 0…1 and 0…255, or rows and channels, cannot be told apart from the numbers alone.
@@ -217,7 +217,7 @@ def _is_picture(item: object) -> bool:
     return isinstance(item, Image.Image)
 
 
-def _picture(item: Any, name: str) -> Image.Image:
+def picture_of(item: Any, name: str) -> Image.Image:
     """A Pillow image of mode RGB. Raises: DataError for anything that is not a picture of bytes."""
     if _is_picture(item):
         return to_rgb(item, name)

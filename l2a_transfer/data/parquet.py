@@ -111,8 +111,8 @@ def read_parquet(where: str, *, split_from: str = "auto", by_content: bool = Fal
     groups, labels, footers, partitions = [], [], [], list[str | None]()
     first: Columns | None = None
     for k, shard in enumerate(shards):
-        footers.append(_footer_sha256(shard))
-        with _opened(shard) as file:
+        footers.append(footer_sha256(shard))
+        with opened_parquet(shard) as file:
             columns = find_columns(shard, file.schema_arrow, wanted)
             if first is not None and columns != first:
                 raise DataError(f"{shard.path}: has other image or label columns or classes than {shards[0].path}")
@@ -173,7 +173,7 @@ def _split_column(where: str) -> tuple[str, str]:
     return path, column
 
 
-def _footer_sha256(shard: Shard) -> str:
+def footer_sha256(shard: Shard) -> str:
     """Of the file's own index, after its frame was checked: magic, length, magic."""
     reader = ShardReader()
     if shard.size < 12:
@@ -190,7 +190,7 @@ def _footer_sha256(shard: Shard) -> str:
 
 
 @contextmanager
-def _opened(shard: Shard, *, read_dictionary: list[str] | None = None) -> Iterator[pq.ParquetFile]:
+def opened_parquet(shard: Shard, *, read_dictionary: list[str] | None = None) -> Iterator[pq.ParquetFile]:
     """The file in pyarrow. Raises: DataError for whatever pyarrow finds wrong while it is open."""
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -227,7 +227,7 @@ def _read_labels(shard: Shard, file: pq.ParquetFile, column: str | None, rows: i
     parts = []
     with open_shard(shard.path, ahead=False) as raw:
         for g in range(file.metadata.num_row_groups):
-            _measure(shard, raw, file, g, column)
+            measure_column(shard, raw, file, g, column)
             values = file.read_row_group(g, columns=[column], use_threads=False).column(0)
             parts.append(values.cast("int64").fill_null(-1).to_numpy())
     labels: NDArray[np.int64] = np.concatenate(parts) if parts else np.empty(0, dtype=np.int64)
@@ -245,17 +245,17 @@ def _read_pictures(shard: Shard, group: int, column: str, in_struct: bool) -> pa
 
     check_unchanged(shard)
     name = f"{column}.bytes" if in_struct else column
-    with _opened(shard) as file, open_shard(shard.path, ahead=False) as raw:
+    with opened_parquet(shard) as file, open_shard(shard.path, ahead=False) as raw:
         if file.schema_arrow.get_field_index(column) < 0 or group >= file.metadata.num_row_groups:
             raise DataError(f"{shard.path}: was changed after it was opened; start again")
-        size, as_dictionary = _measure(shard, raw, file, group, name)
+        size, as_dictionary = measure_column(shard, raw, file, group, name)
         if not as_dictionary:
             # In parts, because pyarrow needs twice the memory of what it reads at once.
             rows = max(1, PART_BYTES * file.metadata.row_group(group).num_rows // max(1, size))
             parts = file.iter_batches(rows, row_groups=[group], columns=[name], use_threads=False)
             pictures = [pc.struct_field(part.column(0), "bytes") if in_struct else part.column(0) for part in parts]
             return pa.chunked_array(pictures, None if pictures else pa.binary())
-    with _opened(shard, read_dictionary=[name]) as file:
+    with opened_parquet(shard, read_dictionary=[name]) as file:
         values = file.read_row_group(group, columns=[name], use_threads=False).column(0)
         return _written_out(pc.struct_field(values, "bytes") if in_struct else values)
 
@@ -271,7 +271,7 @@ def _written_out(values: pa.ChunkedArray) -> pa.ChunkedArray:
     return pa.chunked_array([own.dictionary_decode() for own in values.chunks], values.type.value_type)
 
 
-def _measure(shard: Shard, raw: IO[bytes], file: pq.ParquetFile, group: int, name: str) -> tuple[int, bool]:
+def measure_column(shard: Shard, raw: IO[bytes], file: pq.ParquetFile, group: int, name: str) -> tuple[int, bool]:
     """The most that a column's values in a row group take, and whether it has to be read as the dictionary that it is.
 
     A page is in memory twice on its way: unpacked, and as values. Raises: DataError where a row group would take more

@@ -9,11 +9,15 @@ import os
 from contextlib import suppress
 from pathlib import Path
 
+import numpy as np
+
+from l2a_transfer.data.domains import FOLDER, check_domain_from, with_domains
 from l2a_transfer.data.layout import check_split_from
 from l2a_transfer.data.objects import InMemory, is_source, source_in_memory
 from l2a_transfer.data.reading import class_warnings
 from l2a_transfer.data.registry import DATASETS, FORMATS, DatasetSpec, FormatSpec, find_dataset, format_usages
-from l2a_transfer.data.sources import ImageSource, SourceBase, check_source, select
+from l2a_transfer.data.selection import select
+from l2a_transfer.data.sources import ImageSource, SourceBase, check_source
 from l2a_transfer.data.walk import walk_folders
 from l2a_transfer.errors import ArgumentError, DataError, UnknownNameError, names_keywords
 from l2a_transfer.registry import require_package
@@ -39,6 +43,7 @@ def open_source(
     split_from: str = "auto",
     verify_source: bool = False,
     name: str | None = None,
+    domain_from: str | None = None,
 ) -> ImageSource:
     """The pictures of a data set, with labels, ids and splits.
 
@@ -62,6 +67,9 @@ def open_source(
         Make the fingerprint of what is in files, which are all read for it, and not of sizes and times of change.
     name : str, optional
         What feature files and reports call a data set in memory, "memory" by default.
+    domain_from : str, optional
+        What says the domain of each picture: "folder" (DOMAIN/CLASS/picture, in one split), "regex:PATTERN" (the first
+        group of a pattern in the id) or "file:FILE" (JSON or CSV, id → domain).
 
     Returns
     -------
@@ -92,17 +100,28 @@ def open_source(
     >>> l2a_transfer.open_source((images, ["cat", "dog", "cat", "dog"]), name="pets").classes
     ('cat', 'dog')
     """
+    if domain_from is not None:
+        check_domain_from(domain_from)
     if not isinstance(data, (str, Path)):
         if data_dir is not None or download or split_from != "auto" or verify_source:
             raise ArgumentError(
                 "data_dir, download, split_from and verify_source are for data on disk", "leave them out"
             )
-        return _checked(source_in_memory(data, name=name), split, limit, "", warn=not is_source(data))
+        source = source_in_memory(data, name=name)
+        source = source if domain_from is None else with_domains(source, domain_from)
+        return _checked(source, split, limit, "", warn=not is_source(data))
     if name is not None:
         raise ArgumentError(f"name is for data in memory; {str(data)!r} has one", "leave it out")
     data = str(data)
     check_split_from(split_from)
     prefix, colon, where = data.partition(":")
+    in_folders = domain_from == FOLDER and colon and "split_from" in getattr(FORMATS.get(prefix), "options", ())
+    if in_folders:
+        if split_from != "auto":
+            raise ArgumentError(
+                "split_from must be auto with `domain_from='folder'`: the folders are domains, not splits"
+            )
+        split_from = "folders"
     if colon and prefix in FORMATS:
         source = _open_format(FORMATS[prefix], where, split_from=split_from, by_content=verify_source)
     else:
@@ -113,6 +132,11 @@ def open_source(
         source = _open_named(find_dataset(data), None if data_dir is None else Path(data_dir), download=download)
         if verify_source and isinstance(source, SourceBase):
             source = dataclasses.replace(source, by_content=True)
+    if in_folders and isinstance(source, SourceBase):
+        reading = dataclasses.replace(source.reading, splits_from="folders are domains: one split")
+        one = np.zeros(len(source), dtype=np.uint8)
+        source = dataclasses.replace(source, splits=("all",), split=one, reading=reading)
+    source = source if domain_from is None else with_domains(source, domain_from)
     return _checked(source, split, limit, data if colon else "")
 
 

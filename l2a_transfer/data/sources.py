@@ -21,7 +21,7 @@ from l2a_transfer.data.names import MUST_BE, first_fault, name_fault, well_forme
 from l2a_transfer.data.reading import Reading
 from l2a_transfer.data.shown import Shown
 from l2a_transfer.data.stamps import file_stamp
-from l2a_transfer.errors import ArgumentError, DataError, unknown_name
+from l2a_transfer.errors import DataError
 from l2a_transfer.wording import counted
 
 CONTENT, SIZE_AND_TIME = "content", "size and time of change"
@@ -80,6 +80,10 @@ class SourceBase(Shown):
         How the set was read.
     by_content : bool
         Whether the fingerprint is of what is in the files; otherwise it is of their sizes and times of change.
+    domains : tuple of str
+        Names of the domains; empty where the set has none.
+    domain : ndarray or None
+        (N,), an index into `domains`.
     """
 
     name: str
@@ -90,6 +94,8 @@ class SourceBase(Shown):
     split: NDArray[np.uint8]
     reading: Reading = field(default=Reading(), kw_only=True)
     by_content: bool = field(default=False, kw_only=True)
+    domains: tuple[str, ...] = field(default=(), kw_only=True)
+    domain: NDArray[np.uint16] | None = field(default=None, kw_only=True)
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -102,7 +108,7 @@ class SourceBase(Shown):
         sha = hashlib.sha256(
             f"[{json.dumps(self.name)}, {json.dumps(self.classes)}, {json.dumps(self.splits)}".encode()
         )
-        for rows in (self.ids, self.labels, self.split):
+        for rows in (self.ids, self.labels, self.split, *(() if self.domain is None else (self.domains, self.domain))):
             sha.update(b", ")
             for text in _json_list(rows[k : k + JSON_ROWS] for k in range(0, len(rows), JSON_ROWS)):
                 sha.update(text)
@@ -213,6 +219,20 @@ class Subset(Shown):
         place = [self.splits.index(name) if name in self.splits else 0 for name in self.whole.splits]
         return np.asarray(place, dtype=np.uint8)[self.whole.split[self.rows]]
 
+    @cached_property
+    def domains(self) -> tuple[str, ...]:
+        names, rows = domains_of(self.whole)
+        there = set() if rows is None else set(rows[self.rows].tolist())
+        return tuple(name for k, name in enumerate(names) if k in there)
+
+    @cached_property
+    def domain(self) -> NDArray[np.uint16] | None:
+        names, rows = domains_of(self.whole)
+        if rows is None:
+            return None
+        place = [self.domains.index(name) if name in self.domains else 0 for name in names]
+        return np.asarray(place, dtype=np.uint16)[rows[self.rows]]
+
     def __len__(self) -> int:
         return len(self.rows)
 
@@ -239,13 +259,21 @@ def check_source(source: ImageSource, *, where: str = "") -> None:
         seen: set[str] = set()
         twice = next(k for k, own in enumerate(source.ids) if own in seen or seen.add(own))  # type: ignore[func-returns-value]
         raise DataError(f"{name}: row {twice}: the id {source.ids[twice]!r} is there twice; ids must differ")
+    domains, domain = domains_of(source)
     for what, numbers, least, most in (
+        *((("domain", domain, 0, len(domains)),) if domain is not None else ()),
         ("label", source.labels, -1, len(source.classes)),
         ("split", source.split, 0, len(source.splits)),
     ):
         if len(wrong := np.flatnonzero((numbers < least) | (numbers >= most))):
             row = int(wrong[0])
             raise DataError(f"{name}: row {row}: the {what} {numbers[row]} is not between {least} and {most - 1}")
+
+
+def domains_of(source: ImageSource) -> tuple[tuple[str, ...], NDArray[np.uint16] | None]:
+    """The names of a source's domains and the domain of each row (N,); nothing and None where it has none."""
+    names, rows = tuple(getattr(source, "domains", ())), getattr(source, "domain", None)
+    return (names, np.asarray(rows, dtype=np.uint16)) if names and rows is not None else ((), None)
 
 
 def reading_of(source: ImageSource) -> Reading:
@@ -272,57 +300,15 @@ def describe(source: ImageSource) -> str:
     splits = ", ".join(f"{name} {count:,}" for name, count in zip(source.splits, counts, strict=True))
     unlabelled = int((source.labels < 0).sum())
     parts = [f"{source.name}: {splits}" + (f" ({reading.splits_from})" if reading.splits_from else "")]
+    domains, domain = domains_of(source)
+    if domain is not None:
+        own = np.bincount(domain, minlength=len(domains)).tolist()
+        shown = [f"{name} {count:,}" for name, count in zip(domains[:8], own, strict=False)]
+        parts.append(f"domains {', '.join(shown)}" + (f", … ({len(domains)} in all)" if len(domains) > 8 else ""))
     parts.append(counted(len(source.classes), "class", "classes") if source.classes else "no classes")
     parts += [f"{unlabelled:,} without a label"] if unlabelled and source.classes else []
     parts += [f"passed over: {reading.passed_over}"] if reading.passed_over.files else []
     return "; ".join(parts)
-
-
-def select(source: ImageSource, *, split: str | None = None, limit: int | None = None) -> ImageSource:
-    """Some rows of a source.
-
-    Parameters
-    ----------
-    source : ImageSource
-        The whole.
-    split : str, optional
-        Keep this split only.
-    limit : int, optional
-        Keep at most so many rows of each split: the first of every class, then the second of every class, and so on.
-
-    Returns
-    -------
-    ImageSource
-        The source itself where everything is kept.
-
-    Raises
-    ------
-    UnknownNameError
-        For a split that the source does not have.
-    ArgumentError
-        For a limit below 1.
-    """
-    if limit is not None and limit < 1:
-        raise ArgumentError(f"limit must be at least 1, got {limit}")
-    if split is not None and split not in source.splits:
-        raise unknown_name(f"split of {source.name}", split, source.splits)
-    if split is None and limit is None:
-        return source
-    kept = []
-    for k, name in enumerate(source.splits):
-        if split in (None, name):
-            rows = np.flatnonzero(source.split == k)
-            kept.append(rows if limit is None else _deal(rows, source.labels[rows], limit))
-    return Subset(source, np.sort(np.concatenate(kept)))
-
-
-def _deal(rows: NDArray[np.int64], labels: NDArray[np.int32], limit: int) -> NDArray[np.int64]:
-    """`limit` of the rows: the first of every class, then the second of every class, and so on."""
-    turn = np.empty(len(rows), dtype=np.int64)
-    for label in np.unique(labels):
-        own = labels == label
-        turn[own] = np.arange(own.sum())
-    return rows[np.lexsort((labels, turn))[:limit]]
 
 
 def numbered(split: str, rows: int) -> list[str]:

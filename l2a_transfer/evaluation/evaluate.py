@@ -6,7 +6,6 @@ import dataclasses
 import logging
 import platform
 import sys
-from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,17 +17,20 @@ from tqdm import tqdm
 from l2a_transfer.errors import ArgumentError, EvaluationError, unknown_name, wrong_kind
 from l2a_transfer.evaluation.asked_comparisons import check_wanted, left_out, pairs_of
 from l2a_transfer.evaluation.compare import compare
+from l2a_transfer.evaluation.domain_plans import Job, plan_domains
+from l2a_transfer.evaluation.domain_rows import files_of
+from l2a_transfer.evaluation.domains import DomainPlace, drops
+from l2a_transfer.evaluation.given_files import check_contents, check_given
 from l2a_transfer.evaluation.measure_row import few_test_images, folds_of, measure_row, source_of, svm_config
 from l2a_transfer.evaluation.naming import name_files
-from l2a_transfer.evaluation.protocols import Plan, plan_splits
+from l2a_transfer.evaluation.protocols import PROTOCOLS, Plan, plan_splits
 from l2a_transfer.evaluation.results import EvalConfig, EvalResults
 from l2a_transfer.evaluation.seeds import summaries
 from l2a_transfer.evaluation.splits import check_folds
-from l2a_transfer.evaluation.variants import Variant, variants_of
+from l2a_transfer.evaluation.variants import variants_of
 from l2a_transfer.features.extraction.result import ExtractResult
 from l2a_transfer.features.store.schema import weights_sha256
 from l2a_transfer.features.store.views import VerifiedFile, open_features
-from l2a_transfer.inputs import check_input
 from l2a_transfer.text import terminal
 from l2a_transfer.version import __version__
 
@@ -118,21 +120,21 @@ def evaluate_files(
     config = EvalConfig() if config is None else config
     if not isinstance(config, EvalConfig):
         raise wrong_kind("config", "an EvalConfig, as EvalConfig(folds=3)", config)
-    planned = _plan_all([Path(path) for path in paths], config)
-    names = name_files([file for file, _, _ in planned])
-    sources = [source_of(file, name.label, own[0].levels) for (file, _, own), name in zip(planned, names, strict=True)]
+    over_domains = PROTOCOLS[config.protocol].settings is not None
+    planned, places = (plan_domains if over_domains else _plan_all)([Path(path) for path in paths], config)
+    sources = [source_of(job.table, job.named.label, job.variants[0].levels) for job in planned]
     config = dataclasses.replace(config, compare=pairs_of(config.compare, sources))
     check_wanted(config.wanted, sources)
     for note in left_out(config.wanted, sources):
         log.info("%s", note)
-    splits = tuple(dict.fromkeys(split for _, plan, _ in planned for split in plan.splits))
+    splits = tuple(dict.fromkeys(split for job in planned for split in job.plan.splits))
     place = {split: k for k, split in enumerate(splits)}
     rows, details, answers, cards = [], [], [], {}
     fits = sum(
         svm_config(config, variant, split.shots).fits
-        for _, plan, own in planned
-        for variant in own
-        for split in plan.splits
+        for job in planned
+        for variant in job.variants
+        for split in job.plan.splits
     )
     done = 0.0
     with tqdm(total=fits, desc="SVMs", unit="fit", file=sys.stderr, disable=not progress) as bar:
@@ -143,19 +145,20 @@ def evaluate_files(
             bar.total = max(bar.total, round(done))  # a grid that grows takes more fits than were planned
             bar.update(round(done) - bar.n)
 
-        for (file, plan, variants), named in zip(planned, names, strict=True):
-            weights = weights_sha256(file.meta)
-            cards[file.sha256] = file.meta.card | ({"weights_sha256": weights} if weights else {})
-            with file.open() as features:
-                for variant in variants:
-                    for shots, own in plan.groups():
-                        bar.set_postfix_str(terminal(named.label))
-                        one = measure_row(features, named, plan, variant, shots, own, config, tick)
+        for job in planned:
+            table = job.table
+            weights = weights_sha256(table.meta)
+            cards[table.sha256] = table.meta.card | ({"weights_sha256": weights} if weights else {}) | files_of(table)
+            with table.open() as features:
+                for variant in job.variants:
+                    for shots, own in job.plan.groups():
+                        bar.set_postfix_str(terminal(job.named.label))
+                        one = measure_row(features, job.named, job.plan, variant, shots, own, config, tick)
                         rows.append(dataclasses.replace(one[0], splits=tuple(place[split] for split in own)))
                         details.append(one[1])
                         answers.append(one[2])
-    for file, _, _ in planned:
-        file.check_unchanged()
+    for job in planned:
+        job.table.check_unchanged()
     comparisons = compare(answers, seed=config.seed, wanted=config.wanted)
     seeds = summaries(answers, [(row.mean_class_accuracy, row.accuracy, row.macro_f1) for row in rows])
     versions = {
@@ -164,36 +167,19 @@ def evaluate_files(
         "numpy": np.__version__,
         "python": platform.python_version(),
     }
-    return EvalResults(config, tuple(rows), comparisons, seeds, tuple(details), cards, splits, versions)
+    lost = drops(places, answers, [row.line for row in rows], seed=config.seed)
+    return EvalResults(config, tuple(rows), comparisons, seeds, tuple(details), cards, splits, versions, places, lost)
 
 
-def _plan_all(paths: list[Path], config: EvalConfig) -> list[tuple[VerifiedFile, Plan, tuple[Variant, ...]]]:
-    """Every file with its plan and variants, after every check that needs no SVM."""
-    if not paths:
-        raise ArgumentError("at least one feature file is needed")
-    twice = [str(path) for path, n in Counter(path.resolve() for path in paths).items() if n > 1]
-    if twice:
-        raise EvaluationError(f"{twice[0]}: given twice; name each feature file once")
-    for path in paths:
-        if path.is_dir():
-            raise EvaluationError(f"{path}: is a folder; name the feature files in it")
-        try:
-            check_input(path)
-        except FileNotFoundError as error:
-            raise EvaluationError(f"{path}: no such file; 'l2a-transfer extract' makes feature files") from error
-        except OSError as error:
-            raise EvaluationError(f"{path}: cannot be read: {error.strerror or error}") from error
+def _plan_all(paths: list[Path], config: EvalConfig) -> tuple[list[Job], tuple[DomainPlace, ...]]:
+    """Every file with its plan and variants, after every check that needs no SVM; there are no domains."""
+    check_given(paths)
     plans: list[tuple[VerifiedFile, Plan]] = []
     contents: dict[str, Path] = {}
     first: dict[str, tuple[Path, Plan]] = {}
     for path in paths:
         with open_features(path) as features:
-            if contents.setdefault(features.sha256, path) != path:
-                raise EvaluationError(
-                    f"{path}: has the same content as {contents[features.sha256]}, and no model is compared with its "
-                    "own copy",
-                    "name one of the two",
-                )
+            check_contents(path, features.verified, contents)
             plan = plan_splits(features, config.protocol, draws=config.draws, seed=config.seed, shots=config.shots)
             if len(config.c_grid) > 1:
                 for split in plan.splits:
@@ -216,11 +202,13 @@ def _plan_all(paths: list[Path], config: EvalConfig) -> list[tuple[VerifiedFile,
     for meta in (file.meta for file, _ in plans):
         if meta.card.get("name") != "pixels":
             narrowest[meta.data] = min(meta.levels[-1][2], narrowest.get(meta.data, sys.maxsize))
+    named = name_files([file for file, _ in plans])
     return [
-        (
+        Job(
             file,
             plan,
             variants_of(file.meta, config.ablate, narrowest=narrowest.get(file.meta.data, 0), widths=config.widths),
+            name,
         )
-        for file, plan in plans
-    ]
+        for (file, plan), name in zip(plans, named, strict=True)
+    ], ()

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, Protocol, TypeVar
 
-TRAINED, UNTRAINED, PIXELS, ELSEWHERE = "trained", "untrained", "pixels", "elsewhere"
+TRAINED, UNTRAINED, PIXELS, ELSEWHERE, IMPORTED = "trained", "untrained", "pixels", "elsewhere", "imported"
 CONTROLS = (UNTRAINED, PIXELS)
 SEEDS = 3
 """Training seeds a side below which nothing is said of an architecture."""
@@ -31,7 +31,10 @@ class Source:
 
     @property
     def kind(self) -> str:
-        """`trained`, `untrained` (random weights), `pixels`, or `elsewhere`: features made by others."""
+        """`trained`, `untrained` (random weights), `pixels`, `imported` (arrays, whatever else their card says), or
+        `elsewhere`: features of a backend of others."""
+        if IMPORTED in self.card:
+            return IMPORTED
         training = self.card.get("training") or {}
         if self.card.get("name") == "pixels":
             return PIXELS
@@ -48,7 +51,7 @@ class Source:
     def recipe(self) -> str:
         """Everything that training runs share which differ in their seed alone; "" where nothing was trained."""
         training = self.card.get("training") or {}
-        if self.seed is None or not isinstance(self.card.get("config"), dict):
+        if self.kind == IMPORTED or self.seed is None or not isinstance(self.card.get("config"), dict):
             return ""
         start = training.get("init_from")
         shared = {key: training.get(key) for key in ("data", "split", "n", "data_sha256", "recipe", "untrained")}
@@ -68,7 +71,8 @@ class Source:
     def architecture(self) -> str:
         """As a report names it: vgg-att2-concat-pc@0.25."""
         config, untrained = self.card["config"], "untrained " if self.kind == UNTRAINED else ""
-        return f"{untrained}{config.get('architecture')}@{config.get('width')}"
+        width = f"@{config['width']}" if "width" in config else ""  # networks of others have none
+        return f"{untrained}{config.get('architecture')}{width}"
 
 
 class HasSource(Protocol):

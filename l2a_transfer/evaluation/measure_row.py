@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import time
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,10 +17,10 @@ from l2a_transfer.evaluation.groups import Source
 from l2a_transfer.evaluation.naming import Named
 from l2a_transfer.evaluation.protocols import Plan
 from l2a_transfer.evaluation.results import EvalConfig, EvalDetail, EvalRow
-from l2a_transfer.evaluation.splits import Split
+from l2a_transfer.evaluation.splits import Labelled, Split
 from l2a_transfer.evaluation.statistics import FEW_IMAGES
 from l2a_transfer.evaluation.variants import Variant
-from l2a_transfer.features.store.views import FeatureFile, VerifiedFile
+from l2a_transfer.features.store.schema import FeatureMeta
 from l2a_transfer.memory import require_memory, usable_memory
 from l2a_transfer.svm.config import SvmConfig
 from l2a_transfer.svm.fitting import SvmFit, fit_svm, memory_of_fit
@@ -35,8 +36,24 @@ PREDICT_SCORES = 1 << 22
 """Rows and scores that are computed at a time; only with more than 512 classes are there too many for all rows."""
 
 
+class Described(Protocol):
+    """What a row's source is told from: the description of its features, and the digest of their files."""
+
+    @property
+    def meta(self) -> FeatureMeta: ...
+    @property
+    def sha256(self) -> str: ...
+
+
+class Measured(Labelled, Described, Protocol):
+    """What a row is measured on: a feature file, or domains of several. `domain` (N,), or None where there are none."""
+
+    @property
+    def domain(self) -> NDArray[np.integer[Any]] | None: ...
+
+
 def measure_row(
-    features: FeatureFile,
+    features: Measured,
     named: Named,
     plan: Plan,
     variant: Variant,
@@ -52,7 +69,9 @@ def measure_row(
     present = np.unique(features.labels[np.unique(np.concatenate([np.array(s.train + s.test) for s in own]))])
     for split in own:
         train, test = np.array(split.train), np.array(split.test)
-        fit = fit_svm(_training_rows(features, train, variant, config), features.labels[train], svm, tick=tick)
+        groups = features.domain[train] if split.by_domain and features.domain is not None else None
+        rows = _training_rows(features, train, variant, config)
+        fit = fit_svm(rows, features.labels[train], _with_folds(svm, groups), groups=groups, tick=tick)
         answered, hits = _answered(features, test, variant, fit)
         predicted = np.searchsorted(present, answered).astype(np.int32)
         truth = np.searchsorted(present, features.labels[test]).astype(np.int32)
@@ -135,8 +154,13 @@ def measure_row(
     return row, detail, answers
 
 
+def _with_folds(svm: SvmConfig, groups: NDArray[np.integer[Any]] | None) -> SvmConfig:
+    """As many folds as there are groups, where there are any."""
+    return svm if groups is None else dataclasses.replace(svm, folds=len(np.unique(groups)))
+
+
 def _training_rows(
-    features: FeatureFile, train: NDArray[np.intp], variant: Variant, config: EvalConfig
+    features: Measured, train: NDArray[np.intp], variant: Variant, config: EvalConfig
 ) -> NDArray[Any] | LazyRows:
     """In memory, or where `max_memory`, or what this process may still take, is too small for that, from the file.
 
@@ -163,7 +187,7 @@ def _training_rows(
 
 
 def _answered(
-    features: FeatureFile, test: NDArray[np.intp], variant: Variant, fit: SvmFit
+    features: Measured, test: NDArray[np.intp], variant: Variant, fit: SvmFit
 ) -> tuple[NDArray[np.int32], NDArray[np.bool_]]:
     """The label (n,) that each test row is answered with, and whether its own is among the `TOP` best; in the order of
     `test`, read and scored in blocks."""
@@ -210,7 +234,7 @@ def few_test_images(labels: NDArray[np.int32], splits: Sequence[Split]) -> list[
     ]
 
 
-def source_of(file: FeatureFile | VerifiedFile, label: str, levels: tuple[str, ...]) -> Source:
+def source_of(file: Described, label: str, levels: tuple[str, ...]) -> Source:
     meta = file.meta
     return Source(label, meta.data, meta.card, file.sha256, meta.tap, levels, meta.precision, meta.backend)
 

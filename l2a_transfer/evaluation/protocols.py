@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from l2a_transfer.errors import EvaluationError
+from l2a_transfer.errors import ArgumentError, EvaluationError
 from l2a_transfer.evaluation.splits import Labelled, Split
 from l2a_transfer.registry import Registry
 
@@ -27,6 +27,23 @@ class Request:
     shots: tuple[int, ...] = SHOTS
 
 
+@dataclass(frozen=True)
+class Setting:
+    """Names of the domains that one place is fitted and chosen on, and of the one that it is tested on. `by_domain`:
+    whether C is chosen by holding out one source after the other, else by stratified folds."""
+
+    sources: tuple[str, ...]
+    target: str
+    by_domain: bool = False
+
+    @property
+    def is_within(self) -> bool:
+        """Whether it is fitted on the domain that it is tested on."""
+        return self.sources == (self.target,)
+
+
+Settings = Callable[[tuple[str, ...], tuple[str, ...], tuple[str, ...]], list[Setting]]
+"""All domains, the sources and the targets that were asked for (none: all) → settings."""
 Deal = Callable[[Labelled, Request], tuple[list[Split], tuple[str, ...]]]
 """Feature file and request → its splits, one a draw (and number of shots), and notes for the reader."""
 
@@ -41,9 +58,12 @@ class SplitProtocol:
     is_drawn: bool
     has_shots: bool
     suits: Callable[[Labelled], str]
+    settings: Settings | None = None
 
 
-PROTOCOLS: Registry[SplitProtocol] = Registry("protocol", "l2a_transfer.evaluation.standard_protocols")
+PROTOCOLS: Registry[SplitProtocol] = Registry(
+    "protocol", "l2a_transfer.evaluation.standard_protocols", "l2a_transfer.evaluation.domain_protocols"
+)
 AUTO = "auto"
 FALLBACK = "stratified"
 """The protocol that `auto` takes where no other suits."""
@@ -87,10 +107,52 @@ def register(
     """
 
     def add(deal: Deal) -> Deal:
-        PROTOCOLS.add(name, SplitProtocol(deal, draws, tuple(needs), is_drawn, has_shots, suits))
+        entry = SplitProtocol(deal, draws, tuple(needs), is_drawn, has_shots, suits)
+        PROTOCOLS.add(name, entry, home=deal.__module__)
         return deal
 
     return add
+
+
+def register_domains(name: str) -> Callable[[Settings], Settings]:
+    """Register a function as a protocol over domains.
+
+    Parameters
+    ----------
+    name : str
+        What users ask for it by.
+
+    Returns
+    -------
+    callable
+        A decorator that gives the function back.
+
+    Raises
+    ------
+    PluginError
+        As `register`.
+    """
+
+    def add(settings: Settings) -> Settings:
+        def deal(features: Labelled, request: Request) -> tuple[list[Split], tuple[str, ...]]:
+            raise EvaluationError(
+                f"{features.path}: the {name} protocol is about domains, which one split of a file cannot show",
+                "use `protocol='stratified'`",
+            )
+
+        entry = SplitProtocol(deal, 1, (), False, False, lambda features: "", settings)
+        PROTOCOLS.add(name, entry, home=settings.__module__)
+        return settings
+
+    return add
+
+
+def check_over_domains(protocol: str, **given: object) -> None:
+    """Raises: ArgumentError where something is given that only protocols over domains use, and this is none."""
+    for name, value in given.items():
+        if value and PROTOCOLS[protocol].settings is None:
+            over = ", ".join(other for other, one in PROTOCOLS.items() if one.settings is not None)
+            raise ArgumentError(f"{name} is for the protocols {over}; got protocol {protocol}")
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -13,8 +14,10 @@ from l2a_transfer.errors import ArgumentError, MissingExtraError, names_keywords
 from l2a_transfer.evaluation.compare import Comparison
 from l2a_transfer.evaluation.comparison_families import Wanted
 from l2a_transfer.evaluation.confusion import Confusion
-from l2a_transfer.evaluation.protocols import AUTO, PROTOCOLS, SHOTS
+from l2a_transfer.evaluation.domains import DomainDrop, DomainPlace, domains_document
+from l2a_transfer.evaluation.protocols import AUTO, PROTOCOLS, SHOTS, check_over_domains
 from l2a_transfer.evaluation.seeds import SeedSummary
+from l2a_transfer.evaluation.shown_rows import row_cells
 from l2a_transfer.evaluation.splits import Split
 from l2a_transfer.evaluation.variants import ABLATIONS
 from l2a_transfer.notebook import html_table
@@ -74,6 +77,10 @@ class EvalConfig:
         Where the batched solver computes.
     max_memory : int, optional
         Bytes that the batched solver may hold; half of what this process may still take by default.
+    source, target : str or sequence of str
+        Domains to fit on and to test on, in a protocol over domains; all by default.
+    class_map : mapping or sequence of (str, str)
+        Class of one domain → class of another that it counts as, in a protocol over domains.
 
     Raises
     ------
@@ -105,6 +112,9 @@ class EvalConfig:
     reference: str | None = None
     device: str = "auto"
     max_memory: int | None = None
+    source: tuple[str, ...] = ()
+    target: tuple[str, ...] = ()
+    class_map: Mapping[str, str] | tuple[tuple[str, str], ...] = ()
 
     @property
     def wanted(self) -> Wanted:
@@ -113,6 +123,11 @@ class EvalConfig:
 
     def __post_init__(self) -> None:
         protocol = PROTOCOLS.find(self.protocol)
+        for name in ("source", "target"):
+            given: Any = getattr(self, name)
+            object.__setattr__(self, name, (given,) if isinstance(given, str) else tuple(given))
+        object.__setattr__(self, "class_map", tuple(map(tuple, dict(self.class_map).items())))
+        check_over_domains(self.protocol, source=self.source, target=self.target, class_map=self.class_map)
         if self.solver not in SOLVERS:
             raise unknown_name("solver", self.solver, SOLVERS)
         check_device_name(self.device)
@@ -256,7 +271,8 @@ class EvalDetail:
 class EvalResults:
     """`rows` and `details` run in parallel; `splits` holds every split's indices, so that anybody can repeat it.
     `seeds`: means over the training seeds of an architecture, where there are several.
-    `cards` holds the card of each feature file's model, and the digest of its weights, by the file's `file_sha256`."""
+    `cards` holds the card of each feature file's model, and the digest of its weights, by the file's `file_sha256`.
+    `domains` and `drops` are there where the protocol is over domains."""
 
     config: EvalConfig
     rows: tuple[EvalRow, ...]
@@ -266,6 +282,8 @@ class EvalResults:
     cards: dict[str, dict[str, Any]]
     splits: tuple[Split, ...]
     versions: dict[str, str]
+    domains: tuple[DomainPlace, ...] = ()
+    drops: tuple[DomainDrop, ...] = ()
 
     def document(self) -> dict[str, Any]:
         """The JSON document of schema `l2a-results/1`."""
@@ -279,6 +297,7 @@ class EvalResults:
             "details": [detail.document() for detail in self.details],
             "splits": [dict(vars(split)) for split in self.splits],
             "cards": self.cards,
+            **domains_document(self.domains, self.drops),
         }
 
     def to_pandas(self) -> pd.DataFrame:
@@ -310,7 +329,7 @@ class EvalResults:
     def __repr__(self) -> str:
         head = f"{counted(len(self.rows), 'row')}, {counted(len(self.comparisons), 'comparison')}"
         lines = [f"<EvalResults: {head}; mean class accuracy [95 %] of linear SVMs on frozen features>"]
-        for data, label, variant, protocol, accuracy, *_ in map(_cells, self.rows[:REPR_ROWS]):
+        for data, label, variant, protocol, accuracy, *_ in map(row_cells, self.rows[:REPR_ROWS]):
             name = f"{label} ({variant})" if variant else label
             lines.append(terminal(f"  {data}, {protocol}: {name} {accuracy} %"))
         lines += [f"  … and {len(self.rows) - REPR_ROWS:,} more in .rows"] if len(self.rows) > REPR_ROWS else []
@@ -327,19 +346,4 @@ class EvalResults:
             "train",
             "test",
         )
-        return html_table(headings, [_cells(row) for row in self.rows], caption="Linear SVM on frozen features")
-
-
-def _cells(row: EvalRow) -> tuple[str, str, str, str, str, str, int, int]:
-    """What the table of a notebook has of a row."""
-    low, high = row.mean_class_accuracy_ci95
-    return (
-        row.data,
-        row.label,
-        row.variant,
-        row.protocol if row.shots is None else f"{row.protocol}, {row.shots} a class",
-        f"{100 * row.mean_class_accuracy:.1f} [{100 * low:.1f}, {100 * high:.1f}]",
-        f"{100 * row.accuracy:.1f}",
-        row.n_train,
-        row.n_test,
-    )
+        return html_table(headings, [row_cells(row) for row in self.rows], caption="Linear SVM on frozen features")

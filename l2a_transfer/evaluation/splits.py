@@ -4,21 +4,44 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from l2a_transfer.errors import EvaluationError
-from l2a_transfer.features.store.reader import FeatureSet
-from l2a_transfer.features.store.views import FeatureFile
+from l2a_transfer.features.store.schema import FeatureMeta
 from l2a_transfer.text import repr_line
 from l2a_transfer.wording import are, counted
 
-Labelled = FeatureSet | FeatureFile
 Indices = NDArray[np.intp]
 
 CHECK_NUMBERS = 1 << 22
 """Numbers that are read at a time to see whether they are finite."""
+
+
+class LabelledRows(Protocol):
+    """What is known of rows without their features: `labels` (N,) int32, `ids` N names, `split` (N,) uint8."""
+
+    @property
+    def path(self) -> Path: ...
+    @property
+    def meta(self) -> FeatureMeta: ...
+    @property
+    def labels(self) -> NDArray[np.int32]: ...
+    @property
+    def ids(self) -> tuple[str, ...]: ...
+    @property
+    def split(self) -> NDArray[np.uint8]: ...
+
+
+class Labelled(LabelledRows, Protocol):
+    """What is split: a feature file in memory or on disk, or domains of several. `features` (N, D) are indexed by
+    row."""
+
+    @property
+    def features(self) -> Any: ...
 
 
 @dataclass(frozen=True)
@@ -42,6 +65,8 @@ class Split:
         Training images a class, where the protocol has them.
     shared : float
         Correlation of two draws, estimated by the share of images that they have in common.
+    by_domain : bool
+        Whether C is chosen by holding out one domain of the training rows after the other.
     """
 
     data: str
@@ -53,13 +78,14 @@ class Split:
     test: tuple[int, ...]
     shots: int | None = None
     shared: float = 0.0
+    by_domain: bool = False
 
     def __repr__(self) -> str:
         train, test = counted(len(self.train), "training row"), counted(len(self.test), "test row")
         return repr_line(self, self.data, f"{self.protocol}, draw {self.draw}", train, test)
 
 
-def check_folds(features: Labelled, split: Split, folds: int) -> None:
+def check_folds(features: LabelledRows, split: Split, folds: int) -> None:
     """Raises: EvaluationError where a class has fewer training rows than there are folds, naming the classes."""
     labels = features.labels[list(split.train)]
     counts = np.bincount(labels, minlength=len(features.meta.classes))
@@ -72,7 +98,7 @@ def check_folds(features: Labelled, split: Split, folds: int) -> None:
 
 
 def make_split(
-    features: Labelled,
+    features: LabelledRows,
     protocol: str,
     draw: int,
     seed: int | None,
@@ -81,6 +107,7 @@ def make_split(
     *,
     shots: int | None = None,
     shared: float = 0.0,
+    by_domain: bool = False,
 ) -> Split:
     """The split of these rows; `seed` is None where nothing was drawn."""
     digest = hashlib.sha256()
@@ -89,10 +116,10 @@ def make_split(
         for line in sorted(f"{features.ids[row]}\t{features.meta.classes[features.labels[row]]}\n" for row in rows):
             digest.update(line.encode())
     parts = (tuple(train.tolist()), tuple(test.tolist()))
-    return Split(features.meta.data, protocol, draw, seed, digest.hexdigest(), *parts, shots, shared)
+    return Split(features.meta.data, protocol, draw, seed, digest.hexdigest(), *parts, shots, shared, by_domain)
 
 
-def members_of(features: Labelled, rows: Indices) -> dict[str, list[int]]:
+def members_of(features: LabelledRows, rows: Indices) -> dict[str, list[int]]:
     """Class name → its rows in the order of their ids; classes in the order of their names."""
     names = features.meta.classes
     members: dict[str, list[int]] = {}
@@ -105,7 +132,7 @@ def check_parts(features: Labelled, train: Indices, test: Indices) -> None:
     """Raises: EvaluationError for rows that are unlabelled, not finite, of one class, or of a class never seen."""
     rows = np.sort(np.concatenate([train, test]))
     check_labels(features, rows)
-    _check_finite(features, rows)
+    check_finite(features, rows)
     seen, tested = np.unique(features.labels[train]), np.unique(features.labels[test])
     names = features.meta.classes
     if len(seen) < 2:
@@ -121,7 +148,7 @@ def check_parts(features: Labelled, train: Indices, test: Indices) -> None:
         )
 
 
-def check_labels(features: Labelled, rows: Indices) -> None:
+def check_labels(features: LabelledRows, rows: Indices) -> None:
     labels, known = features.labels[rows], len(features.meta.classes)
     missing = rows[labels < 0]
     if len(missing):
@@ -137,7 +164,8 @@ def check_labels(features: Labelled, rows: Indices) -> None:
         )
 
 
-def _check_finite(features: Labelled, rows: Indices) -> None:
+def check_finite(features: Labelled, rows: Indices) -> None:
+    """Raises: EvaluationError where a feature of these rows is not finite."""
     step = max(1, CHECK_NUMBERS // features.features.shape[1])
     finite = np.concatenate(
         [np.isfinite(features.features[rows[k : k + step]]).all(axis=1) for k in range(0, len(rows), step)]

@@ -9,6 +9,7 @@ from l2a_transfer.evaluation.protocols import AUTO, Request, register
 from l2a_transfer.evaluation.splits import (
     Indices,
     Labelled,
+    LabelledRows,
     Split,
     check_labels,
     check_parts,
@@ -84,7 +85,7 @@ def low_shot(features: Labelled, request: Request) -> tuple[list[Split], Notes]:
         notes = tuple(note for note in notes if note != DRAWN_ANEW)
         where = "tested on the set's own test split"
     else:
-        pool, test = _draw(features, rows, "stratified", np.random.default_rng([seed]))
+        pool, test = draw_rows(features, rows, "stratified", np.random.default_rng([seed]))
         where = "tested on 30 % of each class, drawn once"
     check_parts(features, pool, test)
     members = members_of(features, pool)
@@ -122,7 +123,7 @@ def stratified(features: Labelled, request: Request) -> tuple[list[Split], Notes
 def _drawn(features: Labelled, rows: Indices, protocol: str, request: Request) -> list[Split]:
     splits = []
     for draw in range(request.draws):
-        train, test = _draw(features, rows, protocol, np.random.default_rng([request.seed, draw]))
+        train, test = draw_rows(features, rows, protocol, np.random.default_rng([request.seed, draw]))
         check_parts(features, train, test)
         shared = len(test) / (len(train) + len(test))
         splits.append(make_split(features, protocol, draw, request.seed, train, test, shared=shared))
@@ -142,7 +143,9 @@ def _usable(features: Labelled, *, with_background: bool) -> tuple[Indices, tupl
     return rows, tuple(notes)
 
 
-def _draw(features: Labelled, rows: Indices, protocol: str, rng: np.random.Generator) -> tuple[Indices, Indices]:
+def draw_rows(
+    features: LabelledRows, rows: Indices, protocol: str, rng: np.random.Generator
+) -> tuple[Indices, Indices]:
     """One draw, class by class in the order of their names, each class's images in the order of their ids."""
     check_labels(features, rows)
     least = CALTECH_TRAIN + 1 if protocol == "caltech-30" else 2

@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 
 from l2a_transfer.data.folders import find_pictures
 from l2a_transfer.data.loader import choose_workers, pixel_batches
-from l2a_transfer.data.sources import FileSource, ImageSource, check_source, select
+from l2a_transfer.data.selection import select
+from l2a_transfer.data.sources import FileSource, ImageSource, check_source
 from l2a_transfer.errors import ArgumentError, BackendError, DataError, nearest
 from l2a_transfer.models.weights import Card
 from l2a_transfer.preprocess import Preprocess

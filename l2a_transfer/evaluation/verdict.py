@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from l2a_transfer.evaluation.groups import ELSEWHERE, PIXELS, TRAINED, UNTRAINED, Group, Source
+from l2a_transfer.evaluation.groups import ELSEWHERE, IMPORTED, PIXELS, TRAINED, UNTRAINED, Group, Source
 
 ALPHA = 0.05
 DIGITS = 3
@@ -11,6 +11,7 @@ THINGS = {
     TRAINED: ("this weight file", "these two weight files"),
     UNTRAINED: ("this random initialization", "these two random initializations"),
     ELSEWHERE: ("these features", "these two sets of features"),
+    IMPORTED: ("these imported features", "these two sets of imported features"),
     PIXELS: ("the pixels of these images", "the pixels of these images"),
 }
 

@@ -197,6 +197,8 @@ def seen_region(picture: Image.Image, preprocess: Preprocess, side: int | None) 
     """
     if side is None and preprocess.fit == "crop":
         short = min(picture.size)
+        if preprocess.resize:
+            short = max(1, round(short * preprocess.size / preprocess.resize))
         left, top = (picture.width - short) // 2, (picture.height - short) // 2
         picture = picture.crop((left, top, left + short, top + short))
     return np.asarray(picture, dtype=np.uint8)

@@ -23,7 +23,8 @@ PREPROCESS = table(
         "filter": text(),
         "mean": list_of(NUMBER, length=3),
         "std": list_of(NUMBER, length=3),
-    }
+    },
+    optional={"resize": integer()},
 )
 METRICS = table(
     others=either(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import re
 import warnings
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -32,6 +33,9 @@ from l2a_transfer.preprocess import Preprocess
 
 if TYPE_CHECKING:
     from l2a_transfer.models.interface import Network
+
+OF_OTHERS = re.compile("(?:untrained:)?(torchvision|timm|hf|module|onnx):")
+"""The beginning of a name that a backend of `features` takes, and not `load_model`."""
 
 
 @names_keywords
@@ -75,6 +79,11 @@ def load_model(name: str | Path, *, seed: int = 0) -> tuple[Network, Card]:
         there = sorted(Path(name).glob("*.safetensors"))
         raise WeightsError(
             f"{name}: a folder; name the weights" + (f", as {there[0]}" if there else f" in it; {ANOTHER}")
+        )
+    if kind := OF_OTHERS.match(name):
+        raise UnknownNameError(
+            f"{name!r} is a network of others ({kind[1]}), for 'l2a-transfer extract' and open_backend",
+            "name one of this package's networks here",
         )
     if name.startswith("untrained:"):
         return _untrained(name.removeprefix("untrained:"), seed)

@@ -154,7 +154,7 @@ def confusion(row: EvalRow, detail: EvalDetail) -> Figure:
     names = apart(detail.classes, 24) if has_names else []
     margin = 24.0 + max((size * width_in_ems(name) for name in names), default=0.0)
     side = K * cell
-    parts = [element("image", href=_picture(share, exact=has_numbers), x=margin, y=4, width=side, height=side)]
+    parts = [element("image", href=picture_of(share, exact=has_numbers), x=margin, y=4, width=side, height=side)]
     parts.append(element("rect", x=margin, y=4, width=side, height=side, class_="frame"))
     for k, name in enumerate(names):
         middle = (k + 0.5) * cell
@@ -206,7 +206,7 @@ def unnamed_axis(K: int, together: int) -> str:
     return f" ({K}, in the order of results.json{f', {together} a pixel' if together > 1 else ''})"
 
 
-def _picture(share: np.ndarray, *, exact: bool) -> str:
+def picture_of(share: np.ndarray, *, exact: bool) -> str:
     """A PNG of one pixel a cell as a data URI: white at 0, dark blue at 1. Without numbers in the cells a square root
     keeps a few per cent of errors visible."""
     level = share if exact else np.sqrt(share)

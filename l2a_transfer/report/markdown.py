@@ -6,11 +6,12 @@ import dataclasses
 
 from l2a_transfer.evaluation.compare import Comparison
 from l2a_transfer.evaluation.results import EvalResults
-from l2a_transfer.report import explanations, lookup, origins, tables
+from l2a_transfer.report import domains, explanations, lookup, origins, tables
 from l2a_transfer.report.lookup import Place
 from l2a_transfer.report.tables import Cell, TextTable
 from l2a_transfer.text import markdown as _escape
 from l2a_transfer.text import plain
+from l2a_transfer.wording import counted
 
 ERRORS = 5
 """Confusions of a model that are listed under its matrix."""
@@ -26,6 +27,7 @@ def report_markdown(results: EvalResults, confusions: dict[str, int]) -> str:
     sections = [
         ["# Linear SVM on frozen features"],
         *_headlines(results),
+        *_domains(results),
         ["![Mean class accuracy](accuracy.svg)"],
         ["## All measures", "", markdown_table(results)],
         _notes(results),
@@ -49,18 +51,48 @@ def _headlines(results: EvalResults) -> list[list[str]]:
         table = tables.headline(results, places)
         cells += [cell for row in table.rows for cell in row]
         # Here the headings are names of data sets.
-        named = dataclasses.replace(table, columns=tuple((_escape(name), number) for name, number in table.columns))
-        found.append(["Mean class accuracy, % [95 % interval]:", "", text_table(named)])
+        found.append(["Mean class accuracy, % [95 % interval]:", "", text_table(_escaped(table))])
     used = {cell.mark for cell in cells}
     notes = ["- **Bold**: the best of its column."] if any(cell.best for cell in cells) else []
     notes += [f"- {mark}: {text}." for mark, text in explanations.MARKS.items() if mark in used]
     return [*found, notes]
 
 
+def _domains(results: EvalResults) -> list[list[str]]:
+    if not results.domains:
+        return []
+    lost = domains.drops(results)
+    across = ["Drop: within the target minus across, points of mean class accuracy [95 % interval]:", ""]
+    count = counted(len(results.drops), "drop")
+    bold = [f"- Bold: the drop is significant (adjusted p < 0.05; for {count}, Bonferroni)."] if lost.rows else []
+    return [
+        ["## Across domains"],
+        ["Mean class accuracy, % [95 % interval]:", "", text_table(_escaped(domains.accuracies(results)))],
+        [*across, text_table(_escaped(lost))] if lost.rows else [],
+        ["![From source to target domain](domains.svg)"],
+        [
+            *bold,
+            *(
+                f"- Cross-validation that chooses C, {text}; on training parts of the sources only."
+                for text in domains.validations(results)
+            ),
+            *(
+                f"- Classes left out of {_escape(place)}, because not all of its domains have them: {_escape(names)}."
+                for place, names in domains.left_out(results)
+            ),
+        ],
+    ]
+
+
+def _escaped(table: TextTable) -> TextTable:
+    """A table whose headings are names out of data."""
+    return dataclasses.replace(table, columns=tuple((_escape(name), number) for name, number in table.columns))
+
+
 def _notes(results: EvalResults) -> list[str]:
     kinds = dict.fromkeys(row.interval for row in results.rows)
     return [
-        f"- Each SVM is fitted on training rows; {origins.choice(results.config)}; test rows used once.",
+        f"- Each SVM is fitted on training rows; {origins.choice(results)}; test rows used once.",
         *(f"- 95 % intervals: {explanations.INTERVALS[kind]}." for kind in kinds),
         *(f"- {text}" for text in explanations.COLUMNS_MEAN),
         *dict.fromkeys(f"- {_escape(row.data)}: protocol {row.protocol}, {_escape(row.why)}." for row in results.rows),

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from l2a_transfer.evaluation.groups import TRAINED, Source
 from l2a_transfer.evaluation.protocols import PROTOCOLS
-from l2a_transfer.evaluation.results import EvalConfig, EvalResults
+from l2a_transfer.evaluation.results import EvalResults
 from l2a_transfer.text import shell_line
 from l2a_transfer.wording import counted
 
@@ -19,6 +19,7 @@ TITLES = {
     "config": "network",
     "metrics": "measured",
     "training": "trained",
+    "imported": "imported features",
 }
 MOST = 700
 """Letters of one fact; results.json has what is longer."""
@@ -28,13 +29,20 @@ def command(results: EvalResults) -> str:
     """The `svm-eval` command of this report; the folder names itself."""
     config = results.config
     # One that begins with a dash is an option, and ~ a home.
-    arguments = [f"./{source.file}" if source.file[0] in "-~" else source.file for source in origins(results)]
+    files = [source.file for source in origins(results)]
+    if results.domains:  # a model may have a file a domain
+        files = list(dict.fromkeys(name for joined in files for name in joined.split(" + ")))
+    arguments = [f"./{name}" if name[0] in "-~" else name for name in files]
     arguments += ["--out", "report", "--protocol", config.protocol, "--c-grid", _numbers(config.c_grid)]
     arguments += ["--decades", str(config.decades), "--folds", str(config.folds)]
     if config.draws is not None:
         arguments += ["--draws", str(config.draws)]
     if PROTOCOLS[config.protocol].has_shots:
         arguments += ["--shots", _numbers(config.shots)]
+    for flag, names in (("--source", config.source), ("--target", config.target)):
+        arguments += [part for name in names for part in (flag, name)]
+    if config.class_map:
+        arguments += ["--class-map", "class-map.csv"]
     if config.ablate:
         arguments += ["--ablate", ",".join(config.ablate)]
     if config.widths:
@@ -56,7 +64,9 @@ def run(results: EvalResults) -> list[tuple[str, str]]:
     config = results.config
     facts = [("versions", ", ".join(f"{name} {version}" for name, version in results.versions.items()))]
     facts.append(("seed", f"{config.seed}, of splits, folds, PCA and drawn permutations"))
-    facts.append(("choice of C", choice(config)))
+    facts.append(("choice of C", choice(results)))
+    if config.class_map:
+        facts.append(("class map", ", ".join(f"{one} → {other}" for one, other in dict(config.class_map).items())))
     if config.tol is not None or config.max_iter is not None:
         facts.append(
             ("stopping", f"tol {config.tol or 'of the solver'}, max_iter {config.max_iter or 'of the solver'}")
@@ -64,8 +74,9 @@ def run(results: EvalResults) -> list[tuple[str, str]]:
     return facts
 
 
-def choice(config: EvalConfig) -> str:
+def choice(results: EvalResults) -> str:
     """How C came about."""
+    config = results.config
     if len(config.c_grid) == 1:
         return f"C = {config.c_grid[0]:g}, not chosen"
     grid = ", ".join(f"{C:g}" for C in config.c_grid)
@@ -76,10 +87,10 @@ def choice(config: EvalConfig) -> str:
         if config.decades
         else ""
     )
-    return (
-        f"C chosen among {grid} by {folds}-fold stratified cross-validation on the training rows only, among equals "
-        f"the smallest{grown}"
-    )
+    how = f"{folds}-fold stratified cross-validation"
+    if any(split.by_domain for split in results.splits):
+        how = f"holding out one source domain after the other (within a domain by {how})"
+    return f"C chosen among {grid} by {how} on the training rows only, among equals the smallest{grown}"
 
 
 class Origin(NamedTuple):

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 from l2a_transfer.evaluation.compare import Comparison
 from l2a_transfer.evaluation.results import SCHEMA, EvalResults, EvalRow
-from l2a_transfer.report import charts, explanations, figures, lookup, origins, tables
+from l2a_transfer.report import charts, domains, explanations, figures, lookup, origins, tables
 from l2a_transfer.report.charts import Scale
 from l2a_transfer.report.lookup import Place
 from l2a_transfer.report.markup import Markup, name_of
@@ -21,6 +21,7 @@ ERRORS = 10
 """Confusions of a model that are listed beside its matrix."""
 TITLES = {
     "result": "Result",
+    "domains": "Across domains",
     "low-shot": "Few training images",
     "measures": "All measures",
     "differences": "Differences between models",
@@ -46,6 +47,7 @@ def page(results: EvalResults) -> str:
     """The HTML document of a report."""
     sections = {
         "result": _result(results),
+        "domains": _domains(results),
         "low-shot": _low_shot(results),
         "measures": _measures(results),
         "differences": _differences(results),
@@ -81,6 +83,19 @@ def _result(results: EvalResults) -> Values:
         "has_best": any(cell.best for cell in cells),
         "marks": [(mark, text) for mark, text in explanations.MARKS.items() if mark in marks],
         "intervals": [explanations.INTERVALS[kind] for kind in dict.fromkeys(row.interval for row in results.rows)],
+    }
+
+
+def _domains(results: EvalResults) -> Values:
+    if not results.domains:
+        return {}
+    return {
+        "accuracies": domains.accuracies(results),
+        "drops": domains.drops(results),
+        "figure": domains.heat_map(results).inline(),
+        "tests": f"for {counted(len(results.drops), 'drop')}, Bonferroni",
+        "validations": domains.validations(results),
+        "left_out": domains.left_out(results),
     }
 
 
@@ -205,7 +220,7 @@ def _choice(results: EvalResults) -> Values:
                 "legend": charts.legend([(k, name_of(name, 44)) for k, name in zip(series, names, strict=True)]),
             }
         )
-    how = origins.choice(results.config)
+    how = origins.choice(results)
     has_draws = any(row.draws > 1 for row in results.rows)
     return {"how": f"{how[0].upper()}{how[1:]}.", "has_draws": has_draws, "panels": panels} if panels else {}
 

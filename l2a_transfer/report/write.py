@@ -19,7 +19,7 @@ from l2a_transfer.evaluation.results_schema import earlier_files
 from l2a_transfer.evaluation.seeds import SeedSummary
 from l2a_transfer.files import check_folder, check_free, check_replaceable, leftovers, output_path, replacing_all
 from l2a_transfer.lock import folder_lock
-from l2a_transfer.report import figures, lookup
+from l2a_transfer.report import domains, figures, lookup
 from l2a_transfer.report.folder import check_writable_place, json_lines
 from l2a_transfer.report.markdown import report_markdown
 from l2a_transfer.report.page import page
@@ -28,8 +28,10 @@ from l2a_transfer.text import csv_cell
 RESULTS = "results.json"
 SEEDS = "seeds.csv"
 """Written only if an architecture has several training seeds."""
-FIXED = (RESULTS, "results.csv", "comparisons.csv", SEEDS, "report.html", "report.md", "accuracy.svg")
-REMOVABLE = re.compile(r"(confusion-[\w.@+-]+|accuracy)\.(svg|png)|seeds\.csv")
+DOMAINS = "domains.svg"
+"""Written only if the protocol is over domains."""
+FIXED = (RESULTS, "results.csv", "comparisons.csv", SEEDS, "report.html", "report.md", "accuracy.svg", DOMAINS)
+REMOVABLE = re.compile(r"(confusion-[\w.@+-]+|accuracy)\.(svg|png)|seeds\.csv|domains\.svg")
 """Files that a report may remove where an earlier one names them; pictures were PNG files once."""
 INTERVALS = ("accuracy_ci95", "mean_class_accuracy_ci95", "ci95", "ci95_simultaneous")
 ENDS = dict.fromkeys(INTERVALS, ("low", "high")) | dict.fromkeys(("n", "files", "variants"), ("a", "b"))
@@ -127,13 +129,15 @@ def write_report(
 
 def _write_report(results: EvalResults, out: Path, beside: Mapping[str, bytes], earlier: Collection[str]) -> list[Path]:
     confusions = _confusion_names(results)
-    names = [*(name for name in FIXED if name != SEEDS or results.seeds), *confusions]
+    some = {SEEDS: bool(results.seeds), DOMAINS: bool(results.domains)}
+    names = [*(name for name in FIXED if some.get(name, True)), *confusions]
     content: dict[str, Callable[[], bytes]] = {
         "results.csv": lambda: _csv([_flat(dataclasses.asdict(row)) for row in results.rows], EvalRow),
         "comparisons.csv": lambda: _csv([_flat(dataclasses.asdict(c)) for c in results.comparisons], Comparison),
         SEEDS: lambda: _csv([_flat(dataclasses.asdict(s)) for s in results.seeds], SeedSummary),
         "report.html": lambda: page(results).encode(),
         "report.md": lambda: report_markdown(results, confusions).encode(),
+        DOMAINS: lambda: domains.heat_map(results).file().encode(),
         "accuracy.svg": lambda: figures.accuracy(results.rows).file().encode(),
     }
     with replacing_all(out) as put:

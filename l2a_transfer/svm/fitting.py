@@ -12,7 +12,7 @@ from joblib import Parallel, delayed
 from numpy.typing import NDArray
 from sklearn.decomposition import PCA
 from sklearn.exceptions import ConvergenceWarning
-from sklearn.model_selection import StratifiedKFold
+from sklearn.model_selection import LeaveOneGroupOut, StratifiedKFold
 from sklearn.pipeline import Pipeline
 from sklearn.preprocessing import Normalizer, StandardScaler
 from sklearn.svm import LinearSVC
@@ -73,6 +73,7 @@ def fit_svm(
     labels: NDArray[np.int32],
     config: SvmConfig,
     *,
+    groups: NDArray[np.integer[Any]] | None = None,
     tick: Callable[[float], Any] | None = None,
 ) -> SvmFit:
     """Choose C by stratified cross-validation on the training rows, and refit with it on all of them.
@@ -88,6 +89,8 @@ def fit_svm(
         solver, and columns that are standardised or left as they are.
     labels : ndarray of int32, shape (N,)
     config : SvmConfig
+    groups : ndarray of int, shape (N,), optional
+        Where given, every fold holds out one group, each group counts alike, and `config.folds` is their number.
     tick : callable, optional
         Called with n after every n fits.
 
@@ -99,11 +102,13 @@ def fit_svm(
     ------
     EvaluationError
         If there is one class only, or a class has fewer rows than folds.
+    ValueError
+        If there is one group only.
     """
     counts = np.unique(labels, return_counts=True)[1]
     if len(counts) < 2:
         raise EvaluationError(f"an SVM needs training rows of at least two classes, got {len(counts)}")
-    if len(config.c_grid) > 1 and counts.min() < config.folds:
+    if groups is None and len(config.c_grid) > 1 and counts.min() < config.folds:
         raise EvaluationError(
             f"{config.folds} folds need as many training rows of each class, the smallest has {counts.min()}; "
             "use fewer folds"
@@ -116,9 +121,9 @@ def fit_svm(
         # Fits that stop early are counted; one filter here, because threads share the filters.
         warnings.simplefilter("ignore", ConvergenceWarning)
         if config.solver == "batched" and config.components is None:
-            return _fit_shared(matrix, labels, config, report)
+            return _fit_shared(matrix, labels, groups, config, report)
         assert not isinstance(matrix, LazyRows)
-        return _fit_prepared(matrix, labels, config, report)
+        return _fit_prepared(matrix, labels, groups, config, report)
 
 
 def memory_of_fit(N: int, D: int, config: SvmConfig) -> int:
@@ -136,7 +141,13 @@ def memory_of_fit(N: int, D: int, config: SvmConfig) -> int:
     return matrix + kept + max(own, prepared)
 
 
-def _fit_shared(matrix: Any, labels: NDArray[np.int32], config: SvmConfig, report: Callable[[float], Any]) -> SvmFit:
+def _fit_shared(
+    matrix: Any,
+    labels: NDArray[np.int32],
+    groups: NDArray[np.integer[Any]] | None,
+    config: SvmConfig,
+    report: Callable[[float], Any],
+) -> SvmFit:
     """All folds share one matrix, which is not copied."""
     own = {"standardize": config.normalization == "standardize", **_batched_settings(config)}
     if len(config.c_grid) == 1:
@@ -145,24 +156,31 @@ def _fit_shared(matrix: Any, labels: NDArray[np.int32], config: SvmConfig, repor
     else:
         classes = len(np.unique(labels))
         columns = 1 if classes == 2 else classes
-        path = LinearSVCPath(config.c_grid, cv=_splitter(config), decades=config.decades, **own)
-        path.fit(matrix, labels, tick=lambda n: report(n / columns))
+        path = LinearSVCPath(config.c_grid, cv=_splitter(config, groups), decades=config.decades, **own)
+        path.fit(matrix, labels, groups=groups, tick=lambda n: report(n / columns))
         C, grid, svm = path.best_params_["C"], path.grid_, path.best_estimator_
     report(1)
     return _result(svm, svm, C, grid, config, len(labels))
 
 
 def _fit_prepared(
-    matrix: NDArray[np.float64], labels: NDArray[np.int32], config: SvmConfig, report: Callable[[float], Any]
+    matrix: NDArray[np.float64],
+    labels: NDArray[np.int32],
+    groups: NDArray[np.integer[Any]] | None,
+    config: SvmConfig,
+    report: Callable[[float], Any],
 ) -> SvmFit:
     """Every fold has a matrix of its own: what liblinear needs, and what a PCA makes."""
     grid, kept = None, []
     if len(config.c_grid) > 1:
         run = _liblinear_counts if config.solver == "liblinear" else _batched_counts
-        folds = _splitter(config).split(np.zeros((len(labels), 1)), labels)
+        folds = _splitter(config, groups).split(np.zeros((len(labels), 1)), labels, groups)
         prepared = [_prepare(matrix, train, held_out, config) for train, held_out in folds]
         kept = [fold.components for fold in prepared if fold.components is not None]
-        grid = search_grid(lambda Cs: run(prepared, labels, Cs, config, report), config.c_grid, decades=config.decades)
+        sizes = None if groups is None else [len(fold.held_out) for fold in prepared]
+        grid = search_grid(
+            lambda Cs: run(prepared, labels, Cs, config, report), config.c_grid, decades=config.decades, sizes=sizes
+        )
     C = config.c_grid[0] if grid is None else grid.Cs[grid.best]
     preparation, svm = _preparation(config, *matrix.shape), _svm(C, config)
     classifier = Pipeline([*preparation.steps, ("svm", svm)]).fit(matrix, labels)
@@ -252,7 +270,9 @@ def _batched_counts(
     )
 
 
-def _splitter(config: SvmConfig) -> StratifiedKFold:
+def _splitter(config: SvmConfig, groups: NDArray[Any] | None) -> StratifiedKFold | LeaveOneGroupOut:
+    if groups is not None:
+        return LeaveOneGroupOut()
     return StratifiedKFold(config.folds, shuffle=True, random_state=config.seed)
 
 

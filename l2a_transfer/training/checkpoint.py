@@ -19,8 +19,8 @@ from l2a_transfer import files
 from l2a_transfer.errors import DamagedCheckpointError, TrainingError
 from l2a_transfer.inputs import open_input
 from l2a_transfer.pickles import NotPlainError
+from l2a_transfer.saved import FAULTS, read_saved
 from l2a_transfer.training.arithmetic import MACHINE
-from l2a_transfer.training.checkpoint_file import FAULTS, read_saved
 
 log = logging.getLogger(__name__)
 SCHEMA = "l2a-checkpoint/1"

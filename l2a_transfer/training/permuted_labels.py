@@ -9,7 +9,8 @@ import dataclasses
 from pathlib import Path
 
 from l2a_transfer.data.permuted import PermutedLabels
-from l2a_transfer.data.sources import ImageSource, select
+from l2a_transfer.data.selection import select
+from l2a_transfer.data.sources import ImageSource
 from l2a_transfer.errors import TrainingError
 from l2a_transfer.models.weights import Card
 from l2a_transfer.training.data import TRAIN_SPLITS, TrainingData

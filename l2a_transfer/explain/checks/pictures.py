@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 from l2a_transfer.data.decode import decode_file
 from l2a_transfer.data.folders import find_pictures
 from l2a_transfer.data.loader import pixel_batches
-from l2a_transfer.data.sources import ImageSource, select
+from l2a_transfer.data.selection import select
+from l2a_transfer.data.sources import ImageSource
 from l2a_transfer.errors import ArgumentError, DataError
 from l2a_transfer.preprocess import Preprocess
 

@@ -37,6 +37,31 @@ class Computed:
         return f"<Computed: features {self.features.shape}; maps {maps}>"
 
 
+@dataclass(frozen=True)
+class Layer:
+    """A module of a network, which the option `layer` can name.
+
+    Parameters
+    ----------
+    name : str
+        As ``"layer4.1.conv2"``; with ``":in"`` behind it, what the module takes.
+    kind : str
+        The module's type.
+    shape : tuple of int or None
+        Of its result for one image, without the batch; None where it gives no tensor with a row per image.
+    parameters : int
+        How many numbers it has.
+    is_default : bool
+        Whether it is taken where no layer is named.
+    """
+
+    name: str
+    kind: str
+    shape: tuple[int, ...] | None
+    parameters: int
+    is_default: bool = False
+
+
 class FeatureBackend(Protocol):
     """Turns uint8 pixels into features, and knows everything that decides their bytes. A backend can be pickled.
 

@@ -9,16 +9,23 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from l2a_transfer.devices import check_precision
-from l2a_transfer.errors import ArgumentError, BackendError, names_keywords, unknown_name
-from l2a_transfer.features.backends.interface import TAPS, FeatureBackend, is_backend
+from l2a_transfer.errors import ArgumentError, BackendError, names_keywords, unknown_name, wrong_kind
+from l2a_transfer.features.backends.interface import TAPS, FeatureBackend, Layer, is_backend
 from l2a_transfer.registry import Registry, require_package
 
 if TYPE_CHECKING:
+    from torch import nn
+
     from l2a_transfer.models.interface import Network
     from l2a_transfer.models.weights import Card
 
-BACKEND_OPTIONS = ("device", "precision", "tap", "levels", "seed")
-"""What a backend may let its user choose: parameters of `open_backend` that its opener may take."""
+BACKEND_OPTIONS = ("device", "precision", "tap", "levels", "seed", "image_size", "fit")
+"""What the backends of this package's networks let their user choose."""
+BACKBONE_OPTIONS = (
+    *("device", "precision", "seed", "layer", "pool"),
+    *("image_size", "fit", "mean", "std", "weights", "download"),
+)
+"""What backends of other networks let their user choose; both are parameters of `open_backend`."""
 DEFAULT_BACKEND = "torch"
 """Takes each name that no other backend takes, so that a misspelt one gets the nearest names of weights."""
 UNSET: dict[str, tuple[object, ...]] = {
@@ -26,8 +33,10 @@ UNSET: dict[str, tuple[object, ...]] = {
     "precision": ("auto", "fp32"),
     "tap": ("ga",),
     "levels": (None,),
+    **dict.fromkeys(("layer", "pool", "image_size", "fit", "mean", "std", "weights"), (None,)),
 }
-"""Values of options that are right for a backend that does not take them. `seed` decides untrained weights alone."""
+"""Values of options that are right for a backend that does not take them. `seed` decides untrained weights alone, and
+`download` allows what may not be needed."""
 
 Opener = TypeVar("Opener", bound=Callable[..., FeatureBackend])
 
@@ -47,11 +56,15 @@ class BackendSpec:
     names, prefixes, suffixes : tuple of str
         A model is this backend's where its whole name, its beginning or its end is among them.
     options : tuple of str
-        Those of `BACKEND_OPTIONS` that `open` takes; any other value of the rest than the default is an error.
+        Those of `BACKEND_OPTIONS` and `BACKBONE_OPTIONS` that `open` takes; any other value of the rest than the
+        default is an error.
     package, extra : str
         The optional package that it imports, and the extra of this package that installs it.
     wrap : callable, optional
-        ``wrap(network, card, **options)`` gives the backend for a network in memory; without `seed`.
+        ``wrap(network, card, **options)`` gives the backend for a network in memory; without `seed`. The card is None
+        for a network of others.
+    layers : callable, optional
+        ``layers(model, image_size)`` gives a `Layer` for each module that the option `layer` can name.
     """
 
     name: str
@@ -64,6 +77,7 @@ class BackendSpec:
     package: str = ""
     extra: str = ""
     wrap: Callable[..., FeatureBackend] | None = None
+    layers: Callable[[str, int | None], Sequence[Layer]] | None = None
 
 
 REGISTERED_BACKENDS: Registry[BackendSpec] = Registry(
@@ -71,6 +85,11 @@ REGISTERED_BACKENDS: Registry[BackendSpec] = Registry(
     "l2a_transfer.features.backends.torch",
     "l2a_transfer.features.backends.onnx",
     "l2a_transfer.features.backends.pixels",
+    "l2a_transfer.features.backends.torchvision",
+    "l2a_transfer.features.backends.timm",
+    "l2a_transfer.features.backends.hf",
+    "l2a_transfer.features.backends.user_module",
+    "l2a_transfer.features.backends.any_onnx",
 )
 
 
@@ -102,11 +121,12 @@ def register_backend(
     package: str = "",
     extra: str = "",
     wrap: Callable[..., FeatureBackend] | None = None,
+    layers: Callable[[str, int | None], Sequence[Layer]] | None = None,
 ) -> Callable[[Opener], Opener]:
     """Register the decorated function as the opener of a backend; for the parameters, see `BackendSpec`."""
 
     def register(opener: Opener) -> Opener:
-        spec = BackendSpec(name, opener, models, names, prefixes, suffixes, options, package, extra, wrap)
+        spec = BackendSpec(name, opener, models, names, prefixes, suffixes, options, package, extra, wrap, layers)
         REGISTERED_BACKENDS.add(name, spec, home=opener.__module__)
         return opener
 
@@ -114,17 +134,19 @@ def register_backend(
 
 
 def backend_for(model: str) -> BackendSpec:
-    """The backend that takes a model's name: by the whole name, else its beginning, else its end, else the default."""
+    """The backend that takes a model's name: by the whole name, else its beginning, the longest first, else its end,
+    else the default."""
     specs = tuple(REGISTERED_BACKENDS.values())
     found = [spec for spec in specs if model in spec.names]
-    found += [spec for spec in specs if model.startswith(spec.prefixes)]
+    begun = [(len(prefix), spec) for spec in specs for prefix in spec.prefixes if model.startswith(prefix)]
+    found += [spec for _, spec in sorted(begun, key=lambda pair: -pair[0])]
     found += [spec for spec in specs if model.endswith(spec.suffixes)]
     return found[0] if found else REGISTERED_BACKENDS[DEFAULT_BACKEND]
 
 
 @names_keywords
 def open_backend(
-    model: str | Path | Network | tuple[Network, Card] | FeatureBackend,
+    model: str | Path | Network | tuple[Network, Card] | nn.Module | FeatureBackend,
     *,
     backend: str = "auto",
     device: str = "auto",
@@ -132,16 +154,25 @@ def open_backend(
     tap: str = "ga",
     levels: Sequence[str] | None = None,
     seed: int = 0,
+    layer: Sequence[str] | None = None,
+    pool: str | None = None,
+    image_size: int | None = None,
+    fit: str | None = None,
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
+    weights: str | Path | None = None,
+    download: bool = False,
 ) -> FeatureBackend:
     """What computes the features of a model.
 
     Parameters
     ----------
-    model : str, Path, Network, (Network, Card) or FeatureBackend
+    model : str, Path, Network, (Network, Card), nn.Module or FeatureBackend
         Weights as `load_model` takes them, which run in PyTorch; an `.onnx` file, which runs in ONNX Runtime;
-        `pixels`; a name that an installed plugin takes; a network, or what `load_model` gives. A network is copied: it
-        stays as it is, and changing it later does not change the features. A backend is open already, and its options
-        are its own.
+        `pixels`; a network of others, as `torchvision:resnet18`, `timm:NAME`, `hf:FOLDER`, `module:FILE.py:FUNCTION`
+        or `onnx:FILE`, and with `untrained:` before it its random weights; a name that an installed plugin takes; a
+        network, what `load_model` gives, or any `torch.nn.Module`. A network is copied: it stays as it is, and changing
+        it later does not change the features. A backend is open already, and its options are its own.
     backend : str, default="auto"
         The runtime that the model must run in: "torch", "onnxruntime", or an installed plugin's; "auto" is the one
         that takes the model's name.
@@ -155,6 +186,23 @@ def open_backend(
         The levels to keep, as ["L3"]; all by default.
     seed : int, default=0
         Of untrained weights.
+    layer : sequence of str, optional
+        For networks of others: the modules whose results are the features, by the names that `l2a-transfer layers`
+        lists, as ["layer3", "layer4"]; with ":in" behind a name, what the module takes. Each is a level. By default,
+        what goes into the classifier.
+    pool : {"avg", "max", "cls", "flatten", "none"}, optional
+        How a layer's positions become one feature: their mean (default), largest value, the first token, or all their
+        numbers; "none" is "flatten" for layers that have few numbers.
+    image_size : int, optional
+        Pixels of a side; the model's own by default.
+    fit : {"stretch", "crop"}, optional
+        How pictures become square; the model's own by default.
+    mean, std : sequence of float, optional
+        Of each channel, for pixels between 0 and 1; the model's own by default.
+    weights : str or Path, optional
+        For networks of others: a checkpoint, `.safetensors` or `.pth`, of which only numbers are read.
+    download : bool, default=False
+        Fetch published weights that are not on this machine.
 
     Returns
     -------
@@ -183,22 +231,39 @@ def open_backend(
     if backend not in BACKENDS:
         raise unknown_name("backend", backend, BACKENDS)
     if is_backend(model):
-        if (backend, device, precision, tap, levels) != ("auto", "auto", "auto", "ga", None):
+        chosen = (layer, pool, image_size, fit, mean, std, weights)
+        if (backend, device, precision, tap, levels) != ("auto", "auto", "auto", "ga", None) or any(
+            value is not None for value in chosen
+        ):
             raise ArgumentError("model must be a name or a network where options are given; it is open already")
         return model
     if tap not in TAPS:
         raise unknown_name("tap", tap, TAPS)
     check_precision(precision)
+    if isinstance(layer, str):
+        raise wrong_kind("layer", f"a list of names, as [{layer!r}]", layer)
     given: dict[str, Any] = {"device": device, "precision": precision, "tap": tap, "levels": levels, "seed": seed}
+    mean, std = _channels("mean", mean), _channels("std", std)
+    given |= {"layer": layer, "pool": pool, "image_size": image_size, "fit": fit, "mean": mean, "std": std}
+    given |= {"weights": weights, "download": download}
     if not isinstance(model, (str, Path)):
+        from torch import nn
+
+        from l2a_transfer.models.interface import Network
         from l2a_transfer.models.loading import as_network
 
+        if isinstance(model, nn.Module) and not isinstance(model, Network):
+            spec = REGISTERED_BACKENDS["module"]
+            _refuse_others(type(model).__name__, spec, given)
+            assert spec.wrap is not None
+            return spec.wrap(model, None, **{name: given[name] for name in spec.options})
         network, card = as_network(model, seed=seed)
         spec = REGISTERED_BACKENDS[DEFAULT_BACKEND if backend == "auto" else backend]
         if spec.wrap is None:
             raise BackendError(f"{card.name}: {spec.name} takes {spec.models}, and no network in memory")
-        del given["seed"]
-        return spec.wrap(network, card, **given)
+        _refuse_others(card.name, spec, given)
+        taken = {name: given[name] for name in spec.options if name != "seed"}
+        return spec.wrap(network, card, **taken)
     model = os.path.expanduser(model)
     spec = backend_for(model)
     if backend not in ("auto", spec.name):
@@ -206,9 +271,54 @@ def open_backend(
             f"{model}: runs in {spec.name}; {backend} takes {REGISTERED_BACKENDS[backend].models}",
             f"leave out `backend`, or use `backend='{spec.name}'`",
         )
-    refused = [f"`{name}`" for name, values in UNSET.items() if name not in spec.options and given[name] not in values]
-    if refused:
-        raise BackendError(f"{model}: {spec.name} has no such option", f"leave out {' and '.join(refused)}")
+    _refuse_others(model, spec, given)
     if spec.package:
         require_package(model, spec.package, spec.extra)
     return spec.open(model, **{name: given[name] for name in spec.options})
+
+
+def list_layers(model: str | Path, image_size: int | None = None) -> Sequence[Layer]:
+    """What the option `layer` of `open_backend` can name.
+
+    Parameters
+    ----------
+    model : str or Path
+        A model's name as `open_backend` takes it. Its weights are neither loaded nor fetched.
+    image_size : int, optional
+        Pixels of the image whose shapes are shown; the model's own by default.
+
+    Returns
+    -------
+    sequence of Layer
+        Those that are taken by default first. Of a network that has levels instead, its levels.
+
+    Raises
+    ------
+    UnknownNameError, BackendError
+        As `open_backend`.
+    """
+    model = os.path.expanduser(model)
+    spec = backend_for(model)
+    if spec.layers is None:
+        backend = open_backend(model, device="cpu")
+        return [Layer(name, "level", (stop - start,), 0, True) for name, start, stop in backend.levels]
+    return spec.layers(model, image_size)
+
+
+def _channels(name: str, values: Sequence[float] | None) -> tuple[float, float, float] | None:
+    """The numbers of the three channels. Raises: TypeError, and ArgumentError for another count."""
+    if values is None:
+        return None
+    if isinstance(values, (str, int, float)):
+        raise wrong_kind(name, "three numbers, one for each channel", values)
+    if len(values) != 3:
+        raise ArgumentError(f"{name} must be three numbers, one for each channel; got {len(values)}")
+    red, green, blue = (float(value) for value in values)
+    return red, green, blue
+
+
+def _refuse_others(model: str, spec: BackendSpec, given: dict[str, Any]) -> None:
+    """Raises: BackendError for options that a backend does not have."""
+    refused = [f"`{name}`" for name, values in UNSET.items() if name not in spec.options and given[name] not in values]
+    if refused:
+        raise BackendError(f"{model}: {spec.name} has no such option", f"leave out {' and '.join(refused)}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
@@ -10,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from l2a_transfer.devices import choose_device, extraction_precision, ieee_float32
-from l2a_transfer.errors import unknown_name
+from l2a_transfer.errors import ArgumentError, unknown_name
 from l2a_transfer.features.backends.interface import (
     TAPS,
     Computed,
@@ -37,7 +38,7 @@ class TorchBackend:
     Where the network attends each image with k `partners`, pixels are (B, 1 + k, 3, size, size), the image first.
     """
 
-    name = "torch"
+    name: str = "torch"
 
     def __init__(
         self,
@@ -48,6 +49,8 @@ class TorchBackend:
         precision: str = "auto",
         tap: str = "ga",
         levels: Sequence[str] | None = None,
+        image_size: int | None = None,
+        fit: str | None = None,
     ) -> None:
         import torch
 
@@ -58,7 +61,13 @@ class TorchBackend:
             raise unknown_name("tap", tap, TAPS)
         self.device = choose_device(device).type
         self.precision = extraction_precision(precision, self.device)
-        self.tap, self.card, self.preprocess = tap, card.to_json(), card.preprocess
+        preprocess = card.preprocess.changed(image_size, fit)
+        if preprocess.size < model.config.min_size:
+            raise ArgumentError(
+                f"image_size must be at least {model.config.min_size} for {card.name}; got {image_size}"
+            )
+        card = dataclasses.replace(card, preprocess=preprocess)
+        self.tap, self.card, self.preprocess = tap, card.to_json(), preprocess
         self.partners = model.config.partners
         self.levels = level_columns(model.config.feature_levels, levels)
         self.map_levels = maps_wanted(model.config.map_levels, model.config.feature_levels, levels)
@@ -186,13 +195,22 @@ class TorchBackend:
     wrap=TorchBackend,
 )
 def open_weights(
-    model: str, *, device: str, precision: str, tap: str, levels: Sequence[str] | None, seed: int
+    model: str,
+    *,
+    device: str,
+    precision: str,
+    tap: str,
+    levels: Sequence[str] | None,
+    seed: int,
+    image_size: int | None,
+    fit: str | None,
 ) -> TorchBackend:
     """The network that a name means, in PyTorch. Raises: UnknownNameError; WeightsError."""
     from l2a_transfer.models.loading import load_model
 
     network, card = load_model(model, seed=seed)
-    return TorchBackend(network, card, device=device, precision=precision, tap=tap, levels=levels)
+    options: dict[str, Any] = {"device": device, "precision": precision, "tap": tap, "levels": levels}
+    return TorchBackend(network, card, **options, image_size=image_size, fit=fit)
 
 
 def _to_pinned(values: torch.Tensor) -> torch.Tensor:

@@ -16,7 +16,7 @@ from tqdm import tqdm
 
 from l2a_transfer.data.objects import InMemory
 from l2a_transfer.data.readers import open_source
-from l2a_transfer.data.sources import ImageSource, check_source, reading_of
+from l2a_transfer.data.sources import ImageSource, check_source, domains_of, reading_of
 from l2a_transfer.errors import (
     ArgumentError,
     BackendError,
@@ -296,6 +296,7 @@ class _Job:
         if len(kept) == 0:
             row, reason = next(iter(skipped.items()))
             raise DataError(f"{source.name}: no image could be used; the first is {source.ids[row]!r}: {reason}")
+        domains, domain = domains_of(source)
         meta = FeatureMeta(
             data=source.name,
             classes=source.classes,
@@ -309,6 +310,7 @@ class _Job:
             fingerprint=self.identity,
             source=reading_of(source).to_json(),
             skipped=tuple((source.ids[row], reason) for row, reason in skipped.items()),
+            domains=domains,
         )
         maps = {
             level: _blocks(self.shards, ranges, lambda shard, level=level: shard.maps[level])  # type: ignore[misc]
@@ -321,6 +323,7 @@ class _Job:
             labels=source.labels[kept],
             ids=source.ids if len(kept) == len(source) else (source.ids[row] for row in kept),
             split=source.split[kept],
+            domain=None if domain is None else domain[kept],
             partners=() if partners is None else ([source.ids[row] for row in rows] for rows in partners[kept]),
             blocks=_blocks(self.shards, ranges, lambda shard: shard.features),
             dim=feature_width(backend),

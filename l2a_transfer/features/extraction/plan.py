@@ -34,6 +34,7 @@ def batches_of(rows: range, batch_size: int) -> list[range]:
 def fingerprint(source: ImageSource, backend: FeatureBackend, batch_size: int, *, attention: bool) -> dict[str, Any]:
     """Everything that decides the bytes of `/features` and of the maps; flat JSON."""
     stamps, partners = stamped_by(source), partners_of(backend)
+    size = backend.preprocess.size
     return {
         "format": SCHEMA,
         "data": source.fingerprint(),
@@ -44,7 +45,7 @@ def fingerprint(source: ImageSource, backend: FeatureBackend, batch_size: int, *
         "levels": ",".join(name for name, _, _ in backend.levels),
         "preprocess": json.dumps(backend.preprocess.to_json(), sort_keys=True),
         "batch_size": batch_size,
-        "pillow": decoders(source, backend.preprocess.size),
+        "pillow": decoders(source, size if backend.preprocess.keeps(size, size) else 0),
         **({"attention": True} if attention else {}),
         **({"partners": partners, "partners_seed": SEED} if partners else {}),
         **({STAMPS: stamps} if stamps else {}),

@@ -62,6 +62,8 @@ class FeatureSet:
         N different names.
     split : ndarray
         (N,), uint8, an index into `meta.splits`.
+    domain : ndarray, optional
+        (N,), uint8 or uint16, an index into `meta.domains`; None where the file has no domains.
     """
 
     path: Path
@@ -70,6 +72,7 @@ class FeatureSet:
     labels: NDArray[np.int32]
     ids: tuple[str, ...]
     split: NDArray[np.uint8]
+    domain: NDArray[np.uint8 | np.uint16] | None = None
 
     def __repr__(self) -> str:
         return features_repr(self, self.path, self.meta, self.features.shape, self.features.dtype)
@@ -111,7 +114,7 @@ def read_features(path: str | Path) -> FeatureSet:
     with store.file:
         values = read_block(path, store.features, 0, len(store.ids))
     check_finite(path, values, store.ids)
-    return FeatureSet(path, store.meta, values, store.labels, store.ids, store.split)
+    return FeatureSet(path, store.meta, values, store.labels, store.ids, store.split, store.domain)
 
 
 def read_maps(path: str | Path) -> dict[str, NDArray[np.float16]]:

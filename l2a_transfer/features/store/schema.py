@@ -66,12 +66,16 @@ OPTIONAL_JSON: dict[str, Kind] = {
         others=ANYTHING,
     ),
 }
-EMPTY = {"skipped": "[]", "source": "{}"}
+OPTIONAL_JSON["domains"] = list_of(text())
+EMPTY = {"skipped": "[]", "source": "{}", "domains": "[]"}
 """What stands for an optional attribute that is not there."""
 MAPS = "maps"
 """The group of the attention maps: one data set a level."""
 PARTNERS = "partners"
 """The data set of partners; not there where the network takes none."""
+DOMAIN = "domain"
+"""The data set of domains; not there where the set has none."""
+MAX_DOMAINS = 1 << 16
 
 
 def document(path: Path, key: str, content: str) -> Any:
@@ -94,7 +98,8 @@ class FeatureMeta:
     `levels`: (name, start, stop) of each attended feature among the columns, which they tile in order. `card`: the
     model's card as JSON; `card["name"]` is the model's name. `fingerprint`: everything that decided the bytes.
     `skipped`: (id, reason) of each image that could not be used and has no row. `source`: how the data set was read,
-    `splits_from` and `passed_over`, where there is something to say.
+    `splits_from` and `passed_over`, where there is something to say. `domains`: the names of the domains, where the
+    rows have one each.
     """
 
     data: str
@@ -109,6 +114,7 @@ class FeatureMeta:
     fingerprint: dict[str, Any]
     skipped: tuple[tuple[str, str], ...] = ()
     source: dict[str, Any] = field(default_factory=dict)
+    domains: tuple[str, ...] = ()
 
     def __repr__(self) -> str:
         return repr_line(self, self.title, *self.facts)
@@ -129,12 +135,14 @@ class FeatureMeta:
 
 @dataclass(frozen=True)
 class RowTable:
-    """Label, id and split of each row: (N,) int32, N names, (N,) uint8; and its partners' ids, N times k, or none."""
+    """Label, id and split of each row: (N,) int32, N names, (N,) uint8; its partners' ids, N times k, or none; and its
+    domain, (N,) uint8 or uint16, or None."""
 
     labels: NDArray[np.int32]
     ids: tuple[str, ...]
     split: NDArray[np.uint8]
     partners: tuple[tuple[str, ...], ...] = ()
+    domain: NDArray[np.uint8 | np.uint16] | None = None
 
 
 def weights_sha256(meta: FeatureMeta) -> str | None:
@@ -165,7 +173,8 @@ def check_rows(path: Path, meta: FeatureMeta, rows: RowTable, dim: int) -> None:
     if found := first_fault(rows.ids):
         raise StoreError(f"{path}: /ids: the name of row {found[0]} {found[1]}; {MUST_BE}")
     levels = [name for name, _, _ in meta.levels]
-    for key, names in (("classes", meta.classes), ("splits", meta.splits), ("levels", levels)):
+    named = (("classes", meta.classes), ("splits", meta.splits), ("levels", levels), ("domains", meta.domains))
+    for key, names in named:
         if found := first_fault(names):
             raise StoreError(f"{path}: the attribute {key!r}: name {found[0]} {found[1]}; {MUST_BE}")
         # Classes of one name were told apart by whoever gave them (see `data.names.merged`).
@@ -177,6 +186,8 @@ def check_rows(path: Path, meta: FeatureMeta, rows: RowTable, dim: int) -> None:
         )
     if rows.split.max() >= len(meta.splits):
         raise StoreError(f"{path}: /split must be an index of one of {counted(len(meta.splits), 'split')}")
+    if rows.domain is not None or meta.domains:
+        _check_domain(path, meta, rows)
     at = 0
     for name, start, stop in meta.levels:
         if start != at or stop <= start:
@@ -191,6 +202,17 @@ def check_rows(path: Path, meta: FeatureMeta, rows: RowTable, dim: int) -> None:
         raise StoreError(f"{path}: 'skipped' must name different images, none of which has a row")
     if rows.partners:
         _check_partners(path, rows, absent)
+
+
+def _check_domain(path: Path, meta: FeatureMeta, rows: RowTable) -> None:
+    """Raises: StoreError where rows and names of domains do not fit together."""
+    if rows.domain is None or not meta.domains:
+        there, missing = ("/domain", "'domains'") if rows.domain is not None else ("'domains'", "/domain")
+        raise StoreError(f"{path}: has {there}, and no {missing}, which belong together")
+    if rows.domain.shape != (len(rows.labels),):
+        raise StoreError(f"{path}: /domain must have the shape ({len(rows.labels)},), got {rows.domain.shape}")
+    if len(meta.domains) > MAX_DOMAINS or rows.domain.max() >= len(meta.domains):
+        raise StoreError(f"{path}: /domain must be an index of one of {counted(len(meta.domains), 'domain')}")
 
 
 def _check_partners(path: Path, rows: RowTable, skipped: set[str]) -> None:

@@ -20,6 +20,7 @@ from l2a_transfer.errors import StoreError
 from l2a_transfer.features.store.container import FEATURES, check_seal, open_hdf5
 from l2a_transfer.features.store.schema import (
     AGAIN,
+    DOMAIN,
     DTYPES,
     EMPTY,
     JSON,
@@ -59,6 +60,7 @@ class OpenedStore:
     features: h5py.Dataset
     maps: dict[str, h5py.Dataset]
     partners: tuple[tuple[str, ...], ...] = ()
+    domain: NDArray[np.uint8 | np.uint16] | None = None
 
 
 def open_store(path: Path, *, verified: Stamp | None = None) -> OpenedStore:
@@ -95,7 +97,7 @@ def open_store(path: Path, *, verified: Stamp | None = None) -> OpenedStore:
         if isinstance(error, StoreError) and not error.remedy:
             raise StoreError(error.problem, AGAIN) from error
         raise
-    return OpenedStore(file, stamp, meta, rows.labels, rows.ids, rows.split, features, maps, rows.partners)
+    return OpenedStore(file, stamp, meta, rows.labels, rows.ids, rows.split, features, maps, rows.partners, rows.domain)
 
 
 def check_same(path: Path, verified: Stamp) -> None:
@@ -183,7 +185,7 @@ def _read_rows(path: Path, file: h5py.File) -> tuple[FeatureMeta, RowTable, h5py
                 f"{path}: /features, /labels, /split must be float32 or float16, int32, uint8; got {found}"
             )
         ids = tuple(name.decode() for name in names[:].tolist())
-        rows = RowTable(labels[:], ids, split[:], _read_partners(path, file))
+        rows = RowTable(labels[:], ids, split[:], _read_partners(path, file), _read_domain(path, file))
         maps = _read_maps(path, file)
     except (KeyError, OSError, RuntimeError, TypeError, ValueError) as error:
         raise StoreError(f"{path}: damaged or made by another program: {error}") from error
@@ -203,6 +205,16 @@ def _read_partners(path: Path, file: h5py.File) -> tuple[tuple[str, ...], ...]:
         return ()
     found = _dataset(path, file, PARTNERS, 2, "S")[:].tolist()
     return tuple(tuple(name.decode() for name in row) for row in found)
+
+
+def _read_domain(path: Path, file: h5py.File) -> NDArray[np.uint8 | np.uint16] | None:
+    if DOMAIN not in file:
+        return None
+    found = _dataset(path, file, DOMAIN, 1, "u")
+    if found.dtype not in (np.uint8, np.uint16):
+        raise StoreError(f"{path}: /domain must be uint8 or uint16, got {found.dtype}")
+    rows: NDArray[np.uint8 | np.uint16] = found[:]
+    return rows
 
 
 def _read_maps(path: Path, file: h5py.File) -> dict[str, h5py.Dataset]:
@@ -239,7 +251,7 @@ def _read_meta(path: Path, file: h5py.File) -> FeatureMeta:
         values[key] = text
     for key in (*JSON, *OPTIONAL_JSON):
         values[key] = document(path, key, values[key])
-    for key in ("classes", "splits"):
+    for key in ("classes", "splits", "domains"):
         values[key] = tuple(values[key])
     for key in ("levels", "skipped"):
         values[key] = tuple(map(tuple, values[key]))

@@ -114,6 +114,8 @@ class FeatureFile:
         N names.
     split : ndarray
         (N,), uint8, an index into `meta.splits`.
+    domain : ndarray or None
+        (N,), an index into `meta.domains`; None where the file has no domains.
     partners : tuple of tuple of str
         The k ids that each row was attended with; empty for networks that attend each image alone.
     features : FeatureRows
@@ -132,6 +134,7 @@ class FeatureFile:
         self._stamp, self._process = store.stamp, os.getpid()
         self.meta: FeatureMeta = store.meta
         self.labels, self.ids, self.split, self.partners = store.labels, store.ids, store.split, store.partners
+        self.domain = store.domain
         self.features = FeatureRows(self, store.features.shape, store.features.dtype)
         self.maps: dict[str, tuple[int, int, int]] = {level: found.shape for level, found in store.maps.items()}
 

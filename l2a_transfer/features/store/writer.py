@@ -16,6 +16,7 @@ from l2a_transfer.errors import StoreError
 from l2a_transfer.features.store.container import FEATURES, Sink, new_file, seal, without_times
 from l2a_transfer.features.store.schema import (
     CHUNK_BYTES,
+    DOMAIN,
     DTYPES,
     JSON,
     MAPS,
@@ -45,6 +46,7 @@ def write_features(
     dtype: str = "float32",
     maps: Mapping[str, Iterable[NDArray[Any]]] | None = None,
     partners: Iterable[Sequence[str]] = (),
+    domain: ArrayLike | None = None,
 ) -> None:
     """Write a feature file. The same content gives the same bytes.
 
@@ -73,6 +75,8 @@ def write_features(
         Level → blocks (B, H, W) of its attention maps, stored as float16.
     partners : iterable of sequence of str, optional
         The k ids that each row was attended with.
+    domain : array-like, optional
+        (N,), indices into `meta.domains`, which are there where this is.
 
     Raises
     ------
@@ -86,7 +90,10 @@ def write_features(
     if dtype not in DTYPES:
         raise ValueError(f"dtype must be one of {', '.join(DTYPES)}, got {dtype!r}")
     attended_with = tuple(map(tuple, partners))
-    rows = RowTable(np.asarray(labels, dtype=np.int32), tuple(ids), np.asarray(split, dtype=np.uint8), attended_with)
+    domains: Any = None if domain is None else np.asarray(domain, np.uint8 if len(meta.domains) <= 256 else np.uint16)
+    rows = RowTable(
+        np.asarray(labels, dtype=np.int32), tuple(ids), np.asarray(split, dtype=np.uint8), attended_with, domains
+    )
     check_rows(path, meta, rows, dim)
     for key in (*JSON, *OPTIONAL_JSON):
         document(path, key, json.dumps(getattr(meta, key)))  # so that what is written can be read
@@ -129,6 +136,8 @@ def _write_rows(path: Path, file: h5py.File, rows: RowTable) -> None:
     tables = {"labels": rows.labels, "ids": fixed_length(rows.ids), "split": rows.split}
     if rows.partners:
         tables[PARTNERS] = fixed_length([name for row in rows.partners for name in row]).reshape(len(rows.ids), -1)
+    if rows.domain is not None:
+        tables[DOMAIN] = rows.domain
     for name, array in tables.items():
         step = max(1, CHUNK_BYTES // (array.itemsize * math.prod(array.shape[1:])))
         file.create_dataset(name, data=array, chunks=(min(len(array), step), *array.shape[1:]), fletcher32=True)

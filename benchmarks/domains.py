@@ -1,0 +1,141 @@
+"""How much accuracy does a change of domain cost frozen features? Real pairs of domains, from commands.
+
+Three cases, each with the bundled networks at width 0.25 and raw pixels:
+
+- scikit-learn's digits and svhn1083: drawn digits and house numbers, one file a domain.
+- cifar10 and caltech101: six classes that both have, by a mapping file. The networks were trained on cifar10's
+  training images, so that this pair says nothing of a domain that is new to them on either side.
+- stanford40, landscape and portrait: the attribute is the orientation of the photograph (wider than high, or not), read
+  from each picture's header, in one file with a column of domains.
+
+    python benchmarks/domains.py --data-dir data --work work --limit 2000 --out benchmarks/results/domains.json
+"""
+
+from __future__ import annotations
+
+import json
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+from PIL import Image
+from provenance import provenance
+
+MODELS = {
+    "attention": "vgg-att2-concat-pc.cifar10-w025",
+    "uniform": "vgg-att2-concat-uniform.cifar10-w025",
+    "pixels": "pixels",
+}
+CIFAR_CLASSES = {
+    "airplanes": "airplane",
+    "car_side": "automobile",
+    "dalmatian": "dog",
+    "emu": "bird",
+    "ferry": "ship",
+    "flamingo": "bird",
+    "ibis": "bird",
+    "ketch": "ship",
+    "pigeon": "bird",
+    "rooster": "bird",
+    "schooner": "ship",
+    "wild_cat": "cat",
+}
+"""Class of caltech101 → the class of cifar10 that it counts as."""
+KEPT = ("model", "data", "file", "protocol", "n_classes", "n_train", "n_test", "dim", "C", "interval")
+KEPT += ("accuracy", "mean_class_accuracy", "mean_class_accuracy_ci95", "chance", "unconverged", "notes")
+
+
+@click.command()
+@click.option("--data-dir", type=click.Path(path_type=Path, exists=True), required=True, help="Holds the data sets.")
+@click.option("--work", type=click.Path(path_type=Path), required=True, help="Feature files and reports.")
+@click.option("--limit", type=click.IntRange(min=1), default=2000, help="At most so many images a split of each set.")
+@click.option("--folds", type=click.IntRange(min=2), default=5, help="Folds that choose C; few images need fewer.")
+@click.option("--out", type=click.Path(path_type=Path), required=True, help="JSON to write.")
+def main(data_dir: Path, work: Path, limit: int, folds: int, out: Path) -> None:
+    work.mkdir(parents=True, exist_ok=True)
+    mapping, orientation = work / "class-map.json", work / "orientation.json"
+    mapping.write_text(json.dumps(CIFAR_CLASSES, indent=1))
+    orientation.write_text(json.dumps(orientations(data_dir), indent=1))
+    by_orientation = ("--domain-from", f"file:{orientation}")
+    cases = {
+        "digits and svhn1083": (extracted(("digits", "svhn1083"), data_dir, work, limit), ()),
+        "cifar10 and caltech101": (
+            extracted(("cifar10", "caltech101"), data_dir, work, limit),
+            ("--class-map", mapping),
+        ),
+        "stanford40 by orientation": (extracted(("stanford40",), data_dir, work, limit, by_orientation), ()),
+    }
+    document: dict[str, Any] = {
+        "schema": "l2a-benchmark/1",
+        "what": "linear SVM on frozen features, fitted and C chosen on one domain, tested on another; the drop is "
+        "within the target minus across, on the same test images",
+        **provenance(
+            f"python benchmarks/domains.py --data-dir data --work work --limit {limit} --folds {folds} "
+            f"--out {out.as_posix()}"
+        ),
+        "limit": limit,
+        "class_map": CIFAR_CLASSES,
+        "attribute_of_stanford40": "orientation: landscape where the photograph is wider than high, else portrait",
+        "cases": {},
+    }
+    for k, (case, (files, options)) in enumerate(cases.items()):
+        report = work / f"report-{k}"
+        asked: list[Any] = ["svm-eval", *files, "--protocol", "cross-domain", "--folds", folds, *options]
+        asked += ["--out", report, "--overwrite"]
+        run(asked)
+        results = json.loads((report / "results.json").read_text())
+        short = [part.name if isinstance(part, Path) else str(part) for part in asked]
+        document["cases"][case] = {
+            "svm_eval": shlex.join(["l2a-transfer", *short]),
+            "rows": [{key: row[key] for key in KEPT} for row in results["rows"]],
+            "domains": results["domains"],
+            "drops": results["drops"],
+            "comparisons": results["comparisons"],
+        }
+    out.parent.mkdir(parents=True, exist_ok=True)
+    out.write_text(json.dumps(document, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    print(out)
+
+
+def extracted(
+    sets: tuple[str, ...], data_dir: Path, work: Path, limit: int, options: tuple[str, ...] = ()
+) -> list[Path]:
+    """A feature file for each set and model; those that are there already are verified."""
+    files = []
+    for data in sets:
+        for name, model in MODELS.items():
+            file = work / f"{data}-{name}-{limit}.h5"
+            where = ["--model", model, "--data", data, "--data-dir", data_dir, "--limit", limit, *options]
+            run(["extract", *where, "--out", file, "--resume"])
+            files.append(file)
+    return files
+
+
+def orientations(data_dir: Path) -> dict[str, str]:
+    """Id of each picture of stanford40 → `landscape` or `portrait`; headers alone are read."""
+    from l2a_transfer.data.readers import open_source
+
+    found = {}
+    for name in open_source("stanford40", data_dir=data_dir).ids:
+        path = next(path for path in (data_dir / "stanford40" / name, _picture(data_dir, name)) if path.is_file())
+        with Image.open(path, formats=("JPEG",)) as image:
+            found[name] = "landscape" if image.width > image.height else "portrait"
+    return found
+
+
+def _picture(data_dir: Path, name: str) -> Path:
+    return data_dir / "stanford40" / "JPEGImages" / Path(name).name
+
+
+def run(arguments: list[Any]) -> None:
+    """`l2a-transfer ARGUMENTS` in a process of its own. Raises: CalledProcessError where it fails."""
+    command = [sys.executable, "-m", "l2a_transfer", *map(str, arguments)]
+    print("l2a-transfer", *arguments[:3], file=sys.stderr)
+    subprocess.run(command, check=True)
+
+
+if __name__ == "__main__":
+    main()

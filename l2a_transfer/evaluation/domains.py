@@ -1,0 +1,115 @@
+"""Results over domains: what each place was fitted and tested on, and how much accuracy the change of domain costs."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from l2a_transfer.evaluation.compare import Answers
+from l2a_transfer.evaluation.paired import paired_test
+from l2a_transfer.evaluation.statistics import CONFIDENCE, bonferroni
+
+
+@dataclass(frozen=True)
+class DomainPlace:
+    """One place of the report: `data` is its name, `sources` and `target` are domains.
+
+    `classes` are those that all of them have. `left_out`: (domain, its other classes). `within`: the name of the place
+    that was fitted on the target itself, with the same classes and the same test images; empty where this is one.
+    `drawn`: domains without a train and a test split of their own, whose parts were drawn. `validation`: how C was
+    chosen.
+    """
+
+    data: str
+    protocol: str
+    sources: tuple[str, ...]
+    target: str
+    classes: tuple[str, ...]
+    left_out: tuple[tuple[str, tuple[str, ...]], ...]
+    within: str
+    drawn: tuple[str, ...]
+    validation: str
+
+
+@dataclass(frozen=True)
+class DomainDrop:
+    """What the change of domain costs one model: mean class accuracy within the target minus that of `data`.
+
+    Both were measured on the same test images, so that `ci95` and `p` are paired (as for two models). `p_adjusted` is
+    adjusted for all drops of the report (Bonferroni).
+    """
+
+    data: str
+    within: str
+    label: str
+    line: int
+    file_sha256: str
+    variant: str
+    drop: float
+    ci95: tuple[float, float]
+    p: float
+    p_adjusted: float
+
+
+def domains_document(places: Sequence[DomainPlace], found: Sequence[DomainDrop]) -> dict[str, Any]:
+    """The keys that a results document has for domains; none where there are no domains."""
+    if not places:
+        return {}
+    return {
+        "domains": [dataclasses.asdict(place) for place in places],
+        "drops": [dataclasses.asdict(drop) for drop in found],
+    }
+
+
+def drops(
+    places: Sequence[DomainPlace], answers: Sequence[Answers], lines: Sequence[int], *, seed: int
+) -> tuple[DomainDrop, ...]:
+    """The drop of every row that has a row within its target beside it.
+
+    Parameters
+    ----------
+    places : sequence of DomainPlace
+        All places.
+    answers : sequence of Answers
+        One of every row.
+    lines : sequence of int
+        The number of each row's model.
+    seed : int
+        Random seed of drawn permutations.
+
+    Returns
+    -------
+    tuple of DomainDrop
+        In the order of the rows.
+    """
+    by_key = {(own.source.data, own.source.sha256, own.variant): own for own in answers}
+    within = {place.data: place.within for place in places}
+    pairs = [
+        (own, line, by_key[within[own.source.data], own.source.sha256, own.variant])
+        for own, line in zip(answers, lines, strict=True)
+        if within.get(own.source.data)
+    ]
+    found = []
+    for own, line, beside in pairs:
+        assert np.array_equal(own.truth[0], beside.truth[0])  # one target, one set of classes, one test part
+        test = paired_test(own.truth[0], beside.right[0], own.right[0], rng=np.random.default_rng(seed))
+        low, high = test.interval(CONFIDENCE)
+        found.append(
+            DomainDrop(
+                data=own.source.data,
+                within=beside.source.data,
+                label=own.source.label,
+                line=line,
+                file_sha256=own.source.sha256,
+                variant=own.variant,
+                drop=test.difference,
+                ci95=(max(low, -1.0), min(high, 1.0)),
+                p=test.p,
+                p_adjusted=bonferroni(test.p, len(pairs)),
+            )
+        )
+    return tuple(found)

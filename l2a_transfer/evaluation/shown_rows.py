@@ -1,0 +1,20 @@
+"""What a notebook shows of a row of the results."""
+
+from __future__ import annotations
+
+from typing import Any
+
+
+def row_cells(row: Any) -> tuple[str, str, str, str, str, str, int, int]:
+    """What the table of a notebook has of an `EvalRow`."""
+    low, high = row.mean_class_accuracy_ci95
+    return (
+        row.data,
+        row.label,
+        row.variant,
+        row.protocol if row.shots is None else f"{row.protocol}, {row.shots} a class",
+        f"{100 * row.mean_class_accuracy:.1f} [{100 * low:.1f}, {100 * high:.1f}]",
+        f"{100 * row.accuracy:.1f}",
+        row.n_train,
+        row.n_test,
+    )

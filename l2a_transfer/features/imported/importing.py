@@ -1,0 +1,189 @@
+"""Files of features, labels, ids and splits that other programs wrote → one feature file."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from l2a_transfer.errors import ArgumentError, DataError, names_keywords
+from l2a_transfer.features.extraction.result import ExtractResult
+from l2a_transfer.features.imported.folders import IDS, LABELS, SPLIT, Foreign, read_foreign, values_of
+from l2a_transfer.features.imported.write import check_matrix, check_name, check_out, write_imported
+from l2a_transfer.features.store.sealed import is_feature_file
+from l2a_transfer.features.store.views import open_features
+from l2a_transfer.wording import counted
+
+NO_LABELS = "give `labels`: a file of one label a row, a column as FILE#NAME, or a feature file of the same images"
+
+
+@names_keywords
+def import_features(
+    features: str | Path,
+    out: str | Path,
+    *,
+    labels: str | Path | None = None,
+    ids: str | Path | None = None,
+    split: str | Path | None = None,
+    classes: str | Path | None = None,
+    name: str | None = None,
+    data: str | None = None,
+    overwrite: bool = False,
+) -> ExtractResult:
+    """Write features that another program saved to a feature file. Nothing in them is run or unpickled.
+
+    Parameters
+    ----------
+    features : str or Path
+        `.npy`, `.npz`, `.csv`, `.tsv`, `.txt`, `.parquet` or `.pt`; thingsvision's or CLIP_benchmark's output folder.
+        `FILE#NAME` says which array or column is meant. Columns called label, id and split are what they are called.
+    out : str or Path
+        The feature file, `.h5` or `.hdf5`.
+    labels : str or Path, optional
+        A file, or a column as `FILE#NAME`, of integers or names; or a feature file of the same images, of which labels,
+        classes, ids, splits and the data set's name are taken, so that both stand in one table. Rows are matched by
+        their ids where the features have ids, and else are in the same order.
+    ids, split : str or Path, optional
+        The name and the split of each row, likewise.
+    classes : str or Path, optional
+        The names of classes, one a line, in the order of the numbers.
+    name : str, optional
+        What reports call whatever made the features; the file's or folder's name by default.
+    data : str, optional
+        What reports call the data set; by default the name of the feature file's in `labels`, else "imported".
+    overwrite : bool, default=False
+        Replace `out`.
+
+    Returns
+    -------
+    ExtractResult
+
+    Raises
+    ------
+    DataError
+        For files that are missing, damaged, would need code to be run, or do not go together; nothing is written.
+    ArgumentError, OutputExistsError
+        As `write_features`.
+    MissingExtraError
+        For .parquet without pyarrow.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import l2a_transfer
+    >>> np.savez("theirs.npz", features=np.eye(6), labels=[0, 0, 1, 1, 2, 2], split=["train", "test"] * 3)
+    >>> written = l2a_transfer.import_features("theirs.npz", "theirs.h5", data="pictures")
+    >>> l2a_transfer.read_features(written.path).meta
+    <FeatureMeta pictures by theirs: level imported 6, 3 classes, splits train, test>
+    """
+    check_out(out, overwrite=overwrite)
+    path, column = split_place(features)
+    name = (path.stem if path.is_file() else path.resolve().name) if name is None else name
+    check_name(name)
+    found = read_foreign(path, column)
+    check_matrix(found.features, str(path))
+    given = dict(found.given)
+    for role, called, where in (("ids", IDS, ids), ("split", SPLIT, split)):
+        if where is not None:
+            given[role] = _values(where, called)
+    names = None if classes is None else [str(one) for one in _values(classes).tolist()]
+    _check_lengths(found, given)
+    if labels is not None and _is_features(split_place(labels)[0]):
+        if split is not None or classes is not None:
+            raise ArgumentError("split and classes are those of the feature file in labels", "leave them out")
+        found, given, names, data = _as_in(Path(labels), found, given, data)
+    elif labels is not None:
+        given["labels"] = _values(labels, LABELS)
+    if "labels" not in given:
+        raise DataError(f"{path}: has no labels of its own", NO_LABELS)
+    return write_imported(
+        found.features,
+        given["labels"],
+        out,
+        ids=given.get("ids"),
+        split=given.get("split", np.asarray("all", dtype=object)),
+        classes=names,
+        name=name,
+        data="imported" if data is None else data,
+        overwrite=overwrite,
+        where=str(path),
+        origin={"from": path.resolve().name, "form": found.form},
+    )
+
+
+def split_place(where: str | Path) -> tuple[Path, str]:
+    """FILE and NAME of `FILE#NAME`; a `#` in the name of a file that exists belongs to it."""
+    text = str(where)
+    path, mark, column = text.rpartition("#")
+    if not mark or not column or "/" in column or Path(text).exists():
+        return Path(text).expanduser(), ""
+    return Path(path).expanduser(), column
+
+
+def _values(where: str | Path, called: Sequence[str] = ()) -> NDArray[Any]:
+    path, column = split_place(where)
+    if not path.is_file():
+        raise DataError(f"{path}: {'is no file' if path.exists() else 'no such file'}", "check the spelling")
+    return values_of(path, column, called)
+
+
+def _is_features(path: Path) -> bool:
+    return path.is_file() and is_feature_file(path)
+
+
+def _check_lengths(found: Foreign, given: dict[str, NDArray[Any]]) -> None:
+    """Raises: DataError where ids are not as many as features, before they are matched with others."""
+    ids = given.get("ids")
+    if ids is not None and len(ids) != len(found.features):
+        rows = counted(len(found.features), "row")
+        raise DataError(
+            f"{found.path}: has {rows} of features, and ids have {counted(len(ids), 'row')}",
+            "both must be of the same images, in the same order",
+        )
+
+
+def _as_in(
+    path: Path, found: Foreign, given: dict[str, NDArray[Any]], data: str | None
+) -> tuple[Foreign, dict[str, NDArray[Any]], list[str], str]:
+    """The features in the order of the rows of a feature file, with all that it says of these rows.
+
+    Raises: DataError where the two are not of the same images.
+    """
+    with open_features(path, finite=False) as file:
+        ids, meta = file.ids, file.meta
+        labels, split = np.asarray(file.labels), np.array(meta.splits, dtype=object)[file.split]
+    rows = counted(len(ids), "row")
+    if len(found.features) != len(ids):
+        raise DataError(
+            f"{found.path}: has {counted(len(found.features), 'row')} of features, and {path} has {rows}",
+            "both must be of the same images",
+        )
+    if "ids" in given:
+        order = _matched([str(one) for one in given["ids"].tolist()], ids, found.path, path)
+        found = Foreign(found.path, found.form, found.features[order], {})
+    own = {"labels": labels, "ids": np.array(ids, dtype=object), "split": split}
+    return found, own, list(meta.classes), meta.data if data is None else data
+
+
+def _matched(theirs: Sequence[str], ids: Sequence[str], features: Path, path: Path) -> NDArray[np.int64]:
+    """For each id of the feature file the row of the same image, whose name may have more folders in front.
+
+    Raises: DataError naming an image that has no row, or two.
+    """
+    place = {name: k for k, name in enumerate(ids)}
+    order = np.full(len(ids), -1, dtype=np.int64)
+    for row, name in enumerate(theirs):
+        parts = name.replace("\\", "/").split("/")
+        known = next((k for at in range(len(parts)) if (k := place.get("/".join(parts[at:]))) is not None), None)
+        if known is None:
+            raise DataError(
+                f"{features}: row {row} is of {name!r}, which {path} does not have (it has {ids[0]!r}, …)",
+                "extract both from the same images, or leave `ids` out where the order is the same",
+            )
+        if order[known] >= 0:
+            raise DataError(f"{features}: rows {order[known]} and {row} are both of {ids[known]!r}")
+        order[known] = row
+    return order
