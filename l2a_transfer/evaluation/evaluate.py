@@ -18,12 +18,13 @@ from tqdm import tqdm
 from l2a_transfer.errors import ArgumentError, EvaluationError, unknown_name, wrong_kind
 from l2a_transfer.evaluation.asked_comparisons import check_wanted, left_out, pairs_of
 from l2a_transfer.evaluation.compare import compare
-from l2a_transfer.evaluation.measure_row import few_test_images, folds_of, measure_row, source_of, svm_config
+from l2a_transfer.evaluation.measure_row import few_test_images, folds_of, logme_of, measure_row, source_of, svm_config
 from l2a_transfer.evaluation.naming import name_files
+from l2a_transfer.evaluation.probes.registry import PROBES, SVM
 from l2a_transfer.evaluation.protocols import Plan, plan_splits
 from l2a_transfer.evaluation.results import EvalConfig, EvalResults
 from l2a_transfer.evaluation.seeds import summaries
-from l2a_transfer.evaluation.splits import check_folds
+from l2a_transfer.evaluation.splits import Split, check_folds
 from l2a_transfer.evaluation.variants import Variant, variants_of
 from l2a_transfer.features.extraction.result import ExtractResult
 from l2a_transfer.features.store.schema import weights_sha256
@@ -128,14 +129,22 @@ def evaluate_files(
     splits = tuple(dict.fromkeys(split for _, plan, _ in planned for split in plan.splits))
     place = {split: k for k, split in enumerate(splits)}
     rows, details, answers, cards = [], [], [], {}
+    ids: dict[Split, tuple[str, ...]] = {}
     fits = sum(
-        svm_config(config, variant, split.shots).fits
+        PROBES[probe].fits(svm_config(config, variant, split.shots))
         for _, plan, own in planned
         for variant in own
         for split in plan.splits
+        for probe in config.probes
     )
     done = 0.0
-    with tqdm(total=fits, desc="SVMs", unit="fit", file=sys.stderr, disable=not progress) as bar:
+    with tqdm(
+        total=fits,
+        desc="SVMs" if config.probes == (SVM,) else "probes",
+        unit="fit",
+        file=sys.stderr,
+        disable=not progress,
+    ) as bar:
 
         def tick(n: float) -> None:
             nonlocal done
@@ -150,10 +159,14 @@ def evaluate_files(
                 for variant in variants:
                     for shots, own in plan.groups():
                         bar.set_postfix_str(terminal(named.label))
-                        one = measure_row(features, named, plan, variant, shots, own, config, tick)
-                        rows.append(dataclasses.replace(one[0], splits=tuple(place[split] for split in own)))
-                        details.append(one[1])
-                        answers.append(one[2])
+                        score = logme_of(features, variant, own) if config.logme else None
+                        numbers = tuple(place[split] for split in own)
+                        for probe in config.probes:
+                            one = measure_row(features, named, plan, variant, shots, own, config, tick, probe=probe)
+                            rows.append(dataclasses.replace(one[0], splits=numbers, logme=score))
+                            details.append(one[1])
+                            answers.append(one[2])
+                ids |= {split: tuple(features.ids[row] for row in split.test) for split in plan.splits}
     for file, _, _ in planned:
         file.check_unchanged()
     comparisons = compare(answers, seed=config.seed, wanted=config.wanted)
@@ -164,7 +177,8 @@ def evaluate_files(
         "numpy": np.__version__,
         "python": platform.python_version(),
     }
-    return EvalResults(config, tuple(rows), comparisons, seeds, tuple(details), cards, splits, versions)
+    own_ids = tuple(ids[split] for split in splits)
+    return EvalResults(config, tuple(rows), comparisons, seeds, tuple(details), cards, splits, versions, own_ids)
 
 
 def _plan_all(paths: list[Path], config: EvalConfig) -> list[tuple[VerifiedFile, Plan, tuple[Variant, ...]]]:
@@ -195,7 +209,8 @@ def _plan_all(paths: list[Path], config: EvalConfig) -> list[tuple[VerifiedFile,
                     "name one of the two",
                 )
             plan = plan_splits(features, config.protocol, draws=config.draws, seed=config.seed, shots=config.shots)
-            if len(config.c_grid) > 1:
+            chooses = any(PROBES[probe].always_chooses for probe in config.probes)
+            if chooses or (len(config.c_grid) > 1 and any(PROBES[probe].takes_c for probe in config.probes)):
                 for split in plan.splits:
                     if split.shots != 1:
                         check_folds(features, split, folds_of(config, split.shots))

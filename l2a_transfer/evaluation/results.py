@@ -6,20 +6,19 @@ import dataclasses
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from l2a_transfer.devices import check_device_name
-from l2a_transfer.errors import ArgumentError, MissingExtraError, names_keywords, unknown_name
+from l2a_transfer.errors import ArgumentError, MissingExtraError, names_keywords, unknown_name, wrong_kind
 from l2a_transfer.evaluation.compare import Comparison
 from l2a_transfer.evaluation.comparison_families import Wanted
-from l2a_transfer.evaluation.confusion import Confusion
+from l2a_transfer.evaluation.detail import EvalDetail as EvalDetail
+from l2a_transfer.evaluation.probes.registry import PROBES, SVM
 from l2a_transfer.evaluation.protocols import AUTO, PROTOCOLS, SHOTS
 from l2a_transfer.evaluation.seeds import SeedSummary
 from l2a_transfer.evaluation.splits import Split
 from l2a_transfer.evaluation.variants import ABLATIONS
 from l2a_transfer.notebook import html_table
 from l2a_transfer.svm.config import DECADES, SOLVERS
-from l2a_transfer.text import repr_line, terminal
+from l2a_transfer.text import terminal
 from l2a_transfer.wording import counted
 
 if TYPE_CHECKING:
@@ -28,8 +27,6 @@ if TYPE_CHECKING:
 SCHEMA = "l2a-results/1"
 REPR_ROWS = 12
 """Rows that the `__repr__` of results shows."""
-MATRIX_UP_TO = 250
-"""Classes up to which `results.json` has whole confusion matrices; a larger one holds hardly anything but zeros."""
 
 
 @names_keywords
@@ -74,11 +71,16 @@ class EvalConfig:
         Where the batched solver computes.
     max_memory : int, optional
         Bytes that the batched solver may hold; half of what this process may still take by default.
+    probes : sequence of str, default=("svm",)
+        The classifiers on the features. Each is a row of the table for every model and chooses its hyper-parameters
+        inside the training rows; models are compared within a probe.
+    logme : bool, default=False
+        Also compute the LogME score of the training rows, which needs no classifier.
 
     Raises
     ------
     UnknownNameError
-        For a protocol, solver, device or variant that does not exist.
+        For a protocol, solver, device, variant or probe that does not exist.
     ArgumentError
         For a number out of range.
 
@@ -105,6 +107,8 @@ class EvalConfig:
     reference: str | None = None
     device: str = "auto"
     max_memory: int | None = None
+    probes: tuple[str, ...] = (SVM,)
+    logme: bool = False
 
     @property
     def wanted(self) -> Wanted:
@@ -116,6 +120,14 @@ class EvalConfig:
         if self.solver not in SOLVERS:
             raise unknown_name("solver", self.solver, SOLVERS)
         check_device_name(self.device)
+        given: object = self.probes
+        if isinstance(given, str):
+            raise wrong_kind("probes", "a sequence of names, as ('svm', 'knn')", given)
+        object.__setattr__(self, "probes", tuple(self.probes))
+        if not self.probes or len(set(self.probes)) < len(self.probes):
+            raise ArgumentError(f"probes must be different names, as svm,knn; got {','.join(self.probes) or 'none'}")
+        for name in self.probes:
+            PROBES.find(name)
         for name in self.ablate:
             if name not in ABLATIONS:
                 raise unknown_name("ablate", name, ABLATIONS)
@@ -164,7 +176,10 @@ class EvalRow:
     of the report. `C` and the `…_draws` have one value a draw. `interval` says what the intervals are over: `score`
     (test rows of the one split) or `corrected-t` (draws). `splits` points into `EvalResults.splits`. `chance` is the
     mean class accuracy of guessing among the trained classes. `variant` says how an ablation differs from the model as
-    it is ("" is the model as it is), `shots` the training images a class in low-shot. `top5` is None where there are
+    it is ("" is the model as it is), `shots` the training images a class in low-shot.
+    `probe` is the classifier, and `chosen` its hyper-parameters in words; `C` is empty for a probe without C, and
+    `fits` counts fits of any probe. `logme`: the LogME score of the training rows, where it was asked for.
+    `top5` is None where there are
     five classes or fewer. `c_grid_draws`: the candidates of each draw, those that were added included. `fits` counts
     SVMs, `unconverged` those that did not reach the solver's tolerance.
     """
@@ -209,54 +224,17 @@ class EvalRow:
     seconds: float
     splits: tuple[int, ...]
     notes: tuple[str, ...]
-
-
-@dataclass(frozen=True)
-class EvalDetail:
-    """What is too long for a row: class names in label order; (true class, predicted class, how often) of every pair
-    that occurred, by index and summed over draws; and for each draw the predicted index into `classes` of every test
-    row, in the order of the split's `test`."""
-
-    label: str
-    file_sha256: str
-    variant: str
-    data: str
-    shots: int | None
-    classes: tuple[str, ...]
-    cells: tuple[tuple[int, int, int], ...]
-    predictions: tuple[tuple[int, ...], ...]
-
-    def __repr__(self) -> str:
-        classes = counted(len(self.classes), "class", "classes")
-        predictions = (
-            f"{counted(sum(map(len, self.predictions)), 'prediction')} in {counted(len(self.predictions), 'draw')}"
-        )
-        return repr_line(self, f"{self.label} on {self.data}", classes, predictions)
-
-    @property
-    def confusion(self) -> Confusion:
-        """Its counts."""
-        return Confusion(len(self.classes), np.array(self.cells, dtype=np.int64).reshape(-1, 3))
-
-    def document(self) -> dict[str, Any]:
-        """As JSON has it: counts (true × predicted) up to `MATRIX_UP_TO` classes, and above that `cells`."""
-        found = {name: value for name, value in vars(self).items() if name != "cells"}
-        small = len(self.classes) <= MATRIX_UP_TO
-        matrix = np.zeros((len(self.classes),) * 2, dtype=np.int64) if small else None
-        if matrix is not None:
-            true, predicted, count = self.confusion.cells.T
-            matrix[true, predicted] = count
-        return found | {
-            "confusion": None if matrix is None else matrix.tolist(),
-            "confusion_cells": None if small else self.cells,
-        }
+    probe: str = SVM
+    chosen: tuple[str, ...] = ()
+    logme: float | None = None
 
 
 @dataclass(frozen=True)
 class EvalResults:
     """`rows` and `details` run in parallel; `splits` holds every split's indices, so that anybody can repeat it.
     `seeds`: means over the training seeds of an architecture, where there are several.
-    `cards` holds the card of each feature file's model, and the digest of its weights, by the file's `file_sha256`."""
+    `cards` holds the card of each feature file's model, and the digest of its weights, by the file's `file_sha256`.
+    `test_ids`, not in results.json: the ids of the test images of each of `splits`, in the order of its `test`."""
 
     config: EvalConfig
     rows: tuple[EvalRow, ...]
@@ -266,6 +244,7 @@ class EvalResults:
     cards: dict[str, dict[str, Any]]
     splits: tuple[Split, ...]
     versions: dict[str, str]
+    test_ids: tuple[tuple[str, ...], ...] = ()
 
     def document(self) -> dict[str, Any]:
         """The JSON document of schema `l2a-results/1`."""
