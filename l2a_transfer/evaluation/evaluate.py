@@ -129,7 +129,7 @@ def evaluate_files(
     splits = tuple(dict.fromkeys(split for _, plan, _ in planned for split in plan.splits))
     place = {split: k for k, split in enumerate(splits)}
     rows, details, answers, cards = [], [], [], {}
-    ids: dict[Split, tuple[str, ...]] = {}
+    images: dict[Split, tuple[tuple[str, str], ...]] = {}
     fits = sum(
         PROBES[probe].fits(svm_config(config, variant, split.shots))
         for _, plan, own in planned
@@ -166,7 +166,10 @@ def evaluate_files(
                             rows.append(dataclasses.replace(one[0], splits=numbers, logme=score))
                             details.append(one[1])
                             answers.append(one[2])
-                ids |= {split: tuple(features.ids[row] for row in split.test) for split in plan.splits}
+                for split in plan.splits:
+                    images[split] = tuple(
+                        (features.ids[row], features.meta.classes[features.labels[row]]) for row in split.test
+                    )
     for file, _, _ in planned:
         file.check_unchanged()
     comparisons = compare(answers, seed=config.seed, wanted=config.wanted)
@@ -177,8 +180,8 @@ def evaluate_files(
         "numpy": np.__version__,
         "python": platform.python_version(),
     }
-    own_ids = tuple(ids[split] for split in splits)
-    return EvalResults(config, tuple(rows), comparisons, seeds, tuple(details), cards, splits, versions, own_ids)
+    tested = [tuple(tuple(part[k] for part in images[split]) for split in splits) for k in range(2)]
+    return EvalResults(config, tuple(rows), comparisons, seeds, tuple(details), cards, splits, versions, *tested)
 
 
 def _plan_all(paths: list[Path], config: EvalConfig) -> list[tuple[VerifiedFile, Plan, tuple[Variant, ...]]]:

@@ -234,7 +234,8 @@ class EvalResults:
     """`rows` and `details` run in parallel; `splits` holds every split's indices, so that anybody can repeat it.
     `seeds`: means over the training seeds of an architecture, where there are several.
     `cards` holds the card of each feature file's model, and the digest of its weights, by the file's `file_sha256`.
-    `test_ids`, not in results.json: the ids of the test images of each of `splits`, in the order of its `test`."""
+    `test_ids` and `test_classes`, not in results.json: ids and true classes of the test images of each of `splits`, in
+    the order of its `test`."""
 
     config: EvalConfig
     rows: tuple[EvalRow, ...]
@@ -245,6 +246,7 @@ class EvalResults:
     splits: tuple[Split, ...]
     versions: dict[str, str]
     test_ids: tuple[tuple[str, ...], ...] = ()
+    test_classes: tuple[tuple[str, ...], ...] = ()
 
     def document(self) -> dict[str, Any]:
         """The JSON document of schema `l2a-results/1`."""
@@ -286,9 +288,13 @@ class EvalResults:
             flat.append(cells)
         return pd.DataFrame(flat)
 
+    @property
+    def _classifiers(self) -> str:
+        return "linear SVMs" if all(row.probe == SVM for row in self.rows) else "probes"
+
     def __repr__(self) -> str:
         head = f"{counted(len(self.rows), 'row')}, {counted(len(self.comparisons), 'comparison')}"
-        lines = [f"<EvalResults: {head}; mean class accuracy [95 %] of linear SVMs on frozen features>"]
+        lines = [f"<EvalResults: {head}; mean class accuracy [95 %] of {self._classifiers} on frozen features>"]
         for data, label, variant, protocol, accuracy, *_ in map(_cells, self.rows[:REPR_ROWS]):
             name = f"{label} ({variant})" if variant else label
             lines.append(terminal(f"  {data}, {protocol}: {name} {accuracy} %"))
@@ -306,7 +312,11 @@ class EvalResults:
             "train",
             "test",
         )
-        return html_table(headings, [_cells(row) for row in self.rows], caption="Linear SVM on frozen features")
+        return html_table(
+            headings,
+            [_cells(row) for row in self.rows],
+            caption=f"{self._classifiers[0].upper()}{self._classifiers[1:]} on frozen features",
+        )
 
 
 def _cells(row: EvalRow) -> tuple[str, str, str, str, str, str, int, int]:
@@ -315,7 +325,7 @@ def _cells(row: EvalRow) -> tuple[str, str, str, str, str, str, int, int]:
     return (
         row.data,
         row.label,
-        row.variant,
+        ", ".join(part for part in (row.variant, "" if row.probe == SVM else f"probe {row.probe}") if part),
         row.protocol if row.shots is None else f"{row.protocol}, {row.shots} a class",
         f"{100 * row.mean_class_accuracy:.1f} [{100 * low:.1f}, {100 * high:.1f}]",
         f"{100 * row.accuracy:.1f}",
