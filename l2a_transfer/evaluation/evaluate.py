@@ -180,8 +180,8 @@ def evaluate_files(
         "numpy": np.__version__,
         "python": platform.python_version(),
     }
-    tested = [tuple(tuple(part[k] for part in images[split]) for split in splits) for k in range(2)]
-    return EvalResults(config, tuple(rows), comparisons, seeds, tuple(details), cards, splits, versions, *tested)
+    ids, classes = (tuple(tuple(one[k] for one in images[split]) for split in splits) for k in range(2))
+    return EvalResults(config, tuple(rows), comparisons, seeds, tuple(details), cards, splits, versions, ids, classes)
 
 
 def _plan_all(paths: list[Path], config: EvalConfig) -> list[tuple[VerifiedFile, Plan, tuple[Variant, ...]]]:
