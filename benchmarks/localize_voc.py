@@ -45,7 +45,7 @@ SAME_CLASS = {
     "caltech101-airplanes": {"airplanes": "airplane"},
 }
 SLOW = ("occlusion", "smoothgrad", "integrated-gradients")
-"""Methods that take many passes an image: of the true class and one seed of each architecture only."""
+"""Methods that take many passes an image: about the true class, and of one seed of each architecture only."""
 COMPARED = ("jaccard", "average_precision", "pointing")
 PLANNED_NETWORKS = ("vgg-att2-concat-pc", "vgg-att2-concat-uniform")
 PLANNED_MAPS = (("attention", "L3"), ("evidence", "all"))
@@ -72,9 +72,9 @@ def main(data_dir: Path, work: Path, out: Path, limit: int | None, methods: str,
             config = LocalizationConfig(
                 methods=own, target=target, same_class=SAME_CLASS[data], skip_unknown=True, side=64
             )
-            slow = target == "true" and len(group) == 1 and group[0] in SLOW
-            chosen = one_of_each(networks) if slow else networks
-            for network in chosen if own and (slow or group[0] not in SLOW) else ():
+            is_slow = len(group) == 1 and group[0] in SLOW
+            chosen = one_of_each(networks) if is_slow or target == "predicted" else networks
+            for network in chosen if own and not (is_slow and target == "predicted") else ():
                 results, values, classes, took = of_network(network, data, data_dir, work, config, limit, device)
                 measured += rows_of(results, values, with_controls=first is None)
                 first, seconds = first or results, seconds + took
@@ -94,8 +94,7 @@ def main(data_dir: Path, work: Path, out: Path, limit: int | None, methods: str,
         "schema": "l2a-benchmark/1",
         "what": "maps of where networks look against masks of objects; every method, network and seed at hand, "
         "beside the centre, Sobel's edges, noise and everything; thresholds chosen on other images; rows of the true "
-        "class and, for quick methods about a class, of the predicted one; slow methods of one seed of each "
-        "architecture",
+        "class; slow methods, and quick ones about the predicted class, of one seed of each architecture",
         **provenance(shlex.join(["python", *sys.argv])),
         "networks": {path.stem: dataclasses.asdict(read_card(path)) for path in networks},
         "sets": sets,

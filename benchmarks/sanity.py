@@ -8,11 +8,11 @@ grad-cam, saliency and guided-backprop.
     python benchmarks/sanity.py --data-dir data --out benchmarks/results/sanity.json --figures docs
 
 With `--labels`, each network whose twin is given is also compared with it: the same network trained on permuted labels.
-Such weights are made by the command below, which takes about an hour on one thread, can be interrupted and goes on when
-it is given again:
+Such weights are made by the command below, which takes a quarter of an hour on one thread, can be interrupted, and goes
+on when it is given again:
 
     l2a-transfer sanity --model vgg-att2-concat-pc.cifar10-w025 --data cifar10 --data-dir data --out runs/sanity \\
-        --labels train --epochs 40 --device cpu
+        --labels train --labels-limit 1000 --epochs 60 --device cpu
 
     python benchmarks/sanity.py … --labels runs/sanity/permuted-labels/*.safetensors
 """

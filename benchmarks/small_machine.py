@@ -33,8 +33,14 @@ MODEL = "vgg-att2-concat-pc"
 WEIGHTS = f"{MODEL}.cifar10-w025"
 TRAINING_ROWS, TEST_ROWS, COLUMNS, CLASSES = 50_000, 10_000, 256, 10
 PICTURES = 1200
+NAMES = ("airplane", "automobile", "bird", "cat")
 SVM = ["svm-eval", "features.h5", "--out", "report", "--overwrite", "--c-grid", "1e-3,1e-2", "--decades", "0"]
 TRAIN = ["train", "--data", "imagefolder:pictures", "--holdout", "200", "--epochs", "1", "--out", "run", "--overwrite"]
+OF = ["--model", WEIGHTS, "--overwrite"]
+METHODS = "attention,evidence,grad-cam,saliency,occlusion"
+COARSE = ["--option", "occlusion.window=64", "--option", "occlusion.stride=64"]
+MASKS = ["--masks", "png:masks", "--skip-unmasked"]
+PHOTOS = ["--data", "imagefolder:pictures"]
 CASES: list[tuple[float, list[str]]] = [
     (1, ["inspect", "--verify", "features.h5"]),
     (1, ["export", "--model", WEIGHTS, "--out", "network.onnx"]),
@@ -77,6 +83,28 @@ CASES: list[tuple[float, list[str]]] = [
     (1, [*TRAIN, "--model", MODEL]),
     (1, [*TRAIN, "--model", MODEL, "--width", "1", "--batch-size", "256"]),
     (1, ["quickstart", "--out", "quickstart", "--overwrite"]),
+    (1, ["explain", *OF, *PHOTOS, "--limit", "100", "--no-overlays", "--store", "maps-file.h5", "--out", "why"]),
+    (1, ["explain", *OF, *PHOTOS, "--limit", "40", "--group", "--method", "attention", "--out", "group"]),
+    (
+        1,
+        [
+            "explain",
+            *OF,
+            "--method",
+            METHODS,
+            "--side",
+            "256",
+            *COARSE,
+            "--out",
+            "methods",
+            "pictures/class-0/0000.jpg",
+        ],
+    ),
+    (1, ["localize", *OF, *PHOTOS, "--limit", "200", *MASKS, "--out", "localization", "--write-masks", "found"]),
+    (1, ["localize", *OF, *PHOTOS, "--limit", "20", *MASKS, "--side", "512", "--out", "large"]),
+    (1, ["sanity", *OF, *PHOTOS, "--out", "sanity"]),
+    (1, ["faithfulness", *OF, *PHOTOS, "--method", METHODS, "--limit", "40", "--out", "faithfulness"]),
+    (1, ["robustness", *OF, "--data", "imagefolder:named", "--limit", "100", "--out", "robustness"]),
     (1, SVM),
     (1, [*SVM, "--max-memory", "8G"]),
     (0.5, SVM),
@@ -88,13 +116,16 @@ CASES: list[tuple[float, list[str]]] = [
 @click.command()
 @click.option("--work", type=click.Path(path_type=Path), required=True, help="Folder for what is read and written.")
 @click.option("--limit", type=click.IntRange(min=1), default=1600, show_default=True, help="MiB of the container.")
+@click.option("--verbs", default="", help="Only these, with commas between. [default: all]")
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="JSON to write.")
-def main(work: Path, limit: int, out: Path) -> None:
+def main(work: Path, limit: int, verbs: str, out: Path) -> None:
     work.mkdir(parents=True, exist_ok=True)
     make_pictures(work / "pictures")
     make_features(work / "features.h5")
     rows = []
     for share, command in CASES:
+        if verbs and command[0] not in verbs.split(","):
+            continue
         with container(int(share * limit)) as box:
             rows.append({"command": shlex.join(["l2a-transfer", *command]), **run(command, box, work)})
         print(rows[-1], file=sys.stderr, flush=True)
@@ -114,13 +145,23 @@ def main(work: Path, limit: int, out: Path) -> None:
 
 
 def make_pictures(root: Path) -> None:
-    """JPEG files of 640 × 480 pixels in four class folders, the same every time."""
+    """JPEG files of 640 × 480 pixels in four class folders, the same every time.
+
+    `named` beside them is the same with classes that the bundled network has, and `masks` has a mask of each.
+    """
     generator = np.random.default_rng(0)
     for number in range(PICTURES):
         path = root / f"class-{number % 4}" / f"{number:04d}.jpg"
         path.parent.mkdir(parents=True, exist_ok=True)
         coarse = generator.integers(0, 255, (24, 32, 3), dtype=np.uint8)
         Image.fromarray(coarse).resize((640, 480)).save(path, quality=85)
+        named = root.parent / "named" / NAMES[number % 4] / path.name
+        named.parent.mkdir(parents=True, exist_ok=True)
+        named.unlink(missing_ok=True)
+        named.hardlink_to(path)
+        mask = root.parent / "masks" / path.parent.name / f"{number:04d}.png"
+        mask.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(np.kron(coarse[:, :, 0] > 128, np.ones((20, 20), np.bool_))).save(mask)
 
 
 def make_features(path: Path) -> None:

@@ -26,7 +26,8 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from dataclasses import dataclass
+from collections.abc import Collection
+from dataclasses import dataclass, replace
 from importlib import import_module
 from itertools import combinations_with_replacement
 from pathlib import Path
@@ -41,14 +42,28 @@ from safetensors.numpy import load
 from l2a_transfer import quickstart
 from l2a_transfer.cli.main import VERBS
 from l2a_transfer.cli.main import main as l2a_transfer_main
+from l2a_transfer.models.loading import load_model
+from l2a_transfer.models.weights import save_weights
 
 PRELOADED = (
     "h5py",
     "l2a_transfer.evaluation.evaluate",
+    "l2a_transfer.evaluation.faithfulness",
+    "l2a_transfer.evaluation.robustness",
+    "l2a_transfer.report.faithfulness",
+    "l2a_transfer.report.localization",
+    "l2a_transfer.report.robustness",
+    "l2a_transfer.report.sanity",
     "l2a_transfer.report.write",
+    "l2a_transfer.explain.checks.sanity",
+    "l2a_transfer.explain.dispatch",
     "l2a_transfer.explain.draw",
+    "l2a_transfer.explain.write",
     "l2a_transfer.export",
     "l2a_transfer.features.extraction.extract",
+    "l2a_transfer.localization.localize",
+    "l2a_transfer.localization.mask_files",
+    "l2a_transfer.localization.sheet",
     "l2a_transfer.training.runs",
     "matplotlib.figure",
     "onnxruntime",
@@ -58,10 +73,25 @@ PRELOADED = (
     *(f"l2a_transfer.cli.{verb}" for verb in VERBS.values()),
 )
 TINY = "untrained:vgg-att2-concat-pc@0.0625"
-FOLDERS = ("svm-eval", "maps", "train", "train --seeds", "quickstart")
-"""Verbs whose output is a folder. `extract` can write a file of any such name."""
+FOLDERS = (
+    "svm-eval",
+    "maps",
+    "train",
+    "train --seeds",
+    "quickstart",
+    "explain",
+    "explain --group",
+    "localize",
+    "localize --write-masks",
+    "sanity",
+    "faithfulness",
+    "robustness",
+)
+"""Verbs whose output is a folder. `extract` and `explain --store` can write a file of any such name."""
+SECOND = {"explain --store": "--store", "localize --write-masks": "--write-masks"}
+"""Verb → the option of its contested output, where that is not --out."""
 ATTEMPTS = 40
-NAMES = {"export": "out.onnx", "extract": "out.h5"}
+NAMES = {"export": "out.onnx", "extract": "out.h5", "explain --store": "out.h5"}
 REFUSED = {
     "locked": r"is being written by (process \d+|another process)",
     "there already": (
@@ -81,6 +111,10 @@ def command(verb: str, variant: str, inputs: Path) -> list[str]:
     train = ["train", "--model", "vgg-att2-concat-pc", "--data", f"imagefolder:{inputs}/{variant}/pictures"]
     train += ["--width", "0.0625", "--epochs", "2", "--batch-size", "4", "--device", "cpu", "--workers", "0"]
     features = f"{inputs}/{variant}/features.h5"
+    tested = f"{inputs}/{variant}/pictures/test"
+    of = ["--model", TINY, "--seed", f"{k}", "--device", "cpu", "--data", f"imagefolder:{tested}"]
+    localize = ["localize", *of, "--side", "16", "--masks", f"csv:{inputs}/boxes.csv"]
+    weights = ["--model", f"{inputs}/{variant}/weights.safetensors", "--device", "cpu"]
     return {
         "svm-eval": ["svm-eval", features, "--c-grid", "0.01", "--folds", "2", "--device", "cpu"],
         "maps": ["maps", "--model", TINY, "--seed", f"{k}", f"{inputs}/{variant}/pictures/test/a/0.jpg"],
@@ -89,7 +123,23 @@ def command(verb: str, variant: str, inputs: Path) -> list[str]:
         "quickstart": ["quickstart"],
         "export": ["export", "--model", TINY, "--seed", f"{k}"],
         "extract": extract(variant, inputs),
+        "explain": ["explain", *of, "--side", "16", "--dpi", "50"],
+        "explain --store": ["explain", *of, "--side", "16", "--dpi", "50", "--no-overlays", "--sheet", "0"],
+        "explain --group": ["explain", *of, "--side", "16", "--dpi", "50", "--group", "--method", "attention"],
+        "localize": localize,
+        "localize --write-masks": localize,
+        "sanity": [
+            *("sanity", "--model", TINY, "--seed", f"{k}", "--seeds", "1", "--side", "16", "--no-independent"),
+            *("--method", "evidence", f"{tested}/a/0.jpg"),
+        ],
+        "faithfulness": ["faithfulness", *of, "--steps", "1", "--orders", "1", "--resamples", "1000"],
+        "robustness": ["robustness", *weights, "--data", f"imagefolder:{tested}", "--epsilon", "1", "--attack", "fgsm"],
     }[verb]
+
+
+def outputs(verb: str, output: Path, own: Path) -> list[str]:
+    """The options that name what a verb writes: the contested output, and its own folder where it needs another."""
+    return [SECOND[verb], str(output), "--out", str(own)] if verb in SECOND else ["--out", str(output)]
 
 
 def extract(variant: str, inputs: Path) -> list[str]:
@@ -97,22 +147,26 @@ def extract(variant: str, inputs: Path) -> list[str]:
     return ["extract", "--model", "pixels", "--data", data, "--device", "cpu", "--workers", "0"]
 
 
-def pairs() -> list[tuple[str, str, str]]:
-    """(one verb, the other, the name of their output)."""
+def pairs(verbs: Collection[str] = ()) -> list[tuple[str, str, str]]:
+    """(one verb, the other, the name of their output); with `verbs`, only pairs with one of them."""
     found = [(one, other, "out") for one, other in combinations_with_replacement(FOLDERS, 2)]
-    found += [("extract", other, "out") for other in FOLDERS]
-    return found + [(verb, verb, name) for verb, name in NAMES.items()]
+    found += [(file, other, "out") for file in ("extract", "explain --store") for other in FOLDERS]
+    found += [("extract", "explain --store", NAMES["extract"])]
+    found += [(verb, verb, name) for verb, name in NAMES.items()]
+    return [pair for pair in found if not verbs or {*pair[:2]} & {*verbs}]
 
 
 @click.command()
 @click.option("--tries", type=click.IntRange(min=1), default=20, show_default=True, help="Of every pair.")
 @click.option("--minutes", type=float, help="Begin no further round of tries after so long.")
 @click.option("--seed", type=int, default=0, show_default=True)
+@click.option("--verbs", default="", help="Only pairs with one of these, with commas between. [default: all pairs]")
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="JSON to write.")
-def main(tries: int, minutes: float | None, seed: int, out: Path) -> None:
+def main(tries: int, minutes: float | None, seed: int, verbs: str, out: Path) -> None:
     for module in PRELOADED:
         import_module(module)
     make_quickstart_small()
+    chosen = pairs([verb for verb in verbs.split(",") if verb])
     rng = random.Random(seed)
     rows: list[dict[str, Any]] = []
     in_turn: list[dict[str, Any]] = []
@@ -121,7 +175,7 @@ def main(tries: int, minutes: float | None, seed: int, out: Path) -> None:
         for k in range(tries):
             if minutes is not None and time.monotonic() - began > 60 * minutes:
                 break
-            for one, other, output in pairs():
+            for one, other, output in chosen:
                 for attempt in range(ATTEMPTS):
                     first, second = ((one, "x"), (other, "y"))[:: rng.choice((1, -1))]
                     delay = 0.0 if attempt == 0 and rng.random() < 0.5 else rng.uniform(0, scene.seconds[first[0]])
@@ -139,7 +193,7 @@ def main(tries: int, minutes: float | None, seed: int, out: Path) -> None:
         "what": "two commands write one output at once: does one end whole, and is the other refused?",
         **provenance(shlex.join(["python", "benchmarks/two_at_once.py", *sys.argv[1:]])),
         "pairs": summary(rows),
-        "tries_each": len(rows) // len(pairs()),
+        "tries_each": len(rows) // len(chosen),
         "tries_total": len(rows),
         "repeated_because_one_began_after_the_other": len(in_turn),
         "compared_by_content": {verb: sorted(names) for verb, names in scene.stable.items()},
@@ -169,8 +223,9 @@ def summary(rows: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
 def make_quickstart_small() -> None:
     """A quickstart of seconds: two of its models, five of its pictures a class and split, one of them drawn."""
     open_source = quickstart.open_source
-    quickstart.open_source = lambda name: open_source(name, limit=100)  # type: ignore[attr-defined, assignment]
+    quickstart.open_source = lambda name: open_source(name, limit=20 if name == quickstart.AIRPLANES else 100)  # type: ignore[attr-defined, assignment]
     quickstart.MODELS = {key: quickstart.MODELS[key] for key in ("attention", "pixels")}
+    quickstart.MEASURED = ("attention",)
     quickstart.PICTURES = 1
 
 
@@ -218,7 +273,12 @@ class Scene:
             make_pictures(self.inputs / variant / "pictures", k)
             features = self.inputs / variant / "features.h5"
             assert self.alone([*extract(variant, self.inputs), "--out", str(features)]).code == 0
+            network, card = load_model(TINY, seed=k)
+            card = replace(card, classes=tuple("abcdefghij"), name=variant)  # robustness needs the classes' names
+            save_weights(network, card, self.inputs / variant / "weights.safetensors")
+        (self.inputs / "boxes.csv").write_text("".join(f"{c}/{k}.jpg,5,5,20,20\n" for c in "ab" for k in range(4)))
         self.alone_leaves: dict[tuple[str, str], dict[str, str]] = {}
+        self.own: dict[tuple[str, str], dict[str, str]] = {}  # what a verb of SECOND leaves in its own folder
         self.stable: dict[str, set[str]] = {}
         self.seconds: dict[str, float] = {}
         for verb in (*FOLDERS, *NAMES):
@@ -238,9 +298,12 @@ class Scene:
 
     def left_by(self, verb: str, variant: str) -> dict[str, str]:
         where = Path(tempfile.mkdtemp(dir=self.folder))
-        ended = self.alone([*command(verb, variant, self.inputs), "--out", str(where / NAMES.get(verb, "out"))])
+        output, own = where / NAMES.get(verb, "out"), where / variant
+        ended = self.alone([*command(verb, variant, self.inputs), *outputs(verb, output, own)])
         assert ended.code == 0, ended
-        found = content(where / NAMES.get(verb, "out"))
+        assert {path.name for path in where.iterdir()} == {output.name, *([variant] if verb in SECOND else [])}
+        self.own[verb, variant] = content(own) if verb in SECOND else {}
+        found = content(output)
         shutil.rmtree(where)
         return found
 
@@ -250,7 +313,7 @@ class Scene:
         both = (first, second)
         children = [
             Child(
-                ["-q", *command(verb, variant, self.inputs), "--out", str(where / name)],
+                ["-q", *command(verb, variant, self.inputs), *outputs(verb, where / name, where / variant)],
                 self.folder / f"said-{k}",
                 delay * k,
             )
@@ -265,18 +328,25 @@ class Scene:
         if sorted(codes) == [0, 1]:
             winner, loser = both[codes.index(0)], ended[codes.index(1)]
             found["winner"] = "first" if codes[0] == 0 else "second"
+            won = [winner]
             last = loser.said.strip().splitlines()[-1] if loser.said.strip() else ""
             found["refused"] = next((why for why, words in REFUSED.items() if re.search(words, last)), "otherwise")
             problems += [f"refused otherwise: {last}"] if found["refused"] == "otherwise" else []
             problems += self.wrong(winner, content(where / name))
         elif codes == [0, 0] and not {*self.alone_leaves[first]} & {*self.alone_leaves[second]}:
             found["winner"] = "both, in turn"
+            won = [first, second]
             there = content(where / name)
             problems += self.wrong(first, {k: v for k, v in there.items() if k not in self.alone_leaves[second]})
             problems += self.wrong(second, {k: v for k, v in there.items() if k not in self.alone_leaves[first]})
         else:
+            won = []
             problems += [f"exit codes {codes}: {[end.said[-300:] for end in ended]}"]
-        problems += [f"left beside it: {path.name}" for path in where.iterdir() if path.name != name]
+        beside = {variant: self.own[verb, variant] for verb, variant in won if verb in SECOND}
+        problems += [f"left beside it: {path.name}" for path in where.iterdir() if path.name not in (name, *beside)]
+        for variant, expected in beside.items():
+            there = content(where / variant) if (where / variant).is_dir() else {}
+            problems += [f"files beside it differ: {sorted({*expected} ^ {*there})}"] if {*expected} != {*there} else []
         shutil.rmtree(where)
         return {
             **found,

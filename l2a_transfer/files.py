@@ -25,14 +25,13 @@ RECORDS = (".csv", ".db", ".json", ".jsonl", ".py", ".sqlite", ".toml", ".tsv", 
 WEIGHTS = (".onnx", ".pt", ".pth", ".safetensors")
 FORMATS = frozenset((*ARCHIVES, *ARRAYS, *DOCUMENTS, *IMAGES, *RECORDS, *WEIGHTS))
 """Suffixes that name a file format."""
-MAX_NAME_BYTES = 255
+MAX_NAME_BYTES, MAX_LIST_BYTES = 255, 1 << 24
 PARTIAL = re.compile(r"(.*)\.[0-9a-f]{12}\.partial", re.DOTALL)
 """The name of a partial file: the name of its output and twelve random digits."""
 PARTIAL_FOLDER = ".l2a-transfer"
 """The beginning of the name of a folder of partial files."""
 MOVED_LIST = ".moved.json"
 """Inside such a folder: the names of all its files, written just before the first one is moved."""
-MAX_LIST_BYTES = 1 << 24
 NO_FOLDER_SYNC = (errno.EINVAL, errno.ENOTSUP, errno.ENOSYS)
 """Errors of file systems that cannot sync a folder, as some network drives."""
 
@@ -172,6 +171,7 @@ class Put(Protocol):
 def replacing_all(folder: Path) -> Iterator[Put]:
     """Replace several files of a folder together. The block gets a function that takes a name and its content.
 
+    A name may lead into folders below, as `a/b.png`; these are made, and may not be links.
     All files are first written to a folder of partial files. They are moved when the block ends, the first one last.
     A file that was given with `moved_last=True` counts as the first one.
     The caller must hold the lock of `folder`. A process that is killed while it moves files leaves a list of them for
@@ -182,8 +182,9 @@ def replacing_all(folder: Path) -> Iterator[Put]:
     moving = False
 
     def put(name: str, content: bytes, *, moved_last: bool = False) -> None:
-        check_replaceable(folder / name)
+        _check_below(folder, name)
         with _errors_about(folder / name, aside / name):
+            (aside / name).parent.mkdir(parents=True, exist_ok=True)
             _write(aside / name, content)
         names.insert(0 if moved_last else len(names), name)
 
@@ -196,20 +197,32 @@ def replacing_all(folder: Path) -> Iterator[Put]:
             aside.mkdir()
         yield put
         for name in names:
-            check_replaceable(folder / name)
+            _check_below(folder, name)
         with _errors_about(folder, aside / MOVED_LIST):
             _write(aside / MOVED_LIST, json.dumps(names).encode())
         moving = True
         for name in reversed(names):
             with _errors_about(folder / name, aside / name):
+                (folder / name).parent.mkdir(parents=True, exist_ok=True)
                 os.replace(aside / name, folder / name)
-        _sync_folder(folder)
+        for below in sorted({(folder / name).parent for name in names} | {folder}, reverse=True):
+            _sync_folder(below)
     except BaseException:
         if not moving:
             shutil.rmtree(aside, ignore_errors=True)
         raise
     for path in (aside, *earlier):
         shutil.rmtree(path, ignore_errors=True)
+
+
+def _check_below(folder: Path, name: str) -> None:
+    """Raises: OutputExistsError if `name` is there and is no regular file, or leads through a link out of `folder`."""
+    for part in [*Path(name).parents][-2::-1]:
+        path = folder / part
+        if is_there(path) and not stat.S_ISDIR(mode := path.lstat().st_mode):
+            kind = "a file" if stat.S_ISREG(mode) else kind_of(mode)
+            raise OutputExistsError(f"{path}: is {kind}, and a folder is needed there", "choose another `out`")
+    check_replaceable(folder / name)
 
 
 @contextmanager

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path, PurePosixPath
 
+from l2a_transfer.documents import memory_of
 from l2a_transfer.errors import MemoryLimitError
 
 PROC = Path("/proc")
@@ -48,6 +49,11 @@ def require_memory(needed: int, what: str, remedy: str) -> None:
         raise MemoryLimitError(
             f"{what} takes about {mebibytes(needed)}, and this process may take {mebibytes(usable)} more", remedy
         )
+
+
+def require_memory_to_parse(content: bytes, path: str | Path) -> None:
+    """Raises: MemoryLimitError where the values of a JSON document would not fit into memory, before it is parsed."""
+    require_memory(memory_of(content), f"{path}: a JSON document of {mebibytes(len(content))}", "use a smaller file")
 
 
 def mebibytes(count: int) -> str:

@@ -16,7 +16,7 @@ from PIL import Image
 
 from l2a_transfer import explain_images
 from l2a_transfer.errors import ArgumentError, BackendError, UnknownNameError
-from l2a_transfer.explain.compute import map_batch
+from l2a_transfer.explain.compute import kept_bytes, map_batch
 from l2a_transfer.explain.dispatch import AT_ONCE, explain_stream
 from l2a_transfer.explain.figures import explain_sheet, overlay_file, sheet_row
 from l2a_transfer.explain.interface import ImageMaps
@@ -474,3 +474,25 @@ def test_a_batch_that_does_not_fit_is_split(tmp_path: Path, monkeypatch: pytest.
         assert (one.target, one.method) == (other.target, other.method)
         for name, values in one.maps.items():
             np.testing.assert_allclose(other.maps[name], values, rtol=1e-3, atol=1e-6)
+
+
+@pytest.mark.parametrize("method", ["grad-cam", "evidence"])
+def test_a_batch_that_the_memory_does_not_suffice_for_is_split_before_the_kernel_ends_the_process(
+    method: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    network, _ = load_model(TINY)
+    images = torch.randn(6, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    expected = map_batch(network, images, method=method, targets=[0] * 6).maps
+    each = kept_bytes(network, images) // (1 if METHODS[method].gradients else 4)
+    assert each > 1000
+    monkeypatch.setattr("l2a_transfer.explain.compute.SMALL", 1)
+    sizes = list[int]()
+    network.register_forward_pre_hook(lambda module, given: sizes.append(len(given[0])))
+    monkeypatch.setattr("l2a_transfer.explain.compute.usable_memory", lambda: 2 * 2 * each)
+    found = map_batch(network, images, method=method, targets=[0] * 6).maps
+    assert max(sizes, default=0) <= 2
+    for level, values in expected.items():
+        np.testing.assert_allclose(found[level], values, atol=1e-5)
+    monkeypatch.setattr("l2a_transfer.explain.compute.usable_memory", lambda: each - 1)
+    with pytest.raises(BackendError, match="the maps of one image of 64 × 64 pixels do not fit into memory"):
+        map_batch(network, images, method=method, targets=[0] * 6)

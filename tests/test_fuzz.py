@@ -14,11 +14,14 @@ ROOT = Path(__file__).parents[1]
 KINDS = (
     "hdf5",
     "hdf5-resealed",
+    "maps-file",
+    "maps-file-resealed",
     "safetensors",
     "safetensors-resealed",
     "onnx",
     "onnx-resealed",
     "pictures",
+    "masks",
     "cifar",
     "torchvision",
     "folders",
@@ -27,8 +30,9 @@ KINDS = (
     "parquet",
     "cards",
     "reports",
+    "documents",
 )
-LIGHT = "hdf5,pictures,cifar,folders,npz,tar,parquet,safetensors-resealed"
+LIGHT = "hdf5,maps-file,pictures,masks,cifar,folders,npz,tar,parquet,safetensors-resealed"
 """Kinds whose whole files are made in a moment."""
 
 
@@ -44,7 +48,7 @@ def bad_cases(found: dict[str, Any]) -> list[dict[str, Any]]:
 
 @pytest.mark.slow
 def test_a_few_hostile_files_of_each_light_kind(tmp_path: Path) -> None:
-    cases = 80
+    cases = 110
     out = tmp_path / "fuzz.json"
     done = run("--cases", cases, "--kinds", LIGHT, "--seed", 1, "--out", out)
     found = json.loads(out.read_text())

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import errno
 import json
+import os
 import re
 import subprocess
 import sys
@@ -21,15 +23,24 @@ from torch import Tensor, nn
 
 from l2a_transfer.data.masks import open_masks
 from l2a_transfer.data.readers import open_source
-from l2a_transfer.errors import ArgumentError, BackendError, DataError, EvaluationError, UnknownNameError
+from l2a_transfer.errors import (
+    ArgumentError,
+    BackendError,
+    DataError,
+    EvaluationError,
+    OutputExistsError,
+    UnknownNameError,
+)
 from l2a_transfer.evaluation.groups import Source
 from l2a_transfer.explain.registry import METHODS, register_map_method
 from l2a_transfer.localization import pictures
 from l2a_transfer.localization.compare import Measured, compare
 from l2a_transfer.localization.localize import Localization, localize
-from l2a_transfer.localization.mask_files import _names
+from l2a_transfer.localization.mask_files import _names, masks_folder, writing_masks
 from l2a_transfer.localization.results import LocalizationConfig, LocalizationResults, Row, read_localization
 from l2a_transfer.localization.sheet import outline, sheet_of
+from l2a_transfer.models.loading import load_model
+from l2a_transfer.models.weights import save_weights
 from l2a_transfer.report.localization import localization_markdown, localization_page
 from tests.conftest import TINY, assert_fails, l2a
 
@@ -421,6 +432,38 @@ def test_hostile_names_stay_text(world: Path, tmp_path: Path) -> None:
     assert "<b>data" not in page + markdown
 
 
+STEERING = "a\x1b[2J\nb"
+
+
+@pytest.mark.parametrize("kind", ["png", "voc", "yolo", "caltech", "csv", "coco"])
+def test_hostile_names_of_masks_are_shown_as_text(kind: str, world: Path, tmp_path: Path) -> None:
+    masks = tmp_path / "masks"
+    masks.mkdir()
+    where = masks
+    if kind == "csv":
+        where = masks / "b.csv"
+        where.write_text(f'cat/0.png,1,2,3,4\n"{STEERING}",1,2,3\n')
+    elif kind == "coco":
+        where = masks / "c.json"
+        image = {"id": 1, "file_name": STEERING, "width": 1, "height": 1}
+        where.write_text(json.dumps({"images": [image, image], "annotations": []}))
+    else:
+        ending = {"yolo": "txt", "caltech": "mat"}.get(kind, "png")
+        for name in (f"x/{STEERING}", f"y/{STEERING}"):
+            (masks / f"{name}.{ending}").parent.mkdir(exist_ok=True)
+            (masks / f"{name}.{ending}").touch()
+        for folder in ("x", "y"):
+            save = tmp_path / "images" / folder / f"{STEERING}.png"
+            save.parent.mkdir(parents=True)
+            Image.new("L", (40, 40)).save(save)
+    images = tmp_path / "images" if kind not in ("csv", "coco") else world / "images"
+    run = ("--model", TINY, "--data", f"imagefolder:{images}", "--masks", f"{kind}:{where}", "--out", tmp_path / "r")
+    result = l2a("-q", "localize", *run)
+    assert_fails(result, 1, "line" if kind == "csv" else r"a\x1b[2J\nb")
+    assert "\x1b" not in result.output
+    assert result.stderr.count("\n") == 1
+
+
 def test_masks_are_written_with_their_class(written: Path, world: Path) -> None:
     with open(written / "m" / "masks.csv", newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
@@ -447,6 +490,89 @@ def test_masks_of_odd_names_stay_in_their_folder() -> None:
         "picture+2",
         "é/ä_b",
     ]
+
+
+def test_masks_have_names_that_every_file_system_takes(tmp_path: Path) -> None:
+    ids = ["鳥" * 400, "/".join(["é" * 90] * 40), "x.png/b", "x", "a/b", *(["!"] * 5000)]
+    names = _names(ids)
+    assert len({name.casefold() for name in names}) == len(ids)
+    for name in names[:50]:
+        path = tmp_path / f"{name}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+    assert len(str(tmp_path / names[1])) < 1200
+    assert names[2:4] == ["x.png_/b", "x"]
+
+
+def test_masks_of_networks_whose_names_are_folders_are_apart(
+    world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The one's `x/` and the other's `x/cat/` would be one folder."""
+    for k, name in enumerate(("x", "x/cat")):
+        network, card = load_model(TINY, seed=k)
+        own = dataclasses.replace(card, name=name, training={"seed": k})
+        save_weights(network, own, tmp_path / f"{k}.safetensors")
+    found = run(world, str(tmp_path / "0.safetensors"), str(tmp_path / "1.safetensors"), methods=("bright",))
+    with masks_folder(tmp_path / "m", overwrite=False), writing_masks(found, tmp_path / "m"):
+        pass
+    assert len({path.relative_to(tmp_path / "m").parts[0] for path in tmp_path.glob("m/*/*/*.png")}) == 2
+    assert len(list(tmp_path.glob("m/*/*/*.png"))) == 2 * 2 * EACH
+
+
+@pytest.mark.parametrize("plant", ["row", "class", "file", "pipe"])
+def test_masks_are_not_written_through_a_planted_link(
+    plant: str, found: Localization, written: Path, tmp_path: Path
+) -> None:
+    out, elsewhere = tmp_path / "m", tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    (elsewhere / "0.png").write_bytes(b"precious")
+    row, label, name = next((written / "m").glob("*/*/0.png")).relative_to(written / "m").parts
+    place = {"row": out / row, "class": out / row / label}.get(plant, out / row / label / name)
+    place.parent.mkdir(parents=True)
+    if plant == "pipe":
+        os.mkfifo(place)
+    else:
+        place.symlink_to(elsewhere / "0.png" if plant == "file" else elsewhere)
+    with (
+        masks_folder(out, overwrite=True),
+        pytest.raises(OutputExistsError, match=r"is a (symbolic link|pipe), and"),
+        writing_masks(found, out),
+    ):
+        pass
+    assert [path.name for path in elsewhere.iterdir()] == ["0.png"]
+    assert (elsewhere / "0.png").read_bytes() == b"precious"
+    assert [path for path in out.rglob("*") if path.is_file() and not path.is_symlink()] == []
+
+
+def test_masks_that_ctrl_c_stopped_leave_nothing_and_those_of_before_stay(
+    found: Localization, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "m"
+
+    def write(*, overwrite: bool = False) -> None:
+        with masks_folder(out, overwrite=overwrite), writing_masks(found, out):
+            pass
+
+    drawn = list[int]()
+
+    def third(*_: Any) -> bytes:
+        drawn.append(1)
+        if len(drawn) == 3:
+            raise KeyboardInterrupt
+        return b"another"
+
+    for before in (set[Path](), None):
+        with monkeypatch.context() as patch:
+            patch.setattr("l2a_transfer.localization.mask_files.mask_png", third)
+            drawn.clear()
+            with pytest.raises(KeyboardInterrupt):
+                write(overwrite=before is None)
+        if before is not None:
+            assert not out.exists()
+            write()
+    assert len(list(out.rglob("*.png"))) == 3 * 2 * EACH + 2 * EACH
+    assert b"another" not in {path.read_bytes() for path in out.rglob("*.png")}
+    assert (out / "masks.csv").is_file()
 
 
 def test_outputs_are_kept_unless_replaced(written: Path, world: Path, tmp_path: Path) -> None:

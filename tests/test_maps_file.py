@@ -173,6 +173,13 @@ def test_each_changed_byte_is_seen(tmp_path: Path) -> None:
         open_maps(path)
 
 
+def _overflowing(file: h5py.File) -> None:
+    """Sizes that are 2⁶⁴ too many, which in 64 bits are as many as the file has."""
+    most = 2**31 - 1
+    assert 4 * most**2 + 2**34 + 38 == 2**64 + len(file["values"])
+    file["shapes"][...] = [[[most, most], [most, most]]] * 2 + [[[2**17, 2**17], [1, 38]]]
+
+
 CHANGES: dict[str, tuple[Callable[[h5py.File], object], str]] = {
     "another schema": (lambda file: file.attrs.__setitem__("schema", "l2a-maps/2"), "its schema must be"),
     "no card": (lambda file: file.attrs.__delitem__("card"), "card"),
@@ -189,6 +196,13 @@ CHANGES: dict[str, tuple[Callable[[h5py.File], object], str]] = {
     "sizes that do not add up": (lambda file: file["shapes"].__setitem__((0, 0, 0), 4), "do not add up"),
     "no size": (lambda file: file["shapes"].__setitem__((0, 0, 0), 0), "/shapes"),
     "a negative size": (lambda file: file["shapes"].__setitem__((0, 0), -3), "/shapes"),
+    "sizes whose sum overflows": (_overflowing, "do not add up"),
+    "a class that is not there": (lambda file: file["targets"].__setitem__(1, 2), "/targets must lie between -1 and 1"),
+    "a prediction below none": (lambda file: file["predicted"].__setitem__(0, -2), "/predicted must lie between"),
+    "two maps of one name": (
+        lambda file: file.attrs.__setitem__("maps", json.dumps([json.loads(file.attrs["maps"])[0]] * 2)),
+        "two maps have one name",
+    ),
     "a huge size": (lambda file: file["shapes"].__setitem__((0, 0), 2**31 - 1), "do not add up"),
 }
 

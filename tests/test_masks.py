@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tracemalloc
 import zlib
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,7 +18,9 @@ from scipy.io import savemat
 from l2a_transfer.data.masks import MASKS, NoObjectError, match, open_masks, without_ending
 from l2a_transfer.data.polygons import filled, from_runs, unpacked
 from l2a_transfer.data.readers import open_source
-from l2a_transfer.errors import ArgumentError, DataError, L2AError, UnknownNameError
+from l2a_transfer.documents import memory_of, parse
+from l2a_transfer.errors import ArgumentError, DataError, L2AError, MemoryLimitError, UnknownNameError
+from l2a_transfer.localization.boxes import best_overlaps, overlaps
 
 SIZE = (6, 4)
 W, H = SIZE
@@ -254,6 +257,98 @@ def test_run_lengths_plain_and_packed(seed: int) -> None:
 def test_run_lengths_that_are_none(counts: Any) -> None:
     with pytest.raises(DataError, match="x: run lengths"):
         from_runs(counts, SIZE, "x")
+
+
+# What would take long -------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def small_limits(monkeypatch: pytest.MonkeyPatch) -> None:
+    """At most three shapes, of at most 30 pixels together."""
+    monkeypatch.setattr("l2a_transfer.data.masks.MAX_SHAPES", 3)
+    monkeypatch.setattr("l2a_transfer.data.masks.MAX_PAINTED", 30)
+    monkeypatch.setattr("l2a_transfer.data.polygons.CROSSING", 0)
+
+
+@pytest.mark.parametrize(("shape", "most"), [([0, 0, 1, 1], 3), ([0, 0, 5, 3], 2)])
+def test_objects_without_end_are_refused_in_every_format(
+    shape: list[int], most: int, small_limits: None, tmp_path: Path
+) -> None:
+    x1, y1, x2, y2 = shape
+    corners = [x1, y1, x2, y1, x2, y2, x1, y2]
+    line = " ".join(str(value / side) for value, side in zip(corners, [W, H] * 4, strict=True))
+    box = f"0 {(x1 + x2) / 2 / W} {(y1 + y2) / 2 / H} {(x2 - x1) / W} {(y2 - y1) / H}"
+    runs = {"size": [H, W], "counts": [1, W * H - 1]}
+    for n in (most, most + 1):
+        coco(tmp_path / "boxes.json", *[{"bbox": [x1, y1, x2 - x1, y2 - y1]}] * n)
+        coco(tmp_path / "polygons.json", {"segmentation": [corners] * n})
+        coco(tmp_path / "crowds.json", {"bbox": [0, 0, 1, 1]}, *[{"segmentation": [corners], "iscrowd": 1}] * n)
+        (tmp_path / "boxes.csv").write_text(f"a.jpg,{x1},{y1},{x2},{y2}\n" * n)
+        (tmp_path / "yolo").mkdir(exist_ok=True)
+        (tmp_path / "yolo" / "a.txt").write_text(f"0 {line}\n" * (n - 1) + f"{box}\n")
+        for masks in ("coco:boxes.json", "coco:polygons.json", "coco:crowds.json", "csv:boxes.csv", "yolo:yolo"):
+            kind, _, name = masks.partition(":")
+            opened = open_masks(f"{kind}:{tmp_path / name}")
+            if n > most:
+                fails(opened, str(tmp_path / name), "in one picture")
+            else:
+                assert opened.read(opened.keys[0], SIZE, None).foreground.any()
+    coco(tmp_path / "runs.json", {"segmentation": runs}, {"segmentation": runs})
+    fails(open_masks(f"coco:{tmp_path / 'runs.json'}"), "runs.json", "objects of more than 30 pixels in one picture")
+
+
+def test_a_small_polygon_in_a_large_picture_takes_little(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("l2a_transfer.data.masks.MAX_PAINTED", 1000)
+    found = filled(np.array([[4000, 3000], [4004, 3000], [4004, 3002], [4000, 3002]], dtype=float), (5000, 4000), "x")
+    assert np.argwhere(found).tolist() == [[y, x] for y in (3000, 3001) for x in range(4000, 4004)]
+
+
+def test_boxes_are_compared_a_few_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = np.random.default_rng(0)
+    low = rng.uniform(0, 20, (50, 2))
+    boxes, unit = np.hstack([low, low + rng.uniform(1, 12, (50, 2))]), rng.random((32, 32)).astype(np.float32)
+    at_once, pairs = best_overlaps(unit, boxes), list[int]()
+    monkeypatch.setattr("l2a_transfer.localization.boxes.AT_ONCE", 40)
+
+    def counted(a: NDArray[np.float64], b: NDArray[np.float64]) -> NDArray[np.float64]:
+        pairs.append(len(a) * len(b))
+        assert len(a) * len(b) <= max(40, len(a))
+        return overlaps(a, b)
+
+    monkeypatch.setattr("l2a_transfer.localization.boxes.overlaps", counted)
+    assert np.array_equal(best_overlaps(unit, boxes), at_once)
+    assert max(pairs) > 1
+
+
+@pytest.mark.parametrize("item", ["[]", "{}", '{"a":1}', "0", "1.5", '"ab"', "[[[]]]", "-1234567", '"é€"'])
+def test_what_a_document_takes_in_memory_is_not_underestimated(item: str) -> None:
+    content = f"[{','.join([item] * 20_000)}]".encode()
+    tracemalloc.start()
+    try:
+        parse(content)
+        taken = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert taken <= memory_of(content) < 12 * taken
+
+
+def test_a_coco_file_that_does_not_fit_is_refused_before_it_is_parsed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("l2a_transfer.memory.usable_memory", lambda: 1 << 20)
+    path = tmp_path / "a.json"
+    path.write_text(f"[{'{},' * 10_000}1]")
+    with pytest.raises(MemoryLimitError, match=r"a\.json: a JSON document of 1 MiB takes about 4 MiB"):
+        open_masks(f"coco:{path}")
+
+
+@pytest.mark.parametrize("wanted", ["²", "٣", "1" * 5000, "-1", "1.0"])
+def test_a_class_that_only_looks_like_a_number_is_a_name(wanted: str, tmp_path: Path) -> None:
+    in_palette(tmp_path / "a.png", SQUARE * np.uint8(8))
+    for masks in (f"png:{tmp_path}", f"voc:{tmp_path}", f"coco:{coco(tmp_path / 'a.json', {'bbox': [0, 0, 1, 1]})}"):
+        opened = open_masks(masks)
+        with pytest.raises(UnknownNameError):
+            opened.read(opened.keys[0], SIZE, wanted)
 
 
 # COCO -----------------------------------------------------------------------------------------------------------------

@@ -38,6 +38,7 @@ from l2a_transfer.report.write import write_report
 from l2a_transfer.training.checkpoint import save_checkpoint
 from tests.conftest import TINY, assert_fails, l2a, memory_source, save_picture
 from tests.feature_files import blobs, feature_set, labels_of, save
+from tests.test_maps_file import save as save_maps
 from tests.test_robustness import named
 
 Writer = Callable[[Path], object]
@@ -64,7 +65,7 @@ def weights_to(path: Path) -> None:
     save_weights(*load_model(TINY), path)
 
 
-@pytest.fixture(params=["features", "extraction", "weights", "sheet", "checkpoint", "report", "maps"])
+@pytest.fixture(params=["features", "extraction", "weights", "sheet", "checkpoint", "report", "maps", "maps file"])
 def writer(request: pytest.FixtureRequest, results: EvalResults, drawn: ImageMaps) -> tuple[str, Writer]:
     """The name of an output, and what writes it, allowed to replace what is there."""
 
@@ -80,6 +81,7 @@ def writer(request: pytest.FixtureRequest, results: EvalResults, drawn: ImageMap
         "checkpoint": ("checkpoint.pt", lambda path: save_checkpoint(path, {"epoch": 1})),
         "report": ("report.md", lambda path: write_report(results, path.parent, overwrite=True)),
         "maps": ("0-L2.png", maps_to),
+        "maps file": ("m.h5", save_maps),
     }[request.param]
 
 
@@ -413,6 +415,7 @@ def small_disk(folder: Path, bytes_: int) -> Iterator[None]:
 
 
 LOCALIZE = ["localize", "--model", TINY, "--side", "32", "--data", "imagefolder:{pictures}"]
+NO_DRAWING = ("--side", "64", "--no-overlays", "--sheet", "0")
 VERBS: dict[str, tuple[str, int, list[str]]] = {
     "maps": ("out", 8192, ["maps", "--model", TINY, "{picture}"]),
     "explain": ("out", 8192, ["explain", "--model", TINY, "--side", "32", "{picture}"]),
@@ -420,7 +423,9 @@ VERBS: dict[str, tuple[str, int, list[str]]] = {
     "faithfulness": ("out", 8192, ["faithfulness", "--model", TINY, "--steps", "1", "{picture}"]),
     "robustness": ("out", 8192, ["robustness", "--model", "{weights}", "--data", "imagefolder:{pictures}"]),
     "export": ("x.onnx", 8192, ["export", "--model", TINY]),
+    "explain --store": ("out", 8192, ["explain", "--model", TINY, "{picture}", *NO_DRAWING, "--store", "{disk}/x.h5"]),
     "localize": ("out", 8192, [*LOCALIZE, "--masks", "csv:{boxes}"]),
+    "localize --write-masks": ("out", 64, [*LOCALIZE, "--masks", "csv:{boxes}", "--write-masks", "{disk}/masks"]),
     "svm-eval": ("out", 8192, ["svm-eval", "{features}", "--c-grid", "0.01", "--folds", "2"]),
     "extract": ("x.h5", 8192, ["extract", "--model", "pixels", "--data", "imagefolder:{pictures}"]),
 }
@@ -439,17 +444,32 @@ def test_a_full_disk_names_the_file_and_leaves_none(tmp_path: Path, verb: str, h
     (tmp_path / "b.csv").write_text("".join(f"{label}/{k}.jpg,1,1,9,9\n" for label in "ab" for k in range(3)))
     given = {"picture": picture, "pictures": tmp_path / "pictures", "features": tmp_path / "f.h5"}
     save_weights(*named(classes=tuple("abcdefghij")), tmp_path / "w.safetensors")
-    given |= {"boxes": tmp_path / "b.csv", "weights": tmp_path / "w.safetensors"}
     disk = tmp_path / "disk"
     disk.mkdir()
+    given |= {"boxes": tmp_path / "b.csv", "weights": tmp_path / "w.safetensors", "disk": disk}
     run = [argument.format(**given) for argument in command]
     out = disk / name
     with small_disk(disk, room) if how == "disk" else file_size_limit(room):
         result = l2a("-q", *run, "--out", out)
         said = "File too large" if how == "limit" else "No space left on device"
-        assert_fails(result, 1, str(out), said)
+        refused = {"explain --store": disk / "x.h5", "localize --write-masks": disk / "masks"}.get(verb, out)
+        assert_fails(result, 1, str(refused), said)
         assert not [path for path in disk.rglob("*") if path.is_file()]
     assert l2a("-q", *run, "--out", out).exit_code == 0
+
+
+def test_masks_whose_report_cannot_be_written_are_not_there(tmp_path: Path) -> None:
+    for k in range(4):
+        save_picture(tmp_path / "pictures" / "ab"[k % 2] / f"{k}.jpg", k)
+    (tmp_path / "b.csv").write_text("".join(f"{'ab'[k % 2]}/{k}.jpg,1,1,9,9\n" for k in range(4)))
+    given = {"pictures": tmp_path / "pictures"}
+    run = [argument.format(**given) for argument in LOCALIZE] + ["--masks", f"csv:{tmp_path / 'b.csv'}"]
+    run += ["--out", str(tmp_path / "out"), "--write-masks", str(tmp_path / "masks")]
+    with file_size_limit(4096):
+        assert_fails(l2a("-q", *run), 1, "localization.json: File too large")
+    assert not (tmp_path / "out").exists()
+    assert not (tmp_path / "masks").exists()
+    assert l2a("-q", *run).exit_code == 0
 
 
 def test_a_disk_that_is_full_before_an_extraction_is_planned_keeps_no_folder_and_is_told_of(
@@ -489,17 +509,36 @@ def test_maps_that_ctrl_c_stopped_can_be_drawn_again(tmp_path: Path, monkeypatch
     assert l2a(*run).exit_code == 0
 
 
-@pytest.mark.parametrize("verb", ["maps", "explain", "svm-eval", "sanity"])
+LAST = {
+    "maps": "attention.png",
+    "explain": "explain.json",
+    "svm-eval": "results.json",
+    "sanity": "sanity.json",
+    "localize": "localization.json",
+    "faithfulness": "faithfulness.json",
+    "robustness": "robustness.json",
+}
+"""What each verb moves last."""
+
+
+@pytest.mark.parametrize("verb", LAST)
 def test_what_was_interrupted_between_two_renames_goes_on_without_overwrite(
     tmp_path: Path, verb: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     features_to(tmp_path / "f.h5")
-    picture = save_picture(tmp_path / "0.jpg")
+    for k in range(4):
+        picture = save_picture(tmp_path / "pictures" / "ab"[k % 2] / f"{k}.jpg", k)
+    (tmp_path / "b.csv").write_text("".join(f"{'ab'[k % 2]}/{k}.jpg,1,1,9,9\n" for k in range(4)))
+    save_weights(*named(classes=tuple("abcdefghij")), tmp_path / "w.safetensors")
+    data = ["--data", f"imagefolder:{tmp_path / 'pictures'}"]
     arguments = {
         "maps": ["--model", TINY, picture],
         "explain": ["--model", TINY, picture],
         "svm-eval": [tmp_path / "f.h5", "--c-grid", "0.01"],
         "sanity": ["--model", TINY, picture, "--method", "evidence", "--seeds", "1"],
+        "localize": [*("--model", TINY, *data, "--side", "32"), "--masks", f"csv:{tmp_path / 'b.csv'}"],
+        "faithfulness": ["--model", TINY, picture, "--steps", "1"],
+        "robustness": ["--model", tmp_path / "w.safetensors", *data, "--attack", "fgsm", "--epsilon", "1"],
     }[verb]
     out = tmp_path / "out"
     run = (verb, *arguments, "--out", out)
@@ -515,8 +554,7 @@ def test_what_was_interrupted_between_two_renames_goes_on_without_overwrite(
         patch.setattr(os, "replace", second)
         assert l2a(*run).exit_code == 130
     assert leftovers(out) == set(moved)
-    names = {"maps": "attention.png", "explain": "explain.json", "svm-eval": "results.json", "sanity": "sanity.json"}
-    last = out / names[verb]
+    last = out / LAST[verb]
     last.write_text("someone's own")  # which no interrupted run has left
     assert_fails(l2a(*run), 1, f"{last.name}: exists")
     last.unlink()
@@ -524,6 +562,31 @@ def test_what_was_interrupted_between_two_renames_goes_on_without_overwrite(
     assert leftovers(out) == set()
     assert not [path.name for path in out.iterdir() if path.name.startswith(".")]
     assert_fails(l2a(*run), 1, "exists", "--overwrite")
+
+
+def test_files_in_folders_that_ctrl_c_stopped_go_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    replace, moved = os.replace, list[Any]()
+
+    def second(old: Any, new: Any) -> None:
+        if len(moved) == 2:
+            raise KeyboardInterrupt
+        replace(old, new)
+        moved.append(new)
+
+    def write() -> None:
+        with replacing_all(tmp_path) as put:
+            for name in ("list", "a/b/1", "a/2", "c/3"):
+                put(name, name.encode())
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "replace", second)
+        with pytest.raises(KeyboardInterrupt):
+            write()
+    assert leftovers(tmp_path) == {"a/2", "c/3"}
+    write()
+    there = {str(path.relative_to(tmp_path)): path.read_text() for path in tmp_path.rglob("*") if path.is_file()}
+    assert there == {name: name for name in ("list", "a/b/1", "a/2", "c/3")}
+    assert leftovers(tmp_path) == set()
 
 
 @pytest.mark.parametrize("moment", ["written", "moving", "moved"])

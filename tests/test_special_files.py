@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import shutil
 import signal
@@ -14,12 +15,19 @@ import numpy as np
 import pytest
 
 from l2a_transfer.data.readers import open_source
-from l2a_transfer.errors import DataError, StoreError, TrainingError
+from l2a_transfer.errors import DataError, L2AError, StoreError, TrainingError
+from l2a_transfer.evaluation.faithfulness_results import read_faithfulness
 from l2a_transfer.evaluation.results_schema import earlier_files
+from l2a_transfer.evaluation.robustness_results import read_robustness
+from l2a_transfer.explain.checks.results import read_sanity
+from l2a_transfer.explain.store import open_maps
 from l2a_transfer.features.extraction.shard_folder import ShardFolder
 from l2a_transfer.features.store.reader import read_meta
 from l2a_transfer.inputs import NotAFileError, open_input, read_input
+from l2a_transfer.localization.results import read_localization
 from l2a_transfer.models.digest import file_sha256
+from l2a_transfer.models.loading import load_model
+from l2a_transfer.models.weights import save_weights
 from l2a_transfer.training.checkpoint import read_checkpoint
 from tests.conftest import TINY, assert_fails, l2a, save_picture
 
@@ -135,13 +143,26 @@ COMMANDS: dict[str, Callable[[Path], tuple[str, ...]]] = {
     "picture.jpg": lambda path: ("explain", "--model", TINY, str(path), "--out", f"{path}-why"),
     "boxes.csv": lambda path: localization(path, f"csv:{path}"),
     "coco.json": lambda path: localization(path, f"coco:{path}"),
+    "labels/a.txt": lambda path: localization(another(path), f"yolo:{path.parent}"),
+    "masks/a.png": lambda path: localization(another(path), f"png:{path.parent}"),
+    "palettes/a.png": lambda path: localization(another(path), f"voc:{path.parent}"),
+    "contours/a.mat": lambda path: localization(another(path), f"caltech:{path.parent}"),
+    "ids.txt": lambda path: (*localization(path, f"csv:{boxes_beside(path)}"), "--validation", str(path)),
+    "shown.jpg": lambda path: ("faithfulness", "--model", TINY, str(path), "--out", f"{path}-report"),
+    "attacked/a/0.jpg": lambda path: robustness(path),
+    "r.safetensors": lambda path: ("robustness", "--model", str(path), "--data", "digits", "--out", f"{path}-report"),
+    "permuted.safetensors": lambda path: (
+        *("sanity", "--model", TINY, str(save_picture(path.parent / "x.jpg")), "--labels", str(path)),
+        *("--out", f"{path}-sanity"),
+    ),
     "photo.jpg": lambda path: ("maps", "--model", TINY, str(path), "--out", f"{path}-maps"),
     "image.jpg": lambda path: ("sanity", "--model", TINY, str(path), "--out", f"{path}-sanity"),
 }
 
 
 def localization(path: Path, masks: str) -> tuple[str, ...]:
-    save_picture(path.parent / "pictures" / "a.jpg")
+    for name in "ab":
+        save_picture(path.parent / "pictures" / f"{name}.jpg")
     return (
         "localize",
         "--model",
@@ -153,6 +174,24 @@ def localization(path: Path, masks: str) -> tuple[str, ...]:
         "--out",
         f"{path}-r",
     )
+
+
+def another(path: Path) -> Path:
+    """The folder of a mask, with one for a second picture: a threshold is chosen on others."""
+    path.with_stem("b").touch()
+    return path.parent
+
+
+def boxes_beside(path: Path) -> Path:
+    (path.parent / "boxes.csv").write_text("a.jpg,1,1,9,9\nb.jpg,1,1,9,9\n")
+    return path.parent / "boxes.csv"
+
+
+def robustness(path: Path) -> tuple[str, ...]:
+    network, card = load_model(TINY)
+    weights, data = path.parents[2] / "named.safetensors", path.parents[1]
+    save_weights(network, dataclasses.replace(card, classes=(path.parent.name, *"bcdefghij")), weights)
+    return ("robustness", "--model", str(weights), "--data", f"imagefolder:{data}", "--out", f"{data}-report")
 
 
 @KIND
@@ -177,6 +216,38 @@ def test_what_the_package_has_written_itself_is_looked_at_too(kind: str, tmp_pat
     make(shards.folder / "plan.json")
     with pytest.raises(StoreError, match=rf"plan\.json: cannot be read .*{kind}"):
         shards.belongs_to({"data": "abc"})
+
+
+@KIND
+@pytest.mark.parametrize("read", [open_maps, read_localization, read_sanity, read_faithfulness, read_robustness])
+def test_what_can_be_read_again_is_looked_at_too(read: Callable[[Path], object], kind: str, tmp_path: Path) -> None:
+    with pytest.raises(L2AError, match=rf"x: cannot be read: {kind}"):
+        read(KINDS[kind](tmp_path / "x"))
+
+
+SAID = dict.fromkeys(("a pipe", "a socket"), "not a file") | {"a device": "a link to elsewhere", "damaged": "damaged"}
+
+
+@pytest.mark.parametrize("kind", SAID)
+def test_the_checkpoint_of_permuted_labels(kind: str, tmp_path: Path) -> None:
+    for k in range(4):
+        save_picture(tmp_path / "pictures" / "abcdefghij"[k % 2] / f"{k}.jpg", k)
+    out = tmp_path / "out"
+    (out / "permuted-labels").mkdir(parents=True)
+    {**KINDS, "damaged": lambda path: path.write_bytes(b"PK")}[kind](out / "permuted-labels" / "checkpoint.pt")
+    data = f"imagefolder:{tmp_path / 'pictures'}"
+    run = ("sanity", "--model", TINY, "--data", data, "--labels", "train", "--labels-data", data, "--epochs", "1")
+    assert_fails(l2a(*run, "--device", "cpu", "--out", out), 1, "permuted-labels/checkpoint.pt: ", SAID[kind])
+    assert os.path.lexists(out / "permuted-labels" / "checkpoint.pt")
+
+
+def test_a_link_in_the_place_of_the_run_on_permuted_labels(tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "out" / "permuted-labels").symlink_to(tmp_path / "elsewhere")
+    run = ("sanity", "--model", TINY, save_picture(tmp_path / "x.jpg"), "--labels", "train", "--labels-data", "digits")
+    assert_fails(l2a(*run, "--out", tmp_path / "out"), 1, "permuted-labels: not a folder")
+    assert not any((tmp_path / "elsewhere").iterdir())
 
 
 @KIND

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import multiprocessing
 import os
 import signal
@@ -10,10 +11,14 @@ import sys
 import textwrap
 import threading
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from l2a_transfer.cli.failures import Terminated, terminable, terminate
+from l2a_transfer.models.loading import load_model
+from l2a_transfer.models.weights import save_weights
+from tests.conftest import TINY, l2a, save_picture
 
 SAID = "Interrupted before it was done; start it again."
 SLOW = """
@@ -52,6 +57,54 @@ def test_a_signal_ends_a_command_in_one_line(number: signal.Signals, code: int, 
     process.send_signal(number)
     out, err = process.communicate(timeout=60)
     assert (process.returncode, out, err) == (code, "", f"{SAID}\n")
+
+
+DATA = ("--data", "imagefolder:{pictures}", "--model", "{weights}")
+VERBS = {
+    "explain": ("explain.compute.map_batch", (*DATA, "--side", "16")),
+    "explain --store": ("explain.compute.map_batch", (*DATA, "--side", "16", "--store", "{out}/maps.h5")),
+    "explain --group": (
+        "explain.grouping.group_maps_beside",
+        (*DATA, "--side", "16", "--group", "--method", "attention"),
+    ),
+    "localize": ("localization.lines.maps_of", (*DATA, "--side", "16", "--masks", "csv:{boxes}")),
+    "localize --write-masks": (
+        "localization.mask_files.mask_png",
+        (*DATA, "--side", "16", "--masks", "csv:{boxes}", "--write-masks", "{out}/masks"),
+    ),
+    "sanity": ("report.sanity.written", (*DATA, "--side", "16", "--seeds", "1", "--method", "evidence")),
+    "faithfulness": ("report.faithfulness.figure", (*DATA, "--steps", "1", "--orders", "1", "--resamples", "1000")),
+    "robustness": ("report.robustness.figure", (*DATA, "--epsilon", "1", "--attack", "fgsm")),
+}
+"""Verb → in what it is interrupted, and its arguments."""
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_a_verb_that_is_terminated_leaves_nothing(verb: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    where, arguments = VERBS[verb]
+    for k in range(4):
+        save_picture(tmp_path / "pictures" / "ab"[k % 2] / f"{k}.jpg", k)
+    (tmp_path / "boxes.csv").write_text("".join(f"{'ab'[k % 2]}/{k}.jpg,1,1,9,9\n" for k in range(4)))
+    network, card = load_model(TINY)
+    save_weights(
+        network, dataclasses.replace(card, classes=tuple("abcdefghij"), name="net"), tmp_path / "w.safetensors"
+    )
+    out = tmp_path / "out"
+    out.mkdir()
+    given = {"pictures": tmp_path / "pictures", "boxes": tmp_path / "boxes.csv", "out": out}
+    given["weights"] = tmp_path / "w.safetensors"
+    began = list[int]()
+
+    def terminated(*_: Any, **__: Any) -> None:
+        began.append(1)
+        signal.raise_signal(signal.SIGTERM)
+
+    monkeypatch.setattr(f"l2a_transfer.{where}", terminated)
+    run = [verb.split()[0], *(argument.format(**given) for argument in arguments), "--out", out / "report"]
+    result = l2a("-q", *run)
+    assert (result.exit_code, result.stdout, result.stderr) == (143, "", f"{SAID}\n")
+    assert began
+    assert not any(out.iterdir())
 
 
 @pytest.mark.slow

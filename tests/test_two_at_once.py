@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -46,8 +48,12 @@ def given(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         for k, label in enumerate("abab"):
             picture = save_picture(folder / "pictures" / split / label / f"{k}.jpg", k)
     (folder / "boxes.csv").write_text("".join(f"test/{label}/{k}.jpg,1,1,9,9\n" for k, label in enumerate("abab")))
+    network, card = load_model(TINY)
+    named = dataclasses.replace(card, classes=tuple("abcdefghij"), name="net")  # robustness needs the classes' names
+    save_weights(network, named, folder / "w.safetensors")
     labels = labels_of(3, 20)
     return {
+        "weights": folder / "w.safetensors",
         "picture": picture,
         "pictures": folder / "pictures",
         "boxes": folder / "boxes.csv",
@@ -78,14 +84,16 @@ def held(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, int]]
 TRAIN = ["train", "--model", "vgg-att2-concat-pc", "--data", "imagefolder:{pictures}", "--width", "0.0625"]
 TRAIN += ["--epochs", "1", "--batch-size", "4", "--device", "cpu"]
 LOCALIZE = ["localize", "--model", TINY, "--side", "32", "--data", "imagefolder:{pictures}", "--skip-unmasked"]
+EXPLAIN = ["explain", "--model", TINY, "--side", "16", "--data", "imagefolder:{pictures}"]
 VERBS = {
     "svm-eval": (["svm-eval", "{features}", "--c-grid", "0.01", "--folds", "2"], "run"),
     "maps": (["maps", "--model", TINY, "{picture}"], "run"),
     "explain": (["explain", "--model", TINY, "--side", "16", "{picture}"], "run"),
+    "explain --group": ([*EXPLAIN, "--group", "--method", "attention"], "run"),
     "sanity": (["sanity", "--model", TINY, "{picture}", "--method", "evidence", "--seeds", "1", "--side", "16"], "run"),
     "localize": ([*LOCALIZE, "--masks", "csv:{boxes}"], "run"),
     "faithfulness": (["faithfulness", "--model", TINY, "--steps", "1", "{picture}"], "run"),
-    "robustness": (["robustness", "--model", TINY, "--data", "imagefolder:{pictures}"], "run"),
+    "robustness": (["robustness", "--model", "{weights}", "--data", "imagefolder:{pictures}"], "run"),
     "quickstart": (["quickstart"], "run"),
     "train": (TRAIN, "run"),
     "train --seeds": ([*TRAIN, "--seeds", "0,1"], "seeds"),
@@ -93,6 +101,24 @@ VERBS = {
     "extract": (["extract", "--model", "pixels", "--data", "imagefolder:{pictures}"], "x.h5"),
     "a folder where a file comes": (["maps", "--model", TINY, "{picture}"], "new"),
 }
+
+
+WORK = (
+    "l2a_transfer.evaluation.evaluate.evaluate_files",
+    "l2a_transfer.explain.dispatch.compute_maps",
+    "l2a_transfer.explain.compute.map_batch",
+    "l2a_transfer.explain.grouping.group_pictures",
+    "l2a_transfer.explain.checks.sanity.check_sanity",
+    "l2a_transfer.localization.localize.localize",
+    "l2a_transfer.evaluation.faithfulness.evaluate_faithfulness",
+    "l2a_transfer.evaluation.robustness.evaluate_robustness",
+    "l2a_transfer.quickstart.extract",
+    "l2a_transfer.quickstart.evaluate_files",
+    "l2a_transfer.training.runs._run",
+    "l2a_transfer.export._export",
+    "l2a_transfer.features.extraction.extract.compute_shards",
+)
+"""What the verbs call to compute."""
 
 
 def run(verb: str, given: dict[str, Path], out: Path, *options: str) -> Result:
@@ -108,20 +134,9 @@ def test_the_second_is_refused_before_it_computes_anything(
     held: tuple[Path, int],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    for work in (
-        "l2a_transfer.evaluation.evaluate.evaluate_files",
-        "l2a_transfer.explain.dispatch.compute_maps",
-        "l2a_transfer.explain.compute.map_batch",
-        "l2a_transfer.explain.checks.sanity.check_sanity",
-        "l2a_transfer.localization.localize.localize",
-        "l2a_transfer.evaluation.faithfulness.evaluate_faithfulness",
-        "l2a_transfer.evaluation.robustness.evaluate_robustness",
-        "l2a_transfer.quickstart.extract",
-        "l2a_transfer.quickstart.evaluate_files",
-        "l2a_transfer.training.runs._run",
-        "l2a_transfer.export._export",
-        "l2a_transfer.features.extraction.extract.compute_shards",
-    ):
+    for work in WORK:  # before any is replaced, because these modules import functions from each other
+        import_module(work.rpartition(".")[0])
+    for work in WORK:
         monkeypatch.setattr(work, lambda *_, **__: pytest.fail("it had begun"))
     folder, holder = held
     before = sorted(path.relative_to(folder) for path in folder.rglob("*"))
@@ -129,13 +144,23 @@ def test_the_second_is_refused_before_it_computes_anything(
     assert sorted(path.relative_to(folder) for path in folder.rglob("*")) == before
 
 
-def test_a_store_that_another_writes_is_refused_and_leaves_no_drawings(
-    given: dict[str, Path], held: tuple[Path, int], monkeypatch: pytest.MonkeyPatch
+SECOND = {
+    "explain": ("--store", "x.h5", "x.h5: is being written by process {}; wait for it, or choose another --store"),
+    "localize": ("--write-masks", "run", "run: is being written by process {}; wait for it"),
+}
+"""Verbs with a second output: its option, its name, and what is said where another process holds it."""
+
+
+@pytest.mark.parametrize("verb", SECOND)
+def test_a_second_output_that_another_writes_is_refused_and_leaves_no_first_one(
+    verb: str, given: dict[str, Path], held: tuple[Path, int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder, holder = held
     monkeypatch.setattr("l2a_transfer.explain.compute.map_batch", lambda *_, **__: pytest.fail("it had begun"))
-    result = run("explain", given, folder / "fresh", "--store", str(folder / "x.h5"), "--overwrite")
-    assert_fails(result, 1, f"x.h5: is being written by process {holder}; wait for it, or choose another --store")
+    monkeypatch.setattr("l2a_transfer.localization.localize.localize", lambda *_, **__: pytest.fail("it had begun"))
+    option, name, said = SECOND[verb]
+    result = run(verb, given, folder / "fresh", option, str(folder / name), "--overwrite")
+    assert_fails(result, 1, said.format(holder))
     assert not (folder / "fresh").exists()
 
 
@@ -161,7 +186,10 @@ FIRST = {
     "maps": "l2a_transfer.explain.draw.sheet_png",
     "explain": "l2a_transfer.explain.write.explain_sheet",
     "sanity": "l2a_transfer.report.sanity.written",
+    "explain --group": "l2a_transfer.explain.write.explain_sheet",
     "localize": "l2a_transfer.report.localization.localization_markdown",
+    "faithfulness": "l2a_transfer.report.faithfulness.areas_grid",
+    "robustness": "l2a_transfer.report.robustness.accuracy_grid",
     "train": "l2a_transfer.training.runs.learning_curve",
     "export": "l2a_transfer.export.check_parity",
     "extract": "l2a_transfer.features.extraction.extract.write_features",
@@ -183,6 +211,11 @@ FIRST = {
         ("sanity", "sanity"),
         ("localize", "maps"),
         ("localize", "localize"),
+        ("explain --group", "explain"),
+        ("faithfulness", "faithfulness"),
+        ("faithfulness", "robustness"),
+        ("robustness", "robustness"),
+        ("robustness", "maps"),
         ("train", "svm-eval"),
         ("train", "train"),
         pytest.param("export", "export", marks=pytest.mark.slow),

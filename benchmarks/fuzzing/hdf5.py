@@ -139,7 +139,7 @@ def _bytes(path: Path, rng: Random) -> str:
     return "bytes"
 
 
-def _structure(path: Path, rng: Random) -> str:
+def structure(path: Path, rng: Random) -> str:
     """Single bytes, numbers and addresses, of which most of a small file consists."""
     data = bytearray(path.read_bytes())
     for _ in range(rng.choice((1, 1, 2, 4))):
@@ -389,7 +389,7 @@ def _same_chunk(body: bytes, axes: int, first: int) -> bytes:
     return bytes(data)
 
 
-def _larger(path: Path, rng: Random) -> str:
+def larger(path: Path, rng: Random) -> str:
     """Every length that is written as one number is another one."""
     body = path.read_bytes()[USER_BLOCK:]
     value = rng.choice((ROWS, ROWS * 4, ROWS * 24, DIM, 5, len(body)))
@@ -400,7 +400,7 @@ def _larger(path: Path, rng: Random) -> str:
     return f"{value} is {other}"
 
 
-resealed_damage = pick((3, _bytes), (8, _structure), (8, _edit), (2, _larger), (1, _listed_again))
+resealed_damage = pick((3, _bytes), (8, structure), (8, _edit), (2, larger), (1, _listed_again))
 KINDS = {
     "hdf5": Kind(seeds, pick((12, mutate_file), (1, special_file)), answer, sealed=True, share=5),
     "hdf5-resealed": Kind(resealed_seeds, resealed_damage, answer_verified, share=8),

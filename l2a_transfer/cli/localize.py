@@ -171,8 +171,9 @@ def command(obj: dict[str, Any], /, out: Path, write_masks: Path | None, **given
             device=given["device"],
             progress=obj["progress"],
         )
-        written = [] if write_masks is None else [mask_files.write_masks(found, write_masks)]
-        written += write_localization(found.results, sheet_of(found), picture_rows(found), out)
+        with ExitStack() as until_the_report:
+            masks = write_masks and until_the_report.enter_context(mask_files.writing_masks(found, write_masks))
+            written = write_localization(found.results, sheet_of(found), picture_rows(found), out)
         if given["as_json"]:
             echo_json(found.results.document())
             return
@@ -181,7 +182,7 @@ def command(obj: dict[str, Any], /, out: Path, write_masks: Path | None, **given
             echo(f"- {lookup.verdict(comparison)}")
         if len(found.results.comparisons) > SHOWN:
             echo(f"- and {len(found.results.comparisons) - SHOWN} more in {out}")
-        echo("", *written)
+        echo("", *([masks] if masks else []), *written)
 
 
 def _config(given: dict[str, Any]) -> Any:

@@ -177,8 +177,10 @@ def _labels(card: Any, out: Path, given: dict[str, Any], *, progress: bool) -> A
         return load_model(given["labels"])
 
     from l2a_transfer.data.readers import open_source
+    from l2a_transfer.files import check_own_folder
     from l2a_transfer.training.permuted_labels import train_on_permuted_labels
 
+    check_own_folder(out / RUN)  # its checkpoint is gone on with
     data = given["labels_data"] or card.training.get("data")
     if not data:
         raise click.UsageError(f"--labels train needs --labels-data, because the card of {card.name} names no data set")

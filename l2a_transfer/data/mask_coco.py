@@ -10,11 +10,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from l2a_transfer.data.masks import Annotation, NoObjectError, checked_boxes, inside, register_masks
-from l2a_transfer.data.polygons import filled, from_runs
+from l2a_transfer.data.masks import Annotation, Canvas, NoObjectError, checked_boxes, class_number, register_masks
+from l2a_transfer.data.polygons import paint_polygon, paint_runs
 from l2a_transfer.documents import ANYTHING, NUMBER, either, integer, list_of, parse, table, text
 from l2a_transfer.errors import DataError, unknown_name
 from l2a_transfer.inputs import read_input
+from l2a_transfer.memory import require_memory_to_parse
 
 MAX_BYTES = 256 << 20
 _RUNS = table({"size": list_of(integer(), length=2), "counts": either(text(), list_of(integer()))}, others=ANYTHING)
@@ -67,34 +68,30 @@ class CocoMasks:
         if wanted is not None:
             category = self._category(wanted)
             objects = [own for own in objects if own["category_id"] == category]
-        shape = size[::-1]
-        foreground, ignored = np.zeros(shape, dtype=np.bool_), np.zeros(shape, dtype=np.bool_)
+        canvas, crowds = Canvas(size, where), Canvas(size, where)
         boxes, outlined = [], True
         for own in objects:
-            pixels, box, is_outlined = _object(own, size, where)
-            if own.get("iscrowd"):
-                ignored |= pixels
-                continue
-            foreground |= pixels
-            outlined = outlined and is_outlined
-            boxes += [box] if box is not None else []
+            box, is_outlined = _paint(crowds if own.get("iscrowd") else canvas, own, where)
+            if not own.get("iscrowd"):
+                outlined = outlined and is_outlined
+                boxes += [box] if box is not None else []
+        foreground = canvas.pixels
         if not foreground.any():
             raise NoObjectError(f"{where}: no object{'' if wanted is None else f' of class {wanted!r}'}")
-        return Annotation(foreground, ignored & ~foreground, np.array(boxes).reshape(-1, 4), outlined)
+        return Annotation(foreground, crowds.pixels & ~foreground, np.array(boxes).reshape(-1, 4), outlined)
 
     def _category(self, wanted: str) -> int:
         if wanted in self.categories:
             return self.categories[wanted]
-        if wanted.isdigit() and int(wanted) in self.categories.values():
-            return int(wanted)
+        number = class_number(wanted)
+        if number is not None and number in self.categories.values():
+            return number
         raise unknown_name("mask_class", wanted, self.categories)
 
 
-def _object(
-    own: dict[str, Any], size: tuple[int, int], where: str
-) -> tuple[NDArray[np.bool_], NDArray[np.float64] | None, bool]:
-    """Pixels, box and whether it is outlined, of one object."""
-    box = None
+def _paint(canvas: Canvas, own: dict[str, Any], where: str) -> tuple[NDArray[np.float64] | None, bool]:
+    """Paint one object. Returns its box, and whether it is outlined."""
+    size, box = canvas.size, None
     if "bbox" in own:
         x, y, width, height = map(float, own["bbox"])
         box = checked_boxes(np.array([[x, y, x + width, y + height]]), size, where)[0]
@@ -102,24 +99,27 @@ def _object(
     if shape is None:
         if box is None:
             raise DataError(f"{where}: an object without a box and a segmentation")
-        return inside(box[None], size), box, False
+        canvas.paint_box(box.tolist())
+        return box, False
     if isinstance(shape, dict):
         if tuple(shape["size"]) != size[::-1]:
             raise DataError(f"{where}: run lengths for {shape['size'][1]} × {shape['size'][0]} pixels")
-        return from_runs(shape["counts"], size, where), box, True
-    pixels = np.zeros(size[::-1], dtype=np.bool_)
+        paint_runs(canvas, shape["counts"], where)
+        return box, True
     for polygon in shape:
         if len(polygon) % 2:
             raise DataError(f"{where}: a polygon of {len(polygon)} numbers, which are no pairs")
-        pixels |= filled(np.array(polygon, dtype=np.float64).reshape(-1, 2), size, where)
-    return pixels, box, True
+        paint_polygon(canvas, np.array(polygon, dtype=np.float64).reshape(-1, 2), where)
+    return box, True
 
 
 @register_masks("coco", takes="FILE")
 def read_coco(path: Path) -> CocoMasks:
     """The objects of a COCO file. Raises: DataError for a file that is none."""
     try:
-        document = parse(read_input(path, MAX_BYTES))
+        content = read_input(path, MAX_BYTES)
+        require_memory_to_parse(content, path)
+        document = parse(content)
         COCO.check(document, "the file")
     except OSError as error:
         raise DataError(f"{path}: cannot be read: {error.strerror or error}", "name another as `masks`") from error

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from l2a_transfer.data.decode import DAMAGED
-from l2a_transfer.data.masks import Annotation, NoObjectError, files_below, register_masks
+from l2a_transfer.data.masks import Annotation, NoObjectError, class_number, files_below, register_masks
 from l2a_transfer.data.picture_structure import format_of, is_simple
 from l2a_transfer.errors import DataError, unknown_name
 from l2a_transfer.inputs import read_input
@@ -56,8 +56,9 @@ class MaskPictures:
         return Annotation(foreground, ignored & ~foreground)
 
     def _index(self, wanted: str) -> int:
-        if wanted.isdigit():
-            return int(wanted)
+        number = class_number(wanted)
+        if number is not None:
+            return number
         if wanted not in self.classes:
             raise unknown_name("mask_class", wanted, self.classes or ("a number, as 1",))
         return self.classes.index(wanted) + 1

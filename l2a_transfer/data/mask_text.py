@@ -12,8 +12,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from l2a_transfer.data.lists import read_list
-from l2a_transfer.data.masks import Annotation, NoObjectError, files_below, of_boxes, register_masks
-from l2a_transfer.data.polygons import filled
+from l2a_transfer.data.masks import (
+    Annotation,
+    Canvas,
+    NoObjectError,
+    checked_boxes,
+    files_below,
+    of_boxes,
+    register_masks,
+)
+from l2a_transfer.data.polygons import paint_polygon
 from l2a_transfer.errors import DataError
 
 MAX_CSV_BYTES = 64 << 20
@@ -82,7 +90,7 @@ class YoloMasks:
     def read(self, key: str, size: tuple[int, int], wanted: str | None) -> Annotation:
         """The object, as `MaskSource.read` gives it; `wanted` is the number of a class."""
         path = self.root / key
-        foreground = np.zeros(size[::-1], dtype=np.bool_)
+        canvas = Canvas(size, str(path))
         boxes, outlined = [], True
         for number, line in enumerate(_text(path).splitlines(), 1):
             fields, where = line.split(), f"{path}: line {number}"
@@ -90,19 +98,18 @@ class YoloMasks:
                 continue
             values = _numbers(fields, where)
             if len(values) == YOLO_BOX:
-                boxes.append(_yolo_box(values[1:], size))
-                annotation = of_boxes(boxes[-1][None], size, where)
-                foreground |= annotation.foreground
+                boxes.append(checked_boxes(_yolo_box(values[1:], size)[None], size, where)[0])
+                canvas.paint_box(boxes[-1].tolist())
                 outlined = False
             elif len(values) >= YOLO_POLYGON and len(values) % 2:
                 corners = np.array(values[1:]).reshape(-1, 2) * np.array(size)
-                foreground |= filled(corners, size, where)
+                paint_polygon(canvas, corners, where)
                 boxes.append(np.clip(np.concatenate([corners.min(axis=0), corners.max(axis=0)]), 0, size * 2))
             else:
                 raise DataError(f"{where} is neither a class and a box nor a class and a polygon")
-        if not boxes or not foreground.any():
+        if not boxes or not canvas.pixels.any():
             raise NoObjectError(f"{path}: no object{'' if wanted is None else f' of class {wanted!r}'}")
-        return Annotation(foreground, np.zeros_like(foreground), np.array(boxes), outlined)
+        return Annotation(canvas.pixels, np.zeros_like(canvas.pixels), np.array(boxes), outlined)
 
 
 def _yolo_box(values: tuple[float, ...], size: tuple[int, int]) -> NDArray[np.float64]:

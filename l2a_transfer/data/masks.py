@@ -6,6 +6,7 @@ A format is one file that registers its reader; nothing else names it.
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,6 +24,10 @@ LABEL = "label"
 """As `mask_class`: the class that the picture is labelled with."""
 BEYOND = 1.0
 """Pixels by which a box or a polygon may lie outside of its picture, because of rounding; it is cut there."""
+MAX_SHAPES = 10_000
+"""Boxes, polygons and run lengths of one picture; an aerial picture of a city has thousands."""
+MAX_PAINTED = 2_000_000_000
+"""Pixels that may be painted of one picture, added up over its objects; it takes up to ten seconds."""
 ENDINGS = frozenset((*SUFFIXES, *OTHER_PICTURES, ".txt", ".mat"))
 
 
@@ -261,14 +266,47 @@ def checked_boxes(boxes: NDArray[np.float64], size: tuple[int, int], where: str)
     return np.clip(boxes, 0.0, limits)
 
 
-def inside(boxes: NDArray[np.float64], size: tuple[int, int]) -> NDArray[np.bool_]:
-    """(H, W): pixels whose centres lie in one of the boxes; of a smaller box the pixel at its middle."""
-    W, H = size
-    found = np.zeros((H, W), dtype=np.bool_)
-    for x1, y1, x2, y2 in boxes.tolist():
-        (left, right), (top, bottom) = _span(x1, x2, W), _span(y1, y2, H)
-        found[top:bottom, left:right] = True
-    return found
+class Canvas:
+    """The pixels of the objects of one picture, which are painted one by one.
+
+    Parameters
+    ----------
+    size : tuple of int
+        Width and height of the picture.
+    name : str
+        What errors call the picture's mask.
+
+    Attributes
+    ----------
+    pixels : ndarray of bool, shape (H, W)
+        True where an object is.
+    """
+
+    def __init__(self, size: tuple[int, int], name: str) -> None:
+        self.size, self.name = size, name
+        self.pixels: NDArray[np.bool_] = np.zeros(size[::-1], dtype=np.bool_)
+        self._shapes = self._painted = 0
+
+    def spend(self, pixels: int) -> None:
+        """Count one more shape that takes as long as so many pixels.
+
+        Raises: DataError where the shapes of the picture would take too long.
+        """
+        self._shapes += 1
+        self._painted += pixels
+        if self._shapes > MAX_SHAPES:
+            raise DataError(f"{self.name}: more than {MAX_SHAPES:,} objects in one picture")
+        if self._painted > MAX_PAINTED:
+            raise DataError(f"{self.name}: objects of more than {MAX_PAINTED:,} pixels in one picture")
+
+    def paint_box(self, box: Sequence[float]) -> None:
+        """Paint the pixels whose centres lie in a box; of a smaller box the pixel at its middle.
+
+        Raises: DataError as `spend`.
+        """
+        (left, right), (top, bottom) = _span(box[0], box[2], self.size[0]), _span(box[1], box[3], self.size[1])
+        self.spend((right - left) * (bottom - top))
+        self.pixels[top:bottom, left:right] = True
 
 
 def _span(low: float, high: float, most: int) -> tuple[int, int]:
@@ -279,10 +317,17 @@ def _span(low: float, high: float, most: int) -> tuple[int, int]:
     return first, end
 
 
+def class_number(wanted: str) -> int | None:
+    """The number that a class is called by; None for a name."""
+    return int(wanted) if re.fullmatch(r"[0-9]{1,9}", wanted) else None
+
+
 def of_boxes(boxes: NDArray[np.float64], size: tuple[int, int], where: str) -> Annotation:
     """The annotation of a picture of which only boxes are known."""
-    own = checked_boxes(boxes, size, where)
-    return Annotation(inside(own, size), np.zeros(size[::-1], dtype=np.bool_), own, outlined=False)
+    own, canvas = checked_boxes(boxes, size, where), Canvas(size, where)
+    for box in own.tolist():
+        canvas.paint_box(box)
+    return Annotation(canvas.pixels, np.zeros_like(canvas.pixels), own, outlined=False)
 
 
 def read_names(path: Path) -> list[str]:

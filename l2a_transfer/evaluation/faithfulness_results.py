@@ -228,8 +228,6 @@ def read_faithfulness(path: str | Path) -> dict[str, Any]:
     Raises
     ------
     EvaluationError
-        For a file that is none, naming the field that is wrong.
-    OSError
-        For a file that cannot be read.
+        For a file that cannot be read, and for one that is none, naming the field that is wrong.
     """
     return read_checked(path, DOCUMENT, "faithfulness")

@@ -28,6 +28,7 @@ from l2a_transfer.errors import ArgumentError, EvaluationError
 from l2a_transfer.explain.checks.attacks import ATTACKS, AttackConfig
 from l2a_transfer.explain.checks.robustness import settings
 from l2a_transfer.inputs import read_input
+from l2a_transfer.memory import require_memory_to_parse
 
 SCHEMA = "l2a-robustness/1"
 
@@ -246,9 +247,7 @@ def read_robustness(path: str | Path) -> dict[str, Any]:
     Raises
     ------
     EvaluationError
-        For a file that is none, naming the field that is wrong.
-    OSError
-        For a file that cannot be read.
+        For a file that cannot be read, and for one that is none, naming the field that is wrong.
     """
     return read_checked(path, DOCUMENT, "robustness")
 
@@ -256,8 +255,12 @@ def read_robustness(path: str | Path) -> dict[str, Any]:
 def read_checked(path: str | Path, kind: Kind, name: str) -> dict[str, Any]:
     """A JSON document of one kind. Raises: as `read_robustness`."""
     try:
-        document: dict[str, Any] = parse(read_input(path, MAX_BYTES))
+        content = read_input(path, MAX_BYTES)
+        require_memory_to_parse(content, path)
+        document: dict[str, Any] = parse(content)
         kind.check(document, name)
+    except OSError as error:
+        raise EvaluationError(f"{path}: cannot be read: {error.strerror or error}", "name another file") from error
     except ValueError as error:
         raise EvaluationError(f"{path}: no {name} results of this program: {error}", "name another file") from error
     return document

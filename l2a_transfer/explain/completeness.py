@@ -58,7 +58,9 @@ def completeness_errors(
             return {"pixels": class_logits(model(some), of) - class_logits(model(baseline).expand(len(of), -1), of)}
 
     targets = torch.as_tensor(found.targets, device=images.device)
-    scores = {name: values.cpu().numpy() for name, values in split_to_fit(promised, images, targets).items()}
+    scores = {
+        name: values.cpu().numpy() for name, values in split_to_fit(promised, images, targets, model=model).items()
+    }
     if TOTAL in scores:
         levels = [name for name in scores if name != TOTAL]
         sums[TOTAL] = np.asarray(sum(sums[name] + scores.pop(name) for name in levels if name in sums))

@@ -11,9 +11,21 @@ from numpy.typing import NDArray
 
 from l2a_transfer.errors import ArgumentError, BackendError, PluginError, wrong_kind
 from l2a_transfer.explain.registry import DEFAULT_METHOD, METHODS, MapKind, MapMethod
+from l2a_transfer.memory import usable_memory
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
+
+SMALL = 128 << 20
+"""Bytes that are taken without asking how much memory there is."""
+MOST_OF_A_VALUE = 8192
+"""Bytes that a network keeps of a value of an image at most; those of the paper's width keep 4,800."""
+MEASURED_AT = 32
+"""Side of the image on which that is measured."""
+WITHOUT_GRADIENT = 4
+"""What is kept for a gradient, in units of what a pass without one has in memory at a time."""
+BESIDE = 2
+"""What a method takes at its peak, in units of what a network keeps for a gradient."""
 
 
 @dataclass(frozen=True)
@@ -110,7 +122,10 @@ def map_batch(
             found = spec.compute(*arguments, **keywords)
         return {name: values.detach().float().cpu() for name, values in found.items()}
 
-    maps = {name: values.numpy() for name, values in split_to_fit(compute, images, classes).items()}
+    maps = {
+        name: values.numpy()
+        for name, values in split_to_fit(compute, images, classes, model=model, gradients=spec.gradients).items()
+    }
     _check(spec, maps, len(images))
     kinds = {name: kind_of(spec, model, name) for name in maps}
     return MapBatch(method, maps, kinds, None if classes is None else classes.cpu().numpy())
@@ -126,30 +141,80 @@ def kind_of(spec: MapMethod, model: nn.Module, name: str) -> MapKind:
 
 
 def split_to_fit(
-    compute: Callable[[Tensor, Tensor | None], dict[str, Tensor]], images: Tensor, targets: Tensor | None
+    compute: Callable[[Tensor, Tensor | None], dict[str, Tensor]],
+    images: Tensor,
+    targets: Tensor | None,
+    *,
+    model: nn.Module | None = None,
+    gradients: bool = False,
 ) -> dict[str, Tensor]:
     """`compute` of the whole batch, or of its halves where the memory does not suffice, down to single images.
 
+    A GPU says that memory does not suffice. On a CPU the kernel ends the process instead, so that what one of our
+    networks, `model`, takes of memory is estimated first; more where `compute` takes gradients.
+
     Raises: BackendError where a single image does not fit.
     """
-    import torch
-
+    each = 0 if model is None else kept_bytes(model, images) // (1 if gradients else WITHOUT_GRADIENT)
+    if each * len(images) > SMALL:
+        usable = usable_memory()
+        if each > usable:
+            raise _too_large(images)
+        at_once = max(1, usable // (BESIDE * each))
+        if at_once < len(images):
+            return _joined(compute, images, targets, at_once)
     try:
         return compute(images, targets)
     except (MemoryError, RuntimeError) as error:
         if not out_of_memory(error):
             raise
         if len(images) == 1:
-            size = " × ".join(str(n) for n in images.shape[:1:-1])
-            raise BackendError(
-                f"the maps of one image of {size} pixels do not fit into memory", "use a smaller `side`"
-            ) from error
-    half = len(images) // 2
-    parts = [
-        split_to_fit(compute, images[own], None if targets is None else targets[own])
-        for own in (slice(None, half), slice(half, None))
-    ]
+            raise _too_large(images) from error
+    return _joined(compute, images, targets, -(-len(images) // 2))
+
+
+def _joined(
+    compute: Callable[[Tensor, Tensor | None], dict[str, Tensor]], images: Tensor, targets: Tensor | None, at_once: int
+) -> dict[str, Tensor]:
+    """`split_to_fit` of so many images at once."""
+    import torch
+
+    places = [slice(k, k + at_once) for k in range(0, len(images), at_once)]
+    parts = [split_to_fit(compute, images[own], None if targets is None else targets[own]) for own in places]
     return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+
+
+def _too_large(images: Tensor) -> BackendError:
+    size = " × ".join(str(n) for n in images.shape[:1:-1])
+    return BackendError(f"the maps of one image of {size} pixels do not fit into memory", "use a smaller `side`")
+
+
+def kept_bytes(model: nn.Module, images: Tensor) -> int:
+    """Bytes that one of our networks keeps of one of the images (B, 3, H, W) for its gradient, on a CPU; else 0.
+
+    They are in proportion to the pixels, and measured on a small image. Small batches are not measured.
+    """
+    import torch
+
+    from l2a_transfer.models.interface import Network
+
+    if images.device.type != "cpu" or images.ndim != 4 or images.numel() * MOST_OF_A_VALUE < SMALL:
+        return 0
+    if not isinstance(model, Network) or model.config.partners:
+        return 0
+    kept: dict[int, int] = {}
+
+    def keep(tensor: Tensor) -> Tensor:
+        kept[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+        return tensor
+
+    side = max(model.config.min_size, MEASURED_AT)
+    own = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
+    with torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        logits = model(torch.zeros(1, 3, side, side).requires_grad_())
+    of_pixels = sum(count for place, count in kept.items() if place not in own)
+    del logits
+    return of_pixels * images.shape[2] * images.shape[3] // side**2
 
 
 def out_of_memory(error: BaseException) -> bool:
@@ -172,7 +237,7 @@ def _targets(model: nn.Module, images: Tensor, given: Tensor | Sequence[int] | N
     if given is not None and isinstance(model, Network):
         K = model.config.num_classes  # known without a pass
     else:
-        logits = split_to_fit(lambda some, _: {"logits": _no_grad(model, some)}, images, None)["logits"]
+        logits = split_to_fit(lambda some, _: {"logits": _no_grad(model, some)}, images, None, model=model)["logits"]
         if logits.ndim != 2:
             raise BackendError(f"the network must give logits (B, K), got {tuple(logits.shape)}")
         if given is None:

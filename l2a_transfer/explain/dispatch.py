@@ -259,7 +259,7 @@ def _probabilities(model: Network, images: Tensor) -> NDArray[np.float64]:
             return {"logits": model(some)}
 
     probabilities: NDArray[np.float64] = (
-        split_to_fit(logits, images, None)["logits"].double().softmax(dim=1).cpu().numpy()
+        split_to_fit(logits, images, None, model=model)["logits"].double().softmax(dim=1).cpu().numpy()
     )
     return probabilities
 

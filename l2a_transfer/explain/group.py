@@ -121,7 +121,7 @@ def class_templates(model: nn.Module, batches: Batches, *, levels: Sequence[str]
     sums: dict[int, dict[str, Tensor]] = {}
     counts: dict[int, int] = {}
     for images, labels in batches():
-        directions = split_to_fit(lambda some, _: _directions(model, some, levels)[1], images, None)
+        directions = split_to_fit(lambda some, _: _directions(model, some, levels)[1], images, None, model=model)
         _check_finite(directions)
         for k, label in enumerate(map(int, labels)):
             own = sums.setdefault(label, {})
@@ -190,7 +190,7 @@ def maps_by(
         return found
 
     given = np.array([int(label) for label in labels], dtype=np.int64)
-    found = split_to_fit(compute, images, torch.from_numpy(given))
+    found = split_to_fit(compute, images, torch.from_numpy(given), model=model)
     _check_finite(found)
     maps, controls = (
         {name.removeprefix(of): values.numpy() for name, values in found.items() if name.startswith(of)}

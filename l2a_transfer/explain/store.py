@@ -260,6 +260,8 @@ class MapsFile:
         if self.shapes.shape != (N, len(self.columns), 2) or not self.columns or self.shapes.min() < 1:
             raise ValueError(f"/shapes of {self.shapes.shape} do not fit {N} pictures × {len(self.columns)} maps")
         sizes = self.shapes.astype(np.int64).prod(axis=2)
+        if sizes.max() > len(self._values):  # before they are added up, which could overflow
+            raise ValueError("/shapes do not add up to /values")
         self._ends = sizes.cumsum().reshape(sizes.shape)
         if int(self._ends[-1, -1]) != len(self._values):
             raise ValueError("/shapes do not add up to /values")
@@ -267,6 +269,12 @@ class MapsFile:
             raise ValueError(f"/targets, /predicted and /probabilities must have {N} rows")
         if len(set(self.ids)) < N or (fault := first_fault(self.ids)):
             raise ValueError(f"/ids must differ, and each {MUST_BE}" if len(set(self.ids)) < N else f"/ids: {fault}")
+        K = len(self.meta.classes)
+        for name, classes in (("targets", self.targets), ("predicted", self.predicted)):
+            if classes.min() < NO_CLASS or (K and classes.max() >= K):
+                raise ValueError(f"/{name} must lie between {NO_CLASS} and {K - 1}")
+        if len({(column.method, column.name) for column in self.columns}) < len(self.columns):
+            raise ValueError("two maps have one name")
         if wrong := [column.kind for column in self.columns if column.kind not in KINDS]:
             raise ValueError(f"the kind of a map must be one of {', '.join(KINDS)}, got {wrong[0]!r}")
 

@@ -10,6 +10,8 @@ from l2a_transfer.localization.metrics import LEVELS, Map, levels_of
 
 OVERLAPS = (0.3, 0.5, 0.7)
 """Intersections over union at and above which a box counts; MaxBoxAccV2 is the mean over the three."""
+AT_ONCE = 1 << 20
+"""Pairs of boxes in memory."""
 STEP = 16
 THRESHOLDS = tuple(range(0, LEVELS, STEP))
 """Levels at which boxes are looked for."""
@@ -30,7 +32,13 @@ def best_overlaps(unit: Map, boxes: NDArray[np.float64]) -> NDArray[np.float64]:
     ndarray of float64, shape (len(THRESHOLDS),)
     """
     level = levels_of(unit)
-    return np.array([float(overlaps(boxes_around(level >= at), boxes).max(initial=0.0)) for at in THRESHOLDS])
+    return np.array([_best(boxes_around(level >= at), boxes) for at in THRESHOLDS])
+
+
+def _best(found: NDArray[np.float64], known: NDArray[np.float64]) -> float:
+    """The largest overlap, in memory that does not grow with the product of the two."""
+    step = max(1, AT_ONCE // max(1, len(found)))
+    return max(float(overlaps(found, known[k : k + step]).max(initial=0.0)) for k in range(0, len(known), step))
 
 
 def boxes_around(chosen: NDArray[np.bool_]) -> NDArray[np.float64]:

@@ -15,10 +15,10 @@ from PIL import Image
 
 from l2a_transfer.data.masks import without_ending
 from l2a_transfer.explain.registry import METHODS
-from l2a_transfer.files import check_folder, check_free, write_whole
+from l2a_transfer.files import check_folder, check_free, leftovers, replacing_all
 from l2a_transfer.localization.lines import Line, maps_of_lines
 from l2a_transfer.localization.localize import Localization
-from l2a_transfer.localization.metrics import LEVELS, enlarged, levels_of, scaled
+from l2a_transfer.localization.metrics import LEVELS, Map, enlarged, levels_of, scaled
 from l2a_transfer.localization.networks import PREDICTED, predicted
 from l2a_transfer.localization.pictures import Pictured, batches
 from l2a_transfer.localization.tally import THRESHOLDS
@@ -28,8 +28,8 @@ from l2a_transfer.text import csv_cell
 LIST = "masks.csv"
 """Written last, so that the folder is complete where it is there."""
 COLUMNS = ("row", "picture", "file", "index", "class", "threshold")
-MOST = 120
-"""Letters of a part of a file's name."""
+MOST, DEEPEST = 120, 8
+"""Bytes of a part of a path, and the number of parts: what every file system takes."""
 
 
 @contextmanager
@@ -47,47 +47,52 @@ def masks_folder(out: Path, *, overwrite: bool) -> Iterator[None]:
 
 def _check(out: Path, *, overwrite: bool) -> None:
     check_folder(out, "a set of masks")
-    check_free(out / LIST, overwrite=overwrite, what="the masks")
+    check_free(out / LIST, overwrite=overwrite, what="the masks", replaced=leftovers(out))
 
 
-def write_masks(found: Localization, out: Path) -> Path:
+@contextmanager
+def writing_masks(found: Localization, out: Path) -> Iterator[Path]:
     """Write what each row that is no control takes for the object, as one PNG a picture, at the picture's size.
 
     A pixel is 0 for the background, and 1 + the index of the class in the network's classes for the object; files have
     16 bits where 8 are too few. The class is the one that the run was about. The threshold of a picture was chosen on
-    other pictures. For use within `masks_folder`.
+    other pictures. For use within `masks_folder`. All files appear when the block ends, or none after an error.
 
-    Returns
-    -------
+    Yields
+    ------
     Path
         The list of all files, `masks.csv`.
     """
     config = found.results.config
-    (out / LIST).unlink(missing_ok=True)
     own = [line for line in found.lines if line.opened is not None]
-    folders = dict(zip((line.label for line in own), _names([line.label for line in own]), strict=True))
+    labels = [line.label for line in own]
+    folders = dict(zip(labels, _names([label.replace("/", "_") for label in labels]), strict=True))
     names = _names([found.source.ids[row] for row in found.selection.rows])
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(COLUMNS)
-    for pictures in batches(found.source, found.masks, found.selection.again(), config, 1):
-        for line, maps in maps_of_lines(own, pictures, config, found.source.classes):
-            classes = _classes(line, pictures, found)
-            for picture, values, index in zip(pictures, maps, classes.tolist(), strict=True):
-                level = int(THRESHOLDS[line.tally.chosen()[line.tally.fold.of[picture.place]]])
-                W, H = picture.image.size
-                everywhere = np.ones((H, W), dtype=np.bool_)
-                unit = scaled(enlarged(values, (W, H)), everywhere, signed=line.is_signed)
-                chosen = levels_of(unit) >= level
-                file = f"{folders[line.label]}/{names[picture.place]}.png"
-                (out / file).parent.mkdir(parents=True, exist_ok=True)
-                write_whole(out / file, mask_png(chosen, index + 1))
-                assert line.opened is not None
-                known = line.opened.card.classes
-                row = (line.label, picture.name, file, index + 1, known[index] if known else "", level / LEVELS)
-                writer.writerow([csv_cell(cell) for cell in row])
-    write_whole(out / LIST, text.getvalue().encode("utf-8", "backslashreplace"))
-    return out / LIST
+    with replacing_all(out) as put:
+        for pictures in batches(found.source, found.masks, found.selection.again(), config, 1):
+            for line, maps in maps_of_lines(own, pictures, config, found.source.classes):
+                classes = _classes(line, pictures, found)
+                for picture, values, index in zip(pictures, maps, classes.tolist(), strict=True):
+                    level = int(THRESHOLDS[line.tally.chosen()[line.tally.fold.of[picture.place]]])
+                    file = f"{folders[line.label]}/{names[picture.place]}.png"
+                    put(file, mask_png(_levels(line, picture, values) >= level, index + 1))
+                    assert line.opened is not None
+                    known = line.opened.card.classes
+                    row = (line.label, picture.name, file, index + 1, known[index] if known else "", level / LEVELS)
+                    writer.writerow([csv_cell(cell) for cell in row])
+        put(LIST, text.getvalue().encode("utf-8", "backslashreplace"), moved_last=True)
+        yield out / LIST
+        (out / LIST).unlink(missing_ok=True)  # that of an earlier run is not there while masks are moved
+
+
+def _levels(line: Line, picture: Pictured, values: Map) -> NDArray[np.int64]:
+    """A map (h, w) at the size of its picture, as levels (H, W)."""
+    W, H = picture.image.size
+    unit = scaled(enlarged(values, (W, H)), np.ones((H, W), dtype=np.bool_), signed=line.is_signed)
+    return levels_of(unit)
 
 
 def mask_png(chosen: NDArray[np.bool_], index: int) -> bytes:
@@ -111,13 +116,20 @@ def _classes(line: Line, pictures: list[Pictured], found: Localization) -> NDArr
 def _names(names: list[str]) -> list[str]:
     """File names that stay in their folder, are different, and that every file system takes; without an ending."""
     found: list[str] = []
-    taken: set[str] = set()
+    taken: dict[str, int] = {}
     for name in names:
-        parts = [re.sub(r"[^\w.@+-]+", "_", part)[-MOST:] for part in without_ending(name).split("/")]
-        own = "/".join(part for part in parts if part.strip("._")) or "picture"
-        unique, k = own, 2
+        parts = [_part(part) for part in without_ending(name).split("/")]
+        *folders, last = [part for part in parts if part.strip("._")][-DEEPEST:] or ["picture"]
+        own = "/".join([*(f"{part}_" if part.lower().endswith(".png") else part for part in folders), last])
+        unique, k = own, taken.get(own.casefold(), 1)
         while unique.casefold() in taken:
-            unique, k = f"{own}+{k}", k + 1
-        taken.add(unique.casefold())
+            k += 1
+            unique = f"{own}+{k}"
+        taken[own.casefold()] = k
+        taken.setdefault(unique.casefold(), 1)
         found.append(unique)
     return found
+
+
+def _part(text: str) -> str:
+    return re.sub(r"[^\w.@+-]+", "_", text).encode("utf-8", "replace")[-MOST:].decode("utf-8", "ignore")

@@ -10,6 +10,7 @@ from typing import Any
 from l2a_transfer.documents import ANYTHING, FLAG, NOTHING, NUMBER, Kind, either, integer, list_of, parse, table, text
 from l2a_transfer.errors import EvaluationError
 from l2a_transfer.inputs import read_input
+from l2a_transfer.memory import require_memory_to_parse
 
 SCHEMA = "l2a-localization/1"
 RESULTS = "localization.json"
@@ -250,7 +251,9 @@ def read_localization(path: str | Path) -> LocalizationResults:
         For a file that is missing, damaged or of another schema; the message names the field.
     """
     try:
-        document = parse(read_input(path, MAX_BYTES))
+        content = read_input(path, MAX_BYTES)
+        require_memory_to_parse(content, path)
+        document = parse(content)
         DOCUMENT.check(document, "results")
     except OSError as error:
         raise EvaluationError(f"{path}: cannot be read: {error.strerror or error}", "name another file") from error

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+from typing import cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from l2a_transfer.models.config import ModelConfig
+from l2a_transfer.models.interface import Step
 
 BN_EPS = 1e-3
 BLOCKS = ((64, 64), (128, 128), (256, 256, 256), (512, 512, 512), (512, 512, 512))
@@ -177,3 +179,14 @@ def pooled_trunk(trunk: Trunk, images: Tensor, pools: int) -> dict[str, Tensor]:
         if i < pools:
             x = F.max_pool2d(x, 2)
     return local
+
+
+def trunk_steps(trunk: Trunk, pools_after: tuple[int, ...]) -> tuple[Step, ...]:
+    """The convolutions of the trunk, with 2 × 2 pools after the blocks of these numbers, from 0."""
+    steps: list[Step] = []
+    for i, block in enumerate(trunk):
+        *before, last = cast("list[nn.Sequential]", list(cast("nn.Sequential", block)))
+        steps += [*map(Step, before), Step(last, LEVEL_OF_BLOCK.get(i, ""))]
+        if i in pools_after:
+            steps.append(Step(None))
+    return tuple(steps)

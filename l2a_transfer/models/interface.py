@@ -75,6 +75,22 @@ class Evidence:
     constants: dict[str, Tensor]
 
 
+@dataclass(frozen=True)
+class Step:
+    """One step from the image to the local features: a 3 × 3 convolution with what follows it, or a 2 × 2 max pool.
+
+    Parameters
+    ----------
+    block : nn.Sequential or None
+        A `Conv2d` with a border of one pixel, then layers that treat each position by itself; None for a pool.
+    level : str, default=""
+        The level whose local features are the output.
+    """
+
+    block: nn.Sequential | None
+    level: str = ""
+
+
 class Network(nn.Module):
     """Base of the networks: `model(images)` gives logits, `model.attend(images)` everything.
 
@@ -117,6 +133,24 @@ class Network(nn.Module):
             For partners that are missing, not wanted, or of another shape; see `check_partners`.
         """
         raise TypeError("Network is abstract; build one with build_model(config)")
+
+    def local_steps(self) -> tuple[Step, ...]:
+        """The steps that lead from images to local features, by which a small change is followed (`explain.regions`).
+
+        Returns
+        -------
+        tuple of Step
+            Each takes what the one before gave. Empty, as by default, where the local features of a position depend on
+            more than its surroundings.
+        """
+        return ()
+
+    def attend_from(self, local: dict[str, Tensor]) -> Attended:
+        """What `attend` finds, from the local features of the levels that the classifier reads, and of L3.
+
+        Raises: BackendError for a network without `local_steps`.
+        """
+        raise BackendError(f"{self.config.architecture} attends from images only", "use `attend`")
 
     def evidence(self, found: Attended, targets: Tensor) -> Evidence:
         """The exact decomposition of a class's score over positions, in evaluation mode.

@@ -47,8 +47,7 @@ from l2a_transfer.training.step_memory import require_step_memory
 
 log = logging.getLogger(__name__)
 LOOK_EVERY = 50
-"""Steps between two looks at the loss, for the progress bar and for a loss that is not finite; also the first and last
-of an epoch."""
+"""Steps between two looks at the loss, for the bar and for one that is not finite; also an epoch's first and last."""
 Compute = Callable[[Tensor, Tensor], tuple[Tensor, Tensor, dict[str, Tensor]]]
 """Images and labels → loss, logits and metrics."""
 
@@ -216,7 +215,10 @@ class Trainer:
         recipe, process = self.recipe, self.placement.process
         size, first = recipe.resolution(self.epoch), self.step
         if self._step is None:
-            self._require_memory()
+            # Of a GPU, PyTorch says itself what is lacking; torch.compile decides by itself what is kept.
+            if self.device.type == "cpu" and not self.placement.compile:
+                each = recipe.batch_size // self.placement.process.size
+                require_step_memory(self.config, images=each, size=recipe.size, precision=self.precision)
             self._step = self._wrapped()
         compute = self._step
         plan = plan_epoch(len(self.data.train), recipe, seed=self.seed, epoch=self.epoch)
@@ -304,12 +306,6 @@ class Trainer:
     def seconds_left(self) -> float:
         """How long the remaining epochs will take; NaN before the first has ended."""
         return self.pace.seconds_left(self.recipe, epoch=self.epoch, seconds=self.seconds)
-
-    def _require_memory(self) -> None:
-        """Of a GPU, PyTorch says itself what is lacking; torch.compile decides by itself what is kept."""
-        if self.device.type == "cpu" and not self.placement.compile:
-            images = self.recipe.batch_size // self.placement.process.size
-            require_step_memory(self.config, images=images, size=self.recipe.size, precision=self.precision)
 
     def _wrapped(self) -> Compute:
         """The step as it is called: compiled, and with the processes' gradients averaged."""

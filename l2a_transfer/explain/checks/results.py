@@ -18,6 +18,7 @@ from l2a_transfer.documents import ANYTHING, FLAG, NOTHING, NUMBER, either, inte
 from l2a_transfer.errors import EvaluationError
 from l2a_transfer.explain.checks.similarity import MEASURES
 from l2a_transfer.inputs import read_input
+from l2a_transfer.memory import require_memory_to_parse
 from l2a_transfer.text import json_text
 
 SCHEMA = "l2a-sanity/1"
@@ -290,12 +291,14 @@ def read_sanity(path: str | Path) -> SanityResults:
     Raises
     ------
     EvaluationError
-        For a file that is damaged, or of another schema; the message names the field.
-    OSError
-        Where it cannot be read.
+        For a file that cannot be read, is damaged, or of another schema; the message names the field.
     """
     try:
-        return SanityResults.from_document(parse(read_input(path, MAX_BYTES)))
+        content = read_input(path, MAX_BYTES)
+        require_memory_to_parse(content, path)
+        return SanityResults.from_document(parse(content))
+    except OSError as error:
+        raise EvaluationError(f"{path}: cannot be read: {error.strerror or error}", "name another file") from error
     except ValueError as error:
         raise EvaluationError(f"{path}: not the results of a sanity check: {error}") from error
 

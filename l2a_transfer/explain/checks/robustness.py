@@ -144,7 +144,7 @@ def under_attack(
         return {"right": torch.stack(right, dim=1).cpu(), "flat": flat.cpu()}  # (B, settings), (B,)
 
     with ieee_float32():
-        found = [split_to_fit(compute, images, labels) for images, labels in batches]
+        found = [split_to_fit(compute, images, labels, model=model, gradients=True) for images, labels in batches]
     if not found:
         raise ArgumentError("batches must hold at least one image")
     every = torch.cat([one["right"] for one in found]).numpy()

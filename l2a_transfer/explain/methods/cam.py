@@ -3,8 +3,9 @@ head."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
 from l2a_transfer.errors import BackendError
 from l2a_transfer.explain.registry import register_map_method
@@ -24,18 +25,19 @@ def cam(model: nn.Module, images: Tensor, targets: Tensor, *, levels: Sequence[s
     import torch
 
     from l2a_transfer.explain.layers import default_levels, local_features
+    from l2a_transfer.models.interface import Network
 
-    linear = last_linear(model, images)
-    seen: list[Any] = []
-    handle = linear.register_forward_pre_hook(lambda module, args: seen.append(args[0]))
-    try:
+    if isinstance(model, Network) and images.device.type == "cpu":
+        # A quarter more images a second. Gradients could jump where it rounds otherwise; these sums cannot.
+        images = images.contiguous(memory_format=torch.channels_last)
+    with linear_calls(model) as called:
         _, local = local_features(model, images, levels or default_levels(model, images))
-    finally:
-        handle.remove()
+    if not called:
+        raise BackendError(f"{_name(model)} has no linear layer, so no class activation map", "use grad-cam")
+    linear, read = called[-1][0], called[-1][1].float()
     found = {}
     for level, features in local.items():
         averages = features.float().mean(dim=(2, 3))  # (B, C)
-        read = seen[-1].float()
         if read.shape != averages.shape or not torch.allclose(read, averages, rtol=1e-4, atol=1e-5):
             raise BackendError(
                 f"{_name(model)} has no class activation map at {level}: it needs one linear layer over the averages "
@@ -51,11 +53,9 @@ def grad_cam(model: nn.Module, images: Tensor, targets: Tensor, *, levels: Seque
     """`ReLU(Σ_k α_k A_k)`; α_k is the mean over positions of the gradient of the class's logit with respect to A_k."""
     import torch
 
-    from l2a_transfer.explain.layers import class_score, default_levels, local_features
+    from l2a_transfer.explain.layers import class_score, default_levels, differentiable
 
-    # Without a gradient of the input nothing may need one, where all parameters are frozen.
-    images = images.detach().requires_grad_()
-    logits, local = local_features(model, images, levels or default_levels(model, images))
+    logits, local = differentiable(model, images, levels or default_levels(model, images))
     gradients = torch.autograd.grad(class_score(logits, targets), list(local.values()))
     return {
         level: torch.einsum("bchw,bc->bhw", features, gradient.mean(dim=(2, 3))).relu()
@@ -66,23 +66,33 @@ def grad_cam(model: nn.Module, images: Tensor, targets: Tensor, *, levels: Seque
 def last_linear(model: nn.Module, images: Tensor) -> nn.Linear:
     """The linear layer that gives the logits: the last one that is called. Raises: BackendError where there is none."""
     import torch
+
+    with linear_calls(model) as called, torch.no_grad():
+        model(images[:1])
+    if not called:
+        raise BackendError(f"{_name(model)} has no linear layer, so no class activation map", "use grad-cam")
+    return called[-1][0]
+
+
+@contextmanager
+def linear_calls(model: nn.Module) -> Iterator[list[tuple[nn.Linear, Tensor]]]:
+    """Within it, each call of a linear layer and its input are noted in the list, in their order."""
     from torch import nn
 
-    called: list[nn.Linear] = []
+    called: list[tuple[nn.Linear, Tensor]] = []
     handles = [
-        module.register_forward_hook(lambda module, args, output: called.append(module))
+        module.register_forward_hook(
+            lambda module, args, keywords, output: called.append((module, args[0] if args else keywords["input"])),
+            with_kwargs=True,
+        )
         for module in model.modules()
         if isinstance(module, nn.Linear)
     ]
     try:
-        with torch.no_grad():
-            model(images[:1])
+        yield called
     finally:
         for handle in handles:
             handle.remove()
-    if not called:
-        raise BackendError(f"{_name(model)} has no linear layer, so no class activation map", "use grad-cam")
-    return called[-1]
 
 
 def _name(model: nn.Module) -> str:

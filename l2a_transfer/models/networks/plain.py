@@ -5,9 +5,17 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from l2a_transfer.models.blocks import HEAD_DROPOUT, LevelHead, Trunk, at_least_float32, pooled_trunk, read_by
+from l2a_transfer.models.blocks import (
+    HEAD_DROPOUT,
+    LevelHead,
+    Trunk,
+    at_least_float32,
+    pooled_trunk,
+    read_by,
+    trunk_steps,
+)
 from l2a_transfer.models.config import ModelConfig
-from l2a_transfer.models.interface import Attended, Evidence, Network
+from l2a_transfer.models.interface import Attended, Evidence, Network, Step
 from l2a_transfer.models.parts import Parts, trunk_parts
 
 
@@ -26,7 +34,12 @@ class VGG(Network):
 
     def attend(self, images: Tensor, partners: Tensor | None = None) -> Attended:
         self.check_partners(images, partners)
-        local = pooled_trunk(self.trunk, images, 4)
+        return self.attend_from(pooled_trunk(self.trunk, images, 4))
+
+    def local_steps(self) -> tuple[Step, ...]:
+        return trunk_steps(self.trunk, pools_after=(0, 1, 2, 3))
+
+    def attend_from(self, local: dict[str, Tensor]) -> Attended:
         x = local["L3"].amax(dim=(2, 3))  # (B, C); at 32 × 32 the paper's fifth pool
         seen, dropped = self.head(self.hidden(self.dropout(x)))
         feature = {"head": at_least_float32(seen)}
@@ -55,7 +68,12 @@ class GapVGG(Network):
 
     def attend(self, images: Tensor, partners: Tensor | None = None) -> Attended:
         self.check_partners(images, partners)
-        local = pooled_trunk(self.trunk, images, 4)
+        return self.attend_from(pooled_trunk(self.trunk, images, 4))
+
+    def local_steps(self) -> tuple[Step, ...]:
+        return trunk_steps(self.trunk, pools_after=(0, 1, 2, 3))
+
+    def attend_from(self, local: dict[str, Tensor]) -> Attended:
         feature = {"gap": at_least_float32(local["L3"]).mean(dim=(2, 3))}
         return Attended(self.classifier(feature["gap"]), feature, feature, {}, local)
 

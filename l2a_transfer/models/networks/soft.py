@@ -10,9 +10,18 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from l2a_transfer.models.attention import Attention
-from l2a_transfer.models.blocks import BN_EPS, HEAD_DROPOUT, GlobalBranch, LevelHead, Trunk, at_least_float32, read_by
+from l2a_transfer.models.blocks import (
+    BN_EPS,
+    HEAD_DROPOUT,
+    GlobalBranch,
+    LevelHead,
+    Trunk,
+    at_least_float32,
+    read_by,
+    trunk_steps,
+)
 from l2a_transfer.models.config import LEVELS, ModelConfig
-from l2a_transfer.models.interface import Attended, Evidence, Network
+from l2a_transfer.models.interface import Attended, Evidence, Network, Step
 from l2a_transfer.models.parts import Parts, trunk_parts
 
 
@@ -46,18 +55,23 @@ class AttentionVGG(Network):
         else:
             self.classifiers = nn.ModuleList([nn.Linear(C, config.num_classes) for C in widths.values()])
 
-    def local_features(self, images: Tensor) -> tuple[dict[str, Tensor], Tensor]:
-        """Level → l (B, C, H, W), and the last map (B, C, H/4, W/4)."""
+    def local_features(self, images: Tensor) -> dict[str, Tensor]:
+        """Level → l (B, C, H, W)."""
         block1, block2, block3, block4, block5 = self.trunk
         l1 = block3(block2(block1(images)))  # (B, 256·width, H, W)
         l2 = block4(F.max_pool2d(l1, 2))  # (B, 512·width, H/2, W/2)
         l3 = block5(F.max_pool2d(l2, 2))  # (B, 512·width, H/4, W/4)
-        return {"L1": l1, "L2": l2, "L3": l3}, l3
+        return {"L1": l1, "L2": l2, "L3": l3}
 
     def attend(self, images: Tensor, partners: Tensor | None = None) -> Attended:
         self.check_partners(images, partners)
-        local, last = self.local_features(images)
-        g = None if self.global_branch is None else self.global_branch(last)
+        return self.attend_from(self.local_features(images))
+
+    def local_steps(self) -> tuple[Step, ...]:
+        return trunk_steps(self.trunk, pools_after=(2, 3))
+
+    def attend_from(self, local: dict[str, Tensor]) -> Attended:
+        g = None if self.global_branch is None else self.global_branch(local["L3"])
         g_a: dict[str, Tensor] = {}
         maps: dict[str, Tensor] = {}
         for level, attention in self.attention.items():
