@@ -6,7 +6,9 @@ from typing import TYPE_CHECKING
 
 import click
 
-from l2a_transfer.cli.options import Verb
+from l2a_transfer.cli.options import (
+    Verb,
+)
 from l2a_transfer.cli.output import echo, echo_json
 from l2a_transfer.cli.tables import table_lines, terminal_width
 

@@ -13,9 +13,9 @@ from l2a_transfer.cli.options import (
     FOLDER,
     PATH,
     SEED,
-    NameChoice,
     NameList,
     Verb,
+    device_option,
     option,
     option_group,
     reading_options,
@@ -39,13 +39,7 @@ SHOWN = 10
     "Model",
     option("--model", required=True, help="Bundled name, .safetensors or untrained:ARCH[@WIDTH]."),
     option("--seed", metavar="N", type=SEED, default=0, show_default=True, help="Random seed of untrained weights."),
-    option(
-        "--device",
-        type=NameChoice("l2a_transfer.devices:DEVICES"),
-        default="auto",
-        show_default=True,
-        help="auto: a CUDA GPU if there is one.",
-    ),
+    device_option(),
 )
 @option_group(
     "Maps",

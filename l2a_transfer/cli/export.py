@@ -6,7 +6,11 @@ from pathlib import Path
 
 import click
 
-from l2a_transfer.cli.options import PATH, SEED, Verb
+from l2a_transfer.cli.options import (
+    PATH,
+    SEED,
+    Verb,
+)
 from l2a_transfer.cli.output import echo
 
 

@@ -15,6 +15,7 @@ from l2a_transfer.cli.options import (
     SEED,
     NameChoice,
     Verb,
+    device_option,
     numbers,
     option,
     option_group,
@@ -103,13 +104,7 @@ RUN = ("batch_size", "workers", "on_error", "attention", "engine", "resume", "ov
         show_default=True,
         help="Runtime of the network.",
     ),
-    option(
-        "--device",
-        type=NameChoice("l2a_transfer.devices:DEVICES"),
-        default="auto",
-        show_default=True,
-        help="auto: a CUDA GPU if there is one.",
-    ),
+    device_option(),
     option(
         "--precision",
         type=NameChoice("l2a_transfer.devices:PRECISIONS"),

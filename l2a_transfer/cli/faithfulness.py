@@ -8,32 +8,28 @@ from typing import Any
 import click
 
 from l2a_transfer.cli.options import (
-    FOLDER,
     PATH,
     SEED,
+    SOURCE,
     NameChoice,
     Verb,
+    device_option,
     names,
+    networks_option,
     option,
     option_group,
-    reading_options,
+    report_options,
+    tested_images_options,
 )
 from l2a_transfer.cli.output import echo, echo_json
 from l2a_transfer.cli.tables import table_lines, terminal_width
-
-SOURCE = ("data", "data_dir", "download", "split_from", "verify_source")
 
 
 @click.command("faithfulness", cls=Verb)
 @click.argument("images", nargs=-1, type=PATH, metavar="[IMAGE|FOLDER…]")
 @option_group(
     "Networks and maps",
-    option(
-        "--model",
-        multiple=True,
-        required=True,
-        help="Bundled name, .safetensors, untrained:ARCH[@WIDTH]; repeatable.",
-    ),
+    networks_option(),
     option("--method", metavar="M,M,…", default="evidence", show_default=True, help="As evidence,grad-cam."),
     option(
         "--set",
@@ -53,18 +49,7 @@ SOURCE = ("data", "data_dir", "download", "split_from", "verify_source")
 @option_group(
     "Data",
     option("--data", help="Data set name, or imagefolder:, npz:, wds: or parquet:PATH, instead of images."),
-    option("--data-dir", type=PATH, help="Folder that holds the data set."),
-    option("--download/--no-download", default=False, help="Download the data set into --data-dir."),
-    option("--split", help="Only this split. [default: test, if there is one]"),
-    reading_options,
-    option(
-        "--limit",
-        metavar="N",
-        type=click.IntRange(min=1),
-        default=100,
-        show_default=True,
-        help="At most N images per split, evenly over the classes.",
-    ),
+    tested_images_options(100),
     option("--side", metavar="N", type=int, help="Pixels of each side. [default: as the network takes images]"),
 )
 @option_group(
@@ -97,21 +82,10 @@ SOURCE = ("data", "data_dir", "download", "split_from", "verify_source")
         help="Random seed of orders, ties, bootstrap and untrained weights.",
     ),
 )
-@option_group(
-    "Output",
-    option("--out", type=FOLDER, required=True, metavar="DIR", help="Folder of the report."),
-    option("--overwrite/--no-overwrite", default=False, help="Replace an earlier report in --out."),
-    option("--json", "as_json", is_flag=True, help="Print faithfulness.json instead of the table."),
-)
+@report_options("faithfulness.json")
 @option_group(
     "Computation",
-    option(
-        "--device",
-        type=NameChoice("l2a_transfer.devices:DEVICES"),
-        default="auto",
-        show_default=True,
-        help="auto: a CUDA GPU if there is one.",
-    ),
+    device_option(),
     option(
         "--batch-size", metavar="N", type=click.IntRange(min=1), default=16, show_default=True, help="Images per batch."
     ),

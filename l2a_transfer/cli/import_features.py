@@ -7,7 +7,12 @@ from typing import Any
 
 import click
 
-from l2a_transfer.cli.options import PATH, Verb, option, option_group
+from l2a_transfer.cli.options import (
+    PATH,
+    Verb,
+    option,
+    option_group,
+)
 from l2a_transfer.cli.output import echo
 
 

@@ -7,7 +7,10 @@ from typing import Any
 
 import click
 
-from l2a_transfer.cli.options import PATH, Verb
+from l2a_transfer.cli.options import (
+    PATH,
+    Verb,
+)
 from l2a_transfer.cli.output import echo, echo_json
 from l2a_transfer.cli.tables import KEY_WIDTH, pair_lines, terminal_width
 from l2a_transfer.errors import StoreError, WeightsError

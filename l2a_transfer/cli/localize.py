@@ -8,7 +8,18 @@ from typing import Any
 
 import click
 
-from l2a_transfer.cli.options import FOLDER, PATH, SEED, NameChoice, Verb, option, option_group, reading_options
+from l2a_transfer.cli.options import (
+    FOLDER,
+    PATH,
+    SEED,
+    Verb,
+    device_option,
+    networks_option,
+    option,
+    option_group,
+    reading_options,
+    report_options,
+)
 from l2a_transfer.cli.output import echo, echo_json
 from l2a_transfer.cli.tables import localization_lines, terminal_width
 
@@ -19,12 +30,7 @@ SHOWN = 6
 @click.command("localize", cls=Verb)
 @option_group(
     "Maps",
-    option(
-        "--model",
-        multiple=True,
-        required=True,
-        help="Bundled name, .safetensors or untrained:ARCH[@WIDTH]. Repeatable.",
-    ),
+    networks_option(),
     option(
         "--method",
         metavar="NAME,NAME,…",
@@ -120,22 +126,13 @@ SHOWN = 6
         help="Random seed of folds, ties, intervals and untrained weights.",
     ),
 )
-@option_group(
-    "Output",
-    option("--out", type=FOLDER, required=True, metavar="DIR", help="Folder of the report."),
+@report_options(
+    "localization.json",
     option("--write-masks", type=FOLDER, metavar="DIR", help="Also write the binarised maps as PNG, with the class."),
-    option("--overwrite/--no-overwrite", default=False, help="Replace an earlier report in --out."),
-    option("--json", "as_json", is_flag=True, help="Print localization.json instead of the table."),
 )
 @option_group(
     "Computation",
-    option(
-        "--device",
-        type=NameChoice("l2a_transfer.devices:DEVICES"),
-        default="auto",
-        show_default=True,
-        help="Device of the networks. auto: a CUDA GPU if there is one.",
-    ),
+    device_option("Device of the networks."),
 )
 @click.pass_obj
 def command(obj: dict[str, Any], /, out: Path, write_masks: Path | None, **given: Any) -> None:

@@ -7,7 +7,12 @@ from pathlib import Path
 
 import click
 
-from l2a_transfer.cli.options import FOLDER, PATH, SEED, Verb
+from l2a_transfer.cli.options import (
+    FOLDER,
+    PATH,
+    SEED,
+    Verb,
+)
 from l2a_transfer.cli.output import echo
 
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import click
 
-from l2a_transfer.cli.options import Verb
+from l2a_transfer.cli.options import (
+    Verb,
+)
 from l2a_transfer.cli.output import echo, echo_json
 from l2a_transfer.cli.tables import table_lines, terminal_width
 from l2a_transfer.wording import counted

@@ -181,3 +181,56 @@ reading_options = option_group(
     ),
 )
 """Options of every command that reads a data set."""
+SOURCE = ("data", "data_dir", "download", "split_from", "verify_source")
+"""Values of a command's options that say which data set it reads, as `open_source` takes them."""
+
+
+def device_option(of: str = "") -> Callable[[Command], Command]:
+    """`--device`; `of` is a sentence that says what runs there, where it is not the whole command."""
+    return option(
+        "--device",
+        type=NameChoice("l2a_transfer.devices:DEVICES"),
+        default="auto",
+        show_default=True,
+        help=f"{of} auto: a CUDA GPU if there is one.".lstrip(),
+    )
+
+
+def networks_option() -> Callable[[Command], Command]:
+    """`--model` of a command that compares networks."""
+    return option(
+        "--model",
+        multiple=True,
+        required=True,
+        help="Bundled name, .safetensors or untrained:ARCH[@WIDTH]. Repeatable.",
+    )
+
+
+def tested_images_options(limit: int) -> Callable[[Command], Command]:
+    """Which images of `--data` networks are tested on; `limit` is the default of `--limit`."""
+    return option_group(
+        "Data",
+        option("--data-dir", type=PATH, help="Folder that holds the data set."),
+        option("--download/--no-download", default=False, help="Download the data set into --data-dir."),
+        option("--split", help="Only this split. [default: test, if there is one]"),
+        reading_options,
+        option(
+            "--limit",
+            metavar="N",
+            type=click.IntRange(min=1),
+            default=limit,
+            show_default=True,
+            help="At most N images per split, evenly over the classes.",
+        ),
+    )
+
+
+def report_options(document: str, *others: Callable[[Any], Any]) -> Callable[[Command], Command]:
+    """Where a report goes; `document` is its JSON file, and `others` stand behind `--out`."""
+    return option_group(
+        "Output",
+        option("--out", type=FOLDER, required=True, metavar="DIR", help="Folder of the report."),
+        *others,
+        option("--overwrite/--no-overwrite", default=False, help="Replace an earlier report in --out."),
+        option("--json", "as_json", is_flag=True, help=f"Print {document} instead of the table."),
+    )

@@ -7,7 +7,10 @@ from typing import Any
 
 import click
 
-from l2a_transfer.cli.options import FOLDER, Verb
+from l2a_transfer.cli.options import (
+    FOLDER,
+    Verb,
+)
 from l2a_transfer.cli.output import echo
 from l2a_transfer.cli.tables import localization_lines, results_lines, terminal_width, verdict_lines
 

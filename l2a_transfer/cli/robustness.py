@@ -8,49 +8,32 @@ from typing import Any
 import click
 
 from l2a_transfer.cli.options import (
-    FOLDER,
-    PATH,
     SEED,
-    NameChoice,
+    SOURCE,
     Verb,
+    device_option,
     names,
+    networks_option,
     numbers,
     option,
     option_group,
-    reading_options,
+    report_options,
+    tested_images_options,
 )
 from l2a_transfer.cli.output import echo, echo_json
 from l2a_transfer.cli.tables import table_lines, terminal_width
-
-SOURCE = ("data", "data_dir", "download", "split_from", "verify_source")
 
 
 @click.command("robustness", cls=Verb)
 @option_group(
     "Networks",
-    option(
-        "--model",
-        multiple=True,
-        required=True,
-        help="Bundled name, .safetensors, untrained:ARCH[@WIDTH]; repeatable.",
-    ),
+    networks_option(),
     option("--reference", metavar="MODEL", help="Compare each other network with this one. [default: the first]"),
 )
 @option_group(
     "Data",
     option("--data", required=True, help="Data set name, or imagefolder:, npz:, wds: or parquet:PATH."),
-    option("--data-dir", type=PATH, help="Folder that holds the data set."),
-    option("--download/--no-download", default=False, help="Download the data set into --data-dir."),
-    option("--split", help="Only this split. [default: test, if there is one]"),
-    reading_options,
-    option(
-        "--limit",
-        metavar="N",
-        type=click.IntRange(min=1),
-        default=500,
-        show_default=True,
-        help="At most N images per split, evenly over the classes.",
-    ),
+    tested_images_options(500),
 )
 @option_group(
     "Attacks",
@@ -67,21 +50,10 @@ SOURCE = ("data", "data_dir", "download", "split_from", "verify_source")
         help="Random seed of starts, noise and untrained weights.",
     ),
 )
-@option_group(
-    "Output",
-    option("--out", type=FOLDER, required=True, metavar="DIR", help="Folder of the report."),
-    option("--overwrite/--no-overwrite", default=False, help="Replace an earlier report in --out."),
-    option("--json", "as_json", is_flag=True, help="Print robustness.json instead of the table."),
-)
+@report_options("robustness.json")
 @option_group(
     "Computation",
-    option(
-        "--device",
-        type=NameChoice("l2a_transfer.devices:DEVICES"),
-        default="auto",
-        show_default=True,
-        help="auto: a CUDA GPU if there is one.",
-    ),
+    device_option(),
     option(
         "--batch-size", metavar="N", type=click.IntRange(min=1), default=64, show_default=True, help="Images per batch."
     ),

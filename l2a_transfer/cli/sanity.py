@@ -7,7 +7,15 @@ from typing import Any
 
 import click
 
-from l2a_transfer.cli.options import FOLDER, PATH, SEED, NameChoice, Verb, option, option_group
+from l2a_transfer.cli.options import (
+    FOLDER,
+    PATH,
+    SEED,
+    Verb,
+    device_option,
+    option,
+    option_group,
+)
 from l2a_transfer.cli.output import echo, echo_json
 from l2a_transfer.cli.tables import table_lines, terminal_width
 
@@ -58,13 +66,7 @@ RUN = "permuted-labels"
         help="Number of its training images, evenly over the classes: fewer are learnt by heart sooner. [default: all]",
     ),
     option("--epochs", metavar="N", type=click.IntRange(min=1), help="Epochs of that. [default: those of the card]"),
-    option(
-        "--device",
-        type=NameChoice("l2a_transfer.devices:DEVICES"),
-        default="auto",
-        show_default=True,
-        help="Device of that training. auto: a CUDA GPU if there is one.",
-    ),
+    device_option("Device of that training."),
 )
 @option_group(
     "Output",

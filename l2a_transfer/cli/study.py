@@ -8,7 +8,14 @@ from typing import Any
 
 import click
 
-from l2a_transfer.cli.options import FOLDER, PATH, NameChoice, Verb, option, option_group
+from l2a_transfer.cli.options import (
+    FOLDER,
+    PATH,
+    NameChoice,
+    Verb,
+    option,
+    option_group,
+)
 from l2a_transfer.cli.output import echo, echo_json
 from l2a_transfer.wording import are, counted
 

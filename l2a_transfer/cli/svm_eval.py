@@ -8,7 +8,16 @@ from typing import Any
 
 import click
 
-from l2a_transfer.cli.options import FOLDER, PATH, NameChoice, Verb, numbers, option, option_group
+from l2a_transfer.cli.options import (
+    FOLDER,
+    PATH,
+    NameChoice,
+    Verb,
+    device_option,
+    numbers,
+    option,
+    option_group,
+)
 from l2a_transfer.cli.output import echo, echo_json
 from l2a_transfer.cli.tables import results_lines, terminal_width, verdict_lines
 
@@ -100,13 +109,7 @@ SHOWN = 6
 )
 @option_group(
     "Computation",
-    option(
-        "--device",
-        type=NameChoice("l2a_transfer.devices:DEVICES"),
-        default="auto",
-        show_default=True,
-        help="Device of the batched solver. auto: a CUDA GPU if there is one.",
-    ),
+    device_option("Device of the batched solver."),
     option(
         "--max-memory",
         metavar="SIZE",

@@ -14,6 +14,7 @@ from l2a_transfer.cli.options import (
     SEED,
     NameChoice,
     Verb,
+    device_option,
     option,
     option_group,
     reading_options,
@@ -117,13 +118,7 @@ OF_MODEL = ("width", "normalizer", "global_branch")
 )
 @option_group(
     "Computation",
-    option(
-        "--device",
-        type=NameChoice("l2a_transfer.devices:DEVICES"),
-        default="auto",
-        show_default=True,
-        help="auto: a CUDA GPU if there is one.",
-    ),
+    device_option(),
     option(
         "--precision",
         type=NameChoice("l2a_transfer.devices:TRAINING_PRECISIONS"),
