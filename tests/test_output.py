@@ -82,7 +82,7 @@ COMMANDS = {  # quickstart has a test of its own, which takes half a minute
         "--data",
         "imagefolder:photos",
         "--store",
-        "→ maps.h5",
+        "→ maps {}.h5",
     ],
     "sanity": [
         *("sanity", "--model", TINY, "--out", "check {}", "photos/猫/0 → 0.jpg"),
