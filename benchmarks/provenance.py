@@ -34,12 +34,13 @@ def _processor() -> str:
 
 
 def _commit() -> str:
-    """The commit of this checkout, with "+changes" where tracked files differ from it; "unknown" outside of one."""
+    """The commit of this checkout, with "+changes" where tracked files other than results differ; else "unknown"."""
     here = Path(__file__).parent
     git = ["git", "-C", str(here)]
     try:
         commit = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, check=True).stdout.strip()
     except (OSError, subprocess.CalledProcessError):
         return "unknown"
-    changed = subprocess.run([*git, "status", "--porcelain", "-uno"], capture_output=True, text=True, check=True).stdout
+    status = [*git, "status", "--porcelain", "-uno", "--", ":/", ":/!benchmarks/results"]
+    changed = subprocess.run(status, capture_output=True, text=True, check=True).stdout
     return commit + ("+changes" if changed.strip() else "")
