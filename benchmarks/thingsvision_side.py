@@ -3,8 +3,10 @@
 Folder of JPEG files → HDF5 on disk, both on the CPU with one batch size, taking turns. Images a second leave process
 start out; memory is measured as in memory.py.
 
-    python3 -m venv tv && tv/bin/pip install thingsvision
+    python3.10 -m venv tv && tv/bin/pip install thingsvision "numpy<2"
     python benchmarks/thingsvision_side.py --python tv/bin/python --images data/caltech101 --out side.json
+
+With `--model torchvision:resnet18` both read one file of random weights, and the features of both are compared.
 """
 
 from __future__ import annotations
@@ -18,8 +20,13 @@ from pathlib import Path
 from typing import Any
 
 import click
+import h5py
+import numpy as np
+import torch
+import torchvision.models as zoo
 from memory import link, peak
 from provenance import provenance
+from safetensors.torch import save_file
 
 ROOT = Path(__file__).parents[1]
 OURS = """
@@ -27,12 +34,30 @@ import json, sys, time
 from l2a_transfer.data.readers import open_source
 from l2a_transfer.features.backends.registry import open_backend
 from l2a_transfer.features.extraction.extract import extract
-backend = open_backend(sys.argv[1], device="cpu")
+backend = open_backend(sys.argv[1], device="cpu", weights=sys.argv[5] or None)
 began = time.perf_counter()
 result = extract(open_source(f"imagefolder:{sys.argv[2]}"), backend, sys.argv[3] + "/f.h5",
                  batch_size=int(sys.argv[4]), progress=False)
 print(json.dumps({"rows": result.rows, "dim": result.dim, "extract_s": time.perf_counter() - began}))
 """
+
+
+def random_weights(model: str, path: Path) -> str:
+    """A file of the random weights of a network of torchvision; its name."""
+    torch.manual_seed(0)
+    save_file(zoo.get_model(model.removeprefix("torchvision:"), weights=None).state_dict(), path)
+    return str(path)
+
+
+def difference(theirs: Path, own: Path) -> float:
+    """The largest difference of two features of an image, over the largest feature of the image, of the worst image."""
+    (path,) = theirs.glob("*.h5")
+    with h5py.File(path) as file:
+        (key,) = file
+        expected = file[key][:]
+    with h5py.File(own) as file:
+        found = file["features"][:].astype(np.float64)
+    return float((np.abs(found - expected).max(axis=1) / np.abs(expected).max(axis=1)).max())
 
 
 @click.command()
@@ -44,10 +69,12 @@ print(json.dumps({"rows": result.rows, "dim": result.dim, "extract_s": time.perf
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="JSON to write.")
 def main(python: Path, images: Path, rows: tuple[int, int], model: str, batch_size: int, out: Path) -> None:
     os.environ["PYTHONPATH"] = str(ROOT)
+    differences: dict[int, float] = {}
     files = sorted(images.rglob("*.jpg"))
     samples: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
+        weights = random_weights(model, folder / "weights.safetensors") if ":" in model else ""
         for count in rows:
             link(files, folder / str(count), count)
             tools = {
@@ -58,19 +85,22 @@ def main(python: Path, images: Path, rows: tuple[int, int], model: str, batch_si
                 into = folder / f"{tool}-{count}"
                 into.mkdir()
                 said = folder / "said"
-                command = [*start, model, str(folder / str(count)), str(into), str(batch_size)]
+                command = [*start, model, str(folder / str(count)), str(into), str(batch_size), weights]
                 found = peak(command, said)
                 inside = json.loads(said.read_text().splitlines()[-1])
                 assert inside["rows"] == count
                 speed = count / inside["extract_s"]
                 samples.append({"tool": tool, **inside, "images_per_s": round(speed, 1), **found})
                 print(samples[-1], file=sys.stderr)
+            differences[count] = difference(folder / f"thingsvision-{count}", folder / f"l2a-transfer-{count}" / "f.h5")
+            print(f"{count} images: features apart by {differences[count]:.1e} of the largest", file=sys.stderr)
     document = {
         "schema": "l2a-benchmark/1",
         "what": "thingsvision and l2a-transfer on the same images and network: images a second and peak memory",
         **provenance(shlex.join(["python", "benchmarks/thingsvision_side.py", *sys.argv[1:]])),
         "model": model,
         "batch_size": batch_size,
+        "largest_relative_difference": {str(count): value for count, value in differences.items()},
         "samples": samples,
     }
     out.parent.mkdir(parents=True, exist_ok=True)

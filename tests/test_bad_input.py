@@ -263,6 +263,7 @@ def test_a_reader_that_has_enough_ends_the_command_quietly(tmp_path: Path) -> No
     assert done.stderr == ""
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "darwin", reason="macOS keeps file names in UTF-8")
 def test_a_file_name_that_is_not_utf8_stands_in_the_report_as_json_has_it(tmp_path: Path) -> None:
     save(tmp_path / os.fsdecode(b"f\xff.h5"), feature_set(labels_of(2, 12)))

@@ -50,6 +50,7 @@ def test_feature_files_of_before_name_the_same_weights() -> None:
     assert file_sha256(PRETRAINED / f"{BUNDLED}.safetensors") == KNOWN
 
 
+@pytest.mark.slow
 def test_one_digest_from_training_to_the_report(tmp_path: Path) -> None:
     weights = ended(tmp_path / "run", epochs=1).weights
     digest = inspected(weights)["weights_sha256"]

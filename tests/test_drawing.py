@@ -77,6 +77,7 @@ def test_settings_come_back() -> None:
     assert dict(matplotlib.rcParams) == before
 
 
+@pytest.mark.slow
 def test_maps_of_a_picture_called_like_a_formula_print_no_warning(tmp_path: Path) -> None:
     names = ["Ba$$in.jpg", "$5 and $6.jpg", "猫.jpg", "$x.jpg"]
     for k, name in enumerate(names):

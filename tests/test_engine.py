@@ -646,6 +646,7 @@ extract(memory_source(4000), Slow(), Path(sys.argv[1]), workers=2, progress=Fals
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="the kernel's help is Linux's")
 def test_a_kill_takes_the_decoding_workers_along(tmp_path: Path) -> None:
     child = subprocess.Popen(

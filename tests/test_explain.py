@@ -138,6 +138,7 @@ def test_evidence_is_complete_and_says_so(architecture: str) -> None:
         assert some.completeness is None  # one of two levels adds up to nothing that was promised
 
 
+@pytest.mark.slow
 def test_the_error_of_integrated_gradients_falls_with_the_steps() -> None:
     errors = [
         explain_images(
@@ -357,6 +358,7 @@ def test_the_command_writes_overlays_a_sheet_a_store_and_what_they_say(tmp_path:
     assert not (tmp_path / "new").exists()
 
 
+@pytest.mark.slow
 def test_the_same_command_gives_the_same_bytes(tmp_path: Path) -> None:
     save_picture(tmp_path / "in" / "a.jpg")
     run = ("-q", "explain", "--model", TINY, "--method", "evidence,random", "--side", "32", tmp_path / "in")

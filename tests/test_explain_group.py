@@ -218,6 +218,7 @@ def test_the_command_groups_by_folder_and_says_and_stores_both_maps(tmp_path: Pa
     assert_fails(l2a(*run, "--out", out, pictures), 1, "group-L3.png: exists", "--overwrite")
 
 
+@pytest.mark.slow
 def test_the_same_command_gives_the_same_bytes(tmp_path: Path) -> None:
     pictures = class_folders(tmp_path / "in", "cat", "dog")
     for name in "xy":

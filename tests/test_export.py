@@ -98,6 +98,7 @@ def _half_features(self, images):  # type: ignore[no-untyped-def]
     return (attended.features * 0.999, *attended.maps.values())
 
 
+@pytest.mark.slow
 def test_the_command_prints_what_it_checked(tmp_path: Path) -> None:
     out = tmp_path / "sub" / "tiny.onnx"
     result = l2a("export", "--model", TINY, "--out", out)

@@ -188,6 +188,7 @@ def test_a_metric_that_is_not_finite_stops_the_run() -> None:
         StepLoss(torch.zeros(()), torch.zeros(1, 2), {"loss": torch.zeros(())})
 
 
+@pytest.mark.slow
 def test_two_maps_of_a_level_reach_the_file_and_onnx(tmp_path: Path) -> None:
     config = ModelConfig("glimpse-toy", num_classes=4, width=1 / 32)
     assert config.map_levels == ("L3", "L3.gate")

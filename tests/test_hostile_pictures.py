@@ -60,6 +60,7 @@ def test_scans_in_a_long_file_are_found_wherever_they_are() -> None:
         assert jpeg_scans(b"\xff\xd8\xff\xe0" + bytes(before - 4) + b"\xff\xda" + bytes(100), 5) == 1
 
 
+@pytest.mark.slow
 @linux
 def test_grey_of_16_bits_takes_no_more_memory_than_colours() -> None:
     code = """
@@ -184,6 +185,7 @@ def test_a_picture_of_more_memory_than_is_allowed_is_refused_and_the_next_is_not
     assert decode_bytes(MEMORY, "p.tif").size == (4000, 4000)
 
 
+@pytest.mark.slow
 @linux
 def test_a_picture_that_takes_too_long_is_refused_and_the_next_is_not(monkeypatch: pytest.MonkeyPatch) -> None:
     content = saved(noise(3000, 3000), "TIFF", compression="tiff_lzw")

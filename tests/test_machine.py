@@ -252,6 +252,7 @@ def begun(out: Path, **changes: str | None) -> tuple[Trainer, Path]:
     return run, path
 
 
+@pytest.mark.slow
 def test_a_checkpoint_of_before_the_machine_was_recorded_goes_on(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -100,6 +100,7 @@ def test_its_name_is_unknown_without_it(picture: Image.Image) -> None:
         compute_maps(network, card.preprocess, picture, "p", method="toy")
 
 
+@pytest.mark.slow
 def test_an_installed_plugin_is_found_by_its_entry_point(tmp_path: Path) -> None:
     site = install(tmp_path / "site", "toy_method", CODE)
     path, out = save_picture(tmp_path / "a.jpg"), tmp_path / "out"

@@ -52,6 +52,7 @@ def with_header(path: Path, dtype: str, shape: tuple[int, ...], content: bytes) 
     return pack(path, [("images.npy", header.getvalue() + content)])
 
 
+@pytest.mark.slow
 def test_pictures_are_in_memory_once(tmp_path: Path) -> None:
     path = tmp_path / "a.npz"
     half = np.zeros((100, 512, 1024, 3), np.uint8)  # 150 MiB

@@ -431,9 +431,19 @@ VERBS: dict[str, tuple[str, int, list[str]]] = {
 }
 
 
-@pytest.mark.parametrize("how", ["limit", "disk"])
+QUICK_FULL_DISKS = {
+    *((verb, "disk") for verb in VERBS if verb not in ("export", "localize")),
+    *((verb, "limit") for verb in ("extract", "explain", "svm-eval")),
+}
+
+
 @pytest.mark.parametrize(
-    "verb", [pytest.param(verb, marks=pytest.mark.slow) if verb == "export" else verb for verb in VERBS]
+    ("verb", "how"),
+    [
+        pytest.param(verb, how, marks=() if (verb, how) in QUICK_FULL_DISKS else pytest.mark.slow)
+        for verb in VERBS
+        for how in ("limit", "disk")
+    ],
 )
 def test_a_full_disk_names_the_file_and_leaves_none(tmp_path: Path, verb: str, how: str) -> None:
     name, room, command = VERBS[verb]

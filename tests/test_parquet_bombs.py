@@ -71,6 +71,7 @@ def test_a_page_that_unpacks_to_more_than_the_limit_is_refused_whatever_the_foot
     assert peak < 120
 
 
+@pytest.mark.slow
 def test_values_that_are_stored_as_prefixes_are_refused(tmp_path: Path) -> None:
     path = save_prefix_bomb(tmp_path / "a.parquet", rows=1000, size=1_000_000)
     assert path.stat().st_size < 2_000_000

@@ -62,6 +62,7 @@ def test_a_name_of_a_data_set_is_that_even_where_a_folder_has_it(home: Path) -> 
     assert_fails(l2a("extract", "--model", "pixels", "--data", "digitz", "--out", "f.h5"), 2, "did you mean 'digits'")
 
 
+@pytest.mark.slow
 def test_home_is_expanded_behind_the_colon_and_in_every_path_option(home: Path) -> None:
     np.savez(home / "a.npz", images=np.zeros((2, 4, 4), np.uint8))
     assert len(open_source("imagefolder:~/photos")) == 4

@@ -187,6 +187,7 @@ assert found == hashlib.sha256((json.dumps(table) + json.dumps(stamps)).encode()
 """
 
 
+@pytest.mark.slow
 def test_a_fingerprint_takes_no_memory_that_grows_with_the_files() -> None:
     """Of 200,000 files it took 60 MB: the text of all ids, and of all sizes and times, at once.
 

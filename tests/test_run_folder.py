@@ -259,6 +259,7 @@ def test_a_card_of_before_a_field_was_added_is_still_this_run_s(tmp_path: Path) 
     assert run_training(new_trainer(epochs=1), tmp_path, resume=True, progress=False).metrics == result.metrics
 
 
+@pytest.mark.slow
 def test_results_of_the_old_run_go_even_where_the_first_save_was_cut(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -378,17 +378,22 @@ def test_intervals_are_students_over_the_means_of_images() -> None:
 
 
 @pytest.fixture(scope="module")
-def document() -> dict[str, Any]:
-    found: dict[str, Any] = json.loads(written(checked(trained(), methods=["evidence"], orders=["cascade"])))
+def results() -> SanityResults:
+    return checked(trained(), methods=["evidence"], orders=["cascade"])
+
+
+@pytest.fixture
+def document(results: SanityResults) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(written(results))
     return found
 
 
-def test_what_was_written_is_read_again(document: dict[str, Any], tmp_path: Path) -> None:
+def test_what_was_written_is_read_again(results: SanityResults, document: dict[str, Any], tmp_path: Path) -> None:
     path = tmp_path / "sanity.json"
     path.write_text(json.dumps(document))
     found = read_sanity(path)
     assert json.loads(written(found)) == document
-    assert found == checked(trained(), methods=["evidence"], orders=["cascade"])
+    assert found == results
     assert document["statements"] == statements(found)
 
 

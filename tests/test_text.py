@@ -309,6 +309,7 @@ def test_what_every_verb_says_of_a_name(which: str, tmp_path: Path) -> None:
     assert isinstance(result.exception, SystemExit)
 
 
+@pytest.mark.slow
 def test_the_log_the_traceback_and_warnings_of_a_process_of_its_own(tmp_path: Path) -> None:
     for k in range(2):
         save_picture(tmp_path / "photos" / "a" / f"{k}.jpg", k)

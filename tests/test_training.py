@@ -385,6 +385,7 @@ def test_seeds_differ(tmp_path: Path) -> None:
     assert not same(weights_of(tmp_path / "0"), weights_of(tmp_path / "1"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("workers", [0, 2])
 def test_training_leaves_the_global_random_state_alone(tmp_path: Path, workers: int) -> None:
     torch.manual_seed(123)

@@ -167,6 +167,7 @@ def test_the_average_is_the_exponential_mean_of_the_weights() -> None:
     assert not torch.equal(found, run.model.classifiers[0].bias)  # type: ignore[index, union-attr]
 
 
+@pytest.mark.slow
 def test_measuring_on_the_way_changes_nothing_but_the_log(tmp_path: Path) -> None:
     ended(
         tmp_path / "plain",
@@ -202,6 +203,7 @@ def test_the_log_and_metrics_jsonl_have_the_names_of_the_field(
     assert card.metrics["holdout-8-stratified_accuracy"]["value"] == row["val_accuracy"]
 
 
+@pytest.mark.slow
 def test_a_checkpoint_with_the_names_of_before_goes_on_under_the_new_ones(tmp_path: Path) -> None:
     data = colours(32).holdout(8)
 
@@ -296,6 +298,7 @@ def test_a_finetuned_card_says_what_it_started_from(tmp_path: Path, caplog: pyte
         run_training(new_trainer(epochs=1, resolutions=((0.0, 24),)), tmp_path / "second", resume=True, progress=False)
 
 
+@pytest.mark.slow
 def test_training_on_a_folder_of_pictures_from_the_command_line(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     for split, rows in (("train", 12), ("test", 4)):
@@ -365,6 +368,7 @@ def test_the_command_with_seeds_and_bad_options(tmp_path: Path) -> None:
         assert not (tmp_path / "never").exists()
 
 
+@pytest.mark.slow
 def test_a_batch_that_sixty_photos_do_not_fill_is_made_smaller_and_said(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -418,6 +422,7 @@ def test_a_batch_that_sixty_photos_do_not_fill_is_made_smaller_and_said(
     )
 
 
+@pytest.mark.slow
 def test_a_run_on_the_holdout_of_before_goes_on_with_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     arguments = (*COMMAND, "--data-dir", cifar(tmp_path), "--epochs", "2", "--device", "cpu", "--holdout", "20")
     of_before = lambda source, given: TrainingData.from_source(source, holdout=given["holdout"], stratified=False)  # noqa: E731
@@ -439,6 +444,7 @@ def test_a_run_on_the_holdout_of_before_goes_on_with_it(tmp_path: Path, monkeypa
     assert card.training["split"] == "train without holdout-20-stratified"
 
 
+@pytest.mark.slow
 def test_a_run_begun_at_the_rate_of_another_batch_goes_on_at_it(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -558,6 +564,7 @@ def test_options_are_looked_at_before_other_processes_are_waited_for(
         assert_fails(l2a(*COMMAND, "--out", tmp_path / "run", *options), 2, words)
 
 
+@pytest.mark.slow
 def test_training_in_bf16(tmp_path: Path) -> None:
     run = new_trainer(placement=Placement(device="cpu", precision="bf16"))
     run_training(run, tmp_path, progress=False)

@@ -65,6 +65,7 @@ def test_check_estimator_has_nothing_for_pictures() -> None:
         check_estimator(tiny())
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
 def test_check_estimator_with_pictures_for_tables() -> None:
     passed, failed = set(), {}

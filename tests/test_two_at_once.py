@@ -203,20 +203,20 @@ FIRST = {
         ("svm-eval", "svm-eval"),
         ("svm-eval", "maps"),
         ("svm-eval", "train"),
-        ("maps", "svm-eval"),
+        pytest.param("maps", "svm-eval", marks=pytest.mark.slow),
         ("maps", "maps"),
         ("maps", "quickstart"),
         ("explain", "explain"),
-        ("sanity", "maps"),
+        pytest.param("sanity", "maps", marks=pytest.mark.slow),
         ("sanity", "sanity"),
-        ("localize", "maps"),
+        pytest.param("localize", "maps", marks=pytest.mark.slow),
         ("localize", "localize"),
         ("explain --group", "explain"),
         ("faithfulness", "faithfulness"),
-        ("faithfulness", "robustness"),
+        pytest.param("faithfulness", "robustness", marks=pytest.mark.slow),
         ("robustness", "robustness"),
-        ("robustness", "maps"),
-        ("train", "svm-eval"),
+        pytest.param("robustness", "maps", marks=pytest.mark.slow),
+        pytest.param("train", "svm-eval", marks=pytest.mark.slow),
         ("train", "train"),
         pytest.param("export", "export", marks=pytest.mark.slow),
         ("extract", "extract"),
@@ -252,6 +252,7 @@ def names(out: Path) -> list[Path]:
     return sorted(path.relative_to(out.parent) for path in [out, *out.rglob("*")] if path.is_file())
 
 
+@pytest.mark.slow
 def test_no_lock_is_left_behind(given: dict[str, Path], tmp_path: Path) -> None:
     for verb in ("svm-eval", "export"):
         assert run(verb, given, tmp_path / VERBS[verb][1]).exit_code == 0

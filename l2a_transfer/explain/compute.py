@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
+from weakref import WeakKeyDictionary
 
 import numpy as np
 from numpy.typing import NDArray
@@ -192,29 +193,39 @@ def _too_large(images: Tensor) -> BackendError:
 def kept_bytes(model: nn.Module, images: Tensor) -> int:
     """Bytes that one of our networks keeps of one of the images (B, 3, H, W) for its gradient, on a CPU; else 0.
 
-    They are in proportion to the pixels, and measured on a small image. Small batches are not measured.
+    They are in proportion to the pixels, and measured once a network on a small image. Small batches are not measured.
     """
-    import torch
-
     from l2a_transfer.models.interface import Network
 
     if images.device.type != "cpu" or images.ndim != 4 or images.numel() * MOST_OF_A_VALUE < SMALL:
         return 0
     if not isinstance(model, Network) or model.config.partners:
         return 0
+    side = max(model.config.min_size, MEASURED_AT)
+    if model not in _MEASURED:
+        _MEASURED[model] = _kept_bytes_of(model, side)
+    return _MEASURED[model] * images.shape[2] * images.shape[3] // side**2
+
+
+_MEASURED: WeakKeyDictionary[nn.Module, int] = WeakKeyDictionary()
+
+
+def _kept_bytes_of(model: nn.Module, side: int) -> int:
+    """Bytes that a network keeps of one image of `side` × `side` pixels."""
+    import torch
+
     kept: dict[int, int] = {}
 
     def keep(tensor: Tensor) -> Tensor:
         kept[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
         return tensor
 
-    side = max(model.config.min_size, MEASURED_AT)
     own = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
     with torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
         logits = model(torch.zeros(1, 3, side, side).requires_grad_())
     of_pixels = sum(count for place, count in kept.items() if place not in own)
     del logits
-    return of_pixels * images.shape[2] * images.shape[3] // side**2
+    return of_pixels
 
 
 def out_of_memory(error: BaseException) -> bool:

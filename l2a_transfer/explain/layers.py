@@ -59,6 +59,17 @@ def attended(model: nn.Module, images: Tensor) -> Attended:
     return model.attend(images)
 
 
+def fast_layout(model: nn.Module, images: Tensor) -> Tensor:
+    """The images in the memory layout in which one of our networks is fastest; the same values.
+
+    On a CPU that is channels last: an eighth to a quarter more images a second. Sums round otherwise in it, so that in
+    some images a ReLU near zero switches and the gradient jumps. A single gradient therefore keeps its layout.
+    """
+    if isinstance(model, Network) and images.device.type == "cpu":
+        return images.contiguous(memory_format=torch.channels_last)
+    return images
+
+
 def local_features(model: nn.Module, images: Tensor, levels: Sequence[str]) -> tuple[Tensor, dict[str, Tensor]]:
     """Logits and the local features of `levels`, from one forward pass.
 

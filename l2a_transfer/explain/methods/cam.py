@@ -24,12 +24,9 @@ def cam(model: nn.Module, images: Tensor, targets: Tensor, *, levels: Sequence[s
     """
     import torch
 
-    from l2a_transfer.explain.layers import default_levels, local_features
-    from l2a_transfer.models.interface import Network
+    from l2a_transfer.explain.layers import default_levels, fast_layout, local_features
 
-    if isinstance(model, Network) and images.device.type == "cpu":
-        # A quarter more images a second. Gradients could jump where it rounds otherwise; these sums cannot.
-        images = images.contiguous(memory_format=torch.channels_last)
+    images = fast_layout(model, images)
     with linear_calls(model) as called:
         _, local = local_features(model, images, levels or default_levels(model, images))
     if not called:

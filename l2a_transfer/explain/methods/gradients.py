@@ -33,6 +33,7 @@ def smoothgrad(
     """
     import torch
 
+    from l2a_transfer.explain.layers import fast_layout
     from l2a_transfer.explain.methods.controls import generators
 
     _check_count("smoothgrad.samples", samples)
@@ -44,7 +45,8 @@ def smoothgrad(
     total = torch.zeros_like(images)
     for _ in range(samples):
         draws = torch.stack([torch.randn(images.shape[1:], generator=one) for one in own]).to(images)
-        total += input_gradient(model, images + spread[:, None, None, None] * draws, targets)
+        noisy = images + spread[:, None, None, None] * draws
+        total += input_gradient(model, fast_layout(model, noisy), targets)
     return {PIXELS: (total / samples).abs().amax(dim=1)}
 
 
