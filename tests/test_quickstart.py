@@ -21,7 +21,7 @@ from l2a_transfer.quickstart import DATA, MODELS
 from tests.conftest import assert_fails, l2a
 
 
-@pytest.fixture(scope="module", params=[160, pytest.param(600, marks=pytest.mark.slow)])
+@pytest.fixture(scope="module", params=[100, pytest.param(600, marks=pytest.mark.slow)])
 def pictures(request: pytest.FixtureRequest) -> Iterator[int]:
     """How many pictures each split has: a part of them, and in the slow run all. A quarter as many airplanes."""
     limit: int = request.param
