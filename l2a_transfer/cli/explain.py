@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,8 +19,11 @@ from l2a_transfer.cli.options import (
     device_option,
     option,
     option_group,
+    preprocess_options,
+    preprocess_values,
     reading_options,
     split_names,
+    weights_option,
 )
 from l2a_transfer.cli.output import echo, echo_json
 from l2a_transfer.cli.pictures import TRUE, Pictures
@@ -37,8 +41,14 @@ SHOWN = 10
 @click.argument("images", nargs=-1, type=PATH, metavar="[IMAGE|FOLDER…]")
 @option_group(
     "Model",
-    option("--model", required=True, help="Bundled name, .safetensors or untrained:ARCH[@WIDTH]."),
+    option(
+        "--model",
+        required=True,
+        help="Bundled name, .safetensors or untrained:ARCH[@WIDTH]; or another's, as torchvision:NAME, timm:NAME or "
+        "module:FILE.py:FUNCTION.",
+    ),
     option("--seed", metavar="N", type=SEED, default=0, show_default=True, help="Random seed of untrained weights."),
+    weights_option(),
     device_option(),
 )
 @option_group(
@@ -57,7 +67,11 @@ SHOWN = 10
         show_default=True,
         help="The class to explain: predicted, true (of --data with labels), or the name of a class.",
     ),
-    option("--levels", metavar="L,L,…", help="Levels, as L2,L3. [default: those that the classifier reads]"),
+    option(
+        "--levels",
+        metavar="L,L,…",
+        help="Levels, as L2,L3, or layers of a network of others. [default: those that the classifier reads]",
+    ),
     option(
         "--option",
         multiple=True,
@@ -77,18 +91,24 @@ SHOWN = 10
         show_default=True,
         help="Random seed of which class is the control of which.",
     ),
-    option("--side", metavar="N", type=int, help="Shorter side of the network's input in pixels. [default: 128]"),
+    option(
+        "--side",
+        metavar="N",
+        type=int,
+        help="Shorter side of the network's input in pixels. [default: 128; of networks of others, --as-extracted]",
+    ),
     option(
         "--as-extracted/--not-as-extracted",
         default=False,
         help="Explain the very pixels that extract uses, instead of --side.",
     ),
 )
+@preprocess_options
 @option_group(
     "Data",
     option("--data", help="Data set name, or imagefolder:, npz:, wds: or parquet:PATH."),
     option("--data-dir", type=PATH, help="Folder that holds the data set."),
-    option("--download/--no-download", default=False, help="Download the data set into --data-dir."),
+    option("--download/--no-download", default=False, help="Download the data set into --data-dir, and weights."),
     option("--split", help="Only this split."),
     reading_options,
     option(
@@ -141,25 +161,21 @@ def command(obj: dict[str, Any], /, images: tuple[Path, ...], out: Path, **given
     Example:
       l2a-transfer explain --model vgg-att2-concat-pc.cifar10-w025 --method evidence,grad-cam --out why photo.jpg
     """
-    from l2a_transfer.devices import choose_device
     from l2a_transfer.explain.dispatch import explain_stream
     from l2a_transfer.explain.group import GROUP
     from l2a_transfer.explain.grouping import check_groups, group_maps_beside, group_pictures
     from l2a_transfer.explain.painting import Style
     from l2a_transfer.explain.question import DEFAULT_SIDE, Question
     from l2a_transfer.explain.store import MapsMeta, writing_maps
+    from l2a_transfer.explain.subject import open_subject
     from l2a_transfer.explain.write import DOCUMENT, check_store, explain_folder, file_stem, write_explained
     from l2a_transfer.files import said_if_complete
-    from l2a_transfer.models.digest import network_sha256
-    from l2a_transfer.models.loading import load_model
 
     if given["as_extracted"] and given["side"] is not None:
         raise click.UsageError("--side and --as-extracted exclude each other")
-    side = DEFAULT_SIDE if given["side"] is None else given["side"]
-    side = None if given["as_extracted"] else side
     question = Question(
         split_names(given["method"]),
-        side,
+        DEFAULT_SIDE if given["side"] is None else given["side"],
         split_names(given["levels"]),
         _options(given["option"]),
         given["group"],
@@ -167,25 +183,27 @@ def command(obj: dict[str, Any], /, images: tuple[Path, ...], out: Path, **given
     )
     keys = ("smooth", "alpha", "cmap", "signed_cmap", "dpi")
     style = Style(**{key: given[key] for key in keys}, formats=split_names(given["format"]))
-    network, card = load_model(given["model"], seed=given["seed"])
-    network = network.to(choose_device(given["device"]))
+    own = {key: given[key] for key in ("seed", "device", "weights", "download")}
+    subject = open_subject(given["model"], **own, **preprocess_values(given))
+    if given["as_extracted"] or (given["side"] is None and not subject.is_own):
+        question = replace(question, side=None)
     pictures = Pictures(images, given)
-    targets = pictures.targets(given["class"], card)
+    targets = pictures.targets(given["class"], subject)
     classes = check_groups(pictures.groups, pictures.names) if question.group else ()
     stems = [file_stem(k, name, of=len(pictures.names)) for k, name in enumerate(pictures.names)]
     asked = {
         "class": given["class"],
-        "side": side,
-        "as_extracted": given["as_extracted"],
+        "side": question.side,
+        "as_extracted": question.side is None,
         "levels": ",".join(question.levels),
         "data": pictures.name,
-        "weights": network_sha256(network),
+        "weights": subject.weights_sha256,
     }
     header = {
         **asked,
-        "model": card.name,
-        "classes": list(card.classes),
-        "preprocess": card.preprocess.to_json(),
+        "model": subject.name,
+        "classes": list(subject.classes),
+        "preprocess": subject.preprocess.to_json(),
         "options": {method: question.all_options(method) for method in question.methods},
     }
     about = f"; explained: {_which(given['class'])}" if question.class_specific else ""
@@ -193,30 +211,29 @@ def command(obj: dict[str, Any], /, images: tuple[Path, ...], out: Path, **given
     if store is not None:
         check_store(store, overwrite=given["overwrite"], out=out)
     how = {"overlays": given["overlays"], "overwrite": given["overwrite"]}
-    own_names = [own.name for own in network.config.maps]
     with (
         said_if_complete(out / DOCUMENT, f"the set of pictures in {out}"),
-        explain_folder(out, stems, question, style, attention=own_names, **how),
+        explain_folder(out, stems, question, style, attention=subject.maps, **how),
     ):
         beside = None
         if question.group:
             progress = obj["progress"]
             templates = pictures.asked(targets, progress=progress, what="templates")
-            grouping = group_pictures(network, card.preprocess, templates, classes, question)
-            beside = group_maps_beside(network, card.preprocess, grouping, question)
+            grouping = group_pictures(subject.network, subject.preprocess, templates, classes, question)
+            beside = group_maps_beside(subject.network, subject.preprocess, grouping, question)
             header["group"] = grouping.to_json()
             asked["group"] = json.dumps(header["group"], ensure_ascii=False)
-        meta = MapsMeta(pictures.name, card.classes, card.to_json(), card.preprocess.to_json(), asked)
+        meta = MapsMeta(pictures.name, subject.classes, subject.card, subject.preprocess.to_json(), asked)
         asking = pictures.asked(targets, progress=obj["progress"])
         written = write_explained(
-            explain_stream(network, card.preprocess, card.classes, asking, question, beside=beside),
+            explain_stream(subject.network, subject.preprocess, subject.classes, asking, question, beside=beside),
             stems,
             out,
             question=question,
-            preprocess=card.preprocess,
+            preprocess=subject.preprocess,
             style=style,
             header=header,
-            title=f"{', '.join([*question.methods, *([GROUP] if question.group else [])])} of {card.name}{about}",
+            title=f"{', '.join([*question.methods, *([GROUP] if question.group else [])])} of {subject.name}{about}",
             overlays=given["overlays"],
             sheet=given["sheet"],
             store=writing_maps(store, meta, question.all_options) if store else None,

@@ -16,11 +16,13 @@ from l2a_transfer.cli.options import (
     NameChoice,
     Verb,
     device_option,
-    numbers,
     option,
     option_group,
+    preprocess_options,
+    preprocess_values,
     reading_options,
     split_names,
+    weights_option,
 )
 from l2a_transfer.cli.output import echo
 from l2a_transfer.wording import counted
@@ -53,19 +55,9 @@ RUN = ("batch_size", "workers", "on_error", "attention", "engine", "resume", "ov
         type=NameChoice("l2a_transfer.features.backends.pooling:POOLS"),
         help="What becomes of a layer's positions. [default: avg]",
     ),
-    option("--weights", type=PATH, metavar="FILE", help="Checkpoint for torchvision:, timm:, hf: or module:."),
+    weights_option(),
 )
-@option_group(
-    "Pictures",
-    option("--image-size", metavar="N", type=click.IntRange(4, 4096), help="Pixels. [default: the model's own]"),
-    option(
-        "--fit",
-        type=NameChoice("l2a_transfer.preprocess:FITS"),
-        help="stretch: both sides to --image-size. crop: the middle. [default: the model's own]",
-    ),
-    option("--mean", metavar="R,G,B", help="Mean of pixels between 0 and 1. [default: the model's own]"),
-    option("--std", metavar="R,G,B", help="Standard deviation. [default: the model's own]"),
-)
+@preprocess_options
 @option_group(
     "Data",
     option("--data", required=True, help="Data set name, or imagefolder:, npz:, wds: or parquet:PATH."),
@@ -153,10 +145,8 @@ def command(obj: dict[str, Any], /, **given: Any) -> None:
     from l2a_transfer.features.extraction.ray_engine import RayConfig
 
     options = {key: given[key] for key in ("device", "precision", "tap", "seed", "backend")}
-    options |= {key: given[key] for key in ("pool", "image_size", "fit", "weights", "download")}
-    options["layer"] = split_names(given["layer"]) or None
-    for key in ("mean", "std"):
-        options[key] = given[key] and numbers(f"--{key}", given[key], float, "0.485,0.456,0.406")
+    options |= {key: given[key] for key in ("pool", "weights", "download")}
+    options |= {"layer": split_names(given["layer"]) or None, **preprocess_values(given)}
     levels = [level.strip() for level in given["levels"].split(",")] if given["levels"] else None
     if given["engine"] == "local" and (given["ray_address"] or given["actors"]):
         raise click.UsageError("--ray-address and --actors need --engine ray")

@@ -206,6 +206,33 @@ def networks_option() -> Callable[[Command], Command]:
     )
 
 
+def weights_option() -> Callable[[Command], Command]:
+    """`--weights` of a command that takes networks of others."""
+    return option("--weights", type=PATH, metavar="FILE", help="Checkpoint for torchvision:, timm:, hf: or module:.")
+
+
+preprocess_options = option_group(
+    "Pictures",
+    option("--image-size", metavar="N", type=click.IntRange(4, 4096), help="Pixels. [default: the model's own]"),
+    option(
+        "--fit",
+        type=NameChoice("l2a_transfer.preprocess:FITS"),
+        help="stretch: both sides to --image-size. crop: the middle. [default: the model's own]",
+    ),
+    option("--mean", metavar="R,G,B", help="Mean of pixels between 0 and 1. [default: the model's own]"),
+    option("--std", metavar="R,G,B", help="Standard deviation. [default: the model's own]"),
+)
+"""How a network takes pictures, of commands that take networks of others."""
+
+
+def preprocess_values(given: dict[str, Any]) -> dict[str, Any]:
+    """The values of `preprocess_options`, as `open_backend` takes them. Raises: click.UsageError."""
+    found = {key: given[key] for key in ("image_size", "fit")}
+    for key in ("mean", "std"):
+        found[key] = given[key] and numbers(f"--{key}", given[key], float, "0.485,0.456,0.406")
+    return found
+
+
 def tested_images_options(limit: int) -> Callable[[Command], Command]:
     """Which images of `--data` networks are tested on; `limit` is the default of `--limit`."""
     return option_group(

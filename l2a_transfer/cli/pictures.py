@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from PIL import Image
 
     from l2a_transfer.explain.question import Asked
-    from l2a_transfer.models.weights import Card
+    from l2a_transfer.explain.subject import Subject
 
 TRUE = "true"
 """The class to explain is the label."""
@@ -46,14 +46,14 @@ class Pictures:
             self._open += [lambda row=row: source.image(row) for row in range(len(source))]  # type: ignore[misc]
         self.names = _told_apart(self.names)
 
-    def targets(self, wanted: str, card: Card) -> list[int | None]:
+    def targets(self, wanted: str, subject: Subject) -> list[int | None]:
         """The class of each picture. Raises: ArgumentError for one that the network does not know, DataError for a
         picture without a label where its label was asked for."""
         from l2a_transfer.errors import DataError
         from l2a_transfer.explain.targets import class_index
 
-        if wanted != TRUE or TRUE in card.classes:
-            return [class_index(wanted, card.classes, card.config.num_classes)] * len(self.names)
+        if wanted != TRUE or TRUE in subject.classes:
+            return [class_index(wanted, subject.classes, subject.num_classes)] * len(self.names)
         found = []
         for name, label in zip(self.names, self.true, strict=True):
             if label is None:
@@ -61,7 +61,7 @@ class Pictures:
                     f"{name}: has no label, and the class to explain is its true one",
                     "use `data` with labels, as imagefolder:PATH, or name a class",
                 )
-            found.append(class_index(label, card.classes, card.config.num_classes))
+            found.append(class_index(label, subject.classes, subject.num_classes))
         return found
 
     def asked(self, targets: Sequence[int | None], *, progress: bool, what: str = "maps") -> Iterator[Asked]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -17,9 +18,7 @@ from l2a_transfer.preprocess import Preprocess, check_rgb, normalize
 from l2a_transfer.wording import counted
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
-    from l2a_transfer.models.interface import Network
+    from torch import Tensor, nn
 
     Beside = Callable[[Sequence[Asked], list[list[ImageMaps]]], list[list[ImageMaps]]]
 
@@ -40,7 +39,7 @@ def scaled_size(width: int, height: int, side: int) -> tuple[int, int]:
 
 
 def compute_maps(
-    model: Network,
+    model: nn.Module,
     preprocess: Preprocess,
     image: Image.Image,
     name: str,
@@ -56,8 +55,8 @@ def compute_maps(
 
     Parameters
     ----------
-    model : Network
-        It stays as it is; maps are computed in evaluation mode.
+    model : nn.Module
+        A network of l2a_transfer, or any that gives logits. It stays as it is; maps are computed in evaluation mode.
     preprocess : Preprocess
         How the network takes pictures.
     image : PIL.Image.Image
@@ -93,7 +92,7 @@ def compute_maps(
 
 
 def explain_stream(
-    model: Network,
+    model: nn.Module,
     preprocess: Preprocess,
     classes: Sequence[str],
     pictures: Iterable[Asked],
@@ -107,8 +106,8 @@ def explain_stream(
 
     Parameters
     ----------
-    model : Network
-        It stays as it is, and computes where it is.
+    model : nn.Module
+        A network of l2a_transfer, or any that gives logits. It stays as it is, and computes where it is.
     preprocess : Preprocess
         How it takes pictures.
     classes : sequence of str
@@ -128,10 +127,11 @@ def explain_stream(
         Where the network has no such maps, or their values are not finite. The message names the first of the pictures
         that were computed together.
     """
-    from l2a_transfer.models.copies import in_evaluation
-    from l2a_transfer.models.interface import Network
+    from torch import nn
 
-    if not isinstance(model, Network):
+    from l2a_transfer.models.copies import in_evaluation
+
+    if not isinstance(model, nn.Module):
         raise wrong_kind("model", "a network, the first of what load_model(NAME) gives", model)
     model = in_evaluation(model)
     for together in taken_together(pictures):
@@ -144,7 +144,7 @@ def explain_stream(
 
 
 def by_size(
-    model: Network, preprocess: Preprocess, together: Sequence[Asked], side: int | None
+    model: nn.Module, preprocess: Preprocess, together: Sequence[Asked], side: int | None
 ) -> list[tuple[list[int], list[NDArray[np.uint8]]]]:
     """For each size at which the network takes some of the pictures: their numbers, and each as `network_pixels`."""
     found: dict[tuple[int, ...], tuple[list[int], list[NDArray[np.uint8]]]] = {}
@@ -178,7 +178,7 @@ def taken_together(pictures: Iterable[Asked]) -> Iterator[list[Asked]]:
 
 
 def _of_one_size(
-    model: Network,
+    model: nn.Module,
     preprocess: Preprocess,
     classes: Sequence[str],
     asked: Sequence[Asked],
@@ -193,7 +193,8 @@ def _of_one_size(
     names = [one.name for one in asked]
     answers: list[list[ImageMaps]] = [[] for _ in names]
     try:
-        probabilities = _probabilities(model, images)  # (B, K)
+        with _errors_of_others(model, images):
+            probabilities = _probabilities(model, images)  # (B, K)
         predicted = probabilities.argmax(axis=1)
         targets = [int(own) if one.target is None else one.target for one, own in zip(asked, predicted, strict=True)]
         for method in question.methods:
@@ -235,7 +236,21 @@ def _of_one_size(
     return answers
 
 
-def normalised(model: Network, preprocess: Preprocess, pixels: Sequence[NDArray[np.uint8]]) -> Tensor:
+@contextmanager
+def _errors_of_others(model: nn.Module, images: Tensor) -> Iterator[None]:
+    """What the code of a network of others raises, as BackendError."""
+    from l2a_transfer.features.backends.backbone import network_errors
+    from l2a_transfer.models.interface import Network
+
+    if isinstance(model, Network):
+        yield
+        return
+    H, W = images.shape[2:]
+    with network_errors(type(model).__name__, W, H, by="side"):
+        yield
+
+
+def normalised(model: nn.Module, preprocess: Preprocess, pixels: Sequence[NDArray[np.uint8]]) -> Tensor:
     """Pictures of one size, each uint8 (H, W, 3), as the network takes them: (B, 3, H, W), where it computes."""
     import torch
 
@@ -248,7 +263,7 @@ def _class_name(classes: Sequence[str], target: int | None) -> str | None:
     return classes[target] if classes and target is not None else None
 
 
-def _probabilities(model: Network, images: Tensor) -> NDArray[np.float64]:
+def _probabilities(model: nn.Module, images: Tensor) -> NDArray[np.float64]:
     """Of each class, (B, K); NaN where the logits are not finite."""
     import torch
 
@@ -265,16 +280,16 @@ def _probabilities(model: Network, images: Tensor) -> NDArray[np.float64]:
 
 
 def network_pixels(
-    model: Network, preprocess: Preprocess, image: Image.Image, name: str, side: int | None
+    model: nn.Module, preprocess: Preprocess, image: Image.Image, name: str, side: int | None
 ) -> NDArray[np.uint8]:
     """The picture as the network takes it, uint8 (H, W, 3); without `side`, as `extract` gives it.
 
     Raises: ArgumentError, BackendError for its size.
     """
-    smallest = model.config.min_size
+    architecture, smallest = _needs(model)
     if side is None:
         if preprocess.size < smallest:
-            raise BackendError(f"{name}: {model.config.architecture} needs {smallest} pixels, not {preprocess.size}")
+            raise BackendError(f"{name}: {architecture} needs {smallest} pixels, not {preprocess.size}")
         return np.ascontiguousarray(preprocess.pixels(image).transpose(1, 2, 0))
     if not smallest <= side <= MAX_SIDE:
         raise ArgumentError(f"side must be between {smallest} and {MAX_SIDE} pixels, got {side}")
@@ -282,6 +297,15 @@ def network_pixels(
     if min(size) < smallest:
         raise BackendError(
             f"{name}: {image.width} × {image.height} pixels is too long for its height: its shorter side would be "
-            f"{min(size)} pixels, and {model.config.architecture} needs {smallest}"
+            f"{min(size)} pixels, and {architecture} needs {smallest}"
         )
     return np.array(image.resize(size, Image.Resampling[preprocess.filter.upper()]), dtype=np.uint8)
+
+
+def _needs(model: nn.Module) -> tuple[str, int]:
+    """What a network is called, and the pixels that it needs; of networks of others that is not known."""
+    from l2a_transfer.models.interface import Network
+
+    if isinstance(model, Network):
+        return model.config.architecture, model.config.min_size
+    return type(model).__name__, 1

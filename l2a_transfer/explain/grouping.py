@@ -15,9 +15,7 @@ from l2a_transfer.explain.question import Asked, Question
 from l2a_transfer.preprocess import Preprocess
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
-    from l2a_transfer.models.interface import Network
+    from torch import Tensor, nn
 
 
 @dataclass(frozen=True)
@@ -99,7 +97,7 @@ def check_groups(groups: Sequence[str | None], names: Sequence[str]) -> tuple[st
 
 
 def group_pictures(
-    model: Network, preprocess: Preprocess, pictures: Iterable[Asked], classes: Sequence[str], question: Question
+    model: nn.Module, preprocess: Preprocess, pictures: Iterable[Asked], classes: Sequence[str], question: Question
 ) -> Grouping:
     """The first of two passes over the pictures: the template of each class.
 
@@ -134,7 +132,7 @@ def group_pictures(
 
 
 def group_maps_beside(
-    model: Network, preprocess: Preprocess, grouping: Grouping, question: Question
+    model: nn.Module, preprocess: Preprocess, grouping: Grouping, question: Question
 ) -> Callable[[Sequence[Asked], list[list[ImageMaps]]], list[list[ImageMaps]]]:
     """The second pass: what `explain_stream` takes as `beside`. It adds the group map of each picture and its control.
 

@@ -30,7 +30,7 @@ def default_levels(model: nn.Module, images: Tensor) -> tuple[str, ...]:
     def note(name: str) -> Any:
         def hook(module: nn.Module, args: Any, output: Any) -> None:
             nonlocal last
-            if isinstance(output, Tensor) and output.ndim == 4 and output[0, 0].numel() > 1:
+            if is_map(output, images) and output[0, 0].numel() > 1:
                 last = name
 
         return hook
@@ -47,6 +47,17 @@ def default_levels(model: nn.Module, images: Tensor) -> tuple[str, ...]:
             f"{type(model).__name__} has no layer with maps (B, C, h, w)", "name layers that have, or another method"
         )
     return (last,)
+
+
+def is_map(output: object, images: Tensor) -> bool:
+    """Whether a layer's output is a map (B, C, h, w) of images (B, 3, H, W): of about their shape, and no larger.
+
+    Queries and keys of a transformer (B, heads, T, C) are none.
+    """
+    if not isinstance(output, Tensor) or output.ndim != 4:
+        return False
+    (h, w), (H, W) = output.shape[2:], images.shape[2:]
+    return abs(h * W - w * H) <= max(H, W) + h * W / 4 and h <= H and w <= W  # rounded, or without a border
 
 
 def attended(model: nn.Module, images: Tensor) -> Attended:
@@ -124,7 +135,7 @@ def local_features(model: nn.Module, images: Tensor, levels: Sequence[str]) -> t
     for level in levels:
         if level not in kept:
             raise BackendError(f"{type(model).__name__} does not use its layer {level!r}", "name another layer")
-        if not isinstance(kept[level], Tensor) or kept[level].ndim != 4:
+        if not is_map(kept[level], images):
             got = tuple(kept[level].shape) if isinstance(kept[level], Tensor) else type(kept[level]).__name__
             raise BackendError(
                 f"the layer {level!r} of {type(model).__name__} has no maps (B, C, h, w), but {got}",

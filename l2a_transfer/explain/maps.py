@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias, overload
@@ -16,15 +17,20 @@ from l2a_transfer.explain.dispatch import compute_maps, explain_stream
 from l2a_transfer.explain.grouping import check_groups, group_maps_beside, group_pictures
 from l2a_transfer.explain.interface import ImageMaps
 from l2a_transfer.explain.question import DEFAULT_SIDE, Asked, Question
+from l2a_transfer.explain.subject import open_subject
 from l2a_transfer.explain.targets import PREDICTED, class_index
 from l2a_transfer.features.backends.order import check_order
 from l2a_transfer.models.loading import as_network
 
 if TYPE_CHECKING:
+    from torch import nn
+
     from l2a_transfer.models.interface import Network
     from l2a_transfer.models.weights import Card
 
 Picture: TypeAlias = "Image.Image | str | Path | NDArray[np.uint8]"
+OWN_SIDE = "own"
+"""The default of `side`."""
 EXPECTED = "a Pillow image, a path, uint8 (H, W, 3), or a list of these"
 
 
@@ -114,25 +120,32 @@ def attention_maps(
 
 
 def explain_images(
-    model: str | Path | Network | tuple[Network, Card],
+    model: str | Path | Network | tuple[Network, Card] | nn.Module,
     images: Picture | Sequence[Picture],
     *,
     method: str | Sequence[str] = "evidence",
     target: str | int | Sequence[str | int] = PREDICTED,
-    side: int | None = DEFAULT_SIDE,
+    side: int | str | None = OWN_SIDE,
     levels: Sequence[str] = (),
     options: Mapping[str, Mapping[str, Any]] | None = None,
     groups: Sequence[str] | None = None,
     control_seed: int = 0,
     names: str | Sequence[str] | None = None,
     seed: int = 0,
+    image_size: int | None = None,
+    fit: str | None = None,
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
+    weights: str | Path | None = None,
+    download: bool = False,
 ) -> list[ImageMaps]:
     """Why a network says what it says of pictures: maps by one or several methods, of one class a picture.
 
     Parameters
     ----------
-    model : str, Path, Network or (Network, Card)
-        What `load_model` takes, or what it gives, or a network, which stays as it is and computes where it is.
+    model : str, Path, Network, (Network, Card) or nn.Module
+        What `load_model` takes, or what it gives, or a network, which stays as it is and computes where it is. For
+        methods that need no attention also a network of others as `open_backend` takes it, by its name or in memory.
     images : Pillow image, path, ndarray, or a sequence of these
         As `attention_maps` takes them. Pictures of one size are computed together.
     method : str or sequence of str, default="evidence"
@@ -140,11 +153,12 @@ def explain_images(
     target : str, int, or a sequence of these, one a picture; default="predicted"
         The class that is explained: the one that the network predicts, or a class by its name or number. Methods that
         are not about a class leave it out.
-    side : int or None, default=128
+    side : int or None, optional
         Pixels of a picture's shorter side as the network sees it, with the aspect kept; None for the very pixels that
-        `extract` uses.
+        `extract` uses. By default 128, and None for networks of others.
     levels : sequence of str, optional
-        For methods with maps of several levels; by default those that the classifier reads.
+        For methods with maps of several levels, or of layers of a network of others; by default those that the
+        classifier reads.
     options : mapping, optional
         Method → its options, as ``{"occlusion": {"window": 16}}``.
     groups : sequence of str, optional
@@ -157,6 +171,8 @@ def explain_images(
         What the results call the pictures; by default the name of the file, or "image" and its number.
     seed : int, default=0
         Of untrained weights.
+    image_size, fit, mean, std, weights, download
+        For networks of others, as `open_backend` takes them.
 
     Returns
     -------
@@ -193,8 +209,14 @@ def explain_images(
     ((48, 64), 'non-negative')
     """
     methods = (method,) if isinstance(method, str) else tuple(method)
-    question = Question(methods, side, tuple(levels), dict(options or {}), groups is not None, control_seed)
-    network, card = as_network(model, seed=seed)
+    of_others: dict[str, Any] = {"image_size": image_size, "fit": fit, "mean": mean, "std": std, "weights": weights}
+    if isinstance(side, str) and side != OWN_SIDE:
+        raise wrong_kind("side", "a number of pixels, or None", side)
+    asked_side = DEFAULT_SIDE if side == OWN_SIDE else side
+    question = Question(methods, asked_side, tuple(levels), dict(options or {}), groups is not None, control_seed)  # type: ignore[arg-type]
+    subject = open_subject(model, seed=seed, download=download, **of_others)
+    if side == OWN_SIDE and not subject.is_own:
+        question = dataclasses.replace(question, side=None)
     pictures, called, _ = _pictures(images, names)
     wanted = [target] * len(pictures) if isinstance(target, (str, int)) else list(target)
     if len(wanted) != len(pictures):
@@ -203,7 +225,7 @@ def explain_images(
         raise ArgumentError(
             f"target is for methods that explain one class; {', '.join(methods)} does not", "leave it out"
         )
-    targets = [class_index(one, card.classes, card.config.num_classes) for one in wanted]
+    targets = [class_index(one, subject.classes, subject.num_classes) for one in wanted]
     of_class: Sequence[str | None] = [None] * len(pictures) if groups is None else _of_class(groups, len(pictures))
 
     def asked() -> Iterator[Asked]:
@@ -212,9 +234,10 @@ def explain_images(
 
     beside = None
     if question.group:
-        grouping = group_pictures(network, card.preprocess, asked(), check_groups(of_class, called), question)
-        beside = group_maps_beside(network, card.preprocess, grouping, question)
-    stream = explain_stream(network, card.preprocess, card.classes, asked(), question, beside=beside)
+        named = check_groups(of_class, called)
+        grouping = group_pictures(subject.network, subject.preprocess, asked(), named, question)
+        beside = group_maps_beside(subject.network, subject.preprocess, grouping, question)
+    stream = explain_stream(subject.network, subject.preprocess, subject.classes, asked(), question, beside=beside)
     return [maps for _, found in stream for maps in found]
 
 

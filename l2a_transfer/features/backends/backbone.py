@@ -67,6 +67,10 @@ class Built:
         What else the card says.
     identity : dict
         What else decides the features, flat.
+    classes : tuple of str
+        The names of the classes of the weights, where they are known.
+    headless : str
+        Where `network` has no classifier, what to do to have one.
     """
 
     name: str
@@ -83,6 +87,8 @@ class Built:
     training: dict[str, Any] = field(default_factory=dict)
     card: dict[str, Any] = field(default_factory=dict)
     identity: dict[str, Any] = field(default_factory=dict)
+    classes: tuple[str, ...] = ()
+    headless: str = ""
 
 
 def with_checkpoint(built: Built, weights: str | Path | None) -> Built:
@@ -135,8 +141,11 @@ def chosen_preprocess(
 
 
 @contextmanager
-def network_errors(name: str, size: int) -> Iterator[None]:
-    """Any exception of a network's own code as BackendError, but for those of this package and a lack of memory."""
+def network_errors(name: str, size: int, height: int | None = None, *, by: str = "image_size") -> Iterator[None]:
+    """Any exception of a network's own code as BackendError, but for those of this package and a lack of memory.
+
+    `size` is the width of its images, and the height too where that is not given; `by` is the parameter that decides.
+    """
     try:
         yield
     except (L2AError, ArgumentError, MemoryError, torch.OutOfMemoryError):
@@ -146,9 +155,9 @@ def network_errors(name: str, size: int) -> Iterator[None]:
         if ("alloc" in str(error) and "memory" in str(error)) or "DataLoader worker" in str(error):
             raise
         raise BackendError(
-            f"{name}: its own code failed on pictures of {size} × {size} pixels: {type(error).__name__}: "
+            f"{name}: its own code failed on pictures of {size} × {height or size} pixels: {type(error).__name__}: "
             f"{first_line(error)}",
-            "another `image_size` may be what it takes",
+            f"another `{by}` may be what it takes",
         ) from error
 
 
@@ -188,6 +197,7 @@ class ModuleBackend(TorchBackend):
         check_pool(pool)
         self._model: Any = built.network.eval().requires_grad_(False)
         self._hooked = Hooked(self._model, built.call, layers, (pool,) * len(layers))
+        self._built = dataclasses.replace(built, state=None)
         self._label, self._formats = built.name, torch.contiguous_format
         self._again = (model if isinstance(model, str) else self._model, options)
         self._runs: dict[str, int] | None = None
@@ -265,6 +275,25 @@ class ModuleBackend(TorchBackend):
             found, _ = self._hooked.features(self._normalized(images_u8), self._runs)
             self._check_widths(found, {name: stop - start for name, start, stop in self.levels})
             return torch.cat(list(found.values()), dim=1), {}  # (B, D)
+
+    def classifier(self) -> tuple[nn.Module, tuple[str, ...], int]:
+        """The network itself, the names of its classes where they are known, and the number of its classes K.
+
+        It gives logits (B, K) for normalised images (B, 3, H, W). Raises: BackendError where it has no classifier.
+        """
+        if self._built.headless:
+            raise BackendError(
+                f"{self._label}: is opened without its classifier, so no class can be explained",
+                f"{self._built.headless}",
+            )
+        size = self.preprocess.size
+        with network_errors(self._label, size), torch.inference_mode():
+            logits = self._model(self._normalized(torch.zeros(1, 3, size, size, dtype=torch.uint8, device=self.device)))
+        if not isinstance(logits, Tensor) or logits.ndim != 2:
+            got = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
+            raise BackendError(f"{self._label}: must give logits (B, K) to be explained, got {got}")
+        K = logits.shape[1]
+        return self._model, self._built.classes if len(self._built.classes) == K else (), K
 
     def identity(self) -> dict[str, Any]:
         return {**super().identity(), **self._identity}

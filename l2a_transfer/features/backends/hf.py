@@ -102,6 +102,7 @@ def build(model: str, *, seed: int, trained: bool, download: bool) -> Built:
         absent=tuple(absent),
         training={"weights": architecture.removeprefix(PREFIX)} if trained else {"untrained": True, "seed": seed},
         identity={"transformers": transformers.__version__},
+        headless="make the classifier in a function of yours, as module:FILE.py:FUNCTION",
     )
 
 

@@ -89,6 +89,7 @@ def build(model: str, *, seed: int, pretrained: bool) -> Built:
         classifiers=heads,
         training=training,
         identity={"timm": timm.__version__},
+        headless="" if len(heads) == 1 else "make the network in a function of yours, as module:FILE.py:FUNCTION",
     )
 
 

@@ -85,7 +85,8 @@ def build(model: str, source: str, *, seed: int = 0, download: bool = False) -> 
     from l2a_transfer.features.backends.checkpoint import read_state
 
     training = {"weights": weights.name, "url": weights.url}
-    return Built(full, **shared, state=read_state(path), source=full, training=training)
+    classes = tuple(weights.meta["categories"])
+    return Built(full, **shared, state=read_state(path), source=full, training=training, classes=classes)
 
 
 def _published(name: str, url: str, *, download: bool) -> Path:

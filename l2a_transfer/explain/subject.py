@@ -1,0 +1,150 @@
+"""What maps are of: one of our networks, or a network of others that gives a logit for each class."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from l2a_transfer.errors import BackendError
+from l2a_transfer.preprocess import Preprocess
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from l2a_transfer.models.interface import Network
+    from l2a_transfer.models.weights import Card
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A network, and what its maps need to know of it.
+
+    Parameters
+    ----------
+    network : nn.Module
+        It gives logits (B, K) for normalised images (B, 3, H, W).
+    name : str
+        The model's name.
+    preprocess : Preprocess
+        How it takes pictures.
+    classes : tuple of str
+        The names of its classes, or none.
+    num_classes : int
+        K.
+    weights_sha256 : str
+        The digest of its weights.
+    card : dict
+        Its card, as feature files have it.
+    maps : tuple of str
+        The names of its attention maps.
+    """
+
+    network: nn.Module
+    name: str
+    preprocess: Preprocess
+    classes: tuple[str, ...]
+    num_classes: int
+    weights_sha256: str
+    card: dict[str, Any] = field(default_factory=dict)
+    maps: tuple[str, ...] = ()
+
+    @property
+    def is_own(self) -> bool:
+        """Whether it is a network of l2a_transfer."""
+        from l2a_transfer.models.interface import Network
+
+        return isinstance(self.network, Network)
+
+
+def open_subject(
+    model: str | Path | Network | tuple[Network, Card] | nn.Module,
+    *,
+    seed: int = 0,
+    device: str | None = None,
+    image_size: int | None = None,
+    fit: str | None = None,
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
+    weights: str | Path | None = None,
+    download: bool = False,
+) -> Subject:
+    """The network of a model.
+
+    Parameters
+    ----------
+    model : str, Path, Network, (Network, Card) or nn.Module
+        As `open_backend` takes it, but for models that do not run in PyTorch.
+    seed : int, default=0
+        Of untrained weights.
+    device : {"auto", "cpu", "cuda"}, optional
+        By default where the network is, for a name the CPU.
+    image_size, fit, mean, std, weights, download
+        For networks of others, as `open_backend` takes them.
+
+    Raises
+    ------
+    UnknownNameError, WeightsError, DeviceError, MissingExtraError
+        As `open_backend`.
+    BackendError
+        For a model that does not run in PyTorch or has no classes, and options that it does not take.
+    TypeError
+        For what is no model.
+    """
+    from torch import nn
+
+    from l2a_transfer.devices import choose_device
+    from l2a_transfer.features.backends.registry import DEFAULT_BACKEND, backend_for, open_backend
+    from l2a_transfer.models.digest import network_sha256
+    from l2a_transfer.models.interface import Network
+    from l2a_transfer.models.loading import as_network
+
+    of_others: dict[str, Any] = {"image_size": image_size, "fit": fit, "mean": mean, "std": std, "weights": weights}
+    named = isinstance(model, (str, Path))
+    if (named and backend_for(os.path.expanduser(model)).name != DEFAULT_BACKEND) or (  # type: ignore[arg-type]
+        isinstance(model, nn.Module) and not isinstance(model, Network)
+    ):
+        if isinstance(model, nn.Module) and device is None:
+            device = next((parameter.device.type for parameter in model.parameters()), "cpu")
+        how = {**of_others, "seed": seed, "device": device or "cpu", "download": download}
+        return _of_backend(model, open_backend, how)
+    network, card = as_network(model, seed=seed)
+    if given := [f"`{name}`" for name, value in of_others.items() if value is not None]:
+        raise BackendError(f"{card.name}: its preprocess and weights are its own", f"leave out {' and '.join(given)}")
+    if device is not None:
+        network = network.to(choose_device(device))
+    return Subject(
+        network,
+        card.name,
+        card.preprocess,
+        tuple(card.classes),
+        card.config.num_classes,
+        network_sha256(network),
+        card.to_json(),
+        tuple(own.name for own in network.config.maps),
+    )
+
+
+def _of_backend(model: Any, opener: Any, how: dict[str, Any]) -> Subject:
+    """A network of others. Its classifier must be among its weights, because its output is asked for."""
+    from l2a_transfer.features.backends.registry import backend_for
+
+    if isinstance(model, (str, Path)):
+        spec = backend_for(os.path.expanduser(model))
+        if "weights" not in spec.options:
+            raise BackendError(f"{model}: runs in {spec.name}, and maps need a network that runs in PyTorch")
+    backend = opener(model, layer=["output"], pool="none", **how)
+    network, classes, K = backend.classifier()
+    card = {key: value for key, value in backend.card.items() if key != "config"}
+    architecture = backend.card["config"]["architecture"]
+    return Subject(
+        network,
+        backend.card["name"],
+        backend.preprocess,
+        classes,
+        K,
+        backend.card["weights_sha256"],
+        {**card, "config": {"architecture": architecture}},
+    )
