@@ -23,6 +23,8 @@ from l2a_transfer.memory import usable_memory
 from l2a_transfer.preprocess import Preprocess
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from l2a_transfer.data.sources import ImageSource
 
 log = logging.getLogger(__name__)
@@ -34,6 +36,11 @@ SMALL_SOURCE = 512
 WORKER_BYTES = {True: 128 << 20, False: 448 << 20}
 """Of a decoding process that is forked, and of one that is not and imports everything itself: its own pages (14 and 285
 MiB with small pictures, PyTorch 2.14), and a picture of some 25 megapixels while it is made smaller."""
+
+PREFETCHED = 2
+"""Batches that a worker has ready."""
+SHARED_MEMORY = "/dev/shm"
+"""Where Linux has it; other systems do not say how much is free."""
 
 PR_SET_PDEATHSIG = 1
 """Of Linux's prctl."""
@@ -65,20 +72,41 @@ class PixelBatch(NamedTuple):
     faulty: dict[int, str]
 
 
+class SharedBatch(NamedTuple):
+    """A `PixelBatch` in shared memory, of which a process gives another one the handle and not the bytes."""
+
+    images_u8: Tensor
+    faulty: dict[int, str]
+
+
 class _Batches:
     """Batch k of a list of row numbers, as a map-style data set; picklable, so that it can go to a worker."""
 
     def __init__(
-        self, source: ImageSource, preprocess: Preprocess, batches: Sequence[RowNumbers], on_error: str
+        self,
+        source: ImageSource,
+        preprocess: Preprocess,
+        batches: Sequence[RowNumbers],
+        on_error: str,
+        *,
+        shared: bool = False,
     ) -> None:
         self.source, self.preprocess, self.batches, self.on_error = source, preprocess, batches, on_error
+        self.shared = shared
 
     def __len__(self) -> int:
         return len(self.batches)
 
-    def __getitem__(self, k: int) -> PixelBatch | DataError:
+    def __getitem__(self, k: int) -> PixelBatch | SharedBatch | DataError:
         size = self.preprocess.size
-        images_u8 = np.zeros((len(self.batches[k]), 3, size, size), dtype=np.uint8)
+        shape = len(self.batches[k]), 3, size, size
+        if self.shared:
+            import torch
+
+            tensor: Tensor = torch.zeros(shape, dtype=torch.uint8).share_memory_()  # type: ignore[no-untyped-call]
+            images_u8 = tensor.numpy()
+        else:
+            images_u8 = np.zeros(shape, dtype=np.uint8)
         faulty: dict[int, str] = {}
         for at, row in enumerate(self.batches[k]):
             try:
@@ -88,7 +116,7 @@ class _Batches:
                 if self.on_error == "fail" or isinstance(error, SourceError):
                     return error
                 faulty[at] = str(error)
-        return PixelBatch(images_u8, faulty)
+        return SharedBatch(tensor, faulty) if self.shared else PixelBatch(images_u8, faulty)
 
     def _pixels(self, row: int) -> NDArray[np.uint8]:
         try:
@@ -135,8 +163,10 @@ def pixel_batches(
     """
     dataset = _Batches(source, preprocess, batches, on_error)
     if workers == 0 or not batches:
-        yield from map(_raise_error, (dataset[k] for k in range(len(dataset))))
+        yield from map(_here, (dataset[k] for k in range(len(dataset))))
         return
+    workers = min(workers, len(batches))
+    dataset.shared = _shared_memory_suffices(workers * max(map(len, batches)) * 3 * preprocess.size**2)
     method = multiprocessing.get_start_method()
     _check_main(method)
     from torch import Generator
@@ -145,19 +175,44 @@ def pixel_batches(
     loader: DataLoader[Any] = DataLoader(
         dataset,  # type: ignore[arg-type]
         batch_size=None,
-        num_workers=min(workers, len(batches)),
+        num_workers=workers,
+        prefetch_factor=PREFETCHED,
         collate_fn=_identity,
         worker_init_fn=partial(_end_with_parent, os.getpid(), method),
         generator=Generator(),  # workers draw nothing, and their seeds must not be drawn from the global one
     )
     with _frozen_gc(), _worker_errors(method):
-        yield from map(_raise_error, loader)
+        yield from map(_here, loader)
 
 
-def _raise_error(batch: PixelBatch | DataError) -> PixelBatch:
+def _here(batch: PixelBatch | SharedBatch | DataError) -> PixelBatch:
+    """The batch as an array, which stays in shared memory where it is there. Raises: DataError."""
     if isinstance(batch, DataError):
         raise batch
-    return batch
+    return PixelBatch(batch.images_u8.numpy(), batch.faulty) if isinstance(batch, SharedBatch) else batch
+
+
+def _shared_memory_suffices(together: int) -> bool:
+    """Whether batches can be handed over in shared memory, where all workers hold `together` bytes of one batch each.
+
+    Where they cannot, their bytes go through a pipe. A write to shared memory that is full ends a process by SIGBUS,
+    so a quarter of it must stay free. Containers have 64 MiB of it unless they are told otherwise.
+    """
+    needed = (PREFETCHED + 2) * together  # one is being filled, and one is what this process works on
+    try:
+        found = os.statvfs(SHARED_MEMORY)
+    except OSError:
+        return False
+    free = found.f_bavail * found.f_frsize
+    if needed > 3 * free // 4:
+        log.info(
+            "decoded pictures go through pipes, which is slower: they may take %d MiB together, and %s has %d MiB free",
+            needed >> 20,
+            SHARED_MEMORY,
+            free >> 20,
+        )
+        return False
+    return True
 
 
 @contextmanager
