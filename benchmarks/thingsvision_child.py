@@ -59,14 +59,14 @@ def torchvisions(model: str, weights: str) -> tuple[torch.nn.Module, Callable[[A
     return network.eval(), zoo.get_model_weights(name).DEFAULT.transforms(), "avgpool"
 
 
-def main(model: str, images: str, out: str, batch_size: int, weights: str) -> None:
+def main(model: str, images: str, out: str, batch_size: int, weights: str, file_format: str) -> None:
     network, transform, module = torchvisions(model, weights) if ":" in model else ours(model)
     began = time.perf_counter()
     extractor = get_extractor_from_model(model=network, device="cpu", backend="pt")
     dataset = ImageDataset(root=images, out_path=out, backend="pt", transforms=transform)
     batches = DataLoader(dataset=dataset, batch_size=batch_size, backend="pt")
     features = extractor.extract_features(batches=batches, module_name=module, flatten_acts=True, output_type="ndarray")
-    save_features(features, out_path=out, file_format="hdf5")
+    save_features(features, out_path=out, file_format=file_format)
     seconds = time.perf_counter() - began
     names = ("thingsvision", "torch", "torchvision", "numpy", "Pillow")
     versions = {name: version(name) for name in names}
@@ -74,4 +74,4 @@ def main(model: str, images: str, out: str, batch_size: int, weights: str) -> No
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], sys.argv[2], sys.argv[3], int(sys.argv[4]), sys.argv[5])
+    main(sys.argv[1], sys.argv[2], sys.argv[3], int(sys.argv[4]), sys.argv[5], sys.argv[6])

@@ -85,7 +85,7 @@ def main(python: Path, images: Path, rows: tuple[int, int], model: str, batch_si
                 into = folder / f"{tool}-{count}"
                 into.mkdir()
                 said = folder / "said"
-                command = [*start, model, str(folder / str(count)), str(into), str(batch_size), weights]
+                command = [*start, model, str(folder / str(count)), str(into), str(batch_size), weights, "hdf5"]
                 found = peak(command, said)
                 inside = json.loads(said.read_text().splitlines()[-1])
                 assert inside["rows"] == count
