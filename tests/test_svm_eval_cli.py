@@ -11,6 +11,7 @@ import pytest
 
 from l2a_transfer.evaluation import measure_row
 from l2a_transfer.evaluation.measure_row import few_test_images
+from l2a_transfer.evaluation.probes import svm as svm_probe
 from l2a_transfer.evaluation.splits import Split
 from l2a_transfer.svm.fitting import fit_svm
 from tests.conftest import assert_fails, l2a, save_picture
@@ -165,7 +166,7 @@ def kinds_fitted(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         kinds.append(type(features).__name__)
         return fit_svm(features, *given, **named)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(measure_row, "fit_svm", spy)
+    monkeypatch.setattr(svm_probe, "fit_svm", spy)
     return kinds
 
 

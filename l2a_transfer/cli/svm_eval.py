@@ -84,6 +84,18 @@ SHOWN = 6
     ),
 )
 @option_group(
+    "Probes",
+    option(
+        "--probe",
+        "probes",
+        default="svm",
+        show_default=True,
+        metavar="NAME,NAME,…",
+        help="Classifiers: svm, logistic, knn, ncm. Each is a row, and models are compared within one.",
+    ),
+    option("--logme/--no-logme", default=False, help="Add the LogME score of the training rows, without a classifier."),
+)
+@option_group(
     "Comparisons",
     option(
         "--compare",
@@ -130,7 +142,8 @@ def command(obj: dict[str, Any], /, files: tuple[Path, ...], out: Path, **given:
 
     The result is one table of models × data sets with 95 % intervals.
 
-    C is chosen by cross-validation inside the training rows; the test rows are used once.
+    C, and what another probe has in its place, is chosen by cross-validation inside the training rows. The test rows
+    are used once.
 
     \b
     Example:
@@ -146,6 +159,7 @@ def command(obj: dict[str, Any], /, files: tuple[Path, ...], out: Path, **given:
     overwrite, as_json = given.pop("overwrite"), given.pop("as_json")
     given["c_grid"] = numbers("--c-grid", given["c_grid"], float, "1e-4,1e-3,1e-2")
     given["shots"] = numbers("--shots", given["shots"], int, "1,2,4")
+    given["probes"] = tuple(name.strip() for name in given["probes"].split(",") if name.strip())
     given["ablate"] = tuple(name.strip() for name in given["ablate"].split(",") if name.strip())
     given["widths"] = numbers("--widths", given["widths"], int, "64,128") if given["widths"] else ()
     given["max_memory"] = _bytes(given["max_memory"])

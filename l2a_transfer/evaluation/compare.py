@@ -17,6 +17,7 @@ from l2a_transfer.evaluation import statistics
 from l2a_transfer.evaluation.comparison_families import FAMILIES, VARIANTS, Planned, Wanted, plan
 from l2a_transfer.evaluation.groups import Group, Source, groups_of
 from l2a_transfer.evaluation.paired import VALUES, PairedTest, mcnemar, outcomes_of, paired_test
+from l2a_transfer.evaluation.probes.registry import SVM
 from l2a_transfer.evaluation.statistics import CONFIDENCE, OverDraws, StudentT
 from l2a_transfer.evaluation.verdict import population_of_groups, population_of_rows, sentence
 from l2a_transfer.wording import counted
@@ -38,6 +39,12 @@ class Answers:
     mean_class_accuracy: float
     shared: float
     different: NDArray[np.int64]
+    probe: str = SVM
+
+    @property
+    def place(self) -> tuple[str, str, int | None, str]:
+        """Rows of one place stand beside each other, and no others are compared."""
+        return self.source.data, self.protocol, self.shots, self.probe
 
     @property
     def name(self) -> str:
@@ -57,8 +64,8 @@ class Comparison:
     of a's weight among the images that they disagree on, each weighing 1/(images of its class), minus a half
     (permutation); the mean difference in units of its spread over draws, or over seeds (the others).
     `population`: what the verdict holds for. `n`: draws, or seeds a side (1 where a side is no sample of seeds).
-    `a` and `b` are for readers; `files`, the SHA-256 of each side's feature files, and `variants` say whose rows they
-    are.
+    `a` and `b` are for readers; `files`, the SHA-256 of each side's feature files, `variants` and `probe` say whose
+    rows they are.
     """
 
     data: str
@@ -84,6 +91,7 @@ class Comparison:
     verdict: str
     files: tuple[tuple[str, ...], tuple[str, ...]]
     variants: tuple[str, str]
+    probe: str = SVM
 
 
 @dataclass(frozen=True)
@@ -95,7 +103,7 @@ class _Found:
 
 
 def compare(answers: Sequence[Answers], *, seed: int, wanted: Wanted | None = None) -> tuple[Comparison, ...]:
-    """Compare the rows of each data set, protocol and k, and each variant of a model with the model as it is.
+    """Compare the rows of each data set, protocol, k and probe, and each variant of a model with the model as it is.
 
     Parameters
     ----------
@@ -118,8 +126,8 @@ def compare(answers: Sequence[Answers], *, seed: int, wanted: Wanted | None = No
     """
     found: list[_Found] = []
     sources = [a.source for a in answers]
-    for place in dict.fromkeys((a.source.data, a.protocol, a.shots) for a in answers):
-        here = [a for a in answers if (a.source.data, a.protocol, a.shots) == place]
+    for place in dict.fromkeys(a.place for a in answers):
+        here = [a for a in answers if a.place == place]
         plain = [a for a in here if not a.variant]
         planned = plan(groups_of(plain, sources), wanted or Wanted())
         planned += [
@@ -153,7 +161,9 @@ def _adjusted(found: _Found, size: int) -> Comparison:
     verdict = sentence(
         c.a,
         c.b,
-        c.data + (f" with {counted(c.shots, 'training image')} a class" if c.shots else ""),
+        c.data
+        + (f" with {counted(c.shots, 'training image')} a class" if c.shots else "")
+        + (f" by the probe {c.probe}" if c.probe != SVM else ""),
         difference=c.difference,
         interval=simultaneous,
         p_adjusted=p_adjusted,
@@ -270,6 +280,7 @@ def _comparison(place: Answers, family: str, a: str, b: str, *, only: tuple[int,
         data=place.source.data,
         protocol=place.protocol,
         shots=place.shots,
+        probe=place.probe,
         family=family,
         comparisons=1,
         a=a,

@@ -5,8 +5,10 @@ from __future__ import annotations
 import dataclasses
 
 from l2a_transfer.evaluation.compare import Comparison
+from l2a_transfer.evaluation.probes.registry import SVM
 from l2a_transfer.evaluation.results import EvalResults
 from l2a_transfer.report import domains, explanations, lookup, origins, tables
+from l2a_transfer.report.headline import headline
 from l2a_transfer.report.lookup import Place
 from l2a_transfer.report.tables import Cell, TextTable
 from l2a_transfer.text import markdown as _escape
@@ -25,7 +27,7 @@ def markdown_table(results: EvalResults) -> str:
 def report_markdown(results: EvalResults, confusions: dict[str, int]) -> str:
     """The report; `confusions` maps the file name of each confusion matrix to its row."""
     sections = [
-        ["# Linear SVM on frozen features"],
+        [f"# {'Linear SVM' if lookup.probes(results) == [SVM] else 'Probes'} on frozen features"],
         *_headlines(results),
         *_domains(results),
         ["![Mean class accuracy](accuracy.svg)"],
@@ -48,7 +50,7 @@ def report_markdown(results: EvalResults, confusions: dict[str, int]) -> str:
 def _headlines(results: EvalResults) -> list[list[str]]:
     found, cells = [], []
     for places in lookup.contests(results):
-        table = tables.headline(results, places)
+        table = headline(results, places)
         cells += [cell for row in table.rows for cell in row]
         # Here the headings are names of data sets.
         found.append(["Mean class accuracy, % [95 % interval]:", "", text_table(_escaped(table))])

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from l2a_transfer.evaluation.groups import TRAINED, Source
+from l2a_transfer.evaluation.probes.registry import SVM
 from l2a_transfer.evaluation.protocols import PROTOCOLS
 from l2a_transfer.evaluation.results import EvalResults
 from l2a_transfer.text import shell_line
@@ -51,6 +52,10 @@ def command(results: EvalResults) -> str:
         arguments += ["--compare", pair if isinstance(pair, str) else ",".join(pair)]
     if config.reference is not None:
         arguments += ["--reference", config.reference]
+    if config.probes != (SVM,):
+        arguments += ["--probe", ",".join(config.probes)]
+    if config.logme:
+        arguments += ["--logme"]
     arguments += ["--solver", config.solver, "--seed", str(config.seed)]
     if config.device != "auto":
         arguments += ["--device", config.device]

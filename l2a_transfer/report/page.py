@@ -9,9 +9,11 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from l2a_transfer.evaluation.compare import Comparison
+from l2a_transfer.evaluation.probes.registry import SVM
 from l2a_transfer.evaluation.results import SCHEMA, EvalResults, EvalRow
 from l2a_transfer.report import charts, domains, explanations, figures, lookup, origins, tables
 from l2a_transfer.report.charts import Scale
+from l2a_transfer.report.headline import headline
 from l2a_transfer.report.lookup import Place
 from l2a_transfer.report.markup import Markup, name_of
 from l2a_transfer.report.templates import render
@@ -61,6 +63,7 @@ def page(results: EvalResults) -> str:
         titles={key: title for key, title in TITLES.items() if sections[key]},
         sections=sections,
         models=len(lookup.models(results)),
+        probes=lookup.probes(results),
         data_sets=list(dict.fromkeys(row.data for row in results.rows)),
         schema=SCHEMA,
     )
@@ -70,16 +73,24 @@ def _result(results: EvalResults) -> Values:
     """The tables of models × places; each number leads to its row in the provenance."""
     shown, cells = [], []
     for places in lookup.contests(results):
-        rows = tables.headline(results, places).rows
-        cells += [cell for row in rows for cell in row]
+        rows = headline(results, places, "folded").rows
+        seeds = headline(results, places, "seeds").rows
+        cells += [cell for row in (*rows, *seeds) for cell in row]
         by_shots = places[0].shots is not None
         firsts = [lookup.rows_at(results, place)[0] for place in places]
         below = [counted(row.n_train, "training image") if by_shots else _setting(row) for row in firsts]
         heads = list(zip(places, below, strict=True))
-        shown.append({"first": firsts[0], "by_shots": by_shots, "heads": heads, "rows": rows})
+        table = {
+            "first": firsts[0],
+            "by_shots": by_shots,
+            "heads": heads,
+            "has_probes": len(lookup.probes(results)) > 1,
+        }
+        shown.append(table | {"rows": rows, "seeds": seeds})
     marks = {cell.mark for cell in cells}
     return {
         "tables": shown,
+        "of_probe": " by its probe" if len(lookup.probes(results)) > 1 else "",
         "has_best": any(cell.best for cell in cells),
         "marks": [(mark, text) for mark, text in explanations.MARKS.items() if mark in marks],
         "intervals": [explanations.INTERVALS[kind] for kind in dict.fromkeys(row.interval for row in results.rows)],
@@ -104,10 +115,13 @@ def _low_shot(results: EvalResults) -> Values:
     if not rows:
         return {}
     panels = []
-    for data in dict.fromkeys(row.data for row in rows):
-        own = [row for row in rows if row.data == data]
+    for data, probe in dict.fromkeys((row.data, row.probe) for row in rows):
+        own = [row for row in rows if (row.data, row.probe) == (data, probe)]
         first, chart = own[0], figures.low_shot(data, own)
-        panels.append({"data": data, "n_classes": first.n_classes, "draws": first.draws, "chart": chart})
+        by_probe = lookup.place_of(first).by_probe
+        panels.append(
+            {"data": data, "by_probe": by_probe, "n_classes": first.n_classes, "draws": first.draws, "chart": chart}
+        )
     labels = {row.line: row.label for row in rows}
     return {"legend": charts.legend([(line, name_of(label)) for line, label in labels.items()]), "panels": panels}
 
@@ -261,6 +275,7 @@ def _provenance(results: EvalResults) -> Values:
         "run": origins.run(results),
         "cards": cards,
         "splits": tables.splits(results),
+        "chosen": f"{'C' if lookup.probes(results) == [SVM] else 'chosen'}, draw by draw",
     }
 
 
@@ -280,14 +295,16 @@ def _file(results: EvalResults, source: origins.Origin) -> Values:
 
 def _file_row(results: EvalResults, index: int) -> Values:
     row = results.rows[index]
+    by_probe = lookup.place_of(row).by_probe
     splits = [(k, results.splits[k]) for k in row.splits]
     return {
         "index": index,
-        "title": (row.variant or "as it is") + (f", k = {row.shots}" if row.shots is not None else ""),
+        "title": (row.variant or "as it is") + (f", k = {row.shots}" if row.shots is not None else "") + by_probe,
         "levels": ", ".join(row.levels),
         "normalization": row.normalization,
         "solver": row.solver,
         "C": ", ".join(f"{C:g}" for C in row.C),
+        "chosen": "; ".join(row.chosen) if row.probe != SVM else "",
         "splits": [(k, "fixed" if split.seed is None else f"draw {split.draw}") for k, split in splits],
         "seconds": f"{row.seconds:.1f}",
         "notes": "; ".join(row.notes) or "–",
