@@ -306,3 +306,9 @@ def test_the_command_line_measures_several_and_says_how_to_repeat_it(files: list
     assert "probe knn" in (tmp_path / "r" / "report.md").read_text()
     assert_fails(l2a("svm-eval", *files, "--out", tmp_path / "s", "--probe", "smv"), 2, "did you mean 'svm'?")
     assert not (tmp_path / "s").exists()
+
+
+def test_results_show_which_row_is_of_which_probe(results: EvalResults) -> None:
+    assert "of probes on frozen features" in repr(results)
+    assert "good (probe knn)" in repr(results)
+    assert "good (probe svm)" not in repr(results)

@@ -131,7 +131,7 @@ def evaluate_files(
     splits = tuple(dict.fromkeys(split for job in planned for split in job.plan.splits))
     place = {split: k for k, split in enumerate(splits)}
     rows, details, answers, cards = [], [], [], {}
-    ids: dict[Split, tuple[str, ...]] = {}
+    images: dict[Split, tuple[tuple[str, str], ...]] = {}
     fits = sum(
         PROBES[probe].fits(svm_config(config, variant, split.shots))
         for job in planned
@@ -171,7 +171,10 @@ def evaluate_files(
                             rows.append(dataclasses.replace(one[0], splits=numbers, logme=score))
                             details.append(one[1])
                             answers.append(one[2])
-                ids |= {split: tuple(features.ids[row] for row in split.test) for split in job.plan.splits}
+                for split in job.plan.splits:
+                    images[split] = tuple(
+                        (features.ids[row], features.meta.classes[features.labels[row]]) for row in split.test
+                    )
     for job in planned:
         job.table.check_unchanged()
     comparisons = compare(answers, seed=config.seed, wanted=config.wanted)
@@ -183,6 +186,7 @@ def evaluate_files(
         "python": platform.python_version(),
     }
     lost = drops(places, answers, [row.line for row in rows], seed=config.seed)
+    test_ids, test_classes = (tuple(tuple(part[k] for part in images[split]) for split in splits) for k in range(2))
     return EvalResults(
         config,
         tuple(rows),
@@ -194,7 +198,8 @@ def evaluate_files(
         versions,
         domains=places,
         drops=lost,
-        test_ids=tuple(ids[split] for split in splits),
+        test_ids=test_ids,
+        test_classes=test_classes,
     )
 
 

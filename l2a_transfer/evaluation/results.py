@@ -249,7 +249,8 @@ class EvalResults:
     `seeds`: means over the training seeds of an architecture, where there are several.
     `cards` holds the card of each feature file's model, and the digest of its weights, by the file's `file_sha256`.
     `domains` and `drops` are there where the protocol is over domains.
-    `test_ids`, not in results.json: the ids of the test images of each of `splits`, in the order of its `test`."""
+    `test_ids` and `test_classes`, not in results.json: ids and true classes of the test images of each of `splits`, in
+    the order of its `test`."""
 
     config: EvalConfig
     rows: tuple[EvalRow, ...]
@@ -262,6 +263,7 @@ class EvalResults:
     domains: tuple[DomainPlace, ...] = ()
     drops: tuple[DomainDrop, ...] = ()
     test_ids: tuple[tuple[str, ...], ...] = ()
+    test_classes: tuple[tuple[str, ...], ...] = ()
 
     def document(self) -> dict[str, Any]:
         """The JSON document of schema `l2a-results/1`."""
@@ -304,9 +306,13 @@ class EvalResults:
             flat.append(cells)
         return pd.DataFrame(flat)
 
+    @property
+    def _classifiers(self) -> str:
+        return "linear SVMs" if all(row.probe == SVM for row in self.rows) else "probes"
+
     def __repr__(self) -> str:
         head = f"{counted(len(self.rows), 'row')}, {counted(len(self.comparisons), 'comparison')}"
-        lines = [f"<EvalResults: {head}; mean class accuracy [95 %] of linear SVMs on frozen features>"]
+        lines = [f"<EvalResults: {head}; mean class accuracy [95 %] of {self._classifiers} on frozen features>"]
         for data, label, variant, protocol, accuracy, *_ in map(row_cells, self.rows[:REPR_ROWS]):
             name = f"{label} ({variant})" if variant else label
             lines.append(terminal(f"  {data}, {protocol}: {name} {accuracy} %"))
@@ -324,4 +330,8 @@ class EvalResults:
             "train",
             "test",
         )
-        return html_table(headings, [row_cells(row) for row in self.rows], caption="Linear SVM on frozen features")
+        return html_table(
+            headings,
+            [row_cells(row) for row in self.rows],
+            caption=f"{self._classifiers[0].upper()}{self._classifiers[1:]} on frozen features",
+        )

@@ -1,0 +1,78 @@
+"""results.tex: the table that a report begins with, for a paper. It needs the package booktabs."""
+
+from __future__ import annotations
+
+from l2a_transfer.evaluation.results import EvalResults
+from l2a_transfer.report import explanations, lookup
+from l2a_transfer.report.headline import headline
+from l2a_transfer.report.tables import Cell, TextTable
+from l2a_transfer.text import plain
+
+ESCAPES = str.maketrans(
+    {
+        "\\": r"\textbackslash{}",
+        "{": r"\{",
+        "}": r"\}",
+        "$": r"\$",
+        "&": r"\&",
+        "#": r"\#",
+        "%": r"\%",
+        "_": r"\_",
+        "~": r"\textasciitilde{}",
+        "^": r"\textasciicircum{}",
+        "<": r"\textless{}",
+        ">": r"\textgreater{}",
+        "|": r"\textbar{}",
+        "`": r"\textasciigrave{}",
+        "'": r"\textquotesingle{}",
+        '"': r"\textquotedbl{}",
+        "[": "{[}",  # after \\ a bracket begins the argument of the line break
+        "*": "{*}",
+        "-": "-{}",  # two would make a dash
+        "−": "$-$",
+        "±": r"$\pm$",
+        "×": r"$\times$",
+        "≥": r"$\geq$",
+        "†": r"$^\dagger$",
+        "‡": r"$^\ddagger$",
+        "–": "--",
+        "\u00a0": "~",
+        "\ufffd": "?",
+    }
+)
+
+
+def results_latex(results: EvalResults) -> str:
+    """A `tabular` for each table of models × data sets, with what its marks mean. Names are escaped."""
+    parts = [r"% Needs \usepackage{booktabs}, and \usepackage[T1]{fontenc} with \usepackage{textcomp}."]
+    cells: list[Cell] = []
+    for places in lookup.contests(results):
+        table = headline(results, places)
+        cells += [cell for row in table.rows for cell in row]
+        parts.append(_tabular(table))
+    used = {cell.mark for cell in cells}
+    notes = ["Mean class accuracy in % with its 95 % interval."]
+    notes += ["Bold: the best of its column."] if any(cell.best for cell in cells) else []
+    notes += [f"{mark}: {text}." for mark, text in explanations.MARKS.items() if mark in used]
+    parts.append("\\par\n" + "\n".join(escape(note) for note in notes))
+    return "\n\n".join(parts) + "\n"
+
+
+def escape(text: str) -> str:
+    """The text in one line, with LaTeX's commands for letters that mean something to it."""
+    return plain(text).translate(ESCAPES)
+
+
+def _tabular(table: TextTable) -> str:
+    columns = "".join("r" if is_number else "l" for _, is_number in table.columns)
+    head = " & ".join(escape(name) for name, _ in table.columns)
+    rows = [" & ".join(map(_cell, row)) + r" \\" for row in table.rows]
+    return "\n".join(
+        [rf"\begin{{tabular}}{{{columns}}}", r"\toprule", head + r" \\", r"\midrule", *rows, r"\bottomrule"]
+        + [r"\end{tabular}"]
+    )
+
+
+def _cell(cell: Cell) -> str:
+    text = rf"\texttt{{{escape(cell.text)}}}" if cell.code else escape(cell.text)
+    return (rf"\textbf{{{text}}}" if cell.best else text) + escape(cell.mark)
