@@ -121,4 +121,5 @@ def test_no_name_is_a_command(name: str) -> None:
     shown = escape(name)
     left = re.sub(r"\\text[a-z]+\{\}|\\[{}$&#%_]|\{[\[*]\}|-\{\}", "", shown)
     assert not re.search(r"[\\{}$&#%_~^\n]", left), shown
+    assert "--" not in shown
     assert not shown.startswith(("[", "*"))

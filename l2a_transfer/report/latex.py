@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 from l2a_transfer.evaluation.results import EvalResults
 from l2a_transfer.report import explanations, lookup
 from l2a_transfer.report.headline import headline
@@ -28,14 +30,13 @@ ESCAPES = str.maketrans(
         '"': r"\textquotedbl{}",
         "[": "{[}",  # after \\ a bracket begins the argument of the line break
         "*": "{*}",
-        "-": "-{}",  # two would make a dash
         "−": "$-$",
         "±": r"$\pm$",
         "×": r"$\times$",
         "≥": r"$\geq$",
         "†": r"$^\dagger$",
         "‡": r"$^\ddagger$",
-        "–": "--",
+        "–": r"\textendash{}",
         "\u00a0": "~",
         "\ufffd": "?",
     }
@@ -60,7 +61,7 @@ def results_latex(results: EvalResults) -> str:
 
 def escape(text: str) -> str:
     """The text in one line, with LaTeX's commands for letters that mean something to it."""
-    return plain(text).translate(ESCAPES)
+    return re.sub("-(?=-)", "-{}", plain(text).translate(ESCAPES))  # two hyphens would make a dash
 
 
 def _tabular(table: TextTable) -> str:
