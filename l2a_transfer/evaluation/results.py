@@ -13,6 +13,7 @@ from l2a_transfer.evaluation.compare import Comparison
 from l2a_transfer.evaluation.comparison_families import Wanted
 from l2a_transfer.evaluation.detail import EvalDetail as EvalDetail
 from l2a_transfer.evaluation.domains import DomainDrop, DomainPlace, domains_document
+from l2a_transfer.evaluation.misclassified import Misclassified
 from l2a_transfer.evaluation.probes.registry import PROBES, SVM
 from l2a_transfer.evaluation.protocols import AUTO, PROTOCOLS, SHOTS, check_over_domains
 from l2a_transfer.evaluation.seeds import SeedSummary
@@ -250,7 +251,7 @@ class EvalResults:
     `cards` holds the card of each feature file's model, and the digest of its weights, by the file's `file_sha256`.
     `domains` and `drops` are there where the protocol is over domains.
     `test_ids` and `test_classes`, not in results.json: ids and true classes of the test images of each of `splits`, in
-    the order of its `test`."""
+    the order of its `test`; `pictures`: images that are shown on the page, as `misclassified` gives them."""
 
     config: EvalConfig
     rows: tuple[EvalRow, ...]
@@ -264,6 +265,7 @@ class EvalResults:
     drops: tuple[DomainDrop, ...] = ()
     test_ids: tuple[tuple[str, ...], ...] = ()
     test_classes: tuple[tuple[str, ...], ...] = ()
+    pictures: tuple[Misclassified, ...] = ()
 
     def document(self) -> dict[str, Any]:
         """The JSON document of schema `l2a-results/1`."""

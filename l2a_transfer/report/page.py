@@ -5,17 +5,19 @@ Here is what the page shows; `templates/report.html.j2` has how it looks.
 
 from __future__ import annotations
 
+from base64 import b64encode
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from l2a_transfer.evaluation.compare import Comparison
+from l2a_transfer.evaluation.misclassified import MOST
 from l2a_transfer.evaluation.probes.registry import SVM
 from l2a_transfer.evaluation.results import SCHEMA, EvalResults, EvalRow
 from l2a_transfer.report import charts, domains, explanations, figures, lookup, origins, tables
 from l2a_transfer.report.charts import Scale
 from l2a_transfer.report.headline import headline
 from l2a_transfer.report.lookup import Place
-from l2a_transfer.report.markup import Markup, name_of
+from l2a_transfer.report.markup import Markup, element, name_of
 from l2a_transfer.report.templates import render
 from l2a_transfer.wording import counted
 
@@ -30,6 +32,7 @@ TITLES = {
     "ablations": "Ablations",
     "choice": "How C was chosen",
     "errors": "Where each model errs",
+    "pictures": "Misclassified images",
     "provenance": "Where every number comes from",
 }
 Values = dict[str, Any]
@@ -56,6 +59,7 @@ def page(results: EvalResults) -> str:
         "ablations": _ablations(results),
         "choice": _choice(results),
         "errors": _errors(results),
+        "pictures": _pictures(results),
         "provenance": _provenance(results),
     }
     return render(
@@ -259,6 +263,23 @@ def _errors(results: EvalResults) -> Values:
         "by_shots": any(row.shots for row in results.rows),
         "models": shown,
     }
+
+
+def _pictures(results: EvalResults) -> Values:
+    if not results.pictures:
+        return {}
+    shown = [
+        {
+            "picture": element("img", src="data:image/png;base64," + b64encode(found.png).decode("ascii"), alt=""),
+            "true": found.true,
+            "id": found.id,
+            "models": found.models,
+            "wrong": [(label, answer) for label, answer, _ in found.wrong],
+        }
+        for found in results.pictures
+    ]
+    several = len(lookup.probes(results)) > 1
+    return {"pictures": shown, "most": MOST, "of_probe": f" by the probe {results.rows[0].probe}" if several else ""}
 
 
 def _provenance(results: EvalResults) -> Values:
