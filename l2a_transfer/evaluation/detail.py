@@ -60,3 +60,18 @@ class EvalDetail:
             "confusion": None if matrix is None else matrix.tolist(),
             "confusion_cells": None if small else self.cells,
         }
+
+
+@dataclass(frozen=True)
+class Misclassified:
+    """A test image and the models that get it wrong: (label, predicted class, margin) of each, the worst first.
+
+    `models`: how many were tested on it. `png`: the picture, PNG, small.
+    """
+
+    data: str
+    id: str
+    true: str
+    wrong: tuple[tuple[str, str, float], ...]
+    models: int
+    png: bytes

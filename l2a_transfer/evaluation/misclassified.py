@@ -4,37 +4,19 @@ from __future__ import annotations
 
 import io
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from PIL import Image
 
 from l2a_transfer.data.sources import ImageSource
 from l2a_transfer.errors import ArgumentError, EvaluationError
+from l2a_transfer.evaluation.detail import Misclassified
+from l2a_transfer.evaluation.results import EvalResults
 from l2a_transfer.features.store.reader import read_meta
-
-if TYPE_CHECKING:
-    from l2a_transfer.evaluation.results import EvalResults
 
 MOST = 24
 SIDE = 96
 """Pixels of the longer side of a picture."""
-
-
-@dataclass(frozen=True)
-class Misclassified:
-    """A test image and the models that get it wrong: (label, predicted class, margin) of each, the worst first.
-
-    `models`: how many were tested on it. `png`: the picture, at most `SIDE` pixels wide and high.
-    """
-
-    data: str
-    id: str
-    true: str
-    wrong: tuple[tuple[str, str, float], ...]
-    models: int
-    png: bytes
 
 
 def check_pictures(files: Sequence[str | Path], source: ImageSource) -> None:

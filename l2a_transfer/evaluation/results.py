@@ -12,8 +12,8 @@ from l2a_transfer.errors import ArgumentError, MissingExtraError, names_keywords
 from l2a_transfer.evaluation.compare import Comparison
 from l2a_transfer.evaluation.comparison_families import Wanted
 from l2a_transfer.evaluation.detail import EvalDetail as EvalDetail
+from l2a_transfer.evaluation.detail import Misclassified
 from l2a_transfer.evaluation.domains import DomainDrop, DomainPlace, domains_document
-from l2a_transfer.evaluation.misclassified import Misclassified
 from l2a_transfer.evaluation.probes.registry import PROBES, SVM
 from l2a_transfer.evaluation.protocols import AUTO, PROTOCOLS, SHOTS, check_over_domains
 from l2a_transfer.evaluation.seeds import SeedSummary
