@@ -34,7 +34,7 @@ def test_prints_the_table_and_the_paths_and_nothing_else(files: list[Path], tmp_
     table, verdicts, paths = result.stdout.rstrip().split("\n\n")
     assert [line.split("|")[2].strip() for line in table.splitlines()[2:]] == ["`attention`", "`pixels`"]
     assert verdicts.startswith("- attention is better than pixels on toy (+")
-    assert [Path(line).parent for line in paths.splitlines()] == [tmp_path / "r"] * 8
+    assert [Path(line).parent for line in paths.splitlines()] == [tmp_path / "r"] * 10
     assert all(Path(line).is_file() for line in paths.splitlines())
     assert "SVMs" in result.stderr
 

@@ -191,7 +191,7 @@ def _training_rows(
         require_memory(
             as_read + COPIES * 8 * numbers,
             f"{features.path}: the probe {probe} on {lazy.shape[0]} rows of {lazy.shape[1]} columns",
-            "extract fewer images (`limit`), or leave it out of `probes`",
+            "extract fewer images (`limit`), or ask for fewer probes",
         )
         return variant.values(features.features[train])
     require_memory(

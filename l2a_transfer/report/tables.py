@@ -54,6 +54,7 @@ def mean_and_sd(summary: SeedSummary | None) -> Cell:
 def details(results: EvalResults, rows: Sequence[EvalRow], *, leave_out: Sequence[str] = ()) -> TextTable:
     """Everything measured, a line a row, and a line with mean ± sd for each architecture with several training seeds.
     Columns that would say nothing (no variant, no k, no top-5) are left out."""
+    words = any(row.probe != SVM for row in results.rows)
     columns: dict[str, Callable[[EvalRow], Cell]] = {
         "data": lambda row: Cell(row.data, name=True),
         "model": lambda row: Cell(row.label, name=True, code=True),
@@ -68,7 +69,7 @@ def details(results: EvalResults, rows: Sequence[EvalRow], *, leave_out: Sequenc
         "protocol": lambda row: Cell(row.protocol + (f", {row.draws} draws" if row.draws > 1 else "")),
         "train / test": lambda row: Cell(f"{row.n_train} / {row.n_test}"),
         "D": lambda row: Cell(str(row.dim) + (f" → {row.components}" if row.components is not None else "")),
-        ("C" if all(row.probe == SVM for row in rows) else "chosen"): lambda row: Cell(chosen(row), long=row.draws > 1),
+        ("chosen" if words else "C"): lambda row: Cell(chosen(row, words=words), long=row.draws > 1),
         "fits not converged": lambda row: Cell(f"{row.unconverged} of {row.fits}"),
     }
     silent = {
@@ -155,7 +156,7 @@ def ablation(results: EvalResults, rows: Sequence[EvalRow]) -> TextTable:
                     "–" if found is None else p_value(found.p_adjusted), best=found is not None and lookup.shown(found)
                 ),
                 Cell(str(row.dim) + (f" → {row.components}" if row.components is not None else "")),
-                Cell(chosen(row), long=row.draws > 1),
+                Cell(chosen(row, words=len(lookup.probes(results)) > 1), long=row.draws > 1),
             )
         )
     columns = (
@@ -255,11 +256,11 @@ def splits(results: EvalResults) -> TextTable:
     return TextTable(columns, tuple(rows))
 
 
-def chosen(row: EvalRow) -> str:
+def chosen(row: EvalRow, *, words: bool = False) -> str:
     """Every C, or other hyper-parameters, that a draw chose, with how many did where there are several draws."""
-    if row.probe != SVM:
-        words = Counter(text or "–" for text in row.chosen)
-        return ", ".join(text + (f"\u00a0×{n}" if row.draws > 1 else "") for text, n in sorted(words.items()))
+    if row.probe != SVM or words:
+        said = Counter(text or "–" for text in row.chosen)
+        return ", ".join(text + (f"\u00a0×{n}" if row.draws > 1 else "") for text, n in sorted(said.items()))
     counts = Counter(row.C)
     # A no-break space keeps a value and its count on one line.
     return ", ".join(f"{C:g}" + (f"\u00a0×{n}" if row.draws > 1 else "") for C, n in sorted(counts.items()))
