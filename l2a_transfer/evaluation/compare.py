@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -102,7 +102,9 @@ class _Found:
     test: PairedTest | OverDraws | StudentT | None
 
 
-def compare(answers: Sequence[Answers], *, seed: int, wanted: Wanted | None = None) -> tuple[Comparison, ...]:
+def compare(
+    answers: Sequence[Answers], *, seed: int, wanted: Wanted | None = None, called: Mapping[str, str] | None = None
+) -> tuple[Comparison, ...]:
     """Compare the rows of each data set, protocol, k and probe, and each variant of a model with the model as it is.
 
     Parameters
@@ -139,7 +141,11 @@ def compare(answers: Sequence[Answers], *, seed: int, wanted: Wanted | None = No
         found += [_compared(own, seed) for own in planned]
     found.sort(key=lambda own: list(FAMILIES).index(own.comparison.family))
     size = Counter(own.comparison.family for own in found)
-    return tuple(_adjusted(own, size[own.comparison.family]) for own in found)
+    words = called or {}
+    return tuple(
+        _adjusted(own, size[own.comparison.family], words.get(own.comparison.data, own.comparison.data))
+        for own in found
+    )
 
 
 def _compared(planned: Planned[Answers], seed: int) -> _Found:
@@ -150,8 +156,8 @@ def _compared(planned: Planned[Answers], seed: int) -> _Found:
     return _of_rows(planned.family, planned.a, planned.b, seed)
 
 
-def _adjusted(found: _Found, size: int) -> Comparison:
-    """The comparison with what belongs to its family, and its verdict."""
+def _adjusted(found: _Found, size: int, where: str) -> Comparison:
+    """The comparison with what belongs to its family, and its verdict, which calls the data `where`."""
     c, test = found.comparison, found.test
     ci95 = simultaneous = p_adjusted = None
     if test is not None:
@@ -161,7 +167,7 @@ def _adjusted(found: _Found, size: int) -> Comparison:
     verdict = sentence(
         c.a,
         c.b,
-        c.data
+        where
         + (f" with {counted(c.shots, 'training image')} a class" if c.shots else "")
         + (f" by the probe {c.probe}" if c.probe != SVM else ""),
         difference=c.difference,

@@ -23,8 +23,8 @@ from l2a_transfer.evaluation.domains import DomainPlace, drops
 from l2a_transfer.evaluation.given_files import check_contents, check_given
 from l2a_transfer.evaluation.measure_row import few_test_images, folds_of, logme_of, measure_row, source_of, svm_config
 from l2a_transfer.evaluation.naming import name_files
-from l2a_transfer.evaluation.probes.registry import PROBES, SVM
-from l2a_transfer.evaluation.protocols import PROTOCOLS, Plan, plan_splits
+from l2a_transfer.evaluation.probes.registry import PROBES, SVM, chooses
+from l2a_transfer.evaluation.protocols import Plan, over_domains, plan_splits
 from l2a_transfer.evaluation.results import EvalConfig, EvalResults
 from l2a_transfer.evaluation.seeds import summaries
 from l2a_transfer.evaluation.splits import Split, check_folds
@@ -121,8 +121,9 @@ def evaluate_files(
     config = EvalConfig() if config is None else config
     if not isinstance(config, EvalConfig):
         raise wrong_kind("config", "an EvalConfig, as EvalConfig(folds=3)", config)
-    over_domains = PROTOCOLS[config.protocol].settings is not None
-    planned, places = (plan_domains if over_domains else _plan_all)([Path(path) for path in paths], config)
+    planned, places = (plan_domains if over_domains(config.protocol) else _plan_all)(
+        [Path(path) for path in paths], config
+    )
     sources = [source_of(job.table, job.named.label, job.variants[0].levels) for job in planned]
     config = dataclasses.replace(config, compare=pairs_of(config.compare, sources))
     check_wanted(config.wanted, sources)
@@ -177,7 +178,8 @@ def evaluate_files(
                     )
     for job in planned:
         job.table.check_unchanged()
-    comparisons = compare(answers, seed=config.seed, wanted=config.wanted)
+    called = {one.data: one.in_words for one in places}
+    comparisons = compare(answers, seed=config.seed, wanted=config.wanted, called=called)
     seeds = summaries(answers, [(row.mean_class_accuracy, row.accuracy, row.macro_f1) for row in rows])
     versions = {
         "l2a-transfer": __version__,
@@ -213,8 +215,7 @@ def _plan_all(paths: list[Path], config: EvalConfig) -> tuple[list[Job], tuple[D
         with open_features(path) as features:
             check_contents(path, features.verified, contents)
             plan = plan_splits(features, config.protocol, draws=config.draws, seed=config.seed, shots=config.shots)
-            chooses = any(PROBES[probe].always_chooses for probe in config.probes)
-            if chooses or (len(config.c_grid) > 1 and any(PROBES[probe].takes_c for probe in config.probes)):
+            if chooses(config.probes, config.c_grid):
                 for split in plan.splits:
                     if split.shots != 1:
                         check_folds(features, split, folds_of(config, split.shots))

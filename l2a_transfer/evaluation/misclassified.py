@@ -41,7 +41,8 @@ def misclassified(results: EvalResults, source: ImageSource, *, most: int = MOST
     Returns
     -------
     tuple of Misclassified
-        Of the models as they are, by the first probe, in the first draw, with the most training images a class.
+        Of the models as they are, by the first probe, in the first draw, with the most training images a class. Over
+        domains: of the test images across domains that are the source's, each once.
 
     Raises
     ------
@@ -50,45 +51,64 @@ def misclassified(results: EvalResults, source: ImageSource, *, most: int = MOST
     DataError
         For a picture that cannot be read.
     """
+    shown = _places(results, source)
     own = [
         (row, detail)
         for row, detail in zip(results.rows, results.details, strict=True)
-        if row.data == source.name and not row.variant and row.probe == results.config.probes[0]
+        if row.data in shown and not row.variant and row.probe == results.config.probes[0]
     ]
     largest = max((row.shots or 0 for row, _ in own), default=0)
     place = {name: k for k, name in enumerate(source.ids)}
-    wrong: dict[str, list[tuple[float, str, str]]] = {}
+    counts_as = dict(results.config.class_map)
+    wrong: dict[tuple[str, str], list[tuple[float, str, str]]] = {}
     true: dict[str, str] = {}
-    tested: dict[str, int] = {}
+    tested: dict[tuple[str, str], int] = {}
     for row, detail in own:
         if (row.shots or 0) != largest:
             continue
         number = row.splits[0]
         answers = zip(detail.predictions[0], detail.margins[0].tolist(), strict=True)
         images = zip(results.test_ids[number], results.test_classes[number], strict=True)
+        # Of a model with several files, the name of the data set stands before each id.
+        prefix = f"{source.name}/" if "feature_files" in results.cards[row.file_sha256] else ""
         for (name, label), (answer, margin) in zip(images, answers, strict=True):
-            true[name], tested[name] = label, tested.get(name, 0) + 1
+            if not name.startswith(prefix):
+                continue
+            key = row.data, name.removeprefix(prefix)
+            true[key[1]], tested[key] = label, tested.get(key, 0) + 1
             if detail.classes[answer] != label:
-                wrong.setdefault(name, []).append((margin, row.label, detail.classes[answer]))
+                wrong.setdefault(key, []).append((margin, row.label, detail.classes[answer]))
     for name, label in true.items():
         k = place.get(name)
-        if k is None or source.labels[k] < 0 or source.classes[source.labels[k]] != label:
+        own_class = source.classes[source.labels[k]] if k is not None and source.labels[k] >= 0 else None
+        if own_class is None or counts_as.get(own_class, own_class) != label:
             what = "is not there" if k is None else "has another class"
             raise EvaluationError(
                 f"{source.name}: the image {name!r} of the feature files {what}", "name the data set they were made of"
             )
-    order = sorted(wrong, key=lambda name: (-len(wrong[name]), min(wrong[name])[0], name))
+    order = sorted(wrong, key=lambda key: (-len(wrong[key]), min(wrong[key])[0], key))
+    worst = {name: data for data, name in reversed(order)}  # each image once, at the place where it is worst
+    order = [key for key in order if worst[key[1]] == key[0]]
     return tuple(
         Misclassified(
-            source.name,
+            data,
             name,
             true[name],
-            tuple((label, answer, margin) for margin, label, answer in sorted(wrong[name])),
-            tested[name],
+            tuple((label, answer, margin) for margin, label, answer in sorted(wrong[data, name])),
+            tested[data, name],
             _png(source.image(place[name])),
         )
-        for name in order[:most]
+        for data, name in order[:most]
     )
+
+
+def _places(results: EvalResults, source: ImageSource) -> set[str]:
+    """What rows on the source's images call their data: its name, or over domains the places across them, and those
+    within where there are no others."""
+    if not results.domains:
+        return {source.name}
+    across = {place.data for place in results.domains if place.within}
+    return across or {place.data for place in results.domains}
 
 
 def _png(picture: Image.Image) -> bytes:

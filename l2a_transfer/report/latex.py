@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 from l2a_transfer.evaluation.results import EvalResults
-from l2a_transfer.report import explanations, lookup
+from l2a_transfer.report import domains, explanations, lookup
 from l2a_transfer.report.headline import headline
 from l2a_transfer.report.tables import Cell, TextTable
 from l2a_transfer.text import plain
@@ -37,6 +37,7 @@ ESCAPES = str.maketrans(
         "†": r"$^\dagger$",
         "‡": r"$^\ddagger$",
         "–": r"\textendash{}",
+        "→": r"$\rightarrow$",
         "\u00a0": "~",
         "\ufffd": "?",
     }
@@ -44,19 +45,29 @@ ESCAPES = str.maketrans(
 
 
 def results_latex(results: EvalResults) -> str:
-    """A `tabular` for each table of models × data sets, with what its marks mean. Names are escaped."""
+    """A `tabular` for each table that the report begins with, and what its marks mean. Names are escaped."""
     parts = [r"% Needs \usepackage{booktabs}, and \usepackage[T1]{fontenc} with \usepackage{textcomp}."]
     cells: list[Cell] = []
-    for places in lookup.contests(results):
-        table = headline(results, places)
+    for table in _tables(results):
         cells += [cell for row in table.rows for cell in row]
         parts.append(_tabular(table))
     used = {cell.mark for cell in cells}
     notes = ["Mean class accuracy in % with its 95 % interval."]
-    notes += ["Bold: the best of its column."] if any(cell.best for cell in cells) else []
+    if len(parts) > 2 and results.domains:
+        notes.append("Second table: the drop, within the target minus across, in points with its 95 % interval.")
+    bold = "the drop is significant" if results.domains else "the best of its column"
+    notes += [f"Bold: {bold}."] if any(cell.best for cell in cells) else []
     notes += [f"{mark}: {text}." for mark, text in explanations.MARKS.items() if mark in used]
     parts.append("\\par\n" + "\n".join(escape(note) for note in notes))
     return "\n\n".join(parts) + "\n"
+
+
+def _tables(results: EvalResults) -> list[TextTable]:
+    """Models × data sets; over domains, places × models and the drops, because there are many places."""
+    if not results.domains:
+        return [headline(results, places) for places in lookup.contests(results)]
+    drops = domains.drops(results)
+    return [domains.accuracies(results), *([drops] if drops.rows else [])]
 
 
 def escape(text: str) -> str:

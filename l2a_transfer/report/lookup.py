@@ -13,6 +13,7 @@ from typing import NamedTuple, Protocol
 from l2a_transfer.evaluation.compare import Comparison
 from l2a_transfer.evaluation.comparison_families import VARIANTS
 from l2a_transfer.evaluation.probes.registry import SVM
+from l2a_transfer.evaluation.protocols import over_domains
 from l2a_transfer.evaluation.results import EvalDetail, EvalResults, EvalRow
 from l2a_transfer.evaluation.seeds import SeedSummary
 from l2a_transfer.evaluation.verdict import significant
@@ -35,6 +36,11 @@ class Place(NamedTuple):
 
     def __str__(self) -> str:
         return self.data + (f", k = {self.shots}" if self.shots is not None else "") + self.by_probe
+
+    @property
+    def after(self) -> str:
+        """What stands between a model's name and this: the name of a place over domains has its own preposition."""
+        return ", " if over_domains(self.protocol) else " on "
 
     @property
     def by_probe(self) -> str:

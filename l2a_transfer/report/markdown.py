@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 
 from l2a_transfer.evaluation.compare import Comparison
-from l2a_transfer.evaluation.probes.registry import SVM
+from l2a_transfer.evaluation.probes.registry import SVM, what_is_chosen
 from l2a_transfer.evaluation.results import EvalResults
 from l2a_transfer.report import domains, explanations, lookup, origins, tables
 from l2a_transfer.report.headline import headline
@@ -39,7 +39,9 @@ def report_markdown(results: EvalResults, confusions: dict[str, int]) -> str:
     ]
     for name, index in confusions.items():
         row = results.rows[index]
-        sections.append([f"![Confusion matrix of {_escape(row.label)} on {_escape(row.data)}]({name})"])
+        sections.append(
+            [f"![Confusion matrix of {_escape(row.label)}{lookup.place_of(row).after}{_escape(row.data)}]({name})"]
+        )
         listed = tables.errors(results, index, ERRORS)
         if listed.rows:
             sections.append([text_table(listed)])
@@ -65,7 +67,7 @@ def _domains(results: EvalResults) -> list[list[str]]:
         return []
     lost = domains.drops(results)
     across = ["Drop: within the target minus across, points of mean class accuracy [95 % interval]:", ""]
-    count = counted(len(results.drops), "drop")
+    count, chosen = counted(len(results.drops), "drop"), what_is_chosen(lookup.probes(results))
     bold = [f"- Bold: the drop is significant (adjusted p < 0.05; for {count}, Bonferroni)."] if lost.rows else []
     return [
         ["## Across domains"],
@@ -75,7 +77,7 @@ def _domains(results: EvalResults) -> list[list[str]]:
         [
             *bold,
             *(
-                f"- Cross-validation that chooses C, {text}; on training parts of the sources only."
+                f"- Cross-validation that chooses {chosen}, {text}; on training parts of the sources only."
                 for text in domains.validations(results)
             ),
             *(
@@ -130,7 +132,7 @@ def _differences(results: EvalResults) -> list[list[str]]:
 def _ablations(results: EvalResults) -> list[list[str]]:
     sections = [
         [
-            f"### `{_code(rows[0].label)}` on {_title(lookup.place_of(rows[0]))}",
+            f"### `{_code(rows[0].label)}`{lookup.place_of(rows[0]).after}{_title(lookup.place_of(rows[0]))}",
             "",
             text_table(tables.ablation(results, rows)),
         ]

@@ -114,7 +114,15 @@ def origins(results: EvalResults) -> list[Origin]:
     for k, row in enumerate(results.rows):
         made.setdefault(row.file_sha256, []).append(k)
     first = {digest: results.rows[rows[0]] for digest, rows in made.items()}
-    return [Origin(row.file, digest, row.label, row.data, tuple(made[digest])) for digest, row in first.items()]
+    found = []
+    for digest, row in first.items():
+        data = list(dict.fromkeys(results.rows[k].data for k in made[digest]))  # several over domains
+        found.append(
+            Origin(
+                row.file, digest, row.label, data[0] if len(data) == 1 else f"{len(data)} places", tuple(made[digest])
+            )
+        )
+    return found
 
 
 def cards(results: EvalResults) -> list[tuple[dict[str, Any], list[Origin]]]:

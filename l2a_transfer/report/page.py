@@ -11,7 +11,8 @@ from typing import Any, NamedTuple
 
 from l2a_transfer.evaluation.compare import Comparison
 from l2a_transfer.evaluation.misclassified import MOST
-from l2a_transfer.evaluation.probes.registry import SVM
+from l2a_transfer.evaluation.probes.registry import SVM, what_is_chosen
+from l2a_transfer.evaluation.protocols import over_domains
 from l2a_transfer.evaluation.results import SCHEMA, EvalResults, EvalRow
 from l2a_transfer.report import charts, domains, explanations, figures, lookup, origins, tables
 from l2a_transfer.report.charts import Scale
@@ -110,6 +111,7 @@ def _domains(results: EvalResults) -> Values:
         "figure": domains.heat_map(results).inline(),
         "tests": f"for {counted(len(results.drops), 'drop')}, Bonferroni",
         "validations": domains.validations(results),
+        "chosen": what_is_chosen(lookup.probes(results)),
         "left_out": domains.left_out(results),
     }
 
@@ -271,6 +273,7 @@ def _pictures(results: EvalResults) -> Values:
     shown = [
         {
             "picture": element("img", src="data:image/png;base64," + b64encode(found.png).decode("ascii"), alt=""),
+            "place": f"{found.data}: " if results.domains else "",
             "true": found.true,
             "id": found.id,
             "models": found.models,
@@ -316,11 +319,14 @@ def _file(results: EvalResults, source: origins.Origin) -> Values:
 
 def _file_row(results: EvalResults, index: int) -> Values:
     row = results.rows[index]
-    by_probe = lookup.place_of(row).by_probe
+    place = lookup.place_of(row)
     splits = [(k, results.splits[k]) for k in row.splits]
     return {
         "index": index,
-        "title": (row.variant or "as it is") + (f", k = {row.shots}" if row.shots is not None else "") + by_probe,
+        "title": (f"{row.data}, " if over_domains(row.protocol) else "")
+        + (row.variant or "as it is")
+        + (f", k = {row.shots}" if row.shots is not None else "")
+        + place.by_probe,
         "levels": ", ".join(row.levels),
         "normalization": row.normalization,
         "solver": row.solver,

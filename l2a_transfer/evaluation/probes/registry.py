@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -68,6 +68,16 @@ PROBES: Registry[Probe] = Registry(
     "l2a_transfer.evaluation.probes.knn",
     "l2a_transfer.evaluation.probes.ncm",
 )
+
+
+def chooses(probes: Sequence[str], c_grid: Sequence[float]) -> bool:
+    """Whether any of the probes chooses a hyper-parameter, for which it needs folds."""
+    return any(PROBES[name].always_chooses or (PROBES[name].takes_c and len(c_grid) > 1) for name in probes)
+
+
+def what_is_chosen(probes: Sequence[str]) -> str:
+    """For readers: "C" of the SVM alone, else "hyper-parameters"."""
+    return "C" if tuple(probes) == (SVM,) else "hyper-parameters"
 
 
 def register_probe(
