@@ -314,7 +314,7 @@ def _file(results: EvalResults, source: origins.Origin) -> Values:
         ("protocol", f"{first.protocol}, {first.why}"),
     ]
     rows = [_file_row(results, index) for index in source.rows]
-    return {"name": source.file, "data": first.data, "facts": facts, "rows": rows}
+    return {"name": source.file, "data": source.data, "facts": facts, "rows": rows}
 
 
 def _file_row(results: EvalResults, index: int) -> Values:
