@@ -39,7 +39,12 @@ SHOWN = 6
         show_default=True,
         help="How rows are divided into training and test rows. auto: by the splits in the file.",
     ),
-    option("--draws", metavar="N", type=int, help="Number of random splits. [default: set by the protocol]"),
+    option(
+        "--draws",
+        metavar="N",
+        type=int,
+        help="Number of random splits; one for protocols over domains. [default: set by the protocol]",
+    ),
     option("--shots", metavar="N,N,…", default="1,2,4,8,16", show_default=True, help="Images per class, for low-shot."),
     option("--seed", metavar="N", type=int, default=0, show_default=True, help="Random seed."),
     option("--source", multiple=True, metavar="DOMAIN", help="Fit on this domain. Repeatable. [default: all]"),
