@@ -269,6 +269,7 @@ def test_the_report_says_where_each_row_was_measured(results: EvalResults, tmp_p
         assert "Cross-validation that chooses hyper-parameters, cross-domain: stratified folds" in said
     assert "plain → turned, as it is, probe knn" in page
     assert "on 6 places" in page
+    assert "2 models on 4 domains: plain, shifted, swapped, turned. Each probe" in page
 
 
 def test_the_command_line_measures_several_probes_across_domains(tmp_path: Path) -> None:
@@ -317,7 +318,9 @@ def test_misclassified_images_are_those_of_one_target_each_once(tmp_path: Path) 
     assert {one.data for one in found} == {"imagefolder:a → imagefolder:b"}
     assert len({one.id for one in found}) == len(found)
     for one in found:
-        grey = Image.open(io.BytesIO(one.png), formats=["PNG"]).getpixel((3, 3))[0]  # type: ignore[index]
+        picture = Image.open(io.BytesIO(one.png), formats=["PNG"])
+        assert picture.size == (96, 96)  # a picture of 8 × 8 pixels is enlarged
+        grey = picture.getpixel((3, 3))[0]  # type: ignore[index]
         assert grey == 2 * int(Path(one.id).stem) + 100
         assert one.models == 1
     found = l2a(

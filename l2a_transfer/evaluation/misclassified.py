@@ -114,6 +114,9 @@ def _places(results: EvalResults, source: ImageSource) -> set[str]:
 def _png(picture: Image.Image) -> bytes:
     small = picture.copy()
     small.thumbnail((SIDE, SIDE))
+    times = SIDE // max(small.size)
+    if times > 1:  # 8 × 8 pixels cannot be seen
+        small = small.resize((times * small.width, times * small.height), Image.Resampling.NEAREST)
     stream = io.BytesIO()
     small.save(stream, format="PNG")
     return stream.getvalue()

@@ -72,6 +72,12 @@ def _drop(drop: DomainDrop | None) -> Cell:
     return Cell(f"{with_minus(points(drop.drop, 1))} [{low}, {high}]", best=significant(drop.p_adjusted, drop.drop))
 
 
+def names(results: EvalResults) -> list[str]:
+    """Every domain once, sources first."""
+    sources = [name for place in results.domains for name in place.sources]
+    return list(dict.fromkeys([*sources, *(place.target for place in results.domains)]))
+
+
 def left_out(results: EvalResults) -> list[tuple[str, str]]:
     """(place, classes of each domain that the others do not have) of every place across domains with such classes."""
     return [

@@ -55,7 +55,7 @@ def results_latex(results: EvalResults) -> str:
     notes = ["Mean class accuracy in % with its 95 % interval."]
     if len(parts) > 2 and results.domains:
         notes.append("Second table: the drop, within the target minus across, in points with its 95 % interval.")
-    bold = "the drop is significant" if results.domains else "the best of its column"
+    bold = "the drop is significant" if results.domains else f"the best of its column{lookup.by_its_probe(results)}"
     notes += [f"Bold: {bold}."] if any(cell.best for cell in cells) else []
     notes += [f"{mark}: {text}." for mark, text in explanations.MARKS.items() if mark in used]
     parts.append("\\par\n" + "\n".join(escape(note) for note in notes))

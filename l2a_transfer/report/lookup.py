@@ -65,6 +65,16 @@ def probes(results: EvalResults) -> list[str]:
     return list(dict.fromkeys(row.probe for row in results.rows))
 
 
+def only_svm(results: EvalResults) -> bool:
+    """Whether there is no other probe."""
+    return probes(results) == [SVM]
+
+
+def by_its_probe(results: EvalResults) -> str:
+    """What follows "the best of its column" where there are several probes."""
+    return " by its probe" if len(probes(results)) > 1 else ""
+
+
 def contests(results: EvalResults) -> list[list[Place]]:
     """Places of the first probe that make one table: all data sets beside each other, or in low-shot the k of one data
     set. The table has a row for each model and probe."""

@@ -57,7 +57,11 @@ def _headlines(results: EvalResults) -> list[list[str]]:
         # Here the headings are names of data sets.
         found.append(["Mean class accuracy, % [95 % interval]:", "", text_table(_escaped(table))])
     used = {cell.mark for cell in cells}
-    notes = ["- **Bold**: the best of its column."] if any(cell.best for cell in cells) else []
+    notes = (
+        [f"- **Bold**: the best of its column{lookup.by_its_probe(results)}."]
+        if any(cell.best for cell in cells)
+        else []
+    )
     notes += [f"- {mark}: {text}." for mark, text in explanations.MARKS.items() if mark in used]
     return [*found, notes]
 
@@ -98,7 +102,7 @@ def _notes(results: EvalResults) -> list[str]:
     return [
         f"- Each SVM is fitted on training rows; {origins.choice(results)}; test rows used once.",
         *(f"- 95 % intervals: {explanations.INTERVALS[kind]}." for kind in kinds),
-        *(f"- {text}" for text in explanations.COLUMNS_MEAN),
+        *(f"- {text}" for text in explanations.columns_mean(only_svm=lookup.only_svm(results))),
         *dict.fromkeys(f"- {_escape(row.data)}: protocol {row.protocol}, {_escape(row.why)}." for row in results.rows),
         *dict.fromkeys(
             f"- {_title(lookup.place_of(row))}, `{_code(lookup.full_name(row))}`: {_escape('; '.join(row.notes))}."

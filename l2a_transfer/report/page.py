@@ -69,7 +69,8 @@ def page(results: EvalResults) -> str:
         sections=sections,
         models=len(lookup.models(results)),
         probes=lookup.probes(results),
-        data_sets=list(dict.fromkeys(row.data for row in results.rows)),
+        kind="domain" if results.domains else "data set",
+        data_sets=domains.names(results) or list(dict.fromkeys(row.data for row in results.rows)),
         schema=SCHEMA,
     )
 
@@ -95,7 +96,7 @@ def _result(results: EvalResults) -> Values:
     marks = {cell.mark for cell in cells}
     return {
         "tables": shown,
-        "of_probe": " by its probe" if len(lookup.probes(results)) > 1 else "",
+        "of_probe": lookup.by_its_probe(results),
         "has_best": any(cell.best for cell in cells),
         "marks": [(mark, text) for mark, text in explanations.MARKS.items() if mark in marks],
         "intervals": [explanations.INTERVALS[kind] for kind in dict.fromkeys(row.interval for row in results.rows)],
@@ -149,7 +150,7 @@ def _measures(results: EvalResults) -> Values:
         before = 1 if first.shots is None else 2
         plot = Plot(before, "mean class accuracy, %", bars, charts.axis(figures.PERCENT))
         shown.append({"first": first, "table": table, "setting": setting, "plot": plot})
-    return {"tables": shown, "columns_mean": " ".join(explanations.COLUMNS_MEAN)}
+    return {"tables": shown, "columns_mean": " ".join(explanations.columns_mean(only_svm=lookup.only_svm(results)))}
 
 
 def _accuracy_bar(row: EvalRow | None, first: EvalRow) -> Markup:
@@ -262,6 +263,7 @@ def _errors(results: EvalResults) -> Values:
         )
     return {
         "left_out": len(indices) < len(results.rows),
+        "of_probe": f", by the probe {lookup.probes(results)[0]}" if len(lookup.probes(results)) > 1 else "",
         "by_shots": any(row.shots for row in results.rows),
         "models": shown,
     }
