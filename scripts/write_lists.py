@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from l2a_transfer.data.registry import DATASETS, FORMATS
+from l2a_transfer.evaluation.probes.registry import PROBES
 from l2a_transfer.evaluation.protocols import PROTOCOLS
 from l2a_transfer.explain.registry import METHODS
 from l2a_transfer.features.backends.registry import REGISTERED_BACKENDS
@@ -100,6 +101,10 @@ def protocols() -> str:
     )
 
 
+def probes() -> str:
+    return table(("probe", "what it is"), ((f"`{name}`", said(one.fit)) for name, one in PROBES.items()))
+
+
 LISTS: dict[str, Callable[[], str]] = {
     "families": families,
     "compatibilities": compatibilities,
@@ -109,6 +114,7 @@ LISTS: dict[str, Callable[[], str]] = {
     "formats": formats,
     "datasets": datasets,
     "protocols": protocols,
+    "probes": probes,
 }
 
 

@@ -16,8 +16,8 @@ from sklearn.preprocessing import StandardScaler
 from sklearn.svm import LinearSVC
 
 from l2a_transfer.errors import ArgumentError, EvaluationError, UnknownNameError
-from l2a_transfer.evaluation import measure_row
 from l2a_transfer.evaluation.evaluate import evaluate, evaluate_files
+from l2a_transfer.evaluation.probes import svm
 from l2a_transfer.evaluation.protocols import plan_splits
 from l2a_transfer.evaluation.results import EvalConfig, EvalResults
 from tests.domain_files import CLASSES, FOUR, agreement, domain_features, four_domains, save_domains
@@ -137,14 +137,14 @@ def test_c_is_chosen_by_leaving_out_each_source_as_scikit_learn_does(tmp_path: P
 def recorded(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
     """What the chooser was given and what it gave, of every row."""
     seen: list[dict[str, Any]] = []
-    fit: Callable[..., Any] = measure_row.fit_svm
+    fit: Callable[..., Any] = svm.fit_svm
 
     def fit_svm(features: Any, labels: Any, *args: Any, groups: Any = None, **given: Any) -> Any:
         found = fit(features, labels, *args, groups=groups, **given)
         seen.append({"features": np.array(features), "labels": np.array(labels), "groups": groups, "fit": found})
         return found
 
-    monkeypatch.setattr(measure_row, "fit_svm", fit_svm)
+    monkeypatch.setattr(svm, "fit_svm", fit_svm)
     return seen
 
 

@@ -11,6 +11,7 @@ from types import ModuleType
 import pytest
 
 from l2a_transfer.data.registry import DATASETS, FORMATS
+from l2a_transfer.evaluation.probes.registry import PROBES
 from l2a_transfer.evaluation.protocols import PROTOCOLS
 from l2a_transfer.explain.registry import METHODS
 from l2a_transfer.features.backends.registry import REGISTERED_BACKENDS
@@ -26,6 +27,7 @@ REGISTRIES: dict[str, Registry[object]] = {
     "formats": FORMATS,
     "datasets": DATASETS,
     "protocols": PROTOCOLS,
+    "probes": PROBES,
 }  # type: ignore[assignment]
 
 

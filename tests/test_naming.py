@@ -16,6 +16,7 @@ import pytest
 from l2a_transfer.evaluation.evaluate import evaluate_files
 from l2a_transfer.evaluation.results import EvalConfig, EvalResults
 from l2a_transfer.report import lookup, origins, tables
+from l2a_transfer.report.headline import headline
 from l2a_transfer.report.markdown import report_markdown
 from l2a_transfer.report.page import page
 from l2a_transfer.report.write import write_report
@@ -48,7 +49,7 @@ def test_files_of_one_name_and_model_all_stand_in_the_headline(seeds: list[Path]
     results = evaluate_files(seeds, ONE_C)
     values = [f"{100 * row.mean_class_accuracy:.1f}" for row in results.rows]
     assert len(set(values)) == 3
-    table = tables.headline(results, lookup.places(results))
+    table = headline(results, lookup.places(results))
     assert [line[0].text for line in table.rows] == labels(results) == ["vgg (seed-0)", "vgg (seed-1)", "vgg (seed-2)"]
     assert [line[1].text.partition(" ")[0] for line in table.rows] == values
     assert [line[1].best for line in table.rows] == [True, False, False]
@@ -192,7 +193,7 @@ def test_one_model_on_two_data_sets_is_one_line_and_two_seeds_are_two(tmp_path: 
         for k, data in places
     ]
     results = evaluate_files([*files, saved(tmp_path / "pixels.h5", 5.0, model="pixels")], ONE_C)
-    table = tables.headline(results, lookup.places(results))
+    table = headline(results, lookup.places(results))
     assert [line[0].text for line in table.rows] == ["vgg (seed-0)", "vgg (seed-1)", "pixels"]
     assert [[cell.row for cell in line[1:]] for line in table.rows] == [[0, 1], [2, 3], [4, None]]
     assert [row.line for row in results.rows] == [0, 0, 1, 1, 2]
@@ -215,7 +216,7 @@ def test_models_with_one_card_are_paired_over_data_sets_by_name_or_folder(
         for k, (model, data) in enumerate(places)
     ]
     results = evaluate_files(files, ONE_C)
-    assert [line[0].text for line in tables.headline(results, lookup.places(results)).rows] == expected
+    assert [line[0].text for line in headline(results, lookup.places(results)).rows] == expected
 
 
 def test_a_model_that_has_the_name_which_another_was_given_is_told_apart(tmp_path: Path) -> None:
@@ -228,7 +229,7 @@ def test_a_model_that_has_the_name_which_another_was_given_is_told_apart(tmp_pat
         "vgg (b)",
         f"vgg (a), SHA-256 {digests[2]}",
     )
-    assert len(tables.headline(results, lookup.places(results)).rows) == 3
+    assert len(headline(results, lookup.places(results)).rows) == 3
 
 
 @pytest.mark.parametrize("other", ["vgg\u200d", "vgg ", " vgg", "vgg\ufe0f", "vgg\u3164", "vgg\u00a0"])
@@ -258,9 +259,7 @@ def test_rows_of_one_label_are_never_taken_for_each_other(seeds: list[Path]) -> 
         comparisons=tuple(dataclasses.replace(c, a="x", b="x") for c in real.comparisons),
     )
     for ask in (
-        lambda results: [
-            [cell.text for cell in line[1:]] for line in tables.headline(results, lookup.places(results)).rows
-        ],
+        lambda results: [[cell.text for cell in line[1:]] for line in headline(results, lookup.places(results)).rows],
         lambda results: [lookup.standing(results, row) for row in results.rows],
         lambda results: [len(rows) for rows in lookup.ablations(results)],
         lambda results: [tables.ablation(results, rows).rows for rows in lookup.ablations(results)],

@@ -20,6 +20,7 @@ from PIL import Image
 from l2a_transfer.evaluation.results import EvalConfig, EvalDetail, EvalResults
 from l2a_transfer.evaluation.seeds import SeedSummary
 from l2a_transfer.report import charts, figures, lookup, markdown, origins, tables
+from l2a_transfer.report.headline import headline
 from l2a_transfer.report.markup import element, joined, name_of, shortened, words_of
 from l2a_transfer.report.page import page
 from l2a_transfer.text import plain
@@ -113,7 +114,7 @@ def test_the_best_of_a_column_and_those_that_are_not_shown_to_be_worse() -> None
     pairs = [comparison("a", "b", 0.05, 0.2), comparison("c", "a", -0.3, 0.001)]
     made = results(rows, pairs)
     assert [lookup.standing(made, r) for r in made.rows] == ["best", "close", "behind", "unknown"]
-    table = tables.headline(made, lookup.places(made))
+    table = headline(made, lookup.places(made))
     assert [name for name, _ in table.columns] == ["model", "toy"]
     assert [(line[1].text, line[1].best, line[1].mark) for line in table.rows] == [
         ("80.0 [70.0, 90.0]", True, ""),
@@ -122,12 +123,12 @@ def test_the_best_of_a_column_and_those_that_are_not_shown_to_be_worse() -> None
         ("40.0 [30.0, 50.0]", False, "‡"),
     ]
     alone = results([row("a")])
-    assert [cell.mark for cell in tables.headline(alone, lookup.places(alone)).rows[0]] == ["", ""]
+    assert [cell.mark for cell in headline(alone, lookup.places(alone)).rows[0]] == ["", ""]
 
 
 def test_equals_are_both_best_and_a_model_without_a_row_has_a_dash() -> None:
     made = results([row("a", 0.8), row("b", 0.8 - 2e-16), row("a", 0.3, data="other")])
-    lines = tables.headline(made, lookup.places(made)).rows
+    lines = headline(made, lookup.places(made)).rows
     assert [(line[1].best, line[2].text) for line in lines] == [(True, "30.0 [20.0, 40.0]"), (True, "–")]
 
 

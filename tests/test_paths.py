@@ -154,8 +154,8 @@ def test_nothing_is_minus_nothing(difference: float) -> None:
 
 
 def test_the_progress_bar_counts_the_fits_of_a_grid_that_grew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def growing(*arguments: Any) -> Any:
-        found = measure(*arguments)
+    def growing(*arguments: Any, **given: Any) -> Any:
+        found = measure(*arguments, **given)
         arguments[-1](10)  # two more C on five folds
         return found
 

@@ -154,7 +154,7 @@ def test_test_rows_can_change_neither_c_nor_the_coefficients(poison: str, tmp_pa
 
 def test_the_svm_is_given_the_training_rows_and_nothing_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Every array that reaches the fit is the split's training part, bit for bit."""
-    from l2a_transfer.evaluation import measure_row
+    from l2a_transfer.evaluation.probes import svm
 
     seen = []
 
@@ -162,7 +162,7 @@ def test_the_svm_is_given_the_training_rows_and_nothing_else(tmp_path: Path, mon
         seen.append((features.copy(), labels.copy()))
         return fit_svm(features, labels, config)
 
-    monkeypatch.setattr(measure_row, "fit_svm", spy)
+    monkeypatch.setattr(svm, "fit_svm", spy)
     content = unsplit()
     results = evaluate_files([save(tmp_path / "a.h5", content)], EvalConfig(draws=2))
     for split, (features, labels) in zip(results.splits, seen, strict=True):

@@ -51,6 +51,8 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> EvalResults:
         rows=(*one.rows, dataclasses.replace(three.rows[0], splits=(1, 2, 3))),
         details=one.details + three.details,
         splits=one.splits + three.splits,
+        test_ids=one.test_ids + three.test_ids,
+        test_classes=one.test_classes + three.test_classes,
     )
 
 
@@ -172,6 +174,8 @@ def test_writes_every_file_and_each_says_the_same(results: EvalResults, tmp_path
         "results.json",
         "results.csv",
         "comparisons.csv",
+        "predictions.csv",
+        "results.tex",
         "report.html",
         "report.md",
         "accuracy.svg",
@@ -193,12 +197,12 @@ def test_writes_every_file_and_each_says_the_same(results: EvalResults, tmp_path
     (pair,) = results.comparisons
     assert pair.ci95 is not None
     assert (line["a"], line["b"], line["n_a"], float(line["ci95_low"])) == ("good", "pixels", "1", pair.ci95[0])
-    text = written[4].read_text(encoding="utf-8")
+    text = written[6].read_text(encoding="utf-8")
     assert markdown_table(results) in text
     for split in results.splits:
         assert split.sha256 in text
     assert lookup.verdict(pair).replace("[", "\\[").replace("]", "\\]").replace("<", "&lt;") in text
-    for picture in written[5:]:
+    for picture in written[7:]:
         assert f"]({picture.name})" in text
         shapes = [one.tag.rpartition("}")[2] for one in ElementTree.parse(picture).iter()]
         assert shapes.count("text") > 6
@@ -283,7 +287,7 @@ def test_rows_of_one_model_are_told_apart(tmp_path: Path) -> None:
     both = made([*rows[:2], *(made_row("m", 0.5, shots=k, data="d", protocol="low-shot") for k in (1, 4))])
     assert lookup.pictured(both) == [0, 3]
     written = [path.name for path in write_report(both, tmp_path / "r")]
-    assert written[6:] == ["confusion-toy-m.svg", "confusion-d-m.svg"]
+    assert written[7:] == ["confusion-toy-m.svg", "confusion-d-m.svg"]
     table = list(csv.DictReader(io.StringIO((tmp_path / "r" / "results.csv").read_text(encoding="utf-8"))))
     assert [(line["variant"], line["shots"]) for line in table] == [("", ""), ("L2 alone", ""), ("", "1"), ("", "4")]
     assert (
@@ -372,7 +376,7 @@ def test_two_files_of_one_model_are_told_apart(tmp_path: Path) -> None:
     assert [row.label for row in results.rows] == ["toy-model (l2)", "toy-model (l3)"]
     assert [row.model for row in results.rows] == ["toy-model", "toy-model"]
     names = [path.name for path in write_report(results, tmp_path / "r")]
-    assert len(set(names)) == len(names) == 8
+    assert len(set(names)) == len(names) == 10
     assert read_features(files[0]).path == files[0]
 
 

@@ -293,6 +293,34 @@ def test_an_evaluation_with_other_settings_is_made_again(study: Path) -> None:
     assert verbs == ["svm-eval"] * 5
 
 
+def test_a_study_measures_several_probes_and_compares_by_the_first(study: Path) -> None:
+    """Rows of the probe that is not compared change no comparison."""
+    before = json.loads(report(study)["results.json"])
+    text = (study / "study.toml").read_text()
+    few = 'protocol = "low-shot"\n'
+    assert text.count(few) == 1
+    for old in (few, 'protocol = "official"\n'):
+        text = text.replace(old, f'{old}probes = ["svm", "ncm"]\n')
+    (study / "study.toml").write_text(text)
+    found, verbs = again(study)
+    assert (found.is_complete, set(verbs)) == (True, {"svm-eval"})
+    assert "--probe svm,ncm" in next(step for step in found.results.commands.values() if "svm-eval" in step)  # type: ignore[union-attr]
+    after = json.loads(report(study)["results.json"])
+    assert [row for row in after["rows"] if row["probe"] == "svm"] == before["rows"]
+    assert len(after["rows"]) == 2 * len(before["rows"])
+    assert after["comparisons"] == before["comparisons"]
+    said = report(study)
+    assert "near, fixed, probe ncm: " in said["report.md"].decode()
+    assert {"low-shot-near-few.svg", "low-shot-near-few-ncm.svg"} <= set(said)
+    (study / "study.toml").write_text(text.replace('"svm", "ncm"', '"ncm", "svm"'))
+    first = again(study)[0].results
+    assert first is not None
+    rows = {(row.model, row.target, row.probe, row.shots, row.components): row.mean for row in first.rows}
+    (near, _) = first.comparisons[0].targets
+    own = [rows[f"{name}@patterns", "near", "ncm", None, None] for name in ("attention", "plain")]
+    assert near.estimate.difference == pytest.approx(own[0] - own[1])
+
+
 def test_a_data_set_that_changed_is_extracted_again(study: Path) -> None:
     pictures(study / "others.npz", seed=2)
     plan = preview_study(read_study(study / "study.toml"), study / "out")

@@ -79,6 +79,12 @@ def test_the_steps_of_a_study(tmp_path: Path) -> None:
             "targets.near.protocols names 'fixt', which is no protocol here; did you mean 'fixed'?",
         ),
         ('protocol = "official"', 'protocol = "official"\ndraws = 3', "protocols.fixed.protocol is refused: draws"),
+        (
+            'protocol = "official"',
+            'protocol = "official"\nprobes = ["svm", "kn"]',
+            "protocols.fixed.probes names 'kn', which is no probe here; did you mean 'knn'?",
+        ),
+        ('protocol = "official"', 'protocol = "official"\nprobes = []', "protocols.fixed"),
         ("shots = [1, 2]", "shot = [1, 2]", "protocols.few.shot is no key here; did you mean 'shots'?"),
         (
             'minuend = "attention"',

@@ -11,6 +11,7 @@ import pytest
 
 from l2a_transfer.evaluation import measure_row
 from l2a_transfer.evaluation.measure_row import few_test_images
+from l2a_transfer.evaluation.probes import svm as svm_probe
 from l2a_transfer.evaluation.splits import Split
 from l2a_transfer.svm.fitting import fit_svm
 from tests.conftest import assert_fails, l2a, save_picture
@@ -33,7 +34,7 @@ def test_prints_the_table_and_the_paths_and_nothing_else(files: list[Path], tmp_
     table, verdicts, paths = result.stdout.rstrip().split("\n\n")
     assert [line.split("|")[2].strip() for line in table.splitlines()[2:]] == ["`attention`", "`pixels`"]
     assert verdicts.startswith("- attention is better than pixels on toy (+")
-    assert [Path(line).parent for line in paths.splitlines()] == [tmp_path / "r"] * 8
+    assert [Path(line).parent for line in paths.splitlines()] == [tmp_path / "r"] * 10
     assert all(Path(line).is_file() for line in paths.splitlines())
     assert "SVMs" in result.stderr
 
@@ -165,7 +166,7 @@ def kinds_fitted(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         kinds.append(type(features).__name__)
         return fit_svm(features, *given, **named)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(measure_row, "fit_svm", spy)
+    monkeypatch.setattr(svm_probe, "fit_svm", spy)
     return kinds
 
 

@@ -36,8 +36,8 @@ RUN = ("batch_size", "workers", "on_error", "attention", "engine", "resume", "ov
     option(
         "--model",
         required=True,
-        help="Bundled name, .safetensors, .onnx, untrained:ARCH[@WIDTH] or pixels; or another's, as torchvision:NAME, "
-        "timm:NAME, hf:NAME, module:FILE.py:FUNCTION or onnx:FILE.",
+        help="Bundled name, .safetensors, .onnx, untrained:ARCH[@WIDTH], pixels or a folder of train --seeds; or "
+        "another's, as torchvision:NAME, timm:NAME, hf:NAME, module:FILE.py:FUNCTION or onnx:FILE.",
     ),
     option("--levels", metavar="L,L,…", help="Levels, as L2,L3. [default: all]"),
     option(
@@ -130,7 +130,8 @@ RUN = ("batch_size", "workers", "on_error", "attention", "engine", "resume", "ov
 def command(obj: dict[str, Any], /, **given: Any) -> None:
     """Write the features of a data set to HDF5.
 
-    The file also holds labels, ids, splits and the card of the model.
+    The file also holds labels, ids, splits and the card of the model. For a folder of train --seeds there is one file
+    for each seed: features-seed-0.h5 and so on, which svm-eval groups.
 
     Run the same command again to continue an extraction that was interrupted.
 
@@ -138,6 +139,26 @@ def command(obj: dict[str, Any], /, **given: Any) -> None:
     Example:
       l2a-transfer extract --model vgg-att2-concat-pc.cifar10-w025 --data caltech-mini --out features.h5
     """
+    from l2a_transfer.features.extraction.seeds import seed_outputs, seed_weights
+
+    if given["engine"] == "local" and (given["ray_address"] or given["actors"]):
+        raise click.UsageError("--ray-address and --actors need --engine ray")
+    if given["threads"]:
+        import torch
+
+        torch.set_num_threads(given["threads"])
+    weights = seed_weights(given["model"])
+    if not weights:
+        _extract(obj, given)
+        return
+    outputs = seed_outputs(given["out"], weights, may_exist=given["resume"] or given["overwrite"])
+    echo(f"{given['model']}: {counted(len(weights), 'training seed')}, one feature file each", err=True)
+    for seed, path in weights.items():
+        _extract(obj, given | {"model": str(path), "out": outputs[seed]})
+
+
+def _extract(obj: dict[str, Any], given: dict[str, Any]) -> None:
+    """One feature file, and a line that says so."""
     from l2a_transfer.data.readers import open_source
     from l2a_transfer.data.sources import describe, reading_of
     from l2a_transfer.features.backends.registry import open_backend
@@ -148,12 +169,6 @@ def command(obj: dict[str, Any], /, **given: Any) -> None:
     options |= {key: given[key] for key in ("pool", "weights", "download")}
     options |= {"layer": split_names(given["layer"]) or None, **preprocess_values(given)}
     levels = [level.strip() for level in given["levels"].split(",")] if given["levels"] else None
-    if given["engine"] == "local" and (given["ray_address"] or given["actors"]):
-        raise click.UsageError("--ray-address and --actors need --engine ray")
-    if given["threads"]:
-        import torch
-
-        torch.set_num_threads(given["threads"])
     with _runnable(given["model"], given["backend"], given["seed"]) as model:
         backend = open_backend(model, levels=levels, **options)
         source = open_source(

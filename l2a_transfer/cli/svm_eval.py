@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from pathlib import Path
 from typing import Any
@@ -38,7 +39,12 @@ SHOWN = 6
         show_default=True,
         help="How rows are divided into training and test rows. auto: by the splits in the file.",
     ),
-    option("--draws", metavar="N", type=int, help="Number of random splits. [default: set by the protocol]"),
+    option(
+        "--draws",
+        metavar="N",
+        type=int,
+        help="Number of random splits; one for protocols over domains. [default: set by the protocol]",
+    ),
     option("--shots", metavar="N,N,…", default="1,2,4,8,16", show_default=True, help="Images per class, for low-shot."),
     option("--seed", metavar="N", type=int, default=0, show_default=True, help="Random seed."),
     option("--source", multiple=True, metavar="DOMAIN", help="Fit on this domain. Repeatable. [default: all]"),
@@ -84,6 +90,18 @@ SHOWN = 6
     ),
 )
 @option_group(
+    "Probes",
+    option(
+        "--probe",
+        "probes",
+        default="svm",
+        show_default=True,
+        metavar="NAME,NAME,…",
+        help="Classifiers: svm, logistic, knn, ncm. Each is a row, and models are compared within one.",
+    ),
+    option("--logme/--no-logme", default=False, help="Add the LogME score of the training rows, without a classifier."),
+)
+@option_group(
     "Comparisons",
     option(
         "--compare",
@@ -104,6 +122,8 @@ SHOWN = 6
 @option_group(
     "Output",
     option("--out", type=FOLDER, required=True, metavar="DIR", help="Folder of the report."),
+    option("--pictures", metavar="DATA", help="Show misclassified images of this data set in report.html, at most 24."),
+    option("--data-dir", type=PATH, help="Folder that holds the data set of --pictures."),
     option("--overwrite/--no-overwrite", default=False, help="Replace an earlier report in --out."),
     option("--json", "as_json", is_flag=True, help="Print results.json instead of the table."),
 )
@@ -130,31 +150,43 @@ def command(obj: dict[str, Any], /, files: tuple[Path, ...], out: Path, **given:
 
     The result is one table of models × data sets with 95 % intervals.
 
-    C is chosen by cross-validation inside the training rows; the test rows are used once.
+    C, and what another probe has in its place, is chosen by cross-validation inside the training rows. The test rows
+    are used once.
 
     \b
     Example:
       l2a-transfer svm-eval attention.h5 uniform.h5 pixels.h5 --out report
     """
     from l2a_transfer.data.domains import read_pairs
+    from l2a_transfer.data.readers import open_source
     from l2a_transfer.evaluation.evaluate import evaluate_files
+    from l2a_transfer.evaluation.misclassified import check_pictures, misclassified
     from l2a_transfer.evaluation.results import EvalConfig
     from l2a_transfer.files import said_if_complete
     from l2a_transfer.report import lookup
     from l2a_transfer.report.write import RESULTS, report_folder, write_report
 
+    pictures, data_dir = given.pop("pictures"), given.pop("data_dir")
+    if data_dir and not pictures:
+        raise click.UsageError("--data-dir needs --pictures")
     overwrite, as_json = given.pop("overwrite"), given.pop("as_json")
     given["c_grid"] = numbers("--c-grid", given["c_grid"], float, "1e-4,1e-3,1e-2")
     given["shots"] = numbers("--shots", given["shots"], int, "1,2,4")
+    given["probes"] = tuple(name.strip() for name in given["probes"].split(",") if name.strip())
     given["ablate"] = tuple(name.strip() for name in given["ablate"].split(",") if name.strip())
     given["widths"] = numbers("--widths", given["widths"], int, "64,128") if given["widths"] else ()
     given["max_memory"] = _bytes(given["max_memory"])
     given["class_map"] = read_pairs(given["class_map"], *CLASS_COLUMNS) if given["class_map"] else {}
     given["compare"] = tuple(_pair(text) for text in given["compare"])
     config = EvalConfig(**given)
+    source = open_source(pictures, data_dir=data_dir) if pictures else None
+    if source is not None:
+        check_pictures(files, source)
     with said_if_complete(out / RESULTS, f"the report in {out}"):
         with report_folder(out, overwrite=overwrite) as earlier:
             results = evaluate_files(files, config, progress=obj["progress"])
+            if source is not None:
+                results = dataclasses.replace(results, pictures=misclassified(results, source))
             written = write_report(results, out, overwrite=overwrite, earlier=earlier)
         if as_json:
             echo_json(results.document())

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +17,7 @@ from l2a_transfer.evaluation import statistics
 from l2a_transfer.evaluation.comparison_families import FAMILIES, VARIANTS, Planned, Wanted, plan
 from l2a_transfer.evaluation.groups import Group, Source, groups_of
 from l2a_transfer.evaluation.paired import VALUES, PairedTest, mcnemar, outcomes_of, paired_test
+from l2a_transfer.evaluation.probes.registry import SVM
 from l2a_transfer.evaluation.statistics import CONFIDENCE, OverDraws, StudentT
 from l2a_transfer.evaluation.verdict import population_of_groups, population_of_rows, sentence
 from l2a_transfer.wording import counted
@@ -38,6 +39,12 @@ class Answers:
     mean_class_accuracy: float
     shared: float
     different: NDArray[np.int64]
+    probe: str = SVM
+
+    @property
+    def place(self) -> tuple[str, str, int | None, str]:
+        """Rows of one place stand beside each other, and no others are compared."""
+        return self.source.data, self.protocol, self.shots, self.probe
 
     @property
     def name(self) -> str:
@@ -57,8 +64,8 @@ class Comparison:
     of a's weight among the images that they disagree on, each weighing 1/(images of its class), minus a half
     (permutation); the mean difference in units of its spread over draws, or over seeds (the others).
     `population`: what the verdict holds for. `n`: draws, or seeds a side (1 where a side is no sample of seeds).
-    `a` and `b` are for readers; `files`, the SHA-256 of each side's feature files, and `variants` say whose rows they
-    are.
+    `a` and `b` are for readers; `files`, the SHA-256 of each side's feature files, `variants` and `probe` say whose
+    rows they are.
     """
 
     data: str
@@ -84,6 +91,7 @@ class Comparison:
     verdict: str
     files: tuple[tuple[str, ...], tuple[str, ...]]
     variants: tuple[str, str]
+    probe: str = SVM
 
 
 @dataclass(frozen=True)
@@ -94,8 +102,10 @@ class _Found:
     test: PairedTest | OverDraws | StudentT | None
 
 
-def compare(answers: Sequence[Answers], *, seed: int, wanted: Wanted | None = None) -> tuple[Comparison, ...]:
-    """Compare the rows of each data set, protocol and k, and each variant of a model with the model as it is.
+def compare(
+    answers: Sequence[Answers], *, seed: int, wanted: Wanted | None = None, called: Mapping[str, str] | None = None
+) -> tuple[Comparison, ...]:
+    """Compare the rows of each data set, protocol, k and probe, and each variant of a model with the model as it is.
 
     Parameters
     ----------
@@ -118,8 +128,8 @@ def compare(answers: Sequence[Answers], *, seed: int, wanted: Wanted | None = No
     """
     found: list[_Found] = []
     sources = [a.source for a in answers]
-    for place in dict.fromkeys((a.source.data, a.protocol, a.shots) for a in answers):
-        here = [a for a in answers if (a.source.data, a.protocol, a.shots) == place]
+    for place in dict.fromkeys(a.place for a in answers):
+        here = [a for a in answers if a.place == place]
         plain = [a for a in here if not a.variant]
         planned = plan(groups_of(plain, sources), wanted or Wanted())
         planned += [
@@ -131,7 +141,11 @@ def compare(answers: Sequence[Answers], *, seed: int, wanted: Wanted | None = No
         found += [_compared(own, seed) for own in planned]
     found.sort(key=lambda own: list(FAMILIES).index(own.comparison.family))
     size = Counter(own.comparison.family for own in found)
-    return tuple(_adjusted(own, size[own.comparison.family]) for own in found)
+    words = called or {}
+    return tuple(
+        _adjusted(own, size[own.comparison.family], words.get(own.comparison.data, own.comparison.data))
+        for own in found
+    )
 
 
 def _compared(planned: Planned[Answers], seed: int) -> _Found:
@@ -142,8 +156,8 @@ def _compared(planned: Planned[Answers], seed: int) -> _Found:
     return _of_rows(planned.family, planned.a, planned.b, seed)
 
 
-def _adjusted(found: _Found, size: int) -> Comparison:
-    """The comparison with what belongs to its family, and its verdict."""
+def _adjusted(found: _Found, size: int, where: str) -> Comparison:
+    """The comparison with what belongs to its family, and its verdict, which calls the data `where`."""
     c, test = found.comparison, found.test
     ci95 = simultaneous = p_adjusted = None
     if test is not None:
@@ -153,7 +167,9 @@ def _adjusted(found: _Found, size: int) -> Comparison:
     verdict = sentence(
         c.a,
         c.b,
-        c.data + (f" with {counted(c.shots, 'training image')} a class" if c.shots else ""),
+        where
+        + (f" with {counted(c.shots, 'training image')} a class" if c.shots else "")
+        + (f" by the probe {c.probe}" if c.probe != SVM else ""),
         difference=c.difference,
         interval=simultaneous,
         p_adjusted=p_adjusted,
@@ -270,6 +286,7 @@ def _comparison(place: Answers, family: str, a: str, b: str, *, only: tuple[int,
         data=place.source.data,
         protocol=place.protocol,
         shots=place.shots,
+        probe=place.probe,
         family=family,
         comparisons=1,
         a=a,

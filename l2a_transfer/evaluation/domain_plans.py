@@ -19,6 +19,7 @@ from l2a_transfer.evaluation.domain_rows import DomainTable
 from l2a_transfer.evaluation.domains import DomainPlace
 from l2a_transfer.evaluation.measure_row import folds_of
 from l2a_transfer.evaluation.naming import Named
+from l2a_transfer.evaluation.probes.registry import PROBES, chooses, what_is_chosen
 from l2a_transfer.evaluation.protocols import PROTOCOLS, Plan, Setting
 from l2a_transfer.evaluation.results import EvalConfig
 from l2a_transfer.evaluation.splits import check_finite, check_folds, listed, make_split
@@ -31,6 +32,7 @@ WITHIN = "within"
 HELD_OUT = "one source domain held out after the other"
 FOLDS = "stratified folds"
 GIVEN = "none, because one C was given"
+NOTHING = "none, because there is nothing to choose"
 LISTED = 8
 """Classes of a domain that a note names; `results.json` has all."""
 
@@ -170,14 +172,18 @@ def _place(
     assert setting.is_within or not (table.domain[train] == meta.domains.index(setting.target)).any()
     drawn = tuple(name for name, own in parts.items() if own.is_drawn)
     split = make_split(table, protocol, 0, config.seed if drawn else None, train, test, by_domain=setting.by_domain)
-    if len(config.c_grid) > 1 and not split.by_domain:
+    is_chosen = chooses(config.probes, config.c_grid)
+    if is_chosen and not split.by_domain:
         check_folds(table, split, folds_of(config, None))
     left_out = tuple(
         (name, tuple(sorted(meta.classes[k] for k in own.labels - labels)))
         for name, own in parts.items()
         if own.labels - labels
     )
-    validation = GIVEN if len(config.c_grid) == 1 else HELD_OUT if split.by_domain else FOLDS
+    if is_chosen:
+        validation = HELD_OUT if split.by_domain else FOLDS
+    else:
+        validation = GIVEN if any(PROBES[name].takes_c for name in config.probes) else NOTHING
     place = DomainPlace(
         title,
         protocol,
@@ -189,14 +195,14 @@ def _place(
         drawn,
         validation,
     )
-    return place, table, Plan(protocol, "as asked", (split,), _notes(place, parts))
+    return place, table, Plan(protocol, "as asked", (split,), _notes(place, parts, what_is_chosen(config.probes)))
 
 
-def _notes(place: DomainPlace, parts: Mapping[str, Parts]) -> tuple[str, ...]:
+def _notes(place: DomainPlace, parts: Mapping[str, Parts], what: str) -> tuple[str, ...]:
     """What a reader must know of a place."""
     chosen = {
-        HELD_OUT: f"C chosen with {HELD_OUT}, each of which counts alike",
-        FOLDS: f"C chosen by {FOLDS} of the training rows",
+        HELD_OUT: f"{what} chosen with {HELD_OUT}, each of which counts alike",
+        FOLDS: f"{what} chosen by {FOLDS} of the training rows",
     }
     notes = [chosen[place.validation]] if place.validation in chosen else []
     if place.drawn:

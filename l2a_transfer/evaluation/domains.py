@@ -11,6 +11,7 @@ import numpy as np
 
 from l2a_transfer.evaluation.compare import Answers
 from l2a_transfer.evaluation.paired import paired_test
+from l2a_transfer.evaluation.probes.registry import SVM
 from l2a_transfer.evaluation.statistics import CONFIDENCE, bonferroni
 
 
@@ -20,8 +21,8 @@ class DomainPlace:
 
     `classes` are those that all of them have. `left_out`: (domain, its other classes). `within`: the name of the place
     that was fitted on the target itself, with the same classes and the same test images; empty where this is one.
-    `drawn`: domains without a train and a test split of their own, whose parts were drawn. `validation`: how C was
-    chosen.
+    `drawn`: domains without a train and a test split of their own, whose parts were drawn. `validation`: how
+    hyper-parameters were chosen.
     """
 
     data: str
@@ -34,13 +35,24 @@ class DomainPlace:
     drawn: tuple[str, ...]
     validation: str
 
+    @property
+    def in_words(self) -> str:
+        """What was tested and fitted on, and the protocol, to stand after "on" in a sentence."""
+        target, one = f"the domain {self.target}", self.sources[0]
+        if self.sources == (self.target,):
+            classes = self.data.removeprefix(f"within {self.target}").removeprefix(", classes of ")
+            shared = f", with the classes of {classes}" if classes else ""
+            return f"{target}, fitted on training images of the same domain{shared} (within)"
+        listed = one if len(self.sources) == 1 else f"{', '.join(self.sources[:-1])} and {self.sources[-1]}"
+        return f"{target}, fitted on {listed} ({self.protocol})"
+
 
 @dataclass(frozen=True)
 class DomainDrop:
-    """What the change of domain costs one model: mean class accuracy within the target minus that of `data`.
+    """What the change of domain costs a model by a probe: mean class accuracy within the target minus that of `data`.
 
     Both were measured on the same test images, so that `ci95` and `p` are paired (as for two models). `p_adjusted` is
-    adjusted for all drops of the report (Bonferroni).
+    adjusted for all drops of the report, of every probe (Bonferroni).
     """
 
     data: str
@@ -53,6 +65,7 @@ class DomainDrop:
     ci95: tuple[float, float]
     p: float
     p_adjusted: float
+    probe: str = SVM
 
 
 def domains_document(places: Sequence[DomainPlace], found: Sequence[DomainDrop]) -> dict[str, Any]:
@@ -86,10 +99,10 @@ def drops(
     tuple of DomainDrop
         In the order of the rows.
     """
-    by_key = {(own.source.data, own.source.sha256, own.variant): own for own in answers}
+    by_key = {(own.source.data, own.source.sha256, own.variant, own.probe): own for own in answers}
     within = {place.data: place.within for place in places}
     pairs = [
-        (own, line, by_key[within[own.source.data], own.source.sha256, own.variant])
+        (own, line, by_key[within[own.source.data], own.source.sha256, own.variant, own.probe])
         for own, line in zip(answers, lines, strict=True)
         if within.get(own.source.data)
     ]
@@ -110,6 +123,7 @@ def drops(
                 ci95=(max(low, -1.0), min(high, 1.0)),
                 p=test.p,
                 p_adjusted=bonferroni(test.p, len(pairs)),
+                probe=own.probe,
             )
         )
     return tuple(found)

@@ -21,12 +21,13 @@ from l2a_transfer.evaluation.domain_plans import Job, plan_domains
 from l2a_transfer.evaluation.domain_rows import files_of
 from l2a_transfer.evaluation.domains import DomainPlace, drops
 from l2a_transfer.evaluation.given_files import check_contents, check_given
-from l2a_transfer.evaluation.measure_row import few_test_images, folds_of, measure_row, source_of, svm_config
+from l2a_transfer.evaluation.measure_row import few_test_images, folds_of, logme_of, measure_row, source_of, svm_config
 from l2a_transfer.evaluation.naming import name_files
-from l2a_transfer.evaluation.protocols import PROTOCOLS, Plan, plan_splits
+from l2a_transfer.evaluation.probes.registry import PROBES, SVM, chooses
+from l2a_transfer.evaluation.protocols import Plan, over_domains, plan_splits
 from l2a_transfer.evaluation.results import EvalConfig, EvalResults
 from l2a_transfer.evaluation.seeds import summaries
-from l2a_transfer.evaluation.splits import check_folds
+from l2a_transfer.evaluation.splits import Split, check_folds
 from l2a_transfer.evaluation.variants import variants_of
 from l2a_transfer.features.extraction.result import ExtractResult
 from l2a_transfer.features.store.schema import weights_sha256
@@ -120,8 +121,9 @@ def evaluate_files(
     config = EvalConfig() if config is None else config
     if not isinstance(config, EvalConfig):
         raise wrong_kind("config", "an EvalConfig, as EvalConfig(folds=3)", config)
-    over_domains = PROTOCOLS[config.protocol].settings is not None
-    planned, places = (plan_domains if over_domains else _plan_all)([Path(path) for path in paths], config)
+    planned, places = (plan_domains if over_domains(config.protocol) else _plan_all)(
+        [Path(path) for path in paths], config
+    )
     sources = [source_of(job.table, job.named.label, job.variants[0].levels) for job in planned]
     config = dataclasses.replace(config, compare=pairs_of(config.compare, sources))
     check_wanted(config.wanted, sources)
@@ -130,14 +132,22 @@ def evaluate_files(
     splits = tuple(dict.fromkeys(split for job in planned for split in job.plan.splits))
     place = {split: k for k, split in enumerate(splits)}
     rows, details, answers, cards = [], [], [], {}
+    images: dict[Split, tuple[tuple[str, str], ...]] = {}
     fits = sum(
-        svm_config(config, variant, split.shots).fits
+        PROBES[probe].fits(svm_config(config, variant, split.shots))
         for job in planned
         for variant in job.variants
         for split in job.plan.splits
+        for probe in config.probes
     )
     done = 0.0
-    with tqdm(total=fits, desc="SVMs", unit="fit", file=sys.stderr, disable=not progress) as bar:
+    with tqdm(
+        total=fits,
+        desc="SVMs" if config.probes == (SVM,) else "probes",
+        unit="fit",
+        file=sys.stderr,
+        disable=not progress,
+    ) as bar:
 
         def tick(n: float) -> None:
             nonlocal done
@@ -153,13 +163,23 @@ def evaluate_files(
                 for variant in job.variants:
                     for shots, own in job.plan.groups():
                         bar.set_postfix_str(terminal(job.named.label))
-                        one = measure_row(features, job.named, job.plan, variant, shots, own, config, tick)
-                        rows.append(dataclasses.replace(one[0], splits=tuple(place[split] for split in own)))
-                        details.append(one[1])
-                        answers.append(one[2])
+                        score = logme_of(features, variant, own) if config.logme else None
+                        numbers = tuple(place[split] for split in own)
+                        for probe in config.probes:
+                            one = measure_row(
+                                features, job.named, job.plan, variant, shots, own, config, tick, probe=probe
+                            )
+                            rows.append(dataclasses.replace(one[0], splits=numbers, logme=score))
+                            details.append(one[1])
+                            answers.append(one[2])
+                for split in job.plan.splits:
+                    images[split] = tuple(
+                        (features.ids[row], features.meta.classes[features.labels[row]]) for row in split.test
+                    )
     for job in planned:
         job.table.check_unchanged()
-    comparisons = compare(answers, seed=config.seed, wanted=config.wanted)
+    called = {one.data: one.in_words for one in places}
+    comparisons = compare(answers, seed=config.seed, wanted=config.wanted, called=called)
     seeds = summaries(answers, [(row.mean_class_accuracy, row.accuracy, row.macro_f1) for row in rows])
     versions = {
         "l2a-transfer": __version__,
@@ -168,7 +188,21 @@ def evaluate_files(
         "python": platform.python_version(),
     }
     lost = drops(places, answers, [row.line for row in rows], seed=config.seed)
-    return EvalResults(config, tuple(rows), comparisons, seeds, tuple(details), cards, splits, versions, places, lost)
+    test_ids, test_classes = (tuple(tuple(part[k] for part in images[split]) for split in splits) for k in range(2))
+    return EvalResults(
+        config,
+        tuple(rows),
+        comparisons,
+        seeds,
+        tuple(details),
+        cards,
+        splits,
+        versions,
+        domains=places,
+        drops=lost,
+        test_ids=test_ids,
+        test_classes=test_classes,
+    )
 
 
 def _plan_all(paths: list[Path], config: EvalConfig) -> tuple[list[Job], tuple[DomainPlace, ...]]:
@@ -181,7 +215,7 @@ def _plan_all(paths: list[Path], config: EvalConfig) -> tuple[list[Job], tuple[D
         with open_features(path) as features:
             check_contents(path, features.verified, contents)
             plan = plan_splits(features, config.protocol, draws=config.draws, seed=config.seed, shots=config.shots)
-            if len(config.c_grid) > 1:
+            if chooses(config.probes, config.c_grid):
                 for split in plan.splits:
                     if split.shots != 1:
                         check_folds(features, split, folds_of(config, split.shots))

@@ -15,15 +15,17 @@ from l2a_transfer.evaluation.compare import Answers
 from l2a_transfer.evaluation.confusion import Confusion
 from l2a_transfer.evaluation.groups import Source
 from l2a_transfer.evaluation.naming import Named
+from l2a_transfer.evaluation.probes.registry import PROBES, SVM, Probe, ProbeFit
 from l2a_transfer.evaluation.protocols import Plan
 from l2a_transfer.evaluation.results import EvalConfig, EvalDetail, EvalRow
 from l2a_transfer.evaluation.splits import Labelled, Split
 from l2a_transfer.evaluation.statistics import FEW_IMAGES
+from l2a_transfer.evaluation.transferability import logme
 from l2a_transfer.evaluation.variants import Variant
 from l2a_transfer.features.store.schema import FeatureMeta
 from l2a_transfer.memory import require_memory, usable_memory
 from l2a_transfer.svm.config import SvmConfig
-from l2a_transfer.svm.fitting import SvmFit, fit_svm, memory_of_fit
+from l2a_transfer.svm.fitting import memory_of_fit
 from l2a_transfer.svm.grid import GridResult
 from l2a_transfer.svm.rows import LazyRows
 from l2a_transfer.wording import counted
@@ -31,6 +33,8 @@ from l2a_transfer.wording import counted
 FIXED_C = 1e-2
 """What C is where one image a class leaves nothing to choose it on."""
 TOP = 5
+COPIES = 4
+"""Of the training rows, in float64, that a probe other than the SVM may hold: as they are, of a fold, normalised."""
 PREDICT_ROWS = 8192
 PREDICT_SCORES = 1 << 22
 """Rows and scores that are computed at a time; only with more than 512 classes are there too many for all rows."""
@@ -61,23 +65,26 @@ def measure_row(
     own: tuple[Split, ...],
     config: EvalConfig,
     tick: Callable[[float], Any],
+    *,
+    probe: str = SVM,
 ) -> tuple[EvalRow, EvalDetail, Answers]:
-    """One row of the table, its detail and its answers: one file, variant and k, over all draws in `own`."""
+    """One row of the table, its detail and its answers: one file, variant, k and probe, over all draws in `own`."""
     meta, started = features.meta, time.perf_counter()
-    svm = svm_config(config, variant, shots)
-    fits, predictions, confusions, top5, truths, rights = [], [], [], [], [], []
+    svm, kind = svm_config(config, variant, shots), PROBES.find(probe)
+    fits, predictions, margins, confusions, top5, truths, rights = [], [], [], [], [], [], []
     present = np.unique(features.labels[np.unique(np.concatenate([np.array(s.train + s.test) for s in own]))])
     for split in own:
         train, test = np.array(split.train), np.array(split.test)
         groups = features.domain[train] if split.by_domain and features.domain is not None else None
-        rows = _training_rows(features, train, variant, config)
-        fit = fit_svm(rows, features.labels[train], _with_folds(svm, groups), groups=groups, tick=tick)
-        answered, hits = _answered(features, test, variant, fit)
+        rows = _training_rows(features, train, variant, config, probe, kind)
+        fit = kind.fit(rows, features.labels[train], _with_folds(svm, groups), tick, groups)
+        answered, hits, margin = _answered(features, test, variant, fit)
         predicted = np.searchsorted(present, answered).astype(np.int32)
         truth = np.searchsorted(present, features.labels[test]).astype(np.int32)
         by_id = np.array(sorted(range(len(test)), key=lambda k: features.ids[test[k]]))
         fits.append(fit)
         predictions.append(tuple(predicted.tolist()))
+        margins.append(margin)
         confusions.append(Confusion.from_labels(truth, predicted, len(present)))
         top5.append(float(hits.mean()))
         truths.append(truth[by_id])
@@ -98,7 +105,7 @@ def measure_row(
         precision=meta.precision,
         backend=meta.backend,
         normalization=svm.normalization,
-        solver=svm.solver,
+        solver=kind.solver or svm.solver,
         protocol=plan.protocol,
         why=plan.why,
         shots=shots,
@@ -108,7 +115,7 @@ def measure_row(
         n_test=len(own[0].test),
         dim=variant.stop - variant.start,
         components=min((f.components for f in fits if f.components is not None), default=None),
-        C=tuple(fit.C for fit in fits),
+        C=tuple(fit.C for fit in fits if fit.C is not None),
         c_grid_draws=tuple(() if fit.grid is None else fit.grid.Cs for fit in fits),
         cv_accuracy_draws=tuple(fit.cv_accuracy for fit in fits),
         interval="score" if len(fits) == 1 else "corrected-t",
@@ -126,6 +133,8 @@ def measure_row(
         seconds=round(time.perf_counter() - started, 3),
         splits=(),
         notes=(*plan.notes, *few_test_images(features.labels, own), *_notes(fits, svm, shots)),
+        probe=probe,
+        chosen=tuple(fit.chosen for fit in fits),
     )
     names = tuple(meta.classes[k] for k in present)
     cells = Confusion.total(confusions).cells.tolist()
@@ -138,6 +147,8 @@ def measure_row(
         names,
         tuple(map(tuple, cells)),
         tuple(predictions),
+        probe,
+        tuple(margins),
     )
     answers = Answers(
         source=source_of(features, named.label, variant.levels),
@@ -150,6 +161,7 @@ def measure_row(
         mean_class_accuracy=mean_class.value,
         shared=own[0].shared,
         different=different,
+        probe=probe,
     )
     return row, detail, answers
 
@@ -160,7 +172,7 @@ def _with_folds(svm: SvmConfig, groups: NDArray[np.integer[Any]] | None) -> SvmC
 
 
 def _training_rows(
-    features: Measured, train: NDArray[np.intp], variant: Variant, config: EvalConfig
+    features: Measured, train: NDArray[np.intp], variant: Variant, config: EvalConfig, probe: str, kind: Probe
 ) -> NDArray[Any] | LazyRows:
     """In memory, or where `max_memory`, or what this process may still take, is too small for that, from the file.
 
@@ -173,8 +185,15 @@ def _training_rows(
     as_read = features.features.dtype.itemsize * stored
     half = usable_memory() // 2
     too_large = 8 * numbers > (config.max_memory or half) or 8 * numbers + as_read > half  # as float64
-    if config.solver == "batched" and simple and too_large:
+    if kind.reads_blocks and config.solver == "batched" and simple and too_large:
         return lazy
+    if not kind.reads_blocks:
+        require_memory(
+            as_read + COPIES * 8 * numbers,
+            f"{features.path}: the probe {probe} on {lazy.shape[0]} rows of {lazy.shape[1]} columns",
+            "extract fewer images (`limit`), or ask for fewer probes",
+        )
+        return variant.values(features.features[train])
     require_memory(
         as_read + memory_of_fit(*lazy.shape, svm_config(config, variant, None)),
         f"{features.path}: {variant.name or (config.solver if simple else 'PCA')} on {lazy.shape[0]} rows of "
@@ -187,11 +206,12 @@ def _training_rows(
 
 
 def _answered(
-    features: Measured, test: NDArray[np.intp], variant: Variant, fit: SvmFit
-) -> tuple[NDArray[np.int32], NDArray[np.bool_]]:
-    """The label (n,) that each test row is answered with, and whether its own is among the `TOP` best; in the order of
-    `test`, read and scored in blocks."""
+    features: Measured, test: NDArray[np.intp], variant: Variant, fit: ProbeFit
+) -> tuple[NDArray[np.int32], NDArray[np.bool_], NDArray[np.float32]]:
+    """The label (n,) that each test row is answered with, whether its own is among the `TOP` best, and by how much the
+    score of its own is above the best other; in the order of `test`, read and scored in blocks."""
     answered, hits = np.empty(len(test), dtype=np.int32), np.empty(len(test), dtype=bool)
+    margins = np.empty(len(test), dtype=np.float32)
     step = min(PREDICT_ROWS, max(1, PREDICT_SCORES // len(fit.classes)))
     for start in range(0, len(test), step):
         rows = test[start : start + step]
@@ -199,7 +219,11 @@ def _answered(
         truth = np.searchsorted(fit.classes, features.labels[rows]).astype(np.int32)
         answered[start : start + step] = fit.classes[scores.argmax(axis=1)]
         hits[start : start + step] = statistics.top_k(scores, truth, TOP)
-    return answered, hits
+        place = np.arange(len(rows))
+        true, others = scores[place, truth], scores.copy()
+        others[place, truth] = -np.inf
+        margins[start : start + step] = true - others.max(axis=1)
+    return answered, hits, margins
 
 
 def _intervals(
@@ -234,16 +258,35 @@ def few_test_images(labels: NDArray[np.int32], splits: Sequence[Split]) -> list[
     ]
 
 
+def logme_of(features: Measured, variant: Variant, own: tuple[Split, ...]) -> float | None:
+    """LogME of the training rows as they are stored, the mean over draws; None for a variant that the probes see
+    otherwise: normalised in another way, or reduced."""
+    if variant.normalization != "standardize" or (variant.name and variant.components is not None):
+        return None
+    found = []
+    for split in own:
+        train = np.array(split.train)
+        rows = LazyRows(features.features, rows=train, columns=slice(variant.start, variant.stop))
+        smaller = min(rows.shape)
+        require_memory(
+            8 * (2 * smaller**2 + (rows.shape[0] * rows.shape[1] if rows.shape[0] < rows.shape[1] else 0)),
+            f"{features.path}: LogME on {rows.shape[0]} rows of {rows.shape[1]} columns",
+            "leave out `logme`",
+        )
+        found.append(logme(rows, features.labels[train]))
+    return float(np.mean(found))
+
+
 def source_of(file: Described, label: str, levels: tuple[str, ...]) -> Source:
     meta = file.meta
     return Source(label, meta.data, meta.card, file.sha256, meta.tap, levels, meta.precision, meta.backend)
 
 
-def _notes(fits: list[SvmFit], svm: SvmConfig, shots: int | None) -> list[str]:
+def _notes(fits: list[ProbeFit], svm: SvmConfig, shots: int | None) -> list[str]:
     """What a reader of the row must know about its fits."""
     notes = []
-    if shots == 1:
-        notes.append(f"C = {svm.c_grid[0]:g} is fixed, because one image a class leaves nothing to choose it on")
+    if shots == 1 and fits[0].chosen:
+        notes.append(f"{fits[0].chosen} is fixed, because one image a class leaves nothing to choose it on")
     grids = [fit.grid for fit in fits if fit.grid is not None]
     grown = sum(grid.added > 0 for grid in grids)
     if grown:

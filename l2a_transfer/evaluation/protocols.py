@@ -147,6 +147,11 @@ def register_domains(name: str) -> Callable[[Settings], Settings]:
     return add
 
 
+def over_domains(protocol: str) -> bool:
+    """Whether a protocol's places are domains."""
+    return protocol in PROTOCOLS and PROTOCOLS[protocol].settings is not None
+
+
 def check_over_domains(protocol: str, **given: object) -> None:
     """Raises: ArgumentError where something is given that only protocols over domains use, and this is none."""
     for name, value in given.items():

@@ -7,14 +7,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from l2a_transfer.devices import check_device_name
-from l2a_transfer.errors import ArgumentError, MissingExtraError, names_keywords, unknown_name
+from l2a_transfer.errors import ArgumentError, MissingExtraError, names_keywords, unknown_name, wrong_kind
 from l2a_transfer.evaluation.compare import Comparison
 from l2a_transfer.evaluation.comparison_families import Wanted
-from l2a_transfer.evaluation.confusion import Confusion
+from l2a_transfer.evaluation.detail import EvalDetail as EvalDetail
+from l2a_transfer.evaluation.detail import Misclassified
 from l2a_transfer.evaluation.domains import DomainDrop, DomainPlace, domains_document
+from l2a_transfer.evaluation.probes.registry import PROBES, SVM
 from l2a_transfer.evaluation.protocols import AUTO, PROTOCOLS, SHOTS, check_over_domains
 from l2a_transfer.evaluation.seeds import SeedSummary
 from l2a_transfer.evaluation.shown_rows import row_cells
@@ -22,7 +22,7 @@ from l2a_transfer.evaluation.splits import Split
 from l2a_transfer.evaluation.variants import ABLATIONS
 from l2a_transfer.notebook import html_table
 from l2a_transfer.svm.config import DECADES, SOLVERS
-from l2a_transfer.text import repr_line, terminal
+from l2a_transfer.text import terminal
 from l2a_transfer.wording import counted
 
 if TYPE_CHECKING:
@@ -31,8 +31,6 @@ if TYPE_CHECKING:
 SCHEMA = "l2a-results/1"
 REPR_ROWS = 12
 """Rows that the `__repr__` of results shows."""
-MATRIX_UP_TO = 250
-"""Classes up to which `results.json` has whole confusion matrices; a larger one holds hardly anything but zeros."""
 
 
 @names_keywords
@@ -81,11 +79,16 @@ class EvalConfig:
         Domains to fit on and to test on, in a protocol over domains; all by default.
     class_map : mapping or sequence of (str, str)
         Class of one domain → class of another that it counts as, in a protocol over domains.
+    probes : sequence of str, default=("svm",)
+        The classifiers on the features. Each is a row of the table for every model and chooses its hyper-parameters
+        inside the training rows; models are compared within a probe.
+    logme : bool, default=False
+        Also compute the LogME score of the training rows, which needs no classifier.
 
     Raises
     ------
     UnknownNameError
-        For a protocol, solver, device or variant that does not exist.
+        For a protocol, solver, device, variant or probe that does not exist.
     ArgumentError
         For a number out of range.
 
@@ -115,6 +118,8 @@ class EvalConfig:
     source: tuple[str, ...] = ()
     target: tuple[str, ...] = ()
     class_map: Mapping[str, str] | tuple[tuple[str, str], ...] = ()
+    probes: tuple[str, ...] = (SVM,)
+    logme: bool = False
 
     @property
     def wanted(self) -> Wanted:
@@ -131,6 +136,14 @@ class EvalConfig:
         if self.solver not in SOLVERS:
             raise unknown_name("solver", self.solver, SOLVERS)
         check_device_name(self.device)
+        probes: Any = self.probes
+        if isinstance(probes, str):
+            raise wrong_kind("probes", "a sequence of names, as ('svm', 'knn')", probes)
+        object.__setattr__(self, "probes", tuple(probes))
+        if not self.probes or len(set(self.probes)) < len(self.probes):
+            raise ArgumentError(f"probes must be different names, as svm,knn; got {','.join(self.probes) or 'none'}")
+        for name in self.probes:
+            PROBES.find(name)
         for name in self.ablate:
             if name not in ABLATIONS:
                 raise unknown_name("ablate", name, ABLATIONS)
@@ -179,9 +192,11 @@ class EvalRow:
     of the report. `C` and the `…_draws` have one value a draw. `interval` says what the intervals are over: `score`
     (test rows of the one split) or `corrected-t` (draws). `splits` points into `EvalResults.splits`. `chance` is the
     mean class accuracy of guessing among the trained classes. `variant` says how an ablation differs from the model as
-    it is ("" is the model as it is), `shots` the training images a class in low-shot. `top5` is None where there are
-    five classes or fewer. `c_grid_draws`: the candidates of each draw, those that were added included. `fits` counts
-    SVMs, `unconverged` those that did not reach the solver's tolerance.
+    it is ("" is the model as it is), `shots` the training images a class in low-shot.
+    `top5` is None where there are five classes or fewer. `c_grid_draws`: the candidates of each draw, those that were
+    added included. `fits` counts fits, `unconverged` those that did not reach the solver's tolerance. `probe` is the
+    classifier, and `chosen` its hyper-parameters in words; `C` is empty for a probe without C. `logme`: the LogME score
+    of the training rows, where it was asked for.
     """
 
     label: str
@@ -224,47 +239,9 @@ class EvalRow:
     seconds: float
     splits: tuple[int, ...]
     notes: tuple[str, ...]
-
-
-@dataclass(frozen=True)
-class EvalDetail:
-    """What is too long for a row: class names in label order; (true class, predicted class, how often) of every pair
-    that occurred, by index and summed over draws; and for each draw the predicted index into `classes` of every test
-    row, in the order of the split's `test`."""
-
-    label: str
-    file_sha256: str
-    variant: str
-    data: str
-    shots: int | None
-    classes: tuple[str, ...]
-    cells: tuple[tuple[int, int, int], ...]
-    predictions: tuple[tuple[int, ...], ...]
-
-    def __repr__(self) -> str:
-        classes = counted(len(self.classes), "class", "classes")
-        predictions = (
-            f"{counted(sum(map(len, self.predictions)), 'prediction')} in {counted(len(self.predictions), 'draw')}"
-        )
-        return repr_line(self, f"{self.label} on {self.data}", classes, predictions)
-
-    @property
-    def confusion(self) -> Confusion:
-        """Its counts."""
-        return Confusion(len(self.classes), np.array(self.cells, dtype=np.int64).reshape(-1, 3))
-
-    def document(self) -> dict[str, Any]:
-        """As JSON has it: counts (true × predicted) up to `MATRIX_UP_TO` classes, and above that `cells`."""
-        found = {name: value for name, value in vars(self).items() if name != "cells"}
-        small = len(self.classes) <= MATRIX_UP_TO
-        matrix = np.zeros((len(self.classes),) * 2, dtype=np.int64) if small else None
-        if matrix is not None:
-            true, predicted, count = self.confusion.cells.T
-            matrix[true, predicted] = count
-        return found | {
-            "confusion": None if matrix is None else matrix.tolist(),
-            "confusion_cells": None if small else self.cells,
-        }
+    probe: str = SVM
+    chosen: tuple[str, ...] = ()
+    logme: float | None = None
 
 
 @dataclass(frozen=True)
@@ -272,7 +249,9 @@ class EvalResults:
     """`rows` and `details` run in parallel; `splits` holds every split's indices, so that anybody can repeat it.
     `seeds`: means over the training seeds of an architecture, where there are several.
     `cards` holds the card of each feature file's model, and the digest of its weights, by the file's `file_sha256`.
-    `domains` and `drops` are there where the protocol is over domains."""
+    `domains` and `drops` are there where the protocol is over domains.
+    `test_ids` and `test_classes`, not in results.json: ids and true classes of the test images of each of `splits`, in
+    the order of its `test`; `pictures`: images that are shown on the page, as `misclassified` gives them."""
 
     config: EvalConfig
     rows: tuple[EvalRow, ...]
@@ -284,6 +263,9 @@ class EvalResults:
     versions: dict[str, str]
     domains: tuple[DomainPlace, ...] = ()
     drops: tuple[DomainDrop, ...] = ()
+    test_ids: tuple[tuple[str, ...], ...] = ()
+    test_classes: tuple[tuple[str, ...], ...] = ()
+    pictures: tuple[Misclassified, ...] = ()
 
     def document(self) -> dict[str, Any]:
         """The JSON document of schema `l2a-results/1`."""
@@ -326,9 +308,13 @@ class EvalResults:
             flat.append(cells)
         return pd.DataFrame(flat)
 
+    @property
+    def _classifiers(self) -> str:
+        return "linear SVMs" if all(row.probe == SVM for row in self.rows) else "probes"
+
     def __repr__(self) -> str:
         head = f"{counted(len(self.rows), 'row')}, {counted(len(self.comparisons), 'comparison')}"
-        lines = [f"<EvalResults: {head}; mean class accuracy [95 %] of linear SVMs on frozen features>"]
+        lines = [f"<EvalResults: {head}; mean class accuracy [95 %] of {self._classifiers} on frozen features>"]
         for data, label, variant, protocol, accuracy, *_ in map(row_cells, self.rows[:REPR_ROWS]):
             name = f"{label} ({variant})" if variant else label
             lines.append(terminal(f"  {data}, {protocol}: {name} {accuracy} %"))
@@ -346,4 +332,8 @@ class EvalResults:
             "train",
             "test",
         )
-        return html_table(headings, [row_cells(row) for row in self.rows], caption="Linear SVM on frozen features")
+        return html_table(
+            headings,
+            [row_cells(row) for row in self.rows],
+            caption=f"{self._classifiers[0].upper()}{self._classifiers[1:]} on frozen features",
+        )

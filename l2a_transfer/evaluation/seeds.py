@@ -9,11 +9,13 @@ import numpy as np
 
 from l2a_transfer.evaluation.compare import Answers
 from l2a_transfer.evaluation.groups import groups_of
+from l2a_transfer.evaluation.probes.registry import SVM
 
 
 @dataclass(frozen=True)
 class SeedSummary:
-    """One architecture, recipe and view on one data set, over two training seeds or more; rows of one seed averaged.
+    """One architecture, recipe and view on one data set by one probe, over two training seeds or more. Rows of one
+    seed are averaged.
 
     `labels`: its rows, and `file_digests` the SHA-256 of their files. `recipe_sha256`: the digest of what its seeds
     share, the same on every data set. `seeds`: the training seeds, and `values` the mean class accuracy of each. Means
@@ -35,6 +37,7 @@ class SeedSummary:
     macro_f1_sd: float
     file_digests: tuple[str, ...]
     recipe_sha256: str
+    probe: str = SVM
 
 
 def summaries(answers: Sequence[Answers], measured: Sequence[tuple[float, float, float]]) -> tuple[SeedSummary, ...]:
@@ -43,8 +46,8 @@ def summaries(answers: Sequence[Answers], measured: Sequence[tuple[float, float,
     values = {id(a): own for a, own in zip(answers, measured, strict=True)}
     sources = [a.source for a in answers]
     found = []
-    for place in dict.fromkeys((a.source.data, a.protocol, a.shots) for a in answers):
-        here = [a for a in answers if (a.source.data, a.protocol, a.shots) == place and not a.variant]
+    for place in dict.fromkeys(a.place for a in answers):
+        here = [a for a in answers if a.place == place and not a.variant]
         for group in groups_of(here, sources):
             runs = group.by_seed
             if len(runs) < 2:
@@ -68,6 +71,7 @@ def summaries(answers: Sequence[Answers], measured: Sequence[tuple[float, float,
                     macro_f1_sd=sds[2],
                     file_digests=tuple(row.source.sha256 for row in group.rows),
                     recipe_sha256=group.recipe_sha256,
+                    probe=place[3],
                 )
             )
     return tuple(found)

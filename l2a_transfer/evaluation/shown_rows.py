@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from l2a_transfer.evaluation.probes.registry import SVM
+
 
 def row_cells(row: Any) -> tuple[str, str, str, str, str, str, int, int]:
     """What the table of a notebook has of an `EvalRow`."""
@@ -11,7 +13,7 @@ def row_cells(row: Any) -> tuple[str, str, str, str, str, str, int, int]:
     return (
         row.data,
         row.label,
-        row.variant,
+        ", ".join(part for part in (row.variant, "" if row.probe == SVM else f"probe {row.probe}") if part),
         row.protocol if row.shots is None else f"{row.protocol}, {row.shots} a class",
         f"{100 * row.mean_class_accuracy:.1f} [{100 * low:.1f}, {100 * high:.1f}]",
         f"{100 * row.accuracy:.1f}",

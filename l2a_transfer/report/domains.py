@@ -22,25 +22,36 @@ OTHERS = "all others"
 
 
 def accuracies(results: EvalResults) -> TextTable:
-    """Places × models: mean class accuracy in percent with its interval."""
-    rows = {(row.data, row.line): row for row in results.rows if not row.variant}
+    """Places × models: mean class accuracy in percent with its interval. With several probes, a row for each."""
+    rows = {(row.data, row.line, row.probe): row for row in results.rows if not row.variant}
     lines = []
     for place in results.domains:
-        cells = [rows.get((place.data, line)) for line in lookup.models(results)]
-        lines.append((Cell(place.data, name=True), Cell(str(len(place.classes))), *map(_accuracy, cells)))
-    return TextTable((("domain", False), ("classes", True), *_models(results)), tuple(lines))
+        for probe, cell in _probes(results):
+            cells = [rows.get((place.data, line, probe)) for line in lookup.models(results)]
+            lines.append((Cell(place.data, name=True), *cell, Cell(str(len(place.classes))), *map(_accuracy, cells)))
+    return TextTable((("domain", False), *_of_probe(results), ("classes", True), *_models(results)), tuple(lines))
 
 
 def drops(results: EvalResults) -> TextTable:
     """Places × models: what the change of domain costs, in points with its own interval; bold where the adjusted p is
-    below 0.05. Empty where nothing was measured across domains."""
-    found = {(drop.data, drop.line): drop for drop in results.drops if not drop.variant}
+    below 0.05. Empty where nothing was measured across domains. With several probes, a row for each."""
+    found = {(drop.data, drop.line, drop.probe): drop for drop in results.drops if not drop.variant}
     lines = []
     for place in results.domains:
-        if place.within:
-            cells = [found.get((place.data, line)) for line in lookup.models(results)]
-            lines.append((Cell(place.data, name=True), *map(_drop, cells)))
-    return TextTable((("domain", False), *_models(results)), tuple(lines))
+        for probe, cell in _probes(results) if place.within else ():
+            cells = [found.get((place.data, line, probe)) for line in lookup.models(results)]
+            lines.append((Cell(place.data, name=True), *cell, *map(_drop, cells)))
+    return TextTable((("domain", False), *_of_probe(results), *_models(results)), tuple(lines))
+
+
+def _probes(results: EvalResults) -> list[tuple[str, tuple[Cell, ...]]]:
+    """Each probe, with its cell where there are several."""
+    probes = lookup.probes(results)
+    return [(probe, (Cell(probe),) if len(probes) > 1 else ()) for probe in probes]
+
+
+def _of_probe(results: EvalResults) -> tuple[tuple[str, bool], ...]:
+    return (("probe", False),) if len(lookup.probes(results)) > 1 else ()
 
 
 def _models(results: EvalResults) -> list[tuple[str, bool]]:
@@ -61,6 +72,12 @@ def _drop(drop: DomainDrop | None) -> Cell:
     return Cell(f"{with_minus(points(drop.drop, 1))} [{low}, {high}]", best=significant(drop.p_adjusted, drop.drop))
 
 
+def names(results: EvalResults) -> list[str]:
+    """Every domain once, sources first."""
+    sources = [name for place in results.domains for name in place.sources]
+    return list(dict.fromkeys([*sources, *(place.target for place in results.domains)]))
+
+
 def left_out(results: EvalResults) -> list[tuple[str, str]]:
     """(place, classes of each domain that the others do not have) of every place across domains with such classes."""
     return [
@@ -71,12 +88,13 @@ def left_out(results: EvalResults) -> list[tuple[str, str]]:
 
 
 def validations(results: EvalResults) -> list[str]:
-    """How C was chosen, once for each protocol."""
+    """How C, or all that probes choose, was chosen, once for each protocol."""
     return list(dict.fromkeys(f"{place.protocol}: {place.validation}" for place in results.domains))
 
 
 def heat_map(results: EvalResults) -> Figure:
-    """Mean class accuracy from source (row) to target (column), a panel a model; within a domain on the diagonal.
+    """Mean class accuracy from source (row) to target (column), a panel a model and probe; within a domain on the
+    diagonal.
 
     Where several sources were fitted on together, there is a row for all others and one within.
     """
@@ -88,15 +106,18 @@ def heat_map(results: EvalResults) -> Figure:
     left = 24.0 + FONT_SIZE * max(map(width_in_ems, names))
     foot = 12.0 + FONT_SIZE * max(map(width_in_ems, below))
     width, height = CELL * len(targets), CELL * len(sources)
+    probes = lookup.probes(results)
+    by_probe = {probe: f", probe {probe}" if len(probes) > 1 else "" for probe in probes}
     parts, y = [], 0.0
-    for line, label in lookup.models(results).items():
-        rows = {row.data: row for row in results.rows if row.line == line and not row.variant}
+    panels = [(line, label, probe) for line, label in lookup.models(results).items() for probe in probes]
+    for line, label, probe in panels:
+        rows = {row.data: row for row in results.rows if (row.line, row.variant, row.probe) == (line, "", probe)}
         values = np.full((len(sources), len(targets)), math.nan)
         for place in places:
             row = _row_of(place, sources, pooled)
             if row is not None and place.data in rows:
                 values[row, targets.index(place.target)] = rows[place.data].mean_class_accuracy
-        parts.append(element("text", shortened(label, 60), x=8, y=y + 14, class_="title"))
+        parts.append(element("text", shortened(label, 60) + by_probe[probe], x=8, y=y + 14, class_="title"))
         parts += _panel(values, names, below, left, y + TITLE)
         y += TITLE + height + foot + GAP
     total = left + max(width, 200.0) + 12

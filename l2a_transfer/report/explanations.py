@@ -30,12 +30,17 @@ INTERVALS = {
     "corrected-t": "the wider one of the Nadeau–Bengio corrected t over draws of the split and the score interval over "
     "their test images: how it would move with other draws, and with other test images",
 }
-COLUMNS_MEAN = (
-    "D: feature columns, a → b after a PCA that was fitted on training rows. C: every value that was chosen, × the "
-    "draws that chose it.",
-    "Fits not converged: SVMs that did not reach the solver's tolerance, of all that were fitted; they are used as "
-    "they are.",
-)
+
+
+def columns_mean(*, only_svm: bool) -> tuple[str, str]:
+    """What columns of a table of measures mean: by the SVM alone, or by several probes."""
+    chosen, fits = ("C", "SVMs") if only_svm else ("chosen", "classifiers")
+    return (
+        f"D: feature columns, a → b after a PCA that was fitted on training rows. {chosen}: every value that was "
+        "chosen, × the draws that chose it.",
+        f"Fits not converged: {fits} that did not reach the solver's tolerance, of all that were fitted; they are used "
+        "as they are.",
+    )
 
 
 def adjustment(family: str, count: int) -> str:

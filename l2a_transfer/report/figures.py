@@ -86,7 +86,7 @@ def c_path(rows: Sequence[EvalRow], series: Sequence[int], title: str) -> Markup
         y,
         x_label="C",
         y_label="held-out training rows right, %",
-        label=f"Cross-validation accuracy over C on {title}; the C that was chosen is marked and stands in the tables",
+        label=f"Cross-validation accuracy over C, {title}; the C that was chosen is marked and stands in the tables",
     )
 
 
@@ -178,16 +178,16 @@ def confusion(row: EvalRow, detail: EvalDetail) -> Figure:
     upward = {"transform": f"translate(12 {4 + side / 2:.1f}) rotate(-90)"}
     parts.append(element("text", f"predicted class{unnamed}", **across, font_size=12, text_anchor="middle"))
     parts.append(element("text", f"true class{unnamed}", **upward, font_size=12, text_anchor="middle"))
-    model, data = shortened(row.label, 50), shortened(row.data, 40)
+    model, data, after = shortened(row.label, 50), shortened(row.data, 40), lookup.place_of(row).after
     return Figure(
-        f"Confusion matrix of {row.label} on {row.data}, {K} classes; its most frequent confusions are listed in the "
-        "table below it",
+        f"Confusion matrix of {row.label}{after}{row.data}, {K} classes; its most frequent confusions are listed in "
+        "the table below it",
         joined(parts),
         margin + side / 2 + max(side / 2 + 6, AXIS_NAME),
         margin + side + 8,
         kind="matrix",
         title=(
-            f"{model} on {data}",
+            f"{model}{after}{data}",
             f"mean class accuracy {100 * row.mean_class_accuracy:.1f} %",
             "% of each true class" if has_numbers else "share of each true class, by its square root",
         ),

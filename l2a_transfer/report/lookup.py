@@ -12,6 +12,8 @@ from typing import NamedTuple, Protocol
 
 from l2a_transfer.evaluation.compare import Comparison
 from l2a_transfer.evaluation.comparison_families import VARIANTS
+from l2a_transfer.evaluation.probes.registry import SVM
+from l2a_transfer.evaluation.protocols import over_domains
 from l2a_transfer.evaluation.results import EvalDetail, EvalResults, EvalRow
 from l2a_transfer.evaluation.seeds import SeedSummary
 from l2a_transfer.evaluation.verdict import significant
@@ -30,25 +32,53 @@ class Place(NamedTuple):
     data: str
     protocol: str
     shots: int | None
+    probe: str = SVM
 
     def __str__(self) -> str:
-        return self.data + (f", k = {self.shots}" if self.shots is not None else "")
+        return self.data + (f", k = {self.shots}" if self.shots is not None else "") + self.by_probe
+
+    @property
+    def after(self) -> str:
+        """What stands between a model's name and this: the name of a place over domains has its own preposition."""
+        return ", " if over_domains(self.protocol) else " on "
+
+    @property
+    def by_probe(self) -> str:
+        """The probe, where it is not the default one."""
+        return "" if self.probe == SVM else f", probe {self.probe}"
 
 
 def place_of(item: EvalRow | Comparison | SeedSummary) -> Place:
-    return Place(item.data, item.protocol, item.shots)
+    return Place(item.data, item.protocol, item.shots, item.probe)
 
 
 def places(results: EvalResults) -> list[Place]:
     """Every place once, in the order of the rows; one data set's places stand together, k rising."""
     found = dict.fromkeys(place_of(row) for row in results.rows)
     order = {data: k for k, data in enumerate(dict.fromkeys(place.data for place in found))}
-    return sorted(found, key=lambda place: (order[place.data], place.shots or 0))
+    own = probes(results)
+    return sorted(found, key=lambda place: (order[place.data], own.index(place.probe), place.shots or 0))
+
+
+def probes(results: EvalResults) -> list[str]:
+    """Every probe once, in the order of the rows."""
+    return list(dict.fromkeys(row.probe for row in results.rows))
+
+
+def only_svm(results: EvalResults) -> bool:
+    """Whether there is no other probe."""
+    return probes(results) == [SVM]
+
+
+def by_its_probe(results: EvalResults) -> str:
+    """What follows "the best of its column" where there are several probes."""
+    return " by its probe" if len(probes(results)) > 1 else ""
 
 
 def contests(results: EvalResults) -> list[list[Place]]:
-    """Places that make one table: all data sets beside each other, or in low-shot the k of one data set."""
-    found = places(results)
+    """Places of the first probe that make one table: all data sets beside each other, or in low-shot the k of one data
+    set. The table has a row for each model and probe."""
+    found = [place for place in places(results) if place.probe == probes(results)[0]]
     if all(place.shots is None for place in found):
         return [found]
     return [[place for place in found if place.data == data] for data in dict.fromkeys(place.data for place in found)]
@@ -172,11 +202,17 @@ def ablations(results: EvalResults) -> list[list[EvalRow]]:
 
 
 def pictured(results: EvalResults) -> list[int]:
-    """Rows whose confusion matrix is drawn: models as they are, at the largest k. The others' counts are in details."""
+    """Rows whose confusion matrix is drawn: models as they are, by the first probe, at the largest k. The others'
+    counts are in details."""
     largest: dict[str, int] = {}
     for row in results.rows:
         largest[row.data] = max(row.shots or 0, largest.get(row.data, 0))
-    return [k for k, row in enumerate(results.rows) if not row.variant and (row.shots or 0) == largest[row.data]]
+    first = probes(results)[:1]
+    return [
+        k
+        for k, row in enumerate(results.rows)
+        if not row.variant and row.probe in first and (row.shots or 0) == largest[row.data]
+    ]
 
 
 def confusions(detail: EvalDetail, most: int) -> list[tuple[str, str, int, int]]:

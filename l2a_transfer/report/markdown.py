@@ -5,8 +5,10 @@ from __future__ import annotations
 import dataclasses
 
 from l2a_transfer.evaluation.compare import Comparison
+from l2a_transfer.evaluation.probes.registry import SVM, what_is_chosen
 from l2a_transfer.evaluation.results import EvalResults
 from l2a_transfer.report import domains, explanations, lookup, origins, tables
+from l2a_transfer.report.headline import headline
 from l2a_transfer.report.lookup import Place
 from l2a_transfer.report.tables import Cell, TextTable
 from l2a_transfer.text import markdown as _escape
@@ -25,7 +27,7 @@ def markdown_table(results: EvalResults) -> str:
 def report_markdown(results: EvalResults, confusions: dict[str, int]) -> str:
     """The report; `confusions` maps the file name of each confusion matrix to its row."""
     sections = [
-        ["# Linear SVM on frozen features"],
+        [f"# {'Linear SVM' if lookup.probes(results) == [SVM] else 'Probes'} on frozen features"],
         *_headlines(results),
         *_domains(results),
         ["![Mean class accuracy](accuracy.svg)"],
@@ -37,7 +39,9 @@ def report_markdown(results: EvalResults, confusions: dict[str, int]) -> str:
     ]
     for name, index in confusions.items():
         row = results.rows[index]
-        sections.append([f"![Confusion matrix of {_escape(row.label)} on {_escape(row.data)}]({name})"])
+        sections.append(
+            [f"![Confusion matrix of {_escape(row.label)}{lookup.place_of(row).after}{_escape(row.data)}]({name})"]
+        )
         listed = tables.errors(results, index, ERRORS)
         if listed.rows:
             sections.append([text_table(listed)])
@@ -48,12 +52,16 @@ def report_markdown(results: EvalResults, confusions: dict[str, int]) -> str:
 def _headlines(results: EvalResults) -> list[list[str]]:
     found, cells = [], []
     for places in lookup.contests(results):
-        table = tables.headline(results, places)
+        table = headline(results, places)
         cells += [cell for row in table.rows for cell in row]
         # Here the headings are names of data sets.
         found.append(["Mean class accuracy, % [95 % interval]:", "", text_table(_escaped(table))])
     used = {cell.mark for cell in cells}
-    notes = ["- **Bold**: the best of its column."] if any(cell.best for cell in cells) else []
+    notes = (
+        [f"- **Bold**: the best of its column{lookup.by_its_probe(results)}."]
+        if any(cell.best for cell in cells)
+        else []
+    )
     notes += [f"- {mark}: {text}." for mark, text in explanations.MARKS.items() if mark in used]
     return [*found, notes]
 
@@ -63,7 +71,7 @@ def _domains(results: EvalResults) -> list[list[str]]:
         return []
     lost = domains.drops(results)
     across = ["Drop: within the target minus across, points of mean class accuracy [95 % interval]:", ""]
-    count = counted(len(results.drops), "drop")
+    count, chosen = counted(len(results.drops), "drop"), what_is_chosen(lookup.probes(results))
     bold = [f"- Bold: the drop is significant (adjusted p < 0.05; for {count}, Bonferroni)."] if lost.rows else []
     return [
         ["## Across domains"],
@@ -73,7 +81,7 @@ def _domains(results: EvalResults) -> list[list[str]]:
         [
             *bold,
             *(
-                f"- Cross-validation that chooses C, {text}; on training parts of the sources only."
+                f"- Cross-validation that chooses {chosen}, {text}; on training parts of the sources only."
                 for text in domains.validations(results)
             ),
             *(
@@ -94,7 +102,7 @@ def _notes(results: EvalResults) -> list[str]:
     return [
         f"- Each SVM is fitted on training rows; {origins.choice(results)}; test rows used once.",
         *(f"- 95 % intervals: {explanations.INTERVALS[kind]}." for kind in kinds),
-        *(f"- {text}" for text in explanations.COLUMNS_MEAN),
+        *(f"- {text}" for text in explanations.columns_mean(only_svm=lookup.only_svm(results))),
         *dict.fromkeys(f"- {_escape(row.data)}: protocol {row.protocol}, {_escape(row.why)}." for row in results.rows),
         *dict.fromkeys(
             f"- {_title(lookup.place_of(row))}, `{_code(lookup.full_name(row))}`: {_escape('; '.join(row.notes))}."
@@ -128,7 +136,7 @@ def _differences(results: EvalResults) -> list[list[str]]:
 def _ablations(results: EvalResults) -> list[list[str]]:
     sections = [
         [
-            f"### `{_code(rows[0].label)}` on {_title(lookup.place_of(rows[0]))}",
+            f"### `{_code(rows[0].label)}`{lookup.place_of(rows[0]).after}{_title(lookup.place_of(rows[0]))}",
             "",
             text_table(tables.ablation(results, rows)),
         ]

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from l2a_transfer.evaluation.groups import TRAINED, Source
+from l2a_transfer.evaluation.probes.registry import SVM
 from l2a_transfer.evaluation.protocols import PROTOCOLS
 from l2a_transfer.evaluation.results import EvalResults
 from l2a_transfer.text import shell_line
@@ -51,6 +52,10 @@ def command(results: EvalResults) -> str:
         arguments += ["--compare", pair if isinstance(pair, str) else ",".join(pair)]
     if config.reference is not None:
         arguments += ["--reference", config.reference]
+    if config.probes != (SVM,):
+        arguments += ["--probe", ",".join(config.probes)]
+    if config.logme:
+        arguments += ["--logme"]
     arguments += ["--solver", config.solver, "--seed", str(config.seed)]
     if config.device != "auto":
         arguments += ["--device", config.device]
@@ -109,7 +114,15 @@ def origins(results: EvalResults) -> list[Origin]:
     for k, row in enumerate(results.rows):
         made.setdefault(row.file_sha256, []).append(k)
     first = {digest: results.rows[rows[0]] for digest, rows in made.items()}
-    return [Origin(row.file, digest, row.label, row.data, tuple(made[digest])) for digest, row in first.items()]
+    found = []
+    for digest, row in first.items():
+        data = list(dict.fromkeys(results.rows[k].data for k in made[digest]))  # several over domains
+        found.append(
+            Origin(
+                row.file, digest, row.label, data[0] if len(data) == 1 else f"{len(data)} places", tuple(made[digest])
+            )
+        )
+    return found
 
 
 def cards(results: EvalResults) -> list[tuple[dict[str, Any], list[Origin]]]:

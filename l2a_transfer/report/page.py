@@ -5,15 +5,20 @@ Here is what the page shows; `templates/report.html.j2` has how it looks.
 
 from __future__ import annotations
 
+from base64 import b64encode
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from l2a_transfer.evaluation.compare import Comparison
+from l2a_transfer.evaluation.misclassified import MOST
+from l2a_transfer.evaluation.probes.registry import SVM, what_is_chosen
+from l2a_transfer.evaluation.protocols import over_domains
 from l2a_transfer.evaluation.results import SCHEMA, EvalResults, EvalRow
 from l2a_transfer.report import charts, domains, explanations, figures, lookup, origins, tables
 from l2a_transfer.report.charts import Scale
+from l2a_transfer.report.headline import headline
 from l2a_transfer.report.lookup import Place
-from l2a_transfer.report.markup import Markup, name_of
+from l2a_transfer.report.markup import Markup, element, name_of
 from l2a_transfer.report.templates import render
 from l2a_transfer.wording import counted
 
@@ -28,6 +33,7 @@ TITLES = {
     "ablations": "Ablations",
     "choice": "How C was chosen",
     "errors": "Where each model errs",
+    "pictures": "Misclassified images",
     "provenance": "Where every number comes from",
 }
 Values = dict[str, Any]
@@ -54,6 +60,7 @@ def page(results: EvalResults) -> str:
         "ablations": _ablations(results),
         "choice": _choice(results),
         "errors": _errors(results),
+        "pictures": _pictures(results),
         "provenance": _provenance(results),
     }
     return render(
@@ -61,7 +68,9 @@ def page(results: EvalResults) -> str:
         titles={key: title for key, title in TITLES.items() if sections[key]},
         sections=sections,
         models=len(lookup.models(results)),
-        data_sets=list(dict.fromkeys(row.data for row in results.rows)),
+        probes=lookup.probes(results),
+        kind="domain" if results.domains else "data set",
+        data_sets=domains.names(results) or list(dict.fromkeys(row.data for row in results.rows)),
         schema=SCHEMA,
     )
 
@@ -70,16 +79,24 @@ def _result(results: EvalResults) -> Values:
     """The tables of models × places; each number leads to its row in the provenance."""
     shown, cells = [], []
     for places in lookup.contests(results):
-        rows = tables.headline(results, places).rows
-        cells += [cell for row in rows for cell in row]
+        rows = headline(results, places, "folded").rows
+        seeds = headline(results, places, "seeds").rows
+        cells += [cell for row in (*rows, *seeds) for cell in row]
         by_shots = places[0].shots is not None
         firsts = [lookup.rows_at(results, place)[0] for place in places]
         below = [counted(row.n_train, "training image") if by_shots else _setting(row) for row in firsts]
         heads = list(zip(places, below, strict=True))
-        shown.append({"first": firsts[0], "by_shots": by_shots, "heads": heads, "rows": rows})
+        table = {
+            "first": firsts[0],
+            "by_shots": by_shots,
+            "heads": heads,
+            "has_probes": len(lookup.probes(results)) > 1,
+        }
+        shown.append(table | {"rows": rows, "seeds": seeds})
     marks = {cell.mark for cell in cells}
     return {
         "tables": shown,
+        "of_probe": lookup.by_its_probe(results),
         "has_best": any(cell.best for cell in cells),
         "marks": [(mark, text) for mark, text in explanations.MARKS.items() if mark in marks],
         "intervals": [explanations.INTERVALS[kind] for kind in dict.fromkeys(row.interval for row in results.rows)],
@@ -95,6 +112,7 @@ def _domains(results: EvalResults) -> Values:
         "figure": domains.heat_map(results).inline(),
         "tests": f"for {counted(len(results.drops), 'drop')}, Bonferroni",
         "validations": domains.validations(results),
+        "chosen": what_is_chosen(lookup.probes(results)),
         "left_out": domains.left_out(results),
     }
 
@@ -104,10 +122,13 @@ def _low_shot(results: EvalResults) -> Values:
     if not rows:
         return {}
     panels = []
-    for data in dict.fromkeys(row.data for row in rows):
-        own = [row for row in rows if row.data == data]
+    for data, probe in dict.fromkeys((row.data, row.probe) for row in rows):
+        own = [row for row in rows if (row.data, row.probe) == (data, probe)]
         first, chart = own[0], figures.low_shot(data, own)
-        panels.append({"data": data, "n_classes": first.n_classes, "draws": first.draws, "chart": chart})
+        by_probe = lookup.place_of(first).by_probe
+        panels.append(
+            {"data": data, "by_probe": by_probe, "n_classes": first.n_classes, "draws": first.draws, "chart": chart}
+        )
     labels = {row.line: row.label for row in rows}
     return {"legend": charts.legend([(line, name_of(label)) for line, label in labels.items()]), "panels": panels}
 
@@ -129,7 +150,7 @@ def _measures(results: EvalResults) -> Values:
         before = 1 if first.shots is None else 2
         plot = Plot(before, "mean class accuracy, %", bars, charts.axis(figures.PERCENT))
         shown.append({"first": first, "table": table, "setting": setting, "plot": plot})
-    return {"tables": shown, "columns_mean": " ".join(explanations.COLUMNS_MEAN)}
+    return {"tables": shown, "columns_mean": " ".join(explanations.columns_mean(only_svm=lookup.only_svm(results)))}
 
 
 def _accuracy_bar(row: EvalRow | None, first: EvalRow) -> Markup:
@@ -242,9 +263,28 @@ def _errors(results: EvalResults) -> Values:
         )
     return {
         "left_out": len(indices) < len(results.rows),
+        "of_probe": f", by the probe {lookup.probes(results)[0]}" if len(lookup.probes(results)) > 1 else "",
         "by_shots": any(row.shots for row in results.rows),
         "models": shown,
     }
+
+
+def _pictures(results: EvalResults) -> Values:
+    if not results.pictures:
+        return {}
+    shown = [
+        {
+            "picture": element("img", src="data:image/png;base64," + b64encode(found.png).decode("ascii"), alt=""),
+            "place": f"{found.data}: " if results.domains else "",
+            "true": found.true,
+            "id": found.id,
+            "models": found.models,
+            "wrong": [(label, answer) for label, answer, _ in found.wrong],
+        }
+        for found in results.pictures
+    ]
+    several = len(lookup.probes(results)) > 1
+    return {"pictures": shown, "most": MOST, "of_probe": f" by the probe {results.rows[0].probe}" if several else ""}
 
 
 def _provenance(results: EvalResults) -> Values:
@@ -261,6 +301,7 @@ def _provenance(results: EvalResults) -> Values:
         "run": origins.run(results),
         "cards": cards,
         "splits": tables.splits(results),
+        "chosen": f"{'C' if lookup.probes(results) == [SVM] else 'chosen'}, draw by draw",
     }
 
 
@@ -275,19 +316,24 @@ def _file(results: EvalResults, source: origins.Origin) -> Values:
         ("protocol", f"{first.protocol}, {first.why}"),
     ]
     rows = [_file_row(results, index) for index in source.rows]
-    return {"name": source.file, "data": first.data, "facts": facts, "rows": rows}
+    return {"name": source.file, "data": source.data, "facts": facts, "rows": rows}
 
 
 def _file_row(results: EvalResults, index: int) -> Values:
     row = results.rows[index]
+    place = lookup.place_of(row)
     splits = [(k, results.splits[k]) for k in row.splits]
     return {
         "index": index,
-        "title": (row.variant or "as it is") + (f", k = {row.shots}" if row.shots is not None else ""),
+        "title": (f"{row.data}, " if over_domains(row.protocol) else "")
+        + (row.variant or "as it is")
+        + (f", k = {row.shots}" if row.shots is not None else "")
+        + place.by_probe,
         "levels": ", ".join(row.levels),
         "normalization": row.normalization,
         "solver": row.solver,
         "C": ", ".join(f"{C:g}" for C in row.C),
+        "chosen": "; ".join(row.chosen) if row.probe != SVM else "",
         "splits": [(k, "fixed" if split.seed is None else f"draw {split.draw}") for k, split in splits],
         "seconds": f"{row.seconds:.1f}",
         "notes": "; ".join(row.notes) or "–",

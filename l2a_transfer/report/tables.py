@@ -7,12 +7,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from l2a_transfer.evaluation.compare import Comparison
+from l2a_transfer.evaluation.probes.registry import SVM
 from l2a_transfer.evaluation.results import EvalResults, EvalRow
 from l2a_transfer.evaluation.seeds import SeedSummary
 from l2a_transfer.evaluation.verdict import p_text, points, with_interval
 from l2a_transfer.report import lookup
-from l2a_transfer.report.explanations import CLOSE, TEST_NAMES, UNKNOWN
-from l2a_transfer.report.lookup import Place
+from l2a_transfer.report.explanations import TEST_NAMES
 from l2a_transfer.wording import with_minus
 
 
@@ -40,49 +40,12 @@ class TextTable:
     summaries: frozenset[int] = frozenset()
 
 
-def headline(results: EvalResults, places: Sequence[Place]) -> TextTable:
-    """Models × places: mean class accuracy in percent with its interval, the best of each column marked; below the rows
-    of an architecture with several training seeds, their mean and standard deviation."""
-    rows = []
-    last = {}  # recipe → line of the last of its rows, in any of the places
-    cells: dict[tuple[int, Place], Cell] = {}
-    for place in places:
-        for row in lookup.rows_at(results, place):
-            cells[row.line, place] = _standing(results, row)
-            for summary in lookup.summaries_after(results, row, lookup.rows_at(results, place)):
-                last[summary.recipe_sha256] = row.line
-    for line, label in lookup.models(results).items():
-        rows.append((Cell(label, name=True, code=True), *(cells.get((line, place), Cell("–")) for place in places)))
-        for recipe in (recipe for recipe, after in last.items() if after == line):
-            own = {p: s for p in places for s in lookup.summaries_at(results, p) if s.recipe_sha256 == recipe}
-            counts = sorted({len(s.seeds) for s in own.values()})
-            name = next(iter(own.values())).name
-            rows.append(
-                (
-                    Cell(f"{name}: mean ± sd over {' or '.join(map(str, counts))} seeds", name=True),
-                    *(_mean_and_sd(own.get(place)) for place in places),
-                )
-            )
-    return TextTable((("model", False), *((str(place), True) for place in places)), tuple(rows))
-
-
-def _standing(results: EvalResults, row: EvalRow) -> Cell:
-    standing = lookup.standing(results, row)
-    alone = len(lookup.rows_at(results, lookup.place_of(row))) < 2
-    mark = CLOSE if standing == "close" else UNKNOWN if standing == "unknown" and not alone else ""
-    return Cell(
-        _with_interval(row.mean_class_accuracy, row.mean_class_accuracy_ci95),
-        best=standing == "best",
-        mark=mark,
-        row=next(k for k, other in enumerate(results.rows) if other is row),
-    )
-
-
 def _mean_class_accuracy(row: EvalRow) -> Cell:
-    return Cell(_with_interval(row.mean_class_accuracy, row.mean_class_accuracy_ci95))
+    return Cell(interval_text(row.mean_class_accuracy, row.mean_class_accuracy_ci95))
 
 
-def _mean_and_sd(summary: SeedSummary | None) -> Cell:
+def mean_and_sd(summary: SeedSummary | None) -> Cell:
+    """The mean class accuracy over training seeds; a dash for None."""
     if summary is None:
         return Cell("–")
     return Cell(f"{100 * summary.mean_class_accuracy_mean:.1f} ± {100 * summary.mean_class_accuracy_sd:.1f}")
@@ -91,28 +54,33 @@ def _mean_and_sd(summary: SeedSummary | None) -> Cell:
 def details(results: EvalResults, rows: Sequence[EvalRow], *, leave_out: Sequence[str] = ()) -> TextTable:
     """Everything measured, a line a row, and a line with mean ± sd for each architecture with several training seeds.
     Columns that would say nothing (no variant, no k, no top-5) are left out."""
+    words = any(row.probe != SVM for row in results.rows)
     columns: dict[str, Callable[[EvalRow], Cell]] = {
         "data": lambda row: Cell(row.data, name=True),
         "model": lambda row: Cell(row.label, name=True, code=True),
         "variant": lambda row: Cell(row.variant or "as it is", name=True),
         "k": lambda row: Cell("–" if row.shots is None else str(row.shots)),
+        "probe": lambda row: Cell(row.probe),
         "mean class accuracy, % [95 %]": _mean_class_accuracy,
-        "accuracy, % [95 %]": lambda row: Cell(_with_interval(row.accuracy, row.accuracy_ci95)),
+        "accuracy, % [95 %]": lambda row: Cell(interval_text(row.accuracy, row.accuracy_ci95)),
         "macro-F1, %": lambda row: Cell(f"{100 * row.macro_f1:.1f}"),
         "top-5, %": lambda row: Cell("–" if row.top5 is None else f"{100 * row.top5:.1f}"),
+        "LogME": lambda row: Cell("–" if row.logme is None else _signed(row.logme, 3)),
         "protocol": lambda row: Cell(row.protocol + (f", {row.draws} draws" if row.draws > 1 else "")),
         "train / test": lambda row: Cell(f"{row.n_train} / {row.n_test}"),
         "D": lambda row: Cell(str(row.dim) + (f" → {row.components}" if row.components is not None else "")),
-        "C": lambda row: Cell(chosen(row), long=row.draws > 1),
+        ("chosen" if words else "C"): lambda row: Cell(chosen(row, words=words), long=row.draws > 1),
         "fits not converged": lambda row: Cell(f"{row.unconverged} of {row.fits}"),
     }
     silent = {
         "variant": all(not row.variant for row in rows),
         "k": all(row.shots is None for row in rows),
         "top-5, %": all(row.top5 is None for row in rows),
+        "probe": len(lookup.probes(results)) == 1,
+        "LogME": all(row.logme is None for row in rows),
     }
     kept = [name for name in columns if name not in leave_out and not silent.get(name, False)]
-    text = ("data", "model", "variant", "protocol")
+    text = ("data", "model", "variant", "probe", "protocol")
     lines: list[tuple[Cell, ...]] = []
     summaries = set()
     for row in rows:
@@ -129,7 +97,8 @@ def _summary_cells(summary: SeedSummary) -> dict[str, Cell]:
         "data": Cell(summary.data, name=True),
         "model": Cell(f"{summary.name}: mean ± sd over {len(summary.seeds)} seeds", name=True),
         "k": Cell("–" if summary.shots is None else str(summary.shots)),
-        "mean class accuracy, % [95 %]": _mean_and_sd(summary),
+        "probe": Cell(summary.probe),
+        "mean class accuracy, % [95 %]": mean_and_sd(summary),
         "accuracy, % [95 %]": Cell(f"{100 * summary.accuracy_mean:.1f} ± {100 * summary.accuracy_sd:.1f}"),
         "macro-F1, %": Cell(f"{100 * summary.macro_f1_mean:.1f} ± {100 * summary.macro_f1_sd:.1f}"),
         "protocol": Cell(summary.protocol),
@@ -181,13 +150,13 @@ def ablation(results: EvalResults, rows: Sequence[EvalRow]) -> TextTable:
         lines.append(
             (
                 Cell(row.variant or "as it is", name=True),
-                Cell(_with_interval(row.mean_class_accuracy, row.mean_class_accuracy_ci95)),
+                Cell(interval_text(row.mean_class_accuracy, row.mean_class_accuracy_ci95)),
                 Cell("–" if found is None else difference(found)),
                 Cell(
                     "–" if found is None else p_value(found.p_adjusted), best=found is not None and lookup.shown(found)
                 ),
                 Cell(str(row.dim) + (f" → {row.components}" if row.components is not None else "")),
-                Cell(chosen(row), long=row.draws > 1),
+                Cell(chosen(row, words=len(lookup.probes(results)) > 1), long=row.draws > 1),
             )
         )
     columns = (
@@ -225,6 +194,7 @@ def errors(results: EvalResults, index: int, most: int) -> TextTable:
 
 def origins(rows: Sequence[EvalRow]) -> TextTable:
     """What each row was made from."""
+    several = len({row.probe for row in rows}) > 1
     columns = (
         ("data", False),
         ("model", False),
@@ -236,6 +206,7 @@ def origins(rows: Sequence[EvalRow]) -> TextTable:
         ("precision", False),
         ("backend", False),
         ("normalization", False),
+        *((("probe", False),) if several else ()),
         ("solver", False),
         ("seconds", True),
     )
@@ -251,6 +222,7 @@ def origins(rows: Sequence[EvalRow]) -> TextTable:
             Cell(row.precision, name=True),
             Cell(row.backend, name=True),
             Cell(row.normalization),
+            *((Cell(row.probe),) if several else ()),
             Cell(row.solver),
             Cell(f"{row.seconds:.1f}"),
         )
@@ -284,8 +256,11 @@ def splits(results: EvalResults) -> TextTable:
     return TextTable(columns, tuple(rows))
 
 
-def chosen(row: EvalRow) -> str:
-    """Every C that a draw chose, with how many did where there are several draws."""
+def chosen(row: EvalRow, *, words: bool = False) -> str:
+    """Every C, or other hyper-parameters, that a draw chose, with how many did where there are several draws."""
+    if row.probe != SVM or words:
+        said = Counter(text or "–" for text in row.chosen)
+        return ", ".join(text + (f"\u00a0×{n}" if row.draws > 1 else "") for text, n in sorted(said.items()))
     counts = Counter(row.C)
     # A no-break space keeps a value and its count on one line.
     return ", ".join(f"{C:g}" + (f"\u00a0×{n}" if row.draws > 1 else "") for C, n in sorted(counts.items()))
@@ -303,7 +278,8 @@ def p_value(p: float | None) -> str:
     return "not defined" if p is None else p_text(p).removeprefix("= ")
 
 
-def _with_interval(value: float, interval: tuple[float, float]) -> str:
+def interval_text(value: float, interval: tuple[float, float]) -> str:
+    """A fraction and its interval in percent."""
     return f"{100 * value:.1f} [{100 * interval[0]:.1f}, {100 * interval[1]:.1f}]"
 
 

@@ -21,8 +21,10 @@ from l2a_transfer.files import check_folder, check_free, check_replaceable, left
 from l2a_transfer.lock import folder_lock
 from l2a_transfer.report import domains, figures, lookup
 from l2a_transfer.report.folder import check_writable_place, json_lines
+from l2a_transfer.report.latex import results_latex
 from l2a_transfer.report.markdown import report_markdown
 from l2a_transfer.report.page import page
+from l2a_transfer.report.predictions import predictions_csv
 from l2a_transfer.text import csv_cell
 
 RESULTS = "results.json"
@@ -30,8 +32,21 @@ SEEDS = "seeds.csv"
 """Written only if an architecture has several training seeds."""
 DOMAINS = "domains.svg"
 """Written only if the protocol is over domains."""
-FIXED = (RESULTS, "results.csv", "comparisons.csv", SEEDS, "report.html", "report.md", "accuracy.svg", DOMAINS)
-REMOVABLE = re.compile(r"(confusion-[\w.@+-]+|accuracy)\.(svg|png)|seeds\.csv|domains\.svg")
+PREDICTIONS = "predictions.csv"
+"""Written only if the results have margins, as those of `evaluate` do."""
+FIXED = (
+    RESULTS,
+    "results.csv",
+    "comparisons.csv",
+    SEEDS,
+    PREDICTIONS,
+    "results.tex",
+    "report.html",
+    "report.md",
+    "accuracy.svg",
+    DOMAINS,
+)
+REMOVABLE = re.compile(r"(confusion-[\w.@+-]+|accuracy)\.(svg|png)|(seeds|predictions)\.csv|domains\.svg")
 """Files that a report may remove where an earlier one names them; pictures were PNG files once."""
 INTERVALS = ("accuracy_ci95", "mean_class_accuracy_ci95", "ci95", "ci95_simultaneous")
 ENDS = dict.fromkeys(INTERVALS, ("low", "high")) | dict.fromkeys(("n", "files", "variants"), ("a", "b"))
@@ -74,7 +89,7 @@ def write_report(
     beside: Mapping[str, bytes] | None = None,
     earlier: Collection[str] | None = None,
 ) -> list[Path]:
-    """Write a report: one HTML page, Markdown, CSV, JSON and pictures.
+    """Write a report: one HTML page, Markdown, LaTeX, CSV, JSON and pictures.
 
     Every file is written aside and moved to its place when all are complete, `results.json` last.
 
@@ -85,8 +100,8 @@ def write_report(
     out : str or Path
         The folder; it is made.
     overwrite : bool, default=False
-        Replace the report in `out`; pictures and `seeds.csv` of an earlier report that this one does not have are
-        removed.
+        Replace the report in `out`; pictures, `seeds.csv` and `predictions.csv` of an earlier report that this
+        one does not have are removed.
     beside : mapping of str to bytes, optional
         Names and contents of files that appear together with the report's.
     earlier : collection of str, optional
@@ -129,12 +144,14 @@ def write_report(
 
 def _write_report(results: EvalResults, out: Path, beside: Mapping[str, bytes], earlier: Collection[str]) -> list[Path]:
     confusions = _confusion_names(results)
-    some = {SEEDS: bool(results.seeds), DOMAINS: bool(results.domains)}
+    some = {SEEDS: bool(results.seeds), PREDICTIONS: bool(results.test_ids), DOMAINS: bool(results.domains)}
     names = [*(name for name in FIXED if some.get(name, True)), *confusions]
     content: dict[str, Callable[[], bytes]] = {
         "results.csv": lambda: _csv([_flat(dataclasses.asdict(row)) for row in results.rows], EvalRow),
         "comparisons.csv": lambda: _csv([_flat(dataclasses.asdict(c)) for c in results.comparisons], Comparison),
         SEEDS: lambda: _csv([_flat(dataclasses.asdict(s)) for s in results.seeds], SeedSummary),
+        PREDICTIONS: lambda: predictions_csv(results),
+        "results.tex": lambda: results_latex(results).encode("utf-8", "backslashreplace"),
         "report.html": lambda: page(results).encode(),
         "report.md": lambda: report_markdown(results, confusions).encode(),
         DOMAINS: lambda: domains.heat_map(results).file().encode(),

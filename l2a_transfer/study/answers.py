@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from l2a_transfer.documents import parse
 from l2a_transfer.errors import EvaluationError
+from l2a_transfer.evaluation.probes.registry import SVM
 from l2a_transfer.features.store.views import open_features
 from l2a_transfer.inputs import read_input
 from l2a_transfer.study.answers_schema import check_answers
@@ -54,6 +55,11 @@ class RunAnswers:
     def shots(self) -> int | None:
         """Training images per class; None for a protocol other than low-shot."""
         return self.row["shots"]  # type: ignore[no-any-return]
+
+    @property
+    def probe(self) -> str:
+        """The classifier on the features."""
+        return self.row.get("probe", SVM)  # type: ignore[no-any-return]
 
     @property
     def components(self) -> int | None:

@@ -19,6 +19,7 @@ ROW = table(
         "splits": list_of(integer(0, MOST)),
         **{key: integer(1, MOST) for key in ("draws", "n_classes", "n_train", "n_test", "dim")},
     },
+    optional={"probe": text(100)},
     others=ANYTHING,
 )
 DETAIL = table({"classes": list_of(text()), "predictions": list_of(list_of(integer(0, MOST)))}, others=ANYTHING)

@@ -10,6 +10,7 @@ from typing import Any
 from l2a_transfer.data.registry import find_dataset
 from l2a_transfer.devices import DEVICES
 from l2a_transfer.errors import StudyError
+from l2a_transfer.evaluation.probes.registry import PROBES
 from l2a_transfer.evaluation.protocols import PROTOCOLS
 from l2a_transfer.evaluation.results import EvalConfig
 from l2a_transfer.models.config import ARCHITECTURES, DEFAULT_NORMALIZER, DEFAULT_WIDTH, GLOBAL_BRANCH, ModelConfig
@@ -142,11 +143,14 @@ def _protocol(name: str, table: TomlTable) -> Protocol:
         settings["shots"] = table.wholes("shots")
     if table.has("c_grid"):
         settings["c_grid"] = table.numbers("c_grid")
+    if table.has("probes"):
+        settings["probes"] = table.all_named("probes", "probe", PROBES)
     if table.has("solver"):
         settings["solver"] = table.text("solver")
     table.end()
     config = table.within("protocol", lambda: EvalConfig(protocol=kind, **settings))
-    options = [(key.replace("_", "-"), as_option(value)) for key, value in settings.items()]
+    flags = {"probes": "probe"}
+    options = [(flags.get(key, key.replace("_", "-")), as_option(value)) for key, value in settings.items()]
     return Protocol(name, config, tuple(options))
 
 

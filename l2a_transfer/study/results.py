@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from l2a_transfer.evaluation.probes.registry import SVM
 from l2a_transfer.study.answers import EvaluationReader, RunAnswers
 from l2a_transfer.study.config import Comparison, Hypothesis, Study
 from l2a_transfer.study.contrasts import Estimate, OnTarget, OverTargets, difference, on_target, over_targets, value
@@ -29,7 +30,7 @@ class Row:
 
     Attributes
     ----------
-    model, target, protocol : str
+    model, target, protocol, probe : str
         What was evaluated, on what, and how.
     shots : int or None
         Training images per class, for low-shot.
@@ -72,6 +73,7 @@ class Row:
     accuracy_sd: float | None
     weights_sha256: tuple[str | None, ...]
     missing: tuple[str, ...]
+    probe: str = SVM
 
 
 @dataclass(frozen=True)
@@ -156,8 +158,8 @@ class StudyResults:
         return {"schema": SCHEMA, **dataclasses.asdict(self)}
 
 
-Place = tuple[str, str, int | None, int | None]
-"""Target, protocol, shots, and columns after PCA."""
+Place = tuple[str, str, int | None, int | None, str]
+"""Target, protocol, shots, columns after PCA, and probe."""
 
 
 def analyse(study: Study, plan: Plan, folder: StudyFolder, outcome: Outcome) -> StudyResults:
@@ -174,14 +176,15 @@ def analyse(study: Study, plan: Plan, folder: StudyFolder, outcome: Outcome) -> 
                 continue
             features = folder.path / plan.steps[step.needs or ""].output
             for answered in reader.answers(folder.path / step.output, features):
-                place = target.name, protocol.name, answered.shots, answered.components
+                place = target.name, protocol.name, answered.shots, answered.components, answered.probe
                 own.setdefault(place, {})[run.seed] = answered
     rows = [
         _row(model, place, by_seed, lacking.get((model, *place[:2]), []))
         for model, places in found.items()
         for place, by_seed in places.items()
     ]
-    everything = _Found(found, lacking, plan.widths)
+    first = {name: protocol.config.probes[0] for name, protocol in study.protocols.items()}
+    everything = _Found(found, lacking, plan.widths, first)
     comparisons = tuple(
         compared for comparison in study.comparisons for compared in _compare(study, comparison, everything)
     )
@@ -198,7 +201,7 @@ def analyse(study: Study, plan: Plan, folder: StudyFolder, outcome: Outcome) -> 
 
 
 def _row(model: str, place: Place, by_seed: Mapping[int | None, RunAnswers], missing: list[str]) -> Row:
-    target, protocol, shots, components = place
+    target, protocol, shots, components, probe = place
     values = [value(run, "mean_class_accuracy") for run in by_seed.values()]
     accuracies = [value(run, "accuracy") for run in by_seed.values()]
     row = next(iter(by_seed.values())).row
@@ -222,6 +225,7 @@ def _row(model: str, place: Place, by_seed: Mapping[int | None, RunAnswers], mis
         accuracy_sd=_sd(accuracies),
         weights_sha256=tuple(run.weights_sha256 for run in by_seed.values()),
         missing=tuple(missing),
+        probe=probe,
     )
 
 
@@ -231,17 +235,18 @@ def _sd(values: list[float]) -> float | None:
 
 @dataclass(frozen=True)
 class _Found:
-    """All answers of a study by model, place and seed, and the runs that are not evaluated by model, target and
-    protocol (`lacking`)."""
+    """All answers of a study by model, place and seed; the runs that are not evaluated by model, target and protocol
+    (`lacking`); and the first probe of each protocol, by which models are compared."""
 
     answers: dict[str, dict[Place, dict[int | None, RunAnswers]]]
     lacking: dict[tuple[str, str, str], list[str]]
     widths: dict[str, int | None]
+    probes: dict[str, str]
 
     def runs(self, model: str, place: tuple[str, str, int | None], width: int | None) -> list[RunAnswers]:
         """The runs of a model at a place. A network that has exactly this width is not reduced."""
         reduced = None if width == self.widths[model] else width
-        return list(self.answers.get(model, {}).get((*place, reduced), {}).values())
+        return list(self.answers.get(model, {}).get((*place, reduced, self.probes[place[1]]), {}).values())
 
 
 def _compare(study: Study, comparison: Comparison, found: _Found) -> list[Compared]:

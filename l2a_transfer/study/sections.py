@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from l2a_transfer.evaluation.probes.registry import SVM
 from l2a_transfer.evaluation.verdict import p_text
 from l2a_transfer.report.document import Block, Grid, Listing, Section
 from l2a_transfer.report.svg import Figure
@@ -148,8 +149,10 @@ def _rows(results: StudyResults) -> Iterable[Block]:
         ("each seed, %", True),
         ("accuracy, %", True),
     )
-    for target, protocol, shots in dict.fromkeys((row.target, row.protocol, row.shots) for row in results.rows):
-        own = [row for row in results.rows if (row.target, row.protocol, row.shots) == (target, protocol, shots)]
+    places: dict[tuple[str, str, int | None], list[Row]] = {}
+    for row in results.rows:
+        places.setdefault((row.target, _by_probe(row, row.protocol), row.shots), []).append(row)
+    for (target, protocol, shots), own in places.items():
         first = own[0]
         how = f", k = {shots}" if shots is not None else ""
         draws = f", {first.draws} draws" if first.draws > 1 else ""
@@ -177,8 +180,8 @@ def _cells(row: Row) -> tuple[str, ...]:
 def _matrix(results: StudyResults) -> Grid:
     """Models × targets, features as they are, protocols that are not low-shot."""
     rows = [row for row in results.rows if row.shots is None and row.components is None]
-    places = list(dict.fromkeys((row.target, row.protocol) for row in rows))
-    cells = {(row.model, row.target, row.protocol): row for row in rows}
+    places = list(dict.fromkeys((row.target, _by_probe(row, row.protocol)) for row in rows))
+    cells = {(row.model, row.target, _by_probe(row, row.protocol)): row for row in rows}
     lines = []
     for model in dict.fromkeys(row.model for row in rows):
         found = [cells.get((model, *place)) for place in places]
@@ -190,6 +193,11 @@ def _matrix(results: StudyResults) -> Grid:
     return Grid(caption, (("model", False), *((name, True) for name in names)), tuple(lines))
 
 
+def _by_probe(row: Row, protocol: str) -> str:
+    """The protocol, with the probe where it is not the default one."""
+    return protocol if row.probe == SVM else f"{protocol}, probe {row.probe}"
+
+
 def _short(row: Row) -> str:
     spread = "" if row.sd is None else f" ± {100 * row.sd:.1f}"
     return f"{100 * row.mean:.1f}{spread}" + ("" if row.seeds == (None,) else f" ({len(row.values)})")
@@ -197,9 +205,9 @@ def _short(row: Row) -> str:
 
 def _curves(results: StudyResults) -> Iterable[Figure]:
     rows = [row for row in results.rows if row.shots is not None and row.components is None]
-    for target, protocol in dict.fromkeys((row.target, row.protocol) for row in rows):
-        own = [row for row in rows if (row.target, row.protocol) == (target, protocol)]
-        if figure := low_shot(target, protocol, own):
+    for target, protocol, probe in dict.fromkeys((row.target, row.protocol, row.probe) for row in rows):
+        own = [row for row in rows if (row.target, row.protocol, row.probe) == (target, protocol, probe)]
+        if figure := low_shot(target, protocol if probe == SVM else f"{protocol}-{probe}", own):
             yield figure
 
 

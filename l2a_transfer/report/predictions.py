@@ -1,0 +1,53 @@
+"""predictions.csv: every test image of every draw, with what each model answered and by what margin."""
+
+from __future__ import annotations
+
+import csv
+import io
+
+from l2a_transfer.evaluation.probes.registry import SVM
+from l2a_transfer.evaluation.results import EvalResults, EvalRow
+from l2a_transfer.report import lookup
+from l2a_transfer.text import csv_cell
+
+IMAGE = ("data", "protocol", "shots", "draw", "id", "true")
+
+
+def predictions_csv(results: EvalResults) -> bytes:
+    """One line for each test image of each split; two columns a model, variant and probe: `NAME: prediction` and
+    `NAME: margin`, empty where the model was not tested on the image.
+
+    The margin is the score of the true class minus the best score of another: negative where the answer is wrong.
+    Scores are the probe's own, so that margins are compared within a model.
+    """
+    names = _names(results)
+    columns = [f"{name}: {what}" for name in names.values() for what in ("prediction", "margin")]
+    lines: dict[tuple[object, ...], dict[str, object]] = {}
+    for row, detail in zip(results.rows, results.details, strict=True):
+        name = names[_model(row)]
+        for number, answers, margins in zip(row.splits, detail.predictions, detail.margins, strict=True):
+            split, ids, classes = results.splits[number], results.test_ids[number], results.test_classes[number]
+            shots = "" if split.shots is None else split.shots
+            place = (split.data, split.protocol, shots, split.draw)
+            for image, true, answer, margin in zip(ids, classes, answers, margins.tolist(), strict=True):
+                line = lines.setdefault((*place, image), dict(zip(IMAGE, (*place, image, true), strict=True)))
+                line[f"{name}: prediction"] = detail.classes[answer]
+                line[f"{name}: margin"] = f"{margin:.6g}"
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow([csv_cell(name) for name in (*IMAGE, *columns)])
+    for line in lines.values():
+        writer.writerow([csv_cell(line.get(name, "")) for name in (*IMAGE, *columns)])
+    return text.getvalue().encode("utf-8", "backslashreplace")
+
+
+def _names(results: EvalResults) -> dict[tuple[int, str, str], str]:
+    """The name of each model, variant and probe; the probe is named where it is not the SVM."""
+    return {
+        _model(row): lookup.full_name(row) + ("" if row.probe == SVM else f", probe {row.probe}")
+        for row in results.rows
+    }
+
+
+def _model(row: EvalRow) -> tuple[int, str, str]:
+    return row.line, row.variant, row.probe
