@@ -5,8 +5,8 @@ Three cases, each with the bundled networks at width 0.25 and raw pixels:
 - scikit-learn's digits and svhn1083: drawn digits and house numbers, one file a domain.
 - cifar10 and caltech101: six classes that both have, by a mapping file. The networks were trained on cifar10's
   training images, so that this pair says nothing of a domain that is new to them on either side.
-- stanford40, landscape and portrait: the attribute is the orientation of the photograph (wider than high, or not), read
-  from each picture's header, in one file with a column of domains.
+- stanford40 by orientation (wider than high, or not) and size (more pixels than the median photograph, or not): four
+  domains, read from each picture's header, in one file with a column of domains. They are also left out one by one.
 
     python benchmarks/domains.py --data-dir data --work work --limit 2000 --out benchmarks/results/domains.json
 """
@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import json
 import shlex
+import statistics
 import subprocess
 import sys
 from pathlib import Path
@@ -44,6 +45,8 @@ CIFAR_CLASSES = {
     "wild_cat": "cat",
 }
 """Class of caltech101 → the class of cifar10 that it counts as."""
+PAIRS = {"digits and svhn1083": ("digits", "svhn1083"), "cifar10 and caltech101": ("cifar10", "caltech101")}
+CROSS = ("--protocol", "cross-domain")
 KEPT = ("model", "data", "file", "protocol", "n_classes", "n_train", "n_test", "dim", "C", "interval")
 KEPT += ("accuracy", "mean_class_accuracy", "mean_class_accuracy_ci95", "chance", "unconverged", "notes")
 
@@ -56,17 +59,17 @@ KEPT += ("accuracy", "mean_class_accuracy", "mean_class_accuracy_ci95", "chance"
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="JSON to write.")
 def main(data_dir: Path, work: Path, limit: int, folds: int, out: Path) -> None:
     work.mkdir(parents=True, exist_ok=True)
-    mapping, orientation = work / "class-map.json", work / "orientation.json"
+    mapping, attributes = work / "class-map.json", work / "attributes.json"
     mapping.write_text(json.dumps(CIFAR_CLASSES, indent=1))
-    orientation.write_text(json.dumps(orientations(data_dir), indent=1))
-    by_orientation = ("--domain-from", f"file:{orientation}")
-    cases = {
-        "digits and svhn1083": (extracted(("digits", "svhn1083"), data_dir, work, limit), ()),
-        "cifar10 and caltech101": (
-            extracted(("cifar10", "caltech101"), data_dir, work, limit),
-            ("--class-map", mapping),
-        ),
-        "stanford40 by orientation": (extracted(("stanford40",), data_dir, work, limit, by_orientation), ()),
+    attributes.write_text(json.dumps(orientations_and_sizes(data_dir), indent=1))
+    by_attributes = ("--domain-from", f"file:{attributes}")
+    photographs = extracted(("stanford40",), data_dir, work, limit, by_attributes)
+    pairs = {name: extracted(sets, data_dir, work, limit) for name, sets in PAIRS.items()}
+    cases: dict[str, tuple[list[Path], tuple[Any, ...]]] = {
+        "digits and svhn1083": (pairs["digits and svhn1083"], (*CROSS,)),
+        "cifar10 and caltech101": (pairs["cifar10 and caltech101"], (*CROSS, "--class-map", mapping)),
+        "stanford40 by orientation and size": (photographs, (*CROSS,)),
+        "stanford40, one left out": (photographs, ("--protocol", "leave-one-domain-out")),
     }
     document: dict[str, Any] = {
         "schema": "l2a-benchmark/1",
@@ -78,12 +81,13 @@ def main(data_dir: Path, work: Path, limit: int, folds: int, out: Path) -> None:
         ),
         "limit": limit,
         "class_map": CIFAR_CLASSES,
-        "attribute_of_stanford40": "orientation: landscape where the photograph is wider than high, else portrait",
+        "domains_of_stanford40": "landscape where the photograph is wider than high, else portrait; large where it has "
+        "more pixels than the median photograph, else small",
         "cases": {},
     }
     for k, (case, (files, options)) in enumerate(cases.items()):
         report = work / f"report-{k}"
-        asked: list[Any] = ["svm-eval", *files, "--protocol", "cross-domain", "--folds", folds, *options]
+        asked: list[Any] = ["svm-eval", *files, *options, "--folds", folds]
         asked += ["--out", report, "--overwrite"]
         run(asked)
         results = json.loads((report / "results.json").read_text())
@@ -114,16 +118,20 @@ def extracted(
     return files
 
 
-def orientations(data_dir: Path) -> dict[str, str]:
-    """Id of each picture of stanford40 → `landscape` or `portrait`; headers alone are read."""
+def orientations_and_sizes(data_dir: Path) -> dict[str, str]:
+    """Id of each picture of stanford40 → `landscape-large` and so on; headers alone are read."""
     from l2a_transfer.data.readers import open_source
 
-    found = {}
+    sizes = {}
     for name in open_source("stanford40", data_dir=data_dir).ids:
         path = next(path for path in (data_dir / "stanford40" / name, _picture(data_dir, name)) if path.is_file())
         with Image.open(path, formats=("JPEG",)) as image:
-            found[name] = "landscape" if image.width > image.height else "portrait"
-    return found
+            sizes[name] = image.size
+    median = statistics.median(width * height for width, height in sizes.values())
+    return {
+        name: f"{'landscape' if width > height else 'portrait'}-{'large' if width * height > median else 'small'}"
+        for name, (width, height) in sizes.items()
+    }
 
 
 def _picture(data_dir: Path, name: str) -> Path:
