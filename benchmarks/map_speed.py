@@ -225,6 +225,7 @@ def compared(
 @click.option("--data", default="caltech-mini", show_default=True, help="Its pictures are explained.")
 @click.option("--data-dir", type=click.Path(path_type=Path, exists=True), help="Holds the data set.")
 @click.option("--limit", type=click.IntRange(min=1), default=16, show_default=True, help="Images, one batch.")
+@click.option("--side", type=click.IntRange(min=16), help="Pixels of a side. [default: the network's own, 32]")
 @click.option("--repeats", type=click.IntRange(min=1), default=7, show_default=True, help="Pairs of samples.")
 @click.option("--seconds", default=0.5, show_default=True, help="A sample is as many calls as take this long.")
 @click.option("--method", multiple=True, type=click.Choice(sorted(METHODS)), help="Only this one. Repeatable.")
@@ -234,6 +235,7 @@ def main(
     data: str,
     data_dir: Path | None,
     limit: int,
+    side: int | None,
     repeats: int,
     seconds: float,
     method: tuple[str, ...],
@@ -252,7 +254,8 @@ def main(
     opened: dict[str, tuple[Network, Tensor, Tensor]] = {}
     for name in (ATTENTION, AVERAGED):
         network, card = load_model(name)
-        pixels = torch.from_numpy(pictures_of(source, card.preprocess, limit=limit).images_u8)
+        preprocess = card.preprocess.changed(side, None)
+        pixels = torch.from_numpy(pictures_of(source, preprocess, limit=limit).images_u8)
         images = normalize(pixels, *card.preprocess.statistics())
         with torch.no_grad():
             opened[name] = network, images, network(images).argmax(dim=1)
