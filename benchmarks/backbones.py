@@ -59,7 +59,7 @@ def main(data_dir: Path, python: Path, work: Path, data: str, out: Path) -> None
             thingsvision(name, data_dir, python.absolute(), work, weights)
             labels = work / f"{name}-resnet18.h5"
             own = ["--labels", labels, "--name", "thingsvision resnet18"]
-            run(["import", work / f"thingsvision-{name}", *own, "--out", files[-1]])
+            run(["import", work / f"thingsvision-{name}" / "features.npy", *own, "--out", files[-1]])
     commands = ["svm-eval", *files, "--out", work / "report", "--overwrite"]
     started = time.perf_counter()
     run(commands)
