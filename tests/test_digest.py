@@ -147,6 +147,7 @@ def test_the_digest_of_a_feature_file() -> None:
         assert weights_sha256(dataclasses.replace(meta, backend=backend, fingerprint=fingerprint)) == expected
 
 
+@pytest.mark.slow
 def test_a_run_that_began_from_weights_by_their_digest_of_before_goes_on(tmp_path: Path) -> None:
     first = ended(tmp_path / "first", epochs=1).weights
     run = new_trainer(epochs=2, init_from=str(first))

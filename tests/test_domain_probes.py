@@ -168,6 +168,7 @@ def test_what_is_chosen_and_how_is_said_for_the_probes_that_ran(tmp_path: Path) 
     assert validation("svm", "knn") == "one source domain held out after the other"
 
 
+@pytest.mark.slow
 def test_each_probe_has_its_own_drops_all_adjusted_together(results: EvalResults) -> None:
     pairs = [(f"plain → {b}", 1 - agreement("plain", b)) for b in FOUR if b != "plain"]
     good = [drop for drop in results.drops if drop.label == "good"]

@@ -55,6 +55,7 @@ def class_folders(root: Path, *classes: str, each: int = 2) -> Path:
     return root
 
 
+@pytest.mark.slow
 def test_the_maps_are_those_of_the_other_pictures_of_the_class_whatever_their_sizes() -> None:
     pictures = [noise(k) for k in range(7)]
     groups = ["cat", "dog", "cat", "dog", "bus", "bus", "cat"]

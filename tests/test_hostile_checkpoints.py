@@ -189,6 +189,7 @@ def packed(entries: int, *, method: int = 8, size: int = 1 << 26) -> bytes:
     return local + content + one * entries + end
 
 
+@pytest.mark.slow
 def test_a_zip_that_unpacks_without_an_end_is_damaged_at_once(tmp_path: Path) -> None:
     for k, content in enumerate((packed(60_000), packed(1), packed(60_000, method=0), packed(65_000)[:-1])):
         (tmp_path / f"{k}.pt").write_bytes(content)

@@ -230,6 +230,7 @@ def test_a_step_keeps_what_its_layers_put_out() -> None:
     assert kept_bytes(config, 4, 64, "fp32") > 3 * four
 
 
+@pytest.mark.slow
 def test_a_batch_that_does_not_fit_is_refused_before_the_first_step(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

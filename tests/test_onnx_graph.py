@@ -414,6 +414,7 @@ main(sys.argv[1:])
 """
 
 
+@pytest.mark.slow
 def test_ctrl_c_while_onnx_runtime_computes_ends_with_130_and_no_abort(exported: bytes, tmp_path: Path) -> None:
     path = changed(tmp_path / "slow.onnx", exported, slow)
     arguments = ["extract", "--model", path, "--data", "digits", "--limit", "64", "--workers", "0", "--out"]

@@ -73,6 +73,7 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
+@pytest.mark.slow
 def test_the_verb_trains_compares_and_goes_on(photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     # As of a network that was trained on these photos.
     train = ("train", "--model", "vgg-gap", "--width", "0.0625", "--data", f"imagefolder:{photos}", "--out")

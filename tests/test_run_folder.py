@@ -57,6 +57,7 @@ def test_a_run_that_exists_is_left_alone(tmp_path: Path) -> None:
     assert before == {path.name: path.read_bytes() for path in out.iterdir()}
 
 
+@pytest.mark.slow
 def test_overwrite_keeps_the_old_run_until_the_new_one_has_something_to_save(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -293,6 +293,7 @@ def test_an_evaluation_with_other_settings_is_made_again(study: Path) -> None:
     assert verbs == ["svm-eval"] * 5
 
 
+@pytest.mark.slow
 def test_a_study_measures_several_probes_and_compares_by_the_first(study: Path) -> None:
     """Rows of the probe that is not compared change no comparison."""
     before = json.loads(report(study)["results.json"])

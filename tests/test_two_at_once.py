@@ -211,7 +211,7 @@ FIRST = {
         ("sanity", "sanity"),
         pytest.param("localize", "maps", marks=pytest.mark.slow),
         ("localize", "localize"),
-        ("explain --group", "explain"),
+        pytest.param("explain --group", "explain", marks=pytest.mark.slow),
         ("faithfulness", "faithfulness"),
         pytest.param("faithfulness", "robustness", marks=pytest.mark.slow),
         ("robustness", "robustness"),
