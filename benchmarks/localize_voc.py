@@ -57,12 +57,21 @@ PLANNED_MAPS = (("attention", "L3"), ("evidence", "all"))
 @click.option("--work", type=click.Path(path_type=Path), required=True, help="Results of each network.")
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="JSON to write.")
 @click.option("--limit", type=int, help="So many pictures of each set, for a trial.")
+@click.option("--limit-slow", type=int, help="So many pictures of each set for slow methods and the predicted class.")
 @click.option("--methods", default="", help="These map methods only, with commas between, for a trial.")
 @click.option("--targets", default="true,predicted", show_default=True, help="The classes that maps are about.")
 @click.option("--models", default="", help="Networks whose names contain one of these words only, for a trial.")
 @click.option("--device", default="auto", show_default=True)
 def main(
-    data_dir: Path, work: Path, out: Path, limit: int | None, methods: str, targets: str, models: str, device: str
+    data_dir: Path,
+    work: Path,
+    out: Path,
+    limit: int | None,
+    limit_slow: int | None,
+    methods: str,
+    targets: str,
+    models: str,
+    device: str,
 ) -> None:
     work.mkdir(parents=True, exist_ok=True)
     networks = [path for path in find_networks(work) if not models or any(w in path.stem for w in models.split(","))]
@@ -76,11 +85,15 @@ def main(
                 methods=own, target=target, same_class=SAME_CLASS[data], skip_unknown=True, side=64
             )
             is_slow = len(group) == 1 and group[0] in SLOW
-            chosen = one_of_each(networks) if is_slow or target == "predicted" else networks
+            is_beside = is_slow or target == "predicted"
+            chosen = one_of_each(networks) if is_beside else networks
+            at_most = limit_slow if is_beside and limit_slow else limit
             for network in chosen if own and not (is_slow and target == "predicted") else ():
-                results, values, classes, took = of_network(network, data, data_dir, work, config, limit, device)
+                results, values, own_classes, took = of_network(network, data, data_dir, work, config, at_most, device)
                 measured += rows_of(results, values, with_controls=first is None)
-                first, seconds = first or results, seconds + took
+                if first is None:
+                    first, classes = results, own_classes
+                seconds += took
         assert first is not None
         sets[data] = {
             **{key: first.document()[key] for key in ("images", "classes", "skipped", "foreground", "masks")},
@@ -97,7 +110,8 @@ def main(
         "schema": "l2a-benchmark/1",
         "what": "maps of where networks look against masks of objects; every method, network and seed at hand, "
         "beside the centre, Sobel's edges, noise and everything; thresholds chosen on other images; rows of the true "
-        "class; where they are asked for, slow methods and the predicted class, of one seed of each architecture",
+        "class; where they are asked for, slow methods and the predicted class, of one seed of each architecture, on "
+        "as many pictures as n says",
         **provenance(shlex.join(["python", *sys.argv])),
         "networks": {path.stem: dataclasses.asdict(read_card(path)) for path in networks},
         "sets": sets,
