@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import sys
+import time
 from types import SimpleNamespace
 from typing import Any
 
@@ -79,16 +80,22 @@ def test_how_much_must_be_free_grows_with_what_workers_hold(monkeypatch: pytest.
     assert not loader._shared_memory_suffices(1)
 
 
+def torchs_memory() -> set[str]:
+    return {name for name in os.listdir("/dev/shm") if name.startswith("torch_")}
+
+
 @linux
 @pytest.mark.parametrize("taken", [1, 3])
 def test_nothing_is_left_in_shared_memory_and_no_handle_stays_open(taken: int) -> None:
     batches(2)  # what is opened once stays open
-    before = set(os.listdir("/dev/shm")), len(os.listdir("/proc/self/fd"))
+    before = torchs_memory(), len(os.listdir("/proc/self/fd"))
     running = pixel_batches(faulty(), Preprocess(24), ROWS, workers=2, on_error="skip")
     for _ in range(taken):
         next(running)
     running.close()
-    assert not set(os.listdir("/dev/shm")) - before[0]
+    deadline = time.monotonic() + 10
+    while left := torchs_memory() - before[0]:  # of other tests that run now, it is there for a moment
+        assert time.monotonic() < deadline, left
     assert len(os.listdir("/proc/self/fd")) <= before[1]
 
 
