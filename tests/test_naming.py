@@ -277,3 +277,15 @@ def test_the_same_content_under_two_names_is_refused(seeds: list[Path], tmp_path
     refused = l2a("svm-eval", *seeds, copy, "--out", tmp_path / "r")
     assert_fails(refused, 1, f"{copy}: has the same content as {seeds[1]}", "name one of the two")
     assert not (tmp_path / "r").exists()
+
+
+def test_two_image_sizes_of_one_model_are_two_lines(tmp_path: Path) -> None:
+    """One line of models × data sets showed 32 pixels on one data set beside 64 on another."""
+    files = []
+    for size, data in ((32, "one"), (64, "two")):
+        made = feature_set(LABELS, blobs(LABELS), model="vgg", data=data)
+        meta = dataclasses.replace(made.meta, preprocess={**made.meta.preprocess, "size": size})
+        files.append(save(tmp_path / f"{data}-{size}.h5", dataclasses.replace(made, meta=meta)))
+    results = evaluate_files(files, ONE_C)
+    assert [row.line for row in results.rows] == [0, 1]
+    assert labels(results) == ["vgg (one-32)", "vgg (two-64)"]
