@@ -26,6 +26,11 @@ from l2a_transfer.wording import first_line
 
 log = logging.getLogger(__name__)
 UNTRAINED = "untrained:"
+SAME = 1e-3, 2e-2
+"""Of the largest number: by how much an image's features may differ in another batch, where sums are rounded otherwise;
+of a network whose weights are float32, and of another."""
+RANDOM = 0.1
+"""Of the difference of two images: what is random, or read from the other images of a batch, makes more."""
 
 
 def call_module(network: nn.Module, images: Tensor) -> object:
@@ -157,7 +162,7 @@ def network_errors(name: str, size: int, height: int | None = None, *, by: str =
         raise BackendError(
             f"{name}: its own code failed on pictures of {size} × {height or size} pixels: {type(error).__name__}: "
             f"{first_line(error)}",
-            f"another `{by}` may be what it takes",
+            f"it must take float32 images (B, 3, H, W); another `{by}` may be what it takes",
         ) from error
 
 
@@ -234,8 +239,11 @@ class ModuleBackend(TorchBackend):
             found, order = self._hooked.features(self._normalized(torch.from_numpy(probe_pixels(2, size))))
             self._runs = {name: order.count(name) for name in self._hooked.layers}
             black, _ = self._hooked.features(self._normalized(torch.zeros(3, 3, size, size, dtype=torch.uint8)))
+            alone, _ = self._hooked.features(self._normalized(torch.from_numpy(probe_pixels(2, size)[:1])))
         widths = {name: values.shape[1] for name, values in found.items()}
         self._check_widths(black, widths)
+        self._check_widths(alone, widths)
+        self._check_same(found, alone)
         return widths, order
 
     def _check_widths(self, found: dict[str, Tensor], widths: dict[str, int]) -> None:
@@ -245,6 +253,21 @@ class ModuleBackend(TorchBackend):
                     f"{self._label}: the layer {name!r} gives {values.shape[1]:,} numbers for some images and "
                     f"{widths[name]:,} for others of the same size, so that they are no features",
                     "use `pool='avg'`, or name another `layer`",
+                )
+
+    def _check_same(self, found: dict[str, Tensor], alone: dict[str, Tensor]) -> None:
+        """Raises: BackendError where the first image of a batch of two has other features alone."""
+        exact = all(parameter.dtype == torch.float32 for parameter in self._model.parameters())
+        for name, (one, other) in found.items():
+            if not one.numel():
+                continue
+            most = max(SAME[0 if exact else 1] * float(one.abs().max()), RANDOM * float((one - other).abs().max()))
+            if float((alone[name][0] - one).abs().max()) > most:  # False for NaN, of which extraction tells
+                raise BackendError(
+                    f"{self._label}: the layer {name!r} gives one image other numbers in another batch or at another "
+                    "time, so that they are no features",
+                    "leave out what is random (dropout) or reads the whole batch, and the call of train(), or name "
+                    "another `layer`",
                 )
 
     def _normalized(self, images_u8: Tensor) -> Tensor:
