@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -68,6 +69,24 @@ def attended(model: nn.Module, images: Tensor) -> Attended:
             "use a method for any network, as grad-cam",
         )
     return model.attend(images)
+
+
+@contextmanager
+def input_kept(model: nn.Module | None) -> Iterator[None]:
+    """Within it a network of others computes on a copy of its images: its code may write into them, and they are asked
+    of again."""
+    if model is None or isinstance(model, Network):
+        yield
+        return
+
+    def copies(module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
+        return tuple(one.clone() if isinstance(one, Tensor) else one for one in args)
+
+    handle = model.register_forward_pre_hook(copies)
+    try:
+        yield
+    finally:
+        handle.remove()
 
 
 def fast_layout(model: nn.Module, images: Tensor) -> Tensor:

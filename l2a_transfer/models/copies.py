@@ -42,3 +42,8 @@ def in_evaluation(network: N) -> N:
     if any(module.training for module in network.modules()):
         return evaluation_copy(network, shared=True)
     return network
+
+
+def device_of(network: nn.Module) -> torch.device:
+    """Where a network computes: the device of its first tensor; the CPU where it has none."""
+    return next((tensor.device for tensor in chain(network.parameters(), network.buffers())), torch.device("cpu"))
