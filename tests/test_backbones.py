@@ -550,3 +550,38 @@ def test_features_of_bfloat16_and_features_that_are_zero_are_not_refused() -> No
     nn.init.zeros_(zero.fc.weight)
     nn.init.zeros_(zero.fc.bias)
     assert not open_backend(zero, **GIVEN).features(pixels(side=16)).any()
+
+
+def test_networks_that_cannot_be_copied_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "mine.py"
+    path.write_text(
+        MODULE
+        + """
+import threading
+import warnings
+def lock():
+    found = Net()
+    found.lock = threading.Lock()
+    return found
+
+def lazy():
+    return nn.LazyConv2d(4, 3)
+
+def weight_norm():
+    warnings.simplefilter("ignore")
+    return nn.utils.weight_norm(nn.Conv2d(3, 4, 3))
+
+class Closed(Net):
+    @property
+    def preprocess(self):
+        raise KeyError("not yet")
+"""
+    )
+    for function, said in (
+        ("lock", "Net cannot be copied: TypeError: .*lock.*; take out of it what Python cannot copy"),
+        ("lazy", "LazyConv2d has lazy layers, whose weights do not exist yet; give it an image first"),
+        ("weight_norm", "Conv2d cannot be copied: RuntimeError: .*; .* that of parametrizations"),
+        ("Closed", "the preprocess of what its function Closed gives raised KeyError: 'not yet'"),
+    ):
+        with pytest.raises(BackendError, match=said):
+            open_backend(f"module:{path}:{function}", **GIVEN)

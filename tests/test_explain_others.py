@@ -227,3 +227,27 @@ def test_networks_without_weights_or_gradients(picture: Path) -> None:
         with pytest.raises(BackendError, match=f"Closed: {method} failed: .*; it needs .* use occlusion"):
             l2a_transfer.explain_images(Closed(), picture, method=method, target=1)
     assert l2a_transfer.explain_images(Closed(), picture, method="occlusion", target=1)[0].maps
+
+
+def test_weights_and_attention_of_a_layer_are_no_maps() -> None:
+    """The map was the weights (out, in, k, k) of a layer with parametrizations, and (T, T) of attention."""
+
+    class Attending(NotWriting):
+        def __init__(self) -> None:
+            super().__init__()
+            self.softmax = nn.Softmax(dim=-1)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            tokens = self.conv(x)[:, :, ::4, ::4].flatten(2).transpose(1, 2)[:, :20]  # (B, T, C)
+            weights = self.softmax((tokens @ tokens.transpose(1, 2))[:, None])  # (B, 1, T, T)
+            logits: torch.Tensor = self.fc((weights[:, 0] @ tokens).mean(dim=1))
+            return logits
+
+    images = torch.randn(2, 3, 24, 24)
+    assert list(map_batch(Attending().eval(), images, method="grad-cam").maps) == ["conv"]
+    with pytest.raises(BackendError, match=r"layer 'softmax' of Attending has no maps .*\(2, 1, 20, 20\)"):
+        map_batch(Attending().eval(), images, method="grad-cam", levels=["softmax"])
+    network = NotWriting()
+    nn.utils.parametrizations.weight_norm(network.conv)
+    (name,) = map_batch(network.eval(), images, method="grad-cam").maps
+    assert name == "conv"
