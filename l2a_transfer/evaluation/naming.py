@@ -69,7 +69,8 @@ def _shared(data: Sequence[str], keys: Sequence[str]) -> dict[str, list[int]]:
 
 def _maker(file: VerifiedFile) -> str:
     card = file.meta.card
-    return json.dumps([_name(file), weights_sha256(file.meta), card.get("config"), card.get("training")])
+    own = [card.get(key) for key in ("config", "training", "code_sha256")]
+    return json.dumps([_name(file), weights_sha256(file.meta), *own])
 
 
 def _view(file: VerifiedFile) -> str:
