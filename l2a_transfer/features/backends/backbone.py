@@ -18,7 +18,7 @@ from l2a_transfer.errors import ArgumentError, BackendError, L2AError
 from l2a_transfer.features.backends.checkpoint import load_state, read_state, state_sha256
 from l2a_transfer.features.backends.hooks import Call, Hooked
 from l2a_transfer.features.backends.interface import level_columns
-from l2a_transfer.features.backends.pooling import check_pool
+from l2a_transfer.features.backends.pooling import check_pool, check_same
 from l2a_transfer.features.backends.torch import TorchBackend
 from l2a_transfer.features.machine import probe_pixels
 from l2a_transfer.preprocess import Preprocess, normalize
@@ -26,11 +26,6 @@ from l2a_transfer.wording import first_line
 
 log = logging.getLogger(__name__)
 UNTRAINED = "untrained:"
-SAME = 1e-3, 2e-2
-"""Of the largest number: by how much an image's features may differ in another batch, where sums are rounded otherwise;
-of a network whose weights are float32, and of another."""
-RANDOM = 0.1
-"""Of the difference of two images: what is random, or read from the other images of a batch, makes more."""
 
 
 def call_module(network: nn.Module, images: Tensor) -> object:
@@ -243,7 +238,8 @@ class ModuleBackend(TorchBackend):
         widths = {name: values.shape[1] for name, values in found.items()}
         self._check_widths(black, widths)
         self._check_widths(alone, widths)
-        self._check_same(found, alone)
+        exact = all(parameter.dtype == torch.float32 for parameter in self._model.parameters())
+        check_same(self._label, found, alone, exact=exact)
         return widths, order
 
     def _check_widths(self, found: dict[str, Tensor], widths: dict[str, int]) -> None:
@@ -253,21 +249,6 @@ class ModuleBackend(TorchBackend):
                     f"{self._label}: the layer {name!r} gives {values.shape[1]:,} numbers for some images and "
                     f"{widths[name]:,} for others of the same size, so that they are no features",
                     "use `pool='avg'`, or name another `layer`",
-                )
-
-    def _check_same(self, found: dict[str, Tensor], alone: dict[str, Tensor]) -> None:
-        """Raises: BackendError where the first image of a batch of two has other features alone."""
-        exact = all(parameter.dtype == torch.float32 for parameter in self._model.parameters())
-        for name, (one, other) in found.items():
-            if not one.numel():
-                continue
-            most = max(SAME[0 if exact else 1] * float(one.abs().max()), RANDOM * float((one - other).abs().max()))
-            if float((alone[name][0] - one).abs().max()) > most:  # False for NaN, of which extraction tells
-                raise BackendError(
-                    f"{self._label}: the layer {name!r} gives one image other numbers in another batch or at another "
-                    "time, so that they are no features",
-                    "leave out what is random (dropout) or reads the whole batch, and the call of train(), or name "
-                    "another `layer`",
                 )
 
     def _normalized(self, images_u8: Tensor) -> Tensor:
