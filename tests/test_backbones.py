@@ -500,3 +500,88 @@ def test_the_documented_way_from_python(tmp_path: Path, monkeypatch: pytest.Monk
     exec(compile(block, "backbones.md", "exec"), names)
     assert names["backend"].levels == (("layer3", 0, 256), ("layer4", 256, 768))
     assert names["result"].rows == 80  # 40 of each split
+
+
+class Odd(nn.Module):
+    """What it gives for an image is another one's in one way or another."""
+
+    def __init__(self, way: str) -> None:
+        super().__init__()
+        self.way, self.norm, self.fc = way, nn.BatchNorm2d(3), nn.Linear(3, 4)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if self.way == "training":
+            self.train()
+        elif self.way == "random":
+            x = x + torch.randn_like(x)
+        elif self.way == "batch":
+            x = x - x.mean(dim=0, keepdim=True)
+        elif self.way == "squeezed":
+            return self.fc(self.norm(x).mean(dim=(2, 3))).squeeze()
+        logits: torch.Tensor = self.fc(self.norm(x).mean(dim=(2, 3)))
+        return logits
+
+
+@pytest.mark.parametrize(
+    ("way", "said"),
+    [
+        ("training", "gives one image other numbers in another batch .* and the call of train"),
+        ("random", "gives one image other numbers in another batch or at another time"),
+        ("batch", "gives one image other numbers in another batch or at another time"),
+        ("squeezed", r"gives no tensor with a row for each image, but a tensor of shape \(4,\)"),
+    ],
+)
+def test_features_that_depend_on_more_than_the_image_are_refused(way: str, said: str) -> None:
+    with pytest.raises(BackendError, match=said):
+        open_backend(Odd(way), **GIVEN)
+
+
+def test_features_of_bfloat16_and_features_that_are_zero_are_not_refused() -> None:
+    class Half(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.network = torchvision.models.squeezenet1_1().bfloat16()
+
+        def forward(self, x: torch.Tensor) -> object:
+            return self.network(x.bfloat16())
+
+    assert open_backend(Half(), **{**GIVEN, "image_size": 32}).levels == (("output", 0, 1000),)
+    zero = Odd("")
+    nn.init.zeros_(zero.fc.weight)
+    nn.init.zeros_(zero.fc.bias)
+    assert not open_backend(zero, **GIVEN).features(pixels(side=16)).any()
+
+
+def test_networks_that_cannot_be_copied_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "mine.py"
+    path.write_text(
+        MODULE
+        + """
+import threading
+import warnings
+def lock():
+    found = Net()
+    found.lock = threading.Lock()
+    return found
+
+def lazy():
+    return nn.LazyConv2d(4, 3)
+
+def weight_norm():
+    warnings.simplefilter("ignore")
+    return nn.utils.weight_norm(nn.Conv2d(3, 4, 3))
+
+class Closed(Net):
+    @property
+    def preprocess(self):
+        raise KeyError("not yet")
+"""
+    )
+    for function, said in (
+        ("lock", "Net cannot be copied: TypeError: .*lock.*; take out of it what Python cannot copy"),
+        ("lazy", "LazyConv2d has lazy layers, whose weights do not exist yet; give it an image first"),
+        ("weight_norm", "Conv2d cannot be copied: RuntimeError: .*; .* that of parametrizations"),
+        ("Closed", "the preprocess of what its function Closed gives raised KeyError: 'not yet'"),
+    ):
+        with pytest.raises(BackendError, match=said):
+            open_backend(f"module:{path}:{function}", **GIVEN)

@@ -141,3 +141,18 @@ def test_the_command_line_takes_it(tmp_path: Path) -> None:
     rows = json.loads(l2a("layers", "--model", model, "--json").stdout)
     assert rows[0] == {"name": "logits", "kind": "MatMul", "shape": [2], "parameters": 0, "is_default": True}
     assert {"name": "maps", "kind": "Conv", "shape": [4, 7, 7], "parameters": 0, "is_default": False} in rows
+
+
+def test_a_graph_that_reads_the_whole_batch_is_refused(tmp_path: Path) -> None:
+    made = graph()
+    made.graph.node[2].output[0] = "own"
+    added = [
+        helper.make_node("ReduceMean", ["own", "first"], ["common"], keepdims=1),
+        helper.make_node("Sub", ["own", "common"], ["mean"]),
+    ]
+    nodes = [*made.graph.node[:3], *added, made.graph.node[3]]
+    del made.graph.node[:]
+    made.graph.node.extend(nodes)
+    made.graph.initializer.append(numpy_helper.from_array(np.array([0]), "first"))
+    with pytest.raises(BackendError, match="the layer 'logits' gives one image other numbers in another batch"):
+        open_backend(write(tmp_path / "net.onnx", made), **GIVEN)

@@ -32,7 +32,7 @@ from l2a_transfer.report.latex import results_latex
 from l2a_transfer.report.predictions import predictions_csv
 from l2a_transfer.report.write import write_report
 from l2a_transfer.svm.config import SvmConfig
-from tests.conftest import l2a
+from tests.conftest import assert_fails, l2a
 from tests.domain_files import CLASSES, FOUR, agreement, four_domains, save_domains
 from tests.feature_files import blobs, feature_set, labels_of, save
 from tests.test_domains import ONE_C
@@ -336,3 +336,21 @@ def _csv(folder: Path, mapping: dict[str, str]) -> Path:
     path = folder / "map.csv"
     path.write_text("class,counts as\n" + "".join(f"{one},{other}\n" for one, other in mapping.items()))
     return path
+
+
+def test_pictures_of_a_set_whose_folders_are_domains(tmp_path: Path) -> None:
+    """PACS and the like: the folders could be classes too, and nothing said which."""
+    rng = np.random.default_rng(0)
+    for k in range(32):
+        folder = tmp_path / "pacs" / ("photo", "sketch")[k % 2] / ("cat", "dog")[k // 2 % 2]
+        folder.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(rng.integers(0, 256, (8, 8, 3), dtype=np.uint8)).save(folder / f"{k}.png")
+    data, out = f"imagefolder:{tmp_path / 'pacs'}", tmp_path / "f.h5"
+    asked = ("--data", data, "--domain-from", "folder", "--out", out, "--workers", "0", "--image-size", "8")
+    assert l2a("extract", "--model", "pixels", *asked).exit_code == 0
+    asked = ("svm-eval", out, "--protocol", "cross-domain", "--probe", "ncm", "--out", tmp_path / "r")
+    assert_fails(l2a(*asked, "--pictures", data), 1, "--split-from folders")
+    assert_fails(l2a(*asked, "--split-from", "folders"), 2, "--split-from needs --pictures")
+    found = l2a(*asked, "--pictures", data, "--split-from", "folders")
+    assert found.exit_code == 0, found.output
+    assert "data:image/png" in (tmp_path / "r" / "report.html").read_text()

@@ -316,6 +316,32 @@ def test_files_of_one_model_must_have_the_same_columns_and_other_domains(tmp_pat
         evaluate([a, b, save_domains(tmp_path / "d.h5", named)], protocol="cross-domain")
 
 
+def test_files_of_one_model_must_be_made_in_the_same_way_and_the_card_has_all_of_them(tmp_path: Path) -> None:
+    made = {
+        name: feature_set(*domain_features(range(4), seed=k), data=name, classes=CLASSES) for k, name in enumerate("ab")
+    }
+    files = []
+    for name, own in made.items():
+        (tmp_path / name).mkdir()
+        files.append(save(tmp_path / name / "features.h5", own))
+    (card,) = evaluate(files, protocol="cross-domain", c_grid=ONE_C).cards.values()
+    assert list(card["feature_files"]) == ["a/features.h5", "b/features.h5"]
+    for key, value in (("precision", "bf16"), ("preprocess", {**made["b"].meta.preprocess, "size": 64})):
+        other = dataclasses.replace(made["b"], meta=dataclasses.replace(made["b"].meta, **{key: value}))
+        with pytest.raises(EvaluationError, match=f"with different {key}, so that no SVM fits both"):
+            evaluate([files[0], save(tmp_path / f"{key}.h5", other)], protocol="cross-domain")
+
+
+def test_domains_whose_names_make_one_name_of_two_places_are_refused(tmp_path: Path) -> None:
+    """a → (b → c) and (a → b) → c: the rows of both stood at one place."""
+    made = four_domains()
+    meta = dataclasses.replace(made.meta, domains=("a", "b → c", "a → b", "c"))
+    path = save_domains(tmp_path / "f.h5", made, meta=meta)
+    with pytest.raises(EvaluationError, match="two places that are called 'a → b → c'; give the domains names without"):
+        evaluate(path, protocol="cross-domain")
+    assert evaluate(path, protocol="cross-domain", source=["a"], c_grid=ONE_C).domains
+
+
 def test_own_train_and_test_splits_are_the_parts(tmp_path: Path) -> None:
     made = four_domains(names=("plain", "shifted"))
     split = np.arange(len(made.labels)) // 4 % 3  # in turn train, test and extra

@@ -59,6 +59,8 @@ def test_a_class_is_a_name_before_it_is_a_number() -> None:
         class_index(10, CLASSES, 10)
     with pytest.raises(ArgumentError, match="these weights do not name their classes; got 'cat'"):
         class_index("cat", (), 10)
+    with pytest.raises(ArgumentError, match="target 'crane' is the name of the classes 0 and 2; give the number"):
+        class_index("crane", ("crane", "cat", "crane"), 3)
     for wrong in (True, 1.5, None):
         with pytest.raises(TypeError, match="target must be 'predicted', the name of a class, or its number"):
             class_index(wrong, CLASSES, 10)  # type: ignore[arg-type]

@@ -170,3 +170,84 @@ def test_a_model_of_transformers_has_no_classifier_here(tmp_path: Path, picture:
     config.save_pretrained(tmp_path)
     with pytest.raises(BackendError, match="without its classifier"):
         open_subject(f"untrained:hf:{tmp_path}", image_size=32, mean=[0.5] * 3, std=[0.5] * 3)
+
+
+class Writing(nn.Module):
+    """Writes into its input, as a network that normalises by itself may."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.conv, self.fc = nn.Conv2d(3, 6, 3), nn.Linear(6, 4)
+        self.preprocess = Preprocess(24)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x.mul_(0.5)
+        logits: torch.Tensor = self.fc(self.conv(x).relu().mean(dim=(2, 3)))
+        return logits
+
+
+class NotWriting(Writing):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return super().forward(x.clone())
+
+
+def test_a_network_that_writes_into_its_input_is_explained_for_the_images_that_were_asked_of(picture: Path) -> None:
+    """Each method was of images that the one before had changed, and gradients were a fault."""
+    methods = ["saliency", "grad-cam", "occlusion", "integrated-gradients"]
+    expected = l2a_transfer.explain_images(NotWriting(), picture, method=methods, target=2)
+    for one, other in zip(
+        l2a_transfer.explain_images(Writing(), picture, method=methods, target=2), expected, strict=True
+    ):
+        assert one.probability == pytest.approx(other.probability)
+        for name, values in other.maps.items():
+            np.testing.assert_allclose(one.maps[name], values, atol=1e-6)
+    network, images = Writing().eval(), torch.randn(2, 3, 24, 24)
+    before = images.clone()
+    map_batch(network, images, method="grad-cam", targets=[0, 1])
+    assert torch.equal(images, before)
+    assert not network._forward_pre_hooks
+
+
+def test_networks_without_weights_or_gradients(picture: Path) -> None:
+    class Means(nn.Module):
+        preprocess = Preprocess(24)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return x.mean(dim=(2, 3))
+
+    class Closed(NotWriting):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            with torch.no_grad():
+                return super().forward(x)
+
+    (found,) = l2a_transfer.explain_images(Means(), picture, method="saliency", target=1)
+    np.testing.assert_allclose(found.maps["pixels"], 1 / 24**2, rtol=1e-5)
+    for method in ("saliency", "grad-cam"):
+        with pytest.raises(BackendError, match=f"Closed: {method} failed: .*; it needs .* use occlusion"):
+            l2a_transfer.explain_images(Closed(), picture, method=method, target=1)
+    assert l2a_transfer.explain_images(Closed(), picture, method="occlusion", target=1)[0].maps
+
+
+def test_weights_and_attention_of_a_layer_are_no_maps() -> None:
+    """The map was the weights (out, in, k, k) of a layer with parametrizations, and (T, T) of attention."""
+
+    class Attending(NotWriting):
+        def __init__(self) -> None:
+            super().__init__()
+            self.softmax = nn.Softmax(dim=-1)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            tokens = self.conv(x)[:, :, ::4, ::4].flatten(2).transpose(1, 2)[:, :20]  # (B, T, C)
+            weights = self.softmax((tokens @ tokens.transpose(1, 2))[:, None])  # (B, 1, T, T)
+            logits: torch.Tensor = self.fc((weights[:, 0] @ tokens).mean(dim=1))
+            return logits
+
+    images = torch.randn(2, 3, 24, 24)
+    assert list(map_batch(Attending().eval(), images, method="grad-cam").maps) == ["conv"]
+    with pytest.raises(BackendError, match=r"layer 'softmax' of Attending has no maps .*\(2, 1, 20, 20\)"):
+        map_batch(Attending().eval(), images, method="grad-cam", levels=["softmax"])
+    network = NotWriting()
+    nn.utils.parametrizations.weight_norm(network.conv)
+    (name,) = map_batch(network.eval(), images, method="grad-cam").maps
+    assert name == "conv"

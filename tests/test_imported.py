@@ -409,7 +409,9 @@ def test_what_is_not_there_or_not_known(tmp_path: Path, labels: Path) -> None:
     (tmp_path / "a.xyz").write_bytes(b"")
     refused(tmp_path / "a.xyz", tmp_path, r"are read from \.npy, \.npz.*got '\.xyz'", labels=labels)
     refused(saved(tmp_path / "b.npy", X[:, :, None]), tmp_path, "flatten each row", labels=labels)
-    refused(saved(tmp_path / "c.npy", np.array(["a", "b"])), tmp_path, "holds text", labels=labels)
+    refused(saved(tmp_path / "c.npy", np.array(["a", "b"])), tmp_path, "this array holds text", labels=labels)
+    lowest = saved(tmp_path / "y.npy", np.full(len(X), -2))
+    refused(path, tmp_path, "labels must be −1, for none, or 0 and more; got -2…-2", labels=lowest)
 
 
 def test_damage_is_named(tmp_path: Path, labels: Path) -> None:

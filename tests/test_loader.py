@@ -14,7 +14,7 @@ import pytest
 
 from l2a_transfer.data import loader
 from l2a_transfer.data.loader import PixelBatch, SharedBatch, pixel_batches
-from l2a_transfer.errors import DataError
+from l2a_transfer.errors import BackendError, DataError
 from l2a_transfer.preprocess import Preprocess
 from tests.conftest import MemorySource, memory_source
 
@@ -107,3 +107,15 @@ def test_the_message_names_what_batches_take_and_what_is_free(
     with caplog.at_level(logging.INFO):
         assert not loader._shared_memory_suffices(8 * 64 * 3 * 224**2)  # 8 workers, batches of 64
     assert "may take 294 MiB together, and /dev/shm has 64 MiB free" in caplog.text
+
+
+def test_too_few_open_files_are_said_with_what_to_do() -> None:
+    resource = pytest.importorskip("resource")
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    used = len(os.listdir("/proc/self/fd")) if sys.platform == "linux" else 20
+    resource.setrlimit(resource.RLIMIT_NOFILE, (used + 2, hard))
+    try:
+        with pytest.raises(BackendError, match="more open files than this process may have; use fewer `workers`"):
+            list(pixel_batches(memory_source(16), Preprocess(24), ROWS, workers=2))
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))

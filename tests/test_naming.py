@@ -277,3 +277,29 @@ def test_the_same_content_under_two_names_is_refused(seeds: list[Path], tmp_path
     refused = l2a("svm-eval", *seeds, copy, "--out", tmp_path / "r")
     assert_fails(refused, 1, f"{copy}: has the same content as {seeds[1]}", "name one of the two")
     assert not (tmp_path / "r").exists()
+
+
+def test_two_image_sizes_of_one_model_are_two_lines(tmp_path: Path) -> None:
+    """One line of models × data sets showed 32 pixels on one data set beside 64 on another."""
+    files = []
+    for size, data in ((32, "one"), (64, "two")):
+        made = feature_set(LABELS, blobs(LABELS), model="vgg", data=data)
+        meta = dataclasses.replace(made.meta, preprocess={**made.meta.preprocess, "size": size})
+        files.append(save(tmp_path / f"{data}-{size}.h5", dataclasses.replace(made, meta=meta)))
+    results = evaluate_files(files, ONE_C)
+    assert [row.line for row in results.rows] == [0, 1]
+    assert labels(results) == ["vgg (one-32)", "vgg (two-64)"]
+
+
+def test_networks_of_two_files_of_one_name_are_two_models_and_no_seeds_of_one(tmp_path: Path) -> None:
+    """Both are module:mine.py:net, and random weights of one seed are the same; what the code does with them is not."""
+    card: dict[str, Any] = {"config": {"architecture": "module:mine.py:net"}, "weights_sha256": "0" * 64}
+    own = {"training": {"untrained": True, "seed": 0}, **card}
+    files = [saved(tmp_path / f"{k}.h5", 1.0, data=f"set {k}", code_sha256=str(k) * 64, **own) for k in range(2)]
+    assert [row.line for row in evaluate_files(files, ONE_C).rows] == [0, 1]
+    seeds = [
+        saved(tmp_path / f"{k}-{seed}.h5", 1.0 + seed + k / 8, code_sha256=str(k) * 64, **{**own, "training": training})
+        for k in range(2)
+        for seed, training in enumerate({"untrained": True, "seed": seed} for seed in range(2))
+    ]
+    assert [len(found.seeds) for found in evaluate_files(seeds, ONE_C).seeds] == [2, 2]

@@ -78,6 +78,19 @@ def test_a_model_that_was_not_tested_on_an_image_has_an_empty_cell(tmp_path: Pat
     }
 
 
+def test_a_model_that_is_called_as_another_one_s_probe_keeps_columns_of_its_own(tmp_path: Path) -> None:
+    """Both wrote into the columns of "a, probe ncm", and the second was what the file had."""
+    labels = labels_of(2, 20)
+    made = {"a": blobs(labels, spread=0.1), "a, probe ncm": blobs(labels, spread=20.0)}
+    files = [save(tmp_path / f"{k}.h5", feature_set(labels, made[name], model=name)) for k, name in enumerate(made)]
+    found = evaluate_files(files, EvalConfig(c_grid=(0.1,), probes=("svm", "ncm")))
+    lines = lines_of(found)
+    measured = [name for name in lines[0] if name.endswith(": prediction")]
+    assert len(set(measured)) == len(found.rows) == 4
+    accuracies = [np.mean([line[name] == line["true"] for line in lines]) for name in measured]
+    assert accuracies == pytest.approx([one.accuracy for one in found.rows])
+
+
 def test_names_are_no_formulas(tmp_path: Path) -> None:
     labels = labels_of(2, 20)
     ids = tuple(f"=cmd{k}" for k in range(40))

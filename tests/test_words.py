@@ -100,6 +100,7 @@ def test_misuse_names_the_option_of_the_command_that_was_given() -> None:
         "--tap must be one of ga; got 'gaa'"
     )
     assert_fails(l2a("svm-eval", "f.h5", "--out", "s", "--c-grid", "1e300"), 2, "--c-grid must be different")
+    assert_fails(l2a("svm-eval", "f.h5", "--out", "s", "--probe", "knn,knn"), 2, "--probe must be different names")
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ import signal
 import sys
 import threading
 import traceback as tracebacks
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from types import TracebackType
 
@@ -123,7 +123,8 @@ class Explanation:
     Parameters
     ----------
     options : callable
-        Returns the parameter names of the command, so that messages can show them as options. Called after an error.
+        Returns the parameter names of the command, so that messages can show them as options; as a mapping where an
+        option is called otherwise. Called after an error.
     traceback : bool
         Show the traceback before the sentence.
     """
@@ -198,9 +199,9 @@ def _with_options(error: Explained, options: Collection[str]) -> str:
     both = re.match(r"([a-z0-9_]+) and ([a-z0-9_]+) (.*)", error.problem, re.DOTALL)
     first, rest = re.match(r"([a-z0-9_]*)(.*)", error.problem, re.DOTALL).groups()  # type: ignore[union-attr]
     named = first in options and ("_" in first or rest.startswith(" must "))
-    problem = f"{_flag(first)}{rest}" if named else error.problem
+    problem = f"{_flag(first, options)}{rest}" if named else error.problem
     if both and both[1] in options and both[2] in options:
-        problem = f"{_flag(both[1])} and {_flag(both[2])} {both[3]}"
+        problem = f"{_flag(both[1], options)} and {_flag(both[2], options)} {both[3]}"
     return "; ".join(filter(None, (problem, PARAMETER.sub(_as_option, error.remedy))))
 
 
@@ -211,8 +212,9 @@ def _as_option(found: re.Match[str]) -> str:
     return f"{_flag('no_' + name)}" if value == "False" else f"{_flag(name)} {value.strip(chr(39))}"
 
 
-def _flag(name: str) -> str:
-    return f"--{name.replace('_', '-')}"
+def _flag(name: str, options: Collection[str] = ()) -> str:
+    own = options.get(name) if isinstance(options, Mapping) else None
+    return own or f"--{name.replace('_', '-')}"
 
 
 def _interruption(error: KeyboardInterrupt) -> str:

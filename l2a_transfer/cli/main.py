@@ -78,10 +78,13 @@ class Verbs(click.Group):
         with Explanation(list):  # errors of options before the verb
             return super().parse_args(ctx, args)
 
-    def _options(self, ctx: click.Context) -> set[str]:
-        """The parameter names of the called verb."""
+    def _options(self, ctx: click.Context) -> dict[str, str]:
+        """Parameter → option of the called verb; of an argument nothing."""
         command = self.get_command(ctx, ctx.invoked_subcommand or "")
-        return {parameter.name for parameter in command.params if parameter.name} if command else set()
+        options = command.params if command else []
+        return {
+            one.name: max((o for o in one.opts if o[:2] == "--"), default="", key=len) for one in options if one.name
+        }
 
     def main(self, *arguments: Any, **options: Any) -> Any:
         accept_every_letter()  # first, because help is printed before any verb runs

@@ -124,6 +124,13 @@ SHOWN = 6
     option("--out", type=FOLDER, required=True, metavar="DIR", help="Folder of the report."),
     option("--pictures", metavar="DATA", help="Show misclassified images of this data set in report.html, at most 24."),
     option("--data-dir", type=PATH, help="Folder that holds the data set of --pictures."),
+    option(
+        "--split-from",
+        type=NameChoice("l2a_transfer.data.layout:SPLITS_FROM"),
+        default="auto",
+        show_default=True,
+        help="How --pictures is read, as in extract; folders where --domain-from was folder.",
+    ),
     option("--overwrite/--no-overwrite", default=False, help="Replace an earlier report in --out."),
     option("--json", "as_json", is_flag=True, help="Print results.json instead of the table."),
 )
@@ -166,9 +173,10 @@ def command(obj: dict[str, Any], /, files: tuple[Path, ...], out: Path, **given:
     from l2a_transfer.report import lookup
     from l2a_transfer.report.write import RESULTS, report_folder, write_report
 
-    pictures, data_dir = given.pop("pictures"), given.pop("data_dir")
-    if data_dir and not pictures:
-        raise click.UsageError("--data-dir needs --pictures")
+    pictures, data_dir, split_from = given.pop("pictures"), given.pop("data_dir"), given.pop("split_from")
+    for name, value in (("--data-dir", data_dir), ("--split-from", split_from != "auto")):
+        if value and not pictures:
+            raise click.UsageError(f"{name} needs --pictures")
     overwrite, as_json = given.pop("overwrite"), given.pop("as_json")
     given["c_grid"] = numbers("--c-grid", given["c_grid"], float, "1e-4,1e-3,1e-2")
     given["shots"] = numbers("--shots", given["shots"], int, "1,2,4")
@@ -179,7 +187,7 @@ def command(obj: dict[str, Any], /, files: tuple[Path, ...], out: Path, **given:
     given["class_map"] = read_pairs(given["class_map"], *CLASS_COLUMNS) if given["class_map"] else {}
     given["compare"] = tuple(_pair(text) for text in given["compare"])
     config = EvalConfig(**given)
-    source = open_source(pictures, data_dir=data_dir) if pictures else None
+    source = open_source(pictures, data_dir=data_dir, split_from=split_from) if pictures else None
     if source is not None:
         check_pictures(files, source)
     with said_if_complete(out / RESULTS, f"the report in {out}"):

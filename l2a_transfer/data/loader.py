@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import gc
 import logging
 import multiprocessing
@@ -159,7 +160,7 @@ def pixel_batches(
     DataError
         For an image that cannot be used, where `on_error` is "fail".
     BackendError
-        Where worker processes that are not forked cannot start.
+        Where worker processes that are not forked cannot start, and where too few files may be open for them.
     """
     dataset = _Batches(source, preprocess, batches, on_error)
     if workers == 0 or not batches:
@@ -254,10 +255,16 @@ def _check_main(method: str) -> None:
 
 @contextmanager
 def _worker_errors(method: str) -> Iterator[None]:
-    """Turns the end of a worker into a sentence that names the usual cause under start methods other than fork."""
+    """Turns the end of a worker into a sentence that names the usual cause under start methods other than fork, and a
+    lack of open files into one that names what takes them."""
     try:
         yield
-    except (RuntimeError, BrokenPipeError) as error:
+    except (RuntimeError, OSError) as error:
+        if getattr(error, "errno", None) in (errno.EMFILE, errno.ENFILE) or "Too many open files" in str(error):
+            raise BackendError(
+                "decoding processes need more open files than this process may have",
+                "use fewer `workers`, or raise the limit (ulimit -n)",
+            ) from error
         ended = isinstance(error, BrokenPipeError) or "DataLoader worker" in str(error) or "bootstrapping" in str(error)
         if method == "fork" or not ended:
             raise

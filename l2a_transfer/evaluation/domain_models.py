@@ -57,7 +57,7 @@ def open_models(paths: Sequence[Path], config: EvalConfig) -> list[DomainModel]:
             nothing = np.empty((0, 0), dtype=np.float32)
             rows.append(FeatureSet(path, found.meta, nothing, found.labels, found.ids, found.split, found.domain))
     renamed = _class_names(rows, dict(config.class_map))
-    named = name_files(files)
+    named = name_files(files, joined=True)
     lines: dict[int, list[int]] = {}
     for k, name in enumerate(named):
         lines.setdefault(name.line, []).append(k)
@@ -100,7 +100,7 @@ def _joined(
     """The rows of a model's files, with the classes, splits and domains of all of them."""
     first = files[0]
     for file in files[1:]:
-        for what in ("tap", "levels", "preprocess"):
+        for what in ("tap", "levels", "preprocess", "precision", "backend"):
             if getattr(file.meta, what) != getattr(first.meta, what):
                 raise EvaluationError(
                     f"{file.path} and {first.path} are of {label} with different {what}, so that no SVM fits both",

@@ -7,6 +7,7 @@ once. A place is fitted and C chosen on training parts of its sources, and teste
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -62,6 +63,11 @@ def plan_domains(paths: Sequence[Path], config: EvalConfig) -> tuple[list[Job], 
     settings_of = PROTOCOLS[config.protocol].settings
     assert settings_of is not None
     settings = settings_of(names, config.source, config.target)
+    if twice := [title for title, often in Counter(map(_title, settings)).items() if often > 1]:
+        raise EvaluationError(
+            f"the names of the domains make two places that are called {twice[0]!r}",
+            "give the domains names without → and +, or choose `source` and `target`",
+        )
     _check_domains(models, settings)
     jobs: list[Job] = []
     places: list[DomainPlace] = []

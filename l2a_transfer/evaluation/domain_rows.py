@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import os
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -123,7 +124,11 @@ def joined_sha256(files: Sequence[VerifiedFile]) -> str:
 
 
 def files_of(table: DomainTable | VerifiedFile) -> dict[str, dict[str, str]]:
-    """For the card: name → digest of each file of a table that has several; of one file, nothing."""
+    """For the card: path from their common folder → digest of each file of a table that has several; of one file,
+    nothing."""
     if isinstance(table, VerifiedFile) or len(table.files) == 1:
         return {}
-    return {"feature_files": {file.path.name: file.sha256 for file in table.files}}
+    paths = [Path(os.path.abspath(file.path)) for file in table.files]
+    folder = os.path.commonpath([path.parent for path in paths])
+    names = [path.relative_to(folder).as_posix() for path in paths]  # files of two folders may have one name
+    return {"feature_files": {name: file.sha256 for name, file in zip(names, table.files, strict=True)}}

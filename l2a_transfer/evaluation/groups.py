@@ -55,6 +55,8 @@ class Source:
             return ""
         start = training.get("init_from")
         shared = {key: training.get(key) for key in ("data", "split", "n", "data_sha256", "recipe", "untrained")}
+        if "code_sha256" in self.card:  # two files of users may have one name
+            shared["code"] = self.card["code_sha256"]
         shared["init_from"] = start.get("sha256") if isinstance(start, dict) else start
         return json.dumps([self.card["config"], self.card.get("preprocess"), shared], sort_keys=True)
 

@@ -27,23 +27,27 @@ class Named:
     line: int
 
 
-def name_files(files: Sequence[VerifiedFile]) -> list[Named]:
-    """One for each of the files, whose paths and contents differ; no two lines have one label."""
+def name_files(files: Sequence[VerifiedFile], *, joined: bool = False) -> list[Named]:
+    """One for each of the files, whose paths and contents differ; no two lines have one label.
+
+    A model that takes pictures in two ways, as at two image sizes, is two lines. With `joined`, files of several data
+    sets are to be one table: then they stand together, so that the difference can be refused.
+    """
     paths = [Path(os.path.abspath(file.path)) for file in files]
     folder = os.path.commonpath([path.parent for path in paths])
-    lines = _lines(files, paths)
+    lines = _lines(files, paths, joined=joined)
     labels = _labels(files, paths, lines)
     return [Named(path.relative_to(folder).as_posix(), labels[k], k) for path, k in zip(paths, lines, strict=True)]
 
 
-def _lines(files: Sequence[VerifiedFile], paths: Sequence[Path]) -> list[int]:
+def _lines(files: Sequence[VerifiedFile], paths: Sequence[Path], *, joined: bool) -> list[int]:
     """The number of each file's line: files of one model, at most one of each data set.
 
     Where a data set has several files of a model, they are told apart by the view of the network; then by their names
     or folders, if either does it on every data set; and else each stands alone.
     """
     data = [file.meta.data for file in files]
-    keys = [_maker(file) for file in files]
+    keys = [_maker(file) + ("" if joined else _preprocess(file)) for file in files]
     for key, own in _shared(data, keys).items():
         for k in own:
             keys[k] = key + _view(files[k])
@@ -65,12 +69,19 @@ def _shared(data: Sequence[str], keys: Sequence[str]) -> dict[str, list[int]]:
 
 def _maker(file: VerifiedFile) -> str:
     card = file.meta.card
-    return json.dumps([_name(file), weights_sha256(file.meta), card.get("config"), card.get("training")])
+    own = [card.get(key) for key in ("config", "training", "code_sha256")]
+    return json.dumps([_name(file), weights_sha256(file.meta), *own])
 
 
 def _view(file: VerifiedFile) -> str:
     meta = file.meta
-    return json.dumps([meta.tap, [name for name, _, _ in meta.levels], meta.precision, meta.backend])
+    return json.dumps([meta.tap, [name for name, _, _ in meta.levels], meta.precision, meta.backend]) + _preprocess(
+        file
+    )
+
+
+def _preprocess(file: VerifiedFile) -> str:
+    return json.dumps(file.meta.preprocess, sort_keys=True)
 
 
 def _name(file: VerifiedFile) -> str:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
@@ -13,6 +14,7 @@ from numpy.typing import NDArray
 from l2a_transfer.errors import ArgumentError, BackendError, PluginError, wrong_kind
 from l2a_transfer.explain.registry import DEFAULT_METHOD, METHODS, MapKind, MapMethod
 from l2a_transfer.memory import usable_memory
+from l2a_transfer.wording import first_line
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -119,7 +121,7 @@ def map_batch(
     def compute(some: Tensor, of: Tensor | None) -> dict[str, Tensor]:
         arguments: tuple[Any, ...] = (model, some) if of is None else (model, some, of)
         keywords = {**given, "levels": tuple(levels)} if spec.per_level else given
-        with torch.set_grad_enabled(spec.gradients):
+        with torch.set_grad_enabled(spec.gradients), _errors_of_others(model, spec):
             found = spec.compute(*arguments, **keywords)
         return {name: values.detach().float().cpu() for name, values in found.items()}
 
@@ -130,6 +132,22 @@ def map_batch(
     _check(spec, maps, len(images))
     kinds = {name: kind_of(spec, model, name) for name in maps}
     return MapBatch(method, maps, kinds, None if classes is None else classes.cpu().numpy())
+
+
+@contextmanager
+def _errors_of_others(model: nn.Module, spec: MapMethod) -> Iterator[None]:
+    """What PyTorch says of a network of others that a method cannot compute with, as BackendError."""
+    from l2a_transfer.models.interface import Network
+
+    try:
+        yield
+    except RuntimeError as error:
+        if isinstance(model, Network) or out_of_memory(error):
+            raise
+        raise BackendError(
+            f"{type(model).__name__}: {spec.name} failed: {first_line(error)}",
+            "it needs a network that gradients can be taken of; use occlusion" if spec.gradients else "",
+        ) from error
 
 
 def kind_of(spec: MapMethod, model: nn.Module, name: str) -> MapKind:
@@ -156,6 +174,20 @@ def split_to_fit(
 
     Raises: BackendError where a single image does not fit.
     """
+    from l2a_transfer.explain.layers import input_kept
+
+    with input_kept(model):
+        return _split_to_fit(compute, images, targets, model, gradients=gradients)
+
+
+def _split_to_fit(
+    compute: Callable[[Tensor, Tensor | None], dict[str, Tensor]],
+    images: Tensor,
+    targets: Tensor | None,
+    model: nn.Module | None = None,
+    *,
+    gradients: bool = False,
+) -> dict[str, Tensor]:
     each = 0 if model is None else kept_bytes(model, images) // (1 if gradients else WITHOUT_GRADIENT)
     if each * len(images) > SMALL:
         usable = usable_memory()
@@ -177,11 +209,11 @@ def split_to_fit(
 def _joined(
     compute: Callable[[Tensor, Tensor | None], dict[str, Tensor]], images: Tensor, targets: Tensor | None, at_once: int
 ) -> dict[str, Tensor]:
-    """`split_to_fit` of so many images at once."""
+    """`_split_to_fit` of so many images at once."""
     import torch
 
     places = [slice(k, k + at_once) for k in range(0, len(images), at_once)]
-    parts = [split_to_fit(compute, images[own], None if targets is None else targets[own]) for own in places]
+    parts = [_split_to_fit(compute, images[own], None if targets is None else targets[own]) for own in places]
     return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
 
 

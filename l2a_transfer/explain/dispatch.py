@@ -254,7 +254,9 @@ def normalised(model: nn.Module, preprocess: Preprocess, pixels: Sequence[NDArra
     """Pictures of one size, each uint8 (H, W, 3), as the network takes them: (B, 3, H, W), where it computes."""
     import torch
 
-    device = next(model.parameters()).device
+    from l2a_transfer.models.copies import device_of
+
+    device = device_of(model)
     images_u8 = torch.from_numpy(np.stack(pixels).transpose(0, 3, 1, 2).copy()).to(device)  # (B, 3, H, W)
     return normalize(images_u8, *preprocess.statistics(device))
 

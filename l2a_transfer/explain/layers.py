@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -10,6 +11,11 @@ from torch import Tensor, nn
 
 from l2a_transfer.errors import BackendError, unknown_name
 from l2a_transfer.models.interface import Attended, Network
+
+WEIGHTS = "parametrizations"
+"""Where PyTorch keeps the modules that make a layer's weights."""
+ROUNDED = 1e-2
+"""By how much a sum of attention weights may differ from 1, as bfloat16 has it."""
 
 
 def default_levels(model: nn.Module, images: Tensor) -> tuple[str, ...]:
@@ -30,12 +36,12 @@ def default_levels(model: nn.Module, images: Tensor) -> tuple[str, ...]:
     def note(name: str) -> Any:
         def hook(module: nn.Module, args: Any, output: Any) -> None:
             nonlocal last
-            if is_map(output, images) and output[0, 0].numel() > 1:
+            if is_map(output, images[:1]) and output[0, 0].numel() > 1:
                 last = name
 
         return hook
 
-    handles = [m.register_forward_hook(note(name)) for name, m in model.named_modules() if not any(m.children())]
+    handles = [m.register_forward_hook(note(name)) for name, m in model.named_modules() if _is_leaf(name, m)]
     try:
         with torch.no_grad():
             model(images[:1])
@@ -49,14 +55,23 @@ def default_levels(model: nn.Module, images: Tensor) -> tuple[str, ...]:
     return (last,)
 
 
+def _is_leaf(name: str, module: nn.Module) -> bool:
+    """Whether a module has no children but what makes its weights, and makes no weights itself."""
+    children = {child for child, _ in module.named_children()}
+    return not children - {WEIGHTS} and WEIGHTS not in name.split(".")
+
+
 def is_map(output: object, images: Tensor) -> bool:
     """Whether a layer's output is a map (B, C, h, w) of images (B, 3, H, W): of about their shape, and no larger.
 
-    Queries and keys of a transformer (B, heads, T, C) are none.
+    Queries and keys of a transformer (B, heads, T, C) are none, nor are its attention weights (B, heads, T, T), whose
+    rows sum to 1.
     """
-    if not isinstance(output, Tensor) or output.ndim != 4:
+    if not isinstance(output, Tensor) or output.ndim != 4 or len(output) != len(images):
         return False
     (h, w), (H, W) = output.shape[2:], images.shape[2:]
+    if h == w > 1 and bool(((output.detach().sum(dim=-1) - 1).abs() < ROUNDED).all()):
+        return False
     return abs(h * W - w * H) <= max(H, W) + h * W / 4 and h <= H and w <= W  # rounded, or without a border
 
 
@@ -68,6 +83,24 @@ def attended(model: nn.Module, images: Tensor) -> Attended:
             "use a method for any network, as grad-cam",
         )
     return model.attend(images)
+
+
+@contextmanager
+def input_kept(model: nn.Module | None) -> Iterator[None]:
+    """Within it a network of others computes on a copy of its images: its code may write into them, and they are asked
+    of again."""
+    if model is None or isinstance(model, Network):
+        yield
+        return
+
+    def copies(module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
+        return tuple(one.clone() if isinstance(one, Tensor) else one for one in args)
+
+    handle = model.register_forward_pre_hook(copies)
+    try:
+        yield
+    finally:
+        handle.remove()
 
 
 def fast_layout(model: nn.Module, images: Tensor) -> Tensor:

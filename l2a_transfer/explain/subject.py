@@ -97,6 +97,7 @@ def open_subject(
 
     from l2a_transfer.devices import choose_device
     from l2a_transfer.features.backends.registry import DEFAULT_BACKEND, backend_for, open_backend
+    from l2a_transfer.models.copies import device_of
     from l2a_transfer.models.digest import network_sha256
     from l2a_transfer.models.interface import Network
     from l2a_transfer.models.loading import as_network
@@ -107,7 +108,7 @@ def open_subject(
         isinstance(model, nn.Module) and not isinstance(model, Network)
     ):
         if isinstance(model, nn.Module) and device is None:
-            device = next((parameter.device.type for parameter in model.parameters()), "cpu")
+            device = device_of(model).type
         how = {**of_others, "seed": seed, "device": device or "cpu", "download": download}
         return _of_backend(model, open_backend, how)
     network, card = as_network(model, seed=seed)

@@ -25,7 +25,8 @@ def class_index(wanted: str | int, classes: Sequence[str], num_classes: int) -> 
     Raises
     ------
     ArgumentError
-        For a number that is not between 0 and K − 1, and for a name where the weights give none.
+        For a number that is not between 0 and K − 1, for a name where the weights give none, and for one of several
+        classes.
     UnknownNameError
         For a name that no class has.
     TypeError
@@ -40,8 +41,12 @@ def class_index(wanted: str | int, classes: Sequence[str], num_classes: int) -> 
         raise wrong_kind("target", f"{PREDICTED!r}, the name of a class, or its number", wanted)
     if wanted == PREDICTED:
         return None
-    if wanted in classes:
-        return list(classes).index(str(wanted))
+    if numbers := [k for k, name in enumerate(classes) if name == wanted]:
+        if len(numbers) > 1:  # as the two cranes of ImageNet
+            raise ArgumentError(
+                f"target {wanted!r} is the name of the classes {' and '.join(map(str, numbers))}", "give the number"
+            )
+        return numbers[0]
     if isinstance(wanted, str) and not (wanted.isascii() and wanted.isdecimal()):
         if classes:
             raise unknown_name("class", wanted, classes)

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import csv
 import io
+from collections import Counter
 
 from l2a_transfer.evaluation.probes.registry import SVM
 from l2a_transfer.evaluation.results import EvalResults, EvalRow
 from l2a_transfer.report import lookup
-from l2a_transfer.text import csv_cell
+from l2a_transfer.text import csv_cell, look
 
 IMAGE = ("data", "protocol", "shots", "draw", "id", "true")
 
@@ -42,10 +43,18 @@ def predictions_csv(results: EvalResults) -> bytes:
 
 
 def _names(results: EvalResults) -> dict[tuple[int, str, str], str]:
-    """The name of each model, variant and probe; the probe is named where it is not the SVM."""
-    return {
+    """The name of each model, variant and probe; the probe is named where it is not the SVM.
+
+    A model may be called as another one with its probe or variant is; such names have the digest of the file too.
+    """
+    names = {
         _model(row): lookup.full_name(row) + ("" if row.probe == SVM else f", probe {row.probe}")
         for row in results.rows
+    }
+    digests = {_model(row): row.file_sha256 for row in reversed(results.rows)}
+    often = Counter(map(look, names.values()))
+    return {
+        key: name if often[look(name)] == 1 else f"{name}, SHA-256 {digests[key][:12]}" for key, name in names.items()
     }
 
 

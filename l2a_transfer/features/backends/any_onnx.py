@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from l2a_transfer.devices import choose_onnx_device
 from l2a_transfer.errors import ArgumentError, BackendError, unknown_name
 from l2a_transfer.features.backends.interface import Computed, Layer, backend_repr, check_pixels, level_columns
-from l2a_transfer.features.backends.pooling import check_pool, pooled
+from l2a_transfer.features.backends.pooling import check_pool, check_same, pooled
 from l2a_transfer.features.backends.registry import register_backend
 from l2a_transfer.features.extraction.interruptible import interruptible
 from l2a_transfer.features.machine import arithmetic, gpu_name, onnx_instructions, probe_pixels
@@ -63,7 +63,11 @@ class AnyOnnxBackend:
             "preprocess": self.preprocess.to_json(),
             "weights_sha256": self._weights,
         }
-        widths = {name: part.shape[1] for name, part in self._parts(probe_pixels(2, self.preprocess.size)).items()}
+        probes = probe_pixels(2, self.preprocess.size)
+        found, alone = self._parts(probes), self._parts(probes[:1])
+        widths = {name: part.shape[1] for name, part in found.items()}
+        if all(part.shape[1] == widths[name] for name, part in alone.items()):
+            check_same(self.card["name"], found, alone, exact=False)
         self.levels = level_columns(widths, None)
 
     def _start(self, proto: Any) -> Any:

@@ -18,7 +18,7 @@ from l2a_transfer.errors import ArgumentError, BackendError, L2AError
 from l2a_transfer.features.backends.checkpoint import load_state, read_state, state_sha256
 from l2a_transfer.features.backends.hooks import Call, Hooked
 from l2a_transfer.features.backends.interface import level_columns
-from l2a_transfer.features.backends.pooling import check_pool
+from l2a_transfer.features.backends.pooling import check_pool, check_same
 from l2a_transfer.features.backends.torch import TorchBackend
 from l2a_transfer.features.machine import probe_pixels
 from l2a_transfer.preprocess import Preprocess, normalize
@@ -157,7 +157,7 @@ def network_errors(name: str, size: int, height: int | None = None, *, by: str =
         raise BackendError(
             f"{name}: its own code failed on pictures of {size} × {height or size} pixels: {type(error).__name__}: "
             f"{first_line(error)}",
-            f"another `{by}` may be what it takes",
+            f"it must take float32 images (B, 3, H, W); another `{by}` may be what it takes",
         ) from error
 
 
@@ -234,8 +234,12 @@ class ModuleBackend(TorchBackend):
             found, order = self._hooked.features(self._normalized(torch.from_numpy(probe_pixels(2, size))))
             self._runs = {name: order.count(name) for name in self._hooked.layers}
             black, _ = self._hooked.features(self._normalized(torch.zeros(3, 3, size, size, dtype=torch.uint8)))
+            alone, _ = self._hooked.features(self._normalized(torch.from_numpy(probe_pixels(2, size)[:1])))
         widths = {name: values.shape[1] for name, values in found.items()}
         self._check_widths(black, widths)
+        self._check_widths(alone, widths)
+        exact = all(parameter.dtype == torch.float32 for parameter in self._model.parameters())
+        check_same(self._label, found, alone, exact=exact)
         return widths, order
 
     def _check_widths(self, found: dict[str, Tensor], widths: dict[str, int]) -> None:

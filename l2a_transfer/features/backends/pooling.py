@@ -2,16 +2,26 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, TypeVar
 
 from l2a_transfer.errors import BackendError, unknown_name
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
     from torch import Tensor
+
+    Rows = TypeVar("Rows", Tensor, NDArray[np.float32])
 
 POOLS = ("avg", "max", "cls", "flatten", "none")
 MOST_COLUMNS = {"none": 1 << 14, "flatten": 1 << 20}
 """The most numbers of a layer that become columns as they are."""
+SAME = 1e-3, 2e-2
+"""Of the largest number: by how much an image's features may differ in another batch, where sums are rounded otherwise;
+of a network whose weights are float32, and of another."""
+RANDOM = 0.1
+"""Of the difference of two images: what is random, or read from the other images of a batch, makes more."""
 
 
 def check_pool(pool: str) -> None:
@@ -92,6 +102,36 @@ def pooled(value: object, images: int, pool: str, layer: str) -> Tensor:
         )
     numbers = values.float()
     return numbers.mean(dim=positions) if pool == "avg" else numbers.amax(dim=positions)  # (B, C)
+
+
+def check_same(name: str, found: Mapping[str, Rows], alone: Mapping[str, Rows], *, exact: bool) -> None:
+    """Whether an image has the same features in another batch.
+
+    Parameters
+    ----------
+    name : str
+        The model's name, for errors.
+    found, alone : mapping of str to Tensor or ndarray
+        The features of two images (2, D) by layer, and those of the first one alone (1, D).
+    exact : bool
+        Whether the weights are float32.
+
+    Raises
+    ------
+    BackendError
+        Where they differ.
+    """
+    for layer, (one, other) in found.items():
+        if not one.shape[0]:
+            continue
+        most = max(SAME[0 if exact else 1] * float(abs(one).max()), RANDOM * float(abs(one - other).max()))
+        if float(abs(alone[layer][0] - one).max()) > most:  # False for NaN, of which extraction tells
+            raise BackendError(
+                f"{name}: the layer {layer!r} gives one image other numbers in another batch or at another time, so "
+                "that they are no features",
+                "leave out what is random (dropout) or reads the whole batch, and the call of train(), or name "
+                "another `layer`",
+            )
 
 
 def _sides(values: Tensor) -> str:

@@ -100,7 +100,10 @@ def build(model: str, *, seed: int, fresh: bool) -> Built:
             raise _failed(f"{path}: its function {function} raised", error) from error
     if not isinstance(made, nn.Module):
         raise BackendError(f"{path}: its function {function} must give a torch.nn.Module, got {type(made).__name__}")
-    own = getattr(made, "preprocess", None)
+    try:
+        own = getattr(made, "preprocess", None)
+    except Exception as error:  # code of others raises what it likes
+        raise _failed(f"{path}: the preprocess of what its function {function} gives raised", error) from error
     classifier = last_linear(made)
     architecture = f"{PREFIX}{path.name}:{function}"
     sha256 = hashlib.sha256(code).hexdigest()

@@ -181,7 +181,8 @@ def _from_table(table: Table, column: str) -> Foreign:
         features = _side_by_side(table, rest)
     if features.dtype.kind not in "iuf":
         first = features.ravel()[:1].tolist()
-        raise DataError(f"{table.path}: features are numbers, and {column or 'this'!r} holds text, as {first}")
+        what = f"the column {column!r}" if column else "this array"
+        raise DataError(f"{table.path}: features are numbers, and {what} holds text, as {first}")
     if features.ndim == 1 and not column and form in ("txt", "csv", "tsv"):
         features = features[:, None]
     given = {role: whole_numbers(table.read(name), f"{table.path}: {name!r}") for role, name in roles.items()}

@@ -244,7 +244,8 @@ def numbered_labels(labels: NDArray[Any], classes: Sequence[str] | None) -> tupl
         most = min(count, MAX_CLASSES) - 1
         if low < -1 or high > most:
             why = "" if classes is None else f" of {counted(len(classes), 'class', 'classes')}"
-            raise DataError(f"labels must be −1, for none, or between 0 and {most}{why}; got {low}…{high}")
+            between = f"between 0 and {most}{why}" if most >= 0 else "0 and more"
+            raise DataError(f"labels must be −1, for none, or {between}; got {low}…{high}")
         names, numbers = merged(
             classes if classes is not None else [str(k) for k in range(count)], labels.astype(np.int64)
         )
