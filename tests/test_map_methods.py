@@ -259,3 +259,11 @@ def test_what_cannot_be_asked_for(images: Tensor) -> None:
         map_batch(Residual().eval(), images, method="grad-cam", levels=["fc"])
     with pytest.raises(UnknownNameError, match="layer must be one of stem, bn, relu, body, unused, fc; got 'bodi'"):
         map_batch(Residual().eval(), images, method="grad-cam", levels=["bodi"])
+
+
+def test_a_network_in_float64_explains_a_batch_whose_memory_is_estimated() -> None:
+    exact = network("vgg-att2-concat-pc", dtype=torch.float64)
+    many = torch.randn(8, 3, 64, 64, dtype=torch.float64, generator=torch.Generator().manual_seed(2))
+    found = map_batch(exact, many, method="saliency", targets=[0] * 8)
+    alone = map_batch(exact, many[:1], method="saliency", targets=[0])
+    np.testing.assert_allclose(found.maps["pixels"][:1], alone.maps["pixels"], rtol=1e-5, atol=1e-12)
