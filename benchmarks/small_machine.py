@@ -43,7 +43,7 @@ MASKS = ["--masks", "png:masks", "--skip-unmasked"]
 PHOTOS = ["--data", "imagefolder:pictures"]
 CASES: list[tuple[float, list[str]]] = [
     (1, ["inspect", "--verify", "features.h5"]),
-    (1, ["export", "--model", WEIGHTS, "--out", "network.onnx"]),
+    (1, ["export", "--model", WEIGHTS, "--out", "network.onnx", "--overwrite"]),
     (1, ["maps", "--model", WEIGHTS, "--out", "maps", "--overwrite", "pictures/class-0/0000.jpg"]),
     (
         1,
