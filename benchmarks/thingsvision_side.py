@@ -51,7 +51,7 @@ def random_weights(model: str, path: Path) -> str:
 
 def difference(theirs: Path, own: Path) -> float:
     """The largest difference of two features of an image, over the largest feature of the image, of the worst image."""
-    (path,) = theirs.glob("*.h5")
+    (path,) = theirs.glob("*.hdf5")
     with h5py.File(path) as file:
         (key,) = file
         expected = file[key][:]
