@@ -15,13 +15,12 @@ import os
 import shlex
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import click
 from provenance import provenance
 from thingsvision_side import ROOT, random_weights
-from transfer import KEPT, run
+from transfer import evaluated, run
 
 from l2a_transfer.data.readers import open_source
 
@@ -47,7 +46,7 @@ def main(data_dir: Path, python: Path, work: Path, data: str, out: Path) -> None
     weights = work / WEIGHTS
     if not weights.exists():
         random_weights(RESNET, weights)
-    files, commands = [], []
+    files: list[Path] = []
     for name in data.split(","):
         where = ["--data", name, "--data-dir", data_dir]
         for short, model in MODELS.items():
@@ -60,20 +59,12 @@ def main(data_dir: Path, python: Path, work: Path, data: str, out: Path) -> None
             labels = work / f"{name}-resnet18.h5"
             own = ["--labels", labels, "--name", "thingsvision resnet18"]
             run(["import", work / f"thingsvision-{name}" / "features.npy", *own, "--out", files[-1]])
-    commands = ["svm-eval", *files, "--out", work / "report", "--overwrite"]
-    started = time.perf_counter()
-    run(commands)
-    seconds = time.perf_counter() - started
-    results = json.loads((work / "report" / "results.json").read_text())
     document = {
         "schema": "l2a-benchmark/1",
         "what": "linear SVM on frozen features of attention networks, of networks of others with random weights, of "
         "features that thingsvision computed with the weights of resnet18's row, and on pixels",
         **provenance(shlex.join(["python", "benchmarks/backbones.py", *sys.argv[1:]])),
-        "svm_eval": shlex.join(["l2a-transfer", "svm-eval", *(file.name for file in files), "--out", "report"]),
-        "svm_eval_seconds": round(seconds, 1),
-        "rows": [{key: row[key] for key in KEPT} for row in results["rows"]],
-        "comparisons": results["comparisons"],
+        **evaluated(files, work / "report"),
     }
     out.parent.mkdir(parents=True, exist_ok=True)
     out.write_text(json.dumps(document, indent=1) + "\n")

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import click
 from provenance import provenance
-from transfer import KEPT, run
+from transfer import evaluated, run
 
 from l2a_transfer.models.registry import build_model
 from l2a_transfer.models.weights import PRETRAINED, read_card
@@ -41,8 +41,7 @@ def main(data: str, data_dir: Path, model: str, work: Path, out: Path) -> None:
         run(["extract", "--model", model, *where, "--out", files[-1], "--resume"])
         if not there:
             seconds[str(size)] = round(time.perf_counter() - started, 1)
-    run(["svm-eval", *files, "--out", work / "report", "--overwrite"])
-    results = json.loads((work / "report" / "results.json").read_text())
+    found = evaluated(files, work / "report")
     document = {
         "schema": "l2a-benchmark/1",
         "what": "linear SVM on attended features of one network at several input sizes; the network was trained on "
@@ -50,11 +49,8 @@ def main(data: str, data_dir: Path, model: str, work: Path, out: Path) -> None:
         **provenance(shlex.join(["python", "benchmarks/image_sizes.py", *sys.argv[1:]])),
         "extract_seconds": seconds,
         "maps": {str(size): map_sizes(model, size) for size in SIZES},
-        "rows": [
-            {"image_size": size, **{key: row[key] for key in KEPT}}
-            for size, row in zip(SIZES, results["rows"], strict=True)
-        ],
-        "comparisons": results["comparisons"],
+        **found,
+        "rows": [{"image_size": size, **row} for size, row in zip(SIZES, found["rows"], strict=True)],
     }
     out.parent.mkdir(parents=True, exist_ok=True)
     out.write_text(json.dumps(document, indent=1) + "\n")

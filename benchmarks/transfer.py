@@ -72,23 +72,30 @@ def main(data_dir: Path, work: Path, out: Path) -> None:
             file = work / f"{data}-{name}.h5"
             run(["extract", "--model", model, "--data", data, "--data-dir", data_dir, "--out", file, "--resume"])
             files.append(file)
-    started = time.perf_counter()
-    run(["svm-eval", *files, "--out", work / "report", "--overwrite"])
-    seconds = time.perf_counter() - started
-    results = json.loads((work / "report" / "results.json").read_text())
     document = {
         "schema": "l2a-benchmark/1",
         "what": "linear SVM on frozen features of data that the network has never seen; seconds of svm-eval, process "
         "start and report included",
         **provenance("python benchmarks/transfer.py --data-dir data --work work --out " + out.as_posix()),
-        "svm_eval": shlex.join(["l2a-transfer", "svm-eval", *(file.name for file in files), "--out", "report"]),
-        "svm_eval_seconds": round(seconds, 1),
-        "rows": [{key: row[key] for key in KEPT} for row in results["rows"]],
-        "comparisons": results["comparisons"],
+        **evaluated(files, work / "report"),
     }
     out.parent.mkdir(parents=True, exist_ok=True)
     out.write_text(json.dumps(document, indent=1) + "\n")
     print(out)
+
+
+def evaluated(files: list[Path], report: Path) -> dict[str, Any]:
+    """`svm-eval` of the files: its command, how long it took as a process, its rows and comparisons."""
+    started = time.perf_counter()
+    run(["svm-eval", *files, "--out", report, "--overwrite"])
+    seconds = time.perf_counter() - started
+    results = json.loads((report / "results.json").read_text())
+    return {
+        "svm_eval": shlex.join(["l2a-transfer", "svm-eval", *(file.name for file in files), "--out", report.name]),
+        "svm_eval_seconds": round(seconds, 1),
+        "rows": [{key: row[key] for key in KEPT} for row in results["rows"]],
+        "comparisons": results["comparisons"],
+    }
 
 
 def run(arguments: list[Any]) -> None:

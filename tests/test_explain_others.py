@@ -16,6 +16,7 @@ import l2a_transfer
 from l2a_transfer.errors import BackendError, UnknownNameError, WeightsError
 from l2a_transfer.explain.compute import map_batch
 from l2a_transfer.explain.subject import open_subject
+from l2a_transfer.models.loading import load_model
 from l2a_transfer.preprocess import Preprocess, normalize
 from tests.conftest import TINY, assert_fails, l2a, save_picture
 
@@ -251,3 +252,11 @@ def test_weights_and_attention_of_a_layer_are_no_maps() -> None:
     nn.utils.parametrizations.weight_norm(network.conv)
     (name,) = map_batch(network.eval(), images, method="grad-cam").maps
     assert name == "conv"
+
+
+def test_a_network_of_the_caller_is_not_moved() -> None:
+    network, _ = load_model(TINY)
+    assert open_subject(network).network is network
+    elsewhere = open_subject(network, device="cpu")
+    assert elsewhere.network is not network
+    assert elsewhere.weights_sha256 == open_subject(network).weights_sha256

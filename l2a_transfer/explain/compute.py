@@ -121,7 +121,7 @@ def map_batch(
     def compute(some: Tensor, of: Tensor | None) -> dict[str, Tensor]:
         arguments: tuple[Any, ...] = (model, some) if of is None else (model, some, of)
         keywords = {**given, "levels": tuple(levels)} if spec.per_level else given
-        with torch.set_grad_enabled(spec.gradients), _errors_of_others(model, spec):
+        with torch.set_grad_enabled(spec.gradients), _method_errors(model, spec):
             found = spec.compute(*arguments, **keywords)
         return {name: values.detach().float().cpu() for name, values in found.items()}
 
@@ -135,7 +135,7 @@ def map_batch(
 
 
 @contextmanager
-def _errors_of_others(model: nn.Module, spec: MapMethod) -> Iterator[None]:
+def _method_errors(model: nn.Module, spec: MapMethod) -> Iterator[None]:
     """What PyTorch says of a network of others that a method cannot compute with, as BackendError."""
     from l2a_transfer.models.interface import Network
 
@@ -176,44 +176,34 @@ def split_to_fit(
     """
     from l2a_transfer.explain.layers import input_kept
 
-    with input_kept(model):
-        return _split_to_fit(compute, images, targets, model, gradients=gradients)
-
-
-def _split_to_fit(
-    compute: Callable[[Tensor, Tensor | None], dict[str, Tensor]],
-    images: Tensor,
-    targets: Tensor | None,
-    model: nn.Module | None = None,
-    *,
-    gradients: bool = False,
-) -> dict[str, Tensor]:
     each = 0 if model is None else kept_bytes(model, images) // (1 if gradients else WITHOUT_GRADIENT)
-    if each * len(images) > SMALL:
+    at_once = len(images)
+    if each * at_once > SMALL:
         usable = usable_memory()
         if each > usable:
             raise _too_large(images)
-        at_once = max(1, usable // (BESIDE * each))
-        if at_once < len(images):
-            return _joined(compute, images, targets, at_once)
-    try:
-        return compute(images, targets)
-    except (MemoryError, RuntimeError) as error:
-        if not out_of_memory(error):
-            raise
-        if len(images) == 1:
-            raise _too_large(images) from error
-    return _joined(compute, images, targets, -(-len(images) // 2))
+        at_once = min(at_once, max(1, usable // (BESIDE * each)))
+    with input_kept(model):
+        if at_once == len(images):
+            try:
+                return compute(images, targets)
+            except (MemoryError, RuntimeError) as error:
+                if not out_of_memory(error):
+                    raise
+                if len(images) == 1:
+                    raise _too_large(images) from error
+            at_once = -(-len(images) // 2)
+        return _joined(compute, images, targets, at_once)
 
 
 def _joined(
     compute: Callable[[Tensor, Tensor | None], dict[str, Tensor]], images: Tensor, targets: Tensor | None, at_once: int
 ) -> dict[str, Tensor]:
-    """`_split_to_fit` of so many images at once."""
+    """`split_to_fit` of so many images at once."""
     import torch
 
     places = [slice(k, k + at_once) for k in range(0, len(images), at_once)]
-    parts = [_split_to_fit(compute, images[own], None if targets is None else targets[own]) for own in places]
+    parts = [split_to_fit(compute, images[own], None if targets is None else targets[own]) for own in places]
     return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
 
 

@@ -193,7 +193,7 @@ def _of_one_size(
     names = [one.name for one in asked]
     answers: list[list[ImageMaps]] = [[] for _ in names]
     try:
-        with _errors_of_others(model, images):
+        with _forward_errors(model, images):
             probabilities = _probabilities(model, images)  # (B, K)
         predicted = probabilities.argmax(axis=1)
         targets = [int(own) if one.target is None else one.target for one, own in zip(asked, predicted, strict=True)]
@@ -237,7 +237,7 @@ def _of_one_size(
 
 
 @contextmanager
-def _errors_of_others(model: nn.Module, images: Tensor) -> Iterator[None]:
+def _forward_errors(model: nn.Module, images: Tensor) -> Iterator[None]:
     """What the code of a network of others raises, as BackendError."""
     from l2a_transfer.features.backends.backbone import network_errors
     from l2a_transfer.models.interface import Network

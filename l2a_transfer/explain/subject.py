@@ -96,26 +96,21 @@ def open_subject(
     from torch import nn
 
     from l2a_transfer.devices import choose_device
-    from l2a_transfer.features.backends.registry import DEFAULT_BACKEND, backend_for, open_backend
-    from l2a_transfer.models.copies import device_of
+    from l2a_transfer.models.copies import device_of, evaluation_copy
     from l2a_transfer.models.digest import network_sha256
-    from l2a_transfer.models.interface import Network
     from l2a_transfer.models.loading import as_network
 
     of_others: dict[str, Any] = {"image_size": image_size, "fit": fit, "mean": mean, "std": std, "weights": weights}
     named = isinstance(model, (str, Path))
-    if (named and backend_for(os.path.expanduser(model)).name != DEFAULT_BACKEND) or (  # type: ignore[arg-type]
-        isinstance(model, nn.Module) and not isinstance(model, Network)
-    ):
+    if _is_of_others(model):
         if isinstance(model, nn.Module) and device is None:
             device = device_of(model).type
-        how = {**of_others, "seed": seed, "device": device or "cpu", "download": download}
-        return _of_backend(model, open_backend, how)
+        return _of_backend(model, {**of_others, "seed": seed, "device": device or "cpu", "download": download})
     network, card = as_network(model, seed=seed)
     if given := [f"`{name}`" for name, value in of_others.items() if value is not None]:
         raise BackendError(f"{card.name}: its preprocess and weights are its own", f"leave out {' and '.join(given)}")
     if device is not None:
-        network = network.to(choose_device(device))
+        network = (network if named else evaluation_copy(network, shared=True)).to(choose_device(device))
     return Subject(
         network,
         card.name,
@@ -128,15 +123,27 @@ def open_subject(
     )
 
 
-def _of_backend(model: Any, opener: Any, how: dict[str, Any]) -> Subject:
+def _is_of_others(model: object) -> bool:
+    """Whether a model, by its name or in memory, is none of this package's networks."""
+    from torch import nn
+
+    from l2a_transfer.features.backends.registry import DEFAULT_BACKEND, backend_for
+    from l2a_transfer.models.interface import Network
+
+    if isinstance(model, (str, Path)):
+        return backend_for(os.path.expanduser(model)).name != DEFAULT_BACKEND
+    return isinstance(model, nn.Module) and not isinstance(model, Network)
+
+
+def _of_backend(model: Any, how: dict[str, Any]) -> Subject:
     """A network of others. Its classifier must be among its weights, because its output is asked for."""
-    from l2a_transfer.features.backends.registry import backend_for
+    from l2a_transfer.features.backends.registry import backend_for, open_backend
 
     if isinstance(model, (str, Path)):
         spec = backend_for(os.path.expanduser(model))
         if "weights" not in spec.options:
             raise BackendError(f"{model}: runs in {spec.name}, and maps need a network that runs in PyTorch")
-    backend = opener(model, layer=["output"], pool="none", **how)
+    backend: Any = open_backend(model, layer=["output"], pool="none", **how)
     network, classes, K = backend.classifier()
     card = {key: value for key, value in backend.card.items() if key != "config"}
     architecture = backend.card["config"]["architecture"]

@@ -288,7 +288,7 @@ class ModuleBackend(TorchBackend):
         if self._built.headless:
             raise BackendError(
                 f"{self._label}: is opened without its classifier, so no class can be explained",
-                f"{self._built.headless}",
+                self._built.headless,
             )
         size = self.preprocess.size
         with network_errors(self._label, size), torch.inference_mode():
