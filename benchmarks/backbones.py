@@ -68,7 +68,7 @@ def main(data_dir: Path, python: Path, work: Path, data: str, out: Path) -> None
     }
     out.parent.mkdir(parents=True, exist_ok=True)
     out.write_text(json.dumps(document, indent=1) + "\n")
-    print((work / "report" / "report.md").read_text().split("\n\n")[1])
+    print(out)
 
 
 def thingsvision(name: str, data_dir: Path, python: Path, work: Path, weights: Path) -> None:
