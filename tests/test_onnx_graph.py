@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import _thread
 import json
 import os
 import signal
@@ -337,13 +338,16 @@ def is_computing() -> bool:
     return any(thread.name == "interruptible" for thread in threading.enumerate())
 
 
-def interrupt_once_waiting() -> None:
+def interrupt_once_waiting(send_signal: Callable[[], object] | None = None) -> None:
     """Send SIGINT to this process when something is computed beside its main thread."""
 
     def send() -> None:
         while not is_computing():
             time.sleep(0.01)
-        os.kill(os.getpid(), signal.SIGINT)
+        if send_signal is None:
+            os.kill(os.getpid(), signal.SIGINT)
+        else:
+            send_signal()
 
     threading.Thread(target=send, daemon=True).start()
 
@@ -361,6 +365,15 @@ def test_ctrl_c_is_heard_while_a_library_computes() -> None:
     with pytest.raises(KeyboardInterrupt):
         interruptible(stopped.wait, stopped.set)
     assert stopped.is_set()
+
+
+def test_ctrl_c_that_does_not_end_the_wait_is_heard_too() -> None:
+    """As where it comes just before the wait: Python has noted the signal, and no system call was interrupted."""
+    stopped, was_stopped = threading.Event(), []
+    interrupt_once_waiting(_thread.interrupt_main)
+    with pytest.raises(KeyboardInterrupt):
+        interruptible(lambda: was_stopped.append(stopped.wait(30)), stopped.set)
+    assert was_stopped == [True]  # and not that it ended by itself
 
 
 def test_a_computation_that_was_told_to_stop_is_waited_for_until_it_has() -> None:

@@ -225,15 +225,15 @@ def kept_bytes(model: nn.Module, images: Tensor) -> int:
         return 0
     side = max(model.config.min_size, MEASURED_AT)
     if model not in _MEASURED:
-        _MEASURED[model] = _kept_bytes_of(model, images.new_zeros(1, 3, side, side))
+        _MEASURED[model] = _kept_bytes_of(model, side)
     return _MEASURED[model] * images.shape[2] * images.shape[3] // side**2
 
 
 _MEASURED: WeakKeyDictionary[nn.Module, int] = WeakKeyDictionary()
 
 
-def _kept_bytes_of(model: nn.Module, image: Tensor) -> int:
-    """Bytes that a network keeps of one image (1, 3, H, W)."""
+def _kept_bytes_of(model: nn.Module, side: int) -> int:
+    """Bytes that a network keeps of one image of `side` × `side` pixels, in its own precision."""
     import torch
 
     kept: dict[int, int] = {}
@@ -244,7 +244,7 @@ def _kept_bytes_of(model: nn.Module, image: Tensor) -> int:
 
     own = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
     with torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        logits = model(image.requires_grad_())
+        logits = model(torch.zeros(1, 3, side, side, dtype=next(model.parameters()).dtype).requires_grad_())
     of_pixels = sum(count for place, count in kept.items() if place not in own)
     del logits
     return of_pixels

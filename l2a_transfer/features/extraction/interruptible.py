@@ -9,6 +9,8 @@ from contextlib import suppress
 from typing import TypeVar
 
 Result = TypeVar("Result")
+HEARD_S = 0.5
+"""After how long a signal is heard at the latest."""
 GRACE_S = 5.0
 """How long to wait for a call that was asked to stop."""
 
@@ -53,7 +55,10 @@ def interruptible(call: Callable[[], Result], stop: Callable[[], object] = lambd
     thread = threading.Thread(target=compute, name="interruptible", daemon=True)
     try:
         thread.start()
-        done.wait()  # not Thread.join, after whose interruption Python 3.11 takes the thread for ended
+        # Not Thread.join, after whose interruption Python 3.11 takes the thread for ended; and not without a time: a
+        # signal that comes just before the wait begins does not end it, and is heard when it has.
+        while not done.wait(HEARD_S):
+            pass
     except BaseException:
         stop()
         if thread.ident is not None:  # it was started
