@@ -500,6 +500,8 @@ def test_a_decoding_process_that_dies_is_named(monkeypatch: pytest.MonkeyPatch, 
     def dies(*_: Any, **__: Any) -> None:
         raise RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed.\n and more")
 
+    from l2a_transfer.training import train  # noqa: F401 - or it would be imported now, and keep what is patched
+
     monkeypatch.setattr("l2a_transfer.data.readers.open_source", dies)
     result = l2a("train", "--model", "vgg", "--data", "digits", "--out", tmp_path / "run")
     assert_fails(result, 1, "a decoding process ended: DataLoader worker (pid 7) is killed by signal: Killed.; fewer")

@@ -24,7 +24,7 @@ from l2a_transfer.models.config import DEFAULT_WIDTH
 
 log = logging.getLogger(__name__)
 SHORTCUTS = ("epochs", "batch_size", "lr", "dropout")
-OF_MODEL = ("width", "normalizer", "global_branch")
+OF_MODEL = ("width", "normalizer", "global_branch", "selection")
 
 
 class NormalizerName(NameChoice):
@@ -56,6 +56,13 @@ class NormalizerName(NameChoice):
         default="auto",
         show_default=True,
         help="always: build the global branch g even if it has no effect.",
+    ),
+    option(
+        "--selection",
+        metavar="[soft|hard|top:K|random]",
+        default="soft",
+        show_default=True,
+        help="Which positions are attended to: all by their weights, the best, the K best, or a random one.",
     ),
     option("--init-from", metavar="MODEL", help="Initial weights, as --model of extract takes them."),
 )

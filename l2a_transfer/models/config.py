@@ -11,12 +11,14 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from l2a_transfer.errors import ArgumentError, PluginError, names_keywords, unknown_name
 from l2a_transfer.models.compatibilities import COMPATIBILITIES
 from l2a_transfer.models.normalizers import find_normalizer
+from l2a_transfer.models.selection import check_selection, find_selection
 from l2a_transfer.registry import Registry
 
 if TYPE_CHECKING:
     from torch import nn
 
     from l2a_transfer.models.objectives import Objective
+    from l2a_transfer.models.selection import Sampling
 
 LEVELS = {"L1": 256, "L2": 512, "L3": 512}
 """Attention level → channels at width 1: the outputs of conv7, conv10 and conv13 (after the ReLU)."""
@@ -24,6 +26,7 @@ LEVELS = {"L1": 256, "L2": 512, "L3": 512}
 DEFAULT_WIDTH = 0.25
 """Of a network whose width nobody names: what `train` makes, and so what its untrained control must have."""
 DEFAULT_NORMALIZER = "softmax"
+DEFAULT_SELECTION = "soft"
 
 MAX_OUTPUTS = 1_000_000
 GLOBAL_BRANCH = ("auto", "always")
@@ -82,6 +85,8 @@ class Family:
     """
 
     architectures: ClassVar[tuple[Architecture, ...]] = ()
+    selections: ClassVar[tuple[str, ...]] = ("soft",)
+    """Names of the selections that its networks can have."""
     partners: int = 0
     """How many other images each image is attended with."""
 
@@ -89,8 +94,11 @@ class Family:
         """The network, freshly initialised in training mode: a `Network`. Import torch here and not above."""
         raise NotImplementedError(f"{type(self).__name__} must have a method network")
 
-    def objective(self, config: ModelConfig, *, label_smoothing: float) -> Objective:
-        """What training minimises: cross-entropy, unless the family has a loss of its own."""
+    def objective(self, config: ModelConfig, *, label_smoothing: float, sampling: Sampling | None = None) -> Objective:
+        """What training minimises: cross-entropy, unless the family has a loss of its own.
+
+        `sampling` is given for configs with a hard selection alone.
+        """
         from l2a_transfer.models.objectives import CrossEntropy
 
         return CrossEntropy(label_smoothing)
@@ -124,6 +132,8 @@ class Family:
 
 def attention_kind(config: ModelConfig) -> MapKind:
     """What kind of map the config's compatibility and normalizer give."""
+    if config.selection != DEFAULT_SELECTION:
+        return "mask" if find_selection(config.selection).count == 1 else "distribution"
     is_gate = config.has_scores and not find_normalizer(config.normalizer).sums_to_1
     return "gate" if is_gate else "distribution"
 
@@ -200,6 +210,9 @@ class ModelConfig:
     global_branch : {"auto", "always"}
         "auto" builds the layers behind the global feature g only where g can change the output; "always" builds the
         paper's network to the letter.
+    selection : str
+        A registered selection: ``"soft"``, ``"hard"``, ``"top:K"`` or ``"random"``. The hard ones draw from a softmax,
+        and "random" is their control, for networks whose compatibility is "uniform".
 
     Raises
     ------
@@ -223,12 +236,14 @@ class ModelConfig:
     normalizer: str = DEFAULT_NORMALIZER
     dropout: float = 1.0
     global_branch: str = "auto"
+    selection: str = DEFAULT_SELECTION
 
     def __post_init__(self) -> None:
         ARCHITECTURES.find(self.architecture)
         object.__setattr__(self, "normalizer", find_normalizer(self.normalizer).name)
         if self.global_branch not in GLOBAL_BRANCH:
             raise unknown_name("global_branch", self.global_branch, GLOBAL_BRANCH)
+        check_selection(self)
         if not 1 / 64 <= self.width <= 8:
             raise ArgumentError(f"width must be between 1/64 and 8, got {self.width}")
         if not 0 <= self.dropout <= 1:
@@ -296,7 +311,11 @@ class ModelConfig:
         return self.family.min_size(self)
 
     def to_json(self) -> dict[str, Any]:
-        return dataclasses.asdict(self)
+        """Every field; `selection` where it is not the usual one, so that older files and digests stay as they are."""
+        values = dataclasses.asdict(self)
+        if self.selection == DEFAULT_SELECTION:
+            del values["selection"]
+        return values
 
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> ModelConfig:
@@ -304,7 +323,7 @@ class ModelConfig:
         names = {field.name for field in dataclasses.fields(cls)}
         if not isinstance(values, dict) or set(values) - names or "architecture" not in values:
             raise ValueError(f"a model config has the keys {sorted(names)}, got {values!r}")
-        kinds = {"architecture": str, "normalizer": str, "global_branch": str, "num_classes": int}
+        kinds = {"architecture": str, "normalizer": str, "global_branch": str, "selection": str, "num_classes": int}
         for key, value in values.items():
             kind: Any = kinds.get(key, (int, float))
             if not isinstance(value, kind) or isinstance(value, bool):
