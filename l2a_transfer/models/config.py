@@ -243,7 +243,13 @@ class ModelConfig:
         object.__setattr__(self, "normalizer", find_normalizer(self.normalizer).name)
         if self.global_branch not in GLOBAL_BRANCH:
             raise unknown_name("global_branch", self.global_branch, GLOBAL_BRANCH)
-        check_selection(self)
+        check_selection(
+            self.selection,
+            self.architecture,
+            allowed=self.family.selections,
+            has_scores=self.has_scores,
+            normalizer=self.normalizer,
+        )
         if not 1 / 64 <= self.width <= 8:
             raise ArgumentError(f"width must be between 1/64 and 8, got {self.width}")
         if not 0 <= self.dropout <= 1:

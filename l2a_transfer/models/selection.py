@@ -18,8 +18,6 @@ from l2a_transfer.registry import Registry
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from l2a_transfer.models.config import ModelConfig
-
     Choose = Callable[..., Tensor]
 
 Needs = Literal["scores", "noise", "nothing"]
@@ -99,28 +97,39 @@ def find_selection(text: str) -> Selection:
     return Selection(f"{name}:{count}", choose, found.needs, found.samplers, count, takes_count=True)
 
 
-def check_selection(config: ModelConfig) -> None:
-    """Whether a config's selection goes with the rest of it. Raises: UnknownNameError; ValueError."""
-    found = find_selection(config.selection)
-    kind = config.selection.partition(":")[0]
+def check_selection(
+    text: str, architecture: str, *, allowed: tuple[str, ...], has_scores: bool, normalizer: str
+) -> None:
+    """Whether a selection goes with the rest of a config. Raises: UnknownNameError; ValueError.
+
+    Parameters
+    ----------
+    text : str
+        As `find_selection` takes it.
+    architecture, normalizer : str
+        Of the config.
+    allowed : tuple of str
+        Names of the selections that the architecture's family can have.
+    has_scores : bool
+        Whether the architecture scores positions.
+    """
+    found = find_selection(text)
     if found.choose is None:
         return
-    if kind not in config.family.selections:
-        raise ArgumentError(f"selection must be 'soft' for {config.architecture}; got {config.selection!r}")
-    if found.needs == "scores" and not config.has_scores:
+    if text.partition(":")[0] not in allowed:
+        raise ArgumentError(f"selection must be 'soft' for {architecture}; got {text!r}")
+    if found.needs == "scores" and not has_scores:
         raise ArgumentError(
-            f"selection {config.selection!r} needs scores, which {config.architecture} has not",
-            "use selection 'random', its control",
+            f"selection {text!r} needs scores, which {architecture} has not", "use selection 'random', its control"
         )
-    if found.needs == "noise" and config.has_scores:
+    if found.needs == "noise" and has_scores:
         raise ArgumentError(
-            f"selection {config.selection!r} uses no scores, and {config.architecture} has some",
+            f"selection {text!r} uses no scores, and {architecture} has some",
             "use an architecture whose compatibility is 'uniform'",
         )
-    if config.normalizer != "softmax":
+    if normalizer != "softmax":
         raise ArgumentError(
-            f"normalizer must be 'softmax' with selection {config.selection!r}, which draws positions from it; "
-            f"got {config.normalizer!r}"
+            f"normalizer must be 'softmax' with selection {text!r}, which draws positions from it; got {normalizer!r}"
         )
 
 
