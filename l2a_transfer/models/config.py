@@ -129,7 +129,7 @@ def attention_kind(config: ModelConfig) -> MapKind:
     return "distribution" if uniform or NORMALIZERS[config.normalizer].sums_to_1 else "gate"
 
 
-HOMES = tuple(f"l2a_transfer.models.families.{name}" for name in ("plain", "pan", "soft"))
+HOMES = tuple(f"l2a_transfer.models.families.{name}" for name in ("plain", "pan", "decoupled", "soft"))
 FAMILIES: Registry[Family] = Registry("family", *HOMES)
 ARCHITECTURES: Registry[Architecture] = Registry("architecture", *HOMES)
 
