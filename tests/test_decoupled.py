@@ -113,8 +113,19 @@ def test_with_a_constant_expansive_map_it_is_average_pooling(size: tuple[int, in
         assert not torch.allclose(model(x), expected.logits, rtol=1e-3)
 
 
+def test_with_one_position_the_weights_are_1_and_learn_nothing() -> None:
+    model = decoupled()
+    for size, learns in ((24, False), (32, True)):
+        model.zero_grad()
+        found = model.attend(images(4, size, size))
+        assert torch.equal(found.maps["L3"], torch.ones(4, 1, 1, dtype=torch.float64)) is not learns
+        torch.nn.functional.cross_entropy(found.logits, torch.arange(4)).backward()  # type: ignore[no-untyped-call]
+        gradients = [layer.weight.grad for layer in (model.expansive, model.classifier)]
+        assert [gradient is not None and float(gradient.abs().max()) > 1e-9 for gradient in gradients] == [learns, True]
+
+
 def test_dropout_hides_features_and_scores_of_the_expansive_map_only() -> None:
-    """In training the rate is half of the config's; D and the local features stay."""
+    """In training, at half of the config's rate; D and the local features stay as they are."""
     model = build_model(ModelConfig("vgg-dsna", num_classes=3, width=1 / 32, dropout=0.6), seed=0)
     assert isinstance(model, DecoupledVGG)
     local = {"L3": torch.rand(500, 16, 2, 2) + 0.5}
