@@ -21,7 +21,7 @@ from l2a_transfer.export import export_onnx, relative_error
 from l2a_transfer.features.backends.registry import open_backend
 from l2a_transfer.features.extraction.extract import extract
 from l2a_transfer.features.store.reader import read_features
-from l2a_transfer.models.config import ModelConfig
+from l2a_transfer.models.config import MapSpec, ModelConfig
 from l2a_transfer.models.networks.decoupled import DecoupledVGG, normalized
 from l2a_transfer.models.registry import build_model
 from l2a_transfer.training.runs import run_training
@@ -165,6 +165,18 @@ def test_bf16_autocast_gives_finite_numbers_and_maps_in_float32(factor: float) -
     if factor == 1.0:
         with torch.no_grad():
             assert relative_error(found.logits.detach().numpy(), model(x).numpy()) < 2e-2
+
+
+@pytest.mark.parametrize("normalizer", ["sigmoid", "tvmax:0.1"])
+def test_a_normalizer_and_the_global_branch_change_nothing(normalizer: str) -> None:
+    plain = ModelConfig("vgg-dsna", width=1 / 32)
+    other = ModelConfig("vgg-dsna", width=1 / 32, normalizer=normalizer, global_branch="always")
+    assert plain.maps == other.maps == (MapSpec("L3", "L3", "distribution"),)
+    assert not other.builds_global_branch
+    one, same = (build_model(config, seed=0).eval() for config in (plain, other))
+    assert list(one.state_dict()) == list(same.state_dict())
+    x = images(2, 32, 32).float()
+    assert torch.equal(one(x), same(x))
 
 
 def test_cam_is_refused_and_says_what_to_use() -> None:

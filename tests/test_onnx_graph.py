@@ -52,6 +52,7 @@ EVERY = [
         *(f"vgg-att{n}-{c}" for n in ("1", "2-concat", "3-indep") for c in ("pc", "dp", "add", "uniform")),
     )
     for normalizer in NORMALIZERS
+    if NORMALIZERS[normalizer].exports
     for branch in GLOBAL_BRANCH
 ]
 

@@ -27,6 +27,17 @@ SHORTCUTS = ("epochs", "batch_size", "lr", "dropout")
 OF_MODEL = ("width", "normalizer", "global_branch")
 
 
+class NormalizerName(NameChoice):
+    """A registered name, or with a parameter NAME:VALUE."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """The whole name. Raises: UnknownNameError; ArgumentError for a value that the normalizer does not take."""
+        from l2a_transfer.models.normalizers import find_normalizer
+
+        super().convert(str(value).partition(":")[0], param, ctx)
+        return find_normalizer(str(value)).name
+
+
 @click.command("train", cls=Verb)
 @option_group(
     "Network",
@@ -34,10 +45,10 @@ OF_MODEL = ("width", "normalizer", "global_branch")
     option("--width", type=float, default=DEFAULT_WIDTH, show_default=True, help="Scale of all channel counts."),
     option(
         "--normalizer",
-        type=NameChoice("l2a_transfer.models.config:NORMALIZERS"),
+        type=NormalizerName("l2a_transfer.models.normalizers:NORMALIZERS"),
         default="softmax",
         show_default=True,
-        help="What turns scores into attention weights.",
+        help="What turns scores into attention weights. One that has a parameter takes it after a colon, as tvmax:0.1.",
     ),
     option(
         "--global-branch",

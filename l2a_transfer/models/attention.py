@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from l2a_transfer.models.blocks import at_least_float32
 from l2a_transfer.models.compatibilities import COMPATIBILITIES
-from l2a_transfer.models.normalizers import NORMALIZERS
+from l2a_transfer.models.normalizers import find_normalizer
 
 
 class Attention(nn.Module):
@@ -23,7 +23,7 @@ class Attention(nn.Module):
     channels : int
         C, of the local features and of g.
     compatibility, normalizer : str
-        Registered names.
+        Registered names; a normalizer may have its parameter with it, as ``"tvmax:0.1"``.
 
     Raises
     ------
@@ -35,7 +35,7 @@ class Attention(nn.Module):
 
     def __init__(self, channels: int, compatibility: str, normalizer: str) -> None:
         super().__init__()
-        found, weighting = COMPATIBILITIES.find(compatibility), NORMALIZERS.find(normalizer)
+        found, weighting = COMPATIBILITIES.find(compatibility), find_normalizer(normalizer)
         weighting.require_package()
         self.compatibility = found.scores
         self.normalizer = weighting.function

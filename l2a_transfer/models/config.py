@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from l2a_transfer.errors import ArgumentError, PluginError, names_keywords, unknown_name
 from l2a_transfer.models.compatibilities import COMPATIBILITIES
-from l2a_transfer.models.normalizers import NORMALIZERS
+from l2a_transfer.models.normalizers import find_normalizer
 from l2a_transfer.registry import Registry
 
 if TYPE_CHECKING:
@@ -106,7 +106,7 @@ class Family:
     def g_is_inert(self, config: ModelConfig) -> bool:
         """Whether the global feature g cannot change attention, features or logits."""
         name = config.spec.compatibility
-        return bool(name) and COMPATIBILITIES[name].g_is_inert(NORMALIZERS[config.normalizer])
+        return bool(name) and COMPATIBILITIES[name].g_is_inert(find_normalizer(config.normalizer))
 
     def builds_global_branch(self, config: ModelConfig) -> bool:
         """Whether conv14, conv15 and the g layer are part of the network."""
@@ -124,9 +124,8 @@ class Family:
 
 def attention_kind(config: ModelConfig) -> MapKind:
     """What kind of map the config's compatibility and normalizer give."""
-    name = config.spec.compatibility
-    uniform = bool(name) and COMPATIBILITIES[name].scores is None
-    return "distribution" if uniform or NORMALIZERS[config.normalizer].sums_to_1 else "gate"
+    is_gate = config.has_scores and not find_normalizer(config.normalizer).sums_to_1
+    return "gate" if is_gate else "distribution"
 
 
 HOMES = tuple(f"l2a_transfer.models.families.{name}" for name in ("plain", "pan", "decoupled", "soft"))
@@ -195,7 +194,7 @@ class ModelConfig:
     width : float
         Scale of every channel count (512 → 128 at 0.25); 1 is the paper's network.
     normalizer : str
-        A registered normalizer, as ``"softmax"``.
+        A registered normalizer, as ``"softmax"``, with its parameter where it has one, as ``"tvmax:0.1"``.
     dropout : float
         Scale of the paper's dropout rates (0.3, 0.4, 0.5): 1 is the paper's network, 0 has none.
     global_branch : {"auto", "always"}
@@ -227,7 +226,7 @@ class ModelConfig:
 
     def __post_init__(self) -> None:
         ARCHITECTURES.find(self.architecture)
-        NORMALIZERS.find(self.normalizer)
+        object.__setattr__(self, "normalizer", find_normalizer(self.normalizer).name)
         if self.global_branch not in GLOBAL_BRANCH:
             raise unknown_name("global_branch", self.global_branch, GLOBAL_BRANCH)
         if not 1 / 64 <= self.width <= 8:
@@ -265,6 +264,12 @@ class ModelConfig:
     def map_levels(self) -> tuple[str, ...]:
         """The names of the attention maps."""
         return tuple(spec.name for spec in self.maps)
+
+    @property
+    def has_scores(self) -> bool:
+        """Whether attention weights are made of scores, by the normalizer."""
+        name = self.spec.compatibility
+        return bool(name) and COMPATIBILITIES[name].scores is not None
 
     @property
     def partners(self) -> int:

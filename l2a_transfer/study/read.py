@@ -14,7 +14,7 @@ from l2a_transfer.evaluation.probes.registry import PROBES
 from l2a_transfer.evaluation.protocols import PROTOCOLS
 from l2a_transfer.evaluation.results import EvalConfig
 from l2a_transfer.models.config import ARCHITECTURES, DEFAULT_NORMALIZER, DEFAULT_WIDTH, GLOBAL_BRANCH, ModelConfig
-from l2a_transfer.models.normalizers import NORMALIZERS
+from l2a_transfer.models.normalizers import find_normalizer
 from l2a_transfer.study.config import (
     COMBINE,
     GUESS_S,
@@ -178,7 +178,8 @@ def _network(
     train: Options = ()
     if architecture is not None:
         width = table.number("width", DEFAULT_WIDTH)
-        normalizer = table.named("normalizer", "normalizer", NORMALIZERS, DEFAULT_NORMALIZER)
+        text = table.text("normalizer", DEFAULT_NORMALIZER)
+        normalizer = table.within("normalizer", lambda: find_normalizer(text)).name
         train = _training(table, architecture, width, normalizer, [sources[name].data for name in own_sources])
     levels = table.texts("levels", [])
     extract = [("levels", ",".join(levels))] if levels else []

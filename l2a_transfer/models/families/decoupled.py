@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from l2a_transfer.models.config import Architecture, Family, MapSpec, ModelConfig, family
+from l2a_transfer.models.config import Architecture, Family, ModelConfig, family
 
 if TYPE_CHECKING:
     from torch import nn
@@ -20,10 +20,6 @@ class DecoupledFamily(Family):
         from l2a_transfer.models.networks.decoupled import DecoupledVGG
 
         return DecoupledVGG(config)
-
-    def maps(self, config: ModelConfig) -> tuple[MapSpec, ...]:
-        """The mean of the classes' expansive maps, whatever the normalizer, which this family does not use."""
-        return (MapSpec("L3", "L3", "distribution"),)
 
     def builds_global_branch(self, config: ModelConfig) -> bool:
         """Never: there is no global feature."""
