@@ -21,6 +21,7 @@ from tests.conftest import TINY, assert_fails, l2a
 
 ARCHITECTURES = [
     "vgg-pan",
+    "vgg-dsna",
     *(
         pytest.param(name, marks=pytest.mark.slow)
         for name in (

@@ -15,7 +15,7 @@ from l2a_transfer.models.interface import Network
 from l2a_transfer.models.registry import build_model
 
 WIDTH = 1 / 32
-ONE_A_FAMILY = ["vgg", "vgg-gap", "vgg-pan", "vgg-att3-concat-dp"]
+ONE_A_FAMILY = ["vgg", "vgg-gap", "vgg-pan", "vgg-dsna", "vgg-att3-concat-dp"]
 INERT = [name for name in ARCHITECTURES if ModelConfig(name).g_is_inert]
 
 
@@ -48,7 +48,7 @@ def test_every_architecture(name: str) -> None:
     torch.testing.assert_close(model(images()), result.logits)
     torch.testing.assert_close(model(images()[:1]), result.logits[:1], rtol=1e-4, atol=1e-5)
     for level, weights in result.maps.items():
-        side = {"L1": 32, "L2": 16, "L3": 8}[level]
+        side = 2 if name == "vgg-dsna" else {"L1": 32, "L2": 16, "L3": 8}[level]
         assert weights.shape == (3, side, side)
         assert weights.min() >= 0
     assert model.config.map_levels == tuple(result.maps)
@@ -73,7 +73,7 @@ def test_other_image_sizes(name: str, height: int, width: int) -> None:
     result = build(name).attend(images(2, height, width))
     assert torch.isfinite(result.logits).all()
     for level, weights in result.maps.items():
-        shrink = {"L1": 1, "L2": 2, "L3": 4}[level]
+        shrink = 16 if name == "vgg-dsna" else {"L1": 1, "L2": 2, "L3": 4}[level]
         assert weights.shape == (2, height // shrink, width // shrink)
 
 
@@ -120,7 +120,7 @@ def relu_nodes(output: Tensor) -> int:
 @pytest.mark.parametrize("name", ONE_A_FAMILY)
 def test_the_maps_have_a_level_and_a_kind(name: str) -> None:
     found = [(spec.name, spec.level, spec.kind) for spec in ModelConfig(name).maps]
-    distributions = {"vgg-pan": ["L3"], "vgg-att3-concat-dp": ["L1", "L2", "L3"]}.get(name, [])
+    distributions = {"vgg-pan": ["L3"], "vgg-dsna": ["L3"], "vgg-att3-concat-dp": ["L1", "L2", "L3"]}.get(name, [])
     gates = [("L2", "L2", "gate")] if name == "vgg-pan" else []
     assert found == gates + [(level, level, "distribution") for level in distributions]
 

@@ -455,7 +455,9 @@ def test_momentum_that_shares_its_memory_is_copied(tmp_path: Path) -> None:
         assert state["momentum_buffer"].untyped_storage().nbytes() == 4 * parameter.numel()
 
 
-@pytest.mark.parametrize("architecture", ["vgg-att3-concat-uniform", "vgg-att2-concat-add", "vgg-pan", "vgg"])
+@pytest.mark.parametrize(
+    "architecture", ["vgg-att3-concat-uniform", "vgg-att2-concat-add", "vgg-pan", "vgg-dsna", "vgg"]
+)
 def test_every_network_can_be_resumed(architecture: str) -> None:
     config = dataclasses.replace(
         CONFIG, architecture=architecture, global_branch="auto" if architecture == "vgg" else "always"

@@ -138,7 +138,7 @@ def attention_kind(config: ModelConfig) -> MapKind:
     return "gate" if is_gate else "distribution"
 
 
-HOMES = tuple(f"l2a_transfer.models.families.{name}" for name in ("plain", "pan", "soft"))
+HOMES = tuple(f"l2a_transfer.models.families.{name}" for name in ("plain", "pan", "decoupled", "soft"))
 FAMILIES: Registry[Family] = Registry("family", *HOMES)
 ARCHITECTURES: Registry[Architecture] = Registry("architecture", *HOMES)
 
