@@ -83,7 +83,7 @@ class Family:
 
     architectures: ClassVar[tuple[Architecture, ...]] = ()
     partners: int = 0
-    """How many other images each image is attended with."""
+    """How many other images each image is attended with. In training they are of its class."""
 
     def network(self, config: ModelConfig) -> nn.Module:
         """The network, freshly initialised in training mode: a `Network`. Import torch here and not above."""
@@ -91,9 +91,9 @@ class Family:
 
     def objective(self, config: ModelConfig, *, label_smoothing: float) -> Objective:
         """What training minimises: cross-entropy, unless the family has a loss of its own."""
-        from l2a_transfer.models.objectives import CrossEntropy
+        from l2a_transfer.models.objectives import CrossEntropy, GroupCrossEntropy
 
-        return CrossEntropy(label_smoothing)
+        return GroupCrossEntropy(label_smoothing) if self.partners else CrossEntropy(label_smoothing)
 
     def feature_levels(self, config: ModelConfig) -> dict[str, int]:
         """Name → width of each piece of the transfer feature, in the order in which they are concatenated."""
@@ -129,7 +129,7 @@ def attention_kind(config: ModelConfig) -> MapKind:
     return "distribution" if uniform or NORMALIZERS[config.normalizer].sums_to_1 else "gate"
 
 
-HOMES = tuple(f"l2a_transfer.models.families.{name}" for name in ("plain", "pan", "soft"))
+HOMES = tuple(f"l2a_transfer.models.families.{name}" for name in ("plain", "pan", "soft", "co"))
 FAMILIES: Registry[Family] = Registry("family", *HOMES)
 ARCHITECTURES: Registry[Architecture] = Registry("architecture", *HOMES)
 

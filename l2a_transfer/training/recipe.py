@@ -12,6 +12,7 @@ from typing import Any
 from l2a_transfer.errors import ArgumentError, TrainingError, names_keywords, unknown_name
 from l2a_transfer.wording import are, counted
 
+FREEZABLE = ("", "trunk")
 SCHEDULES = ("one-cycle", "step")
 KINDS = {bool: "true or false", int: "an integer", float: "a number", tuple: "pairs as 0:16,0.5:32", str: "a name"}
 
@@ -30,7 +31,8 @@ class TrainConfig:
     progressive resizing (Howard 2018): pairs (fraction of the epochs, pixels), each valid from its fraction on; the
     last is the size at which the network is used, and that of the last epoch at least. `average` is the time constant
     of an exponential moving average of the weights, as a fraction of all steps; the averaged weights are the result;
-    0 takes the last ones.
+    0 takes the last ones. `freeze="trunk"` leaves the convolutions and their batch norms as they were at the start,
+    statistics too, and trains the rest.
 
     Raises: ValueError naming the field and the range.
     """
@@ -53,10 +55,13 @@ class TrainConfig:
     dropout: float = 0.0
     average: float = 0.0
     resolutions: tuple[tuple[float, int], ...] = ((0.0, 32),)
+    freeze: str = ""
 
     def __post_init__(self) -> None:
         if self.schedule not in SCHEDULES:
             raise unknown_name("schedule", self.schedule, SCHEDULES)
+        if self.freeze not in FREEZABLE:
+            raise ArgumentError(f"freeze must be 'trunk', or empty for nothing; got {self.freeze!r}")
         checks = {
             "epochs": (1 <= self.epochs <= 1_000_000, "at least 1, and at most a million"),
             "batch_size": (self.batch_size >= 2, "at least 2, because batch norm needs two images"),
@@ -161,7 +166,9 @@ class TrainConfig:
         return cls(**{**fields, "resolutions": pairs})
 
     def to_json(self) -> dict[str, Any]:
-        return {**dataclasses.asdict(self), "resolutions": [list(pair) for pair in self.resolutions]}
+        """What cards and fingerprints have: `freeze` only where something is frozen, as before there was freezing."""
+        found = {**dataclasses.asdict(self), "resolutions": [list(pair) for pair in self.resolutions]}
+        return found if self.freeze else {key: value for key, value in found.items() if key != "freeze"}
 
     def with_settings(self, settings: Iterable[str]) -> TrainConfig:
         """The recipe with some fields replaced: `lr=0.1`, `flip=false`, `resolutions=0:16,0.5:32`.

@@ -9,26 +9,30 @@ import torch
 from l2a_transfer.memory import require_memory
 from l2a_transfer.models.config import ModelConfig
 from l2a_transfer.models.registry import build_model
+from l2a_transfer.training.initialization import freeze_part
+from l2a_transfer.training.recipe import TrainConfig
 
 BESIDE = 1.1
 """What a step takes at its peak, in units of what it keeps for the backward pass: between 1.15 and 1.38 in networks of
 a quarter of the paper's width (batches of 128 and 256, fp32 and bf16), so that nothing is refused that would fit."""
 
 
-def require_step_memory(config: ModelConfig, *, images: int, size: int, precision: str) -> None:
-    """Raises: MemoryLimitError where a step on `images` pictures of `size` pixels takes more than may be taken."""
-    small, large = (kept_bytes(config, n, size, precision) for n in (2, 4))
+def require_step_memory(config: ModelConfig, recipe: TrainConfig, *, images: int, precision: str) -> None:
+    """Raises: MemoryLimitError where a step on `images` pictures takes more than may be taken."""
+    size, few = recipe.size, 2 * (1 + config.partners)
+    small, large = (kept_bytes(config, n, size, precision, recipe.freeze) for n in (few, 2 * few))
     require_memory(
-        int(BESIDE * images * (large - small) / 2),
+        int(BESIDE * images * (large - small) / few),
         f"a training step on {images} images of {size} × {size} pixels",
         "a smaller `batch_size` or `width` takes less",
     )
 
 
-def kept_bytes(config: ModelConfig, images: int, size: int, precision: str) -> int:
+def kept_bytes(config: ModelConfig, images: int, size: int, precision: str, freeze: str = "") -> int:
     """Bytes that the forward pass on a CPU keeps for the backward pass, parameters left out."""
     model = build_model(dataclasses.replace(config, dropout=0.0), seed=0).train()
     model = model.to(memory_format=torch.channels_last)
+    freeze_part(model, freeze)
     own = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
     kept: dict[int, torch.UntypedStorage] = {}
 

@@ -71,12 +71,20 @@ class AttentionVGG(Network):
         return trunk_steps(self.trunk, pools_after=(2, 3))
 
     def attend_from(self, local: dict[str, Tensor]) -> Attended:
+        return self.classified(*self.attended(local), local)
+
+    def attended(self, local: dict[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """Level → attended feature (B, C), and level → weights (B, H, W)."""
         g = None if self.global_branch is None else self.global_branch(local["L3"])
         g_a: dict[str, Tensor] = {}
         maps: dict[str, Tensor] = {}
         for level, attention in self.attention.items():
             g_level = self.project_g(g) if level == "L1" and self.project_g is not None else g
             g_a[level], maps[level] = attention(local[level], g_level)
+        return g_a, maps
+
+    def classified(self, g_a: dict[str, Tensor], maps: dict[str, Tensor], local: dict[str, Tensor]) -> Attended:
+        """The attended features as the classifiers see them, and the logits."""
         pairs = {level: self.heads[level](value) for level, value in g_a.items()}
         seen = {level: pair[0] for level, pair in pairs.items()}
         dropped = [pair[1] for pair in pairs.values()]
