@@ -43,7 +43,7 @@ GO_ON = "the same again with `resume=True`, not `overwrite=True`, goes on"
 
 @dataclass(frozen=True)
 class TrainResult:
-    """Where the weights are and what they reach; `metrics` as in the card."""
+    """Where the weights are and what they reach: of the card's metrics the accuracy on the test images."""
 
     weights: Path
     metrics: dict[str, Any]
@@ -254,7 +254,7 @@ def _measure(trainer: Trainer, folder: RunFolder) -> dict[str, Any]:
     shipped.to(trainer.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     metrics = measure(shipped, data, trainer.preprocess, workers=trainer.placement.workers)
     save_weights(shipped, with_metrics(card, metrics), folder.weights)
-    return metrics
+    return {data.test_metric: metrics[data.test_metric]}
 
 
 def _shared_metrics(trainer: Trainer, metrics: dict[str, Any]) -> dict[str, Any]:
