@@ -48,7 +48,7 @@ def freeze_part(model: Network, name: str) -> None:
         return
     part = getattr(model, name, None)
     if not isinstance(part, Trunk):
-        raise TrainingError(f"{model.config.architecture} has no {name} to freeze", "leave `freeze` out")
+        raise TrainingError(f"{model.config.architecture} has no {name} to freeze", "use a recipe that freezes nothing")
     part.freeze()
 
 
