@@ -1,4 +1,7 @@
-"""Our networks in timm: importing this module registers them, as `l2a_vgg_att2_concat_pc`. Needs the extra `timm`."""
+"""Our networks in timm: importing this module registers them, as `l2a_vgg_att2_concat_pc`. Needs the extra `timm`.
+
+Networks that attend each image with others are not among them, because timm gives a network images alone.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +11,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from l2a_transfer.errors import ArgumentError, MissingExtraError, names_keywords
-from l2a_transfer.models.config import ARCHITECTURES
+from l2a_transfer.models.config import ARCHITECTURES, ModelConfig
 from l2a_transfer.models.interface import Network
 from l2a_transfer.models.loading import create_model
 from l2a_transfer.models.weights import PRETRAINED, pretrained_names, read_card
@@ -20,6 +23,7 @@ except ImportError as error:
     raise MissingExtraError("a network in timm", "timm", "timm") from error
 
 __all__: list[str] = []
+ALONE = [name for name in ARCHITECTURES if not ModelConfig(name).partners]
 PREFIX = "l2a_"
 
 
@@ -66,7 +70,7 @@ def _default_cfgs() -> dict[str, Any]:
         for name, card in weights.items()
     }
     named = {name.partition(".")[0] for name in weights}
-    return {**cfgs, **{timm_name(name): _cfg(Preprocess(), 10) for name in ARCHITECTURES if name not in named}}
+    return {**cfgs, **{timm_name(name): _cfg(Preprocess(), 10) for name in ALONE if name not in named}}
 
 
 default_cfgs: dict[str, Any] = generate_default_cfgs(_default_cfgs())
@@ -122,5 +126,5 @@ def _entry(architecture: str) -> Callable[..., nn.Module]:
     return create
 
 
-for _name in ARCHITECTURES:
+for _name in ALONE:
     globals()[timm_name(_name)] = register_model(_entry(_name))

@@ -7,7 +7,7 @@ import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
@@ -17,6 +17,11 @@ from numpy.typing import NDArray
 from PIL import EpsImagePlugin, Image
 
 from l2a_transfer.cli.main import main
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from l2a_transfer.models.interface import Network
 
 TINY = "untrained:vgg-att2-concat-pc@0.0625"
 
@@ -71,6 +76,14 @@ def memory_source(rows: int = 40, side: int = 32, classes: int = 4, seed: int = 
 @pytest.fixture
 def source() -> MemorySource:
     return memory_source()
+
+
+def with_partners(model: Network, images: Tensor) -> tuple[Tensor, ...]:
+    """What a network takes: the images, and where it attends each with others, those that follow it."""
+    import torch
+
+    others = [images.roll(-step, dims=0) for step in range(1, 1 + model.partners)]
+    return (images, torch.stack(others, dim=1)) if others else (images,)
 
 
 def l2a(*arguments: str | Path) -> Result:

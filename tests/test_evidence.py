@@ -15,6 +15,7 @@ from l2a_transfer.models.config import ARCHITECTURES, ModelConfig
 from l2a_transfer.models.interface import Attended, Network
 from l2a_transfer.models.normalizers import NORMALIZERS
 from l2a_transfer.models.registry import build_model
+from tests.conftest import with_partners
 
 SIZE = (32, 48)
 B = 4
@@ -52,7 +53,7 @@ def test_the_positions_and_a_constant_are_the_logit(
     model = network(architecture, normalizer, dtype)
     images, targets = torch.randn(B, 3, *SIZE, dtype=dtype), torch.tensor([0, 3, 9, 9])
     with torch.no_grad():
-        found = model.attend(images)
+        found = model.attend(*with_partners(model, images))
         evidence = model.evidence(found, targets)
     sums = {level: values.sum(dim=(1, 2)) + evidence.constants[level] for level, values in evidence.maps.items()}
     if model.config.spec.head != "indep":

@@ -13,6 +13,7 @@ from l2a_transfer.models.blocks import ConvBlock
 from l2a_transfer.models.config import ARCHITECTURES, MapSpec, ModelConfig
 from l2a_transfer.models.interface import Network
 from l2a_transfer.models.registry import build_model
+from tests.conftest import with_partners
 
 WIDTH = 1 / 32
 ONE_A_FAMILY = ["vgg", "vgg-gap", "vgg-pan", "vgg-dsna", "vgg-att3-concat-dp"]
@@ -28,14 +29,15 @@ def build(name: str, **options: object) -> Network:
     model = build_model(ModelConfig(name, width=WIDTH, num_classes=5, dropout=0.0, **options), seed=0)  # type: ignore[arg-type]
     model.train()
     for seed in range(3):
-        model(torch.randn(8, 3, 32, 32, generator=torch.Generator().manual_seed(seed)))
+        model(*with_partners(model, torch.randn(8, 3, 32, 32, generator=torch.Generator().manual_seed(seed))))
     return model.eval()
 
 
 @pytest.mark.parametrize("name", ARCHITECTURES)
 def test_every_architecture(name: str) -> None:
     model = build(name)
-    result = model.attend(images())
+    given = with_partners(model, images())
+    result = model.attend(*given)
     assert result.logits.shape == (3, 5)
     assert {level: value.shape for level, value in result.g_a.items()} == {
         level: (3, width) for level, width in model.config.feature_levels.items()
@@ -45,10 +47,10 @@ def test_every_architecture(name: str) -> None:
         level: value.shape for level, value in result.g_a.items()
     }
     assert min(value.min().item() for value in result.g_a_bn_relu.values()) >= 0
-    torch.testing.assert_close(model(images()), result.logits)
-    torch.testing.assert_close(model(images()[:1]), result.logits[:1], rtol=1e-4, atol=1e-5)
-    for level, weights in result.maps.items():
-        side = 2 if name == "vgg-dsna" else {"L1": 32, "L2": 16, "L3": 8}[level]
+    torch.testing.assert_close(model(*given), result.logits)
+    torch.testing.assert_close(model(*(each[:1] for each in given)), result.logits[:1], rtol=1e-4, atol=1e-5)
+    for spec, weights in zip(model.config.maps, result.maps.values(), strict=True):
+        side = 2 if name == "vgg-dsna" else {"L1": 32, "L2": 16}.get(spec.level, 8)
         assert weights.shape == (3, side, side)
         assert weights.min() >= 0
     assert model.config.map_levels == tuple(result.maps)
@@ -61,7 +63,7 @@ def test_every_architecture(name: str) -> None:
 @pytest.mark.parametrize("name", ARCHITECTURES)
 def test_every_parameter_has_a_gradient(name: str) -> None:
     model = build(name).train()
-    torch.nn.functional.cross_entropy(model(images(8)), torch.arange(8) % 5).backward()  # type: ignore[no-untyped-call]
+    torch.nn.functional.cross_entropy(model(*with_partners(model, images(8))), torch.arange(8) % 5).backward()  # type: ignore[no-untyped-call]
     for key, parameter in model.named_parameters():
         assert parameter.grad is not None, key
         assert parameter.grad.abs().max() > 0, key
@@ -70,10 +72,12 @@ def test_every_parameter_has_a_gradient(name: str) -> None:
 @pytest.mark.parametrize("name", ARCHITECTURES)
 @pytest.mark.parametrize(("height", "width"), [(48, 48), (20, 70)])
 def test_other_image_sizes(name: str, height: int, width: int) -> None:
-    result = build(name).attend(images(2, height, width))
+    model = build(name)
+    result = model.attend(*with_partners(model, images(2, height, width)))
     assert torch.isfinite(result.logits).all()
-    for level, weights in result.maps.items():
-        shrink = 16 if name == "vgg-dsna" else {"L1": 1, "L2": 2, "L3": 4}[level]
+    for spec in model.config.maps:
+        shrink, weights = {"L1": 1, "L2": 2}.get(spec.level, 4), result.maps[spec.name]
+        shrink = 16 if name == "vgg-dsna" else shrink
         assert weights.shape == (2, height // shrink, width // shrink)
 
 
@@ -81,9 +85,10 @@ def test_other_image_sizes(name: str, height: int, width: int) -> None:
 def test_the_smallest_size_works_and_is_the_smallest(name: str) -> None:
     model = build(name)
     size = model.config.min_size
-    assert torch.isfinite(model(images(2, size, size))).all()
+    assert torch.isfinite(model(*with_partners(model, images(2, size, size)))).all()
+    smaller = size // 2 if size > 4 else 1
     with pytest.raises(RuntimeError):
-        model(images(2, size // 2 if size > 4 else 1, size // 2 if size > 4 else 1))
+        model(*with_partners(model, images(2, smaller, smaller)))
 
 
 @pytest.mark.parametrize("name", ONE_A_FAMILY)
@@ -145,13 +150,13 @@ def test_where_g_is_inert_its_branch_changes_nothing(name: str, normalizer: str)
     assert set(lean.state_dict()) < set(state)
     lean.load_state_dict({key: state[key] for key in lean.state_dict()})
     lean.eval()
-    x = images(8)
-    with_g, without = whole.attend(x), lean.attend(x)
+    x = with_partners(whole, images(8))
+    with_g, without = whole.attend(*x), lean.attend(*x)
     assert relative(without.logits, with_g.logits) < 1e-5
     assert relative(without.features, with_g.features) < 1e-5
     for level in with_g.maps:
         assert relative(without.maps[level], with_g.maps[level]) < 1e-5
-    torch.nn.functional.cross_entropy(whole(x), torch.arange(8) % 5).backward()  # type: ignore[no-untyped-call]
+    torch.nn.functional.cross_entropy(whole(*x), torch.arange(8) % 5).backward()  # type: ignore[no-untyped-call]
     grads = {key: p.grad for key, p in whole.named_parameters() if p.grad is not None}
     branch = norm([grad for key, grad in grads.items() if key not in lean.state_dict()])
     assert branch < 1e-5 * norm([grad for key, grad in grads.items() if key.startswith("trunk.")])

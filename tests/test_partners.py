@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import pickle
 from collections.abc import Callable, Iterable, Iterator
@@ -34,8 +35,9 @@ from l2a_transfer.features.store.writer import write_features
 from l2a_transfer.models.config import Architecture, Family, ModelConfig, family, remove_family
 from l2a_transfer.models.interface import Attended, Network
 from l2a_transfer.models.registry import build_model
-from l2a_transfer.models.weights import Card, count_parameters
+from l2a_transfer.models.weights import Card, count_parameters, read_card
 from l2a_transfer.preprocess import Preprocess
+from l2a_transfer.training.runs import run_training
 from l2a_transfer.training.trainer import Trainer
 from tests.conftest import TINY, assert_fails, l2a, save_picture
 from tests.test_store import FEATURES, META, ROWS, reseal
@@ -421,9 +423,24 @@ def test_names_of_any_letters_come_back(tmp_path: Path) -> None:
 # Where there are no partners -----------------------------------------------------------------------------------------
 
 
-def test_export_and_training_refuse_by_name(tmp_path: Path) -> None:
+def test_export_refuses_by_name(tmp_path: Path) -> None:
     with pytest.raises(BackendError, match=r"gated: attends each image with others, .* alone; run it in PyTorch"):
         export_onnx(network_and_card(), tmp_path / "gated.onnx")
     assert list(tmp_path.iterdir()) == []
-    with pytest.raises(TrainingError, match="gated-toy attends each image with others, and cannot be trained here"):
-        Trainer(ModelConfig("gated-toy", num_classes=4), RECIPE, colours(32), placement=CPU)
+
+
+# Training ------------------------------------------------------------------------------------------------------------
+
+
+def test_a_family_of_two_partners_is_trained_on_three_images_of_a_class(tmp_path: Path) -> None:
+    config, recipe = ModelConfig("gated-toy", num_classes=4), dataclasses.replace(RECIPE, batch_size=12)
+    run = Trainer(config, recipe, colours(36), placement=CPU)
+    groups = torch.randn(6, 3, SIZE, SIZE)
+    order = [[1, 2], [2, 0], [0, 1], [4, 5], [5, 3], [3, 4]]
+    assert torch.equal(run.model.attend_group(groups).logits, run.model(groups, groups[torch.tensor(order)]))
+    with pytest.raises(ArgumentError, match="images must be groups of 3, one after the other; got 5"):
+        run.model.attend_group(groups[:5])
+    result = run_training(run, tmp_path, progress=False)
+    assert read_card(result.weights).training["partners"]["each"] == K
+    with pytest.raises(TrainingError, match=r"batch_size 8 is no multiple of 3: gated-toy needs whole groups of 3"):
+        Trainer(config, RECIPE, colours(36), placement=CPU)

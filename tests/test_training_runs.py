@@ -30,7 +30,7 @@ from l2a_transfer.training import runs as runs_module
 from l2a_transfer.training.checkpoint import load_checkpoint
 from l2a_transfer.training.curve import learning_curve
 from l2a_transfer.training.data import TrainingData
-from l2a_transfer.training.epochs import augmented_batches, plan_epoch
+from l2a_transfer.training.epochs import augmented_batches, plan_for
 from l2a_transfer.training.flops import macs, matrix_peak
 from l2a_transfer.training.initialization import start_from
 from l2a_transfer.training.loss_monitor import LossMonitor
@@ -643,10 +643,14 @@ TORCHRUN = [
 
 
 @pytest.mark.slow
-def test_two_processes_take_the_steps_of_one_that_normalises_each_half_by_itself(tmp_path: Path) -> None:
+@pytest.mark.parametrize("architecture", ["vgg-att2-concat-uniform", "vgg-att2-concat-uniform-co"])
+def test_two_processes_take_the_steps_of_one_that_normalises_each_half_by_itself(
+    tmp_path: Path, architecture: str
+) -> None:
     data = cifar(tmp_path, rows=5)  # 25 images: 3 steps of 8
     options = [*COMMAND[1:], "--data-dir", str(data), "--epochs", "1", "--device", "cpu", "--set", "label_smoothing=0"]
     options += ["--global-branch", "always", "--precision", "fp32"]  # parameters that get no gradient
+    options += ["--model", architecture]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     subprocess.run(
         [*TORCHRUN, "-q", "train", *options, "--out", str(tmp_path / "run")], check=True, timeout=200, env=environment
@@ -654,9 +658,9 @@ def test_two_processes_take_the_steps_of_one_that_normalises_each_half_by_itself
     two = torch.load(tmp_path / "run" / "checkpoint.pt", weights_only=True)
     recipe = TrainConfig.from_json(json.loads(two["fingerprint"]["recipe"]))
     source = TrainingData.from_source(open_source("cifar10", data_dir=data))
-    config = ModelConfig("vgg-att2-concat-uniform", width=1 / 32, global_branch="always")
+    config = ModelConfig(architecture, width=1 / 32, global_branch="always")
     trainer = Trainer(config, recipe, source, placement=CPU)
-    plan = plan_epoch(25, trainer.recipe, seed=0, epoch=0)
+    plan = plan_for(trainer.config, source.train, trainer.recipe, seed=0, epoch=0)
     size = trainer.recipe.resolution(0)
     halves = [
         list(
@@ -680,7 +684,7 @@ def test_two_processes_take_the_steps_of_one_that_normalises_each_half_by_itself
                 group["lr"] = trainer.recipe.learning_rate(step, 3)
             trainer.optimizer.zero_grad()
             for images, labels in (half[step] for half in halves):
-                (F.cross_entropy(model(images), labels) / 2).backward()
+                (F.cross_entropy(model.attend_group(images).logits, labels) / 2).backward()
             trainer.optimizer.step()
     finally:
         torch.set_num_threads(threads)

@@ -105,6 +105,7 @@ def map_batch(
     """
     import torch
 
+    from l2a_transfer.models.alone import require_alone
     from l2a_transfer.models.copies import in_evaluation
 
     spec = METHODS.find(method)
@@ -115,6 +116,7 @@ def map_batch(
         raise ArgumentError(f"levels are for methods with a map of each level; {method} has one of the input")
     if targets is not None and not spec.class_specific:
         raise ArgumentError(f"targets are for methods that explain one class; {method} does not", "leave them out")
+    require_alone(model, "a map is")
     model = in_evaluation(model)
     classes = _targets(model, images, targets) if spec.class_specific else None
 

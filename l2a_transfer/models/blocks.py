@@ -61,6 +61,17 @@ class Trunk(nn.ModuleList):
                 channels_in = channels_out
             blocks.append(nn.Sequential(*convs))
         super().__init__(blocks)
+        self.frozen = False
+
+    def freeze(self) -> None:
+        """Keep the weights and the batch norms' statistics as they are; from now on it computes as in evaluation."""
+        self.frozen = True
+        self.requires_grad_(False).eval()
+
+    def train(self, mode: bool = True) -> Trunk:
+        """As every module's; a frozen trunk stays in evaluation mode."""
+        super().train(mode and not self.frozen)
+        return self
 
 
 class GlobalBranch(nn.Module):

@@ -88,7 +88,7 @@ class Family:
     selections: ClassVar[tuple[str, ...]] = ("soft",)
     """Names of the selections that its networks can have."""
     partners: int = 0
-    """How many other images each image is attended with."""
+    """How many other images each image is attended with. In training they are of its class."""
 
     def network(self, config: ModelConfig) -> nn.Module:
         """The network, freshly initialised in training mode: a `Network`. Import torch here and not above."""
@@ -99,9 +99,9 @@ class Family:
 
         `sampling` is given for configs with a hard selection alone.
         """
-        from l2a_transfer.models.objectives import CrossEntropy
+        from l2a_transfer.models.objectives import CrossEntropy, GroupCrossEntropy
 
-        return CrossEntropy(label_smoothing)
+        return GroupCrossEntropy(label_smoothing) if self.partners else CrossEntropy(label_smoothing)
 
     def feature_levels(self, config: ModelConfig) -> dict[str, int]:
         """Name → width of each piece of the transfer feature, in the order in which they are concatenated."""
@@ -138,7 +138,7 @@ def attention_kind(config: ModelConfig) -> MapKind:
     return "gate" if is_gate else "distribution"
 
 
-HOMES = tuple(f"l2a_transfer.models.families.{name}" for name in ("plain", "pan", "decoupled", "soft"))
+HOMES = tuple(f"l2a_transfer.models.families.{name}" for name in ("plain", "pan", "decoupled", "soft", "co"))
 FAMILIES: Registry[Family] = Registry("family", *HOMES)
 ARCHITECTURES: Registry[Architecture] = Registry("architecture", *HOMES)
 

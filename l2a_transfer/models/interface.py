@@ -32,7 +32,7 @@ class Attended:
         Empty for networks without attention.
     local : dict of str to Tensor (B, C, H, W)
         Level → local features: the outputs of conv7 (L1), conv10 (L2) and conv13 (L3) after the ReLU, whether the
-        classifier reads them or not. Empty for a family that does not give them.
+        classifier reads them or not. Empty for a family that does not give them; a family may add others.
     """
 
     logits: Tensor
@@ -133,6 +133,34 @@ class Network(nn.Module):
             For partners that are missing, not wanted, or of another shape; see `check_partners`.
         """
         raise TypeError("Network is abstract; build one with build_model(config)")
+
+    def attend_group(self, images: Tensor) -> Attended:
+        """Each image attended with the others of its group, as in training.
+
+        Parameters
+        ----------
+        images : Tensor (B, 3, H, W)
+            Groups of 1 + k images, one after the other, normalised. The partners of an image are the k that follow it
+            in its group, in a circle. Where k is 0 this is `attend`.
+
+        Returns
+        -------
+        Attended
+            Of all images, in their order.
+
+        Raises
+        ------
+        ArgumentError
+            Where the images are no whole groups.
+        """
+        size = 1 + self.partners
+        if size == 1:
+            return self.attend(images)
+        if len(images) % size:
+            raise ArgumentError(f"images must be groups of {size}, one after the other; got {len(images)}")
+        groups = images.reshape(-1, size, *images.shape[1:])  # (B / size, size, 3, H, W)
+        partners = torch.stack([groups.roll(-step, dims=1) for step in range(1, size)], dim=2)
+        return self.attend(images, partners.flatten(0, 1))
 
     def local_steps(self) -> tuple[Step, ...]:
         """The steps that lead from images to local features, by which a small change is followed (`explain.regions`).

@@ -168,8 +168,8 @@ def list_models(pattern: str = "*", pretrained: bool | None = None) -> list[str]
     Examples
     --------
     >>> import l2a_transfer
-    >>> l2a_transfer.list_models("vgg-att2-concat-*", pretrained=False)
-    ['vgg-att2-concat-pc', 'vgg-att2-concat-dp', 'vgg-att2-concat-add', 'vgg-att2-concat-uniform']
+    >>> l2a_transfer.list_models("vgg-att2-indep-*", pretrained=False)
+    ['vgg-att2-indep-pc', 'vgg-att2-indep-dp', 'vgg-att2-indep-add', 'vgg-att2-indep-uniform']
     >>> l2a_transfer.list_models("*-pc.*", pretrained=True)
     ['vgg-att2-concat-pc.cifar10-w025', 'vgg-att2-concat-pc.cifar10-w050']
     """

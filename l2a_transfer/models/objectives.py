@@ -58,7 +58,8 @@ class Objective(Protocol):
         network : Network
             The network, in training mode; any of its methods may be called.
         images : Tensor (B, 3, H, W)
-            float32, normalised.
+            float32, normalised. Where the family has k partners, groups of 1 + k images of one class, one after the
+            other, which `Network.attend_group` takes.
         labels : Tensor (B,)
             int64 class numbers.
         generator : torch.Generator
@@ -90,4 +91,23 @@ class CrossEntropy:
     ) -> StepLoss:
         # The logits of an indep head are log-probabilities already; a second log_softmax leaves them as they are.
         logits = network(images).float()  # (B, K)
+        return StepLoss(F.cross_entropy(logits, labels, label_smoothing=self.label_smoothing), logits)
+
+
+@dataclass(frozen=True)
+class GroupCrossEntropy:
+    """`CrossEntropy` of networks with partners: each image of a group is attended with the others of its group.
+
+    Parameters
+    ----------
+    label_smoothing : float
+        As for `CrossEntropy`.
+    """
+
+    label_smoothing: float = 0.0
+
+    def loss(
+        self, network: nn.Module, images: Tensor, labels: Tensor, *, generator: torch.Generator, progress: Tensor
+    ) -> StepLoss:
+        logits = network.attend_group(images).logits.float()  # type: ignore[operator]
         return StepLoss(F.cross_entropy(logits, labels, label_smoothing=self.label_smoothing), logits)

@@ -2,13 +2,36 @@
 
 from __future__ import annotations
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import nn
 
 from l2a_transfer.data.loader import choose_workers, pixel_batches
 from l2a_transfer.data.sources import ImageSource
 from l2a_transfer.devices import ieee_float32
+from l2a_transfer.features.extraction.partners import partner_rows
+from l2a_transfer.models.interface import Network
 from l2a_transfer.preprocess import Preprocess, normalize
+from l2a_transfer.training.data import TrainingData
+
+
+def measure(
+    network: Network, data: TrainingData, preprocess: Preprocess, *, workers: int | None = None
+) -> dict[str, dict[str, float]]:
+    """What a card says that a network reaches on the test images: name → value, n and seeds.
+
+    A network with partners is measured twice: with the partners that `extract` would draw, and as NAME_own_partner
+    with each image as its own partner. No label of a test image plays a part in either.
+    """
+    n, k = len(data.test), network.partners
+    with_partners: dict[str, NDArray[np.int64] | None] = {data.test_metric: None}
+    if k:
+        with_partners[f"{data.test_metric}_own_partner"] = np.tile(np.arange(n)[:, None], (1, k))
+    return {
+        name: {"value": evaluate(network, data.test, preprocess, workers=workers, partners=own), "n": n, "seeds": 1}
+        for name, own in with_partners.items()
+    }
 
 
 @torch.inference_mode()
@@ -19,20 +42,34 @@ def evaluate(
     *,
     batch_size: int = 250,
     workers: int | None = None,
+    partners: NDArray[np.int64] | None = None,
 ) -> float:
-    """Accuracy between 0 and 1 in float32, on the device where the model is, in evaluation mode."""
+    """Accuracy between 0 and 1 in float32, on the device where the model is, in evaluation mode.
+
+    A network with k partners has each image attended with those in its row of `partners` (N, k); by default with the
+    ones that `extract` would draw from the source, by its ids and without its labels.
+    """
+    k = int(getattr(model, "partners", 0))
+    if k and partners is None:
+        partners = partner_rows(source.ids, k)
+    own = np.arange(len(source))[:, None]
+    members = own if partners is None else np.hstack([own, partners])  # (N, 1 + k)
     device = next(model.parameters()).device
     mean, std = preprocess.statistics(device)
-    rows = [range(start, min(start + batch_size, len(source))) for start in range(0, len(source), batch_size)]
+    parts = [slice(start, min(start + batch_size, len(source))) for start in range(0, len(source), batch_size)]
     was_training, correct = model.training, 0
     model.eval()
     try:
+        rows = [members[part].reshape(-1) for part in parts]
         decoded = pixel_batches(source, preprocess, rows, workers=choose_workers(len(source), workers))
         with ieee_float32():
-            for part, pixels in zip(rows, decoded, strict=True):
+            for part, pixels in zip(parts, decoded, strict=True):
                 batch = normalize(torch.from_numpy(pixels.images_u8).to(device), mean, std)
-                truth = torch.from_numpy(source.labels[part.start : part.stop]).to(device)
-                correct += int((model(batch.contiguous(memory_format=torch.channels_last)).argmax(1) == truth).sum())
+                truth = torch.from_numpy(source.labels[part]).to(device)
+                groups = batch.reshape(len(truth), -1, *batch.shape[1:])  # (B, 1 + k, 3, H, W)
+                images = groups[:, 0].contiguous(memory_format=torch.channels_last)
+                logits = model(images) if partners is None else model(images, groups[:, 1:])
+                correct += int((logits.argmax(1) == truth).sum())
     finally:
         model.train(was_training)
     return correct / len(source)

@@ -44,13 +44,14 @@ def step_sha256(config: ModelConfig, size: int, precision: str, threads: int) ->
     """
     model = build_model(dataclasses.replace(config, dropout=0.0), seed=0).train()
     model = model.to(memory_format=torch.channels_last)
-    pixels = torch.from_numpy(probe_pixels(PROBE_IMAGES, size)).float() / 255 - 0.5
+    images = PROBE_IMAGES * (1 + config.partners)
+    pixels = torch.from_numpy(probe_pixels(images, size)).float() / 255 - 0.5
     objective = config.family.objective(config, label_smoothing=0.0)
     with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"):
         found = objective.loss(
             model,
             pixels.contiguous(memory_format=torch.channels_last),
-            torch.arange(PROBE_IMAGES) % config.num_classes,
+            torch.arange(images) % config.num_classes,
             generator=torch.Generator().manual_seed(0),
             progress=torch.zeros(()),
         )

@@ -14,6 +14,7 @@ from l2a_transfer.devices import device_name
 from l2a_transfer.models.config import ModelConfig
 from l2a_transfer.models.weights import Card, count_parameters
 from l2a_transfer.training.data import TEST_SPLITS
+from l2a_transfer.training.groups import TESTED_WITH, TRAINED_WITH
 from l2a_transfer.training.recipe import TrainConfig, scaled_rate
 
 if TYPE_CHECKING:
@@ -43,6 +44,8 @@ def training_card(trainer: Trainer, name: str) -> Card:
         training["lr"] = f"{trainer.recipe.lr:g} = {scaled}, scaled with the batch size"
     if trainer.data.permuted_labels is not None:
         training["permuted_labels"] = trainer.data.permuted_labels
+    if trainer.config.partners:
+        training["partners"] = {"each": trainer.config.partners, "train": TRAINED_WITH, "test": TESTED_WITH, "seed": 0}
     if trainer.start:
         training["init_from"] = {
             "name": trainer.start.name,

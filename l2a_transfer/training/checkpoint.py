@@ -199,7 +199,11 @@ def check_momentum(state: dict[int, dict[str, Tensor]], network: nn.Module | Non
     Raises: as `check_tensors`, TypeError and LookupError.
     """
     parameters = enumerate(network.named_parameters() if network is not None else ())
-    own = {k: parameter for k, (name, parameter) in parameters if k in state or not name.startswith(LAYERS_OF_G)}
+    own = {
+        k: parameter
+        for k, (name, parameter) in parameters
+        if k in state or (parameter.requires_grad and not name.startswith(LAYERS_OF_G))
+    }
     buffers = {k: each["momentum_buffer"] for k, each in state.items()}
     check_tensors("momentum", buffers, own)
     return {k: {"momentum_buffer": torch.empty_like(own[k]).copy_(value)} for k, value in buffers.items()}

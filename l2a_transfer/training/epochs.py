@@ -12,8 +12,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from l2a_transfer.data.augment import cutout, flip, reflect_crop, resize
+from l2a_transfer.data.sources import ImageSource
+from l2a_transfer.models.config import ModelConfig
 from l2a_transfer.preprocess import Preprocess, normalize
 from l2a_transfer.training.data import Pixels
+from l2a_transfer.training.groups import grouped_order
 from l2a_transfer.training.recipe import TrainConfig
 
 
@@ -44,12 +47,18 @@ class EpochPlan:
         )
 
 
-def plan_epoch(n: int, recipe: TrainConfig, *, seed: int, epoch: int) -> EpochPlan:
-    """The plan of epoch `epoch`, counted from 0, over `n` images."""
+def plan_epoch(
+    n: int, recipe: TrainConfig, *, seed: int, epoch: int, labels: NDArray[np.int32] | None = None, group: int = 1
+) -> EpochPlan:
+    """The plan of epoch `epoch`, counted from 0, over `n` images; by their `labels` in groups of one class."""
     generator = torch.Generator().manual_seed(stream_seed("epoch", seed, epoch))
     B = recipe.batch_size
     steps = n // B
-    rows = torch.randperm(n, generator=generator)[: steps * B].view(steps, B)
+    if labels is None or group == 1:
+        order = torch.randperm(n, generator=generator)
+    else:
+        order = grouped_order(labels, group, generator)
+    rows = order[: steps * B].view(steps, B)
     pad = recipe.crop_pad
     return EpochPlan(
         rows.numpy(),
@@ -57,6 +66,12 @@ def plan_epoch(n: int, recipe: TrainConfig, *, seed: int, epoch: int) -> EpochPl
         torch.rand(steps, B, generator=generator) < 0.5,
         torch.randint(0, recipe.size, (steps, B, 2), generator=generator),
     )
+
+
+def plan_for(config: ModelConfig, source: ImageSource, recipe: TrainConfig, *, seed: int, epoch: int) -> EpochPlan:
+    """The plan of an epoch over a source: of a network with partners, groups of one class in every batch."""
+    group = 1 + config.partners
+    return plan_epoch(len(source), recipe, seed=seed, epoch=epoch, labels=source.labels, group=group)
 
 
 def augmented_batches(

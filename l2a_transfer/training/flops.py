@@ -20,14 +20,15 @@ def arithmetic(precision: str) -> AbstractContextManager[None]:
 def macs(config: ModelConfig, size: int) -> int:
     """Multiplications of one image's forward pass through the layers that are built, at `size` × `size` pixels.
 
-    As torch's FlopCounterMode counts: convolutions, linear layers and products of matrices.
+    As torch's FlopCounterMode counts: convolutions, linear layers and products of matrices. Of a network with partners
+    it is an image's share in a group, as in training.
     """
     from torch.utils.flop_counter import FlopCounterMode
 
-    model = build_model(config, seed=0).eval()
+    model, group = build_model(config, seed=0).eval(), 1 + config.partners
     with torch.inference_mode(), FlopCounterMode(display=False) as counter:
-        model(torch.zeros(1, 3, size, size))
-    return int(counter.get_total_flops()) // 2
+        model.attend_group(torch.zeros(group, 3, size, size))
+    return int(counter.get_total_flops()) // (2 * group)
 
 
 def matrix_peak(device: torch.device, precision: str, *, side: int | None = None, repeats: int = 5) -> float:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 
 from l2a_transfer.errors import TrainingError
+from l2a_transfer.models.blocks import Trunk
 from l2a_transfer.models.digest import network_sha256
 from l2a_transfer.models.interface import Network
 from l2a_transfer.models.loading import load_model
@@ -24,6 +25,31 @@ class Start:
     sha256: str
     kept_random: tuple[str, ...]
     earlier_sha256: str
+
+
+def begin(model: Network, init_from: str | None, *, freeze: str = "") -> Start | None:
+    """Give a fresh network the weights that a run starts from, if any, and freeze what its recipe freezes.
+
+    Raises: TrainingError, as `start_from` and `freeze_part`; and where random weights would be frozen.
+    """
+    if freeze and init_from is None:
+        raise TrainingError(
+            f"the recipe freezes the {freeze}, and without weights to start from it stays random",
+            "name weights with `init_from`; 'untrained:ARCH@WIDTH' if it is to be random",
+        )
+    start = None if init_from is None else start_from(model, init_from)
+    freeze_part(model, freeze)
+    return start
+
+
+def freeze_part(model: Network, name: str) -> None:
+    """Freeze a part of a network, as `TrainConfig.freeze` names it; none for "". Raises: TrainingError."""
+    if not name:
+        return
+    part = getattr(model, name, None)
+    if not isinstance(part, Trunk):
+        raise TrainingError(f"{model.config.architecture} has no {name} to freeze", "use a recipe that freezes nothing")
+    part.freeze()
 
 
 def start_from(model: Network, name: str) -> Start:

@@ -13,6 +13,7 @@ from l2a_transfer.errors import ArgumentError, TrainingError, names_keywords, un
 from l2a_transfer.models.selection import SAMPLERS, Sampling
 from l2a_transfer.wording import are, counted
 
+FREEZABLE = ("", "trunk")
 SCHEDULES = ("one-cycle", "step")
 BASELINES = ("soft", "others", "none")
 OF_SAMPLING = tuple(field.name for field in dataclasses.fields(Sampling))
@@ -33,7 +34,8 @@ class TrainConfig:
     progressive resizing (Howard 2018): pairs (fraction of the epochs, pixels), each valid from its fraction on; the
     last is the size at which the network is used, and that of the last epoch at least. `average` is the time constant
     of an exponential moving average of the weights, as a fraction of all steps; the averaged weights are the result;
-    0 takes the last ones.
+    0 takes the last ones. `freeze="trunk"` leaves the convolutions and their batch norms as they were at the start,
+    statistics too, and trains the rest.
 
     `sampler` and the fields after it are those of `Sampling`, and play a part with a hard selection alone.
 
@@ -58,6 +60,7 @@ class TrainConfig:
     dropout: float = 0.0
     average: float = 0.0
     resolutions: tuple[tuple[float, int], ...] = ((0.0, 32),)
+    freeze: str = ""
     sampler: str = Sampling.sampler
     samples: int = Sampling.samples
     baseline: str = Sampling.baseline
@@ -71,6 +74,8 @@ class TrainConfig:
         for key, valid in (("sampler", SAMPLERS), ("baseline", BASELINES)):
             if getattr(self, key) not in valid:
                 raise unknown_name(key, getattr(self, key), valid)
+        if self.freeze not in FREEZABLE:
+            raise ArgumentError(f"freeze must be 'trunk', or empty for nothing; got {self.freeze!r}")
         checks = {
             "epochs": (1 <= self.epochs <= 1_000_000, "at least 1, and at most a million"),
             "batch_size": (self.batch_size >= 2, "at least 2, because batch norm needs two images"),
@@ -188,9 +193,11 @@ class TrainConfig:
         return cls(**{**fields, "resolutions": pairs})
 
     def to_json(self) -> dict[str, Any]:
-        """Every field; of those of `Sampling` what is not the default, so that older runs can be resumed."""
+        """What cards and fingerprints have: of `freeze` and the fields of `Sampling` only what is not the default, as
+        before there were these.
+        """
         values = {**dataclasses.asdict(self), "resolutions": [list(pair) for pair in self.resolutions]}
-        usual = dataclasses.asdict(Sampling())
+        usual = {"freeze": "", **dataclasses.asdict(Sampling())}
         return {key: value for key, value in values.items() if key not in usual or value != usual[key]}
 
     def with_settings(self, settings: Iterable[str]) -> TrainConfig:

@@ -8,6 +8,7 @@ from l2a_transfer.models.config import DEFAULT_SELECTION, ModelConfig
 from l2a_transfer.models.objectives import Objective
 from l2a_transfer.models.selection import Sampling, find_selection
 from l2a_transfer.training.data import TrainingData
+from l2a_transfer.training.groups import check_groups
 from l2a_transfer.training.processes import Placement
 from l2a_transfer.training.recipe import OF_SAMPLING, TrainConfig
 from l2a_transfer.wording import counted
@@ -16,8 +17,6 @@ from l2a_transfer.wording import counted
 def check_run(config: ModelConfig, recipe: TrainConfig, data: TrainingData, placement: Placement) -> None:
     """Refuse what can be seen to fail before anything is built or read. Raises: TrainingError."""
     processes = placement.process.size
-    if config.partners:
-        raise TrainingError(f"{config.architecture} attends each image with others, and cannot be trained here")
     if config.num_classes != len(data.classes):
         raise TrainingError(
             f"the model has {counted(config.num_classes, 'class', 'classes')}, {data.name} has {len(data.classes)}"
@@ -35,6 +34,8 @@ def check_run(config: ModelConfig, recipe: TrainConfig, data: TrainingData, plac
             f"batch_size {recipe.batch_size} cannot be shared by {processes} processes: each needs the same number of "
             "images, at least 2"
         )
+    if config.partners:
+        check_groups(config.architecture, 1 + config.partners, data, recipe.batch_size, processes)
     check_sampling(config, recipe)
     if placement.sync_batch_norm and choose_device(placement.device).type != "cuda":
         raise TrainingError("synchronised batch norm works between GPUs only", "leave `sync_batch_norm` out")

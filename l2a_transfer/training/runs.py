@@ -22,7 +22,7 @@ from l2a_transfer.errors import ArgumentError, Interrupted, NotFiniteError, Outp
 from l2a_transfer.files import remove_leftovers
 from l2a_transfer.inputs import read_input
 from l2a_transfer.models.weights import count_parameters, load_weights, save_weights, with_metrics
-from l2a_transfer.training.accuracy import evaluate
+from l2a_transfer.training.accuracy import evaluate, measure
 from l2a_transfer.training.arithmetic import MACHINE
 from l2a_transfer.training.cards import training_card
 from l2a_transfer.training.checkpoint import differences, write_run_file
@@ -43,7 +43,7 @@ GO_ON = "the same again with `resume=True`, not `overwrite=True`, goes on"
 
 @dataclass(frozen=True)
 class TrainResult:
-    """Where the weights are and what they reach; `metrics` as in the card."""
+    """Where the weights are and what they reach: of the card's metrics the accuracy on the test images."""
 
     weights: Path
     metrics: dict[str, Any]
@@ -252,10 +252,9 @@ def _measure(trainer: Trainer, folder: RunFolder) -> dict[str, Any]:
     write_run_file(folder.curve, learning_curve(trainer.history, folder.name))
     shipped, _ = load_weights(folder.weights)
     shipped.to(trainer.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    accuracy = evaluate(shipped, data.test, trainer.preprocess, workers=trainer.placement.workers)
-    metrics = {data.test_metric: {"value": accuracy, "n": len(data.test), "seeds": 1}}
+    metrics = measure(shipped, data, trainer.preprocess, workers=trainer.placement.workers)
     save_weights(shipped, with_metrics(card, metrics), folder.weights)
-    return metrics
+    return {data.test_metric: metrics[data.test_metric]}
 
 
 def _shared_metrics(trainer: Trainer, metrics: dict[str, Any]) -> dict[str, Any]:

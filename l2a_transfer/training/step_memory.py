@@ -10,6 +10,7 @@ from l2a_transfer.memory import require_memory
 from l2a_transfer.models.config import ModelConfig
 from l2a_transfer.models.objectives import Objective
 from l2a_transfer.models.registry import build_model
+from l2a_transfer.training.initialization import freeze_part
 from l2a_transfer.training.recipe import TrainConfig
 from l2a_transfer.training.requirements import objective_of
 
@@ -20,21 +21,24 @@ a quarter of the paper's width (batches of 128 and 256, fp32 and bf16), so that 
 
 def require_step_memory(config: ModelConfig, recipe: TrainConfig, *, images: int, precision: str) -> None:
     """Raises: MemoryLimitError where a step on `images` pictures of the recipe's size takes more than may be taken."""
-    size, objective = recipe.size, objective_of(config, recipe)
-    small, large = (kept_bytes(config, n, size, precision, objective=objective) for n in (2, 4))
+    size, few, objective = recipe.size, 2 * (1 + config.partners), objective_of(config, recipe)
+    small, large = (
+        kept_bytes(config, n, size, precision, objective=objective, freeze=recipe.freeze) for n in (few, 2 * few)
+    )
     require_memory(
-        int(BESIDE * images * (large - small) / 2),
+        int(BESIDE * images * (large - small) / few),
         f"a training step on {images} images of {size} × {size} pixels",
         "a smaller `batch_size` or `width` takes less",
     )
 
 
 def kept_bytes(
-    config: ModelConfig, images: int, size: int, precision: str, *, objective: Objective | None = None
+    config: ModelConfig, images: int, size: int, precision: str, *, objective: Objective | None = None, freeze: str = ""
 ) -> int:
     """Bytes that the forward pass on a CPU keeps for the backward pass, parameters left out."""
     model = build_model(dataclasses.replace(config, dropout=0.0), seed=0).train()
     model = model.to(memory_format=torch.channels_last)
+    freeze_part(model, freeze)
     own = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
     kept: dict[int, torch.UntypedStorage] = {}
 

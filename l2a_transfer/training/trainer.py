@@ -34,9 +34,9 @@ from l2a_transfer.training.checkpoint import (
     upgraded_history,
 )
 from l2a_transfer.training.data import Pixels, TrainingData, open_pixels
-from l2a_transfer.training.epochs import augmented_batches, plan_epoch, stream_seed
+from l2a_transfer.training.epochs import augmented_batches, plan_for, stream_seed
 from l2a_transfer.training.flops import arithmetic
-from l2a_transfer.training.initialization import Start, start_from
+from l2a_transfer.training.initialization import Start, begin
 from l2a_transfer.training.loss_monitor import LossMonitor
 from l2a_transfer.training.pace import Pace
 from l2a_transfer.training.processes import Placement
@@ -82,7 +82,7 @@ class Trainer:
         self.model = build_model(self.config, seed=seed)
         self.objective = objective_of(self.config, recipe)
         self.init_from = init_from
-        self.start: Start | None = start_from(self.model, init_from) if init_from is not None else None
+        self.start: Start | None = begin(self.model, init_from, freeze=recipe.freeze)
         self.model.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         if placement.sync_batch_norm:
             self.model = nn.SyncBatchNorm.convert_sync_batchnorm(self.model)  # type: ignore[no-untyped-call]
@@ -221,7 +221,7 @@ class Trainer:
                 require_step_memory(self.config, recipe, images=each, precision=self.precision)
             self._step = self._wrapped()
         compute = self._step
-        plan = plan_epoch(len(self.data.train), recipe, seed=self.seed, epoch=self.epoch)
+        plan = plan_for(self.config, self.data.train, recipe, seed=self.seed, epoch=self.epoch)
         plan = plan.part(first, process.rank, process.size)
         batches = augmented_batches(self.pixels, plan, recipe, self.preprocess, size=size, device=self.device)
         if first == 0:

@@ -69,7 +69,8 @@ class AttentionVGG(Network):
     def attend(self, images: Tensor, partners: Tensor | None = None) -> Attended:
         self.check_partners(images, partners)
         local = self.local_features(images)
-        return self._attended(local, pixel_noise(images, local, self.config)) if self.draws else self.attend_from(local)
+        noise = pixel_noise(images, local, self.config) if self.draws else None
+        return self.classified(*self.attended(local, noise), local)
 
     @property
     def draws(self) -> bool:
@@ -80,14 +81,17 @@ class AttentionVGG(Network):
         return () if self.draws else trunk_steps(self.trunk, pools_after=(2, 3))
 
     def attend_from(self, local: dict[str, Tensor]) -> Attended:
-        return super().attend_from(local) if self.draws else self._attended(local, {})
+        return super().attend_from(local) if self.draws else self.classified(*self.attended(local), local)
 
-    def _attended(self, local: dict[str, Tensor], noise: dict[str, Tensor]) -> Attended:
+    def attended(
+        self, local: dict[str, Tensor], noise: dict[str, Tensor] | None = None
+    ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """Level → attended feature (B, C), and level → weights (B, H, W); `noise` for a selection that needs it."""
         g_a: dict[str, Tensor] = {}
         maps: dict[str, Tensor] = {}
         for level, g in self.global_features(local).items():
-            g_a[level], maps[level] = self.attention[level](local[level], g, noise.get(level))
-        return self.classified(g_a, maps, local)
+            g_a[level], maps[level] = self.attention[level](local[level], g, (noise or {}).get(level))
+        return g_a, maps
 
     def global_features(self, local: dict[str, Tensor]) -> dict[str, Tensor | None]:
         """Level → g as its attention takes it, (B, C); None where it is not built."""

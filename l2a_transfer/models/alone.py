@@ -1,0 +1,62 @@
+"""Networks that attend an image with others, where there is one image alone: refused, or given fixed partners."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from l2a_transfer.errors import ArgumentError, BackendError
+from l2a_transfer.models.interface import Attended, Evidence, Network
+from l2a_transfer.models.parts import Parts
+
+
+class WithPartners(Network):
+    """A network whose partners are the same for every image, so that it takes images alone, as map methods ask it to.
+
+    Parameters
+    ----------
+    network : Network
+        A network that attends each image with k others; used as it is, not copied.
+    partners : Tensor (k, 3, H, W)
+        These others, normalised, of the size of the images.
+
+    Raises
+    ------
+    ArgumentError
+        Where the network takes no partners, or not so many.
+    """
+
+    partners_of_all: Tensor
+
+    def __init__(self, network: Network, partners: Tensor) -> None:
+        super().__init__(network.config)
+        k = network.partners
+        if k == 0 or partners.ndim != 4 or len(partners) != k:
+            raise ArgumentError(
+                f"partners must be ({k}, 3, H, W) for {network.config.architecture}; got {tuple(partners.shape)}"
+                if k
+                else f"network must be one with partners; {network.config.architecture} attends each image alone"
+            )
+        self.network, self.preprocess, self.partners = network, network.preprocess, 0
+        self.register_buffer("partners_of_all", partners.detach(), persistent=False)
+        self.train(network.training)
+
+    def attend(self, images: Tensor, partners: Tensor | None = None) -> Attended:
+        self.check_partners(images, partners)
+        return self.network.attend(images, self.partners_of_all.expand(len(images), *self.partners_of_all.shape))
+
+    def evidence(self, found: Attended, targets: Tensor) -> Evidence:
+        return self.network.evidence(found, targets)
+
+    def parts(self) -> Parts:
+        own = {part: tuple(f"network.{name}" for name in names) for part, names in self.network.parts().items()}
+        return {**own, "partners": ("partners_of_all",)}
+
+
+def require_alone(network: nn.Module, what: str) -> None:
+    """Raises: BackendError for a network that attends each image with others; `what` needs images alone."""
+    if getattr(network, "partners", 0):
+        name = network.config.architecture if isinstance(network, Network) else type(network).__name__
+        raise BackendError(
+            f"{name} attends each image with others, and {what} of one image alone",
+            "in Python, give it partners: l2a_transfer.models.alone.WithPartners(network, partners)",
+        )

@@ -1,0 +1,76 @@
+"""Which training images are attended together: groups of one class, drawn anew for each epoch."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from l2a_transfer.errors import TrainingError
+from l2a_transfer.training.data import TrainingData
+from l2a_transfer.wording import counted
+
+TRAINED_WITH = "others of the same class, drawn for each epoch"
+TESTED_WITH = "others of the test images, drawn without regard to class, as extract draws them"
+
+
+def grouped_order(labels: NDArray[np.int32], size: int, generator: torch.Generator) -> Tensor:
+    """An order of images in which each `size` that follow each other are different images of one class.
+
+    Each class is shuffled and cut into groups, and then the groups are shuffled. Where a class does not come out even,
+    its last group is filled up with the first images of its order, so each image is there once, and some twice.
+
+    Parameters
+    ----------
+    labels : ndarray (N,)
+        The class of each image. Each class that occurs must have `size` images; see `check_groups`.
+    size : int
+        Images a group.
+    generator : torch.Generator
+        Decides the order.
+
+    Returns
+    -------
+    Tensor
+        (M,) int64 rows, M ≥ N, a multiple of `size`.
+
+    Examples
+    --------
+    >>> labels = np.array([0, 1, 0, 1, 0], dtype=np.int32)
+    >>> order = grouped_order(labels, 2, torch.Generator().manual_seed(0))
+    >>> sorted(set(order.tolist())), sorted(map(tuple, labels[order].reshape(-1, 2).tolist()))
+    ([0, 1, 2, 3, 4], [(0, 0), (0, 0), (1, 1)])
+    """
+    found = []
+    for label in np.unique(labels):
+        rows = torch.from_numpy(np.flatnonzero(labels == label))
+        rows = rows[torch.randperm(len(rows), generator=generator)]
+        found.append(torch.cat([rows, rows[: -len(rows) % size]]).view(-1, size))
+    groups = torch.cat(found)  # (G, size)
+    return groups[torch.randperm(len(groups), generator=generator)].flatten()
+
+
+def check_groups(architecture: str, size: int, data: TrainingData, batch: int, processes: int) -> None:
+    """Raises: TrainingError where groups of `size` images of one class cannot be made, in training or in testing."""
+    counts = np.bincount(data.train.labels, minlength=len(data.classes))
+    few = np.flatnonzero((counts > 0) & (counts < size))
+    if len(few):
+        more = f", and {counted(len(few) - 1, 'other class', 'other classes')} too few as well" if len(few) > 1 else ""
+        raise TrainingError(
+            f"{architecture} is trained on {size} images of one class at a time, and {data.name} has "
+            f"{counted(int(counts[few[0]]), 'training image')} of {data.classes[few[0]]!r}{more}",
+            f"give each class {size} training images or more, or leave these classes out",
+        )
+    if batch % (size * processes):
+        shared = f" for each of {processes} processes" if processes > 1 else ""
+        raise TrainingError(
+            f"batch_size {batch} is no multiple of {size * processes}: {architecture} needs whole groups of {size} "
+            f"images of one class{shared}",
+            "take another `batch_size`",
+        )
+    if len(data.test) < size:
+        raise TrainingError(
+            f"{architecture} attends each image with {size - 1} more, and {data.test_name} has "
+            f"{counted(len(data.test), 'image')}"
+        )
