@@ -61,10 +61,13 @@ def cards() -> list[tuple[dict[str, Any], bool]]:
 
 
 def stem(card: dict[str, Any]) -> str:
-    """The name of a run among those of other normalizers, recipes and seeds."""
-    normalizer = card["config"]["normalizer"]
-    name = card["name"] if normalizer == "softmax" else card["name"].replace(".", f"-{normalizer}.", 1)
-    return f"{name}.{card['training']['recipe']['name']}.seed-{card['training']['seed']}"
+    """The name of a run among those of other normalizers, selections, samplers, recipes and seeds."""
+    config, recipe = card["config"], card["training"]["recipe"]
+    own = [config["normalizer"]] if config["normalizer"] != "softmax" else []
+    own += [config["selection"]] if "selection" in config else []
+    own += [recipe["sampler"]] if "sampler" in recipe else []
+    name = card["name"].replace(".", "".join(f"-{part}" for part in own).replace(":", "-") + ".", 1)
+    return f"{name}.{recipe['name']}.seed-{card['training']['seed']}"
 
 
 def digest(card: dict[str, Any]) -> str:
@@ -98,8 +101,9 @@ def page(found: list[tuple[dict[str, Any], bool]]) -> str:
 def line(own: list[dict[str, Any]], bundled: bool) -> str:
     first = own[0]
     config, training = first["config"], first["training"]
-    values = [100 * next(iter(card["metrics"].values()))["value"] for card in own]
-    n = next(iter(first["metrics"].values()))["n"]
+    metric = min(first["metrics"], key=len)  # others are called after it, as test_accuracy_sampled
+    values = [100 * card["metrics"][metric]["value"] for card in own]
+    n = first["metrics"][metric]["n"]
     spread = f" ± {statistics.stdev(values):.2f}" if len(values) > 1 else ""
     recipe = TrainConfig.from_json(training["recipe"])
     devices, minutes = [], []
@@ -109,12 +113,13 @@ def line(own: list[dict[str, Any]], bundled: bool) -> str:
         devices.append(f"{ran['device']}{processes}, {ran['precision']}")
         if stem(card) in TIMED_ALONE:
             minutes.append(f"{ran['seconds'] / 60:.0f} ({devices[-1]})")
-    normalizer = "" if config["normalizer"] == "softmax" else f", {config['normalizer']}"
+    attention = "" if config["normalizer"] == "softmax" else f", {config['normalizer']}"
+    attention += f", {config['selection']}" if "selection" in config else ""
     name = f"**{config['architecture']}**" if bundled else config["architecture"]
     data = training["data"] if training["split"] == "train" else f"{training['data']}, {training['split']}"
     seeds = ", ".join(str(card["training"]["seed"]) for card in own)
     cells = [
-        name + normalizer,
+        name + attention,
         data,
         f"{config['width']:g}",
         f"{first['parameters']:,}",

@@ -18,6 +18,7 @@ from l2a_transfer.explain.registry import METHODS
 from l2a_transfer.features.backends.registry import REGISTERED_BACKENDS
 from l2a_transfer.models.config import COMPATIBILITIES, FAMILIES
 from l2a_transfer.models.normalizers import NORMALIZERS
+from l2a_transfer.models.selection import SELECTIONS
 
 ROOT = Path(__file__).parents[1]
 BLOCK = re.compile(r"(<!-- list: ([\w-]+) -->\n).*?(<!-- end -->)", re.DOTALL)
@@ -72,6 +73,21 @@ def normalizers() -> str:
     )
 
 
+def selections() -> str:
+    return table(
+        ("selection", "what is attended to", "samplers that train it", "ONNX"),
+        (
+            (
+                f"`{name}`",
+                one.about,
+                ", ".join(f"`{sampler}`" for sampler in one.samplers) or "–",
+                yes_or_no(one.needs != "noise"),
+            )
+            for name, one in SELECTIONS.items()
+        ),
+    )
+
+
 def yes_or_no(value: bool) -> str:
     return "yes" if value else "no"
 
@@ -121,6 +137,7 @@ LISTS: dict[str, Callable[[], str]] = {
     "families": families,
     "compatibilities": compatibilities,
     "normalizers": normalizers,
+    "selections": selections,
     "methods": methods,
     "backends": backends,
     "formats": formats,

@@ -1,4 +1,4 @@
-"""Every attention of the family from training to the SVM: resumed to the bit, extracted, exported or refused, explained."""
+"""Every attention from training to the SVM: resumed to the bit, extracted, exported or refused, and explained."""
 
 from __future__ import annotations
 

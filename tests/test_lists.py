@@ -17,12 +17,14 @@ from l2a_transfer.explain.registry import METHODS
 from l2a_transfer.features.backends.registry import REGISTERED_BACKENDS
 from l2a_transfer.models.config import COMPATIBILITIES, FAMILIES
 from l2a_transfer.models.normalizers import NORMALIZERS
+from l2a_transfer.models.selection import SELECTIONS
 from l2a_transfer.registry import Registry
 
 REGISTRIES: dict[str, Registry[object]] = {
     "families": FAMILIES,
     "compatibilities": COMPATIBILITIES,
     "normalizers": NORMALIZERS,
+    "selections": SELECTIONS,
     "methods": METHODS,
     "backends": REGISTERED_BACKENDS,
     "formats": FORMATS,

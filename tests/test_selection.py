@@ -291,7 +291,7 @@ def test_a_name_that_is_none_is_refused_with_the_nearest() -> None:
         ({"temperature": 0.0}, "temperature must be above 0 and finite; got 0.0"),
         ({"temperature": float("nan")}, "temperature must be above 0"),
         ({"samples": 0}, "samples must be between 1 and"),
-        ({"baseline": "others"}, "baseline must be 'soft' or 'none' where `samples` is 1"),
+        ({"baseline": "others"}, "baseline must be 'soft' or 'none' where samples is 1"),
         ({"entropy_weight": -1.0}, "entropy_weight must be at least 0"),
         ({"sampler": "exat"}, "sampler must be one of reinforce, gumbel-st, exact"),
     ],
@@ -320,7 +320,7 @@ def test_a_recipe_that_does_not_go_with_the_selection_is_refused(
 
 def test_the_limit_of_the_exact_sampler_is_what_its_logits_take() -> None:
     check_exact(MAX_EXACT // 64, [64], 1)
-    with pytest.raises(ArgumentError, match="use another `sampler`"):
+    with pytest.raises(ArgumentError, match="set another sampler in the recipe"):
         check_exact(MAX_EXACT // 64 + 1, [64], 1)
 
 

@@ -162,7 +162,7 @@ def check_exact(images: int, positions: list[int], classes: int) -> None:
         raise ArgumentError(
             f"the exact sampler takes the logits of all positions, here {images} images × "
             f"{' × '.join(map(str, positions))} positions × {classes} classes, and at most {MAX_EXACT:,} numbers",
-            "use another `sampler`, or a smaller `batch_size` or image size",
+            "set another sampler in the recipe, or a smaller `batch_size` or image size",
         )
 
 

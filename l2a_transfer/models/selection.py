@@ -7,6 +7,7 @@ is a function of the image; in training it is drawn (`models.sampling`).
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -43,6 +44,8 @@ class Selection:
         How many positions are chosen at each level; 0 for all.
     takes_count : bool
         Whether its name has a number.
+    about : str
+        What is attended to, in a sentence.
     """
 
     name: str
@@ -51,6 +54,7 @@ class Selection:
     samplers: tuple[str, ...] = ()
     count: int = 1
     takes_count: bool = False
+    about: str = ""
 
 
 SELECTIONS: Registry[Selection] = Registry("selection")
@@ -94,7 +98,7 @@ def find_selection(text: str) -> Selection:
     count = int(value)
     assert found.choose is not None
     choose = partial(found.choose, count=count)
-    return Selection(f"{name}:{count}", choose, found.needs, found.samplers, count, takes_count=True)
+    return dataclasses.replace(found, name=f"{name}:{count}", choose=choose, count=count)
 
 
 def check_selection(
@@ -150,10 +154,27 @@ def highest(values: Tensor, count: int = 1) -> Tensor:
     return weights / weights.sum(dim=1, keepdim=True)
 
 
-SELECTIONS.add("soft", Selection("soft", None, "nothing", count=0))
-SELECTIONS.add("hard", Selection("hard", highest, samplers=SAMPLERS))
-SELECTIONS.add("top", Selection("top", highest, samplers=("gumbel-st",), takes_count=True))
-SELECTIONS.add("random", Selection("random", highest, "noise"))
+SELECTIONS.add("soft", Selection("soft", None, "nothing", count=0, about="Every position, by its weight."))
+SELECTIONS.add("hard", Selection("hard", highest, samplers=SAMPLERS, about="The position with the highest score."))
+SELECTIONS.add(
+    "top",
+    Selection(
+        "top",
+        highest,
+        samplers=("gumbel-st",),
+        takes_count=True,
+        about="The mean of the K positions with the highest scores; `top:K`.",
+    ),
+)
+SELECTIONS.add(
+    "random",
+    Selection(
+        "random",
+        highest,
+        "noise",
+        about="A position that the pixels decide as noise would: the control of hard selection, for networks without scores.",
+    ),
+)
 
 
 @dataclass(frozen=True)

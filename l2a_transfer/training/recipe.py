@@ -92,7 +92,7 @@ class TrainConfig:
             "samples": (1 <= self.samples <= 1024, "between 1 and 1,024"),
             "baseline": (
                 self.baseline != "others" or self.samples > 1,
-                "'soft' or 'none' where `samples` is 1, because 'others' compares the draws of an image",
+                "'soft' or 'none' where samples is 1, because 'others' compares the draws of an image",
             ),
             "entropy_weight": (0 <= self.entropy_weight < float("inf"), "at least 0 and finite"),
             "entropy_until": (0 <= self.entropy_until <= 1, "between 0 and 1"),
