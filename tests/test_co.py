@@ -18,13 +18,17 @@ from torch import Tensor
 from l2a_transfer.data.readers import open_source
 from l2a_transfer.data.sources import ImageSource, join_splits
 from l2a_transfer.errors import ArgumentError, BackendError, Interrupted, TrainingError
+from l2a_transfer.evaluation import tested
 from l2a_transfer.explain.compute import map_batch
+from l2a_transfer.explain.group import group_maps
 from l2a_transfer.export import export_onnx
 from l2a_transfer.features.extraction.extract import extract
 from l2a_transfer.features.extraction.partners import partner_rows
 from l2a_transfer.features.store.reader import read_maps
 from l2a_transfer.features.store.verify import verify_features
 from l2a_transfer.features.store.views import open_features
+from l2a_transfer.localization import networks as localization
+from l2a_transfer.localization.results import LocalizationConfig
 from l2a_transfer.models.alone import WithPartners
 from l2a_transfer.models.config import ModelConfig
 from l2a_transfer.models.interface import Network
@@ -443,3 +447,15 @@ def test_train_by_name(tmp_path: Path) -> None:
     source = open_source("digits", limit=120)
     result = train(NAME, source, tmp_path, holdout=20, epochs=1, width=1 / 32, image_size=16, device="cpu")
     assert result.metrics["holdout-20-stratified_accuracy"]["n"] == 20
+
+
+def test_what_needs_images_alone_refuses_by_name() -> None:
+    name = f"untrained:{NAME}@{1 / 32}"
+    with pytest.raises(BackendError, match=f"{NAME} attends each image with others, and localization is of one image"):
+        localization.open_networks([name], LocalizationConfig(), ("a",), device="cpu")
+    with pytest.raises(BackendError, match=f"{NAME}@.* attends each image with others, and is not tested here"):
+        tested.open_networks([name], device=torch.device("cpu"))
+    model = network(torch.float32)
+    batches = lambda: [(pictures(4, dtype=torch.float32), [0, 0, 1, 1])]  # noqa: E731
+    with pytest.raises(BackendError, match=f"{NAME} attends each image with others, and a map is of one image alone"):
+        list(group_maps(model, batches))
