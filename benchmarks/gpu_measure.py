@@ -52,6 +52,7 @@ FAMILIES = (
     "vgg",
     "vgg-gap",
     "vgg-pan",
+    "vgg-dsna",
     "vgg-att3-concat-dp",
     "vgg-att2-concat-add",
     "vgg-att1-uniform",

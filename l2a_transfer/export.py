@@ -24,6 +24,7 @@ from l2a_transfer.models.copies import evaluation_copy
 from l2a_transfer.models.digest import network_sha256
 from l2a_transfer.models.interface import Network
 from l2a_transfer.models.loading import as_network
+from l2a_transfer.models.normalizers import find_normalizer
 from l2a_transfer.models.weights import CARD_KEY, Card
 from l2a_transfer.preprocess import normalize
 
@@ -116,6 +117,12 @@ def export_onnx(
     if network.partners:
         raise BackendError(
             f"{card.name}: attends each image with others, and an ONNX file takes images alone", "run it in PyTorch"
+        )
+    normalizer = find_normalizer(network.config.normalizer)
+    if network.config.has_scores and not normalizer.exports:
+        raise BackendError(
+            f"{card.name}: its normalizer {normalizer.name} is computed by iteration, for which ONNX has no operators",
+            "run it in PyTorch",
         )
     out = output_path(out)
     if out.suffix != ".onnx":

@@ -93,6 +93,7 @@ def _entry(architecture: str) -> Callable[..., nn.Module]:
         normalizer: str | None = None,
         dropout: float | None = None,
         global_branch: str | None = None,
+        selection: str | None = None,
         seed: int | None = None,
         in_chans: int = 3,
         scriptable: bool | None = None,
@@ -111,6 +112,7 @@ def _entry(architecture: str) -> Callable[..., nn.Module]:
             normalizer=normalizer,
             dropout=dropout,
             global_branch=global_branch,
+            selection=selection,
             seed=seed,
         )
         found: Any = Features(network) if num_classes == 0 else network

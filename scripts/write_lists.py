@@ -16,7 +16,8 @@ from l2a_transfer.evaluation.probes.registry import PROBES
 from l2a_transfer.evaluation.protocols import PROTOCOLS
 from l2a_transfer.explain.registry import METHODS
 from l2a_transfer.features.backends.registry import REGISTERED_BACKENDS
-from l2a_transfer.models.config import COMPATIBILITIES, FAMILIES, NORMALIZERS
+from l2a_transfer.models.config import COMPATIBILITIES, FAMILIES
+from l2a_transfer.models.normalizers import NORMALIZERS
 
 ROOT = Path(__file__).parents[1]
 BLOCK = re.compile(r"(<!-- list: ([\w-]+) -->\n).*?(<!-- end -->)", re.DOTALL)
@@ -56,12 +57,23 @@ def compatibilities() -> str:
 
 def normalizers() -> str:
     return table(
-        ("normalizer", "weights", "needs"),
+        ("normalizer", "weights", "sum to 1", "g acts under `pc`", "ONNX", "needs"),
         (
-            (f"`{name}`", said(one.function), f"the extra `{one.extra}`" if one.extra else "–")
+            (
+                f"`{name}`",
+                said(one.function),
+                yes_or_no(one.sums_to_1),
+                yes_or_no(not one.shift_invariant),
+                yes_or_no(one.exports),
+                f"the extra `{one.extra}`" if one.extra else "–",
+            )
             for name, one in NORMALIZERS.items()
         ),
     )
+
+
+def yes_or_no(value: bool) -> str:
+    return "yes" if value else "no"
 
 
 def methods() -> str:

@@ -12,7 +12,7 @@ from torch import Tensor
 from l2a_transfer.errors import MissingExtraError, UnknownNameError
 from l2a_transfer.models.attention import Attention
 from l2a_transfer.models.compatibilities import COMPATIBILITIES, additive, dot_product, parametrised
-from l2a_transfer.models.normalizers import NORMALIZERS
+from l2a_transfer.models.normalizers import NORMALIZERS, find_normalizer
 
 # One image, two positions, two channels.
 LOCAL = torch.tensor([[[1.0, 2.0], [3.0, -1.0]]])
@@ -47,17 +47,23 @@ def test_add_is_the_inner_product_of_u_with_tanh() -> None:
         # entmax with α = 1.5: p = ((z − τ)+/2)²; z = (0, 2·(√0.8 − √0.2)) gives p = (0.2, 0.8)
         ("entmax15", [0.0, 2 * (math.sqrt(0.8) - math.sqrt(0.2))], [0.2, 0.8]),
         ("entmax15", [0.0, 10.0], [0.0, 1.0]),
+        ("sigmoid", [0.0, math.log(3)], [0.5, 0.75]),
+        ("sigmoid-sum", [0.0, math.log(3)], [0.4, 0.6]),
+        ("sigmoid-sum", [-30.0, -30.0 + math.log(3)], [0.25, 0.75]),  # as softmax, where every sigmoid is nearly 0
+        ("tvmax:0.1", [0.0, 0.5], [0.35, 0.65]),  # both ends move λ towards each other: sparsemax of (0.1, 0.4)
+        ("tvmax:0.1", [0.0, 0.1, 0.0], [1 / 3, 1 / 3, 1 / 3]),  # one region
+        ("tvmax:0", [0.0, 0.5], [0.25, 0.75]),
     ],
 )
 def test_normalizers(name: str, scores: list[float], expected: list[float]) -> None:
-    weights = NORMALIZERS[name].function(torch.tensor([[scores]]))  # (1, 1, W)
+    weights = find_normalizer(name).function(torch.tensor([[scores]]))  # (1, 1, W)
     assert weights[0, 0].tolist() == pytest.approx(expected, abs=1e-6)
 
 
 @pytest.mark.parametrize("name", NORMALIZERS)
 def test_normalizers_do_what_they_declare(name: str) -> None:
     scores = torch.randn(3, 5, 10, generator=torch.Generator().manual_seed(0))
-    found = NORMALIZERS[name]
+    found = find_normalizer(name)
     weights = found.function(scores)
     assert weights.shape == scores.shape
     assert 0 <= weights.min() < weights.max() <= 1

@@ -24,6 +24,7 @@ TORCH_FREE = (
     "l2a_transfer.models.config",
     "l2a_transfer.models.families.plain",
     "l2a_transfer.models.families.pan",
+    "l2a_transfer.models.families.decoupled",
     "l2a_transfer.models.families.soft",
     "l2a_transfer.data.registry",
     "l2a_transfer.features.store.reader",

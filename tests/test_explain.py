@@ -130,7 +130,9 @@ def test_as_extracted_explains_the_pixels_of_an_extraction() -> None:
     assert np.array_equal(seen_region(picture, own.preprocess, None), np.asarray(picture)[:, 20:70])
 
 
-@pytest.mark.parametrize("architecture", ["vgg-att2-concat-dp", "vgg-att2-indep-pc", "vgg-att1-add", "vgg-gap"])
+@pytest.mark.parametrize(
+    "architecture", ["vgg-att2-concat-dp", "vgg-att2-indep-pc", "vgg-att1-add", "vgg-gap", "vgg-dsna"]
+)
 def test_evidence_is_complete_and_says_so(architecture: str) -> None:
     (maps,) = explain_images(f"untrained:{architecture}@0.0625", noise(0), side=32)
     assert maps.completeness is not None

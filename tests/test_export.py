@@ -16,11 +16,12 @@ from l2a_transfer.errors import BackendError
 from l2a_transfer.export import export_onnx, relative_error
 from l2a_transfer.features.backends.registry import open_backend
 from l2a_transfer.models.digest import network_sha256
-from l2a_transfer.models.loading import load_model
+from l2a_transfer.models.loading import create_model, load_model
 from tests.conftest import TINY, assert_fails, l2a
 
 ARCHITECTURES = [
     "vgg-pan",
+    "vgg-dsna",
     *(
         pytest.param(name, marks=pytest.mark.slow)
         for name in (
@@ -113,3 +114,13 @@ def test_the_command_prints_what_it_checked(tmp_path: Path) -> None:
 def test_bad_names(tmp_path: Path) -> None:
     assert_fails(l2a("export", "--model", TINY, "--out", tmp_path / "tiny.h5"), 2, ".onnx")
     assert_fails(l2a("export", "--model", "vgg-att2-concat-cp", "--out", tmp_path / "a.onnx"), 2, "vgg-att2-concat-pc")
+
+
+def test_a_normalizer_that_onnx_has_no_operators_for_is_refused_by_name(tmp_path: Path) -> None:
+    out = tmp_path / "x.onnx"
+    network = create_model("vgg-att1-pc", width=1 / 32, normalizer="tvmax:0.2", seed=0)
+    with pytest.raises(BackendError, match=r"its normalizer tvmax:0.2 is computed by iteration.*; run it in PyTorch"):
+        export_onnx(network, out)
+    assert list(tmp_path.iterdir()) == []
+    uniform = create_model("vgg-att1-uniform", width=1 / 32, normalizer="tvmax:0.2", seed=0)  # it has no scores
+    assert export_onnx(uniform, out).max_relative_error < 1e-4

@@ -165,7 +165,7 @@ def test_what_faithfulness_cannot_take() -> None:
 
 
 @pytest.mark.parametrize(
-    "architecture", ["vgg", "vgg-att2-concat-pc", "vgg-att3-indep-dp", "vgg-att1-uniform", "vgg-pan"]
+    "architecture", ["vgg", "vgg-att2-concat-pc", "vgg-att3-indep-dp", "vgg-att1-uniform", "vgg-pan", "vgg-dsna"]
 )
 def test_evidence_is_complete(architecture: str) -> None:
     model = network(architecture, dtype=torch.float32)

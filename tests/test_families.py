@@ -81,7 +81,9 @@ class Glimpse(Network):
 class Reinforce:
     """The score-function gradient with the batch's mean reward as baseline (Williams 1992)."""
 
-    def loss(self, network: nn.Module, images: Tensor, labels: Tensor, *, generator: torch.Generator) -> StepLoss:
+    def loss(
+        self, network: nn.Module, images: Tensor, labels: Tensor, *, generator: torch.Generator, progress: Tensor
+    ) -> StepLoss:
         logits, log_p = network.sample(images, generator)  # type: ignore[operator]
         losses = F.cross_entropy(logits.float(), labels, reduction="none")  # (B,)
         reward = -losses.detach()
@@ -151,7 +153,7 @@ def test_every_step_draws_from_its_own_seed() -> None:
     losses = []
     for seed in (0, 0, 1):
         step.generator.manual_seed(seed)
-        losses.append(step(images, labels)[0].item())
+        losses.append(step(images, labels, torch.zeros(()))[0].item())
     assert losses[0] == losses[1] != losses[2]
 
     seeds = []

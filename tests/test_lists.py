@@ -15,7 +15,8 @@ from l2a_transfer.evaluation.probes.registry import PROBES
 from l2a_transfer.evaluation.protocols import PROTOCOLS
 from l2a_transfer.explain.registry import METHODS
 from l2a_transfer.features.backends.registry import REGISTERED_BACKENDS
-from l2a_transfer.models.config import COMPATIBILITIES, FAMILIES, NORMALIZERS
+from l2a_transfer.models.config import COMPATIBILITIES, FAMILIES
+from l2a_transfer.models.normalizers import NORMALIZERS
 from l2a_transfer.registry import Registry
 
 REGISTRIES: dict[str, Registry[object]] = {

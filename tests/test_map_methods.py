@@ -15,7 +15,7 @@ from tests.test_evidence import network
 
 SIZE = (32, 40)
 TARGETS = torch.tensor([1, 2, 3, 9])
-LONG = [pytest.param(name, marks=pytest.mark.slow) for name in ("vgg-att3-indep-dp", "vgg-pan")]
+LONG = [pytest.param(name, marks=pytest.mark.slow) for name in ("vgg-att3-indep-dp", "vgg-pan", "vgg-dsna")]
 OWN = ("vgg", "vgg-gap", "vgg-att2-concat-pc", *LONG)
 
 

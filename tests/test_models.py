@@ -16,7 +16,7 @@ from l2a_transfer.models.registry import build_model
 from tests.conftest import with_partners
 
 WIDTH = 1 / 32
-ONE_A_FAMILY = ["vgg", "vgg-gap", "vgg-pan", "vgg-att3-concat-dp"]
+ONE_A_FAMILY = ["vgg", "vgg-gap", "vgg-pan", "vgg-dsna", "vgg-att3-concat-dp"]
 INERT = [name for name in ARCHITECTURES if ModelConfig(name).g_is_inert]
 
 
@@ -50,7 +50,7 @@ def test_every_architecture(name: str) -> None:
     torch.testing.assert_close(model(*given), result.logits)
     torch.testing.assert_close(model(*(each[:1] for each in given)), result.logits[:1], rtol=1e-4, atol=1e-5)
     for spec, weights in zip(model.config.maps, result.maps.values(), strict=True):
-        side = {"L1": 32, "L2": 16}.get(spec.level, 8)
+        side = 2 if name == "vgg-dsna" else {"L1": 32, "L2": 16}.get(spec.level, 8)
         assert weights.shape == (3, side, side)
         assert weights.min() >= 0
     assert model.config.map_levels == tuple(result.maps)
@@ -77,6 +77,7 @@ def test_other_image_sizes(name: str, height: int, width: int) -> None:
     assert torch.isfinite(result.logits).all()
     for spec in model.config.maps:
         shrink, weights = {"L1": 1, "L2": 2}.get(spec.level, 4), result.maps[spec.name]
+        shrink = 16 if name == "vgg-dsna" else shrink
         assert weights.shape == (2, height // shrink, width // shrink)
 
 
@@ -124,7 +125,7 @@ def relu_nodes(output: Tensor) -> int:
 @pytest.mark.parametrize("name", ONE_A_FAMILY)
 def test_the_maps_have_a_level_and_a_kind(name: str) -> None:
     found = [(spec.name, spec.level, spec.kind) for spec in ModelConfig(name).maps]
-    distributions = {"vgg-pan": ["L3"], "vgg-att3-concat-dp": ["L1", "L2", "L3"]}.get(name, [])
+    distributions = {"vgg-pan": ["L3"], "vgg-dsna": ["L3"], "vgg-att3-concat-dp": ["L1", "L2", "L3"]}.get(name, [])
     gates = [("L2", "L2", "gate")] if name == "vgg-pan" else []
     assert found == gates + [(level, level, "distribution") for level in distributions]
 

@@ -18,6 +18,7 @@ from l2a_transfer.models.weights import read_card
 from tests.conftest import l2a
 from tests.test_training import CPU, RECIPE, colours
 
+OWN = ["softmax", "sparsemax", "entmax15", "sigmoid", "sigmoid-sum", "tvmax"]
 GUIDE = Path(__file__).parent.parent / "CONTRIBUTING.md"
 
 
@@ -53,23 +54,23 @@ def test_it_decides_what_is_built_and_trains_and_is_extracted(tmp_path: Path) ->
 
 @pytest.mark.usefixtures("linear")
 def test_it_is_listed_and_its_weights_need_it() -> None:
-    assert list(NORMALIZERS) == ["softmax", "sparsemax", "entmax15", "linear"]
-    with pytest.raises(UnknownNameError, match="softmax, sparsemax, entmax15, linear; got 'linea'"):
+    assert list(NORMALIZERS) == [*OWN, "linear"]
+    with pytest.raises(UnknownNameError, match=f"{', '.join(OWN)}, linear; got 'linea'"):
         ModelConfig("vgg", normalizer="linea")
     with pytest.raises(PluginError, match="'linear' is declared twice"):
         normalizer("linear")(lambda scores: scores)
 
 
 def test_a_normalizer_that_does_not_sum_to_1_gives_gates() -> None:
-    normalizer("sigmoid", sums_to_1=False, shift_invariant=False)(lambda scores: scores.sigmoid())
+    normalizer("gates", sums_to_1=False, shift_invariant=False)(lambda scores: scores.sigmoid())
     try:
-        config = ModelConfig("vgg-att2-concat-dp", width=1 / 32, normalizer="sigmoid")
+        config = ModelConfig("vgg-att2-concat-dp", width=1 / 32, normalizer="gates")
         assert [spec.kind for spec in config.maps] == ["gate", "gate"]
         maps = build_model(config, seed=0).eval().attend(torch.zeros(2, 3, 32, 32)).maps
         assert maps["L2"].sum((1, 2)).min() > 2
-        uniform = ModelConfig("vgg-att2-concat-uniform", normalizer="sigmoid")
+        uniform = ModelConfig("vgg-att2-concat-uniform", normalizer="gates")
         assert [spec.kind for spec in uniform.maps] == ["distribution", "distribution"]
     finally:
-        NORMALIZERS.remove("sigmoid")
-    with pytest.raises(UnknownNameError, match="normalizer must be one of softmax, sparsemax, entmax15; got 'sigmoid'"):
-        ModelConfig("vgg", normalizer="sigmoid")
+        NORMALIZERS.remove("gates")
+    with pytest.raises(UnknownNameError, match=f"normalizer must be one of {', '.join(OWN)}; got 'gates'"):
+        ModelConfig("vgg", normalizer="gates")

@@ -36,6 +36,7 @@ EXPORTED: list[tuple[str, str, str, int]] = [
     ("vgg", "softmax", "auto", 32),
     ("vgg-gap", "softmax", "auto", 40),
     ("vgg-pan", "entmax15", "always", 32),
+    ("vgg-dsna", "softmax", "auto", 48),
     ("vgg-att2-concat-uniform", "softmax", "always", 32),
     ("vgg-att3-indep-add", "sparsemax", "auto", 32),
     ("vgg-att3-concat-dp", "softmax", "auto", 36),
@@ -47,9 +48,11 @@ EVERY = [
         "vgg",
         "vgg-gap",
         "vgg-pan",
+        "vgg-dsna",
         *(f"vgg-att{n}-{c}" for n in ("1", "2-concat", "3-indep") for c in ("pc", "dp", "add", "uniform")),
     )
     for normalizer in NORMALIZERS
+    if NORMALIZERS[normalizer].exports
     for branch in GLOBAL_BRANCH
 ]
 
@@ -256,6 +259,17 @@ HOSTILE: dict[str, tuple[Change, str]] = {
             ]
         ),
         "cannot be told beforehand",
+    ),
+    "a size that is chosen": (
+        lambda m: m.graph.node.extend(
+            [
+                helper.make_node("Shape", ["images"], ["n"], start=0, end=1),
+                helper.make_node("LessOrEqual", ["n", constant(m, "four", [4])], ["few"]),
+                helper.make_node("Where", ["few", "n", constant(m, "huge", [2**41])], ["shape"]),
+                helper.make_node("Expand", [constant(m, "one", 1.0, np.float32), "shape"], ["z"]),
+            ]
+        ),
+        "'z', of the node '' (Expand), cannot be told beforehand",
     ),
     "a square of batches": (batches_to_the_fourth, "'large', of the node '' (Expand), is larger"),
     "doubled forty times": (doubled, "is larger than any of its network"),

@@ -167,7 +167,7 @@ def test_a_network_takes_as_many_partners_as_its_family_says() -> None:
                 call(images, wrong)
 
 
-@pytest.mark.parametrize("name", ["vgg", "vgg-gap", "vgg-pan", "vgg-att2-concat-pc"])
+@pytest.mark.parametrize("name", ["vgg", "vgg-gap", "vgg-pan", "vgg-dsna", "vgg-att2-concat-pc"])
 def test_a_network_of_single_images_refuses_partners(name: str) -> None:
     model = build_model(ModelConfig(name, width=1 / 32), seed=0).eval()
     images = torch.randn(2, 3, 32, 32)

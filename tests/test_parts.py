@@ -42,6 +42,7 @@ def test_the_parts_of_named_architectures() -> None:
         return list(tensors_of_parts(network, network.parts()))
 
     assert parts("vgg-gap") == ["classifier", *BLOCKS]
+    assert parts("vgg-dsna") == ["classifier", "expansive", *BLOCKS]
     assert parts("vgg") == ["classifier", "heads", "hidden", *BLOCKS]
     assert parts("vgg-att2-concat-pc") == ["classifier", "heads", "u L3", "u L2", *BLOCKS]
     assert parts("vgg-att2-concat-uniform") == ["classifier", "heads", *BLOCKS]

@@ -15,7 +15,7 @@ from l2a_transfer.models.interface import Attended, Network
 from l2a_transfer.models.networks.soft import AttentionVGG
 from tests.test_evidence import network
 
-WITH_STEPS = ("vgg", "vgg-gap", "vgg-att2-concat-pc", "vgg-att1-dp", "vgg-att3-indep-dp")
+WITH_STEPS = ("vgg", "vgg-gap", "vgg-dsna", "vgg-att2-concat-pc", "vgg-att1-dp", "vgg-att3-indep-dp")
 
 
 def images_of(*size: int) -> Tensor:

@@ -455,7 +455,9 @@ def test_momentum_that_shares_its_memory_is_copied(tmp_path: Path) -> None:
         assert state["momentum_buffer"].untyped_storage().nbytes() == 4 * parameter.numel()
 
 
-@pytest.mark.parametrize("architecture", ["vgg-att3-concat-uniform", "vgg-att2-concat-add", "vgg-pan", "vgg"])
+@pytest.mark.parametrize(
+    "architecture", ["vgg-att3-concat-uniform", "vgg-att2-concat-add", "vgg-pan", "vgg-dsna", "vgg"]
+)
 def test_every_network_can_be_resumed(architecture: str) -> None:
     config = dataclasses.replace(
         CONFIG, architecture=architecture, global_branch="auto" if architecture == "vgg" else "always"
@@ -499,6 +501,8 @@ def test_pipes_are_not_opened(tmp_path: Path) -> None:
 def test_a_decoding_process_that_dies_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     def dies(*_: Any, **__: Any) -> None:
         raise RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed.\n and more")
+
+    from l2a_transfer.training import train  # noqa: F401 - or it would be imported now, and keep what is patched
 
     monkeypatch.setattr("l2a_transfer.data.readers.open_source", dies)
     result = l2a("train", "--model", "vgg", "--data", "digits", "--out", tmp_path / "run")

@@ -74,7 +74,7 @@ def same(one: Tensor, other: Tensor) -> bool:
 # What becomes random --------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("architecture", ["vgg-att2-concat-pc", "vgg-pan", "vgg", "vgg-att1-dp"])
+@pytest.mark.parametrize("architecture", ["vgg-att2-concat-pc", "vgg-pan", "vgg-dsna", "vgg", "vgg-att1-dp"])
 def test_a_cascade_ends_with_a_fresh_network_and_one_part_alone_leaves_the_others(architecture: str) -> None:
     network = trained(architecture)
     before, parts = state(network), tensors_of_parts(network, network.parts())
@@ -144,10 +144,12 @@ def test_a_network_that_its_config_does_not_describe_is_refused() -> None:
 # What cannot react ----------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("architecture", ["vgg-att2-concat-pc", "vgg-att2-concat-dp", "vgg-att3-indep-add", "vgg-pan"])
+@pytest.mark.parametrize(
+    "architecture", ["vgg-att2-concat-pc", "vgg-att2-concat-dp", "vgg-att3-indep-add", "vgg-pan", "vgg-dsna"]
+)
 def test_a_part_leaves_attention_the_same_exactly_where_no_gradient_reaches_it(architecture: str) -> None:
     network = trained(architecture)
-    of = pictures()
+    of = pictures(side=32 if architecture == "vgg-dsna" else SIDE)  # with one position there is nothing to compare
     found = checked(network, methods=["attention"], of=of, orders=["independent"])
     images = (torch.from_numpy(of.images_u8).float() / 255 - 0.5) / 0.25
     parts = tensors_of_parts(network, network.parts())

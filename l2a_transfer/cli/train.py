@@ -24,7 +24,18 @@ from l2a_transfer.models.config import DEFAULT_WIDTH
 
 log = logging.getLogger(__name__)
 SHORTCUTS = ("epochs", "batch_size", "lr", "dropout")
-OF_MODEL = ("width", "normalizer", "global_branch")
+OF_MODEL = ("width", "normalizer", "global_branch", "selection")
+
+
+class NormalizerName(NameChoice):
+    """A registered name, or with a parameter NAME:VALUE."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """The whole name. Raises: UnknownNameError; ArgumentError for a value that the normalizer does not take."""
+        from l2a_transfer.models.normalizers import find_normalizer
+
+        super().convert(str(value).partition(":")[0], param, ctx)
+        return find_normalizer(str(value)).name
 
 
 @click.command("train", cls=Verb)
@@ -34,10 +45,10 @@ OF_MODEL = ("width", "normalizer", "global_branch")
     option("--width", type=float, default=DEFAULT_WIDTH, show_default=True, help="Scale of all channel counts."),
     option(
         "--normalizer",
-        type=NameChoice("l2a_transfer.models.config:NORMALIZERS"),
+        type=NormalizerName("l2a_transfer.models.normalizers:NORMALIZERS"),
         default="softmax",
         show_default=True,
-        help="What turns scores into attention weights.",
+        help="What turns scores into attention weights. One that has a parameter takes it after a colon, as tvmax:0.1.",
     ),
     option(
         "--global-branch",
@@ -45,6 +56,13 @@ OF_MODEL = ("width", "normalizer", "global_branch")
         default="auto",
         show_default=True,
         help="always: build the global branch g even if it has no effect.",
+    ),
+    option(
+        "--selection",
+        metavar="[soft|hard|top:K|random]",
+        default="soft",
+        show_default=True,
+        help="Which positions are attended to: all by their weights, the best, the K best, or a random one.",
     ),
     option("--init-from", metavar="MODEL", help="Initial weights, as --model of extract takes them."),
 )

@@ -6,13 +6,23 @@ Shapes: B images, C channels, H × W positions, P = H·W.
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
 from l2a_transfer.models.blocks import at_least_float32
 from l2a_transfer.models.compatibilities import COMPATIBILITIES
-from l2a_transfer.models.normalizers import NORMALIZERS
+from l2a_transfer.models.normalizers import find_normalizer
+from l2a_transfer.models.selection import find_selection
+
+
+@dataclass(frozen=True)
+class Scored:
+    """A level before its weights are made: local features (B, P, C) and scores (B, P), float32 at least."""
+
+    local: Tensor
+    scores: Tensor
 
 
 class Attention(nn.Module):
@@ -23,7 +33,9 @@ class Attention(nn.Module):
     channels : int
         C, of the local features and of g.
     compatibility, normalizer : str
-        Registered names.
+        Registered names; a normalizer may have its parameter with it, as ``"tvmax:0.1"``.
+    selection : str, default="soft"
+        A registered selection, as ``"hard"`` or ``"top:4"``.
 
     Raises
     ------
@@ -33,12 +45,13 @@ class Attention(nn.Module):
         Where the normalizer needs a package that is not installed.
     """
 
-    def __init__(self, channels: int, compatibility: str, normalizer: str) -> None:
+    def __init__(self, channels: int, compatibility: str, normalizer: str, selection: str = "soft") -> None:
         super().__init__()
-        found, weighting = COMPATIBILITIES.find(compatibility), NORMALIZERS.find(normalizer)
+        found, weighting = COMPATIBILITIES.find(compatibility), find_normalizer(normalizer)
         weighting.require_package()
         self.compatibility = found.scores
         self.normalizer = weighting.function
+        self.selection = find_selection(selection)
         self.u: nn.Parameter | None = None
         if found.learns_u:
             # The authors' normal(0, sqrt(2/(k·k·out))) gives u a standard deviation of 1.4, scores in the tens
@@ -51,7 +64,13 @@ class Attention(nn.Module):
             raise TypeError("uniform attention has no scores")
         return self.compatibility(local, self.u, g)
 
-    def forward(self, l: Tensor, g: Tensor | None) -> tuple[Tensor, Tensor]:  # noqa: E741 - the paper's name
+    def scored(self, l: Tensor, g: Tensor | None) -> Scored:  # noqa: E741 - the paper's name
+        """Local features and scores of all positions: l (B, C, H, W), g (B, C) or None."""
+        with torch.autocast(l.device.type, enabled=False):
+            local = at_least_float32(l.permute(0, 2, 3, 1).flatten(1, 2))  # (B, P, C); no copy in channels_last
+            return Scored(local, self.scores(local, None if g is None else at_least_float32(g)))
+
+    def forward(self, l: Tensor, g: Tensor | None, noise: Tensor | None = None) -> tuple[Tensor, Tensor]:  # noqa: E741
         """The attended feature and the weights.
 
         Parameters
@@ -60,6 +79,8 @@ class Attention(nn.Module):
             Local features, in any precision.
         g : Tensor (B, C) or None
             The global feature; None where it is inert.
+        noise : Tensor (B, P) or None
+            For the selection that needs it.
 
         Returns
         -------
@@ -71,10 +92,18 @@ class Attention(nn.Module):
         B, C, H, W = l.shape
         with torch.autocast(l.device.type, enabled=False):
             local = at_least_float32(l.permute(0, 2, 3, 1).reshape(B, H * W, C))  # no copy in channels_last
-            if self.compatibility is None:
+            if self.selection.needs == "noise":
+                assert noise is not None
+                assert self.selection.choose is not None
+                weights = self.selection.choose(noise.to(local)).reshape(B, H, W)
+            elif self.compatibility is None:
                 g_a = local.mean(dim=1)  # (B, C)
                 return g_a, torch.full((B, H, W), 1.0 / (H * W), device=l.device, dtype=local.dtype)
-            scores = self.scores(local, None if g is None else at_least_float32(g)).reshape(B, H, W)
-            weights = self.normalizer(scores)  # (B, H, W)
+            else:
+                scores = self.scores(local, None if g is None else at_least_float32(g))
+                if self.selection.choose is None:
+                    weights = self.normalizer(scores.reshape(B, H, W))  # (B, H, W)
+                else:
+                    weights = self.selection.choose(scores).reshape(B, H, W)
             g_a = (weights.reshape(B, 1, H * W) @ local).squeeze(1)  # (B, C)
         return g_a, weights

@@ -14,6 +14,7 @@ CONFIG = table(
         "normalizer": text(),
         "dropout": NUMBER,
         "global_branch": text(),
+        "selection": text(),
     },
 )
 PREPROCESS = table(

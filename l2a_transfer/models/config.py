@@ -10,13 +10,15 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from l2a_transfer.errors import ArgumentError, PluginError, names_keywords, unknown_name
 from l2a_transfer.models.compatibilities import COMPATIBILITIES
-from l2a_transfer.models.normalizers import NORMALIZERS
+from l2a_transfer.models.normalizers import find_normalizer
+from l2a_transfer.models.selection import check_selection, find_selection
 from l2a_transfer.registry import Registry
 
 if TYPE_CHECKING:
     from torch import nn
 
     from l2a_transfer.models.objectives import Objective
+    from l2a_transfer.models.selection import Sampling
 
 LEVELS = {"L1": 256, "L2": 512, "L3": 512}
 """Attention level → channels at width 1: the outputs of conv7, conv10 and conv13 (after the ReLU)."""
@@ -24,6 +26,7 @@ LEVELS = {"L1": 256, "L2": 512, "L3": 512}
 DEFAULT_WIDTH = 0.25
 """Of a network whose width nobody names: what `train` makes, and so what its untrained control must have."""
 DEFAULT_NORMALIZER = "softmax"
+DEFAULT_SELECTION = "soft"
 
 MAX_OUTPUTS = 1_000_000
 GLOBAL_BRANCH = ("auto", "always")
@@ -82,6 +85,8 @@ class Family:
     """
 
     architectures: ClassVar[tuple[Architecture, ...]] = ()
+    selections: ClassVar[tuple[str, ...]] = ("soft",)
+    """Names of the selections that its networks can have."""
     partners: int = 0
     """How many other images each image is attended with. In training they are of its class."""
 
@@ -89,8 +94,11 @@ class Family:
         """The network, freshly initialised in training mode: a `Network`. Import torch here and not above."""
         raise NotImplementedError(f"{type(self).__name__} must have a method network")
 
-    def objective(self, config: ModelConfig, *, label_smoothing: float) -> Objective:
-        """What training minimises: cross-entropy, unless the family has a loss of its own."""
+    def objective(self, config: ModelConfig, *, label_smoothing: float, sampling: Sampling | None = None) -> Objective:
+        """What training minimises: cross-entropy, unless the family has a loss of its own.
+
+        `sampling` is given for configs with a hard selection alone.
+        """
         from l2a_transfer.models.objectives import CrossEntropy, GroupCrossEntropy
 
         return GroupCrossEntropy(label_smoothing) if self.partners else CrossEntropy(label_smoothing)
@@ -106,7 +114,7 @@ class Family:
     def g_is_inert(self, config: ModelConfig) -> bool:
         """Whether the global feature g cannot change attention, features or logits."""
         name = config.spec.compatibility
-        return bool(name) and COMPATIBILITIES[name].g_is_inert(NORMALIZERS[config.normalizer])
+        return bool(name) and COMPATIBILITIES[name].g_is_inert(find_normalizer(config.normalizer))
 
     def builds_global_branch(self, config: ModelConfig) -> bool:
         """Whether conv14, conv15 and the g layer are part of the network."""
@@ -124,12 +132,13 @@ class Family:
 
 def attention_kind(config: ModelConfig) -> MapKind:
     """What kind of map the config's compatibility and normalizer give."""
-    name = config.spec.compatibility
-    uniform = bool(name) and COMPATIBILITIES[name].scores is None
-    return "distribution" if uniform or NORMALIZERS[config.normalizer].sums_to_1 else "gate"
+    if config.selection != DEFAULT_SELECTION:
+        return "mask" if find_selection(config.selection).count == 1 else "distribution"
+    is_gate = config.has_scores and not find_normalizer(config.normalizer).sums_to_1
+    return "gate" if is_gate else "distribution"
 
 
-HOMES = tuple(f"l2a_transfer.models.families.{name}" for name in ("plain", "pan", "soft", "co"))
+HOMES = tuple(f"l2a_transfer.models.families.{name}" for name in ("plain", "pan", "decoupled", "soft", "co"))
 FAMILIES: Registry[Family] = Registry("family", *HOMES)
 ARCHITECTURES: Registry[Architecture] = Registry("architecture", *HOMES)
 
@@ -195,12 +204,15 @@ class ModelConfig:
     width : float
         Scale of every channel count (512 → 128 at 0.25); 1 is the paper's network.
     normalizer : str
-        A registered normalizer, as ``"softmax"``.
+        A registered normalizer, as ``"softmax"``, with its parameter where it has one, as ``"tvmax:0.1"``.
     dropout : float
         Scale of the paper's dropout rates (0.3, 0.4, 0.5): 1 is the paper's network, 0 has none.
     global_branch : {"auto", "always"}
         "auto" builds the layers behind the global feature g only where g can change the output; "always" builds the
         paper's network to the letter.
+    selection : str
+        A registered selection: ``"soft"``, ``"hard"``, ``"top:K"`` or ``"random"``. The hard ones draw from a softmax,
+        and "random" is their control, for networks whose compatibility is "uniform".
 
     Raises
     ------
@@ -224,12 +236,20 @@ class ModelConfig:
     normalizer: str = DEFAULT_NORMALIZER
     dropout: float = 1.0
     global_branch: str = "auto"
+    selection: str = DEFAULT_SELECTION
 
     def __post_init__(self) -> None:
         ARCHITECTURES.find(self.architecture)
-        NORMALIZERS.find(self.normalizer)
+        object.__setattr__(self, "normalizer", find_normalizer(self.normalizer).name)
         if self.global_branch not in GLOBAL_BRANCH:
             raise unknown_name("global_branch", self.global_branch, GLOBAL_BRANCH)
+        check_selection(
+            self.selection,
+            self.architecture,
+            allowed=self.family.selections,
+            has_scores=self.has_scores,
+            normalizer=self.normalizer,
+        )
         if not 1 / 64 <= self.width <= 8:
             raise ArgumentError(f"width must be between 1/64 and 8, got {self.width}")
         if not 0 <= self.dropout <= 1:
@@ -267,6 +287,12 @@ class ModelConfig:
         return tuple(spec.name for spec in self.maps)
 
     @property
+    def has_scores(self) -> bool:
+        """Whether attention weights are made of scores, by the normalizer."""
+        name = self.spec.compatibility
+        return bool(name) and COMPATIBILITIES[name].scores is not None
+
+    @property
     def partners(self) -> int:
         """How many partners, other images, each image is attended with; mostly 0."""
         return self.family.partners
@@ -291,7 +317,11 @@ class ModelConfig:
         return self.family.min_size(self)
 
     def to_json(self) -> dict[str, Any]:
-        return dataclasses.asdict(self)
+        """Every field; `selection` where it is not the usual one, so that older files and digests stay as they are."""
+        values = dataclasses.asdict(self)
+        if self.selection == DEFAULT_SELECTION:
+            del values["selection"]
+        return values
 
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> ModelConfig:
@@ -299,7 +329,7 @@ class ModelConfig:
         names = {field.name for field in dataclasses.fields(cls)}
         if not isinstance(values, dict) or set(values) - names or "architecture" not in values:
             raise ValueError(f"a model config has the keys {sorted(names)}, got {values!r}")
-        kinds = {"architecture": str, "normalizer": str, "global_branch": str, "num_classes": int}
+        kinds = {"architecture": str, "normalizer": str, "global_branch": str, "selection": str, "num_classes": int}
         for key, value in values.items():
             kind: Any = kinds.get(key, (int, float))
             if not isinstance(value, kind) or isinstance(value, bool):

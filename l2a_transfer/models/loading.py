@@ -190,6 +190,7 @@ def create_model(
     normalizer: str | None = None,
     dropout: float | None = None,
     global_branch: str | None = None,
+    selection: str | None = None,
     seed: int | None = None,
 ) -> Network:
     """A network to train or to look into.
@@ -212,6 +213,8 @@ def create_model(
         Scale of the paper's dropout rates, 1 by default.
     global_branch : str, optional
         `auto` (default) or `always`, which builds the layers behind an inert g too.
+    selection : str, optional
+        Which positions are attended to: `soft` (default), `hard`, `top:K` or `random`.
     seed : int, optional
         Of the random weights, which then leave the global random state as it was. Without it they are drawn from
         torch's global generator, as the weights of any torch module are.
@@ -259,6 +262,7 @@ def create_model(
         "normalizer": normalizer,
         "dropout": dropout,
         "global_branch": global_branch,
+        "selection": selection,
     }
     changes: dict[str, Any] = {key: value for key, value in given.items() if value is not None}
     if name in ARCHITECTURES and not pretrained:

@@ -1,19 +1,33 @@
-"""Normalizers: compatibility scores → attention weights. Declared here without importing torch."""
+"""Normalizers: compatibility scores → attention weights. Declared here without importing torch.
+
+A normalizer with a parameter is written with its value, as ``"tvmax:0.1"``.
+"""
 
 from __future__ import annotations
 
+import dataclasses
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from importlib import import_module
 from typing import TYPE_CHECKING
 
-from l2a_transfer.errors import MissingExtraError
+from l2a_transfer.errors import ArgumentError, MissingExtraError
 from l2a_transfer.registry import Registry
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    Function = Callable[[Tensor], Tensor]
+    Function = Callable[..., Tensor]
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """A number of at least 0 that a normalizer takes after the scores: what it is called, and its usual value."""
+
+    name: str
+    default: float
 
 
 @dataclass(frozen=True)
@@ -25,7 +39,8 @@ class Normalizer:
     name : str
         Its name in configs, cards and on the command line.
     function : callable
-        Scores (B, H, W), float32, to weights (B, H, W) between 0 and 1. Images are independent of each other.
+        Scores (B, H, W), float32, to weights (B, H, W) between 0 and 1. Images are independent of each other. With a
+        parameter, `function(scores, value)`.
     sums_to_1 : bool
         Whether the weights of an image sum to 1. If so its maps are distributions, else gates.
     shift_invariant : bool
@@ -33,6 +48,10 @@ class Normalizer:
         only adds such a constant is inert, and the layers behind it are left out.
     package, extra : str
         A package that it needs besides the package's own dependencies, and the extra that installs it.
+    parameter : Parameter, optional
+        The number that `function` takes; `find_normalizer` fills it in.
+    exports : bool
+        Whether ONNX has operators for it.
     """
 
     name: str
@@ -41,6 +60,8 @@ class Normalizer:
     shift_invariant: bool = True
     package: str = ""
     extra: str = ""
+    parameter: Parameter | None = None
+    exports: bool = True
 
     def require_package(self) -> None:
         """Raises: MissingExtraError where the package that it needs is not installed."""
@@ -55,8 +76,67 @@ class Normalizer:
 NORMALIZERS: Registry[Normalizer] = Registry("normalizer")
 
 
+def find_normalizer(text: str) -> Normalizer:
+    """The normalizer that a config names.
+
+    Parameters
+    ----------
+    text : str
+        A registered name; where the normalizer has a parameter, NAME or NAME:VALUE.
+
+    Returns
+    -------
+    Normalizer
+        Its function takes scores alone. With a parameter, its name holds the value, the shortest way to write it.
+
+    Raises
+    ------
+    UnknownNameError
+        For a name that is not registered.
+    ValueError
+        For a value that is negative or not finite, and where the normalizer takes none.
+
+    Examples
+    --------
+    >>> find_normalizer("tvmax:0.10").name
+    'tvmax:0.1'
+    """
+    name, colon, value = text.partition(":")
+    found = NORMALIZERS.find(name)
+    if found.parameter is None:
+        if colon:
+            raise ArgumentError(f"the normalizer {name!r} takes no number; got {text!r}", f"write {name!r} alone")
+        return found
+    try:
+        number = float(value) if colon else found.parameter.default
+    except ValueError:
+        number = math.nan
+    if not 0 <= number < math.inf:
+        raise ArgumentError(
+            f"the {found.parameter.name} of {name!r} must be a number of at least 0; got {text!r}",
+            f"write it as {name}:{found.parameter.default:g}",
+        )
+    return dataclasses.replace(
+        found, name=f"{name}:{repr(abs(number)).removesuffix('.0')}", function=_with(found.function, abs(number))
+    )
+
+
+def _with(function: Function, value: float) -> Function:
+    """The function with its parameter, and its docstring."""
+    bound = partial(function, value=value)
+    bound.__doc__ = function.__doc__
+    return bound
+
+
 def normalizer(
-    name: str, *, sums_to_1: bool = True, shift_invariant: bool = True, package: str = "", extra: str = ""
+    name: str,
+    *,
+    sums_to_1: bool = True,
+    shift_invariant: bool = True,
+    package: str = "",
+    extra: str = "",
+    parameter: Parameter | None = None,
+    exports: bool = True,
 ) -> Callable[[Function], Function]:
     """Register the decorated function as the normalizer `name`.
 
@@ -64,7 +144,7 @@ def normalizer(
     ----------
     name : str
         Lower case, digits and hyphens.
-    sums_to_1, shift_invariant, package, extra
+    sums_to_1, shift_invariant, package, extra, parameter, exports
         As in :class:`Normalizer`.
 
     Returns
@@ -89,7 +169,8 @@ def normalizer(
     """
 
     def register(function: Function) -> Function:
-        NORMALIZERS.add(name, Normalizer(name, function, sums_to_1, shift_invariant, package, extra))
+        entry = Normalizer(name, function, sums_to_1, shift_invariant, package, extra, parameter, exports)
+        NORMALIZERS.add(name, entry)
         return function
 
     return register
@@ -117,3 +198,25 @@ def entmax15(scores: Tensor) -> Tensor:
 
     weights: Tensor = entmax15(scores.flatten(1), dim=1)
     return weights.view_as(scores)
+
+
+@normalizer("sigmoid", sums_to_1=False, shift_invariant=False)
+def sigmoid(scores: Tensor) -> Tensor:
+    """`a_i = σ(c_i)`: each position by itself, so that weights can all be large or all be small."""
+    return scores.sigmoid()
+
+
+@normalizer("sigmoid-sum", shift_invariant=False)
+def sigmoid_sum(scores: Tensor) -> Tensor:
+    """`a_i = σ(c_i) / Σ_j σ(c_j)`: like softmax for low scores, and level where scores are high."""
+    from torch.nn.functional import logsigmoid
+
+    return softmax(logsigmoid(scores))  # also where every score is so low that its sigmoid is 0
+
+
+@normalizer("tvmax", parameter=Parameter("λ", 0.1), exports=False)
+def tvmax(scores: Tensor, value: float) -> Tensor:
+    """Sparse, and alike in regions: sparsemax with the total variation as penalty (Martins et al. 2020); `tvmax:λ`."""
+    from l2a_transfer.models.total_variation import tvmax
+
+    return tvmax(scores, value)

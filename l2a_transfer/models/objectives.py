@@ -46,7 +46,9 @@ class StepLoss:
 class Objective(Protocol):
     """A loss that a family gives its networks; `Family.objective` makes it."""
 
-    def loss(self, network: nn.Module, images: Tensor, labels: Tensor, *, generator: torch.Generator) -> StepLoss:
+    def loss(
+        self, network: nn.Module, images: Tensor, labels: Tensor, *, generator: torch.Generator, progress: Tensor
+    ) -> StepLoss:
         """The loss of one batch.
 
         Called within autocast if the run's precision is bf16, so convert logits to float32 before a loss is computed.
@@ -63,6 +65,8 @@ class Objective(Protocol):
         generator : torch.Generator
             On the device of the images, seeded from the run's seed, the step and the process. All sampling must draw
             from it, so that runs can be repeated and resumed.
+        progress : Tensor ()
+            The share of the run's steps that came before this one, at least 0 and below 1.
 
         Returns
         -------
@@ -82,7 +86,9 @@ class CrossEntropy:
 
     label_smoothing: float = 0.0
 
-    def loss(self, network: nn.Module, images: Tensor, labels: Tensor, *, generator: torch.Generator) -> StepLoss:
+    def loss(
+        self, network: nn.Module, images: Tensor, labels: Tensor, *, generator: torch.Generator, progress: Tensor
+    ) -> StepLoss:
         # The logits of an indep head are log-probabilities already; a second log_softmax leaves them as they are.
         logits = network(images).float()  # (B, K)
         return StepLoss(F.cross_entropy(logits, labels, label_smoothing=self.label_smoothing), logits)
@@ -100,6 +106,8 @@ class GroupCrossEntropy:
 
     label_smoothing: float = 0.0
 
-    def loss(self, network: nn.Module, images: Tensor, labels: Tensor, *, generator: torch.Generator) -> StepLoss:
+    def loss(
+        self, network: nn.Module, images: Tensor, labels: Tensor, *, generator: torch.Generator, progress: Tensor
+    ) -> StepLoss:
         logits = network.attend_group(images).logits.float()  # type: ignore[operator]
         return StepLoss(F.cross_entropy(logits, labels, label_smoothing=self.label_smoothing), logits)

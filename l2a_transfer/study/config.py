@@ -8,6 +8,7 @@ from typing import Any
 
 from l2a_transfer.evaluation.protocols import PROTOCOLS
 from l2a_transfer.evaluation.results import EvalConfig
+from l2a_transfer.models.config import DEFAULT_SELECTION
 
 METRICS = ("mean_class_accuracy", "accuracy")
 COMBINE = ("mean", "sum")
@@ -61,7 +62,7 @@ class Network:
         Its name in the study.
     architecture : str or None
         What is trained; None if only existing weights are used.
-    width, normalizer : float, str
+    width, normalizer, selection : float, str, str
         As in `ModelConfig`.
     train : tuple of (str, str)
         Options of `train` other than data and seed; empty if nothing is trained.
@@ -91,6 +92,7 @@ class Network:
     extract: tuple[tuple[str, str], ...] = ()
     levels: tuple[str, ...] = ()
     targets: tuple[str, ...] = ()
+    selection: str = DEFAULT_SELECTION
 
 
 @dataclass(frozen=True)

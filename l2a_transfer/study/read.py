@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +15,15 @@ from l2a_transfer.errors import StudyError
 from l2a_transfer.evaluation.probes.registry import PROBES
 from l2a_transfer.evaluation.protocols import PROTOCOLS
 from l2a_transfer.evaluation.results import EvalConfig
-from l2a_transfer.models.config import ARCHITECTURES, DEFAULT_NORMALIZER, DEFAULT_WIDTH, GLOBAL_BRANCH, ModelConfig
-from l2a_transfer.models.normalizers import NORMALIZERS
+from l2a_transfer.models.config import (
+    ARCHITECTURES,
+    DEFAULT_NORMALIZER,
+    DEFAULT_SELECTION,
+    DEFAULT_WIDTH,
+    GLOBAL_BRANCH,
+    ModelConfig,
+)
+from l2a_transfer.models.normalizers import find_normalizer
 from l2a_transfer.study.config import (
     COMBINE,
     GUESS_S,
@@ -174,12 +183,16 @@ def _network(
     own_sources = table.all_named("sources", "source", sources, list(sources) if trained else [])
     if trained and not own_sources:
         raise StudyError(f"{table.file}: {table.where} is to be trained, and the file has no [sources.NAME] for that")
-    width, normalizer = DEFAULT_WIDTH, DEFAULT_NORMALIZER
+    width, normalizer, selection = DEFAULT_WIDTH, DEFAULT_NORMALIZER, DEFAULT_SELECTION
     train: Options = ()
     if architecture is not None:
         width = table.number("width", DEFAULT_WIDTH)
-        normalizer = table.named("normalizer", "normalizer", NORMALIZERS, DEFAULT_NORMALIZER)
-        train = _training(table, architecture, width, normalizer, [sources[name].data for name in own_sources])
+        text = table.text("normalizer", DEFAULT_NORMALIZER)
+        normalizer = table.within("normalizer", lambda: find_normalizer(text)).name
+        selection = table.text("selection", DEFAULT_SELECTION)
+        make = partial(ModelConfig, architecture, normalizer=normalizer, selection=selection)
+        table.within("selection", make)
+        train = _training(table, partial(make, width=width), [sources[name].data for name in own_sources])
     levels = table.texts("levels", [])
     extract = [("levels", ",".join(levels))] if levels else []
     extract += [(key, table.text(key)) for key in ("tap", "precision", "backend") if table.has(key)]
@@ -198,13 +211,14 @@ def _network(
         extract=tuple(extract),
         levels=levels,
         targets=own_targets,
+        selection=selection,
     )
 
 
-def _training(table: TomlTable, architecture: str, width: float, normalizer: str, data: list[str]) -> Options:
+def _training(table: TomlTable, make: Callable[..., ModelConfig], data: list[str]) -> Options:
     """The options of `train`, after the network and the recipe were made from them."""
     branch = table.named("global_branch", "kind of global branch", GLOBAL_BRANCH, "auto")
-    table.within("width", lambda: ModelConfig(architecture, width=width, normalizer=normalizer, global_branch=branch))
+    config = table.within("width", partial(make, global_branch=branch))
     recipe = table.text("recipe", "fast")
     start = table.maybe_text("init_from")
     changes = table.table("set")
@@ -212,7 +226,13 @@ def _training(table: TomlTable, architecture: str, width: float, normalizer: str
     for one in data:
         table.within("recipe", lambda one=one: find_recipe(recipe, one))  # type: ignore[misc]
         table.within("set", lambda one=one: find_recipe(recipe, one).with_settings(settings))  # type: ignore[misc]
-    options = [("model", architecture), ("width", as_option(width)), ("normalizer", normalizer), ("recipe", recipe)]
+    options = [
+        ("model", config.architecture),
+        ("width", as_option(config.width)),
+        ("normalizer", config.normalizer),
+        ("recipe", recipe),
+    ]
+    options += [("selection", config.selection)] if config.selection != DEFAULT_SELECTION else []
     options += [("global-branch", branch)] if branch != "auto" else []
     options += [("init-from", start)] if start else []
     precision = table.maybe_text("train_precision")

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from l2a_transfer.errors import StudyError, WeightsError, unknown_name
-from l2a_transfer.models.config import DEFAULT_WIDTH, ModelConfig
+from l2a_transfer.models.config import DEFAULT_SELECTION, DEFAULT_WIDTH, ModelConfig
 from l2a_transfer.models.weights import PRETRAINED, Card, pretrained_names, read_card
 from l2a_transfer.study.config import Network, Study
 
@@ -77,7 +77,9 @@ def _runs(study: Study, model: str, network: Network, source: str | None) -> lis
             )
         found[run.seed] = run
     if network.architecture is not None:
-        config = ModelConfig(network.architecture, width=network.width, normalizer=network.normalizer)
+        config = ModelConfig(
+            network.architecture, width=network.width, normalizer=network.normalizer, selection=network.selection
+        )
         width = _width(study, network, config)
         for number in network.seeds:
             found.setdefault(number, Run(model, number, source, width=width))
@@ -158,8 +160,9 @@ def _of_file(study: Study, run: Run, network: Network) -> Run:
     if run.seed is not None and seed not in (None, run.seed):
         raise StudyError(f"{where}: its card says seed {seed}, and its name seed {run.seed}")
     if network.architecture is not None:
-        said = (network.architecture, network.width, network.normalizer)
-        there = (card.config.architecture, card.config.width, card.config.normalizer)
+        said = (network.architecture, network.width, network.normalizer, network.selection)
+        of = card.config
+        there = (of.architecture, of.width, of.normalizer, of.selection)
         if said != there:
             raise StudyError(f"{where}: is {_described(there)}, and not {_described(said)}")
     if run.source is not None:
@@ -175,9 +178,10 @@ def _check_source(where: str, card: Card, data: str) -> None:
         raise StudyError(f"{where}: was trained on {there}, and not on {data}")
 
 
-def _described(network: tuple[str, float, str]) -> str:
-    architecture, width, normalizer = network
-    return f"{architecture} of width {width:g} with {normalizer}"
+def _described(network: tuple[str, float, str, str]) -> str:
+    architecture, width, normalizer, selection = network
+    chosen = "" if selection == DEFAULT_SELECTION else f" and {selection} selection"
+    return f"{architecture} of width {width:g} with {normalizer}{chosen}"
 
 
 def _width(study: Study, network: Network, config: ModelConfig) -> int:

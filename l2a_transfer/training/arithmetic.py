@@ -53,6 +53,7 @@ def step_sha256(config: ModelConfig, size: int, precision: str, threads: int) ->
             pixels.contiguous(memory_format=torch.channels_last),
             torch.arange(images) % config.num_classes,
             generator=torch.Generator().manual_seed(0),
+            progress=torch.zeros(()),
         )
     found.loss.backward()  # type: ignore[no-untyped-call]
     gradients = [parameter.grad for _, parameter in sorted(model.named_parameters()) if parameter.grad is not None]

@@ -10,10 +10,13 @@ from itertools import pairwise
 from typing import Any
 
 from l2a_transfer.errors import ArgumentError, TrainingError, names_keywords, unknown_name
+from l2a_transfer.models.selection import SAMPLERS, Sampling
 from l2a_transfer.wording import are, counted
 
 FREEZABLE = ("", "trunk")
 SCHEDULES = ("one-cycle", "step")
+BASELINES = ("soft", "others", "none")
+OF_SAMPLING = tuple(field.name for field in dataclasses.fields(Sampling))
 KINDS = {bool: "true or false", int: "an integer", float: "a number", tuple: "pairs as 0:16,0.5:32", str: "a name"}
 
 
@@ -33,6 +36,8 @@ class TrainConfig:
     of an exponential moving average of the weights, as a fraction of all steps; the averaged weights are the result;
     0 takes the last ones. `freeze="trunk"` leaves the convolutions and their batch norms as they were at the start,
     statistics too, and trains the rest.
+
+    `sampler` and the fields after it are those of `Sampling`, and play a part with a hard selection alone.
 
     Raises: ValueError naming the field and the range.
     """
@@ -56,10 +61,19 @@ class TrainConfig:
     average: float = 0.0
     resolutions: tuple[tuple[float, int], ...] = ((0.0, 32),)
     freeze: str = ""
+    sampler: str = Sampling.sampler
+    samples: int = Sampling.samples
+    baseline: str = Sampling.baseline
+    entropy_weight: float = Sampling.entropy_weight
+    entropy_until: float = Sampling.entropy_until
+    temperature: float = Sampling.temperature
 
     def __post_init__(self) -> None:
         if self.schedule not in SCHEDULES:
             raise unknown_name("schedule", self.schedule, SCHEDULES)
+        for key, valid in (("sampler", SAMPLERS), ("baseline", BASELINES)):
+            if getattr(self, key) not in valid:
+                raise unknown_name(key, getattr(self, key), valid)
         if self.freeze not in FREEZABLE:
             raise ArgumentError(f"freeze must be 'trunk', or empty for nothing; got {self.freeze!r}")
         checks = {
@@ -75,6 +89,14 @@ class TrainConfig:
             "label_smoothing": (0 <= self.label_smoothing < 1, "at least 0 and below 1"),
             "dropout": (0 <= self.dropout <= 1, "between 0 and 1"),
             "average": (0 <= self.average <= 1, "between 0 and 1"),
+            "samples": (1 <= self.samples <= 1024, "between 1 and 1,024"),
+            "baseline": (
+                self.baseline != "others" or self.samples > 1,
+                "'soft' or 'none' where `samples` is 1, because 'others' compares the draws of an image",
+            ),
+            "entropy_weight": (0 <= self.entropy_weight < float("inf"), "at least 0 and finite"),
+            "entropy_until": (0 <= self.entropy_until <= 1, "between 0 and 1"),
+            "temperature": (0 < self.temperature < float("inf"), "above 0 and finite"),
             "resolutions": (
                 bool(self.resolutions)
                 and self.resolutions[0][0] == 0
@@ -95,6 +117,11 @@ class TrainConfig:
         for field, (valid, expected) in checks.items():
             if not valid:
                 raise ArgumentError(f"{field} must be {expected}; got {getattr(self, field)}")
+
+    @property
+    def sampling(self) -> Sampling:
+        """How a hard selection is trained."""
+        return Sampling(**{key: getattr(self, key) for key in OF_SAMPLING})
 
     @property
     def size(self) -> int:
@@ -166,9 +193,12 @@ class TrainConfig:
         return cls(**{**fields, "resolutions": pairs})
 
     def to_json(self) -> dict[str, Any]:
-        """What cards and fingerprints have: `freeze` only where something is frozen, as before there was freezing."""
-        found = {**dataclasses.asdict(self), "resolutions": [list(pair) for pair in self.resolutions]}
-        return found if self.freeze else {key: value for key, value in found.items() if key != "freeze"}
+        """What cards and fingerprints have: of `freeze` and the fields of `Sampling` only what is not the default, as
+        before there were these.
+        """
+        values = {**dataclasses.asdict(self), "resolutions": [list(pair) for pair in self.resolutions]}
+        usual = {"freeze": "", **dataclasses.asdict(Sampling())}
+        return {key: value for key, value in values.items() if key not in usual or value != usual[key]}
 
     def with_settings(self, settings: Iterable[str]) -> TrainConfig:
         """The recipe with some fields replaced: `lr=0.1`, `flip=false`, `resolutions=0:16,0.5:32`.

@@ -9,7 +9,7 @@ from l2a_transfer.models.objectives import Objective
 
 
 class TrainingStep(nn.Module):
-    """Images (B, 3, H, W) and labels (B,) → loss, logits (B, K) and metrics, by the family's objective.
+    """Images (B, 3, H, W), labels (B,) and progress () → loss, logits (B, K) and metrics, by the family's objective.
 
     DistributedDataParallel averages the gradients of whatever its own `forward` computes. The loss is computed in there
     so that an objective may call any method of the network.
@@ -21,6 +21,6 @@ class TrainingStep(nn.Module):
         self.objective = objective
         self.generator = generator
 
-    def forward(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
-        found = self.objective.loss(self.network, images, labels, generator=self.generator)
+    def forward(self, images: Tensor, labels: Tensor, progress: Tensor) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
+        found = self.objective.loss(self.network, images, labels, generator=self.generator, progress=progress)
         return found.loss, found.logits, found.metrics

@@ -8,9 +8,11 @@ import torch
 
 from l2a_transfer.memory import require_memory
 from l2a_transfer.models.config import ModelConfig
+from l2a_transfer.models.objectives import Objective
 from l2a_transfer.models.registry import build_model
 from l2a_transfer.training.initialization import freeze_part
 from l2a_transfer.training.recipe import TrainConfig
+from l2a_transfer.training.requirements import objective_of
 
 BESIDE = 1.1
 """What a step takes at its peak, in units of what it keeps for the backward pass: between 1.15 and 1.38 in networks of
@@ -18,9 +20,11 @@ a quarter of the paper's width (batches of 128 and 256, fp32 and bf16), so that 
 
 
 def require_step_memory(config: ModelConfig, recipe: TrainConfig, *, images: int, precision: str) -> None:
-    """Raises: MemoryLimitError where a step on `images` pictures takes more than may be taken."""
-    size, few = recipe.size, 2 * (1 + config.partners)
-    small, large = (kept_bytes(config, n, size, precision, recipe.freeze) for n in (few, 2 * few))
+    """Raises: MemoryLimitError where a step on `images` pictures of the recipe's size takes more than may be taken."""
+    size, few, objective = recipe.size, 2 * (1 + config.partners), objective_of(config, recipe)
+    small, large = (
+        kept_bytes(config, n, size, precision, objective=objective, freeze=recipe.freeze) for n in (few, 2 * few)
+    )
     require_memory(
         int(BESIDE * images * (large - small) / few),
         f"a training step on {images} images of {size} × {size} pixels",
@@ -28,7 +32,9 @@ def require_step_memory(config: ModelConfig, recipe: TrainConfig, *, images: int
     )
 
 
-def kept_bytes(config: ModelConfig, images: int, size: int, precision: str, freeze: str = "") -> int:
+def kept_bytes(
+    config: ModelConfig, images: int, size: int, precision: str, *, objective: Objective | None = None, freeze: str = ""
+) -> int:
     """Bytes that the forward pass on a CPU keeps for the backward pass, parameters left out."""
     model = build_model(dataclasses.replace(config, dropout=0.0), seed=0).train()
     model = model.to(memory_format=torch.channels_last)
@@ -40,14 +46,15 @@ def kept_bytes(config: ModelConfig, images: int, size: int, precision: str, free
         kept[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage()
         return tensor
 
-    objective = config.family.objective(config, label_smoothing=0.0)
+    objective = objective or config.family.objective(config, label_smoothing=0.0)
     labels = torch.zeros(images, dtype=torch.long)
     pixels = torch.zeros(images, 3, size, size).contiguous(memory_format=torch.channels_last)
     with (
         torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor),
         torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"),
     ):
-        found = objective.loss(model, pixels, labels, generator=torch.Generator().manual_seed(0))
+        generator = torch.Generator().manual_seed(0)
+        found = objective.loss(model, pixels, labels, generator=generator, progress=torch.zeros(()))
     total = sum(storage.nbytes() for place, storage in kept.items() if place not in own)
     del found
     return total

@@ -43,6 +43,7 @@ def train(
     width: float = DEFAULT_WIDTH,
     normalizer: str = "softmax",
     global_branch: str = "auto",
+    selection: str = "soft",
     init_from: str | None = None,
     holdout: int | None = None,
     seed: int = 0,
@@ -90,6 +91,8 @@ def train(
         What turns scores into attention weights.
     global_branch : {"auto", "always"}, default="auto"
         Whether an inert g is built too.
+    selection : str, default="soft"
+        Which positions are attended to: "soft" for all, "hard", "top:K", or "random" for networks without scores.
     init_from : str, optional
         Weights to start from, as `load_model` takes them.
     holdout : int, optional
@@ -160,7 +163,8 @@ def train(
         dropout=dropout,
         image_size=image_size,
     )
-    ModelConfig(architecture, width=width, normalizer=normalizer, global_branch=global_branch)  # before data is read
+    options: dict[str, Any] = {"normalizer": normalizer, "global_branch": global_branch, "selection": selection}
+    ModelConfig(architecture, width=width, **options)  # before data is read
     held = TrainingData.from_source(source, holdout=holdout)
     if batch_size is None and "batch_size" not in named:
         fitting = chosen.fitting(len(held.train), scale=lr is None and "lr" not in named)
@@ -172,13 +176,7 @@ def train(
                 len(held.train),
             )
         chosen = fitting
-    config = ModelConfig(
-        architecture,
-        num_classes=len(held.classes),
-        width=float(width),
-        normalizer=normalizer,
-        global_branch=global_branch,
-    )
+    config = ModelConfig(architecture, num_classes=len(held.classes), width=float(width), **options)
     trainer = Trainer(
         config,
         chosen,

@@ -41,15 +41,15 @@ from l2a_transfer.training.loss_monitor import LossMonitor
 from l2a_transfer.training.pace import Pace
 from l2a_transfer.training.processes import Placement
 from l2a_transfer.training.recipe import TrainConfig
-from l2a_transfer.training.requirements import check_run
+from l2a_transfer.training.requirements import check_run, objective_of
 from l2a_transfer.training.step import TrainingStep
 from l2a_transfer.training.step_memory import require_step_memory
 
 log = logging.getLogger(__name__)
 LOOK_EVERY = 50
 """Steps between two looks at the loss, for the bar and for one that is not finite; also an epoch's first and last."""
-Compute = Callable[[Tensor, Tensor], tuple[Tensor, Tensor, dict[str, Tensor]]]
-"""Images and labels → loss, logits and metrics."""
+Compute = Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor, dict[str, Tensor]]]
+"""Images, labels and progress → loss, logits and metrics."""
 
 
 class Trainer:
@@ -80,7 +80,7 @@ class Trainer:
         self.device = choose_device(placement.device, placement.process.local)
         self.precision = training_precision(placement.precision, self.device)
         self.model = build_model(self.config, seed=seed)
-        self.objective = self.config.family.objective(self.config, label_smoothing=recipe.label_smoothing)
+        self.objective = objective_of(self.config, recipe)
         self.init_from = init_from
         self.start: Start | None = begin(self.model, init_from, freeze=recipe.freeze)
         self.model.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -267,7 +267,7 @@ class Trainer:
             torch.manual_seed(stream_seed("dropout", self.seed, at, self.placement.process.rank))
         self._generator.manual_seed(stream_seed("sample", self.seed, at, self.placement.process.rank))
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
-            loss, logits, metrics = compute(images, labels)
+            loss, logits, metrics = compute(images, labels, torch.tensor(at / self.steps))
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
         self.optimizer.step()

@@ -34,7 +34,7 @@ ELEMENT_BYTES = {1: 4, 2: 1, 7: 8, 9: 1}
 FLAG, AXIS = (0, 1), (0, 3)
 OPERATORS: dict[str, dict[str, Any]] = {
     **{name: {} for name in ("Add", "Div", "Expand", "Greater", "LessOrEqual", "MatMul", "Max", "Mul", "Pow")},
-    **{name: {} for name in ("Relu", "Sigmoid", "Sqrt", "Squeeze", "Sub", "Tanh", "Unsqueeze")},
+    **{name: {} for name in ("Relu", "Sigmoid", "Softplus", "Sqrt", "Squeeze", "Sub", "Tanh", "Unsqueeze", "Where")},
     "BatchNormalization": {"momentum": float, "epsilon": float},
     "Cast": {"to": (1, 7)},
     "Concat": {"axis": AXIS},

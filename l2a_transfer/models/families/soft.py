@@ -5,10 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from l2a_transfer.models.config import Architecture, Family, ModelConfig, family
+from l2a_transfer.models.config import DEFAULT_SELECTION, Architecture, Family, ModelConfig, family
+from l2a_transfer.models.selection import Sampling, find_selection
 
 if TYPE_CHECKING:
     from torch import nn
+
+    from l2a_transfer.models.objectives import Objective
 
 COMPATIBILITY_NAMES = ("pc", "dp", "add", "uniform")
 
@@ -27,11 +30,19 @@ class SoftFamily(Family):
     """Attention at one to three levels, with one classifier over all of them or one each."""
 
     architectures = tuple(_architectures())
+    selections = ("soft", "hard", "top", "random")
 
     def network(self, config: ModelConfig) -> nn.Module:
         from l2a_transfer.models.networks.soft import AttentionVGG
 
         return AttentionVGG(config)
+
+    def objective(self, config: ModelConfig, *, label_smoothing: float, sampling: Sampling | None = None) -> Objective:
+        if config.selection == DEFAULT_SELECTION:
+            return super().objective(config, label_smoothing=label_smoothing)
+        from l2a_transfer.models.sampling import SelectionLoss
+
+        return SelectionLoss(find_selection(config.selection), sampling or Sampling(), label_smoothing)
 
     def min_size(self, config: ModelConfig) -> int:
         return 16 if config.builds_global_branch else 4

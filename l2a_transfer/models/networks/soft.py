@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from l2a_transfer.models.attention import Attention
+from l2a_transfer.models.attention import Attention, Scored
 from l2a_transfer.models.blocks import (
     BN_EPS,
     HEAD_DROPOUT,
@@ -23,6 +23,7 @@ from l2a_transfer.models.blocks import (
 from l2a_transfer.models.config import LEVELS, ModelConfig
 from l2a_transfer.models.interface import Attended, Evidence, Network, Step
 from l2a_transfer.models.parts import Parts, trunk_parts
+from l2a_transfer.models.selection import find_selection
 
 
 class AttentionVGG(Network):
@@ -34,7 +35,9 @@ class AttentionVGG(Network):
         self.trunk = Trunk(config)
         self.attention = nn.ModuleDict(
             {
-                level: Attention(config.channels(LEVELS[level]), spec.compatibility, config.normalizer)
+                level: Attention(
+                    config.channels(LEVELS[level]), spec.compatibility, config.normalizer, config.selection
+                )
                 for level in spec.levels
             }
         )
@@ -65,25 +68,46 @@ class AttentionVGG(Network):
 
     def attend(self, images: Tensor, partners: Tensor | None = None) -> Attended:
         self.check_partners(images, partners)
-        return self.attend_from(self.local_features(images))
+        local = self.local_features(images)
+        noise = pixel_noise(images, local, self.config) if self.draws else None
+        return self.classified(*self.attended(local, noise), local)
+
+    @property
+    def draws(self) -> bool:
+        """Whether positions are drawn by the pixels of the image."""
+        return find_selection(self.config.selection).needs == "noise"
 
     def local_steps(self) -> tuple[Step, ...]:
-        return trunk_steps(self.trunk, pools_after=(2, 3))
+        return () if self.draws else trunk_steps(self.trunk, pools_after=(2, 3))
 
     def attend_from(self, local: dict[str, Tensor]) -> Attended:
-        return self.classified(*self.attended(local), local)
+        return super().attend_from(local) if self.draws else self.classified(*self.attended(local), local)
 
-    def attended(self, local: dict[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        """Level → attended feature (B, C), and level → weights (B, H, W)."""
-        g = None if self.global_branch is None else self.global_branch(local["L3"])
+    def attended(
+        self, local: dict[str, Tensor], noise: dict[str, Tensor] | None = None
+    ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """Level → attended feature (B, C), and level → weights (B, H, W); `noise` for a selection that needs it."""
         g_a: dict[str, Tensor] = {}
         maps: dict[str, Tensor] = {}
-        for level, attention in self.attention.items():
-            g_level = self.project_g(g) if level == "L1" and self.project_g is not None else g
-            g_a[level], maps[level] = attention(local[level], g_level)
+        for level, g in self.global_features(local).items():
+            g_a[level], maps[level] = self.attention[level](local[level], g, (noise or {}).get(level))
         return g_a, maps
 
-    def classified(self, g_a: dict[str, Tensor], maps: dict[str, Tensor], local: dict[str, Tensor]) -> Attended:
+    def global_features(self, local: dict[str, Tensor]) -> dict[str, Tensor | None]:
+        """Level → g as its attention takes it, (B, C); None where it is not built."""
+        g = None if self.global_branch is None else self.global_branch(local["L3"])
+        return {
+            level: self.project_g(g) if level == "L1" and self.project_g is not None else g for level in self.attention
+        }
+
+    def scored(self, local: dict[str, Tensor]) -> dict[str, Scored]:
+        """Level → local features and scores of its positions."""
+        attention = cast("dict[str, Attention]", self.attention)
+        return {level: attention[level].scored(local[level], g) for level, g in self.global_features(local).items()}
+
+    def classified(
+        self, g_a: dict[str, Tensor], maps: dict[str, Tensor] | None = None, local: dict[str, Tensor] | None = None
+    ) -> Attended:
         """The attended features as the classifiers see them, and the logits."""
         pairs = {level: self.heads[level](value) for level, value in g_a.items()}
         seen = {level: pair[0] for level, pair in pairs.items()}
@@ -96,7 +120,35 @@ class AttentionVGG(Network):
                 for layer, x in zip(self.classifiers, dropped, strict=True)
             ]
             logits = torch.logsumexp(torch.stack(log_p), dim=0) - math.log(len(log_p))  # (B, K)
-        return Attended(logits, g_a, seen, maps, local)
+        return Attended(logits, g_a, seen, maps or {}, local or {})
+
+    def logits_of_all(self, seen: list[Tensor]) -> Tensor:
+        """Logits for every combination of positions, one of each level.
+
+        Parameters
+        ----------
+        seen : list of Tensor (B, P, C)
+            What the classifier would read of each position, for each level.
+
+        Returns
+        -------
+        Tensor (B, P of the first level, P of the second, …, K)
+        """
+        n = len(seen)
+        if self.config.spec.head == "concat":
+            (classifier,) = cast("list[nn.Linear]", list(self.classifiers))
+            weights = torch.split(classifier.weight, [values.shape[2] for values in seen], dim=1)
+            parts = [values @ rows.T for values, rows in zip(seen, weights, strict=True)]  # (B, P, K)
+        else:
+            parts = [F.log_softmax(layer(x), dim=2) for layer, x in zip(self.classifiers, seen, strict=True)]
+        spread = [
+            part.reshape(len(part), *(part.shape[1] if k == i else 1 for k in range(n)), part.shape[2])
+            for i, part in enumerate(parts)
+        ]
+        if self.config.spec.head == "concat":
+            return sum(spread[1:], spread[0]) + classifier.bias
+        together = torch.broadcast_tensors(*spread)  # type: ignore[no-untyped-call]
+        return torch.logsumexp(torch.stack(together), dim=0) - math.log(n)
 
     def evidence(self, found: Attended, targets: Tensor) -> Evidence:
         """`e_i = a_i · Σ_k W_ck m_k (γ_k / σ_k) l_ik` at every level."""
@@ -126,3 +178,31 @@ class AttentionVGG(Network):
             "g": ("project_g", "global_branch"),
             **trunk_parts(),
         }
+
+
+def pixel_noise(images: Tensor, local: dict[str, Tensor], config: ModelConfig) -> dict[str, Tensor]:
+    """Noise that is 1 at one position of each level and 0 elsewhere, as a function of an image's pixels alone.
+
+    Parameters
+    ----------
+    images : Tensor (B, 3, H, W)
+        Normalised. They are rounded to 1/64 first, so that the last bits of their arithmetic play no part.
+    local : dict of str to Tensor (B, C, H, W)
+        Level → local features, for the number of positions.
+    config : ModelConfig
+        For the levels.
+
+    Returns
+    -------
+    dict of str to Tensor (B, P)
+    """
+    rounded = (images.float() * 64).round().long().flatten(1)  # (B, N)
+    prime = (1 << 31) - 1
+    factors = torch.arange(1, rounded.shape[1] + 1, device=images.device) * 1_103_515_245 % prime
+    left = (rounded * factors).sum(dim=1) % prime
+    noise = {}
+    for level in config.spec.levels:
+        P = local[level].shape[2] * local[level].shape[3]
+        noise[level] = F.one_hot(left % P, P)
+        left = left // P
+    return noise

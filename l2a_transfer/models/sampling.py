@@ -1,0 +1,261 @@
+"""Losses of hard selections: REINFORCE, straight-through Gumbel, and the exact expectation.
+
+Shapes: B images, S draws, P positions of a level, C channels, K classes.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from l2a_transfer.errors import ArgumentError
+from l2a_transfer.models.attention import Scored
+from l2a_transfer.models.blocks import LevelHead
+from l2a_transfer.models.networks.soft import AttentionVGG
+from l2a_transfer.models.objectives import StepLoss
+from l2a_transfer.models.selection import Sampling, Selection
+
+MAX_EXACT = 1 << 26
+"""Numbers that the logits of all positions of a batch may be, B · P of each level · K, for the exact sampler."""
+
+
+@dataclass(frozen=True)
+class SelectionLoss:
+    """Expected cross-entropy over the positions that a hard selection draws, in nats.
+
+    Parameters
+    ----------
+    selection : Selection
+        What is chosen.
+    sampling : Sampling
+        How its gradient is estimated.
+    label_smoothing : float
+        As for `CrossEntropy`.
+    """
+
+    selection: Selection
+    sampling: Sampling
+    label_smoothing: float = 0.0
+
+    def loss(
+        self, network: nn.Module, images: Tensor, labels: Tensor, *, generator: torch.Generator, progress: Tensor
+    ) -> StepLoss:
+        net = cast("AttentionVGG", network)
+        local = net.local_features(images)
+        if self.selection.needs == "noise":
+            return self._random(net, local, labels, generator)
+        levels = net.scored(local)
+        with torch.autocast(images.device.type, enabled=False):
+            scores = {level: one.scores / self.sampling.of_scores for level, one in levels.items()}
+            entropy = _entropy(scores)
+            estimate = {"reinforce": self._reinforce, "gumbel-st": self._gumbel, "exact": self._exact}
+            loss, logits, metrics = estimate[self.sampling.sampler](net, levels, scores, labels, generator)
+            left = 1 - progress.to(loss) / self.sampling.entropy_until if self.sampling.entropy_until else 0 * loss
+            loss = loss - self.sampling.entropy_weight * left.clamp(min=0) * entropy
+        return StepLoss(loss, logits, {"entropy": entropy, **metrics})
+
+    def _random(
+        self, net: AttentionVGG, local: dict[str, Tensor], labels: Tensor, generator: torch.Generator
+    ) -> StepLoss:
+        """Positions that nothing is learned of."""
+        with torch.autocast(labels.device.type, enabled=False):
+            g_a = {}
+            for level in net.attention:
+                flat = local[level].flatten(2).float()  # (B, C, P)
+                at = torch.randint(flat.shape[2], (len(flat), 1, 1), generator=generator, device=flat.device)
+                g_a[level] = flat.gather(2, at.expand(-1, flat.shape[1], 1)).squeeze(2)
+            logits = net.classified(g_a).logits
+        return StepLoss(self._cross_entropy(logits, labels).mean(), logits)
+
+    def _cross_entropy(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """Of each image, (B,)."""
+        return F.cross_entropy(logits.float(), labels, label_smoothing=self.label_smoothing, reduction="none")
+
+    def _reinforce(
+        self,
+        net: AttentionVGG,
+        levels: dict[str, Scored],
+        scores: dict[str, Tensor],
+        labels: Tensor,
+        generator: torch.Generator,
+    ) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
+        S, B = self.sampling.samples, len(labels)
+        log_p = {level: values.log_softmax(dim=1) for level, values in scores.items()}
+        drawn = {
+            level: torch.multinomial(values.detach().exp(), S, replacement=True, generator=generator)
+            for level, values in log_p.items()
+        }  # (B, S)
+        g_a = {
+            level: one.local.gather(1, drawn[level][:, :, None].expand(-1, -1, one.local.shape[2])).flatten(0, 1)
+            for level, one in levels.items()
+        }  # (B · S, C)
+        logits = net.classified(g_a).logits
+        cost = self._cross_entropy(logits, labels.repeat_interleave(S)).view(B, S)
+        compared = cost.detach() - self._baseline(net, levels, scores, labels, cost.detach())
+        chosen = sum(log_p[level].gather(1, drawn[level]) for level in levels)  # (B, S)
+        loss = cost.mean() + (compared * chosen).mean()
+        # The second term has a gradient and no value of its own: what is logged is the cost.
+        loss = loss + (cost.detach().mean() - loss.detach())
+        return loss, logits.view(B, S, -1)[:, 0], {"advantage_std": compared.std()}
+
+    def _baseline(
+        self, net: AttentionVGG, levels: dict[str, Scored], scores: dict[str, Tensor], labels: Tensor, cost: Tensor
+    ) -> Tensor:
+        """(B, 1) or (B, S)."""
+        if self.sampling.baseline == "none":
+            return torch.zeros_like(cost)
+        if self.sampling.baseline == "others":
+            return (cost.sum(dim=1, keepdim=True) - cost) / (cost.shape[1] - 1)
+        with torch.no_grad(), unchanged_statistics(net):
+            means = {level: _mean(one.local, scores[level].softmax(dim=1)) for level, one in levels.items()}
+            return self._cross_entropy(net.classified(means).logits, labels)[:, None]
+
+    def _gumbel(
+        self,
+        net: AttentionVGG,
+        levels: dict[str, Scored],
+        scores: dict[str, Tensor],
+        labels: Tensor,
+        generator: torch.Generator,
+    ) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
+        g_a = {}
+        for level, one in levels.items():
+            noisy = (scores[level] + _gumbel_noise(one.scores, generator)) / self.sampling.temperature
+            soft = noisy.softmax(dim=1)
+            assert self.selection.choose is not None
+            g_a[level] = _mean(one.local, self.selection.choose(noisy.detach()) + soft - soft.detach())
+        logits = net.classified(g_a).logits
+        return self._cross_entropy(logits, labels).mean(), logits, {}
+
+    def _exact(
+        self,
+        net: AttentionVGG,
+        levels: dict[str, Scored],
+        scores: dict[str, Tensor],
+        labels: Tensor,
+        generator: torch.Generator,
+    ) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
+        p = {level: values.softmax(dim=1) for level, values in scores.items()}
+        check_exact(len(labels), [values.shape[1] for values in p.values()], net.config.num_classes)
+        seen = [
+            _seen_everywhere(cast("LevelHead", net.heads[level]), one.local, p[level]) for level, one in levels.items()
+        ]
+        logits = net.logits_of_all(seen)  # (B, P of the first level, …, K)
+        K = logits.shape[-1]
+        flat = logits.reshape(-1, K)
+        cost = self._cross_entropy(flat, labels.repeat_interleave(len(flat) // len(labels))).view(len(labels), -1)
+        together = _joint(list(p.values()))  # (B, P · P …)
+        expected = torch.einsum("bp,bpk->bk", together.detach(), logits.detach().reshape(len(labels), -1, K).softmax(2))
+        return (cost * together).sum(dim=1).mean(), expected.log(), {}
+
+
+def check_exact(images: int, positions: list[int], classes: int) -> None:
+    """Raises: ArgumentError where the exact sampler would take too much."""
+    if images * math.prod(positions) * classes > MAX_EXACT:
+        raise ArgumentError(
+            f"the exact sampler takes the logits of all positions, here {images} images × "
+            f"{' × '.join(map(str, positions))} positions × {classes} classes, and at most {MAX_EXACT:,} numbers",
+            "use another `sampler`, or a smaller `batch_size` or image size",
+        )
+
+
+def _mean(local: Tensor, weights: Tensor) -> Tensor:
+    """Σ_i a_i l_i: local (B, P, C), weights (B, P) → (B, C)."""
+    return (weights[:, None] @ local).squeeze(1)
+
+
+def _entropy(scores: dict[str, Tensor]) -> Tensor:
+    """The mean over images of the weights' entropy, summed over levels, in nats."""
+    log_p = [values.log_softmax(dim=1) for values in scores.values()]
+    return torch.stack([-(values.exp() * values).sum(dim=1).mean() for values in log_p]).sum()
+
+
+def _gumbel_noise(like: Tensor, generator: torch.Generator) -> Tensor:
+    uniform = torch.rand(like.shape, generator=generator, device=like.device, dtype=like.dtype)
+    return -(-uniform.clamp(min=torch.finfo(like.dtype).tiny).log()).log()
+
+
+def _joint(p: list[Tensor]) -> Tensor:
+    """Probabilities of each level's positions → those of all pairs (triples), flat: (B, P · P …)."""
+    together = p[0]
+    for other in p[1:]:
+        together = (together[:, :, None] * other[:, None]).flatten(1)
+    return together
+
+
+def _seen_everywhere(head: LevelHead, local: Tensor, p: Tensor) -> Tensor:
+    """What the classifier would read at each position, (B, P, C).
+
+    In training the batch norm's statistics are those that infinitely many draws would have.
+    """
+    bn = head.bn
+    assert bn.running_mean is not None
+    assert bn.running_var is not None
+    mean, variance = bn.running_mean, bn.running_var
+    if bn.training:
+        mean = _mean(local, p).mean(dim=0)
+        variance = _mean((local - mean).square(), p).mean(dim=0)
+        with torch.no_grad():
+            assert bn.momentum is not None
+            assert bn.num_batches_tracked is not None
+            n = len(local)
+            bn.running_mean.lerp_(mean, bn.momentum)
+            bn.running_var.lerp_(variance * n / max(1, n - 1), bn.momentum)
+            bn.num_batches_tracked.add_(1)
+    normal = (local - mean) * (bn.weight * (variance + bn.eps).rsqrt()) + bn.bias
+    seen: Tensor = head.dropout(head.relu(normal))
+    return seen
+
+
+@contextmanager
+def unchanged_statistics(net: nn.Module) -> Iterator[None]:
+    """Batch norms in training mode compute with the batch's statistics, and keep their own as they are."""
+    norms = [module for module in net.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
+    before = [(norm.momentum, norm.num_batches_tracked) for norm in norms]
+    for norm, (_, count) in zip(norms, before, strict=True):
+        norm.momentum = 0.0
+        norm.num_batches_tracked = None if count is None else count.clone()
+    try:
+        yield
+    finally:
+        for norm, (momentum, count) in zip(norms, before, strict=True):
+            norm.momentum, norm.num_batches_tracked = momentum, count
+
+
+@torch.no_grad()
+def drawn_log_probabilities(
+    network: AttentionVGG, images: Tensor, draws: int, generator: torch.Generator, *, temperature: float = 1.0
+) -> Tensor:
+    """Log of the mean class probability over `draws` draws of positions, (B, K): evaluation by samples.
+
+    Parameters
+    ----------
+    network : AttentionVGG
+        In evaluation mode.
+    images : Tensor (B, 3, H, W)
+        Normalised.
+    draws : int
+        1 for what one draw says; many for their expectation.
+    generator : torch.Generator
+        On the device of the images.
+    temperature : float
+        Scores are divided by it, as in training.
+    """
+    levels = network.scored(network.local_features(images))
+    total = None
+    for _ in range(draws):
+        g_a = {}
+        for level, one in levels.items():
+            at = torch.multinomial((one.scores / temperature).softmax(dim=1), 1, generator=generator)  # (B, 1)
+            g_a[level] = one.local.gather(1, at[:, :, None].expand(-1, -1, one.local.shape[2])).squeeze(1)
+        p = network.classified(g_a).logits.float().softmax(dim=1)
+        total = p if total is None else total + p
+    assert total is not None
+    return (total / draws).log()

@@ -1,0 +1,333 @@
+"""Hard selections: what is chosen, how the choice is trained, and that a run of one can be repeated."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from itertools import product
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from l2a_transfer.errors import ArgumentError, TrainingError, UnknownNameError
+from l2a_transfer.models.config import ModelConfig
+from l2a_transfer.models.loading import create_model
+from l2a_transfer.models.networks.soft import AttentionVGG, pixel_noise
+from l2a_transfer.models.sampling import MAX_EXACT, SelectionLoss, check_exact, drawn_log_probabilities
+from l2a_transfer.models.selection import SELECTIONS, Sampling, find_selection, highest
+from l2a_transfer.training.recipe import TrainConfig
+from l2a_transfer.training.requirements import check_sampling, number_of_positions
+
+ARCHITECTURES = ("vgg-att1-pc", "vgg-att2-concat-dp", "vgg-att2-indep-pc")
+START = torch.zeros(())
+
+
+def network(architecture: str = "vgg-att2-concat-pc", selection: str = "hard", **options: Any) -> AttentionVGG:
+    """In evaluation mode, with the spread of local features that trained networks have."""
+    made = create_model(architecture, width=1 / 32, num_classes=3, selection=selection, dropout=0.0, seed=1, **options)
+    assert isinstance(made, AttentionVGG)
+    with torch.no_grad():
+        for attention in made.attention.values():
+            if attention.u is not None:  # type: ignore[union-attr]
+                attention.u.mul_(3)  # type: ignore[operator, union-attr]
+        for classifier in made.classifiers:
+            classifier.weight.mul_(5)  # type: ignore[operator]
+    return made.eval()
+
+
+def with_kept_features(model: AttentionVGG, images: Tensor) -> AttentionVGG:
+    """The same network, which computes the local features of these images once and for all."""
+    with torch.no_grad():
+        local = model.local_features(images)
+    model.local_features = lambda images: local  # type: ignore[method-assign]
+    return model
+
+
+def pictures(n: int = 4, size: int = 16, seed: int = 0) -> Tensor:
+    return torch.randn(n, 3, size, size, generator=torch.Generator().manual_seed(seed))
+
+
+def chooser(text: str) -> Callable[..., Tensor]:
+    found = find_selection(text).choose
+    assert found is not None
+    return found
+
+
+def test_the_highest_score_is_chosen_and_of_equal_ones_the_first() -> None:
+    scores = torch.tensor([[0.0, 2.0, 2.0, -1.0], [5.0, 1.0, 2.0, 3.0]])
+    assert chooser("hard")(scores).tolist() == [[0, 1, 0, 0], [1, 0, 0, 0]]
+    assert chooser("top:2")(scores).tolist() == [[0, 0.5, 0.5, 0], [0.5, 0, 0, 0.5]]
+    assert highest(scores, 9).tolist() == [[0.25] * 4] * 2  # all of them where there are fewer
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_the_feature_is_the_chosen_local_feature(architecture: str) -> None:
+    model = network(architecture)
+    with torch.no_grad():
+        found = model.attend(pictures())
+        scored = model.scored(found.local)
+    assert [(spec.name, spec.kind) for spec in model.config.maps] == [(level, "mask") for level in found.maps]
+    for level, one in scored.items():
+        at = one.scores.argmax(dim=1)
+        assert torch.equal(found.g_a[level], one.local[torch.arange(4), at])
+        assert torch.equal(found.maps[level].flatten(1), F.one_hot(at, one.scores.shape[1]).float())
+
+
+def test_top_k_is_the_mean_of_the_k_best() -> None:
+    model = network(selection="top:3")
+    with torch.no_grad():
+        found = model.attend(pictures())
+        one = model.scored(found.local)["L3"]
+    best = one.scores.topk(3, dim=1).indices
+    expected = torch.stack([one.local[row, at].mean(dim=0) for row, at in enumerate(best)])
+    torch.testing.assert_close(found.g_a["L3"], expected)
+    assert {spec.kind for spec in model.config.maps} == {"distribution"}
+
+
+def test_a_random_position_is_a_function_of_the_image() -> None:
+    model = network("vgg-att2-concat-uniform", "random")
+    images = pictures(64)
+    with torch.no_grad():
+        found, alone = model.attend(images), model.attend(images[5:6])
+        nearly = model.attend(images[5:6] * (1 + 1e-7))
+    assert {spec.kind for spec in model.config.maps} == {"mask"}
+    for level, weights in found.maps.items():
+        assert torch.equal(weights[5:6], alone.maps[level])
+        assert torch.equal(weights[5:6], nearly.maps[level])
+        assert torch.equal(weights.flatten(1).sum(dim=1), torch.ones(64))
+        assert len({int(at) for at in weights.flatten(1).argmax(dim=1)}) > 5
+    assert model.local_steps() == ()
+
+
+def test_random_positions_are_spread_evenly_and_differ_between_levels() -> None:
+    config = ModelConfig("vgg-att2-concat-uniform", selection="random")
+    local = {"L2": torch.zeros(1, 1, 4, 4), "L3": torch.zeros(1, 1, 2, 2)}
+    images = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (2000, 3, 8, 8))).float() / 255 / 0.25
+    noise = pixel_noise(images, local, config)
+    at = {level: values.argmax(dim=1) for level, values in noise.items()}
+    pairs = torch.bincount(at["L2"] * 4 + at["L3"], minlength=64).double()
+    expected = 2000 / 64
+    # χ² with 63 degrees of freedom: the 99.9 % quantile is 103
+    assert float((pairs - expected).square().sum() / expected) < 103
+
+
+def gradients(model: AttentionVGG, loss: Tensor) -> Tensor:
+    """Of the loss with respect to every u, flat."""
+    u = [attention.u for attention in model.attention.values()]  # type: ignore[union-attr]
+    return torch.cat([g.flatten() for g in torch.autograd.grad(loss, u)])  # type: ignore[arg-type]
+
+
+def estimates(model: AttentionVGG, sampling: Sampling, draws: int, images: Tensor, labels: Tensor) -> Tensor:
+    """Gradients of so many independent draws, (draws, parameters)."""
+    model = with_kept_features(model, images)
+    loss = SelectionLoss(find_selection(model.config.selection), sampling)
+    found = []
+    for seed in range(draws):
+        generator = torch.Generator().manual_seed(seed)
+        step = loss.loss(model, images, labels, generator=generator, progress=START)
+        found.append(gradients(model, step.loss))
+    return torch.stack(found)
+
+
+@pytest.mark.parametrize("architecture", ["vgg-att1-pc", "vgg-att2-indep-pc"])
+@pytest.mark.parametrize("baseline", ["soft", "others", "none"])
+def test_the_mean_of_reinforce_is_the_gradient_of_the_exact_expectation(architecture: str, baseline: str) -> None:
+    model, images, labels = network(architecture), pictures(), torch.tensor([0, 1, 2, 0])
+    exact = estimates(model, Sampling("exact", entropy_weight=0.0), 1, images, labels)[0]
+    drawn = estimates(model, Sampling(samples=256, baseline=baseline, entropy_weight=0.0), 100, images, labels)
+    error = drawn.std(dim=0) / len(drawn) ** 0.5
+    assert float(((drawn.mean(dim=0) - exact).abs() / error.clamp(min=1e-9)).square().mean()) < 2  # about 1 is expected
+    assert float(exact.norm()) > 3 * float(error.norm())  # which a gradient of 0 would not be told from
+
+
+def test_a_baseline_makes_the_variance_smaller() -> None:
+    model, images, labels = network("vgg-att1-pc"), pictures(), torch.tensor([0, 1, 2, 0])
+    spread = {
+        baseline: float(
+            estimates(model, Sampling(samples=4, baseline=baseline, entropy_weight=0.0), 60, images, labels)
+            .var(0)
+            .sum()
+        )
+        for baseline in ("soft", "others", "none")
+    }
+    assert spread["soft"] < 0.5 * spread["none"]
+    assert spread["others"] < 0.5 * spread["none"]
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_the_exact_loss_is_the_mean_over_all_pairs_of_positions(architecture: str) -> None:
+    model, images, labels = network(architecture), pictures(2), torch.tensor([2, 1])
+    step = SelectionLoss(find_selection("hard"), Sampling("exact", entropy_weight=0.0)).loss(
+        model, images, labels, generator=torch.Generator(), progress=START
+    )
+    with torch.no_grad():
+        expected, levels = 0.0, model.scored(model.local_features(images))
+        for at in product(*(range(one.scores.shape[1]) for one in levels.values())):
+            where = dict(zip(levels, at, strict=True))
+            g_a = {level: one.local[:, where[level]] for level, one in levels.items()}
+            p = torch.stack([one.scores.softmax(1)[:, where[level]] for level, one in levels.items()]).prod(dim=0)
+            cost = F.cross_entropy(model.classified(g_a).logits, labels, reduction="none")
+            expected += float((p * cost).mean())
+    assert float(step.loss.detach()) == pytest.approx(expected, rel=1e-5)
+
+
+def test_its_batch_statistics_are_those_of_many_draws() -> None:
+    """The exact sampler's batch norm against that of 4,000 draws of every image."""
+    statistics = []
+    for sampling in (Sampling("exact"), Sampling(samples=1024, baseline="none")):
+        model = network("vgg-att1-pc").train()
+        for module in model.trunk.modules():
+            module.train(False)
+        norm = model.heads["L3"].bn  # type: ignore[union-attr]
+        norm.momentum = 1.0  # type: ignore[union-attr]
+        SelectionLoss(find_selection("hard"), sampling).loss(
+            model, pictures(64), torch.zeros(64, dtype=torch.long), generator=torch.Generator(), progress=START
+        )
+        statistics.append((norm.running_mean, norm.running_var))  # type: ignore[union-attr]
+    for exact, drawn in zip(*statistics, strict=True):
+        torch.testing.assert_close(exact, drawn, rtol=0.1, atol=0.02 * float(exact.abs().max()))
+
+
+@pytest.mark.parametrize("selection", ["hard", "top:2"])
+def test_straight_through_draws_from_the_softmax_and_has_its_gradient(selection: str) -> None:
+    model, labels = network("vgg-att1-pc", selection), torch.zeros(2, dtype=torch.long)
+    images = pictures(2)
+    loss = SelectionLoss(find_selection(selection), Sampling("gumbel-st", temperature=0.5, entropy_weight=0.0))
+    seen: list[Tensor] = []
+    classified = model.classified
+
+    def watched(g_a: dict[str, Tensor], *rest: Any) -> Any:
+        seen.append(g_a["L3"].detach())
+        return classified(g_a, *rest)
+
+    model.classified = watched  # type: ignore[method-assign]
+    model = with_kept_features(model, images)
+    for seed in range(400):
+        step = loss.loss(model, images, labels, generator=torch.Generator().manual_seed(seed), progress=START)
+    assert float(gradients(model, step.loss).norm()) > 0
+    with torch.no_grad():
+        one = model.scored(model.local_features(images))["L3"]
+    if selection == "hard":
+        drawn = torch.stack(seen)[:, 0]  # (draws, C)
+        at = torch.cdist(drawn, one.local[0]).argmin(dim=1)
+        torch.testing.assert_close(drawn, one.local[0][at], atol=1e-5, rtol=1e-5)
+        share = torch.bincount(at, minlength=one.scores.shape[1]) / 400
+        expected = one.scores[0].softmax(dim=0)  # the temperature smooths the gradient, and not what is drawn
+        assert float((share - expected).abs().max()) < 0.12
+
+
+def test_entropy_is_rewarded_until_its_share_of_the_steps_has_passed() -> None:
+    model, images, labels = network(), pictures(), torch.zeros(4, dtype=torch.long)
+    plain, rewarded = (
+        SelectionLoss(find_selection("hard"), Sampling("exact", entropy_weight=weight, entropy_until=0.5))
+        for weight in (0.0, 0.1)
+    )
+    for at, left in ((0.0, 1.0), (0.25, 0.5), (0.5, 0.0), (0.9, 0.0)):
+        options = {"generator": torch.Generator(), "progress": torch.tensor(at)}
+        one, other = (loss.loss(model, images, labels, **options) for loss in (plain, rewarded))  # type: ignore[arg-type]
+        entropy = float(one.metrics["entropy"].detach())
+        assert float((one.loss - other.loss).detach()) == pytest.approx(0.1 * left * entropy, abs=1e-6)
+    uniform = sum(np.log(number_of_positions(level, 16)) for level in ("L2", "L3"))
+    assert 0 < entropy < uniform
+
+
+def test_the_soft_pass_leaves_batch_statistics_alone() -> None:
+    states = []
+    for baseline in ("soft", "none"):
+        model = network().train()
+        SelectionLoss(find_selection("hard"), Sampling(baseline=baseline)).loss(
+            model, pictures(), torch.zeros(4, dtype=torch.long), generator=torch.Generator(), progress=START
+        )
+        states.append(model.state_dict())
+        assert {norm.momentum for norm in model.modules() if isinstance(norm, torch.nn.BatchNorm1d)} == {0.1}
+    for key, value in states[0].items():
+        assert torch.equal(value, states[1][key]), key
+
+
+def test_many_draws_come_near_the_exact_expectation() -> None:
+    images = pictures()
+    model = with_kept_features(network("vgg-att1-pc"), images)
+    step = SelectionLoss(find_selection("hard"), Sampling("exact")).loss(
+        model, images, torch.zeros(4, dtype=torch.long), generator=torch.Generator(), progress=START
+    )
+    many = drawn_log_probabilities(model, images, 2000, torch.Generator().manual_seed(0))
+    torch.testing.assert_close(many.exp(), step.logits.exp(), atol=0.03, rtol=0)
+    one = drawn_log_probabilities(model, images, 1, torch.Generator().manual_seed(0))
+    assert float((one.exp() - step.logits.exp()).abs().max()) > 0.03
+
+
+@pytest.mark.parametrize(
+    ("architecture", "options", "message"),
+    [
+        ("vgg-att2-concat-uniform", {"selection": "hard"}, "needs scores, which vgg-att2-concat-uniform has not"),
+        ("vgg-att2-concat-pc", {"selection": "random"}, "uses no scores, and vgg-att2-concat-pc has some"),
+        ("vgg-pan", {"selection": "hard"}, "selection must be 'soft' for vgg-pan"),
+        ("vgg", {"selection": "random"}, "selection must be 'soft' for vgg"),
+        ("vgg-att2-concat-pc", {"selection": "hard", "normalizer": "sparsemax"}, "normalizer must be 'softmax'"),
+        ("vgg-att2-concat-pc", {"selection": "top"}, "needs a number of positions of at least 1; got 'top'"),
+        ("vgg-att2-concat-pc", {"selection": "top:0"}, "at least 1; got 'top:0'"),
+        ("vgg-att2-concat-pc", {"selection": "top:1.5"}, "at least 1; got 'top:1.5'"),
+        ("vgg-att2-concat-pc", {"selection": "hard:2"}, "'hard' takes no number"),
+    ],
+)
+def test_what_does_not_go_together_is_refused(architecture: str, options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ArgumentError, match=message):
+        ModelConfig(architecture, **options)
+
+
+def test_a_name_that_is_none_is_refused_with_the_nearest() -> None:
+    assert list(SELECTIONS) == ["soft", "hard", "top", "random"]
+    with pytest.raises(UnknownNameError, match="selection must be one of soft, hard, top, random; got 'hrad'"):
+        ModelConfig("vgg-att1-pc", selection="hrad")
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"temperature": 0.0}, "temperature must be above 0 and finite; got 0.0"),
+        ({"temperature": float("nan")}, "temperature must be above 0"),
+        ({"samples": 0}, "samples must be between 1 and"),
+        ({"baseline": "others"}, "baseline must be 'soft' or 'none' where `samples` is 1"),
+        ({"entropy_weight": -1.0}, "entropy_weight must be at least 0"),
+        ({"sampler": "exat"}, "sampler must be one of reinforce, gumbel-st, exact"),
+    ],
+)
+def test_a_recipe_that_cannot_draw_is_refused(settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(ArgumentError, match=message):
+        TrainConfig(**settings)
+
+
+@pytest.mark.parametrize(
+    ("selection", "settings", "message"),
+    [
+        ("soft", {"sampler": "exact"}, "the recipe's sampler plays no part: with selection 'soft'"),
+        ("top:4", {}, "'top:4' cannot be trained with the sampler 'reinforce'.*set sampler=gumbel-st"),
+        ("hard", {"sampler": "exact", "batch_size": 512}, "512 images × 256 × 64 positions × 10 classes"),
+    ],
+)
+def test_a_recipe_that_does_not_go_with_the_selection_is_refused(
+    selection: str, settings: dict[str, Any], message: str
+) -> None:
+    config = ModelConfig("vgg-att2-concat-pc", selection=selection)
+    check_sampling(dataclasses.replace(config, selection="hard"), TrainConfig(sampler="exact"))
+    with pytest.raises(TrainingError, match=message):
+        check_sampling(config, TrainConfig(**settings))
+
+
+def test_the_limit_of_the_exact_sampler_is_what_its_logits_take() -> None:
+    check_exact(MAX_EXACT // 64, [64], 1)
+    with pytest.raises(ArgumentError, match="use another `sampler`"):
+        check_exact(MAX_EXACT // 64 + 1, [64], 1)
+
+
+def test_recipes_and_configs_of_before_have_the_bytes_of_before() -> None:
+    assert {"sampler", "samples", "temperature"} & TrainConfig().to_json().keys() == set()
+    assert "selection" not in ModelConfig("vgg").to_json()
+    changed = TrainConfig(sampler="gumbel-st", temperature=0.5)
+    assert TrainConfig.from_json(changed.to_json()) == changed
+    hard = ModelConfig("vgg-att1-pc", selection="hard")
+    assert ModelConfig.from_json(hard.to_json()) == hard
