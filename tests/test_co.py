@@ -142,6 +142,11 @@ def test_images_that_are_no_pairs() -> None:
         network(torch.float32).attend_group(pictures(1, dtype=torch.float32))
 
 
+def test_a_hard_selection_is_refused() -> None:
+    with pytest.raises(ArgumentError, match=f"selection.*{NAME}"):
+        ModelConfig(NAME, selection="hard")
+
+
 def test_half_precision_is_computed_in_float32() -> None:
     co, (a, b) = CoAttention(4), torch.rand(2, 2, 4, 3, 3).bfloat16()
     with torch.autocast("cpu", torch.bfloat16):
@@ -297,7 +302,11 @@ def test_training_steps_are_those_of_pairs_taken_by_hand() -> None:
     expected = torch.nn.functional.cross_entropy(logits, torch.from_numpy(run.data.train.labels[rows]).long())
     run.model.train()
     found = run.objective.loss(
-        run.model, images, torch.from_numpy(run.data.train.labels[rows]).long(), generator=torch.Generator()
+        run.model,
+        images,
+        torch.from_numpy(run.data.train.labels[rows]).long(),
+        generator=torch.Generator(),
+        progress=torch.zeros(()),
     )
     torch.testing.assert_close(found.loss, expected, rtol=1e-4, atol=1e-5)
     run.run_epoch(progress=False)
@@ -409,7 +418,7 @@ def test_what_freezing_asks_for_and_saves() -> None:
     assert not any(module.training for module in frozen.model.trunk.modules())  # type: ignore[union-attr]
     assert frozen.model.training
     for images in (2, 4):
-        assert kept_bytes(CONFIG, images, 32, "fp32", "trunk") < kept_bytes(CONFIG, images, 32, "fp32") / 4
+        assert kept_bytes(CONFIG, images, 32, "fp32", freeze="trunk") < kept_bytes(CONFIG, images, 32, "fp32") / 4
 
 
 # Maps ----------------------------------------------------------------------------------------------------------------
