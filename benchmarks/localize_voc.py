@@ -132,7 +132,7 @@ def one_of_each(networks: list[Path]) -> list[Path]:
     found: dict[tuple[str, bool], Path] = {}
     for path in networks:
         card = read_card(path)
-        found.setdefault((card.config.architecture, bool(card.training)), path)
+        found.setdefault((card.config.architecture, bool(card.training.get("untrained"))), path)
     return list(found.values())
 
 

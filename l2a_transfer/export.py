@@ -25,6 +25,7 @@ from l2a_transfer.models.digest import network_sha256
 from l2a_transfer.models.interface import Network
 from l2a_transfer.models.loading import as_network
 from l2a_transfer.models.normalizers import find_normalizer
+from l2a_transfer.models.selection import find_selection
 from l2a_transfer.models.weights import CARD_KEY, Card
 from l2a_transfer.preprocess import normalize
 
@@ -117,6 +118,10 @@ def export_onnx(
     if network.partners:
         raise BackendError(
             f"{card.name}: attends each image with others, and an ONNX file takes images alone", "run it in PyTorch"
+        )
+    if find_selection(network.config.selection).needs == "noise":
+        raise BackendError(
+            f"{card.name}: its positions are drawn by the pixels, and that is not exported to ONNX", "run it in PyTorch"
         )
     normalizer = find_normalizer(network.config.normalizer)
     if network.config.has_scores and not normalizer.exports:

@@ -103,6 +103,10 @@ class Family:
 
         return GroupCrossEntropy(label_smoothing) if self.partners else CrossEntropy(label_smoothing)
 
+    def readouts(self, network: nn.Module, sampling: Sampling) -> dict[str, nn.Module]:
+        """Other ways to read a network out, whose accuracy its card tells beside its own: name → images to logits."""
+        return {}
+
     def feature_levels(self, config: ModelConfig) -> dict[str, int]:
         """Name → width of each piece of the transfer feature, in the order in which they are concatenated."""
         return {level: config.channels(LEVELS[level]) for level in config.spec.levels}

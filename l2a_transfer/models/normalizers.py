@@ -209,9 +209,10 @@ def sigmoid(scores: Tensor) -> Tensor:
 @normalizer("sigmoid-sum", shift_invariant=False)
 def sigmoid_sum(scores: Tensor) -> Tensor:
     """`a_i = σ(c_i) / Σ_j σ(c_j)`: like softmax for low scores, and level where scores are high."""
-    from torch.nn.functional import logsigmoid
+    from torch.nn.functional import softplus
 
-    return softmax(logsigmoid(scores))  # also where every score is so low that its sigmoid is 0
+    # log σ(c) = −log(1 + exp(−c)), also where every score is so low that its sigmoid is 0
+    return softmax(-1 * softplus(-1 * scores))
 
 
 @normalizer("tvmax", parameter=Parameter("λ", 0.1), exports=False)

@@ -229,6 +229,38 @@ def unchanged_statistics(net: nn.Module) -> Iterator[None]:
             norm.momentum, norm.num_batches_tracked = momentum, count
 
 
+class Readout(nn.Module):
+    """Another way to read a hard network out than by its best positions; an image's draws depend on the batch.
+
+    Parameters
+    ----------
+    network : AttentionVGG
+        In evaluation mode.
+    draws : int
+        As for `drawn_log_probabilities`; 0 takes the mean of the local features by the weights that positions are drawn
+        with, as soft attention does.
+    temperature : float
+        By which scores are divided.
+    """
+
+    def __init__(self, network: AttentionVGG, draws: int, temperature: float) -> None:
+        super().__init__()
+        self.network, self.draws, self.temperature = network, draws, temperature
+        self.generator: torch.Generator | None = None
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Images (B, 3, H, W), normalised, to log probabilities or logits (B, K)."""
+        if self.draws == 0:
+            levels = self.network.scored(self.network.local_features(images))
+            means = {
+                level: _mean(one.local, (one.scores / self.temperature).softmax(dim=1)) for level, one in levels.items()
+            }
+            return self.network.classified(means).logits
+        if self.generator is None:
+            self.generator = torch.Generator(images.device).manual_seed(0)
+        return drawn_log_probabilities(self.network, images, self.draws, self.generator, temperature=self.temperature)
+
+
 @torch.no_grad()
 def drawn_log_probabilities(
     network: AttentionVGG, images: Tensor, draws: int, generator: torch.Generator, *, temperature: float = 1.0

@@ -134,13 +134,20 @@ def check_selection(
 
 
 def highest(values: Tensor, count: int = 1) -> Tensor:
-    """Equal weights at the `count` highest values of each row (B, P), all where there are fewer; 0 elsewhere."""
+    """Equal weights at the `count` highest values of each row (B, P), and 0 elsewhere.
+
+    Of equal values the first is chosen where `count` is 1, and otherwise all that equal the lowest of those chosen.
+    Where there are fewer values than `count`, all are chosen.
+    """
     import torch
 
-    count = min(count, values.shape[1])
-    # Of equal values the first, as `topk` does not promise.
-    chosen = values.argmax(dim=1, keepdim=True) if count == 1 else values.topk(count, dim=1).indices
-    return torch.zeros_like(values).scatter(1, chosen, 1 / count)
+    P = values.shape[1]
+    if count == 1:
+        chosen = torch.arange(P, device=values.device) == values.argmax(dim=1, keepdim=True)
+        return chosen.to(values)
+    lowest = -1 * (-1 * values.topk(min(count, P), dim=1).values).amax(dim=1, keepdim=True)
+    weights = (lowest <= values).to(values)
+    return weights / weights.sum(dim=1, keepdim=True)
 
 
 SELECTIONS.add("soft", Selection("soft", None, "nothing", count=0))

@@ -12,26 +12,37 @@ from l2a_transfer.data.sources import ImageSource
 from l2a_transfer.devices import ieee_float32
 from l2a_transfer.features.extraction.partners import SEED, partner_rows
 from l2a_transfer.models.interface import Network
+from l2a_transfer.models.selection import Sampling
 from l2a_transfer.preprocess import Preprocess, normalize
 from l2a_transfer.training.data import TrainingData
 
 
 def measure(
-    network: Network, data: TrainingData, preprocess: Preprocess, *, workers: int | None = None
+    network: Network,
+    data: TrainingData,
+    preprocess: Preprocess,
+    *,
+    sampling: Sampling | None = None,
+    workers: int | None = None,
 ) -> dict[str, dict[str, float]]:
     """What a card says that a network reaches on the test images: name → value, n and seeds.
 
     A network with partners is measured twice: with the partners that `extract` would draw, and as NAME_own_partner
-    with each image as its own partner. No label of a test image plays a part in either.
+    with each image as its own partner. No label of a test image plays a part in either. A hard network, which reads
+    its best positions, is also measured as NAME_sampled, NAME_expected and NAME_soft: with `sampling`, by one draw, by
+    the mean class probability of several draws, and with soft weights.
     """
     n, k = len(data.test), network.partners
     with_partners: dict[str, NDArray[np.int64] | None] = {data.test_metric: None}
     if k:
         with_partners[f"{data.test_metric}_own_partner"] = np.tile(np.arange(n)[:, None], (1, k))
-    return {
-        name: {"value": evaluate(network, data.test, preprocess, workers=workers, partners=own), "n": n, "seeds": 1}
+    found = {
+        name: evaluate(network, data.test, preprocess, workers=workers, partners=own)
         for name, own in with_partners.items()
     }
+    for name, readout in network.config.family.readouts(network, sampling or Sampling()).items():
+        found[f"{data.test_metric}_{name}"] = evaluate(readout, data.test, preprocess, workers=workers)
+    return {name: {"value": value, "n": n, "seeds": 1} for name, value in found.items()}
 
 
 @torch.inference_mode()

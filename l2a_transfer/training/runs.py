@@ -252,7 +252,8 @@ def _measure(trainer: Trainer, folder: RunFolder) -> dict[str, Any]:
     write_run_file(folder.curve, learning_curve(trainer.history, folder.name))
     shipped, _ = load_weights(folder.weights)
     shipped.to(trainer.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    metrics = measure(shipped, data, trainer.preprocess, workers=trainer.placement.workers)
+    sampling, workers = trainer.recipe.sampling, trainer.placement.workers
+    metrics = measure(shipped, data, trainer.preprocess, sampling=sampling, workers=workers)
     save_weights(shipped, with_metrics(card, metrics), folder.weights)
     return {data.test_metric: metrics[data.test_metric]}
 

@@ -33,8 +33,9 @@ ELEMENTS = {"FLOAT": 1, "UINT8": 2, "INT64": 7, "BOOL": 9}
 ELEMENT_BYTES = {1: 4, 2: 1, 7: 8, 9: 1}
 FLAG, AXIS = (0, 1), (0, 3)
 OPERATORS: dict[str, dict[str, Any]] = {
-    **{name: {} for name in ("Add", "Div", "Expand", "Greater", "LessOrEqual", "MatMul", "Max", "Mul", "Pow")},
+    **{name: {} for name in ("Add", "Div", "Equal", "Expand", "Greater", "LessOrEqual", "MatMul", "Max", "Mul", "Pow")},
     **{name: {} for name in ("Relu", "Sigmoid", "Softplus", "Sqrt", "Squeeze", "Sub", "Tanh", "Unsqueeze", "Where")},
+    "ArgMax": {"axis": AXIS, "keepdims": FLAG, "select_last_index": (0, 0)},
     "BatchNormalization": {"momentum": float, "epsilon": float},
     "Cast": {"to": (1, 7)},
     "Concat": {"axis": AXIS},

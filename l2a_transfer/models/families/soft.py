@@ -44,5 +44,15 @@ class SoftFamily(Family):
 
         return SelectionLoss(find_selection(config.selection), sampling or Sampling(), label_smoothing)
 
+    def readouts(self, network: nn.Module, sampling: Sampling) -> dict[str, nn.Module]:
+        """Of hard selection: one draw, the mean class probability of 16 draws, and soft weights instead."""
+        config: ModelConfig = network.config  # type: ignore[assignment]
+        if find_selection(config.selection).name != "hard":
+            return {}
+        from l2a_transfer.models.sampling import Readout
+
+        draws = {"sampled": 1, "expected": 16, "soft": 0}
+        return {name: Readout(network, n, sampling.of_scores) for name, n in draws.items()}  # type: ignore[arg-type]
+
     def min_size(self, config: ModelConfig) -> int:
         return 16 if config.builds_global_branch else 4
