@@ -18,13 +18,17 @@ from torch import Tensor
 from l2a_transfer.data.readers import open_source
 from l2a_transfer.data.sources import ImageSource, join_splits
 from l2a_transfer.errors import ArgumentError, BackendError, Interrupted, TrainingError
+from l2a_transfer.evaluation import tested
 from l2a_transfer.explain.compute import map_batch
+from l2a_transfer.explain.group import group_maps
 from l2a_transfer.export import export_onnx
 from l2a_transfer.features.extraction.extract import extract
 from l2a_transfer.features.extraction.partners import partner_rows
 from l2a_transfer.features.store.reader import read_maps
 from l2a_transfer.features.store.verify import verify_features
 from l2a_transfer.features.store.views import open_features
+from l2a_transfer.localization import networks as localization
+from l2a_transfer.localization.results import LocalizationConfig
 from l2a_transfer.models.alone import WithPartners
 from l2a_transfer.models.config import ModelConfig
 from l2a_transfer.models.interface import Network
@@ -136,6 +140,11 @@ def test_images_that_are_no_pairs() -> None:
         network().attend_group(pictures(3))
     with pytest.raises(ArgumentError, match="images must be pairs"):
         network(torch.float32).attend_group(pictures(1, dtype=torch.float32))
+
+
+def test_a_hard_selection_is_refused() -> None:
+    with pytest.raises(ArgumentError, match=f"selection.*{NAME}"):
+        ModelConfig(NAME, selection="hard")
 
 
 def test_half_precision_is_computed_in_float32() -> None:
@@ -293,7 +302,11 @@ def test_training_steps_are_those_of_pairs_taken_by_hand() -> None:
     expected = torch.nn.functional.cross_entropy(logits, torch.from_numpy(run.data.train.labels[rows]).long())
     run.model.train()
     found = run.objective.loss(
-        run.model, images, torch.from_numpy(run.data.train.labels[rows]).long(), generator=torch.Generator()
+        run.model,
+        images,
+        torch.from_numpy(run.data.train.labels[rows]).long(),
+        generator=torch.Generator(),
+        progress=torch.zeros(()),
     )
     torch.testing.assert_close(found.loss, expected, rtol=1e-4, atol=1e-5)
     run.run_epoch(progress=False)
@@ -405,7 +418,7 @@ def test_what_freezing_asks_for_and_saves() -> None:
     assert not any(module.training for module in frozen.model.trunk.modules())  # type: ignore[union-attr]
     assert frozen.model.training
     for images in (2, 4):
-        assert kept_bytes(CONFIG, images, 32, "fp32", "trunk") < kept_bytes(CONFIG, images, 32, "fp32") / 4
+        assert kept_bytes(CONFIG, images, 32, "fp32", freeze="trunk") < kept_bytes(CONFIG, images, 32, "fp32") / 4
 
 
 # Maps ----------------------------------------------------------------------------------------------------------------
@@ -443,3 +456,15 @@ def test_train_by_name(tmp_path: Path) -> None:
     source = open_source("digits", limit=120)
     result = train(NAME, source, tmp_path, holdout=20, epochs=1, width=1 / 32, image_size=16, device="cpu")
     assert result.metrics["holdout-20-stratified_accuracy"]["n"] == 20
+
+
+def test_what_needs_images_alone_refuses_by_name() -> None:
+    name = f"untrained:{NAME}@{1 / 32}"
+    with pytest.raises(BackendError, match=f"{NAME} attends each image with others, and localization is of one image"):
+        localization.open_networks([name], LocalizationConfig(), ("a",), device="cpu")
+    with pytest.raises(BackendError, match=f"{NAME}@.* attends each image with others, and is not tested here"):
+        tested.open_networks([name], device=torch.device("cpu"))
+    model = network(torch.float32)
+    batches = lambda: [(pictures(4, dtype=torch.float32), [0, 0, 1, 1])]  # noqa: E731
+    with pytest.raises(BackendError, match=f"{NAME} attends each image with others, and a map is of one image alone"):
+        list(group_maps(model, batches))

@@ -10,7 +10,7 @@ from torch import nn
 from l2a_transfer.data.loader import choose_workers, pixel_batches
 from l2a_transfer.data.sources import ImageSource
 from l2a_transfer.devices import ieee_float32
-from l2a_transfer.features.extraction.partners import partner_rows
+from l2a_transfer.features.extraction.partners import SEED, partner_rows
 from l2a_transfer.models.interface import Network
 from l2a_transfer.models.selection import Sampling
 from l2a_transfer.preprocess import Preprocess, normalize
@@ -62,7 +62,7 @@ def evaluate(
     """
     k = int(getattr(model, "partners", 0))
     if k and partners is None:
-        partners = partner_rows(source.ids, k)
+        partners = partner_rows(source.ids, k, SEED)
     own = np.arange(len(source))[:, None]
     members = own if partners is None else np.hstack([own, partners])  # (N, 1 + k)
     device = next(model.parameters()).device

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from l2a_transfer.devices import device_name
+from l2a_transfer.features.extraction.partners import SEED
 from l2a_transfer.models.config import ModelConfig
 from l2a_transfer.models.weights import Card, count_parameters
 from l2a_transfer.training.data import TEST_SPLITS
@@ -45,7 +46,12 @@ def training_card(trainer: Trainer, name: str) -> Card:
     if trainer.data.permuted_labels is not None:
         training["permuted_labels"] = trainer.data.permuted_labels
     if trainer.config.partners:
-        training["partners"] = {"each": trainer.config.partners, "train": TRAINED_WITH, "test": TESTED_WITH, "seed": 0}
+        training["partners"] = {
+            "each": trainer.config.partners,
+            "train": TRAINED_WITH,
+            "test": TESTED_WITH,
+            "seed": SEED,
+        }
     if trainer.start:
         training["init_from"] = {
             "name": trainer.start.name,

@@ -20,6 +20,7 @@ class CoFamily(SoftFamily):
     architectures = tuple(
         Architecture(f"vgg-att2-concat-{name}-co", ("L2", "L3"), "concat", name) for name in COMPATIBILITY_NAMES
     )
+    selections = ("soft",)
     partners = 1
 
     def network(self, config: ModelConfig) -> nn.Module:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from l2a_transfer.models.config import DEFAULT_SELECTION, Architecture, Family, ModelConfig, family
 from l2a_transfer.models.selection import Sampling, find_selection
@@ -30,7 +30,7 @@ class SoftFamily(Family):
     """Attention at one to three levels, with one classifier over all of them or one each."""
 
     architectures = tuple(_architectures())
-    selections = ("soft", "hard", "top", "random")
+    selections: ClassVar[tuple[str, ...]] = ("soft", "hard", "top", "random")
 
     def network(self, config: ModelConfig) -> nn.Module:
         from l2a_transfer.models.networks.soft import AttentionVGG
