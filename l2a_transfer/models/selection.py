@@ -172,7 +172,7 @@ SELECTIONS.add(
         "random",
         highest,
         "noise",
-        about="A position that the pixels decide as noise would: the control of hard selection, for networks without scores.",
+        about="A position that the pixels decide as noise would: the control of hard selection, without scores.",
     ),
 )
 
