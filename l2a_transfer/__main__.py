@@ -8,6 +8,9 @@ import sys
 def run() -> None:
     """The command line; Ctrl-C while it is loaded ends in one line too."""
     try:
+        from l2a_transfer.threads import prepare_threads
+
+        prepare_threads()  # first, because whatever loads torch or scikit-learn fixes what it finds
         from l2a_transfer.cli.main import main
     except KeyboardInterrupt:
         from l2a_transfer.cli.output import echo

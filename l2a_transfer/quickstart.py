@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,6 +27,7 @@ from l2a_transfer.report import lookup
 from l2a_transfer.report.localization import localization_json, localization_page
 from l2a_transfer.report.markdown import markdown_table
 from l2a_transfer.report.write import report_folder, write_report
+from l2a_transfer.threads import usable_cores
 from l2a_transfer.wording import counted
 
 log = logging.getLogger(__name__)
@@ -126,7 +126,7 @@ def _quickstart(out: Path, earlier: set[str], *, overwrite: bool, progress: bool
             extract(source, open_backend(model), path, resume=not overwrite, overwrite=overwrite, progress=progress)
             files.append(path)
         log.info("linear SVMs: C chosen by cross-validation on the training images, tested once")
-        results = evaluate_files(files, EvalConfig(jobs=os.cpu_count() or 1), progress=progress)
+        results = evaluate_files(files, EvalConfig(jobs=usable_cores()), progress=progress)
         log.info("maps of %s against the masks of %s", " and ".join(MEASURED), AIRPLANES)
         found = localize(
             [MODELS[name] for name in MEASURED if name in MODELS],

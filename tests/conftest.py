@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from PIL import EpsImagePlugin, Image
 
 from l2a_transfer.cli.main import main
+from l2a_transfer.threads import prepare_threads
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -31,7 +32,11 @@ settings.load_profile("quick")  # `make slow` asks for the other by --hypothesis
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Let each worker of pytest-xdist, and what it starts, compute with one thread: the workers share the cores."""
+    """Let each worker of pytest-xdist, and what it starts, compute with one thread: the workers share the cores.
+
+    Threads that wait sleep soon, as in the command line.
+    """
+    prepare_threads()
     if config.getoption("numprocesses", None):
         os.environ.setdefault("OMP_NUM_THREADS", "1")
 

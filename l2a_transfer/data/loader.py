@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from l2a_transfer.errors import ArgumentError, BackendError, DataError, SourceError
 from l2a_transfer.memory import usable_memory
 from l2a_transfer.preprocess import Preprocess
+from l2a_transfer.threads import usable_cores
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -56,7 +57,7 @@ def choose_workers(rows: int, workers: int | None) -> int:
         if workers < 0:
             raise ArgumentError(f"workers must be at least 0, got {workers}")
         return workers
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    cores = usable_cores()
     if rows < SMALL_SOURCE:
         return 0
     method = multiprocessing.get_start_method(allow_none=True) or multiprocessing.get_all_start_methods()[0]

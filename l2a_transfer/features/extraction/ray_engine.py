@@ -25,6 +25,7 @@ from l2a_transfer.features.backends.interface import FeatureBackend
 from l2a_transfer.features.extraction.compute import compute_shards
 from l2a_transfer.features.extraction.plan import differences, fingerprint
 from l2a_transfer.features.extraction.shard_folder import ShardFolder
+from l2a_transfer.threads import visible_cores, waiting
 
 log = logging.getLogger(__name__)
 RESTARTS = 8
@@ -124,7 +125,8 @@ def compute_on_ray(
         if fitting == 0:
             raise BackendError(f"the Ray cluster has no node with {each} {kind}; it has {ray.cluster_resources()}")
         log.info("%d Ray actors, %d %s each", count, each, kind)
-        kinds = ray.remote(max_restarts=RESTARTS, max_task_retries=0, **resources)(Extractor)
+        own = {"env_vars": waiting()}
+        kinds = ray.remote(max_restarts=RESTARTS, max_task_retries=0, runtime_env=own, **resources)(Extractor)
         job = [ray.put(source), ray.put(backend), shards.folder.absolute(), shards.fingerprint]
         options = {"batch_size": batch_size, "workers": workers or 0, "on_error": on_error, "attention": attention}
         options["partners"] = partners
@@ -212,7 +214,7 @@ def connected(config: RayConfig, threads: int) -> Iterator[Any]:
         if config.address is not None:
             ray.init(address=config.address, **quiet)
         else:
-            cores = max(os.cpu_count() or 1, threads * (config.actors or 1))
+            cores = max(visible_cores(), threads * (config.actors or 1))
             ray.init(address="local", num_cpus=cores, include_dashboard=False, **quiet)
     except (ConnectionError, ValueError, RuntimeError) as error:
         raise BackendError(f"the Ray cluster {config.address or 'on this machine'} cannot be used: {error}") from error
