@@ -61,13 +61,11 @@ def cards() -> list[tuple[dict[str, Any], bool]]:
 
 
 def stem(card: dict[str, Any]) -> str:
-    """The name of a run among those of other normalizers, selections, samplers, recipes and seeds."""
-    config, recipe = card["config"], card["training"]["recipe"]
-    own = [config["normalizer"]] if config["normalizer"] != "softmax" else []
-    own += [config["selection"]] if "selection" in config else []
-    own += [recipe["sampler"]] if "sampler" in recipe else []
-    name = card["name"].replace(".", "".join(f"-{part}" for part in own).replace(":", "-") + ".", 1)
-    return f"{name}.{recipe['name']}.seed-{card['training']['seed']}"
+    """The name of a run among those of other samplers, recipes and seeds."""
+    recipe = card["training"]["recipe"]
+    sampler = f"-{recipe['sampler']}" if "sampler" in recipe else ""
+    name, dot, tag = card["name"].rpartition(".")
+    return f"{name}{sampler}{dot}{tag}.{recipe['name']}.seed-{card['training']['seed']}"
 
 
 def digest(card: dict[str, Any]) -> str:

@@ -9,6 +9,9 @@ from types import ModuleType
 
 import pytest
 
+from l2a_transfer.models.config import ModelConfig
+from l2a_transfer.training.cards import weights_name
+
 ROOT = Path(__file__).parents[1]
 
 
@@ -35,11 +38,23 @@ def test_only_runs_timed_alone_have_a_time() -> None:
     assert zoo.line([card], True).endswith(f" | cpu, 1 thread, fp32 | {minutes} |\n")
 
 
-def test_another_normalizer_has_another_name() -> None:
+@pytest.mark.parametrize(
+    ("options", "name"),
+    [
+        ({}, "vgg-att2-concat-pc.cifar10-w025"),
+        ({"normalizer": "sparsemax"}, "vgg-att2-concat-pc-sparsemax.cifar10-w025"),
+        ({"normalizer": "tvmax:0.1"}, "vgg-att2-concat-pc-tvmax-0.1.cifar10-w025"),
+        ({"selection": "top:4"}, "vgg-att2-concat-pc-top-4.cifar10-w025"),
+    ],
+)
+def test_another_attention_has_another_name(options: dict[str, str], name: str) -> None:
     zoo = maker()
     card, _ = zoo.cards()[0]
-    card["config"]["normalizer"] = "sparsemax"
-    assert zoo.stem(card) == "vgg-att2-concat-pc-sparsemax.cifar10-w025.fast.seed-0"
+    card["name"] = weights_name(ModelConfig("vgg-att2-concat-pc", **options), "cifar10")
+    assert card["name"] == name
+    assert zoo.stem(card) == f"{name}.fast.seed-0"
+    card["training"]["recipe"]["sampler"] = "gumbel-st"
+    assert zoo.stem(card) == f"{name.replace('.cifar10', '-gumbel-st.cifar10')}.fast.seed-0"
 
 
 def test_seeds_of_one_network_share_a_line() -> None:
