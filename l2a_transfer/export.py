@@ -22,6 +22,7 @@ from l2a_transfer.files import check_free, output_path, replacing
 from l2a_transfer.lock import output_lock
 from l2a_transfer.models.copies import evaluation_copy
 from l2a_transfer.models.digest import network_sha256
+from l2a_transfer.models.inference import fold_batch_norms
 from l2a_transfer.models.interface import Network
 from l2a_transfer.models.loading import as_network
 from l2a_transfer.models.normalizers import find_normalizer
@@ -151,11 +152,11 @@ def _is_onnx(thing: object) -> bool:
 def _export(model: Network, card: Card, out: Path) -> ExportResult:
     model = evaluation_copy(model, shared=True).cpu()
     size = card.preprocess.size
-    extractor = ExportedExtractor(model, card).eval()
+    extractor = ExportedExtractor(fold_batch_norms(evaluation_copy(model)), card).eval()
     example = torch.zeros(2, 3, size, size, dtype=torch.uint8)
     maps = model.attend(example.float()).maps
     names = ["features", *(f"map_{level}" for level in maps)]
-    content = _convert(extractor, example, names, card)
+    content = _convert(extractor, example, names, card, network_sha256(model))
     with replacing(out) as file:
         file.write(content)
         file.flush()
@@ -165,7 +166,7 @@ def _export(model: Network, card: Card, out: Path) -> ExportResult:
     return ExportResult(out, len(content), error, tuple(names))
 
 
-def _convert(extractor: ExportedExtractor, example: Tensor, names: list[str], card: Card) -> bytes:
+def _convert(extractor: ExportedExtractor, example: Tensor, names: list[str], card: Card, weights: str) -> bytes:
     from torch.onnx.errors import OnnxExporterError
 
     try:
@@ -197,7 +198,6 @@ def _convert(extractor: ExportedExtractor, example: Tensor, names: list[str], ca
         del value.metadata_props[:]
     del proto.graph.metadata_props[:]
     del proto.metadata_props[:]
-    weights = network_sha256(extractor.model)
     metadata = {CARD_KEY: card.to_json(), PREPROCESS_KEY: card.preprocess.to_json(), WEIGHTS_KEY: weights}
     for key, values in metadata.items():
         entry = proto.metadata_props.add()

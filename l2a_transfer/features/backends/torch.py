@@ -32,8 +32,14 @@ if TYPE_CHECKING:
     from l2a_transfer.models.weights import Card
 
 
+FORM = "folded"
+"""Of the network that computes: each convolution and its batch norm are one (`models.inference`)."""
+
+
 class TorchBackend:
     """A copy of a network in PyTorch, in evaluation mode, on one device. fp32 means IEEE float32: TF32 is off.
+
+    Its convolutions have their batch norms folded in, which is faster, and changes features by rounding.
 
     Where the network attends each image with k `partners`, pixels are (B, 1 + k, 3, size, size), the image first.
     """
@@ -56,6 +62,7 @@ class TorchBackend:
 
         from l2a_transfer.models.copies import evaluation_copy
         from l2a_transfer.models.digest import network_sha256
+        from l2a_transfer.models.inference import fold_batch_norms
 
         if tap not in TAPS:
             raise unknown_name("tap", tap, TAPS)
@@ -72,8 +79,9 @@ class TorchBackend:
         self.levels = level_columns(model.config.feature_levels, levels)
         self.map_levels = maps_wanted(model.config.map_levels, model.config.feature_levels, levels)
         self._weights = network_sha256(model)
-        copied = evaluation_copy(model)
-        self._model: Any = copied.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self._original = evaluation_copy(model).cpu()  # what travels to other processes
+        folded = fold_batch_norms(evaluation_copy(self._original))
+        self._model: Any = folded.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self._statistics = self.preprocess.statistics(self.device)
 
     def __repr__(self) -> str:
@@ -157,11 +165,11 @@ class TorchBackend:
 
     def __reduce__(self) -> tuple[Any, ...]:
         # A network holds functions that pickle refuses; its config and state are all that it is.
-        state = {key: value.cpu().numpy() for key, value in self._model.state_dict().items()}
+        state = {key: value.cpu().numpy() for key, value in self._original.state_dict().items()}
         options = {"device": self.device, "precision": self.precision, "tap": self.tap}
         return _reopen, (
             self.card,
-            self._model.config,
+            self._original.config,
             state,
             {**options, "levels": [name for name, _, _ in self.levels]},
         )
@@ -172,6 +180,7 @@ class TorchBackend:
         return {
             "model": self.card["name"],
             "weights": self._weights,
+            "form": FORM,
             "runtime": f"torch {torch.__version__}",
             "threads": torch.get_num_threads() if self.device == "cpu" else 0,
             "instructions": torch_instructions(self.device, self.precision),

@@ -60,6 +60,8 @@ def comparable(there: dict[str, Any], here: dict[str, Any]) -> tuple[dict[str, A
     """
     if "graph" in here and "graph" not in there:  # the SHA-256 of the ONNX file was called weights
         there = {**there, "graph": there.get("weights"), "weights": here["weights"]}
+    if "form" in here:
+        there = {"form": "as trained", **there}  # of which earlier versions said nothing
     missing = tuple(key for key in RECORDED if key in here and key not in there)
     return {**there, **{key: here[key] for key in missing}}, missing
 
@@ -103,6 +105,7 @@ _MEANING = {
     **MEANING,
     "data": "data: other images, order, labels, file sizes or times of change",
     "weights": "weights: other values",
+    "form": "form of the network that computes",
 }
 
 
