@@ -20,6 +20,7 @@ from l2a_transfer.features.backends.order import check_order
 from l2a_transfer.features.backends.torch import TorchBackend
 from l2a_transfer.files import check_free, output_path, replacing
 from l2a_transfer.lock import output_lock
+from l2a_transfer.models.config import ModelConfig
 from l2a_transfer.models.copies import evaluation_copy
 from l2a_transfer.models.digest import network_sha256
 from l2a_transfer.models.inference import fold_batch_norms
@@ -116,20 +117,8 @@ def export_onnx(
     given, other = (None if _is_onnx(thing) else thing for thing in (model, out))
     check_order("export_onnx(model, out)", ("model", given), ("out", other))
     network, card = as_network(model, seed=seed)
-    if network.partners:
-        raise BackendError(
-            f"{card.name}: attends each image with others, and an ONNX file takes images alone", "run it in PyTorch"
-        )
-    if find_selection(network.config.selection).needs == "noise":
-        raise BackendError(
-            f"{card.name}: its positions are drawn by the pixels, and that is not exported to ONNX", "run it in PyTorch"
-        )
-    normalizer = find_normalizer(network.config.normalizer)
-    if network.config.has_scores and not normalizer.exports:
-        raise BackendError(
-            f"{card.name}: its normalizer {normalizer.name} is computed by iteration, for which ONNX has no operators",
-            "run it in PyTorch",
-        )
+    if reason := not_exported(network.config):
+        raise BackendError(f"{card.name}: {reason}", "run it in PyTorch")
     out = output_path(out)
     if out.suffix != ".onnx":
         raise ArgumentError(
@@ -143,6 +132,18 @@ def export_onnx(
     with output_lock(out):
         check_free(out, overwrite=overwrite)  # whoever held the lock until now may have finished in the meantime
         return _export(network, card, out)
+
+
+def not_exported(config: ModelConfig) -> str:
+    """Why networks of this config cannot be written as ONNX; empty where they can."""
+    normalizer = find_normalizer(config.normalizer)
+    if config.partners:
+        return "attends each image with others, and an ONNX file takes images alone"
+    if find_selection(config.selection).needs == "noise":
+        return "its positions are drawn by the pixels, and that is not exported to ONNX"
+    if config.has_scores and not normalizer.exports:
+        return f"its normalizer {normalizer.name} is computed by iteration, for which ONNX has no operators"
+    return ""
 
 
 def _is_onnx(thing: object) -> bool:

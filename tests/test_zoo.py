@@ -15,8 +15,8 @@ from l2a_transfer.training.cards import weights_name
 ROOT = Path(__file__).parents[1]
 
 
-def maker() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("make_zoo", ROOT / "scripts" / "make_zoo.py")
+def maker(name: str = "make_zoo") -> ModuleType:
+    spec = importlib.util.spec_from_file_location(name, ROOT / "scripts" / f"{name}.py")
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
@@ -27,6 +27,17 @@ def maker() -> ModuleType:
 def test_the_page_is_made_of_the_cards() -> None:
     zoo = maker()
     assert (ROOT / "docs" / "zoo.md").read_text(encoding="utf-8") == zoo.page(zoo.cards())
+
+
+def test_the_family_s_table_is_made_of_configs_cards_and_results(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    family = maker("make_attention")
+    (block,) = family.BLOCK.findall((ROOT / "docs" / "attention.md").read_text(encoding="utf-8"))
+    assert block[1] == family.table()
+    assert block[1].count("\n") == 2 + len(family.FAMILY)
+    pc = next(member for member in family.FAMILY if member.name == "pc")
+    assert pc.weights().stem == "vgg-att2-concat-pc.cifar10-w025"
+    assert next(member for member in family.FAMILY if member.name == "dp").weights(seed=17) is None
 
 
 def test_only_runs_timed_alone_have_a_time() -> None:
