@@ -19,8 +19,11 @@ from l2a_transfer.models.loading import create_model
 from l2a_transfer.models.networks.soft import AttentionVGG, pixel_noise
 from l2a_transfer.models.sampling import MAX_EXACT, SelectionLoss, check_exact, drawn_log_probabilities
 from l2a_transfer.models.selection import SELECTIONS, Sampling, find_selection, highest
+from l2a_transfer.preprocess import Preprocess
+from l2a_transfer.training.accuracy import evaluate
 from l2a_transfer.training.recipe import TrainConfig
 from l2a_transfer.training.requirements import check_sampling, number_of_positions
+from tests.conftest import memory_source
 
 ARCHITECTURES = ("vgg-att1-pc", "vgg-att2-concat-dp", "vgg-att2-indep-pc")
 START = torch.zeros(())
@@ -113,6 +116,17 @@ def test_random_positions_are_spread_evenly_and_differ_between_levels() -> None:
     expected = 2000 / 64
     # χ² with 63 degrees of freedom: the 99.9 % quantile is 103
     assert float((pairs - expected).square().sum() / expected) < 103
+
+
+def test_random_positions_of_large_images_are_spread_over_every_level() -> None:
+    config = ModelConfig("vgg-att3-concat-uniform", selection="random")
+    sides = {"L1": 224, "L2": 112, "L3": 56}
+    local = {level: torch.zeros(1, 1, side, side) for level, side in sides.items()}
+    images = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (200, 3, 8, 8))).float() / 255 / 0.25
+    noise = pixel_noise(images, local, config)
+    rows = torch.stack([noise[level].argmax(dim=1).double() / side**2 for level, side in sides.items()])  # 0 … 1
+    assert float((rows.mean(dim=1) - 0.5).abs().max()) < 0.1  # 5 standard errors
+    assert float(torch.corrcoef(rows).fill_diagonal_(0).abs().max()) < 0.3
 
 
 def gradients(model: AttentionVGG, loss: Tensor) -> Tensor:
@@ -260,10 +274,19 @@ def test_many_draws_come_near_the_exact_expectation() -> None:
     assert float((one.exp() - step.logits.exp()).abs().max()) > 0.03
 
 
+def test_measuring_a_network_in_other_ways_leaves_it_in_evaluation_mode() -> None:
+    model, source = network("vgg-att1-pc"), memory_source()
+    readouts = model.config.family.readouts(model, Sampling())
+    assert list(readouts) == ["sampled", "expected", "soft"]
+    for readout in readouts.values():
+        assert 0 <= evaluate(readout, source, Preprocess(16), workers=0) <= 1
+        assert not any(module.training for module in model.modules())
+
+
 @pytest.mark.parametrize(
     ("architecture", "options", "message"),
     [
-        ("vgg-att2-concat-uniform", {"selection": "hard"}, "needs scores, which vgg-att2-concat-uniform has not"),
+        ("vgg-att2-concat-uniform", {"selection": "hard"}, "needs scores, and vgg-att2-concat-uniform has none"),
         ("vgg-att2-concat-pc", {"selection": "random"}, "uses no scores, and vgg-att2-concat-pc has some"),
         ("vgg-pan", {"selection": "hard"}, "selection must be 'soft' for vgg-pan"),
         ("vgg", {"selection": "random"}, "selection must be 'soft' for vgg"),
@@ -277,6 +300,12 @@ def test_many_draws_come_near_the_exact_expectation() -> None:
 def test_what_does_not_go_together_is_refused(architecture: str, options: dict[str, Any], message: str) -> None:
     with pytest.raises(ArgumentError, match=message):
         ModelConfig(architecture, **options)
+
+
+def test_a_selection_has_one_spelling() -> None:
+    config = ModelConfig("vgg-att1-pc", selection="top:04")
+    assert config.selection == config.to_json()["selection"] == "top:4"
+    assert config == ModelConfig("vgg-att1-pc", selection="top:4")
 
 
 def test_a_name_that_is_none_is_refused_with_the_nearest() -> None:

@@ -254,6 +254,7 @@ class ModelConfig:
             has_scores=self.has_scores,
             normalizer=self.normalizer,
         )
+        object.__setattr__(self, "selection", find_selection(self.selection).name)
         if not 1 / 64 <= self.width <= 8:
             raise ArgumentError(f"width must be between 1/64 and 8, got {self.width}")
         if not 0 <= self.dropout <= 1:

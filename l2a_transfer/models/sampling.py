@@ -247,6 +247,7 @@ class Readout(nn.Module):
         super().__init__()
         self.network, self.draws, self.temperature = network, draws, temperature
         self.generator: torch.Generator | None = None
+        self.train(network.training)  # what is then evaluated is put back into this mode
 
     def forward(self, images: Tensor) -> Tensor:
         """Images (B, 3, H, W), normalised, to log probabilities or logits (B, K)."""

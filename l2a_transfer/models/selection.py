@@ -124,7 +124,7 @@ def check_selection(
         raise ArgumentError(f"selection must be 'soft' for {architecture}; got {text!r}")
     if found.needs == "scores" and not has_scores:
         raise ArgumentError(
-            f"selection {text!r} needs scores, which {architecture} has not", "use selection 'random', its control"
+            f"selection {text!r} needs scores, and {architecture} has none", "use selection 'random', its control"
         )
     if found.needs == "noise" and has_scores:
         raise ArgumentError(

@@ -191,7 +191,7 @@ def _network(
         normalizer = table.within("normalizer", lambda: find_normalizer(text)).name
         selection = table.text("selection", DEFAULT_SELECTION)
         make = partial(ModelConfig, architecture, normalizer=normalizer, selection=selection)
-        table.within("selection", make)
+        selection = table.within("selection", make).selection
         train = _training(table, partial(make, width=width), [sources[name].data for name in own_sources])
     levels = table.texts("levels", [])
     extract = [("levels", ",".join(levels))] if levels else []
