@@ -22,7 +22,7 @@ from l2a_transfer.models.selection import SELECTIONS, Sampling, find_selection, 
 from l2a_transfer.preprocess import Preprocess
 from l2a_transfer.training.accuracy import evaluate
 from l2a_transfer.training.recipe import TrainConfig
-from l2a_transfer.training.requirements import check_sampling, number_of_positions
+from l2a_transfer.training.sampling import check_exact_step, check_sampling, number_of_positions
 from tests.conftest import memory_source
 
 ARCHITECTURES = ("vgg-att1-pc", "vgg-att2-concat-dp", "vgg-att2-indep-pc")
@@ -335,7 +335,6 @@ def test_a_recipe_that_cannot_draw_is_refused(settings: dict[str, Any], message:
     [
         ("soft", {"sampler": "exact"}, "the recipe's sampler plays no part: with selection 'soft'"),
         ("top:4", {}, "'top:4' cannot be trained with the sampler 'reinforce'.*set sampler=gumbel-st"),
-        ("hard", {"sampler": "exact", "batch_size": 512}, "512 images × 256 × 64 positions × 10 classes"),
     ],
 )
 def test_a_recipe_that_does_not_go_with_the_selection_is_refused(
@@ -345,6 +344,20 @@ def test_a_recipe_that_does_not_go_with_the_selection_is_refused(
     check_sampling(dataclasses.replace(config, selection="hard"), TrainConfig(sampler="exact"))
     with pytest.raises(TrainingError, match=message):
         check_sampling(config, TrainConfig(**settings))
+
+
+def test_an_exact_step_that_is_too_large_is_refused_for_the_images_of_one_process_at_the_largest_size() -> None:
+    config = ModelConfig("vgg-att2-concat-pc", selection="hard")
+    many = TrainConfig(sampler="exact", batch_size=512)
+    with pytest.raises(TrainingError, match="512 images × 256 × 64 positions × 10 classes"):
+        check_exact_step(config, many, processes=1, sync_batch_norm=False)
+    check_exact_step(config, many, processes=4, sync_batch_norm=False)
+    shrinking = dataclasses.replace(many, batch_size=128, resolutions=((0.0, 64), (0.5, 32)))
+    with pytest.raises(TrainingError, match="128 images × 1024 × 256 positions"):
+        check_exact_step(config, shrinking, processes=1, sync_batch_norm=False)
+    with pytest.raises(TrainingError, match=r"by the statistics of one process.*leave `sync_batch_norm` out"):
+        check_exact_step(config, many, processes=4, sync_batch_norm=True)
+    check_exact_step(config, TrainConfig(batch_size=512), processes=1, sync_batch_norm=True)  # another sampler
 
 
 def test_the_limit_of_the_exact_sampler_is_what_its_logits_take() -> None:
