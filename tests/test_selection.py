@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from l2a_transfer.errors import ArgumentError, TrainingError, UnknownNameError
+from l2a_transfer.errors import ArgumentError, NotFiniteError, TrainingError, UnknownNameError
 from l2a_transfer.models.config import ModelConfig
 from l2a_transfer.models.loading import create_model
 from l2a_transfer.models.networks.soft import AttentionVGG, pixel_noise
@@ -23,7 +23,9 @@ from l2a_transfer.preprocess import Preprocess
 from l2a_transfer.training.accuracy import evaluate
 from l2a_transfer.training.recipe import TrainConfig
 from l2a_transfer.training.sampling import check_exact_step, check_sampling, number_of_positions
+from l2a_transfer.training.trainer import Trainer
 from tests.conftest import memory_source
+from tests.test_training import CPU, RECIPE, colours
 
 ARCHITECTURES = ("vgg-att1-pc", "vgg-att2-concat-dp", "vgg-att2-indep-pc")
 START = torch.zeros(())
@@ -156,6 +158,14 @@ def test_the_mean_of_reinforce_is_the_gradient_of_the_exact_expectation(architec
     error = drawn.std(dim=0) / len(drawn) ** 0.5
     assert float(((drawn.mean(dim=0) - exact).abs() / error.clamp(min=1e-9)).square().mean()) < 2  # about 1 is expected
     assert float(exact.norm()) > 3 * float(error.norm())  # which a gradient of 0 would not be told from
+
+
+@pytest.mark.parametrize("settings", [{}, {"samples": 2}, {"sampler": "gumbel-st"}, {"sampler": "exact"}])
+def test_a_run_that_diverges_is_reported_as_one_whose_loss_is_not_finite(settings: dict[str, Any]) -> None:
+    recipe = dataclasses.replace(RECIPE, epochs=1, lr=1e30, **settings)
+    config = ModelConfig("vgg-att2-concat-pc", num_classes=4, width=1 / 32, selection="hard")
+    with pytest.raises(NotFiniteError, match="the loss is not finite at step"):
+        Trainer(config, recipe, colours(64), placement=CPU).run_epoch(progress=False)
 
 
 def test_a_baseline_makes_the_variance_smaller() -> None:
