@@ -15,7 +15,7 @@ from torch import Tensor
 
 from l2a_transfer.errors import ArgumentError, NotFiniteError, TrainingError, UnknownNameError
 from l2a_transfer.models.config import ModelConfig
-from l2a_transfer.models.loading import create_model
+from l2a_transfer.models.loading import as_network, create_model
 from l2a_transfer.models.networks.soft import AttentionVGG, pixel_noise
 from l2a_transfer.models.sampling import MAX_EXACT, SelectionLoss, check_exact, drawn_log_probabilities
 from l2a_transfer.models.selection import SELECTIONS, Sampling, find_selection, highest
@@ -318,6 +318,11 @@ def test_a_selection_has_one_spelling() -> None:
     config = ModelConfig("vgg-att1-pc", selection="top:04")
     assert config.selection == config.to_json()["selection"] == "top:4"
     assert config == ModelConfig("vgg-att1-pc", selection="top:4")
+
+
+def test_a_network_in_memory_is_named_with_its_selection() -> None:
+    assert as_network(network("vgg-att1-pc", "top:2"))[1].name == "memory:vgg-att1-pc-top-2@0.03125"
+    assert as_network(network("vgg-att1-pc", "soft"))[1].name == "memory:vgg-att1-pc@0.03125"
 
 
 def test_a_name_that_is_none_is_refused_with_the_nearest() -> None:
