@@ -17,7 +17,13 @@ from l2a_transfer.errors import ArgumentError, NotFiniteError, TrainingError, Un
 from l2a_transfer.models.config import ModelConfig
 from l2a_transfer.models.loading import as_network, create_model
 from l2a_transfer.models.networks.soft import AttentionVGG, pixel_noise
-from l2a_transfer.models.sampling import MAX_EXACT, SelectionLoss, check_exact, drawn_log_probabilities
+from l2a_transfer.models.sampling import (
+    MAX_EXACT,
+    SelectionLoss,
+    _gumbel_noise,
+    check_exact,
+    drawn_log_probabilities,
+)
 from l2a_transfer.models.selection import SELECTIONS, Sampling, find_selection, highest
 from l2a_transfer.preprocess import Preprocess
 from l2a_transfer.training.accuracy import evaluate
@@ -217,7 +223,7 @@ def test_its_batch_statistics_are_those_of_many_draws() -> None:
 
 
 @pytest.mark.parametrize("selection", ["hard", "top:2"])
-def test_straight_through_draws_from_the_softmax_and_has_its_gradient(selection: str) -> None:
+def test_straight_through_draws_from_the_softmax(selection: str) -> None:
     model, labels = network("vgg-att1-pc", selection), torch.zeros(2, dtype=torch.long)
     images = pictures(2)
     loss = SelectionLoss(find_selection(selection), Sampling("gumbel-st", temperature=0.5, entropy_weight=0.0))
@@ -242,6 +248,23 @@ def test_straight_through_draws_from_the_softmax_and_has_its_gradient(selection:
         share = torch.bincount(at, minlength=one.scores.shape[1]) / 400
         expected = one.scores[0].softmax(dim=0)  # the temperature smooths the gradient, and not what is drawn
         assert float((share - expected).abs().max()) < 0.12
+
+
+@pytest.mark.parametrize("selection", ["hard", "top:2"])
+def test_the_gradient_of_straight_through_is_that_of_the_soft_choice_at_what_was_drawn(selection: str) -> None:
+    images, labels = pictures(), torch.tensor([0, 1, 2, 0])
+    model = with_kept_features(network("vgg-att1-pc", selection), images)
+    sampling = Sampling("gumbel-st", temperature=0.5, entropy_weight=0.0)
+    step = SelectionLoss(find_selection(selection), sampling).loss(
+        model, images, labels, generator=torch.Generator().manual_seed(0), progress=START
+    )
+    one = model.scored(model.local_features(images))["L3"]
+    soft = ((one.scores + _gumbel_noise(one.scores, torch.Generator().manual_seed(0))) / 0.5).softmax(dim=1)
+    drawn = torch.einsum("bp,bpc->bc", chooser(selection)(soft.detach()), one.local).requires_grad_()
+    (by_feature,) = torch.autograd.grad(F.cross_entropy(model.classified({"L3": drawn}).logits, labels), drawn)
+    expected = gradients(model, (torch.einsum("bp,bpc->bc", soft, one.local) * by_feature).sum())
+    torch.testing.assert_close(gradients(model, step.loss), expected, rtol=1e-4, atol=1e-6)
+    assert float(expected.norm()) > 1e-3
 
 
 def test_entropy_is_rewarded_until_its_share_of_the_steps_has_passed() -> None:
