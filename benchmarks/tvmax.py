@@ -1,8 +1,9 @@
 """How fast is TVmax? Against one image at a time, and what it costs a training step over softmax.
 
-The reference scheme is that of the authors' description (Martins et al. 2020), written here in NumPy: for each image by
-itself, up to 35 sweeps over rows and columns that stop at a change of 0.01, and a gradient by groups of neighbours that
-agree to one decimal. Ours takes all images at once, to a duality gap of 1e-12, and its groups come from the dual.
+The reference scheme is that of the authors' description (Martins et al. 2020), written here in Python and NumPy: for
+each image by itself, up to 35 sweeps over rows and columns that stop at a change of 0.01, and a gradient by groups of
+neighbours that agree to one decimal. Ours takes all images at once, to a duality gap of 1e-12, and its groups come from
+the dual.
 
     python benchmarks/tvmax.py --out benchmarks/results/tvmax.json
 """

@@ -74,6 +74,20 @@ def pairs(found: tuple[Comparison, ...]) -> list[tuple[str, str, str]]:
     return [(c.family, c.a, c.b) for c in found]
 
 
+@pytest.mark.parametrize(
+    ("config", "name"),
+    [
+        ({}, "vgg-att1-pc@0.25"),
+        ({"normalizer": "softmax", "selection": "soft"}, "vgg-att1-pc@0.25"),
+        ({"normalizer": "tvmax:0.1"}, "vgg-att1-pc-tvmax-0.1@0.25"),
+        ({"normalizer": "softmax", "selection": "top:4"}, "vgg-att1-pc-top-4@0.25"),
+    ],
+)
+def test_an_architecture_is_named_with_its_attention(config: dict[str, str], name: str) -> None:
+    own = card("vgg-att1-pc", 0)
+    assert Source("", "", {**own, "config": {**own["config"], **config}}, "").architecture == name
+
+
 def test_one_split_by_hand() -> None:
     """a alone gets 8 images right, b alone 1: the sign test's 2 · (C(9,0) + C(9,1)) / 2⁹ = 20/512, difference 7/20."""
     a, b = answers("a", [*range(12)]), answers("b", [*range(4), 19])

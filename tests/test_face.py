@@ -414,6 +414,10 @@ def test_a_network_without_weights_is_a_function_of_the_seed() -> None:
         (lambda: l2a_transfer.create_model("vgg", pretrained=True), "no bundled weights for it"),
         (lambda: l2a_transfer.create_model("vgg-att2-concat-cp"), "did you mean 'vgg-att2-concat-pc'"),
         (lambda: l2a_transfer.create_model(WEIGHTS, True, width=0.5), r"width must be 0\.25, as in the weights"),
+        (
+            lambda: l2a_transfer.create_model(WEIGHTS, True, normalizer="sigmoid"),
+            "normalizer must be 'softmax', as in the weights .* or another that leaves the global feature g as it is",
+        ),
         (lambda: l2a_transfer.create_model(WEIGHTS, True, global_branch="always"), "global_branch must be 'auto'"),
         (lambda: l2a_transfer.create_model("vgg", num_classes=0), "num_classes must be between"),
         (lambda: l2a_transfer.open_backend("vgg-att2-concat-pc"), "is an architecture; its weights are"),

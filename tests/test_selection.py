@@ -13,14 +13,25 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from l2a_transfer.errors import ArgumentError, TrainingError, UnknownNameError
+from l2a_transfer.errors import ArgumentError, NotFiniteError, TrainingError, UnknownNameError
 from l2a_transfer.models.config import ModelConfig
-from l2a_transfer.models.loading import create_model
+from l2a_transfer.models.loading import as_network, create_model
 from l2a_transfer.models.networks.soft import AttentionVGG, pixel_noise
-from l2a_transfer.models.sampling import MAX_EXACT, SelectionLoss, check_exact, drawn_log_probabilities
+from l2a_transfer.models.sampling import (
+    MAX_EXACT,
+    SelectionLoss,
+    _gumbel_noise,
+    check_exact,
+    drawn_log_probabilities,
+)
 from l2a_transfer.models.selection import SELECTIONS, Sampling, find_selection, highest
+from l2a_transfer.preprocess import Preprocess
+from l2a_transfer.training.accuracy import evaluate
 from l2a_transfer.training.recipe import TrainConfig
-from l2a_transfer.training.requirements import check_sampling, number_of_positions
+from l2a_transfer.training.sampling import check_exact_step, check_sampling, number_of_positions
+from l2a_transfer.training.trainer import Trainer
+from tests.conftest import memory_source
+from tests.test_training import CPU, RECIPE, colours
 
 ARCHITECTURES = ("vgg-att1-pc", "vgg-att2-concat-dp", "vgg-att2-indep-pc")
 START = torch.zeros(())
@@ -115,6 +126,17 @@ def test_random_positions_are_spread_evenly_and_differ_between_levels() -> None:
     assert float((pairs - expected).square().sum() / expected) < 103
 
 
+def test_random_positions_of_large_images_are_spread_over_every_level() -> None:
+    config = ModelConfig("vgg-att3-concat-uniform", selection="random")
+    sides = {"L1": 224, "L2": 112, "L3": 56}
+    local = {level: torch.zeros(1, 1, side, side) for level, side in sides.items()}
+    images = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (200, 3, 8, 8))).float() / 255 / 0.25
+    noise = pixel_noise(images, local, config)
+    rows = torch.stack([noise[level].argmax(dim=1).double() / side**2 for level, side in sides.items()])  # 0 … 1
+    assert float((rows.mean(dim=1) - 0.5).abs().max()) < 0.1  # 5 standard errors
+    assert float(torch.corrcoef(rows).fill_diagonal_(0).abs().max()) < 0.3
+
+
 def gradients(model: AttentionVGG, loss: Tensor) -> Tensor:
     """Of the loss with respect to every u, flat."""
     u = [attention.u for attention in model.attention.values()]  # type: ignore[union-attr]
@@ -142,6 +164,14 @@ def test_the_mean_of_reinforce_is_the_gradient_of_the_exact_expectation(architec
     error = drawn.std(dim=0) / len(drawn) ** 0.5
     assert float(((drawn.mean(dim=0) - exact).abs() / error.clamp(min=1e-9)).square().mean()) < 2  # about 1 is expected
     assert float(exact.norm()) > 3 * float(error.norm())  # which a gradient of 0 would not be told from
+
+
+@pytest.mark.parametrize("settings", [{}, {"samples": 2}, {"sampler": "gumbel-st"}, {"sampler": "exact"}])
+def test_a_run_that_diverges_is_reported_as_one_whose_loss_is_not_finite(settings: dict[str, Any]) -> None:
+    recipe = dataclasses.replace(RECIPE, epochs=1, lr=1e30, **settings)
+    config = ModelConfig("vgg-att2-concat-pc", num_classes=4, width=1 / 32, selection="hard")
+    with pytest.raises(NotFiniteError, match="the loss is not finite at step"):
+        Trainer(config, recipe, colours(64), placement=CPU).run_epoch(progress=False)
 
 
 def test_a_baseline_makes_the_variance_smaller() -> None:
@@ -193,7 +223,7 @@ def test_its_batch_statistics_are_those_of_many_draws() -> None:
 
 
 @pytest.mark.parametrize("selection", ["hard", "top:2"])
-def test_straight_through_draws_from_the_softmax_and_has_its_gradient(selection: str) -> None:
+def test_straight_through_draws_from_the_softmax(selection: str) -> None:
     model, labels = network("vgg-att1-pc", selection), torch.zeros(2, dtype=torch.long)
     images = pictures(2)
     loss = SelectionLoss(find_selection(selection), Sampling("gumbel-st", temperature=0.5, entropy_weight=0.0))
@@ -218,6 +248,23 @@ def test_straight_through_draws_from_the_softmax_and_has_its_gradient(selection:
         share = torch.bincount(at, minlength=one.scores.shape[1]) / 400
         expected = one.scores[0].softmax(dim=0)  # the temperature smooths the gradient, and not what is drawn
         assert float((share - expected).abs().max()) < 0.12
+
+
+@pytest.mark.parametrize("selection", ["hard", "top:2"])
+def test_the_gradient_of_straight_through_is_that_of_the_soft_choice_at_what_was_drawn(selection: str) -> None:
+    images, labels = pictures(), torch.tensor([0, 1, 2, 0])
+    model = with_kept_features(network("vgg-att1-pc", selection), images)
+    sampling = Sampling("gumbel-st", temperature=0.5, entropy_weight=0.0)
+    step = SelectionLoss(find_selection(selection), sampling).loss(
+        model, images, labels, generator=torch.Generator().manual_seed(0), progress=START
+    )
+    one = model.scored(model.local_features(images))["L3"]
+    soft = ((one.scores + _gumbel_noise(one.scores, torch.Generator().manual_seed(0))) / 0.5).softmax(dim=1)
+    drawn = torch.einsum("bp,bpc->bc", chooser(selection)(soft.detach()), one.local).requires_grad_()
+    (by_feature,) = torch.autograd.grad(F.cross_entropy(model.classified({"L3": drawn}).logits, labels), drawn)
+    expected = gradients(model, (torch.einsum("bp,bpc->bc", soft, one.local) * by_feature).sum())
+    torch.testing.assert_close(gradients(model, step.loss), expected, rtol=1e-4, atol=1e-6)
+    assert float(expected.norm()) > 1e-3
 
 
 def test_entropy_is_rewarded_until_its_share_of_the_steps_has_passed() -> None:
@@ -260,23 +307,45 @@ def test_many_draws_come_near_the_exact_expectation() -> None:
     assert float((one.exp() - step.logits.exp()).abs().max()) > 0.03
 
 
+def test_measuring_a_network_in_other_ways_leaves_it_in_evaluation_mode() -> None:
+    model, source = network("vgg-att1-pc"), memory_source()
+    readouts = model.config.family.readouts(model, Sampling())
+    assert list(readouts) == ["sampled", "expected", "soft"]
+    for readout in readouts.values():
+        assert 0 <= evaluate(readout, source, Preprocess(16), workers=0) <= 1
+        assert not any(module.training for module in model.modules())
+
+
 @pytest.mark.parametrize(
     ("architecture", "options", "message"),
     [
-        ("vgg-att2-concat-uniform", {"selection": "hard"}, "needs scores, which vgg-att2-concat-uniform has not"),
+        ("vgg-att2-concat-uniform", {"selection": "hard"}, "needs scores, and vgg-att2-concat-uniform has none"),
         ("vgg-att2-concat-pc", {"selection": "random"}, "uses no scores, and vgg-att2-concat-pc has some"),
         ("vgg-pan", {"selection": "hard"}, "selection must be 'soft' for vgg-pan"),
         ("vgg", {"selection": "random"}, "selection must be 'soft' for vgg"),
         ("vgg-att2-concat-pc", {"selection": "hard", "normalizer": "sparsemax"}, "normalizer must be 'softmax'"),
-        ("vgg-att2-concat-pc", {"selection": "top"}, "needs a number of positions of at least 1; got 'top'"),
-        ("vgg-att2-concat-pc", {"selection": "top:0"}, "at least 1; got 'top:0'"),
-        ("vgg-att2-concat-pc", {"selection": "top:1.5"}, "at least 1; got 'top:1.5'"),
+        ("vgg-att2-concat-pc", {"selection": "top"}, "needs a number of positions, 1 to 999,999; got 'top'"),
+        ("vgg-att2-concat-pc", {"selection": "top:0"}, "1 to 999,999; got 'top:0'"),
+        ("vgg-att2-concat-pc", {"selection": "top:1.5"}, "1 to 999,999; got 'top:1.5'"),
+        ("vgg-att2-concat-pc", {"selection": "top:1000000"}, "1 to 999,999; got 'top:1000000'"),
+        ("vgg-att2-concat-pc", {"selection": "top:٤"}, "1 to 999,999; got 'top:٤'"),
         ("vgg-att2-concat-pc", {"selection": "hard:2"}, "'hard' takes no number"),
     ],
 )
 def test_what_does_not_go_together_is_refused(architecture: str, options: dict[str, Any], message: str) -> None:
     with pytest.raises(ArgumentError, match=message):
         ModelConfig(architecture, **options)
+
+
+def test_a_selection_has_one_spelling() -> None:
+    config = ModelConfig("vgg-att1-pc", selection="top:04")
+    assert config.selection == config.to_json()["selection"] == "top:4"
+    assert config == ModelConfig("vgg-att1-pc", selection="top:4")
+
+
+def test_a_network_in_memory_is_named_with_its_selection() -> None:
+    assert as_network(network("vgg-att1-pc", "top:2"))[1].name == "memory:vgg-att1-pc-top-2@0.03125"
+    assert as_network(network("vgg-att1-pc", "soft"))[1].name == "memory:vgg-att1-pc@0.03125"
 
 
 def test_a_name_that_is_none_is_refused_with_the_nearest() -> None:
@@ -306,7 +375,6 @@ def test_a_recipe_that_cannot_draw_is_refused(settings: dict[str, Any], message:
     [
         ("soft", {"sampler": "exact"}, "the recipe's sampler plays no part: with selection 'soft'"),
         ("top:4", {}, "'top:4' cannot be trained with the sampler 'reinforce'.*set sampler=gumbel-st"),
-        ("hard", {"sampler": "exact", "batch_size": 512}, "512 images × 256 × 64 positions × 10 classes"),
     ],
 )
 def test_a_recipe_that_does_not_go_with_the_selection_is_refused(
@@ -316,6 +384,20 @@ def test_a_recipe_that_does_not_go_with_the_selection_is_refused(
     check_sampling(dataclasses.replace(config, selection="hard"), TrainConfig(sampler="exact"))
     with pytest.raises(TrainingError, match=message):
         check_sampling(config, TrainConfig(**settings))
+
+
+def test_an_exact_step_that_is_too_large_is_refused_for_the_images_of_one_process_at_the_largest_size() -> None:
+    config = ModelConfig("vgg-att2-concat-pc", selection="hard")
+    many = TrainConfig(sampler="exact", batch_size=512)
+    with pytest.raises(TrainingError, match="512 images × 256 × 64 positions × 10 classes"):
+        check_exact_step(config, many, processes=1, sync_batch_norm=False)
+    check_exact_step(config, many, processes=4, sync_batch_norm=False)
+    shrinking = dataclasses.replace(many, batch_size=128, resolutions=((0.0, 64), (0.5, 32)))
+    with pytest.raises(TrainingError, match="128 images × 1024 × 256 positions"):
+        check_exact_step(config, shrinking, processes=1, sync_batch_norm=False)
+    with pytest.raises(TrainingError, match=r"by the statistics of one process.*leave `sync_batch_norm` out"):
+        check_exact_step(config, many, processes=4, sync_batch_norm=True)
+    check_exact_step(config, TrainConfig(batch_size=512), processes=1, sync_batch_norm=True)  # another sampler
 
 
 def test_the_limit_of_the_exact_sampler_is_what_its_logits_take() -> None:

@@ -70,6 +70,17 @@ def test_the_steps_of_a_study(tmp_path: Path) -> None:
             "networks.attention.architecture names 'vgg-att2-concat-pq', which"
             " is no architecture here; did you mean 'vgg-att2-concat-pc'?",
         ),
+        *(
+            ('architecture = "vgg-att2-concat-pc"', f'architecture = "vgg-att2-concat-pc"\n{line}', words)
+            for line, words in (
+                ('normalizer = "tvmx"', "networks.attention.normalizer is refused: .* did you mean 'tvmax'?"),
+                ('normalizer = "tvmax:-1"', "networks.attention.normalizer is refused: the λ of 'tvmax' must be"),
+                ('selection = "hrad"', "networks.attention.selection is refused: .* did you mean 'hard'?"),
+                ('selection = "random"', "networks.attention.selection is refused: selection 'random' uses no scores"),
+                ('selection = "top:4"', "networks.attention.set is refused: .* set sampler=gumbel-st in the recipe"),
+            )
+        ),
+        ("epochs = 1", "sampler = 'exact'", "networks.attention.set is refused: the recipe's sampler plays no part"),
         ("epochs = 1", "epocs = 1", "networks.attention.set is refused: field of a recipe .* did you mean 'epochs'"),
         ("epochs = 1", "epochs = [1]", "networks.attention.set.epochs must be a text, a number, true or false"),
         ("npz:patterns.npz", "npy:patterns", "sources.patterns.data is refused: data set must be one of"),
@@ -118,6 +129,24 @@ def test_what_is_wrong_in_the_file_is_refused_by_file_key_and_nearest_name(
     assert str(caught.value).startswith(f"{path}: ")
     assert_fails(l2a("study", path, "--out", tmp_path / "out"), 1, str(path))
     assert not (tmp_path / "out").exists()
+
+
+def test_a_network_has_its_own_way_to_attend(tmp_path: Path) -> None:
+    lines = 'architecture = "vgg-att2-concat-pc"\nselection = "top:04"\nnormalizer = "softmax"'
+    sampler = "set = { epochs = 1, sampler = 'gumbel-st', batch_size = 16 }\n\n[networks.plain]"
+    found = read_study(
+        written(
+            tmp_path,
+            ('architecture = "vgg-att2-concat-pc"', lines),
+            ("set = { epochs = 1, batch_size = 16 }\n\n[networks.plain]", sampler),
+        )
+    ).networks["attention"]
+    assert found.selection == "top:4"
+    assert ("selection", "top:4") in found.train
+    smooth = 'architecture = "vgg-att2-concat-pc"\nnormalizer = "tvmax:0.10"'
+    found = read_study(written(tmp_path, ('architecture = "vgg-att2-concat-pc"', smooth))).networks["attention"]
+    assert ("normalizer", "tvmax:0.1") in found.train
+    assert "selection" not in dict(found.train)
 
 
 def with_weights(folder: Path, *lines: str) -> Path:

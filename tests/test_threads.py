@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 
 from l2a_transfer import threads
+from l2a_transfer.features.extraction import ray_engine
+from l2a_transfer.features.extraction.ray_engine import RayConfig
 from l2a_transfer.threads import DECIDED, WAITING, prepare_threads, usable_cores, visible_cores, waiting
 from tests.test_memory import Machine
 
@@ -86,6 +88,12 @@ def test_threads_are_no_more_than_the_quota_where_the_user_has_not_decided(monke
     monkeypatch.setattr(threads, "usable_cores", lambda: 8)
     prepare_threads(empty := {"GOMP_SPINCOUNT": "1"})
     assert empty == {"GOMP_SPINCOUNT": "1"}
+
+
+def test_a_cluster_on_this_machine_has_no_more_cores_than_the_quota(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ray_engine, "usable_cores", lambda: 3)
+    assert ray_engine._cores(RayConfig(), 2) == 3
+    assert ray_engine._cores(RayConfig(actors=4), 2) == 8
 
 
 def ran(code: str, **environment: str) -> subprocess.CompletedProcess[str]:

@@ -76,6 +76,40 @@ def test_without_a_penalty_it_is_sparsemax_and_with_a_large_one_uniform() -> Non
     assert (tvmax(z, 0.1) - sparse).abs().max() > 0.01
 
 
+@pytest.mark.parametrize("weight", [1e12, 1e300])
+def test_a_huge_penalty_takes_no_more_iterations_than_a_large_one(
+    weight: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("l2a_transfer.models.total_variation.MAX_ITERATIONS", 500)
+    z = torch.cat([scores(3, 6, 5), torch.zeros(1, 6, 5, dtype=torch.float64)])
+    found, regions = denoise(z, weight)
+    assert torch.equal(regions, torch.zeros_like(regions))
+    torch.testing.assert_close(found, z.mean((1, 2), keepdim=True).expand_as(z), rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("scale", [1e10, 1e20, 1e30])
+def test_of_huge_scores_the_weights_sum_to_1(scale: float) -> None:
+    z = scale * scores(4, 5, 5)
+    for weight in (0.0, 0.1):
+        own = tvmax(z, weight)
+        torch.testing.assert_close(own.sum((1, 2)), torch.ones(4, dtype=torch.float64))
+        assert torch.equal(own.flatten(1).argmax(1), z.flatten(1).argmax(1))
+
+
+@pytest.mark.gpu
+def test_a_gpu_gives_the_same_weights_and_gradients_each_time() -> None:
+    z = scores(64, 16, 16).float()
+    found = []
+    for device in ("cpu", "cuda", "cuda"):
+        leaf = z.to(device).requires_grad_()
+        weights = tvmax(leaf, 0.1)
+        (gradient,) = torch.autograd.grad((weights * weights).sum(), leaf)
+        found.append((weights.detach().cpu(), gradient.cpu()))
+    for cpu, one, other in zip(*found, strict=True):
+        assert torch.equal(one, other)
+        torch.testing.assert_close(one, cpu, rtol=1e-5, atol=1e-6)
+
+
 def test_two_neighbours_in_closed_form() -> None:
     # each end moves λ towards the other until they meet: (0, 1) → (0.1, 0.9) → weights (0.1, 0.9)
     torch.testing.assert_close(tvmax(torch.tensor([[[0.0, 1.0]]]), 0.1), torch.tensor([[[0.1, 0.9]]]))

@@ -9,6 +9,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, Protocol, TypeVar
 
+from l2a_transfer.models.config import DEFAULT_NORMALIZER, DEFAULT_SELECTION, attention_name
+
 TRAINED, UNTRAINED, PIXELS, ELSEWHERE, IMPORTED = "trained", "untrained", "pixels", "elsewhere", "imported"
 CONTROLS = (UNTRAINED, PIXELS)
 SEEDS = 3
@@ -71,10 +73,13 @@ class Source:
 
     @property
     def architecture(self) -> str:
-        """As a report names it: vgg-att2-concat-pc@0.25."""
+        """As a report names it: vgg-att2-concat-pc@0.25, and vgg-att2-concat-pc-hard@0.25."""
         config, untrained = self.card["config"], "untrained " if self.kind == UNTRAINED else ""
         width = f"@{config['width']}" if "width" in config else ""  # networks of others have none
-        return f"{untrained}{config.get('architecture')}{width}"
+        name = str(config.get("architecture"))
+        normalizer = str(config.get("normalizer", DEFAULT_NORMALIZER))
+        selection = str(config.get("selection", DEFAULT_SELECTION))
+        return f"{untrained}{attention_name(name, normalizer, selection)}{width}"
 
 
 class HasSource(Protocol):

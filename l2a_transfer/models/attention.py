@@ -62,13 +62,13 @@ class Attention(nn.Module):
         """Compatibility of each position, before normalization: local (B, P, C), g (B, C) → (B, P)."""
         if self.compatibility is None:
             raise TypeError("uniform attention has no scores")
-        return self.compatibility(local, self.u, g)
+        return self.compatibility(local, self.u, None if g is None else at_least_float32(g))
 
     def scored(self, l: Tensor, g: Tensor | None) -> Scored:  # noqa: E741 - the paper's name
         """Local features and scores of all positions: l (B, C, H, W), g (B, C) or None."""
         with torch.autocast(l.device.type, enabled=False):
-            local = at_least_float32(l.permute(0, 2, 3, 1).flatten(1, 2))  # (B, P, C); no copy in channels_last
-            return Scored(local, self.scores(local, None if g is None else at_least_float32(g)))
+            local = _by_position(l)
+            return Scored(local, self.scores(local, g))
 
     def forward(self, l: Tensor, g: Tensor | None, noise: Tensor | None = None) -> tuple[Tensor, Tensor]:  # noqa: E741
         """The attended feature and the weights.
@@ -89,9 +89,9 @@ class Attention(nn.Module):
             loses too much in bfloat16.
         weights : Tensor (B, H, W)
         """
-        B, C, H, W = l.shape
+        B, _, H, W = l.shape
         with torch.autocast(l.device.type, enabled=False):
-            local = at_least_float32(l.permute(0, 2, 3, 1).reshape(B, H * W, C))  # no copy in channels_last
+            local = _by_position(l)
             if self.selection.needs == "noise":
                 assert noise is not None
                 assert self.selection.choose is not None
@@ -100,10 +100,16 @@ class Attention(nn.Module):
                 g_a = local.mean(dim=1)  # (B, C)
                 return g_a, torch.full((B, H, W), 1.0 / (H * W), device=l.device, dtype=local.dtype)
             else:
-                scores = self.scores(local, None if g is None else at_least_float32(g))
+                scores = self.scores(local, g)
                 if self.selection.choose is None:
                     weights = self.normalizer(scores.reshape(B, H, W))  # (B, H, W)
                 else:
                     weights = self.selection.choose(scores).reshape(B, H, W)
             g_a = (weights.reshape(B, 1, H * W) @ local).squeeze(1)  # (B, C)
         return g_a, weights
+
+
+def _by_position(l: Tensor) -> Tensor:  # noqa: E741 - the paper's name
+    """l (B, C, H, W) → (B, P, C), float32 at least."""
+    B, C, H, W = l.shape
+    return at_least_float32(l.permute(0, 2, 3, 1).reshape(B, H * W, C))  # no copy in channels_last

@@ -142,6 +142,12 @@ def attention_kind(config: ModelConfig) -> MapKind:
     return "gate" if is_gate else "distribution"
 
 
+def attention_name(architecture: str, normalizer: str, selection: str) -> str:
+    """The architecture, with a normalizer and a selection that are not the usual ones: vgg-att2-concat-pc-tvmax-0.1."""
+    own = [name for name in (normalizer, selection) if name not in (DEFAULT_NORMALIZER, DEFAULT_SELECTION)]
+    return "-".join([architecture, *own]).replace(":", "-")
+
+
 HOMES = tuple(f"l2a_transfer.models.families.{name}" for name in ("plain", "pan", "decoupled", "soft", "co"))
 FAMILIES: Registry[Family] = Registry("family", *HOMES)
 ARCHITECTURES: Registry[Architecture] = Registry("architecture", *HOMES)
@@ -254,6 +260,7 @@ class ModelConfig:
             has_scores=self.has_scores,
             normalizer=self.normalizer,
         )
+        object.__setattr__(self, "selection", find_selection(self.selection).name)
         if not 1 / 64 <= self.width <= 8:
             raise ArgumentError(f"width must be between 1/64 and 8, got {self.width}")
         if not 0 <= self.dropout <= 1:

@@ -19,7 +19,7 @@ from l2a_transfer.errors import (
     unknown_name,
     wrong_kind,
 )
-from l2a_transfer.models.config import ARCHITECTURES, DEFAULT_WIDTH, ModelConfig
+from l2a_transfer.models.config import ARCHITECTURES, DEFAULT_WIDTH, ModelConfig, attention_name
 from l2a_transfer.models.weights import (
     ANOTHER,
     PRETRAINED,
@@ -230,7 +230,7 @@ def create_model(
     UnknownNameError
         For a name that does not exist, with the nearest one.
     ArgumentError
-        For a number out of range, and for a `width` or `global_branch` that the weights do not have.
+        For a number out of range, and for a `width`, `global_branch` or `normalizer` that the weights do not go with.
 
     Warns
     -----
@@ -285,6 +285,11 @@ def create_model(
             own = getattr(card.config, key)
             if getattr(network.config, key) != own:
                 raise ArgumentError(f"{key} must be {own!r}, as in the weights {name}; got {given[key]!r}")
+        if network.config.builds_global_branch != card.config.builds_global_branch:
+            raise ArgumentError(
+                f"normalizer must be {card.config.normalizer!r}, as in the weights {name}, or another that leaves the "
+                f"global feature g as it is there; got {normalizer!r}"
+            )
         own, theirs = network.state_dict(), load_weights(path)[0].state_dict()
         network.load_state_dict(
             {key: value for key, value in theirs.items() if value.shape == own[key].shape}, strict=False
@@ -306,9 +311,11 @@ def as_network(model: object, *, seed: int = 0) -> tuple[Network, Card]:
         return model
     if not isinstance(model, Network):
         raise wrong_kind("model", "a model's name, a path, a network, or what load_model(NAME) gives", model)
+    config = model.config
+    name = attention_name(config.architecture, config.normalizer, config.selection)
     card = Card(
-        name=f"memory:{model.config.architecture}@{_number(model.config.width)}",
-        config=model.config,
+        name=f"memory:{name}@{_number(config.width)}",
+        config=config,
         preprocess=model.preprocess,
         classes=(),
         parameters=count_parameters(model),

@@ -57,8 +57,9 @@ class SelectionLoss:
             entropy = _entropy(scores)
             estimate = {"reinforce": self._reinforce, "gumbel-st": self._gumbel, "exact": self._exact}
             loss, logits, metrics = estimate[self.sampling.sampler](net, levels, scores, labels, generator)
-            left = 1 - progress.to(loss) / self.sampling.entropy_until if self.sampling.entropy_until else 0 * loss
-            loss = loss - self.sampling.entropy_weight * left.clamp(min=0) * entropy
+            until = self.sampling.entropy_until
+            left = (1 - progress / until).clamp(min=0) if until else 0 * progress  # on its device: a copy would wait
+            loss = loss - self.sampling.entropy_weight * left * entropy
         return StepLoss(loss, logits, {"entropy": entropy, **metrics})
 
     def _random(
@@ -88,10 +89,7 @@ class SelectionLoss:
     ) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
         S, B = self.sampling.samples, len(labels)
         log_p = {level: values.log_softmax(dim=1) for level, values in scores.items()}
-        drawn = {
-            level: torch.multinomial(values.detach().exp(), S, replacement=True, generator=generator)
-            for level, values in log_p.items()
-        }  # (B, S)
+        drawn = {level: _drawn(values.detach().exp(), S, generator) for level, values in log_p.items()}  # (B, S)
         g_a = {
             level: one.local.gather(1, drawn[level][:, :, None].expand(-1, -1, one.local.shape[2])).flatten(0, 1)
             for level, one in levels.items()
@@ -164,6 +162,16 @@ def check_exact(images: int, positions: list[int], classes: int) -> None:
             f"{' × '.join(map(str, positions))} positions × {classes} classes, and at most {MAX_EXACT:,} numbers",
             "set another sampler in the recipe, or a smaller `batch_size` or image size",
         )
+
+
+def _drawn(p: Tensor, draws: int, generator: torch.Generator) -> Tensor:
+    """Positions drawn with the probabilities p (B, P), (B, draws).
+
+    Of an image whose p is not finite they are drawn evenly: `multinomial` would raise an error of its own, and the loss
+    is not finite anyway, which the trainer reports.
+    """
+    finite = p.isfinite().all(dim=1, keepdim=True)
+    return torch.multinomial(p.where(finite, 1.0), draws, replacement=True, generator=generator)
 
 
 def _mean(local: Tensor, weights: Tensor) -> Tensor:
@@ -247,6 +255,7 @@ class Readout(nn.Module):
         super().__init__()
         self.network, self.draws, self.temperature = network, draws, temperature
         self.generator: torch.Generator | None = None
+        self.train(network.training)  # what is then evaluated is put back into this mode
 
     def forward(self, images: Tensor) -> Tensor:
         """Images (B, 3, H, W), normalised, to log probabilities or logits (B, K)."""

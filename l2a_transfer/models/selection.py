@@ -77,7 +77,7 @@ def find_selection(text: str) -> Selection:
     UnknownNameError
         For a name that is not registered.
     ValueError
-        For a number that is missing, not whole or below 1, and one that is not taken.
+        For a number that is missing, not whole, below 1 or above 999,999, and one that is not taken.
 
     Examples
     --------
@@ -92,7 +92,7 @@ def find_selection(text: str) -> Selection:
         return found
     if not (value.isascii() and value.isdecimal() and len(value) <= 6 and int(value) >= 1):
         raise ArgumentError(
-            f"the selection {name!r} needs a number of positions of at least 1; got {text!r}",
+            f"the selection {name!r} needs a number of positions, 1 to 999,999; got {text!r}",
             f"write it as {name}:4",
         )
     count = int(value)
@@ -124,7 +124,7 @@ def check_selection(
         raise ArgumentError(f"selection must be 'soft' for {architecture}; got {text!r}")
     if found.needs == "scores" and not has_scores:
         raise ArgumentError(
-            f"selection {text!r} needs scores, which {architecture} has not", "use selection 'random', its control"
+            f"selection {text!r} needs scores, and {architecture} has none", "use selection 'random', its control"
         )
     if found.needs == "noise" and has_scores:
         raise ArgumentError(

@@ -76,6 +76,7 @@ class _TVmax(torch.autograd.Function):
 
 def project_to_simplex(values: Tensor) -> Tensor:
     """The nearest point of the simplex to each row, (B, P): sparsemax (Martins & Astudillo 2016)."""
+    values = values - values.amax(dim=1, keepdim=True)  # beside large values the 1 below would be lost
     highest, _ = values.sort(dim=1, descending=True)
     shares = (1 - highest.cumsum(1)) / torch.arange(1, values.shape[1] + 1, device=values.device)
     chosen = (highest + shares > 0).sum(1, keepdim=True).clamp(min=1)
@@ -132,6 +133,8 @@ def denoise(scores: Tensor, weight: float) -> tuple[Tensor, Tensor]:
         return answer, regions
     centred = scores - scores.mean((1, 2), keepdim=True)
     scale = centred.square().mean((1, 2)).clamp(min=1e-6)  # (B,)
+    # Any λ of at least the sum makes an image constant; the digits of a huge one would be lost in the gap.
+    bound = (1 + centred.abs().sum((1, 2), keepdim=True)).clamp(max=weight)  # (B, 1, 1)
     left = torch.arange(B, device=scores.device)
     u = _differences(torch.zeros_like(scores))
     v, t = u, scores.new_ones(B, 1, 1)
@@ -139,7 +142,7 @@ def denoise(scores: Tensor, weight: float) -> tuple[Tensor, Tensor]:
     for iteration in range(1, MAX_ITERATIONS + 1):
         edges = _differences(z - v.transposed())
         new = _Dual(
-            (v.down + STEP * edges.down).clamp(-weight, weight), (v.across + STEP * edges.across).clamp(-weight, weight)
+            (v.down + STEP * edges.down).clamp(-bound, bound), (v.across + STEP * edges.across).clamp(-bound, bound)
         )
         move = _Dual(new.down - u.down, new.across - u.across)
         uphill = _Dual(v.down - new.down, v.across - new.across).times(move)[:, None, None] > 0
@@ -150,35 +153,36 @@ def denoise(scores: Tensor, weight: float) -> tuple[Tensor, Tensor]:
         if iteration % LOOK_EVERY:
             continue
         y = z - u.transposed()
-        gap = _gap(y, u, z, weight) / scale[left]
+        gap = _gap(y, u, z, bound) / scale[left]
         tried = (gap <= TRY_GAP).nonzero().squeeze(1)
         if len(tried):
-            own = connected(_is_fused(u[tried], weight))
+            own = connected(_is_fused(u[tried], bound[tried]))
             flat = region_means(y[tried], own)
-            is_better = _gap(flat, u[tried], z[tried], weight) / scale[left[tried]] <= gap[tried]
+            is_better = _gap(flat, u[tried], z[tried], bound[tried]) / scale[left[tried]] <= gap[tried]
             regions[left[tried]] = torch.where(is_better[:, None, None], own, regions[left[tried]])
             y[tried] = torch.where(is_better[:, None, None], flat, y[tried])
-            gap[tried] = _gap(y[tried], u[tried], z[tried], weight) / scale[left[tried]]
+            gap[tried] = _gap(y[tried], u[tried], z[tried], bound[tried]) / scale[left[tried]]
         answer[left] = y + (scores - centred)[left]
         unfinished = gap > GAP  # False where a score is not finite
         if not unfinished.any():
             break
         if not unfinished.all():
-            u, v, t, z, left = u[unfinished], v[unfinished], t[unfinished], z[unfinished], left[unfinished]
+            u, v, t, z = u[unfinished], v[unfinished], t[unfinished], z[unfinished]
+            left, bound = left[unfinished], bound[unfinished]
     return answer, regions
 
 
-def _gap(y: Tensor, u: _Dual, z: Tensor, weight: float) -> Tensor:
-    """What is left between the problem's value at y and its dual's at u, (B,)."""
+def _gap(y: Tensor, u: _Dual, z: Tensor, bound: Tensor) -> Tensor:
+    """What is left between the problem's value at y and its dual's at u, (B,), with `bound` (B, 1, 1) for λ."""
     edges = _differences(y)
     variation = edges.down.abs().sum((1, 2)) + edges.across.abs().sum((1, 2))
     # ½‖y − z‖² + λ‖Dy‖₁ − (⟨z, Dᵀu⟩ − ½‖Dᵀu‖²), where the squares belong together so that no digits are lost
-    return 0.5 * (y - z + u.transposed()).square().sum((1, 2)) + weight * variation - u.times(edges)
+    return 0.5 * (y - z + u.transposed()).square().sum((1, 2)) + bound.flatten() * variation - u.times(edges)
 
 
-def _is_fused(u: _Dual, weight: float) -> tuple[Tensor, Tensor]:
+def _is_fused(u: _Dual, bound: Tensor) -> tuple[Tensor, Tensor]:
     """Which neighbours have equal values: those whose dual is not at its bound."""
-    return u.down.abs() < weight, u.across.abs() < weight
+    return u.down.abs() < bound, u.across.abs() < bound
 
 
 def connected(fused: tuple[Tensor, Tensor]) -> Tensor:
@@ -207,7 +211,10 @@ def connected(fused: tuple[Tensor, Tensor]) -> Tensor:
 
 def region_means(values: Tensor, regions: Tensor) -> Tensor:
     """Each position's value (B, H, W) replaced by the mean over its region."""
-    flat, of = values.flatten(1), regions.flatten(1)
-    sums = torch.zeros_like(flat).scatter_add_(1, of, flat)
-    sizes = torch.zeros_like(flat).scatter_add_(1, of, torch.ones_like(flat))
-    return (sums.gather(1, of) / sizes.gather(1, of)).view_as(values)
+    flat, P = values.flatten(), regions.shape[1] * regions.shape[2]
+    of = (regions.flatten(1) + P * torch.arange(len(regions), device=regions.device)[:, None]).flatten()
+    # Unlike scatter_add_, this adds in the same order each time on a GPU too.
+    sums, sizes = (
+        torch.zeros_like(flat).index_put_((of,), each, accumulate=True) for each in (flat, torch.ones_like(flat))
+    )
+    return (sums / sizes)[of].view_as(values)

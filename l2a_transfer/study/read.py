@@ -11,7 +11,7 @@ from typing import Any
 
 from l2a_transfer.data.registry import find_dataset
 from l2a_transfer.devices import DEVICES
-from l2a_transfer.errors import StudyError
+from l2a_transfer.errors import StudyError, TrainingError
 from l2a_transfer.evaluation.probes.registry import PROBES
 from l2a_transfer.evaluation.protocols import PROTOCOLS
 from l2a_transfer.evaluation.results import EvalConfig
@@ -42,6 +42,7 @@ from l2a_transfer.study.config import (
 from l2a_transfer.study.table import TomlTable
 from l2a_transfer.study.toml import read_toml
 from l2a_transfer.training.recipe import find_recipe
+from l2a_transfer.training.sampling import check_sampling
 
 OF_PROTOCOL = ("draws", "folds", "decades", "seed")
 Options = tuple[tuple[str, str], ...]
@@ -191,7 +192,7 @@ def _network(
         normalizer = table.within("normalizer", lambda: find_normalizer(text)).name
         selection = table.text("selection", DEFAULT_SELECTION)
         make = partial(ModelConfig, architecture, normalizer=normalizer, selection=selection)
-        table.within("selection", make)
+        selection = table.within("selection", make).selection
         train = _training(table, partial(make, width=width), [sources[name].data for name in own_sources])
     levels = table.texts("levels", [])
     extract = [("levels", ",".join(levels))] if levels else []
@@ -225,7 +226,11 @@ def _training(table: TomlTable, make: Callable[..., ModelConfig], data: list[str
     settings = [f"{key}={as_option(changes.scalar(key))}" for key in list(changes.keys())]
     for one in data:
         table.within("recipe", lambda one=one: find_recipe(recipe, one))  # type: ignore[misc]
-        table.within("set", lambda one=one: find_recipe(recipe, one).with_settings(settings))  # type: ignore[misc]
+        chosen = table.within("set", lambda one=one: find_recipe(recipe, one).with_settings(settings))  # type: ignore[misc]
+        try:
+            check_sampling(config, chosen)
+        except TrainingError as error:
+            raise table.error("set", f"is refused: {error}") from error
     options = [
         ("model", config.architecture),
         ("width", as_option(config.width)),

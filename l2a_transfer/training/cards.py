@@ -12,7 +12,7 @@ import torch
 
 from l2a_transfer.devices import device_name
 from l2a_transfer.features.extraction.partners import SEED
-from l2a_transfer.models.config import DEFAULT_NORMALIZER, DEFAULT_SELECTION, ModelConfig
+from l2a_transfer.models.config import ModelConfig, attention_name
 from l2a_transfer.models.weights import Card, count_parameters
 from l2a_transfer.training.data import TEST_SPLITS
 from l2a_transfer.training.groups import TESTED_WITH, TRAINED_WITH
@@ -87,9 +87,8 @@ def part_of_fingerprint(card: Card) -> dict[str, Any]:
 
 def weights_name(config: ModelConfig, data: str) -> str:
     """`ARCH.TAG` as `--model` takes it: vgg-att2-concat-pc.cifar10-w025, and vgg-att2-concat-pc-hard.cifar10-w025."""
-    own = [(config.normalizer, DEFAULT_NORMALIZER), (config.selection, DEFAULT_SELECTION)]
-    attention = "".join(f"-{name.replace(':', '-')}" for name, usual in own if name != usual)
-    return f"{config.architecture}{attention}.{file_part(data)}-w{round(config.width * 100):03d}"
+    name = attention_name(config.architecture, config.normalizer, config.selection)
+    return f"{name}.{file_part(data)}-w{round(config.width * 100):03d}"
 
 
 def file_part(data: str) -> str:

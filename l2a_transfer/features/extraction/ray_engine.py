@@ -25,7 +25,7 @@ from l2a_transfer.features.backends.interface import FeatureBackend
 from l2a_transfer.features.extraction.compute import compute_shards
 from l2a_transfer.features.extraction.plan import differences, fingerprint
 from l2a_transfer.features.extraction.shard_folder import ShardFolder
-from l2a_transfer.threads import visible_cores, waiting
+from l2a_transfer.threads import usable_cores, waiting
 
 log = logging.getLogger(__name__)
 RESTARTS = 8
@@ -214,8 +214,7 @@ def connected(config: RayConfig, threads: int) -> Iterator[Any]:
         if config.address is not None:
             ray.init(address=config.address, **quiet)
         else:
-            cores = max(visible_cores(), threads * (config.actors or 1))
-            ray.init(address="local", num_cpus=cores, include_dashboard=False, **quiet)
+            ray.init(address="local", num_cpus=_cores(config, threads), include_dashboard=False, **quiet)
     except (ConnectionError, ValueError, RuntimeError) as error:
         raise BackendError(f"the Ray cluster {config.address or 'on this machine'} cannot be used: {error}") from error
     finally:
@@ -227,3 +226,8 @@ def connected(config: RayConfig, threads: int) -> Iterator[Any]:
         yield ray
     finally:
         ray.shutdown()
+
+
+def _cores(config: RayConfig, threads: int) -> int:
+    """Of a cluster on this machine: those that this process may use, or more where so many actors are asked for."""
+    return max(usable_cores(), threads * (config.actors or 1))

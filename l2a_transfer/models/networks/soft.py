@@ -199,10 +199,10 @@ def pixel_noise(images: Tensor, local: dict[str, Tensor], config: ModelConfig) -
     rounded = (images.float() * 64).round().long().flatten(1)  # (B, N)
     prime = (1 << 31) - 1
     factors = torch.arange(1, rounded.shape[1] + 1, device=images.device) * 1_103_515_245 % prime
-    left = (rounded * factors).sum(dim=1) % prime
+    left = (rounded * factors).sum(dim=1) % prime  # (B,)
     noise = {}
     for level in config.spec.levels:
         P = local[level].shape[2] * local[level].shape[3]
         noise[level] = F.one_hot(left % P, P)
-        left = left // P
+        left = left * 48_271 % prime  # the next number of Park and Miller's generator (1993)
     return noise
