@@ -32,7 +32,7 @@ from l2a_transfer.models.weights import CARD_KEY, Card, count_parameters
 from l2a_transfer.preprocess import Preprocess
 from tests.conftest import TINY, assert_fails, l2a
 
-EXPORTED: list[tuple[str, str, str, int]] = [
+EXPORTED: list[tuple[str, str, str, int] | tuple[str, str, str, int, str]] = [
     ("vgg", "softmax", "auto", 32),
     ("vgg-gap", "softmax", "auto", 40),
     ("vgg-pan", "entmax15", "always", 32),
@@ -40,9 +40,12 @@ EXPORTED: list[tuple[str, str, str, int]] = [
     ("vgg-att2-concat-uniform", "softmax", "always", 32),
     ("vgg-att3-indep-add", "sparsemax", "auto", 32),
     ("vgg-att3-concat-dp", "softmax", "auto", 36),
+    ("vgg-att1-pc", "sigmoid-sum", "auto", 32),
+    ("vgg-att2-concat-pc", "softmax", "auto", 32, "hard"),
+    ("vgg-att1-dp", "softmax", "auto", 32, "top:3"),
 ]
 """These together have every operator."""
-EVERY = [
+EVERY: list[tuple[Any, ...]] = [
     (architecture, normalizer, branch, 32)
     for architecture in (
         "vgg",
@@ -54,12 +57,18 @@ EVERY = [
     for normalizer in NORMALIZERS
     if NORMALIZERS[normalizer].exports
     for branch in GLOBAL_BRANCH
+] + [
+    (name, "softmax", "auto", 32, chosen)
+    for name in ("vgg-att1-dp", "vgg-att3-indep-pc")
+    for chosen in ("hard", "top:3")
 ]
 
 
-def written(path: Path, architecture: str, normalizer: str, branch: str, size: int) -> set[tuple[str, str, str]]:
+def written(
+    path: Path, architecture: str, normalizer: str, branch: str, size: int, selection: str = "soft"
+) -> set[tuple[str, str, str]]:
     """(operator, attribute, domain) of what `export` writes; the file can be read again."""
-    config = ModelConfig(architecture, width=1 / 32, normalizer=normalizer, global_branch=branch)
+    config = ModelConfig(architecture, width=1 / 32, normalizer=normalizer, global_branch=branch, selection=selection)
     model = build_model(config, seed=0).eval()
     card = Card("x", config, Preprocess(size=size), (), count_parameters(model), {"untrained": True, "seed": 0})
     result = export_onnx((model, card), path)
@@ -91,7 +100,7 @@ def test_the_allowlist_is_what_export_writes(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("how", EVERY, ids=lambda how: "-".join(map(str, how)))
-def test_every_export_can_be_read_again(how: tuple[str, str, str, int], tmp_path: Path) -> None:
+def test_every_export_can_be_read_again(how: tuple[Any, ...], tmp_path: Path) -> None:
     pytest.importorskip("entmax")
     assert {operator for operator, _, _ in written(tmp_path / "x.onnx", *how)} <= set(OPERATORS)
 
