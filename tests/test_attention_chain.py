@@ -41,7 +41,13 @@ KINDS: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
 NOT_EXPORTED = {"tvmax", "random"}
 
 
-@pytest.mark.parametrize("kind", KINDS)
+QUICK = ("tvmax", "reinforce")
+"""In the default run; the others take as long and share most of their code with these."""
+
+
+@pytest.mark.parametrize(
+    "kind", [pytest.param(kind, marks=[] if kind in QUICK else [pytest.mark.slow]) for kind in KINDS]
+)
 def test_from_training_to_the_svm(kind: str, tmp_path: Path) -> None:
     architecture, options, settings = KINDS[kind]
     recipe = dataclasses.replace(RECIPE, epochs=2, resolutions=((0.0, 16),), **settings)

@@ -186,6 +186,7 @@ def test_cam_is_refused_and_says_what_to_use() -> None:
     assert "grad-cam" in str(caught.value)
 
 
+@pytest.mark.slow
 def test_it_is_trained_resumed_extracted_exported_explained_and_evaluated(tmp_path: Path) -> None:
     recipe = dataclasses.replace(RECIPE, epochs=2, dropout=1.0, resolutions=((0.0, 32),))
 
