@@ -5,8 +5,9 @@ Three cases, each with the bundled networks at width 0.25 and raw pixels:
 - scikit-learn's digits and svhn1083: drawn digits and house numbers, one file a domain.
 - cifar10 and caltech101: six classes that both have, by a mapping file. The networks were trained on cifar10's
   training images, so that this pair says nothing of a domain that is new to them on either side.
-- stanford40 by orientation (wider than high, or not) and size (more pixels than the median photograph, or not): four
-  domains, read from each picture's header, in one file with a column of domains. They are also left out one by one.
+- stanford40 by orientation (wider than high, or not) and, where wider, size (more pixels than the median photograph, or
+  not): three domains, read from each picture's header, in one file with a column of domains. They are also left out one
+  by one. All of its pictures are taken, because some classes have few in a domain.
 
     python benchmarks/domains.py --data-dir data --work work --limit 2000 --out benchmarks/results/domains.json
 """
@@ -54,7 +55,7 @@ KEPT += ("accuracy", "mean_class_accuracy", "mean_class_accuracy_ci95", "chance"
 @click.command()
 @click.option("--data-dir", type=click.Path(path_type=Path, exists=True), required=True, help="Holds the data sets.")
 @click.option("--work", type=click.Path(path_type=Path), required=True, help="Feature files and reports.")
-@click.option("--limit", type=click.IntRange(min=1), default=2000, help="At most so many images a split of each set.")
+@click.option("--limit", type=click.IntRange(min=1), default=2000, help="Of each split of the sets of pairs, at most.")
 @click.option("--folds", type=click.IntRange(min=2), default=5, help="Folds that choose C; few images need fewer.")
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="JSON to write.")
 def main(data_dir: Path, work: Path, limit: int, folds: int, out: Path) -> None:
@@ -63,7 +64,7 @@ def main(data_dir: Path, work: Path, limit: int, folds: int, out: Path) -> None:
     mapping.write_text(json.dumps(CIFAR_CLASSES, indent=1))
     attributes.write_text(json.dumps(orientations_and_sizes(data_dir), indent=1))
     by_attributes = ("--domain-from", f"file:{attributes}")
-    photographs = extracted(("stanford40",), data_dir, work, limit, by_attributes)
+    photographs = extracted(("stanford40",), data_dir, work, None, by_attributes)
     pairs = {name: extracted(sets, data_dir, work, limit) for name, sets in PAIRS.items()}
     cases: dict[str, tuple[list[Path], tuple[Any, ...]]] = {
         "digits and svhn1083": (pairs["digits and svhn1083"], (*CROSS,)),
@@ -81,8 +82,8 @@ def main(data_dir: Path, work: Path, limit: int, folds: int, out: Path) -> None:
         ),
         "limit": limit,
         "class_map": CIFAR_CLASSES,
-        "domains_of_stanford40": "landscape where the photograph is wider than high, else portrait; large where it has "
-        "more pixels than the median photograph, else small",
+        "domains_of_stanford40": "portrait where the photograph is not wider than high, else landscape-large where it "
+        "has more pixels than the median photograph, else landscape-small",
         "cases": {},
     }
     for k, (case, (files, options)) in enumerate(cases.items()):
@@ -105,21 +106,22 @@ def main(data_dir: Path, work: Path, limit: int, folds: int, out: Path) -> None:
 
 
 def extracted(
-    sets: tuple[str, ...], data_dir: Path, work: Path, limit: int, options: tuple[str, ...] = ()
+    sets: tuple[str, ...], data_dir: Path, work: Path, limit: int | None, options: tuple[str, ...] = ()
 ) -> list[Path]:
     """A feature file for each set and model; those that are there already are verified."""
     files = []
     for data in sets:
         for name, model in MODELS.items():
-            file = work / f"{data}-{name}-{limit}.h5"
-            where = ["--model", model, "--data", data, "--data-dir", data_dir, "--limit", limit, *options]
+            file = work / f"{data}-{name}-{limit or 'all'}.h5"
+            where = ["--model", model, "--data", data, "--data-dir", data_dir, *options]
+            where += ["--limit", limit] if limit else []
             run(["extract", *where, "--out", file, "--resume"])
             files.append(file)
     return files
 
 
 def orientations_and_sizes(data_dir: Path) -> dict[str, str]:
-    """Id of each picture of stanford40 → `landscape-large` and so on; headers alone are read."""
+    """Id of each picture of stanford40 → its domain; headers alone are read."""
     from l2a_transfer.data.readers import open_source
 
     sizes = {}
@@ -129,7 +131,7 @@ def orientations_and_sizes(data_dir: Path) -> dict[str, str]:
             sizes[name] = image.size
     median = statistics.median(width * height for width, height in sizes.values())
     return {
-        name: f"{'landscape' if width > height else 'portrait'}-{'large' if width * height > median else 'small'}"
+        name: f"landscape-{'large' if width * height > median else 'small'}" if width > height else "portrait"
         for name, (width, height) in sizes.items()
     }
 
