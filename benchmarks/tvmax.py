@@ -134,7 +134,9 @@ def reference(scores: NDArray[np.float64], gradient: NDArray[np.float64], weight
     found = np.empty_like(scores)
     for k, (image, own) in enumerate(zip(scores, gradient, strict=True)):
         smooth = sweeps(image, weight)
-        found[k] = project_to_simplex(torch.from_numpy(smooth).view(1, -1)).view(image.shape).numpy()
+        found[k] = (
+            project_to_simplex(torch.from_numpy(np.ascontiguousarray(smooth)).view(1, -1)).view(image.shape).numpy()
+        )
         on = found[k] > 0
         through = np.where(on, own - own[on].mean(), 0)
         for group in groups(np.round(smooth, 1)):
