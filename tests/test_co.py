@@ -245,6 +245,7 @@ def cut_after(trainer: Trainer, out: Path, steps: int) -> None:
         run_training(trainer, out, progress=False)
 
 
+@pytest.mark.slow
 def test_from_training_to_the_svm(tmp_path: Path) -> None:
     result = run_training(new_trainer(), tmp_path / "whole", progress=False)
     cut_after(new_trainer(), tmp_path / "cut", 3)
@@ -371,6 +372,7 @@ def test_a_recipe_that_freezes_nothing_is_written_as_before_there_was_freezing()
         RECIPE.with_settings(["freeze=head"])
 
 
+@pytest.mark.slow
 def test_a_frozen_trunk_stays_as_it_was_and_the_rest_learns(tmp_path: Path) -> None:
     base = run_training(
         new_trainer(config=ModelConfig("vgg-att2-concat-pc", num_classes=4, width=1 / 32)),

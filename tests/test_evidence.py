@@ -46,7 +46,13 @@ def scores(model: Network, found: Attended, targets: Tensor) -> dict[str, Tensor
 
 
 @pytest.mark.parametrize(("dtype", "most"), [(torch.float64, 1e-12), (torch.float32, 1e-5)])
-@pytest.mark.parametrize(("architecture", "normalizer"), list(product(ARCHITECTURES, NORMALIZERS)))
+@pytest.mark.parametrize(
+    ("architecture", "normalizer"),
+    [
+        pytest.param(*pair, marks=[] if "att2-concat" in pair[0] or pair[1] == "softmax" else [pytest.mark.slow])
+        for pair in product(ARCHITECTURES, NORMALIZERS)
+    ],
+)
 def test_the_positions_and_a_constant_are_the_logit(
     architecture: str, normalizer: str, dtype: torch.dtype, most: float
 ) -> None:
