@@ -1,8 +1,8 @@
 """How many threads arithmetic takes, and how they wait for each other: decided before an OpenMP runtime is loaded.
 
 The threads of GNU's OpenMP, which torch and scikit-learn bring with them, spin for a while before they sleep. Beside
-another process on the same cores that costs several times the work itself, because the thread that is waited for does
-not run. Nothing here imports torch.
+another process on the same cores that costs much of the time, because the thread that is waited for may not run.
+Nothing here imports torch.
 """
 
 from __future__ import annotations

@@ -90,10 +90,7 @@ class SelectionLoss:
         S, B = self.sampling.samples, len(labels)
         log_p = {level: values.log_softmax(dim=1) for level, values in scores.items()}
         drawn = {level: _drawn(values.detach().exp(), S, generator) for level, values in log_p.items()}  # (B, S)
-        g_a = {
-            level: one.local.gather(1, drawn[level][:, :, None].expand(-1, -1, one.local.shape[2])).flatten(0, 1)
-            for level, one in levels.items()
-        }  # (B · S, C)
+        g_a = {level: _at(one.local, drawn[level]).flatten(0, 1) for level, one in levels.items()}  # (B · S, C)
         logits = net.classified(g_a).logits
         cost = self._cross_entropy(logits, labels.repeat_interleave(S)).view(B, S)
         compared = cost.detach() - self._baseline(net, levels, scores, labels, cost.detach())
@@ -172,6 +169,11 @@ def _drawn(p: Tensor, draws: int, generator: torch.Generator) -> Tensor:
     """
     finite = p.isfinite().all(dim=1, keepdim=True)
     return torch.multinomial(p.where(finite, 1.0), draws, replacement=True, generator=generator)
+
+
+def _at(local: Tensor, positions: Tensor) -> Tensor:
+    """The local features (B, P, C) at positions (B, S): (B, S, C)."""
+    return local.gather(1, positions[:, :, None].expand(-1, -1, local.shape[2]))
 
 
 def _mean(local: Tensor, weights: Tensor) -> Tensor:
@@ -295,7 +297,7 @@ def drawn_log_probabilities(
         g_a = {}
         for level, one in levels.items():
             at = torch.multinomial((one.scores / temperature).softmax(dim=1), 1, generator=generator)  # (B, 1)
-            g_a[level] = one.local.gather(1, at[:, :, None].expand(-1, -1, one.local.shape[2])).squeeze(1)
+            g_a[level] = _at(one.local, at).squeeze(1)
         p = network.classified(g_a).logits.float().softmax(dim=1)
         total = p if total is None else total + p
     assert total is not None
