@@ -18,7 +18,7 @@ import pytest
 
 from l2a_transfer.errors import StoreError
 from l2a_transfer.features.store.reader import open_store, read_features, read_maps
-from l2a_transfer.features.store.schema import USER_BLOCK
+from l2a_transfer.features.store.schema import DATASETS, USER_BLOCK
 from l2a_transfer.features.store.structure import check_structure
 from l2a_transfer.features.store.verify import verify_features
 from l2a_transfer.features.store.views import open_features
@@ -242,3 +242,39 @@ def test_a_file_of_another_program_that_keeps_to_the_layout_is_read(tmp_path: Pa
         file.create_dataset("other", data=np.arange(3))
     path.write_bytes(resealed(path.read_bytes()))
     assert len(read_features(path).ids) == 24
+
+
+def external(file: h5py.File, name: str) -> None:
+    file.create_dataset(name, shape=(24,), dtype="u1", external=[("/etc/hostname", 0, 24)])
+
+
+def virtual(file: h5py.File, name: str) -> None:
+    layout = h5py.VirtualLayout((24,), "u1")
+    layout[:] = h5py.VirtualSource("elsewhere.h5", "x", (24,))
+    file.create_virtual_dataset(name, layout)
+
+
+def compressed(file: h5py.File, name: str) -> None:
+    file.create_dataset(name, data=np.zeros(24, "u1"), chunks=(24,), compression="gzip")
+
+
+@pytest.mark.parametrize("name", [*DATASETS, "maps/L3"])
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (external, "keeps its values in other files"),
+        (virtual, "keeps its values in other files"),
+        (compressed, "no filter but fletcher32"),
+    ],
+)
+def test_no_data_set_that_is_read_may_be_stored_in_another_way(
+    tmp_path: Path, name: str, change: Callable[[h5py.File, str], None], words: str
+) -> None:
+    path = save_feature_file(tmp_path / "f.h5")
+    with h5py.File(path, "r+", libver=WRITTEN) as file:
+        if name in file:
+            del file[name]
+        change(file, name)
+    path.write_bytes(resealed(path.read_bytes()))
+    with pytest.raises(StoreError, match=words):
+        read_features(path)

@@ -75,6 +75,8 @@ PARTNERS = "partners"
 """The data set of partners; not there where the network takes none."""
 DOMAIN = "domain"
 """The data set of domains; not there where the set has none."""
+DATASETS = ("features", "labels", "split", "ids", PARTNERS, DOMAIN)
+"""All that is read beside the maps. A data set that is not among them must not be read: its structure is unchecked."""
 MAX_DOMAINS = 1 << 16
 
 

@@ -20,6 +20,7 @@ from l2a_transfer.errors import StoreError
 from l2a_transfer.features.store.container import FEATURES, check_seal, open_hdf5
 from l2a_transfer.features.store.schema import (
     AGAIN,
+    DATASETS,
     DOMAIN,
     DTYPES,
     EMPTY,
@@ -226,6 +227,7 @@ def _read_maps(path: Path, file: h5py.File) -> dict[str, h5py.Dataset]:
 
 def _dataset(path: Path, file: h5py.File, name: str, ndim: int, kind: str) -> h5py.Dataset:
     """A data set of the given number of axes and kind. Raises: StoreError."""
+    assert name in DATASETS or name.startswith(f"{MAPS}/"), f"the structure of /{name} is not checked"
     found = file.get(name)
     if not isinstance(found, h5py.Dataset):
         raise StoreError(f"{path}: has no data set /{name}")

@@ -25,12 +25,11 @@ from l2a_transfer.features.store.hdf5_attributes import (
     read_dataspace,
     read_datatype,
 )
-from l2a_transfer.features.store.schema import AGAIN, MAPS, PARTNERS, USER_BLOCK
+from l2a_transfer.features.store.schema import AGAIN, DATASETS, MAPS, USER_BLOCK
 from l2a_transfer.inputs import open_input
 
 SUPERBLOCK = struct.Struct("<8sBBBB4QI")
 """signature, version, size of offsets, size of lengths, flags, base, extension, end of file, root, checksum."""
-DATASETS = ("features", "labels", "split", "ids", PARTNERS)
 DATASPACE, LINK_INFO, DATATYPE = 1, 2, 3
 FILL_VALUE, LINK, EXTERNAL, LAYOUT = 5, 6, 7, 8
 GROUP_INFO, FILTERS, ATTRIBUTE, CONTINUATION = 10, 11, 12, 16
