@@ -1,8 +1,11 @@
-"""Run the tutorials in docs/tutorials, and write their outputs and pictures: `python scripts/run_tutorials.py [--check]`.
+"""Run the tutorials in docs/tutorials and write their outputs and pictures.
+
+    python scripts/run_tutorials.py [--check] [NAME ...]
 
 A tutorial runs from top to bottom in an empty folder. In a block ```console, a line after `$ ` is a command, and the
 lines up to the next one are its standard output. A block ```python is a program, and a block ```text after it is its
-output. A comment `<!-- picture: FILE -->` before an image is the file that the image shows.
+output. A comment `<!-- file: NAME -->` before a block makes it a file. A comment `<!-- picture: FILE -->` before an
+image is the file that the image shows.
 
 With `--check` nothing is written, and the exit code is 1 if an output differs in more than its digits, or a picture is
 not made. Digits may differ, because processors round differently.
@@ -16,26 +19,31 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from itertools import zip_longest
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 PAGES = ROOT / "docs" / "tutorials"
-BLOCK = re.compile(r"```(console|python|text)\n(.*?)```\n", re.DOTALL)
+BLOCK = re.compile(r"(?:<!-- file: (\S+) -->\n)?```(\w+)\n(.*?)```\n", re.DOTALL)
 PICTURE = re.compile(r"<!-- picture: (\S+) -->\n!\[[^\]]*\]\((\S+)\)")
 
 
-class Failed(Exception):
+class TutorialError(Exception):
     """A command or program of a tutorial failed, or its output is not the one on the page."""
 
 
 def run(command: list[str] | str, folder: Path, text: str | None = None) -> str:
     """The standard output of a command, without spaces at the ends of lines."""
-    environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}", "COLUMNS": "80"}
+    environment = {
+        **os.environ,
+        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+        "COLUMNS": "80",
+    }
     done = subprocess.run(
         command, shell=isinstance(command, str), cwd=folder, env=environment, input=text, capture_output=True, text=True
     )
     if done.returncode:
-        raise Failed(f"{command}: exit code {done.returncode}\n{done.stderr}")
+        raise TutorialError(f"{command}: exit code {done.returncode}\n{done.stderr}")
     return "".join(f"{line.rstrip()}\n" for line in done.stdout.splitlines())
 
 
@@ -49,20 +57,22 @@ def executed(page: str, folder: Path, images: Path) -> str:
     """The page with the outputs of its blocks, after running them in a folder and copying its pictures."""
     parts, end, output = [], 0, ""
     for block in BLOCK.finditer(page):
-        kind, content = block[1], block[2]
-        parts.append(page[end : block.start()])
-        if kind == "console":
+        file, kind, content = block.groups()
+        parts.append(page[end : block.start(3)])
+        if file:
+            (folder / file).write_text(content, encoding="utf-8")
+        elif kind == "console":
             content = console(content, folder)
         elif kind == "python":
             output = run([sys.executable, "-"], folder, content)
-        else:
+        elif kind == "text":
             content = output
-        parts.append(f"```{kind}\n{content}```\n")
-        end = block.end()
+        parts.append(content)
+        end = block.end(3)
     parts.append(page[end:])
     for made, shown in PICTURE.findall(page):
         if not (folder / made).is_file():
-            raise Failed(f"no picture {made}; there are {sorted(str(path) for path in folder.rglob('*.png'))}")
+            raise TutorialError(f"no picture {made}; there are {sorted(str(path) for path in folder.rglob('*.png'))}")
         shutil.copyfile(folder / made, images / Path(shown).name)
     return "".join(parts)
 
@@ -78,9 +88,10 @@ def check(path: Path) -> str:
     with tempfile.TemporaryDirectory() as folder, tempfile.TemporaryDirectory() as images:
         try:
             found = executed(page, Path(folder), Path(images))
-        except Failed as error:
+        except TutorialError as error:
             return f"{path.name}: {error}"
-    for was, now in zip(without_digits(page).split("\n"), without_digits(found).split("\n"), strict=False):
+    lines = (without_digits(text).split("\n") for text in (page, found))
+    for was, now in zip_longest(*lines, fillvalue=""):
         if was != now:
             return f"{path.name}: is {was!r}, should be {now!r}; run: python scripts/run_tutorials.py"
     return ""
