@@ -49,7 +49,7 @@ def run(command: list[str] | str, folder: Path, text: str | None = None) -> str:
 
 def console(block: str, folder: Path) -> str:
     """The block with the output of its commands."""
-    commands = re.findall(r"^\$ (.*(?:\\\n.*)*)\n", block, flags=re.MULTILINE)
+    commands = re.findall(r"^\$ ((?:.*\\\n)*.*)\n", block, flags=re.MULTILINE)
     return "".join(f"$ {command}\n{run(command, folder)}" for command in commands)
 
 

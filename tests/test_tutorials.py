@@ -21,6 +21,9 @@ $ cat numbers.txt
 one
 $ echo 1.5 img/s
 1.5 img/s
+$ echo a \\
+    b
+a b
 ```
 
 ```python
