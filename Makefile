@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: quickstart test slow lint realdata browser test-lowest test-newest clean
+.PHONY: quickstart test slow lint docs docs-serve realdata browser test-lowest test-newest clean
 
 quickstart: .venv/installed
 	$(BIN)/l2a-transfer quickstart --out quickstart --overwrite
@@ -22,6 +22,16 @@ lint: .venv/installed-lint
 # What takes long, and the properties that Hypothesis tests, with many more examples.
 slow: .venv/installed-test
 	$(BIN)/python -m pytest -m "(slow or hypothesis) and not realdata and not gpu and not browser" --hypothesis-profile full
+
+# The site, without a network and with warnings as errors; every command, option and public name must be in it.
+docs: .venv/installed-docs
+	$(BIN)/python scripts/check_prose.py
+	$(BIN)/python -m sphinx -q -W --keep-going -b html docs site
+	$(BIN)/python scripts/check_site.py site
+	@echo "Open site/index.html, or: make docs-serve"
+
+docs-serve: docs
+	$(BIN)/python -m http.server --directory site --bind 127.0.0.1 8000
 
 # Needs L2A_TEST_DATA, a folder with cifar-10-batches-py, caltech101, stanford40 and svhn1083.
 realdata: .venv/installed-test
@@ -62,6 +72,10 @@ test-newest: .venv-newest/installed
 
 .venv/installed-test: .venv/bin/python pyproject.toml
 	$(BIN)/python -m pip install --editable ".[test]"
+	@touch $@
+
+.venv/installed-docs: .venv/bin/python pyproject.toml
+	$(BIN)/python -m pip install --editable ".[docs]"
 	@touch $@
 
 .venv/installed-lint: .venv/bin/python pyproject.toml
