@@ -115,8 +115,9 @@ class Trainer:
     @cached_property
     def pixels(self) -> Pixels:
         """What is trained on; opened, and decoded where it lies in memory, when it is first asked for."""
+        source, own = self.data.train, self.placement
         return open_pixels(
-            self.data.train, self.preprocess, self.device, place=self.placement.pixels, workers=self.placement.workers
+            source, self.preprocess, self.device, place=own.pixels, workers=own.workers, sharing=own.process.on_machine
         )
 
     @property
