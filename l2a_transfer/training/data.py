@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from typing import Protocol
+from dataclasses import dataclass, field
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -17,6 +17,7 @@ from l2a_transfer.data.sources import ArraySource, ImageSource, Subset
 from l2a_transfer.errors import TrainingError, unknown_name
 from l2a_transfer.memory import require_memory, usable_memory
 from l2a_transfer.preprocess import Preprocess
+from l2a_transfer.training.processes import Placement
 
 AT_ONCE = 256
 """Pictures that are read at a time."""
@@ -26,6 +27,8 @@ TRAIN_SPLITS = ("train", "trainval")
 PLACES = ("auto", "memory", "stream")
 SHARE_OF_MEMORY = 0.5
 """Of the device's free memory that pixels may take before they are streamed."""
+SHARE_OF_TEST = 0.25
+"""Of the memory that is left that test pictures may take, which are kept between two measurements."""
 
 
 def shown_metric(metric: str) -> str:
@@ -53,6 +56,8 @@ class TrainingData:
     test_name: str = "test"
     permuted_labels: int | None = None
     """The seed with which the labels were permuted; None for true labels."""
+    _kept: dict[Any, Any] = field(default_factory=dict, init=False, repr=False)
+    """What was decoded, so that the next seed and the next measurement need not decode it again."""
 
     def __post_init__(self) -> None:
         if len(self.classes) < 2:
@@ -75,6 +80,37 @@ class TrainingData:
     def test_metric(self) -> str:
         """What the accuracy on `test` is called in cards: test_accuracy, holdout-5000-stratified_accuracy."""
         return f"{self.test_name}_accuracy"
+
+    def train_pixels(self, preprocess: Preprocess, device: torch.device, placement: Placement) -> Pixels:
+        """The pictures of `train`, as `open_pixels` gives them; opened once for all runs on this data."""
+        key = ("train", preprocess, device, placement)
+        if key not in self._kept:
+            self._kept[key] = open_pixels(
+                self.train,
+                preprocess,
+                device,
+                place=placement.pixels,
+                workers=placement.workers,
+                sharing=placement.process.on_machine,
+            )
+        found: Pixels = self._kept[key]
+        return found
+
+    def test_pixels(
+        self, preprocess: Preprocess, *, workers: int | None = None, again: bool = True
+    ) -> NDArray[np.uint8] | None:
+        """The pictures of `test` at the network's size, uint8 (N, 3, size, size), decoded once and kept.
+
+        None where they take more than SHARE_OF_TEST of the memory that is left, and the first time if they are not
+        needed `again`: then they are streamed, and nothing is kept.
+        """
+        key, asked = ("test", preprocess), ("asked", preprocess)
+        if key not in self._kept and (again or asked in self._kept):
+            if len(self.test) * 3 * preprocess.size**2 > SHARE_OF_TEST * usable_memory():
+                return None
+            self._kept[key] = read_pixels(self.test, preprocess, workers=workers)
+        self._kept[asked] = True
+        return self._kept.get(key)
 
     @classmethod
     def from_source(cls, source: ImageSource, *, holdout: int | None = None, stratified: bool = True) -> TrainingData:
