@@ -20,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from l2a_transfer.data.ahead import read_ahead
+from l2a_transfer.data.decode import decoded_at_least
 from l2a_transfer.errors import ArgumentError, BackendError, DataError, SourceError
 from l2a_transfer.memory import usable_memory
 from l2a_transfer.preprocess import Preprocess
@@ -124,7 +125,9 @@ class _Batches:
 
     def _pixels(self, row: int) -> NDArray[np.uint8]:
         try:
-            return self.preprocess.pixels(self.source.image(row))
+            with decoded_at_least(self.preprocess.least_side):
+                image = self.source.image(row)
+            return self.preprocess.pixels(image)
         except MemoryError as error:
             name = f"{self.source.name}: {self.source.ids[row]}"
             raise DataError(f"{name}: takes more memory than there is; make it smaller, or take it away") from error
