@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: quickstart test slow lint realdata browser test-lowest test-newest clean
+.PHONY: quickstart test slow lint bench realdata browser test-lowest test-newest clean
 
 quickstart: .venv/installed
 	$(BIN)/l2a-transfer quickstart --out quickstart --overwrite
@@ -22,6 +22,10 @@ lint: .venv/installed-lint
 # What takes long, and the properties that Hypothesis tests, with many more examples.
 slow: .venv/installed-test
 	$(BIN)/python -m pytest -m "(slow or hypothesis) and not realdata and not gpu and not browser" --hypothesis-profile full
+
+# Is this tree slower than REV (by default the last tag, or where this branch began)? Two minutes on an idle machine.
+bench: .venv/installed-test
+	$(BIN)/python benchmarks/bench.py $(if $(REV),--against $(REV))
 
 # Needs L2A_TEST_DATA, a folder with cifar-10-batches-py, caltech101, stanford40 and svhn1083.
 realdata: .venv/installed-test
