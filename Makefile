@@ -18,6 +18,7 @@ lint: .venv/installed-lint
 	$(BIN)/lint-imports
 	$(BIN)/python scripts/draw_rooms.py --check
 	$(BIN)/python scripts/write_lists.py --check
+	$(BIN)/python scripts/write_figures.py --check
 
 # What takes long, and the properties that Hypothesis tests, with many more examples.
 slow: .venv/installed-test

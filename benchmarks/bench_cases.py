@@ -23,16 +23,16 @@ Run = Callable[[], object]
 
 
 def forward(folder: Path, *, tiny: bool) -> Run:
-    """Features of 64 pictures of 32 × 32 pixels, four times, by the form that extracts."""
+    """Features of 64 pictures of 32 × 32 pixels, twice, by the form that extracts."""
     import numpy as np
 
     backend = l2a_transfer.open_backend(MODEL, device="cpu")
     images_u8 = np.random.default_rng(0).integers(0, 256, (4 if tiny else 64, 3, 32, 32), dtype=np.uint8)
-    return lambda: [backend.features(images_u8) for _ in range(1 if tiny else 4)]
+    return lambda: [backend.features(images_u8) for _ in range(1 if tiny else 2)]
 
 
 def train_step(folder: Path, *, tiny: bool) -> Run:
-    """An epoch of two steps with 64 pictures each, at width 0.25."""
+    """An epoch of two steps with 32 pictures each, at width 0.25."""
     import numpy as np
 
     from l2a_transfer.data.sources import join_splits
@@ -42,7 +42,7 @@ def train_step(folder: Path, *, tiny: bool) -> Run:
     from l2a_transfer.training.recipe import TrainConfig
     from l2a_transfer.training.trainer import Trainer
 
-    B = 8 if tiny else 64
+    B = 8 if tiny else 32
     pixels = np.random.default_rng(0).integers(0, 256, (2 * B, 32, 32, 3), dtype=np.uint8)
     labels = np.arange(2 * B, dtype=np.int32) % 4
     data = TrainingData.from_source(join_splits("made", "abcd", {"train": (pixels, labels), "test": (pixels, labels)}))
@@ -53,8 +53,8 @@ def train_step(folder: Path, *, tiny: bool) -> Run:
 
 
 def extract(folder: Path, *, tiny: bool) -> Run:
-    """caltech-mini, or 8 pictures of it, to a feature file, decoded in the same process."""
-    source = l2a_transfer.open_source("caltech-mini", limit=8 if tiny else 128)
+    """64 pictures a split of caltech-mini to a feature file, decoded in the same process."""
+    source = l2a_transfer.open_source("caltech-mini", limit=4 if tiny else 64)
     backend = l2a_transfer.open_backend(MODEL, device="cpu")
     out = folder / f"extracted-{os.getpid()}.h5"
     return lambda: l2a_transfer.extract(source, backend, out, workers=0, overwrite=True, progress=False)
