@@ -13,12 +13,12 @@ import pytest
 
 from l2a_transfer.data import ahead, loader
 from l2a_transfer.data import parquet as parquet_module
-from l2a_transfer.data.ahead import HeldPictures, budget, plan_ahead, read_ahead
+from l2a_transfer.data.ahead import HeldPictures, budget, in_order, plan_ahead, read_ahead
 from l2a_transfer.data.loader import choose_workers, pixel_batches
 from l2a_transfer.data.permuted import PermutedLabels
 from l2a_transfer.data.readers import open_source
 from l2a_transfer.data.sources import ImageSource, Subset
-from l2a_transfer.errors import DataError
+from l2a_transfer.errors import DataError, SourceError
 from l2a_transfer.preprocess import Preprocess
 from tests.conftest import memory_source
 from tests.shard_files import grey, parquet, png
@@ -167,11 +167,47 @@ def test_a_link_to_another_file_holds_nothing(source: ImageSource, monkeypatch: 
 def test_a_damaged_row_group_is_named(tmp_path: Path) -> None:
     path = tmp_path / "a.parquet"
     whole = parquet(path, [picture(k) for k in range(ROWS)], [0, 1] * 12, ["a", "b"], group=4).read_bytes()
-    at = whole.index(picture(12)[:33]) - 20
+    at = whole.index(picture(0)[:33]) - 20
     path.write_bytes(whole[:at] + bytes(60) + whole[at + 60 :])
     source = open_source(f"parquet:{path}")
     with pytest.raises(DataError, match=r"a\.parquet: not a Parquet file or damaged"):
         greys(source, BATCHES)
+    found = list(pixel_batches(source, Preprocess(4), BATCHES, on_error="skip"))
+    faulty = {int(BATCHES[k][at]) for k, batch in enumerate(found) for at in batch.faulty}
+    assert faulty == {0, 1, 2, 3}
+
+
+def test_a_file_that_was_replaced_is_refused_even_where_faulty_pictures_are_skipped(source: ImageSource) -> None:
+    path = Path(source.shards[0].path)  # type: ignore[attr-defined]
+    path.write_bytes(path.read_bytes() + b"x")
+    with pytest.raises(SourceError, match="has another size than when the set was opened"):
+        list(pixel_batches(source, Preprocess(4), BATCHES, on_error="skip"))
+
+
+def test_reading_in_order_in_between_leaves_what_is_held(source: ImageSource, reads: list[tuple[str, int]]) -> None:
+    train, test = Subset(source, np.arange(16)), Subset(source, np.arange(16, ROWS))
+    order = [np.random.default_rng(1).permutation(16)]
+    for _ in range(2):
+        assert greys(train, order) == order[0].tolist()
+        assert greys(test, [range(8)]) == list(range(16, ROWS))
+    assert len(reads) == 4 + 2 * 2
+
+
+@pytest.mark.parametrize("reason", [OSError("not in this container"), None])
+def test_without_files_in_memory_a_temporary_file_holds_them(
+    source: ImageSource, reason: OSError | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused(name: str) -> int:
+        assert reason is not None
+        raise reason
+
+    if reason is None:
+        monkeypatch.delattr("os.memfd_create", raising=False)
+    else:
+        monkeypatch.setattr("os.memfd_create", refused, raising=False)
+    assert read_ahead(source, BATCHES) == len(BATCHES)
+    monkeypatch.setattr(parquet_module, "_read_pictures", None)  # nothing is read again
+    assert greys(source, BATCHES, workers=1) == ORDER.tolist()
 
 
 def test_a_picture_that_is_missing_is_named_when_it_is_its_turn(tmp_path: Path) -> None:
@@ -201,10 +237,9 @@ def test_a_plan_takes_whole_groups_where_they_fit_and_the_next_batches_else() ->
     part = plan_ahead(batches, group, each, 59)
     assert part is not None
     assert (part.count, part.rows.tolist()) == (2, [0, 1, 4, 5])
-    part = plan_ahead(batches, group, each, 5)
-    assert part is not None
-    assert part.count == 1
-    assert plan_ahead([np.array([0, 1, 4, 5, 2, 6])], group, each, 80) is None
+    assert plan_ahead(batches, group, each, 19) is None
+    assert not in_order(batches, group)
+    assert in_order([np.array([0, 1, 4, 5, 2, 6])], group)
 
 
 def test_processes_of_one_machine_divide_memory_and_cores(monkeypatch: pytest.MonkeyPatch) -> None:

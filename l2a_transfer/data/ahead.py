@@ -74,10 +74,17 @@ class NextBatches:
     all_groups: bool
 
 
+def in_order(batches: Sequence[NDArray[np.int64]], group: NDArray[np.int64]) -> bool:
+    """Whether the batches come to each group so seldom that nothing need be read ahead; `group` (N,) of each row."""
+    visited = group[np.concatenate(batches)]
+    visits = 1 + np.count_nonzero(visited[1:] != visited[:-1])
+    return bool(visits <= IN_ORDER * len(np.unique(visited)))
+
+
 def plan_ahead(
     batches: Sequence[NDArray[np.int64]], group: NDArray[np.int64], each: NDArray[np.float64], most: int
 ) -> NextBatches | None:
-    """What to read for the first batches, so that it takes about `most` bytes or less; None where order needs nothing.
+    """What to read for the first batches, so that it takes about `most` bytes or less; None where that is too little.
 
     Parameters
     ----------
@@ -91,17 +98,13 @@ def plan_ahead(
         Bytes.
     """
     rows = np.concatenate(batches)
-    visited = group[rows]
-    touched = np.unique(visited)
-    visits = 1 + np.count_nonzero(visited[1:] != visited[:-1])
-    if visits <= IN_ORDER * len(touched):
-        return None
-    together = np.flatnonzero(np.isin(group, touched))
+    together = np.flatnonzero(np.isin(group, np.unique(group[rows])))
     if each[together].sum() <= most:
         return NextBatches(len(batches), together, all_groups=True)
     ends = np.cumsum([len(batch) for batch in batches])
-    fits = int(np.searchsorted(np.cumsum(each[rows])[ends - 1], most, side="right"))
-    count = max(1, fits)
+    count = int(np.searchsorted(np.cumsum(each[rows])[ends - 1], most, side="right"))
+    if not count:
+        return None
     return NextBatches(count, np.unique(rows[: ends[count - 1]]), all_groups=False)
 
 
@@ -113,8 +116,7 @@ class HeldPictures:
 
     def __init__(self) -> None:
         self.name = PREFIX + secrets.token_hex(8)
-        named = hasattr(os, "memfd_create")
-        self._file: Any = open(os.memfd_create(self.name), "w+b") if named else tempfile.TemporaryFile()  # noqa: SIM115
+        self._file: Any = _file_in_memory(self.name)
         weakref.finalize(self, self._file.close)
         self._map: mmap | None = None
         self.rows = np.empty(0, dtype=np.int64)
@@ -155,6 +157,12 @@ class HeldPictures:
         """A process that is not forked maps the same file, by way of this one; elsewhere nothing is held."""
         link = f"/proc/{os.getpid()}/fd/{self._file.fileno()}"
         return _mapped_again, (link, self.name, self.rows, self._starts)
+
+
+def _file_in_memory(name: str) -> Any:
+    with suppress(OSError, AttributeError):  # not on this system, or not in this container
+        return open(os.memfd_create(name), "w+b")
+    return tempfile.TemporaryFile()
 
 
 def _mapped_again(link: str, name: str, rows: NDArray[np.int64], starts: NDArray[np.int64]) -> HeldPictures | None:
@@ -209,7 +217,8 @@ class Ahead:
         sharing : int
             As for `budget`.
         """
-        if self.held is not None and np.isin(np.concatenate(batches), self.held.rows).all():
+        held = self.held is not None and np.isin(np.concatenate(batches), self.held.rows).all()
+        if held or in_order(batches, group):
             return len(batches)
         self.held = None  # before the next are read
         each = (sizes / np.maximum(1, np.bincount(group, minlength=len(sizes))))[group]  # (N,)

@@ -23,7 +23,7 @@ from l2a_transfer.data.registry import FORMAT_OPTIONS, register_format
 from l2a_transfer.data.shard_io import Shard, ShardReader, check_unchanged, fingerprint_of, open_shard
 from l2a_transfer.data.shards import find_shards, name_of, splits_of
 from l2a_transfer.data.sources import SourceBase
-from l2a_transfer.errors import DataError
+from l2a_transfer.errors import DataError, SourceError
 from l2a_transfer.wording import counted
 
 if TYPE_CHECKING:
@@ -94,9 +94,17 @@ class ParquetSource(SourceBase):
         return self.held.ahead.prepare(self.name, batches, group, sizes, self._encoded, sharing=sharing)
 
     def _encoded(self, rows: NDArray[np.int64]) -> Iterator[tuple[int, bytes]]:
-        """(row, bytes) of those pictures of a row group that `image` would decode. Raises: DataError."""
+        """(row, bytes) of those pictures of a row group that `image` would decode; of the others it says what is wrong.
+
+        Raises: SourceError where the file was changed.
+        """
         file, number = (int(k) for k in self.group[rows[0], :2])
-        pictures = _read_pictures(self.shards[file], number, *self.columns)
+        try:
+            pictures = _read_pictures(self.shards[file], number, *self.columns)
+        except SourceError:
+            raise
+        except DataError:
+            return
         for row, place in zip(rows.tolist(), self.group[rows, 2].tolist(), strict=True):
             content = pictures[place].as_py() if place < len(pictures) else None
             if content is not None and len(content) <= MAX_FILE_BYTES:
