@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -14,15 +15,24 @@ from PIL import Image
 
 from l2a_transfer.data import torchvision_files
 from l2a_transfer.data.torchvision_files import PcamFile
+from l2a_transfer.evaluation import tested as tested_module
+from l2a_transfer.evaluation.faithfulness import evaluate_faithfulness
+from l2a_transfer.evaluation.faithfulness_results import FaithfulnessConfig
+from l2a_transfer.evaluation.robustness import evaluate_robustness
+from l2a_transfer.evaluation.robustness_results import RobustnessConfig
+from l2a_transfer.evaluation.tested import SharedImages
 from l2a_transfer.models.config import ModelConfig
+from l2a_transfer.models.interface import Network
+from l2a_transfer.models.loading import load_model
 from l2a_transfer.models.registry import build_model
+from l2a_transfer.models.weights import Card
 from l2a_transfer.preprocess import Preprocess
 from l2a_transfer.training import data as data_module
 from l2a_transfer.training.accuracy import measure
-from l2a_transfer.training.data import TrainingData
+from l2a_transfer.training.data import TrainingData, read_pixels
 from l2a_transfer.training.processes import Placement
 from l2a_transfer.training.runs import run_training, train_seeds
-from tests.conftest import MemorySource, memory_source
+from tests.conftest import TINY, MemorySource, memory_source
 from tests.test_training import new_trainer
 
 
@@ -92,6 +102,58 @@ def test_other_pictures_and_sizes_share_nothing() -> None:
     assert other is not None
     assert other.shape == (20, 3, 32, 32)
     assert times(decoded, odd=True) == {1}
+
+
+@pytest.fixture
+def networks() -> list[tuple[Network, Card]]:
+    """Three networks, of which the last takes larger pictures."""
+    found = []
+    for seed, size in ((0, 32), (1, 32), (2, 48)):
+        network, card = load_model(TINY, seed=seed)
+        preprocess = Preprocess(size, mean=(0.1 * seed, 0.5, 0.5))  # which decides no pixel
+        classes = ("class 0", "class 1", "class 2", "class 3", *"efghij")
+        found.append((network, dataclasses.replace(card, name=f"net-{seed}", classes=classes, preprocess=preprocess)))
+    return found
+
+
+def images_of(networks: list[tuple[Network, Card]], source: Any, batch_size: int = 8) -> list[Any]:
+    """What each network is given, one after the other."""
+    images = SharedImages(source, [card.preprocess for _, card in networks])
+    device = torch.device("cpu")
+    return [
+        torch.cat([own for own, _ in images.batches(card.preprocess, device=device, batch_size=batch_size)])
+        for _, card in networks
+    ]
+
+
+def test_networks_that_take_pictures_alike_share_what_was_decoded(networks: list[tuple[Network, Card]]) -> None:
+    data, decoded = counted()
+    first, second, larger = images_of(networks, data.test)
+    assert times(decoded, odd=True) == {2}
+    assert torch.equal(first, second)
+    assert larger.shape == (20, 3, 48, 48)
+    expected = read_pixels(data.test, Preprocess(32), workers=0)
+    np.testing.assert_array_equal(first.numpy(), expected)
+
+
+def test_where_memory_is_short_each_network_has_them_decoded(
+    networks: list[tuple[Network, Card]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tested_module, "usable_memory", lambda: 1000)
+    data, decoded = counted()
+    first, second, _ = images_of(networks, data.test)
+    assert times(decoded, odd=True) == {3}
+    assert torch.equal(first, second)
+
+
+def test_robustness_and_faithfulness_decode_pictures_once(networks: list[tuple[Network, Card]]) -> None:
+    data, decoded = counted()
+    robustness = RobustnessConfig(epsilon=(1,), attack=("fgsm",), batch_size=8)
+    evaluate_robustness(networks[:2], data.test, robustness)
+    assert times(decoded, odd=True) == {1}
+    faithfulness = FaithfulnessConfig(method=("attention",), target="predicted", steps=2, batch_size=8)
+    evaluate_faithfulness(networks[:2], data.test, faithfulness)
+    assert times(decoded, odd=True) == {2}
 
 
 def test_pcam_unpacks_a_chunk_once_and_opens_its_file_once_a_process(
