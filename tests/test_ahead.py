@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from l2a_transfer.data import ahead, loader
 from l2a_transfer.data import parquet as parquet_module
@@ -20,6 +21,8 @@ from l2a_transfer.data.readers import open_source
 from l2a_transfer.data.sources import ImageSource, Subset
 from l2a_transfer.errors import DataError, SourceError
 from l2a_transfer.preprocess import Preprocess
+from l2a_transfer.training import data as data_module
+from l2a_transfer.training.data import ResidentPixels, StreamedPixels, open_pixels
 from tests.conftest import memory_source
 from tests.shard_files import grey, parquet, png
 
@@ -251,3 +254,30 @@ def test_processes_of_one_machine_divide_memory_and_cores(monkeypatch: pytest.Mo
     monkeypatch.setattr(loader, "usable_memory", lambda: 3 * loader.WORKER_BYTES[True] * 2)
     monkeypatch.setattr(multiprocessing, "get_start_method", lambda allow_none=False: "fork")
     assert [choose_workers(10_000, None, sharing=n) for n in (1, 2, 4)] == [3, 1, 0]
+
+
+def test_streamed_epochs_have_the_batches_of_pixels_in_memory(
+    source: ImageSource, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = [np.random.default_rng(epoch).permutation(ROWS).reshape(6, 4) for epoch in range(2)]
+    memory = open_pixels(source, Preprocess(4), torch.device("cpu"), place="memory", workers=0)
+    allow(monkeypatch, 13 * EACH)
+    streamed = open_pixels(source, Preprocess(4), torch.device("cpu"), place="stream", workers=0, sharing=2)
+    assert isinstance(streamed, StreamedPixels)
+    for epoch in rows:
+        for one, other in zip(memory.batches(list(epoch[2:])), streamed.batches(list(epoch[2:])), strict=True):
+            assert torch.equal(one[0], other[0])  # also from the middle of an epoch, where a run is resumed
+            assert torch.equal(one[1], other[1])
+
+
+def test_memory_and_cores_are_divided_where_pixels_are_opened(
+    source: ImageSource, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    needed = 2 * ROWS * 3 * 4 * 4  # of which half may be taken
+    for sharing, usable in ((1, needed), (2, 2 * needed), (4, 4 * needed)):
+        monkeypatch.setattr(data_module, "usable_memory", lambda usable=usable: usable)
+        kinds = [
+            type(open_pixels(source, Preprocess(4), torch.device("cpu"), workers=0, sharing=n))
+            for n in (sharing, sharing + 1)
+        ]
+        assert kinds == [ResidentPixels, StreamedPixels]
