@@ -1,8 +1,10 @@
 """Is this tree slower than another revision? A two-minute selection, the two trees in turns in one run.
 
-Each tree has a process of its own that stays, and one of them computes at a time: A B, B A, A B, … A ratio is this
-tree's time over the other's, of the two samples of a round; its 99 % interval is Student's t over the logarithms. A
-case whose interval has 1 in it shows no difference. The machine should have nothing else to do.
+In a pass each tree has a process of its own, and one of them computes at a time: A B, B A. The next pass has new
+processes, because a process can be faster or slower than another of the same code by some percent for as long as it
+lives. A pass gives one ratio for each case, this tree's time over the other's; the 99 % interval is Student's t over
+the logarithms of the passes' ratios. A case whose interval has 1 in it shows no difference. The machine should have
+nothing else to do.
 
     python benchmarks/bench.py --against HEAD~1
 """
@@ -18,7 +20,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
@@ -31,8 +33,10 @@ from scipy.stats import t
 ROOT = Path(__file__).resolve().parents[1]
 HELP = "--help"
 CONFIDENCE = 0.99
-LEAST_ROUNDS, MOST_ROUNDS = 3, 25
+ROUNDS = 2
+"""Of a pass; with two, each tree is first once."""
 LISTED = 20_000
+WHOSE = "this tree", "the other"
 
 
 def git(*arguments: str) -> str:
@@ -56,8 +60,10 @@ def default_revision() -> str:
 class Tree:
     """A checkout, and the process in which its package computes."""
 
-    def __init__(self, root: Path) -> None:
-        self.environment = {**os.environ, "PYTHONPATH": str(root)}
+    def __init__(self, root: Path, folder: Path) -> None:
+        # Compiled modules of both trees lie side by side, so that neither has them where the other has not.
+        self.environment = {**os.environ, "PYTHONPATH": str(root), "PYTHONPYCACHEPREFIX": str(folder / "compiled")}
+        self.environment.pop("PYTHONDONTWRITEBYTECODE", None)
         command = [sys.executable, str(ROOT / "benchmarks" / "bench_cases.py")]
         self.process = subprocess.Popen(
             command,
@@ -107,37 +113,43 @@ def checked_out(revision: str, folder: Path) -> Iterator[Path]:
         git("worktree", "remove", "--force", str(root))
 
 
-def sampled(case: str, trees: tuple[Tree, Tree], folder: Path, seconds: float, *, tiny: bool) -> list[Any] | str:
-    """Pairs of seconds, this tree and the other; what is wrong where one cannot run the case."""
-    pairs: list[Any] = []
-    for tree, whose in zip(trees, ("this tree", "the other"), strict=True):  # prepared, and not counted
-        if isinstance(wrong := tree.seconds(case, folder, tiny=tiny), str):
-            return f"{whose}: {wrong}"
-    began = time.perf_counter()
-    while len(pairs) < LEAST_ROUNDS or (time.perf_counter() - began < seconds and len(pairs) < MOST_ROUNDS):
-        order = (0, 1) if len(pairs) % 2 == 0 else (1, 0)
-        found = {k: trees[k].seconds(case, folder, tiny=tiny) for k in order}
-        if wrong := next((value for value in found.values() if isinstance(value, str)), None):
-            return wrong
-        pairs.append((found[0], found[1]))
-    return pairs
+def pass_over(
+    names: Sequence[str], roots: tuple[Path, Path], folder: Path, *, tiny: bool
+) -> dict[str, list[tuple[float, float]] | str]:
+    """By case, pairs of seconds of this tree and the other, or what is wrong where one cannot run the case."""
+    found: dict[str, list[tuple[float, float]] | str] = {}
+    with ExitStack() as stack:
+        trees = tuple(Tree(root, folder) for root in roots)
+        for tree in trees:
+            stack.callback(tree.close)
+        for case in names:
+            pairs = []
+            for k in range(ROUNDS + 1):
+                order = (0, 1) if k % 2 == 0 else (1, 0)
+                seconds = {of: trees[of].seconds(case, folder, tiny=tiny) for of in order}
+                if wrong := next((f"{WHOSE[of]}: {own}" for of, own in seconds.items() if isinstance(own, str)), None):
+                    found[case] = wrong
+                    break
+                pairs.append((float(seconds[0]), float(seconds[1])))
+            else:
+                found[case] = pairs[1:]  # the first prepares
+    return found
 
 
-def compared(pairs: list[Any]) -> dict[str, Any]:
-    """The ratio of the paired times, its interval, and what it says."""
-    logs = [math.log(mine / other) for mine, other in pairs]
+def compared(passes: list[list[tuple[float, float]]]) -> dict[str, Any]:
+    """The ratio of the times of a case, its interval over passes, and what it says."""
+    logs = [statistics.fmean(math.log(mine / other) for mine, other in pairs) for pairs in passes]
     mean = statistics.fmean(logs)
     reach = float(t.ppf((1 + CONFIDENCE) / 2, len(logs) - 1)) * statistics.stdev(logs) / math.sqrt(len(logs))
     low, high = math.exp(mean - reach), math.exp(mean + reach)
-    verdict = "slower" if low > 1 else "faster" if high < 1 else "no difference"
     return {
-        "seconds": statistics.median(mine for mine, _ in pairs),
-        "seconds_there": statistics.median(other for _, other in pairs),
+        "seconds": statistics.median(mine for pairs in passes for mine, _ in pairs),
+        "seconds_there": statistics.median(other for pairs in passes for _, other in pairs),
         "ratio": math.exp(mean),
         "interval": [low, high],
-        "n": len(pairs),
-        "verdict": verdict,
-        "pairs": pairs,
+        "n": len(logs),
+        "verdict": "slower" if low > 1 else "faster" if high < 1 else "no difference",
+        "passes": passes,
     }
 
 
@@ -152,38 +164,40 @@ def write_listed(folder: Path, files: int) -> None:
 
 @click.command()
 @click.option("--against", metavar="REV", help="A git revision. [default: the last tag, else where this branch began]")
-@click.option("--seconds", type=float, default=100.0, show_default=True, help="For all cases together.")
+@click.option("--seconds", type=float, default=115.0, show_default=True, help="For as many passes as fit.")
+@click.option("--least-passes", type=click.IntRange(min=2), default=3, show_default=True, help="Whatever they take.")
 @click.option("--case", "cases", multiple=True, type=click.Choice((*CASES, HELP)), help="By default all.")
 @click.option("--tiny", is_flag=True, help="Sizes that measure nothing, for a test of this script.")
 @click.option("--out", type=click.Path(path_type=Path), help="JSON to write.")
-def main(against: str | None, seconds: float, cases: tuple[str, ...], tiny: bool, out: Path | None) -> None:
+def main(
+    against: str | None, seconds: float, least_passes: int, cases: tuple[str, ...], tiny: bool, out: Path | None
+) -> None:
     load = os.getloadavg()
     revision = against or default_revision()
     names = cases or (*CASES, HELP)
     print(f"this tree against {revision} ({git('rev-parse', '--short', revision)}), {CONFIDENCE:.0%} intervals")
-    print(f"{'case':<14}{'here':>10}{'there':>10}{'ratio':>8}   interval        n  verdict")
     found: dict[str, Any] = {}
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="l2a-bench-"))).resolve()
         if "listing" in names:
             write_listed(folder / "listed", 40 if tiny else LISTED)
         roots = ROOT, stack.enter_context(checked_out(revision, folder))
-        trees = Tree(roots[0]), Tree(roots[1])
-        for tree in trees:
-            stack.callback(tree.close)
-        for case in names:
-            pairs = sampled(case, trees, folder, seconds / len(names), tiny=tiny)
-            if isinstance(pairs, str):
-                found[case] = {"error": pairs}
-                print(f"{case:<14}  cannot be compared: {pairs[:90]}")
-                continue
-            own = found[case] = compared(pairs)
-            low, high = own["interval"]
-            print(
-                f"{case:<14}{1e3 * own['seconds']:>7.0f} ms{1e3 * own['seconds_there']:>7.0f} ms{own['ratio']:>8.3f}   "
-                f"{low:.3f}–{high:.3f}{own['n']:>5}  {own['verdict']}",
-                flush=True,
-            )
+        began, passes = time.perf_counter(), list[dict[str, Any]]()
+        while len(passes) < least_passes or (time.perf_counter() - began) * (1 + 1 / len(passes)) < seconds:
+            passes.append(pass_over(names, roots, folder, tiny=tiny))
+            print(f"pass {len(passes)}, {time.perf_counter() - began:.0f} s", file=sys.stderr)
+    print(f"{'case':<14}{'here':>10}{'there':>10}{'ratio':>8}   interval       n  verdict")
+    for case in names:
+        if wrong := next((own[case] for own in passes if isinstance(own[case], str)), None):
+            found[case] = {"error": wrong}
+            print(f"{case:<14}  cannot be compared: {wrong[:90]}")
+            continue
+        own = found[case] = compared([one[case] for one in passes])
+        low, high = own["interval"]
+        print(
+            f"{case:<14}{1e3 * own['seconds']:>7.0f} ms{1e3 * own['seconds_there']:>7.0f} ms{own['ratio']:>8.3f}   "
+            f"{low:.3f}–{high:.3f}{own['n']:>4}  {own['verdict']}"
+        )
     if out is not None:
         document = {
             "schema": "l2a-benchmark/1",
