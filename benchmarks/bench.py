@@ -60,9 +60,9 @@ def default_revision() -> str:
 class Tree:
     """A checkout, and the process in which its package computes."""
 
-    def __init__(self, root: Path, folder: Path) -> None:
-        # Compiled modules of both trees lie side by side, so that neither has them where the other has not.
-        self.environment = {**os.environ, "PYTHONPATH": str(root), "PYTHONPYCACHEPREFIX": str(folder / "compiled")}
+    def __init__(self, root: Path) -> None:
+        self.environment = {**os.environ, "PYTHONPATH": str(root)}
+        # Else this tree, which has run before, would have its modules compiled, and the other would not.
         self.environment.pop("PYTHONDONTWRITEBYTECODE", None)
         command = [sys.executable, str(ROOT / "benchmarks" / "bench_cases.py")]
         self.process = subprocess.Popen(
@@ -119,7 +119,7 @@ def pass_over(
     """By case, pairs of seconds of this tree and the other, or what is wrong where one cannot run the case."""
     found: dict[str, list[tuple[float, float]] | str] = {}
     with ExitStack() as stack:
-        trees = tuple(Tree(root, folder) for root in roots)
+        trees = tuple(Tree(root) for root in roots)
         for tree in trees:
             stack.callback(tree.close)
         for case in names:
