@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: quickstart test slow lint docs docs-serve realdata browser test-lowest test-newest clean
+.PHONY: quickstart test slow lint docs docs-serve bench realdata browser test-lowest test-newest clean
 
 quickstart: .venv/installed
 	$(BIN)/l2a-transfer quickstart --out quickstart --overwrite
@@ -18,6 +18,7 @@ lint: .venv/installed-lint
 	$(BIN)/lint-imports
 	$(BIN)/python scripts/draw_rooms.py --check
 	$(BIN)/python scripts/write_lists.py --check
+	$(BIN)/python scripts/write_figures.py --check
 
 # What takes long, and the properties that Hypothesis tests, with many more examples.
 slow: .venv/installed-test
@@ -32,6 +33,10 @@ docs: .venv/installed-docs
 
 docs-serve: docs
 	$(BIN)/python -m http.server --directory site --bind 127.0.0.1 8000
+
+# Is this tree slower than REV (by default the last tag, or where this branch began)? Two minutes on an idle machine.
+bench: .venv/installed-test
+	$(BIN)/python benchmarks/bench.py $(if $(REV),--against $(REV))
 
 # Needs L2A_TEST_DATA, a folder with cifar-10-batches-py, caltech101, stanford40 and svhn1083.
 realdata: .venv/installed-test

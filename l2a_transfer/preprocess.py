@@ -17,6 +17,9 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 FITS = ("stretch", "crop")
+DECODINGS = ("exact", "scaled")
+SCALED_AT_LEAST = 2
+"""A picture that is decoded at a smaller scale keeps at least so many times the pixels a side that it is resized to."""
 FILTERS = ("bicubic", "bilinear", "lanczos", "box")
 CIFAR10_MEAN = (0.4914, 0.4822, 0.4465)
 CIFAR10_STD = (0.2470, 0.2435, 0.2616)
@@ -82,11 +85,15 @@ class Preprocess:
     resize : int, default=0
         With `crop`: resize the shorter side to this many pixels first, in whole pixels as torchvision does, and cut
         the centre out of that. 0 cuts the largest square out of the image and resizes it.
+    decode : {"exact", "scaled"}
+        `scaled` has large JPEG files decoded at a half, a quarter or an eighth of their size, at twice the size that
+        they are resized to or more. That is faster, and gives other pixels. It is for whoever reads files: `pixels`
+        takes pictures as they are.
 
     Raises
     ------
     UnknownNameError
-        For another fit or filter.
+        For another fit, filter or decoding.
     ArgumentError
         For numbers out of range.
     """
@@ -97,12 +104,15 @@ class Preprocess:
     mean: tuple[float, float, float] = CIFAR10_MEAN
     std: tuple[float, float, float] = CIFAR10_STD
     resize: int = 0
+    decode: str = "exact"
 
     def __post_init__(self) -> None:
         if self.fit not in FITS:
             raise unknown_name("fit", self.fit, FITS)
         if self.filter not in FILTERS:
             raise unknown_name("filter", self.filter, FILTERS)
+        if self.decode not in DECODINGS:
+            raise unknown_name("decode", self.decode, DECODINGS)
         if not MIN_SIZE <= self.size <= MAX_SIZE:
             raise ArgumentError(f"size must be between {MIN_SIZE} and {MAX_SIZE} pixels, got {self.size}")
         if self.resize and (self.fit != "crop" or not self.size <= self.resize <= 2 * MAX_SIZE):
@@ -161,8 +171,13 @@ class Preprocess:
         left, top = round((W - self.size) / 2.0), round((H - self.size) / 2.0)
         return image.crop((left, top, left + self.size, top + self.size))
 
-    def changed(self, size: int | None = None, fit: str | None = None) -> Preprocess:
-        """The same with another size or fit, where they are given; `resize` keeps its ratio to the size.
+    @property
+    def least_side(self) -> int:
+        """The pixels of the shorter side that decoding at a smaller scale must leave; 0 where nothing is scaled."""
+        return SCALED_AT_LEAST * (self.resize or self.size) if self.decode == "scaled" else 0
+
+    def changed(self, size: int | None = None, fit: str | None = None, decode: str | None = None) -> Preprocess:
+        """The same with another size, fit or decoding, where they are given; `resize` keeps its ratio to the size.
 
         Raises: as the class.
         """
@@ -170,7 +185,7 @@ class Preprocess:
             raise ArgumentError(f"image_size must be between {MIN_SIZE} and {MAX_SIZE} pixels, got {size}")
         new_size, new_fit = self.size if size is None else size, self.fit if fit is None else fit
         resize = round(self.resize * new_size / self.size) if new_fit == "crop" else 0
-        return dataclasses.replace(self, size=new_size, fit=new_fit, resize=resize)
+        return dataclasses.replace(self, size=new_size, fit=new_fit, resize=resize, decode=decode or self.decode)
 
     def keeps(self, width: int, height: int) -> bool:
         """True where the pixels of an image of this size stay as they are."""
@@ -187,16 +202,19 @@ class Preprocess:
         values = dataclasses.asdict(self)
         if not self.resize:  # as earlier versions wrote it, which did not know of it
             del values["resize"]
+        if self.decode == "exact":
+            del values["decode"]
         return {**values, "mean": list(self.mean), "std": list(self.std)}
 
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> Preprocess:
         """The settings that `to_json` has written. Raises: ValueError or TypeError for anything else."""
         names = {field.name for field in dataclasses.fields(cls)}
-        if not isinstance(values, dict) or {"resize", *values} != names:
+        if not isinstance(values, dict) or {"resize", "decode", *values} != names:
             raise ValueError(f"a preprocess has the keys {sorted(names)}, got {values!r}")
         for key in ("size", "resize"):
             if not isinstance(values.get(key, 0), int):
                 raise TypeError(f"preprocess: {key} must be an int, got {values[key]!r}")
         mean, std = (tuple(float(x) for x in values[key]) for key in ("mean", "std"))
-        return cls(values["size"], values["fit"], values["filter"], mean, std, values.get("resize", 0))  # type: ignore[arg-type]
+        resize, decode = values.get("resize", 0), values.get("decode", "exact")
+        return cls(values["size"], values["fit"], values["filter"], mean, std, resize, decode)  # type: ignore[arg-type]

@@ -492,10 +492,14 @@ def test_the_matrix_peak_is_that_of_the_fastest_product(
 def test_what_torchrun_says() -> None:
     assert ProcessRank.from_environment({}) == ProcessRank()
     assert ProcessRank.from_environment({"RANK": "3", "WORLD_SIZE": "4", "LOCAL_RANK": "1"}) == ProcessRank(3, 4, 1)
+    on_two = {"RANK": "3", "WORLD_SIZE": "4", "LOCAL_RANK": "1", "LOCAL_WORLD_SIZE": "2"}
+    assert ProcessRank.from_environment(on_two).on_machine == 2
+    assert (ProcessRank().on_machine, ProcessRank(3, 4, 1).on_machine) == (1, 4)
     for environment in (
         {"WORLD_SIZE": "2"},
         {"WORLD_SIZE": "2", "RANK": "x", "LOCAL_RANK": "0"},
         {"WORLD_SIZE": "2", "RANK": "2", "LOCAL_RANK": "0"},
+        {"WORLD_SIZE": "2", "RANK": "0", "LOCAL_RANK": "0", "LOCAL_WORLD_SIZE": "3"},
     ):
         with pytest.raises(TrainingError, match="WORLD_SIZE"):
             ProcessRank.from_environment(environment)

@@ -74,6 +74,11 @@ RUN = ("batch_size", "workers", "on_error", "attention", "engine", "resume", "ov
         "--limit", metavar="N", type=click.IntRange(min=1), help="At most N images per split, evenly over the classes."
     ),
     option(
+        "--decode",
+        type=NameChoice("l2a_transfer.preprocess:DECODINGS"),
+        help="scaled: decode large JPEG files at a smaller scale, which changes features. [default: the model's own]",
+    ),
+    option(
         "--on-error",
         type=NameChoice("l2a_transfer.features.extraction.extract:ON_ERROR"),
         default="fail",
@@ -166,7 +171,7 @@ def _extract(obj: dict[str, Any], given: dict[str, Any]) -> None:
     from l2a_transfer.features.extraction.ray_engine import RayConfig
 
     options = {key: given[key] for key in ("device", "precision", "tap", "seed", "backend")}
-    options |= {key: given[key] for key in ("pool", "weights", "download")}
+    options |= {key: given[key] for key in ("decode", "pool", "weights", "download")}
     options |= {"layer": split_names(given["layer"]) or None, **preprocess_values(given)}
     levels = [level.strip() for level in given["levels"].split(",")] if given["levels"] else None
     with _runnable(given["model"], given["backend"], given["seed"]) as model:

@@ -84,6 +84,13 @@ class NormalizerName(NameChoice):
         help="How an image that is not square becomes square.",
     ),
     option(
+        "--decode",
+        type=NameChoice("l2a_transfer.preprocess:DECODINGS"),
+        default="exact",
+        show_default=True,
+        help="scaled: decode large JPEG files at a smaller scale, which is faster and changes pixels.",
+    ),
+    option(
         "--pixels",
         type=NameChoice(("auto", "memory", "stream")),
         default="auto",
@@ -227,7 +234,7 @@ def _recipe(given: dict[str, Any]) -> Any:
         **{key: given[key] for key in SHORTCUTS},
     )
     ModelConfig(given["model"], **{key: given[key] for key in OF_MODEL})
-    Preprocess(size=recipe.size, fit=given["fit"])
+    Preprocess(size=recipe.size, fit=given["fit"], decode=given["decode"])
     return recipe
 
 
@@ -285,7 +292,7 @@ def _prepare(given: dict[str, Any], recipe: Any) -> Any:
     )
     data = _hold_out(source, given) if given["holdout"] is not None else TrainingData.from_source(source)
     config = ModelConfig(given["model"], num_classes=len(data.classes), **{key: given[key] for key in OF_MODEL})
-    return config, Preprocess(size=recipe.size, fit=given["fit"]), data
+    return config, Preprocess(size=recipe.size, fit=given["fit"], decode=given["decode"]), data
 
 
 def _continues(given: dict[str, Any]) -> bool:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from pathlib import Path
 
 from PIL import Image
@@ -29,6 +32,7 @@ __all__ = [
     "SUFFIXES",
     "decode_bytes",
     "decode_file",
+    "decoded_at_least",
     "to_rgb",
 ]
 MAX_SCANS = 100
@@ -37,6 +41,23 @@ MAX_SECONDS = 60.0
 """CPU time for one picture that is not simple; 100 million pixels of any format take a few seconds."""
 MAX_MEMORY = 2 << 30
 """Bytes for one picture that is not simple: the file, the pixels and what its decoder keeps."""
+
+
+_LEAST_SIDE: ContextVar[int] = ContextVar("least_side", default=0)
+
+
+@contextmanager
+def decoded_at_least(side: int) -> Iterator[None]:
+    """Within it, JPEG files that are simple may be decoded at a half, a quarter or an eighth of their size.
+
+    The scale is the smallest that leaves `side` pixels on both sides; 0 decodes all at their own size. A source has no
+    parameter for it, because it is no matter of which picture is meant.
+    """
+    before = _LEAST_SIDE.set(side)
+    try:
+        yield
+    finally:
+        _LEAST_SIDE.reset(before)
 
 
 def decode_file(path: Path) -> Image.Image:
@@ -82,7 +103,7 @@ def decode_bytes(content: bytes, name: str) -> Image.Image:
     if kind is None or kind not in FORMATS:
         raise DataError(f"{name}: not a picture; known formats are {', '.join(FORMATS)}; {REPLACE}")
     if is_simple(content, kind):
-        return decode_in_process(content, name)
+        return decode_in_process(content, name, least=_LEAST_SIDE.get())
     if kind == "JPEG" and jpeg_scans(content, MAX_SCANS) > MAX_SCANS:
         raise DataError(f"{name}: a JPEG of more than {MAX_SCANS} scans, which is made to take long; {REPLACE}")
     return decode_in_subprocess(content, name, seconds=MAX_SECONDS, memory=MAX_MEMORY)

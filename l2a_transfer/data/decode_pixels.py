@@ -76,10 +76,11 @@ DAMAGED = (*_PYTHON_ERRORS, OSError, EOFError, ZeroDivisionError, RuntimeError, 
 """What Pillow's decoders raise for damaged files, by format; an error of this package would be none of these."""
 
 
-def decode_in_process(content: bytes, name: str) -> Image.Image:
+def decode_in_process(content: bytes, name: str, *, least: int = 0) -> Image.Image:
     """The picture in `content`: mode RGB, turned as its EXIF says, first frame of an animation.
 
-    Takes as long, and as much memory, as the picture asks for; `decode.decode_bytes` is what sets limits.
+    Takes as long, and as much memory, as the picture asks for; `decode.decode_bytes` is what sets limits. With `least`,
+    a JPEG is decoded at the smallest scale of 1, 1/2, 1/4 and 1/8 that leaves so many pixels on both sides.
 
     Raises
     ------
@@ -99,6 +100,8 @@ def decode_in_process(content: bytes, name: str) -> Image.Image:
                         f"{name}: {image.width:,} × {image.height:,} pixels; at most {MAX_SIDE:,} a side are decoded; "
                         "make it smaller, or take it away"
                     )
+                if least and image.format in ("JPEG", "MPO"):
+                    image.draft(None, (least, least))
                 image.load()
                 if image.format == "PNG":
                     _mark_transparent(image, content, name)

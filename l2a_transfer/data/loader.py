@@ -19,6 +19,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from l2a_transfer.data.ahead import read_ahead
+from l2a_transfer.data.decode import decoded_at_least
 from l2a_transfer.errors import ArgumentError, BackendError, DataError, SourceError
 from l2a_transfer.memory import usable_memory
 from l2a_transfer.preprocess import Preprocess
@@ -48,23 +50,24 @@ PR_SET_PDEATHSIG = 1
 """Of Linux's prctl."""
 
 
-def choose_workers(rows: int, workers: int | None) -> int:
+def choose_workers(rows: int, workers: int | None, *, sharing: int = 1) -> int:
     """The number of decoding processes: as asked, or one a core up to eight, none for a small source.
 
-    Unasked, no more are started than half of what this process may still take has room for (`WORKER_BYTES`).
+    Unasked, no more are started than half of what this process may still take has room for (`WORKER_BYTES`). Of cores
+    and memory each of `sharing` processes on this machine takes its part.
     """
     if workers is not None:
         if workers < 0:
             raise ArgumentError(f"workers must be at least 0, got {workers}")
         return workers
-    cores = usable_cores()
+    cores = min(8, -(-usable_cores() // sharing))
     if rows < SMALL_SOURCE:
         return 0
     method = multiprocessing.get_start_method(allow_none=True) or multiprocessing.get_all_start_methods()[0]
-    room = usable_memory() // 2 // WORKER_BYTES[method == "fork"]
-    if room < min(8, cores):
-        log.info("%d decoding processes instead of %d, because there is no memory for more", room, min(8, cores))
-    return min(8, cores, room)
+    room = usable_memory() // 2 // sharing // WORKER_BYTES[method == "fork"]
+    if room < cores:
+        log.info("%d decoding processes instead of %d, because there is no memory for more", room, cores)
+    return min(cores, room)
 
 
 class PixelBatch(NamedTuple):
@@ -122,7 +125,9 @@ class _Batches:
 
     def _pixels(self, row: int) -> NDArray[np.uint8]:
         try:
-            return self.preprocess.pixels(self.source.image(row))
+            with decoded_at_least(self.preprocess.least_side):
+                image = self.source.image(row)
+            return self.preprocess.pixels(image)
         except MemoryError as error:
             name = f"{self.source.name}: {self.source.ids[row]}"
             raise DataError(f"{name}: takes more memory than there is; make it smaller, or take it away") from error
@@ -135,8 +140,12 @@ def pixel_batches(
     *,
     workers: int = 0,
     on_error: str = "fail",
+    sharing: int = 1,
 ) -> Iterator[PixelBatch]:
     """The pixels of each batch of row numbers, in order. Memory does not grow with the number of batches.
+
+    Of files that give pictures by the group, encoded pictures are held within a share of the memory that is left where
+    the order is shuffled (see `ahead.read_ahead`).
 
     Parameters
     ----------
@@ -150,6 +159,8 @@ def pixel_batches(
         Decoding processes; with 0, this process decodes.
     on_error : {"fail", "skip"}
         With "skip", an image that cannot be used is black, so that the others keep their places, and is listed.
+    sharing : int
+        Processes on this machine that do the same, and share its memory.
 
     Yields
     ------
@@ -163,12 +174,21 @@ def pixel_batches(
     BackendError
         Where worker processes that are not forked cannot start, and where too few files may be open for them.
     """
-    dataset = _Batches(source, preprocess, batches, on_error)
-    if workers == 0 or not batches:
+    at = 0
+    while at < len(batches):
+        count = read_ahead(source, batches[at:], sharing=sharing)
+        yield from _decoded(_Batches(source, preprocess, batches[at : at + count], on_error), workers)
+        at += count
+
+
+def _decoded(dataset: _Batches, workers: int) -> Iterator[PixelBatch]:
+    """Of all batches, in order, by so many processes; by this one with 0."""
+    batches = dataset.batches
+    if workers == 0:
         yield from map(_here, (dataset[k] for k in range(len(dataset))))
         return
     workers = min(workers, len(batches))
-    dataset.shared = _shared_memory_suffices(workers * max(map(len, batches)) * 3 * preprocess.size**2)
+    dataset.shared = _shared_memory_suffices(workers * max(map(len, batches)) * 3 * dataset.preprocess.size**2)
     method = multiprocessing.get_start_method()
     _check_main(method)
     from torch import Generator

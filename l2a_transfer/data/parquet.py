@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import IO, TYPE_CHECKING, Any
@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from l2a_transfer.data.ahead import Ahead
 from l2a_transfer.data.decode import MAX_FILE_BYTES, decode_bytes
 from l2a_transfer.data.names import MAX_CLASSES, check_class_count, class_name, hive_value, merged
 from l2a_transfer.data.parquet_pages import measure_pages
@@ -22,7 +23,7 @@ from l2a_transfer.data.registry import FORMAT_OPTIONS, register_format
 from l2a_transfer.data.shard_io import Shard, ShardReader, check_unchanged, fingerprint_of, open_shard
 from l2a_transfer.data.shards import find_shards, name_of, splits_of
 from l2a_transfer.data.sources import SourceBase
-from l2a_transfer.errors import DataError
+from l2a_transfer.errors import DataError, SourceError
 from l2a_transfer.wording import counted
 
 if TYPE_CHECKING:
@@ -38,15 +39,16 @@ STREAM_BYTES = 1 << 20
 MAGIC = b"PAR1"
 
 
-class _Group:
-    """The pictures of the row group that was read last, in this process."""
+class _Held:
+    """The pictures of the row group that was read last, in this process, and those that were read ahead."""
 
-    def __init__(self) -> None:
+    def __init__(self, ahead: Ahead | None = None) -> None:
         self.key: tuple[int, int] = (-1, -1)
         self.pictures: Any = None
+        self.ahead = ahead or Ahead()
 
-    def __reduce__(self) -> tuple[type[_Group], tuple[()]]:
-        return _Group, ()
+    def __reduce__(self) -> tuple[type[_Held], tuple[Ahead]]:
+        return _Held, (self.ahead,)
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,12 +63,15 @@ class ParquetSource(SourceBase):
     columns: tuple[str, bool]
     group: NDArray[np.int32]
     footers: tuple[str, ...]
-    held: _Group = field(default_factory=_Group)
+    group_bytes: tuple[tuple[int, ...], ...]
+    held: _Held = field(default_factory=_Held)
 
     def image(self, row: int) -> Image.Image:
         file, group, place = (int(k) for k in self.group[row])
         shard = self.shards[file]
         name = f"{shard.path}: row {self.ids[row].rpartition('/')[2]}"
+        if (ready := self.held.ahead.get(row)) is not None:
+            return decode_bytes(ready, name)
         if self.held.key != (file, group):
             self.held.pictures = None  # before the next is read, so that there is only one in memory
             self.held.pictures = _read_pictures(shard, group, *self.columns)
@@ -79,6 +84,31 @@ class ParquetSource(SourceBase):
         if len(content) > MAX_FILE_BYTES:
             raise DataError(f"{name}: {len(content) >> 20} MiB; at most {MAX_FILE_BYTES >> 20} are decoded")
         return decode_bytes(content, name)
+
+    def read_ahead(self, batches: Sequence[NDArray[np.int64]], *, sharing: int = 1) -> int:
+        """As `ahead.read_ahead`: in an order that comes back to row groups, each is read once for many batches."""
+        firsts = np.cumsum([0, *map(len, self.group_bytes)], dtype=np.int64)
+        group = firsts[self.group[:, 0]] + self.group[:, 1].astype(np.int64)  # (N,)
+        self.held.key, self.held.pictures = (-1, -1), None
+        sizes = np.concatenate([np.array(own, dtype=np.int64) for own in self.group_bytes])
+        return self.held.ahead.prepare(self.name, batches, group, sizes, self._encoded, sharing=sharing)
+
+    def _encoded(self, rows: NDArray[np.int64]) -> Iterator[tuple[int, bytes]]:
+        """(row, bytes) of those pictures of a row group that `image` would decode; of the others it says what is wrong.
+
+        Raises: SourceError where the file was changed.
+        """
+        file, number = (int(k) for k in self.group[rows[0], :2])
+        try:
+            pictures = _read_pictures(self.shards[file], number, *self.columns)
+        except SourceError:
+            raise
+        except DataError:
+            return
+        for row, place in zip(rows.tolist(), self.group[rows, 2].tolist(), strict=True):
+            content = pictures[place].as_py() if place < len(pictures) else None
+            if content is not None and len(content) <= MAX_FILE_BYTES:
+                yield row, content
 
     def fingerprint(self) -> str:
         files = fingerprint_of(self.shards, by_content=self.by_content)
@@ -108,7 +138,7 @@ def read_parquet(where: str, *, split_from: str = "auto", by_content: bool = Fal
     found = find_shards(path, ".parquet", split_from)
     shards = found.shards
     ids: list[str] = []
-    groups, labels, footers, partitions = [], [], [], list[str | None]()
+    groups, labels, footers, partitions, sizes = [], [], [], list[str | None](), []
     first: Columns | None = None
     for k, shard in enumerate(shards):
         footers.append(footer_sha256(shard))
@@ -119,6 +149,7 @@ def read_parquet(where: str, *, split_from: str = "auto", by_content: bool = Fal
             first = columns
             own = _group_rows(shard, file)
             rows = sum(own)
+            sizes.append(_declared_bytes(file, columns.image))
             labels.append(_read_labels(shard, file, columns.label, rows))
             partitions.append(hive_value(shard.path, columns.partition) if columns.partition else None)
         ids += [f"{shard.name}/{row:05d}" for row in range(rows)]
@@ -152,6 +183,7 @@ def read_parquet(where: str, *, split_from: str = "auto", by_content: bool = Fal
         columns=(first.image, first.in_struct),
         group=group,
         footers=tuple(footers),
+        group_bytes=tuple(sizes),
     )
 
 
@@ -219,6 +251,17 @@ def _group_rows(shard: Shard, file: pq.ParquetFile) -> list[int]:
     if min(rows, default=0) < 0 or sum(rows) > shard.size:
         raise DataError(f"{shard.path}: declares {counted(sum(rows), 'row')} in {shard.size:,} bytes; damaged")
     return rows
+
+
+def _declared_bytes(file: pq.ParquetFile, column: str) -> tuple[int, ...]:
+    """What the pictures of each row group take unpacked, by the footer."""
+    found = []
+    for g in range(file.metadata.num_row_groups):
+        group = file.metadata.row_group(g)
+        columns = (group.column(k) for k in range(group.num_columns))
+        own = [c.total_uncompressed_size for c in columns if f"{c.path_in_schema}.".startswith(f"{column}.")]
+        found.append(max(0, sum(own)))
+    return tuple(found)
 
 
 def _read_labels(shard: Shard, file: pq.ParquetFile, column: str | None, rows: int) -> NDArray[np.int64]:

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import bz2
 import math
+import os
+import weakref
 import zlib
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import h5py
 import numpy as np
@@ -24,6 +26,7 @@ MAX_IDX_BYTES = 512 << 20
 MAX_USPS_BYTES = 256 << 20
 """Limit on the unpacked size. The published training file has 17 MB."""
 MAX_CHUNK_BYTES = 256 << 20
+MAX_KEPT_CHUNK = 64 << 20
 MAX_ROWS = 10_000_000
 USPS_LINE = 1 << 16
 PCAM_FILTERS = {h5py.h5z.FILTER_DEFLATE, h5py.h5z.FILTER_SHUFFLE, h5py.h5z.FILTER_FLETCHER32, h5py.h5z.FILTER_LZF}
@@ -66,10 +69,16 @@ def read_usps(path: Path) -> tuple[NDArray[np.uint8], list[int]]:
     return np.stack(pictures), labels
 
 
-class PcamFile(NamedTuple):
-    """The images of one split of PatchCamelyon. They are read one at a time."""
+class PcamFile:
+    """The images of one split of PatchCamelyon. They are read one at a time; each process opens the file once."""
 
-    path: Path
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._process = 0
+        self._images: h5py.Dataset | None = None
+
+    def __reduce__(self) -> tuple[type[PcamFile], tuple[Path]]:
+        return PcamFile, (self.path,)
 
     def rows(self) -> int:
         """The number of images N.
@@ -81,8 +90,18 @@ class PcamFile(NamedTuple):
 
     def picture(self, row: int) -> NDArray[np.uint8]:
         """One image, uint8 (H, W, 3)."""
+        if self._images is None or self._process != os.getpid():  # a forked file would share its place
+            self._images = self._opened()
+            self._process = os.getpid()
+        return np.asarray(self._images[row])
+
+    def _opened(self) -> h5py.Dataset:
+        """The images, with room for the chunk that was unpacked last, of which the next image is."""
         with h5py.File(self.path) as file:
-            return np.asarray(_plain_dataset(file, "x", 3)[row])
+            chunk = math.prod(_plain_dataset(file, "x", 3).chunks or ())
+        file = h5py.File(self.path, rdcc_nbytes=max(1 << 20, min(chunk, MAX_KEPT_CHUNK)))
+        weakref.finalize(self, file.close)
+        return _plain_dataset(file, "x", 3)
 
 
 def read_pcam_labels(path: Path) -> NDArray[np.int64]:

@@ -29,7 +29,7 @@ from l2a_transfer.evaluation.faithfulness_results import (
     FaithfulnessResults,
     FaithfulnessRow,
 )
-from l2a_transfer.evaluation.tested import OpenNetwork, class_numbers, image_batches, open_networks, run_facts
+from l2a_transfer.evaluation.tested import OpenNetwork, SharedImages, class_numbers, open_networks, run_facts
 from l2a_transfer.explain.checks.completeness import COMPLETE
 from l2a_transfer.explain.checks.faithfulness import CURVES, DELETION, INSERTION, Curves
 from l2a_transfer.explain.registry import METHODS
@@ -107,16 +107,19 @@ def evaluate_faithfulness(
     networks = open_networks(models, device=device, seed=config.seed)
     targets = {one.name: _targets(config, source, one) for one in networks}
     found: dict[str, _Tally] = {}
+    taken = {
+        one.name: dataclasses.replace(one.card.preprocess, size=config.side or one.card.preprocess.size)
+        for one in networks
+    }
+    images = SharedImages(source, taken.values())
     with tqdm(total=len(networks) * len(source), unit="image", file=sys.stderr, disable=not progress) as bar:
         for one in networks:
             bar.set_postfix_str(terminal(one.name))
             found[one.name] = _Tally()
-            preprocess = one.card.preprocess
-            if config.side is not None:
-                preprocess = dataclasses.replace(preprocess, size=config.side)
+            preprocess = taken[one.name]
             mean, std = preprocess.statistics(device)
             with ieee_float32():
-                batches = image_batches(source, preprocess, device=device, batch_size=config.batch_size)
+                batches = images.batches(preprocess, device=device, batch_size=config.batch_size)
                 for images_u8, rows in batches:
                     own = targets[one.name]
                     chosen = None if own is None else own[rows]

@@ -26,7 +26,7 @@ from l2a_transfer.evaluation.robustness_results import (
     RobustnessResults,
     RobustnessRow,
 )
-from l2a_transfer.evaluation.tested import OpenNetwork, class_numbers, image_batches, open_networks, run_facts
+from l2a_transfer.evaluation.tested import OpenNetwork, SharedImages, class_numbers, open_networks, run_facts
 from l2a_transfer.evaluation.verdict import THINGS, sentence
 from l2a_transfer.explain.checks.attacks import ATTACKS, FGSM, NOISE, PGD
 from l2a_transfer.explain.checks.robustness import CLEAN, Attacked, Setting, under_attack
@@ -79,11 +79,11 @@ def evaluate_robustness(
     if config.reference is not None and config.reference not in names:
         raise unknown_name("reference", config.reference, names)
     truths = {one.name: class_numbers(source, one) for one in networks}
-    found = {}
+    images, found = SharedImages(source, [one.card.preprocess for one in networks]), {}
     with tqdm(total=len(networks) * len(source), unit="image", file=sys.stderr, disable=not progress) as bar:
         for one in networks:
             bar.set_postfix_str(terminal(one.name))
-            found[one.name] = _attacked(one, source, truths[one.name], config, device=device, bar=bar)
+            found[one.name] = _attacked(one, images, truths[one.name], config, device=device, bar=bar)
     rows = tuple(_row(name, setting, right) for name, own in found.items() for setting, right in own.right.items())
     reference = config.reference or names[0]
     untrained = any(one.card.training.get("untrained") for one in networks)
@@ -110,7 +110,7 @@ def evaluate_robustness(
 
 def _attacked(
     one: OpenNetwork,
-    source: ImageSource,
+    images: SharedImages,
     truth: NDArray[np.int64],
     config: RobustnessConfig,
     *,
@@ -120,9 +120,10 @@ def _attacked(
     import torch
 
     def batches() -> Iterator[tuple[Tensor, Tensor]]:
-        for images, rows in image_batches(source, one.card.preprocess, device=device, batch_size=config.batch_size):
-            yield images, torch.from_numpy(truth[rows]).to(device)
-            bar.update(len(images))
+        preprocess = one.card.preprocess
+        for images_u8, rows in images.batches(preprocess, device=device, batch_size=config.batch_size):
+            yield images_u8, torch.from_numpy(truth[rows]).to(device)
+            bar.update(len(images_u8))
 
     return under_attack(
         one.network,

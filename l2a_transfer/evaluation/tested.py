@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
+import math
 import os
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,6 +19,7 @@ from l2a_transfer.data.loader import choose_workers, pixel_batches
 from l2a_transfer.data.selection import select
 from l2a_transfer.data.sources import FileSource, ImageSource, check_source
 from l2a_transfer.errors import ArgumentError, BackendError, DataError, nearest
+from l2a_transfer.memory import usable_memory
 from l2a_transfer.models.weights import Card
 from l2a_transfer.preprocess import Preprocess
 from l2a_transfer.wording import counted
@@ -27,6 +30,7 @@ if TYPE_CHECKING:
 
     from l2a_transfer.models.interface import Network
 
+SHARE_OF_MEMORY = 1 / 4
 TEST = "test"
 TRAINED = "use weights that were trained on these classes"
 
@@ -172,22 +176,66 @@ def class_numbers(source: ImageSource, tested: OpenNetwork) -> NDArray[np.int64]
     return table[source.labels]
 
 
-def image_batches(
-    source: ImageSource, preprocess: Preprocess, *, device: torch.device, batch_size: int, workers: int | None = None
-) -> Iterator[tuple[Tensor, slice]]:
-    """The images as a network takes them, uint8 (B, 3, size, size) on a device, and which rows they are.
+class SharedImages:
+    """The images as networks take them, decoded once for all networks that have them resized alike.
 
-    Raises: DataError for an image that cannot be used; ArgumentError for a batch size below 1.
+    They are kept between two networks where they take no more than SHARE_OF_MEMORY of what is left.
+
+    Parameters
+    ----------
+    source : ImageSource
+        The images.
+    preprocesses : iterable of Preprocess
+        That of each network that `batches` will be called for.
     """
-    import torch
 
-    if batch_size < 1:
-        raise ArgumentError(f"batch_size must be at least 1, got {batch_size}")
-    rows = [range(k, min(k + batch_size, len(source))) for k in range(0, len(source), batch_size)]
-    decoding = choose_workers(len(source), workers)
-    for own, batch in zip(rows, pixel_batches(source, preprocess, rows, workers=decoding), strict=True):
-        images = torch.from_numpy(batch.images_u8).to(device)
-        yield images.contiguous(memory_format=torch.channels_last), slice(own.start, own.stop)
+    def __init__(self, source: ImageSource, preprocesses: Iterable[Preprocess]) -> None:
+        self.source = source
+        self._left = Counter(map(_resizing, preprocesses))
+        self._kept: dict[Preprocess, NDArray[np.uint8]] = {}
+
+    def batches(
+        self, preprocess: Preprocess, *, device: torch.device, batch_size: int, workers: int | None = None
+    ) -> Iterator[tuple[Tensor, slice]]:
+        """The images of one network, uint8 (B, 3, size, size) on a device, and which rows they are.
+
+        Raises: DataError for an image that cannot be used; ArgumentError for a batch size below 1.
+        """
+        import torch
+
+        if batch_size < 1:
+            raise ArgumentError(f"batch_size must be at least 1, got {batch_size}")
+        for own, images_u8 in self._decoded(preprocess, batch_size, workers):
+            images = torch.from_numpy(images_u8).to(device)
+            yield images.contiguous(memory_format=torch.channels_last), slice(own.start, own.stop)
+
+    def _decoded(
+        self, preprocess: Preprocess, batch_size: int, workers: int | None
+    ) -> Iterator[tuple[range, NDArray[np.uint8]]]:
+        key, N = _resizing(preprocess), len(self.source)
+        rows = [range(k, min(k + batch_size, N)) for k in range(0, N, batch_size)]
+        self._left[key] -= 1
+        kept = self._kept.get(key)
+        if kept is not None:
+            yield from ((own, kept[own.start : own.stop]) for own in rows)
+        else:
+            shape = (N, 3, preprocess.size, preprocess.size)
+            keeps = self._left[key] > 0 and math.prod(shape) <= SHARE_OF_MEMORY * usable_memory()
+            kept = np.empty(shape, dtype=np.uint8) if keeps else None
+            decoding = choose_workers(N, workers)
+            for own, batch in zip(rows, pixel_batches(self.source, preprocess, rows, workers=decoding), strict=True):
+                if kept is not None:
+                    kept[own.start : own.stop] = batch.images_u8
+                yield own, batch.images_u8
+            if kept is not None:
+                self._kept[key] = kept
+        if self._left[key] < 1:
+            self._kept.pop(key, None)
+
+
+def _resizing(preprocess: Preprocess) -> Preprocess:
+    """What of a preprocess decides pixels: all but the numbers of the normalisation."""
+    return dataclasses.replace(preprocess, mean=Preprocess.mean, std=Preprocess.std)
 
 
 def run_facts(device: torch.device) -> dict[str, Any]:

@@ -25,7 +25,7 @@ PREPROCESS = table(
         "mean": list_of(NUMBER, length=3),
         "std": list_of(NUMBER, length=3),
     },
-    optional={"resize": integer()},
+    optional={"resize": integer(), "decode": text()},
 )
 METRICS = table(
     others=either(

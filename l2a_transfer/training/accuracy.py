@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -36,12 +38,16 @@ def measure(
     with_partners: dict[str, NDArray[np.int64] | None] = {data.test_metric: None}
     if k:
         with_partners[f"{data.test_metric}_own_partner"] = np.tile(np.arange(n)[:, None], (1, k))
+    readouts = network.config.family.readouts(network, sampling or Sampling())
+    again = len(with_partners) + len(readouts) > 1
+    pixels = data.test_pixels(preprocess, workers=workers, again=again)
     found = {
-        name: evaluate(network, data.test, preprocess, workers=workers, partners=own)
+        name: evaluate(network, data.test, preprocess, workers=workers, partners=own, pixels=pixels)
         for name, own in with_partners.items()
     }
-    for name, readout in network.config.family.readouts(network, sampling or Sampling()).items():
-        found[f"{data.test_metric}_{name}"] = evaluate(readout, data.test, preprocess, workers=workers)
+    for name, readout in readouts.items():
+        key = f"{data.test_metric}_{name}"
+        found[key] = evaluate(readout, data.test, preprocess, workers=workers, pixels=pixels)
     return {name: {"value": value, "n": n, "seeds": 1} for name, value in found.items()}
 
 
@@ -54,11 +60,13 @@ def evaluate(
     batch_size: int = 250,
     workers: int | None = None,
     partners: NDArray[np.int64] | None = None,
+    pixels: NDArray[np.uint8] | None = None,
 ) -> float:
     """Accuracy between 0 and 1 in float32, on the device where the model is, in evaluation mode.
 
     A network with k partners has each image attended with those in its row of `partners` (N, k); by default with the
-    ones that `extract` would draw from the source, by its ids and without its labels.
+    ones that `extract` would draw from the source, by its ids and without its labels. `pixels`: the pictures as
+    `preprocess` resizes them, uint8 (N, 3, size, size), where they are decoded already.
     """
     k = int(getattr(model, "partners", 0))
     if k and partners is None:
@@ -72,10 +80,15 @@ def evaluate(
     model.eval()
     try:
         rows = [members[part].reshape(-1) for part in parts]
-        decoded = pixel_batches(source, preprocess, rows, workers=choose_workers(len(source), workers))
+        decoded: Iterator[NDArray[np.uint8]]
+        if pixels is not None:
+            decoded = (pixels[own] for own in rows)
+        else:
+            streamed = pixel_batches(source, preprocess, rows, workers=choose_workers(len(source), workers))
+            decoded = (found.images_u8 for found in streamed)
         with ieee_float32():
-            for part, pixels in zip(parts, decoded, strict=True):
-                batch = normalize(torch.from_numpy(pixels.images_u8).to(device), mean, std)
+            for part, images_u8 in zip(parts, decoded, strict=True):
+                batch = normalize(torch.from_numpy(images_u8).to(device), mean, std)
                 truth = torch.from_numpy(source.labels[part]).to(device)
                 groups = batch.reshape(len(truth), -1, *batch.shape[1:])  # (B, 1 + k, 3, H, W)
                 images = groups[:, 0].contiguous(memory_format=torch.channels_last)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from typing import Protocol
+from dataclasses import dataclass, field
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -17,6 +17,7 @@ from l2a_transfer.data.sources import ArraySource, ImageSource, Subset
 from l2a_transfer.errors import TrainingError, unknown_name
 from l2a_transfer.memory import require_memory, usable_memory
 from l2a_transfer.preprocess import Preprocess
+from l2a_transfer.training.processes import Placement
 
 AT_ONCE = 256
 """Pictures that are read at a time."""
@@ -26,6 +27,8 @@ TRAIN_SPLITS = ("train", "trainval")
 PLACES = ("auto", "memory", "stream")
 SHARE_OF_MEMORY = 0.5
 """Of the device's free memory that pixels may take before they are streamed."""
+SHARE_OF_TEST = 0.25
+"""Of the memory that is left that test pictures may take, which are kept between two measurements."""
 
 
 def shown_metric(metric: str) -> str:
@@ -53,6 +56,8 @@ class TrainingData:
     test_name: str = "test"
     permuted_labels: int | None = None
     """The seed with which the labels were permuted; None for true labels."""
+    _kept: dict[Any, Any] = field(default_factory=dict, init=False, repr=False)
+    """What was decoded, so that the next seed and the next measurement need not decode it again."""
 
     def __post_init__(self) -> None:
         if len(self.classes) < 2:
@@ -75,6 +80,37 @@ class TrainingData:
     def test_metric(self) -> str:
         """What the accuracy on `test` is called in cards: test_accuracy, holdout-5000-stratified_accuracy."""
         return f"{self.test_name}_accuracy"
+
+    def train_pixels(self, preprocess: Preprocess, device: torch.device, placement: Placement) -> Pixels:
+        """The pictures of `train`, as `open_pixels` gives them; opened once for all runs on this data."""
+        key = ("train", preprocess, device, placement)
+        if key not in self._kept:
+            self._kept[key] = open_pixels(
+                self.train,
+                preprocess,
+                device,
+                place=placement.pixels,
+                workers=placement.workers,
+                sharing=placement.process.on_machine,
+            )
+        found: Pixels = self._kept[key]
+        return found
+
+    def test_pixels(
+        self, preprocess: Preprocess, *, workers: int | None = None, again: bool = True
+    ) -> NDArray[np.uint8] | None:
+        """The pictures of `test` at the network's size, uint8 (N, 3, size, size), decoded once and kept.
+
+        None where they take more than SHARE_OF_TEST of the memory that is left, and the first time if they are not
+        needed `again`: then they are streamed, and nothing is kept.
+        """
+        key, asked = ("test", preprocess), ("asked", preprocess)
+        if key not in self._kept and (again or asked in self._kept):
+            if len(self.test) * 3 * preprocess.size**2 > SHARE_OF_TEST * usable_memory():
+                return None
+            self._kept[key] = read_pixels(self.test, preprocess, workers=workers)
+        self._kept[asked] = True
+        return self._kept.get(key)
 
     @classmethod
     def from_source(cls, source: ImageSource, *, holdout: int | None = None, stratified: bool = True) -> TrainingData:
@@ -165,9 +201,16 @@ class ResidentPixels:
     """All pixels on the device, as uint8: a batch is one gather there."""
 
     def __init__(
-        self, source: ImageSource, preprocess: Preprocess, device: torch.device, *, workers: int | None
+        self,
+        source: ImageSource,
+        preprocess: Preprocess,
+        device: torch.device,
+        *,
+        workers: int | None,
+        sharing: int = 1,
     ) -> None:
-        self.pixels = torch.from_numpy(read_pixels(source, preprocess, workers=workers)).to(device)  # (N, 3, S, S)
+        pixels = read_pixels(source, preprocess, workers=workers, sharing=sharing)
+        self.pixels = torch.from_numpy(pixels).to(device)  # (N, 3, S, S)
         self.labels = torch.from_numpy(source.labels.astype(np.int64)).to(device)  # (N,)
 
     def __len__(self) -> int:
@@ -186,16 +229,22 @@ class StreamedPixels:
     """Pixels that are decoded by worker processes, a few batches ahead, and sent to the device."""
 
     def __init__(
-        self, source: ImageSource, preprocess: Preprocess, device: torch.device, *, workers: int | None
+        self,
+        source: ImageSource,
+        preprocess: Preprocess,
+        device: torch.device,
+        *,
+        workers: int | None,
+        sharing: int = 1,
     ) -> None:
-        self.source, self.preprocess, self.device = source, preprocess, device
-        self.workers = choose_workers(len(source), workers)
+        self.source, self.preprocess, self.device, self.sharing = source, preprocess, device, sharing
+        self.workers = choose_workers(len(source), workers, sharing=sharing)
 
     def __len__(self) -> int:
         return len(self.source)
 
     def batches(self, rows: Sequence[NDArray[np.int64]]) -> Iterator[tuple[Tensor, Tensor]]:
-        decoded = pixel_batches(self.source, self.preprocess, rows, workers=self.workers)
+        decoded = pixel_batches(self.source, self.preprocess, rows, workers=self.workers, sharing=self.sharing)
         for own, batch in zip(rows, decoded, strict=True):
             pixels = torch.from_numpy(batch.images_u8)
             labels = torch.from_numpy(self.source.labels[own].astype(np.int64))
@@ -211,17 +260,19 @@ def open_pixels(
     *,
     place: str = "auto",
     workers: int | None = None,
+    sharing: int = 1,
 ) -> Pixels:
     """In the device's memory where `place` says so or half of what is free there holds them; else streamed.
 
-    Both give the same batches. Raises: UnknownNameError for another place; MemoryLimitError where `place` is memory and
-    the host's is too small.
+    Both give the same batches. Of the host's memory and cores each of `sharing` processes takes its part.
+    Raises: UnknownNameError for another place; MemoryLimitError where `place` is memory and the host's is too small.
     """
     if place not in PLACES:
         raise unknown_name("pixels", place, PLACES)
     needed = len(source) * 3 * preprocess.size**2
     # Pixels go to a GPU by way of the host's memory.
-    free = min(free_memory(device), free_memory(torch.device("cpu")))
+    host = free_memory(torch.device("cpu")) // sharing
+    free = min(free_memory(device), host) if device.type == "cuda" else host
     resident = place == "memory" or (place == "auto" and needed <= SHARE_OF_MEMORY * free)
     if place == "memory":
         require_memory(
@@ -229,7 +280,9 @@ def open_pixels(
             f"{source.name}: {len(source)} images of {preprocess.size} × {preprocess.size} pixels in memory",
             "`pixels='stream'` decodes them again each epoch",
         )
-    return (ResidentPixels if resident else StreamedPixels)(source, preprocess, device, workers=workers)
+    return (ResidentPixels if resident else StreamedPixels)(
+        source, preprocess, device, workers=workers, sharing=sharing
+    )
 
 
 def free_memory(device: torch.device) -> int:
@@ -237,7 +290,9 @@ def free_memory(device: torch.device) -> int:
     return torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else usable_memory()
 
 
-def read_pixels(source: ImageSource, preprocess: Preprocess, *, workers: int | None = None) -> NDArray[np.uint8]:
+def read_pixels(
+    source: ImageSource, preprocess: Preprocess, *, workers: int | None = None, sharing: int = 1
+) -> NDArray[np.uint8]:
     """Every picture of a source at the network's size: uint8 (N, 3, size, size)."""
     pixels = np.empty((len(source), 3, preprocess.size, preprocess.size), dtype=np.uint8)
     found, own = _array(source)
@@ -246,7 +301,7 @@ def read_pixels(source: ImageSource, preprocess: Preprocess, *, workers: int | N
             pixels[start : start + AT_ONCE] = found[own[start : start + AT_ONCE]].transpose(0, 3, 1, 2)
         return pixels
     rows = [range(start, min(start + AT_ONCE, len(source))) for start in range(0, len(source), AT_ONCE)]
-    batches = pixel_batches(source, preprocess, rows, workers=choose_workers(len(source), workers))
+    batches = pixel_batches(source, preprocess, rows, workers=choose_workers(len(source), workers, sharing=sharing))
     for part, batch in zip(rows, batches, strict=True):
         pixels[part.start : part.stop] = batch.images_u8
     return pixels

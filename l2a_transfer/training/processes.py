@@ -24,28 +24,38 @@ COLLECTIVE_TIMEOUT = timedelta(hours=2)
 
 @dataclass(frozen=True)
 class ProcessRank:
-    """This process among those that torchrun started: `rank` of `size`, `local` of those on this machine."""
+    """This process among those that torchrun started: `rank` of `size`, `local` of those on this machine.
+
+    `machine`: how many there are on this machine, as torchrun says; 0 where it does not.
+    """
 
     rank: int = 0
     size: int = 1
     local: int = 0
+    machine: int = 0
+
+    @property
+    def on_machine(self) -> int:
+        """How many processes share this machine's memory: all, unless torchrun has said how many."""
+        return self.machine or self.size
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str]) -> ProcessRank:
         """What torchrun says in the environment variables RANK, WORLD_SIZE and LOCAL_RANK; alone where it does not.
 
-        Raises: TrainingError where they are no numbers that fit together.
+        LOCAL_WORLD_SIZE may be missing. Raises: TrainingError where they are no numbers that fit together.
         """
         names = ("RANK", "WORLD_SIZE", "LOCAL_RANK")
         if "WORLD_SIZE" not in environment:
             return cls()
         try:
-            process = cls(*(int(environment[name]) for name in names))
+            rank, size, local = (int(environment[name]) for name in names)
+            process = cls(rank, size, local, int(environment.get("LOCAL_WORLD_SIZE", 0)))
         except (KeyError, ValueError) as error:
             raise TrainingError(
                 f"the environment has WORLD_SIZE, but not all of {', '.join(names)}: {error}"
             ) from error
-        if not 0 <= process.rank < process.size or process.local < 0:
+        if not 0 <= process.rank < process.size or process.local < 0 or not 0 <= process.machine <= process.size:
             raise TrainingError(f"RANK {process.rank} of WORLD_SIZE {process.size} is no process of a group")
         return process
 

@@ -154,9 +154,10 @@ def _run(trainer: Trainer, folder: RunFolder, *, eval_every: int, progress: bool
             trainer.history += [row] if row is not None else []
             try:
                 if row is not None and eval_every and trainer.epoch % eval_every == 0:
-                    row[shown_metric(trainer.data.test_metric)] = evaluate(
-                        trainer.result, trainer.data.test, trainer.preprocess, workers=trainer.placement.workers
-                    )
+                    data, preprocess, workers = trainer.data, trainer.preprocess, trainer.placement.workers
+                    pixels = data.test_pixels(preprocess, workers=workers)
+                    accuracy = evaluate(trainer.result, data.test, preprocess, workers=workers, pixels=pixels)
+                    row[shown_metric(data.test_metric)] = accuracy
             finally:  # a test image that cannot be read does not cost the epoch
                 folder.save(trainer)
                 if not dropped:  # before its end a run has none of its own

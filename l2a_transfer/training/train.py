@@ -40,6 +40,7 @@ def train(
     dropout: float | None = None,
     image_size: int | None = None,
     fit: str = "stretch",
+    decode: str = "exact",
     width: float = DEFAULT_WIDTH,
     normalizer: str = "softmax",
     global_branch: str = "auto",
@@ -85,6 +86,8 @@ def train(
         Side in pixels; the recipe's sizes keep their proportions.
     fit : {"stretch", "crop"}, default="stretch"
         How pictures that are not square become so.
+    decode : {"exact", "scaled"}, default="exact"
+        "scaled" decodes large JPEG files at a smaller scale, which is faster and gives other pixels.
     width : float, default=0.25
         Scale of all channel counts.
     normalizer : str, default="softmax"
@@ -181,7 +184,7 @@ def train(
         config,
         chosen,
         held,
-        preprocess=Preprocess(size=chosen.size, fit=fit),
+        preprocess=Preprocess(size=chosen.size, fit=fit, decode=decode),
         seed=seed,
         placement=Placement(device, precision, workers=workers),
         init_from=init_from,

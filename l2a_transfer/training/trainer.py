@@ -33,7 +33,7 @@ from l2a_transfer.training.checkpoint import (
     short,
     upgraded_history,
 )
-from l2a_transfer.training.data import Pixels, TrainingData, open_pixels
+from l2a_transfer.training.data import Pixels, TrainingData
 from l2a_transfer.training.epochs import augmented_batches, plan_for, stream_seed
 from l2a_transfer.training.flops import arithmetic
 from l2a_transfer.training.initialization import Start, begin
@@ -115,9 +115,7 @@ class Trainer:
     @cached_property
     def pixels(self) -> Pixels:
         """What is trained on; opened, and decoded where it lies in memory, when it is first asked for."""
-        return open_pixels(
-            self.data.train, self.preprocess, self.device, place=self.placement.pixels, workers=self.placement.workers
-        )
+        return self.data.train_pixels(self.preprocess, self.device, self.placement)
 
     @property
     def result(self) -> Network:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
@@ -27,7 +28,7 @@ MAX_BYTES = 1 << 31
 """What a message of protobuf may have."""
 KINDS = {1: np.float32, 2: np.uint8}
 """ONNX's number of an input's type → NumPy's. Pixels go to uint8 as they are, to float32 normalised."""
-OPTIONS = ("device", "layer", "pool", "image_size", "fit", "mean", "std")
+OPTIONS = ("device", "layer", "pool", "image_size", "fit", "decode", "mean", "std")
 
 
 class AnyOnnxBackend:
@@ -250,5 +251,5 @@ def _preprocess(model: str, kind: Any, side: int, options: dict[str, Any]) -> Pr
             f"{model}: nothing says how this model takes pictures",
             f"give {' and '.join(f'`{key}`' for key in lacking)} (and `fit`)",
         )
-    chosen = Preprocess().changed(size, options["fit"])
-    return Preprocess(chosen.size, chosen.fit, chosen.filter, mean, std)
+    chosen = Preprocess().changed(size, options["fit"], options["decode"])
+    return dataclasses.replace(chosen, mean=mean, std=std)

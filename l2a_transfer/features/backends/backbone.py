@@ -126,18 +126,19 @@ def chosen_preprocess(
     fit: str | None,
     mean: Sequence[float] | None,
     std: Sequence[float] | None,
+    decode: str | None = None,
 ) -> Preprocess:
     """The model's own preprocess with what the user chose in its place. Raises: BackendError where none is known."""
     numbers: dict[str, Any] = {key: values for key, values in (("mean", mean), ("std", std)) if values is not None}
     if built.preprocess is not None:
-        return dataclasses.replace(built.preprocess.changed(image_size, fit), **numbers)
+        return dataclasses.replace(built.preprocess.changed(image_size, fit, decode), **numbers)
     if image_size is None or len(numbers) < 2:
         lacking = [key for key, value in (("image_size", image_size), ("mean", mean), ("std", std)) if value is None]
         raise BackendError(
             f"{built.name}: nothing says how this model takes pictures",
             f"give {' and '.join(f'`{key}`' for key in lacking)} (and `fit`)",
         )
-    return dataclasses.replace(Preprocess().changed(image_size, fit), **numbers)
+    return dataclasses.replace(Preprocess().changed(image_size, fit, decode), **numbers)
 
 
 @contextmanager
@@ -191,7 +192,8 @@ class ModuleBackend(TorchBackend):
         self.partners, self.map_levels = 0, ()
         self.device = choose_device(options["device"]).type
         self.precision = extraction_precision(options["precision"], self.device)
-        self.preprocess = chosen_preprocess(built, *(options[key] for key in ("image_size", "fit", "mean", "std")))
+        asked = (options[key] for key in ("image_size", "fit", "mean", "std", "decode"))
+        self.preprocess = chosen_preprocess(built, *asked)
         layers = tuple(options["layer"] or (built.default,))
         pool = options["pool"] or built.default_pool
         check_pool(pool)

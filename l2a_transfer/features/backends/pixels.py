@@ -40,12 +40,20 @@ class PixelsBackend:
         return {"model": "pixels", "weights": ""}
 
 
-@register_backend("pixels", models="pixels", names=("pixels",), options=("device", "levels", "image_size", "fit"))
+@register_backend(
+    "pixels", models="pixels", names=("pixels",), options=("device", "levels", "image_size", "fit", "decode")
+)
 def open_pixels(
-    model: str, *, device: str, levels: Sequence[str] | None, image_size: int | None, fit: str | None
+    model: str,
+    *,
+    device: str,
+    levels: Sequence[str] | None,
+    image_size: int | None,
+    fit: str | None,
+    decode: str | None,
 ) -> PixelsBackend:
     """The pixels of pictures. Raises: DeviceError for a device that is not there; UnknownNameError for a level."""
     choose_device(device)
-    backend = PixelsBackend(Preprocess().changed(image_size, fit))
+    backend = PixelsBackend(Preprocess().changed(image_size, fit, decode))
     level_columns({"pixels": backend.levels[0][2]}, levels)
     return backend

@@ -19,11 +19,11 @@ if TYPE_CHECKING:
     from l2a_transfer.models.interface import Network
     from l2a_transfer.models.weights import Card
 
-BACKEND_OPTIONS = ("device", "precision", "tap", "levels", "seed", "image_size", "fit")
+BACKEND_OPTIONS = ("device", "precision", "tap", "levels", "seed", "image_size", "fit", "decode")
 """What the backends of this package's networks let their user choose."""
 BACKBONE_OPTIONS = (
     *("device", "precision", "seed", "layer", "pool"),
-    *("image_size", "fit", "mean", "std", "weights", "download"),
+    *("image_size", "fit", "decode", "mean", "std", "weights", "download"),
 )
 """What backends of other networks let their user choose; both are parameters of `open_backend`."""
 DEFAULT_BACKEND = "torch"
@@ -33,7 +33,7 @@ UNSET: dict[str, tuple[object, ...]] = {
     "precision": ("auto", "fp32"),
     "tap": ("ga",),
     "levels": (None,),
-    **dict.fromkeys(("layer", "pool", "image_size", "fit", "mean", "std", "weights"), (None,)),
+    **dict.fromkeys(("layer", "pool", "image_size", "fit", "decode", "mean", "std", "weights"), (None,)),
 }
 """Values of options that are right for a backend that does not take them. `seed` decides untrained weights alone, and
 `download` allows what may not be needed."""
@@ -158,6 +158,7 @@ def open_backend(
     pool: str | None = None,
     image_size: int | None = None,
     fit: str | None = None,
+    decode: str | None = None,
     mean: Sequence[float] | None = None,
     std: Sequence[float] | None = None,
     weights: str | Path | None = None,
@@ -197,6 +198,9 @@ def open_backend(
         Pixels of a side; the model's own by default.
     fit : {"stretch", "crop"}, optional
         How pictures become square; the model's own by default.
+    decode : {"exact", "scaled"}, optional
+        "scaled" decodes large JPEG files at a smaller scale, which gives other pixels (see `Preprocess`); the model's
+        own by default.
     mean, std : sequence of float, optional
         Of each channel, for pixels between 0 and 1; the model's own by default.
     weights : str or Path, optional
@@ -231,7 +235,7 @@ def open_backend(
     if backend not in BACKENDS:
         raise unknown_name("backend", backend, BACKENDS)
     if is_backend(model):
-        chosen = (layer, pool, image_size, fit, mean, std, weights)
+        chosen = (layer, pool, image_size, fit, decode, mean, std, weights)
         if (backend, device, precision, tap, levels) != ("auto", "auto", "auto", "ga", None) or any(
             value is not None for value in chosen
         ):
@@ -244,8 +248,8 @@ def open_backend(
         raise wrong_kind("layer", f"a list of names, as [{layer!r}]", layer)
     given: dict[str, Any] = {"device": device, "precision": precision, "tap": tap, "levels": levels, "seed": seed}
     mean, std = _channels("mean", mean), _channels("std", std)
-    given |= {"layer": layer, "pool": pool, "image_size": image_size, "fit": fit, "mean": mean, "std": std}
-    given |= {"weights": weights, "download": download}
+    given |= {"layer": layer, "pool": pool, "image_size": image_size, "fit": fit, "decode": decode}
+    given |= {"mean": mean, "std": std, "weights": weights, "download": download}
     if not isinstance(model, (str, Path)):
         from torch import nn
 

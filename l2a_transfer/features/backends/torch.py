@@ -57,6 +57,7 @@ class TorchBackend:
         levels: Sequence[str] | None = None,
         image_size: int | None = None,
         fit: str | None = None,
+        decode: str | None = None,
     ) -> None:
         import torch
 
@@ -68,7 +69,7 @@ class TorchBackend:
             raise unknown_name("tap", tap, TAPS)
         self.device = choose_device(device).type
         self.precision = extraction_precision(precision, self.device)
-        preprocess = card.preprocess.changed(image_size, fit)
+        preprocess = card.preprocess.changed(image_size, fit, decode)
         if preprocess.size < model.config.min_size:
             raise ArgumentError(
                 f"image_size must be at least {model.config.min_size} for {card.name}; got {image_size}"
@@ -213,13 +214,15 @@ def open_weights(
     seed: int,
     image_size: int | None,
     fit: str | None,
+    decode: str | None,
 ) -> TorchBackend:
     """The network that a name means, in PyTorch. Raises: UnknownNameError; WeightsError."""
     from l2a_transfer.models.loading import load_model
 
     network, card = load_model(model, seed=seed)
     options: dict[str, Any] = {"device": device, "precision": precision, "tap": tap, "levels": levels}
-    return TorchBackend(network, card, **options, image_size=image_size, fit=fit)
+    options |= {"image_size": image_size, "fit": fit, "decode": decode}
+    return TorchBackend(network, card, **options)
 
 
 def _to_pinned(values: torch.Tensor) -> torch.Tensor:
