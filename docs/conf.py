@@ -52,7 +52,7 @@ python_maximum_signature_line_length = 88
 
 FROM_ROOT = {"contributing": "CONTRIBUTING.md", "changelog": "CHANGELOG.md", "benchmarks": "benchmarks/README.md"}
 """Page → the file outside docs/ that it shows."""
-PAGES = {"README.md": "index.md", "benchmarks": "benchmarks.md"}
+PAGES = {"README.md": "index.md", "benchmarks": "benchmarks.md", "benchmarks/results": "benchmarks.md"}
 PAGES |= {file: f"{page}.md" for page, file in FROM_ROOT.items()}
 LINK = re.compile(r"\]\(([^):#\s]+)(#[\w-]+)?\)")
 OPTION = re.compile(r"(?<![\w`-])(--[a-z][\w-]*)")
