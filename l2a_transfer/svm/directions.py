@@ -32,7 +32,10 @@ SINGLE_ERROR = 0.02
 LEAST_COLUMNS = 8
 """Problems below which a product with X takes no less time: it is then as long as X takes to be read."""
 STEP_COST = 2e7
-"""Of what a step of conjugate gradients takes besides its products, in multiplications."""
+"""Of what a step of conjugate gradients takes for all its problems besides products, and about what a batch of
+factorisations takes, in multiplications."""
+MOMENT_COST = 5e6
+"""Of what bringing one problem's second moment up to date takes besides its products, in multiplications."""
 GATHER_COST = 30.0
 """Of a number that is gathered, in multiplications."""
 GATHERED_BLOCKS = 8
@@ -187,9 +190,9 @@ class Directions:
         dear = torch.where(single, 1.0, DOUBLE_COST)
         cost = torch.stack(
             [
-                self._cg_steps[todo] * 2 * self.rows.N * D,
-                torch.where(m <= D, dear * (m**2 * D + CHOLESKY_COST * m**3 / 3), torch.inf),
-                DOUBLE_COST * changed * D**2 + dear * CHOLESKY_COST * D**3 / 3,
+                self._cg_steps[todo] * (2 * self.rows.N * D + STEP_COST / len(todo)),
+                torch.where(m <= D, dear * (m**2 * D + CHOLESKY_COST * m**3 / 3) + STEP_COST / len(todo), torch.inf),
+                DOUBLE_COST * changed * D**2 + dear * CHOLESKY_COST * D**3 / 3 + MOMENT_COST + STEP_COST / len(todo),
             ]
         )
         return cost.argmin(dim=0)
