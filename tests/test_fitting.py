@@ -164,3 +164,19 @@ def test_refuses_one_class_and_classes_smaller_than_the_folds(labels: list[int],
     array = np.array(labels, dtype=np.int32)
     with pytest.raises(EvaluationError, match=words):
         fit_svm(blobs(array), array, CONFIG)
+
+
+def test_a_large_pca_keeps_the_accuracy_of_an_exact_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the components come from an iteration, every fold's too."""
+    monkeypatch.setattr("l2a_transfer.svm.fitting.EXACT_PCA", 20)
+    labels = labels_of(3, 30)
+    features = blobs(labels, dim=60, spread=3.0, dtype="float64") * np.linspace(1, 3, 60)
+    config = SvmConfig(GRID, folds=3, seed=4, components=8, decades=0)
+    found = fit_svm(features, labels, config)
+    assert type(found.classifier["pca"]).__name__ == "LeadingComponents"
+    monkeypatch.undo()
+    exact = fit_svm(features, labels, config)
+    assert type(exact.classifier["pca"]).__name__ == "PCA"
+    assert (found.components, found.fold_components) == (8, 8)
+    np.testing.assert_allclose(found.cv_accuracy, exact.cv_accuracy, atol=0.05)
+    assert (found.predict(features) == exact.predict(features)).mean() > 0.97

@@ -286,6 +286,18 @@ def test_memory_is_used_for_what_saves_most_first() -> None:
         plan(0.5e6)
 
 
+def test_a_float32_copy_is_kept_where_many_problems_fit_beside_it_and_not_beside_a_whole_one() -> None:
+    """3000 × 99, 100 SVMs: the whole copy takes 3.6 MB, that in float32 1.2 MB, and 32 SVMs 5 MB."""
+
+    def plan(budget: float) -> tuple[bool, bool, int]:
+        found = plan_memory(3000, 99, folds=5, problems=100, budget=int(budget))
+        return found.resident, found.single, found.batch
+
+    assert plan(7.5e6) == (True, False, 11)
+    assert plan(9e6) == (False, True, 35)
+    assert plan(14e6) == (True, False, 48)
+
+
 def test_lazy_rows_refuse_what_cannot_be_read_in_order() -> None:
     with pytest.raises(ValueError, match="rising order"):
         LazyRows(np.zeros((4, 2)), rows=np.array([2, 1]))

@@ -177,6 +177,71 @@ def test_little_memory_gives_the_same_counts_and_objectives() -> None:
         assert small.best_estimator_.objective_ == pytest.approx(whole.best_estimator_.objective_, rel=1e-7)
 
 
+def test_columns_come_class_by_class_with_the_folds_of_a_class_in_one_batch() -> None:
+    X, y = problem(120, 20, 4)
+    fits = shared_fits(X, y)
+    fits.batch = 5
+    batches = [place.tolist() for place, _ in fits._batches()]
+    assert batches == [[0, 4, 1, 5], [2, 6, 3, 7]]  # the second fold's columns are 4 to 7
+    outcome, weights, intercepts = fits.solve(0.1)
+    whole, expected, others = shared_fits(X, y).solve(0.1)
+    assert outcome.objective.numpy() == pytest.approx(whole.objective.numpy(), rel=1e-7)
+    assert weights.numpy() == pytest.approx(expected.numpy(), abs=1e-4)
+    assert intercepts.numpy() == pytest.approx(others.numpy(), abs=1e-4)
+
+
+SINGLE = MemoryPlan(resident=False, batch=8, block=2000, basis=True, moments=False, single=True)
+
+
+@pytest.mark.parametrize(
+    ("kind", "gathers"), [("float32", True), ("float64", False), ("far from zero", False), ("constant columns", True)]
+)
+def test_float32_alone_gives_the_objectives_of_a_whole_copy(
+    kind: str, gathers: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where float32 does not hold the rows exactly, so that float64 is read for the stopping test."""
+    X, y = problem(120, 20, 4)
+    X = X * np.geomspace(0.1, 10, 20)
+    if kind != "float64":
+        X = X.astype(np.float32).astype(np.float64)
+    if kind == "far from zero":
+        X = X + 1e4
+    if kind == "constant columns":
+        X[:, 3], X[:60, 4], X[60:, 4] = 0.0, 5.0, 6.0
+    whole, expected, _ = shared_fits(X, y).solve(0.1)
+    monkeypatch.setattr("l2a_transfer.svm.shared_fits.plan_memory", lambda *_, **__: SINGLE)
+    fits = shared_fits(X, y)
+    assert (fits.rows.gathers, fits.rows.resident) == (gathers, False)
+    outcome, weights, _ = fits.solve(0.1)
+    assert outcome.converged.all()
+    assert outcome.objective.numpy() == pytest.approx(whole.objective.numpy(), rel=2e-8)
+    assert weights.numpy() == pytest.approx(expected.numpy(), rel=1e-2, abs=1e-3)
+
+
+def test_conjugate_gradients_take_the_rows_that_are_active_in_a_group(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same directions as with products over all rows; groups are made where they cost less."""
+    X, y = problem(50, 30, 3)
+    problems = problems_of(X, y)
+    monkeypatch.setattr(Directions, "_cheapest", lambda *_: torch.full((6,), CG))
+    problems.start_at(torch.from_numpy(np.random.default_rng(0).normal(size=(6, 31))))
+    at = work_of(problems)
+    _, gradient, active = at.value_and_gradient(0.3)
+    active[:, 20:] = False
+    forcing = torch.full((6,), 1e-5, dtype=torch.float64)
+    groups = problems.directions._gathered(torch.arange(6), active)
+    assert [part for part, _, _ in groups] == [slice(0, 6)]  # a step costs more than these few rows
+    alone = problems.directions(torch.arange(6), at, gradient, active, 0.3, forcing)
+    monkeypatch.setattr("l2a_transfer.svm.directions.STEP_COST", 0.0)
+    monkeypatch.setattr("l2a_transfer.svm.directions.GATHER_COST", 0.0)
+    monkeypatch.setattr("l2a_transfer.svm.directions.LEAST_COLUMNS", 1)
+    groups = problems.directions._gathered(torch.arange(6), active)
+    assert [part for part, _, _ in groups] == [slice(0, 2), slice(2, 4), slice(4, 6)]
+    for part, _, weight in groups:
+        assert weight.shape[1] == int(active[part].any(dim=0).sum()) < 50
+    grouped = problems.directions(torch.arange(6), at, gradient, active, 0.3, forcing)
+    assert grouped.numpy() == pytest.approx(alone.numpy(), rel=1e-3, abs=1e-5)
+
+
 def test_fits_of_the_grid_that_do_not_converge_are_counted() -> None:
     X, y = problem(100, 10, 3)
     with pytest.warns(ConvergenceWarning) as caught:

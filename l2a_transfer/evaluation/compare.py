@@ -16,6 +16,7 @@ from l2a_transfer.errors import EvaluationError
 from l2a_transfer.evaluation import statistics
 from l2a_transfer.evaluation.comparison_families import FAMILIES, VARIANTS, Planned, Wanted, plan
 from l2a_transfer.evaluation.groups import Group, Source, groups_of
+from l2a_transfer.evaluation.judged import Judged, judge
 from l2a_transfer.evaluation.paired import VALUES, PairedTest, mcnemar, outcomes_of, paired_test
 from l2a_transfer.evaluation.probes.registry import SVM
 from l2a_transfer.evaluation.statistics import CONFIDENCE, OverDraws, StudentT
@@ -142,9 +143,11 @@ def compare(
     found.sort(key=lambda own: list(FAMILIES).index(own.comparison.family))
     size = Counter(own.comparison.family for own in found)
     words = called or {}
+    levels = [(CONFIDENCE, 1 - (1 - CONFIDENCE) / size[own.comparison.family]) for own in found]
+    judged = judge([own.test for own in found], levels)
     return tuple(
-        _adjusted(own, size[own.comparison.family], words.get(own.comparison.data, own.comparison.data))
-        for own in found
+        _adjusted(own, test, size[own.comparison.family], words.get(own.comparison.data, own.comparison.data))
+        for own, test in zip(found, judged, strict=True)
     )
 
 
@@ -156,13 +159,12 @@ def _compared(planned: Planned[Answers], seed: int) -> _Found:
     return _of_rows(planned.family, planned.a, planned.b, seed)
 
 
-def _adjusted(found: _Found, size: int, where: str) -> Comparison:
+def _adjusted(found: _Found, test: Judged | None, size: int, where: str) -> Comparison:
     """The comparison with what belongs to its family, and its verdict, which calls the data `where`."""
-    c, test = found.comparison, found.test
+    c = found.comparison
     ci95 = simultaneous = p_adjusted = None
     if test is not None:
-        level = 1 - (1 - CONFIDENCE) / size
-        ci95, simultaneous = _possible(test.interval(CONFIDENCE)), _possible(test.interval(level))
+        ci95, simultaneous = map(_possible, test.intervals)
         p_adjusted = statistics.bonferroni(test.p, size)
     verdict = sentence(
         c.a,

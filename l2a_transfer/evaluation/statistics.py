@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -135,7 +136,7 @@ class OverDraws:
     def difference(self) -> float:
         return self.draws.difference
 
-    @property
+    @cached_property
     def p(self) -> float:
         return max(self.draws.p, float(2 * ndtr(-abs(self.images.statistic(0.0)[0]))))
 

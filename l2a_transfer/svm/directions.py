@@ -14,13 +14,13 @@ float32 where C and the active rows are small enough for its rounding not to mat
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor
 
 from l2a_transfer.svm.memory import MemoryPlan
-from l2a_transfer.svm.objective import Coordinates, NewtonState, hessian_times, parts
+from l2a_transfer.svm.objective import Blocks, Coordinates, NewtonState, hessian_times, parts
 from l2a_transfer.svm.rows import ScaledRows
 
 MAX_CG = 250
@@ -29,13 +29,36 @@ DOUBLE_COST = 2.0
 CHOLESKY_COST = 3.0
 """How much dearer a multiplication of a factorisation is than one of a matrix product (measured, AVX2)."""
 SINGLE_ERROR = 0.02
+LEAST_COLUMNS = 8
+"""Problems below which a product with X takes no less time: it is then as long as X takes to be read."""
+STEP_COST = 2e7
+"""Of what a step of conjugate gradients takes for all its problems besides products, and about what a batch of
+factorisations takes, in multiplications."""
+MOMENT_COST = 5e6
+"""Of what bringing one problem's second moment up to date takes besides its products, in multiplications."""
+GATHER_COST = 30.0
+"""Of a number that is gathered, in multiplications."""
+GATHERED_BLOCKS = 8
+"""How many times a working block's numbers may be gathered, as float32 (see `memory.BLOCK_BYTES`)."""
+
+
+class GatheredRows:
+    """Some rows of X in memory: (n, D + 1) float32."""
+
+    def __init__(self, x: Tensor) -> None:
+        self._x = x
+
+    def blocks(self, dtype: torch.dtype, block: int, problems: int) -> Iterator[tuple[slice, Tensor]]:
+        """As `ScaledRows.blocks`."""
+        for place in parts(len(self._x), max(16, block // problems)):
+            yield place, self._x[place].to(dtype)
 
 
 class Eigenbasis:
     """Σ z zᵀ / N of the mean fold's coordinates, with the constant, as eigenvalues and vectors; made when needed."""
 
     def __init__(self, rows: ScaledRows, folds: Coordinates, plan: MemoryPlan) -> None:
-        self._rows, self._folds, self._plan = rows, folds, plan
+        self._rows, self.folds, self._plan = rows, folds, plan
         self._pair: tuple[Tensor, Tensor] | None = None
 
     def preconditioner(self, weight: Tensor) -> Callable[[Tensor, Tensor], Tensor]:
@@ -59,7 +82,7 @@ class Eigenbasis:
 
     def _decompose(self) -> tuple[Tensor, Tensor]:
         mean = Coordinates(
-            self._folds.mean.mean(dim=0, keepdim=True), self._folds.inverse.mean(dim=0, keepdim=True), self._folds.bias
+            self.folds.mean.mean(dim=0, keepdim=True), self.folds.inverse.mean(dim=0, keepdim=True), self.folds.bias
         )
         moment = self._rows.second_moment(self._plan.block)[None]
         values, vectors = torch.linalg.eigh(_to_coordinates(moment, mean)[0])
@@ -71,6 +94,7 @@ class Directions:
 
     def __init__(self, rows: ScaledRows, basis: Eigenbasis, plan: MemoryPlan, J: int) -> None:
         self.rows, self.basis, self.plan = rows, basis, plan
+        self._folds = len(basis.folds.mean)
         self._cg_steps = torch.full((J,), 10.0, dtype=torch.float64, device=rows.device)
         self._moments: Tensor | None = None  # (J, D + 1, D + 1) of the rows that `_summed` (J, N) marks
         self._summed = torch.zeros(J, rows.N if plan.moments else 0, dtype=torch.bool, device=rows.device)
@@ -102,22 +126,50 @@ class Directions:
         # A factorisation fails where rounding makes the matrix indefinite, on data of a wild scale.
         own = torch.nonzero(~solved).flatten()
         if len(own):
-            precondition = self.basis.preconditioner(2 * C * n_active[own])
-            found, taken = _conjugate_gradients(
-                self.rows,
-                at.z[own],
-                unit[own].float(),
-                active[own],
-                C,
-                forcing[own].float(),
-                precondition,
-                self.plan.block,
-            )
-            direction[own] = found
-            self._cg_steps[todo[own]] = taken.double()
+            for part, rows, weight in self._gathered(todo[own], active[own]):
+                some = own[part]
+                found, taken = _conjugate_gradients(
+                    rows,
+                    at.z[some],
+                    unit[some].float(),
+                    weight,
+                    C,
+                    forcing[some].float(),
+                    self.basis.preconditioner(2 * C * n_active[some]),
+                    self.plan.block,
+                )
+                direction[some] = found
+                self._cg_steps[todo[some]] = taken.double()
         # float32 can fail to descend there as well; the gradient always descends.
         downhill = torch.linalg.vecdot(direction, unit) < 0  # False for NaN, too
         return torch.where(downhill[:, None], direction, -unit).mul_(scale)
+
+    def _gathered(self, todo: Tensor, active: Tensor) -> list[tuple[slice, Blocks, Tensor]]:
+        """Problems (J,) in groups that conjugate gradients take together: the group, rows, and which of these are
+        active for each of its problems (j, n).
+
+        Where few rows are active, as at larger C, a group's products take those rows alone that are active for any of
+        its problems. The folds of one class, which follow on each other, have many of them in common. Whichever
+        grouping costs least is taken, the whole of X for all problems among them.
+        """
+        J, width, steps = len(todo), self.rows.D + 1, float(self._cg_steps[todo].mean())
+        least, best = steps * (2.0 * self.rows.N * width * max(J, LEAST_COLUMNS) + STEP_COST), 0
+        if self.rows.gathers:
+            for size in (self._folds * n for n in (1, 2, 4, 8) if self._folds * n < 2 * J):
+                unions = [int(active[own].any(dim=0).sum()) for own in parts(J, size)]
+                if max(unions) * width > GATHERED_BLOCKS * self.plan.block:
+                    break
+                columns = max(min(size, J), LEAST_COLUMNS)
+                cost = sum(n * width * (2.0 * columns * steps + GATHER_COST) + STEP_COST * steps for n in unions)
+                if cost < least:
+                    least, best = cost, size
+        if best == 0:
+            return [(slice(0, J), self.rows, active)]
+        return [(own, *self._rows_of(active[own])) for own in parts(J, best)]
+
+    def _rows_of(self, active: Tensor) -> tuple[GatheredRows, Tensor]:
+        rows = torch.nonzero(active.any(dim=0)).flatten()
+        return GatheredRows(self.rows.take(rows, torch.float32)), active[:, rows]
 
     def _single_will_do(self, n_active: Tensor, C: float) -> Tensor:
         """(J,) bool: float32 rounding of H, relative to I, stays so small that the direction is one of Newton's."""
@@ -126,7 +178,7 @@ class Directions:
 
     def _cheapest(self, todo: Tensor, active: Tensor, n_active: Tensor, single: Tensor) -> Tensor:
         """0 conjugate gradients, 1 Gram, 2 moments, (J,), by counting multiplications."""
-        if not self.rows.resident:  # the others gather rows
+        if not self.rows.gathers:  # as the others do
             return torch.zeros_like(n_active)
         D = float(self.rows.D + 1)
         m = changed = n_active.double()
@@ -138,9 +190,9 @@ class Directions:
         dear = torch.where(single, 1.0, DOUBLE_COST)
         cost = torch.stack(
             [
-                self._cg_steps[todo] * 2 * self.rows.N * D,
-                torch.where(m <= D, dear * (m**2 * D + CHOLESKY_COST * m**3 / 3), torch.inf),
-                DOUBLE_COST * changed * D**2 + dear * CHOLESKY_COST * D**3 / 3,
+                self._cg_steps[todo] * (2 * self.rows.N * D + STEP_COST / len(todo)),
+                torch.where(m <= D, dear * (m**2 * D + CHOLESKY_COST * m**3 / 3) + STEP_COST / len(todo), torch.inf),
+                DOUBLE_COST * changed * D**2 + dear * CHOLESKY_COST * D**3 / 3 + MOMENT_COST + STEP_COST / len(todo),
             ]
         )
         return cost.argmin(dim=0)
@@ -151,7 +203,7 @@ class Directions:
         """(I + 2C zᵀz)⁻¹ = I − zᵀ (I/2C + zzᵀ)⁻¹ z for the active rows z (m, D + 1), in batches of like m."""
         direction, solved = torch.empty_like(gradient), torch.zeros(len(todo), dtype=torch.bool, device=todo.device)
         n_active, order = active.sum(dim=1).sort()
-        fits = 2 * self.plan.block // (self.rows.D + 1)  # rows of a batch, filled up to its widest problem
+        fits = self.plan.block // 4 // (self.rows.D + 1)  # rows of a batch, filled up to its widest problem
         at = 0
         while at < len(order):
             size = max(1, min(len(order) - at, fits // max(1, int(n_active[at]))))
@@ -218,7 +270,7 @@ def _to_coordinates(moment: Tensor, z: Coordinates) -> Tensor:
 
 
 def _conjugate_gradients(
-    rows: ScaledRows,
+    rows: Blocks,
     z: Coordinates,
     gradient: Tensor,
     active: Tensor,

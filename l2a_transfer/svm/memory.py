@@ -30,20 +30,26 @@ BASIS_BYTES = 64
 """Of one number of the (D + 1)² second moment while its eigenvectors are computed."""
 BLOCK_BYTES = 64
 """Of one number of a working block: a block of X while it is read, or of scores while they are computed with."""
+SINGLE_BYTES = 4
+"""Of one number of X where it is kept as float32 alone."""
+WORTH_SINGLE = 32
+"""Problems that there must be room for beside a float32 copy of X; in smaller batches its products take longer."""
 LARGEST_BLOCK = 1 << 20
 LARGEST_BASIS = 4096
 
 
 @dataclass(frozen=True)
 class MemoryPlan:
-    """X is kept on the device (`resident`) or read in blocks; `batch` problems are solved together; `block` numbers
-    are worked on at a time; whether there is room for an eigenbasis, and for the second moments of each problem."""
+    """X is kept on the device (`resident`), as float32 alone (`single`), or read in blocks; `batch` problems are solved
+    together; `block` numbers are worked on at a time; whether there is room for an eigenbasis, and for the second
+    moments of each problem."""
 
     resident: bool
     batch: int
     block: int
     basis: bool
     moments: bool
+    single: bool = False
 
 
 def plan_memory(N: int, D: int, *, folds: int, problems: int, budget: int, given: bool = True) -> MemoryPlan:
@@ -71,15 +77,21 @@ def plan_memory(N: int, D: int, *, folds: int, problems: int, budget: int, given
     basis = D <= LARGEST_BASIS and BASIS_BYTES * square + per_problem <= room
     room -= BASIS_BYTES * square * basis
     whole = RESIDENT_BYTES * N * (D + 1)
-    resident = whole + per_problem <= room
+    many = min(problems, WORTH_SINGLE)
+    single = SINGLE_BYTES * N * (D + 1) + many * per_problem <= room
+    crowded = many == WORTH_SINGLE and whole + many * per_problem > room
+    resident = whole + per_problem <= room and not (single and crowded)
     room -= whole * resident
+    single = single and not resident
+    room -= SINGLE_BYTES * N * (D + 1) * single
     batch = min(problems, room // per_problem)
     moments = resident and batch * (per_problem + 8 * square) <= room
     if not resident:
-        log.info("X, %d × %d, does not fit into %.0f MiB: it is read in blocks", N, D, budget / 2**20)
+        how = "it is kept as float32 alone" if single else "it is read in blocks"
+        log.info("X, %d × %d, does not fit into %.0f MiB: %s", N, D, budget / 2**20, how)
     if batch < problems:
         log.info("%d SVMs do not fit into %.0f MiB: batches of %d", problems, budget / 2**20, batch)
-    return MemoryPlan(resident, batch, block, basis, moments)
+    return MemoryPlan(resident, batch, block, basis, moments, single)
 
 
 def budget_of(max_memory: int | None, device: torch.device) -> int:

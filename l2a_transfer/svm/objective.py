@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -111,7 +112,13 @@ class NewtonState:
         return length
 
 
-def hessian_times(rows: ScaledRows, z: Coordinates, v: Tensor, weight: Tensor, C: float, block: int) -> Tensor:
+class Blocks(Protocol):
+    """Rows (x', 1) that come in blocks."""
+
+    def blocks(self, dtype: torch.dtype, block: int, problems: int) -> Iterator[tuple[slice, Tensor]]: ...
+
+
+def hessian_times(rows: Blocks, z: Coordinates, v: Tensor, weight: Tensor, C: float, block: int) -> Tensor:
     """v + 2C Σ_active z ⟨z, v⟩ in v's precision: v (J, D + 1), weight (J, N), 1 where active → (J, D + 1)."""
     shared = z.to_shared(v)
     products = torch.zeros_like(v)

@@ -16,6 +16,12 @@ if TYPE_CHECKING:
     import torch
 
 
+LARGEST_RATIO = 16.0
+"""Of a column's mean to its standard deviation, up to which float32 products with the column as it is are accurate."""
+SPREADS = (1e-6, 1e6)
+"""Standard deviations of columns for which squares are far from the ends of float32."""
+
+
 class LazyRows:
     """Some rows and columns of a matrix on disk, read when needed.
 
@@ -114,11 +120,22 @@ class ScaledRows:
 
     `shift` and `spread` are the mean and the standard deviation over all N rows: no model's statistics, only numbers
     near 1 to compute with; every fold is described relative to them. Constant columns have spread 1. `block`: numbers
-    that are read at a time. Raises: ValueError where a value is not finite.
+    that are read at a time.
+
+    `resident` keeps float64 and float32, `single` float32 alone. With `single` the rows are kept as they came (shift 0
+    and spread 1) where their columns are not far from 0: float32 often holds them exactly, and then nothing has to be
+    read again. `gathers`: whether `take` gives single rows.
+    Raises: ValueError where a value is not finite.
     """
 
     def __init__(
-        self, X: LazyRows | RepeatedRows | NDArray[Any], *, device: torch.device, resident: bool, block: int
+        self,
+        X: LazyRows | RepeatedRows | NDArray[Any],
+        *,
+        device: torch.device,
+        resident: bool,
+        block: int,
+        single: bool = False,
     ) -> None:
         import torch
 
@@ -128,6 +145,17 @@ class ScaledRows:
         self._x64: torch.Tensor | None = None
         self._x32: torch.Tensor | None = None
         self.shift, self.spread = self._shift_and_spread()
+        self._exact = False
+        if single:
+            if self._near_zero():
+                self.shift, self.spread = torch.zeros_like(self.shift), torch.ones_like(self.spread)
+            x32 = torch.empty(self.N, self.D + 1, dtype=torch.float32, device=device)
+            self._exact = True
+            for place, x in self._read(self._step):
+                x32[place] = x
+                self._exact = self._exact and torch.equal(x32[place].double(), x)
+            self._x32 = x32
+        self.gathers = resident or self._exact
         if resident:
             x64 = torch.empty(self.N, self.D + 1, dtype=torch.float64, device=device)
             for place, x in self._read(self._step):
@@ -135,22 +163,30 @@ class ScaledRows:
             self._x64, self._x32 = x64, x64.float()
 
     def take(self, rows: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
-        """(x', 1) of these rows (m, D + 1); only where all rows are resident."""
-        whole = self._x32 if dtype.itemsize == 4 else self._x64
+        """(x', 1) of these rows (m, D + 1); only where `gathers`."""
+        whole = self._x32 if dtype.itemsize == 4 or self._exact else self._x64
         assert whole is not None
-        return whole.index_select(0, rows)
+        return whole.index_select(0, rows).to(dtype)
 
     def blocks(self, dtype: torch.dtype, block: int, problems: int) -> Iterator[tuple[slice, torch.Tensor]]:
         """(place, (x', 1) of these rows) over all rows in order; at most `block` numbers a problem-by-row array."""
         whole = self._x32 if dtype.itemsize == 4 else self._x64
         step = max(16, block // problems)
+        if whole is None and self._exact:
+            whole, step = self._x32, min(step, self._step)
         if whole is None:
             for place, x in self._read(min(step, self._step)):
                 yield place, x.to(dtype)
             return
         for start in range(0, self.N, step):
             place = slice(start, min(start + step, self.N))
-            yield place, whole[place]
+            yield place, whole[place].to(dtype)
+
+    def _near_zero(self) -> bool:
+        """Whether float32 products with the columns as they are lose no more than `LARGEST_RATIO` of their accuracy."""
+        ratio = self.shift.abs() / self.spread
+        inside = (self.spread >= SPREADS[0]) & (self.spread <= SPREADS[1])
+        return bool((inside & (ratio <= LARGEST_RATIO)).all())
 
     def _read(self, step: int) -> Iterator[tuple[slice, torch.Tensor]]:
         import torch

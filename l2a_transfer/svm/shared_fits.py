@@ -32,8 +32,8 @@ class SharedFits:
 
     X (N, D) array or `LazyRows`; `targets` (N,) class indices below `classes`. With two classes one SVM is fitted.
     `max_memory` bytes bound what is held besides X itself (see `memory`): a copy of X is kept where it and one column
-    fit, else X is read in blocks for every product; columns that do not fit together are solved in batches; the log
-    says either.
+    fit, or one in float32 alone, else X is read in blocks for every product; columns that do not fit together are
+    solved in batches; the log says either.
     Raises: ValueError where X holds NaN or infinity, where not even one column fits into `max_memory`, and where
     columns that are not to be standardised lie too far from 0 for float64 (`LARGEST_OFFSET`); MemoryLimitError where
     not even one column fits into what this process may still take.
@@ -70,7 +70,13 @@ class SharedFits:
             given=budget == max_memory,
         )
         self.batch = self.plan.batch
-        self.rows = ScaledRows(X, device=self.device, resident=self.plan.resident, block=self.plan.block)
+        self.rows = ScaledRows(
+            X,
+            device=self.device,
+            resident=self.plan.resident,
+            block=self.plan.block,
+            single=self.plan.single,
+        )
         if not all(fold.standardize for fold in self.folds):
             _check_offset(self.rows)
         mean, inverse = self.rows.fold_statistics(self.folds)
@@ -86,20 +92,23 @@ class SharedFits:
 
         from l2a_transfer.svm.newton import SolverOutcome
 
-        parts = []
+        parts, places = [], []
         for place, problems in self._batches():
+            places.append(place)
             if start is not None:
                 problems.start_at(start[place].to(self.device).double())
             parts.append((problems.solve(C, tol=self.tol, max_iter=self.max_iter), *problems.original_units()))
         outcomes = [outcome for outcome, _, _ in parts]
+        order = torch.cat(places).argsort().to(self.device)
         whole = SolverOutcome(
-            objective=torch.cat([o.objective for o in outcomes]),
-            gap=torch.cat([o.gap for o in outcomes]),
-            steps=torch.cat([o.steps for o in outcomes]),
-            converged=torch.cat([o.converged for o in outcomes]),
+            objective=torch.cat([o.objective for o in outcomes])[order],
+            gap=torch.cat([o.gap for o in outcomes])[order],
+            steps=torch.cat([o.steps for o in outcomes])[order],
+            converged=torch.cat([o.converged for o in outcomes])[order],
         )
         # Weights of 0 have the objective C · rows; a start from other fits may be somewhat worse, and steps descend.
-        weights, intercepts = torch.cat([w for _, w, _ in parts]), torch.cat([b for _, _, b in parts])
+        weights = torch.cat([w for _, w, _ in parts])[order]
+        intercepts = torch.cat([b for _, _, b in parts])[order]
         descended = whole.converged | (whole.objective <= 2 * C * self.rows.N)
         if not bool((descended & weights.isfinite().all(dim=1) & intercepts.isfinite()).all()):
             raise ArgumentError(f"X cannot be solved for in float64 at C = {C:g}", STANDARDISE)
@@ -151,7 +160,9 @@ class SharedFits:
         """The mean over folds of the solution for C (columns of one fold, D + 1): where a fit on all rows may start."""
         return self.solutions[C].reshape(len(self.folds), len(self.positive), -1).mean(dim=0)
 
-    def _batches(self) -> Iterator[tuple[slice, Problems]]:
+    def _batches(self) -> Iterator[tuple[torch.Tensor, Problems]]:
+        """The numbers of some columns, and these: class after class, with the folds of a class side by side, because
+        these have many active rows in common."""
         import torch
 
         from l2a_transfer.svm.newton import Problems
@@ -159,8 +170,12 @@ class SharedFits:
         fold = torch.arange(len(self.folds), device=self.device).repeat_interleave(len(self.positive))
         positive = torch.from_numpy(self.positive).to(self.device).repeat(len(self.folds))
         shared = (self.rows, self.coordinates, self.basis, self.targets, self.train)
-        for start in range(0, self.columns, self.batch):
-            place = slice(start, min(start + self.batch, self.columns))
+        order = torch.arange(self.columns).reshape(len(self.folds), -1).T.flatten()
+        size = self.batch
+        if len(self.folds) <= size < self.columns:
+            size -= size % len(self.folds)
+        for start in range(0, self.columns, size):
+            place = order[start : start + size]
             yield place, Problems(*shared, fold[place], positive[place], self.plan)
 
 
