@@ -514,8 +514,8 @@ def test_one_image_has_no_interval(photos: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "code", "says"),
     [
-        ([], 2, "name either images or --data"),
-        (["{photos}", "--data", "digits"], 2, "name either images or --data"),
+        ([], 2, "name either images or folders, or --data"),
+        (["{photos}", "--data", "digits"], 2, "name either images or folders, or --data"),
         (["{photos}", "--no-cascade", "--no-independent"], 2, "leave nothing to do without --labels"),
         (["{photos}", "--method", "salience"], 2, "did you mean 'saliency'"),
         (["{photos}", "--method", ","], 2, "--method must be names"),
