@@ -315,7 +315,7 @@ def test_results_that_are_not_ours_are_named_and_replaced(
     kept.write_bytes(b"mine")
     result = l2a("svm-eval", features, "--out", path.parent, "--c-grid", "0.01", "--overwrite")
     assert result.exit_code == 0, result.output
-    assert f"{path}: no report of this program" in caplog.text
+    assert f"{path}: not a report of this program" in caplog.text
     assert words in caplog.text
     assert kept.read_bytes() == b"mine"
     assert "results.csv" in earlier_files(path)

@@ -128,7 +128,7 @@ def test_two_members_of_one_name(tmp_path: Path) -> None:
 def test_members_that_are_no_arrays_are_not_read(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     path = pack(tmp_path / "a.npz", [("images.npy", npy(IMAGES)), ("notes.txt", b"hello")])
     assert len(open_source(f"npz:{path}")) == 4
-    assert "arrays that are not read: notes.txt" in caplog.text
+    assert "arrays that are ignored: notes.txt" in caplog.text
 
 
 def test_members_are_counted_before_they_are_opened(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

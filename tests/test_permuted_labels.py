@@ -105,7 +105,7 @@ def test_the_verb_trains_compares_and_goes_on(photos: Path, tmp_path: Path, monk
     assert found.labels.name == card.name
     accuracy = found.labels.train_accuracy
     assert f"train_accuracy {accuracy:.4f} on permuted labels (n = 8)" in result.stdout
-    assert f"{100 * accuracy:.1f} % on these very labels" in (out / "sanity.html").read_text()
+    assert f"{100 * accuracy:.1f} % on these labels" in (out / "sanity.html").read_text()
     network, _ = load_model(made)
     permuted = with_permuted_labels(permuted_source(photos))
     assert evaluate(network, permuted.train, card.preprocess) == accuracy

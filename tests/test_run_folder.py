@@ -204,7 +204,7 @@ def test_weights_of_another_run_are_not_taken_for_the_result(tmp_path: Path, cap
     tensors = {key: value.clone() for key, value in weights_of(tmp_path / "own").items()}
     own.weights.write_bytes(other.weights.read_bytes())
     again = run_training(new_trainer(epochs=1), tmp_path / "own", resume=True, progress=False)
-    assert "made by another run (seed: 1 there, 0 here); written again" in caplog.text
+    assert "made by another run (seed: 1 there, 0 here); it is overwritten" in caplog.text
     assert again.metrics == own.metrics
     assert same(weights_of(tmp_path / "own"), tensors)
     assert read_card(own.weights).training["seed"] == 0
@@ -363,7 +363,7 @@ def test_what_stands_in_the_way_is_said_before_training(tmp_path: Path, monkeypa
 def test_resume_where_nothing_is_begins_and_says_so(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level("INFO", "l2a_transfer")
     run_training(new_trainer(epochs=1), tmp_path / "run", resume=True, progress=False)
-    assert f"{tmp_path / 'run'}: no checkpoint to go on from; the run begins" in caplog.text
+    assert f"{tmp_path / 'run'}: no checkpoint to resume from; starting a new run" in caplog.text
 
 
 def test_a_run_may_be_kept_in_the_current_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -506,7 +506,9 @@ def test_a_decoding_process_that_dies_is_named(monkeypatch: pytest.MonkeyPatch, 
 
     monkeypatch.setattr("l2a_transfer.data.readers.open_source", dies)
     result = l2a("train", "--model", "vgg", "--data", "digits", "--out", tmp_path / "run")
-    assert_fails(result, 1, "a decoding process ended: DataLoader worker (pid 7) is killed by signal: Killed.; fewer")
+    assert_fails(
+        result, 1, "a decoding process ended: DataLoader worker (pid 7) is killed by signal: Killed.; use fewer"
+    )
 
 
 def test_weights_to_start_from_are_not_written_over(tmp_path: Path) -> None:

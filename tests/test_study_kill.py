@@ -50,7 +50,7 @@ def begun(folder: Path) -> tuple[subprocess.Popen[str], list[Path]]:
     )
     assert child.stderr is not None
     for _ in range(2):
-        assert "begins" in child.stderr.readline()
+        assert "starts" in child.stderr.readline()
     tasks = Path(f"/proc/{child.pid}/task/{child.pid}/children").read_text().split()
     assert len(tasks) == 2
     return child, [Path(f"/proc/{pid}") for pid in tasks]
@@ -106,6 +106,6 @@ def test_what_runs_at_the_deadline_is_stopped_and_goes_on_another_time(tmp_path:
             [*command, "--deadline", "30"], capture_output=True, text=True, timeout=300, check=False, env=environment
         )
         assert done.returncode == 0, done.stderr
-        assert "steps are not done; the same command goes on" in done.stderr
+        assert "steps are not done; run the same command again to continue" in done.stderr
     plan = subprocess.run([*command, "--dry-run"], capture_output=True, text=True, check=True, env=environment)
     assert "go on    train/" in plan.stdout

@@ -7,6 +7,7 @@ import io
 import json
 import os
 import pickle
+import shlex
 import signal
 import subprocess
 import sys
@@ -618,6 +619,11 @@ COMMAND = (
 )
 
 
+def next_steps(stderr: str) -> list[list[str]]:
+    """The commands that `train` prints at its end."""
+    return [shlex.split(line) for line in stderr.split("\nNext:\n")[1].splitlines()]
+
+
 def test_the_command(tmp_path: Path) -> None:
     out = tmp_path / "run"
     arguments = (*COMMAND, "--data-dir", cifar(tmp_path), "--out", out, "--epochs", "1")
@@ -625,9 +631,14 @@ def test_the_command(tmp_path: Path) -> None:
     assert result.exit_code == 0, (result.output, result.exception)
     weights = out / "vgg-att2-concat-uniform.cifar10-w003.safetensors"
     assert result.stdout.splitlines()[-1] == str(weights)
+    assert next_steps(result.stderr) == [
+        ["l2a-transfer", "extract", "--model", str(weights), "--data", "caltech-mini", "--out", "features.h5"],
+        ["l2a-transfer", "svm-eval", "features.h5", "--out", "report"],
+    ]
     assert "(n = 16)" in result.stdout
     assert_fails(l2a(*arguments), 1, str(out), "--resume")
-    assert l2a(*arguments, "--resume").exit_code == 0
+    quiet = l2a("--quiet", *arguments, "--resume")
+    assert (quiet.exit_code, quiet.stderr) == (0, "")
     card = read_card(weights)
     assert (card.config.width, card.training["n"]) == (0.03125, 80)
 

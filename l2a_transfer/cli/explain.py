@@ -277,7 +277,7 @@ def _print(written: Explained, out: Path, store: Path | None, *, as_json: bool) 
             rows.append(
                 [image["name"], predicted, method["method"], about, strongest, "" if error is None else f"{error:.1e}"]
             )
-    headings = ["image", "predicted", "method", "explained", "strongest colour", "completeness error"]
+    headings = ["image", "predicted", "method", "explained", "colour scale", "completeness error"]
     echo(*table_lines(headings, rows, width=terminal_width()), "")
     if len(images) > SHOWN:
         echo(f"{counted(len(images) - SHOWN, 'more image')} in {written.paths[-1]}", "")

@@ -96,4 +96,4 @@ def command(obj: dict[str, Any], /, file: Path, out: Path, as_json: bool, **give
         left = f"{len(undone)} of {counted(len(found.states), 'step')} {are(len(undone))} not done"
         if found.failed:
             raise click.ClickException(f"{left}; {found.failed[0]} failed: {found.states[found.failed[0]].why}")
-        echo(f"{left}; the same command goes on", err=True)
+        echo(f"{left}; run the same command again to continue", err=True)

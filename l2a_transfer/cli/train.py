@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import logging
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import click
@@ -208,6 +210,8 @@ def command(obj: dict[str, Any], /, **given: Any) -> None:
             found = train_seeds(new_trainer, given["out"], seeds, **how)
             if placement.process.is_main:
                 echo(*found.summary().split("\n"))
+                if obj["progress"]:
+                    echo(*_next_steps(given["out"], [f"features-seed-{seed}.h5" for seed in seeds]), err=True)
             return
         result = run_training(new_trainer(given["seed"] or 0), given["out"], **how)
     if placement.process.is_main:
@@ -215,6 +219,20 @@ def command(obj: dict[str, Any], /, **given: Any) -> None:
         held_out = "" if metric == "test_accuracy" else f", {metric.removesuffix('_accuracy')}"
         echo(f"{shown_metric(metric)} {value['value']:.4f} (n = {value['n']}{held_out}), {result.seconds:.0f} s")
         echo(result.weights)
+        if obj["progress"]:
+            echo(*_next_steps(result.weights, ["features.h5"]), err=True)
+
+
+def _next_steps(model: Path, features: Sequence[str]) -> list[str]:
+    """Lines with the commands that extract features with the new weights, and evaluate them.
+
+    They are for people, so that they go to stderr: the last line on stdout is the path of the weights.
+    """
+    from l2a_transfer.text import shell_line
+
+    extract = ["extract", "--model", str(model), "--data", "caltech-mini", "--out", "features.h5"]
+    evaluate = ["svm-eval", *features, "--out", "report"]
+    return ["", "Next:", *(f"  {shell_line(['l2a-transfer', *words])}" for words in (extract, evaluate))]
 
 
 def _recipe(given: dict[str, Any]) -> Any:
@@ -261,7 +279,7 @@ def _fit_batch(given: dict[str, Any], recipe: Any, images: int, process: Any) ->
         found = recipe.fitting(images, processes=process.size, scale="lr" not in fields)
     if found is not recipe and process.is_main:
         log.warning(
-            "batches of %d instead of %d, because there are %d training images; --batch-size chooses another number",
+            "batch size %d instead of %d, because there are only %d training images; set another with --batch-size",
             found.batch_size,
             recipe.batch_size,
             images,
@@ -270,10 +288,14 @@ def _fit_batch(given: dict[str, Any], recipe: Any, images: int, process: Any) ->
     if scaled and _continues(given):
         earlier = dataclasses.replace(found, lr=find_recipe(given["recipe"]).lr)
         if has_run_with(given["out"], recipe=json.dumps(earlier.to_json(), sort_keys=True)):
-            log.info("%s: begun before rates scaled with the batch; it goes on at %g", given["out"], earlier.lr)
+            log.info(
+                "%s: started by a version that did not scale the learning rate with the batch size; it continues at %g",
+                given["out"],
+                earlier.lr,
+            )
             return earlier
     if scaled and process.is_main:
-        log.info("learning rate %g = %s, scaled with the batch size; --lr is taken as it is given", found.lr, scaled)
+        log.info("learning rate %g = %s, scaled with the batch size; a value of --lr is not scaled", found.lr, scaled)
     return found
 
 
@@ -313,7 +335,7 @@ def _hold_out(source: Any, given: dict[str, Any]) -> Any:
     with contextlib.suppress(TrainingError):
         earlier = TrainingData.from_source(source, holdout=given["holdout"], stratified=False)
         if has_run_with(given["out"], data=earlier.train.fingerprint()):
-            log.info("%s: begun on %s, which is not stratified; it goes on with that", given["out"], earlier.test_name)
+            log.info("%s: started on %s, which is not stratified; it continues so", given["out"], earlier.test_name)
             return earlier
     return data
 

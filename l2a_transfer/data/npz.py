@@ -90,7 +90,7 @@ def _read_npz(path: Path, file: Npz) -> ImageSource:
     used = {"classes", *(f"{prefix}{part}" for prefix in prefixes for part in ("images", "labels"))}
     used |= {"ids", "split"} if "" in prefixes else set()
     if unused := [key for key in (*headers, *file.others) if key not in used]:
-        log.warning("%s: arrays that are not read: %s", path, ", ".join(unused))
+        log.warning("%s: arrays that are ignored: %s", path, ", ".join(unused))
     classes, labels = merged(given or [str(k) for k in range(count)], np.concatenate(parts))
     splits = tuple(split_of[prefix] for prefix in prefixes)
     lengths = [len(own) for own in parts]

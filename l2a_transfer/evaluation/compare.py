@@ -210,7 +210,7 @@ def _of_rows(family: str, a: Answers, b: Answers, seed: int) -> _Found:
         difference, test = float(np.mean(values)), statistics.over_draws(values, images, shared=a.shared)
         effect = None if test is None else difference / float(np.std(values, ddof=1))
         why = (
-            f"the difference is the same in all {draws} draws, which leaves no spread to judge it by"
+            f"the difference is the same in all {draws} draws, so there is no spread to test against"
             if not test
             else ""
         )
@@ -257,7 +257,7 @@ def _of_groups(family: str, a: Group[Answers], b: Group[Answers]) -> _Found:
         why = (
             ""
             if test
-            else "the training seeds of one side do not differ in accuracy, which leaves no spread to judge by"
+            else "the training seeds of one side do not differ in accuracy, so there is no spread to test against"
         )
     sides = [values_a] if fixed else [values_a, values_b]
     spread = float(np.sqrt(np.mean([np.var(side, ddof=1) for side in sides])))

@@ -13,10 +13,10 @@ from l2a_transfer.evaluation.groups import CONTROLS, SEEDS, Group, RowT
 ARCHITECTURES, MODELS, AGAINST_CONTROLS, VARIANTS, ASKED = "architectures", "models", "controls", "variants", "asked"
 FAMILIES = {
     ARCHITECTURES: "architecture against architecture, over training seeds",
-    ASKED: "comparisons that were asked for",
+    ASKED: "requested comparisons",
     MODELS: "model against model",
     AGAINST_CONTROLS: "model against control",
-    VARIANTS: "one model used in different ways",
+    VARIANTS: "variants of one model",
 }
 """Families of comparisons, in the order of the report; p values and intervals are adjusted within one."""
 

@@ -221,7 +221,7 @@ def _log_start(trainer: Trainer, folder: RunFolder) -> None:
     )
     if trainer.start:
         kept = ", ".join(trainer.start.kept_random) or "nothing"
-        log.info("started from %s; not in it, and random: %s", trainer.start.name, kept)
+        log.info("initialised from %s; missing there, and random: %s", trainer.start.name, kept)
 
 
 def _log_epoch(trainer: Trainer, row: dict[str, Any]) -> None:
@@ -326,7 +326,9 @@ def _train_seeds(
         )
         values.append(result.metrics[metric]["value"])
         if trainer.placement.process.is_main:
-            log.info("seed %d: %s %.4f%s", seed, shown_metric(metric), values[-1], " (was finished)" if done else "")
+            log.info(
+                "seed %d: %s %.4f%s", seed, shown_metric(metric), values[-1], " (already finished)" if done else ""
+            )
     found = SeedsResult(name, metric, tuple(seeds), tuple(values))
     if trainer.placement.process.is_main:
         write_run_file(summary, (json.dumps(found.to_json(), indent=1) + "\n").encode())

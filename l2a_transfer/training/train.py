@@ -170,7 +170,7 @@ def train(
         fitting = chosen.fitting(len(held.train), scale=lr is None and "lr" not in named)
         if fitting is not chosen:
             log.warning(
-                "batches of %d instead of %d, because there are %d training images",
+                "batch size %d instead of %d, because there are only %d training images",
                 fitting.batch_size,
                 chosen.batch_size,
                 len(held.train),

@@ -182,7 +182,9 @@ def extract(
         computed = sum(map(len, todo))
         if todo != ranges:
             there = len(source) - computed
-            log.info("%s: %d of %s %s there already", job.shards.folder, there, counted(len(source), "row"), are(there))
+            log.info(
+                "%s: %d of %s %s already computed", job.shards.folder, there, counted(len(source), "row"), are(there)
+            )
         bar = tqdm(
             total=len(source),
             initial=len(source) - computed,
@@ -257,7 +259,7 @@ class _Job:
                 "`on_error='skip'` accepts that, `overwrite=True` tries them again",
             )
         if missing:
-            log.warning("%s: made before files recorded %s; these were not compared", self.out, ", ".join(missing))
+            log.warning("%s: made by a version that did not record %s; not compared", self.out, ", ".join(missing))
         log.info("%s: complete and unchanged", self.out)
         return ExtractResult(self.out, rows, dim, 0, time.perf_counter() - started, meta.skipped)
 
@@ -278,7 +280,7 @@ class _Job:
             return None
         maps = self.backend.map_levels if self.identity.get("attention") else ()
         if shard.features.shape[1] != feature_width(self.backend) or set(shard.maps) != set(maps):
-            log.warning("%s: not of this network's sizes; its rows are computed again", self.shards.path(rows))
+            log.warning("%s: does not fit this network; its rows are computed again", self.shards.path(rows))
             return None
         return shard
 

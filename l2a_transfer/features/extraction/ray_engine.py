@@ -166,7 +166,7 @@ def _dispatch(
                 waiting.appendleft(rows)
                 absent[actor] += 1
                 if absent[actor] == 1:
-                    log.warning("a Ray actor died, its rows are given out again: %s", str(death).splitlines()[0])
+                    log.warning("a Ray actor died; its rows go to another: %s", str(death).splitlines()[0])
                 if not isinstance(death, ray.exceptions.ActorDiedError) and absent[actor] < ABSENCES:
                     resting.append((time.monotonic() + REST_S, actor))  # Ray is starting it again
                 continue
