@@ -55,8 +55,7 @@ UPPER_MEANS = "†: each fold at the threshold that is best for its own images. 
 EXPLAINED = {
     "jaccard": "J: intersection over union of the object and the map above the threshold τ, which was chosen on other "
     "images; P: share of pixels that are classified correctly at τ. In a signed map, only positive values can exceed τ",
-    "average_precision": "AP: average precision over the pixels of an image; pooled: over the pixels of all images "
-    "together",
+    "average_precision": "AP: average precision over the pixels of an image; pooled: over all images' pixels together",
     "pointing": "pointing: the map's maximum lies on the object; near: at most 3 % of the longer side away from it",
     "energy": "energy: share of the map's positive mass that lies on the object",
     "jaccard_otsu": "J, Otsu: at Otsu's threshold; J, mass: of the hottest pixels that hold 60 % of the mass",
@@ -176,12 +175,7 @@ def image_table(results: LocalizationResults) -> TextTable:
     """Every row by the means over images with intervals, in percent, and the thresholds."""
     own = list(results.rows[0].measures)
     pooled = [("AP, pooled", True), ("τ of each fold", True), (UPPER, True)] if results.outlined else []
-    columns = (
-        ("map", False),
-        ("explained class", False),
-        *((f"{MEASURES[name]} [95 %]", True) for name in own),
-        *pooled,
-    )
+    columns = (("map", False), ("class", False), *((f"{MEASURES[name]} [95 %]", True) for name in own), *pooled)
     rows = []
     for row in results.rows:
         cells = [Cell(row.label, name=True), Cell(row.target or "–", name=True)]
@@ -236,10 +230,10 @@ def facts(results: LocalizationResults) -> list[tuple[str, str]]:
         ("seed", f"{config.seed}, for folds, ties and the bootstrap"),
         ("versions", ", ".join(f"{name} {version}" for name, version in results.versions.items())),
     ]
+    how = f"for each of {config.folds} folds on the images of the others"
     if results.choosing:
-        found.insert(1, ("thresholds", f"chosen on {counted(results.choosing, 'other image')} of the validation list"))
-    else:
-        found.insert(1, ("thresholds", f"chosen for each of {config.folds} folds on the images of the others"))
+        how = f"on {counted(results.choosing, 'other image')} of the validation list"
+    found.insert(1, ("thresholds", f"chosen {how}"))
     if config.same_class:
         found.append(("same class", ", ".join(f"{a} = {b}" for a, b in config.same_class.items())))
     if config.options:

@@ -93,7 +93,7 @@ def train_on_permuted_labels(
     device : {"auto", "cpu", "cuda"}, default="auto"
         Where it is trained.
     progress : bool, default=False
-        Show a bar on stderr.
+        Show a progress bar on stderr.
 
     Returns
     -------
