@@ -52,7 +52,7 @@ def test_the_training_images_alone_are_trained_on_and_measured() -> None:
     np.testing.assert_array_equal(
         read_pixels(data.train, size), read_pixels(Subset(source, np.flatnonzero(source.split == 0)), size)
     )
-    with pytest.raises(TrainingError, match="none of its splits is train; it has left, test"):
+    with pytest.raises(TrainingError, match="has no split called train; its splits are left, test"):
         with_permuted_labels(type(source)(**{**vars(source), "splits": ("left", "test")}))
 
 

@@ -80,7 +80,7 @@ def test_ctrl_c_stops_the_commands_and_says_what_stays(number: signal.Signals, t
     said = child.communicate(timeout=120)[1].splitlines()
     assert child.returncode == 130
     assert said[-1].startswith("Interrupted: ")
-    assert said[-1].endswith(f"are done and stay in {tmp_path / 'out'}; the same again goes on.")
+    assert said[-1].endswith(f"are done and are kept in {tmp_path / 'out'}; run it again to continue.")
     wait_until_gone(commands)
 
 

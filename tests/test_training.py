@@ -310,7 +310,7 @@ def test_pixels_are_streamed_where_memory_cannot_hold_them(monkeypatch: pytest.M
         monkeypatch.setattr("l2a_transfer.training.data.free_memory", lambda device, free=free: free)
         assert isinstance(open_pixels(data.train, Preprocess(size=16), device), kind)
     monkeypatch.setattr("l2a_transfer.memory.usable_memory", lambda: needed - 1)
-    with pytest.raises(MemoryLimitError, match=r"32 images of 16 × 16 pixels in memory takes about 1 MiB.*stream"):
+    with pytest.raises(MemoryLimitError, match=r"32 images of 16 × 16 pixels in memory needs about 1 MiB.*stream"):
         open_pixels(data.train, Preprocess(size=16), device, place="memory")
     with pytest.raises(UnknownNameError, match="did you mean 'memory'"):
         open_pixels(data.train, Preprocess(size=16), device, place="memry")
@@ -432,7 +432,7 @@ def test_weights_that_are_not_finite_are_never_saved(tmp_path: Path, monkeypatch
 
 def test_runs_that_must_not_start() -> None:
     with pytest.raises(
-        TrainingError, match=r"batch_size 64 is larger than the 32 training images; take a smaller `batch_size`"
+        TrainingError, match=r"batch_size 64 is larger than the 32 training images; use a smaller `batch_size`"
     ):
         new_trainer(batch_size=64)
     with pytest.raises(TrainingError, match="the model has 3 classes, colours has 4"):
@@ -456,12 +456,12 @@ def test_runs_that_must_not_start() -> None:
             join_splits("x", "rg", {"train": (pictures, np.array([0, 1, -1, 1])), "test": (pictures, labels % 2)})
         )
     alone = join_splits("alone", "rgby", {"all": (pictures, labels)})
-    with pytest.raises(TrainingError, match=r"alone: has no split to measure on, only all; `holdout=N` keeps"):
+    with pytest.raises(TrainingError, match=r"alone: has no test split, only all; `holdout=N` tests on N"):
         TrainingData.from_source(alone)
-    with pytest.raises(TrainingError, match=r"none of its splits is train; it has val, test"):
+    with pytest.raises(TrainingError, match=r"has no split called train; its splits are val, test"):
         TrainingData.from_source(join_splits("x", "rgby", {"val": (pictures, labels), "test": (pictures, labels)}))
     if not torch.cuda.is_available():
-        with pytest.raises(DeviceError, match="'cuda' was asked for"):
+        with pytest.raises(DeviceError, match="'cuda' was requested"):
             new_trainer(placement=Placement(device="cuda"))
 
 

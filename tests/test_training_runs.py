@@ -60,7 +60,7 @@ def test_a_signal_saves_inside_the_epoch_and_the_rest_is_the_same_to_the_bit(
 
     monkeypatch.setattr(run, "_train_step", then_a_signal)
     before = signal.getsignal(number)
-    said = "stopped in epoch 2, after step 3 of 4; saved in .*; the same again with `resume=True`, not `overwrite=True`"
+    said = "stopped in epoch 2, after step 3 of 4; saved in .*; run it again with `resume=True`, not `overwrite=True`"
     with pytest.raises(KeyboardInterrupt, match=said):
         run_training(run, out, progress=False)
     assert signal.getsignal(number) is before
@@ -351,7 +351,7 @@ def test_the_command_with_seeds_and_bad_options(tmp_path: Path) -> None:
         (["--set", "epochs=2"], 2, "epochs is given twice"),
         (["--set", "cutout=1", "--set", "cutout=2"], 2, "cutout is given twice"),
         (["--image-size", "64", "--set", "resolutions=0:16"], 2, "--image-size sets resolutions"),
-        (["--init-from", "pixels"], 2, "'pixels' is no network"),
+        (["--init-from", "pixels"], 2, "'pixels' is not a network"),
         (["--seeds", ""], 2, "--seeds must be integers"),
         (["--seeds", "0,-1"], 2, "seeds must be between 0 and 4294967295"),
         (["--init-from", ""], 2, "unknown model ''"),
@@ -364,9 +364,9 @@ def test_the_command_with_seeds_and_bad_options(tmp_path: Path) -> None:
         (["--init-from", "untrained:vgg@0.0625"], 1, "its convolutions do not fit"),
         (["--image-size", "3"], 2, "the image size must be between 8 and 512 pixels for this recipe; got 3"),
         (["--set", "resolutions=0:16,0:32"], 2, "pairs of a rising fraction"),
-        (["--resume", "--overwrite"], 2, "--resume and --overwrite cannot go together"),
-        (["--seed", "0", "--seeds", "1,2"], 2, "--seed and --seeds cannot go together"),
-        (["--data", "digits"], 1, "has no split to measure on, only all; --holdout N"),
+        (["--resume", "--overwrite"], 2, "--resume and --overwrite cannot be used together"),
+        (["--seed", "0", "--seeds", "1,2"], 2, "--seed and --seeds cannot be used together"),
+        (["--data", "digits"], 1, "has no test split, only all; --holdout N"),
         (["--data", "cifar10", "--data-dir", "nowhere"], 1, "no such folder"),
     ):
         assert_fails(l2a(*arguments, "--out", tmp_path / "never", *options), code, words)
@@ -424,7 +424,7 @@ def test_a_batch_that_sixty_photos_do_not_fill_is_made_smaller_and_said(
     assert_fails(
         l2a(*command, "--holdout", "4", "--batch-size", "57"),
         1,
-        "larger than the 56 training images; take a smaller --batch-size",
+        "larger than the 56 training images; use a smaller --batch-size",
     )
 
 

@@ -119,9 +119,9 @@ def test_errors_cross_processes_as_they_are(error: BaseException) -> None:
 
 
 def test_two_parameters_that_exclude_each_other_are_shown_as_options() -> None:
-    error = ArgumentError("compare and reference exclude each other: name pairs, or one reference for all models")
+    error = ArgumentError("compare and reference cannot be used together: name pairs, or one reference for all models")
     said = explained(error, ["compare", "reference"]).message
-    assert said == "--compare and --reference exclude each other: name pairs, or one reference for all models"
+    assert said == "--compare and --reference cannot be used together: name pairs, or one reference for all models"
     assert explained(error, ["compare"]).message == str(error)
 
 
@@ -215,7 +215,7 @@ def test_ctrl_c_during_training_says_once_where_it_was_saved(tmp_path: Path) -> 
     assert child.returncode == 130
     assert len(said) == 1, said
     assert said[0].startswith("Interrupted: stopped ")
-    assert said[0].endswith("checkpoint.pt; the same again with --resume, not --overwrite, goes on.")
+    assert said[0].endswith("checkpoint.pt; run it again with --resume, not --overwrite, to continue.")
 
 
 def test_memory_that_runs_out_is_no_fault_of_ours() -> None:

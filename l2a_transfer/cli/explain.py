@@ -178,7 +178,7 @@ def command(obj: dict[str, Any], /, images: tuple[Path, ...], out: Path, **given
     from l2a_transfer.files import said_if_complete
 
     if given["as_extracted"] and given["side"] is not None:
-        raise click.UsageError("--side and --as-extracted exclude each other")
+        raise click.UsageError("--side and --as-extracted cannot be used together")
     question = Question(
         split_names(given["method"]),
         DEFAULT_SIDE if given["side"] is None else given["side"],

@@ -47,7 +47,7 @@ def command(file: Path, as_json: bool, verify: bool) -> None:
         raise StoreError(f"{file}: {'; '.join(wrong)}", AGAIN)
     if verified.get("partners_wrong"):
         first = verified["partners_wrong"][0]
-        raise StoreError(f"{file}: /partners: those of {first!r} are not what its set gives", "extract it again")
+        raise StoreError(f"{file}: /partners: those of {first!r} do not match its data set", "extract it again")
 
 
 LONGEST_KEY = 40

@@ -139,7 +139,7 @@ class _Folder(_Path):
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         found = super().convert(value, param, ctx)
         if names_a_format(found) and not found.exists():
-            problem = f"{str(value)!r} is called like a file, and a folder is made there; leave {found.suffix} out"
+            problem = f"{str(value)!r} looks like a file, but a folder is needed; leave out {found.suffix}"
             self.fail(problem, param, ctx)
         return found
 
@@ -157,7 +157,7 @@ def numbers(flag: str, text: str, kind: Callable[[str], Any], example: str) -> t
     try:
         return tuple(kind(number) for number in text.split(","))
     except ValueError as error:
-        raise click.UsageError(f"{flag} must be numbers with commas between, as {example}: {error}") from error
+        raise click.UsageError(f"{flag} must be numbers separated by commas, such as {example}: {error}") from error
 
 
 def names(text: str) -> tuple[str, ...]:

@@ -100,7 +100,7 @@ def command(obj: dict[str, Any], /, images: tuple[Path, ...], out: Path, **given
         raise click.UsageError("--no-cascade and --no-independent leave nothing to do without --labels")
     for name in ("labels_data", "labels_limit", "epochs"):
         if given[name] is not None and given["labels"] != TRAIN:
-            raise click.UsageError(f"--{name.replace('_', '-')} is for --labels train")
+            raise click.UsageError(f"--{name.replace('_', '-')} needs --labels train")
     methods = None if given["method"] is None else _names(given["method"])
 
     from l2a_transfer.explain.checks.sanity import check_sanity
@@ -154,7 +154,7 @@ def _names(text: str) -> tuple[str, ...]:
 
     names = tuple(name.strip() for name in text.split(",") if name.strip())
     if not names:
-        raise click.UsageError("--method must be names with commas between, as evidence,saliency")
+        raise click.UsageError("--method must be names separated by commas, such as evidence,saliency")
     for name in names:
         METHODS.find(name)
     return names

@@ -216,7 +216,7 @@ def command(obj: dict[str, Any], /, files: tuple[Path, ...], out: Path, **given:
 def _pair(text: str) -> str:
     """Check that the text is like A,B. It is split later, when model names are known. Raises: click.UsageError."""
     if not text.strip(", ") or "," not in text.strip(", "):
-        raise click.UsageError(f"--compare must be two names with a comma between, as A,B; got {text!r}")
+        raise click.UsageError(f"--compare must be two names separated by a comma, as A,B; got {text!r}")
     return text
 
 

@@ -181,7 +181,7 @@ def command(obj: dict[str, Any], /, **given: Any) -> None:
 
     for one, other in (("resume", "overwrite"), ("seed", "seeds")):
         if all(given[name] is not None and given[name] is not False for name in (one, other)):
-            raise click.UsageError(f"--{one} and --{other} cannot go together")
+            raise click.UsageError(f"--{one} and --{other} cannot be used together")
     placement = Placement(
         given["device"],
         given["precision"],
@@ -344,4 +344,4 @@ def _numbers(text: str) -> list[int]:
     try:
         return [int(part) for part in text.split(",")]
     except ValueError:
-        raise click.UsageError(f"--seeds must be integers with commas between them, as 0,1,2; got {text!r}") from None
+        raise click.UsageError(f"--seeds must be integers separated by commas, such as 0,1,2; got {text!r}") from None

@@ -162,7 +162,7 @@ def _texts(path: Path, file: Npz, key: str) -> list[str]:
     if values.dtype.kind == "U":  # NumPy makes text of any numbers, and an error of Python's own of some
         codes = np.ascontiguousarray(values).reshape(-1).view(f"{values.dtype.byteorder}u4")
         if codes.size and codes.max() > LAST_CHARACTER:
-            raise DataError(f"{path}: '{key}' has numbers in it that stand for no character", "save it again")
+            raise DataError(f"{path}: '{key}' contains numbers that are not characters", "save it again")
     try:
         return [text_of(name) for name in values.ravel().tolist()]
     except UnicodeDecodeError as error:

@@ -134,7 +134,7 @@ def open_source(
         if split_from != "auto":
             raise _without_choice(data)
         if data not in DATASETS and os.path.exists(os.path.expanduser(data)):
-            raise UnknownNameError(f"data {data!r} is no data set's name but a path; {_suggestion(data)}")
+            raise UnknownNameError(f"data {data!r} is a path, not the name of a data set; {_suggestion(data)}")
         source = _open_named(find_dataset(data), None if data_dir is None else Path(data_dir), download=download)
         if verify_source and isinstance(source, SourceBase):
             source = dataclasses.replace(source, by_content=True)

@@ -308,8 +308,8 @@ def _check_same_images(rows: Sequence[Answers]) -> None:
         same = row.digests == first.digests and len(row.truth) == len(first.truth)
         if not same or any(not np.array_equal(x, y) for x, y in zip(row.truth, first.truth, strict=True)):
             raise EvaluationError(
-                f"{first.name} and {row.name} were not tested on the same images of {first.source.data}, so that they "
-                "are no pairs",
+                f"{first.name} and {row.name} were not tested on the same images of {first.source.data}, so they "
+                "cannot be paired",
                 "extract both with the same `split` and `limit`",
             )
 

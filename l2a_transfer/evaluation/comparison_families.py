@@ -140,8 +140,8 @@ def asked_pair(groups: Sequence[Group[RowT]], names: tuple[str, str]) -> list[Pl
     assert not isinstance(row, Group)
     if not row.source.is_fixed:
         raise EvaluationError(
-            f"{group.name} is an architecture over its training seeds and {row.source.label} one weights file, "
-            "which are not alike",
+            f"{group.name} is an architecture over its training seeds and {row.source.label} is one weights "
+            "file, so they cannot be compared",
             "name two architectures or two weights files",
         )
     return [Planned(ASKED, group, Group(row.source.label, (row,)))]

@@ -223,8 +223,8 @@ def _plan_all(paths: list[Path], config: EvalConfig) -> tuple[list[Job], tuple[D
         other, theirs = first.setdefault(features.meta.data, (path, plan))
         if [s.sha256 for s in theirs.splits] != [s.sha256 for s in plan.splits]:
             raise EvaluationError(
-                f"{path}: holds other images or labels of {features.meta.data} than {other}, so that their rows "
-                "cannot stand beside each other",
+                f"{path}: contains other images or labels of {features.meta.data} than {other}, so they "
+                "cannot be compared",
                 "extract both with the same `split` and `limit`, or evaluate them apart",
             )
         for note in few if path == other else ():

@@ -82,7 +82,7 @@ def load_model(name: str | Path, *, seed: int = 0) -> tuple[Network, Card]:
         )
     if kind := OF_OTHERS.match(name):
         raise UnknownNameError(
-            f"{name!r} is a network of others ({kind[1]}), for 'l2a-transfer extract' and open_backend",
+            f"{name!r} is a network of another package ({kind[1]}), for 'l2a-transfer extract' and open_backend",
             "name one of this package's networks here",
         )
     if name.startswith("untrained:"):
@@ -114,7 +114,7 @@ def check_pretrained(name: str, *, random: str = "") -> None:
             f"for random weights use {random}; 'l2a-transfer train' makes some",
         )
     if name == "pixels":
-        raise UnknownNameError("'pixels' is no network: it has no weights")
+        raise UnknownNameError("'pixels' is not a network and has no weights")
     hint = did_you_mean(name, [*names, *ARCHITECTURES, "pixels"]) or "."
     raise UnknownNameError(
         f"unknown model {name!r}{hint} Models are: a bundled name ({', '.join(names) or 'none'}), a path to "

@@ -168,8 +168,8 @@ class Scheduler:
             self._stop("interrupted")
             done = len(self.outcome.names(DONE))
             raise Interrupted(
-                f"{done} of {counted(len(self.plan.steps), 'step')} are done and stay in {self.folder.path}",
-                "the same again goes on",
+                f"{done} of {counted(len(self.plan.steps), 'step')} are done and are kept in {self.folder.path}",
+                "run it again to continue",
             ) from stop
         return self.outcome
 

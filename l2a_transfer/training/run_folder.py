@@ -99,7 +99,7 @@ class RunFolder:
         for path in (self.checkpoint, self.weights, self.metrics, self.curve):
             if path.exists():
                 todo = go_on if path == self.checkpoint else REPLACE
-                raise OutputExistsError(f"{path}: a run is there already", todo)
+                raise OutputExistsError(f"{path}: a run already exists", todo)
 
     def resume(self, trainer: Trainer) -> Card | None:
         """Put `trainer` where the checkpoint stands, if there is one; the card of the run that has come to its end.

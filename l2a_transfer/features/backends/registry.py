@@ -240,7 +240,7 @@ def open_backend(
         if (backend, device, precision, tap, levels) != ("auto", "auto", "auto", "ga", None) or any(
             value is not None for value in chosen
         ):
-            raise ArgumentError("model must be a name or a network where options are given; it is open already")
+            raise ArgumentError("model must be a name or a network if options are given; this backend is already open")
         return model
     if tap not in TAPS:
         raise unknown_name("tap", tap, TAPS)

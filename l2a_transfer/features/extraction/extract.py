@@ -151,7 +151,7 @@ def extract(
     if engine not in ENGINES:
         raise unknown_name("engine", engine, ENGINES)
     if attention and not backend.map_levels:
-        raise BackendError(f"{backend.card['name']} has no attention, so it has no maps", "leave `attention` out")
+        raise BackendError(f"{backend.card['name']} has no attention, and so no maps", "leave `attention` out")
     if len(source) == 0:
         raise DataError(f"{source.name}: no images to extract")
     check_source(source)
@@ -160,7 +160,7 @@ def extract(
     started = time.perf_counter()
     identity = fingerprint(source, backend, batch_size, attention=attention)
     if out.is_dir():
-        raise OutputExistsError(f"{out}: is a folder, and features are one file; name a file, as {out / 'features.h5'}")
+        raise OutputExistsError(f"{out}: is a folder; name a file, such as {out / 'features.h5'}")
     if not out.parent.is_dir():
         out.parent.mkdir(parents=True, exist_ok=True)
     job = _Job(source, backend, out, identity, on_error)
@@ -270,7 +270,7 @@ class _Job:
             return Interrupted(f"nothing of {self.out} is kept; rows are written {len(ranges[0]):,} at a time")
         return Interrupted(
             f"{rows:,} of {counted(len(self.source), 'row')} {are(rows)} kept in {self.shards.folder}",
-            f"the same again {'with `resume=True` ' if overwrite else ''}goes on from there",
+            f"run it again {'with `resume=True` ' if overwrite else ''}to continue",
         )
 
     def usable(self, rows: range) -> RowShard | None:

@@ -182,7 +182,7 @@ def _matched(theirs: Sequence[str], ids: Sequence[str], features: Path, path: Pa
         if known is None:
             raise DataError(
                 f"{features}: row {row} is of {name!r}, which {path} does not have (it has {ids[0]!r}, …)",
-                "extract both from the same images, or leave `ids` out where the order is the same",
+                "extract both from the same images, or leave `ids` out if the order is the same",
             )
         if order[known] >= 0:
             raise DataError(f"{features}: rows {order[known]} and {row} are both of {ids[known]!r}")

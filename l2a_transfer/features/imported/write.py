@@ -190,7 +190,7 @@ def check_out(path: str | Path, *, overwrite: bool) -> Path:
     if names_a_format(out) and out.suffix.lower() not in SUFFIXES:
         raise ArgumentError(f"out must be the name of an HDF5 file, as {out.with_suffix('.h5').name}; got {out.name!r}")
     if out.is_dir():
-        raise OutputExistsError(f"{out}: is a folder, and features are one file; name a file, as {out / 'features.h5'}")
+        raise OutputExistsError(f"{out}: is a folder; name a file, such as {out / 'features.h5'}")
     check_free(out, overwrite=overwrite)
     return out
 
@@ -257,7 +257,7 @@ def numbered_labels(labels: NDArray[Any], classes: Sequence[str] | None) -> tupl
     place = {one: k for k, one in enumerate(given)}
     if len(place) < len(given):
         twice = next(one for k, one in enumerate(given) if one in given[:k])
-        raise DataError(f"classes: {twice!r} is there twice, and labels are names")
+        raise DataError(f"classes: {twice!r} appears twice, and labels are names")
     if unknown := sorted(set(texts) - set(place)):
         raise DataError(f"labels: {unknown[0]!r} is none of the {counted(len(given), 'class', 'classes')}")
     names, numbers = merged(given, np.array([place[one] for one in texts], dtype=np.int64))
@@ -289,7 +289,7 @@ def _check_names(where: str, ids: Sequence[str], classes: Sequence[str], splits:
     if len(set(ids)) < len(ids):
         seen: set[str] = set()
         twice = next(one for one in ids if one in seen or seen.add(one))  # type: ignore[func-returns-value]
-        raise DataError(f"{where}: the id {twice!r} is there twice", "ids must differ")
+        raise DataError(f"{where}: the id {twice!r} appears twice", "ids must differ")
 
 
 def _content(X: NDArray[Any], dtype: str, *about: Any) -> str:
