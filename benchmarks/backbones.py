@@ -1,7 +1,7 @@
 """Any backbone in one table: attention networks, others with random weights, imported features, and pixels.
 
 Runs the commands that README shows for caltech-mini and for Caltech-101, then one `svm-eval` over all files. resnet18
-is there twice with the same random weights: by `--model torchvision:resnet18`, and as features that thingsvision
+appears twice with the same random weights: by `--model torchvision:resnet18`, and as features that thingsvision
 computed in an environment of its own and `l2a-transfer import` read. Finished files in --work are not made again.
 
     python3.10 -m venv tv && tv/bin/pip install thingsvision "numpy<2"

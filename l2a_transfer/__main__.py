@@ -15,7 +15,7 @@ def run() -> None:
     except KeyboardInterrupt:
         from l2a_transfer.cli.output import echo
 
-        echo("Interrupted before it was done; start it again.", err=True)
+        echo("Interrupted before it finished; run it again.", err=True)
         sys.exit(130)
     main(prog_name="l2a-transfer")
 

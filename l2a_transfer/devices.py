@@ -28,7 +28,7 @@ def choose_device(name: str, local_rank: int = 0) -> torch.device:
 
     check_device_name(name)
     if name == "cuda" and not torch.cuda.is_available():
-        raise DeviceError("device 'cuda' was asked for and PyTorch sees no CUDA GPU", "use `device='cpu'`")
+        raise DeviceError("device 'cuda' was requested, but PyTorch finds no CUDA GPU", "use `device='cpu'`")
     if name == "cpu" or not torch.cuda.is_available():
         return torch.device("cpu")
     if local_rank >= torch.cuda.device_count():
@@ -52,7 +52,7 @@ def choose_onnx_device(name: str) -> str:
     device = choose_device(name).type
     if device == "cuda" and "CUDAExecutionProvider" not in ort.get_available_providers():
         if name == "cuda":
-            raise DeviceError("device 'cuda' was asked for and this onnxruntime has no CUDAExecutionProvider")
+            raise DeviceError("device 'cuda' was requested, but this onnxruntime has no CUDAExecutionProvider")
         return "cpu"
     return device
 

@@ -36,7 +36,7 @@ def parse(content: str | bytes) -> Any:
     >>> parse('{"rows": 40, "rows": 41}')
     Traceback (most recent call last):
     ...
-    ValueError: the key 'rows' stands there twice
+    ValueError: the key 'rows' appears twice
     """
     try:
         document = json.loads(
@@ -71,12 +71,12 @@ def _reject_duplicate_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(found) < len(pairs):
         seen: set[str] = set()
         twice = next(key for key, _ in pairs if key in seen or seen.add(key))  # type: ignore[func-returns-value]
-        raise ValueError(f"the key {_short(twice)} stands there twice")
+        raise ValueError(f"the key {_short(twice)} appears twice")
     return found
 
 
 def _reject_constant(name: str) -> Any:
-    raise ValueError(f"{name} is no number")
+    raise ValueError(f"{name} is not a valid number")
 
 
 def _bounded_integer(digits: str) -> int:

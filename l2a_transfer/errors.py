@@ -1,4 +1,4 @@
-"""The exceptions of this package, and the messages for unknown names: of things, and of keyword arguments."""
+"""The exceptions of this package, and the messages for unknown names and keyword arguments."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class L2AError(Explained, Exception):
 
 
 class WeightsError(L2AError):
-    """A weights file is damaged, incomplete, or of another program."""
+    """A weights file is damaged, incomplete, or was written by another program."""
 
 
 class DataError(L2AError):
@@ -45,15 +45,15 @@ class DataError(L2AError):
 
 
 class SourceError(DataError):
-    """Files of a data set changed or disappeared while it was read. Such images are never skipped."""
+    """Files of a data set changed or disappeared while it was read. `on_error="skip"` does not skip these images."""
 
 
 class StoreError(L2AError):
-    """A feature file is truncated, changed, incomplete, unsafe, or of another schema."""
+    """A feature file is truncated, changed, incomplete or unsafe, or has another schema."""
 
 
 class BackendError(L2AError):
-    """A runtime or a model file cannot run what was requested."""
+    """A backend or a model file cannot do what was requested."""
 
 
 class DeviceError(L2AError):
@@ -61,7 +61,7 @@ class DeviceError(L2AError):
 
 
 class OutputExistsError(L2AError):
-    """The output exists, and replacing it was not requested."""
+    """The output exists, and overwriting it was not requested."""
 
 
 class TrainingError(L2AError):
@@ -69,7 +69,7 @@ class TrainingError(L2AError):
 
 
 class DamagedCheckpointError(TrainingError):
-    """A checkpoint that was read and that no run has written."""
+    """A checkpoint is damaged, or was not written by a training run."""
 
 
 class NotFiniteError(TrainingError):
@@ -81,11 +81,11 @@ class EvaluationError(L2AError):
 
 
 class MemoryLimitError(L2AError):
-    """The work needs more memory than this process may use. Raised before it begins."""
+    """The work needs more memory than this process may use. Raised before the work starts."""
 
 
 class StudyError(L2AError):
-    """The file of a study is wrong, or its folder belongs to another study."""
+    """A study file is invalid, or its output folder belongs to another study."""
 
 
 class MissingExtraError(L2AError):
@@ -97,19 +97,19 @@ class MissingExtraError(L2AError):
 
 
 class PluginError(L2AError):
-    """A plugin cannot be loaded, or declares an invalid name or one that is taken."""
+    """A plugin cannot be loaded, or declares a name that is invalid or taken."""
 
 
 class ArgumentError(Explained, ValueError):
-    """An argument has an invalid value. The problem begins with its name. The command line exits with 2."""
+    """An argument has an invalid value. The message begins with its name. The command line exits with 2."""
 
 
 class UnknownNameError(ArgumentError):
-    """A name is unknown. The message lists valid names and suggests the nearest one."""
+    """A name is unknown. The message lists the valid names and suggests the nearest one."""
 
 
 class Interrupted(Explained, KeyboardInterrupt):
-    """Ctrl-C or SIGTERM, after completed work was saved. The message says where."""
+    """Ctrl-C or SIGTERM. Completed work was saved; the message says where."""
 
 
 def wrong_kind(argument: str, expected: str, got: object) -> TypeError:

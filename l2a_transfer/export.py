@@ -75,36 +75,37 @@ def relative_error(found: np.ndarray[Any, Any], expected: np.ndarray[Any, Any]) 
 def export_onnx(
     model: str | Path | Network | tuple[Network, Card], out: str | Path, *, overwrite: bool = False, seed: int = 0
 ) -> ExportResult:
-    """Write a feature extractor as ONNX: uint8 pixels in, features and attention maps out.
+    """Export a feature extractor to ONNX. It takes uint8 pixels and returns features and attention maps.
 
-    The file is run in ONNX Runtime at batch 1 and 7 and replaces `out` only if features and maps agree with PyTorch
-    within 1e-4 relative.
+    The file is run in ONNX Runtime at batch sizes 1 and 7. It is kept only if features and maps agree with PyTorch
+    within a relative error of 1e-4.
 
     Parameters
     ----------
     model : str, Path, Network or (Network, Card)
-        What `load_model` takes, or what it gives, or a network, which stays as it is.
+        A name or path as for `load_model`, what `load_model` returns, or a network, which is not changed.
     out : str or Path
-        The file, `.onnx`; its folder is made. It carries the card, the preprocess and the digest of the network.
+        The file, `.onnx`. Its folder is created if needed. The file contains the model card, the preprocessing and the
+        digest of the network.
     overwrite : bool, default=False
-        Replace `out`.
+        Overwrite `out`.
     seed : int, default=0
-        Of untrained weights.
+        Random seed of untrained weights.
 
     Returns
     -------
     ExportResult
-        The file, its size in bytes, and the largest relative difference to PyTorch. Inputs: images uint8
-        (N, 3, size, size); outputs: features float32 (N, D) and a map (N, H, W) a level.
+        The file, its size in bytes, and the largest relative difference from PyTorch. Input: images uint8
+        (N, 3, size, size). Outputs: features float32 (N, D) and one map (N, H, W) per level.
 
     Raises
     ------
     OutputExistsError
-        Where `out` exists and `overwrite` is not given, is no regular file, or another process writes it.
+        If `out` exists and `overwrite` is not given, if it is not a regular file, or if another process is writing it.
     BackendError
-        Where the network cannot be exported, or the file differs.
+        If the network cannot be exported, or if the results differ from PyTorch.
     OSError
-        Naming `out`, where the disk refuses.
+        If `out` cannot be written.
 
     Examples
     --------

@@ -57,7 +57,7 @@ def check_replaceable(path: Path) -> None:
         return
     if not stat.S_ISREG(mode):
         raise OutputExistsError(
-            f"{path}: is {kind_of(mode)}, and only a regular file is replaced", "choose another `out`"
+            f"{path}: is {kind_of(mode)}, and only a regular file can be overwritten", "choose another `out`"
         )
 
 

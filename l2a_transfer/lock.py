@@ -135,7 +135,7 @@ def check_system() -> None:
         import fcntl
     except ImportError as error:
         raise L2AError(
-            "l2a-transfer runs on POSIX systems, as Linux and macOS, and this is none: it has no module fcntl; on "
+            "l2a-transfer runs on POSIX systems such as Linux and macOS, and this one has no module fcntl; on "
             "Windows, use it inside WSL"
         ) from error
     assert fcntl

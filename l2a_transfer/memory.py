@@ -46,7 +46,7 @@ def require_memory(needed: int, what: str, remedy: str) -> None:
     usable = usable_memory()
     if needed > usable:
         raise MemoryLimitError(
-            f"{what} takes about {mebibytes(needed)}, and this process may take {mebibytes(usable)} more", remedy
+            f"{what} needs about {mebibytes(needed)}, and this process may use {mebibytes(usable)} more", remedy
         )
 
 

@@ -121,13 +121,13 @@ def _quickstart(out: Path, earlier: set[str], *, overwrite: bool, progress: bool
     try:
         for name, model in MODELS.items():
             path = _features(out, name)
-            log.info("features of %s of %s by %s", counted(len(source), "image"), DATA, model)
+            log.info("extracting features of %s of %s with %s", counted(len(source), "image"), DATA, model)
             # Complete files of an interrupted quickstart are verified and used. Other files are left alone.
             extract(source, open_backend(model), path, resume=not overwrite, overwrite=overwrite, progress=progress)
             files.append(path)
-        log.info("linear SVMs: C chosen by cross-validation on the training images, tested once")
+        log.info("fitting linear SVMs: C is chosen by cross-validation on the training images; one test at the end")
         results = evaluate_files(files, EvalConfig(jobs=usable_cores()), progress=progress)
-        log.info("maps of %s against the masks of %s", " and ".join(MEASURED), AIRPLANES)
+        log.info("comparing the maps of %s with the masks of %s", " and ".join(MEASURED), AIRPLANES)
         found = localize(
             [MODELS[name] for name in MEASURED if name in MODELS],
             open_source(AIRPLANES),
@@ -142,8 +142,8 @@ def _quickstart(out: Path, earlier: set[str], *, overwrite: bool, progress: bool
         }
         files += write_report(results, out, overwrite=overwrite, beside=beside, earlier=earlier)
     except KeyboardInterrupt as stop:
-        kept = f"{min(len(files), len(MODELS))} of {len(MODELS)} feature files in {out} are complete and stay"
-        remedy = "" if overwrite else "the same again uses them"
+        kept = f"{min(len(files), len(MODELS))} of {len(MODELS)} feature files in {out} are complete and are kept"
+        remedy = "" if overwrite else "run it again to reuse them"
         raise Interrupted(f"{kept}; {stop.problem}" if isinstance(stop, Interrupted) else kept, remedy) from stop
     attention = results.rows[list(MODELS).index("attention")].file_sha256
     verdicts = tuple(lookup.verdict(c) for c in results.comparisons if c.files[0] == (attention,))
@@ -157,5 +157,5 @@ def _attention_picture(found: Localization) -> bytes:
     pictures = [outlined(source.image(row), found.masks, source.ids[row]) for row in rows]
     names = [Path(source.ids[row]).stem for row in rows]
     results = attention_maps(MODELS["attention"], pictures, names=names)
-    title = f"Where {MODELS['attention']} looks, on photographs it has never seen; the white line is the object"
+    title = f"Attention of {MODELS['attention']} on photographs that it has never seen; white: outline of the object"
     return sheet_png(results, title=title)

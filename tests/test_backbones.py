@@ -351,7 +351,12 @@ def test_a_network_of_the_users_may_say_its_preprocess(file: Path) -> None:
         ("Text", {}, BackendError, "gives no tensor with a row for each image, but a str"),
         ("net", {"layer": ["spare"]}, BackendError, "layer 'spare' does not run as a module"),
         ("Varying", {}, BackendError, "numbers for some images and . for others of the same size"),
-        ("net", {"image_size": None}, BackendError, "nothing says how this model takes pictures; give `image_size`"),
+        (
+            "net",
+            {"image_size": None},
+            BackendError,
+            "how this model preprocesses images is not known; give `image_size`",
+        ),
         ("net", {"mean": None, "std": None}, BackendError, r"give `mean` and `std` \(and `fit`\)"),
         ("net", {"seed": 1, "layer": ["fc"], "image_size": 4}, None, ""),
     ],
@@ -383,7 +388,7 @@ def test_a_file_that_raises_ends_the_command_with_1_and_nothing_is_written(tmp_p
         l2a(*line, f"module:{path}:f", *options), 1, "its own code failed on pictures of 16 × 16 pixels: Runtime"
     )
     assert_fails(l2a(*line, f"module:{path}:f"), 1, "give --image-size and --mean and --std (and --fit)")
-    assert_fails(l2a(*line, f"module:{path}:f", "--mean", "grey"), 2, "--mean must be numbers with commas between")
+    assert_fails(l2a(*line, f"module:{path}:f", "--mean", "grey"), 2, "--mean must be numbers separated by commas")
     assert_fails(l2a(*line, f"module:{tmp_path / 'no.py'}:f"), 1, "no.py: cannot be read: No such file")
     assert_fails(l2a(*line, "module:f"), 1, "must be module:FILE.py:FUNCTION")
     assert not out.exists()
@@ -401,7 +406,9 @@ def test_pools_are_those_of_hand_made_values() -> None:
     assert pooled(tokens, 2, "cls", "x").tolist() == [[0, 1, 2, 3], [12, 13, 14, 15]]
     assert pooled((tokens, None), 2, "avg", "x").tolist() == [[4, 5, 6, 7], [16, 17, 18, 19]]
     assert pooled(maps[:, :, 0, 0].int(), 2, "avg", "x").tolist() == [[0, 4, 8], [12, 16, 20]]
-    with pytest.raises(BackendError, match="2 × 3 × 4 numbers for an image, of which nobody can say"):
+    with pytest.raises(
+        BackendError, match="2 × 3 × 4 numbers for an image, in which positions cannot be told from channels"
+    ):
         pooled(torch.zeros(2, 2, 3, 4), 2, "avg", "x")
     with pytest.raises(BackendError, match=r"but a tensor of shape \(3, 2\)"):
         pooled(torch.zeros(3, 2), 2, "avg", "x")
@@ -473,7 +480,7 @@ def test_a_module_in_memory_is_copied_and_stays_as_it_is() -> None:
     copied = pickle.loads(pickle.dumps(backend))  # noqa: S301
     np.testing.assert_array_equal(copied.features(pixels(3, 16)), found)
     assert (backend.name, backend.card["name"]) == ("module", "memory:Sequential")
-    with pytest.raises(BackendError, match="memory:Sequential: nothing says how this model takes pictures"):
+    with pytest.raises(BackendError, match="memory:Sequential: how this model preprocesses images is not known"):
         open_backend(network)
     with pytest.raises(BackendError, match="Sequential: module has no such option; leave out `levels`"):
         open_backend(network, levels=["0"])
@@ -482,7 +489,7 @@ def test_a_module_in_memory_is_copied_and_stays_as_it_is() -> None:
 def test_where_only_our_own_networks_serve_that_is_said() -> None:
     for name in ("torchvision:resnet18", RESNET, "module:a/b.py:f"):
         with pytest.raises(
-            UnknownNameError, match=r"is a network of others .*; name one of this package's networks here"
+            UnknownNameError, match=r"is a network of another package .*; name one of this package's networks here"
         ):
             load_model(name)
 

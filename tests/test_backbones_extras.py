@@ -62,7 +62,7 @@ def test_timms_preprocess_is_that_of_its_data_config(tmp_path: Path) -> None:
     with pytest.raises(UnknownNameError, match="did you mean 'vit_tiny_patch16_224'"):
         open_backend("untrained:timm:vit_tiny_patch16_22")
     with pytest.raises(
-        BackendError, match="nothing is fetched unasked; use `download=True`, `weights` for a checkpoint"
+        BackendError, match="downloads are off by default; use `download=True`, `weights` for a checkpoint"
     ):
         open_backend("timm:vit_tiny_patch16_224")
     path = tmp_path / "seven.pth"
@@ -128,7 +128,7 @@ def test_transformers_give_their_pooled_output_or_the_class_token(
 @pytest.mark.usefixtures("saved")
 def test_what_transformers_cannot_give_is_said(tmp_path: Path) -> None:
     for name, options, words in (
-        ("bare", {}, "nothing says how this model takes pictures; give `image_size` and `mean` and `std`"),
+        ("bare", {}, "how this model preprocesses images is not known; give `image_size` and `mean` and `std`"),
         ("bert", {}, "BertModel takes no pictures"),
         ("none", {}, "there is no folder"),
     ):

@@ -91,7 +91,7 @@ def test_uint8_goes_in_as_it_is(tmp_path: Path) -> None:
     ("options", "error", "words"),
     [
         ({"layer": ["map"]}, UnknownNameError, "got 'map'; did you mean 'maps'"),
-        ({"mean": None}, BackendError, r"nothing says how this model takes pictures; give `mean` \(and `fit`\)"),
+        ({"mean": None}, BackendError, r"how this model preprocesses images is not known; give `mean` \(and `fit`\)"),
         ({"image_size": None}, BackendError, "give `image_size`"),
         ({"mean": [1]}, ArgumentError, "mean must be three numbers, one for each channel"),
         ({"weights": "x.pth"}, BackendError, "onnx has no such option; leave out `weights`"),

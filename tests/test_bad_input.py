@@ -159,8 +159,8 @@ CASES = [
     ],
     ("maps --model foreign.onnx --out new photos/cat/1.jpg", "foreign.onnx: an ONNX file", "name the weights instead"),
     # a device that is not there
-    (f"{EXTRACT} digits --out new.h5 --device cuda", "'cuda' was asked for", "use --device cpu"),
-    ("extract --model pixels --data digits --out new.h5 --device cuda", "'cuda' was asked for", "use --device cpu"),
+    (f"{EXTRACT} digits --out new.h5 --device cuda", "'cuda' was requested", "use --device cpu"),
+    ("extract --model pixels --data digits --out new.h5 --device cuda", "'cuda' was requested", "use --device cpu"),
     # an output that exists, or a path that cannot be one
     (f"{EXTRACT} imagefolder:photos --out good.h5", "good.h5: exists", "--overwrite replaces it"),
     (f"{EXTRACT} imagefolder:photos --out photos --overwrite", "photos: is a folder", "name a file"),

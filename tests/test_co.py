@@ -413,7 +413,9 @@ def test_a_live_trunk_learns(tmp_path: Path) -> None:
 
 
 def test_what_freezing_asks_for_and_saves() -> None:
-    with pytest.raises(TrainingError, match=r"freezes the trunk, and without weights to start from it stays random"):
+    with pytest.raises(
+        TrainingError, match=r"freezes the trunk, which would stay random without weights to start from"
+    ):
         new_trainer(freeze="trunk")
     frozen = new_trainer(freeze="trunk", init_from=f"untrained:vgg-att2-concat-pc@{1 / 32}")
     frozen.model.train()

@@ -386,7 +386,7 @@ def test_architectures_can_be_named_too() -> None:
         ("asked", "pc@0.25", "pixels"),
     ]
     with pytest.raises(
-        EvaluationError, match=r"pc@0\.25 is an architecture over its training seeds and uniform\.0 one"
+        EvaluationError, match=r"pc@0\.25 is an architecture over its training seeds and uniform\.0 is one"
     ):
         check_wanted(Wanted(pairs=(("pc@0.25", "uniform.0"),)), [row.source for row in rows])
 
@@ -501,7 +501,7 @@ def test_features_made_elsewhere_are_one_comparison_with_an_architecture(first: 
         (Wanted(reference="c"), UnknownNameError, "reference must be one of"),
         (Wanted(pairs=(("a", "a"),)), ValueError, "two different models, got 'a' twice"),
         (Wanted(pairs=(("a", "b"),)), ValueError, "no data set has features of both 'a' and 'b'"),
-        (Wanted(pairs=(("a", "pixels"),), reference="a"), ValueError, "exclude each other"),
+        (Wanted(pairs=(("a", "pixels"),), reference="a"), ValueError, "cannot be used together"),
     ],
 )
 def test_names_that_cannot_be_compared_are_refused(wanted: Wanted, error: type[Exception], words: str) -> None:

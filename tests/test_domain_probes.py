@@ -267,7 +267,8 @@ def test_the_report_says_where_each_row_was_measured(results: EvalResults, tmp_p
     page, text = (re.sub(r"<[^>]*>", "", (tmp_path / "r" / name).read_text()) for name in ("report.html", "report.md"))
     for said in (page, text):
         assert " on within " not in said
-        assert "Cross-validation that chooses hyper-parameters, cross-domain: stratified folds" in said
+        chosen = "Cross-validation that chooses hyper-parameters, on the training parts of the sources only"
+        assert f"{chosen}: cross-domain: stratified folds" in said
     assert "plain → turned, as it is, probe knn" in page
     assert "on 6 places" in page
     assert "2 models on 4 domains: plain, shifted, swapped, turned. Each probe" in page

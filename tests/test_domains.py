@@ -300,7 +300,7 @@ def test_models_must_have_the_same_domains_and_images(four: Path, tmp_path: Path
     with pytest.raises(EvaluationError, match="other has no features of swapped, turned, which toy-model has"):
         evaluate_files([four, fewer], EvalConfig(protocol="cross-domain"))
     longer = save_domains(tmp_path / "longer.h5", four_domains(model="other", each=14))
-    with pytest.raises(EvaluationError, match="holds other images or labels of "):
+    with pytest.raises(EvaluationError, match="contains other images or labels of "):
         evaluate_files([four, longer], EvalConfig(protocol="cross-domain"))
 
 
@@ -308,7 +308,7 @@ def test_files_of_one_model_must_have_the_same_columns_and_other_domains(tmp_pat
     a, b = pair(tmp_path, CLASSES, CLASSES)
     labels, features = domain_features(range(4))
     wide = feature_set(labels, np.hstack([features, features]), data="c", classes=CLASSES)
-    with pytest.raises(EvaluationError, match="with different levels, so that no SVM fits both"):
+    with pytest.raises(EvaluationError, match="with different levels, so one SVM cannot be fitted to both"):
         evaluate([a, save(tmp_path / "c.h5", wide)], protocol="cross-domain")
     named = four_domains(names=("plain",), data="c")
     named = dataclasses.replace(named, meta=dataclasses.replace(named.meta, domains=("b",)))
@@ -328,7 +328,7 @@ def test_files_of_one_model_must_be_made_in_the_same_way_and_the_card_has_all_of
     assert list(card["feature_files"]) == ["a/features.h5", "b/features.h5"]
     for key, value in (("precision", "bf16"), ("preprocess", {**made["b"].meta.preprocess, "size": 64})):
         other = dataclasses.replace(made["b"], meta=dataclasses.replace(made["b"].meta, **{key: value}))
-        with pytest.raises(EvaluationError, match=f"with different {key}, so that no SVM fits both"):
+        with pytest.raises(EvaluationError, match=f"with different {key}, so one SVM cannot be fitted to both"):
             evaluate([files[0], save(tmp_path / f"{key}.h5", other)], protocol="cross-domain")
 
 

@@ -175,7 +175,7 @@ def test_what_cannot_be_asked_for() -> None:
         explain_images(TINY, picture, method=["attention", "sobel"], target=3)
     with pytest.raises(ArgumentError, match="levels are for methods with a map of each level"):
         explain_images(TINY, picture, method="saliency", levels=["L3"])
-    with pytest.raises(ArgumentError, match="options of occlusion were given, which is not asked for"):
+    with pytest.raises(ArgumentError, match="options of occlusion were given, but the method is not used"):
         explain_images(TINY, picture, options={"occlusion": {"window": 3}})
     with pytest.raises(UnknownNameError, match="option of occlusion must be one of window, stride, baseline"):
         explain_images(TINY, picture, method="occlusion", options={"occlusion": {"windows": 3}})
@@ -406,12 +406,12 @@ def test_the_true_class_is_that_of_the_data_set(tmp_path: Path) -> None:
         (["--class", "12"], 2, ("must be between 0 and 9, got 12",)),
         (["--side", "2"], 2, ("--side must be between 4 and 1024 pixels, got 2",)),
         (["--side", "0"], 2, ("--side must be between 4 and 1024 pixels, got 0",)),
-        (["--side", "32", "--as-extracted"], 2, ("exclude each other",)),
+        (["--side", "32", "--as-extracted"], 2, ("cannot be used together",)),
         (["--method", "occlusion", "--option", "occlusion.window=33"], 2, ("occlusion.window must be between 1 and",)),
         (["--method", "occlusion", "--option", "occlusion.widow=3"], 2, ("did you mean 'window'?",)),
         (["--method", "occlusion", "--option", "window=3"], 2, ("--option must be like occlusion.window=16",)),
         (["--method", "occlusion", "--option", "occlusion.window=x"], 2, ("must be of type int",)),
-        (["--option", "occlusion.window=3"], 2, ("options of occlusion were given, which is not asked for",)),
+        (["--option", "occlusion.window=3"], 2, ("options of occlusion were given, but the method is not used",)),
         (["--levels", "L7"], 2, ("level must be one of L2, L3, all; got 'L7'",)),
         (["--cmap", "infernal"], 2, ("--cmap must be one of", "did you mean 'inferno'?")),
         (["--format", "png,tiff"], 2, ("--format must be one of png, pdf, svg; got 'tiff'",)),

@@ -92,9 +92,9 @@ def test_an_interrupted_extraction_goes_on_and_ends_with_the_same_bytes(
     ("stop_after", "options", "said"),
     [
         (1, {}, "nothing of {out} is kept; rows are written 8 at a time"),
-        (5, {}, "16 of 40 rows are kept in {out}.shards; the same again goes on from there"),
-        (5, {"overwrite": True}, "16 of 40 rows are kept in {out}.shards; the same again with `resume=True` goes on "),
-        (5, {"overwrite": True, "resume": True}, "16 of 40 rows are kept in {out}.shards; the same again goes on"),
+        (5, {}, "16 of 40 rows are kept in {out}.shards; run it again to continue"),
+        (5, {"overwrite": True}, "16 of 40 rows are kept in {out}.shards; run it again with `resume=True` to continue"),
+        (5, {"overwrite": True, "resume": True}, "16 of 40 rows are kept in {out}.shards; run it again to continue"),
     ],
 )
 def test_ctrl_c_says_how_many_rows_are_kept(

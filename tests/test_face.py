@@ -423,7 +423,7 @@ def test_a_network_without_weights_is_a_function_of_the_seed() -> None:
         (lambda: l2a_transfer.open_backend("vgg-att2-concat-pc"), "is an architecture; its weights are"),
         (lambda: l2a_transfer.train(WEIGHTS, "digits", "run"), f"names weights; train .* `init_from='{WEIGHTS}'`"),
         (lambda: l2a_transfer.evaluate("f.h5", fold=3), "setting must be one of .*did you mean 'folds'"),
-        (lambda: l2a_transfer.open_backend(l2a_transfer.open_backend("pixels"), tap="ga-bn-relu"), "is open already"),
+        (lambda: l2a_transfer.open_backend(l2a_transfer.open_backend("pixels"), tap="ga-bn-relu"), "is already open"),
         (lambda: l2a_transfer.attention_maps(TINY, [pictures()[0]], names=["a", "b"]), "names must be as many"),
     ],
 )

@@ -47,7 +47,7 @@ def test_accuracies_stand_in_a_panel_a_place_with_their_numbers() -> None:
         "few, k = 4, official, 4 test images; intervals over 2 draws",
         "a",
         "50.0 [40.0, 60.0]",
-        "mean class accuracy, % [95 % interval]; dotted: guessing",
+        "mean class accuracy, % [95 % interval]; dotted: chance level",
     ]
 
 

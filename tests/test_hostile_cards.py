@@ -44,10 +44,10 @@ def nested(depth: int) -> str:
 @pytest.mark.parametrize(
     ("document", "words"),
     [
-        ('{"a": 1, "a": 2}', "the key 'a' stands there twice"),
-        ('{"b": {"a": 1, "a": 1}}', "the key 'a' stands there twice"),
-        ("[NaN]", "NaN is no number"),
-        ("[-Infinity]", "-Infinity is no number"),
+        ('{"a": 1, "a": 2}', "the key 'a' appears twice"),
+        ('{"b": {"a": 1, "a": 1}}', "the key 'a' appears twice"),
+        ("[NaN]", "NaN is not a valid number"),
+        ("[-Infinity]", "-Infinity is not a valid number"),
         ("1e999", "the number 1e999 is too large"),
         ("1" + "0" * 30, "does not fit into 64 bits"),
         ("9" * 5000, "does not fit into 64 bits"),
@@ -170,7 +170,7 @@ def said(case: str) -> str:
     """What the error says: the field, or for what no JSON may hold, what that is."""
     raw = HOSTILE[case][1]
     if raw in ("NaN", "Infinity"):
-        return f"{raw} is no number"
+        return f"{raw} is not a valid number"
     if "1e999" in raw:
         return "1e999 is too large"
     if raw == str(10**30):
@@ -271,7 +271,7 @@ def test_attributes_of_feature_files(attribute: str, value: str, tmp_path: Path)
 def test_features_that_could_not_be_read_again_are_not_written(tmp_path: Path) -> None:
     features = feature_set(labels_of(2, 12))
     for card, words in (
-        ({"name": "a", "x": float("nan")}, "NaN is no number"),
+        ({"name": "a", "x": float("nan")}, "NaN is not a valid number"),
         ({"name": "a", "metrics": [1]}, "card.metrics"),
     ):
         meta = dataclasses.replace(features.meta, card=card)
@@ -315,7 +315,7 @@ def test_results_that_are_not_ours_are_named_and_replaced(
     kept.write_bytes(b"mine")
     result = l2a("svm-eval", features, "--out", path.parent, "--c-grid", "0.01", "--overwrite")
     assert result.exit_code == 0, result.output
-    assert f"{path}: no report of this program" in caplog.text
+    assert f"{path}: not a report of this program" in caplog.text
     assert words in caplog.text
     assert kept.read_bytes() == b"mine"
     assert "results.csv" in earlier_files(path)
@@ -334,7 +334,7 @@ class Name(str):
 
 def test_a_key_that_comes_twice_is_found_in_one_pass() -> None:
     pairs = [(Name(k), 0) for k in range(2000)]
-    with pytest.raises(ValueError, match="the key '1999' stands there twice"):
+    with pytest.raises(ValueError, match="the key '1999' appears twice"):
         _reject_duplicate_keys([*pairs, (Name(1999), 0)])
     assert Name.compared < 20_000
 

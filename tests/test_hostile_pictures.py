@@ -249,7 +249,7 @@ def test_a_picture_that_this_process_has_no_memory_for_is_named(monkeypatch: pyt
 
     with monkeypatch.context() as small:
         small.setattr(decode_subprocess, "_read_picture", full)
-        with pytest.raises(DataError, match=r"p\.tif: takes more memory than there is"):
+        with pytest.raises(DataError, match=r"p\.tif: needs more memory than there is"):
             decode_bytes(KINDS["TIFF"], "p.tif")
     assert decode_bytes(KINDS["TIFF"], "p.tif").size == (50, 40)
 
@@ -285,8 +285,8 @@ def test_a_picture_that_memory_is_too_small_for_is_skipped_or_named(workers: int
     small = memory_source(rows=4)
     source = Huge(small.pictures, small.labels, small.classes)
     (batch,) = pixel_batches(source, Preprocess(), [range(4)], workers=workers, on_error="skip")
-    assert batch.faulty == {1: "memory: 00001: takes more memory than there is; make it smaller, or take it away"}
-    with pytest.raises(DataError, match="00001: takes more memory"):
+    assert batch.faulty == {1: "memory: 00001: needs more memory than there is; make it smaller, or remove it"}
+    with pytest.raises(DataError, match="00001: needs more memory"):
         list(pixel_batches(source, Preprocess(), [range(4)], workers=workers))
 
 

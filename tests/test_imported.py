@@ -392,7 +392,7 @@ def test_unknown_columns(tmp_path: Path) -> None:
         ("f0,label\n1,0.5\n", "must be whole numbers or names"),
         ("f0,label,y\n1,0,0\n", "are all called as labels are"),
         ('f0,label\n1,"0\n', "not a table with commas between"),
-        ("id,label,f0\na,0,1\na,0,1\n", "the id 'a' is there twice"),
+        ("id,label,f0\na,0,1\na,0,1\n", "the id 'a' appears twice"),
     ],
 )
 def test_tables_that_are_none(tmp_path: Path, text: str, words: str) -> None:

@@ -258,16 +258,14 @@ def test_memory_that_is_not_there_is_not_taken_although_it_is_allowed(
 ) -> None:
     monkeypatch.setattr("l2a_transfer.svm.memory.usable_memory", lambda: 64 << 20)
     assert budget_of(8 << 30, torch.device("cpu")) == 56 << 20
-    assert "max_memory is 8,192 MiB; this process may take 64 MiB more" in caplog.text
+    assert "max_memory is 8,192 MiB, but this process may only use 64 MiB more" in caplog.text
 
 
 def test_a_process_without_memory_for_one_column_is_told_what_it_takes(monkeypatch: pytest.MonkeyPatch) -> None:
     X, y = problem(100, 4, 3)
     monkeypatch.setattr("l2a_transfer.svm.memory.usable_memory", lambda: 2000)
     for max_memory in (None, 4000):
-        with pytest.raises(
-            MemoryLimitError, match="one SVM on 100 rows of 4 columns takes 1 MiB beside them, and there"
-        ):
+        with pytest.raises(MemoryLimitError, match="one SVM on 100 rows of 4 columns needs 1 MiB more memory, and "):
             BatchedLinearSVC(device="cpu", max_memory=max_memory).fit(X, y)
 
 

@@ -414,7 +414,7 @@ def test_the_page_shows_pictures_and_loads_nothing(written: Path) -> None:
     assert "http" not in text.replace("http-equiv", "")
     assert "<script" not in text
     assert "Rendered from <code>localization.json</code>" in text
-    assert "An upper bound and no result" in text
+    assert "This is an upper bound, not a result" in text
 
 
 def test_hostile_names_stay_text(world: Path, tmp_path: Path) -> None:

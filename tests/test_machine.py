@@ -211,7 +211,7 @@ def test_a_finished_feature_file_of_before_is_taken_as_it_is(
     out.unlink()
     save_features(out, dataclasses.replace(found, meta=dataclasses.replace(found.meta, fingerprint=earlier)))
     assert extract(source, backend, out, resume=True, progress=False).computed == 0
-    assert "made before files recorded instructions, gpu, arithmetic, pillow; these were not compared" in caplog.text
+    assert "made by a version that did not record instructions, gpu, arithmetic, pillow; not compared" in caplog.text
     with pytest.raises(
         OutputExistsError, match=r"with other options \(batch_size: 64 there, 4 here\); `overwrite=True`"
     ):
@@ -275,7 +275,7 @@ def test_a_checkpoint_of_before_the_machine_was_recorded_goes_on(
 )
 def test_a_checkpoint_of_another_machine_is_named(tmp_path: Path, key: str, value: str, words: str) -> None:
     begun(tmp_path / "out", **{key: value})
-    with pytest.raises(TrainingError, match=rf"checkpoint\.pt: begun on another machine \({words}.*`overwrite=True`"):
+    with pytest.raises(TrainingError, match=rf"checkpoint\.pt: started on another machine \({words}.*`overwrite=True`"):
         run_training(new_trainer(epochs=2), tmp_path / "out", resume=True, progress=False)
 
 

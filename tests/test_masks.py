@@ -338,7 +338,7 @@ def test_a_coco_file_that_does_not_fit_is_refused_before_it_is_parsed(
     monkeypatch.setattr("l2a_transfer.memory.usable_memory", lambda: 1 << 20)
     path = tmp_path / "a.json"
     path.write_text(f"[{'{},' * 10_000}1]")
-    with pytest.raises(MemoryLimitError, match=r"a\.json: a JSON document of 1 MiB takes about 4 MiB"):
+    with pytest.raises(MemoryLimitError, match=r"a\.json: a JSON document of 1 MiB needs about 4 MiB"):
         open_masks(f"coco:{path}")
 
 
@@ -457,9 +457,9 @@ def test_csv_boxes_with_and_without_a_heading(tmp_path: Path) -> None:
     ("line", "said"),
     [
         ("a.jpg,1,2,3", "line 2 is not name,x1,y1,x2,y2"),
-        ("a.jpg,1,2,3,x", "line 2: 'x' is no number"),
-        ("a.jpg,1,2,3,nan", "no number"),
-        ("a.jpg,1,2,3,1e12", "no number"),
+        ("a.jpg,1,2,3,x", "line 2: 'x' is not a number"),
+        ("a.jpg,1,2,3,nan", "not a number"),
+        ("a.jpg,1,2,3,1e12", "not a number"),
         (",1,2,3,4", "line 2 is not"),
         ('a.jpg,1,2,3,"4', "line 2"),
     ],

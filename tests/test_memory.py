@@ -238,8 +238,8 @@ def test_a_batch_that_does_not_fit_is_refused_before_the_first_step(
     command += ["--device", "cpu", "--batch-size", "512", "--out", str(tmp_path / "run")]
     monkeypatch.setattr("l2a_transfer.memory.usable_memory", lambda: 16 * MIB)
     result = l2a(*command)
-    assert_fails(result, 1, "a training step on 512 images of 32 × 32 pixels takes about ")
-    assert "this process may take 16 MiB more; a smaller --batch-size or --width takes less" in result.stderr
+    assert_fails(result, 1, "a training step on 512 images of 32 × 32 pixels needs about ")
+    assert "this process may use 16 MiB more; a smaller --batch-size or --width takes less" in result.stderr
     monkeypatch.undo()
     assert l2a(*command, "--overwrite").exit_code == 0
 
@@ -250,7 +250,7 @@ def test_what_takes_too_much_is_refused_with_what_it_takes(monkeypatch: pytest.M
     with pytest.raises(MemoryLimitError) as caught:
         require_memory(2000 * MIB + 1, "a step of 512 images", "a smaller `batch_size` takes less")
     assert str(caught.value) == (
-        "a step of 512 images takes about 2,001 MiB, and this process may take 300 MiB more; a smaller `batch_size` "
+        "a step of 512 images needs about 2,001 MiB, and this process may use 300 MiB more; a smaller `batch_size` "
         "takes less"
     )
     assert mebibytes(1) == "1 MiB"

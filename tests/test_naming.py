@@ -147,7 +147,7 @@ def test_pairs_can_be_named_whatever_the_names_are(tmp_path: Path) -> None:
         results = evaluate_files(files, EvalConfig(c_grid=(0.01,), compare=(asked,)))
         assert results.config.compare == (tuple(models[k] for k in pair),)
         assert (results.comparisons[0].a, results.comparisons[0].b) == results.config.compare[0]
-    with pytest.raises(ValueError, match=r"'a,b,c' can be cut in several ways"):
+    with pytest.raises(ValueError, match=r"'a,b,c' can be split in several ways"):
         evaluate_files(files, EvalConfig(c_grid=(0.01,), compare=("a,b,c",)))
     with pytest.raises(ValueError, match=r"compare must be two names of the table"):
         evaluate_files(files, EvalConfig(c_grid=(0.01,), compare=("x,y,z",)))

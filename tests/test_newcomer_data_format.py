@@ -43,7 +43,7 @@ def test_the_command_line_takes_its_prefix(pairs: Path, tmp_path: Path) -> None:
         [1, 0, 1],
     )
     result = l2a("extract", "--model", "pixels", "--data", pairs, "--out", out)
-    assert_fails(result, 2, f"is no data set's name but a path; did you mean 'toy:{pairs}'?")
+    assert_fails(result, 2, f"is a path, not the name of a data set; did you mean 'toy:{pairs}'?")
     assert "or toy:FILE." in l2a("datasets").stdout
 
 
@@ -54,7 +54,7 @@ def test_its_source_is_held_to_what_every_source_is(pairs: Path) -> None:
     with pytest.raises(ArgumentError, match=r"needs a path after the colon, as toy:pictures\.lst"):
         open_source("toy:")
     pairs.write_text("a.png cat\na.png dog\n")
-    with pytest.raises(DataError, match=r"row 1: the id 'a\.png' is there twice"):
+    with pytest.raises(DataError, match=r"row 1: the id 'a\.png' appears twice"):
         open_source(f"toy:{pairs}")
 
 

@@ -119,7 +119,7 @@ def test_overwriting_replaces_no_device_link_or_pipe(tmp_path: Path, writer: tup
         "device": device,
     }[kind](out)
     before = out.lstat()
-    with pytest.raises(L2AError, match=rf"{name}.*only a regular file is replaced"):
+    with pytest.raises(L2AError, match=rf"{name}.*only a regular file can be overwritten"):
         write(out)
     assert (out.lstat().st_ino, out.lstat().st_mode) == (before.st_ino, before.st_mode)
     assert [path.name for path in out.parent.iterdir()] == [name]

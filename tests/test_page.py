@@ -232,12 +232,12 @@ def test_every_number_of_the_results_is_on_the_page_and_in_the_markdown() -> Non
             assert lookup.verdict(c) in place or c.family == "variants"
         assert "vgg@0.25: mean ± sd over 2 seeds" in place
         assert "72.5 ± 3.5" in place
-        assert "simultaneous 95 % intervals, and p adjusted for its 2 comparisons (Bonferroni)" in place
+        assert "simultaneous 95 % intervals and p values, adjusted for 2 comparisons (Bonferroni)" in place
         for split in made.splits:
             assert split.sha256 in place
         for fact in ("91.91 % (n 10,000, seeds 1)", "commit 2fdc86f", "name fast, epochs 14", "L2 alone", "0.1.0"):
             assert fact in place
-    for title in ("Few training images", "Ablations", "How C was chosen", "Differences between models"):
+    for title in ("Accuracy with few training images", "Ablations", "How C was chosen", "Differences between models"):
         assert f">{title}</h2>" in page(made)
     assert "## Differences between models" in text  # all of them, significant or not
 
@@ -382,7 +382,7 @@ def test_one_draw_is_counted_as_one() -> None:
 def test_an_ablation_of_pixels_holds_for_no_weight_file() -> None:
     rows = [row("pixels"), row("pixels", variant="float16")]
     made = results(rows, [comparison("pixels, float16", "pixels", family="variants")])
-    assert "This holds for the features of the one file only." in "".join(Reader(page(made)).text)
+    assert "This holds for the features of this file only." in "".join(Reader(page(made)).text)
     assert "weight file" not in "".join(Reader(page(made)).text)
 
 

@@ -45,14 +45,14 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_a_path_without_its_kind_is_told_the_kind(given: str, meant: str, home: Path) -> None:
     touch(home, "tars/a.tar", "tables/deep/a.parquet", "set.npz", "notes.csv")
     result = l2a("extract", "--model", "pixels", "--data", given, "--out", "f.h5")
-    assert_fails(result, 2, f"{given!r} is no data set's name but a path; did you mean {meant!r}?")
+    assert_fails(result, 2, f"{given!r} is a path, not the name of a data set; did you mean {meant!r}?")
     assert "pets" not in result.stderr
 
 
 def test_a_file_of_no_kind_is_told_the_kinds(home: Path) -> None:
     (home / "pest").write_text("mine")
     result = l2a("extract", "--model", "pixels", "--data", "pest", "--out", "f.h5")
-    assert_fails(result, 2, "'pest' is no data set's name but a path; what is read is imagefolder:PATH, npz:FILE")
+    assert_fails(result, 2, "'pest' is a path, not the name of a data set; what is read is imagefolder:PATH, npz:FILE")
     assert "did you mean" not in result.stderr
 
 
@@ -105,7 +105,7 @@ def test_a_network_is_not_exported_into_a_file_of_another_format(home: Path) -> 
     ],
 )
 def test_a_folder_is_not_made_under_the_name_of_a_file(arguments: list[str], home: Path) -> None:
-    assert_fails(l2a(*arguments), 2, "--out", "is called like a file, and a folder is made there")
+    assert_fails(l2a(*arguments), 2, "--out", "looks like a file, but a folder is needed")
 
 
 def test_maps_of_a_folder_are_those_of_its_pictures(home: Path) -> None:
@@ -115,8 +115,8 @@ def test_maps_of_a_folder_are_those_of_its_pictures(home: Path) -> None:
     assert sorted(os.listdir("maps")) == [*names, "attention.png"]
     (home / "empty").mkdir()
     result = l2a("maps", "--model", TINY, "--out", "new", "empty")
-    assert_fails(result, 1, "empty: a folder without pictures; name another, or a picture")
-    assert "take it away" not in result.stderr
+    assert_fails(result, 1, "empty: the folder has no pictures; name another, or a picture")
+    assert "remove it" not in result.stderr
 
 
 def test_a_folder_in_the_place_of_weights_names_those_in_it(home: Path) -> None:

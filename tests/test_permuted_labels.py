@@ -52,7 +52,7 @@ def test_the_training_images_alone_are_trained_on_and_measured() -> None:
     np.testing.assert_array_equal(
         read_pixels(data.train, size), read_pixels(Subset(source, np.flatnonzero(source.split == 0)), size)
     )
-    with pytest.raises(TrainingError, match="none of its splits is train; it has left, test"):
+    with pytest.raises(TrainingError, match="has no split called train; its splits are left, test"):
         with_permuted_labels(type(source)(**{**vars(source), "splits": ("left", "test")}))
 
 
@@ -105,7 +105,7 @@ def test_the_verb_trains_compares_and_goes_on(photos: Path, tmp_path: Path, monk
     assert found.labels.name == card.name
     accuracy = found.labels.train_accuracy
     assert f"train_accuracy {accuracy:.4f} on permuted labels (n = 8)" in result.stdout
-    assert f"{100 * accuracy:.1f} % on these very labels" in (out / "sanity.html").read_text()
+    assert f"{100 * accuracy:.1f} % on these labels" in (out / "sanity.html").read_text()
     network, _ = load_model(made)
     permuted = with_permuted_labels(permuted_source(photos))
     assert evaluate(network, permuted.train, card.preprocess) == accuracy

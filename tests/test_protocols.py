@@ -116,7 +116,7 @@ def test_the_digest_changes_when_one_image_changes_sides() -> None:
 def test_files_with_other_images_of_one_set_are_not_put_in_one_table(tmp_path: Path) -> None:
     one = save(tmp_path / "a.h5", unsplit(each=10, model="a"))
     two = save(tmp_path / "b.h5", unsplit(each=12, model="b"))
-    with pytest.raises(EvaluationError, match=r"b\.h5: holds other images or labels of toy than .*a\.h5"):
+    with pytest.raises(EvaluationError, match=r"b\.h5: contains other images or labels of toy than .*a\.h5"):
         evaluate_files([one, two], EvalConfig())
 
 

@@ -138,7 +138,7 @@ def test_ctrl_c_says_which_files_of_a_quickstart_stay(
     monkeypatch.setattr("l2a_transfer.quickstart.evaluate_files", stop)
     result = l2a("quickstart", "--out", tmp_path)
     assert result.exit_code == 130
-    said = f"Interrupted: 4 of 4 feature files in {tmp_path} are complete and stay; the same again uses them."
+    said = f"Interrupted: 4 of 4 feature files in {tmp_path} are complete and are kept; run it again to reuse them."
     assert result.stderr.splitlines()[-1] == said
 
 

@@ -220,7 +220,7 @@ def test_the_schema_refuses_another_document(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("given", "code", "words"),
     [
-        (("--epsilon", "1,x"), 2, ("--epsilon must be numbers with commas between, as 1,2,4",)),
+        (("--epsilon", "1,x"), 2, ("--epsilon must be numbers separated by commas, such as 1,2,4",)),
         (("--epsilon", "300"), 2, ("--epsilon must be different numbers above 0 and at most 255",)),
         (("--epsilon", "nan"), 2, ("--epsilon must be different numbers above 0",)),
         (("--attack", "fsgm"), 2, ("--attack must be one of fgsm, pgd; got 'fsgm'; did you mean 'fgsm'?",)),

@@ -47,7 +47,7 @@ def test_a_run_that_exists_is_left_alone(tmp_path: Path) -> None:
     ended(out, epochs=1)
     before = {path.name: path.read_bytes() for path in out.iterdir()}
     with pytest.raises(
-        OutputExistsError, match=r"checkpoint\.pt: a run is there already; `resume=True` .* `overwrite=True`"
+        OutputExistsError, match=r"checkpoint\.pt: a run already exists; `resume=True` .* `overwrite=True`"
     ):
         run_training(new_trainer(epochs=1), out, progress=False)
     with pytest.raises(TrainingError, match=r"made by another run \(recipe: "):
@@ -90,7 +90,7 @@ def test_weights_without_their_checkpoint_are_left_alone(tmp_path: Path) -> None
     trainer = new_trainer(epochs=1)
     weights = tmp_path / f"{weights_name(trainer.config, trainer.data.name)}.safetensors"
     weights.write_bytes(b"an earlier run")
-    with pytest.raises(OutputExistsError, match=r"\.safetensors: a run is there already; `overwrite=True` replaces it"):
+    with pytest.raises(OutputExistsError, match=r"\.safetensors: a run already exists; `overwrite=True` replaces it"):
         run_training(trainer, tmp_path, progress=False)
     assert [(path, path.read_bytes()) for path in tmp_path.iterdir()] == [(weights, b"an earlier run")]
 
@@ -204,7 +204,7 @@ def test_weights_of_another_run_are_not_taken_for_the_result(tmp_path: Path, cap
     tensors = {key: value.clone() for key, value in weights_of(tmp_path / "own").items()}
     own.weights.write_bytes(other.weights.read_bytes())
     again = run_training(new_trainer(epochs=1), tmp_path / "own", resume=True, progress=False)
-    assert "made by another run (seed: 1 there, 0 here); written again" in caplog.text
+    assert "made by another run (seed: 1 there, 0 here); it is overwritten" in caplog.text
     assert again.metrics == own.metrics
     assert same(weights_of(tmp_path / "own"), tensors)
     assert read_card(own.weights).training["seed"] == 0
@@ -219,7 +219,7 @@ def test_weights_alone_are_a_finished_run(tmp_path: Path) -> None:
     assert run_training(new_trainer(epochs=1), tmp_path, resume=True, progress=False).metrics == result.metrics
     with pytest.raises(TrainingError, match=r"safetensors: made by another run \(recipe: epochs 1 there, 2 here\)"):
         run_training(new_trainer(epochs=2), tmp_path, resume=True, progress=False)
-    with pytest.raises(OutputExistsError, match="a run is there already"):
+    with pytest.raises(OutputExistsError, match="a run already exists"):
         run_training(new_trainer(epochs=1), tmp_path, progress=False)
     assert [(path.name, path.read_bytes()) for path in tmp_path.iterdir()] == [(result.weights.name, content)]
 
@@ -303,7 +303,7 @@ def test_finished_seeds_need_no_checkpoint_and_damaged_ones_harm_no_other(tmp_pa
     first = train_seeds(new, tmp_path, [0, 1], progress=False)
     (tmp_path / "seed-0" / "checkpoint.pt").unlink()
     (tmp_path / "seed-1" / "checkpoint.pt").write_bytes(b"no checkpoint")
-    with pytest.raises(TrainingError, match=r"seed-1/checkpoint\.pt: damaged.*remove it, and `resume=True` begins"):
+    with pytest.raises(TrainingError, match=r"seed-1/checkpoint\.pt: damaged.*remove it, and `resume=True` starts"):
         train_seeds(new, tmp_path, [0, 1], progress=False)
     (tmp_path / "seed-1" / "checkpoint.pt").unlink()
     assert train_seeds(new, tmp_path, [0, 1], progress=False) == first
@@ -356,14 +356,14 @@ def test_what_stands_in_the_way_is_said_before_training(tmp_path: Path, monkeypa
         train_seeds(lambda _: run, tmp_path, [0], progress=False)
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "metrics.jsonl").write_text("of something else")
-    with pytest.raises(OutputExistsError, match=r"metrics\.jsonl: a run is there already"):
+    with pytest.raises(OutputExistsError, match=r"metrics\.jsonl: a run already exists"):
         run_training(run, tmp_path / "other", progress=False)
 
 
 def test_resume_where_nothing_is_begins_and_says_so(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level("INFO", "l2a_transfer")
     run_training(new_trainer(epochs=1), tmp_path / "run", resume=True, progress=False)
-    assert f"{tmp_path / 'run'}: no checkpoint to go on from; the run begins" in caplog.text
+    assert f"{tmp_path / 'run'}: no checkpoint to resume from; starting a new run" in caplog.text
 
 
 def test_a_run_may_be_kept_in_the_current_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -399,17 +399,20 @@ def put(value: Any, *keys: Any) -> Callable[[dict[str, Any]], None]:
         (put(4, "step"), "epoch 1, step 4 is not within"),
         (put("1" * 5000, "epoch"), "epoch and step must be integers; got 1111.*… and 0; remove it"),
         (put(True, "step"), "epoch and step must be integers"),
-        (put(float("nan"), "seconds"), "nan seconds are no time"),
+        (put(float("nan"), "seconds"), "nan seconds are not a valid time"),
         (put("long", "seconds"), "not a state of this run"),
         (put([], "history"), "its history is not that of 1 epochs"),
         (put(torch.zeros(2), "history", 0, "train_loss"), "an epoch that is no row of numbers"),
-        (put(torch.zeros(3), "losses"), r"sums: losses is no torch\.float32 tensor of shape \(4,\)"),
+        (put(torch.zeros(3), "losses"), r"sums: losses is not a torch\.float32 tensor of shape \(4,\)"),
         (put(7, "correct"), "not a state of this run"),
-        (put(torch.zeros(2, 2), "optimizer", "state", 0, "momentum_buffer"), "momentum: 0 is no torch.float32 tensor"),
+        (
+            put(torch.zeros(2, 2), "optimizer", "state", 0, "momentum_buffer"),
+            "momentum: 0 is not a torch.float32 tensor",
+        ),
         (put([1], "optimizer"), "not a state of this run"),
         (put(None, "average"), "not a state of this run"),
         (put("many", "average", "updates"), "its average has many updates, 4 steps on"),
-        (put(torch.zeros(5), "model", "classifiers.0.bias"), r"model: classifiers\.0\.bias is no torch\.float32"),
+        (put(torch.zeros(5), "model", "classifiers.0.bias"), r"model: classifiers\.0\.bias is not a torch\.float32"),
         (put({}, "optimizer", "state"), "momentum: 0 is missing"),
         (lambda content: dropped(content, "optimizer", "state", 3), "momentum: 3 is missing"),
         (put({"momentum_buffer": torch.zeros(1)}, "optimizer", "state", 9999), "momentum: 9999 is unknown"),
@@ -419,11 +422,11 @@ def put(value: Any, *keys: Any) -> Callable[[dict[str, Any]], None]:
         (put(torch.full((4,), float("nan")), "model", "classifiers.0.bias"), r"classifiers\.0\.bias is not finite"),
         (put(torch.tensor(float("inf")), "correct"), "sums: correct is not finite"),
         (put(0, "average", "updates"), "its average has 0 updates, 4 steps on"),
-        (put(10**400, "seconds"), "1000.*… seconds are no time"),
+        (put(10**400, "seconds"), "1000.*… seconds are not a valid time"),
         (put(10**400, "history", 0, "test_accuracy"), "an epoch that is no row of numbers"),
         (put(float("nan"), "history", 0, "train_loss"), "an epoch that is no row of numbers"),
         (put(np.float64(1), "seconds"), "it holds more than tensors and plain values"),
-        (put(10**4000, "seconds"), "it holds more than tensors and plain values|seconds are no time"),
+        (put(10**4000, "seconds"), "it holds more than tensors and plain values|seconds are not a valid time"),
         (put({"model": torch.zeros(2)}, "fingerprint"), "it has no fingerprint"),
         (put([], "fingerprint"), "it has no fingerprint"),
         (put("l2a-checkpoint/2", "schema"), "it has no schema l2a-checkpoint/1"),
@@ -506,14 +509,16 @@ def test_a_decoding_process_that_dies_is_named(monkeypatch: pytest.MonkeyPatch, 
 
     monkeypatch.setattr("l2a_transfer.data.readers.open_source", dies)
     result = l2a("train", "--model", "vgg", "--data", "digits", "--out", tmp_path / "run")
-    assert_fails(result, 1, "a decoding process ended: DataLoader worker (pid 7) is killed by signal: Killed.; fewer")
+    assert_fails(
+        result, 1, "a decoding process ended: DataLoader worker (pid 7) is killed by signal: Killed.; use fewer"
+    )
 
 
 def test_weights_to_start_from_are_not_written_over(tmp_path: Path) -> None:
     first = ended(tmp_path, epochs=1).weights
     content = first.read_bytes()
     run = new_trainer(epochs=1, init_from=str(first))
-    with pytest.raises(TrainingError, match=r"the weights to start from, .* write over them; choose another `out`"):
+    with pytest.raises(TrainingError, match=r"the weights to start from, .* overwrite them; choose another `out`"):
         run_training(run, tmp_path, overwrite=True, progress=False)
     assert first.read_bytes() == content
 

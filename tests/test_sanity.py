@@ -331,7 +331,7 @@ def test_methods_by_default_are_those_that_the_network_has() -> None:
     network, card = as_network(trained("vgg-gap"))
     found = check_sanity(network, card, pictures(), seeds=1, orders=["cascade"])
     assert found.maps == ("evidence L3", "grad-cam L3", "saliency", "guided-backprop", "sobel")
-    assert found.left_out == {"attention": "vgg-gap has no attention, so it has no maps; use a vgg-att or vgg-pan"}
+    assert found.left_out == {"attention": "vgg-gap has no attention, and so no maps; use a vgg-att or vgg-pan"}
     with pytest.raises(BackendError, match="vgg-gap has no attention"):
         check_sanity(network, card, pictures(), methods=["attention"], seeds=1)
     with pytest.raises(UnknownNameError, match="did you mean 'saliency'"):
@@ -514,8 +514,8 @@ def test_one_image_has_no_interval(photos: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "code", "says"),
     [
-        ([], 2, "name either images or --data"),
-        (["{photos}", "--data", "digits"], 2, "name either images or --data"),
+        ([], 2, "name either images or folders, or --data"),
+        (["{photos}", "--data", "digits"], 2, "name either images or folders, or --data"),
         (["{photos}", "--no-cascade", "--no-independent"], 2, "leave nothing to do without --labels"),
         (["{photos}", "--method", "salience"], 2, "did you mean 'saliency'"),
         (["{photos}", "--method", ","], 2, "--method must be names"),
@@ -523,8 +523,8 @@ def test_one_image_has_no_interval(photos: Path, tmp_path: Path) -> None:
         (["{photos}", "--side", "8"], 2, "--side must be at least 16 pixels, got 8"),
         (["{photos}", "--limit", "0"], 2, "--limit must be at least 1"),
         (["{photos}", "--seeds", "0"], 2, "--seeds must be between 1 and 1,000"),
-        (["{photos}", "--epochs", "3"], 2, "--epochs is for --labels train"),
-        (["{photos}", "--labels-limit", "3"], 2, "--labels-limit is for --labels train"),
+        (["{photos}", "--epochs", "3"], 2, "--epochs needs --labels train"),
+        (["{photos}", "--labels-limit", "3"], 2, "--labels-limit needs --labels train"),
         (["{photos}", "--labels", "vgg-att2-concat-pc.cifar10-w025"], 1, "was not trained on permuted labels"),
         (["{photos}", "--labels", "train"], 2, "needs --labels-data"),
         (["{photos}/none.jpg"], 1, "none.jpg"),

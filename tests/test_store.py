@@ -245,7 +245,7 @@ def huge(file: h5py.File) -> None:
         (lambda f: replace(f, "labels", data=np.array([0, 1, -2, 0], "i4")), "−1 or an index of one of 2 classes"),
         (lambda f: replace(f, "split", data=np.array([0, 0, 1, 2], "u1")), "/split must be an index of one of 2"),
         (lambda f: replace(f, "split", data=np.array([0, 0, 1], "u1")), r"/split must have the shape \(4,\)"),
-        (lambda f: replace(f, "ids", data=np.array([b"a", b"b", b"a", b"c"])), "'a' is there more than once"),
+        (lambda f: replace(f, "ids", data=np.array([b"a", b"b", b"a", b"c"])), "'a' appears more than once"),
         (lambda f: replace(f, "ids", data=np.array([b"\xff", b"b", b"a", b"c"])), "damaged or made by another"),
         (lambda f: f.__delitem__("labels"), "no data set /labels"),
         (lambda f: (f.__delitem__("ids"), f.create_group("ids")), "no data set /ids"),
@@ -299,7 +299,7 @@ def test_nan_features_name_the_image(tmp_path: Path) -> None:
     [
         ({"labels": [0, 1, 0]}, "/split must have the shape"),
         ({"ids": ["a", "b", "c"]}, "4 names, got 3"),
-        ({"ids": ["a", "b", "c", "b"]}, "'b' is there more than once"),
+        ({"ids": ["a", "b", "c", "b"]}, "'b' appears more than once"),
         ({"ids": ["a", "b", "c", ""]}, "not empty"),
         ({"ids": ["a", "b", "c", "caf\udce9"]}, "must be UTF-8"),
         ({"ids": ["a", "b", "c", "x" * 5000]}, "takes 5,000 bytes"),

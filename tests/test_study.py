@@ -140,7 +140,9 @@ def test_a_corrupted_or_foreign_file_is_found_said_and_made_again(
     assert found.is_complete
     assert ran[: len(verbs)] == verbs
     assert ran.count("train") == verbs.count("train")
-    assert any(record.message.startswith(f"{step}: ") and "made again" in record.message for record in caplog.records)
+    assert any(
+        record.message.startswith(f"{step}: ") and "running it again" in record.message for record in caplog.records
+    )
     assert report(study) == before
 
 
@@ -410,6 +412,6 @@ def test_seeds_that_do_not_differ_give_no_test(tmp_path: Path) -> None:
     results.write_text(json.dumps(evaluate_files([path], EvalConfig(protocol="official", c_grid=(0.01,))).document()))
     (one,) = EvaluationReader().answers(results, path)
     found = on_target({"a": 1.0, "b": -1.0}, {"a": [one, one], "b": [one]}, "mean_class_accuracy")
-    assert found == "the training seeds of one side do not differ, which leaves no spread to judge by"
+    assert found == "the training seeds of one side do not differ, so there is no spread to test against"
     found = on_target({"a": 1.0, "b": -1.0}, {"a": [one], "b": [one]}, "mean_class_accuracy")
     assert found == "the two sides answer alike on every image"

@@ -50,7 +50,7 @@ def begun(folder: Path) -> tuple[subprocess.Popen[str], list[Path]]:
     )
     assert child.stderr is not None
     for _ in range(2):
-        assert "begins" in child.stderr.readline()
+        assert "starts" in child.stderr.readline()
     tasks = Path(f"/proc/{child.pid}/task/{child.pid}/children").read_text().split()
     assert len(tasks) == 2
     return child, [Path(f"/proc/{pid}") for pid in tasks]
@@ -80,7 +80,7 @@ def test_ctrl_c_stops_the_commands_and_says_what_stays(number: signal.Signals, t
     said = child.communicate(timeout=120)[1].splitlines()
     assert child.returncode == 130
     assert said[-1].startswith("Interrupted: ")
-    assert said[-1].endswith(f"are done and stay in {tmp_path / 'out'}; the same again goes on.")
+    assert said[-1].endswith(f"are done and are kept in {tmp_path / 'out'}; run it again to continue.")
     wait_until_gone(commands)
 
 
@@ -106,6 +106,6 @@ def test_what_runs_at_the_deadline_is_stopped_and_goes_on_another_time(tmp_path:
             [*command, "--deadline", "30"], capture_output=True, text=True, timeout=300, check=False, env=environment
         )
         assert done.returncode == 0, done.stderr
-        assert "steps are not done; the same command goes on" in done.stderr
+        assert "steps are not done; run the same command again to continue" in done.stderr
     plan = subprocess.run([*command, "--dry-run"], capture_output=True, text=True, check=True, env=environment)
     assert "go on    train/" in plan.stdout

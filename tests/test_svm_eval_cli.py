@@ -103,7 +103,7 @@ def test_a_report_that_exists_is_refused_before_anything_is_computed(files: list
         (["--shots", "0"], ["shots must be numbers of images of at least 1"]),
         (["--ablate", "levels,widht"], ["ablate must be one of", "did you mean 'width'"]),
         (["--max-memory", "much"], ["--max-memory must be a size as 500M or 8G, got 'much'"]),
-        (["--compare", "attention"], ["--compare must be two names with a comma between, as A,B; got 'attention'"]),
+        (["--compare", "attention"], ["--compare must be two names separated by a comma, as A,B; got 'attention'"]),
         (["--compare", "attention,pixel"], ["compare must be one of attention, pixels", "did you mean 'pixels'"]),
         (["--reference", "attentoin"], ["reference must be one of", "did you mean 'attention'"]),
         (["--device", "cpuu"], ["did you mean 'cpu'"]),
@@ -205,9 +205,9 @@ def test_features_larger_than_what_may_be_taken_are_streamed_unasked(
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["--solver", "liblinear"], "liblinear on 120 rows of 400 columns takes about 4 MiB"),
-        (["--ablate", "normalization"], "rows to length 1 on 120 rows of 400 columns takes about 1 MiB"),
-        (["--ablate", "precision"], "float16 on 120 rows of 400 columns takes about 1 MiB"),
+        (["--solver", "liblinear"], "liblinear on 120 rows of 400 columns needs about 4 MiB"),
+        (["--ablate", "normalization"], "rows to length 1 on 120 rows of 400 columns needs about 1 MiB"),
+        (["--ablate", "precision"], "float16 on 120 rows of 400 columns needs about 1 MiB"),
     ],
 )
 def test_what_has_to_be_in_memory_and_does_not_fit_is_refused_with_what_it_takes(
@@ -219,7 +219,7 @@ def test_what_has_to_be_in_memory_and_does_not_fit_is_refused_with_what_it_takes
     path = save(tmp_path / "wide.h5", feature_set(labels, blobs(labels, dim=400, spread=4.0)))
     result = l2a("svm-eval", path, "--out", tmp_path / "r", *arguments)
     assert_fails(result, 1, str(path))
-    assert f"{words}, and this process may take 1 MiB more" in result.stderr
+    assert f"{words}, and this process may use 1 MiB more" in result.stderr
 
 
 def test_both_solvers_agree_and_the_row_names_its_own(files: list[Path], tmp_path: Path) -> None:

@@ -176,7 +176,7 @@ def test_workers_that_end_while_they_import_the_script_are_told_of(tmp_path: Pat
 
 
 WITHOUT_POSIX = "import sys; sys.modules['fcntl'] = None; "
-SAID = "l2a-transfer runs on POSIX systems, as Linux and macOS"
+SAID = "l2a-transfer runs on POSIX systems such as Linux and macOS"
 
 
 @pytest.mark.parametrize("arguments", [["--help"], ["models"], ["extract", "--help"]])

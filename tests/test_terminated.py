@@ -20,7 +20,7 @@ from l2a_transfer.models.loading import load_model
 from l2a_transfer.models.weights import save_weights
 from tests.conftest import TINY, l2a, save_picture
 
-SAID = "Interrupted before it was done; start it again."
+SAID = "Interrupted before it finished; run it again."
 SLOW = """
     import sys, time
     from pathlib import Path

@@ -7,6 +7,7 @@ import io
 import json
 import os
 import pickle
+import shlex
 import signal
 import subprocess
 import sys
@@ -309,7 +310,7 @@ def test_pixels_are_streamed_where_memory_cannot_hold_them(monkeypatch: pytest.M
         monkeypatch.setattr("l2a_transfer.training.data.free_memory", lambda device, free=free: free)
         assert isinstance(open_pixels(data.train, Preprocess(size=16), device), kind)
     monkeypatch.setattr("l2a_transfer.memory.usable_memory", lambda: needed - 1)
-    with pytest.raises(MemoryLimitError, match=r"32 images of 16 × 16 pixels in memory takes about 1 MiB.*stream"):
+    with pytest.raises(MemoryLimitError, match=r"32 images of 16 × 16 pixels in memory needs about 1 MiB.*stream"):
         open_pixels(data.train, Preprocess(size=16), device, place="memory")
     with pytest.raises(UnknownNameError, match="did you mean 'memory'"):
         open_pixels(data.train, Preprocess(size=16), device, place="memry")
@@ -431,7 +432,7 @@ def test_weights_that_are_not_finite_are_never_saved(tmp_path: Path, monkeypatch
 
 def test_runs_that_must_not_start() -> None:
     with pytest.raises(
-        TrainingError, match=r"batch_size 64 is larger than the 32 training images; take a smaller `batch_size`"
+        TrainingError, match=r"batch_size 64 is larger than the 32 training images; use a smaller `batch_size`"
     ):
         new_trainer(batch_size=64)
     with pytest.raises(TrainingError, match="the model has 3 classes, colours has 4"):
@@ -455,12 +456,12 @@ def test_runs_that_must_not_start() -> None:
             join_splits("x", "rg", {"train": (pictures, np.array([0, 1, -1, 1])), "test": (pictures, labels % 2)})
         )
     alone = join_splits("alone", "rgby", {"all": (pictures, labels)})
-    with pytest.raises(TrainingError, match=r"alone: has no split to measure on, only all; `holdout=N` keeps"):
+    with pytest.raises(TrainingError, match=r"alone: has no test split, only all; `holdout=N` tests on N"):
         TrainingData.from_source(alone)
-    with pytest.raises(TrainingError, match=r"none of its splits is train; it has val, test"):
+    with pytest.raises(TrainingError, match=r"has no split called train; its splits are val, test"):
         TrainingData.from_source(join_splits("x", "rgby", {"val": (pictures, labels), "test": (pictures, labels)}))
     if not torch.cuda.is_available():
-        with pytest.raises(DeviceError, match="'cuda' was asked for"):
+        with pytest.raises(DeviceError, match="'cuda' was requested"):
             new_trainer(placement=Placement(device="cuda"))
 
 
@@ -618,6 +619,11 @@ COMMAND = (
 )
 
 
+def next_steps(stderr: str) -> list[list[str]]:
+    """The commands that `train` prints at its end."""
+    return [shlex.split(line) for line in stderr.split("\nNext:\n")[1].splitlines()]
+
+
 def test_the_command(tmp_path: Path) -> None:
     out = tmp_path / "run"
     arguments = (*COMMAND, "--data-dir", cifar(tmp_path), "--out", out, "--epochs", "1")
@@ -625,9 +631,14 @@ def test_the_command(tmp_path: Path) -> None:
     assert result.exit_code == 0, (result.output, result.exception)
     weights = out / "vgg-att2-concat-uniform.cifar10-w003.safetensors"
     assert result.stdout.splitlines()[-1] == str(weights)
+    assert next_steps(result.stderr) == [
+        ["l2a-transfer", "extract", "--model", str(weights), "--data", "caltech-mini", "--out", "features.h5"],
+        ["l2a-transfer", "svm-eval", "features.h5", "--out", "report"],
+    ]
     assert "(n = 16)" in result.stdout
     assert_fails(l2a(*arguments), 1, str(out), "--resume")
-    assert l2a(*arguments, "--resume").exit_code == 0
+    quiet = l2a("--quiet", *arguments, "--resume")
+    assert (quiet.exit_code, quiet.stderr) == (0, "")
     card = read_card(weights)
     assert (card.config.width, card.training["n"]) == (0.03125, 80)
 

@@ -40,7 +40,7 @@ from l2a_transfer.training.run_folder import RunFolder
 from l2a_transfer.training.runs import SeedsResult, run_training, train_seeds
 from l2a_transfer.training.trainer import Trainer
 from tests.conftest import assert_fails, l2a, save_picture
-from tests.test_training import COMMAND, CONFIG, CPU, cifar, colours, ended, new_trainer, same, weights_of
+from tests.test_training import COMMAND, CONFIG, CPU, cifar, colours, ended, new_trainer, next_steps, same, weights_of
 
 pytestmark = pytest.mark.usefixtures("curves_drawn_once")
 
@@ -60,7 +60,7 @@ def test_a_signal_saves_inside_the_epoch_and_the_rest_is_the_same_to_the_bit(
 
     monkeypatch.setattr(run, "_train_step", then_a_signal)
     before = signal.getsignal(number)
-    said = "stopped in epoch 2, after step 3 of 4; saved in .*; the same again with `resume=True`, not `overwrite=True`"
+    said = "stopped in epoch 2, after step 3 of 4; saved in .*; run it again with `resume=True`, not `overwrite=True`"
     with pytest.raises(KeyboardInterrupt, match=said):
         run_training(run, out, progress=False)
     assert signal.getsignal(number) is before
@@ -235,7 +235,7 @@ def test_seeds_are_trained_once_each_and_summed_up(tmp_path: Path, caplog: pytes
     caplog.set_level("INFO", "l2a_transfer")
     three = train_seeds(new, tmp_path, [0, 1, 2], progress=False)
     assert (tmp_path / "seed-0" / "checkpoint.pt").stat().st_mtime_ns == first
-    assert caplog.text.count("(was finished)") == 2
+    assert caplog.text.count("(already finished)") == 2
     assert three.values[:2] == one.values
     document = json.loads((tmp_path / "seeds.json").read_text())
     assert (document["n"], [run["seed"] for run in document["runs"]]) == (3, [0, 1, 2])
@@ -292,7 +292,7 @@ def test_a_finetuned_card_says_what_it_started_from(tmp_path: Path, caplog: pyte
     card = read_card(run_training(run, tmp_path / "second", progress=False).weights)
     assert card.training["init_from"]["name"] == "vgg-att2-concat-pc.colours-w003"
     assert card.training["init_from"]["not_loaded"] == []
-    assert "started from vgg-att2-concat-pc.colours-w003; not in it, and random: nothing" in caplog.text
+    assert "initialised from vgg-att2-concat-pc.colours-w003; missing there, and random: nothing" in caplog.text
     assert card.preprocess.size == 24
     with pytest.raises(TrainingError, match=r"made by another run \(init_from: "):
         run_training(new_trainer(epochs=1, resolutions=((0.0, 24),)), tmp_path / "second", resume=True, progress=False)
@@ -341,12 +341,17 @@ def test_the_command_with_seeds_and_bad_options(tmp_path: Path) -> None:
     result = l2a(*arguments, "--out", tmp_path / "runs", "--seeds", "0,1")
     assert result.exit_code == 0, (result.output, result.exception)
     assert result.stdout.splitlines()[-1].endswith("n = 2 seeds")
+    assert next_steps(result.stderr) == [
+        ["l2a-transfer", "extract", "--model", str(tmp_path / "runs"), "--data", "caltech-mini"]
+        + ["--out", "features.h5"],
+        ["l2a-transfer", "svm-eval", "features-seed-0.h5", "features-seed-1.h5", "--out", "report"],
+    ]
     for options, code, words in (
         (["--seeds", "0,x"], 2, "--seeds must be integers"),
         (["--set", "epochs=2"], 2, "epochs is given twice"),
         (["--set", "cutout=1", "--set", "cutout=2"], 2, "cutout is given twice"),
         (["--image-size", "64", "--set", "resolutions=0:16"], 2, "--image-size sets resolutions"),
-        (["--init-from", "pixels"], 2, "'pixels' is no network"),
+        (["--init-from", "pixels"], 2, "'pixels' is not a network"),
         (["--seeds", ""], 2, "--seeds must be integers"),
         (["--seeds", "0,-1"], 2, "seeds must be between 0 and 4294967295"),
         (["--init-from", ""], 2, "unknown model ''"),
@@ -359,9 +364,9 @@ def test_the_command_with_seeds_and_bad_options(tmp_path: Path) -> None:
         (["--init-from", "untrained:vgg@0.0625"], 1, "its convolutions do not fit"),
         (["--image-size", "3"], 2, "the image size must be between 8 and 512 pixels for this recipe; got 3"),
         (["--set", "resolutions=0:16,0:32"], 2, "pairs of a rising fraction"),
-        (["--resume", "--overwrite"], 2, "--resume and --overwrite cannot go together"),
-        (["--seed", "0", "--seeds", "1,2"], 2, "--seed and --seeds cannot go together"),
-        (["--data", "digits"], 1, "has no split to measure on, only all; --holdout N"),
+        (["--resume", "--overwrite"], 2, "--resume and --overwrite cannot be used together"),
+        (["--seed", "0", "--seeds", "1,2"], 2, "--seed and --seeds cannot be used together"),
+        (["--data", "digits"], 1, "has no test split, only all; --holdout N"),
         (["--data", "cifar10", "--data-dir", "nowhere"], 1, "no such folder"),
     ):
         assert_fails(l2a(*arguments, "--out", tmp_path / "never", *options), code, words)
@@ -405,7 +410,8 @@ def test_a_batch_that_sixty_photos_do_not_fill_is_made_smaller_and_said(
     card = trained("--holdout", "4")
     assert (card["n"], card["recipe"]["batch_size"], card["recipe"]["lr"]) == (56, 16, 0.005)
     assert card["lr"] == "0.005 = 0.02 × 16/64, scaled with the batch size"
-    assert "batches of 16 instead of 64, because there are 56 training images; --batch-size chooses" in caplog.text
+    said = "batch size 16 instead of 64, because there are only 56 training images; set another with --batch-size"
+    assert said in caplog.text
     assert "learning rate 0.005 = 0.02 × 16/64, scaled with the batch size; --lr is taken as" in caplog.text
     card = trained("--holdout", "40", "--lr", "0.03")
     assert (card["recipe"]["batch_size"], card["recipe"]["lr"], "lr" in card) == (8, 0.03, False)
@@ -418,7 +424,7 @@ def test_a_batch_that_sixty_photos_do_not_fill_is_made_smaller_and_said(
     assert_fails(
         l2a(*command, "--holdout", "4", "--batch-size", "57"),
         1,
-        "larger than the 56 training images; take a smaller --batch-size",
+        "larger than the 56 training images; use a smaller --batch-size",
     )
 
 
@@ -454,7 +460,7 @@ def test_a_run_begun_at_the_rate_of_another_batch_goes_on_at_it(
     content = weights.read_bytes()
     weights.unlink()
     assert l2a(*arguments, "--resume").exit_code == 0
-    assert "begun before rates scaled with the batch; it goes on at 0.2" in caplog.text
+    assert "did not scale the learning rate with the batch size; it continues at 0.2" in caplog.text
     assert weights.read_bytes() == content
     assert l2a(*arguments, "--overwrite").exit_code == 0
     assert read_card(weights).training["recipe"]["lr"] == 0.2 * 8 / 128

@@ -140,7 +140,7 @@ class Untouched(PixelsBackend):
     ("change", "words"),
     [
         ({"ids": ("a", "b\0", "c")}, r"row 1: the name 'b\\x00' has a NUL in it"),
-        ({"ids": ("a", "b", "a")}, "row 2: the id 'a' is there twice"),
+        ({"ids": ("a", "b", "a")}, "row 2: the id 'a' appears twice"),
         ({"name": "se\0t"}, "the data set's name has a NUL in it"),
         ({"labels": np.array([0, 3, 1], np.int32)}, "row 1: the label 3 is not between -1 and 1"),
         ({"labels": np.array([0, -2, 1], np.int32)}, "row 1: the label -2 is not between -1 and 1"),

@@ -119,9 +119,9 @@ def test_errors_cross_processes_as_they_are(error: BaseException) -> None:
 
 
 def test_two_parameters_that_exclude_each_other_are_shown_as_options() -> None:
-    error = ArgumentError("compare and reference exclude each other: name pairs, or one reference for all models")
+    error = ArgumentError("compare and reference cannot be used together: name pairs, or one reference for all models")
     said = explained(error, ["compare", "reference"]).message
-    assert said == "--compare and --reference exclude each other: name pairs, or one reference for all models"
+    assert said == "--compare and --reference cannot be used together: name pairs, or one reference for all models"
     assert explained(error, ["compare"]).message == str(error)
 
 
@@ -167,7 +167,7 @@ def test_the_traceback_is_shown_on_request(arguments: list[str], environment: di
     done = broken(*arguments, "models", **environment)
     assert done.returncode == 70
     assert "in broken\n" in done.stderr  # the frame that raised it; the source of `-c` is shown by some Pythons alone
-    assert done.stderr.rstrip().endswith("(or the environment variable L2A_DEBUG=1).")
+    assert done.stderr.rstrip().endswith("(or set the environment variable L2A_DEBUG=1).")
 
 
 def test_a_refusal_shows_its_traceback_too_and_keeps_its_exit_code(tmp_path: Path) -> None:
@@ -183,7 +183,7 @@ def test_ctrl_c_prints_one_message(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr("l2a_transfer.cli.models.echo_json", interrupted)
     result = l2a("models", "--json")
     assert (result.exit_code, result.stdout) == (130, "")
-    assert result.stderr == "Interrupted before it was done; start it again.\n"
+    assert result.stderr == "Interrupted before it finished; run it again.\n"
 
 
 @pytest.mark.slow
@@ -215,7 +215,7 @@ def test_ctrl_c_during_training_says_once_where_it_was_saved(tmp_path: Path) -> 
     assert child.returncode == 130
     assert len(said) == 1, said
     assert said[0].startswith("Interrupted: stopped ")
-    assert said[0].endswith("checkpoint.pt; the same again with --resume, not --overwrite, goes on.")
+    assert said[0].endswith("checkpoint.pt; run it again with --resume, not --overwrite, to continue.")
 
 
 def test_memory_that_runs_out_is_no_fault_of_ours() -> None:
@@ -228,10 +228,10 @@ def test_memory_that_runs_out_is_no_fault_of_ours() -> None:
     [
         (RuntimeError("DefaultCPUAllocator: can't allocate memory: 8 bytes"), 1, "out of memory: DefaultCPU"),
         (ImportError("libx.so: no such file", name="torch"), 1, "a package cannot be loaded: libx.so"),
-        (ImportError("no name 'x'", name="l2a_transfer.errors"), 70, "fault of l2a-transfer"),
+        (ImportError("no name 'x'", name="l2a_transfer.errors"), 70, "bug in l2a-transfer"),
         (RuntimeError("DataLoader worker (pid 3) is killed"), 1, "fewer --workers"),
         (UnicodeEncodeError("utf-8", "f\udcff.h5", 1, 2, "surrogates"), 1, r"'f\udcff.h5'"),
-        (UnicodeDecodeError("utf-8", b"\xff", 0, 1, "start"), 70, "fault of l2a-transfer"),
+        (UnicodeDecodeError("utf-8", b"\xff", 0, 1, "start"), 70, "bug in l2a-transfer"),
         (KeyError("x"), 70, "KeyError: 'x'"),
         (OSError(28, "No space left on device", "f.h5"), 1, "f.h5: No space left on device; the disk is full"),
     ],

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 def command(as_json: bool) -> None:
     """List the named data sets.
 
-    --json adds splits, licences, citations, and what --data-dir must hold.
+    --json adds splits, licences, citations, and what --data-dir must contain.
 
     \b
     Example:

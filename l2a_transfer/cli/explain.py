@@ -44,8 +44,8 @@ SHOWN = 10
     option(
         "--model",
         required=True,
-        help="Bundled name, .safetensors or untrained:ARCH[@WIDTH]; or another's, as torchvision:NAME, timm:NAME or "
-        "module:FILE.py:FUNCTION.",
+        help="Bundled name, .safetensors file or untrained:ARCH[@WIDTH]. Other networks: torchvision:NAME, timm:NAME "
+        "or module:FILE.py:FUNCTION.",
     ),
     option("--seed", metavar="N", type=SEED, default=0, show_default=True, help="Random seed of untrained weights."),
     weights_option(),
@@ -58,30 +58,30 @@ SHOWN = 10
         type=NameList("l2a_transfer.explain.registry:METHODS"),
         default="evidence",
         show_default=True,
-        help="The map methods, with commas between several.",
+        help="Map methods, separated by commas.",
     ),
     option(
         "--class",
         metavar="CLASS",
         default="predicted",
         show_default=True,
-        help="The class to explain: predicted, true (of --data with labels), or the name of a class.",
+        help="The class to explain: predicted, true (needs labels), or the name of a class.",
     ),
     option(
         "--levels",
         metavar="L,L,…",
-        help="Levels, as L2,L3, or layers of a network of others. [default: those that the classifier reads]",
+        help="Levels, such as L2,L3, or layers of another network. [default: those that the classifier uses]",
     ),
     option(
         "--option",
         multiple=True,
         metavar="METHOD.NAME=VALUE",
-        help="An option of a method, as occlusion.window=16. Repeatable.",
+        help="Set an option of a method, such as occlusion.window=16. Repeatable.",
     ),
     option(
         "--group/--no-group",
         default=False,
-        help="Add what the images of a class have in common, and the same by another class as the control.",
+        help="Also map what the images of a class have in common, with another class as the control.",
     ),
     option(
         "--control-seed",
@@ -89,73 +89,79 @@ SHOWN = 10
         type=SEED,
         default=0,
         show_default=True,
-        help="Random seed of which class is the control of which.",
+        help="Random seed for choosing the control class of each class.",
     ),
     option(
         "--side",
         metavar="N",
         type=int,
-        help="Shorter side of the network's input in pixels. [default: 128; of networks of others, --as-extracted]",
+        help="Shorter side of the network's input in pixels. [default: 128; other networks: --as-extracted]",
     ),
     option(
         "--as-extracted/--not-as-extracted",
         default=False,
-        help="Explain the very pixels that extract uses, instead of --side.",
+        help="Preprocess images exactly as extract does. Excludes --side.",
     ),
 )
 @preprocess_options
 @option_group(
     "Data",
-    option("--data", help="Data set name, or imagefolder:, npz:, wds: or parquet:PATH."),
-    option("--data-dir", type=PATH, help="Folder that holds the data set."),
+    option("--data", help="Data set name, or imagefolder:PATH, npz:PATH, wds:PATH or parquet:PATH."),
+    option("--data-dir", type=PATH, help="Folder that contains the data set."),
     option("--download/--no-download", default=False, help="Download the data set into --data-dir, and weights."),
-    option("--split", help="Only this split."),
+    option("--split", help="Use only this split."),
     reading_options,
     option(
-        "--limit", metavar="N", type=click.IntRange(min=1), help="At most N images per split, evenly over the classes."
+        "--limit",
+        metavar="N",
+        type=click.IntRange(min=1),
+        help="Use at most N images per split, balanced over the classes.",
     ),
 )
 @option_group(
     "Drawing",
-    option("--smooth/--no-smooth", default=True, show_default=True, help="Interpolate between positions of a map."),
+    option("--smooth/--no-smooth", default=True, show_default=True, help="Interpolate between the positions of a map."),
     option("--alpha", metavar="A", type=float, default=0.8, show_default=True, help="Opacity of the strongest colour."),
-    option("--cmap", metavar="NAME", default="inferno", show_default=True, help="Colormap of maps from 0 up."),
+    option("--cmap", metavar="NAME", default="inferno", show_default=True, help="Colormap of nonnegative maps."),
     option("--signed-cmap", metavar="NAME", default="coolwarm", show_default=True, help="Colormap of signed maps."),
-    option("--dpi", metavar="N", type=int, default=300, show_default=True, help="Resolution of the sheet."),
+    option("--dpi", metavar="N", type=int, default=300, show_default=True, help="Resolution of the contact sheet."),
     option(
         "--format",
         type=NameList("l2a_transfer.explain.painting:FORMATS"),
         default="png",
         show_default=True,
-        help="File formats, with commas between several.",
+        help="File formats, separated by commas.",
     ),
-    option("--overlays/--no-overlays", default=True, show_default=True, help="Write each map over its image."),
+    option(
+        "--overlays/--no-overlays", default=True, show_default=True, help="Write an overlay of each map on its image."
+    ),
     option(
         "--sheet",
         metavar="N",
         type=click.IntRange(0, 200),
         default=24,
         show_default=True,
-        help="Images on the contact sheet, the first ones. 0: no sheet.",
+        help="Draw the first N images on a contact sheet. 0: no sheet.",
     ),
 )
 @option_group(
     "Output",
-    option("--out", type=FOLDER, required=True, metavar="DIR", help="Folder of the drawings and explain.json."),
-    option("--store", type=PATH, metavar="FILE.h5", help="Store the values of all maps too."),
-    option("--overwrite/--no-overwrite", default=False, help="Replace what is in --out, and --store."),
+    option("--out", type=FOLDER, required=True, metavar="DIR", help="Output folder of the drawings and explain.json."),
+    option("--store", type=PATH, metavar="FILE.h5", help="Also write the values of all maps to this file."),
+    option("--overwrite/--no-overwrite", default=False, help="Overwrite the results in --out, and --store."),
     option("--json", "as_json", is_flag=True, help="Print explain.json instead of the table."),
 )
 @click.pass_obj
 def command(obj: dict[str, Any], /, images: tuple[Path, ...], out: Path, **given: Any) -> None:
-    """Draw why a network says what it says of images, by one or several methods.
+    """Draw maps that explain the predictions of a network.
 
-    The methods that explain one class take the predicted one, unless --class names another. There is one overlay for
-    each image and map, of the image's own resolution, and one sheet of all of them. explain.json has the predictions
-    and what the colours stand for.
+    Class-specific methods explain the predicted class, unless --class names another. The output is one overlay per
+    image and map at the image's own resolution, one contact sheet, and explain.json with the predictions and the scale
+    of the colours.
 
-    With --group there are two more maps of each level: of what attention finds in the other images of the class, and
-    of another class as the control. The class is the label in --data, or the folder that an image is in.
+    --group adds two maps per level. They show where an image resembles what attention selects in the other images of
+    its class and, as a control, in the images of another class. The class of an image is its label in --data, or the
+    name of its folder.
 
     \b
     Example:
@@ -172,7 +178,7 @@ def command(obj: dict[str, Any], /, images: tuple[Path, ...], out: Path, **given
     from l2a_transfer.files import said_if_complete
 
     if given["as_extracted"] and given["side"] is not None:
-        raise click.UsageError("--side and --as-extracted exclude each other")
+        raise click.UsageError("--side and --as-extracted cannot be used together")
     question = Question(
         split_names(given["method"]),
         DEFAULT_SIDE if given["side"] is None else given["side"],
@@ -271,7 +277,7 @@ def _print(written: Explained, out: Path, store: Path | None, *, as_json: bool) 
             rows.append(
                 [image["name"], predicted, method["method"], about, strongest, "" if error is None else f"{error:.1e}"]
             )
-    headings = ["image", "predicted", "method", "explained", "strongest colour", "completeness error"]
+    headings = ["image", "predicted", "method", "explained", "colour scale", "completeness error"]
     echo(*table_lines(headings, rows, width=terminal_width()), "")
     if len(images) > SHOWN:
         echo(f"{counted(len(images) - SHOWN, 'more image')} in {written.paths[-1]}", "")

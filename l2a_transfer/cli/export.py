@@ -15,15 +15,15 @@ from l2a_transfer.cli.output import echo
 
 
 @click.command("export", cls=Verb)
-@click.option("--model", required=True, help="Bundled name, .safetensors or untrained:ARCH[@WIDTH].")
-@click.option("--out", type=PATH, required=True, metavar="FILE.onnx", help="ONNX file.")
+@click.option("--model", required=True, help="Bundled name, .safetensors file or untrained:ARCH[@WIDTH].")
+@click.option("--out", type=PATH, required=True, metavar="FILE.onnx", help="ONNX file to write.")
 @click.option("--seed", metavar="N", type=SEED, default=0, show_default=True, help="Random seed of untrained weights.")
-@click.option("--overwrite/--no-overwrite", default=False, help="Replace --out.")
+@click.option("--overwrite/--no-overwrite", default=False, help="Overwrite --out.")
 def command(model: str, out: Path, seed: int, overwrite: bool) -> None:
     """Export the feature extractor to ONNX.
 
-    The input is uint8 pixels; the outputs are features and attention maps. The file is kept only if ONNX Runtime agrees
-    with PyTorch within 1e-4 at batch sizes 1 and 7.
+    The exported network takes uint8 pixels and returns features and attention maps. The file is kept only if ONNX
+    Runtime and PyTorch agree within 1e-4 at batch sizes 1 and 7.
 
     \b
     Example:

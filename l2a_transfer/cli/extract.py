@@ -36,42 +36,46 @@ RUN = ("batch_size", "workers", "on_error", "attention", "engine", "resume", "ov
     option(
         "--model",
         required=True,
-        help="Bundled name, .safetensors, .onnx, untrained:ARCH[@WIDTH], pixels or a folder of train --seeds; or "
-        "another's, as torchvision:NAME, timm:NAME, hf:NAME, module:FILE.py:FUNCTION or onnx:FILE.",
+        help="Bundled name, .safetensors or .onnx file, untrained:ARCH[@WIDTH], pixels, or the output folder of train "
+        "--seeds. Other networks: torchvision:NAME, timm:NAME, hf:NAME, module:FILE.py:FUNCTION or onnx:FILE.",
     ),
-    option("--levels", metavar="L,L,…", help="Levels, as L2,L3. [default: all]"),
+    option("--levels", metavar="L,L,…", help="Attention levels, such as L2,L3. [default: all]"),
     option(
         "--tap",
         type=NameChoice("l2a_transfer.features.backends.interface:TAPS"),
         default="ga",
         show_default=True,
-        help="ga: the attention outputs g_a. ga-bn-relu: after batch norm and ReLU, as the classifier sees them.",
+        help="ga: the attention outputs g_a. ga-bn-relu: g_a after batch norm and ReLU, the input of the classifier.",
     ),
-    option("--attention/--no-attention", default=False, help="Store the attention maps of each level too."),
+    option("--attention/--no-attention", default=False, help="Also store the attention maps of each level."),
     option("--seed", metavar="N", type=SEED, default=0, show_default=True, help="Random seed of untrained weights."),
-    option("--layer", metavar="NAME,…", help="Layers of a network of others, as 'l2a-transfer layers' lists them."),
+    option("--layer", metavar="NAME,…", help="Layers of another network. List them with 'l2a-transfer layers'."),
     option(
         "--pool",
         type=NameChoice("l2a_transfer.features.backends.pooling:POOLS"),
-        help="What becomes of a layer's positions. [default: avg]",
+        help="How to pool the positions of a layer. [default: avg]",
     ),
     weights_option(),
 )
 @preprocess_options
 @option_group(
     "Data",
-    option("--data", required=True, help="Data set name, or imagefolder:, npz:, wds: or parquet:PATH."),
-    option("--data-dir", type=PATH, help="Folder that holds the data set."),
+    option("--data", required=True, help="Data set name, or imagefolder:PATH, npz:PATH, wds:PATH or parquet:PATH."),
+    option("--data-dir", type=PATH, help="Folder that contains the data set."),
     option("--download/--no-download", default=False, help="Download the data set into --data-dir, and weights."),
-    option("--split", help="Only this split."),
+    option("--split", help="Use only this split."),
     reading_options,
     option(
         "--domain-from",
         metavar="HOW",
-        help="Domain of each image: folder (DOMAIN/CLASS/image), regex:PATTERN (first group, in the id) or file:FILE.",
+        help="Where domains come from: folder (DOMAIN/CLASS/image), regex:PATTERN (first group, matched in the id) or "
+        "file:FILE.",
     ),
     option(
-        "--limit", metavar="N", type=click.IntRange(min=1), help="At most N images per split, evenly over the classes."
+        "--limit",
+        metavar="N",
+        type=click.IntRange(min=1),
+        help="Use at most N images per split, balanced over the classes.",
     ),
     option(
         "--decode",
@@ -83,14 +87,14 @@ RUN = ("batch_size", "workers", "on_error", "attention", "engine", "resume", "ov
         type=NameChoice("l2a_transfer.features.extraction.extract:ON_ERROR"),
         default="fail",
         show_default=True,
-        help="What to do with an image that cannot be read: stop, or skip it and list it.",
+        help="What to do about an unreadable image: stop, or skip it and list it.",
     ),
 )
 @option_group(
     "Output",
-    option("--out", type=PATH, required=True, metavar="FILE.h5", help="Feature file."),
-    option("--resume/--no-resume", default=False, help="If --out is complete, verify it and exit with 0."),
-    option("--overwrite/--no-overwrite", default=False, help="Replace --out."),
+    option("--out", type=PATH, required=True, metavar="FILE.h5", help="Feature file to write."),
+    option("--resume/--no-resume", default=False, help="If --out is already complete, verify it and exit with 0."),
+    option("--overwrite/--no-overwrite", default=False, help="Overwrite --out."),
 )
 @option_group(
     "Computation",
@@ -99,7 +103,7 @@ RUN = ("batch_size", "workers", "on_error", "attention", "engine", "resume", "ov
         type=NameChoice("l2a_transfer.features.backends.registry:BACKENDS"),
         default="auto",
         show_default=True,
-        help="Runtime of the network.",
+        help="Runtime of the network. auto: chosen from --model.",
     ),
     device_option(),
     option(
@@ -107,7 +111,7 @@ RUN = ("batch_size", "workers", "on_error", "attention", "engine", "resume", "ov
         type=NameChoice("l2a_transfer.devices:PRECISIONS"),
         default="auto",
         show_default=True,
-        help="auto: fp32.",
+        help="Floating-point precision. auto: fp32.",
     ),
     option(
         "--batch-size", metavar="N", type=click.IntRange(min=1), default=64, show_default=True, help="Images per batch."
@@ -116,29 +120,32 @@ RUN = ("batch_size", "workers", "on_error", "attention", "engine", "resume", "ov
         "--threads",
         metavar="N",
         type=click.IntRange(1, 1024),
-        help="CPU threads of the network. They affect the last bits.",
+        help="CPU threads of the network. Their number can change the last bits of features.",
     ),
     option(
-        "--workers", metavar="N", type=click.IntRange(min=0), help="Decoding processes. [default: chosen automatically]"
+        "--workers",
+        metavar="N",
+        type=click.IntRange(min=0),
+        help="Number of image-decoding processes. [default: chosen automatically]",
     ),
     option(
         "--engine",
         type=NameChoice("l2a_transfer.features.extraction.extract:ENGINES"),
         default="local",
         show_default=True,
-        help="local: this machine. ray: actors on a cluster.",
+        help="local: this machine. ray: a Ray cluster.",
     ),
     option("--ray-address", help="Address of a running Ray cluster. [default: start one on this machine]"),
-    option("--actors", metavar="N", type=click.IntRange(min=1), help="Ray actors. [default: as many as fit]"),
+    option("--actors", metavar="N", type=click.IntRange(min=1), help="Number of Ray actors. [default: as many as fit]"),
 )
 @click.pass_obj
 def command(obj: dict[str, Any], /, **given: Any) -> None:
-    """Write the features of a data set to HDF5.
+    """Extract the features of a data set to an HDF5 file.
 
-    The file also holds labels, ids, splits and the card of the model. For a folder of train --seeds there is one file
-    for each seed: features-seed-0.h5 and so on, which svm-eval groups.
+    The file also contains labels, ids, splits and the model card. If --model is the output folder of train --seeds, one
+    file is written per seed: features-seed-0.h5 and so on. svm-eval groups these.
 
-    Run the same command again to continue an extraction that was interrupted.
+    To continue an interrupted extraction, run the same command again.
 
     \b
     Example:

@@ -29,23 +29,23 @@ BUG, INTERRUPTED, TERMINATED = 70, 130, 143
 PARAMETER = re.compile(r"`([a-z][a-z0-9_]*)(?:=([^`]+))?`")
 """A parameter in a remedy (see `errors.Explained`)."""
 REPORT = (
-    f"This is a fault of l2a-transfer {__version__} and not of what you asked for. Please report it, with the command "
-    "and what 'l2a-transfer --traceback VERB …' prints (or the environment variable L2A_DEBUG=1)."
+    f"This is a bug in l2a-transfer {__version__}, not a mistake in your command. Please report it, with the command "
+    "and the output of 'l2a-transfer --traceback VERB …' (or set the environment variable L2A_DEBUG=1)."
 )
 NO_MEMORY = ("OutOfMemoryError", "can't allocate memory")
 """Signs of an out-of-memory error of torch, on a GPU and on a CPU."""
 TO_DO = {
-    errno.ENOENT: "check the spelling, and that the folder is there",
-    errno.EEXIST: "a file is where a folder is needed; choose another path",
-    errno.ENOTDIR: "a file is where a folder is needed; choose another path",
-    errno.EISDIR: "a folder is where a file is needed; name a file",
-    errno.EACCES: "check who may use it, or choose another path",
-    errno.EPERM: "check who may use it, or choose another path",
-    errno.EROFS: "it is on a disk that cannot be written; choose another path",
+    errno.ENOENT: "check the spelling, and that the folder exists",
+    errno.EEXIST: "a folder is needed, and there is a file; choose another path",
+    errno.ENOTDIR: "a folder is needed, and there is a file; choose another path",
+    errno.EISDIR: "a file is needed, and this is a folder; name a file",
+    errno.EACCES: "check its permissions, or choose another path",
+    errno.EPERM: "check its permissions, or choose another path",
+    errno.EROFS: "the disk is read-only; choose another path",
     errno.ENOSPC: "the disk is full; free some space, or choose another path",
-    errno.EDQUOT: "no more may be written there; free some space, or choose another path",
-    errno.EFBIG: "no file may be that large there; choose another path, or see 'ulimit -f'",
-    errno.ELOOP: "a link leads back to itself; remove the link",
+    errno.EDQUOT: "the disk quota is used up; free some space, or choose another path",
+    errno.EFBIG: "the file would exceed the size limit; choose another path, or see 'ulimit -f'",
+    errno.ELOOP: "a symbolic link leads back to itself; remove it",
     errno.ENAMETOOLONG: "choose a shorter name",
 }
 """What the user can do about an error of the operating system."""
@@ -175,14 +175,14 @@ def _exception_for(error: Exception, options: Collection[str]) -> click.ClickExc
     if isinstance(error, UnicodeEncodeError) and any("\ud800" <= c <= "\udfff" for c in error.object):
         return click.ClickException(f"a name that is not UTF-8 ({error.object!a:.200}); rename the file or folder")
     if isinstance(error, MemoryError) or any(sign in f"{type(error).__name__} {error}" for sign in NO_MEMORY):
-        return click.ClickException(f"out of memory: {first_line(error)}; ask for less at a time")
+        return click.ClickException(f"out of memory: {first_line(error)}; use smaller batches or less data")
     if isinstance(error, RuntimeError) and "DataLoader worker" in str(error):  # torch raises it at an arbitrary point
         return click.ClickException(
-            f"a decoding process ended: {first_line(error)}; fewer --workers take less memory, and 0 decodes in this "
-            "process"
+            f"a decoding process ended: {first_line(error)}; use fewer --workers to save memory, or 0 to decode in the "
+            "main process"
         )
     if isinstance(error, ImportError) and not (error.name or "").startswith("l2a_transfer"):
-        return click.ClickException(f"a package cannot be loaded: {first_line(error)}; install l2a-transfer again")
+        return click.ClickException(f"a package cannot be loaded: {first_line(error)}; reinstall l2a-transfer")
     return _Bug(f"{type(error).__name__}: {first_line(error)}")
 
 
@@ -220,4 +220,4 @@ def _flag(name: str, options: Collection[str] = ()) -> str:
 def _interruption(error: KeyboardInterrupt) -> str:
     if isinstance(error, Interrupted):
         return f"Interrupted: {_with_options(error, ())}."
-    return "Interrupted before it was done; start it again."
+    return "Interrupted before it finished; run it again."

@@ -30,37 +30,44 @@ from l2a_transfer.cli.tables import table_lines, terminal_width
 @option_group(
     "Networks and maps",
     networks_option(),
-    option("--method", metavar="M,M,…", default="evidence", show_default=True, help="As evidence,grad-cam."),
+    option("--method", metavar="M,M,…", default="evidence", show_default=True, help="Map methods."),
     option(
         "--set",
         "settings",
         multiple=True,
         metavar="METHOD.OPTION=VALUE",
-        help="An option of a method, as occlusion.window=4. Repeatable.",
+        help="Set an option of a method, such as occlusion.window=4. Repeatable.",
     ),
     option(
         "--target",
         metavar="predicted|true|CLASS",
         default="predicted",
         show_default=True,
-        help="The class whose probability is followed.",
+        help="The class whose probability is measured.",
     ),
 )
 @option_group(
     "Data",
-    option("--data", help="Data set name, or imagefolder:, npz:, wds: or parquet:PATH, instead of images."),
+    option("--data", help="Data set name, or imagefolder:PATH, npz:PATH, wds:PATH or parquet:PATH."),
     tested_images_options(100),
-    option("--side", metavar="N", type=int, help="Pixels of each side. [default: as the network takes images]"),
+    option("--side", metavar="N", type=int, help="Side of the images in pixels. [default: the network's own]"),
 )
 @option_group(
     "Deletion and insertion",
-    option("--steps", metavar="N", type=int, default=32, show_default=True, help="Steps from first to last pixel."),
+    option(
+        "--steps",
+        metavar="N",
+        type=int,
+        default=32,
+        show_default=True,
+        help="Number of steps from the first pixel to the last.",
+    ),
     option(
         "--baseline",
         type=NameChoice("l2a_transfer.explain.checks.faithfulness:BASELINES"),
         default="mean",
         show_default=True,
-        help="What replaces pixels: mean colour of the training images, or blurred image.",
+        help="What replaces pixels: the mean colour of the training images, or the blurred image.",
     ),
     option(
         "--orders",
@@ -68,10 +75,10 @@ from l2a_transfer.cli.tables import table_lines, terminal_width
         type=int,
         default=3,
         show_default=True,
-        help="Random maps per resolution.",
+        help="Random maps per image and resolution.",
     ),
     option(
-        "--resamples", metavar="N", type=int, default=10000, show_default=True, help="Of the bootstrap over images."
+        "--resamples", metavar="N", type=int, default=10000, show_default=True, help="Bootstrap resamples over images."
     ),
     option(
         "--seed",
@@ -79,7 +86,7 @@ from l2a_transfer.cli.tables import table_lines, terminal_width
         type=SEED,
         default=0,
         show_default=True,
-        help="Random seed of orders, ties, bootstrap and untrained weights.",
+        help="Random seed of random maps, ties, bootstrap and untrained weights.",
     ),
 )
 @report_options("faithfulness.json")
@@ -92,10 +99,11 @@ from l2a_transfer.cli.tables import table_lines, terminal_width
 )
 @click.pass_obj
 def command(obj: dict[str, Any], /, images: tuple[Path, ...], out: Path, **given: Any) -> None:
-    """Measure deletion and insertion of map methods.
+    """Measure deletion and insertion scores of map methods.
 
-    Pixels go, or come, in the order of a map. The report has the areas under the class's probability with 95 %
-    intervals, what they gain over random orders of the same images, and maps that know nothing of the network.
+    Pixels are deleted or inserted in the order of a map, the most important first. The report contains the areas under
+    the curve of the class probability with 95 % confidence intervals, the gain over random maps of the same resolution,
+    and controls that do not depend on the network. Name images or folders, or pass --data.
 
     \b
     Example:

@@ -20,28 +20,30 @@ from l2a_transfer.cli.output import echo
 @click.argument("features", metavar="FEATURES", type=PATH)
 @option_group(
     "Rows",
-    option("--labels", metavar="FILE[#NAME]", type=PATH, help="Labels, or a feature file of the same images."),
-    option("--ids", metavar="FILE[#NAME]", type=PATH, help="Names of the rows. [default: numbers]"),
-    option("--split", metavar="FILE[#NAME]", type=PATH, help="Splits of the rows. [default: one split]"),
+    option(
+        "--labels", metavar="FILE[#NAME]", type=PATH, help="Label of each row, or a feature file of the same images."
+    ),
+    option("--ids", metavar="FILE[#NAME]", type=PATH, help="Id of each row. [default: row numbers]"),
+    option("--split", metavar="FILE[#NAME]", type=PATH, help="Split of each row. [default: a single split]"),
     option("--classes", metavar="FILE", type=PATH, help="Names of the classes 0, 1, … [default: the numbers]"),
 )
 @option_group(
     "Names",
-    option("--name", help="What reports call the model. [default: the name of FEATURES]"),
-    option("--data", help="What reports call the data set. [default: as in --labels, or imported]"),
+    option("--name", help="Name of the model in reports. [default: the name of FEATURES]"),
+    option("--data", help="Name of the data set in reports. [default: as in --labels, or imported]"),
 )
 @option_group(
     "Output",
-    option("--out", type=PATH, required=True, metavar="FILE.h5", help="Feature file."),
-    option("--overwrite/--no-overwrite", default=False, help="Replace --out."),
+    option("--out", type=PATH, required=True, metavar="FILE.h5", help="Feature file to write."),
+    option("--overwrite/--no-overwrite", default=False, help="Overwrite --out."),
 )
 def command(features: Path, out: Path, **given: Any) -> None:
-    """Write features that another program computed to a feature file.
+    """Import features that another program computed.
 
     FEATURES is a .npy, .npz, .csv, .tsv, .txt, .parquet or .pt file, or the output folder of thingsvision or
-    CLIP_benchmark. FILE#NAME names an array of an .npz, or a column of a table.
+    CLIP_benchmark. FILE#NAME names an array of an .npz file, or a column of a table.
 
-    The file says that its features were imported; nothing in FEATURES is run or unpickled.
+    The result is a feature file that is marked as imported. No code in FEATURES is run, and nothing is unpickled.
 
     \b
     Example:

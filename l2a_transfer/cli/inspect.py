@@ -18,15 +18,17 @@ from l2a_transfer.errors import StoreError, WeightsError
 
 @click.command("inspect", cls=Verb)
 @click.argument("file", type=PATH)
-@click.option("--json/--text", "as_json", default=False, help="Print JSON instead of lines of text.")
-@click.option("--verify/--no-verify", default=False, help="Read every value; exit with 1 if one is not finite.")
+@click.option("--json/--text", "as_json", default=False, help="Print JSON instead of text.")
+@click.option("--verify/--no-verify", default=False, help="Read every value; exit with 1 if any is not finite.")
 def command(file: Path, as_json: bool, verify: bool) -> None:
-    """Print the content of a weights, ONNX or feature file, or of a file of maps.
+    """Describe a weights, ONNX, feature or map file.
 
-    The SHA-256 of the file is always recomputed, and no code in it is run. weights_sha256 identifies the network: it is
-    the same for its weights, feature and ONNX files. --verify also reads every value. For a feature file it checks the
-    checksum of each chunk, and finds values that are not finite, constant columns and duplicate rows. For weights and
-    ONNX files it checks that the tensors fit the card and are finite.
+    The SHA-256 of the file is always recomputed, and no code in it is run. weights_sha256 identifies the network. It is
+    the same in the weights, feature and ONNX files of a network.
+
+    --verify also reads every value. For a feature file it verifies the checksum of each chunk and reports values that
+    are not finite, constant columns and duplicate rows. For weights and ONNX files it checks that the tensors match the
+    model card and are finite.
 
     \b
     Example:
@@ -45,7 +47,7 @@ def command(file: Path, as_json: bool, verify: bool) -> None:
         raise StoreError(f"{file}: {'; '.join(wrong)}", AGAIN)
     if verified.get("partners_wrong"):
         first = verified["partners_wrong"][0]
-        raise StoreError(f"{file}: /partners: those of {first!r} are not what its set gives", "extract it again")
+        raise StoreError(f"{file}: /partners: those of {first!r} do not match its data set", "extract it again")
 
 
 LONGEST_KEY = 40

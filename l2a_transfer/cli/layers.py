@@ -14,13 +14,18 @@ from l2a_transfer.cli.tables import table_lines, terminal_width
 
 
 @click.command("layers", cls=Verb)
-@click.option("--model", required=True, help="A model as for extract. No weights are loaded or fetched.")
-@click.option("--image-size", metavar="N", type=click.IntRange(4, 4096), help="Pixels. [default: the model's own]")
+@click.option("--model", required=True, help="A model, as in extract. No weights are loaded or downloaded.")
+@click.option(
+    "--image-size",
+    metavar="N",
+    type=click.IntRange(4, 4096),
+    help="Side of the input in pixels. [default: the model's own]",
+)
 @click.option("--json/--text", "as_json", default=False, help="Print a JSON list instead of the table.")
 def command(model: str, image_size: int | None, as_json: bool) -> None:
     """List the layers of a network, for extract --layer.
 
-    A name with ":in" behind it is what the module takes instead of what it gives.
+    A name that ends with ":in" stands for the input of a module instead of its output.
 
     \b
     Example:

@@ -22,6 +22,7 @@ from l2a_transfer.cli.options import (
 )
 from l2a_transfer.cli.output import echo, echo_json
 from l2a_transfer.cli.tables import localization_lines, terminal_width
+from l2a_transfer.wording import are, counted
 
 SHOWN = 6
 """Number of comparisons that are printed; the report has all of them."""
@@ -36,7 +37,7 @@ SHOWN = 6
         metavar="NAME,NAME,…",
         default="attention",
         show_default=True,
-        help="Map methods. The controls centre, sobel, random and everything are always in the table.",
+        help="Map methods. The controls centre, sobel, random and everything are always measured as well.",
     ),
     option(
         "--class",
@@ -44,13 +45,13 @@ SHOWN = 6
         metavar="NAME",
         default="predicted",
         show_default=True,
-        help="The class that class-specific maps are about: true, predicted, or a class of the networks.",
+        help="The class that class-specific maps explain: true, predicted, or a class of the networks.",
     ),
     option(
         "--same-class",
         multiple=True,
         metavar="LABEL=CLASS",
-        help="The networks' name for a class of the data, as car=automobile. Repeatable.",
+        help="The networks' name for a class of the data, such as car=automobile. Repeatable.",
     ),
     option(
         "--side",
@@ -65,20 +66,20 @@ SHOWN = 6
         "--option",
         multiple=True,
         metavar="METHOD.NAME=VALUE",
-        help="An option of a method, as occlusion.window=16. Repeatable.",
+        help="Set an option of a method, such as occlusion.window=16. Repeatable.",
     ),
 )
 @reading_options
 @option_group(
     "Data",
-    option("--data", required=True, metavar="SOURCE|FOLDER", help="A data set, as for extract, or a folder."),
-    option("--data-dir", type=PATH, metavar="DIR", help="Folder of a named data set."),
-    option("--split", metavar="NAME", help="Only this split."),
-    option("--limit", metavar="N", type=int, help="At most so many images of each split."),
+    option("--data", required=True, metavar="SOURCE|FOLDER", help="A data set, as in extract, or a folder of images."),
+    option("--data-dir", type=PATH, metavar="DIR", help="Folder that contains the data set."),
+    option("--split", metavar="NAME", help="Use only this split."),
+    option("--limit", metavar="N", type=int, help="Use at most N images per split."),
     option(
         "--skip-unknown/--no-skip-unknown",
         default=False,
-        help="Leave out images of classes that a network does not have.",
+        help="Skip images of classes that a network does not have.",
     ),
 )
 @option_group(
@@ -89,11 +90,15 @@ SHOWN = 6
         metavar="MASKS",
         help="png:FOLDER, voc:FOLDER, coco:FILE, yolo:FOLDER, csv:FILE, caltech:FOLDER or airplanes-mini.",
     ),
-    option("--mask-class", metavar="NAME", help="Only objects of this class or number; label: of the image's class."),
+    option(
+        "--mask-class",
+        metavar="NAME",
+        help="Use only objects of this class or number. label: of the image's own class.",
+    ),
     option(
         "--skip-unmasked/--no-skip-unmasked",
         default=False,
-        help="Leave out images without a mask, or without an object in it.",
+        help="Skip images without a mask, or with an empty one.",
     ),
 )
 @option_group(
@@ -104,18 +109,19 @@ SHOWN = 6
         type=int,
         default=2,
         show_default=True,
-        help="Folds; the threshold for each is chosen on the others.",
+        help="Number of folds. The threshold of each fold is chosen on the others.",
     ),
     option(
         "--validation",
         type=PATH,
         metavar="FILE",
-        help="A list of images, one id a line, that only choose the threshold. Replaces the folds.",
+        help="Choose the threshold on the images in this list, one id per line, instead of on folds.",
     ),
     option(
         "--measure",
         metavar="NAME",
-        help="What is compared, as average_precision or pointing. [default: jaccard; max_box_accuracy for boxes]",
+        help="Measure to compare, such as average_precision or pointing. [default: jaccard; for boxes, "
+        "max_box_accuracy]",
     ),
     option(
         "--seed",
@@ -123,12 +129,12 @@ SHOWN = 6
         type=SEED,
         default=0,
         show_default=True,
-        help="Random seed of folds, ties, intervals and untrained weights.",
+        help="Random seed of folds, ties, confidence intervals and untrained weights.",
     ),
 )
 @report_options(
     "localization.json",
-    option("--write-masks", type=FOLDER, metavar="DIR", help="Also write the binarised maps as PNG, with the class."),
+    option("--write-masks", type=FOLDER, metavar="DIR", help="Also write the binarised maps as PNG files."),
 )
 @option_group(
     "Computation",
@@ -138,7 +144,7 @@ SHOWN = 6
 def command(obj: dict[str, Any], /, out: Path, write_masks: Path | None, **given: Any) -> None:
     """Measure how well maps find the objects in images.
 
-    Maps are compared with masks or boxes. Thresholds are chosen on other images than those that they are used for.
+    Maps are compared with masks or boxes. The threshold of a map is chosen on other images than those it is tested on.
 
     \b
     Example:
@@ -177,8 +183,8 @@ def command(obj: dict[str, Any], /, out: Path, write_masks: Path | None, **given
         echo(*localization_lines(found.results, width=terminal_width()), "")
         for comparison in found.results.comparisons[:SHOWN]:
             echo(f"- {lookup.verdict(comparison)}")
-        if len(found.results.comparisons) > SHOWN:
-            echo(f"- and {len(found.results.comparisons) - SHOWN} more in {out}")
+        if (more := len(found.results.comparisons) - SHOWN) > 0:
+            echo(f"- {counted(more, 'more comparison')} {are(more)} in {out}")
         echo("", *([masks] if masks else []), *written)
 
 

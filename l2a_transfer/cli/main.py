@@ -98,11 +98,13 @@ class Verbs(click.Group):
 
 @click.command(cls=Verbs, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.version_option(__version__, "--version", prog_name="l2a-transfer")
-@click.option("-q", "--quiet", is_flag=True, help="No progress and no log; warnings and errors only.")
-@click.option("--traceback", is_flag=True, envvar="L2A_DEBUG", help="Show where an error came from [env: L2A_DEBUG=1].")
+@click.option("-q", "--quiet", is_flag=True, help="Hide progress and log messages; print only warnings and errors.")
+@click.option(
+    "--traceback", is_flag=True, envvar="L2A_DEBUG", help="Show the traceback of an error [env: L2A_DEBUG=1]."
+)
 @click.pass_context
 def main(ctx: click.Context, quiet: bool, traceback: bool) -> None:
-    """Attention networks, their features in HDF5, and how well these generalize.
+    """Train attention networks, extract their features, and measure how well these generalize.
 
     \b
     Example: l2a-transfer quickstart --out quickstart

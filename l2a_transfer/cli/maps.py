@@ -18,16 +18,16 @@ from l2a_transfer.cli.output import echo
 
 @click.command("maps", cls=Verb)
 @click.argument("images", nargs=-1, required=True, type=PATH, metavar="IMAGE|FOLDER…")
-@click.option("--model", required=True, help="Bundled name, .safetensors or untrained:ARCH[@WIDTH].")
-@click.option("--out", type=FOLDER, required=True, metavar="DIR", help="Folder of the drawings.")
+@click.option("--model", required=True, help="Bundled name, .safetensors file or untrained:ARCH[@WIDTH].")
+@click.option("--out", type=FOLDER, required=True, metavar="DIR", help="Output folder of the drawings.")
 @click.option("--side", type=int, default=128, show_default=True, help="Shorter side of the network's input in pixels.")
 @click.option("--seed", metavar="N", type=SEED, default=0, show_default=True, help="Random seed of untrained weights.")
-@click.option("--overwrite/--no-overwrite", default=False, help="Replace the drawings in --out.")
+@click.option("--overwrite/--no-overwrite", default=False, help="Overwrite the drawings in --out.")
 def command(images: tuple[Path, ...], model: str, out: Path, side: int, seed: int, overwrite: bool) -> None:
     """Draw the attention maps of a network over images.
 
-    Images may have any size. There is one overlay per level, and one contact sheet. For a folder, all images below it
-    are drawn. Other methods, data sets and formats are those of explain.
+    Images may have any size. Folders are searched for images recursively. The output is an overlay per image and level,
+    and one contact sheet. For other methods, data sets and formats, use explain.
 
     \b
     Example:
@@ -69,5 +69,5 @@ def pictures_below(path: Path) -> list[Path]:
         return [path]
     found = [path / name for name in sorted(find_pictures(path)[0])]
     if not found:
-        raise DataError(f"{path}: a folder without pictures; name another, or a picture")
+        raise DataError(f"{path}: the folder has no pictures; name another, or a picture")
     return found

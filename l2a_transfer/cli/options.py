@@ -139,7 +139,7 @@ class _Folder(_Path):
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         found = super().convert(value, param, ctx)
         if names_a_format(found) and not found.exists():
-            problem = f"{str(value)!r} is called like a file, and a folder is made there; leave {found.suffix} out"
+            problem = f"{str(value)!r} looks like a file, but a folder is needed; leave out {found.suffix}"
             self.fail(problem, param, ctx)
         return found
 
@@ -157,7 +157,7 @@ def numbers(flag: str, text: str, kind: Callable[[str], Any], example: str) -> t
     try:
         return tuple(kind(number) for number in text.split(","))
     except ValueError as error:
-        raise click.UsageError(f"{flag} must be numbers with commas between, as {example}: {error}") from error
+        raise click.UsageError(f"{flag} must be numbers separated by commas, such as {example}: {error}") from error
 
 
 def names(text: str) -> tuple[str, ...]:
@@ -172,12 +172,13 @@ reading_options = option_group(
         type=NameChoice("l2a_transfer.data.layout:SPLITS_FROM"),
         default="auto",
         show_default=True,
-        help="Where splits come from: auto (folder names), folders (each first-level folder is one), none (one split).",
+        help="How splits are assigned. auto: by folder name. folders: each first-level folder is a split. none: one "
+        "split.",
     ),
     option(
         "--verify-source/--no-verify-source",
         default=False,
-        help="Detect changed images by content instead of size and time. Reads every file; use it from the first run.",
+        help="Detect changed images by content, not by size and time. Reads every file; use it from the first run.",
     ),
 )
 """Options of every command that reads a data set."""
@@ -202,25 +203,32 @@ def networks_option() -> Callable[[Command], Command]:
         "--model",
         multiple=True,
         required=True,
-        help="Bundled name, .safetensors or untrained:ARCH[@WIDTH]. Repeatable.",
+        help="Bundled name, .safetensors file or untrained:ARCH[@WIDTH]. Repeatable.",
     )
 
 
 def weights_option() -> Callable[[Command], Command]:
     """`--weights` of a command that takes networks of others."""
-    return option("--weights", type=PATH, metavar="FILE", help="Checkpoint for torchvision:, timm:, hf: or module:.")
+    return option(
+        "--weights", type=PATH, metavar="FILE", help="Checkpoint of a torchvision:, timm:, hf: or module: model."
+    )
 
 
 preprocess_options = option_group(
-    "Pictures",
-    option("--image-size", metavar="N", type=click.IntRange(4, 4096), help="Pixels. [default: the model's own]"),
+    "Preprocessing",
+    option(
+        "--image-size",
+        metavar="N",
+        type=click.IntRange(4, 4096),
+        help="Side of the input in pixels. [default: the model's own]",
+    ),
     option(
         "--fit",
         type=NameChoice("l2a_transfer.preprocess:FITS"),
-        help="stretch: both sides to --image-size. crop: the middle. [default: the model's own]",
+        help="How to make images square: stretch them, or crop the middle. [default: the model's own]",
     ),
-    option("--mean", metavar="R,G,B", help="Mean of pixels between 0 and 1. [default: the model's own]"),
-    option("--std", metavar="R,G,B", help="Standard deviation. [default: the model's own]"),
+    option("--mean", metavar="R,G,B", help="Mean of each channel, in a range of 0 to 1. [default: the model's own]"),
+    option("--std", metavar="R,G,B", help="Standard deviation of each channel. [default: the model's own]"),
 )
 """How a network takes pictures, of commands that take networks of others."""
 
@@ -237,9 +245,9 @@ def tested_images_options(limit: int) -> Callable[[Command], Command]:
     """Which images of `--data` networks are tested on; `limit` is the default of `--limit`."""
     return option_group(
         "Data",
-        option("--data-dir", type=PATH, help="Folder that holds the data set."),
+        option("--data-dir", type=PATH, help="Folder that contains the data set."),
         option("--download/--no-download", default=False, help="Download the data set into --data-dir."),
-        option("--split", help="Only this split. [default: test, if there is one]"),
+        option("--split", help="Use only this split. [default: test, if there is one]"),
         reading_options,
         option(
             "--limit",
@@ -247,7 +255,7 @@ def tested_images_options(limit: int) -> Callable[[Command], Command]:
             type=click.IntRange(min=1),
             default=limit,
             show_default=True,
-            help="At most N images per split, evenly over the classes.",
+            help="Use at most N images per split, balanced over the classes.",
         ),
     )
 
@@ -256,8 +264,8 @@ def report_options(document: str, *others: Callable[[Any], Any]) -> Callable[[Co
     """Where a report goes; `document` is its JSON file, and `others` stand behind `--out`."""
     return option_group(
         "Output",
-        option("--out", type=FOLDER, required=True, metavar="DIR", help="Folder of the report."),
+        option("--out", type=FOLDER, required=True, metavar="DIR", help="Output folder of the report."),
         *others,
-        option("--overwrite/--no-overwrite", default=False, help="Replace an earlier report in --out."),
+        option("--overwrite/--no-overwrite", default=False, help="Overwrite an earlier report in --out."),
         option("--json", "as_json", is_flag=True, help=f"Print {document} instead of the table."),
     )

@@ -58,7 +58,7 @@ class Pictures:
         for name, label in zip(self.names, self.true, strict=True):
             if label is None:
                 raise DataError(
-                    f"{name}: has no label, and the class to explain is its true one",
+                    f"{name}: has no label, but the class to explain is the true class",
                     "use `data` with labels, as imagefolder:PATH, or name a class",
                 )
             found.append(class_index(label, subject.classes, subject.num_classes))

@@ -28,15 +28,16 @@ Next:
     default=Path("quickstart"),
     show_default=True,
     metavar="DIR",
-    help="Folder of the results.",
+    help="Output folder.",
 )
-@click.option("--overwrite/--no-overwrite", default=False, help="Replace an earlier quickstart in --out.")
+@click.option("--overwrite/--no-overwrite", default=False, help="Overwrite an earlier quickstart in --out.")
 @click.pass_obj
 def command(obj: dict[str, Any], out: Path, overwrite: bool) -> None:
     """Run the main experiment on bundled data. Works offline.
 
-    A pretrained attention network and three controls extract features of unseen photographs; an SVM is fitted on each.
-    Maps of the network and of its uniform control are measured against the outlines of airplanes.
+    A pretrained attention network and three controls extract features from photographs that they have never seen, and
+    a linear SVM is fitted to each set of features. The maps of the network and of its control with uniform attention
+    are compared with the outlines of airplanes.
 
     \b
     Example:

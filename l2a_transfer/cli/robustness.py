@@ -28,26 +28,28 @@ from l2a_transfer.cli.tables import table_lines, terminal_width
 @option_group(
     "Networks",
     networks_option(),
-    option("--reference", metavar="MODEL", help="Compare each other network with this one. [default: the first]"),
+    option("--reference", metavar="MODEL", help="Compare every other network with this one. [default: the first]"),
 )
 @option_group(
     "Data",
-    option("--data", required=True, help="Data set name, or imagefolder:, npz:, wds: or parquet:PATH."),
+    option("--data", required=True, help="Data set name, or imagefolder:PATH, npz:PATH, wds:PATH or parquet:PATH."),
     tested_images_options(500),
 )
 @option_group(
     "Attacks",
-    option("--epsilon", metavar="E,E,…", default="1,2,4", show_default=True, help="Largest changes, in 1/255."),
-    option("--attack", metavar="A,A", default="fgsm,pgd", show_default=True, help="fgsm, pgd, or both."),
-    option("--steps", metavar="N", type=int, default=10, show_default=True, help="Gradient steps of pgd."),
-    option("--step", metavar="E", type=float, help="Length of each, in 1/255. [default: 2.5 · epsilon / steps]"),
+    option(
+        "--epsilon", metavar="E,E,…", default="1,2,4", show_default=True, help="Largest changes of a pixel, in 1/255."
+    ),
+    option("--attack", metavar="A,A", default="fgsm,pgd", show_default=True, help="Attacks: fgsm, pgd or both."),
+    option("--steps", metavar="N", type=int, default=10, show_default=True, help="Number of PGD steps."),
+    option("--step", metavar="E", type=float, help="Size of a PGD step, in 1/255. [default: 2.5 · epsilon / steps]"),
     option(
         "--seed",
         metavar="N",
         type=SEED,
         default=0,
         show_default=True,
-        help="Random seed of starts, noise and untrained weights.",
+        help="Random seed of starting points, noise and untrained weights.",
     ),
 )
 @report_options("robustness.json")
@@ -60,10 +62,11 @@ from l2a_transfer.cli.tables import table_lines, terminal_width
 )
 @click.pass_obj
 def command(obj: dict[str, Any], /, out: Path, **given: Any) -> None:
-    """Measure accuracy under attack, and compare networks.
+    """Measure accuracy under adversarial attacks.
 
-    FGSM and PGD change each pixel by at most epsilon. The report has accuracies with 95 % intervals, noise of the same
-    size as the control, signs of masked gradients, and paired tests between networks on the same images.
+    FGSM and PGD change each pixel by at most epsilon. The report contains accuracies with 95 % confidence intervals,
+    random noise of the same size as a control, checks for gradient masking, and paired tests between networks on the
+    same images.
 
     \b
     Example:

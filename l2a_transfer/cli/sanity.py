@@ -28,27 +28,32 @@ RUN = "permuted-labels"
 @click.argument("images", nargs=-1, type=PATH, metavar="[IMAGE|FOLDER…]")
 @option_group(
     "Maps",
-    option("--model", required=True, help="Bundled name, .safetensors or untrained:ARCH[@WIDTH]."),
+    option("--model", required=True, help="Bundled name, .safetensors file or untrained:ARCH[@WIDTH]."),
     option(
         "--method",
         metavar="NAME,NAME,…",
-        help="Map methods. [default: attention, evidence, grad-cam, saliency and guided-backprop, as far as the "
-        "network has them]",
+        help="Map methods. [default: those of attention, evidence, grad-cam, saliency and guided-backprop that the "
+        "network supports]",
     ),
-    option("--seed", metavar="N", type=SEED, default=0, show_default=True, help="Random seed of all that is random."),
+    option("--seed", metavar="N", type=SEED, default=0, show_default=True, help="Random seed."),
 )
 @option_group(
     "Images",
-    option("--data", metavar="DATA", help="A data set instead of images, as extract takes it; its test images."),
-    option("--data-dir", type=PATH, help="Folder of a named data set."),
-    option("--limit", metavar="N", type=int, default=48, show_default=True, help="Number of images."),
-    option("--side", metavar="N", type=int, help="Side of the images in pixels. [default: that of the network]"),
+    option("--data", metavar="DATA", help="Use the test images of this data set, as in extract."),
+    option("--data-dir", type=PATH, help="Folder that contains the data set."),
+    option("--limit", metavar="N", type=int, default=48, show_default=True, help="Largest number of images."),
+    option("--side", metavar="N", type=int, help="Side of the images in pixels. [default: the network's own]"),
 )
 @option_group(
     "Randomisation",
     option("--seeds", metavar="N", type=int, default=3, show_default=True, help="Number of random networks."),
-    option("--cascade/--no-cascade", default=True, show_default=True, help="Randomise from the logits down."),
-    option("--independent/--no-independent", default=True, show_default=True, help="Randomise one part alone."),
+    option(
+        "--cascade/--no-cascade",
+        default=True,
+        show_default=True,
+        help="Randomise parts cumulatively from the logits down.",
+    ),
+    option("--independent/--no-independent", default=True, show_default=True, help="Randomise one part at a time."),
 )
 @option_group(
     "Permuted labels",
@@ -56,44 +61,46 @@ RUN = "permuted-labels"
         "--labels",
         metavar="WEIGHTS|train",
         help="Also compare with weights trained on permuted labels. train: train them in OUT/permuted-labels, or "
-        "continue that.",
+        "resume that run.",
     ),
-    option("--labels-data", metavar="DATA", help="What to train on. [default: the data set of the card]"),
+    option("--labels-data", metavar="DATA", help="Data set to train on. [default: that of the model card]"),
     option(
         "--labels-limit",
         metavar="N",
         type=click.IntRange(min=1),
-        help="Number of its training images, evenly over the classes: fewer are learnt by heart sooner. [default: all]",
+        help="Number of training images, balanced over the classes. Fewer are memorized sooner. [default: all]",
     ),
-    option("--epochs", metavar="N", type=click.IntRange(min=1), help="Epochs of that. [default: those of the card]"),
-    device_option("Device of that training."),
+    option(
+        "--epochs", metavar="N", type=click.IntRange(min=1), help="Training epochs. [default: those of the model card]"
+    ),
+    device_option("Device of this training."),
 )
 @option_group(
     "Output",
-    option("--out", type=FOLDER, required=True, metavar="DIR", help="Folder of the result."),
-    option("--overwrite/--no-overwrite", default=False, help="Replace an earlier result in --out."),
+    option("--out", type=FOLDER, required=True, metavar="DIR", help="Output folder."),
+    option("--overwrite/--no-overwrite", default=False, help="Overwrite an earlier result in --out."),
     option("--json", "as_json", is_flag=True, help="Print sanity.json instead of the tables."),
 )
 @click.pass_obj
 def command(obj: dict[str, Any], /, images: tuple[Path, ...], out: Path, **given: Any) -> None:
     """Check that maps change when the network does.
 
-    Parts of the network become random, from the logits down (cascade) and one alone (independent), and its maps are
-    compared with those of before. A method whose maps stay alike explains the image and not the network. Sobel's edge
-    map is always there, as the null method.
+    Parts of the network are randomised: cumulatively from the logits down (cascade), or one at a time (independent).
+    The maps are then compared with those of the intact network. A method whose maps hardly change explains the image,
+    not the network. Sobel's edge map is always included as a control. Name images or folders, or pass --data.
 
     \b
     Example:
       l2a-transfer sanity --model vgg-att2-concat-pc.cifar10-w025 --out sanity photos
     """
     if bool(images) == bool(given["data"]):
-        raise click.UsageError("name either images or --data")
+        raise click.UsageError("name either images or folders, or --data")
     orders = tuple(order for order in ("cascade", "independent") if given[order])
     if not orders and not given["labels"]:
         raise click.UsageError("--no-cascade and --no-independent leave nothing to do without --labels")
     for name in ("labels_data", "labels_limit", "epochs"):
         if given[name] is not None and given["labels"] != TRAIN:
-            raise click.UsageError(f"--{name.replace('_', '-')} is for --labels train")
+            raise click.UsageError(f"--{name.replace('_', '-')} needs --labels train")
     methods = None if given["method"] is None else _names(given["method"])
 
     from l2a_transfer.explain.checks.sanity import check_sanity
@@ -147,7 +154,7 @@ def _names(text: str) -> tuple[str, ...]:
 
     names = tuple(name.strip() for name in text.split(",") if name.strip())
     if not names:
-        raise click.UsageError("--method must be names with commas between, as evidence,saliency")
+        raise click.UsageError("--method must be names separated by commas, such as evidence,saliency")
     for name in names:
         METHODS.find(name)
     return names

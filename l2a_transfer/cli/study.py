@@ -24,35 +24,45 @@ from l2a_transfer.wording import are, counted
 @click.argument("file", type=PATH, metavar="FILE.toml")
 @option_group(
     "Output",
-    option("--out", type=FOLDER, required=True, metavar="DIR", help="Folder for everything the study makes."),
+    option("--out", type=FOLDER, required=True, metavar="DIR", help="Folder of all outputs of the study."),
     option("--json", "as_json", is_flag=True, help="Print the results as JSON; with --dry-run, the plan."),
 )
 @option_group(
     "Steps",
     option("--dry-run", is_flag=True, help="Print the plan and do nothing."),
-    option("--only", multiple=True, metavar="GLOB", help="Only steps with matching names, as 'train/*'. Repeatable."),
-    option("--deadline", type=float, metavar="SECONDS", help="Start no step that cannot finish in time."),
+    option(
+        "--only",
+        multiple=True,
+        metavar="GLOB",
+        help="Run only steps with matching names, such as 'train/*'. Repeatable.",
+    ),
+    option(
+        "--deadline",
+        type=float,
+        metavar="SECONDS",
+        help="Start no step that is not expected to finish within this time.",
+    ),
 )
 @option_group(
     "Computation",
     option(
-        "--jobs", metavar="N", type=int, default=1, show_default=True, help="How many commands run at the same time."
+        "--jobs", metavar="N", type=int, default=1, show_default=True, help="Number of commands to run in parallel."
     ),
     option(
         "--engine",
         type=NameChoice("l2a_transfer.features.extraction.extract:ENGINES"),
         default="local",
         show_default=True,
-        help="local: this machine. ray: the nodes of a cluster.",
+        help="local: this machine. ray: the nodes of a Ray cluster.",
     ),
     option("--ray-address", help="Address of a running Ray cluster. [default: start one on this machine]"),
 )
 @click.pass_obj
 def command(obj: dict[str, Any], /, file: Path, out: Path, as_json: bool, **given: Any) -> None:
-    """Run a whole study from a file.
+    """Run a study that is described in a TOML file.
 
-    Train, extract, evaluate and compare as the file says. Existing outputs are checked and reused. Run the same command
-    again to continue a study that was interrupted; the report is the same.
+    Train, extract, evaluate and compare as the file describes. Existing outputs are verified and reused. To continue
+    an interrupted study, run the same command again; the report will be the same.
 
     \b
     Example:
@@ -86,4 +96,4 @@ def command(obj: dict[str, Any], /, file: Path, out: Path, as_json: bool, **give
         left = f"{len(undone)} of {counted(len(found.states), 'step')} {are(len(undone))} not done"
         if found.failed:
             raise click.ClickException(f"{left}; {found.failed[0]} failed: {found.states[found.failed[0]].why}")
-        echo(f"{left}; the same command goes on", err=True)
+        echo(f"{left}; run the same command again to continue", err=True)

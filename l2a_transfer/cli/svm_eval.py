@@ -37,23 +37,29 @@ SHOWN = 6
         type=NameChoice("l2a_transfer.evaluation.protocols:PROTOCOLS"),
         default="auto",
         show_default=True,
-        help="How rows are divided into training and test rows. auto: by the splits in the file.",
+        help="How to split rows into training and test sets. auto: by the splits in the file.",
     ),
     option(
         "--draws",
         metavar="N",
         type=int,
-        help="Number of random splits; one for protocols over domains. [default: set by the protocol]",
+        help="Number of random splits. [default: set by the protocol]",
     ),
-    option("--shots", metavar="N,N,…", default="1,2,4,8,16", show_default=True, help="Images per class, for low-shot."),
+    option(
+        "--shots",
+        metavar="N,N,…",
+        default="1,2,4,8,16",
+        show_default=True,
+        help="Images per class in the low-shot protocol.",
+    ),
     option("--seed", metavar="N", type=int, default=0, show_default=True, help="Random seed."),
-    option("--source", multiple=True, metavar="DOMAIN", help="Fit on this domain. Repeatable. [default: all]"),
+    option("--source", multiple=True, metavar="DOMAIN", help="Train on this domain. Repeatable. [default: all]"),
     option("--target", multiple=True, metavar="DOMAIN", help="Test on this domain. Repeatable. [default: all]"),
     option(
         "--class-map",
         type=PATH,
         metavar="FILE",
-        help="JSON or CSV: class of one domain, class of another that it counts as.",
+        help="JSON or CSV file: a class name of one domain, and the class of another that it counts as.",
     ),
 )
 @option_group(
@@ -86,7 +92,7 @@ SHOWN = 6
         type=NameChoice(("batched", "liblinear")),
         default="batched",
         show_default=True,
-        help="liblinear is the reference.",
+        help="batched: fast, on CPU or GPU. liblinear: the reference, CPU only.",
     ),
 )
 @option_group(
@@ -97,9 +103,9 @@ SHOWN = 6
         default="svm",
         show_default=True,
         metavar="NAME,NAME,…",
-        help="Classifiers: svm, logistic, knn, ncm. Each is a row, and models are compared within one.",
+        help="Classifiers: svm, logistic, knn, ncm. Models are compared within each probe.",
     ),
-    option("--logme/--no-logme", default=False, help="Add the LogME score of the training rows, without a classifier."),
+    option("--logme/--no-logme", default=False, help="Also report the LogME score of the training rows."),
 )
 @option_group(
     "Comparisons",
@@ -107,31 +113,31 @@ SHOWN = 6
         "--compare",
         multiple=True,
         metavar="A,B",
-        help="Compare these two models of the table, or two architectures over their seeds. Repeatable.",
+        help="Compare these two models, or two architectures over their training seeds. Repeatable.",
     ),
     option(
         "--reference",
         metavar="MODEL",
-        help="Compare each other model with this one only. Models that cannot be are listed on stderr.",
+        help="Compare every other model with this one only. Models that cannot be compared are listed on stderr.",
     ),
     option(
-        "--ablate", default="", metavar="NAME,NAME,…", help="Add variants: levels, normalization, precision, width."
+        "--ablate", default="", metavar="NAME,NAME,…", help="Ablations to add: levels, normalization, precision, width."
     ),
-    option("--widths", default="", metavar="N,N,…", help="Add variants: features reduced to N columns by PCA."),
+    option("--widths", default="", metavar="N,N,…", help="Also evaluate features reduced to N columns by PCA."),
 )
 @option_group(
     "Output",
-    option("--out", type=FOLDER, required=True, metavar="DIR", help="Folder of the report."),
-    option("--pictures", metavar="DATA", help="Show misclassified images of this data set in report.html, at most 24."),
-    option("--data-dir", type=PATH, help="Folder that holds the data set of --pictures."),
+    option("--out", type=FOLDER, required=True, metavar="DIR", help="Output folder of the report."),
+    option("--pictures", metavar="DATA", help="Show up to 24 misclassified images of this data set in report.html."),
+    option("--data-dir", type=PATH, help="Folder that contains the data set of --pictures."),
     option(
         "--split-from",
         type=NameChoice("l2a_transfer.data.layout:SPLITS_FROM"),
         default="auto",
         show_default=True,
-        help="How --pictures is read, as in extract; folders where --domain-from was folder.",
+        help="How splits of --pictures are assigned, as in extract. Use folders if extract used --domain-from folder.",
     ),
-    option("--overwrite/--no-overwrite", default=False, help="Replace an earlier report in --out."),
+    option("--overwrite/--no-overwrite", default=False, help="Overwrite an earlier report in --out."),
     option("--json", "as_json", is_flag=True, help="Print results.json instead of the table."),
 )
 @option_group(
@@ -140,7 +146,7 @@ SHOWN = 6
     option(
         "--max-memory",
         metavar="SIZE",
-        help="Memory limit of the batched solver, as 500M or 8G. [default: half of what is free]",
+        help="Memory limit of the batched solver, such as 500M or 8G. [default: half of the free memory]",
     ),
     option(
         "--jobs",
@@ -148,17 +154,17 @@ SHOWN = 6
         type=int,
         default=1,
         show_default=True,
-        help="Threads of liblinear. They do not affect the results.",
+        help="Threads for liblinear. The number does not affect the results.",
     ),
 )
 @click.pass_obj
 def command(obj: dict[str, Any], /, files: tuple[Path, ...], out: Path, **given: Any) -> None:
     """Evaluate feature files with linear SVMs.
 
-    The result is one table of models × data sets with 95 % intervals.
+    The result is a table of models × data sets with 95 % confidence intervals.
 
-    C, and what another probe has in its place, is chosen by cross-validation inside the training rows. The test rows
-    are used once.
+    C, or the hyperparameter of another probe, is chosen by cross-validation on the training rows. The test rows are
+    used once.
 
     \b
     Example:
@@ -210,7 +216,7 @@ def command(obj: dict[str, Any], /, files: tuple[Path, ...], out: Path, **given:
 def _pair(text: str) -> str:
     """Check that the text is like A,B. It is split later, when model names are known. Raises: click.UsageError."""
     if not text.strip(", ") or "," not in text.strip(", "):
-        raise click.UsageError(f"--compare must be two names with a comma between, as A,B; got {text!r}")
+        raise click.UsageError(f"--compare must be two names separated by a comma, as A,B; got {text!r}")
     return text
 
 

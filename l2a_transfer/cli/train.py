@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import logging
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import click
@@ -41,47 +43,50 @@ class NormalizerName(NameChoice):
 @click.command("train", cls=Verb)
 @option_group(
     "Network",
-    option("--model", required=True, metavar="ARCH", help="Architecture, as vgg-att2-concat-pc."),
-    option("--width", type=float, default=DEFAULT_WIDTH, show_default=True, help="Scale of all channel counts."),
+    option("--model", required=True, metavar="ARCH", help="Architecture, such as vgg-att2-concat-pc."),
+    option("--width", type=float, default=DEFAULT_WIDTH, show_default=True, help="Multiplier for all channel counts."),
     option(
         "--normalizer",
         type=NormalizerName("l2a_transfer.models.normalizers:NORMALIZERS"),
         default="softmax",
         show_default=True,
-        help="What turns scores into attention weights. One that has a parameter takes it after a colon, as tvmax:0.1.",
+        help="Function that turns scores into attention weights. A parameter follows a colon, as in tvmax:0.1.",
     ),
     option(
         "--global-branch",
         type=NameChoice("l2a_transfer.models.config:GLOBAL_BRANCH"),
         default="auto",
         show_default=True,
-        help="always: build the global branch g even if it has no effect.",
+        help="auto: leave out the layers of the global feature g if g has no effect. always: build them.",
     ),
     option(
         "--selection",
         metavar="[soft|hard|top:K|random]",
         default="soft",
         show_default=True,
-        help="Which positions are attended to: all by their weights, the best, the K best, or a random one.",
+        help="Positions to attend to: all by weight (soft), the best (hard), the K best, or a random one.",
     ),
-    option("--init-from", metavar="MODEL", help="Initial weights, as --model of extract takes them."),
+    option("--init-from", metavar="MODEL", help="Start from these weights: a bundled name or a .safetensors file."),
 )
 @option_group(
     "Data",
-    option("--data", required=True, help="A data set with training and test images, or KIND:PATH as for extract."),
-    option("--data-dir", type=PATH, help="Folder of a named data set."),
+    option("--data", required=True, help="Data set with training and test images: a name, or KIND:PATH as in extract."),
+    option("--data-dir", type=PATH, help="Folder that contains the data set."),
     option("--download/--no-download", default=False, help="Download the data set into --data-dir."),
     reading_options,
-    option("--holdout", metavar="N", type=int, help="Hold out N training images and test on them."),
+    option("--holdout", metavar="N", type=int, help="Test on N held-out training images instead of the test set."),
     option(
-        "--image-size", metavar="N", type=int, help="Side in pixels. The sizes in the recipe are scaled in proportion."
+        "--image-size",
+        metavar="N",
+        type=int,
+        help="Side of the images in pixels. All sizes in the recipe are scaled in proportion.",
     ),
     option(
         "--fit",
         type=NameChoice("l2a_transfer.preprocess:FITS"),
         default="stretch",
         show_default=True,
-        help="How an image that is not square becomes square.",
+        help="How to make images square: stretch them, or crop the middle.",
     ),
     option(
         "--decode",
@@ -95,10 +100,13 @@ class NormalizerName(NameChoice):
         type=NameChoice(("auto", "memory", "stream")),
         default="auto",
         show_default=True,
-        help="memory: keep the decoded images. stream: decode them again in each epoch.",
+        help="memory: keep decoded images in memory. stream: decode them again in every epoch.",
     ),
     option(
-        "--workers", metavar="N", type=click.IntRange(min=0), help="Decoding processes. [default: chosen automatically]"
+        "--workers",
+        metavar="N",
+        type=click.IntRange(min=0),
+        help="Number of image-decoding processes. [default: chosen automatically]",
     ),
 )
 @option_group(
@@ -110,25 +118,27 @@ class NormalizerName(NameChoice):
         show_default=True,
         help="Named set of hyperparameters.",
     ),
-    option("--set", "settings", multiple=True, metavar="FIELD=VALUE", help="Set a field of the recipe. Repeatable."),
-    option("--epochs", metavar="N", type=int, help="Override the recipe's number of epochs."),
+    option(
+        "--set", "settings", multiple=True, metavar="FIELD=VALUE", help="Override a field of the recipe. Repeatable."
+    ),
+    option("--epochs", metavar="N", type=int, help="Override the number of epochs."),
     option(
         "--batch-size",
         metavar="N",
         type=int,
-        help="Override the batch size, summed over all processes. The learning rate is scaled with it.",
+        help="Override the total batch size over all processes. The learning rate is scaled with it.",
     ),
     option("--lr", type=float, help="Override the peak learning rate. It is not scaled with the batch size."),
-    option("--dropout", type=float, help="Override the scale of the paper's dropout rates."),
+    option("--dropout", type=float, help="Override the multiplier for the paper's dropout rates."),
 )
 @option_group(
     "Run",
-    option("--out", type=FOLDER, required=True, metavar="DIR", help="Folder of the run."),
+    option("--out", type=FOLDER, required=True, metavar="DIR", help="Output folder of the run."),
     option("--seed", metavar="N", type=SEED, help="Random seed. [default: 0]"),
     option(
         "--seeds",
         metavar="N,N,…",
-        help="Train one run per seed in DIR/seed-N and report their mean. Finished runs are kept.",
+        help="Train one run per seed in DIR/seed-N and report the mean. Finished runs are kept.",
     ),
     option(
         "--eval-every",
@@ -136,10 +146,10 @@ class NormalizerName(NameChoice):
         type=click.IntRange(min=0),
         default=0,
         show_default=True,
-        help="Evaluate after every N epochs. 0: after the last one only.",
+        help="Evaluate every N epochs. 0: only after the last epoch.",
     ),
-    option("--resume/--no-resume", default=False, help="Continue the run in --out."),
-    option("--overwrite/--no-overwrite", default=False, help="Replace the run in --out."),
+    option("--resume/--no-resume", default=False, help="Resume the run in --out, or start it if there is none."),
+    option("--overwrite/--no-overwrite", default=False, help="Overwrite the run in --out."),
 )
 @option_group(
     "Computation",
@@ -149,20 +159,20 @@ class NormalizerName(NameChoice):
         type=NameChoice("l2a_transfer.devices:TRAINING_PRECISIONS"),
         default="auto",
         show_default=True,
-        help="auto: bf16 if the device computes it faster than fp32.",
+        help="auto: bf16 if it is faster than fp32 on the device.",
     ),
     option("--compile/--no-compile", default=False, help="Compile the network with torch.compile."),
     option(
         "--sync-batch-norm/--no-sync-batch-norm",
         default=False,
-        help="Compute batch statistics over all GPUs.",
+        help="Synchronize batch-norm statistics across GPUs.",
     ),
 )
 @click.pass_obj
 def command(obj: dict[str, Any], /, **given: Any) -> None:
     """Train a network and write its weights.
 
-    On several GPUs or machines, start the command with torchrun.
+    To train on several GPUs or machines, start the command with torchrun.
 
     \b
     Example:
@@ -178,7 +188,7 @@ def command(obj: dict[str, Any], /, **given: Any) -> None:
 
     for one, other in (("resume", "overwrite"), ("seed", "seeds")):
         if all(given[name] is not None and given[name] is not False for name in (one, other)):
-            raise click.UsageError(f"--{one} and --{other} cannot go together")
+            raise click.UsageError(f"--{one} and --{other} cannot be used together")
     placement = Placement(
         given["device"],
         given["precision"],
@@ -207,6 +217,8 @@ def command(obj: dict[str, Any], /, **given: Any) -> None:
             found = train_seeds(new_trainer, given["out"], seeds, **how)
             if placement.process.is_main:
                 echo(*found.summary().split("\n"))
+                if obj["progress"]:
+                    echo(*_next_steps(given["out"], [f"features-seed-{seed}.h5" for seed in seeds]), err=True)
             return
         result = run_training(new_trainer(given["seed"] or 0), given["out"], **how)
     if placement.process.is_main:
@@ -214,6 +226,20 @@ def command(obj: dict[str, Any], /, **given: Any) -> None:
         held_out = "" if metric == "test_accuracy" else f", {metric.removesuffix('_accuracy')}"
         echo(f"{shown_metric(metric)} {value['value']:.4f} (n = {value['n']}{held_out}), {result.seconds:.0f} s")
         echo(result.weights)
+        if obj["progress"]:
+            echo(*_next_steps(result.weights, ["features.h5"]), err=True)
+
+
+def _next_steps(model: Path, features: Sequence[str]) -> list[str]:
+    """Lines with the commands that extract features with the new weights, and evaluate them.
+
+    They are for people, so that they go to stderr: the last line on stdout is the path of the weights.
+    """
+    from l2a_transfer.text import shell_line
+
+    extract = ["extract", "--model", str(model), "--data", "caltech-mini", "--out", "features.h5"]
+    evaluate = ["svm-eval", *features, "--out", "report"]
+    return ["", "Next:", *(f"  {shell_line(['l2a-transfer', *words])}" for words in (extract, evaluate))]
 
 
 def _recipe(given: dict[str, Any]) -> Any:
@@ -260,7 +286,7 @@ def _fit_batch(given: dict[str, Any], recipe: Any, images: int, process: Any) ->
         found = recipe.fitting(images, processes=process.size, scale="lr" not in fields)
     if found is not recipe and process.is_main:
         log.warning(
-            "batches of %d instead of %d, because there are %d training images; --batch-size chooses another number",
+            "batch size %d instead of %d, because there are only %d training images; set another with --batch-size",
             found.batch_size,
             recipe.batch_size,
             images,
@@ -269,10 +295,14 @@ def _fit_batch(given: dict[str, Any], recipe: Any, images: int, process: Any) ->
     if scaled and _continues(given):
         earlier = dataclasses.replace(found, lr=find_recipe(given["recipe"]).lr)
         if has_run_with(given["out"], recipe=json.dumps(earlier.to_json(), sort_keys=True)):
-            log.info("%s: begun before rates scaled with the batch; it goes on at %g", given["out"], earlier.lr)
+            log.info(
+                "%s: started by a version that did not scale the learning rate with the batch size; it continues at %g",
+                given["out"],
+                earlier.lr,
+            )
             return earlier
     if scaled and process.is_main:
-        log.info("learning rate %g = %s, scaled with the batch size; --lr is taken as it is given", found.lr, scaled)
+        log.info("learning rate %g = %s, scaled with the batch size; a value of --lr is not scaled", found.lr, scaled)
     return found
 
 
@@ -312,7 +342,7 @@ def _hold_out(source: Any, given: dict[str, Any]) -> Any:
     with contextlib.suppress(TrainingError):
         earlier = TrainingData.from_source(source, holdout=given["holdout"], stratified=False)
         if has_run_with(given["out"], data=earlier.train.fingerprint()):
-            log.info("%s: begun on %s, which is not stratified; it goes on with that", given["out"], earlier.test_name)
+            log.info("%s: started on %s, which is not stratified; it continues so", given["out"], earlier.test_name)
             return earlier
     return data
 
@@ -321,4 +351,4 @@ def _numbers(text: str) -> list[int]:
     try:
         return [int(part) for part in text.split(",")]
     except ValueError:
-        raise click.UsageError(f"--seeds must be integers with commas between them, as 0,1,2; got {text!r}") from None
+        raise click.UsageError(f"--seeds must be integers separated by commas, such as 0,1,2; got {text!r}") from None

@@ -33,7 +33,7 @@ def _read(path: Path) -> dict[Any, Any]:
     except ValueError as error:  # also of text that is no UTF-8
         raise DataError(f"{path}: not a CIFAR file or damaged: {error}") from error
     except MemoryError as error:
-        raise DataError(f"{path}: asks for more memory than there is") from error
+        raise DataError(f"{path}: needs more memory than there is") from error
 
 
 def read_cifar(name: str, root: Path, split: str) -> tuple[NDArray[np.uint8], NDArray[np.int32], tuple[str, ...]]:

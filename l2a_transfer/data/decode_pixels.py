@@ -57,7 +57,7 @@ MAX_SIDE = 65_535
 MAX_FILE_BYTES = 256 << 20
 TILE = 2048
 """Side of the squares in which large pictures are converted."""
-REPLACE = "replace the file, or take it away"
+REPLACE = "replace the file, or remove it"
 EXIF_ORIENTATION = 0x0112
 PNG_FIRST_CHUNK = 8
 PNG_GREY, PNG_RGB = 0, 2
@@ -98,7 +98,7 @@ def decode_in_process(content: bytes, name: str, *, least: int = 0) -> Image.Ima
                 if max(image.size) > MAX_SIDE:
                     raise DataError(
                         f"{name}: {image.width:,} × {image.height:,} pixels; at most {MAX_SIDE:,} a side are decoded; "
-                        "make it smaller, or take it away"
+                        "make it smaller, or remove it"
                     )
                 if least and image.format in ("JPEG", "MPO"):
                     image.draft(None, (least, least))
@@ -121,7 +121,7 @@ def decode_in_process(content: bytes, name: str, *, least: int = 0) -> Image.Ima
 
 def _too_large(name: str, what: str) -> DataError:
     return DataError(
-        f"{name}: {what}; at most {MAX_PIXELS / 1e6:.0f} million are decoded; make it smaller, or take it away"
+        f"{name}: {what}; at most {MAX_PIXELS / 1e6:.0f} million are decoded; make it smaller, or remove it"
     )
 
 

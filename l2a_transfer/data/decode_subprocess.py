@@ -107,13 +107,13 @@ def decode_in_subprocess(content: bytes, name: str, *, seconds: float, memory: i
         except (OSError, EOFError) as error:
             _State.decoder = None
             raise DataError(
-                f"{name}: {_describe_end(decoder.close(), seconds)}; replace the file, or take it away"
+                f"{name}: {_describe_end(decoder.close(), seconds)}; replace the file, or remove it"
             ) from error
         except BaseException as error:  # as Ctrl-C: what was asked would be the answer to the next
             _State.decoder = None
             decoder.kill()
             if isinstance(error, MemoryError):
-                raise DataError(f"{name}: takes more memory than there is; make it smaller, or take it away") from error
+                raise DataError(f"{name}: needs more memory than there is; make it smaller, or remove it") from error
             raise
         finally:
             timer.cancel()

@@ -167,7 +167,7 @@ def read_pairs(path: Path, first: str, second: str) -> dict[str, str]:
         if not name or not value:
             raise DataError(f"{path}: an empty name beside {terminal(name or value)!r}; {shape}")
         if known.setdefault(name, value) != value:
-            raise DataError(f"{path}: {name!r} stands there twice, as {known[name]!r} and as {value!r}")
+            raise DataError(f"{path}: {name!r} appears twice, as {known[name]!r} and as {value!r}")
     if not known:
         raise DataError(f"{path}: is empty; {shape}")
     return known

@@ -122,7 +122,7 @@ def _walk(root: Path, without: Iterable[str]) -> Iterator[tuple[str, list[str]]]
     try:
         yield from walk_folders(root, enter=lambda name: not is_litter(name), without=skipped)
     except OSError as error:
-        raise DataError(f"{error.filename}: cannot be read: {error.strerror}; check who may use it") from error
+        raise DataError(f"{error.filename}: cannot be read: {error.strerror}; check its permissions") from error
 
 
 def _folders(root: Path) -> list[str]:

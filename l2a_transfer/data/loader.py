@@ -130,7 +130,7 @@ class _Batches:
             return self.preprocess.pixels(image)
         except MemoryError as error:
             name = f"{self.source.name}: {self.source.ids[row]}"
-            raise DataError(f"{name}: takes more memory than there is; make it smaller, or take it away") from error
+            raise DataError(f"{name}: needs more memory than there is; make it smaller, or remove it") from error
 
 
 def pixel_batches(

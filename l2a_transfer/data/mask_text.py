@@ -147,6 +147,6 @@ def _numbers(fields: Sequence[str], where: str) -> tuple[float, ...]:
     values = []
     for text in fields:
         if not _is_number(text) or not abs(float(text)) < LARGEST:  # NaN is not below
-            raise DataError(f"{where}: {text[:40]!r} is no number")
+            raise DataError(f"{where}: {text[:40]!r} is not a number")
         values.append(float(text))
     return tuple(values)

@@ -90,7 +90,7 @@ def _read_npz(path: Path, file: Npz) -> ImageSource:
     used = {"classes", *(f"{prefix}{part}" for prefix in prefixes for part in ("images", "labels"))}
     used |= {"ids", "split"} if "" in prefixes else set()
     if unused := [key for key in (*headers, *file.others) if key not in used]:
-        log.warning("%s: arrays that are not read: %s", path, ", ".join(unused))
+        log.warning("%s: arrays that are ignored: %s", path, ", ".join(unused))
     classes, labels = merged(given or [str(k) for k in range(count)], np.concatenate(parts))
     splits = tuple(split_of[prefix] for prefix in prefixes)
     lengths = [len(own) for own in parts]
@@ -162,7 +162,7 @@ def _texts(path: Path, file: Npz, key: str) -> list[str]:
     if values.dtype.kind == "U":  # NumPy makes text of any numbers, and an error of Python's own of some
         codes = np.ascontiguousarray(values).reshape(-1).view(f"{values.dtype.byteorder}u4")
         if codes.size and codes.max() > LAST_CHARACTER:
-            raise DataError(f"{path}: '{key}' has numbers in it that stand for no character", "save it again")
+            raise DataError(f"{path}: '{key}' contains numbers that are not characters", "save it again")
     try:
         return [text_of(name) for name in values.ravel().tolist()]
     except UnicodeDecodeError as error:

@@ -192,7 +192,7 @@ def _classes(name: str, parts: Mapping[str, _Part]) -> tuple[tuple[str, ...], li
         classes = names[0] if names else tuple(str(own) for own in np.unique(np.concatenate(found)))
         place = {own: k for k, own in enumerate(classes)}
         if unknown := sorted({str(own) for labels in found for own in labels} - set(place)):
-            raise DataError(f"{name}: the label {unknown[0]!r} is none of the classes")
+            raise DataError(f"{name}: the label {unknown[0]!r} is not one of the classes")
         indices = [None if part.labels is None else [place[str(own)] for own in part.labels] for part in parts.values()]
     else:
         low, high = (min(map(np.min, found)), max(map(np.max, found))) if found else (-1, -1)

@@ -241,7 +241,7 @@ def opened_parquet(shard: Shard, *, read_dictionary: list[str] | None = None) ->
     except (pa.ArrowException, OSError, ValueError, KeyError, TypeError, IndexError, OverflowError) as error:
         raise DataError(f"{shard.path}: not a Parquet file or damaged: {error}; write it again") from error
     except MemoryError as error:
-        raise DataError(f"{shard.path}: asks for more memory than there is") from error
+        raise DataError(f"{shard.path}: needs more memory than there is") from error
 
 
 def _group_rows(shard: Shard, file: pq.ParquetFile) -> list[int]:

@@ -45,49 +45,55 @@ def open_source(
     name: str | None = None,
     domain_from: str | None = None,
 ) -> ImageSource:
-    """The pictures of a data set, with labels, ids and splits.
+    """Open a data set: its images, with labels, ids and splits.
 
     Parameters
     ----------
     data : str, Path, ndarray, Dataset, tuple, mapping or ImageSource
-        A named set (`l2a-transfer datasets` lists them); `imagefolder:PATH`, `npz:FILE`, `wds:PATH` or `parquet:PATH`;
-        uint8 images (N, H, W, 3) or (N, H, W); a map-style data set of torch, whose items are pictures or (picture,
-        label); (images, labels) with labels (N,), integers (−1: none) or names; or split → one of these in memory.
+        One of these:
+
+        - a named data set (`l2a-transfer datasets` lists them)
+        - `imagefolder:PATH`, `npz:FILE`, `wds:PATH` or `parquet:PATH`
+        - uint8 images (N, H, W, 3) or (N, H, W)
+        - a map-style data set of torch, whose items are images or (image, label)
+        - (images, labels), with labels (N,) as integers (−1: none) or names
+        - a mapping from splits to data in memory
     data_dir : str or Path, optional
-        The folder of a named set.
+        The folder that contains a named data set.
     split : str, optional
-        Only this split.
+        Use only this split.
     limit : int, optional
-        At most so many pictures a split, evenly over the classes.
+        Use at most this many images per split, balanced over the classes.
     download : bool, default=False
-        Fetch a named set that is not in `data_dir`.
+        Download a named data set that is not in `data_dir`.
     split_from : {"auto", "folders", "none"}, default="auto"
-        What splits of folders and shards are: by names, the first-level folders, or nothing.
+        How splits of folders and shards are assigned: by names, by first-level folders, or not at all.
     verify_source : bool, default=False
-        Make the fingerprint of what is in files, which are all read for it, and not of sizes and times of change.
+        Compute the fingerprint from the content of the files, which reads all of them, instead of from their sizes and
+        modification times.
     name : str, optional
-        What feature files and reports call a data set in memory, "memory" by default.
+        Name of a data set in memory, in feature files and reports; "memory" by default.
     domain_from : str, optional
-        What says the domain of each picture: "folder" (DOMAIN/CLASS/picture, in one split), "regex:PATTERN" (the first
-        group of a pattern in the id) or "file:FILE" (JSON or CSV, id → domain).
+        Where the domain of each image comes from: "folder" (DOMAIN/CLASS/image, in one split), "regex:PATTERN" (the
+        first group of a pattern, matched in the id) or "file:FILE" (JSON or CSV, id → domain).
 
     Returns
     -------
     ImageSource
-        N pictures; `labels` int32 (N,), `split` uint8 (N,), `ids` N names. Data in memory is not copied and must stay
-        as it is. Classes that differ only in case, or have no picture in a split, are logged.
+        N images; `labels` int32 (N,), `split` uint8 (N,), `ids` N names. Data in memory is not copied and must not be
+        changed. Classes that differ only in case, or that have no image in a split, are logged.
 
     Raises
     ------
     UnknownNameError
-        For a name or split that does not exist, with the nearest.
+        For an unknown data set or split; the message suggests the nearest name.
     DataError
-        For a set that is missing, empty, damaged, or can be read in two ways, and for ids and classes whose names
-        cannot be written into a feature file.
+        If the data set is missing, empty, damaged or ambiguous, or if an id or a class has a name that cannot be
+        written to a feature file.
     MissingExtraError
-        For a format that needs a package that is not installed.
+        If the format needs a package that is not installed.
     TypeError
-        For another kind of object, and for pixels that are not uint8.
+        For an object of another type, and for pixels that are not uint8.
 
     Examples
     --------
@@ -128,7 +134,7 @@ def open_source(
         if split_from != "auto":
             raise _without_choice(data)
         if data not in DATASETS and os.path.exists(os.path.expanduser(data)):
-            raise UnknownNameError(f"data {data!r} is no data set's name but a path; {_suggestion(data)}")
+            raise UnknownNameError(f"data {data!r} is a path, not the name of a data set; {_suggestion(data)}")
         source = _open_named(find_dataset(data), None if data_dir is None else Path(data_dir), download=download)
         if verify_source and isinstance(source, SourceBase):
             source = dataclasses.replace(source, by_content=True)

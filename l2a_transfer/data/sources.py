@@ -258,7 +258,7 @@ def check_source(source: ImageSource, *, where: str = "") -> None:
     if len(set(source.ids)) < len(source.ids):
         seen: set[str] = set()
         twice = next(k for k, own in enumerate(source.ids) if own in seen or seen.add(own))  # type: ignore[func-returns-value]
-        raise DataError(f"{name}: row {twice}: the id {source.ids[twice]!r} is there twice; ids must differ")
+        raise DataError(f"{name}: row {twice}: the id {source.ids[twice]!r} appears twice; ids must differ")
     domains, domain = domains_of(source)
     for what, numbers, least, most in (
         *((("domain", domain, 0, len(domains)),) if domain is not None else ()),

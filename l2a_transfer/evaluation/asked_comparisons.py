@@ -26,10 +26,12 @@ def pairs_of(asked: Iterable[tuple[str, str] | str], sources: Sequence[Source]) 
         trimmed = [(a.strip(), b.strip()) for a, b in cuts]
         named = [cut for cut in cuts if known.issuperset(cut)] or [cut for cut in trimmed if known.issuperset(cut)]
         if len(named) > 1:
-            raise ArgumentError(f"compare must be two names with a comma between; {pair!r} can be cut in several ways")
+            raise ArgumentError(
+                f"compare must be two names separated by a comma; {pair!r} can be split in several ways"
+            )
         if not named and len(cuts) != 1:
             raise ArgumentError(
-                f"compare must be two names of the table with a comma between, as A,B; got {pair!r}, and the names are "
+                f"compare must be two names of the table separated by a comma, as A,B; got {pair!r}, and the names are "
                 f"{', '.join(map(repr, sorted(known)[:11]))}"
             )
         found += named or trimmed
@@ -41,7 +43,9 @@ def check_wanted(wanted: Wanted, sources: Sequence[Source]) -> None:
     have, for a model beside itself, for two that share no data set, and for both ways of asking at once;
     EvaluationError as `plan`."""
     if wanted.pairs and wanted.reference is not None:
-        raise ArgumentError("compare and reference exclude each other: name pairs, or one reference for all models")
+        raise ArgumentError(
+            "compare and reference cannot be used together: name pairs, or one reference for all models"
+        )
     places = list(_by_data(sources).values())
     known = _known_names(sources)
     for kind, names in [*(("compare", pair) for pair in wanted.pairs), ("reference", (wanted.reference,))]:

@@ -212,7 +212,7 @@ def _of_rows(family: str, a: Answers, b: Answers, seed: int) -> _Found:
         difference, test = float(np.mean(values)), statistics.over_draws(values, images, shared=a.shared)
         effect = None if test is None else difference / float(np.std(values, ddof=1))
         why = (
-            f"the difference is the same in all {draws} draws, which leaves no spread to judge it by"
+            f"the difference is the same in all {draws} draws, so there is no spread to test against"
             if not test
             else ""
         )
@@ -259,7 +259,7 @@ def _of_groups(family: str, a: Group[Answers], b: Group[Answers]) -> _Found:
         why = (
             ""
             if test
-            else "the training seeds of one side do not differ in accuracy, which leaves no spread to judge by"
+            else "the training seeds of one side do not differ in accuracy, so there is no spread to test against"
         )
     sides = [values_a] if fixed else [values_a, values_b]
     spread = float(np.sqrt(np.mean([np.var(side, ddof=1) for side in sides])))
@@ -310,8 +310,8 @@ def _check_same_images(rows: Sequence[Answers]) -> None:
         same = row.digests == first.digests and len(row.truth) == len(first.truth)
         if not same or any(not np.array_equal(x, y) for x, y in zip(row.truth, first.truth, strict=True)):
             raise EvaluationError(
-                f"{first.name} and {row.name} were not tested on the same images of {first.source.data}, so that they "
-                "are no pairs",
+                f"{first.name} and {row.name} were not tested on the same images of {first.source.data}, so they "
+                "cannot be paired",
                 "extract both with the same `split` and `limit`",
             )
 

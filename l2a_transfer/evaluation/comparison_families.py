@@ -13,10 +13,10 @@ from l2a_transfer.evaluation.groups import CONTROLS, SEEDS, Group, RowT
 ARCHITECTURES, MODELS, AGAINST_CONTROLS, VARIANTS, ASKED = "architectures", "models", "controls", "variants", "asked"
 FAMILIES = {
     ARCHITECTURES: "architecture against architecture, over training seeds",
-    ASKED: "comparisons that were asked for",
+    ASKED: "requested comparisons",
     MODELS: "model against model",
     AGAINST_CONTROLS: "model against control",
-    VARIANTS: "one model used in different ways",
+    VARIANTS: "variants of one model",
 }
 """Families of comparisons, in the order of the report; p values and intervals are adjusted within one."""
 
@@ -140,8 +140,8 @@ def asked_pair(groups: Sequence[Group[RowT]], names: tuple[str, str]) -> list[Pl
     assert not isinstance(row, Group)
     if not row.source.is_fixed:
         raise EvaluationError(
-            f"{group.name} is an architecture over its training seeds and {row.source.label} one weights file, "
-            "which are not alike",
+            f"{group.name} is an architecture over its training seeds and {row.source.label} is one weights "
+            "file, so they cannot be compared",
             "name two architectures or two weights files",
         )
     return [Planned(ASKED, group, Group(row.source.label, (row,)))]

@@ -103,7 +103,8 @@ def _joined(
         for what in ("tap", "levels", "preprocess", "precision", "backend"):
             if getattr(file.meta, what) != getattr(first.meta, what):
                 raise EvaluationError(
-                    f"{file.path} and {first.path} are of {label} with different {what}, so that no SVM fits both",
+                    f"{file.path} and {first.path} are of {label} with different {what}, so one "
+                    "SVM cannot be fitted to both",
                     "extract both in the same way",
                 )
     of_file = [file.meta.domains if file.domain is not None else (file.meta.data,) for file in files]

@@ -81,8 +81,8 @@ def plan_domains(paths: Sequence[Path], config: EvalConfig) -> tuple[list[Job], 
         for (place, table, plan), other in zip(own, first, strict=True):
             if plan.splits[0].sha256 != other.splits[0].sha256:
                 raise EvaluationError(
-                    f"{table.path}: holds other images or labels of {' or '.join({*place.sources, place.target})} than "
-                    f"{models[0].table.path}, so that their rows cannot stand beside each other",
+                    f"{table.path}: contains other images or labels of {' or '.join({*place.sources, place.target})} "
+                    f"than {models[0].table.path}, so they cannot be compared",
                     "extract both with the same `split` and `limit`, or evaluate them apart",
                 )
             jobs.append(Job(table, plan, variants, model.named))

@@ -46,35 +46,35 @@ def evaluate(
     progress: bool = False,
     **settings: Any,
 ) -> EvalResults:
-    """Measure how well frozen features generalize: a linear SVM on each feature file, and the models compared.
+    """Measure how well frozen features generalize, with a linear SVM on each feature file, and compare the models.
 
-    C is chosen on training rows, and the refitted SVM is tested once. All files are read and checked, and all splits
-    drawn, before the first SVM is fitted; files of one data set must hold the same images and get the same splits.
+    C is chosen on the training rows, and the refitted SVM is tested once. All files are verified and all splits drawn
+    before the first SVM is fitted. Files of the same data set must contain the same images, and share their splits.
 
     Parameters
     ----------
     files : path, ExtractResult, or a sequence of these
-        Feature files, or what `extract` returned for them.
+        Feature files, or the results of `extract`.
     config : EvalConfig, optional
-        What is measured and how; everything is at its default without it.
+        The settings. Without it, all settings have their defaults.
     progress : bool, default=False
-        Show a bar on stderr.
+        Show a progress bar on stderr.
     **settings
-        Fields of EvalConfig, which replace those of `config`: `protocol="official"`, `folds=3`, …
+        Fields of EvalConfig that override those of `config`, such as `protocol="official"` or `folds=3`.
 
     Returns
     -------
     EvalResults
-        Rows, comparisons and splits; `to_pandas()` gives the rows as a frame, `write_report` a report.
+        Rows, comparisons and splits. `to_pandas()` returns the rows as a DataFrame; `write_report` writes a report.
 
     Raises
     ------
     StoreError
-        For a file that is no feature file, or damaged.
+        For a file that is damaged or not a feature file.
     EvaluationError
-        For features or labels that the protocol cannot be run on.
+        If the protocol cannot be applied to the features or labels.
     ArgumentError
-        For a setting out of range; UnknownNameError for one that does not exist.
+        For a setting out of range; UnknownNameError for an unknown name.
 
     Examples
     --------
@@ -223,8 +223,8 @@ def _plan_all(paths: list[Path], config: EvalConfig) -> tuple[list[Job], tuple[D
         other, theirs = first.setdefault(features.meta.data, (path, plan))
         if [s.sha256 for s in theirs.splits] != [s.sha256 for s in plan.splits]:
             raise EvaluationError(
-                f"{path}: holds other images or labels of {features.meta.data} than {other}, so that their rows "
-                "cannot stand beside each other",
+                f"{path}: contains other images or labels of {features.meta.data} than {other}, so they "
+                "cannot be compared",
                 "extract both with the same `split` and `limit`, or evaluate them apart",
             )
         for note in few if path == other else ():

@@ -89,7 +89,7 @@ def evaluate_faithfulness(
     config : FaithfulnessConfig, optional
         Everything at its default without it.
     progress : bool, default=False
-        Show a bar on stderr.
+        Show a progress bar on stderr.
 
     Returns
     -------

@@ -24,7 +24,7 @@ def check_given(paths: Sequence[Path]) -> None:
         try:
             check_input(path)
         except FileNotFoundError as error:
-            raise EvaluationError(f"{path}: no such file; 'l2a-transfer extract' makes feature files") from error
+            raise EvaluationError(f"{path}: no such file; create feature files with 'l2a-transfer extract'") from error
         except OSError as error:
             raise EvaluationError(f"{path}: cannot be read: {error.strerror or error}") from error
 

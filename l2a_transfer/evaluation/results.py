@@ -36,59 +36,60 @@ REPR_ROWS = 12
 @names_keywords
 @dataclass(frozen=True)
 class EvalConfig:
-    """What is measured and how; everything that changes a number except the features.
+    """The settings of an evaluation: everything that changes its numbers except the features.
 
     Parameters
     ----------
     protocol : str, default="auto"
-        How rows are split into training and test rows; "auto" chooses by the splits and classes of the data.
+        How rows are split into training and test sets. "auto" chooses by the splits and classes of the data.
     c_grid : sequence of float, default=(1e-4, 1e-3, 1e-2, 1e-1)
-        Candidates for C, put in rising order. One value is used as it is, without cross-validation.
+        Values of C to try; they are sorted. With one value, no cross-validation is run.
     folds : int, default=5
-        Folds of the cross-validation that chooses among several C.
+        Folds of the cross-validation that chooses C.
     draws : int, optional
-        Splits to draw; the protocol's own number by default.
+        Number of random splits; set by the protocol by default.
     solver : {"batched", "liblinear"}, default="batched"
-        What fits the SVMs.
+        The SVM solver.
     seed : int, default=0
-        Of the splits, the folds and the permutation tests.
+        Random seed of the splits, the folds and the permutation tests.
     jobs : int, default=1
-        Threads of liblinear, which change no number.
+        Threads for liblinear. The number does not affect the results.
     tol : float, optional
-        The solver's stopping tolerance; its own by default.
+        Stopping tolerance of the solver; its own by default.
     max_iter : int, optional
-        Most steps of the solver; its own number by default.
+        Maximum number of solver iterations; set by the solver by default.
     decades : int
-        How many times the grid may be extended by a factor of ten where the best C is at its edge.
+        How many times the grid may be extended by a factor of ten if the best C is at its edge.
     shots : sequence of int
-        Training images a class in the protocol low-shot.
+        Training images per class in the low-shot protocol.
     ablate : sequence of str
-        Variants of each model that are measured beside it.
+        Ablations: variants of each model that are evaluated as well.
     widths : sequence of int
-        Also measure each model after a PCA to so many columns.
+        Also evaluate each model after a PCA to these numbers of columns.
     compare : sequence of (str, str) or str
-        Pairs of models, or of architectures over their seeds, as (A, B) or "A,B". Without it and `reference`, the
-        planned families of comparisons.
+        Pairs of models, or of architectures over their seeds, as (A, B) or "A,B". Without `compare` and `reference`,
+        the planned families of comparisons are used.
     reference : str, optional
-        A model that every other one is compared with.
+        Compare every other model with this one only.
     device : {"auto", "cpu", "cuda"}, default="auto"
-        Where the batched solver computes.
+        Device of the batched solver.
     max_memory : int, optional
-        Bytes that the batched solver may hold; half of what this process may still take by default.
+        Most bytes that the batched solver may allocate; by default, half of the memory that this process may still
+        use.
     source, target : str or sequence of str
-        Domains to fit on and to test on, in a protocol over domains; all by default.
+        Domains to train on and to test on, in a protocol over domains; all by default.
     class_map : mapping or sequence of (str, str)
         Class of one domain → class of another that it counts as, in a protocol over domains.
     probes : sequence of str, default=("svm",)
-        The classifiers on the features. Each is a row of the table for every model and chooses its hyper-parameters
-        inside the training rows; models are compared within a probe.
+        The classifiers on the features. Each of them adds a row for every model and chooses its hyperparameters on the
+        training rows only. Models are compared within each probe.
     logme : bool, default=False
-        Also compute the LogME score of the training rows, which needs no classifier.
+        Also report the LogME score of the training rows, which needs no classifier.
 
     Raises
     ------
     UnknownNameError
-        For a protocol, solver, device, variant or probe that does not exist.
+        For an unknown protocol, solver, device, variant or probe.
     ArgumentError
         For a number out of range.
 

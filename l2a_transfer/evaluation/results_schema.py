@@ -27,10 +27,10 @@ def earlier_files(path: Path) -> list[str]:
     except FileNotFoundError:
         return []
     except OSError as error:
-        log.warning("%s: cannot be read: %s; figures of an earlier report stay", path, error.strerror or error)
+        log.warning("%s: cannot be read: %s; figures of an earlier report are kept", path, error.strerror or error)
         return []
     except ValueError as error:
-        log.warning("%s: no report of this program: %s; figures of an earlier report stay", path, error)
+        log.warning("%s: not a report of this program: %s; figures of an earlier report are kept", path, error)
         return []
     files: list[str] = document["files"]
     return files

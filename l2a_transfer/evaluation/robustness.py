@@ -59,7 +59,7 @@ def evaluate_robustness(
     config : RobustnessConfig, optional
         Everything at its default without it.
     progress : bool, default=False
-        Show a bar on stderr.
+        Show a progress bar on stderr.
 
     Returns
     -------

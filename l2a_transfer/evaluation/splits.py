@@ -160,7 +160,7 @@ def check_labels(features: LabelledRows, rows: Indices) -> None:
     if len(labels) and labels.max() >= known:
         raise EvaluationError(
             f"{features.path}: label {labels.max()} where there {are(known)} {counted(known, 'class', 'classes')}; "
-            "extract anew"
+            "extract again"
         )
 
 
@@ -176,7 +176,7 @@ def check_finite(features: Labelled, rows: Indices) -> None:
         raise EvaluationError(
             f"{features.path}: NaN or infinite features in {len(bad)} of {counted(len(rows), 'row')}, the first is "
             f"{features.ids[bad[0]]!r}{hint}",
-            "extract anew with `precision='fp32'`",
+            "extract again with `precision='fp32'`",
         )
 
 

@@ -76,7 +76,7 @@ def check_groups(groups: Sequence[str | None], names: Sequence[str]) -> tuple[st
     for group, name in zip(groups, names, strict=True):
         if group is None:
             raise DataError(
-                f"{name}: has no label, and a group map is of the pictures of a class",
+                f"{name}: has no label, but a group map needs the class of each picture",
                 "use `data` with labels, as imagefolder:PATH, or leave out `group`",
             )
         counts[group] += 1

@@ -61,37 +61,37 @@ def attention_maps(
     names: str | Sequence[str] | None = None,
     seed: int = 0,
 ) -> ImageMaps | list[ImageMaps]:
-    """Where each attention level of a network looks at pictures of any size.
+    """Compute the attention maps of a network for images of any size.
 
     Parameters
     ----------
     model : str, Path, Network or (Network, Card)
-        What `load_model` takes, or what it gives, or a network, which stays as it is and computes where it is.
+        A name or path as for `load_model`, what `load_model` returns, or a network. A network is not changed and runs
+        on its own device.
     images : Pillow image, path, ndarray, or a sequence of these
-        Arrays are uint8 (H, W, 3) or (H, W); an array (N, H, W, 3) is N pictures.
+        Arrays are uint8 (H, W, 3) or (H, W); an array (N, H, W, 3) is N images.
     side : int, default=128
-        Pixels of a picture's shorter side as the network sees it; the aspect is kept. The networks were trained on
-        pictures of `preprocess.size` pixels; at several times that a position sees an object's part, and the map is
-        finer.
+        Shorter side of the network's input in pixels; the aspect ratio is kept. Networks were trained on images of
+        `preprocess.size` pixels. At several times that size, maps are finer, and each position sees part of an object.
     names : str or sequence of str, optional
-        What the results call the pictures; by default the name of the file, or "image" and its number.
+        Names of the images in the results; by default the file name, or "image" and a number.
     seed : int, default=0
-        Of untrained weights.
+        Random seed of untrained weights.
 
     Returns
     -------
     ImageMaps or list of ImageMaps
-        One for one picture, a list for several: `maps`, level → float32 (h, w), weights that sum to 1 (a sigmoid for
-        PAN's L2); `image`, uint8 (H, W, 3), as the network took it.
+        One result for one image, a list for several. `maps` is level → float32 (h, w), weights that sum to 1 (or
+        sigmoids for PAN's L2). `image` is the image that the network received, uint8 (H, W, 3).
 
     Raises
     ------
     BackendError
-        For a network without attention, and where its attention is not finite.
+        If the network has no attention, or if its attention is not finite.
     ArgumentError
-        For a side that the network cannot take.
+        For a `side` that the network does not support.
     DataError
-        For a file that is no picture.
+        For a file that is not an image.
 
     References
     ----------
@@ -139,60 +139,61 @@ def explain_images(
     weights: str | Path | None = None,
     download: bool = False,
 ) -> list[ImageMaps]:
-    """Why a network says what it says of pictures: maps by one or several methods, of one class a picture.
+    """Compute maps that explain the predictions of a network, by one or several methods.
 
     Parameters
     ----------
     model : str, Path, Network, (Network, Card) or nn.Module
-        What `load_model` takes, or what it gives, or a network, which stays as it is and computes where it is. For
-        methods that need no attention also a network of others as `open_backend` takes it, by its name or in memory.
+        A name or path as for `load_model`, what `load_model` returns, or a network. A network is not changed and runs
+        on its own device. Methods that need no attention also accept other networks, by name or in memory, as for
+        `open_backend`.
     images : Pillow image, path, ndarray, or a sequence of these
-        As `attention_maps` takes them. Pictures of one size are computed together.
+        As for `attention_maps`. Images of the same size are computed together.
     method : str or sequence of str, default="evidence"
-        Names in `l2a_transfer.explain.registry.METHODS`, each once.
-    target : str, int, or a sequence of these, one a picture; default="predicted"
-        The class that is explained: the one that the network predicts, or a class by its name or number. Methods that
-        are not about a class leave it out.
+        Different names from `l2a_transfer.explain.registry.METHODS`.
+    target : str, int, or a sequence of these, one per image; default="predicted"
+        The class to explain: the predicted one, or a class by its name or number. Methods that are not class-specific
+        ignore it.
     side : int or None, optional
-        Pixels of a picture's shorter side as the network sees it, with the aspect kept; None for the very pixels that
-        `extract` uses. By default 128, and None for networks of others.
+        Shorter side of the network's input in pixels; the aspect ratio is kept. None preprocesses images exactly as
+        `extract` does. By default 128, and None for other networks.
     levels : sequence of str, optional
-        For methods with maps of several levels, or of layers of a network of others; by default those that the
-        classifier reads.
+        Levels, or layers of another network, for methods with one map per level. By default, those that the classifier
+        uses.
     options : mapping, optional
-        Method → its options, as ``{"occlusion": {"window": 16}}``.
+        Method → its options, such as ``{"occlusion": {"window": 16}}``.
     groups : sequence of str, optional
-        The class of each picture, by any names. With it there are two more maps of each picture, behind those of the
-        methods: "group", the cosine of each position with what attention finds in the other pictures of the class, and
-        "group-control", the same by the pictures of another class.
+        The class of each image, by any names. It adds two maps per image after those of the methods: "group", the
+        cosine between each position and what attention selects in the other images of the class, and "group-control",
+        the same with the images of another class.
     control_seed : int, default=0
-        Random seed of which class is the control of which.
+        Random seed for choosing the control class of each class.
     names : str or sequence of str, optional
-        What the results call the pictures; by default the name of the file, or "image" and its number.
+        Names of the images in the results; by default the file name, or "image" and a number.
     seed : int, default=0
-        Of untrained weights.
+        Random seed of untrained weights.
     image_size, fit, mean, std, weights, download
-        For networks of others, as `open_backend` takes them.
+        For other networks, as for `open_backend`.
 
     Returns
     -------
     list of ImageMaps
-        For each picture in order, one for each method in order, then with `groups` the group map and its control.
+        For each image in order, one result per method in order, and with `groups` the group map and its control.
 
     Raises
     ------
     UnknownNameError
-        For a method, an option, a level or a class that does not exist.
+        For an unknown method, option, level or class.
     ArgumentError
-        For values that a method or the network cannot take.
+        For a value that a method or the network does not support.
     BackendError
-        For maps that the network does not have, and where they are not finite.
+        If the network does not have such maps, or if they are not finite.
     DataError
-        For a file that is no picture; for a class with one picture, and where `groups` names one class only.
+        For a file that is not an image, for a class with only one image, and if `groups` names only one class.
 
     See Also
     --------
-    l2a_transfer.explain.compute.map_batch : The same of normalised images, for any torch module that gives logits.
+    l2a_transfer.explain.compute.map_batch : The same for normalised images and any torch module that returns logits.
 
     Examples
     --------

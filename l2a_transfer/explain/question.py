@@ -57,7 +57,7 @@ class Question:
             raise ArgumentError(f"method must name methods, each once; got {', '.join(self.methods) or 'none'}")
         for name, given in self.options.items():
             if name not in self.methods:
-                raise ArgumentError(f"options of {METHODS.find(name).name} were given, which is not asked for")
+                raise ArgumentError(f"options of {METHODS.find(name).name} were given, but the method is not used")
             METHODS[name].checked_options(dict(given))
         if self.levels and not self.group and not any(spec.per_level for spec in specs):
             raise ArgumentError(

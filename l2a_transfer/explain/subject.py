@@ -78,7 +78,7 @@ def open_subject(
     model : str, Path, Network, (Network, Card) or nn.Module
         As `open_backend` takes it, but for models that do not run in PyTorch.
     seed : int, default=0
-        Of untrained weights.
+        Random seed of untrained weights.
     device : {"auto", "cpu", "cuda"}, optional
         By default where the network is, for a name the CPU.
     image_size, fit, mean, std, weights, download

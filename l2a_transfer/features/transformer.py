@@ -44,42 +44,42 @@ class _Pictures:
 
 
 class AttentionFeatures(TransformerMixin, BaseEstimator):  # type: ignore[misc]
-    """The features of a frozen network, as a transformer of scikit-learn.
+    """A scikit-learn transformer that extracts the features of a frozen network.
 
-    `fit` learns nothing: it checks the parameters and X, and opens the model. `transform` may be called without it.
+    `fit` learns nothing. It checks the parameters and X, and opens the model. `transform` may be called without it.
 
     Parameters
     ----------
     model : str, Path, Network or (Network, Card), default="vgg-att2-concat-pc.cifar10-w025"
-        What `open_backend` takes. A name or path keeps the transformer small when it is cloned, and lets it be pickled
-        before it is fitted; a fitted one carries its weights.
+        A model, as for `open_backend`. With a name or a path, an unfitted transformer is cheap to clone and can be
+        pickled; a fitted one contains its weights.
     levels : str or sequence of str, optional
-        The levels to keep, as "L3" or ("L2", "L3"); all by default.
+        The levels to extract, such as "L3" or ("L2", "L3"). By default, all.
     tap : {"ga", "ga-bn-relu"}, default="ga"
-        The attended features themselves, or what the classifier sees of them.
+        The attention outputs g_a, or g_a after batch norm and ReLU, the input of the classifier.
     device : {"auto", "cpu", "cuda"}, default="auto"
-        "auto" is a GPU where there is one.
+        "auto" uses a GPU if there is one.
     precision : {"auto", "fp32", "bf16", "fp16"}, default="auto"
         "auto" is fp32.
     batch_size : int, default=64
-        Pictures a forward pass; it decides the last bits of a feature.
+        Images per forward pass. It can change the last bits of a feature.
     workers : int, optional, default=0
-        Decoding processes; 0 decodes in this one, None chooses.
+        Number of decoding processes. 0 decodes in the main process; None chooses automatically.
     seed : int, default=0
-        Of untrained weights.
+        Random seed of untrained weights.
 
     Attributes
     ----------
     backend_ : FeatureBackend
-        What computes.
+        The backend that computes the features.
     levels_ : tuple
         (name, start, stop) of each level's columns.
 
     Notes
     -----
-    X is uint8 images (N, H, W, 3) or (N, H, W), or a sequence of paths, Pillow images or uint8 arrays; scikit-learn's
-    usual tables of numbers are refused. The same pictures go through the network in every fit of a search: give the
-    Pipeline a `memory` where only later steps vary.
+    X is uint8 images (N, H, W, 3) or (N, H, W), or a sequence of paths, Pillow images or uint8 arrays. Tables of
+    numbers, the usual input in scikit-learn, are rejected. A parameter search computes the same features in every fit.
+    If only later steps vary, give the Pipeline a `memory` to cache them.
 
     Examples
     --------

@@ -21,7 +21,7 @@ from l2a_transfer.localization.results import MapComparison, Row
 FAMILIES = {
     "seeds": "the same map of two architectures, over their training seeds",
     "models": "the same map of two networks",
-    "controls": "a map against the centre, which knows nothing of the picture",
+    "controls": "a map against the centre, which ignores the image",
     "methods": "two maps of one network",
 }
 WORDS = {
@@ -145,7 +145,7 @@ def _compared(
     if isinstance(a, Group) and isinstance(b, Group):
         n = (len(first.seeds), len(second.seeds))
         test = statistics.over_seeds(first.seeds, second.seeds, images=error, freedom=freedom, fixed=not b.is_sample)
-        why = "" if test else "the training seeds of one side do not differ, which leaves no spread to judge by"
+        why = "" if test else "the training seeds of one side do not differ, so there is no spread to test against"
         population = population_of_groups(a, b)
     else:
         assert isinstance(a, Measured)

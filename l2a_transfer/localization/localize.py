@@ -102,7 +102,7 @@ def localize(
     device : {"auto", "cpu", "cuda"}
         Where maps are computed.
     progress : bool, default=True
-        Show a bar on stderr.
+        Show a progress bar on stderr.
 
     Returns
     -------

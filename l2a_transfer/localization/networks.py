@@ -111,7 +111,7 @@ def open_networks(
     device : str
         "auto", "cpu" or "cuda".
     seed : int, default=0
-        Of untrained weights.
+        Random seed of untrained weights.
 
     Raises
     ------

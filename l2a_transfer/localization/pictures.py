@@ -90,14 +90,14 @@ def selected(
                 what = f"the class {source.classes[label]!r}, which not every network has" if label >= 0 else "no class"
                 raise DataError(
                     f"{source.name}: {name} has {what}; known are {', '.join(known) or 'none'}",
-                    "`skip_unknown=True` leaves such pictures out, `same_class` says what a class is called there",
+                    "`skip_unknown=True` skips these pictures; `same_class` maps a class of the data to the networks'",
                 )
             skipped[OTHER_CLASS] += 1
         elif name not in keys:
             if not config.skip_unmasked:
                 raise DataError(
                     f"{source.name}: {name} has no mask in {masks.name}",
-                    "`skip_unmasked=True` leaves such pictures out",
+                    "`skip_unmasked=True` skips these pictures",
                 )
             skipped[NO_MASK] += 1
         else:
@@ -153,7 +153,7 @@ def pictured(
         if config.skip_unmasked:
             selection.skipped[NO_OBJECT] += 1
             return None
-        raise DataError(error.problem, "`skip_unmasked=True` leaves such pictures out") from error
+        raise DataError(error.problem, "`skip_unmasked=True` skips these pictures") from error
     return Pictured(place, source.ids[row], label, image, annotation)
 
 

@@ -208,26 +208,26 @@ class ModelConfig:
     Parameters
     ----------
     architecture : str
-        A registered architecture, as ``"vgg-att2-concat-pc"``; `l2a-transfer models` lists them.
+        A registered architecture, such as ``"vgg-att2-concat-pc"``; `l2a-transfer models` lists them.
     num_classes : int
-        Outputs, K.
+        Number of classes, K.
     width : float
-        Scale of every channel count (512 → 128 at 0.25); 1 is the paper's network.
+        Multiplier for all channel counts (512 → 128 at 0.25); 1 is the paper's network.
     normalizer : str
-        A registered normalizer, as ``"softmax"``, with its parameter where it has one, as ``"tvmax:0.1"``.
+        A registered normalizer, such as ``"softmax"``. A parameter follows a colon, as in ``"tvmax:0.1"``.
     dropout : float
-        Scale of the paper's dropout rates (0.3, 0.4, 0.5): 1 is the paper's network, 0 has none.
+        Multiplier for the paper's dropout rates (0.3, 0.4, 0.5): 1 is the paper's network, 0 has no dropout.
     global_branch : {"auto", "always"}
-        "auto" builds the layers behind the global feature g only where g can change the output; "always" builds the
-        paper's network to the letter.
+        "auto" builds the layers behind the global feature g only if g can change the output; "always" builds them, as
+        in the paper.
     selection : str
-        A registered selection: ``"soft"``, ``"hard"``, ``"top:K"`` or ``"random"``. The hard ones draw from a softmax,
-        and "random" is their control, for networks whose compatibility is "uniform".
+        A registered selection: ``"soft"``, ``"hard"``, ``"top:K"`` or ``"random"``. Hard selections draw positions
+        from a softmax. "random" is their control, for networks whose compatibility is "uniform".
 
     Raises
     ------
     UnknownNameError
-        For a name that is not registered.
+        For an unknown name.
     ValueError
         For a number out of range.
 

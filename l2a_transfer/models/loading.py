@@ -40,28 +40,28 @@ OF_OTHERS = re.compile("(?:untrained:)?(torchvision|timm|hf|module|onnx):")
 
 @names_keywords
 def load_model(name: str | Path, *, seed: int = 0) -> tuple[Network, Card]:
-    """A network with its weights, and its card.
+    """Load a network with its weights, and its model card.
 
     Parameters
     ----------
     name : str or Path
-        Bundled weights as `ARCH.TAG` (`list_models(pretrained=True)` lists them), a path to `.safetensors`, or
-        `untrained:ARCH[@WIDTH]` for random weights; without a width, that of `train`, 0.25. An architecture alone
-        names no weights.
+        Bundled weights (`list_models(pretrained=True)` lists them), a path to a `.safetensors` file, or
+        `untrained:ARCH[@WIDTH]` for random weights. The default width is 0.25, as in `train`. The name of an
+        architecture alone is not enough.
     seed : int, default=0
-        Random seed of untrained weights. The global random state is left as it was.
+        Random seed of untrained weights. The global random state is not changed.
 
     Returns
     -------
     network : Network
-        In evaluation mode, float32, on the CPU. It takes images (B, 3, H, W) that `card.preprocess` has normalised.
+        In evaluation mode, float32, on the CPU. It takes images (B, 3, H, W), normalised by `card.preprocess`.
     card : Card
         Config, preprocess, classes, training and metrics.
 
     Raises
     ------
     UnknownNameError
-        For a name that does not exist, with the nearest one, and for an architecture, with the weights it has.
+        For an unknown name; the message suggests the nearest one. For an architecture, it lists the weights.
     WeightsError
         For a file that cannot be used.
 
@@ -82,7 +82,7 @@ def load_model(name: str | Path, *, seed: int = 0) -> tuple[Network, Card]:
         )
     if kind := OF_OTHERS.match(name):
         raise UnknownNameError(
-            f"{name!r} is a network of others ({kind[1]}), for 'l2a-transfer extract' and open_backend",
+            f"{name!r} is a network of another package ({kind[1]}), for 'l2a-transfer extract' and open_backend",
             "name one of this package's networks here",
         )
     if name.startswith("untrained:"):
@@ -114,7 +114,7 @@ def check_pretrained(name: str, *, random: str = "") -> None:
             f"for random weights use {random}; 'l2a-transfer train' makes some",
         )
     if name == "pixels":
-        raise UnknownNameError("'pixels' is no network: it has no weights")
+        raise UnknownNameError("'pixels' is not a network and has no weights")
     hint = did_you_mean(name, [*names, *ARCHITECTURES, "pixels"]) or "."
     raise UnknownNameError(
         f"unknown model {name!r}{hint} Models are: a bundled name ({', '.join(names) or 'none'}), a path to "
@@ -151,19 +151,19 @@ def _number(width: float) -> str:
 
 @names_keywords
 def list_models(pattern: str = "*", pretrained: bool | None = None) -> list[str]:
-    """Names of networks that match a pattern.
+    """List the networks whose names match a pattern.
 
     Parameters
     ----------
     pattern : str, default="*"
-        As in a shell: `*` any characters, `?` one, `[ab]` one of these.
+        Shell-style: `*` matches any characters, `?` one character, `[ab]` one of those listed.
     pretrained : bool, optional
-        True: weights that ship with the package, as `ARCH.TAG`; False: architectures; None: both.
+        True: weights that ship with the package (`ARCH.TAG`); False: architectures; None: both.
 
     Returns
     -------
     list of str
-        Architectures in the order of their table, then weights in alphabetical order.
+        Architectures in the order of `l2a-transfer models`, then weights in alphabetical order.
 
     Examples
     --------
@@ -193,49 +193,49 @@ def create_model(
     selection: str | None = None,
     seed: int | None = None,
 ) -> Network:
-    """A network to train or to look into.
+    """Create a network, with random or pretrained weights.
 
     Parameters
     ----------
     name : str
-        An architecture, as `vgg-att2-concat-pc`, or weights, as `vgg-att2-concat-pc.cifar10-w025`, whose config is
-        then the default of everything below.
+        An architecture, such as `vgg-att2-concat-pc`, or weights, such as `vgg-att2-concat-pc.cifar10-w025`. The config
+        of the weights sets the defaults of the parameters below.
     pretrained : bool, optional
-        True loads the weights that `name` names; an architecture alone names none. False makes random weights. By
-        default the weights are random too, as in timm, with a warning where `name` names weights.
+        True loads the weights called `name`; this fails if `name` is an architecture. False creates random weights. The
+        default is random weights, as in timm, with a warning if `name` is the name of weights.
     num_classes : int, optional
-        Width K of the logits, 10 by default. With other classes than the weights have, the classifier is random.
+        Number of classes K, 10 by default. If it differs from that of the weights, the classifier is random.
     width : float, optional
-        Scale of all channel counts, 0.25 by default; 1 is the paper's network.
+        Multiplier for all channel counts, 0.25 by default; 1 is the paper's network.
     normalizer : str, optional
-        What turns scores into attention weights, `softmax` by default.
+        The normalizer, which turns scores into attention weights; `softmax` by default.
     dropout : float, optional
-        Scale of the paper's dropout rates, 1 by default.
+        Multiplier for the paper's dropout rates, 1 by default.
     global_branch : str, optional
-        `auto` (default) or `always`, which builds the layers behind an inert g too.
+        `auto` (default), or `always` to build the layers behind g even if g has no effect.
     selection : str, optional
-        Which positions are attended to: `soft` (default), `hard`, `top:K` or `random`.
+        Positions to attend to: `soft` (default), `hard`, `top:K` or `random`.
     seed : int, optional
-        Of the random weights, which then leave the global random state as it was. Without it they are drawn from
-        torch's global generator, as the weights of any torch module are.
+        Random seed of the weights; the global random state is not changed. Without a seed, weights are drawn from
+        torch's global generator, as for any torch module.
 
     Returns
     -------
     Network
-        In training mode, float32, on the CPU. Logits (B, K) of images (B, 3, H, W) that `network.preprocess` has
-        normalised; `network.attend(images)` gives features and maps as well.
+        In training mode, float32, on the CPU. It maps images (B, 3, H, W), normalised by `network.preprocess`, to
+        logits (B, K). `network.attend(images)` also returns features and maps.
 
     Raises
     ------
     UnknownNameError
-        For a name that does not exist, with the nearest one.
+        For an unknown name; the message suggests the nearest one.
     ArgumentError
-        For a number out of range, and for a `width`, `global_branch` or `normalizer` that the weights do not go with.
+        For a number out of range, and for a `width`, `global_branch` or `normalizer` that does not fit the weights.
 
     Warns
     -----
     UserWarning
-        Where `name` names weights and `pretrained` is not given, so that they are not loaded.
+        If `name` is the name of weights and `pretrained` is not given, so that the weights are not loaded.
 
     References
     ----------

@@ -232,7 +232,7 @@ def _checked_card(path: Path, file: BinaryIO, *, warn: bool) -> Card:
         if unknown := sorted(set(metadata) - {CARD_KEY, DIGEST_KEY}):
             raise ValueError(f"the header has {unknown[0]!r}, which no such file has")
         if metadata.get(DIGEST_KEY, sha256) != sha256:
-            raise WeightsError(f"{path}: damaged: its SHA-256 is not the one that it was written with; {ANOTHER}")
+            raise WeightsError(f"{path}: damaged: its SHA-256 differs from the one that it was written with; {ANOTHER}")
         card = Card.from_json(parse(metadata[CARD_KEY]))
     except (ValueError, TypeError) as error:
         raise WeightsError(f"{path}: not an l2a-transfer weights file: {error}; {ANOTHER}") from error

@@ -121,7 +121,7 @@ def heat_map(results: EvalResults) -> Figure:
         parts += _panel(values, names, below, left, y + TITLE)
         y += TITLE + height + foot + GAP
     total = left + max(width, 200.0) + 12
-    parts.append(element("text", "rows: fitted on; columns: tested on", x=8, y=y - 4, font_size=12))
+    parts.append(element("text", "rows: trained on; columns: tested on", x=8, y=y - 4, font_size=12))
     label = "Mean class accuracy from source to target domain, for each model; the tables have the numbers"
     title = ("Mean class accuracy on the target, %",)
     return Figure(label, joined(parts), total, y + 4, kind="matrix", title=title)

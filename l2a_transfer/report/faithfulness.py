@@ -110,11 +110,11 @@ def areas_grid(results: FaithfulnessResults) -> Grid:
         ("insertion, % [95\xa0%]", True),
         ("deletion: gain over random [95\xa0%]", True),
         ("insertion: gain over random [95\xa0%]", True),
-        *([("largest error of the sum", True)] if complete else []),
+        *([("largest completeness error", True)] if complete else []),
     ]
     caption = (
-        f"Areas under the curves on {results.data['name']}, {counted(results.data['images'], 'image')}: low is good "
-        "for deletion, high for insertion; a gain above 0 is good for both. † control."
+        f"Areas under the curves on {results.data['name']}, {counted(results.data['images'], 'image')}. Lower is "
+        "better for deletion, higher for insertion; a positive gain is good for both. †: control."
     )
     return Grid(caption, tuple(columns), tuple(lines))
 
@@ -148,7 +148,7 @@ def figure(results: FaithfulnessResults) -> Figure:
             # The markers of two lines stand at different steps.
             marked = tuple(range(series % COLOURS * steps // (COLOURS * MARKS), steps, max(1, steps // MARKS)))
             lines.append(Line(series, _name(row, several=several), points, marked=marked))
-        word = "replaced" if curve == "deletion" else "put in"
+        word = "replaced" if curve == "deletion" else "restored"
         drawn.append(
             charts.curves(
                 lines,
@@ -168,22 +168,23 @@ def _reading(results: FaithfulnessResults) -> Listing:
     config = results.config
     baseline = "the mean colour of the training images" if config.baseline == MEAN else "the image, blurred"
     lines = [
-        f"Pixels are ordered by the map, the most important first. Deletion replaces them by {baseline}, share after "
-        "share; insertion starts there and puts them in. Both follow the probability of one class.",
-        "Maps of fewer positions than pixels are interpolated linearly, and equal values are ordered at random.",
-        f"Random is the mean over {counted(config.orders, 'random map')} an image, of the resolution that is named. A "
-        "gain is the difference of a map's area from the random one of the same image and resolution. An interval of "
-        "gains that has 0 in it shows no faithfulness.",
-        "Never compare a map with random orders of another resolution: pixels that are replaced one here and one there "
-        "disturb a network more than a region that is covered.",
-        "† knows nothing of the network. The centre is where photographers put objects, and Sobel finds edges.",
-        "Images with replaced pixels are unlike those of the training, so a low probability can also come from that. "
-        "Compare maps with each other and with the controls, on one baseline.",
+        f"Pixels are ordered by the map, the most important first. Deletion replaces them by {baseline}, step by step; "
+        "insertion starts from there and restores them. Both record the probability of one class.",
+        "Maps with fewer positions than pixels are interpolated linearly, and ties are ordered at random.",
+        f"Random is the mean over {counted(config.orders, 'random map')} per image at the given resolution. A gain is "
+        "the difference between the area of a map and that of the random maps of the same image and resolution. If the "
+        "interval of a gain contains 0, there is no evidence that the map is faithful.",
+        "Do not compare a map with random maps of another resolution: replacing scattered pixels disturbs a network "
+        "more than covering a region.",
+        "†: controls that do not depend on the network. The centre is where photographers place objects, and Sobel "
+        "finds edges.",
+        "Images with replaced pixels are unlike the training images, so a low probability can also come from that. "
+        "Compare maps with each other and with the controls, on the same baseline.",
     ]
     if any(row.completeness is not None for row in results.rows):
         lines.append(
-            "Error of the sum: by how much, at most, the map of an image misses the number that its method promises it "
-            "to sum to, in units of the logit."
+            "Completeness error: the largest difference between the sum of an image's map and the value that its "
+            "method promises for that sum, in units of the logit."
         )
     return Listing(tuple(lines))
 
@@ -195,7 +196,7 @@ def _facts(results: FaithfulnessResults) -> Iterator[str]:
         f"{data['fingerprint']}."
     )
     target = {PREDICTED: "the predicted class of each image", TRUE: "the true class of each image"}
-    yield f"The class: {target.get(config.target, config.target)}. Steps: {len(results.shares) - 1}."
+    yield f"Class: {target.get(config.target, config.target)}. Steps: {len(results.shares) - 1}."
     for name, given in config.options.items():
         yield f"{name}: " + ", ".join(f"{key} = {value}" for key, value in given.items()) + "."
     yield (
@@ -204,7 +205,7 @@ def _facts(results: FaithfulnessResults) -> Iterator[str]:
     )
     if data["images"] < FEW_IMAGES:
         yield f"With fewer than {FEW_IMAGES} images, as here, bootstrap intervals are too narrow."
-    yield f"Seed {config.seed}, of random orders, ties and the bootstrap; float32, on {results.run['device']}."
+    yield f"Seed {config.seed}, for random maps, ties and the bootstrap; float32, on {results.run['device']}."
     versions = ", ".join(f"{name} {version}" for name, version in results.run["versions"].items())
     yield f"Versions: {versions}; commit {results.run['commit'] or 'unknown'}."
     for model in results.models:

@@ -53,9 +53,9 @@ def low_shot(data: str, rows: Sequence[EvalRow]) -> Markup:
         x,
         y,
         guide=100 * rows[0].chance,
-        x_label="training images a class, k",
+        x_label="training images per class, k",
         y_label="mean class accuracy, %",
-        label=f"Mean class accuracy on {data} over the training images a class; the tables have the numbers",
+        label=f"Mean class accuracy on {data} over the training images per class; the tables have the numbers",
     )
 
 
@@ -85,8 +85,8 @@ def c_path(rows: Sequence[EvalRow], series: Sequence[int], title: str) -> Markup
         x,
         y,
         x_label="C",
-        y_label="held-out training rows right, %",
-        label=f"Cross-validation accuracy over C, {title}; the C that was chosen is marked and stands in the tables",
+        y_label="cross-validation accuracy, %",
+        label=f"Cross-validation accuracy over C, {title}; the chosen C is marked; the tables have the numbers",
     )
 
 
@@ -134,7 +134,7 @@ def accuracy(rows: Sequence[EvalRow]) -> Figure:
             y += ROW
         parts.append(element("svg", charts.axis(PERCENT), x=left, y=y, width=BAR, height=20, class_="ticks"))
         y += PANEL_AXIS
-    below = "mean class accuracy, % [95 % interval]; dotted: guessing"
+    below = "mean class accuracy, % [95 % interval]; dotted: chance level"
     parts.append(element("text", below, x=left + BAR / 2, y=y + 4, text_anchor="middle"))
     label = "Mean class accuracy of every model with its 95 % interval; the tables have the numbers"
     return Figure(label, joined(parts), left + BAR + 110, y + 14)

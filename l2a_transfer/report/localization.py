@@ -51,14 +51,14 @@ TITLES = {
     "provenance": "Where every number comes from",
 }
 UPPER = "J, oracle †"
-UPPER_MEANS = "†: each fold at the threshold that is best for its own images. An upper bound and no result."
+UPPER_MEANS = "†: each fold at the threshold that is best for its own images. This is an upper bound, not a result."
 EXPLAINED = {
     "jaccard": "J: intersection over union of the object and the map above the threshold τ, which was chosen on other "
-    "images; P: share of pixels that are right there. Of a signed map only positive values are above it",
-    "average_precision": "AP: average precision of the pixels of each image; pooled: of all images' pixels together",
+    "images; P: share of pixels that are classified correctly at τ. In a signed map, only positive values can exceed τ",
+    "average_precision": "AP: average precision over the pixels of an image; pooled: over all images' pixels together",
     "pointing": "pointing: the map's maximum lies on the object; near: at most 3 % of the longer side away from it",
     "energy": "energy: share of the map's positive mass that lies on the object",
-    "jaccard_otsu": "J, Otsu and J, mass: at Otsu's threshold, and of the hottest pixels that hold 60 % of the mass",
+    "jaccard_otsu": "J, Otsu: at Otsu's threshold; J, mass: of the hottest pixels that hold 60 % of the mass",
     "max_box_accuracy": "MaxBoxAccV2: share of images with a box that overlaps by 0.3, 0.5 and 0.7, on average; "
     "thresholds chosen on other images",
 }
@@ -175,7 +175,7 @@ def image_table(results: LocalizationResults) -> TextTable:
     """Every row by the means over images with intervals, in percent, and the thresholds."""
     own = list(results.rows[0].measures)
     pooled = [("AP, pooled", True), ("τ of each fold", True), (UPPER, True)] if results.outlined else []
-    columns = (("map", False), ("about", False), *((f"{MEASURES[name]} [95 %]", True) for name in own), *pooled)
+    columns = (("map", False), ("class", False), *((f"{MEASURES[name]} [95 %]", True) for name in own), *pooled)
     rows = []
     for row in results.rows:
         cells = [Cell(row.label, name=True), Cell(row.target or "–", name=True)]
@@ -225,15 +225,15 @@ def facts(results: LocalizationResults) -> list[tuple[str, str]]:
         ("masks", results.masks + (f", class {config.mask_class}" if config.mask_class else "")),
         ("left out", ", ".join(f"{n:,} {reason}" for reason, n in results.skipped.items()) or "none"),
         ("object", f"{100 * results.foreground:.1f} % of the pixels of an image, on average"),
-        ("networks take", f"pictures of {config.side} pixels at the shorter side"),
-        ("maps are about", config.target if config.target in ("true", "predicted") else f"class {config.target}"),
-        ("seed", f"{config.seed}, of folds, ties and the bootstrap"),
+        ("network input", f"images whose shorter side has {config.side} pixels"),
+        ("explained class", config.target if config.target in ("true", "predicted") else f"class {config.target}"),
+        ("seed", f"{config.seed}, for folds, ties and the bootstrap"),
         ("versions", ", ".join(f"{name} {version}" for name, version in results.versions.items())),
     ]
+    how = f"for each of {config.folds} folds on the images of the others"
     if results.choosing:
-        found.insert(1, ("thresholds", f"chosen on {counted(results.choosing, 'other image')} of the validation list"))
-    else:
-        found.insert(1, ("thresholds", f"chosen for each of {config.folds} folds on the other images"))
+        how = f"on {counted(results.choosing, 'other image')} of the validation list"
+    found.insert(1, ("thresholds", f"chosen {how}"))
     if config.same_class:
         found.append(("same class", ", ".join(f"{a} = {b}" for a, b in config.same_class.items())))
     if config.options:
@@ -245,7 +245,7 @@ def facts(results: LocalizationResults) -> list[tuple[str, str]]:
 def notes(results: LocalizationResults) -> list[str]:
     """What the columns mean."""
     found = [text for name, text in EXPLAINED.items() if name in results.rows[0].measures]
-    found.append("intervals: bootstrap over images, each class keeping its number of them")
+    found.append("intervals: bootstrap over images, stratified by class")
     return found
 
 

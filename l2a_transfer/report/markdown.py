@@ -35,7 +35,7 @@ def report_markdown(results: EvalResults, confusions: dict[str, int]) -> str:
         _notes(results),
         *_differences(results),
         *_ablations(results),
-        ["## Where each model errs"],
+        ["## Errors of each model"],
     ]
     for name, index in confusions.items():
         row = results.rows[index]
@@ -70,7 +70,11 @@ def _domains(results: EvalResults) -> list[list[str]]:
     if not results.domains:
         return []
     lost = domains.drops(results)
-    across = ["Drop: within the target minus across, points of mean class accuracy [95 % interval]:", ""]
+    across = [
+        "Drop: accuracy within the target domain minus accuracy across domains, in points of mean class accuracy "
+        "[95 % interval]:",
+        "",
+    ]
     count, chosen = counted(len(results.drops), "drop"), what_is_chosen(lookup.probes(results))
     bold = [f"- Bold: the drop is significant (adjusted p < 0.05; for {count}, Bonferroni)."] if lost.rows else []
     return [
@@ -81,7 +85,7 @@ def _domains(results: EvalResults) -> list[list[str]]:
         [
             *bold,
             *(
-                f"- Cross-validation that chooses {chosen}, {text}; on training parts of the sources only."
+                f"- Cross-validation that chooses {chosen}, on the training parts of the sources only: {text}."
                 for text in domains.validations(results)
             ),
             *(
@@ -100,7 +104,7 @@ def _escaped(table: TextTable) -> TextTable:
 def _notes(results: EvalResults) -> list[str]:
     kinds = dict.fromkeys(row.interval for row in results.rows)
     return [
-        f"- Each SVM is fitted on training rows; {origins.choice(results)}; test rows used once.",
+        f"- Each SVM is fitted on training rows; {origins.choice(results)}. The test rows are used once.",
         *(f"- 95 % intervals: {explanations.INTERVALS[kind]}." for kind in kinds),
         *(f"- {text}" for text in explanations.columns_mean(only_svm=lookup.only_svm(results))),
         *dict.fromkeys(f"- {_escape(row.data)}: protocol {row.protocol}, {_escape(row.why)}." for row in results.rows),

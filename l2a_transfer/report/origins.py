@@ -68,14 +68,12 @@ def run(results: EvalResults) -> list[tuple[str, str]]:
     """(what, value) of the run: versions, and the settings that a command line does not show."""
     config = results.config
     facts = [("versions", ", ".join(f"{name} {version}" for name, version in results.versions.items()))]
-    facts.append(("seed", f"{config.seed}, of splits, folds, PCA and drawn permutations"))
+    facts.append(("seed", f"{config.seed}, for splits, folds, PCA and random permutations"))
     facts.append(("choice of C", choice(results)))
     if config.class_map:
         facts.append(("class map", ", ".join(f"{one} → {other}" for one, other in dict(config.class_map).items())))
     if config.tol is not None or config.max_iter is not None:
-        facts.append(
-            ("stopping", f"tol {config.tol or 'of the solver'}, max_iter {config.max_iter or 'of the solver'}")
-        )
+        facts.append(("stopping", f"tol {config.tol or 'by default'}, max_iter {config.max_iter or 'by default'}"))
     return facts
 
 
@@ -83,19 +81,19 @@ def choice(results: EvalResults) -> str:
     """How C came about."""
     config = results.config
     if len(config.c_grid) == 1:
-        return f"C = {config.c_grid[0]:g}, not chosen"
+        return f"C = {config.c_grid[0]:g}, fixed"
     grid = ", ".join(f"{C:g}" for C in config.c_grid)
     folds = f"min({config.folds}, k)" if PROTOCOLS[config.protocol].has_shots else str(config.folds)
     grown = (
-        f"; the grid grows by at most {counted(config.decades, 'decade')} where the best C is at its edge and better "
-        "than its neighbour"
+        f"; the grid is extended by at most {counted(config.decades, 'decade')} if the best C is at its edge and "
+        "better than its neighbour"
         if config.decades
         else ""
     )
     how = f"{folds}-fold stratified cross-validation"
     if any(split.by_domain for split in results.splits):
-        how = f"holding out one source domain after the other (within a domain by {how})"
-    return f"C chosen among {grid} by {how} on the training rows only, among equals the smallest{grown}"
+        how = f"holding out one source domain at a time (within a domain by {how})"
+    return f"C chosen from {grid} by {how} on the training rows only; ties go to the smallest C{grown}"
 
 
 class Origin(NamedTuple):

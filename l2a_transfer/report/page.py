@@ -27,12 +27,12 @@ ERRORS = 10
 TITLES = {
     "result": "Result",
     "domains": "Across domains",
-    "low-shot": "Few training images",
+    "low-shot": "Accuracy with few training images",
     "measures": "All measures",
     "differences": "Differences between models",
     "ablations": "Ablations",
     "choice": "How C was chosen",
-    "errors": "Where each model errs",
+    "errors": "Errors of each model",
     "pictures": "Misclassified images",
     "provenance": "Where every number comes from",
 }
@@ -144,7 +144,7 @@ def _measures(results: EvalResults) -> Values:
         setting = _setting(first)
         if first.shots is not None:
             draws = counted(first.draws, "draw")
-            setting = f"{first.protocol}, {draws}, {first.n_classes} classes, k training images a class"
+            setting = f"{first.protocol}, {draws}, {first.n_classes} classes, k training images per class"
         measured = iter(rows)
         bars = [_accuracy_bar(None if k in table.summaries else next(measured), first) for k in range(len(table.rows))]
         before = 1 if first.shots is None else 2

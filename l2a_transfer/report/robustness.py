@@ -77,7 +77,7 @@ def sections_of(results: RobustnessResults) -> list[Section]:
     """The whole report; sections that have nothing to say are left out."""
     found = [
         Section("Accuracy", (accuracy_grid(results), figure(results), _reading(results))),
-        Section("Signs of masked gradients", _masking(results)),
+        Section("Checks for gradient masking", _masking(results)),
         Section("Differences between networks", tuple(_differences(results))),
         Section("How it was measured", (Listing(tuple(_facts(results))),)),
     ]
@@ -107,7 +107,7 @@ def _cell(row: RobustnessRow) -> str:
 
 def _heading(attack: str, epsilon: float) -> str:
     if attack == CLEAN:
-        return "not attacked"
+        return "no attack"
     return f"{attack.upper() if attack in ATTACKS else attack}, {epsilon:g}/255"
 
 
@@ -141,10 +141,11 @@ def figure(results: RobustnessResults) -> Figure:
 def _reading(results: RobustnessResults) -> Listing:
     config = results.config
     lines = [
-        "An attack changes each pixel, between 0 and 255 before it is normalised, by at most ε, and sees the network "
-        "and the true class. FGSM takes one step; PGD takes several from a random start.",
-        "Noise moves each value by ε up or down at random. It is the control: what it does is no effect of an attack.",
-        "The accuracy under an attack is an upper bound of the network's robustness: a stronger attack may find more.",
+        "An attack knows the network and the true class. It changes each pixel value (0 to 255, before normalisation) "
+        "by at most ε. FGSM takes one step; PGD takes several steps from a random start.",
+        "Noise adds or subtracts ε at random from each value. It is the control: errors that noise causes as well are "
+        "not an effect of the attack.",
+        "Accuracy under attack is an upper bound on robustness: a stronger attack may find more errors.",
     ]
     if "pgd" in config.attack:
         length = "2.5 ε / steps" if config.step is None else f"{config.step:g}/255"
@@ -154,10 +155,10 @@ def _reading(results: RobustnessResults) -> Listing:
 
 def _masking(results: RobustnessResults) -> tuple[Block, ...]:
     checks = (
-        "Checked were: PGD finds at least as many errors as FGSM, each attack at least as many as noise of its size "
-        "and as itself at a smaller ε, and every image has a gradient."
+        "If gradients are not masked, PGD finds at least as many errors as FGSM, each attack finds at least as many as "
+        "noise of its size and as itself at a smaller ε, and every image has a gradient."
     )
-    found = results.warnings or ("No sign of masked gradients was found.",)
+    found = results.warnings or ("No sign of gradient masking was found.",)
     return (checks, Listing(tuple(found)))
 
 
@@ -168,8 +169,8 @@ def _differences(results: RobustnessResults) -> Iterator[Block]:
         ("networks", False),
         ("setting", False),
         ("difference, points [95 %, adjusted]", True),
-        ("p, adjusted", True),
-        ("right alone", True),
+        ("adjusted p", True),
+        ("only first / only second right", True),
     )
     rows = tuple(
         (
@@ -189,8 +190,8 @@ def _differences(results: RobustnessResults) -> Iterator[Block]:
     )
     yield Listing(tuple(lookup.verdict(c) for c in results.comparisons))
     yield (
-        "The p value is the larger one of McNemar's exact test and the score test, adjusted by Bonferroni. Each "
-        "network is attacked for itself, so the attacked images differ from network to network."
+        "The p value is the larger of those of McNemar's exact test and the score test, adjusted by Bonferroni. Each "
+        "network is attacked separately, so the attacked images differ between networks."
     )
 
 
@@ -199,7 +200,7 @@ def _facts(results: RobustnessResults) -> Iterator[str]:
     yield f"Data: {data['name']}, {', '.join(data['splits'])}, {counted(data['images'], 'image')} of " + (
         f"{counted(len(data['classes']), 'class', 'classes')}; fingerprint {data['fingerprint']}."
     )
-    yield "Images are resized as each network takes them, and then attacked. Intervals are Wilson's, over images."
+    yield "Images are resized to the input size of each network and then attacked. Intervals are Wilson's, over images."
     yield f"Seed {config.seed}; every network in evaluation mode, float32, on {results.run['device']}."
     versions = ", ".join(f"{name} {version}" for name, version in results.run["versions"].items())
     yield f"Versions: {versions}; commit {results.run['commit'] or 'unknown'}."

@@ -30,9 +30,10 @@ from l2a_transfer.wording import counted
 RESULTS = "sanity.json"
 FILES = (RESULTS, "sanity.csv", "sanity.svg", "sanity.html")
 HOW = (
-    "Each number is the mean similarity of the network's own maps with those of the network with random parts: 1 for "
-    "the same maps, 0 for unrelated ones. A method whose maps stay alike when everything is random explains the image "
-    "and not the network. Sobel's edge map is the null method. Each image keeps the class that the network predicts."
+    "Each number is the mean similarity between the maps of the network and those of the same network with random "
+    "parts: 1 for identical maps, 0 for unrelated ones. A method whose maps hardly change when everything is random "
+    "explains the image, not the network. Sobel's edge map is the control. For each image, the maps explain the class "
+    "that the intact network predicts."
 )
 SAME = "1 (same)"
 CONSTANT = "constant"
@@ -168,7 +169,7 @@ def _page(results: SanityResults) -> str:
                 (
                     "text",
                     f"{of.name} was trained on labels that were permuted once, and reaches an accuracy of "
-                    f"{100 * of.train_accuracy:.1f} % on these very labels (n = {of.n:,}).",
+                    f"{100 * of.train_accuracy:.1f} % on these labels (n = {of.n:,}).",
                 )
             )
         tables.append(("table", overview(results, order)))

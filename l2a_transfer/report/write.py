@@ -89,24 +89,23 @@ def write_report(
     beside: Mapping[str, bytes] | None = None,
     earlier: Collection[str] | None = None,
 ) -> list[Path]:
-    """Write a report: one HTML page, Markdown, LaTeX, CSV, JSON and pictures.
+    """Write a report as HTML, Markdown, LaTeX, CSV and JSON, with figures.
 
-    Every file is written aside and moved to its place when all are complete, `results.json` last.
+    All files are first written under temporary names, and moved into place when all are complete, `results.json` last.
 
     Parameters
     ----------
     results : EvalResults
-        What `evaluate` returned.
+        The results of `evaluate`.
     out : str or Path
-        The folder; it is made.
+        The folder; it is created if needed.
     overwrite : bool, default=False
-        Replace the report in `out`; pictures, `seeds.csv` and `predictions.csv` of an earlier report that this
-        one does not have are removed.
+        Overwrite the report in `out`. Figures, `seeds.csv` and `predictions.csv` of the earlier report are removed if
+        the new report does not have them.
     beside : mapping of str to bytes, optional
-        Names and contents of files that appear together with the report's.
+        Names and contents of more files to write together with the report.
     earlier : collection of str, optional
-        Files of an earlier report that are not in every report, as the caller's `report_folder` gave them; looked for
-        here by default.
+        Optional files of an earlier report, as returned by `report_folder`; by default, they are looked up in `out`.
 
     Returns
     -------
@@ -116,9 +115,9 @@ def write_report(
     Raises
     ------
     OutputExistsError
-        Where `out` holds a report and `overwrite` is not given, or another process writes into it.
+        If `out` contains a report and `overwrite` is not given, or if another process is writing to it.
     OSError
-        Naming the file, where the disk refuses.
+        If a file cannot be written; the error names it.
 
     Examples
     --------

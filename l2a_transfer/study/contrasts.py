@@ -142,14 +142,14 @@ def on_target(weights: Mapping[str, float], runs: Mapping[str, Sequence[RunAnswe
         by_draw = [mean_class((t,), (x,)) for t, x in zip(truth, contrast, strict=True)]
         draws = statistics.corrected_resampled_t(by_draw, shared=first.shared)
         if draws is None:
-            return f"the difference is the same in all {len(truth)} draws, which leaves no spread to judge by"
+            return f"the difference is the same in all {len(truth)} draws, so there is no spread to test against"
         if draws.error > images:
             images, freedom = draws.error, draws.freedom
     found = statistics.contrast_over_seeds(sides, images=images, freedom=freedom)
     if found is not None:
         return found
     if any(len(side) > 1 and float(np.std(side, ddof=1)) < NO_SPREAD for _, side in sides):
-        return "the training seeds of one side do not differ, which leaves no spread to judge by"
+        return "the training seeds of one side do not differ, so there is no spread to test against"
     return "the two sides answer alike on every image"
 
 

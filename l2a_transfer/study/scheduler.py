@@ -168,8 +168,8 @@ class Scheduler:
             self._stop("interrupted")
             done = len(self.outcome.names(DONE))
             raise Interrupted(
-                f"{done} of {counted(len(self.plan.steps), 'step')} are done and stay in {self.folder.path}",
-                "the same again goes on",
+                f"{done} of {counted(len(self.plan.steps), 'step')} are done and are kept in {self.folder.path}",
+                "run it again to continue",
             ) from stop
         return self.outcome
 
@@ -184,7 +184,7 @@ class Scheduler:
                 waiting.append(step)
             self.outcome.states[step.name] = state if state.what == DONE else State(NOT_STARTED, "not chosen")
         if there := len(self.outcome.names(DONE)):
-            log.info("%d of %s are there and unchanged", there, counted(len(self.plan.steps), "step"))
+            log.info("%d of %s are complete and unchanged", there, counted(len(self.plan.steps), "step"))
         return {step.name: step for step in sorted(waiting, key=lambda step: -KINDS.index(step.kind))}
 
     def _start_or_skip(self, step: Step) -> bool:
@@ -200,7 +200,7 @@ class Scheduler:
             return False
         state = self.folder.state(step, needed)
         if state.what == DONE:
-            log.info("%s: there and unchanged", step.name)
+            log.info("%s: complete and unchanged", step.name)
             states[step.name] = state
             return True
         if self.end is None or time.monotonic() + self._seconds(step) <= self.end:
@@ -221,12 +221,12 @@ class Scheduler:
             log.error("%s: %s", step.name, error)
             return
         if state.what == REDO or found:
-            log.warning("%s: %s", step.name, found or f"{state.why}; made again")
+            log.warning("%s: %s", step.name, found or f"{state.why}; running it again")
         arguments = [located(argument, self.folder.path.absolute()) for argument in step.arguments]
         read = self.folder.read_by(step, needed)
         child = self.launcher.start(arguments, self.folder.log(step))
         self._running.append(_Running(step, child, state.what in (BEGIN, REDO) or found is not None, read))
-        log.info("%s: %s", step.name, "goes on" if state.what == CONTINUE and not found else "begins")
+        log.info("%s: %s", step.name, "continues" if state.what == CONTINUE and not found else "starts")
 
     def _collect(self) -> None:
         """Record the steps whose commands have ended."""

@@ -31,27 +31,27 @@ C_GRID = (1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0, 100.0)
 class BatchedLinearSVC(LinearClassifier):
     """LinearSVC(dual=False) with all classes solved at once: one-vs-rest, squared hinge, L2 penalty.
 
-    The objective, the penalised intercept included, is LIBLINEAR's [1]_. What differs is the stopping rule, which is a
-    proof: training ends when the duality gap is at most `tol` times the objective.
+    The objective is LIBLINEAR's [1]_, including the penalised intercept. Only the stopping rule differs: training ends
+    when the duality gap is at most `tol` times the objective, which bounds the distance from the optimum.
 
     Parameters
     ----------
     C : float, default=1.0
-        Weight of the loss against the penalty.
+        Weight of the loss relative to the penalty.
     tol : float, default=1e-8
-        Largest duality gap, relative to the objective.
+        Stop when the duality gap is at most `tol` times the objective.
     max_iter : int, default=100
-        Most Newton steps.
+        Maximum number of Newton steps.
     fit_intercept : bool, default=True
         As LinearSVC's.
     intercept_scaling : float, default=1.0
         As LinearSVC's.
     standardize : bool, default=False
-        Fit on (x − mean) / scale, as after a StandardScaler; `coef_` and `intercept_` still take rows as they came.
+        Fit on (x − mean) / scale, as after a StandardScaler. `coef_` and `intercept_` apply to the original rows.
     device : {"auto", "cpu", "cuda"}, default="auto"
-        "auto" is a GPU where there is one.
+        "auto" uses a GPU if there is one.
     max_memory : int, optional
-        Bytes to hold at most besides X; half of what this process may still take by default.
+        Most bytes to allocate besides X; by default, half of the memory that this process may still use.
 
     Attributes
     ----------
@@ -62,14 +62,14 @@ class BatchedLinearSVC(LinearClassifier):
     intercept_ : ndarray (K,) float64
         (1,) for two classes.
     n_iter_ : int
-        Newton steps of the class that took most.
+        Largest number of Newton steps of any class.
     objective_, duality_gap_ : ndarray (K,)
-        Where the solver stopped.
+        Objective and duality gap of each class when the solver stopped.
 
     Warns
     -----
     ConvergenceWarning
-        Where `max_iter` was not enough.
+        If the solver has not converged after `max_iter` steps.
 
     References
     ----------
@@ -147,32 +147,32 @@ def _refits(path: LinearSVCPath) -> bool:
 
 
 class LinearSVCPath(LinearClassifier):
-    """Chooses C for standardised columns by cross-validation, all folds and classes at once, and refits.
+    """Linear SVM on standardised columns, with C chosen by cross-validation over all folds and classes at once.
 
-    It is `GridSearchCV(StandardScaler → LinearSVC(dual=False), {"C": Cs}, cv=cv)` without the copies: each fold's
-    means and scales are folded into its weights. `coef_` and `intercept_` take rows as they came. The best C has the
-    best mean score over folds; of equals, the smallest.
+    Equivalent to `GridSearchCV(StandardScaler → LinearSVC(dual=False), {"C": Cs}, cv=cv)`, but without copies of X: the
+    means and scales of each fold are folded into its weights. `coef_` and `intercept_` apply to the original rows. The
+    best C has the highest mean score over folds; ties go to the smallest C.
 
     Parameters
     ----------
     Cs : sequence of float
-        Candidates for C.
+        Values of C to try.
     cv : int or splitter, default=5
-        Folds, as GridSearchCV's; the rows of a splitter may come in any order and repeat.
+        Folds, as for GridSearchCV. A splitter may give rows in any order and more than once.
     decades : int, default=0
-        How many times the grid may be extended by a factor of ten where the best C is at its edge.
+        How many times the grid may be extended by a factor of ten if the best C is at its edge.
     standardize : bool, default=True
-        False leaves the columns as they are.
+        Standardise the columns. False leaves them unchanged.
     refit : bool, default=True
         Fit on all rows with the best C.
     tol : float, default=1e-8
-        Largest duality gap, relative to the objective.
+        Stop when the duality gap is at most `tol` times the objective.
     max_iter : int, default=100
-        Most Newton steps.
+        Maximum number of Newton steps.
     device : {"auto", "cpu", "cuda"}, default="auto"
-        "auto" is a GPU where there is one.
+        "auto" uses a GPU if there is one.
     max_memory : int, optional
-        Bytes to hold at most besides X; half of what this process may still take by default.
+        Most bytes to allocate besides X; by default, half of the memory that this process may still use.
 
     Attributes
     ----------
@@ -183,9 +183,9 @@ class LinearSVCPath(LinearClassifier):
     n_splits_ : int
         Folds.
     grid_ : GridResult
-        Every C that was tried, and how often each fold was right.
+        Every C that was tried, and the number of correct answers in each fold.
     best_estimator_ : BatchedLinearSVC
-        Where `refit`; also `coef_` (K, D), `intercept_` (K,), `n_iter_` and `refit_time_` in seconds.
+        Only with `refit`; so are `coef_` (K, D), `intercept_` (K,), `n_iter_` and `refit_time_` in seconds.
 
     Examples
     --------

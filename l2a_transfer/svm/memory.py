@@ -66,10 +66,10 @@ def plan_memory(N: int, D: int, *, folds: int, problems: int, budget: int, given
         least = budget - room + per_problem
         if not given:
             raise MemoryLimitError(
-                f"one SVM on {N} rows of {D} columns takes {mebibytes(least)} beside them, and there are "
-                f"{mebibytes(budget)} for it",
-                "by default it takes half of what this process may take, `max_memory` lets it take more; fewer images "
-                "(`limit`) need less",
+                f"one SVM on {N} rows of {D} columns needs {mebibytes(least)} more memory, and {mebibytes(budget)} "
+                "are available",
+                "raise `max_memory` (the default is half of what this process may still use), or use fewer images "
+                "(`limit`)",
             )
         raise ArgumentError(
             f"max_memory {budget} is too small: one SVM on {N} rows of {D} columns takes {least} bytes; give it more"
@@ -106,7 +106,7 @@ def budget_of(max_memory: int | None, device: torch.device) -> int:
         return usable // 2
     if max_memory > usable:
         log.warning(
-            "max_memory is %s; this process may take %s more, which the fit keeps below",
+            "max_memory is %s, but this process may only use %s more; the fit stays below that",
             mebibytes(max_memory),
             mebibytes(usable),
         )

@@ -95,8 +95,8 @@ def load_checkpoint(
     both = [key for key in MACHINE if key in theirs and key in fingerprint]
     if apart := differences(*(_part(values, both, within=True) for values in (theirs, fingerprint))):
         raise TrainingError(
-            f"{path}: begun on another machine ({apart}), so this one would end with other bits",
-            "go on there, or use `overwrite=True` to start again here, or another `out`",
+            f"{path}: started on another machine ({apart}), so the result here would have other bits",
+            "continue there, or use `overwrite=True` to start again here, or another `out`",
         )
     unknown = [key for key in MACHINE if key in fingerprint and key not in theirs]
     if unknown:
@@ -162,7 +162,7 @@ def check_position(content: dict[str, Any], *, epochs: int, steps: int) -> None:
     if not (0 <= epoch <= epochs and 0 <= step < steps):
         raise ValueError(f"epoch {short(epoch)}, step {short(step)} is not within {epochs} epochs of {steps} steps")
     if not _is_number(seconds) or seconds < 0:
-        raise ValueError(f"{short(seconds)} seconds are no time")
+        raise ValueError(f"{short(seconds)} seconds are not a valid time")
     if not isinstance(history, list) or [row["epoch"] for row in history] != list(range(1, epoch + 1)):
         raise ValueError(f"its history is not that of {epoch} epochs")
     for row in history:
@@ -183,7 +183,7 @@ def check_tensors(what: str, found: dict[Any, Any], own: Mapping[Any, Tensor]) -
     for key, value in found.items():
         kind, shape = own[key].dtype, own[key].shape
         if not isinstance(value, Tensor) or (value.dtype, value.shape, value.layout) != (kind, shape, torch.strided):
-            raise ValueError(f"{what}: {key} is no {kind} tensor of shape {tuple(shape)}")
+            raise ValueError(f"{what}: {key} is not a {kind} tensor of shape {tuple(shape)}")
         if not bool(torch.isfinite(value).all()):
             raise ValueError(f"{what}: {key} is not finite")
 
@@ -215,7 +215,7 @@ def damaged(path: Path, reason: Exception | str) -> DamagedCheckpointError:
     if isinstance(reason, NotPlainError):
         said = f"it holds more than tensors and plain values: {said}"
     return DamagedCheckpointError(
-        f"{path}: damaged or not a checkpoint: {said}", "remove it, and `resume=True` begins this run again"
+        f"{path}: damaged or not a checkpoint: {said}", "remove it, and `resume=True` starts this run again"
     )
 
 

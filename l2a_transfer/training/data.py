@@ -120,15 +120,15 @@ class TrainingData:
         """
         train = _rows(source, TRAIN_SPLITS) if len(source.splits) > 1 else np.arange(len(source))
         if train is None:
-            raise TrainingError(f"{source.name}: none of its splits is train; it has {', '.join(source.splits)}")
+            raise TrainingError(f"{source.name}: has no split called train; its splits are {', '.join(source.splits)}")
         test = _rows(source, TEST_SPLITS) if len(source.splits) > 1 else None
         if holdout is not None:
             part = Subset(source, train)
             return cls(source.name, source.classes, part, part).holdout(holdout, stratified=stratified)
         if test is None:
             raise TrainingError(
-                f"{source.name}: has no split to measure on, only {', '.join(source.splits)}",
-                "`holdout=N` keeps N training images back for that",
+                f"{source.name}: has no test split, only {', '.join(source.splits)}",
+                "`holdout=N` tests on N training images instead",
             )
         return cls(source.name, source.classes, Subset(source, train), Subset(source, test))
 

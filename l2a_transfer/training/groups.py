@@ -67,7 +67,7 @@ def check_groups(architecture: str, size: int, data: TrainingData, batch: int, p
         raise TrainingError(
             f"batch_size {batch} is no multiple of {size * processes}: {architecture} needs whole groups of {size} "
             f"images of one class{shared}",
-            "take another `batch_size`",
+            "use another `batch_size`",
         )
     if len(data.test) < size:
         raise TrainingError(

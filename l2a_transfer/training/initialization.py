@@ -34,8 +34,8 @@ def begin(model: Network, init_from: str | None, *, freeze: str = "") -> Start |
     """
     if freeze and init_from is None:
         raise TrainingError(
-            f"the recipe freezes the {freeze}, and without weights to start from it stays random",
-            "name weights with `init_from`; 'untrained:ARCH@WIDTH' if it is to be random",
+            f"the recipe freezes the {freeze}, which would stay random without weights to start from",
+            "set `init_from`; to 'untrained:ARCH@WIDTH' if it is meant to be random",
         )
     start = None if init_from is None else start_from(model, init_from)
     freeze_part(model, freeze)

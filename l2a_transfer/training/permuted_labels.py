@@ -44,7 +44,7 @@ def with_permuted_labels(source: ImageSource, seed: int = 0) -> TrainingData:
     if len(source.splits) > 1:
         split = next((name for name in TRAIN_SPLITS if name in source.splits), None)
         if split is None:
-            raise TrainingError(f"{source.name}: none of its splits is train; it has {', '.join(source.splits)}")
+            raise TrainingError(f"{source.name}: has no split called train; its splits are {', '.join(source.splits)}")
         own = select(source, split=split)
     permuted = PermutedLabels.of(own, seed)
     return TrainingData(permuted.name, permuted.classes, permuted, permuted, "train", permuted_labels=seed)
@@ -93,7 +93,7 @@ def train_on_permuted_labels(
     device : {"auto", "cpu", "cuda"}, default="auto"
         Where it is trained.
     progress : bool, default=False
-        Show a bar on stderr.
+        Show a progress bar on stderr.
 
     Returns
     -------

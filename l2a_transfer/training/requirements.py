@@ -24,7 +24,7 @@ def check_run(config: ModelConfig, recipe: TrainConfig, data: TrainingData, plac
     if recipe.batch_size > len(data.train):
         raise TrainingError(
             f"batch_size {recipe.batch_size} is larger than the {counted(len(data.train), 'training image')}",
-            "take a smaller `batch_size`",
+            "use a smaller `batch_size`",
         )
     smallest = min(size for _, size in recipe.resolutions)
     if smallest < config.min_size:

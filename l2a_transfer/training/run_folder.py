@@ -99,7 +99,7 @@ class RunFolder:
         for path in (self.checkpoint, self.weights, self.metrics, self.curve):
             if path.exists():
                 todo = go_on if path == self.checkpoint else REPLACE
-                raise OutputExistsError(f"{path}: a run is there already", todo)
+                raise OutputExistsError(f"{path}: a run already exists", todo)
 
     def resume(self, trainer: Trainer) -> Card | None:
         """Put `trainer` where the checkpoint stands, if there is one; the card of the run that has come to its end.
@@ -110,7 +110,7 @@ class RunFolder:
         if not self.checkpoint.exists():
             found = self._finished_without_checkpoint(trainer)
             if first and not found:
-                log.info("%s: no checkpoint to go on from; the run begins", self.path)
+                log.info("%s: no checkpoint to resume from; starting a new run", self.path)
             return found
         content = load_checkpoint(self.checkpoint, trainer.fingerprint(), earlier=trainer.earlier)
         try:
@@ -125,7 +125,7 @@ class RunFolder:
             return None  # they can be made again
         if apart := _differences(card, trainer):
             if first:
-                log.warning("%s: made by another run (%s); written again", self.weights, apart)
+                log.warning("%s: made by another run (%s); it is overwritten", self.weights, apart)
             return None
         return card if _is_measured(card, trainer) else None
 

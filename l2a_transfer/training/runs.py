@@ -38,7 +38,7 @@ log = logging.getLogger(__name__)
 MAX_SUMMARY_BYTES = 16 << 20
 SMALLER_STEPS = "start again with a smaller `lr` and another `out`, or `overwrite=True`"
 """After a loss that is not finite: with the same options a run comes to the same end."""
-GO_ON = "the same again with `resume=True`, not `overwrite=True`, goes on"
+GO_ON = "run it again with `resume=True`, not `overwrite=True`, to continue"
 
 
 @dataclass(frozen=True)
@@ -112,7 +112,7 @@ def run_training(
     folder = RunFolder.for_trainer(out, trainer)
     start = Path(os.path.expanduser(trainer.init_from or ""))
     if trainer.start and start.is_file() and folder.weights.exists() and start.samefile(folder.weights):
-        raise TrainingError(f"{start}: the weights to start from, and this run would write over them", ELSEWHERE)
+        raise TrainingError(f"{start}: the weights to start from, and this run would overwrite them", ELSEWHERE)
     with folder.locked(writes=trainer.placement.process.is_main):
         done = folder.resume(trainer) if resume else None
         if not resume and not overwrite:
@@ -222,7 +222,7 @@ def _log_start(trainer: Trainer, folder: RunFolder) -> None:
     )
     if trainer.start:
         kept = ", ".join(trainer.start.kept_random) or "nothing"
-        log.info("started from %s; not in it, and random: %s", trainer.start.name, kept)
+        log.info("initialised from %s; missing there, and random: %s", trainer.start.name, kept)
 
 
 def _log_epoch(trainer: Trainer, row: dict[str, Any]) -> None:
@@ -327,7 +327,9 @@ def _train_seeds(
         )
         values.append(result.metrics[metric]["value"])
         if trainer.placement.process.is_main:
-            log.info("seed %d: %s %.4f%s", seed, shown_metric(metric), values[-1], " (was finished)" if done else "")
+            log.info(
+                "seed %d: %s %.4f%s", seed, shown_metric(metric), values[-1], " (already finished)" if done else ""
+            )
     found = SeedsResult(name, metric, tuple(seeds), tuple(values))
     if trainer.placement.process.is_main:
         write_run_file(summary, (json.dumps(found.to_json(), indent=1) + "\n").encode())

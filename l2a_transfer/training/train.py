@@ -56,36 +56,37 @@ def train(
     overwrite: bool = False,
     progress: bool = False,
 ) -> TrainResult:
-    """Train a network in this process and write its weights with a card.
+    """Train a network in this process, and write its weights and model card.
 
-    Fitted on the training images; the test images, or those held out, are measured once, after the last epoch.
+    The network is trained on the training images. The test images, or the held-out images, are evaluated once, after
+    the last epoch.
 
     Parameters
     ----------
     architecture : str
-        As `vgg-att2-concat-pc`; `list_models(pretrained=False)` lists them.
+        An architecture, such as `vgg-att2-concat-pc`; `list_models(pretrained=False)` lists them.
     data : str, Path, ndarray, Dataset, tuple, mapping or ImageSource
-        What `open_source` takes, or what it gives, with labels. It has a split called train, and test, val or valid;
-        of one split, `holdout` keeps images to measure on.
+        A labelled data set, as for `open_source`, or what it returns. It needs a split called train, and one called
+        test, val or valid. With a single split, use `holdout`.
     out : str or Path
-        The folder of the run: `NAME.safetensors`, `checkpoint.pt`, `metrics.jsonl` and a learning curve.
+        Output folder, for `NAME.safetensors`, `checkpoint.pt`, `metrics.jsonl` and a learning curve.
     recipe : str or TrainConfig, default="fast"
         "fast", "paper", "finetune", or a recipe of your own.
     settings : iterable of str, optional
-        Fields of the recipe, as `["flip=false"]`.
+        Fields of the recipe to override, such as `["flip=false"]`.
     epochs : int, optional
-        Overrides the recipe, as `batch_size`, `lr` and `dropout` do.
+        Number of epochs. It overrides the recipe, as do `batch_size`, `lr` and `dropout`.
     batch_size : int, optional
-        Images a step. Without `lr`, the learning rate scales with it. By default that of the recipe, or less where
+        Images per step. Without `lr`, the learning rate is scaled with it. By default that of the recipe, or less if
         there are fewer images.
     lr : float, optional
         Peak learning rate.
     dropout : float, optional
         Scale of the paper's dropout rates.
     image_size : int, optional
-        Side in pixels; the recipe's sizes keep their proportions.
+        Side of the images in pixels. All sizes in the recipe are scaled in proportion.
     fit : {"stretch", "crop"}, default="stretch"
-        How pictures that are not square become so.
+        How to make images square: stretch them, or crop the middle.
     decode : {"exact", "scaled"}, default="exact"
         "scaled" decodes large JPEG files at a smaller scale, which is faster and gives other pixels.
     width : float, default=0.25
@@ -93,46 +94,47 @@ def train(
     normalizer : str, default="softmax"
         What turns scores into attention weights.
     global_branch : {"auto", "always"}, default="auto"
-        Whether an inert g is built too.
+        "always" builds the layers of the global feature g even if g has no effect.
     selection : str, default="soft"
-        Which positions are attended to: "soft" for all, "hard", "top:K", or "random" for networks without scores.
+        Positions to attend to: "soft" for all, "hard", "top:K", or "random" for networks without scores.
     init_from : str, optional
-        Weights to start from, as `load_model` takes them.
+        Weights to start from, as for `load_model`.
     holdout : int, optional
-        Train without so many training images and measure on those.
+        Hold out this number of training images, and evaluate on them instead of the test images.
     seed : int, default=0
-        Of the weights, the order, the augmentation and dropout. The global random state is left as it was.
+        Random seed of the weights, the order, the augmentation and dropout. The global random state is not changed.
     eval_every : int, default=0
-        Also measure after every so many epochs.
+        Evaluate every `eval_every` epochs. 0: only after the last epoch.
     device : {"auto", "cpu", "cuda"}, default="auto"
-        "auto" is a GPU where there is one.
+        "auto" uses a GPU if there is one.
     precision : {"auto", "fp32", "bf16"}, default="auto"
-        "auto" is bf16 where the device multiplies it faster.
+        "auto" is bf16 if it is faster than fp32 on the device.
     workers : int, optional
-        Decoding processes; 0 decodes in this one.
+        Number of decoding processes; 0 decodes in the main process.
     resume : bool, default=False
-        Go on with the run in `out`; on a CPU of the same kind, to the same bytes.
+        Resume the run in `out`, or start it if there is none. On the same kind of CPU, a resumed run ends with the same
+        bytes.
     overwrite : bool, default=False
-        Replace the run in `out`.
+        Overwrite the run in `out`.
     progress : bool, default=False
-        Show a bar on stderr.
+        Show a progress bar on stderr.
 
     Returns
     -------
     TrainResult
-        The path of the weights, which `load_model` takes, their accuracy and the seconds of training.
+        The path of the weights, for `load_model`, their accuracy, and the training time in seconds.
 
     Raises
     ------
     UnknownNameError
-        For a name that does not exist, with the nearest one.
+        For an unknown name; the message suggests the nearest one.
     TrainingError
-        For data, recipe and network that do not go together, and a run that cannot be resumed; NotFiniteError where
-        the loss is not finite.
+        If data, recipe and network do not fit together, or if a run cannot be resumed; NotFiniteError if the loss is
+        not finite.
     OutputExistsError
-        Where `out` holds a run and neither `resume` nor `overwrite` is given.
+        If `out` contains a run and neither `resume` nor `overwrite` is given.
     Interrupted
-        At Ctrl-C and SIGTERM: a KeyboardInterrupt that says what is kept.
+        After Ctrl-C or SIGTERM: a KeyboardInterrupt whose message says what was kept.
 
     References
     ----------
@@ -173,7 +175,7 @@ def train(
         fitting = chosen.fitting(len(held.train), scale=lr is None and "lr" not in named)
         if fitting is not chosen:
             log.warning(
-                "batches of %d instead of %d, because there are %d training images",
+                "batch size %d instead of %d, because there are only %d training images",
                 fitting.batch_size,
                 chosen.batch_size,
                 len(held.train),

@@ -69,5 +69,5 @@ def _pictures(path: Path) -> list[Path]:
         return [path]
     found = [path / name for name in sorted(find_pictures(path)[0])]
     if not found:
-        raise DataError(f"{path}: a folder without pictures; name another, or a picture")
+        raise DataError(f"{path}: the folder has no pictures; name another, or a picture")
     return found

@@ -129,7 +129,7 @@ def check_sanity(
     labels : (Network, Card), optional
         A network of the same config, trained on permuted labels.
     progress : bool, default=False
-        Show a bar on stderr.
+        Show a progress bar on stderr.
 
     Returns
     -------

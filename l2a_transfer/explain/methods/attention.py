@@ -25,7 +25,7 @@ def attention(model: nn.Module, images: Tensor, *, levels: Sequence[str] = ()) -
     if not maps:
         own = getattr(model, "config", None)
         name = own.architecture if own else type(model).__name__
-        raise BackendError(f"{name} has no attention, so it has no maps; use a vgg-att or vgg-pan")
+        raise BackendError(f"{name} has no attention, and so no maps; use a vgg-att or vgg-pan")
     for level in levels:
         if level not in {name.split(".")[0] for name in maps}:
             raise unknown_name("level", level, tuple(maps))

@@ -128,7 +128,7 @@ class AnyOnnxBackend:
             if parts[name].shape[1] != stop - start:
                 raise BackendError(
                     f"{self._path}: {name!r} gives {parts[name].shape[1]:,} numbers for some images and "
-                    f"{stop - start:,} for others of the same size, so that they are no features",
+                    f"{stop - start:,} for others of the same size, so they cannot be used as features",
                     "name another `layer`",
                 )
         return np.concatenate(list(parts.values()), axis=1)  # (B, D)
@@ -248,7 +248,7 @@ def _preprocess(model: str, kind: Any, side: int, options: dict[str, Any]) -> Pr
     given = {"image_size": size or None, "mean": mean, "std": std}
     if lacking := [key for key, value in given.items() if value is None]:
         raise BackendError(
-            f"{model}: nothing says how this model takes pictures",
+            f"{model}: how this model preprocesses images is not known",
             f"give {' and '.join(f'`{key}`' for key in lacking)} (and `fit`)",
         )
     chosen = Preprocess().changed(size, options["fit"], options["decode"])

@@ -135,7 +135,7 @@ def chosen_preprocess(
     if image_size is None or len(numbers) < 2:
         lacking = [key for key, value in (("image_size", image_size), ("mean", mean), ("std", std)) if value is None]
         raise BackendError(
-            f"{built.name}: nothing says how this model takes pictures",
+            f"{built.name}: how this model preprocesses images is not known",
             f"give {' and '.join(f'`{key}`' for key in lacking)} (and `fit`)",
         )
     return dataclasses.replace(Preprocess().changed(image_size, fit, decode), **numbers)
@@ -249,7 +249,7 @@ class ModuleBackend(TorchBackend):
             if values.shape[1] != widths[name]:
                 raise BackendError(
                     f"{self._label}: the layer {name!r} gives {values.shape[1]:,} numbers for some images and "
-                    f"{widths[name]:,} for others of the same size, so that they are no features",
+                    f"{widths[name]:,} for others of the same size, so they cannot be used as features",
                     "use `pool='avg'`, or name another `layer`",
                 )
 

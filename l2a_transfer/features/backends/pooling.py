@@ -97,7 +97,7 @@ def pooled(value: object, images: int, pool: str, layer: str) -> Tensor:
         positions = (1, 2)
     else:
         raise BackendError(
-            f"the layer {layer!r} gives {_sides(values)}, of which nobody can say what is a position",
+            f"the layer {layer!r} gives {_sides(values)}, in which positions cannot be told from channels",
             "use `pool='flatten'`, or name another `layer`",
         )
     numbers = values.float()
@@ -128,7 +128,7 @@ def check_same(name: str, found: Mapping[str, Rows], alone: Mapping[str, Rows], 
         if float(abs(alone[layer][0] - one).max()) > most:  # False for NaN, of which extraction tells
             raise BackendError(
                 f"{name}: the layer {layer!r} gives one image other numbers in another batch or at another time, so "
-                "that they are no features",
+                "they cannot be used as features",
                 "leave out what is random (dropout) or reads the whole batch, and the call of train(), or name "
                 "another `layer`",
             )

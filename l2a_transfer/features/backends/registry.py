@@ -164,63 +164,68 @@ def open_backend(
     weights: str | Path | None = None,
     download: bool = False,
 ) -> FeatureBackend:
-    """What computes the features of a model.
+    """Open the backend that computes the features of a model.
 
     Parameters
     ----------
     model : str, Path, Network, (Network, Card), nn.Module or FeatureBackend
-        Weights as `load_model` takes them, which run in PyTorch; an `.onnx` file, which runs in ONNX Runtime;
-        `pixels`; a network of others, as `torchvision:resnet18`, `timm:NAME`, `hf:FOLDER`, `module:FILE.py:FUNCTION`
-        or `onnx:FILE`, and with `untrained:` before it its random weights; a name that an installed plugin takes; a
-        network, what `load_model` gives, or any `torch.nn.Module`. A network is copied: it stays as it is, and changing
-        it later does not change the features. A backend is open already, and its options are its own.
+        One of these:
+
+        - weights, as for `load_model`, which run in PyTorch
+        - an `.onnx` file written by `export_onnx`, which runs in ONNX Runtime
+        - `pixels`, the pixels themselves
+        - another network: `torchvision:NAME`, `timm:NAME`, `hf:FOLDER`, `module:FILE.py:FUNCTION` or `onnx:FILE`;
+          `untrained:` before the name gives it random weights
+        - a name that an installed plugin accepts
+        - a network, what `load_model` returns, or any `torch.nn.Module`. It is copied, so it is not changed, and
+          changing it later does not change the features
+        - an open backend, which is returned; its options cannot be changed
     backend : str, default="auto"
-        The runtime that the model must run in: "torch", "onnxruntime", or an installed plugin's; "auto" is the one
-        that takes the model's name.
+        The runtime: "torch", "onnxruntime", or that of an installed plugin. "auto" chooses it from the model.
     device : {"auto", "cpu", "cuda"}, default="auto"
-        "auto" is a GPU where there is one.
+        "auto" uses a GPU if there is one.
     precision : {"auto", "fp32", "bf16", "fp16"}, default="auto"
         "auto" is fp32, IEEE float32 without TF32.
     tap : {"ga", "ga-bn-relu"}, default="ga"
-        The attended features themselves, or what the classifier sees of them.
+        The attention outputs g_a, or g_a after batch norm and ReLU, the input of the classifier.
     levels : sequence of str, optional
-        The levels to keep, as ["L3"]; all by default.
+        The levels to extract, such as ["L3"]. By default, all.
     seed : int, default=0
-        Of untrained weights.
+        Random seed of untrained weights.
     layer : sequence of str, optional
-        For networks of others: the modules whose results are the features, by the names that `l2a-transfer layers`
-        lists, as ["layer3", "layer4"]; with ":in" behind a name, what the module takes. Each is a level. By default,
-        what goes into the classifier.
+        For other networks: the modules whose outputs are the features, such as ["layer3", "layer4"];
+        `l2a-transfer layers` lists them. A name that ends with ":in" stands for the input of a module. Each module is a
+        level. By default, the input of the classifier.
     pool : {"avg", "max", "cls", "flatten", "none"}, optional
-        How a layer's positions become one feature: their mean (default), largest value, the first token, or all their
-        numbers; "none" is "flatten" for layers that have few numbers.
+        How to pool the positions of a layer: mean (default), maximum, first token, or all values. "none" is "flatten"
+        for layers with few values.
     image_size : int, optional
-        Pixels of a side; the model's own by default.
+        Side of the input in pixels; the model's own by default.
     fit : {"stretch", "crop"}, optional
-        How pictures become square; the model's own by default.
+        How to make images square: stretch them, or crop the middle; the model's own by default.
     decode : {"exact", "scaled"}, optional
         "scaled" decodes large JPEG files at a smaller scale, which gives other pixels (see `Preprocess`); the model's
         own by default.
     mean, std : sequence of float, optional
-        Of each channel, for pixels between 0 and 1; the model's own by default.
+        Mean and standard deviation of each channel, for pixels between 0 and 1; the model's own by default.
     weights : str or Path, optional
-        For networks of others: a checkpoint, `.safetensors` or `.pth`, of which only numbers are read.
+        For other networks: a checkpoint, `.safetensors` or `.pth`. Only numbers are read from it.
     download : bool, default=False
-        Fetch published weights that are not on this machine.
+        Download published weights that are not on this machine.
 
     Returns
     -------
     FeatureBackend
-        `backend.features` takes uint8 pixels (B, 3, size, size) and gives float32 (B, D).
+        `backend.features` takes uint8 pixels (B, 3, size, size) and returns float32 (B, D).
 
     Raises
     ------
     UnknownNameError
-        For the name of a model, backend, tap, precision or level that does not exist, with the nearest.
+        For an unknown model, backend, tap, precision or level; the message suggests the nearest name.
     WeightsError, BackendError, DeviceError
-        For a file that is damaged, and for what cannot run here.
+        If a file is damaged, or if the model cannot run on this machine.
     MissingExtraError
-        For a backend that needs a package that is not installed.
+        If the backend needs a package that is not installed.
 
     Examples
     --------
@@ -239,7 +244,7 @@ def open_backend(
         if (backend, device, precision, tap, levels) != ("auto", "auto", "auto", "ga", None) or any(
             value is not None for value in chosen
         ):
-            raise ArgumentError("model must be a name or a network where options are given; it is open already")
+            raise ArgumentError("model must be a name or a network if options are given; this backend is already open")
         return model
     if tap not in TAPS:
         raise unknown_name("tap", tap, TAPS)

@@ -35,7 +35,7 @@ def open_timm(model: str, **options: Any) -> ModuleBackend:
     fresh, weights, seed = is_untrained(model, options["weights"]), options["weights"], options["seed"]
     if not fresh and weights is None and not options["download"]:
         raise BackendError(
-            f"{model}: timm fetches weights from a hub, and nothing is fetched unasked",
+            f"{model}: timm downloads its weights from a hub, and downloads are off by default",
             "use `download=True`, `weights` for a checkpoint of yours, or 'untrained:' before the name",
         )
     built = with_checkpoint(build(model, seed=seed, pretrained=not fresh and weights is None), weights)

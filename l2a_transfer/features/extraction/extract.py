@@ -76,58 +76,58 @@ def extract(
     overwrite: bool = False,
     progress: bool = True,
 ) -> ExtractResult:
-    """Write the features of every picture of a data set to one HDF5 file, with labels, ids, splits and the card.
+    """Extract the features of a data set to an HDF5 file, with labels, ids, splits and the model card.
 
-    Memory does not grow with the number of pictures. A range of rows that is finished is on disk: after a kill the
-    same call goes on from there and ends with the same bytes. Where the network attends each picture with others, these
-    are drawn from the whole set, all splits (see `partner_rows`), and listed in the file.
+    Memory use does not grow with the number of images. Finished ranges of rows are kept on disk, so that after an
+    interruption the same call continues from there and ends with the same bytes. If the network attends each image with
+    others, these are drawn from the whole set, all splits (see `partner_rows`), and are listed in the file.
 
     Parameters
     ----------
     data : str, Path, ndarray, Dataset, tuple, mapping or ImageSource
-        What `open_source` takes, or what it gives.
+        A data set, as for `open_source`, or what it returns.
     model : str, Path, Network, (Network, Card) or FeatureBackend
-        What `open_backend` takes, or what it gives, which is where device, precision, tap and levels are chosen. A
-        network stays as it is.
+        A model, as for `open_backend`, or what it returns. Use `open_backend` to choose device, precision, tap and
+        levels. A network is not changed.
     out : str or Path
-        The feature file, `.h5` or `.hdf5`; its folder is made.
+        The feature file, `.h5` or `.hdf5`. Its folder is created if needed.
     batch_size : int, default=64
-        Pictures a forward pass; it decides the last bits of a feature.
+        Images per forward pass. It can change the last bits of a feature.
     workers : int, optional
-        Decoding processes; 0 decodes in this one.
+        Number of decoding processes; 0 decodes in the main process.
     on_error : {"fail", "skip"}, default="fail"
-        "skip" leaves out pictures that cannot be used and lists them.
+        "skip" skips images that cannot be used, and lists them.
     attention : bool, default=False
-        Write the attention maps, float16 (N, H, W) a level, too.
+        Also write the attention maps, float16 (N, H, W) per level.
     engine : {"local", "ray"}, default="local"
-        "ray" computes on the cluster that `ray` describes, with the same bytes.
+        "ray" runs on the cluster that `ray` describes, with the same bytes as a result.
     ray : RayConfig, optional
-        The cluster; one is started on this machine by default.
+        The cluster; by default, one is started on this machine.
     resume : bool, default=False
-        Verify and keep a complete `out`.
+        If `out` is complete, verify and keep it.
     overwrite : bool, default=False
-        Start again from nothing; with `resume`, only where `out` is of another extraction.
+        Start from scratch; with `resume`, only if `out` is from another extraction.
     progress : bool, default=True
-        Show a bar on stderr.
+        Show a progress bar on stderr.
 
     Returns
     -------
     ExtractResult
-        The file, its rows N and columns D, and what was skipped.
+        The file, its numbers of rows N and columns D, and the images that were skipped.
 
     Raises
     ------
     OutputExistsError
-        Where `out` is complete and neither `resume` nor `overwrite` is given, an unfinished extraction with other
-        options is there, or another process writes `out`.
+        If `out` is complete and neither `resume` nor `overwrite` is given, if there is an unfinished extraction with
+        other options, or if another process is writing `out`.
     DataError
-        For a picture that cannot be used.
+        For an image that cannot be used.
     StoreError
-        For features that are not finite, and where the disk refuses.
+        If features are not finite, or if the file cannot be written.
     BackendError
-        For a cluster that cannot run it, and `attention` of a network without any.
+        If the cluster cannot run the work, or if `attention` is requested of a network without attention.
     Interrupted
-        At Ctrl-C and SIGTERM: a KeyboardInterrupt that says what is kept.
+        After Ctrl-C or SIGTERM: a KeyboardInterrupt whose message says what was kept.
 
     Examples
     --------
@@ -151,7 +151,7 @@ def extract(
     if engine not in ENGINES:
         raise unknown_name("engine", engine, ENGINES)
     if attention and not backend.map_levels:
-        raise BackendError(f"{backend.card['name']} has no attention, so it has no maps", "leave `attention` out")
+        raise BackendError(f"{backend.card['name']} has no attention, and so no maps", "leave `attention` out")
     if len(source) == 0:
         raise DataError(f"{source.name}: no images to extract")
     check_source(source)
@@ -160,7 +160,7 @@ def extract(
     started = time.perf_counter()
     identity = fingerprint(source, backend, batch_size, attention=attention)
     if out.is_dir():
-        raise OutputExistsError(f"{out}: is a folder, and features are one file; name a file, as {out / 'features.h5'}")
+        raise OutputExistsError(f"{out}: is a folder; name a file, such as {out / 'features.h5'}")
     if not out.parent.is_dir():
         out.parent.mkdir(parents=True, exist_ok=True)
     job = _Job(source, backend, out, identity, on_error)
@@ -182,7 +182,9 @@ def extract(
         computed = sum(map(len, todo))
         if todo != ranges:
             there = len(source) - computed
-            log.info("%s: %d of %s %s there already", job.shards.folder, there, counted(len(source), "row"), are(there))
+            log.info(
+                "%s: %d of %s %s already computed", job.shards.folder, there, counted(len(source), "row"), are(there)
+            )
         bar = tqdm(
             total=len(source),
             initial=len(source) - computed,
@@ -257,7 +259,7 @@ class _Job:
                 "`on_error='skip'` accepts that, `overwrite=True` tries them again",
             )
         if missing:
-            log.warning("%s: made before files recorded %s; these were not compared", self.out, ", ".join(missing))
+            log.warning("%s: made by a version that did not record %s; not compared", self.out, ", ".join(missing))
         log.info("%s: complete and unchanged", self.out)
         return ExtractResult(self.out, rows, dim, 0, time.perf_counter() - started, meta.skipped)
 
@@ -268,7 +270,7 @@ class _Job:
             return Interrupted(f"nothing of {self.out} is kept; rows are written {len(ranges[0]):,} at a time")
         return Interrupted(
             f"{rows:,} of {counted(len(self.source), 'row')} {are(rows)} kept in {self.shards.folder}",
-            f"the same again {'with `resume=True` ' if overwrite else ''}goes on from there",
+            f"run it again {'with `resume=True` ' if overwrite else ''}to continue",
         )
 
     def usable(self, rows: range) -> RowShard | None:
@@ -278,7 +280,7 @@ class _Job:
             return None
         maps = self.backend.map_levels if self.identity.get("attention") else ()
         if shard.features.shape[1] != feature_width(self.backend) or set(shard.maps) != set(maps):
-            log.warning("%s: not of this network's sizes; its rows are computed again", self.shards.path(rows))
+            log.warning("%s: does not fit this network; its rows are computed again", self.shards.path(rows))
             return None
         return shard
 

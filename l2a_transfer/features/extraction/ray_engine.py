@@ -153,7 +153,7 @@ def _dispatch(
             actor = idle.popleft()
             calls[actor.work.remote(rows.start, rows.stop)] = actor, rows
         if not calls and not resting:
-            raise BackendError(f"every Ray actor died more than {RESTARTS} times; what is finished stays")
+            raise BackendError(f"every Ray actor died more than {RESTARTS} times; finished work is kept")
         if not calls:
             time.sleep(REST_S)
             continue
@@ -166,7 +166,7 @@ def _dispatch(
                 waiting.appendleft(rows)
                 absent[actor] += 1
                 if absent[actor] == 1:
-                    log.warning("a Ray actor died, its rows are given out again: %s", str(death).splitlines()[0])
+                    log.warning("a Ray actor died; its rows go to another: %s", str(death).splitlines()[0])
                 if not isinstance(death, ray.exceptions.ActorDiedError) and absent[actor] < ABSENCES:
                     resting.append((time.monotonic() + REST_S, actor))  # Ray is starting it again
                 continue
@@ -184,7 +184,7 @@ def _dispatch(
                 continue
             left[rows] -= 1
             if left[rows] == 0:
-                raise StoreError(f"{shards.path(rows)}: an actor wrote it and it is not here; is the folder shared?")
+                raise StoreError(f"{shards.path(rows)}: written by an actor, but not found here; is the folder shared?")
             waiting.append(rows)
 
 

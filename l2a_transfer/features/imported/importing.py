@@ -33,29 +33,29 @@ def import_features(
     data: str | None = None,
     overwrite: bool = False,
 ) -> ExtractResult:
-    """Write features that another program saved to a feature file. Nothing in them is run or unpickled.
+    """Import features that another program saved, as a feature file. No code in them is run, nothing is unpickled.
 
     Parameters
     ----------
     features : str or Path
-        `.npy`, `.npz`, `.csv`, `.tsv`, `.txt`, `.parquet` or `.pt`; thingsvision's or CLIP_benchmark's output folder.
-        `FILE#NAME` says which array or column is meant. Columns called label, id and split are what they are called.
+        A `.npy`, `.npz`, `.csv`, `.tsv`, `.txt`, `.parquet` or `.pt` file, or the output folder of thingsvision or
+        CLIP_benchmark. `FILE#NAME` selects an array or a column. Columns called label, id and split are used as such.
     out : str or Path
         The feature file, `.h5` or `.hdf5`.
     labels : str or Path, optional
-        A file, or a column as `FILE#NAME`, of integers or names; or a feature file of the same images, of which labels,
-        classes, ids, splits and the data set's name are taken, so that both stand in one table. Rows are matched by
-        their ids where the features have ids, and else are in the same order.
+        A file, or a column `FILE#NAME`, with integers or names. Or a feature file of the same images, which provides
+        labels, classes, ids, splits and the name of the data set, so that both can be compared in one table. Rows are
+        matched by id if the features have ids; otherwise they must be in the same order.
     ids, split : str or Path, optional
-        The name and the split of each row, likewise.
+        The id and the split of each row, as a file or a column `FILE#NAME`.
     classes : str or Path, optional
-        The names of classes, one a line, in the order of the numbers.
+        The class names, one per line, in the order of the class numbers.
     name : str, optional
-        What reports call whatever made the features; the file's or folder's name by default.
+        Name of the model in reports; by default, the name of the file or folder.
     data : str, optional
-        What reports call the data set; by default the name of the feature file's in `labels`, else "imported".
+        Name of the data set in reports; by default that of the feature file in `labels`, or "imported".
     overwrite : bool, default=False
-        Replace `out`.
+        Overwrite `out`.
 
     Returns
     -------
@@ -64,11 +64,12 @@ def import_features(
     Raises
     ------
     DataError
-        For files that are missing, damaged, would need code to be run, or do not go together; nothing is written.
+        For files that are missing or damaged, that could only be read by running code, or that do not fit together.
+        Nothing is written then.
     ArgumentError, OutputExistsError
-        As `write_features`.
+        As for `write_features`.
     MissingExtraError
-        For .parquet without pyarrow.
+        For a `.parquet` file if pyarrow is not installed.
 
     Examples
     --------
@@ -181,7 +182,7 @@ def _matched(theirs: Sequence[str], ids: Sequence[str], features: Path, path: Pa
         if known is None:
             raise DataError(
                 f"{features}: row {row} is of {name!r}, which {path} does not have (it has {ids[0]!r}, …)",
-                "extract both from the same images, or leave `ids` out where the order is the same",
+                "extract both from the same images, or leave `ids` out if the order is the same",
             )
         if order[known] >= 0:
             raise DataError(f"{features}: rows {order[known]} and {row} are both of {ids[known]!r}")

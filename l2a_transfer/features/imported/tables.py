@@ -128,7 +128,7 @@ def as_values(array: NDArray[Any], path: Path, name: str = ONLY) -> NDArray[Any]
     if array.dtype.kind == "U":  # NumPy makes text of any numbers, and an error of Python's own of some
         codes = np.ascontiguousarray(array).reshape(-1).view(f"{array.dtype.byteorder}u4")
         if codes.size and codes.max() > LAST_CHARACTER:
-            raise DataError(f"{which}: has numbers in it that stand for no character", "save it again")
+            raise DataError(f"{which}: contains numbers that are not characters", "save it again")
     try:
         return np.array([text_of(one) for one in array.ravel().tolist()], dtype=object).reshape(array.shape)
     except UnicodeDecodeError as error:

@@ -54,44 +54,43 @@ def write_features(
 ) -> ExtractResult:
     """Write features that were computed elsewhere to a feature file.
 
-    `evaluate`, `svm-eval` and `inspect` take it as they take what `extract` wrote. The file says that its features were
-    imported, and is known by its content: nothing is claimed about weights, a seed or a preprocess.
+    `evaluate`, `svm-eval` and `inspect` read it like a file written by `extract`. The features are marked as imported
+    and identified by their content; the file claims nothing about weights, a seed or preprocessing.
 
     Parameters
     ----------
     X : array-like
         Features (N, D), finite numbers. float16 stays float16; everything else is stored as float32.
     y : array-like or None
-        Labels (N,): integers (−1: none), or names. None: no row has a label.
+        Labels (N,): integers (−1: no label) or names. None if no row has a label.
     path : str or Path
-        The feature file, `.h5` or `.hdf5`; its folder is made.
+        The feature file, `.h5` or `.hdf5`. Its folder is created if needed.
     ids : sequence of str, optional
-        N different names; `SPLIT/00000` and so on by default. Files that are compared must have the same ids.
+        N different names; by default `SPLIT/00000` and so on. Files to be compared must have the same ids.
     split : str or array-like, default="all"
-        The split of each row (N,), or one name for all rows. Words such as "validation" are read as `val`.
+        The split of each row (N,), or one name for all rows. Names such as "validation" are stored as `val`.
     classes : sequence of str, optional
-        Names of the classes 0, 1, …; of names in `y`, their order. By default the numbers, or the sorted names.
+        Names of the classes 0, 1, …, or the order of the names in `y`. By default the numbers, or the sorted names.
     name : str, default="imported"
-        What reports call whatever made the features. Names of this package's own models are refused.
+        Name of the model in reports. Names of this package's own models are rejected.
     data : str, default="memory"
-        What reports call the data set. Files that are compared must have the same.
+        Name of the data set in reports. Files to be compared must have the same.
     overwrite : bool, default=False
-        Replace `path`.
+        Overwrite `path`.
 
     Returns
     -------
     ExtractResult
-        The file, its rows N and columns D.
+        The file, and its numbers of rows N and columns D.
 
     Raises
     ------
     DataError
-        For features that are not (N, D), not numbers or not finite, and for labels, ids, splits and classes that do not
-        go with them.
+        If features are not (N, D), not numbers or not finite, or if labels, ids, splits or classes do not fit them.
     ArgumentError
-        For a name that is taken, and a path that is no HDF5 file's.
+        For a name that is taken, and for a path without the suffix of an HDF5 file.
     OutputExistsError
-        Where `path` exists and `overwrite` is not given, or another process writes it.
+        If `path` exists and `overwrite` is not given, or if another process is writing it.
 
     Examples
     --------
@@ -191,7 +190,7 @@ def check_out(path: str | Path, *, overwrite: bool) -> Path:
     if names_a_format(out) and out.suffix.lower() not in SUFFIXES:
         raise ArgumentError(f"out must be the name of an HDF5 file, as {out.with_suffix('.h5').name}; got {out.name!r}")
     if out.is_dir():
-        raise OutputExistsError(f"{out}: is a folder, and features are one file; name a file, as {out / 'features.h5'}")
+        raise OutputExistsError(f"{out}: is a folder; name a file, such as {out / 'features.h5'}")
     check_free(out, overwrite=overwrite)
     return out
 
@@ -258,7 +257,7 @@ def numbered_labels(labels: NDArray[Any], classes: Sequence[str] | None) -> tupl
     place = {one: k for k, one in enumerate(given)}
     if len(place) < len(given):
         twice = next(one for k, one in enumerate(given) if one in given[:k])
-        raise DataError(f"classes: {twice!r} is there twice, and labels are names")
+        raise DataError(f"classes: {twice!r} appears twice, and labels are names")
     if unknown := sorted(set(texts) - set(place)):
         raise DataError(f"labels: {unknown[0]!r} is none of the {counted(len(given), 'class', 'classes')}")
     names, numbers = merged(given, np.array([place[one] for one in texts], dtype=np.int64))
@@ -290,7 +289,7 @@ def _check_names(where: str, ids: Sequence[str], classes: Sequence[str], splits:
     if len(set(ids)) < len(ids):
         seen: set[str] = set()
         twice = next(one for one in ids if one in seen or seen.add(one))  # type: ignore[func-returns-value]
-        raise DataError(f"{where}: the id {twice!r} is there twice", "ids must differ")
+        raise DataError(f"{where}: the id {twice!r} appears twice", "ids must differ")
 
 
 def _content(X: NDArray[Any], dtype: str, *about: Any) -> str:

@@ -88,7 +88,7 @@ def read_features(path: str | Path) -> FeatureSet:
     Parameters
     ----------
     path : str or Path
-        A file that `extract` or `write_features` wrote.
+        A file written by `extract`, `write_features` or `import_features`.
 
     Returns
     -------
@@ -98,8 +98,8 @@ def read_features(path: str | Path) -> FeatureSet:
     Raises
     ------
     StoreError
-        For a file that is truncated, incomplete, changed, of another program or schema, that links outside itself, or
-        has features that are not finite; the message names the path.
+        If the file is truncated, incomplete, changed, or of another program or schema, if it links to other files, or
+        if its features are not finite. The message names the path.
 
     Examples
     --------

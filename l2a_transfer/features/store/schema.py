@@ -171,7 +171,7 @@ def check_rows(path: Path, meta: FeatureMeta, rows: RowTable, dim: int) -> None:
     if len(set(rows.ids)) != N:
         seen: set[str] = set()
         twice = next(name for name in rows.ids if name in seen or seen.add(name))  # type: ignore[func-returns-value]
-        raise StoreError(f"{path}: /ids must differ; {twice!r} is there more than once")
+        raise StoreError(f"{path}: /ids must differ; {twice!r} appears more than once")
     if found := first_fault(rows.ids):
         raise StoreError(f"{path}: /ids: the name of row {found[0]} {found[1]}; {MUST_BE}")
     levels = [name for name, _, _ in meta.levels]

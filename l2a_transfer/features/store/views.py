@@ -36,14 +36,14 @@ BLOCK_BYTES = 16 << 20
 
 @names_keywords
 def open_features(path: str | Path, *, finite: bool = True) -> FeatureFile:
-    """Open a feature file for reading by rows. Every byte of it is verified first, once.
+    """Open a feature file to read rows from it. Every byte is verified once, when it is opened.
 
     Parameters
     ----------
     path : str or Path
         A feature file.
     finite : bool
-        Raise where features that are read are not finite; otherwise they are given as they are.
+        Raise an error if features that are read are not finite. False returns them unchanged.
 
     Returns
     -------
