@@ -1,4 +1,4 @@
-"""What `write_figures.py` says of each file in benchmarks/results: its headline figures and their n."""
+"""The headline figures, and their n, of each file in benchmarks/results; `write_figures.py` puts them in a table."""
 
 from __future__ import annotations
 
@@ -11,11 +11,20 @@ Document = dict[str, Any]
 
 @dataclass(frozen=True)
 class Figure:
-    """Of a file: its figures in words, how many of what they are from, and what it is where it does not say so."""
+    """The entry of one result file.
+
+    Parameters
+    ----------
+    headline : callable
+        Document → its main figures in words.
+    n : callable or str
+        What the figures were computed from, as "5,000 images, 3 rounds".
+    command : str
+        How it was measured; by default the document's own command.
+    """
 
     headline: Callable[[Document], str]
     n: Callable[[Document], str] | str
-    what: str = ""
     command: str = ""
 
 
@@ -47,7 +56,7 @@ def attacked(document: Document) -> str:
 
 
 def first_to_change(document: Document) -> str:
-    """The last sentence on the first map, and how long all took."""
+    """The last statement about the first map, and the time for all states."""
     statement = document["networks"][0]["statements"][0].split(". ")[-1].rstrip(".")
     return f"{statement}; {document['speed']['median_seconds']:.0f} s for all states"
 
@@ -63,21 +72,23 @@ def over_uniform(document: Document, *names: str) -> str:
 def beside(document: Document) -> str:
     rows = {(row["case"], row["policy"]): row["share_beside"] for row in document["rows"]}
     return "; ".join(
-        f"{case}: {rows[case, 'as the runtime does by itself']:.2f} of its speed alone, with sleep "
-        f"{rows[case, '1000 turns']:.2f}"
+        f"{case}: {rows[case, 'as the runtime does by itself']:.2f} of its speed on idle cores, "
+        f"{rows[case, '1000 turns']:.2f} if waiting threads sleep early"
         for case in ("forward", "step")
     )
 
 
 def speeds(document: Document, key: str) -> str:
-    """Per tool at the largest number of rows."""
+    """The value of each tool at the largest number of rows."""
     most = max(sample["rows"] for sample in document["samples"])
     return ", ".join(f"{s['tool']} {s[key]:.0f}" for s in document["samples"] if s["rows"] == most)
 
 
 FIGURES: dict[str, Figure] = {
     "attention-cost": Figure(
-        lambda d: f"times a step with uniform weights: {over_uniform(d, 'pc', 'tvmax:0.1', 'hard, exact', 'dsna')}",
+        lambda d: (
+            f"time relative to a step with uniform weights: {over_uniform(d, 'pc', 'tvmax:0.1', 'hard, exact', 'dsna')}"
+        ),
         lambda d: f"{d['rounds']} rounds",
     ),
     "backbones": Figure(svm_rows, tested),
@@ -104,13 +115,13 @@ FIGURES: dict[str, Figure] = {
         lambda d: f"{len(d['cases'])} cases",
     ),
     "faults": Figure(
-        lambda d: f"all named, and the same bytes afterwards: {'yes' if d['all_passed'] else 'no'}",
+        lambda d: f"all faults named, and the same bytes afterwards: {'yes' if d['all_passed'] else 'no'}",
         lambda d: f"{len(d['faults'])} faults",
     ),
     "forward-forms": Figure(
         lambda d: "; ".join(
-            f"width {width['width']:g}: folded {width['forms'][1]['over_as_trained']:.2f} times as fast, compiled too "
-            f"{width['forms'][2]['over_as_trained']:.2f}"
+            f"width {width['width']:g}: folded {width['forms'][1]['over_as_trained']:.2f} times as fast, folded "
+            f"and compiled {width['forms'][2]['over_as_trained']:.2f} times"
             for width in d["widths"]
         ),
         lambda d: f"{d['rounds']} rounds",
@@ -151,21 +162,21 @@ FIGURES: dict[str, Figure] = {
         lambda d: f"{d['repeats']} repeats of {d['images']} images",
     ),
     "memory": Figure(
-        lambda d: f"from 2,000 to 20,000 images: {d['difference_percent']['peak_own_mib']:+.1f} %",
+        lambda d: f"peak memory from 2,000 to 20,000 images: {d['difference_percent']['peak_own_mib']:+.1f} %",
         lambda d: f"{len(d['samples'])} runs",
     ),
     "parquet-shuffled": Figure(
         lambda d: (
-            f"read ahead {d['ways']['read ahead']['images_per_second']:.0f} images/s, with a row group read for "
-            f"each {d['ways']['again and again']['images_per_second']:.0f}, in order "
-            f"{d['ways']['in order']['images_per_second']:.0f}"
+            f"images/s: {d['ways']['read ahead']['images_per_second']:.0f} with read-ahead, "
+            f"{d['ways']['again and again']['images_per_second']:.0f} if each image reads its row group, "
+            f"{d['ways']['in order']['images_per_second']:.0f} in file order"
         ),
         lambda d: f"{d['images']:,} images, {len(d['ways']['in order']['all'])} rounds",
     ),
     "partner-rules": Figure(
         lambda d: (
             f"live trunk: {percent(d['rows'][1]['mean'])} with partners as `extract` draws them, "
-            f"{percent(d['rows'][3]['mean'])} of its class"
+            f"{percent(d['rows'][3]['mean'])} with partners of the image's class"
         ),
         lambda d: f"{d['n']} images, {d['seeds']} seeds",
     ),
@@ -178,24 +189,21 @@ FIGURES: dict[str, Figure] = {
             "best of `vgg-att2-concat-pc`: "
             + max((run["accuracy"], run["candidate"]) for run in d["runs"] if run["model"] == "vgg-att2-concat-pc")[1]
         ),
-        lambda d: f"{len(d['runs'])} runs, {d['runs'][0]['n']:,} images held out",
+        lambda d: f"{len(d['runs'])} runs, {d['runs'][0]['n']:,} held-out images",
     ),
     "robustness": Figure(
         attacked,
         lambda d: f"{d['data']['images']} images",
-        "accuracy under FGSM and PGD, with noise as the control",
         "python benchmarks/robustness.py --data-dir data --limit 300 --out benchmarks/results/robustness.json",
     ),
     "robustness-fgsm": Figure(
         attacked,
         lambda d: f"{d['data']['images']} images",
-        "accuracy under FGSM, with noise as the control",
         "python benchmarks/robustness.py --data-dir data --attack fgsm --out benchmarks/results/robustness-fgsm.json",
     ),
     "sanity": Figure(
         first_to_change,
         lambda d: f"{d['images']} images, {d['seeds']} seeds",
-        "how far maps change when the network is made random part by part",
     ),
     "scaled-decoding": Figure(
         lambda d: (
@@ -204,10 +212,10 @@ FIGURES: dict[str, Figure] = {
         ),
         lambda d: f"{d['images']:,} images, {len(d['ms_per_image']['exact']['all'])} rounds",
     ),
-    "small-machine": Figure(lambda d: f"{d['bad']} ended badly", lambda d: f"{len(d['cases'])} commands"),
+    "small-machine": Figure(lambda d: f"{d['bad']} commands ended badly", lambda d: f"{len(d['cases'])} commands"),
     "statistics-check": Figure(
         lambda d: (
-            f"false verdicts at most {percent(d['summary']['most_false_verdicts'])} of a scenario, coverage at "
+            f"at most {percent(d['summary']['most_false_verdicts'])} false verdicts in any scenario, coverage at "
             f"least {percent(d['summary']['least_coverage'])}"
         ),
         lambda d: f"{d['repeats']:,} repeats",
@@ -226,11 +234,11 @@ FIGURES: dict[str, Figure] = {
             for name, own in d["problems"].items()
         ),
         lambda d: f"{len(d['problems'])} problems",
-        "our grid search beside scikit-learn's LinearSVC",
     ),
     "svm_streaming": Figure(
         lambda d: (
-            f"memory over its limit at most {max(own['growth_over_cap'] or 0 for own in d['cases'].values()):.2f}"
+            f"memory growth at most {max(own['growth_over_cap'] or 0 for own in d['cases'].values()):.2f} "
+            "of `max_memory`"
         ),
         lambda d: f"{len(d['cases'])} cases",
     ),
@@ -277,5 +285,5 @@ FIGURES: dict[str, Figure] = {
 
 
 def compared(document: Document) -> list[float]:
-    """How many times as fast as its peer each method is that has one."""
+    """For each method that has a peer: how many times as fast as the peer it is."""
     return [row["times_faster"]["median"] for row in document["rows"] if "times_faster" in row]

@@ -1,7 +1,8 @@
-"""Writes benchmarks/README.md, a table of every figure there: `python scripts/write_figures.py [--check]`.
+"""Write benchmarks/README.md, the table of all results: `python scripts/write_figures.py [--check]`.
 
-Device, command and commit are what a result file says of itself; `figures.py` says which of its numbers are headlines.
-With `--check` nothing is written, and the exit code is 1 if the table is not that of the files.
+Device, command and commit come from the result files. `figures.py` selects the headline figures, and
+`descriptions.py` says what was measured. With `--check`, nothing is written, and the exit code is 1 if the table does
+not match the result files.
 """
 
 from __future__ import annotations
@@ -12,23 +13,31 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from descriptions import WHAT
 from figures import FIGURES, Document
 
 ROOT = Path(__file__).parents[1]
 RESULTS, PAGE = ROOT / "benchmarks" / "results", ROOT / "benchmarks" / "README.md"
 HEAD = """# What was measured
 
-Made by `python scripts/write_figures.py` from [results](results/), which hold all samples. A benchmark is run by the
-command in its row, from the repository's root; its docstring says how it measures. Figures are of the machine and the
-commit in their row, and a `+changes` means that files differed from that commit. `make bench` compares the speed of two
-revisions on your machine.
+This table lists every benchmark result of the project. Use it to find where a figure in the documentation comes from,
+or to repeat a measurement. `python scripts/write_figures.py` generates it from the files in [results](results/), which
+contain all samples.
+
+- **Repeating a measurement.** Run the command in the row from the repository's root. The docstring of the script says
+  how it measures.
+- **Comparing speeds.** A figure holds for the device and commit in its row. `make bench` compares the speed of two
+  revisions on your own machine.
+- **Commits.** `+changes` means that the working tree had uncommitted changes.
+- **Commands.** `…` stands for a list of weight files that was left out. "and 2 more" means that the result file has two
+  more commands.
 
 """
 COLUMNS = ("result", "what", "headline", "n", "device", "commit", "command")
 
 
 def said(value: Any, key: str) -> Iterator[str]:
-    """What a document says under a key, wherever it stands."""
+    """The texts under a key, at any depth of a document."""
     if isinstance(value, dict):
         if isinstance(value.get(key), str):
             yield value[key]
@@ -41,7 +50,7 @@ def said(value: Any, key: str) -> Iterator[str]:
 
 
 def first_said(document: Document, key: str) -> str:
-    """The first of these, and how many others there are."""
+    """The first of these texts, and the number of others."""
     found = list(dict.fromkeys(said(document, key)))
     return "" if not found else found[0] + (f" and {len(found) - 1} more" if len(found) > 1 else "")
 
@@ -53,7 +62,7 @@ def commit_of(document: Document) -> str:
 
 
 def command_of(document: Document, given: str) -> str:
-    """The first command, without the weights that it lists one after the other, and how many others there are."""
+    """The first command without its list of weight files, and the number of other commands."""
     commands = [given] if given else document.get("commands") or list(dict.fromkeys(said(document, "command")))
     words = commands[0].split()
     kept = [word for word in words if not word.startswith("benchmarks/zoo/")]
@@ -62,15 +71,15 @@ def command_of(document: Document, given: str) -> str:
 
 
 def row(path: Path) -> list[str]:
-    """The cells of a result file. Exits 1 where `figures.py` says nothing of it."""
+    """The cells of a result file. Exits with 1 if `figures.py` has no entry for it."""
     name = path.stem
     if name not in FIGURES:
-        sys.exit(f"{path.relative_to(ROOT)}: scripts/figures.py says nothing of it; add its headline there")
+        sys.exit(f"{path.relative_to(ROOT)}: scripts/figures.py has no entry for it; add its headline there")
     figure, document = FIGURES[name], json.loads(path.read_text(encoding="utf-8"))
     n = figure.n if isinstance(figure.n, str) else figure.n(document)
     return [
         f"[{name}](results/{path.name})",
-        figure.what or document["what"],
+        WHAT.get(name) or document["what"],
         figure.headline(document),
         n,
         first_said(document, "device"),
@@ -86,12 +95,12 @@ def page() -> str:
 
 def main() -> None:
     if gone := sorted(FIGURES.keys() - {path.stem for path in RESULTS.glob("*.json")}):
-        sys.exit(f"scripts/figures.py: there is no result file of {', '.join(gone)}")
+        sys.exit(f"scripts/figures.py: there is no result file for {', '.join(gone)}")
     text = page()
     if "--check" not in sys.argv[1:]:
         PAGE.write_text(text, encoding="utf-8")
     elif not PAGE.exists() or PAGE.read_text(encoding="utf-8") != text:
-        sys.exit("benchmarks/README.md: not the table of benchmarks/results; run: python scripts/write_figures.py")
+        sys.exit("benchmarks/README.md: does not match benchmarks/results; run: python scripts/write_figures.py")
 
 
 if __name__ == "__main__":

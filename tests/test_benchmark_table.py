@@ -26,6 +26,10 @@ def test_every_result_file_is_in_the_table(write_figures: Any) -> None:
     assert write_figures.page() == text, "run: python scripts/write_figures.py"
 
 
+def test_no_description_is_left_of_a_result_that_is_gone(write_figures: Any) -> None:
+    assert write_figures.WHAT.keys() <= write_figures.FIGURES.keys()
+
+
 def test_every_row_has_figures_device_commit_and_command(write_figures: Any) -> None:
     for path in sorted((ROOT / "benchmarks" / "results").glob("*.json")):
         cells = write_figures.row(path)
@@ -64,9 +68,9 @@ def test_a_result_without_a_headline_is_refused_and_so_is_a_table_of_earlier_res
     with pytest.raises(SystemExit, match=r"run: python scripts/write_figures\.py"):
         write_figures.main()
     (results / "b.json").write_text("{}")
-    with pytest.raises(SystemExit, match=r"b\.json: scripts/figures\.py says nothing of it"):
+    with pytest.raises(SystemExit, match=r"b\.json: scripts/figures\.py has no entry for it; add its headline there"):
         write_figures.main()
     (results / "b.json").unlink()
     (results / "a.json").unlink()
-    with pytest.raises(SystemExit, match="there is no result file of a"):
+    with pytest.raises(SystemExit, match="there is no result file for a"):
         write_figures.main()
