@@ -355,7 +355,7 @@ def test_inspect_shows_partners_and_verify_finds_changed_ones(digits: ImageSourc
         assert found.partners[3] == written.partners[3][::-1]
     assert verify_features(out).partners_wrong == (written.ids[3],)
     assert_fails(l2a("inspect", out), 0)
-    assert_fails(l2a("inspect", out, "--verify"), 1, f"/partners: those of {written.ids[3]!r} are not what its set")
+    assert_fails(l2a("inspect", out, "--verify"), 1, f"/partners: those of {written.ids[3]!r} do not match its data")
 
     with h5py.File(out, "r+", libver=("v110", "v110")) as file:
         del file["partners"]

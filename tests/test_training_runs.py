@@ -412,7 +412,7 @@ def test_a_batch_that_sixty_photos_do_not_fill_is_made_smaller_and_said(
     assert card["lr"] == "0.005 = 0.02 × 16/64, scaled with the batch size"
     said = "batch size 16 instead of 64, because there are only 56 training images; set another with --batch-size"
     assert said in caplog.text
-    assert "learning rate 0.005 = 0.02 × 16/64, scaled with the batch size; --lr is taken as" in caplog.text
+    assert "learning rate 0.005 = 0.02 × 16/64, scaled with the batch size; a value of --lr" in caplog.text
     card = trained("--holdout", "40", "--lr", "0.03")
     assert (card["recipe"]["batch_size"], card["recipe"]["lr"], "lr" in card) == (8, 0.03, False)
     card = trained("--holdout", "4", "--batch-size", "8")
