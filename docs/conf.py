@@ -18,7 +18,7 @@ ROOT = Path(__file__).parents[1]
 
 project = "l2a-transfer"
 author = "The l2a-transfer developers"
-copyright = "MIT licence"
+copyright = "The l2a-transfer developers, MIT licence"
 version = release = __version__
 
 extensions = [
@@ -83,15 +83,35 @@ def skip(app: Sphinx, what: str, name: str, thing: object, skipped: bool, option
     return True if re.fullmatch(r"set_\w+_request|get_metadata_routing", name) else None
 
 
+REQUIRED = "**Required** "
+
+
 def escape(app: Sphinx, context: object, lines: list[str]) -> None:
-    """Help texts of the command line are plain text, not reStructuredText."""
-    lines[:] = [
-        line if "``" in line or ".. " in line else OPTION.sub(r"``\1``", line.replace("*", r"\*")) for line in lines
-    ]
+    """Help texts of the command line are plain text, not reStructuredText; their options are code."""
+
+    def escaped(line: str) -> str:
+        line = re.sub(r"PosixPath\('(.*?)'\)", r"\1", line)
+        if "``" in line or line.strip().startswith((".. ", ":")):
+            return line
+        before, required, text = line.rpartition(REQUIRED)
+        return before + required + OPTION.sub(r"``\1``", text.replace("*", r"\*"))
+
+    lines[:] = map(escaped, lines)
+
+
+def example(app: Sphinx, context: object, lines: list[str]) -> None:
+    """An example of a command's help is a block of code."""
+    text = "\n".join(lines)
+    found = re.search(r"^(\| )?Examples?:\n((?:(?:\| )? +\S.*\n?)+)", text, flags=re.MULTILINE)
+    if found:
+        commands = [line.removeprefix("|").replace("``", "").strip() for line in found[2].splitlines()]
+        block = "**Example**\n\n.. code-block:: console\n\n" + "".join(f"   $ {line}\n" for line in commands)
+        lines[:] = (text[: found.start()] + block + text[found.end() :]).split("\n")
 
 
 def setup(app: Sphinx) -> None:
     for part in ("description", "options", "epilog"):
         app.connect(f"sphinx-click-process-{part}", escape)
+    app.connect("sphinx-click-process-description", example)  # after `escape`
     app.connect("source-read", on_source)
     app.connect("autodoc-skip-member", skip)

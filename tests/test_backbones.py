@@ -457,6 +457,12 @@ def test_image_size_and_fit_are_chosen_for_our_own_networks_too(file: Path) -> N
     assert open_backend("pixels", image_size=8).levels == (("pixels", 0, 192),)
     with pytest.raises(ArgumentError, match=r"image_size must be at least 16 for untrained:vgg-gap@0\.0625; got 8"):
         open_backend("untrained:vgg-gap@0.0625", device="cpu", image_size=8)
+    with pytest.raises(
+        BackendError, match="prefix: torchvision:resnet18, timm:resnet18 or hf:resnet18; otherwise leave"
+    ):
+        open_backend("resnet18", weights="mine.pth")
+    with pytest.raises(UnknownNameError, match=r"a network of another library has a prefix: torchvision:resnet18"):
+        open_backend("resnet18")
     with pytest.raises(BackendError, match="torch has no such option; leave out `layer` and `mean`"):
         open_backend(model, layer=["L2"], mean=[0, 0, 0])
     with pytest.raises(TypeError, match="model must be"):

@@ -12,6 +12,7 @@ from typing import Any
 import h5py
 import numpy as np
 import onnx
+import onnxruntime as ort
 import pytest
 
 from l2a_transfer.errors import BackendError
@@ -52,6 +53,12 @@ def test_weights_as_text_and_json() -> None:
 def test_onnx(exported_tiny: Path) -> None:
     found = json.loads(l2a("inspect", exported_tiny, "--json").stdout)
     assert (found["kind"], found["card"]["name"]) == ("onnx", TINY)
+    assert found["inputs"] == {"images": {"type": "uint8", "shape": ["N", 3, 32, 32]}}
+    session = ort.InferenceSession(exported_tiny, providers=["CPUExecutionProvider"])
+    assert {name: one["shape"] for name, one in found["outputs"].items()} == {
+        one.name: one.shape for one in session.get_outputs()
+    }
+    assert "outputs.features.shape" in l2a("inspect", exported_tiny).stdout
 
 
 def inspected(path: Path, *options: str, code: int = 0) -> dict[str, Any]:

@@ -59,7 +59,7 @@ AGAIN = "extract it again (`overwrite=True`) with `precision='fp32'`"
 def _describe(path: Path, verify: bool) -> dict[str, Any]:
     """The card and the shape of a file as JSON. Its first bytes decide what it is. Raises: L2AError."""
     from l2a_transfer.explain.store import is_maps_file
-    from l2a_transfer.features.backends.onnx import read_exported
+    from l2a_transfer.features.backends.onnx import described_tensors, read_exported
     from l2a_transfer.features.store.reader import is_feature_file
     from l2a_transfer.features.store.verify import verify_onnx
     from l2a_transfer.models.digest import network_sha256, read_described
@@ -73,12 +73,13 @@ def _describe(path: Path, verify: bool) -> dict[str, Any]:
         content, card, weights = read_exported(path)
         if verify:
             verify_onnx(path, content)
-        kind, size = "onnx", len(content)
+        kind, size, tensors = "onnx", len(content), described_tensors(content)
     else:
-        kind, (card, weights, size) = "weights", read_described(path)
+        kind, tensors, (card, weights, size) = "weights", {}, read_described(path)
         if verify and network_sha256(load_weights(path)[0]) != weights:
             raise WeightsError(f"{path}: was replaced by another file while it was read; start again")
-    found = {"file": str(path), "kind": kind, "bytes": size, "weights_sha256": weights or None, "card": card.to_json()}
+    found = {"file": str(path), "kind": kind, "bytes": size, "weights_sha256": weights or None, **tensors}
+    found["card"] = card.to_json()
     return {**found, "verify": {"tensors": "ok"}} if verify else found
 
 

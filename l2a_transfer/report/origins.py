@@ -34,7 +34,7 @@ def command(results: EvalResults) -> str:
     if results.domains:  # a model may have a file a domain
         files = list(dict.fromkeys(name for joined in files for name in joined.split(" + ")))
     arguments = [f"./{name}" if name[0] in "-~" else name for name in files]
-    arguments += ["--out", "report", "--protocol", config.protocol, "--c-grid", _numbers(config.c_grid)]
+    arguments += ["--out", "repeated", "--protocol", config.protocol, "--c-grid", _numbers(config.c_grid)]
     arguments += ["--decades", str(config.decades), "--folds", str(config.folds)]
     if config.draws is not None:
         arguments += ["--draws", str(config.draws)]

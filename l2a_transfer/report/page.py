@@ -100,6 +100,7 @@ def _result(results: EvalResults) -> Values:
         "has_best": any(cell.best for cell in cells),
         "marks": [(mark, text) for mark, text in explanations.MARKS.items() if mark in marks],
         "intervals": [explanations.INTERVALS[kind] for kind in dict.fromkeys(row.interval for row in results.rows)],
+        "warnings": list(dict.fromkeys(f"{row.data}: {note}" for row in results.rows for note in row.notes)),
     }
 
 

@@ -271,6 +271,23 @@ def read_exported(path: Path) -> tuple[bytes, Card, str]:
     return content, card, weights
 
 
+def described_tensors(content: bytes) -> dict[str, dict[str, dict[str, Any]]]:
+    """The inputs and outputs of a file that `read_exported` accepted: name → type and shape, "N" being any number."""
+    import onnx
+
+    graph = onnx.load_model_from_string(content).graph
+
+    def of(value: Any) -> dict[str, Any]:
+        kind = value.type.tensor_type
+        shape = [axis.dim_value if axis.HasField("dim_value") else axis.dim_param or "?" for axis in kind.shape.dim]
+        return {"type": onnx.TensorProto.DataType.Name(kind.elem_type).lower(), "shape": shape}
+
+    return {
+        "inputs": {value.name: of(value) for value in graph.input},
+        "outputs": {value.name: of(value) for value in graph.output},
+    }
+
+
 def with_sha256(content: bytes) -> bytes:
     """A serialized model with its own SHA-256 behind it.
 

@@ -3,13 +3,21 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from l2a_transfer.devices import check_precision
-from l2a_transfer.errors import ArgumentError, BackendError, names_keywords, unknown_name, wrong_kind
+from l2a_transfer.errors import (
+    ArgumentError,
+    BackendError,
+    UnknownNameError,
+    names_keywords,
+    unknown_name,
+    wrong_kind,
+)
 from l2a_transfer.features.backends.interface import TAPS, FeatureBackend, Layer, is_backend
 from l2a_transfer.registry import Registry, require_package
 
@@ -283,7 +291,19 @@ def open_backend(
     _refuse_others(model, spec, given)
     if spec.package:
         require_package(model, spec.package, spec.extra)
-    return spec.open(model, **{name: given[name] for name in spec.options})
+    try:
+        return spec.open(model, **{name: given[name] for name in spec.options})
+    except UnknownNameError as error:
+        if error.remedy or spec.name != DEFAULT_BACKEND or not re.fullmatch(r"\w+", model):
+            raise
+        raise UnknownNameError(
+            error.problem, f"a network of another library has a prefix: {_prefixed(model)}"
+        ) from error
+
+
+def _prefixed(model: str) -> str:
+    """How networks of other libraries are named."""
+    return f"torchvision:{model}, timm:{model} or hf:{model}"
 
 
 def list_layers(model: str | Path, image_size: int | None = None) -> Sequence[Layer]:
@@ -330,4 +350,7 @@ def _refuse_others(model: str, spec: BackendSpec, given: dict[str, Any]) -> None
     """Raises: BackendError for options that a backend does not have."""
     refused = [f"`{name}`" for name, values in UNSET.items() if name not in spec.options and given[name] not in values]
     if refused:
-        raise BackendError(f"{model}: {spec.name} has no such option", f"leave out {' and '.join(refused)}")
+        remedy = f"leave out {' and '.join(refused)}"
+        if spec.name == DEFAULT_BACKEND and re.fullmatch(r"\w+", model):
+            remedy = f"a network of another library has a prefix: {_prefixed(model)}; otherwise {remedy}"
+        raise BackendError(f"{model}: {spec.name} has no such option", remedy)

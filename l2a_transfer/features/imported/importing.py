@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from l2a_transfer.features.store.sealed import is_feature_file
 from l2a_transfer.features.store.views import open_features
 from l2a_transfer.wording import counted
 
+log = logging.getLogger(__name__)
 NO_LABELS = "give `labels`: a file of one label a row, a column as FILE#NAME, or a feature file of the same images"
 
 
@@ -165,6 +167,8 @@ def _as_in(
     if "ids" in given:
         order = _matched([str(one) for one in given["ids"].tolist()], ids, found.path, path)
         found = Foreign(found.path, found.form, found.features[order], {})
+    else:
+        log.info("%s has no ids: its row k is taken for row k of %s", found.path, path)
     own = {"labels": labels, "ids": np.array(ids, dtype=object), "split": split}
     return found, own, list(meta.classes), meta.data if data is None else data
 
