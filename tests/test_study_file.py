@@ -105,7 +105,7 @@ def test_the_steps_of_a_study(tmp_path: Path) -> None:
         ),
         ('minuend = "attention"', 'minuend = "plain"', r"comparisons\[0\].subtrahend names 'plain@patterns', which is"),
         ('minuend = "attention"', 'minuend = "pixels"', r"comparisons\[0\].targets names 'far', on which pixels"),
-        ('support = "above 0"', 'support = "over 0"', r"comparisons\[0\].support must be a side and points, as"),
+        ('support = "above 0"', 'support = "over 0"', r"comparisons\[0\].support must be a side and points, such as"),
         ('support = "A-V"', 'support = "A-U"', r"hypotheses\[0\].support names 'A-U', which is no comparison here"),
         ("[networks.plain]", '[networks."a/b"]', "networks: 'a/b' cannot be a name"),
         ("[networks.plain]", "[networks.plain", "study.toml: not a TOML file"),

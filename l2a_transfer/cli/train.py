@@ -162,11 +162,7 @@ class NormalizerName(NameChoice):
         help="auto: bf16 if it is faster than fp32 on the device.",
     ),
     option("--compile/--no-compile", default=False, help="Compile the network with torch.compile."),
-    option(
-        "--sync-batch-norm/--no-sync-batch-norm",
-        default=False,
-        help="Synchronize batch-norm statistics across GPUs.",
-    ),
+    option("--sync-batch-norm/--no-sync-batch-norm", default=False, help="Use batch statistics over all GPUs."),
 )
 @click.pass_obj
 def command(obj: dict[str, Any], /, **given: Any) -> None:
@@ -227,14 +223,11 @@ def command(obj: dict[str, Any], /, **given: Any) -> None:
         echo(f"{shown_metric(metric)} {value['value']:.4f} (n = {value['n']}{held_out}), {result.seconds:.0f} s")
         echo(result.weights)
         if obj["progress"]:
-            echo(*_next_steps(result.weights, ["features.h5"]), err=True)
+            echo(*_next_steps(result.weights, ["features.h5"]), err=True)  # the last line on stdout is the weights
 
 
 def _next_steps(model: Path, features: Sequence[str]) -> list[str]:
-    """Lines with the commands that extract features with the new weights, and evaluate them.
-
-    They are for people, so that they go to stderr: the last line on stdout is the path of the weights.
-    """
+    """Lines with the commands that extract features with the new weights, and evaluate them."""
     from l2a_transfer.text import shell_line
 
     extract = ["extract", "--model", str(model), "--data", "caltech-mini", "--out", "features.h5"]
@@ -266,8 +259,8 @@ def _recipe(given: dict[str, Any]) -> Any:
 
 def _set_fields(given: dict[str, Any]) -> list[str]:
     """The fields of the recipe that options set; a field that is set twice is listed twice."""
-    fields = [setting.partition("=")[0] for setting in given["settings"]]
-    return fields + [key for key in SHORTCUTS if given[key] is not None]
+    shortcuts = [key for key in SHORTCUTS if given[key] is not None]
+    return [setting.partition("=")[0] for setting in given["settings"]] + shortcuts
 
 
 def _fit_batch(given: dict[str, Any], recipe: Any, images: int, process: Any) -> Any:

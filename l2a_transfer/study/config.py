@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -101,6 +103,17 @@ class Bound:
 
     above: bool
     points: float
+
+    @classmethod
+    def parse(cls, text: str) -> Bound:
+        """The rule that a text means. Raises: ValueError for another text, saying what it must be."""
+        found = re.fullmatch(r"(above|below) ([+-]?\d+(?:\.\d+)?)", text)
+        if not found:
+            raise ValueError(f"must be a side and points, such as 'above 0' or 'below 1.0'; got {text!r:.100}")
+        points = float(found[2])
+        if not math.isfinite(points):
+            raise ValueError(f"must be a finite number of points; got {text[:40]}…")
+        return cls(found[1] == "above", points)
 
     def holds(self, interval: tuple[float, float]) -> bool:
         """Whether an interval, in fractions, satisfies the rule."""

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-import re
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -307,10 +305,8 @@ def _comparison(table: TomlTable, known: _Known) -> Comparison:
 def _models(table: TomlTable, key: str, known: _Known) -> tuple[str, ...]:
     names = table.texts(key, or_one=True)
     for name in names:
-        if name in known.several:
-            raise table.error(
-                key, f"names {name!r}, which has several sources; write {' or '.join(known.several[name])}"
-            )
+        if own := known.several.get(name):
+            raise table.error(key, f"names {name!r}, which has several sources; write {' or '.join(own)}")
         table.check(key, "network", name, known.models)
     found = tuple(known.models[name] for name in names)
     if len(set(found)) < len(found):
@@ -339,13 +335,10 @@ def _bound(table: TomlTable, key: str) -> Bound | None:
     text = table.maybe_text(key)
     if text is None:
         return None
-    found = re.fullmatch(r"(above|below) ([+-]?\d+(?:\.\d+)?)", text)
-    if not found:
-        raise table.error(key, f"must be a side and points, as 'above 0' or 'below 1.0', got {text!r:.100}")
-    points = float(found[2])
-    if not math.isfinite(points):
-        raise table.error(key, f"must be a finite number of points, got {text[:40]}…")
-    return Bound(found[1] == "above", points)
+    try:
+        return Bound.parse(text)
+    except ValueError as error:
+        raise table.error(key, str(error)) from error
 
 
 def _hypothesis(table: TomlTable, comparisons: list[str]) -> Hypothesis:
