@@ -132,8 +132,14 @@ def test_an_evaluation_in_a_terminal_and_in_a_pipe(columns: int, tmp_path: Path)
     piped = l2a(*arguments).stdout.splitlines()
     assert all(line.startswith("| ") for line in piped[:3])
     cells = [cell.strip(" `") for cell in piped[2].split("|")[1:-1]]
+    headings = [heading.strip() for heading in piped[0].split("|")[1:-1]]
     shown = " ".join(" ".join(table).split())
-    assert all(word in shown for cell in cells for word in cell.split())
+    said = " ".join(lines[len(table) : len(table) + 8])
+    left_out = [name for name in headings if name in said.partition("Also in the report: ")[2].partition(".")[0]]
+    assert ("mean class accuracy, % [95 %]" in left_out, "model" in left_out) == (False, False)
+    assert bool(left_out) == (columns < 400)
+    for heading, cell in zip(headings, cells, strict=True):
+        assert heading in left_out or all(word in shown for word in cell.split()), heading
 
 
 def test_inspect_in_a_terminal_keeps_the_digest_whole(tmp_path: Path) -> None:

@@ -23,6 +23,18 @@ if TYPE_CHECKING:
 GAP = 2
 """Columns between two cells."""
 KEY_WIDTH, LEAST_VALUE_WIDTH = 24, 20
+FURTHER = (
+    "accuracy, % [95 %]",
+    "train / test",
+    "C",
+    "chosen",
+    "protocol",
+    "macro-F1, %",
+    "top-5, %",
+    "D",
+    "fits not converged",
+)
+"""Columns of an evaluation that a narrow terminal does without, the most important first; the report has all."""
 
 
 def terminal_width() -> int | None:
@@ -119,7 +131,37 @@ def results_lines(results: EvalResults, *, width: int | None = None) -> list[str
     table = tables.details(results, results.rows)
     rows = [[cell.text + cell.mark for cell in row] for row in table.rows]
     headings, numbers = zip(*table.columns, strict=True)
-    return table_lines(headings, rows, numbers=numbers, width=width)
+    kept = _fitting(headings, rows, width)
+    if not kept:
+        return table_lines(headings, rows, numbers=numbers, width=width)
+    lines = table_lines(
+        [headings[k] for k in kept],
+        [[row[k] for k in kept] for row in rows],
+        numbers=[numbers[k] for k in kept],
+        width=width,
+    )
+    left_out = [name for k, name in enumerate(headings) if k not in kept]
+    return lines + (["", *_wrapped(f"Also in the report: {'; '.join(left_out)}.", width)] if left_out else [])
+
+
+def _fitting(headings: Sequence[str], rows: Sequence[Sequence[str]], width: int) -> list[int]:
+    """The columns that fit into a terminal with no cell wrapped: all that are not in FURTHER, and of these what fits.
+
+    Empty if the first do not fit either.
+    """
+    from rich.cells import cell_len
+
+    longest_word = [max(cell_len(word) for word in heading.split(" ")) for heading in headings]
+    needed = [max([word, *(cell_len(terminal(row[k])) for row in rows)]) for k, word in enumerate(longest_word)]
+    kept = [k for k, name in enumerate(headings) if name not in FURTHER]
+    used = sum(needed[k] + GAP for k in kept) - GAP
+    if used > width:
+        return []
+    for name in FURTHER:
+        if name in headings and used + GAP + needed[k := headings.index(name)] <= width:
+            kept.append(k)
+            used += GAP + needed[k]
+    return sorted(kept)
 
 
 def localization_lines(results: LocalizationResults, *, width: int | None = None) -> list[str]:
@@ -143,7 +185,8 @@ def verdict_lines(verdicts: Sequence[str], *, total: int, out: Path) -> list[str
 def _column_widths(rows: Iterable[Sequence[str]], width: int | None) -> list[int] | None:
     """The width of each column, at least that of its longest word; None if the columns do not fit together.
 
-    What is left of `width` goes to the columns that lack least, so that only the widest columns are wrapped.
+    The first row are the headings. Other cells are wrapped only if they do not all fit in one line. What is left of
+    `width` goes to the columns that lack least, so that only the widest columns are wrapped.
     """
     from rich.cells import cell_len
 
@@ -151,8 +194,11 @@ def _column_widths(rows: Iterable[Sequence[str]], width: int | None) -> list[int
     wanted = [max(map(cell_len, column)) for column in columns]
     if width is None:
         return wanted
-    widths = [max(cell_len(word) for cell in column for word in cell.split(" ")) for column in columns]
-    left = width - sum(widths) - GAP * (len(widths) - 1)
+    words = [max(cell_len(word) for cell in column for word in cell.split(" ")) for column in columns]
+    whole = [max([word, *map(cell_len, column[1:])]) for word, column in zip(words, columns, strict=True)]
+    gaps = GAP * (len(columns) - 1)
+    widths = whole if sum(whole) + gaps <= width else words
+    left = width - sum(widths) - gaps
     if left < 0:
         return None
     by_lack = sorted(range(len(widths)), key=lambda k: wanted[k] - widths[k])
