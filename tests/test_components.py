@@ -77,3 +77,21 @@ def test_rows_of_less_rank_than_components_give_orthonormal_ones(rank: int) -> N
     found = LeadingComponents(8).fit(X)
     np.testing.assert_allclose(found.components_ @ found.components_.T, np.eye(8), atol=1e-10)
     np.testing.assert_allclose(found.transform(X)[:, rank:], 0, atol=1e-4)
+
+
+@pytest.mark.parametrize(("N", "D", "k"), [(60, 300, 24), (60, 300, 30), (50, 300, 30), (300, 60, 24), (300, 60, 35)])
+@pytest.mark.parametrize("start", ["random", "of other rows", "at right angles"])
+def test_the_first_directions_are_never_taken_for_the_components(N: int, D: int, k: int, start: str) -> None:
+    """With nearly as many directions as rows, the spread of random directions looks like fast convergence."""
+    rng = np.random.default_rng(0)
+    scale = 1 / np.arange(1, D + 1) ** 0.7
+    X = rng.normal(size=(N, D)) * scale
+    given = None
+    if start == "of other rows":
+        given = LeadingComponents(k).fit(rng.normal(size=(N, D)) * scale).directions_
+    elif start == "at right angles":  # to the columns of the largest variance
+        given = np.eye(D, dtype=np.float32)[:, -min(2 * k, N, D) :]
+    found = LeadingComponents(k, start=given).fit(X)
+    expected = held(X, exact(X, k))
+    assert held(X, found.components_) >= expected * (1 - TOLERANCE)
+    assert found.explained_variance_.sum() * (N - 1) / N == pytest.approx(expected, rel=2 * TOLERANCE)

@@ -15,6 +15,8 @@ from sklearn.base import BaseEstimator, TransformerMixin
 TOLERANCE = 5e-5
 """The share of the variance that exact components would hold which those found may lack."""
 OVERSAMPLING = 2
+LEAST_RATIO = 0.25
+"""An iteration is never trusted to take what is missing down by more."""
 MAX_ITERATIONS = 50
 
 Array = NDArray[np.float64]
@@ -84,17 +86,17 @@ class LeadingComponents(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         start = self.start
         if start is None:
             start = np.random.default_rng(self.seed).standard_normal((D, b), dtype=np.float32)
-        Q, gained = _orthonormal(start), np.inf
-        held = 0.0
-        for _ in range(MAX_ITERATIONS):
+        Q, held = _orthonormal(start), 0.0
+        for iteration in range(MAX_ITERATIONS):
             along = centred @ Q  # (N, b)
             moment = (along.T @ along).astype(np.float64)
             values, vectors = np.linalg.eigh(moment)  # rising
             values = values.clip(min=0)
             gained, held = float(values[-k:].sum()) - held, float(values[-k:].sum())
-            # Each iteration takes what is missing down by at least this ratio (the squared ratio of variances).
-            ratio = float((values[0] / max(values[-k], np.finfo(float).tiny)) ** 2)
-            if b == min(N, D) or gained * ratio <= TOLERANCE * held * (1 - ratio):
+            # Each iteration takes what is missing down by this ratio (the squared ratio of variances). Directions that
+            # are not there yet understate it, and what the first of them hold says nothing about what they gain.
+            ratio = max(float((values[0] / max(values[-k], np.finfo(float).tiny)) ** 2), LEAST_RATIO)
+            if b == D or (iteration > 0 and gained * ratio <= TOLERANCE * held * (1 - ratio)):
                 break
             Q = _orthonormal(centred.T @ along)  # (D, b)
         self.directions_ = Q
