@@ -6,6 +6,7 @@ import logging
 import os
 import sys
 import time
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -127,3 +128,24 @@ def test_too_few_open_files_are_said_with_what_to_do() -> None:
             list(pixel_batches(memory_source(16), Preprocess(24), ROWS, workers=2))
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_batches_in_shared_memory_leave_nothing_in_the_memory_of_the_process() -> None:
+    """Each took as much of its own first, and a worker had grown by seven batches of 224 pixels after ten."""
+    source = memory_source(4, side=224)
+    batches = loader._Batches(source, Preprocess(224), [np.arange(4).repeat(8)] * 12, "fail", shared=True)
+
+    def own() -> int:
+        lines = Path("/proc/self/smaps_rollup").read_text().splitlines()
+        return int(next(line for line in lines if line.startswith("Anonymous")).split()[1]) << 10
+
+    batch = batches[0]
+    assert isinstance(batch, SharedBatch)
+    assert batch.images_u8.is_shared()
+    before = own()
+    for k in range(1, len(batches)):
+        batch = batches[k]  # the one before goes
+    assert own() - before < batch.images_u8.nbytes
+    np.testing.assert_array_equal(batch.images_u8[0], batch.images_u8[1])
+    assert int(batch.images_u8.sum()) > 0

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import gc
 import logging
+import math
 import multiprocessing
 import os
 import signal
@@ -106,9 +107,7 @@ class _Batches:
         size = self.preprocess.size
         shape = len(self.batches[k]), 3, size, size
         if self.shared:
-            import torch
-
-            tensor: Tensor = torch.zeros(shape, dtype=torch.uint8).share_memory_()  # type: ignore[no-untyped-call]
+            tensor = _in_shared_memory(shape)
             images_u8 = tensor.numpy()
         else:
             images_u8 = np.zeros(shape, dtype=np.uint8)
@@ -131,6 +130,17 @@ class _Batches:
         except MemoryError as error:
             name = f"{self.source.name}: {self.source.ids[row]}"
             raise DataError(f"{name}: needs more memory than there is; make it smaller, or remove it") from error
+
+
+def _in_shared_memory(shape: tuple[int, ...]) -> Tensor:
+    """Zeros (uint8) that lie in shared memory from the start, as PyTorch's own `default_collate` makes them.
+
+    `torch.zeros(shape).share_memory_()` would first take as much of the process's own memory, and leave holes in it.
+    """
+    import torch
+
+    storage = torch.UntypedStorage._new_shared(math.prod(shape))  # type: ignore[no-untyped-call]
+    return torch.empty(0, dtype=torch.uint8).set_(storage, 0, shape)  # type: ignore[call-overload, no-any-return]
 
 
 def pixel_batches(
