@@ -12,7 +12,7 @@ ONE_FILE = "extract with `domain_from`, or give one feature file a domain"
 
 @register_domains("cross-domain")
 def cross_domain(domains: Names, sources: Names, targets: Names) -> list[Setting]:
-    """Fitted and C chosen on one domain, tested on another, beside the same within the other."""
+    """Fit and choose C on one domain and test on another, compared with the same within the other domain."""
     if len(domains) < 2:
         raise EvaluationError(f"cross-domain needs at least two domains, got only {', '.join(domains)}", ONE_FILE)
     found = [Setting((a,), b) for a in sources or domains for b in targets or domains if a != b]
@@ -25,7 +25,7 @@ def cross_domain(domains: Names, sources: Names, targets: Names) -> list[Setting
 
 @register_domains("leave-one-domain-out")
 def leave_one_domain_out(domains: Names, sources: Names, targets: Names) -> list[Setting]:
-    """Fitted on all other domains, tested on the one left out; C chosen by leaving out each source in turn."""
+    """Fit on all other domains and test on the one left out; choose C by leaving out each source in turn."""
     if len(domains) < 3:
         raise EvaluationError(
             f"leave-one-domain-out needs at least three domains, two to choose C on and one to test on; got "
@@ -46,7 +46,7 @@ def leave_one_domain_out(domains: Names, sources: Names, targets: Names) -> list
 
 @register_domains("within")
 def within(domains: Names, sources: Names, targets: Names) -> list[Setting]:
-    """Fitted, C chosen and tested on one domain, each by itself."""
+    """Fit, choose C and test within one domain, for each domain."""
     if sources:
         raise ArgumentError("source is for protocols across domains", "name `target`")
     return [Setting((name,), name) for name in targets or domains]

@@ -46,7 +46,7 @@ def _stratified_suits(features: Labelled) -> str:
 
 @register(AUTO)
 def auto(features: Labelled, request: Request) -> tuple[list[Split], Notes]:
-    """The protocol that suits the file. `plan_splits` puts it in the place of this one, which deals no splits."""
+    """Chooses the protocol that suits the file; `plan_splits` replaces it with that one."""
     raise NotImplementedError
 
 
@@ -66,14 +66,14 @@ def official(features: Labelled, request: Request) -> tuple[list[Split], Notes]:
 
 @register("caltech-30", draws=10, suits=_caltech_suits)
 def caltech_30(features: Labelled, request: Request) -> tuple[list[Split], Notes]:
-    """30 training images of each class and up to 50 test images, without the background class."""
+    """30 training and up to 50 test images per class, without the background class."""
     rows, notes = _usable(features, with_background=False)
     return _drawn(features, rows, "caltech-30", request), notes
 
 
 @register("low-shot", draws=10, has_shots=True)
 def low_shot(features: Labelled, request: Request) -> tuple[list[Split], Notes]:
-    """k training images a class, nested over k within a draw; the test images are the same in all of them.
+    """k training images per class, nested over k within a draw; all draws share the test images.
 
     Tested on the set's own test split where it has one, else on a stratified part drawn once.
     """
@@ -115,7 +115,7 @@ def low_shot(features: Labelled, request: Request) -> tuple[list[Split], Notes]:
 
 @register("stratified", suits=_stratified_suits)
 def stratified(features: Labelled, request: Request) -> tuple[list[Split], Notes]:
-    """70 % of each class to train on and 30 % to test on."""
+    """70 % of each class for training and 30 % for testing."""
     rows, notes = _usable(features, with_background=True)
     return _drawn(features, rows, "stratified", request), notes
 

@@ -202,13 +202,13 @@ def entmax15(scores: Tensor) -> Tensor:
 
 @normalizer("sigmoid", sums_to_1=False, shift_invariant=False)
 def sigmoid(scores: Tensor) -> Tensor:
-    """`a_i = σ(c_i)`: each position by itself, so that weights can all be large or all be small."""
+    """`a_i = σ(c_i)`: each position on its own, so all weights can be large or small at once."""
     return scores.sigmoid()
 
 
 @normalizer("sigmoid-sum", shift_invariant=False)
 def sigmoid_sum(scores: Tensor) -> Tensor:
-    """`a_i = σ(c_i) / Σ_j σ(c_j)`: like softmax for low scores, and level where scores are high."""
+    """`a_i = σ(c_i) / Σ_j σ(c_j)`: like softmax for low scores, and nearly uniform for high ones."""
     from torch.nn.functional import softplus
 
     # log σ(c) = −log(1 + exp(−c)), also where every score is so low that its sigmoid is 0
@@ -217,7 +217,7 @@ def sigmoid_sum(scores: Tensor) -> Tensor:
 
 @normalizer("tvmax", parameter=Parameter("λ", 0.1), exports=False)
 def tvmax(scores: Tensor, value: float) -> Tensor:
-    """Sparse, and alike in regions: sparsemax with the total variation as penalty (Martins et al. 2020); `tvmax:λ`."""
+    """Sparse and constant within regions: sparsemax with a total variation penalty (Martins et al. 2020); `tvmax:λ`."""
     from l2a_transfer.models.total_variation import tvmax
 
     return tvmax(scores, value)

@@ -26,7 +26,7 @@ Array = NDArray[np.float64]
 def fit(
     features: NDArray[Any] | LazyRows, labels: NDArray[np.int32], config: SvmConfig, tick: Tick, groups: Groups
 ) -> ProbeFit:
-    """The vote of the k nearest rows, with the k and metric (cosine, Euclidean) that are best in cross-validation."""
+    """Majority vote of the k nearest rows, with k and the metric (cosine or Euclidean) chosen by cross-validation."""
     metric, k, kept = METRICS[0], 1, None
     if config.folds > 1:
         metric, k, kept = _chosen(features, labels, config, tick, groups)

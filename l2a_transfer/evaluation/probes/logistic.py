@@ -25,7 +25,7 @@ TOL, MAX_ITER = 1e-4, 1000
 def fit(
     features: NDArray[Any] | LazyRows, labels: NDArray[np.int32], config: SvmConfig, tick: Tick, groups: Groups
 ) -> ProbeFit:
-    """Multinomial logistic regression with an L2 penalty, with the C that is best in cross-validation."""
+    """Multinomial logistic regression with an L2 penalty, with C chosen by cross-validation."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)  # fits that stop early are counted
         grid, kept = _chosen(features, labels, config, tick, groups) if len(config.c_grid) > 1 else (None, None)

@@ -17,7 +17,7 @@ from l2a_transfer.svm.rows import LazyRows
 def fit(
     features: NDArray[Any] | LazyRows, labels: NDArray[np.int32], config: SvmConfig, tick: Tick, groups: Groups
 ) -> ProbeFit:
-    """The class whose mean over the training rows is nearest (Euclidean distance of normalised columns)."""
+    """The class with the nearest mean of training rows (Euclidean distance, standardised columns)."""
     whole = prepared(features, labels, config)
     means = np.stack([whole.rows[whole.targets == k].mean(axis=0) for k in range(len(whole.classes))])  # (K, D)
     tick(1)

@@ -17,7 +17,7 @@ from l2a_transfer.svm.rows import LazyRows
 def fit(
     features: NDArray[Any] | LazyRows, labels: NDArray[np.int32], config: SvmConfig, tick: Tick, groups: Groups
 ) -> ProbeFit:
-    """Linear SVMs, one class against the rest, with the C that is best in cross-validation."""
+    """Linear SVMs, one-vs-rest, with C chosen by cross-validation."""
     found = fit_svm(features, labels, config, groups=groups, tick=tick)
     return ProbeFit(
         found.scores,

@@ -15,7 +15,7 @@ COMPATIBILITY_NAMES = ("pc", "uniform")
 
 @family("co-attention")
 class CoFamily(SoftFamily):
-    """Attention at L2 and L3, and at L3 what a partner shows there: channel-wise co-attention with a gate."""
+    """Attention at L2 and L3, and gated channel-wise co-attention with a partner image at L3."""
 
     architectures = tuple(
         Architecture(f"vgg-att2-concat-{name}-co", ("L2", "L3"), "concat", name) for name in COMPATIBILITY_NAMES

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 @family("vgg-dsna")
 class DecoupledFamily(Family):
-    """Each class has its own weights over the positions of L3, beside its own score at each of them."""
+    """Each class has its own attention weights over the positions of L3, and its own score at each position."""
 
     architectures = (Architecture("vgg-dsna", levels=("L3",), head="concat"),)
 

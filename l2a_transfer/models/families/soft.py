@@ -27,7 +27,7 @@ def _architectures() -> Iterator[Architecture]:
 
 @family("attention")
 class SoftFamily(Family):
-    """Attention at one to three levels, with one classifier over all of them or one each."""
+    """Attention at one to three levels, with one classifier over all levels or one per level."""
 
     architectures = tuple(_architectures())
     selections: ClassVar[tuple[str, ...]] = ("soft", "hard", "top", "random")
