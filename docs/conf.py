@@ -31,6 +31,7 @@ extensions = [
 ]
 exclude_patterns = ["_build"]
 templates_path: list[str] = []
+default_role = "code"  # of single backticks in docstrings
 smartquotes = False  # it would turn the dashes of options into typographic ones
 html_theme = "furo"
 html_title = "l2a-transfer"
