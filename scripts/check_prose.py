@@ -82,7 +82,15 @@ def linted(texts: dict[str, str]) -> list[str]:
             path = Path(folder) / name
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(text, encoding="utf-8")
-        command = ["proselint", "check", "--output-format", "json", *(str(Path(folder) / name) for name in texts)]
+        command = [
+            sys.executable,
+            "-m",
+            "proselint",
+            "check",
+            "--output-format",
+            "json",
+            *(str(Path(folder) / name) for name in texts),
+        ]
         done = subprocess.run(command, capture_output=True, text=True)
         if not done.stdout:
             raise RuntimeError(done.stderr)
