@@ -57,6 +57,7 @@ WHAT: dict[str, str] = {
         "map methods against the same methods of captum and torch-cam, alternating, on one batch of images"
     ),
     "memory": "peak memory of an extraction from an image folder, with 2,000 and 20,000 images",
+    "memory-resnet18": "peak memory of an extraction with ResNet-18 at 224 pixels, with 600 and 2,400 images",
     "parquet-shuffled": "reading shuffled images from a Parquet file with row groups: images/s and peak memory",
     "partner-rules": "accuracy on 400 held-out images of digits, for different rules of drawing partners",
     "quickstart": "wall-clock time of `l2a-transfer quickstart`, from process start to exit (median)",

@@ -165,6 +165,10 @@ FIGURES: dict[str, Figure] = {
         lambda d: f"peak memory from 2,000 to 20,000 images: {d['difference_percent']['peak_own_mib']:+.1f} %",
         lambda d: f"{len(d['samples'])} runs",
     ),
+    "memory-resnet18": Figure(
+        lambda d: f"peak memory from 600 to 2,400 images: {d['difference_percent']['peak_own_mib']:+.1f} %",
+        lambda d: f"{len(d['samples'])} runs",
+    ),
     "parquet-shuffled": Figure(
         lambda d: (
             f"images/s: {d['ways']['read ahead']['images_per_second']:.0f} with read-ahead, "
