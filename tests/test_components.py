@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from l2a_transfer.svm import components
 from l2a_transfer.svm.components import TOLERANCE, LeadingComponents
 
 
@@ -95,3 +96,15 @@ def test_the_first_directions_are_never_taken_for_the_components(N: int, D: int,
     expected = held(X, exact(X, k))
     assert held(X, found.components_) >= expected * (1 - TOLERANCE)
     assert found.explained_variance_.sum() * (N - 1) / N == pytest.approx(expected, rel=2 * TOLERANCE)
+
+
+@pytest.mark.parametrize(("N", "D"), [(90, 60), (60, 90)])
+def test_rows_on_which_the_iteration_does_not_end_get_the_exact_components(
+    N: int, D: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(components, "MAX_ITERATIONS", 2)
+    X = np.random.default_rng(0).normal(size=(N, D))  # variances that hardly fall
+    found = LeadingComponents(15).fit(X)
+    assert held(X, found.components_) == pytest.approx(held(X, exact(X, 15)), rel=1e-6)
+    assert found.explained_variance_.sum() * (N - 1) / N == pytest.approx(held(X, exact(X, 15)), rel=1e-6)
+    assert found.directions_.shape == (D, 30)

@@ -28,7 +28,8 @@ class LeadingComponents(TransformerMixin, BaseEstimator):  # type: ignore[misc]
 
     Subspace iteration [1]_ in float32, whose directions are made orthogonal in float64. Each component's largest
     loading is positive. The iteration ends where what is still to be gained, judged by the last gain and by how fast
-    the iteration converges, is below the tolerance. It costs a few products with X where `start` is close.
+    the iteration converges, is below the tolerance. It costs a few products with X where `start` is close. Rows on which
+    it does not end within MAX_ITERATIONS get the exact components.
 
     Parameters
     ----------
@@ -99,6 +100,10 @@ class LeadingComponents(TransformerMixin, BaseEstimator):  # type: ignore[misc]
             if b == D or (iteration > 0 and gained * ratio <= TOLERANCE * held * (1 - ratio)):
                 break
             Q = _orthonormal(centred.T @ along)  # (D, b)
+        else:  # it converges too slowly for the tolerance
+            exact = np.linalg.svd(X - self.mean_, full_matrices=False)
+            Q, vectors = exact.Vh[:b].T.astype(np.float32), np.eye(b)[:, ::-1]
+            values = np.square(exact.S[:b])[::-1]
         self.directions_ = Q
         components = _orthonormal(Q @ vectors[:, : -k - 1 : -1], np.float64)  # (D, k), by falling variance
         largest = components[np.abs(components).argmax(axis=0), np.arange(k)]
