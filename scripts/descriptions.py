@@ -15,6 +15,7 @@ WHAT: dict[str, str] = {
         "speed on idle cores and next to a process that keeps one core busy, for different spin times of "
         "waiting threads (medians)"
     ),
+    "components": "processor time of the PCA of a fold of pixels, on one thread (medians)",
     "controls": "test accuracy of networks trained with one recipe, and the differences between architectures",
     "data-path": (
         "decoded batches from worker processes in MiB/s, through shared memory and through a pipe, alternating"

@@ -93,6 +93,10 @@ FIGURES: dict[str, Figure] = {
     ),
     "backbones": Figure(svm_rows, tested),
     "busy": Figure(beside, lambda d: f"{d['rounds']} round"),
+    "components": Figure(
+        lambda d: "; ".join(f"{name}: {own['seconds']:.2f} s" for name, own in d["ways"].items()),
+        lambda d: f"{d['rows']:,} rows, {len(d['ways']['scikit-learn']['all_seconds'])} rounds",
+    ),
     "controls": Figure(
         lambda d: ", ".join(
             f"`{one['architecture']}` {percent(sum(run['accuracy'] for run in one['runs']) / len(one['runs']))}"

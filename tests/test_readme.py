@@ -88,16 +88,25 @@ def test_links_lead_to_files() -> None:
         assert (ROOT / link).exists(), link
 
 
-@pytest.mark.parametrize(("file", "rows"), [("quickstart", 4), ("transfer", 12), ("backbones", 12)])
-def test_the_tables_are_the_measured_files(file: str, rows: int) -> None:
+@pytest.mark.parametrize(
+    ("file", "rows", "section"),
+    [
+        ("quickstart", 4, "Try it"),
+        ("transfer", 12, "Does it generalize? Real data"),
+        ("backbones", 12, "Any backbone, one table"),
+    ],
+)
+def test_the_tables_are_the_measured_files(file: str, rows: int, section: str) -> None:
     measured = json.loads((ROOT / "benchmarks" / "results" / f"{file}.json").read_text())
-    assert measured["commit"][:7] in README
+    (text,) = re.findall(rf"^## {re.escape(section)}\n(.*?)(?=^## )", README, flags=re.MULTILINE | re.DOTALL)
+    assert measured["commit"][:7] in text
+    assert len(re.findall(r"^\|.* [\d,]+ / [\d,]+ \|$", text, flags=re.MULTILINE)) == rows
     assert len(measured["rows"]) == rows
     for row in measured["rows"]:
         value, (low, high) = row["mean_class_accuracy"], row["mean_class_accuracy_ci95"]
         cell = f"{100 * value:.1f} [{100 * low:.1f}, {100 * high:.1f}]"
-        lines = [line for line in README.splitlines() if line.startswith(f"| {row['data']} | `{row['model']}`")]
-        assert [line for line in lines if cell in line], (row["model"], cell, lines)
+        (line,) = (line for line in text.splitlines() if line.startswith(f"| {row['data']} | `{row['model']}`"))
+        assert cell in line, (row["model"], cell, line)
 
 
 def test_the_page_on_the_quickstart_has_its_figures() -> None:

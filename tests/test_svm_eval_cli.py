@@ -333,6 +333,8 @@ def test_few_test_images_a_class_are_warned_of(tmp_path: Path, caplog: pytest.Lo
     (warning,) = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
     assert warning.startswith("toy: 3 of 3 classes have fewer than 10 test images (the fewest: 6)")
     assert "3 of 3 classes have fewer than 10 test images" in (tmp_path / "r" / "report.md").read_text()
+    result, _, _ = (tmp_path / "r" / "report.html").read_text().partition(">All measures</h2>")
+    assert result.count("3 of 3 classes have fewer than 10 test images") == 1
 
 
 def test_one_picture_a_class_is_enough_for_pixels(tmp_path: Path) -> None:

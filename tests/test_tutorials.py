@@ -3,12 +3,22 @@
 from __future__ import annotations
 
 import importlib.util
+import re
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
+import numpy as np
 import pytest
+from PIL import ExifTags, Image
+
+from l2a_transfer.data.readers import open_source
+from l2a_transfer.features.extraction.extract import extract
+from l2a_transfer.features.store.reader import read_features
+from tests.conftest import l2a
 
 ROOT = Path(__file__).parents[1]
+WEIGHTS = "vgg-att2-concat-pc.cifar10-w025"
 PAGE = """# Count
 
 <!-- file: numbers.txt -->
@@ -94,6 +104,31 @@ def test_outputs_are_written_into_a_page(tutorials: ModuleType, tmp_path: Path) 
 @pytest.mark.parametrize("name", sorted(path.stem for path in (ROOT / "docs" / "tutorials").glob("*.md")))
 def test_a_tutorial_runs_and_prints_what_it_says(tutorials: ModuleType, name: str) -> None:
     assert tutorials.check(tutorials.PAGES / f"{name}.md") == ""
+
+
+@pytest.mark.slow
+def test_the_program_of_the_page_on_onnx_gives_the_features_of_an_extraction(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    page = (ROOT / "docs" / "howto" / "onnx.md").read_text(encoding="utf-8")
+    (program,) = re.findall(r"^```python\n(.*?)^```", page, flags=re.MULTILINE | re.DOTALL)
+    noise = np.random.default_rng(0).integers(0, 256, (40, 56, 4), dtype=np.uint8)
+    turned = Image.Exif()
+    turned[ExifTags.Base.Orientation] = 6
+    Path("photos").mkdir()
+    Image.fromarray(noise[..., :3]).save("photos/0.jpg")
+    Image.fromarray(noise[..., :3]).save("photos/1.jpg", exif=turned)
+    Image.fromarray(noise).save("photos/2.png")  # transparent
+    Image.fromarray(noise[..., 0]).save("photos/3.png")
+    assert l2a("export", "--model", WEIGHTS, "--out", "extractor.onnx").exit_code == 0
+    source = open_source("imagefolder:photos", split_from="none")
+    expected = read_features(extract(source, WEIGHTS, "features.h5", progress=False).path).features
+    assert np.abs(expected[0] - expected[1]).max() > 0.01  # the orientation matters
+    for row, name in enumerate(source.ids):
+        names: dict[str, Any] = {}
+        exec(program.replace("photo.jpg", f"photos/{name}"), names)
+        np.testing.assert_allclose(names["features"][0], expected[row], rtol=0, atol=1e-4)
 
 
 def test_the_phrases_that_read_as_translated_are_found_outside_of_code() -> None:

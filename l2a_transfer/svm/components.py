@@ -28,8 +28,8 @@ class LeadingComponents(TransformerMixin, BaseEstimator):  # type: ignore[misc]
 
     Subspace iteration [1]_ in float32, whose directions are made orthogonal in float64. Each component's largest
     loading is positive. The iteration ends where what is still to be gained, judged by the last gain and by how fast
-    the iteration converges, is below the tolerance. It costs a few products with X where `start` is close. Rows on which
-    it does not end within MAX_ITERATIONS get the exact components.
+    the iteration converges, is below the tolerance. It costs a few products with X where `start` is close. Rows on
+    which it does not end within MAX_ITERATIONS get the exact components.
 
     Parameters
     ----------
