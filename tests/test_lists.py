@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import importlib.util
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
@@ -19,6 +18,7 @@ from l2a_transfer.models.config import COMPATIBILITIES, FAMILIES
 from l2a_transfer.models.normalizers import NORMALIZERS
 from l2a_transfer.models.selection import SELECTIONS
 from l2a_transfer.registry import Registry
+from tests.conftest import script
 
 REGISTRIES: dict[str, Registry[object]] = {
     "families": FAMILIES,
@@ -36,13 +36,7 @@ REGISTRIES: dict[str, Registry[object]] = {
 
 @pytest.fixture(scope="module")
 def lists() -> ModuleType:
-    path = Path(__file__).parents[1] / "scripts" / "write_lists.py"
-    spec = importlib.util.spec_from_file_location("write_lists", path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return script("write_lists")
 
 
 def test_every_page_lists_what_is_registered(lists: ModuleType) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import re
 from pathlib import Path
 from types import ModuleType
@@ -15,7 +14,7 @@ from PIL import ExifTags, Image
 from l2a_transfer.data.readers import open_source
 from l2a_transfer.features.extraction.extract import extract
 from l2a_transfer.features.store.reader import read_features
-from tests.conftest import l2a
+from tests.conftest import l2a, script
 
 ROOT = Path(__file__).parents[1]
 WEIGHTS = "vgg-att2-concat-pc.cifar10-w025"
@@ -50,16 +49,6 @@ print(len(Path("numbers.txt").read_text()))
 <!-- picture: made.png -->
 ![what it made](../images/made.png)
 """
-
-
-def script(name: str) -> ModuleType:
-    """A module of scripts/."""
-    spec = importlib.util.spec_from_file_location(name, ROOT / "scripts" / f"{name}.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 @pytest.fixture(scope="module")

@@ -3,35 +3,25 @@
 from __future__ import annotations
 
 import copy
-import importlib.util
 from pathlib import Path
-from types import ModuleType
 
 import pytest
 
 from l2a_transfer.models.config import ModelConfig
 from l2a_transfer.training.cards import weights_name
+from tests.conftest import script
 
 ROOT = Path(__file__).parents[1]
 
 
-def maker(name: str = "make_zoo") -> ModuleType:
-    spec = importlib.util.spec_from_file_location(name, ROOT / "scripts" / f"{name}.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
 def test_the_page_is_made_of_the_cards() -> None:
-    zoo = maker()
+    zoo = script("make_zoo")
     assert (ROOT / "docs" / "zoo.md").read_text(encoding="utf-8") == zoo.page(zoo.cards())
 
 
 def test_the_family_s_table_is_made_of_configs_cards_and_results(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
-    family = maker("make_attention")
+    family = script("make_attention")
     (block,) = family.BLOCK.findall((ROOT / "docs" / "attention.md").read_text(encoding="utf-8"))
     assert block[1] == family.table()
     assert block[1].count("\n") == 2 + len(family.FAMILY)
@@ -41,7 +31,7 @@ def test_the_family_s_table_is_made_of_configs_cards_and_results(monkeypatch: py
 
 
 def test_only_runs_timed_alone_have_a_time() -> None:
-    zoo = maker()
+    zoo = script("make_zoo")
     card, _ = zoo.cards()[0]
     assert zoo.line([card], True).endswith(" | – |\n")
     zoo.TIMED_ALONE = {zoo.stem(card)}
@@ -59,7 +49,7 @@ def test_only_runs_timed_alone_have_a_time() -> None:
     ],
 )
 def test_another_attention_has_another_name(options: dict[str, str], name: str) -> None:
-    zoo = maker()
+    zoo = script("make_zoo")
     card, _ = zoo.cards()[0]
     card["name"] = weights_name(ModelConfig("vgg-att2-concat-pc", **options), "cifar10")
     assert card["name"] == name
@@ -69,7 +59,7 @@ def test_another_attention_has_another_name(options: dict[str, str], name: str) 
 
 
 def test_seeds_of_one_network_share_a_line() -> None:
-    zoo = maker()
+    zoo = script("make_zoo")
     card, _ = zoo.cards()[0]
     other = copy.deepcopy(card)
     other["training"]["seed"] = 5
