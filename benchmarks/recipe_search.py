@@ -9,6 +9,8 @@ Averaging changes nothing of the training itself, so a candidate that averages i
     python benchmarks/recipe_search.py --data-dir data --work runs/search --out benchmarks/results/recipe-search.json \\
         --set epochs=3 --set resolutions=0:16,0.67:24 --set average=0.02 \\
         --candidate lr=0.1 --candidate lr=0.2 --candidate lr=0.4
+
+`--selection hard` searches for hard attention. Search for its control with as many candidates and the same --set.
 """
 
 from __future__ import annotations
@@ -42,6 +44,7 @@ from l2a_transfer.training.trainer import Trainer
     show_default=True,
     default=("vgg", "vgg-att2-concat-pc", "vgg-att2-concat-uniform"),
 )
+@click.option("--selection", default="soft", show_default=True, help="Of every network.")
 @click.option("--width", type=float, default=DEFAULT_WIDTH, show_default=True)
 @click.option("--data", default="cifar10", show_default=True)
 @click.option("--data-dir", type=click.Path(path_type=Path, exists=True), required=True, help="Holds the data set.")
@@ -51,10 +54,12 @@ from l2a_transfer.training.trainer import Trainer
 @click.option("--seeds", default="0", show_default=True)
 @click.option("--holdout", type=int, default=5000, show_default=True)
 @click.option("--device", default="auto", show_default=True)
+@click.option("--precision", default="auto", show_default=True)
 @click.option("--work", type=click.Path(path_type=Path), required=True, help="Folder of the runs.")
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="JSON to write.")
 def main(
     models: tuple[str, ...],
+    selection: str,
     width: float,
     data: str,
     data_dir: Path,
@@ -64,6 +69,7 @@ def main(
     seeds: str,
     holdout: int,
     device: str,
+    precision: str,
     work: Path,
     out: Path,
 ) -> None:
@@ -72,15 +78,16 @@ def main(
     source = TrainingData.from_source(open_source(data, data_dir=data_dir, split="train"), holdout=holdout)
     base = find_recipe(recipe, data).with_settings(shared)
     chosen = {candidate: base.with_settings(candidate.split()) for candidate in candidates}  # wrong ones end it here
+    placement = Placement(device=device, precision=precision)
     runs: list[dict[str, Any]] = []
     for seed in map(int, seeds.split(",")):
         for candidate, settings in chosen.items():
             for model in models:
-                config = ModelConfig(model, num_classes=len(source.classes), width=width)
-                trainer = Trainer(config, settings, source, seed=seed, placement=Placement(device=device))
-                folder = work / f"{model}-{candidate.replace(' ', '-')}-seed-{seed}"
+                config = ModelConfig(model, num_classes=len(source.classes), width=width, selection=selection)
+                trainer = Trainer(config, settings, source, seed=seed, placement=placement)
+                folder = work / f"{model}-{selection}-{candidate.replace(' ', '-')}-seed-{seed}"
                 result = run_training(trainer, folder, resume=True, progress=False)
-                (value,) = result.metrics.values()
+                value = result.metrics[source.test_metric]
                 training = read_card(result.weights).training
                 runs.append(
                     {
@@ -97,7 +104,9 @@ def main(
                     }
                 )
                 print(runs[-1], file=sys.stderr)
-                write(out, {**about, "base": base.to_json(), "width": width, "data": data}, runs)
+                write(
+                    out, {**about, "base": base.to_json(), "selection": selection, "width": width, "data": data}, runs
+                )
     print(out)
 
 
