@@ -13,6 +13,9 @@ from l2a_transfer.training.recipe import RECIPES, TrainConfig
 
 ZOO = Path(__file__).parent / "zoo"
 WIDTH, DATA, RECIPE = 0.25, "cifar10", "fast"
+TRAINED_WIDTH = 0.125
+"""At which every member is trained, so that all of them could be trained on a processor of two cores."""
+CONTROL = "uniform"
 
 
 @dataclass(frozen=True)
@@ -34,14 +37,14 @@ class Member:
     def recipe(self) -> TrainConfig:
         return RECIPES[RECIPE].with_settings([f"{key}={value}" for key, value in self.settings.items()])
 
-    def weights(self, seed: int = 0) -> Path | None:
-        """Those that this recipe made on CIFAR-10 at a quarter of the width, where they are kept."""
+    def weights(self, width: float = TRAINED_WIDTH, seed: int = 0) -> Path | None:
+        """Those that this recipe made on CIFAR-10, where they are kept."""
         for path in (*sorted(PRETRAINED.glob("*.safetensors")), *sorted(ZOO.glob("*.safetensors"))):
             card = read_card(path)
             trained = card.training
             if trained.get("data") != DATA or trained.get("seed") != seed or trained.get("split") != "train":
                 continue
-            same = dataclasses.replace(card.config, dropout=1.0) == self.config()  # dropout is the recipe's
+            same = dataclasses.replace(card.config, dropout=1.0) == self.config(width)  # dropout is the recipe's
             if same and TrainConfig.from_json(trained["recipe"]) == self.recipe():
                 return path
         return None

@@ -14,7 +14,7 @@ import sys
 from pathlib import Path
 
 import click
-from attention_family import FAMILY
+from attention_family import CONTROL, FAMILY, TRAINED_WIDTH
 from provenance import provenance
 from transfer import evaluated, run
 
@@ -35,11 +35,12 @@ def main(data: str, data_dir: Path, work: Path, out: Path) -> None:
             own = work / f"{name}-{path.stem}.h5"
             files[own.name] = attention
             run(["extract", "--model", path, "--data", name, "--data-dir", data_dir, "--out", own, "--resume"])
-    found = evaluated([work / name for name in files], work / "report")
+    reference = ("--reference", weights[CONTROL].stem)
+    found = evaluated([work / name for name in files], work / "report", reference)
     document = {
         "schema": "l2a-benchmark/1",
-        "what": "linear SVM on the features of each attention of the family that was trained: width 0.25, CIFAR-10, "
-        "recipe fast, seed 0",
+        "what": f"linear SVM on the features of each attention of the family that was trained: width {TRAINED_WIDTH}, "
+        "CIFAR-10, recipe fast, seed 0; compared with the uniform control",
         **provenance(shlex.join(["python", *sys.argv])),
         "test_accuracy": {name: read_card(path).metrics["test_accuracy"] for name, path in weights.items()},
         **found,

@@ -84,14 +84,16 @@ def main(data_dir: Path, work: Path, out: Path) -> None:
     print(out)
 
 
-def evaluated(files: list[Path], report: Path) -> dict[str, Any]:
+def evaluated(files: list[Path], report: Path, options: tuple[str, ...] = ()) -> dict[str, Any]:
     """`svm-eval` of the files: its command, how long it took as a process, its rows and comparisons."""
     started = time.perf_counter()
-    run(["svm-eval", *files, "--out", report, "--overwrite"])
+    run(["svm-eval", *files, *options, "--out", report, "--overwrite"])
     seconds = time.perf_counter() - started
     results = json.loads((report / "results.json").read_text())
     return {
-        "svm_eval": shlex.join(["l2a-transfer", "svm-eval", *(file.name for file in files), "--out", report.name]),
+        "svm_eval": shlex.join(
+            ["l2a-transfer", "svm-eval", *(file.name for file in files), *options, "--out", report.name]
+        ),
         "svm_eval_seconds": round(seconds, 1),
         "rows": [{key: row[key] for key in KEPT} for row in results["rows"]],
         "comparisons": results["comparisons"],

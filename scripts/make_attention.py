@@ -1,4 +1,4 @@
-"""Writes the table of docs/attention.md: every attention of the family, from its config, cards and results.
+"""Writes the tables of docs/attention.md: every attention of the family, from its config, cards and results.
 
 python scripts/make_attention.py
 python scripts/make_attention.py --check
@@ -15,7 +15,7 @@ from typing import Any
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / "benchmarks"))
 
-from attention_family import FAMILY, Member  # noqa: E402
+from attention_family import FAMILY, WIDTH, Member  # noqa: E402
 
 from l2a_transfer.export import not_exported  # noqa: E402
 from l2a_transfer.models.selection import find_selection  # noqa: E402
@@ -23,25 +23,18 @@ from l2a_transfer.models.weights import read_card  # noqa: E402
 
 PAGE = ROOT / "docs" / "attention.md"
 RESULTS = ROOT / "benchmarks" / "results"
-COST, TRANSFER = RESULTS / "attention-cost.json", RESULTS / "attention-transfer.json"
-BLOCK = re.compile(r"(<!-- table -->\n)(.*?)(<!-- end -->)", re.DOTALL)
+BLOCK = re.compile(r"(<!-- (\w+) -->\n)(.*?)(<!-- end -->)", re.DOTALL)
 SETS = ("caltech101", "stanford40")
-HEAD = (
-    "attention",
-    "weights a_i",
-    "g acts",
-    "sum to 1",
-    "trained by",
-    "ONNX",
-    "step over uniform",
-    "CIFAR-10, %",
-    *SETS,
-)
+MASKS = "voc-coseg"
+MAPS = (("attention", "L3"), ("evidence", "all"))
+MECHANISM = ("attention", "weights a_i", "g acts", "sum to 1", "trained by", "ONNX", "step over uniform")
+REACHED = ("attention", "CIFAR-10, width ¼", "CIFAR-10", *SETS, "J of attention", "J of evidence")
 
 
 def main() -> None:
     text = PAGE.read_text(encoding="utf-8")
-    new = BLOCK.sub(lambda found: found[1] + table() + found[3], text)
+    tables = {"mechanism": mechanism, "reached": reached}
+    new = BLOCK.sub(lambda found: found[1] + tables[found[2]]() + found[4], text)
     if "--check" in sys.argv[1:]:
         if new != text:
             sys.exit(
@@ -51,40 +44,79 @@ def main() -> None:
         PAGE.write_text(new, encoding="utf-8")
 
 
-def table() -> str:
-    cost, transfer = (json.loads(path.read_text()) if path.exists() else {"rows": []} for path in (COST, TRANSFER))
-    steps = {row["attention"]: row["over_uniform"] for row in cost["rows"]}
-    reached = {(row["attention"], row["data"]): row for row in transfer["rows"]}
-    rows = [HEAD, ["---"] * 6 + ["---:"] * 4, *(cells(member, steps, reached) for member in FAMILY)]
-    return "".join(f"| {' | '.join(row)} |\n" for row in rows)
+def mechanism() -> str:
+    """What each member computes, and what a step costs."""
+    steps = {row["attention"]: f"{row['over_uniform']:.2f}" for row in result("attention-cost")["rows"]}
+    return table(MECHANISM, 6, [[*words(member), steps.get(member.name, "–")] for member in FAMILY])
 
 
-def cells(member: Member, steps: dict[str, float], reached: dict[tuple[str, str], dict[str, Any]]) -> list[str]:
-    config, path = member.config(), member.weights()
-    metrics = read_card(path).metrics if path else {}
+def words(member: Member) -> list[str]:
+    config = member.config()
     draws = find_selection(config.selection).samplers
     sampler = member.recipe().sampler
     drawn = f"draws, `{sampler}`" if draws and sampler != "exact" else "expectation over draws" if draws else "draws"
-    by = "gradient" if config.selection == "soft" else drawn
     return [
         f"`{member.name}`",
         member.formula,
         yes(config.builds_global_branch),
         yes(all(spec.kind != "gate" for spec in config.maps)),
-        by,
+        "gradient" if config.selection == "soft" else drawn,
         yes(not not_exported(config)),
-        f"{steps[member.name]:.2f}" if member.name in steps else "–",
-        f"{100 * metrics['test_accuracy']['value']:.2f}" if metrics else "–",
-        *(accuracy(reached.get((member.name, data))) for data in SETS),
     ]
+
+
+def reached() -> str:
+    """What the members that were trained reach."""
+    svm = {(row["attention"], row["data"]): row for row in result("attention-transfer")["rows"]}
+    maps = {
+        (row["attention"], row["method"], row["map"]): row
+        for row in result("attention-localization").get("sets", {}).get(MASKS, {}).get("rows", ())
+    }
+    rows = []
+    for member in FAMILY:
+        wide, own = member.weights(WIDTH), member.weights()
+        if wide is None and own is None:
+            continue
+        rows.append(
+            [
+                f"`{member.name}`",
+                tested(wide),
+                tested(own),
+                *(accuracy(svm.get((member.name, data))) for data in SETS),
+                *(jaccard(maps.get((member.name, *which))) for which in MAPS),
+            ]
+        )
+    return table(REACHED, 1, rows)
+
+
+def table(head: tuple[str, ...], left: int, rows: list[list[str]]) -> str:
+    """Markdown; columns from `left` on hold numbers."""
+    return "".join(f"| {' | '.join(row)} |\n" for row in [head, ["---"] * left + ["---:"] * (len(head) - left), *rows])
+
+
+def result(name: str) -> dict[str, Any]:
+    path = RESULTS / f"{name}.json"
+    found: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {"rows": []}
+    return found
+
+
+def tested(path: Path | None) -> str:
+    """The card's test accuracy, in percent."""
+    return f"{100 * read_card(path).metrics['test_accuracy']['value']:.2f}" if path else "–"
 
 
 def accuracy(row: dict[str, Any] | None) -> str:
     """Mean accuracy over classes with its interval, in percent."""
-    if row is None:
-        return "–"
-    low, high = (100 * value for value in row["mean_class_accuracy_ci95"])
-    return f"{100 * row['mean_class_accuracy']:.1f} ({low:.1f} to {high:.1f})"
+    return "–" if row is None else interval(row["mean_class_accuracy"], row["mean_class_accuracy_ci95"])
+
+
+def jaccard(row: dict[str, Any] | None) -> str:
+    """J, mean over classes, with its interval, in percent."""
+    return "–" if row is None else interval(*(row["measures"]["jaccard"][key] for key in ("class_mean", "class_ci95")))
+
+
+def interval(value: float, ci95: tuple[float, float]) -> str:
+    return f"{100 * value:.1f} ({100 * ci95[0]:.1f} to {100 * ci95[1]:.1f})"
 
 
 def yes(value: bool) -> str:

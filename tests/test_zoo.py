@@ -19,15 +19,28 @@ def test_the_page_is_made_of_the_cards() -> None:
     assert (ROOT / "docs" / "zoo.md").read_text(encoding="utf-8") == zoo.page(zoo.cards())
 
 
-def test_the_family_s_table_is_made_of_configs_cards_and_results(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_family_s_tables_are_made_of_configs_cards_and_results(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
     family = script("make_attention")
-    (block,) = family.BLOCK.findall((ROOT / "docs" / "attention.md").read_text(encoding="utf-8"))
-    assert block[1] == family.table()
-    assert block[1].count("\n") == 2 + len(family.FAMILY)
+    blocks = family.BLOCK.findall((ROOT / "docs" / "attention.md").read_text(encoding="utf-8"))
+    tables = {name: rows for _, name, rows, _ in blocks}
+    assert tables == {"mechanism": family.mechanism(), "reached": family.reached()}
+    assert tables["mechanism"].count("\n") == 2 + len(family.FAMILY)
     pc = next(member for member in family.FAMILY if member.name == "pc")
-    assert pc.weights().stem == "vgg-att2-concat-pc.cifar10-w025"
-    assert next(member for member in family.FAMILY if member.name == "dp").weights(seed=17) is None
+    assert pc.weights(0.25).stem == "vgg-att2-concat-pc.cifar10-w025"
+    assert next(member for member in family.FAMILY if member.name == "dp").weights(0.25, seed=17) is None
+
+
+def test_results_of_maps_and_features_are_in_the_family_s_table(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    family = script("make_attention")
+    row = {"attention": "pc", "data": "stanford40", "mean_class_accuracy": 0.5, "mean_class_accuracy_ci95": [0.4, 0.6]}
+    j = {"jaccard": {"class_mean": 0.25, "class_ci95": [0.2, 0.3]}}
+    maps = [{"attention": "pc", "method": "evidence", "map": "all", "measures": j}]
+    results = {"attention-transfer": {"rows": [row]}, "attention-localization": {"sets": {"voc-coseg": {"rows": maps}}}}
+    monkeypatch.setattr(family, "result", results.__getitem__)
+    (line,) = (own for own in family.reached().splitlines() if own.startswith("| `pc` |"))
+    assert line.endswith("| – | 50.0 (40.0 to 60.0) | – | 25.0 (20.0 to 30.0) |")
 
 
 def test_only_runs_timed_alone_have_a_time() -> None:
