@@ -80,8 +80,10 @@ def _process_memory(proc: Path) -> Iterator[int]:
 def _group_memory(proc: Path) -> Iterator[int]:
     """What is left in each group of this process, from its own to the highest visible one."""
     for version, folder in control_groups("memory", proc):
+        limits = [number_in(folder / name) for name in LIMITS[version]]
+        if version == 2 and limits == [None] * len(limits):
+            continue  # nothing to subtract usage from; reading memory.stat is slow, because the kernel adds it up
         stat = fields_of(folder / "memory.stat")
         cache = sum(stat.get(key, 0) for key in CACHE[version])
         used = max(0, (number_in(folder / USAGE[version]) or 0) - cache)
-        limits = [*(number_in(folder / name) for name in LIMITS[version]), stat.get(HIERARCHICAL_LIMIT)]
-        yield from (limit - used for limit in limits if limit is not None)
+        yield from (limit - used for limit in (*limits, stat.get(HIERARCHICAL_LIMIT)) if limit is not None)
