@@ -27,7 +27,7 @@ from l2a_transfer.cli.options import (
 from l2a_transfer.cli.output import echo
 from l2a_transfer.wording import counted
 
-RUN = ("batch_size", "workers", "on_error", "attention", "engine", "resume", "overwrite")
+RUN = ("batch_size", "workers", "on_error", "attention", "compile", "engine", "resume", "overwrite")
 
 
 @click.command("extract", cls=Verb)
@@ -115,6 +115,14 @@ RUN = ("batch_size", "workers", "on_error", "attention", "engine", "resume", "ov
     ),
     option(
         "--batch-size", metavar="N", type=click.IntRange(min=1), default=64, show_default=True, help="Images per batch."
+    ),
+    option(
+        "--compile",
+        type=NameChoice("l2a_transfer.features.extraction.form:COMPILE"),
+        default="auto",
+        show_default=True,
+        help="Compile the network with torch.compile, which can change the last bits of features. auto: on a CPU, if "
+        "there are enough images.",
     ),
     option(
         "--threads",

@@ -16,6 +16,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from l2a_transfer.compiling import compiled
 from l2a_transfer.devices import choose_device, training_precision
 from l2a_transfer.errors import NotFiniteError, TrainingError
 from l2a_transfer.models.config import ModelConfig
@@ -319,8 +320,8 @@ class Trainer:
 
     def _compiled(self, module: nn.Module) -> Any:
         """`module` through torch.compile where the run asks for it."""
-        # dynamic=False: a recipe has few image sizes, and code for each is faster than code for any.
-        return torch.compile(module, dynamic=False) if self.placement.compile else module
+        # A recipe has few image sizes, and code for each is faster than code for any.
+        return compiled(module, self.device.type) if self.placement.compile else module
 
     def _check_finite(self, losses: Tensor) -> None:
         bad = (~torch.isfinite(losses)).nonzero()

@@ -32,8 +32,8 @@ if TYPE_CHECKING:
     from l2a_transfer.models.weights import Card
 
 
-FORM = "folded"
-"""Of the network that computes: each convolution and its batch norm are one (`models.inference`)."""
+FORM, COMPILED = "folded", "folded, compiled"
+"""Of the network that computes: each convolution and its batch norm are one (`models.inference`); then compiled."""
 
 
 class TorchBackend:
@@ -42,6 +42,8 @@ class TorchBackend:
     Its convolutions have their batch norms folded in, which is faster, and changes features by rounding.
 
     Where the network attends each image with k `partners`, pixels are (B, 1 + k, 3, size, size), the image first.
+
+    With `compile_batch`, batches of that size run through torch.compile, and all others as before.
     """
 
     name: str = "torch"
@@ -58,6 +60,7 @@ class TorchBackend:
         image_size: int | None = None,
         fit: str | None = None,
         decode: str | None = None,
+        compile_batch: int = 0,
     ) -> None:
         import torch
 
@@ -84,6 +87,18 @@ class TorchBackend:
         folded = fold_batch_norms(evaluation_copy(self._original))
         self._model: Any = folded.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self._statistics = self.preprocess.statistics(self.device)
+        self.compile_batch = compile_batch
+        self._run: Any = self._compute
+        if compile_batch:
+            from l2a_transfer.compiling import compiled
+
+            self._run = compiled(self._compute, self.device, options={"freezing": True})
+
+    def compiled(self, batch_size: int) -> TorchBackend:
+        """This backend, with the network compiled for batches of a size. Raises: BackendError without a compiler."""
+        reopen, (*network, options) = self.__reduce__()
+        found: TorchBackend = reopen(*network, options | {"compile_batch": batch_size})
+        return found
 
     def __repr__(self) -> str:
         return backend_repr(self)
@@ -121,11 +136,19 @@ class TorchBackend:
             if self.partners:
                 images, partners = images[:, 0], images[:, 1:]
             images = images.contiguous(memory_format=torch.channels_last)
-            attended = self._model.attend(images) if partners is None else self._model.attend(images, partners)
-            values = attended.g_a if self.tap == "ga" else attended.g_a_bn_relu
-            features = torch.cat([values[level].float() for level, _, _ in self.levels], dim=1)  # (B, D)
-            maps = {level: attended.maps[level].half() for level in self.map_levels if attention}
+            run = self._run if len(images) == self.compile_batch else self._compute
+            features, maps = run(images, partners, self.map_levels if attention else ())
         return features, maps
+
+    def _compute(
+        self, images: torch.Tensor, partners: torch.Tensor | None, map_levels: tuple[str, ...]
+    ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        import torch
+
+        attended = self._model.attend(images) if partners is None else self._model.attend(images, partners)
+        values = attended.g_a if self.tap == "ga" else attended.g_a_bn_relu
+        features = torch.cat([values[level].float() for level, _, _ in self.levels], dim=1)  # (B, D)
+        return features, {level: attended.maps[level].half() for level in map_levels}
 
     def _stream_cuda(self, batches: Iterable[NDArray[np.uint8]], *, attention: bool) -> Iterator[Computed]:
         """Batch k + 1 travels to the GPU and the results of batch k − 1 back while batch k is computed."""
@@ -167,13 +190,9 @@ class TorchBackend:
     def __reduce__(self) -> tuple[Any, ...]:
         # A network holds functions that pickle refuses; its config and state are all that it is.
         state = {key: value.cpu().numpy() for key, value in self._original.state_dict().items()}
-        options = {"device": self.device, "precision": self.precision, "tap": self.tap}
-        return _reopen, (
-            self.card,
-            self._original.config,
-            state,
-            {**options, "levels": [name for name, _, _ in self.levels]},
-        )
+        options: dict[str, Any] = {"device": self.device, "precision": self.precision, "tap": self.tap}
+        options |= {"levels": [name for name, _, _ in self.levels], "compile_batch": self.compile_batch}
+        return _reopen, (self.card, self._original.config, state, options)
 
     def identity(self) -> dict[str, Any]:
         import torch
@@ -181,7 +200,7 @@ class TorchBackend:
         return {
             "model": self.card["name"],
             "weights": self._weights,
-            "form": FORM,
+            "form": COMPILED if self.compile_batch else FORM,
             "runtime": f"torch {torch.__version__}",
             "threads": torch.get_num_threads() if self.device == "cpu" else 0,
             "instructions": torch_instructions(self.device, self.precision),

@@ -31,6 +31,7 @@ from l2a_transfer.features.backends.interface import FeatureBackend, feature_wid
 from l2a_transfer.features.backends.order import check_order
 from l2a_transfer.features.backends.registry import open_backend
 from l2a_transfer.features.extraction.compute import compute_shards
+from l2a_transfer.features.extraction.form import in_form
 from l2a_transfer.features.extraction.partners import partner_rows
 from l2a_transfer.features.extraction.plan import (
     comparable,
@@ -41,7 +42,7 @@ from l2a_transfer.features.extraction.plan import (
 )
 from l2a_transfer.features.extraction.ray_engine import RayConfig, compute_on_ray
 from l2a_transfer.features.extraction.result import ExtractResult
-from l2a_transfer.features.extraction.shard_folder import RowShard, ShardFolder
+from l2a_transfer.features.extraction.shard_folder import RowShard, ShardFolder, shard_folder
 from l2a_transfer.features.store.reader import read_meta
 from l2a_transfer.features.store.schema import FeatureMeta
 from l2a_transfer.features.store.writer import write_features
@@ -70,6 +71,7 @@ def extract(
     workers: int | None = None,
     on_error: str = "fail",
     attention: bool = False,
+    compile: str = "auto",
     engine: str = "local",
     ray: RayConfig | None = None,
     resume: bool = False,
@@ -99,6 +101,8 @@ def extract(
         "skip" skips images that cannot be used, and lists them.
     attention : bool, default=False
         Also write the attention maps, float16 (N, H, W) per level.
+    compile : {"auto", "on", "off"}, default="auto"
+        Compile the network, which can change the last bits of features. "auto": on a CPU, if there are many images.
     engine : {"local", "ray"}, default="local"
         "ray" runs on the cluster that `ray` describes, with the same bytes as a result.
     ray : RayConfig, optional
@@ -158,11 +162,12 @@ def extract(
     k = partners_of(backend)
     partners = partner_rows(source.ids, k) if k else None
     started = time.perf_counter()
-    identity = fingerprint(source, backend, batch_size, attention=attention)
     if out.is_dir():
         raise OutputExistsError(f"{out}: is a folder; name a file, such as {out / 'features.h5'}")
-    if not out.parent.is_dir():
-        out.parent.mkdir(parents=True, exist_ok=True)
+    fresh = overwrite and not resume
+    backend = in_form(backend, compile, rows=len(source), batch_size=batch_size, out=out, fresh=fresh)
+    identity = fingerprint(source, backend, batch_size, attention=attention)
+    out.parent.mkdir(parents=True, exist_ok=True)
     job = _Job(source, backend, out, identity, on_error)
     check_own_folder(job.shards.folder)
     if (found := job.complete(resume=resume, overwrite=overwrite)) and not job.shards.exists():
@@ -213,7 +218,7 @@ def extract(
             left_out = {row: reason for rows in ranges for row, reason in sorted(skipped[rows].items())}
             job.merge(ranges, left_out, partners, attention=attention)
         except KeyboardInterrupt as stop:
-            raise job.interrupted(ranges, overwrite=overwrite and not resume) from stop
+            raise job.interrupted(ranges, overwrite=fresh) from stop
         job.shards.remove()
     named = tuple((source.ids[row], reason) for row, reason in left_out.items())
     seconds = time.perf_counter() - started
@@ -230,7 +235,7 @@ class _Job:
 
     @property
     def shards(self) -> ShardFolder:
-        return ShardFolder(self.out.with_name(self.out.name + ".shards"), self.identity)
+        return ShardFolder(shard_folder(self.out), self.identity)
 
     def complete(self, *, resume: bool, overwrite: bool) -> ExtractResult | None:
         """The file that is there already, verified; None where it has to be made. Raises: OutputExistsError."""

@@ -182,6 +182,20 @@ class ShardFolder:
             self.folder.rmdir()
 
 
+def shard_folder(out: Path) -> Path:
+    """Where an extraction to `out` keeps its finished ranges."""
+    return out.with_name(out.name + ".shards")
+
+
+def plan_of(out: Path) -> dict[str, Any]:
+    """The fingerprint of the unfinished extraction to `out` of which a range is finished; empty if there is none.
+
+    Raises: StoreError.
+    """
+    folder = shard_folder(out)
+    return _read_json(folder / PLAN) if is_there(folder / PLAN) and any(folder.glob(ROWS)) else {}
+
+
 def _wrong_array(arrays: dict[str, NDArray[Any]]) -> str:
     """Which array of a shard is of another type or has another number of sides than `Shard` has; empty for none."""
     for name, values in arrays.items():
