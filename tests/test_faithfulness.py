@@ -324,7 +324,7 @@ def test_the_command_writes_what_it_prints(tmp_path: Path) -> None:
     again = l2a("-q", *run, *small, "--overwrite", "--json")
     assert json.loads(again.stdout) == document
     (out / "faithfulness.json").write_text('{"schema": "other"}')
-    with pytest.raises(EvaluationError, match="no faithfulness results of this program: faithfulness has no 'config'"):
+    with pytest.raises(EvaluationError, match="not faithfulness results of this program: faithfulness has no 'config'"):
         read_faithfulness(out / "faithfulness.json")
 
 
