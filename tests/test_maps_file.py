@@ -195,11 +195,11 @@ CHANGES: dict[str, tuple[Callable[[h5py.File], object], str]] = {
     "a name twice": (lambda file: file["ids"].__setitem__(0, b"1.jpg"), "/ids must differ"),
     "sizes that do not add up": (
         lambda file: file["shapes"].__setitem__((0, 0, 0), 4),
-        "/shapes do not match the size of /values",
+        "/shapes do not match the size",
     ),
     "no size": (lambda file: file["shapes"].__setitem__((0, 0, 0), 0), "/shapes"),
     "a negative size": (lambda file: file["shapes"].__setitem__((0, 0), -3), "/shapes"),
-    "sizes whose sum overflows": (_overflowing, "/shapes do not match the size of /values"),
+    "sizes whose sum overflows": (_overflowing, "/shapes do not match the size"),
     "a class that is not there": (lambda file: file["targets"].__setitem__(1, 2), "/targets must be between -1 and 1"),
     "a prediction below none": (lambda file: file["predicted"].__setitem__(0, -2), "/predicted must be between"),
     "two maps of one name": (
@@ -208,7 +208,7 @@ CHANGES: dict[str, tuple[Callable[[h5py.File], object], str]] = {
     ),
     "a huge size": (
         lambda file: file["shapes"].__setitem__((0, 0), 2**31 - 1),
-        "/shapes do not match the size of /values",
+        "/shapes do not match the size",
     ),
 }
 
