@@ -272,7 +272,7 @@ def test_protocols_over_domains_need_domains(four: Path, tmp_path: Path) -> None
         evaluate(plain, protocol="leave-one-domain-out")
     with pytest.raises(EvaluationError, match="cross-domain needs at least two domains, got only toy"):
         evaluate(plain, protocol="cross-domain")
-    with pytest.raises(ArgumentError, match="needs two sources beside plain, got turned"):
+    with pytest.raises(ArgumentError, match="needs two sources other than plain, got turned"):
         evaluate(four, protocol="leave-one-domain-out", target=["plain"], source=["turned"])
     with pytest.raises(EvaluationError, match="the cross-domain protocol works across domains and has no split"):
         plan_splits(feature_set(labels_of(3, 20)), "cross-domain", draws=None, seed=0)

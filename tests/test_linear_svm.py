@@ -338,7 +338,7 @@ def test_without_refit_there_is_no_classifier_as_in_grid_search() -> None:
 
 def test_no_folds_are_refused_by_name() -> None:
     X, y = problem(60, 5, 3)
-    with pytest.raises(ValueError, match=r"cv must give at least one pair .*, got none of \[\]"):
+    with pytest.raises(ValueError, match=r"cv must give at least one pair .*, got none from \[\]"):
         LinearSVCPath((0.01,), cv=[], device="cpu").fit(X, y)
 
 

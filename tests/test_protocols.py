@@ -254,7 +254,7 @@ def test_unknown_protocol_names_the_nearest() -> None:
 
 def test_unknown_label_is_refused() -> None:
     features = bad()
-    with pytest.raises(EvaluationError, match="label 2 where there are 2 classes"):
+    with pytest.raises(EvaluationError, match="label 2, but there are only 2 classes"):
         plan(dataclasses.replace(features, meta=dataclasses.replace(features.meta, classes=("a", "b"))))
 
 

@@ -107,7 +107,7 @@ def _check_domains(models: Sequence[DomainModel], settings: Sequence[Setting]) -
                 raise EvaluationError(
                     f"{table.path}: the domain {name} has fewer than two classes with training and test images "
                     f"({found}), and an SVM needs two",
-                    "leave it out of `source` and `target`, or extract more of it",
+                    "remove it from `source` and `target`, or extract more of it",
                 )
         rows = [np.concatenate([parts.train, parts.test]) for parts in model.parts]
         with table.open() as features:

@@ -37,7 +37,7 @@ def leave_one_domain_out(domains: Names, sources: Names, targets: Names) -> list
         others = tuple(name for name in sources or domains if name != target)
         if len(others) < 2:
             raise ArgumentError(
-                f"leave-one-domain-out needs two sources beside {target}, got {', '.join(others) or 'none'}",
+                f"leave-one-domain-out needs two sources other than {target}, got {', '.join(others) or 'none'}",
                 "name more domains in `source`, or omit it",
             )
         found.append(Setting(others, target, by_domain=True))

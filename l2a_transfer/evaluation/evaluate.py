@@ -36,7 +36,7 @@ from l2a_transfer.text import terminal
 from l2a_transfer.version import __version__
 
 log = logging.getLogger(__name__)
-EXPECTED = "the path of a feature file, what extract() gives, or a list of these"
+EXPECTED = "the path of a feature file, the result of extract(), or a list of these"
 
 
 def evaluate(

@@ -160,7 +160,7 @@ def check_labels(features: LabelledRows, rows: Indices) -> None:
         )
     if len(labels) and labels.max() >= known:
         raise EvaluationError(
-            f"{features.path}: label {labels.max()} where there {are(known)} {counted(known, 'class', 'classes')}; "
+            f"{features.path}: label {labels.max()}, but there {are(known)} only {counted(known, 'class', 'classes')}; "
             "extract again"
         )
 

@@ -75,7 +75,7 @@ def caltech_30(features: Labelled, request: Request) -> tuple[list[Split], Notes
 def low_shot(features: Labelled, request: Request) -> tuple[list[Split], Notes]:
     """k training images per class, nested over k within a draw; all draws share the test images.
 
-    Tested on the set's own test split where it has one, else on a stratified part drawn once.
+    Tested on the set's own test split if it has one, otherwise on a stratified part drawn once.
     """
     rows, notes = _usable(features, with_background=False)
     draws, seed, shots = request.draws, request.seed, list(request.shots)

@@ -110,7 +110,7 @@ def map_batch(
 
     spec = METHODS.find(method)
     if not isinstance(model, torch.nn.Module):
-        raise wrong_kind("model", "a network, the first of what load_model(NAME) gives", model)
+        raise wrong_kind("model", "a network, such as the first value returned by load_model(NAME)", model)
     given = spec.checked_options(dict(options or {}))
     if levels and not spec.per_level:
         raise ArgumentError(f"levels are for methods with a map per level; {method} has one map of the input")

@@ -102,7 +102,7 @@ def group_maps(model: nn.Module, batches: Batches, *, levels: Sequence[str] = ()
     templates = class_templates(model, batches, levels=levels)
     for label, count in templates.counts.items():
         if count < 2:
-            raise DataError(f"a group map needs the other images of a class, and class {label} has one image")
+            raise DataError(f"a group map needs the other images of a class, but class {label} has one image")
     if len(templates.counts) < 2:
         raise DataError("the control of a group map needs the images of another class", "add images of other classes")
     other = control_classes(list(templates.counts), seed=seed)

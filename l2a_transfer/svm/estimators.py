@@ -290,7 +290,7 @@ class LinearSVCPath(LinearClassifier):
         seen = np.zeros((len(targets), 1)) if isinstance(X, LazyRows) else X
         lists = [(_taken(every, train), _taken(every, test)) for train, test in splitter.split(seen, y, groups)]
         if not lists:
-            raise ValueError(f"cv must give at least one pair of training and held-out rows, got none of {self.cv!r}")
+            raise ValueError(f"cv must give at least one pair of training and held-out rows, got none from {self.cv!r}")
         for number, (train, test) in enumerate(lists):
             if len(test) == 0:
                 raise ValueError(f"cv: fold {number} of {len(lists)} holds out no row; every fold needs one to score")

@@ -27,11 +27,11 @@ class Pictures:
     Parameters
     ----------
     name : str
-        Where they come from.
+        Source of the images.
     ids : tuple of str
-        Their names.
+        Names of the images.
     images_u8 : ndarray (N, 3, side, side)
-        Their pixels, uint8.
+        Pixels of the images, uint8.
     """
 
     name: str
