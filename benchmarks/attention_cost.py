@@ -1,7 +1,7 @@
-"""What each attention costs: a training step of a quarter-width network over one with uniform weights, in turns.
+"""Cost of each attention: a training step of a quarter-width network relative to uniform weights, measured in turns.
 
-A step is forward, loss and backward on a batch at the recipe's full size, without the optimizer, which all share. That
-of `co` sees each image once, with another of the batch as its partner.
+A step is forward, loss and backward on a batch at the recipe's full size, without the optimizer, which is the same for
+all. A step of `co` uses each image once, with another image of the batch as its partner.
 
     python benchmarks/attention_cost.py --out benchmarks/results/attention-cost.json
 """
@@ -69,7 +69,7 @@ def main(out: Path, rounds: int, images: int) -> None:
 
 
 def step(member: Member, images: int) -> Callable[[], None]:
-    """A step that was run once."""
+    """A step, after one warm-up call."""
     config, recipe = member.config(WIDTH), member.recipe()
     model = build_model(config, seed=0).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     pixels = torch.randn(images, 3, SIZE, SIZE, generator=torch.Generator().manual_seed(0))

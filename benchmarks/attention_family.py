@@ -1,4 +1,4 @@
-"""The members of the attention family that are compared: how each is built, and how its training draws positions."""
+"""The compared members of the attention family: how each is built, and how its training draws positions."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from l2a_transfer.training.recipe import RECIPES, TrainConfig
 ZOO = Path(__file__).parent / "zoo"
 WIDTH, DATA, RECIPE = 0.25, "cifar10", "fast"
 TRAINED_WIDTH = 0.125
-"""At which every member is trained, so that all of them could be trained on a processor of two cores."""
+"""The width for training every member, chosen so that all of them could be trained on two CPU cores."""
 CONTROL = "uniform"
 
 
 @dataclass(frozen=True)
 class Member:
-    """One attention: its name in tables, its architecture and formula, options of `ModelConfig`, fields of the recipe.
+    """One attention: its name in tables, architecture and formula, options of `ModelConfig`, and fields of the recipe.
 
     The formula is that of the weights a_i of a level; c_i are its scores.
     """
@@ -38,7 +38,7 @@ class Member:
         return RECIPES[RECIPE].with_settings([f"{key}={value}" for key, value in self.settings.items()])
 
     def weights(self, width: float = TRAINED_WIDTH, seed: int = 0) -> Path | None:
-        """Those that this recipe made on CIFAR-10, where they are kept."""
+        """The weights trained with this recipe on CIFAR-10, if they are kept."""
         for path in (*sorted(PRETRAINED.glob("*.safetensors")), *sorted(ZOO.glob("*.safetensors"))):
             card = read_card(path)
             trained = card.training

@@ -1,7 +1,7 @@
-"""Does what a family's attention is made of change how features generalize? Every member that was trained, seed 0.
+"""Does the kind of attention change how features generalize? Every trained member, seed 0.
 
 Runs `l2a-transfer extract` for every member of `attention_family.py` with kept weights on each data set, then one
-`svm-eval` over all files. Finished feature files are kept in --work and are not made again.
+`svm-eval` over all files. Finished feature files are kept in --work and reused.
 
     python benchmarks/attention_transfer.py --data-dir data --work work --out benchmarks/results/attention-transfer.json
 """

@@ -1,8 +1,8 @@
-"""Any backbone in one table: attention networks, others with random weights, imported features, and pixels.
+"""Different backbones in one table: attention networks, others with random weights, imported features, and pixels.
 
 Runs the commands that README shows for caltech-mini and for Caltech-101, then one `svm-eval` over all files. resnet18
-appears twice with the same random weights: by `--model torchvision:resnet18`, and as features that thingsvision
-computed in an environment of its own and `l2a-transfer import` read. Finished files in --work are not made again.
+appears twice with the same random weights: with `--model torchvision:resnet18`, and as features computed by
+thingsvision in a separate environment and read by `l2a-transfer import`. Finished files in --work are reused.
 
     python3.10 -m venv tv && tv/bin/pip install thingsvision "numpy<2"
     python benchmarks/backbones.py --data-dir data --python tv/bin/python --work work --out backbones.json
@@ -72,7 +72,7 @@ def main(data_dir: Path, python: Path, work: Path, data: str, out: Path) -> None
 
 
 def thingsvision(name: str, data_dir: Path, python: Path, work: Path, weights: Path) -> None:
-    """The features of a data set by thingsvision, in `work/thingsvision-NAME`, in the order of the data set's rows."""
+    """The thingsvision features of a data set, in `work/thingsvision-NAME`, in the order of the data set's rows."""
     source, images = open_source(name, data_dir=data_dir), work / f"images-{name}"
     images.mkdir(exist_ok=True)
     for row in range(len(source)):

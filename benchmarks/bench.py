@@ -1,10 +1,9 @@
-"""Is this tree slower than another revision? A two-minute selection, the two trees in turns in one run.
+"""Is this tree slower than another revision? A two-minute selection of cases, with both trees in turns in one run.
 
-In a pass each tree has a process of its own, and one of them computes at a time: A B, B A. The next pass has new
-processes, because a process can be faster or slower than another of the same code by some percent for as long as it
-lives. A pass gives one ratio for each case, this tree's time over the other's; the 99 % interval is Student's t over
-the logarithms of the passes' ratios. A case whose interval has 1 in it shows no difference. The machine should have
-nothing else to do.
+In a pass, each tree has its own process, and only one computes at a time: A B, B A. Each pass uses new processes,
+because two processes with the same code can differ in speed by a few percent for their whole lifetime. A pass gives one
+ratio per case, this tree's time divided by the other's; the 99 % interval is Student's t over the logarithms of these
+ratios. If the interval contains 1, there is no significant difference. The machine should be otherwise idle.
 
     python benchmarks/bench.py --against HEAD~1
 """
@@ -34,7 +33,7 @@ ROOT = Path(__file__).resolve().parents[1]
 HELP = "--help"
 CONFIDENCE = 0.99
 ROUNDS = 2
-"""Of a pass; with two, each tree is first once."""
+"""Rounds per pass; with two, each tree goes first once."""
 LISTED = 20_000
 WHOSE = "this tree", "the other"
 
@@ -46,7 +45,7 @@ def git(*arguments: str) -> str:
 
 
 def default_revision() -> str:
-    """The last tag; without one, where this branch left main; on main, the commit before."""
+    """The last tag; without tags, the point where this branch left main; on main, the previous commit."""
     for asked in (("describe", "--tags", "--abbrev=0"), ("merge-base", "HEAD", "main")):
         try:
             found = git(*asked)
@@ -58,7 +57,7 @@ def default_revision() -> str:
 
 
 class Tree:
-    """A checkout, and the process in which its package computes."""
+    """A checkout, and the process that runs its package."""
 
     def __init__(self, root: Path) -> None:
         self.environment = {**os.environ, "PYTHONPATH": str(root)}
@@ -80,7 +79,7 @@ class Tree:
             raise click.ClickException(f"{package} is measured instead of the package in {root}")
 
     def seconds(self, case: str, folder: Path, *, tiny: bool) -> float | str:
-        """How long the case takes; what is wrong where it cannot be run."""
+        """How long the case takes, or the error if it cannot be run."""
         if case == HELP:
             command = [sys.executable, "-m", "l2a_transfer", "--help"]
             began = time.perf_counter()
@@ -116,7 +115,7 @@ def checked_out(revision: str, folder: Path) -> Iterator[Path]:
 def pass_over(
     names: Sequence[str], roots: tuple[Path, Path], folder: Path, *, tiny: bool
 ) -> dict[str, list[tuple[float, float]] | str]:
-    """By case, pairs of seconds of this tree and the other, or what is wrong where one cannot run the case."""
+    """Case → pairs of seconds of this tree and the other, or the error if one cannot run the case."""
     found: dict[str, list[tuple[float, float]] | str] = {}
     with ExitStack() as stack:
         trees = tuple(Tree(root) for root in roots)
@@ -137,7 +136,7 @@ def pass_over(
 
 
 def compared(passes: list[list[tuple[float, float]]]) -> dict[str, Any]:
-    """The ratio of the times of a case, its interval over passes, and what it says."""
+    """The ratio of the times of a case, its interval over passes, and the conclusion."""
     logs = [statistics.fmean(math.log(mine / other) for mine, other in pairs) for pairs in passes]
     mean = statistics.fmean(logs)
     reach = float(t.ppf((1 + CONFIDENCE) / 2, len(logs) - 1)) * statistics.stdev(logs) / math.sqrt(len(logs))
@@ -154,7 +153,7 @@ def compared(passes: list[list[tuple[float, float]]]) -> dict[str, Any]:
 
 
 def write_listed(folder: Path, files: int) -> None:
-    """Files in 20 classes; what is in them does not matter to a listing."""
+    """Write files in 20 classes; their content does not matter for a listing."""
     for k in range(files):
         path = folder / f"class-{k % 20:02d}" / f"{k:05d}.jpg"
         if k < 20:

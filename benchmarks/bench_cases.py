@@ -1,8 +1,9 @@
-"""The cases of `bench.py`, run by a process of one tree: which package is measured, `PYTHONPATH` says.
+"""The cases of `bench.py`, run by a process of one tree: `PYTHONPATH` determines which package is measured.
 
-The first line of the answers says where the package is. Then a request is a line of JSON, `{"case": NAME, "folder":
+The first line of the output is the path of the package. Each request is a line of JSON, `{"case": NAME, "folder":
 FOLDER, "tiny": BOOL}`, and its answer `{"seconds": S}` or `{"error": TEXT}`. The first request for a case prepares it
-and runs it once before it is timed. Only what an earlier version has too is used, so that any of them can be measured.
+and runs it once before it is timed. Cases use only features that earlier versions also have, so that these can be
+measured.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ Run = Callable[[], object]
 
 
 def forward(folder: Path, *, tiny: bool) -> Run:
-    """Features of 64 pictures of 32 × 32 pixels, twice, by the form that extracts."""
+    """Features of 64 pictures of 32 × 32 pixels, twice, with the forward pass used for extraction."""
     import numpy as np
 
     backend = l2a_transfer.open_backend(MODEL, device="cpu")
@@ -53,7 +54,7 @@ def train_step(folder: Path, *, tiny: bool) -> Run:
 
 
 def extract(folder: Path, *, tiny: bool) -> Run:
-    """64 pictures a split of caltech-mini to a feature file, decoded in the same process."""
+    """64 pictures per split of caltech-mini to a feature file, decoded in the same process."""
     source = l2a_transfer.open_source("caltech-mini", limit=4 if tiny else 64)
     backend = l2a_transfer.open_backend(MODEL, device="cpu")
     out = folder / f"extracted-{os.getpid()}.h5"
@@ -61,7 +62,7 @@ def extract(folder: Path, *, tiny: bool) -> Run:
 
 
 def made_rows(*, tiny: bool, columns: int) -> Any:
-    """Features and labels that a linear classifier tells apart in part."""
+    """Features and labels that a linear classifier can partly separate."""
     import numpy as np
 
     n, classes = (60, 3) if tiny else (600, 10)

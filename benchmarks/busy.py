@@ -1,8 +1,8 @@
-"""What a busy neighbour costs: the forward pass, a training step, the SVM grid and an extraction, alone and beside one
-process that keeps a core busy, by how long waiting threads spin.
+"""Cost of a busy neighbour process: the forward pass, a training step, the SVM grid and an extraction, alone and beside
+a process that keeps a core busy, for different spin times of waiting threads.
 
-Each measurement is a process of its own with its own environment, because an OpenMP runtime reads it once. Policies
-take turns within a round, alone and beside, so that a machine that drifts slows all of them.
+Each measurement has its own process and environment, because an OpenMP runtime reads its environment only once.
+Policies take turns within a round, alone and beside, so that drift of the machine affects all of them.
 
     python benchmarks/busy.py --work work --out benchmarks/results/busy.json
 """
@@ -34,7 +34,7 @@ POLICIES: dict[str, dict[str, str]] = {
 CASES = ("forward", "step", "svm", "extract")
 UNITS = {"forward": "images a second", "step": "images a second", "svm": "seconds", "extract": "images a second"}
 SECONDS = 6.0
-"""Of the forward pass and of the training step, after a warm-up."""
+"""Duration of the forward pass and of the training step, after a warm-up."""
 
 
 @click.command()
@@ -85,7 +85,7 @@ def main(work: Path, out: Path, rounds: int, cases: str, policies: str, child: s
 
 
 def measured(case: str, policy: dict[str, str], beside: bool, work: Path, out: Path) -> float:
-    """One case in a new process, where asked beside a busy one."""
+    """Run one case in a new process, if requested beside a busy one."""
     environment = {name: value for name, value in os.environ.items() if name not in DECIDED}
     command = [sys.executable, __file__, "--work", str(work), "--out", str(out), "--child", case]
     busy = subprocess.Popen([sys.executable, "-c", "while True: pass"]) if beside else None
@@ -99,7 +99,7 @@ def measured(case: str, policy: dict[str, str], beside: bool, work: Path, out: P
 
 
 def rate(run: Callable[[], int]) -> float:
-    """Images a second over `SECONDS`, after three calls."""
+    """Images per second over `SECONDS`, after three calls."""
     for _ in range(3):
         run()
     began, images = time.perf_counter(), 0

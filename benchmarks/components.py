@@ -1,8 +1,8 @@
-"""The PCA of `pixels`: processor time of a fold, and the variance that its components lack of the exact ones'.
+"""The PCA of `pixels`: CPU time of a fold, and the share of the exact components' variance that it misses.
 
-The pixels of Caltech-101, 30 images per class, standardised; a fold is four fifths of these rows, drawn at random. The
-subspace iteration with and without the start from the components of all rows, beside scikit-learn's PCA as it chooses
-its solver. One thread, in turns.
+The pixels of Caltech-101, 30 images per class, standardised; a fold is four fifths of these rows, drawn at random. It
+compares subspace iteration, with and without a start from the components of all rows, with scikit-learn's PCA and its
+automatic solver. One thread, in turns.
 
     l2a-transfer extract --model pixels --data caltech101 --data-dir data --out pixels.h5
     python benchmarks/components.py --features pixels.h5 --out benchmarks/results/components.json

@@ -1,10 +1,10 @@
-"""Attention against its uniform control and against VGG on the data it was trained on, whatever the sign.
+"""Attention against its uniform control and against VGG on the data set it was trained on, whatever the result.
 
-Takes weights files of any architectures and seeds, of one width, trained on one data set by one recipe, and asks each
-the test images once; files of another width or data set are left out. Between architectures: over seeds, where both
-have two or more, a t interval with the errors over seeds and over test images added up; and of the first seed of each,
-on the same images, the paired test of the mean class accuracy and McNemar's exact p. The latter two speak of those two
-files alone.
+Takes weights files of any architectures and seeds, of one width, trained on one data set with one recipe, and evaluates
+each once on the test images; files of another width or data set are skipped. Between architectures with at least two
+seeds each, it computes a t interval with the sum of the errors over seeds and over test images. For the first seed of
+each, it computes the paired test of the mean class accuracy and McNemar's exact p on the same images. These two hold
+only for the two files.
 
     python benchmarks/controls.py --data-dir data --out benchmarks/results/controls.json benchmarks/zoo/*.safetensors
 """
@@ -96,7 +96,7 @@ def main(weights: tuple[Path, ...], bundled: bool, width: float, data: str, data
 
 @torch.inference_mode()
 def asked(path: Path, source: ImageSource) -> tuple[Card, NDArray[np.bool_]]:
-    """The card, and which test images (N,) the network gets right."""
+    """The card, and which test images (N,) the network classifies correctly."""
     network, card = load_weights(path)
     preprocess: Preprocess = card.preprocess
     mean, std = (torch.tensor(values)[:, None, None] for values in (preprocess.mean, preprocess.std))

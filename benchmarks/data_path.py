@@ -1,7 +1,7 @@
-"""How fast decoded batches reach the process that computes: in shared memory, and through a pipe.
+"""How fast decoded batches reach the main process: in shared memory, and through a pipe.
 
-Pictures cost nothing here: each worker copies one that it has. So what is measured is the way from a worker to the
-process, with the copy into the batch. Both ways take turns in one process.
+Decoding is free here: each worker copies an existing picture. So this measures the transfer from a worker to the main
+process, including the copy into the batch. Both ways take turns in one process.
 
     python benchmarks/data_path.py --out benchmarks/results/data-path.json
 """
@@ -27,14 +27,14 @@ from l2a_transfer.preprocess import Preprocess
 
 
 class Ready(Preprocess):
-    """Gives pixels that are there already."""
+    """Returns pixels that already exist."""
 
     def pixels(self, image: Any) -> Any:
         return image
 
 
 class Pictures:
-    """So many times the same pixels, (3, size, size)."""
+    """The same pixels many times, (3, size, size)."""
 
     name = "ready"
 
@@ -47,7 +47,7 @@ class Pictures:
 
 
 def speed(pictures: Pictures, preprocess: Preprocess, batch_size: int, workers: int, *, shared: bool) -> float:
-    """MiB a second, from the first batch that arrives to the last, so that starting workers does not count."""
+    """MiB per second, from the first to the last batch that arrives, so that the start of workers does not count."""
     count = len(pictures.ids)
     rows = [range(start, min(start + batch_size, count)) for start in range(0, count, batch_size)]
     source: Any = pictures

@@ -1,13 +1,13 @@
-"""How much accuracy does a change of domain cost frozen features? Real pairs of domains, from commands.
+"""How much accuracy does a change of domain cost frozen features? Pairs of real domains, by running commands.
 
 Three cases, each with the bundled networks at width 0.25 and raw pixels:
 
-- scikit-learn's digits and svhn1083: drawn digits and house numbers, one file a domain.
-- cifar10 and caltech101: six classes that both have, by a mapping file. The networks were trained on cifar10's
-  training images, so that this pair says nothing of a domain that is new to them on either side.
-- stanford40 by orientation (wider than high, or not) and, where wider, size (more pixels than the median photograph, or
+- scikit-learn's digits and svhn1083: handwritten digits and house numbers, one file per domain.
+- cifar10 and caltech101: six common classes, with a mapping file. The networks were trained on cifar10's training
+  images, so one domain of this pair is not new to them.
+- stanford40 by orientation (wider than high, or not) and, if wider, size (more pixels than the median photograph, or
   not): three domains, read from each picture's header, in one file with a column of domains. They are also left out one
-  by one. All of its pictures are taken, because some classes have few in a domain.
+  by one. All pictures are used, because some classes have few in a domain.
 
     python benchmarks/domains.py --data-dir data --work work --limit 2000 --out benchmarks/results/domains.json
 """
@@ -45,7 +45,7 @@ CIFAR_CLASSES = {
     "schooner": "ship",
     "wild_cat": "cat",
 }
-"""Class of caltech101 → the class of cifar10 that it counts as."""
+"""Class of caltech101 → the class of cifar10 that it is mapped to."""
 PAIRS = {"digits and svhn1083": ("digits", "svhn1083"), "cifar10 and caltech101": ("cifar10", "caltech101")}
 CROSS = ("--protocol", "cross-domain")
 KEPT = ("model", "data", "file", "protocol", "n_classes", "n_train", "n_test", "dim", "C", "interval")
@@ -108,7 +108,7 @@ def main(data_dir: Path, work: Path, limit: int, folds: int, out: Path) -> None:
 def extracted(
     sets: tuple[str, ...], data_dir: Path, work: Path, limit: int | None, options: tuple[str, ...] = ()
 ) -> list[Path]:
-    """A feature file for each set and model; those that are there already are verified."""
+    """A feature file for each set and model; existing files are verified."""
     files = []
     for data in sets:
         for name, model in MODELS.items():
@@ -121,7 +121,7 @@ def extracted(
 
 
 def orientations_and_sizes(data_dir: Path) -> dict[str, str]:
-    """Id of each picture of stanford40 → its domain; headers alone are read."""
+    """Id of each picture of stanford40 → its domain; only headers are read."""
     from l2a_transfer.data.readers import open_source
 
     sizes = {}
@@ -141,7 +141,7 @@ def _picture(data_dir: Path, name: str) -> Path:
 
 
 def run(arguments: list[Any]) -> None:
-    """`l2a-transfer ARGUMENTS` in a process of its own. Raises: CalledProcessError where it fails."""
+    """Run `l2a-transfer ARGUMENTS` in a separate process. Raises: CalledProcessError if it fails."""
     command = [sys.executable, "-m", "l2a_transfer", *map(str, arguments)]
     print("l2a-transfer", *arguments[:3], file=sys.stderr)
     subprocess.run(command, check=True)

@@ -1,7 +1,7 @@
-"""Full disks, read-only folders, vanished images and damaged shards: is each detected and named, and is nothing lost?
+"""Full disks, read-only folders, missing images and damaged shards: is each detected and named, and is nothing lost?
 
-Every extraction is a process of its own. After each fault the same command runs again without it, and its file must
-be that of an extraction that nothing disturbed. A small tmpfs is the disk that fills up, so this needs root.
+Every extraction is a separate process. After each fault, the same command runs again without it, and its file must
+equal that of an undisturbed extraction. A small tmpfs serves as the full disk, so this needs root.
 
     python benchmarks/faults.py --images data/caltech101 --out benchmarks/results/faults.json
 """
@@ -26,7 +26,8 @@ from provenance import provenance
 
 MODEL = "pixels"
 ROWS = 3000
-"""Three shards of up to 12.6 MB; the disk that is full holds one of them, or all of them without the merged file."""
+"""Three shards of up to 12.6 MB; the small disk has room for one of them, or for all of them without the merged
+file."""
 FAULTS: dict[str, Callable[[Scene, str], dict[str, Any]]] = {
     "full disk while shards are written": lambda scene, name: scene.full_disk(name, "20m"),
     "full disk during the merge": lambda scene, name: scene.full_disk(name, "55m"),
@@ -67,7 +68,7 @@ def main(images: Path, only: tuple[str, ...], append: bool, out: Path) -> None:
 
 
 class Scene:
-    """A folder of images, the file that an undisturbed extraction makes of it, and a small disk."""
+    """A folder of images, the file of an undisturbed extraction, and a small disk."""
 
     def __init__(self, folder: Path, files: list[Path], rows: int) -> None:
         self.folder, self.images, self.disk = folder, folder / "images", folder / "disk"
@@ -85,7 +86,7 @@ class Scene:
         return done.returncode, done.stderr.strip()
 
     def until(self, out: Path, shards: int, then: Callable[[subprocess.Popen[str]], None]) -> tuple[int, str]:
-        """Start an extraction, do something once so many shards are there; its exit code and what it said."""
+        """Start an extraction, do something once there are `shards` shards; return its exit code and output."""
         child = subprocess.Popen(self.command(out), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
         while finished(out) < shards and child.poll() is None:
             time.sleep(0.002)
@@ -94,7 +95,7 @@ class Scene:
         return child.returncode, said.strip()
 
     def result(self, fault: str, out: Path, code: int, said: str, name: str) -> dict[str, Any]:
-        """What came of a fault, after the same command has run again."""
+        """The result of a fault, after running the same command again."""
         kept, partial = finished(out), [p.name for p in out.parent.rglob("*.partial")]
         again, after = self.extract(out)
         found = {

@@ -1,7 +1,7 @@
-"""The forward pass in each form that a network can have, as a share of the matrix peak of the same run.
+"""The forward pass of each form of a network, as a share of the matrix peak measured in the same run.
 
-Forms take turns within a round: as it was trained, with batch norms folded into the convolutions (what `extract` uses),
-and that form compiled by torch's inductor with its weights frozen, which needs a C++ compiler.
+Forms take turns within a round: as trained, with batch norms folded into the convolutions (as in `extract`), and the
+folded form compiled by torch's inductor with frozen weights, which needs a C++ compiler.
 
     python benchmarks/forward_forms.py --out benchmarks/results/forward-forms.json
 """

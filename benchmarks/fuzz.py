@@ -1,18 +1,17 @@
-"""What hostile files do: files of every kind that is read, damaged or crafted, each read in a process of its own.
+"""Read hostile files of every supported kind, damaged or crafted, each in a separate process.
 
-The libraries are loaded once; each case is a fork that is held to limits of processor time and memory (see
-`fuzzing/child.py`). A case is good where the file is refused by a named error of this package that says which file, or
-read as what it was before. Where a format has no checksum (pictures, tar, the values inside Parquet), or the checksum
-is renewed after the damage, another valid file can come of it: those are "other". These are bad: a crash, a hang, more
-memory than the limit, an exception of another kind, a refusal that names no file, and a file with a checksum that is
-read as something else.
+Libraries are loaded once; each case is a fork with limits on CPU time and memory (see `fuzzing/child.py`). A case is
+good if the file is rejected with an error of this package that names the file, or read with its original content. If a
+format has no checksum (pictures, tar, the values inside Parquet), or the checksum is renewed after the damage, the
+result can be another valid file: these cases are "other". Bad cases are a crash, a hang, memory above the limit,
+another exception, an error that does not name the file, and a file with a checksum that is read with different content.
 
     python benchmarks/fuzz.py --cases 10000 --out benchmarks/results/fuzz.json
     python benchmarks/fuzz.py --minutes 10 --seed fresh
     python benchmarks/fuzz.py --repeat parquet:0:17 --keep bad
 
-A bad case is printed with the command that repeats it. With --kinds, a part at a time; each kind in the JSON names the
-commit that it ran on.
+A bad case is printed with the command that repeats it. --kinds runs only some kinds; each kind in the JSON names its
+commit.
 """
 
 from __future__ import annotations
@@ -49,13 +48,13 @@ from l2a_transfer.errors import L2AError, UnknownNameError
 GOOD = ("refused", "right", "other")
 DIGEST_LENGTH = 64
 SHOWN = 400
-"""Characters of an error that are kept."""
+"""Maximum number of characters kept of an error."""
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """`kind`: refused, right, other (another valid file), or bad: wrong, unnamed, exception, crash, hang, memory,
-    and unprepared, where the damage itself failed."""
+    """`kind`: refused, right, other (another valid file), or bad: wrong, unnamed, exception, crash, hang, memory, and
+    unprepared (the damage itself failed)."""
 
     kind: str
     detail: str
@@ -70,7 +69,7 @@ class Outcome:
 
 @dataclass
 class Tally:
-    """What the cases of one kind came to."""
+    """Summary of the cases of one kind."""
 
     outcomes: Counter[str] = field(default_factory=Counter)
     refused_by: Counter[str] = field(default_factory=Counter)
@@ -107,7 +106,7 @@ class Tally:
 
 
 class Bench:
-    """The whole files of some kinds, in a folder, and what becomes of damaged copies of them."""
+    """The undamaged files of some kinds, in a folder, and the results for damaged copies of them."""
 
     def __init__(self, folder: Path, kinds: list[str]) -> None:
         self.seeds, self.work = folder / "seeds", folder / "work"
@@ -125,7 +124,7 @@ class Bench:
             raise click.ClickException(f"the whole files could not be made ({ended.why}): {ended.text}")
 
     def run(self, name: str, seed: int, case: int) -> tuple[str, Path, Outcome]:
-        """(name of the whole file, the damaged copy, what became of it); the same for the same numbers."""
+        """(name of the original file, damaged copy, outcome); the same numbers give the same case."""
         kind = KINDS[name]
         whole = sorted((self.seeds / name).iterdir())
         chosen = whole[case % len(whole)]
@@ -145,7 +144,7 @@ class Bench:
         return chosen.name, path, Outcome(outcome, detail[:SHOWN], done, ended.bytes, ended.seconds)
 
     def _copied(self, chosen: Path) -> Path:
-        """A copy in a folder that holds nothing else."""
+        """A copy in an otherwise empty folder."""
         place = self.work / "case"
         shutil.rmtree(place, ignore_errors=True)
         place.mkdir(parents=True)
@@ -154,7 +153,7 @@ class Bench:
         return path
 
     def _expected(self, name: str, chosen: Path) -> str:
-        """What reading a whole file gives; empty where a foreign file is refused."""
+        """The result of reading an undamaged file; empty if a foreign file is rejected."""
         if chosen not in self.expected:
             path = self._copied(chosen)
             ended = in_child(lambda: _judged(name, path, ""))
@@ -182,7 +181,7 @@ def _traced(damage: Any, said: Path) -> None:
 
 
 def _judged(name: str, path: Path, expected: str) -> str:
-    """What reading did, and behind it in a new line the error, or the digest of what was read."""
+    """The outcome of reading, followed on a new line by the error, or by the digest of the content."""
     try:
         found = KINDS[name].answer(path)
     except (L2AError, UnknownNameError) as error:
@@ -195,14 +194,14 @@ def _judged(name: str, path: Path, expected: str) -> str:
 
 
 def _where(error: BaseException) -> str:
-    """The last line of this package that an error passed."""
+    """The last line of this package in an error's traceback."""
     frames = traceback.extract_tb(error.__traceback__)
     own = [frame for frame in frames if "l2a_transfer" in frame.filename] or frames
     return f"{Path(own[-1].filename).name}:{own[-1].lineno}"
 
 
 def plan(cases: int, kinds: list[str]) -> dict[str, int]:
-    """How many cases a kind, by its share; the first takes what is left over."""
+    """The number of cases per kind, by its share; the first gets the remainder."""
     total = sum(KINDS[name].share for name in kinds)
     counts = {name: cases * KINDS[name].share // total for name in kinds}
     counts[kinds[0]] += cases - sum(counts.values())
@@ -210,7 +209,7 @@ def plan(cases: int, kinds: list[str]) -> dict[str, int]:
 
 
 def schedule(kinds: list[str], cases: int, minutes: float | None) -> Iterator[tuple[str, int]]:
-    """(kind, case): kind after kind, or in turns until the time is over."""
+    """(kind, case): kind by kind, or in turns until the time is over."""
     if minutes is None:
         yield from ((name, case) for name, count in plan(cases, kinds).items() for case in range(count))
         return
@@ -234,7 +233,7 @@ def schedule(kinds: list[str], cases: int, minutes: float | None) -> Iterator[tu
 def main(
     cases: int, minutes: float | None, kinds: str, seed: str, keep: Path | None, repeat: str | None, out: Path | None
 ) -> None:
-    """Read hostile files, each in a process of its own; exit 1 where one was bad."""
+    """Read hostile files, each in a separate process; exit 1 if a case was bad."""
     torch.set_num_threads(1)
     chosen = kinds.split(",") if repeat is None else [repeat.split(":")[0]]
     if unknown := set(chosen) - set(KINDS):
@@ -284,7 +283,7 @@ def _repeat(bench: Bench, kind: str, seed: str, case: str, *, keep: Path | None)
 
 
 def _keep(path: Path, to: Path) -> None:
-    """The damaged file, or folder, as it is: links stay links, and pipes and sockets are left out."""
+    """Copy the damaged file or folder unchanged: links stay links; pipes and sockets are omitted."""
     shutil.rmtree(to, ignore_errors=True)
     to.mkdir(parents=True)
     for file in [path, *path.rglob("*")] if path.is_dir() and not path.is_symlink() else [path]:
@@ -298,7 +297,7 @@ def _keep(path: Path, to: Path) -> None:
 
 
 def _finished(kind: str, tally: Tally, found: dict[str, Any], out: Path | None, cases: int, seed: int) -> None:
-    """Says what a kind came to, and keeps it."""
+    """Report the results of a kind, and keep them."""
     found[kind] = {"commit": provenance("")["commit"], **tally.to_json()}
     said = f"slowest {tally.slowest:.1f} s, largest {tally.largest >> 20} MiB"
     print(f"{kind:<22} {json.dumps(found[kind]['outcomes'])} {said}", file=sys.stderr)
@@ -307,7 +306,7 @@ def _finished(kind: str, tally: Tally, found: dict[str, Any], out: Path | None, 
 
 
 def kinds_of(out: Path | None, cases: int, seed: int) -> dict[str, Any]:
-    """What an earlier call with the same cases and seed has found, kind by kind: a long run can be done in parts."""
+    """The results of an earlier call with the same cases and seed, by kind, so that a long run can be done in parts."""
     if out is None or not out.exists():
         return {}
     document = json.loads(out.read_text())
@@ -316,7 +315,7 @@ def kinds_of(out: Path | None, cases: int, seed: int) -> dict[str, Any]:
 
 
 def write(out: Path, found: dict[str, Any], cases: int, seed: int) -> None:
-    """Keep the kinds that are done so far."""
+    """Write the results of the finished kinds."""
     document = {
         "schema": "l2a-benchmark/1",
         "what": f"hostile files, each read in a process of its own with {CPU_S} s and {MEMORY_BYTES / 2**30} GiB",

@@ -1,17 +1,17 @@
-"""Everything that a CUDA GPU is needed for, in the minutes that one is at hand, in order of value.
+"""All measurements that need a CUDA GPU, within a few minutes of GPU time, most valuable first.
 
-tests: the tests marked gpu, every family against the CPU, and the same command twice. peaks: what the card can do, the
-training step and the forward. extraction, svm: from arrays to features, and the SVM grid, against the bare forward and
-scikit-learn. runs: training at the paper's width, then seeds at smaller ones, side by side. compiled: the step and the
-forward through torch.compile. weights: what was trained, in files of 15 MiB.
+tests: the tests marked gpu, every family against the CPU, and the same command twice. peaks: the card's limits, the
+training step and the forward pass. extraction, svm: from arrays to features, and the SVM grid, compared with the bare
+forward pass and scikit-learn. runs: training at the paper's width, then seeds at smaller ones, side by side. compiled:
+the step and the forward pass with torch.compile. weights: trained weights, in files of 15 MiB.
 
     python benchmarks/gpu_campaign.py --data-dir data --minutes 9 --out out
     python benchmarks/gpu_campaign.py --only tests,peaks --minutes 2 --out out
     python benchmarks/gpu_campaign.py --device cpu --tiny --data-dir data --out out
 
-`campaign.json` in --out is written anew after each step and each run, so that whatever ends the program early leaves
-what was found. Nothing is begun that cannot end in time. Runs and weights that are in --work already are kept, and
-`--only weights` hands over those that had no room before.
+`campaign.json` in --out is rewritten after each step and each run, so that an early end loses no results. Nothing is
+started that cannot finish in time. Runs and weights already in --work are kept, and `--only weights` hands over those
+that did not fit before.
 """
 
 from __future__ import annotations
@@ -46,12 +46,12 @@ from l2a_transfer.provenance import commit as commit_here
 
 log = logging.getLogger("campaign")
 PACKING_S = 8.0
-"""Kept back at the end of a campaign for handing over weights."""
+"""Reserved at the end of a campaign for handing over weights."""
 
 
 @dataclass
 class Campaign:
-    """What the steps share: the device, the clock, and the document that grows."""
+    """What the steps share: the device, the clock, and the document with the results."""
 
     device: torch.device
     tiny: bool
@@ -67,12 +67,12 @@ class Campaign:
         return self.ends - time.perf_counter()
 
     def keep(self, name: str, found: Any) -> None:
-        """Put a step's result into the document, and the document on disk."""
+        """Put a step's result into the document, and save the document."""
         self.document["steps"][name] = found
         write_whole(self.out / "campaign.json", (json.dumps(self.document, indent=1) + "\n").encode())
 
     def peaks(self) -> dict[str, float]:
-        """Precision → operations a second, measured once."""
+        """Precision → operations per second, measured once."""
         if "ceilings" not in self.document["steps"]:
             side, copied = (256, 1 << 22) if self.tiny else (8192, 4 << 30)
             self.keep("ceilings", gpu_measure.ceilings(self.device, side=side, copied_bytes=copied, repeats=10))
@@ -166,7 +166,7 @@ STEPS: dict[str, tuple[Callable[[Campaign], None], float]] = {
     "compiled": (compiled, 90),
     "weights": (weights, 0),
 }
-"""Each step, and the seconds that must be left for it to begin."""
+"""Each step, and the remaining seconds that it needs to start."""
 
 
 @click.command()
@@ -250,7 +250,7 @@ def main(
 
 
 def machine(device: torch.device) -> dict[str, Any]:
-    """The device's name, driver and software, for every figure."""
+    """The device's name, driver and software, recorded with every figure."""
     found = {
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or "cpu",
         "cpu_threads": torch.get_num_threads(),

@@ -1,7 +1,7 @@
-"""What the GPU campaign measures beside accuracy: is it right, how fast could it be, how fast is it.
+"""Measurements of the GPU campaign besides accuracy: correctness, possible speed, and actual speed.
 
-Every function returns JSON-able rows with their raw samples. Seconds are the host's, between two points at which the
-device has nothing left to do.
+Every function returns rows with raw samples that can be saved as JSON. Seconds are measured on the host, between two
+points at which the device is idle.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ FAMILIES = (
 
 
 def stopwatch(run: Callable[[], Any], device: torch.device, *, repeats: int, warm_up: int = 3) -> list[float]:
-    """Seconds of each of `repeats` calls, after `warm_up` that are not counted."""
+    """Seconds of each of `repeats` calls, after `warm_up` uncounted calls."""
     samples = []
     for k in range(warm_up + repeats):
         _wait(device)
@@ -79,7 +79,7 @@ def _wait(device: torch.device) -> None:
 
 
 def gpu_tests(*, timeout_s: float) -> dict[str, Any]:
-    """`pytest -m gpu`, as a process of its own."""
+    """Run `pytest -m gpu` in a separate process."""
     command = [
         sys.executable,
         "-m",
@@ -97,7 +97,7 @@ def gpu_tests(*, timeout_s: float) -> dict[str, Any]:
 
 
 def agreement(device: torch.device) -> list[dict[str, Any]]:
-    """Features, maps and logits of every family on `device` against the CPU's float32: relative errors."""
+    """Features, maps and logits of every family on `device` compared with float32 on the CPU: relative errors."""
     generator = torch.Generator().manual_seed(0)
     images_u8 = torch.randint(0, 256, (32, 3, 32, 32), dtype=torch.uint8, generator=generator)
     rows = []
@@ -133,7 +133,7 @@ def _error(found: Tensor, expected: Tensor) -> float:
 
 
 def same_bytes(device: torch.device, work: Path, *, timeout_s: float) -> list[dict[str, Any]]:
-    """Two extractions and two short trainings with the same options: are the files the same?"""
+    """Whether two extractions and two short trainings with the same options give the same files."""
     commands = [
         (["extract", "--model", WEIGHTS, "--data", "caltech-mini", "--overwrite", "--out"], "same-{}.h5"),
         (
@@ -176,7 +176,8 @@ def _cli(options: list[str], out: Path, device: torch.device) -> list[str]:
 
 
 def content_sha256(path: Path) -> str:
-    """Of a feature file all bytes; of weights the tensors alone, because a card holds the seconds that it took."""
+    """For a feature file, of all bytes; for weights, only of the tensors, because a card contains the duration of
+    training."""
     content = path.read_bytes()
     if path.suffix == ".safetensors":
         content = content[8 + int.from_bytes(content[:8], "little") :]
@@ -206,7 +207,7 @@ def _run(command: list[str], timeout_s: float) -> subprocess.CompletedProcess[st
 
 
 def ceilings(device: torch.device, *, side: int, copied_bytes: int, repeats: int) -> dict[str, Any]:
-    """The best that the device does with matrices of random numbers, and with copying its own memory."""
+    """Peak rates of the device for products of random matrices, and for copies within its own memory."""
     matrix = []
     for precision in ("bf16", "tf32", "fp32"):
         a, b = (torch.randn(side, side, device=device).to(DTYPES.get(precision, torch.float32)) for _ in range(2))
@@ -235,7 +236,7 @@ def ceilings(device: torch.device, *, side: int, copied_bytes: int, repeats: int
 def training_steps(
     device: torch.device, peak: float, configs: list[tuple[float, int, dict[str, bool]]], *, steps: int, epochs: int
 ) -> list[dict[str, Any]]:
-    """Images a second of whole epochs at (width, batch size, {cudnn_benchmark, compile}), as a share of `peak`."""
+    """Images per second of whole epochs for (width, batch size, {cudnn_benchmark, compile}), as a share of `peak`."""
     precision = "bf16" if device.type == "cuda" else "fp32"
     rows = []
     for width, B, how in configs:
@@ -266,7 +267,7 @@ def training_steps(
 
 
 def folded(network: Network) -> Network:
-    """The network in evaluation mode with each batch norm of its trunk folded into the convolution before it."""
+    """The network in evaluation mode, with each batch norm of its trunk folded into the preceding convolution."""
     for module in network.eval().modules():
         if isinstance(module, ConvBlock):
             module[0], module[1] = fuse_conv_bn_eval(module[0], module[1]), nn.Identity()
@@ -276,7 +277,7 @@ def folded(network: Network) -> Network:
 def forwards(
     device: torch.device, peaks: dict[str, float], widths: list[float], batch_sizes: list[int], forms: list[str]
 ) -> list[dict[str, Any]]:
-    """Images a second of the bare forward: normalised images on the device in, features on the device out."""
+    """Images per second of the bare forward pass: from normalised images on the device to features on the device."""
     rows = []
     for width in widths:
         config = ModelConfig(MODEL, width=width, dropout=0.0)
@@ -325,7 +326,7 @@ def _forward(network: Network, images: Tensor, device: torch.device, precision: 
 def extraction(
     device: torch.device, work: Path, configs: list[tuple[float, str, int]], *, n: int, repeats: int
 ) -> list[dict[str, Any]]:
-    """From n arrays of 32 × 32 pixels in memory to a complete feature file, against the backend alone.
+    """From n arrays of 32 × 32 pixels in memory to a complete feature file, compared with the backend alone.
 
     `configs`: (width, precision, batch size).
     """
@@ -363,9 +364,9 @@ def extraction(
 
 
 def svm_grid(device: torch.device, *, rows: int, columns: int, classes: int, folds: int) -> dict[str, Any]:
-    """LinearSVCPath on the device and on the CPU against GridSearchCV on all cores: one grid, search and refit.
+    """LinearSVCPath on the device and on the CPU compared with GridSearchCV on all cores: one grid, search and refit.
 
-    Rows: Gaussian classes whose means are as far apart as leaves about a fifth of the rows on the wrong side.
+    Rows: Gaussian classes, with means so close that about a fifth of the rows are misclassified.
     """
     rng = np.random.default_rng(0)
     y = np.arange(rows) % classes

@@ -1,8 +1,8 @@
-"""The training runs of the GPU campaign: in order of value, side by side, none begun that cannot end in time.
+"""The training runs of the GPU campaign: most valuable first, in parallel, and none started that cannot finish in time.
 
-Each run is one `l2a-transfer train` in a process of its own, so that a run that fails takes no other with it. A step of
-a narrow network waits for kernel launches, not for arithmetic, so several processes share the GPU. Their times say
-nothing of a run alone.
+Each run is one `l2a-transfer train` in a separate process, so that a failing run does not affect others. A step of a
+narrow network waits for kernel launches, not for arithmetic, so several processes share the GPU. Their times do not
+hold for a run alone.
 """
 
 from __future__ import annotations
@@ -34,17 +34,17 @@ OTHERS = ("vgg-pan", "vgg-att1-pc", "vgg-att3-concat-pc", "vgg-att2-indep-pc")
 NORMALIZERS = ("sparsemax", "entmax15")
 SMALLEST = 1 / 32
 PART_BYTES = 15 << 20
-"""Of the files that weights are handed over in, four of them at a time."""
+"""Size of the files in which weights are handed over, four of them at a time."""
 PARTS = 4
 START_S = 10.0
-"""What a run takes beside its steps: to start, to read the data and to measure."""
+"""Time of a run besides its steps: to start, read the data, and measure."""
 LAUNCH_S, FLOPS_A_SECOND = 13e-3, 4e14
-"""A step's kernel launches, and what a GPU does of its arithmetic (measured: H200, widths 0.25 and 1)."""
+"""Kernel launch time of a step, and the arithmetic speed of a GPU (measured: H200, widths 0.25 and 1)."""
 
 
 @dataclass(frozen=True)
 class Run:
-    """One training run by the recipe `fast`; `epochs` None: the recipe's own for the data set."""
+    """One training run with the recipe `fast`; `epochs` None: the recipe's default for the data set."""
 
     model: str
     width: float
@@ -55,7 +55,7 @@ class Run:
 
     @property
     def stem(self) -> str:
-        """The name of its weights among those of other networks, data sets and seeds."""
+        """The name of its weights, distinct from other networks, data sets and seeds."""
         network = self.model if self.normalizer == "softmax" else f"{self.model}-{self.normalizer}"
         return f"{network}.{self.data}-w{round(self.width * 100):03d}.fast.seed-{self.seed}"
 
@@ -78,9 +78,10 @@ class Run:
         ]
 
     def guessed_seconds(self, done: int = 0) -> float:
-        """Of its epochs after the first `done`, by their steps and arithmetic, for a run that has the GPU to itself.
+        """Time of the epochs after the first `done`, estimated from steps and arithmetic, for a run with the GPU to
+        itself.
 
-        Right within a factor, which the runs that have ended tell.
+        Correct up to a factor, which is estimated from finished runs.
         """
         recipe = find_recipe("fast", self.data)
         recipe = dataclasses.replace(recipe, epochs=self.epochs or recipe.epochs)
@@ -95,7 +96,7 @@ def _macs(model: str, width: float, size: int) -> int:
 
 
 def plan() -> list[Run]:
-    """In order of value: two seeds at the paper's width, three at smaller ones, both data sets, then more of each."""
+    """Most valuable first: two seeds at the paper's width, three at smaller ones, both data sets, then more of each."""
     whole, half, quarter = 1.0, 0.5, 0.25
     three = (ATTENTION, UNIFORM, VGG)
     wide = [(ATTENTION, 0, "cifar10"), (UNIFORM, 0, "cifar10"), (ATTENTION, 0, "cifar100"), (ATTENTION, 1, "cifar10")]
@@ -118,7 +119,7 @@ def plan() -> list[Run]:
 
 @dataclass
 class Going:
-    """A run's process, when it began, and how many others were beside it then."""
+    """A run's process, its start time, and how many others were running then."""
 
     run: Run
     command: list[str]
@@ -130,7 +131,7 @@ class Going:
 
 @dataclass(frozen=True)
 class Place:
-    """Where runs lie and compute: a folder a run under `work`, CIFAR under `data_dir`, `jobs` at a time."""
+    """Where runs are stored and computed: one folder per run in `work`, CIFAR in `data_dir`, `jobs` at a time."""
 
     work: Path
     data_dir: Path
@@ -142,12 +143,12 @@ class Place:
         return self.work / run.stem
 
     def weights(self, run: Run) -> Path | None:
-        """The weights of a run that is finished: they are measured last."""
+        """The weights of a finished run; they are measured last."""
         found = next(iter(self.folder(run).glob("*.safetensors")), None)
         return found if found is not None and read_card(found).metrics else None
 
     def epochs(self, run: Run) -> int:
-        """How many a run has behind it."""
+        """How many epochs of a run are finished."""
         metrics = self.folder(run) / "metrics.jsonl"
         return len(metrics.read_text().splitlines()) if metrics.exists() else 0
 
@@ -156,16 +157,16 @@ class Place:
 
 
 def tiny(runs: list[Run]) -> list[Run]:
-    """The first few of them for a rehearsal: the smallest width, one epoch."""
+    """The first few runs for a rehearsal: the smallest width, one epoch."""
     return [dataclasses.replace(run, width=SMALLEST, epochs=1) for run in runs[:4]]
 
 
 def train_all(runs: list[Run], place: Place, *, deadline: float) -> Iterator[dict[str, Any]]:
-    """Train them in order until `deadline` (of time.perf_counter); yields a row as each ends.
+    """Train them in order until `deadline` (of time.perf_counter); yields a row when each ends.
 
-    A run that is finished is not trained again. A run is begun if it should end in time, by what those before took, and
-    if it does not make one that came before it late. One that is still going at the deadline is asked to stop, and its
-    checkpoint stays. Runs whose data is not there are left out.
+    Finished runs are not repeated. A run is started if, judged by earlier runs, it should finish in time and does not
+    delay an earlier one beyond the deadline. A run still active at the deadline is asked to stop, and its checkpoint is
+    kept. Runs without data are skipped.
     """
     waiting = [run for run in runs if place.has_data(run) and place.weights(run) is None]
     going: list[Going] = []
@@ -192,16 +193,16 @@ def train_all(runs: list[Run], place: Place, *, deadline: float) -> Iterator[dic
 
 @dataclass
 class Pace:
-    """How much longer runs take than they would alone on the GPU that LAUNCH_S and FLOPS_A_SECOND speak of."""
+    """How much longer runs take than alone on the GPU for which LAUNCH_S and FLOPS_A_SECOND were measured."""
 
     ratio: float = 1.0
 
     def seconds(self, run: Run, place: Place) -> float:
-        """Of what a run has before it; its epoch that is going counts as not begun."""
+        """Remaining time of a run; its current epoch counts as not started."""
         return self.ratio * run.guessed_seconds(place.epochs(run))
 
     def learn(self, one: Going, place: Place) -> None:
-        """From a run that has ended well."""
+        """Update from a successfully finished run."""
         if one.process.returncode == 0 and (whole := one.run.guessed_seconds(one.epochs_before)) > 0:
             self.ratio = max(0.1, (time.perf_counter() - one.began - START_S) / whole)
 
@@ -244,7 +245,7 @@ def _stop(going: list[Going]) -> None:
 
 
 def _row(one: Going, place: Place) -> dict[str, Any]:
-    """What a run has come to: its command, times, and the card's accuracy, or the end of what it said."""
+    """The result of a run: its command, times, and the card's accuracy, or the end of its output."""
     row: dict[str, Any] = {
         "run": one.run.stem,
         "command": shlex.join(["python", *one.command[1:]]),
@@ -269,11 +270,11 @@ def _row(one: Going, place: Place) -> dict[str, Any]:
 
 
 def pack(runs: list[Run], place: Place, out: Path, *, commit: str | None) -> list[str]:
-    """Hand over finished weights, in the plan's order, as far as they fit: `weights-N.tar.K` under `out`.
+    """Hand over finished weights, in the plan's order, as far as they fit: `weights-N.tar.K` in `out`.
 
-    `cat weights-N.tar.* | tar x` gives the files back, each named for its run. What was handed over is kept in
-    `packed.json` in the work folder, so that the next call hands over what is left. Where the run could not know its
-    commit, its card gets `commit`. Returns the names of the runs.
+    `cat weights-N.tar.* | tar x` restores the files, each named after its run. `packed.json` in the work folder lists
+    what was handed over, so that the next call continues. If a run did not know its commit, its card gets `commit`.
+    Returns the names of the runs.
     """
     record = place.work / "packed.json"
     done: list[str] = json.loads(record.read_text()) if record.exists() else []

@@ -1,7 +1,7 @@
-"""What another input size does to attended features: one network at 32, 48, 64 and 96 pixels, on Caltech-101.
+"""Effect of the input size on attended features: one network at 32, 48, 64 and 96 pixels, on Caltech-101.
 
 Runs `l2a-transfer extract --image-size N` for each size, then one `svm-eval` over all files, so that sizes are compared
-on the same images. Finished feature files are kept in --work and are not made again.
+on the same images. Finished feature files are kept in --work and reused.
 
     python benchmarks/image_sizes.py --data-dir data --work work --out benchmarks/results/image-sizes.json
 """

@@ -1,9 +1,9 @@
-"""An extraction that is killed at random moments, some of them during the merge, and resumed: the same bytes?
+"""Is an extraction that is killed at random moments, some during the merge, and resumed, byte-identical?
 
-A child process extracts 10,000 images; `kill -9` hits it at a random moment; the same command with
---resume must then end with every data set equal, byte for byte, to that of an extraction that nobody disturbed. The
-children are forked from this process, which has imported everything and computed nothing, because most of a short
-process is its start, where nothing can be lost yet.
+A child process extracts 10,000 images; `kill -9` hits it at a random moment; after the same command with --resume,
+every dataset must be byte-identical to that of an undisturbed extraction. The children are forked from this process,
+which has imported everything but computed nothing, because a short process spends most of its time starting, when
+nothing can be lost yet.
 
     python benchmarks/kill.py --data-dir data --out benchmarks/results/kill.json
 """
@@ -37,7 +37,7 @@ PRELOADED = (
     "l2a_transfer.models.registry",
     "l2a_transfer.models.weights",
 )
-"""What a child would import; it is forked with all of it there."""
+"""Modules that a child would import; they are loaded before the fork."""
 DATA_SETS = ("features", "labels", "ids", "split")
 
 
@@ -150,7 +150,7 @@ class Child:
 
 
 def watch(command: list[str], path: Path) -> dict[str, float]:
-    """Seconds of an undisturbed process: until its first trace on disk, from there to the end, and of its merge."""
+    """Times of an undisturbed process: until its first trace on disk, from there to the end, and of its merge."""
     began = time.perf_counter()
     child = Child(command)
     seen: dict[str, float] = {}
@@ -169,7 +169,8 @@ def watch(command: list[str], path: Path) -> dict[str, float]:
 
 
 def interrupt(command: list[str], path: Path, delay: float, *, merging: bool) -> dict[str, Any] | None:
-    """Kill -9 after `delay` seconds from the beginning of the extraction or of its merge; None where it was done."""
+    """Kill -9 after `delay` seconds from the start of the extraction or of its merge; None if it had already
+    finished."""
     child = Child(command)
     shards = shards_of(path)
     while not (merging_of(path) if merging else shards.exists()) and child.poll() is None:
@@ -199,12 +200,12 @@ def shards_of(path: Path) -> Path:
 
 
 def merging_of(path: Path) -> list[Path]:
-    """The partial file of a merge, where one has begun."""
+    """The partial file of a merge, if one has started."""
     return list(path.parent.glob(f"{path.name}.*.partial"))
 
 
 def digests(path: Path) -> dict[str, str]:
-    """SHA-256 of each data set's bytes, its type and shape."""
+    """SHA-256 of each dataset's bytes, type and shape."""
     with h5py.File(path) as file:
         found = {name: file[name] for name in (*DATA_SETS, *(f"maps/{level}" for level in file.get("maps", ())))}
         return {

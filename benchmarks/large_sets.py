@@ -1,6 +1,6 @@
-"""Large sets: does the time and memory of listing, extracting and verifying grow in proportion to the rows?
+"""Large sets: do time and memory for listing, extracting and verifying grow in proportion to the number of rows?
 
-Three cases, each at three numbers of rows in a process of its own: an image folder is listed and fingerprinted; images
+Three cases, each with three numbers of rows in a separate process: an image folder is listed and fingerprinted; images
 of 32 × 32 pixels in an `.npz` file go through a thin network into a feature file; a feature file of 64 columns is read
 and every byte is verified. Peak memory is that of the process and its workers, sampled (see memory.py). Growth is the
 slope between the first two sizes and between the last two; equal slopes mean proportional growth.
@@ -69,7 +69,7 @@ def main(out: Path, names: tuple[str, ...], scale: float) -> None:
 
 
 def slopes(samples: list[dict[str, Any]], key: str) -> dict[str, float]:
-    """What 1,000 more rows take, between the first two sizes and between the last two."""
+    """Cost of 1,000 more rows, between the first two sizes and between the last two."""
     found = [
         1000 * (after[key] - before[key]) / (after["rows"] - before["rows"])
         for before, after in itertools.pairwise(samples)
@@ -78,7 +78,7 @@ def slopes(samples: list[dict[str, Any]], key: str) -> dict[str, float]:
 
 
 def listing(folder: Path, rows: int) -> list[str]:
-    """Lists a folder of that many small JPEG files."""
+    """List a folder of that many small JPEG files."""
     stream = io.BytesIO()
     Image.new("RGB", (8, 8), (90, 120, 30)).save(stream, "JPEG")
     for label in range(CLASSES):
@@ -89,7 +89,7 @@ def listing(folder: Path, rows: int) -> list[str]:
 
 
 def extraction(folder: Path, rows: int) -> list[str]:
-    """Extracts features of that many images in memory."""
+    """Extract features of that many images in memory."""
     rng = np.random.default_rng(0)
     images = rng.integers(0, 256, (rows, 32, 32, 3), dtype=np.uint8)
     np.savez(folder / "images.npz", images=images, labels=np.arange(rows) % CLASSES)
@@ -98,7 +98,7 @@ def extraction(folder: Path, rows: int) -> list[str]:
 
 
 def verification(folder: Path, rows: int) -> list[str]:
-    """Verifies a feature file of that many rows."""
+    """Verify a feature file with that many rows."""
     features = np.random.default_rng(0).standard_normal((rows, FEATURES), dtype=np.float32)
     write_features(features, np.arange(rows) % CLASSES, folder / "f.h5")
     return [sys.executable, "-m", "l2a_transfer", "-q", "inspect", "--verify", str(folder / "f.h5")]

@@ -1,9 +1,9 @@
 """Do attention maps find objects better than their controls? Every map method on two sets with masks.
 
 The sets are voc-coseg's pictures of CIFAR-10's classes (451) and airplanes of Caltech-101 (160), each as SET/images and
-SET/masks in --data-dir. Networks are of one width: bundled, of benchmarks/zoo, and untrained. Each network is measured
-alone and its results are kept in --work, so that a run that was stopped goes on with the next one; then all are
-compared on the same images, and over training seeds where there are three.
+SET/masks in --data-dir. Networks have one width: bundled ones, those in benchmarks/zoo, and untrained ones. Each
+network is measured alone and its results are kept in --work, so that an interrupted run continues with the next one.
+Then all are compared on the same images, and over training seeds if there are three.
 
     python benchmarks/localize_voc.py --data-dir data --work work --out benchmarks/results/localization.json
 """
@@ -45,11 +45,11 @@ SAME_CLASS = {
     "caltech101-airplanes": {"airplanes": "airplane"},
 }
 SLOW = ("occlusion", "smoothgrad", "integrated-gradients")
-"""Methods that take many passes an image: about the true class, and of one seed of each architecture only."""
+"""Methods with many passes per image: only for the true class, and for one seed of each architecture."""
 COMPARED = ("jaccard", "average_precision", "pointing")
 PLANNED_NETWORKS = ("vgg-att2-concat-pc", "vgg-att2-concat-uniform")
 PLANNED_MAPS = (("attention", "L3"), ("evidence", "all"))
-"""What is compared: attention and its uniform control, and both with the centre. The other rows have intervals."""
+"""Planned comparisons: attention and its uniform control, and both with the centre. Other rows only have intervals."""
 
 
 @click.command()
@@ -122,7 +122,7 @@ def main(
 
 
 def groups(methods: tuple[str, ...]) -> list[tuple[str, ...]]:
-    """What is measured together, and can be kept: the quick methods, and each slow one."""
+    """Methods that are measured and cached together: the fast ones, and each slow one."""
     quick = tuple(name for name in methods if name not in SLOW)
     return [own for own in (quick, *((name,) for name in methods if name in SLOW)) if own]
 
@@ -137,7 +137,7 @@ def one_of_each(networks: list[Path]) -> list[Path]:
 
 
 def by_measure(measured: list[tuple[Measured, np.ndarray]], measure: str) -> list[Measured]:
-    """The rows that are compared, controls too, with one of their measures of each image."""
+    """The rows to compare, including controls, with one of their measures for each image."""
     column = list(MEASURES).index(measure)
     return [
         dataclasses.replace(row, values=values[:, column])
@@ -152,7 +152,7 @@ def by_measure(measured: list[tuple[Measured, np.ndarray]], measure: str) -> lis
 
 
 def find_networks(work: Path) -> list[Path]:
-    """Weights of the architectures at one width that were trained on CIFAR-10, then untrained ones with its classes."""
+    """Weights of the architectures at one width trained on CIFAR-10, then untrained ones with its classes."""
     found = []
     for path in sorted([*PRETRAINED.glob("*.safetensors"), *ZOO.glob("*.safetensors")], key=lambda path: path.name):
         card = read_card(path)
@@ -178,7 +178,8 @@ def of_network(
     limit: int | None,
     device: str,
 ) -> tuple[LocalizationResults, np.ndarray, np.ndarray, float]:
-    """Results of one network, its measures (rows, N, M), the images' classes (N,), and seconds; read where they are."""
+    """Results of one network, its measures (rows, N, M), the images' classes (N,), and seconds; read from cache if
+    present."""
     which = config.methods[0] if config.methods[0] in SLOW else "quick"
     folder = work / f"{data}-{config.target}-{which}-{network.stem}{f'-{limit}' if limit else ''}"
     kept, arrays = folder / "localization.json", folder / "values.npz"
@@ -209,7 +210,7 @@ def of_network(
 def rows_of(
     results: LocalizationResults, values: np.ndarray, *, with_controls: bool
 ) -> list[tuple[Measured, np.ndarray]]:
-    """Rows with what they were made by, and their measures (N, M). Labels say which class a map is about."""
+    """Rows with their origin and measures (N, M). Labels name the class that a map explains."""
     found = []
     for row, own in zip(results.rows, values, strict=True):
         if row.control and not with_controls:

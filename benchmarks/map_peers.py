@@ -1,4 +1,5 @@
-"""The map methods of captum and torch-cam, called as ours are: network, images and classes → maps (B, h, w)."""
+"""The map methods of captum and torch-cam, with the same signature as ours: network, images and classes → maps (B, h,
+w)."""
 
 from __future__ import annotations
 
@@ -32,15 +33,15 @@ class Peer:
     Parameters
     ----------
     library : str
-        Its name.
+        Name of the library.
     maps : callable
         Network, images, classes and one of `settings` as a keyword → maps.
     setting : str, optional
-        What decides how much is computed at once.
+        Name of the setting that determines how much is computed at once.
     settings : tuple
-        Its values that are tried.
+        Values of this setting to try.
     model : str
-        The network on which the two are compared.
+        The network for the comparison.
     """
 
     library: str

@@ -1,17 +1,17 @@
 """How fast each map method is, against the same method of captum and torch-cam: same network, pictures and options.
 
-Both make their maps of one batch in one process, in turns, so that a machine that drifts slows both. First their maps
-are compared: a method that does not give what the other gives is not timed, and the run ends. Where the other has a
-setting that only decides how much is computed at once, each sensible value of it is tried and the fastest is used.
-Methods that no other library has are timed alone.
+Both compute the maps of one batch in one process, in turns, so that drift of the machine affects both. First their maps
+are compared: if they differ, the run ends without timing. If the other has a setting that only determines how much is
+computed at once, each sensible value is tried and the fastest is used. Methods that no other library has are timed
+alone.
 
     python benchmarks/map_speed.py --torchcam site --out benchmarks/results/map-speed.json
 
-torch-cam is no dependency. `--torchcam` names a folder that holds it, which this makes:
+torch-cam is not a dependency. `--torchcam` names a folder with torch-cam, created by:
 
     python -m pip install --no-deps --target site torchcam
 
-Without `--torchcam` its rows are left out.
+Without `--torchcam`, its rows are skipped.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ from l2a_transfer.models.loading import load_model
 from l2a_transfer.preprocess import normalize
 
 TOLERANCE = 1e-4
-"""Of the difference between two maps of an image, over the largest absolute value of the map."""
+"""Largest allowed difference between two maps of an image, relative to the largest absolute value of the map."""
 
 Maps = Callable[[Network, Tensor, Tensor], Tensor]
 """Network, images (B, 3, H, W) and classes (B,) → maps (B, h, w)."""
@@ -74,13 +74,13 @@ class Row:
     method : str
         A name in `METHODS`.
     options : dict
-        Its options.
+        Options of the method.
     compared : dict, optional
-        The options with which the maps are compared, where those of `options` draw at random.
+        Options for comparing the maps, if those in `options` are random.
     peers : tuple of Peer
-        Those that have it.
+        Other libraries that have the method.
     model : str
-        The network that a method without peers is timed on.
+        The network for timing a method without peers.
     """
 
     method: str
@@ -91,7 +91,7 @@ class Row:
 
 
 def ours(row: Row, options: Mapping[str, Any]) -> Maps:
-    """Our maps of a row's method: of level L3, where there is one of each level."""
+    """Our maps of a row's method: of level L3, if it has one map per level."""
 
     def maps(network: Network, images: Tensor, targets: Tensor) -> Tensor:
         spec = METHODS.find(row.method)
@@ -114,7 +114,7 @@ IMAGES_AT_ONCE = (None, 128, 32)
 
 
 def rows() -> list[Row]:
-    """All that is timed: each method of ours once for each network, with whoever else has it."""
+    """All timed rows: each of our methods once per network, with all other libraries that have it."""
     grad_cam = [Peer("captum", captum_grad_cam, model=ATTENTION)]
     grad_cam += [Peer("captum", captum_grad_cam, model=AVERAGED), Peer("torch-cam", torchcam_grad_cam, model=AVERAGED)]
     smooth = {"samples": SAMPLES, "noise": NOISE}
@@ -135,18 +135,19 @@ def rows() -> list[Row]:
 
 
 def captum_one_gradient(network: Network, images: Tensor, targets: Tensor, _: object) -> Tensor:
-    """What captum's SmoothGrad is without noise; its noise is float32 always."""
+    """captum's SmoothGrad without noise; its noise is always float32."""
     return captum_saliency(network, images, targets)
 
 
 def difference(found: Tensor, expected: Tensor) -> float:
-    """The largest absolute difference of each image's maps over the largest absolute value, of the worst image."""
+    """The largest absolute difference between an image's maps, relative to the largest absolute value, for the worst
+    image."""
     apart = (found - expected).abs().flatten(1).amax(dim=1)  # (B,)
     return float((apart / expected.abs().flatten(1).amax(dim=1).clamp(min=1e-30)).max())
 
 
 def sample(maps: Callable[[], Any], calls: int) -> float:
-    """Seconds of a call, the mean of `calls`."""
+    """Mean seconds per call over `calls`."""
     started = time.perf_counter()
     for _ in range(calls):
         maps()
@@ -154,7 +155,7 @@ def sample(maps: Callable[[], Any], calls: int) -> float:
 
 
 def calls_of(maps: Callable[[], Any], seconds: float) -> int:
-    """How many calls last `seconds`, after one as a warm-up."""
+    """How many calls take `seconds`, after one as a warm-up."""
     if sample(maps, 1) > 2 * seconds:
         return 1
     return max(1, math.ceil(seconds / sample(maps, 1)))
@@ -167,7 +168,7 @@ def spread(samples: list[float]) -> dict[str, float]:
 def in_turns(
     own: Callable[[], Any], theirs: Callable[[], Any], repeats: int, seconds: float
 ) -> tuple[list[float], list[float]]:
-    """Seconds of a call of both, `repeats` pairs; who is first changes from pair to pair."""
+    """Seconds per call of both, in `repeats` pairs; the order alternates between pairs."""
     times: dict[int, list[float]] = {0: [], 1: []}
     counted = [(who, maps, calls_of(maps, seconds)) for who, maps in enumerate((own, theirs))]
     for repeat in range(repeats):
@@ -177,7 +178,7 @@ def in_turns(
 
 
 def fastest(peer: Peer, network: Network, images: Tensor, targets: Tensor) -> tuple[dict[str, Any], dict[str, float]]:
-    """The setting with which the peer is fastest, and the images a second of each: the best of two calls."""
+    """The fastest setting of the peer, and the images per second for each: the best of two calls."""
     tried: dict[Any, float] = {}
     for value in peer.settings:
 
@@ -193,9 +194,9 @@ def fastest(peer: Peer, network: Network, images: Tensor, targets: Tensor) -> tu
 def compared(
     row: Row, peer: Peer, network: Network, images: Tensor, targets: Tensor, repeats: int, seconds: float
 ) -> dict[str, Any]:
-    """A row of the document: how far the two maps are apart, and both speeds.
+    """A row of the document: the difference between the two maps, and both speeds.
 
-    Raises: ClickException where the maps are further apart than TOLERANCE.
+    Raises: ClickException if the maps differ by more than TOLERANCE.
     """
     setting, tried = fastest(peer, network, images, targets)
     given = tuple(setting.values())
@@ -321,7 +322,7 @@ def main(
 
 
 def table(document: dict[str, Any]) -> str:
-    """The rows in Markdown, as `docs/explain.md` has them."""
+    """The rows in Markdown, as in `docs/explain.md`."""
     lines = [
         "| method | network | images/s | the other | its images/s | times faster |",
         "|---|---|---:|---|---:|---:|",

@@ -1,9 +1,9 @@
 """Does an extraction's memory grow with the number of images? Peak memory of the same command on two folders.
 
-Makes two image folders of the same JPEG files (links), one ten times the other, extracts each in a process of its own,
-and samples the memory of that process and its workers: their own pages and shared memory, each page counted once (PSS),
-without the mapped files of libraries, whose share depends on who else runs. Beside it, the peak resident size of the
-process itself, libraries and all.
+Creates two image folders of the same JPEG files (links), one ten times as large as the other, extracts each in a
+separate process, and samples the memory of that process and its workers: their own pages and shared memory, each page
+counted once (PSS), without the mapped files of libraries, whose share depends on other processes. It also records the
+peak resident size of the process itself, including libraries.
 
     python benchmarks/memory.py --images data/caltech101 --out benchmarks/results/memory.json
 """
@@ -71,8 +71,8 @@ def link(files: list[Path], root: Path, count: int) -> None:
 
 
 def peak(command: list[str], said: Path = Path(os.devnull)) -> dict[str, float]:
-    """Runs the command, its output into `said`. Its peaks in MiB: of its own and its children's pages, sampled every
-    20 ms, and of the resident size of its first process; and its seconds from start to end."""
+    """Run the command with its output in `said`. Returns peaks in MiB of its own and its children's pages, sampled
+    every 20 ms, and of the resident size of its first process; and its seconds from start to end."""
     began = time.perf_counter()
     with open(said, "w") as file:
         child = subprocess.Popen(command, stdout=file)
@@ -92,7 +92,7 @@ def peak(command: list[str], said: Path = Path(os.devnull)) -> dict[str, float]:
 
 
 def tree(pid: int) -> list[int]:
-    """A process and all below it."""
+    """A process and all its descendants."""
     found = [pid]
     for at in found:
         try:
@@ -104,12 +104,12 @@ def tree(pid: int) -> list[int]:
 
 
 def own(pid: int) -> int:
-    """KiB of a process that no file backs."""
+    """Memory of a process in KiB that is not backed by a file."""
     return status(pid, "smaps_rollup", "Pss_Anon", "Pss_Shmem")
 
 
 def status(pid: int, file: str, *keys: str) -> int:
-    """KiB: the sum of these lines of /proc/PID/FILE; 0 where the process has ended."""
+    """KiB: the sum of these lines of /proc/PID/FILE; 0 if the process has ended."""
     try:
         lines = Path(f"/proc/{pid}/{file}").read_text().splitlines()
     except OSError:

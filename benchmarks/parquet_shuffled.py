@@ -1,8 +1,8 @@
-"""How fast shuffled epochs come out of Parquet, with a row group read for each picture, and with pictures read ahead.
+"""How fast shuffled epochs are read from Parquet, with a row group read for each picture, and with pictures read ahead.
 
-A set of JPEG pictures is written in row groups, as `datasets` writes it. Ways take turns, each in a process of its own,
-and the time includes the start of the decoding processes and whatever is read before the first picture. "again and
-again" is how pictures came before anything was read ahead; it gets fewer pictures, because it is slow.
+A set of JPEG pictures is written in row groups, as `datasets` writes it. The variants take turns, each in a separate
+process, and the time includes the start of the decoding processes and everything read before the first picture. "again
+and again" is the variant without reading ahead; it gets fewer pictures, because it is slow.
 
     python benchmarks/parquet_shuffled.py --out benchmarks/results/parquet-shuffled.json
 """
@@ -34,7 +34,7 @@ SIDE, BATCH, SEED = 160, 64, 0
 
 
 def write_set(path: Path, images: int, group: int) -> int:
-    """Random pictures of blocks, JPEG; returns the bytes of the pictures."""
+    """Random pictures of blocks as JPEG; returns the total size of the pictures in bytes."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -51,7 +51,7 @@ def write_set(path: Path, images: int, group: int) -> int:
 
 
 def tree_pss(pid: int) -> int:
-    """Bytes of a process and its children, what they share counted once (proportional set size)."""
+    """Memory in bytes of a process and its children, with shared pages counted once (proportional set size)."""
     found = 0
     for own in [pid, *(int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split())]:
         try:
@@ -64,7 +64,7 @@ def tree_pss(pid: int) -> int:
 
 
 def measure(way: str, path: Path, pictures: int, size: int, workers: int, quarter: int) -> dict[str, Any]:
-    """Images a second of one way, in this process, and the highest memory of it and its decoding processes."""
+    """Images per second of one variant in this process, and the peak memory of it and its decoding processes."""
     from l2a_transfer.data import ahead, loader
     from l2a_transfer.data.readers import open_source
     from l2a_transfer.preprocess import Preprocess

@@ -1,4 +1,4 @@
-"""What an accuracy of co-attention means: the same networks, tested with partners by several rules, on digits.
+"""How the accuracy of co-attention depends on the partners: the same networks tested with several rules, on digits.
 
 Trains `vgg-att2-concat-pc`, and from it `vgg-att2-concat-pc-co` with a live and with a frozen trunk, for each seed.
 
@@ -30,7 +30,7 @@ OPTIONS = {"holdout": HOLDOUT, "epochs": 14, "width": 1 / 16, "image_size": 16, 
 
 
 def partners_by_rule(labels: NDArray[np.int32], ids: tuple[str, ...]) -> dict[str, NDArray[np.int64]]:
-    """Rule → partners (N, 1). The last two use the labels of the test images, so they are no accuracies."""
+    """Rule → partners (N, 1). The last two use the labels of the test images, so their results are not accuracies."""
     rng, own = np.random.default_rng(0), np.arange(len(labels))
     drawn = {
         "of its class": [rng.choice(np.flatnonzero((labels == labels[i]) & (own != i))) for i in own],

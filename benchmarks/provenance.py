@@ -1,4 +1,4 @@
-"""What a figure carries: command, device, versions, commit."""
+"""The provenance of a figure: command, device, versions, commit."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ PACKAGES = ("l2a-transfer", "torch", "onnxruntime-gpu", "scikit-learn", "numpy",
 
 
 def provenance(command: str) -> dict[str, Any]:
-    """JSON-able: the command, the processor and its thread count, package versions and the commit that ran."""
+    """Values for JSON: the command, the processor and its thread count, package versions and the commit that ran."""
     return {
         "command": command,
         "device": f"{_processor()}, {os.cpu_count()} threads",
@@ -34,7 +34,7 @@ def _processor() -> str:
 
 
 def _commit() -> str:
-    """The commit of this checkout, with "+changes" where tracked files other than results differ; else "unknown"."""
+    """The commit of this checkout, with "+changes" if tracked files other than results differ; otherwise "unknown"."""
     here = Path(__file__).parent
     git = ["git", "-C", str(here)]
     try:

@@ -1,4 +1,4 @@
-"""How long the quickstart takes from the shell, and the table that it prints. The README's first table, from a run.
+"""Duration of the quickstart from the shell, and the table that it prints, which is the first table of the README.
 
 python benchmarks/quickstart.py --out benchmarks/results/quickstart.json
 """

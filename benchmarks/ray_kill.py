@@ -1,6 +1,6 @@
-"""Ray with two actors, with an actor killed, and with a node killed: the bytes of the local engine?
+"""Does Ray with two actors, with an actor killed, or with a node killed, give the same bytes as the local engine?
 
-Each extraction is a process of its own; actors are killed with `kill -9`, a node with `ray.cluster_utils`.
+Each extraction is a separate process; actors are killed with `kill -9`, a node with `ray.cluster_utils`.
 
     python benchmarks/ray_kill.py --data-dir data --out benchmarks/results/ray-kill.json
 """
@@ -114,7 +114,7 @@ def with_a_cluster(compare: Callable[..., None]) -> None:
 
 
 def run(command: list[str], disturb: Callable[[subprocess.Popen[bytes]], Any]) -> tuple[float, Any]:
-    """Seconds of a command that ends well while it is disturbed, and what `disturb` says."""
+    """Seconds of a command that succeeds while being disturbed, and the result of `disturb`."""
     began = time.perf_counter()
     child = subprocess.Popen(command, stdout=subprocess.DEVNULL)
     events = disturb(child)
@@ -132,13 +132,13 @@ def finished(shards: Path) -> int:
 
 
 def wait_for(child: subprocess.Popen[bytes], shards: Path, count: int) -> None:
-    """Until so many shards are finished, or the child has ended."""
+    """Wait until this many shards are finished, or the child has ended."""
     while finished(shards) < count and child.poll() is None:
         time.sleep(0.01)
 
 
 def actors() -> list[int]:
-    """Process ids of the running actors of this machine."""
+    """Process ids of the running actors on this machine."""
     found = []
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit():

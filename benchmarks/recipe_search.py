@@ -1,10 +1,10 @@
-"""Recipe choices on training images alone: the same settings for attention and for its controls.
+"""Choose recipes on training images only: the same settings for attention and for its controls.
 
-Each candidate is a set of FIELD=VALUE over a recipe; every network is trained with every candidate on all but 5,000
-training images and measured on those, which are the same every time. The test images are never read. A run that is
-finished is kept, one that was stopped goes on, so a long search can be done in parts; --out holds what is finished.
-Averaging changes nothing of the training itself, so a candidate that averages is also measured without (`last`).
---set shortens what all candidates share, where the whole recipe is too long to search with.
+Each candidate is a set of FIELD=VALUE changes to a recipe. Every network is trained with every candidate on all but
+5,000 training images and measured on those, which are always the same. The test images are never read. Finished runs
+are kept and interrupted ones continue, so a long search can be done in parts; --out has the finished ones. Averaging
+does not change the training itself, so a candidate with averaging is also measured without it (`last`). --set shortens
+the recipe for all candidates, if the full one is too long for a search.
 
     python benchmarks/recipe_search.py --data-dir data --work runs/search --out benchmarks/results/recipe-search.json \\
         --set epochs=3 --set resolutions=0:16,0.67:24 --set average=0.02 \\

@@ -1,10 +1,10 @@
-"""Accuracy under attack of the networks at hand on CIFAR-10's test images: one JSON file, one table.
+"""Accuracy under attack of the available networks on CIFAR-10's test images: one JSON file, one table.
 
     python benchmarks/robustness.py --data-dir data --out benchmarks/results/robustness.json
     python benchmarks/robustness.py --data-dir data --attack fgsm --out benchmarks/results/robustness-fgsm.json
 
-The second takes about a minute on one core, the first about ten times as long. `--all` takes every network of
-CIFAR-10 in `benchmarks/zoo`, all training seeds.
+The second takes about a minute on one core, the first about ten times as long. `--all` uses every network of CIFAR-10
+in `benchmarks/zoo`, with all training seeds.
 """
 
 from __future__ import annotations

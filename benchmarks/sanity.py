@@ -1,15 +1,15 @@
-"""The sanity check of map methods on trained networks, and how long it takes.
+"""The sanity check of map methods on trained networks, and its duration.
 
-For each network the cascade from the logits down and each part alone, with three random networks; a figure of each goes
-into `--figures`. The time is that of one cascade of 17 states of vgg-att2-concat-pc (the network as it is, and 16 in
-which one more of its parts, or of its convolutions, is random) on 48 images with the maps of attention, evidence,
-grad-cam, saliency and guided-backprop.
+For each network, it runs the cascade from the logits down and each part alone, with three random networks, and writes a
+figure to `--figures`. The time is that of one cascade with 17 states of vgg-att2-concat-pc (the unchanged network, and
+16 with one more random part or convolution each) on 48 images, with the maps of attention, evidence, grad-cam, saliency
+and guided-backprop.
 
     python benchmarks/sanity.py --data-dir data --out benchmarks/results/sanity.json --figures docs
 
-With `--labels`, each network whose twin is given is also compared with it: the same network trained on permuted labels.
-Such weights are made by the command below, which takes a quarter of an hour on one thread, can be interrupted, and goes
-on when it is given again:
+With `--labels`, each network is also compared with its twin, the same network trained on permuted labels, if given.
+Such weights are made by the command below, which takes 15 minutes on one thread, and continues if it is interrupted and
+run again:
 
     l2a-transfer sanity --model vgg-att2-concat-pc.cifar10-w025 --data cifar10 --data-dir data --out runs/sanity \\
         --labels train --labels-limit 1000 --epochs 60 --device cpu
@@ -48,7 +48,7 @@ NETWORKS = (
     str(HERE / "zoo" / "vgg-gap.cifar10-w025.fast.seed-0.safetensors"),
 )
 CONVOLUTIONS = (2, 2, 3, 3, 3)
-"""Of each block."""
+"""Number of convolutions in each block."""
 
 
 class ByConvolution(AttentionVGG):
@@ -114,7 +114,7 @@ def main(
 
 
 def compact(document: dict[str, Any]) -> str:
-    """JSON with a line for each map of each network, and six digits after the point."""
+    """JSON with one line per map of each network, and six decimals."""
 
     def rounded(value: Any) -> Any:
         if isinstance(value, dict):
@@ -138,7 +138,7 @@ def compact(document: dict[str, Any]) -> str:
 
 
 def summary(found: SanityResults) -> dict[str, Any]:
-    """What of the results is kept here; the whole is beside the figure."""
+    """A summary of the results; the full results are stored next to the figure."""
     cascade: dict[str, dict[str, Any]] = {}
     for row in found.rows:
         if row.order != "independent":

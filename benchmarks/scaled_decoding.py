@@ -1,8 +1,8 @@
-"""What decoding JPEG at a smaller scale saves, and how far features lie from those of exact decoding.
+"""Time saved by decoding JPEG at a smaller scale, and the resulting change of features.
 
-`--data` names a data set with pictures that are much larger than the network's input. Without it, pictures are random
-crops of the two photographs that scikit-learn has, of 300 to 500 by 240 to 400 pixels: as large as a data set's
-pictures, and not as various. Decoding and resizing are timed in this process, both ways in turns.
+`--data` names a data set with pictures much larger than the network's input. Without it, pictures are random crops of
+the two photographs in scikit-learn, of 300 to 500 by 240 to 400 pixels: as large as pictures of a data set, but less
+varied. Decoding and resizing are timed in this process, both variants in turns.
 
     python benchmarks/scaled_decoding.py --out benchmarks/results/scaled-decoding.json
 """
@@ -34,7 +34,7 @@ WAYS = ("exact", "scaled")
 
 
 def write_crops(root: Path, images: int) -> None:
-    """So many JPEG files, in a folder for each photograph."""
+    """Write `images` JPEG files, in a folder for each photograph."""
     from sklearn.datasets import load_sample_images
 
     random = np.random.default_rng(0)

@@ -1,7 +1,8 @@
-"""Does every verb end right, or say what it needs, on a machine with little memory? Each in a container of its own.
+"""Does every command succeed, or say how much memory it needs, on a small machine? Each runs in its own container.
 
-The container is a memory control group (version 1 or 2) that this program makes, which needs root; where it cannot, it
-is RLIMIT_AS with what importing PyTorch maps added, and the result says so: that counts mapped addresses, not memory.
+The container is a memory control group (version 1 or 2) created by this program, which needs root. Otherwise, it is
+RLIMIT_AS plus the addresses that importing PyTorch maps, and the result says so: this limits mapped addresses, not
+memory.
 
     python benchmarks/small_machine.py --work work --out benchmarks/results/small-machine.json
 """
@@ -110,7 +111,7 @@ CASES: list[tuple[float, list[str]]] = [
     (0.5, SVM),
     (0.5, [*SVM, "--solver", "liblinear"]),
 ]
-"""(share of the limit, command): what is done every day, and what does not fit."""
+"""(share of the limit, command): everyday commands, and commands that do not fit."""
 
 
 @click.command()
@@ -145,9 +146,9 @@ def main(work: Path, limit: int, verbs: str, out: Path) -> None:
 
 
 def make_pictures(root: Path) -> None:
-    """JPEG files of 640 × 480 pixels in four class folders, the same every time.
+    """JPEG files of 640 × 480 pixels in four class folders, always the same.
 
-    `named` beside them is the same with classes that the bundled network has, and `masks` has a mask of each.
+    The folder `named` has the same files with class names of the bundled network, and `masks` has a mask for each.
     """
     generator = np.random.default_rng(0)
     for number in range(PICTURES):
@@ -165,7 +166,7 @@ def make_pictures(root: Path) -> None:
 
 
 def make_features(path: Path) -> None:
-    """A feature file of CLASSES noisy clouds, the same every time."""
+    """A feature file with CLASSES noisy clusters, always the same."""
     generator = np.random.default_rng(0)
     N = TRAINING_ROWS + TEST_ROWS
     labels = np.tile(np.arange(CLASSES, dtype=np.int32), N // CLASSES)
@@ -190,7 +191,7 @@ def make_features(path: Path) -> None:
 
 @dataclass(frozen=True)
 class Container:
-    """`folder`: the control group; None where it is RLIMIT_AS of `limit` MiB and what PyTorch maps."""
+    """`folder`: the control group; None if RLIMIT_AS is used, with `limit` MiB plus the addresses mapped by PyTorch."""
 
     limit: int
     kind: str
@@ -198,7 +199,7 @@ class Container:
     address_space: int = 0
 
     def enter(self) -> None:
-        """Called in the child before it becomes the command."""
+        """Called in the child before it executes the command."""
         if self.folder is None:
             resource.setrlimit(resource.RLIMIT_AS, (self.address_space, self.address_space))
         else:
@@ -212,7 +213,7 @@ class Container:
         return None
 
     def killed(self) -> int | None:
-        """Processes that the kernel has ended here for want of memory."""
+        """Number of processes killed here by the kernel because of memory."""
         for name in ("memory.oom_control", "memory.events") if self.folder else ():
             path = self.folder / name  # type: ignore[operator]
             if path.exists():
@@ -223,7 +224,7 @@ class Container:
 
 @contextmanager
 def container(limit: int) -> Iterator[Container]:
-    """A container of `limit` MiB, gone afterwards."""
+    """A container of `limit` MiB, removed afterwards."""
     for line in Path("/proc/self/mountinfo").read_text().splitlines():
         fields, _, after = line.partition(" - ")
         kind, _, options = after.split(" ", 2)
@@ -256,7 +257,7 @@ def _made(mount: Path, name: str, limit: int) -> Path | None:
 
 
 def mapped_by_torch() -> int:
-    """Bytes of address space that importing PyTorch maps, beyond what it holds."""
+    """Address space in bytes that importing PyTorch maps, beyond its resident memory."""
     program = (
         "import torch\nfor line in open('/proc/self/status'):\n  print(line) if line[:6] in ('VmSize', 'VmRSS:') else 0"
     )

@@ -1,9 +1,9 @@
-"""Do intervals cover, and are verdicts as rarely false as they say? The statistics of `svm-eval` where truth is known.
+"""Do intervals cover, and are false verdicts as rare as claimed? Simulations of the statistics of `svm-eval`.
 
 For one split, draws and training seeds, balanced and 45:1 classes, 20 to 5,000 images: how often a verdict names a
-better model where there is none, and how often a 95 % interval has the truth in it. Truths are drawn anew in every
-repeat, since the coverage at any single one goes up and down with the few values that a count can have. Then random
-reports, in which estimate, interval, p and sentence have to agree.
+better model if there is none, and how often a 95 % interval contains the truth. The truth is drawn again in every
+repeat, since the coverage at a single one fluctuates with the few possible values of a count. Finally, random reports
+check that estimate, interval, p and sentence agree.
 
     python benchmarks/statistics_check.py --out benchmarks/results/statistics-check.json
 """
@@ -66,7 +66,7 @@ def _lines(value: Any) -> str:
 
 
 def check(*, repeats: int, cases: int, seed: int) -> dict[str, Any]:
-    """All scenarios, and what is largest and smallest in them."""
+    """All scenarios, and the extreme results among them."""
     parts: dict[str, list[dict[str, Any]]] = {}
     for name, run in (("rows", rows), ("one_split", one_split), ("draws", draws), ("seeds", seeds)):
         parts[name] = list(run(repeats, np.random.default_rng([seed, len(parts)])))
@@ -88,12 +88,12 @@ def check(*, repeats: int, cases: int, seed: int) -> dict[str, Any]:
 
 
 def limit(repeats: int) -> float:
-    """A rate of 5 % with three standard errors of the simulation."""
+    """A rate of 5 % plus three standard errors of the simulation."""
     return ALPHA + 3 * math.sqrt(ALPHA * (1 - ALPHA) / repeats)
 
 
 def class_sizes(kind: str, images: int, classes: int, *, least: int = 1) -> NDArray[np.int64]:
-    """Balanced, or falling geometrically from the largest class to one 45 times smaller."""
+    """Balanced, or decreasing geometrically from the largest class to one 45 times smaller."""
     shares = np.ones(classes) if kind == "balanced" else np.geomspace(45, 1, classes)
     return np.maximum(least, np.round(images * shares / shares.sum())).astype(np.int64)
 
@@ -106,7 +106,7 @@ def scenarios() -> Iterator[tuple[str, int, int]]:
 
 
 def rows(repeats: int, rng: np.random.Generator) -> Iterator[dict[str, Any]]:
-    """Accuracy and mean class accuracy of one model on one split; class accuracies anywhere, alike, and near 1."""
+    """Accuracy and mean class accuracy of one model on one split; class accuracies arbitrary, equal, or near 1."""
     truths: dict[str, Callable[[int], Array]] = {
         "anywhere": lambda K: rng.uniform(0, 1, (repeats, K)),
         "alike": lambda K: np.repeat(rng.uniform(0.02, 0.98, (repeats, 1)), K, axis=1),
@@ -138,7 +138,7 @@ def rows(repeats: int, rng: np.random.Generator) -> Iterator[dict[str, Any]]:
 
 
 def one_split(repeats: int, rng: np.random.Generator) -> Iterator[dict[str, Any]]:
-    """Two models on one split. Null hypotheses: exchangeable; and class differences that only cancel on average."""
+    """Two models on one split. Null hypotheses: exchangeable; and class differences that cancel only on average."""
     for kind, images, classes in scenarios():
         sizes = class_sizes(kind, images, classes)
         place = {"classes": kind, "n": int(sizes.sum()), "K": classes, "fewest_a_class": int(sizes.min())}
@@ -165,7 +165,7 @@ def one_split(repeats: int, rng: np.random.Generator) -> Iterator[dict[str, Any]
 
 
 def _differences(truth: str, disagree: Array, rng: np.random.Generator) -> Array:
-    """Class differences (R, K), no larger than the rates of disagreement."""
+    """Class differences (R, K), at most as large as the rates of disagreement."""
     if truth == "exchangeable":
         return np.zeros_like(disagree)
     if truth == "different":
@@ -179,7 +179,8 @@ def _differences(truth: str, disagree: Array, rng: np.random.Generator) -> Array
 
 
 def draws(repeats: int, rng: np.random.Generator) -> Iterator[dict[str, Any]]:
-    """Nearest class means on features of two equally good models, 70 % of each class to fit on, drawn anew."""
+    """Nearest class means on features of two equally good models, with 70 % of each class for fitting, drawn
+    repeatedly."""
     fewer = max(10, repeats // 4)
     for kind in ("balanced", "45:1"):
         for images in (20, 200, 1000, 5000):
@@ -216,15 +217,15 @@ def draws(repeats: int, rng: np.random.Generator) -> Iterator[dict[str, Any]]:
 
 
 def _tested(sizes: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Test images of each class in a draw."""
+    """Test images of each class per draw."""
     return np.maximum(1, np.round(0.3 * sizes)).astype(np.int64)
 
 
 def _drawn(
     sizes: NDArray[np.int64], number: int, rng: np.random.Generator
 ) -> tuple[Array, tuple[NDArray[np.int64], NDArray[np.int64]], NDArray[np.int64]]:
-    """On one set of images: mean class accuracy (2 models, J draws); the counts of all draws, (K, 2) of the first model
-    and (K, 3) of both; and the different test images of each class (K,)."""
+    """For one set of images: mean class accuracy (2 models, J draws); the counts over all draws, (K, 2) of the first
+    model and (K, 3) of both; and the number of distinct test images of each class (K,)."""
     K = len(sizes)
     labels = np.repeat(np.arange(K), sizes)
     features = rng.normal(size=(2, len(labels), 4)) + 0.5 * labels[:, None]  # (2, N, 4)
@@ -248,8 +249,8 @@ def _drawn(
 
 
 def seeds(repeats: int, rng: np.random.Generator) -> Iterator[dict[str, Any]]:
-    """Two architectures that are equal on average over seeds and images, each with images that suit it, and with seeds
-    that differ: little (the test images decide) and much."""
+    """Two architectures that are equal on average over seeds and images. Each is better on some images, and seeds
+    differ either little (test images dominate) or a lot."""
     for kind, images, classes in scenarios():
         if classes == 2:
             continue
@@ -283,14 +284,15 @@ def seeds(repeats: int, rng: np.random.Generator) -> Iterator[dict[str, Any]]:
 
 
 def _seeds_right(truth: NDArray[np.int32], number: int, spread: float, rng: np.random.Generator) -> Array:
-    """(2, seeds, N): an image is right where its ease, what the architecture, and what this seed makes of it add up."""
+    """(2, seeds, N): an image is right depending on the sum of its ease and the effects of the architecture and of the
+    seed."""
     N = len(truth)
     latent = 0.7 + rng.normal(size=N) + 0.5 * rng.normal(size=(2, 1, N)) + 0.5 * rng.normal(size=(2, number, N))
     return (latent + spread * rng.normal(size=(2, number, 1)) > 0).astype(np.float64)
 
 
 def agreement(cases: int, rng: np.random.Generator) -> dict[str, int]:
-    """Random reports: the sentence names the model that the estimate favours, exactly where the interval excludes 0 and
+    """Random reports: the sentence names the model favoured by the estimate if and only if the interval excludes 0 and
     the adjusted p is below 0.05."""
     seen = significant = signs = intervals = 0
     while seen < cases:

@@ -1,9 +1,9 @@
-"""A study that is killed at random moments and started again: the same report, byte for byte?
+"""Does a study that is killed at random moments and restarted give the same report, byte for byte?
 
-A small study (generated pictures, networks of width 1/32) is done once without a disturbance. Then another folder gets
-the same study, whose process is killed by `kill -9` at random moments; the same command goes on each time, and the last
-life runs to its end. Every file of the report must equal that of the undisturbed study. Where a life ends before its
-moment comes, the kills that are left hit a study in a new folder.
+A small study (generated pictures, networks of width 1/32) is first run undisturbed. Then the same study runs in another
+folder, and its process is killed by `kill -9` at random moments; the same command continues each time, and the last run
+completes. Every file of the report must equal that of the undisturbed study. If a run ends before it is killed, the
+remaining kills are applied to a study in a new folder.
 
     python benchmarks/study_kill.py --out benchmarks/results/study-kill.json
 """
@@ -64,7 +64,7 @@ support = "above 0"
 refute = "below 1.0"
 """
 EARLIEST_S = 2.0
-"""A kill earlier than this hits Python's start, where nothing can be lost."""
+"""A kill earlier than this hits Python's startup, when nothing can be lost."""
 
 
 @click.command()
@@ -107,7 +107,7 @@ def main(kills: int, jobs: int, seed: int, out: Path) -> None:
 
 
 def lived(folder: Path, name: str, jobs: int, kills: int, rng: random.Random, seconds: float) -> list[dict[str, Any]]:
-    """The lives of one study that ended by a kill; the last one, which is not in the list, runs to its end."""
+    """The runs of one study that ended by a kill; the last run, which is not in the list, completes."""
     lives: list[dict[str, Any]] = []
     while len(lives) < kills:
         moment = rng.uniform(EARLIEST_S, max(EARLIEST_S + 1, seconds / (kills + 1)))
@@ -138,7 +138,7 @@ def records(folder: Path) -> list[Path]:
 
 
 def pictures(path: Path, *, seed: int, classes: int = 4) -> None:
-    """Noisy patterns, one a class: 320 to train on and 80 to test."""
+    """Noisy patterns, one per class: 320 for training and 80 for testing."""
     rng = np.random.default_rng(seed)
     patterns = rng.integers(0, 256, (classes, 32, 32, 3))
     arrays = {}

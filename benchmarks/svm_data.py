@@ -1,4 +1,4 @@
-"""The problems that the SVM solver is measured on: rows of feature files made by `l2a-transfer extract`."""
+"""The problems for measuring the SVM solver: rows of feature files made by `l2a-transfer extract`."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ Problem = tuple[NDArray[Any], NDArray[Any], NDArray[Any], NDArray[Any]]
 
 
 def caltech(work: Path, *files: str, per_class: int = 30, classes: int | None = None) -> Problem:
-    """Caltech-101 without background: `per_class` rows a class drawn by seed 0, at most 50 others held out.
+    """Caltech-101 without background: `per_class` rows per class drawn with seed 0, at most 50 others held out.
 
-    Several files of the same images are put side by side. `classes`: only that many, spread over the whole list.
+    Columns of several files of the same images are concatenated. `classes`: only that many, spread over the whole list.
     """
     X, y = zip(*(read(work / file) for file in files), strict=True)
     assert all(np.array_equal(y[0], other) for other in y)
@@ -33,13 +33,13 @@ def caltech(work: Path, *files: str, per_class: int = 30, classes: int | None = 
 
 
 def cifar10(work: Path, *, rows: int, held_out: int) -> Problem:
-    """CIFAR-10's test images: the first `rows` to fit on, the last `held_out` to compare predictions on."""
+    """CIFAR-10's test images: the first `rows` for fitting, the last `held_out` for comparing predictions."""
     X, y = read(work / "cifar10-att.h5")
     return X[:rows], y[:rows], X[len(X) - held_out :], y[len(y) - held_out :]
 
 
 def read(file: Path) -> tuple[NDArray[Any], NDArray[Any]]:
-    """Features (N, D) and labels (N,), without Caltech-101's background class where the file has it."""
+    """Features (N, D) and labels (N,), without Caltech-101's background class if the file has it."""
     with h5py.File(file) as opened:
         X, y = opened["features"][:], opened["labels"][:]
         names = json.loads(opened.attrs["classes"])
@@ -50,7 +50,7 @@ def read(file: Path) -> tuple[NDArray[Any], NDArray[Any]]:
 def svm_objectives(
     X: NDArray[Any], y: NDArray[Any], coef: NDArray[Any], intercept: NDArray[Any], C: float
 ) -> NDArray[np.float64]:
-    """LIBLINEAR's objective of each class's SVM (K,), or (1,) where there are two: float64, from the coefficients."""
+    """LIBLINEAR's objective of each class's SVM (K,), or (1,) for two classes: float64, from the coefficients."""
     labels = np.unique(y)
     positive = labels[1:] if len(labels) == 2 else labels
     signs = np.where(y[:, None] == positive, 1.0, -1.0)  # (N, K)

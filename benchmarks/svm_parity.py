@@ -1,12 +1,13 @@
-"""Is BatchedLinearSVC's solution LinearSVC's? Objectives and held-out predictions, problem by problem and C by C.
+"""Is BatchedLinearSVC's solution that of LinearSVC? Objectives and held-out predictions, for each problem and C.
 
     python benchmarks/svm_parity.py --work work --out benchmarks/results/svm_parity.json --problem digits
 
 Ours runs at its default tolerance; the reference is LinearSVC(dual=False, tol=1e-8, max_iter=100,000 for small and
 `max_iter` for large problems), on the same standardised float64 rows. One call adds or replaces one problem. Both
-objectives are computed in float64 from `coef_` and `intercept_`. A reference that used up its iterations (`n_iter_`
-is the most of any class) is not a solution; then ours must not be above it. Held-out rows on which the predictions
-differ are listed with the margin between the two classes in both models: a tie is a margin below 1e-4 in either.
+objectives are computed in float64 from `coef_` and `intercept_`. If the reference reached its iteration limit
+(`n_iter_` is the maximum over classes), it is not a solution; our objective must then not be above its own. Held-out
+rows with different predictions are listed with the margin between the two classes in both models: a tie is a margin
+below 1e-4 in either.
 
 Feature files in --work: see svm_speed.py.
 """
@@ -44,7 +45,7 @@ def bundled(load: Callable[..., Any]) -> Problem:
 
 
 def two_classes(work: Path) -> Problem:
-    """Cat against dog, 300 rows to fit on."""
+    """Cat against dog, 300 rows for fitting."""
     X, y, others, truth = cifar10(work, rows=2000, held_out=4000)
     own, other = np.isin(y, (3, 5)), np.isin(truth, (3, 5))
     return X[own][:300], y[own][:300], others[other], truth[other]
@@ -105,7 +106,7 @@ def compare(rows: Problem, C: float, max_iter: int) -> dict[str, Any]:
 
 
 def differences(ours: Any, theirs: Any, others: NDArray[Any]) -> dict[str, Any]:
-    """Held-out rows on which the two differ, and how many of them are ties."""
+    """Held-out rows with different predictions, and how many of them are ties."""
     rows = np.flatnonzero(ours.predict(others) != theirs.predict(others))
     margins = []
     for model in (ours, theirs):
@@ -121,7 +122,8 @@ def differences(ours: Any, theirs: Any, others: NDArray[Any]) -> dict[str, Any]:
 
 
 def verdict(record: dict[str, Any]) -> bool:
-    """At most 1e-6 apart where the reference converged, at most 1e-6 above it where not; ties alone differ there."""
+    """At most 1e-6 apart if the reference converged, otherwise at most 1e-6 above it; predictions differ only for
+    ties."""
     apart = record["objective_ours_minus_reference_over_reference"]
     if record["reference_unconverged"]:
         return bool(apart["most"] <= 1e-6)

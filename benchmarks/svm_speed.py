@@ -6,8 +6,8 @@ Feature files in --work come from `l2a-transfer extract --model MODEL --data DAT
 caltech101-att and cifar10-att with the model vgg-att2-concat-pc, caltech101-uniform with vgg-att2-concat-uniform, and
 caltech101-untrained with untrained:vgg-att2-concat-pc@0.5.
 
-One call measures one problem and adds a run to the JSON: ours and the reference on the same --cs and --folds, search
-and refit. Where the reference takes too long on the whole grid, fewer C or folds are measured, of both.
+One call measures one problem and adds a run to the JSON: ours and the reference with the same --cs and --folds, search
+and refit. If the reference takes too long on the whole grid, fewer C or folds are measured for both.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ PROBLEMS: dict[str, tuple[str, Callable[[Path], Problem]]] = {
 
 
 def timed(run: Callable[[], Any]) -> tuple[Any, float, float]:
-    """What `run` returns, seconds by the clock, and seconds of processor time of this process and its workers."""
+    """The result of `run`, wall time in seconds, and CPU time of this process and its workers."""
     before, started = _cpu_seconds(), time.perf_counter()
     result = run()
     seconds = time.perf_counter() - started
@@ -68,7 +68,7 @@ def _cpu_seconds() -> float:
 
 
 def reference(X: Any, y: Any, cs: list[float], cv: Any) -> dict[str, Any]:
-    """GridSearchCV over `cs`, two processes, scikit-learn's defaults; its refit with the best C of them."""
+    """GridSearchCV over `cs`, two processes, scikit-learn's defaults; and its refit with the best C."""
     pipeline = make_pipeline(StandardScaler(), LinearSVC(dual=False))
     few = np.arange(len(y)) < 0
     for k in np.unique(y)[:2]:
@@ -112,14 +112,14 @@ def ours(X: Any, y: Any, cs: list[float], cv: Any, repeats: int) -> dict[str, An
 
 
 def our_objective(X: Any, y: Any, C: float) -> float:
-    """Of the refit for a given C, in the same coordinates as the reference's."""
+    """The objective of the refit for a given C, in the same coordinates as the reference's."""
     z = StandardScaler().fit_transform(X.astype(np.float64))
     fitted = BatchedLinearSVC(C, device="cpu").fit(z, y)
     return float(svm_objectives(z, y, fitted.coef_, fitted.intercept_, C).sum())
 
 
 def comparison(own: dict[str, Any], theirs: dict[str, Any]) -> dict[str, Any]:
-    """Times faster, from the median of ours, by the clock and by processor time, and the objectives of the refit."""
+    """Speedup from the median of ours, by wall time and by CPU time, and the objectives of the refit."""
     times = {kind: theirs[kind] / float(np.median(own[kind])) for kind in ("seconds", "cpu_seconds")}
     objective = {"reference": theirs["refit_objective"], "ours_at_the_same_C": theirs["our_objective"]}
     return {"times_faster": times, "refit_objective": objective}

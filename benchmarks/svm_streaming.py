@@ -1,10 +1,10 @@
-"""Does max_memory hold? What a fit adds to a process's memory, against the cap, and its objective against no cap's.
+"""Is max_memory respected? The memory added by a fit compared with the limit, and its objective with that without one.
 
     python benchmarks/svm_streaming.py --out benchmarks/results/svm_streaming.json
 
-Each case runs in a process of its own: it starts PyTorch, fits a toy problem, opens or loads X, notes its resident
-memory, resets the kernel's peak (VmHWM) and fits. The growth of the peak is what the fit took: all of it, with
-allocator and library buffers, not only what the plan counts. X is synthetic: float32, Gaussian classes. Linux only.
+Each case runs in a separate process: it starts PyTorch, fits a toy problem, opens or loads X, records its resident
+memory, resets the kernel's peak (VmHWM) and fits. The growth of the peak is the memory of the fit, including allocator
+and library buffers, not only what the plan counts. X is synthetic: float32, Gaussian classes. Linux only.
 """
 
 from __future__ import annotations
@@ -61,13 +61,13 @@ def make(case: dict[str, Any], file: Path) -> None:
 
 
 def status(key: str) -> int:
-    """Bytes of VmRSS or VmHWM."""
+    """VmRSS or VmHWM in bytes."""
     line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(key))
     return int(line.split()[1]) * 1024
 
 
 def fit(case: dict[str, Any], X: Any, y: NDArray[Any], cap: int | None) -> tuple[float, int]:
-    """Sum of objectives, and SVMs that did not converge."""
+    """Sum of objectives, and number of SVMs that did not converge."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)
         if case["C"] is None:
@@ -78,7 +78,7 @@ def fit(case: dict[str, Any], X: Any, y: NDArray[Any], cap: int | None) -> tuple
 
 
 def measure(name: str, file: Path) -> dict[str, Any]:
-    """In the child: one case."""
+    """Run one case in the child."""
     case = CASES[name]
     rng = np.random.default_rng(1)
     LinearSVCPath(cv=2, device="cpu").fit(rng.normal(size=(600, 256)), np.arange(600) % 3)

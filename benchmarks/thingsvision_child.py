@@ -1,4 +1,4 @@
-"""The thingsvision half of thingsvision_side.py, run by the Python of its own environment.
+"""The thingsvision half of thingsvision_side.py, run by the Python of a separate environment.
 
 thingsvision takes an image folder's root, a torch model and the name of a module, whose outputs it hooks and flattens;
 the network is ours, wrapped so that one module's output is g_a, or one of torchvision. Prints JSON on its last line.
@@ -34,7 +34,8 @@ class Wrapped(torch.nn.Module):
 
 
 def ours(model: str) -> tuple[torch.nn.Module, Callable[[Any], torch.Tensor], str]:
-    """One of the bundled networks, what makes its input of a picture, and the module whose output is the feature."""
+    """One of the bundled networks, its transform from a picture to the input, and the module whose output is the
+    feature."""
     # thingsvision asks for torch 2.0, which our own loader is too new for.
     path = PRETRAINED / f"{model}.safetensors"
     card = read_card(path)
@@ -52,7 +53,7 @@ def ours(model: str) -> tuple[torch.nn.Module, Callable[[Any], torch.Tensor], st
 
 
 def torchvisions(model: str, weights: str) -> tuple[torch.nn.Module, Callable[[Any], torch.Tensor], str]:
-    """A residual network of torchvision with the weights of a file, and torchvision's own transforms."""
+    """A residual network of torchvision with weights from a file, and torchvision's own transforms."""
     name = model.removeprefix("torchvision:")
     network = zoo.get_model(name, weights=None)
     network.load_state_dict(load_file(weights))

@@ -1,12 +1,12 @@
-"""The same images and network through thingsvision, in an environment of its own, and through l2a-transfer.
+"""The same images and network with thingsvision, in a separate environment, and with l2a-transfer.
 
-Folder of JPEG files → HDF5 on disk, both on the CPU with one batch size, taking turns. Images a second leave process
-start out; memory is measured as in memory.py.
+Folder of JPEG files → HDF5 on disk, both on the CPU with one batch size, taking turns. Images per second exclude the
+start of processes; memory is measured as in memory.py.
 
     python3.10 -m venv tv && tv/bin/pip install thingsvision "numpy<2"
     python benchmarks/thingsvision_side.py --python tv/bin/python --images data/caltech101 --out side.json
 
-With `--model torchvision:resnet18` both read one file of random weights, and the features of both are compared.
+With `--model torchvision:resnet18`, both read the same file of random weights, and their features are compared.
 """
 
 from __future__ import annotations
@@ -43,14 +43,14 @@ print(json.dumps({"rows": result.rows, "dim": result.dim, "extract_s": time.perf
 
 
 def random_weights(model: str, path: Path) -> str:
-    """A file of the random weights of a network of torchvision; its name."""
+    """Write a file with the random weights of a torchvision network; returns its name."""
     torch.manual_seed(0)
     save_file(zoo.get_model(model.removeprefix("torchvision:"), weights=None).state_dict(), path)
     return str(path)
 
 
 def difference(theirs: Path, own: Path) -> float:
-    """The largest difference of two features of an image, over the largest feature of the image, of the worst image."""
+    """The largest difference between two features of an image, relative to its largest feature, for the worst image."""
     (path,) = theirs.glob("*.hdf5")
     with h5py.File(path) as file:
         (key,) = file

@@ -1,8 +1,9 @@
-"""How much of the network's own speed an extraction keeps: JPEG files → complete HDF5, against the bare forward.
+"""Speed of an extraction relative to the network alone: JPEG files → complete HDF5, against the bare forward pass.
 
 Both run in one process on the same images. The bare forward has all batches in memory as normalised float32 in
 channels_last; the extraction lists, reads, decodes, resizes, normalises, computes, writes shards, merges, hashes and
-syncs. A round is half the bare forward, the extraction, the other half, so that a machine that drifts slows both.
+syncs. A round is half of the bare forward pass, the extraction, and the other half, so that drift of the machine
+affects both.
 
     python benchmarks/throughput.py --data-dir data --width 0.25 --out benchmarks/results/throughput-w025.json
 """

@@ -1,12 +1,12 @@
-"""How long a recipe takes, and what its last epoch reaches on the test images.
+"""Duration of a recipe, and the accuracy of its last epoch on the test images.
 
-Nothing is chosen by the test images: they are asked once a seed, after the last epoch. A run lies in --work and goes on
-where it was stopped; `seconds` are those of training alone, `wall_s` those of the whole call that finished it,
-start of the process left out.
+Nothing is chosen on the test images: they are evaluated once per seed, after the last epoch. A run is kept in --work
+and continues if it was interrupted; `seconds` is the time of training alone, `wall_s` that of the whole call that
+finished it, without the start of the process.
 
     python benchmarks/time_to_accuracy.py --data-dir data --work runs/tta --out benchmarks/results/time-to-accuracy.json
 
-Under torchrun the processes share each batch: on two CPU cores, two processes of one thread may be faster than one of
+Under torchrun, the processes share each batch: on two CPU cores, two processes of one thread may be faster than one of
 two.
 
     OMP_NUM_THREADS=1 torchrun --nproc-per-node 2 benchmarks/time_to_accuracy.py …

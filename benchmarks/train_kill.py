@@ -1,9 +1,9 @@
-"""Training that is killed at random moments and resumed: the same weights, bit for bit?
+"""Does training that is killed at random moments and resumed give the same weights, bit for bit?
 
-A run is a process of its own; `kill -9` hits it at a random moment between its first step and its end, and the same
-command with --resume then runs to its end. Each victim is forked from this process, which has imported everything and
-computed nothing, because most of a short process is its start, where nothing can be lost yet. Every tensor of the
-checkpoint (weights, average, momentum) and of the weights file must equal that of the run that nobody disturbed.
+A run is a separate process; `kill -9` hits it at a random moment between its first step and its end, and the same
+command with --resume then completes it. Each process is forked from this one, which has imported everything but
+computed nothing, because a short process spends most of its time starting, when nothing can be lost yet. Every tensor
+of the checkpoint (weights, average, momentum) and of the weights file must equal that of the undisturbed run.
 
     python benchmarks/train_kill.py --data-dir data --out benchmarks/results/train-kill.json
 """
@@ -34,9 +34,9 @@ from l2a_transfer.data.readers import open_source
 from l2a_transfer.data.sources import ImageSource
 
 PRELOADED = ("torch.utils.data", "l2a_transfer.training.runs", "l2a_transfer.data.readers")
-"""What a child would import; it is forked with all of it there."""
+"""Modules that a child would import; they are loaded before the fork."""
 BEFORE_STEP_ONE_S = 0.5
-"""A kill earlier than this would hit the reading of the data, where nothing can be lost."""
+"""A kill earlier than this would hit the reading of the data, when nothing can be lost."""
 
 
 @click.command()
@@ -106,7 +106,7 @@ def main(
 
 
 def save_few(source: ImageSource, path: Path) -> Path:
-    """The pictures of a source, all of one size, as an array file."""
+    """Save the pictures of a source, all of one size, as an array file."""
     arrays: dict[str, Any] = {"classes": np.array(source.classes)}
     for k, split in enumerate(source.splits):
         rows = np.flatnonzero(source.split == k)
@@ -135,7 +135,7 @@ def wait(child: int) -> int:
 
 
 def position(folder: Path) -> dict[str, int] | None:
-    """Where the checkpoint stands that a kill has left."""
+    """The position of the checkpoint that a kill has left."""
     path = folder / "checkpoint.pt"
     if not path.exists():
         return None
@@ -144,7 +144,7 @@ def position(folder: Path) -> dict[str, int] | None:
 
 
 def digests(folder: Path) -> dict[str, str]:
-    """SHA-256 of every tensor, by where it is: model, average and optimizer of the checkpoint, and the weights file."""
+    """SHA-256 of every tensor, by location: model, average and optimizer of the checkpoint, and the weights file."""
     content = torch.load(folder / "checkpoint.pt", weights_only=True)
     (weights,) = folder.glob("*.safetensors")
     parts = {key: flat(content[key]) for key in ("model", "average", "optimizer")} | {

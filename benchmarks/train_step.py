@@ -1,4 +1,4 @@
-"""How much of the device's matrix peak a training step uses: images a second of whole epochs, augmentation and all.
+"""Share of the device's matrix peak used by a training step: images per second of whole epochs, with augmentation.
 
 The peak is the best of ten products of two square matrices (4096 wide on a CPU, 8192 on a GPU), in the step's own
 precision, in the same run. A step's work is 6 operations for each multiplication of the forward pass.
@@ -90,7 +90,7 @@ def main(
 
 
 def speeds(config: ModelConfig, size: int, B: int, steps: int, epochs: int, placement: Placement) -> list[float]:
-    """Images a second of `epochs` epochs; one more before them warms up and compiles."""
+    """Images per second of `epochs` epochs, after one more that warms up and compiles."""
     rng = np.random.default_rng(0)
     pictures = rng.integers(0, 256, (B * steps, size, size, 3), dtype=np.uint8)
     labels = rng.integers(0, 10, B * steps)

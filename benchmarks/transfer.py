@@ -1,8 +1,8 @@
-"""Do attended features generalize to data the network has never seen? The README's table of real data, from commands.
+"""Do attended features generalize to data the network has never seen? The README's table of real data, by commands.
 
-Runs `l2a-transfer extract` for every model and data set, then one `l2a-transfer svm-eval` over all of them, times it
-as a whole process, and keeps rows and comparisons with their provenance. Finished feature files are kept in --work and
-are not made again.
+Runs `l2a-transfer extract` for every model and data set, then one `l2a-transfer svm-eval` over all of them, times it as
+a whole process, and keeps rows and comparisons with their provenance. Finished feature files are kept in --work and
+reused.
 
     python benchmarks/transfer.py --data-dir data --work work --out benchmarks/results/transfer.json
 """
@@ -85,7 +85,7 @@ def main(data_dir: Path, work: Path, out: Path) -> None:
 
 
 def evaluated(files: list[Path], report: Path, options: tuple[str, ...] = ()) -> dict[str, Any]:
-    """`svm-eval` of the files: its command, how long it took as a process, its rows and comparisons."""
+    """`svm-eval` of the files: its command, its duration as a process, its rows and comparisons."""
     started = time.perf_counter()
     run(["svm-eval", *files, *options, "--out", report, "--overwrite"])
     seconds = time.perf_counter() - started
@@ -101,7 +101,7 @@ def evaluated(files: list[Path], report: Path, options: tuple[str, ...] = ()) ->
 
 
 def run(arguments: list[Any]) -> None:
-    """`l2a-transfer ARGUMENTS` in a process of its own. Raises: CalledProcessError where it fails."""
+    """Run `l2a-transfer ARGUMENTS` in a separate process. Raises: CalledProcessError if it fails."""
     command = [sys.executable, "-m", "l2a_transfer", *map(str, arguments)]
     print("l2a-transfer", *arguments[:4], file=sys.stderr)
     subprocess.run(command, check=True)

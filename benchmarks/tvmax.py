@@ -1,9 +1,9 @@
-"""How fast is TVmax? Against one image at a time, and what it costs a training step over softmax.
+"""Speed of TVmax compared with one image at a time, and its cost in a training step compared with softmax.
 
-The reference scheme is that of the authors' description (Martins et al. 2020), written here in Python and NumPy: for
-each image by itself, up to 35 sweeps over rows and columns that stop at a change of 0.01, and a gradient by groups of
-neighbours that agree to one decimal. Ours takes all images at once, to a duality gap of 1e-12, and its groups come from
-the dual.
+The reference follows the authors' description (Martins et al. 2020), implemented here in Python and NumPy: for each
+image separately, up to 35 sweeps over rows and columns that stop at a change of 0.01, and a gradient by groups of
+neighbours that agree to one decimal. Ours processes all images at once, to a duality gap of 1e-12, and derives groups
+from the dual.
 
     python benchmarks/tvmax.py --out benchmarks/results/tvmax.json
 """
@@ -57,7 +57,7 @@ def main(out: Path, rounds: int, images: int) -> None:
 
 
 def compared(shape: tuple[int, int, int], weight: float, rounds: int) -> dict[str, Any]:
-    """Seconds of both, and how far the reference's weights are from ours."""
+    """Seconds of both, and the difference between their weights."""
     scores = torch.randn(shape, generator=torch.Generator().manual_seed(0))
     gradient = torch.randn(shape, generator=torch.Generator().manual_seed(1))
 
@@ -86,7 +86,7 @@ def compared(shape: tuple[int, int, int], weight: float, rounds: int) -> dict[st
 
 
 def steps(images: int, rounds: int) -> dict[str, Any]:
-    """Seconds of a step of a quarter-width network, forward, loss and backward, by normalizer."""
+    """Seconds of a step of a quarter-width network (forward, loss and backward) by normalizer."""
     recipe = RECIPES["fast"]
     pixels = torch.randn(images, 3, SIZE, SIZE, generator=torch.Generator().manual_seed(0))
     pixels = pixels.contiguous(memory_format=torch.channels_last)
@@ -130,7 +130,7 @@ def timed(times: list[float], call: Callable[[], Any]) -> Any:
 
 
 def reference(scores: NDArray[np.float64], gradient: NDArray[np.float64], weight: float) -> NDArray[np.float64]:
-    """Weights of each image, one after the other; the gradient is computed too, for its time."""
+    """Weights of each image, one after the other; the gradient is also computed, for its time."""
     found = np.empty_like(scores)
     for k, (image, own) in enumerate(zip(scores, gradient, strict=True)):
         smooth = sweeps(image, weight)
@@ -145,7 +145,7 @@ def reference(scores: NDArray[np.float64], gradient: NDArray[np.float64], weight
 
 
 def sweeps(image: NDArray[np.float64], weight: float) -> NDArray[np.float64]:
-    """The total variation of rows and of columns in turn (Dykstra's splitting)."""
+    """Total variation of rows and columns, alternating (Dykstra's splitting)."""
     x = image.copy()
     p, q = np.zeros_like(x), np.zeros_like(x)
     for _ in range(SWEEPS):

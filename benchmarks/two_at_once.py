@@ -1,11 +1,11 @@
-"""Two commands write one output at once: does one end whole, and is the other refused?
+"""Two commands write the same output at once: does one complete, and is the other rejected?
 
-Every pair of verbs that can write the same file or folder runs as two processes, forked from one that has loaded
-everything. In about every other try both start at the same moment; in the rest the second starts at a random moment
-of the first. What is there afterwards must be what the winner leaves when it runs alone: the same files, and the same
-content wherever two runs alone agree. Nothing else may be there, as locks and partial files. Two verbs whose files have
-other names can both succeed where one begins after the other has ended; then both must be whole, and the try is
-repeated at another moment. Inputs are tiny, and quickstart takes a part of its pictures and two of its models.
+Every pair of commands that can write the same file or folder runs as two processes, forked from one that has loaded
+everything. In about half of the tries, both start at the same moment; in the others, the second starts at a random
+moment of the first. The output must be that of the winner alone: the same files, with the same content wherever two
+runs alone agree. Nothing else may be left, such as locks and partial files. Two commands with different file names can
+both succeed if one starts after the other has ended; then both outputs must be complete, and the try is repeated at
+another moment. Inputs are tiny, and quickstart uses a part of its pictures and two of its models.
 
     python benchmarks/two_at_once.py --tries 20 --out benchmarks/results/two-at-once.json
 """
@@ -87,9 +87,9 @@ FOLDERS = (
     "faithfulness",
     "robustness",
 )
-"""Verbs whose output is a folder. `extract` and `explain --store` can write a file of any such name."""
+"""Commands whose output is a folder. `extract` and `explain --store` can write a file of any such name."""
 SECOND = {"explain --store": "--store", "localize --write-masks": "--write-masks"}
-"""Verb → the option of its contested output, where that is not --out."""
+"""Command → the option of its contested output, if this is not --out."""
 ATTEMPTS = 40
 NAMES = {"export": "out.onnx", "extract": "out.h5", "explain --store": "out.h5"}
 REFUSED = {
@@ -99,11 +99,11 @@ REFUSED = {
     ),
 }
 PASSES = re.compile(r"seconds|images_per_second|mfu|_s$")
-"""Keys of JSON whose value says how long something took."""
+"""Keys of JSON whose values are durations."""
 NUMBER = re.compile(r"\d[\d.e+-]*")
-"""In reports, where some are the seconds that something took."""
+"""Numbers in reports, some of which are durations."""
 WORDS = {"x": 0, "y": 1}
-"""The two variants of every command, which write different files, so that a mixture is seen."""
+"""The two variants of every command; they write different files, so that a mixture is detected."""
 
 
 def command(verb: str, variant: str, inputs: Path) -> list[str]:
@@ -138,7 +138,7 @@ def command(verb: str, variant: str, inputs: Path) -> list[str]:
 
 
 def outputs(verb: str, output: Path, own: Path) -> list[str]:
-    """The options that name what a verb writes: the contested output, and its own folder where it needs another."""
+    """The options for what a command writes: the contested output, and its own folder if it needs another."""
     return [SECOND[verb], str(output), "--out", str(own)] if verb in SECOND else ["--out", str(output)]
 
 
@@ -148,7 +148,7 @@ def extract(variant: str, inputs: Path) -> list[str]:
 
 
 def pairs(verbs: Collection[str] = ()) -> list[tuple[str, str, str]]:
-    """(one verb, the other, the name of their output); with `verbs`, only pairs with one of them."""
+    """(one command, the other, the name of their output); with `verbs`, only pairs with one of them."""
     found = [(one, other, "out") for one, other in combinations_with_replacement(FOLDERS, 2)]
     found += [(file, other, "out") for file in ("extract", "explain --store") for other in FOLDERS]
     found += [("extract", "explain --store", NAMES["extract"])]
@@ -207,7 +207,7 @@ def main(tries: int, minutes: float | None, seed: int, verbs: str, out: Path) ->
 
 
 def summary(rows: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
-    """Of each pair: its tries, who won, and why the other was refused."""
+    """For each pair: its tries, who won, and why the other was rejected."""
     found = {}
     for pair in dict.fromkeys(row["pair"] for row in rows):
         own = [row for row in rows if row["pair"] == pair]
@@ -221,7 +221,8 @@ def summary(rows: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
 
 
 def make_quickstart_small() -> None:
-    """A quickstart of seconds: two of its models, five of its pictures a class and split, one of them drawn."""
+    """A quickstart that takes seconds: two of its models, five of its pictures per class and split, one of them
+    drawn."""
     open_source = quickstart.open_source
     quickstart.open_source = lambda name: open_source(name, limit=20 if name == quickstart.AIRPLANES else 100)  # type: ignore[attr-defined, assignment]
     quickstart.MODELS = {key: quickstart.MODELS[key] for key in ("attention", "pixels")}
@@ -236,7 +237,7 @@ class Ended:
 
 
 class Child:
-    """`l2a-transfer ARGUMENTS` in a forked process, which waits until it is told to start."""
+    """`l2a-transfer ARGUMENTS` in a forked process, which waits for a signal to start."""
 
     def __init__(self, arguments: list[str], said: Path, delay: float = 0.0) -> None:
         self.said = said
@@ -265,7 +266,7 @@ class Child:
 
 
 class Scene:
-    """Inputs, and what every command leaves when it runs alone."""
+    """Inputs, and the output of every command when it runs alone."""
 
     def __init__(self, folder: Path) -> None:
         self.folder, self.inputs = folder, folder / "inputs"
@@ -308,7 +309,7 @@ class Scene:
         return found
 
     def compete(self, first: tuple[str, str], second: tuple[str, str], name: str, delay: float) -> dict[str, Any]:
-        """Both commands on one output; who won, why the other was refused, and what is wrong with what is there."""
+        """Run both commands on one output; who won, why the other was rejected, and what is wrong with the output."""
         where = Path(tempfile.mkdtemp(dir=self.folder))
         both = (first, second)
         children = [
@@ -355,7 +356,7 @@ class Scene:
         }
 
     def wrong(self, winner: tuple[str, str], there: dict[str, str]) -> list[str]:
-        """How `there` differs from what the winner leaves alone."""
+        """How `there` differs from the output of the winner alone."""
         verb = winner[0]
         expected = self.alone_leaves[winner]
         # A file is called as its folder is in the other tries.
@@ -368,7 +369,7 @@ class Scene:
 
 
 def content(out: Path) -> dict[str, str]:
-    """Name → digest of every file of an output, hidden ones too, without how long anything took."""
+    """Name → digest of every file of an output, including hidden ones, without durations."""
     files = [out] if out.is_file() else [path for path in out.rglob("*") if not path.is_dir()]
     return {str(path.relative_to(out.parent)): digest(path) for path in files}
 

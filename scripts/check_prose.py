@@ -16,9 +16,9 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 IGNORED = ("typography.", "lexical_illusions")
-"""Checks of proselint that take tables, quotation marks of code, and "resume" for faults."""
+"""Checks of proselint that misread tables, quotation marks in code, and "resume"."""
 TERMS = ("'salience'",)
-"""What proselint would say instead of terms of the field: of "saliency"."""
+"""Terms of the field that proselint would replace, such as "saliency"."""
 MOST_WORDS = 40
 SHORT = ("README.md", "docs/index.md", "docs/start/install.md", "docs/start/quickstart.md")
 PHRASES = {
@@ -51,21 +51,21 @@ def pages() -> list[Path]:
 
 
 def prose(text: str) -> str:
-    """A page without code, tables and targets of links, with as many lines as before."""
+    """A page without code, tables and link targets, with the same number of lines."""
     for pattern in NO_PROSE:
         text = pattern.sub(lambda found: "\n" * found[0].count("\n") or "X", text)
     return text
 
 
 def translated(text: str) -> Iterator[tuple[int, str]]:
-    """The line and the fault of each phrase in PHRASES."""
+    """The line number and message of each phrase in PHRASES."""
     for pattern, better in PHRASES.items():
         for found in re.finditer(pattern, text, flags=re.IGNORECASE):
             yield text.count("\n", 0, found.start()) + 1, f"{found[0]!r}: {better}?"
 
 
 def long_sentences(text: str) -> Iterator[tuple[int, str]]:
-    """The line and the beginning of each sentence with more than MOST_WORDS words; an item of a list is a sentence."""
+    """The line number and beginning of each sentence with more than MOST_WORDS words; a list item is a sentence."""
     for block in re.finditer(r"(?:[^\n]|\n(?!\n|[-*#] |\d+\. ))+", text):
         at = block.start()
         for sentence in re.split(r"(?<=[.:?!])\s+", block[0]):
@@ -76,7 +76,7 @@ def long_sentences(text: str) -> Iterator[tuple[int, str]]:
 
 
 def linted(texts: dict[str, str]) -> list[str]:
-    """What proselint finds in the pages."""
+    """The findings of proselint in the pages."""
     with tempfile.TemporaryDirectory() as folder:
         for name, text in texts.items():
             path = Path(folder) / name

@@ -63,7 +63,7 @@ def expected() -> dict[str, list[str]]:
 
 
 def missing(site: Path) -> list[str]:
-    """Page and name of everything that is not where it should be."""
+    """Page and name of everything that is missing on its page."""
     found = []
     for page, names in expected().items():
         content = (site / f"{page}.html").read_text(encoding="utf-8")

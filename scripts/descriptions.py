@@ -1,4 +1,4 @@
-"""What each file in benchmarks/results measures, in words; `write_figures.py` puts these into its table."""
+"""Descriptions of the files in benchmarks/results; `write_figures.py` inserts them into its table."""
 
 from __future__ import annotations
 
@@ -117,4 +117,4 @@ WHAT: dict[str, str] = {
         "two commands write the same output at once: does one finish completely, and is the other rejected?"
     ),
 }
-"""Result file, without its suffix → description. A file that is not here is described by its own `what`."""
+"""Result file without suffix → description. A file without an entry is described by its own `what`."""

@@ -1,9 +1,9 @@
 """The package's rooms and the imports between them, drawn from the code with grimp as a Mermaid diagram.
 
     python scripts/draw_rooms.py            # writes the diagram and the tables into docs/architecture.md
-    python scripts/draw_rooms.py --check    # exits 1 where the page does not show the code as it is, or has a circle
+    python scripts/draw_rooms.py --check    # exits 1 if the page is out of date, or if there is a cycle
 
-A room is a package or a module directly below `l2a_transfer`. The diagram leaves out arrows that longer ways imply.
+A room is a package or a module directly below `l2a_transfer`. Arrows implied by longer paths are omitted.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ def room_of(module: str) -> str:
 
 
 def imports_of(graph: grimp.ImportGraph) -> dict[str, set[str]]:
-    """Module → the modules of the package that it imports; those of the package's own face are left out."""
+    """Module → the modules of the package that it imports, without those imported by the package's `__init__`."""
     modules = sorted(module for module in graph.modules if module != PACKAGE)
     return {
         module: {other for other in graph.find_modules_directly_imported_by(module) if other != PACKAGE}
@@ -52,7 +52,7 @@ def circles(arrows: dict[str, set[str]]) -> list[str]:
 
 
 def longest_path(imports: dict[str, set[str]], start: str, end: str) -> list[str]:
-    """The longest chain of imports from one module to another, both included; the graph must have no circle."""
+    """The longest chain of imports from one module to another, including both; the graph must have no cycle."""
 
     @cache
     def chain(module: str) -> tuple[str, ...] | None:
@@ -65,7 +65,7 @@ def longest_path(imports: dict[str, set[str]], start: str, end: str) -> list[str
 
 
 def reduced(arrows: dict[str, set[str]]) -> dict[str, set[str]]:
-    """The arrows without those that a longer way implies."""
+    """The arrows without those implied by longer paths."""
 
     @cache
     def below(room: str) -> frozenset[str]:
@@ -78,7 +78,7 @@ def reduced(arrows: dict[str, set[str]]) -> dict[str, set[str]]:
 
 
 def drawn() -> str:
-    """The part of the page between BEGIN and END. Exits 1 where modules or rooms import each other in a circle."""
+    """The part of the page between BEGIN and END. Exits 1 if modules or rooms import each other in a cycle."""
     imports = imports_of(grimp.build_graph(PACKAGE, cache_dir=None))
     rooms: dict[str, set[str]] = {room_of(module): set() for module in imports}
     for module, others in imports.items():

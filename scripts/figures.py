@@ -16,11 +16,11 @@ class Figure:
     Parameters
     ----------
     headline : callable
-        Document → its main figures in words.
+        Document → its main figures as text.
     n : callable or str
-        What the figures were computed from, as "5,000 images, 3 rounds".
+        What the figures were computed from, such as "5,000 images, 3 rounds".
     command : str
-        How it was measured; by default the document's own command.
+        The command of the measurement; by default, that of the document.
     """
 
     headline: Callable[[Document], str]
@@ -33,7 +33,7 @@ def percent(value: float) -> str:
 
 
 def of(rows: list[Document], **wanted: Any) -> Document:
-    """The first row that has these values."""
+    """The first row with these values."""
     return next(row for row in rows if all(row[key] == value for key, value in wanted.items()))
 
 
@@ -79,7 +79,7 @@ def beside(document: Document) -> str:
 
 
 def speeds(document: Document, key: str) -> str:
-    """The value of each tool at the largest number of rows."""
+    """The value of each tool for the largest number of rows."""
     most = max(sample["rows"] for sample in document["samples"])
     return ", ".join(f"{s['tool']} {s[key]:.0f}" for s in document["samples"] if s["rows"] == most)
 
@@ -293,5 +293,5 @@ FIGURES: dict[str, Figure] = {
 
 
 def compared(document: Document) -> list[float]:
-    """For each method that has a peer: how many times as fast as the peer it is."""
+    """For each method that other libraries have: how many times as fast as each of them it is."""
     return [row["times_faster"]["median"] for row in document["rows"] if "times_faster" in row]

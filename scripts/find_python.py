@@ -1,7 +1,7 @@
-"""Prints the interpreter of a Python version, as 3.10, or of the newest on this machine; exits 1 where there is none.
+"""Print the interpreter of a Python version, such as 3.10, or the newest on this machine; exits 1 if there is none.
 
-Looks for python3.N on the PATH and among pyenv's versions. A shim that only says that its version is not active, as
-pyenv's, does not count.
+Looks for python3.N on the PATH and among pyenv's versions. A shim that only reports that its version is not active,
+such as pyenv's, does not count.
 
     python scripts/find_python.py 3.10
     python scripts/find_python.py newest
@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 OLDEST = 10
-"""The minor version that requires-python of pyproject.toml begins with."""
+"""The oldest minor version in requires-python of pyproject.toml."""
 ASK = "import sys; print(sys.implementation.name, sys.version_info.releaselevel, *sys.version_info[:3], sys.executable)"
 
 
@@ -32,7 +32,7 @@ def main() -> None:
 
 
 def candidates() -> Iterator[Path]:
-    """Files that may be interpreters, by their names."""
+    """Files that may be interpreters, by name."""
     for folder in os.environ.get("PATH", "").split(os.pathsep):
         yield from sorted(path for path in Path(folder or ".").glob("python3.*") if path.name[8:].isdecimal())
     root = Path(os.environ.get("PYENV_ROOT") or Path.home() / ".pyenv")
@@ -40,7 +40,7 @@ def candidates() -> Iterator[Path]:
 
 
 def asked(path: Path) -> Iterator[tuple[tuple[int, int, int], str]]:
-    """(version, its interpreter) where `path` runs a released CPython that this project supports."""
+    """(version, interpreter) if `path` runs a released CPython that this project supports."""
     try:
         done = subprocess.run([path, "-c", ASK], capture_output=True, text=True, timeout=60, check=False)
     except (OSError, subprocess.TimeoutExpired):

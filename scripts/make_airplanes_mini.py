@@ -3,8 +3,8 @@
     python scripts/make_airplanes_mini.py --data-dir data --out l2a_transfer/data/bundled/airplanes-mini.zip
 
 `--data-dir` holds `caltech101-airplanes/{images,masks}/airplanes/`: pictures with a shorter side of at most 112 px, and
-masks of the same size and name, one bit a pixel, filled from Caltech-101's own contours. 100 of them are drawn with one
-seed and copied byte for byte. The class is called "airplane", as CIFAR-10 has it. The same folder gives the same zip.
+masks of the same size and name, one bit per pixel, filled from Caltech-101's own contours. 100 of them are drawn with a
+fixed seed and copied byte for byte. The class is called "airplane", as in CIFAR-10. The same folder gives the same zip.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Writes the tables of docs/attention.md: every attention of the family, from its config, cards and results.
+"""Write the tables of docs/attention.md: every attention of the family, from its config, cards and results.
 
 python scripts/make_attention.py
 python scripts/make_attention.py --check
@@ -45,7 +45,7 @@ def main() -> None:
 
 
 def mechanism() -> str:
-    """What each member computes, and what a step costs."""
+    """The formula of each member, and the cost of a step."""
     steps = {row["attention"]: f"{row['over_uniform']:.2f}" for row in result("attention-cost")["rows"]}
     return table(MECHANISM, 6, [[*words(member), steps.get(member.name, "–")] for member in FAMILY])
 
@@ -66,7 +66,7 @@ def words(member: Member) -> list[str]:
 
 
 def reached() -> str:
-    """What the members that were trained reach."""
+    """The results of the trained members."""
     svm = {(row["attention"], row["data"]): row for row in result("attention-transfer")["rows"]}
     maps = {
         (row["attention"], row["method"], row["map"]): row
@@ -90,7 +90,7 @@ def reached() -> str:
 
 
 def table(head: tuple[str, ...], left: int, rows: list[list[str]]) -> str:
-    """Markdown; columns from `left` on hold numbers."""
+    """A Markdown table; columns from `left` on contain numbers."""
     return "".join(f"| {' | '.join(row)} |\n" for row in [head, ["---"] * left + ["---:"] * (len(head) - left), *rows])
 
 
@@ -101,12 +101,12 @@ def result(name: str) -> dict[str, Any]:
 
 
 def tested(path: Path | None) -> str:
-    """The card's test accuracy, in percent."""
+    """The test accuracy in the card, in percent."""
     return f"{100 * read_card(path).metrics['test_accuracy']['value']:.2f}" if path else "–"
 
 
 def accuracy(row: dict[str, Any] | None) -> str:
-    """Mean accuracy over classes with its interval, in percent."""
+    """Mean class accuracy with its interval, in percent."""
     return "–" if row is None else interval(row["mean_class_accuracy"], row["mean_class_accuracy_ci95"])
 
 

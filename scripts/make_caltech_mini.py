@@ -2,11 +2,11 @@
 
     python scripts/make_caltech_mini.py --data-dir data --out l2a_transfer/data/bundled/caltech-mini.zip
 
-`--data-dir` holds `caltech101/101_ObjectCategories/`. Classes with fewer than 60 pictures, the background class,
-and Faces_easy (crops of the photographs in Faces) are left out; 20 of the others, and 60 pictures of each, are drawn
-with one seed; the first 30 drawn are for training.
-A picture whose shorter side is 48 px already is copied byte for byte (the bundled file was made from such a copy of
-the set); a larger one is resized to it and saved as JPEG, quality 85. The same folder gives the same zip.
+`--data-dir` holds `caltech101/101_ObjectCategories/`. Classes with fewer than 60 pictures, the background class, and
+Faces_easy (crops of the photographs in Faces) are left out; 20 of the others, and 60 pictures of each, are drawn with a
+fixed seed; the first 30 drawn are for training. A picture with a shorter side of 48 px is copied byte for byte (the
+bundled file was made from such a copy of the set); a larger one is resized to this size and saved as JPEG, quality 85.
+The same folder gives the same zip.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ def choose(source: FileSource) -> dict[str, int]:
 
 
 def small_jpeg(path: Path) -> bytes:
-    """The picture with a shorter side of 48 px; its own bytes where it has that already."""
+    """The picture with a shorter side of 48 px; its original bytes if it already has that size."""
     image = decode_file(path)
     if min(image.size) == SIDE:
         return path.read_bytes()

@@ -1,4 +1,4 @@
-"""Writes docs/zoo.md from the cards of weights: those in the package, and those of other seeds in benchmarks/zoo.
+"""Write docs/zoo.md from the cards of weights: those in the package, and those of other seeds in benchmarks/zoo.
 
     python scripts/make_zoo.py
     python scripts/make_zoo.py --add runs/*/*.safetensors
@@ -25,7 +25,7 @@ ROOT = Path(__file__).parents[1]
 ZOO = ROOT / "benchmarks" / "zoo"
 PAGE = ROOT / "docs" / "zoo.md"
 TIMED_ALONE = frozenset({"vgg-att2-concat-pc.cifar10-w025.fast.seed-2"})
-"""Runs beside which no other training ran; the seconds of the others say nothing of the recipe."""
+"""Runs with no other training at the same time; the durations of all others are not comparable."""
 HEAD = (
     "# Zoo\n\n"
     "Every network that was trained here to its end, by `scripts/make_zoo.py` from the cards; a test holds the page to "
@@ -61,7 +61,7 @@ def cards() -> list[tuple[dict[str, Any], bool]]:
 
 
 def stem(card: dict[str, Any]) -> str:
-    """The name of a run among those of other samplers, recipes and seeds."""
+    """The name of a run, distinct from those of other samplers, recipes and seeds."""
     recipe = card["training"]["recipe"]
     sampler = f"-{recipe['sampler']}" if "sampler" in recipe else ""
     name, dot, tag = card["name"].rpartition(".")
@@ -74,7 +74,7 @@ def digest(card: dict[str, Any]) -> str:
 
 
 def page(found: list[tuple[dict[str, Any], bool]]) -> str:
-    """The page of these cards: one line for all seeds of a network by one recipe, on whatever device."""
+    """The page with these cards: one line for all seeds of a network with one recipe, on any device."""
     groups: dict[tuple[Any, ...], list[tuple[dict[str, Any], bool]]] = defaultdict(list)
     for card, bundled in found:
         config, training = card["config"], card["training"]
@@ -132,7 +132,7 @@ def line(own: list[dict[str, Any]], bundled: bool) -> str:
 
 
 def changed(recipe: TrainConfig) -> list[str]:
-    """What differs from the recipe of that name, but for its epochs."""
+    """The differences from the recipe with that name, except its epochs."""
     base = RECIPES.get(recipe.name, recipe)
     fields = [field.name for field in dataclasses.fields(recipe) if field.name not in ("name", "epochs")]
     return [f"{name} {getattr(recipe, name)}" for name in fields if getattr(recipe, name) != getattr(base, name)]

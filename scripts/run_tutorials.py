@@ -78,12 +78,12 @@ def executed(page: str, folder: Path, images: Path) -> str:
 
 
 def without_digits(text: str) -> str:
-    """What a page says, whatever the processor: numbers, and the width of what is padded, may differ."""
+    """The text without numbers and padding, which may differ between processors."""
     return re.sub(r"[ ─-]+", " ", re.sub(r"[-+−]?\d[\d.,]*", "0", text))
 
 
 def check(path: Path) -> str:
-    """What is wrong with a tutorial, or nothing."""
+    """The problem with a tutorial, or nothing."""
     page = path.read_text(encoding="utf-8")
     with tempfile.TemporaryDirectory() as folder, tempfile.TemporaryDirectory() as images:
         try:

@@ -1,7 +1,7 @@
-"""Writes what the registries hold into README.md and docs/: `python scripts/write_lists.py [--check]`.
+"""Write the contents of the registries into README.md and docs/: `python scripts/write_lists.py [--check]`.
 
-A list stands between `<!-- list: NAME -->` and `<!-- end -->`; NAME is a key of LISTS. With `--check` nothing is
-written, and the exit code is 1 if a page does not list what is registered.
+A list is between `<!-- list: NAME -->` and `<!-- end -->`; NAME is a key of LISTS. With `--check` nothing is written,
+and the exit code is 1 if a page does not list what is registered.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ BLOCK = re.compile(r"(<!-- list: ([\w-]+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
 def said(thing: object) -> str:
-    """The first line of a docstring, without what it says of errors."""
+    """The first line of a docstring, without the part about errors."""
     line = (thing.__doc__ or "").strip().split("\n")[0]
     return line.partition(" Raises:")[0]
 
@@ -152,12 +152,12 @@ def pages() -> list[Path]:
 
 
 def rewritten(text: str) -> str:
-    """The text of a page with its lists as they are registered."""
+    """The text of a page with up-to-date lists."""
     return BLOCK.sub(lambda found: found[1] + LISTS[found[2]]() + found[3], text)
 
 
 def stale() -> list[Path]:
-    """The pages whose lists are not those of the registries. Exits 1 if a list stands on no page."""
+    """The pages with outdated lists. Exits 1 if a list is on no page."""
     texts = {path: path.read_text(encoding="utf-8") for path in pages()}
     there = {found[2] for text in texts.values() for found in BLOCK.finditer(text)}
     if missing := sorted(LISTS.keys() - there):

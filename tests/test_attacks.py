@@ -190,7 +190,7 @@ def test_what_cannot_be_asked_for(linear: TwoClasses, pixels: Tensor) -> None:
         attack(linear, pixels, labels, epsilon=1, method="fsgm")
     with pytest.raises(ArgumentError, match="epsilon must be between 0 and 255, in units of 1/255; got 256"):
         attack(linear, pixels, labels, epsilon=256)
-    with pytest.raises(ArgumentError, match="labels must be as many as images, 5"):
+    with pytest.raises(ArgumentError, match="labels must have one entry per image, 5"):
         attack(linear, pixels, labels[:4], epsilon=1)
     with pytest.raises(ArgumentError, match="labels must be between 0 and 1, got 0 to 2"):
         attack(linear, pixels, torch.tensor([0, 1, 2, 0, 0]), epsilon=1)

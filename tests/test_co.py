@@ -466,7 +466,7 @@ def test_what_needs_images_alone_refuses_by_name() -> None:
     name = f"untrained:{NAME}@{1 / 32}"
     with pytest.raises(BackendError, match=f"{NAME} attends each image with others, and localization is of one image"):
         localization.open_networks([name], LocalizationConfig(), ("a",), device="cpu")
-    with pytest.raises(BackendError, match=f"{NAME}@.* attends each image with others, and is not tested here"):
+    with pytest.raises(BackendError, match=f"{NAME}@.* attends each image with others, which is not supported here"):
         tested.open_networks([name], device=torch.device("cpu"))
     model = network(torch.float32)
     batches = lambda: [(pictures(4, dtype=torch.float32), [0, 0, 1, 1])]  # noqa: E731

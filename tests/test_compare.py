@@ -589,5 +589,5 @@ def test_a_width_of_the_user_s_choice_is_a_pca_where_the_model_is_wider(tmp_path
 def test_float16_that_overflows_is_refused_with_the_way_out(tmp_path: Path) -> None:
     labels = labels_of(2, 10)
     large = feature_set(labels, blobs(labels) * 1e6)
-    with pytest.raises(EvaluationError, match="overflow float16; leave precision out of `ablate`"):
+    with pytest.raises(EvaluationError, match="overflow float16; remove precision from `ablate`"):
         evaluate_files([save(tmp_path / "a.h5", large)], EvalConfig(ablate=("precision",)))

@@ -250,7 +250,7 @@ def test_fewer_than_two_common_classes_are_refused_with_both_lists(tmp_path: Pat
             "class in class_map must be one of ant, bug, cow, bee, cat, dog; got 'bees'; did you mean 'bee'",
         ),
         ({"bugs": "bee"}, "got 'bugs'; did you mean 'bug'"),
-        ({"bug": "cow", "cow": "bee"}, "'bug' counts as 'cow', which counts as 'bee'"),
+        ({"bug": "cow", "cow": "bee"}, "'bug' is mapped to 'cow', which is mapped to 'bee'"),
     ],
 )
 def test_a_mapping_with_unknown_names_is_refused(tmp_path: Path, mapping: dict[str, str], words: str) -> None:
@@ -272,9 +272,9 @@ def test_protocols_over_domains_need_domains(four: Path, tmp_path: Path) -> None
         evaluate(plain, protocol="leave-one-domain-out")
     with pytest.raises(EvaluationError, match="cross-domain needs at least two domains, got only toy"):
         evaluate(plain, protocol="cross-domain")
-    with pytest.raises(ArgumentError, match="needs two sources beside plain, got turned"):
+    with pytest.raises(ArgumentError, match="needs two sources other than plain, got turned"):
         evaluate(four, protocol="leave-one-domain-out", target=["plain"], source=["turned"])
-    with pytest.raises(EvaluationError, match="the cross-domain protocol is about domains"):
+    with pytest.raises(EvaluationError, match="the cross-domain protocol works across domains and has no split"):
         plan_splits(feature_set(labels_of(3, 20)), "cross-domain", draws=None, seed=0)
 
 
@@ -289,7 +289,9 @@ def test_a_target_equal_to_the_source_is_refused(four: Path) -> None:
 def test_unknown_domains_and_settings_of_other_protocols_are_refused(four: Path) -> None:
     with pytest.raises(UnknownNameError, match="source must be one of plain, shifted, swapped, turned; got 'plan'"):
         evaluate(four, protocol="cross-domain", source=["plan"])
-    with pytest.raises(ArgumentError, match="target is for the protocols cross-domain, leave-one-domain-out, within"):
+    with pytest.raises(
+        ArgumentError, match="target requires one of the protocols cross-domain, leave-one-domain-out, within"
+    ):
         EvalConfig(target=("plain",))
     with pytest.raises(ArgumentError, match="draws must be 1 with protocol cross-domain"):
         EvalConfig(protocol="cross-domain", draws=3)
@@ -337,7 +339,7 @@ def test_domains_whose_names_make_one_name_of_two_places_are_refused(tmp_path: P
     made = four_domains()
     meta = dataclasses.replace(made.meta, domains=("a", "b → c", "a → b", "c"))
     path = save_domains(tmp_path / "f.h5", made, meta=meta)
-    with pytest.raises(EvaluationError, match="two places that are called 'a → b → c'; give the domains names without"):
+    with pytest.raises(EvaluationError, match="two places the same name, 'a → b → c'; use domain names without"):
         evaluate(path, protocol="cross-domain")
     assert evaluate(path, protocol="cross-domain", source=["a"], c_grid=ONE_C).domains
 

@@ -165,15 +165,15 @@ def test_what_cannot_be_asked_for() -> None:
         UnknownNameError, match=r"method must be one of attention, .*; got 'gradcam'; did you mean 'grad-c"
     ):
         explain_images(TINY, picture, method="gradcam")
-    with pytest.raises(ArgumentError, match="method must name methods, each once; got saliency, saliency"):
+    with pytest.raises(ArgumentError, match="method must be one or more distinct methods; got saliency, saliency"):
         explain_images(TINY, picture, method=["saliency", "saliency"])
-    with pytest.raises(ArgumentError, match="method must name methods, each once; got none"):
+    with pytest.raises(ArgumentError, match="method must be one or more distinct methods; got none"):
         explain_images(TINY, picture, method=[])
-    with pytest.raises(ArgumentError, match="target must be one, or as many as pictures, 1; got 2"):
+    with pytest.raises(ArgumentError, match="target must be one class, or one per picture, 1; got 2"):
         explain_images(TINY, picture, target=[1, 2])
     with pytest.raises(ArgumentError, match="target is for methods that explain one class; attention, sobel does not"):
         explain_images(TINY, picture, method=["attention", "sobel"], target=3)
-    with pytest.raises(ArgumentError, match="levels are for methods with a map of each level"):
+    with pytest.raises(ArgumentError, match="levels are for methods with a map per level"):
         explain_images(TINY, picture, method="saliency", levels=["L3"])
     with pytest.raises(ArgumentError, match="options of occlusion were given, but the method is not used"):
         explain_images(TINY, picture, options={"occlusion": {"window": 3}})
@@ -416,7 +416,7 @@ def test_the_true_class_is_that_of_the_data_set(tmp_path: Path) -> None:
         (["--cmap", "infernal"], 2, ("--cmap must be one of", "did you mean 'inferno'?")),
         (["--format", "png,tiff"], 2, ("--format must be one of png, pdf, svg; got 'tiff'",)),
         (["--alpha", "0"], 2, ("--alpha must be above 0",)),
-        (["--store", "maps.npz"], 2, ("--store must be the name of an HDF5 file, as maps.h5; got 'maps.npz'",)),
+        (["--store", "maps.npz"], 2, ("--store must be the name of an HDF5 file, such as maps.h5; got 'maps.npz'",)),
         (["--store", "{out}"], 1, ("is the folder of the drawings", "choose another --store")),
     ],
 )

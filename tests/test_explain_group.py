@@ -110,19 +110,19 @@ def test_uniform_attention_has_no_group_maps_to_admire() -> None:
 def test_what_cannot_be_asked_for() -> None:
     pictures = [noise(k) for k in range(4)]
     for groups, words in (
-        (["a", "a", "a", "b"], "needs the other pictures of a class, and 'b' has one picture"),
-        (["a"] * 4, "needs another class, and all pictures are of 'a'; add pictures of other classes"),
+        (["a", "a", "a", "b"], "needs the other pictures of a class, but 'b' has one picture"),
+        (["a"] * 4, "needs another class, but all pictures are of 'a'; add pictures of other classes"),
     ):
         with pytest.raises(DataError, match=words):
             explain_images(TINY, pictures, side=32, groups=groups)
-    with pytest.raises(DataError, match="a group map needs pictures, and there are none"):
+    with pytest.raises(DataError, match="a group map needs pictures, but there are none"):
         explain_images(TINY, [], side=32, groups=[])
-    with pytest.raises(ArgumentError, match="groups must be as many as pictures, 4; got 3"):
+    with pytest.raises(ArgumentError, match="groups must have one entry per picture, 4; got 3"):
         explain_images(TINY, pictures, groups=["a", "a", "b"])
     for wrong in ("aabb", [0, 0, 1, 1]):
-        with pytest.raises(TypeError, match="groups must be a list of names, the class of each picture"):
+        with pytest.raises(TypeError, match="groups must be a list with the name of the class of each picture"):
             explain_images(TINY, pictures, groups=wrong)  # type: ignore[arg-type]
-    with pytest.raises(BackendError, match="vgg-gap has no attention, so no group maps; use a vgg-att"):
+    with pytest.raises(BackendError, match="vgg-gap has no attention, so it has no group maps; use a vgg-att"):
         explain_images("untrained:vgg-gap@0.0625", pictures, side=32, groups=["a", "a", "b", "b"])
 
 
@@ -251,13 +251,13 @@ def test_the_class_is_the_label_of_a_data_set_and_the_network_need_not_know_it(t
 @pytest.mark.parametrize(
     ("arguments", "code", "words"),
     [
-        (["{in}/cat"], 1, ("needs another class, and all pictures are of 'cat'", "add pictures of other classes")),
-        (["{in}/cat", "{in}/dog/0.png"], 1, ("'dog' has one picture", "add pictures of it, or leave it out")),
-        (["--data", "imagefolder:{in}/cat"], 1, ("has no label", "use --data with labels", "leave out --group")),
+        (["{in}/cat"], 1, ("needs another class, but all pictures are of 'cat'", "add pictures of other classes")),
+        (["{in}/cat", "{in}/dog/0.png"], 1, ("'dog' has one picture", "add pictures of it, or remove it")),
+        (["--data", "imagefolder:{in}/cat"], 1, ("has no label", "use --data with labels", "omit --group")),
         (["{in}", "--levels", "L1"], 2, ("level must be one of L2, L3; got 'L1'",)),
         (["{in}", "--side", "2"], 2, ("--side must be between 4 and 1024 pixels, got 2",)),
         (["{in}", "--control-seed", "-1"], 2, ("--control-seed",)),
-        (["{in}", "--model", "untrained:vgg-gap@0.0625"], 1, ("vgg-gap has no attention, so no group maps",)),
+        (["{in}", "--model", "untrained:vgg-gap@0.0625"], 1, ("vgg-gap has no attention, so it has no group maps",)),
     ],
 )
 def test_what_the_command_refuses_before_it_writes(

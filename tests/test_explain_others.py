@@ -138,10 +138,10 @@ def test_the_input_of_a_transformer_s_attention_is_no_map() -> None:
 def test_what_cannot_be_explained_is_said_and_nothing_is_written(tmp_path: Path, file: Path, picture: Path) -> None:
     out = tmp_path / "out"
     own = ("explain", "--out", out, picture, "--model")
-    assert_fails(l2a(*own, "pixels"), 1, "runs in pixels, and maps need a network that runs in PyTorch")
-    assert_fails(l2a(*own, f"onnx:{tmp_path / 'a.onnx'}"), 1, "runs in onnx, and maps need")
+    assert_fails(l2a(*own, "pixels"), 1, "runs in pixels, but maps need a network that runs in PyTorch")
+    assert_fails(l2a(*own, f"onnx:{tmp_path / 'a.onnx'}"), 1, "runs in onnx, but maps need")
     assert_fails(l2a(*own, RESNET), 1, "ResNet is not an attention network", "grad-cam")
-    assert_fails(l2a(*own, TINY, "--image-size", "32"), 1, "its preprocess and weights are its own", "--image-size")
+    assert_fails(l2a(*own, TINY, "--image-size", "32"), 1, "its preprocessing and weights are fixed", "--image-size")
     small = f"module:{file}:small"
     assert_fails(l2a(*own, small, "--method", "saliency", "--side", "32"), 1, "24 pixels, please", "another --side")
     layer = l2a(*own, small, "--method", "grad-cam", "--levels", "cnv")

@@ -424,7 +424,10 @@ def test_a_network_without_weights_is_a_function_of_the_seed() -> None:
         (lambda: l2a_transfer.train(WEIGHTS, "digits", "run"), f"names weights; train .* `init_from='{WEIGHTS}'`"),
         (lambda: l2a_transfer.evaluate("f.h5", fold=3), "setting must be one of .*did you mean 'folds'"),
         (lambda: l2a_transfer.open_backend(l2a_transfer.open_backend("pixels"), tap="ga-bn-relu"), "is already open"),
-        (lambda: l2a_transfer.attention_maps(TINY, [pictures()[0]], names=["a", "b"]), "names must be as many"),
+        (
+            lambda: l2a_transfer.attention_maps(TINY, [pictures()[0]], names=["a", "b"]),
+            "names must have one entry per picture",
+        ),
     ],
 )
 def test_what_cannot_be_meant_is_refused(call: Callable[[], object], words: str) -> None:

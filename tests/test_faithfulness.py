@@ -158,7 +158,7 @@ def test_what_faithfulness_cannot_take() -> None:
         deletion_insertion(model, images, maps[:1], targets, steps=2)
     with pytest.raises(ArgumentError, match="maps must be finite"):
         deletion_insertion(model, images, np.full_like(maps, np.nan), targets, steps=2)
-    with pytest.raises(ArgumentError, match="targets must be as many as images, 2; got 1"):
+    with pytest.raises(ArgumentError, match="targets must have one entry per image, 2; got 1"):
         deletion_insertion(model, images, maps, targets[:1], steps=2)
     with pytest.raises(UnknownNameError, match="baseline must be one of mean, blur; got 'blurr'; did you mean 'blur'"):
         deletion_insertion(model, images, maps, targets, steps=2, baseline="blurr")
@@ -210,7 +210,7 @@ def test_integrated_gradients_are_complete_up_to_their_quadrature() -> None:
 def test_of_methods_that_promise_nothing_no_error_is_known() -> None:
     assert set(COMPLETE) <= set(METHODS)
     model, images = network("vgg", dtype=torch.float32), torch.randn(1, 3, 32, 32)
-    with pytest.raises(BackendError, match="saliency have no sum that they must reach; those of integrated-gradients"):
+    with pytest.raises(BackendError, match="saliency have no defined sum; use integrated-gradients"):
         completeness_errors(model, images, map_batch(model, images, method="saliency"))
 
 
@@ -324,7 +324,7 @@ def test_the_command_writes_what_it_prints(tmp_path: Path) -> None:
     again = l2a("-q", *run, *small, "--overwrite", "--json")
     assert json.loads(again.stdout) == document
     (out / "faithfulness.json").write_text('{"schema": "other"}')
-    with pytest.raises(EvaluationError, match="no faithfulness results of this program: faithfulness has no 'config'"):
+    with pytest.raises(EvaluationError, match="not faithfulness results of this program: faithfulness has no 'config'"):
         read_faithfulness(out / "faithfulness.json")
 
 

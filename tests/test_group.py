@@ -116,7 +116,7 @@ def test_levels_mode_and_what_cannot_be_asked_for() -> None:
     np.testing.assert_allclose(some.maps["L3"], expected.maps["L3"], rtol=1e-4, atol=1e-6)
     with pytest.raises(UnknownNameError, match="level must be one of L2, L3; got 'L4'"):
         list(group_maps(model, batches, levels=["L4"]))
-    with pytest.raises(BackendError, match="vgg has no attention, so no group maps"):
+    with pytest.raises(BackendError, match="vgg has no attention, so it has no group maps"):
         list(group_maps(network("vgg", dtype=torch.float32), batches))
     with pytest.raises(BackendError, match="Sequential is not an attention network"):
         list(group_maps(torch.nn.Sequential(torch.nn.Flatten()), batches))
@@ -127,5 +127,5 @@ def test_levels_mode_and_what_cannot_be_asked_for() -> None:
     with pytest.raises(DataError, match="there are none"):
         list(group_maps(model, lambda: []))
     once = iter(batches())
-    with pytest.raises(ArgumentError, match="the same images each time"):
+    with pytest.raises(ArgumentError, match="must return the same images on every call"):
         list(group_maps(model, lambda: once))

@@ -239,7 +239,7 @@ def test_x_four_times_the_cap_is_streamed_to_the_same_objective(tmp_path: Any, c
 
 def test_too_little_memory_for_one_column_says_how_much_it_takes() -> None:
     X, y = problem(100, 4, 3)
-    with pytest.raises(ValueError, match="1000 is too small: one SVM on 100 rows of 4 columns takes 21764 bytes"):
+    with pytest.raises(ValueError, match="1000 is too small: one SVM on 100 rows of 4 columns needs 21764 bytes"):
         BatchedLinearSVC(device="cpu", max_memory=1000).fit(X, y)
 
 
@@ -265,7 +265,9 @@ def test_a_process_without_memory_for_one_column_is_told_what_it_takes(monkeypat
     X, y = problem(100, 4, 3)
     monkeypatch.setattr("l2a_transfer.svm.memory.usable_memory", lambda: 2000)
     for max_memory in (None, 4000):
-        with pytest.raises(MemoryLimitError, match="one SVM on 100 rows of 4 columns needs 1 MiB more memory, and "):
+        with pytest.raises(
+            MemoryLimitError, match="one SVM on 100 rows of 4 columns needs 1 MiB more memory, but only "
+        ):
             BatchedLinearSVC(device="cpu", max_memory=max_memory).fit(X, y)
 
 
@@ -297,7 +299,7 @@ def test_a_float32_copy_is_kept_where_many_problems_fit_beside_it_and_not_beside
 
 
 def test_lazy_rows_refuse_what_cannot_be_read_in_order() -> None:
-    with pytest.raises(ValueError, match="rising order"):
+    with pytest.raises(ValueError, match="distinct row numbers in ascending order"):
         LazyRows(np.zeros((4, 2)), rows=np.array([2, 1]))
 
 
@@ -336,7 +338,7 @@ def test_without_refit_there_is_no_classifier_as_in_grid_search() -> None:
 
 def test_no_folds_are_refused_by_name() -> None:
     X, y = problem(60, 5, 3)
-    with pytest.raises(ValueError, match=r"cv must give at least one pair .*, got none of \[\]"):
+    with pytest.raises(ValueError, match=r"cv must give at least one pair .*, got none from \[\]"):
         LinearSVCPath((0.01,), cv=[], device="cpu").fit(X, y)
 
 
@@ -412,5 +414,5 @@ def test_a_column_of_rounding_noise_is_not_too_far_from_zero() -> None:
 
 def test_numbers_too_large_for_float64_are_refused_where_nan_was_returned() -> None:
     X, y = problem(60, 4, 3)
-    with pytest.raises(ValueError, match=r"X cannot be solved for in float64 at C = 0\.01"):
+    with pytest.raises(ValueError, match=r"X cannot be solved in float64 at C = 0\.01"):
         BatchedLinearSVC(1e-2, standardize=False, device="cpu").fit(X * 1e155, y)

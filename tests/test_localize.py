@@ -219,7 +219,7 @@ def test_an_untrained_network_takes_the_class_names_of_the_others(world: Path) -
     [
         ({"methods": ("cam",)}, BackendError, "no class activation map"),
         ({"methods": ("attenshun",)}, UnknownNameError, "did you mean 'attention'"),
-        ({"methods": ()}, ArgumentError, "at least one"),
+        ({"methods": ()}, ArgumentError, "one or more distinct names"),
         ({"target": "cat"}, UnknownNameError, "class of untrained"),
         ({"same_class": {"cow": "cat"}}, UnknownNameError, "cow"),
         ({"side": 3}, ArgumentError, "side must be between 4"),
@@ -302,7 +302,7 @@ def test_a_validation_list_chooses_and_is_not_measured(world: Path) -> None:
     found = localize([TINY], source, masks, config, validation=listed, progress=False)
     assert (found.results.images, found.results.choosing) == (6, 2)
     assert len(found.results.rows[0].levels) == 1
-    with pytest.raises(DataError, match="no image with a mask is called 'x'"):
+    with pytest.raises(DataError, match="no image with a mask has the name 'x'"):
         localize([TINY], source, masks, config, validation=["x"], progress=False)
 
 

@@ -233,17 +233,17 @@ def test_what_cannot_be_asked_for(images: Tensor) -> None:
         map_batch(model, images, method="gradcam")
     with pytest.raises(ArgumentError, match="target must be between 0 and 9, got 10"):
         map_batch(model, images, method="saliency", targets=[0, 1, 2, 10])
-    with pytest.raises(ArgumentError, match="as many as images, 4; got 1"):
+    with pytest.raises(ArgumentError, match="one entry per image, 4; got 1"):
         map_batch(model, images, method="saliency", targets=[0])
     with pytest.raises(ArgumentError, match="attention does not"):
         map_batch(model, images, targets=TARGETS)
-    with pytest.raises(ArgumentError, match="saliency has one of the input"):
+    with pytest.raises(ArgumentError, match="saliency has one map of the input"):
         map_batch(model, images, method="saliency", levels=["L3"])
     with pytest.raises(UnknownNameError, match="level must be one of L1, L2, L3; got 'L4'"):
         map_batch(model, images, method="grad-cam", levels=["L4"])
     with pytest.raises(UnknownNameError, match="option of occlusion must be one of window, stride, baseline"):
         map_batch(model, images, method="occlusion", options={"windows": 3})
-    with pytest.raises(ArgumentError, match=r"occlusion\.window must be of type int, as its default 8; got '3\.5'"):
+    with pytest.raises(ArgumentError, match=r"occlusion\.window must be of type int, like its default 8; got '3\.5'"):
         map_batch(model, images, method="occlusion", options={"window": "3.5"})
     with pytest.raises(
         ArgumentError, match=r"occlusion\.window must be between 1 and the shorter side, 32 pixels; got 33"

@@ -184,7 +184,9 @@ def test_more_pictures_than_a_sheet_holds_are_refused_before_any_is_read(tmp_pat
     for number in range(MAX_PICTURES + 1):
         (folder / f"{number}.png").touch()
     done = l2a("maps", "--model", TINY, "--out", tmp_path / "out", folder)
-    assert_fails(done, 2, "at most 500 pictures fit on a sheet, got 501; draw them in parts, each in its own --out")
+    assert_fails(
+        done, 2, "a sheet can have at most 500 pictures, got 501; draw them in several runs, each with its own --out"
+    )
     assert not (tmp_path / "out").exists()
     one = ImageMaps("a", np.zeros((8, 8, 3), np.uint8), {"L2": np.ones((2, 2), np.float32)}, {"L2": "distribution"})
     with pytest.raises(ArgumentError, match="at most 500 pictures"):

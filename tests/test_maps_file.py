@@ -193,17 +193,23 @@ CHANGES: dict[str, tuple[Callable[[h5py.File], object], str]] = {
         "do not fit 3 pictures × 1 maps",
     ),
     "a name twice": (lambda file: file["ids"].__setitem__(0, b"1.jpg"), "/ids must differ"),
-    "sizes that do not add up": (lambda file: file["shapes"].__setitem__((0, 0, 0), 4), "do not add up"),
+    "sizes that do not add up": (
+        lambda file: file["shapes"].__setitem__((0, 0, 0), 4),
+        "/shapes do not match the size",
+    ),
     "no size": (lambda file: file["shapes"].__setitem__((0, 0, 0), 0), "/shapes"),
     "a negative size": (lambda file: file["shapes"].__setitem__((0, 0), -3), "/shapes"),
-    "sizes whose sum overflows": (_overflowing, "do not add up"),
-    "a class that is not there": (lambda file: file["targets"].__setitem__(1, 2), "/targets must lie between -1 and 1"),
-    "a prediction below none": (lambda file: file["predicted"].__setitem__(0, -2), "/predicted must lie between"),
+    "sizes whose sum overflows": (_overflowing, "/shapes do not match the size"),
+    "a class that is not there": (lambda file: file["targets"].__setitem__(1, 2), "/targets must be between -1 and 1"),
+    "a prediction below none": (lambda file: file["predicted"].__setitem__(0, -2), "/predicted must be between"),
     "two maps of one name": (
         lambda file: file.attrs.__setitem__("maps", json.dumps([json.loads(file.attrs["maps"])[0]] * 2)),
-        "two maps have one name",
+        "two maps have the same name",
     ),
-    "a huge size": (lambda file: file["shapes"].__setitem__((0, 0), 2**31 - 1), "do not add up"),
+    "a huge size": (
+        lambda file: file["shapes"].__setitem__((0, 0), 2**31 - 1),
+        "/shapes do not match the size",
+    ),
 }
 
 

@@ -74,7 +74,7 @@ def test_another_data_set_is_refused_and_nothing_is_written(folder: Path, result
     (tmp_path / "other" / "a").mkdir(parents=True)
     Image.new("RGB", (8, 8)).save(tmp_path / "other" / "a" / "x.png")
     found = l2a("svm-eval", folder / "first.h5", "--out", tmp_path / "r", "--pictures", f"imagefolder:{tmp_path}/other")
-    assert_fails(found, 2, "pictures are of imagefolder:other, and the feature files are of imagefolder:toy")
+    assert_fails(found, 2, "pictures are of imagefolder:other, but the feature files are of imagefolder:toy")
     (tmp_path / "toy" / "a").mkdir(parents=True)
     Image.new("RGB", (8, 8)).save(tmp_path / "toy" / "a" / "x.png")
     with pytest.raises(EvaluationError, match="of the feature files is not there"):

@@ -88,7 +88,7 @@ def test_a_map_that_was_not_declared_is_refused(picture: Image.Image) -> None:
 
     network, card = load_model(TINY)
     try:
-        with pytest.raises(PluginError, match="'toy' gave maps that it does not declare: other"):
+        with pytest.raises(PluginError, match="'toy' returned undeclared maps: other"):
             compute_maps(network, card.preprocess, picture, "p", method="toy", side=32)
     finally:
         METHODS.remove("toy")

@@ -159,7 +159,7 @@ def test_only_a_network_of_the_same_config_is_compared(tmp_path: Path) -> None:
     _, card = load_model(MODEL)
     made = train_on_permuted_labels(card, memory_source(rows=40, side=16), tmp_path / "run", epochs=1, device="cpu")
     other, of = load_model(made.weights)  # four classes instead of ten
-    with pytest.raises(BackendError, match=r"is vgg-gap at width 0\.0625 with 4 classes, and not built as the network"):
+    with pytest.raises(BackendError, match=r"is vgg-gap at width 0\.0625 with 4 classes, unlike the network"):
         check_sanity(*load_model(MODEL), pictures(), methods=["evidence"], labels=(other, of))
     found = check_sanity(other, of, pictures(), methods=["evidence"], orders=[], labels=(other, of))
     assert all(row.unchanged and row.order == LABELS for row in found.rows)

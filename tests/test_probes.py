@@ -249,7 +249,7 @@ def test_wrong_probes_are_refused() -> None:
     with pytest.raises(UnknownNameError, match="probe must be one of svm, logistic, knn, ncm; got 'kn'; did you mean"):
         EvalConfig(probes=("svm", "kn"))
     for wrong in ((), ("knn", "knn")):
-        with pytest.raises(ArgumentError, match="probes must be different names"):
+        with pytest.raises(ArgumentError, match="probes must be distinct"):
             EvalConfig(probes=wrong)
     with pytest.raises(TypeError, match="probes must be a sequence of names"):
         EvalConfig(probes="svm")  # type: ignore[arg-type]

@@ -209,9 +209,9 @@ def not_finite(value: float, dtype: str) -> FeatureSet:
         (unlabelled(True), "auto", r"2 of 30 images of toy are unlabelled"),
         (one_class(), "auto", "at least two classes to train on, got only 'cat'"),
         (one_class(), "stratified", "at least two classes to train on, got only 'cat'"),
-        (one_image(), "auto", r"stratified needs at least 2 images of each class; fewer in 'emu' \(1\)"),
-        (unsplit(each=30), "caltech-30", r"at least 31 images of each class; fewer in 'class 0' \(30\)"),
-        (unseen(), "official", "no training image of 'emu'"),
+        (one_image(), "auto", r"stratified needs at least 2 images of each class; too few in 'emu' \(1\)"),
+        (unsplit(each=30), "caltech-30", r"at least 31 images of each class; too few in 'class 0' \(30\)"),
+        (unseen(), "official", "no training images of 'emu'"),
         (unsplit(), "official", "needs the splits train and test, no row is in train or test"),
         (
             not_finite(float("nan"), "float32"),
@@ -241,7 +241,7 @@ def test_a_class_of_the_list_without_images_is_fine() -> None:
 
 
 def test_drawing_the_official_split_is_refused() -> None:
-    with pytest.raises(EvaluationError, match=r"toy\.h5: .* cannot be drawn 3 times; leave `draws` out"):
+    with pytest.raises(EvaluationError, match=r"toy\.h5: .* cannot be drawn 3 times; omit `draws`"):
         plan(bad(), "auto", draws=3)
     with pytest.raises(ValueError, match="draws must be 1 with protocol official"):
         EvalConfig(protocol="official", draws=3)
@@ -254,7 +254,7 @@ def test_unknown_protocol_names_the_nearest() -> None:
 
 def test_unknown_label_is_refused() -> None:
     features = bad()
-    with pytest.raises(EvaluationError, match="label 2 where there are 2 classes"):
+    with pytest.raises(EvaluationError, match="label 2, but there are only 2 classes"):
         plan(dataclasses.replace(features, meta=dataclasses.replace(features.meta, classes=("a", "b"))))
 
 
@@ -285,7 +285,9 @@ def test_low_shot_without_a_test_split_holds_out_one_part_for_all_draws() -> Non
         "left out: k = 16, because the smallest class has 14 training images",
     )
     assert not any(set(split.train) & set(split.test) for split in found.splits)
-    with pytest.raises(EvaluationError, match="low-shot needs 16 training images of each class, the smallest has 14"):
+    with pytest.raises(
+        EvaluationError, match="low-shot needs 16 training images of each class, but the smallest has 14"
+    ):
         plan_splits(content, "low-shot", draws=2, seed=0, shots=(16,))
 
 

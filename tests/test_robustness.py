@@ -162,7 +162,7 @@ def test_which_images_and_networks_are_tested(weights: tuple[Path, Path], data: 
     device = torch.device("cpu")
     with pytest.raises(ArgumentError, match="models must be one or more networks, got none"):
         open_networks([], device=device)
-    with pytest.raises(ArgumentError, match="model must be given once each"):
+    with pytest.raises(ArgumentError, match="each model must be given once"):
         open_networks([weights[0], weights[0]], device=device)
     found = open_networks([weights[0], named(0, name="net-0")], device=device)
     assert [one.name for one in found] == [str(weights[0]), "net-0 (2)"]
@@ -210,10 +210,10 @@ def test_the_command_writes_what_it_prints(weights: tuple[Path, Path], data: str
 def test_the_schema_refuses_another_document(tmp_path: Path) -> None:
     path = tmp_path / "robustness.json"
     path.write_text('{"schema": "l2a-robustness/1"}')
-    with pytest.raises(EvaluationError, match="no robustness results of this program: robustness has no 'config'"):
+    with pytest.raises(EvaluationError, match="not robustness results of this program: robustness has no 'config'"):
         read_robustness(path)
     path.write_text("{")
-    with pytest.raises(EvaluationError, match="no robustness results"):
+    with pytest.raises(EvaluationError, match="not robustness results"):
         read_robustness(path)
 
 

@@ -137,7 +137,7 @@ def test_seeds_of_fresh_networks_are_none_that_one_trains_with() -> None:
 def test_a_network_that_its_config_does_not_describe_is_refused() -> None:
     network = trained("vgg-gap")
     network.classifier = nn.Linear(32, 7)
-    with pytest.raises(BackendError, match=r"not as its config describes it \(vgg-gap\)"):
+    with pytest.raises(BackendError, match=r"the network does not match its config \(vgg-gap\)"):
         next(randomised_networks(network, seeds=[5]))
 
 
@@ -331,7 +331,7 @@ def test_methods_by_default_are_those_that_the_network_has() -> None:
     network, card = as_network(trained("vgg-gap"))
     found = check_sanity(network, card, pictures(), seeds=1, orders=["cascade"])
     assert found.maps == ("evidence L3", "grad-cam L3", "saliency", "guided-backprop", "sobel")
-    assert found.left_out == {"attention": "vgg-gap has no attention, and so no maps; use a vgg-att or vgg-pan"}
+    assert found.left_out == {"attention": "vgg-gap has no attention, so it has no maps; use a vgg-att or vgg-pan"}
     with pytest.raises(BackendError, match="vgg-gap has no attention"):
         check_sanity(network, card, pictures(), methods=["attention"], seeds=1)
     with pytest.raises(UnknownNameError, match="did you mean 'saliency'"):
@@ -342,7 +342,7 @@ def test_what_cannot_be_checked_is_refused() -> None:
     network, card = as_network(trained())
     with pytest.raises(ArgumentError, match="side must be at least 16 pixels, got 8"):
         check_sanity(network, card, pictures(side=8))
-    with pytest.raises(ArgumentError, match="orders must name cascade, independent or both"):
+    with pytest.raises(ArgumentError, match="orders must be cascade, independent or both"):
         check_sanity(network, card, pictures(), orders=[])
     with pytest.raises(BackendError, match=r"vgg-att2-concat-pc@0\.0625 was not trained on permuted labels"):
         check_sanity(network, card, pictures(), labels=(network, card))

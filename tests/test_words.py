@@ -100,7 +100,7 @@ def test_misuse_names_the_option_of_the_command_that_was_given() -> None:
         "--tap must be one of ga; got 'gaa'"
     )
     assert_fails(l2a("svm-eval", "f.h5", "--out", "s", "--c-grid", "1e300"), 2, "--c-grid must be different")
-    assert_fails(l2a("svm-eval", "f.h5", "--out", "s", "--probe", "knn,knn"), 2, "--probe must be different names")
+    assert_fails(l2a("svm-eval", "f.h5", "--out", "s", "--probe", "knn,knn"), 2, "--probe must be distinct")
 
 
 @pytest.mark.parametrize(
@@ -271,7 +271,7 @@ PIXELS = np.zeros((4, 8, 8, 3), dtype=np.uint8)
     [
         (lambda: l2a_transfer.extract(7, PixelsBackend(), "f.h5"), "data must be a data set's name"),  # type: ignore[arg-type]
         (lambda: l2a_transfer.extract(memory_source(), 7, "f.h5"), "model must be a model's name"),  # type: ignore[arg-type]
-        (lambda: evaluate_files("f.h5"), r"paths must be a list of feature files, as \['features.h5'\]"),
+        (lambda: evaluate_files("f.h5"), r"paths must be a list of feature files, such as \['features.h5'\]"),
         (lambda: l2a_transfer.evaluate("f.h5", {"folds": 3}), "config must be an EvalConfig"),  # type: ignore[arg-type]
         (lambda: l2a_transfer.open_backend(PIXELS), "model must be a model's name"),  # type: ignore[arg-type]
         (lambda: l2a_transfer.load_model(None), "name must be a model's name.*got NoneType"),  # type: ignore[arg-type]

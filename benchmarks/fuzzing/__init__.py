@@ -1,1 +1,2 @@
-"""Hostile files, one module a format: whole files, what is done to them, and what reading them gives."""
+"""Hostile files, one module per format: original files, ways to damage them, and the expected results of reading
+them."""

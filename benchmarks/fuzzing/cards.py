@@ -24,16 +24,16 @@ from l2a_transfer.models.weights import CARD_KEY
 from l2a_transfer.report import write as report
 
 LOADED = (evaluate, report)
-"""What `svm-eval` would load in every child again."""
+"""Modules that `svm-eval` would otherwise load in every child."""
 EVALUATION = ("--folds", "2", "--c-grid", "1e-2")
 ATTRIBUTES = ("classes", "splits", "levels", "card", "preprocess", "fingerprint", "skipped", "source")
-"""Of a feature file; each is JSON."""
+"""Attributes of a feature file; each is JSON."""
 STEERING = ("Cc", "Cf", "Cs", "Zl", "Zp")
-"""Unicode's categories of what can steer a terminal."""
+"""Unicode categories of characters that can control a terminal."""
 
 
 def l2a(*arguments: object) -> str:
-    """What a command prints. Raises: L2AError where it refuses; AssertionError where it ends otherwise."""
+    """The output of a command. Raises: L2AError if it refuses; AssertionError if it ends in another way."""
     done = CliRunner().invoke(main, [str(argument) for argument in arguments])
     assert done.exit_code in (0, 1), f"exit {done.exit_code}: {done.output[-300:]!a}"
     steering = {c for c in done.output if unicodedata.category(c) in STEERING and c not in "\n\t\r"}
@@ -66,7 +66,7 @@ def _no_json(constant: str) -> None:
 
 
 def _damage(path: Path, rng: Random) -> str:
-    """One JSON of the file changed, and the file sealed again."""
+    """Change one JSON document of the file, and seal it again."""
     if path.suffix == ".safetensors":
         header, tensors = weights.parts_of(path.read_bytes())
         metadata = header["__metadata__"]
@@ -99,7 +99,7 @@ def report_seeds(folder: Path) -> None:
 
 
 def answer_report(path: Path) -> str:
-    """The names of the files after a new report has taken the earlier one's place; nothing else may have changed."""
+    """The names of the files after a new report has replaced the earlier one; nothing else may have changed."""
     try:
         l2a("--quiet", "svm-eval", path / "features.h5", "--out", path / "report", "--overwrite", *EVALUATION)
     finally:
@@ -132,7 +132,7 @@ def _results(path: Path, rng: Random) -> str:
 
 
 def _planted(path: Path, rng: Random) -> str:
-    """A link to a file of somebody else, under a name that a report writes or may write."""
+    """A link to an unrelated file, under a name that a report writes or may write."""
     names = [file.name for file in (path / "report").iterdir()]
     place = path / "report" / (rng.choice(names) + rng.choice(("", ".partial", ".lock", ".tmp")))
     place.unlink(missing_ok=True)
@@ -141,7 +141,7 @@ def _planted(path: Path, rng: Random) -> str:
 
 
 def _elsewhere(path: Path, rng: Random) -> str:
-    """The folder is a link, a file, or not there."""
+    """The folder is a link, a file, or missing."""
     shutil.rmtree(path / "report")
     how = rng.choice(("victim", "nowhere", "/dev/null", "/proc/self", "absent"))
     if how != "absent":

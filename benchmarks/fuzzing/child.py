@@ -1,4 +1,4 @@
-"""A task in a fork that is held to limits of processor time, time and memory, and cannot take its parent with it."""
+"""Run a task in a fork with limits on CPU time, time and memory, so that it cannot crash its parent."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ from dataclasses import dataclass
 from pathlib import Path
 
 CPU_S, WALL_S = 20, 90
-"""Of the task alone. Other programs may have the processors, so that the wall's limit is only for what waits."""
+"""Limits for the task alone. Other programs may use the CPUs, so the wall time limit is only for tasks that wait."""
 MEMORY_BYTES = 5 << 29
-"""2.5 GiB of resident memory above what the process held when the task began."""
+"""2.5 GiB of resident memory above that of the process at the start of the task."""
 ADDRESS_BYTES = 16 << 30
-"""Of address space, where memory would grow faster than it is looked at."""
+"""Limit of address space, for memory that grows faster than it is checked."""
 POLL_S = 0.005
 READY = b"ready\n"
 
 
 @dataclass(frozen=True)
 class Ended:
-    """How a child ended: `why` is "done", "hang", "memory", "crash" or "unprepared"; `text` is what the task gave.
+    """How a child ended: `why` is "done", "hang", "memory", "crash" or "unprepared"; `text` is the result of the task.
 
-    `bytes` is the most resident memory that the task took, `seconds` how long it took.
+    `bytes`: peak resident memory of the task; `seconds`: its duration.
     """
 
     why: str
@@ -37,7 +37,7 @@ class Ended:
 
 
 def in_child(task: Callable[[], str], *, prepare: Callable[[], object] = lambda: None, limited: bool = True) -> Ended:
-    """Runs `prepare`, without limits, and then `task`, in a fork of this process."""
+    """Run `prepare`, without limits, and then `task`, in a fork of this process."""
     receive, send = os.pipe()
     child = os.fork()
     if child == 0:
@@ -76,7 +76,7 @@ def _run(task: Callable[[], str], prepare: Callable[[], object], send: int, limi
 
 
 def _watch(child: int, pipe: int, limited: bool) -> Ended:
-    """Waits for the child, and kills it where it takes too much."""
+    """Wait for the child, and kill it if it exceeds a limit."""
     received, begun, before, most, killed = b"", 0.0, 0, 0, ""
     while True:
         readable, _, _ = select.select([pipe], [], [], POLL_S)
@@ -113,7 +113,7 @@ def _watch(child: int, pipe: int, limited: bool) -> Ended:
 
 
 def resident(process: int) -> int:
-    """Bytes of memory that a process holds, but for those of files, as its libraries; 0 where it has ended."""
+    """Memory of a process in bytes, without that of mapped files such as libraries; 0 if it has ended."""
     try:
         lines = Path(f"/proc/{process}/status").read_text().splitlines()
     except OSError:

@@ -1,4 +1,4 @@
-"""CIFAR's pickles: opcodes taken out, doubled, swapped and forged, and programs that no pickler writes."""
+"""CIFAR's pickles: opcodes removed, doubled, swapped and forged, and programs that no pickler writes."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ LENGTHS = {
     "K": 1,
     "M": 2,
 }
-"""Opcodes whose argument begins with a little-endian number of so many bytes."""
+"""Opcodes whose argument starts with a little-endian length of this many bytes."""
 
 
 def seeds(folder: Path) -> None:
@@ -119,7 +119,7 @@ FUNCTIONS = (
 
 
 def _references(rng: Random) -> bytes:
-    """Raw bytes as an array's memory, whose dtype is then said to hold references to objects."""
+    """Raw bytes as an array's memory, with a dtype that claims references to objects."""
     width, count = rng.choice((8, 16, 24)), rng.choice((1, 64, 4096))
     inner = rng.choice(("O", "V8", "S1", "u1", "M8", "T"))
     objects = dtype(inner) + build(tuple_of(whole(3), text("|"), b"N", b"N", b"N", whole(-1), whole(-1), whole(63)))
@@ -148,7 +148,7 @@ def _array(count: int, memory: bytes, kind: bytes = b"h\x07") -> bytes:
 
 
 def _shapes(rng: Random) -> bytes:
-    """An array of a shape that its bytes do not fill, or of another kind."""
+    """An array with a shape that does not match its bytes, or of another kind."""
     kind = rng.choice(("u1", "O", "i8", "V3072", "S3072", "U768", "f8", "M8[ns]", "b1", "3072u1", "u1,u1", "T", ""))
     rows, columns = rng.choice(
         ((ROWS, 3072), (1 << 20, 3072), (-1, 3072), (0, 3072), (2**31 - 1, 2**31 - 1), (ROWS, 1))
@@ -199,7 +199,7 @@ def _called(rng: Random) -> bytes:
 
 
 def _greedy(rng: Random) -> bytes:
-    """Few bytes that ask for much: memo places, numbers, lengths, values that double, and nesting."""
+    """Few bytes that request a lot of memory: memo places, numbers, lengths, doubling values, and nesting."""
     many = rng.choice((1_000, 100_000, 1_000_000))
     doubling = b"]q\x01" + b"".join(
         b"](h" + bytes([k]) + b"h" + bytes([k]) + b"eq" + bytes([k + 1]) for k in range(1, 60)
@@ -236,7 +236,7 @@ def _greedy(rng: Random) -> bytes:
 
 
 def _forge(path: Path, rng: Random) -> str:
-    """Opcodes of a whole file taken out, doubled, swapped, put in, or with another argument."""
+    """Opcodes of an original file removed, doubled, swapped, inserted, or with another argument."""
     content = path.read_bytes()
     starts = [at for _, _, at in pickletools.genops(content)]
     parts = [content[at:stop] for at, stop in zip(starts, [*starts[1:], len(content)], strict=True)]

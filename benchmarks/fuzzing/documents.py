@@ -1,4 +1,4 @@
-"""What the evaluations of maps and networks write and read again: sanity.json, localization.json and the like."""
+"""Documents written and read again by evaluations of maps and networks, such as sanity.json and localization.json."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ READERS: dict[str, Callable[[Path], Any]] = {
 
 
 def seeds(folder: Path) -> None:
-    """Each verb's document, of a tiny network and two pictures of two classes."""
+    """The document of each command, for a tiny network and two pictures of two classes."""
     work = folder.parent / "documents-made"
     names = [f"{label}/{k}.png" for label in ("airplane", "bird") for k in range(2)]
     for k, name in enumerate(names):

@@ -1,4 +1,4 @@
-"""Feature files: of all layouts that libhdf5 writes, with links, types and sizes that no feature file has."""
+"""Feature files: all layouts that libhdf5 writes, with links, types and sizes that no feature file has."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def write_whole(path: Path, rows: int = ROWS, dim: int = DIM, *, maps: bool = Tr
 
 
 def seeds(folder: Path) -> None:
-    """As this package writes them."""
+    """Files as written by this package."""
     write_whole(folder / "plain.h5", 120, 24, maps=False)
     write_whole(folder / "maps.h5", 120, 24)
 
@@ -71,7 +71,8 @@ VERSIONS = ("earliest", "v108", "v110", "v112", "v114", "latest")
 
 
 def resealed_seeds(folder: Path) -> None:
-    """As this package writes them, and the same content in other layouts and versions, as other programs write it."""
+    """Files as written by this package, and the same content in other layouts and versions, as written by other
+    programs."""
     write_whole(folder / "own.h5")
     for k in range(24):
         write_whole(folder / f"own-{k:02d}.h5", ROWS, DIM + k, maps=k % 2 == 0)
@@ -126,7 +127,7 @@ def answer_verified(path: Path) -> str:
 
 
 def sealed(body: bytes) -> bytes:
-    """A feature file of a body, with a seal that holds, as a hostile program would write it."""
+    """A feature file with this body and a valid seal, as a hostile program would write it."""
     return SEAL.pack(b"L2AFEAT\n", 1, len(body), hashlib.sha256(body).digest()).ljust(USER_BLOCK, b"\0") + body
 
 
@@ -140,7 +141,7 @@ def _bytes(path: Path, rng: Random) -> str:
 
 
 def structure(path: Path, rng: Random) -> str:
-    """Single bytes, numbers and addresses, of which most of a small file consists."""
+    """Change single bytes, numbers and addresses, which make up most of a small file."""
     data = bytearray(path.read_bytes())
     for _ in range(rng.choice((1, 1, 2, 4))):
         at = rng.randrange(USER_BLOCK, len(data) - 8)
@@ -164,7 +165,8 @@ def structure(path: Path, rng: Random) -> str:
 
 
 def _with_checksums(body: bytes) -> bytes:
-    """The body with the checksums of its superblock and object headers renewed, behind which nothing else is read."""
+    """The body with renewed checksums of its superblock and object headers; without them, nothing else would be
+    read."""
     data = bytearray(body)
     if data[8:9] in (b"\2", b"\3"):
         data[44:48] = _lookup3(bytes(data[:44])).to_bytes(4, "little")
@@ -190,7 +192,7 @@ def _rotated(value: int, by: int) -> int:
 
 
 def _lookup3(data: bytes) -> int:
-    """Bob Jenkins' hashlittle of 2006, which is HDF5's checksum of metadata."""
+    """Bob Jenkins' hashlittle of 2006, HDF5's checksum for metadata."""
     state = [(0xDEADBEEF + len(data)) & WORD] * 3
     at = 0
     while at < len(data):
@@ -212,7 +214,7 @@ def _lookup3(data: bytes) -> int:
 
 
 def _attribute(file: h5py.File, rng: Random) -> None:
-    """An attribute of another type, or text that is not what it should be."""
+    """An attribute of another type, or with unexpected text."""
     key = rng.choice(sorted(file.attrs))
     odd: tuple[Callable[[], object], ...] = (
         lambda: 5,
@@ -242,7 +244,7 @@ def _attribute(file: h5py.File, rng: Random) -> None:
 
 
 def _dataset(file: h5py.File, rng: Random) -> None:
-    """A data set of another type, shape or storage, or a link in its place."""
+    """A dataset of another type, shape or storage, or a link in its place."""
     name = rng.choice([name for name in DATASETS if name in file])
     own = file[name][:]
     del file[name]
@@ -310,7 +312,7 @@ def _dataset(file: h5py.File, rng: Random) -> None:
 
 
 def _groups(file: h5py.File, rng: Random) -> None:
-    """More groups and names than a feature file has, and ways that lead back."""
+    """More groups and names than a feature file has, and cycles."""
     how = rng.randrange(6)
     if how == 0:
         file["maps/again"] = file["maps"]
@@ -344,7 +346,7 @@ def _edit(path: Path, rng: Random) -> str:
 
 
 def _listed_again(path: Path, rng: Random) -> str:
-    """One stored chunk that an index lists for every chunk of a data set, of up to 4 GiB."""
+    """One stored chunk that an index lists for every chunk of a dataset, of up to 4 GiB."""
     name, rows = rng.choice((("features", 3 << 20), ("ids", 3 << 18), ("maps", 1 << 20), ("features", 1 << 16)))
     width = {"ids": 4096, "features": 1024, "maps": 4096}[name]
     step = (1 << 20) // width
@@ -376,7 +378,7 @@ def _listed_again(path: Path, rng: Random) -> str:
 
 
 def _same_chunk(body: bytes, axes: int, first: int) -> bytes:
-    """Every chunk of one byte in a chunk B-tree of version 1 becomes the one at `first`, of 1 MiB."""
+    """Redirect every chunk in a version 1 chunk B-tree to the one at `first`, of 1 MiB."""
     data, at, key = bytearray(body), body.find(b"TREE"), 8 + 8 * (axes + 1)
     while at >= 0:
         if data[at + 4] == 1 and data[at + 5] == 0:
@@ -390,7 +392,7 @@ def _same_chunk(body: bytes, axes: int, first: int) -> bytes:
 
 
 def larger(path: Path, rng: Random) -> str:
-    """Every length that is written as one number is another one."""
+    """Replace every length stored as one number by another."""
     body = path.read_bytes()[USER_BLOCK:]
     value = rng.choice((ROWS, ROWS * 4, ROWS * 24, DIM, 5, len(body)))
     form = rng.choice(("<Q", "<I"))

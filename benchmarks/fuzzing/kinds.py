@@ -1,4 +1,4 @@
-"""What the command knows of a format."""
+"""The description of a format for the fuzzer."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from typing import Any
 import numpy as np
 
 Damage = Callable[[Path, Random], str]
-"""Changes a copy of a whole file, or of a folder, in place, and says what it did."""
+"""Changes a copy of an original file, or of a folder, in place, and returns a description."""
 
 
 @dataclass(frozen=True)
 class Kind:
-    """`seeds` writes the whole files, or folders, into a folder; those called `*.foreign` may be refused as they are.
+    """`seeds` writes the original files, or folders, into a folder; those named `*.foreign` may be rejected undamaged.
 
-    `answer` is a digest of all that a reader gives. `sealed`: every changed value is noticed, so that no other valid
-    file can come of a change. `share`: how many of the cases, relative to the others.
+    `answer`: a digest of everything that a reader returns. `sealed`: every changed value is detected, so a change
+    cannot produce another valid file. `share`: relative number of cases.
     """
 
     seeds: Callable[[Path], None]

@@ -1,4 +1,4 @@
-"""Files of maps: changed anywhere, and changed in their structure with the seal renewed."""
+"""Files of maps: changed anywhere, or changed in their structure with a renewed seal."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def answer(path: Path) -> str:
 
 
 def _sealed_again(way: Damage) -> Damage:
-    """The damage, and then this format's seal."""
+    """The damage, followed by this format's seal."""
 
     def damage(path: Path, rng: Random) -> str:
         done = way(path, rng)
@@ -74,7 +74,7 @@ def _attribute(path: Path, rng: Random) -> str:
 
 
 def _dataset(path: Path, rng: Random) -> str:
-    """A data set with other numbers, of another length, type or shape."""
+    """A dataset with other numbers, or of another length, type or shape."""
     name = rng.choice(DATASETS)
     special: dict[str, tuple[Any, ...]] = {
         "f": (np.nan, np.inf, -np.inf, -1, 1e-45, 2),

@@ -24,9 +24,9 @@ IDS = ("train/cat/0.jpg", "train/cat/1.jpg", "test/dog/2.jpg")
 NAMED = [name.partition("/")[2] for name in IDS]
 FILES = {"coco": "coco.json", "csv": "boxes.csv"}
 CLASSES = {"png": "2", "voc": "cat", "coco": "cat", "yolo": "2", "csv": "cat"}
-"""What is asked for beside all objects; contours have no classes."""
+"""Classes requested in addition to all objects; contours have no classes."""
 READ = 40
-"""Masks of a case that are read at most."""
+"""Maximum number of masks read per case."""
 MANY = 200_000
 PACKED = "X1l1l;"
 """W · H pixels in COCO's packed run lengths: 40 of the background, 60 of an object, 380 of the background."""
@@ -105,7 +105,7 @@ SEEDS: dict[str, Callable[[Path], None]] = {
 
 
 def answer(path: Path) -> str:
-    """Of all objects, and of those of one class. What is read must fit the picture."""
+    """A digest for all objects, and for those of one class. Masks must fit the picture."""
     masks = open_masks(f"{path.name}:{path / FILES.get(path.name, '')}")
     keys = [*match(IDS, masks).values(), *list(masks.keys)[:READ]]
     found = []
@@ -141,7 +141,7 @@ def _files(path: Path) -> list[Path]:
 
 
 def _name(path: Path, rng: Random) -> str:
-    """A mask of another name, or a second one of the same."""
+    """Rename a mask, or add a second one with the same name."""
     chosen = rng.choice(_files(path))
     name = (
         rng.choice(NAMES).replace("\0", "").replace("/", "_").encode("utf-8", "replace")[:60].decode("utf-8", "ignore")

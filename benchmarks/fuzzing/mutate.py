@@ -1,4 +1,4 @@
-"""Changes that know nothing of a format, and some that know text, JSON and file systems."""
+"""Changes independent of the format, and some for text, JSON and file systems."""
 
 from __future__ import annotations
 
@@ -76,7 +76,8 @@ VALUES: tuple[Any, ...] = (
 
 
 def mutate(content: bytes, rng: Random) -> bytes:
-    """One to four changes: flipped bits, overwritten numbers, ranges cut out, doubled, blanked or put in, a cut end."""
+    """One to four changes: flipped bits, overwritten numbers, ranges removed, doubled, blanked or inserted,
+    truncation."""
     data = bytearray(content)
     for _ in range(rng.choice((1, 1, 1, 2, 4))):
         N = max(1, len(data))
@@ -105,7 +106,7 @@ def mutate(content: bytes, rng: Random) -> bytes:
 
 
 def number(rng: Random) -> bytes:
-    """A number at the end of its range, packed."""
+    """A number at the limit of its range, packed."""
     form = rng.choice(("<Q", ">Q", "<I", ">I", "<H", "B"))
     return struct.pack(form, rng.choice(NUMBERS) & ((1 << 8 * struct.calcsize(form)) - 1))
 
@@ -116,7 +117,7 @@ def mutate_file(path: Path, rng: Random) -> str:
 
 
 def mutate_text(path: Path, rng: Random) -> str:
-    """Another name or number in the place of a word, a line doubled or cut, bytes that are no text."""
+    """Another name or number in place of a word, a line doubled or removed, or bytes that are not text."""
     content = path.read_text(encoding="utf-8", errors="surrogateescape")
     lines = content.split("\n")
     at = rng.randrange(len(lines))
@@ -140,7 +141,7 @@ def mutate_text(path: Path, rng: Random) -> str:
 
 
 def special_file(path: Path, rng: Random) -> str:
-    """A pipe, a socket, a device, a folder, a loop or nothing where a file was."""
+    """A pipe, socket, device, folder, loop or nothing in place of a file."""
     path.unlink()
     how = rng.choice(("pipe", "socket", "zero", "full", "folder", "loop", "dangling", "absent", "empty", "self"))
     if how == "pipe":
@@ -166,7 +167,7 @@ def special_file(path: Path, rng: Random) -> str:
 
 
 def damaged_json(document: Any, rng: Random) -> str:
-    """The document as JSON with one to three changes anywhere in it, some of which no JSON library writes."""
+    """The document as JSON with one to three changes anywhere in it, including some that no JSON library writes."""
     raw: dict[str, str] = {}
     for _ in range(rng.choice((1, 1, 2, 3))):
         places = list(_places(document))
@@ -222,7 +223,7 @@ RAW = (
 
 
 def _places(value: Any) -> Any:
-    """(holder, key) of everything in a JSON document."""
+    """(container, key) of everything in a JSON document."""
     keys: Sequence[Any] = (
         list(value) if isinstance(value, dict) else range(len(value)) if isinstance(value, list) else ()
     )
@@ -248,7 +249,7 @@ def pick(*ways: tuple[int, Callable[[Path, Random], str]]) -> Callable[[Path, Ra
 
 
 def one_of(way: Callable[[Path, Random], str], pattern: str = "*") -> Callable[[Path, Random], str]:
-    """The damage to one of the files below a folder."""
+    """Damage one of the files in a folder and its sub-folders."""
 
     def damage(path: Path, rng: Random) -> str:
         chosen = rng.choice(sorted(file for file in path.rglob(pattern) if file.is_file()))

@@ -1,4 +1,4 @@
-"""Arrays in an `.npz`: zip entries and array headers that declare more than there is, or another thing."""
+"""Arrays in an `.npz`: zip entries and array headers that declare more data than there is, or other data."""
 
 from __future__ import annotations
 
@@ -95,7 +95,7 @@ def _header(path: Path, rng: Random) -> str:
 
 
 def _with(path: Path, rng: Random, changed: dict[str, bytes]) -> str:
-    """Writes the file with some of its arrays given as bytes."""
+    """Write the file with some of its arrays replaced by bytes."""
     method = rng.choice((zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA))
     with zipfile.ZipFile(path, "w", method) as file:
         for key, values in arrays().items():
@@ -108,14 +108,14 @@ def _with(path: Path, rng: Random, changed: dict[str, bytes]) -> str:
 
 
 def _put(file: zipfile.ZipFile, name: str, content: bytes) -> None:
-    """An entry of one date, so that a case has the same bytes whenever it is made."""
+    """A zip entry with a fixed date, so that a case always has the same bytes."""
     info = zipfile.ZipInfo(name)
     info.compress_type = file.compression
     file.writestr(info, content)
 
 
 def _bomb(path: Path, rng: Random) -> str:
-    """Zeros, a thousand times as many as bytes; as pictures, or as names."""
+    """Zeros, a thousand times as many as bytes, as pictures or names."""
     size = rng.choice((64 << 20, 1 << 30, 3 << 30, 17 << 30))
     key = rng.choice(("images", "images", "labels", "ids", "classes", "other"))
     rows, kind, shape = ROWS, "|u1", f"({ROWS}, {size // ROWS // 3}, 1, 3)"
@@ -154,7 +154,7 @@ def _bomb(path: Path, rng: Random) -> str:
 
 
 def _declare(path: Path, rng: Random) -> str:
-    """Other sizes, methods, flags and places in the zip's directory and its entries' headers."""
+    """Other sizes, methods, flags and offsets in the zip's directory and its entries' headers."""
     data = bytearray(path.read_bytes())
     for _ in range(rng.choice((1, 2, 5))):
         mark, fields = rng.choice(
@@ -196,7 +196,7 @@ def _declare(path: Path, rng: Random) -> str:
 
 
 def _entries(path: Path, rng: Random) -> str:
-    """Entries of odd names, twice the same, in great number, or that are no arrays."""
+    """Entries with odd names, duplicates, in great number, or that are not arrays."""
     how = rng.randrange(4)
     with zipfile.ZipFile(path, "a") as file:
         if how == 0:
@@ -213,7 +213,7 @@ def _entries(path: Path, rng: Random) -> str:
 
 
 def _values(path: Path, rng: Random) -> str:
-    """Arrays of values and shapes that do not fit together."""
+    """Arrays with values and shapes that do not match."""
     own = arrays()
     key = rng.choice(list(own))
     odd: tuple[Callable[[], np.ndarray], ...] = (

@@ -1,4 +1,4 @@
-"""ONNX files that `export` wrote, and graphs that it never writes under a digest that holds."""
+"""ONNX files written by `export`, and graphs that it never writes, with a valid digest."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def answer(path: Path) -> str:
 
 
 def body_of(path: Path) -> bytes:
-    """The model without the digest behind it."""
+    """The model without the digest at its end."""
     return path.read_bytes()[: -len(with_sha256(b""))]
 
 
@@ -61,7 +61,7 @@ def _whole(name: str, values: object, kind: int = INT64) -> TensorProto:
 
 
 def _in_front(model: ModelProto, rng: Random, node: onnx.NodeProto, constants: list[TensorProto], output: str) -> None:
-    """Lets a node that no exported graph has decide the features, so that no optimizer takes it out."""
+    """Let a node that no exported graph has determine the features, so that no optimizer removes it."""
     graph = model.graph
     graph.initializer.extend(constants)
     last = next((n for n in graph.node if "features" in n.output), None)
@@ -79,7 +79,7 @@ def _in_front(model: ModelProto, rng: Random, node: onnx.NodeProto, constants: l
 
 
 def _loop(model: ModelProto, rng: Random) -> None:
-    """A loop of as many rounds as an integer has, one in another, or one that keeps what it makes."""
+    """A loop with the largest possible number of rounds, a nested loop, or one that keeps its results."""
 
     def body(depth: int) -> onnx.GraphProto:
         name = f"b{depth}"
@@ -108,7 +108,7 @@ def _loop(model: ModelProto, rng: Random) -> None:
 
 
 def _greedy(model: ModelProto, rng: Random) -> None:
-    """One node that makes much of nothing."""
+    """One node that creates large tensors from small ones."""
     size = rng.choice((1 << 28, 1 << 31, 1 << 36, 1 << 62, -1, 0))
     made = rng.choice(
         (
@@ -160,7 +160,7 @@ def _greedy(model: ModelProto, rng: Random) -> None:
 
 
 def _function(model: ModelProto, rng: Random) -> None:
-    """Functions of the file's own, that call each other or themselves, each twice."""
+    """Functions defined in the file that call each other or themselves, twice each."""
     depth = rng.choice((1, 5, 40, 300))
     opset = [helper.make_opsetid("", 18), helper.make_opsetid("own", 1)]
     for k in range(depth):
@@ -235,7 +235,7 @@ def _operator(model: ModelProto, rng: Random) -> None:
 
 
 def _tensor(model: ModelProto, rng: Random) -> None:
-    """Constants of other shapes and types, without their bytes, or from elsewhere."""
+    """Constants of other shapes and types, without their bytes, or stored elsewhere."""
     tensor = rng.choice(model.graph.initializer)
     how = rng.randrange(9)
     if how == 0:
@@ -279,7 +279,7 @@ def _tensor(model: ModelProto, rng: Random) -> None:
 
 
 def _frame(model: ModelProto, rng: Random) -> None:
-    """What the file says of itself: versions, inputs and outputs, metadata, training, and types of values."""
+    """Metadata of the file: versions, inputs and outputs, metadata, training, and types of values."""
     how = rng.randrange(9)
     if how == 0:
         model.ir_version = rng.choice((0, -1, 1, 99, 2**62))
@@ -333,7 +333,7 @@ def _bytes(path: Path, rng: Random) -> str:
 
 
 def _nested(path: Path, rng: Random) -> str:
-    """Messages in messages, deeper than a parser may go."""
+    """Messages nested deeper than a parser may go."""
     inner = b""
     for _ in range(rng.choice((50, 99, 200, 5000))):
         tag = rng.choice((b"\x0a", b"\x32"))  # a node's graph, an attribute's graph

@@ -1,4 +1,4 @@
-"""Parquet: columns that unpack to a thousand times their bytes, schemas that no data set has, forged footers."""
+"""Parquet: columns that expand to a thousand times their size, schemas that no data set has, forged footers."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def answer(path: Path) -> str:
 
 
 def _bomb(path: Path, rng: Random) -> str:
-    """Much out of little: one picture that a dictionary lists again and again, or zeros that are packed."""
+    """Decompression bombs: one picture that a dictionary repeats, or packed zeros."""
     how = rng.choice(("dictionary", "dictionary", "zeros", "labels", "path", "runs"))
     size = rng.choice((1 << 20, 8 << 20))
     # zstd packs much in little time.
@@ -96,7 +96,7 @@ def _bomb(path: Path, rng: Random) -> str:
 
 
 def _schema(path: Path, rng: Random) -> str:
-    """Columns of other types, twice, missing, nested, null, or with values that no label has."""
+    """Columns of other types, duplicated, missing, nested, null, or with invalid label values."""
     contents = [encoded("PNG")] * 4
     numbers = rng.choice(
         (
@@ -172,7 +172,7 @@ def _schema(path: Path, rng: Random) -> str:
 
 
 def _metadata(path: Path, rng: Random) -> str:
-    """What the schema's metadata says of columns and classes."""
+    """Metadata in the schema about columns and classes."""
     own = table([encoded("PNG")] * 4)
     text = rng.choice((damaged_json(features(), rng), damaged_json(features(), rng), rng.choice(RAW)))
     if rng.random() < 0.3:
@@ -187,7 +187,7 @@ def _metadata(path: Path, rng: Random) -> str:
 
 
 def _footer(path: Path, rng: Random) -> str:
-    """The footer alone changed, its length kept right."""
+    """Change only the footer; its length stays correct."""
     content = path.read_bytes()
     length = int.from_bytes(content[-8:-4], "little")
     footer = content[-8 - length : -8]
@@ -207,7 +207,7 @@ def _footer(path: Path, rng: Random) -> str:
 
 
 def _pages(path: Path, rng: Random) -> str:
-    """The pages alone changed."""
+    """Change only the pages."""
     content = bytearray(path.read_bytes())
     length = int.from_bytes(content[-8:-4], "little")
     for _ in range(rng.choice((1, 2, 8))):

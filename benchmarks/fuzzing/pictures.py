@@ -1,4 +1,4 @@
-"""Pictures: every format that is decoded, and files that declare more than they hold or are of another format."""
+"""Pictures: every supported format, and files that declare more data than they contain or have another format."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from l2a_transfer.preprocess import Preprocess
 
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 FOREIGN = ("EPS", "ICO", "PCX", "TGA", "SGI", "DDS", "ICNS", "IM", "MSP", "XBM", "PDF", "BLP", "DIB", "SPIDER", "QOI")
-"""Formats of Pillow that are not decoded, whatever a file is called."""
+"""Formats of Pillow that are never decoded, whatever the file name."""
 
 
 def picture(width: int = 40, height: int = 32) -> Image.Image:
@@ -64,7 +64,7 @@ def chunk(kind: bytes, content: bytes) -> bytes:
 
 
 def zeros(count: int) -> bytes:
-    """`count` zeros as zlib packs them, a thousandth of the size."""
+    """`count` zeros packed by zlib, a thousandth of the size."""
     packer, block = zlib.compressobj(9), 1 << 20
     head = packer.compress(bytes(count % block)) + packer.flush(zlib.Z_FULL_FLUSH)
     repeated = packer.compress(bytes(block)) + packer.flush(zlib.Z_FULL_FLUSH)
@@ -90,7 +90,7 @@ def _png(rng: Random) -> bytes:
 
 
 def _png_chunks(rng: Random) -> bytes:
-    """A small PNG with chunks that unpack to much, come in great number, or are frames of an animation."""
+    """A small PNG with chunks that expand to large data, are very many, or are frames of an animation."""
     whole = encoded("PNG")
     bomb = zeros(rng.choice((1 << 20, 64 << 20, 512 << 20)))
     added = rng.choice(
@@ -117,7 +117,7 @@ def _png_chunks(rng: Random) -> bytes:
 
 
 def _scans(rng: Random) -> bytes:
-    """A progressive JPEG whose scans come again and again, of up to 10,000 × 9,999 pixels."""
+    """A progressive JPEG with many repeated scans, of up to 10,000 × 9,999 pixels."""
     width, height = rng.choice(((40, 32), (40, 32), (2_000, 2_000), (10_000, 9_999)))
     content = encoded("JPEG", Image.new("L", (width, height), 90), progressive=True, quality=30)
     first = content.index(b"\xff\xda")
@@ -129,7 +129,7 @@ def _scans(rng: Random) -> bytes:
 
 
 def _jpeg(rng: Random) -> bytes:
-    """A JPEG with other sizes, sampling, tables or segments than its data has."""
+    """A JPEG with sizes, sampling, tables or segments that do not match its data."""
     content = bytearray(encoded("JPEG", progressive=rng.random() < 0.5))
     frame = next(content.index(mark) for mark in (b"\xff\xc0", b"\xff\xc2") if mark in content)
     how = rng.randrange(6)
@@ -156,7 +156,7 @@ def _jpeg(rng: Random) -> bytes:
 
 
 def _tiff(rng: Random) -> bytes:
-    """A TIFF of tags that contradict each other, of many directories, or of one that comes again for ever."""
+    """A TIFF with contradictory tags, many directories, or a cycle of directories."""
     how = rng.randrange(4)
     if how == 0:
         tags = ImageFileDirectory_v2()
@@ -218,7 +218,7 @@ def _plain(rng: Random) -> bytes:
 
 
 def _foreign(rng: Random) -> bytes:
-    """A format that is not decoded, some of which Pillow hands to other programs."""
+    """A format that is not decoded; some of these Pillow passes to other programs."""
     name = rng.choice((*FOREIGN, "EPS", "script", "svg", "fits", "wmf", "psd", "gbr", "nothing"))
     raw = {
         "script": b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9999 9999\n%%EndComments\n{} loop\n%%EOF\n",
@@ -257,7 +257,7 @@ WAYS: tuple[Callable[[Random], bytes], ...] = (
 
 
 def hostile_picture(rng: Random) -> bytes:
-    """A picture by one of WAYS, and at times a byte or two of it changed."""
+    """A picture by one of WAYS, sometimes with a byte or two changed."""
     content = rng.choice(WAYS)(rng)
     return mutate(content, rng) if rng.random() < 0.2 and len(content) < 1 << 20 else content
 

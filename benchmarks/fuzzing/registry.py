@@ -1,4 +1,4 @@
-"""All formats that are attacked."""
+"""All formats for fuzzing."""
 
 from __future__ import annotations
 

@@ -24,11 +24,11 @@ from l2a_transfer.data.readers import open_source
 
 PICTURES = (".jpg", ".jpeg", ".png", ".ppm")
 GUARDED = ("imagelabels.mat", "setid.mat")
-"""Files whose MD5 torchvision checks, so that no other can take their place."""
+"""Files whose MD5 torchvision checks, so that they cannot be replaced."""
 
 
 def put(path: Path, number: int = 0) -> None:
-    """A picture, turned by its number, so that no two of a set are the same."""
+    """A picture rotated according to its number, so that no two in a set are equal."""
     path.parent.mkdir(parents=True, exist_ok=True)
     name = {".jpg": "JPEG", ".jpeg": "JPEG", ".ppm": "PPM"}.get(path.suffix.lower(), "PNG")
     path.write_bytes(encoded(name, picture(24, 20).rotate(10 * number)))
@@ -225,7 +225,7 @@ def _files(path: Path) -> list[Path]:
 
 
 def _list(path: Path, rng: Random) -> str:
-    """A list, an annotation, or a file of arrays."""
+    """Change a list, an annotation, or a file of arrays."""
     chosen = [file for file in _files(path) if file.suffix.lower() not in PICTURES]
     if not chosen:
         return _name(path, rng)
@@ -252,7 +252,7 @@ def _list(path: Path, rng: Random) -> str:
 
 
 def _mat(path: Path, rng: Random) -> str:
-    """MATLAB files of other fields, names and numbers."""
+    """MATLAB files with other fields, names and numbers."""
     names = ["00000.jpg", "00001.jpg"]
     names[rng.randrange(2)] = rng.choice(NAMES).encode(errors="replace").decode()
     numbers = [
@@ -297,7 +297,7 @@ def _packed(path: Path, rng: Random) -> str:
 
 
 def _arrays(path: Path, rng: Random) -> str:
-    """PatchCamelyon's arrays of other types, shapes and storage."""
+    """PatchCamelyon's arrays with other types, shapes and storage."""
     name = path.stem[-1]
     shape = rng.choice(
         ((2, 96, 96, 3), (2, 1, 1, 1), (2,), (), (1 << 20, 96, 96, 3), (2, 1 << 15, 1 << 15, 3), (1 << 40, 1, 1, 1))
@@ -319,7 +319,7 @@ def _arrays(path: Path, rng: Random) -> str:
 
 
 def _name(path: Path, rng: Random) -> str:
-    """A file or folder renamed, taken away, doubled in another case, or below itself."""
+    """A file or folder renamed, removed, duplicated with another case, or moved into itself."""
     chosen = rng.choice(sorted(path.rglob("*")))
     how = rng.randrange(5)
     name = rng.choice(NAMES).replace("\0", "").replace("/", "_").encode("utf-8", "surrogatepass")[:120] or b"x"

@@ -1,4 +1,4 @@
-"""Tar shards as WebDataset has them: members that are no files, headers that lie, labels that are none."""
+"""WebDataset tar shards: members that are not files, forged headers, invalid labels."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def add(tar: tarfile.TarFile, name: str, content: bytes, **changes: object) -> N
 
 
 def _headers(path: Path, rng: Random) -> str:
-    """Fields of headers forged, and the headers' checksums renewed."""
+    """Fields of headers forged, with renewed header checksums."""
     data = bytearray(path.read_bytes())
     starts = [at for at in range(0, len(data), BLOCK) if data[at + 257 : at + 262] == b"ustar"]
     for _ in range(rng.choice((1, 1, 2, 4))):
@@ -99,7 +99,7 @@ def _headers(path: Path, rng: Random) -> str:
 
 
 def _members(path: Path, rng: Random) -> str:
-    """A shard of members that no shard has: links, devices, sparse files, odd names, and pax records that override."""
+    """Members that no shard has: links, devices, sparse files, odd names, and pax records that override."""
     form = rng.choice((tarfile.PAX_FORMAT, tarfile.GNU_FORMAT))
     done = []
     with tarfile.open(path, "w", format=form, errors="surrogateescape") as tar:
@@ -178,7 +178,7 @@ def _members(path: Path, rng: Random) -> str:
 
 
 def _joined(path: Path, rng: Random) -> str:
-    """Shards joined, compressed, cut, padded, or beginning in the middle."""
+    """Shards joined, compressed, truncated, padded, or starting in the middle."""
     content = path.read_bytes()
     import bz2
     import gzip

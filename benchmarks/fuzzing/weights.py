@@ -1,4 +1,4 @@
-"""Weights: safetensors files changed at will, and such whose digest holds again."""
+"""Weights: safetensors files with arbitrary changes, and with changes followed by a renewed digest."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def answer(path: Path) -> str:
 
 
 def answer_features(path: Path) -> str:
-    """The network's digest and the features of a picture, as `extract` computes them."""
+    """The network's digest and the features of a picture, as computed by `extract`."""
     network, card = load_weights(path)
     pixels = card.preprocess.pixels(Image.new("RGB", (8, 8), (1, 2, 3)))[None]
     features = TorchBackend(network, card, device="cpu", precision="fp32").features(np.ascontiguousarray(pixels))
@@ -53,7 +53,7 @@ def joined(header: str | dict[str, Any], tensors: bytes) -> bytes:
 
 
 def resealed(header: dict[str, Any], tensors: bytes) -> bytes:
-    """The file with the SHA-256 that `save_weights` would have given it."""
+    """The file with the SHA-256 that `save_weights` would write."""
     metadata = header.pop("__metadata__", {})
     signed = {key: value for key, value in metadata.items() if key != DIGEST_KEY}
     sha = hashlib.sha256(json.dumps([signed, header], sort_keys=True).encode("utf-8", "surrogatepass"))
@@ -62,7 +62,7 @@ def resealed(header: dict[str, Any], tensors: bytes) -> bytes:
 
 
 def _tensors(path: Path, rng: Random) -> str:
-    """Entries of the header that do not fit their bytes, values that are not finite, and the digest renewed."""
+    """Header entries that do not match their bytes, values that are not finite, and a renewed digest."""
     header, tensors = parts_of(path.read_bytes())
     names = [name for name in header if name != "__metadata__"]
     done = []
@@ -103,7 +103,7 @@ def _tensors(path: Path, rng: Random) -> str:
 
 
 def _header(path: Path, rng: Random) -> str:
-    """The header's text changed, its length kept right or forged."""
+    """Change the text of the header; its length stays correct or is forged."""
     header, tensors = parts_of(path.read_bytes())
     text = mutate(json.dumps(header).encode(), rng)
     size = len(text) if rng.random() < 0.7 else rng.choice(NUMBERS)

@@ -1,4 +1,4 @@
-"""The comparisons that a user asks for by name: read, checked, and what they leave out."""
+"""Read and check the comparisons that a user names, and say which models a reference leaves out."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from l2a_transfer.evaluation.groups import SEEDS, Group, Source, groups_of
 
 
 def pairs_of(asked: Iterable[tuple[str, str] | str], sources: Sequence[Source]) -> tuple[tuple[str, str], ...]:
-    """The pairs that were asked for; `A,B` is cut at the comma that has a name of the table on either side.
+    """The named pairs; `A,B` is split at the comma that has a name from the table on both sides.
 
-    Raises: ArgumentError where there is no comma, or several do. Where none does, a single comma is the one that was
-    meant, for `check_wanted` to say which name is unknown.
+    Raises: ArgumentError if there is no comma, or if several commas fit. If none of several fits, the only comma is
+    used, and `check_wanted` reports the unknown name.
     """
     known = set(_known_names(sources))
     found: list[tuple[str, str]] = []
@@ -31,7 +31,8 @@ def pairs_of(asked: Iterable[tuple[str, str] | str], sources: Sequence[Source]) 
             )
         if not named and len(cuts) != 1:
             raise ArgumentError(
-                f"compare must be two names of the table separated by a comma, as A,B; got {pair!r}, and the names are "
+                f"compare must be two names of the table separated by a comma, such as A,B; got {pair!r}; "
+                f"the names are "
                 f"{', '.join(map(repr, sorted(known)[:11]))}"
             )
         found += named or trimmed
@@ -39,9 +40,9 @@ def pairs_of(asked: Iterable[tuple[str, str] | str], sources: Sequence[Source]) 
 
 
 def check_wanted(wanted: Wanted, sources: Sequence[Source]) -> None:
-    """Raises: UnknownNameError for a name that no row and no architecture has; ArgumentError for a name that several
-    have, for a model beside itself, for two that share no data set, and for both ways of asking at once;
-    EvaluationError as `plan`."""
+    """Raises: UnknownNameError for a name that no row and no architecture has; ArgumentError for an ambiguous name, a
+    model compared with itself, two models without a common data set, and both kinds of request at once; EvaluationError
+    as in `plan`."""
     if wanted.pairs and wanted.reference is not None:
         raise ArgumentError(
             "compare and reference cannot be used together: name pairs, or one reference for all models"
@@ -54,7 +55,7 @@ def check_wanted(wanted: Wanted, sources: Sequence[Source]) -> None:
                 raise unknown_name(kind, name, known)
             if name is not None and any(len(all_named(groups, name)) > 1 for groups in places):
                 raise ArgumentError(
-                    f"{kind}: {name!r} is the name of several models; compare them in a report of their own"
+                    f"{kind}: {name!r} is the name of several models; compare them in a separate report"
                 )
     for a, b in wanted.pairs:
         if a == b:
@@ -64,7 +65,7 @@ def check_wanted(wanted: Wanted, sources: Sequence[Source]) -> None:
 
 
 def left_out(wanted: Wanted, sources: Sequence[Source]) -> list[str]:
-    """What the wanted reference is not compared with, and why, one sentence for each data set and reason."""
+    """Which models are not compared with the reference, and why: one sentence per data set and reason."""
     found: list[str] = []
     for data, groups in _by_data(sources).items() if wanted.reference is not None else ():
         reference = named(groups, wanted.reference or "")
@@ -83,7 +84,7 @@ def left_out(wanted: Wanted, sources: Sequence[Source]) -> list[str]:
 
 
 def _known_names(sources: Sequence[Source]) -> list[str]:
-    """Names of models, and of architectures of which there are enough seeds."""
+    """Names of models, and of architectures with enough seeds."""
     places = _by_data(sources).values()
     return list(
         dict.fromkeys(

@@ -1,5 +1,5 @@
-"""Comparisons of models on the same test images: the difference, its interval, its p value and a verdict, all of one
-quantity, the mean class accuracy."""
+"""Comparisons of models on the same test images: difference, interval, p value and verdict, all for the mean class
+accuracy."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ from l2a_transfer.wording import counted
 
 @dataclass(frozen=True)
 class Answers:
-    """What one row of the table answered: of each draw, for its test images in the order of their ids, the true class
-    index and whether the answer was right. `digests` are those of the splits; `shared` the draws' correlation;
-    `different` (K,): how many test images each class has in all draws together."""
+    """Answers of one row of the table: for each draw, the true class index of each test image (ordered by id) and
+    whether the answer was right. `digests`: of the splits. `shared`: the correlation of the draws. `different` (K,):
+    the number of test images of each class over all draws."""
 
     source: Source
     protocol: str
@@ -44,7 +44,7 @@ class Answers:
 
     @property
     def place(self) -> tuple[str, str, int | None, str]:
-        """Rows of one place stand beside each other, and no others are compared."""
+        """Only rows of the same place are compared."""
         return self.source.data, self.protocol, self.shots, self.probe
 
     @property
@@ -55,18 +55,17 @@ class Answers:
 @dataclass(frozen=True)
 class Comparison:
     """`a` against `b` on one data set. `difference`: mean class accuracy of a minus b, a fraction, with its own 95 %
-    interval `ci95` and its own `p`, which has to be read by itself.
+    interval `ci95` and `p`, neither adjusted for other comparisons.
 
-    `family`: one of FAMILIES; it has `comparisons` members in the report, and `p_adjusted` and `ci95_simultaneous` are
-    adjusted for all of them (Bonferroni), so that the interval excludes 0 exactly where `p_adjusted` is below 0.05.
-    `test`: `permutation` (rows of one split), `corrected-t` (draws) or `seeds`. Interval and p are None where they
-    are not defined, for the reason `not_defined`. `only_a`, `only_b`: test images that one alone got right, over all
-    draws. `p_mcnemar`: of equal accuracy, which weighs images alike (one split only; not adjusted). `effect`: the share
-    of a's weight among the images that they disagree on, each weighing 1/(images of its class), minus a half
-    (permutation); the mean difference in units of its spread over draws, or over seeds (the others).
-    `population`: what the verdict holds for. `n`: draws, or seeds a side (1 where a side is no sample of seeds).
-    `a` and `b` are for readers; `files`, the SHA-256 of each side's feature files, `variants` and `probe` say whose
-    rows they are.
+    `family`: one of FAMILIES, with `comparisons` members in the report; `p_adjusted` and `ci95_simultaneous` are
+    adjusted for all of them (Bonferroni): the interval excludes 0 if and only if `p_adjusted` is below 0.05. `test`:
+    `permutation` (rows of one split), `corrected-t` (draws) or `seeds`. Interval and p are None if undefined;
+    `not_defined` says why. `only_a`, `only_b`: test images that only one model got right, over all draws. `p_mcnemar`:
+    p of equal accuracy, each image weighing the same (one split only; not adjusted). `effect`: for a permutation test,
+    the weighted share of the disagreements that a gets right, minus a half, an image weighing 1/(images of its class);
+    otherwise the mean difference divided by its standard deviation over draws or seeds. `population`: what the verdict
+    holds for. `n`: draws, or seeds per side (1 if a side is not a sample of seeds). `a` and `b` are names for readers;
+    `files` (SHA-256 of each side's feature files), `variants` and `probe` identify the rows.
     """
 
     data: str
@@ -97,7 +96,7 @@ class Comparison:
 
 @dataclass(frozen=True)
 class _Found:
-    """A comparison before it is adjusted, and the test that it comes from (None: not defined)."""
+    """A comparison before adjustment, and its test (None if undefined)."""
 
     comparison: Comparison
     test: PairedTest | OverDraws | StudentT | None
@@ -106,16 +105,16 @@ class _Found:
 def compare(
     answers: Sequence[Answers], *, seed: int, wanted: Wanted | None = None, called: Mapping[str, str] | None = None
 ) -> tuple[Comparison, ...]:
-    """Compare the rows of each data set, protocol, k and probe, and each variant of a model with the model as it is.
+    """Compare the rows of each data set, protocol, k and probe, and each variant of a model with the unchanged model.
 
     Parameters
     ----------
     answers : sequence of Answers
-        One of every row of the table.
+        One for each row of the table.
     seed : int
-        Random seed of drawn permutations.
+        Random seed of the permutations.
     wanted : Wanted, optional
-        Comparisons that were asked for, in place of the planned ones.
+        Comparisons requested by the user; they replace the planned ones.
 
     Returns
     -------
@@ -160,7 +159,7 @@ def _compared(planned: Planned[Answers], seed: int) -> _Found:
 
 
 def _adjusted(found: _Found, test: Judged | None, size: int, where: str) -> Comparison:
-    """The comparison with what belongs to its family, and its verdict, which calls the data `where`."""
+    """The comparison adjusted for its family, with its verdict, in which the data are called `where`."""
     c = found.comparison
     ci95 = simultaneous = p_adjusted = None
     if test is not None:
@@ -191,7 +190,7 @@ def _adjusted(found: _Found, test: Judged | None, size: int, where: str) -> Comp
 
 
 def _possible(interval: tuple[float, float]) -> tuple[float, float]:
-    """Cut at −1 and 1, beyond which no difference of accuracies lies."""
+    """Clip to [-1, 1], the range of a difference of accuracies."""
     return max(interval[0], -1.0), min(interval[1], 1.0)
 
 
@@ -236,7 +235,7 @@ def _of_rows(family: str, a: Answers, b: Answers, seed: int) -> _Found:
 
 
 def _of_groups(family: str, a: Group[Answers], b: Group[Answers]) -> _Found:
-    """Means over seeds; the rows of one seed are averaged first."""
+    """Compare means over seeds; rows with the same seed are averaged first."""
     _check_same_images([*a.rows, *b.rows])
     fixed = not b.is_sample
     values_a, values_b = (
@@ -334,7 +333,7 @@ def _mean_class(truth: NDArray[np.int32], right: NDArray[Any]) -> float:
 
 
 def _share(truth: NDArray[np.int32], right_a: NDArray[np.bool_], right_b: NDArray[np.bool_]) -> float | None:
-    """Cohen's g with each image weighing 1/(images of its class); None where the models never disagree."""
+    """Cohen's g with weight 1/(images of its class) for each image; None if the models never disagree."""
     _, index, rows = np.unique(truth, return_inverse=True, return_counts=True)
     weight = 1 / rows[index]
     only_a, only_b = float(weight[right_a & ~right_b].sum()), float(weight[right_b & ~right_a].sum())

@@ -1,4 +1,5 @@
-"""Families of comparisons: which are planned, like with like and no training seed with another of its own."""
+"""Families of comparisons: which pairs are planned. Only similar rows are paired, and never two seeds of one
+architecture."""
 
 from __future__ import annotations
 
@@ -18,12 +19,12 @@ FAMILIES = {
     AGAINST_CONTROLS: "model against control",
     VARIANTS: "variants of one model",
 }
-"""Families of comparisons, in the order of the report; p values and intervals are adjusted within one."""
+"""Families of comparisons, in report order; p values and intervals are adjusted within a family."""
 
 
 @dataclass(frozen=True)
 class Planned(Generic[RowT]):
-    """Two rows to compare, or two groups over their seeds."""
+    """Two rows to compare, or two groups of rows over their seeds."""
 
     family: str
     a: RowT | Group[RowT]
@@ -32,16 +33,18 @@ class Planned(Generic[RowT]):
 
 @dataclass(frozen=True)
 class Wanted:
-    """What the user asked for: pairs of names, or one reference for all; neither: the families' plan."""
+    """Comparisons requested by the user: pairs of names, or one reference for all; if both are empty, the planned
+    families."""
 
     pairs: tuple[tuple[str, str], ...] = ()
     reference: str | None = None
 
 
 def plan(groups: Sequence[Group[RowT]], wanted: Wanted) -> list[Planned[RowT]]:
-    """The comparisons between the models of one place. Raises: EvaluationError for a pair that is not alike."""
+    """The comparisons between the models of one place. Raises: EvaluationError if the two of a pair cannot be
+    compared."""
     if wanted.pairs:
-        once = {frozenset(pair): pair for pair in reversed(wanted.pairs)}  # asked for twice is one comparison
+        once = {frozenset(pair): pair for pair in reversed(wanted.pairs)}  # a pair named twice is one comparison
         return [found for pair in wanted.pairs if once.pop(frozenset(pair), None) for found in asked_pair(groups, pair)]
     if wanted.reference is not None:
         return against_reference(groups, named(groups, wanted.reference))[0]
@@ -60,8 +63,8 @@ def plan(groups: Sequence[Group[RowT]], wanted: Wanted) -> list[Planned[RowT]]:
 
 
 def _pairs(a: Group[RowT], b: Group[RowT], among: Sequence[Group[RowT]]) -> list[Planned[RowT]]:
-    """Architectures over their seeds where there are enough, beside others and beside what has no seeds; else weight
-    files of one seed; views with their like."""
+    """Compare architectures with enough seeds with each other and with models without seeds; otherwise, compare weight
+    files of the same seed. Only equal views are compared, if there are any."""
     if a.source.recipe and a.source.recipe == b.source.recipe:
         return []
     if a.source.view != b.source.view and _has_common_view(a, b, among):
@@ -85,7 +88,8 @@ def _has_common_view(a: Group[RowT], b: Group[RowT], among: Sequence[Group[RowT]
 
 
 def _like_with_like(a: Group[RowT], b: Group[RowT]) -> list[tuple[RowT, RowT]]:
-    """Rows of equal seeds; where no seed is common, the first of each; a row without a seed with every one."""
+    """Pairs of rows with the same seed, or the first of each if no seed is common; a row without a seed is paired with
+    all."""
     seeds_a, seeds_b = a.by_seed, b.by_seed
     if not seeds_a or not seeds_b:
         return list(product(a.rows, b.rows))
@@ -96,8 +100,8 @@ def _like_with_like(a: Group[RowT], b: Group[RowT]) -> list[tuple[RowT, RowT]]:
 def against_reference(
     groups: Sequence[Group[RowT]], reference: RowT | Group[RowT] | None
 ) -> tuple[list[Planned[RowT]], list[tuple[RowT, str]]]:
-    """Every other model minus the reference, and the rows that are left out with the reason. What has no seeds is
-    what is subtracted beside an architecture. Beside a file of one seed stand the files of the same seed."""
+    """Every other model minus the reference, and the rows left out, with the reason. Against an architecture, a model
+    without seeds is the one subtracted. A reference file with a seed is compared with the files of that seed."""
     found: list[Planned[RowT]] = []
     without: list[tuple[RowT, str]] = []
     for group in groups if reference is not None else ():
@@ -129,7 +133,8 @@ def against_reference(
 
 
 def asked_pair(groups: Sequence[Group[RowT]], names: tuple[str, str]) -> list[Planned[RowT]]:
-    """One pair by name, where this place has both. Raises: EvaluationError for an architecture beside a file."""
+    """One pair by name, if this place has both. Raises: EvaluationError for an architecture and a single weight
+    file."""
     a, b = (named(groups, name) for name in names)
     if a is None or b is None:
         return []
@@ -140,19 +145,19 @@ def asked_pair(groups: Sequence[Group[RowT]], names: tuple[str, str]) -> list[Pl
     assert not isinstance(row, Group)
     if not row.source.is_fixed:
         raise EvaluationError(
-            f"{group.name} is an architecture over its training seeds and {row.source.label} is one weights "
+            f"{group.name} is an architecture over its training seeds and {row.source.label} is one weight "
             "file, so they cannot be compared",
-            "name two architectures or two weights files",
+            "name two architectures or two weight files",
         )
     return [Planned(ASKED, group, Group(row.source.label, (row,)))]
 
 
 def named(groups: Sequence[Group[RowT]], name: str) -> RowT | Group[RowT] | None:
-    """The row with this label, or the architecture of this name; None where this place has neither."""
+    """The row with this label, or the architecture of this name; None if this place has neither."""
     return next(iter(all_named(groups, name)), None)
 
 
 def all_named(groups: Sequence[Group[RowT]], name: str) -> list[RowT | Group[RowT]]:
-    """What the user may mean by a name, which is the only thing that is ever found by one."""
+    """Everything that a name given by the user may refer to; nothing else is looked up by name."""
     rows = [row for group in groups for row in group.rows if row.source.label == name]
     return [*rows, *(group for group in groups if group.name == name and group.is_sample)]

@@ -1,4 +1,4 @@
-"""What each row of the table answered: predictions, margins and confusion counts."""
+"""Details of each row of the table: predictions, margins and confusion counts."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from l2a_transfer.text import repr_line
 from l2a_transfer.wording import counted
 
 MATRIX_UP_TO = 250
-"""Classes up to which `results.json` has whole confusion matrices; a larger one holds hardly anything but zeros."""
+"""Up to this many classes, `results.json` has the full confusion matrix; a larger one would be almost all zeros."""
 
 
 @dataclass(frozen=True)
 class EvalDetail:
-    """What is too long for a row: class names in label order; (true class, predicted class, how often) of every pair
-    that occurred, by index and summed over draws; and for each draw the predicted index into `classes` of every test
-    row, in the order of the split's `test`. `margins`, not in results.json: by how much the score of each test row's
-    own class is above the best other score (n,), negative where the answer is wrong."""
+    """Details too long for a row: class names in label order; (true class, predicted class, count) of each pair that
+    occurred, by index and summed over draws; and for each draw, the predicted index into `classes` of each test row, in
+    the order of the split's `test`. `margins` (not in results.json): the score of each test row's true class minus the
+    best other score (n,); negative if the answer is wrong."""
 
     label: str
     file_sha256: str
@@ -45,11 +45,11 @@ class EvalDetail:
 
     @property
     def confusion(self) -> Confusion:
-        """Its counts."""
+        """The confusion counts."""
         return Confusion(len(self.classes), np.array(self.cells, dtype=np.int64).reshape(-1, 3))
 
     def document(self) -> dict[str, Any]:
-        """As JSON has it: counts (true × predicted) up to `MATRIX_UP_TO` classes, and above that `cells`."""
+        """The JSON form: a matrix of counts (true × predicted) up to `MATRIX_UP_TO` classes, `cells` for more."""
         found = {name: value for name, value in vars(self).items() if name not in ("cells", "margins")}
         small = len(self.classes) <= MATRIX_UP_TO
         matrix = np.zeros((len(self.classes),) * 2, dtype=np.int64) if small else None
@@ -64,9 +64,9 @@ class EvalDetail:
 
 @dataclass(frozen=True)
 class Misclassified:
-    """A test image and the models that get it wrong: (label, predicted class, margin) of each, the worst first.
+    """A test image and the models that misclassify it: (label, predicted class, margin) of each, worst first.
 
-    `models`: how many were tested on it. `png`: the picture, PNG, small.
+    `models`: how many models were tested on it. `png`: a thumbnail as PNG.
     """
 
     data: str

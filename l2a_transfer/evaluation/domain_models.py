@@ -1,4 +1,4 @@
-"""Feature files → the models that are measured across domains, each one table with its domains dealt into parts."""
+"""Feature files → the models to measure across domains, each a table with its domains divided into parts."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from l2a_transfer.features.store.views import VerifiedFile, open_features
 
 @dataclass(frozen=True)
 class Parts:
-    """The rows of one domain, and the labels that both parts have."""
+    """The training and test rows of one domain, and the labels that occur in both."""
 
     train: Indices
     test: Indices
@@ -41,10 +41,10 @@ class DomainModel:
 
 
 def open_models(paths: Sequence[Path], config: EvalConfig) -> list[DomainModel]:
-    """The files of each model as one table, its domains dealt into parts. All have the same domains.
+    """The files of each model as one table, its domains divided into parts. All models have the same domains.
 
-    Raises: EvaluationError for files that do not fit together, and models of which one lacks a domain; UnknownNameError
-    and ArgumentError for a class map that does not fit the files.
+    Raises: EvaluationError for files that cannot be combined or a model that lacks a domain; UnknownNameError and
+    ArgumentError for a class map that does not fit the files.
     """
     check_given(paths)
     contents: dict[str, Path] = {}
@@ -75,13 +75,13 @@ def open_models(paths: Sequence[Path], config: EvalConfig) -> list[DomainModel]:
             if missing:
                 raise EvaluationError(
                     f"{b.named.label} has no features of {', '.join(missing)}, which {a.named.label} has",
-                    "extract them, or evaluate these models apart",
+                    "extract them, or evaluate these models separately",
                 )
     return models
 
 
 def _class_names(files: Sequence[FeatureSet], class_map: Mapping[str, str]) -> dict[str, str]:
-    """Class → the class that it counts as. Raises: UnknownNameError, ArgumentError."""
+    """Class → the class it is mapped to. Raises: UnknownNameError, ArgumentError."""
     known = list(dict.fromkeys(name for file in files for name in file.meta.classes))
     for one, other in class_map.items():
         for name in (one, other):
@@ -89,7 +89,8 @@ def _class_names(files: Sequence[FeatureSet], class_map: Mapping[str, str]) -> d
                 raise unknown_name("class in class_map", name, known)
         if other in class_map and other != one:
             raise ArgumentError(
-                f"class_map: {one!r} counts as {other!r}, which counts as {class_map[other]!r}; map both to one class"
+                f"class_map: {one!r} is mapped to {other!r}, which is mapped to {class_map[other]!r}; "
+                "map both to one class"
             )
     return {name: class_map.get(name, name) for name in known}
 
@@ -97,7 +98,7 @@ def _class_names(files: Sequence[FeatureSet], class_map: Mapping[str, str]) -> d
 def _joined(
     files: Sequence[FeatureSet], verified: Sequence[VerifiedFile], renamed: Mapping[str, str], label: str
 ) -> DomainTable:
-    """The rows of a model's files, with the classes, splits and domains of all of them."""
+    """The rows of all files of a model, with their classes, splits and domains merged."""
     first = files[0]
     for file in files[1:]:
         for what in ("tap", "levels", "preprocess", "precision", "backend"):
@@ -105,7 +106,7 @@ def _joined(
                 raise EvaluationError(
                     f"{file.path} and {first.path} are of {label} with different {what}, so one "
                     "SVM cannot be fitted to both",
-                    "extract both in the same way",
+                    "extract both with the same settings",
                 )
     of_file = [file.meta.domains if file.domain is not None else (file.meta.data,) for file in files]
     domains = tuple(dict.fromkeys(name for names in of_file for name in names))
@@ -152,7 +153,7 @@ def _joined(
 
 
 def _dealt(table: DomainTable, domain: int, seed: int) -> Parts:
-    """The parts of one domain: its own splits where it has train and test, else drawn class by class."""
+    """The parts of one domain: its train and test splits if it has them, otherwise drawn class by class."""
     rows = np.flatnonzero(table.domain == domain)
     by_name = {name: rows[table.split[rows] == k] for k, name in enumerate(table.meta.splits)}
     train, test = (by_name.get(name, rows[:0]) for name in ("train", "test"))

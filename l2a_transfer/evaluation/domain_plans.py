@@ -1,7 +1,8 @@
-"""Feature files → the places of a protocol over domains: which rows of which domains each is fitted and tested on.
+"""Feature files → the places of a protocol over domains: which rows of which domains each is trained and tested on.
 
 Every domain has a training part and a test part: its own train and test split, or 70 % and 30 % of each class, drawn
-once. A place is fitted and C chosen on training parts of its sources, and tested on the test part of its target.
+once. At a place, the training parts of the sources are used for fitting and for choosing C, and the test part of the
+target for testing.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ FOLDS = "stratified folds"
 GIVEN = "none, because one C was given"
 NOTHING = "none, because there is nothing to choose"
 LISTED = 8
-"""Classes of a domain that a note names; `results.json` has all."""
+"""How many classes of a domain a note names; `results.json` has all."""
 
 
 @dataclass(frozen=True)
@@ -49,10 +50,10 @@ class Job:
 
 
 def plan_domains(paths: Sequence[Path], config: EvalConfig) -> tuple[list[Job], tuple[DomainPlace, ...]]:
-    """Every model at every place of the protocol, after every check that needs no SVM; and the places.
+    """Every model at every place of the protocol, after all checks that need no SVM, and the places.
 
-    Raises: EvaluationError and UnknownNameError as the protocol, and for domains that share fewer than two classes,
-    one with a single class, models that lack a domain, and names of domains or classes that nothing has.
+    Raises: EvaluationError and UnknownNameError as the protocol does, and for domains that share fewer than two
+    classes, a domain with a single class, a model that lacks a domain, and unknown names of domains or classes.
     """
     models = open_models(paths, config)
     names = models[0].table.meta.domains
@@ -65,8 +66,8 @@ def plan_domains(paths: Sequence[Path], config: EvalConfig) -> tuple[list[Job], 
     settings = settings_of(names, config.source, config.target)
     if twice := [title for title, often in Counter(map(_title, settings)).items() if often > 1]:
         raise EvaluationError(
-            f"the names of the domains make two places that are called {twice[0]!r}",
-            "give the domains names without → and +, or choose `source` and `target`",
+            f"the domain names give two places the same name, {twice[0]!r}",
+            "use domain names without → and +, or choose `source` and `target`",
         )
     _check_domains(models, settings)
     jobs: list[Job] = []
@@ -83,7 +84,7 @@ def plan_domains(paths: Sequence[Path], config: EvalConfig) -> tuple[list[Job], 
                 raise EvaluationError(
                     f"{table.path}: contains other images or labels of {' or '.join({*place.sources, place.target})} "
                     f"than {models[0].table.path}, so they cannot be compared",
-                    "extract both with the same `split` and `limit`, or evaluate them apart",
+                    "extract both with the same `split` and `limit`, or evaluate them separately",
                 )
             jobs.append(Job(table, plan, variants, model.named))
     for place, plan in zip(places, first, strict=True):
@@ -96,8 +97,7 @@ def _is_pixels(model: DomainModel) -> bool:
 
 
 def _check_domains(models: Sequence[DomainModel], settings: Sequence[Setting]) -> None:
-    """Raises: EvaluationError for a domain of the settings with fewer than two classes, and features that are not
-    finite."""
+    """Raises: EvaluationError for a domain in the settings with fewer than two classes, or for non-finite features."""
     used = {name for setting in settings for name in (*setting.sources, setting.target)}
     for model in models:
         table = model.table
@@ -107,7 +107,7 @@ def _check_domains(models: Sequence[DomainModel], settings: Sequence[Setting]) -
                 raise EvaluationError(
                     f"{table.path}: the domain {name} has fewer than two classes with training and test images "
                     f"({found}), and an SVM needs two",
-                    "leave it out of `source` and `target`, or extract more of it",
+                    "remove it from `source` and `target`, or extract more of it",
                 )
         rows = [np.concatenate([parts.train, parts.test]) for parts in model.parts]
         with table.open() as features:
@@ -117,7 +117,7 @@ def _check_domains(models: Sequence[DomainModel], settings: Sequence[Setting]) -
 def _places(
     model: DomainModel, settings: Sequence[Setting], config: EvalConfig
 ) -> list[tuple[DomainPlace, DomainTable, Plan]]:
-    """The places of the settings, then those within their targets, one for each target and set of classes."""
+    """The places of the settings, then the places within their targets, one per target and set of classes."""
     across = [(setting, _common(model, setting)) for setting in settings]
     inner: dict[tuple[str, frozenset[int]], str] = {}
     for setting, labels in across:
@@ -140,7 +140,7 @@ def _title(setting: Setting) -> str:
 
 
 def _common(model: DomainModel, setting: Setting) -> frozenset[int]:
-    """The labels that the sources and the target share. Raises: EvaluationError where these are fewer than two."""
+    """The labels shared by the sources and the target. Raises: EvaluationError if there are fewer than two."""
     meta = model.table.meta
     labels = {
         name: model.parts[meta.domains.index(name)].labels for name in dict.fromkeys((*setting.sources, setting.target))
@@ -152,7 +152,7 @@ def _common(model: DomainModel, setting: Setting) -> frozenset[int]:
         )
         raise EvaluationError(
             f"{' and '.join(labels)} share {counted(len(common), 'class', 'classes')}, and an SVM needs two: {has}",
-            "say which class is which by `class_map`, or choose `source` and `target`",
+            "map the classes to each other with `class_map`, or choose `source` and `target`",
         )
     return common
 
@@ -205,7 +205,7 @@ def _place(
 
 
 def _notes(place: DomainPlace, parts: Mapping[str, Parts], what: str) -> tuple[str, ...]:
-    """What a reader must know of a place."""
+    """What a reader needs to know about a place."""
     chosen = {
         HELD_OUT: f"{what} chosen with {HELD_OUT}, each of which counts alike",
         FOLDS: f"{what} chosen by {FOLDS} of the training rows",

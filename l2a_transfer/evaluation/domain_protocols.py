@@ -1,4 +1,4 @@
-"""Protocols over domains: which are fitted and chosen on, and which is tested on."""
+"""Protocols over domains: which domains are trained on, and which is tested on."""
 
 from __future__ import annotations
 
@@ -30,15 +30,15 @@ def leave_one_domain_out(domains: Names, sources: Names, targets: Names) -> list
         raise EvaluationError(
             f"leave-one-domain-out needs at least three domains, two to choose C on and one to test on; got "
             f"{counted(len(domains), 'domain')}, {', '.join(domains)}",
-            f"{ONE_FILE}; two domains are for `protocol='cross-domain'`",
+            f"{ONE_FILE}; with two domains, use `protocol='cross-domain'`",
         )
     found = []
     for target in targets or domains:
         others = tuple(name for name in sources or domains if name != target)
         if len(others) < 2:
             raise ArgumentError(
-                f"leave-one-domain-out needs two sources beside {target}, got {', '.join(others) or 'none'}",
-                "name more as `source`, or leave it out",
+                f"leave-one-domain-out needs two sources other than {target}, got {', '.join(others) or 'none'}",
+                "name more domains in `source`, or omit it",
             )
         found.append(Setting(others, target, by_domain=True))
     return found

@@ -1,4 +1,4 @@
-"""Feature files of one model as one table of rows with a domain each; features stay on disk until rows are taken."""
+"""Feature files of one model as one table, each row with a domain; features stay on disk until rows are read."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from l2a_transfer.features.store.views import FeatureRows, VerifiedFile
 
 @dataclass(frozen=True)
 class JoinedRows:
-    """The features (N, D) of several open files one after the other, taken by row numbers in any order."""
+    """The features (N, D) of several open files, concatenated; rows are indexed in any order."""
 
     parts: Sequence[FeatureRows]
 
@@ -49,10 +49,10 @@ class JoinedRows:
 
 @dataclass(frozen=True)
 class DomainTable:
-    """What is known of the rows of one model's files without their features.
+    """The rows of one model's files without their features.
 
-    `labels` (N,) index into `meta.classes`, which all domains share; `domain` (N,) into `meta.domains`. Row numbers
-    count through the files in their order.
+    `labels` (N,) index into `meta.classes`, which all domains share; `domain` (N,) into `meta.domains`. Row numbers run
+    through the files in order.
     """
 
     path: Path
@@ -65,7 +65,7 @@ class DomainTable:
     files: tuple[VerifiedFile, ...]
 
     def named(self, data: str) -> DomainTable:
-        """The same, called `data` in the report."""
+        """The same table under the name `data` in the report."""
         return dataclasses.replace(self, meta=dataclasses.replace(self.meta, data=data))
 
     @contextmanager
@@ -75,14 +75,14 @@ class DomainTable:
             yield OpenDomains(self, JoinedRows([stack.enter_context(file.open()).features for file in self.files]))
 
     def check_unchanged(self) -> None:
-        """Raises: StoreError where another content stands at the path of a file."""
+        """Raises: StoreError if the content of a file has changed."""
         for file in self.files:
             file.check_unchanged()
 
 
 @dataclass(frozen=True)
 class OpenDomains:
-    """A table and the features of its rows, (N, D)."""
+    """A table and the features (N, D) of its rows."""
 
     table: DomainTable
     features: JoinedRows
@@ -117,18 +117,18 @@ class OpenDomains:
 
 
 def joined_sha256(files: Sequence[VerifiedFile]) -> str:
-    """One file's own digest; of several, the SHA-256 of their digests, one a line."""
+    """The digest of one file; for several, the SHA-256 of their digests, one per line."""
     if len(files) == 1:
         return files[0].sha256
     return hashlib.sha256("".join(f"{file.sha256}\n" for file in files).encode()).hexdigest()
 
 
 def files_of(table: DomainTable | VerifiedFile) -> dict[str, dict[str, str]]:
-    """For the card: path from their common folder → digest of each file of a table that has several; of one file,
-    nothing."""
+    """For the card: path relative to the common folder → digest of each file, if a table has several; otherwise
+    empty."""
     if isinstance(table, VerifiedFile) or len(table.files) == 1:
         return {}
     paths = [Path(os.path.abspath(file.path)) for file in table.files]
     folder = os.path.commonpath([path.parent for path in paths])
-    names = [path.relative_to(folder).as_posix() for path in paths]  # files of two folders may have one name
+    names = [path.relative_to(folder).as_posix() for path in paths]  # files in two folders may have the same name
     return {"feature_files": {name: file.sha256 for name, file in zip(names, table.files, strict=True)}}

@@ -1,4 +1,4 @@
-"""Results over domains: what each place was fitted and tested on, and how much accuracy the change of domain costs."""
+"""Results over domains: what each place was trained and tested on, and how much accuracy the change of domain costs."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ from l2a_transfer.evaluation.statistics import CONFIDENCE, bonferroni
 class DomainPlace:
     """One place of the report: `data` is its name, `sources` and `target` are domains.
 
-    `classes` are those that all of them have. `left_out`: (domain, its other classes). `within`: the name of the place
-    that was fitted on the target itself, with the same classes and the same test images; empty where this is one.
-    `drawn`: domains without a train and a test split of their own, whose parts were drawn. `validation`: how
-    hyper-parameters were chosen.
+    `classes`: those that all these domains have. `left_out`: (domain, its other classes). `within`: the name of the
+    place trained on the target itself, with the same classes and test images; empty if this is such a place. `drawn`:
+    domains without their own train and test splits, whose parts were drawn. `validation`: how hyper-parameters were
+    chosen.
     """
 
     data: str
@@ -37,7 +37,7 @@ class DomainPlace:
 
     @property
     def in_words(self) -> str:
-        """What was tested and fitted on, and the protocol, to stand after "on" in a sentence."""
+        """Test and training domains and the protocol, as a phrase that follows "on" in a sentence."""
         target, one = f"the domain {self.target}", self.sources[0]
         if self.sources == (self.target,):
             classes = self.data.removeprefix(f"within {self.target}").removeprefix(", classes of ")
@@ -49,10 +49,10 @@ class DomainPlace:
 
 @dataclass(frozen=True)
 class DomainDrop:
-    """What the change of domain costs a model by a probe: mean class accuracy within the target minus that of `data`.
+    """What the change of domain costs a model with a probe: mean class accuracy within the target minus that of `data`.
 
-    Both were measured on the same test images, so that `ci95` and `p` are paired (as for two models). `p_adjusted` is
-    adjusted for all drops of the report, of every probe (Bonferroni).
+    Both were measured on the same test images, so `ci95` and `p` are paired (as for two models). `p_adjusted` is
+    adjusted for all drops in the report, over all probes (Bonferroni).
     """
 
     data: str
@@ -69,7 +69,7 @@ class DomainDrop:
 
 
 def domains_document(places: Sequence[DomainPlace], found: Sequence[DomainDrop]) -> dict[str, Any]:
-    """The keys that a results document has for domains; none where there are no domains."""
+    """The keys of a results document for domains; empty if there are no domains."""
     if not places:
         return {}
     return {
@@ -81,18 +81,18 @@ def domains_document(places: Sequence[DomainPlace], found: Sequence[DomainDrop])
 def drops(
     places: Sequence[DomainPlace], answers: Sequence[Answers], lines: Sequence[int], *, seed: int
 ) -> tuple[DomainDrop, ...]:
-    """The drop of every row that has a row within its target beside it.
+    """The drop of each row that has a counterpart within its target.
 
     Parameters
     ----------
     places : sequence of DomainPlace
         All places.
     answers : sequence of Answers
-        One of every row.
+        One for each row.
     lines : sequence of int
         The number of each row's model.
     seed : int
-        Random seed of drawn permutations.
+        Random seed of the permutations.
 
     Returns
     -------

@@ -1,4 +1,4 @@
-"""Feature files in, measured rows out: one row for every model and data set, on the same splits a data set."""
+"""Feature files in, measured rows out: one row per model and data set, on the same splits for each data set."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ from l2a_transfer.text import terminal
 from l2a_transfer.version import __version__
 
 log = logging.getLogger(__name__)
-EXPECTED = "the path of a feature file, what extract() gives, or a list of these"
+EXPECTED = "the path of a feature file, the result of extract(), or a list of these"
 
 
 def evaluate(
@@ -109,18 +109,18 @@ def evaluate(
 def evaluate_files(
     paths: Sequence[str | Path], config: EvalConfig | None = None, *, progress: bool = False
 ) -> EvalResults:
-    """Measures every feature file: C chosen on training rows, the refitted SVM tested once.
+    """Measure every feature file: C is chosen on training rows, and the refitted SVM is tested once.
 
     All files are read and checked, and all splits drawn, before the first SVM is fitted. Files of one data set must
-    hold the same images and get the same splits. Without `config`, everything is at its default. Raises: StoreError,
-    EvaluationError; TypeError for one path instead of a list, or another config; UnknownNameError and ArgumentError
-    for comparisons that cannot be made.
+    contain the same images; they get the same splits. Raises: StoreError, EvaluationError; TypeError for a single path
+    instead of a list, or a config of another type; UnknownNameError and ArgumentError for comparisons that cannot be
+    made.
     """
     if isinstance(paths, (str, Path)):
-        raise wrong_kind("paths", "a list of feature files, as ['features.h5']", paths)
+        raise wrong_kind("paths", "a list of feature files, such as ['features.h5']", paths)
     config = EvalConfig() if config is None else config
     if not isinstance(config, EvalConfig):
-        raise wrong_kind("config", "an EvalConfig, as EvalConfig(folds=3)", config)
+        raise wrong_kind("config", "an EvalConfig, such as EvalConfig(folds=3)", config)
     planned, places = (plan_domains if over_domains(config.protocol) else _plan_all)(
         [Path(path) for path in paths], config
     )
@@ -151,8 +151,8 @@ def evaluate_files(
 
         def tick(n: float) -> None:
             nonlocal done
-            done += n  # parts of a fit, where its classes are solved in batches
-            bar.total = max(bar.total, round(done))  # a grid that grows takes more fits than were planned
+            done += n  # fractions of a fit if its classes are solved in batches
+            bar.total = max(bar.total, round(done))  # extending the grid adds fits
             bar.update(round(done) - bar.n)
 
         for job in planned:
@@ -206,7 +206,7 @@ def evaluate_files(
 
 
 def _plan_all(paths: list[Path], config: EvalConfig) -> tuple[list[Job], tuple[DomainPlace, ...]]:
-    """Every file with its plan and variants, after every check that needs no SVM; there are no domains."""
+    """Every file with its plan and variants, after all checks that need no SVM; there are no domains."""
     check_given(paths)
     plans: list[tuple[VerifiedFile, Plan]] = []
     contents: dict[str, Path] = {}
@@ -225,7 +225,7 @@ def _plan_all(paths: list[Path], config: EvalConfig) -> tuple[list[Job], tuple[D
             raise EvaluationError(
                 f"{path}: contains other images or labels of {features.meta.data} than {other}, so they "
                 "cannot be compared",
-                "extract both with the same `split` and `limit`, or evaluate them apart",
+                "extract both with the same `split` and `limit`, or evaluate them separately",
             )
         for note in few if path == other else ():
             log.warning("%s: %s", features.meta.data, note)

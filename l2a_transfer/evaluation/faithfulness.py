@@ -1,10 +1,10 @@
-"""How faithful maps are: deletion and insertion over images, against random orders of the same images.
+"""How faithful maps are: deletion and insertion over images, compared with random orders of the same images.
 
-Fitted on nothing, chosen on nothing. A map is asked for once an image, and the network itself is the judge.
+Nothing is fitted or chosen. Each map is computed once per image, and the network itself is the judge.
 
-A map is compared with random maps of its own resolution. Pixels that are replaced one here and one there disturb a
-network more than a region that is covered, so that random orders of single pixels delete better than most maps do,
-and insert worse, whatever the maps show.
+A map is compared with random maps of its own resolution. Replacing scattered pixels disturbs a network more than
+covering a region, so random orders of single pixels beat most maps at deletion and lose to them at insertion, whatever
+the maps show.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     from l2a_transfer.models.weights import Card
 
 CHUNK = 1 << 24
-"""Numbers of the bootstrap in memory at a time."""
+"""How many numbers of the bootstrap are in memory at a time."""
 Key = tuple[str, str]
 """A method and the name of one of its maps."""
 Grid = tuple[int, int]
@@ -50,7 +50,7 @@ Grid = tuple[int, int]
 
 
 class _Tally:
-    """What the images of one network gave, batch by batch."""
+    """Results for the images of one network, collected batch by batch."""
 
     def __init__(self) -> None:
         self.areas: dict[Key, dict[str, list[NDArray[np.float64]]]] = {}
@@ -61,7 +61,7 @@ class _Tally:
         self.shares: NDArray[np.float64] = np.zeros(0)
 
     def add(self, key: Key, grid: Grid, found: Sequence[Curves]) -> None:
-        """The curves of one batch; of several random orders, their mean."""
+        """Add the curves of one batch; several random orders are averaged."""
         self.grids[key] = grid
         areas = self.areas.setdefault(key, {curve: [] for curve in CURVES})
         sums = self.sums.setdefault(key, {curve: np.zeros(len(found[0].shares)) for curve in CURVES})
@@ -78,16 +78,16 @@ def evaluate_faithfulness(
     *,
     progress: bool = False,
 ) -> FaithfulnessResults:
-    """Measure deletion and insertion of map methods, with the controls beside.
+    """Measure deletion and insertion of map methods and of the controls.
 
     Parameters
     ----------
     models : sequence of str, Path or (Network, Card)
-        Names as `load_model` takes them, or what it gave.
+        Names accepted by `load_model`, or its return values.
     source : ImageSource
-        The images. They need classes only where the target is the true class.
+        The images. They need classes only if the target is the true class.
     config : FaithfulnessConfig, optional
-        Everything at its default without it.
+        The settings; all defaults if omitted.
     progress : bool, default=False
         Show a progress bar on stderr.
 
@@ -98,7 +98,7 @@ def evaluate_faithfulness(
     Raises
     ------
     ArgumentError, UnknownNameError, WeightsError, DataError, BackendError, DeviceError
-        For models, classes and settings that cannot be used, and methods that a network does not have.
+        For unusable models, classes or settings, and for methods that a network does not support.
     """
     from l2a_transfer.devices import choose_device, ieee_float32
 
@@ -148,7 +148,7 @@ def evaluate_faithfulness(
 
 
 def _targets(config: FaithfulnessConfig, source: ImageSource, one: OpenNetwork) -> NDArray[np.int64] | None:
-    """The class of each image; None where it is the predicted one. Raises: DataError, UnknownNameError."""
+    """The class of each image; None for the predicted one. Raises: DataError, UnknownNameError."""
     if config.target == PREDICTED:
         return None
     if config.target == TRUE:
@@ -161,7 +161,7 @@ def _targets(config: FaithfulnessConfig, source: ImageSource, one: OpenNetwork) 
 def _measure(
     network: Network, images: Tensor, chosen: NDArray[np.int64] | None, config: FaithfulnessConfig, tally: _Tally
 ) -> None:
-    """All methods on one batch."""
+    """Apply all methods to one batch."""
     import torch
 
     from l2a_transfer.explain.checks.completeness import completeness_errors
@@ -197,7 +197,7 @@ def _measure(
 
 
 def _noise(images: Tensor, grid: Grid, seed: int) -> NDArray[np.float32]:
-    """Uniform noise (B, h, w), which follows from the seed and each image's pixels."""
+    """Uniform noise (B, h, w), determined by the seed and each image's pixels."""
     import torch
 
     from l2a_transfer.explain.methods.controls import generators
@@ -206,7 +206,7 @@ def _noise(images: Tensor, grid: Grid, seed: int) -> NDArray[np.float32]:
 
 
 def _random(grid: Grid) -> Key:
-    """What the random orders of a resolution are called."""
+    """The name of the random orders of a resolution."""
     return RANDOM, f"{grid[0]} × {grid[1]}"
 
 
@@ -226,7 +226,7 @@ def _row(
         values += [random[DELETION] - own[DELETION], own[INSERTION] - random[INSERTION]]
     table = np.stack(values, axis=1)  # (N, 2 or 4)
     means = table.mean(axis=0)
-    bounds = np.array([0.0, 0.0, -1.0, -1.0])[: len(values)], 1.0  # which rounding may pass
+    bounds = np.array([0.0, 0.0, -1.0, -1.0])[: len(values)], 1.0  # rounding may exceed these
     low, high = (x.clip(*bounds) for x in bootstrap_interval(table, resamples=config.resamples, seed=config.seed))
     intervals = [(float(a), float(b)) for a, b in zip(low, high, strict=True)]
     gains = (means[2], intervals[2], means[3], intervals[3]) if method != RANDOM else (None, None, None, None)
@@ -252,23 +252,23 @@ def _row(
 def bootstrap_interval(
     values: NDArray[np.float64], *, resamples: int, seed: int, confidence: float = 0.95
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """The percentile bootstrap interval of each column's mean, over rows that are drawn together.
+    """The percentile bootstrap interval of each column's mean; whole rows are resampled.
 
     Parameters
     ----------
     values : ndarray of float64 (N, M)
-        A row an image. The same draws serve all columns, and whatever else has as many rows, seed and resamples.
+        One row per image. All columns use the same draws, as do other calls with equal N, `seed` and `resamples`.
     resamples : int
         Draws of N rows with replacement.
     seed : int
         Random seed.
     confidence : float, default=0.95
-        Of the interval.
+        Confidence level of the interval.
 
     Returns
     -------
     low, high : ndarray of float64 (M,)
-        Equal to the value where there is one row.
+        Equal to the value if there is only one row.
 
     Examples
     --------

@@ -1,4 +1,4 @@
-"""What an evaluation of faithfulness is asked and what it answers, and the schema of `faithfulness.json`."""
+"""Settings and results of a faithfulness evaluation, and the schema of `faithfulness.json`."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from l2a_transfer.explain.registry import METHODS
 SCHEMA = "l2a-faithfulness/1"
 RANDOM = "random"
 CONTROLS = ("centre", "sobel")
-"""Methods that know nothing of the network; with random orders, they are always measured beside."""
+"""Methods that ignore the network; like random orders, they are always measured too."""
 PREDICTED, TRUE = "predicted", "true"
 TARGETS = (PREDICTED, TRUE)
 MAX_RESAMPLES = 1_000_000
@@ -28,37 +28,37 @@ MAX_RESAMPLES = 1_000_000
 
 @dataclass(frozen=True)
 class FaithfulnessConfig:
-    """What is measured, and how.
+    """The settings of a faithfulness evaluation.
 
     Parameters
     ----------
     method : sequence of str, default=("evidence",)
-        Map methods. The controls are always measured beside them.
+        Map methods. The controls are always measured too.
     options : mapping, optional
-        Method → its options, as ``{"occlusion": {"window": 4}}``.
+        Method → its options, such as ``{"occlusion": {"window": 4}}``.
     target : str, default="predicted"
-        The class whose probability is followed: "predicted", "true", or the name of one for all images.
+        The class whose probability is followed: "predicted", "true", or the name of one class for all images.
     steps : int, default=32
         Steps from the first pixel to the last.
     baseline : {"mean", "blur"}, default="mean"
         What replaces pixels.
     orders : int, default=3
-        Random maps an image and resolution. The mean over their orders is the reference of the maps of that resolution.
+        Random maps per image and resolution. Maps of that resolution are compared with their mean.
     resamples : int, default=10000
-        Of the bootstrap over images.
+        Bootstrap resamples over images.
     side : int, optional
-        Pixels of each side of the images; the network's own by default.
+        Side of the input images in pixels; by default, that of the network.
     seed : int, default=0
-        Of random orders, ties, the bootstrap, and untrained weights.
+        Random seed of the random orders, ties, the bootstrap and untrained weights.
     batch_size : int, default=16
-        Images at a time.
+        Images per batch.
     device : {"auto", "cpu", "cuda"}, default="auto"
-        Where the networks compute.
+        Device of the networks.
 
     Raises
     ------
     UnknownNameError, ArgumentError
-        For names that do not exist and numbers out of range.
+        For unknown names and numbers out of range.
     """
 
     method: tuple[str, ...] = ("evidence",)
@@ -97,7 +97,7 @@ class FaithfulnessConfig:
 
     @property
     def methods(self) -> tuple[str, ...]:
-        """The methods whose maps are measured, controls included; random orders come by themselves."""
+        """The methods that are measured, including the controls; random orders are added separately."""
         return tuple(name for name in dict.fromkeys((*self.method, *CONTROLS)) if name != RANDOM)
 
 
@@ -106,10 +106,10 @@ class FaithfulnessRow:
     """One map of one network over all images.
 
     `grid`: its resolution (h, w). `deletion` and `insertion`: the mean area under the curve, between 0 and 1, with its
-    95 % bootstrap interval over images. `deletion_gain` and `insertion_gain`: the mean over images of what the map
-    gains over the random orders of the same image and resolution, the random area minus the map's for deletion, and the
-    map's minus the random one for insertion; None for the random orders themselves. `completeness`: the largest error
-    over images of a method that promises a sum, in units of the logit; None for others. `curves`: the mean curves.
+    95 % bootstrap interval over images. `deletion_gain` and `insertion_gain`: the mean over images of the map's gain
+    over random orders of the same image and resolution: random area minus map area for deletion, map area minus random
+    area for insertion; None for the random orders themselves. `completeness`: for methods whose maps must sum to the
+    logit, the largest error over images, in logit units; None for others. `curves`: the mean curves.
     """
 
     model: str
@@ -130,14 +130,14 @@ class FaithfulnessRow:
 
     @property
     def label(self) -> str:
-        """As "evidence, L3"; the name of the method alone where its one map is of the pixels."""
+        """For example "evidence, L3"; only the method's name if its single map is of the pixels."""
         return self.method if self.map == "pixels" else f"{self.method}, {self.map}"
 
 
 @dataclass(frozen=True)
 class FaithfulnessResults:
-    """`areas`: (model, method, map) → "deletion" and "insertion" → each image's area, (N,), in the order of `images`.
-    `shares`: the share of pixels at each step of the curves."""
+    """`areas`: (model, method, map) → "deletion" and "insertion" → the area for each image, (N,), in the order of
+    `images`. `shares`: the share of pixels at each step of the curves."""
 
     config: FaithfulnessConfig
     models: tuple[dict[str, Any], ...]
@@ -228,6 +228,6 @@ def read_faithfulness(path: str | Path) -> dict[str, Any]:
     Raises
     ------
     EvaluationError
-        For a file that cannot be read, and for one that is none, naming the field that is wrong.
+        If the file cannot be read or does not match the schema; the message names the invalid field.
     """
     return read_checked(path, DOCUMENT, "faithfulness")

@@ -1,4 +1,4 @@
-"""What is checked of the paths of feature files before any of them is read."""
+"""Checks on the paths of feature files before any of them is read."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from l2a_transfer.inputs import check_input
 
 
 def check_given(paths: Sequence[Path]) -> None:
-    """Raises: ArgumentError for none; EvaluationError for a path that is given twice, a folder, or no file."""
+    """Raises: ArgumentError for no paths; EvaluationError for a duplicate path, a folder, or a missing file."""
     if not paths:
         raise ArgumentError("at least one feature file is needed")
     twice = [str(path) for path, n in Counter(path.resolve() for path in paths).items() if n > 1]
@@ -30,9 +30,9 @@ def check_given(paths: Sequence[Path]) -> None:
 
 
 def check_contents(path: Path, file: VerifiedFile, known: dict[str, Path]) -> None:
-    """Note a file's content in `known`. Raises: EvaluationError where another path has the same content."""
+    """Add a file's digest to `known`. Raises: EvaluationError if another path has the same content."""
     if known.setdefault(file.sha256, path) != path:
         raise EvaluationError(
-            f"{path}: has the same content as {known[file.sha256]}, and no model is compared with its own copy",
+            f"{path}: has the same content as {known[file.sha256]}, and a model is not compared with its own copy",
             "name one of the two",
         )

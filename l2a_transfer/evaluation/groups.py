@@ -1,4 +1,4 @@
-"""What a row of the table was made by, and which rows are training runs of one architecture."""
+"""Where a row of the table comes from, and which rows are training runs of the same architecture."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from l2a_transfer.models.config import DEFAULT_NORMALIZER, DEFAULT_SELECTION, at
 TRAINED, UNTRAINED, PIXELS, ELSEWHERE, IMPORTED = "trained", "untrained", "pixels", "elsewhere", "imported"
 CONTROLS = (UNTRAINED, PIXELS)
 SEEDS = 3
-"""Training seeds a side below which nothing is said of an architecture."""
+"""Fewest training seeds per side for a statement about an architecture."""
 
 
 @dataclass(frozen=True)
 class Source:
-    """Where a row's features come from: the feature file by its digest, the model's card, and the view of the network
-    that was taken. `label` is for readers."""
+    """Where a row's features come from: the digest of the feature file, the model's card, and the view of the network.
+    `label` is for readers."""
 
     label: str
     data: str
@@ -34,7 +34,7 @@ class Source:
     @property
     def kind(self) -> str:
         """`trained`, `untrained` (random weights), `pixels`, `imported` (arrays, whatever else their card says), or
-        `elsewhere`: features of a backend of others."""
+        `elsewhere` (features of a third-party backend)."""
         if IMPORTED in self.card:
             return IMPORTED
         training = self.card.get("training") or {}
@@ -46,25 +46,25 @@ class Source:
 
     @property
     def seed(self) -> Any:
-        """The training seed, which is one training run however many rows it has; None where there is none."""
+        """The training seed; all rows with the same seed are one training run. None if there is none."""
         return (self.card.get("training") or {}).get("seed")
 
     @property
     def recipe(self) -> str:
-        """Everything that training runs share which differ in their seed alone; "" where nothing was trained."""
+        """Everything shared by training runs that differ only in their seed; "" if nothing was trained."""
         training = self.card.get("training") or {}
         if self.kind == IMPORTED or self.seed is None or not isinstance(self.card.get("config"), dict):
             return ""
         start = training.get("init_from")
         shared = {key: training.get(key) for key in ("data", "split", "n", "data_sha256", "recipe", "untrained")}
-        if "code_sha256" in self.card:  # two files of users may have one name
+        if "code_sha256" in self.card:  # two user files may have the same name
             shared["code"] = self.card["code_sha256"]
         shared["init_from"] = start.get("sha256") if isinstance(start, dict) else start
         return json.dumps([self.card["config"], self.card.get("preprocess"), shared], sort_keys=True)
 
     @property
     def is_fixed(self) -> bool:
-        """No training seed tells it from others of its kind, so that it stands beside an architecture as it is."""
+        """Whether there is no training seed, so that a single row is compared with an architecture."""
         return self.kind != TRAINED or not self.recipe
 
     @property
@@ -73,9 +73,9 @@ class Source:
 
     @property
     def architecture(self) -> str:
-        """As a report names it: vgg-att2-concat-pc@0.25, and vgg-att2-concat-pc-hard@0.25."""
+        """The name in reports: vgg-att2-concat-pc@0.25, or vgg-att2-concat-pc-hard@0.25."""
         config, untrained = self.card["config"], "untrained " if self.kind == UNTRAINED else ""
-        width = f"@{config['width']}" if "width" in config else ""  # networks of others have none
+        width = f"@{config['width']}" if "width" in config else ""  # third-party networks have none
         name = str(config.get("architecture"))
         normalizer = str(config.get("normalizer", DEFAULT_NORMALIZER))
         selection = str(config.get("selection", DEFAULT_SELECTION))
@@ -92,7 +92,7 @@ RowT = TypeVar("RowT", bound=HasSource)
 
 @dataclass(frozen=True)
 class Group(Generic[RowT]):
-    """Rows of one architecture, recipe and view, one or more a training seed; or one row that has no seed."""
+    """Rows of one architecture, recipe and view, one or more per training seed; or a single row without a seed."""
 
     name: str
     rows: tuple[RowT, ...]
@@ -103,17 +103,17 @@ class Group(Generic[RowT]):
 
     @property
     def title(self) -> str:
-        """The architecture's name; for too few seeds to speak of one, the first row's."""
+        """The name of the architecture; with too few seeds, the label of the first row."""
         return self.name if self.is_sample else self.source.label
 
     @property
     def recipe_sha256(self) -> str:
-        """The digest of what its rows share: recipe and view."""
+        """The digest of the recipe and view that its rows share."""
         return hashlib.sha256(json.dumps([self.source.recipe, self.source.view]).encode()).hexdigest()
 
     @property
     def by_seed(self) -> dict[Any, list[RowT]]:
-        """Training seed → its rows, which are one run's. Empty where nothing was trained."""
+        """Training seed → its rows, which belong to one run. Empty if nothing was trained."""
         found: dict[Any, list[RowT]] = {}
         for row in self.rows if self.source.recipe else ():
             found.setdefault(row.source.seed, []).append(row)
@@ -121,18 +121,18 @@ class Group(Generic[RowT]):
 
     @property
     def runs(self) -> list[list[RowT]]:
-        """The rows of each seed; where there are no seeds, all rows."""
+        """The rows of each seed; without seeds, all rows."""
         return list(self.by_seed.values()) or [list(self.rows)]
 
     @property
     def is_sample(self) -> bool:
-        """There are enough training seeds to say something of the architecture."""
+        """Whether there are enough training seeds for a statement about the architecture."""
         return len(self.by_seed) >= SEEDS
 
 
 def groups_of(rows: Sequence[RowT], everything: Iterable[Source]) -> list[Group[RowT]]:
-    """The rows of one place (no variants) in groups; `everything`: all sources of the report, in which an architecture
-    has one name."""
+    """The rows of one place (no variants) in groups; `everything`: all sources in the report, so that an architecture
+    is named the same throughout."""
     names = _architecture_names(everything)
     found: dict[tuple[str, str], list[RowT]] = {}
     for row in rows:
@@ -142,7 +142,7 @@ def groups_of(rows: Sequence[RowT], everything: Iterable[Source]) -> list[Group[
 
 
 def _architecture_names(sources: Iterable[Source]) -> dict[tuple[str, str], str]:
-    """(recipe, view) → the architecture's name, with what tells it from others of the same architecture or recipe."""
+    """(recipe, view) → the name of the architecture, extended if several recipes or views share it."""
     recipes: dict[str, list[Source]] = {}
     for source in sources:
         if source.recipe:

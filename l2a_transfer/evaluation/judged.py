@@ -1,4 +1,4 @@
-"""What many tests say, found together: a report of 60 models has 1,770 comparisons."""
+"""Evaluate many tests at once: a report of 60 models has 1,770 comparisons."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from l2a_transfer.evaluation.score import Outcomes
 from l2a_transfer.evaluation.statistics import OverDraws
 
 TOGETHER = 1 << 18
-"""Counts of outcomes that are worked on at a time."""
+"""How many outcome counts are processed at a time."""
 
 
 class Testing(Protocol):
-    """A test of "the difference is 0", and the interval that agrees."""
+    """A test of "the difference is 0" with a matching interval."""
 
     @property
     def p(self) -> float: ...
@@ -26,17 +26,17 @@ class Testing(Protocol):
 
 @dataclass(frozen=True)
 class Judged:
-    """The p of a test, and its interval at each confidence that was asked for."""
+    """The p value of a test, and its interval at each requested confidence."""
 
     p: float
     intervals: tuple[tuple[float, float], ...]
 
 
 def judge(tests: Sequence[Testing | None], confidences: Sequence[tuple[float, ...]]) -> list[Judged | None]:
-    """`p` and `interval` of each test at its `confidences`; None without a test.
+    """`p` and `interval` of each test at its `confidences`; None if there is no test.
 
-    The score tests of `OverDraws` that have equally many classes are searched for together, which takes little longer
-    than one of them.
+    The score tests of `OverDraws` with the same number of classes are solved together, which takes little longer than
+    solving one.
     """
     found: list[Judged | None] = [None] * len(tests)
     alike: dict[tuple[Any, ...], list[tuple[int, OverDraws]]] = {}

@@ -1,4 +1,4 @@
-"""One row of the table: SVMs fitted on the training rows of each draw, and what they answer on its test rows."""
+"""One row of the table: fit SVMs on the training rows of each draw, and predict its test rows."""
 
 from __future__ import annotations
 
@@ -31,17 +31,17 @@ from l2a_transfer.svm.rows import LazyRows
 from l2a_transfer.wording import counted
 
 FIXED_C = 1e-2
-"""What C is where one image a class leaves nothing to choose it on."""
+"""The value of C if one image per class leaves nothing to choose it on."""
 TOP = 5
 COPIES = 4
-"""Of the training rows, in float64, that a probe other than the SVM may hold: as they are, of a fold, normalised."""
+"""How many float64 copies of the training rows a probe other than the SVM may hold: original, fold, normalised."""
 PREDICT_ROWS = 8192
 PREDICT_SCORES = 1 << 22
-"""Rows and scores that are computed at a time; only with more than 512 classes are there too many for all rows."""
+"""How many rows and scores are computed at a time; the second limit applies only with more than 512 classes."""
 
 
 class Described(Protocol):
-    """What a row's source is told from: the description of its features, and the digest of their files."""
+    """What a source is made from: the description of the features, and the digest of their files."""
 
     @property
     def meta(self) -> FeatureMeta: ...
@@ -50,7 +50,8 @@ class Described(Protocol):
 
 
 class Measured(Labelled, Described, Protocol):
-    """What a row is measured on: a feature file, or domains of several. `domain` (N,), or None where there are none."""
+    """What a row is measured on: a feature file, or domains of several files. `domain` (N,), or None without
+    domains."""
 
     @property
     def domain(self) -> NDArray[np.integer[Any]] | None: ...
@@ -167,16 +168,17 @@ def measure_row(
 
 
 def _with_folds(svm: SvmConfig, groups: NDArray[np.integer[Any]] | None) -> SvmConfig:
-    """As many folds as there are groups, where there are any."""
+    """Set the number of folds to the number of groups, if there are any."""
     return svm if groups is None else dataclasses.replace(svm, folds=len(np.unique(groups)))
 
 
 def _training_rows(
     features: Measured, train: NDArray[np.intp], variant: Variant, config: EvalConfig, probe: str, kind: Probe
 ) -> NDArray[Any] | LazyRows:
-    """In memory, or where `max_memory`, or what this process may still take, is too small for that, from the file.
+    """The training rows in memory, or read from the file if `max_memory` or the memory left to this process is too
+    small.
 
-    Raises: MemoryLimitError where they have to be in memory and it is too small.
+    Raises: MemoryLimitError if the probe needs them in memory and they do not fit.
     """
     columns = slice(variant.start, variant.stop)
     lazy = LazyRows(features.features, rows=train, columns=columns)
@@ -191,16 +193,16 @@ def _training_rows(
         require_memory(
             as_read + COPIES * 8 * numbers,
             f"{features.path}: the probe {probe} on {lazy.shape[0]} rows of {lazy.shape[1]} columns",
-            "extract fewer images (`limit`), or ask for fewer probes",
+            "extract fewer images (`limit`), or use fewer probes",
         )
         return variant.values(features.features[train])
     require_memory(
         as_read + memory_of_fit(*lazy.shape, svm_config(config, variant, None)),
         f"{features.path}: {variant.name or (config.solver if simple else 'PCA')} on {lazy.shape[0]} rows of "
         f"{lazy.shape[1]} columns",
-        "`solver='batched'` takes less"
+        "use `solver='batched'`, which takes less memory"
         if simple and config.solver == "liblinear"
-        else "extract fewer images (`limit`), or leave what is not needed out of `ablate`",
+        else "extract fewer images (`limit`), or use fewer variants in `ablate`",
     )
     return variant.values(features.features[train])
 
@@ -208,8 +210,8 @@ def _training_rows(
 def _answered(
     features: Measured, test: NDArray[np.intp], variant: Variant, fit: ProbeFit
 ) -> tuple[NDArray[np.int32], NDArray[np.bool_], NDArray[np.float32]]:
-    """The label (n,) that each test row is answered with, whether its own is among the `TOP` best, and by how much the
-    score of its own is above the best other; in the order of `test`, read and scored in blocks."""
+    """For each test row, in the order of `test`: the predicted label (n,), whether the true label is among the `TOP`
+    best, and the score of the true label minus the best other score. Rows are read and scored in blocks."""
     answered, hits = np.empty(len(test), dtype=np.int32), np.empty(len(test), dtype=bool)
     margins = np.empty(len(test), dtype=np.float32)
     step = min(PREDICT_ROWS, max(1, PREDICT_SCORES // len(fit.classes)))
@@ -229,8 +231,8 @@ def _answered(
 def _intervals(
     confusions: list[Confusion], different: NDArray[np.int64], shared: float
 ) -> tuple[statistics.Interval, statistics.Interval]:
-    """Accuracy and mean class accuracy: over test rows for one split; over draws for several, in which the classes have
-    `different` (K,) test images."""
+    """Accuracy and mean class accuracy with intervals: over test rows for one split, otherwise over draws, in which the
+    classes have `different` (K,) test images."""
     if len(confusions) == 1:
         return statistics.accuracy_interval(confusions[0]), statistics.mean_class_accuracy_interval(confusions[0])
     total = Confusion.total(confusions)
@@ -246,7 +248,7 @@ def _intervals(
 
 
 def few_test_images(labels: NDArray[np.int32], splits: Sequence[Split]) -> list[str]:
-    """A warning where a class has few test images in some draw."""
+    """A warning if a class has few test images in some draw."""
     counts = [np.unique(labels[list(split.test)], return_counts=True)[1] for split in splits]
     few, least, K = max(int((c < FEW_IMAGES).sum()) for c in counts), min(int(c.min()) for c in counts), len(counts[0])
     if not few:
@@ -259,8 +261,8 @@ def few_test_images(labels: NDArray[np.int32], splits: Sequence[Split]) -> list[
 
 
 def logme_of(features: Measured, variant: Variant, own: tuple[Split, ...]) -> float | None:
-    """LogME of the training rows as they are stored, the mean over draws; None for a variant that the probes see
-    otherwise: normalised in another way, or reduced."""
+    """Mean over draws of the LogME of the training rows as stored; None for variants with other normalization or PCA,
+    which the score ignores."""
     if variant.normalization != "standardize" or (variant.name and variant.components is not None):
         return None
     found = []
@@ -271,7 +273,7 @@ def logme_of(features: Measured, variant: Variant, own: tuple[Split, ...]) -> fl
         require_memory(
             8 * (2 * smaller**2 + (rows.shape[0] * rows.shape[1] if rows.shape[0] < rows.shape[1] else 0)),
             f"{features.path}: LogME on {rows.shape[0]} rows of {rows.shape[1]} columns",
-            "leave out `logme`",
+            "do not set `logme`",
         )
         found.append(logme(rows, features.labels[train]))
     return float(np.mean(found))
@@ -283,7 +285,7 @@ def source_of(file: Described, label: str, levels: tuple[str, ...]) -> Source:
 
 
 def _notes(fits: list[ProbeFit], svm: SvmConfig, shots: int | None) -> list[str]:
-    """What a reader of the row must know about its fits."""
+    """What a reader of the row needs to know about its fits."""
     notes = []
     if shots == 1 and fits[0].chosen:
         notes.append(f"{fits[0].chosen} is fixed, because one image a class leaves nothing to choose it on")
@@ -306,18 +308,18 @@ def _notes(fits: list[ProbeFit], svm: SvmConfig, shots: int | None) -> list[str]
 
 
 def _beats_its_neighbour_at_the_edge(grid: GridResult) -> bool:
-    """A better C may lie outside the grid; a plateau that reaches the edge says nothing of that."""
+    """Whether a better C may lie outside the grid; a plateau that reaches the edge does not count."""
     right = grid.counts.correct.sum(axis=1)
     return grid.at_edge and bool(right[grid.best] > right[1 if grid.best == 0 else grid.best - 1])
 
 
 def folds_of(config: EvalConfig, shots: int | None) -> int:
-    """Folds of the cross-validation that chooses C, no more than there are images a class."""
+    """Folds of the cross-validation that chooses C, at most the number of images per class."""
     return config.folds if shots is None else min(config.folds, shots)
 
 
 def svm_config(config: EvalConfig, variant: Variant, shots: int | None) -> SvmConfig:
-    """How the SVMs of one row of the table are made."""
+    """The SVM settings for one row of the table."""
     grid = config.c_grid
     if shots == 1 and len(grid) > 1:
         grid = (FIXED_C,)

@@ -1,4 +1,4 @@
-"""Test images that models get wrong, as small pictures for the report."""
+"""Thumbnails of misclassified test images for the report."""
 
 from __future__ import annotations
 
@@ -16,40 +16,40 @@ from l2a_transfer.features.store.reader import read_meta
 
 MOST = 24
 SIDE = 96
-"""Pixels of the longer side of a picture."""
+"""Longer side of a thumbnail in pixels."""
 
 
 def check_pictures(files: Sequence[str | Path], source: ImageSource) -> None:
-    """Raises: ArgumentError where no feature file is of the source's data set; StoreError for a damaged file."""
+    """Raises: ArgumentError if no feature file comes from the source's data set; StoreError for a damaged file."""
     names = list(dict.fromkeys(read_meta(Path(file))[0].data for file in files))
     if source.name not in names:
-        raise ArgumentError(f"pictures are of {source.name}, and the feature files are of {', '.join(names)}")
+        raise ArgumentError(f"pictures are of {source.name}, but the feature files are of {', '.join(names)}")
 
 
 def misclassified(results: EvalResults, source: ImageSource, *, most: int = MOST) -> tuple[Misclassified, ...]:
-    """The images that most models get wrong, and among these the ones with the worst margins.
+    """The images that most models misclassify; among these, those with the worst margins.
 
     Parameters
     ----------
     results : EvalResults
-        With margins and ids, as `evaluate` gives them.
+        Results with margins and ids, as `evaluate` returns them.
     source : ImageSource
-        The data set that the features are of, opened again. Only the pictures that are shown are read.
+        The data set of the features, opened again. Only the pictures shown are read.
     most : int, default=24
-        How many are shown.
+        Maximum number of images.
 
     Returns
     -------
     tuple of Misclassified
-        Of the models as they are, by the first probe, in the first draw, with the most training images a class. Over
-        domains: of the test images across domains that are the source's, each once.
+        For the unchanged models with the first probe, in the first draw, with the most training images per class. Over
+        domains, only test images across domains that belong to the source, each once.
 
     Raises
     ------
     EvaluationError
-        Where the source lacks a test image, or has it in another class.
+        If the source lacks a test image, or has it in another class.
     DataError
-        For a picture that cannot be read.
+        If a picture cannot be read.
     """
     shown = _places(results, source)
     own = [
@@ -69,7 +69,7 @@ def misclassified(results: EvalResults, source: ImageSource, *, most: int = MOST
         number = row.splits[0]
         answers = zip(detail.predictions[0], detail.margins[0].tolist(), strict=True)
         images = zip(results.test_ids[number], results.test_classes[number], strict=True)
-        # Of a model with several files, the name of the data set stands before each id.
+        # If a model has several files, each id is prefixed with the name of the data set.
         prefix = f"{source.name}/" if "feature_files" in results.cards[row.file_sha256] else ""
         for (name, label), (answer, margin) in zip(images, answers, strict=True):
             if not name.startswith(prefix):
@@ -84,10 +84,11 @@ def misclassified(results: EvalResults, source: ImageSource, *, most: int = MOST
         if own_class is None or counts_as.get(own_class, own_class) != label:
             what = "is not there" if k is None else "has another class"
             raise EvaluationError(
-                f"{source.name}: the image {name!r} of the feature files {what}", "name the data set they were made of"
+                f"{source.name}: the image {name!r} of the feature files {what}",
+                "name the data set of the features",
             )
     order = sorted(wrong, key=lambda key: (-len(wrong[key]), min(wrong[key])[0], key))
-    worst = {name: data for data, name in reversed(order)}  # each image once, at the place where it is worst
+    worst = {name: data for data, name in reversed(order)}  # each image once, where its margin is worst
     order = [key for key in order if worst[key[1]] == key[0]]
     return tuple(
         Misclassified(
@@ -103,8 +104,8 @@ def misclassified(results: EvalResults, source: ImageSource, *, most: int = MOST
 
 
 def _places(results: EvalResults, source: ImageSource) -> set[str]:
-    """What rows on the source's images call their data: its name, or over domains the places across them, and those
-    within where there are no others."""
+    """The `data` of rows on the source's images: its name; with domains, the places across them, or those within if
+    there are no others."""
     if not results.domains:
         return {source.name}
     across = {place.data for place in results.domains if place.within}
@@ -115,7 +116,7 @@ def _png(picture: Image.Image) -> bytes:
     small = picture.copy()
     small.thumbnail((SIDE, SIDE))
     times = SIDE // max(small.size)
-    if times > 1:  # 8 × 8 pixels cannot be seen
+    if times > 1:  # 8 × 8 pixels are too small to see
         small = small.resize((times * small.width, times * small.height), Image.Resampling.NEAREST)
     stream = io.BytesIO()
     small.save(stream, format="PNG")

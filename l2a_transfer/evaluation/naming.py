@@ -1,5 +1,6 @@
-"""What a report calls its feature files: each by its path, and each model by its name and, where several have that
-name, by the shortest piece of a path that tells it apart. Names are for readers; a file's identity is its SHA-256."""
+"""Names of feature files and models in a report. A file is named by its path, a model by its name; if several models
+have the same name, the shortest distinguishing piece of a path is added. Files are identified by their SHA-256, not by
+these names."""
 
 from __future__ import annotations
 
@@ -19,8 +20,8 @@ Parts = tuple[str, ...]
 
 @dataclass(frozen=True)
 class Named:
-    """`file`: the path from the folder that holds all files of the report. `line`: the number of the model in the
-    table of models × data sets, in which its files of several data sets stand beside each other; `label` names it."""
+    """`file`: the path relative to the common folder of all files of the report. `line`: the model's number in the
+    table of models × data sets, shared by its files of several data sets. `label`: the model's name."""
 
     file: str
     label: str
@@ -28,10 +29,10 @@ class Named:
 
 
 def name_files(files: Sequence[VerifiedFile], *, joined: bool = False) -> list[Named]:
-    """One for each of the files, whose paths and contents differ; no two lines have one label.
+    """One `Named` per file (paths and contents differ); no two lines have the same label.
 
-    A model that takes pictures in two ways, as at two image sizes, is two lines. With `joined`, files of several data
-    sets are to be one table: then they stand together, so that the difference can be refused.
+    A model with two input settings, such as two image sizes, gets two lines. With `joined`, files of several data sets
+    form one table; such files then stay together, so that the difference can be rejected.
     """
     paths = [Path(os.path.abspath(file.path)) for file in files]
     folder = os.path.commonpath([path.parent for path in paths])
@@ -41,10 +42,10 @@ def name_files(files: Sequence[VerifiedFile], *, joined: bool = False) -> list[N
 
 
 def _lines(files: Sequence[VerifiedFile], paths: Sequence[Path], *, joined: bool) -> list[int]:
-    """The number of each file's line: files of one model, at most one of each data set.
+    """The line number of each file: files of one model, at most one per data set.
 
-    Where a data set has several files of a model, they are told apart by the view of the network; then by their names
-    or folders, if either does it on every data set; and else each stands alone.
+    If a data set has several files of a model, they are told apart by the view of the network, then by file names or
+    folders if either works on every data set; otherwise each file gets its own line.
     """
     data = [file.meta.data for file in files]
     keys = [_maker(file) + ("" if joined else _preprocess(file)) for file in files]
@@ -61,7 +62,7 @@ def _lines(files: Sequence[VerifiedFile], paths: Sequence[Path], *, joined: bool
 
 
 def _shared(data: Sequence[str], keys: Sequence[str]) -> dict[str, list[int]]:
-    """Keys that a data set has more than once, with the places of all that have them."""
+    """Keys that a data set has more than once, with the positions of all files that have them."""
     often = Counter(zip(data, keys, strict=True))
     shared = {key for (_, key), n in often.items() if n > 1}
     return {key: [k for k, other in enumerate(keys) if other == key] for key in shared}
@@ -101,7 +102,7 @@ def _labels(files: Sequence[VerifiedFile], paths: Sequence[Path], lines: Sequenc
         pieces = [""] if len(groups) == 1 else _pieces([[paths[k] for k in own] for own in groups])
         for own, piece in zip(groups, pieces, strict=True):
             found[lines[own[0]]] = f"{name} ({piece})" if piece else name
-    often = Counter(map(look, found.values()))  # a model may have the name that another one was given here
+    often = Counter(map(look, found.values()))  # a model's name may equal a label assigned here
     return [
         found[line] if often[look(found[line])] == 1 else f"{found[line]}, SHA-256 {files[own[0]].sha256[:12]}"
         for line, own in sorted(members.items())
@@ -109,8 +110,9 @@ def _labels(files: Sequence[VerifiedFile], paths: Sequence[Path], lines: Sequenc
 
 
 def _pieces(groups: Sequence[Sequence[Path]]) -> list[str]:
-    """For each group of paths the shortest piece that all of them have and no other group; of equally long ones, that
-    nearest to the file, without its suffix if that will do. Where there is none, one of the first path alone."""
+    """For each group of paths, the shortest piece common to all of them and to no other group; among equally short
+    ones, the nearest to the file, without its suffix if possible. If there is none, a piece unique to the first
+    path."""
     within = [[[*_slices(path.with_suffix("").parts), *_slices(path.parts)] for path in group] for group in groups]
     often = Counter(piece for group in within for piece in {piece for path in group for piece in path})
     found = []
@@ -123,7 +125,7 @@ def _pieces(groups: Sequence[Sequence[Path]]) -> list[str]:
 
 
 def _slices(path: Parts) -> Iterator[Parts]:
-    """Every run of a path's parts, short ones first, and of one length those at its end first."""
+    """Every run of consecutive path parts: short ones first, and among equal lengths, those nearest the end first."""
     for length in range(1, len(path) + 1):
         for stop in range(len(path), length - 1, -1):
             yield path[stop - length : stop]

@@ -1,4 +1,4 @@
-"""Two models on the same test images: is the difference of their mean class accuracies 0, and where may it lie?"""
+"""Two models on the same test images: a test and an interval for the difference of their mean class accuracies."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from scipy.stats import binom, binomtest
 from l2a_transfer.evaluation.score import Outcomes
 
 MOST_ATOMS = 1 << 20
-"""Sums of the permutation distribution that are written down one by one; where there are more, they are drawn."""
+"""The permutation distribution is enumerated up to this many sums; beyond that, permutations are drawn."""
 PERMUTATIONS = 100_000
 FIRST_ALONE, SECOND_ALONE, SAME = 0, 1, 2
 VALUES = np.array([1.0, -1.0, 0.0])
@@ -22,10 +22,10 @@ VALUES = np.array([1.0, -1.0, 0.0])
 class PairedTest:
     """The difference of mean class accuracies of two models on one split, over K classes.
 
-    `p` is the larger one of two. `p_permutation`: the exact permutation test, which swaps the two models' answers image
-    by image; its null hypothesis is that the models are exchangeable on every image. `p_score`: the stratified score
-    test (see `score`), whose null hypothesis is a difference of 0, however it is made up of the classes. `interval`
-    goes with `p`: it has 0 in it exactly where `p` is at least 1 − `confidence`.
+    `p` is the larger of two p values. `p_permutation`: the exact permutation test, which swaps the two models' answers
+    image by image; its null hypothesis is that the models are exchangeable on every image. `p_score`: the stratified
+    score test (see `score`), whose null hypothesis is a difference of 0, however it is distributed over the classes.
+    `interval` agrees with `p`: it contains 0 if and only if `p` is at least 1 − `confidence`.
     """
 
     difference: float
@@ -38,12 +38,12 @@ class PairedTest:
         return max(self.p_permutation, self.p_score)
 
     def interval(self, confidence: float) -> tuple[float, float]:
-        """The differences that the score test does not reject at 1 − `confidence`, and all between them and 0 where
-        the permutation test does not reject 0."""
+        """The differences that the score test does not reject at 1 − `confidence`, extended to 0 if the permutation
+        test does not reject 0."""
         low, high = (float(end[0]) for end in self.outcomes.interval(confidence))
         if self.p >= 1 - confidence:
             return min(low, 0.0), max(high, 0.0)
-        # The score test rejects 0, so that a bound on its other side is rounding.
+        # The score test rejects 0, so a bound on the other side of 0 is a rounding error.
         smallest = float(np.finfo(np.float64).tiny)
         return (max(low, smallest), high) if self.difference > 0 else (low, min(high, -smallest))
 
@@ -60,7 +60,7 @@ def paired_test(
     right_a, right_b : ndarray of bool, shape (N,)
         Whether each model's answer is right.
     rng : numpy.random.Generator
-        For permutations that are too many to be enumerated.
+        Used if there are too many permutations to enumerate.
 
     Returns
     -------
@@ -79,7 +79,7 @@ def paired_test(
 def outcomes_of(
     truth: NDArray[np.int32], right_a: NDArray[np.bool_], right_b: NDArray[np.bool_], classes: int
 ) -> NDArray[np.int64]:
-    """Counts (K, 3) of test images of each class: right with a alone, with b alone, the same with both."""
+    """Counts (K, 3) of test images per class: only a right, only b right, both right or both wrong."""
     outcome = np.where(right_a == right_b, SAME, np.where(right_a, FIRST_ALONE, SECOND_ALONE))
     return np.bincount(truth * 3 + outcome, minlength=3 * classes).reshape(classes, 3)
 
@@ -92,18 +92,18 @@ def permutation_p(
     rng: np.random.Generator,
     most: int = MOST_ATOMS,
 ) -> float:
-    """Two-sided p of Σ_k (only_a − only_b)_k / rows_k where each discordant image's sign is a fair coin's.
+    """Two-sided p of Σ_k (only_a − only_b)_k / rows_k, if the sign of each discordant image is a fair coin flip.
 
-    Classes of one size act as one, so that with equal classes this is the sign test. The distribution is exact up to
-    `most` sums; beyond that `PERMUTATIONS` sums are drawn, and the p is (1 + as large) / (1 + drawn), which is valid
-    for any number of them (Phipson and Smyth 2010).
+    Classes of equal size are merged, so with equal classes this is the sign test. The distribution is exact up to
+    `most` sums; beyond that, `PERMUTATIONS` sums are drawn, and p is (1 + as large) / (1 + drawn), which is valid for
+    any number of draws (Phipson and Smyth 2010).
     """
     sizes, group = np.unique(rows, return_inverse=True)
     discordant = np.bincount(group, weights=only_a + only_b).astype(np.int64)
     observed = abs(float((np.bincount(group, weights=only_a - only_b) / sizes).sum()))
     used = discordant > 0
     sizes, discordant = sizes[used], discordant[used]
-    at_least = observed - 1e-9 * max(1.0, float((discordant / sizes).sum()))  # sums that are equal but for rounding
+    at_least = observed - 1e-9 * max(1.0, float((discordant / sizes).sum()))  # tolerates rounding errors
     if float(np.prod(discordant + 1.0)) > most:
         drawn = sum((2 * rng.binomial(d, 0.5, PERMUTATIONS) - d) / n for d, n in zip(discordant, sizes, strict=True))
         return float((1 + np.count_nonzero(np.abs(drawn) >= at_least)) / (1 + PERMUTATIONS))
@@ -116,10 +116,9 @@ def permutation_p(
 
 
 def mcnemar(only_a: int, only_b: int) -> float:
-    """Exact two-sided p of McNemar's test. It weighs images alike, and not classes.
+    """Exact two-sided p of McNemar's test. It weights all images, not all classes, equally.
 
-    If neither model has the higher accuracy, images that one of them alone gets right fall to either like a fair
-    coin's sides.
+    Under equal accuracy, an image that only one model gets right is equally likely to be either's.
 
     Examples
     --------

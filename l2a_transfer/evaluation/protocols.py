@@ -1,7 +1,7 @@
-"""Protocols: which rows of a feature file are fitted and chosen on, and which are tested on.
+"""Protocols: which rows of a feature file are used for fitting and choosing C, and which for testing.
 
-A protocol is a function that is registered beside its own code (`register`); the package's own are in
-`standard_protocols`. Each can be repeated from the seed and the ids of the images.
+A protocol is a function registered with `register` next to its own code; the built-in ones are in `standard_protocols`.
+Their splits are reproducible from the seed and the image ids.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ SHOTS = (1, 2, 4, 8, 16)
 
 @dataclass(frozen=True)
 class Request:
-    """What a protocol is asked for: so many draws from this seed, and training images a class in rising order."""
+    """The request to a protocol: number of draws, seed, and training images per class in ascending order."""
 
     draws: int
     seed: int
@@ -29,8 +29,8 @@ class Request:
 
 @dataclass(frozen=True)
 class Setting:
-    """Names of the domains that one place is fitted and chosen on, and of the one that it is tested on. `by_domain`:
-    whether C is chosen by holding out one source after the other, else by stratified folds."""
+    """Names of the source domains for fitting and choosing C, and of the target domain for testing. `by_domain`:
+    whether C is chosen by holding out one source after the other; otherwise by stratified folds."""
 
     sources: tuple[str, ...]
     target: str
@@ -38,19 +38,19 @@ class Setting:
 
     @property
     def is_within(self) -> bool:
-        """Whether it is fitted on the domain that it is tested on."""
+        """Whether training and test domain are the same."""
         return self.sources == (self.target,)
 
 
 Settings = Callable[[tuple[str, ...], tuple[str, ...], tuple[str, ...]], list[Setting]]
-"""All domains, the sources and the targets that were asked for (none: all) → settings."""
+"""All domains, the requested sources and the requested targets (empty: all) → settings."""
 Deal = Callable[[Labelled, Request], tuple[list[Split], tuple[str, ...]]]
-"""Feature file and request → its splits, one a draw (and number of shots), and notes for the reader."""
+"""Feature file and request → its splits, one per draw (and number of shots), and notes for the reader."""
 
 
 @dataclass(frozen=True)
 class SplitProtocol:
-    """A protocol and what it says of itself; see `register`."""
+    """A protocol and its properties; see `register`."""
 
     deal: Deal
     draws: int
@@ -66,7 +66,7 @@ PROTOCOLS: Registry[SplitProtocol] = Registry(
 )
 AUTO = "auto"
 FALLBACK = "stratified"
-"""The protocol that `auto` takes where no other suits."""
+"""The protocol that `auto` chooses if no other suits."""
 
 
 def register(
@@ -83,27 +83,27 @@ def register(
     Parameters
     ----------
     name : str
-        What users ask for it by.
+        The name by which users select it.
     draws : int
-        Number of draws where the user names none.
+        Default number of draws.
     needs : sequence of str
-        Splits of the data set in which the feature file must have rows.
+        Splits of the data set that must have rows in the feature file.
     is_drawn : bool
-        Whether splits are drawn at random; else there is one, and no draws can be asked for.
+        Whether splits are drawn at random; otherwise there is one fixed split, and `draws` must not be given.
     has_shots : bool
-        Whether each draw is split for several numbers of training images a class.
+        Whether each draw has several splits, with different numbers of training images per class.
     suits : callable
-        Says why `auto` takes this protocol for a feature file; an empty text where it does not.
+        Returns the reason why `auto` chooses this protocol for a feature file; empty if it does not.
 
     Returns
     -------
     callable
-        A decorator that gives the function back.
+        A decorator that returns the function unchanged.
 
     Raises
     ------
     PluginError
-        If the name is taken, or has other characters than lower-case letters, digits and hyphens.
+        If the name is taken, or contains characters other than lower-case letters, digits and hyphens.
     """
 
     def add(deal: Deal) -> Deal:
@@ -120,12 +120,12 @@ def register_domains(name: str) -> Callable[[Settings], Settings]:
     Parameters
     ----------
     name : str
-        What users ask for it by.
+        The name by which users select it.
 
     Returns
     -------
     callable
-        A decorator that gives the function back.
+        A decorator that returns the function unchanged.
 
     Raises
     ------
@@ -136,7 +136,7 @@ def register_domains(name: str) -> Callable[[Settings], Settings]:
     def add(settings: Settings) -> Settings:
         def deal(features: Labelled, request: Request) -> tuple[list[Split], tuple[str, ...]]:
             raise EvaluationError(
-                f"{features.path}: the {name} protocol is about domains, which one split of a file cannot show",
+                f"{features.path}: the {name} protocol works across domains and has no split within a single file",
                 "use `protocol='stratified'`",
             )
 
@@ -153,16 +153,16 @@ def over_domains(protocol: str) -> bool:
 
 
 def check_over_domains(protocol: str, **given: object) -> None:
-    """Raises: ArgumentError where something is given that only protocols over domains use, and this is none."""
+    """Raises: ArgumentError if a setting only for protocols over domains is given with another protocol."""
     for name, value in given.items():
         if value and PROTOCOLS[protocol].settings is None:
             over = ", ".join(other for other, one in PROTOCOLS.items() if one.settings is not None)
-            raise ArgumentError(f"{name} is for the protocols {over}; got protocol {protocol}")
+            raise ArgumentError(f"{name} requires one of the protocols {over}; got {protocol}")
 
 
 @dataclass(frozen=True)
 class Plan:
-    """The protocol that holds for a file, why, and its splits, one a draw (in `low-shot` one a draw and k)."""
+    """The protocol chosen for a file, why, and its splits, one per draw (in `low-shot`, one per draw and k)."""
 
     protocol: str
     why: str
@@ -170,7 +170,7 @@ class Plan:
     notes: tuple[str, ...]
 
     def groups(self) -> list[tuple[int | None, tuple[Split, ...]]]:
-        """(shots, splits) of every row of the table: all draws, and in `low-shot` all draws of one k."""
+        """(shots, splits) of each row of the table: all draws, and in `low-shot` all draws with one k."""
         shots = dict.fromkeys(split.shots for split in self.splits)
         return [(k, tuple(split for split in self.splits if split.shots == k)) for k in shots]
 
@@ -180,21 +180,21 @@ def plan_splits(
 ) -> Plan:
     """The splits of one file under a protocol.
 
-    A drawn split depends on the seed, the draw, and the images' ids and class names: neither on the model nor on the
-    order of the rows.
+    A random split depends only on the seed, the draw, and the ids and class names of the images, not on the model or
+    the order of the rows.
 
     Parameters
     ----------
     features : FeatureSet or FeatureFile
-        The file, of which ids, labels, splits and, to see whether they are finite, features are read.
+        The file. Its ids, labels and splits are read, and its features checked for finite values.
     protocol : str
-        A name of `PROTOCOLS`; ``"auto"`` takes the one that suits the file.
+        A name in `PROTOCOLS`; ``"auto"`` chooses the one that suits the file.
     draws : int or None
-        Number of draws; None means the protocol's own.
+        Number of draws; None means the default of the protocol.
     seed : int
         Random seed.
     shots : sequence of int
-        Training images a class, for a protocol that has them.
+        Training images per class, for a protocol that uses them.
 
     Returns
     -------
@@ -205,7 +205,7 @@ def plan_splits(
     UnknownNameError
         If there is no such protocol.
     EvaluationError
-        If the rows cannot serve it.
+        If the rows do not allow it.
     """
     chosen, why = PROTOCOLS.find(protocol), "as asked"
     if protocol == AUTO:
@@ -214,9 +214,9 @@ def plan_splits(
     repeats = chosen.draws if draws is None else draws
     if not chosen.is_drawn and repeats != 1:
         raise EvaluationError(
-            f"{features.path}: the {protocol} split of {features.meta.data} is one split and cannot be drawn "
+            f"{features.path}: the {protocol} split of {features.meta.data} is fixed and cannot be drawn "
             f"{repeats} times",
-            "leave `draws` out, or draw splits with `protocol='stratified'`",
+            "omit `draws`, or draw splits with `protocol='stratified'`",
         )
     _check_needs(features, protocol, chosen.needs)
     splits, notes = chosen.deal(features, Request(repeats, seed, tuple(sorted(set(shots)))))

@@ -1,4 +1,4 @@
-"""What an evaluation is asked and what it answers: the config, and the rows, details and comparisons of a report."""
+"""Settings and results of an evaluation: the config, and the rows, details and comparisons of a report."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 SCHEMA = "l2a-results/1"
 REPR_ROWS = 12
-"""Rows that the `__repr__` of results shows."""
+"""How many rows the `__repr__` of results shows."""
 
 
 @names_keywords
@@ -124,7 +124,7 @@ class EvalConfig:
 
     @property
     def wanted(self) -> Wanted:
-        """The comparisons that were asked for."""
+        """The requested comparisons."""
         return Wanted(tuple(pair for pair in self.compare if not isinstance(pair, str)), self.reference)
 
     def __post_init__(self) -> None:
@@ -139,10 +139,10 @@ class EvalConfig:
         check_device_name(self.device)
         probes: Any = self.probes
         if isinstance(probes, str):
-            raise wrong_kind("probes", "a sequence of names, as ('svm', 'knn')", probes)
+            raise wrong_kind("probes", "a sequence of names, such as ('svm', 'knn')", probes)
         object.__setattr__(self, "probes", tuple(probes))
         if not self.probes or len(set(self.probes)) < len(self.probes):
-            raise ArgumentError(f"probes must be different names, as svm,knn; got {','.join(self.probes) or 'none'}")
+            raise ArgumentError(f"probes must be distinct, such as svm,knn; got {','.join(self.probes) or 'none'}")
         for name in self.probes:
             PROBES.find(name)
         for name in self.ablate:
@@ -153,10 +153,10 @@ class EvalConfig:
         if not self.shots or min(self.shots) < 1:
             raise ArgumentError(f"shots must be numbers of images of at least 1, got {list(self.shots)}")
         grid = tuple(sorted(self.c_grid))
-        # liblinear never comes back from C = 1e300, and nothing can interrupt it.
+        # liblinear never returns for C = 1e300, and cannot be interrupted.
         if not grid or len(set(grid)) < len(grid) or not all(1e-10 <= C <= 1e10 for C in grid):
             raise ArgumentError(
-                "c_grid must be different positive numbers between 1e-10 and 1e10, as 1e-4,1e-3,1e-2; "
+                "c_grid must be different positive numbers between 1e-10 and 1e10, such as 1e-4,1e-3,1e-2; "
                 f"got {list(self.c_grid)}"
             )
         object.__setattr__(self, "c_grid", grid)
@@ -173,7 +173,7 @@ class EvalConfig:
             value = getattr(self, name)
             if value is not None and value < smallest:
                 raise ArgumentError(f"{name} must be at least {smallest}, got {value}")
-        if self.seed >= 2**32:  # scikit-learn's bound
+        if self.seed >= 2**32:  # scikit-learn's limit
             raise ArgumentError(f"seed must be at most {2**32 - 1}, got {self.seed}")
         if not protocol.is_drawn and (self.draws or 1) > 1:
             drawn = ", ".join(name for name, one in PROTOCOLS.items() if one.is_drawn and name != AUTO)
@@ -187,17 +187,16 @@ class EvalConfig:
 class EvalRow:
     """One model on one data set. Accuracies and intervals are fractions between 0 and 1.
 
-    `file_sha256`, the digest of the feature file's content, `variant` and `shots` tell a row from all others. `label`
-    names the model, with a piece of the file's path where several models have that name, and is for readers; `line` is
-    the model's number, which its rows on several data sets share. `file`: its path from the folder that holds all files
-    of the report. `C` and the `…_draws` have one value a draw. `interval` says what the intervals are over: `score`
-    (test rows of the one split) or `corrected-t` (draws). `splits` points into `EvalResults.splits`. `chance` is the
-    mean class accuracy of guessing among the trained classes. `variant` says how an ablation differs from the model as
-    it is ("" is the model as it is), `shots` the training images a class in low-shot.
-    `top5` is None where there are five classes or fewer. `c_grid_draws`: the candidates of each draw, those that were
-    added included. `fits` counts fits, `unconverged` those that did not reach the solver's tolerance. `probe` is the
-    classifier, and `chosen` its hyper-parameters in words; `C` is empty for a probe without C. `logme`: the LogME score
-    of the training rows, where it was asked for.
+    A row is identified by `data`, `file_sha256` (the digest of the feature file), `variant`, `shots` and `probe`.
+    `label` is the model's name for readers, with a piece of the file's path if several models share the name; `line` is
+    the model's number, the same for all data sets. `file`: path relative to the common folder of the report's files.
+    `C` and the `…_draws` have one value per draw. `interval` says what the intervals are taken over: `score` (test rows
+    of the one split) or `corrected-t` (draws). `splits` points into `EvalResults.splits`. `chance` is the mean class
+    accuracy of guessing among the trained classes. `variant` says how an ablation differs from the unchanged model
+    (""); `shots`: training images per class in low-shot. `top5` is None with five classes or fewer. `c_grid_draws`: the
+    candidates of each draw, including added ones. `fits`: number of fits; `unconverged`: those that missed the solver's
+    tolerance. `probe`: the classifier; `chosen`: its hyper-parameters in words; `C` is empty for a probe without C.
+    `logme`: the LogME score of the training rows, if requested.
     """
 
     label: str
@@ -247,12 +246,11 @@ class EvalRow:
 
 @dataclass(frozen=True)
 class EvalResults:
-    """`rows` and `details` run in parallel; `splits` holds every split's indices, so that anybody can repeat it.
-    `seeds`: means over the training seeds of an architecture, where there are several.
-    `cards` holds the card of each feature file's model, and the digest of its weights, by the file's `file_sha256`.
-    `domains` and `drops` are there where the protocol is over domains.
-    `test_ids` and `test_classes`, not in results.json: ids and true classes of the test images of each of `splits`, in
-    the order of its `test`; `pictures`: images that are shown on the page, as `misclassified` gives them."""
+    """Rows of an evaluation. `rows` and `details` are parallel; `splits` holds the indices of every split. `seeds`:
+    means over the training seeds of an architecture, if there are several. `cards`: `file_sha256` → card of the feature
+    file's model, with the digest of its weights. `domains` and `drops` are filled by protocols over domains. `test_ids`
+    and `test_classes`, not in results.json: ids and true classes of the test images of each of `splits`, in the order
+    of its `test`; `pictures`: images shown on the page, from `misclassified`."""
 
     config: EvalConfig
     rows: tuple[EvalRow, ...]
@@ -284,15 +282,15 @@ class EvalResults:
         }
 
     def to_pandas(self) -> pd.DataFrame:
-        """A frame with one row for each of `rows`, in their order, and one column for each of their fields.
+        """A DataFrame with one row for each of `rows`, in the same order, and one column per field.
 
-        An interval is two columns, as `accuracy_ci95_low` and `accuracy_ci95_high`; values of several draws stay
+        An interval becomes two columns, such as `accuracy_ci95_low` and `accuracy_ci95_high`; values per draw stay
         tuples.
 
         Raises
         ------
         MissingExtraError
-            Where pandas is not installed.
+            If pandas is not installed.
         """
         try:
             import pandas as pd

@@ -1,4 +1,4 @@
-"""What is believed of a results.json that lies there already: it may be of another program, or of a stranger."""
+"""What is read from a results.json that is already there: it may come from another program, or be malicious."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ RESULTS = table(
 
 
 def earlier_files(path: Path) -> list[str]:
-    """The files that an earlier report names as its own; none where there is no report of this schema.
+    """The files that an earlier report lists as its own; none if there is no report with this schema.
 
-    A file that is there and is none is named in a warning, with the field that is wrong.
+    If the file is not a valid report, a warning names the invalid field.
     """
     try:
         document = parse(read_input(path, MAX_BYTES))

@@ -1,7 +1,7 @@
 """How robust networks are: accuracy under attack with its interval, and paired tests between networks.
 
-Fitted on nothing, chosen on nothing: every image is attacked and answered once at each setting. The attacks see the
-true classes and the very network that they attack (white-box).
+Nothing is fitted or chosen: every image is attacked and classified once per setting. The attacks are white-box: they
+know the true classes and use the attacked network itself.
 """
 
 from __future__ import annotations
@@ -52,12 +52,11 @@ def evaluate_robustness(
     Parameters
     ----------
     models : sequence of str, Path or (Network, Card)
-        Names as `load_model` takes them, or what it gave.
+        Names accepted by `load_model`, or its return values.
     source : ImageSource
-        The images, each with a class that every network knows. They are resized as each network takes them, and then
-        attacked.
+        The images, each with a class that every network knows. They are attacked after each network's resizing.
     config : RobustnessConfig, optional
-        Everything at its default without it.
+        The settings; all defaults if omitted.
     progress : bool, default=False
         Show a progress bar on stderr.
 
@@ -68,7 +67,7 @@ def evaluate_robustness(
     Raises
     ------
     ArgumentError, UnknownNameError, WeightsError, DataError, BackendError, DeviceError
-        For models, classes and settings that cannot be used; nothing is computed before all are checked.
+        For unusable models, classes or settings; all are checked before anything is computed.
     """
     from l2a_transfer.devices import choose_device
 
@@ -143,7 +142,7 @@ def _row(model: str, setting: Setting, right: NDArray[np.bool_]) -> RobustnessRo
 def _comparisons(
     found: dict[str, Attacked], reference: str, data: str, population: str, *, seed: int
 ) -> tuple[RobustnessComparison, ...]:
-    """Each other network against the reference at every setting but the noise, which is a control."""
+    """Compare each other network with the reference at every setting except noise, which is a control."""
     others = [name for name in found if name != reference]
     wanted = [setting for setting in found[reference].right if setting[0] != NOISE]
     size = len(others) * len(wanted)
@@ -152,7 +151,7 @@ def _comparisons(
     for other in others:
         for attack, epsilon in wanted:
             a, b = found[other].right[attack, epsilon], found[reference].right[attack, epsilon]
-            # One stratum, so that every image weighs the same and the permutation test is McNemar's.
+            # One stratum: every image has the same weight, and the permutation test is McNemar's.
             test = paired_test(np.zeros(len(a), dtype=np.int32), a, b, rng=rng)
             adjusted, interval = (
                 statistics.bonferroni(test.p, size),
@@ -203,10 +202,10 @@ def setting_name(attack: str, epsilon: float) -> str:
 
 
 def masking_warnings(rows: Sequence[RobustnessRow], flat: dict[str, int]) -> Iterator[str]:
-    """Sentences on signs that gradients are masked, so that an attack by gradients says too little.
+    """Warnings about signs that gradients are masked, so that attacks by gradients are too weak.
 
-    PGD, which begins anywhere and takes many steps, must find at least as many errors as FGSM. An attack must find at
-    least as many as noise of its size, and as the same attack at a smaller ε. Every image must have a gradient.
+    PGD, with random starts and many steps, must find at least as many errors as FGSM. An attack must find at least as
+    many as noise of its size and as the same attack at a smaller ε. Every image must have a nonzero gradient.
     """
     accuracy = {(row.model, row.attack, row.epsilon): row.accuracy for row in rows}
     for (model, attack, epsilon), value in accuracy.items():

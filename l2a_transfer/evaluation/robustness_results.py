@@ -1,4 +1,4 @@
-"""What an evaluation of robustness is asked and what it answers, and the schema of `robustness.json`."""
+"""Settings and results of a robustness evaluation, and the schema of `robustness.json`."""
 
 from __future__ import annotations
 
@@ -35,31 +35,31 @@ SCHEMA = "l2a-robustness/1"
 
 @dataclass(frozen=True)
 class RobustnessConfig:
-    """What is measured, and how.
+    """The settings of a robustness evaluation.
 
     Parameters
     ----------
     epsilon : sequence of float, default=(1, 2, 4)
-        The largest changes of a pixel, in 1/255, put in rising order.
+        The largest changes of a pixel, in 1/255; they are sorted.
     attack : sequence of str, default=("fgsm", "pgd")
-        The attacks. Noise of the same size is always measured beside them.
+        The attacks. Noise of the same size is always measured too.
     steps : int, default=10
         Gradient steps of PGD.
     step : float, optional
-        The length of each, in 1/255; `2.5 ε / steps` by default.
+        Step size, in 1/255; `2.5 ε / steps` by default.
     seed : int, default=0
-        Of PGD's random starts, the noise, and untrained weights.
+        Random seed of PGD's starts, the noise and untrained weights.
     reference : str, optional
-        The network that each other one is compared with; the first by default.
+        The network that all others are compared with; the first by default.
     batch_size : int, default=64
-        Images at a time, which changes the last bits only.
+        Images per batch; it affects only the last bits of results.
     device : {"auto", "cpu", "cuda"}, default="auto"
-        Where the networks compute.
+        Device of the networks.
 
     Raises
     ------
     UnknownNameError, ArgumentError
-        For names that do not exist and numbers out of range.
+        For unknown names and numbers out of range.
     """
 
     epsilon: tuple[float, ...] = (1.0, 2.0, 4.0)
@@ -81,14 +81,14 @@ class RobustnessConfig:
         self.attacks()
 
     def attacks(self) -> AttackConfig:
-        """What the attacks take. Raises: ArgumentError."""
+        """Settings for the attack functions. Raises: ArgumentError."""
         return AttackConfig(self.steps, self.step, self.seed)
 
 
 @dataclass(frozen=True)
 class RobustnessRow:
-    """One network at one setting: `right` of `n` images, as a share with Wilson's 95 % interval. `epsilon` is in 1/255;
-    `attack` is "clean" with ε = 0, "fgsm", "pgd", or the control "noise"."""
+    """One network at one setting: `right` of `n` images, the share with its 95 % Wilson interval. `epsilon` is in
+    1/255; `attack` is "clean" with ε = 0, "fgsm", "pgd", or the control "noise"."""
 
     model: str
     attack: str
@@ -101,11 +101,11 @@ class RobustnessRow:
 
 @dataclass(frozen=True)
 class RobustnessComparison:
-    """Accuracy of `a` minus that of `b` on the same images, each attacked for itself.
+    """Accuracy of `a` minus that of `b` on the same images, attacked separately for each network.
 
     `p`: the larger of McNemar's exact p and the score test's. `p_adjusted` and `ci95_simultaneous` are adjusted for all
-    `comparisons` of the report (Bonferroni); the interval excludes 0 exactly where `p_adjusted` is below 0.05.
-    `only_a`, `only_b`: the images that one network alone answers rightly.
+    `comparisons` of the report (Bonferroni); the interval excludes 0 if and only if `p_adjusted` is below 0.05.
+    `only_a`, `only_b`: the images that only one network classifies correctly.
     """
 
     a: str
@@ -125,9 +125,10 @@ class RobustnessComparison:
 
 @dataclass(frozen=True)
 class RobustnessResults:
-    """`models` describes the networks, `run` versions, commit and device, `data` the images. `flat`: network → images
-    whose gradient is 0 in every pixel. `warnings`: signs that gradients are masked. `right`: (model, attack, ε) →
-    whether each image, in the order of `images`, is answered rightly."""
+    """Results of a robustness evaluation. `models` describes the networks, `data` the images; `run` has versions,
+    commit and device. `flat`: network → number of images with a gradient of 0 in every pixel. `warnings`: signs that
+    gradients are masked. `right`: (model, attack, ε) → whether each image, in the order of `images`, is classified
+    correctly."""
 
     config: RobustnessConfig
     models: tuple[dict[str, Any], ...]
@@ -141,7 +142,7 @@ class RobustnessResults:
     right: dict[tuple[str, str, float], NDArray[np.bool_]] = field(repr=False)
 
     def document(self) -> dict[str, Any]:
-        """The JSON document of schema `l2a-robustness/1`; answers are one character an image, 1 where it is right."""
+        """The JSON document of schema `l2a-robustness/1`; answers are one character per image, 1 if it is right."""
         return {
             "schema": SCHEMA,
             "config": {name: _plain(value) for name, value in vars(self.config).items()},
@@ -166,7 +167,7 @@ class RobustnessResults:
 
 
 def _plain(value: Any) -> Any:
-    """Tuples as the lists that JSON has."""
+    """Tuples as lists, as in JSON."""
     return list(value) if isinstance(value, tuple) else value
 
 
@@ -180,7 +181,7 @@ EPSILON = Kind("a number between 0 and 255", lambda value: NUMBER.holds(value) a
 NAME = text(4096)
 ANSWERS = Kind("text of 0 and 1", lambda value: isinstance(value, str) and not set(value) - {"0", "1"})
 RUN = {"versions": table(others=NAME), "commit": either(NAME, NOTHING), "device": NAME}
-"""What every file of results says of its run; see `tested.run_facts`."""
+"""Facts about the run in every results file; see `tested.run_facts`."""
 MODEL = table(
     {"name": NAME, "weights_sha256": NAME, "architecture": NAME, "untrained": FLAG, "side": integer(1)},
 )
@@ -247,7 +248,7 @@ def read_robustness(path: str | Path) -> dict[str, Any]:
     Raises
     ------
     EvaluationError
-        For a file that cannot be read, and for one that is none, naming the field that is wrong.
+        If the file cannot be read or does not match the schema; the message names the invalid field.
     """
     return read_checked(path, DOCUMENT, "robustness")
 
@@ -262,5 +263,5 @@ def read_checked(path: str | Path, kind: Kind, name: str) -> dict[str, Any]:
     except OSError as error:
         raise EvaluationError(f"{path}: cannot be read: {error.strerror or error}", "name another file") from error
     except ValueError as error:
-        raise EvaluationError(f"{path}: no {name} results of this program: {error}", "name another file") from error
+        raise EvaluationError(f"{path}: not {name} results of this program: {error}", "name another file") from error
     return document

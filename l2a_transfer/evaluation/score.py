@@ -1,16 +1,16 @@
-"""Score intervals of a mean over classes: Wilson's, for classes of any size, without a class of no spread.
+"""Score intervals of a mean over classes: Wilson's interval for classes of any size, even if a class has no spread.
 
-R replicates (one, outside of simulations), K classes, J outcomes of a test image. An outcome is worth `values` (J,):
-1 and 0 for right and wrong; 1, −1 and 0 for an image that only the first model, only the second, or both or neither
-get right. The mean over classes of the mean outcome is what is estimated: mean class accuracy, or a difference of two.
+R replicates (one, outside of simulations), K classes, J outcomes of a test image. An outcome has a value in `values`
+(J,): 1 and 0 for right and wrong; 1, −1 and 0 if only the first model, only the second, or both or neither are right.
+The estimate is the mean over classes of the mean outcome: mean class accuracy, or a difference of two.
 
-"The mean is θ" is tested by the score statistic (θ̂ − θ) / sqrt(V(θ)), and the interval is every θ that this does not
-reject (Wilson 1927; Miettinen and Nurminen 1985; Tango 1998). V(θ) = Σ_k Var_k / n_k / K², with Var_k from the outcome
-shares that are the likeliest ones where the mean is θ: share_j = count_j / (ν_k − μ value_j), ν_k so that they add up
-to 1, and μ, common to all classes, so that the mean is θ. With few images a class, shares that are fitted class by
-class would make V too small, and a class in which all images are right would have none; so each class also gets
-`PSEUDO` images with the outcomes of all classes together (Agresti and Coull 1998 add as many). With one class of two
-outcomes this is Wilson's interval exactly.
+"The mean is θ" is tested with the score statistic (θ̂ − θ) / sqrt(V(θ)), and the interval contains every θ that is not
+rejected (Wilson 1927; Miettinen and Nurminen 1985; Tango 1998). V(θ) = Σ_k Var_k / n_k / K², with Var_k from the
+maximum likelihood outcome shares under mean θ: share_j = count_j / (ν_k − μ value_j), with ν_k such that they sum to 1,
+and μ, common to all classes, such that the mean is θ. With few images per class, shares fitted class by class would
+make V too small, and a class in which all images are right would have zero variance; so each class also gets `PSEUDO`
+images with the outcomes of all classes together (Agresti and Coull 1998 add as many). For a single class with two
+outcomes, this is exactly Wilson's interval.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ from scipy.special import ndtri
 Array = NDArray[np.float64]
 
 PSEUDO = 4.0
-"""Images that each class gets from all classes together."""
+"""How many pseudo-images each class gets, with the outcomes of all classes together."""
 PRIOR = 0.5
-"""Images that are spread evenly over the outcomes, so that no outcome is impossible."""
+"""How many images are spread evenly over the outcomes, so that no outcome is impossible."""
 STEPS = 46
-"""Of the bisection; Newton's method takes fewer."""
+"""Bisection steps; Newton's method takes fewer."""
 LARGEST = 1e8
-"""Of |μ| in units of the largest class; there the mean is within about 1e-8 of its bound."""
+"""Upper limit of |μ| in units of the largest class; there the mean is within about 1e-8 of its bound."""
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ class Outcomes:
         return estimate
 
     def statistic(self, value: float) -> Array:
-        """(R,): the score statistic of "the mean is `value`"; standard normal where it is."""
+        """(R,): the score statistic of "the mean is `value`"; standard normal if that is true."""
         shrunk = self._shrunk()
 
         def above(mu: Array) -> NDArray[np.bool_]:
@@ -60,9 +60,9 @@ class Outcomes:
         return statistic
 
     def interval(self, confidence: float) -> tuple[Array, Array]:
-        """(R,) and (R,): the lowest and the highest mean that the score test does not reject."""
+        """(R,) and (R,): the lowest and highest mean that the score test does not reject."""
         z = float(ndtri((1 + confidence) / 2))
-        # Both bounds in one search: the low one of every replicate, then the high one.
+        # Both bounds in one search: the lower ones of all replicates, then the upper ones.
         shrunk, estimate = np.tile(self._shrunk(), (2, 1, 1)), np.tile(self.estimate, 2)
         side = np.repeat([-1.0, 1.0], len(self.counts))
 
@@ -73,22 +73,22 @@ class Outcomes:
         low, high = np.split(self._moments(shrunk, self._root(beyond, replicates=2))[0], 2)
         estimate = self.estimate
         least, most = float(self.values.min()), float(self.values.max())
-        tiny = 1e-9  # an estimate at its bound cannot be passed
+        tiny = 1e-9  # no mean lies beyond an estimate at its bound
         low, high = np.minimum(low, estimate), np.maximum(high, estimate)
         return np.where(low < least + tiny, least, low), np.where(high > most - tiny, most, high)
 
     def _shrunk(self) -> Array:
-        """(R, K, J): the counts with the pseudo-images."""
+        """(R, K, J): the counts including the pseudo-images."""
         total = self.counts.sum(axis=1, keepdims=True) + PRIOR / len(self.values)  # (R, 1, J)
         shrunk: Array = self.counts + PSEUDO * total / total.sum(axis=2, keepdims=True)
         return shrunk
 
     def _moments(self, shrunk: Array, mu: Array) -> tuple[Array, Array]:
-        """Mean (R,) and V (R,) where the classes' shares are moved by `mu` (R,)."""
+        """Mean (R,) and V (R,) if the shares of the classes are shifted by `mu` (R,)."""
         moved = mu[:, None, None] * self.values
-        gap = moved.max(axis=2, keepdims=True) - moved  # (R, 1, J), 0 for the outcome that is favoured
-        # Σ_j count_j / (η + gap_j) = 1 with η = ν − max(μ value): convex and falling, so that Newton's method from the
-        # left only rises.
+        gap = moved.max(axis=2, keepdims=True) - moved  # (R, 1, J), 0 for the favoured outcome
+        # Σ_j count_j / (η + gap_j) = 1 with η = ν − max(μ value): convex and decreasing, so Newton's method from the
+        # left increases monotonically.
         eta = (shrunk - gap).max(axis=2, keepdims=True)  # (R, K, 1)
         for _ in range(STEPS):
             share = shrunk / (eta + gap)
@@ -104,7 +104,7 @@ class Outcomes:
         return mean.mean(axis=1), (variance / rows).sum(axis=1) / K**2
 
     def _root(self, passed: Callable[[Array], NDArray[np.bool_]], *, replicates: int = 1) -> Array:
-        """(R · `replicates`,): the μ from which on `passed(μ)` holds; bisects x, μ = size · x / (1 − |x|)."""
+        """(R · `replicates`,): the smallest μ for which `passed(μ)` holds; bisects x, with μ = size · x / (1 − |x|)."""
         size = np.tile(self.counts.sum(axis=2).max(axis=1), replicates)
         high = np.full(len(size), LARGEST / (1 + LARGEST))
         low = -high

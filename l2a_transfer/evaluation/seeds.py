@@ -1,4 +1,4 @@
-"""Mean and spread over the training seeds of an architecture: a row of the tables, below those of its weight files."""
+"""Mean and spread over the training seeds of an architecture: a row in the tables, below those of its weight files."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from l2a_transfer.evaluation.probes.registry import SVM
 
 @dataclass(frozen=True)
 class SeedSummary:
-    """One architecture, recipe and view on one data set by one probe, over two training seeds or more. Rows of one
+    """One architecture, recipe and view on one data set with one probe, over at least two training seeds. Rows of one
     seed are averaged.
 
-    `labels`: its rows, and `file_digests` the SHA-256 of their files. `recipe_sha256`: the digest of what its seeds
-    share, the same on every data set. `seeds`: the training seeds, and `values` the mean class accuracy of each. Means
-    and sample standard deviations (n − 1) are fractions.
+    `labels`: of its rows; `file_digests`: SHA-256 of their files. `recipe_sha256`: the digest of what its seeds share,
+    the same on every data set. `seeds`: the training seeds; `values`: the mean class accuracy of each. Means and sample
+    standard deviations (n − 1) are fractions.
     """
 
     name: str
@@ -41,8 +41,8 @@ class SeedSummary:
 
 
 def summaries(answers: Sequence[Answers], measured: Sequence[tuple[float, float, float]]) -> tuple[SeedSummary, ...]:
-    """One for each architecture with several seeds at a place. `measured`: of each of the answers,
-    mean class accuracy, accuracy and macro-F1."""
+    """One summary per architecture with several seeds at a place. `measured`: mean class accuracy, accuracy and
+    macro-F1 of each of the answers."""
     values = {id(a): own for a, own in zip(answers, measured, strict=True)}
     sources = [a.source for a in answers]
     found = []

@@ -1,4 +1,4 @@
-"""What a notebook shows of a row of the results."""
+"""A row of the results as shown in a notebook."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from l2a_transfer.evaluation.probes.registry import SVM
 
 
 def row_cells(row: Any) -> tuple[str, str, str, str, str, str, int, int]:
-    """What the table of a notebook has of an `EvalRow`."""
+    """The cells of an `EvalRow` in the notebook table."""
     low, high = row.mean_class_accuracy_ci95
     return (
         row.data,

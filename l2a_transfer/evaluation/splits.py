@@ -1,4 +1,4 @@
-"""A split of one feature file, the rows that it is made of, and the checks that they pass."""
+"""A split of one feature file, its rows, and the checks on them."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from l2a_transfer.wording import are, counted
 Indices = NDArray[np.intp]
 
 CHECK_NUMBERS = 1 << 22
-"""Numbers that are read at a time to see whether they are finite."""
+"""How many numbers are checked at a time for being finite."""
 
 
 class LabelledRows(Protocol):
-    """What is known of rows without their features: `labels` (N,) int32, `ids` N names, `split` (N,) uint8."""
+    """Rows without their features: `labels` (N,) int32, `ids` N names, `split` (N,) uint8."""
 
     @property
     def path(self) -> Path: ...
@@ -37,8 +37,8 @@ class LabelledRows(Protocol):
 
 
 class Labelled(LabelledRows, Protocol):
-    """What is split: a feature file in memory or on disk, or domains of several. `features` (N, D) are indexed by
-    row."""
+    """What can be split: a feature file in memory or on disk, or domains of several files. `features` (N, D) are
+    indexed by row."""
 
     @property
     def features(self) -> Any: ...
@@ -46,7 +46,7 @@ class Labelled(LabelledRows, Protocol):
 
 @dataclass(frozen=True)
 class Split:
-    """Rows of one feature file to fit and choose on, and rows to test on.
+    """Rows of one feature file for fitting and choosing C, and rows for testing.
 
     Parameters
     ----------
@@ -55,18 +55,18 @@ class Split:
     draw : int
         Number of the draw, from 0.
     seed : int or None
-        Random seed; None where nothing was drawn.
+        Random seed; None if nothing was drawn.
     sha256 : str
         Digest of the ids and class names of both parts: the same for every file of the data set, whatever the order
         of its rows.
     train, test : tuple of int
-        Indices of rows, in rising order.
+        Indices of rows, in ascending order.
     shots : int or None
-        Training images a class, where the protocol has them.
+        Training images per class, if the protocol has them.
     shared : float
-        Correlation of two draws, estimated by the share of images that they have in common.
+        Correlation of two draws, estimated by the share of common images.
     by_domain : bool
-        Whether C is chosen by holding out one domain of the training rows after the other.
+        Whether C is chosen by holding out one training domain after the other.
     """
 
     data: str
@@ -86,13 +86,13 @@ class Split:
 
 
 def check_folds(features: LabelledRows, split: Split, folds: int) -> None:
-    """Raises: EvaluationError where a class has fewer training rows than there are folds, naming the classes."""
+    """Raises: EvaluationError if a class has fewer training rows than there are folds; it names the classes."""
     labels = features.labels[list(split.train)]
     counts = np.bincount(labels, minlength=len(features.meta.classes))
     few = [f"{features.meta.classes[k]!r} ({counts[k]})" for k in np.flatnonzero((counts > 0) & (counts < folds))]
     if few:
         raise EvaluationError(
-            f"{features.path}: {folds} folds need {folds} training images of each class; fewer in {listed(few)}",
+            f"{features.path}: {folds} folds need {folds} training images of each class; too few in {listed(few)}",
             f"use `folds={max(2, int(counts[counts > 0].min()))}` or more images",
         )
 
@@ -109,7 +109,7 @@ def make_split(
     shared: float = 0.0,
     by_domain: bool = False,
 ) -> Split:
-    """The split of these rows; `seed` is None where nothing was drawn."""
+    """The split into these rows; `seed` is None if nothing was drawn."""
     digest = hashlib.sha256()
     for part, rows in (("train", train), ("test", test)):
         digest.update(f"{part} {len(rows)}\n".encode())
@@ -120,7 +120,7 @@ def make_split(
 
 
 def members_of(features: LabelledRows, rows: Indices) -> dict[str, list[int]]:
-    """Class name → its rows in the order of their ids; classes in the order of their names."""
+    """Class name → its rows in the order of their ids; classes sorted by name."""
     names = features.meta.classes
     members: dict[str, list[int]] = {}
     for row in sorted(rows.tolist(), key=lambda row: features.ids[row]):
@@ -129,7 +129,8 @@ def members_of(features: LabelledRows, rows: Indices) -> dict[str, list[int]]:
 
 
 def check_parts(features: Labelled, train: Indices, test: Indices) -> None:
-    """Raises: EvaluationError for rows that are unlabelled, not finite, of one class, or of a class never seen."""
+    """Raises: EvaluationError for rows that are unlabelled or not finite, a single class, or a test class without
+    training rows."""
     rows = np.sort(np.concatenate([train, test]))
     check_labels(features, rows)
     check_finite(features, rows)
@@ -138,12 +139,12 @@ def check_parts(features: Labelled, train: Indices, test: Indices) -> None:
     if len(seen) < 2:
         raise EvaluationError(
             f"{features.path}: an SVM needs at least two classes to train on, got only {names[seen[0]]!r}; "
-            "extract a set with one folder a class"
+            "extract a data set with one folder per class"
         )
     unseen = [repr(names[k]) for k in np.setdiff1d(tested, seen)]
     if unseen:
         raise EvaluationError(
-            f"{features.path}: no training image of {listed(unseen)}, which the test rows hold",
+            f"{features.path}: no training images of {listed(unseen)}, which the test rows contain",
             "extract all of the training split, or use `protocol='stratified'`",
         )
 
@@ -155,17 +156,17 @@ def check_labels(features: LabelledRows, rows: Indices) -> None:
         raise EvaluationError(
             f"{features.path}: {len(missing)} of {counted(len(rows), 'image')} of {features.meta.data} "
             f"{are(len(missing))} unlabelled (label -1), the first is {features.ids[missing[0]]!r}; an SVM needs "
-            "labels: extract a folder with one sub-folder a class"
+            "labels: extract a folder with one sub-folder per class"
         )
     if len(labels) and labels.max() >= known:
         raise EvaluationError(
-            f"{features.path}: label {labels.max()} where there {are(known)} {counted(known, 'class', 'classes')}; "
+            f"{features.path}: label {labels.max()}, but there {are(known)} only {counted(known, 'class', 'classes')}; "
             "extract again"
         )
 
 
 def check_finite(features: Labelled, rows: Indices) -> None:
-    """Raises: EvaluationError where a feature of these rows is not finite."""
+    """Raises: EvaluationError if a feature of these rows is not finite."""
     step = max(1, CHECK_NUMBERS // features.features.shape[1])
     finite = np.concatenate(
         [np.isfinite(features.features[rows[k : k + step]]).all(axis=1) for k in range(0, len(rows), step)]
@@ -181,5 +182,5 @@ def check_finite(features: Labelled, rows: Indices) -> None:
 
 
 def listed(names: list[str], most: int = 5) -> str:
-    """The first names, and how many more there are."""
+    """The first names, and the number of the others."""
     return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")

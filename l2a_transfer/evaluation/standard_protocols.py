@@ -1,4 +1,4 @@
-"""The package's own protocols: official, caltech-30, low-shot and stratified."""
+"""The built-in protocols: official, caltech-30, low-shot and stratified."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def caltech_30(features: Labelled, request: Request) -> tuple[list[Split], Notes
 def low_shot(features: Labelled, request: Request) -> tuple[list[Split], Notes]:
     """k training images per class, nested over k within a draw; all draws share the test images.
 
-    Tested on the set's own test split where it has one, else on a stratified part drawn once.
+    Tested on the set's own test split if it has one, otherwise on a stratified part drawn once.
     """
     rows, notes = _usable(features, with_background=False)
     draws, seed, shots = request.draws, request.seed, list(request.shots)
@@ -93,8 +93,8 @@ def low_shot(features: Labelled, request: Request) -> tuple[list[Split], Notes]:
     kept = [k for k in shots if 1 <= k <= smallest]
     if not kept:
         raise EvaluationError(
-            f"{features.path}: low-shot needs {counted(shots[0], 'training image')} of each class, the smallest has "
-            f"{smallest}",
+            f"{features.path}: low-shot needs {counted(shots[0], 'training image')} of each class, "
+            f"but the smallest has {smallest}",
             "choose a smaller number of `shots`",
         )
     more = [where]
@@ -107,7 +107,7 @@ def low_shot(features: Labelled, request: Request) -> tuple[list[Split], Notes]:
         shuffled = [[own[i] for i in rng.permutation(len(own))] for own in members.values()]
         for k in kept:
             train = np.sort(np.array([row for own in shuffled for row in own[:k]], dtype=np.intp))
-            # Two draws of k out of n have k²/n in common on average, the share k/n.
+            # Two draws of k out of n have k²/n images in common on average, a share of k/n.
             shared = min(0.95, float(np.mean([k / len(own) for own in members.values()])))
             found.append(make_split(features, "low-shot", draw, seed, train, np.sort(test), shots=k, shared=shared))
     return sorted(found, key=lambda split: (split.shots or 0, split.draw)), (*notes, *more)
@@ -131,7 +131,7 @@ def _drawn(features: Labelled, rows: Indices, protocol: str, request: Request) -
 
 
 def _usable(features: Labelled, *, with_background: bool) -> tuple[Indices, tuple[str, ...]]:
-    """All rows that a drawn protocol uses; the background class is left out where `with_background` is False."""
+    """All rows that a random protocol uses; the background class is left out if `with_background` is False."""
     classes, notes = features.meta.classes, []
     dropped = [] if with_background else [k for k, name in enumerate(classes) if name.lower() in BACKGROUND]
     rows = np.flatnonzero(~np.isin(features.labels, dropped))
@@ -146,15 +146,15 @@ def _usable(features: Labelled, *, with_background: bool) -> tuple[Indices, tupl
 def draw_rows(
     features: LabelledRows, rows: Indices, protocol: str, rng: np.random.Generator
 ) -> tuple[Indices, Indices]:
-    """One draw, class by class in the order of their names, each class's images in the order of their ids."""
+    """One draw, class by class in name order, with the images of a class in id order."""
     check_labels(features, rows)
     least = CALTECH_TRAIN + 1 if protocol == "caltech-30" else 2
     members = members_of(features, rows)
     few = [f"{name!r} ({len(found)})" for name, found in members.items() if len(found) < least]
     if few:
         raise EvaluationError(
-            f"{features.path}: {protocol} needs at least {least} images of each class; fewer in {listed(few)}",
-            "use `protocol='stratified'`, or leave these classes out" if least > 2 else "add images or leave it out",
+            f"{features.path}: {protocol} needs at least {least} images of each class; too few in {listed(few)}",
+            "use `protocol='stratified'`, or leave these classes out" if least > 2 else "add images or omit it",
         )
     train: list[int] = []
     test: list[int] = []

@@ -1,4 +1,4 @@
-"""Accuracies and their 95 % intervals: over test rows, over draws that overlap, over training seeds."""
+"""Accuracies and their 95 % intervals: over test rows, over overlapping draws, over training seeds."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from l2a_transfer.evaluation.score import PSEUDO, Outcomes
 CONFIDENCE = 0.95
 RIGHT_OR_WRONG = np.array([1.0, 0.0])
 FEW_IMAGES = 10
-"""Test images of a class below which the little that is known of it is said."""
+"""Below this number of test images of a class, a warning says that little is known of it."""
 NO_SPREAD = 1e-10
-"""A standard deviation of accuracies below which they are equal but for rounding."""
+"""Standard deviation of accuracies below which they are considered equal."""
 
 
 @dataclass(frozen=True)
 class Interval:
-    """A value and its interval: fractions between 0 and 1, or between −1 and 1 where it is a difference."""
+    """A value and its interval: fractions between 0 and 1, or between −1 and 1 for a difference."""
 
     value: float
     low: float
@@ -36,7 +36,7 @@ def accuracy(confusion: Confusion) -> float:
 
 
 def mean_class_accuracy(confusion: Confusion) -> float:
-    """Mean over classes of the share of their rows that are right; classes without a row do not count."""
+    """Mean over classes of the share of their rows that are right; classes without rows are ignored."""
     rows = confusion.tested  # (K,)
     return float(np.mean(confusion.right[rows > 0] / rows[rows > 0]))
 
@@ -59,7 +59,7 @@ def share_interval(right: int, rows: int) -> Interval:
 
 
 def mean_class_accuracy_interval(confusion: Confusion) -> Interval:
-    """Mean class accuracy with the score interval over test rows, each class keeping its number of rows."""
+    """Mean class accuracy with the score interval over test rows, for fixed numbers of rows per class."""
     rows = confusion.tested  # (K,)
     right, rows = confusion.right[rows > 0], rows[rows > 0]
     return _score_interval(np.stack([right, rows - right], axis=1).astype(np.float64))
@@ -73,7 +73,7 @@ def _score_interval(counts: NDArray[np.float64]) -> Interval:
 
 
 def macro_f1(confusion: Confusion) -> float:
-    """Mean over classes of 2·TP / (2·TP + FP + FN); classes that are neither true nor predicted do not count."""
+    """Mean over classes of 2·TP / (2·TP + FP + FN); classes neither true nor predicted are ignored."""
     right, truth, predicted = confusion.right, confusion.tested, confusion.answered
     there = truth + predicted > 0
     return float(np.mean(2 * right[there] / (truth + predicted)[there]))
@@ -105,7 +105,7 @@ def top_k(scores: NDArray[np.float64], truth: NDArray[np.int32], k: int) -> NDAr
 
 @dataclass(frozen=True)
 class StudentT:
-    """A mean with its standard error and degrees of freedom: two-sided p of "it is 0", and the interval that agrees."""
+    """A mean with its standard error and degrees of freedom: two-sided p of "it is 0", and the matching interval."""
 
     difference: float
     error: float
@@ -122,11 +122,11 @@ class StudentT:
 
 @dataclass(frozen=True)
 class OverDraws:
-    """A mean over draws by two tests, of which the larger p and the wider interval count: the corrected t of its
-    `draws`, and the score test over their test `images`.
+    """A mean over draws with two tests: the corrected t over its `draws`, and the score test over their test `images`.
+    The larger p and the wider interval are used.
 
-    A few draws of a few images can agree by chance, most of all where they test the same images; then the t alone would
-    be far too sure.
+    A few draws of a few images can agree by chance, above all if they share test images; the t alone would then be far
+    too optimistic.
     """
 
     draws: StudentT
@@ -154,11 +154,12 @@ def pooled(
     draws: int,
     shared: float,
 ) -> Outcomes:
-    """Outcomes of all draws together, `counts` (K, J), as of fewer test images; the estimate is the mean over draws.
+    """Outcomes of all draws together, `counts` (K, J), scaled down to fewer test images; the estimate is the mean over
+    draws.
 
-    A class counts as the `different` (K,) test images that it has in all draws. With fewer than `FEW_IMAGES` a draw it
-    counts as n / (1/J + ρ/(1 − ρ)) at most, as the corrected t has it: its images are all answered from nearly the same
-    few training images, and stand and fall together.
+    A class counts as the `different` (K,) test images that it has in all draws. With fewer than `FEW_IMAGES` per draw,
+    it counts as at most n / (1/J + ρ/(1 − ρ)), as in the corrected t: all its images are classified from nearly the
+    same few training images, so their results are correlated.
     """
     tested = counts.sum(axis=1)  # (K,)
     kept = tested > 0
@@ -170,7 +171,7 @@ def pooled(
 
 
 def _correction(draws: int, shared: float) -> float:
-    """What the variance of one draw is multiplied by for that of the mean."""
+    """Factor from the variance of one draw to that of the mean."""
     return 1 / draws + shared / (1 - shared)
 
 
@@ -178,8 +179,8 @@ def corrected_resampled_t(values: Sequence[float], *, shared: float) -> StudentT
     """Mean over draws by the corrected resampled t [1]_.
 
     The squared error is (1/J + ρ/(1 − ρ)) · s², with s² the sample variance of the J draws. Draws are correlated
-    because they share images, so that s²/J alone would be too small. Where all images are dealt into n_train and
-    n_test, ρ = n_test/(n_train + n_test) gives n_test/n_train, as in the paper.
+    because they share images, so s²/J alone would be too small. If all images are divided into n_train and n_test, ρ =
+    n_test/(n_train + n_test) gives n_test/n_train, as in the paper.
 
     Parameters
     ----------
@@ -191,12 +192,12 @@ def corrected_resampled_t(values: Sequence[float], *, shared: float) -> StudentT
     Returns
     -------
     StudentT or None
-        None where all draws are equal: a few draws without spread say nothing of how large it is.
+        None if all draws are equal, because the spread cannot be estimated.
 
     Raises
     ------
     ValueError
-        If there are fewer than two draws, or for another `shared`.
+        If there are fewer than two draws, or if `shared` is out of range.
 
     References
     ----------
@@ -220,14 +221,14 @@ def corrected_resampled_t(values: Sequence[float], *, shared: float) -> StudentT
 
 
 def over_draws(values: Sequence[float], images: Outcomes, *, shared: float) -> OverDraws | None:
-    """The mean of `values` over draws; None as `corrected_resampled_t`."""
+    """The mean of `values` over draws; None as in `corrected_resampled_t`."""
     found = corrected_resampled_t(values, shared=shared)
     return None if found is None else OverDraws(found, images)
 
 
 def interval_over_draws(values: Sequence[float], images: Outcomes, *, shared: float) -> Interval:
-    """The mean of accuracies over draws with the wider one of two intervals, cut at 0 and 1; of draws without spread,
-    the one over their test images."""
+    """The mean of accuracies over draws with the wider of two intervals, clipped to [0, 1]; without spread between
+    draws, the interval over their test images."""
     mean = float(np.mean(values))
     found = over_draws(values, images, shared=shared)
     low, high = found.interval(CONFIDENCE) if found else (float(end[0]) for end in images.interval(CONFIDENCE))
@@ -237,10 +238,10 @@ def interval_over_draws(values: Sequence[float], images: Outcomes, *, shared: fl
 def over_seeds(
     a: Sequence[float], b: Sequence[float], *, images: float, freedom: float, fixed: bool = False
 ) -> StudentT | None:
-    """Difference of the means of two architectures' training seeds, with two sources of error added up.
+    """Difference of two architectures' means over training seeds, with the sum of two sources of error.
 
-    Seeds: s_a²/n_a + s_b²/n_b, as Welch's t has it [1]_. Images: the error of the same difference over test images.
-    The degrees of freedom of the sum are Welch and Satterthwaite's.
+    Seeds: s_a²/n_a + s_b²/n_b, as in Welch's t [1]_. Images: the error of the same difference over test images. The
+    degrees of freedom of the sum are from Welch and Satterthwaite.
 
     Parameters
     ----------
@@ -251,12 +252,12 @@ def over_seeds(
     freedom : float
         Degrees of freedom of `images`.
     fixed : bool
-        b is no sample of seeds, and has no part in their error.
+        Whether b is not a sample of seeds and does not contribute to their error.
 
     Returns
     -------
     StudentT or None
-        None where the seeds of a side do not differ: that says nothing of how much they do.
+        None if the seeds of a side do not differ, because their spread cannot be estimated.
 
     Raises
     ------
@@ -277,11 +278,11 @@ def over_seeds(
 def contrast_over_seeds(
     sides: Sequence[tuple[float, Sequence[float]]], *, images: float, freedom: float
 ) -> StudentT | None:
-    """Σ weight · mean over (weight, values of its training seeds) of each side, with the errors that `over_seeds` adds.
+    """Σ weight · mean over (weight, values of its training seeds) of each side, with the two errors of `over_seeds`.
 
-    A side of one value is no sample of seeds, and has no part in the seeds' error. None where the seeds of a side of
-    several do not differ, and where nothing is left that could err. By hand, because `scipy.stats.ttest_ind` adds the
-    errors of two samples, and has no place for a third, which is that of the test images, or for weights.
+    A side with one value is not a sample of seeds and does not contribute to their error. None if the seeds of a side
+    with several do not differ, or if no source of error is left. `scipy.stats.ttest_ind` is not used because it has no
+    place for weights or for a third error, that of the test images.
     """
     samples = [(weight, side) for weight, side in sides if len(side) > 1]
     spreads = [float(np.std(side, ddof=1)) for _, side in samples]
@@ -297,7 +298,7 @@ def contrast_over_seeds(
 def images_error(truth: NDArray[np.int32], difference: NDArray[np.float64]) -> tuple[float, float]:
     """Standard error over test images of the mean over classes of `difference` (N,), and its degrees of freedom N − 1.
 
-    Taken around 0 and with `PSEUDO` images of all classes together in each class, so that it errs upward.
+    Computed around 0 and with `PSEUDO` images of all classes together in each class, so it is rather too large.
     """
     classes, index = np.unique(truth, return_inverse=True)
     rows = np.bincount(index)  # (K,)

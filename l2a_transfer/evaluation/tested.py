@@ -1,4 +1,4 @@
-"""Networks that are tested on the same images, and these images with the classes as each network numbers them."""
+"""Networks tested on the same images, and these images with each network's class indices."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ TRAINED = "use weights that were trained on these classes"
 
 @dataclass(frozen=True)
 class OpenNetwork:
-    """A network with its card, a name that no other one of the same run has, and the digest of its weights."""
+    """A network with its card, a name unique within the run, and the digest of its weights."""
 
     name: str
     network: Network
@@ -45,7 +45,7 @@ class OpenNetwork:
     sha256: str
 
     def document(self) -> dict[str, Any]:
-        """What a file of results says of it."""
+        """The description of the network in a results file."""
         return {
             "name": self.name,
             "weights_sha256": self.sha256,
@@ -63,25 +63,25 @@ def open_networks(
     Parameters
     ----------
     models : sequence of str, Path or (Network, Card)
-        Names as `load_model` takes them, or what it gave. A network that is given is copied.
+        Names accepted by `load_model`, or its return values. A given network is copied.
     device : torch.device
-        Where they compute.
+        Device of the networks.
     seed : int, default=0
         Random seed of untrained weights.
 
     Returns
     -------
     tuple of OpenNetwork
-        Those whose cards have the same name are called as they were given, or by their number.
+        Networks whose cards have the same name are named as they were given, or by number.
 
     Raises
     ------
     ArgumentError
-        Where there is no model, or one twice.
+        If there is no model, or the same one twice.
     UnknownNameError, WeightsError
         As `load_model`.
     BackendError
-        For a network that attends each image with others.
+        For a network whose output for an image depends on other images.
     """
     from l2a_transfer.models.copies import evaluation_copy
     from l2a_transfer.models.digest import network_sha256
@@ -93,29 +93,30 @@ def open_networks(
     for number, one in enumerate(models, 1):
         network, card = one if isinstance(one, tuple) else load_model(one, seed=seed)
         if network.partners:
-            raise BackendError(f"{card.name} attends each image with others, and is not tested here")
+            raise BackendError(f"{card.name} attends each image with others, which is not supported here")
         opened.append((f"{card.name} ({number})" if isinstance(one, tuple) else str(one), network, card))
     often = Counter(card.name for _, _, card in opened)
     found: dict[str, OpenNetwork] = {}
     for given, network, card in opened:
         name = card.name if often[card.name] == 1 else given
         if name in found:
-            raise ArgumentError(f"model must be given once each, got {name!r} twice")
+            raise ArgumentError(f"each model must be given once, got {name!r} twice")
         found[name] = OpenNetwork(name, _laid_out(evaluation_copy(network).to(device)), card, network_sha256(network))
     return tuple(found.values())
 
 
 def _laid_out(network: Network) -> Network:
-    """The network with channels last, which convolutions on a CPU with gradients take 1.2 to 1.7 times as fast."""
+    """The network in channels-last format, which makes convolutions with gradients 1.2 to 1.7 times as fast on a
+    CPU."""
     import torch
 
     return network.to(memory_format=torch.channels_last)
 
 
 def chosen_images(source: ImageSource, *, split: str | None = None, limit: int | None = None) -> ImageSource:
-    """The images to test on: one split, by default the one called "test" where there is one, else all.
+    """The test images: one split; by default the one called "test" if there is one, otherwise all images.
 
-    Raises: UnknownNameError, ArgumentError, as `select`; DataError where there is no image.
+    Raises: UnknownNameError, ArgumentError, as `select`; DataError if there are no images.
     """
     chosen = TEST if split is None and TEST in source.splits else split
     found = select(source, split=chosen, limit=limit)
@@ -125,16 +126,16 @@ def chosen_images(source: ImageSource, *, split: str | None = None, limit: int |
 
 
 def pictures_source(paths: Sequence[Path]) -> ImageSource:
-    """Pictures, and all those below folders, as a source without classes. Each picture counts once.
+    """Pictures, and those in folders and their sub-folders, as a source without classes. Each picture counts once.
 
-    Raises: DataError for a folder without pictures, and for a path that is none.
+    Raises: DataError for a folder without pictures, and for a path that does not exist.
     """
     found: dict[Path, None] = {}
     for path in paths:
         if path.is_dir():
             below = sorted(find_pictures(path)[0])
             if not below:
-                raise DataError(f"{path}: a folder without pictures", "name another, or a picture")
+                raise DataError(f"{path}: folder contains no pictures", "name another folder, or a picture")
             found.update(dict.fromkeys((path / name).absolute() for name in below))
         elif path.exists():
             found[path.absolute()] = None
@@ -149,7 +150,7 @@ def pictures_source(paths: Sequence[Path]) -> ImageSource:
 
 
 def class_numbers(source: ImageSource, tested: OpenNetwork) -> NDArray[np.int64]:
-    """The class of each image as the network numbers it, (N,).
+    """The network's class index of each image, (N,).
 
     Raises
     ------
@@ -158,10 +159,10 @@ def class_numbers(source: ImageSource, tested: OpenNetwork) -> NDArray[np.int64]
     """
     if (source.labels < 0).any():
         none = int((source.labels < 0).sum())
-        raise DataError(f"{source.name}: {counted(none, 'image')} without a class, and every image needs its true one")
+        raise DataError(f"{source.name}: {counted(none, 'image')} without a class; every image needs its true class")
     own = tested.card.classes
     if not own:
-        raise DataError(f"{tested.name} has no class names, so it cannot be told which answers are right", TRAINED)
+        raise DataError(f"{tested.name} has no class names, so its answers cannot be checked", TRAINED)
     numbers = {name: k for k, name in enumerate(own)}
     used = [source.classes[k] for k in np.unique(source.labels)]
     if unknown := [name for name in used if name not in numbers]:
@@ -177,16 +178,16 @@ def class_numbers(source: ImageSource, tested: OpenNetwork) -> NDArray[np.int64]
 
 
 class SharedImages:
-    """The images as networks take them, decoded once for all networks that have them resized alike.
+    """The preprocessed images, decoded once for all networks with the same resizing.
 
-    They are kept between two networks where they take no more than SHARE_OF_MEMORY of what is left.
+    They are kept between networks if they take at most SHARE_OF_MEMORY of the usable memory.
 
     Parameters
     ----------
     source : ImageSource
         The images.
     preprocesses : iterable of Preprocess
-        That of each network that `batches` will be called for.
+        One for each network that `batches` will be called for.
     """
 
     def __init__(self, source: ImageSource, preprocesses: Iterable[Preprocess]) -> None:
@@ -197,7 +198,7 @@ class SharedImages:
     def batches(
         self, preprocess: Preprocess, *, device: torch.device, batch_size: int, workers: int | None = None
     ) -> Iterator[tuple[Tensor, slice]]:
-        """The images of one network, uint8 (B, 3, size, size) on a device, and which rows they are.
+        """The images of one network, uint8 (B, 3, size, size) on a device, with their row numbers.
 
         Raises: DataError for an image that cannot be used; ArgumentError for a batch size below 1.
         """
@@ -234,12 +235,12 @@ class SharedImages:
 
 
 def _resizing(preprocess: Preprocess) -> Preprocess:
-    """What of a preprocess decides pixels: all but the numbers of the normalisation."""
+    """The part of a preprocess that determines pixels: everything except normalisation."""
     return dataclasses.replace(preprocess, mean=Preprocess.mean, std=Preprocess.std)
 
 
 def run_facts(device: torch.device) -> dict[str, Any]:
-    """Where and by what numbers were computed: versions, commit and device."""
+    """Facts about the run: versions, commit and device."""
     import platform
 
     import torch

@@ -1,12 +1,12 @@
-"""LogME: how well features suit labels, without a classifier; computed from training rows alone.
+"""LogME: how well features suit labels, computed from training rows without a classifier.
 
-You et al. 2021, "LogME: Practical Assessment of Pre-trained Models for Transfer Learning": for each class, the
-logarithm of the evidence of a Bayesian linear regression from the features to 1 for the class and 0 for the others,
-with the precisions α of its weights and β of its noise at their maximum; divided by the number of rows, and averaged
-over the classes. The paper finds the maximum by a fixed-point iteration with few steps. Here σ² = 1/β is put in
-closed form and one number, t = α/β, is searched, which finds the same maximum and cannot diverge.
+You et al. 2021, "LogME: Practical Assessment of Pre-trained Models for Transfer Learning": for each class, the log
+evidence of a Bayesian linear regression from the features to 1 for the class and 0 for the others, maximized over the
+precisions α of the weights and β of the noise; divided by the number of rows, and averaged over the classes. The paper
+finds the maximum by a short fixed-point iteration. Here σ² = 1/β is computed in closed form, and a search over t = α/β
+finds the same maximum and cannot diverge.
 
-LEEP needs the class probabilities of the source network's own classifier, which feature files do not hold.
+LEEP needs class probabilities from the source network's own classifier, which feature files do not contain.
 """
 
 from __future__ import annotations
@@ -19,27 +19,28 @@ from l2a_transfer.svm.rows import LazyRows
 Array = NDArray[np.float64]
 BLOCK_ROWS = 8192
 COARSE, FINE, ROUNDS = 61, 9, 8
-"""Values of log t that are tried first, and in each of the rounds between the neighbours of the best."""
+"""Numbers of values of log t: first over the whole range, then in each of the rounds between the neighbours of the
+best."""
 LEAST, MOST = 1e-10, 1e10
-"""Of t, in units of the largest squared singular value."""
+"""Range of t, in units of the largest squared singular value."""
 RANK = 1e-12
-"""Squared singular values below this share of the largest one are rounding."""
+"""Squared singular values below this share of the largest one are rounding errors."""
 
 
 def logme(features: NDArray[np.floating] | LazyRows, labels: NDArray[np.int32]) -> float:
-    """The LogME score of training rows; higher is better. It can be compared on the same rows only.
+    """The LogME score of training rows; higher is better. Scores are comparable only on the same rows.
 
     Parameters
     ----------
     features : ndarray or LazyRows, shape (N, D)
-        As they are stored: neither centred nor scaled, as in the paper. They are read in blocks where D ≤ N.
+        Features as stored: neither centred nor scaled, as in the paper. They are read in blocks if D ≤ N.
     labels : ndarray of int32, shape (N,)
-        Of two classes or more.
+        Labels of at least two classes.
 
     Returns
     -------
     float
-        Mean over the classes of the log evidence a row, natural logarithm.
+        Mean over the classes of the log evidence per row (natural logarithm).
 
     Examples
     --------
@@ -54,7 +55,7 @@ def logme(features: NDArray[np.floating] | LazyRows, labels: NDArray[np.int32]) 
     squares, projected = _spectrum(features, targets)  # (r,), (r, K)
     if not len(squares):
         squares, projected = np.ones(1), np.zeros((1, len(rows)))
-    outside = np.maximum(rows - projected.sum(axis=0), 0)  # of yᵀy, (K,)
+    outside = np.maximum(rows - projected.sum(axis=0), 0)  # part of yᵀy, (K,)
     low, high = np.log(LEAST * squares.max()), np.log(MOST * squares.max())
     tried = np.linspace(low, high, COARSE)
     evidence = _evidence(np.exp(tried)[:, None], squares, projected, outside, len(targets))  # (T, K)
@@ -69,7 +70,7 @@ def logme(features: NDArray[np.floating] | LazyRows, labels: NDArray[np.int32]) 
 
 
 def _evidence(t: Array, squares: Array, projected: Array, outside: Array, N: int) -> Array:
-    """Log evidence (T, K) at t (T, 1) or (T, K), with the noise that is the likeliest one."""
+    """Log evidence (T, K) at t (T, 1) or (T, K), with the most likely noise."""
     found = np.empty((len(t), projected.shape[1]))
     for k, own in enumerate(t):
         shrunk = own / (squares[:, None] + own)  # (r, 1) or (r, K)

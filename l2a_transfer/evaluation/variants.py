@@ -1,4 +1,4 @@
-"""Variants of one feature file for ablations: some of its columns, another normalization, precision or width."""
+"""Variants of one feature file for ablations: a subset of columns, or another normalization, precision or width."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ ABLATIONS = ("levels", "normalization", "precision", "width")
 
 @dataclass(frozen=True)
 class Variant:
-    """Columns `start` to `stop` of a file, as the SVM gets them; `name` is "" for the model as it is.
+    """Columns `start` to `stop` of a file as input of the SVM; `name` is "" for the unchanged model.
 
-    `dtype` None leaves the features as they are stored; `components` is a PCA, fitted on training rows.
+    With `dtype` None, features stay as stored; `components`: of a PCA fitted on training rows.
     """
 
     name: str
@@ -32,7 +32,7 @@ class Variant:
     components: int | None = None
 
     def values(self, features: NDArray[Any]) -> NDArray[Any]:
-        """(N, D) of the file → (N, stop − start). Raises: EvaluationError where float16 overflows."""
+        """(N, D) of the file → (N, stop − start). Raises: EvaluationError if float16 overflows."""
         own = features[:, self.start : self.stop]
         if self.dtype is None:
             return own
@@ -41,7 +41,7 @@ class Variant:
         if not np.isfinite(rounded).all():
             raise EvaluationError(
                 f"features above {np.finfo(self.dtype).max:g} overflow {self.dtype}",
-                "leave precision out of `ablate`",
+                "remove precision from `ablate`",
             )
         return rounded
 
@@ -49,11 +49,11 @@ class Variant:
 def variants_of(
     meta: FeatureMeta, ablate: Sequence[str], *, narrowest: int, widths: Sequence[int] = ()
 ) -> tuple[Variant, ...]:
-    """The model as it is, then what `ablate` asks for and the file can give.
+    """The unchanged model, then the variants in `ablate` that are possible with the file.
 
-    `levels`: each level alone, where there are several. `normalization`: rows to length 1, and none, instead of
-    standardised columns. `precision`: float32 features rounded to float16. `width`: a PCA to `narrowest` columns, the
-    width of the narrowest model on this data set, where this one is wider; and to each of `widths`, likewise.
+    `levels`: each level alone, if there are several. `normalization`: rows scaled to length 1, and none, instead of
+    standardised columns. `precision`: float32 features rounded to float16. `width`: PCA to `narrowest` columns, the
+    width of the narrowest model on this data set, if this one is wider; and likewise to each of `widths`.
     """
     levels, width = tuple(name for name, _, _ in meta.levels), meta.levels[-1][2]
     if meta.card.get("name") == "pixels":

@@ -1,4 +1,4 @@
-"""A comparison as a sentence: which model is better by how much, how sure that is, and what it holds for."""
+"""A comparison as a sentence: which model is better, by how much, with what certainty, and what this holds for."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from l2a_transfer.evaluation.groups import ELSEWHERE, IMPORTED, PIXELS, TRAINED,
 
 ALPHA = 0.05
 DIGITS = 3
-"""Decimals of a percentage point that are written at most."""
+"""Most decimals of a percentage point."""
 THINGS = {
     TRAINED: ("this weight file", "these two weight files"),
     UNTRAINED: ("this random initialization", "these two random initializations"),
@@ -17,7 +17,7 @@ THINGS = {
 
 
 def population_of_rows(a: Source, b: Source) -> str:
-    """What a comparison of two rows holds for: nothing varies in pixels, so that they limit nothing."""
+    """What a comparison of two rows holds for. Pixels are left out, because nothing varies in them."""
     if a.kind == b.kind:
         same = a.sha256 == b.sha256 or (a.recipe and (a.recipe, a.seed) == (b.recipe, b.seed))
         return THINGS[a.kind][0 if same else 1]
@@ -64,8 +64,8 @@ def sentence(
     population: str,
     not_defined: str,
 ) -> str:
-    """The verdict, from the better model's side where one is better. `interval`, `p_adjusted`: after adjustment for
-    `comparisons`; None where they are not defined, for the reason `not_defined`."""
+    """The verdict, with the better model first. `interval` and `p_adjusted` are adjusted for `comparisons`; they are
+    None if undefined, for the reason `not_defined`."""
     holds = f"This holds for {population} only."
     if interval is None or p_adjusted is None:
         return f"{a} against {b} on {where} ({points(difference, 1)} points): no test, because {not_defined}. {holds}"
@@ -80,8 +80,8 @@ def sentence(
 
 
 def with_interval(difference: float, interval: tuple[float, float], *, apart: bool, unit: str = "") -> str:
-    """`+0.6 [-0.1, +1.3]` in points. `apart`: the interval excludes 0 and is not rounded to one that touches it; it
-    has up to `DIGITS` decimals, and where these do not do, `> 0` or `< 0` for its end."""
+    """For example `+0.6 [-0.1, +1.3]` in points. `apart`: the interval excludes 0 and must not be rounded to touch it;
+    it gets up to `DIGITS` decimals, and `> 0` or `< 0` for its bound if these are not enough."""
     near = min(interval, key=abs)
     digits = [n for n in range(1, DIGITS + 1) if not apart or float(points(near, n)) != 0]
     decimals = digits[0] if digits else DIGITS
@@ -92,7 +92,7 @@ def with_interval(difference: float, interval: tuple[float, float], *, apart: bo
 
 
 def points(value: float, digits: int) -> str:
-    """A difference of fractions in percentage points, with its sign; 0 has none.
+    """Format a difference of fractions in percentage points, with its sign; 0 has none.
 
     Examples
     --------
@@ -104,7 +104,7 @@ def points(value: float, digits: int) -> str:
 
 
 def p_text(p: float) -> str:
-    """A p value with its sign, and with the digits that tell it from 0.05.
+    """Format a p value with `=` or `<`, and with enough digits to tell it from 0.05.
 
     Examples
     --------

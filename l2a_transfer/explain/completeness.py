@@ -1,4 +1,4 @@
-"""How far maps are from the score that they promise to sum to."""
+"""The difference between the sum of maps and the score that it should equal."""
 
 from __future__ import annotations
 
@@ -20,28 +20,28 @@ TOTAL = "all levels and their constants"
 def completeness_errors(
     model: nn.Module, images: Tensor, found: MapBatch, options: Mapping[str, Any] | None = None
 ) -> NDArray[np.float64] | None:
-    """The difference of each image's maps from what they promise to sum to.
+    """The difference between the sum of each image's maps and its expected value.
 
-    Integrated gradients promise the change of the class's logit from the baseline. Evidence promises, with its
-    constants, the logit. Where each level has its own classifier, it promises each level's logit, and the largest
-    difference counts.
+    Integrated gradients must sum to the change of the class's logit from the baseline, and evidence with its constants
+    to the logit. If each level has its own classifier, evidence must sum to each level's logit, and the largest
+    difference is returned.
 
     Parameters
     ----------
     model : nn.Module
-        The network that the maps are of, in evaluation mode.
+        The network of the maps, in evaluation mode.
     images : Tensor (B, 3, H, W)
-        The normalised images that `map_batch` took.
+        The normalised images given to `map_batch`.
     found : MapBatch
-        What it gave.
+        Its result.
     options : mapping, optional
-        The options that it took.
+        The options given to `map_batch`.
 
     Returns
     -------
     ndarray or None
-        (B,), in units of the logit, 0 or more. None for a method that promises no sum, and where maps that belong to
-        the sum were not asked for.
+        (B,), in units of the logit, 0 or more. None for a method without a defined sum, and if `found` lacks maps of
+        the sum.
     """
     import torch
 
@@ -73,7 +73,8 @@ def completeness_errors(
 
 
 def _promised_of_evidence(model: Any, images: Tensor, targets: Tensor) -> dict[str, Tensor]:
-    """What each level's map sums to; with one classifier the logit under `TOTAL`, and each level's constant."""
+    """The expected sum of each level's map (with one classifier, the logit under `TOTAL`), and each level's
+    constant."""
     found = model.attend(images)
     constants = {level: values.double() for level, values in model.evidence(found, targets).constants.items()}
     if model.config.spec.head != "indep":

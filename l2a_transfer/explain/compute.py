@@ -1,4 +1,4 @@
-"""The maps of a batch by any method: what all methods have in common, from normalised images to checked arrays."""
+"""The maps of a batch by any method: the part common to all methods, from normalised images to validated arrays."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
 SMALL = 128 << 20
-"""Bytes that are taken without asking how much memory there is."""
+"""Memory in bytes that is used without checking how much is available."""
 MOST_OF_A_VALUE = 8192
-"""Bytes that a network keeps of a value of an image at most; those of the paper's width keep 4,800."""
+"""Upper bound of the bytes that a network keeps per input value; at the paper's width, it is 4,800."""
 MEASURED_AT = 32
-"""Side of the image on which that is measured."""
+"""Side of the image used to measure this."""
 WITHOUT_GRADIENT = 4
-"""What is kept for a gradient, in units of what a pass without one has in memory at a time."""
+"""Memory kept for a gradient, relative to that of a pass without one."""
 BESIDE = 2
-"""What a method takes at its peak, in units of what a network keeps for a gradient."""
+"""Peak memory of a method, relative to that kept for a gradient."""
 
 
 @dataclass(frozen=True)
@@ -38,13 +38,13 @@ class MapBatch:
     Parameters
     ----------
     method : str
-        Its name.
+        Name of the method.
     maps : dict of str to ndarray
         Name → float32 (B, h, w).
     kinds : dict of str to str
         Name → "signed", "non-negative" or "distribution".
     targets : ndarray or None
-        The class that each map is about, int64 (B,); None for a method that is not about a class.
+        The class that each map explains, int64 (B,); None for a method that is not class-specific.
     """
 
     method: str
@@ -62,24 +62,24 @@ def map_batch(
     levels: Sequence[str] = (),
     options: Mapping[str, Any] | None = None,
 ) -> MapBatch:
-    """Where a network looks at images, by one of the registered methods.
+    """Compute the maps of images with one of the registered methods.
 
     Parameters
     ----------
     model : nn.Module
-        A network of l2a_transfer, or for methods that need no attention any module that gives logits (B, K). It stays
-        as it is: its mode, hooks, parameters and their gradients.
+        A network of l2a_transfer, or for methods that need no attention, any module that returns logits (B, K). Its
+        mode, hooks, parameters and their gradients are not changed.
     images : Tensor (B, 3, H, W)
         Normalised images on the device of the model. A batch that does not fit into memory is split.
     method : str, default="attention"
         A name in `METHODS`.
     targets : Tensor or sequence of int, optional
-        The class of each image that a class-specific method explains; by default the one that the network predicts.
+        The class of each image that a class-specific method explains; by default, the predicted one.
     levels : sequence of str, optional
-        For methods with maps of several levels: L1, L2 or L3 of our networks, or names of modules of any other. By
-        default those that the classifier reads, or the last module that has maps.
+        For methods with maps of several levels: L1, L2 or L3 of our networks, or module names of any other. By default,
+        those that the classifier uses, or the last module with maps.
     options : mapping, optional
-        Options of the method, as ``{"window": 16}`` for occlusion.
+        Options of the method, such as ``{"window": 16}`` for occlusion.
 
     Returns
     -------
@@ -88,11 +88,11 @@ def map_batch(
     Raises
     ------
     UnknownNameError
-        For a method, a level or an option that does not exist.
+        For an unknown method, level or option.
     ArgumentError
-        For a class that the network does not have, and values that a method cannot take.
+        For a class that the network does not have, or a value that a method does not support.
     BackendError
-        Where the network has no such maps, or their values are not finite.
+        If the network has no such maps, or if their values are not finite.
 
     Examples
     --------
@@ -110,12 +110,12 @@ def map_batch(
 
     spec = METHODS.find(method)
     if not isinstance(model, torch.nn.Module):
-        raise wrong_kind("model", "a network, the first of what load_model(NAME) gives", model)
+        raise wrong_kind("model", "a network, such as the first value returned by load_model(NAME)", model)
     given = spec.checked_options(dict(options or {}))
     if levels and not spec.per_level:
-        raise ArgumentError(f"levels are for methods with a map of each level; {method} has one of the input")
+        raise ArgumentError(f"levels are for methods with a map per level; {method} has one map of the input")
     if targets is not None and not spec.class_specific:
-        raise ArgumentError(f"targets are for methods that explain one class; {method} does not", "leave them out")
+        raise ArgumentError(f"targets are for methods that explain one class; {method} does not", "omit them")
     require_alone(model, "a map is")
     model = in_evaluation(model)
     classes = _targets(model, images, targets) if spec.class_specific else None
@@ -138,7 +138,7 @@ def map_batch(
 
 @contextmanager
 def _method_errors(model: nn.Module, spec: MapMethod) -> Iterator[None]:
-    """What PyTorch says of a network of others that a method cannot compute with, as BackendError."""
+    """Raise errors of PyTorch for third-party networks that a method cannot handle as BackendError."""
     from l2a_transfer.models.interface import Network
 
     try:
@@ -148,14 +148,14 @@ def _method_errors(model: nn.Module, spec: MapMethod) -> Iterator[None]:
             raise
         raise BackendError(
             f"{type(model).__name__}: {spec.name} failed: {first_line(error)}",
-            "it needs a network that gradients can be taken of; use occlusion" if spec.gradients else "",
+            "it needs a differentiable network; use occlusion" if spec.gradients else "",
         ) from error
 
 
 def kind_of(spec: MapMethod, model: nn.Module, name: str) -> MapKind:
-    """What kind of map a method gives: attention is a distribution where the network's weights sum to 1."""
+    """The kind of a map: attention is a distribution if the network's weights sum to 1."""
     if spec.name == DEFAULT_METHOD:
-        for own in getattr(model, "config").maps:  # noqa: B009 - of a Network, which alone has attention
+        for own in getattr(model, "config").maps:  # noqa: B009 - only a Network has attention
             if own.name == name and own.kind == "distribution":
                 return "distribution"
     return spec.kind
@@ -169,12 +169,12 @@ def split_to_fit(
     model: nn.Module | None = None,
     gradients: bool = False,
 ) -> dict[str, Tensor]:
-    """`compute` of the whole batch, or of its halves where the memory does not suffice, down to single images.
+    """Apply `compute` to the whole batch, or if memory does not suffice, to smaller batches, down to single images.
 
-    A GPU says that memory does not suffice. On a CPU the kernel ends the process instead, so that what one of our
-    networks, `model`, takes of memory is estimated first; more where `compute` takes gradients.
+    A GPU reports a lack of memory. On a CPU, the kernel kills the process instead, so the memory needed by one of our
+    networks, `model`, is estimated first; it is larger if `compute` takes gradients.
 
-    Raises: BackendError where a single image does not fit.
+    Raises: BackendError if a single image does not fit.
     """
     from l2a_transfer.explain.layers import input_kept
 
@@ -201,7 +201,7 @@ def split_to_fit(
 def _joined(
     compute: Callable[[Tensor, Tensor | None], dict[str, Tensor]], images: Tensor, targets: Tensor | None, at_once: int
 ) -> dict[str, Tensor]:
-    """`split_to_fit` of so many images at once."""
+    """Apply `split_to_fit` to batches of `at_once` images."""
     import torch
 
     places = [slice(k, k + at_once) for k in range(0, len(images), at_once)]
@@ -215,9 +215,10 @@ def _too_large(images: Tensor) -> BackendError:
 
 
 def kept_bytes(model: nn.Module, images: Tensor) -> int:
-    """Bytes that one of our networks keeps of one of the images (B, 3, H, W) for its gradient, on a CPU; else 0.
+    """Bytes that one of our networks keeps of one image (B, 3, H, W) for its gradient on a CPU; otherwise 0.
 
-    They are in proportion to the pixels, and measured once a network on a small image. Small batches are not measured.
+    They are proportional to the number of pixels, and measured once per network on a small image; small batches return
+    0.
     """
     from l2a_transfer.models.interface import Network
 
@@ -253,7 +254,7 @@ def _kept_bytes_of(model: nn.Module, side: int) -> int:
 
 
 def out_of_memory(error: BaseException) -> bool:
-    """Whether an error says that memory, of the machine or a GPU, does not suffice."""
+    """Whether an error reports a lack of memory, on the machine or a GPU."""
     import torch
 
     if isinstance(error, (MemoryError, torch.cuda.OutOfMemoryError)):
@@ -262,13 +263,14 @@ def out_of_memory(error: BaseException) -> bool:
 
 
 def _targets(model: nn.Module, images: Tensor, given: Tensor | Sequence[int] | None) -> Tensor:
-    """The class of each image. Raises: ArgumentError for classes that the network does not have, or too few."""
+    """The class of each image. Raises: ArgumentError for a class that the network does not have, or a wrong number of
+    classes."""
     import torch
 
     from l2a_transfer.models.interface import Network
 
     if given is not None and len(given) != len(images):
-        raise ArgumentError(f"targets must be as many as images, {len(images)}; got {len(given)}")
+        raise ArgumentError(f"targets must have one entry per image, {len(images)}; got {len(given)}")
     if given is not None and isinstance(model, Network):
         K = model.config.num_classes  # known without a pass
     else:
@@ -294,17 +296,15 @@ def _no_grad(model: nn.Module, images: Tensor) -> Tensor:
 
 
 def _check(spec: MapMethod, maps: Mapping[str, NDArray[np.float32]], B: int) -> None:
-    """Raises: PluginError for maps that are not as declared, BackendError for values that are not finite."""
+    """Raises: PluginError for maps that differ from the declaration, BackendError for values that are not finite."""
     if not maps:
-        raise PluginError(f"the method {spec.name!r} gave no map")
+        raise PluginError(f"the method {spec.name!r} returned no map")
     if spec.maps and (unknown := sorted(set(maps) - set(spec.maps))):
-        raise PluginError(f"the method {spec.name!r} gave maps that it does not declare: {', '.join(unknown)}")
+        raise PluginError(f"the method {spec.name!r} returned undeclared maps: {', '.join(unknown)}")
     if bad := [name for name, values in maps.items() if not np.isfinite(values).all()]:
         raise BackendError(f"{spec.name} that is not finite at {', '.join(bad)}", "use other weights as `model`")
     for name, values in maps.items():
         if values.ndim != 3 or len(values) != B:
-            raise PluginError(
-                f"the method {spec.name!r} gave {name} of the shape {values.shape}, which must be ({B}, h, w)"
-            )
+            raise PluginError(f"the method {spec.name!r} returned {name} of shape {values.shape}, expected ({B}, h, w)")
         if spec.kind != "signed" and values.size and values.min() < 0:
-            raise PluginError(f"the method {spec.name!r} gave negative values at {name}, but says {spec.kind}")
+            raise PluginError(f"the method {spec.name!r} returned negative values at {name}, but declares {spec.kind}")

@@ -1,4 +1,4 @@
-"""The maps of pictures by any methods: what all methods have in common, from pictures to checked arrays."""
+"""The maps of pictures by any methods: the part common to all methods, from pictures to validated arrays."""
 
 from __future__ import annotations
 
@@ -24,15 +24,16 @@ if TYPE_CHECKING:
 
 MAX_SIDE = 1024
 STRIDE = 4
-"""Pixels from one position of the coarsest level to the next; sides are multiples of it so that maps line up."""
+"""Pixels between positions of the coarsest level; sides are multiples of it so that maps line up."""
 AT_ONCE = 16
-"""Pictures that are computed together, at most."""
+"""Maximum number of pictures computed together."""
 PIXELS_AT_ONCE = 1 << 25
-"""Pixels of pictures that are kept until they are computed together."""
+"""Maximum number of pixels of the pictures computed together."""
 
 
 def scaled_size(width: int, height: int, side: int) -> tuple[int, int]:
-    """(width, height) with the shorter side `side` pixels, the aspect kept, both multiples of 4, neither over 1024."""
+    """(width, height) with a shorter side of `side` pixels and the same aspect ratio, both multiples of 4 and at most
+    1024."""
     scale = min(side / min(width, height), MAX_SIDE / max(width, height))
     w, h = (max(STRIDE, round(x * scale / STRIDE) * STRIDE) for x in (width, height))
     return w, h
@@ -48,45 +49,45 @@ def compute_maps(
     side: int = DEFAULT_SIDE,
     target: int | None = None,
 ) -> ImageMaps:
-    """Where a network looks at a picture, by one of the registered methods.
+    """Compute the maps of a picture with one of the registered methods.
 
-    The networks were trained on pictures of `preprocess.size` pixels; at several times that, a position sees an
-    object's part rather than the object, and the map is finer.
+    Networks were trained on pictures of `preprocess.size` pixels. At several times that size, maps are finer, and each
+    position sees part of an object.
 
     Parameters
     ----------
     model : nn.Module
-        A network of l2a_transfer, or any that gives logits. It stays as it is; maps are computed in evaluation mode.
+        A network of l2a_transfer, or any that returns logits. It is not changed; maps are computed in evaluation mode.
     preprocess : Preprocess
-        How the network takes pictures.
+        Preprocessing of the network.
     image : PIL.Image.Image
-        Of mode RGB and any size.
+        The picture, in mode RGB.
     name : str
-        What errors and sheets call the picture.
+        Name of the picture in errors and on sheets.
     method : str
         A name in `METHODS`.
     side : int
-        Pixels of the shorter side as the network takes the picture; the aspect is kept.
+        Shorter side of the network's input in pixels; the aspect ratio is kept.
     target : int, optional
-        The class that a class-specific method explains; by default the one that the network predicts.
+        The class that a class-specific method explains; by default, the predicted one.
 
     Returns
     -------
     ImageMaps
-        Name → float32 (h, w), and the picture as the network took it, uint8 (H, W, 3).
+        Name → float32 (h, w), and the picture as the network received it, uint8 (H, W, 3).
 
     Raises
     ------
     UnknownNameError
-        For a method that does not exist.
+        For an unknown method.
     ArgumentError
-        For a side that the network cannot take, and a class that it does not have.
+        For a side that the network does not support, or a class that it does not have.
     BackendError
-        Where the network has no such maps, or their values are not finite.
+        If the network has no such maps, or if their values are not finite.
     """
     question = Question((method,), side)
     if target is not None and not question.class_specific:
-        raise ArgumentError(f"targets are for methods that explain one class; {method} does not", "leave them out")
+        raise ArgumentError(f"targets are for methods that explain one class; {method} does not", "omit them")
     ((_, (found,)),) = explain_stream(model, preprocess, (), [Asked(name, image, target)], question)
     return found
 
@@ -100,32 +101,32 @@ def explain_stream(
     *,
     beside: Beside | None = None,
 ) -> Iterator[tuple[Asked, list[ImageMaps]]]:
-    """The maps of each picture in their order, by each method of the question in its order.
+    """Yield the maps of each picture, in order, by each method of the question, in order.
 
     Pictures of one size are computed together; no more than `AT_ONCE` of them are in memory.
 
     Parameters
     ----------
     model : nn.Module
-        A network of l2a_transfer, or any that gives logits. It stays as it is, and computes where it is.
+        A network of l2a_transfer, or any that returns logits. It is not changed and runs on its own device.
     preprocess : Preprocess
-        How it takes pictures.
+        Preprocessing of the network.
     classes : sequence of str
-        The names of its classes, or none.
+        The names of its classes; may be empty.
     pictures : iterable of Asked
-        They are taken as they are needed.
+        The pictures, read as they are needed.
     question : Question
-        The methods and what they are asked.
+        The methods and their settings.
     beside : callable, optional
-        Takes pictures that the network takes at one size, with the maps of each, and gives these with further maps.
+        Receives pictures of equal network size with the maps of each, and returns these with further maps.
 
     Raises
     ------
     ArgumentError
-        For a side that the network cannot take, and a class that it does not have.
+        For a side that the network does not support, or a class that it does not have.
     BackendError
-        Where the network has no such maps, or their values are not finite. The message names the first of the pictures
-        that were computed together.
+        If the network has no such maps, or if their values are not finite. The message names the first of the pictures
+        computed together.
     """
     from torch import nn
 
@@ -133,7 +134,7 @@ def explain_stream(
     from l2a_transfer.models.copies import in_evaluation
 
     if not isinstance(model, nn.Module):
-        raise wrong_kind("model", "a network, the first of what load_model(NAME) gives", model)
+        raise wrong_kind("model", "a network, such as the first value returned by load_model(NAME)", model)
     require_alone(model, "a map is")
     model = in_evaluation(model)
     for together in taken_together(pictures):
@@ -148,7 +149,7 @@ def explain_stream(
 def by_size(
     model: nn.Module, preprocess: Preprocess, together: Sequence[Asked], side: int | None
 ) -> list[tuple[list[int], list[NDArray[np.uint8]]]]:
-    """For each size at which the network takes some of the pictures: their numbers, and each as `network_pixels`."""
+    """For each size of the pictures as input of the network: their numbers, and each as `network_pixels`."""
     found: dict[tuple[int, ...], tuple[list[int], list[NDArray[np.uint8]]]] = {}
     for k, one in enumerate(together):
         pixels = network_pixels(model, preprocess, one.picture, one.name, side)
@@ -159,14 +160,14 @@ def by_size(
 
 
 def taken_together(pictures: Iterable[Asked]) -> Iterator[list[Asked]]:
-    """Pictures that are computed together: `AT_ONCE` of them, or fewer that are large."""
+    """Batches of pictures to compute together: up to `AT_ONCE` of them, fewer if they are large."""
     together: list[Asked] = []
     pixels = 0
     for one in pictures:
         if not isinstance(one.picture, Image.Image):
             raise wrong_kind(
                 "image",
-                "a picture of Pillow's in mode RGB, as l2a_transfer.data.decode.decode_file(PATH) gives",
+                "a Pillow image in mode RGB, such as from l2a_transfer.data.decode.decode_file(PATH)",
                 one.picture,
             )
         check_rgb(one.picture)
@@ -187,7 +188,7 @@ def _of_one_size(
     pixels: Sequence[NDArray[np.uint8]],
     question: Question,
 ) -> list[list[ImageMaps]]:
-    """For each picture its maps by each method."""
+    """For each picture, its maps by each method."""
     from l2a_transfer.explain.completeness import completeness_errors
     from l2a_transfer.explain.compute import map_batch
 
@@ -240,7 +241,7 @@ def _of_one_size(
 
 @contextmanager
 def _forward_errors(model: nn.Module, images: Tensor) -> Iterator[None]:
-    """What the code of a network of others raises, as BackendError."""
+    """Raise errors from the code of third-party networks as BackendError."""
     from l2a_transfer.features.backends.backbone import network_errors
     from l2a_transfer.models.interface import Network
 
@@ -253,7 +254,7 @@ def _forward_errors(model: nn.Module, images: Tensor) -> Iterator[None]:
 
 
 def normalised(model: nn.Module, preprocess: Preprocess, pixels: Sequence[NDArray[np.uint8]]) -> Tensor:
-    """Pictures of one size, each uint8 (H, W, 3), as the network takes them: (B, 3, H, W), where it computes."""
+    """Pictures of one size, each uint8 (H, W, 3), as normalised input (B, 3, H, W) on the device of the network."""
     import torch
 
     from l2a_transfer.models.copies import device_of
@@ -268,7 +269,7 @@ def _class_name(classes: Sequence[str], target: int | None) -> str | None:
 
 
 def _probabilities(model: nn.Module, images: Tensor) -> NDArray[np.float64]:
-    """Of each class, (B, K); NaN where the logits are not finite."""
+    """The probability of each class, (B, K); NaN if the logits are not finite."""
     import torch
 
     from l2a_transfer.explain.compute import split_to_fit
@@ -286,7 +287,7 @@ def _probabilities(model: nn.Module, images: Tensor) -> NDArray[np.float64]:
 def network_pixels(
     model: nn.Module, preprocess: Preprocess, image: Image.Image, name: str, side: int | None
 ) -> NDArray[np.uint8]:
-    """The picture as the network takes it, uint8 (H, W, 3); without `side`, as `extract` gives it.
+    """The picture as the network receives it, uint8 (H, W, 3); without `side`, as in `extract`.
 
     Raises: ArgumentError, BackendError for its size.
     """
@@ -307,7 +308,7 @@ def network_pixels(
 
 
 def _needs(model: nn.Module) -> tuple[str, int]:
-    """What a network is called, and the pixels that it needs; of networks of others that is not known."""
+    """The name of a network and the smallest size it needs; for third-party networks, the size is unknown."""
     from l2a_transfer.models.interface import Network
 
     if isinstance(model, Network):

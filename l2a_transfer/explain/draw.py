@@ -23,18 +23,19 @@ if TYPE_CHECKING:
 
 SHEET = "attention.png"
 CELL, GAP, MARGIN, HEADING, TITLE_LINE, SCALE, BAR, BAR_HEIGHT = 2.15, 0.1, 0.12, 0.24, 0.22, 0.62, 4.2, 0.12
-"""Of a contact sheet in inches: a picture's width, what is between pictures and at the edges, what stands above one,
-a line of the title, what the scale takes at the bottom, and its size."""
+"""Layout of a contact sheet in inches: width of a picture, gap between pictures, outer margin, space above a picture,
+height of a title line, space for the scale at the bottom, and its width and height."""
 HIGHEST = 1.6
-"""Height of a picture, as a multiple of its width, from which it is drawn narrower than its cell."""
+"""Height of a picture relative to its width above which it is drawn narrower than its cell."""
 LETTERS = 11.2
-"""Letters of the title to an inch."""
+"""Letters per inch in the title."""
 MAX_PICTURES = 500
-"""On a sheet. matplotlib draws no picture of more than 65,535 pixels a side, and takes minutes for as many axes."""
+"""Maximum number on a sheet. matplotlib cannot draw more than 65,535 pixels per side, and needs minutes for that many
+axes."""
 
 
 def contact_sheet(results: Sequence[ImageMaps], out: Path, *, title: str) -> None:
-    """Write a contact sheet, as `sheet_png` draws it, to a file.
+    """Write the contact sheet of `sheet_png` to a file.
 
     Raises
     ------
@@ -54,7 +55,8 @@ def sheet_png(results: Sequence[ImageMaps], *, title: str) -> bytes:
     """A contact sheet as PNG.
 
     Each image has a row: the image itself, then each of its maps drawn over it with the map's peak. Rows are as high as
-    their images. More than six images stand in two columns. One color scale, below them, serves the whole sheet.
+    their images. More than six images are drawn in two columns. One color scale at the bottom applies to the whole
+    sheet.
 
     Raises: ArgumentError for more than MAX_PICTURES.
     """
@@ -78,7 +80,7 @@ def sheet_png(results: Sequence[ImageMaps], *, title: str) -> bytes:
     said.set_fontsize(11 * min(1.0, (width - 2 * MARGIN) * figure.dpi / max(1.0, said.get_window_extent().width)))
 
     def add_axes(left: float, below: float, wide: float, high: float) -> Axes:
-        """Axes by their size in inches, `below` the figure's upper edge."""
+        """Axes with a size in inches; `below`: distance from the figure's upper edge."""
         return figure.add_axes((left / width, 1 - (below + high) / whole, wide / width, high / whole))
 
     for i, result in enumerate(results):
@@ -95,7 +97,7 @@ def sheet_png(results: Sequence[ImageMaps], *, title: str) -> bytes:
             axis.set_anchor("N")
             axis.set_title(heading, fontsize=9, pad=3)
             axis.set(xticks=[], yticks=[])
-            axis.spines[:].set(color="0.8", linewidth=0.5)  # where a white picture ends
+            axis.spines[:].set(color="0.8", linewidth=0.5)  # shows where a white picture ends
     if "signed" in results[0].kinds.values():
         colored = ScalarMappable(Normalize(-1, 1), SIGNED_COLORMAP)
         text = "value / largest size of a value in the map"
@@ -113,13 +115,13 @@ def sheet_png(results: Sequence[ImageMaps], *, title: str) -> bytes:
 
 
 def _height(result: ImageMaps) -> float:
-    """Inches that a picture takes where it is as wide as a cell; a very high one is drawn narrower."""
+    """Height in inches of a picture at the width of a cell; a very high picture is drawn narrower."""
     H, W = result.image.shape[:2]
     return float(CELL * min(H / W, HIGHEST))
 
 
 def _shortened(name: str, most: int = 26) -> str:
-    """The name, or an ellipsis and its end, in at most `most` characters."""
+    """The name, or an ellipsis and its end, with at most `most` characters."""
     return name if len(name) <= most else "…" + name[-(most - 1) :]
 
 
@@ -134,11 +136,11 @@ def maps_folder(
     out : Path
         The folder.
     stems : sequence of str
-        What the images are called in file names.
+        Names of the images in file names.
     overwrite : bool
-        Whether files may be replaced. The files of an interrupted run may always be.
+        Whether files may be replaced. Those of an interrupted run may always be replaced.
     maps : sequence of str
-        Every name that a map can have.
+        All possible names of maps.
 
     Raises
     ------
@@ -152,7 +154,7 @@ def maps_folder(
     names = [SHEET, *(overlay_name(stem, level) for stem in stems for level in maps)]
     _check_free(out, names, overwrite=overwrite)
     with folder_lock(out):
-        _check_free(out, names, overwrite=overwrite)  # whoever held it until now may have finished in the meantime
+        _check_free(out, names, overwrite=overwrite)  # the previous holder of the lock may have written files
         yield
 
 
@@ -175,18 +177,18 @@ def write_maps(results: Sequence[ImageMaps], stems: Sequence[str], out: Path, *,
 def _check_count(pictures: int) -> None:
     if pictures > MAX_PICTURES:
         raise ArgumentError(
-            f"at most {MAX_PICTURES} pictures fit on a sheet, got {pictures:,}",
-            "draw them in parts, each in its own `out`",
+            f"a sheet can have at most {MAX_PICTURES} pictures, got {pictures:,}",
+            "draw them in several runs, each with its own `out`",
         )
 
 
 def overlay_name(stem: str, level: str) -> str:
-    """The file name of one map of one image."""
+    """File name of one map of one image."""
     return f"{stem}-{level}.png"
 
 
 def _check_free(out: Path, names: Sequence[str], *, overwrite: bool) -> None:
-    """Raises: OutputExistsError as `maps_folder`, for the files `names`."""
+    """Raises: OutputExistsError as in `maps_folder`, for the files `names`."""
     check_folder(out, "a set of pictures")
     replaced = leftovers(out)
     for name in names:

@@ -1,4 +1,4 @@
-"""Maps over pictures for print: overlays of a picture's own resolution, and a sheet of methods × pictures."""
+"""Maps over pictures for print: overlays at a picture's own resolution, and a sheet of methods × pictures."""
 
 from __future__ import annotations
 
@@ -35,25 +35,25 @@ if TYPE_CHECKING:
     from l2a_transfer.explain.registry import MapKind
 
 COLUMN, PAGE = 3.3, 6.9
-"""Inches of a column and of a page of two columns."""
+"""Width in inches of a column, and of a page with two columns."""
 NARROW, LEAST_CELL = 4, 0.7
-"""Cells in a row that fit into a column; the least width of a cell in inches."""
+"""Cells in a row that fit into a column; smallest width of a cell in inches."""
 GAP, MARGIN, LINE = 0.04, 0.03, 0.115
 SIZE = 6.5
-"""Points of all letters."""
+"""Font size in points."""
 LETTERS = 72 / SIZE / 0.58
-"""Letters to an inch, about."""
+"""Letters per inch, approximately."""
 THUMBNAIL = 480
-"""Pixels of the longer side of a picture on a sheet, at most."""
+"""Longer side in pixels of a picture on a sheet, at most."""
 HIGHEST = 1.5
-"""Height over width of a cell, at most."""
+"""Largest ratio of height to width of a cell."""
 
 
 def overlay_file(picture: NDArray[np.uint8], maps: ImageMaps, level: str, style: Style, format: str) -> bytes:
     """One map over its picture.
 
-    A PNG has the very pixels of the picture, and says in its description what the colours mean. PDF and SVG have the
-    picture of that resolution at the width of a column, with a heading and a scale.
+    A PNG has exactly the pixels of the picture, and explains the colours in its description. PDF and SVG contain the
+    picture at that resolution with the width of a column, a heading and a scale.
     """
     values, kind = maps.maps[level], maps.kinds[level]
     drawn, state = blended(picture, values, kind, style), state_of(values)
@@ -73,7 +73,7 @@ def overlay_file(picture: NDArray[np.uint8], maps: ImageMaps, level: str, style:
 
 @plain_texts()
 def _labelled(picture: NDArray[np.uint8], word: str) -> NDArray[np.uint8]:
-    """The picture (H, W, 3) with a word in its middle that takes two thirds of its width."""
+    """The picture (H, W, 3) with a word in the middle, two thirds as wide as the picture."""
     H, W = picture.shape[:2]
     figure = _new_figure(W / 100, H / 100, 100)
     axes = figure.add_axes((0, 0, 1, 1))
@@ -116,7 +116,7 @@ def _new_figure(width: float, height: float, dpi: int) -> Figure:
 
 
 def _saved(figure: Figure, style: Style, format: str) -> bytes:
-    """The same figure gives the same bytes: there is no date in it."""
+    """The figure as bytes, which are reproducible because they contain no date."""
     import matplotlib
 
     date = {"png": {"Software": "l2a-transfer"}, "pdf": {"CreationDate": None}, "svg": {"Date": None}}[format]
@@ -170,7 +170,7 @@ def _scale_bar(
 
 @dataclass(frozen=True)
 class SheetRow:
-    """A picture on the sheet: its name, what is said of it, and cells of small picture, heading, scale and state."""
+    """A picture on the sheet: its name, its caption, and cells of small picture, heading, scale and state."""
 
     name: str
     said: str
@@ -180,7 +180,7 @@ class SheetRow:
 
 
 def sheet_row(picture: NDArray[np.uint8], found: Sequence[ImageMaps], style: Style) -> SheetRow:
-    """What the sheet shows of a picture, in little memory."""
+    """The row of a picture on the sheet, using little memory."""
     small = _thumbnail(picture)
     cells = [
         (
@@ -200,7 +200,7 @@ def sheet_row(picture: NDArray[np.uint8], found: Sequence[ImageMaps], style: Sty
 
 
 def _short_template(maps: ImageMaps) -> str:
-    """Of a group map, the class of its template, which differs from picture to picture."""
+    """The class of the template of a group map, which differs between pictures."""
     return "" if maps.template is None else f"{shortened(legible(maps.template), 8)} "
 
 
@@ -215,9 +215,9 @@ def _thumbnail(picture: NDArray[np.uint8]) -> NDArray[np.uint8]:
 
 @plain_texts()
 def explain_sheet(rows: Sequence[SheetRow], style: Style, format: str, *, title: str) -> bytes:
-    """The sheet: a row for each picture, with the picture and its maps, and below all of them the scales.
+    """The sheet: a row for each picture with its maps, and the scales at the bottom.
 
-    It is as wide as a column of a paper; with more maps than fit there, as a page; with still more it grows.
+    It is as wide as a column of a paper; if the maps do not fit, as a page; if they still do not fit, wider.
     """
     cells = 1 + len(rows[0].cells)
     width = COLUMN if cells <= NARROW else max(PAGE, cells * (LEAST_CELL + GAP) + 2 * MARGIN)
@@ -254,7 +254,7 @@ def explain_sheet(rows: Sequence[SheetRow], style: Style, format: str, *, title:
             axes.imshow(picture, interpolation="nearest" if small else "antialiased")
             axes.set_anchor("N")
             axes.set(xticks=[], yticks=[])
-            axes.spines[:].set(color="0.8", linewidth=0.3)  # where a white picture ends
+            axes.spines[:].set(color="0.8", linewidth=0.3)  # shows where a white picture ends
             if state:
                 _write_word(axes, state, min(1.5 * SIZE, cell * 72 / 5))
             figure.text(
@@ -266,7 +266,7 @@ def explain_sheet(rows: Sequence[SheetRow], style: Style, format: str, *, title:
 
 
 def _scales(figure: Figure, kinds: frozenset[str], style: Style, width: float) -> None:
-    """One bar for maps from 0 up, and one for signed maps, each where the sheet has such maps."""
+    """One scale for maps from 0 up, and one for signed maps, if the sheet has such maps."""
     bars: list[tuple[MapKind, str, tuple[str, str]]] = []
     if kinds - {"signed"}:
         bars.append(("non-negative", "share of the map's largest value", ("0", "1")))

@@ -1,9 +1,9 @@
-"""Group maps: what the images of a class have in common, by attention's contrast with the average.
+"""Group maps: what the images of a class have in common, found by contrasting attention with the average.
 
 `û(g_a) − û(mean l)`, with û(x) = x / |x|, is the direction in which attention moves the feature of an image away from
 the plain mean of its local features. The template of an image is the mean of that direction over the *other* images of
-its class, and its map is the cosine of each local feature with the template. The same map by the template of another
-class is the control: what it shows too does not depend on the class.
+its class, and its map is the cosine of each local feature with the template. The control is the same map with the
+template of another class: whatever it also shows does not depend on the class.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ if TYPE_CHECKING:
     Batches = Callable[[], Iterable[tuple[Tensor, Sequence[int]]]]
 
 GROUP, CONTROL = "group", "group-control"
-"""What the two maps are called where methods are."""
+"""Names of the two maps, used like method names."""
 LEAST_LENGTH = 1e-5
-"""A direction shorter than this is rounding: with uniform attention g_a is the mean of l, and the map is zeros."""
+"""Shorter directions are rounding errors: with uniform attention, g_a is the mean of l, and the map is all zeros."""
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class GroupMaps:
         Level → cosines between −1 and 1, float32 (B, h, w): by the template of the image's own class, and by that of
         its control class.
     labels, control_labels : ndarray of int64 (B,)
-        The class of each image, and the other class that its control is of.
+        The class of each image, and the other class used for its control.
     """
 
     maps: dict[str, NDArray[np.float32]] = field(repr=False)
@@ -52,7 +52,7 @@ class GroupMaps:
 
 @dataclass(frozen=True)
 class Templates:
-    """For each class, the sum of its images' directions, and how many they are.
+    """For each class, the sum of its images' directions, and the number of images.
 
     Parameters
     ----------
@@ -67,22 +67,22 @@ class Templates:
 
 
 def group_maps(model: nn.Module, batches: Batches, *, levels: Sequence[str] = (), seed: int = 0) -> Iterator[GroupMaps]:
-    """The group maps of all images, batch by batch, with the other-class control beside.
+    """The group maps of all images and their controls, batch by batch.
 
-    The images are read twice, once for the templates and once for the maps; at no time are there more than one batch
-    and one template a class in memory.
+    The images are read twice, once for the templates and once for the maps; memory holds only one batch and one
+    template per class.
 
     Parameters
     ----------
     model : nn.Module
-        A network of l2a_transfer with attention. It stays as it is.
+        A network of l2a_transfer with attention. It is not changed.
     batches : callable
         Each of its two calls must give the same batches: normalised images (B, 3, H, W) on the device of the model,
         and the class of each, as an integer. Batches may differ in size, and classes may be mixed.
     levels : sequence of str, optional
-        The levels whose maps are asked for; by default all that attend.
+        The levels of the maps; by default, all with attention.
     seed : int, default=0
-        Random seed of the control: each class is given another one, and no two classes the same.
+        Random seed of the controls: each class gets another one, and no two classes the same.
 
     Yields
     ------
@@ -91,18 +91,18 @@ def group_maps(model: nn.Module, batches: Batches, *, levels: Sequence[str] = ()
     Raises
     ------
     BackendError
-        For a network without attention, and where its features are not finite.
+        For a network without attention, or if its features are not finite.
     UnknownNameError
         For a level without attention.
     DataError
-        For a class with one image, which has no others, and where there is one class only.
+        For a class with a single image, or if there is only one class.
     ArgumentError
-        Where the two calls give different batches.
+        If the two calls return different batches.
     """
     templates = class_templates(model, batches, levels=levels)
     for label, count in templates.counts.items():
         if count < 2:
-            raise DataError(f"a group map needs the other images of a class, and class {label} has one image")
+            raise DataError(f"a group map needs the other images of a class, but class {label} has one image")
     if len(templates.counts) < 2:
         raise DataError("the control of a group map needs the images of another class", "add images of other classes")
     other = control_classes(list(templates.counts), seed=seed)
@@ -113,7 +113,7 @@ def group_maps(model: nn.Module, batches: Batches, *, levels: Sequence[str] = ()
             break
         yield maps_by(model, images, labels, templates, other, levels=levels)
     if seen != sum(templates.counts.values()):
-        raise ArgumentError("batches must give the same images each time that it is called")
+        raise ArgumentError("batches must return the same images on every call")
 
 
 def class_templates(model: nn.Module, batches: Batches, *, levels: Sequence[str] = ()) -> Templates:
@@ -129,12 +129,12 @@ def class_templates(model: nn.Module, batches: Batches, *, levels: Sequence[str]
             for level, found in directions.items():
                 own[level] = found[k] + own[level] if level in own else found[k].clone()
     if not counts:
-        raise DataError("a group map needs images, and there are none")
+        raise DataError("a group map needs images, but there are none")
     return Templates(sums, counts)
 
 
 def control_classes(classes: Sequence[int], *, seed: int = 0) -> dict[int, int]:
-    """For each of at least two classes another one, drawn with a seed; no two classes have the same.
+    """Draw another class for each of at least two classes; no two classes get the same.
 
     Examples
     --------
@@ -160,11 +160,11 @@ def maps_by(
     Parameters
     ----------
     model, images, labels, levels
-        As the first pass took them: each image must have been in it, with that class.
+        As in the first pass, which must have included each image with the same class.
     templates : Templates
-        What `class_templates` gave.
+        The result of `class_templates`.
     other : mapping of int to int
-        Class → the class of its control, as `control_classes` gives it.
+        Class → the class of its control, from `control_classes`.
 
     Raises
     ------
@@ -219,7 +219,7 @@ def _directions(model: nn.Module, images: Tensor, levels: Sequence[str]) -> tupl
         found = attended(network, images)
     own = [level for level in found.g_a if level in {spec.level for spec in network.config.maps}]
     if not own:
-        raise BackendError(f"{network.config.architecture} has no attention, so no group maps", "use a vgg-att")
+        raise BackendError(f"{network.config.architecture} has no attention, so it has no group maps", "use a vgg-att")
     for level in levels:
         if level not in own:
             raise unknown_name("level", level, own)
@@ -232,13 +232,13 @@ def _directions(model: nn.Module, images: Tensor, levels: Sequence[str]) -> tupl
 
 
 def _unit(vectors: Tensor) -> Tensor:
-    """Vectors (B, C) at length 1; a zero vector stays one."""
+    """Vectors (B, C) scaled to length 1; a zero vector stays zero."""
     units: Tensor = vectors / vectors.norm(dim=1, keepdim=True).clamp(min=1e-30)
     return units
 
 
 def _cosines(local: Tensor, templates: Tensor) -> Tensor:
-    """The cosine of each local feature (B, C, h, w) with its image's template (B, C); 0 where one has no length.
+    """The cosine of each local feature (B, C, h, w) with its image's template (B, C); 0 if either has length 0.
 
     Returns: float32 (B, h, w), on the CPU.
     """

@@ -1,4 +1,4 @@
-"""Group maps of pictures beside those of other methods: the template of each class, and which class is its control."""
+"""Group maps of pictures next to those of other methods: the template of each class, and the control of each class."""
 
 from __future__ import annotations
 
@@ -20,18 +20,18 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Grouping:
-    """The classes of pictures, the template of each, and which class is the control of which.
+    """The classes of pictures, and the template and control of each class.
 
     Parameters
     ----------
     classes : tuple of str
-        Their names; labels count them.
+        Names of the classes; a label is an index into them.
     templates : Templates
-        What `class_templates` found, by label.
+        The result of `class_templates`, by label.
     other : dict of int to int
-        Label → that of its control.
+        Label → label of its control.
     seed : int
-        What the controls were drawn with.
+        Random seed of the controls.
     """
 
     classes: tuple[str, ...]
@@ -40,7 +40,7 @@ class Grouping:
     seed: int
 
     def to_json(self) -> dict[str, Any]:
-        """What `explain.json` says of it."""
+        """The entry in `explain.json`."""
         counts = self.templates.counts
         return {
             "control_seed": self.seed,
@@ -59,13 +59,13 @@ def check_groups(groups: Sequence[str | None], names: Sequence[str]) -> tuple[st
     groups : sequence of str or None
         The class of each picture; None for one without.
     names : sequence of str
-        What errors call the pictures.
+        Names of the pictures in errors.
 
     Raises
     ------
     DataError
-        For a picture without a class, a class with one picture, and where there is one class only: then there would be
-        no control, and a group map without it does not show what is particular to the class.
+        For a picture without a class, a class with one picture, or a single class: without a control, a group map does
+        not show what is specific to the class.
 
     Examples
     --------
@@ -77,20 +77,20 @@ def check_groups(groups: Sequence[str | None], names: Sequence[str]) -> tuple[st
         if group is None:
             raise DataError(
                 f"{name}: has no label, but a group map needs the class of each picture",
-                "use `data` with labels, as imagefolder:PATH, or leave out `group`",
+                "use `data` with labels, such as imagefolder:PATH, or omit `group`",
             )
         counts[group] += 1
     for group, count in sorted(counts.items()):
         if count < 2:
             raise DataError(
-                f"a group map needs the other pictures of a class, and {group!r} has one picture",
-                "add pictures of it, or leave it out",
+                f"a group map needs the other pictures of a class, but {group!r} has one picture",
+                "add pictures of it, or remove it",
             )
     if len(counts) < 2:
         raise DataError(
-            f"the control of a group map needs another class, and all pictures are of {next(iter(counts))!r}"
+            f"the control of a group map needs another class, but all pictures are of {next(iter(counts))!r}"
             if counts
-            else "a group map needs pictures, and there are none",
+            else "a group map needs pictures, but there are none",
             "add pictures of other classes",
         )
     return tuple(sorted(counts))
@@ -104,20 +104,20 @@ def group_pictures(
     Parameters
     ----------
     model, preprocess, question
-        As `explain_stream` takes them.
+        As for `explain_stream`.
     pictures : iterable of Asked
         All pictures, each with its `group`.
     classes : sequence of str
-        What `check_groups` gave.
+        The result of `check_groups`.
 
     Raises
     ------
     ArgumentError
-        For a side that the network cannot take.
+        For a side that the network does not support.
     UnknownNameError
         For a level without attention.
     BackendError
-        For a network without attention, and where its features are not finite.
+        For a network without attention, or if its features are not finite.
     """
     label_of = {name: label for label, name in enumerate(classes)}
 
@@ -134,9 +134,10 @@ def group_pictures(
 def group_maps_beside(
     model: nn.Module, preprocess: Preprocess, grouping: Grouping, question: Question
 ) -> Callable[[Sequence[Asked], list[list[ImageMaps]]], list[list[ImageMaps]]]:
-    """The second pass: what `explain_stream` takes as `beside`. It adds the group map of each picture and its control.
+    """The second pass: the argument `beside` of `explain_stream`, which adds the group map of each picture and its
+    control.
 
-    The parameters are those of `group_pictures`, with what it gave; the pictures must be the same.
+    Parameters are as for `group_pictures`, plus its result; the pictures must be the same.
     """
     label_of = {name: label for label, name in enumerate(grouping.classes)}
     counts = grouping.templates.counts

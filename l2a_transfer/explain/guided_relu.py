@@ -1,4 +1,4 @@
-"""ReLUs that pass only positive gradients, in whatever way a network calls them, without a change to the network."""
+"""ReLUs that pass only positive gradients, however a network calls them, without changing the network."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ RELUS: tuple[Callable[..., Any], ...] = (
 
 
 class GuidedReLU(torch.autograd.Function):
-    """ReLU whose gradient passes where both its input and the gradient are positive."""
+    """ReLU that passes a gradient only if both its input and the gradient are positive."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:
@@ -27,15 +27,15 @@ class GuidedReLU(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> Tensor:
         (output,), (gradient,) = ctx.saved_tensors, gradients
-        # One pass over the memory where a comparison and a product would be two.
+        # One pass over memory; a comparison and a product would need two.
         passed: Tensor = torch.ops.aten.threshold_backward(gradient, output, 0)
         return passed.clamp_(min=0)
 
 
 class guided_relus(TorchFunctionMode):  # noqa: N801 - a context manager
-    """Within it every call of a ReLU, of a module or a function, in place or not, is a `GuidedReLU`.
+    """While active, every call of a ReLU, as a module or function, in place or not, is a `GuidedReLU`.
 
-    An in-place call gives a new tensor, which is what its callers go on with; nothing else sees the input again.
+    An in-place call returns a new tensor, which its callers continue with; nothing else reads the input again.
     """
 
     def __torch_function__(

@@ -1,4 +1,4 @@
-"""What maps are: one image as the network took it, and an array for each level by one method."""
+"""The result type of map methods: one image as the network received it, and one array per level."""
 
 from __future__ import annotations
 
@@ -17,40 +17,39 @@ from l2a_transfer.text import repr_line
 
 @dataclass(frozen=True)
 class ImageMaps:
-    """One image and where a network looks at it, by one method.
+    """The maps of one image by one method.
 
     Parameters
     ----------
     name : str
-        What errors and sheets call the image.
+        Name of the image in errors and on sheets.
     image : ndarray
-        The image as the network took it, uint8 (H, W, 3).
+        The image as the network received it, uint8 (H, W, 3).
     maps : dict of str to ndarray
-        Name → float32 (h, w). Of attention, a map a level: weights that sum to 1 (a sigmoid between 0 and 1 for PAN's
-        L2).
+        Name → float32 (h, w). For attention, one map per level: weights that sum to 1 (sigmoids for PAN's L2).
     kinds : dict of str to str
         Name → "signed", "non-negative" or "distribution".
     method : str
         The method's name.
     target : int or None
-        The class that the maps are about; None for a method that is not about a class.
+        The class that the maps explain; None for a method that is not class-specific.
     class_name : str or None
-        Its name; None without a class, and for weights that do not name their classes.
+        Name of that class; None without a class, or if the weights have no class names.
     probability : float or None
         The network's probability of that class.
     predicted : int or None
         The class with the largest probability.
     predicted_name : str or None
-        Its name, where the weights name their classes.
+        Name of that class, if the weights have class names.
     predicted_probability : float or None
-        Its probability.
+        Probability of the predicted class.
     completeness : float or None
-        For a method whose maps promise to sum to a score, the difference from that score; see
-        `explain.completeness`. None for the others.
+        For a method whose maps must sum to a score, the difference from that score; see `explain.completeness`. None
+        for other methods.
     template : str or None
-        Of a group map: the class whose images made the template, for the control another class than the image's own.
+        For a group map: the class of the template; for its control, a class other than the image's own.
     template_images : int or None
-        How many images made it.
+        Number of images of the template.
     """
 
     name: str
@@ -69,15 +68,15 @@ class ImageMaps:
     template_images: int | None = None
 
     def peak(self, level: str) -> float:
-        """The largest weight over the mean one: 1 where attention is uniform, h·w where it is one-hot, 0 of zeros.
+        """The largest weight divided by the mean: 1 if attention is uniform, h·w if it is one-hot, 0 for zeros.
 
-        Of a signed map, of the values' sizes.
+        For a signed map, absolute values are used.
         """
         weights = np.abs(self.maps[level])
         return float(weights.max() / weights.mean()) if weights.any() else 0.0
 
     def overlay_pngs(self) -> dict[str, bytes]:
-        """Level → a PNG of its map over the image, of the size that the network took."""
+        """Level → a PNG of its map over the image, at the size that the network received."""
         H, W = self.image.shape[:2]
         found = {}
         for level, weights in self.maps.items():

@@ -1,4 +1,4 @@
-"""Local features of any network: of ours by their levels, of any other by the names of its modules."""
+"""Local features of any network: levels of our networks, modules by name of any other."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from l2a_transfer.errors import BackendError, unknown_name
 from l2a_transfer.models.interface import Attended, Network
 
 WEIGHTS = "parametrizations"
-"""Where PyTorch keeps the modules that make a layer's weights."""
+"""Name under which PyTorch keeps the modules that compute a layer's weights."""
 ROUNDED = 1e-2
-"""By how much a sum of attention weights may differ from 1, as bfloat16 has it."""
+"""Largest deviation from 1 of a sum of attention weights, for bfloat16."""
 
 
 def default_levels(model: nn.Module, images: Tensor) -> tuple[str, ...]:
-    """The levels that a method explains where none is asked for.
+    """The levels that a method explains by default.
 
-    Of our networks those that the classifier reads; of any other the last module without children whose output is a
-    map (B, C, h, w) of more than one position.
+    For our networks, those that the classifier uses; for any other, the last module without children whose output is a
+    map (B, C, h, w) with more than one position.
 
     Raises
     ------
@@ -50,21 +50,23 @@ def default_levels(model: nn.Module, images: Tensor) -> tuple[str, ...]:
             handle.remove()
     if not last:
         raise BackendError(
-            f"{type(model).__name__} has no layer with maps (B, C, h, w)", "name layers that have, or another method"
+            f"{type(model).__name__} has no layer with maps (B, C, h, w)",
+            "use layers with maps, or another method",
         )
     return (last,)
 
 
 def _is_leaf(name: str, module: nn.Module) -> bool:
-    """Whether a module has no children but what makes its weights, and makes no weights itself."""
+    """Whether a module has no children except those that compute its weights, and is not one of these itself."""
     children = {child for child, _ in module.named_children()}
     return not children - {WEIGHTS} and WEIGHTS not in name.split(".")
 
 
 def is_map(output: object, images: Tensor) -> bool:
-    """Whether a layer's output is a map (B, C, h, w) of images (B, 3, H, W): of about their shape, and no larger.
+    """Whether a layer's output is a map (B, C, h, w) of images (B, 3, H, W): about the same aspect ratio, and not
+    larger.
 
-    Queries and keys of a transformer (B, heads, T, C) are none, nor are its attention weights (B, heads, T, T), whose
+    Queries and keys of a transformer (B, heads, T, C) are not maps, nor are attention weights (B, heads, T, T), whose
     rows sum to 1.
     """
     if not isinstance(output, Tensor) or output.ndim != 4 or len(output) != len(images):
@@ -72,23 +74,24 @@ def is_map(output: object, images: Tensor) -> bool:
     (h, w), (H, W) = output.shape[2:], images.shape[2:]
     if h == w > 1 and bool(((output.detach().sum(dim=-1) - 1).abs() < ROUNDED).all()):
         return False
-    return abs(h * W - w * H) <= max(H, W) + h * W / 4 and h <= H and w <= W  # rounded, or without a border
+    return abs(h * W - w * H) <= max(H, W) + h * W / 4 and h <= H and w <= W  # allows for rounding or cropped borders
 
 
 def attended(model: nn.Module, images: Tensor) -> Attended:
-    """Everything that one of our networks finds. Raises: BackendError for any other network."""
+    """The forward pass of one of our networks with all intermediate results. Raises: BackendError for any other
+    network."""
     if not isinstance(model, Network):
         raise BackendError(
             f"{type(model).__name__} is not an attention network of l2a_transfer, so it has no such maps",
-            "use a method for any network, as grad-cam",
+            "use a method for any network, such as grad-cam",
         )
     return model.attend(images)
 
 
 @contextmanager
 def input_kept(model: nn.Module | None) -> Iterator[None]:
-    """Within it a network of others computes on a copy of its images: its code may write into them, and they are asked
-    of again."""
+    """While active, a third-party network computes on a copy of its images: its code may write into them, and they are
+    used again."""
     if model is None or isinstance(model, Network):
         yield
         return
@@ -104,10 +107,10 @@ def input_kept(model: nn.Module | None) -> Iterator[None]:
 
 
 def fast_layout(model: nn.Module, images: Tensor) -> Tensor:
-    """The images in the memory layout in which one of our networks is fastest; the same values.
+    """The images in the fastest memory layout for one of our networks; the values are the same.
 
-    On a CPU that is channels last: an eighth to a quarter more images a second. Sums round otherwise in it, so that in
-    some images a ReLU near zero switches and the gradient jumps. A single gradient therefore keeps its layout.
+    On a CPU this is channels last: 12 to 25 % more images per second. Sums are rounded differently, so for some images
+    a ReLU near zero switches and the gradient jumps. A single gradient therefore keeps its layout.
     """
     if isinstance(model, Network) and images.device.type == "cpu":
         return images.contiguous(memory_format=torch.channels_last)
@@ -120,24 +123,24 @@ def local_features(model: nn.Module, images: Tensor, levels: Sequence[str]) -> t
     Parameters
     ----------
     model : nn.Module
-        A network of l2a_transfer, or any module that gives logits (B, K); its hooks are as before afterwards.
+        A network of l2a_transfer, or any module that returns logits (B, K); its hooks are restored.
     images : Tensor (B, 3, H, W)
         Normalised images.
     levels : sequence of str
-        L1, L2 or L3 of our networks; of any other names of modules, as `named_modules` gives them.
+        L1, L2 or L3 of our networks; names of modules from `named_modules` of any other.
 
     Returns
     -------
     logits : Tensor (B, K)
     local : dict of str to Tensor (B, C, h, w)
-        In the order of `levels`. Logits depend on them, so that gradients can be taken.
+        In the order of `levels`. The graph from them to the logits is kept, so gradients can be taken.
 
     Raises
     ------
     UnknownNameError
         For a level that the network does not have.
     BackendError
-        For a layer that is not used, or whose output is no map.
+        For a layer that is not used, or whose output is not a map.
     """
     if isinstance(model, Network):
         found = model.attend(images)
@@ -154,7 +157,7 @@ def local_features(model: nn.Module, images: Tensor, levels: Sequence[str]) -> t
     def keep(level: str) -> Any:
         def hook(module: nn.Module, args: Any, output: Any) -> Any:
             kept[level] = output
-            # What follows may work in place, as a ReLU or a residual does; it works on the copy.
+            # Later layers may work in place, such as a ReLU or a residual connection; they get the copy.
             return output.clone() if isinstance(output, Tensor) else output
 
         return hook
@@ -171,7 +174,7 @@ def local_features(model: nn.Module, images: Tensor, levels: Sequence[str]) -> t
         if not is_map(kept[level], images):
             got = tuple(kept[level].shape) if isinstance(kept[level], Tensor) else type(kept[level]).__name__
             raise BackendError(
-                f"the layer {level!r} of {type(model).__name__} has no maps (B, C, h, w), but {got}",
+                f"the layer {level!r} of {type(model).__name__} has no maps (B, C, h, w); it returns {got}",
                 "name another layer",
             )
     return logits, {level: kept[level] for level in levels}
@@ -180,7 +183,7 @@ def local_features(model: nn.Module, images: Tensor, levels: Sequence[str]) -> t
 def differentiable(model: nn.Module, images: Tensor, levels: Sequence[str]) -> tuple[Tensor, dict[str, Tensor]]:
     """As `local_features`, for gradients of the logits with respect to the local features only.
 
-    Of L3 alone no graph of the convolutions is kept: a tenth more images a second, and less memory.
+    For L3 alone, no graph of the convolutions is kept: 10 % more images per second, and less memory.
     """
     if isinstance(model, Network) and model.local_steps() and set(levels) == {"L3"}:
         with torch.no_grad():
@@ -189,16 +192,17 @@ def differentiable(model: nn.Module, images: Tensor, levels: Sequence[str]) -> t
         logits = model.attend_from({**found.local, "L3": last}).logits
         if agree(logits, found.logits):
             return logits, {"L3": last}
-    # Without a gradient of the input nothing may need one, where all parameters are frozen.
+    # If all parameters are frozen, only the input can require a gradient.
     return local_features(model, images.detach().requires_grad_(), levels)
 
 
 def agree(logits: Tensor, expected: Tensor) -> bool:
-    """Whether logits are the same but for rounding: a subclass may attend in another way than its steps, or a hook may
-    change what a layer gives."""
+    """Whether logits are equal up to rounding: a subclass may attend differently from its steps, or a hook may change a
+    layer's output."""
     return torch.allclose(logits, expected, rtol=0, atol=1e-4 * float(expected.abs().max()))
 
 
 def class_score(logits: Tensor, targets: Tensor) -> Tensor:
-    """The sum of each image's logit of its own class: images are independent, so its gradient is each image's own."""
+    """The sum over images of the logit of each image's class; as images are independent, its gradient is that of each
+    image."""
     return logits.gather(1, targets[:, None]).sum()

@@ -1,4 +1,4 @@
-"""Maps of any network over any pictures: the functions that programs call."""
+"""Maps of any network for any pictures: the public functions."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 Picture: TypeAlias = "Image.Image | str | Path | NDArray[np.uint8]"
 OWN_SIDE = "own"
 """The default of `side`."""
-EXPECTED = "a Pillow image, a path, uint8 (H, W, 3), or a list of these"
+EXPECTED = "a Pillow image, a path, a uint8 array (H, W, 3), or a list of these"
 
 
 @overload
@@ -221,11 +221,9 @@ def explain_images(
     pictures, called, _ = _pictures(images, names)
     wanted = [target] * len(pictures) if isinstance(target, (str, int)) else list(target)
     if len(wanted) != len(pictures):
-        raise ArgumentError(f"target must be one, or as many as pictures, {len(pictures)}; got {len(wanted)}")
+        raise ArgumentError(f"target must be one class, or one per picture, {len(pictures)}; got {len(wanted)}")
     if not question.class_specific and any(one != PREDICTED for one in wanted):
-        raise ArgumentError(
-            f"target is for methods that explain one class; {', '.join(methods)} does not", "leave it out"
-        )
+        raise ArgumentError(f"target is for methods that explain one class; {', '.join(methods)} does not", "omit it")
     targets = [class_index(one, subject.classes, subject.num_classes) for one in wanted]
     of_class: Sequence[str | None] = [None] * len(pictures) if groups is None else _of_class(groups, len(pictures))
 
@@ -245,22 +243,22 @@ def explain_images(
 def _of_class(groups: Sequence[str], of: int) -> list[str]:
     """The class of each picture. Raises: TypeError, ArgumentError."""
     if isinstance(groups, str) or not all(isinstance(group, str) for group in groups):
-        raise wrong_kind("groups", "a list of names, the class of each picture", groups)
+        raise wrong_kind("groups", "a list with the name of the class of each picture", groups)
     if len(groups) != of:
-        raise ArgumentError(f"groups must be as many as pictures, {of}; got {len(groups)}")
+        raise ArgumentError(f"groups must have one entry per picture, {of}; got {len(groups)}")
     return list(groups)
 
 
 def _pictures(
     images: Picture | Sequence[Picture], names: str | Sequence[str] | None
 ) -> tuple[list[Picture], list[str], bool]:
-    """The pictures, what they are called, and whether one was given that is not in a list. Raises: ArgumentError."""
+    """The pictures, their names, and whether a single one was given outside a list. Raises: ArgumentError."""
     single = isinstance(images, (str, Path, Image.Image)) or (isinstance(images, np.ndarray) and images.ndim < 4)
     pictures: list[Picture] = [images] if single else list(images)  # type: ignore[arg-type, list-item]
     given = [names] if isinstance(names, str) else names
     called = [_name(picture, k) for k, picture in enumerate(pictures)] if given is None else list(given)
     if len(called) != len(pictures):
-        raise ArgumentError(f"names must be as many as pictures, {len(pictures)}; got {len(called)}")
+        raise ArgumentError(f"names must have one entry per picture, {len(pictures)}; got {len(called)}")
     return pictures, called, single
 
 
@@ -269,7 +267,8 @@ def _name(picture: object, number: int) -> str:
 
 
 def _rgb(picture: object, name: str) -> Image.Image:
-    """Raises: DataError for a file that is no picture, TypeError for what is neither a picture nor a path."""
+    """Raises: DataError for a file that is not a picture, TypeError for anything that is neither a picture nor a
+    path."""
     if isinstance(picture, (str, Path)):
         return decode_file(Path(picture).expanduser())
     if (

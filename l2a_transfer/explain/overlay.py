@@ -12,10 +12,10 @@ COLORMAP, SIGNED_COLORMAP = "inferno", "coolwarm"
 def heat(weights: NDArray[np.float32], size: tuple[int, int]) -> NDArray[np.float32]:
     """Weights (h, w) → float32 (H, W) between 0 and 1 for `size` = (W, H); the hottest position is exactly 1.
 
-    Signed values become numbers between −1 and 1, the largest of which has the size 1.
+    Signed values are scaled to between −1 and 1, by the largest absolute value.
 
-    0 is no attention and not the coldest position, so that nearly uniform attention looks nearly uniform.
-    Enlarged without interpolation: every pixel shows the weight of the position that it belongs to.
+    0 means no attention, not the coldest position, so that nearly uniform attention looks nearly uniform. There is no
+    interpolation: every pixel shows the weight of its position.
     """
     hottest = max(float(np.abs(weights).max()), float(np.finfo(np.float32).tiny))
     scaled = weights / hottest
@@ -24,7 +24,7 @@ def heat(weights: NDArray[np.float32], size: tuple[int, int]) -> NDArray[np.floa
 
 
 def colors(values: NDArray[np.float32], *, signed: bool = False) -> NDArray[np.uint8]:
-    """Heat between 0 and 1, (H, W) → uint8 (H, W, 3); 1 gets the colormap's top colour. Signed: between −1 and 1."""
+    """Heat (H, W) between 0 and 1, or −1 and 1 if signed → uint8 (H, W, 3); 1 gets the top colour of the colormap."""
     from matplotlib import colormaps
 
     rgba = (
@@ -34,7 +34,7 @@ def colors(values: NDArray[np.float32], *, signed: bool = False) -> NDArray[np.u
 
 
 def overlay(image: NDArray[np.uint8], values: NDArray[np.float32], *, signed: bool = False) -> NDArray[np.uint8]:
-    """Heat (H, W) in colour over a greyed picture (H, W, 3): where there is none, the picture; at 1 the top colour."""
+    """Heat (H, W) in colour over a greyed picture (H, W, 3): the picture at 0, the top colour at 1."""
     grey = image.astype(np.float32) @ np.array([0.299, 0.587, 0.114], dtype=np.float32)  # (H, W)
     opacity = np.abs(values)[..., None]
     mixed = (1 - opacity) * grey[..., None] + opacity * colors(values, signed=signed).astype(np.float32)

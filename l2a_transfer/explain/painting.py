@@ -1,4 +1,4 @@
-"""How maps become colours over a picture, and what the colours are said to mean."""
+"""Maps as colours over a picture, and what the colours mean."""
 
 from __future__ import annotations
 
@@ -21,30 +21,30 @@ if TYPE_CHECKING:
 FORMATS = ("png", "pdf", "svg")
 State = Literal["", "zero", "uniform"]
 UNIFORM = 1e-3
-"""A map whose values differ by less than this share of the largest is called uniform."""
+"""A map is called uniform if its values differ by less than this share of the largest."""
 
 
 @dataclass(frozen=True)
 class Style:
-    """How maps are drawn.
+    """The style of drawn maps.
 
     Parameters
     ----------
     smooth : bool
         Interpolate between positions; otherwise every pixel shows the value of its position.
     alpha : float
-        Opacity of the strongest colour. It falls with the value, so that a map of 0 leaves the picture as it is.
+        Opacity of the strongest colour. It decreases with the value; 0 leaves the picture unchanged.
     cmap, signed_cmap : str
-        Matplotlib's colormaps, of maps from 0 up and of signed ones, whose middle is 0.
+        Matplotlib colormaps for maps from 0 up, and for signed maps, with 0 in the middle.
     dpi : int
-        Dots per inch of what is drawn in inches.
+        Dots per inch for sizes in inches.
     formats : tuple of str
-        Of `FORMATS`.
+        Names in `FORMATS`.
 
     Raises
     ------
     UnknownNameError
-        For a colormap or a format that does not exist.
+        For an unknown colormap or format.
     ArgumentError
         For numbers out of range.
     """
@@ -66,7 +66,7 @@ class Style:
             if name not in FORMATS:
                 raise unknown_name("format", name, FORMATS)
         if not self.formats or len(set(self.formats)) < len(self.formats):
-            raise ArgumentError(f"format must name formats, each once; got {', '.join(self.formats) or 'none'}")
+            raise ArgumentError(f"format must be one or more distinct formats; got {', '.join(self.formats) or 'none'}")
         if not 0 < self.alpha <= 1:
             raise ArgumentError(f"alpha must be above 0 and at most 1, got {self.alpha:g}")
         if not 30 <= self.dpi <= 2400:
@@ -74,7 +74,7 @@ class Style:
 
 
 def state_of(values: NDArray[np.float32]) -> State:
-    """Whether a map is all zeros, or the same everywhere: then no colour would say anything."""
+    """Whether a map is all zeros, or uniform: colours would then be meaningless."""
     highest, lowest = float(values.max()), float(values.min())
     if highest == lowest == 0:
         return "zero"
@@ -82,7 +82,7 @@ def state_of(values: NDArray[np.float32]) -> State:
 
 
 def scale_of(values: NDArray[np.float32], kind: MapKind) -> str:
-    """What the strongest colour stands for, in as few letters as do."""
+    """The meaning of the strongest colour, as short as possible."""
     if state := state_of(values):
         return f"{state}, {float(values.flat[0]):.2g}" if state == "uniform" else state
     if kind == "distribution":
@@ -92,14 +92,14 @@ def scale_of(values: NDArray[np.float32], kind: MapKind) -> str:
 
 
 def enlarged(values: NDArray[np.float32], size: tuple[int, int], *, smooth: bool) -> NDArray[np.float32]:
-    """A map (h, w) as float32 (H, W) for `size` = (W, H), divided by the largest size of its values."""
+    """A map (h, w) as float32 (H, W) for `size` = (W, H), divided by its largest absolute value."""
     largest = max(float(np.abs(values).max()), float(np.finfo(np.float32).tiny))
     how = Image.Resampling.BILINEAR if smooth else Image.Resampling.NEAREST
     return np.asarray(Image.fromarray((values / largest).astype(np.float32)).resize(size, how), dtype=np.float32)
 
 
 def colored(values: NDArray[np.float32], kind: MapKind, style: Style) -> NDArray[np.float32]:
-    """Colours from 0 to 255, (H, W, 3), of values between 0 and 1, or −1 and 1 of a signed map."""
+    """Colours from 0 to 255, (H, W, 3), of values between 0 and 1, or −1 and 1 for a signed map."""
     from matplotlib import colormaps
 
     signed = kind == "signed"
@@ -108,7 +108,7 @@ def colored(values: NDArray[np.float32], kind: MapKind, style: Style) -> NDArray
 
 
 def over_grey(grey: NDArray[np.float32], values: NDArray[np.float32], kind: MapKind, style: Style) -> NDArray[np.uint8]:
-    """Colours over grey (H, W), the stronger the more opaque: uint8 (H, W, 3)."""
+    """Colours over grey (H, W), with opacity increasing with the value: uint8 (H, W, 3)."""
     opacity = style.alpha * np.abs(values)[..., None]
     mixed = (1 - opacity) * grey[..., None] + opacity * colored(values, kind, style)
     return np.asarray(np.clip(np.rint(mixed), 0, 255), dtype=np.uint8)
@@ -122,9 +122,9 @@ def blended(picture: NDArray[np.uint8], values: NDArray[np.float32], kind: MapKi
 
 
 def subject_of(maps: ImageMaps) -> str:
-    """The class that the maps are about, with its probability; empty for a method that is not about a class.
+    """The class that the maps explain, with its probability; empty for a method that is not class-specific.
 
-    Of a group map, the pictures whose template it shows.
+    For a group map, the pictures of its template.
     """
     if maps.template is not None:
         return f"{counted(maps.template_images or 0, 'picture')} of {shortened(legible(maps.template), 24)}"
@@ -145,10 +145,10 @@ def _class_text(name: str | None, number: int, probability: float | None) -> str
 
 
 def shortened(name: str, most: int) -> str:
-    """The name, or an ellipsis and its end, in at most `most` letters."""
+    """The name, or an ellipsis and its end, with at most `most` letters."""
     return name if len(name) <= most else "…" + name[-(most - 1) :]
 
 
 def heading_of(maps: ImageMaps, level: str) -> str:
-    """Method and map, as a column is headed; the only map of a method that is about pixels is not named."""
+    """Method and map, as a column heading; the map's name is omitted if it is the only one, of pixels."""
     return maps.method if level == "pixels" else f"{maps.method} {level}"

@@ -1,4 +1,4 @@
-"""What is asked about pictures: by which methods, at which size, and about which class."""
+"""Settings for explaining pictures: methods, size, and class."""
 
 from __future__ import annotations
 
@@ -17,31 +17,31 @@ DEFAULT_SIDE = 128
 
 @dataclass(frozen=True)
 class Question:
-    """What is asked about each picture.
+    """Settings that apply to each picture.
 
     Parameters
     ----------
     methods : tuple of str
         Names in `METHODS`, each once.
     side : int or None
-        Pixels of the shorter side as the network takes the picture, with the aspect kept; None for the pixels that
-        `extract` uses.
+        Shorter side of the network's input in pixels, with the aspect ratio kept; None for the same pixels as
+        `extract`.
     levels : tuple of str
-        For the methods that have maps of several levels; by default those that the classifier reads.
+        For methods with maps of several levels; by default, those that the classifier uses.
     options : dict
         Method → its options.
     group : bool
-        Whether group maps and their control are asked for beside the methods.
+        Whether to add group maps and their controls.
     control_seed : int
-        Random seed of which class is the control of which.
+        Random seed of the controls.
 
     Raises
     ------
     UnknownNameError
-        For a method, or an option that a method does not have.
+        For an unknown method or option.
     ArgumentError
-        For no method or one that is named twice, options of a method that is not asked for, values of another type,
-        and levels where no method has them.
+        For no method or a duplicate, options of a method that is not used, values of another type, or levels if no
+        method has them.
     """
 
     methods: tuple[str, ...]
@@ -54,14 +54,14 @@ class Question:
     def __post_init__(self) -> None:
         specs = [METHODS.find(name) for name in self.methods]
         if not specs or len(set(self.methods)) < len(specs):
-            raise ArgumentError(f"method must name methods, each once; got {', '.join(self.methods) or 'none'}")
+            raise ArgumentError(f"method must be one or more distinct methods; got {', '.join(self.methods) or 'none'}")
         for name, given in self.options.items():
             if name not in self.methods:
                 raise ArgumentError(f"options of {METHODS.find(name).name} were given, but the method is not used")
             METHODS[name].checked_options(dict(given))
         if self.levels and not self.group and not any(spec.per_level for spec in specs):
             raise ArgumentError(
-                f"levels are for methods with a map of each level; {', '.join(self.methods)} has one of the input"
+                f"levels are for methods with a map per level; {', '.join(self.methods)} has one map of the input"
             )
 
     @property
@@ -70,7 +70,7 @@ class Question:
         return any(METHODS[name].class_specific for name in self.methods)
 
     def all_options(self, method: str) -> dict[str, Any]:
-        """The options that a method takes, those that were given and the defaults of the others."""
+        """All options of a method: the given ones, and defaults for the others."""
         if method in (GROUP, CONTROL):
             return {"control_seed": self.control_seed} if method == CONTROL else {}
         spec = METHODS[method]
@@ -79,9 +79,9 @@ class Question:
 
 @dataclass(frozen=True)
 class Asked:
-    """A picture about which a question is asked, of mode RGB; `target` is the class to explain, None the predicted.
+    """A picture to explain, in mode RGB; `target` is the class to explain, None for the predicted one.
 
-    `group` is the name of the class whose pictures its group map is about.
+    `group` is the name of its class for group maps.
     """
 
     name: str

@@ -1,7 +1,7 @@
-"""The local features of images that are changed in one region, computed only where the change reaches.
+"""Local features of images changed in one region, computed only where the change has an effect.
 
-A 3 × 3 convolution carries a change one pixel further, a pool halves its region. Everything outside is what it is of
-the unchanged images.
+A 3 × 3 convolution spreads a change by one pixel, a pool halves its region. Everything outside equals that of the
+unchanged images.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 from l2a_transfer.models.interface import Network
 
 Span = tuple[int, int]
-"""First row or column, and the one behind the last."""
+"""First row or column, and the one after the last."""
 
 
 class Folded:
-    """A convolution with what follows it, whose batch norm is part of the weights: one pass less over the memory.
+    """A convolution with its batch norm folded into the weights, which saves a pass over memory.
 
     Parameters
     ----------
@@ -42,7 +42,7 @@ class Folded:
         )
 
     def __call__(self, x: Tensor, border: tuple[int, int]) -> Tensor:
-        """The output for x (B, C, H, W) with so many rows and columns of zeros on each side."""
+        """The output for x (B, C, H, W) with `border` rows and columns of zeros on each side."""
         x = F.conv2d(x, self.weight, self.bias, padding=border)
         for layer in self.layers:
             x = layer(x)
@@ -50,7 +50,7 @@ class Folded:
 
 
 class Unchanged:
-    """Images as they are, with all that the network computes on the way to their local features.
+    """Unchanged images, with all that the network computes on the way to their local features.
 
     Parameters
     ----------
@@ -59,12 +59,12 @@ class Unchanged:
     images : Tensor (B, 3, H, W)
         Normalised images.
     levels : collection of str
-        The levels whose local features are asked for.
+        The levels of the local features.
 
     Attributes
     ----------
     local : dict of str to Tensor (B, C, h, w)
-        Their local features.
+        The local features of the images.
     """
 
     def __init__(self, model: Network, images: Tensor, levels: Collection[str]) -> None:
@@ -79,14 +79,14 @@ class Unchanged:
                 self.local[level] = x
 
     def changed(self, pixels: Tensor, top: int, left: int) -> dict[str, Tensor]:
-        """The local features of the images with these pixels in the place of theirs.
+        """The local features of the images after replacing a region by these pixels.
 
         Parameters
         ----------
         pixels : Tensor (B, 3, h, w)
-            What is put into the images.
+            The new pixels.
         top, left : int
-            Where its corner lies.
+            Position of their top left corner.
 
         Returns
         -------
@@ -101,13 +101,13 @@ class Unchanged:
             if folded is None:
                 rows, columns = _pooled(rows, H), _pooled(columns, W)
                 if rows[0] >= rows[1] or columns[0] >= columns[1]:
-                    break  # the change lies in an odd last row or column, which the pool leaves out
+                    break  # the change is in an odd last row or column, which the pool drops
                 read = [slice(2 * begin + 1, 2 * end + 1) for begin, end in (rows, columns)]
                 x = F.max_pool2d(_with(padded, x, corner, read), 2)
             else:
                 rows, columns = _grown(rows, H), _grown(columns, W)
                 whole = rows == (0, H), columns == (0, W)
-                # The convolution's own border costs nothing; that of the padded map is computed with.
+                # The convolution's own border is free; a border in the padded map is computed.
                 read = [
                     slice(begin + own, end + 2 - own) for (begin, end), own in zip((rows, columns), whole, strict=True)
                 ]
@@ -119,17 +119,17 @@ class Unchanged:
 
 
 def _grown(span: Span, length: int) -> Span:
-    """Where a 3 × 3 convolution carries a change."""
+    """The region that a change covers after a 3 × 3 convolution."""
     return max(span[0] - 1, 0), min(span[1] + 1, length)
 
 
 def _pooled(span: Span, length: int) -> Span:
-    """Where a 2 × 2 pool carries a change; empty where it leaves the change out."""
+    """The region that a change covers after a 2 × 2 pool; empty if the pool drops it."""
     return span[0] // 2, min((span[1] + 1) // 2, length // 2)
 
 
 def _with(padded: Tensor, changed: Tensor, corner: tuple[int, int], read: list[slice]) -> Tensor:
-    """The part `read` of a padded map (B, C, H, W), with `changed` (B, C, h, w) put at `corner`."""
+    """The part `read` of a padded map (B, C, H, W), with `changed` (B, C, h, w) inserted at `corner`."""
     part = padded[:, :, read[0], read[1]]
     found = torch.empty_like(part, memory_format=torch.channels_last)
     top, left = corner[0] - read[0].start, corner[1] - read[1].start
@@ -142,7 +142,7 @@ def _with(padded: Tensor, changed: Tensor, corner: tuple[int, int], read: list[s
         (slice(bottom, None), slice(None)),
         (slice(top, bottom), slice(0, left)),
         (slice(top, bottom), slice(right, None)),
-    ):  # only what surrounds the change
+    ):  # only the surroundings of the change
         found[:, :, rows, columns] = part[:, :, rows, columns]
     found[:, :, top:bottom, left:right] = changed[:, :, : bottom - top, : right - left]
     return found

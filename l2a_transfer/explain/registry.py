@@ -1,7 +1,7 @@
-"""Map methods: where a network looks, each registered by a decorator beside its function.
+"""Map methods, each registered by a decorator next to its function.
 
 A method is a function of a network in evaluation mode and of normalised images, float32 (B, 3, H, W). It returns maps
-by name, each (B, h, w) of any resolution. `explain.compute` does what all methods have in common.
+by name, each (B, h, w) at any resolution. `explain.compute` does what is common to all methods.
 """
 
 from __future__ import annotations
@@ -21,33 +21,33 @@ if TYPE_CHECKING:
 
 Method = TypeVar("Method", bound="MapFunction")
 MapKind = Literal["signed", "non-negative", "distribution"]
-"""Of a map's values: evidence for and against; 0 or more; 0 or more with the sum 1 over the image."""
+"""Values of a map: signed for evidence for and against; 0 or more; 0 or more with a sum of 1 over the image."""
 DEFAULT_METHOD = "attention"
 
 
 @dataclass(frozen=True)
 class MapMethod:
-    """A way to say where a network looks.
+    """A map method.
 
     Parameters
     ----------
     name : str
-        What `method` calls it.
+        Name of the method, for `method` arguments.
     compute : callable
-        ``compute(model, images)`` gives name → map (B, h, w). With `class_specific` it also takes ``targets``, int64
-        (B,), the class of each image; with `per_level` the keyword ``levels``, the names of the layers whose maps are
-        asked for. Further keywords with defaults are its options.
+        ``compute(model, images)`` returns name → map (B, h, w). With `class_specific` it also takes ``targets``, int64
+        (B,), the class of each image; with `per_level` the keyword ``levels``, the names of the requested layers.
+        Further keywords with defaults are its options.
     kind : {"signed", "non-negative", "distribution"}
-        As `MapKind`. A method that gives distributions for some networks only says "non-negative".
+        As `MapKind`. "non-negative" for a method that returns distributions only for some networks.
     maps : tuple of str
-        The names of its maps, which are part of files' names; empty with `per_level`, where they are the levels'.
+        Names of its maps, used in file names; empty with `per_level`, which uses the names of the levels.
     class_specific : bool
-        Whether a map is about one class.
+        Whether a map explains one class.
     per_level : bool
         Whether there is a map for each level, or named layer, of the network.
     gradients : bool
-        Whether it differentiates, by `torch.autograd.grad`, which leaves the parameters' own gradients alone; other
-        methods run in inference mode.
+        Whether it computes gradients, with `torch.autograd.grad`, which does not touch the gradients of the parameters;
+        other methods run in inference mode.
     """
 
     name: str
@@ -65,10 +65,9 @@ class MapMethod:
         return {p.name: p.default for p in parameters if p.kind is p.KEYWORD_ONLY and p.name != "levels"}
 
     def checked_options(self, given: dict[str, Any]) -> dict[str, Any]:
-        """The options that were given, as the types of their defaults.
+        """The given options, converted to the types of their defaults.
 
-        Raises: UnknownNameError for an option that the method does not have; ArgumentError for a value of another
-        type.
+        Raises: UnknownNameError for an unknown option; ArgumentError for a value of another type.
         """
         defaults = self.options
         found = {}
@@ -80,7 +79,7 @@ class MapMethod:
 
 
 def _converted(name: str, value: Any, default: Any) -> Any:
-    """Text from a command line as the type of the default. Raises: ArgumentError."""
+    """Convert text from a command line to the type of the default. Raises: ArgumentError."""
     wanted = type(default)
     try:
         if isinstance(value, str) and wanted is not str:
@@ -90,7 +89,7 @@ def _converted(name: str, value: Any, default: Any) -> Any:
     except ValueError:
         pass
     if type(value) is not wanted:
-        raise ArgumentError(f"{name} must be of type {wanted.__name__}, as its default {default!r}; got {value!r}")
+        raise ArgumentError(f"{name} must be of type {wanted.__name__}, like its default {default!r}; got {value!r}")
     return value
 
 
@@ -127,7 +126,7 @@ def register_map_method(
     def register(compute: Method) -> Method:
         spec = MapMethod(name, compute, kind, maps, class_specific, per_level, gradients)
         if bool(maps) == per_level:
-            raise PluginError("a map method has either the names of its maps or a map of each level")
+            raise PluginError("a map method must have either named maps or a map per level")
         METHODS.add(name, spec, home=compute.__module__)
         return compute
 

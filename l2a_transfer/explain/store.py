@@ -1,7 +1,7 @@
-"""The file of maps: one HDF5 of many pictures' maps by several methods, sealed as feature files are.
+"""The file of maps: one HDF5 file with the maps of many pictures by several methods, sealed like feature files.
 
-Pictures differ in size, and so do their maps: `values` holds all of them one after the other, picture by picture, and
-`shapes` says where each begins and ends. docs/format.md writes the layout down.
+Pictures differ in size, and so do their maps: `values` contains all of them, picture by picture, and `shapes` gives
+their sizes. The layout is documented in docs/format.md.
 """
 
 from __future__ import annotations
@@ -33,11 +33,11 @@ from l2a_transfer.lock import output_lock
 from l2a_transfer.models.card_schema import CARD_OF_FEATURES, OBJECT
 
 SCHEMA = "l2a-maps/1"
-AGAIN = "make it again by 'l2a-transfer explain'"
+AGAIN = "write it again with 'l2a-transfer explain'"
 KIND = SealedKind(b"L2AMAPS\n", 1, "a file of maps", "explain", AGAIN)
 DATASETS = {"values": ("f4", 1), "shapes": ("i4", 3), "ids": ("S", 1), "targets": ("i4", 1), "predicted": ("i4", 1)}
 PROBABILITIES = {"probabilities": ("f4", 2)}
-"""Name → type and number of axes of each data set."""
+"""Name → type and number of axes of each dataset."""
 NO_CLASS = -1
 JSON: dict[str, Kind] = {
     "classes": list_of(text()),
@@ -51,7 +51,7 @@ KINDS = ("signed", "non-negative", "distribution")
 
 @dataclass(frozen=True)
 class MapColumn:
-    """What one map of each picture is: `method`'s map `name`, of a kind of `MapKind`, made with `options`."""
+    """One map that every picture has: `name` of `method`, with a kind of `MapKind`, made with `options`."""
 
     method: str
     name: str
@@ -61,7 +61,7 @@ class MapColumn:
 
 @dataclass(frozen=True)
 class MapsMeta:
-    """What made a file of maps: the data set's name, the model's classes, card and preprocess, and what was asked."""
+    """The origin of a file of maps: the data set's name, the model's classes, card and preprocess, and the settings."""
 
     data: str
     classes: tuple[str, ...]
@@ -74,26 +74,26 @@ class MapsMeta:
 def writing_maps(
     path: Path, meta: MapsMeta, options: Callable[[str], dict[str, Any]]
 ) -> Iterator[Callable[[Sequence[ImageMaps]], None]]:
-    """Write a file of maps while the block runs, which gets a function that takes the maps of one picture.
+    """Write a file of maps in a with block, which receives a function that adds the maps of one picture.
 
-    Until the block ends the values are in a temporary file beside `path`, so that memory does not grow with the number
-    of pictures. `path` then becomes the new file, or after an error stays what it was.
+    Until the block ends, values are in a temporary file next to `path`, so memory does not grow with the number of
+    pictures. The new file then replaces `path`; after an error, `path` is unchanged.
 
     Parameters
     ----------
     path : Path
-        The file; one that exists is replaced.
+        The file; an existing one is replaced.
     meta : MapsMeta
-        What made it.
+        Origin of the maps.
     options : callable
-        Method → the options that it took.
+        Method → all its options.
 
     Raises
     ------
     StoreError
-        For pictures of one name or other maps than the first picture's, and where the disk refuses.
+        For pictures with the same name or with other maps than the first picture, or if writing fails.
     OutputExistsError
-        Where another process writes `path`, or it is no regular file.
+        If another process writes `path`, or it is not a regular file.
     """
     rows = _Rows(path, options)
     try:
@@ -107,7 +107,7 @@ def writing_maps(
 
             yield add
             if not rows.ids:
-                raise StoreError(f"{path}: no maps came")
+                raise StoreError(f"{path}: no maps were added")
             spool.seek(0)
             with replacing(path, buffering=0) as raw:
                 sink = Sink(raw)
@@ -118,12 +118,12 @@ def writing_maps(
                 seal(raw, KIND)
     except OSError as error:
         if error.filename not in (None, str(path)):
-            raise  # of another file that the block wrote
+            raise  # from another file written in the block
         raise StoreError(f"{path}: cannot be written: {error.strerror or error}") from error
 
 
 class _Rows:
-    """What is known of the pictures so far."""
+    """The collected facts about the pictures so far."""
 
     def __init__(self, path: Path, options: Callable[[str], dict[str, Any]]) -> None:
         self.path, self._options = path, options
@@ -142,9 +142,9 @@ class _Rows:
             for level in maps.maps
         )
         if self.ids and columns != self.columns:
-            raise StoreError(f"{self.path}: {name!r} has other maps than the pictures before it")
+            raise StoreError(f"{self.path}: {name!r} has different maps than the previous pictures")
         if name in self.ids:
-            raise StoreError(f"{self.path}: two pictures are called {name!r}")
+            raise StoreError(f"{self.path}: two pictures have the name {name!r}")
         self.columns = columns
         self.ids[name] = None
         self.shapes.append([values.shape for maps in found for values in maps.maps.values()])
@@ -185,38 +185,38 @@ def _copy_values(file: h5py.File, rows: _Rows, spool: IO[bytes], sink: Sink) -> 
 
 
 def is_maps_file(path: Path) -> bool:
-    """True where the file starts as a file of maps does; says nothing about the rest of it. Raises: OSError."""
+    """Whether the file starts like a file of maps; the rest is not checked. Raises: OSError."""
     with open_input(path) as file:
         return file.read(len(KIND.magic)) == KIND.magic
 
 
 class MapsFile:
-    """An open file of maps, a context manager. Every byte of it is verified when it is opened.
+    """An open file of maps, a context manager. The whole file is verified when it is opened.
 
     Parameters
     ----------
     path : str or Path
-        A file that `l2a-transfer explain --store` wrote.
+        A file written by `l2a-transfer explain --store`.
 
     Attributes
     ----------
     meta : MapsMeta
-        What made it.
+        Origin of the maps.
     columns : tuple of MapColumn
         The maps that every picture has.
     ids : tuple of str
-        N different names of pictures.
+        N distinct names of pictures.
     targets, predicted : ndarray
-        (N,), int32: the class that is explained, −1 for none, and the predicted one.
+        (N,), int32: the explained class, −1 for none, and the predicted one.
     probabilities : ndarray
-        (N, 2), float32, of these two; NaN where there is no class.
+        (N, 2), float32, of these two classes; NaN if there is no class.
     sha256 : str
-        As its seal states it: of everything after the user block.
+        The digest in its seal, of everything after the user block.
 
     Raises
     ------
     StoreError
-        For a file that is truncated, changed, of another program or schema, or that links outside itself.
+        For a file that is truncated, modified, from another program, of another schema, or that links to other files.
     """
 
     def __init__(self, path: str | Path) -> None:
@@ -236,7 +236,7 @@ class MapsFile:
         except BaseException as error:
             self._file.close()
             if isinstance(error, (KeyError, RuntimeError, TypeError, ValueError, OSError)):
-                raise StoreError(f"{self.path}: damaged or made by another program: {error}", AGAIN) from error
+                raise StoreError(f"{self.path}: damaged or written by another program: {error}", AGAIN) from error
             raise
 
     def _read(self) -> None:
@@ -260,11 +260,11 @@ class MapsFile:
         if self.shapes.shape != (N, len(self.columns), 2) or not self.columns or self.shapes.min() < 1:
             raise ValueError(f"/shapes of {self.shapes.shape} do not fit {N} pictures × {len(self.columns)} maps")
         sizes = self.shapes.astype(np.int64).prod(axis=2)
-        if sizes.max() > len(self._values):  # before they are added up, which could overflow
-            raise ValueError("/shapes do not add up to /values")
+        if sizes.max() > len(self._values):  # before summing, which could overflow
+            raise ValueError("/shapes do not match the size of /values")
         self._ends = sizes.cumsum().reshape(sizes.shape)
         if int(self._ends[-1, -1]) != len(self._values):
-            raise ValueError("/shapes do not add up to /values")
+            raise ValueError("/shapes do not match the size of /values")
         if not len(self.targets) == len(self.predicted) == N or self.probabilities.shape != (N, 2):
             raise ValueError(f"/targets, /predicted and /probabilities must have {N} rows")
         if len(set(self.ids)) < N or (fault := first_fault(self.ids)):
@@ -272,9 +272,9 @@ class MapsFile:
         K = len(self.meta.classes)
         for name, classes in (("targets", self.targets), ("predicted", self.predicted)):
             if classes.min() < NO_CLASS or (K and classes.max() >= K):
-                raise ValueError(f"/{name} must lie between {NO_CLASS} and {K - 1}")
+                raise ValueError(f"/{name} must be between {NO_CLASS} and {K - 1}")
         if len({(column.method, column.name) for column in self.columns}) < len(self.columns):
-            raise ValueError("two maps have one name")
+            raise ValueError("two maps have the same name")
         if wrong := [column.kind for column in self.columns if column.kind not in KINDS]:
             raise ValueError(f"the kind of a map must be one of {', '.join(KINDS)}, got {wrong[0]!r}")
 
@@ -289,8 +289,8 @@ class MapsFile:
         return len(self.ids)
 
     def read(self, row: int, method: str, name: str) -> NDArray[np.float32]:
-        """One map of one picture, (h, w). Raises: UnknownNameError for a map that is not there, StoreError for values
-        that its kind does not have."""
+        """One map of one picture, (h, w). Raises: UnknownNameError for an unknown map, StoreError for values that do
+        not fit its kind."""
         keys = [f"{column.method}/{column.name}" for column in self.columns]
         if f"{method}/{name}" not in keys:
             raise unknown_name("map", f"{method}/{name}", keys)
@@ -306,14 +306,14 @@ class MapsFile:
         return values
 
     def verify(self) -> int:
-        """Read every value, and return how many. Raises: StoreError as `read`."""
+        """Read every value, and return their number. Raises: StoreError as in `read`."""
         for row in range(len(self)):
             for column in self.columns:
                 self.read(row, column.method, column.name)
         return len(self._values)
 
     def describe(self) -> dict[str, Any]:
-        """What `inspect` prints."""
+        """The output of `inspect`."""
         return {
             "kind": "maps",
             "bytes": self.path.stat().st_size,
@@ -335,7 +335,7 @@ class MapsFile:
 
 
 def open_maps(path: str | Path) -> MapsFile:
-    """Open a file of maps for reading. Every byte of it is verified first. Raises: StoreError, as `MapsFile`.
+    """Open a file of maps for reading, after verifying the whole file. Raises: StoreError, as `MapsFile`.
 
     Examples
     --------

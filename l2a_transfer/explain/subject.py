@@ -1,4 +1,4 @@
-"""What maps are of: one of our networks, or a network of others that gives a logit for each class."""
+"""The network that maps explain: one of ours, or a third-party network that returns one logit per class."""
 
 from __future__ import annotations
 
@@ -20,24 +20,24 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Subject:
-    """A network, and what its maps need to know of it.
+    """A network, and the facts that its maps need.
 
     Parameters
     ----------
     network : nn.Module
-        It gives logits (B, K) for normalised images (B, 3, H, W).
+        It returns logits (B, K) for normalised images (B, 3, H, W).
     name : str
         The model's name.
     preprocess : Preprocess
-        How it takes pictures.
+        Its preprocessing.
     classes : tuple of str
-        The names of its classes, or none.
+        The names of its classes; may be empty.
     num_classes : int
-        K.
+        Number of classes K.
     weights_sha256 : str
         The digest of its weights.
     card : dict
-        Its card, as feature files have it.
+        Its card, as in feature files.
     maps : tuple of str
         The names of its attention maps.
     """
@@ -71,27 +71,27 @@ def open_subject(
     weights: str | Path | None = None,
     download: bool = False,
 ) -> Subject:
-    """The network of a model.
+    """Open the network of a model.
 
     Parameters
     ----------
     model : str, Path, Network, (Network, Card) or nn.Module
-        As `open_backend` takes it, but for models that do not run in PyTorch.
+        As for `open_backend`, except models that do not run in PyTorch.
     seed : int, default=0
         Random seed of untrained weights.
     device : {"auto", "cpu", "cuda"}, optional
-        By default where the network is, for a name the CPU.
+        By default, the device of the network; for a name, the CPU.
     image_size, fit, mean, std, weights, download
-        For networks of others, as `open_backend` takes them.
+        For third-party networks, as for `open_backend`.
 
     Raises
     ------
     UnknownNameError, WeightsError, DeviceError, MissingExtraError
         As `open_backend`.
     BackendError
-        For a model that does not run in PyTorch or has no classes, and options that it does not take.
+        For a model that does not run in PyTorch or has no classes, or for options that it does not support.
     TypeError
-        For what is no model.
+        For anything that is not a model.
     """
     from torch import nn
 
@@ -108,7 +108,7 @@ def open_subject(
         return _of_backend(model, {**of_others, "seed": seed, "device": device or "cpu", "download": download})
     network, card = as_network(model, seed=seed)
     if given := [f"`{name}`" for name, value in of_others.items() if value is not None]:
-        raise BackendError(f"{card.name}: its preprocess and weights are its own", f"leave out {' and '.join(given)}")
+        raise BackendError(f"{card.name}: its preprocessing and weights are fixed", f"omit {' and '.join(given)}")
     if device is not None:
         network = (network if named else evaluation_copy(network, shared=True)).to(choose_device(device))
     return Subject(
@@ -124,7 +124,7 @@ def open_subject(
 
 
 def _is_of_others(model: object) -> bool:
-    """Whether a model, by its name or in memory, is none of this package's networks."""
+    """Whether a model, by name or in memory, is a third-party network."""
     from torch import nn
 
     from l2a_transfer.features.backends.registry import DEFAULT_BACKEND, backend_for
@@ -136,13 +136,13 @@ def _is_of_others(model: object) -> bool:
 
 
 def _of_backend(model: Any, how: dict[str, Any]) -> Subject:
-    """A network of others. Its classifier must be among its weights, because its output is asked for."""
+    """A third-party network. Its weights must include the classifier, because its output is needed."""
     from l2a_transfer.features.backends.registry import backend_for, open_backend
 
     if isinstance(model, (str, Path)):
         spec = backend_for(os.path.expanduser(model))
         if "weights" not in spec.options:
-            raise BackendError(f"{model}: runs in {spec.name}, and maps need a network that runs in PyTorch")
+            raise BackendError(f"{model}: runs in {spec.name}, but maps need a network that runs in PyTorch")
     backend: Any = open_backend(model, layer=["output"], pool="none", **how)
     network, classes, K = backend.classifier()
     card = {key: value for key, value in backend.card.items() if key != "config"}

@@ -1,4 +1,4 @@
-"""Which class a map is about: from a name or a number to an index of the logits."""
+"""The class that a map explains: from a name or a number to an index of the logits."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from l2a_transfer.errors import ArgumentError, unknown_name, wrong_kind
 
 PREDICTED = "predicted"
-"""The class that the network predicts, for each image its own."""
+"""The predicted class of each image."""
 
 
 def class_index(wanted: str | int, classes: Sequence[str], num_classes: int) -> int | None:
@@ -16,21 +16,21 @@ def class_index(wanted: str | int, classes: Sequence[str], num_classes: int) -> 
     Parameters
     ----------
     wanted : str or int
-        `PREDICTED`, the name of a class, or its number, also as text where no class is called so.
+        `PREDICTED`, the name of a class, or its number, also as text if no class has that name.
     classes : sequence of str
-        The names that the weights give their classes; empty where they give none.
+        The class names of the weights; empty if there are none.
     num_classes : int
         K, the number of logits.
 
     Raises
     ------
     ArgumentError
-        For a number that is not between 0 and K − 1, for a name where the weights give none, and for one of several
-        classes.
+        For a number that is not between 0 and K − 1, for a name if the weights have no class names, or for an ambiguous
+        name.
     UnknownNameError
-        For a name that no class has.
+        For an unknown name.
     TypeError
-        For anything but a name or a number.
+        For anything other than a name or a number.
 
     Examples
     --------
@@ -42,7 +42,7 @@ def class_index(wanted: str | int, classes: Sequence[str], num_classes: int) -> 
     if wanted == PREDICTED:
         return None
     if numbers := [k for k, name in enumerate(classes) if name == wanted]:
-        if len(numbers) > 1:  # as the two cranes of ImageNet
+        if len(numbers) > 1:  # such as the two cranes of ImageNet
             raise ArgumentError(
                 f"target {wanted!r} is the name of the classes {' and '.join(map(str, numbers))}", "give the number"
             )

@@ -1,4 +1,4 @@
-"""The folder of explained pictures: overlays, the sheet, and `explain.json`, which says what each map found."""
+"""The folder of explained pictures: overlays, the sheet, and `explain.json`, which describes each map."""
 
 from __future__ import annotations
 
@@ -32,12 +32,12 @@ SCHEMA = "l2a-explain/1"
 DOCUMENT, SHEET = "explain.json", "sheet"
 MAX_STEM_BYTES = 120
 MAPS = (*LEVELS, "all")
-"""What maps of a method with several levels may be called."""
+"""Possible map names of a method with several levels."""
 
 
 @dataclass(frozen=True)
 class Explained:
-    """What was written: the document, and the paths of overlays and the other files, `explain.json` the last one."""
+    """What was written: the document, and the paths of overlays and other files, `explain.json` last."""
 
     document: dict[str, Any]
     overlays: list[Path] = field(default_factory=list)
@@ -45,7 +45,7 @@ class Explained:
 
 
 def file_stem(number: int, name: str, *, of: int) -> str:
-    """The beginning of the names of a picture's files: its number, and what of its name can be part of a file's.
+    """The beginning of the names of a picture's files: its number, and a file-safe part of its name.
 
     Examples
     --------
@@ -70,13 +70,13 @@ def explain_folder(
 ) -> Iterator[None]:
     """Create the folder `out` if needed, and hold its lock while pictures are explained.
 
-    `attention`: what the network calls its attention maps, where these have other names than levels.
+    `attention`: the network's names of its attention maps, if these are not levels.
 
     Raises
     ------
     OutputExistsError
-        If a file of a name that may be written exists and `overwrite` is false, if one is not a regular file, if `out`
-        is not a folder, or if another process writes into it.
+        If a file that may be written exists and `overwrite` is false, if one is not a regular file, if `out` is not a
+        folder, or if another process writes into it.
     """
     names = [DOCUMENT, *(f"{SHEET}.{format}" for format in style.formats)]
     if overlays:
@@ -98,12 +98,12 @@ def explain_folder(
 
     check()
     with folder_lock(out):
-        check()  # whoever held it until now may have finished in the meantime
+        check()  # the previous holder of the lock may have written files
         yield
 
 
 def overlay_name(stem: str, method: str, level: str, format: str) -> str:
-    """The file name of one map of one picture."""
+    """File name of one map of one picture."""
     return f"{stem}-{method}-{level}.{format}"
 
 
@@ -121,35 +121,35 @@ def write_explained(
     sheet: int = 24,
     store: AbstractContextManager[Callable[[Sequence[ImageMaps]], None]] | None = None,
 ) -> Explained:
-    """Write the overlays of each picture as it comes, then the sheet and `explain.json`: all files or none.
+    """Write the overlays of each picture as it arrives, then the sheet and `explain.json`: all files or none.
 
-    Call it within `explain_folder`. Memory grows with the pictures of the sheet and the lines of `explain.json` only.
+    Call it within `explain_folder`. Memory grows only with the pictures on the sheet and the lines of `explain.json`.
 
     Parameters
     ----------
     stream : iterable
-        What `explain_stream` gives.
+        The output of `explain_stream`.
     stems : sequence of str
         The beginning of each picture's file names.
     out : Path
         The folder.
     question, preprocess, style
-        What was asked, how the network takes pictures, and how maps are drawn.
+        The settings, the preprocessing of the network, and the style of drawn maps.
     header : dict
-        What `explain.json` says of the run.
+        Entries of `explain.json` about the run.
     title : str
-        Of the sheet.
+        Title of the sheet.
     overlays : bool
-        Whether each map is a file.
+        Whether to write a file for each map.
     sheet : int
-        How many pictures the sheet shows: the first ones. 0 for no sheet.
+        Number of pictures on the sheet: the first ones. 0 for no sheet.
     store : context manager, optional
-        What `writing_maps` gives; that file is whole before any other appears.
+        The result of `writing_maps`; its file is complete before any other appears.
 
     Raises
     ------
     OSError
-        Naming the file that cannot be written.
+        If a file cannot be written. The error names the file.
     """
     rows: list[SheetRow] = []
     images: list[dict[str, Any]] = []
@@ -179,7 +179,7 @@ def write_explained(
 def _put_overlays(
     put: Put, picture: NDArray[np.uint8], found: Sequence[ImageMaps], stem: str, style: Style
 ) -> dict[tuple[str, str], list[str]]:
-    """Write the overlays of a picture. Returns (method, map) → their names."""
+    """Write the overlays of a picture. Returns (method, map) → file names."""
     names: dict[tuple[str, str], list[str]] = {}
     for maps in found:
         for level in maps.maps:
@@ -191,9 +191,9 @@ def _put_overlays(
 
 
 def seen_region(picture: Image.Image, preprocess: Preprocess, side: int | None) -> NDArray[np.uint8]:
-    """The part of the picture that the network saw, of the picture's own resolution: uint8 (H, W, 3).
+    """The part of the picture that the network saw, at the picture's own resolution: uint8 (H, W, 3).
 
-    It is the whole picture, except where the pixels that `extract` uses are cut out of its middle.
+    This is the whole picture, unless the preprocessing of `extract` crops it to the centre.
     """
     if side is None and preprocess.fit == "crop":
         short = min(picture.size)
@@ -205,7 +205,7 @@ def seen_region(picture: Image.Image, preprocess: Preprocess, side: int | None) 
 
 
 def _record(asked: Asked, found: Sequence[ImageMaps], files: dict[tuple[str, str], list[str]]) -> dict[str, Any]:
-    """What `explain.json` says of a picture."""
+    """The entry of a picture in `explain.json`."""
     first, pixels = found[0], np.ascontiguousarray(asked.picture, dtype=np.uint8)
     H, W = first.image.shape[:2]
     return {
@@ -250,10 +250,10 @@ def _template(maps: ImageMaps) -> dict[str, Any]:
 
 def check_store(path: Path, *, overwrite: bool, out: Path) -> None:
     """Raises: OutputExistsError if the file of maps exists and `overwrite` is false, or if it is the folder itself;
-    ArgumentError for the name of another format."""
+    ArgumentError for another file extension."""
     if names_a_format(path) and path.suffix.lower() not in (".h5", ".hdf5"):
         raise ArgumentError(
-            f"store must be the name of an HDF5 file, as {path.with_suffix('.h5').name}; got {path.name!r}"
+            f"store must be the name of an HDF5 file, such as {path.with_suffix('.h5').name}; got {path.name!r}"
         )
     if path.resolve() == out.resolve():
         raise OutputExistsError(f"{path}: is the folder of the drawings", "choose another `store`")

@@ -1,1 +1,1 @@
-"""Maps against masks: metrics, thresholds that are chosen on other images, controls, comparisons. Imports no torch."""
+"""Maps compared with masks: metrics, thresholds chosen on other images, controls, comparisons. Imports no torch."""

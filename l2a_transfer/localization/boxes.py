@@ -1,4 +1,4 @@
-"""Boxes around what is above a threshold, for MaxBoxAccV2 (Choe et al., CVPR 2020)."""
+"""Boxes around pixels above a threshold, for MaxBoxAccV2 (Choe et al., CVPR 2020)."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ from scipy import ndimage
 from l2a_transfer.localization.metrics import LEVELS, Map, levels_of
 
 OVERLAPS = (0.3, 0.5, 0.7)
-"""Intersections over union at and above which a box counts; MaxBoxAccV2 is the mean over the three."""
+"""A box counts if its intersection over union is at least this; MaxBoxAccV2 is the mean over the three values."""
 AT_ONCE = 1 << 20
-"""Pairs of boxes in memory."""
+"""Number of pairs of boxes in memory."""
 STEP = 16
 THRESHOLDS = tuple(range(0, LEVELS, STEP))
-"""Levels at which boxes are looked for."""
+"""Levels used as thresholds for boxes."""
 
 
 def best_overlaps(unit: Map, boxes: NDArray[np.float64]) -> NDArray[np.float64]:
-    """For each of THRESHOLDS the largest overlap of a known box and a box around connected pixels (4 neighbours).
+    """For each of THRESHOLDS, the largest overlap of a known box with a box around connected pixels (4 neighbours).
 
     Parameters
     ----------
@@ -36,13 +36,13 @@ def best_overlaps(unit: Map, boxes: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def _best(found: NDArray[np.float64], known: NDArray[np.float64]) -> float:
-    """The largest overlap, in memory that does not grow with the product of the two."""
+    """The largest overlap, computed without the whole matrix in memory."""
     step = max(1, AT_ONCE // max(1, len(found)))
     return max(float(overlaps(found, known[k : k + step]).max(initial=0.0)) for k in range(0, len(known), step))
 
 
 def boxes_around(chosen: NDArray[np.bool_]) -> NDArray[np.float64]:
-    """A box (n, 4) around each connected part."""
+    """A box (n, 4) around each connected component."""
     parts, n = ndimage.label(chosen)
     found = ndimage.find_objects(parts, max_label=n)
     return np.array(

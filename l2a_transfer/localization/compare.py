@@ -1,4 +1,4 @@
-"""Comparisons of maps on the same images, of one measure: difference, interval, p and a verdict."""
+"""Comparisons of maps on the same images by one measure: difference, interval, p and a verdict."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ CENTRE = "centre"
 
 @dataclass(frozen=True)
 class Measured:
-    """A row of the table with its measure of each image, (N,), and what it was made by."""
+    """A row of the table with its measure for each image, (N,), and its origin."""
 
     row: Row
     source: Source
@@ -50,13 +50,13 @@ class Measured:
 
     @property
     def what(self) -> str:
-        """The method and the map, as `attention L3`."""
+        """The method and the map, such as `attention L3`."""
         return f"{self.row.method} {self.row.map}"
 
 
 @dataclass(frozen=True)
 class _Side:
-    """One side of a comparison: its name, the values of its training seeds, and the mean of each image."""
+    """One side of a comparison: its name, the values of its training seeds, and the mean for each image."""
 
     name: str
     seeds: tuple[float, ...]
@@ -66,18 +66,18 @@ class _Side:
 def compare(
     rows: Sequence[Measured], labels: NDArray[np.int32], *, measure: str, data: str
 ) -> tuple[MapComparison, ...]:
-    """Every planned comparison of rows that were measured on the same images.
+    """Compute all planned comparisons of rows measured on the same images.
 
     Parameters
     ----------
     rows : sequence of Measured
-        All rows, controls too.
+        All rows, including controls.
     labels : ndarray of int32, shape (N,)
-        Classes of the images, over whose means the difference is averaged.
+        Classes of the images; the difference is averaged over class means.
     measure : str
-        What `values` are.
+        Name of the measure in `values`.
     data : str
-        The name of the data, for verdicts.
+        Name of the data in verdicts.
 
     Returns
     -------
@@ -111,7 +111,8 @@ def _control_pairs(rows: Sequence[Measured]) -> Iterator[Pair]:
 
 
 def _seed_pairs(rows: Sequence[Measured]) -> Iterator[Pair]:
-    """Groups of several training seeds against all others with the same map, and against the centre."""
+    """Pairs of groups with several training seeds: each against all others with the same map, and against the
+    centre."""
     centre = [row for row in rows if row.row.control and row.row.method == CENTRE]
     for what in dict.fromkeys(row.what for row in rows if not row.row.control):
         own = [row for row in rows if row.what == what and not row.row.control]
@@ -136,7 +137,7 @@ def _compared(
     labels: NDArray[np.int32],
     measure: str,
 ) -> tuple[MapComparison, StudentT | None]:
-    """The comparison before it is adjusted, and its test."""
+    """The comparison before adjustment, and its test."""
     first, second = _side(a, labels), _side(b, labels)
     by_image = first.values - second.values
     difference = float(np.mean(first.seeds) - np.mean(second.seeds))
@@ -174,7 +175,7 @@ def _compared(
 
 
 def _adjusted(own: MapComparison, test: StudentT | None, size: int, data: str) -> MapComparison:
-    """The comparison with what belongs to its family, and its verdict."""
+    """The comparison adjusted for its family, with its verdict."""
     ci95 = simultaneous = p_adjusted = None
     if test is not None:
         ci95 = _possible(test.interval(CONFIDENCE))
@@ -203,10 +204,10 @@ def _adjusted(own: MapComparison, test: StudentT | None, size: int, data: str) -
 
 
 def class_mean(values: NDArray[np.float64], labels: NDArray[np.int32]) -> float:
-    """Mean over classes of their means over images."""
+    """Mean over classes of the class means over images."""
     return float(np.mean([values[labels == label].mean() for label in np.unique(labels)]))
 
 
 def _possible(interval: tuple[float, float]) -> tuple[float, float]:
-    """Cut at −1 and 1, beyond which no difference of fractions lies."""
+    """Clip to [-1, 1], the range of a difference of fractions."""
     return max(interval[0], -1.0), min(interval[1], 1.0)

@@ -1,4 +1,4 @@
-"""Which images choose the threshold of which others."""
+"""Folds: which images choose the threshold for which others."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ from l2a_transfer.errors import ArgumentError, DataError
 
 
 def folds_of(labels: NDArray[np.int32], folds: int, seed: int) -> NDArray[np.int64]:
-    """The fold of each image, (N,): every class is dealt out evenly, in an order that `seed` draws.
+    """The fold of each image, (N,): every class is spread evenly over the folds, in random order.
 
     The threshold of a fold is chosen on the images of all other folds.
 
     Parameters
     ----------
     labels : ndarray of int32, shape (N,)
-        −1: no label, which counts as a class.
+        Class of each image; −1 (no label) counts as a class.
     folds : int
         At least 2.
     seed : int
-        Of the order.
+        Random seed of the order.
 
     Raises
     ------
@@ -35,8 +35,8 @@ def folds_of(labels: NDArray[np.int32], folds: int, seed: int) -> NDArray[np.int
         raise ArgumentError(f"folds must be at least 2, got {folds}")
     if len(labels) < folds:
         raise DataError(
-            f"{len(labels)} image(s) with a mask, and a threshold that is chosen on other images needs {folds}",
-            "add images, or name a `validation` list",
+            f"{len(labels)} image(s) with a mask, but choosing thresholds on other images needs {folds}",
+            "add images, or give a `validation` list",
         )
     rng = np.random.default_rng(seed)
     found, dealt = np.empty(len(labels), dtype=np.int64), 0
@@ -48,36 +48,36 @@ def folds_of(labels: NDArray[np.int32], folds: int, seed: int) -> NDArray[np.int
 
 
 def validation_folds(ids: Sequence[str], validation: Sequence[str]) -> NDArray[np.int64]:
-    """1 for the images of the validation list, which choose the threshold, and 0 for those that are measured.
+    """1 for images of the validation list, which choose the threshold, and 0 for the measured ones.
 
-    Raises: DataError for a name that no image has, or where no image is left on a side.
+    Raises: DataError for an unknown name, or if there are no images on one side.
     """
     wanted = set(validation)
     if missing := sorted(wanted - set(ids)):
-        raise DataError(f"validation: no image with a mask is called {missing[0]!r}", "list the images as they are")
+        raise DataError(f"validation: no image with a mask has the name {missing[0]!r}", "list existing images")
     found = np.array([int(name in wanted) for name in ids], dtype=np.int64)
     if not 0 < found.sum() < len(ids):
         side = "validation: the list is empty" if not found.any() else "validation: all images are in the list"
-        raise DataError(side, "list some of the images, and not all")
+        raise DataError(side, "list some of the images, but not all")
     return found
 
 
 def chosen_levels(sums: NDArray[np.float64], counts: NDArray[np.int64], *, swapped: bool) -> NDArray[np.int64]:
-    """The level that is best for each fold on the images outside of it.
+    """For each fold, the level that is best on the images outside of it.
 
     Parameters
     ----------
     sums : ndarray of float64, shape (folds, T)
-        For each fold the sum over its images of what each of T thresholds gives.
+        For each fold and each of T thresholds, the sum of the measure over its images.
     counts : ndarray of int64, shape (folds,)
-        Images of each fold.
+        Number of images in each fold.
     swapped : bool
-        True where all folds are measured; otherwise fold 1 chooses for fold 0.
+        Whether all folds are measured; otherwise, fold 1 chooses for fold 0.
 
     Returns
     -------
     ndarray of int64, shape (folds,)
-        Among equals the lowest level.
+        Ties go to the lowest level.
     """
     if not swapped:
         return np.full(2, int(np.argmax(sums[1])), dtype=np.int64)

@@ -1,4 +1,4 @@
-"""Means over images and over classes, with intervals by the bootstrap; and the error of a paired difference."""
+"""Means over images and over classes, with bootstrap intervals; and the error of a paired difference."""
 
 from __future__ import annotations
 
@@ -11,29 +11,28 @@ from l2a_transfer.localization.results import Measure
 
 RESAMPLES = 2000
 AT_ONCE = 100
-"""Resamples whose weights are in memory together, (AT_ONCE, N)."""
+"""Number of resamples whose weights are in memory together, (AT_ONCE, N)."""
 
 
 def measures_of(values: NDArray[np.float64], labels: NDArray[np.int32], seed: int) -> list[Measure]:
     """The mean of each column with its interval.
 
-    Images are drawn with replacement within their class, so that each class keeps its number of images. Thresholds are
-    not chosen again.
+    Images are resampled within their class, so each class keeps its number of images. Thresholds are not chosen again.
 
     Parameters
     ----------
     values : ndarray of float64, shape (N, M)
         M measures of N images.
     labels : ndarray of int32, shape (N,)
-        Their classes.
+        Classes of the images.
     seed : int
-        Of the resamples.
+        Random seed of the resamples.
     """
     order = np.argsort(labels, kind="stable")
     values, labels = values[order], labels[order]
     _, starts, counts = np.unique(labels, return_index=True, return_counts=True)
     N = len(labels)
-    share = np.repeat(1 / (len(counts) * counts), counts)  # of an image in the mean over classes
+    share = np.repeat(1 / (len(counts) * counts), counts)  # weight of an image in the mean over classes
     rng = np.random.default_rng(seed)
     means, class_means = [], []
     for _ in range(0, RESAMPLES, AT_ONCE):
@@ -58,9 +57,9 @@ def measures_of(values: NDArray[np.float64], labels: NDArray[np.int32], seed: in
 def paired_error(labels: NDArray[np.int32], difference: NDArray[np.float64]) -> tuple[float, float]:
     """Standard error over images of the mean over classes of `difference` (N,), and its degrees of freedom.
 
-    A class's variance is that of its images around their mean, together with `PSEUDO` images that have the variance of
-    all classes together, so that a class of few images is not taken for one without spread. (`images_error` of the
-    evaluation takes it around 0, which is right for answers that are right or wrong, and far too much for overlaps.)
+    The variance of a class is computed around its mean, with `PSEUDO` additional images that have the pooled variance
+    of all classes, so that small classes do not seem to have no spread. (`images_error` of the evaluation computes it
+    around 0, which suits right or wrong answers, but is far too large for overlaps.)
 
     Examples
     --------
@@ -74,7 +73,7 @@ def paired_error(labels: NDArray[np.int32], difference: NDArray[np.float64]) -> 
         means = np.bincount(index, weights=difference) / counts
         squares += np.bincount(index, weights=(difference - means[index]) ** 2)
         pooled, freedom = float(squares.sum()) / (N - K), float(N - K)
-    else:  # one image a class: around the mean of all
+    else:  # one image per class: around the overall mean
         pooled, freedom = (float(np.var(difference, ddof=1)) if N > 1 else 0.0), max(1.0, N - 1.0)
     variances = (squares + PSEUDO * pooled) / (counts - 1 + PSEUDO)
     return float((variances / counts).sum()) ** 0.5 / K, freedom

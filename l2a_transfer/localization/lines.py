@@ -1,4 +1,5 @@
-"""The rows of the table: a map of a network, or a control, with its measures; and their maps of a batch of pictures."""
+"""The rows of the table: a map of a network, or a control, with its measures; and their maps for a batch of
+pictures."""
 
 from __future__ import annotations
 
@@ -18,12 +19,12 @@ from l2a_transfer.localization.results import LocalizationConfig
 from l2a_transfer.localization.tally import IN_MEMORY, Fold, Tally
 
 PIXELS_CARD = {"name": "pixels"}
-"""Of a control: nothing about it varies but the pixels of the images."""
+"""Card of controls, which depend only on the pixels of the images."""
 
 
 @dataclass(frozen=True)
 class Line:
-    """A row of the table before and after it is measured. `opened` is None for a control."""
+    """A row of the table, before and after measuring. `opened` is None for a control."""
 
     name: MapName
     opened: Opened | None
@@ -40,14 +41,14 @@ class Line:
         return f"{self.name.method} {self.name.map} of {self.opened.label}"
 
     def source(self, data: str) -> Source:
-        """What the row was made by."""
+        """The origin of the row."""
         if self.opened is not None:
             return self.opened.source(self.name, data)
         return Source(self.label, data, PIXELS_CARD, self.label)
 
 
 def lines_of(networks: Sequence[Opened], config: LocalizationConfig, fold: Fold, stack: ExitStack) -> Iterator[Line]:
-    """Every row of the table: the maps that each network has, then the controls."""
+    """All rows of the table: the maps of each network, then the controls."""
 
     def tally() -> Tally:
         return Tally(fold, config.seed, stack.enter_context(tempfile.SpooledTemporaryFile(IN_MEMORY)))
@@ -64,7 +65,7 @@ def lines_of(networks: Sequence[Opened], config: LocalizationConfig, fold: Fold,
 def maps_of_lines(
     lines: Sequence[Line], pictures: Sequence[Pictured], config: LocalizationConfig, classes: Sequence[str]
 ) -> Iterator[tuple[Line, Sequence[Map]]]:
-    """Each row with its map (h, w) of each picture; every method of a network is computed once."""
+    """Each row with its map (h, w) of each picture; each method of a network is computed only once."""
     networks = list(dict.fromkeys(line.opened.label for line in lines if line.opened is not None))
     first = next((line.opened for line in lines if line.opened is not None), None)
     for label in networks:

@@ -1,4 +1,4 @@
-"""Maps against masks, from pictures to a table: every row is measured on the same images, beside its controls."""
+"""Maps compared with masks, from pictures to a table: all rows and controls are measured on the same images."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Localization:
-    """What `localize` found: results, and what pictures and masks are drawn from.
+    """The output of `localize`: results, and the data needed to draw pictures and masks.
 
     Parameters
     ----------
@@ -84,23 +84,23 @@ def localize(
 ) -> Localization:
     """Measure how well maps find the objects in pictures.
 
-    Thresholds of J, P and MaxBoxAccV2 are chosen on other images than those they are used for.
+    Thresholds of J, P and MaxBoxAccV2 are chosen on images other than those they are used for.
 
     Parameters
     ----------
     models : sequence of str or Path
-        Networks, as `load_model` takes them.
+        Networks, as for `load_model`.
     source : ImageSource
-        Pictures, as `open_source` gives them.
+        Pictures, from `open_source`.
     masks : MaskSource
-        Their masks, as `open_masks` gives them.
+        Their masks, from `open_masks`.
     config : LocalizationConfig, optional
-        Methods, classes and the rest.
+        Methods, classes and other settings.
     validation : sequence of str, optional
-        Ids of pictures that only choose thresholds. By default all pictures are measured, each with a threshold that
-        was chosen on the other folds.
+        Ids of pictures that only choose thresholds. By default, all pictures are measured, each with a threshold chosen
+        on the other folds.
     device : {"auto", "cpu", "cuda"}
-        Where maps are computed.
+        Device for computing maps.
     progress : bool, default=True
         Show a progress bar on stderr.
 
@@ -111,17 +111,17 @@ def localize(
     Raises
     ------
     ArgumentError
-        For names, classes or sizes that do not exist or fit.
+        For unknown names or classes, or sizes that do not fit.
     DataError
-        For pictures without a mask or an object, unless they are left out, and for files that cannot be used.
+        For pictures without a mask or an object, unless they are skipped, and for unusable files.
     BackendError
-        Where no network has any of the methods.
+        If no network supports any of the methods.
     """
     config = config or LocalizationConfig()
     for method in config.methods:
         METHODS.find(method)
     if not config.methods or len(set(config.methods)) < len(config.methods):
-        raise ArgumentError("method must be different names, and at least one")
+        raise ArgumentError("method must be one or more distinct names")
     if config.measure is not None and config.measure not in MEASURES:
         raise unknown_name("measure", config.measure, MEASURES)
     networks = open_networks(models, config, source.classes, device=device, seed=config.seed)
@@ -147,7 +147,7 @@ def localize(
 
 
 def picture_rows(found: Localization) -> Iterator[tuple[object, ...]]:
-    """Row, picture, class and every measure of each measured picture, for a table; empty where it is not defined."""
+    """Row, picture, class and all measures of each measured picture, for a table; undefined measures are empty."""
     defined = [name in found.results.rows[0].measures for name in MEASURES]
     source, selection = found.source, found.selection
     for line in found.lines:
@@ -169,7 +169,7 @@ def _folds(
 
 @dataclass
 class _Found:
-    """What was seen of the masks."""
+    """Facts about the masks, collected while measuring."""
 
     foreground: float = 0.0
     images: int = 0
@@ -203,10 +203,10 @@ def _measure_all(
 
 
 def _check_enough(tally: Tally, name: str) -> None:
-    """Raises: DataError where a fold has no image left, after images without an object were left out."""
+    """Raises: DataError if a fold has no image left after skipping images without an object."""
     if not tally.count.all():
         raise DataError(
-            f"{name}: of {int(tally.taken.sum())} image(s) with an object too few are left to choose thresholds on",
+            f"{name}: of {int(tally.taken.sum())} image(s) with an object, too few are left to choose thresholds on",
             "add images",
         )
 

@@ -1,4 +1,4 @@
-"""Binarised maps as PNG files: weakly supervised segmentation."""
+"""Binarised maps as PNG files, for weakly supervised segmentation."""
 
 from __future__ import annotations
 
@@ -26,17 +26,17 @@ from l2a_transfer.lock import folder_lock
 from l2a_transfer.text import csv_cell
 
 LIST = "masks.csv"
-"""Written last, so that the folder is complete where it is there."""
+"""Written last, so that the folder is complete if this file exists."""
 COLUMNS = ("row", "picture", "file", "index", "class", "threshold")
 MOST, DEEPEST = 120, 8
-"""Bytes of a part of a path, and the number of parts: what every file system takes."""
+"""Longest part of a path in bytes, and most parts, that every file system supports."""
 
 
 @contextmanager
 def masks_folder(out: Path, *, overwrite: bool) -> Iterator[None]:
-    """Hold the folder `out` while masks are written.
+    """Hold the lock of the folder `out` while masks are written.
 
-    Raises: OutputExistsError where it holds masks and `overwrite` is not given, is no folder, or another process writes
+    Raises: OutputExistsError if it contains masks and `overwrite` is false, is not a folder, or another process writes
     into it.
     """
     _check(out, overwrite=overwrite)
@@ -52,11 +52,12 @@ def _check(out: Path, *, overwrite: bool) -> None:
 
 @contextmanager
 def writing_masks(found: Localization, out: Path) -> Iterator[Path]:
-    """Write what each row that is no control takes for the object, as one PNG a picture, at the picture's size.
+    """Write the binarised map of each row except controls, as one PNG per picture, at the picture's size.
 
     A pixel is 0 for the background, and 1 + the index of the class in the network's classes for the object; files have
-    16 bits where 8 are too few. The class is the one that the run was about. The threshold of a picture was chosen on
-    other pictures. For use within `masks_folder`. All files appear when the block ends, or none after an error.
+    16 bits if 8 are too few. The class is the one that the map explains, or the predicted one. The threshold of a
+    picture was chosen on other pictures. Call it within `masks_folder`. All files appear when the block ends, or none
+    after an error.
 
     Yields
     ------
@@ -85,7 +86,7 @@ def writing_masks(found: Localization, out: Path) -> Iterator[Path]:
                     writer.writerow([csv_cell(cell) for cell in row])
         put(LIST, text.getvalue().encode("utf-8", "backslashreplace"), moved_last=True)
         yield out / LIST
-        (out / LIST).unlink(missing_ok=True)  # that of an earlier run is not there while masks are moved
+        (out / LIST).unlink(missing_ok=True)  # remove the list of an earlier run before masks are moved
 
 
 def _levels(line: Line, picture: Pictured, values: Map) -> NDArray[np.int64]:
@@ -104,7 +105,7 @@ def mask_png(chosen: NDArray[np.bool_], index: int) -> bytes:
 
 
 def _classes(line: Line, pictures: list[Pictured], found: Localization) -> NDArray[np.int64]:
-    """The class of each picture, in the network's classes: as its map is about, or predicted."""
+    """The network's class for each picture: the one that the map explains, or the predicted one."""
     config, opened = found.results.config, line.opened
     assert opened is not None
     about = METHODS[line.name.method].class_specific
@@ -114,7 +115,7 @@ def _classes(line: Line, pictures: list[Pictured], found: Localization) -> NDArr
 
 
 def _names(names: list[str]) -> list[str]:
-    """File names that stay in their folder, are different, and that every file system takes; without an ending."""
+    """Distinct file names without a suffix that stay in their folder and that every file system supports."""
     found: list[str] = []
     taken: dict[str, int] = {}
     for name in names:

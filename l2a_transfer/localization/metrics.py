@@ -1,6 +1,6 @@
-"""How well one map fits one mask: pointing, energy, average precision, and what every threshold would give.
+"""How well one map fits one mask: pointing, energy, average precision, and the results at every threshold.
 
-All arrays are of one picture, (H, W). Ignored pixels take part in nothing.
+All arrays are of one picture, (H, W). Ignored pixels are excluded from all measures.
 """
 
 from __future__ import annotations
@@ -15,15 +15,15 @@ Map = NDArray[np.float32]
 Mask = NDArray[np.bool_]
 
 LEVELS = 1024
-"""Steps of a map that was scaled to 0…1, in histograms and as thresholds. Softmax maps have most values near 0."""
+"""Steps of a map scaled to 0…1, in histograms and as thresholds. Softmax maps have most values near 0."""
 TOLERANCE = 15 / 500
-"""Of the pointing game, as a share of the picture's longer side: 15 pixels of pictures of 500 (Zhang et al. 2016)."""
+"""Tolerance of the pointing game, relative to the picture's longer side: 15 of 500 pixels (Zhang et al. 2016)."""
 MASS = 0.6
 """Share of a map's mass that the cumulative-mass mask keeps."""
 
 
 def enlarged(values: Map, size: tuple[int, int]) -> Map:
-    """A map (h, w) at `size` = (W, H): interpolated linearly between the positions' centres, with the edge repeated."""
+    """A map (h, w) at `size` = (W, H): interpolated linearly between position centres, with repeated edges."""
     if values.shape == size[::-1]:
         return values
     picture = Image.fromarray(np.ascontiguousarray(values, dtype=np.float32))
@@ -31,10 +31,10 @@ def enlarged(values: Map, size: tuple[int, int]) -> Map:
 
 
 def scaled(values: Map, counted: Mask, *, signed: bool = False) -> Map:
-    """The map between 0 and 1, by the least and the largest value where `counted`; 0 where it is constant.
+    """The map scaled to [0, 1] by its minimum and maximum where `counted`; 0 if it is constant.
 
-    Of a signed map, negative values become 0 first: they speak against the class, and how strongly one pixel does so
-    says nothing of where the object ends.
+    In a signed map, negative values are first set to 0: they speak against the class, and their size says nothing about
+    where the object ends.
     """
     if signed:
         values = np.maximum(values, 0)
@@ -42,13 +42,13 @@ def scaled(values: Map, counted: Mask, *, signed: bool = False) -> Map:
     low, high = float(own.min()), float(own.max())
     if not high > low:
         return np.zeros_like(values)
-    # In float64, because the difference of two float32 can be too large for float32.
+    # In float64, because the difference of two float32 values can overflow float32.
     found = (values.astype(np.float64) - low) / (high - low)
     return np.clip(found, 0.0, 1.0).astype(np.float32)
 
 
 def peak(values: Map, counted: Mask, rng: np.random.Generator) -> tuple[int, int]:
-    """Row and column of the largest value; of several, one is drawn."""
+    """Row and column of the largest value; ties are broken at random."""
     largest = values[counted].max()
     rows, columns = np.nonzero((values == largest) & counted)
     k = int(rng.integers(len(rows))) if len(rows) > 1 else 0
@@ -67,7 +67,7 @@ def hits(at: tuple[int, int], foreground: Mask, tolerance: float) -> bool:
 
 
 def energy(values: Map, foreground: Mask, counted: Mask) -> float:
-    """Share of the map's positive mass that lies on the object; of a map without any, the object's share of pixels."""
+    """Share of the map's positive mass on the object; without positive values, the object's share of pixels."""
     mass = np.maximum(values.astype(np.float64), 0.0)
     total = float(mass[counted].sum())
     if total == 0:
@@ -76,31 +76,31 @@ def energy(values: Map, foreground: Mask, counted: Mask) -> float:
 
 
 def average_precision(values: Map, foreground: Mask, counted: Mask) -> float:
-    """Σ (R_k − R_{k−1}) P_k over the thresholds, as scikit-learn has it: equal values are one threshold."""
+    """Σ (R_k − R_{k−1}) P_k over the thresholds, as in scikit-learn: equal values share a threshold."""
     scores, truth = values[counted], foreground[counted]
     order = np.argsort(-scores, kind="stable")
     scores, truth = scores[order], truth[order]
-    last = np.append(np.flatnonzero(np.diff(scores)), len(scores) - 1)  # of each run of equal values
+    last = np.append(np.flatnonzero(np.diff(scores)), len(scores) - 1)  # last of each run of equal values
     right = np.cumsum(truth)[last].astype(np.float64)
     return _area(right, last + 1.0)
 
 
 def _area(right: NDArray[np.float64], chosen: NDArray[np.float64]) -> float:
-    """Average precision from the counts of chosen pixels, and of those that are right, at falling thresholds."""
+    """Average precision from the counts of chosen pixels, and of correct ones among them, at decreasing thresholds."""
     gained = np.diff(right, prepend=0.0)
     return float((gained * right / np.maximum(chosen, 1.0)).sum() / right[-1])
 
 
 @dataclass(frozen=True)
 class Histogram:
-    """Pixels of the object and of the background by the level of the scaled map, float64 (LEVELS,) each."""
+    """Pixels of the object and of the background per level of the scaled map, float64 (LEVELS,) each."""
 
     foreground: NDArray[np.float64]
     background: NDArray[np.float64]
 
     @classmethod
     def of(cls, unit: Map, foreground: Mask, counted: Mask) -> Histogram:
-        """Of a map that `scaled` gave."""
+        """The histogram of a map from `scaled`."""
         level = levels_of(unit)
         both = np.bincount(level[counted], minlength=LEVELS)
         own = np.bincount(level[foreground], minlength=LEVELS)
@@ -108,20 +108,20 @@ class Histogram:
 
     @property
     def average_precision(self) -> float:
-        """Of all pixels together, to the resolution of the levels."""
+        """Average precision over all pixels together, at the resolution of the levels."""
         right, wrong = self._above(self.foreground), self._above(self.background)
         return _area(right[::-1], (right + wrong)[::-1])
 
     @property
     def jaccard(self) -> NDArray[np.float64]:
-        """(LEVELS,): intersection over union of the object and the pixels at or above each level."""
+        """(LEVELS,): intersection over union of the object with the pixels at or above each level."""
         right, wrong = self._above(self.foreground), self._above(self.background)
         found: NDArray[np.float64] = right / (self.foreground.sum() + wrong)
         return found
 
     @property
     def accuracy(self) -> NDArray[np.float64]:
-        """(LEVELS,): share of pixels that are right where those at or above each level are the object."""
+        """(LEVELS,): share of correct pixels if those at or above each level are taken as the object."""
         right, wrong = self._above(self.foreground), self._above(self.background)
         n = self.foreground.sum() + self.background.sum()
         found: NDArray[np.float64] = (right + self.background.sum() - wrong) / n
@@ -133,8 +133,8 @@ class Histogram:
 
     @property
     def otsu(self) -> int:
-        """The level at or above which Otsu's threshold (1979) takes pixels: between the two classes of values whose
-        means are the furthest apart; 0 for a constant map."""
+        """The level of Otsu's threshold (1979), at or above which pixels are taken: it separates two classes of values
+        with the most distant means; 0 for a constant map."""
         both = self.foreground + self.background
         below = both.cumsum()[:-1]
         above = both.sum() - below
@@ -151,9 +151,9 @@ def levels_of(unit: Map) -> NDArray[np.int64]:
 
 
 def of_mass(values: Map, counted: Mask, share: float = MASS) -> Mask:
-    """The fewest of the hottest pixels that hold `share` of the map's positive mass, and all as hot as the last one.
+    """The fewest of the hottest pixels that contain `share` of the map's positive mass, including ties with the last.
 
-    Of a map without positive values, all pixels.
+    All pixels, if there are no positive values.
     """
     mass = np.where(counted, np.maximum(values.astype(np.float64), 0.0), 0.0)
     total = mass.sum()
@@ -166,7 +166,7 @@ def of_mass(values: Map, counted: Mask, share: float = MASS) -> Mask:
 
 
 def jaccard_of(chosen: Mask, foreground: Mask, counted: Mask) -> tuple[float, float]:
-    """Intersection over union, and share of pixels that are right, of one mask."""
+    """Intersection over union, and share of correct pixels, of one mask."""
     chosen = chosen & counted
     union = int((chosen | foreground).sum())
     right = int((chosen == foreground)[counted].sum())

@@ -1,4 +1,4 @@
-"""The networks whose maps are measured: their names, classes and what they find on a batch of pictures."""
+"""The networks whose maps are measured: their names, classes, and results on a batch of pictures."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 CONTROLS = ("centre", "sobel", "random")
 EVERYTHING = "everything"
-"""The control that takes every pixel for the object: a constant map."""
+"""The control that takes every pixel as the object: a constant map."""
 TRUE, PREDICTED = "true", "predicted"
 SIZE_OF_TRIAL = (1, 3)
 
@@ -50,13 +50,13 @@ class Opened:
     Parameters
     ----------
     label : str
-        What the table calls it.
+        Name in the table.
     network : Network
     card : Card
     sha256 : str
         The digest of its weights.
     classes : dict of str to int
-        Class of the data → class of the network, where it has that class.
+        Class of the data → class of the network, if it has that class.
     """
 
     label: str
@@ -71,11 +71,11 @@ class Opened:
         return {**self.card.to_json(), "weights_sha256": self.sha256}
 
     def source(self, name: MapName, data: str) -> Source:
-        """What a row of the table was made by."""
+        """The origin of a row of the table."""
         return Source(self.label, data, self.card.to_json(), self.sha256, tap=f"{name.method} {name.map}")
 
     def pixels(self, pictures: Sequence[Pictured], side: int) -> Tensor:
-        """The pictures as the network takes them, normalised (B, 3, h, w)."""
+        """The normalised network input (B, 3, h, w) for the pictures."""
         import torch
         from PIL import Image
 
@@ -89,7 +89,8 @@ class Opened:
         return normalize(images_u8, *self.card.preprocess.statistics(device))
 
     def targets(self, pictures: Sequence[Pictured], config: LocalizationConfig, classes: Sequence[str]) -> list[int]:
-        """The class of each picture that maps are about, by `config.target`; predicted ones by the network itself."""
+        """The class of each picture that maps explain, by `config.target`; predicted classes are from the network
+        itself."""
         if config.target == TRUE:
             return [self.classes[classes[own.label]] for own in pictures]
         return [self.card.classes.index(config.target)] * len(pictures)
@@ -98,16 +99,16 @@ class Opened:
 def open_networks(
     models: Sequence[str | Path], config: LocalizationConfig, classes: Sequence[str], *, device: str, seed: int = 0
 ) -> list[Opened]:
-    """The networks by their names, with the classes that they share with the data.
+    """Open networks by name, and match their classes with those of the data.
 
     Parameters
     ----------
     models : sequence of str or Path
-        As `load_model` takes them.
+        As for `load_model`.
     config : LocalizationConfig
-        Which class the maps are about.
+        Settings, with the class that the maps explain.
     classes : sequence of str
-        Those of the data.
+        Classes of the data.
     device : str
         "auto", "cpu" or "cuda".
     seed : int, default=0
@@ -116,7 +117,7 @@ def open_networks(
     Raises
     ------
     ArgumentError
-        For no model, one that is named twice, or a class that a network does not have.
+        For no model, a duplicate, or a class that a network does not have.
     WeightsError, UnknownNameError
         As `load_model`.
     """
@@ -126,7 +127,7 @@ def open_networks(
     from l2a_transfer.models.loading import load_model
 
     if not models:
-        raise ArgumentError("model must be given at least once")
+        raise ArgumentError("at least one model is needed")
     where = choose_device(device)
     for name in config.same_class:
         if name not in classes:
@@ -149,7 +150,7 @@ def open_networks(
 
 
 def _labels(models: Sequence[str | Path]) -> list[str]:
-    """Short names that differ: a file's name without its ending, or where two are the same its path."""
+    """Distinct short names: a file's name without suffix, or its path if two names are equal."""
     short = [Path(name).stem if str(name).endswith(".safetensors") else str(name) for name in models]
     often = Counter(short)
     return [own if often[own] == 1 else str(name) for own, name in zip(short, models, strict=True)]
@@ -161,7 +162,7 @@ def _names_of_others(card: Card, others: Sequence[Card]) -> tuple[str, ...]:
 
 
 def _class_index(name: str, known: Sequence[str], same: Mapping[str, str]) -> int | None:
-    """The network's class for a class of the data. Raises: UnknownNameError for a wrong `same_class`."""
+    """The network's class for a class of the data. Raises: UnknownNameError for an invalid `same_class`."""
     if name in same:
         if known and same[name] not in known:
             raise unknown_name(f"same_class of {name}", same[name], known)
@@ -171,14 +172,14 @@ def _class_index(name: str, known: Sequence[str], same: Mapping[str, str]) -> in
 
 
 def shared_classes(networks: Sequence[Opened], classes: Sequence[str]) -> list[str]:
-    """Classes of the data that every network has."""
+    """The classes of the data that every network has."""
     return [name for name in classes if all(name in own.classes for own in networks)]
 
 
 def available(opened: Opened, config: LocalizationConfig) -> Iterator[tuple[str, MapBatch]]:
-    """The methods that a network has, each with its maps of one image of noise.
+    """The methods that a network supports, each with its maps, tested on one image of noise.
 
-    Raises: BackendError where it has none of them; ArgumentError for options and levels that a method does not have.
+    Raises: BackendError if it supports none of them; ArgumentError for unknown options or levels of a method.
     """
     import torch
 
@@ -200,7 +201,7 @@ def available(opened: Opened, config: LocalizationConfig) -> Iterator[tuple[str,
 def maps_of(
     network: Network, images: Tensor, method: str, config: LocalizationConfig, targets: Sequence[int] | None
 ) -> MapBatch:
-    """The maps of a batch by one method, with the options and levels that were asked for."""
+    """The maps of a batch by one method, with the requested options and levels."""
     from l2a_transfer.explain.compute import map_batch
 
     spec = METHODS.find(method)
@@ -215,7 +216,7 @@ def maps_of(
 
 
 def predicted(network: Network, images: Tensor) -> NDArray[np.int64]:
-    """The class that the network predicts for each image, (B,)."""
+    """The predicted class of each image, (B,)."""
     import torch
 
     from l2a_transfer.models.copies import in_evaluation

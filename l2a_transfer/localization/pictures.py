@@ -1,4 +1,4 @@
-"""Pictures with their masks, a few of one size at a time, as networks take them."""
+"""Pictures with their masks, in small batches of equal size as network input."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ if TYPE_CHECKING:
 
 BATCH = 16
 MAX_PIXELS = 16_000_000
-"""Of all pictures that wait for others of their size."""
+"""Maximum number of pixels of all pictures waiting for others of their size."""
 NO_MASK, NO_OBJECT, OTHER_CLASS = "without a mask", "without an object in the mask", "of a class that no network has"
 
 
 @dataclass(frozen=True)
 class Pictured:
-    """One picture with its object: its place among the chosen rows, its name, label, pixels and annotation."""
+    """One picture with its object: its index in the selected rows, its name, label, pixels and annotation."""
 
     place: int
     name: str
@@ -38,16 +38,16 @@ class Pictured:
 
 @dataclass
 class Selection:
-    """The rows of a source that are measured, with the keys of their masks, and what was left out.
+    """The rows of a source to measure, with the keys of their masks, and the number of skipped pictures.
 
     Parameters
     ----------
     rows : ndarray of int64, shape (N,)
         Rows of the source.
     keys : list of str
-        The key of the mask of each.
+        Key of the mask of each row.
     skipped : Counter
-        Reason → how many.
+        Reason → number of pictures.
     """
 
     rows: NDArray[np.int64]
@@ -55,14 +55,14 @@ class Selection:
     skipped: Counter[str] = field(default_factory=Counter)
 
     def again(self) -> Selection:
-        """The same pictures for another pass, which counts for itself."""
+        """The same pictures for another pass, with its own counts."""
         return Selection(self.rows, self.keys)
 
 
 def selected(
     source: ImageSource, masks: MaskSource, config: LocalizationConfig, known: Sequence[str] | None
 ) -> Selection:
-    """The pictures that have a mask, and a class that the networks have.
+    """Select the pictures with a mask and a class that the networks have.
 
     Parameters
     ----------
@@ -71,14 +71,14 @@ def selected(
     masks : MaskSource
         Their masks.
     config : LocalizationConfig
-        Whether others are left out, or are an error.
+        Whether other pictures are skipped or are an error.
     known : sequence of str or None
-        Classes of the source that every network has; None where classes do not matter.
+        Classes of the source that every network has; None if classes do not matter.
 
     Raises
     ------
     DataError
-        For pictures without a mask, or of other classes, that may not be left out, and where none is left.
+        For pictures without a mask or of other classes, if they must not be skipped, and if none is left.
     """
     keys = match(source.ids, masks)
     skipped: Counter[str] = Counter()
@@ -89,7 +89,7 @@ def selected(
             if not config.skip_unknown:
                 what = f"the class {source.classes[label]!r}, which not every network has" if label >= 0 else "no class"
                 raise DataError(
-                    f"{source.name}: {name} has {what}; known are {', '.join(known) or 'none'}",
+                    f"{source.name}: {name} has {what}; common classes: {', '.join(known) or 'none'}",
                     "`skip_unknown=True` skips these pictures; `same_class` maps a class of the data to the networks'",
                 )
             skipped[OTHER_CLASS] += 1
@@ -104,22 +104,22 @@ def selected(
             rows.append(row)
     if not rows:
         why = f"; left out: {', '.join(f'{n} {reason}' for reason, n in skipped.items())}" if skipped else ""
-        raise DataError(f"{source.name}: no picture that can be measured{why}", "name other `masks`")
+        raise DataError(f"{source.name}: no pictures to measure{why}", "use other `masks`")
     return Selection(np.array(rows, dtype=np.int64), [keys[source.ids[row]] for row in rows], skipped)
 
 
 def batches(
     source: ImageSource, masks: MaskSource, selection: Selection, config: LocalizationConfig, smallest: int
 ) -> Iterator[list[Pictured]]:
-    """All selected pictures, in lists of at most BATCH that have one size as the networks take them.
+    """All selected pictures, in batches of at most BATCH with equal size as network input.
 
-    The number of pictures in memory is bounded. Pictures without an object are counted in `selection.skipped` where
-    that is allowed.
+    The number of pictures in memory is bounded. Pictures without an object are counted in `selection.skipped` if they
+    may be skipped.
 
     Raises
     ------
     DataError
-        For a picture or a mask that cannot be used; the message names the file.
+        For an unusable picture or mask; the message names the file.
     """
     waiting: dict[tuple[int, int], list[Pictured]] = {}
     for place in range(len(selection.rows)):
@@ -139,13 +139,13 @@ def batches(
 def pictured(
     source: ImageSource, masks: MaskSource, selection: Selection, place: int, config: LocalizationConfig
 ) -> Pictured | None:
-    """One selected picture; None if there is no object in it and such pictures are left out."""
+    """One selected picture; None if it has no object and such pictures are skipped."""
     row = int(selection.rows[place])
     image, label = source.image(row), int(source.labels[row])
     wanted = config.mask_class
     if wanted == LABEL:
         if label < 0:
-            raise ArgumentError(f"mask_class is the picture's label, and {source.ids[row]} has none")
+            raise ArgumentError(f"mask_class is the picture's label, but {source.ids[row]} has none")
         wanted = source.classes[label]
     try:
         annotation = masks.read(selection.keys[place], image.size, wanted)
@@ -158,9 +158,9 @@ def pictured(
 
 
 def input_size(image: Image.Image, side: int, smallest: int, name: str) -> tuple[int, int]:
-    """(width, height) at which networks take the picture.
+    """(width, height) of the picture as network input.
 
-    Raises: BackendError for a picture that would become too narrow for them.
+    Raises: BackendError for a picture that would become too narrow.
     """
     size = scaled_size(image.width, image.height, side)
     if min(size) < smallest:
@@ -172,6 +172,6 @@ def input_size(image: Image.Image, side: int, smallest: int, name: str) -> tuple
 
 
 def check_side(side: int, smallest: int) -> None:
-    """Raises: ArgumentError for a side that the networks cannot take."""
+    """Raises: ArgumentError for a side that the networks do not support."""
     if not smallest <= side <= MAX_SIDE:
         raise ArgumentError(f"side must be between {smallest} and {MAX_SIDE} pixels, got {side}")

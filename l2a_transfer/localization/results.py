@@ -1,4 +1,4 @@
-"""What a localisation run found: rows, comparisons and their JSON document, and how such a document is read."""
+"""Results of a localization run: rows, comparisons and their JSON document, and how to read it."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ MEASURES = {
     "pixel_accuracy_mass": "P, mass",
     "max_box_accuracy": "MaxBoxAccV2",
 }
-"""Measures of an image, each with the heading of its column. J and P are at the threshold chosen on other images."""
+"""Measures of an image, each with its column heading. J and P use the threshold chosen on other images."""
 OF_MASKS = frozenset(name for name in MEASURES if name.startswith(("jaccard", "pixel", "average")))
 """Measures that need outlines of objects; boxes are not enough."""
 OF_BOXES = frozenset({"max_box_accuracy"})
@@ -36,9 +36,9 @@ OF_BOXES = frozenset({"max_box_accuracy"})
 
 @dataclass(frozen=True)
 class Measure:
-    """A measure with 95 % intervals by the bootstrap over images, each class keeping its number of them.
+    """A measure with 95 % bootstrap intervals over images, resampled within classes.
 
-    `mean`: over images. `class_mean`: over classes, of their means over images.
+    `mean`: over images. `class_mean`: mean of the class means.
     """
 
     mean: float
@@ -51,11 +51,11 @@ class Measure:
 class Row:
     """A map of a method and a network.
 
-    `label` names the row. `control`: the map knows nothing of a network, `model` is then empty. `target`: the class
-    that the map is about, "true", "predicted" or a name; empty for maps about none. `levels` are the thresholds
-    between 0 and 1 that were chosen for each fold. `pooled_average_precision`: of all pixels of all images together.
-    `oracle_jaccard`, `oracle_pixel_accuracy`: means over images where each fold has the threshold that is best for
-    its own images; upper bounds, and no results. Measures that the masks do not allow are left out.
+    `label` names the row. `control`: the map does not depend on a network, and `model` is empty. `target`: the class
+    that the map explains, "true", "predicted" or a name; empty for maps that are not class-specific. `levels`: the
+    thresholds between 0 and 1 chosen for each fold. `pooled_average_precision`: of all pixels of all images together.
+    `oracle_jaccard`, `oracle_pixel_accuracy`: means over images with the best threshold for each fold's own images;
+    these are upper bounds, not results. Measures that the masks do not allow are omitted.
     """
 
     label: str
@@ -76,12 +76,13 @@ class Row:
 
 @dataclass(frozen=True)
 class MapComparison:
-    """`a` against `b` on the same images: `measure`, mean over classes, of a minus b, a fraction.
+    """`a` against `b` on the same images. The difference is the class mean of `measure` for a minus that for b, a
+    fraction.
 
     `family`: "models" (the same map of two networks), "seeds" (of two architectures, over training seeds), "methods"
-    (two maps of one network) or "controls" (a map and the centre). It has `comparisons` members, and `p_adjusted` and
-    `ci95_simultaneous` are adjusted for them (Bonferroni). `n`: training seeds a side in "seeds", otherwise images.
-    Interval and p are None where they are not defined, for the reason `not_defined`.
+    (two maps of one network) or "controls" (a map and the centre). It has `comparisons` members; `p_adjusted` and
+    `ci95_simultaneous` are adjusted for all of them (Bonferroni). `n`: training seeds per side in "seeds", otherwise
+    images. Interval and p are None if undefined; `not_defined` says why.
     """
 
     family: str
@@ -102,7 +103,7 @@ class MapComparison:
 
 @dataclass(frozen=True)
 class LocalizationConfig:
-    """What was asked for.
+    """The settings of a localization run.
 
     Parameters
     ----------
@@ -111,23 +112,24 @@ class LocalizationConfig:
     target : str
         "predicted", "true", or a class of the networks.
     same_class : dict of str to str
-        Class of the data → class of the networks that is called otherwise.
+        Class of the data → class of the networks with another name.
     side : int
-        Pixels of the shorter side as the networks take the pictures.
+        Shorter side of the networks' input in pixels.
     levels : tuple of str
-        Levels, or layers; empty for each method's own.
+        Levels, or layers; empty for the default of each method.
     options : dict of str to dict
         Method → its options.
     mask_class : str or None
-        The class of objects in the masks: a name, a number, or "label", the picture's. None for all objects.
+        The class of objects in the masks: a name, a number, or "label" for the label of the picture. None for all
+        objects.
     folds : int
-        Folds for the choice of thresholds.
+        Folds for choosing thresholds.
     measure : str or None
-        What the comparisons are about; by default J, and of boxes MaxBoxAccV2.
+        Measure of the comparisons; by default J, or MaxBoxAccV2 for boxes.
     skip_unmasked, skip_unknown : bool
-        Leave out pictures without an object in the masks, and pictures of classes that a network does not have.
+        Skip pictures without an object in the masks, and pictures of classes that a network does not have.
     seed : int
-        Of folds, ties and the bootstrap.
+        Random seed of folds, ties and the bootstrap.
     """
 
     methods: tuple[str, ...] = ("attention",)
@@ -146,9 +148,9 @@ class LocalizationConfig:
 
 @dataclass(frozen=True)
 class LocalizationResults:
-    """`rows` are those of the table, controls last. `models`: label → card of each network. `images`: how many were
-    measured, of how many `classes` of the data; `choosing`: how many only chose thresholds; `skipped`: reason → how
-    many were left out. `foreground`: the mean share of pixels that are object."""
+    """Results of a localization run. `rows`: those of the table, controls last. `models`: label → card of each network.
+    `images`: number of measured images; `classes`: number of their classes; `choosing`: number of images that only
+    chose thresholds; `skipped`: reason → number of skipped images. `foreground`: the mean share of object pixels."""
 
     config: LocalizationConfig
     data: str
@@ -243,12 +245,12 @@ DOCUMENT = table(
 
 
 def read_localization(path: str | Path) -> LocalizationResults:
-    """The results in a `localization.json`.
+    """Read the results in a `localization.json`.
 
     Raises
     ------
     EvaluationError
-        For a file that is missing, damaged or of another schema; the message names the field.
+        If the file is missing, damaged or has another schema; the message names the field.
     """
     try:
         content = read_input(path, MAX_BYTES)
@@ -258,12 +260,14 @@ def read_localization(path: str | Path) -> LocalizationResults:
     except OSError as error:
         raise EvaluationError(f"{path}: cannot be read: {error.strerror or error}", "name another file") from error
     except ValueError as error:
-        raise EvaluationError(f"{path}: no localisation results: {error}", "make them again") from error
+        raise EvaluationError(
+            f"{path}: not localization results: {error}", "run 'l2a-transfer localize' again"
+        ) from error
     return from_document(document)
 
 
 def from_document(document: dict[str, Any]) -> LocalizationResults:
-    """The results of a document that was checked."""
+    """The results of a validated document."""
     values = {key: value for key, value in document.items() if key not in ("schema", "files")}
     config = LocalizationConfig(**_tuples_of(values["config"]))
     rows = [
@@ -283,5 +287,5 @@ def from_document(document: dict[str, Any]) -> LocalizationResults:
 
 
 def _tuples_of(values: dict[str, Any]) -> dict[str, Any]:
-    """The values of a document with tuples for lists, as the dataclasses have them."""
+    """The values of a document with lists replaced by tuples, as in the dataclasses."""
     return {key: tuple(value) if isinstance(value, list) else value for key, value in values.items()}

@@ -1,4 +1,4 @@
-"""The best, median and worst pictures of one row, each with its map, the mask and what the map takes for the object."""
+"""The best, median and worst pictures of one row, each with its map, the mask and the binarised map."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ from l2a_transfer.localization.pictures import pictured
 from l2a_transfer.localization.tally import COLUMNS, THRESHOLDS
 
 EACH = 3
-"""Pictures of each kind."""
+"""Number of pictures of each kind."""
 SIDE = 240
-"""Pixels of the longer side of a picture on the sheet, at least."""
+"""Smallest longer side in pixels of a picture on the sheet."""
 LARGEST = 640
 TRUE_COLOUR, CHOSEN_COLOUR = (255, 255, 255), (0, 229, 255)
 OPACITY = 0.55
@@ -41,7 +41,7 @@ class SheetPicture:
 
 @dataclass(frozen=True)
 class Sheet:
-    """The pictures of one row. `label` names the row, and `measure` what they are ordered by."""
+    """The pictures of one row. `label`: name of the row; `measure`: what they are ordered by."""
 
     label: str
     measure: str
@@ -49,7 +49,7 @@ class Sheet:
 
 
 def sheet_of(found: Localization) -> Sheet:
-    """The sheet of the row with the best mean over classes of what the comparisons are about."""
+    """The sheet of the row with the best class mean of the measure used for comparisons."""
     measure = found.results.config.measure or "jaccard"
     kept = np.flatnonzero(found.measured)
     labels = found.source.labels[found.selection.rows[kept]]
@@ -67,7 +67,7 @@ def sheet_of(found: Localization) -> Sheet:
 
 
 def _ranks(order: NDArray[np.int64]) -> Iterator[tuple[str, NDArray[np.int64]]]:
-    """Places of the best, median and worst pictures, none of them twice."""
+    """Positions of the best, median and worst pictures, without duplicates."""
     n = min(EACH, max(1, len(order) // 3))
     middle = (len(order) - n) // 2
     yield "best", order[:n]
@@ -91,7 +91,7 @@ def _drawn(found: Localization, line: Line, place: int) -> Iterator[tuple[str, b
 
 
 def picture_png(image: Image.Image, unit: Map, truth: Mask, chosen: Mask) -> bytes:
-    """The picture under its map, with the outline of the object in white and of the chosen pixels in cyan, as PNG."""
+    """The picture with its map, the outline of the object in white and of the chosen pixels in cyan, as PNG."""
     W, H = image.size
     scale = min(LARGEST / max(W, H), max(1.0, SIDE / max(W, H)))
     size = (max(1, round(W * scale)), max(1, round(H * scale)))
@@ -110,7 +110,7 @@ def picture_png(image: Image.Image, unit: Map, truth: Mask, chosen: Mask) -> byt
 
 
 def outlined(image: Image.Image, masks: MaskSource, name: str) -> Image.Image:
-    """The picture called `name` with a white line, edged black, around its object."""
+    """The picture called `name`, with a white line with black edges around its object."""
     key = match([name], masks)[name]
     edge = outline(masks.read(key, image.size, None).foreground)
     drawn = np.array(image)
@@ -120,7 +120,7 @@ def outlined(image: Image.Image, masks: MaskSource, name: str) -> Image.Image:
 
 
 def outline(mask: Mask) -> Mask:
-    """Pixels of the mask that have one of their four neighbours outside of it, or of the picture."""
+    """Pixels of the mask with one of their four neighbours outside of the mask or the picture."""
     padded = np.pad(mask, 1)
     inner = padded[:-2, 1:-1] & padded[2:, 1:-1] & padded[1:-1, :-2] & padded[1:-1, 2:]
     found: Mask = mask & ~inner
@@ -128,7 +128,7 @@ def outline(mask: Mask) -> Mask:
 
 
 def _grown(mask: Mask) -> Mask:
-    """The mask and the four neighbours of its pixels."""
+    """The mask with the four neighbours of its pixels."""
     padded = np.pad(mask, 1)
     found: Mask = mask | padded[:-2, 1:-1] | padded[2:, 1:-1] | padded[1:-1, :-2] | padded[1:-1, 2:]
     return found

@@ -1,7 +1,7 @@
-"""Measures of one row, image by image: what is known at once, and what waits until thresholds are chosen.
+"""Measures of one row, image by image: some are final at once, others wait until thresholds are chosen.
 
-A threshold for an image is chosen on other images, so that what every threshold would give is kept until all are
-measured: 2 KiB an image, in a file without a name where there are many. In memory are a few numbers an image.
+The threshold for an image is chosen on other images, so results at all thresholds are kept until all images are
+measured: 2 KiB per image, in an unnamed temporary file if there are many. Memory holds a few numbers per image.
 """
 
 from __future__ import annotations
@@ -37,12 +37,12 @@ from l2a_transfer.localization.results import MEASURES
 
 STEP = 4
 THRESHOLDS = np.arange(0, LEVELS, STEP)
-"""Levels among which τ is chosen."""
+"""Candidate levels for τ."""
 T = len(THRESHOLDS)
 RECORD = 2 * T + len(boxes.THRESHOLDS)
-"""Numbers of an image that wait: J and P at each of THRESHOLDS, and the best overlap at each of those of boxes."""
+"""Numbers kept per image: J and P at each of THRESHOLDS, and the best overlap at each of those of boxes."""
 IN_MEMORY = 1 << 20
-"""Bytes of a row's records above which they go to a file."""
+"""Size of a row's records in bytes above which they go to a file."""
 BLOCK = 512
 """Images whose records are read at a time."""
 COLUMNS = {name: k for k, name in enumerate(MEASURES)}
@@ -71,11 +71,11 @@ class Tally:
     Parameters
     ----------
     fold : Fold
-        Which images choose thresholds.
+        Folds for choosing thresholds.
     seed : int
-        For ties of the pointing game, with the name of the image; the same for all rows.
+        Random seed of ties in the pointing game, combined with the name of the image; the same for all rows.
     scratch : file
-        An empty binary file for reading and writing, which the caller closes.
+        An empty binary file for reading and writing; the caller closes it.
     """
 
     def __init__(self, fold: Fold, seed: int, scratch: IO[bytes]) -> None:
@@ -123,20 +123,20 @@ class Tally:
         try:
             self._scratch.seek(row * RECORD * 4)
             self._scratch.write(np.concatenate([both.ravel(), overlap]).astype("<f4").tobytes())
-        except OSError as error:  # of a file without a name
+        except OSError as error:  # the file has no name
             raise OSError(error.errno, error.strerror, tempfile.gettempdir()) from error
 
     @property
     def count(self) -> NDArray[np.int64]:
-        """(folds,): images measured so far."""
+        """(folds,): number of images measured so far."""
         return np.bincount(self.fold.of[self.taken], minlength=self.fold.count)
 
     def chosen(self) -> NDArray[np.int64]:
-        """(folds,): the index of the threshold with the best mean J on the images outside of each fold."""
+        """(folds,): index of the threshold with the best mean J on the images outside of each fold."""
         return chosen_levels(self.sums, self.count, swapped=self.fold.swapped)
 
     def finish(self) -> None:
-        """Fill in what depends on chosen thresholds."""
+        """Compute the measures that depend on chosen thresholds."""
         at = self.chosen()
         box_at = [chosen_levels(sums, self.count, swapped=self.fold.swapped) for sums in self.box_sums]
         for rows, records in self._records():
@@ -149,7 +149,7 @@ class Tally:
             self.values[rows, COLUMNS["max_box_accuracy"]] = np.mean(right, axis=0)
 
     def _records(self) -> Iterator[tuple[NDArray[np.int64], NDArray[np.float64]]]:
-        """Rows that were measured, and what waits of each, a block at a time."""
+        """Measured rows and their records, block by block."""
         for start in range(0, len(self.taken), BLOCK):
             self._scratch.seek(start * RECORD * 4)
             content = self._scratch.read(BLOCK * RECORD * 4)
@@ -158,7 +158,7 @@ class Tally:
             yield rows + start, held[rows]
 
     def oracle(self) -> tuple[float, float]:
-        """J and P where each fold has the threshold that is best for its own images: an upper bound of the mean J."""
+        """J and P with the best threshold for each fold's own images: an upper bound of the mean J."""
         own = slice(None) if self.fold.swapped else slice(0, 1)
         n = int((self.taken & self.fold.measured).sum())
         sums, best = self.sums[own], np.argmax(self.sums[own], axis=1)
@@ -167,5 +167,5 @@ class Tally:
 
 
 def _box_hits(overlap: NDArray[np.float64]) -> NDArray[np.float64]:
-    """(3, T_box): whether the best box overlaps enough."""
+    """(3, T_box): whether the overlap of the best box is large enough."""
     return np.stack([overlap >= least for least in boxes.OVERLAPS]).astype(np.float64)

@@ -1,4 +1,4 @@
-"""Linear SVMs in scikit-learn's conventions, many fitted at once: usable without the rest of the package."""
+"""Linear SVMs with scikit-learn's API, many fitted at once: usable without the rest of the package."""
 
 from l2a_transfer.svm.estimators import BatchedLinearSVC, LinearSVCPath
 

@@ -1,4 +1,4 @@
-"""What the linear classifiers share: checked input, and prediction from `coef_` and `intercept_`."""
+"""The base of the linear classifiers: input validation, and prediction from `coef_` and `intercept_`."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from l2a_transfer.svm.rows import LazyRows
 
 
 class LinearClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
-    """Base of the estimators."""
+    """Base class of the estimators."""
 
     classes_: NDArray[Any]
     coef_: NDArray[np.float64]
     intercept_: NDArray[np.float64]
 
     def decision_function(self, X: Any) -> NDArray[np.float64]:
-        """Scores (N, K), or (N,) of the second class where there are two."""
+        """Scores (N, K), or (N,) of the second class if there are two."""
         check_is_fitted(self, "coef_")
         X = validate_data(self, X, reset=False, dtype=[np.float64, np.float32, np.float16])
         scores: NDArray[np.float64] = X @ self.coef_.T + self.intercept_
@@ -34,7 +34,7 @@ class LinearClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         return labels
 
     def _validated(self, X: Any, y: Any) -> tuple[Any, NDArray[np.int64]]:
-        """X as it is computed with, and class indices (N,); sets `classes_` and `n_features_in_`."""
+        """X as used in computations, and class indices (N,); sets `classes_` and `n_features_in_`."""
         if isinstance(X, LazyRows):
             self.n_features_in_ = X.shape[1]
             y = np.asarray(y)

@@ -13,10 +13,10 @@ from scipy.linalg import solve_triangular
 from sklearn.base import BaseEstimator, TransformerMixin
 
 TOLERANCE = 5e-5
-"""The share of the variance that exact components would hold which those found may lack."""
+"""Largest share of the variance of the exact components that may be lost."""
 OVERSAMPLING = 2
 LEAST_RATIO = 0.25
-"""An iteration is never trusted to take what is missing down by more."""
+"""Lowest assumed ratio by which an iteration reduces the missing variance."""
 MAX_ITERATIONS = 50
 
 Array = NDArray[np.float64]
@@ -24,33 +24,32 @@ Single = NDArray[np.float32]
 
 
 class LeadingComponents(TransformerMixin, BaseEstimator):  # type: ignore[misc]
-    """Principal components that hold all but a share `TOLERANCE` of the variance that the exact ones hold.
+    """Principal components with all but a share `TOLERANCE` of the variance of the exact ones.
 
-    Subspace iteration [1]_ in float32, whose directions are made orthogonal in float64. Each component's largest
-    loading is positive. The iteration ends where what is still to be gained, judged by the last gain and by how fast
-    the iteration converges, is below the tolerance. It costs a few products with X where `start` is close. Rows on
-    which it does not end within MAX_ITERATIONS get the exact components.
+    Uses subspace iteration [1]_ in float32, with directions orthogonalized in float64. Each component's largest loading
+    is positive. The iteration stops if the remaining gain, estimated from the last gain and the rate of convergence, is
+    below the tolerance. It costs a few products with X if `start` is close. If it does not stop within MAX_ITERATIONS,
+    exact components are computed.
 
     Parameters
     ----------
     n_components : int
-        k, below N and D.
+        Number of components k, below N and D.
     seed : int, default=0
-        Random seed of the directions that the iteration starts from without `start`.
+        Random seed of the initial directions without `start`.
     start : ndarray (D, b), optional
-        Directions to start from, as the `directions_` of other rows. They change the way, and the result only within
-        the tolerance.
+        Initial directions, such as the `directions_` of other rows. They change the result only within the tolerance.
 
     Attributes
     ----------
     components_ : ndarray (k, D)
-        Orthonormal, by falling variance.
+        Orthonormal, by decreasing variance.
     explained_variance_ : ndarray (k,)
-        Variance of the rows along each.
+        Variance of the rows along each component.
     mean_ : ndarray (D,)
-        Of the rows.
+        Mean of the rows.
     directions_ : ndarray (D, b) float32
-        What the iteration ended with.
+        Final directions of the iteration.
 
     References
     ----------
@@ -63,18 +62,18 @@ class LeadingComponents(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         self.start = start
 
     def fit(self, X: Any, y: Any = None) -> LeadingComponents:
-        """Finds the components of rows (N, D)."""
+        """Find the components of rows (N, D)."""
         self._fit(np.asarray(X, dtype=np.float64))
         return self
 
     def fit_transform(self, X: Any, y: Any = None) -> Array:
-        """Finds the components of rows (N, D) and gives the rows along them (N, k)."""
+        """Find the components of rows (N, D), and return the rows projected on them (N, k)."""
         X = np.asarray(X, dtype=np.float64)
         self._fit(X)
         return self.transform(X)
 
     def transform(self, X: Any) -> Array:
-        """Rows (N, D) → (N, k)."""
+        """Project rows (N, D) → (N, k)."""
         along: Array = np.asarray(X, dtype=np.float64) @ self.components_.T
         along -= self.mean_ @ self.components_.T
         return along
@@ -91,29 +90,29 @@ class LeadingComponents(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         for iteration in range(MAX_ITERATIONS):
             along = centred @ Q  # (N, b)
             moment = (along.T @ along).astype(np.float64)
-            values, vectors = np.linalg.eigh(moment)  # rising
+            values, vectors = np.linalg.eigh(moment)  # ascending
             values = values.clip(min=0)
             gained, held = float(values[-k:].sum()) - held, float(values[-k:].sum())
-            # Each iteration takes what is missing down by this ratio (the squared ratio of variances). Directions that
-            # are not there yet understate it, and what the first of them hold says nothing about what they gain.
+            # Each iteration reduces the missing variance by this ratio (the squared ratio of variances). Directions
+            # that have not converged understate it, and the variance of the first ones says nothing about their gain.
             ratio = max(float((values[0] / max(values[-k], np.finfo(float).tiny)) ** 2), LEAST_RATIO)
             if b == D or (iteration > 0 and gained * ratio <= TOLERANCE * held * (1 - ratio)):
                 break
             Q = _orthonormal(centred.T @ along)  # (D, b)
-        else:  # it converges too slowly for the tolerance
+        else:  # convergence is too slow for the tolerance
             exact = np.linalg.svd(X - self.mean_, full_matrices=False)
             Q, vectors = exact.Vh[:b].T.astype(np.float32), np.eye(b)[:, ::-1]
             values = np.square(exact.S[:b])[::-1]
         self.directions_ = Q
-        components = _orthonormal(Q @ vectors[:, : -k - 1 : -1], np.float64)  # (D, k), by falling variance
+        components = _orthonormal(Q @ vectors[:, : -k - 1 : -1], np.float64)  # (D, k), by decreasing variance
         largest = components[np.abs(components).argmax(axis=0), np.arange(k)]
         self.components_ = (components * np.where(largest < 0, -1, 1)).T
         self.explained_variance_ = values[: -k - 1 : -1] / max(1, N - 1)
 
 
 def _orthonormal(Y: NDArray[Any], dtype: Any = np.float32) -> Any:
-    """An orthonormal basis of the columns of Y (D, b), by Cholesky factors of their products: twice, which makes it
-    orthonormal up to rounding; by a QR decomposition where the columns are too close to dependent for that."""
+    """An orthonormal basis of the columns of Y (D, b). It uses Cholesky factors of their products twice, which is
+    orthonormal up to rounding, or a QR decomposition if the columns are nearly dependent."""
     Q = Y / np.linalg.norm(Y, axis=0).clip(min=np.finfo(np.float32).tiny)
     for _ in range(2):
         try:

@@ -1,4 +1,4 @@
-"""How an SVM is fitted and its C chosen: a frozen config, checked when it is made."""
+"""How to fit an SVM and choose its C: a frozen config, validated on creation."""
 
 from __future__ import annotations
 
@@ -10,37 +10,37 @@ DECADES = 2
 SOLVERS = ("batched", "liblinear")
 NORMALIZATIONS = ("standardize", "l2", "none")
 STOPPING = {"batched": (1e-8, 100), "liblinear": (1e-4, 1000)}
-"""Each solver's own tolerance (of the duality gap; LIBLINEAR's) and iteration limit."""
+"""Default tolerance (of the duality gap; LIBLINEAR's own) and iteration limit of each solver."""
 
 
 @dataclass(frozen=True)
 class SvmConfig:
-    """How one SVM is made.
+    """Settings for fitting one SVM.
 
     Parameters
     ----------
     c_grid : tuple of float
-        Candidates for C in rising order; one is used as it is.
+        Values of C to try, in ascending order; with one value, no cross-validation is run.
     folds : int
-        Folds of the cross-validation that chooses among several.
+        Folds of the cross-validation that chooses C.
     components : int or None
-        Principal components that are kept after the normalization; None keeps all columns.
+        Principal components to keep after normalization; None keeps all columns.
     seed : int
         Random seed of folds and PCA.
     jobs : int
-        liblinear's threads; they change no number.
+        Threads for liblinear. The number does not affect the results.
     tol, max_iter : optional
-        Of the solver; None means its own.
+        Tolerance and iteration limit of the solver; its own by default.
     solver : str
         A name of `SOLVERS`.
     normalization : str
         ``"standardize"`` (columns, fitted on training rows), ``"l2"`` (rows to length 1) or ``"none"``.
     decades : int
-        How often the grid may grow tenfold where the best C is at its edge.
+        How many times the grid may be extended by a factor of ten if the best C is at its edge.
     device : str
-        Of the batched solver.
+        Device of the batched solver.
     max_memory : int or None
-        Bytes that the batched solver may take besides the rows.
+        Most bytes that the batched solver may allocate besides the rows.
     """
 
     c_grid: tuple[float, ...]
@@ -58,7 +58,7 @@ class SvmConfig:
 
     @property
     def fits(self) -> int:
-        """SVMs that one `fit_svm` makes if the grid does not grow: every C on every fold, then one on all rows."""
+        """SVMs fitted by one `fit_svm` if the grid is not extended: every C on every fold, then one on all rows."""
         return 1 if len(self.c_grid) == 1 else len(self.c_grid) * self.folds + 1
 
     @property

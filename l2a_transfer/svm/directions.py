@@ -1,14 +1,15 @@
-r"""Newton directions: (I + 2C Σ_active z zᵀ) p = −∇f for many problems, each by the way that costs least.
+r"""Newton directions: solve (I + 2C Σ_active z zᵀ) p = −∇f for many problems, each by the cheapest method.
 
-- **Conjugate gradients** in float32, all problems at once, so that each product with X is one matrix product; the
-  preconditioner I + 2C · n_active · Σ z zᵀ / N is diagonal in one eigenbasis shared by all problems and all C. Who is
-  done leaves the product.
-- **Moments**: Σ_active (x', 1)(x', 1)ᵀ is kept for each problem and brought up to date by the rows that became active
-  or ceased to be, which are few near the solution and do not depend on C; then a Cholesky factor of (D + 1)².
-- **Gram**: where fewer rows are active than there are columns, a Cholesky factor of their Gram matrix.
+- **Conjugate gradients** in float32, all problems at once, so that each product with X is one matrix product. The
+  preconditioner I + 2C · n_active · Σ z zᵀ / N is diagonal in one eigenbasis shared by all problems and all C. Finished
+  problems leave the product.
+- **Moments**: Σ_active (x', 1)(x', 1)ᵀ is kept for each problem and updated with the rows whose activity changed, which
+  are few near the solution and do not depend on C; then a Cholesky factor of (D + 1)² is computed.
+- **Gram**: if fewer rows are active than there are columns, a Cholesky factor of their Gram matrix.
 
-The last two suit large C, where few rows are active and conjugate gradients suffer. They factor in float64, or in
-float32 where C and the active rows are small enough for its rounding not to matter to a direction.
+The last two suit large C, for which few rows are active and conjugate gradients converge slowly. They factorize in
+float64, or in float32 if C and the number of active rows are small enough for its rounding not to matter to a
+direction.
 """
 
 from __future__ import annotations
@@ -25,21 +26,21 @@ from l2a_transfer.svm.rows import ScaledRows
 
 MAX_CG = 250
 DOUBLE_COST = 2.0
-"""How much dearer a float64 multiplication is than a float32 one."""
+"""Cost of a float64 multiplication relative to a float32 one."""
 CHOLESKY_COST = 3.0
-"""How much dearer a multiplication of a factorisation is than one of a matrix product (measured, AVX2)."""
+"""Cost of a multiplication in a factorization relative to one in a matrix product (measured, AVX2)."""
 SINGLE_ERROR = 0.02
 LEAST_COLUMNS = 8
-"""Problems below which a product with X takes no less time: it is then as long as X takes to be read."""
+"""With fewer problems, a product with X is not faster: it takes as long as reading X."""
 STEP_COST = 2e7
-"""Of what a step of conjugate gradients takes for all its problems besides products, and about what a batch of
-factorisations takes, in multiplications."""
+"""Cost, in multiplications, of one step of conjugate gradients for all its problems besides products; a batch of
+factorizations costs about the same."""
 MOMENT_COST = 5e6
-"""Of what bringing one problem's second moment up to date takes besides its products, in multiplications."""
+"""Cost, in multiplications, of updating one problem's second moment besides its products."""
 GATHER_COST = 30.0
-"""Of a number that is gathered, in multiplications."""
+"""Cost, in multiplications, of gathering a number."""
 GATHERED_BLOCKS = 8
-"""How many times a working block's numbers may be gathered, as float32 (see `memory.BLOCK_BYTES`)."""
+"""How many times the numbers of a working block may be gathered, as float32 (see `memory.BLOCK_BYTES`)."""
 
 
 class GatheredRows:
@@ -55,7 +56,8 @@ class GatheredRows:
 
 
 class Eigenbasis:
-    """Σ z zᵀ / N of the mean fold's coordinates, with the constant, as eigenvalues and vectors; made when needed."""
+    """Σ z zᵀ / N in the mean fold's coordinates, with the constant, as eigenvalues and vectors; computed on first
+    use."""
 
     def __init__(self, rows: ScaledRows, folds: Coordinates, plan: MemoryPlan) -> None:
         self._rows, self.folds, self._plan = rows, folds, plan
@@ -64,7 +66,7 @@ class Eigenbasis:
     def preconditioner(self, weight: Tensor) -> Callable[[Tensor, Tensor], Tensor]:
         """(r, own) → (I + weight_j · Σ z zᵀ / N)⁻¹ r_j: r (B, D + 1) float32 of the problems `own` (B,), weight (J,).
 
-        Without room for an eigenbasis it is the identity.
+        If there is no memory for an eigenbasis, this is the identity.
         """
         if not self._plan.basis:
             return lambda r, own: r
@@ -72,7 +74,7 @@ class Eigenbasis:
         return lambda r, own: ((r @ vectors) / (1 + weight[own, None] * values).float()) @ vectors.mT
 
     def largest(self) -> float:
-        """Its largest eigenvalue, infinity where it is not known."""
+        """Its largest eigenvalue; infinity if unknown."""
         return float(self._eigen()[0][-1]) if self._plan.basis else math.inf
 
     def _eigen(self) -> tuple[Tensor, Tensor]:
@@ -90,17 +92,18 @@ class Eigenbasis:
 
 
 class Directions:
-    """Finds directions for J problems and keeps, of each, what the next direction can be had cheaper with."""
+    """Finds directions for J problems, and keeps data for each that makes the next direction cheaper."""
 
     def __init__(self, rows: ScaledRows, basis: Eigenbasis, plan: MemoryPlan, J: int) -> None:
         self.rows, self.basis, self.plan = rows, basis, plan
         self._folds = len(basis.folds.mean)
         self._cg_steps = torch.full((J,), 10.0, dtype=torch.float64, device=rows.device)
-        self._moments: Tensor | None = None  # (J, D + 1, D + 1) of the rows that `_summed` (J, N) marks
+        self._moments: Tensor | None = None  # (J, D + 1, D + 1) of the rows marked in `_summed` (J, N)
         self._summed = torch.zeros(J, rows.N if plan.moments else 0, dtype=torch.bool, device=rows.device)
 
     def scale_cg_steps(self, ratio: float) -> None:
-        """Expect more steps of conjugate gradients, or fewer: about the root of the `ratio` by which C changes."""
+        """Expect more or fewer steps of conjugate gradients: by about the square root of the `ratio` by which C
+        changes."""
         self._cg_steps *= ratio**0.5
 
     def __call__(
@@ -112,7 +115,7 @@ class Directions:
         way = self._cheapest(todo, active, n_active, single)
         direction = torch.empty_like(gradient)
         solved = torch.zeros_like(n_active, dtype=torch.bool)
-        scale = gradient.norm(dim=1, keepdim=True)  # so that float32 neither overflows nor vanishes
+        scale = gradient.norm(dim=1, keepdim=True)  # avoids overflow and underflow in float32
         unit = gradient / scale
         for direct, dtype, chosen in (
             (self._by_gram, torch.float32, (way == 1) & single),
@@ -123,7 +126,7 @@ class Directions:
             own = torch.nonzero(chosen).flatten()
             if len(own):
                 direction[own], solved[own] = direct(todo[own], at.z[own], unit[own], active[own], C, dtype)
-        # A factorisation fails where rounding makes the matrix indefinite, on data of a wild scale.
+        # A factorization fails if rounding makes the matrix indefinite, for badly scaled data.
         own = torch.nonzero(~solved).flatten()
         if len(own):
             for part, rows, weight in self._gathered(todo[own], active[own]):
@@ -140,17 +143,17 @@ class Directions:
                 )
                 direction[some] = found
                 self._cg_steps[todo[some]] = taken.double()
-        # float32 can fail to descend there as well; the gradient always descends.
-        downhill = torch.linalg.vecdot(direction, unit) < 0  # False for NaN, too
+        # float32 may not descend then either; the gradient always does.
+        downhill = torch.linalg.vecdot(direction, unit) < 0  # also False for NaN
         return torch.where(downhill[:, None], direction, -unit).mul_(scale)
 
     def _gathered(self, todo: Tensor, active: Tensor) -> list[tuple[slice, Blocks, Tensor]]:
-        """Problems (J,) in groups that conjugate gradients take together: the group, rows, and which of these are
-        active for each of its problems (j, n).
+        """Groups of problems (J,) for conjugate gradients: the problems, their rows, and which of these are active for
+        each problem (j, n).
 
-        Where few rows are active, as at larger C, a group's products take those rows alone that are active for any of
-        its problems. The folds of one class, which follow on each other, have many of them in common. Whichever
-        grouping costs least is taken, the whole of X for all problems among them.
+        If few rows are active, as for larger C, a group's products use only the rows that are active for any of its
+        problems. The consecutive folds of one class share many of them. The cheapest grouping is used, including one
+        group with all of X.
         """
         J, width, steps = len(todo), self.rows.D + 1, float(self._cg_steps[todo].mean())
         least, best = steps * (2.0 * self.rows.N * width * max(J, LEAST_COLUMNS) + STEP_COST), 0
@@ -172,20 +175,20 @@ class Directions:
         return GatheredRows(self.rows.take(rows, torch.float32)), active[:, rows]
 
     def _single_will_do(self, n_active: Tensor, C: float) -> Tensor:
-        """(J,) bool: float32 rounding of H, relative to I, stays so small that the direction is one of Newton's."""
+        """(J,) bool: whether float32 rounding of H, relative to I, is small enough for a Newton direction."""
         largest = self.basis.largest()
         return 2 * C * n_active * largest * torch.finfo(torch.float32).eps < SINGLE_ERROR
 
     def _cheapest(self, todo: Tensor, active: Tensor, n_active: Tensor, single: Tensor) -> Tensor:
-        """0 conjugate gradients, 1 Gram, 2 moments, (J,), by counting multiplications."""
-        if not self.rows.gathers:  # as the others do
+        """0 for conjugate gradients, 1 for Gram, 2 for moments, (J,), by counting multiplications."""
+        if not self.rows.gathers:  # as the others require
             return torch.zeros_like(n_active)
         D = float(self.rows.D + 1)
         m = changed = n_active.double()
         if self.plan.moments:
             size = self.plan.block // self.rows.N
             counts = [(self._summed[todo[own]] ^ active[own]).sum(dim=1) for own in parts(len(todo), size)]
-            # The first sum of many rows is an outlay that the next steps earn back.
+            # The cost of the first sum over many rows is recovered by the next steps.
             changed = torch.minimum(torch.cat(counts).double(), m / 4)
         dear = torch.where(single, 1.0, DOUBLE_COST)
         cost = torch.stack(
@@ -200,10 +203,10 @@ class Directions:
     def _by_gram(
         self, todo: Tensor, z: Coordinates, gradient: Tensor, active: Tensor, C: float, dtype: torch.dtype
     ) -> tuple[Tensor, Tensor]:
-        """(I + 2C zᵀz)⁻¹ = I − zᵀ (I/2C + zzᵀ)⁻¹ z for the active rows z (m, D + 1), in batches of like m."""
+        """(I + 2C zᵀz)⁻¹ = I − zᵀ (I/2C + zzᵀ)⁻¹ z for the active rows z (m, D + 1), in batches of similar m."""
         direction, solved = torch.empty_like(gradient), torch.zeros(len(todo), dtype=torch.bool, device=todo.device)
         n_active, order = active.sum(dim=1).sort()
-        fits = self.plan.block // 4 // (self.rows.D + 1)  # rows of a batch, filled up to its widest problem
+        fits = self.plan.block // 4 // (self.rows.D + 1)  # rows of a batch, padded to its widest problem
         at = 0
         while at < len(order):
             size = max(1, min(len(order) - at, fits // max(1, int(n_active[at]))))
@@ -281,7 +284,7 @@ def _conjugate_gradients(
 ) -> tuple[Tensor, Tensor]:
     """p with ‖Hp + gradient‖ ≤ forcing for gradients of norm 1 (J, D + 1) float32, and each problem's steps (J,).
 
-    Problems that are done leave the products when they are a quarter of them.
+    Finished problems leave the products when they are a quarter of them.
     """
     found, taken = torch.zeros_like(gradient), torch.zeros(len(gradient), device=gradient.device)
     own = torch.arange(len(gradient), device=gradient.device)

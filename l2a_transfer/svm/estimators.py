@@ -1,4 +1,4 @@
-"""Linear SVMs as scikit-learn estimators: LinearSVC's own objective, with all classes, folds and C solved together."""
+"""Linear SVMs as scikit-learn estimators: the objective of LinearSVC, with all classes, folds and C solved together."""
 
 from __future__ import annotations
 
@@ -43,9 +43,9 @@ class BatchedLinearSVC(LinearClassifier):
     max_iter : int, default=100
         Maximum number of Newton steps.
     fit_intercept : bool, default=True
-        As LinearSVC's.
+        As in LinearSVC.
     intercept_scaling : float, default=1.0
-        As LinearSVC's.
+        As in LinearSVC.
     standardize : bool, default=False
         Fit on (x − mean) / scale, as after a StandardScaler. `coef_` and `intercept_` apply to the original rows.
     device : {"auto", "cpu", "cuda"}, default="auto"
@@ -106,7 +106,7 @@ class BatchedLinearSVC(LinearClassifier):
         self.max_memory = max_memory
 
     def fit(self, X: Any, y: Any) -> BatchedLinearSVC:
-        """Fits on rows (N, D) and labels (N,). Raises: ValueError for one class, NaN, infinity or bad parameters."""
+        """Fit on rows (N, D) and labels (N,). Raises: ValueError for one class, NaN, infinity or invalid parameters."""
         _check_numbers(self, C=self.C, tol=self.tol, max_iter=self.max_iter, intercept_scaling=self.intercept_scaling)
         X, targets = self._validated(X, y)
         fits = SharedFits(
@@ -137,10 +137,10 @@ class BatchedLinearSVC(LinearClassifier):
 
 
 def _refits(path: LinearSVCPath) -> bool:
-    """True, or AttributeError as GridSearchCV raises it, so that `hasattr(path, "predict")` tells."""
+    """True, or raise AttributeError as in GridSearchCV, so that `hasattr(path, "predict")` is False."""
     if not path.refit:
         raise AttributeError(
-            "LinearSVCPath has refit=False, so that it has chosen C and kept no classifier; set refit=True, or fit a "
+            "LinearSVCPath has refit=False, so it has chosen C but kept no classifier; set refit=True, or fit a "
             "BatchedLinearSVC with best_params_"
         )
     return True
@@ -177,15 +177,15 @@ class LinearSVCPath(LinearClassifier):
     Attributes
     ----------
     best_params_, best_index_, best_score_ : dict, int, float
-        As GridSearchCV's.
+        As in GridSearchCV.
     cv_results_ : dict
         `params`, `param_C`, `splitN_test_score`, `mean_test_score`, `std_test_score`, `rank_test_score`.
     n_splits_ : int
         Folds.
     grid_ : GridResult
-        Every C that was tried, and the number of correct answers in each fold.
+        All tried values of C, and the number of correct answers in each fold.
     best_estimator_ : BatchedLinearSVC
-        Only with `refit`; so are `coef_` (K, D), `intercept_` (K,), `n_iter_` and `refit_time_` in seconds.
+        Only with `refit`, as are `coef_` (K, D), `intercept_` (K,), `n_iter_` and `refit_time_` in seconds.
 
     Examples
     --------
@@ -221,7 +221,7 @@ class LinearSVCPath(LinearClassifier):
 
     @available_if(_refits)  # type: ignore[untyped-decorator]
     def decision_function(self, X: Any) -> NDArray[np.float64]:
-        """Scores (N, K), or (N,) of the second class where there are two. Raises: AttributeError without `refit`."""
+        """Scores (N, K), or (N,) of the second class if there are two. Raises: AttributeError without `refit`."""
         return super().decision_function(X)
 
     @available_if(_refits)  # type: ignore[untyped-decorator]
@@ -230,15 +230,15 @@ class LinearSVCPath(LinearClassifier):
         return super().predict(X)
 
     def fit(self, X: Any, y: Any, *, groups: Any = None, tick: Callable[[int], Any] | None = None) -> LinearSVCPath:
-        """Searches and refits on rows (N, D) and labels (N,). `groups` (N,) goes to a splitter that keeps groups
-        together, as GroupKFold. `tick(n)` is called after every n SVMs (one class each).
+        """Search and refit on rows (N, D) and labels (N,). `groups` (N,) is passed to splitters such as GroupKFold.
+        `tick(n)` is called after every n SVMs (one class each).
 
-        Raises: ValueError for one class, NaN, infinity, bad parameters, no folds, too few rows of a class for `cv`, or
-        a fold that has one class to fit on.
+        Raises: ValueError for one class, NaN, infinity, invalid parameters, no folds, too few rows of a class for `cv`,
+        or a fold whose training rows have only one class.
         """
         _check_numbers(self, tol=self.tol, max_iter=self.max_iter, **{f"Cs[{k}]": C for k, C in enumerate(self.Cs)})
         if len(self.Cs) == 0:
-            raise ValueError("Cs must have at least one candidate")
+            raise ValueError("Cs must have at least one value")
         X, targets = self._validated(X, y)
         own: dict[str, Any] = {
             "tol": self.tol,
@@ -275,22 +275,22 @@ class LinearSVCPath(LinearClassifier):
             )
         if self.refit:
             start = fits.mean_solution(self.best_params_["C"])
-            del fits  # its copy of X makes room for the refit's
+            del fits  # frees its copy of X for the refit
             self._refit(X, targets, start, own)
         return self
 
     def _folds(
         self, X: Any, y: NDArray[Any], targets: NDArray[np.int64], groups: Any
     ) -> tuple[NDArray[np.intp] | None, list[Fold]]:
-        """The splitter's folds, whose rows are lists as scikit-learn takes them: row numbers in any order, some of them
-        several times or counted from the end, or one bool a row. A splitter sees X and the labels themselves, but zeros
-        in place of an X that is read by rows."""
+        """The splitter's folds. Their rows are lists as in scikit-learn: row numbers in any order, possibly repeated or
+        negative, or one bool per row. A splitter receives X and the original labels, or zeros instead of an X that is
+        read by rows."""
         every = np.arange(len(targets))
         splitter = check_cv(self.cv, y, classifier=True)
         seen = np.zeros((len(targets), 1)) if isinstance(X, LazyRows) else X
         lists = [(_taken(every, train), _taken(every, test)) for train, test in splitter.split(seen, y, groups)]
         if not lists:
-            raise ValueError(f"cv must give at least one pair of training and held-out rows, got none of {self.cv!r}")
+            raise ValueError(f"cv must give at least one pair of training and held-out rows, got none from {self.cv!r}")
         for number, (train, test) in enumerate(lists):
             if len(test) == 0:
                 raise ValueError(f"cv: fold {number} of {len(lists)} holds out no row; every fold needs one to score")
@@ -316,13 +316,13 @@ class LinearSVCPath(LinearClassifier):
 
 
 def _taken(every: NDArray[np.intp], rows: Any) -> NDArray[np.intp]:
-    """The rows of a list; an empty list has no kind of its own."""
+    """The rows of a list; an empty list has no type of its own."""
     return every[np.asarray(rows)] if len(rows) else every[:0]
 
 
 def _cv_results(Cs: Sequence[float], counts: FoldCounts, folds: list[Fold], seconds: float) -> dict[str, Any]:
-    """scikit-learn's table, a value a candidate. All candidates of a fold are fitted together, so that a candidate's
-    fit time is its even share of the whole search."""
+    """scikit-learn's table, with one value per candidate. All candidates of a fold are fitted together, so the fit time
+    of a candidate is an equal share of the whole search."""
     sizes = [len(fold.held_out) for fold in folds]
     scores = counts.correct / np.array(sizes)  # (nC, F)
     ranked = fold_scores(counts, sizes)

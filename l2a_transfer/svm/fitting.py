@@ -1,4 +1,4 @@
-"""A linear SVM whose C is chosen by cross-validation on the training rows; no test row ever enters this module."""
+"""A linear SVM with C chosen by cross-validation on the training rows; this module never sees test rows."""
 
 from __future__ import annotations
 
@@ -26,18 +26,18 @@ from l2a_transfer.svm.rows import Fold, LazyRows
 from l2a_transfer.svm.shared_fits import SharedFits
 
 EXACT_PCA = 500
-"""Rows or columns, of which there are fewer, up to which scikit-learn's PCA is quick."""
+"""Up to this number of rows or columns, whichever is smaller, scikit-learn's exact PCA is fast."""
 LIBLINEAR_BYTES = 16
-"""Of one number in LIBLINEAR's own copy of its rows."""
+"""Bytes per number in LIBLINEAR's own copy of the rows."""
 
 
 @dataclass(frozen=True)
 class SvmFit:
     """The classifier, refitted on all training rows with the chosen C.
 
-    `grid`: the candidates, those that were added included, and what they did on held-out rows; None where one C was
-    given, which is then used unexamined. `components` is what PCA kept of the training rows, `fold_components` the
-    fewest in a fold; None without PCA. `rows`: training rows.
+    `grid`: the candidates, including added ones, and their held-out counts; None if a single C was given, which is used
+    without cross-validation. `components`: how many PCA kept on the training rows; `fold_components`: the fewest in a
+    fold; None without PCA. `rows`: number of training rows.
     """
 
     classifier: Any
@@ -51,7 +51,7 @@ class SvmFit:
 
     @property
     def cv_accuracy(self) -> tuple[float, ...]:
-        """For each candidate of `grid`, the share of training rows that are right while they are held out."""
+        """For each candidate of `grid`, the share of training rows classified correctly while held out."""
         if self.grid is None:
             return ()
         return tuple((self.grid.counts.correct.sum(axis=1) / self.rows).tolist())
@@ -63,7 +63,7 @@ class SvmFit:
 
     @property
     def classes(self) -> NDArray[np.int32]:
-        """The labels (K,) that were trained on, in rising order."""
+        """The labels (K,) of the training rows, sorted."""
         return np.asarray(self.classifier.classes_, dtype=np.int32)
 
     def predict(self, features: NDArray[np.floating[Any]]) -> NDArray[np.int32]:
@@ -81,19 +81,19 @@ def fit_svm(
 ) -> SvmFit:
     """Choose C by stratified cross-validation on the training rows, and refit with it on all of them.
 
-    Scaler and PCA are fitted inside each fold, on that fold's training part. Of candidates with equally many held-out
-    rows right the smaller C is taken. Features are cast to float64 before anything else: means and scales of float16
-    or float32 columns would otherwise overflow or lose digits.
+    Scaler and PCA are fitted inside each fold, on that fold's training part. Ties in the number of correct held-out
+    rows go to the smaller C. Features are first cast to float64: means and scales of float16 or float32 columns could
+    overflow or lose digits.
 
     Parameters
     ----------
     features : ndarray or LazyRows, shape (N, D)
-        Training rows. `LazyRows` are read in blocks where they do not fit into `max_memory`; that takes the batched
-        solver, and columns that are standardised or left as they are.
+        Training rows. `LazyRows` are read in blocks if they do not fit into `max_memory`; this requires the batched
+        solver, and columns that are standardised or unchanged.
     labels : ndarray of int32, shape (N,)
     config : SvmConfig
     groups : ndarray of int, shape (N,), optional
-        Where given, every fold holds out one group, each group counts alike, and `config.folds` is their number.
+        If given, every fold holds out one group, all groups have the same weight, and `config.folds` is their number.
     tick : callable, optional
         Called with n after every n fits.
 
@@ -104,9 +104,9 @@ def fit_svm(
     Raises
     ------
     EvaluationError
-        If there is one class only, or a class has fewer rows than folds.
+        If there is only one class, or a class has fewer rows than folds.
     ValueError
-        If there is one group only.
+        If there is only one group.
     """
     counts = np.unique(labels, return_counts=True)[1]
     if len(counts) < 2:
@@ -121,7 +121,7 @@ def fit_svm(
         matrix = Normalizer().fit_transform(matrix)
     report = tick or (lambda _: None)
     with warnings.catch_warnings():
-        # Fits that stop early are counted; one filter here, because threads share the filters.
+        # Fits that stop early are counted; the filter is set here because threads share it.
         warnings.simplefilter("ignore", ConvergenceWarning)
         if config.solver == "batched" and config.components is None:
             return _fit_shared(matrix, labels, groups, config, report)
@@ -130,9 +130,10 @@ def fit_svm(
 
 
 def memory_of_fit(N: int, D: int, config: SvmConfig) -> int:
-    """Bytes that `fit_svm` takes on an array (N, D), at least: its float64 copies of rows, and liblinear's own.
+    """Least memory in bytes that `fit_svm` needs for an array (N, D): its float64 copies of rows, and those of
+    liblinear.
 
-    The batched solver makes do with what is left beside them (see `memory`).
+    The batched solver adapts to the memory left beside them (see `memory`).
     """
     matrix = 8 * N * D
     if config.solver == "batched" and config.components is None:
@@ -140,7 +141,7 @@ def memory_of_fit(N: int, D: int, config: SvmConfig) -> int:
     columns = min(config.components or D, D)
     kept = 8 * N * columns * (1 + (config.folds if len(config.c_grid) > 1 else 0))
     own = LIBLINEAR_BYTES * N * columns * config.jobs if config.solver == "liblinear" else 0
-    prepared = matrix * (2 if config.components is None else 3)  # rows of a fold, scaled, and centred for the PCA
+    prepared = matrix * (2 if config.components is None else 3)  # fold, scaled, and centred for the PCA
     return matrix + kept + max(own, prepared)
 
 
@@ -151,7 +152,7 @@ def _fit_shared(
     config: SvmConfig,
     report: Callable[[float], Any],
 ) -> SvmFit:
-    """All folds share one matrix, which is not copied."""
+    """Fit folds that all share one matrix, without copies."""
     own = {"standardize": config.normalization == "standardize", **_batched_settings(config)}
     if len(config.c_grid) == 1:
         C, grid = config.c_grid[0], None
@@ -173,9 +174,9 @@ def _fit_prepared(
     config: SvmConfig,
     report: Callable[[float], Any],
 ) -> SvmFit:
-    """Every fold has a matrix of its own: what liblinear needs, and what a PCA makes.
+    """Fit folds that each have their own matrix, as liblinear and PCA require.
 
-    The PCA of all rows comes first, because the iteration of each fold's PCA may start from its directions.
+    The PCA of all rows is computed first, because the PCA of each fold may start from its directions.
     """
     grid, kept = None, []
     steps = preparation(config, *matrix.shape)
@@ -208,7 +209,7 @@ def _result(classifier: Any, svm: Any, C: float, grid: GridResult | None, config
 
 @dataclass(frozen=True)
 class _Prepared:
-    """One fold: its training and held-out rows, and their features as the SVM sees them."""
+    """One fold: its training and held-out rows, and their features as input of the SVM."""
 
     train: NDArray[np.intp]
     held_out: NDArray[np.intp]
@@ -240,7 +241,7 @@ def _liblinear_counts(
         svm = _svm(C, config).fit(fold.x_train, labels[fold.train])
         return int(np.count_nonzero(svm.predict(fold.x_held_out) == labels[fold.held_out])), _stopped_early(svm)
 
-    # Threads, because liblinear releases the GIL and the rows need not be copied to other processes.
+    # Threads: liblinear releases the GIL, and rows need not be copied to other processes.
     found = []
     pairs = [(fold, C) for C in Cs for fold in folds]
     for result in Parallel(n_jobs=config.jobs, prefer="threads", return_as="generator")(
@@ -262,7 +263,7 @@ def _batched_counts(
     config: SvmConfig,
     report: Callable[[float], Any],
 ) -> FoldCounts:
-    """Fold after fold, each with all its classes and C together."""
+    """Fold by fold, each with all its classes and C together."""
     parts = []
     for fold in folds:
         classes, targets = np.unique(labels[np.concatenate([fold.train, fold.held_out])], return_inverse=True)
@@ -283,21 +284,21 @@ def _batched_counts(
 
 
 def splitter(config: SvmConfig, groups: NDArray[Any] | None) -> StratifiedKFold | LeaveOneGroupOut:
-    """The folds that hyper-parameters are chosen on: stratified, or one of `groups` held out after the other."""
+    """The folds for choosing hyper-parameters: stratified, or each of `groups` held out in turn."""
     if groups is not None:
         return LeaveOneGroupOut()
     return StratifiedKFold(config.folds, shuffle=True, random_state=config.seed)
 
 
 def preparation(config: SvmConfig, rows: int, columns: int, *, near: Pipeline | None = None) -> Pipeline:
-    """What stands before the classifier: a scaler, a PCA, both or neither.
+    """The steps before the classifier: a scaler, a PCA, both or neither.
 
-    The PCA comes last and is only a cut in rank: its components are not standardised. It is exact, or where that would
-    take long, on standardised columns, within a tolerance that `components` states; `near`, a fitted preparation of
+    The PCA is last and only reduces the rank: its components are not standardised. It is exact, or, if that would be
+    slow, for standardised columns, approximate within the tolerance of `components`. `near`, a fitted preparation of
     similar rows, then saves iterations.
 
-    Standardising them made the floor weaker: 40.3 % against 43.2 % in cross-validation on the pixels of 20 classes ×
-    30 training photographs, and 43.7 % without PCA.
+    Standardising components made the baseline weaker: 40.3 % against 43.2 % in cross-validation on the pixels of 20
+    classes × 30 training photographs, and 43.7 % without PCA.
     """
     steps: list[tuple[str, Any]] = []
     if config.normalization == "standardize":
@@ -317,7 +318,7 @@ def _pca(kept: int, config: SvmConfig, rows: int, columns: int, near: Pipeline |
 
 
 def kept_components(steps: Pipeline) -> int | None:
-    """Components that a fitted preparation keeps; None without a PCA."""
+    """Number of components kept by a fitted preparation; None without PCA."""
     pca = steps.named_steps.get("pca")
     return None if pca is None else int(pca.n_components)
 

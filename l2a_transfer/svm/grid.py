@@ -1,4 +1,5 @@
-"""Which C: the candidate that is right on the most held-out rows; the grid grows where the best stands at its edge."""
+"""The choice of C: the candidate with the most correct held-out rows; the grid is extended if the best is at its
+edge."""
 
 from __future__ import annotations
 
@@ -12,7 +13,7 @@ from numpy.typing import NDArray
 
 @dataclass(frozen=True)
 class FoldCounts:
-    """What candidates did on the folds: held-out rows that are right, and fits that did not converge; (nC, F) each."""
+    """Results of candidates on the folds: correct held-out rows, and fits that did not converge; (nC, F) each."""
 
     correct: NDArray[np.int64]
     unconverged: NDArray[np.bool_]
@@ -20,8 +21,8 @@ class FoldCounts:
 
 @dataclass(frozen=True)
 class GridResult:
-    """Candidates in rising order, those that were added included; their counts; the chosen one's index; how many
-    were added."""
+    """Candidates in ascending order, including added ones; their counts; the index of the chosen one; the number of
+    added ones."""
 
     Cs: tuple[float, ...]
     counts: FoldCounts
@@ -30,15 +31,16 @@ class GridResult:
 
     @property
     def at_edge(self) -> bool:
-        """The chosen C is still the smallest or largest candidate, so that a better one may lie outside."""
+        """Whether the chosen C is the smallest or largest candidate, so that a better one may lie outside."""
         return len(self.Cs) > 1 and self.best in (0, len(self.Cs) - 1)
 
 
 def fold_scores(counts: FoldCounts, sizes: Sequence[int] | None) -> list[int]:
-    """What candidates are ranked by, as integers, so that a tie is a tie: held-out rows that are right, over all folds.
+    """Scores that rank the candidates: the number of correct held-out rows over all folds, as integers so that ties are
+    exact.
 
-    With the folds' `sizes` (F,), all at least 1, every fold counts alike, as in scikit-learn: the mean over folds of
-    the share that is right, times a number that is the same for all candidates.
+    With the folds' `sizes` (F,), all at least 1, every fold has the same weight, as in scikit-learn: the mean over
+    folds of the correct share, times a constant.
     """
     whole = math.lcm(*sizes) if sizes is not None else 1
     weights = [1] * counts.correct.shape[1] if sizes is None else [whole // size for size in sizes]
@@ -52,21 +54,21 @@ def search_grid(
     decades: int = 0,
     sizes: Sequence[int] | None = None,
 ) -> GridResult:
-    """Choose the C with the best `fold_scores`; of equal ones the smallest.
+    """Choose the C with the best `fold_scores`; ties go to the smallest.
 
-    While the best candidate is the smallest or largest, and better than its neighbour, a tenth or ten times of it is
-    tried too. A plateau that reaches the edge says nothing of what lies outside, and does not make the grid grow.
+    While the best candidate is the smallest or largest, and better than its neighbour, a tenth or ten times its value
+    is tried too. A plateau at the edge does not extend the grid, because it says nothing about values outside.
 
     Parameters
     ----------
     run : callable
-        Candidates in rising order → their `FoldCounts`.
+        Candidates in ascending order → their `FoldCounts`.
     Cs : sequence of float
-        The first candidates.
+        The initial candidates.
     decades : int
-        How often the grid may grow.
+        How many times the grid may be extended.
     sizes : sequence of int, shape (F,), optional
-        Held-out rows of each fold, for every fold to count alike; else every row does.
+        Number of held-out rows per fold. If given, every fold has the same weight; otherwise, every row.
 
     Returns
     -------

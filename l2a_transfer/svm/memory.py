@@ -1,4 +1,4 @@
-"""How many columns, rows and numbers are worked on at a time, so that a bound on memory holds.
+"""How many columns, rows and numbers to process at a time to stay within a memory limit.
 
 N rows, D columns of X, F folds; a problem is one class against the rest in one fold.
 """
@@ -18,30 +18,31 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 PROBLEM_ROW_BYTES = 44
-"""Of one row of one problem at the peak of a step: sign and score, their copies for the problems still going and for
-those left of them, score along the step, and whether it is active."""
+"""Peak memory per row and problem in a step: sign and score, their copies for the unfinished problems and for those
+left of them, score along the step, and whether the row is active."""
 PROBLEM_COLUMN_BYTES = 240
-"""Of one column of one problem: weights, gradient, step, coordinates, and the vectors of conjugate gradients."""
+"""Memory per column and problem: weights, gradient, step, coordinates, and the vectors of conjugate gradients."""
 ROW_BYTES = 160
-"""Of one row: its class, its best score and guess for each of up to eight C, and room for its number."""
+"""Memory per row: its class, its best score and guess for each of up to eight C, and room for its number."""
 RESIDENT_BYTES = 12
-"""Of one number of X where it is kept: float64 for scores and gradients, float32 for conjugate gradients."""
+"""Memory per number of X if it is kept: float64 for scores and gradients, float32 for conjugate gradients."""
 BASIS_BYTES = 64
-"""Of one number of the (D + 1)² second moment while its eigenvectors are computed."""
+"""Memory per number of the (D + 1)² second moment while its eigenvectors are computed."""
 BLOCK_BYTES = 64
-"""Of one number of a working block: a block of X while it is read, or of scores while they are computed with."""
+"""Memory per number of a working block: a block of X being read, or of scores in use."""
 SINGLE_BYTES = 4
-"""Of one number of X where it is kept as float32 alone."""
+"""Memory per number of X if it is kept only as float32."""
 WORTH_SINGLE = 32
-"""Problems that there must be room for beside a float32 copy of X; in smaller batches its products take longer."""
+"""A float32 copy of X is kept only with room for this many problems; products with it are slower for smaller
+batches."""
 LARGEST_BLOCK = 1 << 20
 LARGEST_BASIS = 4096
 
 
 @dataclass(frozen=True)
 class MemoryPlan:
-    """X is kept on the device (`resident`), as float32 alone (`single`), or read in blocks; `batch` problems are solved
-    together; `block` numbers are worked on at a time; whether there is room for an eigenbasis, and for the second
+    """X is kept on the device (`resident`), only as float32 (`single`), or read in blocks; `batch` problems are solved
+    together; `block` numbers are processed at a time; whether there is room for an eigenbasis, and for the second
     moments of each problem."""
 
     resident: bool
@@ -55,8 +56,7 @@ class MemoryPlan:
 def plan_memory(N: int, D: int, *, folds: int, problems: int, budget: int, given: bool = True) -> MemoryPlan:
     """The plan that needs the fewest passes over X within `budget` bytes.
 
-    Raises, where none fits: ArgumentError for a budget that was `given` as max_memory, MemoryLimitError for one that
-    follows from what may still be taken.
+    If none fits, raises: ArgumentError if the budget was `given` as max_memory, otherwise MemoryLimitError.
     """
     square = (D + 1) ** 2
     block = min(LARGEST_BLOCK, budget // (8 * BLOCK_BYTES))
@@ -66,13 +66,13 @@ def plan_memory(N: int, D: int, *, folds: int, problems: int, budget: int, given
         least = budget - room + per_problem
         if not given:
             raise MemoryLimitError(
-                f"one SVM on {N} rows of {D} columns needs {mebibytes(least)} more memory, and {mebibytes(budget)} "
-                "are available",
+                f"one SVM on {N} rows of {D} columns needs {mebibytes(least)} more memory, but only "
+                f"{mebibytes(budget)} are available",
                 "raise `max_memory` (the default is half of what this process may still use), or use fewer images "
                 "(`limit`)",
             )
         raise ArgumentError(
-            f"max_memory {budget} is too small: one SVM on {N} rows of {D} columns takes {least} bytes; give it more"
+            f"max_memory {budget} is too small: one SVM on {N} rows of {D} columns needs {least} bytes; increase it"
         )
     basis = D <= LARGEST_BASIS and BASIS_BYTES * square + per_problem <= room
     room -= BASIS_BYTES * square * basis
@@ -87,7 +87,7 @@ def plan_memory(N: int, D: int, *, folds: int, problems: int, budget: int, given
     batch = min(problems, room // per_problem)
     moments = resident and batch * (per_problem + 8 * square) <= room
     if not resident:
-        how = "it is kept as float32 alone" if single else "it is read in blocks"
+        how = "it is kept only as float32" if single else "it is read in blocks"
         log.info("X, %d × %d, does not fit into %.0f MiB: %s", N, D, budget / 2**20, how)
     if batch < problems:
         log.info("%d SVMs do not fit into %.0f MiB: batches of %d", problems, budget / 2**20, batch)
@@ -95,8 +95,8 @@ def plan_memory(N: int, D: int, *, folds: int, problems: int, budget: int, given
 
 
 def budget_of(max_memory: int | None, device: torch.device) -> int:
-    """Bytes that a fit may take on a device: half of what it has left, or `max_memory`, but on a CPU no more than seven
-    eighths of what is left."""
+    """Bytes that a fit may use on a device: half of the available memory, or `max_memory`, but on a CPU at most seven
+    eighths of the available memory."""
     if device.type == "cuda":
         import torch
 

@@ -5,13 +5,12 @@ with a constant appended, as LIBLINEAR does (Fan et al. 2008, equation 1 with L2
 
     f_j(w) = ½ ‖w‖² + C Σ_i max(0, 1 − y_i ⟨w, z_i⟩)²
 
-Its dual solution candidate α_i = 2C max(0, 1 − y_i ⟨w, z_i⟩) is feasible for every w, and the duality gap between w
-and it comes out as ½ ‖∇f(w)‖². That is the stopping test: `gap ≤ tol · f` proves f(w) to be within `tol` of the
-optimum, relative to f; no other stopping rule is needed and none is used.
+The dual point α_i = 2C max(0, 1 − y_i ⟨w, z_i⟩) is feasible for every w, and its duality gap to w equals ½ ‖∇f(w)‖².
+This is the only stopping criterion: `gap ≤ tol · f` proves that f(w) is within `tol` of the optimum, relative to f.
 
-A Newton step solves (I + 2C Σ_{active} z zᵀ) p = −∇f (Keerthi and DeCoste 2005; Chapelle 2007), where a row is
-active inside the margin; `directions` says how. The line search ends where the slope along the step is down to half;
-a step of 1 is tried first. Problems that are solved leave.
+A Newton step solves (I + 2C Σ_{active} z zᵀ) p = −∇f (Keerthi and DeCoste 2005; Chapelle 2007), where rows inside the
+margin are active; see `directions`. The line search ends when the slope along the step has halved; a step of 1 is tried
+first. Solved problems are removed.
 
 J problems, N rows, D columns, F folds; a problem is a row of every (J, …) array.
 """
@@ -31,7 +30,8 @@ from l2a_transfer.svm.rows import ScaledRows
 
 @dataclass(frozen=True)
 class SolverOutcome:
-    """Of one `solve`, a value a problem: objective, duality gap, Newton steps taken, and whether gap ≤ tol · f."""
+    """Result of one `solve`, one value per problem: objective, duality gap, Newton steps taken, and whether gap ≤ tol ·
+    f."""
 
     objective: Tensor
     gap: Tensor
@@ -40,10 +40,11 @@ class SolverOutcome:
 
 
 class Problems:
-    """J problems and where each of them stands: `w` (J, D + 1) in its fold's coordinates, `scores` (J, N) float64.
+    """J problems and their current state: `w` (J, D + 1) in the coordinates of each fold, `scores` (J, N) float64.
 
-    `targets` (N,) class indices; `train` (F, N) bool; `fold`, `positive` (J,). What `solve` leaves is where the next
-    `solve` starts, so that going along rising C is a warm start. Scores cover all rows, those held out too.
+    `targets` (N,) class indices; `train` (F, N) bool; `fold`, `positive` (J,). The next `solve` starts from the state
+    after the previous one, so solving for increasing C uses warm starts. Scores cover all rows, including held-out
+    ones.
     """
 
     def __init__(
@@ -70,12 +71,12 @@ class Problems:
         self.last_C: float | None = None
 
     def start_at(self, w: Tensor) -> None:
-        """Goes on from w (J, D + 1), the solutions of another `solve`."""
+        """Continue from w (J, D + 1), the solutions of another `solve`."""
         self.w = w.clone()
         self.scores = self._at(slice(None)).scores_of(self.w)
 
     def solve(self, C: float, *, tol: float, max_iter: int) -> SolverOutcome:
-        """Moves every problem to its optimum for this C, in at most `max_iter` Newton steps."""
+        """Move every problem to its optimum for this C, in at most `max_iter` Newton steps."""
         J, device = len(self.fold), self.rows.device
         self.directions.scale_cg_steps(C / (self.last_C or C))
         self.last_C = C
@@ -95,7 +96,7 @@ class Problems:
             if len(left) < len(todo):
                 todo, first, value, own_gap = todo[left], first[left], value[left], own_gap[left]
                 at, gradient, active = at[left], gradient[left], active[left]
-            # No closer than what ends it, no looser than a tenth, and closer as the solution comes near.
+            # Not tighter than the stopping tolerance, not looser than 0.1, and tighter near the solution.
             enough = 0.5 * (tol * value / own_gap).sqrt()
             forcing = torch.maximum(enough, (own_gap / first).pow(0.25).clamp(max=0.1))
             direction = self.directions(todo, at, gradient, active, C, forcing)
@@ -107,7 +108,7 @@ class Problems:
         return SolverOutcome(objective, gap, steps, gap <= tol * objective)
 
     def original_units(self) -> tuple[Tensor, Tensor]:
-        """Weights (J, D) and intercepts (J,) for rows as they came: score = ⟨weights, x⟩ + intercept."""
+        """Weights (J, D) and intercepts (J,) for the original rows: score = ⟨weights, x⟩ + intercept."""
         shared = self.folds[self.fold].to_shared(self.w)
         weights = shared[:, :-1] / self.rows.spread
         return weights, shared[:, -1] - weights @ self.rows.shift

@@ -1,7 +1,7 @@
 """The objective of many linear SVMs over the same rows: scores, values, gradients, Hessian products, line search.
 
 J problems, N rows, D columns; a problem is a row of every (J, …) array. A vector over columns has D + 1 numbers, the
-last one for the constant. Products run over blocks of rows, for all problems at once.
+last for the constant. Products are computed over blocks of rows, for all problems at once.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ from torch import Tensor
 from l2a_transfer.svm.rows import ScaledRows
 
 SLOPE = 0.5
-"""The line search ends where the slope is down to this share."""
+"""The line search ends when the slope has decreased to this share."""
 
 
 @dataclass(frozen=True)
 class Coordinates:
-    """z = ((x' − mean) · inverse, bias) of J problems or F folds; x' as `ScaledRows` gives it.
+    """z = ((x' − mean) · inverse, bias) of J problems or F folds; x' as in `ScaledRows`.
 
     `mean`, `inverse`: (J, D).
     """
@@ -51,16 +51,16 @@ class Coordinates:
         return products
 
     def scales(self) -> Tensor:
-        """(J, D + 1): what each number of z is multiplied by."""
+        """(J, D + 1): the factor of each entry of z."""
         return torch.nn.functional.pad(self.inverse, (0, 1), value=self.bias)
 
 
 @dataclass(frozen=True)
 class NewtonState:
-    """Some problems in the middle of a Newton step.
+    """Some problems during a Newton step.
 
-    `w` (J, D + 1), `scores` (J, N) float64, `sign` (J, N) float32: y, and 0 where the row is not in the fold. `block`:
-    numbers that are worked on at a time.
+    `w` (J, D + 1), `scores` (J, N) float64, `sign` (J, N) float32: y, or 0 if the row is not in the fold. `block`: how
+    many numbers to process at a time.
     """
 
     rows: ScaledRows
@@ -99,7 +99,7 @@ class NewtonState:
         return value, torch.sub(self.w, self.z.from_shared(products), alpha=2 * C), active
 
     def line_search(self, direction: Tensor, along: Tensor, gradient: Tensor, C: float) -> Tensor:
-        """Step lengths (J,) at which the slope is down to a half; Newton's method on the piecewise quadratic."""
+        """Step lengths (J,) at which the slope has halved, by Newton's method on the piecewise quadratic."""
         start = torch.linalg.vecdot(direction, gradient)
         slope, curvature = torch.linalg.vecdot(direction, self.w), torch.linalg.vecdot(direction, direction)
         length = torch.ones_like(start)
@@ -113,13 +113,13 @@ class NewtonState:
 
 
 class Blocks(Protocol):
-    """Rows (x', 1) that come in blocks."""
+    """Rows (x', 1) read in blocks."""
 
     def blocks(self, dtype: torch.dtype, block: int, problems: int) -> Iterator[tuple[slice, Tensor]]: ...
 
 
 def hessian_times(rows: Blocks, z: Coordinates, v: Tensor, weight: Tensor, C: float, block: int) -> Tensor:
-    """v + 2C Σ_active z ⟨z, v⟩ in v's precision: v (J, D + 1), weight (J, N), 1 where active → (J, D + 1)."""
+    """v + 2C Σ_active z ⟨z, v⟩ in v's precision: v (J, D + 1), weight (J, N), 1 if active → (J, D + 1)."""
     shared = z.to_shared(v)
     products = torch.zeros_like(v)
     for place, x in rows.blocks(v.dtype, block, len(v)):

@@ -1,4 +1,4 @@
-"""The rows that a solver works on: in memory, or read block by block; shifted and scaled once, against cancellation.
+"""The rows for a solver: in memory, or read block by block; shifted and scaled once, to avoid cancellation.
 
 N rows, D columns, F folds.
 """
@@ -17,9 +17,10 @@ if TYPE_CHECKING:
 
 
 LARGEST_RATIO = 16.0
-"""Of a column's mean to its standard deviation, up to which float32 products with the column as it is are accurate."""
+"""Largest ratio of a column's mean to its standard deviation for which float32 products of the original column are
+accurate."""
 SPREADS = (1e-6, 1e6)
-"""Standard deviations of columns for which squares are far from the ends of float32."""
+"""Standard deviations of columns for which squares are far from the limits of float32."""
 
 
 class LazyRows:
@@ -28,11 +29,11 @@ class LazyRows:
     Parameters
     ----------
     matrix : array-like of shape (rows, columns)
-        An h5py data set, or `FeatureFile.features`.
+        An h5py dataset, or `FeatureFile.features`.
     rows : ndarray of int, shape (N,), optional
-        Row numbers in rising order; all where left out.
+        Row numbers in ascending order; all by default.
     columns : slice, optional
-        The D columns; all where left out.
+        The D columns; all by default.
 
     Attributes
     ----------
@@ -42,7 +43,7 @@ class LazyRows:
     Raises
     ------
     ValueError
-        If the row numbers do not rise.
+        If the row numbers are not strictly ascending.
 
     Examples
     --------
@@ -60,7 +61,7 @@ class LazyRows:
         self._matrix, self._rows = matrix, rows
         self._columns = columns or slice(0, matrix.shape[1])
         if rows is not None and len(rows) > 1 and not (np.diff(rows) > 0).all():
-            raise ValueError("rows must be different row numbers in rising order")
+            raise ValueError("rows must be distinct row numbers in ascending order")
         N = matrix.shape[0] if rows is None else len(rows)
         self.shape = (int(N), len(range(*self._columns.indices(matrix.shape[1]))))
 
@@ -71,9 +72,9 @@ class LazyRows:
 
 @dataclass(frozen=True)
 class Fold:
-    """The rows that one fit takes and those that it holds out, and its coordinates z = (x − mean) / scale.
+    """The training rows of one fit and its held-out rows, with its coordinates z = (x − mean) / scale.
 
-    `train` (N,) bool; `held_out`: row numbers, in any order, each as often as it counts. `standardize` False leaves
+    `train` (N,) bool; `held_out`: row numbers, in any order, repeated as often as they count. With `standardize` False,
     z = x.
     """
 
@@ -83,7 +84,7 @@ class Fold:
 
 
 class RepeatedRows:
-    """Rows of a matrix, some of them several times, read when needed. `rows`: row numbers that never fall, (N',)."""
+    """Rows of a matrix, possibly repeated, read when needed. `rows`: non-decreasing row numbers, (N',)."""
 
     def __init__(self, X: LazyRows | NDArray[Any], rows: NDArray[np.intp]) -> None:
         self._source, self._rows = X, rows
@@ -101,9 +102,8 @@ class RepeatedRows:
 def folds_of_lists(
     lists: Sequence[tuple[NDArray[np.intp], NDArray[np.intp]]], N: int, *, standardize: bool
 ) -> tuple[NDArray[np.intp] | None, list[Fold]]:
-    """Folds from (rows to fit on, rows to hold out), which are lists: in any order, and a row counts as often as it is
-    there. Where a fold fits on a row several times, the folds are of the rows X[result] instead of X, else the result
-    is None."""
+    """Folds from pairs (training rows, held-out rows). These are lists in any order, and a row counts as often as it is
+    listed. If a fold repeats training rows, the folds refer to X[result] instead of X; otherwise the result is None."""
     counts = [np.bincount(train, minlength=N) for train, _ in lists]
     copies = np.maximum.reduce([np.ones(N, dtype=np.intp), *counts])  # (N,)
     rows = np.repeat(np.arange(N), copies)
@@ -118,14 +118,13 @@ def folds_of_lists(
 class ScaledRows:
     """Rows (N, D) as blocks of (x', 1), x' = (x − shift) / spread in shared coordinates, on one device.
 
-    `shift` and `spread` are the mean and the standard deviation over all N rows: no model's statistics, only numbers
-    near 1 to compute with; every fold is described relative to them. Constant columns have spread 1. `block`: numbers
-    that are read at a time.
+    `shift` and `spread` are the mean and standard deviation over all N rows. They only keep numbers near 1, and are not
+    statistics of any model; every fold is described relative to them. Constant columns have spread 1. `block`: how many
+    numbers to read at a time.
 
-    `resident` keeps float64 and float32, `single` float32 alone. With `single` the rows are kept as they came (shift 0
-    and spread 1) where their columns are not far from 0: float32 often holds them exactly, and then nothing has to be
-    read again. `gathers`: whether `take` gives single rows.
-    Raises: ValueError where a value is not finite.
+    `resident` keeps float64 and float32, `single` only float32. With `single`, rows are kept unchanged (shift 0 and
+    spread 1) if their columns are not far from 0: float32 often represents them exactly, and then nothing has to be
+    read again. `gathers`: whether `take` supports single rows. Raises: ValueError if a value is not finite.
     """
 
     def __init__(
@@ -163,13 +162,14 @@ class ScaledRows:
             self._x64, self._x32 = x64, x64.float()
 
     def take(self, rows: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
-        """(x', 1) of these rows (m, D + 1); only where `gathers`."""
+        """(x', 1) of these rows (m, D + 1); only if `gathers`."""
         whole = self._x32 if dtype.itemsize == 4 or self._exact else self._x64
         assert whole is not None
         return whole.index_select(0, rows).to(dtype)
 
     def blocks(self, dtype: torch.dtype, block: int, problems: int) -> Iterator[tuple[slice, torch.Tensor]]:
-        """(place, (x', 1) of these rows) over all rows in order; at most `block` numbers a problem-by-row array."""
+        """(slice, (x', 1) of these rows) over all rows in order, with at most `block` numbers per problem-by-row
+        array."""
         whole = self._x32 if dtype.itemsize == 4 else self._x64
         step = max(16, block // problems)
         if whole is None and self._exact:
@@ -183,7 +183,7 @@ class ScaledRows:
             yield place, whole[place].to(dtype)
 
     def _near_zero(self) -> bool:
-        """Whether float32 products with the columns as they are lose no more than `LARGEST_RATIO` of their accuracy."""
+        """Whether float32 products of the original columns lose at most a factor of `LARGEST_RATIO` in accuracy."""
         ratio = self.shift.abs() / self.spread
         inside = (self.spread >= SPREADS[0]) & (self.spread <= SPREADS[1])
         return bool((inside & (ratio <= LARGEST_RATIO)).all())
@@ -193,7 +193,7 @@ class ScaledRows:
 
         for start in range(0, self.N, step):
             place = slice(start, min(start + step, self.N))
-            # A copy, because PyTorch warns of arrays that may not be written to.
+            # A copy, because PyTorch warns about read-only arrays.
             values = torch.from_numpy(np.array(self._source[place], dtype=np.float64)).to(self.device)
             x = torch.ones(len(values), self.D + 1, dtype=torch.float64, device=self.device)
             torch.sub(values, self.shift, out=x[:, :-1]).div_(self.spread)
@@ -210,7 +210,7 @@ class ScaledRows:
         for place, x in self._read(self._step):
             values, n = x[:, :-1], len(x)
             if not torch.isfinite(values).all():
-                raise ValueError(f"rows {place.start} to {place.stop - 1} hold NaN or infinity")
+                raise ValueError(f"rows {place.start} to {place.stop - 1} contain NaN or infinity")
             own = values.mean(dim=0)
             delta = own - mean
             mean += delta * (n / (seen + n))
@@ -219,9 +219,9 @@ class ScaledRows:
         return mean, _usable(squares / seen, mean, seen)
 
     def fold_statistics(self, folds: list[Fold]) -> tuple[torch.Tensor, torch.Tensor]:
-        """Mean and reciprocal scale (F, D) of each fold's coordinates z = (x' − mean) · inverse, as StandardScaler's.
+        """Mean and reciprocal scale (F, D) of each fold's coordinates z = (x' − mean) · inverse, as in StandardScaler.
 
-        A column that is constant within a fold is left unscaled there, as StandardScaler does.
+        A column that is constant within a fold is not scaled there, as in StandardScaler.
         """
         import torch
 
@@ -235,7 +235,7 @@ class ScaledRows:
             squares.addmm_(own, x**2)
         mean = total[:, :-1] / count
         variance = squares[:, :-1] / count - mean**2
-        # What is left of a constant column is rounding, relative to the squares that were subtracted.
+        # The rest of a constant column is a rounding error, relative to the subtracted squares.
         constant = variance <= 1e-12 * squares[:, :-1] / count + 1e-300
         inverse = torch.where(constant, self.spread, 1 / variance.clamp(min=1e-300).sqrt())
         raw_mean, raw_inverse = -self.shift / self.spread, self.spread
@@ -255,7 +255,7 @@ class ScaledRows:
 
 
 def _usable(variance: torch.Tensor, mean: torch.Tensor, rows: int) -> torch.Tensor:
-    """Standard deviations, 1 where the column is constant up to rounding (scikit-learn's own bound)."""
+    """Standard deviations, 1 if the column is constant up to rounding (scikit-learn's criterion)."""
     import torch
 
     eps = float(np.finfo(np.float64).eps)

@@ -1,4 +1,4 @@
-"""SVMs of all classes and all folds over one X, within a bound on memory: batches of columns, blocks of rows."""
+"""SVMs of all classes and all folds over one X, within a memory limit: batches of columns, blocks of rows."""
 
 from __future__ import annotations
 
@@ -23,20 +23,20 @@ if TYPE_CHECKING:
 
 STANDARDISE = "standardise the columns, or subtract each column's mean"
 LARGEST_OFFSET = 1e7
-"""Of a column's mean, in the largest standard deviation of a column, that SVMs on columns as they are can be solved at.
-From about 3e7 on a weight's last bit moves the scores by more than the optimum allows, and Newton steps stop."""
+"""Largest column mean, relative to the largest standard deviation of a column, for which SVMs on unscaled columns can
+be solved. From about 3e7 on, the last bit of a weight moves the scores by more than the optimum allows, and Newton
+steps stop."""
 
 
 class SharedFits:
-    """The columns (one fold and one class against the rest, each) of one X, solved along rising C.
+    """The columns (each one fold and one class against the rest) of one X, solved for increasing C.
 
-    X (N, D) array or `LazyRows`; `targets` (N,) class indices below `classes`. With two classes one SVM is fitted.
-    `max_memory` bytes bound what is held besides X itself (see `memory`): a copy of X is kept where it and one column
-    fit, or one in float32 alone, else X is read in blocks for every product; columns that do not fit together are
-    solved in batches; the log says either.
-    Raises: ValueError where X holds NaN or infinity, where not even one column fits into `max_memory`, and where
-    columns that are not to be standardised lie too far from 0 for float64 (`LARGEST_OFFSET`); MemoryLimitError where
-    not even one column fits into what this process may still take.
+    X (N, D) array or `LazyRows`; `targets` (N,) class indices below `classes`. With two classes, one SVM is fitted.
+    `max_memory` limits the bytes used besides X itself (see `memory`): a copy of X is kept if it fits together with one
+    column, or a float32 copy; otherwise X is read in blocks for every product. Columns that do not fit together are
+    solved in batches; both are logged. Raises: ValueError if X contains NaN or infinity, if not even one column fits
+    into `max_memory`, or if unscaled columns are too far from 0 for float64 (`LARGEST_OFFSET`); MemoryLimitError if not
+    even one column fits into the memory left to this process.
     """
 
     def __init__(
@@ -87,7 +87,7 @@ class SharedFits:
         self.solutions: dict[float, torch.Tensor] = {}
 
     def solve(self, C: float, start: torch.Tensor | None = None) -> tuple[SolverOutcome, torch.Tensor, torch.Tensor]:
-        """All columns at one C: outcome, weights (J, D) and intercepts (J,) in the units of X."""
+        """All columns for one C: outcome, weights (J, D) and intercepts (J,) in the units of X."""
         import torch
 
         from l2a_transfer.svm.newton import SolverOutcome
@@ -106,18 +106,18 @@ class SharedFits:
             steps=torch.cat([o.steps for o in outcomes])[order],
             converged=torch.cat([o.converged for o in outcomes])[order],
         )
-        # Weights of 0 have the objective C · rows; a start from other fits may be somewhat worse, and steps descend.
+        # Zero weights have the objective C · rows; a start from other fits may be slightly worse, and steps descend.
         weights = torch.cat([w for _, w, _ in parts])[order]
         intercepts = torch.cat([b for _, _, b in parts])[order]
         descended = whole.converged | (whole.objective <= 2 * C * self.rows.N)
         if not bool((descended & weights.isfinite().all(dim=1) & intercepts.isfinite()).all()):
-            raise ArgumentError(f"X cannot be solved for in float64 at C = {C:g}", STANDARDISE)
+            raise ArgumentError(f"X cannot be solved in float64 at C = {C:g}", STANDARDISE)
         return whole, weights, intercepts
 
     def held_out_counts(self, Cs: Sequence[float], tick: Callable[[int], Any] | None = None) -> FoldCounts:
-        """Fits every column for every C in rising order and counts the held-out rows that are right, fold by fold.
+        """Fit every column for every C in ascending order, and count the correct held-out rows per fold.
 
-        A class without a training row in a fold is not predicted there. Each C starts from the solution before it, the
+        A class without training rows in a fold is never predicted there. Each C starts from the previous solution, the
         first from that of the nearest C of an earlier call. `tick(n)` is called after every n columns.
         """
         import torch
@@ -143,7 +143,7 @@ class SharedFits:
                     if len(own) == 0 or len(held_out[f]) == 0:
                         continue
                     scores, index = problems.scores[own][:, held_out[f]].cpu().max(dim=0)
-                    better = scores > top[k][f]  # strictly, so that the first of equals stays
+                    better = scores > top[k][f]  # strictly, so that ties keep the first
                     top[k][f][better] = scores[better]
                     guess[k][f][better] = problems.positive[own].cpu()[index][better]
                 if tick is not None:
@@ -157,12 +157,12 @@ class SharedFits:
         return FoldCounts(correct, unconverged)
 
     def mean_solution(self, C: float) -> torch.Tensor:
-        """The mean over folds of the solution for C (columns of one fold, D + 1): where a fit on all rows may start."""
+        """The mean over folds of the solution for C (columns of one fold, D + 1), as a start for a fit on all rows."""
         return self.solutions[C].reshape(len(self.folds), len(self.positive), -1).mean(dim=0)
 
     def _batches(self) -> Iterator[tuple[torch.Tensor, Problems]]:
-        """The numbers of some columns, and these: class after class, with the folds of a class side by side, because
-        these have many active rows in common."""
+        """Batches of column numbers and columns: class by class, with the folds of a class next to each other, because
+        these share many active rows."""
         import torch
 
         from l2a_transfer.svm.newton import Problems
@@ -180,10 +180,11 @@ class SharedFits:
 
 
 def _check_offset(rows: ScaledRows) -> None:
-    """Raises: ArgumentError where a column's mean is more than LARGEST_OFFSET of the largest deviations from 0.
+    """Raises: ArgumentError if a column's mean is more than LARGEST_OFFSET times the largest standard deviation away
+    from 0.
 
-    A column of rounding noise, as the last component of a PCA, may lie far from 0 for its own deviation: it is too
-    small to matter.
+    A column of rounding noise, such as the last component of a PCA, may be far from 0 relative to its own deviation: it
+    is too small to matter.
     """
     largest = float(rows.spread.max())
     offsets = rows.shift.abs() / largest
@@ -191,6 +192,6 @@ def _check_offset(rows: ScaledRows) -> None:
     if offsets[column] > LARGEST_OFFSET:
         raise ArgumentError(
             f"X has a column, {column}, whose mean {float(rows.shift[column]):.3g} is {float(offsets[column]):.1g} "
-            f"times the largest spread of a column, {largest:.3g}; up to {LARGEST_OFFSET:.0e} can be solved for",
+            f"times the largest spread of a column, {largest:.3g}; at most {LARGEST_OFFSET:.0e} is supported",
             STANDARDISE,
         )

@@ -1,1 +1,1 @@
-"""Probes: classifiers on frozen features, one file each, that choose what they choose on training rows."""
+"""Probes: classifiers on frozen features, one file each, whose hyper-parameters are chosen on training rows."""

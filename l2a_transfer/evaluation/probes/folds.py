@@ -1,4 +1,4 @@
-"""Training rows as probes see them: normalised, with the folds on which hyper-parameters are chosen."""
+"""Training rows as probes see them: normalised, and divided into folds for choosing hyper-parameters."""
 
 from __future__ import annotations
 
@@ -21,7 +21,8 @@ Array = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class PreparedFold:
-    """Scaler and PCA were fitted on the fold's training part. `components`: what the PCA kept; None without one."""
+    """One fold. Scaler and PCA were fitted on its training part. `components`: how many the PCA kept; None without a
+    PCA."""
 
     train: Array
     train_targets: NDArray[np.intp]
@@ -48,7 +49,7 @@ class Prepared:
 
 
 def prepared(features: NDArray[Any] | LazyRows, labels: NDArray[np.int32], config: SvmConfig) -> Prepared:
-    """Scaler and PCA fitted on all training rows. Raises: EvaluationError for a single class."""
+    """Fit scaler and PCA on all training rows. Raises: EvaluationError for a single class."""
     classes, targets = np.unique(labels, return_inverse=True)
     if len(classes) < 2:
         raise EvaluationError(f"a probe needs training rows of at least two classes, got {len(classes)}")
@@ -63,8 +64,8 @@ def prepared_folds(
     config: SvmConfig,
     groups: NDArray[np.integer[Any]] | None = None,
 ) -> Iterator[PreparedFold]:
-    """The folds that the SVM chooses its C on, one at a time: stratified, or with `groups` (N,) one group is held out
-    after the other, in rising order. Raises: EvaluationError for a class with fewer rows than stratified folds."""
+    """The folds on which the SVM also chooses C, one at a time: stratified, or with `groups` (N,), one group held out
+    after the other, in ascending order. Raises: EvaluationError for a class with fewer rows than stratified folds."""
     matrix, targets = _in_memory(features), np.unique(labels, return_inverse=True)[1]
     if groups is None and np.bincount(targets).min() < config.folds:
         raise EvaluationError(
@@ -86,7 +87,7 @@ def _steps(config: SvmConfig, rows: int, columns: int) -> Pipeline:
 
 def _in_memory(features: NDArray[Any] | LazyRows) -> Array:
     if isinstance(features, LazyRows):
-        raise TypeError("this probe takes rows in memory")
+        raise TypeError("this probe needs its rows in memory")
     return _as_float64(features)
 
 

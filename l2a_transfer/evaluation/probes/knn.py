@@ -1,4 +1,4 @@
-"""Nearest neighbours, whose number and metric are chosen by cross-validation."""
+"""Nearest neighbours, with number and metric chosen by cross-validation."""
 
 from __future__ import annotations
 
@@ -49,11 +49,11 @@ def fit(
 
 
 def votes(near: NDArray[np.intp], classes: int) -> Array:
-    """The score (N, K) of each class: how many of the neighbours, whose classes are `near` (N, k) from the nearest on,
-    are of it; among equals the class whose first neighbour is nearer has more, by less than one vote."""
+    """The score (N, K) of each class: how many of the neighbours belong to it, with `near` (N, k) their classes,
+    nearest first. Ties are broken by a bonus below one vote for the class whose first neighbour is nearer."""
     N, k = near.shape
     found, rows = np.zeros((N, classes)), np.arange(N)
-    for place in reversed(range(k)):  # the nearest last, whose bonus stays
+    for place in reversed(range(k)):  # the nearest last, so that its bonus stays
         own = near[:, place]
         found[rows, own] = np.floor(found[rows, own]) + 1 + (k - place) / (k + 1)
     return found
@@ -62,7 +62,7 @@ def votes(near: NDArray[np.intp], classes: int) -> Array:
 def _chosen(
     features: NDArray[Any] | LazyRows, labels: NDArray[np.int32], config: SvmConfig, tick: Tick, groups: Groups
 ) -> tuple[str, int, int | None]:
-    """Metric, k, and the fewest components that a PCA kept. Of equals the first metric, then the smallest k."""
+    """Metric, k, and the fewest components kept by a PCA. Ties go to the first metric, then to the smallest k."""
     pairs = [(metric, k) for metric in METRICS for k in NEIGHBOURS]
     right: dict[tuple[str, int], list[int]] = {pair: [] for pair in pairs}  # in each fold
     sizes: list[int] = []
@@ -84,10 +84,10 @@ def _chosen(
     possible = [pair for pair in pairs if pair[1] <= fewest]
     counts = np.array([right[pair] for pair in possible])  # (candidates, folds)
     found = fold_scores(FoldCounts(counts, np.zeros_like(counts, dtype=bool)), None if groups is None else sizes)
-    metric, k = possible[found.index(max(found))]  # the first of equals
+    metric, k = possible[found.index(max(found))]  # ties go to the first
     return metric, k, min(kept, default=None)
 
 
 def _as_metric(rows: Array, metric: str) -> Array:
-    """Rows whose Euclidean neighbours are those of the metric: for the cosine, rows of length 1."""
+    """Rows whose Euclidean neighbours are those of the metric: for the cosine metric, scale rows to length 1."""
     return np.asarray(normalize(rows)) if metric == "cosine" else rows

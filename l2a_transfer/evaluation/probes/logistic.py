@@ -1,4 +1,4 @@
-"""Multinomial logistic regression, whose C is chosen by the cross-validation that the SVM's is chosen by."""
+"""Multinomial logistic regression, with C chosen by the same cross-validation as for the SVM."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from l2a_transfer.svm.grid import FoldCounts, GridResult, search_grid
 from l2a_transfer.svm.rows import LazyRows
 
 TOL, MAX_ITER = 1e-4, 1000
-"""Of L-BFGS, where the settings have none: scikit-learn's tolerance, and ten times its steps."""
+"""Defaults of L-BFGS: scikit-learn's tolerance, and ten times its iterations."""
 
 
 @register_probe("logistic", solver="lbfgs", takes_c=True, fits=lambda config: config.fits)
@@ -57,8 +57,8 @@ def fit(
 def _chosen(
     features: NDArray[Any] | LazyRows, labels: NDArray[np.int32], config: SvmConfig, tick: Tick, groups: Groups
 ) -> tuple[GridResult, int | None]:
-    """The grid of C, and the fewest components that a PCA kept in a fold. Each fold is prepared anew for a C that is
-    added, which keeps one fold in memory."""
+    """The grid of C, and the fewest components kept by a PCA in a fold. Each fold is prepared again for every C that is
+    added, so that only one fold is in memory."""
     kept: list[int] = []
 
     def run(Cs: Sequence[float]) -> FoldCounts:
@@ -73,7 +73,7 @@ def _chosen(
                 tick(1)
         return FoldCounts(right, early)
 
-    # In the order of the folds, which is that of the sorted groups.
+    # In fold order, which is the order of the sorted groups.
     sizes = None if groups is None else np.unique(groups, return_counts=True)[1].tolist()
     return search_grid(run, config.c_grid, decades=config.decades, sizes=sizes), min(kept, default=None)
 

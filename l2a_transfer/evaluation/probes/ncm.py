@@ -1,4 +1,4 @@
-"""Nearest class mean, which has nothing to choose."""
+"""Nearest class mean, which has no hyper-parameters."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def fit(
 
     def scores(rows: NDArray[Any]) -> NDArray[np.float64]:
         x = whole.transform(rows)
-        # −‖x − mean‖², so that a higher score is a nearer mean.
+        # −‖x − mean‖²: the nearer the mean, the higher the score.
         return np.asarray(2 * x @ means.T - (means**2).sum(axis=1) - (x**2).sum(axis=1, keepdims=True))
 
     return ProbeFit(scores, whole.classes, components=whole.components)

@@ -1,4 +1,4 @@
-"""The registry of probes, and what each of them gives: a fitted classifier that scores rows."""
+"""The registry of probes, and their return value: a fitted classifier that scores rows."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from l2a_transfer.svm.grid import GridResult
 from l2a_transfer.svm.rows import LazyRows
 
 SVM = "svm"
-"""The default probe, and that of results that name none."""
+"""The default probe, also for results that do not name one."""
 
 
 @dataclass(frozen=True)
 class ProbeFit:
-    """A classifier, fitted on all training rows with the hyper-parameters that were chosen on them.
+    """A classifier fitted on all training rows, with hyper-parameters chosen on the same rows.
 
-    `scores`: features (N, D) → scores (N, K) in the order of `classes`, the labels (K,) in rising order. `chosen`: the
-    hyper-parameters in words; "" where there are none. `C` and `grid` are None for a probe without C; `grid` also
-    where one C was given. `components` is what a PCA kept, `fold_components` the fewest in a fold.
+    `scores`: features (N, D) → scores (N, K) in the order of `classes`, the sorted labels (K,). `chosen`: the
+    hyper-parameters in words; "" if there are none. `C` and `grid` are None for a probe without C; `grid` also if a
+    single C was given. `components`: how many a PCA kept; `fold_components`: the fewest in a fold.
     """
 
     scores: Callable[[NDArray[Any]], NDArray[np.float64]]
@@ -42,16 +42,18 @@ class ProbeFit:
 Tick = Callable[[float], Any]
 Groups = NDArray[np.integer[Any]] | None
 Fit = Callable[[NDArray[Any] | LazyRows, NDArray[np.int32], SvmConfig, Tick, Groups], ProbeFit]
-"""Training rows (N, D), labels (N,), settings, what is called with n after n fits, and groups (N,) → the fitted probe.
+"""Training rows (N, D), labels (N,), settings, a callback called with n after n fits, and groups (N,) → the fitted
+probe.
 
-Where there are groups (the source domains of leave-one-domain-out), hyper-parameters are chosen by holding out one
-group after the other, each of which counts alike, and `folds` of the settings is their number.
-Where `folds` is 1, there are too few rows to choose anything on."""
+With groups (the source domains of leave-one-domain-out), hyper-parameters are chosen by holding out one group after the
+other, each with the same weight, and `folds` of the settings is the number of groups. If `folds` is 1, there are too
+few rows for a choice.
+"""
 
 
 @dataclass(frozen=True)
 class Probe:
-    """A probe and what it says of itself; see `register_probe`."""
+    """A probe and its properties; see `register_probe`."""
 
     fit: Fit
     solver: str
@@ -71,12 +73,12 @@ PROBES: Registry[Probe] = Registry(
 
 
 def chooses(probes: Sequence[str], c_grid: Sequence[float]) -> bool:
-    """Whether any of the probes chooses a hyper-parameter, for which it needs folds."""
+    """Whether any of the probes chooses a hyper-parameter, which needs folds."""
     return any(PROBES[name].always_chooses or (PROBES[name].takes_c and len(c_grid) > 1) for name in probes)
 
 
 def what_is_chosen(probes: Sequence[str]) -> str:
-    """For readers: "C" of the SVM alone, else "hyper-parameters"."""
+    """For readers: "C" for the SVM alone, otherwise "hyper-parameters"."""
     return "C" if tuple(probes) == (SVM,) else "hyper-parameters"
 
 
@@ -94,27 +96,27 @@ def register_probe(
     Parameters
     ----------
     name : str
-        What users ask for it by.
+        The name by which users select it.
     solver : str
-        What fits it, for the table; empty means the solver of the settings.
+        Name of the solver, shown in the table; empty means the solver of the settings.
     takes_c : bool
         Whether it has a parameter C, chosen among `c_grid`.
     always_chooses : bool
-        Whether it cross-validates even where `c_grid` has one value, so that each class needs a row for every fold.
+        Whether it cross-validates even if `c_grid` has one value, so that each class needs a row per fold.
     reads_blocks : bool
-        Whether it takes training rows that do not fit into memory, as `LazyRows`.
+        Whether it accepts training rows that do not fit into memory, as `LazyRows`.
     fits : callable
-        Settings → how many fits it makes, for the progress bar.
+        Settings → number of fits, for the progress bar.
 
     Returns
     -------
     callable
-        A decorator that gives the function back.
+        A decorator that returns the function unchanged.
 
     Raises
     ------
     PluginError
-        If the name is taken, or has other characters than lower-case letters, digits and hyphens.
+        If the name is taken, or contains characters other than lower-case letters, digits and hyphens.
     """
 
     def add(fit: Fit) -> Fit:

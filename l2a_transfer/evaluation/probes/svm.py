@@ -1,4 +1,4 @@
-"""The linear SVM, whose C is chosen by cross-validation."""
+"""The linear SVM, with C chosen by cross-validation."""
 
 from __future__ import annotations
 

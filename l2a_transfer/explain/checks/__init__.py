@@ -1,1 +1,1 @@
-"""Checks of maps and networks: does a map depend on the network, is it faithful, what does an attack leave right."""
+"""Checks of maps and networks: dependence of maps on the network, faithfulness, and robustness to attacks."""

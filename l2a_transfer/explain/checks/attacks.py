@@ -1,9 +1,9 @@
-"""Attacks on a network's pixels: small changes, of at most ε a pixel, that are meant to change the answer.
+"""Attacks on a network's input: small changes, at most ε per pixel, made to change the prediction.
 
-All compute on pixels between 0 and 1 before they are normalised, and their results are pixels between 0 and 1 too.
-Both attacks follow the sign of the gradient of the cross entropy, `log(1 + exp(m))` with m the log-sum-exp of the other
-classes' logits minus the own class's logit. Its gradient is that of m times a positive number, which rounds to 0 in
-float32 where the network is sure. So the gradient of m is taken, whose sign is the same.
+Input and output are pixels between 0 and 1, before normalisation. Both attacks follow the sign of the gradient of the
+cross entropy, `log(1 + exp(m))` with m the log-sum-exp of the other classes' logits minus the own class's logit. Its
+gradient is that of m times a positive factor, which rounds to 0 in float32 if the network is certain. So the gradient
+of m is used instead; it has the same sign.
 
 References
 ----------
@@ -28,22 +28,22 @@ LEVELS = 255.0
 """ε is in units of one level of 8-bit pixels, 1/255."""
 MAX_STEPS = 10_000
 STEP_SCALE = 2.5
-"""The steps of PGD together are so many ε long, as in Madry et al.'s code."""
+"""Total length of all PGD steps, in units of ε, as in Madry et al.'s code."""
 
 
 @dataclass(frozen=True)
 class AttackConfig:
-    """How an attack is run, apart from ε.
+    """Settings of an attack, apart from ε.
 
     Parameters
     ----------
     steps : int, default=10
         Gradient steps of PGD.
     step : float, optional
-        The length of each, in 1/255; `2.5 ε / steps` by default.
+        Step size, in 1/255; `2.5 ε / steps` by default.
     seed : int, default=0
-        Random seed of the starts of PGD and of the noise. What is drawn for an image follows from the seed and the
-        image's pixels, whatever else is in the batch.
+        Random seed of the starts of PGD and of the noise. The random numbers of an image depend only on the seed and
+        the image's pixels, not on the rest of the batch.
 
     Raises
     ------
@@ -64,7 +64,7 @@ class AttackConfig:
             raise ArgumentError(f"seed must be between 0 and {2**32 - 1}, got {self.seed}")
 
     def step_for(self, epsilon: float) -> float:
-        """The length of a step of PGD, in 1/255."""
+        """Step size of PGD, in 1/255."""
         return STEP_SCALE * epsilon / self.steps if self.step is None else self.step
 
 
@@ -78,12 +78,12 @@ def attack(
     preprocess: Preprocess | None = None,
     config: AttackConfig | None = None,
 ) -> Tensor:
-    """Images that differ from the given ones by at most ε in every pixel, made to be answered wrongly.
+    """Change images by at most ε per pixel so that the network misclassifies them.
 
     Parameters
     ----------
     model : nn.Module
-        Any module that gives logits (B, K) of normalised images. It is attacked in evaluation mode, and stays as it is.
+        Any module that returns logits (B, K) for normalised images. It is attacked in evaluation mode, and not changed.
     pixels : Tensor (B, 3, H, W)
         Floating point from 0 to 1, on the device of the model.
     labels : Tensor (B,)
@@ -94,9 +94,9 @@ def attack(
         ``"fgsm"`` [1]_ takes one step of ε. ``"pgd"`` [2]_ takes `config.steps` steps from a random point within ε.
         ``"noise"`` is the control: each value is moved by ε up or down, at random.
     preprocess : Preprocess, optional
-        How the network takes images, for its mean and standard deviation; by default that of CIFAR-10.
+        Preprocessing of the network, for its mean and standard deviation; by default that of CIFAR-10.
     config : AttackConfig, optional
-        The steps of PGD, and the seed.
+        Settings of the attack.
 
     Returns
     -------
@@ -106,11 +106,11 @@ def attack(
     Raises
     ------
     UnknownNameError
-        For a method that does not exist.
+        For an unknown method.
     ArgumentError
         For an ε out of range, and labels that do not fit the images or the network.
     BackendError
-        For a network with fewer than two classes, and where its gradient is not finite.
+        For a network with fewer than two classes, or if its gradient is not finite.
 
     Examples
     --------
@@ -132,7 +132,7 @@ def attack(
     if not 0 <= epsilon <= LEVELS:
         raise ArgumentError(f"epsilon must be between 0 and 255, in units of 1/255; got {epsilon}")
     if labels.shape != (len(pixels),):
-        raise ArgumentError(f"labels must be as many as images, {len(pixels)}; got {tuple(labels.shape)}")
+        raise ArgumentError(f"labels must have one entry per image, {len(pixels)}; got {tuple(labels.shape)}")
     model = in_evaluation(model)
     pixels = pixels.detach()
     if method == NOISE:
@@ -149,12 +149,13 @@ def attack(
 
 
 def one_step(pixels: Tensor, direction: Tensor, *, epsilon: float) -> Tensor:
-    """Each value moved by ε, in 1/255, the way that the sign of `direction` says, and cut at 0 and 1."""
+    """Move each value by ε, in 1/255, in the direction of the sign of `direction`, and clip to [0, 1]."""
     return (pixels + epsilon / LEVELS * direction.sign()).clamp(0, 1)
 
 
 def gradient(model: nn.Module, pixels: Tensor, labels: Tensor, *, preprocess: Preprocess) -> Tensor:
-    """Of each image's margin m (see the module) with respect to its pixels, (B, 3, H, W). Raises: as `attack`."""
+    """The gradient (B, 3, H, W) of each image's margin m (see the module) with respect to its pixels. Raises: as
+    `attack`."""
     import torch
 
     pixels = pixels.detach().requires_grad_()
@@ -179,7 +180,7 @@ def margin(logits: Tensor, labels: Tensor) -> Tensor:
 
 
 def _uniform(pixels: Tensor, seed: int) -> Tensor:
-    """Noise between −1 and 1 of the shape of the images, which follows from the seed and each image's pixels."""
+    """Noise between −1 and 1 with the shape of the images, determined by the seed and each image's pixels."""
     import torch
 
     from l2a_transfer.explain.methods.controls import generators

@@ -1,8 +1,8 @@
-"""Whether a map adds up: the error of methods whose maps, by definition, sum to a known number.
+"""Completeness of maps: the error of methods whose maps must sum to a known number.
 
 `integrated-gradients` sums to the class's logit minus the logit of its baseline, up to the error of its quadrature.
-`evidence` and a constant sum to the logit; where each level has its own classifier, each level's map and constant sum
-to that classifier's logit. The mean of `cam` over positions and the bias are the logit.
+`evidence` and a constant sum to the logit; if each level has its own classifier, each level's map and constant sum to
+that classifier's logit. The mean of `cam` over positions plus the bias equals the logit.
 """
 
 from __future__ import annotations
@@ -24,34 +24,34 @@ if TYPE_CHECKING:
 
 INTEGRATED, EVIDENCE, CAM = "integrated-gradients", "evidence", "cam"
 COMPLETE = (INTEGRATED, EVIDENCE, CAM)
-"""The methods that promise a sum."""
+"""Methods whose maps have a defined sum."""
 
 
 def completeness_errors(
     model: nn.Module, images: Tensor, found: MapBatch, *, options: Mapping[str, Any] | None = None
 ) -> NDArray[np.float64]:
-    """By how much the maps of a method miss the sum that the method promises.
+    """The difference between the sum of maps and the sum that their method defines.
 
     Parameters
     ----------
     model : nn.Module
-        The network that the maps are of. It stays as it is.
+        The network of the maps. It is not changed.
     images : Tensor (B, 3, H, W)
-        The very normalised images, on the device of the model.
+        The same normalised images as for the maps, on the device of the model.
     found : MapBatch
-        What `map_batch` gave. Of `evidence` it may hold some levels only; the others are computed again.
+        The result of `map_batch`. Levels of `evidence` that it lacks are computed.
     options : mapping, optional
         The options that the maps were computed with.
 
     Returns
     -------
     ndarray of float64 (B,)
-        The absolute error in units of the logit; where several maps promise a sum each, the largest.
+        The absolute error in units of the logit; if several maps have a defined sum, the largest error.
 
     Raises
     ------
     BackendError
-        For a method that promises nothing; see `COMPLETE`.
+        For a method without a defined sum; see `COMPLETE`.
 
     Examples
     --------
@@ -69,9 +69,7 @@ def completeness_errors(
     from l2a_transfer.models.copies import in_evaluation
 
     if found.method not in COMPLETE:
-        raise BackendError(
-            f"the maps of {found.method} have no sum that they must reach", f"those of {', '.join(COMPLETE)} have"
-        )
+        raise BackendError(f"the maps of {found.method} have no defined sum", f"use {', '.join(COMPLETE)}")
     assert found.targets is not None
     model, targets = in_evaluation(model), torch.from_numpy(found.targets).to(images.device)
     with torch.no_grad():
@@ -104,7 +102,7 @@ def _sums(found: MapBatch) -> dict[str, torch.Tensor]:
 def _evidence(
     model: nn.Module, images: Tensor, found: MapBatch, targets: Tensor
 ) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
-    """What the maps and constants sum to, and what they must: of each level, or of all together."""
+    """The actual sums of maps and constants, and the expected ones: of each level, or of all together."""
     import torch
 
     from l2a_transfer.explain.compute import map_batch

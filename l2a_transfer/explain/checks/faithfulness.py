@@ -1,8 +1,8 @@
 """Deletion and insertion (Petsiuk et al. 2018): does a class's probability follow the pixels that a map ranks first?
 
-Pixels are ordered by the map, the most important first. Deletion replaces them one share after the other by a baseline;
-insertion starts at the baseline and puts them in. The area under the probability of the class over the share of
-replaced, or inserted, pixels is low for deletion, and high for insertion, where the map is faithful.
+Pixels are ordered by the map, most important first. Deletion replaces them step by step by a baseline; insertion starts
+at the baseline and adds them. For a faithful map, the area under the curve of the class probability over the share of
+replaced or inserted pixels is low for deletion and high for insertion.
 
 References
 ----------
@@ -27,10 +27,10 @@ CURVES = (DELETION, INSERTION)
 MEAN, BLUR = "mean", "blur"
 BASELINES = (MEAN, BLUR)
 BLUR_SHARE = 0.1
-"""Standard deviation of the Gaussian that blurs, as a share of the image's shorter side."""
+"""Standard deviation of the Gaussian blur, as a share of the image's shorter side."""
 MAX_STEPS = 10_000
 AT_ONCE = 1 << 17
-"""Pixels of changed images in a forward pass."""
+"""Pixels of changed images per forward pass."""
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class Curves:
     Parameters
     ----------
     shares : ndarray of float64 (S + 1,)
-        The share of pixels that are replaced, or put in, at each step, from 0 to 1.
+        The share of pixels replaced or inserted at each step, from 0 to 1.
     probabilities : dict of str to ndarray
         "deletion" and "insertion" → the probability of the class, float64 (B, S + 1).
     """
@@ -52,7 +52,7 @@ class Curves:
         """The area under each image's curve by the trapezoidal rule, (B,), between 0 and 1."""
         values = self.probabilities[curve]
         middles = (values[:, 1:] + values[:, :-1]) / 2  # (B, S)
-        found: NDArray[np.float64] = (middles @ np.diff(self.shares)).clip(0, 1)  # rounding may leave them
+        found: NDArray[np.float64] = (middles @ np.diff(self.shares)).clip(0, 1)  # rounding may exceed the range
         return found
 
 
@@ -66,16 +66,16 @@ def deletion_insertion(
     baseline: str = MEAN,
     seed: int = 0,
 ) -> Curves:
-    """The probability of each image's class as pixels go, and as they come, by the order of a map.
+    """The probability of each image's class as pixels are deleted, and inserted, in the order of a map.
 
     Parameters
     ----------
     model : nn.Module
-        Any module that gives logits (B, K). It is asked in evaluation mode, and stays as it is.
+        Any module that returns logits (B, K). It runs in evaluation mode, and is not changed.
     images : Tensor (B, 3, H, W)
         Normalised images, on the device of the model.
     maps : ndarray of float32 (B, h, w)
-        The higher, the more important. A map of another resolution is interpolated linearly.
+        Higher values are more important. A map of another resolution is interpolated linearly.
     targets : Tensor (B,)
         The class of each image, int64.
     steps : int, default=32
@@ -84,7 +84,7 @@ def deletion_insertion(
         What replaces pixels: the mean colour of the training images, which is 0 after normalisation, or the image
         blurred by a Gaussian whose standard deviation is a tenth of the shorter side.
     seed : int, default=0
-        Of the order of pixels whose values are equal. It follows from the seed and the image's pixels.
+        Random seed of the order of pixels with equal values, which also depends on the image's pixels.
 
     Returns
     -------
@@ -93,11 +93,11 @@ def deletion_insertion(
     Raises
     ------
     UnknownNameError
-        For a baseline that does not exist.
+        For an unknown baseline.
     ArgumentError
         For a number of steps out of range, and maps that do not fit the images or are not finite.
     BackendError
-        Where one changed image does not fit into memory.
+        If one changed image does not fit into memory.
 
     Examples
     --------
@@ -119,7 +119,7 @@ def deletion_insertion(
     if not 1 <= steps <= min(MAX_STEPS, H * W):
         raise ArgumentError(f"steps must be between 1 and the number of pixels, {min(MAX_STEPS, H * W)}; got {steps}")
     if len(targets) != B:
-        raise ArgumentError(f"targets must be as many as images, {B}; got {len(targets)}")
+        raise ArgumentError(f"targets must have one entry per image, {B}; got {len(targets)}")
     model, images = in_evaluation(model), images.detach()
     ranks = pixel_ranks(images, maps, seed=seed)  # (B, H, W)
     other = replaced_by(images, baseline)
@@ -130,7 +130,7 @@ def deletion_insertion(
     def compute(some: Tensor, _: Tensor | None) -> dict[str, Tensor]:
         b, rest = some // (2 * len(counts)), some % (2 * len(counts))
         deletes, count = rest < len(counts), every[rest % len(counts)]
-        # Deletion keeps the image behind the first pixels, insertion within them.
+        # Deletion keeps all but the first pixels of the image, insertion only these.
         keeps = (ranks[b] < count[:, None, None]) ^ deletes[:, None, None]  # (n, H, W)
         logits = model(torch.where(keeps[:, None], images[b], other[b]))
         found = logits.double().softmax(dim=1).gather(1, targets[b].to(logits.device)[:, None])[:, 0]
@@ -151,9 +151,9 @@ def deletion_insertion(
 
 
 def pixel_ranks(images: Tensor, maps: NDArray[np.float32], *, seed: int = 0) -> Tensor:
-    """The place of each pixel in the order of a map, 0 for the most important, int64 (B, H, W).
+    """The rank of each pixel in the order of a map, 0 for the most important, int64 (B, H, W).
 
-    Equal values are ordered at random. Raises: ArgumentError for maps that do not fit the images or are not finite.
+    Ties are broken at random. Raises: ArgumentError for maps that do not fit the images or are not finite.
     """
     import torch
     import torch.nn.functional as F
@@ -170,14 +170,14 @@ def pixel_ranks(images: Tensor, maps: NDArray[np.float32], *, seed: int = 0) -> 
         values = F.interpolate(values[:, None], size=(H, W), mode="bilinear", align_corners=False)[:, 0]
     flat = values.flatten(1)  # (B, P)
     shuffles = torch.stack([torch.randperm(H * W, generator=one) for one in generators(images, seed)])
-    # The pixels in random order, then sorted by a method that keeps the order of equal values.
+    # Pixels in random order, then a stable sort.
     order = shuffles.gather(1, flat.gather(1, shuffles).argsort(dim=1, descending=True, stable=True))
     ranks = torch.empty_like(order).scatter_(1, order, torch.arange(H * W).expand(B, -1))
     return ranks.reshape(B, H, W).to(images.device)
 
 
 def replaced_by(images: Tensor, baseline: str) -> Tensor:
-    """The images whose pixels replace those of normalised images. Raises: UnknownNameError."""
+    """The images that supply the replacement pixels for normalised images. Raises: UnknownNameError."""
     import torch
     import torch.nn.functional as F
 

@@ -22,16 +22,16 @@ TEST_SPLITS = ("test", "val", "valid")
 
 @dataclass(frozen=True, eq=False)
 class Pictures:
-    """N images as a network takes them, before they are normalised.
+    """N images resized for a network, before normalisation.
 
     Parameters
     ----------
     name : str
-        Where they come from.
+        Source of the images.
     ids : tuple of str
-        Their names.
+        Names of the images.
     images_u8 : ndarray (N, 3, side, side)
-        Their pixels, uint8.
+        Pixels of the images, uint8.
     """
 
     name: str
@@ -40,7 +40,8 @@ class Pictures:
 
 
 def pictures_of(source: ImageSource, preprocess: Preprocess, *, limit: int) -> Pictures:
-    """At most `limit` images of a data set, evenly over its classes: of its test split, where it has several splits.
+    """At most `limit` images of a data set, spread evenly over its classes; from the test split if there are several
+    splits.
 
     Raises: ArgumentError for a limit below 1; DataError for an image that cannot be read.
     """
@@ -52,9 +53,9 @@ def pictures_of(source: ImageSource, preprocess: Preprocess, *, limit: int) -> P
 
 
 def pictures_in(paths: Sequence[Path], preprocess: Preprocess, *, limit: int) -> Pictures:
-    """At most `limit` of the pictures, evenly over their order; of a folder, all pictures below it.
+    """At most `limit` of the pictures, spread evenly; for a folder, all pictures in it and its sub-folders.
 
-    Raises: ArgumentError for a limit below 1; DataError for a file that is no picture, and a folder without any.
+    Raises: ArgumentError for a limit below 1; DataError for a file that is not a picture, and a folder without any.
     """
     if limit < 1:
         raise ArgumentError(f"limit must be at least 1, got {limit}")

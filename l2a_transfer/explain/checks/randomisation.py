@@ -1,7 +1,7 @@
-"""Networks with random parts: cascading from the logits down, and one part alone (Adebayo et al., NeurIPS 2018).
+"""Networks with randomised parts: cascading from the logits down, or one part alone (Adebayo et al., NeurIPS 2018).
 
-A part becomes what a freshly built network of the same config has there, with the family's own initialisation. Its
-batch norms with their statistics, `u`, and every other parameter and buffer are part of that.
+The tensors of a part are replaced by those of a freshly built network of the same config, with the family's own
+initialisation. They include its batch norms with their statistics, `u`, and every other parameter and buffer.
 """
 
 from __future__ import annotations
@@ -21,26 +21,26 @@ from l2a_transfer.models.registry import build_model
 
 CASCADE, INDEPENDENT = "cascade", "independent"
 ORDERS = (CASCADE, INDEPENDENT)
-"""All parts from the logits down to one, and one part alone."""
+""""cascade": all parts from the logits down to one; "independent": one part alone."""
 MAX_SEEDS = 1000
 
 
 @dataclass(frozen=True)
 class Randomised:
-    """A network with random parts.
+    """A network with randomised parts.
 
     Parameters
     ----------
     network : Network
-        In evaluation mode; valid until the next one is asked for.
+        In evaluation mode; valid until the next one is requested.
     part : str
-        Of a cascade the lowest random part.
+        The randomised part; in a cascade, the lowest one.
     orders : tuple of str
-        "cascade", "independent", or both for the first part, which is the same network.
+        "cascade", "independent", or both for the first part, for which they are the same.
     seed : int
-        Of the fresh network.
+        Random seed of the fresh network.
     altered : bool
-        Whether that changes a tensor of the part: a batch norm that was never trained has the numbers of a fresh one.
+        Whether this changes a tensor of the part: a batch norm that was never trained equals a fresh one.
     """
 
     network: Network
@@ -51,7 +51,7 @@ class Randomised:
 
 
 def fresh_seeds(count: int, seed: int = 0) -> tuple[int, ...]:
-    """Seeds of fresh networks, which are not the small numbers that networks are trained with.
+    """Seeds of fresh networks, different from the small numbers used as training seeds.
 
     Raises: ArgumentError for a count out of range.
     """
@@ -63,30 +63,30 @@ def fresh_seeds(count: int, seed: int = 0) -> tuple[int, ...]:
 def randomised_networks(
     network: Network, *, seeds: Sequence[int], orders: Sequence[str] = ORDERS
 ) -> Iterator[Randomised]:
-    """The same network with more and more, or other, random parts.
+    """The same network with different randomised parts.
 
     Parameters
     ----------
     network : Network
-        Stays as it is.
+        The network. It is not changed.
     seeds : sequence of int
-        Of the fresh networks whose tensors are taken.
+        Random seeds of the fresh networks that supply the tensors.
     orders : sequence of str
         "cascade", "independent".
 
     Yields
     ------
     Randomised
-        For each seed each part from the logits down. All share one network, which changes between them.
+        One for each seed and each part from the logits down. All share one network, which changes in between.
 
     Raises
     ------
     UnknownNameError
-        For another order.
+        For an unknown order.
     PluginError
-        Where a tensor belongs to no part of the network.
+        If a tensor belongs to no part of the network.
     BackendError
-        For a network that its config does not describe.
+        For a network that does not match its config.
     """
     for order in orders:
         if order not in ORDERS:
@@ -98,9 +98,8 @@ def randomised_networks(
         fresh = tensors(build_model(network.config, seed=seed))
         if {name: t.shape for name, t in fresh.items()} != {name: t.shape for name, t in original.items()}:
             raise BackendError(
-                f"the network is not as its config describes it ({network.config.architecture}), so that no fresh one "
-                "can be built",
-                "use a network that build_model(config) gives",
+                f"the network does not match its config ({network.config.architecture}), so no fresh one can be built",
+                "use a network from build_model(config)",
             )
         for order in orders:
             for number, (part, names) in enumerate(parts.items()):

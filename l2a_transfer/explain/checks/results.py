@@ -1,4 +1,4 @@
-"""What a sanity check found, as data: written as sanity.json, and checked against a schema when it is read."""
+"""Results of a sanity check: written as sanity.json, and validated against a schema when read."""
 
 from __future__ import annotations
 
@@ -28,21 +28,21 @@ LABELS = "labels"
 """The order of the rows that compare with a network trained on permuted labels."""
 ORDERS = ("cascade", "independent", LABELS)
 PERMUTED = "permuted labels"
-"""What stands for the part in these rows."""
+"""The name used as part in these rows."""
 
 
 @dataclass(frozen=True)
 class Similarity:
-    """How alike maps are, over images.
+    """Similarity of maps over images.
 
     Parameters
     ----------
     mean : float or None
-        Mean over images of the mean over seeds; None where no image has a value.
+        Mean over images of the mean over seeds; None if no image has a value.
     ci95 : (float, float) or None
-        Student's t interval of the mean over images; None for less than two images.
+        Student's t interval of the mean over images; None for fewer than two images.
     n : int
-        Images that have a value: neither of their maps is constant, for one seed at least.
+        Images with a value, that is, with no constant map for at least one seed.
     seeds : tuple of float or None
         The mean over images for each seed.
     """
@@ -54,10 +54,10 @@ class Similarity:
 
     @classmethod
     def of(cls, values: NDArray[np.float64]) -> Similarity:
-        """The similarity of values (seeds, images), NaN where there is none."""
+        """The similarity from values (seeds, images), NaN if undefined."""
         defined = ~np.isnan(values)
         filled = np.where(defined, values, 0.0)
-        counts = defined.sum(axis=0)  # of each image
+        counts = defined.sum(axis=0)  # per image
         images = filled.sum(axis=0)[counts > 0] / counts[counts > 0]
         per_seed = [float(row[own].mean()) if own.any() else None for row, own in zip(values, defined, strict=True)]
         n = len(images)
@@ -72,8 +72,8 @@ class Similarity:
 
 @dataclass(frozen=True)
 class Part:
-    """A part of the network: its name, its tensors, how many numbers they hold, and whether a fresh network has others
-    there, for one seed at least."""
+    """A part of the network: its name, its tensors, their number of values, and whether they differ in a fresh network
+    for at least one seed."""
 
     name: str
     tensors: tuple[str, ...]
@@ -83,7 +83,7 @@ class Part:
 
 @dataclass(frozen=True)
 class SanityRow:
-    """One map of one method after one randomisation, against the map of the network as it is.
+    """One map of one method after one randomisation, compared with the map of the unchanged network.
 
     Parameters
     ----------
@@ -92,13 +92,13 @@ class SanityRow:
     order : str
         "cascade", "independent" or "labels".
     part : str
-        The random part, of a cascade the lowest; "permuted labels" for a network that was trained on these.
+        The randomised part, the lowest one in a cascade; "permuted labels" for a network trained on these.
     unchanged : bool
-        Whether every map is the same to the bit, for all images and seeds.
+        Whether every map is bit-identical, for all images and seeds.
     constant : int
-        Pairs of maps without a similarity, because one of the two is constant, over all images and seeds.
+        Pairs of maps, over all images and seeds, without a similarity because one of the two is constant.
     similarity : dict of str to Similarity
-        Measure → what was found.
+        Measure → similarity.
     """
 
     method: str
@@ -112,13 +112,13 @@ class SanityRow:
 
     @property
     def label(self) -> str:
-        """Method and map, as "grad-cam L3"."""
+        """Method and map, such as "grad-cam L3"."""
         return self.method if self.map == "pixels" else f"{self.method} {self.map}"
 
 
 @dataclass(frozen=True)
 class PermutedLabels:
-    """The network that was trained on permuted labels, and its accuracy on these very labels."""
+    """The network trained on permuted labels, and its accuracy on these labels."""
 
     name: str
     weights_sha256: str
@@ -129,30 +129,30 @@ class PermutedLabels:
 
 @dataclass(frozen=True)
 class SanityResults:
-    """Everything that a sanity check found of one network.
+    """Results of the sanity check of one network.
 
     Parameters
     ----------
     network, weights_sha256 : str
         The name in the card, and the digest of the weights.
     data : str
-        Where the images come from.
+        Source of the images.
     ids : tuple of str
-        Their names.
+        Names of the images.
     side : int
-        Their side in pixels.
+        Side of the images in pixels.
     seeds : tuple of int
-        Of the fresh networks.
+        Random seeds of the fresh networks.
     parts : tuple of Part
         From the logits down.
     rows : tuple of SanityRow
         By map, order and part.
     left_out : dict of str to str
-        Methods that were not asked for by name and that the network does not have → why.
+        Default methods that the network does not support → why.
     labels : PermutedLabels or None
-        As named.
+        The network trained on permuted labels, if it was given.
     versions : dict of str to str
-        Of the packages, and the commit.
+        Versions of the packages, and the commit.
     """
 
     network: str
@@ -178,17 +178,17 @@ class SanityResults:
         return tuple(dict.fromkeys(row.order for row in self.rows))
 
     def rows_of(self, *, label: str | None = None, order: str | None = None) -> list[SanityRow]:
-        """The rows of a map, an order, or both."""
+        """The rows of a map, of an order, or of both."""
         return [row for row in self.rows if label in (None, row.label) and order in (None, row.order)]
 
     def document(self) -> dict[str, Any]:
-        """As JSON."""
+        """The JSON document."""
         values = dataclasses.asdict(self)
         return {"schema": SCHEMA, **values, "statements": statements(self)}
 
     @classmethod
     def from_document(cls, values: Any) -> SanityResults:
-        """The results that `document` wrote. Raises: ValueError for anything else, naming the field."""
+        """The results that `document` wrote. Raises: ValueError for an invalid document, naming the field."""
         DOCUMENT.check(values, "results")
         if values["schema"] != SCHEMA:
             raise ValueError(f"the schema must be {SCHEMA!r}, got {values['schema']!r:.60}")
@@ -277,7 +277,7 @@ DOCUMENT = table(
 
 
 def read_sanity(path: str | Path) -> SanityResults:
-    """The results in a file that `l2a-transfer sanity` wrote.
+    """Read the results file of `l2a-transfer sanity`.
 
     Parameters
     ----------
@@ -291,7 +291,7 @@ def read_sanity(path: str | Path) -> SanityResults:
     Raises
     ------
     EvaluationError
-        For a file that cannot be read, is damaged, or of another schema; the message names the field.
+        If the file cannot be read, is damaged, or has another schema; the message names the field.
     """
     try:
         content = read_input(path, MAX_BYTES)
@@ -304,7 +304,7 @@ def read_sanity(path: str | Path) -> SanityResults:
 
 
 def written(results: SanityResults) -> str:
-    """The document as it is written: one row a line."""
+    """The document as text, with one row per line."""
     document = results.document()
     rows = ",\n".join(f"  {_dump(row)}" for row in document["rows"])
     lines = [f' "{key}": ' + (f"[\n{rows}\n ]" if key == "rows" else _dump(value)) for key, value in document.items()]
@@ -316,7 +316,7 @@ def _dump(value: Any) -> str:
 
 
 def statements(results: SanityResults) -> list[str]:
-    """What cannot react to a random part, found by equality to the bit over all images and seeds."""
+    """Which maps do not react to a randomised part, judged by bit-identity over all images and seeds."""
     idle = [part.name for part in results.parts if not part.altered]
     said = (
         [f"A fresh network has the same numbers in {_listed(idle, 'and')}, so nothing changed there."] if idle else []

@@ -1,4 +1,4 @@
-"""Which images a network still answers rightly when they are attacked."""
+"""Which images a network still classifies correctly under attack."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ Setting = tuple[str, float]
 
 @dataclass(frozen=True)
 class Attacked:
-    """What became of N images.
+    """Results for N images under attack.
 
     Parameters
     ----------
     right : dict of (str, float) to ndarray
-        (attack, ε) → whether each image is answered rightly, bool (N,), in the order of `settings`.
+        (attack, ε) → whether each image is classified correctly, bool (N,), in the order of `settings`.
     flat : ndarray of bool (N,)
-        Whether the gradient of the image as it is is 0 in every pixel, so that no gradient attack can begin.
+        Whether the gradient of the unchanged image is 0 in every pixel, so that gradient attacks cannot start.
     """
 
     right: dict[Setting, NDArray[np.bool_]] = field(repr=False)
@@ -43,9 +43,9 @@ def settings(epsilons: Sequence[float], attacks: Sequence[str] = ATTACKS) -> tup
     Raises
     ------
     UnknownNameError
-        For an attack that does not exist.
+        For an unknown attack.
     ArgumentError
-        Where there is no attack or no ε, one twice, or an ε out of range.
+        If there is no attack or no ε, a duplicate, or an ε out of range.
 
     Examples
     --------
@@ -60,7 +60,7 @@ def settings(epsilons: Sequence[float], attacks: Sequence[str] = ATTACKS) -> tup
     found = tuple(float(epsilon) for epsilon in epsilons)
     if not found or len(set(found)) < len(found) or not all(0 < epsilon <= LEVELS for epsilon in found):
         raise ArgumentError(
-            "epsilon must be different numbers above 0 and at most 255, in units of 1/255, as 1,2,4; "
+            "epsilon must be different numbers above 0 and at most 255, in units of 1/255, such as 1,2,4; "
             f"got {list(epsilons)}"
         )
     return ((CLEAN, 0.0), *((name, epsilon) for name in (*attacks, NOISE) for epsilon in sorted(found)))
@@ -75,12 +75,12 @@ def under_attack(
     preprocess: Preprocess | None = None,
     config: AttackConfig | None = None,
 ) -> Attacked:
-    """Whether each image is answered rightly: as it is, under each attack at each ε, and with noise of each ε.
+    """Whether each image is classified correctly: unchanged, under each attack at each ε, and with noise of each ε.
 
     Parameters
     ----------
     model : nn.Module
-        Any module that gives logits (B, K) of normalised images. It is attacked in evaluation mode, and stays as it is.
+        Any module that returns logits (B, K) for normalised images. It is attacked in evaluation mode, and not changed.
     batches : iterable of (Tensor, Tensor)
         Images (B, 3, H, W), uint8 from 0 to 255 or floating point from 0 to 1, and the true class of each, int64 (B,);
         on the device of the model. A batch that does not fit into memory is split.
@@ -89,9 +89,9 @@ def under_attack(
     attacks : sequence of str, default=("fgsm", "pgd")
         See `attacks.attack`.
     preprocess : Preprocess, optional
-        How the network takes images, for its mean and standard deviation; by default that of CIFAR-10.
+        Preprocessing of the network, for its mean and standard deviation; by default that of CIFAR-10.
     config : AttackConfig, optional
-        The steps of PGD, and the seed.
+        Settings of the attacks.
 
     Returns
     -------
@@ -133,7 +133,7 @@ def under_attack(
             if name == CLEAN:
                 changed = pixels
             elif name == FGSM:
-                changed = one_step(pixels, first, epsilon=epsilon)  # every ε takes the same gradient
+                changed = one_step(pixels, first, epsilon=epsilon)  # all ε share this gradient
             else:
                 changed = attack(
                     model, pixels, labels, epsilon=epsilon, method=name, preprocess=preprocess, config=config
@@ -146,7 +146,7 @@ def under_attack(
     with ieee_float32():
         found = [split_to_fit(compute, images, labels, model=model, gradients=True) for images, labels in batches]
     if not found:
-        raise ArgumentError("batches must hold at least one image")
+        raise ArgumentError("batches must contain at least one image")
     every = torch.cat([one["right"] for one in found]).numpy()
     flat = torch.cat([one["flat"] for one in found]).numpy()
     return Attacked({setting: every[:, k] for k, setting in enumerate(wanted)}, flat)

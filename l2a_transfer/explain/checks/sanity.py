@@ -1,7 +1,7 @@
 """The sanity check of map methods: do maps change when the network does? (Adebayo et al., NeurIPS 2018)
 
-Maps of a network are compared with those of the same network with random parts, and of a network that was trained on
-permuted labels. A method whose maps stay alike explains the image and not the network.
+Maps of a network are compared with those of the same network with randomised parts, and of a network trained on
+permuted labels. If maps stay similar, the method explains the image and not the network.
 
 .. [1] J. Adebayo et al.: Sanity Checks for Saliency Maps. NeurIPS 2018.
 """
@@ -44,20 +44,20 @@ from l2a_transfer.version import __version__
 
 METHODS_BY_DEFAULT = ("attention", "evidence", "grad-cam", "saliency", "guided-backprop")
 NULL = "sobel"
-"""The null method, which is always there: an edge map of the image."""
+"""The null method, which is always included: an edge map of the image."""
 AT_ONCE = 64
-"""Images of a batch."""
+"""Images per batch."""
 Key = tuple[str, str]
 """Method and map."""
 
 
 class _Reference:
-    """The maps of the network as it is, of one batch, and how other maps compare with them."""
+    """The maps of the unchanged network for one batch, as a reference for other maps."""
 
     def __init__(self, network: Network, images: Tensor, methods: Sequence[str]) -> None:
         self.images, self.methods = images, tuple(methods)
         with torch.no_grad():
-            self.targets = network(images).argmax(dim=1)  # the class stays this one
+            self.targets = network(images).argmax(dim=1)  # all maps explain this class
         self.found = self._maps(network)
         self.size = (images.shape[2], images.shape[3])
         self.prepared: dict[Key, Prepared] = {
@@ -78,7 +78,7 @@ class _Reference:
         }
 
     def compared(self, network: Network) -> dict[Key, tuple[NDArray[np.bool_], dict[str, NDArray[np.float64]]]]:
-        """Of each map: which images have the same to the bit, and the similarities."""
+        """For each map: which images have a bit-identical one, and the similarities."""
         compared = {}
         for method, batch in self._maps(network).items():
             for name, values in batch.maps.items():
@@ -87,7 +87,7 @@ class _Reference:
                 own = self.prepared[method, name]
                 other = own if same.all() else prepare(values, self.size)
                 alike = similarities(own, other)
-                exact = same & ~own.constant  # 1, without what rounding takes from it
+                exact = same & ~own.constant  # exactly 1, without rounding errors
                 compared[method, name] = (same, {key: np.where(exact, 1.0, of) for key, of in alike.items()})
         return compared
 
@@ -104,28 +104,29 @@ def check_sanity(
     labels: tuple[Network, Card] | None = None,
     progress: bool = False,
 ) -> SanityResults:
-    """Compare a network's maps with those of the network with random parts, and of one trained on permuted labels.
+    """Compare a network's maps with those after randomising parts, and after training on permuted labels.
 
-    Each image keeps the class that the network predicts. Sobel's edge map, which no network changes, is always there.
+    All maps of an image explain the class that the network predicts. Sobel's edge map, which does not depend on the
+    network, is always included.
 
     Parameters
     ----------
     network : Network
-        Stays as it is; it computes where it is.
+        The network. It is not changed and runs on its own device.
     card : Card
         Its card.
     pictures : Pictures
-        Of the size at which maps are made; at least 16 pixels, and what the network needs.
+        Images of the size for maps: at least 16 pixels, and at least what the network needs.
     methods : sequence of str, optional
-        Names in `METHODS`; by default those below that the network has: attention, evidence, grad-cam, saliency and
-        guided-backprop.
+        Names in `METHODS`; by default, those of attention, evidence, grad-cam, saliency and guided-backprop that the
+        network supports.
     seeds : int, default=3
         Number of fresh networks.
     seed : int, default=0
-        What their seeds follow from.
+        Random seed from which their seeds are derived.
     orders : sequence of str
-        "cascade" (all parts from the logits down to one), "independent" (one part alone), both by default; none for
-        the comparison with `labels` alone.
+        "cascade" (all parts from the logits down to one), "independent" (one part alone), both by default; empty to
+        compare with `labels` only.
     labels : (Network, Card), optional
         A network of the same config, trained on permuted labels.
     progress : bool, default=False
@@ -138,12 +139,12 @@ def check_sanity(
     Raises
     ------
     UnknownNameError
-        For a method or an order that does not exist.
+        For an unknown method or order.
     ArgumentError
-        For a size that is too small, and nothing to compare with.
+        For a size that is too small, or if there is nothing to compare with.
     BackendError
-        For a method that was asked for and that the network does not have, maps that are not finite, and `labels` of
-        another config or not trained on permuted labels.
+        For a method in `methods` that the network does not support, maps that are not finite, or `labels` with another
+        config or not trained on permuted labels.
 
     References
     ----------
@@ -154,10 +155,10 @@ def check_sanity(
     if side < least:
         raise ArgumentError(f"side must be at least {least} pixels, got {side}")
     if not orders and labels is None:
-        raise ArgumentError("orders must name cascade, independent or both, without labels")
+        raise ArgumentError("orders must be cascade, independent or both if labels is not given")
     if network.config.partners:
         raise BackendError(
-            f"{network.config.architecture} attends each image with partners, which a sanity check does not have",
+            f"{network.config.architecture} attends each image with partners, which a sanity check does not support",
             "use another network",
         )
     permuted = None if labels is None else _permuted(network, *labels)
@@ -247,7 +248,7 @@ def _rows(
 def _available(
     network: Network, images: Tensor, methods: Sequence[str] | None
 ) -> tuple[tuple[str, ...], dict[str, str]]:
-    """The methods, and of those by default the ones that the network does not have, with the reason."""
+    """The methods to check, and the default ones that the network does not support, with the reason."""
     if methods is not None:
         for method in methods:
             METHODS.find(method)
@@ -264,17 +265,17 @@ def _available(
 
 
 def _permuted(network: Network, other: Network, card: Card) -> PermutedLabels:
-    """What is known of the network trained on permuted labels. Raises: BackendError for any other network."""
+    """Facts about the network trained on permuted labels. Raises: BackendError for any other network."""
     seed, accuracy = card.training.get("permuted_labels"), card.metrics.get("train_accuracy")
     if type(seed) is not int or not isinstance(accuracy, dict):
         raise BackendError(
-            f"{card.name} was not trained on permuted labels", "use weights that `labels='train'` has made"
+            f"{card.name} was not trained on permuted labels", "use weights trained with `labels='train'`"
         )
     one, two = (dataclasses.replace(of.config, dropout=1.0) for of in (network, other))
     if one != two:
         raise BackendError(
-            f"{card.name} is {two.architecture} at width {two.width:g} with {two.num_classes} classes, and not built "
-            f"as the network, {one.architecture} at width {one.width:g} with {one.num_classes} classes",
+            f"{card.name} is {two.architecture} at width {two.width:g} with {two.num_classes} classes, unlike "
+            f"the network, {one.architecture} at width {one.width:g} with {one.num_classes} classes",
             "use weights of the same network trained on permuted labels",
         )
     return PermutedLabels(card.name, network_sha256(other), seed, float(accuracy["value"]), int(accuracy["n"]))

@@ -1,7 +1,7 @@
-"""How alike two maps of one image are: rank correlation, structural similarity, and histograms of gradients.
+"""Similarity of two maps of one image: rank correlation, structural similarity, and histograms of gradients.
 
-All four measures are 1 for the same map, and none changes when a map is scaled or shifted; Spearman's, without sizes,
-changes when it is shifted across zero. Of a map that is constant nothing is defined: the similarity is NaN.
+All four measures are 1 for identical maps, and do not change if a map is scaled or shifted, except that Spearman's
+correlation of absolute values changes if values are shifted across zero. For a constant map, the similarity is NaN.
 
 .. [1] Z. Wang et al.: Image Quality Assessment: From Error Visibility to Structural Similarity. IEEE TIP 2004.
 .. [2] N. Dalal, B. Triggs: Histograms of Oriented Gradients for Human Detection. CVPR 2005.
@@ -28,27 +28,27 @@ MEANS = {
 WINDOW = 7
 K1, K2 = 0.01, 0.03
 ORIENTATIONS, CELLS, BLOCK = 9, 8, 3
-"""Of the histograms: bins of 20°, cells along each side of a map, and cells along each side of a block."""
+"""Histograms: bins of 20°, cells along each side of a map, and cells along each side of a block."""
 EPS, CLIP = 1e-5, 0.2
 LEAST_SIDE = 16
-"""Of maps that can be compared: the cells then have two pixels."""
+"""Smallest side of maps that can be compared; cells then have two pixels per side."""
 Array = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
 class Prepared:
-    """What is compared of B maps; what two maps have in common is computed once.
+    """B maps prepared for comparison, so that each is processed only once.
 
     Parameters
     ----------
     constant : ndarray of bool (B,)
         Maps with one value everywhere.
     ranks, ranks_abs : ndarray (B, P)
-        Ranks of the values and of their sizes, with the mean 0 and the norm 1; NaN where all are equal.
+        Ranks of the values and of the absolute values, with mean 0 and norm 1; NaN if all are equal.
     unit : ndarray (B, H, W)
-        The maps scaled to between 0 and 1.
+        The maps scaled to [0, 1].
     histograms : ndarray (B, D)
-        Histograms of oriented gradients, with the mean 0 and the norm 1.
+        Histograms of oriented gradients, with mean 0 and norm 1.
     """
 
     constant: NDArray[np.bool_]
@@ -59,19 +59,19 @@ class Prepared:
 
 
 def prepare(maps: NDArray[np.float32], size: tuple[int, int]) -> Prepared:
-    """Maps on one grid, as `similarities` compares them.
+    """Prepare maps on one grid for `similarities`.
 
     Parameters
     ----------
     maps : ndarray (B, h, w)
         Finite values, signed or not.
     size : (int, int)
-        H and W of the grid that they are interpolated to.
+        H and W of the grid to interpolate to.
 
     Raises
     ------
     ArgumentError
-        For a grid of less than 16 × 16.
+        For a grid smaller than 16 × 16.
     """
     if min(size) < LEAST_SIDE:
         raise ArgumentError(f"size must be at least {LEAST_SIDE} × {LEAST_SIDE}, got {size[0]} × {size[1]}")
@@ -92,7 +92,7 @@ def prepare(maps: NDArray[np.float32], size: tuple[int, int]) -> Prepared:
 
 
 def similarities(one: Prepared, other: Prepared) -> dict[str, Array]:
-    """Measure → similarity of each pair of maps (B,): 1 for the same, NaN where one of the two is constant."""
+    """Measure → similarity of each pair of maps (B,): 1 if identical, NaN if one of the two is constant."""
     found = {
         "spearman": _correlation(one.ranks, other.ranks),
         "spearman_abs": _correlation(one.ranks_abs, other.ranks_abs),
@@ -114,7 +114,7 @@ def resized(maps: NDArray[np.float32], size: tuple[int, int]) -> Array:
 
 
 def _interpolation(old: int, new: int) -> Array:
-    """The weights (new, old) of linear interpolation between the middles of pixels; the edges are repeated."""
+    """The weights (new, old) of linear interpolation between pixel centres; edges are repeated."""
     at = np.clip((np.arange(new) + 0.5) * old / new - 0.5, 0, old - 1)
     below = np.minimum(at.astype(np.int64), max(old - 2, 0))
     share, rows, weights = at - below, np.arange(new), np.zeros((new, old))
@@ -124,9 +124,9 @@ def _interpolation(old: int, new: int) -> Array:
 
 
 def structural_similarity(one: Array, other: Array) -> Array:
-    """SSIM [1]_ of maps (B, H, W) between 0 and 1: the mean over windows of 7 × 7 that lie within the map, (B,).
+    """SSIM [1]_ of maps (B, H, W) between 0 and 1: the mean over the 7 × 7 windows inside the map, (B,).
 
-    With sample variances and uniform weights.
+    Uses sample variances and uniform weights.
     """
 
     def local(values: Array) -> Array:
@@ -150,7 +150,7 @@ def histograms(maps: Array) -> Array:
     down, across = np.zeros_like(maps), np.zeros_like(maps)
     down[:, 1:-1] = maps[:, 2:] - maps[:, :-2]
     across[:, :, 1:-1] = maps[:, :, 2:] - maps[:, :, :-2]
-    h, w = H // CELLS, W // CELLS  # pixels of a cell; what is left over at the edges is left out
+    h, w = H // CELLS, W // CELLS  # pixels of a cell; the remainder at the edges is dropped
     size = np.hypot(down, across)[:, : CELLS * h, : CELLS * w]
     degrees = np.rad2deg(np.arctan2(down, across)) % 180
     bins = np.minimum(degrees[:, : CELLS * h, : CELLS * w] * ORIENTATIONS // 180, ORIENTATIONS - 1).astype(np.int64)
@@ -167,7 +167,7 @@ def histograms(maps: Array) -> Array:
 
 
 def _standard(values: Array) -> Array:
-    """Rows (B, P) with the mean 0 and the norm 1; NaN for constant rows."""
+    """Rows (B, P) with mean 0 and norm 1; NaN for constant rows."""
     centred = values - values.mean(axis=1, keepdims=True)
     norm = np.linalg.norm(centred, axis=1, keepdims=True)
     found: Array = np.divide(centred, norm, out=np.full_like(centred, np.nan), where=norm > 0)
@@ -175,6 +175,6 @@ def _standard(values: Array) -> Array:
 
 
 def _correlation(one: Array, other: Array) -> Array:
-    """Of each pair of standardised rows; rounding does not take it over 1."""
+    """The correlation of each pair of standardised rows, clipped to [-1, 1] against rounding errors."""
     found: Array = np.clip(np.einsum("bp,bp->b", one, other), -1, 1)
     return found

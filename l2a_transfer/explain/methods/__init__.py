@@ -1,1 +1,1 @@
-"""One file a way to make maps."""
+"""Map methods, one file each."""

@@ -1,4 +1,4 @@
-"""Attention maps: where each level of a network looks (Jetley et al., ICLR 2018)."""
+"""Attention maps: the attention weights of each level (Jetley et al., ICLR 2018)."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ if TYPE_CHECKING:
 
 @register_map_method("attention", kind="non-negative", per_level=True)
 def attention(model: nn.Module, images: Tensor, *, levels: Sequence[str] = ()) -> dict[str, Tensor]:
-    """Each level's attention weights: distributions, and numbers between 0 and 1 for gates and masks.
+    """Each level's attention weights: distributions, or numbers between 0 and 1 for gates and masks.
 
-    Raises: BackendError for a network that has none, UnknownNameError for a level without attention.
+    Raises: BackendError for a network without attention, UnknownNameError for a level without attention.
     """
     from l2a_transfer.errors import unknown_name
     from l2a_transfer.explain.layers import attended
@@ -25,7 +25,7 @@ def attention(model: nn.Module, images: Tensor, *, levels: Sequence[str] = ()) -
     if not maps:
         own = getattr(model, "config", None)
         name = own.architecture if own else type(model).__name__
-        raise BackendError(f"{name} has no attention, and so no maps; use a vgg-att or vgg-pan")
+        raise BackendError(f"{name} has no attention, so it has no maps; use a vgg-att or vgg-pan")
     for level in levels:
         if level not in {name.split(".")[0] for name in maps}:
             raise unknown_name("level", level, tuple(maps))

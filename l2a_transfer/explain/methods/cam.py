@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 def cam(model: nn.Module, images: Tensor, targets: Tensor, *, levels: Sequence[str] = ()) -> dict[str, Tensor]:
     """`Σ_k w_ck A_k`, for networks whose logits are one linear layer of A's average over positions.
 
-    Whether a network is one is checked on these very images.
+    Whether this holds for a network is checked on the given images.
 
     Raises: BackendError for any other network.
     """
@@ -37,8 +37,8 @@ def cam(model: nn.Module, images: Tensor, targets: Tensor, *, levels: Sequence[s
         averages = features.float().mean(dim=(2, 3))  # (B, C)
         if read.shape != averages.shape or not torch.allclose(read, averages, rtol=1e-4, atol=1e-5):
             raise BackendError(
-                f"{_name(model)} has no class activation map at {level}: it needs one linear layer over the averages "
-                "of its channels, as vgg-gap has",
+                f"{_name(model)} has no class activation map at {level}: it needs one linear layer over averages "
+                "of its channels, as in vgg-gap",
                 "use grad-cam or evidence",
             )
         found[level] = torch.einsum("bchw,bc->bhw", features.float(), linear.weight[targets].float())
@@ -61,7 +61,7 @@ def grad_cam(model: nn.Module, images: Tensor, targets: Tensor, *, levels: Seque
 
 
 def last_linear(model: nn.Module, images: Tensor) -> nn.Linear:
-    """The linear layer that gives the logits: the last one that is called. Raises: BackendError where there is none."""
+    """The linear layer that computes the logits: the last one called. Raises: BackendError if there is none."""
     import torch
 
     with linear_calls(model) as called, torch.no_grad():
@@ -73,7 +73,7 @@ def last_linear(model: nn.Module, images: Tensor) -> nn.Linear:
 
 @contextmanager
 def linear_calls(model: nn.Module) -> Iterator[list[tuple[nn.Linear, Tensor]]]:
-    """Within it, each call of a linear layer and its input are noted in the list, in their order."""
+    """While active, each call of a linear layer and its input are appended to the list."""
     from torch import nn
 
     called: list[tuple[nn.Linear, Tensor]] = []

@@ -1,4 +1,4 @@
-"""Maps that know nothing of the network: what any method has to beat."""
+"""Maps that ignore the network: any method has to beat them."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def centre(model: nn.Module, images: Tensor, *, sigma: float = 0.25) -> dict[str
 
 @register_map_method("sobel", kind="non-negative", maps=(PIXELS,))
 def sobel(model: nn.Module, images: Tensor) -> dict[str, Tensor]:
-    """The size of the image's gradient by Sobel's filters, with its edge repeated, of the mean over the channels."""
+    """The magnitude of the Sobel gradient of the mean over the channels, with repeated edges."""
     import torch
     import torch.nn.functional as F
 
@@ -42,7 +42,7 @@ def sobel(model: nn.Module, images: Tensor) -> dict[str, Tensor]:
 
 @register_map_method("random", kind="non-negative", maps=(PIXELS,))
 def random(model: nn.Module, images: Tensor, *, seed: int = 0) -> dict[str, Tensor]:
-    """Uniform noise between 0 and 1, which follows from `seed` and the image's pixels."""
+    """Uniform noise between 0 and 1, determined by `seed` and the image's pixels."""
     import torch
 
     noise = torch.stack([torch.rand(images.shape[2:], generator=one) for one in generators(images, seed)])
@@ -50,7 +50,7 @@ def random(model: nn.Module, images: Tensor, *, seed: int = 0) -> dict[str, Tens
 
 
 def generators(images: Tensor, seed: int) -> list[torch.Generator]:
-    """A generator for each image, which follows from `seed` and its pixels, whatever else is in the batch."""
+    """A generator for each image, determined by `seed` and its pixels, whatever else is in the batch."""
     import torch
 
     return [

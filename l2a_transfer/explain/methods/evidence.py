@@ -1,9 +1,9 @@
 """Evidence maps: how much each position adds to a class's logit, exactly and without a gradient.
 
 Once the mask of the head's ReLU is known, the head is linear in the local features, so a class's logit is a sum over
-positions. With one classifier over all levels, the maps of all levels and a constant sum to the logit. Where each level
-has its own classifier, each map and its constant sum to that classifier's logit. For attention networks this is what
-class activation maps [1]_ are for networks with global average pooling.
+positions. With one classifier over all levels, the maps of all levels and a constant sum to the logit. If each level
+has its own classifier, each map and its constant sum to that classifier's logit. This is the counterpart for attention
+networks of class activation maps [1]_ for networks with global average pooling.
 
 .. [1] B. Zhou et al.: Learning Deep Features for Discriminative Localization. CVPR 2016.
 """
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
 ALL = "all"
-"""The sum of all levels' maps, on the grid of the finest."""
+"""The sum of all levels' maps, on the finest grid."""
 
 
 @register_map_method("evidence", kind="signed", per_level=True, class_specific=True)
@@ -41,9 +41,9 @@ def evidence(model: nn.Module, images: Tensor, targets: Tensor, *, levels: Seque
 
 
 def summed(maps: Sequence[Tensor]) -> Tensor:
-    """The sum of maps (B, h, w) of several resolutions on the finest grid, whose total is the maps' total.
+    """The sum of maps (B, h, w) of several resolutions on the finest grid, which keeps the total of all maps.
 
-    Coarser maps are interpolated linearly and divided by the number of fine positions in a coarse one.
+    Coarser maps are interpolated linearly and divided by the number of fine positions per coarse one.
     """
     import torch.nn.functional as F
 

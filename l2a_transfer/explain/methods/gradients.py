@@ -1,6 +1,6 @@
-"""Gradients of a class's logit with respect to the input: saliency and two kinds of averages of it.
+"""Gradients of a class's logit with respect to the input: saliency and two averaged variants.
 
-All are gradients with respect to the *normalised* image that the network takes.
+All gradients are with respect to the *normalised* image.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ def smoothgrad(
 ) -> dict[str, Tensor]:
     """`max over channels of |mean gradient|` over noisy copies of the image (Smilkov et al. 2017).
 
-    `noise` is the standard deviation of the noise as a share of the image's range. The noise of an image follows from
-    `seed` and its pixels, so that it does not depend on the other images of a batch.
+    `noise` is the standard deviation of the noise as a share of the image's range. The noise of an image depends only
+    on `seed` and its pixels, not on the rest of the batch.
     """
     import torch
 
@@ -56,9 +56,9 @@ def integrated_gradients(
 ) -> dict[str, Tensor]:
     """The path integral of gradient × change from a constant image, summed over channels (Sundararajan et al. 2017).
 
-    By Gauss-Legendre quadrature with `steps` points. `baseline` is a value of normalised pixels: 0 is the mean colour
-    of the training images. The map sums to the logit's change from the baseline up to the error of the quadrature,
-    which a network with ReLUs does not make small fast; `completeness` of the JSON says how large it is.
+    Uses Gauss-Legendre quadrature with `steps` points. `baseline` is a value of normalised pixels: 0 is the mean colour
+    of the training images. The map sums to the logit's change from the baseline up to the quadrature error, which
+    decreases slowly for networks with ReLUs; it is `completeness` in the JSON.
     """
     import numpy as np
     import torch

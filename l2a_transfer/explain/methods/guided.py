@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 @register_map_method("guided-backprop", kind="non-negative", maps=(PIXELS,), class_specific=True, gradients=True)
 def guided_backprop(model: nn.Module, images: Tensor, targets: Tensor) -> dict[str, Tensor]:
-    """`max over channels of |gradient|`, where a ReLU passes only positive gradients of positive inputs."""
+    """`max over channels of |gradient|`, with ReLUs that pass only positive gradients of positive inputs."""
     return {PIXELS: guided_gradient(model, images, targets).abs().amax(dim=1)}
 
 
@@ -22,7 +22,7 @@ def guided_backprop(model: nn.Module, images: Tensor, targets: Tensor) -> dict[s
 def guided_grad_cam(
     model: nn.Module, images: Tensor, targets: Tensor, *, levels: Sequence[str] = ()
 ) -> dict[str, Tensor]:
-    """Guided backprop × Grad-CAM, enlarged to the pixels by linear interpolation."""
+    """Guided backprop × Grad-CAM, upsampled to the pixels by linear interpolation."""
     import torch.nn.functional as F
 
     from l2a_transfer.explain.methods.cam import grad_cam

@@ -1,4 +1,4 @@
-"""Occlusion (Zeiler & Fergus 2014): how much a class's logit falls where a window of the image is covered."""
+"""Occlusion (Zeiler & Fergus 2014): how much a class's logit drops if a window of the image is covered."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 
 PIXELS = "pixels"
 AT_ONCE = {"cpu": 1 << 15}
-"""Pixels of images in a forward pass, on a processor what its cache holds: 784 images of 32 × 32 pixels take 1.7 times
-as long at once as in parts of 32."""
+"""Pixels of images per forward pass; on a CPU, what fits into the cache: 784 images of 32 × 32 pixels at once take 1.7
+times as long as in parts of 32."""
 AT_ONCE_ELSEWHERE = 1 << 20
 
 
@@ -28,11 +28,11 @@ def occlusion(
 ) -> dict[str, Tensor]:
     """`logit_c(x) − logit_c(x with a window covered)`, averaged over the windows that cover a pixel.
 
-    Windows of `window` × `window` pixels begin every `stride` pixels until the image is covered; the last ones are cut
-    at its edge. `baseline` is the value that covers, of normalised pixels: 0 is the mean colour of the training images.
+    Windows of `window` × `window` pixels start every `stride` pixels until the image is covered; the last ones are cut
+    off at its edge. `baseline` is the value of covered normalised pixels: 0 is the mean colour of the training images.
 
-    Raises: ArgumentError for a window larger than the image, and a stride larger than the window, which would leave
-    pixels out.
+    Raises: ArgumentError for a window larger than the image, or a stride larger than the window, which would skip
+    pixels.
     """
     import torch
 
@@ -61,11 +61,11 @@ def occlusion(
 def _falls(
     model: nn.Module, images: Tensor, targets: Tensor, windows: Windows, window: int, baseline: float, at_once: int
 ) -> Tensor:
-    """How much the logit of each image falls where each window is covered, (B, windows)."""
+    """How much the logit of each image drops if each window is covered, (B, windows)."""
     from l2a_transfer.models.interface import Network
 
     if isinstance(model, Network) and model.local_steps() and images.device.type == "cpu":
-        # On a GPU many small steps take longer than few large ones.
+        # On a GPU, many small steps are slower than a few large ones.
         found = _of_regions(model, images, targets, windows, window, baseline)
         if found is not None:
             return found
@@ -75,7 +75,7 @@ def _falls(
 def _of_regions(
     model: Network, images: Tensor, targets: Tensor, windows: Windows, window: int, baseline: float
 ) -> Tensor | None:
-    """The falls, with only what a covered window reaches computed; None where that is not what the model computes."""
+    """The drops, computing only what a covered window affects; None if this does not match the model's own result."""
     import torch
 
     from l2a_transfer.explain.layers import agree, default_levels
@@ -103,7 +103,7 @@ def _of_whole_images(
     baseline: float,
     at_once: int,
 ) -> Tensor:
-    """The falls of any network, `at_once` covered images in a pass."""
+    """The drops for any network, with `at_once` covered images per pass."""
     import torch
 
     B, _, H, W = images.shape
