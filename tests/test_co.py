@@ -136,9 +136,9 @@ def test_what_the_partner_shows_reaches_the_logits_and_nothing_else_of_it_does()
 
 
 def test_images_that_are_no_pairs() -> None:
-    with pytest.raises(ArgumentError, match="images must be pairs, one after the other; got 3"):
+    with pytest.raises(ArgumentError, match="images must be consecutive pairs; got 3 images"):
         network().attend_group(pictures(3))
-    with pytest.raises(ArgumentError, match="images must be pairs"):
+    with pytest.raises(ArgumentError, match="images must be consecutive pairs"):
         network(torch.float32).attend_group(pictures(1, dtype=torch.float32))
 
 
@@ -284,7 +284,7 @@ def test_from_training_to_the_svm(tmp_path: Path) -> None:
     save_picture(tmp_path / "a.jpg", seed=0)
     for command in ("explain", "maps"):
         refused = l2a(command, "--model", result.weights, "--out", tmp_path / command, tmp_path / "a.jpg")
-        assert_fails(refused, 1, f"{NAME} attends each image with others, and a map is of one image alone")
+        assert_fails(refused, 1, f"{NAME} attends each image with others, but a map is of a single image")
     assert not (tmp_path / "co.onnx").exists()
 
 
@@ -464,11 +464,13 @@ def test_train_by_name(tmp_path: Path) -> None:
 
 def test_what_needs_images_alone_refuses_by_name() -> None:
     name = f"untrained:{NAME}@{1 / 32}"
-    with pytest.raises(BackendError, match=f"{NAME} attends each image with others, and localization is of one image"):
+    with pytest.raises(
+        BackendError, match=f"{NAME} attends each image with others, but localization is of a single image"
+    ):
         localization.open_networks([name], LocalizationConfig(), ("a",), device="cpu")
     with pytest.raises(BackendError, match=f"{NAME}@.* attends each image with others, and is not tested here"):
         tested.open_networks([name], device=torch.device("cpu"))
     model = network(torch.float32)
     batches = lambda: [(pictures(4, dtype=torch.float32), [0, 0, 1, 1])]  # noqa: E731
-    with pytest.raises(BackendError, match=f"{NAME} attends each image with others, and a map is of one image alone"):
+    with pytest.raises(BackendError, match=f"{NAME} attends each image with others, but a map is of a single image"):
         list(group_maps(model, batches))

@@ -122,7 +122,7 @@ def test_maps_of_a_folder_are_those_of_its_pictures(home: Path) -> None:
 def test_a_folder_in_the_place_of_weights_names_those_in_it(home: Path) -> None:
     touch(home, "run/vgg.photos-w025.safetensors")
     result = l2a("export", "--model", "run", "--out", "x.onnx")
-    assert_fails(result, 1, "run: a folder; name the weights, as run/vgg.photos-w025.safetensors")
+    assert_fails(result, 1, "run: is a folder; name a weights file, such as run/vgg.photos-w025.safetensors")
 
 
 def test_one_is_not_counted_as_many(home: Path) -> None:

@@ -319,8 +319,8 @@ def test_measuring_a_network_in_other_ways_leaves_it_in_evaluation_mode() -> Non
 @pytest.mark.parametrize(
     ("architecture", "options", "message"),
     [
-        ("vgg-att2-concat-uniform", {"selection": "hard"}, "needs scores, and vgg-att2-concat-uniform has none"),
-        ("vgg-att2-concat-pc", {"selection": "random"}, "uses no scores, and vgg-att2-concat-pc has some"),
+        ("vgg-att2-concat-uniform", {"selection": "hard"}, "needs scores, but vgg-att2-concat-uniform has none"),
+        ("vgg-att2-concat-pc", {"selection": "random"}, "uses no scores, but vgg-att2-concat-pc has scores"),
         ("vgg-pan", {"selection": "hard"}, "selection must be 'soft' for vgg-pan"),
         ("vgg", {"selection": "random"}, "selection must be 'soft' for vgg"),
         ("vgg-att2-concat-pc", {"selection": "hard", "normalizer": "sparsemax"}, "normalizer must be 'softmax'"),
@@ -402,7 +402,7 @@ def test_an_exact_step_that_is_too_large_is_refused_for_the_images_of_one_proces
 
 def test_the_limit_of_the_exact_sampler_is_what_its_logits_take() -> None:
     check_exact(MAX_EXACT // 64, [64], 1)
-    with pytest.raises(ArgumentError, match="set another sampler in the recipe"):
+    with pytest.raises(ArgumentError, match="use another sampler in the recipe"):
         check_exact(MAX_EXACT // 64 + 1, [64], 1)
 
 
