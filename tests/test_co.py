@@ -212,14 +212,14 @@ def test_pairs_that_cannot_be_made_are_refused_before_anything_is_built(monkeypa
     with pytest.raises(TrainingError) as refused:
         new_trainer(of_labels([0] * 9 + [1] + [2] * 5 + [3]))
     assert str(refused.value).startswith(
-        f"{NAME} is trained on 2 images of one class at a time, and few has 1 training image of 'g', and 1 other class "
-        "too few as well; give each class 2 training images or more"
+        f"{NAME} is trained on groups of 2 images of one class, but few has 1 training image of 'g', and 1 other class "
+        "too few as well; give each class at least 2 training images"
     )
     with pytest.raises(TrainingError, match="few has 1 training image of 'y'; give"):
         new_trainer(of_labels([0, 0, 1, 1, 2, 2, 1, 1, 2, 3]))
-    with pytest.raises(TrainingError, match=r"batch_size 7 is no multiple of 2: .* whole groups of 2 images"):
+    with pytest.raises(TrainingError, match=r"batch_size 7 is not a multiple of 2: .* whole groups of 2 images"):
         new_trainer(batch_size=7)
-    with pytest.raises(TrainingError, match=r"attends each image with 1 more, and test has 1 image"):
+    with pytest.raises(TrainingError, match=r"attends each image with 1 more, but test has 1 image"):
         new_trainer(of_labels([0, 1, 2, 3] * 4, test=1))
 
 
@@ -368,7 +368,7 @@ def test_a_recipe_that_freezes_nothing_is_written_as_before_there_was_freezing()
     assert frozen.to_json()["freeze"] == "trunk"
     assert TrainConfig.from_json(json.loads(json.dumps(frozen.to_json()))) == frozen
     assert TrainConfig.from_json(RECIPE.to_json()).freeze == ""
-    with pytest.raises(ArgumentError, match="freeze must be 'trunk', or empty for nothing; got 'head'"):
+    with pytest.raises(ArgumentError, match="freeze must be 'trunk', or empty to freeze nothing; got 'head'"):
         RECIPE.with_settings(["freeze=head"])
 
 

@@ -269,7 +269,11 @@ def test_a_checkpoint_of_before_the_machine_was_recorded_goes_on(
     [
         ("torch", "2.11.0", r"torch: 2\.11\.0 there, .* here"),
         ("instructions", "x86_64 SSE", r"instructions: x86_64 SSE there, .* here \(of the CPU\)"),
-        ("arithmetic", "f" * 64, r"arithmetic: ffffffffffff there, .* \(a step gives other bits: another processor"),
+        (
+            "arithmetic",
+            "f" * 64,
+            r"arithmetic: ffffffffffff there, .* \(results differ in their last bits: another processor",
+        ),
         ("gpu", "NVIDIA A100", r"gpu: NVIDIA A100 there,  here"),
     ],
 )

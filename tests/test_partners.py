@@ -442,5 +442,5 @@ def test_a_family_of_two_partners_is_trained_on_three_images_of_a_class(tmp_path
         run.model.attend_group(groups[:5])
     result = run_training(run, tmp_path, progress=False)
     assert read_card(result.weights).training["partners"]["each"] == K
-    with pytest.raises(TrainingError, match=r"batch_size 8 is no multiple of 3: gated-toy needs whole groups of 3"):
+    with pytest.raises(TrainingError, match=r"batch_size 8 is not a multiple of 3: gated-toy needs whole groups of 3"):
         Trainer(config, RECIPE, colours(36), placement=CPU)

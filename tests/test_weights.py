@@ -233,7 +233,7 @@ def test_a_full_disk_leaves_the_file_of_before_and_no_other(saved: Path, monkeyp
 
     monkeypatch.setattr(os, "fsync", full)
     network, card = load_model(TINY)
-    with pytest.raises(WeightsError, match=r"cannot be written: No space left on device; make room"):
+    with pytest.raises(WeightsError, match=r"cannot be written: No space left on device; free some space"):
         save_weights(network, card, saved)
     assert saved.read_bytes() == before
     assert not saved.with_name(saved.name + ".partial").exists()

@@ -147,7 +147,7 @@ def save_weights(model: Network, card: Card, path: Path) -> None:
             write_whole(path, _in_order(data))
     except (OSError, StoreError) as error:
         said = (error.strerror if isinstance(error, OSError) else None) or error
-        raise WeightsError(f"{path}: cannot be written: {said}; make room, or choose another folder") from error
+        raise WeightsError(f"{path}: cannot be written: {said}; free some space, or choose another folder") from error
 
 
 def beyond_float16(model: Network) -> dict[str, float]:
