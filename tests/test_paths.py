@@ -115,7 +115,7 @@ def test_maps_of_a_folder_are_those_of_its_pictures(home: Path) -> None:
     assert sorted(os.listdir("maps")) == [*names, "attention.png"]
     (home / "empty").mkdir()
     result = l2a("maps", "--model", TINY, "--out", "new", "empty")
-    assert_fails(result, 1, "empty: the folder has no pictures; name another, or a picture")
+    assert_fails(result, 1, "empty: the folder has no pictures; use another folder, or a picture")
     assert "remove it" not in result.stderr
 
 

@@ -357,11 +357,11 @@ def test_a_step_that_fails_takes_no_other_with_it_but_those_that_need_it(study: 
 def test_the_folder_of_another_study_is_left_alone(study: Path, tmp_path: Path) -> None:
     text = (study / "study.toml").read_text()
     (study / "study.toml").write_text(text.replace('name = "tiny"', 'name = "other"'))
-    with pytest.raises(OutputExistsError, match="holds the study 'tiny', and not 'other'; choose another `out`"):
+    with pytest.raises(OutputExistsError, match="contains the study 'tiny', not 'other'; choose another `out`"):
         again(study)
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "notes.txt").write_text("mine")
-    assert_fails(l2a("study", "study.toml", "--out", tmp_path / "mine"), 1, "is not empty, and no study's folder")
+    assert_fails(l2a("study", "study.toml", "--out", tmp_path / "mine"), 1, "is not empty and not a study's folder")
     assert_fails(l2a("study", "study.toml", "--out", study / "out", "--jobs", "0"), 2, "--jobs must be above 0, got 0")
 
 

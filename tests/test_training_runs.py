@@ -351,8 +351,8 @@ def test_the_command_with_seeds_and_bad_options(tmp_path: Path) -> None:
     ]
     for options, code, words in (
         (["--seeds", "0,x"], 2, "--seeds must be integers"),
-        (["--set", "epochs=2"], 2, "epochs is given twice"),
-        (["--set", "cutout=1", "--set", "cutout=2"], 2, "cutout is given twice"),
+        (["--set", "epochs=2"], 2, "epochs is set twice"),
+        (["--set", "cutout=1", "--set", "cutout=2"], 2, "cutout is set twice"),
         (["--image-size", "64", "--set", "resolutions=0:16"], 2, "--image-size sets resolutions"),
         (["--init-from", "pixels"], 2, "'pixels' is not a network"),
         (["--seeds", ""], 2, "--seeds must be integers"),

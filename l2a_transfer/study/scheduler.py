@@ -49,7 +49,7 @@ class _Running:
 
 
 class Pace:
-    """Estimates how long a step takes: the longest time of a step like it, else of its kind, else a guess."""
+    """Estimates how long a step takes: the longest time of a similar step, else of its kind, else a guess."""
 
     def __init__(self, guess_s: dict[str, float]) -> None:
         self.guess_s = guess_s
@@ -69,7 +69,7 @@ class Pace:
 
 
 def chosen_steps(plan: Plan, only: Iterable[str]) -> list[Step]:
-    """The steps whose names match one of the patterns `only`, as `train/*`; without a pattern, all steps.
+    """The steps whose names match one of the patterns `only`, such as `train/*`; without a pattern, all steps.
 
     Raises
     ------
@@ -80,7 +80,7 @@ def chosen_steps(plan: Plan, only: Iterable[str]) -> list[Step]:
     for pattern in patterns:
         if not any(fnmatchcase(name, pattern) for name in plan.steps):
             raise ArgumentError(
-                f"only must match the name of a step, as {next(iter(plan.steps))} or 'evaluate/*'; got {pattern!r}"
+                f"only must match the name of a step, such as {next(iter(plan.steps))} or 'evaluate/*'; got {pattern!r}"
             )
     return [
         step
@@ -110,7 +110,7 @@ class Scheduler:
     plan : Plan
         All steps of the study.
     folder : StudyFolder
-        Where their outputs and records are.
+        The folder of their outputs and records.
     launcher : Launcher
         Starts the commands.
     guess_s : dict
@@ -150,7 +150,7 @@ class Scheduler:
         Interrupted
             After Ctrl-C or SIGTERM, when each command has saved its work and ended.
         StudyError
-            As `StudyFolder.state`.
+            Like `StudyFolder.state`.
         """
         self._waiting = self._wanted(chosen)
         try:
@@ -208,7 +208,7 @@ class Scheduler:
             return True
         how = "a guess" if self.pace.is_guess(step) else "as those before took"
         states[step.name] = State(NOT_STARTED, f"would take {self._seconds(step):,.0f} s ({how}), and that is not left")
-        return not self._running  # those that still run may tell that it takes less
+        return not self._running  # steps that still run may lower the estimate
 
     def _seconds(self, step: Step) -> float:
         return self.pace.seconds(step, epochs_done=self.folder.epochs(step) if step.kind == TRAIN else 0)
@@ -216,7 +216,7 @@ class Scheduler:
     def _start(self, step: Step, state: State, needed: Step | None) -> None:
         try:
             found = self.folder.clear(step, state)
-        except StudyError as error:  # what others have put there stays, and other steps go on
+        except StudyError as error:  # keep files of others there, and continue with other steps
             self.outcome.states[step.name] = State(FAILED, str(error))
             log.error("%s: %s", step.name, error)
             return
@@ -245,7 +245,7 @@ class Scheduler:
                 log.error("%s: %s", one.step.name, why)
 
     def _stop(self, why: str) -> None:
-        """Ask the running commands to save and end, wait for them, and start no others."""
+        """Tell the running commands to save and end, wait for them, and start no others."""
         for one in self._running:
             one.child.ask_to_stop()
         for one in self._running:
