@@ -259,7 +259,7 @@ def test_a_checkpoint_of_before_the_machine_was_recorded_goes_on(
     ended(tmp_path / "whole", epochs=2)
     begun(tmp_path / "out", **dict.fromkeys(MACHINE))
     run_training(new_trainer(epochs=2), tmp_path / "out", resume=True, progress=False)
-    assert "did not keep torch, instructions, gpu, arithmetic, pillow in checkpoints; they could not be" in caplog.text
+    assert "did not record torch, instructions, gpu, arithmetic, pillow, so they could not be" in caplog.text
     assert same(weights_of(tmp_path / "out"), weights_of(tmp_path / "whole"))
     assert set(MACHINE) <= set(read_checkpoint(tmp_path / "out" / "checkpoint.pt")["fingerprint"])
 

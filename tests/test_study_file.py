@@ -109,7 +109,7 @@ def test_the_steps_of_a_study(tmp_path: Path) -> None:
         ('support = "A-V"', 'support = "A-U"', r"hypotheses\[0\].support names 'A-U', which is an unknown comparison"),
         ("[networks.plain]", '[networks."a/b"]', "networks: 'a/b' cannot be a name"),
         ("[networks.plain]", "[networks.plain", "study.toml: not a TOML file"),
-        ('weights = "pixels"', "", "networks.pixels needs 'architecture', to be trained, or 'weights'"),
+        ('weights = "pixels"', "", "networks.pixels needs 'architecture' to be trained, or existing 'weights'"),
         ('weights = "pixels"', 'weights = "pixels"\nwidth = 1', "networks.pixels.width is an unknown key"),
         (
             'name = "A-V"',

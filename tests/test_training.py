@@ -439,7 +439,7 @@ def test_runs_that_must_not_start() -> None:
         new_trainer(batch_size=64)
     with pytest.raises(TrainingError, match="the model has 3 classes, colours has 4"):
         Trainer(ModelConfig("vgg-att1-pc", num_classes=3, width=1 / 32), RECIPE, colours(32))
-    with pytest.raises(TrainingError, match="vgg needs 16 pixels, the recipe has 8"):
+    with pytest.raises(TrainingError, match="vgg needs images of at least 16 pixels, but the recipe has 8"):
         Trainer(
             ModelConfig("vgg", num_classes=4, width=1 / 32),
             dataclasses.replace(RECIPE, resolutions=((0.0, 8),)),
@@ -447,7 +447,7 @@ def test_runs_that_must_not_start() -> None:
         )
     pictures, labels = np.zeros((4, 16, 16, 3), np.uint8), np.arange(4, dtype=np.int32)
     unseen = join_splits("colours", "rgby", {"train": (pictures, labels % 3), "test": (pictures, labels)})
-    with pytest.raises(TrainingError, match="classes in test that training has no image of: y"):
+    with pytest.raises(TrainingError, match="classes in test without a training image: y"):
         TrainingData.from_source(unseen)
     with pytest.raises(TrainingError, match="x: needs at least two classes, has 1"):
         TrainingData.from_source(

@@ -42,7 +42,7 @@ class Figure:
     name: str = ""
 
     def inline(self) -> Markup:
-        """The SVG for a page with the style sheet. Charts fill the space up to their width; a matrix has its own size."""
+        """The SVG for a page with the style sheet. Charts fill the space up to their width; a matrix is not scaled."""
         is_matrix = self.kind == "matrix"
         return element(
             "svg",

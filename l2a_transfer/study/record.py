@@ -136,8 +136,8 @@ class StudyFolder:
         record, made = self.record(step), self.output(step)
         if record is None:
             if made is not None:
-                return State(CONTINUE, "there, but not recorded: verified")
-            return State(CONTINUE, "was begun") if self._is_started(step) else State(BEGIN, "not there")
+                return State(CONTINUE, "exists without a record; it is verified first")
+            return State(CONTINUE, "was started") if self._is_started(step) else State(BEGIN, "no output yet")
         if record.get("command") != list(step.arguments):
             if step.kind == TRAIN:
                 raise StudyError(
@@ -146,11 +146,11 @@ class StudyFolder:
                 )
             return State(REDO, f"made with other settings: {_differing_options(record, step)}")
         if made is None:
-            return State(REDO, "its output is gone")
+            return State(REDO, "its output is missing")
         if self.digest(made) != record.get("sha256"):
-            return State(REDO, f"{made}: changed since it was made: its SHA-256 is another", damaged=True)
+            return State(REDO, f"{made}: changed since it was made: its SHA-256 differs", damaged=True)
         if record.get("read") != self.read_by(step, needed):
-            return State(REDO, "what it was made from has changed")
+            return State(REDO, "its input has changed")
         if step.kind == EXTRACT and record.get("data") != (self.data.fingerprint(step.target) or record.get("data")):
             return State(REDO, f"the data set {step.target} has changed")
         return State(DONE)

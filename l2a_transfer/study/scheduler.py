@@ -95,7 +95,7 @@ def preview_steps(plan: Plan, folder: StudyFolder) -> dict[str, State]:
     for name, step in plan.steps.items():
         needed = plan.steps[step.needs] if step.needs else None
         if needed is not None and states[needed.name].what != DONE:
-            there = "is there and is verified then" if folder.output(step) else "is not there"
+            there = "exists and will be verified" if folder.output(step) else "no output yet"
             states[name] = State(WAITING, f"{there}; {needed.name} comes first")
         else:
             states[name] = folder.state(step, needed)
@@ -206,8 +206,9 @@ class Scheduler:
         if self.end is None or time.monotonic() + self._seconds(step) <= self.end:
             self._start(step, state, needed)
             return True
-        how = "a guess" if self.pace.is_guess(step) else "as those before took"
-        states[step.name] = State(NOT_STARTED, f"would take {self._seconds(step):,.0f} s ({how}), and that is not left")
+        how = "a guess" if self.pace.is_guess(step) else "like earlier steps"
+        why = f"would take {self._seconds(step):,.0f} s ({how}), which is more than the time left"
+        states[step.name] = State(NOT_STARTED, why)
         return not self._running  # steps that still run may lower the estimate
 
     def _seconds(self, step: Step) -> float:
@@ -284,4 +285,4 @@ def _last_error(path: Path) -> str:
         file.seek(max(0, file.tell() - LAST_BYTES))
         lines = [line.strip() for line in file.read().decode(errors="replace").splitlines() if line.strip()]
     errors = [line for line in lines if line.startswith("Error: ")]
-    return (errors or lines or ["it said nothing"])[-1].removeprefix("Error: ")
+    return (errors or lines or ["no output"])[-1].removeprefix("Error: ")

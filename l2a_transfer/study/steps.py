@@ -127,7 +127,7 @@ def matched_width(study: Study, comparison: Comparison, widths: dict[str, int | 
     own = {model: widths[model] for model in comparison.weights}
     known = {width for width in own.values() if width is not None}
     if unknown := [model for model, width in own.items() if width is None]:
-        what = "reduced to 256 columns already" if unknown[0] == PIXELS else "known from its features alone"
+        what = "already reduced to 256 columns" if unknown[0] == PIXELS else "only known from its features"
         raise StudyError(
             f"{study.file}: comparison {comparison.name}: matched, but the width of {unknown[0]} is {what}; leave "
             "'matched' out"
