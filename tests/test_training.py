@@ -437,7 +437,7 @@ def test_runs_that_must_not_start() -> None:
         TrainingError, match=r"batch_size 64 is larger than the 32 training images; use a smaller `batch_size`"
     ):
         new_trainer(batch_size=64)
-    with pytest.raises(TrainingError, match="the model has 3 classes, colours has 4"):
+    with pytest.raises(TrainingError, match="the model has 3 classes, but colours has 4"):
         Trainer(ModelConfig("vgg-att1-pc", num_classes=3, width=1 / 32), RECIPE, colours(32))
     with pytest.raises(TrainingError, match="vgg needs images of at least 16 pixels, but the recipe has 8"):
         Trainer(

@@ -369,7 +369,7 @@ def test_the_command_with_seeds_and_bad_options(tmp_path: Path) -> None:
         (["--set", "resolutions=0:16,0:32"], 2, "pairs of a rising fraction"),
         (["--resume", "--overwrite"], 2, "--resume and --overwrite cannot be used together"),
         (["--seed", "0", "--seeds", "1,2"], 2, "--seed and --seeds cannot be used together"),
-        (["--data", "digits"], 1, "has no test split, only all; --holdout N"),
+        (["--data", "digits"], 1, "has no test split, only all; use --holdout N"),
         (["--data", "cifar10", "--data-dir", "nowhere"], 1, "no such folder"),
     ):
         assert_fails(l2a(*arguments, "--out", tmp_path / "never", *options), code, words)
