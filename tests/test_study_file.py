@@ -68,7 +68,7 @@ def test_the_steps_of_a_study(tmp_path: Path) -> None:
             "vgg-att2-concat-pc",
             "vgg-att2-concat-pq",
             "networks.attention.architecture names 'vgg-att2-concat-pq', which"
-            " is no architecture here; did you mean 'vgg-att2-concat-pc'?",
+            " is an unknown architecture; did you mean 'vgg-att2-concat-pc'?",
         ),
         *(
             ('architecture = "vgg-att2-concat-pc"', f'architecture = "vgg-att2-concat-pc"\n{line}', words)
@@ -80,7 +80,7 @@ def test_the_steps_of_a_study(tmp_path: Path) -> None:
                 ('selection = "top:4"', "networks.attention.set is refused: .* set sampler=gumbel-st in the recipe"),
             )
         ),
-        ("epochs = 1", "sampler = 'exact'", "networks.attention.set is refused: the recipe's sampler plays no part"),
+        ("epochs = 1", "sampler = 'exact'", "networks.attention.set is refused: the recipe's sampler has no effect"),
         ("epochs = 1", "epocs = 1", "networks.attention.set is refused: field of a recipe .* did you mean 'epochs'"),
         ("epochs = 1", "epochs = [1]", "networks.attention.set.epochs must be a text, a number, true or false"),
         ("npz:patterns.npz", "npy:patterns", "sources.patterns.data is refused: data set must be one of"),
@@ -184,7 +184,7 @@ def test_weights_that_are_there_are_named_by_bundle_glob_or_template(tmp_path: P
         (['weights = "untrained:vgq"'], "weights: 'untrained:vgq' is refused"),
         (
             ['weights = "zoo-0.safetensors"', 'architecture = "vgg"'],
-            "is vgg-att2-concat-pc of width 0.25 with softmax, and not vgg of width 0.25 with softmax",
+            "is vgg-att2-concat-pc of width 0.25 with softmax, not vgg of width 0.25 with softmax",
         ),
         (['weights = "zoo-0.safetensors"', 'sources = ["cifar100"]'], "was trained on cifar10, not on cifar100"),
     ],
