@@ -95,7 +95,7 @@ NAMES = {"export": "out.onnx", "extract": "out.h5", "explain --store": "out.h5"}
 REFUSED = {
     "locked": r"is being written by (process \d+|another process)",
     "there already": (
-        r"exists|is a folder|a run already exists|made by another run|[Nn]ot a (directory|folder)|is a file, and"
+        r"exists|is a folder|a run already exists|made by another run|[Nn]ot a (directory|folder)|is a file, (and|but)"
     ),
 }
 PASSES = re.compile(r"seconds|images_per_second|mfu|_s$")

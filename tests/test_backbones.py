@@ -495,7 +495,7 @@ def test_a_module_in_memory_is_copied_and_stays_as_it_is() -> None:
 def test_where_only_our_own_networks_serve_that_is_said() -> None:
     for name in ("torchvision:resnet18", RESNET, "module:a/b.py:f"):
         with pytest.raises(
-            UnknownNameError, match=r"is a network of another package .*; name one of this package's networks here"
+            UnknownNameError, match=r"is a network of another package .*; use one of this package's networks here"
         ):
             load_model(name)
 
@@ -592,7 +592,7 @@ class Closed(Net):
     )
     for function, said in (
         ("lock", "Net cannot be copied: TypeError: .*lock.*; take out of it what Python cannot copy"),
-        ("lazy", "LazyConv2d has lazy layers, whose weights do not exist yet; give it an image first"),
+        ("lazy", "LazyConv2d has lazy layers, whose weights do not exist yet; run it on an image first"),
         ("weight_norm", "Conv2d cannot be copied: RuntimeError: .*; .* that of parametrizations"),
         ("Closed", "the preprocess of what its function Closed gives raised KeyError: 'not yet'"),
     ):

@@ -157,7 +157,11 @@ CASES = [
         for name, words in (("foreign", "an ONNX file of another program"), ("junk", "not an ONNX file or damaged"))
         for command in (f"extract --model {name}.onnx --data digits --out new.h5", f"inspect {name}.onnx")
     ],
-    ("maps --model foreign.onnx --out new photos/cat/1.jpg", "foreign.onnx: an ONNX file", "name the weights instead"),
+    (
+        "maps --model foreign.onnx --out new photos/cat/1.jpg",
+        "foreign.onnx: is an ONNX file",
+        "use a weights file instead",
+    ),
     # a device that is not there
     (f"{EXTRACT} digits --out new.h5 --device cuda", "'cuda' was requested", "use --device cpu"),
     ("extract --model pixels --data digits --out new.h5 --device cuda", "'cuda' was requested", "use --device cpu"),

@@ -136,9 +136,9 @@ def test_what_the_partner_shows_reaches_the_logits_and_nothing_else_of_it_does()
 
 
 def test_images_that_are_no_pairs() -> None:
-    with pytest.raises(ArgumentError, match="images must be pairs, one after the other; got 3"):
+    with pytest.raises(ArgumentError, match="images must be consecutive pairs; got 3 images"):
         network().attend_group(pictures(3))
-    with pytest.raises(ArgumentError, match="images must be pairs"):
+    with pytest.raises(ArgumentError, match="images must be consecutive pairs"):
         network(torch.float32).attend_group(pictures(1, dtype=torch.float32))
 
 
@@ -212,14 +212,14 @@ def test_pairs_that_cannot_be_made_are_refused_before_anything_is_built(monkeypa
     with pytest.raises(TrainingError) as refused:
         new_trainer(of_labels([0] * 9 + [1] + [2] * 5 + [3]))
     assert str(refused.value).startswith(
-        f"{NAME} is trained on 2 images of one class at a time, and few has 1 training image of 'g', and 1 other class "
-        "too few as well; give each class 2 training images or more"
+        f"{NAME} is trained on groups of 2 images of one class, but few has 1 training image of 'g', and 1 other class "
+        "too few as well; give each class at least 2 training images"
     )
     with pytest.raises(TrainingError, match="few has 1 training image of 'y'; give"):
         new_trainer(of_labels([0, 0, 1, 1, 2, 2, 1, 1, 2, 3]))
-    with pytest.raises(TrainingError, match=r"batch_size 7 is no multiple of 2: .* whole groups of 2 images"):
+    with pytest.raises(TrainingError, match=r"batch_size 7 is not a multiple of 2: .* whole groups of 2 images"):
         new_trainer(batch_size=7)
-    with pytest.raises(TrainingError, match=r"attends each image with 1 more, and test has 1 image"):
+    with pytest.raises(TrainingError, match=r"attends each image with 1 more, but test has 1 image"):
         new_trainer(of_labels([0, 1, 2, 3] * 4, test=1))
 
 
@@ -284,7 +284,7 @@ def test_from_training_to_the_svm(tmp_path: Path) -> None:
     save_picture(tmp_path / "a.jpg", seed=0)
     for command in ("explain", "maps"):
         refused = l2a(command, "--model", result.weights, "--out", tmp_path / command, tmp_path / "a.jpg")
-        assert_fails(refused, 1, f"{NAME} attends each image with others, and a map is of one image alone")
+        assert_fails(refused, 1, f"{NAME} attends each image with others, but a map is of a single image")
     assert not (tmp_path / "co.onnx").exists()
 
 
@@ -368,7 +368,7 @@ def test_a_recipe_that_freezes_nothing_is_written_as_before_there_was_freezing()
     assert frozen.to_json()["freeze"] == "trunk"
     assert TrainConfig.from_json(json.loads(json.dumps(frozen.to_json()))) == frozen
     assert TrainConfig.from_json(RECIPE.to_json()).freeze == ""
-    with pytest.raises(ArgumentError, match="freeze must be 'trunk', or empty for nothing; got 'head'"):
+    with pytest.raises(ArgumentError, match="freeze must be 'trunk', or empty to freeze nothing; got 'head'"):
         RECIPE.with_settings(["freeze=head"])
 
 
@@ -464,11 +464,13 @@ def test_train_by_name(tmp_path: Path) -> None:
 
 def test_what_needs_images_alone_refuses_by_name() -> None:
     name = f"untrained:{NAME}@{1 / 32}"
-    with pytest.raises(BackendError, match=f"{NAME} attends each image with others, and localization is of one image"):
+    with pytest.raises(
+        BackendError, match=f"{NAME} attends each image with others, but localization is of a single image"
+    ):
         localization.open_networks([name], LocalizationConfig(), ("a",), device="cpu")
     with pytest.raises(BackendError, match=f"{NAME}@.* attends each image with others, which is not supported here"):
         tested.open_networks([name], device=torch.device("cpu"))
     model = network(torch.float32)
     batches = lambda: [(pictures(4, dtype=torch.float32), [0, 0, 1, 1])]  # noqa: E731
-    with pytest.raises(BackendError, match=f"{NAME} attends each image with others, and a map is of one image alone"):
+    with pytest.raises(BackendError, match=f"{NAME} attends each image with others, but a map is of a single image"):
         list(group_maps(model, batches))

@@ -155,7 +155,7 @@ def test_names_that_begin_so_come_before_names_that_are_near() -> None:
 
 
 def test_weights_that_are_named_and_not_loaded_are_warned_of() -> None:
-    with pytest.warns(UserWarning, match=r"names weights, which are not loaded.* pretrained=True") as caught:
+    with pytest.warns(UserWarning, match=r"names weights, but they are not loaded.* pretrained=True") as caught:
         network = l2a_transfer.create_model(WEIGHTS, seed=0)
     assert caught[0].filename == __file__
     random = l2a_transfer.create_model(WEIGHTS, pretrained=False, seed=0)  # a warning would be an error here
@@ -411,12 +411,12 @@ def test_a_network_without_weights_is_a_function_of_the_seed() -> None:
             lambda: l2a_transfer.create_model("vgg-att2-concat-pc", pretrained=True),
             "is an architecture; its weights are",
         ),
-        (lambda: l2a_transfer.create_model("vgg", pretrained=True), "no bundled weights for it"),
+        (lambda: l2a_transfer.create_model("vgg", pretrained=True), "is an architecture without bundled weights"),
         (lambda: l2a_transfer.create_model("vgg-att2-concat-cp"), "did you mean 'vgg-att2-concat-pc'"),
         (lambda: l2a_transfer.create_model(WEIGHTS, True, width=0.5), r"width must be 0\.25, as in the weights"),
         (
             lambda: l2a_transfer.create_model(WEIGHTS, True, normalizer="sigmoid"),
-            "normalizer must be 'softmax', as in the weights .* or another that leaves the global feature g as it is",
+            "normalizer must be 'softmax', as in the weights .* or one with the same effect on the global feature g",
         ),
         (lambda: l2a_transfer.create_model(WEIGHTS, True, global_branch="always"), "global_branch must be 'auto'"),
         (lambda: l2a_transfer.create_model("vgg", num_classes=0), "num_classes must be between"),

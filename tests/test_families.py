@@ -186,7 +186,7 @@ def test_a_metric_that_is_not_finite_stops_the_run() -> None:
     run.objective = Endless()
     with pytest.raises(NotFiniteError, match="the metric 'reward' is not finite"):
         run.run_epoch(progress=False)
-    with pytest.raises(ValueError, match="'loss', which is logged anyway"):
+    with pytest.raises(ValueError, match="'loss', which is always logged"):
         StepLoss(torch.zeros(()), torch.zeros(1, 2), {"loss": torch.zeros(())})
 
 

@@ -373,7 +373,7 @@ def test_weights_without_a_sha256_are_said_to_be_unverified(tmp_path: Path, capl
         caplog.clear()
         use()
         told = [record.getMessage() for record in caplog.records if "not verified" in record.getMessage()]
-        assert told == [f"{path}: not verified: it has no SHA-256, so that damage and changes cannot be noticed"]
+        assert told == [f"{path}: not verified: it has no SHA-256, so damage and changes cannot be detected"]
 
 
 def test_weights_that_are_replaced_after_they_were_checked_are_not_used(

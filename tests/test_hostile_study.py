@@ -83,7 +83,7 @@ def test_a_card_s_seed_that_is_no_number_becomes_no_path(seed: str, tmp_path: Pa
     ],
 )
 def test_a_path_is_made_of_plain_names_only(relative: str, tmp_path: Path) -> None:
-    with pytest.raises(StudyError, match="is not a path in it, because of"):
+    with pytest.raises(StudyError, match="is not a valid path in this folder, because of"):
         path_below(tmp_path, relative)
 
 
@@ -244,8 +244,8 @@ BASE = 'name = "x"\n[targets.caltech-mini]\n[networks.p]\nweights = "pixels"\n'
         ('threads = { "a" . ' + " . ".join(["'a'"] * 30000) + " = 1 }\n" + BASE, "a key of more than 32 parts"),
         ("x = { y = " + '"""a"""", ' + ".".join("a" * 30000) + " = 1 }\n" + BASE, "a key of more than 32 parts"),
         ("[" + ".".join("a" * 30000) + "]\n", "a key of more than 32 parts"),
-        ("threads = " + "{a=" * 40 + "1" + "}" * 40 + "\n" + BASE, "more than 32 deep in each other"),
-        ("threads = " + "[" * 300 + "]" * 300 + "\n" + BASE, "more than 32 deep in each other"),
+        ("threads = " + "{a=" * 40 + "1" + "}" * 40 + "\n" + BASE, "lists nested more than 32 deep"),
+        ("threads = " + "[" * 300 + "]" * 300 + "\n" + BASE, "lists nested more than 32 deep"),
         ("threads = " + "[" * 100_000 + "\n" + BASE, "not a TOML file"),
         ('x = "' + '\\"' * 400_000 + "\\\n" + BASE, "not a TOML file"),
         ('x = """' + '\\"""' * 200_000, "not a TOML file"),
@@ -314,8 +314,8 @@ def at(*keys: Any) -> Callable[[dict[str, Any], Any], None]:
         (at("rows", 0, "n_classes"), "\x1b[2J", r"results.rows\[0\].n_classes must be an integer"),
         (at("rows", 0, "dim"), None, r"results.rows\[0\].dim must be an integer"),
         (at("rows", 0, "chance"), "x", r"results.rows\[0\].chance must be a number, 0 to 1"),
-        (at("rows", 0, "splits"), [], r"results.rows\[0\].splits must name some of 1 splits"),
-        (at("rows", 0, "splits"), [1], r"results.rows\[0\].splits must name some of 1 splits"),
+        (at("rows", 0, "splits"), [], r"results.rows\[0\].splits must be one or more indices of the 1 splits"),
+        (at("rows", 0, "splits"), [1], r"results.rows\[0\].splits must be one or more indices of the 1 splits"),
         (at("rows", 0, "splits"), [-1], r"results.rows\[0\].splits\[0\] must be an integer"),
         (at("splits", 0, "shared"), "nan", r"results.splits\[0\].shared must be a number, 0 to 1"),
         (at("splits", 0, "test", 0), -1, r"results.splits\[0\].test\[0\] must be an integer"),
@@ -362,7 +362,7 @@ def test_names_are_shown_as_they_are_in_a_study_s_markdown(tmp_path: Path) -> No
 
 def test_each_valid_key_is_named_once(tmp_path: Path) -> None:
     path = study_file(tmp_path, STUDY.replace("[networks.plain]", "[networks.plain]\nnothing = 1"))
-    with pytest.raises(StudyError, match="nothing is no key here") as caught:
+    with pytest.raises(StudyError, match="nothing is an unknown key") as caught:
         read_study(path)
     keys = str(caught.value).partition("there are ")[2].split(", ")
     assert keys.count("seeds") == 1

@@ -90,7 +90,7 @@ def test_folders_that_are_none_of_ours(tmp_path: Path) -> None:
     pytest.importorskip("huggingface_hub")
     from l2a_transfer.models.hub import HubModel
 
-    with pytest.raises(WeightsError, match=r"has no model\.safetensors; name a folder that save_pretrained wrote"):
+    with pytest.raises(WeightsError, match=r"contains no model\.safetensors; use a folder that save_pretrained wrote"):
         HubModel.from_pretrained(tmp_path)
     (tmp_path / "model.safetensors").write_bytes(b"no")
     with pytest.raises(WeightsError, match="not an l2a-transfer weights file"):

@@ -239,7 +239,7 @@ def test_a_batch_that_does_not_fit_is_refused_before_the_first_step(
     monkeypatch.setattr("l2a_transfer.memory.usable_memory", lambda: 16 * MIB)
     result = l2a(*command)
     assert_fails(result, 1, "a training step on 512 images of 32 × 32 pixels needs about ")
-    assert "this process may use 16 MiB more; a smaller --batch-size or --width takes less" in result.stderr
+    assert "this process may use 16 MiB more; use a smaller --batch-size or --width" in result.stderr
     monkeypatch.undo()
     assert l2a(*command, "--overwrite").exit_code == 0
 

@@ -688,7 +688,7 @@ def test_a_first_checkpoint_that_cannot_be_saved_promises_none(tmp_path: Path) -
             save_checkpoint(path, {})
         with file_size_limit(16), pytest.raises(L2AError) as caught:
             save_checkpoint(path, {})
-        assert ("what was saved before is kept" in str(caught.value)) != first
+        assert ("the previous checkpoint is kept" in str(caught.value)) != first
         assert ("last checkpoint" in str(caught.value)) != first
 
 

@@ -438,9 +438,9 @@ def test_a_family_of_two_partners_is_trained_on_three_images_of_a_class(tmp_path
     groups = torch.randn(6, 3, SIZE, SIZE)
     order = [[1, 2], [2, 0], [0, 1], [4, 5], [5, 3], [3, 4]]
     assert torch.equal(run.model.attend_group(groups).logits, run.model(groups, groups[torch.tensor(order)]))
-    with pytest.raises(ArgumentError, match="images must be groups of 3, one after the other; got 5"):
+    with pytest.raises(ArgumentError, match="images must be consecutive groups of 3; got 5 images"):
         run.model.attend_group(groups[:5])
     result = run_training(run, tmp_path, progress=False)
     assert read_card(result.weights).training["partners"]["each"] == K
-    with pytest.raises(TrainingError, match=r"batch_size 8 is no multiple of 3: gated-toy needs whole groups of 3"):
+    with pytest.raises(TrainingError, match=r"batch_size 8 is not a multiple of 3: gated-toy needs whole groups of 3"):
         Trainer(config, RECIPE, colours(36), placement=CPU)

@@ -115,14 +115,14 @@ def test_maps_of_a_folder_are_those_of_its_pictures(home: Path) -> None:
     assert sorted(os.listdir("maps")) == [*names, "attention.png"]
     (home / "empty").mkdir()
     result = l2a("maps", "--model", TINY, "--out", "new", "empty")
-    assert_fails(result, 1, "empty: the folder has no pictures; name another, or a picture")
+    assert_fails(result, 1, "empty: the folder has no pictures; use another folder, or a picture")
     assert "remove it" not in result.stderr
 
 
 def test_a_folder_in_the_place_of_weights_names_those_in_it(home: Path) -> None:
     touch(home, "run/vgg.photos-w025.safetensors")
     result = l2a("export", "--model", "run", "--out", "x.onnx")
-    assert_fails(result, 1, "run: a folder; name the weights, as run/vgg.photos-w025.safetensors")
+    assert_fails(result, 1, "run: is a folder; name a weights file, such as run/vgg.photos-w025.safetensors")
 
 
 def test_one_is_not_counted_as_many(home: Path) -> None:

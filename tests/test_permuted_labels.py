@@ -169,6 +169,6 @@ def test_only_a_network_of_the_same_config_is_compared(tmp_path: Path) -> None:
 
 def test_a_data_set_of_other_classes_is_refused(tmp_path: Path) -> None:
     _, card = load_model("vgg-att2-concat-pc.cifar10-w025")
-    with pytest.raises(TrainingError, match=r"memory has 4 classes, and vgg-att2-concat-pc.* was trained on 10"):
+    with pytest.raises(TrainingError, match=r"memory has 4 classes, but vgg-att2-concat-pc.* was trained on 10"):
         train_on_permuted_labels(card, memory_source(), tmp_path / "run")
     assert not (tmp_path / "run").exists()

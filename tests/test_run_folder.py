@@ -134,7 +134,7 @@ def test_a_checkpoint_that_cannot_be_saved_leaves_the_one_before(
 
     monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(
-        TrainingError, match=r"checkpoint\.pt: could not be saved: No space left.* make room.*`resume=True`"
+        TrainingError, match=r"checkpoint\.pt: could not be saved: No space left.* free some space.*`resume=True`"
     ):
         save_checkpoint(path, {"epoch": 2})
     assert path.read_bytes() == before
@@ -146,7 +146,7 @@ def test_another_error_of_writing_is_not_called_a_full_disk(tmp_path: Path, monk
         raise OSError(errno.EIO, os.strerror(errno.EIO))
 
     monkeypatch.setattr(os, "fsync", refuses)
-    with pytest.raises(TrainingError, match=r"could not be saved: Input/output error.*; put that right"):
+    with pytest.raises(TrainingError, match=r"could not be saved: Input/output error.*; fix that"):
         save_checkpoint(tmp_path / "checkpoint.pt", {"epoch": 2})
 
 
@@ -204,7 +204,7 @@ def test_weights_of_another_run_are_not_taken_for_the_result(tmp_path: Path, cap
     tensors = {key: value.clone() for key, value in weights_of(tmp_path / "own").items()}
     own.weights.write_bytes(other.weights.read_bytes())
     again = run_training(new_trainer(epochs=1), tmp_path / "own", resume=True, progress=False)
-    assert "made by another run (seed: 1 there, 0 here); it is overwritten" in caplog.text
+    assert "made by another run (seed: 1 there, 0 here); overwriting it" in caplog.text
     assert again.metrics == own.metrics
     assert same(weights_of(tmp_path / "own"), tensors)
     assert read_card(own.weights).training["seed"] == 0
@@ -240,7 +240,7 @@ def test_weights_that_nobody_measured_are_not_trained_over(tmp_path: Path) -> No
     save_weights(network, with_metrics(card, {}), result.weights)
     content = result.weights.read_bytes()
     (tmp_path / "checkpoint.pt").rename(tmp_path / "aside")
-    with pytest.raises(TrainingError, match=r"safetensors: not measured, and no checkpoint to go on from"):
+    with pytest.raises(TrainingError, match=r"safetensors: has no metrics, and there is no checkpoint to resume from"):
         run_training(new_trainer(epochs=1), tmp_path, resume=True, progress=False)
     assert result.weights.read_bytes() == content
     (tmp_path / "aside").rename(tmp_path / "checkpoint.pt")
@@ -331,11 +331,11 @@ def test_what_stands_in_the_way_is_said_before_training(tmp_path: Path, monkeypa
         path.symlink_to("nowhere")
 
     for kind, at, words in (
-        (os.mkdir, "curve.png", "curve.png: not a file"),
-        (os.mkdir, "metrics.jsonl", "metrics.jsonl: not a file"),
-        (os.mkdir, name, "not a file"),
-        (os.mkfifo, "checkpoint.pt", "checkpoint.pt: not a file"),
-        (link, "checkpoint.pt", "checkpoint.pt: a link to something that is not there"),
+        (os.mkdir, "curve.png", "curve.png: is not a regular file"),
+        (os.mkdir, "metrics.jsonl", "metrics.jsonl: is not a regular file"),
+        (os.mkdir, name, "is not a regular file"),
+        (os.mkfifo, "checkpoint.pt", "checkpoint.pt: is not a regular file"),
+        (link, "checkpoint.pt", "checkpoint.pt: is a link to a missing file"),
     ):
         folder = make(kind, at)
         for options in ({"resume": True}, {"overwrite": True}):
@@ -352,7 +352,7 @@ def test_what_stands_in_the_way_is_said_before_training(tmp_path: Path, monkeypa
         with pytest.raises(TrainingError, match=words):
             run_training(run, out, progress=False)
     (tmp_path / "seeds.json").mkdir()
-    with pytest.raises(TrainingError, match=r"seeds\.json: not a file"):
+    with pytest.raises(TrainingError, match=r"seeds\.json: is not a regular file"):
         train_seeds(lambda _: run, tmp_path, [0], progress=False)
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "metrics.jsonl").write_text("of something else")
@@ -402,7 +402,7 @@ def put(value: Any, *keys: Any) -> Callable[[dict[str, Any]], None]:
         (put(float("nan"), "seconds"), "nan seconds are not a valid time"),
         (put("long", "seconds"), "not a state of this run"),
         (put([], "history"), "its history is not that of 1 epochs"),
-        (put(torch.zeros(2), "history", 0, "train_loss"), "an epoch that is no row of numbers"),
+        (put(torch.zeros(2), "history", 0, "train_loss"), "an epoch that is not a row of numbers"),
         (put(torch.zeros(3), "losses"), r"sums: losses is not a torch\.float32 tensor of shape \(4,\)"),
         (put(7, "correct"), "not a state of this run"),
         (
@@ -417,16 +417,19 @@ def put(value: Any, *keys: Any) -> Callable[[dict[str, Any]], None]:
         (lambda content: dropped(content, "optimizer", "state", 3), "momentum: 3 is missing"),
         (put({"momentum_buffer": torch.zeros(1)}, "optimizer", "state", 9999), "momentum: 9999 is unknown"),
         (put("bar", "optimizer", "state", 9999), "not a state of this run"),
-        (put(torch.zeros(4).to_sparse(), "model", "classifiers.0.bias"), "it holds more than tensors and plain values"),
+        (
+            put(torch.zeros(4).to_sparse(), "model", "classifiers.0.bias"),
+            "it contains more than tensors and plain values",
+        ),
         (put(torch.zeros(4, dtype=torch.int64), "model", "classifiers.0.bias"), r"model: classifiers\.0\.bias is no"),
         (put(torch.full((4,), float("nan")), "model", "classifiers.0.bias"), r"classifiers\.0\.bias is not finite"),
         (put(torch.tensor(float("inf")), "correct"), "sums: correct is not finite"),
         (put(0, "average", "updates"), "its average has 0 updates, 4 steps on"),
         (put(10**400, "seconds"), "1000.*… seconds are not a valid time"),
-        (put(10**400, "history", 0, "test_accuracy"), "an epoch that is no row of numbers"),
-        (put(float("nan"), "history", 0, "train_loss"), "an epoch that is no row of numbers"),
-        (put(np.float64(1), "seconds"), "it holds more than tensors and plain values"),
-        (put(10**4000, "seconds"), "it holds more than tensors and plain values|seconds are not a valid time"),
+        (put(10**400, "history", 0, "test_accuracy"), "an epoch that is not a row of numbers"),
+        (put(float("nan"), "history", 0, "train_loss"), "an epoch that is not a row of numbers"),
+        (put(np.float64(1), "seconds"), "it contains more than tensors and plain values"),
+        (put(10**4000, "seconds"), "it contains more than tensors and plain values|seconds are not a valid time"),
         (put({"model": torch.zeros(2)}, "fingerprint"), "it has no fingerprint"),
         (put([], "fingerprint"), "it has no fingerprint"),
         (put("l2a-checkpoint/2", "schema"), "it has no schema l2a-checkpoint/1"),
@@ -518,7 +521,9 @@ def test_weights_to_start_from_are_not_written_over(tmp_path: Path) -> None:
     first = ended(tmp_path, epochs=1).weights
     content = first.read_bytes()
     run = new_trainer(epochs=1, init_from=str(first))
-    with pytest.raises(TrainingError, match=r"the weights to start from, .* overwrite them; choose another `out`"):
+    with pytest.raises(
+        TrainingError, match=r"this run starts from these weights .* overwrite them; choose another `out`"
+    ):
         run_training(run, tmp_path, overwrite=True, progress=False)
     assert first.read_bytes() == content
 
@@ -542,7 +547,7 @@ def test_weights_beyond_float16_are_saved_measured_and_said(tmp_path: Path, capl
     run = new_trainer(epochs=2)
     spoil(run, 518_123.0)
     result = run_training(run, tmp_path, progress=False)
-    assert caplog.text.count(f"{HUGE} has 5.18e+05, and float16 ends at 65,504") == 1
+    assert caplog.text.count(f"{HUGE} has a value of 5.18e+05, and the maximum of float16 is 65,504") == 1
     assert "a smaller learning rate (0.1 in this run" in caplog.text
     tensors = load_file(result.weights)
     assert {key for key, value in tensors.items() if value.dtype != torch.float16} == {HUGE}
@@ -618,7 +623,7 @@ def test_a_loss_of_guessing_for_an_epoch_is_said(loss: float, epoch: int, epochs
     found = signs(run, {"train_loss": loss})
     assert set(found) == ({"guessing"} if said else set())
     if said:
-        assert f"a loss of {loss:.3f} over the whole epoch" in found["guessing"]
+        assert f"the mean loss of the epoch is {loss:.3f}" in found["guessing"]
         assert "gives 1.386" in found["guessing"]
         assert "smaller learning rate (0.1 in this run" in found["guessing"]
 
@@ -638,15 +643,15 @@ def test_weights_beyond_float16_are_promised_for_the_end_of_the_run_only() -> No
     with torch.no_grad():
         next(iter(run.result.parameters()))[(0,) * 4] = 1e6
     said = signs(run, {"train_loss": 0.1})["range"]
-    assert "has 1e+06, and float16 ends at 65,504: a sign of divergence" in said
-    assert said.endswith("; if the run reaches its end, such tensors are saved as float32")
+    assert "has a value of 1e+06, and the maximum of float16 is 65,504: a sign of divergence" in said
+    assert said.endswith("; if the run completes, such tensors are saved as float32")
 
 
 @pytest.mark.slow
 def test_a_run_with_too_high_a_rate_says_so_while_it_runs(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     run_training(new_trainer(colours(400), epochs=3, lr=2.0), tmp_path, progress=False)
     assert caplog.text.count("the network has diverged, or learns nothing") == 1
-    assert "and float16 ends at 65,504: a sign of divergence" in caplog.text
+    assert "and the maximum of float16 is 65,504: a sign of divergence" in caplog.text
     caplog.clear()
     run_training(new_trainer(colours(400), epochs=3), tmp_path / "good", progress=False)
     assert "diverged" not in caplog.text
@@ -663,7 +668,7 @@ def test_a_summary_of_other_weights_is_left_alone(tmp_path: Path) -> None:
     for content in (b"[]", b"no json", b'{"name": "vgg.cifar10-w025"}'):
         (tmp_path / "seeds.json").write_bytes(content)
         with pytest.raises(
-            OutputExistsError, match=r"seeds\.json: is there already, and not of vgg-att2-concat-pc\.col"
+            OutputExistsError, match=r"seeds\.json: already exists and is not of vgg-att2-concat-pc\.col"
         ):
             train_seeds(lambda seed: new_trainer(epochs=1, seed=seed), tmp_path, [0], progress=False)
         assert (tmp_path / "seeds.json").read_bytes() == content
@@ -707,9 +712,9 @@ def test_fingerprints_that_differ_are_told_field_by_field() -> None:
     other = {"recipe": '{"lr": 0.2, "epochs": 3}', "seed": 0, "threads": 2, "data": "b", "model": ""}
     assert differences(one, one) == ""
     assert differences(one, other) == (
-        f"data: {'a' * 12} there, b here (the data set, its folder, what is held out, or how files are compared); "
+        f"data: {'a' * 12} there, b here (the data set, its folder, the held-out images, or how files are compared); "
         f"model: {'m' * 100}… there,  here; recipe: lr 0.1 there, 0.2 here; "
-        "threads: 1 there, 2 here (OMP_NUM_THREADS sets them)"
+        "threads: 1 there, 2 here (set by OMP_NUM_THREADS)"
     )
     assert differences({"recipe": "[" * 100_000}, {"recipe": "{}"}).startswith("recipe: [[")
 

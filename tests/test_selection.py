@@ -319,8 +319,8 @@ def test_measuring_a_network_in_other_ways_leaves_it_in_evaluation_mode() -> Non
 @pytest.mark.parametrize(
     ("architecture", "options", "message"),
     [
-        ("vgg-att2-concat-uniform", {"selection": "hard"}, "needs scores, and vgg-att2-concat-uniform has none"),
-        ("vgg-att2-concat-pc", {"selection": "random"}, "uses no scores, and vgg-att2-concat-pc has some"),
+        ("vgg-att2-concat-uniform", {"selection": "hard"}, "needs scores, but vgg-att2-concat-uniform has none"),
+        ("vgg-att2-concat-pc", {"selection": "random"}, "uses no scores, but vgg-att2-concat-pc has scores"),
         ("vgg-pan", {"selection": "hard"}, "selection must be 'soft' for vgg-pan"),
         ("vgg", {"selection": "random"}, "selection must be 'soft' for vgg"),
         ("vgg-att2-concat-pc", {"selection": "hard", "normalizer": "sparsemax"}, "normalizer must be 'softmax'"),
@@ -360,7 +360,7 @@ def test_a_name_that_is_none_is_refused_with_the_nearest() -> None:
         ({"temperature": 0.0}, "temperature must be above 0 and finite; got 0.0"),
         ({"temperature": float("nan")}, "temperature must be above 0"),
         ({"samples": 0}, "samples must be between 1 and"),
-        ({"baseline": "others"}, "baseline must be 'soft' or 'none' where samples is 1"),
+        ({"baseline": "others"}, "baseline must be 'soft' or 'none' if samples is 1"),
         ({"entropy_weight": -1.0}, "entropy_weight must be at least 0"),
         ({"sampler": "exat"}, "sampler must be one of reinforce, gumbel-st, exact"),
     ],
@@ -373,8 +373,8 @@ def test_a_recipe_that_cannot_draw_is_refused(settings: dict[str, Any], message:
 @pytest.mark.parametrize(
     ("selection", "settings", "message"),
     [
-        ("soft", {"sampler": "exact"}, "the recipe's sampler plays no part: with selection 'soft'"),
-        ("top:4", {}, "'top:4' cannot be trained with the sampler 'reinforce'.*set sampler=gumbel-st"),
+        ("soft", {"sampler": "exact"}, "the recipe's sampler has no effect: selection 'soft' draws no positions"),
+        ("top:4", {}, "'top:4' cannot be trained with sampler 'reinforce'.*set sampler=gumbel-st"),
     ],
 )
 def test_a_recipe_that_does_not_go_with_the_selection_is_refused(
@@ -395,14 +395,14 @@ def test_an_exact_step_that_is_too_large_is_refused_for_the_images_of_one_proces
     shrinking = dataclasses.replace(many, batch_size=128, resolutions=((0.0, 64), (0.5, 32)))
     with pytest.raises(TrainingError, match="128 images × 1024 × 256 positions"):
         check_exact_step(config, shrinking, processes=1, sync_batch_norm=False)
-    with pytest.raises(TrainingError, match=r"by the statistics of one process.*leave `sync_batch_norm` out"):
+    with pytest.raises(TrainingError, match=r"with the statistics of one process.*leave `sync_batch_norm` out"):
         check_exact_step(config, many, processes=4, sync_batch_norm=True)
     check_exact_step(config, TrainConfig(batch_size=512), processes=1, sync_batch_norm=True)  # another sampler
 
 
 def test_the_limit_of_the_exact_sampler_is_what_its_logits_take() -> None:
     check_exact(MAX_EXACT // 64, [64], 1)
-    with pytest.raises(ArgumentError, match="set another sampler in the recipe"):
+    with pytest.raises(ArgumentError, match="use another sampler in the recipe"):
         check_exact(MAX_EXACT // 64 + 1, [64], 1)
 
 

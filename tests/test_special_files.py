@@ -225,7 +225,10 @@ def test_what_can_be_read_again_is_looked_at_too(read: Callable[[Path], object],
         read(KINDS[kind](tmp_path / "x"))
 
 
-SAID = dict.fromkeys(("a pipe", "a socket"), "not a file") | {"a device": "a link to elsewhere", "damaged": "damaged"}
+SAID = dict.fromkeys(("a pipe", "a socket"), "is not a regular file") | {
+    "a device": "is a link to another file",
+    "damaged": "damaged",
+}
 
 
 @pytest.mark.parametrize("kind", SAID)

@@ -177,8 +177,8 @@ def test_a_dry_run_writes_nothing(tmp_path: Path) -> None:
     path = study_file(tmp_path)
     result = l2a("study", path, "--out", tmp_path / "out", "--dry-run")
     assert result.exit_code == 0, result.output
-    assert result.stdout.startswith("begin    train/attention@patterns/seed-0: not there\n")
-    assert "waits    evaluate/plain@patterns/seed-1/far/fixed: is not there; extract/" in result.stdout
+    assert result.stdout.startswith("begin    train/attention@patterns/seed-0: no output yet\n")
+    assert "waits    evaluate/plain@patterns/seed-1/far/fixed: no output yet; extract/" in result.stdout
     assert not (tmp_path / "out").exists()
     document = json.loads(l2a("study", path, "--out", tmp_path / "out", "--dry-run", "--json").stdout)
     assert len(document["steps"]) == 2 * 2 * (1 + 2 + 3) + 1 + 2
@@ -196,7 +196,9 @@ def test_only_what_is_asked_for_is_made(tmp_path: Path, monkeypatch: pytest.Monk
     assert found.results is not None
     assert {row.model for row in found.results.rows} == {"pixels"}
     assert found.results.hypotheses[0].verdict == "incomplete"
-    with pytest.raises(ArgumentError, match="only must match the name of a step, as train/attention@patterns/seed-0"):
+    with pytest.raises(
+        ArgumentError, match="only must match the name of a step, such as train/attention@patterns/seed-0"
+    ):
         again(tmp_path, only=["trian/*"])
 
 
@@ -211,9 +213,10 @@ def test_no_step_is_begun_that_cannot_end_in_time(study: Path) -> None:
     found, verbs = again(study, deadline_s=600)
     assert verbs == ["svm-eval", "svm-eval"]  # those of the pixels
     why = found.states["evaluate/plain@patterns/seed-0/near/fixed"]
-    assert (why.what, why.why) == (NOT_STARTED, "would take 5,000 s (as those before took), and that is not left")
+    too_long = "would take 5,000 s (like earlier steps), which is more than the time left"
+    assert (why.what, why.why) == (NOT_STARTED, too_long)
     train = found.states["train/attention@patterns/seed-0"].why
-    assert train == "would take 5,000 s (as those before took), and that is not left"
+    assert train == too_long
 
 
 def test_before_anything_has_ended_a_guess_decides(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -221,7 +224,8 @@ def test_before_anything_has_ended_a_guess_decides(tmp_path: Path, monkeypatch: 
     study_file(tmp_path, STUDY + "\n[guess]\ntrain = 700\nextract = 800\n")
     found, verbs = again(tmp_path, deadline_s=600)
     assert verbs == []
-    assert found.states["train/plain@patterns/seed-0"].why == "would take 700 s (a guess), and that is not left"
+    why = found.states["train/plain@patterns/seed-0"].why
+    assert why == "would take 700 s (a guess), which is more than the time left"
 
 
 def test_training_with_other_settings_is_never_thrown_away(study: Path) -> None:
@@ -357,11 +361,11 @@ def test_a_step_that_fails_takes_no_other_with_it_but_those_that_need_it(study: 
 def test_the_folder_of_another_study_is_left_alone(study: Path, tmp_path: Path) -> None:
     text = (study / "study.toml").read_text()
     (study / "study.toml").write_text(text.replace('name = "tiny"', 'name = "other"'))
-    with pytest.raises(OutputExistsError, match="holds the study 'tiny', and not 'other'; choose another `out`"):
+    with pytest.raises(OutputExistsError, match="contains the study 'tiny', not 'other'; choose another `out`"):
         again(study)
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "notes.txt").write_text("mine")
-    assert_fails(l2a("study", "study.toml", "--out", tmp_path / "mine"), 1, "is not empty, and no study's folder")
+    assert_fails(l2a("study", "study.toml", "--out", tmp_path / "mine"), 1, "is not empty and not a study's folder")
     assert_fails(l2a("study", "study.toml", "--out", study / "out", "--jobs", "0"), 2, "--jobs must be above 0, got 0")
 
 

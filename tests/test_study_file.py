@@ -58,7 +58,7 @@ def test_the_steps_of_a_study(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("old", "new", "words"),
     [
-        ("seeds = [0, 1]", "sedes = [0, 1]", "sedes is no key here; did you mean 'seeds'?"),
+        ("seeds = [0, 1]", "sedes = [0, 1]", "sedes is an unknown key; did you mean 'seeds'?"),
         ('name = "tiny"', "", "the file needs 'name', a text"),
         ("seeds = [0, 1]", "seeds = [0, 0]", "seeds must be a list of whole numbers, none of them twice"),
         ("seeds = [0, 1]", "seeds = [true]", "seeds must be a list of whole numbers"),
@@ -68,7 +68,7 @@ def test_the_steps_of_a_study(tmp_path: Path) -> None:
             "vgg-att2-concat-pc",
             "vgg-att2-concat-pq",
             "networks.attention.architecture names 'vgg-att2-concat-pq', which"
-            " is no architecture here; did you mean 'vgg-att2-concat-pc'?",
+            " is an unknown architecture; did you mean 'vgg-att2-concat-pc'?",
         ),
         *(
             ('architecture = "vgg-att2-concat-pc"', f'architecture = "vgg-att2-concat-pc"\n{line}', words)
@@ -80,37 +80,37 @@ def test_the_steps_of_a_study(tmp_path: Path) -> None:
                 ('selection = "top:4"', "networks.attention.set is refused: .* set sampler=gumbel-st in the recipe"),
             )
         ),
-        ("epochs = 1", "sampler = 'exact'", "networks.attention.set is refused: the recipe's sampler plays no part"),
+        ("epochs = 1", "sampler = 'exact'", "networks.attention.set is refused: the recipe's sampler has no effect"),
         ("epochs = 1", "epocs = 1", "networks.attention.set is refused: field of a recipe .* did you mean 'epochs'"),
         ("epochs = 1", "epochs = [1]", "networks.attention.set.epochs must be a text, a number, true or false"),
         ("npz:patterns.npz", "npy:patterns", "sources.patterns.data is refused: data set must be one of"),
         (
             'protocols = ["fixed", "few"]',
             'protocols = ["fixt"]',
-            "targets.near.protocols names 'fixt', which is no protocol here; did you mean 'fixed'?",
+            "targets.near.protocols names 'fixt', which is an unknown protocol; did you mean 'fixed'?",
         ),
         ('protocol = "official"', 'protocol = "official"\ndraws = 3', "protocols.fixed.protocol is refused: draws"),
         (
             'protocol = "official"',
             'protocol = "official"\nprobes = ["svm", "kn"]',
-            "protocols.fixed.probes names 'kn', which is no probe here; did you mean 'knn'?",
+            "protocols.fixed.probes names 'kn', which is an unknown probe; did you mean 'knn'?",
         ),
         ('protocol = "official"', 'protocol = "official"\nprobes = []', "protocols.fixed"),
-        ("shots = [1, 2]", "shot = [1, 2]", "protocols.few.shot is no key here; did you mean 'shots'?"),
+        ("shots = [1, 2]", "shot = [1, 2]", "protocols.few.shot is an unknown key; did you mean 'shots'?"),
         (
             'minuend = "attention"',
             'minuend = "atention"',
-            r"comparisons\[0\].minuend names 'atention', which is no"
-            " network here; did you mean 'attention'?",
+            r"comparisons\[0\].minuend names 'atention', which is an"
+            " unknown network; did you mean 'attention'?",
         ),
         ('minuend = "attention"', 'minuend = "plain"', r"comparisons\[0\].subtrahend names 'plain@patterns', which is"),
         ('minuend = "attention"', 'minuend = "pixels"', r"comparisons\[0\].targets names 'far', on which pixels"),
         ('support = "above 0"', 'support = "over 0"', r"comparisons\[0\].support must be a side and points, such as"),
-        ('support = "A-V"', 'support = "A-U"', r"hypotheses\[0\].support names 'A-U', which is no comparison here"),
+        ('support = "A-V"', 'support = "A-U"', r"hypotheses\[0\].support names 'A-U', which is an unknown comparison"),
         ("[networks.plain]", '[networks."a/b"]', "networks: 'a/b' cannot be a name"),
         ("[networks.plain]", "[networks.plain", "study.toml: not a TOML file"),
-        ('weights = "pixels"', "", "networks.pixels needs 'architecture', to be trained, or 'weights'"),
-        ('weights = "pixels"', 'weights = "pixels"\nwidth = 1', "networks.pixels.width is no key here"),
+        ('weights = "pixels"', "", "networks.pixels needs 'architecture' to be trained, or existing 'weights'"),
+        ('weights = "pixels"', 'weights = "pixels"\nwidth = 1', "networks.pixels.width is an unknown key"),
         (
             'name = "A-V"',
             'name = "A-V"\nprotocol = "few"',
@@ -170,20 +170,23 @@ def test_weights_that_are_there_are_named_by_bundle_glob_or_template(tmp_path: P
 @pytest.mark.parametrize(
     ("lines", "words"),
     [
-        (['weights = "zoo-{seed}.safetensors"', "seeds = [5]"], "its card says seed 0, and its name seed 5"),
+        (['weights = "zoo-{seed}.safetensors"', "seeds = [5]"], "its card says seed 0, but its name says seed 5"),
         (['weights = "zoo-*.safetensors"'], "zoo-0.safetensors and zoo-5.safetensors are both of seed 0"),
         (['weights = "zoo-{seed}.safetensors"', "seeds = [1]"], "zoo-1.safetensors: no such file"),
         (['weights = "zu-*.safetensors"'], r"weights: no such file: zu-\*.safetensors"),
-        (['weights = ["pixels", "untrained:vgg@0.03125"]', "seeds = [0]"], "features of different widths; make two"),
+        (
+            ['weights = ["pixels", "untrained:vgg@0.03125"]', "seeds = [0]"],
+            "features of different widths; split them into two",
+        ),
         (['weights = "study.toml.safetensors"'], "study.toml.safetensors: no such file"),
         (['weights = "broken.safetensors"'], "broken.safetensors: not an l2a-transfer weights file"),
         (['weights = "vgg-att2-concat-pc.cifar10-w0255"'], "did you mean 'vgg-att2-concat-pc.cifar10-w025'"),
         (['weights = "untrained:vgq"'], "weights: 'untrained:vgq' is refused"),
         (
             ['weights = "zoo-0.safetensors"', 'architecture = "vgg"'],
-            "is vgg-att2-concat-pc of width 0.25 with softmax, and not vgg of width 0.25 with softmax",
+            "is vgg-att2-concat-pc of width 0.25 with softmax, not vgg of width 0.25 with softmax",
         ),
-        (['weights = "zoo-0.safetensors"', 'sources = ["cifar100"]'], "was trained on cifar10, and not on cifar100"),
+        (['weights = "zoo-0.safetensors"', 'sources = ["cifar100"]'], "was trained on cifar10, not on cifar100"),
     ],
 )
 def test_weights_that_are_not_what_the_file_says_are_refused(lines: list[str], words: str, tmp_path: Path) -> None:

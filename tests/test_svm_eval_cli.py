@@ -102,8 +102,11 @@ def test_a_report_that_exists_is_refused_before_anything_is_computed(files: list
         (["--shots", "1,two"], ["--shots must be numbers", "'two'"]),
         (["--shots", "0"], ["shots must be numbers of images of at least 1"]),
         (["--ablate", "levels,widht"], ["ablate must be one of", "did you mean 'width'"]),
-        (["--max-memory", "much"], ["--max-memory must be a size as 500M or 8G, got 'much'"]),
-        (["--compare", "attention"], ["--compare must be two names separated by a comma, as A,B; got 'attention'"]),
+        (["--max-memory", "much"], ["--max-memory must be a size such as 500M or 8G, got 'much'"]),
+        (
+            ["--compare", "attention"],
+            ["--compare must be two names separated by a comma, such as A,B; got 'attention'"],
+        ),
         (["--compare", "attention,pixel"], ["compare must be one of attention, pixels", "did you mean 'pixels'"]),
         (["--reference", "attentoin"], ["reference must be one of", "did you mean 'attention'"]),
         (["--device", "cpuu"], ["did you mean 'cpu'"]),

@@ -71,7 +71,7 @@ def test_markup_is_written_as_it_is() -> None:
 
 @pytest.mark.parametrize("value", [None, 0.1, ["a"]])
 def test_what_has_no_text_of_its_own_is_a_mistake(value: object) -> None:
-    with pytest.raises(TypeError, match="a template writes text, markup and whole numbers, got"):
+    with pytest.raises(TypeError, match="a template may only output text, markup and integers; got"):
         rendered("{{ value }}", value=value)
 
 

@@ -157,12 +157,12 @@ def test_settings_of_a_recipe() -> None:
     del kept["average"]  # a card of before there was averaging
     assert TrainConfig.from_json(kept) == recipe
     for setting, words in (
-        ("lr", r"FIELD=VALUE, as lr=0\.1; got 'lr'"),
+        ("lr", r"FIELD=VALUE, such as lr=0\.1; got 'lr'"),
         ("lrr=1", "did you mean 'lr'"),
         ("lr=fast", "lr must be a number; got 'fast'"),
         ("flip=yes", "flip must be true or false; got 'yes'"),
         ("epochs=1.5", r"epochs must be an integer; got '1\.5'"),
-        ("resolutions=32", "resolutions must be pairs as 0:16,0.5:32; got '32'"),
+        ("resolutions=32", "resolutions must be pairs like 0:16,0.5:32; got '32'"),
         ("schedule=cosine", "schedule must be one of one-cycle, step"),
     ):
         with pytest.raises(ValueError, match=words):
@@ -408,7 +408,7 @@ def test_a_loss_that_is_not_finite_stops_with_step_and_rate(tmp_path: Path, monk
     with pytest.raises(
         TrainingError,
         match=r"loss is not finite at step 5 of 8 \(epoch 2\), at a learning rate of 0\.\d+; "
-        r".*checkpoint\.pt is as after epoch 1, step 0; start again with a smaller `lr` and another `out`",
+        r".*checkpoint\.pt has the state after epoch 1, step 0; start again with a smaller `lr` and another `out`",
     ):
         run_training(run, tmp_path / "run", progress=False)
     assert (tmp_path / "run" / "checkpoint.pt").exists()
@@ -424,7 +424,9 @@ def test_weights_that_are_not_finite_are_never_saved(tmp_path: Path, monkeypatch
             next(run.model.parameters()).data.fill_(float("inf"))
 
     monkeypatch.setattr(run, "_train_step", explodes)
-    with pytest.raises(TrainingError, match=r"weights are not finite after step 7 of 8 .* is as after epoch 1, step 0"):
+    with pytest.raises(
+        TrainingError, match=r"weights are not finite after step 7 of 8 .* has the state after epoch 1, step 0"
+    ):
         run_training(run, tmp_path, progress=False)
     assert load_checkpoint(tmp_path / "checkpoint.pt", run.fingerprint())["epoch"] == 1
     assert not list(tmp_path.glob("*.safetensors"))
@@ -435,9 +437,9 @@ def test_runs_that_must_not_start() -> None:
         TrainingError, match=r"batch_size 64 is larger than the 32 training images; use a smaller `batch_size`"
     ):
         new_trainer(batch_size=64)
-    with pytest.raises(TrainingError, match="the model has 3 classes, colours has 4"):
+    with pytest.raises(TrainingError, match="the model has 3 classes, but colours has 4"):
         Trainer(ModelConfig("vgg-att1-pc", num_classes=3, width=1 / 32), RECIPE, colours(32))
-    with pytest.raises(TrainingError, match="vgg needs 16 pixels, the recipe has 8"):
+    with pytest.raises(TrainingError, match="vgg needs images of at least 16 pixels, but the recipe has 8"):
         Trainer(
             ModelConfig("vgg", num_classes=4, width=1 / 32),
             dataclasses.replace(RECIPE, resolutions=((0.0, 8),)),
@@ -445,9 +447,9 @@ def test_runs_that_must_not_start() -> None:
         )
     pictures, labels = np.zeros((4, 16, 16, 3), np.uint8), np.arange(4, dtype=np.int32)
     unseen = join_splits("colours", "rgby", {"train": (pictures, labels % 3), "test": (pictures, labels)})
-    with pytest.raises(TrainingError, match="classes in test that training has no image of: y"):
+    with pytest.raises(TrainingError, match="classes in test without a training image: y"):
         TrainingData.from_source(unseen)
-    with pytest.raises(TrainingError, match="x: needs two classes or more, has 1"):
+    with pytest.raises(TrainingError, match="x: needs at least two classes, has 1"):
         TrainingData.from_source(
             join_splits("x", "r", {"train": (pictures, labels * 0), "test": (pictures, labels * 0)})
         )
@@ -456,7 +458,7 @@ def test_runs_that_must_not_start() -> None:
             join_splits("x", "rg", {"train": (pictures, np.array([0, 1, -1, 1])), "test": (pictures, labels % 2)})
         )
     alone = join_splits("alone", "rgby", {"all": (pictures, labels)})
-    with pytest.raises(TrainingError, match=r"alone: has no test split, only all; `holdout=N` tests on N"):
+    with pytest.raises(TrainingError, match=r"alone: has no test split, only all; use `holdout=N` to test on N"):
         TrainingData.from_source(alone)
     with pytest.raises(TrainingError, match=r"has no split called train; its splits are val, test"):
         TrainingData.from_source(join_splits("x", "rgby", {"val": (pictures, labels), "test": (pictures, labels)}))

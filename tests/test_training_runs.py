@@ -241,7 +241,7 @@ def test_seeds_are_trained_once_each_and_summed_up(tmp_path: Path, caplog: pytes
     assert (document["n"], [run["seed"] for run in document["runs"]]) == (3, [0, 1, 2])
     with pytest.raises(TrainingError, match=r"made by another run \(recipe: "):
         train_seeds(lambda seed: new_trainer(seed=seed, epochs=2), tmp_path, [0], progress=False)
-    with pytest.raises(ValueError, match="seeds must be different numbers"):
+    with pytest.raises(ValueError, match="seeds must be distinct, such as"):
         train_seeds(new, tmp_path, [1, 1], progress=False)
 
 
@@ -292,7 +292,10 @@ def test_a_finetuned_card_says_what_it_started_from(tmp_path: Path, caplog: pyte
     card = read_card(run_training(run, tmp_path / "second", progress=False).weights)
     assert card.training["init_from"]["name"] == "vgg-att2-concat-pc.colours-w003"
     assert card.training["init_from"]["not_loaded"] == []
-    assert "initialised from vgg-att2-concat-pc.colours-w003; missing there, and random: nothing" in caplog.text
+    assert (
+        "initialised from vgg-att2-concat-pc.colours-w003; tensors not found there, which stay random: none"
+        in caplog.text
+    )
     assert card.preprocess.size == 24
     with pytest.raises(TrainingError, match=r"made by another run \(init_from: "):
         run_training(new_trainer(epochs=1, resolutions=((0.0, 24),)), tmp_path / "second", resume=True, progress=False)
@@ -348,8 +351,8 @@ def test_the_command_with_seeds_and_bad_options(tmp_path: Path) -> None:
     ]
     for options, code, words in (
         (["--seeds", "0,x"], 2, "--seeds must be integers"),
-        (["--set", "epochs=2"], 2, "epochs is given twice"),
-        (["--set", "cutout=1", "--set", "cutout=2"], 2, "cutout is given twice"),
+        (["--set", "epochs=2"], 2, "epochs is set twice"),
+        (["--set", "cutout=1", "--set", "cutout=2"], 2, "cutout is set twice"),
         (["--image-size", "64", "--set", "resolutions=0:16"], 2, "--image-size sets resolutions"),
         (["--init-from", "pixels"], 2, "'pixels' is not a network"),
         (["--seeds", ""], 2, "--seeds must be integers"),
@@ -360,13 +363,13 @@ def test_the_command_with_seeds_and_bad_options(tmp_path: Path) -> None:
         (["--image-size", "1" + 400 * "0"], 2, "the image size must be between 8 and 512"),
         (["--set", "lrr=1"], 2, "did you mean 'lr'"),
         (["--pixels", "disk"], 2, "pixels must be one of auto, memory, stream"),
-        (["--sync-batch-norm"], 1, "synchronised batch norm works between GPUs only"),
+        (["--sync-batch-norm"], 1, "synchronised batch norm works only between GPUs"),
         (["--init-from", "untrained:vgg@0.0625"], 1, "its convolutions do not fit"),
         (["--image-size", "3"], 2, "the image size must be between 8 and 512 pixels for this recipe; got 3"),
         (["--set", "resolutions=0:16,0:32"], 2, "pairs of a rising fraction"),
         (["--resume", "--overwrite"], 2, "--resume and --overwrite cannot be used together"),
         (["--seed", "0", "--seeds", "1,2"], 2, "--seed and --seeds cannot be used together"),
-        (["--data", "digits"], 1, "has no test split, only all; --holdout N"),
+        (["--data", "digits"], 1, "has no test split, only all; use --holdout N"),
         (["--data", "cifar10", "--data-dir", "nowhere"], 1, "no such folder"),
     ):
         assert_fails(l2a(*arguments, "--out", tmp_path / "never", *options), code, words)
@@ -537,7 +540,7 @@ def test_processes_that_do_not_find_each_other(monkeypatch: pytest.MonkeyPatch) 
         else:
             monkeypatch.setenv("MASTER_PORT", port)
         with (
-            pytest.raises(TrainingError, match=f"process 1 of 2 does not find the others at .*{words}"),
+            pytest.raises(TrainingError, match=f"process 1 of 2 cannot find the others at .*{words}"),
             process_group(ProcessRank(1, 2), torch.device("cpu")),
         ):
             pass

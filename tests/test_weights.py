@@ -149,7 +149,7 @@ def test_bundled_weights() -> None:
     with pytest.raises(
         UnknownNameError,
         match=r"^'vgg-att2-concat-pc' is an architecture; its weights are vgg-att2-concat-pc\.cifar10-w025, "
-        r"vgg-att2-concat-pc\.cifar10-w050; name one of them, or 'untrained:vgg-att2-concat-pc'",
+        r"vgg-att2-concat-pc\.cifar10-w050; use one of them, or 'untrained:vgg-att2-concat-pc'",
     ):
         load_model("vgg-att2-concat-pc")
     for name in names:
@@ -221,7 +221,7 @@ def test_every_changed_byte_of_a_file_is_found(tmp_path: Path) -> None:
 
 def test_a_digest_whose_name_was_damaged_is_missed(saved: Path) -> None:
     saved.write_bytes(saved.read_bytes().replace(b"l2a-sha256", b"l2a-sha2%6"))
-    with pytest.raises(WeightsError, match=r"the header has 'l2a-sha2%6', which no such file has"):
+    with pytest.raises(WeightsError, match=r"the header has the unexpected key 'l2a-sha2%6'"):
         read_card(saved)
 
 
@@ -233,7 +233,7 @@ def test_a_full_disk_leaves_the_file_of_before_and_no_other(saved: Path, monkeyp
 
     monkeypatch.setattr(os, "fsync", full)
     network, card = load_model(TINY)
-    with pytest.raises(WeightsError, match=r"cannot be written: No space left on device; make room"):
+    with pytest.raises(WeightsError, match=r"cannot be written: No space left on device; free some space"):
         save_weights(network, card, saved)
     assert saved.read_bytes() == before
     assert not saved.with_name(saved.name + ".partial").exists()

@@ -284,9 +284,9 @@ PIXELS = np.zeros((4, 8, 8, 3), dtype=np.uint8)
             "images must be a Pillow image",
         ),
         (lambda: l2a_transfer.create_model("vgg", width="a"), "width must be a number.*got str"),  # type: ignore[arg-type]
-        (lambda: l2a_transfer.list_models(4), "pattern must be a pattern of names.*got int"),  # type: ignore[arg-type]
+        (lambda: l2a_transfer.list_models(4), "pattern must be a name pattern.*got int"),  # type: ignore[arg-type]
         (lambda: l2a_transfer.extract(memory_source(), PixelsBackend(), None), "out must be a path.*got NoneType"),  # type: ignore[arg-type]
-        (lambda: l2a_transfer.write_report("x.h5", "report"), r"results must be what evaluate\(\) gives.*got str"),  # type: ignore[arg-type]
+        (lambda: l2a_transfer.write_report("x.h5", "report"), r"results must be the result of evaluate\(\).*got str"),  # type: ignore[arg-type]
         (lambda: l2a_transfer.train(7, "digits", "run"), "architecture must be the name of an architecture"),  # type: ignore[arg-type]
     ],
 )

@@ -1,4 +1,4 @@
-"""`l2a-transfer explain`: maps of why a network says what it says, by any methods."""
+"""`l2a-transfer explain`: maps that explain the predictions of a network, with any methods."""
 
 from __future__ import annotations
 
@@ -248,7 +248,7 @@ def command(obj: dict[str, Any], /, images: tuple[Path, ...], out: Path, **given
 
 
 def _options(given: Sequence[str]) -> dict[str, dict[str, Any]]:
-    """METHOD.NAME=VALUE of each. Raises: click.UsageError."""
+    """Parse METHOD.NAME=VALUE options. Raises: click.UsageError."""
     found: dict[str, dict[str, Any]] = {}
     for text in given:
         key, equals, value = text.partition("=")

@@ -178,7 +178,7 @@ def command(obj: dict[str, Any], /, **given: Any) -> None:
 
 
 def _extract(obj: dict[str, Any], given: dict[str, Any]) -> None:
-    """One feature file, and a line that says so."""
+    """Write one feature file, and print a line about it."""
     from l2a_transfer.data.readers import open_source
     from l2a_transfer.data.sources import describe, reading_of
     from l2a_transfer.features.backends.registry import open_backend
@@ -220,7 +220,7 @@ def _extract(obj: dict[str, Any], given: dict[str, Any]) -> None:
 
 @contextlib.contextmanager
 def _runnable(model: str, backend: str, seed: int) -> Iterator[str]:
-    """The model as `open_backend` takes it. For ONNX Runtime, PyTorch weights are exported to a temporary file."""
+    """The model argument for `open_backend`. For ONNX Runtime, PyTorch weights are exported to a temporary file."""
     from l2a_transfer.features.backends.registry import DEFAULT_BACKEND, backend_for
 
     if backend != "onnxruntime" or backend_for(model).name != DEFAULT_BACKEND:

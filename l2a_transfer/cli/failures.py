@@ -1,7 +1,7 @@
-"""How a command fails: one sentence on stderr, and an exit code for the kind of failure.
+"""Failures of commands: one sentence on stderr, and an exit code for the kind of failure.
 
 2: misuse. 1: a problem with a file, a device or the machine. 130: interrupted. 143: terminated. 70 (EX_SOFTWARE of
-sysexits.h): a bug, which is any exception that this package does not raise on purpose.
+sysexits.h): a bug, which means any exception that this package does not raise on purpose.
 """
 
 from __future__ import annotations
@@ -36,9 +36,9 @@ NO_MEMORY = ("OutOfMemoryError", "can't allocate memory")
 """Signs of an out-of-memory error of torch, on a GPU and on a CPU."""
 TO_DO = {
     errno.ENOENT: "check the spelling, and that the folder exists",
-    errno.EEXIST: "a folder is needed, and there is a file; choose another path",
-    errno.ENOTDIR: "a folder is needed, and there is a file; choose another path",
-    errno.EISDIR: "a file is needed, and this is a folder; name a file",
+    errno.EEXIST: "a folder is needed, but this is a file; choose another path",
+    errno.ENOTDIR: "a folder is needed, but this is a file; choose another path",
+    errno.EISDIR: "a file is needed, but this is a folder; name a file",
     errno.EACCES: "check its permissions, or choose another path",
     errno.EPERM: "check its permissions, or choose another path",
     errno.EROFS: "the disk is read-only; choose another path",
@@ -52,20 +52,20 @@ TO_DO = {
 
 
 class Terminated(KeyboardInterrupt):
-    """SIGTERM, which ends a command as Ctrl-C does."""
+    """SIGTERM, which ends a command like Ctrl-C."""
 
 
 def terminate(number: int, frame: object) -> None:
-    """The handler of SIGTERM; the next one ends the process at once."""
+    """The handler of SIGTERM. A second SIGTERM ends the process at once."""
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     raise Terminated
 
 
 @contextmanager
 def terminable() -> Iterator[None]:
-    """SIGTERM raises Terminated while this runs, unless whoever started the process has set something else.
+    """Make SIGTERM raise Terminated in this block, unless the parent process has set another handling.
 
-    Not in a group of processes, of which each may wait for another in a call that no exception ends.
+    This is disabled in a group of processes, because each may wait for another in a call that exceptions do not end.
     """
     is_main = threading.current_thread() is threading.main_thread()
     if not is_main or "WORLD_SIZE" in os.environ or signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:
@@ -82,7 +82,7 @@ _forking = threading.local()
 
 
 def _hold_back() -> None:
-    """SIGTERM waits while a process is forked: one that came in between would be forgotten."""
+    """Block SIGTERM while a process is forked, because one that arrives in between would be lost."""
     _forking.mask = None
     if signal.getsignal(signal.SIGTERM) is terminate:
         _forking.mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
@@ -94,7 +94,7 @@ def _let_through() -> None:
 
 
 def _default_in_child() -> None:
-    """A forked worker ends as it would without us: whoever waits for it does not wait for an exception."""
+    """Restore the default handling in a forked worker, because its parent does not expect an exception."""
     if _forking.mask is not None:
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
     _let_through()
@@ -105,7 +105,7 @@ if hasattr(os, "register_at_fork"):
 
 
 def _was_terminated(error: BaseException | None) -> bool:
-    """True where SIGTERM is what an error comes from."""
+    """Whether an error was caused by SIGTERM."""
     while error is not None:
         if isinstance(error, Terminated):
             return True
@@ -123,8 +123,8 @@ class Explanation:
     Parameters
     ----------
     options : callable
-        Returns the parameter names of the command, so that messages can show them as options; as a mapping where an
-        option is called otherwise. Called after an error.
+        Returns the parameter names of the command, so that messages can show them as options. It returns a mapping if
+        an option has another name than its parameter. Called after an error.
     traceback : bool
         Show the traceback before the sentence.
     """
@@ -142,22 +142,22 @@ class Explanation:
             echo(_interruption(error), err=True)
             sys.exit(TERMINATED if _was_terminated(error) else INTERRUPTED)
         if isinstance(error, click.exceptions.NoArgsIsHelpError):
-            return  # its message is the help, line by line
+            return  # its message is the help text
         if isinstance(error, click.ClickException):
-            # click repeats arguments literally
+            # click repeats arguments verbatim
             error.message = terminal(error.message)  # type: ignore[misc]
             return
         if not isinstance(error, Exception) or isinstance(error, (click.Abort, click.exceptions.Exit)):
             return
         if isinstance(error, OSError) and error.errno == errno.EPIPE:
-            return  # the reader of our output, such as `head`, has closed it; click exits quietly
+            return  # the reader of our output, such as `head`, has closed the pipe; click exits quietly
         if self.traceback:
             echo(*"".join(tracebacks.format_exception(error)).split("\n"), err=True)
         raise explained(error, self.options()) from error
 
 
 def explained(error: Exception, options: Collection[str] = ()) -> click.ClickException:
-    """The message of the command line for an error, with its exit code."""
+    """The command line's message and exit code for an error."""
     found = _exception_for(error, options)
     advice = f"\n{REPORT}" if isinstance(found, _Bug) else ""
     return type(found)(terminal(found.message) + advice)

@@ -1,4 +1,4 @@
-"""`l2a-transfer faithfulness`: whether a network's answer follows the pixels that a map calls important."""
+"""`l2a-transfer faithfulness`: whether a network's prediction depends on the pixels that a map marks as important."""
 
 from __future__ import annotations
 
@@ -144,6 +144,6 @@ def _options(settings: tuple[str, ...]) -> dict[str, dict[str, str]]:
         name, equals, value = text.partition("=")
         method, dot, option_name = name.partition(".")
         if not equals or not dot:
-            raise click.UsageError(f"--set must be METHOD.OPTION=VALUE, as occlusion.window=4; got {text!r}")
+            raise click.UsageError(f"--set must be METHOD.OPTION=VALUE, such as occlusion.window=4; got {text!r}")
         found.setdefault(method, {})[option_name] = value
     return found

@@ -1,4 +1,4 @@
-"""`l2a-transfer import`: features that another program computed, as a feature file."""
+"""`l2a-transfer import`: convert features that another program computed to a feature file."""
 
 from __future__ import annotations
 

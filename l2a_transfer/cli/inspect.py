@@ -51,13 +51,13 @@ def command(file: Path, as_json: bool, verify: bool) -> None:
 
 
 LONGEST_KEY = 40
-"""Columns for keys in a pipe; the value of a longer key follows it directly."""
+"""Columns for keys if the output is a pipe; the value of a longer key follows it directly."""
 PIXELS = "pixels"
 AGAIN = "extract it again (`overwrite=True`) with `precision='fp32'`"
 
 
 def _describe(path: Path, verify: bool) -> dict[str, Any]:
-    """The card and the shape of a file as JSON. Its first bytes decide what it is. Raises: L2AError."""
+    """The card and the shape of a file as JSON. Its first bytes determine its type. Raises: L2AError."""
     from l2a_transfer.explain.store import is_maps_file
     from l2a_transfer.features.backends.onnx import described_tensors, read_exported
     from l2a_transfer.features.store.reader import is_feature_file
@@ -144,7 +144,7 @@ def _lines(found: dict[str, Any], width: int | None) -> list[str]:
     """The description as lines of keys and values, in a terminal of `width` columns or in a pipe."""
     shown = dict(found)
     if shown.get("backend") == PIXELS:
-        shown["tap"] = None  # the file has a name there, but no network has computed the values
+        shown["tap"] = None  # the file has a name for it, but no network computed the values
         shown["fingerprint"] = {key: value for key, value in shown["fingerprint"].items() if key != "tap"}
     if "levels" in shown:
         shown["levels"] = [f"{name} (columns {start} to {stop - 1})" for name, start, stop in shown["levels"]]
@@ -171,7 +171,7 @@ def _flat(values: dict[str, Any], prefix: str = "") -> list[tuple[str, str]]:
 
 
 def _shown(value: Any) -> str:
-    """One value for people: `none` for what is empty, `yes` or `no`, and a list in a list as `first: second`."""
+    """A value as text: `none` if it is empty, `yes` or `no`, and a list in a list as `first: second`."""
     if isinstance(value, bool):
         return "yes" if value else "no"
     if value is None or value in ("", [], {}):

@@ -1,4 +1,4 @@
-"""`l2a-transfer layers`: what `--layer` can name."""
+"""`l2a-transfer layers`: the names for `--layer`."""
 
 from __future__ import annotations
 

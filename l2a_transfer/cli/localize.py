@@ -196,7 +196,7 @@ def _config(given: dict[str, Any]) -> Any:
         name, equals, value = text.partition("=")
         method, dot, own = name.partition(".")
         if not equals or not dot or not own:
-            raise click.UsageError(f"--option must be METHOD.NAME=VALUE, as occlusion.window=16; got {text!r}")
+            raise click.UsageError(f"--option must be METHOD.NAME=VALUE, such as occlusion.window=16; got {text!r}")
         options.setdefault(method, {})[own] = value
     return LocalizationConfig(
         methods=_names(given["method"]),
@@ -219,15 +219,15 @@ def _names(text: str) -> tuple[str, ...]:
 
 
 def _pair(text: str) -> tuple[str, str]:
-    """LABEL=CLASS. Raises: click.UsageError."""
+    """Parse LABEL=CLASS. Raises: click.UsageError."""
     label, equals, own = text.partition("=")
     if not equals or not label or not own:
-        raise click.UsageError(f"--same-class must be LABEL=CLASS, as car=automobile; got {text!r}")
+        raise click.UsageError(f"--same-class must be LABEL=CLASS, such as car=automobile; got {text!r}")
     return label, own
 
 
 def _source(given: dict[str, Any]) -> Any:
-    """The pictures; a folder without a prefix is an image folder."""
+    """The pictures. A folder without a prefix is an image folder."""
     from l2a_transfer.data.readers import open_source
 
     data = given["data"]
@@ -238,7 +238,7 @@ def _source(given: dict[str, Any]) -> Any:
 
 
 def _listed(path: Path | None) -> list[str] | None:
-    """The lines of a list. Raises: DataError for a file that cannot be read."""
+    """The lines of a list. Raises: DataError if the file cannot be read."""
     from l2a_transfer.data.masks import read_names
 
     return None if path is None else read_names(path)

@@ -1,4 +1,4 @@
-"""The command group, and what every verb shares: error handling, exit codes and logging."""
+"""The command group, with error handling, exit codes and logging for all verbs."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def _one_line(message: Warning | str, category: type[Warning], *_: Any, **__: An
 
 
 class Verbs(click.Group):
-    """Imports the module of a verb when it is used, so that `--help` is fast."""
+    """Imports the module of a verb only when it is used, so that `--help` is fast."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(VERBS)
@@ -79,7 +79,7 @@ class Verbs(click.Group):
             return super().parse_args(ctx, args)
 
     def _options(self, ctx: click.Context) -> dict[str, str]:
-        """Parameter → option of the called verb; of an argument nothing."""
+        """Parameter → option of the called verb. Arguments map to an empty string."""
         command = self.get_command(ctx, ctx.invoked_subcommand or "")
         options = command.params if command else []
         return {
@@ -87,7 +87,7 @@ class Verbs(click.Group):
         }
 
     def main(self, *arguments: Any, **options: Any) -> Any:
-        accept_every_letter()  # first, because help is printed before any verb runs
+        accept_every_letter()  # must come first, because help is printed before any verb runs
         try:
             check_system()
         except L2AError as error:
@@ -114,5 +114,5 @@ def main(ctx: click.Context, quiet: bool, traceback: bool) -> None:
     handler.setFormatter(OneLineFormatter())
     logging.basicConfig(level=logging.WARNING, handlers=[handler])
     warnings.formatwarning = _one_line
-    # Only our own log: the ONNX exporter logs every graph pass at this level.
+    # Only our own logger: the ONNX exporter logs every graph pass at this level.
     logging.getLogger("l2a_transfer").setLevel(logging.WARNING if quiet else logging.INFO)

@@ -55,7 +55,7 @@ def command(images: tuple[Path, ...], model: str, out: Path, side: int, seed: in
 
 
 def called(images: Sequence[Path]) -> list[str]:
-    """What sheets call images: their names, with the folder where two have the same name."""
+    """Names of images on sheets: the file name, with the folder if two have the same name."""
     names = [path.name for path in images]
     return names if len(set(names)) == len(names) else [f"{path.parent.name}/{path.name}" for path in images]
 
@@ -69,5 +69,5 @@ def pictures_below(path: Path) -> list[Path]:
         return [path]
     found = [path / name for name in sorted(find_pictures(path)[0])]
     if not found:
-        raise DataError(f"{path}: the folder has no pictures; name another, or a picture")
+        raise DataError(f"{path}: the folder has no pictures; use another folder, or a picture")
     return found

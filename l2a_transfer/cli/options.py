@@ -1,6 +1,6 @@
-"""What options have in common: named groups in the help, and types that check names and paths.
+"""Shared parts of options: named groups in the help, and types that check names and paths.
 
-The help is click's own with options in groups: plain text that never breaks the name of an option, and that is the same
+The help is that of click with options in groups. It is plain text, never breaks the name of an option, and is the same
 in a terminal and in a pipe. (rich-click draws boxes into pipes, breaks long names at 80 columns and wraps the example.)
 """
 
@@ -20,7 +20,7 @@ from l2a_transfer.files import names_a_format
 Command = TypeVar("Command", bound=Callable[..., Any])
 OTHER = "Other options"
 NAMES_WIDTH = 28
-"""Columns for the names of options; a longer name has a line to itself."""
+"""Columns for the names of options; a longer name gets its own line."""
 
 
 class GroupedOption(click.Option):
@@ -42,14 +42,14 @@ class Verb(click.Command):
         groups[OTHER if groups else "Options"] = others  # below all groups: --help
         width = min(NAMES_WIDTH, formatter.width // 3)
         for title, records in groups.items():
-            # All groups have one left edge for their texts, also where every name is short.
+            # The descriptions of all groups are aligned, even if all names of a group are short.
             (name, text), *others = records
             with formatter.section(title):
                 formatter.write_dl([(name.ljust(width), text), *others], col_max=width)
 
 
 def option_group(title: str, *options: Callable[[Command], Command]) -> Callable[[Command], Command]:
-    """A decorator that adds options to a command and lists them below one heading of its help.
+    """A decorator that adds options to a command and lists them under one heading in its help.
 
     Parameters
     ----------
@@ -78,13 +78,13 @@ def option(*names: str, **settings: Any) -> Callable[[Command], Command]:
 
 
 class NameChoice(click.Choice[str]):
-    """One of a fixed set of names. A wrong name is the library's own error, which suggests the nearest one.
+    """One of a fixed set of names. A wrong name raises the library's own error, which suggests the nearest one.
 
     Parameters
     ----------
     names : str or sequence of str
-        The names, or where they are declared, as ``"package.module:ATTRIBUTE"``; that module is imported when the names
-        are needed, for the help or to check a value. Of a registry or another mapping, the names are the keys.
+        The names, or the place of their declaration in the form ``"package.module:ATTRIBUTE"``. That module is imported
+        when the names are needed, for the help or to check a value. The names of a registry or mapping are its keys.
     """
 
     def __init__(self, names: str | Sequence[str]) -> None:
@@ -100,10 +100,10 @@ class NameChoice(click.Choice[str]):
 
     @choices.setter
     def choices(self, value: Sequence[str]) -> None:
-        """Click sets this once, to nothing."""
+        """Ignored. Click sets this once, to an empty value."""
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
-        """Raises: UnknownNameError, which the command line ends with as for any wrong argument."""
+        """Raises: UnknownNameError, which the command line reports like any wrong argument."""
         names = self.choices
         if value not in names:
             raise unknown_name(param.name or "" if param else "name", str(value), names)
@@ -111,17 +111,17 @@ class NameChoice(click.Choice[str]):
 
 
 class NameList(NameChoice):
-    """Names of a fixed set with commas between; each is checked as the one of a `NameChoice`."""
+    """Comma-separated names of a fixed set. Each is checked like the name of a `NameChoice`."""
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
-        """The same text. Raises: UnknownNameError."""
+        """The text, unchanged. Raises: UnknownNameError."""
         for name in split_names(str(value)):
             super().convert(name, param, ctx)
         return str(value)
 
 
 def split_names(text: str | None) -> tuple[str, ...]:
-    """The names in a text with commas between; no text has none."""
+    """The comma-separated names in a text; empty for None."""
     return tuple(name.strip() for name in (text or "").split(",") if name.strip())
 
 
@@ -129,12 +129,12 @@ class _Path(click.Path):
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         if value == "":
             self.fail("an empty name; the current folder is called '.'", param, ctx)
-        # Shells expand ~ at the beginning of a word only, and not in --out=~/x.
+        # Shells expand ~ only at the beginning of a word, so not in --out=~/x.
         return super().convert(os.path.expanduser(value), param, ctx)
 
 
 class _Folder(_Path):
-    """A folder that is created if it is missing. A new name that ends like a file's was meant for another command."""
+    """A folder that is created if it is missing. A new name with a file suffix is rejected as a mistake."""
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         found = super().convert(value, param, ctx)
@@ -153,7 +153,7 @@ SEED = click.IntRange(0, 2**32 - 1)
 
 
 def numbers(flag: str, text: str, kind: Callable[[str], Any], example: str) -> tuple[Any, ...]:
-    """`1,2,4` as numbers of one kind. Raises: click.UsageError that names the option and shows the example."""
+    """Parse `1,2,4` as numbers of one kind. Raises: click.UsageError, naming the option and showing the example."""
     try:
         return tuple(kind(number) for number in text.split(","))
     except ValueError as error:
@@ -161,7 +161,7 @@ def numbers(flag: str, text: str, kind: Callable[[str], Any], example: str) -> t
 
 
 def names(text: str) -> tuple[str, ...]:
-    """`a, b` as names."""
+    """Parse `a, b` as names."""
     return tuple(name.strip() for name in text.split(",") if name.strip())
 
 
@@ -183,11 +183,11 @@ reading_options = option_group(
 )
 """Options of every command that reads a data set."""
 SOURCE = ("data", "data_dir", "download", "split_from", "verify_source")
-"""Values of a command's options that say which data set it reads, as `open_source` takes them."""
+"""Names of the options that specify a data set, as parameters of `open_source`."""
 
 
 def device_option(of: str = "") -> Callable[[Command], Command]:
-    """`--device`; `of` is a sentence that says what runs there, where it is not the whole command."""
+    """`--device`. `of` is a sentence that says what runs there, if it is not the whole command."""
     return option(
         "--device",
         type=NameChoice("l2a_transfer.devices:DEVICES"),
@@ -208,7 +208,7 @@ def networks_option() -> Callable[[Command], Command]:
 
 
 def weights_option() -> Callable[[Command], Command]:
-    """`--weights` of a command that takes networks of others."""
+    """`--weights` of a command that takes networks of other packages."""
     return option(
         "--weights", type=PATH, metavar="FILE", help="Checkpoint of a torchvision:, timm:, hf: or module: model."
     )
@@ -230,11 +230,11 @@ preprocess_options = option_group(
     option("--mean", metavar="R,G,B", help="Mean of each channel, in a range of 0 to 1. [default: the model's own]"),
     option("--std", metavar="R,G,B", help="Standard deviation of each channel. [default: the model's own]"),
 )
-"""How a network takes pictures, of commands that take networks of others."""
+"""Preprocessing options of commands that take networks of other packages."""
 
 
 def preprocess_values(given: dict[str, Any]) -> dict[str, Any]:
-    """The values of `preprocess_options`, as `open_backend` takes them. Raises: click.UsageError."""
+    """The values of `preprocess_options` as arguments of `open_backend`. Raises: click.UsageError."""
     found = {key: given[key] for key in ("image_size", "fit")}
     for key in ("mean", "std"):
         found[key] = given[key] and numbers(f"--{key}", given[key], float, "0.485,0.456,0.406")
@@ -242,7 +242,7 @@ def preprocess_values(given: dict[str, Any]) -> dict[str, Any]:
 
 
 def tested_images_options(limit: int) -> Callable[[Command], Command]:
-    """Which images of `--data` networks are tested on; `limit` is the default of `--limit`."""
+    """Options that select the test images in `--data`. `limit` is the default of `--limit`."""
     return option_group(
         "Data",
         option("--data-dir", type=PATH, help="Folder that contains the data set."),
@@ -261,7 +261,7 @@ def tested_images_options(limit: int) -> Callable[[Command], Command]:
 
 
 def report_options(document: str, *others: Callable[[Any], Any]) -> Callable[[Command], Command]:
-    """Where a report goes; `document` is its JSON file, and `others` stand behind `--out`."""
+    """Options for the output of a report. `document` is its JSON file, and `others` come after `--out`."""
     return option_group(
         "Output",
         option("--out", type=FOLDER, required=True, metavar="DIR", help="Output folder of the report."),

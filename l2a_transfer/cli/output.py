@@ -1,4 +1,4 @@
-"""Prints to stdout and stderr in any encoding, and never lets a name steer the terminal."""
+"""Prints to stdout and stderr in any encoding, and never lets a name send control sequences to the terminal."""
 
 from __future__ import annotations
 
@@ -35,14 +35,14 @@ LOOKALIKES = str.maketrans(
         "’": "'",
     }
 )
-"""Substitutes for letters of our own messages and tables that not every encoding has."""
+"""Substitutes for characters in our own messages and tables that some encodings lack."""
 ERRORS = "l2a-transfer-lookalikes"
 ASCII = "l2a_transfer_ascii"
 """ASCII under another name. Click writes UTF-8 to a stream whose encoding is called ascii."""
 
 
 def _substitute(error: UnicodeError) -> tuple[str, int]:
-    """Substitutes for letters that an encoding lacks: from LOOKALIKES, or as escapes of JSON."""
+    """Substitutes for characters that an encoding lacks: from LOOKALIKES, or as JSON escapes."""
     if not isinstance(error, UnicodeEncodeError):
         raise error
     found = error.object[error.start : error.end].translate(LOOKALIKES)
@@ -61,7 +61,7 @@ codecs.register(_find_ascii_alias)
 
 
 def accept_every_letter() -> None:
-    """Make stdout and stderr accept every letter, also if their encoding, or a name, is not UTF-8."""
+    """Make stdout and stderr accept every character, even if their encoding, or a name, is not UTF-8."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             is_ascii = codecs.lookup(stream.encoding).name == "ascii"
@@ -74,7 +74,7 @@ def echo(*lines: object, err: bool = False) -> None:
 
 
 def echo_json(document: Any, *, indent: int | None = None) -> None:
-    """Print one JSON document on stdout. Letters that its encoding lacks are escaped; the document is the same."""
+    """Print one JSON document on stdout. Characters that the encoding lacks are escaped, so its content is the same."""
     encoding = getattr(sys.stdout, "encoding", None) or "ascii"
     is_utf8 = codecs.lookup(encoding).name == "utf-8"
     click.echo(json_text(json.dumps(document, indent=indent, ensure_ascii=not is_utf8)))

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from l2a_transfer.explain.subject import Subject
 
 TRUE = "true"
-"""The class to explain is the label."""
+"""The name of the class option that explains the true class."""
 
 
 class Pictures:
@@ -47,8 +47,8 @@ class Pictures:
         self.names = _told_apart(self.names)
 
     def targets(self, wanted: str, subject: Subject) -> list[int | None]:
-        """The class of each picture. Raises: ArgumentError for one that the network does not know, DataError for a
-        picture without a label where its label was asked for."""
+        """The class of each picture. Raises: ArgumentError if the network does not know it; DataError if the true class
+        was requested and a picture has no label."""
         from l2a_transfer.errors import DataError
         from l2a_transfer.explain.targets import class_index
 
@@ -59,13 +59,13 @@ class Pictures:
             if label is None:
                 raise DataError(
                     f"{name}: has no label, but the class to explain is the true class",
-                    "use `data` with labels, as imagefolder:PATH, or name a class",
+                    "use `data` with labels, such as imagefolder:PATH, or name a class",
                 )
             found.append(class_index(label, subject.classes, subject.num_classes))
         return found
 
     def asked(self, targets: Sequence[int | None], *, progress: bool, what: str = "maps") -> Iterator[Asked]:
-        """The pictures, decoded as they are needed."""
+        """The pictures, decoded when needed."""
         import sys
 
         from tqdm import tqdm
@@ -80,7 +80,7 @@ class Pictures:
 
 
 def _folder(path: Path) -> str:
-    """The class of a picture outside a data set: the name of the folder that it is in."""
+    """The class of a picture outside a data set, which is the name of its folder."""
     from l2a_transfer.data.names import class_name
 
     folder = os.path.basename(os.path.dirname(os.path.abspath(path)))
@@ -88,7 +88,7 @@ def _folder(path: Path) -> str:
 
 
 def _told_apart(names: Sequence[str]) -> list[str]:
-    """The names, with a number behind each that was there before."""
+    """The names, with a number after each repeated name."""
     seen: dict[str, int] = {}
     found = []
     for name in names:

@@ -1,4 +1,4 @@
-"""`l2a-transfer robustness`: how many images networks still answer rightly when they are attacked."""
+"""`l2a-transfer robustness`: accuracy of networks under adversarial attacks."""
 
 from __future__ import annotations
 

@@ -21,7 +21,7 @@ from l2a_transfer.cli.tables import table_lines, terminal_width
 
 TRAIN = "train"
 RUN = "permuted-labels"
-"""The folder in --out where a network is trained on permuted labels."""
+"""The folder in --out in which a network is trained on permuted labels."""
 
 
 @click.command("sanity", cls=Verb)
@@ -177,7 +177,7 @@ def _pictures(images: tuple[Path, ...], card: Any, given: dict[str, Any]) -> Any
 
 
 def _labels(card: Any, out: Path, given: dict[str, Any], *, progress: bool) -> Any:
-    """The network of --labels and its card; trained first where this is asked for."""
+    """The network of --labels and its card. With --labels train, it is trained first."""
     from l2a_transfer.models.loading import load_model
 
     if given["labels"] is None:
@@ -189,7 +189,7 @@ def _labels(card: Any, out: Path, given: dict[str, Any], *, progress: bool) -> A
     from l2a_transfer.files import check_own_folder
     from l2a_transfer.training.permuted_labels import train_on_permuted_labels
 
-    check_own_folder(out / RUN)  # its checkpoint is gone on with
+    check_own_folder(out / RUN)  # training resumes from its checkpoint
     data = given["labels_data"] or card.training.get("data")
     if not data:
         raise click.UsageError(f"--labels train needs --labels-data, because the card of {card.name} names no data set")

@@ -23,7 +23,7 @@ from l2a_transfer.cli.output import echo, echo_json
 from l2a_transfer.cli.tables import results_lines, terminal_width, verdict_lines
 
 CLASS_COLUMNS = ("class", "counts as")
-"""What the columns of --class-map hold."""
+"""The columns of --class-map."""
 SHOWN = 6
 """Number of comparisons that are printed; the report has all of them."""
 
@@ -214,9 +214,9 @@ def command(obj: dict[str, Any], /, files: tuple[Path, ...], out: Path, **given:
 
 
 def _pair(text: str) -> str:
-    """Check that the text is like A,B. It is split later, when model names are known. Raises: click.UsageError."""
+    """Check that the text has the form A,B. It is split later, when model names are known. Raises: click.UsageError."""
     if not text.strip(", ") or "," not in text.strip(", "):
-        raise click.UsageError(f"--compare must be two names separated by a comma, as A,B; got {text!r}")
+        raise click.UsageError(f"--compare must be two names separated by a comma, such as A,B; got {text!r}")
     return text
 
 
@@ -224,5 +224,5 @@ def _bytes(text: str | None) -> int | None:
     """500M → 500·2²⁰. Raises: click.UsageError."""
     found = re.fullmatch(r"(\d+(?:\.\d+)?)([KMGT]?)i?B?", text or "0", re.IGNORECASE)
     if not found:
-        raise click.UsageError(f"--max-memory must be a size as 500M or 8G, got {text!r}")
+        raise click.UsageError(f"--max-memory must be a size such as 500M or 8G, got {text!r}")
     return int(float(found[1]) * 1024 ** " KMGT".index(found[2].upper() or " ")) or None

@@ -34,7 +34,7 @@ FURTHER = (
     "D",
     "fits not converged",
 )
-"""Columns of an evaluation that a narrow terminal does without, the most important first; the report has all."""
+"""Columns of an evaluation that narrow terminals may omit, the most important first. The report has all columns."""
 
 
 def terminal_width() -> int | None:
@@ -54,11 +54,11 @@ def table_lines(
     Parameters
     ----------
     headings : sequence of str
-        One for each column.
+        One heading per column.
     rows : iterable of sequence of str
         The cells. Control characters in them are escaped before anything is measured.
     numbers : sequence of bool, optional
-        Which columns are aligned right. By default none is.
+        Which columns are right-aligned. By default none is.
     width : int, optional
         Columns of the terminal. Cells are wrapped between words to fit. If that would break a word, each row becomes
         a list of headings and values instead. Without a width, each row is one line.
@@ -94,7 +94,7 @@ def pair_lines(pairs: Iterable[tuple[str, str]], *, key_width: int = KEY_WIDTH, 
     key_width : int
         Columns for the keys; the values begin one column further right.
     width : int, optional
-        Columns of the terminal. Values are wrapped to fit; in a narrow terminal they stand below their keys. Without a
+        Columns of the terminal. Values are wrapped to fit; in a narrow terminal they are below their keys. Without a
         width, each pair is one line.
 
     Examples
@@ -145,9 +145,9 @@ def results_lines(results: EvalResults, *, width: int | None = None) -> list[str
 
 
 def _fitting(headings: Sequence[str], rows: Sequence[Sequence[str]], width: int) -> list[int]:
-    """The columns that fit into a terminal with no cell wrapped: all that are not in FURTHER, and of these what fits.
+    """The columns that fit into a terminal without wrapping: all that are not in FURTHER, and those in it that fit.
 
-    Empty if the first do not fit either.
+    Empty if even those not in FURTHER do not fit.
     """
     from rich.cells import cell_len
 
@@ -175,7 +175,7 @@ def localization_lines(results: LocalizationResults, *, width: int | None = None
 
 
 def verdict_lines(verdicts: Sequence[str], *, total: int, out: Path) -> list[str]:
-    """A line for each verdict that is shown, and one that says where the others of `total` comparisons are."""
+    """One line per shown verdict, and one that says where the rest of the `total` comparisons are."""
     lines = [f"- {verdict}" for verdict in verdicts]
     if more := total - len(verdicts):
         lines.append(f"- {counted(more, 'more comparison')} {are(more)} in {out / 'report.html'}")
@@ -183,10 +183,10 @@ def verdict_lines(verdicts: Sequence[str], *, total: int, out: Path) -> list[str
 
 
 def _column_widths(rows: Iterable[Sequence[str]], width: int | None) -> list[int] | None:
-    """The width of each column, at least that of its longest word; None if the columns do not fit together.
+    """The width of each column, at least that of its longest word; None if they do not fit.
 
-    The first row are the headings. Other cells are wrapped only if they do not all fit in one line. What is left of
-    `width` goes to the columns that lack least, so that only the widest columns are wrapped.
+    The first row contains the headings. Other cells are wrapped only if they do not all fit on one line. The rest of
+    `width` goes to the columns that need the least more, so that only the widest columns are wrapped.
     """
     from rich.cells import cell_len
 
@@ -210,7 +210,7 @@ def _column_widths(rows: Iterable[Sequence[str]], width: int | None) -> list[int
 
 
 def _row_lines(cells: Sequence[str], widths: Sequence[int], right: Sequence[bool]) -> list[str]:
-    """A row of a table as lines; `right` tells which columns are aligned right."""
+    """A row of a table as lines. `right` says which columns are right-aligned."""
     from rich.cells import cell_len
 
     wrapped = [_wrapped(cell, width) for cell, width in zip(cells, widths, strict=True)]
@@ -223,10 +223,10 @@ def _row_lines(cells: Sequence[str], widths: Sequence[int], right: Sequence[bool
 
 
 def _wrapped(text: str, width: int) -> list[str]:
-    """The text in lines of at most `width` columns, broken between words where that is possible."""
+    """The text in lines of at most `width` columns, broken between words if possible."""
     from rich.text import Text
 
-    width = max(width, 2)  # the width of one wide letter
+    width = max(width, 2)  # the width of one wide character
     lines = Text(text).wrap(_console(), width, overflow="fold")
     return [line.plain.rstrip(" ") for line in lines] or [""]
 

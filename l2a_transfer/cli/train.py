@@ -30,10 +30,10 @@ OF_MODEL = ("width", "normalizer", "global_branch", "selection")
 
 
 class NormalizerName(NameChoice):
-    """A registered name, or with a parameter NAME:VALUE."""
+    """A registered name, or NAME:VALUE with a parameter."""
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
-        """The whole name. Raises: UnknownNameError; ArgumentError for a value that the normalizer does not take."""
+        """The full name. Raises: UnknownNameError; ArgumentError if the normalizer does not accept the value."""
         from l2a_transfer.models.normalizers import find_normalizer
 
         super().convert(str(value).partition(":")[0], param, ctx)
@@ -198,7 +198,7 @@ def command(obj: dict[str, Any], /, **given: Any) -> None:
     how = {key: given[key] for key in ("resume", "overwrite", "eval_every")} | {"progress": obj["progress"]}
     if given["recipe"] == "finetune" and given["init_from"] is None and placement.process.is_main:
         log.info("finetune without --init-from: the network starts from random weights")
-    recipe = _recipe(given)  # wrong options are reported before processes wait for each other
+    recipe = _recipe(given)  # reports wrong options before processes wait for each other
 
     def new_trainer(seed: int) -> Trainer:
         return Trainer(
@@ -236,7 +236,7 @@ def _next_steps(model: Path, features: Sequence[str]) -> list[str]:
 
 
 def _recipe(given: dict[str, Any]) -> Any:
-    """The recipe of the options, checked as far as this is possible without the data."""
+    """The recipe from the options, checked as far as possible without the data."""
     from l2a_transfer.models.config import ModelConfig
     from l2a_transfer.preprocess import Preprocess
     from l2a_transfer.training.train import chosen_recipe
@@ -244,7 +244,7 @@ def _recipe(given: dict[str, Any]) -> Any:
     fields = _set_fields(given)
     fields += ["resolutions"] if given["image_size"] is not None else []
     if twice := sorted(field for field in set(fields) if fields.count(field) > 1):
-        raise click.UsageError(f"{twice[0]} is given twice, by options or --set; --image-size sets resolutions")
+        raise click.UsageError(f"{twice[0]} is set twice, by options or --set; --image-size sets resolutions")
     recipe = chosen_recipe(
         given["recipe"],
         given["data"],
@@ -264,7 +264,7 @@ def _set_fields(given: dict[str, Any]) -> list[str]:
 
 
 def _fit_batch(given: dict[str, Any], recipe: Any, images: int, process: Any) -> Any:
-    """The recipe with a batch that is not larger than the data, unless a batch size was given. Logs what it changes.
+    """The recipe with a batch no larger than the data, unless a batch size was given. Logs what it changes.
 
     Raises: ValueError if no batch size fits.
     """

@@ -1,1 +1,1 @@
-"""What is computed: networks, their configs and their weights."""
+"""Networks, their configs and their weights."""

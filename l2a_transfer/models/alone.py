@@ -1,4 +1,4 @@
-"""Networks that attend an image with others, where there is one image alone: refused, or given fixed partners."""
+"""Networks with partners where only one image is available: reject them, or give them fixed partners."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ from l2a_transfer.models.parts import Parts
 
 
 class WithPartners(Network):
-    """A network whose partners are the same for every image, so that it takes images alone, as map methods ask it to.
+    """A network with fixed partners. It takes single images, as map methods require.
 
     Parameters
     ----------
     network : Network
-        A network that attends each image with k others; used as it is, not copied.
+        A network that attends each image together with k others. It is not copied.
     partners : Tensor (k, 3, H, W)
-        These others, normalised, of the size of the images.
+        The k other images, normalised, of the same size as the images.
 
     Raises
     ------
     ArgumentError
-        Where the network takes no partners, or not so many.
+        If the network takes no partners, or a different number of them.
     """
 
     partners_of_all: Tensor
@@ -34,7 +34,7 @@ class WithPartners(Network):
             raise ArgumentError(
                 f"partners must be ({k}, 3, H, W) for {network.config.architecture}; got {tuple(partners.shape)}"
                 if k
-                else f"network must be one with partners; {network.config.architecture} attends each image alone"
+                else f"network must take partners; {network.config.architecture} attends each image alone"
             )
         self.network, self.preprocess, self.partners = network, network.preprocess, 0
         self.register_buffer("partners_of_all", partners.detach(), persistent=False)
@@ -53,10 +53,10 @@ class WithPartners(Network):
 
 
 def require_alone(network: nn.Module, what: str) -> None:
-    """Raises: BackendError for a network that attends each image with others; `what` needs images alone."""
+    """Raises: BackendError if the network needs partners. `what` names the work, which is on single images."""
     if getattr(network, "partners", 0):
         name = network.config.architecture if isinstance(network, Network) else type(network).__name__
         raise BackendError(
-            f"{name} attends each image with others, and {what} of one image alone",
+            f"{name} attends each image with others, but {what} of a single image",
             "in Python, give it partners: l2a_transfer.models.alone.WithPartners(network, partners)",
         )

@@ -19,7 +19,7 @@ from l2a_transfer.models.selection import find_selection
 
 @dataclass(frozen=True)
 class Scored:
-    """A level before its weights are made: local features (B, P, C) and scores (B, P), float32 at least."""
+    """A level before its weights are computed: local features (B, P, C) and scores (B, P), at least float32."""
 
     local: Tensor
     scores: Tensor
@@ -31,18 +31,18 @@ class Attention(nn.Module):
     Parameters
     ----------
     channels : int
-        C, of the local features and of g.
+        C, the number of channels of the local features and of g.
     compatibility, normalizer : str
-        Registered names; a normalizer may have its parameter with it, as ``"tvmax:0.1"``.
+        Registered names. A normalizer may include its parameter, as in ``"tvmax:0.1"``.
     selection : str, default="soft"
-        A registered selection, as ``"hard"`` or ``"top:4"``.
+        A registered selection, such as ``"hard"`` or ``"top:4"``.
 
     Raises
     ------
     UnknownNameError
-        For a name that is not registered.
+        If a name is not registered.
     MissingExtraError
-        Where the normalizer needs a package that is not installed.
+        If the normalizer needs a package that is not installed.
     """
 
     def __init__(self, channels: int, compatibility: str, normalizer: str, selection: str = "soft") -> None:
@@ -78,15 +78,15 @@ class Attention(nn.Module):
         l : Tensor (B, C, H, W)
             Local features, in any precision.
         g : Tensor (B, C) or None
-            The global feature; None where it is inert.
+            The global feature; None if it is inert.
         noise : Tensor (B, P) or None
-            For the selection that needs it.
+            Only for selections that need it.
 
         Returns
         -------
         g_a : Tensor (B, C)
-            The weighted sum of the local features. float32, as are the weights, because a softmax over 1,024 positions
-            loses too much in bfloat16.
+            The weighted sum of the local features. It and the weights are float32, because a softmax over 1,024
+            positions loses too much precision in bfloat16.
         weights : Tensor (B, H, W)
         """
         B, _, H, W = l.shape
@@ -110,6 +110,6 @@ class Attention(nn.Module):
 
 
 def _by_position(l: Tensor) -> Tensor:  # noqa: E741 - the paper's name
-    """l (B, C, H, W) → (B, P, C), float32 at least."""
+    """l (B, C, H, W) → (B, P, C), at least float32."""
     B, C, H, W = l.shape
     return at_least_float32(l.permute(0, 2, 3, 1).reshape(B, H * W, C))  # no copy in channels_last

@@ -1,4 +1,4 @@
-"""What the networks are built from: convolutions, the trunk, the global branch and the head of a level."""
+"""Building blocks of the networks: convolutions, the trunk, the global branch and the head of a level."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class ConvBlock(nn.Sequential):
 
 
 class Trunk(nn.ModuleList):
-    """conv1 … conv13 as five blocks. The pools between them differ between the families and are not part of it.
+    """conv1 … conv13 as five blocks. The pools between them are not included, because they differ between families.
 
     Parameters
     ----------
@@ -64,12 +64,12 @@ class Trunk(nn.ModuleList):
         self.frozen = False
 
     def freeze(self) -> None:
-        """Keep the weights and the batch norms' statistics as they are; from now on it computes as in evaluation."""
+        """Freeze the weights and the batch norm statistics. The trunk then stays in evaluation mode."""
         self.frozen = True
         self.requires_grad_(False).eval()
 
     def train(self, mode: bool = True) -> Trunk:
-        """As every module's; a frozen trunk stays in evaluation mode."""
+        """Set the mode as usual, except that a frozen trunk stays in evaluation mode."""
         super().train(mode and not self.frozen)
         return self
 
@@ -77,8 +77,8 @@ class Trunk(nn.ModuleList):
 class GlobalBranch(nn.Module):
     """A local map → the global feature g: two convolutions between pools, dropout, a linear layer.
 
-    The last pool covers the whole map, so that any image size gives one vector. At 32 × 32 pixels it is the paper's
-    2 × 2 pool.
+    The last pool covers the whole map, so any image size gives one vector. At 32 × 32 pixels it is the paper's 2 × 2
+    pool.
 
     Parameters
     ----------
@@ -106,7 +106,7 @@ class GlobalBranch(nn.Module):
 
 
 class LevelHead(nn.Module):
-    """g_a → batch norm → ReLU → dropout: the part of the classifier's head that each level has to itself.
+    """g_a → batch norm → ReLU → dropout: the part of the classifier head that each level has of its own.
 
     Parameters
     ----------
@@ -123,7 +123,7 @@ class LevelHead(nn.Module):
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, g_a: Tensor) -> tuple[Tensor, Tensor]:
-        """g_a (B, C) → what the classifier takes in evaluation (B, C), and the same with dropout, for training."""
+        """g_a (B, C) → the classifier's input in evaluation (B, C), and the same with dropout, for training."""
         seen = self.relu(self.bn(g_a))
         return seen, self.dropout(seen)
 
@@ -148,9 +148,9 @@ def read_by(head: LevelHead, classifier: Tensor, seen: Tensor, targets: Tensor) 
     Returns
     -------
     weights : Tensor (B, C)
-        By which the attended feature is multiplied.
+        Factors of the attended feature.
     constant : Tensor (B,)
-        What is added, without the classifier's bias.
+        The constant term, without the classifier's bias.
     """
     bn = head.bn
     assert bn.running_mean is not None
@@ -161,7 +161,7 @@ def read_by(head: LevelHead, classifier: Tensor, seen: Tensor, targets: Tensor) 
 
 
 def at_least_float32(x: Tensor) -> Tensor:
-    """float32 of half precisions; other tensors as they are."""
+    """Convert half precision to float32; leave other tensors unchanged."""
     return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
@@ -193,7 +193,7 @@ def pooled_trunk(trunk: Trunk, images: Tensor, pools: int) -> dict[str, Tensor]:
 
 
 def trunk_steps(trunk: Trunk, pools_after: tuple[int, ...]) -> tuple[Step, ...]:
-    """The convolutions of the trunk, with 2 × 2 pools after the blocks of these numbers, from 0."""
+    """The convolutions of the trunk, with 2 × 2 pools after the blocks `pools_after`, counted from 0."""
     steps: list[Step] = []
     for i, block in enumerate(trunk):
         *before, last = cast("list[nn.Sequential]", list(cast("nn.Sequential", block)))

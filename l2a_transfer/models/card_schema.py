@@ -1,4 +1,4 @@
-"""What a card may hold: of a network in weights and ONNX files, and of whatever made a feature file."""
+"""Schemas of cards: of networks in weights and ONNX files, and of whatever made a feature file."""
 
 from __future__ import annotations
 
@@ -63,7 +63,8 @@ CARD = table(
     },
     others=ANYTHING,
 )
-"""Of a network of this package: a version may add keys, but not to `config` and `preprocess`, which decide numbers."""
+"""The card of a network of this package. A version may add keys, but not to `config` and `preprocess`, because these
+affect the output."""
 
 OBJECT = table(others=ANYTHING)
 _OF_FEATURES = {
@@ -79,9 +80,9 @@ CARD_OF_FEATURES = table(
     optional={key: either(kind, NOTHING) for key, kind in _OF_FEATURES.items()},
     others=ANYTHING,
 )
-"""Of features that others may have made: a name, and what else they want to say, in the form that reports show."""
+"""The card of features, possibly made by another program: a name, and optional fields in the form that reports show."""
 
 
 def check_card(values: Any) -> None:
-    """Raises: ValueError naming the field that is of another kind than it must be."""
+    """Raises: ValueError, naming the field that has the wrong type."""
     CARD.check(values, "card")

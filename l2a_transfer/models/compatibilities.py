@@ -18,13 +18,13 @@ if TYPE_CHECKING:
     Scores = Callable[[Tensor, Tensor | None, Tensor | None], Tensor]
 
 RoleOfG = Literal["acts", "shifts", "unused"]
-"""What the global feature does to the scores of an image: changes them one by one, adds the same constant to all of
-them, or nothing."""
+"""Effect of the global feature on the scores of an image: it changes each one differently, adds the same constant to
+all, or has no effect."""
 
 
 @dataclass(frozen=True)
 class Compatibility:
-    """One way to score positions, and what the rest of the package needs to know of it.
+    """One way to score positions, and the properties that the rest of the package needs.
 
     Parameters
     ----------
@@ -36,7 +36,7 @@ class Compatibility:
     learns_u : bool
         Whether it has a parameter u (C,).
     role_of_g : {"acts", "shifts", "unused"}
-        As `RoleOfG`. With "acts", g is never None.
+        See `RoleOfG`. With "acts", g is never None.
     """
 
     name: str
@@ -45,7 +45,7 @@ class Compatibility:
     role_of_g: RoleOfG
 
     def g_is_inert(self, normalizer: Normalizer) -> bool:
-        """Whether g cannot change the weights that `normalizer` makes of the scores."""
+        """Whether g cannot change the weights that `normalizer` computes from the scores."""
         return self.role_of_g == "unused" or (self.role_of_g == "shifts" and normalizer.shift_invariant)
 
 
@@ -65,12 +65,12 @@ def compatibility(name: str, *, learns_u: bool, role_of_g: RoleOfG) -> Callable[
     Returns
     -------
     callable
-        A decorator that gives the function back as it is.
+        A decorator that returns the function unchanged.
 
     Raises
     ------
     PluginError
-        For a name that is taken or cannot be one.
+        If the name is invalid or already taken.
 
     Examples
     --------

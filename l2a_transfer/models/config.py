@@ -1,4 +1,4 @@
-"""What a network is, as data: families, their named architectures, and the frozen config. No torch here."""
+"""Networks as data: families, their named architectures, and the frozen config. Does not import torch."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ LEVELS = {"L1": 256, "L2": 512, "L3": 512}
 """Attention level → channels at width 1: the outputs of conv7, conv10 and conv13 (after the ReLU)."""
 
 DEFAULT_WIDTH = 0.25
-"""Of a network whose width nobody names: what `train` makes, and so what its untrained control must have."""
+"""The default width of `train`, and therefore also of untrained controls."""
 DEFAULT_NORMALIZER = "softmax"
 DEFAULT_SELECTION = "soft"
 
@@ -32,7 +32,8 @@ MAX_OUTPUTS = 1_000_000
 GLOBAL_BRANCH = ("auto", "always")
 
 MapKind = Literal["distribution", "gate", "mask"]
-"""Of an attention map: weights that sum to 1 over an image, weights between 0 and 1 each, or zeros and ones."""
+"""Kind of an attention map: weights that sum to 1 over an image, independent weights between 0 and 1, or zeros and
+ones."""
 
 
 @dataclass(frozen=True)
@@ -42,17 +43,17 @@ class MapSpec:
     Parameters
     ----------
     name : str
-        Its key in `Attended.maps`, in feature files and in file names: the level's name, as ``"L2"``, for its only or
-        first map, and ``"L2.gate"`` for a further one.
+        Its key in `Attended.maps`, in feature files and in file names. The only or first map of a level has the
+        level's name, such as ``"L2"``; further ones are named like ``"L2.gate"``.
     level : str
         The level that it belongs to.
     kind : {"distribution", "gate", "mask"}
-        As `MapKind`.
+        See `MapKind`.
 
     Raises
     ------
     ValueError
-        For a name that is not its level's, or not one that files can have.
+        If the name does not belong to the level, or cannot be used in file names.
     """
 
     name: str
@@ -66,7 +67,7 @@ class MapSpec:
 
 @dataclass(frozen=True)
 class Architecture:
-    """One named architecture: for attention networks with levels, head and compatibility.
+    """One named architecture. Attention networks have levels, a head and a compatibility.
 
     `family` is filled in when the family is registered.
     """
@@ -79,32 +80,32 @@ class Architecture:
 
 
 class Family:
-    """A family of networks: its architectures, and what follows from a config. Subclass and register with `family`.
+    """A family of networks: its architectures, and what a config implies. Subclass it and register it with `family`.
 
-    The methods here are those of networks with attention at `Architecture.levels`; a family overrides what differs.
+    The default methods are for networks with attention at `Architecture.levels`; a family overrides what differs.
     """
 
     architectures: ClassVar[tuple[Architecture, ...]] = ()
     selections: ClassVar[tuple[str, ...]] = ("soft",)
-    """Names of the selections that its networks can have."""
+    """Names of the selections that its networks support."""
     partners: int = 0
-    """How many other images each image is attended with. In training they are of its class."""
+    """Number of other images that each image is attended with. In training they have the same class."""
 
     def network(self, config: ModelConfig) -> nn.Module:
-        """The network, freshly initialised in training mode: a `Network`. Import torch here and not above."""
+        """A newly initialised `Network` in training mode. Import torch in this method, not at module level."""
         raise NotImplementedError(f"{type(self).__name__} must have a method network")
 
     def objective(self, config: ModelConfig, *, label_smoothing: float, sampling: Sampling | None = None) -> Objective:
-        """What training minimises: cross-entropy, unless the family has a loss of its own.
+        """The training objective: cross-entropy, unless the family has a loss of its own.
 
-        `sampling` is given for configs with a hard selection alone.
+        `sampling` is given only for configs with a hard selection.
         """
         from l2a_transfer.models.objectives import CrossEntropy, GroupCrossEntropy
 
         return GroupCrossEntropy(label_smoothing) if self.partners else CrossEntropy(label_smoothing)
 
     def readouts(self, network: nn.Module, sampling: Sampling) -> dict[str, nn.Module]:
-        """Other ways to read a network out, whose accuracy its card tells beside its own: name → images to logits."""
+        """Alternative readouts whose accuracy is also recorded in the card: name → module from images to logits."""
         return {}
 
     def feature_levels(self, config: ModelConfig) -> dict[str, int]:
@@ -135,7 +136,7 @@ class Family:
 
 
 def attention_kind(config: ModelConfig) -> MapKind:
-    """What kind of map the config's compatibility and normalizer give."""
+    """The kind of map that the config's selection, compatibility and normalizer produce."""
     if config.selection != DEFAULT_SELECTION:
         return "mask" if find_selection(config.selection).count == 1 else "distribution"
     is_gate = config.has_scores and not find_normalizer(config.normalizer).sums_to_1
@@ -143,7 +144,7 @@ def attention_kind(config: ModelConfig) -> MapKind:
 
 
 def attention_name(architecture: str, normalizer: str, selection: str) -> str:
-    """The architecture, with a normalizer and a selection that are not the usual ones: vgg-att2-concat-pc-tvmax-0.1."""
+    """The architecture, plus normalizer and selection if they are not the defaults: vgg-att2-concat-pc-tvmax-0.1."""
     own = [name for name in (normalizer, selection) if name not in (DEFAULT_NORMALIZER, DEFAULT_SELECTION)]
     return "-".join([architecture, *own]).replace(":", "-")
 
@@ -164,12 +165,12 @@ def family(name: str) -> Callable[[type[Family]], type[Family]]:
     Returns
     -------
     callable
-        A decorator that gives the class back as it is.
+        A decorator that returns the class unchanged.
 
     Raises
     ------
     PluginError
-        For a name of family or architecture that is taken or cannot be one.
+        If the name of the family or of an architecture is invalid or already taken.
 
     Examples
     --------
@@ -194,7 +195,7 @@ def family(name: str) -> Callable[[type[Family]], type[Family]]:
 
 
 def remove_family(name: str) -> None:
-    """Take a family and its architectures back, as a test does with its own. Raises: KeyError."""
+    """Unregister a family and its architectures; used by tests. Raises: KeyError."""
     for row in FAMILIES[name].architectures:
         ARCHITECTURES.remove(row.name)
     FAMILIES.remove(name)
@@ -289,7 +290,7 @@ class ModelConfig:
 
     @property
     def maps(self) -> tuple[MapSpec, ...]:
-        """The attention maps, each with its level and kind; none where there is no attention."""
+        """The attention maps, each with its level and kind; empty for networks without attention."""
         return self.family.maps(self)
 
     @property
@@ -299,27 +300,27 @@ class ModelConfig:
 
     @property
     def has_scores(self) -> bool:
-        """Whether attention weights are made of scores, by the normalizer."""
+        """Whether the normalizer computes attention weights from scores."""
         name = self.spec.compatibility
         return bool(name) and COMPATIBILITIES[name].scores is not None
 
     @property
     def partners(self) -> int:
-        """How many partners, other images, each image is attended with; mostly 0."""
+        """Number of partners, which are other images that each image is attended with; 0 for most families."""
         return self.family.partners
 
     @property
     def g_is_inert(self) -> bool:
-        """True where the global feature g cannot change attention, features or logits.
+        """Whether the global feature g cannot change attention, features or logits.
 
         `<u, l_i + g> = <u, l_i> + <u, g>`, and a normalizer over positions ignores the constant `<u, g>`; uniform
-        weights ignore every score. PAN's second branch (a sigmoid) is not meant here: it is always built.
+        weights ignore every score. This does not apply to PAN's second branch (a sigmoid), which is always built.
         """
         return self.family.g_is_inert(self)
 
     @property
     def builds_global_branch(self) -> bool:
-        """True where conv14, conv15 and the g layer are part of the network."""
+        """Whether conv14, conv15 and the g layer are part of the network."""
         return self.family.builds_global_branch(self)
 
     @property
@@ -328,7 +329,7 @@ class ModelConfig:
         return self.family.min_size(self)
 
     def to_json(self) -> dict[str, Any]:
-        """Every field; `selection` where it is not the usual one, so that older files and digests stay as they are."""
+        """Every field. `selection` is left out if it is the default, so that older files and digests do not change."""
         values = dataclasses.asdict(self)
         if self.selection == DEFAULT_SELECTION:
             del values["selection"]
@@ -339,10 +340,10 @@ class ModelConfig:
         """The config that `to_json` wrote. Raises: ValueError or TypeError for anything else."""
         names = {field.name for field in dataclasses.fields(cls)}
         if not isinstance(values, dict) or set(values) - names or "architecture" not in values:
-            raise ValueError(f"a model config has the keys {sorted(names)}, got {values!r}")
+            raise ValueError(f"a model config must have the keys {sorted(names)}; got {values!r}")
         kinds = {"architecture": str, "normalizer": str, "global_branch": str, "selection": str, "num_classes": int}
         for key, value in values.items():
             kind: Any = kinds.get(key, (int, float))
             if not isinstance(value, kind) or isinstance(value, bool):
-                raise TypeError(f"model config: {key} has the wrong kind: {value!r}")
+                raise TypeError(f"model config: {key} has the wrong type: {value!r}")
         return cls(**values)

@@ -1,4 +1,4 @@
-"""Copies of a network for library code, which never changes the network that it was given."""
+"""Copies of a network, so that library code never changes the network passed to it."""
 
 from __future__ import annotations
 
@@ -16,39 +16,39 @@ N = TypeVar("N", bound=nn.Module)
 
 
 def evaluation_copy(network: N, *, shared: bool = False) -> N:
-    """The same network in evaluation mode, as modules of its own.
+    """A copy of the network in evaluation mode, with separate modules.
 
     Parameters
     ----------
     network : nn.Module
-        Stays as it is: mode, device, memory format, gradients.
+        It is not changed: mode, device, memory format and gradients stay the same.
     shared : bool, default=False
-        Let the copy read the tensors of `network`, which costs no memory: for work that ends before the caller goes
-        on. Moving such a copy to a device or a memory format leaves the tensors of `network` where they are.
+        Let the copy share the tensors of `network`, which costs no memory. Use it for work that ends before the
+        function returns. Moving the copy to another device or memory format does not move the tensors of `network`.
 
     Returns
     -------
     nn.Module
-        Without gradients, whose parameters need none.
+        The copy. Its parameters have no gradients and require none.
 
     Raises
     ------
     BackendError
-        For a network that Python cannot copy, and layers whose weights have no shape yet.
+        If Python cannot copy the network, or if it has lazy layers whose weights have no shape yet.
     """
     if any(nn.parameter.is_lazy(tensor) for tensor in chain(network.parameters(), network.buffers())):
         raise BackendError(
-            f"{type(network).__name__} has lazy layers, whose weights do not exist yet", "give it an image first"
+            f"{type(network).__name__} has lazy layers, whose weights do not exist yet", "run it on an image first"
         )
     memo: dict[int, object] = {}
     for tensor in chain(network.parameters(), network.buffers()):
         own = tensor.detach() if shared else tensor.detach().clone()
-        # A parameter of its own, because `Module.to` changes the data of the parameters that it finds.
+        # A separate parameter, because `Module.to` changes the data of parameters in place.
         memo[id(tensor)] = nn.Parameter(own, requires_grad=False) if isinstance(tensor, nn.Parameter) else own
     try:
         with torch.no_grad():
             return copy.deepcopy(network, memo).eval()
-    except Exception as error:  # what a network holds may raise what it likes
+    except Exception as error:  # objects in a network may raise anything when copied
         raise BackendError(
             f"{type(network).__name__} cannot be copied: {type(error).__name__}: {first_line(error)}",
             "take out of it what Python cannot copy, as a lock; in place of torch.nn.utils.weight_norm use that of "
@@ -57,12 +57,12 @@ def evaluation_copy(network: N, *, shared: bool = False) -> N:
 
 
 def in_evaluation(network: N) -> N:
-    """The network itself where all its modules are in evaluation mode, else a copy that shares its tensors."""
+    """The network itself if all its modules are in evaluation mode, otherwise a copy that shares its tensors."""
     if any(module.training for module in network.modules()):
         return evaluation_copy(network, shared=True)
     return network
 
 
 def device_of(network: nn.Module) -> torch.device:
-    """Where a network computes: the device of its first tensor; the CPU where it has none."""
+    """The device of the network's first tensor, or the CPU if it has no tensors."""
     return next((tensor.device for tensor in chain(network.parameters(), network.buffers())), torch.device("cpu"))

@@ -1,4 +1,4 @@
-"""The digest of a network's content, by which weights, feature and ONNX files, cards and reports name it."""
+"""The digest of a network's content, which identifies it in weights, feature and ONNX files, cards and reports."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from l2a_transfer.models.interface import Network
 
 COUNT = "num_batches_tracked"
-"""Batch norm's count of batches ends with this name. Nothing reads it, so the digest takes it as 0."""
+"""Suffix of the name of batch norm's batch count. Nothing reads the count, so the digest treats it as 0."""
 
 
 def network_sha256(model: Network) -> str:
@@ -27,7 +27,7 @@ def network_sha256(model: Network) -> str:
     Parameters
     ----------
     model : Network
-        On any device, in any mode.
+        A network on any device and in any mode.
 
     Returns
     -------
@@ -43,9 +43,9 @@ def network_sha256(model: Network) -> str:
 
 
 def file_sha256(path: str | Path) -> str:
-    """`network_sha256` of the network that `load_weights` makes of a weights file, without importing torch.
+    """`network_sha256` of the network in a weights file, computed without importing torch.
 
-    Raises: WeightsError, as `read_described`.
+    Raises: WeightsError, like `read_described`.
     """
     return read_described(path)[1]
 
@@ -62,14 +62,14 @@ def read_described(path: str | Path) -> tuple[Card, str, int]:
     -------
     card : Card
     sha256 : str
-        `network_sha256` of the network that `load_weights` makes of it.
+        `network_sha256` of the network that `load_weights` builds from it.
     size : int
         Bytes.
 
     Raises
     ------
     WeightsError
-        For a file that is damaged or of another program, or has a tensor that is not floating-point.
+        If the file is damaged or was written by another program, or a tensor is not floating-point.
     """
     from safetensors import SafetensorError, deserialize
 
@@ -93,7 +93,7 @@ def read_described(path: str | Path) -> tuple[Card, str, int]:
 
 
 def _float32(kind: str, data: bytes) -> bytes | None:
-    """The numbers of a tensor as float32, little-endian; None for a kind that no weights file has."""
+    """The values of a tensor as little-endian float32; None for a dtype that weights files do not have."""
     if kind == "F32":
         return bytes(data)
     if kind == "F16":

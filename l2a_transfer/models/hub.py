@@ -1,6 +1,6 @@
 """Networks as folders and repositories of the Hugging Face Hub. Needs the extra `hub`.
 
-Importing this module imports huggingface_hub; nothing is sent or fetched but by the calls that say so.
+Importing this module imports huggingface_hub. Nothing is uploaded or downloaded except by explicit calls.
 """
 
 from __future__ import annotations
@@ -30,13 +30,13 @@ LIBRARY = "l2a-transfer"
 class HubModel(ModelHubMixin, library_name=LIBRARY, tags=["attention", "feature-extraction"], license="mit"):  # type: ignore[call-arg,misc]
     """A network and its card, with `save_pretrained`, `from_pretrained` and `push_to_hub` of huggingface_hub.
 
-    The folder has `model.safetensors`, which is a weights file as `train` writes it and works as `model` everywhere;
-    `config.json`, the card as JSON; and `README.md`, the card for people.
+    The folder contains `model.safetensors`, a weights file like those of `train`, which works as `model` everywhere;
+    `config.json`, the card as JSON; and `README.md`, the card for readers.
 
     Parameters
     ----------
     model : str, Path, Network or (Network, Card)
-        What `open_backend` takes as a network.
+        A network, as for `open_backend`.
 
     Attributes
     ----------
@@ -46,7 +46,7 @@ class HubModel(ModelHubMixin, library_name=LIBRARY, tags=["attention", "feature-
     Notes
     -----
     `from_pretrained(FOLDER)` reads a folder; `from_pretrained("user/name")` fetches a repository, unless
-    `local_files_only=True`. Nothing that is fetched is run or unpickled.
+    `local_files_only=True`. Downloaded files are never executed or unpickled.
     """
 
     def __init__(self, model: str | Path | Network | tuple[Network, Card]) -> None:
@@ -59,12 +59,12 @@ class HubModel(ModelHubMixin, library_name=LIBRARY, tags=["attention", "feature-
 
     @classmethod
     def _from_pretrained(cls, *, model_id: str, **given: Any) -> HubModel:
-        """Raises: WeightsError for a folder without weights, and for weights that are damaged or of others."""
+        """Raises: WeightsError if the folder has no weights, or they are damaged or from another program."""
         folder = Path(model_id)
         if folder.is_dir():
             path = folder / WEIGHTS
             if not path.is_file():
-                raise WeightsError(f"{folder}: has no {WEIGHTS}", "name a folder that save_pretrained wrote")
+                raise WeightsError(f"{folder}: contains no {WEIGHTS}", "use a folder that save_pretrained wrote")
         else:
             asked = ("revision", "cache_dir", "force_download", "local_files_only", "token")
             options = {key: given[key] for key in asked if key in given}
@@ -72,7 +72,7 @@ class HubModel(ModelHubMixin, library_name=LIBRARY, tags=["attention", "feature-
         return cls(load_weights(path))
 
     def generate_model_card(self, *args: Any, **kwargs: Any) -> Any:
-        """The card for people: metadata of the hub, what the network is, how to use it, what was measured."""
+        """The card for readers: Hub metadata, description, usage and measured accuracy."""
         from huggingface_hub import ModelCard
 
         return ModelCard(model_card(self.card))

@@ -1,4 +1,4 @@
-"""The form of a network in which it is only evaluated: each convolution and the batch norm after it are one."""
+"""The inference form of a network, in which each batch norm is folded into the convolution before it."""
 
 from __future__ import annotations
 
@@ -14,26 +14,26 @@ N = TypeVar("N", bound=nn.Module)
 
 @torch.no_grad()
 def fold_batch_norms(network: N) -> N:
-    """Make one convolution of each convolution and the batch norm that follows it, in place.
+    """Fold each batch norm into the convolution before it, in place.
 
-    `γ (w·x − μ) / σ + β` is `(γ/σ) w·x + (β − γμ/σ)`. The new weights are computed in float64 and rounded once, so that
-    outputs differ by rounding alone.
+    `γ (w·x − μ) / σ + β` is `(γ/σ) w·x + (β − γμ/σ)`. The new weights are computed in float64 and rounded once, so the
+    outputs differ only by rounding.
 
     Parameters
     ----------
     network : nn.Module
-        In evaluation mode. Of its `nn.Sequential` modules, a `Conv2d` that a `BatchNorm2d` follows takes the place of
-        both, and an `nn.Identity` that of the batch norm. Others stay, as do layers with hooks or parametrizations.
+        A network in evaluation mode. In its `nn.Sequential` modules, a `Conv2d` followed by a `BatchNorm2d` is replaced
+        by one `Conv2d` and an `nn.Identity`. Other layers, and layers with hooks or parametrizations, are not changed.
 
     Returns
     -------
     nn.Module
-        The same object. It cannot be trained further, and its tensors have other names and shapes.
+        The same object. It cannot be trained further, and its tensors have different names and shapes.
 
     Raises
     ------
     ValueError
-        In training mode, where a batch norm computes with the batch's statistics.
+        If the network is in training mode, in which batch norm uses the statistics of the batch.
     """
     if network.training:
         raise ValueError("a network in training mode has no inference form")

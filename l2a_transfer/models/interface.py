@@ -1,4 +1,4 @@
-"""What every network is: `model(images)` gives logits, `model.attend(images)` everything that it found.
+"""The interface of all networks: `model(images)` returns logits, `model.attend(images)` all results.
 
 Shapes: B images, k partners of each, H × W pixels, K classes, D the width of the transfer feature.
 """
@@ -18,7 +18,7 @@ from l2a_transfer.preprocess import Preprocess
 
 @dataclass(frozen=True)
 class Attended:
-    """What a network says of a batch: logits, the attended features and where it looked.
+    """The results of a network for a batch: logits, attended features and attention maps.
 
     Parameters
     ----------
@@ -28,11 +28,11 @@ class Attended:
         Level → attended feature, raw and as the classifier sees it, in the order of `config.feature_levels`. Networks
         without attention have one level.
     maps : dict of str to Tensor (B, H, W)
-        Map name → weights between 0 and 1, in the order of `config.maps`, which says the level and the kind of each.
+        Map name → weights between 0 and 1, in the order of `config.maps`, which gives the level and kind of each.
         Empty for networks without attention.
     local : dict of str to Tensor (B, C, H, W)
-        Level → local features: the outputs of conv7 (L1), conv10 (L2) and conv13 (L3) after the ReLU, whether the
-        classifier reads them or not. Empty for a family that does not give them; a family may add others.
+        Level → local features: the outputs of conv7 (L1), conv10 (L2) and conv13 (L3) after the ReLU, whether or not
+        the classifier reads them. Empty for a family that does not provide them; a family may add others.
     """
 
     logits: Tensor
@@ -56,19 +56,19 @@ class Attended:
 
 @dataclass(frozen=True)
 class Evidence:
-    """What each position adds to the score of one class an image, exactly.
+    """The exact contribution of each position to the score of one class per image.
 
     Parameters
     ----------
     maps : dict of str to Tensor (B, H, W)
         Level → signed contributions.
     constants : dict of str to Tensor (B,)
-        Level → the part of the score that belongs to no position: biases and shifts of the batch norm.
+        Level → the part of the score that belongs to no position: biases and batch norm shifts.
 
     Notes
     -----
-    Where one classifier reads all levels, the sums of all maps and constants are the class's logit. Where each level
-    has its own classifier, a level's map and constant sum to the logit of that level's classifier.
+    If one classifier reads all levels, all maps and constants sum to the logit of the class. If each level has its own
+    classifier, a level's map and constant sum to the logit of that classifier.
     """
 
     maps: dict[str, Tensor]
@@ -77,12 +77,12 @@ class Evidence:
 
 @dataclass(frozen=True)
 class Step:
-    """One step from the image to the local features: a 3 × 3 convolution with what follows it, or a 2 × 2 max pool.
+    """One step from the image to the local features: a 3 × 3 convolution and its pointwise layers, or a 2 × 2 max pool.
 
     Parameters
     ----------
     block : nn.Sequential or None
-        A `Conv2d` with a border of one pixel, then layers that treat each position by itself; None for a pool.
+        A `Conv2d` with a padding of one pixel, then layers that treat each position separately; None for a pool.
     level : str, default=""
         The level whose local features are the output.
     """
@@ -92,21 +92,21 @@ class Step:
 
 
 class Network(nn.Module):
-    """Base of the networks: `model(images)` gives logits, `model.attend(images)` everything.
+    """Base class of the networks: `model(images)` returns logits, `model.attend(images)` all results.
 
     Parameters
     ----------
     config : ModelConfig
-        What it was built from; kept as `config`.
+        The config that it was built from; kept as `config`.
 
     Notes
     -----
-    In evaluation mode the outputs of an image depend on nothing but the image, its partners and the weights. Networks
-    of most families take no partners.
+    In evaluation mode the outputs for an image depend only on the image, its partners and the weights. Networks of most
+    families take no partners.
     """
 
     preprocess: Preprocess = Preprocess()
-    """How pictures become its input; weights bring their own."""
+    """How pictures become its input. Loading weights replaces it."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
@@ -121,7 +121,7 @@ class Network(nn.Module):
         images : Tensor (B, 3, H, W)
             float32, normalised by the model's Preprocess; H and W are at least `config.min_size` pixels.
         partners : Tensor (B, k, 3, H, W), optional
-            The k = `config.partners` images that each image is attended with, normalised likewise; None where k is 0.
+            The k = `config.partners` images that each image is attended with, also normalised; None if k is 0.
 
         Returns
         -------
@@ -130,63 +130,63 @@ class Network(nn.Module):
         Raises
         ------
         ArgumentError
-            For partners that are missing, not wanted, or of another shape; see `check_partners`.
+            If partners are missing, not supported, or have the wrong shape; see `check_partners`.
         """
         raise TypeError("Network is abstract; build one with build_model(config)")
 
     def attend_group(self, images: Tensor) -> Attended:
-        """Each image attended with the others of its group, as in training.
+        """Attend each image together with the others of its group, as in training.
 
         Parameters
         ----------
         images : Tensor (B, 3, H, W)
-            Groups of 1 + k images, one after the other, normalised. The partners of an image are the k that follow it
-            in its group, in a circle. Where k is 0 this is `attend`.
+            Consecutive groups of 1 + k images, normalised. The partners of an image are the k images that follow it in
+            its group, cyclically. If k is 0, this is `attend`.
 
         Returns
         -------
         Attended
-            Of all images, in their order.
+            The results for all images, in the same order.
 
         Raises
         ------
         ArgumentError
-            Where the images are no whole groups.
+            If the number of images is not a multiple of the group size.
         """
         size = 1 + self.partners
         if size == 1:
             return self.attend(images)
         if len(images) % size:
-            raise ArgumentError(f"images must be groups of {size}, one after the other; got {len(images)}")
+            raise ArgumentError(f"images must be consecutive groups of {size}; got {len(images)} images")
         groups = images.reshape(-1, size, *images.shape[1:])  # (B / size, size, 3, H, W)
         partners = torch.stack([groups.roll(-step, dims=1) for step in range(1, size)], dim=2)
         return self.attend(images, partners.flatten(0, 1))
 
     def local_steps(self) -> tuple[Step, ...]:
-        """The steps that lead from images to local features, by which a small change is followed (`explain.regions`).
+        """The steps from images to local features. `explain.regions` uses them to compute the effect of small changes.
 
         Returns
         -------
         tuple of Step
-            Each takes what the one before gave. Empty, as by default, where the local features of a position depend on
-            more than its surroundings.
+            Each takes the output of the one before. Empty, which is the default, if the local features of a position
+            depend on more than its neighbourhood.
         """
         return ()
 
     def attend_from(self, local: dict[str, Tensor]) -> Attended:
-        """What `attend` finds, from the local features of the levels that the classifier reads, and of L3.
+        """The result of `attend`, computed from the local features of L3 and of the levels that the classifier reads.
 
         Raises: BackendError for a network without `local_steps`.
         """
-        raise BackendError(f"{self.config.architecture} attends from images only", "give it images")
+        raise BackendError(f"{self.config.architecture} cannot start from local features", "pass images instead")
 
     def evidence(self, found: Attended, targets: Tensor) -> Evidence:
-        """The exact decomposition of a class's score over positions, in evaluation mode.
+        """Decompose the score of a class exactly over positions, in evaluation mode.
 
         Parameters
         ----------
         found : Attended
-            What `attend` gave, B images.
+            The result of `attend` for B images.
         targets : Tensor (B,)
             The class of each image, int64.
 
@@ -197,23 +197,23 @@ class Network(nn.Module):
         Raises
         ------
         BackendError
-            For a family whose head has no such decomposition.
+            If the family's head has no such decomposition.
         """
         raise BackendError(f"the family of {self.config.architecture} has no evidence maps", "use another map method")
 
     def parts(self) -> Parts:
-        """What is randomised together, from the logits down: the part's name → its modules and tensors.
+        """The parts that are randomised one after another, from the logits down: part → its modules and tensors.
 
         Returns
         -------
         dict of str to tuple of str
-            Names as in `named_modules`, `named_parameters` and `named_buffers`; every tensor belongs to one part. By
+            Names as in `named_modules`, `named_parameters` and `named_buffers`. Every tensor belongs to one part. By
             default each child is a part, the last one first.
         """
         return default_parts(self)
 
     def check_partners(self, images: Tensor, partners: Tensor | None) -> None:
-        """Raises: ArgumentError where `partners` are not what this network takes. Every `attend` begins with it."""
+        """Called first in every `attend`. Raises: ArgumentError if `partners` do not suit this network."""
         k = self.partners
         if partners is None and k == 0:
             return
@@ -228,5 +228,5 @@ class Network(nn.Module):
             )
 
     def forward(self, images: Tensor, partners: Tensor | None = None) -> Tensor:
-        """Logits (B, K); for `indep` heads the log of the mean class probability. Arguments as for `attend`."""
+        """Logits (B, K); for `indep` heads, the log of the mean class probability. Arguments as for `attend`."""
         return self.attend(images).logits if partners is None else self.attend(images, partners).logits

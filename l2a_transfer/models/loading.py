@@ -1,4 +1,4 @@
-"""What the name of a model means, and how a network is made: by name, from a file, or fresh. Imports no torch."""
+"""Resolving model names, and creating networks by name, from a file, or with random weights. Imports no torch."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from l2a_transfer.models.interface import Network
 
 OF_OTHERS = re.compile("(?:untrained:)?(torchvision|timm|hf|module|onnx):")
-"""The beginning of a name that a backend of `features` takes, and not `load_model`."""
+"""Prefixes of names that are for a backend of `features`, not for `load_model`."""
 
 
 @names_keywords
@@ -78,17 +78,19 @@ def load_model(name: str | Path, *, seed: int = 0) -> tuple[Network, Card]:
     if os.path.isdir(name):
         there = sorted(Path(name).glob("*.safetensors"))
         raise WeightsError(
-            f"{name}: a folder; name the weights" + (f", as {there[0]}" if there else f" in it; {ANOTHER}")
+            f"{name}: is a folder; name a weights file" + (f", such as {there[0]}" if there else f" in it; {ANOTHER}")
         )
     if kind := OF_OTHERS.match(name):
         raise UnknownNameError(
-            f"{name!r} is a network of another package ({kind[1]}), for 'l2a-transfer extract' and open_backend",
-            "name one of this package's networks here",
+            f"{name!r} is a network of another package ({kind[1]}), for 'l2a-transfer extract' and open_backend only",
+            "use one of this package's networks here",
         )
     if name.startswith("untrained:"):
         return _untrained(name.removeprefix("untrained:"), seed)
     if name.endswith(".onnx"):
-        raise WeightsError(f"{name}: an ONNX file, which only 'l2a-transfer extract' takes; name the weights instead")
+        raise WeightsError(
+            f"{name}: is an ONNX file, which only 'l2a-transfer extract' accepts; use a weights file instead"
+        )
     if name.endswith(".safetensors") or "/" in name or os.sep in name:
         return load_weights(Path(name))
     check_pretrained(name)
@@ -96,7 +98,7 @@ def load_model(name: str | Path, *, seed: int = 0) -> tuple[Network, Card]:
 
 
 def check_pretrained(name: str, *, random: str = "") -> None:
-    """Raises: UnknownNameError for anything but the name of bundled weights; `random` is how to ask for random ones."""
+    """Raises: UnknownNameError unless `name` is bundled weights. `random` says how to request random weights."""
     random = random or f"'untrained:{name}'"
     names = pretrained_names()
     if name in names:
@@ -106,12 +108,11 @@ def check_pretrained(name: str, *, random: str = "") -> None:
         if own:
             raise UnknownNameError(
                 f"{name!r} is an architecture; its weights are {', '.join(own)}",
-                f"name one of them, or {random} for random weights",
+                f"use one of them, or {random} for random weights",
             )
         raise UnknownNameError(
-            f"{name!r} is an architecture, and there are no bundled weights for it; bundled are: "
-            f"{', '.join(names) or 'none'}",
-            f"for random weights use {random}; 'l2a-transfer train' makes some",
+            f"{name!r} is an architecture without bundled weights; bundled weights are: {', '.join(names) or 'none'}",
+            f"use {random} for random weights, or train some with 'l2a-transfer train'",
         )
     if name == "pixels":
         raise UnknownNameError("'pixels' is not a network and has no weights")
@@ -131,10 +132,10 @@ def _untrained(text: str, seed: int) -> tuple[Network, Card]:
     except UnknownNameError:
         raise
     except ValueError as error:
-        raise UnknownNameError(f"untrained:{text}: {error}; expected untrained:ARCH[@WIDTH], as @0.25") from error
+        raise UnknownNameError(f"untrained:{text}: {error}; expected untrained:ARCH[@WIDTH], such as @0.25") from error
     model = build_model(config, seed=seed).eval()
     card = Card(
-        name=f"untrained:{architecture}@{_number(config.width)}",  # the width is named, whoever chose it
+        name=f"untrained:{architecture}@{_number(config.width)}",  # includes the width even if it is the default
         config=config,
         preprocess=Preprocess(),
         classes=(),
@@ -145,7 +146,7 @@ def _untrained(text: str, seed: int) -> tuple[Network, Card]:
 
 
 def _number(width: float) -> str:
-    """0.25 and not 0.250, 1 and not 1.0; no two widths are written alike."""
+    """The shortest unique spelling of a width: 0.25 rather than 0.250, 1 rather than 1.0."""
     return f"{width:g}" if float(f"{width:g}") == width else repr(width)
 
 
@@ -174,7 +175,7 @@ def list_models(pattern: str = "*", pretrained: bool | None = None) -> list[str]
     ['vgg-att2-concat-pc.cifar10-w025', 'vgg-att2-concat-pc.cifar10-w050']
     """
     if not isinstance(pattern, str):
-        raise wrong_kind("pattern", "a pattern of names, as 'vgg-att2-*'", pattern)
+        raise wrong_kind("pattern", "a name pattern, such as 'vgg-att2-*'", pattern)
     names = [] if pretrained else list(ARCHITECTURES)
     names += pretrained_names() if pretrained in (True, None) else []
     return [name for name in names if fnmatchcase(name, pattern)]
@@ -253,12 +254,12 @@ def create_model(
     from l2a_transfer.models.registry import build_model
 
     if not isinstance(name, str):
-        raise wrong_kind("name", "the name of an architecture or of weights, as list_models() gives", name)
+        raise wrong_kind("name", "the name of an architecture or of weights; list_models() lists them", name)
     if width is not None and not isinstance(width, (int, float)):
-        raise wrong_kind("width", "a number, as 0.25", width)
+        raise wrong_kind("width", "a number, such as 0.25", width)
     given = {
         "num_classes": num_classes,
-        "width": None if width is None else float(width),  # 1 and 1.0 are one config, and one digest
+        "width": None if width is None else float(width),  # 1 and 1.0 give the same config and digest
         "normalizer": normalizer,
         "dropout": dropout,
         "global_branch": global_branch,
@@ -274,9 +275,9 @@ def create_model(
     card = read_card(path)
     if pretrained is None:
         warnings.warn(
-            f"{name!r} names weights, which are not loaded: this network is random; pass pretrained=True to load them, "
-            "or pretrained=False if it is to be random",
-            stacklevel=3,  # of the caller; the decorator is in between
+            f"{name!r} names weights, but they are not loaded and this network is random; pass pretrained=True to load "
+            "them, or pretrained=False to use random weights without this warning",
+            stacklevel=3,  # the caller's line; the decorator is in between
         )
     network = build_model(dataclasses.replace(card.config, **changes), seed=seed)
     network.preprocess = card.preprocess
@@ -287,8 +288,8 @@ def create_model(
                 raise ArgumentError(f"{key} must be {own!r}, as in the weights {name}; got {given[key]!r}")
         if network.config.builds_global_branch != card.config.builds_global_branch:
             raise ArgumentError(
-                f"normalizer must be {card.config.normalizer!r}, as in the weights {name}, or another that leaves the "
-                f"global feature g as it is there; got {normalizer!r}"
+                f"normalizer must be {card.config.normalizer!r}, as in the weights {name}, or one with the same effect "
+                f"on the global feature g; got {normalizer!r}"
             )
         own, theirs = network.state_dict(), load_weights(path)[0].state_dict()
         network.load_state_dict(
@@ -298,10 +299,10 @@ def create_model(
 
 
 def as_network(model: object, *, seed: int = 0) -> tuple[Network, Card]:
-    """What a function takes as `model`: a name or a path as `load_model` takes it, a network, or a network and card.
+    """Resolve a `model` argument: a name or path as for `load_model`, a network, or a network and its card.
 
-    A network without a card gets one that says how it is built, and nothing about its training. Raises: as
-    `load_model`; TypeError for anything else.
+    A network without a card gets one that describes its config but not its training. Raises: like `load_model`;
+    TypeError for anything else.
     """
     from l2a_transfer.models.interface import Network
 

@@ -1,6 +1,6 @@
 """Normalizers: compatibility scores → attention weights. Declared here without importing torch.
 
-A normalizer with a parameter is written with its value, as ``"tvmax:0.1"``.
+A normalizer with a parameter includes the value in its name, as in ``"tvmax:0.1"``.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Parameter:
-    """A number of at least 0 that a normalizer takes after the scores: what it is called, and its usual value."""
+    """The parameter of a normalizer, a number of at least 0: its name and its default."""
 
     name: str
     default: float
@@ -32,7 +32,7 @@ class Parameter:
 
 @dataclass(frozen=True)
 class Normalizer:
-    """One way to turn scores into weights, and what the rest of the package needs to know of it.
+    """One way to turn scores into weights, and the properties that the rest of the package needs.
 
     Parameters
     ----------
@@ -42,12 +42,12 @@ class Normalizer:
         Scores (B, H, W), float32, to weights (B, H, W) between 0 and 1. Images are independent of each other. With a
         parameter, `function(scores, value)`.
     sums_to_1 : bool
-        Whether the weights of an image sum to 1. If so its maps are distributions, else gates.
+        Whether the weights of an image sum to 1. If so, its maps are distributions, otherwise gates.
     shift_invariant : bool
-        Whether a constant added to all scores of an image leaves its weights as they are. If so, a global feature that
-        only adds such a constant is inert, and the layers behind it are left out.
+        Whether adding a constant to all scores of an image does not change its weights. If so, a global feature that
+        only adds such a constant is inert, and the layers behind it are not built.
     package, extra : str
-        A package that it needs besides the package's own dependencies, and the extra that installs it.
+        An optional package that it needs, and the extra that installs it.
     parameter : Parameter, optional
         The number that `function` takes; `find_normalizer` fills it in.
     exports : bool
@@ -64,7 +64,7 @@ class Normalizer:
     exports: bool = True
 
     def require_package(self) -> None:
-        """Raises: MissingExtraError where the package that it needs is not installed."""
+        """Raises: MissingExtraError if the package that it needs is not installed."""
         if not self.package:
             return
         try:
@@ -82,19 +82,19 @@ def find_normalizer(text: str) -> Normalizer:
     Parameters
     ----------
     text : str
-        A registered name; where the normalizer has a parameter, NAME or NAME:VALUE.
+        A registered name; if the normalizer has a parameter, NAME or NAME:VALUE.
 
     Returns
     -------
     Normalizer
-        Its function takes scores alone. With a parameter, its name holds the value, the shortest way to write it.
+        Its function takes only scores. With a parameter, its name includes the value in its shortest form.
 
     Raises
     ------
     UnknownNameError
-        For a name that is not registered.
+        If the name is not registered.
     ValueError
-        For a value that is negative or not finite, and where the normalizer takes none.
+        If the value is negative or not finite, or the normalizer takes none.
 
     Examples
     --------
@@ -105,7 +105,7 @@ def find_normalizer(text: str) -> Normalizer:
     found = NORMALIZERS.find(name)
     if found.parameter is None:
         if colon:
-            raise ArgumentError(f"the normalizer {name!r} takes no number; got {text!r}", f"write {name!r} alone")
+            raise ArgumentError(f"the normalizer {name!r} takes no number; got {text!r}", f"write just {name!r}")
         return found
     try:
         number = float(value) if colon else found.parameter.default
@@ -122,7 +122,7 @@ def find_normalizer(text: str) -> Normalizer:
 
 
 def _with(function: Function, value: float) -> Function:
-    """The function with its parameter, and its docstring."""
+    """The function with its parameter bound, keeping its docstring."""
     bound = partial(function, value=value)
     bound.__doc__ = function.__doc__
     return bound
@@ -150,12 +150,12 @@ def normalizer(
     Returns
     -------
     callable
-        A decorator that gives the function back as it is.
+        A decorator that returns the function unchanged.
 
     Raises
     ------
     PluginError
-        For a name that is taken or cannot be one.
+        If the name is invalid or already taken.
 
     Examples
     --------

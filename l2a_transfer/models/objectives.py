@@ -1,4 +1,4 @@
-"""What training minimises: cross-entropy, or what a family brings of its own.
+"""Training objectives: cross-entropy, or a family's own loss.
 
 Shapes: B images, H × W pixels, K classes.
 """
@@ -17,21 +17,21 @@ from l2a_transfer.errors import ArgumentError
 
 @dataclass
 class StepLoss:
-    """What one training step computes.
+    """The results of one training step.
 
     Parameters
     ----------
     loss : Tensor ()
-        What is minimised, float32.
+        The loss to minimise, float32.
     logits : Tensor (B, K)
-        For the training accuracy.
+        Logits for the training accuracy.
     metrics : dict of str to Tensor ()
-        Further numbers, each logged as its mean over the epoch, as `train_NAME`. The same names at every step.
+        Other numbers; the mean of each over the epoch is logged as `train_NAME`. Every step must have the same names.
 
     Raises
     ------
     ValueError
-        For a metric that is called loss or accuracy, as the ones that are logged anyway.
+        If a metric is called loss or accuracy, which are always logged.
     """
 
     loss: Tensor
@@ -40,16 +40,16 @@ class StepLoss:
 
     def __post_init__(self) -> None:
         if taken := {"loss", "accuracy"} & set(self.metrics):
-            raise ArgumentError(f"metrics cannot be called {sorted(taken)[0]!r}, which is logged anyway")
+            raise ArgumentError(f"metrics must not be called {sorted(taken)[0]!r}, which is always logged")
 
 
 class Objective(Protocol):
-    """A loss that a family gives its networks; `Family.objective` makes it."""
+    """A loss for the networks of a family; `Family.objective` creates it."""
 
     def loss(
         self, network: nn.Module, images: Tensor, labels: Tensor, *, generator: torch.Generator, progress: Tensor
     ) -> StepLoss:
-        """The loss of one batch.
+        """Compute the loss of one batch.
 
         Called within autocast if the run's precision is bf16, so convert logits to float32 before a loss is computed.
 
@@ -58,15 +58,15 @@ class Objective(Protocol):
         network : Network
             The network, in training mode; any of its methods may be called.
         images : Tensor (B, 3, H, W)
-            float32, normalised. Where the family has k partners, groups of 1 + k images of one class, one after the
-            other, which `Network.attend_group` takes.
+            float32, normalised. If the family has k partners, consecutive groups of 1 + k images of one class, as for
+            `Network.attend_group`.
         labels : Tensor (B,)
             int64 class numbers.
         generator : torch.Generator
             On the device of the images, seeded from the run's seed, the step and the process. All sampling must draw
             from it, so that runs can be repeated and resumed.
         progress : Tensor ()
-            The share of the run's steps that came before this one, at least 0 and below 1.
+            The fraction of the run's steps that came before this one, at least 0 and below 1.
 
         Returns
         -------
@@ -89,14 +89,14 @@ class CrossEntropy:
     def loss(
         self, network: nn.Module, images: Tensor, labels: Tensor, *, generator: torch.Generator, progress: Tensor
     ) -> StepLoss:
-        # The logits of an indep head are log-probabilities already; a second log_softmax leaves them as they are.
+        # The logits of an indep head are log-probabilities already; a second log_softmax does not change them.
         logits = network(images).float()  # (B, K)
         return StepLoss(F.cross_entropy(logits, labels, label_smoothing=self.label_smoothing), logits)
 
 
 @dataclass(frozen=True)
 class GroupCrossEntropy:
-    """`CrossEntropy` of networks with partners: each image of a group is attended with the others of its group.
+    """`CrossEntropy` for networks with partners: each image is attended with the others of its group.
 
     Parameters
     ----------

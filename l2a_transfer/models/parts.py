@@ -1,4 +1,4 @@
-"""The parts of a network from the logits down, each with its tensors: what is randomised together."""
+"""The parts of a network from the logits down. The tensors of a part are randomised together."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ Parts = dict[str, tuple[str, ...]]
 
 
 def default_parts(module: nn.Module) -> Parts:
-    """The children of a module, the last one first; tensors of its own are parts before them.
+    """The children of a module, last one first, after the module's own tensors, each of which is a part.
 
-    A list or dict of modules runs nothing itself, so each of its modules is a part.
+    A list or dict of modules computes nothing itself, so each of its modules is a part.
 
     Examples
     --------
@@ -42,7 +42,7 @@ def trunk_parts(trunk: str = "trunk") -> Parts:
 
 
 def tensors(module: nn.Module) -> dict[str, Tensor]:
-    """Name → every parameter and buffer, also those that no file keeps."""
+    """All parameters and buffers by name, including non-persistent buffers."""
     return {**dict(module.named_parameters()), **dict(module.named_buffers())}
 
 
@@ -54,7 +54,7 @@ def tensors_of_parts(module: nn.Module, parts: Mapping[str, Sequence[str]]) -> P
     module : nn.Module
         The network.
     parts : mapping of str to sequence of str
-        What `Network.parts` gives.
+        The result of `Network.parts`.
 
     Returns
     -------
@@ -64,7 +64,7 @@ def tensors_of_parts(module: nn.Module, parts: Mapping[str, Sequence[str]]) -> P
     Raises
     ------
     PluginError
-        For a tensor that belongs to no part, or to several.
+        If a tensor belongs to no part, or to several.
     """
     found: dict[str, list[str]] = {part: [] for part in parts}
     for name in tensors(module):

@@ -1,4 +1,4 @@
-"""The one function that builds a network."""
+"""Building networks from configs."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ from l2a_transfer.models.interface import Network
 
 
 def build_model(config: ModelConfig, *, seed: int | None = None, inplace: bool = True) -> Network:
-    """A freshly initialised network in training mode.
+    """Build a newly initialised network in training mode.
 
     Parameters
     ----------
     config : ModelConfig
-        What to build.
+        The config of the network.
     seed : int, optional
-        With it, the weights are a function of the config and the seed alone, and the global random state is left as it
-        was. Without it, they are drawn from the global random state.
+        With a seed, the weights depend only on the config and the seed, and the global random state is not changed.
+        Without one, they are drawn from the global random state.
     inplace : bool
-        Whether activations may overwrite their input, which saves memory. Full backward hooks, as guided
-        backpropagation needs them, work with False only. Outputs are the same to the bit.
+        Whether activations may overwrite their input, which saves memory. Full backward hooks, which guided
+        backpropagation needs, require False. The outputs are bitwise identical.
 
     Returns
     -------
@@ -31,11 +31,11 @@ def build_model(config: ModelConfig, *, seed: int | None = None, inplace: bool =
     Raises
     ------
     TypeError
-        Where `config` is no ModelConfig.
+        If `config` is not a ModelConfig.
     MissingExtraError
-        Where the normalizer's package is not installed.
+        If the normalizer's package is not installed.
     PluginError
-        Where the family gives something else than a Network.
+        If the family does not return a Network.
 
     Examples
     --------
@@ -46,7 +46,7 @@ def build_model(config: ModelConfig, *, seed: int | None = None, inplace: bool =
     925178
     """
     if not isinstance(config, ModelConfig):
-        raise wrong_kind("config", "a ModelConfig, as ModelConfig('vgg-att2-concat-pc', width=0.25)", config)
+        raise wrong_kind("config", "a ModelConfig, such as ModelConfig('vgg-att2-concat-pc', width=0.25)", config)
     if seed is None:
         network = config.family.network(config)
     else:
@@ -61,7 +61,7 @@ def build_model(config: ModelConfig, *, seed: int | None = None, inplace: bool =
 
 
 def _without_inplace(network: nn.Module) -> None:
-    """Let no activation or dropout overwrite its input."""
+    """Make all activations and dropout layers out-of-place."""
     for module in network.modules():
         if getattr(module, "inplace", False) is True:
             setattr(module, "inplace", False)  # noqa: B010 - not every module has it

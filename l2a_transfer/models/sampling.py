@@ -23,7 +23,7 @@ from l2a_transfer.models.objectives import StepLoss
 from l2a_transfer.models.selection import Sampling, Selection
 
 MAX_EXACT = 1 << 26
-"""Numbers that the logits of all positions of a batch may be, B · P of each level · K, for the exact sampler."""
+"""Largest number of logits of all positions of a batch, B · P of each level · K, for the exact sampler."""
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class SelectionLoss:
     Parameters
     ----------
     selection : Selection
-        What is chosen.
+        How positions are chosen.
     sampling : Sampling
         How its gradient is estimated.
     label_smoothing : float
@@ -58,14 +58,14 @@ class SelectionLoss:
             estimate = {"reinforce": self._reinforce, "gumbel-st": self._gumbel, "exact": self._exact}
             loss, logits, metrics = estimate[self.sampling.sampler](net, levels, scores, labels, generator)
             until = self.sampling.entropy_until
-            left = (1 - progress / until).clamp(min=0) if until else 0 * progress  # on its device: a copy would wait
+            left = (1 - progress / until).clamp(min=0) if until else 0 * progress  # on the device: a copy would wait
             loss = loss - self.sampling.entropy_weight * left * entropy
         return StepLoss(loss, logits, {"entropy": entropy, **metrics})
 
     def _random(
         self, net: AttentionVGG, local: dict[str, Tensor], labels: Tensor, generator: torch.Generator
     ) -> StepLoss:
-        """Positions that nothing is learned of."""
+        """The loss with uniformly random positions, of which nothing is learned."""
         with torch.autocast(labels.device.type, enabled=False):
             g_a = {}
             for level in net.attention:
@@ -76,7 +76,7 @@ class SelectionLoss:
         return StepLoss(self._cross_entropy(logits, labels).mean(), logits)
 
     def _cross_entropy(self, logits: Tensor, labels: Tensor) -> Tensor:
-        """Of each image, (B,)."""
+        """The cross-entropy of each image, (B,)."""
         return F.cross_entropy(logits.float(), labels, label_smoothing=self.label_smoothing, reduction="none")
 
     def _reinforce(
@@ -96,14 +96,14 @@ class SelectionLoss:
         compared = cost.detach() - self._baseline(net, levels, scores, labels, cost.detach())
         chosen = sum(log_p[level].gather(1, drawn[level]) for level in levels)  # (B, S)
         loss = cost.mean() + (compared * chosen).mean()
-        # The second term has a gradient and no value of its own: what is logged is the cost.
+        # Add the gradient of the second term but not its value, so that the logged loss is the cost.
         loss = loss + (cost.detach().mean() - loss.detach())
         return loss, logits.view(B, S, -1)[:, 0], {"advantage_std": compared.std()}
 
     def _baseline(
         self, net: AttentionVGG, levels: dict[str, Scored], scores: dict[str, Tensor], labels: Tensor, cost: Tensor
     ) -> Tensor:
-        """(B, 1) or (B, S)."""
+        """The baseline of each draw, (B, 1) or (B, S)."""
         if self.sampling.baseline == "none":
             return torch.zeros_like(cost)
         if self.sampling.baseline == "others":
@@ -152,20 +152,20 @@ class SelectionLoss:
 
 
 def check_exact(images: int, positions: list[int], classes: int) -> None:
-    """Raises: ArgumentError where the exact sampler would take too much."""
+    """Raises: ArgumentError if the exact sampler would need too much memory."""
     if images * math.prod(positions) * classes > MAX_EXACT:
         raise ArgumentError(
-            f"the exact sampler takes the logits of all positions, here {images} images × "
-            f"{' × '.join(map(str, positions))} positions × {classes} classes, and at most {MAX_EXACT:,} numbers",
-            "set another sampler in the recipe, or a smaller `batch_size` or image size",
+            f"the exact sampler computes the logits of all positions, here {images} images × "
+            f"{' × '.join(map(str, positions))} positions × {classes} classes; the limit is {MAX_EXACT:,} numbers",
+            "use another sampler in the recipe, or a smaller `batch_size` or image size",
         )
 
 
 def _drawn(p: Tensor, draws: int, generator: torch.Generator) -> Tensor:
-    """Positions drawn with the probabilities p (B, P), (B, draws).
+    """Draw positions (B, draws) with the probabilities p (B, P).
 
-    Of an image whose p is not finite they are drawn evenly: `multinomial` would raise an error of its own, and the loss
-    is not finite anyway, which the trainer reports.
+    For an image whose p is not finite, they are drawn uniformly, because `multinomial` would raise its own error. The
+    loss is not finite then, which the trainer reports.
     """
     finite = p.isfinite().all(dim=1, keepdim=True)
     return torch.multinomial(p.where(finite, 1.0), draws, replacement=True, generator=generator)
@@ -182,7 +182,7 @@ def _mean(local: Tensor, weights: Tensor) -> Tensor:
 
 
 def _entropy(scores: dict[str, Tensor]) -> Tensor:
-    """The mean over images of the weights' entropy, summed over levels, in nats."""
+    """The entropy of the weights in nats, summed over levels, as a mean over images."""
     log_p = [values.log_softmax(dim=1) for values in scores.values()]
     return torch.stack([-(values.exp() * values).sum(dim=1).mean() for values in log_p]).sum()
 
@@ -193,7 +193,7 @@ def _gumbel_noise(like: Tensor, generator: torch.Generator) -> Tensor:
 
 
 def _joint(p: list[Tensor]) -> Tensor:
-    """Probabilities of each level's positions → those of all pairs (triples), flat: (B, P · P …)."""
+    """Probabilities of each level's positions → those of all pairs (triples), flattened: (B, P · P …)."""
     together = p[0]
     for other in p[1:]:
         together = (together[:, :, None] * other[:, None]).flatten(1)
@@ -203,7 +203,7 @@ def _joint(p: list[Tensor]) -> Tensor:
 def _seen_everywhere(head: LevelHead, local: Tensor, p: Tensor) -> Tensor:
     """What the classifier would read at each position, (B, P, C).
 
-    In training the batch norm's statistics are those that infinitely many draws would have.
+    In training mode, the batch norm uses the statistics that infinitely many draws would have.
     """
     bn = head.bn
     assert bn.running_mean is not None
@@ -226,7 +226,7 @@ def _seen_everywhere(head: LevelHead, local: Tensor, p: Tensor) -> Tensor:
 
 @contextmanager
 def unchanged_statistics(net: nn.Module) -> Iterator[None]:
-    """Batch norms in training mode compute with the batch's statistics, and keep their own as they are."""
+    """Let batch norms in training mode use the batch's statistics without updating their running ones."""
     norms = [module for module in net.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
     before = [(norm.momentum, norm.num_batches_tracked) for norm in norms]
     for norm, (_, count) in zip(norms, before, strict=True):
@@ -240,24 +240,24 @@ def unchanged_statistics(net: nn.Module) -> Iterator[None]:
 
 
 class Readout(nn.Module):
-    """Another way to read a hard network out than by its best positions; an image's draws depend on the batch.
+    """A readout of a hard network that does not use its best positions. An image's draws depend on the batch.
 
     Parameters
     ----------
     network : AttentionVGG
         In evaluation mode.
     draws : int
-        As for `drawn_log_probabilities`; 0 takes the mean of the local features by the weights that positions are drawn
-        with, as soft attention does.
+        As for `drawn_log_probabilities`. With 0, the local features are averaged with the weights from which positions
+        are drawn, as in soft attention.
     temperature : float
-        By which scores are divided.
+        Divisor of the scores.
     """
 
     def __init__(self, network: AttentionVGG, draws: int, temperature: float) -> None:
         super().__init__()
         self.network, self.draws, self.temperature = network, draws, temperature
         self.generator: torch.Generator | None = None
-        self.train(network.training)  # what is then evaluated is put back into this mode
+        self.train(network.training)  # an evaluation restores this mode afterwards
 
     def forward(self, images: Tensor) -> Tensor:
         """Images (B, 3, H, W), normalised, to log probabilities or logits (B, K)."""
@@ -276,7 +276,7 @@ class Readout(nn.Module):
 def drawn_log_probabilities(
     network: AttentionVGG, images: Tensor, draws: int, generator: torch.Generator, *, temperature: float = 1.0
 ) -> Tensor:
-    """Log of the mean class probability over `draws` draws of positions, (B, K): evaluation by samples.
+    """Log of the mean class probability over `draws` draws of positions, (B, K): evaluation by sampling.
 
     Parameters
     ----------
@@ -285,11 +285,11 @@ def drawn_log_probabilities(
     images : Tensor (B, 3, H, W)
         Normalised.
     draws : int
-        1 for what one draw says; many for their expectation.
+        1 for a single draw; many to approximate the expectation.
     generator : torch.Generator
         On the device of the images.
     temperature : float
-        Scores are divided by it, as in training.
+        Divisor of the scores, as in training.
     """
     levels = network.scored(network.local_features(images))
     total = None

@@ -1,7 +1,7 @@
-"""Selections: which positions the weights of a level are given to. Declared here without importing torch.
+"""Selections: which positions of a level get weights. Declared here without importing torch.
 
-With soft selection every position has its weight. Hard selections choose positions, and their features are those of
-the chosen ones alone (Mnih et al. 2014, arXiv:1406.6247; Xu et al. 2015, arXiv:1502.03044). In evaluation the choice
+With soft selection every position has a weight. Hard selections choose positions, and only the features of these are
+used (Mnih et al. 2014, arXiv:1406.6247; Xu et al. 2015, arXiv:1502.03044). In evaluation the choice
 is a function of the image; in training it is drawn (`models.sampling`).
 """
 
@@ -27,25 +27,25 @@ SAMPLERS = ("reinforce", "gumbel-st", "exact")
 
 @dataclass(frozen=True)
 class Selection:
-    """One way to choose positions, and what the rest of the package needs to know of it.
+    """One way to choose positions, and the properties that the rest of the package needs.
 
     Parameters
     ----------
     name : str
-        Its name in configs and cards; with its number, as ``"top:4"``.
+        Its name in configs and cards, including its number, as in ``"top:4"``.
     choose : callable or None
-        What it needs, (B, P) scores or (B, P) noise, to weights (B, P): equal ones that sum to 1 at the chosen
-        positions, and 0 elsewhere. None where all positions have weights.
+        Scores (B, P) or noise (B, P), see `needs`, to weights (B, P): equal weights that sum to 1 at the chosen
+        positions, and 0 elsewhere. None if all positions have weights.
     needs : {"scores", "noise", "nothing"}
-        What `choose` takes. Noise is a function of the image's pixels.
+        The input of `choose`. Noise is a function of the image's pixels.
     samplers : tuple of str
-        Of `SAMPLERS`, those that train it.
+        The `SAMPLERS` that can train it.
     count : int
-        How many positions are chosen at each level; 0 for all.
+        Number of positions chosen at each level; 0 for all.
     takes_count : bool
-        Whether its name has a number.
+        Whether its name includes a number.
     about : str
-        What is attended to, in a sentence.
+        Description in one sentence.
     """
 
     name: str
@@ -66,7 +66,7 @@ def find_selection(text: str) -> Selection:
     Parameters
     ----------
     text : str
-        A registered name, with the number of positions where it takes one, as ``"top:4"``.
+        A registered name, with the number of positions if it takes one, as in ``"top:4"``.
 
     Returns
     -------
@@ -75,9 +75,9 @@ def find_selection(text: str) -> Selection:
     Raises
     ------
     UnknownNameError
-        For a name that is not registered.
+        If the name is not registered.
     ValueError
-        For a number that is missing, not whole, below 1 or above 999,999, and one that is not taken.
+        If a number is missing, not an integer, below 1 or above 999,999, or if the selection takes none.
 
     Examples
     --------
@@ -88,7 +88,7 @@ def find_selection(text: str) -> Selection:
     found = SELECTIONS.find(name)
     if not found.takes_count:
         if colon:
-            raise ArgumentError(f"the selection {name!r} takes no number; got {text!r}", f"write {name!r} alone")
+            raise ArgumentError(f"the selection {name!r} takes no number; got {text!r}", f"write just {name!r}")
         return found
     if not (value.isascii() and value.isdecimal() and len(value) <= 6 and int(value) >= 1):
         raise ArgumentError(
@@ -104,16 +104,16 @@ def find_selection(text: str) -> Selection:
 def check_selection(
     text: str, architecture: str, *, allowed: tuple[str, ...], has_scores: bool, normalizer: str
 ) -> None:
-    """Whether a selection goes with the rest of a config. Raises: UnknownNameError; ValueError.
+    """Check that a selection suits the rest of a config. Raises: UnknownNameError; ValueError.
 
     Parameters
     ----------
     text : str
-        As `find_selection` takes it.
+        A selection, as for `find_selection`.
     architecture, normalizer : str
-        Of the config.
+        Those of the config.
     allowed : tuple of str
-        Names of the selections that the architecture's family can have.
+        Names of the selections that the architecture's family supports.
     has_scores : bool
         Whether the architecture scores positions.
     """
@@ -124,11 +124,11 @@ def check_selection(
         raise ArgumentError(f"selection must be 'soft' for {architecture}; got {text!r}")
     if found.needs == "scores" and not has_scores:
         raise ArgumentError(
-            f"selection {text!r} needs scores, and {architecture} has none", "use selection 'random', its control"
+            f"selection {text!r} needs scores, but {architecture} has none", "use selection 'random', its control"
         )
     if found.needs == "noise" and has_scores:
         raise ArgumentError(
-            f"selection {text!r} uses no scores, and {architecture} has some",
+            f"selection {text!r} uses no scores, but {architecture} has scores",
             "use an architecture whose compatibility is 'uniform'",
         )
     if normalizer != "softmax":
@@ -140,8 +140,8 @@ def check_selection(
 def highest(values: Tensor, count: int = 1) -> Tensor:
     """Equal weights at the `count` highest values of each row (B, P), and 0 elsewhere.
 
-    Of equal values the first is chosen where `count` is 1, and otherwise all that equal the lowest of those chosen.
-    Where there are fewer values than `count`, all are chosen.
+    If `count` is 1, the first of equal values is chosen; otherwise all values that equal the lowest chosen one are
+    chosen too. If there are fewer values than `count`, all are chosen.
     """
     import torch
 
@@ -179,26 +179,26 @@ SELECTIONS.add(
 
 @dataclass(frozen=True)
 class Sampling:
-    """How a hard selection is trained. A recipe has these fields.
+    """How a hard selection is trained. These are also fields of a recipe.
 
     Parameters
     ----------
     sampler : {"reinforce", "gumbel-st", "exact"}
-        "reinforce" draws positions, and weighs the logarithm of their probability by what the draw costs more than the
-        baseline (Williams 1992). "gumbel-st" draws them by Gumbel noise, and lets the gradient pass as if the choice
-        were soft (Jang et al. 2017). "exact" takes the expectation over all positions, where they are few.
+        "reinforce" draws positions, and weights the logarithm of their probability by the draw's loss minus the
+        baseline (Williams 1992). "gumbel-st" draws them with Gumbel noise, and passes the gradient through as if the
+        choice were soft (Jang et al. 2017). "exact" computes the expectation over all positions, if they are few.
     samples : int
-        Draws an image and step, with "reinforce".
+        Draws per image and step, with "reinforce".
     baseline : {"soft", "others", "none"}
-        What a draw's loss is compared with: the loss of the weights' mean, the mean of the image's other draws (which
-        needs two), or nothing.
+        What is subtracted from a draw's loss: the loss with soft weights, the mean loss of the image's other draws
+        (which needs at least two), or nothing.
     entropy_weight : float
-        By which the entropy of the weights, in nats, is rewarded at the start.
+        Weight of the reward for entropy of the weights, in nats, at the start.
     entropy_until : float
-        The share of the steps after which that reward has fallen to 0, linearly.
+        The fraction of the steps over which this reward falls linearly to 0.
     temperature : float
-        Above 0. Scores are divided by it before positions are drawn; with "gumbel-st" they are drawn as they are, and
-        it is the temperature of the soft choice that the gradient sees.
+        Above 0. Scores are divided by it before positions are drawn. With "gumbel-st" the draws do not depend on it; it
+        is the temperature of the soft choice that the gradient sees.
     """
 
     sampler: str = "reinforce"
@@ -210,5 +210,5 @@ class Sampling:
 
     @property
     def of_scores(self) -> float:
-        """By which scores are divided before positions are drawn."""
+        """Divisor of the scores before positions are drawn."""
         return 1.0 if self.sampler == "gumbel-st" else self.temperature

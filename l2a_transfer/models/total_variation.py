@@ -1,11 +1,11 @@
-"""TVmax: attention weights that are sparse and alike in connected regions (Martins et al. 2020, arXiv:2010.07882).
+"""TVmax: attention weights that are sparse and constant in connected regions (Martins et al. 2020, arXiv:2010.07882).
 
 `tvmax(z) = argmin_p ½‖p − z‖² + λ Σ |p_i − p_j|` over the simplex, where the sum runs over vertical and horizontal
-neighbours. It is sparsemax after the proximal operator of the total variation, exactly, in two dimensions too.
+neighbours. It is exactly sparsemax after the proximal operator of the total variation, in two dimensions too.
 
-The operator is computed on its dual, for all images at once: by projected successive over-relaxation (Cryer 1971),
-which is soon done where regions are small, then by accelerated projected gradient with restarts (O'Donoghue & Candès
-2015). The dual says which neighbours have equal values; the mean over each such region is the answer.
+The operator is computed on its dual, for all images at once: first by projected successive over-relaxation (Cryer
+1971), which is fast if regions are small, then by accelerated projected gradient with restarts (O'Donoghue & Candès
+2015). The dual shows which neighbours have equal values; the mean over each such region is the result.
 
 Shapes: B images, H × W positions, P = H·W. All arithmetic is float64.
 """
@@ -20,39 +20,39 @@ from torch import Tensor
 from l2a_transfer.errors import ArgumentError
 
 SWEEPS = 40
-"""At most so many sweeps of over-relaxation come before gradient descent."""
+"""Maximum number of over-relaxation sweeps before gradient descent."""
 RELAXATION = 1.4
-"""Between 1 and 2. Of 1 to 1.9, this took the fewest sweeps on normal scores, 16 × 16, with λ = 0.1."""
+"""Between 1 and 2. Among 1 to 1.9, this needed the fewest sweeps on normal scores, 16 × 16, with λ = 0.1."""
 STEP = 1 / 8
-"""1 / the largest eigenvalue that the operator of the dual can have on a grid."""
+"""1 / the largest possible eigenvalue of the dual's operator on a grid."""
 MAX_ITERATIONS = 20_000
-"""Sweeps and steps together."""
+"""Limit on sweeps and steps together."""
 FIRST_LOOK = 10
 GAP = 1e-12
-"""An image is finished where its gap is below this share of its scores' variance, which counts as 1e-6 at least."""
+"""An image is finished when its gap is below this fraction of its scores' variance, which is taken as at least 1e-6."""
 TRY_GAP = 1e-6
-"""Likewise, from which on the mean over each region is tried."""
+"""Likewise, the gap below which the mean over each region is tried."""
 
 
 def tvmax(scores: Tensor, weight: float) -> Tensor:
-    """Scores → weights that sum to 1, many of them 0, alike in regions.
+    """Scores → weights that sum to 1, many of them 0, and constant within regions.
 
     Parameters
     ----------
     scores : Tensor (B, H, W)
-        Of any floating type. Where one is not finite, the weights of its image are NaN.
+        Any floating dtype. If a score is not finite, all weights of its image are NaN.
     weight : float
-        λ ≥ 0: 0 is sparsemax, and the weights become uniform as it grows. It acts on the scores as they are.
+        λ ≥ 0. 0 gives sparsemax, and the weights become uniform as it grows. It applies to the unscaled scores.
 
     Returns
     -------
     Tensor (B, H, W)
-        Of the type of the scores. Differentiable once: the gradient is exact wherever there is one.
+        The dtype of the scores. Differentiable once: the gradient is exact wherever it exists.
 
     Raises
     ------
     ValueError
-        For a weight that is negative or not finite.
+        If the weight is negative or not finite.
     """
     if not 0 <= weight < float("inf"):
         raise ArgumentError(f"weight must be at least 0 and finite; got {weight}")
@@ -79,7 +79,7 @@ class _TVmax(torch.autograd.Function):
 
 def project_to_simplex(values: Tensor) -> Tensor:
     """The nearest point of the simplex to each row, (B, P): sparsemax (Martins & Astudillo 2016)."""
-    values = values - values.amax(dim=1, keepdim=True)  # beside large values the 1 below would be lost
+    values = values - values.amax(dim=1, keepdim=True)  # with large values, the 1 below would be rounded away
     highest, _ = values.sort(dim=1, descending=True)
     shares = (1 - highest.cumsum(1)) / torch.arange(1, values.shape[1] + 1, device=values.device)
     chosen = (highest + shares > 0).sum(1, keepdim=True).clamp(min=1)
@@ -87,18 +87,18 @@ def project_to_simplex(values: Tensor) -> Tensor:
 
 
 class _Grid:
-    """The edges between neighbours of an H × W grid, of all images in one tensor (E, B).
+    """The edges between neighbours of an H × W grid, for all images in one tensor (E, B).
 
-    First the edge above each position and those below the last row, then likewise to the left and right; at the border
-    of the grid an edge is always 0. So D and Dᵀ are differences of slices, and whatever else is done to edges is one
-    operation on one tensor. Images come last, so that each such slice is contiguous.
+    First the edge above each position and those below the last row, then likewise to the left and right. Edges at the
+    border of the grid are always 0. So D and Dᵀ are differences of slices, and all other work on edges is one operation
+    on one tensor. Images are the last axis, so that each such slice is contiguous.
     """
 
     def __init__(self, H: int, W: int) -> None:
         self.H, self.W, self.E = H, W, (H + 1) * W + H * (W + 1)
 
     def inner(self, edges: Tensor) -> tuple[Tensor, Tensor]:
-        """Views of the edges that are there: down (H − 1, W, B) and across (H, W − 1, B)."""
+        """Views of the inner edges: down (H − 1, W, B) and across (H, W − 1, B)."""
         down, across = self._with_border(edges)
         return down[1:-1], across[:, 1:-1]
 
@@ -108,7 +108,7 @@ class _Grid:
         return edges[:after].view(self.H + 1, self.W, B), edges[after:].view(self.H, self.W + 1, B)
 
     def differences(self, values: Tensor, out: Tensor) -> Tensor:
-        """D of values (H, W, B), written into edges whose border is 0."""
+        """Write D of values (H, W, B) into edges whose border is 0."""
         down, across = self.inner(out)
         torch.sub(values[1:], values[:-1], out=down)
         torch.sub(values[:, 1:], values[:, :-1], out=across)
@@ -135,7 +135,7 @@ def denoise(scores: Tensor, weight: float) -> tuple[Tensor, Tensor]:
     -------
     y : Tensor (B, H, W)
     regions : Tensor (B, H, W)
-        The number of the region of equal values that a position belongs to: its first position's, int64.
+        The number of each position's region of equal values, which is the index of its first position, int64.
     """
     B, H, W = scores.shape
     answer = scores.clone()
@@ -146,7 +146,7 @@ def denoise(scores: Tensor, weight: float) -> tuple[Tensor, Tensor]:
     means = scores.mean((1, 2), keepdim=True)
     z = (scores - means).permute(1, 2, 0).contiguous()
     scale = z.square().mean((0, 1)).clamp(min=1e-6)  # (B,)
-    # Any λ of at least the sum makes an image constant; the digits of a huge one would be lost in the gap.
+    # Any λ of at least this sum makes an image constant; a larger one would only cost precision in the gap.
     bound = (1 + z.abs().sum((0, 1))).clamp(max=weight)  # (B,)
     left = torch.arange(B, device=scores.device)
     way: _Sweeps | _Descent = _Sweeps(grid, z, bound, z.new_zeros(grid.E, B))
@@ -169,7 +169,7 @@ def denoise(scores: Tensor, weight: float) -> tuple[Tensor, Tensor]:
                 flat_gap[is_better],
             )
         answer[left] = y.permute(2, 0, 1) + means[left]
-        unfinished = gap > GAP  # False where a score is not finite
+        unfinished = gap > GAP  # False if a score is not finite
         if not unfinished.any():
             break
         if not unfinished.all():
@@ -181,7 +181,7 @@ def denoise(scores: Tensor, weight: float) -> tuple[Tensor, Tensor]:
 
 
 class _Way:
-    """A dual u (E, B) on its way to the optimum; a look at how near it is takes as long as a few steps."""
+    """A dual u (E, B) on its way to the optimum. Checking how close it is takes as long as a few steps."""
 
     look_every: int
 
@@ -189,20 +189,20 @@ class _Way:
         self.grid, self.z, self.bound, self.u = grid, z, bound, u
 
     def step(self) -> None:
-        """Come nearer."""
+        """Take one step towards the optimum."""
         raise NotImplementedError
 
     def keep(self, images: Tensor) -> None:
-        """Go on with these images alone."""
+        """Continue with only these images."""
         for name, value in vars(self).items():
             if isinstance(value, Tensor):
                 setattr(self, name, value[..., images])
 
 
 class _Sweeps(_Way):
-    """Projected successive over-relaxation: every second edge of each column moves, or of each row, then the others.
+    """Projected successive over-relaxation: every second edge of each column or row is updated, then the others.
 
-    Those that move at once share no position, so that each goes RELAXATION times as far as to its own optimum.
+    Edges that are updated together share no position, so each moves RELAXATION times the distance to its own optimum.
     """
 
     look_every = 5
@@ -227,7 +227,7 @@ class _Sweeps(_Way):
 
 
 class _Descent(_Way):
-    """Accelerated projected gradient descent with restarts, the faster where regions are large."""
+    """Accelerated projected gradient descent with restarts, the faster method if regions are large."""
 
     look_every = 10
 
@@ -249,21 +249,21 @@ class _Descent(_Way):
 
 
 def _gap(grid: _Grid, y: Tensor, u: Tensor, z: Tensor, bound: Tensor) -> Tensor:
-    """What is left between the problem's value at y and its dual's at u, (B,), with `bound` (B,) for λ."""
+    """The duality gap between the primal at y and the dual at u, (B,), with `bound` (B,) as λ."""
     edges = grid.differences(y, torch.zeros_like(u))
     apart = grid.residual(z, u).sub_(y)
-    # ½‖y − z‖² + λ‖Dy‖₁ − (⟨z, Dᵀu⟩ − ½‖Dᵀu‖²), where the squares belong together so that no digits are lost
+    # ½‖y − z‖² + λ‖Dy‖₁ − (⟨z, Dᵀu⟩ − ½‖Dᵀu‖²), with the squares combined to avoid cancellation
     return 0.5 * apart.square_().sum((0, 1)) + edges.abs().mul_(bound).sub_(edges.mul_(u)).sum(0)
 
 
 def _are_fused(grid: _Grid, u: Tensor, bound: Tensor) -> tuple[Tensor, Tensor]:
-    """Which neighbours have equal values, images first: those whose dual is not at its bound."""
+    """Which neighbours have equal values: those whose dual is not at its bound. Images are the first axis."""
     down, across = grid.inner(u.abs() < bound)
     return down.permute(2, 0, 1), across.permute(2, 0, 1)
 
 
 def connected(fused: tuple[Tensor, Tensor]) -> Tensor:
-    """The regions that joined neighbours make, (B, H, W) int64: each position has the number of its region's first.
+    """The regions of joined neighbours, (B, H, W) int64: each position gets the index of its region's first position.
 
     Parameters
     ----------
@@ -280,7 +280,7 @@ def connected(fused: tuple[Tensor, Tensor]) -> Tensor:
             one.copy_(torch.where(joined, least, one))
             other.copy_(torch.where(joined, torch.minimum(least, other), other))
         new = new.flatten(1)
-        new = new.gather(1, new).view_as(found)  # the number of a position's number is nearer to the first
+        new = new.gather(1, new).view_as(found)  # following the index once more gets closer to the first position
         if torch.equal(new, found):
             return found
         found = new
@@ -290,7 +290,7 @@ def region_means(values: Tensor, regions: Tensor) -> Tensor:
     """Each position's value (B, H, W) replaced by the mean over its region."""
     flat, P = values.flatten(), regions.shape[1] * regions.shape[2]
     of = (regions.flatten(1) + P * torch.arange(len(regions), device=regions.device)[:, None]).flatten()
-    # Unlike scatter_add_, this adds in the same order each time on a GPU too.
+    # Unlike scatter_add_, this adds in a fixed order on a GPU too.
     sums, sizes = (
         torch.zeros_like(flat).index_put_((of,), each, accumulate=True) for each in (flat, torch.ones_like(flat))
     )

@@ -1,4 +1,4 @@
-"""Weights on disk: one `.safetensors` whose header carries the card; bundled weights under `pretrained/`."""
+"""Weights on disk: one `.safetensors` file with the card in its header; bundled weights are in `pretrained/`."""
 
 from __future__ import annotations
 
@@ -35,17 +35,17 @@ DIGEST_KEY = "l2a-sha256"
 PRETRAINED = Path(__file__).parent / "pretrained"
 MAX_HEADER_BYTES = 8 << 20
 MAX_FILE_BYTES = 8 << 30
-ANOTHER = "use another copy, or weights that 'l2a-transfer models' lists, or train some"
+ANOTHER = "use another copy, or weights that 'l2a-transfer models' lists, or train new ones"
 
 
 @dataclass(frozen=True)
 class Card:
-    """What a weights file is and how it was made. Its metrics were measured on the very weights that it comes with.
+    """What a weights file contains and how it was made. Its metrics were measured with exactly these weights.
 
     Parameters
     ----------
     name : str
-        As ``"vgg-att2-concat-pc.cifar10-w025"``.
+        Such as ``"vgg-att2-concat-pc.cifar10-w025"``.
     config : ModelConfig
         The network.
     preprocess : Preprocess
@@ -53,10 +53,10 @@ class Card:
     classes : tuple of str
         Class names, in the order of the logits; empty for untrained weights.
     parameters : int
-        How many numbers training can change.
+        Number of trainable parameters.
     training : dict
         Data set, recipe, seed, device, seconds, versions, commit; or ``{"untrained": True, "seed": n}``. ``"float32"``
-        names the tensors that float16 cannot hold.
+        names the tensors that exceed the range of float16.
     metrics : dict
         Name → ``{"value": …, "n": …}``.
     """
@@ -105,23 +105,23 @@ class Card:
 
 
 def save_weights(model: Network, card: Card, path: Path) -> None:
-    """Write a network as float16 with its card, atomically: `path` is the old file or the whole new one.
+    """Write a network as float16 with its card, atomically: `path` is either the old file or the complete new one.
 
     Parameters
     ----------
     model : Network
-        Stays as it is. A tensor with a value that float16 cannot hold is written as float32.
+        It is not changed. A tensor with a value that exceeds the range of float16 is written as float32.
     card : Card
-        Written with it; `training["float32"]` then names the tensors that are float32.
+        Its card; `training["float32"]` then names the tensors that are float32.
     path : Path
-        The `.safetensors` file; replaced where it exists.
+        The `.safetensors` file; overwritten if it exists.
 
     Raises
     ------
     WeightsError
-        Where the disk refuses, and for values that are not finite.
+        If the file cannot be written, or values are not finite.
     OutputExistsError
-        Where another process writes `path`, or it is no regular file.
+        If another process is writing `path`, or it is not a regular file.
     """
     import torch
     from safetensors.torch import save
@@ -129,8 +129,8 @@ def save_weights(model: Network, card: Card, path: Path) -> None:
     large = beyond_float16(model)
     if wrong := [key for key, value in large.items() if not math.isfinite(value)]:
         raise WeightsError(
-            f"{path}: nothing was written, because tensor {wrong[0]} has values that are not finite; go back to a "
-            "state of before, and train on with a smaller learning rate"
+            f"{path}: nothing was written, because tensor {wrong[0]} has values that are not finite; go back to an "
+            "earlier state, and continue with a smaller learning rate"
         )
     if large:
         card = dataclasses.replace(card, training={**card.training, "float32": sorted(large)})
@@ -147,11 +147,11 @@ def save_weights(model: Network, card: Card, path: Path) -> None:
             write_whole(path, _in_order(data))
     except (OSError, StoreError) as error:
         said = (error.strerror if isinstance(error, OSError) else None) or error
-        raise WeightsError(f"{path}: cannot be written: {said}; make room, or choose another folder") from error
+        raise WeightsError(f"{path}: cannot be written: {said}; free some space, or choose another folder") from error
 
 
 def beyond_float16(model: Network) -> dict[str, float]:
-    """Name → largest absolute value, of the tensors with a value that is over float16's largest, 65,504, or NaN."""
+    """Name → largest absolute value, for tensors with a value above float16's maximum, 65,504, or NaN."""
     import torch
 
     largest, found = torch.finfo(torch.float16).max, {}
@@ -162,7 +162,7 @@ def beyond_float16(model: Network) -> dict[str, float]:
 
 
 def _in_order(data: bytes) -> bytes:
-    """The same file with its metadata sorted, because safetensors writes them in a different order every time."""
+    """The same file with its metadata sorted, because safetensors writes them in arbitrary order."""
     size = int.from_bytes(data[:8], "little")
     header = json.loads(data[8 : 8 + size])
     header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
@@ -188,7 +188,7 @@ def read_card(path: Path) -> Card:
     Raises
     ------
     WeightsError
-        Where there is no such file, or it is damaged or of another program.
+        If the file does not exist, is damaged, or was written by another program.
     """
     try:
         with open_input(path) as file:
@@ -198,14 +198,14 @@ def read_card(path: Path) -> Card:
 
 
 def read_content(path: Path, *, warn: bool = True) -> tuple[Card, bytes]:
-    """The card and all bytes of a weights file. It is read once, so that the bytes that were checked are those used.
+    """The card and all bytes of a weights file. It is read once, so the bytes that were checked are the bytes used.
 
     Parameters
     ----------
     path : Path
         A `.safetensors` file of this package.
     warn : bool
-        Log a warning for a file without SHA-256.
+        Log a warning if the file has no SHA-256.
 
     Returns
     -------
@@ -215,7 +215,7 @@ def read_content(path: Path, *, warn: bool = True) -> tuple[Card, bytes]:
     Raises
     ------
     WeightsError
-        As `read_card`.
+        Like `read_card`.
     """
     try:
         content = read_input(path, MAX_FILE_BYTES)
@@ -230,21 +230,21 @@ def _checked_card(path: Path, file: BinaryIO, *, warn: bool) -> Card:
         if CARD_KEY not in metadata:
             raise ValueError(f"the header has no {CARD_KEY!r}; weights of another program cannot be used")
         if unknown := sorted(set(metadata) - {CARD_KEY, DIGEST_KEY}):
-            raise ValueError(f"the header has {unknown[0]!r}, which no such file has")
+            raise ValueError(f"the header has the unexpected key {unknown[0]!r}")
         if metadata.get(DIGEST_KEY, sha256) != sha256:
-            raise WeightsError(f"{path}: damaged: its SHA-256 differs from the one that it was written with; {ANOTHER}")
+            raise WeightsError(f"{path}: damaged: its SHA-256 does not match the one in its header; {ANOTHER}")
         card = Card.from_json(parse(metadata[CARD_KEY]))
     except (ValueError, TypeError) as error:
         raise WeightsError(f"{path}: not an l2a-transfer weights file: {error}; {ANOTHER}") from error
     if warn and DIGEST_KEY not in metadata:
-        log.warning("%s: not verified: it has no SHA-256, so that damage and changes cannot be noticed", path)
+        log.warning("%s: not verified: it has no SHA-256, so damage and changes cannot be detected", path)
     return card
 
 
 def _sha256(file: BinaryIO) -> tuple[dict[str, Any], str]:
-    """The metadata of a safetensors file, and the SHA-256 of its header, but for DIGEST_KEY, and of its tensors.
+    """The metadata of a safetensors file, and the SHA-256 of its tensors and its header without DIGEST_KEY.
 
-    Raises: ValueError for another file.
+    Raises: ValueError for any other file.
     """
     size = int.from_bytes(file.read(8), "little")
     if not 2 <= size <= MAX_HEADER_BYTES:
@@ -263,7 +263,7 @@ def _sha256(file: BinaryIO) -> tuple[dict[str, Any], str]:
 def load_weights(path: str | Path) -> tuple[Network, Card]:
     """The network, in evaluation mode and float32 on the CPU, and its card.
 
-    Raises: WeightsError naming missing, extra, misshapen or non-finite tensors.
+    Raises: WeightsError, naming missing, unexpected, misshapen or non-finite tensors.
     """
     import torch
     from safetensors import SafetensorError
@@ -277,7 +277,7 @@ def load_weights(path: str | Path) -> tuple[Network, Card]:
         tensors = load(content)
     except (SafetensorError, KeyError, ValueError) as error:  # KeyError: a type that torch does not have
         raise WeightsError(f"{path}: damaged: {error}; {ANOTHER}") from error
-    # `meta` allocates nothing, so a hostile card cannot ask for more memory than its own tensors occupy.
+    # `meta` allocates nothing, so a hostile card cannot request more memory than its own tensors take.
     with torch.device("meta"):
         model = build_model(card.config)
     expected = {k: v for k, v in model.state_dict().items() if not k.endswith("num_batches_tracked")}
@@ -314,12 +314,12 @@ def _check_tensors(path: Path, expected: dict[str, torch.Tensor], found: dict[st
 
 
 def pretrained_names() -> list[str]:
-    """The names of the weights that ship with the package, as `--model` takes them."""
+    """The names of the weights that ship with the package."""
     return sorted(p.name.removesuffix(".safetensors") for p in PRETRAINED.glob("*.safetensors"))
 
 
 def count_parameters(model: Network) -> int:
-    """How many numbers training can change."""
+    """Number of trainable parameters."""
     return sum(p.numel() for p in model.parameters())
 
 

@@ -1,1 +1,1 @@
-"""How results look: a page, Markdown, tables, charts and plots. Nothing is computed here."""
+"""Presentation of results as pages, Markdown, tables and figures. Nothing is computed here."""

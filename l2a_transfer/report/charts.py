@@ -1,7 +1,7 @@
-"""Charts as inline SVG, drawn by hand: text stays text, colours come from the page's style, nothing is loaded.
+"""Charts as inline SVG without a plotting library: text stays text, colours come from the page's style sheet, and
+nothing is loaded.
 
-A series is told by its colour, the shape of its marker and the dashes of its line; the page defines the colours
-`s0` … `s7` for light and dark.
+Series differ in colour, marker shape and dash pattern. The page defines the colours `s0` … `s7` for light and dark.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from l2a_transfer.report.markup import Markup, element, joined
 from l2a_transfer.wording import with_minus
 
 COLOURS = 8
-# Around (0, 0), of about the same area.
+# Centred at (0, 0), with about the same area.
 SHAPES = (
     "M-3.8 0A3.8 3.8 0 1 1 3.8 0A3.8 3.8 0 1 1-3.8 0Z",
     "M-3.4-3.4H3.4V3.4H-3.4Z",
@@ -32,7 +32,7 @@ LEFT, RIGHT, TOP, BOTTOM = 42.0, 10.0, 12.0, 40.0
 
 @dataclass(frozen=True)
 class Scale:
-    """Values from `low` to `high` onto 0 to 1, with ticks at (value, label)."""
+    """Maps values from `low` … `high` to 0 … 1, with ticks at (value, label)."""
 
     low: float
     high: float
@@ -44,8 +44,8 @@ class Scale:
 
 @dataclass(frozen=True)
 class Line:
-    """One line of a chart: points (x, y) in the scales' values, `low` and `high` of each where there are intervals,
-    and the points that carry a marker (None: all)."""
+    """One line of a chart: points (x, y) in units of the scales, optional `low` and `high` of their intervals, and the
+    points with a marker (None: all)."""
 
     series: int
     label: str
@@ -56,12 +56,12 @@ class Line:
 
 
 LEAST_SPAN = 1e-3
-"""Of a scale, in points or per cent; what spans less is drawn as one value."""
+"""Smallest span of a scale, in points or per cent; anything smaller is drawn as a single value."""
 
 
 def round_scale(low: float, high: float, *, most: int = 6, unit: str = "") -> Scale:
-    """From a round number at or below `low` to one at or above `high`; ticks are 1, 2 or 5 × 10ⁿ apart, `most` + 1
-    of them at most."""
+    """A scale from a round number at or below `low` to one at or above `high`. Ticks are 1, 2 or 5 × 10ⁿ apart, at most
+    `most` + 1 of them."""
     span = high - low if high - low > LEAST_SPAN else 1.0
     high = low + span
     power = 10.0 ** math.floor(math.log10(span / most))
@@ -75,7 +75,7 @@ def round_scale(low: float, high: float, *, most: int = 6, unit: str = "") -> Sc
 
 
 def swatch(series: int) -> Markup:
-    """A piece of a series' line with its marker, for a legend."""
+    """A sample of a series' line with its marker, for a legend."""
     line = element("line", x1=1, x2=29, y1=7, y2=7, class_="line", stroke_dasharray=DASHES[series % COLOURS])
     return element(
         "svg", line, _marker(15, 7, series), class_=f"swatch {colour(series)}", width=30, height=14, aria_hidden="true"
@@ -83,7 +83,7 @@ def swatch(series: int) -> Markup:
 
 
 def colour(series: int) -> str:
-    """The class that gives a series its colour."""
+    """The CSS class for the colour of a series."""
     return f"s{series % COLOURS}"
 
 
@@ -97,19 +97,19 @@ def interval_bar(
     guides: Sequence[tuple[float, str]] = (),
     label: str,
 ) -> Markup:
-    """A point with its interval that fills the box it stands in: places are in percent, so that it grows with the
-    table while text and lines keep their size. `guides`: upright lines at (value, class)."""
+    """A point with its interval that fills its box. Positions are in percent, so it grows with the table, while text
+    and lines keep their size. `guides`: vertical lines at (value, class)."""
     low, high = (_percent(scale.at(x)) for x in interval)
     parts = _guides(guides, scale)
     parts.append(element("line", x1=low, x2=high, y1="50%", y2="50%", class_="line"))
-    # A nested svg can stand at a percentage, a transform cannot.
+    # A nested svg can be positioned in percent, but a transform cannot.
     at = _percent(scale.at(value))
     parts.append(element("svg", _marker(0, 0, series, hollow=hollow), x=at, y="50%", class_="point"))
     return element("svg", *parts, class_=f"bar {colour(series)}", role="img", aria_label=label)
 
 
 def guide_bar(guides: Sequence[tuple[float, str]], scale: Scale) -> Markup:
-    """The upright lines of a column of interval bars, in a row that has nothing to show."""
+    """The vertical lines of a column of interval bars, for a row without a bar."""
     return element("svg", *_guides(guides, scale), class_="bar", aria_hidden="true")
 
 
@@ -121,7 +121,7 @@ def _guides(guides: Sequence[tuple[float, str]], scale: Scale) -> list[Markup]:
 
 
 def axis(scale: Scale) -> Markup:
-    """The ticks that belong under a column of interval bars."""
+    """The ticks below a column of interval bars."""
     parts = [element("line", x1="0", x2="100%", y1="0.5", y2="0.5", class_="axis")]
     for value, label in scale.ticks:
         at = scale.at(value)
@@ -133,7 +133,7 @@ def axis(scale: Scale) -> Markup:
 def curves(
     lines: Sequence[Line], x: Scale, y: Scale, *, x_label: str, y_label: str, label: str, guide: float | None = None
 ) -> Markup:
-    """Lines over an x axis, with intervals as whiskers. `guide`: a dotted line across at that y."""
+    """Lines over an x axis, with intervals as whiskers. `guide`: y of a dotted horizontal line."""
     right, bottom = WIDTH - RIGHT, HEIGHT - BOTTOM
 
     def across(value: float) -> float:
@@ -172,7 +172,7 @@ def _line(line: Line, across: Callable[[float], float], up: Callable[[float], fl
 
 
 def _marker(x: float, y: float, series: int, *, hollow: bool = False) -> Markup:
-    # After a round of colours the shapes go on by one, so that 64 series differ.
+    # After all colours have been used, the shapes shift by one, so that 64 series differ.
     shape = SHAPES[(series + series // COLOURS) % len(SHAPES)]
     where = None if x == y == 0 else f"translate({x:.1f} {y:.1f})"
     return element("path", d=shape, transform=where, class_="marker hollow" if hollow else "marker")
@@ -183,7 +183,7 @@ def _percent(share: float) -> str:
 
 
 def legend(names: Sequence[tuple[int, Markup]]) -> Markup:
-    """(series, name) of every line, as a list."""
+    """The names of all lines, given as (series, name), as a list."""
     return (
         element("ul", *(element("li", swatch(series), " ", name) for series, name in names), class_="legend")
         if names

@@ -1,4 +1,4 @@
-"""A document of sections, as Markdown and as one HTML page in the report's look: both are made from the same pieces."""
+"""A document of sections, rendered as Markdown and as one HTML page in the report's style."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from l2a_transfer.text import plain
 
 @dataclass(frozen=True)
 class Grid:
-    """A table: (heading, whether its cells are numbers) and rows of text; the first column names the row."""
+    """A table: columns as (heading, whether its cells are numbers), and rows of text. The first cell names the row."""
 
     caption: str
     columns: tuple[tuple[str, bool], ...]
@@ -24,7 +24,7 @@ class Grid:
 
 @dataclass(frozen=True)
 class Listing:
-    """Lines that are shown one below the other: commands, or sentences where `is_code` is False."""
+    """A list of lines: commands, or sentences if `is_code` is False."""
 
     lines: tuple[str, ...]
     is_code: bool = False
@@ -35,14 +35,14 @@ Block = str | Grid | Listing | Figure
 
 @dataclass(frozen=True)
 class Section:
-    """A heading and what stands below it."""
+    """A heading and the blocks below it."""
 
     title: str
     blocks: tuple[Block, ...]
 
 
 def document_markdown(title: str, sections: Sequence[Section]) -> str:
-    """The document as Markdown; figures are linked by their names."""
+    """The document as Markdown; figures are linked by name."""
     parts = [f"# {_escaped(title)}"]
     for section in sections:
         parts += [f"## {_escaped(section.title)}", *(block_markdown(block) for block in section.blocks)]
@@ -50,7 +50,7 @@ def document_markdown(title: str, sections: Sequence[Section]) -> str:
 
 
 def block_markdown(block: Block) -> str:
-    """A piece of a document as Markdown."""
+    """A block of a document as Markdown."""
     if isinstance(block, Grid):
         lines = [[name for name, _ in block.columns], ["---:" if number else "---" for _, number in block.columns]]
         numbers = [number for _, number in block.columns]
@@ -74,11 +74,11 @@ def document_page(title: str, sections: Sequence[Section], *, schema: str, sourc
     Parameters
     ----------
     title : str
-        Its heading.
+        The heading of the page.
     sections : sequence of Section
-        Its parts.
+        The sections.
     schema, source : str
-        The schema and the name of the file that holds the numbers, for the page's foot.
+        The schema and the name of the file with the numbers, for the page's footer.
 
     Returns
     -------
@@ -99,7 +99,7 @@ def document_page(title: str, sections: Sequence[Section], *, schema: str, sourc
 
 
 def _with_its_kind(block: Block) -> tuple[str, Any]:
-    """A block with the name of the template that shows it, `templates/document/NAME.html.j2`."""
+    """A block with the name of its template, `templates/document/NAME.html.j2`."""
     if isinstance(block, Grid):
         return "table", block
     if isinstance(block, Figure):

@@ -22,7 +22,7 @@ OTHERS = "all others"
 
 
 def accuracies(results: EvalResults) -> TextTable:
-    """Places × models: mean class accuracy in percent with its interval. With several probes, a row for each."""
+    """Places × models: mean class accuracy in percent with its interval, and one row per probe."""
     rows = {(row.data, row.line, row.probe): row for row in results.rows if not row.variant}
     lines = []
     for place in results.domains:
@@ -33,8 +33,8 @@ def accuracies(results: EvalResults) -> TextTable:
 
 
 def drops(results: EvalResults) -> TextTable:
-    """Places × models: what the change of domain costs, in points with its own interval; bold where the adjusted p is
-    below 0.05. Empty where nothing was measured across domains. With several probes, a row for each."""
+    """Places × models: the accuracy lost by the change of domain, in points with its interval; bold if the adjusted p
+    is below 0.05. Empty if nothing was measured across domains. There is one row per probe."""
     found = {(drop.data, drop.line, drop.probe): drop for drop in results.drops if not drop.variant}
     lines = []
     for place in results.domains:
@@ -45,7 +45,7 @@ def drops(results: EvalResults) -> TextTable:
 
 
 def _probes(results: EvalResults) -> list[tuple[str, tuple[Cell, ...]]]:
-    """Each probe, with its cell where there are several."""
+    """Each probe, with its cell if there are several."""
     probes = lookup.probes(results)
     return [(probe, (Cell(probe),) if len(probes) > 1 else ()) for probe in probes]
 
@@ -79,7 +79,7 @@ def names(results: EvalResults) -> list[str]:
 
 
 def left_out(results: EvalResults) -> list[tuple[str, str]]:
-    """(place, classes of each domain that the others do not have) of every place across domains with such classes."""
+    """(place, classes of each domain that not all domains have) for every place across domains with such classes."""
     return [
         (place.data, "; ".join(f"{name}: {', '.join(names)}" for name, names in place.left_out))
         for place in results.domains
@@ -88,15 +88,15 @@ def left_out(results: EvalResults) -> list[tuple[str, str]]:
 
 
 def validations(results: EvalResults) -> list[str]:
-    """How C, or all that probes choose, was chosen, once for each protocol."""
+    """How C or the probes' other hyperparameters were chosen, once per protocol."""
     return list(dict.fromkeys(f"{place.protocol}: {place.validation}" for place in results.domains))
 
 
 def heat_map(results: EvalResults) -> Figure:
-    """Mean class accuracy from source (row) to target (column), a panel a model and probe; within a domain on the
-    diagonal.
+    """Mean class accuracy from source (row) to target (column), with one panel per model and probe. The diagonal is
+    within a domain.
 
-    Where several sources were fitted on together, there is a row for all others and one within.
+    If training used several sources together, there is one row for all others and one for within.
     """
     places = results.domains
     targets = sorted({place.target for place in places})
@@ -128,7 +128,7 @@ def heat_map(results: EvalResults) -> Figure:
 
 
 def _row_of(place: DomainPlace, sources: Sequence[str], pooled: bool) -> int | None:
-    """The row of a place; None for one within a target with the classes of one pair only."""
+    """The row of a place; None for a place within a target that has only the classes of one pair."""
     if not place.within and place.data != f"within {place.target}":
         return None
     if pooled:

@@ -1,4 +1,4 @@
-"""Sentences that stand below the tables: what marks, tests, intervals and columns mean."""
+"""Sentences below the tables that explain marks, tests, intervals and columns."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ INTERVALS = {
 
 
 def columns_mean(*, only_svm: bool) -> tuple[str, str]:
-    """What columns of a table of measures mean: by the SVM alone, or by several probes."""
+    """Explanations of the columns of a table of measures, for the SVM only or for several probes."""
     chosen, fits = ("C", "SVMs") if only_svm else ("chosen", "classifiers")
     return (
         f"D: number of feature columns; a → b: reduced by a PCA that was fitted on training rows. {chosen}: the values "
@@ -45,7 +45,7 @@ def columns_mean(*, only_svm: bool) -> tuple[str, str]:
 
 
 def adjustment(family: str, count: int) -> str:
-    """How the members of a family are adjusted, as a sentence."""
+    """A sentence about how the comparisons of a family are adjusted."""
     how = "one comparison, which needs no adjustment"
     if count > 1:
         how = (

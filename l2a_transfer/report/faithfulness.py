@@ -1,4 +1,4 @@
-"""Faithfulness → faithfulness.json, CSV, Markdown, one HTML page and a figure. Renders; computes nothing."""
+"""Faithfulness → faithfulness.json, CSV, Markdown, one HTML page and a figure. Only renders."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ TITLE = "Faithfulness of maps"
 PERCENT = Scale(0, 100, tuple((float(value), f"{value}") for value in range(0, 101, 20)))
 FEW_IMAGES = 30
 MARKS = 5
-"""Markers on a curve, so that lines are told apart without colours."""
+"""Number of markers on a curve, which tell lines apart without colours."""
 COLUMNS = (
     *("model", "method", "map", "height", "width", "n", "deletion", "deletion_ci95_low", "deletion_ci95_high"),
     *("insertion", "insertion_ci95_low", "insertion_ci95_high"),
@@ -42,12 +42,12 @@ COLUMNS = (
 
 
 def faithfulness_folder(out: Path, *, overwrite: bool) -> AbstractContextManager[None]:
-    """Hold the folder from before the maps until the report is written. Raises: as `documents_folder`."""
+    """Lock the folder from before the maps until the report is written. Raises: like `documents_folder`."""
     return documents_folder(out, FILES, overwrite=overwrite, what="the report")
 
 
 def write_faithfulness(results: FaithfulnessResults, out: Path) -> list[Path]:
-    """Write the report into a folder that the caller holds (`faithfulness_folder`).
+    """Write the report into a folder that the caller has locked with `faithfulness_folder`.
 
     Returns
     -------
@@ -57,7 +57,7 @@ def write_faithfulness(results: FaithfulnessResults, out: Path) -> list[Path]:
     Raises
     ------
     OSError
-        Naming the file, where the disk refuses.
+        If a file cannot be written; the error names it.
     """
     document, sections = results.document(), sections_of(results)
     DOCUMENT.check(document, "faithfulness")
@@ -93,7 +93,7 @@ def sections_of(results: FaithfulnessResults) -> list[Section]:
 
 
 def areas_grid(results: FaithfulnessResults) -> Grid:
-    """Maps × measures; the controls stand below the methods of their network."""
+    """Maps × measures. The controls come after the methods of their network."""
     several = len(results.models) > 1
     complete = any(row.completeness is not None for row in results.rows)
     lines = []
@@ -135,7 +135,7 @@ def _gain(value: float | None, interval: tuple[float, float] | None) -> str:
 
 
 def figure(results: FaithfulnessResults) -> Figure:
-    """The mean curves, deletion and insertion side by side; a line for each map."""
+    """The mean curves of deletion and insertion side by side, with one line per map."""
     several = len(results.models) > 1
     x = 100 * results.shares[0], 100 * results.shares[-1]
     across = Scale(*x, tuple((float(value), f"{value}") for value in range(0, 101, 20)))
@@ -145,7 +145,7 @@ def figure(results: FaithfulnessResults) -> Figure:
         lines = []
         for series, row in enumerate(results.rows):
             points = tuple((100 * x, 100 * y) for x, y in zip(results.shares, row.curves[curve], strict=True))
-            # The markers of two lines stand at different steps.
+            # The markers of two lines are at different steps.
             marked = tuple(range(series % COLOURS * steps // (COLOURS * MARKS), steps, max(1, steps // MARKS)))
             lines.append(Line(series, _name(row, several=several), points, marked=marked))
         word = "replaced" if curve == "deletion" else "restored"

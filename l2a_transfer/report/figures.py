@@ -1,7 +1,7 @@
-"""The report's figures as SVG: accuracies, low-shot curves, what each C did, confusion matrices.
+"""The report's figures as SVG: accuracies, low-shot curves, accuracy over C, confusion matrices.
 
-The page and the files beside it show the same drawings: SVG stays sharp at any size, its names stay text, and it needs
-no plotting library.
+The page and the separate files have the same drawings. SVG is sharp at any size, its names stay text, and it needs no
+plotting library.
 """
 
 from __future__ import annotations
@@ -25,18 +25,18 @@ from l2a_transfer.wording import counted
 NUMBERS_UP_TO = 20
 NAMES_UP_TO = 250
 AXIS_NAME = 60.0
-"""Half as wide as "predicted class"."""
+"""Half the width of "predicted class"."""
 FONT_SIZE = 11.0
 BAR, ROW, PANEL_TITLE, PANEL_AXIS = 300.0, 22.0, 26.0, 40.0
-"""Of the picture of accuracies: the width of its bars, and the heights of a row and of what is above and below rows."""
+"""Sizes in the accuracy figure: width of the bars, height of a row, and space above and below the rows."""
 PERCENT = Scale(0, 100, tuple((float(value), f"{value}") for value in range(0, 101, 20)))
 SUPERSCRIPTS = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 DODGE = 0.05
-"""How far, in doublings of k, one model's points stand beside the next one's, so that whiskers do not cover."""
+"""Offset in doublings of k between the points of two models, so that whiskers do not overlap."""
 
 
 def low_shot(data: str, rows: Sequence[EvalRow]) -> Markup:
-    """Mean class accuracy over k images a class, on a logarithmic axis; a line a model."""
+    """Mean class accuracy over k images per class on a logarithmic axis, with one line per model."""
     models = {row.line: row.label for row in rows}
     shots = sorted({row.shots for row in rows if row.shots is not None})
     x = Scale(math.log2(shots[0]) - 0.35, math.log2(shots[-1]) + 0.35, tuple((math.log2(k), str(k)) for k in shots))
@@ -60,9 +60,9 @@ def low_shot(data: str, rows: Sequence[EvalRow]) -> Markup:
 
 
 def c_path(rows: Sequence[EvalRow], series: Sequence[int], title: str) -> Markup:
-    """Share of held-out training rows right over C: a line a draw, with a marker where C was chosen.
+    """Cross-validation accuracy on held-out training rows over C, with one line per draw and a marker at the chosen C.
 
-    `series` has the colour of each row.
+    `series`: the colour of each row.
     """
     grids = [C for row in rows for grid in row.c_grid_draws for C in grid]
     found = [value for row in rows for draw in row.cv_accuracy_draws for value in draw]
@@ -109,7 +109,7 @@ def accuracy_bar(row: EvalRow) -> Markup:
 
 
 def accuracy(rows: Sequence[EvalRow]) -> Figure:
-    """Mean class accuracy of every model and variant with its interval; one panel a data set (in low-shot: and k)."""
+    """Mean class accuracy of every model and variant with its interval; one panel per data set (and k, in low-shot)."""
     panels = {
         place: [row for row in rows if lookup.place_of(row) == place]
         for place in dict.fromkeys(map(lookup.place_of, rows))
@@ -143,8 +143,8 @@ def accuracy(rows: Sequence[EvalRow]) -> Figure:
 def confusion(row: EvalRow, detail: EvalDetail) -> Figure:
     """Share of each true class's test images by predicted class.
 
-    It is a picture of one pixel a cell, enlarged without smoothing, under class names (up to 250) and, up to 20
-    classes, numbers that are text. Of more than a thousand classes, neighbours share a pixel.
+    It is an image with one pixel per cell, enlarged without smoothing. Class names are drawn for up to 250 classes, and
+    numbers, as text, for up to 20. With more than a thousand classes, neighbours share a pixel.
     """
     share, together = detail.confusion.picture()  # (S, S)
     K = len(detail.classes)
@@ -195,20 +195,20 @@ def confusion(row: EvalRow, detail: EvalDetail) -> Figure:
 
 
 def apart(names: Sequence[str], most: int) -> list[str]:
-    """The names shortened; where two become the same, with their place among them."""
+    """The names shortened; names that become the same are numbered."""
     short = [shortened(name, most) for name in names]
     often = Counter(short)
     return [f"{k + 1}: {name}" if often[name] > 1 else name for k, name in enumerate(short)]
 
 
 def unnamed_axis(K: int, together: int) -> str:
-    """What stands beside an axis of so many classes that it has no names."""
+    """The label of an axis with too many classes for names."""
     return f" ({K}, in the order of results.json{f', {together} a pixel' if together > 1 else ''})"
 
 
 def picture_of(share: np.ndarray, *, exact: bool) -> str:
-    """A PNG of one pixel a cell as a data URI: white at 0, dark blue at 1. Without numbers in the cells a square root
-    keeps a few per cent of errors visible."""
+    """A PNG with one pixel per cell as a data URI: white at 0, dark blue at 1. If the cells have no numbers, a square
+    root keeps a few per cent of errors visible."""
     level = share if exact else np.sqrt(share)
     ends = np.array([[255, 255, 255], [8, 48, 107]], dtype=np.float64)
     middle = np.array([107, 174, 214], dtype=np.float64)

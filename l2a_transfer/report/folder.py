@@ -1,4 +1,4 @@
-"""The folder of a report: checked and held before the work, and written whole."""
+"""The folder of a report: checked and locked before the work, and written atomically."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from l2a_transfer.text import csv_cell, json_text
 
 @contextmanager
 def documents_folder(out: Path, names: Sequence[str], *, overwrite: bool, what: str) -> Iterator[None]:
-    """Hold the folder `out`, made where it is not there, from before the work until its files are written.
+    """Lock the folder `out`, which is created if needed, from before the work until its files are written.
 
     Parameters
     ----------
@@ -30,19 +30,19 @@ def documents_folder(out: Path, names: Sequence[str], *, overwrite: bool, what: 
     overwrite : bool
         Whether files of these names may be replaced.
     what : str
-        What the files are, as "the report".
+        What the files are, such as "the report".
 
     Raises
     ------
     OutputExistsError
-        Where such a file exists and may not be replaced, where it is no regular file, where `out` is no folder, and
-        where another process writes into it.
+        If such a file exists and may not be replaced, if it is not a regular file, if `out` is not a folder, or if
+        another process is writing to it.
     OSError
-        Where the folder cannot be written.
+        If the folder cannot be written.
     """
     _check(out, names, overwrite=overwrite, what=what)
     with folder_lock(out):
-        # Whoever held the lock until now may have finished in the meantime.
+        # Another process may have held the lock until now and written its files.
         _check(out, names, overwrite=overwrite, what=what)
         yield
 
@@ -56,7 +56,7 @@ def _check(out: Path, names: Sequence[str], *, overwrite: bool, what: str) -> No
 
 
 def check_writable_place(out: Path) -> None:
-    """Raises: OSError where the folder, or the first one above it that exists, is no folder or cannot be written."""
+    """Raises: OSError if `out`, or its nearest existing parent, is not a folder or cannot be written."""
     there = next(path for path in (out, *out.absolute().parents) if path.exists())
     problem = errno.ENOTDIR if not there.is_dir() else 0 if os.access(there, os.W_OK) else errno.EACCES
     if problem:
@@ -64,16 +64,16 @@ def check_writable_place(out: Path) -> None:
 
 
 def write_documents(out: Path, contents: Mapping[str, str]) -> list[Path]:
-    """Write files together, the first one last. Whoever calls holds the folder. Raises: as `documents_folder`."""
+    """Write files together, the first one last. The caller must hold the lock. Raises: like `documents_folder`."""
     with replacing_all(out) as put:
         for name, text in contents.items():
-            # Half a character in a name (a lone surrogate) is written as the \\uXXXX that JSON has for it.
+            # A lone surrogate in a name is written as its \\uXXXX escape, like in JSON.
             put(name, text.encode("utf-8", "backslashreplace"))
     return [out / name for name in contents]
 
 
 def json_lines(document: Mapping[str, Any]) -> str:
-    """The document, one element of a list a line, so that files can be compared."""
+    """The document as JSON with one list element per line, so that files can be compared."""
     parts = []
     for key, value in document.items():
         if isinstance(value, list):
@@ -85,7 +85,7 @@ def json_lines(document: Mapping[str, Any]) -> str:
 
 
 def csv_lines(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
-    """A CSV document whose cells no spreadsheet evaluates."""
+    """A CSV document whose cells spreadsheets do not evaluate as formulas."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(columns)

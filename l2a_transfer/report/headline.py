@@ -1,4 +1,4 @@
-"""The table that a report begins with: models × data sets, and means over training seeds for their rows."""
+"""The first table of a report: models × data sets, with means over training seeds."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from l2a_transfer.report.tables import Cell, TextTable, interval_text, mean_and_
 
 
 def headline(results: EvalResults, places: Sequence[Place], which: str = "all") -> TextTable:
-    """Models × places: mean class accuracy in percent with its interval, the best of each column marked; below the rows
-    of an architecture with several training seeds, their mean and standard deviation. With several probes there is a
-    row for each of them, and the best of each is marked.
+    """Models × places: mean class accuracy in percent with its interval, with the best of each column marked. Below the
+    rows of an architecture with several training seeds are their mean and standard deviation. With several probes, each
+    has its own row, and the best of each is marked.
 
-    `which`: "all" rows, "folded" (the means over seeds without the rows of each seed), or "seeds" (these rows alone).
+    `which`: "all" rows, "folded" (means over seeds without the rows of single seeds), or "seeds" (only those rows).
     """
     rows = []
-    last = {}  # recipe → line of the last of its rows, in any of the places
+    last = {}  # recipe → line of its last row in any place
     cells: dict[tuple[int, Place], Cell] = {}
     probes = lookup.probes(results)
     for place in (place._replace(probe=probe) for place in places for probe in probes):
@@ -46,7 +46,7 @@ def headline(results: EvalResults, places: Sequence[Place], which: str = "all") 
 
 
 def _by_probe(probes: Sequence[str], places: Sequence[Place]) -> list[tuple[tuple[Cell, ...], list[Place]]]:
-    """For each probe its cell, where there are several, and the places with it."""
+    """For each probe: its cell if there are several probes, and the places with it."""
     return [
         ((Cell(probe),) if len(probes) > 1 else (), [place._replace(probe=probe) for place in places])
         for probe in probes
@@ -54,15 +54,14 @@ def _by_probe(probes: Sequence[str], places: Sequence[Place]) -> list[tuple[tupl
 
 
 def _folded(results: EvalResults) -> set[int]:
-    """Lines of the models that are training seeds of an architecture wherever they stand, so that its mean stands for
-    them."""
+    """Lines of models that are training seeds of an architecture in every place, so that its mean can replace them."""
     seeds = {(lookup.place_of(summary), digest) for summary in results.seeds for digest in summary.file_digests}
     alone = {row.line for row in results.rows if (lookup.place_of(row), row.file_sha256) not in seeds}
     return {row.line for row in results.rows} - alone
 
 
 def _column(place: Place) -> str:
-    """The heading of a column, which holds the rows of all probes."""
+    """The heading of a column, which covers all probes."""
     return str(place).removesuffix(place.by_probe)
 
 

@@ -1,4 +1,4 @@
-"""results.tex: the table that a report begins with, for a paper. It needs the package booktabs."""
+"""results.tex: the first table of a report, for a paper. It needs the LaTeX package booktabs."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ ESCAPES = str.maketrans(
         "`": r"\textasciigrave{}",
         "'": r"\textquotesingle{}",
         '"': r"\textquotedbl{}",
-        "[": "{[}",  # after \\ a bracket begins the argument of the line break
+        "[": "{[}",  # after \\, a bracket would start an optional argument
         "*": "{*}",
         "−": "$-$",
         "±": r"$\pm$",
@@ -45,7 +45,7 @@ ESCAPES = str.maketrans(
 
 
 def results_latex(results: EvalResults) -> str:
-    """A `tabular` for each table that the report begins with, and what its marks mean. Names are escaped."""
+    """A `tabular` for each of the first tables of the report, and the meaning of its marks. Names are escaped."""
     parts = [r"% Needs \usepackage{booktabs}, and \usepackage[T1]{fontenc} with \usepackage{textcomp}."]
     cells: list[Cell] = []
     for table in _tables(results):
@@ -63,7 +63,7 @@ def results_latex(results: EvalResults) -> str:
 
 
 def _tables(results: EvalResults) -> list[TextTable]:
-    """Models × data sets; over domains, places × models and the drops, because there are many places."""
+    """Models × data sets. Over domains, places × models and the drops, because there are many places."""
     if not results.domains:
         return [headline(results, places) for places in lookup.contests(results)]
     drops = domains.drops(results)
@@ -71,8 +71,8 @@ def _tables(results: EvalResults) -> list[TextTable]:
 
 
 def escape(text: str) -> str:
-    """The text in one line, with LaTeX's commands for letters that mean something to it."""
-    return re.sub("-(?=-)", "-{}", plain(text).translate(ESCAPES))  # two hyphens would make a dash
+    """The text on one line, with LaTeX's special characters escaped."""
+    return re.sub("-(?=-)", "-{}", plain(text).translate(ESCAPES))  # two hyphens would become a dash
 
 
 def _tabular(table: TextTable) -> str:

@@ -1,4 +1,4 @@
-"""Charts of curves with a legend below, as one figure."""
+"""Charts with a legend below, as one figure."""
 
 from __future__ import annotations
 
@@ -11,20 +11,20 @@ from l2a_transfer.report.svg import Figure
 
 LEGEND_LINE = 16.0
 GAP = 20.0
-"""Between two charts."""
+"""Space between two charts."""
 
 
 def with_legend(chart: Markup, names: Sequence[str], *, label: str, name: str, title: tuple[str, ...] = ()) -> Figure:
-    """A chart of `charts.curves`, and below it the name of each series.
+    """A chart of `charts.curves` with the name of each series below.
 
     Parameters
     ----------
     chart : Markup
-        The chart, whose series are numbered as `names` are.
+        The chart. Its series are numbered like `names`.
     names : sequence of str
-        The series.
+        The names of the series.
     label, name, title
-        As of `Figure`.
+        As in `Figure`.
 
     Returns
     -------
@@ -36,7 +36,7 @@ def with_legend(chart: Markup, names: Sequence[str], *, label: str, name: str, t
 def side_by_side(
     drawn: Sequence[Markup], names: Sequence[str], *, label: str, name: str, title: tuple[str, ...] = ()
 ) -> Figure:
-    """Charts of the same series in a row, and one legend below; for the parameters, see `with_legend`."""
+    """Charts of the same series in a row, with one legend below. For the parameters, see `with_legend`."""
     parts = [
         element("svg", chart, x=k * (WIDTH + GAP) or None, width=WIDTH, height=HEIGHT) for k, chart in enumerate(drawn)
     ]

@@ -1,4 +1,4 @@
-"""Localisation results → JSON, CSV, Markdown and one HTML page. Renders what was measured; computes nothing."""
+"""Localisation results → JSON, CSV, Markdown and one HTML page. Only renders."""
 
 from __future__ import annotations
 
@@ -66,10 +66,10 @@ EXPLAINED = {
 
 @contextmanager
 def localization_folder(out: Path, *, overwrite: bool) -> Iterator[None]:
-    """Hold the folder `out` from before maps are computed until the report is written.
+    """Lock the folder `out` from before maps are computed until the report is written.
 
-    Raises: OutputExistsError where it holds a report and `overwrite` is not given, is no folder, or another process
-    writes into it.
+    Raises: OutputExistsError if it contains a report and `overwrite` is not given, if it is not a folder, or if another
+    process is writing to it.
     """
     _check(out, overwrite=overwrite)
     with folder_lock(out):
@@ -87,7 +87,7 @@ def _check(out: Path, *, overwrite: bool) -> None:
 def write_localization(
     results: LocalizationResults, sheet: Sheet, pictures: Iterable[Sequence[object]], out: Path
 ) -> list[Path]:
-    """Write the report into the folder that `localization_folder` holds: all files or none.
+    """Write the report into the folder that `localization_folder` has locked: all files or none.
 
     Parameters
     ----------
@@ -117,7 +117,7 @@ def write_localization(
 
 
 def localization_json(results: LocalizationResults, names: Sequence[str]) -> bytes:
-    """The document with the names of the report's files, as UTF-8."""
+    """The JSON document with the names of the report's files, as UTF-8."""
     document = {**results.document(), "files": list(names)}
     whole = json.dumps(document, indent=1, ensure_ascii=False, allow_nan=False)
     return (json_text(whole) + "\n").encode("utf-8", "backslashreplace")
@@ -150,12 +150,12 @@ def _comparisons_csv(results: LocalizationResults) -> Iterator[Sequence[object]]
 
 
 def main_measure(results: LocalizationResults) -> str:
-    """What the comparisons are about, and the first number of the table."""
+    """The measure that is compared, which is also the first number in the table."""
     return results.config.measure or "jaccard"
 
 
 def result_table(results: LocalizationResults) -> TextTable:
-    """Every row by the means over classes, in percent; the controls last."""
+    """Means over classes of every row, in percent, with the controls last."""
     first = main_measure(results)
     own = [first, *(name for name in MEASURES if name in results.rows[0].measures and name != first)]
     columns = [("map", False), (f"{MEASURES[own[0]]} [95 %]", True), *((MEASURES[name], True) for name in own[1:])]
@@ -172,7 +172,7 @@ def result_table(results: LocalizationResults) -> TextTable:
 
 
 def image_table(results: LocalizationResults) -> TextTable:
-    """Every row by the means over images with intervals, in percent, and the thresholds."""
+    """Means over images of every row with intervals, in percent, and the thresholds."""
     own = list(results.rows[0].measures)
     pooled = [("AP, pooled", True), ("τ of each fold", True), (UPPER, True)] if results.outlined else []
     columns = (("map", False), ("class", False), *((f"{MEASURES[name]} [95 %]", True) for name in own), *pooled)
@@ -193,7 +193,7 @@ def _interval(own: Measure, *, over_classes: bool) -> str:
 
 
 def comparison_table(found: Sequence[MapComparison]) -> TextTable:
-    """The first of a pair minus the second, in points."""
+    """The first map of each pair minus the second, in points."""
     columns = (
         ("first", False),
         ("second", False),
@@ -218,7 +218,7 @@ def _is_shown(own: MapComparison) -> bool:
 
 
 def facts(results: LocalizationResults) -> list[tuple[str, str]]:
-    """(what, value) of the run."""
+    """Facts about the run as (name, value)."""
     config = results.config
     found = [
         ("pictures", f"{results.data}: {counted(results.images, 'image')} of {len(results.classes)} classes measured"),
@@ -243,7 +243,7 @@ def facts(results: LocalizationResults) -> list[tuple[str, str]]:
 
 
 def notes(results: LocalizationResults) -> list[str]:
-    """What the columns mean."""
+    """Explanations of the columns."""
     found = [text for name, text in EXPLAINED.items() if name in results.rows[0].measures]
     found.append("intervals: bootstrap over images, stratified by class")
     return found
@@ -300,7 +300,7 @@ def _family(results: LocalizationResults, family: str) -> dict[str, Any]:
 
 
 def _plot(results: LocalizationResults) -> Plot:
-    """The forest plot beside the table: the main measure of each row with its interval."""
+    """The forest plot beside the table, with the main measure of each row and its interval."""
     name = main_measure(results)
     scale = charts.round_scale(0.0, 100 * max(row.measures[name].class_ci95[1] for row in results.rows))
     bars = [_bar(row, row.measures[name], scale) for row in results.rows]

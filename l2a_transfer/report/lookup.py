@@ -1,6 +1,6 @@
-"""Who stands where in the results: places of one contest, the best of each, which comparison belongs to which rows.
+"""Lookups in results: the places that share a table, the best row of each place, and the comparison of two rows.
 
-Rows are told apart by their feature file's digest and their variant, models by their line; nothing is found by a label.
+Rows are identified by the digest of their feature file and their variant, models by their line, and nothing by label.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ from l2a_transfer.evaluation.verdict import significant
 from l2a_transfer.wording import with_minus
 
 ROUNDING = 1e-9
-"""Accuracies that are closer than this are equal, and were added up in another order."""
+"""Accuracies that differ by less than this are equal; the difference comes from the order of summation."""
 PIXELS_BACKEND = "pixels"
 NUMBERS = re.compile(r"\([-+]?\d+\.\d+ points( \[[^][]*\])?")
 """The difference and its interval in a verdict."""
 
 
 class Place(NamedTuple):
-    """Rows of one place were measured on the same splits, so that they can stand beside each other."""
+    """Rows of one place were measured on the same splits, so they can be compared."""
 
     data: str
     protocol: str
@@ -39,12 +39,12 @@ class Place(NamedTuple):
 
     @property
     def after(self) -> str:
-        """What stands between a model's name and this: the name of a place over domains has its own preposition."""
+        """The text between a model's name and this place. Names of places over domains have their own preposition."""
         return ", " if over_domains(self.protocol) else " on "
 
     @property
     def by_probe(self) -> str:
-        """The probe, where it is not the default one."""
+        """The probe, if it is not the default one."""
         return "" if self.probe == SVM else f", probe {self.probe}"
 
 
@@ -53,7 +53,7 @@ def place_of(item: EvalRow | Comparison | SeedSummary) -> Place:
 
 
 def places(results: EvalResults) -> list[Place]:
-    """Every place once, in the order of the rows; one data set's places stand together, k rising."""
+    """Every place once, in the order of the rows. Places of a data set are adjacent, sorted by k."""
     found = dict.fromkeys(place_of(row) for row in results.rows)
     order = {data: k for k, data in enumerate(dict.fromkeys(place.data for place in found))}
     own = probes(results)
@@ -66,18 +66,18 @@ def probes(results: EvalResults) -> list[str]:
 
 
 def only_svm(results: EvalResults) -> bool:
-    """Whether there is no other probe."""
+    """Whether the SVM is the only probe."""
     return probes(results) == [SVM]
 
 
 def by_its_probe(results: EvalResults) -> str:
-    """What follows "the best of its column" where there are several probes."""
+    """The text after "the best of its column" if there are several probes."""
     return " by its probe" if len(probes(results)) > 1 else ""
 
 
 def contests(results: EvalResults) -> list[list[Place]]:
-    """Places of the first probe that make one table: all data sets beside each other, or in low-shot the k of one data
-    set. The table has a row for each model and probe."""
+    """Places of the first probe, grouped into tables: all data sets together or, in low-shot, all k of one data set. A
+    table has one row per model and probe."""
     found = [place for place in places(results) if place.probe == probes(results)[0]]
     if all(place.shots is None for place in found):
         return [found]
@@ -93,29 +93,29 @@ def models(results: EvalResults) -> dict[int, str]:
 
 
 def rows_at(results: EvalResults, place: Place) -> list[EvalRow]:
-    """The models as they are, at one place."""
+    """The rows at one place without variants."""
     return [row for row in results.rows if place_of(row) == place and not row.variant]
 
 
 def tap(row: EvalRow) -> str:
-    """Where in the network the features were taken; empty for pixels, which no network has computed."""
+    """The point in the network from which the features are taken; empty for pixels, which need no network."""
     return "" if row.backend == PIXELS_BACKEND else row.tap
 
 
 def full_name(row: EvalRow) -> str:
-    """What comparisons call a row."""
+    """The name of a row in comparisons."""
     return f"{row.label}, {row.variant}" if row.variant else row.label
 
 
 def best_at(results: EvalResults, place: Place) -> list[EvalRow]:
-    """The models with the highest mean class accuracy; several where they are equal."""
+    """The models with the highest mean class accuracy; several if they are equal."""
     rows = rows_at(results, place)
     best = max((r.mean_class_accuracy for r in rows), default=0.0)
     return [row for row in rows if row.mean_class_accuracy > best - ROUNDING]
 
 
 def compared(results: EvalResults, a: EvalRow, b: EvalRow) -> Comparison | None:
-    """The comparison of two rows of one place, whichever of them stands first."""
+    """The comparison of two rows of one place, in either order."""
     rows = {((row.file_sha256,), row.variant) for row in (a, b)}
     for found in results.comparisons:
         sides = set(zip(found.files, found.variants, strict=True))
@@ -125,25 +125,25 @@ def compared(results: EvalResults, a: EvalRow, b: EvalRow) -> Comparison | None:
 
 
 def shown(comparison: Comparison) -> bool:
-    """Whether a difference is significant, as the verdict has it."""
+    """Whether a difference is significant according to the verdict."""
     return significant(comparison.p_adjusted, comparison.difference)
 
 
 class Judged(Protocol):
-    """A comparison of any kind that ends with a verdict in words."""
+    """A comparison of any kind with a verdict in words."""
 
     @property
     def verdict(self) -> str: ...
 
 
 def verdict(comparison: Judged) -> str:
-    """The verdict for people. Names in it are as they are, and the numbers have minus signs."""
+    """The verdict as displayed: the numbers have real minus signs, and the names are unchanged."""
     return NUMBERS.sub(lambda found: with_minus(found[0]), comparison.verdict)
 
 
 def verdicts(results: EvalResults) -> list[Comparison]:
-    """The comparisons in the order in which verdicts are listed: first those of models as they are, family by family;
-    then each variant against its model, in the order of the rows."""
+    """The comparisons in the order of the listed verdicts: first those between models, family by family; then each
+    variant against its model, in the order of the rows."""
     rows = {(place_of(row), row.file_sha256, row.variant): k for k, row in enumerate(results.rows)}
 
     def position(c: Comparison) -> int:
@@ -153,7 +153,7 @@ def verdicts(results: EvalResults) -> list[Comparison]:
 
 
 def standing(results: EvalResults, row: EvalRow) -> str:
-    """`best`, `close` (not significantly different from the best of its place), `behind`, or `unknown` where it was not
+    """`best`, `close` (not significantly different from the best of its place), `behind`, or `unknown` if it was not
     compared with the best. With one model there is no best."""
     place = place_of(row)
     best = best_at(results, place)
@@ -168,13 +168,13 @@ def standing(results: EvalResults, row: EvalRow) -> str:
 
 
 def between_models(results: EvalResults, place: Place) -> list[Comparison]:
-    """All comparisons of a place but those of its ablations, which have tables of their own."""
+    """All comparisons of a place except those of its ablations, which have their own tables."""
     here = [c for c in results.comparisons if place_of(c) == place]
     return [c for c in here if not (c.family == VARIANTS and any(c.variants))]
 
 
 def families(found: Sequence[Comparison]) -> list[tuple[str, int]]:
-    """(family, comparisons that its members are adjusted for), in the order of the report."""
+    """(family, number of comparisons that it is adjusted for), in the order of the report."""
     return list(dict.fromkeys((c.family, c.comparisons) for c in found))
 
 
@@ -183,7 +183,7 @@ def summaries_at(results: EvalResults, place: Place) -> list[SeedSummary]:
 
 
 def summaries_after(results: EvalResults, row: EvalRow, rows: Sequence[EvalRow]) -> list[SeedSummary]:
-    """Those that stand below this one of `rows`: the last of their own, variants included."""
+    """The summaries that follow this one of `rows`, which is the last of their rows, variants included."""
     own = [other for other in rows if other.file_sha256 == row.file_sha256 and place_of(other) == place_of(row)]
     if own[-1] is not row:
         return []
@@ -191,7 +191,7 @@ def summaries_after(results: EvalResults, row: EvalRow, rows: Sequence[EvalRow])
 
 
 def ablations(results: EvalResults) -> list[list[EvalRow]]:
-    """For every model and place that has variants: the model as it is, then its variants."""
+    """For every model and place that has variants: the model itself, then its variants."""
     found = []
     for place in places(results):
         for base in rows_at(results, place):
@@ -202,8 +202,8 @@ def ablations(results: EvalResults) -> list[list[EvalRow]]:
 
 
 def pictured(results: EvalResults) -> list[int]:
-    """Rows whose confusion matrix is drawn: models as they are, by the first probe, at the largest k. The others'
-    counts are in details."""
+    """Rows whose confusion matrix is drawn: models without variants, with the first probe, at the largest k. Counts of
+    the others are in `details`."""
     largest: dict[str, int] = {}
     for row in results.rows:
         largest[row.data] = max(row.shots or 0, largest.get(row.data, 0))
@@ -216,7 +216,7 @@ def pictured(results: EvalResults) -> list[int]:
 
 
 def confusions(detail: EvalDetail, most: int) -> list[tuple[str, str, int, int]]:
-    """The most frequent errors: (true class, predicted class, how often, images of the true class)."""
+    """The most frequent errors: (true class, predicted class, count, images of the true class)."""
     tested = detail.confusion.tested
     wrong = heapq.nlargest(most, ((count, -i, -k) for i, k, count in detail.cells if i != k))
     return [(detail.classes[-i], detail.classes[-k], count, int(tested[-i])) for count, i, k in wrong]

@@ -1,4 +1,4 @@
-"""report.md: what report.html says, as Markdown with the figures beside it."""
+"""report.md: the content of report.html as Markdown, with figures in separate files."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from l2a_transfer.text import plain
 from l2a_transfer.wording import counted
 
 ERRORS = 5
-"""Confusions of a model that are listed under its matrix."""
+"""Number of confusions listed below a model's matrix."""
 
 
 def markdown_table(results: EvalResults) -> str:
-    """Everything measured, one line a row, percent with one decimal."""
+    """All measures, one line per row, in percent with one decimal."""
     return text_table(tables.details(results, results.rows))
 
 
@@ -54,7 +54,7 @@ def _headlines(results: EvalResults) -> list[list[str]]:
     for places in lookup.contests(results):
         table = headline(results, places)
         cells += [cell for row in table.rows for cell in row]
-        # Here the headings are names of data sets.
+        # The headings of these columns are names of data sets.
         found.append(["Mean class accuracy, % [95 % interval]:", "", text_table(_escaped(table))])
     used = {cell.mark for cell in cells}
     notes = (
@@ -97,7 +97,7 @@ def _domains(results: EvalResults) -> list[list[str]]:
 
 
 def _escaped(table: TextTable) -> TextTable:
-    """A table whose headings are names out of data."""
+    """A table whose headings come from data and are escaped."""
     return dataclasses.replace(table, columns=tuple((_escape(name), number) for name, number in table.columns))
 
 
@@ -186,5 +186,5 @@ def _cell(cell: Cell) -> str:
 
 
 def _code(text: str) -> str:
-    """What may stand between backticks in a table."""
+    """The text, made safe for backticks in a table."""
     return plain(text).replace("|", "\\|").replace("`", "'")

@@ -1,7 +1,7 @@
-"""HTML and SVG that no name can break: text is made plain and escaped, and markup is made by `element` alone.
+"""Safe HTML and SVG: text is cleaned and escaped, and only `element` creates markup.
 
-By hand and not with Jinja: markupsafe escapes HTML, but lets through the controls and the marks that turn text round.
-The charts are also made of `element`, because nearly all of what they hold is computed.
+This is not left to Jinja, because markupsafe escapes HTML but passes control characters and bidirectional marks. Charts
+also use `element`, because nearly all of their content is computed.
 """
 
 from __future__ import annotations
@@ -17,24 +17,24 @@ from l2a_transfer.text import plain
 
 VOID = frozenset({"br", "img", "meta", "wbr"})
 UNBROKEN = 18
-"""Letters after which a line may end even where a name has no separator."""
+"""Number of letters after which a line may break even if a name has no separator."""
 
 
 class Markup(markupsafe.Markup):
-    """Text that is HTML already. What is added to it, joined or formatted into it is made plain and escaped."""
+    """Text that is already HTML. Anything added, joined or formatted into it is cleaned and escaped."""
 
     __slots__ = ()
 
     @classmethod
     def escape(cls, s: Any, /) -> Markup:
-        """The text as markup; what is markup already as it is."""
+        """The text as markup; markup is returned unchanged."""
         if isinstance(s, cls):
             return s
         return cls(s) if hasattr(s, "__html__") else cls(escape_html(plain(str(s))))
 
 
 def shortened(text: str, most: int) -> str:
-    """One plain line of at most `most` characters. Its middle is left out, because names often differ at their ends."""
+    """One plain line of at most `most` characters. The middle is left out, because names often differ at their ends."""
     flat = " ".join(plain(text).split())
     return flat if len(flat) <= most else f"{flat[: most // 2]}…{flat[-(most - most // 2 - 1) :]}"
 
@@ -47,10 +47,10 @@ def element(tag: str, /, *children: str, **attributes: str | float | None) -> Ma
     tag : str
         The element's name.
     *children : str
-        What stands in it. Text is escaped; `Markup` is not.
+        Its content. Text is escaped; `Markup` is not.
     **attributes : str, float or None
-        Escaped. In a name `_` is written `-`, and one at the end is dropped (`class_`). None leaves the attribute out;
-        numbers get up to two decimals.
+        Its attributes, escaped. `_` in a name becomes `-`, and a trailing `_` is dropped (`class_`). None leaves the
+        attribute out. Numbers get up to two decimals.
 
     Returns
     -------
@@ -72,20 +72,20 @@ def element(tag: str, /, *children: str, **attributes: str | float | None) -> Ma
 
 
 def joined(parts: Iterable[str], between: str = "") -> Markup:
-    """The parts one after the other, those that are not markup escaped."""
+    """Join the parts, escaping those that are not markup."""
     return Markup(str(Markup.escape(between)).join(map(Markup.escape, parts)))
 
 
 def words_of(content: str) -> str:
-    """The text of markup, for where no markup can stand; text as it is."""
+    """The text of markup, for places without markup; text is returned unchanged."""
     return content.striptags() if isinstance(content, markupsafe.Markup) else content
 
 
 def name_of(text: str, most: int = 72) -> Markup:
-    """A name out of data, in an element of its own.
+    """A name from data in its own element.
 
-    The element keeps the name's direction from turning the text around it. A long name is shortened, with the whole as
-    a tooltip, and has places where the line may end.
+    The element keeps the text direction of the name from affecting the text around it. A long name is shortened, with
+    the full name as a tooltip, and has possible line breaks.
 
     Examples
     --------
@@ -99,7 +99,7 @@ def name_of(text: str, most: int = 72) -> Markup:
 
 
 def _breakable(text: str) -> list[str | None]:
-    """The text in pieces with None between: after separators, and within long runs without one."""
+    """The text in pieces, with None at possible line breaks: after separators, and within long runs without one."""
     found: list[str | None] = []
     for part in re.findall(r"[^-._:/@+,\s]*[-._:/@+,\s]*", text):
         for at in range(0, len(part), UNBROKEN):

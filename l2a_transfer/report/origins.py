@@ -1,4 +1,4 @@
-"""Where every number of a report comes from: the run, the feature files, the models' cards; and how to repeat it."""
+"""The origin of every number in a report: the run, the feature files, the models' cards, and the command."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ TITLES = {
     "imported": "imported features",
 }
 MOST = 700
-"""Letters of one fact; results.json has what is longer."""
+"""Largest number of letters of a fact; results.json has longer ones in full."""
 
 
 def command(results: EvalResults) -> str:
-    """The `svm-eval` command of this report; the folder names itself."""
+    """The `svm-eval` command of this report."""
     config = results.config
-    # One that begins with a dash is an option, and ~ a home.
+    # A name that begins with a dash would be an option, and ~ a home folder.
     files = [source.file for source in origins(results)]
-    if results.domains:  # a model may have a file a domain
+    if results.domains:  # a model may have one file per domain
         files = list(dict.fromkeys(name for joined in files for name in joined.split(" + ")))
     arguments = [f"./{name}" if name[0] in "-~" else name for name in files]
     arguments += ["--out", "repeated", "--protocol", config.protocol, "--c-grid", _numbers(config.c_grid)]
@@ -65,7 +65,7 @@ def command(results: EvalResults) -> str:
 
 
 def run(results: EvalResults) -> list[tuple[str, str]]:
-    """(what, value) of the run: versions, and the settings that a command line does not show."""
+    """Facts about the run as (name, value): versions, and settings that the command line does not show."""
     config = results.config
     facts = [("versions", ", ".join(f"{name} {version}" for name, version in results.versions.items()))]
     facts.append(("seed", f"{config.seed}, for splits, folds, PCA and random permutations"))
@@ -78,7 +78,7 @@ def run(results: EvalResults) -> list[tuple[str, str]]:
 
 
 def choice(results: EvalResults) -> str:
-    """How C came about."""
+    """How C was chosen."""
     config = results.config
     if len(config.c_grid) == 1:
         return f"C = {config.c_grid[0]:g}, fixed"
@@ -97,7 +97,7 @@ def choice(results: EvalResults) -> str:
 
 
 class Origin(NamedTuple):
-    """A feature file as the results know it, and the numbers of the rows made from it."""
+    """A feature file as described in the results, and the indices of its rows."""
 
     file: str
     sha256: str
@@ -114,7 +114,7 @@ def origins(results: EvalResults) -> list[Origin]:
     first = {digest: results.rows[rows[0]] for digest, rows in made.items()}
     found = []
     for digest, row in first.items():
-        data = list(dict.fromkeys(results.rows[k].data for k in made[digest]))  # several over domains
+        data = list(dict.fromkeys(results.rows[k].data for k in made[digest]))  # can be several over domains
         found.append(
             Origin(
                 row.file, digest, row.label, data[0] if len(data) == 1 else f"{len(data)} places", tuple(made[digest])
@@ -124,7 +124,7 @@ def origins(results: EvalResults) -> list[Origin]:
 
 
 def cards(results: EvalResults) -> list[tuple[dict[str, Any], list[Origin]]]:
-    """Every card once, in the order of the rows, with the feature files that its model made."""
+    """Every card once, in the order of the rows, with the feature files of its model."""
     found: dict[str, tuple[dict[str, Any], list[Origin]]] = {}
     for source in origins(results):
         card = results.cards.get(source.sha256, {})
@@ -133,12 +133,12 @@ def cards(results: EvalResults) -> list[tuple[dict[str, Any], list[Origin]]]:
 
 
 def title(sources: Sequence[Origin]) -> str:
-    """What the report calls the models of a card."""
+    """The names of a card's models in the report."""
     return ", ".join(dict.fromkeys(source.label for source in sources))
 
 
 def card_facts(card: dict[str, Any]) -> list[tuple[str, str]]:
-    """A model's card as (what, value), everything in it but the class names; nested values are written out."""
+    """A model's card as (name, value), except for the class names. Nested values are written out."""
     of_weights = Source("", "", card, "").kind == TRAINED
     keys = [key for key in FIRST if key in card] + [key for key in card if key not in FIRST and key != "schema"]
     facts = []
@@ -174,7 +174,7 @@ def _metric(metric: Any) -> str:
 
 
 def _written(value: Any) -> str:
-    """Nested JSON without its brackets where that stays clear: `size 32, fit stretch, mean (0.49, 0.48, 0.45)`."""
+    """Nested JSON without brackets where that is clear: `size 32, fit stretch, mean (0.49, 0.48, 0.45)`."""
     if isinstance(value, dict):
         return ", ".join(
             f"{key} ({_written(part)})" if isinstance(part, dict) else f"{key} {_written(part)}"

@@ -1,6 +1,6 @@
-"""report.html: the whole report as one page, which loads nothing, runs nothing, and reads on a phone and on paper.
+"""report.html: the whole report as one page, which loads and runs nothing, and suits phones and paper.
 
-Here is what the page shows; `templates/report.html.j2` has how it looks.
+This module provides the content of the page; `templates/report.html.j2` defines its layout.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from l2a_transfer.report.templates import render
 from l2a_transfer.wording import counted
 
 ERRORS = 10
-"""Confusions of a model that are listed beside its matrix."""
+"""Number of confusions listed beside a model's matrix."""
 TITLES = {
     "result": "Result",
     "domains": "Across domains",
@@ -37,11 +37,11 @@ TITLES = {
     "provenance": "Where every number comes from",
 }
 Values = dict[str, Any]
-"""What the template of a section names; empty where the section is left out."""
+"""The values for a section's template; empty if the section is left out."""
 
 
 class Plot(NamedTuple):
-    """A column of interval bars that stands before column `before` of a table: one bar a row, and the axis below."""
+    """A column of interval bars before column `before` of a table: one bar per row, and the axis below."""
 
     before: int
     title: str
@@ -76,7 +76,7 @@ def page(results: EvalResults) -> str:
 
 
 def _result(results: EvalResults) -> Values:
-    """The tables of models × places; each number leads to its row in the provenance."""
+    """The tables of models × places. Each number links to its row in the provenance."""
     shown, cells = [], []
     for places in lookup.contests(results):
         rows = headline(results, places, "folded").rows
@@ -155,7 +155,7 @@ def _measures(results: EvalResults) -> Values:
 
 
 def _accuracy_bar(row: EvalRow | None, first: EvalRow) -> Markup:
-    """The bar of a row; of None, a mean over seeds, only the level of guessing."""
+    """The bar of a row; for None, which is a mean over seeds, only the chance level."""
     if row is None:
         return charts.guide_bar([(100 * first.chance, "guess")], figures.PERCENT)
     return figures.accuracy_bar(row)
@@ -183,7 +183,7 @@ def _differences(results: EvalResults) -> Values:
 
 
 def _differences_plot(found: Sequence[Comparison | None]) -> Plot:
-    """Differences on one axis with a line at 0; None where a row has nothing to show."""
+    """Differences on one axis with a line at 0; None for a row without a bar."""
     ends = [100 * x for c in found if c is not None for x in (*(c.ci95_simultaneous or (c.difference,)), 0.0)]
     scale = charts.round_scale(min(ends), max(ends), most=4)
     bars = [_difference_bar(c, scale) for c in found]
@@ -222,7 +222,7 @@ def _ablations(results: EvalResults) -> Values:
 
 
 def _choice(results: EvalResults) -> Values:
-    """One panel a place for the models as they are, and one for each model with variants."""
+    """One panel per place for the models, and one for each model with variants."""
     groups: list[tuple[Place, EvalRow | None, list[EvalRow]]] = []
     for place in lookup.places(results):
         groups.append((place, None, [row for row in lookup.rows_at(results, place) if figures.has_path(row)]))
@@ -307,7 +307,7 @@ def _provenance(results: EvalResults) -> Values:
 
 
 def _file(results: EvalResults, source: origins.Origin) -> Values:
-    """A feature file and the rows made from it."""
+    """A feature file and its rows."""
     first = results.rows[source.rows[0]]
     tap = f"tap {lookup.tap(first)}, " if lookup.tap(first) else ""
     facts = [
@@ -342,7 +342,7 @@ def _file_row(results: EvalResults, index: int) -> Values:
 
 
 def _setting(row: EvalRow) -> str:
-    """The protocol and how many images: `caltech-30, 3 draws, 101 classes, 3,030 training and 2,945 test images`."""
+    """Protocol and number of images, as in `caltech-30, 3 draws, 101 classes, 3,030 training and 2,945 test images`."""
     draws = f", {row.draws} draws" if row.draws > 1 else ""
     images = f"{row.n_train:,} training and {counted(row.n_test, 'test image')}"
     return f"{row.protocol}{draws}, {row.n_classes} classes, {images}"

@@ -1,4 +1,4 @@
-"""predictions.csv: every test image of every draw, with what each model answered and by what margin."""
+"""predictions.csv: every test image of every draw, with the prediction and margin of each model."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ IMAGE = ("data", "protocol", "shots", "draw", "id", "true")
 
 
 def predictions_csv(results: EvalResults) -> bytes:
-    """One line for each test image of each split; two columns a model, variant and probe: `NAME: prediction` and
-    `NAME: margin`, empty where the model was not tested on the image.
+    """One line per test image and split. Each model, variant and probe has two columns: `NAME: prediction` and
+    `NAME: margin`, empty if the model was not tested on the image.
 
-    The margin is the score of the true class minus the best score of another: negative where the answer is wrong.
-    Scores are the probe's own, so that margins are compared within a model.
+    The margin is the score of the true class minus the best score of another class. It is negative if the prediction is
+    wrong. Scores depend on the probe, so margins are only comparable within a model.
     """
     names = _names(results)
     columns = [f"{name}: {what}" for name in names.values() for what in ("prediction", "margin")]
@@ -43,9 +43,9 @@ def predictions_csv(results: EvalResults) -> bytes:
 
 
 def _names(results: EvalResults) -> dict[tuple[int, str, str], str]:
-    """The name of each model, variant and probe; the probe is named where it is not the SVM.
+    """The name of each model, variant and probe; the probe is included if it is not the SVM.
 
-    A model may be called as another one with its probe or variant is; such names have the digest of the file too.
+    A model's name may equal another one's name with its probe or variant. Such names also get the digest of the file.
     """
     names = {
         _model(row): lookup.full_name(row) + ("" if row.probe == SVM else f", probe {row.probe}")

@@ -1,4 +1,4 @@
-"""Robustness → robustness.json, CSV, Markdown, one HTML page and a figure. Renders; computes nothing."""
+"""Robustness → robustness.json, CSV, Markdown, one HTML page and a figure. Only renders."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ MOST_TICKS = 8
 
 
 def robustness_folder(out: Path, *, overwrite: bool) -> AbstractContextManager[None]:
-    """Hold the folder from before the attacks until the report is written. Raises: as `documents_folder`."""
+    """Lock the folder from before the attacks until the report is written. Raises: like `documents_folder`."""
     return documents_folder(out, FILES, overwrite=overwrite, what="the report")
 
 
 def write_robustness(results: RobustnessResults, out: Path) -> list[Path]:
-    """Write the report into a folder that the caller holds (`robustness_folder`).
+    """Write the report into a folder that the caller has locked with `robustness_folder`.
 
     Returns
     -------
@@ -43,7 +43,7 @@ def write_robustness(results: RobustnessResults, out: Path) -> list[Path]:
     Raises
     ------
     OSError
-        Naming the file, where the disk refuses.
+        If a file cannot be written; the error names it.
     """
     document, sections = results.document(), sections_of(results)
     DOCUMENT.check(document, "robustness")
@@ -74,7 +74,7 @@ def write_robustness(results: RobustnessResults, out: Path) -> list[Path]:
 
 
 def sections_of(results: RobustnessResults) -> list[Section]:
-    """The whole report; sections that have nothing to say are left out."""
+    """The whole report, without empty sections."""
     found = [
         Section("Accuracy", (accuracy_grid(results), figure(results), _reading(results))),
         Section("Checks for gradient masking", _masking(results)),
@@ -112,7 +112,7 @@ def _heading(attack: str, epsilon: float) -> str:
 
 
 def figure(results: RobustnessResults) -> Figure:
-    """Accuracy over ε, a chart for each attack and one for the noise; a line for each network."""
+    """Accuracy over ε: one chart per attack and one for the noise, with one line per network."""
     epsilons = results.config.epsilon
     every = -(-len(epsilons) // MOST_TICKS)
     ticks = tuple((epsilon, f"{epsilon:g}") for epsilon in epsilons[::every])

@@ -1,4 +1,4 @@
-"""A sanity check → sanity.json, sanity.csv, sanity.svg and sanity.html. Renders what was measured; computes nothing."""
+"""A sanity check → sanity.json, sanity.csv, sanity.svg and sanity.html. Only renders."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ CONSTANT = "constant"
 
 
 class Grid(NamedTuple):
-    """A table: caption, columns as (heading, whether of numbers), and rows of text."""
+    """A table: caption, columns as (heading, whether its cells are numbers), and rows of text."""
 
     caption: str
     columns: list[tuple[str, bool]]
@@ -49,14 +49,14 @@ class Grid(NamedTuple):
 
 @contextmanager
 def sanity_folder(out: Path, *, overwrite: bool) -> Iterator[None]:
-    """Hold the folder `out`, made where it is not there, while a check is computed and written.
+    """Lock the folder `out`, which is created if needed, while a check is computed and written.
 
-    Raises: OutputExistsError where its files are there and `overwrite` is not given, or are no regular files, `out` is
-    no folder, or another process writes into it.
+    Raises: OutputExistsError if its files exist and `overwrite` is not given, if they are not regular files, if `out`
+    is not a folder, or if another process is writing to it.
     """
     _check_free(out, overwrite=overwrite)
     with folder_lock(out):
-        _check_free(out, overwrite=overwrite)  # whoever held it until now may have finished in the meantime
+        _check_free(out, overwrite=overwrite)  # another process may have held the lock until now and written files
         yield
 
 
@@ -75,7 +75,7 @@ def write_sanity(results: SanityResults, out: Path) -> list[Path]:
     Parameters
     ----------
     results : SanityResults
-        What `check_sanity` gave.
+        The result of `check_sanity`.
     out : Path
         The folder.
 
@@ -87,7 +87,7 @@ def write_sanity(results: SanityResults, out: Path) -> list[Path]:
     Raises
     ------
     OSError
-        Naming the file, where the disk refuses.
+        If a file cannot be written; the error names it.
     """
     content = {
         RESULTS: written(results),
@@ -117,12 +117,12 @@ def _cell(row: SanityRow) -> str:
 
 
 def number(value: float) -> str:
-    """Two decimals, with a minus sign; −0.00 is 0.00."""
+    """Format with two decimals and a real minus sign; −0.00 becomes 0.00."""
     return f"{value + 0.0:.2f}".replace("-0.00", "0.00").replace("-", "−")
 
 
 def _measures(results: SanityResults, order: str) -> Grid:
-    """Maps × measures, of the lowest part of a cascade or of the permuted labels, with intervals."""
+    """Maps × measures with intervals, for the last step of a cascade or for permuted labels."""
     last = PERMUTED if order == LABELS else results.parts[-1].name
     rows = [
         [row.label, row.kind, *(_interval(row.similarity[name]) for name in MEASURES), str(row.constant)]

@@ -1,4 +1,4 @@
-"""The figure of a sanity check: similarity with the network's own maps, after each random part."""
+"""The figure of a sanity check: similarity with the maps of the intact network, after each randomised part."""
 
 from __future__ import annotations
 
@@ -16,14 +16,15 @@ TITLES = {
 }
 MEASURE = "spearman"
 STEP, LEFT, RIGHT, TOP, HEIGHT, BELOW, GAP = 58.0, 42.0, 14.0, 30.0, 190.0, 58.0, 6.0
-"""Pixels: between two parts, beside and above a panel, of its plot, for the names below it, and between panels."""
+"""Sizes in pixels: distance of two parts, left, right and top margins of a panel, height of its plot, space for the
+names below it, and the gap between panels."""
 LEGEND_LINE, LEGEND_COLUMNS, FONT = 17.0, 3, 11.0
 DODGE = 3.2
-"""Pixels from one line's points to the next one's, so that intervals do not cover each other."""
+"""Offset in pixels between the points of two lines, so that intervals do not overlap."""
 
 
 def figure(results: SanityResults) -> Figure:
-    """Spearman's rank correlation against the random part: a panel for each order, a line for each map."""
+    """Spearman's rank correlation over the random parts, with one panel per order and one line per map."""
     styles = _styles(results)
     parts = [part.name for part in results.parts]
     ends = [0.0, 1.0]
@@ -55,7 +56,7 @@ def _title(results: SanityResults) -> tuple[str, str]:
 
 
 def _styles(results: SanityResults) -> dict[str, tuple[int, int]]:
-    """Label of a map → the number of its method, which is its colour, and its number among the method's maps."""
+    """Label of a map → the number of its method, which sets its colour, and its number among the method's maps."""
     methods = list(dict.fromkeys(row.method for row in results.rows))
     styles: dict[str, tuple[int, int]] = {}
     for row in results.rows:
@@ -126,7 +127,7 @@ def _line(
         assert found.mean is not None
         places.append((x, up(found.mean)))
     path = "".join(f"{'L' if k else 'M'}{x:.1f} {y:.1f}" for k, (x, y) in enumerate(places))
-    # Parts that are random alone are no sequence: there the line only leads the eye.
+    # Parts that are randomised one at a time are not a sequence, so the line is only a visual aid.
     kind = "line thin" if rows and rows[0].order == "independent" else "line"
     drawn.append(element("path", d=path, class_=kind, stroke_dasharray=DASHES[variant % len(DASHES)]))
     for x, y in places:
@@ -142,7 +143,7 @@ def _marker(x: float, y: float, shape: int) -> Markup:
 def _legend(
     results: SanityResults, styles: dict[str, tuple[int, int]], width: float, top: float
 ) -> tuple[Markup, float]:
-    """A sample of each line with its name, and the height of them all."""
+    """A sample of each line with its name, and their total height."""
     undefined = {
         label for label in styles if all(not row.similarity[MEASURE].n for row in results.rows_of(label=label))
     }

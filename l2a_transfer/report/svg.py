@@ -1,4 +1,4 @@
-"""Figures as SVG, in the page or as a file of its own: one drawing for both."""
+"""Figures as SVG, with one drawing for both the page and a separate file."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ TITLE_LINE, TITLE_SIZE = 18.0, 13.0
 
 @dataclass(frozen=True)
 class Figure:
-    """A drawing without a style.
+    """A drawing without a style sheet.
 
     Parameters
     ----------
     label : str
-        What it shows, for readers who do not see it.
+        Description for screen readers.
     drawing : Markup
         SVG elements.
     width, height : float
@@ -28,9 +28,9 @@ class Figure:
     kind : str
         Its CSS class: ``"chart"`` or ``"matrix"``.
     title : tuple of str
-        Lines that stand above it in a file of its own.
+        Lines above the drawing in a separate file.
     name : str
-        That file's name; empty where whoever writes it names it.
+        Name of that file; empty if the caller chooses it.
     """
 
     label: str
@@ -42,7 +42,7 @@ class Figure:
     name: str = ""
 
     def inline(self) -> Markup:
-        """For a page that has the style: a chart fills its place up to its own width, a matrix has its size."""
+        """The SVG for a page with the style sheet. Charts fill the space up to their width; a matrix is not scaled."""
         is_matrix = self.kind == "matrix"
         return element(
             "svg",
@@ -57,7 +57,7 @@ class Figure:
         )
 
     def file(self) -> str:
-        """The SVG file, light or dark as the reader's screen is."""
+        """The SVG file, which follows the reader's light or dark mode."""
         above = TITLE_LINE * len(self.title)
         lines = [
             element("text", line, x=8, y=TITLE_LINE * (k + 0.75) - above, class_="title")
@@ -82,11 +82,11 @@ class Figure:
 
 
 def style_of(*names: str) -> Markup:
-    """The style sheets `NAME.css` one after the other."""
+    """The style sheets `NAME.css`, concatenated."""
     folder = files("l2a_transfer.report")
     return joined(Markup(folder.joinpath(f"{name}.css").read_text(encoding="utf-8")) for name in names)
 
 
 def width_in_ems(text: str) -> float:
-    """About how wide a text is, in units of its font's size."""
+    """The approximate width of a text, in units of its font size."""
     return sum(1.05 if unicodedata.east_asian_width(letter) in "WF" else 0.57 for letter in text)

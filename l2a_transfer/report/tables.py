@@ -1,4 +1,4 @@
-"""Results in rows and columns, as text: the same tables stand in the terminal, in report.md and on the page."""
+"""Results as text tables, which are the same in the terminal, in report.md and on the page."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from l2a_transfer.wording import with_minus
 
 @dataclass(frozen=True)
 class Cell:
-    """`name`: text out of data, `code` where it is a model's. `best`: set in bold. `mark`: a key of
-    MARKS. `long`: may take several lines. `row`: the number of the row in the results that a measure is of."""
+    """`name`: text from data; `code`: the name of a model. `best`: set in bold. `mark`: a key of
+    MARKS. `long`: may take several lines. `row`: index in the results of the row that a measure belongs to."""
 
     text: str
     name: bool = False
@@ -32,8 +32,8 @@ class Cell:
 
 @dataclass(frozen=True)
 class TextTable:
-    """`columns`: (heading, whether numbers stand in it). The first column heads each row. `summaries`: the numbers of
-    the rows that are over seeds, and not of one row of the results."""
+    """`columns`: (heading, whether its cells are numbers). The first column names each row. `summaries`: indices of
+    rows that are over seeds instead of a row of the results."""
 
     columns: tuple[tuple[str, bool], ...]
     rows: tuple[tuple[Cell, ...], ...]
@@ -52,8 +52,8 @@ def mean_and_sd(summary: SeedSummary | None) -> Cell:
 
 
 def details(results: EvalResults, rows: Sequence[EvalRow], *, leave_out: Sequence[str] = ()) -> TextTable:
-    """Everything measured, a line a row, and a line with mean ± sd for each architecture with several training seeds.
-    Columns that would say nothing (no variant, no k, no top-5) are left out."""
+    """All measures, one line per row, and a line with mean ± sd for each architecture with several training seeds.
+    Columns without content (no variant, no k, no top-5) are left out."""
     words = any(row.probe != SVM for row in results.rows)
     columns: dict[str, Callable[[EvalRow], Cell]] = {
         "data": lambda row: Cell(row.data, name=True),
@@ -106,7 +106,7 @@ def _summary_cells(summary: SeedSummary) -> dict[str, Cell]:
 
 
 def comparisons(found: Sequence[Comparison]) -> TextTable:
-    """The first of a pair minus the second, in points of mean class accuracy."""
+    """The first model of each pair minus the second, in points of mean class accuracy."""
     columns = (
         ("first", False),
         ("second", False),
@@ -122,7 +122,7 @@ def comparisons(found: Sequence[Comparison]) -> TextTable:
 
 
 def has_mcnemar(found: Sequence[Comparison]) -> bool:
-    """Whether the column of McNemar's p has a value, which has to be explained."""
+    """Whether the column of McNemar's p has any value that needs an explanation."""
     return any(c.p_mcnemar is not None for c in found)
 
 
@@ -142,7 +142,7 @@ def _comparison(c: Comparison) -> tuple[Cell, ...]:
 
 
 def ablation(results: EvalResults, rows: Sequence[EvalRow]) -> TextTable:
-    """A model as it is, then each variant with its difference from that."""
+    """A model, then each of its variants with the difference from the model."""
     base, *_ = rows
     lines = []
     for row in rows:
@@ -171,7 +171,7 @@ def ablation(results: EvalResults, rows: Sequence[EvalRow]) -> TextTable:
 
 
 def errors(results: EvalResults, index: int, most: int) -> TextTable:
-    """The most frequent confusions of one row, all draws together."""
+    """The most frequent confusions of one row over all draws."""
     rows = [
         (
             Cell(true, name=True),
@@ -193,7 +193,7 @@ def errors(results: EvalResults, index: int, most: int) -> TextTable:
 
 
 def origins(rows: Sequence[EvalRow]) -> TextTable:
-    """What each row was made from."""
+    """The origin of each row."""
     several = len({row.probe for row in rows}) > 1
     columns = (
         ("data", False),
@@ -257,24 +257,24 @@ def splits(results: EvalResults) -> TextTable:
 
 
 def chosen(row: EvalRow, *, words: bool = False) -> str:
-    """Every C, or other hyper-parameters, that a draw chose, with how many did where there are several draws."""
+    """Every C or other hyperparameter that a draw chose, with its count if there are several draws."""
     if row.probe != SVM or words:
         said = Counter(text or "–" for text in row.chosen)
         return ", ".join(text + (f"\u00a0×{n}" if row.draws > 1 else "") for text, n in sorted(said.items()))
     counts = Counter(row.C)
-    # A no-break space keeps a value and its count on one line.
+    # A non-breaking space keeps a value and its count on one line.
     return ", ".join(f"{C:g}" + (f"\u00a0×{n}" if row.draws > 1 else "") for C, n in sorted(counts.items()))
 
 
 def difference(c: Comparison) -> str:
-    """In points, with the simultaneous interval."""
+    """The difference in points with its simultaneous interval."""
     if c.ci95_simultaneous is None:
         return f"{with_minus(points(c.difference, 1))} [not defined]"
     return with_minus(with_interval(c.difference, c.ci95_simultaneous, apart=lookup.shown(c)))
 
 
 def p_value(p: float | None) -> str:
-    """With the digits that tell it from 0.05."""
+    """p with enough digits to distinguish it from 0.05."""
     return "not defined" if p is None else p_text(p).removeprefix("= ")
 
 
@@ -284,6 +284,6 @@ def interval_text(value: float, interval: tuple[float, float]) -> str:
 
 
 def _signed(value: float, digits: int) -> str:
-    """With its sign; 0 has none."""
+    """The value with its sign; 0 has none."""
     text = f"{value:+.{digits}f}"
     return text[1:] if float(text) == 0 else with_minus(text)

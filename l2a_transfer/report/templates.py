@@ -1,7 +1,7 @@
-"""The pages' templates, `templates/*.html.j2`: loaded from this package alone, and given values alone.
+"""The templates of the pages, `templates/*.html.j2`. They are loaded only from this package and get only values.
 
-Whatever a template writes is made plain (`text.plain`) and escaped, unless it is markup. A template has the filters
-below and no others, so that nothing gets past that; a name that it was not given is an error.
+All output of a template is cleaned (`text.plain`) and escaped, unless it is markup. Only the filters below are
+available, so nothing can bypass this. An undefined name is an error.
 """
 
 from __future__ import annotations
@@ -20,16 +20,16 @@ from l2a_transfer.wording import counted
 
 
 def render(template: str, titles: Mapping[str, str], **values: Any) -> str:
-    """A page.
+    """Render a page.
 
     Parameters
     ----------
     template : str
         The template's file name.
     titles : mapping of str to str
-        Id of each section → its heading, in the order of the page.
+        Section id → heading, in the order of the page.
     **values
-        What the template names.
+        The variables of the template.
 
     Returns
     -------
@@ -39,7 +39,7 @@ def render(template: str, titles: Mapping[str, str], **values: Any) -> str:
     Raises
     ------
     jinja2.UndefinedError
-        Where the template names what is not among the values.
+        If the template uses a name that is not among the values.
     """
     style = style_of("colours", "figure", "page")
     return _environment().get_template(template).render(titles=titles, style=style, **values)
@@ -68,12 +68,12 @@ def _environment() -> Environment:
 
 
 def _plainly(value: object) -> object:
-    """What stands for a value before it is escaped. None and other objects are mistakes of a template."""
+    """The text of a value before it is escaped. None and other objects are errors in the template."""
     if hasattr(value, "__html__"):
         return value
-    text = str(value)  # an error for a name that the template was not given
+    text = str(value)  # raises if the name is undefined
     if not isinstance(value, (str, int)):
-        raise TypeError(f"a template writes text, markup and whole numbers, got {value!r}")
+        raise TypeError(f"a template may only output text, markup and integers; got {value!r}")
     return plain(text)
 
 

@@ -1,4 +1,4 @@
-"""Results → JSON, CSV, Markdown, one HTML page and figures. Renders what was measured; computes nothing."""
+"""Results → JSON, CSV, Markdown, one HTML page and figures. Only renders."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ SEEDS = "seeds.csv"
 DOMAINS = "domains.svg"
 """Written only if the protocol is over domains."""
 PREDICTIONS = "predictions.csv"
-"""Written only if the results have margins, as those of `evaluate` do."""
+"""Written only if the results have margins, like those of `evaluate`."""
 FIXED = (
     RESULTS,
     "results.csv",
@@ -47,30 +47,32 @@ FIXED = (
     DOMAINS,
 )
 REMOVABLE = re.compile(r"(confusion-[\w.@+-]+|accuracy)\.(svg|png)|(seeds|predictions)\.csv|domains\.svg")
-"""Files that a report may remove where an earlier one names them; pictures were PNG files once."""
+"""Files that a report may remove if an earlier report lists them. Figures used to be PNG files."""
 INTERVALS = ("accuracy_ci95", "mean_class_accuracy_ci95", "ci95", "ci95_simultaneous")
 ENDS = dict.fromkeys(INTERVALS, ("low", "high")) | dict.fromkeys(("n", "files", "variants"), ("a", "b"))
-"""Pairs of values that are two columns of a CSV file."""
+"""Pairs of values that become two columns of a CSV file."""
 
 
 @contextmanager
 def report_folder(out: Path, *, overwrite: bool, beside: Sequence[str] = ()) -> Iterator[set[str]]:
-    """Hold the folder `out`, made where it is not there, from before the SVMs are fitted until the report is written.
+    """Lock the folder `out`, which is created if needed, from before the SVMs are fitted until the report is written.
 
-    Gives the files that an earlier report there names as its own and not every report has, for `write_report`.
-    Raises: as `check_output`; OutputExistsError where another process writes into it.
+    Yields the optional files that an earlier report there lists, for `write_report`.
+    Raises: like `check_output`; OutputExistsError if another process is writing to it.
     """
     check_output(out, overwrite=overwrite, beside=beside)
     with folder_lock(out):
-        # Whoever held the lock until now may have finished in the meantime.
+        # Another process may have held the lock until now and written its report.
         check_output(out, overwrite=overwrite, beside=beside)
         yield _files_of(out / RESULTS)
 
 
 def check_output(out: Path, *, overwrite: bool, beside: Sequence[str] = ()) -> None:
-    """Raises: OutputExistsError where `out` holds a report, or files called `beside`, and may not be replaced, or is no
-    folder, or where one of these names is not a regular file's; OSError where it cannot be written, which is better
-    known before the SVMs are fitted than after. What an interrupted report left may be replaced."""
+    """Check `out` before the SVMs are fitted. Files left by an interrupted report may be replaced.
+
+    Raises: OutputExistsError if `out` contains a report or files called `beside` that may not be replaced, if it is not
+    a folder, or if one of these names is not a regular file; OSError if it cannot be written.
+    """
     check_folder(out, "a report")
     check_writable_place(out)
     replaced = leftovers(out)
@@ -130,7 +132,7 @@ def write_report(
     True
     """
     if not isinstance(results, EvalResults):
-        raise wrong_kind("results", "what evaluate() gives", results)
+        raise wrong_kind("results", "the result of evaluate()", results)
     out = output_path(out)
     beside = beside or {}
     if earlier is None:
@@ -157,7 +159,7 @@ def _write_report(results: EvalResults, out: Path, beside: Mapping[str, bytes], 
         "accuracy.svg": lambda: figures.accuracy(results.rows).file().encode(),
     }
     with replacing_all(out) as put:
-        # Half a character in a class name (a lone surrogate) is written as the \\uXXXX that JSON has for it.
+        # A lone surrogate in a class name is written as its \\uXXXX escape, like in JSON.
         put(RESULTS, _json(results, names).encode("utf-8", "backslashreplace"))
         for name in names[1:]:
             if name in content:
@@ -173,7 +175,7 @@ def _write_report(results: EvalResults, out: Path, beside: Mapping[str, bytes], 
 
 
 def _csv(flat: list[dict[str, Any]], kind: type[EvalRow | Comparison | SeedSummary]) -> bytes:
-    """One line a row; intervals as two columns, several values joined by semicolons."""
+    """One line per row. Intervals become two columns, and several values are joined by semicolons."""
     text = io.StringIO()
     writer = csv.DictWriter(text, fieldnames=_columns(kind), lineterminator="\n")
     writer.writeheader()
@@ -206,17 +208,17 @@ def _joined(value: Any) -> Any:
 
 
 def _json(results: EvalResults, files: list[str]) -> str:
-    """The document; `files` are the report's own."""
+    """The JSON document; `files` are those of the report."""
     return json_lines({**results.document(), "files": files})
 
 
 def _files_of(path: Path) -> set[str]:
-    """What an earlier report of this schema names as its own and not every report has; empty if none can be read."""
+    """The optional files that an earlier report of this schema lists; empty if none can be read."""
     return {name for name in earlier_files(path) if REMOVABLE.fullmatch(name)}
 
 
 def _confusion_names(results: EvalResults) -> dict[str, int]:
-    """`confusion-DATA-MODEL.svg` → row, of letters that every file system takes, and no name twice."""
+    """`confusion-DATA-MODEL.svg` → row. Names are unique and valid on every file system."""
     names: dict[str, int] = {}
     for k in lookup.pictured(results):
         row = results.rows[k]

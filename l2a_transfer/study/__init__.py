@@ -1,1 +1,1 @@
-"""A whole study from a file: networks trained, extracted, evaluated, compared over seeds and targets, and reported."""
+"""Running a whole study from a file: train, extract, evaluate, compare over seeds and targets, and report."""

@@ -21,7 +21,7 @@ MAX_RESULTS_BYTES = 1 << 30
 REDUCED = re.compile(r"PCA to ([0-9]{1,9})")
 """The variant of a row whose features a PCA has reduced."""
 
-AGAIN = "remove it, and the study makes it again"
+AGAIN = "remove it, and the study will recreate it"
 
 
 @dataclass(frozen=True)

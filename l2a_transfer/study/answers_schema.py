@@ -1,4 +1,4 @@
-"""What a study believes of the results.json of an evaluation, which lies in its folder and may have been changed."""
+"""Checks of the results.json of an evaluation, which may have been changed since the study wrote it."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from l2a_transfer.documents import ANYTHING, NOTHING, Kind, either, integer, lis
 from l2a_transfer.evaluation.results import SCHEMA
 
 MOST = 2**31 - 1
-"""Of rows, columns, classes and draws."""
+"""Largest number of rows, columns, classes and draws."""
 FRACTION = Kind("a number, 0 to 1", lambda value: type(value) in (int, float) and 0 <= value <= 1)
 SHOTS = either(integer(1, MOST), NOTHING)
 ROW = table(
@@ -38,7 +38,7 @@ ANSWERS = table(
 
 
 def check_answers(document: Any) -> None:
-    """Raises: ValueError naming the field that is wrong, or that does not fit to another."""
+    """Raises: ValueError, naming the field that is invalid or inconsistent with another."""
     ANSWERS.check(document, "results")
     rows, details, splits, cards = (document[key] for key in ("rows", "details", "splits", "cards"))
     if len(cards) != 1:
@@ -48,7 +48,7 @@ def check_answers(document: Any) -> None:
     for k, (row, detail) in enumerate(zip(rows, details, strict=True)):
         own = row["splits"]
         if not own or max(own) >= len(splits):
-            raise ValueError(f"results.rows[{k}].splits must name some of {len(splits)} splits")
+            raise ValueError(f"results.rows[{k}].splits must be one or more indices of the {len(splits)} splits")
         tested = [len(splits[split]["test"]) for split in own]
         answers = detail["predictions"]
         if [len(each) for each in answers] != tested or not all(tested):

@@ -1,4 +1,4 @@
-"""Runs commands as child processes that write a log and save their work when they are asked to stop."""
+"""Runs commands as child processes that write a log, and that save their work when told to stop."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ CODE = (
     "import sys; sys.path[:] = filter(None, sys.path); import runpy; "
     "runpy.run_module('l2a_transfer.cli.child', run_name='__main__', alter_sys=True)"
 )
-"""Runs a command as `python -m` does, but imports nothing from the working directory: that is the folder of the study's
-file, which may come from others."""
+"""Runs a command like `python -m`, but imports nothing from the working directory. That is the folder of the study's
+file, which may be untrusted."""
 
 
 class Child(Protocol):
@@ -29,7 +29,7 @@ class Child(Protocol):
         """The exit code; None while the command runs."""
 
     def ask_to_stop(self) -> None:
-        """Send Ctrl-C, at which every command saves its work and ends."""
+        """Send Ctrl-C, which makes every command save its work and end."""
 
     def end(self) -> None:
         """Wait until the command has ended; kill it after STOP_S seconds."""
@@ -48,9 +48,10 @@ def child_command(arguments: Sequence[str]) -> list[str]:
 
 
 def import_environment(environment: Mapping[str, str]) -> dict[str, str]:
-    """Variables with which a command imports this same package, and nothing from its working directory.
+    """Environment variables that make a command import this same package, and nothing from its working directory.
 
-    Relative folders of PYTHONPATH mean those of this process, and its empty parts, the working directory, are left out.
+    Relative folders in PYTHONPATH are resolved in this process. Empty ones, which mean the working directory, are
+    removed.
     """
     package = str(Path(__file__).parents[2])
     others = [os.path.abspath(part) for part in environment.get("PYTHONPATH", "").split(os.pathsep) if part]

@@ -30,7 +30,7 @@ class Images:
 
 @dataclass(frozen=True)
 class Target:
-    """A data set on which features are evaluated by each of `protocols`. If `sources` is empty, all networks are."""
+    """A data set on which features are evaluated with each of `protocols`. Empty `sources` means all networks."""
 
     images: Images
     protocols: tuple[str, ...]
@@ -99,14 +99,14 @@ class Network:
 
 @dataclass(frozen=True)
 class Bound:
-    """A rule such as `above 0.5`: the whole interval must lie on that side of so many percentage points."""
+    """A rule such as `above 0.5`: the whole interval must be on that side of this number of percentage points."""
 
     above: bool
     points: float
 
     @classmethod
     def parse(cls, text: str) -> Bound:
-        """The rule that a text means. Raises: ValueError for another text, saying what it must be."""
+        """Parse a rule. Raises: ValueError, saying what the text must be."""
         found = re.fullmatch(r"(above|below) ([+-]?\d+(?:\.\d+)?)", text)
         if not found:
             raise ValueError(f"must be a side and points, such as 'above 0' or 'below 1.0'; got {text!r:.100}")

@@ -46,7 +46,7 @@ class Estimate:
 
     @classmethod
     def from_test(cls, test: StudentT, comparisons: int) -> Estimate:
-        """The estimate of a t test that is one of so many comparisons."""
+        """The estimate of a t test that is one of `comparisons`."""
         level = 1 - (1 - CONFIDENCE) / comparisons
         adjusted = statistics.bonferroni(test.p, comparisons)
         return cls(
@@ -130,7 +130,7 @@ def on_target(weights: Mapping[str, float], runs: Mapping[str, Sequence[RunAnswe
     """
     first = next(iter(runs.values()))[0]
     truth = _check_same_images(runs, first)
-    if metric == "accuracy":  # all images have the same weight, as if they were of one class
+    if metric == "accuracy":  # all images have the same weight, as if they were in one class
         truth = tuple(np.zeros_like(own) for own in truth)
     sides = [(weight, [mean_class(truth, run.right) for run in runs[model]]) for model, weight in weights.items()]
     contrast = [

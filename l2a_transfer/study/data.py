@@ -19,7 +19,7 @@ class DataSets:
         self._found: dict[str, str | None] = {}
 
     def fingerprint(self, target: str) -> str | None:
-        """The fingerprint of a target as `extract` computes it; None if the data set cannot be opened."""
+        """The fingerprint of a target, as in `extract`; None if the data set cannot be opened."""
         if target not in self._found:
             try:
                 images = self.study.targets[target].images

@@ -1,4 +1,4 @@
-"""Random effects: the mean of differences that may truly vary between targets."""
+"""Random effects: the mean of differences whose true values may vary between targets."""
 
 from __future__ import annotations
 

@@ -35,7 +35,7 @@ def open_launcher(
     UnknownNameError
         For another engine.
     MissingExtraError, BackendError
-        As `open_ray_launcher`.
+        Like `open_ray_launcher`.
     """
     if engine not in ENGINES:
         raise unknown_name("engine", engine, ENGINES)

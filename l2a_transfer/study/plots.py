@@ -15,13 +15,13 @@ from l2a_transfer.study.results import Compared, Row
 from l2a_transfer.wording import with_minus
 
 LEFT, PLOT, RIGHT, LINE, TOP = 170.0, 300.0, 190.0, 22.0, 12.0
-"""Of a forest plot: the names, the intervals, the numbers, the height of a row, and what is above the first."""
+"""Sizes in a forest plot: widths of names, intervals and numbers, height of a row, and space above the first row."""
 
 
 def forest(compared: Compared) -> Figure | None:
-    """The contrast on each target with its interval, and below it a diamond for each summary; in points.
+    """The contrast on each target with its interval, and a diamond for each summary below, in points.
 
-    None where there is nothing that has an interval.
+    None if nothing has an interval.
     """
     entries = [(one.target, one.estimate, False) for one in compared.targets]
     entries += [(one.name, one.estimate, True) for one in compared.summaries if one.estimate is not None]
@@ -76,7 +76,7 @@ def _diamond(estimate: Estimate, across: Callable[[float], float], y: float) -> 
 
 
 def numbers(estimate: Estimate) -> str:
-    """`+0.6 [−0.1, +1.3]` in points; `+0.6` alone where there is no interval."""
+    """`+0.6 [−0.1, +1.3]` in points, or just `+0.6` without an interval."""
     shown = signed(estimate.difference)
     return shown if estimate.ci95 is None else f"{shown} [{signed(estimate.ci95[0])}, {signed(estimate.ci95[1])}]"
 
@@ -88,8 +88,7 @@ def signed(value: float) -> str:
 
 
 def low_shot(target: str, protocol: str, rows: Sequence[Row]) -> Figure | None:
-    """Mean class accuracy against k for each model, the mean over its seeds with the smallest and the largest of them;
-    None for a single k."""
+    """Mean class accuracy against k for each model: mean, minimum and maximum over its seeds; None for a single k."""
     ks = sorted({row.shots for row in rows if row.shots is not None})
     if len(ks) < 2:
         return None

@@ -84,7 +84,7 @@ def read_study(path: Path) -> Study:
             raise StudyError(f"{path}: needs a table [{key}.NAME]")
     for key, names in (("comparisons", [c.name for c in comparisons]), ("hypotheses", [h.name for h in hypotheses])):
         if twice := [name for name in names if names.count(name) > 1]:
-            raise StudyError(f"{path}: {key}: two are called {twice[0]!r}")
+            raise StudyError(f"{path}: {key}: duplicate name {twice[0]!r}")
     study = Study(
         name=name,
         file=path,
@@ -174,14 +174,12 @@ def _network(
     trained = table.has("architecture")
     architecture = table.named("architecture", "architecture", ARCHITECTURES) if trained else None
     if not trained and not weights:
-        raise StudyError(
-            f"{table.file}: {table.where} needs 'architecture', to be trained, or 'weights' that are there"
-        )
+        raise StudyError(f"{table.file}: {table.where} needs 'architecture' to be trained, or existing 'weights'")
     given = table.has("seeds")
     own_seeds = table.wholes("seeds", seeds)
     own_sources = table.all_named("sources", "source", sources, list(sources) if trained else [])
     if trained and not own_sources:
-        raise StudyError(f"{table.file}: {table.where} is to be trained, and the file has no [sources.NAME] for that")
+        raise StudyError(f"{table.file}: {table.where} needs training, but the file has no [sources.NAME]")
     width, normalizer, selection = DEFAULT_WIDTH, DEFAULT_NORMALIZER, DEFAULT_SELECTION
     train: Options = ()
     if architecture is not None:
@@ -215,7 +213,7 @@ def _network(
 
 
 def _training(table: TomlTable, make: Callable[..., ModelConfig], data: list[str]) -> Options:
-    """The options of `train`, after the network and the recipe were made from them."""
+    """The options of `train`, checked by building the network's config and the recipe from them."""
     branch = table.named("global_branch", "kind of global branch", GLOBAL_BRANCH, "auto")
     config = table.within("width", partial(make, global_branch=branch))
     recipe = table.text("recipe", "fast")
@@ -270,7 +268,7 @@ def _comparison(table: TomlTable, known: _Known) -> Comparison:
     table.check_name(name)
     minuend, subtrahend = (_models(table, key, known) for key in ("minuend", "subtrahend"))
     if both := [model for model in minuend if model in subtrahend]:
-        raise table.error("subtrahend", f"names {both[0]!r}, which is in minuend too")
+        raise table.error("subtrahend", f"names {both[0]!r}, which is also in minuend")
     combine = table.named("combine", "way to combine", COMBINE, "mean")
     targets = table.all_named("targets", "target", known.targets, list(known.targets))
     shots = table.maybe_whole("shots")
@@ -310,7 +308,7 @@ def _models(table: TomlTable, key: str, known: _Known) -> tuple[str, ...]:
         table.check(key, "network", name, known.models)
     found = tuple(known.models[name] for name in names)
     if len(set(found)) < len(found):
-        raise table.error(key, "names one network twice")
+        raise table.error(key, "names a network twice")
     return found
 
 

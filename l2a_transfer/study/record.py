@@ -24,13 +24,13 @@ RECORD_SCHEMA = "l2a-study-record/1"
 CHUNK_BYTES = 1 << 20
 MAX_RECORD_BYTES = 64 << 20
 DONE, BEGIN, CONTINUE, REDO, WAITING = "done", "begin", "go on", "again", "waits"
-"""What has to be done for a step: nothing; start it; continue it; do it again, because its output cannot be used; not
-known yet, because its input has to be made first."""
+"""What a step needs: nothing; to be started; continued; repeated, because its output cannot be used; or unknown until
+its input exists."""
 
 
 @dataclass(frozen=True)
 class State:
-    """What has to be done for a step, and why."""
+    """What a step needs, and why."""
 
     what: str
     why: str = ""
@@ -59,36 +59,36 @@ class StudyFolder:
         return self.path / "study.json"
 
     def check_owner(self, study: Study) -> None:
-        """Raises: OutputExistsError if the folder belongs to another study; StudyError if its own file is damaged."""
+        """Raises: OutputExistsError if the folder belongs to another study; StudyError if its study file is damaged."""
         if self.path.exists() and not self.path.is_dir():
-            raise OutputExistsError(f"{self.path}: is a file, and a study needs a folder", "choose another `out`")
+            raise OutputExistsError(f"{self.path}: is a file, but a study needs a folder", "choose another `out`")
         if not self.file.exists():
             # A study that is killed at its start leaves its lock, or a partial file.
             if self.path.exists() and any(not p.name.startswith(self.file.name) for p in self.path.iterdir()):
-                raise OutputExistsError(f"{self.path}: is not empty, and no study's folder", "choose another `out`")
+                raise OutputExistsError(f"{self.path}: is not empty and not a study's folder", "choose another `out`")
             return
         there = _read(self.file, SCHEMA)
         if there is None:
-            raise StudyError(f"{self.file}: damaged", "remove it, and the study takes what it can verify in its folder")
+            raise StudyError(f"{self.file}: damaged", "remove it, and the study reuses what it can verify there")
         if there.get("name") != study.name:
             raise OutputExistsError(
-                f"{self.path}: holds the study {there.get('name')!r}, and not {study.name!r}", "choose another `out`"
+                f"{self.path}: contains the study {there.get('name')!r}, not {study.name!r}", "choose another `out`"
             )
 
     def claim(self, study: Study) -> None:
-        """Write down which study the folder belongs to."""
+        """Record which study the folder belongs to."""
         self.path.mkdir(parents=True, exist_ok=True)
         content = {"schema": SCHEMA, "name": study.name, "file": study.file.name}
         write_whole(self.file, (json.dumps(content, indent=1) + "\n").encode())
 
     def output(self, step: Step) -> Path | None:
-        """The file that a step has made; None if it does not exist."""
+        """The output file of a step; None if it does not exist."""
         path = path_below(self.path, step.output)
         found = sorted(path.parent.glob(path.name)) if "*" in path.name else [path]
         return found[0] if len(found) == 1 and found[0].is_file() else None
 
     def record(self, step: Step) -> dict[str, Any] | None:
-        """What was recorded when the step finished; None if it has not, or if the record is damaged."""
+        """The record of a finished step; None if it has not finished or the record is damaged."""
         found = _read(self._record(step), RECORD_SCHEMA)
         return found if found is not None and found.get("step") == step.name else None
 
@@ -126,7 +126,7 @@ class StudyFolder:
         return None if path is None else self.digest(path)
 
     def state(self, step: Step, needed: Step | None) -> State:
-        """What has to be done for a step whose `needed` step is done.
+        """What a step needs when its `needed` step is done.
 
         Raises
         ------
@@ -136,8 +136,8 @@ class StudyFolder:
         record, made = self.record(step), self.output(step)
         if record is None:
             if made is not None:
-                return State(CONTINUE, "there, but not recorded: verified")
-            return State(CONTINUE, "was begun") if self._is_started(step) else State(BEGIN, "not there")
+                return State(CONTINUE, "exists without a record; it is verified first")
+            return State(CONTINUE, "was started") if self._is_started(step) else State(BEGIN, "no output yet")
         if record.get("command") != list(step.arguments):
             if step.kind == TRAIN:
                 raise StudyError(
@@ -146,27 +146,27 @@ class StudyFolder:
                 )
             return State(REDO, f"made with other settings: {_differing_options(record, step)}")
         if made is None:
-            return State(REDO, "its output is gone")
+            return State(REDO, "its output is missing")
         if self.digest(made) != record.get("sha256"):
-            return State(REDO, f"{made}: changed since it was made: its SHA-256 is another", damaged=True)
+            return State(REDO, f"{made}: changed since it was made: its SHA-256 differs", damaged=True)
         if record.get("read") != self.read_by(step, needed):
-            return State(REDO, "what it was made from has changed")
+            return State(REDO, "its input has changed")
         if step.kind == EXTRACT and record.get("data") != (self.data.fingerprint(step.target) or record.get("data")):
             return State(REDO, f"the data set {step.target} has changed")
         return State(DONE)
 
     def clear(self, step: Step, state: State) -> str | None:
-        """Delete what a step must not continue with. Returns a sentence about any damage found while doing so.
+        """Delete what a step must not continue with. Returns a sentence about any damage that was found.
 
-        Only what this study has written is removed. Raises: StudyError for anything else that is in the way.
+        Only files that this study wrote are removed. Raises: StudyError if anything else is in the way.
         """
         made = self.output(step)
         if state.what == REDO:
             own = (self.record(step) or {}).get("output")
-            # Features of a changed network are verified by `extract`, which keeps them where they are the same.
+            # If a network has changed, `extract` verifies the features and keeps those that are the same.
             if made is not None and (step.kind != EXTRACT or state.damaged):
                 if own != made.relative_to(self.path).as_posix():
-                    raise StudyError(f"{made}: not written by this study, which needs its place", "move it elsewhere")
+                    raise StudyError(f"{made}: not written by this study, which needs this path", "move it elsewhere")
                 made.unlink()
             self._record(step).unlink(missing_ok=True)
             return None
@@ -213,7 +213,7 @@ class StudyFolder:
     def _without_damaged_checkpoint(self, step: Step) -> str | None:
         """Delete a damaged checkpoint, so that the run starts again; its other files stay.
 
-        Raises: StudyError where the checkpoint cannot be read, so that nobody knows.
+        Raises: StudyError if the checkpoint cannot be read, so that its state is unknown.
         """
         path = self.run(step) / "checkpoint.pt"
         if not is_there(path):
@@ -230,9 +230,9 @@ class StudyFolder:
         return None
 
     def _without_damaged_features(self, path: Path) -> str | None:
-        """Features of which nothing is recorded are made again where they are damaged.
+        """Delete features without a record if they are damaged, so that they are extracted again.
 
-        Raises: StudyError where the file is no feature file at all, or cannot be read.
+        Raises: StudyError if the file is not a feature file, or cannot be read.
         """
         try:
             with open_input(path) as file:
@@ -250,7 +250,7 @@ class StudyFolder:
 
 
 def located(argument: str, out: Path) -> str:
-    """An argument of a command with the study's folder for `OUT`, and the matching file for a pattern."""
+    """An argument of a command with `OUT` replaced by the study's folder, and a pattern by the matching file."""
     if not isinstance(argument, InOut):
         return argument
     path = path_below(out, argument.relative)

@@ -26,7 +26,7 @@ RAW, MATCHED = "as they are", "matched"
 
 @dataclass(frozen=True)
 class Row:
-    """One model on one target by one protocol, over its seeds. Accuracies are fractions.
+    """One model on one target with one protocol, over its seeds. Accuracies are fractions.
 
     Attributes
     ----------
@@ -39,7 +39,7 @@ class Row:
     draws, n_classes, n_train, n_test, dim : int
         The number of draws, classes, training rows, test rows and feature columns.
     chance : float
-        The mean class accuracy of a random answer.
+        The mean class accuracy of random guessing.
     seeds : tuple of int or None
         The seed of each run; None if nothing was random.
     values : tuple of float
@@ -89,7 +89,7 @@ class Compared:
     width : int or None
         The number of columns of matched features.
     metric, family : str
-        What is compared, and with which other comparisons p values are adjusted.
+        What is compared, and the family of comparisons within which p values are adjusted.
     support, refute : str
         The rules of the study's file.
     targets : tuple of OnTarget
@@ -235,8 +235,8 @@ def _sd(values: list[float]) -> float | None:
 
 @dataclass(frozen=True)
 class _Found:
-    """All answers of a study by model, place and seed; the runs that are not evaluated by model, target and protocol
-    (`lacking`); and the first probe of each protocol, by which models are compared."""
+    """All predictions of a study by model, place and seed; the runs without evaluation by model, target and protocol
+    (`lacking`); and the first probe of each protocol, with which models are compared."""
 
     answers: dict[str, dict[Place, dict[int | None, RunAnswers]]]
     lacking: dict[tuple[str, str, str], list[str]]
@@ -244,7 +244,7 @@ class _Found:
     probes: dict[str, str]
 
     def runs(self, model: str, place: tuple[str, str, int | None], width: int | None) -> list[RunAnswers]:
-        """The runs of a model at a place. A network that has exactly this width is not reduced."""
+        """The runs of a model at a place. A network of exactly this width is not reduced."""
         reduced = None if width == self.widths[model] else width
         return list(self.answers.get(model, {}).get((*place, reduced, self.probes[place[1]]), {}).values())
 
@@ -314,7 +314,7 @@ def _on_target(
 
 
 def _verdict(comparison: Comparison, estimate: Estimate | None, *, complete: bool) -> str:
-    """What the adjusted interval says by the rules of the study's file."""
+    """The verdict on the adjusted interval according to the rules of the study's file."""
     bounds = (comparison.support, comparison.refute)
     if bounds == (None, None):
         return ""

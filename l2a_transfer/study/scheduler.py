@@ -49,7 +49,7 @@ class _Running:
 
 
 class Pace:
-    """Estimates how long a step takes: the longest time of a step like it, else of its kind, else a guess."""
+    """Estimates how long a step takes: the longest time of a similar step, else of its kind, else a guess."""
 
     def __init__(self, guess_s: dict[str, float]) -> None:
         self.guess_s = guess_s
@@ -69,7 +69,7 @@ class Pace:
 
 
 def chosen_steps(plan: Plan, only: Iterable[str]) -> list[Step]:
-    """The steps whose names match one of the patterns `only`, as `train/*`; without a pattern, all steps.
+    """The steps whose names match one of the patterns `only`, such as `train/*`; without a pattern, all steps.
 
     Raises
     ------
@@ -80,7 +80,7 @@ def chosen_steps(plan: Plan, only: Iterable[str]) -> list[Step]:
     for pattern in patterns:
         if not any(fnmatchcase(name, pattern) for name in plan.steps):
             raise ArgumentError(
-                f"only must match the name of a step, as {next(iter(plan.steps))} or 'evaluate/*'; got {pattern!r}"
+                f"only must match the name of a step, such as {next(iter(plan.steps))} or 'evaluate/*'; got {pattern!r}"
             )
     return [
         step
@@ -95,7 +95,7 @@ def preview_steps(plan: Plan, folder: StudyFolder) -> dict[str, State]:
     for name, step in plan.steps.items():
         needed = plan.steps[step.needs] if step.needs else None
         if needed is not None and states[needed.name].what != DONE:
-            there = "is there and is verified then" if folder.output(step) else "is not there"
+            there = "exists and will be verified" if folder.output(step) else "no output yet"
             states[name] = State(WAITING, f"{there}; {needed.name} comes first")
         else:
             states[name] = folder.state(step, needed)
@@ -110,7 +110,7 @@ class Scheduler:
     plan : Plan
         All steps of the study.
     folder : StudyFolder
-        Where their outputs and records are.
+        The folder of their outputs and records.
     launcher : Launcher
         Starts the commands.
     guess_s : dict
@@ -150,7 +150,7 @@ class Scheduler:
         Interrupted
             After Ctrl-C or SIGTERM, when each command has saved its work and ended.
         StudyError
-            As `StudyFolder.state`.
+            Like `StudyFolder.state`.
         """
         self._waiting = self._wanted(chosen)
         try:
@@ -206,9 +206,10 @@ class Scheduler:
         if self.end is None or time.monotonic() + self._seconds(step) <= self.end:
             self._start(step, state, needed)
             return True
-        how = "a guess" if self.pace.is_guess(step) else "as those before took"
-        states[step.name] = State(NOT_STARTED, f"would take {self._seconds(step):,.0f} s ({how}), and that is not left")
-        return not self._running  # those that still run may tell that it takes less
+        how = "a guess" if self.pace.is_guess(step) else "like earlier steps"
+        why = f"would take {self._seconds(step):,.0f} s ({how}), which is more than the time left"
+        states[step.name] = State(NOT_STARTED, why)
+        return not self._running  # steps that still run may lower the estimate
 
     def _seconds(self, step: Step) -> float:
         return self.pace.seconds(step, epochs_done=self.folder.epochs(step) if step.kind == TRAIN else 0)
@@ -216,7 +217,7 @@ class Scheduler:
     def _start(self, step: Step, state: State, needed: Step | None) -> None:
         try:
             found = self.folder.clear(step, state)
-        except StudyError as error:  # what others have put there stays, and other steps go on
+        except StudyError as error:  # keep files of others there, and continue with other steps
             self.outcome.states[step.name] = State(FAILED, str(error))
             log.error("%s: %s", step.name, error)
             return
@@ -245,7 +246,7 @@ class Scheduler:
                 log.error("%s: %s", one.step.name, why)
 
     def _stop(self, why: str) -> None:
-        """Ask the running commands to save and end, wait for them, and start no others."""
+        """Tell the running commands to save and end, wait for them, and start no others."""
         for one in self._running:
             one.child.ask_to_stop()
         for one in self._running:
@@ -284,4 +285,4 @@ def _last_error(path: Path) -> str:
         file.seek(max(0, file.tell() - LAST_BYTES))
         lines = [line.strip() for line in file.read().decode(errors="replace").splitlines() if line.strip()]
     errors = [line for line in lines if line.startswith("Error: ")]
-    return (errors or lines or ["it said nothing"])[-1].removeprefix("Error: ")
+    return (errors or lines or ["no output"])[-1].removeprefix("Error: ")

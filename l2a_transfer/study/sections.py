@@ -1,4 +1,4 @@
-"""What a study's report says, in pieces that Markdown and HTML are both made from."""
+"""The sections of a study's report, from which both Markdown and HTML are rendered."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from l2a_transfer.study.results import Compared, Row, StudyResults
 
 
 def sections_of(results: StudyResults) -> list[Section]:
-    """The whole report; sections that have nothing to say are left out."""
+    """The whole report, without empty sections."""
     found = [
         Section("Hypotheses", _hypotheses(results)),
         Section("Planned comparisons", _comparisons(results)),
@@ -28,7 +28,7 @@ def sections_of(results: StudyResults) -> list[Section]:
 
 
 def summary(results: StudyResults) -> list[Block]:
-    """The tables that a page of results has: comparisons, and models on targets."""
+    """The tables for a page of results: comparisons, and models on targets."""
     return [*_hypotheses(results), *(b for b in _comparisons(results) if isinstance(b, Grid)), _matrix(results)]
 
 
@@ -178,7 +178,7 @@ def _cells(row: Row) -> tuple[str, ...]:
 
 
 def _matrix(results: StudyResults) -> Grid:
-    """Models × targets, features as they are, protocols that are not low-shot."""
+    """Models × targets with unreduced features, without low-shot protocols."""
     rows = [row for row in results.rows if row.shots is None and row.components is None]
     places = list(dict.fromkeys((row.target, _by_probe(row, row.protocol)) for row in rows))
     cells = {(row.model, row.target, _by_probe(row, row.protocol)): row for row in rows}
@@ -194,7 +194,7 @@ def _matrix(results: StudyResults) -> Grid:
 
 
 def _by_probe(row: Row, protocol: str) -> str:
-    """The protocol, with the probe where it is not the default one."""
+    """The protocol, and the probe if it is not the default one."""
     return protocol if row.probe == SVM else f"{protocol}, probe {row.probe}"
 
 

@@ -16,11 +16,11 @@ from l2a_transfer.training.recipe import find_recipe
 
 TRAIN, EXTRACT, EVALUATE = "train", "extract", "evaluate"
 OUT = "OUT"
-"""How commands write the study's folder."""
+"""The placeholder for the study's folder in commands."""
 
 
 class InOut(str):
-    """An argument that is a path below the study's folder, and written `OUT/…`; other arguments may begin so too."""
+    """An argument that is a path below the study's folder, written `OUT/…`. Plain strings may begin with that too."""
 
     __slots__ = ()
 
@@ -47,13 +47,13 @@ class Step:
     arguments : tuple of str
         The verb and its arguments.
     output : str
-        The file that it makes, relative to the study's folder; for training, a pattern.
+        Its output file, relative to the study's folder; for training, a pattern.
     run : Run
         The network and seed that it belongs to.
     like : str
         Steps with the same text take about the same time.
     needs : str or None
-        The step that makes its input.
+        The step that creates its input.
     given : Path or None
         An input that existed before the study.
     epochs : int
@@ -89,7 +89,7 @@ class Plan:
     widths: dict[str, int | None]
 
     def evaluation(self, run: Run, target: str, protocol: str) -> Step:
-        """The step that evaluates a run on a target by a protocol."""
+        """The step that evaluates a run on a target with a protocol."""
         return self.steps[f"{EVALUATE}/{run.name}/{target}/{protocol}"]
 
 
@@ -99,7 +99,7 @@ def plan_steps(study: Study) -> Plan:
     Raises
     ------
     StudyError
-        As `runs_of`, and for a comparison at equal widths of networks whose width is not known.
+        Like `runs_of`, or if a comparison at equal widths has networks whose width is not known.
     """
     runs = runs_of(study)
     widths = {run.model: run.width for run in runs}
@@ -127,7 +127,7 @@ def matched_width(study: Study, comparison: Comparison, widths: dict[str, int | 
     own = {model: widths[model] for model in comparison.weights}
     known = {width for width in own.values() if width is not None}
     if unknown := [model for model, width in own.items() if width is None]:
-        what = "reduced to 256 columns already" if unknown[0] == PIXELS else "known from its features alone"
+        what = "already reduced to 256 columns" if unknown[0] == PIXELS else "only known from its features"
         raise StudyError(
             f"{study.file}: comparison {comparison.name}: matched, but the width of {unknown[0]} is {what}; leave "
             "'matched' out"

@@ -23,7 +23,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class StudyOutcome:
-    """What a study has done.
+    """The outcome of a study.
 
     Attributes
     ----------
@@ -46,12 +46,12 @@ class StudyOutcome:
 
     @property
     def is_complete(self) -> bool:
-        """True if every step is done."""
+        """Whether every step is done."""
         return all(state.what == DONE for state in self.states.values())
 
 
 def preview_study(study: Study, out: Path, *, only: Sequence[str] = ()) -> dict[str, State]:
-    """What `run_study` would do for each chosen step. Nothing is written. Raises: as `run_study`."""
+    """What `run_study` would do for each chosen step. Nothing is written. Raises: like `run_study`."""
     plan, folder = plan_steps(study), StudyFolder(out, DataSets(study))
     folder.check_owner(study)
     chosen = {step.name for step in chosen_steps(plan, only)}
@@ -67,24 +67,24 @@ def run_study(
     jobs: int = 1,
     deadline_s: float | None = None,
 ) -> StudyOutcome:
-    """Train, extract and evaluate what `out` lacks, then write the report of what is done.
+    """Train, extract and evaluate what is missing in `out`, then write a report on the steps that are done.
 
     The same call continues a study that was interrupted, and ends with the same report.
 
     Parameters
     ----------
     study : Study
-        The study, as `read_study` reads it.
+        The study, from `read_study`.
     out : Path
         Its folder.
     launcher : Launcher
-        Starts the commands, as `open_launcher` makes it.
+        Starts the commands; from `open_launcher`.
     only : sequence of str
-        Patterns of step names, as `train/*`. By default all steps are run.
+        Patterns of step names, such as `train/*`. By default all steps are run.
     jobs : int
         How many commands run at the same time.
     deadline_s : float or None
-        No step is started that cannot finish within this many seconds; what still runs then is stopped.
+        No step is started that is not expected to finish within this many seconds; what still runs then is stopped.
 
     Returns
     -------

@@ -1,4 +1,4 @@
-"""A study's results → report.md, report.html, table.md, figures and results.json. Renders; computes nothing."""
+"""A study's results → report.md, report.html, table.md, figures and results.json. Only renders."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ RESULTS, PAGE, MARKDOWN, TABLE = "results.json", "report.html", "report.md", "ta
 
 def write_study_report(results: StudyResults, out: Path) -> list[Path]:
     """Write the report into the folder `out`, `results.json` last, and return its files. The same results give the same
-    bytes. Figures of an earlier report that this one does not have are removed."""
+    bytes. Figures of an earlier report that are not in this one are removed."""
     out.mkdir(parents=True, exist_ok=True)
     sections = sections_of(results)
     figures = [block for section in sections for block in section.blocks if isinstance(block, Figure)]

@@ -15,7 +15,7 @@ T = TypeVar("T")
 class TomlTable:
     """A table of a TOML file, whose keys are read one by one.
 
-    `where` is its place in `file`, as `networks.vgg` or `comparisons[2]`. `end` rejects keys that nobody has asked for.
+    `where` is its place in `file`, such as `networks.vgg` or `comparisons[2]`. `end` rejects keys that were never read.
     Every error is a StudyError that names the file and the key.
     """
 
@@ -27,7 +27,7 @@ class TomlTable:
         self._known: list[str] = []
 
     def has(self, key: str) -> bool:
-        """Whether the table has the key. From then on the key is a known one."""
+        """Whether the table has the key. This makes the key a known one."""
         self._known.append(key)
         return key in self._values
 
@@ -35,11 +35,11 @@ class TomlTable:
         return StudyError(f"{self.file}: {self._place(key)} {problem}")
 
     def end(self) -> None:
-        """Raises: StudyError for a key that has not been asked for."""
+        """Raises: StudyError if there is a key that was never read."""
         for key in self._values:
             if key not in self._known:
                 known = ", ".join(dict.fromkeys(self._known))
-                raise self.error(key, f"is no key here{_hint(key, self._known)}; there are {known}")
+                raise self.error(key, f"is an unknown key{_hint(key, self._known)}; there are {known}")
 
     def text(self, key: str, default: str | None = None) -> str:
         found: str = self._taken(key, default, lambda v: isinstance(v, str) and bool(v.strip()), "a text")
@@ -64,7 +64,7 @@ class TomlTable:
         return found
 
     def texts(self, key: str, default: Iterable[str] | None = None, *, or_one: bool = False) -> tuple[str, ...]:
-        """A list of texts; with `or_one`, one text alone is a list of one."""
+        """A list of texts; with `or_one`, a single text counts as a list of one."""
         if or_one and isinstance(self._values.get(key), str):
             self._values[key] = [self._values[key]]
         found = self._taken(
@@ -104,14 +104,14 @@ class TomlTable:
     def check(self, key: str, kind: str, name: str, valid: Collection[str]) -> None:
         if name not in valid:
             known = ", ".join(valid) or "none"
-            raise self.error(key, f"names {name!r}, which is no {kind} here{_hint(name, valid)}; there are {known}")
+            raise self.error(key, f"names {name!r}, which is an unknown {kind}{_hint(name, valid)}; there are {known}")
 
     def table(self, key: str) -> TomlTable:
         self._known.append(key)
         return TomlTable(self.file, self._place(key), self._values.get(key, {}))
 
     def tables(self, key: str) -> Iterator[TomlTable]:
-        """Each table of an array, as [[comparisons]]."""
+        """Each table of an array, such as [[comparisons]]."""
         self._known.append(key)
         found = self._values.get(key, [])
         if not isinstance(found, list):
@@ -120,7 +120,7 @@ class TomlTable:
             yield TomlTable(self.file, f"{self._place(key)}[{k}]", values)
 
     def children(self, key: str) -> Iterator[tuple[str, TomlTable]]:
-        """(name, table) of each table below `key`, as [networks.vgg]."""
+        """(name, table) of each table below `key`, such as [networks.vgg]."""
         parent = self.table(key)
         for name, values in parent._values.items():
             parent.check_name(name)
@@ -136,12 +136,12 @@ class TomlTable:
     def check_name(self, name: str) -> None:
         if not NAME.fullmatch(name):
             raise StudyError(
-                f"{self.file}: {self.where}: {name!r:.200} cannot be a name, because files are called so; use letters, "
-                f"digits, and . _ + - after the first, and at most {LONGEST} characters"
+                f"{self.file}: {self.where}: {name!r:.200} cannot be a name, because it is used in file names; use "
+                f"letters, digits, and . _ + - after the first, and at most {LONGEST} characters"
             )
 
     def within(self, key: str, make: Callable[[], T]) -> T:
-        """What `make` returns. An ArgumentError that it raises becomes a StudyError about this key."""
+        """The result of `make`. An ArgumentError that it raises becomes a StudyError about this key."""
         try:
             return make()
         except ArgumentError as error:
@@ -152,7 +152,7 @@ class TomlTable:
         if key not in self._values:
             if default is None:
                 near = nearest(key, [k for k in self._values if k not in self._known])
-                hint = f"; is {near!r} meant to be it?" if near else ""
+                hint = f"; did you mean this by {near!r}?" if near else ""
                 raise StudyError(f"{self.file}: {self.where or 'the file'} needs {key!r}, {expected}{hint}")
             return default
         value = self._values[key]

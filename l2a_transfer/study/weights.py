@@ -35,7 +35,7 @@ class Run:
     file : Path or None
         The weights file of `given`.
     width : int or None
-        The number of feature columns; None if only the features tell.
+        The number of feature columns; None if it is only known from the features.
     """
 
     model: str
@@ -87,7 +87,7 @@ def _runs(study: Study, model: str, network: Network, source: str | None) -> lis
         raise StudyError(f"{study.file}: networks.{network.name}.weights: no such file: {', '.join(network.weights)}")
     if len({run.width for run in found.values()}) > 1:
         where = f"{study.file}: networks.{network.name}.weights"
-        raise StudyError(f"{where}: features of different widths; make two networks of them")
+        raise StudyError(f"{where}: have features of different widths; split them into two networks")
     return [found[seed] for seed in sorted(found, key=lambda seed: (seed is None, seed or 0))]
 
 
@@ -117,7 +117,7 @@ def _untrained(where: str, text: str) -> ModelConfig:
 
 
 def _names(where: str, text: str, folder: Path, network: Network) -> Iterator[tuple[str, int | None]]:
-    """(model for `extract`, seed) of each file or name that a template, a glob, a path or a bundled name stands for."""
+    """(model for `extract`, seed) of each file or name that a template, glob, path or bundled name stands for."""
     if "{seed}" in text:
         for seed in network.seeds:
             name = text.replace("{seed}", str(seed))
@@ -154,17 +154,17 @@ def _of_file(study: Study, run: Run, network: Network) -> Run:
     except WeightsError as error:
         raise StudyError(f"{study.file}: networks.{network.name}.weights: {error}") from error
     seed = card.training.get("seed")
-    # It becomes the name of folders, and a card may say anything.
+    # The seed is used in folder names, and a card may contain anything.
     if seed is not None and (type(seed) is not int or seed < 0):
         raise StudyError(f"{path}: `training.seed` must be a whole number of at least 0, or null, got {seed!r:.60}")
     if run.seed is not None and seed not in (None, run.seed):
-        raise StudyError(f"{where}: its card says seed {seed}, and its name seed {run.seed}")
+        raise StudyError(f"{where}: its card says seed {seed}, but its name says seed {run.seed}")
     if network.architecture is not None:
         said = (network.architecture, network.width, network.normalizer, network.selection)
         of = card.config
         there = (of.architecture, of.width, of.normalizer, of.selection)
         if said != there:
-            raise StudyError(f"{where}: is {_described(there)}, and not {_described(said)}")
+            raise StudyError(f"{where}: is {_described(there)}, not {_described(said)}")
     if run.source is not None:
         _check_source(where, card, study.sources[run.source].data)
     width = _width(study, network, card.config)
@@ -175,7 +175,7 @@ def _check_source(where: str, card: Card, data: str) -> None:
     """Raises: StudyError if the card names another data set. Data that is given as a path is not checked."""
     there = str(card.training.get("data", data))
     if ":" not in data and there.partition(":")[0] != data:
-        raise StudyError(f"{where}: was trained on {there}, and not on {data}")
+        raise StudyError(f"{where}: was trained on {there}, not on {data}")
 
 
 def _described(network: tuple[str, float, str, str]) -> str:

@@ -1,1 +1,1 @@
-"""How weights are made."""
+"""Training networks."""

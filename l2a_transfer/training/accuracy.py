@@ -1,4 +1,4 @@
-"""What a network reaches on images that it was not fitted on."""
+"""Accuracy of a network on images that it was not trained on."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ def measure(
     sampling: Sampling | None = None,
     workers: int | None = None,
 ) -> dict[str, dict[str, float]]:
-    """What a card says that a network reaches on the test images: name → value, n and seeds.
+    """The metrics of a network on the test images, as recorded in its card: name → value, n and seeds.
 
-    A network with partners is measured twice: with the partners that `extract` would draw, and as NAME_own_partner
-    with each image as its own partner. No label of a test image plays a part in either. A hard network, which reads
-    its best positions, is also measured as NAME_sampled, NAME_expected and NAME_soft: with `sampling`, by one draw, by
-    the mean class probability of several draws, and with soft weights.
+    A network with partners is evaluated twice: with the partners that `extract` would draw, and as NAME_own_partner
+    with each image as its own partner. Neither uses labels of test images. A hard network, which reads its best
+    positions, is also evaluated as NAME_sampled, NAME_expected and NAME_soft, with the settings of `sampling`: by one
+    draw, by the mean class probability of several draws, and with soft weights.
     """
     n, k = len(data.test), network.partners
     with_partners: dict[str, NDArray[np.int64] | None] = {data.test_metric: None}
@@ -62,11 +62,11 @@ def evaluate(
     partners: NDArray[np.int64] | None = None,
     pixels: NDArray[np.uint8] | None = None,
 ) -> float:
-    """Accuracy between 0 and 1 in float32, on the device where the model is, in evaluation mode.
+    """Accuracy between 0 and 1, computed in float32 and evaluation mode on the model's device.
 
-    A network with k partners has each image attended with those in its row of `partners` (N, k); by default with the
-    ones that `extract` would draw from the source, by its ids and without its labels. `pixels`: the pictures as
-    `preprocess` resizes them, uint8 (N, 3, size, size), where they are decoded already.
+    With k partners, the row of an image in `partners` (N, k) gives its partners. By default they are those that
+    `extract` would draw from the source, using ids but not labels. `pixels`: the resized pictures, uint8 (N, 3, size,
+    size), if they are already decoded.
     """
     k = int(getattr(model, "partners", 0))
     if k and partners is None:

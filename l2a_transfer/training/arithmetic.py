@@ -1,4 +1,4 @@
-"""What of a machine changes the weights that a run ends with; part of a run's fingerprint."""
+"""Properties of a machine that affect the final weights of a run; part of the run's fingerprint."""
 
 from __future__ import annotations
 
@@ -14,21 +14,21 @@ from l2a_transfer.models.config import ModelConfig
 from l2a_transfer.models.registry import build_model
 
 MACHINE = ("torch", *RECORDED)
-"""The keys of the fingerprint that `machine` fills; checkpoints of earlier versions have none of them."""
+"""The keys of the fingerprint that `machine` sets. Checkpoints of earlier versions have none of them."""
 PROBE_IMAGES = 2
 
 
 def machine(
     config: ModelConfig, size: int, source: ImageSource, device: torch.device, precision: str
 ) -> dict[str, str]:
-    """MACHINE → what it is here, for a network trained on the images of `source` at `size` pixels.
+    """The value of each key of MACHINE here, for a network trained on the images of `source` at `size` pixels.
 
-    What does not play a part is empty: instructions and arithmetic on a GPU, the GPU on a CPU, Pillow for pixels that
-    lie in memory as they are.
+    Values that have no effect are empty: instructions and arithmetic on a GPU, the GPU on a CPU, Pillow if the pixels
+    are already in memory at this size.
     """
     on_cpu = device.type == "cpu"
     return {
-        "torch": str(torch.__version__),  # of its own type, which a checkpoint would refuse
+        "torch": str(torch.__version__),  # it is a subclass of str, which a checkpoint would reject
         "instructions": torch_instructions(device.type, precision),
         "gpu": gpu_name(device.type),
         "arithmetic": step_sha256(config, size, precision, torch.get_num_threads()) if on_cpu else "",
@@ -38,9 +38,9 @@ def machine(
 
 @lru_cache(maxsize=8)
 def step_sha256(config: ModelConfig, size: int, precision: str, threads: int) -> str:
-    """SHA-256 (hex) of the gradients and batch statistics of one small step on this CPU, by `threads` threads.
+    """SHA-256 (hex) of the gradients and batch statistics of one small step on this CPU with `threads` threads.
 
-    The network is the run's without dropout, from seed 0, and its few images are the same everywhere.
+    The network is that of the run without dropout, with weights from seed 0. The few images are the same everywhere.
     """
     model = build_model(dataclasses.replace(config, dropout=0.0), seed=0).train()
     model = model.to(memory_format=torch.channels_last)

@@ -15,8 +15,8 @@ from l2a_transfer.models.interface import Network
 class MovingAverage:
     """A network whose weights and batch statistics follow those of another: m ← d·m + (1 − d)·w, from the first w on.
 
-    Unlike `torch.optim.swa_utils.AveragedModel`, which keeps its count in a tensor and reads it in every update, it
-    never makes the host wait for a GPU.
+    Unlike `torch.optim.swa_utils.AveragedModel`, which reads its count from a tensor in every update, it never makes
+    the host wait for a GPU.
     """
 
     def __init__(self, network: Network, decay: float) -> None:
@@ -43,5 +43,5 @@ class MovingAverage:
 
 
 def _floating(network: Network) -> list[Tensor]:
-    """All but the counts of batches, which nothing reads."""
+    """All tensors except the batch counts, which nothing reads."""
     return [value.detach() for value in network.state_dict().values() if value.is_floating_point()]

@@ -1,4 +1,4 @@
-"""What a run says of itself: the card and the name of its weights."""
+"""The card and the name of a run's weights."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 def training_card(trainer: Trainer, name: str) -> Card:
-    """The card of the network as it is now, without metrics."""
+    """The card of the network in its current state, without metrics."""
     test = trainer.data.test_name
     training: dict[str, Any] = {
         "data": trainer.data.name,
@@ -69,11 +69,11 @@ def training_card(trainer: Trainer, name: str) -> Card:
 
 
 def part_of_fingerprint(card: Card) -> dict[str, Any]:
-    """What a card keeps of the fingerprint of the run that made it, by the fingerprint's keys."""
+    """The part of a run's fingerprint that the card of its weights contains, with the same keys."""
     of, start = card.training, card.training.get("init_from")
     recipe: Any = of.get("recipe")
     with suppress(TypeError, ValueError, LookupError, AttributeError):
-        recipe = TrainConfig.from_json(recipe).to_json()  # with the fields that are younger than the card
+        recipe = TrainConfig.from_json(recipe).to_json()  # adds fields that are newer than the card
     kept = {
         "model": json.dumps(card.config.to_json(), sort_keys=True),
         "preprocess": json.dumps(card.preprocess.to_json(), sort_keys=True),
@@ -86,11 +86,11 @@ def part_of_fingerprint(card: Card) -> dict[str, Any]:
 
 
 def weights_name(config: ModelConfig, data: str) -> str:
-    """`ARCH.TAG` as `--model` takes it: vgg-att2-concat-pc.cifar10-w025, and vgg-att2-concat-pc-hard.cifar10-w025."""
+    """`ARCH.TAG`, such as vgg-att2-concat-pc.cifar10-w025 or vgg-att2-concat-pc-hard.cifar10-w025."""
     name = attention_name(config.architecture, config.normalizer, config.selection)
     return f"{name}.{file_part(data)}-w{round(config.width * 100):03d}"
 
 
 def file_part(data: str) -> str:
-    """A data set's name as a part of a file name: of `imagefolder:birds`, `birds`."""
+    """A data set's name as part of a file name, such as `birds` for `imagefolder:birds`."""
     return re.sub(r"[^A-Za-z0-9_-]+", "-", data.rpartition(":")[2]).strip("-") or "data"

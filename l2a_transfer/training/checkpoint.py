@@ -1,4 +1,4 @@
-"""A checkpoint is written whole or not at all, and belongs to one run: its fingerprint says which."""
+"""Reading and writing checkpoints. Writing is atomic, and a fingerprint ties each checkpoint to one run."""
 
 from __future__ import annotations
 
@@ -25,63 +25,63 @@ from l2a_transfer.training.arithmetic import MACHINE
 log = logging.getLogger(__name__)
 SCHEMA = "l2a-checkpoint/1"
 HINTS = {
-    "threads": " (OMP_NUM_THREADS sets them)",
-    "processes": " (torchrun sets them)",
-    "data": " (the data set, its folder, what is held out, or how files are compared)",
-    "test": " (the data set, its folder, what is held out, or how files are compared)",
+    "threads": " (set by OMP_NUM_THREADS)",
+    "processes": " (set by torchrun)",
+    "data": " (the data set, its folder, the held-out images, or how files are compared)",
+    "test": " (the data set, its folder, the held-out images, or how files are compared)",
     "init_from": " (the weights to start from)",
-    "arithmetic": " (a step gives other bits: another processor, or settings as ONEDNN_MAX_CPU_ISA)",
+    "arithmetic": " (results differ in their last bits: another processor, or a setting such as ONEDNN_MAX_CPU_ISA)",
     "instructions": " (of the CPU)",
 }
-"""Where the name of what differs is not the option's."""
+"""Explanations of fingerprint keys that are not names of options."""
 ROW = ("epoch", "resolution", "lr", "train_loss", "train_accuracy", "images_per_second", "mfu", "seconds")
-"""What is kept of every epoch, in `metrics.jsonl`; all of it numbers."""
+"""The numbers recorded for every epoch in `metrics.jsonl`."""
 LARGEST = 1e300
-"""Of numbers that a checkpoint may hold."""
+"""Limit on the absolute value of numbers in a checkpoint."""
 LAYERS_OF_G = ("global_branch.", "project_g.")
-"""Layers that have no gradient, and so no momentum, where they are built and nothing uses them."""
+"""Layers that may be built but unused. They then have no gradient, and so no momentum."""
 METRIC = torch.zeros((), dtype=torch.float64)
-"""The kind of tensor that a sum of an objective's metric is."""
+"""A tensor with the shape and dtype of the sum of an objective's metric."""
 SHORT = reprlib.Repr()
 SHORT.maxother = SHORT.maxstring = SHORT.maxlong = 200
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 def save_checkpoint(path: Path, content: dict[str, Any]) -> None:
-    """Write atomically: after a kill or a full disk `path` is the previous checkpoint or the whole new one.
+    """Write atomically: after a kill or with a full disk, `path` is either the previous or the complete new checkpoint.
 
-    Raises: TrainingError where the disk refuses.
+    Raises: TrainingError if it cannot be written.
     """
-    whole = io.BytesIO()  # torch itself says of a full disk "unexpected pos"
+    whole = io.BytesIO()  # writing directly, torch would report a full disk as "unexpected pos"
     torch.save({"schema": SCHEMA, **content}, whole)
-    # Released also where the disk refuses: a view that outlives its buffer is an error when both are collected.
+    # Release the view even if writing fails: a view that outlives its buffer causes an error at garbage collection.
     with whole.getbuffer() as view:
         write_run_file(path, view, kept=path.exists())
 
 
 def write_run_file(path: Path, content: bytes | memoryview, *, kept: bool = True) -> None:
-    """Write atomically; `kept`: the run has a checkpoint. Raises: TrainingError where the disk refuses; `path` is then
-    as before."""
+    """Write atomically. `kept`: the run has a checkpoint. Raises: TrainingError if it cannot be written; `path` is then
+    unchanged."""
     try:
         files.write_whole(path, content)
     except OSError as error:
-        todo = "make room" if error.errno in NO_ROOM else "put that right"
+        todo = "free some space" if error.errno in NO_ROOM else "fix that"
         raise TrainingError(
             f"{path}: could not be saved: {error.strerror or error}; "
-            + ("what was saved before is kept" if kept else "no checkpoint of this run was saved before"),
-            f"{todo}, and start again" + (": `resume=True` goes on from this run's last checkpoint" if kept else ""),
+            + ("the previous checkpoint is kept" if kept else "this run has no checkpoint yet"),
+            f"{todo}, and start again" + (": `resume=True` continues from this run's last checkpoint" if kept else ""),
         ) from error
 
 
 def load_checkpoint(
     path: Path, fingerprint: dict[str, Any], *, earlier: Mapping[str, str] | None = None
 ) -> dict[str, Any]:
-    """The content that `save_checkpoint` wrote for this very run.
+    """Load the checkpoint of this run.
 
-    `earlier`: what earlier versions wrote where this one writes another value, by the fingerprint's key.
+    `earlier`: fingerprint keys for which earlier versions wrote a different value, with that value.
 
-    Raises: TrainingError where the file is damaged, or another config, recipe, seed or data set made it; the error
-    names what differs.
+    Raises: TrainingError if the file is damaged, or the run had another config, recipe, seed or data set; the error
+    names the differences.
     """
     content = read_checkpoint(path)
     theirs = upgraded(content["fingerprint"], fingerprint, earlier)
@@ -91,18 +91,18 @@ def load_checkpoint(
             "use another `out`, or the same options, or `overwrite=True` to start again",
         )
     if content.get("epoch") == json.loads(fingerprint["recipe"])["epochs"]:
-        return content  # nothing is left to compute, and any machine may measure
+        return content  # training is complete, and any machine may evaluate the network
     both = [key for key in MACHINE if key in theirs and key in fingerprint]
     if apart := differences(*(_part(values, both, within=True) for values in (theirs, fingerprint))):
         raise TrainingError(
-            f"{path}: started on another machine ({apart}), so the result here would have other bits",
+            f"{path}: started on another machine ({apart}), so the result would not be bitwise the same here",
             "continue there, or use `overwrite=True` to start again here, or another `out`",
         )
     unknown = [key for key in MACHINE if key in fingerprint and key not in theirs]
     if unknown:
         log.warning(
-            "%s: of a version that did not keep %s in checkpoints; they could not be compared, and on another machine "
-            "the run ends with other bits",
+            "%s: written by a version that did not record %s, so they could not be compared; on another machine the "
+            "result is not bitwise the same",
             path,
             ", ".join(unknown),
         )
@@ -110,21 +110,21 @@ def load_checkpoint(
 
 
 def _part(values: dict[str, Any], keys: Iterable[str], *, within: bool) -> dict[str, Any]:
-    """The entries whose key is one of `keys`, or none of them."""
+    """The entries whose keys are `within` `keys`, or those whose keys are not."""
     return {key: value for key, value in values.items() if (key in keys) == within}
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:
-    """The content that `save_checkpoint` wrote for any run.
+    """Load the checkpoint of any run.
 
-    Raises: DamagedCheckpointError where the file is damaged; TrainingError where it cannot be read.
+    Raises: DamagedCheckpointError if the file is damaged; TrainingError if it cannot be read.
     """
     try:
         with open_input(path) as file:
             content = read_saved(file)
     except OSError as error:
         said = error.strerror or error
-        raise TrainingError(f"{path}: cannot be read: {said}; make it a file that can be read") from error
+        raise TrainingError(f"{path}: cannot be read: {said}; make it a readable file") from error
     except FAULTS as error:
         raise damaged(path, error) from error
     if not isinstance(content, dict) or content.get("schema") != SCHEMA:
@@ -138,9 +138,9 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
 
 
 def upgraded_history(history: Any) -> Any:
-    """The rows of `metrics.jsonl` with the names of this version; what is no list of rows stays as it is.
+    """The rows of `metrics.jsonl` with the key names of this version. Anything but a list is returned unchanged.
 
-    Earlier versions wrote `peak_share` for `mfu`, and the name of the split, as `holdout-5000_accuracy`, for
+    Earlier versions wrote `peak_share` for `mfu`, and the name of the split, such as `holdout-5000_accuracy`, for
     `val_accuracy`.
     """
     if not isinstance(history, list):
@@ -155,7 +155,7 @@ def _upgraded_key(key: Any) -> Any:
 
 
 def check_position(content: dict[str, Any], *, epochs: int, steps: int) -> None:
-    """Where a run stands and what it has written of every epoch. Raises: ValueError, TypeError or KeyError."""
+    """Check the position and the history of a run. Raises: ValueError, TypeError or KeyError."""
     epoch, step, seconds, history = (content[key] for key in ("epoch", "step", "seconds", "history"))
     if type(epoch) is not int or type(step) is not int:
         raise TypeError(f"epoch and step must be integers; got {short(epoch)} and {short(step)}")
@@ -168,7 +168,7 @@ def check_position(content: dict[str, Any], *, epochs: int, steps: int) -> None:
     for row in history:
         kinds = {key: isinstance(key, str) and _is_number(value) for key, value in row.items()}
         if not all(kinds[key] for key in ROW) or not all(kinds.values()):
-            raise TypeError(f"its history has an epoch that is no row of numbers: {short(row)}")
+            raise TypeError(f"its history has an epoch that is not a row of numbers: {short(row)}")
 
 
 def _is_number(value: Any) -> bool:
@@ -176,7 +176,7 @@ def _is_number(value: Any) -> bool:
 
 
 def check_tensors(what: str, found: dict[Any, Any], own: Mapping[Any, Tensor]) -> None:
-    """Raises: ValueError naming a tensor of `found` that `own` has not, or as another kind, or that is not finite."""
+    """Raises: ValueError, naming a tensor that is missing, unknown, not finite, or unlike that of `own`."""
     for key in [*own, *found]:
         if key not in found or key not in own:
             raise ValueError(f"{what}: {short(key)} is {'missing' if key in own else 'unknown'}")
@@ -189,14 +189,14 @@ def check_tensors(what: str, found: dict[Any, Any], own: Mapping[Any, Tensor]) -
 
 
 def check_metrics(found: dict[Any, Any]) -> None:
-    """An objective's own sums: numbers by name. Raises: as `check_tensors`."""
+    """Check the sums of an objective's own metrics. Raises: like `check_tensors`."""
     check_tensors("metrics", found, {str(name): METRIC for name in found})
 
 
 def check_momentum(state: dict[int, dict[str, Tensor]], network: nn.Module | None) -> dict[int, dict[str, Tensor]]:
-    """The optimizer's state in memory of its own; none without a network.
+    """A checked copy of the optimizer's state. Without a network, it must be empty.
 
-    Raises: as `check_tensors`, TypeError and LookupError.
+    Raises: like `check_tensors`; TypeError and LookupError.
     """
     parameters = enumerate(network.named_parameters() if network is not None else ())
     own = {
@@ -210,23 +210,23 @@ def check_momentum(state: dict[int, dict[str, Tensor]], network: nn.Module | Non
 
 
 def damaged(path: Path, reason: Exception | str) -> DamagedCheckpointError:
-    """The error for a file that is no checkpoint, or one that no run has written."""
+    """The error for a file that is not a checkpoint, or that no run can have written."""
     said = short(" ".join(str(reason).split()) or type(reason).__name__, 300)
     if isinstance(reason, NotPlainError):
-        said = f"it holds more than tensors and plain values: {said}"
+        said = f"it contains more than tensors and plain values: {said}"
     return DamagedCheckpointError(
         f"{path}: damaged or not a checkpoint: {said}", "remove it, and `resume=True` starts this run again"
     )
 
 
 def upgraded(theirs: dict[str, Any], ours: dict[str, Any], earlier: Mapping[str, str] | None) -> dict[str, Any]:
-    """A fingerprint with this version's value wherever it has the `earlier` one."""
+    """A fingerprint in which values of `earlier` are replaced by those of this version."""
     same = {key: ours[key] for key, value in (earlier or {}).items() if theirs.get(key) == value}
     return {**theirs, **same}
 
 
 def differences(theirs: dict[str, Any], ours: dict[str, Any]) -> str:
-    """What differs between two fingerprints, in words: `recipe: lr 0.1 there, 0.2 here`; empty where they agree."""
+    """The differences of two fingerprints as text, such as `recipe: lr 0.1 there, 0.2 here`; empty if they agree."""
     found = []
     for key in sorted({*theirs, *ours}):
         there, here = theirs.get(key), ours.get(key)
@@ -236,7 +236,7 @@ def differences(theirs: dict[str, Any], ours: dict[str, Any]) -> str:
 
 
 def _fields(there: Any, here: Any) -> list[str]:
-    """The fields that differ of two JSON objects; of anything else the two as they are."""
+    """The fields in which two JSON objects differ; for other values, both values."""
     try:
         one, other = json.loads(there), json.loads(here)
     except (TypeError, ValueError, RecursionError):
@@ -248,9 +248,9 @@ def _fields(there: Any, here: Any) -> list[str]:
 
 
 def short(value: Any, length: int = 100) -> str:
-    """A value in few words, however large it is."""
+    """A short representation of a value of any size."""
     whole = value if isinstance(value, str) else SHORT.repr(value)
-    if re.fullmatch("[0-9a-f]{64}", whole):  # of a digest its beginning says enough
+    if re.fullmatch("[0-9a-f]{64}", whole):  # the beginning of a digest is enough
         return whole[:12]
     said = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in whole[: length + 1])
     return said if len(said) <= length else f"{said[:length]}…"

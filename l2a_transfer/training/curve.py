@@ -14,8 +14,8 @@ from l2a_transfer.drawing import legible, plain_texts
 def learning_curve(rows: Sequence[dict[str, Any]], title: str) -> bytes:
     """A PNG of loss and accuracy by epoch, from the rows of `metrics.jsonl`.
 
-    Training accuracy is that on augmented images, in training mode; a measured one, where there is one, has its own
-    line. Where the image size changes stands a dotted line.
+    Training accuracy is on augmented images, in training mode. If there is a test or validation accuracy, it has its
+    own line. Dotted lines mark changes of the image size.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure

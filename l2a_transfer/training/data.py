@@ -1,4 +1,4 @@
-"""What is trained on and what is measured on, in memory or streamed: batches of uint8 pixels by row."""
+"""Training and test images, in memory or streamed, as batches of uint8 pixels."""
 
 from __future__ import annotations
 
@@ -20,19 +20,19 @@ from l2a_transfer.preprocess import Preprocess
 from l2a_transfer.training.processes import Placement
 
 AT_ONCE = 256
-"""Pictures that are read at a time."""
+"""Number of pictures that are read at a time."""
 HOLDOUT_SEED = 20180217
 TEST_SPLITS = ("test", "val", "valid")
 TRAIN_SPLITS = ("train", "trainval")
 PLACES = ("auto", "memory", "stream")
 SHARE_OF_MEMORY = 0.5
-"""Of the device's free memory that pixels may take before they are streamed."""
+"""Fraction of the free memory that pixels may take; larger data sets are streamed."""
 SHARE_OF_TEST = 0.25
-"""Of the memory that is left that test pictures may take, which are kept between two measurements."""
+"""Fraction of the free memory that test pictures may take to be kept between evaluations."""
 
 
 def shown_metric(metric: str) -> str:
-    """What logs call the accuracy that a card has under `metric`: `val_accuracy` if it is on images held out.
+    """The name in logs of a card's `metric`: `val_accuracy` if it is on held-out images.
 
     Examples
     --------
@@ -44,9 +44,9 @@ def shown_metric(metric: str) -> str:
 
 @dataclass(frozen=True, eq=False)
 class TrainingData:
-    """Pictures to fit on, and others to measure on, never to choose on.
+    """Pictures to train on, and others to evaluate on. The latter are never used to make choices.
 
-    Raises: TrainingError for a class in `test` of which `train` has no picture, and for pictures without a label.
+    Raises: TrainingError if a class in `test` has no picture in `train`, or a picture has no label.
     """
 
     name: str
@@ -57,32 +57,32 @@ class TrainingData:
     permuted_labels: int | None = None
     """The seed with which the labels were permuted; None for true labels."""
     _kept: dict[Any, Any] = field(default_factory=dict, init=False, repr=False)
-    """What was decoded, so that the next seed and the next measurement need not decode it again."""
+    """Decoded pictures, so that the next seed and the next evaluation need not decode them again."""
 
     def __post_init__(self) -> None:
         if len(self.classes) < 2:
-            raise TrainingError(f"{self.name}: needs two classes or more, has {len(self.classes)}")
+            raise TrainingError(f"{self.name}: needs at least two classes, has {len(self.classes)}")
         for part, source in (("train", self.train), (self.test_name, self.test)):
             if not len(source):
                 raise TrainingError(f"{self.name}: no pictures in {part}")
             unlabelled = np.flatnonzero(source.labels < 0)
             if len(unlabelled):
                 raise TrainingError(
-                    f"{self.name}: {source.ids[unlabelled[0]]} has no label ({len(unlabelled)} in all); put every "
+                    f"{self.name}: {source.ids[unlabelled[0]]} has no label ({len(unlabelled)} in total); put every "
                     "picture into the folder of its class"
                 )
         unseen = sorted(set(self.test.labels.tolist()) - set(self.train.labels.tolist()))
         if unseen:
             names = ", ".join(self.classes[i] for i in unseen[:5])
-            raise TrainingError(f"{self.name}: classes in {self.test_name} that training has no image of: {names}")
+            raise TrainingError(f"{self.name}: classes in {self.test_name} without a training image: {names}")
 
     @property
     def test_metric(self) -> str:
-        """What the accuracy on `test` is called in cards: test_accuracy, holdout-5000-stratified_accuracy."""
+        """The name in cards of the accuracy on `test`: test_accuracy, or holdout-5000-stratified_accuracy."""
         return f"{self.test_name}_accuracy"
 
     def train_pixels(self, preprocess: Preprocess, device: torch.device, placement: Placement) -> Pixels:
-        """The pictures of `train`, as `open_pixels` gives them; opened once for all runs on this data."""
+        """The pictures of `train`, opened with `open_pixels` once for all runs on this data."""
         key = ("train", preprocess, device, placement)
         if key not in self._kept:
             self._kept[key] = open_pixels(
@@ -101,8 +101,8 @@ class TrainingData:
     ) -> NDArray[np.uint8] | None:
         """The pictures of `test` at the network's size, uint8 (N, 3, size, size), decoded once and kept.
 
-        None where they take more than SHARE_OF_TEST of the memory that is left, and the first time if they are not
-        needed `again`: then they are streamed, and nothing is kept.
+        None if they would take more than SHARE_OF_TEST of the free memory, or in the first call if they are not needed
+        `again`. They are then streamed, and nothing is kept.
         """
         key, asked = ("test", preprocess), ("asked", preprocess)
         if key not in self._kept and (again or asked in self._kept):
@@ -114,9 +114,9 @@ class TrainingData:
 
     @classmethod
     def from_source(cls, source: ImageSource, *, holdout: int | None = None, stratified: bool = True) -> TrainingData:
-        """The training and test splits of a source; with `holdout`, training images alone, so many held out.
+        """The training and test splits of a source. With `holdout`, that many training images are held out for testing.
 
-        A source of one split has nothing to measure on: then `holdout` must be given. `stratified`: as for `holdout`.
+        A source with one split has no test images, so `holdout` must be given. `stratified`: as for `holdout`.
         """
         train = _rows(source, TRAIN_SPLITS) if len(source.splits) > 1 else np.arange(len(source))
         if train is None:
@@ -128,16 +128,16 @@ class TrainingData:
         if test is None:
             raise TrainingError(
                 f"{source.name}: has no test split, only {', '.join(source.splits)}",
-                "`holdout=N` tests on N training images instead",
+                "use `holdout=N` to test on N training images instead",
             )
         return cls(source.name, source.classes, Subset(source, train), Subset(source, test))
 
     def holdout(self, n: int, *, stratified: bool = True) -> TrainingData:
-        """The training images split into N − n and n, the same way every time; the test images are out of reach.
+        """Split the training images into N − n and n, always in the same way. The result has no test images.
 
-        Of each class its share of n is held out, up to rounding, and at least one image is left for training. Recipe
-        choices are made on this split. `stratified=False` draws from all images alike, as versions did whose cards say
-        `holdout-N` without `stratified`. Raises: TrainingError where n leaves nothing on one side.
+        Each class contributes its share of n, up to rounding, and keeps at least one image for training. Recipe choices
+        are made on this split. `stratified=False` ignores classes, like versions whose cards say `holdout-N` without
+        `stratified`. Raises: TrainingError if n leaves nothing on one side.
         """
         order = np.random.default_rng(HOLDOUT_SEED).permutation(len(self.train))
         if stratified:
@@ -154,9 +154,9 @@ class TrainingData:
 
 
 def _by_class(labels: NDArray[np.int32], order: NDArray[np.int64], n: int) -> NDArray[np.int64]:
-    """The rows of `order`, those first of which n are held out: of each class its share, rounded by largest remainder.
+    """Reorder `order` so that the n held-out rows come first, with each class's share rounded by largest remainder.
 
-    What the remainders leave undecided follows `order`. Raises: TrainingError where a class would keep no image.
+    Ties follow `order`. Raises: TrainingError if a class would keep no image.
     """
     labels = labels[order]
     counts = np.bincount(labels)
@@ -173,7 +173,7 @@ def _by_class(labels: NDArray[np.int32], order: NDArray[np.int64], n: int) -> ND
     turns = np.lexsort((first_seen, -left))  # the class with the largest remainder first
     while (short := n - int(taken.sum())) > 0:
         taken[[c for c in turns if taken[c] < counts[c] - 1][:short]] += 1
-    rank = np.empty(len(labels), dtype=np.int64)  # of each row among those of its class
+    rank = np.empty(len(labels), dtype=np.int64)  # rank of each row within its class
     for label in np.flatnonzero(counts):
         rank[labels == label] = np.arange(counts[label])
     held = rank < taken[labels]
@@ -181,7 +181,7 @@ def _by_class(labels: NDArray[np.int32], order: NDArray[np.int64], n: int) -> ND
 
 
 def _rows(source: ImageSource, names: Sequence[str]) -> NDArray[np.int64] | None:
-    """The rows of the first of these splits that the source has."""
+    """The rows of the first split in `names` that the source has."""
     for name in names:
         if name in source.splits:
             return np.flatnonzero(source.split == source.splits.index(name))
@@ -189,7 +189,7 @@ def _rows(source: ImageSource, names: Sequence[str]) -> NDArray[np.int64] | None
 
 
 class Pixels(Protocol):
-    """Where a run takes its pictures from."""
+    """The pictures of a run."""
 
     def __len__(self) -> int: ...
 
@@ -198,7 +198,7 @@ class Pixels(Protocol):
 
 
 class ResidentPixels:
-    """All pixels on the device, as uint8: a batch is one gather there."""
+    """All pixels on the device, as uint8. A batch is one gather on the device."""
 
     def __init__(
         self,
@@ -219,14 +219,14 @@ class ResidentPixels:
     def batches(self, rows: Sequence[NDArray[np.int64]]) -> Iterator[tuple[Tensor, Tensor]]:
         if not rows:
             return
-        # One transfer an epoch: a copy from ordinary memory makes the host wait for a GPU.
+        # One transfer per epoch, because a copy from pageable memory makes the host wait for a GPU.
         everything = torch.from_numpy(np.concatenate(rows)).to(self.pixels.device)
         for own in torch.split(everything, [len(part) for part in rows]):
             yield self.pixels[own], self.labels[own]
 
 
 class StreamedPixels:
-    """Pixels that are decoded by worker processes, a few batches ahead, and sent to the device."""
+    """Pixels that worker processes decode a few batches ahead, and that are then sent to the device."""
 
     def __init__(
         self,
@@ -262,15 +262,15 @@ def open_pixels(
     workers: int | None = None,
     sharing: int = 1,
 ) -> Pixels:
-    """In the device's memory where `place` says so or half of what is free there holds them; else streamed.
+    """Keep pictures in device memory if `place` says so or they fit into half of what is free; otherwise stream them.
 
-    Both give the same batches. Of the host's memory and cores each of `sharing` processes takes its part.
-    Raises: UnknownNameError for another place; MemoryLimitError where `place` is memory and the host's is too small.
+    Both give the same batches. `sharing` processes share the host's memory and cores.
+    Raises: UnknownNameError for another place; MemoryLimitError if `place` is "memory" and the host has too little.
     """
     if place not in PLACES:
         raise unknown_name("pixels", place, PLACES)
     needed = len(source) * 3 * preprocess.size**2
-    # Pixels go to a GPU by way of the host's memory.
+    # Pixels pass through host memory on their way to a GPU.
     host = free_memory(torch.device("cpu")) // sharing
     free = min(free_memory(device), host) if device.type == "cuda" else host
     resident = place == "memory" or (place == "auto" and needed <= SHARE_OF_MEMORY * free)
@@ -278,7 +278,7 @@ def open_pixels(
         require_memory(
             needed,
             f"{source.name}: {len(source)} images of {preprocess.size} × {preprocess.size} pixels in memory",
-            "`pixels='stream'` decodes them again each epoch",
+            "`pixels='stream'` decodes them again in each epoch",
         )
     return (ResidentPixels if resident else StreamedPixels)(
         source, preprocess, device, workers=workers, sharing=sharing
@@ -286,7 +286,7 @@ def open_pixels(
 
 
 def free_memory(device: torch.device) -> int:
-    """Bytes that a device has to give, of the host what this process may still take."""
+    """Free bytes of a device; for the CPU, those that this process may still use."""
     return torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else usable_memory()
 
 
@@ -308,7 +308,7 @@ def read_pixels(
 
 
 def _array(source: ImageSource) -> tuple[NDArray[np.uint8] | None, NDArray[np.int64]]:
-    """The RGB pictures (N, H, W, 3) of a source that has them in memory already, and which of them are the source's."""
+    """The RGB pictures (N, H, W, 3) of a source that is already in memory, else None; and the rows that it uses."""
     if isinstance(source, Subset):
         whole, rows = _array(source.whole)
         return whole, rows[source.rows]

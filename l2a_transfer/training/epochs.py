@@ -1,4 +1,4 @@
-"""The order and the augmentation of one epoch: a function of (seed, epoch) alone, drawn before it begins."""
+"""The order and augmentation of one epoch. They depend only on (seed, epoch) and are drawn before it begins."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ from l2a_transfer.training.recipe import TrainConfig
 
 
 def stream_seed(purpose: str, *numbers: int) -> int:
-    """A seed of its own for each purpose and numbers, 63 bits: streams that have nothing to do with each other."""
+    """A 63-bit seed for each combination of purpose and numbers, so that the random streams are independent."""
     digest = hashlib.sha256(repr((purpose, *numbers)).encode()).digest()
     return int.from_bytes(digest[:8], "little") >> 1
 
 
 @dataclass(frozen=True)
 class EpochPlan:
-    """Of `steps` batches of B images: rows (steps, B), and each image's augmentation.
+    """The rows (steps, B) of an epoch with `steps` batches of B images, and the augmentation of each image.
 
-    shifts and centres (steps, B, 2) pixels, mirrored (steps, B). The images that do not fill a batch are left out.
+    shifts and centres (steps, B, 2) in pixels, mirrored (steps, B). Images of an incomplete last batch are left out.
     """
 
     rows: NDArray[np.int64]
@@ -39,7 +39,7 @@ class EpochPlan:
     centres: Tensor
 
     def part(self, start: int, rank: int, processes: int) -> EpochPlan:
-        """The steps from `start` on, and of each batch the piece of process `rank` of so many."""
+        """The steps from `start` on, with the part of each batch that belongs to process `rank`."""
         B = self.rows.shape[1] // processes
         own = slice(rank * B, (rank + 1) * B)
         return EpochPlan(
@@ -50,7 +50,7 @@ class EpochPlan:
 def plan_epoch(
     n: int, recipe: TrainConfig, *, seed: int, epoch: int, labels: NDArray[np.int32] | None = None, group: int = 1
 ) -> EpochPlan:
-    """The plan of epoch `epoch`, counted from 0, over `n` images; by their `labels` in groups of one class."""
+    """The plan of epoch `epoch`, counted from 0, over `n` images; with `labels`, in groups of one class."""
     generator = torch.Generator().manual_seed(stream_seed("epoch", seed, epoch))
     B = recipe.batch_size
     steps = n // B
@@ -69,7 +69,7 @@ def plan_epoch(
 
 
 def plan_for(config: ModelConfig, source: ImageSource, recipe: TrainConfig, *, seed: int, epoch: int) -> EpochPlan:
-    """The plan of an epoch over a source: of a network with partners, groups of one class in every batch."""
+    """The plan of an epoch over a source. For a network with partners, batches are groups of one class."""
     group = 1 + config.partners
     return plan_epoch(len(source), recipe, seed=seed, epoch=epoch, labels=source.labels, group=group)
 

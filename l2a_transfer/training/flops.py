@@ -1,4 +1,4 @@
-"""How much work a network is, and how much of it the device could do: for the share that a run reaches."""
+"""The work of a network and the peak of a device, from which model FLOPs utilization is computed."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from l2a_transfer.models.registry import build_model
 
 
 def arithmetic(precision: str) -> AbstractContextManager[None]:
-    """The arithmetic of a run: with fp32, IEEE float32, so no TF32 on a GPU."""
+    """The arithmetic of a run. fp32 is IEEE float32, without TF32 on a GPU."""
     return ieee_float32() if precision == "fp32" else nullcontext()
 
 
 def macs(config: ModelConfig, size: int) -> int:
-    """Multiplications of one image's forward pass through the layers that are built, at `size` × `size` pixels.
+    """Multiply-accumulates of one image's forward pass through the layers that are built, at `size` × `size` pixels.
 
-    As torch's FlopCounterMode counts: convolutions, linear layers and products of matrices. Of a network with partners
-    it is an image's share in a group, as in training.
+    They are counted by torch's FlopCounterMode: convolutions, linear layers and matrix products. For a network with
+    partners, it is an image's share of its group, as in training.
     """
     from torch.utils.flop_counter import FlopCounterMode
 
@@ -32,10 +32,10 @@ def macs(config: ModelConfig, size: int) -> int:
 
 
 def matrix_peak(device: torch.device, precision: str, *, side: int | None = None, repeats: int = 5) -> float:
-    """Floating-point operations a second of the best of `repeats` products of two `side` × `side` matrices.
+    """Floating-point operations per second in the fastest of `repeats` products of two `side` × `side` matrices.
 
-    By default 8,192 on a GPU and 1,024 on a CPU, where that takes a hundredth of a second or so. The numbers are
-    random: a GPU that multiplies ones draws less power and is faster than with any real matrix.
+    The default side is 8,192 on a GPU and 1,024 on a CPU, where it takes about a hundredth of a second. The matrices
+    are random, because a GPU that multiplies ones draws less power and is faster than with real data.
     """
     side = side or (8192 if device.type == "cuda" else 1024)
     dtype = torch.bfloat16 if precision == "bf16" else torch.float32
@@ -43,7 +43,7 @@ def matrix_peak(device: torch.device, precision: str, *, side: int | None = None
     a, b = (torch.randn(side, side, device=device, dtype=dtype, generator=generator) for _ in range(2))
     out = torch.empty(side, side, device=device, dtype=dtype)
     best = float("inf")
-    for _ in range(repeats + 1):  # the first warms up
+    for _ in range(repeats + 1):  # the first is a warm-up
         _wait(device)
         started = time.perf_counter()
         torch.mm(a, b, out=out)

@@ -1,4 +1,4 @@
-"""Which training images are attended together: groups of one class, drawn anew for each epoch."""
+"""Groups of training images that are attended together. They have one class and are redrawn for each epoch."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ TESTED_WITH = "others of the test images, drawn without regard to class, as extr
 
 
 def grouped_order(labels: NDArray[np.int32], size: int, generator: torch.Generator) -> Tensor:
-    """An order of images in which each `size` that follow each other are different images of one class.
+    """An order of images in which consecutive groups of `size` are different images of one class.
 
-    Each class is shuffled and cut into groups, and then the groups are shuffled. Where a class does not come out even,
-    its last group is filled up with the first images of its order, so each image is there once, and some twice.
+    Each class is shuffled and cut into groups, and then the groups are shuffled. If the last group of a class is
+    incomplete, it is filled with the first images of the class, so each image occurs once, and some twice.
 
     Parameters
     ----------
     labels : ndarray (N,)
         The class of each image. Each class that occurs must have `size` images; see `check_groups`.
     size : int
-        Images a group.
+        Images per group.
     generator : torch.Generator
-        Decides the order.
+        Random generator for the order.
 
     Returns
     -------
@@ -52,25 +52,25 @@ def grouped_order(labels: NDArray[np.int32], size: int, generator: torch.Generat
 
 
 def check_groups(architecture: str, size: int, data: TrainingData, batch: int, processes: int) -> None:
-    """Raises: TrainingError where groups of `size` images of one class cannot be made, in training or in testing."""
+    """Raises: TrainingError if groups of `size` images cannot be formed, in training or in testing."""
     counts = np.bincount(data.train.labels, minlength=len(data.classes))
     few = np.flatnonzero((counts > 0) & (counts < size))
     if len(few):
         more = f", and {counted(len(few) - 1, 'other class', 'other classes')} too few as well" if len(few) > 1 else ""
         raise TrainingError(
-            f"{architecture} is trained on {size} images of one class at a time, and {data.name} has "
+            f"{architecture} is trained on groups of {size} images of one class, but {data.name} has "
             f"{counted(int(counts[few[0]]), 'training image')} of {data.classes[few[0]]!r}{more}",
-            f"give each class {size} training images or more, or leave these classes out",
+            f"give each class at least {size} training images, or leave these classes out",
         )
     if batch % (size * processes):
         shared = f" for each of {processes} processes" if processes > 1 else ""
         raise TrainingError(
-            f"batch_size {batch} is no multiple of {size * processes}: {architecture} needs whole groups of {size} "
+            f"batch_size {batch} is not a multiple of {size * processes}: {architecture} needs whole groups of {size} "
             f"images of one class{shared}",
             "use another `batch_size`",
         )
     if len(data.test) < size:
         raise TrainingError(
-            f"{architecture} attends each image with {size - 1} more, and {data.test_name} has "
+            f"{architecture} attends each image with {size - 1} more, but {data.test_name} has "
             f"{counted(len(data.test), 'image')}"
         )

@@ -1,4 +1,4 @@
-"""Starting from trained weights: what fits is taken over, and what does not is named."""
+"""Starting from trained weights: tensors that fit are copied, and the others are listed."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from l2a_transfer.models.loading import load_model
 
 @dataclass(frozen=True)
 class Start:
-    """What a network began with: the weights' name and digest, and the tensors that kept their random values.
+    """The initial weights of a network: their name and digest, and the tensors that kept their random values.
 
-    `earlier_sha256`: the digest by which versions before the one digest named the same weights.
+    `earlier_sha256`: the digest of the same weights in versions before `network_sha256`.
     """
 
     name: str
@@ -28,14 +28,14 @@ class Start:
 
 
 def begin(model: Network, init_from: str | None, *, freeze: str = "") -> Start | None:
-    """Give a fresh network the weights that a run starts from, if any, and freeze what its recipe freezes.
+    """Load the initial weights of a run into a new network, if there are any, and freeze what its recipe freezes.
 
-    Raises: TrainingError, as `start_from` and `freeze_part`; and where random weights would be frozen.
+    Raises: TrainingError, like `start_from` and `freeze_part`, or if random weights would be frozen.
     """
     if freeze and init_from is None:
         raise TrainingError(
             f"the recipe freezes the {freeze}, which would stay random without weights to start from",
-            "set `init_from`; to 'untrained:ARCH@WIDTH' if it is meant to be random",
+            "set `init_from`, or use 'untrained:ARCH@WIDTH' for it if random weights are intended",
         )
     start = None if init_from is None else start_from(model, init_from)
     freeze_part(model, freeze)
@@ -43,7 +43,7 @@ def begin(model: Network, init_from: str | None, *, freeze: str = "") -> Start |
 
 
 def freeze_part(model: Network, name: str) -> None:
-    """Freeze a part of a network, as `TrainConfig.freeze` names it; none for "". Raises: TrainingError."""
+    """Freeze the part of a network that `TrainConfig.freeze` names; none for "". Raises: TrainingError."""
     if not name:
         return
     part = getattr(model, name, None)
@@ -53,9 +53,9 @@ def freeze_part(model: Network, name: str) -> None:
 
 
 def start_from(model: Network, name: str) -> Start:
-    """Copy into `model` every tensor of the weights `name` (as `--model` takes it) that has its name and shape.
+    """Copy every tensor of the weights `name` into `model` if its name and shape match.
 
-    Raises: TrainingError where a convolution of the trunk does not fit, naming it.
+    Raises: TrainingError, naming a convolution of the trunk that does not fit.
     """
     found, card = load_model(name)
     theirs, own = found.state_dict(), model.state_dict()
@@ -64,7 +64,7 @@ def start_from(model: Network, name: str) -> Start:
     trunk = [key for key in tensors if key.startswith("trunk.") and key.endswith("0.weight")]
     if missing := [key for key in trunk if key not in fitting]:
         key = missing[0]
-        there = f"is {tuple(theirs[key].shape)} there" if key in theirs else "is not there"
+        there = f"is {tuple(theirs[key].shape)} there" if key in theirs else "is missing there"
         raise TrainingError(
             f"{name}: its convolutions do not fit: {key} {there} and {tuple(own[key].shape)} here; "
             f"that network is {card.config.architecture} at width {card.config.width:g}, this one "
@@ -76,7 +76,7 @@ def start_from(model: Network, name: str) -> Start:
 
 
 def _earlier_sha256(state: dict[str, torch.Tensor]) -> str:
-    """The digest in `init_from` of cards and checkpoints that lack the fingerprint's `torch`."""
+    """The digest in `init_from` of cards and checkpoints without `torch` in their fingerprint."""
     sha = hashlib.sha256()
     for key in sorted(state):
         sha.update(key.encode() + state[key].detach().cpu().numpy().tobytes())

@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM, kept until the run stands where it can be saved."""
+"""Deferring Ctrl-C and SIGTERM until the run can be saved."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from contextlib import contextmanager
 
 @contextmanager
 def stop_requests(*, alone: bool) -> Iterator[Callable[[], bool]]:
-    """While the body runs, the first SIGINT or SIGTERM is only remembered; a second one ends the process as usual.
+    """In this block, the first SIGINT or SIGTERM only sets a flag; a second one ends the process as usual.
 
-    Not where several processes run, which would stop at different steps: there the last epoch's checkpoint stands.
-    A signal that whoever started the process has had ignored stays ignored.
+    With several processes this is disabled, because they would stop at different steps; the checkpoint of the last
+    epoch is kept. Signals that the parent process set to be ignored stay ignored.
     """
     if not alone or threading.current_thread() is not threading.main_thread():
         yield lambda: False

@@ -1,4 +1,4 @@
-"""The loss as the host can see it without waiting for the device."""
+"""Reading the loss on the host without waiting for the device."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from torch import Tensor
 
 
 class LossMonitor:
-    """Losses by step (S,), filled on their device while training goes on.
+    """Losses by step (S,), which training fills on their device.
 
-    On a GPU a look starts a copy and gives what the look before it has copied, so the host never waits.
+    On a GPU, `read` starts a copy and returns the result of the previous copy, so the host never waits.
     """
 
     def __init__(self, losses: Tensor) -> None:
@@ -20,7 +20,7 @@ class LossMonitor:
         self.sent: tuple[int, torch.Event] | None = None
 
     def read(self, steps: int) -> Tensor:
-        """Those of the first `steps` losses that the host can read now, on the CPU; none where nothing has come."""
+        """The losses of the first `steps` that have reached the host, on the CPU; may be empty."""
         if self.pinned is None:
             return self.losses[:steps]
         there = self.sent[0] if self.sent and self.sent[1].query() else 0

@@ -1,6 +1,6 @@
-"""A network that is trained on permuted labels, which it can only learn by heart (Zhang et al., ICLR 2017).
+"""Training on permuted labels, which a network can only memorize (Zhang et al., ICLR 2017).
 
-Maps that look alike for such a network and for one that was trained on true labels do not explain what was learned.
+If maps look the same for such a network and for one trained on true labels, they do not explain what was learned.
 """
 
 from __future__ import annotations
@@ -21,24 +21,24 @@ from l2a_transfer.training.trainer import Trainer
 
 
 def with_permuted_labels(source: ImageSource, seed: int = 0) -> TrainingData:
-    """The training images with permuted labels, which are also what accuracy is measured on.
+    """The training images with permuted labels. Accuracy is measured on the same images.
 
     Parameters
     ----------
     source : ImageSource
-        Its split called train is taken; of one split, all of it.
+        The data set. Its split called train is used, or all of it if there is only one split.
     seed : int, default=0
-        Of the permutation.
+        Random seed of the permutation.
 
     Returns
     -------
     TrainingData
-        Its metric is train_accuracy, and cards of networks that are trained on it say `permuted_labels`.
+        Its metric is train_accuracy, and cards of networks trained on it have `permuted_labels`.
 
     Raises
     ------
     TrainingError
-        As `TrainingData`, and where no split is called train.
+        Like `TrainingData`, or if no split is called train.
     """
     own = source
     if len(source.splits) > 1:
@@ -51,7 +51,7 @@ def with_permuted_labels(source: ImageSource, seed: int = 0) -> TrainingData:
 
 
 def by_heart(recipe: TrainConfig, epochs: int | None = None) -> TrainConfig:
-    """A recipe without what hinders learning by heart: augmentation, dropout, weight decay and label smoothing."""
+    """The recipe without what hinders memorization: augmentation, dropout, weight decay and label smoothing."""
     return dataclasses.replace(
         recipe,
         name="permuted-labels",
@@ -75,42 +75,42 @@ def train_on_permuted_labels(
     device: str = "auto",
     progress: bool = False,
 ) -> TrainResult:
-    """Train a network like the one of a card on permuted labels, or go on with that.
+    """Train a network like the one of a card on permuted labels, or resume such a run.
 
     Parameters
     ----------
     card : Card
-        Its config, preprocess and recipe are taken; the recipe without augmentation and regularisation. Without a
-        recipe, as of untrained weights, "fast" is.
+        The card, whose config, preprocess and recipe are used, the recipe without augmentation and regularisation. If
+        it has no recipe, like untrained weights, "fast" is used.
     source : ImageSource
         The data set that the network of the card was trained on.
     out : Path
-        The folder of the run; what is there of this very run is gone on with, or taken as it is.
+        The folder of the run. If it already contains this run, the run is resumed, or its result is reused.
     epochs : int, optional
-        Instead of those of the recipe.
+        Number of epochs; by default that of the recipe.
     seed : int, default=0
-        Of the weights and of the permutation.
+        Random seed of the weights and of the permutation.
     device : {"auto", "cpu", "cuda"}, default="auto"
-        Where it is trained.
+        Device for training.
     progress : bool, default=False
         Show a progress bar on stderr.
 
     Returns
     -------
     TrainResult
-        The weights, and train_accuracy, measured on the images with their permuted labels.
+        The weights, and train_accuracy on the images with their permuted labels.
 
     Raises
     ------
     TrainingError
-        For a data set of other classes, and a folder with another run.
+        If the data set has a different number of classes, or the folder contains another run.
     Interrupted
-        At Ctrl-C and SIGTERM, with the position saved.
+        After Ctrl-C or SIGTERM, when the position has been saved.
     """
     data = with_permuted_labels(source, seed)
     if card.classes and len(data.classes) != len(card.classes):
         raise TrainingError(
-            f"{source.name} has {len(data.classes)} classes, and {card.name} was trained on {len(card.classes)}",
+            f"{source.name} has {len(data.classes)} classes, but {card.name} was trained on {len(card.classes)}",
             "use the data set that it was trained on",
         )
     own = card.training.get("recipe")

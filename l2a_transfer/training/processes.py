@@ -1,4 +1,4 @@
-"""The processes that train one network together, and on what each of them computes."""
+"""The processes that train one network together, and the device and settings of each."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ from l2a_transfer.errors import TrainingError
 
 log = logging.getLogger(__name__)
 JOIN_TIMEOUT = timedelta(minutes=10)
-"""How long a process waits for the others to come up."""
+"""How long a process waits for the others to start."""
 COLLECTIVE_TIMEOUT = timedelta(hours=2)
-"""How long the other processes wait for the first, which downloads, saves and measures."""
+"""How long the other processes wait for the first, which downloads, saves and evaluates."""
 
 
 @dataclass(frozen=True)
 class ProcessRank:
-    """This process among those that torchrun started: `rank` of `size`, `local` of those on this machine.
+    """This process among those that torchrun started: `rank` of `size`, and `local`, its rank on this machine.
 
-    `machine`: how many there are on this machine, as torchrun says; 0 where it does not.
+    `machine`: the number of processes on this machine according to torchrun; 0 if it does not say.
     """
 
     rank: int = 0
@@ -36,14 +36,14 @@ class ProcessRank:
 
     @property
     def on_machine(self) -> int:
-        """How many processes share this machine's memory: all, unless torchrun has said how many."""
+        """Number of processes that share this machine's memory. If torchrun does not say, all of them."""
         return self.machine or self.size
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str]) -> ProcessRank:
-        """What torchrun says in the environment variables RANK, WORLD_SIZE and LOCAL_RANK; alone where it does not.
+        """Read the environment variables RANK, WORLD_SIZE and LOCAL_RANK of torchrun; a single process without them.
 
-        LOCAL_WORLD_SIZE may be missing. Raises: TrainingError where they are no numbers that fit together.
+        LOCAL_WORLD_SIZE may be missing. Raises: TrainingError if they are not consistent numbers.
         """
         names = ("RANK", "WORLD_SIZE", "LOCAL_RANK")
         if "WORLD_SIZE" not in environment:
@@ -56,20 +56,23 @@ class ProcessRank:
                 f"the environment has WORLD_SIZE, but not all of {', '.join(names)}: {error}"
             ) from error
         if not 0 <= process.rank < process.size or process.local < 0 or not 0 <= process.machine <= process.size:
-            raise TrainingError(f"RANK {process.rank} of WORLD_SIZE {process.size} is no process of a group")
+            raise TrainingError(
+                f"RANK {process.rank}, LOCAL_RANK {process.local}, WORLD_SIZE {process.size} and LOCAL_WORLD_SIZE "
+                f"{process.machine} do not fit together"
+            )
         return process
 
     @property
     def is_main(self) -> bool:
-        """True in the one process that writes, measures and reports."""
+        """Whether this is the process that writes, evaluates and logs."""
         return self.rank == 0
 
 
 @dataclass(frozen=True)
 class Placement:
-    """On what a run computes; none of it is part of the recipe.
+    """The device and settings with which a run computes. They are not part of the recipe.
 
-    `pixels`: where they lie, `auto`, `memory` or `stream`; `workers`: decoding processes.
+    `pixels`: where pixels are kept, `auto`, `memory` or `stream`; `workers`: number of decoding processes.
     """
 
     device: str = "auto"
@@ -83,10 +86,10 @@ class Placement:
 
 @contextmanager
 def process_group(process: ProcessRank, device: torch.device) -> Iterator[None]:
-    """The processes of `process` joined for as long as the body runs: NCCL between GPUs, gloo between CPUs.
+    """Join the processes of a run for this block: NCCL between GPUs, gloo between CPUs.
 
-    After an error the group is left as it is: to leave it takes all processes, and the others may be waiting for this
-    one. It then ends with its error, and torchrun ends the others. Raises: TrainingError where the processes do not
+    After an error the group is not left, because that takes all processes, and the others may be waiting for this one.
+    This process then ends with its error, and torchrun ends the others. Raises: TrainingError if the processes cannot
     find each other.
     """
     if process.size == 1:
@@ -110,8 +113,8 @@ def process_group(process: ProcessRank, device: torch.device) -> Iterator[None]:
     except (RuntimeError, ValueError, OverflowError) as error:  # torch's DistError is a RuntimeError
         said = str(error).strip().splitlines()
         raise TrainingError(
-            f"process {process.rank} of {process.size} does not find the others at {where}: "
-            f"{said[0] if said else type(error).__name__}; torchrun sets these, and starts all processes"
+            f"process {process.rank} of {process.size} cannot find the others at {where}: "
+            f"{said[0] if said else type(error).__name__}; use torchrun, which sets these and starts all processes"
         ) from error
     yield
     dist.destroy_process_group()
@@ -119,7 +122,7 @@ def process_group(process: ProcessRank, device: torch.device) -> Iterator[None]:
 
 @contextmanager
 def first_process_first(process: ProcessRank) -> Iterator[None]:
-    """The body runs in one process of each machine first, and in the others when it has ended there."""
+    """Run this block in one process of each machine first, and then in the others."""
     if process.size > 1 and process.local:
         dist.barrier()
     yield

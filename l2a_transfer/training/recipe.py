@@ -1,4 +1,4 @@
-"""How long, how fast and with what augmentation: training recipes as data."""
+"""Training recipes as data: schedule, learning rate, augmentation and regularisation."""
 
 from __future__ import annotations
 
@@ -17,29 +17,29 @@ FREEZABLE = ("", "trunk")
 SCHEDULES = ("one-cycle", "step")
 BASELINES = ("soft", "others", "none")
 OF_SAMPLING = tuple(field.name for field in dataclasses.fields(Sampling))
-KINDS = {bool: "true or false", int: "an integer", float: "a number", tuple: "pairs as 0:16,0.5:32", str: "a name"}
+KINDS = {bool: "true or false", int: "an integer", float: "a number", tuple: "pairs like 0:16,0.5:32", str: "a name"}
 
 
 @names_keywords
 @dataclass(frozen=True)
 class TrainConfig:
-    """A recipe of stochastic gradient descent, as it is kept in the card.
+    """A recipe for stochastic gradient descent, which is recorded in the card.
 
     `schedule="one-cycle"`: the rate rises linearly from `lr`/10 to `lr` over the first `warmup` of all steps, then
     falls linearly to zero (after Smith and Topin 2018). `"step"`: `lr` times `step_factor` for every `step_epochs`
     epochs that have passed.
 
     `batch_size` is that of all processes together. `crop_pad` is the largest shift and `cutout` the side of the
-    square, both in pixels at the full size; 0 is none. `dropout` scales the paper's rates. `resolutions` is
-    progressive resizing (Howard 2018): pairs (fraction of the epochs, pixels), each valid from its fraction on; the
-    last is the size at which the network is used, and that of the last epoch at least. `average` is the time constant
-    of an exponential moving average of the weights, as a fraction of all steps; the averaged weights are the result;
-    0 takes the last ones. `freeze="trunk"` leaves the convolutions and their batch norms as they were at the start,
-    statistics too, and trains the rest.
+    square, both in pixels at the full size; 0 disables them. `dropout` scales the paper's rates. `resolutions` is
+    progressive resizing (Howard 2018): pairs (fraction of the epochs, pixels), each valid from its fraction on. The
+    last size is that at which the network is used, and at least the last epoch has it. `average` is the time constant
+    of an exponential moving average of the weights, as a fraction of all steps. The averaged weights are the result; 0
+    uses the last weights. `freeze="trunk"` keeps the convolutions and their batch norms, including statistics, as they
+    were at the start, and trains the rest.
 
-    `sampler` and the fields after it are those of `Sampling`, and play a part with a hard selection alone.
+    `sampler` and the fields after it are those of `Sampling`. They only affect hard selections.
 
-    Raises: ValueError naming the field and the range.
+    Raises: ValueError, naming the field and the range.
     """
 
     name: str = "custom"
@@ -75,7 +75,7 @@ class TrainConfig:
             if getattr(self, key) not in valid:
                 raise unknown_name(key, getattr(self, key), valid)
         if self.freeze not in FREEZABLE:
-            raise ArgumentError(f"freeze must be 'trunk', or empty for nothing; got {self.freeze!r}")
+            raise ArgumentError(f"freeze must be 'trunk', or empty to freeze nothing; got {self.freeze!r}")
         checks = {
             "epochs": (1 <= self.epochs <= 1_000_000, "at least 1, and at most a million"),
             "batch_size": (self.batch_size >= 2, "at least 2, because batch norm needs two images"),
@@ -84,7 +84,7 @@ class TrainConfig:
             "step_epochs": (self.step_epochs >= 1, "at least 1"),
             "step_factor": (0 < self.step_factor <= 1, "above 0 and at most 1"),
             "momentum": (0 <= self.momentum < 1, "at least 0 and below 1"),
-            "nesterov": (not self.nesterov or self.momentum > 0, "false where momentum is 0"),
+            "nesterov": (not self.nesterov or self.momentum > 0, "false if momentum is 0"),
             "weight_decay": (0 <= self.weight_decay < float("inf"), "at least 0 and finite"),
             "label_smoothing": (0 <= self.label_smoothing < 1, "at least 0 and below 1"),
             "dropout": (0 <= self.dropout <= 1, "between 0 and 1"),
@@ -92,7 +92,7 @@ class TrainConfig:
             "samples": (1 <= self.samples <= 1024, "between 1 and 1,024"),
             "baseline": (
                 self.baseline != "others" or self.samples > 1,
-                "'soft' or 'none' where samples is 1, because 'others' compares the draws of an image",
+                "'soft' or 'none' if samples is 1, because 'others' compares the draws of an image",
             ),
             "entropy_weight": (0 <= self.entropy_weight < float("inf"), "at least 0 and finite"),
             "entropy_until": (0 <= self.entropy_until <= 1, "between 0 and 1"),
@@ -102,7 +102,7 @@ class TrainConfig:
                 and self.resolutions[0][0] == 0
                 and all(one[0] < other[0] for one, other in pairwise(self.resolutions))
                 and all(0 <= f < 1 and 4 <= size <= 512 for f, size in self.resolutions),
-                "pairs of a rising fraction of the epochs, the first 0, and a size between 4 and 512 pixels",
+                "pairs of a rising fraction of the epochs, starting at 0, and a size between 4 and 512 pixels",
             ),
         }
         self._check(checks)
@@ -125,13 +125,13 @@ class TrainConfig:
 
     @property
     def size(self) -> int:
-        """The side in pixels at which the network is used: that of the last epochs."""
+        """The side in pixels at which the network is used, which is that of the last epochs."""
         return self.resolutions[-1][1]
 
     def at_size(self, size: int) -> TrainConfig:
-        """The same recipe for another image size: resolutions, shifts and squares keep their share of the image.
+        """The same recipe for another image size, with resolutions, shifts and squares in proportion.
 
-        Raises: ValueError for a size at which one of them is no longer valid.
+        Raises: ValueError if one of them is not valid at that size.
         """
         smallest = min(pixels for _, pixels in self.resolutions)
         if not (4 * self.size / smallest <= size <= 512):
@@ -146,7 +146,7 @@ class TrainConfig:
         )
 
     def at_batch(self, size: int) -> TrainConfig:
-        """The same recipe for another batch size: `lr` grows and shrinks with it (Goyal et al. 2017, section 2.1).
+        """The same recipe for another batch size, with `lr` in proportion (Goyal et al. 2017, section 2.1).
 
         Raises: ValueError for a size below 2.
         """
@@ -155,10 +155,10 @@ class TrainConfig:
         return dataclasses.replace(self, batch_size=size, lr=self.lr * size / self.batch_size)
 
     def fitting(self, images: int, *, processes: int = 1, scale: bool = True) -> TrainConfig:
-        """The same recipe, where there are fewer `images` than its batch has: with the largest power of two of which an
-        epoch has two, shared evenly by `processes`; `scale` as `at_batch` does.
+        """The recipe with a smaller batch if there are fewer `images` than in a batch.
 
-        Raises: TrainingError where even two images a process are too many.
+        The batch is then the largest power of two of which an epoch has two, divided evenly between `processes`.
+        `scale`: scale `lr` like `at_batch`. Raises: TrainingError if even two images per process are too many.
         """
         if images >= self.batch_size:
             return self
@@ -166,8 +166,8 @@ class TrainConfig:
         size = max(size - size % processes, 2 * processes)
         if size > images:
             raise TrainingError(
-                f"a batch of {counted(processes, 'process', 'processes')} needs {2 * processes} training images, there "
-                f"{are(images)} {images}"
+                f"a batch of {counted(processes, 'process', 'processes')} needs {2 * processes} training images, but "
+                f"there {are(images)} {images}"
             )
         return self.at_batch(size) if scale else dataclasses.replace(self, batch_size=size)
 
@@ -188,13 +188,13 @@ class TrainConfig:
 
     @classmethod
     def from_json(cls, fields: Mapping[str, Any]) -> TrainConfig:
-        """The recipe of a card. A field that the card lacks is younger than the card, which ran at its default."""
+        """The recipe of a card. A field that the card lacks is newer than the card and gets its default."""
         pairs = tuple((start, size) for start, size in fields["resolutions"])
         return cls(**{**fields, "resolutions": pairs})
 
     def to_json(self) -> dict[str, Any]:
-        """What cards and fingerprints have: of `freeze` and the fields of `Sampling` only what is not the default, as
-        before there were these.
+        """The fields for cards and fingerprints. `freeze` and the fields of `Sampling` are left out at their defaults,
+        as in versions without them.
         """
         values = {**dataclasses.asdict(self), "resolutions": [list(pair) for pair in self.resolutions]}
         usual = {"freeze": "", **dataclasses.asdict(Sampling())}
@@ -203,14 +203,14 @@ class TrainConfig:
     def with_settings(self, settings: Iterable[str]) -> TrainConfig:
         """The recipe with some fields replaced: `lr=0.1`, `flip=false`, `resolutions=0:16,0.5:32`.
 
-        Raises: ValueError for what is no setting or has a value of another kind; UnknownNameError for another field.
+        Raises: ValueError for a malformed setting or a value of the wrong type; UnknownNameError for an unknown field.
         """
         kinds = {field.name: type(getattr(self, field.name)) for field in dataclasses.fields(self)}
         values: dict[str, Any] = {}
         for setting in settings:
             name, equals, text = setting.partition("=")
             if not equals:
-                raise ArgumentError(f"a setting is FIELD=VALUE, as lr=0.1; got {setting!r}")
+                raise ArgumentError(f"a setting must be FIELD=VALUE, such as lr=0.1; got {setting!r}")
             if name not in kinds:
                 raise unknown_name("field of a recipe", name, kinds)
             try:
@@ -232,25 +232,25 @@ def _parse(text: str, kind: type) -> Any:
 
 
 EPOCHS = {"fast": {"cifar10": 14, "cifar100": 24}}
-"""Recipe → data set → epochs, where they differ from the recipe's own."""
+"""Recipe → data set → epochs, if they differ from the recipe's own."""
 
 RECIPES: dict[str, TrainConfig] = {
-    # The authors' script: 300 epochs, halved every 25, flips alone. Its rate is 1.0, but its hand-written backward pass
-    # averages the gradients where paths meet, and autograd adds them; re-implementations take 0.1, and so do we.
+    # The authors' script: 300 epochs, rate halved every 25, only flips. Its rate is 1.0, but its hand-written backward
+    # pass averages the gradients where paths meet, while autograd adds them; like re-implementations, we use 0.1.
     "paper": TrainConfig(
         "paper", epochs=300, lr=0.1, schedule="step", nesterov=False, label_smoothing=0.0, crop_pad=0, dropout=1.0
     ),
     # 14 epochs cost as much as 8.9 at full resolution: a quarter of the pixels for 4 epochs, 9/16 for 4 more.
     "fast": TrainConfig("fast", resolutions=((0.0, 16), (0.286, 24), (0.572, 32))),
-    # From trained weights: a lower rate keeps what they know, and dropout what few images there are.
+    # For trained weights: a lower rate preserves what they learned, and dropout helps if there are few images.
     "finetune": TrainConfig("finetune", epochs=40, batch_size=64, lr=0.02, dropout=1.0),
 }
 
 
 def find_recipe(name: str, data: str = "") -> TrainConfig:
-    """The recipe called `name`, with the number of epochs that it has for the data set `data`.
+    """The recipe called `name`, with its number of epochs for the data set `data`.
 
-    Raises: UnknownNameError with the nearest name.
+    Raises: UnknownNameError, suggesting the nearest name.
     """
     if name not in RECIPES:
         raise unknown_name("recipe", name, RECIPES)
@@ -259,7 +259,7 @@ def find_recipe(name: str, data: str = "") -> TrainConfig:
 
 
 def scaled_rate(recipe: TrainConfig) -> str | None:
-    """How a rate came from that of the recipe of its name: "0.2 × 32/128"; None where it did not come by the batch."""
+    """How a rate was scaled from the named recipe's rate, such as "0.2 × 32/128"; None if it was not scaled."""
     own = RECIPES.get(recipe.name)
     if own is None or recipe.batch_size == own.batch_size or recipe.lr != own.at_batch(recipe.batch_size).lr:
         return None

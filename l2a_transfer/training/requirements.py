@@ -1,4 +1,4 @@
-"""What a model, a recipe, data and devices need of each other."""
+"""Checks that a model, a recipe, data and devices suit each other."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from l2a_transfer.wording import counted
 
 
 def check_run(config: ModelConfig, recipe: TrainConfig, data: TrainingData, placement: Placement) -> None:
-    """Refuse what can be seen to fail before anything is built or read. Raises: TrainingError."""
+    """Reject a run that would fail, before anything is built or read. Raises: TrainingError."""
     processes = placement.process.size
     if config.num_classes != len(data.classes):
         raise TrainingError(
-            f"the model has {counted(config.num_classes, 'class', 'classes')}, {data.name} has {len(data.classes)}"
+            f"the model has {counted(config.num_classes, 'class', 'classes')}, but {data.name} has {len(data.classes)}"
         )
     if recipe.batch_size > len(data.train):
         raise TrainingError(
@@ -28,7 +28,9 @@ def check_run(config: ModelConfig, recipe: TrainConfig, data: TrainingData, plac
         )
     smallest = min(size for _, size in recipe.resolutions)
     if smallest < config.min_size:
-        raise TrainingError(f"{config.architecture} needs {config.min_size} pixels, the recipe has {smallest}")
+        raise TrainingError(
+            f"{config.architecture} needs images of at least {config.min_size} pixels, but the recipe has {smallest}"
+        )
     if recipe.batch_size % processes or recipe.batch_size < 2 * processes:
         raise TrainingError(
             f"batch_size {recipe.batch_size} cannot be shared by {processes} processes: each needs the same number of "
@@ -39,11 +41,11 @@ def check_run(config: ModelConfig, recipe: TrainConfig, data: TrainingData, plac
     check_sampling(config, recipe)
     check_exact_step(config, recipe, processes=processes, sync_batch_norm=placement.sync_batch_norm)
     if placement.sync_batch_norm and choose_device(placement.device).type != "cuda":
-        raise TrainingError("synchronised batch norm works between GPUs only", "leave `sync_batch_norm` out")
+        raise TrainingError("synchronised batch norm works only between GPUs", "leave `sync_batch_norm` out")
 
 
 def objective_of(config: ModelConfig, recipe: TrainConfig) -> Objective:
-    """What a network is trained for with a recipe."""
+    """The training objective of a network with a recipe."""
     smoothing = recipe.label_smoothing
     if config.selection == DEFAULT_SELECTION:
         return config.family.objective(config, label_smoothing=smoothing)

@@ -1,4 +1,4 @@
-"""The folder of a run: its files, who may write them, and whether those that are there belong to this very run."""
+"""The folder of a run: its files, locking, and whether existing files belong to this run."""
 
 from __future__ import annotations
 
@@ -33,10 +33,10 @@ ELSEWHERE = "choose another `out`"
 
 @dataclass(frozen=True)
 class RunFolder:
-    """`path` with the four files of a run whose weights are called `name`.
+    """The folder `path` with the four files of a run whose weights are called `name`.
 
-    Until the run has something to save, the files of the one that it replaces stay as they are; weights of another
-    name stay for good.
+    The files of a run that is being replaced are kept until the new run saves something. Weights with another name are
+    never removed.
     """
 
     path: Path
@@ -64,10 +64,10 @@ class RunFolder:
 
     @contextmanager
     def locked(self, *, writes: bool) -> Iterator[None]:
-        """The folder, made where it is not there, with its files writable and no other process among them.
+        """Create the folder if necessary, lock it, and check that its files can be written.
 
-        Nothing is done for a process that does not write. Raises: TrainingError for a path that cannot be written;
-        OutputExistsError where another process is at it.
+        Does nothing for a process that does not write. Raises: TrainingError if a path cannot be written;
+        OutputExistsError if another process is using the folder.
         """
         if not writes:
             yield
@@ -85,7 +85,7 @@ class RunFolder:
             yield
 
     def check(self, trainer: Trainer, *, resume: bool) -> None:
-        """What `resume` and `check_empty` would refuse, without moving `trainer`."""
+        """Raise the errors of `resume` or `check_empty` without changing `trainer`."""
         if not resume:
             self.check_empty()
         elif self.checkpoint.exists():
@@ -94,17 +94,17 @@ class RunFolder:
             self._finished_without_checkpoint(trainer)
 
     def check_empty(self) -> None:
-        """Raises: OutputExistsError where a file of a run is there."""
-        go_on = f"`resume=True` goes on with it, {REPLACE}"
+        """Raises: OutputExistsError if there is a file of a run."""
+        go_on = f"`resume=True` continues it, {REPLACE}"
         for path in (self.checkpoint, self.weights, self.metrics, self.curve):
             if path.exists():
                 todo = go_on if path == self.checkpoint else REPLACE
                 raise OutputExistsError(f"{path}: a run already exists", todo)
 
     def resume(self, trainer: Trainer) -> Card | None:
-        """Put `trainer` where the checkpoint stands, if there is one; the card of the run that has come to its end.
+        """Restore `trainer` from the checkpoint, if there is one. Returns the card if the run is complete.
 
-        Raises: TrainingError where checkpoint, or weights without one, are damaged or another run's.
+        Raises: TrainingError if the checkpoint, or weights without one, are damaged or belong to another run.
         """
         first = trainer.placement.process.is_main
         if not self.checkpoint.exists():
@@ -122,15 +122,15 @@ class RunFolder:
         try:
             card = read_card(self.weights)
         except WeightsError:
-            return None  # they can be made again
+            return None  # they can be written again
         if apart := _differences(card, trainer):
             if first:
-                log.warning("%s: made by another run (%s); it is overwritten", self.weights, apart)
+                log.warning("%s: made by another run (%s); overwriting it", self.weights, apart)
             return None
         return card if _is_measured(card, trainer) else None
 
     def _finished_without_checkpoint(self, trainer: Trainer) -> Card | None:
-        """The card of measured weights without a checkpoint; None where the folder has no weights at all."""
+        """The card of weights with metrics but no checkpoint; None if the folder has no weights."""
         if not self.weights.exists():
             others = sorted(self.path.glob("*.safetensors"))
             if others:
@@ -143,34 +143,34 @@ class RunFolder:
         if apart := _differences(card, trainer):
             raise TrainingError(f"{self.weights}: made by another run ({apart}), without a checkpoint", REPLACE)
         if not _is_measured(card, trainer):
-            raise TrainingError(f"{self.weights}: not measured, and no checkpoint to go on from", REPLACE)
+            raise TrainingError(f"{self.weights}: has no metrics, and there is no checkpoint to resume from", REPLACE)
         return card
 
     def measured(self) -> bool:
-        """True where weights are there that some run has measured, which is the last that it does."""
+        """Whether there are weights with metrics, which a run adds last."""
         try:
             return bool(read_card(self.weights).metrics)
         except WeightsError:
             return False
 
     def save(self, trainer: Trainer) -> None:
-        """The checkpoint and `metrics.jsonl`."""
+        """Write the checkpoint and `metrics.jsonl`."""
         save_checkpoint(self.checkpoint, trainer.state())
         self.save_metrics(trainer)
 
     def save_metrics(self, trainer: Trainer) -> None:
-        """`metrics.jsonl`; the checkpoint holds its rows too, so that a kill between the two files loses none."""
+        """Write `metrics.jsonl`. The checkpoint has its rows too, so a kill between the two files loses none."""
         write_run_file(self.metrics, "".join(json.dumps(row) + "\n" for row in trainer.history).encode())
 
     def remove_results(self) -> None:
-        """Remove what the run that is replaced has ended with."""
+        """Remove the weights and the curve of the run that is being replaced."""
         for path in (self.weights, self.curve):
             path.unlink(missing_ok=True)
 
 
 @contextmanager
 def locked_run_folder(path: Path) -> Iterator[None]:
-    """`folder_lock`. Raises: TrainingError where the folder cannot be written; OutputExistsError as that does."""
+    """`folder_lock`. Raises: TrainingError if the folder cannot be written; OutputExistsError like `folder_lock`."""
     with ExitStack() as stack:
         try:
             stack.enter_context(folder_lock(path))
@@ -181,12 +181,12 @@ def locked_run_folder(path: Path) -> Iterator[None]:
 
 
 def has_run_with(out: Path, **values: str) -> bool:
-    """True where a run in `out`, or in the folder of one of its seeds, has these values in its fingerprint."""
+    """Whether a run in `out`, or in the folder of one of its seeds, has these values in its fingerprint."""
     return any(values.items() <= {(key, of.get(key)) for key in values} for of in _fingerprints_in(out))
 
 
 def _fingerprints_in(out: Path) -> Iterator[dict[str, Any]]:
-    """What the checkpoint of each run in `out` keeps of its fingerprint, and the card of its weights."""
+    """The fingerprints in the checkpoint of each run in `out`, and in the cards of its weights."""
     for folder in (out, *sorted(out.glob("seed-*"))):
         with suppress(TrainingError):
             yield read_checkpoint(folder / "checkpoint.pt")["fingerprint"]
@@ -196,14 +196,14 @@ def _fingerprints_in(out: Path) -> Iterator[dict[str, Any]]:
 
 
 def _differences(card: Card, trainer: Trainer) -> str:
-    """What differs between the run that made the weights of `card` and this one."""
+    """The differences between the run that made the weights of `card` and this one."""
     ours = trainer.fingerprint()
     theirs = upgraded(part_of_fingerprint(card), ours, trainer.earlier)
     return differences(theirs, {key: ours[key] for key in theirs})
 
 
 def _is_measured(card: Card, trainer: Trainer) -> bool:
-    """True where the card has the accuracy on the images that `trainer` would be measured on."""
+    """Whether the card has the accuracy on the test images of `trainer`."""
     found = card.metrics.get(trainer.data.test_metric)
     value, n = (found.get("value"), found.get("n")) if isinstance(found, dict) else (None, None)
     seconds = card.training.get("seconds")
@@ -216,16 +216,16 @@ def _is_measured(card: Card, trainer: Trainer) -> bool:
 
 
 def check_path(path: Path) -> None:
-    """Raises: TrainingError where no file can be written, whatever the disk says."""
+    """Raises: TrainingError if `path` is not a place for a file: a link, a folder, or a name that is not UTF-8."""
     try:
         str(path).encode()
     except UnicodeEncodeError as error:
         raise TrainingError(f"{str(path)!a}: a name that is not UTF-8", ELSEWHERE) from error
     try:
         if path.is_symlink():
-            where = "elsewhere" if path.exists() else "something that is not there"
-            raise TrainingError(f"{path}: a link to {where}, and a file is written there", f"remove it, or {ELSEWHERE}")
+            where = "another file" if path.exists() else "a missing file"
+            raise TrainingError(f"{path}: is a link to {where}, not a regular file", f"remove it, or {ELSEWHERE}")
         if path.exists() and not path.is_file():
-            raise TrainingError(f"{path}: not a file, and one is written there", f"remove it, or {ELSEWHERE}")
+            raise TrainingError(f"{path}: is not a regular file", f"remove it, or {ELSEWHERE}")
     except OSError as error:
         raise TrainingError(f"{path}: cannot be used: {error.strerror}", ELSEWHERE) from error

@@ -1,4 +1,4 @@
-"""Runs as folders: one run from its first step or its checkpoint to weights with a card, and one run a seed."""
+"""Running training in folders, from the first step or a checkpoint to weights with a card; for one or several seeds."""
 
 from __future__ import annotations
 
@@ -37,13 +37,13 @@ from l2a_transfer.wording import counted
 log = logging.getLogger(__name__)
 MAX_SUMMARY_BYTES = 16 << 20
 SMALLER_STEPS = "start again with a smaller `lr` and another `out`, or `overwrite=True`"
-"""After a loss that is not finite: with the same options a run comes to the same end."""
+"""Remedy for a loss that is not finite. With the same options, the run would fail again."""
 GO_ON = "run it again with `resume=True`, not `overwrite=True`, to continue"
 
 
 @dataclass(frozen=True)
 class TrainResult:
-    """Where the weights are and what they reach: of the card's metrics the accuracy on the test images."""
+    """The path of the weights, and their accuracy on the test images, as in the card's metrics."""
 
     weights: Path
     metrics: dict[str, Any]
@@ -52,9 +52,9 @@ class TrainResult:
 
 @dataclass(frozen=True)
 class SeedsResult:
-    """One metric over training seeds: mean and sample standard deviation (None for one seed) of `values`.
+    """A metric over training seeds: mean and sample standard deviation (None for one seed) of `values`.
 
-    `name`: of the weights, as vgg.cifar10-w025.
+    `name`: the name of the weights, such as vgg.cifar10-w025.
     """
 
     name: str
@@ -71,7 +71,7 @@ class SeedsResult:
         return statistics.stdev(self.values) if len(self.values) > 1 else None
 
     def summary(self) -> str:
-        """One line a seed, and one with mean, standard deviation and n."""
+        """One line per seed, and one with mean, standard deviation and n."""
         metric = shown_metric(self.metric)
         lines = [f"seed {seed}: {metric} {value:.4f}" for seed, value in zip(self.seeds, self.values, strict=True)]
         spread = "" if self.std is None else f" ± {self.std:.4f} (standard deviation)"
@@ -100,19 +100,19 @@ def run_training(
     progress: bool = True,
 ) -> TrainResult:
     """Run `trainer` to its last epoch, writing `checkpoint.pt`, `metrics.jsonl`, `curve.png` and `NAME.safetensors`
-    into `out`; of several processes the first alone writes.
+    into `out`. With several processes, only the first writes.
 
-    Fitted on the training images; measured at the end, on the test images, with the very numbers that ship (float16,
-    and float32 for tensors that float16 cannot hold), in float32 arithmetic. With `eval_every` it is also measured
-    during training, which chooses nothing. Ctrl-C and SIGTERM save the position and raise Interrupted, a
-    KeyboardInterrupt. Raises: OutputExistsError where `out` holds another run and neither `resume` nor `overwrite` is
-    given; NotFiniteError where the loss is not finite; TrainingError where the checkpoint is another run's or damaged,
-    `out` cannot be written, or the processes would not train the same.
+    The network is fitted on the training images. At the end it is evaluated on the test images with exactly the weights
+    that are saved (float16, and float32 for tensors that exceed its range), in float32 arithmetic. With `eval_every` it
+    is also evaluated during training, but nothing is chosen by that. Ctrl-C and SIGTERM save the position and raise
+    Interrupted, a KeyboardInterrupt. Raises: OutputExistsError if `out` contains a run and neither `resume` nor
+    `overwrite` is given; NotFiniteError if the loss is not finite; TrainingError if the checkpoint is damaged or of
+    another run, `out` cannot be written, or the processes would not train the same.
     """
     folder = RunFolder.for_trainer(out, trainer)
     start = Path(os.path.expanduser(trainer.init_from or ""))
     if trainer.start and start.is_file() and folder.weights.exists() and start.samefile(folder.weights):
-        raise TrainingError(f"{start}: the weights to start from, and this run would overwrite them", ELSEWHERE)
+        raise TrainingError(f"{start}: this run starts from these weights and would overwrite them", ELSEWHERE)
     with folder.locked(writes=trainer.placement.process.is_main):
         done = folder.resume(trainer) if resume else None
         if not resume and not overwrite:
@@ -122,7 +122,7 @@ def run_training(
             metric = trainer.data.test_metric
             return TrainResult(folder.weights, {metric: done.metrics[metric]}, done.training["seconds"])
         if trainer.placement.process.is_main:
-            if not trainer.finished:  # else nothing is left to do but to measure
+            if not trainer.finished:  # otherwise only the evaluation is left
                 _log_start(trainer, folder)
             if trainer.history:
                 folder.save_metrics(trainer)
@@ -130,14 +130,14 @@ def run_training(
             _run(trainer, folder, eval_every=eval_every, progress=progress, stop=stop)
             metrics: dict[str, Any] = {}
             if trainer.placement.process.is_main:
-                metrics = _measure(trainer, folder)  # last: measured weights say that the run is complete
+                metrics = _measure(trainer, folder)  # last: weights with metrics mean that the run is complete
             if stop():
                 raise Interrupted(f"stopped; the run in {out} is complete")
         return TrainResult(folder.weights, _shared_metrics(trainer, metrics), trainer.seconds)
 
 
 def _run(trainer: Trainer, folder: RunFolder, *, eval_every: int, progress: bool, stop: Callable[[], bool]) -> None:
-    """To the last epoch, saving each. Raises: as `run_training`."""
+    """Train to the last epoch, saving after each. Raises: like `run_training`."""
     saved = (trainer.epoch, trainer.step) if trainer.epoch or trainer.step else None
     dropped, warned = False, set[str]()
     while not trainer.finished:
@@ -145,7 +145,7 @@ def _run(trainer: Trainer, folder: RunFolder, *, eval_every: int, progress: bool
             row = trainer.run_epoch(progress=progress, stop=stop)
         except NotFiniteError as error:
             there = (
-                f"{folder.checkpoint} is as after epoch {saved[0]}, step {saved[1]}"
+                f"{folder.checkpoint} has the state after epoch {saved[0]}, step {saved[1]}"
                 if saved
                 else "no epoch was finished"
             )
@@ -158,15 +158,15 @@ def _run(trainer: Trainer, folder: RunFolder, *, eval_every: int, progress: bool
                     pixels = data.test_pixels(preprocess, workers=workers)
                     accuracy = evaluate(trainer.result, data.test, preprocess, workers=workers, pixels=pixels)
                     row[shown_metric(data.test_metric)] = accuracy
-            finally:  # a test image that cannot be read does not cost the epoch
+            finally:  # an unreadable test image must not lose the epoch
                 folder.save(trainer)
-                if not dropped:  # before its end a run has none of its own
+                if not dropped:  # results that exist now are from the run that is being replaced
                     folder.remove_results()
                     dropped = True
             if row is not None:
                 _log_epoch(trainer, row)
                 for kind, sign in signs(trainer, row).items():
-                    if kind not in warned:  # once: it stays as it is
+                    if kind not in warned:  # warn once, because the sign usually persists
                         log.warning("%s", sign)
                     warned.add(kind)
         saved = (trainer.epoch, trainer.step)
@@ -181,7 +181,7 @@ def _run(trainer: Trainer, folder: RunFolder, *, eval_every: int, progress: bool
 
 
 def _check_processes_agree(trainer: Trainer, out: Path, *, done: bool) -> None:
-    """Wait for the other processes. Raises: TrainingError where one would train something else, or go on elsewhere."""
+    """Wait for the other processes. Raises: TrainingError if one has another fingerprint or another position."""
     if trainer.placement.process.size == 1:
         return
     place = "the end" if done else f"epoch {trainer.epoch}, step {trainer.step}"
@@ -192,12 +192,12 @@ def _check_processes_agree(trainer: Trainer, out: Path, *, done: bool) -> None:
         if apart := differences(other, said[0]):
             raise TrainingError(
                 f"{out}: process {rank} (there) and process 0 (here) do not train the same: {apart}; all processes "
-                "need the same options and data, and one folder that all of them see"
+                "need the same options and data, and a shared folder"
             )
 
 
 def _log_start(trainer: Trainer, folder: RunFolder) -> None:
-    """What runs where, and what `auto` has chosen."""
+    """Log what runs where, including the values chosen by `auto`."""
     placement, processes = trainer.placement, trainer.placement.process.size
     if trainer.epoch or trainer.step:
         log.info(
@@ -221,8 +221,8 @@ def _log_start(trainer: Trainer, folder: RunFolder) -> None:
         pixels,
     )
     if trainer.start:
-        kept = ", ".join(trainer.start.kept_random) or "nothing"
-        log.info("initialised from %s; missing there, and random: %s", trainer.start.name, kept)
+        kept = ", ".join(trainer.start.kept_random) or "none"
+        log.info("initialised from %s; tensors not found there, which stay random: %s", trainer.start.name, kept)
 
 
 def _log_epoch(trainer: Trainer, row: dict[str, Any]) -> None:
@@ -246,10 +246,10 @@ def _duration(seconds: float) -> str:
 
 
 def _measure(trainer: Trainer, folder: RunFolder) -> dict[str, Any]:
-    """Save the weights, draw the curve, measure what was saved, and save them again with what was measured."""
+    """Save the weights, draw the curve, evaluate the saved weights, and save them again with the metrics."""
     data = trainer.data
     card = training_card(trainer, folder.name)
-    save_weights(trainer.result, card, folder.weights)  # first: nothing below may cost them
+    save_weights(trainer.result, card, folder.weights)  # first, so that no later error loses them
     write_run_file(folder.curve, learning_curve(trainer.history, folder.name))
     shipped, _ = load_weights(folder.weights)
     shipped.to(trainer.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -260,7 +260,7 @@ def _measure(trainer: Trainer, folder: RunFolder) -> dict[str, Any]:
 
 
 def _shared_metrics(trainer: Trainer, metrics: dict[str, Any]) -> dict[str, Any]:
-    """What the first process has measured, in all of them."""
+    """Send the metrics of the first process to all processes."""
     said = [metrics]
     if trainer.placement.process.size > 1:
         dist.broadcast_object_list(said)
@@ -277,13 +277,13 @@ def train_seeds(
     eval_every: int = 0,
     progress: bool = True,
 ) -> SeedsResult:
-    """One run a seed, each in `out/seed-N`; finished ones of the same run are taken as they are. Writes `seeds.json`.
+    """Train one run per seed in `out/seed-N`, reusing those that are complete. Writes `seeds.json`.
 
-    All folders are looked at before the first run begins. Raises: as `run_training`; ValueError for no seed or one
-    given twice; OutputExistsError where `seeds.json` is of other weights and `overwrite` is not given.
+    All folders are checked before the first run begins. Raises: like `run_training`; ValueError for no seeds or a
+    repeated one; OutputExistsError if `seeds.json` is of other weights and `overwrite` is not given.
     """
     if not seeds or len(set(seeds)) < len(seeds):
-        raise ArgumentError(f"seeds must be different numbers, as 0,1,2; got {','.join(map(str, seeds)) or 'none'}")
+        raise ArgumentError(f"seeds must be distinct, such as 0,1,2; got {','.join(map(str, seeds)) or 'none'}")
     if not all(0 <= seed < 2**32 for seed in seeds):
         raise ArgumentError(f"seeds must be between 0 and {2**32 - 1}; got {','.join(map(str, seeds))}")
     summary = out / "seeds.json"
@@ -337,7 +337,7 @@ def _train_seeds(
 
 
 def _check_summary(path: Path, name: str) -> None:
-    """Raises: OutputExistsError where `path` is there and not the summary of runs of these weights."""
+    """Raises: OutputExistsError if `path` exists and is not the summary of runs with these weights."""
     try:
         found = parse(read_input(path, MAX_SUMMARY_BYTES))
     except FileNotFoundError:
@@ -346,4 +346,4 @@ def _check_summary(path: Path, name: str) -> None:
         found = None
     theirs = found.get("name") if isinstance(found, dict) else None
     if theirs != name:
-        raise OutputExistsError(f"{path}: is there already, and not of {name}", f"remove it, or {ELSEWHERE}")
+        raise OutputExistsError(f"{path}: already exists and is not of {name}", f"remove it, or {ELSEWHERE}")

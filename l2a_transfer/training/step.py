@@ -1,4 +1,4 @@
-"""One training step as a module, which is what the processes of a group and torch.compile wrap."""
+"""One training step as a module, which DistributedDataParallel and torch.compile can wrap."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from l2a_transfer.models.objectives import Objective
 
 
 class TrainingStep(nn.Module):
-    """Images (B, 3, H, W), labels (B,) and progress () → loss, logits (B, K) and metrics, by the family's objective.
+    """Images (B, 3, H, W), labels (B,) and progress () → loss, logits (B, K) and metrics of the family's objective.
 
-    DistributedDataParallel averages the gradients of whatever its own `forward` computes. The loss is computed in there
+    DistributedDataParallel averages gradients only for what its own `forward` computes. The loss is computed inside it,
     so that an objective may call any method of the network.
     """
 

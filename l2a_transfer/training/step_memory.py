@@ -1,4 +1,4 @@
-"""What a training step takes on a CPU, so that a batch that does not fit is refused before the kernel ends the run."""
+"""Memory of a training step on a CPU, so that a batch that is too large is rejected before the kernel kills the run."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from l2a_transfer.training.recipe import TrainConfig
 from l2a_transfer.training.requirements import objective_of
 
 BESIDE = 1.1
-"""What a step takes at its peak, in units of what it keeps for the backward pass: between 1.15 and 1.38 in networks of
-a quarter of the paper's width (batches of 128 and 256, fp32 and bf16), so that nothing is refused that would fit."""
+"""Peak memory of a step, relative to the memory kept for the backward pass. Measured: 1.15 to 1.38 for networks of a
+quarter of the paper's width (batches of 128 and 256, fp32 and bf16). It is lower, so nothing that fits is rejected."""
 
 
 def require_step_memory(config: ModelConfig, recipe: TrainConfig, *, images: int, precision: str) -> None:
-    """Raises: MemoryLimitError where a step on `images` pictures of the recipe's size takes more than may be taken."""
+    """Raises: MemoryLimitError if a step on `images` pictures of the recipe's size needs more memory than allowed."""
     size, few, objective = recipe.size, 2 * (1 + config.partners), objective_of(config, recipe)
     small, large = (
         kept_bytes(config, n, size, precision, objective=objective, freeze=recipe.freeze) for n in (few, 2 * few)
@@ -28,14 +28,14 @@ def require_step_memory(config: ModelConfig, recipe: TrainConfig, *, images: int
     require_memory(
         int(BESIDE * images * (large - small) / few),
         f"a training step on {images} images of {size} × {size} pixels",
-        "a smaller `batch_size` or `width` takes less",
+        "use a smaller `batch_size` or `width`",
     )
 
 
 def kept_bytes(
     config: ModelConfig, images: int, size: int, precision: str, *, objective: Objective | None = None, freeze: str = ""
 ) -> int:
-    """Bytes that the forward pass on a CPU keeps for the backward pass, parameters left out."""
+    """Bytes that the forward pass on a CPU keeps for the backward pass, without parameters."""
     model = build_model(dataclasses.replace(config, dropout=0.0), seed=0).train()
     model = model.to(memory_format=torch.channels_last)
     freeze_part(model, freeze)

@@ -1,4 +1,4 @@
-"""Training by names and defaults: the recipe, the data and the network of one run."""
+"""Training from names and defaults: the recipe, the data and the network of one run."""
 
 from __future__ import annotations
 
@@ -150,7 +150,7 @@ def train(
     """
     check_order("train(architecture, data, out)", ("architecture", architecture), ("data", data))
     if not isinstance(architecture, str):
-        raise wrong_kind("architecture", "the name of an architecture, as 'vgg-att2-concat-pc'", architecture)
+        raise wrong_kind("architecture", "the name of an architecture, such as 'vgg-att2-concat-pc'", architecture)
     if architecture in pretrained_names():
         raise ArgumentError(
             f"architecture must be the name of an architecture; {architecture!r} names weights",
@@ -169,7 +169,7 @@ def train(
         image_size=image_size,
     )
     options: dict[str, Any] = {"normalizer": normalizer, "global_branch": global_branch, "selection": selection}
-    ModelConfig(architecture, width=width, **options)  # before data is read
+    ModelConfig(architecture, width=width, **options)  # checks the options before data is read
     held = TrainingData.from_source(source, holdout=holdout)
     if batch_size is None and "batch_size" not in named:
         fitting = chosen.fitting(len(held.train), scale=lr is None and "lr" not in named)
@@ -207,9 +207,9 @@ def chosen_recipe(
     dropout: float | None = None,
     image_size: int | None = None,
 ) -> TrainConfig:
-    """A recipe, with its epochs for the data set `data`, and what replaces its fields.
+    """A recipe with its number of epochs for the data set `data`, and with some fields replaced.
 
-    The learning rate scales with the batch size unless it is given, as `lr` or in `settings`. Raises: as TrainConfig,
+    The learning rate scales with the batch size unless it is given, in `lr` or `settings`. Raises: like TrainConfig,
     `find_recipe` and `with_settings`.
     """
     own = recipe if isinstance(recipe, TrainConfig) else find_recipe(recipe, data)

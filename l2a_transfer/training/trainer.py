@@ -1,4 +1,4 @@
-"""One run: a network, its optimizer and the position in its recipe; exact to the bit from wherever it is resumed."""
+"""One run: a network, its optimizer and the position in its recipe. A resumed run gives bitwise the same result."""
 
 from __future__ import annotations
 
@@ -48,18 +48,19 @@ from l2a_transfer.training.step_memory import require_step_memory
 
 log = logging.getLogger(__name__)
 LOOK_EVERY = 50
-"""Steps between two looks at the loss, for the bar and for one that is not finite; also an epoch's first and last."""
+"""Number of steps between checks of the loss, for the progress bar and for values that are not finite. The first and
+last step of an epoch are checked too."""
 Compute = Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor, dict[str, Tensor]]]
 """Images, labels and progress → loss, logits and metrics."""
 
 
 class Trainer:
-    """State that a checkpoint holds, and the methods that move it on.
+    """The state in a checkpoint, and the methods that advance it.
 
-    The position is (epoch, step in it); order, augmentation and dropout are functions of seed and position, so a
-    checkpoint needs no random state. Of several processes each takes its piece of every batch.
+    The position is (epoch, step within it). Order, augmentation and dropout depend only on seed and position, so a
+    checkpoint needs no random state. With several processes, each processes its part of every batch.
 
-    Raises: TrainingError for a model, recipe, data or device that do not go together.
+    Raises: TrainingError if model, recipe, data and device do not suit each other.
     """
 
     def __init__(
@@ -102,7 +103,7 @@ class Trainer:
         if recipe.average:
             self.average = MovingAverage(self.model, math.exp(-1 / max(1.0, recipe.average * self.steps)))
         self.commit = commit()
-        # Once: a fingerprint reads all pixels, or asks for the size of every file.
+        # Compute it once: a fingerprint reads all pixels, or the size of every file.
         self.data_sha256, self.test_sha256 = data.train.fingerprint(), data.test.fingerprint()
         self.epoch = self.step = 0
         self.seconds = 0.0
@@ -115,12 +116,12 @@ class Trainer:
 
     @cached_property
     def pixels(self) -> Pixels:
-        """What is trained on; opened, and decoded where it lies in memory, when it is first asked for."""
+        """The training pictures, opened at first use; they are decoded then if they are kept in memory."""
         return self.data.train_pixels(self.preprocess, self.device, self.placement)
 
     @property
     def result(self) -> Network:
-        """The network that the run ends with: the average where the recipe has one."""
+        """The network that the run produces: the average if the recipe has one."""
         return self.model if self.average is None else self.average.network
 
     @property
@@ -128,7 +129,7 @@ class Trainer:
         return self.epoch >= self.recipe.epochs
 
     def fingerprint(self) -> dict[str, Any]:
-        """Everything that changes the weights; two runs with the same one end with the same bytes on the CPU."""
+        """Everything that affects the weights. Runs with the same fingerprint give the same bytes on a CPU."""
         return {
             "model": json.dumps(self.config.to_json(), sort_keys=True),
             "recipe": json.dumps(self.recipe.to_json(), sort_keys=True),
@@ -148,14 +149,14 @@ class Trainer:
 
     @cached_property
     def machine(self) -> dict[str, str]:
-        """What of the first process's machine changes the weights; machines of a group may differ."""
+        """Properties of the first process's machine that affect the weights. Machines of a group may differ."""
         if not self.placement.process.is_main:
             return {}
         return machine(self.config, self.preprocess.size, self.data.train, self.device, self.precision)
 
     @property
     def earlier(self) -> dict[str, str]:
-        """What earlier versions had in the fingerprint of this very run, where they had something else."""
+        """Values that earlier versions had in the fingerprint of this run, if they differ."""
         return {"init_from": self.start.earlier_sha256} if self.start else {}
 
     def state(self) -> dict[str, Any]:
@@ -174,14 +175,14 @@ class Trainer:
         }
 
     def restore(self, content: dict[str, Any]) -> None:
-        """Take up what `state` gave. Raises: TrainingError where no run of this recipe can have given it."""
+        """Restore the result of `state`. Raises: TrainingError if no run of this recipe can have produced it."""
         try:
             content = {**content, "history": upgraded_history(content["history"])}
             check_position(content, epochs=self.recipe.epochs, steps=self.steps_per_epoch)
             at = content["epoch"] * self.steps_per_epoch + content["step"]
             sums = {"losses": self.losses, "correct": self.correct}
             check_tensors("sums", {key: content[key] for key in sums}, sums)
-            metrics = content.get("metrics", {})  # an objective's own; earlier versions had none
+            metrics = content.get("metrics", {})  # those of an objective; earlier versions had none
             check_metrics(metrics)
             check_tensors("model", content["model"], self.model.state_dict())
             if self.average is not None:
@@ -195,7 +196,7 @@ class Trainer:
         self.model.load_state_dict(content["model"])
         if self.average is not None:
             self.average.load_state_dict(content["average"])
-        groups = self.optimizer.state_dict()["param_groups"]  # what they hold is the recipe's
+        groups = self.optimizer.state_dict()["param_groups"]  # their values come from the recipe
         self.optimizer.load_state_dict({"state": momentum, "param_groups": groups})
         self.losses.copy_(content["losses"])
         self.correct.copy_(content["correct"])
@@ -204,17 +205,17 @@ class Trainer:
         self.history = list(content["history"])
 
     def run_epoch(self, *, progress: bool = True, stop: Callable[[], bool] = lambda: False) -> dict[str, Any] | None:
-        """Train to the end of the epoch; returns its loss, accuracy on the augmented images, rate and speed.
+        """Train to the end of the epoch; returns its loss, accuracy on augmented images, rate and speed.
 
-        Where `stop` says so between two steps, returns None: the position is then inside the epoch, and the next
-        call goes on from there. Nothing waits for a GPU but the progress bar, once in LOOK_EVERY steps, for a loss
-        that is long there. Raises: NotFiniteError where the loss, or a weight at the end, is not finite;
-        MemoryLimitError where a step takes more of a CPU's memory than this process may take.
+        If `stop` returns True between two steps, the result is None; the position is then inside the epoch, and the
+        next call continues from there. Reading the loss every LOOK_EVERY steps does not make the host wait for a GPU.
+        Raises: NotFiniteError if the loss, or a weight at the end, is not finite; MemoryLimitError if a step on a CPU
+        needs more memory than this process may use.
         """
         recipe, process = self.recipe, self.placement.process
         size, first = recipe.resolution(self.epoch), self.step
         if self._step is None:
-            # Of a GPU, PyTorch says itself what is lacking; torch.compile decides by itself what is kept.
+            # On a GPU, PyTorch reports missing memory itself. With torch.compile, we cannot know what is kept.
             if self.device.type == "cpu" and not self.placement.compile:
                 each = recipe.batch_size // self.placement.process.size
                 require_step_memory(self.config, recipe, images=each, precision=self.precision)
@@ -239,7 +240,7 @@ class Trainer:
             mininterval=1.0,
         )
         started = time.perf_counter()
-        # Dropout draws from the global generators: seeded for each step, and given back as they were found.
+        # Dropout draws from the global generators. They are seeded for each step, and restored afterwards.
         devices = [self.device] if self.device.type == "cuda" else []
         with bar, arithmetic(self.precision), torch.random.fork_rng(devices=devices):
             for images, labels in batches:
@@ -303,13 +304,13 @@ class Trainer:
         }
 
     def seconds_left(self) -> float:
-        """How long the remaining epochs will take; NaN before the first has ended."""
+        """Estimated seconds for the remaining epochs; NaN before the first has ended."""
         return self.pace.seconds_left(self.recipe, epoch=self.epoch, seconds=self.seconds)
 
     def _wrapped(self) -> Compute:
-        """The step as it is called: compiled, and with the processes' gradients averaged."""
+        """The step, compiled if requested, and with gradients averaged over processes."""
         if self.placement.process.size == 1:
-            # The network alone is compiled, so that an objective's sampling stays as it is.
+            # Only the network is compiled, so that an objective's sampling does not change.
             return TrainingStep(self._compiled(self.model), self.objective, self._generator)
         step = TrainingStep(self.model, self.objective, self._generator)
         ids = [self.device.index] if self.device.type == "cuda" else None
@@ -319,8 +320,8 @@ class Trainer:
         return wrapped
 
     def _compiled(self, module: nn.Module) -> Any:
-        """`module` through torch.compile where the run asks for it."""
-        # A recipe has few image sizes, and code for each is faster than code for any.
+        """`module`, compiled with torch.compile if the run requests it."""
+        # A recipe has few image sizes, and specialised code for each is faster than generic code.
         return compiled(module, self.device.type) if self.placement.compile else module
 
     def _check_finite(self, losses: Tensor) -> None:
@@ -329,7 +330,7 @@ class Trainer:
             raise self._not_finite("the loss is not finite at", int(bad[0]))
 
     def _check_state(self) -> None:
-        """What is saved now must be good: the losses so far, and what the last of them has made of the weights."""
+        """Check before saving that the losses, the metrics, the weights and the momentum are finite."""
         self._check_finite(self.losses)
         for name, value in self.metrics.items():
             if not torch.isfinite(value):

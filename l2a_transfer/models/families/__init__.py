@@ -1,1 +1,1 @@
-"""What a family of networks is, as data: one file a family, without torch. Its modules are in `models/networks`."""
+"""Families of networks as data, one file per family, without torch. Their torch modules are in `models/networks`."""

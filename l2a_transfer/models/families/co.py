@@ -1,4 +1,4 @@
-"""Co-attention across two images of one class: what a second image shows beside what the first one does."""
+"""Co-attention across two images of one class: a second image adds to what the first one shows."""
 
 from __future__ import annotations
 

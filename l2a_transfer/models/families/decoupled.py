@@ -1,4 +1,4 @@
-"""Decoupled spatial attention (Zhang et al. 2018): each class has weights of its own over the positions."""
+"""Decoupled spatial attention (Zhang et al. 2018): each class has its own weights over the positions."""
 
 from __future__ import annotations
 

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 @family("vgg-pan")
 class PanFamily(Family):
-    """A gate at L2, and attention at L3, whose attended feature is the transfer feature."""
+    """A gate at L2, and attention at L3. The attended feature of L3 is the transfer feature."""
 
     architectures = (Architecture("vgg-pan", levels=("L3",), head="concat", compatibility="pc"),)
 

@@ -1,4 +1,4 @@
-"""VGGs without attention: the paper's baseline, and one that averages its last map."""
+"""VGGs without attention: the paper's baseline, and one with global average pooling."""
 
 from __future__ import annotations
 

@@ -45,7 +45,7 @@ class SoftFamily(Family):
         return SelectionLoss(find_selection(config.selection), sampling or Sampling(), label_smoothing)
 
     def readouts(self, network: nn.Module, sampling: Sampling) -> dict[str, nn.Module]:
-        """Of hard selection: one draw, the mean class probability of 16 draws, and soft weights instead."""
+        """For hard selection: one draw, the mean class probability of 16 draws, and soft weights instead."""
         config: ModelConfig = network.config  # type: ignore[assignment]
         if find_selection(config.selection).name != "hard":
             return {}

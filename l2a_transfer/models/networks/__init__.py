@@ -1,1 +1,1 @@
-"""The torch modules of the families, one file a family; imported when a network is built."""
+"""The torch modules of the families, one file per family; imported when a network is built."""

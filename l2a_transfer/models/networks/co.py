@@ -20,7 +20,7 @@ from l2a_transfer.models.parts import Parts
 
 
 class CoAttention(nn.Module):
-    """Of each image a with its partner b: what b shows at the places that resemble each position of a.
+    """For each image a and its partner b: what b shows where it resembles each position of a.
 
     `S = V_bᵀ D V_a` with a diagonal D, `Z_a = V_b softmax(S)` over b's positions, and the gate `f_a = σ(w · Z_a)` [1]_.
     With a and b swapped, S is its transpose: the same D and w serve both.
@@ -28,7 +28,7 @@ class CoAttention(nn.Module):
     Parameters
     ----------
     channels : int
-        C, of the local features.
+        C, the number of channels of the local features.
 
     References
     ----------
@@ -38,11 +38,11 @@ class CoAttention(nn.Module):
 
     def __init__(self, channels: int) -> None:
         super().__init__()
-        self.D = nn.Parameter(torch.full((channels,), 1 / math.sqrt(channels)))  # at first the scaled dot product
+        self.D = nn.Parameter(torch.full((channels,), 1 / math.sqrt(channels)))  # initially the scaled dot product
         self.w = nn.Parameter(torch.randn(channels) / math.sqrt(channels))
 
     def forward(self, a: Tensor, b: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """What the partner shows, where it looks, and the gate.
+        """Compute what the partner shows, where it looks, and the gate.
 
         Parameters
         ----------
@@ -52,9 +52,9 @@ class CoAttention(nn.Module):
         Returns
         -------
         shown : Tensor (B, C, H, W)
-            `f_a Z_a`: what b shows at each position of a. float32, as is all that follows.
+            `f_a Z_a`: what b shows at each position of a. Like the other outputs, it is float32.
         looks : Tensor (B, H, W)
-            Where in a the positions of b look: the mean over them of the softmax of S over a's positions. Sums to 1.
+            Where in a the positions of b look: the softmax of S over a's positions, averaged over b's. Sums to 1.
         gate : Tensor (B, H, W)
             f_a.
         """
@@ -70,15 +70,15 @@ class CoAttention(nn.Module):
 
 
 def _swapped(pairs: Tensor) -> Tensor:
-    """(B, …) of pairs, one after the other, with the members of each changed over."""
+    """Swap the two members of each pair in a batch (B, …) of consecutive pairs."""
     return pairs.reshape(-1, 2, *pairs.shape[1:]).flip(1).flatten(0, 1)
 
 
 class CoAttentionVGG(AttentionVGG):
-    """An attention network that also reads, at each position of L3, what a partner of the image shows there.
+    """An attention network that also reads, at each position of L3, what the image's partner shows there.
 
-    The published network concatenates `f_a Z_a` and V_a for a convolution that segments. Here they are averaged by the
-    attention weights of L3, and the classifier reads both: `g_a` of the level `co` is `Σ_i a_i f_i Z_i`.
+    The published network concatenates `f_a Z_a` and V_a as input of a segmentation convolution. Here they are averaged
+    with the attention weights of L3, and the classifier reads both: `g_a` of the level `co` is `Σ_i a_i f_i Z_i`.
     """
 
     def __init__(self, config: ModelConfig) -> None:
@@ -93,14 +93,14 @@ class CoAttentionVGG(AttentionVGG):
         return self._attend_beside(own, local["L3"][len(images) :])
 
     def attend_group(self, images: Tensor) -> Attended:
-        """As that of `Network`, but the trunk sees each image once. Raises: ArgumentError for what are no pairs."""
+        """Like `Network.attend_group`, but runs the trunk once per image. Raises: ArgumentError for an odd number."""
         if len(images) % 2:
-            raise ArgumentError(f"images must be pairs, one after the other; got {len(images)}")
+            raise ArgumentError(f"images must be consecutive pairs; got {len(images)} images")
         local = self.local_features(images)
         return self._attend_beside(local, _swapped(local["L3"]))
 
     def _attend_beside(self, local: dict[str, Tensor], partner: Tensor) -> Attended:
-        """Of the local features of images, and L3 of their partners."""
+        """The result for local features of images and L3 of their partners."""
         shown, looks, gate = self.co(local["L3"], partner)
         g_a, maps = self.attended(local)
         g_a["co"] = (shown * maps["L3"][:, None]).sum(dim=(2, 3))  # (B, C)
@@ -114,7 +114,7 @@ class CoAttentionVGG(AttentionVGG):
         return Network.attend_from(self, local)
 
     def evidence(self, found: Attended, targets: Tensor) -> Evidence:
-        """Of `co` too, whose positions are those of the image: `a_i f_i Z_i` is added there, wherever b shows it."""
+        """Includes `co`, whose positions are those of the image: `a_i f_i Z_i` counts there, wherever it is in b."""
         return super().evidence(replace(found, maps={**found.maps, "co": found.maps["L3"]}), targets)
 
     def parts(self) -> Parts:

@@ -1,4 +1,4 @@
-"""Decoupled spatial attention (Zhang et al. 2018): where to look, and what is there, as two maps a class."""
+"""Decoupled spatial attention (Zhang et al. 2018): two maps per class, for where to look and what is there."""
 
 from __future__ import annotations
 
@@ -22,18 +22,18 @@ class DecoupledVGG(Network):
 
     The expansive map S says where to look for a class: dropout, a 1 × 1 convolution to K classes, dropout, and
     `softplus + 0.1` divided by its sum over positions. The discriminative map D says what is there: a 1 × 1
-    convolution to K classes, `D_ci = <w_c, l_i> + b_c`. As S_c sums to 1, b_c counts once, as a classifier's bias does.
+    convolution to K classes, `D_ci = <w_c, l_i> + b_c`. S_c sums to 1, so b_c counts once, like a classifier's bias.
 
     Notes
     -----
-    The trunk has the four pools of `vgg-gap`, and not the late pools of the attention networks. With the same weight
-    at every position the network is then `vgg-gap` exactly, D being its classifier at each position, so what it does
-    better or worse comes from S alone. The price is a coarse map: 2 × 2 positions at 32 × 32 pixels. At the smallest
-    size, 16 × 16 pixels, there is one position, and S is 1.
+    The trunk has the four pools of `vgg-gap` instead of the late pools of the attention networks. With equal weights at
+    all positions, the network is then exactly `vgg-gap`, with D as its classifier at each position, so any difference
+    in accuracy comes from S alone. The price is a coarse map: 2 × 2 positions at 32 × 32 pixels. At the smallest size,
+    16 × 16 pixels, there is one position, and S is 1.
 
-    There is no global feature. The classes' maps do not fit into `Attended.maps`, which has one map (B, H, W) a name;
-    given is their mean over the classes. Ours, and not the paper's, is the transfer feature: the local features
-    weighted by that mean, which is the mean over the classes of the features weighted by each class's S.
+    There is no global feature. `Attended.maps` has one map (B, H, W) per name, so it contains the mean of the classes'
+    maps. The transfer feature is ours, not the paper's: the local features weighted by that mean map, which equals the
+    mean over classes of the features weighted by each class's S.
     """
 
     def __init__(self, config: ModelConfig) -> None:
@@ -63,7 +63,7 @@ class DecoupledVGG(Network):
         return Attended(logits, feature, feature, {"L3": mean}, local)
 
     def evidence(self, found: Attended, targets: Tensor) -> Evidence:
-        """`e_i = S_ci D_ci`, whose sum over positions is the logit; nothing is left for a constant."""
+        """`e_i = S_ci D_ci`, which sums to the logit over positions; the constant is 0."""
         local = at_least_float32(found.local["L3"])
         expansive, discriminative = (
             torch.einsum("bchw,bc->bhw", local, layer.weight[targets, :, 0, 0])

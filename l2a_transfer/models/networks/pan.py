@@ -14,10 +14,11 @@ from l2a_transfer.models.parts import Parts, trunk_parts
 
 
 class PanVGG(Network):
-    """Progressive attention (Seo et al. 2016) as the paper's baseline has it.
+    """Progressive attention (Seo et al. 2016) as in the paper's baseline.
 
-    At L2 `σ(<u, l_i + g₂>)` multiplies the map, which then feeds the rest; at L3 a softmax over `<u, l_i + g₃>`
-    gives the attended feature that classifies. g₂ acts through the sigmoid and is always built; g₃ is inert.
+    At L2, `σ(<u, l_i + g₂>)` multiplies the map, which then feeds the rest of the network. At L3, a softmax over
+    `<u, l_i + g₃>` gives the attended feature for the classifier. g₂ acts through the sigmoid and is always built; g₃
+    is inert.
     """
 
     def __init__(self, config: ModelConfig) -> None:
@@ -50,13 +51,13 @@ class PanVGG(Network):
         return Attended(self.classifier(dropped), {"L3": g_a}, {"L3": seen}, maps, levels)
 
     def evidence(self, found: Attended, targets: Tensor) -> Evidence:
-        """Of L3, which alone is classified. What the gate at L2 lets pass is part of L3's local features."""
+        """Only for L3, because only L3 is classified. The effect of the gate at L2 is part of L3's local features."""
         weights, constant = read_by(self.head, self.classifier.weight, found.g_a_bn_relu["L3"], targets)
         positions = found.maps["L3"] * torch.einsum("bchw,bc->bhw", at_least_float32(found.local["L3"]), weights)
         return Evidence({"L3": positions}, {"L3": constant + self.classifier.bias[targets]})
 
     def parts(self) -> Parts:
-        """The gate at L2, and the global feature that it reads, lie between the blocks 5 and 4."""
+        """The gate at L2 and the global feature that it reads come between blocks 5 and 4."""
         blocks = trunk_parts()
         return {
             "classifier": ("classifier",),

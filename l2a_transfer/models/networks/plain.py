@@ -1,4 +1,4 @@
-"""The VGGs without attention: the paper's baseline, and one that averages its last map."""
+"""The VGGs without attention: the paper's baseline, and one with global average pooling."""
 
 from __future__ import annotations
 
@@ -40,13 +40,13 @@ class VGG(Network):
         return trunk_steps(self.trunk, pools_after=(0, 1, 2, 3))
 
     def attend_from(self, local: dict[str, Tensor]) -> Attended:
-        x = local["L3"].amax(dim=(2, 3))  # (B, C); at 32 × 32 the paper's fifth pool
+        x = local["L3"].amax(dim=(2, 3))  # (B, C); at 32 × 32 it is the paper's fifth pool
         seen, dropped = self.head(self.hidden(self.dropout(x)))
         feature = {"head": at_least_float32(seen)}
         return Attended(self.classifier(dropped), feature, feature, {}, local)
 
     def evidence(self, found: Attended, targets: Tensor) -> Evidence:
-        """Each channel's share lies where the channel has its maximum, the first one where there are several."""
+        """Each channel's contribution is at its maximum, or at the first of several equal maxima."""
         weights, constant = read_by(self.head, self.classifier.weight, found.g_a["head"], targets)
         B, _, H, W = found.local["L3"].shape
         highest, where = found.local["L3"].flatten(2).max(dim=2)  # (B, C)
@@ -78,7 +78,7 @@ class GapVGG(Network):
         return Attended(self.classifier(feature["gap"]), feature, feature, {}, local)
 
     def evidence(self, found: Attended, targets: Tensor) -> Evidence:
-        """The class activation map over the number of positions."""
+        """The class activation map divided by the number of positions."""
         local = at_least_float32(found.local["L3"])
         positions = torch.einsum("bchw,bc->bhw", local, self.classifier.weight[targets]) / local[0, 0].numel()
         return Evidence({"L3": positions}, {"L3": self.classifier.bias[targets]})

@@ -74,7 +74,7 @@ class AttentionVGG(Network):
 
     @property
     def draws(self) -> bool:
-        """Whether positions are drawn by the pixels of the image."""
+        """Whether positions are drawn with noise that depends on the image's pixels."""
         return find_selection(self.config.selection).needs == "noise"
 
     def local_steps(self) -> tuple[Step, ...]:
@@ -86,7 +86,7 @@ class AttentionVGG(Network):
     def attended(
         self, local: dict[str, Tensor], noise: dict[str, Tensor] | None = None
     ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        """Level → attended feature (B, C), and level → weights (B, H, W); `noise` for a selection that needs it."""
+        """Level → attended feature (B, C), and level → weights (B, H, W); `noise` only if the selection needs it."""
         g_a: dict[str, Tensor] = {}
         maps: dict[str, Tensor] = {}
         for level, g in self.global_features(local).items():
@@ -94,7 +94,7 @@ class AttentionVGG(Network):
         return g_a, maps
 
     def global_features(self, local: dict[str, Tensor]) -> dict[str, Tensor | None]:
-        """Level → g as its attention takes it, (B, C); None where it is not built."""
+        """Level → the g that its attention takes, (B, C); None if it is not built."""
         g = None if self.global_branch is None else self.global_branch(local["L3"])
         return {
             level: self.project_g(g) if level == "L1" and self.project_g is not None else g for level in self.attention
@@ -108,7 +108,7 @@ class AttentionVGG(Network):
     def classified(
         self, g_a: dict[str, Tensor], maps: dict[str, Tensor] | None = None, local: dict[str, Tensor] | None = None
     ) -> Attended:
-        """The attended features as the classifiers see them, and the logits."""
+        """Compute the logits, and the attended features as the classifiers see them."""
         pairs = {level: self.heads[level](value) for level, value in g_a.items()}
         seen = {level: pair[0] for level, pair in pairs.items()}
         dropped = [pair[1] for pair in pairs.values()]
@@ -123,12 +123,12 @@ class AttentionVGG(Network):
         return Attended(logits, g_a, seen, maps or {}, local or {})
 
     def logits_of_all(self, seen: list[Tensor]) -> Tensor:
-        """Logits for every combination of positions, one of each level.
+        """Logits for every combination of positions, one per level.
 
         Parameters
         ----------
         seen : list of Tensor (B, P, C)
-            What the classifier would read of each position, for each level.
+            What the classifier would read at each position, for each level.
 
         Returns
         -------
@@ -181,16 +181,16 @@ class AttentionVGG(Network):
 
 
 def pixel_noise(images: Tensor, local: dict[str, Tensor], config: ModelConfig) -> dict[str, Tensor]:
-    """Noise that is 1 at one position of each level and 0 elsewhere, as a function of an image's pixels alone.
+    """Noise that is 1 at one position of each level and 0 elsewhere. It depends only on the image's pixels.
 
     Parameters
     ----------
     images : Tensor (B, 3, H, W)
-        Normalised. They are rounded to 1/64 first, so that the last bits of their arithmetic play no part.
+        Normalised. They are rounded to 1/64 first, so that rounding errors have no effect.
     local : dict of str to Tensor (B, C, H, W)
         Level → local features, for the number of positions.
     config : ModelConfig
-        For the levels.
+        The config, which gives the levels.
 
     Returns
     -------
