@@ -232,6 +232,10 @@ def test_after_a_damaged_picture_is_taken_away_the_same_command_works(tmp_path: 
         ("extract --model pixels --data CIFAR10 --out f.h5", "did you mean 'cifar10'"),
         ("extract --model VGG-ATT2-CONCAT-PC --data digits --out f.h5", "did you mean 'vgg-att2-concat-pc'"),
         ("extract --model nothing.like.it --data digits --out f.h5", "unknown model 'nothing.like.it'. Models are"),
+        (
+            "extract --model mine.pth --data digits --out f.h5",
+            "such as torchvision:resnet18, and pass the file as --weights",
+        ),
         ("extract --model untrained:vgg@wide --data digits --out f.h5", "untrained:ARCH[@WIDTH]"),
         ("extract --model pixels --data imagefolder: --out f.h5", "needs a path after the colon"),
         ("extract --model pixels --data npz: --out f.h5", "as npz:photos.npz"),

@@ -34,6 +34,8 @@ BACKBONE_OPTIONS = (
     *("image_size", "fit", "decode", "mean", "std", "weights", "download"),
 )
 """What backends of other networks let their user choose; both are parameters of `open_backend`."""
+CHECKPOINTS = (".pth", ".pt", ".ckpt", ".bin", ".tar")
+"""How the names of PyTorch's checkpoints end."""
 DEFAULT_BACKEND = "torch"
 """Takes each name that no other backend takes, so that a misspelt one gets the nearest names of weights."""
 UNSET: dict[str, tuple[object, ...]] = {
@@ -288,6 +290,11 @@ def open_backend(
             f"{model}: runs in {spec.name}; {backend} takes {REGISTERED_BACKENDS[backend].models}",
             f"leave out `backend`, or use `backend='{spec.name}'`",
         )
+    if spec.name == DEFAULT_BACKEND and model.endswith(CHECKPOINTS):
+        raise UnknownNameError(
+            f"{model}: a PyTorch checkpoint, which does not say what network it is of",
+            "name its network, such as torchvision:resnet18, and pass the file as `weights`",
+        )
     _refuse_others(model, spec, given)
     if spec.package:
         require_package(model, spec.package, spec.extra)
@@ -302,7 +309,6 @@ def open_backend(
 
 
 def _prefixed(model: str) -> str:
-    """How networks of other libraries are named."""
     return f"torchvision:{model}, timm:{model} or hf:{model}"
 
 
