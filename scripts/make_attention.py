@@ -46,7 +46,7 @@ def main() -> None:
 
 def mechanism() -> str:
     """What each member computes, and what a step costs."""
-    steps = {row["attention"]: f"{row['over_uniform']:.2f}" for row in result("attention-cost")["rows"]}
+    steps = {row["attention"]: cost(row) for row in result("attention-cost")["rows"]}
     return table(MECHANISM, 6, [[*words(member), steps.get(member.name, "–")] for member in FAMILY])
 
 
@@ -63,6 +63,13 @@ def words(member: Member) -> list[str]:
         "gradient" if config.selection == "soft" else drawn,
         yes(not not_exported(config)),
     ]
+
+
+def cost(row: dict[str, Any]) -> str:
+    """The median over rounds of the time of a step over the control's, and the range of the rounds."""
+    low, high = min(row["all_over_uniform"]), max(row["all_over_uniform"])
+    median = f"{row['over_uniform']:.2f}"
+    return median if low == high else f"{median} ({low:.2f}–{high:.2f})"
 
 
 def reached() -> str:
