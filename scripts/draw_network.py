@@ -26,7 +26,7 @@ TRUNK = 5
 """Blocks of every network; those after them and g are built only if g acts, and are dashed."""
 SMALL = ' class="small"'
 WIDTH, STEP, BOX_W, BOX_H, TOP, HALF = 1000, 124, 100, 58, 40, 58
-CSS = """text{font:13px sans-serif;fill:#222}.small{font-size:11px;fill:#555}.box{fill:#eef2f6;stroke:#5b6b7b}
+CSS = """text{font:14px sans-serif;fill:#222}.small{font-size:12px;fill:#555}.box{fill:#eef2f6;stroke:#5b6b7b}
 .level{fill:#dbe9f6}.attention{fill:#fdeacc;stroke:#b3761b}.feature{fill:#e2f1de;stroke:#4b7f3c}
 path{fill:none;stroke:#5b6b7b;stroke-width:1.4;marker-end:url(#tip)}.g{stroke:#b3761b}.g,.optional{stroke-dasharray:5 3}
 @media(prefers-color-scheme:dark){text{fill:#eee}.small{fill:#bbb}.box{fill:#2b333b}.level{fill:#234463}

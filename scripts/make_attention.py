@@ -57,12 +57,17 @@ def words(member: Member) -> list[str]:
     drawn = f"draws, `{sampler}`" if draws and sampler != "exact" else "expectation over draws" if draws else "draws"
     return [
         f"`{member.name}`",
-        member.formula,
+        unbroken(member.formula),
         yes(config.builds_global_branch),
         yes(all(spec.kind != "gate" for spec in config.maps)),
         "gradient" if config.selection == "soft" else drawn,
         yes(not not_exported(config)),
     ]
+
+
+def unbroken(formula: str) -> str:
+    """The formula with no-break spaces around its operators and within ⟨ ⟩."""
+    return re.sub(r"(?<=[=+−/]) | (?=[=+−/])|(?<=⟨u,) |(?<=⟨l_i,) ", "\N{NO-BREAK SPACE}", formula)
 
 
 def cost(row: dict[str, Any]) -> str:
