@@ -22,11 +22,13 @@ BLOCKS = (
     ("conv 14", 512, 4, ""),
     ("conv 15", 512, 2, ""),
 )
+TRUNK = 5
+"""Blocks of every network; those after them and g are built only if g acts, and are dashed."""
 SMALL = ' class="small"'
 WIDTH, STEP, BOX_W, BOX_H, TOP, HALF = 1000, 124, 100, 58, 40, 58
-CSS = """text{font:13px sans-serif;fill:#222}.small{font-size:11px;fill:#555}.box{fill:#eef2f6;stroke:#5b6b7b}
+CSS = """text{font:14px sans-serif;fill:#222}.small{font-size:12px;fill:#555}.box{fill:#eef2f6;stroke:#5b6b7b}
 .level{fill:#dbe9f6}.attention{fill:#fdeacc;stroke:#b3761b}.feature{fill:#e2f1de;stroke:#4b7f3c}
-path{fill:none;stroke:#5b6b7b;stroke-width:1.4;marker-end:url(#tip)}.g{stroke:#b3761b;stroke-dasharray:5 3}
+path{fill:none;stroke:#5b6b7b;stroke-width:1.4;marker-end:url(#tip)}.g{stroke:#b3761b}.g,.optional{stroke-dasharray:5 3}
 @media(prefers-color-scheme:dark){text{fill:#eee}.small{fill:#bbb}.box{fill:#2b333b}.level{fill:#234463}
 .attention{fill:#54400f}.feature{fill:#274a1d}}"""
 
@@ -66,19 +68,19 @@ def figure() -> str:
     for k, (name, channels, side, level) in enumerate(BLOCKS):
         assert not level or LEVELS[level] == channels
         x = left + k * STEP
-        parts.append(
-            box(x, TOP, BOX_W, BOX_H, f"box{' level' if level else ''}", name, f"{channels} × {side} × {side}")
-        )
+        kind = "box optional" if k >= TRUNK else "box level" if level else "box"
+        parts.append(box(x, TOP, BOX_W, BOX_H, kind, name, f"{channels} × {side} × {side}"))
         if level:
             parts.append(f'<text x="{x + BOX_W / 2:g}" y="{TOP - 10}" text-anchor="middle">{level}</text>')
             centre[level] = x + BOX_W / 2
         following = left + (k + 1) * STEP
-        parts.append(arrow((x + BOX_W, TOP + BOX_H / 2), (following - 4, TOP + BOX_H / 2)))
+        middle = TOP + BOX_H / 2
+        parts.append(arrow((x + BOX_W, middle), (following - 4, middle), kind="optional" if k >= TRUNK - 1 else ""))
         if k >= 2:
             gap = (x + BOX_W + following) / 2
             parts.append(f'<text class="small" x="{gap:g}" y="{TOP + BOX_H + 14}" text-anchor="middle">pool</text>')
     g_x = left + len(BLOCKS) * STEP
-    parts.append(box(g_x, TOP, 44, BOX_H, "attention", "g"))
+    parts.append(box(g_x, TOP, 44, BOX_H, "attention optional", "g"))
     branch_y, turn = attention_y - 30, g_x + 22
     for level in attended:
         x = centre[level]
@@ -90,6 +92,9 @@ def figure() -> str:
         parts.append(arrow((x, attention_y + 58), (x, feature_y - 4)))
         parts.append(box(x - HALF, feature_y, 2 * HALF, 58, "feature", "g_a", f"Σᵢ aᵢ lᵢ   ({LEVELS[level]})"))
         parts.append(arrow((x, feature_y + 58), (x, logits_y - 4)))
+    legend_x, legend_y = g_x - 180, attention_y + 34
+    parts.append(arrow((legend_x, legend_y), (legend_x + 40, legend_y), kind="optional"))
+    parts.append(f'<text x="{legend_x + 50:g}" y="{legend_y + 4.5:g}">built only if g acts</text>')
     first, last = centre[attended[0]], centre[attended[-1]]
     span = (first - HALF - 40, last - first + 2 * HALF + 80)
     parts.append(box(span[0], logits_y, span[1], 44, "feature", "concatenated g_a: the feature that is extracted"))

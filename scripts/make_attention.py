@@ -45,8 +45,8 @@ def main() -> None:
 
 
 def mechanism() -> str:
-    """The formula of each member, and the cost of a step."""
-    steps = {row["attention"]: f"{row['over_uniform']:.2f}" for row in result("attention-cost")["rows"]}
+    """What each member computes, and what a step costs."""
+    steps = {row["attention"]: cost(row) for row in result("attention-cost")["rows"]}
     return table(MECHANISM, 6, [[*words(member), steps.get(member.name, "–")] for member in FAMILY])
 
 
@@ -57,12 +57,24 @@ def words(member: Member) -> list[str]:
     drawn = f"draws, `{sampler}`" if draws and sampler != "exact" else "expectation over draws" if draws else "draws"
     return [
         f"`{member.name}`",
-        member.formula,
+        unbroken(member.formula),
         yes(config.builds_global_branch),
         yes(all(spec.kind != "gate" for spec in config.maps)),
         "gradient" if config.selection == "soft" else drawn,
         yes(not not_exported(config)),
     ]
+
+
+def unbroken(formula: str) -> str:
+    """The formula with no-break spaces around its operators and within ⟨ ⟩."""
+    return re.sub(r"(?<=[=+−/]) | (?=[=+−/])|(?<=⟨u,) |(?<=⟨l_i,) ", "\N{NO-BREAK SPACE}", formula)
+
+
+def cost(row: dict[str, Any]) -> str:
+    """The median over rounds of the time of a step over the control's, and the range of the rounds."""
+    low, high = min(row["all_over_uniform"]), max(row["all_over_uniform"])
+    median = f"{row['over_uniform']:.2f}"
+    return median if low == high else f"{median} ({low:.2f}–{high:.2f})"
 
 
 def reached() -> str:

@@ -28,10 +28,13 @@ TIMED_ALONE = frozenset({"vgg-att2-concat-pc.cifar10-w025.fast.seed-2"})
 """Runs with no other training at the same time; the durations of all others are not comparable."""
 HEAD = (
     "# Zoo\n\n"
-    "Every network that was trained here to its end, by `scripts/make_zoo.py` from the cards; a test holds the page to "
-    "them. Accuracy: on test images, n of them, or on those held out where the second column says so; last epoch, the "
-    "float16 numbers that ship; mean ± sample standard deviation over the seeds. Time: of runs beside which no "
-    "other training ran, where there is one. In bold: an architecture of which weights ship with the package.\n\n"
+    "This page lists the trained networks whose weights are in the repository, with the accuracy on the data set that "
+    "each was trained on. Use it to see which architectures, widths and seeds exist. `scripts/make_zoo.py` generates "
+    "the table from the cards of the weights, and a test compares the two.\n\n"
+    "- **Accuracy**: after the last epoch, on n test images, or on held-out images if the second column says so. The "
+    "weights are in float16, as in the files. With several seeds, mean ± sample standard deviation.\n"
+    "- **Minutes a run**: only measured in runs beside which no other training ran.\n"
+    "- **Bold**: weights of this architecture ship with the package.\n\n"
     "| architecture | trained on | width | parameters | accuracy, % | n | seeds | recipe | devices | minutes a run |\n"
     "|---|---|---:|---:|---:|---:|---|---|---|---:|\n"
 )

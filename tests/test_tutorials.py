@@ -118,6 +118,9 @@ def test_the_program_of_the_page_on_onnx_gives_the_features_of_an_extraction(
         names: dict[str, Any] = {}
         exec(program.replace("photo.jpg", f"photos/{name}"), names)
         np.testing.assert_allclose(names["features"][0], expected[row], rtol=0, atol=1e-4)
+    Image.fromarray(noise[..., 0].astype(np.uint16) << 8).save("deep.png")
+    with pytest.raises(ValueError, match="8 bits"):
+        exec(program.replace("photo.jpg", "deep.png"), {})
 
 
 def test_the_phrases_that_read_as_translated_are_found_outside_of_code() -> None:
