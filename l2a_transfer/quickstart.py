@@ -77,9 +77,9 @@ class QuickstartResult:
 def quickstart(out: Path, *, overwrite: bool = False, progress: bool = True) -> QuickstartResult:
     """Run the main experiment on what ships in the package: features, SVMs, and maps against masks.
 
-    Features of caltech-mini are extracted with the bundled network and three controls, and an SVM is fitted on each;
-    all four rows of the table share one split and one protocol. Then maps of the network and of its uniform control are
-    measured against the masks of airplanes-mini.
+    Features of caltech-mini are extracted with the bundled attention network, its uniform control, an untrained network
+    and as raw pixels, and an SVM is fitted to each; all four rows of the table share one split and one protocol. Then
+    maps of the two bundled networks are measured against the masks of airplanes-mini.
 
     Writes `features-NAME.h5`, the report (`report.html`, Markdown, CSV, JSON, plots), `localization.html` and
     `localization.json`, and `attention.png` into `out`.

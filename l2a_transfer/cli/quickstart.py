@@ -35,9 +35,9 @@ Next:
 def command(obj: dict[str, Any], out: Path, overwrite: bool) -> None:
     """Run the main experiment on bundled data. Works offline.
 
-    A pretrained attention network and three controls extract features from photographs that they have never seen, and
-    a linear SVM is fitted to each set of features. The maps of the network and of its control with uniform attention
-    are compared with the outlines of airplanes.
+    A pretrained attention network, the same network with uniform attention, an untrained one and raw pixels give
+    features of photographs that no network has seen, and a linear SVM is fitted to each. The maps of the two pretrained
+    networks are compared with the outlines of airplanes.
 
     \b
     Example:
