@@ -136,7 +136,7 @@ def export_onnx(
 
 
 def not_exported(config: ModelConfig) -> str:
-    """Why networks of this config cannot be written as ONNX; empty where they can."""
+    """Why networks of this config cannot be written as ONNX; empty if they can."""
     normalizer = find_normalizer(config.normalizer)
     if config.partners:
         return "attends each image with others, and an ONNX file takes images alone"

@@ -51,7 +51,7 @@ def require_memory(needed: int, what: str, remedy: str) -> None:
 
 
 def require_memory_to_parse(content: bytes, path: str | Path) -> None:
-    """Raises: MemoryLimitError where the values of a JSON document would not fit into memory, before it is parsed."""
+    """Raises: MemoryLimitError if the values of a JSON document would not fit into memory, before it is parsed."""
     require_memory(memory_of(content), f"{path}: a JSON document of {mebibytes(len(content))}", "use a smaller file")
 
 

@@ -188,7 +188,7 @@ class Preprocess:
         return dataclasses.replace(self, size=new_size, fit=new_fit, resize=resize, decode=decode or self.decode)
 
     def keeps(self, width: int, height: int) -> bool:
-        """True where the pixels of an image of this size stay as they are."""
+        """True if the pixels of an image of this size stay as they are."""
         return (width, height) == (self.size, self.size) and self.resize in (0, self.size)
 
     def statistics(self, device: torch.device | str | None = None) -> tuple[Tensor, Tensor]:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 
 def commit() -> str | None:
-    """The git commit of the running code, None where it does not lie in a checkout of its own."""
+    """The git commit of the running code, None if it does not lie in a checkout of its own."""
     here = Path(__file__).parent
     try:
         # An environment inside the checkout of something else has that one's commit.

@@ -126,6 +126,6 @@ def load_plugins() -> None:
 
 
 def require_package(what: str, package: str, extra: str) -> None:
-    """Raises: MissingExtraError where an entry's optional package is not installed; `what` is what needs it."""
+    """Raises: MissingExtraError if an entry's optional package is not installed; `what` is what needs it."""
     if find_spec(package) is None:
         raise MissingExtraError(what, package, extra)

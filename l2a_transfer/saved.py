@@ -61,7 +61,7 @@ FAULTS = (
     struct.error,
     zipfile.BadZipFile,
 )
-"""What reading raises for bytes that torch.save did not write; OSError where the system refuses."""
+"""What reading raises for bytes that torch.save did not write; OSError if the system refuses."""
 
 
 def read_saved(file: BinaryIO) -> Any:
@@ -191,7 +191,7 @@ class _SavedPickle(PlainPickle):
 
 
 def _tensor(values: Tensor, offset: Any, shape: Any, strides: Any) -> Tensor:
-    """The part of `values` that a tensor shows. Raises: NotPlainError where it would lie beside them."""
+    """The part of `values` that a tensor shows. Raises: NotPlainError if it would lie beside them."""
     sides = [shape, strides]
     if not all(type(each) is tuple and all(type(n) is int and n >= 0 for n in each) for each in sides):
         raise NotPlainError("a tensor without a shape")

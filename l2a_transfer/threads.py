@@ -38,7 +38,7 @@ def prepare_threads(environment: MutableMapping[str, str] = os.environ) -> bool:
     Returns
     -------
     bool
-        Whether it can have an effect here: False where torch, scikit-learn or FAISS is imported already.
+        Whether it can have an effect here: False if torch, scikit-learn or FAISS is imported already.
     """
     environment.update(waiting(environment))
     cores = usable_cores()

@@ -129,7 +129,7 @@ CASES = [
             ("incomplete", "incomplete"),
             ("bit", "changed since it was written"),
             ("schema", "its schema must be 'l2a-features/1', got 'l2a-features/9'"),
-            ("link", "/features is a link"),
+            ("link", "/features is a soft or external link"),
         )
     ],
     ("svm-eval good.h5 nan.h5 --out new", "nan.h5: /features: 1 of 24 rows is not finite", "extract it again"),

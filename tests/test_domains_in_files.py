@@ -152,7 +152,7 @@ def test_more_than_256_domains_take_two_bytes(tmp_path: Path) -> None:
         (np.zeros(rows), (), "has /domain, and no 'domains'"),
         (np.zeros(3), ("a",), "/domain must have the shape"),
         (np.ones(rows), ("a",), "/domain must be an index of one of 1 domain"),
-        (np.zeros(rows), ("a", "a"), "names must differ"),
+        (np.zeros(rows), ("a", "a"), "names must be unique"),
     ):
         with pytest.raises(StoreError) as error:
             write_features(tmp_path / "g.h5", dataclasses.replace(meta, domains=domains), domain=wrong, **given)

@@ -370,19 +370,19 @@ def test_a_flipped_bit_of_a_partner_is_found(digits: ImageSource, tmp_path: Path
     content = bytearray(out.read_bytes())
     content[content.index(stored)] ^= 1
     out.write_bytes(content)
-    with pytest.raises(StoreError, match="its SHA-256 differs"):
+    with pytest.raises(StoreError, match="its SHA-256 does not match"):
         verify_features(out)
 
 
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        (lambda values: values[:, :1].repeat(2, axis=1), "/partners: those of '.*' must be different other images"),
-        (lambda values: np.full_like(values, b"nobody"), "/partners: those of '.*' must be different other images"),
-        (lambda values: values[:-1], "/partners must have as many names for each of 20 rows"),
+        (lambda values: values[:, :1].repeat(2, axis=1), "/partners: the partners of '.*' must be unique other images"),
+        (lambda values: np.full_like(values, b"nobody"), "/partners: the partners of '.*' must be unique other images"),
+        (lambda values: values[:-1], "/partners must have the same number of ids for each of 20 rows"),
         (lambda values: values[:, 0], "/partners must have 2 axes and kind 'S'"),
         (lambda values: np.ones(values.shape), "/partners must have 2 axes and kind 'S'"),
-        (lambda values: np.full_like(values, b"\xff"), "damaged or made by another program"),
+        (lambda values: np.full_like(values, b"\xff"), "corrupt or written by another program"),
     ],
 )
 def test_partners_that_no_file_has_are_refused(

@@ -84,7 +84,7 @@ def in_order(batches: Sequence[NDArray[np.int64]], group: NDArray[np.int64]) -> 
 def plan_ahead(
     batches: Sequence[NDArray[np.int64]], group: NDArray[np.int64], each: NDArray[np.float64], most: int
 ) -> NextBatches | None:
-    """What to read for the first batches, so that it takes about `most` bytes or less; None where that is too little.
+    """What to read for the first batches, so that it takes about `most` bytes or less; None if that is too little.
 
     Parameters
     ----------
@@ -127,7 +127,7 @@ class HeldPictures:
         return int(self._starts[-1])
 
     def fill(self, pictures: Iterable[tuple[int, bytes]], most: int) -> bool:
-        """Take (row, bytes), rows ascending, up to `most` bytes in all; False where not all had room."""
+        """Take (row, bytes), rows ascending, up to `most` bytes in all; False if not all had room."""
         rows, starts = list[int](), [0]
         for row, content in pictures:
             if starts[-1] + len(content) > most:
@@ -147,7 +147,7 @@ class HeldPictures:
             self._map = mmap(self._file.fileno(), self.nbytes, access=ACCESS_READ)
 
     def get(self, row: int) -> bytes | None:
-        """The bytes of a row's picture; None where it is not held."""
+        """The bytes of a row's picture; None if it is not held."""
         at = int(np.searchsorted(self.rows, row))
         if self._map is None or at == len(self.rows) or self.rows[at] != row:
             return None
@@ -189,7 +189,7 @@ class Ahead:
         return Ahead, (self.held,)
 
     def get(self, row: int) -> bytes | None:
-        """The encoded picture of a row; None where it is not held."""
+        """The encoded picture of a row; None if it is not held."""
         return None if self.held is None else self.held.get(row)
 
     def prepare(

@@ -17,7 +17,7 @@ from l2a_transfer.errors import DataError
 
 
 def _reads_avif() -> bool:
-    """True where the installed Pillow decodes AVIF: from 11.3, if it was built with it."""
+    """True if the installed Pillow decodes AVIF: from 11.3, if it was built with it."""
     try:
         from PIL import AvifImagePlugin
     except ImportError:

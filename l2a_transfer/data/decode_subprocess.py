@@ -92,7 +92,7 @@ def decode_in_subprocess(content: bytes, name: str, *, seconds: float, memory: i
     DataError
         As `decode_in_process`, and for a picture that takes more, or that crashes its decoder.
     SourceError
-        Where no process can be started.
+        If no process can be started.
     """
     with _State.lock:
         decoder = _State.decoder
@@ -232,7 +232,7 @@ def _write(file: IO[bytes], data: bytes) -> None:
 
 
 def _read(file: Any, size: int) -> bytearray:
-    """Exactly `size` bytes. Raises: EOFError where there are fewer."""
+    """Exactly `size` bytes. Raises: EOFError if there are fewer."""
     found = bytearray(size)
     view, at = memoryview(found), 0
     while at < size:

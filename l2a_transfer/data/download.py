@@ -22,8 +22,8 @@ from l2a_transfer.lock import output_lock
 def fetch(spec: DatasetSpec, data_dir: Path) -> None:
     """Download and unpack what is missing of a set below `data_dir`; a folder appears only when it is whole.
 
-    Raises: DataError where the host cannot be reached, the MD5 differs, or the archive is not what it should be;
-    OutputExistsError where another process fetches it; StoreError where something of another user is in the way.
+    Raises: DataError if the host cannot be reached, the MD5 differs, or the archive is not what it should be;
+    OutputExistsError where another process fetches it; StoreError if something of another user is in the way.
     """
     for archive in spec.archives:
         target = data_dir / archive.makes

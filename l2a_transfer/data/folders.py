@@ -92,7 +92,7 @@ def find_pictures(root: Path, *, without: Iterable[str] = ()) -> tuple[list[str]
     """Every picture below `root`, as POSIX paths relative to it, in no order, and the other files that are there.
 
     First-level folders named in `without` are not looked into. What is hidden, and what a system has left there, is
-    neither. Links to folders are followed, each folder once. Raises: DataError where `root` is missing or not a
+    neither. Links to folders are followed, each folder once. Raises: DataError if `root` is missing or not a
     folder, or where a picture's name is not UTF-8.
     """
     if not root.is_dir():

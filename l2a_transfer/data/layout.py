@@ -22,11 +22,11 @@ def check_split_from(split_from: str) -> str:
 
 
 def split_folders(root: Path, folders: Sequence[str], pictures: Sequence[str], split_from: str) -> dict[str, str]:
-    """First-level folder → split, of the folders that are splits; empty where the folders are classes.
+    """First-level folder → split, of the folders that are splits; empty if the folders are classes.
 
     `folders`: the first-level folders of `root`; `pictures`: POSIX paths below it. Folders that are called as splits,
     all of them, are splits. Names that only contain such a word, as `birds-train`, are splits where every picture lies
-    in a class folder below. Raises: DataError where a folder could be both, with the two readings, and where splits
+    in a class folder below. Raises: DataError if a folder could be both, with the two readings, and where splits
     hold one folder each, and only that one the class folders.
     """
     below = _below(folders, pictures)
@@ -101,7 +101,7 @@ def _named(root: Path, pictures: Sequence[str], split_of: dict[str, str]) -> dic
 
 
 def _check_wrappers(root: Path, pictures: Sequence[str], split_of: dict[str, str]) -> None:
-    """Raises: DataError where a split's only folder holds folders alone: those look like the classes, as in
+    """Raises: DataError if a split's only folder holds folders alone: those look like the classes, as in
     `train/images/CLASS`, and the folder around them would be taken for the one class.
     """
     below = _below(list(split_of), pictures)
@@ -123,7 +123,7 @@ def _check_wrappers(root: Path, pictures: Sequence[str], split_of: dict[str, str
 
 
 def _check_inner_splits(root: Path, below: dict[str, set[str]]) -> None:
-    """Raises: DataError where it is the folders of the second level that are called as splits."""
+    """Raises: DataError if it is the folders of the second level that are called as splits."""
     inner = set().union(*below.values()) if below else set()
     if not inner or not all(split_named(name) for name in inner):
         return

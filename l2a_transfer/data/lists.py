@@ -11,7 +11,7 @@ MAX_LIST_BYTES = 16 << 20
 
 
 def check_file(path: Path, most: int = MAX_LIST_BYTES) -> None:
-    """Raises: DataError where `path` is there and is no regular file, or is larger than what is read."""
+    """Raises: DataError if `path` is there and is no regular file, or is larger than what is read."""
     if not path.exists():
         return
     try:
@@ -23,7 +23,7 @@ def check_file(path: Path, most: int = MAX_LIST_BYTES) -> None:
 
 
 def read_list(path: Path, most: int = MAX_LIST_BYTES) -> bytes:
-    """The content of a file. Raises: as `check_file`; OSError where it is not there or cannot be read, because only
+    """The content of a file. Raises: as `check_file`; OSError if it is not there or cannot be read, because only
     the set that it belongs to knows what must be there."""
     check_file(path, most)
     return read_input(path, most)

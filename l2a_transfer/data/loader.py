@@ -182,7 +182,7 @@ def pixel_batches(
     DataError
         For an image that cannot be used, where `on_error` is "fail".
     BackendError
-        Where worker processes that are not forked cannot start, and where too few files may be open for them.
+        If worker processes that are not forked cannot start, and where too few files may be open for them.
     """
     at = 0
     while at < len(batches):
@@ -266,7 +266,7 @@ GUARD = 'put what a script runs below `if __name__ == "__main__":`, or decode in
 
 
 def _check_main(method: str) -> None:
-    """Raises: BackendError where the main program is a script whose import would start workers again.
+    """Raises: BackendError if the main program is a script whose import would start workers again.
 
     A worker that ends while it imports the script can leave this process waiting for it forever.
     """

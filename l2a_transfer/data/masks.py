@@ -42,10 +42,10 @@ class Annotation:
     ignored : ndarray of bool, shape (H, W)
         Pixels that count neither as object nor as background. None of them is foreground.
     boxes : ndarray of float64, shape (n, 4)
-        x1, y1, x2, y2 in pixels from the upper left corner of the picture, x2 and y2 excluded; empty where no boxes
+        x1, y1, x2, y2 in pixels from the upper left corner of the picture, x2 and y2 excluded; empty if no boxes
         are known.
     outlined : bool, default=True
-        False where `foreground` is only the inside of `boxes`.
+        False if `foreground` is only the inside of `boxes`.
     """
 
     foreground: NDArray[np.bool_]
@@ -186,7 +186,7 @@ def match(ids: Sequence[str], masks: MaskSource) -> dict[str, str]:
     Raises
     ------
     DataError
-        Where two masks, or two pictures, are as near.
+        If two masks, or two pictures, are as near.
     """
     whole: dict[str, list[str]] = {}
     by_tail: dict[str, list[str]] = {}
@@ -238,7 +238,7 @@ def _tails(name: str) -> list[str]:
 def files_below(root: Path, endings: Iterable[str]) -> list[str]:
     """Files below `root` with one of these endings, as POSIX paths relative to it, in order.
 
-    Raises: DataError where there are none.
+    Raises: DataError if there are none.
     """
     wanted = tuple(endings)
     found = []
@@ -279,7 +279,7 @@ class Canvas:
     Attributes
     ----------
     pixels : ndarray of bool, shape (H, W)
-        True where an object is.
+        True if an object is.
     """
 
     def __init__(self, size: tuple[int, int], name: str) -> None:
@@ -290,7 +290,7 @@ class Canvas:
     def spend(self, pixels: int) -> None:
         """Count one more shape that takes as long as so many pixels.
 
-        Raises: DataError where the shapes of the picture would take too long.
+        Raises: DataError if the shapes of the picture would take too long.
         """
         self._shapes += 1
         self._painted += pixels

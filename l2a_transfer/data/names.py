@@ -45,7 +45,7 @@ MAX_SPLITS = 255
 
 
 def name_fault(name: str) -> str:
-    """Why a name cannot be written into a feature file, in words; empty where it can."""
+    """Why a name cannot be written into a feature file, in words; empty if it can."""
     if not name:
         return "is empty"
     if "\0" in name:
@@ -57,7 +57,7 @@ def name_fault(name: str) -> str:
 
 
 def is_utf8(text: str) -> bool:
-    """False where a name is in another encoding: Python puts surrogates for its bytes, which cannot be written."""
+    """False if a name is in another encoding: Python puts surrogates for its bytes, which cannot be written."""
     try:
         text.encode()
     except UnicodeEncodeError:
@@ -94,7 +94,7 @@ def split_named(name: str) -> str | None:
 
 
 def split_within(name: str) -> str | None:
-    """The split whose word stands in a name by itself, as in `birds-train-000.tar`; None where none does, or two."""
+    """The split whose word stands in a name by itself, as in `birds-train-000.tar`; None if none does, or two."""
     found = {SPLIT_WORDS[word] for word in LETTERS.findall(name.casefold()) if word in SPLIT_WORDS}
     return found.pop() if len(found) == 1 else None
 
@@ -117,7 +117,7 @@ def check_split_count(where: object, splits: Sequence[str]) -> None:
 
 
 def hive_value(path: str, key: str) -> str | None:
-    """The value of a Hive partition in a path, as `cat` of `label=cat/0.parquet`; empty where it is null."""
+    """The value of a Hive partition in a path, as `cat` of `label=cat/0.parquet`; empty if it is null."""
     for part in path.split("/")[:-1]:
         found = HIVE.fullmatch(part)
         if found and found[1] == key:

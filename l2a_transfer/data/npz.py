@@ -110,7 +110,7 @@ def _read_npz(path: Path, file: Npz) -> ImageSource:
 
 
 def _require_names(path: Path, rows: int, size: int = 0) -> None:
-    """Raises: MemoryLimitError where the names of so many rows, of so many bytes each, are more than memory holds.
+    """Raises: MemoryLimitError if the names of so many rows, of so many bytes each, are more than memory holds.
 
     A name is an object of Python's, which a picture of one pixel, packed a thousandfold, is far smaller than.
     """
@@ -155,7 +155,7 @@ def _named_rows(path: Path, source: ArraySource, file: Npz) -> ArraySource:
 
 
 def _texts(path: Path, file: Npz, key: str) -> list[str]:
-    """The names in an array, which may be bytes. Raises: DataError where they are no UTF-8, or no characters."""
+    """The names in an array, which may be bytes. Raises: DataError if they are no UTF-8, or no characters."""
     header = file.arrays[key]
     _require_names(path, math.prod(header.shape), header.dtype.itemsize)
     values = file.read(key)

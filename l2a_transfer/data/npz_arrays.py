@@ -87,7 +87,7 @@ class Npz:
         return Header(member, tuple(shape), dtype, fortran)
 
     def read(self, name: str) -> NDArray[Any]:
-        """An array. Raises: DataError where all that was read would be more than the file may unpack to."""
+        """An array. Raises: DataError if all that was read would be more than the file may unpack to."""
         header = self.arrays[name]
         self._take(header)
         array = np.empty(math.prod(header.shape), dtype=header.dtype)
@@ -104,7 +104,7 @@ class Npz:
             self._fill(header, place.reshape(-1))
 
     def check_size(self, names: list[str]) -> None:
-        """Raises: DataError where these arrays together are more than the file may unpack to."""
+        """Raises: DataError if these arrays together are more than the file may unpack to."""
         size = sum(self.arrays[name].bytes for name in names)
         if size > self._left:
             raise self._too_large(size)

@@ -96,7 +96,7 @@ class ParquetSource(SourceBase):
     def _encoded(self, rows: NDArray[np.int64]) -> Iterator[tuple[int, bytes]]:
         """(row, bytes) of those pictures of a row group that `image` would decode; of the others it says what is wrong.
 
-        Raises: SourceError where the file was changed.
+        Raises: SourceError if the file was changed.
         """
         file, number = (int(k) for k in self.group[rows[0], :2])
         try:
@@ -317,7 +317,7 @@ def _written_out(values: pa.ChunkedArray) -> pa.ChunkedArray:
 def measure_column(shard: Shard, raw: IO[bytes], file: pq.ParquetFile, group: int, name: str) -> tuple[int, bool]:
     """The most that a column's values in a row group take, and whether it has to be read as the dictionary that it is.
 
-    A page is in memory twice on its way: unpacked, and as values. Raises: DataError where a row group would take more
+    A page is in memory twice on its way: unpacked, and as values. Raises: DataError if a row group would take more
     than MAX_GROUP_BYTES; where its pages alone do not, only if most of that is not in the file.
     """
     found = file.metadata.row_group(group)

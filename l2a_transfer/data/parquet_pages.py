@@ -104,7 +104,7 @@ def _header(file: IO[bytes], at: int, most: int) -> tuple[Fields, int]:
 
 
 class _Compact:
-    """Reads Thrift's compact protocol. Raises: IndexError where more bytes are needed; PageError."""
+    """Reads Thrift's compact protocol. Raises: IndexError if more bytes are needed; PageError."""
 
     def __init__(self, content: bytes) -> None:
         self._content, self._at = content, 0

@@ -195,7 +195,7 @@ def _suggestion(path: str) -> str:
 
 
 def _open_named(spec: DatasetSpec, data_dir: Path | None, *, download: bool) -> ImageSource:
-    """A named set. Raises: DataError where `data_dir` is missing."""
+    """A named set. Raises: DataError if `data_dir` is missing."""
     if not spec.needs_data_dir:
         return spec.read(spec, Path(), False)
     if data_dir is None:

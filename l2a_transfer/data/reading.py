@@ -68,7 +68,7 @@ class Tally:
 
 @dataclass(frozen=True)
 class Reading:
-    """`splits_from`: what says which split a picture is in, in words; empty where the set's authors do."""
+    """`splits_from`: what says which split a picture is in, in words; empty if the set's authors do."""
 
     splits_from: str = ""
     passed_over: PassedOver = PassedOver()

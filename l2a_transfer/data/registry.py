@@ -102,11 +102,11 @@ class DatasetSpec:
     licence, citation : str
         Its terms, and what to cite.
     folder : str
-        What `data_dir` must hold; empty where the set comes with a package.
+        What `data_dir` must hold; empty if the set comes with a package.
     archives : tuple of Archive
         The files that `download` fetches and unpacks before the set is read.
     loader : str
-        torchvision's class for the set; empty where this package reads it.
+        torchvision's class for the set; empty if this package reads it.
     split_options : tuple
         Split → options of that class, as tuples of pairs.
     downloads : bool
@@ -131,7 +131,7 @@ class DatasetSpec:
 
     @property
     def needs_data_dir(self) -> bool:
-        """True where the set lies in a folder of the user's."""
+        """True if the set lies in a folder of the user's."""
         return bool(self.folder)
 
 

@@ -236,7 +236,7 @@ def read_svhn1083(spec: DatasetSpec, data_dir: Path, download: bool) -> ImageSou
 
 
 def _subfolder(spec: DatasetSpec, data_dir: Path, folder: str) -> Path:
-    """A folder below `data_dir`. Raises: DataError where it is not there, saying how to get it."""
+    """A folder below `data_dir`. Raises: DataError if it is not there, saying how to get it."""
     if not (data_dir / folder).is_dir():
         hint = ", or add `download=True`" if spec.downloads else ""
         raise DataError(f"{data_dir / folder}: no such folder", f"`data_dir` must hold {spec.folder}{hint}")

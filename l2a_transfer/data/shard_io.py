@@ -90,7 +90,7 @@ def fingerprint_of(shards: tuple[Shard, ...], *, by_content: bool) -> bytes:
 
 
 def check_unchanged(shard: Shard) -> None:
-    """Raises: SourceError where the file is gone, or has another size or stamp than when the set was opened."""
+    """Raises: SourceError if the file is gone, or has another size or stamp than when the set was opened."""
     try:
         size, stamp = size_and_stamp(shard.path)
     except DataError as error:
@@ -128,7 +128,7 @@ class ShardReader:
         return ShardReader, ()
 
     def read(self, shard: Shard, start: int, length: int) -> bytes:
-        """`length` bytes from `start`. Raises: SourceError where the file is gone or not the one that was indexed."""
+        """`length` bytes from `start`. Raises: SourceError if the file is gone or not the one that was indexed."""
         try:
             with reading_errors(shard.path):
                 if self._current != (shard.path, os.getpid()):

@@ -81,7 +81,7 @@ class SourceBase(Shown):
     by_content : bool
         Whether the fingerprint is of what is in the files; otherwise it is of their sizes and times of change.
     domains : tuple of str
-        Names of the domains; empty where the set has none.
+        Names of the domains; empty if the set has none.
     domain : ndarray or None
         (N,), an index into `domains`.
     """
@@ -271,7 +271,7 @@ def check_source(source: ImageSource, *, where: str = "") -> None:
 
 
 def domains_of(source: ImageSource) -> tuple[tuple[str, ...], NDArray[np.uint16] | None]:
-    """The names of a source's domains and the domain of each row (N,); nothing and None where it has none."""
+    """The names of a source's domains and the domain of each row (N,); nothing and None if it has none."""
     names, rows = tuple(getattr(source, "domains", ())), getattr(source, "domain", None)
     return (names, np.asarray(rows, dtype=np.uint16)) if names and rows is not None else ((), None)
 
@@ -284,7 +284,7 @@ def reading_of(source: ImageSource) -> Reading:
 
 
 def stamped_by(source: ImageSource) -> str:
-    """What stands for a source's files in its fingerprint, in words; empty where no choice was to be made."""
+    """What stands for a source's files in its fingerprint, in words; empty if no choice was to be made."""
     whole: object = source
     while isinstance(whole, Subset):
         whole = whole.whole

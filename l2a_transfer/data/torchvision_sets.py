@@ -172,7 +172,7 @@ class TorchvisionSource(SourceBase):
 def open_torchvision(spec: DatasetSpec, data_dir: Path, *, download: bool) -> TorchvisionSource:
     """All splits of a torchvision set below `data_dir`.
 
-    Raises: DataError where its files are missing, damaged, cannot be fetched, or list what lies elsewhere.
+    Raises: DataError if its files are missing, damaged, cannot be fetched, or list what lies elsewhere.
     """
     data_dir = data_dir.expanduser()  # as torchvision does
     parts = []

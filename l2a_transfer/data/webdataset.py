@@ -169,7 +169,7 @@ def _pictures(members: list[Member]) -> list[Member]:
 
 
 def _sample(shard: Shard, members: list[Member], pictures: list[Member], label: int | str | None) -> list[_Sample]:
-    """The one sample that members are; none where its picture is of a format that is not read."""
+    """The one sample that members are; none if its picture is of a format that is not read."""
     if not pictures and any(_suffix(member.name) in OTHER_PICTURES for member in members):
         return []
     if len(pictures) != 1:

@@ -91,7 +91,7 @@ def arithmetic(device: str, size: int, compute: Callable[[NDArray[np.uint8]], ND
 
 
 def decoders(source: ImageSource, size: int) -> str:
-    """The versions of Pillow and of its decoders. Empty where Pillow changes no pixel.
+    """The versions of Pillow and of its decoders. Empty if Pillow changes no pixel.
 
     That is the case for images in memory whose sides are `size` already.
     """

@@ -237,7 +237,7 @@ def _picture_input(path: Path, proto: Any) -> tuple[str, Any, int, int]:
 
 
 def _preprocess(model: str, kind: Any, side: int, options: dict[str, Any]) -> Preprocess:
-    """What the user says of how the file takes pictures. Raises: BackendError where that is not enough."""
+    """What the user says of how the file takes pictures. Raises: BackendError if that is not enough."""
     size, mean, std = options["image_size"] or side, options["mean"], options["std"]
     if side and size != side:
         raise ArgumentError(f"image_size must be {side}, the side of the file's input; got {size}")

@@ -106,7 +106,7 @@ def with_checkpoint(built: Built, weights: str | Path | None) -> Built:
 
 
 def is_untrained(model: str, weights: str | Path | None) -> bool:
-    """Whether a model's name asks for random weights. Raises: ArgumentError where a checkpoint is given too."""
+    """Whether a model's name asks for random weights. Raises: ArgumentError if a checkpoint is given too."""
     if model.startswith(UNTRAINED) and weights is not None:
         raise ArgumentError(f"weights must not be given for {model}, whose weights are random; got {str(weights)!r}")
     return model.startswith(UNTRAINED)
@@ -128,7 +128,7 @@ def chosen_preprocess(
     std: Sequence[float] | None,
     decode: str | None = None,
 ) -> Preprocess:
-    """The model's own preprocess with what the user chose in its place. Raises: BackendError where none is known."""
+    """The model's own preprocess with what the user chose in its place. Raises: BackendError if none is known."""
     numbers: dict[str, Any] = {key: values for key, values in (("mean", mean), ("std", std)) if values is not None}
     if built.preprocess is not None:
         return dataclasses.replace(built.preprocess.changed(image_size, fit, decode), **numbers)
@@ -285,7 +285,7 @@ class ModuleBackend(TorchBackend):
     def classifier(self) -> tuple[nn.Module, tuple[str, ...], int]:
         """The network itself, the names of its classes where they are known, and the number of its classes K.
 
-        It gives logits (B, K) for normalised images (B, 3, H, W). Raises: BackendError where it has no classifier.
+        It gives logits (B, K) for normalised images (B, 3, H, W). Raises: BackendError if it has no classifier.
         """
         if self._built.headless:
             raise BackendError(
@@ -310,7 +310,7 @@ class ModuleBackend(TorchBackend):
 
 
 def _open_again(model: str | nn.Module, options: dict[str, Any], sha256: str) -> Any:
-    """The same backend in another process. Raises: BackendError where the model has other weights there."""
+    """The same backend in another process. Raises: BackendError if the model has other weights there."""
     from l2a_transfer.features.backends.registry import open_backend
 
     backend: Any = open_backend(model, **options)

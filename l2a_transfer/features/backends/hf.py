@@ -129,7 +129,7 @@ def _quiet(transformers: Any) -> Iterator[None]:
 
 
 def _preprocess(transformers: Any, name: str, here: dict[str, Any]) -> Preprocess | None:
-    """The preprocess of the model's image processor; None where it has none, or one of another kind."""
+    """The preprocess of the model's image processor; None if it has none, or one of another kind."""
     try:
         own = transformers.AutoImageProcessor.from_pretrained(name, **here)
     except (OSError, ValueError, KeyError, ImportError):

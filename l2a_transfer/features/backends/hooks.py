@@ -127,7 +127,7 @@ class Hooked:
 
 
 def last_linear(network: nn.Module) -> str:
-    """The name of the last linear layer, or else of the last convolution: a classifier; empty where there is none."""
+    """The name of the last linear layer, or else of the last convolution: a classifier; empty if there is none."""
     for kind in (nn.Linear, nn.Conv2d):
         names = [str(name) for name, module in network.named_modules() if name and isinstance(module, kind)]
         if names:

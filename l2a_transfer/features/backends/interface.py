@@ -48,7 +48,7 @@ class Layer:
     kind : str
         The module's type.
     shape : tuple of int or None
-        Of its result for one image, without the batch; None where it gives no tensor with a row per image.
+        Of its result for one image, without the batch; None if it gives no tensor with a row per image.
     parameters : int
         How many numbers it has.
     is_default : bool

@@ -225,7 +225,7 @@ def read_onnx(path: Path) -> tuple[bytes, Card]:
 
 def read_exported(path: Path) -> tuple[bytes, Card, str]:
     """The bytes, the card and the network's digest of a self-contained file that `export` wrote, checked before any
-    runtime sees them; the digest is empty where an earlier version wrote the file.
+    runtime sees them; the digest is empty if an earlier version wrote the file.
 
     Raises: BackendError for a file of another program, a damaged one, or one that refers to other files.
     """
@@ -303,7 +303,7 @@ def with_sha256(content: bytes) -> bytes:
 
 
 def refers_to_other_files(model: Any) -> bool:
-    """True where any tensor of an ONNX model, in any subgraph or function, lives outside the file."""
+    """True if any tensor of an ONNX model, in any subgraph or function, lives outside the file."""
     pending, external = [model], False
     while pending and not external:
         message = pending.pop()

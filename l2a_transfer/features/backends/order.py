@@ -43,7 +43,7 @@ def check_order(call: str, model: tuple[str, object], other: tuple[str, object])
     Raises
     ------
     ArgumentError
-        Where `other` is a model and `model` is none.
+        If `other` is a model and `model` is none.
     """
     if is_model(other[1]) and not is_model(model[1]):
         raise ArgumentError(

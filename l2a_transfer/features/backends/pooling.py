@@ -119,7 +119,7 @@ def check_same(name: str, found: Mapping[str, Rows], alone: Mapping[str, Rows], 
     Raises
     ------
     BackendError
-        Where they differ.
+        If they differ.
     """
     for layer, (one, other) in found.items():
         if not one.shape[0]:

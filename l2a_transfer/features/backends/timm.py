@@ -102,7 +102,7 @@ def _heads(network: Any) -> tuple[str, ...]:
 
 
 def _preprocess(network: Any) -> Preprocess | None:
-    """The preprocess of timm's data config; None where it is of another kind."""
+    """The preprocess of timm's data config; None if it is of another kind."""
     from timm.data import resolve_model_data_config
 
     config = resolve_model_data_config(network)

@@ -90,7 +90,7 @@ def build(model: str, source: str, *, seed: int = 0, download: bool = False) -> 
 
 
 def _published(name: str, url: str, *, download: bool) -> Path:
-    """The file of published weights in torch's folder for them. Raises: BackendError where it is not there."""
+    """The file of published weights in torch's folder for them. Raises: BackendError if it is not there."""
     import torch
 
     file = Path(torch.hub.get_dir()) / "checkpoints" / url.rpartition("/")[2]

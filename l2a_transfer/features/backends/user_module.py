@@ -121,7 +121,7 @@ def build(model: str, *, seed: int, fresh: bool) -> Built:
 
 
 def _run(path: Path) -> tuple[dict[str, Any], bytes]:
-    """The names that a file defines, and its content. Raises: BackendError where it cannot be read, or fails."""
+    """The names that a file defines, and its content. Raises: BackendError if it cannot be read, or fails."""
     try:
         code = read_input(path, MAX_BYTES)
     except OSError as error:

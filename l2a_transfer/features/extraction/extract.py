@@ -233,7 +233,7 @@ class _Job:
         return ShardFolder(self.out.with_name(self.out.name + ".shards"), self.identity)
 
     def complete(self, *, resume: bool, overwrite: bool) -> ExtractResult | None:
-        """The file that is there already, verified; None where it has to be made. Raises: OutputExistsError."""
+        """The file that is there already, verified; None if it has to be made. Raises: OutputExistsError."""
         if not self.out.is_file():
             check_replaceable(self.out)
             return None

@@ -37,7 +37,7 @@ def partner_rows(ids: Sequence[str], partners: int, seed: int = 0) -> NDArray[np
     Raises
     ------
     ArgumentError
-        Where there are not more than `partners` images.
+        If there are not more than `partners` images.
 
     Examples
     --------

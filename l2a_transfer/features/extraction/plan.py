@@ -67,7 +67,7 @@ def comparable(there: dict[str, Any], here: dict[str, Any]) -> tuple[dict[str, A
 
 
 def differences(there: dict[str, Any], here: dict[str, Any]) -> str:
-    """What two fingerprints disagree on, as `batch_size: 4 there, 8 here; …`; empty where they are the same."""
+    """What two fingerprints disagree on, as `batch_size: 4 there, 8 here; …`; empty if they are the same."""
     keys = sorted(key for key in {*there, *here} - {STAMPS} if there.get(key) != here.get(key))
     return "; ".join(
         f"data: files compared by {there[STAMPS]} there, by {here[STAMPS]} here"
@@ -86,7 +86,7 @@ def describe_differences(there: dict[str, Any], here: dict[str, Any]) -> str:
 
 
 def stamps_differ(there: dict[str, Any], here: dict[str, Any]) -> bool:
-    """True where the data cannot be compared, because one looked into the files and the other did not.
+    """True if the data cannot be compared, because one looked into the files and the other did not.
 
     Fingerprints of earlier versions do not say; their data is compared as if both had done the same.
     """
@@ -95,7 +95,7 @@ def stamps_differ(there: dict[str, Any], here: dict[str, Any]) -> bool:
 
 
 def comparison_hint(there: dict[str, Any], here: dict[str, Any]) -> str:
-    """The beginning of a remedy: how to compare files as they were compared there; empty where that is not it."""
+    """The beginning of a remedy: how to compare files as they were compared there; empty if that is not it."""
     if not stamps_differ(there, here):
         return ""
     return f"{'leave `verify_source` out' if here[STAMPS] == CONTENT else 'give `verify_source=True`'} as there, or "

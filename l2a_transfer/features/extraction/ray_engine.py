@@ -111,7 +111,7 @@ def compute_on_ray(
 ) -> Iterator[tuple[range, dict[int, str]]]:
     """As `compute_shards`, by actors that decode and compute on the cluster's nodes; ranges come as they finish.
 
-    Raises: MissingExtraError where Ray is not installed; BackendError where the cluster cannot run it; what
+    Raises: MissingExtraError if Ray is not installed; BackendError if the cluster cannot run it; what
     `compute_shards` raises, from an actor.
     """
     if not ranges:

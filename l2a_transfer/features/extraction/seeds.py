@@ -39,7 +39,7 @@ def seed_weights(model: str | Path) -> dict[int, Path]:
     Raises
     ------
     WeightsError
-        Where the training is not finished, `seeds.json` is damaged, or weights are missing or of another seed.
+        If the training is not finished, `seeds.json` is damaged, or weights are missing or of another seed.
     """
     folder = Path(model).expanduser()
     summary = folder / SUMMARY
@@ -72,7 +72,7 @@ def seed_weights(model: str | Path) -> dict[int, Path]:
 def seed_outputs(out: Path, weights: Mapping[int, Path], *, may_exist: bool) -> dict[int, Path]:
     """Training seed → its feature file: `features.h5` → `features-seed-0.h5`, ….
 
-    Raises: OutputExistsError where one of them is there and `may_exist` is not given.
+    Raises: OutputExistsError if one of them is there and `may_exist` is not given.
     """
     found = {seed: out.with_name(f"{out.stem}-seed-{seed}{out.suffix}") for seed in weights}
     for path in found.values() if not may_exist else ():

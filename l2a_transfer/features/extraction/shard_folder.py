@@ -77,7 +77,7 @@ class ShardFolder:
     def open(self, *, overwrite: bool) -> None:
         """Make the folder, or continue with the existing one. Partial files of killed writers are removed.
 
-        Raises: OutputExistsError where it belongs to another extraction, naming what differs; StoreError where the
+        Raises: OutputExistsError if it belongs to another extraction, naming what differs; StoreError if the
         folder cannot be written, or is a link or another user's.
         """
         check_own_folder(self.folder)
@@ -101,11 +101,11 @@ class ShardFolder:
             _replace(self.folder / PLAN, json.dumps(self.fingerprint, sort_keys=True).encode())
 
     def exists(self) -> bool:
-        """True where the folder holds a plan, of this extraction or another."""
+        """True if the folder holds a plan, of this extraction or another."""
         return is_there(self.folder / PLAN)
 
     def belongs_to(self, fingerprint: dict[str, Any]) -> bool:
-        """True where the folder on disk belongs to the extraction with this fingerprint. Raises: StoreError."""
+        """True if the folder on disk belongs to the extraction with this fingerprint. Raises: StoreError."""
         return self.exists() and not differences(_read_json(self.folder / PLAN), fingerprint)
 
     def path(self, rows: range) -> Path:
@@ -125,7 +125,7 @@ class ShardFolder:
         _replace(self.path(rows), save(arrays, metadata=metadata), check=lambda path: self._load(path, rows))
 
     def read(self, rows: range) -> RowShard | None:
-        """A finished range, every array's checksum verified; None where there is no whole shard of this plan."""
+        """A finished range, every array's checksum verified; None if there is no whole shard of this plan."""
         path = self.path(rows)
         if not path.is_file():
             return None

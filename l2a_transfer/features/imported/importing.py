@@ -138,7 +138,7 @@ def _is_features(path: Path) -> bool:
 
 
 def _check_lengths(found: Foreign, given: dict[str, NDArray[Any]]) -> None:
-    """Raises: DataError where ids are not as many as features, before they are matched with others."""
+    """Raises: DataError if ids are not as many as features, before they are matched with others."""
     ids = given.get("ids")
     if ids is not None and len(ids) != len(found.features):
         rows = counted(len(found.features), "row")
@@ -153,7 +153,7 @@ def _as_in(
 ) -> tuple[Foreign, dict[str, NDArray[Any]], list[str], str]:
     """The features in the order of the rows of a feature file, with all that it says of these rows.
 
-    Raises: DataError where the two are not of the same images.
+    Raises: DataError if the two are not of the same images.
     """
     with open_features(path, finite=False) as file:
         ids, meta = file.ids, file.meta
