@@ -105,11 +105,11 @@ def snapshot(root: Path) -> dict[str, str]:
 EXTRACT = f"extract --model {TINY} --data"
 CASES = [
     # what there is to read
-    (f"{EXTRACT} imagefolder:nowhere --out new.h5", "nowhere: no such folder", "sub-folder of pictures for each class"),
-    (f"{EXTRACT} imagefolder:notes.txt --out new.h5", "notes.txt: not a folder", "sub-folder of pictures"),
+    (f"{EXTRACT} imagefolder:nowhere --out new.h5", "nowhere: no such folder", "one subfolder of pictures per class"),
+    (f"{EXTRACT} imagefolder:notes.txt --out new.h5", "notes.txt: not a folder", "subfolder of pictures"),
     (f"{EXTRACT} imagefolder:empty --out new.h5", "empty: no pictures in it", "put some there"),
     (f"{EXTRACT} imagefolder:corrupt --out new.h5", "corrupt/cat/1.jpg: not a picture", "replace the file"),
-    (f"{EXTRACT} imagefolder:truncated --out new.h5", "truncated/cat/1.jpg: damaged or truncated", "replace the file"),
+    (f"{EXTRACT} imagefolder:truncated --out new.h5", "truncated/cat/1.jpg: corrupt or truncated", "replace the file"),
     (f"{EXTRACT} imagefolder:text --out new.h5", "text/cat/1.jpg: not a picture", "replace the file"),
     (f"{EXTRACT} imagefolder:huge --out new.h5", "huge/cat/1.png", "1600000000 pixels", "make it smaller"),
     (f"{EXTRACT} imagefolder:corrupt --out good.h5 --overwrite", "corrupt/cat/1.jpg", "replace the file"),
@@ -154,7 +154,7 @@ CASES = [
     ],
     *[
         (command, f"{name}.onnx: {words}", "l2a-transfer export")
-        for name, words in (("foreign", "an ONNX file of another program"), ("junk", "not an ONNX file or damaged"))
+        for name, words in (("foreign", "an ONNX file of another program"), ("junk", "not an ONNX file, or corrupt"))
         for command in (f"extract --model {name}.onnx --data digits --out new.h5", f"inspect {name}.onnx")
     ],
     ("maps --model foreign.onnx --out new photos/cat/1.jpg", "foreign.onnx: an ONNX file", "name the weights instead"),

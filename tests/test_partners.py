@@ -149,7 +149,7 @@ def test_another_seed_gives_other_partners() -> None:
 
 @pytest.mark.parametrize("partners", [4, 5, -1])
 def test_too_few_images_for_so_many_partners(partners: int) -> None:
-    with pytest.raises(ArgumentError, match="partners must be at least 0 and fewer than the images, 4"):
+    with pytest.raises(ArgumentError, match="partners must be at least 0 and less than the number of images, 4"):
         partner_rows(["a", "b", "c", "d"], partners)
 
 
