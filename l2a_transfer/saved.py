@@ -157,7 +157,7 @@ class _SavedPickle(PlainPickle):
         if type(value) in (list, dict):
             raise NotPlainError("a list or dictionary occurs twice")
         if type(value) is tuple and (len(value) > SHARED_ITEMS or tuple in map(type, value)):
-            raise NotPlainError("a tuple of tuples occurs twice")
+            raise NotPlainError("a long or nested tuple occurs twice")
         return value
 
     def _is_key(self, value: Any) -> bool:

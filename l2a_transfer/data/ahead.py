@@ -67,7 +67,8 @@ def budget(sharing: int) -> int:
 
 @dataclass(frozen=True)
 class NextBatches:
-    """The next `count` batches and the ascending `rows` (n,) to read for them; `all_groups`: they cover all groups."""
+    """The ascending `rows` (n,) to read for the next `count` batches. `all_groups`: they cover the groups of all
+    batches."""
 
     count: int
     rows: NDArray[np.int64]

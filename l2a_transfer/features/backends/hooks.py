@@ -71,8 +71,8 @@ class Hooked:
         features : dict
             Layer → float32 (B, D).
         order : list of str
-            Layers, and other modules with weights after them, in the order of their starts and ends. Each run of a
-            module is an entry.
+            Events in the order of execution: the name of a layer when its features are computed and, without `runs`,
+            "NAME begins" when a module starts. A module that runs several times has several entries.
 
         Raises
         ------

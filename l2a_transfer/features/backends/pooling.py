@@ -21,7 +21,8 @@ SAME = 1e-3, 2e-2
 """How much an image's features may differ in another batch, where sums are rounded differently, relative to the largest
 value: with float32 weights, and with others."""
 RANDOM = 0.1
-"""The same limit relative to the difference of two images. Randomness or dependence on the batch exceeds it."""
+"""A limit relative to the difference of two images; the larger limit counts. Randomness or dependence on the batch
+exceeds it."""
 
 
 def check_pool(pool: str) -> None:

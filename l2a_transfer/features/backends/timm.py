@@ -94,7 +94,7 @@ def build(model: str, *, seed: int, pretrained: bool) -> Built:
 
 
 def _heads(network: Any) -> tuple[str, ...]:
-    """The names of a network's classifiers that have weights; empty if it has no classifier."""
+    """The names of a network's classifiers. They have no weights in a network without a classifier."""
     found = network.get_classifier()
     own = [id(module) for module in (found if isinstance(found, (tuple, list)) else (found,))]
     names = tuple(name for name, module in network.named_modules() if id(module) in own)
