@@ -230,7 +230,7 @@ def test_after_a_damaged_picture_is_taken_away_the_same_command_works(tmp_path: 
         ("extract --model nothing.like.it --data digits --out f.h5", "unknown model 'nothing.like.it'. Models are"),
         ("extract --model untrained:vgg@wide --data digits --out f.h5", "untrained:ARCH[@WIDTH]"),
         ("extract --model pixels --data imagefolder: --out f.h5", "needs a path after the colon"),
-        ("extract --model pixels --data npz: --out f.h5", "as npz:photos.npz"),
+        ("extract --model pixels --data npz: --out f.h5", "for example npz:photos.npz"),
         ("extract --model pixels --data digits --seed -1 --out f.h5", "--seed"),
         ("svm-eval f.h5 --c-grid 1e300,1 --out s", "between 1e-10 and 1e10"),
     ],

@@ -457,7 +457,7 @@ def test_a_shard_that_the_disk_does_not_give_back_is_an_error(tmp_path: Path, mo
 
     monkeypatch.setattr(os, "fsync", half_written)
     monkeypatch.setattr(os, "replace", lost)
-    with pytest.raises(StoreError, match="damaged"):
+    with pytest.raises(StoreError, match="corrupt"):
         shards.write(range(2), RowShard(np.arange(2), np.ones((2, 3), np.float32)))
     assert shards.read(range(2)) is None
     assert [p.name for p in (tmp_path / "s").iterdir()] == ["plan.json"]
@@ -712,7 +712,7 @@ def test_a_provider_that_does_not_run_is_never_replaced(exported: Path, monkeypa
     monkeypatch.setattr(ort, "InferenceSession", on_the_cpu)
     monkeypatch.setattr("l2a_transfer.features.backends.onnx.choose_onnx_device", lambda name: "cuda")
     monkeypatch.setattr(ort, "preload_dlls", lambda: None, raising=False)
-    with pytest.raises(BackendError, match=r"could not start CUDAExecutionProvider, it runs \['CPUExecution"):
+    with pytest.raises(BackendError, match=r"could not start CUDAExecutionProvider and uses \['CPUExecution"):
         OnnxBackend(exported, device="cuda")
 
 

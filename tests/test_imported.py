@@ -154,7 +154,7 @@ def test_parquet_with_columns_of_numbers_or_of_lists(tmp_path: Path) -> None:
     assert found.ids == tuple(IDS)
     ragged = [row[: 5 - k % 2] for k, row in enumerate(X)]
     pq.write_table(pa.table({**about, "embedding": ragged}), tmp_path / "c.parquet")
-    refused(tmp_path / "c.parquet", tmp_path, "the lists of 'embedding' must be of one length, got 4 to 5")
+    refused(tmp_path / "c.parquet", tmp_path, "the lists of 'embedding' must have the same length, got 4 to 5")
 
 
 def thingsvision(folder: Path, form: str, *, parts: int = 1) -> Path:
@@ -382,7 +382,7 @@ def test_unknown_columns(tmp_path: Path) -> None:
     refused(f"{tmp_path}/a.csv", tmp_path, r"does not contain labels; give `labels`")
     given = f"{tmp_path}/a.csv#f2"
     refused(tmp_path / "a.csv", tmp_path, r"has no column 'f2', but the columns f0, f1", labels=given)
-    refused(tmp_path / "a.csv", tmp_path, r"has the columns f0, f1; say which is", labels=tmp_path / "a.csv")
+    refused(tmp_path / "a.csv", tmp_path, r"has the columns f0, f1; choose one", labels=tmp_path / "a.csv")
 
 
 @pytest.mark.parametrize(

@@ -326,7 +326,7 @@ def test_a_faulty_image_takes_those_along_that_it_is_a_partner_of(tmp_path: Path
 
 
 def test_a_set_of_too_few_images_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ArgumentError, match="fewer than the images, 2; got 2"):
+    with pytest.raises(ArgumentError, match="less than the number of images, 2; got 2"):
         run(open_source("digits", limit=2), tmp_path / "sub" / "f.h5")
     assert list(tmp_path.iterdir()) == []
 
@@ -424,7 +424,7 @@ def test_names_of_any_letters_come_back(tmp_path: Path) -> None:
 
 
 def test_export_refuses_by_name(tmp_path: Path) -> None:
-    with pytest.raises(BackendError, match=r"gated: attends each image with others, .* alone; run it in PyTorch"):
+    with pytest.raises(BackendError, match=r"gated: attends each image with others, .* individual images; run it in PyTorch"):
         export_onnx(network_and_card(), tmp_path / "gated.onnx")
     assert list(tmp_path.iterdir()) == []
 
