@@ -414,7 +414,9 @@ def test_pools_are_those_of_hand_made_values() -> None:
         BackendError, match="2 × 3 × 4 numbers per image, where positions and channels cannot be distinguished"
     ):
         pooled(torch.zeros(2, 2, 3, 4), 2, "avg", "x")
-    with pytest.raises(BackendError, match=r"must return a tensor with one row per image, got a tensor of shape \(3, 2\)"):
+    with pytest.raises(
+        BackendError, match=r"must return a tensor with one row per image, got a tensor of shape \(3, 2\)"
+    ):
         pooled(torch.zeros(3, 2), 2, "avg", "x")
 
 

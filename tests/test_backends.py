@@ -88,7 +88,9 @@ def test_a_picture_that_is_not_rgb_is_refused() -> None:
             with pytest.raises(ValueError, match=f"must have the mode RGB, got {mode}; .*to_rgb"):
                 compute(image=image)
         assert card.preprocess.pixels(to_rgb(image, "x")).shape == (3, 32, 32)
-    with pytest.raises(TypeError, match=r"Pillow image of mode RGB, got ndarray; convert uint8 .* with Image\.fromarray"):
+    with pytest.raises(
+        TypeError, match=r"Pillow image of mode RGB, got ndarray; convert uint8 .* with Image\.fromarray"
+    ):
         card.preprocess.pixels(np.zeros((4, 4, 3), np.uint8))  # type: ignore[arg-type]
 
 
@@ -210,10 +212,13 @@ def test_an_onnx_file_has_one_tap_and_one_precision(exported: Path) -> None:
     with pytest.raises(BackendError, match="float32"):
         open_backend(str(exported), precision="bf16")
     with pytest.raises(
-        BackendError, match=r"runs in onnxruntime; torch accepts .*; leave out `backend`, or use `backend='onnxruntime'`"
+        BackendError,
+        match=r"runs in onnxruntime; torch accepts .*; leave out `backend`, or use `backend='onnxruntime'`",
     ):
         open_backend(str(exported), backend="torch")
-    with pytest.raises(BackendError, match=r"runs in torch; onnxruntime takes FILE\.onnx, which 'l2a-transfer export'"):
+    with pytest.raises(
+        BackendError, match=r"runs in torch; onnxruntime accepts FILE\.onnx, which 'l2a-transfer export'"
+    ):
         open_backend(TINY, backend="onnxruntime")
 
 

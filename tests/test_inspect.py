@@ -162,7 +162,7 @@ def test_verify_onnx_names_the_tensor(tmp_path: Path) -> None:
     with pytest.raises(BackendError, match=r"m\.onnx: the tensor 'w' has values that are not finite"):
         verify_onnx(Path("m.onnx"), file_with(poisoned))
     short = onnx.TensorProto(name="v", data_type=1, dims=[3], raw_data=b"\0" * 8)
-    with pytest.raises(BackendError, match=r"the tensor 'v' is damaged"):
+    with pytest.raises(BackendError, match=r"the tensor 'v' is corrupt"):
         verify_onnx(Path("m.onnx"), file_with(short))
 
 

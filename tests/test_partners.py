@@ -424,7 +424,9 @@ def test_names_of_any_letters_come_back(tmp_path: Path) -> None:
 
 
 def test_export_refuses_by_name(tmp_path: Path) -> None:
-    with pytest.raises(BackendError, match=r"gated: attends each image with others, .* individual images; run it in PyTorch"):
+    with pytest.raises(
+        BackendError, match=r"gated: attends each image with others, .* individual images; run it in PyTorch"
+    ):
         export_onnx(network_and_card(), tmp_path / "gated.onnx")
     assert list(tmp_path.iterdir()) == []
 

@@ -75,7 +75,7 @@ def with_domains(source: ImageSource, domain_from: str) -> ImageSource:
     if not isinstance(source, SourceBase):
         raise ArgumentError(
             f"domain_from works only with this package's sources, got a {type(source).__name__}",
-            "set its attributes `domains` and `domain` instead",
+            "set its attributes called domains and domain instead",
         )
     if kind == FOLDER:
         names = [_folder_of(source, name) for name in source.ids]
