@@ -166,7 +166,7 @@ class AnyOnnxBackend:
     layers=lambda model, size: list_layers(model),
 )
 def open_any_onnx(model: str, **options: Any) -> AnyOnnxBackend:
-    """Open an ONNX file of any program in ONNX Runtime. Raises: BackendError; UnknownNameError for a layer."""
+    """An ONNX file of any program, in ONNX Runtime. Raises: BackendError; UnknownNameError for a layer."""
     return AnyOnnxBackend(model, options)
 
 

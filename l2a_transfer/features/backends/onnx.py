@@ -190,7 +190,7 @@ class OnnxBackend:
     options=("device", "precision", "tap", "levels"),
 )
 def open_onnx(model: str, *, device: str, precision: str, tap: str, levels: Sequence[str] | None) -> OnnxBackend:
-    """Open an exported file in ONNX Runtime. Raises: BackendError."""
+    """An exported file, in ONNX Runtime. Raises: BackendError."""
     return OnnxBackend(Path(model), device=device, precision=precision, tap=tap, levels=levels)
 
 

@@ -52,7 +52,7 @@ def open_pixels(
     fit: str | None,
     decode: str | None,
 ) -> PixelsBackend:
-    """Open the pixels backend. Raises: DeviceError for an unavailable device; UnknownNameError for a level."""
+    """The pixels of the pictures. Raises: DeviceError for an unavailable device; UnknownNameError for a level."""
     choose_device(device)
     backend = PixelsBackend(Preprocess().changed(image_size, fit, decode))
     level_columns({"pixels": backend.levels[0][2]}, levels)

@@ -29,7 +29,7 @@ PREFIX = "timm:"
     layers=lambda model, size: list_layers(model, size),
 )
 def open_timm(model: str, **options: Any) -> ModuleBackend:
-    """Open a model of timm. Raises: UnknownNameError; BackendError; WeightsError."""
+    """A model of timm. Raises: UnknownNameError; BackendError; WeightsError."""
     from l2a_transfer.features.backends.backbone import ModuleBackend, is_untrained, with_checkpoint
 
     fresh, weights, seed = is_untrained(model, options["weights"]), options["weights"], options["seed"]

@@ -216,7 +216,7 @@ def open_weights(
     fit: str | None,
     decode: str | None,
 ) -> TorchBackend:
-    """Open a network of this package in PyTorch. Raises: UnknownNameError; WeightsError."""
+    """A network of this package, in PyTorch. Raises: UnknownNameError; WeightsError."""
     from l2a_transfer.models.loading import load_model
 
     network, card = load_model(model, seed=seed)

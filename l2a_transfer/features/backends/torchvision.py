@@ -30,7 +30,7 @@ WITH_WEIGHTS = {name: {"transform_input": True, "init_weights": False} for name 
     layers=lambda model, size: list_layers(model, size),
 )
 def open_torchvision(model: str, **options: Any) -> ModuleBackend:
-    """Open a classifier of torchvision. Raises: UnknownNameError; BackendError; WeightsError."""
+    """A classifier of torchvision. Raises: UnknownNameError; BackendError; WeightsError."""
     from l2a_transfer.features.backends.backbone import ModuleBackend, is_untrained, with_checkpoint
 
     fresh, weights = is_untrained(model, options["weights"]), options["weights"]

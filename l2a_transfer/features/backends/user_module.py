@@ -36,7 +36,7 @@ SIZE = 224
     layers=lambda model, size: list_layers(model, size),
 )
 def open_module(model: str, **options: Any) -> ModuleBackend:
-    """Open a network that a function in your own Python file returns. Raises: BackendError; WeightsError."""
+    """A network that a function in your own Python file returns. Raises: BackendError; WeightsError."""
     from l2a_transfer.features.backends.backbone import ModuleBackend, is_untrained, with_checkpoint
 
     fresh = is_untrained(model, options["weights"])
