@@ -192,7 +192,7 @@ CHANGES: dict[str, tuple[Callable[[h5py.File], object], str]] = {
         lambda file: file.attrs.__setitem__("maps", json.dumps(json.loads(file.attrs["maps"])[:1])),
         "do not fit 3 pictures × 1 maps",
     ),
-    "a name twice": (lambda file: file["ids"].__setitem__(0, b"1.jpg"), "/ids must be unique"),
+    "a name twice": (lambda file: file["ids"].__setitem__(0, b"1.jpg"), "/ids must differ"),
     "sizes that do not add up": (lambda file: file["shapes"].__setitem__((0, 0, 0), 4), "do not add up"),
     "no size": (lambda file: file["shapes"].__setitem__((0, 0, 0), 0), "/shapes"),
     "a negative size": (lambda file: file["shapes"].__setitem__((0, 0), -3), "/shapes"),
