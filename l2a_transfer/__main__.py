@@ -6,11 +6,11 @@ import sys
 
 
 def run() -> None:
-    """The command line; Ctrl-C while it is loaded ends in one line too."""
+    """Run the command line. Ctrl-C while it is being imported also ends with a single line."""
     try:
         from l2a_transfer.threads import prepare_threads
 
-        prepare_threads()  # first, because whatever loads torch or scikit-learn fixes what it finds
+        prepare_threads()  # first, because importing torch or scikit-learn makes these settings final
         from l2a_transfer.cli.main import main
     except KeyboardInterrupt:
         from l2a_transfer.cli.output import echo
@@ -20,5 +20,5 @@ def run() -> None:
     main(prog_name="l2a-transfer")
 
 
-if __name__ == "__main__":  # processes that are spawned import this module again
+if __name__ == "__main__":  # spawned processes import this module again
     run()

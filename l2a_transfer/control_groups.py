@@ -1,4 +1,4 @@
-"""The control groups of this process, which limit what a container may use (cgroups of Linux, versions 1 and 2)."""
+"""The control groups of this process, which limit the resources of a container (Linux cgroups, versions 1 and 2)."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ PROC = Path("/proc")
 
 
 def control_groups(controller: str, proc: Path = PROC) -> Iterator[tuple[int, Path]]:
-    """(version, folder) of each group of this process, from its own to the highest that is visible.
+    """(version, folder) of each group of this process, from its own up to the highest visible one.
 
-    A container sees its own group at the mount point, whatever its path is outside the container.
+    A container sees its own group at the mount point, regardless of its path outside the container.
 
     Parameters
     ----------
     controller : str
-        What the group limits, as ``"memory"`` or ``"cpu"``.
+        The limited resource, such as ``"memory"`` or ``"cpu"``.
     proc : Path
         The proc file system.
     """
@@ -52,12 +52,12 @@ def _own_paths(controller: str, proc: Path) -> Iterator[tuple[int, str]]:
 
 
 def _unescaped(text: str) -> str:
-    """A path of mountinfo, in which a space is written as \\040."""
+    """A path from mountinfo, where a space is written as \\040."""
     return re.sub(r"\\([0-7]{3})", lambda found: chr(int(found[1], 8)), text)
 
 
 def number_in(path: Path) -> int | None:
-    """The number in a file; None if the file is missing or holds something else, as `max`."""
+    """The number in a file; None if the file is missing or contains something else, such as `max`."""
     text = "".join(lines(path)).strip()
     return int(text) if re.fullmatch(r"[0-9]{1,20}", text) else None
 
@@ -69,7 +69,7 @@ def fields_of(path: Path) -> dict[str, int]:
 
 
 def lines(path: Path) -> list[str]:
-    """Of a file; none of one that cannot be read."""
+    """The lines of a file; empty if it cannot be read."""
     try:
         return path.read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:

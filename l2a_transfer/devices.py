@@ -1,4 +1,4 @@
-"""Devices and precisions: which there are, which one `auto` is, what float32 means on a GPU, and what ran."""
+"""Devices and precisions: available ones, the choice of `auto`, the meaning of float32 on a GPU, and names."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ log = logging.getLogger(__name__)
 DEVICES = ("auto", "cpu", "cuda")
 PRECISIONS = ("auto", "fp32", "bf16", "fp16")
 TRAINING_PRECISIONS = ("auto", "fp32", "bf16")
-"""fp16 would need its loss scaled, and bf16 is as fast."""
+"""fp16 is missing because it would need loss scaling, and bf16 is as fast."""
 
 
 def choose_device(name: str, local_rank: int = 0) -> torch.device:
-    """`auto` is CUDA where PyTorch sees a GPU, else the CPU. `local_rank`: which of this machine's GPUs.
+    """`auto` is CUDA if PyTorch finds a GPU, otherwise the CPU. `local_rank` selects one of this machine's GPUs.
 
-    Raises: UnknownNameError for another name; DeviceError for a device that is not there.
+    Raises: UnknownNameError for another name; DeviceError if the device is not available.
     """
     import torch
 
@@ -37,15 +37,15 @@ def choose_device(name: str, local_rank: int = 0) -> torch.device:
 
 
 def check_device_name(name: str) -> None:
-    """Raises: UnknownNameError for anything but DEVICES. Does not import torch."""
+    """Raises: UnknownNameError if `name` is not in DEVICES. Does not import torch."""
     if name not in DEVICES:
         raise unknown_name("device", name, DEVICES)
 
 
 def choose_onnx_device(name: str) -> str:
-    """`auto` is CUDA where ONNX Runtime has the provider and PyTorch sees a GPU, else the CPU.
+    """`auto` is CUDA if ONNX Runtime has the provider and PyTorch finds a GPU, otherwise the CPU.
 
-    Raises: as `choose_device`.
+    Raises: same as `choose_device`.
     """
     import onnxruntime as ort
 
@@ -58,7 +58,7 @@ def choose_onnx_device(name: str) -> str:
 
 
 def check_precision(name: str, valid: Sequence[str] = PRECISIONS) -> None:
-    """Raises: UnknownNameError for anything but the valid names."""
+    """Raises: UnknownNameError if `name` is not valid."""
     if name not in valid:
         raise unknown_name("precision", name, valid)
 
@@ -77,9 +77,9 @@ def extraction_precision(name: str, device: str) -> str:
 
 
 def training_precision(name: str, device: torch.device) -> str:
-    """`auto` is bf16 where the device multiplies it faster than float32: CUDA GPUs that have it and CPUs with AMX.
+    """`auto` is bf16 if the device multiplies it faster than float32: CUDA GPUs with bf16 and CPUs with AMX.
 
-    AVX512-BF16 alone does not count: without AMX the same step ran at 104 images a second in bf16 and at 160 in
+    AVX512-BF16 alone is not enough: without AMX, the same step ran at 104 images per second in bf16 and at 160 in
     float32 (two Sapphire Rapids cores with AMX masked, width 0.25, batch 128). Raises: UnknownNameError.
     """
     import torch
@@ -93,7 +93,7 @@ def training_precision(name: str, device: torch.device) -> str:
 
 
 def device_name(device: torch.device) -> str:
-    """What ran it, in words: the GPU's name, or the number of CPU threads."""
+    """A description of the device: the GPU's name, or the number of CPU threads."""
     import torch
 
     if device.type == "cuda":
@@ -103,7 +103,7 @@ def device_name(device: torch.device) -> str:
 
 @contextmanager
 def ieee_float32() -> Iterator[None]:
-    """TF32 off and deterministic convolution algorithms on; what was set before comes back at the end."""
+    """Turn TF32 off and deterministic convolution algorithms on, and restore the previous settings at the end."""
     import torch
 
     matmul, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn

@@ -13,7 +13,7 @@ MAX_DEPTH = 32
 MAX_INTEGER = 2**63
 SHOWN = 60
 NUMBER_BYTES, LIST_BYTES, OBJECT_BYTES, TEXT_BYTES, DECODED = 56, 96, 280, 64, 3
-"""What a value takes in memory with its places in lists, and the decoded text of a document for each of its bytes."""
+"""Memory in bytes of values, including references in lists; and of the decoded text per byte of a document."""
 
 
 def parse(content: str | bytes) -> Any:
@@ -57,7 +57,8 @@ def parse(content: str | bytes) -> Any:
 
 
 def memory_of(content: bytes) -> int:
-    """Bytes of memory that `parse` takes at most, from a document's marks; small objects take 30 times their text."""
+    """An upper limit for the memory of `parse`, from a document's punctuation. Small objects take 30 times their
+    text."""
     marks = {b",": NUMBER_BYTES, b"[": LIST_BYTES, b"{": OBJECT_BYTES, b'"': TEXT_BYTES // 2}
     return DECODED * len(content) + sum(content.count(mark) * each for mark, each in marks.items())
 
@@ -130,7 +131,7 @@ NUMBER = Kind("a number", lambda value: isinstance(value, int | float) and not i
 
 
 def text(most: int = 1 << 20) -> Kind:
-    """A string of at most so many characters."""
+    """A string of at most `most` characters."""
     return Kind(f"text of at most {most:,} characters", lambda value: isinstance(value, str) and len(value) <= most)
 
 

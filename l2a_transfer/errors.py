@@ -20,7 +20,7 @@ class Explained(BaseException):
     problem : str
         What is wrong.
     remedy : str
-        What to do. It names parameters in backticks, as `overwrite=True` or `out`; the command line shows them as
+        What to do. It names parameters in backticks, such as `overwrite=True` or `out`; the command line shows them as
         options.
     """
 
@@ -37,11 +37,11 @@ class L2AError(Explained, Exception):
 
 
 class WeightsError(L2AError):
-    """A weights file is damaged, incomplete, or was written by another program."""
+    """A weights file is corrupt, incomplete, or was written by another program."""
 
 
 class DataError(L2AError):
-    """A data set is missing, empty, damaged, or unsuitable for its purpose."""
+    """A data set is missing, empty, corrupt, or unsuitable for its purpose."""
 
 
 class SourceError(DataError):
@@ -69,7 +69,7 @@ class TrainingError(L2AError):
 
 
 class DamagedCheckpointError(TrainingError):
-    """A checkpoint is damaged, or was not written by a training run."""
+    """A checkpoint is corrupt, or was not written by a training run."""
 
 
 class NotFiniteError(TrainingError):
@@ -120,7 +120,7 @@ def wrong_kind(argument: str, expected: str, got: object) -> TypeError:
 def similar(name: str, valid: Iterable[str]) -> list[str]:
     """The valid names that `name` may stand for, best first; case is ignored.
 
-    The name itself in another case, else all names that begin with it, else the one nearest by edit distance.
+    The name itself in another case, or else all names that begin with it, or else the nearest one by edit distance.
 
     Examples
     --------
@@ -184,8 +184,8 @@ def unknown_name(kind: str, name: str, valid: Iterable[str]) -> UnknownNameError
 def names_keywords(called: Called) -> Called:
     """Decorate a function or a class: its TypeError for an unknown keyword argument suggests similar ones.
 
-    The signature stays as it is, also for type checkers. Python itself suggests a name from version 3.13 on only, and
-    none for a keyword that was cut short.
+    The signature does not change, also for type checkers. Python itself suggests a name only since version 3.13, and
+    none for an abbreviated keyword.
 
     Examples
     --------
@@ -203,7 +203,7 @@ def names_keywords(called: Called) -> Called:
 
 
 def _checked(function: Callable[..., Any], name: str) -> Callable[..., Any]:
-    """The function, which raises TypeError for an unknown keyword argument before it is called."""
+    """Wrap a function so that an unknown keyword argument raises TypeError before the call."""
     keywords = {
         parameter.name: None
         for parameter in inspect.signature(function).parameters.values()

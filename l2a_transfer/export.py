@@ -1,4 +1,4 @@
-"""ONNX export: one self-contained file, uint8 pixels in, attended features out, checked before it is kept."""
+"""ONNX export: one self-contained file that turns uint8 pixels into attended features, checked before it is kept."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ PREPROCESS_KEY = "l2a-preprocess"
 
 @dataclass(frozen=True)
 class ExportResult:
-    """The file, its size, and the largest difference to PyTorch that the check saw, relative to the features' norm."""
+    """The file, its size, and the largest difference from PyTorch in the check, relative to the features' norm."""
 
     path: Path
     bytes: int
@@ -48,7 +48,8 @@ class ExportResult:
 
 
 class ExportedExtractor(nn.Module):
-    """What the file computes: images uint8 (N, 3, H, W) → features float32 (N, D) and one map (N, H', W') a level."""
+    """The exported computation: images uint8 (N, 3, H, W) → features float32 (N, D) and one map (N, H', W') per
+    level."""
 
     mean: Tensor
     std: Tensor
@@ -114,7 +115,7 @@ def export_onnx(
     >>> result.outputs, result.max_relative_error < 1e-4
     (('features',), True)
     """
-    # A file .onnx is a model to other functions; here it is what is written.
+    # Other functions accept an .onnx file as a model; here it is the output.
     given, other = (None if _is_onnx(thing) else thing for thing in (model, out))
     check_order("export_onnx(model, out)", ("model", given), ("out", other))
     network, card = as_network(model, seed=seed)
@@ -123,27 +124,27 @@ def export_onnx(
     out = output_path(out)
     if out.suffix != ".onnx":
         raise ArgumentError(
-            f"out must be the name of an ONNX file, as {out.with_suffix('.onnx').name}; got {out.name!r}"
+            f"out must be the name of an ONNX file, such as {out.with_suffix('.onnx').name}; got {out.name!r}"
         )
     if out.is_dir():
-        raise OutputExistsError(f"{out}: is a folder, and a network is one file", "choose another `out`")
+        raise OutputExistsError(f"{out}: is a folder, but a network is one file", "choose another `out`")
     check_free(out, overwrite=overwrite)
     if not out.parent.is_dir():
         out.parent.mkdir(parents=True, exist_ok=True)
     with output_lock(out):
-        check_free(out, overwrite=overwrite)  # whoever held the lock until now may have finished in the meantime
+        check_free(out, overwrite=overwrite)  # the previous owner of the lock may have finished in the meantime
         return _export(network, card, out)
 
 
 def not_exported(config: ModelConfig) -> str:
-    """Why networks of this config cannot be written as ONNX; empty where they can."""
+    """Why networks of this config cannot be written as ONNX; empty if they can."""
     normalizer = find_normalizer(config.normalizer)
     if config.partners:
-        return "attends each image with others, and an ONNX file takes images alone"
+        return "attends each image with others, but an ONNX file takes individual images"
     if find_selection(config.selection).needs == "noise":
-        return "its positions are drawn by the pixels, and that is not exported to ONNX"
+        return "its positions are drawn from the pixels, which cannot be exported to ONNX"
     if config.has_scores and not normalizer.exports:
-        return f"its normalizer {normalizer.name} is computed by iteration, for which ONNX has no operators"
+        return f"its normalizer {normalizer.name} is computed iteratively, for which ONNX has no operators"
     return ""
 
 
@@ -164,7 +165,9 @@ def _export(model: Network, card: Card, out: Path) -> ExportResult:
         file.flush()
         error = check_parity(model, card, Path(file.name))
         if not error <= TOLERANCE:
-            raise BackendError(f"{out}: ONNX Runtime differs from PyTorch by {error:.2e} relative; nothing was written")
+            raise BackendError(
+                f"{out}: the relative difference of ONNX Runtime from PyTorch is {error:.2e}; nothing was written"
+            )
     return ExportResult(out, len(content), error, tuple(names))
 
 
@@ -172,7 +175,7 @@ def _convert(extractor: ExportedExtractor, example: Tensor, names: list[str], ca
     from torch.onnx.errors import OnnxExporterError
 
     try:
-        # The exporter prints its progress, and torch warns of its own deprecated internals; neither is for the user.
+        # Hide the exporter's progress and torch's warnings about its own deprecated internals from the user.
         with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings():
             warnings.simplefilter("ignore")
             program = torch.onnx.export(
@@ -192,7 +195,7 @@ def _convert(extractor: ExportedExtractor, example: Tensor, names: list[str], ca
     assert program is not None
     proto = program.model_proto
     proto.producer_name = "l2a-transfer"
-    # Source paths and stack traces of the exporting machine do not belong in a file that travels.
+    # Source paths and stack traces of the exporting machine do not belong in a file that is passed on.
     for node in [*proto.graph.node, *(n for function in proto.functions for n in function.node)]:
         node.doc_string = ""
         del node.metadata_props[:]

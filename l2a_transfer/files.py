@@ -33,18 +33,18 @@ PARTIAL_FOLDER = ".l2a-transfer"
 MOVED_LIST = ".moved.json"
 """Inside such a folder: the names of all its files, written just before the first one is moved."""
 NO_FOLDER_SYNC = (errno.EINVAL, errno.ENOTSUP, errno.ENOSYS)
-"""Errors of file systems that cannot sync a folder, as some network drives."""
+"""Errors of file systems that cannot sync a folder, such as some network drives."""
 
 
 def names_a_format(path: Path) -> bool:
-    """Whether a name ends in the suffix of a file format, as .csv."""
+    """Whether a name ends in the suffix of a file format, such as .csv."""
     return path.suffix.lower() in FORMATS
 
 
 def check_replaceable(path: Path) -> None:
     """Check that `path` can be replaced: it does not exist, or is a regular file.
 
-    A link is refused, because replacing it would not change the file to which it points.
+    A link is rejected, because replacing it would not change the file to which it points.
 
     Raises
     ------
@@ -57,12 +57,12 @@ def check_replaceable(path: Path) -> None:
         return
     if not stat.S_ISREG(mode):
         raise OutputExistsError(
-            f"{path}: is {kind_of(mode)}, and only a regular file can be overwritten", "choose another `out`"
+            f"{path}: is {kind_of(mode)}, but only a regular file can be overwritten", "choose another `out`"
         )
 
 
 def kind_of(mode: int) -> str:
-    """What a mode describes that is not a regular file: `a folder`, `a pipe`, …"""
+    """The kind of file in a mode that is not a regular file: `a folder`, `a pipe`, …"""
     other = "a symbolic link" if stat.S_ISLNK(mode) else "a folder" if stat.S_ISDIR(mode) else "not a file"
     return special_kind(mode) or other
 
@@ -73,9 +73,9 @@ def is_there(path: Path) -> bool:
 
 
 def output_path(out: str | Path) -> Path:
-    """The path of an output. Raises: TypeError for anything that is no path."""
+    """The path of an output. Raises: TypeError if `out` is not a path."""
     if not isinstance(out, (str, os.PathLike)):
-        raise wrong_kind("out", "a path, as 'out/features.h5'", out)
+        raise wrong_kind("out", "a path, such as 'out/features.h5'", out)
     return Path(out)
 
 
@@ -83,7 +83,7 @@ def check_folder(out: Path, what: str) -> None:
     """Raises: OutputExistsError if `out`, the folder for `what`, exists and is not a folder."""
     if is_there(out) and not out.is_dir():
         kind = "a file" if out.exists() else "a link to nothing"
-        raise OutputExistsError(f"{out}: is {kind}, and {what} needs a folder", "choose another `out`")
+        raise OutputExistsError(f"{out}: is {kind}, but {what} needs a folder", "choose another `out`")
 
 
 def check_free(path: Path, *, overwrite: bool, what: str = "it", replaced: Collection[str] = ()) -> None:
@@ -107,7 +107,7 @@ def check_own_folder(path: Path) -> None:
     except FileNotFoundError:
         return
     if not stat.S_ISDIR(found.st_mode):
-        raise StoreError(f"{path}: not a folder, and one is needed there", "remove it, or choose another `out`")
+        raise StoreError(f"{path}: not a folder, but a folder is needed there", "remove it, or choose another `out`")
     if found.st_uid != os.geteuid():
         raise StoreError(f"{path}: belongs to another user (uid {found.st_uid})", "choose another `out`")
 
@@ -124,7 +124,7 @@ def replacing(path: Path, *, buffering: int = -1) -> Iterator[Any]:
     OutputExistsError
         If `path` exists and is not a regular file.
     OSError
-        If the disk refuses; the error names `path`.
+        If writing to the disk fails. The error names `path`.
     """
     check_replaceable(path)
     partial = _partial_path(path)
@@ -156,7 +156,7 @@ def check_writable(path: Path) -> None:
 
 
 def write_whole(path: Path, content: bytes | memoryview) -> None:
-    """Write a file, or leave `path` unchanged after an error. Raises: as `replacing`."""
+    """Write a file, or leave `path` unchanged after an error. Raises: same as `replacing`."""
     with replacing(path) as file:
         file.write(content)
 
@@ -171,11 +171,11 @@ class Put(Protocol):
 def replacing_all(folder: Path) -> Iterator[Put]:
     """Replace several files of a folder together. The block gets a function that takes a name and its content.
 
-    A name may lead into folders below, as `a/b.png`; these are made, and may not be links.
+    A name may contain folders, such as `a/b.png`; these are created, and must not be links.
     All files are first written to a folder of partial files. They are moved when the block ends, the first one last.
     A file that was given with `moved_last=True` counts as the first one.
     The caller must hold the lock of `folder`. A process that is killed while it moves files leaves a list of them for
-    `leftovers`. Raises: as `replacing`.
+    `leftovers`. Raises: same as `replacing`.
     """
     aside = folder / f"{PARTIAL_FOLDER}.{uuid.uuid4().hex[:12]}.partial"
     names: list[str] = []
@@ -216,18 +216,18 @@ def replacing_all(folder: Path) -> Iterator[Put]:
 
 
 def _check_below(folder: Path, name: str) -> None:
-    """Raises: OutputExistsError if `name` is there and is no regular file, or leads through a link out of `folder`."""
+    """Raises: OutputExistsError if `name` is not a regular file, or if a link on the way leads out of `folder`."""
     for part in [*Path(name).parents][-2::-1]:
         path = folder / part
         if is_there(path) and not stat.S_ISDIR(mode := path.lstat().st_mode):
             kind = "a file" if stat.S_ISREG(mode) else kind_of(mode)
-            raise OutputExistsError(f"{path}: is {kind}, and a folder is needed there", "choose another `out`")
+            raise OutputExistsError(f"{path}: is {kind}, but a folder is needed there", "choose another `out`")
     check_replaceable(folder / name)
 
 
 @contextmanager
 def said_if_complete(last: Path, what: str) -> Iterator[None]:
-    """After Ctrl-C in this block, report that `what` is complete if the file `last` was written, which comes last.
+    """After Ctrl-C in this block, report that `what` is complete if its last file, `last`, was written.
 
     Raises
     ------
@@ -325,7 +325,7 @@ def _open_no_follow(path: str, flags: int) -> int:
 
 @contextmanager
 def _errors_about(path: Path, partial: Path) -> Iterator[None]:
-    """Errors of the disk about `partial` name `path` instead, which the user knows."""
+    """Make disk errors about `partial` name `path` instead, which the user knows."""
     try:
         yield
     except OSError as error:

@@ -36,7 +36,7 @@ def check_input(path: str | Path) -> os.stat_result:
     NotAFileError
         For a pipe, a socket or a device.
     OSError
-        For a folder, a missing file, and the like.
+        For a folder, a missing file, and similar cases.
     """
     found = os.stat(path)
     _check(found, path)
@@ -46,7 +46,7 @@ def check_input(path: str | Path) -> os.stat_result:
 def open_input(path: str | Path, *, buffering: int = -1) -> BinaryIO:
     """Open a regular file for reading. Its kind is checked again after it was opened.
 
-    A file without a size, such as those of /proc, counts as empty. Raises: as `check_input`.
+    A file without a size, such as those in /proc, counts as empty. Raises: same as `check_input`.
     """
     check_input(path)
     # O_NONBLOCK: a pipe that takes the file's place in the meantime cannot block us.
@@ -64,11 +64,11 @@ def open_input(path: str | Path, *, buffering: int = -1) -> BinaryIO:
 
 
 def read_input(path: str | Path, most: int) -> bytes:
-    """The content of a file of at most `most` bytes. Raises: as `open_input`; OSError if the file is larger."""
+    """The content of a file of at most `most` bytes. Raises: same as `open_input`; OSError if the file is larger."""
     with open_input(path) as file:
         size = file.seek(0, os.SEEK_END)
         if size > most:
-            raise OSError(0, f"{size:,} bytes, and at most {most:,} are read", str(path))
+            raise OSError(0, f"{size:,} bytes; at most {most:,} are read", str(path))
         file.seek(0)
         return file.read(size)
 

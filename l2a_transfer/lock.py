@@ -65,7 +65,7 @@ def folder_lock(out: Path) -> Iterator[None]:
     Raises
     ------
     OutputExistsError, StoreError, L2AError
-        As `output_lock`.
+        In the same cases as `output_lock`.
     OSError
         If `out` is not a folder, or cannot be created.
     """
@@ -122,7 +122,7 @@ def _hold(out: Path, path: Path, argument: str = "out") -> Iterator[bool]:
         finally:
             if os.getpid() == me[0] and _is_same_file(path, file):
                 with suppress(OSError):
-                    path.unlink()  # before the lock is released, so that nobody locks a file that has no name any more
+                    path.unlink()  # before the lock is released, so that nobody locks a deleted file
             os.close(file)
     finally:
         with _guard:
@@ -135,7 +135,7 @@ def check_system() -> None:
         import fcntl
     except ImportError as error:
         raise L2AError(
-            "l2a-transfer runs on POSIX systems such as Linux and macOS, and this one has no module fcntl; on "
+            "l2a-transfer runs on POSIX systems such as Linux and macOS, but this one has no module fcntl; on "
             "Windows, use it inside WSL"
         ) from error
     assert fcntl
@@ -168,7 +168,7 @@ def _acquire(out: Path, path: Path, argument: str) -> int:
 
 
 def _open_lock_file(path: Path) -> int:
-    """Open the lock file, or create it. Links, and files that have another name, are refused."""
+    """Open the lock file, or create it. Links and files with other names are rejected."""
     try:
         with suppress(FileNotFoundError):
             _check_lock(path, os.lstat(path))  # opening some devices has side effects
@@ -198,7 +198,7 @@ def _write_holder(path: Path, file: int) -> None:
     content = os.pread(file, 64, 0)
     if content and not CONTENT.fullmatch(content):
         raise StoreError(f"{path}: a file of another program, not a lock", "move it, or choose another `out`")
-    with suppress(OSError):  # the lock works without it, as on a full disk
+    with suppress(OSError):  # the lock works without it, for example on a full disk
         os.ftruncate(file, 0)
         os.pwrite(file, f"l2a-transfer {os.getpid()}\n".encode(), 0)
 

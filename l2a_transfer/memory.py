@@ -51,7 +51,7 @@ def require_memory(needed: int, what: str, remedy: str) -> None:
 
 
 def require_memory_to_parse(content: bytes, path: str | Path) -> None:
-    """Raises: MemoryLimitError where the values of a JSON document would not fit into memory, before it is parsed."""
+    """Raises: MemoryLimitError if the values of a JSON document would not fit into memory. It is not parsed."""
     require_memory(memory_of(content), f"{path}: a JSON document of {mebibytes(len(content))}", "use a smaller file")
 
 
@@ -78,7 +78,7 @@ def _process_memory(proc: Path) -> Iterator[int]:
 
 
 def _group_memory(proc: Path) -> Iterator[int]:
-    """What is left in each group of this process, from its own to the highest visible one."""
+    """Remaining bytes in each group of this process, from its own to the highest visible one."""
     for version, folder in control_groups("memory", proc):
         limits = [number_in(folder / name) for name in LIMITS[version]]
         if version == 2 and limits == [None] * len(limits):

@@ -10,7 +10,7 @@ from l2a_transfer.text import plain
 
 
 def html_table(headings: Sequence[str], rows: Sequence[Sequence[object]], *, caption: str = "") -> str:
-    """A table; the cells are text, numbers to the right."""
+    """A table of text cells; numbers are right-aligned."""
     head = "".join(f'<th scope="col">{_text(heading)}</th>' for heading in headings)
     body = "".join(f"<tr>{''.join(map(_cell, row))}</tr>" for row in rows)
     above = f"<caption>{_text(caption)}</caption>" if caption else ""
@@ -18,7 +18,7 @@ def html_table(headings: Sequence[str], rows: Sequence[Sequence[object]], *, cap
 
 
 def html_images(images: Sequence[tuple[str, bytes]]) -> str:
-    """PNG files beside each other, each above its caption; the page needs no other file."""
+    """PNG files side by side, each above its caption. They are embedded, so the page needs no other file."""
     return "".join(
         '<figure style="display: inline-block; margin: 0 0.5em">'
         f'<img alt="{_text(caption)}" src="data:image/png;base64,{base64.b64encode(png).decode()}">'

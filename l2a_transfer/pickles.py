@@ -1,4 +1,4 @@
-"""The harmless opcodes of Python's pickles, read without pickle: there, a file says which functions are called."""
+"""Read Python pickles with harmless opcodes only. The module pickle would call any function that a file names."""
 
 from __future__ import annotations
 
@@ -6,26 +6,26 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 MAX_STEPS = 2_000_000
-"""Opcodes of one file, each of which makes at most one small object; CIFAR-100's training file has 250,000."""
+"""Limit of opcodes per file. Each creates at most one small object; CIFAR-100's training file has 250,000."""
 
 
 class NotPlainError(ValueError):
-    """What a file says that no file of its kind does; the text goes on after "damaged:"."""
+    """A file has content that files of its kind do not have. The message continues the text "corrupt:"."""
 
 
 class _Mark:
-    """Where the items of a list, a tuple or a dictionary begin."""
+    """Marks where the items of a list, a tuple or a dictionary begin."""
 
 
 class Named:
-    """One of a reader's `names`, which stands for nothing that could be called."""
+    """One of a reader's `names`. It is only a placeholder and cannot be called."""
 
     def __init__(self, name: str) -> None:
         self.name = name
 
 
 MARK = _Mark()
-# The length's bytes before each kind of string, of bytes or of text.
+# Bytes of the length field of each kind of byte string or text.
 BYTES = {0x55: 1, 0x54: 4, 0x43: 1, 0x42: 4, 0x8E: 8, 0x96: 8}  # SHORT_BINSTRING, BINSTRING, *BINBYTES*, BYTEARRAY8
 TEXTS = {0x8C: 1, 0x58: 4, 0x8D: 8}  # SHORT_BINUNICODE, BINUNICODE, BINUNICODE8
 CONSTANTS = {0x4E: None, 0x88: True, 0x89: False, 0x28: MARK}  # NONE, NEWTRUE, NEWFALSE, MARK
@@ -36,19 +36,19 @@ PUTS, GETS = {0x71: 1, 0x72: 4}, {0x68: 1, 0x6A: 4}  # BINPUT, LONG_BINPUT; BING
 PROTO, FRAME, STOP, MEMOIZE, GLOBAL, STACK_GLOBAL, TUPLE = 0x80, 0x95, 0x2E, 0x94, 0x63, 0x93, 0x74
 REDUCE, BUILD, APPEND, APPENDS, SETITEM, SETITEMS = 0x52, 0x62, 0x61, 0x65, 0x73, 0x75
 LINE = 100
-"""Most characters of a name."""
+"""Limit of characters in a name."""
 
 
 class PlainPickle:
-    """Runs the opcodes of one pickle on a stack of plain objects. What is called by name is each kind's own.
+    """Runs the opcodes of one pickle on a stack of plain objects. Subclasses define what can be called by name.
 
-    `kind`: of file, for errors. Every opcode makes at most one small object, or takes bytes that the file has. A
-    container that is fetched from the memo can make a few bytes as deep, or as large, as they like: see `_fetched`.
+    `kind`: the kind of file, for errors. Every opcode creates at most one small object, or reads bytes of the file. By
+    fetching containers from the memo, a few bytes could create objects of any depth or size; see `_fetched`.
     """
 
     kind = "file"
     names: Mapping[str, str] = {}
-    """Module and name, as the pickle has them → what they stand for here."""
+    """Module and name in the pickle → their meaning here."""
 
     def __init__(self, content: bytes) -> None:
         self.content, self.at = content, 0
@@ -69,7 +69,7 @@ class PlainPickle:
 
     def read(self) -> Any:
         if self._take(1)[0] != PROTO:
-            raise NotPlainError("it does not begin as a pickle of protocol 2 to 5 does")
+            raise NotPlainError("it does not begin like a pickle of protocol 2 to 5")
         self._take(1)
         for _ in range(MAX_STEPS):
             code = self._take(1)[0]
@@ -94,7 +94,7 @@ class PlainPickle:
         elif code in GETS:
             place = self._number(GETS[code])
             if place not in self.memo:
-                raise NotPlainError(f"the object {place} is used before it is there")
+                raise NotPlainError(f"the object {place} is used before it exists")
             self.stack.append(self._fetched(self.memo[place]))
         elif code in TEXTS:
             self.stack.append(self._take(self._number(TEXTS[code])).decode("utf-8"))
@@ -122,7 +122,7 @@ class PlainPickle:
     def _line(self) -> str:
         end = self.content.find(b"\n", self.at, self.at + LINE)
         if end < 0:
-            raise NotPlainError("a name without an end")
+            raise NotPlainError("a name is not terminated")
         return self._take(end + 1 - self.at)[:-1].decode("utf-8")
 
     def _top(self) -> Any:
@@ -135,7 +135,7 @@ class PlainPickle:
         return self.stack.pop()
 
     def _items(self) -> list[Any]:
-        """What is above the last mark."""
+        """The items above the last mark."""
         for at in range(len(self.stack) - 1, -1, -1):
             if self.stack[at] is MARK:
                 items = self.stack[at + 1 :]
@@ -145,15 +145,15 @@ class PlainPickle:
 
     def _extend(self, items: list[Any]) -> None:
         if type(self._top()) is not list:
-            raise NotPlainError("items are added to what is no list")
+            raise NotPlainError("items are added to something other than a list")
         self.stack[-1].extend(items)
 
     def _fetched(self, value: Any) -> Any:
-        """What the memo gives a second time. Raises: NotPlainError for what may be there once only."""
+        """Check an object that is fetched from the memo. Raises: NotPlainError if it may only be used once."""
         return value
 
     def _is_key(self, value: Any) -> bool:
-        # A deep tuple as a key would be hashed by a recursion that nothing bounds.
+        # Hashing a deeply nested tuple as a key would recurse without a limit.
         return type(value) in (bytes, str)
 
     def _set(self, items: list[Any]) -> None:
@@ -177,11 +177,11 @@ class PlainPickle:
     def _reduce(self) -> None:
         arguments, function = self._pop(), self._pop()
         if type(arguments) is not tuple or type(function) is not Named:
-            raise NotPlainError("something is called that is no function")
+            raise NotPlainError("something that is not a function is called")
         self.stack.append(self._called(function.name, arguments))
 
     def _called(self, name: str, arguments: tuple[Any, ...]) -> Any:
-        """What a call of one of `names` gives. Raises: NotPlainError."""
+        """The result of calling one of `names`. Raises: NotPlainError."""
         raise NotPlainError(f"it calls {name}")
 
     def _build(self) -> None:
@@ -189,5 +189,5 @@ class PlainPickle:
         self._described(built, state)
 
     def _described(self, built: Any, state: Any) -> None:
-        """An object is told its state. Raises: NotPlainError."""
+        """Set the state of an object. Raises: NotPlainError."""
         raise NotPlainError("it changes an object")

@@ -19,41 +19,41 @@ if TYPE_CHECKING:
 FITS = ("stretch", "crop")
 DECODINGS = ("exact", "scaled")
 SCALED_AT_LEAST = 2
-"""A picture that is decoded at a smaller scale keeps at least so many times the pixels a side that it is resized to."""
+"""A picture decoded at a smaller scale keeps at least this many times the pixels per side of the resized picture."""
 FILTERS = ("bicubic", "bilinear", "lanczos", "box")
 CIFAR10_MEAN = (0.4914, 0.4822, 0.4465)
 CIFAR10_STD = (0.2470, 0.2435, 0.2616)
 MIN_SIZE, MAX_SIZE = 4, 4096
 MAX_MEAN = 255.0
 STDS = (1e-3, 255.0)
-"""Limits of `mean` and `std` for pixels between 0 and 1; outside of them an image would be lost."""
+"""Limits of `mean` and `std` for pixels between 0 and 1. Values outside would destroy an image."""
 
 
 def check_rgb(image: Image.Image) -> None:
-    """Raises: TypeError for anything but a Pillow image; ValueError for a mode other than RGB."""
+    """Raises: TypeError if `image` is not a Pillow image; ValueError for a mode other than RGB."""
     from PIL import Image
 
     if not isinstance(image, Image.Image):
         raise TypeError(
-            f"a picture must be a Pillow image of mode RGB, got {type(image).__name__}; Image.fromarray(x) makes one "
-            "of uint8 (H, W, 3)"
+            f"a picture must be a Pillow image of mode RGB, got {type(image).__name__}; convert uint8 (H, W, 3) with "
+            "Image.fromarray(x)"
         )
     if image.mode != "RGB":
         raise ValueError(
             f"a picture must have the mode RGB, got {image.mode}; l2a_transfer.data.decode.to_rgb(image, 'its name') "
-            "converts any mode as an extraction does"
+            "converts any mode in the same way as an extraction"
         )
 
 
 def normalize(images: Tensor, mean: Tensor, std: Tensor) -> Tensor:
-    """Normalise images for a network: `(x / 255 − mean) / std`.
+    """Normalize images for a network: `(x / 255 − mean) / std`.
 
     Parameters
     ----------
     images : Tensor, shape (B, 3, H, W)
         uint8 from 0 to 255, or floating point from 0 to 1.
     mean, std : Tensor, shape (3, 1, 1)
-        As `Preprocess.statistics` gives them.
+        See `Preprocess.statistics`.
 
     Returns
     -------
@@ -83,19 +83,19 @@ class Preprocess:
     mean, std : tuple of float
         Per channel, for pixels between 0 and 1.
     resize : int, default=0
-        With `crop`: resize the shorter side to this many pixels first, in whole pixels as torchvision does, and cut
-        the centre out of that. 0 cuts the largest square out of the image and resizes it.
+        With `crop`: resize the shorter side to this many pixels first, in whole pixels as torchvision does, and crop
+        the centre from that. 0 crops the largest square from the image and resizes it.
     decode : {"exact", "scaled"}
-        `scaled` has large JPEG files decoded at a half, a quarter or an eighth of their size, at twice the size that
-        they are resized to or more. That is faster, and gives other pixels. It is for whoever reads files: `pixels`
-        takes pictures as they are.
+        `scaled` decodes large JPEG files at a half, a quarter or an eighth of their size, but at least at twice the
+        size that they are resized to. This is faster and gives other pixels. It only affects reading files: `pixels`
+        does not change pictures before resizing them.
 
     Raises
     ------
     UnknownNameError
-        For another fit, filter or decoding.
+        If `fit`, `filter` or `decode` is unknown.
     ArgumentError
-        For numbers out of range.
+        If numbers are out of range.
     """
 
     size: int = 32
@@ -121,12 +121,12 @@ class Preprocess:
                 f"with fit {self.fit!r} and size {self.size}"
             )
         if len(self.mean) != 3 or len(self.std) != 3 or min(self.std) <= 0:
-            raise ArgumentError(f"mean and std have three numbers, std above 0; got {self.mean} and {self.std}")
+            raise ArgumentError(f"mean and std must be three numbers each, std above 0; got {self.mean} and {self.std}")
         low, high = STDS
         if not all(-MAX_MEAN <= x <= MAX_MEAN for x in self.mean) or not all(low <= x <= high for x in self.std):
             raise ArgumentError(
-                f"mean must be between {-MAX_MEAN:g} and {MAX_MEAN:g}, and std between {low:g} and {high:g}, of pixels "
-                f"between 0 and 1; got {self.mean} and {self.std}"
+                f"mean must be between {-MAX_MEAN:g} and {MAX_MEAN:g}, and std between {low:g} and {high:g}, for "
+                f"pixels between 0 and 1; got {self.mean} and {self.std}"
             )
 
     def pixels(self, image: Image.Image) -> NDArray[np.uint8]:
@@ -139,9 +139,9 @@ class Preprocess:
         Raises
         ------
         TypeError
-            For anything but a Pillow image.
+            If the image is not a Pillow image.
         ValueError
-            For a mode other than RGB.
+            If its mode is not RGB.
         """
         from PIL import Image
 
@@ -161,7 +161,7 @@ class Preprocess:
         return np.ascontiguousarray(array.transpose(2, 0, 1))  # (3, size, size)
 
     def _centre(self, image: Image.Image) -> Image.Image:
-        """The centre of the image whose shorter side has `resize` pixels, with torchvision's roundings."""
+        """Resize the shorter side to `resize` pixels and crop the centre, with torchvision's rounding."""
         from PIL import Image
 
         short = min(image.size)
@@ -173,13 +173,13 @@ class Preprocess:
 
     @property
     def least_side(self) -> int:
-        """The pixels of the shorter side that decoding at a smaller scale must leave; 0 where nothing is scaled."""
+        """The shorter side in pixels that decoding at a smaller scale must keep; 0 if nothing is scaled."""
         return SCALED_AT_LEAST * (self.resize or self.size) if self.decode == "scaled" else 0
 
     def changed(self, size: int | None = None, fit: str | None = None, decode: str | None = None) -> Preprocess:
-        """The same with another size, fit or decoding, where they are given; `resize` keeps its ratio to the size.
+        """The same settings with another size, fit or decoding, if given; `resize` keeps its ratio to the size.
 
-        Raises: as the class.
+        Raises: same as the class.
         """
         if size is not None and not MIN_SIZE <= size <= MAX_SIZE:
             raise ArgumentError(f"image_size must be between {MIN_SIZE} and {MAX_SIZE} pixels, got {size}")
@@ -188,7 +188,7 @@ class Preprocess:
         return dataclasses.replace(self, size=new_size, fit=new_fit, resize=resize, decode=decode or self.decode)
 
     def keeps(self, width: int, height: int) -> bool:
-        """True where the pixels of an image of this size stay as they are."""
+        """True if the pixels of an image of this size are not changed."""
         return (width, height) == (self.size, self.size) and self.resize in (0, self.size)
 
     def statistics(self, device: torch.device | str | None = None) -> tuple[Tensor, Tensor]:
@@ -200,7 +200,7 @@ class Preprocess:
 
     def to_json(self) -> dict[str, Any]:
         values = dataclasses.asdict(self)
-        if not self.resize:  # as earlier versions wrote it, which did not know of it
+        if not self.resize:  # as in earlier versions, which did not have it
             del values["resize"]
         if self.decode == "exact":
             del values["decode"]
@@ -208,10 +208,10 @@ class Preprocess:
 
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> Preprocess:
-        """The settings that `to_json` has written. Raises: ValueError or TypeError for anything else."""
+        """The settings written by `to_json`. Raises: ValueError or TypeError for anything else."""
         names = {field.name for field in dataclasses.fields(cls)}
         if not isinstance(values, dict) or {"resize", "decode", *values} != names:
-            raise ValueError(f"a preprocess has the keys {sorted(names)}, got {values!r}")
+            raise ValueError(f"a preprocess must have the keys {sorted(names)}, got {values!r}")
         for key in ("size", "resize"):
             if not isinstance(values.get(key, 0), int):
                 raise TypeError(f"preprocess: {key} must be an int, got {values[key]!r}")

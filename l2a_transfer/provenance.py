@@ -7,10 +7,10 @@ from pathlib import Path
 
 
 def commit() -> str | None:
-    """The git commit of the running code, None where it does not lie in a checkout of its own."""
+    """The git commit of the running code; None if it is not in its own checkout."""
     here = Path(__file__).parent
     try:
-        # An environment inside the checkout of something else has that one's commit.
+        # Inside the checkout of another project, git would return that project's commit.
         subprocess.run(
             ["git", "-C", str(here), "ls-files", "--error-unmatch", Path(__file__).name],
             capture_output=True,

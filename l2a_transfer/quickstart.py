@@ -42,25 +42,25 @@ PICTURES = 4
 """Images in the figure of attention maps."""
 AIRPLANES = "airplanes-mini"
 MEASURED = ("attention", "uniform")
-"""Of `MODELS`, the networks whose maps are measured against masks."""
+"""The networks in `MODELS` whose maps are compared with masks."""
 PAGE = "localization.html"
 BESIDE = (SHEET, LOCALIZATION, PAGE)
-"""Files beside those of the report."""
+"""Output files in addition to the report."""
 MAPS = LocalizationConfig(methods=("attention", "evidence"), target="true", levels=("L3",))
 
 
 @dataclass(frozen=True)
 class QuickstartResult:
-    """What a quickstart has measured and written.
+    """The results and files of a quickstart.
 
     Attributes
     ----------
     table : str
         The results as a Markdown table.
     verdicts : tuple of str
-        A sentence for each comparison of the attention network with a control.
+        One sentence per comparison of the attention network with a control.
     files : tuple of Path
-        Every file that was written.
+        All files that were written.
     results : EvalResults
         The results themselves.
     localization : LocalizationResults
@@ -75,11 +75,11 @@ class QuickstartResult:
 
 
 def quickstart(out: Path, *, overwrite: bool = False, progress: bool = True) -> QuickstartResult:
-    """Run the main experiment on what ships in the package: features, SVMs, and maps against masks.
+    """Run the main experiment on bundled data: features, SVMs, and a comparison of maps with masks.
 
     Features of caltech-mini are extracted with the bundled attention network, its uniform control, an untrained network
     and as raw pixels, and an SVM is fitted to each; all four rows of the table share one split and one protocol. Then
-    maps of the two bundled networks are measured against the masks of airplanes-mini.
+    maps of the two bundled networks are compared with the masks of airplanes-mini.
 
     Writes `features-NAME.h5`, the report (`report.html`, Markdown, CSV, JSON, plots), `localization.html` and
     `localization.json`, and `attention.png` into `out`.
@@ -100,7 +100,7 @@ def quickstart(out: Path, *, overwrite: bool = False, progress: bool = True) -> 
     Raises
     ------
     OutputExistsError
-        If `out` holds a quickstart and `overwrite` is not given.
+        If `out` contains a quickstart and `overwrite` is not given.
     Interrupted
         After Ctrl-C; the message says which files are complete.
     """
@@ -151,7 +151,7 @@ def _quickstart(out: Path, earlier: set[str], *, overwrite: bool, progress: bool
 
 
 def _attention_picture(found: Localization) -> bytes:
-    """A PNG of attention maps over `PICTURES` airplanes, evenly spread over all; white lines are the outlines."""
+    """A PNG of attention maps over `PICTURES` airplanes, evenly chosen from all; white lines are the outlines."""
     source = found.source
     rows = np.linspace(0, len(source) - 1, PICTURES).round().astype(int)
     pictures = [outlined(source.image(row), found.masks, source.ids[row]) for row in rows]

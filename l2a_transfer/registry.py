@@ -1,7 +1,7 @@
-"""Registries: name → what another file has declared, with a decorator beside its own code.
+"""Registries: name → entry, declared in other files by a decorator next to their own code.
 
-A registry knows nothing of its entries but their names. It imports the package's own declarations when it is first
-asked, and those of installed packages that name modules in the entry-point group `l2a_transfer.plugins`:
+A registry only knows the names of its entries. When it is first read, it imports the package's own declarations, and
+those of installed packages that list modules in the entry-point group `l2a_transfer.plugins`:
 
     [project.entry-points."l2a_transfer.plugins"]
     my_normalizer = "my_package.normalizer"
@@ -22,12 +22,12 @@ Entry = TypeVar("Entry")
 
 
 class Registry(Mapping[str, Entry], Generic[Entry]):
-    """The entries of one kind: this package's in the order of `homes`, then others as they were declared.
+    """The entries of one kind: this package's in the order of `homes`, then others in the order of declaration.
 
     Parameters
     ----------
     kind : str
-        What an entry is, as errors say it: ``"normalizer"``.
+        The kind of entries, for errors: ``"normalizer"``.
     *homes : str
         Modules of this package that declare entries; imported when the registry is first read.
 
@@ -51,24 +51,24 @@ class Registry(Mapping[str, Entry], Generic[Entry]):
         self._loaded = False
 
     def add(self, name: str, entry: Entry, *, home: str = "") -> None:
-        """Declare an entry; `home` is the module that declares it, which decides its place.
+        """Declare an entry. `home` is the module that declares it, which determines its position.
 
-        Raises: PluginError for a name that is taken, or that is not lower case and hyphens.
+        Raises: PluginError if the name is taken, or has characters other than lower-case letters, digits and hyphens.
         """
         if name in self._entries:
             raise PluginError(f"the {self.kind} {name!r} is declared twice", "give one of them another name")
         if not name or not all(part.isalnum() and part == part.lower() and part.isascii() for part in name.split("-")):
             raise PluginError(f"the {self.kind} {name!r} must be named with lower-case letters, digits and hyphens")
         self._entries[name] = entry
-        # A home may be imported by itself before the registry is read, and the order must not depend on that.
+        # A home may be imported on its own before the registry is read, which must not change the order.
         self._places[name] = self._homes.index(home) if home in self._homes else len(self._homes)
 
     def remove(self, name: str) -> None:
-        """Take an entry back, as a test does with its own. Raises: KeyError."""
+        """Remove an entry, for example in a test. Raises: KeyError."""
         del self._entries[name], self._places[name]
 
     def find(self, name: str) -> Entry:
-        """The entry called `name`. Raises: UnknownNameError with the nearest name."""
+        """The entry called `name`. Raises: UnknownNameError, which suggests the nearest name."""
         if name not in self:
             raise unknown_name(self.kind, name, self)
         return self._entries[name]
@@ -92,7 +92,7 @@ class Registry(Mapping[str, Entry], Generic[Entry]):
     def _load(self) -> None:
         if self._loaded:
             return
-        self._loaded = True  # before the imports, which may ask this registry
+        self._loaded = True  # before the imports, which may read this registry
         try:
             for home in self._homes:
                 import_module(home)
@@ -106,7 +106,7 @@ _plugins_loaded = False
 
 
 def load_plugins() -> None:
-    """Import the modules that installed packages name as plugins, once in a process.
+    """Import the modules that installed packages list as plugins, once per process.
 
     Raises: PluginError naming the plugin that cannot be imported.
     """
@@ -117,15 +117,15 @@ def load_plugins() -> None:
     for point in entry_points(group=PLUGINS):
         try:
             point.load()
-        except (Exception, SystemExit) as error:  # SystemExit(0) would end a command as if all were done
+        except (Exception, SystemExit) as error:  # SystemExit(0) would end a command as if it had succeeded
             _plugins_loaded = False
             raise PluginError(
                 f"the plugin {point.name!r} ({point.value}) cannot be loaded: {type(error).__name__}: {error}",
-                "uninstall or repair the package that brings it",
+                "uninstall or repair the package that provides it",
             ) from error
 
 
 def require_package(what: str, package: str, extra: str) -> None:
-    """Raises: MissingExtraError where an entry's optional package is not installed; `what` is what needs it."""
+    """Raises: MissingExtraError if an optional package is not installed. `what` names what needs it."""
     if find_spec(package) is None:
         raise MissingExtraError(what, package, extra)

@@ -1,6 +1,6 @@
-"""Makes untrusted text (names of files, models, classes and keys) safe for where it is shown.
+"""Make untrusted text (names of files, models, classes and keys) safe for display.
 
-Here for terminals, Markdown, CSV and JSON; for HTML see `report/markup.py`.
+This module covers terminals, Markdown, CSV and JSON. For HTML, see `report/markup.py`.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ def plain(text: str) -> str:
 
 
 def markdown(text: str) -> str:
-    """What Markdown shows as the text is, in one line of a table."""
+    """Escape the text so that Markdown shows it literally in one line of a table."""
     shown = plain(text).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;").replace("`", "'")
     # An underscore within a word is a letter to Markdown too.
     return re.sub(r"[\\|*\[\]$~^]|(?<!\w)_|_(?!\w)", r"\\\g<0>", shown)
@@ -88,7 +88,7 @@ def few(names: Sequence[str], most: int = 4) -> str:
 
 
 def classes_and_splits(classes: Sequence[str], splits: Sequence[str]) -> tuple[str, str]:
-    """What a repr says of a data set's classes and splits.
+    """A data set's classes and splits, for a repr.
 
     Examples
     --------
@@ -100,7 +100,7 @@ def classes_and_splits(classes: Sequence[str], splits: Sequence[str]) -> tuple[s
 
 
 def repr_line(thing: object, name: str, *facts: str) -> str:
-    """What `__repr__` gives for an object that holds much: its class, what it is called, and a few facts, in one line.
+    """A one-line `__repr__` for a large object: its class, its name, and a few facts.
 
     Examples
     --------

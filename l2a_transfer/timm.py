@@ -1,6 +1,7 @@
-"""Our networks in timm: importing this module registers them, as `l2a_vgg_att2_concat_pc`. Needs the extra `timm`.
+"""Our networks in timm. Importing this module registers them, for example `l2a_vgg_att2_concat_pc`. Needs the extra
+`timm`.
 
-Networks that attend each image with others are not among them, because timm gives a network images alone.
+Networks that attend each image with others are not registered, because timm passes individual images to a network.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ PREFIX = "l2a_"
 
 
 class Features(nn.Module):
-    """A network without its classifier, as timm means `num_classes=0`: images (B, 3, H, W) → features (B, D)."""
+    """A network without its classifier, for timm's `num_classes=0`: images (B, 3, H, W) → features (B, D)."""
 
     def __init__(self, network: Network) -> None:
         super().__init__()
@@ -41,7 +42,7 @@ class Features(nn.Module):
 
 
 def timm_name(name: str) -> str:
-    """What an architecture or weights are called in timm: `l2a_vgg_att2_concat_pc.cifar10_w025`."""
+    """The name of an architecture or weights in timm: `l2a_vgg_att2_concat_pc.cifar10_w025`."""
     return PREFIX + name.replace("-", "_")
 
 
@@ -60,7 +61,7 @@ def _cfg(preprocess: Preprocess, classes: int) -> dict[str, Any]:
 
 
 def _default_cfgs() -> dict[str, Any]:
-    """Of each of the bundled weights, by name, and of each architecture without any."""
+    """The default configs by name, for all bundled weights, and for architectures without any."""
     weights = {name: read_card(PRETRAINED / f"{name}.safetensors") for name in pretrained_names()}
     cfgs = {
         timm_name(name): {

@@ -1,3 +1,3 @@
-"""The version of the package, where modules of any layer can read it."""
+"""The version of the package, in a module that all layers can import."""
 
 __version__ = "0.1.0"

@@ -173,7 +173,7 @@ def test_a_damaged_row_group_is_named(tmp_path: Path) -> None:
     at = whole.index(picture(0)[:33]) - 20
     path.write_bytes(whole[:at] + bytes(60) + whole[at + 60 :])
     source = open_source(f"parquet:{path}")
-    with pytest.raises(DataError, match=r"a\.parquet: not a Parquet file or damaged"):
+    with pytest.raises(DataError, match=r"a\.parquet: not a Parquet file, or corrupt"):
         greys(source, BATCHES)
     found = list(pixel_batches(source, Preprocess(4), BATCHES, on_error="skip"))
     faulty = {int(BATCHES[k][at]) for k, batch in enumerate(found) for at in batch.faulty}
@@ -183,7 +183,7 @@ def test_a_damaged_row_group_is_named(tmp_path: Path) -> None:
 def test_a_file_that_was_replaced_is_refused_even_where_faulty_pictures_are_skipped(source: ImageSource) -> None:
     path = Path(source.shards[0].path)  # type: ignore[attr-defined]
     path.write_bytes(path.read_bytes() + b"x")
-    with pytest.raises(SourceError, match="has another size than when the set was opened"):
+    with pytest.raises(SourceError, match="its size has changed since the set was opened"):
         list(pixel_batches(source, Preprocess(4), BATCHES, on_error="skip"))
 
 

@@ -182,11 +182,11 @@ def test_an_extraction_names_layers_as_levels_and_fingerprints_them(tmp_path: Pa
         ({"layer": ["layer1", "layer1"]}, ArgumentError, "layer must be different names"),
         ({"layer": "layer1"}, TypeError, "layer must be a list of names"),
         ({"pool": "mean"}, UnknownNameError, "pool must be one of avg, max, cls, flatten, none"),
-        ({"layer": ["layer1"], "pool": "cls"}, BackendError, "no class token; use `pool='avg'`"),
+        ({"layer": ["layer1"], "pool": "cls"}, BackendError, "without a class token; use `pool='avg'`"),
         (
             {"layer": ["conv1"], "pool": "none"},
             BackendError,
-            "65,536 numbers for an image, and pool 'none' takes at most",
+            "65,536 numbers per image; pool 'none' accepts at most",
         ),
         ({"image_size": 2}, ArgumentError, "image_size must be between 4 and 4096 pixels, got 2"),
         ({"mean": [0.5]}, ArgumentError, "mean must be three numbers"),
@@ -206,7 +206,9 @@ def test_a_model_that_does_not_exist_or_is_not_here_is_named(monkeypatch: pytest
         open_backend("torchvision:resnet81")
     with pytest.raises(UnknownNameError, match="one of IMAGENET1K_V1, DEFAULT; got 'V1'"):
         open_backend("torchvision:resnet18@V1")
-    with pytest.raises(BackendError, match=r"not on this machine .*use `download=True`, `weights` for a checkpoint"):
+    with pytest.raises(
+        BackendError, match=r"not on this machine .*use `download=True`, `weights` with your own checkpoint"
+    ):
         open_backend("torchvision:resnet18")
     assert not list(tmp_path.iterdir())
 
@@ -263,7 +265,7 @@ def test_a_classifier_of_other_classes_is_left_out_where_it_is_not_needed(
     model = "torchvision:resnet18"
     with caplog.at_level(logging.INFO):
         backend = open_backend(model, weights=path, **SMALL)
-    assert "2 tensors of the classifier not used: fc.weight, fc.bias" in caplog.text
+    assert "ignored 2 tensors of the classifier: fc.weight, fc.bias" in caplog.text
     headless = write(
         tmp_path / "none.safetensors", {key: value for key, value in state.items() if not key.startswith("fc.")}
     )
@@ -280,17 +282,17 @@ def test_a_checkpoint_that_does_not_fit_names_what_does_not(file: Path, tmp_path
     state = names["net"]().state_dict()
     state["other.weight"] = state.pop("conv.weight")
     model = f"module:{file}:net"
-    with pytest.raises(WeightsError, match=r"missing conv\.weight; unexpected other\.weight; name the model that"):
+    with pytest.raises(WeightsError, match=r"missing conv\.weight; unexpected other\.weight; use the model that"):
         open_backend(model, weights=write(tmp_path / "a.pth", state), **GIVEN)
     broken = names["net"]().state_dict()
     broken["conv.bias"][0] = float("nan")
     with pytest.raises(WeightsError, match=r"conv\.bias has values that are not finite"):
         open_backend(model, weights=write(tmp_path / "nan.pth", broken), **GIVEN)
     for name, content, words in (
-        ("a.txt", b"", "`weights` takes .safetensors, .pth"),
+        ("a.txt", b"", "`weights` accepts .safetensors, .pth"),
         ("none.pth", None, "cannot be read: No such file"),
-        ("cut.pth", b"PK\x03\x04 and no more", "not a file of torch.save, or damaged"),
-        ("cut.safetensors", b"\x08", "not a safetensors file, or damaged"),
+        ("cut.pth", b"PK\x03\x04 and no more", "not a file of torch.save, or corrupt"),
+        ("cut.safetensors", b"\x08", "not a safetensors file, or corrupt"),
     ):
         if content is not None:
             (tmp_path / name).write_bytes(content)
@@ -311,11 +313,13 @@ def test_a_checkpoint_with_code_is_refused_and_the_code_is_not_run(file: Path, t
     torch.save({"state_dict": {"conv.weight": Attack(sign)}}, tmp_path / "attack.pth")
     (tmp_path / "bare.pth").write_bytes(pickle.dumps(Attack(sign)))
     for name in ("attack.pth", "bare.pth"):
-        with pytest.raises(WeightsError, match="holds more than tensors, and what would run code is not loaded"):
+        with pytest.raises(
+            WeightsError, match="contains more than tensors; anything that would run code is not loaded"
+        ):
             open_backend(f"module:{file}:net", weights=tmp_path / name, **GIVEN)
     assert not sign.exists()
     torch.save({"epoch": 3}, tmp_path / "epoch.pth")
-    with pytest.raises(WeightsError, match="no state of a network"):
+    with pytest.raises(WeightsError, match="does not contain the state of a network"):
         open_backend(f"module:{file}:net", weights=tmp_path / "epoch.pth", **GIVEN)
 
 
@@ -346,16 +350,16 @@ def test_a_network_of_the_users_may_say_its_preprocess(file: Path) -> None:
     [
         ("fiv", {}, UnknownNameError, "got 'fiv'; did you mean 'five'"),
         ("fails", {}, BackendError, "its function fails raised KeyError: 'no such thing'"),
-        ("number", {}, BackendError, "must give a torch.nn.Module, got int"),
-        ("Pair", {}, BackendError, "layer 'output' gives no tensor with a row for each image, but a tuple"),
-        ("Text", {}, BackendError, "gives no tensor with a row for each image, but a str"),
-        ("net", {"layer": ["spare"]}, BackendError, "layer 'spare' does not run as a module"),
+        ("number", {}, BackendError, "must return a torch.nn.Module, got int"),
+        ("Pair", {}, BackendError, "layer 'output' must return a tensor with one row per image, got a tuple"),
+        ("Text", {}, BackendError, "must return a tensor with one row per image, got a str"),
+        ("net", {"layer": ["spare"]}, BackendError, "layer 'spare' is not called as a module"),
         ("Varying", {}, BackendError, "numbers for some images and . for others of the same size"),
         (
             "net",
             {"image_size": None},
             BackendError,
-            "how this model preprocesses images is not known; give `image_size`",
+            "the preprocessing of this model is unknown; give `image_size`",
         ),
         ("net", {"mean": None, "std": None}, BackendError, r"give `mean` and `std` \(and `fit`\)"),
         ("net", {"seed": 1, "layer": ["fc"], "image_size": 4}, None, ""),
@@ -407,10 +411,12 @@ def test_pools_are_those_of_hand_made_values() -> None:
     assert pooled((tokens, None), 2, "avg", "x").tolist() == [[4, 5, 6, 7], [16, 17, 18, 19]]
     assert pooled(maps[:, :, 0, 0].int(), 2, "avg", "x").tolist() == [[0, 4, 8], [12, 16, 20]]
     with pytest.raises(
-        BackendError, match="2 × 3 × 4 numbers for an image, in which positions cannot be told from channels"
+        BackendError, match="2 × 3 × 4 numbers per image, where positions and channels cannot be distinguished"
     ):
         pooled(torch.zeros(2, 2, 3, 4), 2, "avg", "x")
-    with pytest.raises(BackendError, match=r"but a tensor of shape \(3, 2\)"):
+    with pytest.raises(
+        BackendError, match=r"must return a tensor with one row per image, got a tensor of shape \(3, 2\)"
+    ):
         pooled(torch.zeros(3, 2), 2, "avg", "x")
 
 
@@ -461,7 +467,7 @@ def test_image_size_and_fit_are_chosen_for_our_own_networks_too(file: Path) -> N
         BackendError, match="prefix: torchvision:resnet18, timm:resnet18 or hf:resnet18; otherwise leave"
     ):
         open_backend("resnet18", weights="mine.pth")
-    with pytest.raises(UnknownNameError, match=r"a network of another library has a prefix: torchvision:resnet18"):
+    with pytest.raises(UnknownNameError, match=r"networks of other libraries have a prefix: torchvision:resnet18"):
         open_backend("resnet18")
     with pytest.raises(BackendError, match="torch has no such option; leave out `layer` and `mean`"):
         open_backend(model, layer=["L2"], mean=[0, 0, 0])
@@ -486,7 +492,7 @@ def test_a_module_in_memory_is_copied_and_stays_as_it_is() -> None:
     copied = pickle.loads(pickle.dumps(backend))  # noqa: S301
     np.testing.assert_array_equal(copied.features(pixels(3, 16)), found)
     assert (backend.name, backend.card["name"]) == ("module", "memory:Sequential")
-    with pytest.raises(BackendError, match="memory:Sequential: how this model preprocesses images is not known"):
+    with pytest.raises(BackendError, match="memory:Sequential: the preprocessing of this model is unknown"):
         open_backend(network)
     with pytest.raises(BackendError, match="Sequential: module has no such option; leave out `levels`"):
         open_backend(network, levels=["0"])
@@ -538,10 +544,10 @@ class Odd(nn.Module):
 @pytest.mark.parametrize(
     ("way", "said"),
     [
-        ("training", "gives one image other numbers in another batch .* and the call of train"),
-        ("random", "gives one image other numbers in another batch or at another time"),
-        ("batch", "gives one image other numbers in another batch or at another time"),
-        ("squeezed", r"gives no tensor with a row for each image, but a tensor of shape \(4,\)"),
+        ("training", "returns different numbers for the same image in another batch .* and calls to train"),
+        ("random", "returns different numbers for the same image in another batch or at another time"),
+        ("batch", "returns different numbers for the same image in another batch or at another time"),
+        ("squeezed", r"must return a tensor with one row per image, got a tensor of shape \(4,\)"),
     ],
 )
 def test_features_that_depend_on_more_than_the_image_are_refused(way: str, said: str) -> None:
@@ -594,7 +600,7 @@ class Closed(Net):
         ("lock", "Net cannot be copied: TypeError: .*lock.*; take out of it what Python cannot copy"),
         ("lazy", "LazyConv2d has lazy layers, whose weights do not exist yet; run it on an image first"),
         ("weight_norm", "Conv2d cannot be copied: RuntimeError: .*; .* that of parametrizations"),
-        ("Closed", "the preprocess of what its function Closed gives raised KeyError: 'not yet'"),
+        ("Closed", "the preprocess of the network that its function Closed returns raised KeyError: 'not yet'"),
     ):
         with pytest.raises(BackendError, match=said):
             open_backend(f"module:{path}:{function}", **GIVEN)

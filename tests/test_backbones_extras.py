@@ -62,7 +62,7 @@ def test_timms_preprocess_is_that_of_its_data_config(tmp_path: Path) -> None:
     with pytest.raises(UnknownNameError, match="did you mean 'vit_tiny_patch16_224'"):
         open_backend("untrained:timm:vit_tiny_patch16_22")
     with pytest.raises(
-        BackendError, match="downloads are off by default; use `download=True`, `weights` for a checkpoint"
+        BackendError, match="downloads are off by default; use `download=True`, `weights` with your own checkpoint"
     ):
         open_backend("timm:vit_tiny_patch16_224")
     path = tmp_path / "seven.pth"
@@ -128,13 +128,13 @@ def test_transformers_give_their_pooled_output_or_the_class_token(
 @pytest.mark.usefixtures("saved")
 def test_what_transformers_cannot_give_is_said(tmp_path: Path) -> None:
     for name, options, words in (
-        ("bare", {}, "how this model preprocesses images is not known; give `image_size` and `mean` and `std`"),
-        ("bert", {}, "BertModel takes no pictures"),
-        ("none", {}, "there is no folder"),
+        ("bare", {}, "the preprocessing of this model is unknown; give `image_size` and `mean` and `std`"),
+        ("bert", {}, "BertModel does not accept pictures"),
+        ("none", {}, "the folder .* does not exist"),
     ):
         with pytest.raises(BackendError, match=words):
             open_backend(f"hf:{tmp_path / name}", device="cpu", **options)
-    with pytest.raises(BackendError, match=r"cannot open it here: .*; use `download=True`, or name a folder"):
+    with pytest.raises(BackendError, match=r"cannot open it here: .*; use `download=True`, or give a folder"):
         open_backend("hf:nobody/has-this-model", device="cpu")
     given = {"image_size": 32, "mean": HALF, "std": HALF}
     assert open_backend(f"hf:{tmp_path / 'bare'}", device="cpu", **given).levels == (("output", 0, 16),)

@@ -91,7 +91,7 @@ def test_uint8_goes_in_as_it_is(tmp_path: Path) -> None:
     ("options", "error", "words"),
     [
         ({"layer": ["map"]}, UnknownNameError, "got 'map'; did you mean 'maps'"),
-        ({"mean": None}, BackendError, r"how this model preprocesses images is not known; give `mean` \(and `fit`\)"),
+        ({"mean": None}, BackendError, r"the preprocessing of this model is unknown; give `mean` \(and `fit`\)"),
         ({"image_size": None}, BackendError, "give `image_size`"),
         ({"mean": [1]}, ArgumentError, "mean must be three numbers, one for each channel"),
         ({"weights": "x.pth"}, BackendError, "onnx has no such option; leave out `weights`"),
@@ -107,13 +107,13 @@ def test_an_option_that_cannot_be_is_named(
 
 def test_a_file_that_cannot_be_used_is_named(tmp_path: Path) -> None:
     for name, content, words in (
-        ("text.onnx", b"not a graph", "not an ONNX file or damaged"),
-        ("empty.onnx", b"", "not an ONNX file or damaged"),
-        ("outside.onnx", graph(outside=True).SerializeToString(), "keeps data in other files, which is refused"),
+        ("text.onnx", b"not a graph", "not an ONNX file, or corrupt"),
+        ("empty.onnx", b"", "not an ONNX file, or corrupt"),
+        ("outside.onnx", graph(outside=True).SerializeToString(), "stores data in other files, which is not allowed"),
         (
             "grey.onnx",
             graph(("N", 1, 16, 16)).SerializeToString(),
-            r"must take pictures .*takes pixels \[0, 1, 16, 16\]",
+            r"must have pictures .*has pixels \[0, 1, 16, 16\]",
         ),
         (
             "side.onnx",
@@ -154,5 +154,7 @@ def test_a_graph_that_reads_the_whole_batch_is_refused(tmp_path: Path) -> None:
     del made.graph.node[:]
     made.graph.node.extend(nodes)
     made.graph.initializer.append(numpy_helper.from_array(np.array([0]), "first"))
-    with pytest.raises(BackendError, match="the layer 'logits' gives one image other numbers in another batch"):
+    with pytest.raises(
+        BackendError, match="the layer 'logits' returns different numbers for the same image in another batch"
+    ):
         open_backend(write(tmp_path / "net.onnx", made), **GIVEN)

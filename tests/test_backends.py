@@ -39,7 +39,7 @@ def exported(exported_tiny: Path) -> Path:
 
 def test_one_level_as_a_string_is_refused_and_not_taken_letter_by_letter() -> None:
     for model in ("pixels", TINY):
-        with pytest.raises(TypeError, match=r"levels must be a list of names, as \['L2'\]; got str"):
+        with pytest.raises(TypeError, match=r"levels must be a list of names, such as \['L2'\]; got str"):
             open_backend(model, device="cpu", levels="L2")
 
 
@@ -57,13 +57,17 @@ def test_pixels_are_the_bytes_over_255() -> None:
 @pytest.mark.parametrize(
     ("images", "error", "words"),
     [
-        (pixels() / np.float32(255), TypeError, r"got float32 \(5, 3, 32, 32\); np\.rint\(255 \* x\)"),
+        (
+            pixels() / np.float32(255),
+            TypeError,
+            r"got float32 \(5, 3, 32, 32\); convert values between 0 and 1 with np\.rint\(255 \* x\)",
+        ),
         (pixels().astype(np.int64), TypeError, "got int64"),
         (torch.from_numpy(pixels()), TypeError, r"got Tensor; .*tensor\.numpy\(\)"),
         (list(pixels()), TypeError, "got list"),
         (pixels(side=33), ValueError, r"\(B, 3, 32, 32\); got \(5, 3, 33, 33\); .*preprocess\.pixels"),
         (pixels().transpose(0, 2, 3, 1), ValueError, r"got \(5, 32, 32, 3\); channels come first: x\.transpose"),
-        (pixels()[0], ValueError, r"got \(3, 32, 32\); one image is a batch of one: x\[None\]"),
+        (pixels()[0], ValueError, r"got \(3, 32, 32\); for a single image, use x\[None\]"),
         (pixels()[:, :1], ValueError, r"got \(5, 1, 32, 32\)"),
     ],
 )
@@ -84,7 +88,9 @@ def test_a_picture_that_is_not_rgb_is_refused() -> None:
             with pytest.raises(ValueError, match=f"must have the mode RGB, got {mode}; .*to_rgb"):
                 compute(image=image)
         assert card.preprocess.pixels(to_rgb(image, "x")).shape == (3, 32, 32)
-    with pytest.raises(TypeError, match=r"Pillow image of mode RGB, got ndarray; Image\.fromarray"):
+    with pytest.raises(
+        TypeError, match=r"Pillow image of mode RGB, got ndarray; convert uint8 .* with Image\.fromarray"
+    ):
         card.preprocess.pixels(np.zeros((4, 4, 3), np.uint8))  # type: ignore[arg-type]
 
 
@@ -201,22 +207,25 @@ def test_names_that_do_not_exist() -> None:
 
 
 def test_an_onnx_file_has_one_tap_and_one_precision(exported: Path) -> None:
-    with pytest.raises(BackendError, match="'ga' alone"):
+    with pytest.raises(BackendError, match="only the tap 'ga'"):
         open_backend(str(exported), tap="ga-bn-relu")
     with pytest.raises(BackendError, match="float32"):
         open_backend(str(exported), precision="bf16")
     with pytest.raises(
-        BackendError, match=r"runs in onnxruntime; torch takes .*; leave out `backend`, or use `backend='onnxruntime'`"
+        BackendError,
+        match=r"runs in onnxruntime; torch accepts .*; leave out `backend`, or use `backend='onnxruntime'`",
     ):
         open_backend(str(exported), backend="torch")
-    with pytest.raises(BackendError, match=r"runs in torch; onnxruntime takes FILE\.onnx, which 'l2a-transfer export'"):
+    with pytest.raises(
+        BackendError, match=r"runs in torch; onnxruntime accepts FILE\.onnx, which 'l2a-transfer export'"
+    ):
         open_backend(TINY, backend="onnxruntime")
 
 
 def test_the_pixels_take_no_option_of_a_network() -> None:
     with pytest.raises(BackendError, match=r"^pixels: pixels has no such option; leave out `precision` and `tap`$"):
         open_backend("pixels", tap="ga-bn-relu", precision="bf16")
-    with pytest.raises(BackendError, match=r"^pixels: runs in pixels; torch takes a bundled name"):
+    with pytest.raises(BackendError, match=r"^pixels: runs in pixels; torch accepts a bundled name"):
         open_backend("pixels", backend="torch")
     assert open_backend("pixels", backend="pixels", precision="fp32").name == "pixels"
 
@@ -242,7 +251,7 @@ def test_a_card_alone_does_not_make_it_ours(exported: Path, tmp_path: Path) -> N
     entry.key, entry.value = "l2a-card", json.dumps(card.to_json())
     path = tmp_path / "foreign.onnx"
     path.write_bytes(model.SerializeToString())
-    with pytest.raises(BackendError, match="needs the input 'images'"):
+    with pytest.raises(BackendError, match="must have the input 'images'"):
         read_onnx(path)
 
 
@@ -255,7 +264,7 @@ def test_onnx_with_data_in_other_files(exported: Path, tmp_path: Path) -> None:
     entry.key, entry.value = "location", "/etc/passwd"
     path = tmp_path / "external.onnx"
     path.write_bytes(model.SerializeToString())
-    with pytest.raises(BackendError, match="keeps data in other files"):
+    with pytest.raises(BackendError, match="stores data in other files"):
         OnnxBackend(path, device="cpu")
 
 
@@ -281,7 +290,7 @@ def test_a_graph_that_does_not_do_what_its_card_says(exported: Path, tmp_path: P
     with pytest.raises(BackendError, match="changed since it was exported"):
         OnnxBackend(path, device="cpu")
     path.write_bytes(with_sha256(model.SerializeToString()))
-    with pytest.raises(BackendError, match=r"not what an export writes: .* operator 'NoSuchOperator'"):
+    with pytest.raises(BackendError, match=r"unexpected content for an exported file: .* operator 'NoSuchOperator'"):
         OnnxBackend(path, device="cpu")
 
 

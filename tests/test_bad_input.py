@@ -105,11 +105,11 @@ def snapshot(root: Path) -> dict[str, str]:
 EXTRACT = f"extract --model {TINY} --data"
 CASES = [
     # what there is to read
-    (f"{EXTRACT} imagefolder:nowhere --out new.h5", "nowhere: no such folder", "sub-folder of pictures for each class"),
-    (f"{EXTRACT} imagefolder:notes.txt --out new.h5", "notes.txt: not a folder", "sub-folder of pictures"),
+    (f"{EXTRACT} imagefolder:nowhere --out new.h5", "nowhere: no such folder", "one subfolder of pictures per class"),
+    (f"{EXTRACT} imagefolder:notes.txt --out new.h5", "notes.txt: not a folder", "subfolder of pictures"),
     (f"{EXTRACT} imagefolder:empty --out new.h5", "empty: no pictures in it", "put some there"),
     (f"{EXTRACT} imagefolder:corrupt --out new.h5", "corrupt/cat/1.jpg: not a picture", "replace the file"),
-    (f"{EXTRACT} imagefolder:truncated --out new.h5", "truncated/cat/1.jpg: damaged or truncated", "replace the file"),
+    (f"{EXTRACT} imagefolder:truncated --out new.h5", "truncated/cat/1.jpg: corrupt or truncated", "replace the file"),
     (f"{EXTRACT} imagefolder:text --out new.h5", "text/cat/1.jpg: not a picture", "replace the file"),
     (f"{EXTRACT} imagefolder:huge --out new.h5", "huge/cat/1.png", "1600000000 pixels", "make it smaller"),
     (f"{EXTRACT} imagefolder:corrupt --out good.h5 --overwrite", "corrupt/cat/1.jpg", "replace the file"),
@@ -129,7 +129,7 @@ CASES = [
             ("incomplete", "incomplete"),
             ("bit", "changed since it was written"),
             ("schema", "its schema must be 'l2a-features/1', got 'l2a-features/9'"),
-            ("link", "/features is a link"),
+            ("link", "/features is a soft or external link"),
         )
     ],
     ("svm-eval good.h5 nan.h5 --out new", "nan.h5: /features: 1 of 24 rows is not finite", "extract it again"),
@@ -154,7 +154,7 @@ CASES = [
     ],
     *[
         (command, f"{name}.onnx: {words}", "l2a-transfer export")
-        for name, words in (("foreign", "an ONNX file of another program"), ("junk", "not an ONNX file or damaged"))
+        for name, words in (("foreign", "an ONNX file of another program"), ("junk", "not an ONNX file, or corrupt"))
         for command in (f"extract --model {name}.onnx --data digits --out new.h5", f"inspect {name}.onnx")
     ],
     (
@@ -238,7 +238,7 @@ def test_after_a_damaged_picture_is_taken_away_the_same_command_works(tmp_path: 
         ),
         ("extract --model untrained:vgg@wide --data digits --out f.h5", "untrained:ARCH[@WIDTH]"),
         ("extract --model pixels --data imagefolder: --out f.h5", "needs a path after the colon"),
-        ("extract --model pixels --data npz: --out f.h5", "as npz:photos.npz"),
+        ("extract --model pixels --data npz: --out f.h5", "for example npz:photos.npz"),
         ("extract --model pixels --data digits --seed -1 --out f.h5", "--seed"),
         ("svm-eval f.h5 --c-grid 1e300,1 --out s", "between 1e-10 and 1e10"),
     ],

@@ -71,7 +71,7 @@ def test_a_forged_dtype_cannot_make_numpy_follow_an_address(tmp_path: Path) -> N
     # In a process of its own, because what it guards against ends the process.
     child = subprocess.run([sys.executable, "-c", READ, str(tmp_path)], capture_output=True, text=True, check=False)
     assert child.returncode == 1, child
-    assert "test_batch: not a CIFAR file or damaged: it calls dtype" in child.stderr
+    assert "test_batch: not a CIFAR file, or corrupt: it calls dtype" in child.stderr
 
 
 @pytest.mark.parametrize(
@@ -80,7 +80,7 @@ def test_a_forged_dtype_cannot_make_numpy_follow_an_address(tmp_path: Path) -> N
         ("memo", "'data' must be uint8 rows"),
         ("string", "ends after 13 bytes"),
         ("key", "text or bytes as its keys"),
-        ("encoded", "more bytes than it has"),
+        ("encoded", "encodes to more bytes than its own size"),
     ],
 )
 def test_a_small_pickle_that_asks_for_much_is_refused(tmp_path: Path, kind: str, words: str) -> None:
@@ -115,7 +115,7 @@ def test_containers_in_each_other_are_refused(tmp_path: Path, content: bytes) ->
     limited = f"import resource; resource.setrlimit(resource.RLIMIT_CPU, (20, 20))\n{READ}"
     child = subprocess.run([sys.executable, "-c", limited, str(tmp_path)], capture_output=True, text=True, check=False)
     assert "DataError" in child.stderr
-    assert "test_batch: not a CIFAR file or damaged: expected a dictionary" in child.stderr
+    assert "test_batch: not a CIFAR file, or corrupt: expected a dictionary" in child.stderr
 
 
 class Called:

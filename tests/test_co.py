@@ -279,7 +279,9 @@ def test_from_training_to_the_svm(tmp_path: Path) -> None:
     evaluated = l2a("svm-eval", features, "--out", tmp_path / "report", "--folds", "2")
     assert evaluated.exit_code == 0, (evaluated.output, evaluated.exception)
 
-    with pytest.raises(BackendError, match=r"attends each image with others, .* images alone; run it in PyTorch"):
+    with pytest.raises(
+        BackendError, match=r"attends each image with others, .* takes individual images; run it in PyTorch"
+    ):
         export_onnx(result.weights, tmp_path / "co.onnx")
     save_picture(tmp_path / "a.jpg", seed=0)
     for command in ("explain", "maps"):

@@ -127,7 +127,7 @@ def test_an_onnx_file_of_before_loads_and_says_that_it_has_no_digest(exported_ti
             model.metadata_props.append(onnx.StringStringEntryProto(key=entry.key, value=value))
         path.write_bytes(with_sha256(model.SerializeToString()))
         if expected is None:
-            with pytest.raises(BackendError, match="l2a-weights-sha256 is no SHA-256"):
+            with pytest.raises(BackendError, match="l2a-weights-sha256 is not a SHA-256"):
                 OnnxBackend(path, device="cpu")
         else:
             assert OnnxBackend(path, device="cpu").identity()["weights"] == expected

@@ -107,7 +107,7 @@ def test_pictures_without_a_domain_are_refused(tmp_path: Path, pacs: Path) -> No
     with pytest.raises(DataError, match=r"finds no domain in 'art/dog/0\.jpg'"):
         open_source(f"imagefolder:{pacs}", split_from="none", domain_from="regex:(photo)")
     (tmp_path / "d.csv").write_text("art/dog/0.jpg,x\n")
-    with pytest.raises(DataError, match="has no domain for 7 images of 8 of imagefolder:pacs, the first 'art/dog/1"):
+    with pytest.raises(DataError, match="has no domain for 7 images of 8 in imagefolder:pacs, first 'art/dog/1"):
         open_source(f"imagefolder:{pacs}", split_from="none", domain_from=f"file:{tmp_path / 'd.csv'}")
     with pytest.raises(ArgumentError, match="split_from must be auto with `domain_from='folder'`"):
         open_source(f"imagefolder:{pacs}", split_from="none", domain_from="folder")
@@ -148,11 +148,11 @@ def test_more_than_256_domains_take_two_bytes(tmp_path: Path) -> None:
     assert found.domain is not None
     assert (found.domain.dtype, found.domain.tolist()) == (np.uint16, list(range(rows)))
     for wrong, domains, words in (
-        (None, meta.domains, "has 'domains', and no /domain"),
-        (np.zeros(rows), (), "has /domain, and no 'domains'"),
+        (None, meta.domains, "has 'domains' but no /domain"),
+        (np.zeros(rows), (), "has /domain but no 'domains'"),
         (np.zeros(3), ("a",), "/domain must have the shape"),
         (np.ones(rows), ("a",), "/domain must be an index of one of 1 domain"),
-        (np.zeros(rows), ("a", "a"), "names must differ"),
+        (np.zeros(rows), ("a", "a"), "names must be unique"),
     ):
         with pytest.raises(StoreError) as error:
             write_features(tmp_path / "g.h5", dataclasses.replace(meta, domains=domains), domain=wrong, **given)

@@ -190,9 +190,7 @@ def test_an_extraction_that_failed_goes_on_with_skip_and_back(folder: Path, tmp_
     with pytest.raises(DataError, match=r"bee/1\.jpg"):
         run(folder, out)
     assert run(folder, out, on_error="skip").computed == 8  # the first shard of four was there
-    with pytest.raises(
-        OutputExistsError, match=r"1 image could not be used, the first 'bee/1\.jpg'.*`on_error='skip'`"
-    ):
+    with pytest.raises(OutputExistsError, match=r"1 image could not be used, first 'bee/1\.jpg'.*`on_error='skip'`"):
         run(folder, out, resume=True)
     assert run(folder, out, resume=True, on_error="skip").rows == 11
     bad.write_bytes(good)
@@ -214,7 +212,7 @@ def test_shards_with_skipped_rows_are_computed_again_where_nothing_may_be_skippe
 def test_no_image_at_all_is_an_error(folder: Path, tmp_path: Path) -> None:
     for path in folder.rglob("*.jpg"):
         path.write_bytes(b"x")
-    with pytest.raises(DataError, match=r"no image could be used; the first is 'ant/0\.jpg': not a picture"):
+    with pytest.raises(DataError, match=r"no image could be used; first 'ant/0\.jpg': not a picture"):
         run(folder, tmp_path / "f.h5", on_error="skip")
     assert not (tmp_path / "f.h5").exists()
 
@@ -459,7 +457,7 @@ def test_a_shard_that_the_disk_does_not_give_back_is_an_error(tmp_path: Path, mo
 
     monkeypatch.setattr(os, "fsync", half_written)
     monkeypatch.setattr(os, "replace", lost)
-    with pytest.raises(StoreError, match="damaged"):
+    with pytest.raises(StoreError, match="corrupt"):
         shards.write(range(2), RowShard(np.arange(2), np.ones((2, 3), np.float32)))
     assert shards.read(range(2)) is None
     assert [p.name for p in (tmp_path / "s").iterdir()] == ["plan.json"]
@@ -714,7 +712,7 @@ def test_a_provider_that_does_not_run_is_never_replaced(exported: Path, monkeypa
     monkeypatch.setattr(ort, "InferenceSession", on_the_cpu)
     monkeypatch.setattr("l2a_transfer.features.backends.onnx.choose_onnx_device", lambda name: "cuda")
     monkeypatch.setattr(ort, "preload_dlls", lambda: None, raising=False)
-    with pytest.raises(BackendError, match=r"could not start CUDAExecutionProvider, it runs \['CPUExecution"):
+    with pytest.raises(BackendError, match=r"could not start CUDAExecutionProvider and uses \['CPUExecution"):
         OnnxBackend(exported, device="cuda")
 
 

@@ -147,7 +147,7 @@ def test_what_cannot_be_explained_is_said_and_nothing_is_written(tmp_path: Path,
     layer = l2a(*own, small, "--method", "grad-cam", "--levels", "cnv")
     assert_fails(layer, 2, "layer must be one of conv, relu, fc", "did you mean 'conv'")
     assert_fails(
-        l2a(*own, f"module:{file}:Maps", "--method", "saliency"), 1, "must give logits (B, K)", "(1, 6, 12, 12)"
+        l2a(*own, f"module:{file}:Maps", "--method", "saliency"), 1, "must return logits (B, K)", "(1, 6, 12, 12)"
     )
     assert not out.exists()
 

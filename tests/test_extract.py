@@ -91,7 +91,7 @@ def test_an_interrupted_extraction_goes_on_and_ends_with_the_same_bytes(
 @pytest.mark.parametrize(
     ("stop_after", "options", "said"),
     [
-        (1, {}, "nothing of {out} is kept; rows are written 8 at a time"),
+        (1, {}, "no rows of {out} are kept, because they are saved 8 at a time"),
         (5, {}, "16 of 40 rows are kept in {out}.shards; run it again to continue"),
         (5, {"overwrite": True}, "16 of 40 rows are kept in {out}.shards; run it again with `resume=True` to continue"),
         (5, {"overwrite": True, "resume": True}, "16 of 40 rows are kept in {out}.shards; run it again to continue"),
@@ -174,7 +174,7 @@ def test_features_that_are_not_finite_name_the_image_and_leave_the_earlier_file(
     out = tmp_path / "f.h5"
     run(source, out)
     before = out.read_bytes()
-    with pytest.raises(StoreError, match="not finite in 1 row, the first of image '00021'"):
+    with pytest.raises(StoreError, match="not finite in 1 row, first for image '00021'"):
         run(source, out, CountingBackend(poison=5), overwrite=True)
     assert out.read_bytes() == before
 

@@ -112,7 +112,7 @@ PICKLES = {
     "a far place of the memo": b"}r" + struct.pack("<I", 2**31),
     "a call": b"cos\nmkdir\n" + text("called") + b"\x85R",
     "a storage that is called": b"ctorch\nFloatStorage\nK\x01\x85R",
-    "more numbers than there are": b"}"
+    "more numbers than its storage": b"}"
     + text("epoch")
     + b"("
     + text("storage")

@@ -43,7 +43,7 @@ def noise(width: int, height: int) -> Image.Image:
 
 
 def test_a_jpeg_of_hundreds_of_scans_is_refused_before_it_is_decoded() -> None:
-    with pytest.raises(DataError, match=r"p\.jpg: a JPEG of more than 100 scans"):
+    with pytest.raises(DataError, match=r"p\.jpg: a JPEG with more than 100 scans"):
         decode_bytes(jpeg_of_scans(400), "p.jpg")
     assert decode_bytes(jpeg_of_scans(60), "p.jpg").size == (64, 64)
 
@@ -180,7 +180,7 @@ def test_a_picture_of_more_memory_than_is_allowed_is_refused_and_the_next_is_not
 ) -> None:
     with monkeypatch.context() as limits:
         limits.setattr(decode, "MAX_MEMORY", 32 << 20)
-        with pytest.raises(DataError, match=r"p\.tif: takes more memory to decode than there is or than is allowed"):
+        with pytest.raises(DataError, match=r"p\.tif: decoding takes more memory than is available or allowed"):
             decode_bytes(MEMORY, "p.tif")
     assert decode_bytes(MEMORY, "p.tif").size == (4000, 4000)
 
@@ -191,7 +191,7 @@ def test_a_picture_that_takes_too_long_is_refused_and_the_next_is_not(monkeypatc
     content = saved(noise(3000, 3000), "TIFF", compression="tiff_lzw")
     with monkeypatch.context() as limits:
         limits.setattr(decode, "MAX_SECONDS", 0.001)
-        with pytest.raises(DataError, match=r"p\.tif: takes more than 0\.001 s of processor time"):
+        with pytest.raises(DataError, match=r"p\.tif: decoding takes more than 0\.001 s of CPU time"):
             decode_bytes(content, "p.tif")
     assert decode_bytes(content, "p.tif").size == (3000, 3000)
 
@@ -216,7 +216,7 @@ def test_a_decoder_that_was_ended_by_others_is_replaced() -> None:
 
 
 def test_a_fault_found_apart_names_the_file_and_the_remedy() -> None:
-    with pytest.raises(DataError, match=r"ü\.jpg: damaged or truncated picture: .*; replace the file") as fault:
+    with pytest.raises(DataError, match=r"ü\.jpg: corrupt or truncated picture: .*; replace the file") as fault:
         decode_bytes(KINDS["jpeg with junk"][:-500], "ü.jpg")
     assert "\n" not in str(fault.value)
 
@@ -239,7 +239,7 @@ def test_a_picture_is_not_skipped_because_no_process_can_be_started(
     (tmp_path / "p.tif").write_bytes(KINDS["TIFF"])
     source = open_source(f"imagefolder:{tmp_path}")
     monkeypatch.setattr(sys, "executable", str(tmp_path / "no python"))
-    with pytest.raises(SourceError, match=r"p\.tif: no process can be started that decodes it: No such file"):
+    with pytest.raises(SourceError, match=r"p\.tif: cannot start a process to decode it: No such file"):
         list(pixel_batches(source, Preprocess(), [range(1)], on_error="skip"))
 
 
@@ -249,7 +249,7 @@ def test_a_picture_that_this_process_has_no_memory_for_is_named(monkeypatch: pyt
 
     with monkeypatch.context() as small:
         small.setattr(decode_subprocess, "_read_picture", full)
-        with pytest.raises(DataError, match=r"p\.tif: needs more memory than there is"):
+        with pytest.raises(DataError, match=r"p\.tif: needs more memory than is available"):
             decode_bytes(KINDS["TIFF"], "p.tif")
     assert decode_bytes(KINDS["TIFF"], "p.tif").size == (50, 40)
 
@@ -285,7 +285,7 @@ def test_a_picture_that_memory_is_too_small_for_is_skipped_or_named(workers: int
     small = memory_source(rows=4)
     source = Huge(small.pictures, small.labels, small.classes)
     (batch,) = pixel_batches(source, Preprocess(), [range(4)], workers=workers, on_error="skip")
-    assert batch.faulty == {1: "memory: 00001: needs more memory than there is; make it smaller, or remove it"}
+    assert batch.faulty == {1: "memory: 00001: needs more memory than is available; make it smaller, or remove it"}
     with pytest.raises(DataError, match="00001: needs more memory"):
         list(pixel_batches(source, Preprocess(), [range(4)], workers=workers))
 

@@ -250,7 +250,7 @@ BASE = 'name = "x"\n[targets.caltech-mini]\n[networks.p]\nweights = "pixels"\n'
         ('x = "' + '\\"' * 400_000 + "\\\n" + BASE, "not a TOML file"),
         ('x = """' + '\\"""' * 200_000, "not a TOML file"),
         ("threads" * 140_000, "not a TOML file"),
-        ("x" * (1 << 20) + "x", "cannot be read: 1,048,577 bytes, and at most 1,048,576 are read"),
+        ("x" * (1 << 20) + "x", "cannot be read: 1,048,577 bytes; at most 1,048,576 are read"),
         (BASE + "[networks." + "n" * 101 + "]\n", "and at most 100 characters"),
         (STUDY.replace('"above 0"', f'"above {"9" * 5000}"'), "support must be a finite number of points"),
     ],

@@ -98,7 +98,7 @@ def test_a_list_cannot_lead_out_of_the_folder(tmp_path: Path, name: str) -> None
     LAYOUTS[name](root, [CLEAR])
     path, old, new = LISTS[name]
     edit(root / path, lambda text: text.replace(old, new, 1))
-    with pytest.raises(DataError, match=r"lies outside of it, '.*secret"):
+    with pytest.raises(DataError, match=r"lists a picture outside this folder, '.*secret"):
         open_source(name, data_dir=root)
 
 
@@ -192,7 +192,7 @@ def test_the_matlab_files_of_cars_are_read_as_scipy_reads_them(tmp_path: Path) -
 def test_cells_in_cells_without_an_end_do_not_crash(tmp_path: Path) -> None:
     LAYOUTS["cars"](tmp_path, [CLEAR])
     (tmp_path / "stanford_cars/devkit/cars_meta.mat").write_bytes(mat_of_cells(40_000))
-    with pytest.raises(DataError, match="arrays in arrays, more than 4 deep"):
+    with pytest.raises(DataError, match="arrays are nested more than 4 levels deep"):
         open_source("cars", data_dir=tmp_path)
 
 
@@ -201,7 +201,7 @@ def test_a_matlab_array_of_many_sides_is_refused_before_they_are_multiplied(tmp_
     inner = struct.pack("<IIII", 6, 8, 1, 0) + struct.pack("<II", 5, len(sides)) + sides + struct.pack("<II", 1, 0)
     content = b"\0" * 124 + b"\x00\x01IM" + struct.pack("<II", 14, len(inner)) + inner
     (tmp_path / "x.mat").write_bytes(content)
-    with pytest.raises(ValueError, match="an array of 6 sides, and at most 4 are read"):
+    with pytest.raises(ValueError, match="an array with 6 axes; at most 4 are read"):
         read_mat(tmp_path / "x.mat")
 
 
@@ -248,7 +248,7 @@ def test_usps_is_read_as_torchvision_reads_it(tmp_path: Path) -> None:
 def test_a_damaged_usps_is_a_named_error(tmp_path: Path, line: str) -> None:
     save_usps(tmp_path)
     (tmp_path / "usps.bz2").write_bytes(bz2.compress(line.encode("latin-1")))
-    with pytest.raises(DataError, match=r"usps \(train\) is not there or damaged"):
+    with pytest.raises(DataError, match=r"usps \(train\) is missing or corrupt"):
         open_source("usps", data_dir=tmp_path)
 
 
@@ -267,7 +267,7 @@ def test_pickles_of_an_old_torchvision_are_not_loaded(tmp_path: Path) -> None:
         (processed / name).write_bytes(b"what torchvision would load in place of raw/")
     assert len(open_source("mnist", data_dir=tmp_path)) == 5
     (tmp_path / "MNIST/raw/t10k-labels-idx1-ubyte").unlink()
-    with pytest.raises(DataError, match="processed: files of an old torchvision, which are not read"):
+    with pytest.raises(DataError, match="processed: contains files of an old torchvision, which are not supported"):
         open_source("mnist", data_dir=tmp_path, download=True)
 
 
@@ -275,7 +275,7 @@ def test_an_idx_file_of_other_axes_or_length_is_a_named_error(tmp_path: Path) ->
     for content in (b"\0\0\x08\x02" + bytes(8), b"\0\0\x08\x01\xff\xff\xff\xff1", b"\0\0\x0d\x01\0\0\0\x011234", b""):
         save_mnist(tmp_path / "MNIST")
         (tmp_path / "MNIST/raw/t10k-labels-idx1-ubyte").write_bytes(content)
-        with pytest.raises(DataError, match=r"mnist \(test\) is not there or damaged"):
+        with pytest.raises(DataError, match=r"mnist \(test\) is missing or corrupt"):
             open_source("mnist", data_dir=tmp_path)
     save_mnist(tmp_path / "MNIST")
     save_idx(tmp_path / "MNIST/raw/t10k-labels-idx1-ubyte", np.zeros(7, dtype=np.uint8))
@@ -286,7 +286,7 @@ def test_an_idx_file_of_other_axes_or_length_is_a_named_error(tmp_path: Path) ->
 def test_an_idx_file_of_endless_rows_without_pixels_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "x-idx3"
     path.write_bytes(bytes((0, 0, 8, 3)) + struct.pack(">III", 2**32 - 1, 0, 28))
-    with pytest.raises(ValueError, match="x-idx3 has 4,294,967,295 rows, and at most 10,000,000 are read"):
+    with pytest.raises(ValueError, match="x-idx3 has 4,294,967,295 rows; at most 10,000,000 are read"):
         read_idx(path, 3)
 
 
@@ -336,5 +336,7 @@ def test_hdf5_of_pcam_that_is_not_plain_is_refused(tmp_path: Path, make: Callabl
     path = tmp_path / "pcam" / "camelyonpatch_level_2_split_test_x.h5"
     path.unlink()
     make(path)
-    with pytest.raises(DataError, match=r"pcam \(test\) is not there or damaged \('x'|pcam \(test\).*'x' of its own"):
+    with pytest.raises(
+        DataError, match=r"pcam \(test\) is missing or corrupt \('x'|pcam \(test\).*'x' in the file itself"
+    ):
         open_source("pcam", data_dir=tmp_path)

@@ -90,7 +90,7 @@ def test_an_array_of_an_npz_is_named(tmp_path: Path) -> None:
     found = brought(f"{tmp_path}/a.npz#layer4", tmp_path, labels=f"{tmp_path}/a.npz#truth")
     assert_rows(found, X + 1)
     refused(f"{tmp_path}/a.npz#layer5", tmp_path, r"a\.npz: has no column 'layer5'.*did you mean 'layer")
-    refused(tmp_path / "a.npz", tmp_path, r"say which is meant, as a\.npz#")
+    refused(tmp_path / "a.npz", tmp_path, r"choose one, for example a\.npz#")
 
 
 @pytest.mark.parametrize(("suffix", "mark"), [("csv", ","), ("tsv", "\t")])
@@ -154,7 +154,7 @@ def test_parquet_with_columns_of_numbers_or_of_lists(tmp_path: Path) -> None:
     assert found.ids == tuple(IDS)
     ragged = [row[: 5 - k % 2] for k, row in enumerate(X)]
     pq.write_table(pa.table({**about, "embedding": ragged}), tmp_path / "c.parquet")
-    refused(tmp_path / "c.parquet", tmp_path, "the lists of 'embedding' must be of one length, got 4 to 5")
+    refused(tmp_path / "c.parquet", tmp_path, "the lists of 'embedding' must have the same length, got 4 to 5")
 
 
 def thingsvision(folder: Path, form: str, *, parts: int = 1) -> Path:
@@ -204,7 +204,7 @@ def test_a_folder_of_clip_benchmark(tmp_path: Path) -> None:
     assert found.meta.splits == ("train", "test")
     assert found.ids[15:17] == ("train/00015", "test/00000")
     (folder / "targets_test.pt").unlink()
-    refused(folder, tmp_path, r"has features_test\.pt and no targets_test\.pt")
+    refused(folder, tmp_path, r"has features_test\.pt but no targets_test\.pt")
 
 
 def test_the_rows_of_a_feature_file_are_found_by_their_names(tmp_path: Path) -> None:
@@ -221,12 +221,12 @@ def test_the_rows_of_a_feature_file_are_found_by_their_names(tmp_path: Path) -> 
     assert (found.ids, found.meta.data, found.meta.splits) == (first.ids, "set", ("train", "test"))
     np.testing.assert_array_equal(found.split, first.split)
     (folder / "file_names.txt").write_text("".join(f"{IDS[row]}x\n" for row in order))
-    refused(folder, tmp_path, r"row 0 is of '.*x', which .*own\.h5 does not have", labels=own.path)
+    refused(folder, tmp_path, r"row 0 belongs to '.*x', which is not in .*own\.h5", labels=own.path)
     (folder / "file_names.txt").write_text(f"{IDS[0]}\n" * 24)
-    refused(folder, tmp_path, "rows 0 and 1 are both of 'c0/00.jpg'", labels=own.path)
+    refused(folder, tmp_path, "rows 0 and 1 both belong to 'c0/00.jpg'", labels=own.path)
     np.save(folder / "features.npy", X[:20])
     (folder / "file_names.txt").unlink()
-    refused(folder, tmp_path, r"has 20 rows of features, and .*own\.h5 has 24 rows", labels=own.path)
+    refused(folder, tmp_path, r"has 20 rows of features, but .*own\.h5 has 24 rows", labels=own.path)
 
 
 # What the file says
@@ -280,7 +280,7 @@ def test_inspect_and_its_verification(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["pixels", "untrained:vgg", "vgg-att2-concat-pc", "vgg-att2-concat-pc.cifar10-w025"])
 def test_imported_features_have_no_name_of_ours(tmp_path: Path, name: str) -> None:
-    with pytest.raises(ArgumentError, match="is what this package calls its own features"):
+    with pytest.raises(ArgumentError, match="is reserved for this package's own features"):
         l2a_transfer.write_features(X, LABELS, tmp_path / "a.h5", name=name)
     assert not list(tmp_path.iterdir())
 
@@ -290,12 +290,12 @@ def test_imported_features_have_no_name_of_ours(tmp_path: Path, name: str) -> No
 
 def test_other_row_counts(tmp_path: Path, labels: Path) -> None:
     path = saved(tmp_path / "a.npy", X[:20])
-    refused(path, tmp_path, r"a\.npy: has 20 rows of features, and labels have 24 rows", labels=labels)
+    refused(path, tmp_path, r"a\.npy: has 20 rows of features, but labels have 24 rows", labels=labels)
     (tmp_path / "ids.txt").write_text("a\nb\n")
     y = saved(tmp_path / "y.npy", LABELS[:20])
-    refused(path, tmp_path, "20 rows of features, and ids have 2 rows", labels=y, ids=tmp_path / "ids.txt")
-    refused(path, tmp_path, "20 rows of features, and split has 2 rows", labels=y, split=tmp_path / "ids.txt")
-    with pytest.raises(DataError, match="24 rows of features, and labels have 20 rows"):
+    refused(path, tmp_path, "20 rows of features, but ids have 2 rows", labels=y, ids=tmp_path / "ids.txt")
+    refused(path, tmp_path, "20 rows of features, but split has 2 rows", labels=y, split=tmp_path / "ids.txt")
+    with pytest.raises(DataError, match="24 rows of features, but labels have 20 rows"):
         l2a_transfer.write_features(X, LABELS[:20], tmp_path / "out.h5")
 
 
@@ -322,7 +322,7 @@ def test_pickles_are_not_opened(tmp_path: Path, labels: Path) -> None:
     fired = tmp_path / "fired"
     armed = np.array([Armed(fired)] * 3, dtype=object)
     np.save(tmp_path / "a.npy", armed, allow_pickle=True)
-    refused(tmp_path / "a.npy", tmp_path, "holds Python objects", labels=labels)
+    refused(tmp_path / "a.npy", tmp_path, "contains pickled Python objects", labels=labels)
     np.savez(tmp_path / "a.npz", features=armed)
     refused(tmp_path / "a.npz", tmp_path, "not an .npz file of plain arrays", labels=labels)
     torch.save(Armed(fired), tmp_path / "a.pt")
@@ -331,7 +331,7 @@ def test_pickles_are_not_opened(tmp_path: Path, labels: Path) -> None:
     refused(tmp_path / "b.pt", tmp_path, "not a file of torch.save with plain tensors", labels=labels)
     (tmp_path / "a.pkl").write_bytes(pickle.dumps(Armed(fired)))
     refused(tmp_path / "a.pkl", tmp_path, "save it as .npy", labels=labels)
-    refused(saved(tmp_path / "c.npy", X), tmp_path, "holds Python objects", labels=tmp_path / "a.npy")
+    refused(saved(tmp_path / "c.npy", X), tmp_path, "contains pickled Python objects", labels=tmp_path / "a.npy")
     assert not fired.exists()
 
 
@@ -340,7 +340,7 @@ def test_pickles_are_not_opened(tmp_path: Path, labels: Path) -> None:
     [
         ((1 << 40, 5), "<f4", "declares float32"),
         ((-3, -5), "<f4", "a.npy: "),
-        ((3, 5), "|O", "holds Python objects"),
+        ((3, 5), "|O", "contains pickled Python objects"),
         ((3, 5), "|V0", "a.npy: "),
         ((5, 3, 2), "<f4", "declares float32"),
     ],
@@ -373,25 +373,29 @@ def test_parquet_that_repeats_a_number_a_million_times(
 
 def test_unknown_columns(tmp_path: Path) -> None:
     (tmp_path / "a.csv").write_text("colour,f0,label\nred,1,0\nblue,2,1\n")
-    refused(tmp_path / "a.csv", tmp_path, "the unknown column 'colour' holds text, as 'red', .*take it out, or call it")
+    refused(
+        tmp_path / "a.csv",
+        tmp_path,
+        "the unknown column 'colour' contains text, such as 'red', .*remove it, or rename it to",
+    )
     (tmp_path / "a.csv").write_text("f0,f1\n1,2\n3,4\n")
-    refused(f"{tmp_path}/a.csv", tmp_path, r"has no labels of its own; give `labels`")
+    refused(f"{tmp_path}/a.csv", tmp_path, r"does not contain labels; give `labels`")
     given = f"{tmp_path}/a.csv#f2"
     refused(tmp_path / "a.csv", tmp_path, r"has no column 'f2', but the columns f0, f1", labels=given)
-    refused(tmp_path / "a.csv", tmp_path, r"has the columns f0, f1; say which is", labels=tmp_path / "a.csv")
+    refused(tmp_path / "a.csv", tmp_path, r"has the columns f0, f1; choose one", labels=tmp_path / "a.csv")
 
 
 @pytest.mark.parametrize(
     ("text", "words"),
     [
         ("", "is empty"),
-        ("f0,label\n", "a line of names and no rows"),
+        ("f0,label\n", "a header but no rows"),
         ("f0,f0\n1,2\n", "two columns are called 'f0'"),
-        ("f0,label\n1,0\n2\n", "row 3 has 1 cell, and 2 are expected"),
-        ("f0,label\n1,0\nx,1\n", "row 3 of column 'f0' is 'x', and the rows before hold numbers"),
+        ("f0,label\n1,0\n2\n", "row 3 has 1 cell, expected 2"),
+        ("f0,label\n1,0\nx,1\n", "row 3 of column 'f0' is 'x', but earlier rows contain numbers"),
         ("f0,label\n1,0.5\n", "must be whole numbers or names"),
-        ("f0,label,y\n1,0,0\n", "are all called as labels are"),
-        ('f0,label\n1,"0\n', "not a table with commas between"),
+        ("f0,label,y\n1,0,0\n", "all have names of labels"),
+        ('f0,label\n1,"0\n', "not a valid table"),
         ("id,label,f0\na,0,1\na,0,1\n", "the id 'a' appears twice"),
     ],
 )
@@ -409,7 +413,7 @@ def test_what_is_not_there_or_not_known(tmp_path: Path, labels: Path) -> None:
     (tmp_path / "a.xyz").write_bytes(b"")
     refused(tmp_path / "a.xyz", tmp_path, r"are read from \.npy, \.npz.*got '\.xyz'", labels=labels)
     refused(saved(tmp_path / "b.npy", X[:, :, None]), tmp_path, "flatten each row", labels=labels)
-    refused(saved(tmp_path / "c.npy", np.array(["a", "b"])), tmp_path, "this array holds text", labels=labels)
+    refused(saved(tmp_path / "c.npy", np.array(["a", "b"])), tmp_path, "this array contains text", labels=labels)
     lowest = saved(tmp_path / "y.npy", np.full(len(X), -2))
     refused(path, tmp_path, "labels must be −1, for none, or 0 and more; got -2…-2", labels=lowest)
 
@@ -417,7 +421,7 @@ def test_what_is_not_there_or_not_known(tmp_path: Path, labels: Path) -> None:
 def test_damage_is_named(tmp_path: Path, labels: Path) -> None:
     path = saved(tmp_path / "a.npy", X)
     path.write_bytes(path.read_bytes()[:-1])
-    refused(path, tmp_path, r"a\.npy: declares float32 \(24, 5\), and has 479 bytes", labels=labels)
+    refused(path, tmp_path, r"a\.npy: declares float32 \(24, 5\), but has 479 bytes", labels=labels)
     torch.save(torch.from_numpy(X), tmp_path / "a.pt")
     content = (tmp_path / "a.pt").read_bytes()
     (tmp_path / "a.pt").write_bytes(content[: len(content) // 2])
@@ -460,7 +464,7 @@ def test_outputs_that_are_there(tmp_path: Path, labels: Path) -> None:
     import_features(path, tmp_path / "out.h5", labels=labels)
     with pytest.raises(OutputExistsError, match="exists"):
         import_features(path, tmp_path / "out.h5", labels=labels)
-    with pytest.raises(ArgumentError, match=r"out must be the name of an HDF5 file, as out\.h5"):
+    with pytest.raises(ArgumentError, match=r"out must be the name of an HDF5 file, such as out\.h5"):
         import_features(path, tmp_path / "out.npy", labels=labels)
 
 
@@ -474,6 +478,6 @@ def test_the_command(tmp_path: Path, labels: Path) -> None:
     assert result.stdout.endswith("out.h5: 24 × 5, imported\n")
     assert read_features(out).meta.title == "set by theirs"
     assert_fails(l2a("import", path, "--labels", labels, "--out", out), 1, "out.h5: exists", "--overwrite")
-    assert_fails(l2a("import", path, "--out", tmp_path / "b.h5"), 1, "has no labels of its own; give --labels")
+    assert_fails(l2a("import", path, "--out", tmp_path / "b.h5"), 1, "does not contain labels; give --labels")
     taken = l2a("import", path, "--labels", labels, "--name", "pixels", "--out", tmp_path / "b.h5")
-    assert_fails(taken, 2, "calls its own features; choose another --name")
+    assert_fails(taken, 2, "is reserved for this package's own features; choose another --name")

@@ -103,7 +103,7 @@ def test_verify_finds_what_a_seal_does_not(tmp_path: Path) -> None:
         "first_duplicates": [["c", "a"], ["e", "b"]],
     }
     assert_fails(l2a("inspect", path, "--verify"), 1, str(path), "not finite")
-    assert_fails(l2a("inspect", path), 1, str(path), "2 of 6 rows are not finite, the first of 'd'")
+    assert_fails(l2a("inspect", path), 1, str(path), "2 of 6 rows are not finite, the first is 'd'")
 
 
 def test_verify_agrees_with_a_whole_that_is_read_in_blocks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -123,9 +123,9 @@ def test_verify_names_a_damaged_chunk_and_a_changed_file(tmp_path: Path) -> None
     path = save(tmp_path / "f.h5")
     content = path.read_bytes()
     path.write_bytes(content.replace(TOY.tobytes(), TOY[::-1].tobytes()))
-    assert_fails(l2a("inspect", path), 1, "SHA-256 differs")
+    assert_fails(l2a("inspect", path), 1, "SHA-256 does not match")
     reseal(path)
-    assert_fails(l2a("inspect", path, "--verify"), 1, "/features: rows 0…3 are damaged")
+    assert_fails(l2a("inspect", path, "--verify"), 1, "/features: rows 0…3 are corrupt")
 
 
 def test_maps_and_skipped_images_are_shown_and_maps_verified(tmp_path: Path) -> None:
@@ -162,7 +162,7 @@ def test_verify_onnx_names_the_tensor(tmp_path: Path) -> None:
     with pytest.raises(BackendError, match=r"m\.onnx: the tensor 'w' has values that are not finite"):
         verify_onnx(Path("m.onnx"), file_with(poisoned))
     short = onnx.TensorProto(name="v", data_type=1, dims=[3], raw_data=b"\0" * 8)
-    with pytest.raises(BackendError, match=r"the tensor 'v' is damaged"):
+    with pytest.raises(BackendError, match=r"the tensor 'v' is corrupt"):
         verify_onnx(Path("m.onnx"), file_with(short))
 
 

@@ -107,13 +107,16 @@ def test_split_from_folders_names_known_words_and_keeps_the_others(tmp_path: Pat
         (["train_a/1.jpg", "test_a/1.jpg"], "two ways: the folders test_a, train_a are splits; or"),
         (["train/cat/1.jpg", "bus/1.jpg"], "two ways: the folders bus, train are splits, and cat below"),
         (["Train/1.jpg", "Test/1.jpg", "extra/1.jpg"], "two ways: the folders Test, Train, extra are splits; or"),
-        (["cat/train/1.jpg", "cat/test/1.jpg", "dog/train/1.jpg"], "the splits test, train lie inside of the folders"),
+        (["cat/train/1.jpg", "cat/test/1.jpg", "dog/train/1.jpg"], "the splits test, train are inside the folders"),
         (
             ["photos/Train/a/1.jpg", "photos/Test/a/1.jpg"],
-            "its only folder with pictures, photos, holds the splits Test, Train",
+            "its only folder with pictures, photos, contains the splits Test, Train",
         ),
-        (["Val/cat/1.jpg", "VALID/cat/1.jpg"], "the same split twice"),
-        (["1.jpg", "Train/cat/1.jpg", "Test/cat/1.jpg"], "pictures beside the split folders Test, Train, as 1.jpg"),
+        (["Val/cat/1.jpg", "VALID/cat/1.jpg"], "are the same split;"),
+        (
+            ["1.jpg", "Train/cat/1.jpg", "Test/cat/1.jpg"],
+            "pictures next to the split folders Test, Train, such as 1.jpg",
+        ),
     ],
 )
 def test_folders_that_may_be_splits_are_refused(tmp_path: Path, names: list[str], words: str) -> None:
@@ -170,8 +173,8 @@ def test_a_folder_around_the_classes_of_a_split_is_no_class(
         opened(tmp_path, *names, *more, split_from=split_from)
     said = str(caught.value)
     found = next(top for top in tops if f": {top} is the only folder of its split" in said)
-    assert "holds folders alone (cat, dog); it would be the one class; where those are the classes" in said
-    assert f"move them up, as {found.split('/')[0]}/cat" in said
+    assert "contains only folders (cat, dog); it would be read as the only class; if those are the classes" in said
+    assert f"move them up, for example to {found.split('/')[0]}/cat" in said
 
 
 def test_a_split_with_one_class_of_pictures_or_several_with_folders_stays_as_it_is(tmp_path: Path) -> None:
@@ -184,7 +187,7 @@ def test_a_split_with_one_class_of_pictures_or_several_with_folders_stays_as_it_
 def test_a_choice_that_does_not_fit_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UnknownNameError, match="split_from must be one of auto, folders, none; got 'folder'"):
         opened(tmp_path, "cat/1.jpg", split_from="folder")
-    with pytest.raises(ValueError, match="the splits of digits are its own"):
+    with pytest.raises(ValueError, match="digits has its own splits"):
         open_source("digits", split_from="none")
     with pytest.raises(DataError, match="there are no pictures in folders"):
         opened(tmp_path / "flat", "1.jpg", split_from="folders")
@@ -207,13 +210,15 @@ def test_a_split_word_within_a_shard_s_name_is_a_split(tmp_path: Path) -> None:
 
 def test_shards_whose_folder_and_name_disagree_are_refused(tmp_path: Path) -> None:
     shard(tmp_path, "train/birds-val-0.tar", "train/birds-val-1.tar")
-    with pytest.raises(DataError, match=r"train, as train says, or val, as birds-val-0\.tar does; `split_from="):
+    with pytest.raises(
+        DataError, match=r"train, according to train, or val, according to birds-val-0\.tar; `split_from="
+    ):
         open_source(f"wds:{tmp_path}")
     assert open_source(f"wds:{tmp_path}", split_from="folders").splits == ("train",)
     shard(tmp_path, "Extra/0.tar")
     assert open_source(f"wds:{tmp_path}", split_from="folders").splits == ("train", "Extra")
     shard(tmp_path, "0.tar")
-    with pytest.raises(DataError, match=r"0\.tar: lies in no folder; `split_from=.folders.` needs each"):
+    with pytest.raises(DataError, match=r"0\.tar: is not in a folder; `split_from=.folders.` needs each"):
         open_source(f"wds:{tmp_path}", split_from="folders")
 
 
@@ -305,7 +310,7 @@ def test_a_dot_in_the_names_of_a_shard_s_members_loses_no_sample(tmp_path: Path)
     ],
 )
 def test_a_label_without_one_picture_is_refused_also_behind_a_dot(tmp_path: Path, members: dict[str, bytes]) -> None:
-    with pytest.raises(DataError, match="a sample needs one picture"):
+    with pytest.raises(DataError, match="a sample must have one picture"):
         open_source(f"wds:{tar(tmp_path / 's.tar', members)}")
 
 
@@ -392,7 +397,7 @@ def test_a_hive_folder_carries_the_label(tmp_path: Path) -> None:
 def test_only_some_files_in_hive_folders_are_refused(tmp_path: Path) -> None:
     parquet(tmp_path / "label=cat" / "0.parquet", [png(1)], None)
     parquet(tmp_path / "more" / "0.parquet", [png(1)], None)
-    with pytest.raises(DataError, match="has other image or label columns or classes"):
+    with pytest.raises(DataError, match="its image or label column or its classes differ"):
         open_source(f"parquet:{tmp_path}")
 
 
@@ -423,7 +428,7 @@ def test_classes_of_one_split_only_and_of_other_case_are_said_before_anything_is
     # What stops an extraction before its first picture does not stop these.
     assert_fails(l2a("extract", "--model", TINY, "--data", f"imagefolder:{root}", "--out", tmp_path), 1, "is a folder")
     assert caplog.messages == [
-        "imagefolder:in: classes that differ only in case or spaces are different classes: 'Coast' and 'coast'",
+        "imagefolder:in: classes that differ only in case or spaces count as different classes: 'Coast' and 'coast'",
         "imagefolder:in: 1 class without a picture in train: 'coast'",
         "imagefolder:in: 2 classes without a picture in val: 'Coast', 'coast'",
         "imagefolder:in: 1 class without a picture in test: 'Coast'",
@@ -433,7 +438,7 @@ def test_classes_of_one_split_only_and_of_other_case_are_said_before_anything_is
 def test_classes_of_one_name_are_said_by_their_numbers(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     images = np.zeros((3, 4, 4), dtype=np.uint8)
     open_source(save_npz(tmp_path / "a.npz", images=images, labels=[0, 1, 2], classes=["a", "b", "a"]))
-    assert caplog.messages == ["npz:a: classes of one name, told apart by their numbers alone: 'a' (0, 2)"]
+    assert caplog.messages == ["npz:a: several classes have the same name and differ only in their number: 'a' (0, 2)"]
 
 
 def test_spaces_around_the_split_names_of_npz_are_no_part_of_them(tmp_path: Path) -> None:

@@ -124,7 +124,7 @@ def test_too_few_open_files_are_said_with_what_to_do() -> None:
     used = len(os.listdir("/proc/self/fd")) if sys.platform == "linux" else 20
     resource.setrlimit(resource.RLIMIT_NOFILE, (used + 2, hard))
     try:
-        with pytest.raises(BackendError, match="more open files than this process may have; use fewer `workers`"):
+        with pytest.raises(BackendError, match="more open files than the limit of this process; use fewer `workers`"):
             list(pixel_batches(memory_source(16), Preprocess(24), ROWS, workers=2))
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))

@@ -265,7 +265,7 @@ def test_pictures_without_a_mask_or_an_object(tmp_path: Path) -> None:
     assert results.images == 6
     assert results.skipped == {"without a mask": 1, "without an object in the mask": 1}
     Image.new("L", (40, 56), 255).save(world / "masks" / "dog" / "0.png")
-    with pytest.raises(DataError, match="40 × 56 pixels, and its picture has 56 × 40"):
+    with pytest.raises(DataError, match="40 × 56 pixels, but its picture has 56 × 40"):
         run(world, skip_unmasked=True)  # a mask of another size is never left out
 
 

@@ -161,7 +161,11 @@ def test_an_actor_on_a_node_of_another_kind_refuses(source: MemorySource, tmp_pa
     identity = fingerprint(source, backend, 4, attention=False)
     for key, value, words in (
         ("instructions", "x86_64 SSE", "instructions of the CPU: 'x86_64 SSE' there, "),
-        ("arithmetic", "f" * 64, "arithmetic: the same computation gives other bits (another processor, or settings"),
+        (
+            "arithmetic",
+            "f" * 64,
+            "arithmetic: the same computation gives different bits (another processor, or library settings",
+        ),
         ("gpu", "NVIDIA A100, 8.0, cuDNN 1", "GPU: 'NVIDIA A100, 8.0, cuDNN 1' there, '' here"),
         ("pillow", "11.0.0", "Pillow and its decoders: '11.0.0' there, "),
     ):
@@ -169,7 +173,7 @@ def test_an_actor_on_a_node_of_another_kind_refuses(source: MemorySource, tmp_pa
         assert isinstance(error, BackendError)
         assert "would compute other bytes than the driver" in str(error)
         assert words in str(error)
-        assert str(error).endswith("; use nodes of one kind, and start the command on one of them")
+        assert str(error).endswith("; use identical nodes, and start the command on one of them")
 
 
 def test_an_extraction_begun_on_another_machine_is_named_and_can_be_begun_again(
@@ -211,7 +215,10 @@ def test_a_finished_feature_file_of_before_is_taken_as_it_is(
     out.unlink()
     save_features(out, dataclasses.replace(found, meta=dataclasses.replace(found.meta, fingerprint=earlier)))
     assert extract(source, backend, out, resume=True, progress=False).computed == 0
-    assert "made by a version that did not record instructions, gpu, arithmetic, pillow; not compared" in caplog.text
+    assert (
+        "written by a version that did not record instructions, gpu, arithmetic, pillow; this is not compared"
+        in caplog.text
+    )
     with pytest.raises(
         OutputExistsError, match=r"with other options \(batch_size: 64 there, 4 here\); `overwrite=True`"
     ):

@@ -156,7 +156,7 @@ def test_files_of_another_kind_say_which(tmp_path: Path) -> None:
         read_features(path)
     other = Path(__file__).parent / "data" / "features-v1.h5"
     assert not is_maps_file(other)
-    with pytest.raises(StoreError, match="not a file of maps of l2a-transfer; 'l2a-transfer explain' writes them"):
+    with pytest.raises(StoreError, match="not a file of maps of l2a-transfer; create one with 'l2a-transfer explain'"):
         open_maps(other)
     assert_fails(l2a("svm-eval", path, "--out", tmp_path / "out"), 1, "not a feature file")
 
@@ -241,7 +241,7 @@ def test_links_to_other_files_are_refused(tmp_path: Path) -> None:
     with h5py.File(path, "r+", libver=WRITTEN) as file:
         del file["ids"]
         file["ids"] = h5py.ExternalLink("/etc/passwd", "/x")
-    with pytest.raises(StoreError, match="is a link"):
+    with pytest.raises(StoreError, match="is a soft or external link"):
         open_maps(resealed(path))
 
 

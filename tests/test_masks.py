@@ -83,7 +83,7 @@ def test_the_masks_that_ship_fit_their_pictures(tmp_path: Path) -> None:
         width, height = source.image(row).size
         found = masks.read(key, (width, height), None)
         assert 0.05 < found.foreground.mean() < 0.6
-        fails(masks, f"{key}: a mask of {width} × {height} pixels", key=key, size=(width, height + 1))
+        fails(masks, f"{key}: the mask has {width} × {height} pixels", key=key, size=(width, height + 1))
     for wrong in ("airplanes-mini:", f"airplanes-mini:{tmp_path}", "airplanes"):
         with pytest.raises(ArgumentError, match=r"caltech:FOLDER, airplanes-mini; got"):
             open_masks(wrong)
@@ -120,7 +120,7 @@ def test_no_foreground_is_told_from_damage(tmp_path: Path) -> None:
     masks = open_masks(f"png:{tmp_path}")
     with pytest.raises(NoObjectError, match=r"empty\.png: a mask without foreground"):
         masks.read("empty.png", SIZE, None)
-    for key, said in (("text.png", "no mask"), ("cut.png", "damaged"), ("lossy.png", "save it as PNG")):
+    for key, said in (("text.png", "not a mask"), ("cut.png", "corrupt"), ("lossy.png", "save it as PNG")):
         with pytest.raises(DataError, match=said) as caught:
             masks.read(key, SIZE, None)
         assert not isinstance(caught.value, NoObjectError)
@@ -210,7 +210,7 @@ def test_polygons_agree_with_another_implementation(seed: int) -> None:
 @pytest.mark.parametrize(
     ("points", "said"),
     [
-        ([[0, 0], [1, 1]], "2 corners"),
+        ([[0, 0], [1, 1]], "at least 3 corners, got 2"),
         ([[0, 0], [8, 0], [8, 3]], "outside"),
         ([[-2, 0], [1, 0], [1, 3]], "outside"),
         ([[0, 0], [float("nan"), 0], [1, 3]], "outside"),
@@ -294,7 +294,7 @@ def test_objects_without_end_are_refused_in_every_format(
             else:
                 assert opened.read(opened.keys[0], SIZE, None).foreground.any()
     coco(tmp_path / "runs.json", {"segmentation": runs}, {"segmentation": runs})
-    fails(open_masks(f"coco:{tmp_path / 'runs.json'}"), "runs.json", "objects of more than 30 pixels in one picture")
+    fails(open_masks(f"coco:{tmp_path / 'runs.json'}"), "runs.json", "objects with more than 30 pixels in total")
 
 
 def test_a_small_polygon_in_a_large_picture_takes_little(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -399,7 +399,7 @@ def test_coco_boxes_alone_are_no_outlines(tmp_path: Path) -> None:
     [
         ({"bbox": [2, 1, 30, 2]}, "outside"),
         ({"bbox": [2, 1, 0, 2]}, "no area"),
-        ({"segmentation": [[1, 2, 3]]}, "no pairs"),
+        ({"segmentation": [[1, 2, 3]]}, "must have an even number"),
         ({"segmentation": [[0, 0, 60, 0, 60, 3]]}, "outside"),
         ({"segmentation": {"size": [3, 3], "counts": [9]}}, "3 × 3"),
         ({"segmentation": []}, "without a box"),
@@ -429,7 +429,7 @@ def test_coco_files_that_are_none(tmp_path: Path, others: dict[str, Any]) -> Non
         open_masks(f"coco:{path}")
     for content in ("[1", "[]", "[" * 100_000, '{"images": NaN}'):
         path.write_text(content)
-        with pytest.raises(DataError, match="no COCO file"):
+        with pytest.raises(DataError, match="not a COCO file"):
             open_masks(f"coco:{path}")
 
 

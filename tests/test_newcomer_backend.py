@@ -52,7 +52,7 @@ def test_the_command_line_takes_its_name(photos: Path, tmp_path: Path) -> None:
     assert l2a(*arguments, "--backend", "toy", "--resume").exit_code == 0
     result = l2a(*arguments, "--overwrite", "--tap", "ga-bn-relu")
     assert_fails(result, 1, "toy:2: toy has no such option; leave out --tap")
-    assert_fails(l2a(*arguments, "--overwrite", "--backend", "torch"), 1, "runs in toy; torch takes a bundled name")
+    assert_fails(l2a(*arguments, "--overwrite", "--backend", "torch"), 1, "runs in toy; torch accepts a bundled name")
 
 
 @pytest.mark.usefixtures("toy")

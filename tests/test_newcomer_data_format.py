@@ -49,9 +49,9 @@ def test_the_command_line_takes_its_prefix(pairs: Path, tmp_path: Path) -> None:
 
 @pytest.mark.usefixtures("toy")
 def test_its_source_is_held_to_what_every_source_is(pairs: Path) -> None:
-    with pytest.raises(ArgumentError, match=r"^split_from is for imagefolder:, wds: and parquet:; the splits of toy:"):
+    with pytest.raises(ArgumentError, match=r"^split_from can only be used with imagefolder:, wds: and parquet:; toy:"):
         open_source(f"toy:{pairs}", split_from="none")
-    with pytest.raises(ArgumentError, match=r"needs a path after the colon, as toy:pictures\.lst"):
+    with pytest.raises(ArgumentError, match=r"needs a path after the colon, for example toy:pictures\.lst"):
         open_source("toy:")
     pairs.write_text("a.png cat\na.png dog\n")
     with pytest.raises(DataError, match=r"row 1: the id 'a\.png' appears twice"):

@@ -128,7 +128,7 @@ def test_a_source_is_taken_as_it_is() -> None:
     [
         (pictures() / 255, TypeError, r"uint8 0…255.*got float64.*np\.rint\(255 \* x\)"),
         (pictures().transpose(0, 3, 1, 2), ValueError, r"channels come last: x\.transpose\(0, 2, 3, 1\)"),
-        (pictures()[0], ValueError, r"one image is a set of one: x\[None\]"),
+        (pictures()[0], ValueError, r"for a single image, use x\[None\]"),
         ((pictures(3), [0, 1]), DataError, "labels must be 3 integers or names"),
         ((pictures(3), [0.5, 1, 2]), DataError, "labels must be 3 integers or names"),
         ((pictures(3), [0, -2, 1]), DataError, "labels must be −1 or between 0 and 1"),
@@ -145,9 +145,9 @@ def test_what_is_not_pictures_is_refused(data: Any, error: type[Exception], word
 
 
 def test_options_of_files_are_refused_for_data_in_memory_and_the_other_way_round() -> None:
-    with pytest.raises(ArgumentError, match="are for data on disk"):
+    with pytest.raises(ArgumentError, match="can only be used with data on disk"):
         open_source(pictures(), download=True)
-    with pytest.raises(ArgumentError, match="name is for data in memory"):
+    with pytest.raises(ArgumentError, match="name can only be used with data in memory"):
         open_source("digits", name="mine")
     with pytest.raises(UnknownNameError, match="split of memory must be one of all"):
         open_source(pictures(), split="test")

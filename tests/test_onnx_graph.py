@@ -217,8 +217,8 @@ def attach(model: onnx.ModelProto, attribute: onnx.AttributeProto) -> None:
 
 
 HOSTILE: dict[str, tuple[Change, str]] = {
-    "an endless loop": (loop, "'Loop', which no exported network has"),
-    "a condition": (condition, "'If', which no exported network has"),
+    "an endless loop": (loop, "'Loop', which no exported network contains"),
+    "a condition": (condition, "'If', which no exported network contains"),
     "a scan": (
         lambda m: m.graph.node.append(helper.make_node("Scan", ["images"], ["z"], body=body(), num_scan_inputs=1)),
         "'Scan'",
@@ -230,9 +230,9 @@ HOSTILE: dict[str, tuple[Change, str]] = {
     ),
     "operators of another domain": (
         lambda m: m.opset_import.append(helper.make_opsetid("ai.onnx.ml", 3)),
-        "standard set 18 alone",
+        "standard operator set 18",
     ),
-    "another set of operators": (lambda m: setattr(m.opset_import[0], "version", 7), "standard set 18 alone"),
+    "another set of operators": (lambda m: setattr(m.opset_import[0], "version", 7), "standard operator set 18"),
     "a graph for an attribute": (
         lambda m: attach(m, helper.make_attribute("body", body())),
         "an attribute 'body' that no exported Conv has",
@@ -246,17 +246,17 @@ HOSTILE: dict[str, tuple[Change, str]] = {
     "a border without end": (lambda m: set_ints(m, "Conv", "pads", 2**30), "an attribute 'pads'"),
     "an endless constant": (
         lambda m: m.graph.node.append(helper.make_node("ConstantOfShape", [constant(m, "huge", [2**40])], ["z"])),
-        "'ConstantOfShape', which no exported network has",
+        "'ConstantOfShape', which no exported network contains",
     ),
     "a tile": (
         lambda m: m.graph.node.append(helper.make_node("Tile", ["features", constant(m, "often", [1, 2**40])], ["z"])),
-        "'Tile', which no exported network has",
+        "'Tile', which no exported network contains",
     ),
     "an expansion to 8 TiB": (
         lambda m: m.graph.node.append(
             helper.make_node("Expand", [constant(m, "one", 1.0, np.float32), constant(m, "huge", [2**41])], ["z"])
         ),
-        "'z', of the node '' (Expand), is larger than any of its network",
+        "'z', of the node '' (Expand), is larger than any value of its network",
     ),
     "an expansion to who knows what": (
         lambda m: m.graph.node.extend(
@@ -267,7 +267,7 @@ HOSTILE: dict[str, tuple[Change, str]] = {
                 helper.make_node("Expand", [constant(m, "one", 1.0, np.float32), "shape"], ["z"]),
             ]
         ),
-        "cannot be told beforehand",
+        "is unknown in advance",
     ),
     "a size that is chosen": (
         lambda m: m.graph.node.extend(
@@ -278,12 +278,15 @@ HOSTILE: dict[str, tuple[Change, str]] = {
                 helper.make_node("Expand", [constant(m, "one", 1.0, np.float32), "shape"], ["z"]),
             ]
         ),
-        "'z', of the node '' (Expand), cannot be told beforehand",
+        "'z', of the node '' (Expand), is unknown in advance",
     ),
     "a square of batches": (batches_to_the_fourth, "'large', of the node '' (Expand), is larger"),
-    "doubled forty times": (doubled, "is larger than any of its network"),
-    "values that are all alive": (all_alive, "times as large as the largest that one may be, alive at a time, and at"),
-    "more values than a network has": (one_after_the_other, "that one may be, in all, and at most 16 times are run"),
+    "doubled forty times": (doubled, "is larger than any value of its network"),
+    "values that are all alive": (all_alive, "its values alive at the same time are"),
+    "more values than a network has": (
+        one_after_the_other,
+        "times as large as the largest allowed value; at most 16 times are allowed",
+    ),
     "an outer sum": (outer, "'square', of the node '' (Add), is larger"),
     "integers divided": (
         lambda m: m.graph.node.append(helper.make_node("Div", [constant(m, "a", [1]), constant(m, "b", [0])], ["z"])),
@@ -299,7 +302,7 @@ HOSTILE: dict[str, tuple[Change, str]] = {
     ),
     "a constant of many sides": (
         lambda m: m.graph.initializer.append(TensorProto(name="c", data_type=1, dims=[0] * 2000)),
-        "the constant 'c' has 2,000 sides",
+        "the constant 'c' has 2,000 axes",
     ),
     "a constant of text": (
         lambda m: m.graph.initializer.append(TensorProto(name="c", data_type=8, dims=[0])),
@@ -312,11 +315,11 @@ HOSTILE: dict[str, tuple[Change, str]] = {
     "training": (lambda m: m.training_info.append(onnx.TrainingInfoProto()), "the model has training_info"),
     "too many nodes": (
         lambda m: m.graph.node.extend([helper.make_node("Relu", ["features"], [f"r{k}"]) for k in range(MAX_NODES)]),
-        "nodes, and at most 1,000 are run",
+        "nodes; at most 1,000 are allowed",
     ),
     "a value that nobody gives": (
         lambda m: m.graph.node.append(helper.make_node("Relu", ["nobody"], ["z"])),
-        "its sizes do not fit together",
+        "its sizes are inconsistent",
     ),
     "other images": (
         lambda m: setattr(m.graph.input[0].type.tensor_type.shape.dim[2], "dim_value", 2**20),
@@ -334,7 +337,7 @@ def test_a_graph_that_export_does_not_write_never_reaches_onnx_runtime(
     monkeypatch.setattr("onnxruntime.InferenceSession", None)
     with pytest.raises(BackendError) as caught:
         OnnxBackend(path, device="cpu")
-    assert caught.value.problem.startswith(f"{path}: not what an export writes: ")
+    assert caught.value.problem.startswith(f"{path}: unexpected content for an exported file: ")
     assert words in caught.value.problem
     assert_fails(l2a("inspect", path), 1, str(path), "export it again")
 

@@ -133,7 +133,7 @@ def test_export_replaces_no_link_and_says_so_before_it_begins(tmp_path: Path, mo
         (tmp_path / "victim").write_text("precious")
         out.symlink_to(target)
         for options in ({}, {"overwrite": True}):
-            with pytest.raises(OutputExistsError, match=r"x\.onnx: is a symbolic link, and only a regular file"):
+            with pytest.raises(OutputExistsError, match=r"x\.onnx: is a symbolic link, but only a regular file"):
                 export_onnx(TINY, out, **options)
         out.unlink()
 

@@ -65,7 +65,7 @@ def test_a_page_that_unpacks_to_more_than_the_limit_is_refused_whatever_the_foot
     assert path.stat().st_size < 1 << 20
     peak, said = peak_mib(path, most=400)
     assert said == (
-        f"{path}: a row group that takes 480 MiB to read; at most 400 are read at once: write it with a smaller "
+        f"{path}: reading a row group takes 480 MiB; at most 400 are allowed: write the file with a smaller "
         "row_group_size"
     )
     assert peak < 120
@@ -76,7 +76,7 @@ def test_values_that_are_stored_as_prefixes_are_refused(tmp_path: Path) -> None:
     path = save_prefix_bomb(tmp_path / "a.parquet", rows=1000, size=1_000_000)
     assert path.stat().st_size < 2_000_000
     peak, said = peak_mib(path)
-    assert "encoding, number 7, is not read for pictures" in said
+    assert "encoding, number 7, is not supported for pictures" in said
     assert peak < 200
 
 
@@ -108,7 +108,7 @@ def test_pictures_are_read_in_parts(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 def test_label_columns_are_measured_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = parquet(tmp_path / "a.parquet", [png(0)] * 100, list(range(100)))
     monkeypatch.setattr(parquet_module, "MAX_GROUP_BYTES", 500)
-    with pytest.raises(DataError, match=r"a\.parquet: a row group that takes 0 MiB to read"):
+    with pytest.raises(DataError, match=r"a\.parquet: reading a row group takes 0 MiB"):
         open_source(f"parquet:{path}")
 
 
@@ -146,17 +146,17 @@ def test_what_pages_declare() -> None:
 @pytest.mark.parametrize(
     ("content", "values", "words"),
     [
-        (page(10, 10, 5), 6, "cut short"),
-        (page(10, 10, 5)[:-1], 5, "does not lie in its column"),
-        (page(10, -1, 5), 5, "does not lie in its column"),
-        (page(-10, 10, 5), 5, "does not lie in its column"),
+        (page(10, 10, 5), 6, "truncated"),
+        (page(10, 10, 5)[:-1], 5, "lies outside its column"),
+        (page(10, -1, 5), 5, "lies outside its column"),
+        (page(-10, 10, 5), 5, "lies outside its column"),
         (page(10, 10, 5, 7), 5, "encoding, number 7"),
-        (page(10, 10, 3, kind=2), 5, "more entries than it has bytes for"),
-        (b"", 5, "cut short"),
+        (page(10, 10, 3, kind=2), 5, "more entries than fit into its bytes"),
+        (b"", 5, "truncated"),
         (b"\x15" + b"\x80" * 12, 5, "too long"),
         (b"\x1c" * 20, 5, "nested too deep"),
-        (b"\x1d", 5, "field of type 13"),
-        (i32(1, 0) + b"\0", 5, "not complete"),
+        (b"\x1d", 5, "field of the unknown type 13"),
+        (i32(1, 0) + b"\0", 5, "incomplete"),
     ],
 )
 def test_pages_that_are_refused(content: bytes, values: int, words: str) -> None:

@@ -149,7 +149,7 @@ def test_another_seed_gives_other_partners() -> None:
 
 @pytest.mark.parametrize("partners", [4, 5, -1])
 def test_too_few_images_for_so_many_partners(partners: int) -> None:
-    with pytest.raises(ArgumentError, match="partners must be at least 0 and fewer than the images, 4"):
+    with pytest.raises(ArgumentError, match="partners must be at least 0 and less than the number of images, 4"):
         partner_rows(["a", "b", "c", "d"], partners)
 
 
@@ -326,7 +326,7 @@ def test_a_faulty_image_takes_those_along_that_it_is_a_partner_of(tmp_path: Path
 
 
 def test_a_set_of_too_few_images_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ArgumentError, match="fewer than the images, 2; got 2"):
+    with pytest.raises(ArgumentError, match="less than the number of images, 2; got 2"):
         run(open_source("digits", limit=2), tmp_path / "sub" / "f.h5")
     assert list(tmp_path.iterdir()) == []
 
@@ -370,19 +370,19 @@ def test_a_flipped_bit_of_a_partner_is_found(digits: ImageSource, tmp_path: Path
     content = bytearray(out.read_bytes())
     content[content.index(stored)] ^= 1
     out.write_bytes(content)
-    with pytest.raises(StoreError, match="its SHA-256 differs"):
+    with pytest.raises(StoreError, match="its SHA-256 does not match"):
         verify_features(out)
 
 
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        (lambda values: values[:, :1].repeat(2, axis=1), "/partners: those of '.*' must be different other images"),
-        (lambda values: np.full_like(values, b"nobody"), "/partners: those of '.*' must be different other images"),
-        (lambda values: values[:-1], "/partners must have as many names for each of 20 rows"),
+        (lambda values: values[:, :1].repeat(2, axis=1), "/partners: the partners of '.*' must be unique other images"),
+        (lambda values: np.full_like(values, b"nobody"), "/partners: the partners of '.*' must be unique other images"),
+        (lambda values: values[:-1], "/partners must have the same number of ids for each of 20 rows"),
         (lambda values: values[:, 0], "/partners must have 2 axes and kind 'S'"),
         (lambda values: np.ones(values.shape), "/partners must have 2 axes and kind 'S'"),
-        (lambda values: np.full_like(values, b"\xff"), "damaged or made by another program"),
+        (lambda values: np.full_like(values, b"\xff"), "corrupt or written by another program"),
     ],
 )
 def test_partners_that_no_file_has_are_refused(
@@ -424,7 +424,9 @@ def test_names_of_any_letters_come_back(tmp_path: Path) -> None:
 
 
 def test_export_refuses_by_name(tmp_path: Path) -> None:
-    with pytest.raises(BackendError, match=r"gated: attends each image with others, .* alone; run it in PyTorch"):
+    with pytest.raises(
+        BackendError, match=r"gated: attends each image with others, .* individual images; run it in PyTorch"
+    ):
         export_onnx(network_and_card(), tmp_path / "gated.onnx")
     assert list(tmp_path.iterdir()) == []
 

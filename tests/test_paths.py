@@ -52,7 +52,7 @@ def test_a_path_without_its_kind_is_told_the_kind(given: str, meant: str, home: 
 def test_a_file_of_no_kind_is_told_the_kinds(home: Path) -> None:
     (home / "pest").write_text("mine")
     result = l2a("extract", "--model", "pixels", "--data", "pest", "--out", "f.h5")
-    assert_fails(result, 2, "'pest' is a path, not the name of a data set; what is read is imagefolder:PATH, npz:FILE")
+    assert_fails(result, 2, "'pest' is a path, not the name of a data set; supported are imagefolder:PATH, npz:FILE")
     assert "did you mean" not in result.stderr
 
 
@@ -81,7 +81,7 @@ def test_home_is_expanded_behind_the_colon_and_in_every_path_option(home: Path) 
 @pytest.mark.parametrize("name", ["x.csv", "x.CSV", "x.json", "x.onnx", "x.npz"])
 def test_features_are_not_written_into_a_file_of_another_format(name: str, home: Path) -> None:
     arguments = ("extract", "--model", "pixels", "--data", "imagefolder:photos", "--out")
-    assert_fails(l2a(*arguments, name), 2, f"--out must be the name of an HDF5 file, as x.h5; got {name!r}")
+    assert_fails(l2a(*arguments, name), 2, f"--out must be the name of an HDF5 file, such as x.h5; got {name!r}")
     assert sorted(os.listdir(home)) == ["photos"]
     for good in ("x.h5", "x.hdf5", "x", "caltech.v1"):
         assert l2a(*arguments, good).exit_code == 0
@@ -89,7 +89,7 @@ def test_features_are_not_written_into_a_file_of_another_format(name: str, home:
 
 def test_a_network_is_not_exported_into_a_file_of_another_format(home: Path) -> None:
     result = l2a("export", "--model", TINY, "--out", "x.pt")
-    assert_fails(result, 2, "--out must be the name of an ONNX file, as x.onnx; got 'x.pt'")
+    assert_fails(result, 2, "--out must be the name of an ONNX file, such as x.onnx; got 'x.pt'")
 
 
 @pytest.mark.parametrize(

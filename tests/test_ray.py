@@ -160,7 +160,7 @@ def test_an_actor_that_would_compute_other_bytes_refuses(source: MemorySource, t
     assert "would compute other bytes than the driver (data: " in str(error)
     error = Extractor(source, PixelsBackend(), tmp_path / "s", identity, **options).work(0, 8)
     assert isinstance(error, StoreError)
-    assert "must lie in a shared folder" in str(error)
+    assert "must be in a shared folder" in str(error)
     shards = ShardFolder(tmp_path / "s", identity)
     shards.open(overwrite=False)
     actor = Extractor(source, PixelsBackend(), tmp_path / "s", identity, **options)

@@ -90,10 +90,10 @@ def test_pictures_without_classes_have_no_label_and_svm_eval_names_the_reason(tm
     ("names", "words"),
     [
         ([], "no pictures in it"),
-        (["1.jpg", "cat/1.jpg"], "pictures both beside and in class folders"),
-        (["train/1.jpg", "train/cat/1.jpg", "test/cat/2.jpg"], "pictures both beside and in class folders"),
-        (["1.jpg", "train/cat/1.jpg", "test/cat/1.jpg"], "pictures beside the split folders"),
-        (["val/cat/1.jpg", "valid/cat/1.jpg"], "the same split twice"),
+        (["1.jpg", "cat/1.jpg"], "pictures both next to and in class folders"),
+        (["train/1.jpg", "train/cat/1.jpg", "test/cat/2.jpg"], "pictures both next to and in class folders"),
+        (["1.jpg", "train/cat/1.jpg", "test/cat/1.jpg"], "pictures next to the split folders"),
+        (["val/cat/1.jpg", "valid/cat/1.jpg"], "are the same split; merge"),
     ],
 )
 def test_folders_that_cannot_be_understood(tmp_path: Path, names: list[str], words: str) -> None:
@@ -313,10 +313,10 @@ def test_npz_as_medmnist_has_it(tmp_path: Path) -> None:
         ({"images": IMAGES, "labels": [0, 1, 2, 3], "classes": ["a", "b"]}, "between 0 and 1; got 0…3"),
         ({"images": IMAGES, "labels": [0, 1, -2, 3]}, "got -2…3"),
         ({"images": IMAGES, "labels": [0, 1, 2, 2**31 - 2]}, "must be −1 or between"),
-        ({"images": IMAGES, "ids": ["a", "b", "c", "a"]}, "4 different names"),
+        ({"images": IMAGES, "ids": ["a", "b", "c", "a"]}, "4 unique names"),
         ({"images": IMAGES, "split": ["train"]}, "'split' must have 4 names"),
         ({"images": np.array([None] * 4)}, "not an .npz file of plain arrays"),
-        ({"train_images": IMAGES, "test_images": IMAGES[:, :4]}, "must have one shape"),
+        ({"train_images": IMAGES, "test_images": IMAGES[:, :4]}, "must have the same shape"),
     ],
 )
 def test_npz_that_cannot_be_used(tmp_path: Path, arrays: dict[str, Any], words: str) -> None:
@@ -385,7 +385,7 @@ def test_stanford40(tmp_path: Path) -> None:
 def test_stanford40_with_a_picture_missing_or_a_list_that_leads_elsewhere(tmp_path: Path) -> None:
     stanford(tmp_path)
     (tmp_path / "stanford40/JPEGImages/cooking_010.jpg").unlink()
-    with pytest.raises(DataError, match=r"cooking_010\.jpg: listed in ImageSplits but not there"):
+    with pytest.raises(DataError, match=r"cooking_010\.jpg: missing, but listed in ImageSplits"):
         open_source("stanford40", data_dir=tmp_path)
     (tmp_path / "stanford40/ImageSplits/test.txt").write_text("../../../etc/passwd_1.jpg\n")
     with pytest.raises(DataError, match=r"test\.txt: .* is not the name of a picture"):
@@ -403,7 +403,7 @@ def test_a_set_that_is_not_there_says_what_must_be(name: str, tmp_path: Path) ->
     result = l2a(
         "extract", "--model", "pixels", "--data", name, "--data-dir", tmp_path / "empty", "--out", tmp_path / "f.h5"
     )
-    assert_fails(result, 1, str(tmp_path / "empty"), "must hold")
+    assert_fails(result, 1, str(tmp_path / "empty"), "must contain")
     assert "--download" in result.stderr or not DATASETS[name].downloads
     assert not [path for path in (tmp_path / "empty").rglob("*") if path.is_file()]
 

@@ -268,7 +268,7 @@ def test_a_foreign_file_list_cannot_delete_anything(results: EvalResults, tmp_pa
 
 def test_a_file_where_the_folder_should_be_is_refused(tmp_path: Path) -> None:
     (tmp_path / "r").write_text("")
-    with pytest.raises(OutputExistsError, match="is a file, and a report needs a folder"):
+    with pytest.raises(OutputExistsError, match="is a file, but a report needs a folder"):
         check_output(tmp_path / "r", overwrite=True)
 
 

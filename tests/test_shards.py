@@ -101,7 +101,7 @@ def test_splits_come_from_folders_or_from_names(tmp_path: Path) -> None:
     root = touch(tmp_path / "c", "trainer-1.tar", "testament.tar")
     assert [split for _, split in names(str(root))] == ["all", "all"]
     touch(root, "train-1.tar")
-    with pytest.raises(DataError, match=r"testament\.tar: neither its name nor its folder says which split"):
+    with pytest.raises(DataError, match=r"testament\.tar: neither its name nor its folder contains a split"):
         find_shards(str(root), ".tar")
 
 
@@ -111,7 +111,7 @@ def test_splits_come_from_folders_or_from_names(tmp_path: Path) -> None:
         ("none.tar", "none.tar: cannot be read: No such file"),
         ("*.tar", "no .tar file in it"),
         ("empty", "no .tar file in it"),
-        ("{a,a}.tar", "names a file twice"),
+        ("{a,a}.tar", "lists a file twice"),
         ("{0..100000}.tar", "more than 100,000"),
         ("{0..99999999999}{0..99999999999}.tar", "more than 100,000"),
         ("nosuch://x/y.tar", "nosuch"),
@@ -187,7 +187,12 @@ def test_names_of_classes(tmp_path: Path) -> None:
         source = open_source(f"wds:{tar(tmp_path / 'a.tar', members)}")
         assert source.classes == ("dog", "cat", "bird")
         assert source.labels.tolist() == ([1, 0] if members is numbers else [0, 1])
-    refused = {b"dog": "the label 1 is none of 1 classes", b"a\na": "different", b"\xff": "UTF-8", b"": "different"}
+    refused = {
+        b"dog": "the label 1 is not one of 1 classes",
+        b"a\na": "unique class names",
+        b"\xff": "UTF-8",
+        b"": "unique class names",
+    }
     for content, words in refused.items():
         (tmp_path / "classes.txt").write_bytes(content)
         tar(tmp_path / "a.tar", numbers)
@@ -232,34 +237,34 @@ def sized(size: int, kind: bytes = tarfile.REGTYPE) -> bytes:
 @pytest.mark.parametrize(
     ("content", "words"),
     [
-        (special("/etc/passwd.png", tarfile.REGTYPE), "outside of the shard's root"),
-        (special("../1.png", tarfile.REGTYPE), "outside of the shard's root"),
-        (special("a/../../1.png", tarfile.REGTYPE), "outside of the shard's root"),
-        (special("a\\..\\1.png", tarfile.REGTYPE), "outside of the shard's root"),
-        (special("C:1.png", tarfile.REGTYPE), "outside of the shard's root"),
+        (special("/etc/passwd.png", tarfile.REGTYPE), "outside the shard's root"),
+        (special("../1.png", tarfile.REGTYPE), "outside the shard's root"),
+        (special("a/../../1.png", tarfile.REGTYPE), "outside the shard's root"),
+        (special("a\\..\\1.png", tarfile.REGTYPE), "outside the shard's root"),
+        (special("C:1.png", tarfile.REGTYPE), "outside the shard's root"),
         (special("1.png", tarfile.SYMTYPE, "/etc/passwd"), "link, a device or sparse"),
         (special("1.png", tarfile.LNKTYPE, "2.png"), "link, a device or sparse"),
         (special("1.png", tarfile.CHRTYPE), "link, a device or sparse"),
         (special("1.png", tarfile.FIFOTYPE), "link, a device or sparse"),
         (special("1.png", tarfile.CONTTYPE), "link, a device or sparse"),
-        (sized(10_000), "does not lie within the file"),
-        (sized(-512), "not a tar file or damaged|does not lie within"),
+        (sized(10_000), "extends beyond the file"),
+        (sized(-512), "not a tar file, or corrupt|extends beyond the file"),
         (sized(1 << 40, tarfile.XHDTYPE), "a header asks for"),
         (sized(1 << 40, tarfile.GNUTYPE_LONGNAME), "a header asks for"),
-        (sized(-1024, tarfile.XHDTYPE), "not a tar file or damaged"),
-        (b"no tar at all".ljust(1024), "not a tar file or damaged"),
-        (b"", "not a tar file or damaged: empty file"),
+        (sized(-1024, tarfile.XHDTYPE), "not a tar file, or corrupt"),
+        (b"no tar at all".ljust(1024), "not a tar file, or corrupt"),
+        (b"", "not a tar file, or corrupt: empty file"),
         (bytes(1024), "no pictures in it"),
         (b"\x1f\x8b" + bytes(600), "is compressed"),
-        (about_the_next(tarfile.GNUTYPE_LONGNAME, b"1.png\0") * 3000 + WHOLE, "more headers in a row"),
-        (about_the_next(tarfile.XHDTYPE, b"14 path=1.png\n") * 3000 + WHOLE, "more headers in a row"),
-        (about_the_next(tarfile.XGLTYPE, b"14 path=1.png\n") * 3000 + WHOLE, "more headers in a row"),
+        (about_the_next(tarfile.GNUTYPE_LONGNAME, b"1.png\0") * 3000 + WHOLE, "too many extended headers in a row"),
+        (about_the_next(tarfile.XHDTYPE, b"14 path=1.png\n") * 3000 + WHOLE, "too many extended headers in a row"),
+        (about_the_next(tarfile.XGLTYPE, b"14 path=1.png\n") * 3000 + WHOLE, "too many extended headers in a row"),
     ],
 )
 def test_a_hostile_shard_is_refused_by_name(tmp_path: Path, content: bytes, words: str) -> None:
     path = tmp_path / "s.tar"
     for before in (b"", WHOLE):
-        if before and words.split(":")[0] in ("no pictures in it", "not a tar file or damaged", "is compressed"):
+        if before and words.split(":")[0] in ("no pictures in it", "not a tar file, or corrupt", "is compressed"):
             continue
         path.write_bytes(before + content + (bytes(1024) if content else b""))
         with pytest.raises(DataError, match=f"s.tar: .*({words})"):
@@ -269,13 +274,13 @@ def test_a_hostile_shard_is_refused_by_name(tmp_path: Path, content: bytes, word
 @pytest.mark.parametrize(
     ("members", "words"),
     [
-        ({"1.cls": "0"}, "a sample needs one picture"),
-        ({"1.png": png(1), "1.jpg": png(1)}, "a sample needs one picture"),
+        ({"1.cls": "0"}, "a sample must have one picture"),
+        ({"1.png": png(1), "1.jpg": png(1)}, "a sample must have one picture"),
         ({"1.png": png(1), "2.txt": "", "1.PNG": png(1), "1.png ": ""}, None),
         ({"1.png": png(1), "1.cls": "dog"}, "1.cls: must be a class number, got 'dog'"),
         ({"1.png": png(1), "1.cls": "9" * 5000}, "1.cls: must be a class number"),
-        ({"1.png": png(1), "1.cls": "-2"}, "the label -2 is none of 0 classes"),
-        ({"1.png": png(1), "1.cls": "2000000000"}, "the label 2000000000 is none of"),
+        ({"1.png": png(1), "1.cls": "-2"}, "the label -2 is not one of 0 classes"),
+        ({"1.png": png(1), "1.cls": "2000000000"}, "the label 2000000000 is not one of"),
         ({"1.png": png(1), "1.json": '{"label": 1.5}'}, "'label' must be a number or a name"),
         ({"1.png": png(1), "1.json": '{"label": true}'}, "'label' must be a number or a name"),
         ({"1.png": png(1), "1.json": "{"}, "1.json: is not JSON"),
@@ -302,14 +307,14 @@ def test_a_hole_after_the_last_member_is_not_read_to_its_end(tmp_path: Path) -> 
     assert len(open_source(f"wds:{path}")) == 1
     with open(path, "r+b") as file:
         file.truncate(1 << 40)
-    with pytest.raises(DataError, match=r"a\.tar: not a tar file or damaged: more than 64 MiB after its end"):
+    with pytest.raises(DataError, match=r"a\.tar: not a tar file, or corrupt: more than 64 MiB after its end"):
         open_source(f"wds:{path}")
 
 
 def test_a_name_twice_and_a_picture_that_is_too_large(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "s.tar"
     path.write_bytes(WHOLE + tarfile.TarInfo("2.txt").tobuf() + WHOLE + bytes(1024))
-    with pytest.raises(DataError, match=r"s\.tar: holds two members of one name"):
+    with pytest.raises(DataError, match=r"s\.tar: contains two members with the same name"):
         open_source(f"wds:{path}")
     monkeypatch.setattr(webdataset, "MAX_FILE_BYTES", 10)
     with pytest.raises(DataError, match=r"1\.png: 0 MiB; at most 0 are decoded"):
@@ -319,14 +324,14 @@ def test_a_name_twice_and_a_picture_that_is_too_large(tmp_path: Path, monkeypatc
 @pytest.mark.parametrize(
     ("content", "words"),
     [
-        (WHOLE + WHOLE.replace(b"1.png", b"2.png", 1) + bytes(1024), "no member and no end at byte"),
-        (WHOLE, "no member and no end at byte"),
+        (WHOLE + WHOLE.replace(b"1.png", b"2.png", 1) + bytes(1024), "neither a member nor an end marker at byte"),
+        (WHOLE, "neither a member nor an end marker at byte"),
         (WHOLE + bytes(1024) + WHOLE + bytes(1024), "more members after its end"),
     ],
 )
 def test_no_member_is_lost_silently(tmp_path: Path, content: bytes, words: str) -> None:
     (tmp_path / "s.tar").write_bytes(content)
-    with pytest.raises(DataError, match=rf"s\.tar: not a tar file or damaged: {words}"):
+    with pytest.raises(DataError, match=rf"s\.tar: not a tar file, or corrupt: {words}"):
         open_source(f"wds:{tmp_path / 's.tar'}")
 
 
@@ -337,9 +342,9 @@ def test_a_shard_that_changes_is_noticed_and_never_skipped(kind: str, shards: Pa
     changed, gone = sorted(p for p in shards.iterdir() if p.suffix == {"wds": ".tar"}.get(kind, ".parquet"))[-2:]
     changed.write_bytes(changed.read_bytes() + bytes(1024))
     rows = [k for k, name in enumerate(source.ids) if name.startswith(changed.name)]
-    with pytest.raises(SourceError, match=f"{changed.name}: has another size than when the set was opened"):
+    with pytest.raises(SourceError, match=f"{changed.name}: its size has changed since the set was opened"):
         source.image(rows[0])
-    with pytest.raises(SourceError, match="another size"):
+    with pytest.raises(SourceError, match="its size has changed"):
         list(pixel_batches(source, Preprocess(), [range(rows[0], rows[0] + 1)], on_error="skip"))
     if kind == "wds":  # zeros behind the end of a tar file are allowed; behind a Parquet footer nothing is
         assert open_source(f"wds:{shards}").fingerprint() != before
@@ -370,7 +375,7 @@ def test_a_shard_that_changes_at_the_same_size_is_noticed(kind: str, shards: Pat
 
 def test_a_damaged_picture_is_named(tmp_path: Path) -> None:
     source = open_source(f"wds:{tar(tmp_path / 's.tar', {'a/1.png': png(1)[:-27]})}")
-    with pytest.raises(DataError, match=r"s\.tar: a/1\.png: damaged"):
+    with pytest.raises(DataError, match=r"s\.tar: a/1\.png: corrupt"):
         source.image(0)
 
 
@@ -457,7 +462,7 @@ def test_one_of_several_label_columns(tmp_path: Path) -> None:
     assert fine.fingerprint() != coarse.fingerprint()
     for column, words in (
         ("lable", "has no column 'lable'; its columns are image, fine_label"),
-        ("text", "'text' must hold integers"),
+        ("text", "'text' must contain integers"),
     ):
         with pytest.raises(DataError, match=words):
             open_source(f"parquet:{path.parent}#{column}")
@@ -470,7 +475,7 @@ def test_one_of_several_label_columns(tmp_path: Path) -> None:
 @pytest.mark.parametrize("own", [["a", ["b"]], ["a", {"b": 1}], ["a", 1], {"a": 0}, "ab", ["a", None]])
 def test_class_names_of_parquet_that_are_no_texts_are_refused(tmp_path: Path, own: Any) -> None:
     path = parquet(tmp_path / "a.parquet", [png(1), png(2)], [0, 1], own)
-    with pytest.raises(DataError, match=r"a\.parquet: the class names of 'label', .*, must be a list of texts"):
+    with pytest.raises(DataError, match=r"a\.parquet: the class names of 'label', .*, must be a list of strings"):
         open_source(f"parquet:{path}")
 
 
@@ -511,26 +516,26 @@ def test_parquet_that_cannot_be_understood(tmp_path: Path, monkeypatch: pytest.M
         path.write_bytes(content)
         refused("not a Parquet file")
     path.write_bytes(whole[:-300] + bytes(200) + whole[-100:])
-    refused("not a Parquet file or damaged")
+    refused("not a Parquet file, or corrupt")
     parquet(path, [png(1)], [2], ["a", "b"])
     with pytest.raises(DataError, match="labels must be −1 or between 0 and 1; got 2…2"):
         open_source(f"parquet:{path}")
     parquet(path, [None], [0])
-    refused("row 00000: has no image bytes; a path to a file elsewhere is not followed")
+    refused("row 00000: has no image bytes; paths to other files are not followed")
     parquet(path, [png(1)[:-27]], [0])
-    refused("row 00000: damaged")
+    refused("row 00000: corrupt")
     parquet(path, [png(1)], None, fine_label=pa.array([1]), coarse_label=pa.array([1]))
     assert open_source(f"parquet:{path}").classes == ()
     parquet(path, [png(1)], None, label=["dog"])
-    refused("'label' must hold integers, holds string")
+    refused("'label' must contain integers, got string")
     parquet(path, [png(1)], [0], image="a", b=pa.array([{"bytes": b"x"}]))
     assert open_source(f"parquet:{path}").labels.tolist() == [0]
     parquet(path, [png(1)], [0])
     with monkeypatch.context() as patch:
         patch.setattr(parquet_module, "MAX_GROUP_BYTES", 10)
-        refused("write it with a smaller row_group_size")
+        refused("write the file with a smaller row_group_size")
     parquet(tmp_path / "b.parquet", [png(1)], [0], ["x"])
-    with pytest.raises(DataError, match=r"b\.parquet: has other image or label columns or classes"):
+    with pytest.raises(DataError, match=r"b\.parquet: its image or label column or its classes differ"):
         open_source(f"parquet:{tmp_path}")
 
 

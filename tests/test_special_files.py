@@ -101,7 +101,7 @@ def test_a_file_without_a_size_is_empty_and_a_large_one_is_not_read(tmp_path: Pa
     if Path("/proc/self/status").exists():
         assert read_input("/proc/self/status", 10) == b""
     (tmp_path / "large").write_bytes(b"x" * 11)
-    with pytest.raises(OSError, match="11 bytes, and at most 10 are read"):
+    with pytest.raises(OSError, match="11 bytes; at most 10 are read"):
         read_input(tmp_path / "large", 10)
     assert read_input(tmp_path / "large", 11) == b"x" * 11
 

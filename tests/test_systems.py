@@ -159,8 +159,8 @@ def test_a_script_without_a_guard_is_told_of_it(method: str, tmp_path: Path, pro
     assert done.returncode == 1
     said = done.stderr.partition("l2a_transfer.errors.BackendError: ")[2]
     assert said == (
-        f"{program}: a decoding process, started by {method}, imports this script, and would run it again; put what a "
-        'script runs below `if __name__ == "__main__":`, or decode in this process by `workers=0`\n'
+        f"{program}: decoding processes started by {method} import this script and would run it again; put the "
+        'code of the script below `if __name__ == "__main__":`, or decode in this process with `workers=0`\n'
     )
     assert done.stderr.count("Traceback") == 1
     assert run(program, method, tmp_path / "f.h5", "0").stdout == "40\n"
@@ -171,7 +171,10 @@ def test_workers_that_end_while_they_import_the_script_are_told_of(tmp_path: Pat
     program.write_text(f"# of __main__, but without a guard{UNGUARDED}")
     done = run(program, "forkserver", tmp_path / "f.h5", "2")
     assert done.returncode == 1
-    said = "a decoding process ended; started by forkserver, it imports the main program again; put what a script runs"
+    said = (
+        "a decoding process ended; with the start method forkserver, it imports the main program again; put the code "
+        "of the script"
+    )
     assert f"l2a_transfer.errors.BackendError: {said} below `if __name__" in done.stderr
 
 

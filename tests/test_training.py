@@ -586,7 +586,7 @@ def test_a_pickle_that_calls_something_is_refused_unread(tmp_path: Path) -> None
 @pytest.mark.parametrize(
     ("content", "words"),
     [
-        (b"", "not a CIFAR file or damaged"),
+        (b"", "not a CIFAR file, or corrupt"),
         (pickle.dumps([1]), "expected a dictionary of lists and arrays"),
         (pickle.dumps({b"labels": [1]}), "'data' must be uint8 rows of 3,072"),
         (pickle.dumps({b"data": np.zeros((2, 3072), np.uint8), b"labels": [1]}), "one label for each of its 2"),

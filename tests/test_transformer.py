@@ -181,7 +181,7 @@ def _transformed(features: AttentionFeatures) -> AttentionFeatures:
         (IMAGES.astype(np.float32), TypeError, "images must be uint8 .* got float32"),
         (np.zeros((5, 3)), TypeError, "images must be uint8"),
         (IMAGES.transpose(0, 3, 1, 2), ValueError, "channels come last"),
-        (IMAGES[0], ValueError, "one image is a set of one"),
+        (IMAGES[0], ValueError, r"for a single image, use x\[None\]"),
         (IMAGES[:0], ValueError, "got 0 pictures"),
         ([], ValueError, "got 0 pictures"),
         ("photo.jpg", TypeError, "X must be .* got str"),

@@ -56,7 +56,7 @@ def answer(path: Path) -> str:
     try:
         return sha256(image.size, Preprocess().pixels(image))
     except MemoryError as error:  # of a picture of 1 × 100 million; a reader of batches says the same
-        raise DataError(f"{path}: takes more memory than there is") from error
+        raise DataError(f"{path}: needs more memory than is available") from error
 
 
 def chunk(kind: bytes, content: bytes) -> bytes:

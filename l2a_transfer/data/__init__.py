@@ -1,1 +1,1 @@
-"""What goes in: data sets, readers, augmentation and batches."""
+"""Input: data sets, readers, augmentation and batches."""

@@ -1,6 +1,6 @@
-"""Encoded pictures that are read before they are asked for, in memory that decoding processes share.
+"""Read encoded pictures ahead, into memory that decoding processes share.
 
-A file that gives pictures only by the group, as Parquet does, would be read again for nearly every picture of a
+A file that can only be read in groups of pictures, such as Parquet, would be read again for nearly every picture of a
 shuffled epoch. The order of an epoch is known, so its next pictures are read once, group by group.
 """
 
@@ -29,28 +29,28 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 SHARE_OF_MEMORY = 1 / 4
-"""Of what this process may still take that encoded pictures may take; decoding processes may take half."""
+"""The share of this process's remaining memory for encoded pictures; decoding processes may use half."""
 IN_ORDER = 2
-"""An order that comes to each group at most so often, on average, needs nothing read ahead."""
+"""If an order visits each group at most this often, on average, nothing is read ahead."""
 PREFIX = "l2a-pictures-"
 
 
 def read_ahead(source: ImageSource, batches: Sequence[range | NDArray[np.int64]], *, sharing: int = 1) -> int:
-    """Have the pictures of the next batches in memory, where the source's files make that worthwhile.
+    """Read the pictures of the next batches into memory if the source's files make that worthwhile.
 
     Parameters
     ----------
     source : ImageSource
         A source with a method `read_ahead`, or rows of one; for others nothing is read.
     batches : sequence of range or ndarray
-        The row numbers of each batch that is still to come, in order.
+        The row numbers of each remaining batch, in order.
     sharing : int
-        Processes on this machine that do the same, and share its memory.
+        Number of processes on this machine that do the same and share its memory.
 
     Returns
     -------
     int
-        How many of the batches to take before this is called again: at least 1, and all where nothing was to be read.
+        How many batches to use before the next call: at least 1, and all if nothing needs to be read ahead.
     """
     rows = [np.asarray(batch, dtype=np.int64) for batch in batches]
     while isinstance(source, Subset):
@@ -61,13 +61,14 @@ def read_ahead(source: ImageSource, batches: Sequence[range | NDArray[np.int64]]
 
 
 def budget(sharing: int) -> int:
-    """Bytes of encoded pictures that one of `sharing` processes on this machine may hold."""
+    """How many bytes of encoded pictures each of `sharing` processes on this machine may hold."""
     return int(SHARE_OF_MEMORY * usable_memory()) // max(1, sharing)
 
 
 @dataclass(frozen=True)
 class NextBatches:
-    """`count` batches, and the `rows` (n,), ascending, whose pictures to read; `all_groups`: all that any needs."""
+    """The ascending `rows` (n,) to read for the next `count` batches. `all_groups`: they cover the groups of all
+    batches."""
 
     count: int
     rows: NDArray[np.int64]
@@ -75,7 +76,7 @@ class NextBatches:
 
 
 def in_order(batches: Sequence[NDArray[np.int64]], group: NDArray[np.int64]) -> bool:
-    """Whether the batches come to each group so seldom that nothing need be read ahead; `group` (N,) of each row."""
+    """Whether the batches visit each group so rarely that nothing needs to be read ahead; `group` (N,) of each row."""
     visited = group[np.concatenate(batches)]
     visits = 1 + np.count_nonzero(visited[1:] != visited[:-1])
     return bool(visits <= IN_ORDER * len(np.unique(visited)))
@@ -84,7 +85,7 @@ def in_order(batches: Sequence[NDArray[np.int64]], group: NDArray[np.int64]) -> 
 def plan_ahead(
     batches: Sequence[NDArray[np.int64]], group: NDArray[np.int64], each: NDArray[np.float64], most: int
 ) -> NextBatches | None:
-    """What to read for the first batches, so that it takes about `most` bytes or less; None where that is too little.
+    """The rows to read for as many batches as fit into about `most` bytes; None if `most` is too small.
 
     Parameters
     ----------
@@ -93,9 +94,9 @@ def plan_ahead(
     group : ndarray
         (N,): the group of each row of the source.
     each : ndarray
-        (N,): about how many bytes the picture of a row takes.
+        (N,): the approximate size of each row's picture in bytes.
     most : int
-        Bytes.
+        Limit in bytes.
     """
     rows = np.concatenate(batches)
     together = np.flatnonzero(np.isin(group, np.unique(group[rows])))
@@ -109,9 +110,9 @@ def plan_ahead(
 
 
 class HeldPictures:
-    """Encoded pictures by row: in a file that exists in memory alone, which forked and other processes map.
+    """Encoded pictures by row, in an in-memory file that forked and other processes can map.
 
-    Where the system has no such files, it is a temporary file that has no name.
+    On systems without in-memory files, this is an unnamed temporary file.
     """
 
     def __init__(self) -> None:
@@ -127,7 +128,7 @@ class HeldPictures:
         return int(self._starts[-1])
 
     def fill(self, pictures: Iterable[tuple[int, bytes]], most: int) -> bool:
-        """Take (row, bytes), rows ascending, up to `most` bytes in all; False where not all had room."""
+        """Store (row, bytes), rows ascending, up to `most` bytes in total. False if they did not all fit."""
         rows, starts = list[int](), [0]
         for row, content in pictures:
             if starts[-1] + len(content) > most:
@@ -147,27 +148,27 @@ class HeldPictures:
             self._map = mmap(self._file.fileno(), self.nbytes, access=ACCESS_READ)
 
     def get(self, row: int) -> bytes | None:
-        """The bytes of a row's picture; None where it is not held."""
+        """The bytes of a row's picture; None if it is not held."""
         at = int(np.searchsorted(self.rows, row))
         if self._map is None or at == len(self.rows) or self.rows[at] != row:
             return None
         return self._map[self._starts[at] : self._starts[at + 1]]
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """A process that is not forked maps the same file, by way of this one; elsewhere nothing is held."""
+        """Another process on this machine maps the same file; on another machine the copy is empty."""
         link = f"/proc/{os.getpid()}/fd/{self._file.fileno()}"
         return _mapped_again, (link, self.name, self.rows, self._starts)
 
 
 def _file_in_memory(name: str) -> Any:
-    with suppress(OSError, AttributeError):  # not on this system, or not in this container
+    with suppress(OSError, AttributeError):  # not available on this system or in this container
         return open(os.memfd_create(name), "w+b")
     return tempfile.TemporaryFile()
 
 
 def _mapped_again(link: str, name: str, rows: NDArray[np.int64], starts: NDArray[np.int64]) -> HeldPictures | None:
     with suppress(OSError):
-        if name in os.readlink(link):  # on another machine it may be anything
+        if name in os.readlink(link):  # on another machine this may be any file
             again: HeldPictures = HeldPictures.__new__(HeldPictures)
             again.name, again.rows, again._starts, again._map = name, rows, starts, None
             again._file = open(link, "rb")  # noqa: SIM115
@@ -178,7 +179,7 @@ def _mapped_again(link: str, name: str, rows: NDArray[np.int64], starts: NDArray
 
 
 class Ahead:
-    """What a source holds of its pictures, and by how much they are larger than its files say."""
+    """The pictures that a source holds, and how much larger they are than its files declare."""
 
     def __init__(self, held: HeldPictures | None = None) -> None:
         self.held = held
@@ -189,7 +190,7 @@ class Ahead:
         return Ahead, (self.held,)
 
     def get(self, row: int) -> bytes | None:
-        """The encoded picture of a row; None where it is not held."""
+        """The encoded picture of a row; None if it is not held."""
         return None if self.held is None else self.held.get(row)
 
     def prepare(
@@ -202,25 +203,25 @@ class Ahead:
         *,
         sharing: int,
     ) -> int:
-        """Hold the pictures of the next batches where `plan_ahead` says so; returns how many batches these are.
+        """Read the pictures of the next batches if `plan_ahead` finds it worthwhile; return how many batches to use.
 
         Parameters
         ----------
         name : str
-            What the source is called in the log.
+            Name of the source in the log.
         batches : sequence of ndarray
             Row numbers.
         group, sizes : ndarray
-            (N,), the group of each row; (G,), about how many bytes the pictures of each group take.
+            (N,), the group of each row; (G,), the approximate size of each group's pictures in bytes.
         encoded : callable
-            Rows of one group, ascending → (row, bytes) of each that has a picture.
+            Ascending rows of one group → (row, bytes) of each row that has a picture.
         sharing : int
-            As for `budget`.
+            See `budget`.
         """
         held = self.held is not None and np.isin(np.concatenate(batches), self.held.rows).all()
         if held or in_order(batches, group):
             return len(batches)
-        self.held = None  # before the next are read
+        self.held = None  # freed before the next are read
         each = (sizes / np.maximum(1, np.bincount(group, minlength=len(sizes))))[group]  # (N,)
         most = budget(sharing)
         plan = plan_ahead(batches, group, self.larger * each, most)
@@ -232,7 +233,7 @@ class Ahead:
         self.larger = max(self.larger, found.nbytes / max(1.0, float(each[found.rows].sum())))
         self.held = found
         if plan.all_groups and not complete:
-            return 1  # they are larger than was thought: the next plan knows
+            return 1  # they are larger than estimated; the next plan takes this into account
         if not self._said:
             log.info(
                 "%s: %s held encoded in %s of memory, because the order is shuffled%s",

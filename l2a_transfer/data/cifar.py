@@ -1,4 +1,4 @@
-"""CIFAR-10 and CIFAR-100 as their authors distribute them: Python pickles, read without running what they say."""
+"""CIFAR-10 and CIFAR-100 as distributed by their authors: Python pickles, read without executing them."""
 
 from __future__ import annotations
 
@@ -30,20 +30,22 @@ def _read(path: Path) -> dict[Any, Any]:
         return read_plain(read_input(path, MAX_FILE_BYTES))
     except OSError as error:
         raise DataError(f"{path}: cannot be read: {error.strerror or error}") from error
-    except ValueError as error:  # also of text that is no UTF-8
-        raise DataError(f"{path}: not a CIFAR file or damaged: {error}") from error
+    except ValueError as error:  # includes invalid UTF-8
+        raise DataError(f"{path}: not a CIFAR file, or corrupt: {error}") from error
     except MemoryError as error:
-        raise DataError(f"{path}: needs more memory than there is") from error
+        raise DataError(f"{path}: needs more memory than is available") from error
 
 
 def read_cifar(name: str, root: Path, split: str) -> tuple[NDArray[np.uint8], NDArray[np.int32], tuple[str, ...]]:
     """Images uint8 (N, 3, 32, 32), labels (N,), class names, in the files' own order.
 
-    `root` is the folder that holds `cifar-10-batches-py` or `cifar-100-python`. Raises: DataError naming the file.
+    `root` is the folder that contains `cifar-10-batches-py` or `cifar-100-python`. Raises: DataError naming the file.
     """
     folder = root / FOLDERS[name]
     if not folder.is_dir():
-        raise DataError(f"{folder}: no such folder", f"`data_dir` must hold {FOLDERS[name]}/, or add `download=True`")
+        raise DataError(
+            f"{folder}: no such folder", f"`data_dir` must contain {FOLDERS[name]}/, or add `download=True`"
+        )
     images, labels = [], []
     for file in FILES[name, split]:
         content = _read(folder / file)

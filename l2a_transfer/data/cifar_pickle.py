@@ -73,7 +73,7 @@ def _plain(value: Any) -> Any:
             raise NotPlainError("an array without values")
         return value.values
     if not all(type(item) in SCALARS for item in (value if type(value) in (list, tuple) else [value])):
-        raise NotPlainError("expected a dictionary of lists and arrays, and not of containers in each other")
+        raise NotPlainError("expected a dictionary of lists and arrays, got nested containers")
     return value
 
 
@@ -88,20 +88,20 @@ class _Reader(PlainPickle):
         return self._encoded(arguments) if name == ENCODE else _made(name, arguments)
 
     def _encoded(self, arguments: tuple[Any, ...]) -> bytes:
-        """Bytes, which Python 3 writes for Python 2 as text and a call of `encode`.
+        """Bytes, which Python 3 writes for Python 2 as text and a call to `encode`.
 
         A pickle can encode one text many times. The total is limited to the length of the pickle.
         """
         if len(arguments) != 2 or type(arguments[0]) is not str or arguments[1] != "latin1":
-            raise NotPlainError("text is encoded as no CIFAR file does")
+            raise NotPlainError("unexpected call to encode text")
         self.encoded += len(arguments[0])
         if self.encoded > len(self.content):
-            raise NotPlainError("it makes more bytes than it has")
+            raise NotPlainError("it encodes to more bytes than its own size")
         return arguments[0].encode("latin1")
 
     def _described(self, built: Any, state: Any) -> None:
         if type(state) is not tuple:
-            raise NotPlainError("an array is described by what is no tuple")
+            raise NotPlainError("the state of an array is not a tuple")
         if type(built) is _Array and built.values is None:
             built.values = _values(state)
         elif type(built) is not _ByteType or state not in BYTE_TYPES:

@@ -1,4 +1,4 @@
-"""One picture file → RGB, in this process or, where decoding could take long or much memory, in a limited one."""
+"""One picture file → RGB, in this process or, if decoding could take long or much memory, in one with limits."""
 
 from __future__ import annotations
 
@@ -36,11 +36,11 @@ __all__ = [
     "to_rgb",
 ]
 MAX_SCANS = 100
-"""Of a JPEG. Encoders make about ten; each is a pass over all pixels."""
+"""Scans of a JPEG. Encoders write about ten; each is a pass over all pixels."""
 MAX_SECONDS = 60.0
-"""CPU time for one picture that is not simple; 100 million pixels of any format take a few seconds."""
+"""Limit of CPU time for a picture that is not simple; 100 million pixels of any format take a few seconds."""
 MAX_MEMORY = 2 << 30
-"""Bytes for one picture that is not simple: the file, the pixels and what its decoder keeps."""
+"""Limit of memory in bytes for a picture that is not simple: the file, the pixels and the decoder's own data."""
 
 
 _LEAST_SIDE: ContextVar[int] = ContextVar("least_side", default=0)
@@ -48,10 +48,10 @@ _LEAST_SIDE: ContextVar[int] = ContextVar("least_side", default=0)
 
 @contextmanager
 def decoded_at_least(side: int) -> Iterator[None]:
-    """Within it, JPEG files that are simple may be decoded at a half, a quarter or an eighth of their size.
+    """Within this context, simple JPEG files may be decoded at a half, a quarter or an eighth of their size.
 
-    The scale is the smallest that leaves `side` pixels on both sides; 0 decodes all at their own size. A source has no
-    parameter for it, because it is no matter of which picture is meant.
+    The scale is the smallest that leaves `side` pixels on both sides; 0 decodes all at full size. This is not a
+    parameter of a source, because it does not affect which picture is read.
     """
     before = _LEAST_SIDE.set(side)
     try:
@@ -61,7 +61,7 @@ def decoded_at_least(side: int) -> Iterator[None]:
 
 
 def decode_file(path: Path) -> Image.Image:
-    """The picture in a file: mode RGB, turned as its EXIF says, first frame of an animation.
+    """Decode a picture file: mode RGB, rotated according to its EXIF data, first frame of an animation.
 
     Parameters
     ----------
@@ -71,13 +71,13 @@ def decode_file(path: Path) -> Image.Image:
     Returns
     -------
     PIL.Image.Image
-        Of mode RGB.
+        The picture, in mode RGB.
 
     Raises
     ------
     DataError
-        For a file that cannot be read, is no picture, is damaged or truncated, has more than 100 million pixels, or
-        takes more time or memory than any picture needs; the message names the path.
+        If the file cannot be read, is not a picture, is corrupt or truncated, has more than 100 million pixels, or
+        takes more time or memory than any picture needs. The message contains the path.
     """
     try:
         size = check_input(path).st_size
@@ -85,14 +85,14 @@ def decode_file(path: Path) -> Image.Image:
             raise DataError(f"{path}: {size >> 20} MiB; at most {MAX_FILE_BYTES >> 20} are decoded")
         content = read_input(path, MAX_FILE_BYTES)
     except IsADirectoryError as error:
-        raise DataError(f"{path}: a folder, where a picture is expected; name the pictures in it") from error
+        raise DataError(f"{path}: expected a picture, got a folder; give the pictures in it") from error
     except OSError as error:
         raise DataError(f"{path}: cannot be read: {error.strerror or error}; {REPLACE}") from error
     return decode_bytes(content, str(path))
 
 
 def decode_bytes(content: bytes, name: str) -> Image.Image:
-    """The picture in `content`, as `decode_file` gives it; `name` is what errors call it.
+    """Decode `content` like `decode_file`; `name` is its name in errors.
 
     A picture that is not simple (see `picture_structure.is_simple`) is decoded in another process, with at most
     MAX_SECONDS and MAX_MEMORY.
@@ -101,9 +101,11 @@ def decode_bytes(content: bytes, name: str) -> Image.Image:
         raise DataError(f"{name}: empty file, expected a picture; {REPLACE}")
     kind = format_of(content)
     if kind is None or kind not in FORMATS:
-        raise DataError(f"{name}: not a picture; known formats are {', '.join(FORMATS)}; {REPLACE}")
+        raise DataError(f"{name}: not a picture; supported formats are {', '.join(FORMATS)}; {REPLACE}")
     if is_simple(content, kind):
         return decode_in_process(content, name, least=_LEAST_SIDE.get())
     if kind == "JPEG" and jpeg_scans(content, MAX_SCANS) > MAX_SCANS:
-        raise DataError(f"{name}: a JPEG of more than {MAX_SCANS} scans, which is made to take long; {REPLACE}")
+        raise DataError(
+            f"{name}: a JPEG with more than {MAX_SCANS} scans, which would take too long to decode; {REPLACE}"
+        )
     return decode_in_subprocess(content, name, seconds=MAX_SECONDS, memory=MAX_MEMORY)

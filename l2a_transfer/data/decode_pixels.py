@@ -1,4 +1,4 @@
-"""The bytes of a picture → RGB, whatever its mode, by Pillow in this process."""
+"""The bytes of a picture in any mode → RGB, decoded by Pillow in this process."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from l2a_transfer.errors import DataError
 
 
 def _reads_avif() -> bool:
-    """True where the installed Pillow decodes AVIF: from 11.3, if it was built with it."""
+    """True if the installed Pillow decodes AVIF: from 11.3, if it was built with it."""
     try:
         from PIL import AvifImagePlugin
     except ImportError:
@@ -37,7 +37,7 @@ _SUFFIXES = {
     **({"AVIF": (".avif", ".avifs")} if _reads_avif() else {}),
 }
 FORMATS = tuple(_SUFFIXES)
-"""Formats that are decoded; Pillow's others, some of which start programs or take anything, are never tried."""
+"""Supported formats. Pillow's others are never tried, because some start programs or accept any file."""
 SUFFIXES = tuple(suffix for own in _SUFFIXES.values() for suffix in own)
 OTHER_PICTURES = tuple(
     suffix
@@ -50,18 +50,18 @@ OTHER_PICTURES = tuple(
     )
     if suffix not in SUFFIXES
 )
-"""Suffixes of pictures that are not decoded."""
+"""Suffixes of unsupported picture formats."""
 MAX_PIXELS = 100_000_000
 MAX_SIDE = 65_535
-"""Pixels of a side, which is what a JPEG can have. Resizing a longer strip to a square takes gigabytes on the way."""
+"""Most pixels per side, which is also JPEG's limit. Resizing a longer strip to a square takes gigabytes of memory."""
 MAX_FILE_BYTES = 256 << 20
 TILE = 2048
-"""Side of the squares in which large pictures are converted."""
+"""Side of the tiles in which large pictures are converted."""
 REPLACE = "replace the file, or remove it"
 EXIF_ORIENTATION = 0x0112
 PNG_FIRST_CHUNK = 8
 PNG_GREY, PNG_RGB = 0, 2
-"""Colour types that have their transparent colour in tRNS; a palette has one opacity an entry there."""
+"""Colour types whose tRNS chunk has one transparent colour; for a palette it has one opacity per entry."""
 TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -73,32 +73,32 @@ TURNS = {
 }
 _PYTHON_ERRORS = (AttributeError, IndexError, KeyError, OverflowError, SyntaxError, TypeError, ValueError)
 DAMAGED = (*_PYTHON_ERRORS, OSError, EOFError, ZeroDivisionError, RuntimeError, struct.error, zlib.error)
-"""What Pillow's decoders raise for damaged files, by format; an error of this package would be none of these."""
+"""What Pillow's decoders raise for corrupt files of all formats. This package's own errors are none of these."""
 
 
 def decode_in_process(content: bytes, name: str, *, least: int = 0) -> Image.Image:
-    """The picture in `content`: mode RGB, turned as its EXIF says, first frame of an animation.
+    """Decode `content`: mode RGB, rotated according to its EXIF data, first frame of an animation.
 
-    Takes as long, and as much memory, as the picture asks for; `decode.decode_bytes` is what sets limits. With `least`,
-    a JPEG is decoded at the smallest scale of 1, 1/2, 1/4 and 1/8 that leaves so many pixels on both sides.
+    Time and memory are not limited here, but in `decode.decode_bytes`. With `least`, a JPEG is decoded at the smallest
+    scale of 1, 1/2, 1/4 and 1/8 that leaves at least that many pixels on both sides.
 
     Raises
     ------
     DataError
-        For what is no picture, is damaged or truncated, or has more than MAX_PIXELS pixels or MAX_SIDE a side;
-        it begins with `name`.
+        If it is not a picture, is corrupt or truncated, or has more than MAX_PIXELS pixels or MAX_SIDE per side.
+        The message begins with `name`.
     """
     try:
         with warnings.catch_warnings():
-            # Size and damage are judged here, by errors; Pillow's own warnings would only say it twice.
+            # Large and corrupt pictures are errors here, so Pillow's own warnings would only repeat them.
             warnings.simplefilter("ignore")
             with Image.open(io.BytesIO(content), formats=[format_of(content) or ""]) as image:
                 if image.width * image.height > MAX_PIXELS:
                     raise _too_large(name, f"{image.width:,} × {image.height:,} pixels")
                 if max(image.size) > MAX_SIDE:
                     raise DataError(
-                        f"{name}: {image.width:,} × {image.height:,} pixels; at most {MAX_SIDE:,} a side are decoded; "
-                        "make it smaller, or remove it"
+                        f"{name}: {image.width:,} × {image.height:,} pixels; at most {MAX_SIDE:,} per side are "
+                        "decoded; make it smaller, or remove it"
                     )
                 if least and image.format in ("JPEG", "MPO"):
                     image.draft(None, (least, least))
@@ -107,16 +107,16 @@ def decode_in_process(content: bytes, name: str, *, least: int = 0) -> Image.Ima
                     _mark_transparent(image, content, name)
                 turn = _turn(image)
                 rgb = to_rgb(image, name)
-            del image  # of a large picture there are two in memory, and not three
+            del image  # so that only two copies of a large picture are in memory
             return rgb if turn is None else rgb.transpose(turn)
     except Image.DecompressionBombError as error:
-        raise _too_large(name, str(error).split(" exceeds")[0]) from error  # Pillow gives the number of pixels
+        raise _too_large(name, str(error).split(" exceeds")[0]) from error  # Pillow's message has the number of pixels
     except UnidentifiedImageError as error:
-        raise DataError(f"{name}: not a picture; known formats are {', '.join(FORMATS)}; {REPLACE}") from error
+        raise DataError(f"{name}: not a picture; supported formats are {', '.join(FORMATS)}; {REPLACE}") from error
     except DAMAGED as error:
-        raise DataError(f"{name}: damaged or truncated picture: {error}; {REPLACE}") from error
+        raise DataError(f"{name}: corrupt or truncated picture: {error}; {REPLACE}") from error
     except MemoryError as error:
-        raise DataError(f"{name}: takes more memory to decode than there is or than is allowed; {REPLACE}") from error
+        raise DataError(f"{name}: decoding takes more memory than is available or allowed; {REPLACE}") from error
 
 
 def _too_large(name: str, what: str) -> DataError:
@@ -126,20 +126,20 @@ def _too_large(name: str, what: str) -> DataError:
 
 
 def _turn(image: Image.Image) -> Image.Transpose | None:
-    """What turns a picture as its EXIF says, if anything does."""
+    """The rotation that a picture's EXIF data asks for, if any."""
     try:
         orientation = image.getexif().get(EXIF_ORIENTATION)
     except DAMAGED:
-        return None  # the pixels are whole; a camera's note that cannot be read turns nothing
+        return None  # the pixels are intact; unreadable EXIF data is ignored
     return TURNS.get(orientation) if isinstance(orientation, int) else None
 
 
 def _mark_transparent(image: Image.Image, content: bytes, name: str) -> None:
     """Put the transparent colour of a grey or RGB PNG where `to_rgb` looks for it, on the scale of the pixels there.
 
-    The file has it on the scale of its samples, and Pillow widens those of 2 and 4 bits to 8 but not the colour (PNG
-    specification, 3rd edition, 11.3.1.1). Raises: DataError for RGB of 16 bits, of which Pillow keeps 8, so that
-    which pixels are meant is lost.
+    The file stores it on the scale of its samples. Pillow scales samples of 2 and 4 bits to 8, but not this colour (PNG
+    specification, 3rd edition, 11.3.1.1). Raises: DataError for 16-bit RGB, because Pillow keeps only 8 bits and the
+    transparent pixels can no longer be identified.
     """
     depth, kind = content[24], content[25]
     at, key = PNG_FIRST_CHUNK, b""
@@ -153,29 +153,30 @@ def _mark_transparent(image: Image.Image, content: bytes, name: str) -> None:
         image.info["transparency"] = grey if depth == 16 else grey * (255 // (2**depth - 1))
     elif kind == PNG_RGB and len(key) == 6 and depth == 16:
         raise DataError(
-            f"{name}: 16 bits a colour and one of them transparent: which pixels that is cannot be told in 8 bits; "
+            f"{name}: 16 bits per channel with a transparent colour, which is lost when it is reduced to 8 bits; "
             "save it with an alpha channel"
         )
 
 
 def to_rgb(image: Image.Image, name: str) -> Image.Image:
-    """Any 8- or 16-bit mode → RGB. Transparency is laid over white; 16-bit grey is scaled, not clipped.
+    """Convert any 8- or 16-bit mode to RGB. Transparent pixels are blended with white; 16-bit grey is scaled, not
+    clipped.
 
-    Raises: DataError for floating-point pixels, which have no known range.
+    Raises: DataError for floating-point pixels, whose range is unknown.
     """
     if image.mode == "RGB" and "transparency" not in image.info:
         return image
-    if image.mode.startswith("I"):  # I;16, I;16B, and I, which is how some 16-bit files open
+    if image.mode.startswith("I"):  # I;16, I;16B, and I, which Pillow uses for some 16-bit files
         return _by_tiles(image, lambda tile: _grey_of_16_bits(tile, name))
     if image.mode == "F":
-        raise DataError(f"{name}: floating-point pixels have no known range; save it with 8 or 16 bits")
+        raise DataError(f"{name}: the range of floating-point pixels is unknown; save it with 8 or 16 bits")
     if "transparency" in image.info or image.mode in ("RGBA", "LA", "PA", "La", "RGBa"):
         return _by_tiles(image, _over_white)
     return image.convert("RGB")
 
 
 def _by_tiles(image: Image.Image, converted: Callable[[Image.Image], Image.Image]) -> Image.Image:
-    """The RGB picture of what `converted` makes of each tile, so that only one is in memory in between."""
+    """Convert a picture to RGB tile by tile, so that only one intermediate tile is in memory."""
     W, H = image.size
     if max(W, H) <= TILE:
         return converted(image).convert("RGB")
@@ -189,7 +190,7 @@ def _by_tiles(image: Image.Image, converted: Callable[[Image.Image], Image.Image
 def _grey_of_16_bits(image: Image.Image, name: str) -> Image.Image:
     values = np.asarray(image).astype(np.int64)
     if values.min() < 0 or values.max() > 65535:
-        raise DataError(f"{name}: integer pixels outside 0…65535 have no known range")
+        raise DataError(f"{name}: the range of integer pixels outside 0…65535 is unknown")
     grey = np.round(values / 257).astype(np.uint8)
     grey[values == image.info.get("transparency", -1)] = 255
     return Image.fromarray(grey)

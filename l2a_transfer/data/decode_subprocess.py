@@ -1,6 +1,6 @@
-"""Decoding in a process of its own, which may take so much time and memory, and whose end is no end of this one.
+"""Decode in a separate process with limited time and memory, whose crash does not end this one.
 
-A limit in this process would hold for nothing but Python: a signal waits until a decoder written in C returns.
+Limits in this process would only work for Python code: signal handlers run only after a C decoder returns.
 """
 
 from __future__ import annotations
@@ -21,19 +21,19 @@ from l2a_transfer.data.decode_pixels import decode_in_process
 from l2a_transfer.errors import DataError, SourceError
 
 REQUEST, REPLY = struct.Struct(">dQII"), struct.Struct(">?II")
-"""CPU seconds, bytes of memory, lengths of the name and of the picture. Whether it is one, and its width and height,
-or the lengths of what is wrong and of the remedy."""
+"""Request: CPU seconds, bytes of memory, lengths of the name and the picture. Reply: whether it was decoded, then its
+width and height, or the lengths of the error's problem and remedy."""
 STRIP_BYTES = 8 << 20
 WALL_SECONDS = 600.0
-"""For a decoder that waits instead of computing, which takes no CPU time."""
+"""Limit for a decoder that waits without using CPU time."""
 CODE = "import sys; sys.path[:] = sys.argv[1:]; from l2a_transfer.data.decode_subprocess import serve; serve()"
 
 
 class _Decoder:
-    """A process that decodes one picture after another."""
+    """A process that decodes pictures one after another."""
 
     def __init__(self) -> None:
-        # Isolated, so that neither the environment nor the current folder says what is imported; the path is ours.
+        # Isolated, so that neither the environment nor the current folder affects imports; the path is our own.
         command = [sys.executable, "-I", "-c", CODE, *(path or os.getcwd() for path in sys.path)]
         self.process = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, bufsize=0
@@ -44,7 +44,7 @@ class _Decoder:
         self.replies: IO[bytes] = self.process.stdout
 
     def decode(self, content: bytes, name: str, seconds: float, memory: int) -> Image.Image | DataError:
-        """Raises: OSError or EOFError where the process ends over it."""
+        """Raises: OSError or EOFError if the process ends while decoding."""
         text = name.encode(errors="surrogatepass")
         _write(self.requests, REQUEST.pack(seconds, memory, len(text), len(content)) + text)
         _write(self.requests, content)
@@ -55,7 +55,7 @@ class _Decoder:
         return DataError(problem, remedy)
 
     def close(self) -> int:
-        """Its exit status, negative for a signal."""
+        """End the process and return its exit status, negative for a signal."""
         self.requests.close()
         self.replies.close()
         return self.process.wait()
@@ -66,7 +66,7 @@ class _Decoder:
 
 
 class _State:
-    """The decoder of this process, and of those that this one was forked from what must not be collected."""
+    """This process's decoder, and inherited decoders of parent processes, which must not be garbage-collected."""
 
     lock = threading.Lock()
     decoder: _Decoder | None = None
@@ -74,25 +74,25 @@ class _State:
 
 
 def decode_in_subprocess(content: bytes, name: str, *, seconds: float, memory: int) -> Image.Image:
-    """The picture as `decode_in_process` gives it, from a process that may take limited time and memory.
+    """Same as `decode_in_process`, in a separate process with limited time and memory.
 
     Parameters
     ----------
     content : bytes
         The picture file.
     name : str
-        What errors call it.
+        Its name in errors.
     seconds : float
-        CPU time that decoding may take, in seconds.
+        Limit of CPU time, in seconds.
     memory : int
-        Memory that decoding may take, in bytes.
+        Limit of memory, in bytes.
 
     Raises
     ------
     DataError
-        As `decode_in_process`, and for a picture that takes more, or that crashes its decoder.
+        In the same cases as `decode_in_process`, and if the picture exceeds a limit or crashes its decoder.
     SourceError
-        Where no process can be started.
+        If no process can be started.
     """
     with _State.lock:
         decoder = _State.decoder
@@ -109,11 +109,13 @@ def decode_in_subprocess(content: bytes, name: str, *, seconds: float, memory: i
             raise DataError(
                 f"{name}: {_describe_end(decoder.close(), seconds)}; replace the file, or remove it"
             ) from error
-        except BaseException as error:  # as Ctrl-C: what was asked would be the answer to the next
+        except BaseException as error:  # such as Ctrl-C: the pending reply would answer the next request
             _State.decoder = None
             decoder.kill()
             if isinstance(error, MemoryError):
-                raise DataError(f"{name}: needs more memory than there is; make it smaller, or remove it") from error
+                raise DataError(
+                    f"{name}: needs more memory than is available; make it smaller, or remove it"
+                ) from error
             raise
         finally:
             timer.cancel()
@@ -125,25 +127,25 @@ def decode_in_subprocess(content: bytes, name: str, *, seconds: float, memory: i
 def _started(name: str) -> _Decoder:
     try:
         return _Decoder()
-    except OSError as error:  # no fault of the picture, which must not be skipped for it
+    except OSError as error:  # not the picture's fault, so it must not be skipped
         raise SourceError(
-            f"{name}: no process can be started that decodes it: {error.strerror or error}", "use fewer `workers`"
+            f"{name}: cannot start a process to decode it: {error.strerror or error}", "use fewer `workers`"
         ) from error
 
 
 def _describe_end(status: int, seconds: float) -> str:
-    """What is wrong with a picture, by how its decoder ended."""
+    """Describe what is wrong with a picture from how its decoder ended."""
     if status == -getattr(signal, "SIGPROF", 0):
-        return f"takes more than {seconds:g} s of processor time to decode"
+        return f"decoding takes more than {seconds:g} s of CPU time"
     if status == -getattr(signal, "SIGKILL", 0):
-        return "its decoder was killed: it took too long, or the memory of this machine"
+        return "its decoder was killed because it took too long or too much memory"
     if status < 0:
         return f"crashes its decoder ({signal.Signals(-status).name})"
     return f"its decoder ended (status {status})"
 
 
 def _reset_after_fork() -> None:
-    """In a process that was forked: the decoder is another's, and the lock may be held by a thread that is not here."""
+    """After a fork: the decoder belongs to the parent, and a thread of the parent may have held the lock."""
     _State.lock = threading.Lock()
     if _State.decoder is not None:
         _State.decoder.requests.close()
@@ -164,11 +166,11 @@ if hasattr(os, "register_at_fork"):
 
 
 def serve() -> None:
-    """Decode what standard input asks for until it ends. Runs in the process apart."""
+    """Answer requests on standard input until it ends. Runs in the separate process."""
     with contextlib.suppress(ValueError):
-        signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal's Ctrl-C is for the asking process
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C in a terminal is for the parent
     requests, replies = sys.stdin.buffer, os.fdopen(os.dup(1), "wb")
-    os.dup2(2, 1)  # what a library prints is no reply
+    os.dup2(2, 1)  # output of libraries must not mix with replies
     used = _address_space()
     while header := requests.read(REQUEST.size):
         seconds, memory, *lengths = REQUEST.unpack(header)
@@ -184,16 +186,16 @@ def serve() -> None:
 
 
 def _limit(seconds: float, memory: int) -> None:
-    """At most so much CPU time from now on, and so much address space; 0 for no limit. Does nothing on Windows."""
+    """Limit CPU time from now on, and address space; 0 means no limit. Does nothing on Windows."""
     try:
         import resource
     except ImportError:
         return
-    # Whatever the process does then, the default of this signal ends it.
+    # By default, this signal ends the process, whatever it is doing.
     signal.setitimer(signal.ITIMER_PROF, seconds)
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     _, hard = resource.getrlimit(resource.RLIMIT_AS)
-    soft = memory if memory and sys.platform == "linux" else hard  # of other systems, some refuse it
+    soft = memory if memory and sys.platform == "linux" else hard  # some other systems reject it
     resource.setrlimit(resource.RLIMIT_AS, (soft if hard == resource.RLIM_INFINITY else min(soft, hard), hard))
 
 
@@ -220,7 +222,7 @@ def _read_picture(replies: IO[bytes], width: int, height: int) -> Image.Image:
 
 
 def _strips(width: int, height: int) -> list[tuple[int, int]]:
-    """First row and end of each strip of an RGB picture that goes through the pipe at once."""
+    """First row and end of each strip of an RGB picture; strips go through the pipe one at a time."""
     rows = max(1, STRIP_BYTES // (3 * width))
     return [(top, min(height, top + rows)) for top in range(0, height, rows)]
 
@@ -232,7 +234,7 @@ def _write(file: IO[bytes], data: bytes) -> None:
 
 
 def _read(file: Any, size: int) -> bytearray:
-    """Exactly `size` bytes. Raises: EOFError where there are fewer."""
+    """Exactly `size` bytes. Raises: EOFError if there are fewer."""
     found = bytearray(size)
     view, at = memoryview(found), 0
     while at < size:

@@ -1,4 +1,4 @@
-"""Domains: where each picture of a set comes from, by its folder, by a pattern in its id, or by a file."""
+"""Domains: where each picture of a set comes from, given by its folder, a pattern in its id, or a file."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ MAPPING = table(others=text(4096))
 
 
 def check_domain_from(domain_from: str) -> tuple[str, str]:
-    """The kind (`folder`, `regex` or `file`) and what comes after its colon.
+    """Split `domain_from` into the kind (`folder`, `regex` or `file`) and the part after its colon.
 
-    Raises: ArgumentError for another kind, an empty pattern or file name, and a pattern that is no regular expression
+    Raises: ArgumentError for another kind, an empty pattern or file name, or a pattern that is not a regular expression
     or has no group.
     """
     kind, _, rest = domain_from.partition(":")
@@ -43,8 +43,8 @@ def check_domain_from(domain_from: str) -> tuple[str, str]:
             raise ArgumentError(f"domain_from: {rest!r} is not a regular expression: {error}") from error
         if groups < 1:
             raise ArgumentError(
-                f"domain_from: the pattern {rest!r} has no group; put the part that names the domain into parentheses, "
-                r"as regex:^(\w+)_"
+                f"domain_from: the pattern {rest!r} has no group; put parentheses around the part that names the "
+                r"domain, for example regex:^(\w+)_"
             )
     return kind, rest
 
@@ -55,11 +55,10 @@ def with_domains(source: ImageSource, domain_from: str) -> ImageSource:
     Parameters
     ----------
     source : ImageSource
-        The whole set. With `folder`, its ids begin with the domain's folder, as ``sketch/dog/1.jpg``.
+        The whole set. With `folder`, its ids begin with the domain's folder, for example ``sketch/dog/1.jpg``.
     domain_from : str
-        ``"folder"``: the first folder in the id. ``"regex:PATTERN"``: the pattern's first group, where the pattern is
-        first found in the id. ``"file:FILE"``: a JSON object (id → domain) or a CSV file whose two columns are id and
-        domain.
+        ``"folder"``: the first folder in the id. ``"regex:PATTERN"``: the first group of the pattern's first match in
+        the id. ``"file:FILE"``: a JSON object (id → domain) or a CSV file with the two columns id and domain.
 
     Returns
     -------
@@ -68,15 +67,15 @@ def with_domains(source: ImageSource, domain_from: str) -> ImageSource:
     Raises
     ------
     ArgumentError
-        As `check_domain_from`, and for a source that cannot have domains.
+        In the same cases as `check_domain_from`, and if the source cannot have domains.
     DataError
-        For a picture without a domain, a name that cannot be written, and a file that cannot be read.
+        If a picture has no domain, a name cannot be written, or a file cannot be read.
     """
     kind, rest = check_domain_from(domain_from)
     if not isinstance(source, SourceBase):
         raise ArgumentError(
-            f"domain_from is for this package's sources, got a {type(source).__name__}",
-            "give it attributes called domains and domain",
+            f"domain_from works only with this package's sources, got a {type(source).__name__}",
+            "set its attributes called domains and domain instead",
         )
     if kind == FOLDER:
         names = [_folder_of(source, name) for name in source.ids]
@@ -103,7 +102,7 @@ def _folder_of(source: ImageSource, name: str) -> str:
     folder, slash, _ = name.partition("/")
     if not slash:
         raise DataError(
-            f"{source.name}: {name!r} lies in no folder, so its domain is unknown",
+            f"{source.name}: {name!r} is not in a folder, so its domain is unknown",
             "use DOMAIN/CLASS/picture, or `domain_from='regex:PATTERN'`",
         )
     return folder
@@ -114,7 +113,7 @@ def _found_in(source: ImageSource, name: str, pattern: re.Pattern[str]) -> str:
     if found is None or not found[1]:
         raise DataError(
             f"{source.name}: the pattern {pattern.pattern!r} finds no domain in {name!r}",
-            "every id must have one; give another pattern as `domain_from`",
+            "every id must match; give another pattern as `domain_from`",
         )
     return found[1]
 
@@ -124,18 +123,18 @@ def _from_file(source: ImageSource, path: Path) -> list[str]:
     missing = [name for name in source.ids if name not in given]
     if missing:
         raise DataError(
-            f"{path}: has no domain for {counted(len(missing), 'image')} of {len(source.ids):,} of {source.name}, the "
+            f"{path}: has no domain for {counted(len(missing), 'image')} of {len(source.ids):,} in {source.name}, "
             f"first {missing[0]!r}",
-            "add them; ids are as 'inspect' and the feature file have them",
+            "add them; use the ids that 'inspect' and the feature file show",
         )
     return [given[name] for name in source.ids]
 
 
 def read_pairs(path: Path, first: str, second: str) -> dict[str, str]:
-    """A JSON object of texts, or a CSV file with two columns; `first` and `second` say what they hold.
+    """Read a JSON object of strings, or a CSV file with two columns; `first` and `second` name the columns.
 
-    A first line that has exactly these two words is a heading. Raises: DataError for a file that is missing, larger
-    than 16 MiB, not UTF-8, of another shape, empty, or that gives one name two values.
+    A first line with exactly these two words is a header. Raises: DataError if the file is missing, larger than 16 MiB,
+    not UTF-8, of another format, empty, or has two values for one name.
     """
     try:
         content = read_input(path, MAX_LIST_BYTES).decode("utf-8-sig")
@@ -165,7 +164,7 @@ def read_pairs(path: Path, first: str, second: str) -> dict[str, str]:
     known: dict[str, str] = {}
     for name, value in pairs:
         if not name or not value:
-            raise DataError(f"{path}: an empty name beside {terminal(name or value)!r}; {shape}")
+            raise DataError(f"{path}: an empty name next to {terminal(name or value)!r}; {shape}")
         if known.setdefault(name, value) != value:
             raise DataError(f"{path}: {name!r} appears twice, as {known[name]!r} and as {value!r}")
     if not known:

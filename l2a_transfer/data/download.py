@@ -1,7 +1,7 @@
-"""Fetching the sets that this package reads by itself.
+"""Download the data sets that this package reads without torchvision's classes.
 
-torchvision's downloader is used and not pooch: it fetches the other sets anyway, and what takes care here, unpacking
-beside the set and one rename of the finished folder, pooch does not do.
+This uses torchvision's downloader, which fetches the other sets anyway. pooch would not help with the delicate part:
+unpacking next to the set and renaming the finished folder once.
 """
 
 from __future__ import annotations
@@ -20,17 +20,17 @@ from l2a_transfer.lock import output_lock
 
 
 def fetch(spec: DatasetSpec, data_dir: Path) -> None:
-    """Download and unpack what is missing of a set below `data_dir`; a folder appears only when it is whole.
+    """Download and unpack the missing parts of a set below `data_dir`. A folder appears only when it is complete.
 
-    Raises: DataError where the host cannot be reached, the MD5 differs, or the archive is not what it should be;
-    OutputExistsError where another process fetches it; StoreError where something of another user is in the way.
+    Raises: DataError if the host cannot be reached, the MD5 does not match, or the archive has unexpected content;
+    OutputExistsError if another process downloads it; StoreError if another user's file is in the way.
     """
     for archive in spec.archives:
         target = data_dir / archive.makes
         if not target.is_dir():
             data_dir.mkdir(parents=True, exist_ok=True)
             with output_lock(data_dir / target.name, argument="data_dir"):
-                if not target.is_dir():  # whoever held the lock until now may have finished in the meantime
+                if not target.is_dir():  # the previous owner of the lock may have finished it
                     _fetch(spec.name, archive, data_dir, target)
 
 
@@ -56,9 +56,9 @@ def _fetch(name: str, archive: Archive, data_dir: Path, target: Path) -> None:
         os.replace(unpacked / target.name, target)
     except (RuntimeError, zipfile.BadZipFile, tarfile.TarError, EOFError) as error:
         shutil.rmtree(work, ignore_errors=True)
-        raise DataError(f"{name}: {archive.url}: damaged or not the published file: {error}") from error
+        raise DataError(f"{name}: {archive.url}: corrupt or not the published file: {error}") from error
     except OSError as error:  # URLError is one
         if isinstance(error, urllib.error.HTTPError):
             error.close()
-        raise DataError(f"{name}: {archive.url}: cannot be fetched into {data_dir}: {error}") from error
+        raise DataError(f"{name}: {archive.url}: cannot be downloaded to {data_dir}: {error}") from error
     shutil.rmtree(work)

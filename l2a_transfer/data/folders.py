@@ -1,4 +1,4 @@
-"""Folders of pictures: with or without split folders, with or without class folders."""
+"""Image folders, with or without split folders and class folders."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ PUT = f"put some there ({', '.join(SUFFIXES)})"
 
 @register_format("imagefolder", takes="PATH", example="photos", options=FORMAT_OPTIONS)
 def read_imagefolder(where: str, *, split_from: str = "auto", by_content: bool = False) -> FileSource:
-    """Pictures in a folder for each class, as `read_folder` finds them. The set is called after the folder."""
+    """Pictures in one folder per class, as found by `read_folder`. The set is named after the folder."""
     root = Path(where)
     return read_folder(root, f"imagefolder:{root.resolve().name}", split_from=split_from, by_content=by_content)
 
@@ -30,12 +30,12 @@ def read_imagefolder(where: str, *, split_from: str = "auto", by_content: bool =
 def read_folder(
     root: Path, name: str, *, split_from: str = "auto", without: Iterable[str] = (), by_content: bool = False
 ) -> FileSource:
-    """The pictures below `root`, ordered by path, case and all.
+    """The pictures below `root`, sorted by path (case-sensitively).
 
-    `root/CLASS/…`: labelled, one split "all". `root/{train,val,test}/CLASS/…`: labelled, those splits; which folders
-    are splits is `split_folders`' to say. Pictures directly in the root or in a split folder: label −1. Folders named
-    in `without` are left out; files that are no pictures are counted. Raises: DataError for a missing or empty
-    folder, a class folder without pictures, pictures both beside and in class folders, and folders that may be splits
+    `root/CLASS/…`: labelled, one split "all". `root/{train,val,test}/CLASS/…`: labelled, with these splits;
+    `split_folders` decides which folders are splits. Pictures directly in the root or in a split folder have the label
+    −1. Folders named in `without` are left out; other files are counted. Raises: DataError for a missing or empty
+    folder, a class folder without pictures, pictures both next to and in class folders, or folders that could be splits
     or classes.
     """
     skipped = set(without)
@@ -58,7 +58,7 @@ def read_folder(
 
     classes = tuple(sorted({found for p in files if (found := class_of(p)) is not None}))
     index = {name: k for k, name in enumerate(classes)} | {None: -1}
-    # By folder, then by name: the separator before any character of a name.
+    # Sorted by folder, then by name: the separator sorts before any character of a name.
     files.sort(key=lambda p: (split_index(p), p.replace("/", "\0")))
     return FileSource(
         name=name,
@@ -84,23 +84,23 @@ def _instead(passed_over: PassedOver) -> str:
 
 
 def _first(path: str) -> str:
-    """The first part of a path: the folder of the root that a picture is in, or its own name."""
+    """The first part of a path: the first-level folder of a picture, or its own name."""
     return path.partition("/")[0]
 
 
 def find_pictures(root: Path, *, without: Iterable[str] = ()) -> tuple[list[str], PassedOver]:
-    """Every picture below `root`, as POSIX paths relative to it, in no order, and the other files that are there.
+    """All pictures below `root`, as POSIX paths relative to it in no particular order, and the other files.
 
-    First-level folders named in `without` are not looked into. What is hidden, and what a system has left there, is
-    neither. Links to folders are followed, each folder once. Raises: DataError where `root` is missing or not a
-    folder, or where a picture's name is not UTF-8.
+    First-level folders named in `without` are skipped. Hidden files and files that systems leave behind are ignored.
+    Links to folders are followed, each folder once. Raises: DataError if `root` is missing or not a folder, or if a
+    picture's name is not UTF-8.
     """
     if not root.is_dir():
         raise DataError(
-            f"{root}: {'not a folder' if root.exists() else 'no such folder'}; expected one with a sub-folder of "
-            "pictures for each class"
+            f"{root}: {'not a folder' if root.exists() else 'no such folder'}; expected a folder with one "
+            "subfolder of pictures per class"
         )
-    found: list[str] = []  # text: a hundred thousand Path objects would take more memory than the extraction
+    found: list[str] = []  # str, because a hundred thousand Path objects would take more memory than the extraction
     others = Tally(OTHER_PICTURES)
     for folder, names in _walk(root, without):
         here = Path(folder).relative_to(root).as_posix()
@@ -130,7 +130,7 @@ def _folders(root: Path) -> list[str]:
 
 
 def _check_classes(root: Path, parents: Iterable[str], files: list[str], skipped: set[str]) -> None:
-    """Below each parent, pictures are either all in class folders, none of which is empty, or in none."""
+    """Check that below each parent either all pictures are in class folders, none of them empty, or none are."""
     for parent in parents:
         below = [p.removeprefix(f"{parent}/") for p in files if not parent or _first(p) == parent]
         folders = set(_folders(root / parent)) - (skipped if not parent else set())
@@ -140,8 +140,8 @@ def _check_classes(root: Path, parents: Iterable[str], files: list[str], skipped
             raise DataError(f"{root / parent}: no pictures in it; {PUT}")
         if loose and with_pictures:
             raise DataError(
-                f"{root / parent}: pictures both beside and in class folders, as {loose[0]} and {min(with_pictures)}/; "
-                "put every picture into the folder of its class"
+                f"{root / parent}: pictures both next to and in class folders, such as {loose[0]} and "
+                f"{min(with_pictures)}/; put every picture into the folder of its class"
             )
         if with_pictures and folders - with_pictures:
             empty = root / parent / min(folders - with_pictures)

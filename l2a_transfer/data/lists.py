@@ -1,4 +1,4 @@
-"""Files that list pictures or classes, before anything reads them whole."""
+"""Check the size of files that list pictures or classes before they are read."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ MAX_LIST_BYTES = 16 << 20
 
 
 def check_file(path: Path, most: int = MAX_LIST_BYTES) -> None:
-    """Raises: DataError where `path` is there and is no regular file, or is larger than what is read."""
+    """Raises: DataError if `path` exists and is not a regular file, or is larger than `most` bytes."""
     if not path.exists():
         return
     try:
@@ -23,7 +23,7 @@ def check_file(path: Path, most: int = MAX_LIST_BYTES) -> None:
 
 
 def read_list(path: Path, most: int = MAX_LIST_BYTES) -> bytes:
-    """The content of a file. Raises: as `check_file`; OSError where it is not there or cannot be read, because only
-    the set that it belongs to knows what must be there."""
+    """The content of a file. Raises: same as `check_file`; OSError if it is missing or unreadable, because only the set
+    that it belongs to knows which files are required."""
     check_file(path, most)
     return read_input(path, most)

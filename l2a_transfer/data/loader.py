@@ -1,4 +1,4 @@
-"""Streaming batches: a source's pictures as uint8 pixels, decoded and resized in worker processes."""
+"""Stream a source's pictures as batches of uint8 pixels, decoded and resized in worker processes."""
 
 from __future__ import annotations
 
@@ -36,26 +36,26 @@ log = logging.getLogger(__name__)
 RowNumbers = range | NDArray[np.int64]
 
 SMALL_SOURCE = 512
-"""Rows below which starting worker processes costs more than they save."""
+"""Number of rows below which starting worker processes costs more time than it saves."""
 
 WORKER_BYTES = {True: 128 << 20, False: 448 << 20}
-"""Of a decoding process that is forked, and of one that is not and imports everything itself: its own pages (14 and 285
-MiB with small pictures, PyTorch 2.14), and a picture of some 25 megapixels while it is made smaller."""
+"""Memory of a decoding process that is forked (True), or that imports everything itself (False): its own pages (14 and
+285 MiB with small pictures, PyTorch 2.14), plus resizing a picture of about 25 megapixels."""
 
 PREFETCHED = 2
-"""Batches that a worker has ready."""
+"""Batches that each worker prefetches."""
 SHARED_MEMORY = "/dev/shm"
-"""Where Linux has it; other systems do not say how much is free."""
+"""Its path on Linux. Other systems do not report how much is free."""
 
 PR_SET_PDEATHSIG = 1
-"""Of Linux's prctl."""
+"""An option of Linux's prctl."""
 
 
 def choose_workers(rows: int, workers: int | None, *, sharing: int = 1) -> int:
-    """The number of decoding processes: as asked, or one a core up to eight, none for a small source.
+    """The number of decoding processes: `workers`, or by default one per core up to eight, and none for a small source.
 
-    Unasked, no more are started than half of what this process may still take has room for (`WORKER_BYTES`). Of cores
-    and memory each of `sharing` processes on this machine takes its part.
+    By default, they use at most half of this process's remaining memory (`WORKER_BYTES` each). `sharing` processes on
+    this machine divide its cores and memory equally.
     """
     if workers is not None:
         if workers < 0:
@@ -72,21 +72,21 @@ def choose_workers(rows: int, workers: int | None, *, sharing: int = 1) -> int:
 
 
 class PixelBatch(NamedTuple):
-    """Pixels of one batch: uint8 (B, 3, size, size), and position in the batch → why that image is black."""
+    """Pixels of one batch, uint8 (B, 3, size, size), and for faulty (black) images: position in the batch → reason."""
 
     images_u8: NDArray[np.uint8]
     faulty: dict[int, str]
 
 
 class SharedBatch(NamedTuple):
-    """A `PixelBatch` in shared memory, of which a process gives another one the handle and not the bytes."""
+    """A `PixelBatch` in shared memory. Processes pass its handle to each other instead of its bytes."""
 
     images_u8: Tensor
     faulty: dict[int, str]
 
 
 class _Batches:
-    """Batch k of a list of row numbers, as a map-style data set; picklable, so that it can go to a worker."""
+    """A map-style data set whose item k is batch k of a list of row numbers; picklable for workers."""
 
     def __init__(
         self,
@@ -116,7 +116,7 @@ class _Batches:
             try:
                 images_u8[at] = self._pixels(int(row))
             except DataError as error:
-                # An exception that crosses the process boundary loses its type and gains a traceback; a value does not.
+                # An exception that crosses the process boundary loses its type and gains a traceback, so return it.
                 if self.on_error == "fail" or isinstance(error, SourceError):
                     return error
                 faulty[at] = str(error)
@@ -129,13 +129,13 @@ class _Batches:
             return self.preprocess.pixels(image)
         except MemoryError as error:
             name = f"{self.source.name}: {self.source.ids[row]}"
-            raise DataError(f"{name}: needs more memory than there is; make it smaller, or remove it") from error
+            raise DataError(f"{name}: needs more memory than is available; make it smaller, or remove it") from error
 
 
 def _in_shared_memory(shape: tuple[int, ...]) -> Tensor:
-    """Zeros (uint8) that lie in shared memory from the start, as PyTorch's own `default_collate` makes them.
+    """Zeros (uint8) allocated in shared memory, as in PyTorch's own `default_collate`.
 
-    `torch.zeros(shape).share_memory_()` would first take as much of the process's own memory, and leave holes in it.
+    `torch.zeros(shape).share_memory_()` would first allocate the same amount of private memory and fragment it.
     """
     import torch
 
@@ -154,8 +154,8 @@ def pixel_batches(
 ) -> Iterator[PixelBatch]:
     """The pixels of each batch of row numbers, in order. Memory does not grow with the number of batches.
 
-    Of files that give pictures by the group, encoded pictures are held within a share of the memory that is left where
-    the order is shuffled (see `ahead.read_ahead`).
+    If the order is shuffled and files can only be read in groups of pictures, encoded pictures are kept in a share of
+    the remaining memory (see `ahead.read_ahead`).
 
     Parameters
     ----------
@@ -166,11 +166,11 @@ def pixel_batches(
     batches : sequence of range or ndarray
         The row numbers of each batch.
     workers : int
-        Decoding processes; with 0, this process decodes.
+        Number of decoding processes; with 0, this process decodes.
     on_error : {"fail", "skip"}
-        With "skip", an image that cannot be used is black, so that the others keep their places, and is listed.
+        With "skip", an image that cannot be used is listed and becomes black, so that the others keep their positions.
     sharing : int
-        Processes on this machine that do the same, and share its memory.
+        Number of processes on this machine that do the same and share its memory.
 
     Yields
     ------
@@ -180,9 +180,9 @@ def pixel_batches(
     Raises
     ------
     DataError
-        For an image that cannot be used, where `on_error` is "fail".
+        If an image cannot be used and `on_error` is "fail".
     BackendError
-        Where worker processes that are not forked cannot start, and where too few files may be open for them.
+        If workers that are not forked cannot start, or if the limit on open files is too low for them.
     """
     at = 0
     while at < len(batches):
@@ -192,7 +192,7 @@ def pixel_batches(
 
 
 def _decoded(dataset: _Batches, workers: int) -> Iterator[PixelBatch]:
-    """Of all batches, in order, by so many processes; by this one with 0."""
+    """All batches in order, decoded by this many processes, or by this one if 0."""
     batches = dataset.batches
     if workers == 0:
         yield from map(_here, (dataset[k] for k in range(len(dataset))))
@@ -211,26 +211,26 @@ def _decoded(dataset: _Batches, workers: int) -> Iterator[PixelBatch]:
         prefetch_factor=PREFETCHED,
         collate_fn=_identity,
         worker_init_fn=partial(_end_with_parent, os.getpid(), method),
-        generator=Generator(),  # workers draw nothing, and their seeds must not be drawn from the global one
+        generator=Generator(),  # workers draw no random numbers; their seeds must not come from the global generator
     )
     with _frozen_gc(), _worker_errors(method):
         yield from map(_here, loader)
 
 
 def _here(batch: PixelBatch | SharedBatch | DataError) -> PixelBatch:
-    """The batch as an array, which stays in shared memory where it is there. Raises: DataError."""
+    """The batch as an array; a shared batch stays in shared memory. Raises: DataError."""
     if isinstance(batch, DataError):
         raise batch
     return PixelBatch(batch.images_u8.numpy(), batch.faulty) if isinstance(batch, SharedBatch) else batch
 
 
 def _shared_memory_suffices(together: int) -> bool:
-    """Whether batches can be handed over in shared memory, where all workers hold `together` bytes of one batch each.
+    """Whether batches fit into shared memory, if one batch of each worker takes `together` bytes in total.
 
-    Where they cannot, their bytes go through a pipe. A write to shared memory that is full ends a process by SIGBUS,
-    so a quarter of it must stay free. Containers have 64 MiB of it unless they are told otherwise.
+    If not, their bytes go through a pipe. Writing to full shared memory ends a process with SIGBUS, so a quarter of it
+    must stay free. Containers have 64 MiB by default.
     """
-    needed = (PREFETCHED + 2) * together  # one is being filled, and one is what this process works on
+    needed = (PREFETCHED + 2) * together  # one is being filled, and one is in use by this process
     try:
         found = os.statvfs(SHARED_MEMORY)
     except OSError:
@@ -249,9 +249,9 @@ def _shared_memory_suffices(together: int) -> bool:
 
 @contextmanager
 def _frozen_gc() -> Iterator[None]:
-    """Keeps the garbage collector from what exists now, as CPython advises before a fork (`gc.freeze`).
+    """Exclude existing objects from garbage collection, as CPython recommends before a fork (`gc.freeze`).
 
-    A collection writes to each object, and so copies the pages that this process and its workers share.
+    A collection writes to every object, which copies the pages that this process shares with its workers.
     """
     others = gc.get_freeze_count() > 0
     gc.freeze()
@@ -262,13 +262,13 @@ def _frozen_gc() -> Iterator[None]:
             gc.unfreeze()
 
 
-GUARD = 'put what a script runs below `if __name__ == "__main__":`, or decode in this process by `workers=0`'
+GUARD = 'put the code of the script below `if __name__ == "__main__":`, or decode in this process with `workers=0`'
 
 
 def _check_main(method: str) -> None:
-    """Raises: BackendError where the main program is a script whose import would start workers again.
+    """Raises: BackendError if importing the main script would start workers again.
 
-    A worker that ends while it imports the script can leave this process waiting for it forever.
+    If a worker ends while it imports the script, this process can wait for it forever.
     """
     main = sys.modules["__main__"]
     path = getattr(main, "__file__", None)
@@ -277,41 +277,41 @@ def _check_main(method: str) -> None:
     try:
         guarded = b"__main__" in Path(path).read_bytes()
     except OSError:
-        return  # nor can a worker read it
+        return  # a worker cannot read it either
     if not guarded:
         raise BackendError(
-            f"{path}: a decoding process, started by {method}, imports this script, and would run it again", GUARD
+            f"{path}: decoding processes started by {method} import this script and would run it again", GUARD
         )
 
 
 @contextmanager
 def _worker_errors(method: str) -> Iterator[None]:
-    """Turns the end of a worker into a sentence that names the usual cause under start methods other than fork, and a
-    lack of open files into one that names what takes them."""
+    """Turn the end of a worker into an error that names the usual cause (start methods other than fork), and too many
+    open files into one that names the workers."""
     try:
         yield
     except (RuntimeError, OSError) as error:
         if getattr(error, "errno", None) in (errno.EMFILE, errno.ENFILE) or "Too many open files" in str(error):
             raise BackendError(
-                "decoding processes need more open files than this process may have",
+                "decoding processes need more open files than the limit of this process",
                 "use fewer `workers`, or raise the limit (ulimit -n)",
             ) from error
         ended = isinstance(error, BrokenPipeError) or "DataLoader worker" in str(error) or "bootstrapping" in str(error)
         if method == "fork" or not ended:
             raise
         raise BackendError(
-            f"a decoding process ended; started by {method}, it imports the main program again",
-            f"{GUARD}; fewer `workers` take less memory",
+            f"a decoding process ended; with the start method {method}, it imports the main program again",
+            f"{GUARD}; fewer `workers` use less memory",
         ) from error
 
 
 def _end_with_parent(parent: int, method: str, worker: int) -> None:
-    """Have this worker end when its parent ends, however that ends.
+    """Make this worker end when its parent ends, for whatever reason.
 
-    A worker of a parent that was killed would wait forever to hand over its batch: its siblings hold the pipe open.
-    Ctrl-C reaches all processes of a terminal, and what to do then is for the parent to say. `method` is Python's start
-    method: a forked worker is ended by Linux; others, which under forkserver (Linux's default from Python 3.14 on) are
-    children of a server, watch their parent, of which only a forked process inherits the sign of life.
+    If the parent is killed, a worker would wait forever to pass on its batch, because its siblings keep the pipe open.
+    Ctrl-C reaches all processes of a terminal; the worker ignores it, and the parent decides. `method` is Python's
+    start method. Linux ends forked workers. Others watch the parent, because under forkserver (Linux's default since
+    Python 3.14) they are children of a server.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     if method != "fork":

@@ -1,4 +1,4 @@
-"""The masks that ship in the package, which `masks` names as their data set is called."""
+"""The masks that ship with the package; `masks` accepts the name of their data set."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ FOLDER = "masks/"
 
 @dataclass(frozen=True)
 class ZipMasks:
-    """Masks in the zip file of a bundled set, one bit a pixel; `name` is the set's."""
+    """Masks in the zip file of a bundled set, one bit per pixel; `name` is the name of the set."""
 
     name: str
     path: Path
     keys: Sequence[str]
 
     def read(self, key: str, size: tuple[int, int], wanted: str | None) -> Annotation:
-        """The object, as `MaskSource.read` gives it; all objects are of one class."""
+        """See `MaskSource.read`; all objects have the same class."""
         with zipfile.ZipFile(self.path) as file:
             values, background = indices(file.read(FOLDER + key), key)  # (H, W)
         if values.shape != size[::-1]:

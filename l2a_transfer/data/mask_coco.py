@@ -1,4 +1,4 @@
-"""Masks and boxes as COCO has them: one JSON file with polygons, run lengths and boxes."""
+"""Masks and boxes in COCO's format: one JSON file with polygons, run lengths and boxes."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ COCO = table(
 
 @dataclass(frozen=True)
 class CocoMasks:
-    """The objects of a COCO file, by the names of their pictures."""
+    """The objects of a COCO file, by picture name."""
 
     path: Path
     sizes: dict[str, tuple[int, int]]
@@ -59,11 +59,11 @@ class CocoMasks:
         return tuple(self.sizes)
 
     def read(self, key: str, size: tuple[int, int], wanted: str | None) -> Annotation:
-        """The object, as `MaskSource.read` gives it. Crowds are ignored."""
+        """See `MaskSource.read`. Crowds are ignored."""
         where = f"{self.path}: {key}"
         if self.sizes[key] != size:
             W, H = self.sizes[key]
-            raise DataError(f"{where}: annotated at {W} × {H} pixels, and the picture has {size[0]} × {size[1]}")
+            raise DataError(f"{where}: annotated at {W} × {H} pixels, but the picture has {size[0]} × {size[1]}")
         objects = self.objects.get(key, [])
         if wanted is not None:
             category = self._category(wanted)
@@ -90,7 +90,7 @@ class CocoMasks:
 
 
 def _paint(canvas: Canvas, own: dict[str, Any], where: str) -> tuple[NDArray[np.float64] | None, bool]:
-    """Paint one object. Returns its box, and whether it is outlined."""
+    """Paint one object and return its box, and whether it has an outline."""
     size, box = canvas.size, None
     if "bbox" in own:
         x, y, width, height = map(float, own["bbox"])
@@ -108,14 +108,14 @@ def _paint(canvas: Canvas, own: dict[str, Any], where: str) -> tuple[NDArray[np.
         return box, True
     for polygon in shape:
         if len(polygon) % 2:
-            raise DataError(f"{where}: a polygon of {len(polygon)} numbers, which are no pairs")
+            raise DataError(f"{where}: a polygon must have an even number of coordinates, got {len(polygon)}")
         paint_polygon(canvas, np.array(polygon, dtype=np.float64).reshape(-1, 2), where)
     return box, True
 
 
 @register_masks("coco", takes="FILE")
 def read_coco(path: Path) -> CocoMasks:
-    """The objects of a COCO file. Raises: DataError for a file that is none."""
+    """The objects of a COCO file. Raises: DataError if it is not a COCO file."""
     try:
         content = read_input(path, MAX_BYTES)
         require_memory_to_parse(content, path)
@@ -124,7 +124,7 @@ def read_coco(path: Path) -> CocoMasks:
     except OSError as error:
         raise DataError(f"{path}: cannot be read: {error.strerror or error}", "name another as `masks`") from error
     except ValueError as error:
-        raise DataError(f"{path}: no COCO file: {error}", "name another as `masks`") from error
+        raise DataError(f"{path}: not a COCO file: {error}", "name another as `masks`") from error
     names: dict[int, str] = {}
     sizes: dict[str, tuple[int, int]] = {}
     for image in document["images"]:
@@ -135,7 +135,7 @@ def read_coco(path: Path) -> CocoMasks:
     objects: dict[str, list[dict[str, Any]]] = {}
     for own in document["annotations"]:
         if own["image_id"] not in names:
-            raise DataError(f"{path}: an object of the image {own['image_id']}, which is not listed")
+            raise DataError(f"{path}: an object belongs to the image {own['image_id']}, which is not listed")
         objects.setdefault(names[own["image_id"]], []).append(own)
     categories = {own["name"]: own["id"] for own in document.get("categories", [])}
     return CocoMasks(path, sizes, objects, categories)

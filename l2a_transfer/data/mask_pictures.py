@@ -1,4 +1,4 @@
-"""Masks as pictures of indices: a folder of PNG files, or of other lossless formats, called as the pictures are."""
+"""Masks as pictures of indices: a folder of files in PNG or another lossless format, with the pictures' names."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ SUFFIXES = (".png", ".bmp", ".gif")
 FORMATS = ("PNG", "BMP", "GIF")
 MAX_FILE_BYTES = 64 << 20
 IGNORED = 255
-"""Of a VOC palette: the border between objects and what is hard to tell."""
+"""The index in a VOC palette for the borders of objects and for unclear pixels."""
 VOC_CLASSES = (
     *("aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow"),
     *("diningtable", "dog", "horse", "motorbike", "person", "pottedplant", "sheep", "sofa", "train", "tvmonitor"),
@@ -31,7 +31,7 @@ VOC_CLASSES = (
 
 @dataclass(frozen=True)
 class MaskPictures:
-    """Masks as pictures below `root`. `classes`: names of the indices from 1; `ignored`: the index that is left out."""
+    """Masks as pictures below `root`. `classes`: names of the indices from 1; `ignored`: the index to ignore."""
 
     root: Path
     keys: Sequence[str]
@@ -43,7 +43,7 @@ class MaskPictures:
         return str(self.root)
 
     def read(self, key: str, size: tuple[int, int], wanted: str | None) -> Annotation:
-        """The object, as `MaskSource.read` gives it."""
+        """See `MaskSource.read`."""
         path = self.root / key
         values, background = read_indices(path)  # (H, W)
         if values.shape != size[::-1]:
@@ -65,15 +65,15 @@ class MaskPictures:
 
 
 def read_indices(path: Path) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
-    """The values of a mask as they are stored, (H, W), and which of them are background.
+    """The stored values of a mask, (H, W), and which of them are background.
 
-    Values are indices of a palette, or grey; of colours, 1 where they are not black. The background is 0, or black
-    where the palette has another colour at 0.
+    Values are palette indices or grey levels; in a colour mask, they are 1 where it is not black. The background is 0,
+    or black if the palette has another colour at index 0.
 
     Raises
     ------
     DataError
-        For a file that cannot be read, is damaged, of a format that loses values, or larger than a mask needs to be.
+        If the file cannot be read, is corrupt, has a lossy format, or is larger than a mask needs to be.
     """
     try:
         content = read_input(path, MAX_FILE_BYTES)
@@ -83,21 +83,21 @@ def read_indices(path: Path) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
 
 
 def size_error(name: str, shape: tuple[int, ...], size: tuple[int, int]) -> DataError:
-    """Of a mask (H, W) that is not as large as its picture (W, H)."""
+    """The error for a mask (H, W) whose size differs from that of its picture (W, H)."""
     return DataError(
-        f"{name}: a mask of {shape[1]} × {shape[0]} pixels, and its picture has {size[0]} × {size[1]}",
+        f"{name}: the mask has {shape[1]} × {shape[0]} pixels, but its picture has {size[0]} × {size[1]}",
         "save the mask at the picture's size, without interpolation",
     )
 
 
 def indices(content: bytes, path: str) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
-    """`read_indices` of a file's content; errors call it `path`."""
+    """Same as `read_indices`, for the content of a file; `path` is its name in errors."""
     kind = format_of(content)
     if kind not in FORMATS:
-        raise DataError(f"{path}: no mask; masks are {', '.join(FORMATS)}", "save it as PNG")
+        raise DataError(f"{path}: not a mask; supported formats are {', '.join(FORMATS)}", "save it as PNG")
     if not is_simple(content, kind):
         raise DataError(
-            f"{path}: a mask that could take long to decode; it is damaged, has notes, or more than 32 million pixels",
+            f"{path}: decoding this mask could take long; it is corrupt, has metadata, or more than 32 million pixels",
             "save it again as PNG",
         )
     try:
@@ -106,10 +106,10 @@ def indices(content: bytes, path: str) -> tuple[NDArray[np.int64], NDArray[np.bo
             mode, values = image.mode, np.asarray(image)
             palette = np.array((image.getpalette() if mode == "P" else None) or [0, 0, 0]).reshape(-1, 3)
     except (*DAMAGED, Image.DecompressionBombError) as error:
-        raise DataError(f"{path}: damaged or truncated mask: {error}", "replace the file") from error
+        raise DataError(f"{path}: corrupt or truncated mask: {error}", "replace the file") from error
     if mode in ("LA", "RGBA"):
         values = values[..., :-1]
-    if values.ndim == 3:  # colours, in which there are no indices
+    if values.ndim == 3:  # colours instead of indices
         values = values[..., 0] if values.shape[2] == 1 else np.asarray(values.any(axis=2))
     found: NDArray[np.int64] = values.astype(np.int64)
     black = np.flatnonzero(~palette.any(axis=1))

@@ -1,4 +1,4 @@
-"""Boxes and polygons as text: a CSV file of boxes, and YOLO's file for each picture."""
+"""Boxes and polygons as text: a CSV file of boxes, or one YOLO file per picture."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ from l2a_transfer.errors import DataError
 
 MAX_CSV_BYTES = 64 << 20
 LARGEST = 1e9
-"""Of a coordinate."""
+"""Largest allowed coordinate."""
 YOLO_BOX, YOLO_POLYGON = 5, 7
-"""Numbers in a line: a class and a box, or a class and at least three corners."""
+"""Numbers per line: a class and a box, or a class and at least three corners."""
 
 
 @dataclass(frozen=True)
 class CsvBoxes:
-    """Boxes of a CSV file: picture → (line, box, class) of each."""
+    """Boxes of a CSV file: picture → list of (line, box, class)."""
 
     path: Path
     rows: dict[str, list[tuple[int, tuple[float, ...], str]]]
@@ -47,7 +47,7 @@ class CsvBoxes:
         return tuple(self.rows)
 
     def read(self, key: str, size: tuple[int, int], wanted: str | None) -> Annotation:
-        """The object, as `MaskSource.read` gives it."""
+        """See `MaskSource.read`."""
         own = [row for row in self.rows[key] if wanted in (None, row[2])]
         if not own:
             raise NoObjectError(f"{self.path}: {key}: no box of class {wanted!r}")
@@ -57,7 +57,7 @@ class CsvBoxes:
 
 @register_masks("csv", takes="FILE")
 def read_csv(path: Path) -> CsvBoxes:
-    """Boxes as name,x1,y1,x2,y2[,class], with or without a heading. Raises: DataError naming the line."""
+    """Read boxes as name,x1,y1,x2,y2[,class], with or without a header. Raises: DataError naming the line."""
     rows: dict[str, list[tuple[int, tuple[float, ...], str]]] = {}
     reader = csv.reader(io.StringIO(_text(path, MAX_CSV_BYTES), newline=""), strict=True)
     try:
@@ -78,7 +78,7 @@ def read_csv(path: Path) -> CsvBoxes:
 
 @dataclass(frozen=True)
 class YoloMasks:
-    """Boxes and polygons in YOLO's files, in fractions of the picture's sides."""
+    """Boxes and polygons of YOLO files, as fractions of the picture's width and height."""
 
     root: Path
     keys: Sequence[str]
@@ -88,7 +88,7 @@ class YoloMasks:
         return str(self.root)
 
     def read(self, key: str, size: tuple[int, int], wanted: str | None) -> Annotation:
-        """The object, as `MaskSource.read` gives it; `wanted` is the number of a class."""
+        """See `MaskSource.read`; `wanted` is the number of a class."""
         path = self.root / key
         canvas = Canvas(size, str(path))
         boxes, outlined = [], True
@@ -120,12 +120,12 @@ def _yolo_box(values: tuple[float, ...], size: tuple[int, int]) -> NDArray[np.fl
 
 @register_masks("yolo", takes="FOLDER")
 def read_yolo(path: Path) -> YoloMasks:
-    """A folder of YOLO's files, one for each picture."""
+    """A folder of YOLO files, one per picture."""
     return YoloMasks(path, files_below(path, (".txt",)))
 
 
 def _text(path: Path, most: int = 16 << 20) -> str:
-    """Raises: DataError for a file that cannot be read, or is no text."""
+    """Raises: DataError if the file cannot be read or is not UTF-8."""
     try:
         return read_list(path, most).decode("utf-8-sig")
     except OSError as error:
@@ -143,10 +143,10 @@ def _is_number(text: str) -> bool:
 
 
 def _numbers(fields: Sequence[str], where: str) -> tuple[float, ...]:
-    """Raises: DataError for what is no number, or an absurd one."""
+    """Raises: DataError if a field is not a number, or is too large."""
     values = []
     for text in fields:
-        if not _is_number(text) or not abs(float(text)) < LARGEST:  # NaN is not below
+        if not _is_number(text) or not abs(float(text)) < LARGEST:  # also rejects NaN
             raise DataError(f"{where}: {text[:40]!r} is not a number")
         values.append(float(text))
     return tuple(values)

@@ -1,6 +1,6 @@
-"""Masks and boxes beside pictures: what `masks` names, as `png:PATH`, and which belongs to which picture.
+"""Masks and boxes of pictures: open what `masks` names, such as `png:PATH`, and match masks with pictures.
 
-A format is one file that registers its reader; nothing else names it.
+A format is one file that registers its reader; no other code refers to it.
 """
 
 from __future__ import annotations
@@ -21,31 +21,31 @@ from l2a_transfer.errors import ArgumentError, DataError
 from l2a_transfer.registry import Registry
 
 LABEL = "label"
-"""As `mask_class`: the class that the picture is labelled with."""
+"""A value of `mask_class`: the class of the picture's label."""
 BEYOND = 1.0
-"""Pixels by which a box or a polygon may lie outside of its picture, because of rounding; it is cut there."""
+"""How many pixels a box or polygon may extend beyond its picture, because of rounding; it is cropped."""
 MAX_SHAPES = 10_000
-"""Boxes, polygons and run lengths of one picture; an aerial picture of a city has thousands."""
+"""Limit of boxes, polygons and run lengths per picture; an aerial picture of a city has thousands."""
 MAX_PAINTED = 2_000_000_000
-"""Pixels that may be painted of one picture, added up over its objects; it takes up to ten seconds."""
+"""Limit of painted pixels per picture, summed over its objects; painting them takes up to ten seconds."""
 ENDINGS = frozenset((*SUFFIXES, *OTHER_PICTURES, ".txt", ".mat"))
 
 
 @dataclass(frozen=True)
 class Annotation:
-    """Where the object of one picture lies.
+    """Where the object is in one picture.
 
     Parameters
     ----------
     foreground : ndarray of bool, shape (H, W)
-        Its pixels.
+        The pixels of the object.
     ignored : ndarray of bool, shape (H, W)
-        Pixels that count neither as object nor as background. None of them is foreground.
+        Pixels that count neither as object nor as background. They do not overlap the foreground.
     boxes : ndarray of float64, shape (n, 4)
-        x1, y1, x2, y2 in pixels from the upper left corner of the picture, x2 and y2 excluded; empty where no boxes
+        x1, y1, x2, y2 in pixels from the upper left corner of the picture, x2 and y2 excluded; empty if no boxes
         are known.
     outlined : bool, default=True
-        False where `foreground` is only the inside of `boxes`.
+        False if `foreground` is only the inside of `boxes`.
     """
 
     foreground: NDArray[np.bool_]
@@ -55,7 +55,7 @@ class Annotation:
 
 
 class NoObjectError(DataError):
-    """The masks have no object in a picture: no mask, or no foreground in it."""
+    """A picture has no object in its masks: no mask, or a mask without foreground."""
 
 
 class MaskSource(Protocol):
@@ -64,9 +64,9 @@ class MaskSource(Protocol):
     Attributes
     ----------
     name : str
-        What errors and reports call it.
+        The name in errors and reports.
     keys : sequence of str
-        The pictures that are annotated, as POSIX paths.
+        The annotated pictures, as POSIX paths.
     """
 
     @property
@@ -91,7 +91,7 @@ class MaskSource(Protocol):
         NoObjectError
             If there is no such object in the picture.
         DataError
-            For what cannot be read, or does not fit the picture; the message names the file.
+            If a file cannot be read or does not match the picture. The message contains its path.
         """
 
 
@@ -100,16 +100,16 @@ MaskReader = TypeVar("MaskReader", bound=Callable[[Path], MaskSource])
 
 @dataclass(frozen=True)
 class MaskFormat:
-    """A format of masks, which `masks` names as `PREFIX:PATH`, or as `PREFIX` where it takes no path.
+    """A format of masks. `masks` names it as `PREFIX:PATH`, or as `PREFIX` if it takes no path.
 
     Parameters
     ----------
     prefix : str
-        What stands before the colon.
+        The part before the colon.
     read : callable
-        ``read(path)`` gives the mask source.
+        ``read(path)`` returns the mask source.
     takes : {"FOLDER", "FILE", ""}
-        What stands behind the colon; "" for masks that ship with the package.
+        The part after the colon; "" for masks that ship with the package.
     """
 
     prefix: str
@@ -118,7 +118,7 @@ class MaskFormat:
 
     @property
     def usage(self) -> str:
-        """As `png:FOLDER`."""
+        """For example `png:FOLDER`."""
         return f"{self.prefix}:{self.takes}" if self.takes else self.prefix
 
 
@@ -143,7 +143,7 @@ def register_masks(prefix: str, *, takes: str) -> Callable[[MaskReader], MaskRea
 
 
 def open_masks(masks: str) -> MaskSource:
-    """Masks or boxes on disk.
+    """Open masks or boxes on disk.
 
     Parameters
     ----------
@@ -160,7 +160,7 @@ def open_masks(masks: str) -> MaskSource:
     ArgumentError
         For a format that does not exist.
     DataError
-        For a path that does not exist, and a file that is damaged.
+        If a path does not exist, or if a file is corrupt.
     """
     prefix, colon, where = masks.partition(":")
     spec = MASKS.get(prefix)
@@ -173,20 +173,20 @@ def open_masks(masks: str) -> MaskSource:
     is_right = path.is_dir() if spec.takes == "FOLDER" else path.exists() and not path.is_dir()
     if not is_right:
         is_what = "no such file or folder" if not path.exists() else "a folder" if path.is_dir() else "not a folder"
-        raise DataError(f"{path}: {is_what}, and {prefix}: takes a {spec.takes.lower()}", "name another as `masks`")
+        raise DataError(f"{path}: {is_what}, but {prefix}: needs a {spec.takes.lower()}", "name another as `masks`")
     return spec.read(path)
 
 
 def match(ids: Sequence[str], masks: MaskSource) -> dict[str, str]:
     """Picture → key of its mask, for the pictures that have one.
 
-    Names are compared without the endings of files, and one must end with the other: `train/bird/1.jpg` has the mask
-    `train/bird/1.png`, `bird/1.png` or `1.png`, and `1.jpg` the mask `bird/1.png`. Of several, the longest is taken.
+    Names are compared without file extensions, and one must end with the other: `train/bird/1.jpg` matches the masks
+    `train/bird/1.png`, `bird/1.png` and `1.png`, and `1.jpg` matches `bird/1.png`. The longest match is used.
 
     Raises
     ------
     DataError
-        Where two masks, or two pictures, are as near.
+        If two masks, or two pictures, match equally well.
     """
     whole: dict[str, list[str]] = {}
     by_tail: dict[str, list[str]] = {}
@@ -205,7 +205,7 @@ def match(ids: Sequence[str], masks: MaskSource) -> dict[str, str]:
         if len(own) > 1:
             raise DataError(
                 f"{masks.name}: {name} may have the mask {own[0]} or {own[1]}",
-                "lay the masks out in the pictures' folders",
+                "put the masks into the same folders as the pictures",
             )
         found[name] = own[0]
     _check_each_once(found, masks)
@@ -218,13 +218,13 @@ def _check_each_once(found: dict[str, str], masks: MaskSource) -> None:
         if key in taken:
             raise DataError(
                 f"{masks.name}: {key} may be the mask of {taken[key]} or of {name}",
-                "lay the masks out in the pictures' folders",
+                "put the masks into the same folders as the pictures",
             )
         taken[key] = name
 
 
 def without_ending(name: str) -> str:
-    """A path without the ending of a picture or an annotation: `bird/1.jpg` → `bird/1`."""
+    """A path without the extension of a picture or an annotation: `bird/1.jpg` → `bird/1`."""
     stem, dot, ending = name.rpartition(".")
     return stem if dot and f".{ending.lower()}" in ENDINGS and "/" not in ending else name
 
@@ -236,9 +236,9 @@ def _tails(name: str) -> list[str]:
 
 
 def files_below(root: Path, endings: Iterable[str]) -> list[str]:
-    """Files below `root` with one of these endings, as POSIX paths relative to it, in order.
+    """Files below `root` with one of these extensions, as sorted POSIX paths relative to it.
 
-    Raises: DataError where there are none.
+    Raises: DataError if there are none.
     """
     wanted = tuple(endings)
     found = []
@@ -254,32 +254,32 @@ def files_below(root: Path, endings: Iterable[str]) -> list[str]:
 
 
 def checked_boxes(boxes: NDArray[np.float64], size: tuple[int, int], where: str) -> NDArray[np.float64]:
-    """Boxes (n, 4) cut to the picture. Raises: DataError for a box outside of it, or without an area."""
+    """Boxes (n, 4) cropped to the picture. Raises: DataError for a box outside it or without an area."""
     W, H = size
     for x1, y1, x2, y2 in boxes.tolist():
         shown = f"the box ({x1:g}, {y1:g}, {x2:g}, {y2:g})"
         if not (x1 < x2 and y1 < y2):
             raise DataError(f"{where}: {shown} has no area; boxes are x1, y1, x2, y2")
         if min(x1, y1) < -BEYOND or x2 > W + BEYOND or y2 > H + BEYOND:
-            raise DataError(f"{where}: {shown} lies outside of the picture of {W} × {H} pixels")
+            raise DataError(f"{where}: {shown} lies outside the picture of {W} × {H} pixels")
     limits = np.array([W, H, W, H], dtype=np.float64)
     return np.clip(boxes, 0.0, limits)
 
 
 class Canvas:
-    """The pixels of the objects of one picture, which are painted one by one.
+    """The pixels of one picture's objects, which are painted one by one.
 
     Parameters
     ----------
     size : tuple of int
         Width and height of the picture.
     name : str
-        What errors call the picture's mask.
+        The name of the picture's mask in errors.
 
     Attributes
     ----------
     pixels : ndarray of bool, shape (H, W)
-        True where an object is.
+        True for pixels of an object.
     """
 
     def __init__(self, size: tuple[int, int], name: str) -> None:
@@ -288,21 +288,21 @@ class Canvas:
         self._shapes = self._painted = 0
 
     def spend(self, pixels: int) -> None:
-        """Count one more shape that takes as long as so many pixels.
+        """Count one more shape, which takes as long to paint as this many pixels.
 
-        Raises: DataError where the shapes of the picture would take too long.
+        Raises: DataError if the shapes of the picture would take too long to paint.
         """
         self._shapes += 1
         self._painted += pixels
         if self._shapes > MAX_SHAPES:
             raise DataError(f"{self.name}: more than {MAX_SHAPES:,} objects in one picture")
         if self._painted > MAX_PAINTED:
-            raise DataError(f"{self.name}: objects of more than {MAX_PAINTED:,} pixels in one picture")
+            raise DataError(f"{self.name}: objects with more than {MAX_PAINTED:,} pixels in total in one picture")
 
     def paint_box(self, box: Sequence[float]) -> None:
-        """Paint the pixels whose centres lie in a box; of a smaller box the pixel at its middle.
+        """Paint the pixels whose centres lie in a box, or the middle pixel if there are none.
 
-        Raises: DataError as `spend`.
+        Raises: DataError, same as `spend`.
         """
         (left, right), (top, bottom) = _span(box[0], box[2], self.size[0]), _span(box[1], box[3], self.size[1])
         self.spend((right - left) * (bottom - top))
@@ -318,12 +318,12 @@ def _span(low: float, high: float, most: int) -> tuple[int, int]:
 
 
 def class_number(wanted: str) -> int | None:
-    """The number that a class is called by; None for a name."""
+    """The class number in `wanted`; None if it is a name."""
     return int(wanted) if re.fullmatch(r"[0-9]{1,9}", wanted) else None
 
 
 def of_boxes(boxes: NDArray[np.float64], size: tuple[int, int], where: str) -> Annotation:
-    """The annotation of a picture of which only boxes are known."""
+    """The annotation of a picture that has only boxes."""
     own, canvas = checked_boxes(boxes, size, where), Canvas(size, where)
     for box in own.tolist():
         canvas.paint_box(box)
@@ -331,9 +331,9 @@ def of_boxes(boxes: NDArray[np.float64], size: tuple[int, int], where: str) -> A
 
 
 def read_names(path: Path) -> list[str]:
-    """The lines of a text file that are not empty, each the id of a picture.
+    """The ids of pictures in a text file, one per line; empty lines are skipped.
 
-    Raises: DataError for a file that cannot be read or is not UTF-8.
+    Raises: DataError if the file cannot be read or is not UTF-8.
     """
     try:
         text = read_list(path).decode("utf-8-sig")

@@ -1,4 +1,4 @@
-"""What the names of files, folders and classes say: a split, a label, no data; and in which letters they are kept."""
+"""Interpret the names of files, folders and classes (a split, a label, not data) and normalize their Unicode."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ SPLIT_WORDS = {
     "test": "test",
     "testing": "test",
 }
-"""Words for splits, whatever their case, and the split that each means."""
+"""Words for splits, in lower case, and the split that each means."""
 SPLIT_ORDER = ("train", "trainval", "val", "test")
 LETTERS = re.compile(r"[^\W\d_]+")
 HIVE = re.compile(r"([^/=]+)=([^/]*)")
@@ -31,10 +31,10 @@ _LITTER_OF_SYSTEMS = ("__macosx", "$recycle.bin", "lost+found", "system volume i
 _LITTER_OF_SERVERS = ("@eadir", "eadir", "#recycle", "#snapshot", "@recycle", "@recently-snapshot")
 _LITTER_OF_PROGRAMS = ("__pycache__", "thumbs.db", "desktop.ini", "icon\r")
 LITTER = frozenset({*_LITTER_OF_SYSTEMS, *_LITTER_OF_SERVERS, *_LITTER_OF_PROGRAMS})
-"""What operating systems, file servers and tools leave in folders of pictures, in lower case."""
+"""Lower-case names that operating systems, file servers and tools leave in folders of pictures."""
 
 MAX_NAME_BYTES = 4096
-"""Of an id or a class name, as UTF-8."""
+"""Limit for an id or a class name, in UTF-8."""
 MUST_BE = (
     "ids, classes, splits and levels must be UTF-8 text, not empty, without NUL, and of at most "
     f"{MAX_NAME_BYTES:,} bytes"
@@ -45,7 +45,7 @@ MAX_SPLITS = 255
 
 
 def name_fault(name: str) -> str:
-    """Why a name cannot be written into a feature file, in words; empty where it can."""
+    """The reason why a name cannot be written to a feature file; empty if it can."""
     if not name:
         return "is empty"
     if "\0" in name:
@@ -57,7 +57,7 @@ def name_fault(name: str) -> str:
 
 
 def is_utf8(text: str) -> bool:
-    """False where a name is in another encoding: Python puts surrogates for its bytes, which cannot be written."""
+    """False for a name in another encoding. Python represents its bytes as surrogates, which cannot be written."""
     try:
         text.encode()
     except UnicodeEncodeError:
@@ -66,12 +66,12 @@ def is_utf8(text: str) -> bool:
 
 
 def well_formed(text: str) -> str:
-    """Text that can be written as UTF-8, with a question mark for each character that cannot."""
+    """The text with a question mark in place of each character that cannot be written as UTF-8."""
     return text.encode(errors="replace").decode()
 
 
 def first_fault(names: Sequence[str]) -> tuple[int, str] | None:
-    """The place of the first name that cannot be written, and why not."""
+    """The index of the first name that cannot be written, and the reason; None if all can."""
     for start in range(0, len(names), AT_ONCE):
         some = names[start : start + AT_ONCE]
         together = "".join(some)
@@ -84,40 +84,40 @@ def first_fault(names: Sequence[str]) -> tuple[int, str] | None:
 
 
 def is_litter(name: str) -> bool:
-    """True for one part of a path that is hidden, or that a system and no person has put there."""
+    """True if one part of a path is hidden, or was created by a system rather than a person."""
     return name.startswith(".") or name.casefold() in LITTER
 
 
 def split_named(name: str) -> str | None:
-    """The split that a name is the word for, whatever its case, and None for any other name."""
+    """The split that a name stands for, ignoring case; None for any other name."""
     return SPLIT_WORDS.get(name.casefold())
 
 
 def split_within(name: str) -> str | None:
-    """The split whose word stands in a name by itself, as in `birds-train-000.tar`; None where none does, or two."""
+    """The split whose word occurs separately in a name, as in `birds-train-000.tar`; None if none or several do."""
     found = {SPLIT_WORDS[word] for word in LETTERS.findall(name.casefold()) if word in SPLIT_WORDS}
     return found.pop() if len(found) == 1 else None
 
 
 def in_order(splits: set[str]) -> tuple[str, ...]:
-    """The splits as they are always listed: train, trainval, val, test, then others by name."""
+    """The splits in their standard order: train, trainval, val, test, then others by name."""
     return tuple(sorted(splits, key=lambda s: (SPLIT_ORDER.index(s) if s in SPLIT_ORDER else len(SPLIT_ORDER), s)))
 
 
 def check_class_count(where: object, count: int) -> None:
-    """Raises: DataError for more names of classes than are read."""
+    """Raises: DataError if there are more class names than the limit."""
     if count > MAX_CLASSES:
         raise DataError(f"{where}: names {count:,} classes; at most {MAX_CLASSES:,} are allowed")
 
 
 def check_split_count(where: object, splits: Sequence[str]) -> None:
-    """Raises: DataError for more splits than a feature file can tell apart."""
+    """Raises: DataError if there are more splits than a feature file can store."""
     if len(splits) > MAX_SPLITS:
         raise DataError(f"{where}: has {len(splits)} splits; at most {MAX_SPLITS} are allowed")
 
 
 def hive_value(path: str, key: str) -> str | None:
-    """The value of a Hive partition in a path, as `cat` of `label=cat/0.parquet`; empty where it is null."""
+    """The value of a Hive partition in a path, such as `cat` in `label=cat/0.parquet`; empty if it is null."""
     for part in path.split("/")[:-1]:
         found = HIVE.fullmatch(part)
         if found and found[1] == key:
@@ -126,19 +126,19 @@ def hive_value(path: str, key: str) -> str | None:
 
 
 def text_of(value: object) -> str:
-    """A value as text; bytes, as h5py and NumPy give text back, are UTF-8. Raises: UnicodeDecodeError."""
+    """A value as str. Bytes, which h5py and NumPy return for text, are decoded as UTF-8. Raises: UnicodeDecodeError."""
     return value.decode() if isinstance(value, bytes) else str(value)
 
 
 def class_name(value: object) -> str:
-    """The name of a class, in normal form C: macOS writes é as two characters, and most others write it as one."""
+    """The name of a class in Unicode normal form C: macOS writes é as two characters, other systems as one."""
     return unicodedata.normalize("NFC", text_of(value))
 
 
 def merged(classes: Sequence[str], labels: NDArray[np.int64]) -> tuple[tuple[str, ...], NDArray[np.int64]]:
-    """Classes in normal form C, those that it makes equal being one, and the labels (N,) that go with them.
+    """Classes in normal form C, merging those that become equal, and the corresponding labels (N,).
 
-    Names that were equal before stay classes of their own: whoever gave two of one name has told them apart.
+    Names that were equal before remain separate classes, because the caller has separated them.
     """
     names: list[str] = []
     place: list[int] = []

@@ -1,4 +1,4 @@
-"""Pictures in the arrays of an `.npz` file → an image source."""
+"""Read an image source from the arrays of an `.npz` file."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from l2a_transfer.wording import counted
 
 log = logging.getLogger(__name__)
 NAME_BYTES = 200
-"""What a row's id takes while a set is opened, with its label: the text, and its place in a list, a tuple and a set."""
+"""Memory per row while a set is opened: its label and its id as a string, in a list, a tuple and a set."""
 LAST_CHARACTER = 0x10FFFF
 
 
@@ -38,9 +38,8 @@ def read_npz(where: str) -> ImageSource:
     """Pictures, labels and splits as arrays of an `.npz` file.
 
     `images` uint8 (N, H, W) or (N, H, W, 3), and optionally `labels` (N,) or (N, 1) integers, `classes` (K,) names,
-    `ids` (N,) and `split` (N,) names. Or, as MedMNIST has it, `train_images`, `train_labels`,
-    `val_…`, `test_…`. Names may be text or bytes in UTF-8. Nothing is unpickled. Raises: DataError naming the file and
-    the key.
+    `ids` (N,) and `split` (N,) names. Alternatively, as in MedMNIST, `train_images`, `train_labels`, `val_…`,
+    `test_…`. Names may be text or UTF-8 bytes. Nothing is unpickled. Raises: DataError naming the file and the key.
     """
     path = Path(where)
     with open_npz(path) as file:
@@ -54,7 +53,7 @@ def _read_npz(path: Path, file: Npz) -> ImageSource:
     split_of = {prefix: split_named(prefix[:-1]) or prefix[:-1] or "all" for prefix in prefixes}
     if not prefixes or ("" in prefixes and len(prefixes) > 1) or len(set(split_of.values())) < len(prefixes):
         raise DataError(
-            f"{path}: needs 'images', or one '<split>_images' a split; it has {', '.join(headers) or 'none'}"
+            f"{path}: needs 'images', or '<split>_images' for each split; it has {', '.join(headers) or 'none'}"
         )
     order = in_order(set(split_of.values()))
     prefixes.sort(key=lambda p: order.index(split_of[p]))
@@ -78,7 +77,7 @@ def _read_npz(path: Path, file: Npz) -> ImageSource:
         own = np.full(rows, -1) if found is None else file.read(f"{prefix}labels").reshape(-1)
         parts.append(own.astype(np.int64))
     if len({headers[f"{prefix}images"].shape[1:] for prefix in prefixes}) > 1:
-        raise DataError(f"{path}: the pictures of all splits must have one shape")
+        raise DataError(f"{path}: the pictures of all splits must have the same shape")
     low, high = (int(f([f(labels) for labels in parts])) for f in (min, max))
     count = len(given) if given else high + 1
     if given:
@@ -90,7 +89,7 @@ def _read_npz(path: Path, file: Npz) -> ImageSource:
     used = {"classes", *(f"{prefix}{part}" for prefix in prefixes for part in ("images", "labels"))}
     used |= {"ids", "split"} if "" in prefixes else set()
     if unused := [key for key in (*headers, *file.others) if key not in used]:
-        log.warning("%s: arrays that are ignored: %s", path, ", ".join(unused))
+        log.warning("%s: ignored arrays: %s", path, ", ".join(unused))
     classes, labels = merged(given or [str(k) for k in range(count)], np.concatenate(parts))
     splits = tuple(split_of[prefix] for prefix in prefixes)
     lengths = [len(own) for own in parts]
@@ -110,9 +109,9 @@ def _read_npz(path: Path, file: Npz) -> ImageSource:
 
 
 def _require_names(path: Path, rows: int, size: int = 0) -> None:
-    """Raises: MemoryLimitError where the names of so many rows, of so many bytes each, are more than memory holds.
+    """Raises: MemoryLimitError if the names of this many rows, of `size` bytes each, do not fit into memory.
 
-    A name is an object of Python's, which a picture of one pixel, packed a thousandfold, is far smaller than.
+    A name is a Python object, which is far larger than a compressed picture of one pixel.
     """
     require_memory(
         rows * (NAME_BYTES + 2 * size), f"{path}: to have {counted(rows, 'name')} in memory", "split the file"
@@ -120,7 +119,7 @@ def _require_names(path: Path, rows: int, size: int = 0) -> None:
 
 
 def _pictures(file: Npz, names: list[str]) -> NDArray[np.uint8]:
-    """The pictures of all splits in one array, into which each is read."""
+    """The pictures of all splits in one array, read without a copy."""
     file.check_size(names)
     headers = [file.arrays[name] for name in names]
     pictures = np.empty((sum(header.shape[0] for header in headers), *headers[0].shape[1:]), dtype=np.uint8)
@@ -132,7 +131,7 @@ def _pictures(file: Npz, names: list[str]) -> NDArray[np.uint8]:
 
 
 def _named_rows(path: Path, source: ArraySource, file: Npz) -> ArraySource:
-    """The source with the ids and splits that an `.npz` gives its rows."""
+    """The source with the ids and splits in an `.npz`."""
     splits, split, ids, reading = source.splits, source.split, source.ids, source.reading
     if "split" in file.arrays:
         shape = file.arrays["split"].shape
@@ -148,18 +147,18 @@ def _named_rows(path: Path, source: ArraySource, file: Npz) -> ArraySource:
     if "ids" in file.arrays:
         ids = tuple(_texts(path, file, "ids"))
         if len(ids) != len(source) or len(set(ids)) != len(ids):
-            raise DataError(f"{path}: 'ids' must be {len(source)} different names")
+            raise DataError(f"{path}: 'ids' must be {len(source)} unique names")
     elif "split" in file.arrays:
         ids = tuple(numbered("row", len(source)))
     return dataclasses.replace(source, splits=splits, ids=ids, split=split, reading=reading)
 
 
 def _texts(path: Path, file: Npz, key: str) -> list[str]:
-    """The names in an array, which may be bytes. Raises: DataError where they are no UTF-8, or no characters."""
+    """The names in an array of text or bytes. Raises: DataError if they are not valid UTF-8 or Unicode."""
     header = file.arrays[key]
     _require_names(path, math.prod(header.shape), header.dtype.itemsize)
     values = file.read(key)
-    if values.dtype.kind == "U":  # NumPy makes text of any numbers, and an error of Python's own of some
+    if values.dtype.kind == "U":  # NumPy accepts invalid code points, which later cause Python errors
         codes = np.ascontiguousarray(values).reshape(-1).view(f"{values.dtype.byteorder}u4")
         if codes.size and codes.max() > LAST_CHARACTER:
             raise DataError(f"{path}: '{key}' contains numbers that are not characters", "save it again")

@@ -1,4 +1,4 @@
-"""The arrays of an `.npz`: their headers first, then each that is wanted, once, to where it is kept; and an `.npy`."""
+"""Read the arrays of an `.npz`, headers first and then each needed array once, into place; also an `.npy`."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ from l2a_transfer.memory import require_memory
 
 MAX_BYTES = 16 << 30
 MAX_TIMES, SMALL_BYTES = 100, 1 << 30
-"""How many times its own size a file may unpack to, where that is more than SMALL_BYTES: pictures never reach it, and
-zeros are packed a thousandfold."""
+"""A file may unpack to this many times its own size, if that is more than SMALL_BYTES. Pictures never reach this ratio;
+zeros are compressed a thousandfold."""
 MAX_MEMBERS = 10_000
-"""Of one file; six arrays hold a data set, and each header is opened and parsed."""
+"""Limit per file. A data set needs six arrays, and the header of every member is parsed."""
 _PYTHON_ERRORS = (IndexError, KeyError, MemoryError, OverflowError, RuntimeError, SyntaxError, TypeError, ValueError)
 DAMAGED = (*_PYTHON_ERRORS, EOFError, zipfile.BadZipFile, zlib.error, tokenize.TokenError)
 HEADERS = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
@@ -32,7 +32,7 @@ HEADERS = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.re
 
 @dataclass(frozen=True)
 class Header:
-    """What an array is, before it is read."""
+    """Shape and type of an array that is not read yet."""
 
     member: zipfile.ZipInfo
     shape: tuple[int, ...]
@@ -45,7 +45,7 @@ class Header:
 
 
 class Npz:
-    """An open `.npz`. `arrays`: name → header; `others`: names of members that are no arrays."""
+    """An open `.npz`. `arrays`: name → header; `others`: names of members that are not arrays."""
 
     def __init__(self, path: Path, archive: zipfile.ZipFile) -> None:
         self.path, self._archive = path, archive
@@ -53,9 +53,7 @@ class Npz:
         self.others: dict[str, None] = {}
         members = archive.infolist()
         if len(members) > MAX_MEMBERS:
-            raise DataError(
-                f"{path}: has {len(members):,} members, and at most {MAX_MEMBERS:,} are read", "save it again"
-            )
+            raise DataError(f"{path}: has {len(members):,} members; at most {MAX_MEMBERS:,} are read", "save it again")
         for member in members:
             name = member.filename.removesuffix(".npy")
             if name in self.arrays or member.filename in self.others:
@@ -73,8 +71,8 @@ class Npz:
                 raise ValueError(f"{member.filename} is an array of {header.dtype}")
             if header.bytes != member.file_size - file.tell():
                 raise DataError(
-                    f"{self.path}: {member.filename}: declares {header.dtype} {header.shape}, and has "
-                    f"{member.file_size - file.tell()} bytes for it; save it again"
+                    f"{self.path}: {member.filename}: declares {header.dtype} {header.shape}, but has "
+                    f"{member.file_size - file.tell()} bytes of data; save it again"
                 )
         return header
 
@@ -82,12 +80,12 @@ class Npz:
     def _read_header(member: zipfile.ZipInfo, file: IO[bytes]) -> Header:
         version = np.lib.format.read_magic(file)
         if version not in HEADERS:
-            raise ValueError(f"{member.filename} has version {version} of the format")
+            raise ValueError(f"{member.filename} has the unknown format version {version}")
         shape, fortran, dtype = HEADERS[version](file)
         return Header(member, tuple(shape), dtype, fortran)
 
     def read(self, name: str) -> NDArray[Any]:
-        """An array. Raises: DataError where all that was read would be more than the file may unpack to."""
+        """Read an array. Raises: DataError if the total that was read exceeds what the file may unpack to."""
         header = self.arrays[name]
         self._take(header)
         array = np.empty(math.prod(header.shape), dtype=header.dtype)
@@ -95,7 +93,7 @@ class Npz:
         return array.reshape(header.shape, order="F" if header.fortran else "C")
 
     def read_into(self, name: str, place: NDArray[np.uint8]) -> None:
-        """An array of bytes, into memory of its shape that is contiguous."""
+        """Read an array of bytes into contiguous memory of the same shape."""
         header = self.arrays[name]
         if header.fortran:
             place[:] = self.read(name)
@@ -104,7 +102,7 @@ class Npz:
             self._fill(header, place.reshape(-1))
 
     def check_size(self, names: list[str]) -> None:
-        """Raises: DataError where these arrays together are more than the file may unpack to."""
+        """Raises: DataError if these arrays together exceed what the file may unpack to."""
         size = sum(self.arrays[name].bytes for name in names)
         if size > self._left:
             raise self._too_large(size)
@@ -117,7 +115,7 @@ class Npz:
     def _too_large(self, size: int) -> DataError:
         return DataError(
             f"{self.path}: unpacks to {size >> 20:,} MiB; at most {self._left >> 20:,} are read: {MAX_TIMES} times the "
-            f"size of the file and no more than {MAX_BYTES >> 30} GiB; split it"
+            f"size of the file, and at most {MAX_BYTES >> 30} GiB; split it"
         )
 
     def _fill(self, header: Header, flat: NDArray[Any]) -> None:
@@ -127,43 +125,43 @@ class Npz:
             while len(left):
                 count = file.readinto(left[: 1 << 20])  # type: ignore[attr-defined]
                 if not count:
-                    raise EOFError(f"{header.member.filename} is cut short")
+                    raise EOFError(f"{header.member.filename} is truncated")
                 left = left[count:]
-            file.read(1)  # at the end its checksum is compared
+            file.read(1)  # zipfile checks the checksum at the end
 
 
 @contextmanager
 def open_npz(path: Path) -> Iterator[Npz]:
-    """The arrays of a file, nothing of which is unpickled. Raises: DataError for whatever is wrong while it is open."""
+    """Open a file without unpickling anything. Raises: DataError for every error while it is open."""
     try:
         with open_input(path) as file, zipfile.ZipFile(file) as archive:
             yield Npz(path, archive)
     except OSError as error:
         raise DataError(f"{path}: cannot be read: {error.strerror or error}") from error
     except DAMAGED as error:
-        raise DataError(f"{path}: not an .npz file of plain arrays, or damaged: {error}") from error
+        raise DataError(f"{path}: not an .npz file of plain arrays, or corrupt: {error}") from error
 
 
 def read_npy(path: Path) -> NDArray[Any]:
-    """The array of an `.npy` file, nothing of which is unpickled.
+    """Read the array of an `.npy` file without unpickling anything.
 
-    Raises: DataError naming the file, for objects, for another size than its header declares, and for damage.
+    Raises: DataError naming the file, if it contains objects, is corrupt, or its size does not match its header.
     """
     try:
         with open_input(path) as file:
             version = np.lib.format.read_magic(file)
             if version not in HEADERS:
-                raise ValueError(f"it has version {version} of the format")
+                raise ValueError(f"it has the unknown format version {version}")
             shape, fortran, dtype = HEADERS[version](file)
             if dtype.hasobject or not dtype.itemsize:
                 raise DataError(
-                    f"{path}: holds Python objects ({dtype}), which are pickled, and nothing is unpickled here",
-                    "save an array of numbers or of text",
+                    f"{path}: contains pickled Python objects ({dtype}), which are not read for safety",
+                    "save an array of numbers or text",
                 )
             start = file.tell()
             found = file.seek(0, 2) - start
             if math.prod(shape) * dtype.itemsize != found:
-                raise DataError(f"{path}: declares {dtype} {shape}, and has {found} bytes for it; save it again")
+                raise DataError(f"{path}: declares {dtype} {shape}, but has {found} bytes of data; save it again")
             require_memory(found, f"{path}: to have its {found >> 20:,} MiB in memory", "split the file")
             file.seek(start)
             flat = np.empty(math.prod(shape), dtype=dtype)
@@ -171,10 +169,10 @@ def read_npy(path: Path) -> NDArray[Any]:
             while len(left):
                 count = file.readinto(left[: 1 << 20])  # type: ignore[attr-defined]
                 if not count:
-                    raise EOFError("it is cut short")
+                    raise EOFError("it is truncated")
                 left = left[count:]
             return flat.reshape(shape, order="F" if fortran else "C")
     except OSError as error:
         raise DataError(f"{path}: cannot be read: {error.strerror or error}") from error
     except DAMAGED as error:
-        raise DataError(f"{path}: not an .npy file of a plain array, or damaged: {error}") from error
+        raise DataError(f"{path}: not an .npy file of a plain array, or corrupt: {error}") from error

@@ -1,4 +1,4 @@
-"""Image sources of what a program has in memory already: arrays, (images, labels), map-style data sets of torch."""
+"""Image sources of data in memory: arrays, (images, labels), map-style data sets of torch."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ UNTRANSFORMED = "give the data set without a transform; pictures are resized and
 
 @dataclass(frozen=True, eq=False)
 class DatasetSource(SourceBase):
-    """Pictures that map-style data sets give, one data set a split; an item is a picture, or begins with one."""
+    """Pictures of map-style data sets, one data set per split. An item is a picture, or a tuple starting with one."""
 
     datasets: tuple[Any, ...]
 
@@ -57,7 +57,7 @@ class DatasetSource(SourceBase):
 
 @dataclass(frozen=True, eq=False)
 class _Part:
-    """One split: pictures, a label for each (numbers or names) where there are labels, and the names of the numbers."""
+    """One split: pictures, optionally one label each (numbers or names), and the class names of the numbers."""
 
     pictures: Any
     labels: NDArray[Any] | None
@@ -65,33 +65,34 @@ class _Part:
 
 
 def is_source(data: object) -> TypeGuard[ImageSource]:
-    """True for what has an image source's interface."""
+    """True if the object has the interface of an image source."""
     return all(hasattr(data, name) for name in ("image", "labels", "ids", "split", "fingerprint"))
 
 
 def source_in_memory(data: InMemory | ImageSource, *, name: str | None = None) -> ImageSource:
-    """An image source of objects, or the source itself where it is one.
+    """An image source of data in memory, or `data` itself if it is a source.
 
     Parameters
     ----------
     data : ndarray, data set, (images, labels), mapping or ImageSource
-        uint8 (N, H, W, 3) or (N, H, W); a map-style data set, whose items are pictures or (picture, label) and whose
-        `classes` are taken where it has them; either with labels (N,), integers (−1: none) or names; or split → one of
-        these. Pictures of a data set are Pillow images, uint8 arrays (H, W, 3) or (H, W), or uint8 tensors (3, H, W).
+        uint8 (N, H, W, 3) or (N, H, W); a map-style data set whose items are pictures or (picture, label), and whose
+        `classes` are used if it has them; either of them with labels (N,), as integers (−1: none) or names; or a
+        mapping from split to one of these. Pictures of a data set are Pillow images, uint8 arrays (H, W, 3) or (H, W),
+        or uint8 tensors (3, H, W).
     name : str, optional
-        What feature files and reports call it, "memory" by default.
+        Its name in feature files and reports, "memory" by default.
 
     Returns
     -------
     ImageSource
-        It reads `data` and copies nothing, so `data` must stay as it is.
+        It reads `data` without a copy, so `data` must not be changed.
 
     Raises
     ------
     TypeError
-        For another kind of object or of numbers.
+        For another kind of object, or arrays of another type.
     DataError
-        For arrays whose shapes do not go together, and labels that are no classes.
+        If the shapes of arrays do not match, or if labels are not classes.
     """
     if is_source(data):
         return data
@@ -121,7 +122,7 @@ def source_in_memory(data: InMemory | ImageSource, *, name: str | None = None) -
 
 
 def _part(data: Any) -> _Part:
-    """Raises: TypeError for what is not pictures, DataError where there is not one label for each picture."""
+    """Raises: TypeError if `data` is not pictures; DataError if the number of labels does not match."""
     given = None
     if isinstance(data, tuple) and len(data) == 2 and not _is_picture(data[0]):
         data, given = data
@@ -142,28 +143,28 @@ def _part(data: Any) -> _Part:
 
 
 def check_pictures(images: NDArray[Any]) -> None:
-    """Raises: TypeError for other numbers, ValueError for another shape; both say what to do.
+    """Raises: TypeError for another dtype, ValueError for another shape; both say what to do.
 
-    Nothing is guessed: 0…1 and 0…255, or rows and channels, cannot be told apart from the numbers alone.
+    Nothing is guessed, because the values alone do not tell 0…1 from 0…255, or rows from channels.
     """
     expected = "images must be uint8 0…255, (N, H, W, 3) or (N, H, W)"
     shape = images.shape
     if images.dtype != np.uint8:
         raise TypeError(
-            f"{expected}; got {images.dtype} {shape}; np.rint(255 * x).astype(np.uint8) makes them of numbers between "
-            "0 and 1"
+            f"{expected}; got {images.dtype} {shape}; convert values between 0 and 1 with "
+            "np.rint(255 * x).astype(np.uint8)"
         )
     if not ((len(shape) == 4 and shape[3] == 3) or (len(shape) == 3 and shape[2] != 3)) or 0 in shape[1:]:
         todo = ""
         if len(shape) == 4 and shape[1] == 3:
             todo = "; channels come last: x.transpose(0, 2, 3, 1)"
         elif len(shape) == 3:
-            todo = "; one image is a set of one: x[None]"
+            todo = "; for a single image, use x[None]"
         raise ValueError(f"{expected}; got {shape}{todo}")
 
 
 def _labels_of(dataset: Any) -> tuple[NDArray[Any] | None, tuple[str, ...] | None]:
-    """The labels of a data set's items and the names of its classes, where it has them."""
+    """The labels of a data set's items and the names of its classes, if it has them."""
     N = len(dataset)
     first = dataset[0] if N else None
     if not (isinstance(first, (tuple, list)) and len(first) >= 2):
@@ -180,12 +181,12 @@ def _labels_of(dataset: Any) -> tuple[NDArray[Any] | None, tuple[str, ...] | Non
 
 
 def _classes(name: str, parts: Mapping[str, _Part]) -> tuple[tuple[str, ...], list[NDArray[np.int32]]]:
-    """The classes of all splits, and each split's labels as indices into them, −1 where there is none."""
+    """The classes of all splits, and the labels of each split as indices into them, −1 for no label."""
     found = [part.labels for part in parts.values() if part.labels is not None and len(part.labels)]
     indices: list[Any]
     names = list(dict.fromkeys(part.classes for part in parts.values() if part.classes is not None))
     if len(names) > 1:
-        raise DataError(f"{name}: the splits {', '.join(parts)} have other classes")
+        raise DataError(f"{name}: the splits {', '.join(parts)} have different classes")
     if len({labels.dtype.kind == "U" for labels in found}) > 1:
         raise DataError(f"{name}: labels must be integers in all splits, or names in all of them")
     if found and found[0].dtype.kind == "U":
@@ -218,13 +219,13 @@ def _is_picture(item: object) -> bool:
 
 
 def picture_of(item: Any, name: str) -> Image.Image:
-    """A Pillow image of mode RGB. Raises: DataError for anything that is not a picture of bytes."""
+    """Convert an item to a Pillow image in mode RGB. Raises: DataError if it is not a picture of uint8 values."""
     if _is_picture(item):
         return to_rgb(item, name)
     array = item if isinstance(item, np.ndarray) else np.asarray(item) if hasattr(item, "__array__") else None
     if array is None:
         raise DataError(f"{name}: must be a Pillow image, a uint8 array or a uint8 tensor, got {type(item).__name__}")
-    if array is not item and array.ndim == 3 and array.shape[0] in (1, 3):  # a tensor has its channels first
+    if array is not item and array.ndim == 3 and array.shape[0] in (1, 3):  # tensors have channels first
         array = array.transpose(1, 2, 0) if array.shape[0] == 3 else array[0]
     if array.dtype != np.uint8 or not (array.ndim == 2 or (array.ndim == 3 and array.shape[2] == 3)):
         raise DataError(

@@ -1,4 +1,4 @@
-"""Parquet with image bytes, as Hugging Face writes it; one row group at a time is in memory."""
+"""Parquet files with image bytes, as written by Hugging Face. One row group at a time is in memory."""
 
 from __future__ import annotations
 
@@ -35,12 +35,12 @@ MAX_FOOTER_BYTES = 64 << 20
 MAX_WRITTEN_OUT_BYTES = 256 << 20
 PART_BYTES = 64 << 20
 STREAM_BYTES = 1 << 20
-"""How much of a packed column is in memory at once."""
+"""Bytes of a compressed column that are in memory at once."""
 MAGIC = b"PAR1"
 
 
 class _Held:
-    """The pictures of the row group that was read last, in this process, and those that were read ahead."""
+    """The pictures of the row group that this process read last, and those that were read ahead."""
 
     def __init__(self, ahead: Ahead | None = None) -> None:
         self.key: tuple[int, int] = (-1, -1)
@@ -53,10 +53,10 @@ class _Held:
 
 @dataclass(frozen=True, eq=False)
 class ParquetSource(SourceBase):
-    """Pictures in Parquet files; an id is the file's name, a slash, and the row in it.
+    """Pictures in Parquet files. An id is FILE/ROW.
 
-    `group` (N, 3): the file, the row group in it and the row in that, of each picture. `footers`: SHA-256 of each
-    file's footer, which holds the sizes and places of all its columns.
+    `group` (N, 3): the file, row group and row in that group of each picture. `footers`: SHA-256 of each file's footer,
+    which contains the sizes and positions of all its columns.
     """
 
     shards: tuple[Shard, ...]
@@ -73,20 +73,20 @@ class ParquetSource(SourceBase):
         if (ready := self.held.ahead.get(row)) is not None:
             return decode_bytes(ready, name)
         if self.held.key != (file, group):
-            self.held.pictures = None  # before the next is read, so that there is only one in memory
+            self.held.pictures = None  # freed first, so that only one is in memory
             self.held.pictures = _read_pictures(shard, group, *self.columns)
             self.held.key = (file, group)
         if place >= len(self.held.pictures):
-            raise DataError(f"{name}: is not there; the file was changed after it was opened, start again")
+            raise DataError(f"{name}: missing; the file was changed after it was opened; start again")
         content = self.held.pictures[place].as_py()
         if content is None:
-            raise DataError(f"{name}: has no image bytes; a path to a file elsewhere is not followed")
+            raise DataError(f"{name}: has no image bytes; paths to other files are not followed")
         if len(content) > MAX_FILE_BYTES:
             raise DataError(f"{name}: {len(content) >> 20} MiB; at most {MAX_FILE_BYTES >> 20} are decoded")
         return decode_bytes(content, name)
 
     def read_ahead(self, batches: Sequence[NDArray[np.int64]], *, sharing: int = 1) -> int:
-        """As `ahead.read_ahead`: in an order that comes back to row groups, each is read once for many batches."""
+        """See `ahead.read_ahead`. If an order returns to row groups, each is read once for many batches."""
         firsts = np.cumsum([0, *map(len, self.group_bytes)], dtype=np.int64)
         group = firsts[self.group[:, 0]] + self.group[:, 1].astype(np.int64)  # (N,)
         self.held.key, self.held.pictures = (-1, -1), None
@@ -94,9 +94,9 @@ class ParquetSource(SourceBase):
         return self.held.ahead.prepare(self.name, batches, group, sizes, self._encoded, sharing=sharing)
 
     def _encoded(self, rows: NDArray[np.int64]) -> Iterator[tuple[int, bytes]]:
-        """(row, bytes) of those pictures of a row group that `image` would decode; of the others it says what is wrong.
+        """(row, bytes) of the pictures of a row group that `image` would decode; `image` reports the other ones.
 
-        Raises: SourceError where the file was changed.
+        Raises: SourceError if the file was changed.
         """
         file, number = (int(k) for k in self.group[rows[0], :2])
         try:
@@ -125,14 +125,13 @@ class ParquetSource(SourceBase):
     extra="parquet",
 )
 def read_parquet(where: str, *, split_from: str = "auto", by_content: bool = False) -> ParquetSource:
-    """The pictures of Parquet files, as Hugging Face writes them, in the order of the files and their rows.
+    """The pictures of Parquet files, as written by Hugging Face, in the order of the files and their rows.
 
-    `where` is as `find_shards` reads it.
-
-    `PATH#COLUMN` says which of several label columns is meant, as `cifar100#fine_label`. The image column is a struct
-    with `bytes`, or binary; the label column has integers, with class names in the schema's `huggingface` metadata, or
-    numbers as names; null and −1 mean no label. Where no column is the label, a Hive partition is, as in
-    `label=cat/0.parquet`. Raises: DataError naming file and column; MissingExtraError without pyarrow.
+    `where` is described in `find_shards`. `PATH#COLUMN` selects one of several label columns, as in
+    `cifar100#fine_label`. The image column is a struct with `bytes`, or binary. The label column has integers; class
+    names are in the schema's `huggingface` metadata, otherwise the numbers are the names; null and −1 mean no label. If
+    there is no label column, a Hive partition is the label, as in `label=cat/0.parquet`. Raises: DataError naming file
+    and column; MissingExtraError without pyarrow.
     """
     path, wanted = _split_column(where)
     found = find_shards(path, ".parquet", split_from)
@@ -145,7 +144,9 @@ def read_parquet(where: str, *, split_from: str = "auto", by_content: bool = Fal
         with opened_parquet(shard) as file:
             columns = find_columns(shard, file.schema_arrow, wanted)
             if first is not None and columns != first:
-                raise DataError(f"{shard.path}: has other image or label columns or classes than {shards[0].path}")
+                raise DataError(
+                    f"{shard.path}: its image or label column or its classes differ from those of {shards[0].path}"
+                )
             first = columns
             own = _group_rows(shard, file)
             rows = sum(own)
@@ -188,7 +189,7 @@ def read_parquet(where: str, *, split_from: str = "auto", by_content: bool = Fal
 
 
 def _numbered(partitions: list[str | None]) -> tuple[tuple[str, ...] | None, list[int]]:
-    """Classes and each file's label, of the values of a Hive partition: names, sorted, or numbers that stay theirs."""
+    """The classes and each file's label from a Hive partition: sorted names, or numbers, which are kept."""
     given = ["" if value is None else class_name(value) for value in partitions]
     if all(value.isdecimal() and len(value) < 10 for value in given if value):
         return None, [int(value) if value else -1 for value in given]
@@ -198,7 +199,7 @@ def _numbered(partitions: list[str | None]) -> tuple[tuple[str, ...] | None, lis
 
 
 def _split_column(where: str) -> tuple[str, str]:
-    """PATH and COLUMN of `PATH#COLUMN`. A `#` with the rest of a path behind it belongs to the path."""
+    """PATH and COLUMN of `PATH#COLUMN`. A `#` followed by more of a path belongs to the path."""
     path, mark, column = where.rpartition("#")
     if not mark or not column or set(column) & set("/*?[{") or column.endswith(".parquet") or os.path.exists(where):
         return where, ""
@@ -206,7 +207,7 @@ def _split_column(where: str) -> tuple[str, str]:
 
 
 def footer_sha256(shard: Shard) -> str:
-    """Of the file's own index, after its frame was checked: magic, length, magic."""
+    """The SHA-256 of a file's footer, after checking what surrounds it: magic, length, magic."""
     reader = ShardReader()
     if shard.size < 12:
         raise DataError(f"{shard.path}: not a Parquet file: {shard.size} bytes")
@@ -217,13 +218,13 @@ def footer_sha256(shard: Shard) -> str:
         or tail[4:] != MAGIC
         or not 0 < length <= min(shard.size - 12, MAX_FOOTER_BYTES)
     ):
-        raise DataError(f"{shard.path}: not a Parquet file, cut short, or with a footer of more than 64 MiB")
+        raise DataError(f"{shard.path}: not a Parquet file, truncated, or its footer is larger than 64 MiB")
     return hashlib.sha256(reader.read(shard, shard.size - 8 - length, length)).hexdigest()
 
 
 @contextmanager
 def opened_parquet(shard: Shard, *, read_dictionary: list[str] | None = None) -> Iterator[pq.ParquetFile]:
-    """The file in pyarrow. Raises: DataError for whatever pyarrow finds wrong while it is open."""
+    """Open a file in pyarrow. Raises: DataError for every error of pyarrow while it is open."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -239,22 +240,22 @@ def opened_parquet(shard: Shard, *, read_dictionary: list[str] | None = None) ->
         with open_shard(shard.path) as raw, pq.ParquetFile(raw, **options) as file:
             yield file
     except (pa.ArrowException, OSError, ValueError, KeyError, TypeError, IndexError, OverflowError) as error:
-        raise DataError(f"{shard.path}: not a Parquet file or damaged: {error}; write it again") from error
+        raise DataError(f"{shard.path}: not a Parquet file, or corrupt: {error}; write it again") from error
     except MemoryError as error:
-        raise DataError(f"{shard.path}: needs more memory than there is") from error
+        raise DataError(f"{shard.path}: needs more memory than is available") from error
 
 
 def _group_rows(shard: Shard, file: pq.ParquetFile) -> list[int]:
-    """The number of rows of each row group, as many as the file can hold."""
+    """The number of rows of each row group. Raises: DataError if the file is too small for them."""
     rows = [file.metadata.row_group(g).num_rows for g in range(file.metadata.num_row_groups)]
-    # A few bytes can declare any number; a picture has at least one.
+    # A few bytes can declare any number of rows, but a picture has at least one byte.
     if min(rows, default=0) < 0 or sum(rows) > shard.size:
-        raise DataError(f"{shard.path}: declares {counted(sum(rows), 'row')} in {shard.size:,} bytes; damaged")
+        raise DataError(f"{shard.path}: corrupt: declares {counted(sum(rows), 'row')} in {shard.size:,} bytes")
     return rows
 
 
 def _declared_bytes(file: pq.ParquetFile, column: str) -> tuple[int, ...]:
-    """What the pictures of each row group take unpacked, by the footer."""
+    """The uncompressed size of the pictures of each row group, according to the footer."""
     found = []
     for g in range(file.metadata.num_row_groups):
         group = file.metadata.row_group(g)
@@ -276,13 +277,13 @@ def _read_labels(shard: Shard, file: pq.ParquetFile, column: str | None, rows: i
     labels: NDArray[np.int64] = np.concatenate(parts) if parts else np.empty(0, dtype=np.int64)
     if len(labels) != rows:
         raise DataError(
-            f"{shard.path}: {column!r} has {counted(len(labels), 'value')} for {counted(rows, 'row')}; damaged"
+            f"{shard.path}: corrupt: {column!r} has {counted(len(labels), 'value')} for {counted(rows, 'row')}"
         )
     return labels
 
 
 def _read_pictures(shard: Shard, group: int, column: str, in_struct: bool) -> pa.ChunkedArray:
-    """The encoded pictures of a row group; where the file keeps a picture once for many rows, so is it in memory."""
+    """The encoded pictures of a row group. A picture that the file stores once for many rows is in memory once."""
     import pyarrow as pa
     import pyarrow.compute as pc
 
@@ -293,7 +294,7 @@ def _read_pictures(shard: Shard, group: int, column: str, in_struct: bool) -> pa
             raise DataError(f"{shard.path}: was changed after it was opened; start again")
         size, as_dictionary = measure_column(shard, raw, file, group, name)
         if not as_dictionary:
-            # In parts, because pyarrow needs twice the memory of what it reads at once.
+            # In parts, because pyarrow needs twice the memory of the data that it reads at once.
             rows = max(1, PART_BYTES * file.metadata.row_group(group).num_rows // max(1, size))
             parts = file.iter_batches(rows, row_groups=[group], columns=[name], use_threads=False)
             pictures = [pc.struct_field(part.column(0), "bytes") if in_struct else part.column(0) for part in parts]
@@ -304,7 +305,7 @@ def _read_pictures(shard: Shard, group: int, column: str, in_struct: bool) -> pa
 
 
 def _written_out(values: pa.ChunkedArray) -> pa.ChunkedArray:
-    """Entries of a dictionary as the values that they stand for, where these take little: they are found faster."""
+    """Replace dictionary indices by their values if these are small, because access is then faster."""
     import pyarrow as pa
     import pyarrow.compute as pc
 
@@ -315,10 +316,10 @@ def _written_out(values: pa.ChunkedArray) -> pa.ChunkedArray:
 
 
 def measure_column(shard: Shard, raw: IO[bytes], file: pq.ParquetFile, group: int, name: str) -> tuple[int, bool]:
-    """The most that a column's values in a row group take, and whether it has to be read as the dictionary that it is.
+    """An upper limit for the memory of a column's values in a row group, and whether to read it as a dictionary.
 
-    A page is in memory twice on its way: unpacked, and as values. Raises: DataError where a row group would take more
-    than MAX_GROUP_BYTES; where its pages alone do not, only if most of that is not in the file.
+    While it is read, a page is in memory twice: uncompressed, and as values. Raises: DataError if a row group would
+    take more than MAX_GROUP_BYTES; if its pages alone would not, only if most of these bytes are not in the file.
     """
     found = file.metadata.row_group(group)
     size, stored, taken, repeated = 0, 0, 0, 0
@@ -339,7 +340,7 @@ def measure_column(shard: Shard, raw: IO[bytes], file: pq.ParquetFile, group: in
         repeated += pages.repeated if texts else 0
     if size > MAX_GROUP_BYTES or (size + taken > MAX_GROUP_BYTES and size > 2 * stored):
         raise DataError(
-            f"{shard.path}: a row group that takes {(size + taken) >> 20} MiB to read; at most "
-            f"{MAX_GROUP_BYTES >> 20} are read at once: write it with a smaller row_group_size"
+            f"{shard.path}: reading a row group takes {(size + taken) >> 20} MiB; at most "
+            f"{MAX_GROUP_BYTES >> 20} are allowed: write the file with a smaller row_group_size"
         )
     return size + repeated, size + taken + repeated > MAX_GROUP_BYTES and repeated > 0

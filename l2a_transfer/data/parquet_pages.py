@@ -1,8 +1,7 @@
-"""The pages of a Parquet column, as their own headers declare them: what reading it takes, before anything is unpacked.
+"""Find out how much memory reading a Parquet column takes from the headers of its pages, before decompressing it.
 
-The footer's sizes are whatever its writer put there. A page's header is what the decoder goes by: it allocates as much
-as the header says, and refuses a page that unpacks to anything else. ("Apache Parquet format", PageHeader; "Thrift
-compact protocol".)
+The sizes in the footer may be wrong. The decoder uses the headers of the pages: it allocates the size in the header and
+rejects a page that decompresses to another size. ("Apache Parquet format", PageHeader; "Thrift compact protocol".)
 """
 
 from __future__ import annotations
@@ -11,27 +10,27 @@ from dataclasses import dataclass
 from typing import IO
 
 HEADER_BYTES = (1 << 10, 1 << 16, 1 << 20, 16 << 20)
-"""How much is tried as a header; statistics can make it long, and the decoder reads none of more than 16 MiB."""
+"""Header sizes to try. Statistics can make a header long; the decoder reads at most 16 MiB."""
 MAX_PAGES = 100_000
 MAX_DEPTH = 8
 TRUE, FALSE, I8, I16, I32, I64, DOUBLE, BINARY, LIST, SET, MAP, STRUCT = range(1, 13)
 """Types of the compact protocol."""
 DATA_PAGE, INDEX_PAGE, DICTIONARY_PAGE, DATA_PAGE_V2 = range(4)
 IN_DICTIONARY = (2, 8)
-"""Encodings whose values are numbers of entries of the dictionary page."""
+"""Encodings whose values are indices into the dictionary page."""
 AS_LONG_AS_STORED = (0, 6, 9)
-"""PLAIN, DELTA_LENGTH_BYTE_ARRAY and BYTE_STREAM_SPLIT: encodings that take as many bytes as the values have."""
+"""PLAIN, DELTA_LENGTH_BYTE_ARRAY and BYTE_STREAM_SPLIT: encodings that are as long as their values."""
 
 
 class PageError(ValueError):
-    """Pages that are not as their column declares, or that would take more than is stored."""
+    """Pages that contradict their column, or whose values would be larger than the stored data."""
 
 
 @dataclass(frozen=True)
 class Pages:
-    """`stored`: bytes of all pages of a column as they lie in the file; `bytes`: unpacked; `largest`: of the largest,
-    packed or unpacked. `repeated`: at most so many bytes more where entries of a dictionary, each of which is stored
-    once, are written out for each value."""
+    """Sizes of all pages of a column in bytes. `stored`: in the file; `bytes`: uncompressed; `largest`: of the largest
+    page, compressed or not. `repeated`: at most this many bytes more if dictionary entries, which are stored once, are
+    repeated for each value."""
 
     stored: int
     bytes: int
@@ -40,10 +39,10 @@ class Pages:
 
 
 def measure_pages(file: IO[bytes], start: int, length: int, values: int, *, texts: bool) -> Pages:
-    """The pages that hold the first `values` values of a column, which lies at `start`.
+    """Measure the pages with the first `values` values of a column, which begins at `start`.
 
-    With `texts` the values have no fixed size, and encodings in which a few bytes stand for long values are refused,
-    but for dictionaries. Raises: PageError.
+    With `texts`, the values have no fixed size, and encodings in which a few bytes stand for long values are rejected,
+    except dictionaries. Raises: PageError.
     """
     at, seen, stored, total, largest, dictionary, repeated = start, 0, 0, 0, 0, 0, 0
     for _ in range(MAX_PAGES):
@@ -53,14 +52,14 @@ def measure_pages(file: IO[bytes], start: int, length: int, values: int, *, text
         kind, unpacked, packed = (_number(page, field) for field in (1, 2, 3))
         at += size + packed
         if min(unpacked, packed) < 0 or at > start + length:
-            raise PageError("a page does not lie in its column")
+            raise PageError("a page lies outside its column")
         stored += packed
         total += max(unpacked, packed)
         largest = max(largest, unpacked, packed)
         if kind == DICTIONARY_PAGE:
             dictionary = unpacked
             if texts and 4 * _number(_inner(page, 7), 1) > unpacked:
-                raise PageError("a dictionary declares more entries than it has bytes for")
+                raise PageError("a dictionary declares more entries than fit into its bytes")
         elif kind in (DATA_PAGE, DATA_PAGE_V2):
             inner = _inner(page, 5 if kind == DATA_PAGE else 8)
             own = max(0, _number(inner, 1))
@@ -68,30 +67,30 @@ def measure_pages(file: IO[bytes], start: int, length: int, values: int, *, text
             encoding = _number(inner, 2 if kind == DATA_PAGE else 4)
             repeated += own * dictionary if encoding in IN_DICTIONARY else 0
             if texts and encoding not in (*IN_DICTIONARY, *AS_LONG_AS_STORED):
-                raise PageError(f"its encoding, number {encoding}, is not read for pictures; write it as PLAIN")
+                raise PageError(f"its encoding, number {encoding}, is not supported for pictures; write it as PLAIN")
     raise PageError(f"a column has more than {MAX_PAGES:,} pages")
 
 
 Fields = dict[tuple[int, int], object]
-"""(number, type) → value; a reader of Thrift passes over a field of another type than it expects."""
+"""(number, type) → value; a Thrift reader skips fields with an unexpected type."""
 
 
 def _number(fields: Fields, field: int) -> int:
     found = fields.get((field, I32))
     if not isinstance(found, int):
-        raise PageError("a page's header is not complete")
+        raise PageError("a page's header is incomplete")
     return found
 
 
 def _inner(fields: Fields, field: int) -> Fields:
     found = fields.get((field, STRUCT))
     if not isinstance(found, dict):
-        raise PageError("a page's header is not complete")
+        raise PageError("a page's header is incomplete")
     return found
 
 
 def _header(file: IO[bytes], at: int, most: int) -> tuple[Fields, int]:
-    """The header of the page at a place, and its length."""
+    """The header of the page at position `at`, and its length."""
     for size in HEADER_BYTES:
         file.seek(at)
         content = file.read(min(size, most))
@@ -99,20 +98,20 @@ def _header(file: IO[bytes], at: int, most: int) -> tuple[Fields, int]:
             return _Compact(content).struct(0)
         except IndexError as error:
             if len(content) < size:
-                raise PageError("a page's header is cut short") from error
+                raise PageError("a page's header is truncated") from error
     raise PageError("a page's header is longer than 16 MiB")
 
 
 class _Compact:
-    """Reads Thrift's compact protocol. Raises: IndexError where more bytes are needed; PageError."""
+    """Reads Thrift's compact protocol. Raises: IndexError if more bytes are needed; PageError."""
 
     def __init__(self, content: bytes) -> None:
         self._content, self._at = content, 0
 
     def struct(self, depth: int) -> tuple[Fields, int]:
-        """The fields of a structure, the last of each number and type, and where it ends."""
+        """The fields of a structure and its end. Of fields with the same number and type, the last one counts."""
         if depth > MAX_DEPTH:
-            raise PageError("a page's header is nested too deep")
+            raise PageError("a page's header is nested too deeply")
         fields: Fields = {}
         number = 0
         while (head := self._byte()) != 0:
@@ -143,7 +142,7 @@ class _Compact:
         if kind in (TRUE, FALSE, I8):
             return self._byte()
         if kind in (I16, I32):
-            return _zigzag(self._varint() & 0xFFFFFFFF)  # of a longer one the decoder takes the low bits
+            return _zigzag(self._varint() & 0xFFFFFFFF)  # the decoder uses the low bits of a longer one
         if kind == I64:
             return _zigzag(self._varint())
         if kind == DOUBLE:
@@ -160,12 +159,12 @@ class _Compact:
         elif kind == STRUCT:
             return self.struct(depth)[0]
         else:
-            raise PageError(f"a page's header has a field of type {kind}")
+            raise PageError(f"a page's header has a field of the unknown type {kind}")
         return None
 
     def _values(self, count: int, kinds: tuple[int, ...], depth: int) -> None:
         if depth > MAX_DEPTH:
-            raise PageError("a page's header is nested too deep")
+            raise PageError("a page's header is nested too deeply")
         for _ in range(count):
             for kind in kinds:
                 self._value(kind, depth + 1)

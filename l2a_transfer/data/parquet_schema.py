@@ -1,4 +1,4 @@
-"""Which columns of a Parquet file are the pictures and the labels, by its schema."""
+"""Find the picture and label columns of a Parquet file in its schema."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Columns:
     label: str | None
     classes: tuple[str, ...] | None
     partition: str | None = None
-    """The key of the Hive partition that is the label, where no column is."""
+    """The key of the Hive partition that is the label, if no column is."""
 
 
 def find_columns(shard: Shard, schema: pa.Schema, wanted: str) -> Columns:
@@ -46,25 +46,26 @@ def find_columns(shard: Shard, schema: pa.Schema, wanted: str) -> Columns:
         images = [name for name in images if name in IMAGE_NAMES] or images
     if len(labels) > 1:
         raise DataError(
-            f"{shard.path}: has several label columns, {', '.join(labels)}; say which, as parquet:PATH#{labels[0]}"
+            f"{shard.path}: has several label columns, {', '.join(labels)}; choose one, for example "
+            f"parquet:PATH#{labels[0]}"
         )
     if len(images) != 1:
         raise DataError(
-            f"{shard.path}: needs one image column (a struct with 'bytes'); has {', '.join(images) or 'none'}; call "
-            "the meant one 'image'"
+            f"{shard.path}: needs one image column (a struct with 'bytes'); has {', '.join(images) or 'none'}; name "
+            "the right one 'image'"
         )
     image = schema.field(images[0])
     if not _is_image(image):
         raise DataError(
-            f"{shard.path}: the column {image.name!r} must be binary or a struct with 'bytes', is {image.type}"
+            f"{shard.path}: the column {image.name!r} must be binary or a struct with 'bytes', got {image.type}"
         )
     label = labels[0] if labels else None
     if label is not None and not pa.types.is_integer(_values(schema.field(label).type)):
-        raise DataError(f"{shard.path}: the column {label!r} must hold integers, holds {schema.field(label).type}")
+        raise DataError(f"{shard.path}: the column {label!r} must contain integers, got {schema.field(label).type}")
     names = features.get(label, {}).get("names") if label is not None else None
     if names is not None and not (isinstance(names, list) and all(isinstance(name, str) for name in names)):
         raise DataError(
-            f"{shard.path}: the class names of {label!r}, in its 'huggingface' metadata, must be a list of texts",
+            f"{shard.path}: the class names of {label!r}, in its 'huggingface' metadata, must be a list of strings",
             "write it again",
         )
     classes = tuple(names) if names is not None else None
@@ -84,7 +85,7 @@ def _is_image(field: pa.Field) -> bool:
 
 
 def _is_bytes(kind: pa.DataType) -> bool:
-    """True for each of Arrow's layouts of bytes."""
+    """True for all of Arrow's binary types."""
     import pyarrow as pa
 
     kind = _values(kind)
@@ -95,7 +96,7 @@ def _is_bytes(kind: pa.DataType) -> bool:
 
 
 def _values(kind: pa.DataType) -> pa.DataType:
-    """What the values are, of a column that keeps each different one once too."""
+    """The type of a column's values, also if it is dictionary-encoded."""
     import pyarrow as pa
 
     return kind.value_type if pa.types.is_dictionary(kind) else kind

@@ -1,4 +1,4 @@
-"""A data set whose labels were permuted once, for a network that can learn nothing but them by heart."""
+"""A data set with permuted labels, which a network can only memorize."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from numpy.typing import NDArray
 from l2a_transfer.data.sources import ImageSource, Subset
 
 SUFFIX = "-permuted-labels"
-"""What the name of such a data set ends in, and so the names of weights that were trained on it."""
+"""Suffix of the names of such data sets, and therefore of weights that were trained on them."""
 
 
 @dataclass(frozen=True, eq=False)
 class PermutedLabels(Subset):
-    """All rows of another source, with its labels in another order: each class keeps its number of rows.
+    """All rows of another source with permuted labels. Each class keeps its number of rows.
 
     Parameters
     ----------
@@ -26,7 +26,7 @@ class PermutedLabels(Subset):
     rows : ndarray
         All rows.
     seed : int
-        Of the permutation, which is the same whenever it is asked for.
+        Seed of the permutation, which is always the same for one seed.
     """
 
     seed: int

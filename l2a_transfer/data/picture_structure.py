@@ -1,7 +1,7 @@
-"""What a picture's bytes declare, read before anything decodes them: its format, its scans, and whether it is simple.
+"""Inspect a picture's bytes before they are decoded: its format, its number of scans, and whether it is simple.
 
-A simple picture is of a usual size and has nothing that a decoder could spend minutes or gigabytes on; the others are
-decoded in a process of their own.
+A simple picture has a common size and nothing that could cost a decoder minutes or gigabytes. Other pictures are
+decoded in a separate process.
 """
 
 from __future__ import annotations
@@ -14,13 +14,13 @@ import numpy as np
 
 SIMPLE_PIXELS = 32_000_000
 SIMPLE_SCANS = 12
-"""Of a JPEG of SIMPLE_PIXELS, and up to thirty of a smaller one."""
+"""Limit for a JPEG with SIMPLE_PIXELS; a smaller one may have up to thirty."""
 SIMPLE_NOTE = 1 << 16
-"""Bytes of a note that Pillow parses, as EXIF. Its entries can all name the same bytes, each of which is a copy."""
+"""Limit of metadata that Pillow parses, such as EXIF. All its entries can refer to the same bytes, each as a copy."""
 SIMPLE_BLOCKS = 1_000
-"""Segments, chunks or blocks around the pixels."""
+"""Limit of segments, chunks or blocks besides the pixels."""
 SIMPLE_CHUNKS = 50_000
-"""Of a PNG, whose pixels are in chunks too."""
+"""Limit for a PNG, whose pixels are in chunks too."""
 
 _BEGINNINGS: dict[str, Callable[[bytes], object]] = {
     "JPEG": lambda b: b.startswith(b"\xff\xd8\xff"),
@@ -36,17 +36,17 @@ _BEGINNINGS: dict[str, Callable[[bytes], object]] = {
 
 
 def format_of(content: bytes) -> str | None:
-    """The format that a file begins as, by Pillow's name for it; None for none of those that are decoded."""
+    """Pillow's name of the format that a file begins with; None if it is not supported."""
     head = content[:16]
     return next((name for name, begins in _BEGINNINGS.items() if begins(head)), None)
 
 
 def is_simple(content: bytes, kind: str) -> bool:
-    """True for a picture of the format `kind` that takes little time and memory by what it declares."""
+    """True if, according to its headers, a picture of the format `kind` takes little time and memory to decode."""
     try:
         return _SIMPLE[kind](content) if kind in _SIMPLE else False
     except (struct.error, IndexError):
-        return False  # cut short
+        return False  # truncated
 
 
 # JPEG (ITU-T T.81, annex B): 0xFF and a marker, then, for all but some, the length of what follows.
@@ -57,7 +57,7 @@ _MARKER = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]")
 
 
 def jpeg_scans(content: bytes, most: int) -> int:
-    """How many scans a JPEG has, counted up to `most` + 1. Each is a pass over all pixels, however few bytes it has."""
+    """The number of scans of a JPEG, at most `most` + 1. Each scan is a pass over all pixels, however short it is."""
     if (marks := _scan_marks(content)) <= most:
         return marks
     scans, at = 0, 2
@@ -70,11 +70,11 @@ def jpeg_scans(content: bytes, most: int) -> int:
 
 
 def _scan_marks(content: bytes) -> int:
-    """As many scans as a JPEG has, or more: a preview in it, and what follows the picture, may have marks of scans."""
+    """An upper limit for a JPEG's number of scans: thumbnails and data after the picture may contain scan markers."""
     if len(content) < 1 << 13:
         return content.count(b"\xff\xda")
     found = 0
-    for start in range(0, len(content), 1 << 20):  # four times as fast as bytes.count
+    for start in range(0, len(content), 1 << 20):  # four times faster than bytes.count
         values = np.frombuffer(content, dtype=np.uint8, offset=start, count=min(1 + (1 << 20), len(content) - start))
         found += int(np.count_nonzero((values[:-1] == 0xFF) & (values[1:] == SOS)))
     return found
@@ -91,7 +91,7 @@ def _simple_jpeg(content: bytes) -> bool:
             return 0 < pixels <= SIMPLE_PIXELS and scans <= 30 and scans * pixels <= SIMPLE_SCANS * SIMPLE_PIXELS
         if marker in SIZES:
             if pixels:
-                return False  # a second header, of which a decoder may take either
+                return False  # with two headers, a decoder may use either
             height, width = struct.unpack_from(">HH", content, at + 5)
             pixels = height * width
         elif marker == APP1:
@@ -103,7 +103,7 @@ def _simple_jpeg(content: bytes) -> bool:
 
 
 def _simple_png(content: bytes) -> bool:
-    # libpng passes over chunks that it does not know before the header, and Pillow takes the last of several.
+    # libpng skips unknown chunks before the header, and Pillow uses the last header.
     if not content.startswith(b"\0\0\0\x0dIHDR", 8):
         return False
     width, height = struct.unpack_from(">II", content, 16)
@@ -117,7 +117,7 @@ def _simple_png(content: bytes) -> bool:
         if name == b"eXIf" and size > SIMPLE_NOTE:
             return False
         if name in (b"tEXt", b"zTXt", b"iTXt") and content.startswith(b"Raw profile type", at + 8):
-            return False  # EXIF, in text that may be compressed
+            return False  # EXIF data in text that may be compressed
         at += size + 12
     return False
 
@@ -136,7 +136,7 @@ def _simple_webp(content: bytes) -> bool:
     at = 12
     for k in range(SIMPLE_BLOCKS):
         if at + 8 > len(content):
-            return bool(2 * width * height <= SIMPLE_PIXELS)  # libwebp has the picture four times
+            return bool(2 * width * height <= SIMPLE_PIXELS)  # libwebp keeps four copies of the picture
         name, size = struct.unpack_from("<4sI", content, at)
         if (name == b"EXIF" and size > SIMPLE_NOTE) or (name == b"VP8X" and k):
             return False
@@ -155,7 +155,7 @@ def _simple_gif(content: bytes) -> bool:
         if content[at] != 0x21 or at - start > SIMPLE_NOTE:
             return False
         at += 2
-        # After an empty extension Pillow passes over blocks that the format does not count among it.
+        # After an empty extension, Pillow skips blocks that do not belong to it according to the format.
         if not content[at] or (content.startswith(b"NETSCAPE2.0", at + 1) and not content[at + 1 + content[at]]):
             return False
         while content[at]:
@@ -169,7 +169,7 @@ def _simple_gif(content: bytes) -> bool:
 
 def _simple_bmp(content: bytes) -> bool:
     header, width, height, _, _, compression = struct.unpack_from("<IiiHHI", content, 14)
-    # Pillow undoes run lengths, the other compressions, in Python.
+    # Pillow decodes the other compressions (run lengths) in Python.
     plain = header in (40, 52, 56, 108, 124) and compression in (0, 3)
     return plain and width > 0 and width * abs(height) <= SIMPLE_PIXELS
 
@@ -178,7 +178,7 @@ _PPM = re.compile(rb"P(?:4\s+(\d+)\s+(\d+)|[56]\s+(\d+)\s+(\d+)\s+255)\s")
 
 
 def _simple_ppm(content: bytes) -> bool:
-    # Numbers as text, and other ranges than 0…255, Pillow reads in Python.
+    # Pillow reads plain-text formats and ranges other than 0…255 in Python.
     found = _PPM.match(content[:64])
     if not found:
         return False

@@ -11,11 +11,11 @@ from l2a_transfer.data.masks import BEYOND, Canvas
 from l2a_transfer.errors import DataError
 
 MAX_CROSSINGS = 20_000_000
-"""Rows that the edges of one polygon cross, added up; a polygon around each object of a picture has thousands."""
+"""Limit of rows crossed by the edges of one polygon, summed; polygons around objects have thousands."""
 CROSSING = 16
-"""Pixels that take as long to paint as an edge takes to cross a row."""
+"""Number of pixels that take as long to paint as one crossing of an edge and a row."""
 SHIFT, MORE, SIGN = 5, 0x20, 0x10
-"""Of COCO's packed run lengths: bits of a character, that another one follows, and the sign."""
+"""COCO's packed run lengths: bits per character, the continuation flag, and the sign bit."""
 
 
 def filled(points: NDArray[np.float64], size: tuple[int, int], where: str) -> NDArray[np.bool_]:
@@ -28,7 +28,7 @@ def filled(points: NDArray[np.float64], size: tuple[int, int], where: str) -> ND
     size : tuple of int
         Width and height of the picture.
     where : str
-        What errors call it.
+        Its name in errors.
 
     Returns
     -------
@@ -37,7 +37,7 @@ def filled(points: NDArray[np.float64], size: tuple[int, int], where: str) -> ND
     Raises
     ------
     DataError
-        For fewer than three corners, and corners outside of the picture.
+        If there are fewer than three corners, or corners outside the picture.
 
     Examples
     --------
@@ -50,18 +50,18 @@ def filled(points: NDArray[np.float64], size: tuple[int, int], where: str) -> ND
 
 
 def paint_polygon(canvas: Canvas, points: NDArray[np.float64], where: str) -> None:
-    """Paint a polygon as `filled` does, in time that is in proportion to its own size. Raises: as `filled`."""
+    """Paint a polygon like `filled`, in time proportional to its own size. Raises: same as `filled`."""
     W, H = canvas.size
     if len(points) < 3:
-        raise DataError(f"{where}: a polygon of {len(points)} corners, and at least 3 are needed")
+        raise DataError(f"{where}: a polygon must have at least 3 corners, got {len(points)}")
     low, high = points.min(axis=0), points.max(axis=0)
     if not np.isfinite(points).all() or low.min() < -BEYOND or high[0] > W + BEYOND or high[1] > H + BEYOND:
-        raise DataError(f"{where}: a polygon lies outside of the picture of {W} × {H} pixels")
+        raise DataError(f"{where}: a polygon lies outside the picture of {W} × {H} pixels")
     left, top = np.floor(np.clip(low, 0, [W, H])).astype(np.int64).tolist()
     right, bottom = np.ceil(np.clip(high, 0, [W, H])).astype(np.int64).tolist()
     ends = np.roll(points, -1, axis=0)
     (x1, y1), (x2, y2) = points.T, ends.T
-    # An edge crosses the rows whose centres, y + ½, lie from its upper end on and before its lower end.
+    # An edge crosses the rows whose centres, y + ½, are in [upper end, lower end).
     first = np.clip(np.ceil(np.minimum(y1, y2) - 0.5), top, bottom).astype(np.int64)
     last = np.clip(np.ceil(np.maximum(y1, y2) - 0.5), top, bottom).astype(np.int64)
     crossed = last - first
@@ -78,36 +78,36 @@ def paint_polygon(canvas: Canvas, points: NDArray[np.float64], where: str) -> No
 
 
 def paint_runs(canvas: Canvas, counts: Sequence[int] | str, where: str) -> None:
-    """Paint COCO's run lengths, as `from_runs` reads them. Raises: as `from_runs`."""
+    """Paint COCO's run lengths; see `from_runs`. Raises: same as `from_runs`."""
     W, H = canvas.size
     canvas.spend(W * H + CROSSING * len(counts))
     canvas.pixels |= from_runs(counts, canvas.size, where)
 
 
 def from_runs(counts: Sequence[int] | str, size: tuple[int, int], where: str) -> NDArray[np.bool_]:
-    """COCO's run lengths, plain or packed → bool (H, W). Runs go down the columns and begin with the background.
+    """COCO's run lengths, plain or packed → bool (H, W). Runs go down the columns, starting with background.
 
-    Raises: DataError for runs that do not add up to the picture.
+    Raises: DataError if the sum of the runs is not the number of pixels.
     """
     W, H = size
     runs = unpacked(counts, where) if isinstance(counts, str) else list(counts)
     if any(run < 0 for run in runs) or sum(runs) != W * H:
-        raise DataError(f"{where}: run lengths of {sum(runs):,} pixels, and the picture has {W * H:,}")
+        raise DataError(f"{where}: run lengths of {sum(runs):,} pixels, but the picture has {W * H:,}")
     values = np.repeat(np.arange(len(runs)) % 2 == 1, runs)
     return values.reshape(W, H).T
 
 
 def unpacked(text: str, where: str) -> list[int]:
-    """COCO's packed run lengths: 5 bits a character, and from the fourth run on differences to the run before last.
+    """Unpack COCO's run lengths: 5 bits per character; from the fourth run on, differences to the run before last.
 
-    Raises: DataError for other characters.
+    Raises: DataError for invalid characters.
     """
     runs: list[int] = []
     value = shift = 0
     for letter in text:
         code = ord(letter) - 48
         if not 0 <= code < 64 or shift > 60:
-            raise DataError(f"{where}: run lengths that are not COCO's")
+            raise DataError(f"{where}: run lengths with an invalid character")
         value |= (code & 0x1F) << shift
         shift += SHIFT
         if not code & MORE:
@@ -116,5 +116,5 @@ def unpacked(text: str, where: str) -> list[int]:
             runs.append(value + runs[-2] if len(runs) > 2 else value)
             value = shift = 0
     if shift:
-        raise DataError(f"{where}: run lengths that are cut short")
+        raise DataError(f"{where}: run lengths are truncated")
     return runs

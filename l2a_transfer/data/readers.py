@@ -1,4 +1,4 @@
-"""What `data` means: a named set, or a format and a path as `imagefolder:PATH` → an image source."""
+"""Open the image source that `data` names: a named data set, or a format and a path such as `imagefolder:PATH`."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ __all__ = ["ImageSource", "open_source"]
 
 log = logging.getLogger(__name__)
 FOLDER_FORMAT = "imagefolder"
-"""What a folder is taken for that has no file of another format in it."""
+"""The format that is suggested for a folder without files of another format."""
 LOOKED_AT = 1000
-"""Files of a folder that are looked at to guess of which format it is."""
+"""How many files of a folder are examined to guess its format."""
 
 
 @names_keywords
@@ -88,12 +88,12 @@ def open_source(
     UnknownNameError
         For an unknown data set or split; the message suggests the nearest name.
     DataError
-        If the data set is missing, empty, damaged or ambiguous, or if an id or a class has a name that cannot be
+        If the data set is missing, empty, corrupt or ambiguous, or if an id or a class has a name that cannot be
         written to a feature file.
     MissingExtraError
         If the format needs a package that is not installed.
     TypeError
-        For an object of another type, and for pixels that are not uint8.
+        If `data` has another type, or if pixels are not uint8.
 
     Examples
     --------
@@ -111,13 +111,13 @@ def open_source(
     if not isinstance(data, (str, Path)):
         if data_dir is not None or download or split_from != "auto" or verify_source:
             raise ArgumentError(
-                "data_dir, download, split_from and verify_source are for data on disk", "leave them out"
+                "data_dir, download, split_from and verify_source can only be used with data on disk", "leave them out"
             )
         source = source_in_memory(data, name=name)
         source = source if domain_from is None else with_domains(source, domain_from)
         return _checked(source, split, limit, "", warn=not is_source(data))
     if name is not None:
-        raise ArgumentError(f"name is for data in memory; {str(data)!r} has one", "leave it out")
+        raise ArgumentError(f"name can only be used with data in memory; {str(data)!r} has a name", "leave it out")
     data = str(data)
     check_split_from(split_from)
     prefix, colon, where = data.partition(":")
@@ -125,7 +125,7 @@ def open_source(
     if in_folders:
         if split_from != "auto":
             raise ArgumentError(
-                "split_from must be auto with `domain_from='folder'`: the folders are domains, not splits"
+                "split_from must be auto with `domain_from='folder'`, because the folders are domains, not splits"
             )
         split_from = "folders"
     if colon and prefix in FORMATS:
@@ -149,7 +149,7 @@ def open_source(
 def _checked(
     source: ImageSource, split: str | None, limit: int | None, where: str, *, warn: bool = True
 ) -> ImageSource:
-    """The chosen rows of a source. Warns of odd classes, if nobody has yet. Raises: as `check_source`."""
+    """The chosen rows of a source, after checking it. With `warn`, logs odd classes. Raises: same as `check_source`."""
     chosen = select(source, split=split, limit=limit)
     check_source(chosen, where=where)
     if warn:
@@ -159,10 +159,10 @@ def _checked(
 
 
 def _open_format(spec: FormatSpec, where: str, *, split_from: str, by_content: bool) -> ImageSource:
-    """The source that `PREFIX:where` names. Raises: as `open_source`."""
+    """The source that `PREFIX:where` names. Raises: same as `open_source`."""
     data = f"{spec.prefix}:{where}"
     if not where:
-        raise ArgumentError(f"data {data!r} needs a path after the colon, as {spec.prefix}:{spec.example}")
+        raise ArgumentError(f"data {data!r} needs a path after the colon, for example {spec.prefix}:{spec.example}")
     if split_from != "auto" and "split_from" not in spec.options:
         raise _without_choice(data)
     if spec.package:
@@ -172,35 +172,36 @@ def _open_format(spec: FormatSpec, where: str, *, split_from: str, by_content: b
 
 
 def _without_choice(data: str) -> ArgumentError:
-    """The error for `split_from` where the data has splits of its own."""
+    """The error for `split_from` if the data has its own splits."""
     *others, last = (f"{spec.prefix}:" for spec in FORMATS.values() if "split_from" in spec.options)
     return ArgumentError(
-        f"split_from is for {', '.join(others)} and {last}; the splits of {data} are its own", "leave it at auto"
+        f"split_from can only be used with {', '.join(others)} and {last}; {data} has its own splits",
+        "leave it at auto",
     )
 
 
 def _suggestion(path: str) -> str:
-    """What to write for a path that exists, by its suffix or by the files in it."""
+    """Suggest what to write for an existing path, based on its suffix or the files in it."""
     found = Path(os.path.expanduser(path))
     if found.is_dir():
         names = (name for _, names in walk_folders(found) for name in names)
         inside: set[str] = set()
-        with suppress(OSError):  # a folder that may not be read
+        with suppress(OSError):  # an unreadable folder
             inside.update(Path(name).suffix for name in itertools.islice(names, LOOKED_AT))
         formats = [spec for spec in FORMATS.values() if spec.takes == "PATH" and not inside.isdisjoint(spec.suffixes)]
         prefix = formats[0].prefix if formats else FOLDER_FORMAT
     else:
         prefix = next((spec.prefix for spec in FORMATS.values() if found.suffix in spec.suffixes), "")
-    return f"did you mean '{prefix}:{path}'?" if prefix else f"what is read is {', '.join(format_usages())}"
+    return f"did you mean '{prefix}:{path}'?" if prefix else f"supported are {', '.join(format_usages())}"
 
 
 def _open_named(spec: DatasetSpec, data_dir: Path | None, *, download: bool) -> ImageSource:
-    """A named set. Raises: DataError where `data_dir` is missing."""
+    """Open a named set. Raises: DataError if `data_dir` is missing."""
     if not spec.needs_data_dir:
         return spec.read(spec, Path(), False)
     if data_dir is None:
-        raise DataError(f"{spec.name}: needs the folder that holds {spec.folder}", "name it as `data_dir`")
+        raise DataError(f"{spec.name}: needs the folder that contains {spec.folder}", "give it as `data_dir`")
     source = spec.read(spec, data_dir, download)
     if spec.images and len(source) != spec.images:
-        log.warning("%s: %s, the published set has %d", spec.name, counted(len(source), "image"), spec.images)
+        log.warning("%s: %s, but the published set has %d", spec.name, counted(len(source), "image"), spec.images)
     return source

@@ -1,4 +1,4 @@
-"""How a data set was read, for whoever checks it: where its splits come from, what was passed over, and odd classes."""
+"""How a data set was read, so that it can be checked: where splits come from, ignored files, and odd classes."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from numpy.typing import NDArray
 from l2a_transfer.wording import counted
 
 SHOWN = 5
-"""How many names of a kind are given; the others are counted."""
+"""How many names of a kind are shown; the others are only counted."""
 MOST_KINDS = 20
-"""How many kinds of files are counted apart: names may end in numbers, each another suffix."""
+"""How many kinds of files are counted separately. Names may end in numbers, each of which is another suffix."""
 
 
 @dataclass(frozen=True)
 class PassedOver:
-    """Files beside the pictures: how many, of which kinds (suffix → files), and the first, pictures before others."""
+    """Ignored files: their number, kinds (suffix → number), and the first names, those of pictures before others."""
 
     files: int = 0
     kinds: tuple[tuple[str, int], ...] = ()
@@ -35,10 +35,10 @@ class PassedOver:
 
 @dataclass
 class Tally:
-    """Counts what is passed over, without keeping all names."""
+    """Counts ignored files without keeping all names."""
 
     likely: tuple[str, ...] = ()
-    """Suffixes of what is a picture all the same."""
+    """Suffixes of pictures in unsupported formats."""
     _kinds: Counter[str] = field(default_factory=Counter)
     _pictures: list[str] = field(default_factory=list)
     _others: list[str] = field(default_factory=list)
@@ -52,7 +52,7 @@ class Tally:
             names[:] = sorted(names)[:SHOWN]
 
     def include(self, other: PassedOver) -> None:
-        """Add what was counted elsewhere."""
+        """Add files that were counted elsewhere."""
         self._kinds.update(dict(other.kinds))
         for name in other.first:
             (self._pictures if PurePosixPath(name).suffix.lower() in self.likely else self._others).append(name)
@@ -68,13 +68,13 @@ class Tally:
 
 @dataclass(frozen=True)
 class Reading:
-    """`splits_from`: what says which split a picture is in, in words; empty where the set's authors do."""
+    """`splits_from`: how the split of a picture was determined, in words; empty if the set's authors define it."""
 
     splits_from: str = ""
     passed_over: PassedOver = PassedOver()
 
     def to_json(self) -> dict[str, Any]:
-        """What of it there is, for the feature file."""
+        """The parts that are not empty, for the feature file."""
         found: dict[str, Any] = {"splits_from": self.splits_from} if self.splits_from else {}
         if self.passed_over.files:
             own = self.passed_over
@@ -85,8 +85,8 @@ class Reading:
 def class_warnings(
     classes: Sequence[str], splits: Sequence[str], labels: NDArray[np.int32], split: NDArray[np.uint8]
 ) -> list[str]:
-    """What is odd about the classes of a set, one sentence each: names that differ only in case or
-    not at all, and classes without a picture in a split that has others.
+    """Warnings about the classes of a set, one sentence each: names that differ only in case or not at all, and classes
+    without a picture in a split that has pictures of others.
 
     `labels` (N,), −1 for none; `split` (N,), an index into `splits`.
     """
@@ -97,13 +97,13 @@ def class_warnings(
     if alike := [names for names in folded.values() if len(set(names)) > 1]:
         pairs = "; ".join(" and ".join(map(repr, dict.fromkeys(names))) for names in alike[:SHOWN])
         more = f"; … ({len(alike)} in all)" if len(alike) > SHOWN else ""
-        found.append(f"classes that differ only in case or spaces are different classes: {pairs}{more}")
+        found.append(f"classes that differ only in case or spaces count as different classes: {pairs}{more}")
     if twice := [name for name, count in Counter(classes).items() if count > 1]:
         shown = [
             f"{name!r} ({', '.join(str(k) for k, own in enumerate(classes) if own == name)})" for name in twice[:SHOWN]
         ]
         more = f"; … ({len(twice)} in all)" if len(twice) > SHOWN else ""
-        found.append(f"classes of one name, told apart by their numbers alone: {'; '.join(shown)}{more}")
+        found.append(f"several classes have the same name and differ only in their number: {'; '.join(shown)}{more}")
     labelled = labels >= 0
     pictures = np.zeros((len(splits), len(classes)), dtype=np.int64)
     np.add.at(pictures, (split[labelled], labels[labelled]), 1)

@@ -1,6 +1,6 @@
-"""What `open_source` can open: data formats, as `imagefolder:PATH`, and named data sets; each registers by decorator.
+"""What `open_source` can open: data formats, such as `imagefolder:PATH`, and named data sets. Decorators register them.
 
-A format or a set is one file, which nothing else names: it is imported when a registry is first read.
+A format or a set is one file. No other code refers to it; it is imported when a registry is first read.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 NO_SPLIT = ("all",)
 FORMAT_OPTIONS = ("split_from", "by_content")
-"""What a format's reader may take beside the path: what splits are, and if the fingerprint is of file contents."""
+"""Optional arguments of a format's reader: where splits come from, and whether fingerprints use file contents."""
 
 FormatReader = TypeVar("FormatReader", bound=Callable[..., "ImageSource"])
 DatasetReader = Callable[["DatasetSpec", Path, bool], "ImageSource"]
@@ -26,22 +26,22 @@ DatasetReader = Callable[["DatasetSpec", Path, bool], "ImageSource"]
 
 @dataclass(frozen=True)
 class FormatSpec:
-    """A data format, which `data` names as `PREFIX:PATH`.
+    """A data format. `data` names it as `PREFIX:PATH`.
 
     Parameters
     ----------
     prefix : str
-        What stands before the colon.
+        The part before the colon.
     read : callable
-        ``read(path, **options)`` gives the image source; `path` is what stands behind the colon, as text.
+        ``read(path, **options)`` returns the image source; `path` is the part after the colon, as str.
     takes : str
-        What stands behind the colon, as help and errors show it: ``"FILE"``, or ``"PATH"`` where it may be a folder.
+        The part after the colon in help and errors: ``"FILE"``, or ``"PATH"`` if it may be a folder.
     example : str
-        Such a path, for errors.
+        An example of such a path, for errors.
     suffixes : tuple of str
-        Endings by which a path without a prefix is recognised as one of this format; an error then suggests it.
+        File extensions of this format. If a path without a prefix has one of them, an error suggests the format.
     options : tuple of str
-        Those of `FORMAT_OPTIONS` that `read` takes.
+        The `FORMAT_OPTIONS` that `read` accepts.
     package, extra : str
         The optional package that `read` imports, and the extra of this package that installs it.
     """
@@ -57,24 +57,24 @@ class FormatSpec:
 
     @property
     def usage(self) -> str:
-        """As `imagefolder:PATH`."""
+        """For example `imagefolder:PATH`."""
         return f"{self.prefix}:{self.takes}"
 
 
 @dataclass(frozen=True)
 class Archive:
-    """One file that a data set is downloaded as.
+    """One file of a data set to download.
 
     Parameters
     ----------
     url : str
-        Where the file is.
+        URL of the file.
     md5 : str or None
-        The MD5 that its authors give, if they give one.
+        The published MD5, if there is one.
     makes : str
-        The folder below `data_dir` that unpacking makes.
+        The folder below `data_dir` that unpacking creates.
     inner : str
-        An archive in the file that holds the folder, if there is one.
+        An archive inside the file that contains the folder, if there is one.
     """
 
     url: str
@@ -94,25 +94,25 @@ class DatasetSpec:
     Parameters
     ----------
     name, title : str
-        What `data` calls it, and what it is.
+        Its name in `data`, and a description.
     images, classes : int
-        What its authors published; where another number of images is found, that is logged (0: not checked).
+        The published numbers. A different number of images is logged (0: not checked).
     splits : tuple of str
         Its splits, in order.
     licence, citation : str
-        Its terms, and what to cite.
+        Its terms of use, and the reference to cite.
     folder : str
-        What `data_dir` must hold; empty where the set comes with a package.
+        What `data_dir` must contain; empty if the set ships with a package.
     archives : tuple of Archive
         The files that `download` fetches and unpacks before the set is read.
     loader : str
-        torchvision's class for the set; empty where this package reads it.
+        torchvision's class for the set; empty if this package reads it.
     split_options : tuple
         Split → options of that class, as tuples of pairs.
     downloads : bool
         Whether `download` can fetch it.
     read : callable
-        ``read(spec, data_dir, download)`` gives the image source; without `folder`, `data_dir` means nothing.
+        ``read(spec, data_dir, download)`` returns the image source; without `folder`, `data_dir` is ignored.
     """
 
     name: str
@@ -131,7 +131,7 @@ class DatasetSpec:
 
     @property
     def needs_data_dir(self) -> bool:
-        """True where the set lies in a folder of the user's."""
+        """True if the set is in a folder of the user."""
         return bool(self.folder)
 
 
@@ -177,7 +177,7 @@ def register_dataset(*specs: DatasetSpec) -> Callable[[DatasetReader], DatasetRe
 
 
 def format_usages() -> tuple[str, ...]:
-    """All data formats as help and errors show them: `imagefolder:PATH`, `npz:FILE`, …"""
+    """All data formats, for help and errors: `imagefolder:PATH`, `npz:FILE`, …"""
     return tuple(spec.usage for spec in FORMATS.values())
 
 
@@ -187,7 +187,7 @@ def find_dataset(name: str) -> DatasetSpec:
     Raises
     ------
     UnknownNameError
-        For a name that no set has, with the nearest.
+        If there is no such set. The message suggests the nearest name.
     """
     if name not in DATASETS:
         raise unknown_name("data set", name, [*DATASETS, *format_usages()])

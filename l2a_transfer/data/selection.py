@@ -1,4 +1,4 @@
-"""Some rows of a source: one split, and at most so many of each, evenly over the classes and domains."""
+"""Select rows of a source: one split, and a limit per split, balanced over classes and domains."""
 
 from __future__ import annotations
 
@@ -10,22 +10,22 @@ from l2a_transfer.errors import ArgumentError, unknown_name
 
 
 def select(source: ImageSource, *, split: str | None = None, limit: int | None = None) -> ImageSource:
-    """Some rows of a source.
+    """Select rows of a source.
 
     Parameters
     ----------
     source : ImageSource
-        The whole.
+        The whole source.
     split : str, optional
-        Keep this split only.
+        Keep only this split.
     limit : int, optional
-        Keep at most so many rows of each split: the first of every class, then the second of every class, and so on.
-        Where there are domains, the first of every class of every domain, and so on.
+        Keep at most this many rows per split: the first of every class, then the second of every class, and so on. With
+        domains, the first of every class of every domain, and so on.
 
     Returns
     -------
     ImageSource
-        The source itself where everything is kept.
+        The selected rows, or the source itself if everything is kept.
 
     Raises
     ------

@@ -1,4 +1,4 @@
-"""The named data sets that this package reads by itself: what each is, whose, under which terms, and its reader."""
+"""The named data sets that this package reads itself: description, authors, terms of use, and reader."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ CIFAR_CITATION = "Krizhevsky: Learning Multiple Layers of Features from Tiny Ima
     )
 )
 def read_caltech_mini(spec: DatasetSpec, data_dir: Path, download: bool) -> ImageSource:
-    """The pictures in the zip file that ships with the package, as `SPLIT/CLASS/NAME`."""
+    """The pictures in the bundled zip file, which are stored as `SPLIT/CLASS/NAME`."""
     with zipfile.ZipFile(CALTECH_MINI) as file:
         ids = [name for name in file.namelist() if name.endswith(SUFFIXES)]
     parts = [name.split("/") for name in ids]
@@ -67,7 +67,7 @@ def read_caltech_mini(spec: DatasetSpec, data_dir: Path, download: bool) -> Imag
     )
 )
 def read_airplanes_mini(spec: DatasetSpec, data_dir: Path, download: bool) -> ImageSource:
-    """The pictures in the zip file that ships with the package, as `images/airplane/NAME`, beside their masks."""
+    """The pictures in the bundled zip file, which are stored as `images/airplane/NAME` next to their masks."""
     with zipfile.ZipFile(AIRPLANES_MINI) as file:
         ids = tuple(name for name in file.namelist() if name.startswith("images/"))
     return ZipSource(
@@ -94,7 +94,7 @@ def read_airplanes_mini(spec: DatasetSpec, data_dir: Path, download: bool) -> Im
     )
 )
 def read_digits(spec: DatasetSpec, data_dir: Path, download: bool) -> ImageSource:
-    """scikit-learn's digits, whose values 0…16 become 0…255."""
+    """scikit-learn's digits, with values 0…16 scaled to 0…255."""
     from sklearn.datasets import load_digits
 
     found = load_digits()
@@ -131,7 +131,7 @@ def read_digits(spec: DatasetSpec, data_dir: Path, download: bool) -> ImageSourc
     ),
 )
 def read_cifar_splits(spec: DatasetSpec, data_dir: Path, download: bool) -> ImageSource:
-    """CIFAR-10 or CIFAR-100 as its authors distribute it."""
+    """CIFAR-10 or CIFAR-100 as distributed by its authors."""
     if download:
         fetch(spec, data_dir)
     parts: dict[str, tuple[NDArray[np.uint8], NDArray[np.int32]]] = {}
@@ -163,7 +163,7 @@ def read_cifar_splits(spec: DatasetSpec, data_dir: Path, download: bool) -> Imag
     )
 )
 def read_caltech101(spec: DatasetSpec, data_dir: Path, download: bool) -> ImageSource:
-    """The folders of Caltech-101, a class each; the background class is left out."""
+    """The folders of Caltech-101, one per class, without the background class."""
     if download:
         fetch(spec, data_dir)
     root = _subfolder(spec, data_dir, "caltech101/101_ObjectCategories")
@@ -202,14 +202,14 @@ def read_stanford40(spec: DatasetSpec, data_dir: Path, download: bool) -> ImageS
             raise DataError(f"{path}: cannot be read: {error}") from error
         for name in own:
             if not re.fullmatch(r"[A-Za-z_]+_\d+\.jpg", name):
-                raise DataError(f"{path}: {name!r} is not the name of a picture, as 'fishing_001.jpg'")
+                raise DataError(f"{path}: {name!r} is not the name of a picture, such as 'fishing_001.jpg'")
         names += own
         split += [k] * len(own)
     if not names or len(set(names)) != len(names):
-        raise DataError(f"{lists}: no pictures listed, or one of them twice")
+        raise DataError(f"{lists}: lists no pictures, or one of them twice")
     missing = [name for name in names if not (root / name).is_file()]
     if missing:
-        raise DataError(f"{root / missing[0]}: listed in ImageSplits but not there ({len(missing)} in all)")
+        raise DataError(f"{root / missing[0]}: missing, but listed in ImageSplits ({len(missing)} in all)")
     actions = [name.rsplit("_", 1)[0] for name in names]
     classes = tuple(sorted(set(actions)))
     labels = np.array([classes.index(action) for action in actions], dtype=np.int32)
@@ -231,13 +231,13 @@ def read_stanford40(spec: DatasetSpec, data_dir: Path, download: bool) -> ImageS
     )
 )
 def read_svhn1083(spec: DatasetSpec, data_dir: Path, download: bool) -> ImageSource:
-    """The folders `train` and `test`, with a folder a digit."""
+    """The folders `train` and `test`, with one folder per digit."""
     return read_folder(_subfolder(spec, data_dir, "svhn1083"), spec.name)
 
 
 def _subfolder(spec: DatasetSpec, data_dir: Path, folder: str) -> Path:
-    """A folder below `data_dir`. Raises: DataError where it is not there, saying how to get it."""
+    """A folder below `data_dir`. Raises: DataError if it is missing, explaining how to get it."""
     if not (data_dir / folder).is_dir():
         hint = ", or add `download=True`" if spec.downloads else ""
-        raise DataError(f"{data_dir / folder}: no such folder", f"`data_dir` must hold {spec.folder}{hint}")
+        raise DataError(f"{data_dir / folder}: no such folder", f"`data_dir` must contain {spec.folder}{hint}")
     return data_dir / folder

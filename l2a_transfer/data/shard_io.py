@@ -1,4 +1,4 @@
-"""Bytes out of the files of a data set: on this machine, or through fsspec."""
+"""Read bytes from the files of a data set, on this machine or through fsspec."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from l2a_transfer.errors import DataError, MissingExtraError, SourceError
 from l2a_transfer.inputs import check_input, open_input
 
 WINDOW_BYTES = 4 << 20
-"""How much of a remote file is fetched at once, because a request costs more than the bytes that follow."""
+"""Bytes of a remote file that are fetched at once, because a request costs more than additional bytes."""
 
 
 @dataclass(frozen=True)
 class Shard:
-    """One file: its `path` or URL, its `name` below what all shards share, its size in bytes, and its split.
+    """One file: its `path` or URL, its `name` relative to the common folder, its size in bytes, and its split.
 
-    `stamp`: the time of its last change in nanoseconds, or what its store says of its version.
+    `stamp`: its modification time in nanoseconds, or the version that its remote store reports.
     """
 
     path: str
@@ -33,33 +33,33 @@ class Shard:
 
 
 def is_remote(path: str) -> bool:
-    """True for what fsspec opens, as `s3://bucket/key`."""
+    """True for a URL that fsspec opens, such as `s3://bucket/key`."""
     return "://" in path
 
 
 def filesystem(path: str) -> tuple[Any, str]:
-    """fsspec's file system for a URL, and the path in it. Raises: MissingExtraError without fsspec."""
+    """fsspec's file system for a URL, and the path in it. Raises: MissingExtraError if fsspec is not installed."""
     try:
         import fsspec
     except ImportError as error:
         raise MissingExtraError(path, "fsspec", "remote") from error
-    # fsspec keeps one file system a process; holding on to one here would not survive a fork.
+    # fsspec caches one file system per process; one that is kept here would not survive a fork.
     found: tuple[Any, str] = fsspec.core.url_to_fs(path)
     return found
 
 
 @contextmanager
 def reading_errors(path: str) -> Iterator[None]:
-    """Turn what the system or fsspec raises about `path` into a DataError."""
+    """Turn errors of the system or fsspec about `path` into a DataError."""
     try:
         yield
-    except (OSError, ValueError, ImportError) as error:  # ImportError: the package of a protocol, as s3fs
+    except (OSError, ValueError, ImportError) as error:  # ImportError: a protocol's package is missing, such as s3fs
         reason = error.strerror if isinstance(error, OSError) and error.strerror else error
-        raise DataError(f"{path}: cannot be read: {reason}; check the path and the right to read it") from error
+        raise DataError(f"{path}: cannot be read: {reason}; check the path and its permissions") from error
 
 
 def is_folder(path: str) -> bool:
-    """True for a folder on this machine or behind a URL. Raises: DataError."""
+    """True for a local or remote folder. Raises: DataError."""
     if not is_remote(path):
         return os.path.isdir(path)
     with reading_errors(path):
@@ -78,7 +78,7 @@ def size_and_stamp(path: str) -> tuple[int, str]:
 
 
 def fingerprint_of(shards: tuple[Shard, ...], *, by_content: bool) -> bytes:
-    """Names, sizes and stamps of shards; the SHA-256 of each in place of its stamp, `by_content`. Raises: DataError."""
+    """Names, sizes and stamps of shards; with `by_content`, SHA-256 instead of stamps. Raises: DataError."""
     stamps: list[str] = []
     for shard in shards:
         if by_content:
@@ -90,20 +90,20 @@ def fingerprint_of(shards: tuple[Shard, ...], *, by_content: bool) -> bytes:
 
 
 def check_unchanged(shard: Shard) -> None:
-    """Raises: SourceError where the file is gone, or has another size or stamp than when the set was opened."""
+    """Raises: SourceError if the file is missing, or if its size or stamp changed since the set was opened."""
     try:
         size, stamp = size_and_stamp(shard.path)
     except DataError as error:
         raise SourceError(str(error)) from error
     if size != shard.size:
-        raise SourceError(f"{shard.path}: has another size than when the set was opened; start again")
+        raise SourceError(f"{shard.path}: its size has changed since the set was opened; start again")
     if stamp != shard.stamp:
         raise SourceError(f"{shard.path}: was changed after the set was opened; start again")
 
 
 @contextmanager
 def open_shard(path: str, *, ahead: bool = True) -> Iterator[IO[bytes]]:
-    """Open a file for reading and seeking; with `ahead`, a remote one is read ahead. Raises: DataError."""
+    """Open a file for reading and seeking; with `ahead`, a remote file is read ahead. Raises: DataError."""
     with reading_errors(path):
         opened: IO[bytes]
         if is_remote(path):
@@ -116,7 +116,8 @@ def open_shard(path: str, *, ahead: bool = True) -> Iterator[IO[bytes]]:
 
 
 class ShardReader:
-    """Bytes out of shards at any place; one open file, or one window of a remote file, a process. Can be pickled."""
+    """Reads bytes of shards at any position, with one open file, or one window of a remote file, per process. Can be
+    pickled."""
 
     def __init__(self) -> None:
         self._current: tuple[str, int] = ("", 0)
@@ -128,7 +129,7 @@ class ShardReader:
         return ShardReader, ()
 
     def read(self, shard: Shard, start: int, length: int) -> bytes:
-        """`length` bytes from `start`. Raises: SourceError where the file is gone or not the one that was indexed."""
+        """`length` bytes from `start`. Raises: SourceError if the file is missing or changed since it was indexed."""
         try:
             with reading_errors(shard.path):
                 if self._current != (shard.path, os.getpid()):
@@ -141,7 +142,9 @@ class ShardReader:
         except DataError as error:
             raise SourceError(str(error)) from error
         if len(content) != length:
-            raise SourceError(f"{shard.path}: is shorter than when it was opened; leave it unchanged and start again")
+            raise SourceError(
+                f"{shard.path}: became shorter after it was opened; start again and do not change it meanwhile"
+            )
         return content
 
     def _open(self, shard: Shard) -> None:
@@ -150,7 +153,7 @@ class ShardReader:
             self._close()
         self._file = self._close = None
         if not is_remote(shard.path):
-            # Unbuffered, and opened by this process: a forked file would share its position with the parent's.
+            # Unbuffered, and opened by this process, because a forked file shares its position with the parent.
             self._file = open_input(shard.path, buffering=0)
             self._close = weakref.finalize(self, self._file.close)
         self._current, self._window = (shard.path, os.getpid()), (0, b"")

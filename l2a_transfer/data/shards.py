@@ -1,4 +1,4 @@
-"""Which files a pattern means, and which split each of them is."""
+"""Find the files that match a pattern, and the split of each."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from l2a_transfer.errors import DataError
 
 MAX_SHARDS = 100_000
 CLASSES = "classes.txt"
-"""Beside shards: the names of their classes."""
+"""A file next to the shards with the names of their classes."""
 BRACES = re.compile(r"\{([^{}]*)\}")
 NUMBERS = re.compile(r"(\d{1,18})\.\.(\d{1,18})")
 MAX_BRACES = 32
@@ -35,14 +35,14 @@ MAX_BRACES = 32
 
 @dataclass(frozen=True)
 class ShardSet:
-    """The files of a set, sorted; what says which split each is in; and the files beside them."""
+    """The sorted files of a set, and how they were read: where their splits come from, and ignored files."""
 
     shards: tuple[Shard, ...]
     reading: Reading
 
 
 def find_shards(where: str, suffix: str, split_from: str = "auto") -> ShardSet:
-    """The files that a pattern means, by split and then by name.
+    """The files that match a pattern, sorted by split and then by name.
 
     Parameters
     ----------
@@ -50,10 +50,10 @@ def find_shards(where: str, suffix: str, split_from: str = "auto") -> ShardSet:
         A file, a folder with such files below it, a glob, or braces as in `shard-{000..003}.tar` and
         `{train,test}.tar`; a path, or a URL that fsspec opens.
     suffix : str
-        How the files end.
+        Suffix of the files.
     split_from : {"auto", "folders", "none"}
-        "auto": the word for a split in a file's name, or in that of a folder below the root; without any, all files are
-        of the split "all". "folders": the first folder below the root. "none": one split.
+        "auto": the word for a split in the name of a file, or of a folder below the root; if there is none, all files
+        are in the split "all". "folders": the first folder below the root. "none": one split.
 
     Returns
     -------
@@ -63,16 +63,17 @@ def find_shards(where: str, suffix: str, split_from: str = "auto") -> ShardSet:
     Raises
     ------
     DataError
-        For a file that is missing, none at all, splits that only some have, and words that contradict each other.
+        If a file is missing, if there are none, if only some have a split, or if words for splits contradict each
+        other.
     MissingExtraError
-        For a URL without fsspec.
+        If a URL is given and fsspec is not installed.
     """
     literal, pattern = _literal(where)
     if pattern.count("{") > MAX_BRACES:
         raise DataError(f"{where}: has more than {MAX_BRACES} braces; give a folder or a glob")
     expanded = list(itertools.islice(_expand(pattern), MAX_SHARDS + 1))
     if len(expanded) > MAX_SHARDS:
-        raise DataError(f"{where}: names more than {MAX_SHARDS:,} files; give a folder or a glob")
+        raise DataError(f"{where}: lists more than {MAX_SHARDS:,} files; give a folder or a glob")
     whole_folder = len(expanded) == 1 and is_folder(where)
     others = PassedOver()
     if whole_folder:
@@ -82,18 +83,18 @@ def find_shards(where: str, suffix: str, split_from: str = "auto") -> ShardSet:
     if not paths:
         beside = f"; passed over: {others}" if others.files else ""
         raise DataError(
-            f"{where}: no {suffix} file in it; give a file, a folder, a glob, or braces as {{000..003}}{beside}"
+            f"{where}: no {suffix} file in it; give a file, a folder, a glob, or braces such as {{000..003}}{beside}"
         )
     if len(paths) > MAX_SHARDS or len(set(paths)) < len(paths):
-        raise DataError(f"{where}: names a file twice, or more than {MAX_SHARDS:,} files")
+        raise DataError(f"{where}: lists a file twice, or more than {MAX_SHARDS:,} files")
     root = where.rstrip("/") if whole_folder else _common([path.split("/")[:-1] for path in paths])
     names = {path: path[len(root) :].lstrip("/") for path in paths}
     found = {path: _split_of(path, names[path], split_from) for path in paths}
     unnamed = [path for path, split in found.items() if split is None]
     if unnamed and len(unnamed) < len(paths):
         raise DataError(
-            f"{unnamed[0]}: neither its name nor its folder says which split it is, unlike others' in {where}",
-            "give only files that do, or `split_from='none'` for one split of all",
+            f"{unnamed[0]}: neither its name nor its folder contains a split, unlike other files in {where}",
+            "give only files with a split, or `split_from='none'` to read all as one split",
         )
     order = in_order({split or "all" for split in found.values()})
     check_split_count(where, order)
@@ -110,7 +111,7 @@ def _splits_from(shards: tuple[Shard, ...], *, named: bool) -> str:
 
 
 def _spread(shards: tuple[Shard, ...]) -> list[Shard]:
-    """A few of the shards, the first of each split among them."""
+    """A few shards, including the first one of each split."""
     first = {shard.split: shard for shard in reversed(shards)}
     if len(shards) <= SHOWN:
         return list(shards)
@@ -118,18 +119,18 @@ def _spread(shards: tuple[Shard, ...]) -> list[Shard]:
 
 
 def splits_of(shards: tuple[Shard, ...]) -> tuple[str, ...]:
-    """The splits of sorted shards, each once."""
+    """The distinct splits of sorted shards."""
     return tuple(dict.fromkeys(shard.split for shard in shards))
 
 
 def name_of(where: str) -> str:
-    """What a pattern is called in tables: its last part without suffix."""
+    """The name of a pattern in tables: its last part without suffix."""
     last = where.rstrip("/").rsplit("/", 1)[-1]
     return posixpath.splitext(last)[0] or where
 
 
 def _expand(where: str) -> Iterator[str]:
-    """`a{0..2}{x,y}` → a0x, a0y, a1x, …; numbers keep their zeros."""
+    """`a{0..2}{x,y}` → a0x, a0y, a1x, …; numbers keep leading zeros."""
     braces = BRACES.search(where)
     if braces is None:
         yield where
@@ -145,9 +146,9 @@ def _expand(where: str) -> Iterator[str]:
 
 
 def _literal(where: str) -> tuple[str, str]:
-    """The leading folders, or all of the path, that are there as they are written, and the rest, which is a pattern.
+    """Split a path into its leading folders that exist literally (or all of it), and the rest, which is a pattern.
 
-    What is there is meant, even where its name has the letters of a pattern, as `set[1]/`.
+    An existing folder is taken literally even if its name looks like a pattern, such as `set[1]/`.
     """
     parts = where.split("/") if not is_remote(where) else []
     for k in range(len(parts), 0, -1):
@@ -171,14 +172,14 @@ def _matches(literal: str, pattern: str) -> list[str]:
     else:
         matches = sorted(Path(found).as_posix() for found in _glob(literal, pattern))
     begun = {part[0] for part in path.split("/") if part}
-    # A pattern that begins as hidden names do asks for them.
+    # A pattern with a leading dot includes hidden names.
     return [
         found for found in matches if not any(is_litter(part) and part[0] not in begun for part in found.split("/"))
     ]
 
 
 def _below(folder: str, suffix: str) -> tuple[list[str], PassedOver]:
-    """The files below a folder that end as shards do, whatever the case, and the others."""
+    """The files below a folder with the suffix of shards, in any case, and the other files."""
     folder = folder.rstrip("/") or folder
     with reading_errors(folder):
         if is_remote(folder):
@@ -201,20 +202,20 @@ def _below(folder: str, suffix: str) -> tuple[list[str], PassedOver]:
 
 
 def _walk(folder: str) -> Iterator[str]:
-    """Every file below a folder of this machine; links to folders are followed, each folder once. Raises: OSError."""
+    """All files below a local folder. Links to folders are followed, each folder once. Raises: OSError."""
     for here, names in walk_folders(folder):
         yield from (os.path.join(here, name).replace(os.sep, "/") for name in names)
 
 
 def _glob(start: str, pattern: str) -> list[str]:
-    """What `start` and a pattern mean on this machine. `**` is each folder below, once where links lead to it."""
+    """The local paths that match a pattern below `start`. `**` matches each folder below once, despite links."""
     before, mark, after = _split_at_folders(pattern)
     if not mark:
         return glob.glob(glob.escape(start) + pattern)
     found: dict[str, None] = {}
     for base in glob.glob(glob.escape(start) + before) if before.strip("/") else [start + before]:
         if os.path.isdir(base or "."):
-            # Each folder ends with a slash, as what comes before a ** does; without one, it is here.
+            # Each folder ends with a slash, like the part before a **; an empty one is the current folder.
             for here, _ in walk_folders(base or ".", enter=lambda name: not name.startswith(".")):
                 own = os.path.join(here, "") if base else os.path.join(here, "").removeprefix("./")
                 found |= dict.fromkeys(_glob(own, after or "*"))
@@ -222,7 +223,7 @@ def _glob(start: str, pattern: str) -> list[str]:
 
 
 def _split_at_folders(pattern: str) -> tuple[str, str, str]:
-    """What is before the first parts of a pattern that are `**`, whether there are such, and what is behind."""
+    """The part of a pattern before its first `**`, whether it has one, and the part after it."""
     parts = pattern.split("/")
     if "**" not in parts:
         return pattern, "", ""
@@ -245,15 +246,17 @@ def _split_of(path: str, name: str, split_from: str) -> str | None:
     if split_from == "folders":
         if not folders:
             raise DataError(
-                f"{path}: lies in no folder", "`split_from='folders'` needs each file in a folder of its split"
+                f"{path}: is not in a folder", "`split_from='folders'` needs each file in a folder of its split"
             )
         return split_named(folders[0]) or split_within(folders[0]) or folders[0]
-    # A Hive partition is a value of its column: only a column called split says one.
+    # A Hive partition is a value of its column, so only a column called split defines one.
     plain = [part for part in folders if not HIVE.fullmatch(part)] + [file]
     said = {part: split_within(part) for part in plain}
     said |= {part: split_within(part) for part in folders if part.casefold().startswith("split=")}
     splits = {split: part for part, split in said.items() if split}
     if len(splits) > 1:
         (one, here), (other, there) = list(splits.items())[:2]
-        raise DataError(f"{path}: can be read in two ways: {one}, as {here} says, or {other}, as {there} does", CHOOSE)
+        raise DataError(
+            f"{path}: can be read in two ways: {one}, according to {here}, or {other}, according to {there}", CHOOSE
+        )
     return next(iter(splits), None)

@@ -1,4 +1,4 @@
-"""How an image source shows itself as text."""
+"""The text representation of image sources."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from l2a_transfer.wording import counted
 
 
 class Shown:
-    """Base of sources that are dataclasses: a repr in one line, in place of one with every id and label."""
+    """Base class of sources that are dataclasses: a repr in one line, instead of one with every id and label."""
 
     def __init_subclass__(cls) -> None:
-        # The decorator `dataclass` writes a repr of all fields, unless the class itself has one.
+        # The decorator `dataclass` creates a repr of all fields unless the class itself has one.
         if "__repr__" not in vars(cls):
-            setattr(cls, "__repr__", Shown.__repr__)  # noqa: B010 - not of one instance
+            setattr(cls, "__repr__", Shown.__repr__)  # noqa: B010 - set on the class, not on an instance
 
     def __repr__(self) -> str:
         own: Any = self

@@ -25,7 +25,7 @@ from l2a_transfer.errors import DataError
 from l2a_transfer.wording import counted
 
 CONTENT, SIZE_AND_TIME = "content", "size and time of change"
-"""By what a fingerprint tells whether a file changed."""
+"""How a fingerprint detects that a file changed."""
 JSON_ROWS = 1024
 """Rows of a table that are written as JSON at a time."""
 
@@ -36,13 +36,13 @@ class ImageSource(Protocol):
     Attributes
     ----------
     name : str
-        What feature files and reports call the set.
+        Name of the set in feature files and reports.
     classes, splits : tuple of str
-        Their names.
+        Names of the classes and splits.
     ids : tuple of str
-        N different names.
+        N unique names.
     labels : ndarray
-        (N,), int32, an index into `classes`; −1 for none.
+        (N,), int32, an index into `classes`; −1 for no label.
     split : ndarray
         (N,), uint8, an index into `splits`.
     """
@@ -66,22 +66,22 @@ class ImageSource(Protocol):
         """The picture of one row: mode RGB, upright. Raises: DataError naming the file."""
 
     def fingerprint(self) -> str:
-        """SHA-256 (hex) of ids, labels, splits, and the pictures: their bytes in memory; on disk their sizes and times
-        of change, or their bytes where that was asked for."""
+        """SHA-256 (hex) of ids, labels, splits, and the pictures. In memory, this uses their bytes; on disk, their
+        sizes and modification times, or their bytes on request."""
 
 
 @dataclass(frozen=True, eq=False)
 class SourceBase(Shown):
-    """Base of this package's sources: everything but the pictures. For the parameters, see `ImageSource`.
+    """Base class of this package's sources: everything except the pictures. For other parameters, see `ImageSource`.
 
     Parameters
     ----------
     reading : Reading
         How the set was read.
     by_content : bool
-        Whether the fingerprint is of what is in the files; otherwise it is of their sizes and times of change.
+        Whether the fingerprint uses the content of the files, instead of their sizes and modification times.
     domains : tuple of str
-        Names of the domains; empty where the set has none.
+        Names of the domains; empty if the set has none.
     domain : ndarray or None
         (N,), an index into `domains`.
     """
@@ -104,7 +104,8 @@ class SourceBase(Shown):
         return self._sha256(pictures)
 
     def _sha256(self, pictures: Iterable[bytes | memoryview]) -> str:
-        """Of the table as JSON, in blocks, because of many files the text is longer than the table; then the rest."""
+        """SHA-256 of the table as JSON, followed by `pictures`. In blocks, because the JSON can be larger than the
+        table."""
         sha = hashlib.sha256(
             f"[{json.dumps(self.name)}, {json.dumps(self.classes)}, {json.dumps(self.splits)}".encode()
         )
@@ -120,7 +121,7 @@ class SourceBase(Shown):
 
 @dataclass(frozen=True, eq=False)
 class FileSource(SourceBase):
-    """Pictures under `root`; an id is the POSIX path below it."""
+    """Pictures below `root`. An id is the POSIX path relative to it."""
 
     root: Path
 
@@ -128,7 +129,7 @@ class FileSource(SourceBase):
         return decode_file(self.root / self.ids[row])
 
     def fingerprint(self) -> str:
-        # Reading every picture twice would double the time of an extraction, so size and time of change stand for it.
+        # Reading every picture twice would double the time of an extraction; size and modification time suffice.
         stamps = (
             [file_stamp(self.root / name, by_content=self.by_content) for name in self.ids[k : k + JSON_ROWS]]
             for k in range(0, len(self.ids), JSON_ROWS)
@@ -137,7 +138,7 @@ class FileSource(SourceBase):
 
 
 def _json_list(blocks: Iterable[Sequence[Any] | NDArray[Any]]) -> Iterator[bytes]:
-    """The bytes of `json.dumps` of a list that comes in blocks, block by block."""
+    """The bytes of `json.dumps` for a list that is given in blocks, block by block."""
     yield b"["
     for k, block in enumerate(blocks):
         own = block.tolist() if isinstance(block, np.ndarray) else block
@@ -160,13 +161,13 @@ class ArraySource(SourceBase):
 
 @dataclass(frozen=True, eq=False)
 class ZipSource(SourceBase):
-    """Pictures in a small zip file; an id is the member's name."""
+    """Pictures in a small zip file. An id is the member's name."""
 
     path: Path
 
     @cached_property
     def _zip(self) -> zipfile.ZipFile:
-        # In memory, because forked workers would share the position in an open file.
+        # In memory, because forked workers share the position in an open file.
         return zipfile.ZipFile(io.BytesIO(self.path.read_bytes()))
 
     def image(self, row: int) -> Image.Image:
@@ -244,12 +245,12 @@ class Subset(Shown):
 
 
 def check_source(source: ImageSource, *, where: str = "") -> None:
-    """What a feature file will need of a source, before anything is computed: names that can be written, ids that
-    differ, labels and splits that are there. Raises: DataError naming `where`, or else the source, and the row.
+    """Check before anything is computed that a source can be written to a feature file: valid names, unique ids, and
+    labels and splits in range. Raises: DataError naming the row, and `where` or else the source.
     """
     name = well_formed(where or source.name)
     if fault := name_fault(source.name):
-        raise DataError(f"{name}: the data set's name {fault}; rename what it is called after")
+        raise DataError(f"{name}: the data set's name {fault}; rename the file or folder that it is named after")
     for what, names in (("class", source.classes), ("split", source.splits), ("row", source.ids)):
         if found := first_fault(names):
             k, fault = found
@@ -258,7 +259,7 @@ def check_source(source: ImageSource, *, where: str = "") -> None:
     if len(set(source.ids)) < len(source.ids):
         seen: set[str] = set()
         twice = next(k for k, own in enumerate(source.ids) if own in seen or seen.add(own))  # type: ignore[func-returns-value]
-        raise DataError(f"{name}: row {twice}: the id {source.ids[twice]!r} appears twice; ids must differ")
+        raise DataError(f"{name}: row {twice}: the id {source.ids[twice]!r} appears twice; ids must be unique")
     domains, domain = domains_of(source)
     for what, numbers, least, most in (
         *((("domain", domain, 0, len(domains)),) if domain is not None else ()),
@@ -271,20 +272,20 @@ def check_source(source: ImageSource, *, where: str = "") -> None:
 
 
 def domains_of(source: ImageSource) -> tuple[tuple[str, ...], NDArray[np.uint16] | None]:
-    """The names of a source's domains and the domain of each row (N,); nothing and None where it has none."""
+    """The names of a source's domains and the domain of each row (N,); an empty tuple and None if it has none."""
     names, rows = tuple(getattr(source, "domains", ())), getattr(source, "domain", None)
     return (names, np.asarray(rows, dtype=np.uint16)) if names and rows is not None else ((), None)
 
 
 def reading_of(source: ImageSource) -> Reading:
-    """How a source was read, where it says so."""
+    """How a source was read, if it is known."""
     while isinstance(source, Subset):
         source = source.whole
     return source.reading if isinstance(source, SourceBase) else Reading()
 
 
 def stamped_by(source: ImageSource) -> str:
-    """What stands for a source's files in its fingerprint, in words; empty where no choice was to be made."""
+    """How a source's fingerprint represents its files, in words; empty if there is no choice."""
     whole: object = source
     while isinstance(whole, Subset):
         whole = whole.whole
@@ -294,7 +295,7 @@ def stamped_by(source: ImageSource) -> str:
 
 
 def describe(source: ImageSource) -> str:
-    """What a source holds and how it was read, in one line: pictures a split, classes, and what was passed over."""
+    """Describe a source and how it was read in one line: pictures per split, classes, and ignored files."""
     reading = reading_of(source)
     counts = np.bincount(source.split, minlength=len(source.splits)).tolist()
     splits = ", ".join(f"{name} {count:,}" for name, count in zip(source.splits, counts, strict=True))
@@ -312,14 +313,14 @@ def describe(source: ImageSource) -> str:
 
 
 def numbered(split: str, rows: int) -> list[str]:
-    """The ids of pictures that have no names: `test/00012`."""
+    """Ids for pictures without names, such as `test/00012`."""
     return [f"{split}/{row:05d}" for row in range(rows)]
 
 
 def join_splits(
     name: str, classes: Sequence[str], parts: dict[str, tuple[NDArray[np.uint8], NDArray[np.int32]]]
 ) -> ArraySource:
-    """One source of {split: (pictures, labels)}, split after split. All pictures have one shape."""
+    """Join {split: (pictures, labels)} into one source, split after split. All pictures have the same shape."""
     pictures = [own for own, _ in parts.values()]
     return ArraySource(
         name=name,

@@ -1,4 +1,4 @@
-"""What of a file is in a fingerprint: its size and time of change, or what is in it."""
+"""What represents a file in a fingerprint: its size and modification time, or its content."""
 
 from __future__ import annotations
 
@@ -13,12 +13,11 @@ BLOCK_BYTES = 1 << 20
 
 
 def file_stamp(path: Path, *, by_content: bool) -> tuple[int, int | str]:
-    """Size in bytes, and the time of the last change in nanoseconds or, `by_content`, the SHA-256.
+    """Size in bytes, and the modification time in nanoseconds or, with `by_content`, the SHA-256.
 
-    A file system keeps times at a resolution of its own, some of 2 s; a change within it that keeps the size is seen by
-    its content alone. What stands in the place of a picture and is no file, or leads to none, is named instead: it is
-    faulty as a damaged picture is, which is found when it is decoded. Raises: DataError naming a file that is missing
-    or cannot be read.
+    File systems store times with limited resolution (some 2 s), so only the content shows a quick change that keeps the
+    size. If there is a special file or a broken link in place of a picture, its kind is returned instead: it is a
+    faulty picture, which is reported when it is decoded. Raises: DataError naming a file that is missing or unreadable.
     """
     try:
         found = check_input(path)
@@ -35,7 +34,7 @@ def file_stamp(path: Path, *, by_content: bool) -> tuple[int, int | str]:
 
 
 def sha256_of(file: IO[bytes]) -> str:
-    """SHA-256 (hex) of what is left to read of a file."""
+    """SHA-256 (hex) of the rest of an open file."""
     sha = hashlib.sha256()
     while block := file.read(BLOCK_BYTES):
         sha.update(block)

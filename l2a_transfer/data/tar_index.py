@@ -1,4 +1,4 @@
-"""Where the files in a tar shard are, without unpacking any; what no data set needs is refused."""
+"""Index the files in a tar shard without unpacking them. Members that no data set needs are rejected."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from l2a_transfer.data.shard_io import Shard
 from l2a_transfer.errors import DataError
 
 MAX_HEADER_BYTES = 1 << 20
-"""Of what tarfile reads of one header."""
+"""Limit of what tarfile reads for one header."""
 MAX_PADDING_BYTES = 64 << 20
 BLOCK = tarfile.BLOCKSIZE
 SAFE = (tarfile.REGTYPE, tarfile.AREGTYPE, tarfile.DIRTYPE)
 
 
 class _BoundedFile:
-    """A shard as tarfile reads it: no more at once than a header may have, and no more often than it has blocks.
+    """A shard for tarfile, with limits: the size of each read, and as many reads as there are blocks.
 
-    A header can declare a size that fills the memory, or one that sends tarfile back to where it was.
+    A header can declare a size that would fill the memory, or one that sends tarfile back to where it was.
     """
 
     def __init__(self, file: IO[bytes], size: int) -> None:
@@ -43,7 +43,7 @@ class _BoundedFile:
 
 
 class Member(NamedTuple):
-    """What is kept of a member; a TarInfo takes ten times as much."""
+    """What is kept of a member. A TarInfo takes ten times more memory."""
 
     name: str
     start: int
@@ -51,56 +51,54 @@ class Member(NamedTuple):
 
 
 def list_members(shard: Shard, file: IO[bytes]) -> Iterator[Member]:
-    """The files in a shard, in order. Raises: DataError for any that is unsafe."""
+    """The files in a shard, in order. Raises: DataError if one is unsafe."""
     try:
         if file.read(2) in (b"\x1f\x8b", b"BZ", b"\xfd7", b"\x28\xb5"):
-            raise DataError(
-                f"{shard.path}: is compressed, so that no picture can be found without all before; unpack it"
-            )
+            raise DataError(f"{shard.path}: is compressed, so pictures cannot be read individually; decompress it")
         file.seek(0)
         guarded: Any = _BoundedFile(file, shard.size)
         with tarfile.TarFile(fileobj=guarded, mode="r", encoding="utf-8", errors="strict") as tar:
             kept: Any = tar
             stop = 0
-            # 0: there is no member, for which Python 3.10's next() would seek to before the file.
+            # At 0 there is no member, and Python 3.10's next() would seek to a negative position.
             while tar.offset and (member := tar.next()) is not None:
-                kept.members = []  # tarfile keeps each; an index of our own is smaller
+                kept.members = []  # tarfile keeps every member; our own index is smaller
                 _check_member(shard, member, stop)
                 stop = member.offset_data + member.size
                 if member.isfile() and not any(map(is_litter, PurePosixPath(member.name).parts)):
                     yield Member(member.name, member.offset_data, member.size)
             _check_end(file, stop)
-    except RecursionError as error:  # tarfile goes one call deeper for each header that is about the next one
-        raise DataError(f"{shard.path}: damaged: more headers in a row than members have; pack it again") from error
+    except RecursionError as error:  # tarfile calls itself for each header that describes the next one
+        raise DataError(f"{shard.path}: corrupt: too many extended headers in a row; pack it again") from error
     except (tarfile.TarError, OSError, ValueError, KeyError, IndexError, OverflowError, EOFError) as error:
-        raise DataError(f"{shard.path}: not a tar file or damaged: {error}; pack it again") from error
+        raise DataError(f"{shard.path}: not a tar file, or corrupt: {error}; pack it again") from error
 
 
 def _check_end(file: IO[bytes], after: int) -> None:
-    """After the last member there are zeros and nothing else. Raises: tarfile.ReadError.
+    """Check that only zeros follow the last member. Raises: tarfile.ReadError.
 
-    tarfile takes a damaged header in the middle, and a file cut between two members, for the end.
+    tarfile mistakes a corrupt header in the middle, and a file truncated between two members, for the end.
     """
     file.seek(-(-after // BLOCK) * BLOCK)
     block = file.read(BLOCK)
     if len(block) < BLOCK or any(block):
-        raise tarfile.ReadError(f"no member and no end at byte {after}")
+        raise tarfile.ReadError(f"neither a member nor an end marker at byte {after}")
     left = MAX_PADDING_BYTES
     while block := file.read(128 * BLOCK):
         left -= len(block)
         if block.strip(b"\0"):
-            raise tarfile.ReadError("more members after its end, as in files that were joined")
-        if left < 0:  # a file with a hole can go on for terabytes
+            raise tarfile.ReadError("more members after its end, as in concatenated files")
+        if left < 0:  # a sparse file can go on for terabytes
             raise tarfile.ReadError(f"more than {MAX_PADDING_BYTES >> 20} MiB after its end")
 
 
 def _check_member(shard: Shard, member: tarfile.TarInfo, after: int) -> None:
     name = member.name
     if name.startswith(("/", "\\")) or ".." in name.replace("\\", "/").split("/") or "\0" in name or ":" in name[:2]:
-        raise DataError(f"{shard.path}: the member {name!r} lies outside of the shard's root, which is refused")
+        raise DataError(f"{shard.path}: the member {name!r} lies outside the shard's root, which is not allowed")
     if member.type not in SAFE or member.issparse():
-        raise DataError(f"{shard.path}: the member {name!r} is a link, a device or sparse, which is refused")
+        raise DataError(f"{shard.path}: the member {name!r} is a link, a device or sparse, which is not allowed")
     if len(name.encode()) > MAX_NAME_BYTES:
         raise DataError(f"{shard.path}: a member's name has more than {MAX_NAME_BYTES} bytes")
     if member.size < 0 or member.offset_data < after or member.offset_data + member.size > shard.size:
-        raise DataError(f"{shard.path}: the member {name!r} does not lie within the file: cut short or damaged")
+        raise DataError(f"{shard.path}: the member {name!r} extends beyond the file, which is truncated or corrupt")

@@ -35,16 +35,16 @@ PCAM_FILTERS = {h5py.h5z.FILTER_DEFLATE, h5py.h5z.FILTER_SHUFFLE, h5py.h5z.FILTE
 def read_idx(path: Path, axes: int) -> NDArray[np.uint8]:
     """The array in a file of MNIST's idx format: uint8, with `axes` axes.
 
-    Raises: ValueError for another format or number of axes, for a wrong length, and for too many rows; as `read_list`.
+    Raises: ValueError for another format or number of axes, a wrong length, or too many rows; same as `read_list`.
     """
     content = read_list(path, MAX_IDX_BYTES)
     if content[:4] != bytes((0, 0, 8, axes)) or len(content) < 4 + 4 * axes:
-        raise ValueError(f"{path.name} is no idx file of bytes with {axes} axes")
+        raise ValueError(f"{path.name} is not an idx file of bytes with {axes} axes")
     shape = tuple(np.frombuffer(content, dtype=">u4", offset=4, count=axes).tolist())
     if math.prod(shape) != len(content) - 4 - 4 * axes:
-        raise ValueError(f"{path.name} is not as long as it says")
+        raise ValueError(f"the length of {path.name} does not match its header")
     if shape[0] > MAX_ROWS:
-        raise ValueError(f"{path.name} has {counted(shape[0], 'row')}, and at most {MAX_ROWS:,} are read")
+        raise ValueError(f"{path.name} has {counted(shape[0], 'row')}; at most {MAX_ROWS:,} are read")
     return np.frombuffer(content, dtype=np.uint8, offset=4 + 4 * axes).reshape(shape)
 
 
@@ -90,13 +90,13 @@ class PcamFile:
 
     def picture(self, row: int) -> NDArray[np.uint8]:
         """One image, uint8 (H, W, 3)."""
-        if self._images is None or self._process != os.getpid():  # a forked file would share its place
+        if self._images is None or self._process != os.getpid():  # a forked file shares its position
             self._images = self._opened()
             self._process = os.getpid()
         return np.asarray(self._images[row])
 
     def _opened(self) -> h5py.Dataset:
-        """The images, with room for the chunk that was unpacked last, of which the next image is."""
+        """The images, with a cache for the last unpacked chunk, which usually contains the next image."""
         with h5py.File(self.path) as file:
             chunk = math.prod(_plain_dataset(file, "x", 3).chunks or ())
         file = h5py.File(self.path, rdcc_nbytes=max(1 << 20, min(chunk, MAX_KEPT_CHUNK)))
@@ -113,18 +113,18 @@ def read_pcam_labels(path: Path) -> NDArray[np.int64]:
 def _plain_dataset(file: h5py.File, key: str, channels: int) -> h5py.Dataset:
     """The data set `key`, after all checks that make it safe to read. Raises: ValueError."""
     if not isinstance(file.get(key, getlink=True), h5py.HardLink) or not isinstance(file[key], h5py.Dataset):
-        raise ValueError(f"has no data set {key!r} of its own")
+        raise ValueError(f"has no data set {key!r} in the file itself")
     found = file[key]
     created = found.id.get_create_plist()
     if created.get_external_count() or found.is_virtual:
-        raise ValueError(f"{key!r} lies in other files")
+        raise ValueError(f"{key!r} is stored in other files")
     if found.dtype != np.uint8 or found.ndim != 4 or found.shape[3] != channels or found.shape[0] > MAX_ROWS:
         raise ValueError(f"{key!r} must be bytes (N, H, W, {channels}), got {found.dtype} {found.shape}")
     at_once = max(math.prod(found.shape[1:]), math.prod(found.chunks or ()), found.size if key == "y" else 0)
     if at_once > MAX_CHUNK_BYTES:
         raise ValueError(f"{key!r} cannot be read a few rows at a time")
     if not {created.get_filter(k)[0] for k in range(created.get_nfilters())} <= PCAM_FILTERS:
-        raise ValueError(f"{key!r} is packed by a filter that may run anything")
+        raise ValueError(f"{key!r} uses a filter that could run any code")
     return found
 
 
@@ -149,12 +149,12 @@ def read_mat(path: Path) -> dict[str, Any]:
     A structure array becomes a list of dictionaries, and a cell array a list. Text becomes str, and numbers become an
     array (N,).
 
-    Raises: ValueError for other kinds of content, and for a file that is cut short, nested too deeply, or unpacks to
-    too much.
+    Raises: ValueError for other kinds of content, or if the file is truncated, nested too deeply, or unpacks to too
+    many bytes.
     """
     content = read_list(path)
     if len(content) < 128 or content[124:128] != b"\x00\x01IM":
-        raise ValueError(f"{path.name} is no MATLAB file of level 5")
+        raise ValueError(f"{path.name} is not a MATLAB file of level 5")
     found: dict[str, Any] = {}
     at, left = 128, MAX_LIST_BYTES
     while at < len(content):
@@ -172,9 +172,9 @@ def read_mat(path: Path) -> dict[str, Any]:
 
 
 def _element(content: bytes, at: int) -> tuple[int, bytes, int]:
-    """Type and bytes of the element at `at`, and the position of the next one. Raises: ValueError if cut short."""
+    """Type and bytes of the element at `at`, and the position of the next one. Raises: ValueError if truncated."""
     if at + 8 > len(content):
-        raise ValueError("cut short")
+        raise ValueError("truncated")
     kind, size = (int.from_bytes(content[at + k : at + k + 4], "little") for k in (0, 4))
     start = at + 8
     if kind >> 16:  # at most four bytes, in the place of the length
@@ -182,7 +182,7 @@ def _element(content: bytes, at: int) -> tuple[int, bytes, int]:
         if size > 4:
             raise ValueError("a small element of more than four bytes")
     if start + size > len(content):
-        raise ValueError("cut short")
+        raise ValueError("truncated")
     end = start + size if kind == COMPRESSED else at + 8 if start == at + 4 else start + -(-size // 8) * 8
     return kind, content[start : start + size], end
 
@@ -192,16 +192,16 @@ def _matrix(content: bytes, depth: int) -> tuple[str, Any]:
     if not content:
         return "", np.empty(0)
     if depth == MAX_DEPTH:
-        raise ValueError(f"arrays in arrays, more than {MAX_DEPTH} deep")
+        raise ValueError(f"arrays are nested more than {MAX_DEPTH} levels deep")
     _, flags, at = _element(content, 0)
     _, sides, at = _element(content, at)
     _, name, at = _element(content, at)
     kind = flags[0] if flags else 0
     if len(sides) > 4 * MAX_SIDES:
-        raise ValueError(f"has an array of {counted(len(sides) // 4, 'side')}, and at most {MAX_SIDES} are read")
+        raise ValueError(f"has an array with {counted(len(sides) // 4, 'axis', 'axes')}; at most {MAX_SIDES} are read")
     count = math.prod(np.frombuffer(sides[: len(sides) // 4 * 4], dtype="<i4").tolist())
     if kind in (CELL, STRUCT) and not 0 <= count <= len(content) // 8:
-        raise ValueError(f"says that it has {count:,} values, and has not")
+        raise ValueError(f"declares {count:,} values, but is shorter")
     return name.decode("latin-1"), _value(kind, content, at, count, depth)
 
 
@@ -215,7 +215,7 @@ def _value(kind: int, content: bytes, at: int, count: int, depth: int) -> Any:
             raise ValueError("a structure without names")
         names = [joined[k : k + step].split(b"\0")[0].decode("latin-1") for k in range(0, len(joined), step)]
         if not names or count * len(names) > len(content) // 8:
-            raise ValueError(f"says that it has {count:,} structures, and has not")
+            raise ValueError(f"declares {count:,} structures, but is shorter")
         values, _ = _matrices(content, at, count * len(names), depth)
         return [dict(zip(names, values[k : k + len(names)], strict=True)) for k in range(0, len(values), len(names))]
     if kind == CELL:
@@ -225,7 +225,7 @@ def _value(kind: int, content: bytes, at: int, count: int, depth: int) -> Any:
         return data.decode(TEXTS[stored])
     if 6 <= kind <= 15 and stored in NUMBERS:
         return np.frombuffer(data, dtype=NUMBERS[stored])
-    raise ValueError(f"has an array of the kind {kind}")
+    raise ValueError(f"has an array of the unsupported class {kind}")
 
 
 def _matrices(content: bytes, at: int, count: int, depth: int) -> tuple[list[Any], int]:
@@ -234,7 +234,7 @@ def _matrices(content: bytes, at: int, count: int, depth: int) -> tuple[list[Any
     for _ in range(count):
         kind, data, at = _element(content, at)
         if kind != MATRIX:
-            raise ValueError("has something other than an array among its values")
+            raise ValueError("has a value that is not an array")
         values.append(_matrix(data, depth + 1)[1])
     return values, at
 

@@ -1,6 +1,7 @@
-"""torchvision's classification sets as image sources: its names and downloads, this package's decoder, ids and splits.
+"""torchvision's classification sets as image sources, with torchvision's names and downloads, and this package's
+decoder, ids and splits.
 
-torchvision says which pictures there are; it opens none.
+torchvision only lists the pictures; it does not open them.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ from l2a_transfer.inputs import special_files
 from l2a_transfer.wording import counted, first_line
 
 FAULTS = (*DAMAGED, AssertionError, ImportError, MemoryError, csv.Error)
-"""What torchvision and the readers here raise for files that are missing, damaged or hostile."""
+"""What torchvision and the readers here raise for missing, corrupt or hostile files."""
 LISTS = {
     "DTD": ("dtd/dtd/labels/{split}1.txt",),
     "FGVCAircraft": (
@@ -50,7 +51,7 @@ LISTS = {
     "STL10": ("stl10_binary/class_names.txt",),
     "SUN397": ("SUN397/ClassName.txt",),
 }
-"""Files that torchvision reads whole, without a limit or a checksum."""
+"""Files that torchvision reads completely, without a limit or a checksum."""
 FOLDERS = {
     "MNIST": "MNIST",
     "FashionMNIST": "FashionMNIST",
@@ -71,7 +72,7 @@ FOLDERS = {
     "PCAM": "pcam",
     "FER2013": "fer2013",
 }
-"""Where torchvision looks for the files of a set; those of others lie in the folder that the user names."""
+"""The subfolders in which torchvision looks for the files of some sets; others are in the user's folder itself."""
 
 
 class _Pictures(Protocol):
@@ -81,12 +82,12 @@ class _Pictures(Protocol):
         """Mode RGB. Raises: DataError naming the file, or an exception of DAMAGED."""
 
     def content(self, *, by_content: bool) -> Iterator[bytes | memoryview]:
-        """What stands for them in a fingerprint."""
+        """What represents them in a fingerprint."""
 
 
 @dataclass(frozen=True)
 class _Files:
-    """Pictures that are files each."""
+    """Pictures in one file each."""
 
     paths: tuple[str, ...]
 
@@ -99,7 +100,7 @@ class _Files:
 
 @dataclass(frozen=True, eq=False)
 class _Arrays:
-    """Pictures in memory, uint8: `data` (N, H, W), or (N, 3, H, W). `each`: a fingerprint is of one after another."""
+    """Pictures in memory, uint8: `data` (N, H, W), or (N, 3, H, W). `each`: a fingerprint hashes them one by one."""
 
     data: NDArray[np.uint8]
     each: bool = False
@@ -137,7 +138,7 @@ def _stamps(paths: Sequence[Path], *, by_content: bool) -> bytes:
 
 @dataclass(frozen=True, eq=False)
 class _Part:
-    """One split: its pictures, a label each, −1 for none, and the names of all classes, as the files give them."""
+    """One split: its pictures, one label each (−1 for none), and the names of all classes in the files."""
 
     pictures: _Pictures
     labels: NDArray[np.int64]
@@ -147,7 +148,7 @@ class _Part:
 
 @dataclass(frozen=True, eq=False)
 class TorchvisionSource(SourceBase):
-    """One torchvision data set a split, split after split; ids are `test/00012`."""
+    """One torchvision data set per split, split after split. Ids are, for example, `test/00012`."""
 
     parts: tuple[_Pictures, ...]
     starts: tuple[int, ...]
@@ -159,7 +160,7 @@ class TorchvisionSource(SourceBase):
         except DataError as error:
             raise DataError(f"{self.name}: {self.ids[row]}: {error.problem}", error.remedy) from error
         except DAMAGED as error:
-            raise DataError(f"{self.name}: {self.ids[row]}: damaged or missing picture: {error}") from error
+            raise DataError(f"{self.name}: {self.ids[row]}: corrupt or missing picture: {error}") from error
 
     def fingerprint(self) -> str:
         sha = hashlib.sha256(self._digest().encode())
@@ -172,7 +173,7 @@ class TorchvisionSource(SourceBase):
 def open_torchvision(spec: DatasetSpec, data_dir: Path, *, download: bool) -> TorchvisionSource:
     """All splits of a torchvision set below `data_dir`.
 
-    Raises: DataError where its files are missing, damaged, cannot be fetched, or list what lies elsewhere.
+    Raises: DataError if its files are missing or corrupt, cannot be downloaded, or list pictures outside `data_dir`.
     """
     data_dir = data_dir.expanduser()  # as torchvision does
     parts = []
@@ -181,12 +182,12 @@ def open_torchvision(spec: DatasetSpec, data_dir: Path, *, download: bool) -> To
         try:
             parts.append(_part(spec, data_dir, dict(values), download=download and spec.downloads))
         except (urllib.error.URLError, TimeoutError) as error:
-            raise DataError(f"{spec.name}: cannot be fetched: {error}") from error
+            raise DataError(f"{spec.name}: cannot be downloaded: {error}") from error
         except FAULTS as error:
-            hint = "or add `download=True`" if spec.downloads else "its authors ask you to fetch it yourself"
+            hint = "or add `download=True`" if spec.downloads else "its authors ask you to download it yourself"
             raise DataError(
-                f"{data_dir}: {spec.name} ({split}) is not there or damaged ({first_line(error)})",
-                f"`data_dir` must hold {spec.folder}, {hint}",
+                f"{data_dir}: {spec.name} ({split}) is missing or corrupt ({first_line(error)})",
+                f"`data_dir` must contain {spec.folder}, {hint}",
             ) from error
     for (split, _), part in zip(spec.split_options, parts, strict=True):
         if len(part.labels) != part.rows:
@@ -229,14 +230,14 @@ def _part(spec: DatasetSpec, data_dir: Path, values: dict[str, Any], *, download
     paths, labels = _listed(dataset)
     if not paths:
         raise ValueError("it lists no pictures")
-    if spec.loader == "SUN397":  # which torchvision takes in the order in which the file system lists it
+    if spec.loader == "SUN397":  # torchvision uses the order of the file system
         order = sorted(range(len(paths)), key=lambda row: Path(paths[row]).as_posix())
         paths, labels = [paths[row] for row in order], labels[order]
     return _Part(_Files(_inside(spec.name, data_dir, paths)), labels, classes, len(paths))
 
 
 def _listed(dataset: Any) -> tuple[list[str], NDArray[np.int64]]:
-    """The file and the label of each picture, as torchvision keeps them."""
+    """The file and the label of each picture, as stored by torchvision."""
     if hasattr(dataset, "categories"):  # Caltech256
         root = Path(dataset.root) / "256_ObjectCategories"
         numbers = zip(dataset.y, dataset.index, strict=True)
@@ -250,12 +251,12 @@ def _listed(dataset: Any) -> tuple[list[str], NDArray[np.int64]]:
 
 
 def _inside(name: str, data_dir: Path, paths: Sequence[str]) -> tuple[str, ...]:
-    """The paths. Raises: DataError for one that a list has led out of `data_dir`."""
+    """The paths. Raises: DataError if a list names a path outside `data_dir`."""
     root = os.path.abspath(data_dir)
     for path in paths:
         if "\0" in path or os.path.commonpath([root, os.path.abspath(path)]) != root:
             raise DataError(
-                f"{data_dir}: {name} lists a picture that lies outside of it, {path[:200]!r}; fetch it again"
+                f"{data_dir}: {name} lists a picture outside this folder, {path[:200]!r}; download it again"
             )
     return tuple(paths)
 
@@ -269,8 +270,10 @@ def _mnist(kind: Any, data_dir: Path, values: dict[str, Any], *, download: bool)
     name = "train" if values["train"] else "t10k"
     paths = raw / f"{name}-images-idx3-ubyte", raw / f"{name}-labels-idx1-ubyte"
     if download and not all(path.exists() for path in paths):
-        if (raw.parent / "processed").exists():  # pickles of old versions, which torchvision would load instead
-            raise DataError(f"{raw.parent / 'processed'}: files of an old torchvision, which are not read; remove it")
+        if (raw.parent / "processed").exists():  # pickles of old versions, which torchvision would prefer
+            raise DataError(
+                f"{raw.parent / 'processed'}: contains files of an old torchvision, which are not supported; remove it"
+            )
         kind(str(data_dir), **values, download=True)
     data, labels = read_idx(paths[0], 3), read_idx(paths[1], 1)
     return _Part(_Arrays(data), _numbers(labels), kind.classes, len(data))
@@ -318,12 +321,12 @@ _OWN: dict[str, Callable[..., _Part]] = {
 
 
 def _check_files(spec: DatasetSpec, data_dir: Path) -> None:
-    """Raises: DataError for a pipe, a socket or a device that torchvision would open; of pictures, each is looked at
-    when it is decoded."""
+    """Raises: DataError for a pipe, a socket or a device that torchvision would open. Pictures are checked when they
+    are decoded."""
     folder = FOLDERS.get(spec.loader)
     for path, kind in special_files(data_dir / (folder or ""), below=folder is not None):
         if not path.lower().endswith(SUFFIXES):
-            raise DataError(f"{path}: {kind}, where a file is expected", f"`data_dir` must hold {spec.folder}")
+            raise DataError(f"{path}: {kind}, where a file is expected", f"`data_dir` must contain {spec.folder}")
 
 
 def _class_names(names: Sequence[Any], count: int) -> tuple[str, ...]:

@@ -1,4 +1,4 @@
-"""The sets that torchvision reads: what each is, whose, under which terms, and torchvision's options for its splits."""
+"""The sets that torchvision reads: description, authors, terms of use, and torchvision's options for the splits."""
 
 from __future__ import annotations
 
@@ -234,7 +234,7 @@ _SETS = (
 
 
 def _open(spec: DatasetSpec, data_dir: Path, download: bool) -> ImageSource:
-    """One of the sets above, by `open_torchvision`, which imports torchvision."""
+    """Open one of the sets above with `open_torchvision`, which imports torchvision."""
     from l2a_transfer.data.torchvision_sets import open_torchvision
 
     return open_torchvision(spec, data_dir, download=download)

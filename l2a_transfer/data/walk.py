@@ -1,4 +1,4 @@
-"""Goes through folders of any depth, whose links may lead back into them."""
+"""Walk through folders of any depth, even if links in them form cycles."""
 
 from __future__ import annotations
 
@@ -10,31 +10,31 @@ from contextlib import suppress
 def walk_folders(
     root: str | os.PathLike[str], *, enter: Callable[[str], bool] = lambda name: True, without: Iterable[str] = ()
 ) -> Iterator[tuple[str, list[str]]]:
-    """Each folder from `root` on, by path, with the names of its files.
+    """Yield `root` and all folders below it by path, with the names of their files.
 
     Parameters
     ----------
     root : str or path
-        Where to begin.
+        Where to start.
     enter : callable
-        Whether a folder of that name is looked into.
+        Whether to enter a folder of this name.
     without : iterable of str
-        Paths of folders that are not looked into.
+        Paths of folders to skip.
 
     Yields
     ------
     folder : str
-        Its path, which begins with `root`. Links to folders are followed; a folder that several paths lead to comes
-        once, under the first of them.
+        Its path, which begins with `root`. Links to folders are followed; a folder with several paths is yielded once,
+        under the first of them.
     names : list of str
-        Of its files, in no order.
+        The names of its files, in no particular order.
 
     Raises
     ------
     OSError
-        For a folder that cannot be read.
+        If a folder cannot be read.
     """
-    # os.walk calls itself for each level before Python 3.12, and glob's ** does not end where two links lead back.
+    # Before Python 3.12, os.walk is recursive; and glob's ** never ends if two links lead back.
     visited = {_identity(path) for path in without if os.path.exists(path)}
     pending = [os.fspath(root)]
     while pending:
@@ -56,6 +56,6 @@ def walk_folders(
 
 
 def _identity(path: str | os.PathLike[str]) -> tuple[int, int]:
-    """What tells a folder apart from all others, whatever path leads to it."""
+    """A unique identity of a folder, independent of the path."""
     found = os.stat(path)
     return found.st_dev, found.st_ino

@@ -1,4 +1,4 @@
-"""WebDataset tar shards: each member's place is noted once, then any picture is one read; nothing is unpacked."""
+"""WebDataset tar shards. Members are indexed once; then each picture is one read. Nothing is unpacked."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ from l2a_transfer.data.tar_index import Member, list_members
 from l2a_transfer.errors import DataError
 
 MAX_NOTE_BYTES = 1 << 20
-"""Of a label, a JSON, or a list of classes."""
+"""Limit for a label, a JSON member, or a list of classes."""
 
 
 @dataclass(frozen=True, eq=False)
 class WdsSource(SourceBase):
-    """Pictures in tar shards; an id is the shard's name, a slash, and the member's name.
+    """Pictures in tar shards. An id is SHARD/MEMBER.
 
-    `shard` (N,), `start` (N,) and `length` (N,): where each picture's bytes are.
+    `shard` (N,), `start` (N,) and `length` (N,): the position of each picture's bytes.
     """
 
     shards: tuple[Shard, ...]
@@ -52,7 +52,7 @@ class WdsSource(SourceBase):
 
 @dataclass(frozen=True)
 class _Sample:
-    """What one sample says: its picture's member, and its label as given."""
+    """One sample: the member of its picture, and its label as given."""
 
     name: str
     start: int
@@ -64,13 +64,13 @@ class _Sample:
 def read_webdataset(where: str, *, split_from: str = "auto", by_content: bool = False) -> WdsSource:
     """The pictures of tar shards (WebDataset), in the order of the shards and their members.
 
-    `where` is as `find_shards` reads it.
+    `where` is described in `find_shards`.
 
-    Neighbouring members with one name up to the first dot are a sample: one picture, and optionally `.cls`, a class
-    number, or `.json` with "label", a number or a name. A picture and a label with one name up to the last dot are
-    one too, so that names may have dots. `classes.txt` beside the shards names the classes. Members that belong to no
-    picture are counted. Raises: DataError for a shard that is compressed, damaged, or holds a member outside of its
-    root, a link or a device; for a label without or with several pictures; for labels that do not fit the classes.
+    Adjacent members with the same name up to the first dot are a sample: one picture, and optionally `.cls`, a class
+    number, or `.json` with "label", a number or a name. A picture and a label with the same name up to the last dot are
+    a sample too, so names may contain dots. `classes.txt` next to the shards names the classes. Members without a
+    picture are counted. Raises: DataError if a shard is compressed or corrupt, or contains a member outside its root, a
+    link or a device; if a label has no picture or several; if labels do not match the classes.
     """
     found = find_shards(where, ".tar", split_from)
     shards = found.shards
@@ -86,10 +86,10 @@ def read_webdataset(where: str, *, split_from: str = "auto", by_content: bool = 
             given.append(sample.label)
             places.append((k, sample.start, sample.length))
         if len(set(ids[before:])) < len(ids) - before:
-            raise DataError(f"{shard.path}: holds two members of one name; pack it again")
+            raise DataError(f"{shard.path}: contains two members with the same name; pack it again")
     if not ids:
         beside = f"; passed over: {passed_over.result()}" if passed_over.result().files else ""
-        raise DataError(f"{where}: no pictures in it; looked for members that end in {', '.join(SUFFIXES)}{beside}")
+        raise DataError(f"{where}: no pictures in it; looked for members with the suffix {', '.join(SUFFIXES)}{beside}")
     labels, classes = _numbered(where, given, _class_names(shards))
     place = np.array(places, dtype=np.int64)
     splits = splits_of(shards)
@@ -131,11 +131,11 @@ def _suffix(name: str) -> str:
 
 
 def _group(shard: Shard, file: IO[bytes], members: list[Member], passed_over: Tally) -> Iterator[_Sample]:
-    """The samples among the members that have one name up to the first dot.
+    """The samples among members with the same name up to the first dot.
 
     `1.png`, `1.cls` and `1.seg.png` are one sample, whose picture is `1.png`. `shot_3.05.png` and `shot_3.05.cls` are
-    one and `shot_3.10.png` is another: with nothing at the first dot, or with a label of its own, a picture is a
-    sample by its name up to the last. What looks like a picture and is in no sample is counted.
+    one sample, and `shot_3.10.png` is another: if no member ends at the first dot, or if a picture has its own label,
+    the name up to the last dot identifies the sample. Pictures outside all samples are counted.
     """
     key = _key(members[0].name)
     if len({member.name.lower() for member in members}) < len(members):
@@ -169,7 +169,7 @@ def _pictures(members: list[Member]) -> list[Member]:
 
 
 def _sample(shard: Shard, members: list[Member], pictures: list[Member], label: int | str | None) -> list[_Sample]:
-    """The one sample that members are; none where its picture is of a format that is not read."""
+    """The sample that the members form; empty if the format of its picture is not supported."""
     if not pictures and any(_suffix(member.name) in OTHER_PICTURES for member in members):
         return []
     if len(pictures) != 1:
@@ -184,11 +184,11 @@ def _sample(shard: Shard, members: list[Member], pictures: list[Member], label: 
 
 def _unclear(shard: Shard, members: list[Member]) -> DataError:
     names = ", ".join(repr(member.name) for member in members[:6])
-    return DataError(f"{shard.path}: a sample needs one picture and each other member once, has {names}")
+    return DataError(f"{shard.path}: a sample must have one picture and no duplicate members, got {names}")
 
 
 def _label(shard: Shard, file: IO[bytes], members: list[Member], *, strict: bool) -> int | str | None:
-    """The label that a `.cls` among the members gives, or a `.json`; a JSON of another kind is none if not `strict`."""
+    """The label in a `.cls` or `.json` among the members. Unless `strict`, an unsuitable JSON is ignored."""
     by_suffix = {_suffix(member.name): member for member in members}
     if ".cls" in by_suffix:
         return _class_number(shard, file, by_suffix[".cls"])
@@ -228,9 +228,10 @@ def _json_label(shard: Shard, file: IO[bytes], member: Member) -> int | str | No
 
 
 def _class_names(shards: tuple[Shard, ...]) -> tuple[str, ...] | None:
-    """The lines of `classes.txt` in the folder that all shards share, if there is one.
+    """The lines of `classes.txt` in the common folder of all shards, if there is one.
 
-    One that is there and cannot be read is an error, but not on a remote store, which may refuse what is missing.
+    It is an error if the file exists but cannot be read, except on a remote store, which may deny access to missing
+    files.
     """
     path = shards[0].path[: len(shards[0].path) - len(shards[0].name)] + CLASSES
     if not is_remote(path) and not os.path.lexists(path):
@@ -246,19 +247,19 @@ def _class_names(shards: tuple[Shard, ...]) -> tuple[str, ...] | None:
     try:
         names = tuple(class_name(line.strip()) for line in content.decode("utf-8-sig").splitlines() if line.strip())
     except UnicodeDecodeError as error:
-        raise DataError(f"{path}: must be UTF-8, one class a line: {error}") from error
+        raise DataError(f"{path}: must be UTF-8 with one class per line: {error}") from error
     if size > MAX_NOTE_BYTES or not names or len(set(names)) < len(names):
-        raise DataError(f"{path}: must name different classes, one a line, in at most {MAX_NOTE_BYTES >> 20} MiB")
+        raise DataError(f"{path}: must contain unique class names, one per line, in at most {MAX_NOTE_BYTES >> 20} MiB")
     return names
 
 
 def _numbered(
     where: str, given: list[int | str | None], names: tuple[str, ...] | None
 ) -> tuple[NDArray[np.int32], tuple[str, ...]]:
-    """Labels as indices of classes: `names`, else the sorted names that were given, else the numbers up to the last."""
+    """Labels as indices of classes: `names`, or else the sorted given names, or else the numbers up to the largest."""
     kinds = {type(label) for label in given if label is not None}
     if kinds == {int, str}:
-        raise DataError(f"{where}: labels are numbers in some samples and names in others; make them all one")
+        raise DataError(f"{where}: labels are numbers in some samples and names in others; use one kind in all")
     if kinds == {str}:
         classes = names or tuple(sorted({label for label in given if isinstance(label, str)}))
         index: dict[Any, int] = {name: k for k, name in enumerate(classes)}
@@ -271,7 +272,7 @@ def _numbered(
     unknown = next((label for label in given if label is not None and label not in index), None)
     if unknown is not None:
         raise DataError(
-            f"{where}: the label {unknown!r} is none of {len(classes)} classes (at most {MAX_CLASSES:,}); "
-            "name them in classes.txt beside the shards, one a line"
+            f"{where}: the label {unknown!r} is not one of {len(classes)} classes (at most {MAX_CLASSES:,}); "
+            "list them in classes.txt next to the shards, one per line"
         )
     return np.array([-1 if label is None else index[label] for label in given], dtype=np.int32), classes

@@ -342,6 +342,6 @@ def open_maps(path: str | Path) -> MapsFile:
     >>> open_maps("maps.h5")
     Traceback (most recent call last):
     ...
-    l2a_transfer.errors.StoreError: maps.h5: no such file; 'l2a-transfer explain' writes it
+    l2a_transfer.errors.StoreError: maps.h5: no such file; create it with 'l2a-transfer explain'
     """
     return MapsFile(path)

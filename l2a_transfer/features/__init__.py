@@ -1,1 +1,1 @@
-"""What comes out: backends, the feature store, extraction."""
+"""Output: backends, the feature store, extraction."""

@@ -21,18 +21,18 @@ PROBE_IMAGES = 8
 """Images in the small computation, up to a side of 64 pixels. Larger images are fewer, to bound the memory."""
 MEANING = {
     "instructions": "instructions of the CPU",
-    "arithmetic": "arithmetic: the same computation gives other bits (another processor, or settings of its libraries "
+    "arithmetic": "arithmetic: the same computation gives different bits (another processor, or library settings such "
     "as ONEDNN_MAX_CPU_ISA and MKL_ENABLE_INSTRUCTIONS)",
     "gpu": "GPU",
     "pillow": "Pillow and its decoders",
 }
-"""Key → what an error calls a difference in it."""
+"""Key → description of a difference, for errors."""
 CODECS = ("libjpeg_turbo", "jpg", "webp", "avif", "jpg_2000")
 """Pillow's names of the decoders whose version can change a pixel."""
 
 
 def torch_instructions(device: str, precision: str) -> str:
-    """The instruction set that PyTorch's own kernels use, as `x86_64 AVX512`. Empty on a GPU.
+    """The instruction set that PyTorch's own kernels use, such as `x86_64 AVX512`. Empty on a GPU.
 
     The environment variable ATEN_CPU_CAPABILITY may have lowered it. With bf16, the CPU's bf16 instructions are listed
     too.
@@ -91,9 +91,9 @@ def arithmetic(device: str, size: int, compute: Callable[[NDArray[np.uint8]], ND
 
 
 def decoders(source: ImageSource, size: int) -> str:
-    """The versions of Pillow and of its decoders. Empty where Pillow changes no pixel.
+    """The versions of Pillow and of its decoders. Empty if Pillow changes no pixel.
 
-    That is the case for images in memory whose sides are `size` already.
+    This is the case for images in memory that already have sides of `size` pixels.
     """
     whole = source
     while isinstance(whole, Subset):

@@ -1,4 +1,4 @@
-"""Attended features as a step of scikit-learn: pictures in, one row of features a picture out."""
+"""Attended features as a scikit-learn transformer: pictures in, one row of features per picture out."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ DEFAULT_MODEL = "vgg-att2-concat-pc.cifar10-w025"
 
 @dataclass(frozen=True)
 class _Pictures:
-    """The pictures of X by rows, as a decoding process takes them."""
+    """The pictures of X by row, with the interface that decoding processes need."""
 
     items: Any
     name: str = "X"
@@ -131,7 +131,7 @@ class AttentionFeatures(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         Raises
         ------
         TypeError, ValueError
-            For what are no pictures.
+            If X does not contain pictures.
         UnknownNameError
             For a model or level that does not exist.
         """
@@ -156,9 +156,9 @@ class AttentionFeatures(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         Raises
         ------
         TypeError, ValueError
-            For what are no pictures.
+            If X does not contain pictures.
         DataError
-            For a picture that cannot be used, naming its file or row.
+            If a picture cannot be used. The message names its file or row.
         """
         pictures, backend = pictures_of(X), self._open()
         N = len(pictures.items)
@@ -172,7 +172,7 @@ class AttentionFeatures(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         return found
 
     def get_feature_names_out(self, input_features: Any = None) -> NDArray[Any]:
-        """The names of the columns: level and number, as `L3_0`.
+        """The names of the columns: level and number, such as `L3_0`.
 
         Parameters
         ----------
@@ -181,13 +181,13 @@ class AttentionFeatures(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         Returns
         -------
         ndarray
-            (D,), text as objects.
+            (D,), str objects.
         """
         names = [f"{name}_{k}" for name, start, stop in self._open().levels for k in range(stop - start)]
         return np.array(names, dtype=object)
 
     def _open(self) -> FeatureBackend:
-        """The model of `fit`, or without it a new one: only `fit` may change the estimator."""
+        """The model of `fit`, or a new one if `fit` was not called, because only `fit` may change the estimator."""
         found: FeatureBackend | None = getattr(self, "backend_", None)
         return self._opened() if found is None else found
 
@@ -206,7 +206,7 @@ class AttentionFeatures(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         )
         if partners_of(backend):
             raise BackendError(
-                f"{backend.card['name']} attends each image with others, so its features are of a whole set",
+                f"{backend.card['name']} attends each image with others, so its features depend on the whole set",
                 "call extract() on the whole set",
             )
         return backend

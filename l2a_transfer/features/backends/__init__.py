@@ -1,1 +1,1 @@
-"""One file a way to compute features: PyTorch, ONNX Runtime, the pixels themselves."""
+"""One file per way to compute features: PyTorch, ONNX Runtime, the pixels themselves."""

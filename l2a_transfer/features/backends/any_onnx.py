@@ -1,4 +1,4 @@
-"""An ONNX file of any program, of which the user says how it takes pictures. Its graph is run as it is."""
+"""An ONNX file written by any program. The user specifies the preprocessing; the graph is run unchanged."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ from l2a_transfer.wording import first_line
 
 PREFIX = "onnx:"
 MAX_BYTES = 1 << 31
-"""What a message of protobuf may have."""
+"""Limit of a protobuf message."""
 KINDS = {1: np.float32, 2: np.uint8}
-"""ONNX's number of an input's type → NumPy's. Pixels go to uint8 as they are, to float32 normalised."""
+"""ONNX's number of an input type → NumPy's type. uint8 inputs get raw pixels, float32 inputs normalized ones."""
 OPTIONS = ("device", "layer", "pool", "image_size", "fit", "decode", "mean", "std")
 
 
 class AnyOnnxBackend:
-    """A file of any program in ONNX Runtime: one input of pictures, (N, 3, H, W), and the values that are wanted."""
+    """A file of any program in ONNX Runtime, with one input of pictures, (N, 3, H, W), and the requested values."""
 
     name, precision, tap = "onnx", "fp32", "ga"
     map_levels: tuple[str, ...] = ()
@@ -72,7 +72,7 @@ class AnyOnnxBackend:
         self.levels = level_columns(widths, None)
 
     def _start(self, proto: Any) -> Any:
-        """A session that gives the wanted values too. Raises: BackendError for what ONNX Runtime does not take."""
+        """A session that also returns the requested values. Raises: BackendError if ONNX Runtime rejects the model."""
         import onnx
         import onnxruntime as ort
 
@@ -127,9 +127,9 @@ class AnyOnnxBackend:
         for name, start, stop in self.levels:
             if parts[name].shape[1] != stop - start:
                 raise BackendError(
-                    f"{self._path}: {name!r} gives {parts[name].shape[1]:,} numbers for some images and "
+                    f"{self._path}: {name!r} returns {parts[name].shape[1]:,} numbers for some images and "
                     f"{stop - start:,} for others of the same size, so they cannot be used as features",
-                    "name another `layer`",
+                    "choose another `layer`",
                 )
         return np.concatenate(list(parts.values()), axis=1)  # (B, D)
 
@@ -171,7 +171,7 @@ def open_any_onnx(model: str, **options: Any) -> AnyOnnxBackend:
 
 
 def list_layers(model: str) -> Sequence[Layer]:
-    """The values of a graph, the outputs first, as far as their shapes can be told. Raises: BackendError."""
+    """The values of a graph whose shapes are known, outputs first. Raises: BackendError."""
     import onnx
 
     path = Path(model.removeprefix(PREFIX)).expanduser()
@@ -181,7 +181,7 @@ def list_layers(model: str) -> Sequence[Layer]:
     try:
         proto = onnx.shape_inference.infer_shapes(proto)
     except (onnx.shape_inference.InferenceError, ValueError, RuntimeError) as error:
-        raise BackendError(f"{path}: its shapes do not fit together: {first_line(error)}") from error
+        raise BackendError(f"{path}: its shapes are inconsistent: {first_line(error)}") from error
     shapes: dict[str, tuple[int, ...]] = {}
     for value in (*proto.graph.value_info, *proto.graph.output):
         sides = [side.dim_value for side in value.type.tensor_type.shape.dim]
@@ -197,7 +197,7 @@ def _values(proto: Any) -> list[str]:
 
 
 def _read(path: Path) -> tuple[Any, bytes]:
-    """The model in a file. Raises: BackendError for what is no ONNX file, or keeps data elsewhere."""
+    """The model in a file. Raises: BackendError if it is not an ONNX file, or if it stores data in other files."""
     import onnx
     from google.protobuf.message import DecodeError
 
@@ -210,16 +210,16 @@ def _read(path: Path) -> tuple[Any, bytes]:
     try:
         proto = onnx.load_model_from_string(content)
     except (DecodeError, ValueError, RecursionError) as error:
-        raise BackendError(f"{path}: not an ONNX file or damaged: {first_line(error)}") from error
+        raise BackendError(f"{path}: not an ONNX file, or corrupt: {first_line(error)}") from error
     if refers_to_other_files(proto):
-        raise BackendError(f"{path}: keeps data in other files, which is refused; save it as one file")
+        raise BackendError(f"{path}: stores data in other files, which is not allowed; save it as one file")
     if not proto.graph.output:
-        raise BackendError(f"{path}: not an ONNX file or damaged: it has no output")
+        raise BackendError(f"{path}: not an ONNX file, or corrupt: it has no output")
     return proto, content
 
 
 def _picture_input(path: Path, proto: Any) -> tuple[str, Any, int, int]:
-    """Name, type, batch and side of the one input; 0 for numbers that are free. Raises: BackendError for another."""
+    """Name, type, batch and side of the only input; 0 for dynamic sizes. Raises: BackendError for other inputs."""
     constants = {tensor.name for tensor in proto.graph.initializer}
     inputs = [value for value in proto.graph.input if value.name not in constants]
     tensor = inputs[0].type.tensor_type if len(inputs) == 1 else None
@@ -230,25 +230,24 @@ def _picture_input(path: Path, proto: Any) -> tuple[str, Any, int, int]:
             f"{value.name} {[side.dim_value for side in value.type.tensor_type.shape.dim]}" for value in inputs
         )
         raise BackendError(
-            f"{path}: must take pictures as its only input, float32 or uint8 (N, 3, side, side); takes "
-            f"{found or 'none'}"
+            f"{path}: must have pictures as its only input, float32 or uint8 (N, 3, side, side); has {found or 'none'}"
         )
     return inputs[0].name, KINDS[tensor.elem_type], sides[0], sides[2]
 
 
 def _preprocess(model: str, kind: Any, side: int, options: dict[str, Any]) -> Preprocess:
-    """What the user says of how the file takes pictures. Raises: BackendError where that is not enough."""
+    """The preprocess that the user's options specify. Raises: BackendError if they are incomplete."""
     size, mean, std = options["image_size"] or side, options["mean"], options["std"]
     if side and size != side:
         raise ArgumentError(f"image_size must be {side}, the side of the file's input; got {size}")
-    if kind == np.uint8:  # normalised inside
+    if kind == np.uint8:  # normalized inside the graph
         if mean is not None or std is not None:
-            raise ArgumentError("mean and std must be left out: the file takes pixels from 0 to 255")
+            raise ArgumentError("mean and std must be left out, because the file takes pixels from 0 to 255")
         mean, std = (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)
     given = {"image_size": size or None, "mean": mean, "std": std}
     if lacking := [key for key, value in given.items() if value is None]:
         raise BackendError(
-            f"{model}: how this model preprocesses images is not known",
+            f"{model}: the preprocessing of this model is unknown",
             f"give {' and '.join(f'`{key}`' for key in lacking)} (and `fit`)",
         )
     chosen = Preprocess().changed(size, options["fit"], options["decode"])

@@ -1,4 +1,4 @@
-"""Any network of PyTorch as a backend: its layers by name, pooled, with a preprocess that is its own or the user's."""
+"""Any PyTorch network as a backend: pooled layers, chosen by name, with the network's or the user's preprocess."""
 
 from __future__ import annotations
 
@@ -29,48 +29,48 @@ UNTRAINED = "untrained:"
 
 
 def call_module(network: nn.Module, images: Tensor) -> object:
-    """What the network gives for images, its only argument."""
+    """Call the network with images as its only argument."""
     return network(images)
 
 
 @dataclass(frozen=True)
 class Built:
-    """A network of others, as the opener of its backend made it.
+    """A network of another library, as built by the opener of its backend.
 
     Parameters
     ----------
     name : str
         The model's name for cards and reports.
     architecture : str
-        The name without that of the weights.
+        The name without the weights.
     network : nn.Module
-        Nobody else's.
+        The network, which nobody else uses.
     preprocess : Preprocess or None
-        How it takes pictures, where that is known.
+        The preprocess of its pictures, if it is known.
     default : str
-        The layer that is taken where none is named.
+        The default layer.
     default_pool : str
-        How layers are pooled where nothing is said.
+        The default pooling.
     classifiers : tuple of str
-        Modules whose tensors a checkpoint may lack, where the layers do not need them.
+        Modules whose tensors may be missing from a checkpoint if the layers do not need them.
     call : callable
         ``call(network, images)`` runs it.
     state : dict, optional
-        Tensors to load, which `source` names.
+        Tensors to load.
     source : str
-        What errors call `state`.
+        The name of `state` in errors.
     absent : tuple of str
-        Names of tensors that were not in the weights, which `network` has already.
+        Names of tensors of `network` that are missing from weights which are already loaded.
     training : dict
-        What the card says of the training.
+        The card's entry on the training.
     card : dict
-        What else the card says.
+        Other entries of the card.
     identity : dict
-        What else decides the features, flat.
+        Other values that determine the features, flat.
     classes : tuple of str
-        The names of the classes of the weights, where they are known.
+        The class names of the weights, if they are known.
     headless : str
-        Where `network` has no classifier, what to do to have one.
+        If `network` has no classifier, how to get one.
     """
 
     name: str
@@ -92,7 +92,7 @@ class Built:
 
 
 def with_checkpoint(built: Built, weights: str | Path | None) -> Built:
-    """The network with the tensors of a file to load, where one is given. Raises: WeightsError, as `read_state`."""
+    """The network, with tensors to load from `weights` if a file is given. Raises: WeightsError, see `read_state`."""
     if weights is None:
         return built
     path = Path(weights).expanduser()
@@ -106,7 +106,7 @@ def with_checkpoint(built: Built, weights: str | Path | None) -> Built:
 
 
 def is_untrained(model: str, weights: str | Path | None) -> bool:
-    """Whether a model's name asks for random weights. Raises: ArgumentError where a checkpoint is given too."""
+    """Whether a model's name specifies random weights. Raises: ArgumentError if a checkpoint is given too."""
     if model.startswith(UNTRAINED) and weights is not None:
         raise ArgumentError(f"weights must not be given for {model}, whose weights are random; got {str(weights)!r}")
     return model.startswith(UNTRAINED)
@@ -114,7 +114,7 @@ def is_untrained(model: str, weights: str | Path | None) -> bool:
 
 @contextmanager
 def seeded(seed: int) -> Iterator[None]:
-    """Random weights follow from the seed, and the global random state is as it was afterwards."""
+    """Seed the creation of random weights, then restore the global random state."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         yield
@@ -128,14 +128,14 @@ def chosen_preprocess(
     std: Sequence[float] | None,
     decode: str | None = None,
 ) -> Preprocess:
-    """The model's own preprocess with what the user chose in its place. Raises: BackendError where none is known."""
+    """The model's own preprocess, with the user's choices in its place. Raises: BackendError if none is known."""
     numbers: dict[str, Any] = {key: values for key, values in (("mean", mean), ("std", std)) if values is not None}
     if built.preprocess is not None:
         return dataclasses.replace(built.preprocess.changed(image_size, fit, decode), **numbers)
     if image_size is None or len(numbers) < 2:
         lacking = [key for key, value in (("image_size", image_size), ("mean", mean), ("std", std)) if value is None]
         raise BackendError(
-            f"{built.name}: how this model preprocesses images is not known",
+            f"{built.name}: the preprocessing of this model is unknown",
             f"give {' and '.join(f'`{key}`' for key in lacking)} (and `fit`)",
         )
     return dataclasses.replace(Preprocess().changed(image_size, fit, decode), **numbers)
@@ -143,34 +143,34 @@ def chosen_preprocess(
 
 @contextmanager
 def network_errors(name: str, size: int, height: int | None = None, *, by: str = "image_size") -> Iterator[None]:
-    """Any exception of a network's own code as BackendError, but for those of this package and a lack of memory.
+    """Turn any exception of a network's own code into a BackendError, except this package's errors and lack of memory.
 
-    `size` is the width of its images, and the height too where that is not given; `by` is the parameter that decides.
+    `size` is the width of its images, and by default their height; `by` is the parameter that determines the size.
     """
     try:
         yield
     except (L2AError, ArgumentError, MemoryError, torch.OutOfMemoryError):
         raise
-    except Exception as error:  # code of others raises what it likes
-        # No fault of the network: a lack of memory, or a decoding process that ended just now.
+    except Exception as error:  # other people's code may raise anything
+        # Not the network's fault: a lack of memory, or a decoding process that has just ended.
         if ("alloc" in str(error) and "memory" in str(error)) or "DataLoader worker" in str(error):
             raise
         raise BackendError(
             f"{name}: its own code failed on pictures of {size} × {height or size} pixels: {type(error).__name__}: "
             f"{first_line(error)}",
-            f"it must take float32 images (B, 3, H, W); another `{by}` may be what it takes",
+            f"it must accept float32 images (B, 3, H, W); it may need another `{by}`",
         ) from error
 
 
 class ModuleBackend(TorchBackend):
-    """Layers of a network of others, pooled, in evaluation mode and without gradients.
+    """Pooled layers of another library's network, in evaluation mode and without gradients.
 
     Parameters
     ----------
     kind : str
         The name of the backend, as registered.
     model : str or nn.Module
-        The model as it was given, by which a copy in another process opens it again.
+        The model as it was given. Another process uses it to open a copy.
     built : Built
         The network.
     options : dict
@@ -179,12 +179,12 @@ class ModuleBackend(TorchBackend):
     Raises
     ------
     UnknownNameError, ArgumentError
-        For a layer, pool or number that cannot be.
+        For an invalid layer, pool or number.
     BackendError
-        For a layer that gives no tensor, or features whose number depends on the image, and where nothing says how the
-        model takes pictures.
+        If a layer does not return a tensor, if the number of features depends on the image, or if the model's
+        preprocessing is unknown.
     WeightsError
-        For a checkpoint that does not fit.
+        If a checkpoint does not match the network.
     """
 
     def __init__(self, kind: str, model: str | nn.Module, built: Built, options: dict[str, Any]) -> None:
@@ -213,7 +213,7 @@ class ModuleBackend(TorchBackend):
         elif needed := [name for name in absent if not name.startswith(tuple(f"{part}." for part in unused))]:
             raise BackendError(
                 f"{built.name}: its weights lack {', '.join(needed[:4])}, which the features need",
-                "name another `layer`, or weights that have them",
+                "choose another `layer`, or weights that contain them",
             )
         self._weights, self._identity = state_sha256(self._model, absent), {**built.identity, "pool": pool}
         self.card: dict[str, Any] = {
@@ -230,7 +230,7 @@ class ModuleBackend(TorchBackend):
         self._choose_format()
 
     def _probe(self) -> tuple[dict[str, int], list[str]]:
-        """The width of each layer, and the order of events; how often layers run is kept. Raises: BackendError."""
+        """The width of each layer, and the order of events; also records how often layers run. Raises: BackendError."""
         size = self.preprocess.size
         with network_errors(self._label, size), torch.inference_mode():
             found, order = self._hooked.features(self._normalized(torch.from_numpy(probe_pixels(2, size))))
@@ -248,16 +248,16 @@ class ModuleBackend(TorchBackend):
         for name, values in found.items():
             if values.shape[1] != widths[name]:
                 raise BackendError(
-                    f"{self._label}: the layer {name!r} gives {values.shape[1]:,} numbers for some images and "
+                    f"{self._label}: the layer {name!r} returns {values.shape[1]:,} numbers for some images and "
                     f"{widths[name]:,} for others of the same size, so they cannot be used as features",
-                    "use `pool='avg'`, or name another `layer`",
+                    "use `pool='avg'`, or choose another `layer`",
                 )
 
     def _normalized(self, images_u8: Tensor) -> Tensor:
         return normalize(images_u8, *self._statistics).contiguous(memory_format=self._formats)
 
     def _choose_format(self) -> None:
-        """Channels last, which is faster, where the network runs so: code that calls `view` may not."""
+        """Use channels last, which is faster, if the network supports it; code that calls `view` may not."""
         if any(parameter.ndim == 5 for parameter in self._model.parameters()):
             return
         self._formats = torch.channels_last
@@ -283,13 +283,13 @@ class ModuleBackend(TorchBackend):
             return torch.cat(list(found.values()), dim=1), {}  # (B, D)
 
     def classifier(self) -> tuple[nn.Module, tuple[str, ...], int]:
-        """The network itself, the names of its classes where they are known, and the number of its classes K.
+        """The network itself, the names of its classes if they are known, and the number of classes K.
 
-        It gives logits (B, K) for normalised images (B, 3, H, W). Raises: BackendError where it has no classifier.
+        It returns logits (B, K) for normalized images (B, 3, H, W). Raises: BackendError if it has no classifier.
         """
         if self._built.headless:
             raise BackendError(
-                f"{self._label}: is opened without its classifier, so no class can be explained",
+                f"{self._label}: it was opened without its classifier, so no class can be explained",
                 self._built.headless,
             )
         size = self.preprocess.size
@@ -297,7 +297,7 @@ class ModuleBackend(TorchBackend):
             logits = self._model(self._normalized(torch.zeros(1, 3, size, size, dtype=torch.uint8, device=self.device)))
         if not isinstance(logits, Tensor) or logits.ndim != 2:
             got = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
-            raise BackendError(f"{self._label}: must give logits (B, K) to be explained, got {got}")
+            raise BackendError(f"{self._label}: must return logits (B, K) to be explained, got {got}")
         K = logits.shape[1]
         return self._model, self._built.classes if len(self._built.classes) == K else (), K
 
@@ -310,12 +310,12 @@ class ModuleBackend(TorchBackend):
 
 
 def _open_again(model: str | nn.Module, options: dict[str, Any], sha256: str) -> Any:
-    """The same backend in another process. Raises: BackendError where the model has other weights there."""
+    """Open the same backend in another process. Raises: BackendError if the weights there are different."""
     from l2a_transfer.features.backends.registry import open_backend
 
     backend: Any = open_backend(model, **options)
     if backend.card["weights_sha256"] != sha256:
         raise BackendError(
-            f"{backend.card['name']}: has other weights in this process or on this machine than where the work began"
+            f"{backend.card['name']}: its weights in this process or on this machine differ from those at the start"
         )
     return backend

@@ -1,4 +1,4 @@
-"""Checkpoints of other programs: the tensors in a file, without running code, and how they fit a network."""
+"""Checkpoints of other programs: read the tensors in a file without running code, and load them into a network."""
 
 from __future__ import annotations
 
@@ -23,20 +23,21 @@ PICKLED = (".pth", ".pt", ".bin", ".ckpt")
 SUFFIXES = (".safetensors", *PICKLED)
 MAX_BYTES = 16 << 30
 INSIDE = ("state_dict", "model_state_dict", "model", "state_dict_ema", "model_ema")
-"""Keys under which training programs keep the state of the network."""
+"""Keys under which training programs store the state of the network."""
 PREFIX = "module."
-"""What DistributedDataParallel puts before every name."""
+"""The prefix that DistributedDataParallel adds to every name."""
 SHOWN = 4
 
 
 def read_state(path: Path) -> dict[str, Tensor]:
-    """The tensors of a checkpoint by name, on the CPU.
+    """Read the tensors of a checkpoint by name, on the CPU.
 
     Parameters
     ----------
     path : Path
-        `.safetensors`, or a file of torch.save, of which only tensors and plain containers are read
-        (``weights_only=True``). The state may lie under a key as "state_dict"; "module." before all names is dropped.
+        A `.safetensors` file, or a file of torch.save, from which only tensors and plain containers are read
+        (``weights_only=True``). The state may be under a key such as "state_dict"; the prefix "module." is removed if
+        all names have it.
 
     Returns
     -------
@@ -46,10 +47,10 @@ def read_state(path: Path) -> dict[str, Tensor]:
     Raises
     ------
     WeightsError
-        For a file that is missing, damaged, or holds anything that would have to be run.
+        If the file is missing, corrupt, or contains anything that would have to be run.
     """
     if path.suffix.lower() not in SUFFIXES:
-        raise WeightsError(f"{path}: not a checkpoint that can be read", f"`weights` takes {', '.join(SUFFIXES)}")
+        raise WeightsError(f"{path}: not a supported checkpoint", f"`weights` accepts {', '.join(SUFFIXES)}")
     try:
         content = read_input(path, MAX_BYTES)
     except OSError as error:
@@ -66,31 +67,31 @@ def _of_safetensors(path: Path, content: bytes) -> dict[str, Tensor]:
 
     try:
         return load(content)
-    except (SafetensorError, KeyError, ValueError) as error:  # KeyError: a type that torch does not have
-        raise WeightsError(f"{path}: not a safetensors file, or damaged: {first_line(error)}") from error
+    except (SafetensorError, KeyError, ValueError) as error:  # KeyError: a type that torch does not support
+        raise WeightsError(f"{path}: not a safetensors file, or corrupt: {first_line(error)}") from error
 
 
 def _of_pickle(path: Path, content: bytes) -> dict[str, Tensor]:
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of the pickle's protocol, in a file that is then refused, or read whole
+            warnings.simplefilter("ignore")  # about the pickle's protocol; the file is then read or rejected
             found = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise WeightsError(
-            f"{path}: holds more than tensors, and what would run code is not loaded",
-            "save the network's state_dict() alone, best as .safetensors",
+            f"{path}: contains more than tensors; anything that would run code is not loaded",
+            "save only the network's state_dict(), preferably as .safetensors",
         ) from error
     except (RuntimeError, EOFError, ValueError, KeyError, IndexError, TypeError, AttributeError) as error:
-        raise WeightsError(f"{path}: not a file of torch.save, or damaged: {first_line(error)}") from error
+        raise WeightsError(f"{path}: not a file of torch.save, or corrupt: {first_line(error)}") from error
     except (zipfile.BadZipFile, OverflowError, UnicodeDecodeError) as error:
-        raise WeightsError(f"{path}: damaged: {first_line(error)}") from error
+        raise WeightsError(f"{path}: corrupt: {first_line(error)}") from error
     for key in INSIDE:
         if isinstance(found, Mapping) and isinstance(found.get(key), Mapping):
             found = found[key]
             break
     if not isinstance(found, Mapping) or not found or not all(isinstance(value, Tensor) for value in found.values()):
         raise WeightsError(
-            f"{path}: no state of a network, which is tensors by name, alone or below {', '.join(INSIDE)}",
+            f"{path}: does not contain the state of a network: tensors by name, alone or in {', '.join(INSIDE)}",
             "save the network's state_dict()",
         )
     return {str(name): value for name, value in found.items()}
@@ -102,23 +103,23 @@ def load_state(network: nn.Module, state: dict[str, Tensor], what: str, unused: 
     Parameters
     ----------
     network : nn.Module
-        Gets the values.
+        The network to change.
     state : dict
         Name → tensor.
     what : str
-        What errors call the checkpoint.
+        The checkpoint's name in errors.
     unused : iterable of str
-        Modules that the features do not need, classifiers: their tensors may be missing, or of another size.
+        Modules that the features do not need (classifiers). Their tensors may be missing or have another size.
 
     Returns
     -------
     tuple of str
-        Names of tensors of the network that were not in the checkpoint, or of another size there.
+        Names of tensors of the network that were missing from the checkpoint, or had another size there.
 
     Raises
     ------
     WeightsError
-        Naming tensors that are missing, unexpected, of another size, or not finite.
+        If tensors are missing, unexpected, of another size, or not finite. The message names them.
     """
     own = network.state_dict()
     free = tuple(f"{name}." for name in unused)
@@ -141,8 +142,8 @@ def load_state(network: nn.Module, state: dict[str, Tensor], what: str, unused: 
     ][:SHOWN]
     if parts:
         raise WeightsError(
-            f"{what}: does not fit the network: {'; '.join(parts)}",
-            "name the model that the checkpoint is of",
+            f"{what}: does not match the network: {'; '.join(parts)}",
+            "use the model that the checkpoint was made for",
         )
     taken = {name: value for name, value in state.items() if name in own and name not in left_out}
     for name, value in taken.items():
@@ -150,12 +151,12 @@ def load_state(network: nn.Module, state: dict[str, Tensor], what: str, unused: 
             raise WeightsError(f"{what}: the tensor {name} has values that are not finite; use another checkpoint")
     network.load_state_dict(taken, strict=False)
     if left_out:
-        log.info("%s: %s of the classifier not used: %s", what, counted(len(left_out), "tensor"), ", ".join(left_out))
+        log.info("%s: ignored %s of the classifier: %s", what, counted(len(left_out), "tensor"), ", ".join(left_out))
     return tuple(name for name in own if name in left_out)
 
 
 def state_sha256(network: nn.Module, without: Iterable[str] = ()) -> str:
-    """SHA-256 of a network's tensors: names, types, shapes and bytes, ordered by name, but for those in `without`."""
+    """SHA-256 of a network's tensors: names, types, shapes and bytes, sorted by name, except those in `without`."""
     digest, left_out = hashlib.sha256(), set(without)
     for name, value in sorted(network.state_dict().items()):
         if name in left_out or name.endswith("num_batches_tracked") or not isinstance(value, Tensor):

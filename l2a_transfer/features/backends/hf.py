@@ -1,4 +1,4 @@
-"""The vision models of transformers, from a folder, from its cache, or fetched."""
+"""Vision models of transformers, from a folder, from its cache, or downloaded."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ if TYPE_CHECKING:
 
 PREFIX = "hf:"
 FILTERS = {0: "", 1: "lanczos", 2: "bilinear", 3: "bicubic", 4: "box"}
-"""Pillow's numbers of its filters, which processors name."""
+"""Pillow's numbers of its filters, which image processors use → their names."""
 POOLER = "pooler"
-"""The module behind the class token; weights of classifiers lack it."""
+"""The module after the class token; weights of classifiers lack it."""
 
 
 @register_backend(
@@ -46,7 +46,7 @@ def open_hf(model: str, **options: Any) -> ModuleBackend:
 
 
 def list_layers(model: str, image_size: int | None) -> Sequence[Layer]:
-    """The layers of a model, for which its configuration is needed alone. Raises: BackendError; MissingExtraError."""
+    """The layers of a model, from its configuration only. Raises: BackendError; MissingExtraError."""
     require_package(model, "transformers", "hf")
     from l2a_transfer.features.backends.hooks import layer_list
 
@@ -56,9 +56,9 @@ def list_layers(model: str, image_size: int | None) -> Sequence[Layer]:
 
 
 def build(model: str, *, seed: int, trained: bool, download: bool) -> Built:
-    """A network of transformers. Only safetensors are read, and no code that comes with weights is run.
+    """Build a network of transformers. Only safetensors are read, and no code that comes with weights is run.
 
-    Raises: BackendError for what is not here, or is no vision model.
+    Raises: BackendError if the model is not on this machine, or is not a vision model.
     """
     import transformers
 
@@ -68,7 +68,7 @@ def build(model: str, *, seed: int, trained: bool, download: bool) -> Built:
     name = str(Path(given).expanduser())
     architecture = f"{PREFIX}{Path(name).name if Path(name).is_dir() else name}"
     if given.startswith(("/", ".", "~")) and not Path(name).is_dir():
-        raise BackendError(f"{model}: there is no folder {name}")
+        raise BackendError(f"{model}: the folder {name} does not exist")
     here: dict[str, Any] = {"local_files_only": not download, "trust_remote_code": False}
     absent: list[str] = []
     try:
@@ -84,11 +84,11 @@ def build(model: str, *, seed: int, trained: bool, download: bool) -> Built:
             else:
                 network = transformers.AutoModel.from_config(config, trust_remote_code=False)
     except (OSError, ValueError, KeyError, ImportError, RuntimeError) as error:
-        where = "" if Path(name).is_dir() or download else "use `download=True`, or name a folder"
+        where = "" if Path(name).is_dir() or download else "use `download=True`, or give a folder"
         raise BackendError(f"{model}: transformers cannot open it here: {first_line(error)}", where) from error
     if getattr(network, "main_input_name", "") != "pixel_values":
-        raise BackendError(f"{model}: {type(network).__name__} takes no pictures; name a vision model")
-    if any(key.startswith(f"{POOLER}.") for key in absent):  # the model then gives its tokens
+        raise BackendError(f"{model}: {type(network).__name__} does not accept pictures; choose a vision model")
+    if any(key.startswith(f"{POOLER}.") for key in absent):  # the model then returns its tokens
         network.pooler = None
         absent = [key for key in absent if not key.startswith(f"{POOLER}.")]
     return Built(
@@ -102,12 +102,12 @@ def build(model: str, *, seed: int, trained: bool, download: bool) -> Built:
         absent=tuple(absent),
         training={"weights": architecture.removeprefix(PREFIX)} if trained else {"untrained": True, "seed": seed},
         identity={"transformers": transformers.__version__},
-        headless="make the classifier in a function of yours, as module:FILE.py:FUNCTION",
+        headless="create the classifier in your own function, as module:FILE.py:FUNCTION",
     )
 
 
 def _features(network: nn.Module, images: Tensor) -> object:
-    """What the model calls its pooled output; where it has none, all tokens or positions."""
+    """The model's pooled output, or all tokens or positions if it has none."""
     given = network(pixel_values=images)
     found = getattr(given, "pooler_output", None)
     return getattr(given, "last_hidden_state", given) if found is None else found.flatten(1)
@@ -115,7 +115,7 @@ def _features(network: nn.Module, images: Tensor) -> object:
 
 @contextmanager
 def _quiet(transformers: Any) -> Iterator[None]:
-    """Without transformers' progress bars and reports of what weights lack, which is judged here."""
+    """Silence transformers' progress bars and its reports of missing weights, which are checked here."""
     own = transformers.utils.logging
     level, bars = own.get_verbosity(), own.is_progress_bar_enabled()
     own.set_verbosity_error()
@@ -129,14 +129,14 @@ def _quiet(transformers: Any) -> Iterator[None]:
 
 
 def _preprocess(transformers: Any, name: str, here: dict[str, Any]) -> Preprocess | None:
-    """The preprocess of the model's image processor; None where it has none, or one of another kind."""
+    """The preprocess of the model's image processor; None if it has none, or an unsupported one."""
     try:
         own = transformers.AutoImageProcessor.from_pretrained(name, **here)
     except (OSError, ValueError, KeyError, ImportError):
         return None
 
     def side(values: Any, *keys: str) -> int | None:
-        """The one number below the keys, which must agree."""
+        """The number under the keys, which must all have the same one."""
         found = {values.get(key) for key in keys} if hasattr(values, "get") else {None}
         only = found.pop()
         return None if found or only is None else int(only)
@@ -150,7 +150,7 @@ def _preprocess(transformers: Any, name: str, here: dict[str, Any]) -> Preproces
             "std": tuple(own.image_std),
         }
         square, short = side(own.size, "height", "width"), side(own.size, "shortest_edge")
-        if share := getattr(own, "crop_pct", None):  # ConvNeXt's, where small sizes are cropped
+        if share := getattr(own, "crop_pct", None):  # ConvNeXt's, which crops small sizes
             if short and short < 384:
                 return Preprocess(short, "crop", **how, resize=int(short / share))
             return Preprocess(short, **how) if short else None

@@ -1,4 +1,4 @@
-"""Layers of any network by name: what each gives for a batch of images, and what there is to name."""
+"""Layers of any network by name: their outputs for a batch of images, and a list of all layers."""
 
 from __future__ import annotations
 
@@ -13,29 +13,29 @@ from l2a_transfer.features.backends.interface import Layer
 from l2a_transfer.features.backends.pooling import pooled, tensor_of
 
 INPUT = ":in"
-"""Behind the name of a module: what it takes, and not what it gives."""
+"""Suffix of a module's name for its input instead of its output."""
 OUTPUT = "output"
-"""The name of what the whole network gives."""
+"""The name of the output of the whole network."""
 
 Call = Callable[[nn.Module, Tensor], object]
 
 
 class _AllThere(BaseException):
-    """Ends a forward pass when every layer has given its features; no code of a network catches it."""
+    """Ends a forward pass once all layers have their features. A network's own code does not catch it."""
 
 
 @dataclass(frozen=True)
 class Hooked:
-    """A network and the layers of it that are wanted.
+    """A network and its requested layers.
 
     Parameters
     ----------
     network : nn.Module
-        Runs in the mode that it is in.
+        The network, which runs in its current mode.
     call : callable
         ``call(network, images)`` runs it.
     layers : tuple of str
-        Names of modules, with `INPUT` behind what a module takes, or `OUTPUT`.
+        Names of modules, with the suffix `INPUT` for a module's input, or `OUTPUT`.
     pools : tuple of str
         How each layer is pooled.
     """
@@ -55,36 +55,36 @@ class Hooked:
             raise ArgumentError(f"layer must be different names; got {', '.join(self.layers)}")
 
     def features(self, images: Tensor, runs: dict[str, int] | None = None) -> tuple[dict[str, Tensor], list[str]]:
-        """The features of normalised images.
+        """The features of normalized images.
 
-        A module that runs several times for an image gives what it gave last.
+        If a module runs several times for an image, its last output counts.
 
         Parameters
         ----------
         images : Tensor, shape (B, 3, H, W)
-            Normalised.
+            Normalized images.
         runs : dict, optional
-            How many times each layer runs; the network is then left when all have.
+            How many times each layer runs. The forward pass then ends as soon as all layers have run.
 
         Returns
         -------
         features : dict
             Layer → float32 (B, D).
         order : list of str
-            The layers, and after them the other modules with weights, in the order in which they began, or ended, as
-            often as they did.
+            Events in the order of execution: the name of a layer when its features are computed and, without `runs`,
+            "NAME begins" when a module starts. A module that runs several times has several entries.
 
         Raises
         ------
         BackendError
-            For a layer that does not run, or gives no tensor.
+            If a layer does not run, or does not return a tensor.
         """
         found: dict[str, Tensor] = {}
         order: list[str] = []
 
         def keep(name: str, value: object) -> None:
             order.append(name)
-            # Pooled at once: a module after this one may write into the same memory.
+            # Pooled immediately, because a later module may write into the same memory.
             found[name] = pooled(value, len(images), self.pools[self.layers.index(name)], name)
             if runs is not None and all(order.count(layer) >= runs[layer] for layer in self.layers):
                 raise _AllThere
@@ -115,19 +115,19 @@ class Hooked:
                 handle.remove()
         if missing := [name for name in self.layers if name not in found]:
             raise BackendError(
-                f"the layer {missing[0]!r} does not run as a module when the network sees an image",
-                "name another `layer`; 'l2a-transfer layers' lists them",
+                f"the layer {missing[0]!r} is not called as a module when the network processes an image",
+                "choose another `layer`; 'l2a-transfer layers' lists them",
             )
         return {name: found[name] for name in self.layers}, order
 
     def uses(self, module: str, order: Sequence[str]) -> bool:
-        """Whether a module begins before the last layer is there, in an order that `features` gave."""
+        """Whether a module starts before the last layer is done, in an order returned by `features`."""
         last = max(at for at, name in enumerate(order) if name in self.layers)
         return f"{module} begins" in order[:last]
 
 
 def last_linear(network: nn.Module) -> str:
-    """The name of the last linear layer, or else of the last convolution: a classifier; empty where there is none."""
+    """The name of the last linear layer, or else the last convolution, which is the classifier; empty if none."""
     for kind in (nn.Linear, nn.Conv2d):
         names = [str(name) for name, module in network.named_modules() if name and isinstance(module, kind)]
         if names:
@@ -136,7 +136,7 @@ def last_linear(network: nn.Module) -> str:
 
 
 def layer_list(network: nn.Module, call: Call, size: int, default: Iterable[str]) -> list[Layer]:
-    """Every module of a network, with what it gives for an image of `size` pixels; the defaults stand first."""
+    """All modules of a network with their outputs for an image of `size` pixels; default layers come first."""
     shapes: dict[str, tuple[int, ...] | None] = {}
     B = 2
 

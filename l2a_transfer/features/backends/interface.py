@@ -1,4 +1,4 @@
-"""What a backend is: uint8 pixels in, features and attention maps out, and all that decides their bytes."""
+"""The interface of a backend: uint8 pixels in, features and attention maps out, and what determines their bytes."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ TAPS = ("ga", "ga-bn-relu")
 
 @dataclass(frozen=True)
 class Computed:
-    """What a backend gives for one batch.
+    """The result of a backend for one batch.
 
     Parameters
     ----------
     features : ndarray
         float32 (B, D).
     maps : dict
-        Level → float16 (B, H, W), where maps were asked for.
+        Level → float16 (B, H, W), if maps were requested.
     """
 
     features: NDArray[np.float32]
@@ -44,15 +44,15 @@ class Layer:
     Parameters
     ----------
     name : str
-        As ``"layer4.1.conv2"``; with ``":in"`` behind it, what the module takes.
+        For example ``"layer4.1.conv2"``; with the suffix ``":in"``, the input of the module.
     kind : str
         The module's type.
     shape : tuple of int or None
-        Of its result for one image, without the batch; None where it gives no tensor with a row per image.
+        Shape of its output for one image; None if the output is not a tensor with one row per image.
     parameters : int
-        How many numbers it has.
+        Its number of parameters.
     is_default : bool
-        Whether it is taken where no layer is named.
+        Whether it is used by default.
     """
 
     name: str
@@ -63,25 +63,25 @@ class Layer:
 
 
 class FeatureBackend(Protocol):
-    """Turns uint8 pixels into features, and knows everything that decides their bytes. A backend can be pickled.
+    """Turns uint8 pixels into features, and knows everything that determines their bytes. A backend can be pickled.
 
     Attributes
     ----------
     name, device, precision, tap : str
-        What computes, where, in which precision, and which features.
+        The runtime, the device, the precision, and which features are computed.
     card : dict
         The model's card as JSON; ``card["name"]`` is the model's name.
     preprocess : Preprocess
-        How the model takes pictures.
+        The preprocess of the model's pictures.
     levels : tuple
-        (name, start, stop) of each level's columns, which tile the feature.
+        (name, start, stop) of each level's columns, which together cover the feature.
     map_levels : tuple of str
         The levels that have attention maps.
 
     Notes
     -----
-    A backend of a network that attends each image with k more has an attribute `partners`, k, as well. It takes groups:
-    uint8 (B, 1 + k, 3, size, size), each image before its partners. Other backends need no such attribute.
+    A backend of a network that attends each image with k others also has an attribute `partners`, which is k. It takes
+    groups: uint8 (B, 1 + k, 3, size, size), each image before its partners. Other backends do not need this attribute.
     """
 
     name: str
@@ -94,13 +94,14 @@ class FeatureBackend(Protocol):
     map_levels: tuple[str, ...]
 
     def features(self, images_u8: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """uint8 (B, 3, size, size) → float32 (B, D). Raises: as `check_pixels`."""
+        """uint8 (B, 3, size, size) → float32 (B, D). Raises: same as `check_pixels`."""
 
     def stream(self, batches: Iterable[NDArray[np.uint8]], *, attention: bool = False) -> Iterator[Computed]:
-        """Each batch's features, in order, and its maps with `attention`; transfers run beside the computation."""
+        """Each batch's features in order, with maps if `attention`. Transfers overlap with the computation."""
 
     def identity(self) -> dict[str, Any]:
-        """What decides the bytes of a feature beside the pictures and the batch size, this machine too; flat JSON."""
+        """Everything that determines the bytes of a feature except the pictures and the batch size, including this
+        machine; flat JSON."""
 
 
 def backend_repr(backend: FeatureBackend) -> str:
@@ -117,7 +118,7 @@ def backend_repr(backend: FeatureBackend) -> str:
 
 
 def is_backend(model: object) -> TypeGuard[FeatureBackend]:
-    """True for what has a feature backend's interface."""
+    """True if the object has the interface of a feature backend."""
     return all(hasattr(model, name) for name in ("stream", "identity", "preprocess"))
 
 
@@ -128,7 +129,7 @@ def partners_of(backend: FeatureBackend) -> int:
 
 
 def check_groups(groups_u8: NDArray[np.uint8], preprocess: Preprocess, partners: int) -> None:
-    """As `check_pixels`, of images each before its partners, if any: uint8 (B, 1 + partners, 3, size, size)."""
+    """Same as `check_pixels`, for images before their partners, if any: uint8 (B, 1 + partners, 3, size, size)."""
     if partners == 0 or not isinstance(groups_u8, np.ndarray) or groups_u8.dtype != np.uint8:
         check_pixels(groups_u8, preprocess)
         return
@@ -141,30 +142,30 @@ def check_groups(groups_u8: NDArray[np.uint8], preprocess: Preprocess, partners:
 def check_pixels(images_u8: NDArray[np.uint8], preprocess: Preprocess) -> None:
     """Check that pixels are uint8 (B, 3, size, size), channels first.
 
-    Nothing is converted: 0…1 and 0…255, or rows and channels, cannot be told apart from the numbers alone.
+    Nothing is converted, because the values alone do not tell 0…1 from 0…255, or rows from channels.
 
     Raises
     ------
     TypeError
-        For another kind of object or of numbers; the message says how to convert it.
+        For another kind of object or another dtype; the message says how to convert it.
     ValueError
         For another shape.
     """
     size = preprocess.size
     expected = f"pixels must be a NumPy array, uint8 0…255, (B, 3, {size}, {size})"
-    resized = "np.stack([backend.preprocess.pixels(image) for image in images]) makes them of Pillow's RGB images"
+    resized = "convert RGB Pillow images with np.stack([backend.preprocess.pixels(image) for image in images])"
     if not isinstance(images_u8, np.ndarray):
-        raise TypeError(f"{expected}; got {type(images_u8).__name__}; {resized}, and tensor.numpy() of a tensor")
+        raise TypeError(f"{expected}; got {type(images_u8).__name__}; {resized}, and a tensor with tensor.numpy()")
     shape = images_u8.shape
     if images_u8.dtype != np.uint8:
-        todo = "np.rint(255 * x).astype(np.uint8) makes them of numbers between 0 and 1"
+        todo = "convert values between 0 and 1 with np.rint(255 * x).astype(np.uint8)"
         raise TypeError(f"{expected}; got {images_u8.dtype} {shape}; {todo}; mean and std are subtracted here")
     if shape[1:] != (3, size, size):
         todo = resized
         if shape[1:] == (size, size, 3):
             todo = "channels come first: x.transpose(0, 3, 1, 2)"
         elif shape in ((3, size, size), (size, size, 3)):
-            todo = "one image is a batch of one: x[None], channels first"
+            todo = "for a single image, use x[None] with channels first"
         raise ValueError(f"{expected}; got {shape}; {todo}")
 
 
@@ -174,14 +175,14 @@ def feature_width(backend: FeatureBackend) -> int:
 
 
 def level_columns(widths: dict[str, int], wanted: Sequence[str] | None) -> tuple[tuple[str, int, int], ...]:
-    """The columns of the wanted levels.
+    """The columns of the requested levels.
 
     Parameters
     ----------
     widths : dict
         Level → number of its columns, in the network's order.
     wanted : sequence of str or None
-        The levels to keep; all for None.
+        The levels to keep; None keeps all.
 
     Returns
     -------
@@ -193,7 +194,7 @@ def level_columns(widths: dict[str, int], wanted: Sequence[str] | None) -> tuple
     UnknownNameError
         For a level that the network does not have.
     TypeError
-        For one string.
+        For a single string.
 
     Examples
     --------
@@ -201,7 +202,7 @@ def level_columns(widths: dict[str, int], wanted: Sequence[str] | None) -> tuple
     (('L3', 0, 512),)
     """
     if isinstance(wanted, str):
-        raise wrong_kind("levels", f"a list of names, as [{wanted!r}]", wanted)
+        raise wrong_kind("levels", f"a list of names, such as [{wanted!r}]", wanted)
     for level in wanted or ():
         if level not in widths:
             raise unknown_name("level", level, widths)
@@ -214,6 +215,7 @@ def level_columns(widths: dict[str, int], wanted: Sequence[str] | None) -> tuple
 
 
 def maps_wanted(maps: Iterable[str], widths: dict[str, int], wanted: Sequence[str] | None) -> tuple[str, ...]:
-    """The maps, as ``"L2"`` or ``"L2.gate"``, of the wanted levels: all where no level, or every level, is wanted."""
+    """The maps, such as ``"L2"`` or ``"L2.gate"``, of the requested levels; all maps if `wanted` is None or all
+    levels."""
     whole = not wanted or set(widths) <= set(wanted)
     return tuple(name for name in maps if whole or name.split(".")[0] in (wanted or ()))

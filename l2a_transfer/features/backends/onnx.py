@@ -35,17 +35,17 @@ if TYPE_CHECKING:
 WEIGHTS_KEY = "l2a-weights-sha256"
 MAX_ONNX_BYTES = 1 << 30
 MAP_OUTPUT = "map_"
-EXPORT = "'l2a-transfer export' writes such files"
+EXPORT = "create it with 'l2a-transfer export'"
 PROVIDERS: dict[str, tuple[str, dict[str, str]]] = {
     "cpu": ("CPUExecutionProvider", {}),
-    # By default it multiplies in TF32 and takes the convolution algorithm that was fastest just now.
+    # By default, it multiplies in TF32 and uses the convolution algorithm that was fastest in a trial.
     "cuda": ("CUDAExecutionProvider", {"use_tf32": "0", "cudnn_conv_algo_search": "HEURISTIC"}),
 }
 """Device → ONNX Runtime's provider and its options: float32 is IEEE float32, and the same file gives the same bytes."""
 
 
 class OnnxBackend:
-    """A file that `l2a-transfer export` wrote, in ONNX Runtime; the provider that runs is the one asked for."""
+    """A file written by `l2a-transfer export`, in ONNX Runtime. It runs on the requested provider, or not at all."""
 
     name, precision, tap = "onnxruntime", "fp32", "ga"
 
@@ -63,7 +63,7 @@ class OnnxBackend:
         if tap not in TAPS:
             raise unknown_name("tap", tap, TAPS)
         if tap != "ga":
-            raise BackendError(f"{path}: an ONNX file holds the tap 'ga' alone, got {tap!r}; use the weights file")
+            raise BackendError(f"{path}: an ONNX file contains only the tap 'ga', got {tap!r}; use the weights file")
         check_precision(precision)
         if precision not in ("auto", "fp32"):
             raise BackendError(f"{path}: ONNX files are float32, got precision {precision!r}", "use `backend='torch'`")
@@ -81,17 +81,17 @@ class OnnxBackend:
         self._session = self._start()
 
     def _start(self) -> Any:
-        """A session on the provider that was asked for, and no other. Raises: BackendError."""
+        """A session on the requested provider, and no other. Raises: BackendError."""
         import onnxruntime as ort
 
         options = ort.SessionOptions()
         options.intra_op_num_threads = self._threads
-        options.log_severity_level = 4  # an error is raised; its line would hold names out of the file
+        options.log_severity_level = 4  # errors are raised anyway, and log lines would contain names from the file
         provider, settings = PROVIDERS[self.device]
         if self.device == "cuda" and hasattr(ort, "preload_dlls"):
             ort.preload_dlls()
         with _runtime_errors(self._path):
-            # Without enable_fallback=0, a provider that fails is replaced by another, and a line is printed.
+            # Without enable_fallback=0, a provider that fails is replaced by another, with only a printed line.
             session = interruptible(
                 lambda: ort.InferenceSession(
                     self._content, options, providers=[(provider, settings)], enable_fallback=0
@@ -99,7 +99,7 @@ class OnnxBackend:
             )
         if session.get_providers()[0] != provider:
             raise BackendError(
-                f"{self._path}: ONNX Runtime could not start {provider}, it runs {session.get_providers()}",
+                f"{self._path}: ONNX Runtime could not start {provider} and uses {session.get_providers()}",
                 "use `device='cpu'`",
             )
         return session
@@ -119,21 +119,21 @@ class OnnxBackend:
             yield self._checked(run(images_u8, names), len(images_u8))
 
     def _checked(self, found: dict[str, NDArray[np.float32]], B: int) -> Computed:
-        """The outputs, where they have the shapes that the card says. Raises: BackendError."""
+        """Check the shapes of the outputs against the card. Raises: BackendError."""
         features = found.pop("features")
         if features.shape != (B, self._width) or features.dtype != np.float32:
             raise BackendError(
-                f"{self._path}: gave features {features.dtype} {features.shape}, its card says float32 "
-                f"{(B, self._width)}; export it again"
+                f"{self._path}: expected features float32 {(B, self._width)} according to its card, got "
+                f"{features.dtype} {features.shape}; export it again"
             )
         for name, values in found.items():
             if values.ndim != 3 or len(values) != B:
-                raise BackendError(f"{self._path}: gave {name} {values.shape}, expected ({B}, H, W); export it again")
+                raise BackendError(f"{self._path}: expected {name} ({B}, H, W), got {values.shape}; export it again")
         maps = {name.removeprefix(MAP_OUTPUT): values.astype(np.float16) for name, values in found.items()}
         return Computed(np.ascontiguousarray(features[:, self._columns]), maps)
 
     def run(self, images_u8: NDArray[np.uint8], names: Sequence[str] | None = None) -> dict[str, NDArray[np.float32]]:
-        """Outputs of the file by name, all by default: `features` (B, D) and `map_LEVEL` (B, H, W)."""
+        """Run the file and return outputs by name, by default all: `features` (B, D) and `map_LEVEL` (B, H, W)."""
         if len(images_u8) == 0:
             return _empty_outputs(self.run, images_u8, names)
         import onnxruntime as ort
@@ -147,7 +147,7 @@ class OnnxBackend:
         return dict(zip(wanted, found, strict=True))
 
     def run_bound(self, images_u8: NDArray[np.uint8], names: Sequence[str]) -> dict[str, NDArray[np.float32]]:
-        """As `run`, with the pixels put on the device once and the outputs allocated there (I/O binding)."""
+        """Same as `run`, but copy the pixels to the device once and allocate the outputs there (I/O binding)."""
         if len(images_u8) == 0:
             return _empty_outputs(self.run_bound, images_u8, names)
         import onnxruntime as ort
@@ -190,7 +190,7 @@ class OnnxBackend:
     options=("device", "precision", "tap", "levels"),
 )
 def open_onnx(model: str, *, device: str, precision: str, tap: str, levels: Sequence[str] | None) -> OnnxBackend:
-    """An exported file in ONNX Runtime. Raises: BackendError."""
+    """An exported file, in ONNX Runtime. Raises: BackendError."""
     return OnnxBackend(Path(model), device=device, precision=precision, tap=tap, levels=levels)
 
 
@@ -201,14 +201,14 @@ def _terminate(options: Any) -> None:
 def _empty_outputs(
     run: Any, images_u8: NDArray[np.uint8], names: Sequence[str] | None
 ) -> dict[str, NDArray[np.float32]]:
-    """The outputs for no picture, which ONNX Runtime's pooling refuses: those of a black one, and none of it."""
+    """Empty outputs for zero pictures, which ONNX Runtime's pooling rejects: zero rows of those of a black picture."""
     one = np.zeros((1, *images_u8.shape[1:]), dtype=images_u8.dtype)
     return {name: values[:0] for name, values in run(one, names).items()}
 
 
 @contextmanager
 def _runtime_errors(path: Path) -> Iterator[None]:
-    """ONNX Runtime's own exceptions, which share no base class, as BackendError."""
+    """Turn ONNX Runtime's own exceptions, which share no base class, into BackendError."""
     from onnxruntime.capi import onnxruntime_pybind11_state as state
 
     kinds = tuple(kind for kind in vars(state).values() if isinstance(kind, type) and issubclass(kind, Exception))
@@ -219,15 +219,15 @@ def _runtime_errors(path: Path) -> Iterator[None]:
 
 
 def read_onnx(path: Path) -> tuple[bytes, Card]:
-    """The bytes and the card of what `read_exported` reads, and as it does."""
+    """Same as `read_exported`, without the digest."""
     return read_exported(path)[:2]
 
 
 def read_exported(path: Path) -> tuple[bytes, Card, str]:
-    """The bytes, the card and the network's digest of a self-contained file that `export` wrote, checked before any
-    runtime sees them; the digest is empty where an earlier version wrote the file.
+    """The bytes, the card and the network's digest of a self-contained file written by `export`, checked before any
+    runtime loads them. The digest is empty if an earlier version wrote the file.
 
-    Raises: BackendError for a file of another program, a damaged one, or one that refers to other files.
+    Raises: BackendError if the file was written by another program, is corrupt, or refers to other files.
     """
     import onnx
     from google.protobuf.message import DecodeError
@@ -236,43 +236,45 @@ def read_exported(path: Path) -> tuple[bytes, Card, str]:
 
     try:
         if check_input(path).st_size > MAX_ONNX_BYTES:
-            raise BackendError(f"{path}: larger than {MAX_ONNX_BYTES >> 20} MiB, which no exported network is")
+            raise BackendError(
+                f"{path}: larger than {MAX_ONNX_BYTES >> 20} MiB, which is larger than any exported network"
+            )
         content = read_input(path, MAX_ONNX_BYTES)
     except OSError as error:
         raise BackendError(f"{path}: cannot be read: {error.strerror or error}; {EXPORT}") from error
     try:
         model = onnx.load_model_from_string(content)
-    except (DecodeError, ValueError, RecursionError) as error:  # of one nested too deeply, too
-        raise BackendError(f"{path}: not an ONNX file or damaged: {error}; {EXPORT}") from error
+    except (DecodeError, ValueError, RecursionError) as error:  # RecursionError: nested too deeply
+        raise BackendError(f"{path}: not an ONNX file, or corrupt: {error}; {EXPORT}") from error
     metadata = {entry.key: entry.value for entry in model.metadata_props}
     if CARD_KEY not in metadata:
         raise BackendError(f"{path}: an ONNX file of another program (no {CARD_KEY!r} in its metadata); {EXPORT}")
     if refers_to_other_files(model):
-        raise BackendError(f"{path}: keeps data in other files, which is refused; export it again")
+        raise BackendError(f"{path}: stores data in other files, which is not allowed; export it again")
     try:
         card = Card.from_json(parse(metadata[CARD_KEY]))
         weights = parse(metadata.get(WEIGHTS_KEY, '""'))
         if not isinstance(weights, str) or not re.fullmatch("(?:[0-9a-f]{64})?", weights):
-            raise ValueError(f"{WEIGHTS_KEY} is no SHA-256")
+            raise ValueError(f"{WEIGHTS_KEY} is not a SHA-256")
     except (ValueError, TypeError) as error:
         raise BackendError(f"{path}: its card cannot be read: {error}; {EXPORT}") from error
     inputs = [i.name for i in model.graph.input]
     outputs = [o.name for o in model.graph.output]
     if inputs != ["images"] or "features" not in outputs:
         raise BackendError(
-            f"{path}: needs the input 'images' and the output 'features', has {inputs} and {outputs}; {EXPORT}"
+            f"{path}: must have the input 'images' and the output 'features', got {inputs} and {outputs}; {EXPORT}"
         )
     if content != with_sha256(content[: -len(with_sha256(b""))]):
-        raise BackendError(f"{path}: changed since it was exported: its SHA-256 differs or is missing; {EXPORT}")
+        raise BackendError(f"{path}: changed since it was exported: its SHA-256 does not match or is missing; {EXPORT}")
     try:
         check_graph(model, card.config, card.preprocess.size)
     except ValueError as error:
-        raise BackendError(f"{path}: not what an export writes: {error}", "export it again") from error
+        raise BackendError(f"{path}: unexpected content for an exported file: {error}", "export it again") from error
     return content, card, weights
 
 
 def described_tensors(content: bytes) -> dict[str, dict[str, dict[str, Any]]]:
-    """The inputs and outputs of a file that `read_exported` accepted: name → type and shape, "N" being any number."""
+    """The inputs and outputs of a file that `read_exported` accepted: name → type and shape, with "N" for the batch."""
     import onnx
 
     graph = onnx.load_model_from_string(content).graph
@@ -289,9 +291,9 @@ def described_tensors(content: bytes) -> dict[str, dict[str, dict[str, Any]]]:
 
 
 def with_sha256(content: bytes) -> bytes:
-    """A serialized model with its own SHA-256 behind it.
+    """A serialized model with its own SHA-256 appended.
 
-    Serialized messages that follow each other are one message, so the addition is an entry of the model's metadata.
+    Concatenated protobuf messages are one message, so the SHA-256 becomes an entry of the model's metadata.
     """
     import onnx
 
@@ -303,7 +305,7 @@ def with_sha256(content: bytes) -> bytes:
 
 
 def refers_to_other_files(model: Any) -> bool:
-    """True where any tensor of an ONNX model, in any subgraph or function, lives outside the file."""
+    """True if any tensor of an ONNX model, in any subgraph or function, is stored outside the file."""
     pending, external = [model], False
     while pending and not external:
         message = pending.pop()

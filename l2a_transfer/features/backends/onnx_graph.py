@@ -1,7 +1,7 @@
-"""Which ONNX graphs are handed to ONNX Runtime: those that `export` can have written, and no other.
+"""Check that `export` could have written an ONNX graph before ONNX Runtime loads it.
 
-ONNX Runtime does what a graph says: it goes round in a Loop for ever, fills the memory with a constant, reads other
-files. So a graph is judged before it is loaded: by its operators, their attributes, and the sizes of all its values.
+ONNX Runtime does whatever a graph says: it runs endless loops, fills the memory with a constant, reads other files. A
+graph is therefore checked before it is loaded: its operators, their attributes, and the sizes of all its values.
 """
 
 from __future__ import annotations
@@ -15,21 +15,21 @@ from l2a_transfer.wording import first_line
 
 OPSET = 18
 SMALL = 64
-"""Bytes of a constant that decides a size."""
+"""Limit in bytes for a constant that determines a size."""
 ALIVE, TOTAL = 2, 16
-"""How many times the largest value that a network may have, as floats, its results may take:
-those alive at a time in the order of the nodes, and all of them, since a runtime may choose another order. Of what
-`export` writes, the most are 0.91 (vgg-att3-*-add) and 7.1 (vgg-att3-concat-pc, entmax15, width 1/64)."""
+"""Limits for the memory of a graph's results, as multiples of the largest value that a network may have, as floats: for
+results alive at the same time in the order of the nodes, and for all results, because a runtime may choose another
+order. Exported graphs reach 0.91 (vgg-att3-*-add) and 7.1 (vgg-att3-concat-pc, entmax15, width 1/64)."""
 MAX_NODES = 1000
 """The largest graph that `export` writes has 160."""
 MAX_SIDES = 8
-"""Of a value; those of exported networks have at most five. To multiply millions of sides would take hours."""
+"""Limit of a value's axes. Exported networks have at most five; multiplying millions of sizes would take hours."""
 BATCH = 1 << 12
-"""Images for which sizes are computed: so many that a value which grows with their square is seen."""
+"""Batch size for which sizes are computed, large enough to detect values that grow with its square."""
 AT_MOST = 1 << 12
-"""Of every number in an attribute: pixels of a side."""
+"""Limit of every number in an attribute, in pixels per side."""
 ELEMENTS = {"FLOAT": 1, "UINT8": 2, "INT64": 7, "BOOL": 9}
-"""The element types of all values, as ONNX numbers them."""
+"""The allowed element types, with ONNX's numbers."""
 ELEMENT_BYTES = {1: 4, 2: 1, 7: 8, 9: 1}
 FLAG, AXIS = (0, 1), (0, 3)
 OPERATORS: dict[str, dict[str, Any]] = {
@@ -69,33 +69,33 @@ OPERATORS: dict[str, dict[str, Any]] = {
     "TopK": {"axis": AXIS, "largest": FLAG, "sorted": FLAG},
     "Transpose": {"perm": AXIS},
 }
-"""Operator of the standard domain → its attributes: the smallest and largest of one or several integers, a float, or
-one text. A test exports every family with every normalizer and option and compares."""
+"""Operator of the standard domain → its attributes: the range of one or several integers, a float, or a string. A test
+exports every family with every normalizer and option, and compares."""
 OF_FLOATS = ("Div", "Pow", "Sqrt")
-"""Whose results must be floats: to divide integers by 0 ends the process."""
+"""Operators whose results must be floats, because dividing integers by 0 ends the process."""
 OF_MODEL = {"ir_version", "producer_name", "producer_version", "graph", "opset_import", "metadata_props", "doc_string"}
 OF_GRAPH = {"node", "name", "initializer", "input", "output", "value_info", "doc_string"}
 
 
 def check_graph(model: Any, config: ModelConfig, size: int) -> tuple[float, float]:
-    """That a model has the operators of `export` alone, and no value that is larger than those of the network of
-    `config` at `size` pixels, nor all together: how many times the largest one may be its results take at a time, and
-    in all. Raises: ValueError saying what is wrong, with the name of the node or value.
+    """Check that a model has only operators that `export` writes, and that its values are not larger than those of the
+    network of `config` at `size` pixels, individually and together. Returns the memory of its results, at the same time
+    and in total, as multiples of the largest allowed value. Raises: ValueError naming the node or value.
     """
     for message, known, what in ((model, OF_MODEL, "model"), (model.graph, OF_GRAPH, "graph")):
         if unknown := sorted({field.name for field, _ in message.ListFields()} - known):
             raise ValueError(f"the {what} has {', '.join(unknown)}")
     if [(entry.domain, entry.version) for entry in model.opset_import] != [("", OPSET)]:
-        raise ValueError(f"its operators must be of the standard set {OPSET} alone")
+        raise ValueError(f"all its operators must belong to the standard operator set {OPSET}")
     if len(model.graph.node) > MAX_NODES:
-        raise ValueError(f"{len(model.graph.node):,} nodes, and at most {MAX_NODES:,} are run")
+        raise ValueError(f"{len(model.graph.node):,} nodes; at most {MAX_NODES:,} are allowed")
     for node in model.graph.node:
         _check_node(node)
     for tensor in model.graph.initializer:
         if tensor.data_type not in ELEMENTS.values():
             raise ValueError(f"the constant {tensor.name!r} has the element type {tensor.data_type}")
         if len(tensor.dims) > MAX_SIDES:
-            raise ValueError(f"the constant {tensor.name!r} has {len(tensor.dims):,} sides")
+            raise ValueError(f"the constant {tensor.name!r} has {len(tensor.dims):,} axes")
         if min(tensor.dims, default=1) < 0 or math.prod(tensor.dims) > len(tensor.raw_data):
             raise ValueError(f"the constant {tensor.name!r} is larger than its bytes")
     return _check_sizes(model, config, size)
@@ -105,7 +105,7 @@ def _check_node(node: Any) -> None:
     allowed = OPERATORS.get(node.op_type)
     if node.domain or allowed is None:
         operator = f"{node.domain}.{node.op_type}" if node.domain else node.op_type
-        raise ValueError(f"the node {node.name!r} is of the operator {operator!r}, which no exported network has")
+        raise ValueError(f"the node {node.name!r} has the operator {operator!r}, which no exported network contains")
     for attribute in node.attribute:
         expected = allowed.get(attribute.name)
         if not _is_within(attribute, expected):
@@ -126,7 +126,7 @@ def _is_within(attribute: Any, expected: Any) -> bool:
 
 
 def _check_sizes(model: Any, config: ModelConfig, size: int) -> tuple[float, float]:
-    """As `check_graph`. Raises: ValueError for a value whose size cannot be told beforehand, or is too large."""
+    """See `check_graph`. Raises: ValueError if the size of a value is unknown in advance, or too large."""
     import onnx
 
     (images,) = model.graph.input
@@ -136,7 +136,7 @@ def _check_sizes(model: Any, config: ModelConfig, size: int) -> tuple[float, flo
     sized = onnx.ModelProto()
     sized.CopyFrom(model)
     sized.graph.input[0].type.tensor_type.shape.dim[0].dim_value = BATCH
-    del sized.graph.value_info[:]  # what a file claims of its values
+    del sized.graph.value_info[:]  # sizes declared by the file are not trusted
     for output in sized.graph.output:
         output.type.tensor_type.ClearField("shape")
     nodes = [part for node in sized.graph.node for part in _with_known_sizes(node)]
@@ -148,7 +148,7 @@ def _check_sizes(model: Any, config: ModelConfig, size: int) -> tuple[float, flo
     try:
         found = onnx.shape_inference.infer_shapes(sized, check_type=True, strict_mode=True, data_prop=True)
     except (onnx.shape_inference.InferenceError, ValueError, RuntimeError) as error:
-        raise ValueError(f"its sizes do not fit together: {first_line(error)}") from error
+        raise ValueError(f"its sizes are inconsistent: {first_line(error)}") from error
     largest = BATCH * max(config.channels(1024), 3) * size * size
     values = {value.name: value.type.tensor_type for value in (*found.graph.value_info, *found.graph.output)}
     for node in model.graph.node:
@@ -160,19 +160,19 @@ def _check_sizes(model: Any, config: ModelConfig, size: int) -> tuple[float, flo
         if kind.elem_type in ELEMENT_BYTES
     }
     alive, total = (found / (largest * 4) for found in _memory(model.graph, sizes))
-    for when, times, most in (("alive at a time", alive, ALIVE), ("in all", total, TOTAL)):
+    for when, times, most in (("alive at the same time", alive, ALIVE), ("in total", total, TOTAL)):
         if times > most:
             raise ValueError(
-                f"its values together are {times:.1f} times as large as the largest that one may be, {when}, and at "
-                f"most {most} times are run"
+                f"its values {when} are {times:.1f} times as large as the largest allowed value; at most {most} times "
+                "are allowed"
             )
     return alive, total
 
 
 def _memory(graph: Any, sizes: dict[str, int]) -> tuple[int, int]:
-    """The most bytes of results that are alive at a time, in the order of the nodes, and the bytes of all results.
+    """The peak bytes of results in the order of the nodes, and the bytes of all results.
 
-    A result lives from its node to the last that takes it, an output of the graph to the end.
+    A result lives from its node to the last node that uses it; an output of the graph lives to the end.
     """
     last = {name: at for at, node in enumerate(graph.node) for name in (*node.output, *node.input)}
     last |= {output.name: len(graph.node) for output in graph.output}
@@ -189,7 +189,7 @@ def _memory(graph: Any, sizes: dict[str, int]) -> tuple[int, int]:
 
 
 def _with_known_sizes(node: Any) -> Iterable[Any]:
-    """The node; for TopK, whose size depends on a value, nodes whose results are as large as its can become."""
+    """The node itself. TopK's size depends on a value, so it is replaced by nodes with its largest possible results."""
     import onnx
 
     if node.op_type != "TopK":
@@ -204,10 +204,12 @@ def _with_known_sizes(node: Any) -> Iterable[Any]:
 def _check_value(name: str, node: Any, kind: Any, largest: int) -> None:
     sizes = [] if kind is None else [dim.dim_value if dim.HasField("dim_value") else -1 for dim in kind.shape.dim]
     if kind is None or not kind.HasField("shape") or min(sizes, default=0) < 0:
-        raise ValueError(f"the size of {name!r}, of the node {node.name!r} ({node.op_type}), cannot be told beforehand")
+        raise ValueError(f"the size of {name!r}, of the node {node.name!r} ({node.op_type}), is unknown in advance")
     if len(sizes) > MAX_SIDES:
-        raise ValueError(f"{name!r}, of the node {node.name!r} ({node.op_type}), has {len(sizes):,} sides")
+        raise ValueError(f"{name!r}, of the node {node.name!r} ({node.op_type}), has {len(sizes):,} axes")
     if math.prod(sizes) > largest:
-        raise ValueError(f"{name!r}, of the node {node.name!r} ({node.op_type}), is larger than any of its network")
+        raise ValueError(
+            f"{name!r}, of the node {node.name!r} ({node.op_type}), is larger than any value of its network"
+        )
     if kind.elem_type not in ELEMENTS.values() or (node.op_type in OF_FLOATS and kind.elem_type != ELEMENTS["FLOAT"]):
         raise ValueError(f"{name!r}, of the node {node.name!r} ({node.op_type}), has the element type {kind.elem_type}")

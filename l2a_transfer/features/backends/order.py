@@ -1,4 +1,4 @@
-"""Arguments in the wrong order: something that is a model stands where something else belongs."""
+"""Detect swapped arguments: a model in the place of something else."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from l2a_transfer.models.weights import pretrained_names
 
 
 def is_model(thing: object) -> bool:
-    """True for a network, (network, card), an open backend, and a name of an architecture or a model. Opens nothing."""
+    """True for a network, (network, card), an open backend, or the name of an architecture or model. Opens nothing."""
     if isinstance(thing, (str, Path)):
         name = str(thing)
         return (
@@ -26,7 +26,7 @@ def is_model(thing: object) -> bool:
         )
     if isinstance(thing, tuple) and len(thing) == 2:
         thing = thing[0]
-    torch = sys.modules.get("torch")  # no network was made without it
+    torch = sys.modules.get("torch")  # without it, there cannot be a network
     return is_backend(thing) or (torch is not None and isinstance(thing, torch.nn.Module))
 
 
@@ -36,16 +36,14 @@ def check_order(call: str, model: tuple[str, object], other: tuple[str, object])
     Parameters
     ----------
     call : str
-        The right order, as ``"extract(data, model, out)"``.
+        The right order, such as ``"extract(data, model, out)"``.
     model, other : (str, object)
-        The parameters' names and what was given for them.
+        The names of the parameters and the given values.
 
     Raises
     ------
     ArgumentError
-        Where `other` is a model and `model` is none.
+        If `other` is a model and `model` is not.
     """
     if is_model(other[1]) and not is_model(model[1]):
-        raise ArgumentError(
-            f"{other[0]} is a model, and {model[0]} is not: the two are swapped", f"the order is {call}"
-        )
+        raise ArgumentError(f"{other[0]} is a model but {model[0]} is not; the two are swapped", f"the order is {call}")

@@ -52,7 +52,7 @@ def open_pixels(
     fit: str | None,
     decode: str | None,
 ) -> PixelsBackend:
-    """The pixels of pictures. Raises: DeviceError for a device that is not there; UnknownNameError for a level."""
+    """The pixels of the pictures. Raises: DeviceError for an unavailable device; UnknownNameError for a level."""
     choose_device(device)
     backend = PixelsBackend(Preprocess().changed(image_size, fit, decode))
     level_columns({"pixels": backend.levels[0][2]}, levels)

@@ -1,4 +1,4 @@
-"""What a layer gives, as one feature for each image: which tensor it is, and how its positions are pooled."""
+"""Turn the output of a layer into one feature per image: find the tensor and pool its positions."""
 
 from __future__ import annotations
 
@@ -16,22 +16,23 @@ if TYPE_CHECKING:
 
 POOLS = ("avg", "max", "cls", "flatten", "none")
 MOST_COLUMNS = {"none": 1 << 14, "flatten": 1 << 20}
-"""The most numbers of a layer that become columns as they are."""
+"""Limit of columns per pooling that keeps all values of a layer."""
 SAME = 1e-3, 2e-2
-"""Of the largest number: by how much an image's features may differ in another batch, where sums are rounded otherwise;
-of a network whose weights are float32, and of another."""
+"""How much an image's features may differ in another batch, where sums are rounded differently, relative to the largest
+value: with float32 weights, and with others."""
 RANDOM = 0.1
-"""Of the difference of two images: what is random, or read from the other images of a batch, makes more."""
+"""A limit relative to the difference of two images; the larger limit counts. Randomness or dependence on the batch
+exceeds it."""
 
 
 def check_pool(pool: str) -> None:
-    """Raises: UnknownNameError for anything but POOLS."""
+    """Raises: UnknownNameError if `pool` is not in POOLS."""
     if pool not in POOLS:
         raise unknown_name("pool", pool, POOLS)
 
 
 def tensor_of(value: object, images: int) -> Tensor | None:
-    """The tensor with a row for each image that a module's result is, or has as its only tensor; None for others."""
+    """The tensor with one row per image: a module's result itself, or the only tensor in it; None if there is none."""
     import torch
 
     if isinstance(value, (tuple, list)):
@@ -43,35 +44,35 @@ def tensor_of(value: object, images: int) -> Tensor | None:
 
 
 def pooled(value: object, images: int, pool: str, layer: str) -> Tensor:
-    """One feature for each image.
+    """Pool the output of a layer to one feature per image.
 
     Parameters
     ----------
     value : object
-        What a layer gave: (B, D), tokens (B, T, C), or maps (B, C, H, W). Maps with their channels last, (B, H, W, C),
-        are told by their sides: pictures are square, and so are maps.
+        The output: (B, D), tokens (B, T, C), or maps (B, C, H, W). Maps with channels last, (B, H, W, C), are detected
+        by their sizes, because pictures and therefore maps are square.
     images : int
-        B.
+        The number of images B.
     pool : str
-        A name in `POOLS`. What has no positions, (B, D), stays as it is.
+        A name in `POOLS`. Outputs without positions, (B, D), are unchanged.
     layer : str
         The name of the layer, for errors.
 
     Returns
     -------
     Tensor
-        float32, (B, D), which shares no memory with `value`.
+        float32, (B, D). It shares no memory with `value`.
 
     Raises
     ------
     BackendError
-        For a value that is no tensor with a row for each image, that cannot be pooled so, or has too many numbers.
+        If the value is not a tensor with one row per image, cannot be pooled this way, or is too large.
     """
     values = tensor_of(value, images)
     if values is None:
         raise BackendError(
-            f"the layer {layer!r} gives no tensor with a row for each image, but {_kind(value)}",
-            "name another `layer`; 'l2a-transfer layers' lists them",
+            f"the layer {layer!r} must return a tensor with one row per image, got {_kind(value)}",
+            "choose another `layer`; 'l2a-transfer layers' lists them",
         )
     if values.ndim <= 2:
         return values.reshape(images, -1).float().clone()  # (B, D)
@@ -79,14 +80,14 @@ def pooled(value: object, images: int, pool: str, layer: str) -> Tensor:
         columns, most = values[0].numel(), MOST_COLUMNS[pool]
         if columns > most:
             raise BackendError(
-                f"the layer {layer!r} gives {columns:,} numbers for an image, and pool {pool!r} takes at most {most:,}",
+                f"the layer {layer!r} returns {columns:,} numbers per image; pool {pool!r} accepts at most {most:,}",
                 "use `pool='avg'`",
             )
         return values.reshape(images, -1).float().clone()  # (B, D)
     if pool == "cls":
         if values.ndim != 3:
             raise BackendError(
-                f"the layer {layer!r} gives {_sides(values)}, which has no class token", "use `pool='avg'`"
+                f"the layer {layer!r} returns {_sides(values)}, without a class token", "use `pool='avg'`"
             )
         return values[:, 0].float().clone()  # (B, C)
     if values.ndim == 3:
@@ -97,45 +98,44 @@ def pooled(value: object, images: int, pool: str, layer: str) -> Tensor:
         positions = (1, 2)
     else:
         raise BackendError(
-            f"the layer {layer!r} gives {_sides(values)}, in which positions cannot be told from channels",
-            "use `pool='flatten'`, or name another `layer`",
+            f"the layer {layer!r} returns {_sides(values)}, where positions and channels cannot be distinguished",
+            "use `pool='flatten'`, or choose another `layer`",
         )
     numbers = values.float()
     return numbers.mean(dim=positions) if pool == "avg" else numbers.amax(dim=positions)  # (B, C)
 
 
 def check_same(name: str, found: Mapping[str, Rows], alone: Mapping[str, Rows], *, exact: bool) -> None:
-    """Whether an image has the same features in another batch.
+    """Check that an image has the same features in another batch.
 
     Parameters
     ----------
     name : str
         The model's name, for errors.
     found, alone : mapping of str to Tensor or ndarray
-        The features of two images (2, D) by layer, and those of the first one alone (1, D).
+        The features by layer of two images (2, D), and of the first one alone (1, D).
     exact : bool
         Whether the weights are float32.
 
     Raises
     ------
     BackendError
-        Where they differ.
+        If they do not match.
     """
     for layer, (one, other) in found.items():
         if not one.shape[0]:
             continue
         most = max(SAME[0 if exact else 1] * float(abs(one).max()), RANDOM * float(abs(one - other).max()))
-        if float(abs(alone[layer][0] - one).max()) > most:  # False for NaN, of which extraction tells
+        if float(abs(alone[layer][0] - one).max()) > most:  # False for NaN, which extraction reports
             raise BackendError(
-                f"{name}: the layer {layer!r} gives one image other numbers in another batch or at another time, so "
-                "they cannot be used as features",
-                "leave out what is random (dropout) or reads the whole batch, and the call of train(), or name "
-                "another `layer`",
+                f"{name}: the layer {layer!r} returns different numbers for the same image in another batch or at "
+                "another time, so they cannot be used as features",
+                "remove randomness (dropout), dependence on the batch, and calls to train(), or choose another `layer`",
             )
 
 
 def _sides(values: Tensor) -> str:
-    return f"{' × '.join(map(str, values.shape[1:]))} numbers for an image"
+    return f"{' × '.join(map(str, values.shape[1:]))} numbers per image"
 
 
 def _kind(value: object) -> str:

@@ -1,4 +1,4 @@
-"""Which backend takes a model's name, and the one function that opens it; a backend registers by decorator."""
+"""Find the backend for a model's name and open it. Backends register with a decorator."""
 
 from __future__ import annotations
 
@@ -28,16 +28,16 @@ if TYPE_CHECKING:
     from l2a_transfer.models.weights import Card
 
 BACKEND_OPTIONS = ("device", "precision", "tap", "levels", "seed", "image_size", "fit", "decode")
-"""What the backends of this package's networks let their user choose."""
+"""Options of the backends of this package's networks."""
 BACKBONE_OPTIONS = (
     *("device", "precision", "seed", "layer", "pool"),
     *("image_size", "fit", "decode", "mean", "std", "weights", "download"),
 )
-"""What backends of other networks let their user choose; both are parameters of `open_backend`."""
+"""Options of the backends of other networks. Both are parameters of `open_backend`."""
 CHECKPOINTS = (".pth", ".pt", ".ckpt", ".bin", ".tar")
-"""How the names of PyTorch's checkpoints end."""
+"""File extensions of PyTorch's checkpoints."""
 DEFAULT_BACKEND = "torch"
-"""Takes each name that no other backend takes, so that a misspelt one gets the nearest names of weights."""
+"""The backend for names that no other backend accepts, so that a misspelled one gets the nearest names of weights."""
 UNSET: dict[str, tuple[object, ...]] = {
     "device": ("auto", "cpu"),
     "precision": ("auto", "fp32"),
@@ -45,36 +45,36 @@ UNSET: dict[str, tuple[object, ...]] = {
     "levels": (None,),
     **dict.fromkeys(("layer", "pool", "image_size", "fit", "decode", "mean", "std", "weights"), (None,)),
 }
-"""Values of options that are right for a backend that does not take them. `seed` decides untrained weights alone, and
-`download` allows what may not be needed."""
+"""Values of options that are allowed for a backend without these options. `seed` only affects untrained weights, and
+`download` permits something that may not be needed."""
 
 Opener = TypeVar("Opener", bound=Callable[..., FeatureBackend])
 
 
 @dataclass(frozen=True)
 class BackendSpec:
-    """A way to compute features, and the names of models that it takes.
+    """A way to compute features, and the names of models that it accepts.
 
     Parameters
     ----------
     name : str
-        What `backend` calls it.
+        Its name in `backend`.
     open : callable
-        ``open(model, **options)`` gives the backend for a model's name.
+        ``open(model, **options)`` returns the backend for a model's name.
     models : str
-        The names that it takes, as help and errors show them: ``"FILE.onnx"``.
+        The names that it accepts, for help and errors: ``"FILE.onnx"``.
     names, prefixes, suffixes : tuple of str
-        A model is this backend's where its whole name, its beginning or its end is among them.
+        A model belongs to this backend if its whole name, its beginning or its end is among them.
     options : tuple of str
-        Those of `BACKEND_OPTIONS` and `BACKBONE_OPTIONS` that `open` takes; any other value of the rest than the
-        default is an error.
+        The `BACKEND_OPTIONS` and `BACKBONE_OPTIONS` that `open` accepts. For all others, values other than the default
+        are an error.
     package, extra : str
         The optional package that it imports, and the extra of this package that installs it.
     wrap : callable, optional
-        ``wrap(network, card, **options)`` gives the backend for a network in memory; without `seed`. The card is None
-        for a network of others.
+        ``wrap(network, card, **options)`` returns the backend for a network in memory, without `seed`. The card is None
+        for networks of other libraries.
     layers : callable, optional
-        ``layers(model, image_size)`` gives a `Layer` for each module that the option `layer` can name.
+        ``layers(model, image_size)`` returns a `Layer` for each module that the option `layer` can name.
     """
 
     name: str
@@ -104,7 +104,7 @@ REGISTERED_BACKENDS: Registry[BackendSpec] = Registry(
 
 
 class _Choices(Collection[str]):
-    """The values of `backend`: "auto", and the names in the registry, which is read when these are asked for."""
+    """The values of `backend`: "auto" and the names in the registry, which is read only when they are needed."""
 
     def __iter__(self) -> Iterator[str]:
         yield "auto"
@@ -144,8 +144,8 @@ def register_backend(
 
 
 def backend_for(model: str) -> BackendSpec:
-    """The backend that takes a model's name: by the whole name, else its beginning, the longest first, else its end,
-    else the default."""
+    """The backend for a model's name: chosen by the whole name, or else the longest prefix, or else the suffix, or else
+    the default."""
     specs = tuple(REGISTERED_BACKENDS.values())
     found = [spec for spec in specs if model in spec.names]
     begun = [(len(prefix), spec) for spec in specs for prefix in spec.prefixes if model.startswith(prefix)]
@@ -233,7 +233,7 @@ def open_backend(
     UnknownNameError
         For an unknown model, backend, tap, precision or level; the message suggests the nearest name.
     WeightsError, BackendError, DeviceError
-        If a file is damaged, or if the model cannot run on this machine.
+        If a file is corrupt, or if the model cannot run on this machine.
     MissingExtraError
         If the backend needs a package that is not installed.
 
@@ -260,7 +260,7 @@ def open_backend(
         raise unknown_name("tap", tap, TAPS)
     check_precision(precision)
     if isinstance(layer, str):
-        raise wrong_kind("layer", f"a list of names, as [{layer!r}]", layer)
+        raise wrong_kind("layer", f"a list of names, such as [{layer!r}]", layer)
     given: dict[str, Any] = {"device": device, "precision": precision, "tap": tap, "levels": levels, "seed": seed}
     mean, std = _channels("mean", mean), _channels("std", std)
     given |= {"layer": layer, "pool": pool, "image_size": image_size, "fit": fit, "decode": decode}
@@ -279,7 +279,7 @@ def open_backend(
         network, card = as_network(model, seed=seed)
         spec = REGISTERED_BACKENDS[DEFAULT_BACKEND if backend == "auto" else backend]
         if spec.wrap is None:
-            raise BackendError(f"{card.name}: {spec.name} takes {spec.models}, and no network in memory")
+            raise BackendError(f"{card.name}: {spec.name} accepts {spec.models}, but not a network in memory")
         _refuse_others(card.name, spec, given)
         taken = {name: given[name] for name in spec.options if name != "seed"}
         return spec.wrap(network, card, **taken)
@@ -287,7 +287,7 @@ def open_backend(
     spec = backend_for(model)
     if backend not in ("auto", spec.name):
         raise BackendError(
-            f"{model}: runs in {spec.name}; {backend} takes {REGISTERED_BACKENDS[backend].models}",
+            f"{model}: runs in {spec.name}; {backend} accepts {REGISTERED_BACKENDS[backend].models}",
             f"leave out `backend`, or use `backend='{spec.name}'`",
         )
     if spec.name == DEFAULT_BACKEND and model.endswith(CHECKPOINTS):
@@ -304,33 +304,34 @@ def open_backend(
         if error.remedy or spec.name != DEFAULT_BACKEND or not re.fullmatch(r"\w+", model):
             raise
         raise UnknownNameError(
-            error.problem, f"a network of another library has a prefix: {_prefixed(model)}"
+            error.problem, f"networks of other libraries have a prefix: {_prefixed(model)}"
         ) from error
 
 
 def _prefixed(model: str) -> str:
+    """The names of such a model in other libraries."""
     return f"torchvision:{model}, timm:{model} or hf:{model}"
 
 
 def list_layers(model: str | Path, image_size: int | None = None) -> Sequence[Layer]:
-    """What the option `layer` of `open_backend` can name.
+    """List what the option `layer` of `open_backend` can name.
 
     Parameters
     ----------
     model : str or Path
-        A model's name as `open_backend` takes it. Its weights are neither loaded nor fetched.
+        A model's name, as for `open_backend`. Its weights are neither loaded nor downloaded.
     image_size : int, optional
-        Pixels of the image whose shapes are shown; the model's own by default.
+        Side of the image for which shapes are shown, in pixels; the model's own by default.
 
     Returns
     -------
     sequence of Layer
-        Those that are taken by default first. Of a network that has levels instead, its levels.
+        The layers, those that are used by default first. If the network has levels instead, its levels.
 
     Raises
     ------
     UnknownNameError, BackendError
-        As `open_backend`.
+        In the same cases as `open_backend`.
     """
     model = os.path.expanduser(model)
     spec = backend_for(model)
@@ -341,7 +342,7 @@ def list_layers(model: str | Path, image_size: int | None = None) -> Sequence[La
 
 
 def _channels(name: str, values: Sequence[float] | None) -> tuple[float, float, float] | None:
-    """The numbers of the three channels. Raises: TypeError, and ArgumentError for another count."""
+    """Check one number per channel. Raises: TypeError; ArgumentError if there are not three."""
     if values is None:
         return None
     if isinstance(values, (str, int, float)):
@@ -353,10 +354,10 @@ def _channels(name: str, values: Sequence[float] | None) -> tuple[float, float, 
 
 
 def _refuse_others(model: str, spec: BackendSpec, given: dict[str, Any]) -> None:
-    """Raises: BackendError for options that a backend does not have."""
+    """Raises: BackendError if options are given that the backend does not have."""
     refused = [f"`{name}`" for name, values in UNSET.items() if name not in spec.options and given[name] not in values]
     if refused:
         remedy = f"leave out {' and '.join(refused)}"
         if spec.name == DEFAULT_BACKEND and re.fullmatch(r"\w+", model):
-            remedy = f"a network of another library has a prefix: {_prefixed(model)}; otherwise {remedy}"
+            remedy = f"networks of other libraries have a prefix: {_prefixed(model)}; otherwise {remedy}"
         raise BackendError(f"{model}: {spec.name} has no such option", remedy)

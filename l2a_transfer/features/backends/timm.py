@@ -35,15 +35,15 @@ def open_timm(model: str, **options: Any) -> ModuleBackend:
     fresh, weights, seed = is_untrained(model, options["weights"]), options["weights"], options["seed"]
     if not fresh and weights is None and not options["download"]:
         raise BackendError(
-            f"{model}: timm downloads its weights from a hub, and downloads are off by default",
-            "use `download=True`, `weights` for a checkpoint of yours, or 'untrained:' before the name",
+            f"{model}: timm downloads its weights from a hub, but downloads are off by default",
+            "use `download=True`, `weights` with your own checkpoint, or 'untrained:' before the name",
         )
     built = with_checkpoint(build(model, seed=seed, pretrained=not fresh and weights is None), weights)
     return ModuleBackend("timm", model, built, options)
 
 
 def list_layers(model: str, image_size: int | None) -> Sequence[Layer]:
-    """The layers of a model, for which no weights are needed. Raises: UnknownNameError; MissingExtraError."""
+    """The layers of a model; this needs no weights. Raises: UnknownNameError; MissingExtraError."""
     require_package(model, "timm", "timm")
     from l2a_transfer.features.backends.hooks import layer_list
 
@@ -53,9 +53,9 @@ def list_layers(model: str, image_size: int | None) -> Sequence[Layer]:
 
 
 def build(model: str, *, seed: int, pretrained: bool) -> Built:
-    """A network of timm, whose default layer is what it calls the features before the logits.
+    """Build a network of timm. Its default layer is the features before the logits, as defined by timm.
 
-    Raises: UnknownNameError for a name that timm does not have; BackendError for weights that cannot be fetched.
+    Raises: UnknownNameError for a name that timm does not have; BackendError if weights cannot be downloaded.
     """
     import timm
 
@@ -70,12 +70,12 @@ def build(model: str, *, seed: int, pretrained: bool) -> Built:
             network = timm.create_model(name, pretrained=pretrained)
         heads = _heads(network)
         default = f"{heads[0]}:in"
-        if len(heads) != 1:  # distilled ones have two classifiers, and combine what goes into them
+        if len(heads) != 1:  # distilled models have two classifiers and combine their inputs
             default = "output"
             with seeded(seed):
                 network = timm.create_model(name, pretrained=pretrained, num_classes=0)
     except (OSError, RuntimeError, ValueError) as error:
-        raise BackendError(f"{model}: timm cannot make it: {first_line(error)}") from error
+        raise BackendError(f"{model}: timm cannot create it: {first_line(error)}") from error
     training: dict[str, Any] = {"untrained": True, "seed": seed}
     if pretrained:
         config = network.pretrained_cfg
@@ -89,12 +89,12 @@ def build(model: str, *, seed: int, pretrained: bool) -> Built:
         classifiers=heads,
         training=training,
         identity={"timm": timm.__version__},
-        headless="" if len(heads) == 1 else "make the network in a function of yours, as module:FILE.py:FUNCTION",
+        headless="" if len(heads) == 1 else "create the network in your own function, as module:FILE.py:FUNCTION",
     )
 
 
 def _heads(network: Any) -> tuple[str, ...]:
-    """The names of a network's classifiers; none has weights in a network without."""
+    """The names of a network's classifiers. They have no weights in a network without a classifier."""
     found = network.get_classifier()
     own = [id(module) for module in (found if isinstance(found, (tuple, list)) else (found,))]
     names = tuple(name for name, module in network.named_modules() if id(module) in own)
@@ -102,7 +102,7 @@ def _heads(network: Any) -> tuple[str, ...]:
 
 
 def _preprocess(network: Any) -> Preprocess | None:
-    """The preprocess of timm's data config; None where it is of another kind."""
+    """The preprocess of timm's data config; None if it is unsupported."""
     from timm.data import resolve_model_data_config
 
     config = resolve_model_data_config(network)

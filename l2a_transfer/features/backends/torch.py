@@ -33,15 +33,15 @@ if TYPE_CHECKING:
 
 
 FORM, COMPILED = "folded", "folded, compiled"
-"""Of the network that computes: each convolution and its batch norm are one (`models.inference`); then compiled."""
+"""The form of the network that computes: batch norms are folded into convolutions (`models.inference`), then compiled."""
 
 
 class TorchBackend:
     """A copy of a network in PyTorch, in evaluation mode, on one device. fp32 means IEEE float32: TF32 is off.
 
-    Its convolutions have their batch norms folded in, which is faster, and changes features by rounding.
+    Batch norms are folded into the convolutions, which is faster and changes features only by rounding.
 
-    Where the network attends each image with k `partners`, pixels are (B, 1 + k, 3, size, size), the image first.
+    If the network attends each image with k `partners`, pixels are (B, 1 + k, 3, size, size), the image first.
 
     With `compile_batch`, batches of that size run through torch.compile, and all others as before.
     """
@@ -83,7 +83,7 @@ class TorchBackend:
         self.levels = level_columns(model.config.feature_levels, levels)
         self.map_levels = maps_wanted(model.config.map_levels, model.config.feature_levels, levels)
         self._weights = network_sha256(model)
-        self._original = evaluation_copy(model).cpu()  # what travels to other processes
+        self._original = evaluation_copy(model).cpu()  # sent to other processes
         folded = fold_batch_norms(evaluation_copy(self._original))
         self._model: Any = folded.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self._statistics = self.preprocess.statistics(self.device)
@@ -151,7 +151,7 @@ class TorchBackend:
         return features, {level: attended.maps[level].half() for level in map_levels}
 
     def _stream_cuda(self, batches: Iterable[NDArray[np.uint8]], *, attention: bool) -> Iterator[Computed]:
-        """Batch k + 1 travels to the GPU and the results of batch k − 1 back while batch k is computed."""
+        """While batch k is computed, copy batch k + 1 to the GPU and the results of batch k − 1 back."""
         import torch
 
         computing, copying = torch.cuda.current_stream(), torch.cuda.Stream()  # type: ignore[no-untyped-call]
@@ -168,7 +168,7 @@ class TorchBackend:
         def finish() -> Computed:
             features, maps, done = pending.popleft()
             done.synchronize()
-            # Copied out of pinned memory, which is scarce and which the next batches use again.
+            # Copied out of pinned memory, which is scarce and reused by the next batches.
             return Computed(features.numpy().copy(), {level: values.numpy().copy() for level, values in maps.items()})
 
         uploaded: tuple[torch.Tensor, torch.cuda.Event] | None = None
@@ -188,7 +188,7 @@ class TorchBackend:
             yield finish()
 
     def __reduce__(self) -> tuple[Any, ...]:
-        # A network holds functions that pickle refuses; its config and state are all that it is.
+        # A network contains functions that cannot be pickled; its config and state define it completely.
         state = {key: value.cpu().numpy() for key, value in self._original.state_dict().items()}
         options: dict[str, Any] = {"device": self.device, "precision": self.precision, "tap": self.tap}
         options |= {"levels": [name for name, _, _ in self.levels], "compile_batch": self.compile_batch}
@@ -209,7 +209,7 @@ class TorchBackend:
         }
 
     def _probed(self, images_u8: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """Features (B, D) of images alone, (B, 3, size, size): the partners of each are those that follow it."""
+        """Features (B, D) of images without partners, (B, 3, size, size): the following images serve as partners."""
         if self.partners:
             images_u8 = np.stack([np.roll(images_u8, -step, axis=0) for step in range(1 + self.partners)], axis=1)
         return self.features(images_u8)

@@ -1,4 +1,4 @@
-"""The classifiers of torchvision, with its published weights, a checkpoint, or random weights."""
+"""Classifiers of torchvision, with its published weights, a checkpoint, or random weights."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ if TYPE_CHECKING:
 
 PREFIX = "torchvision:"
 UNUSUAL = {"googlenet": {"init_weights": True}, "inception_v3": {"init_weights": True}}
-"""Arguments without which these warn."""
+"""Arguments that avoid warnings of these networks."""
 WITH_WEIGHTS = {name: {"transform_input": True, "init_weights": False} for name in UNUSUAL}
-"""Arguments with which torchvision builds these where they get its own weights."""
+"""Arguments that torchvision uses to build these networks with its own weights."""
 
 
 @register_backend(
@@ -40,7 +40,7 @@ def open_torchvision(model: str, **options: Any) -> ModuleBackend:
 
 
 def list_layers(model: str, image_size: int | None) -> Sequence[Layer]:
-    """The layers of a model, for which no weights are needed. Raises: UnknownNameError."""
+    """The layers of a model; this needs no weights. Raises: UnknownNameError."""
     from l2a_transfer.features.backends.hooks import layer_list
 
     built = build(model, "random")
@@ -49,9 +49,9 @@ def list_layers(model: str, image_size: int | None) -> Sequence[Layer]:
 
 
 def build(model: str, source: str, *, seed: int = 0, download: bool = False) -> Built:
-    """A network of torchvision: "random", with its "published" weights to load, or for those of a "file".
+    """Build a network of torchvision. `source` is "random", "published" (weights to load), or "file".
 
-    Raises: UnknownNameError for a name or weights that do not exist; BackendError for weights that are not here.
+    Raises: UnknownNameError for an unknown name or weights; BackendError if weights are not on this machine.
     """
     import torchvision.models as zoo
 
@@ -90,7 +90,7 @@ def build(model: str, source: str, *, seed: int = 0, download: bool = False) -> 
 
 
 def _published(name: str, url: str, *, download: bool) -> Path:
-    """The file of published weights in torch's folder for them. Raises: BackendError where it is not there."""
+    """The file of published weights in torch's cache folder. Raises: BackendError if it is not there."""
     import torch
 
     file = Path(torch.hub.get_dir()) / "checkpoints" / url.rpartition("/")[2]
@@ -99,19 +99,19 @@ def _published(name: str, url: str, *, download: bool) -> Path:
     if not download:
         raise BackendError(
             f"{name}: its weights are not on this machine ({file})",
-            "use `download=True`, `weights` for a checkpoint of yours, or 'untrained:' before the name",
+            "use `download=True`, `weights` with your own checkpoint, or 'untrained:' before the name",
         )
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
-        digits = re.search(r"-([0-9a-f]{8,})\.", file.name)  # of the file's SHA-256
+        digits = re.search(r"-([0-9a-f]{8,})\.", file.name)  # the first digits of the file's SHA-256
         torch.hub.download_url_to_file(url, str(file), digits[1] if digits else None, progress=False)
     except (OSError, RuntimeError) as error:
-        raise BackendError(f"{name}: its weights cannot be fetched from {url}: {error}") from error
+        raise BackendError(f"{name}: its weights cannot be downloaded from {url}: {error}") from error
     return file
 
 
 def _preprocess(transforms: Any) -> Preprocess | None:
-    """The preprocess of torchvision's transforms for classification; None for another kind."""
+    """The preprocess of torchvision's transforms for classification; None for other transforms."""
     try:
         size, resize = transforms.crop_size[0], transforms.resize_size[0]
         chosen = transforms.interpolation.value

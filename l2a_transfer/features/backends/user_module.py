@@ -1,4 +1,4 @@
-"""A network that a function in a file of the user's makes. That file is run: it is the user who names it."""
+"""A network created by a function in the user's own file. The file is run, because the user names it explicitly."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 PREFIX = "module:"
 MAX_BYTES = 1 << 24
 SIZE = 224
-"""Pixels at which layers are listed where nothing else is said."""
+"""Default image size for listing layers, in pixels."""
 
 
 @register_backend(
@@ -45,7 +45,7 @@ def open_module(model: str, **options: Any) -> ModuleBackend:
 
 
 def open_in_memory(network: nn.Module, **options: Any) -> ModuleBackend:
-    """A network in memory, which stays as it is. Raises: BackendError; WeightsError."""
+    """Open a network in memory, which is not changed. Raises: BackendError; WeightsError."""
     from l2a_transfer.features.backends.backbone import Built, ModuleBackend, with_checkpoint
     from l2a_transfer.features.backends.hooks import last_linear
     from l2a_transfer.models.copies import evaluation_copy
@@ -75,9 +75,9 @@ def list_layers(model: str, image_size: int | None) -> Sequence[Layer]:
 
 
 def build(model: str, *, seed: int, fresh: bool) -> Built:
-    """The network that the function gives; random weights follow from `seed`.
+    """The network that the function returns; `seed` determines random weights.
 
-    Raises: BackendError for a file or function that is not there, that fails, or gives anything but an nn.Module.
+    Raises: BackendError if the file or function is missing, fails, or does not return an nn.Module.
     """
     from torch import nn
 
@@ -96,14 +96,16 @@ def build(model: str, *, seed: int, fresh: bool) -> Built:
             raise unknown_name(f"the function of {path}", function, there)
         try:
             made = namespace[function]()
-        except (Exception, SystemExit) as error:  # code of others raises what it likes
+        except (Exception, SystemExit) as error:  # other people's code may raise anything
             raise _failed(f"{path}: its function {function} raised", error) from error
     if not isinstance(made, nn.Module):
-        raise BackendError(f"{path}: its function {function} must give a torch.nn.Module, got {type(made).__name__}")
+        raise BackendError(f"{path}: its function {function} must return a torch.nn.Module, got {type(made).__name__}")
     try:
         own = getattr(made, "preprocess", None)
-    except Exception as error:  # code of others raises what it likes
-        raise _failed(f"{path}: the preprocess of what its function {function} gives raised", error) from error
+    except Exception as error:  # other people's code may raise anything
+        raise _failed(
+            f"{path}: the preprocess of the network that its function {function} returns raised", error
+        ) from error
     classifier = last_linear(made)
     architecture = f"{PREFIX}{path.name}:{function}"
     sha256 = hashlib.sha256(code).hexdigest()
@@ -121,7 +123,8 @@ def build(model: str, *, seed: int, fresh: bool) -> Built:
 
 
 def _run(path: Path) -> tuple[dict[str, Any], bytes]:
-    """The names that a file defines, and its content. Raises: BackendError where it cannot be read, or fails."""
+    """Run a file and return the names that it defines, and its content. Raises: BackendError if reading or running it
+    fails."""
     try:
         code = read_input(path, MAX_BYTES)
     except OSError as error:
@@ -131,11 +134,11 @@ def _run(path: Path) -> tuple[dict[str, Any], bytes]:
     assert spec is not None
     module = importlib.util.module_from_spec(spec)
     module.__file__ = str(path)
-    sys.modules[name] = module  # dataclasses and pickle look a class's module up there
-    sys.path.insert(0, str(path.resolve().parent))  # files beside it, as for a script
+    sys.modules[name] = module  # dataclasses and pickle look up the module of a class there
+    sys.path.insert(0, str(path.resolve().parent))  # files next to it can be imported, as for a script
     try:
         exec(compile(code, str(path), "exec"), module.__dict__)
-    except (Exception, SystemExit) as error:  # code of others raises what it likes
+    except (Exception, SystemExit) as error:  # other people's code may raise anything
         raise _failed(f"{path}: the file raised", error) from error
     finally:
         sys.path.remove(str(path.resolve().parent))
@@ -143,4 +146,4 @@ def _run(path: Path) -> tuple[dict[str, Any], bytes]:
 
 
 def _failed(what: str, error: BaseException) -> BackendError:
-    return BackendError(f"{what} {type(error).__name__}: {first_line(error)}", "repair the file")
+    return BackendError(f"{what} {type(error).__name__}: {first_line(error)}", "fix the file")

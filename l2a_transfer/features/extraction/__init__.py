@@ -1,1 +1,1 @@
-"""From an image source and a backend to a feature file, in ranges that can be resumed and shared out."""
+"""Extract a feature file from an image source with a backend, in ranges that can be resumed and distributed."""

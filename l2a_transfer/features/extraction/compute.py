@@ -1,4 +1,4 @@
-"""Row ranges → shards, in this process: decoding in workers, the network here, writing in a thread beside it."""
+"""Row ranges → shards: workers decode, this process runs the network, and another thread writes."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from l2a_transfer.features.extraction.shard_folder import RowShard, ShardFolder
 from l2a_transfer.wording import counted
 
 WRITING = 2
-"""Shards that may wait for the disk; each is held in memory until it is there."""
+"""Shards that may wait for the disk; each stays in memory until it is written."""
 
 
 def compute_shards(
@@ -45,22 +45,22 @@ def compute_shards(
     source : ImageSource
         The pictures.
     backend : FeatureBackend
-        What computes the features.
+        The backend that computes the features.
     shards : ShardFolder
         Where shards are written.
     ranges : sequence of range
-        Row numbers, as `plan_ranges` gives them.
+        Row numbers, as returned by `plan_ranges`.
     batch_size : int
         Images per batch.
     workers : int, optional
-        Decoding processes; chosen by default.
+        Number of decoding processes; chosen automatically by default.
     on_error : {"fail", "skip"}
         What to do with an image that cannot be used.
     attention : bool
         Compute attention maps too.
     partners : ndarray, optional
-        (N, k), int64: the rows of each image's partners, as `partner_rows` gives them, for a network that takes some.
-        An image with a partner that cannot be used cannot be used.
+        (N, k), int64: the rows of each image's partners, as returned by `partner_rows`, for a network that needs them.
+        If a partner cannot be used, its image cannot be used either.
     advance : callable
         Called with the number of images in each batch that was computed.
 
@@ -72,9 +72,9 @@ def compute_shards(
     Raises
     ------
     DataError
-        For an image that cannot be used, where `on_error` is "fail".
+        If an image cannot be used and `on_error` is "fail".
     StoreError
-        For features that are not finite, and where the disk refuses.
+        If features are not finite, or if writing to the disk fails.
     """
     batches = [batch for rows in ranges for batch in batches_of(rows, batch_size)]
     members: list[RowNumbers] = [*batches]
@@ -82,7 +82,7 @@ def compute_shards(
         members = [np.column_stack([batch, partners[batch.start : batch.stop]]).reshape(-1) for batch in batches]
     workers = choose_workers(sum(map(len, members)), workers)
     pixels = pixel_batches(source, backend.preprocess, members, workers=workers, on_error=on_error)
-    faulty: deque[dict[int, str]] = deque()  # of the batches that the backend has taken and not yet given back
+    faulty: deque[dict[int, str]] = deque()  # for batches that are inside the backend
     writing: deque[tuple[range, dict[int, str], Future[None]]] = deque()
     with ThreadPoolExecutor(1, "shards") as writer, closing(pixels):  # type: ignore[type-var]
         images = _images(pixels, faulty, members, source, 0 if partners is None else partners.shape[1])
@@ -104,7 +104,7 @@ def _images(
     source: ImageSource,
     partners: int,
 ) -> Iterator[NDArray[np.uint8]]:
-    """What the backend takes: uint8 (B, 3, size, size), or (B, 1 + partners, 3, size, size)."""
+    """The input of the backend: uint8 (B, 3, size, size), or (B, 1 + partners, 3, size, size)."""
     for rows, (images_u8, found) in zip(members, pixels, strict=True):
         reasons: dict[int, str] = {}
         for place, message in found.items():
@@ -131,7 +131,7 @@ def _filled(
     backend: FeatureBackend,
     advance: Callable[[int], object],
 ) -> RowShard:
-    """One shard of the next batches, without the rows whose images could not be used."""
+    """One shard from the next batches, without rows whose images could not be used."""
     features: NDArray[np.float32] | None = None
     maps: dict[str, NDArray[np.float16]] = {}
     skipped: dict[int, str] = {}
@@ -153,25 +153,25 @@ def _filled(
     bad = np.flatnonzero(~np.isfinite(features).all(axis=1))
     if len(bad):
         raise StoreError(
-            f"{backend.card['name']} on {source.name}: features that are not finite in {counted(len(bad), 'row')}, the "
-            f"first of image {source.ids[kept[bad[0]]]!r}",
+            f"{backend.card['name']} on {source.name}: features that are not finite in {counted(len(bad), 'row')}, "
+            f"first for image {source.ids[kept[bad[0]]]!r}",
             "use `precision='fp32'`, or other weights",
         )
     return RowShard(kept, features, maps, skipped)
 
 
 def _mapped_zeros(shape: tuple[int, ...], dtype: np.dtype[Any]) -> NDArray[Any]:
-    """An array of zeros in pages of its own.
+    """An array of zeros in its own memory pages.
 
-    A shard outlives the batches beside it, and the thread that writes it gives it back at any moment. On the heap it
-    would leave holes among the large arrays of the network: peak memory at 20,000 pictures was 12 to 15 % above that at
-    2,000 in four runs of `benchmarks/memory.py`, and is 1 % above it so.
+    A shard outlives its batches, and the thread that writes it frees it at any moment. On the heap, it would leave gaps
+    among the large arrays of the network: in four runs of `benchmarks/memory.py`, peak memory with 20,000 pictures was
+    12 to 15 % higher than with 2,000. With separate pages, it is 1 % higher.
     """
     size = math.prod(shape)
     return np.frombuffer(mmap.mmap(-1, max(1, size * dtype.itemsize)), dtype, size).reshape(shape)
 
 
 def _reason(message: str, name: str) -> str:
-    """What an error says behind the image's own name, so that it does not depend on where the images lie."""
+    """The part of an error after the image's name, so that it does not depend on where the images are."""
     _, found, reason = message.partition(f"{name}: ")
     return reason if found else message

@@ -1,4 +1,4 @@
-"""Extraction: the plan's row ranges, computed by this process or by Ray, and the merge into one feature file."""
+"""Extraction: compute the plan's row ranges in this process or on Ray, and merge them into one feature file."""
 
 from __future__ import annotations
 
@@ -147,7 +147,9 @@ def extract(
     backend = open_backend(model)
     out = output_path(out)
     if names_a_format(out) and out.suffix.lower() not in SUFFIXES:
-        raise ArgumentError(f"out must be the name of an HDF5 file, as {out.with_suffix('.h5').name}; got {out.name!r}")
+        raise ArgumentError(
+            f"out must be the name of an HDF5 file, such as {out.with_suffix('.h5').name}; got {out.name!r}"
+        )
     if batch_size < 1:
         raise ArgumentError(f"batch_size must be at least 1, got {batch_size}")
     if on_error not in ON_ERROR:
@@ -155,7 +157,7 @@ def extract(
     if engine not in ENGINES:
         raise unknown_name("engine", engine, ENGINES)
     if attention and not backend.map_levels:
-        raise BackendError(f"{backend.card['name']} has no attention, and so no maps", "leave `attention` out")
+        raise BackendError(f"{backend.card['name']} has no attention, so it has no maps", "leave `attention` out")
     if len(source) == 0:
         raise DataError(f"{source.name}: no images to extract")
     check_source(source)
@@ -175,10 +177,10 @@ def extract(
     check_replaceable(out)
     with output_lock(out):
         check_replaceable(out)
-        # Whoever held the lock until now may have finished in the meantime.
+        # The previous owner of the lock may have finished in the meantime.
         if found := job.complete(resume=resume, overwrite=overwrite):
             if job.shards.belongs_to(identity):
-                job.shards.remove()  # its writer was killed between the last rename and this
+                job.shards.remove()  # its writer was killed after the last rename
             return found
         job.shards.open(overwrite=overwrite and not (resume and job.shards.belongs_to(identity)))
         ranges = plan_ranges(len(source), batch_size)
@@ -238,7 +240,7 @@ class _Job:
         return ShardFolder(shard_folder(self.out), self.identity)
 
     def complete(self, *, resume: bool, overwrite: bool) -> ExtractResult | None:
-        """The file that is there already, verified; None where it has to be made. Raises: OutputExistsError."""
+        """The existing file, after verifying it; None if it has to be created. Raises: OutputExistsError."""
         if not self.out.is_file():
             check_replaceable(self.out)
             return None
@@ -260,11 +262,13 @@ class _Job:
         if meta.skipped and self.on_error == "fail":
             (name, reason), more = meta.skipped[0], len(meta.skipped)
             raise OutputExistsError(
-                f"{self.out}: complete, but {counted(more, 'image')} could not be used, the first {name!r}: {reason}; "
-                "`on_error='skip'` accepts that, `overwrite=True` tries them again",
+                f"{self.out}: complete, but {counted(more, 'image')} could not be used, first {name!r}: {reason}; "
+                "`on_error='skip'` accepts this, `overwrite=True` tries them again",
             )
         if missing:
-            log.warning("%s: made by a version that did not record %s; not compared", self.out, ", ".join(missing))
+            log.warning(
+                "%s: written by a version that did not record %s; this is not compared", self.out, ", ".join(missing)
+            )
         log.info("%s: complete and unchanged", self.out)
         return ExtractResult(self.out, rows, dim, 0, time.perf_counter() - started, meta.skipped)
 
@@ -272,20 +276,21 @@ class _Job:
         """The error for Ctrl-C: which rows are kept on disk, and how to continue."""
         rows = sum(len(rows) for rows in ranges if self.shards.path(rows).exists())
         if not rows:
-            return Interrupted(f"nothing of {self.out} is kept; rows are written {len(ranges[0]):,} at a time")
+            return Interrupted(f"no rows of {self.out} are kept, because they are saved {len(ranges[0]):,} at a time")
         return Interrupted(
             f"{rows:,} of {counted(len(self.source), 'row')} {are(rows)} kept in {self.shards.folder}",
             f"run it again {'with `resume=True` ' if overwrite else ''}to continue",
         )
 
     def usable(self, rows: range) -> RowShard | None:
-        """The shard of a range, where it is whole, of this network's sizes, and this run may skip what it skipped."""
+        """The shard of a range, if it is complete, has this network's sizes, and skips nothing that this run may not
+        skip."""
         shard = self.shards.read(rows)
         if shard is None or (shard.skipped and self.on_error == "fail"):
             return None
         maps = self.backend.map_levels if self.identity.get("attention") else ()
         if shard.features.shape[1] != feature_width(self.backend) or set(shard.maps) != set(maps):
-            log.warning("%s: does not fit this network; its rows are computed again", self.shards.path(rows))
+            log.warning("%s: does not match this network; its rows are computed again", self.shards.path(rows))
             return None
         return shard
 
@@ -297,12 +302,12 @@ class _Job:
         *,
         attention: bool,
     ) -> None:
-        """All shards → the feature file. Raises: StoreError, DataError where no image could be used."""
+        """Merge all shards into the feature file. Raises: StoreError; DataError if no image could be used."""
         source, backend = self.source, self.backend
         kept = np.setdiff1d(np.arange(len(source)), np.fromiter(skipped, dtype=np.int64, count=len(skipped)))
         if len(kept) == 0:
             row, reason = next(iter(skipped.items()))
-            raise DataError(f"{source.name}: no image could be used; the first is {source.ids[row]!r}: {reason}")
+            raise DataError(f"{source.name}: no image could be used; first {source.ids[row]!r}: {reason}")
         domains, domain = domains_of(source)
         meta = FeatureMeta(
             data=source.name,

@@ -1,4 +1,4 @@
-"""Calls into libraries that do not react to Ctrl-C."""
+"""Make calls into libraries that ignore Ctrl-C interruptible."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from typing import TypeVar
 
 Result = TypeVar("Result")
 HEARD_S = 0.5
-"""After how long a signal is heard at the latest."""
+"""Longest time until a signal is handled, in seconds."""
 GRACE_S = 5.0
-"""How long to wait for a call that was asked to stop."""
+"""How long to wait for a call that was told to stop, in seconds."""
 
 
 def interruptible(call: Callable[[], Result], stop: Callable[[], object] = lambda: None) -> Result:
@@ -26,7 +26,7 @@ def interruptible(call: Callable[[], Result], stop: Callable[[], object] = lambd
     call : callable
         The computation.
     stop : callable
-        Called when the wait is interrupted, to end the computation. One that does not end in time is abandoned.
+        Called when the wait is interrupted, to end the computation. If it does not end in time, it is abandoned.
 
     Returns
     -------
@@ -36,7 +36,7 @@ def interruptible(call: Callable[[], Result], stop: Callable[[], object] = lambd
     Raises
     ------
     KeyboardInterrupt
-        Where the wait is interrupted; otherwise what `call` raises.
+        If the wait is interrupted; otherwise, what `call` raises.
     """
     if threading.current_thread() is not threading.main_thread():
         return call()
@@ -47,7 +47,7 @@ def interruptible(call: Callable[[], Result], stop: Callable[[], object] = lambd
     def compute() -> None:
         try:
             results.append(call())
-        except BaseException as error:  # raised again by whoever waits
+        except BaseException as error:  # raised again in the waiting thread
             errors.append(error)
         finally:
             done.set()
@@ -55,8 +55,8 @@ def interruptible(call: Callable[[], Result], stop: Callable[[], object] = lambd
     thread = threading.Thread(target=compute, name="interruptible", daemon=True)
     try:
         thread.start()
-        # Not Thread.join, after whose interruption Python 3.11 takes the thread for ended; and not without a time: a
-        # signal that comes just before the wait begins does not end it, and is heard when it has.
+        # Not Thread.join, because Python 3.11 considers a thread finished after join was interrupted. With a timeout,
+        # because a signal just before the wait does not end it and is handled only afterwards.
         while not done.wait(HEARD_S):
             pass
     except BaseException:
@@ -70,8 +70,8 @@ def interruptible(call: Callable[[], Result], stop: Callable[[], object] = lambd
 
 
 def _wait(done: threading.Event, seconds: float) -> None:
-    """Until `done`, or for so long, whatever signals come: the end of a process in which a library computes is an
-    abort."""
+    """Wait until `done` or for this many seconds, despite signals: a process that ends while a library computes
+    aborts."""
     end = time.monotonic() + seconds
     while not done.is_set() and (left := end - time.monotonic()) > 0:
         with suppress(KeyboardInterrupt):

@@ -1,4 +1,4 @@
-"""Which images are attended together: the partners of each image of a set, for networks over groups of images."""
+"""Choose the partners of each image of a set, for networks that attend groups of images."""
 
 from __future__ import annotations
 
@@ -11,23 +11,24 @@ from numpy.typing import NDArray
 from l2a_transfer.errors import ArgumentError
 
 SEED = 0
-"""Of the partners in an extraction."""
+"""Seed of the partners in an extraction."""
 
 
 def partner_rows(ids: Sequence[str], partners: int, seed: int = 0) -> NDArray[np.int64]:
     """The rows of each image's partners.
 
-    The images stand in a circle, ordered by the SHA-256 of seed and id. The partners of an image are those that follow
-    it. So they depend on the set of ids and the seed alone, and no image is its own partner or has one twice.
+    The images are arranged in a circle, sorted by the SHA-256 of seed and id. The partners of an image are the next
+    images. They therefore depend only on the set of ids and the seed, and an image has distinct partners other than
+    itself.
 
     Parameters
     ----------
     ids : sequence of str
-        N different names.
+        N unique names.
     partners : int
-        How many of each image, k; less than N.
+        Partners per image, k; less than N.
     seed : int, default=0
-        Another seed gives another circle.
+        Random seed of the circle.
 
     Returns
     -------
@@ -37,7 +38,7 @@ def partner_rows(ids: Sequence[str], partners: int, seed: int = 0) -> NDArray[np
     Raises
     ------
     ArgumentError
-        Where there are not more than `partners` images.
+        If there are `partners` images or fewer.
 
     Examples
     --------
@@ -46,7 +47,7 @@ def partner_rows(ids: Sequence[str], partners: int, seed: int = 0) -> NDArray[np
     """
     N = len(ids)
     if not 0 <= partners < N:
-        raise ArgumentError(f"partners must be at least 0 and fewer than the images, {N}; got {partners}")
+        raise ArgumentError(f"partners must be at least 0 and less than the number of images, {N}; got {partners}")
     digests = [hashlib.sha256(f"{seed} {name}".encode()).digest() for name in ids]
     circle = np.array(sorted(range(N), key=digests.__getitem__), dtype=np.int64)
     found = np.empty((N, partners), dtype=np.int64)

@@ -1,4 +1,4 @@
-"""The plan: which rows make a shard, which make a batch, and the fingerprint of everything that decides their bytes."""
+"""The plan: the rows of each shard and batch, and the fingerprint of everything that determines their bytes."""
 
 from __future__ import annotations
 
@@ -14,25 +14,25 @@ from l2a_transfer.features.store.schema import SCHEMA
 
 SHARD_ROWS = 1024
 STAMPS = "stamps"
-"""The key that says what stands for the files in `data`; it decides no byte, and explains where `data` differs."""
+"""The key for how `data` represents the files. It does not determine any byte, but explains differences of `data`."""
 
 
 def plan_ranges(rows: int, batch_size: int) -> list[range]:
-    """Row ranges of about SHARD_ROWS rows, each a multiple of the batch size but the last.
+    """Row ranges of about SHARD_ROWS rows. All but the last are a multiple of the batch size.
 
-    A row's bytes depend on the batch that it is computed in, so every executor cuts batches at the same rows.
+    A row's bytes depend on its batch, so all executors must divide batches at the same rows.
     """
     step = max(1, SHARD_ROWS // batch_size) * batch_size
     return [range(start, min(start + step, rows)) for start in range(0, rows, step)]
 
 
 def batches_of(rows: range, batch_size: int) -> list[range]:
-    """The batches of one row range, all of `batch_size` rows but the last."""
+    """The batches of one row range. All but the last have `batch_size` rows."""
     return [range(start, min(start + batch_size, rows.stop)) for start in range(rows.start, rows.stop, batch_size)]
 
 
 def fingerprint(source: ImageSource, backend: FeatureBackend, batch_size: int, *, attention: bool) -> dict[str, Any]:
-    """Everything that decides the bytes of `/features` and of the maps; flat JSON."""
+    """Everything that determines the bytes of `/features` and of the maps; flat JSON."""
     stamps, partners = stamped_by(source), partners_of(backend)
     size = backend.preprocess.size
     return {
@@ -54,20 +54,20 @@ def fingerprint(source: ImageSource, backend: FeatureBackend, batch_size: int, *
 
 
 def comparable(there: dict[str, Any], here: dict[str, Any]) -> tuple[dict[str, Any], tuple[str, ...]]:
-    """A finished file's fingerprint in this version's terms, and what it lacks because an earlier version wrote it.
+    """A finished file's fingerprint in this version's terms, and the keys that it lacks because of an earlier version.
 
-    What it lacks is taken to be as it is here.
+    Missing values are assumed to be the same as here.
     """
-    if "graph" in here and "graph" not in there:  # the SHA-256 of the ONNX file was called weights
+    if "graph" in here and "graph" not in there:  # earlier versions stored the SHA-256 of the ONNX file as weights
         there = {**there, "graph": there.get("weights"), "weights": here["weights"]}
     if "form" in here:
-        there = {"form": "as trained", **there}  # of which earlier versions said nothing
+        there = {"form": "as trained", **there}  # earlier versions did not record it
     missing = tuple(key for key in RECORDED if key in here and key not in there)
     return {**there, **{key: here[key] for key in missing}}, missing
 
 
 def differences(there: dict[str, Any], here: dict[str, Any]) -> str:
-    """What two fingerprints disagree on, as `batch_size: 4 there, 8 here; …`; empty where they are the same."""
+    """The differences of two fingerprints, such as `batch_size: 4 there, 8 here; …`; empty if they are the same."""
     keys = sorted(key for key in {*there, *here} - {STAMPS} if there.get(key) != here.get(key))
     return "; ".join(
         f"data: files compared by {there[STAMPS]} there, by {here[STAMPS]} here"
@@ -78,7 +78,7 @@ def differences(there: dict[str, Any], here: dict[str, Any]) -> str:
 
 
 def describe_differences(there: dict[str, Any], here: dict[str, Any]) -> str:
-    """`differences` behind what they come from: other options, or perhaps another machine; empty for the same."""
+    """`differences` after their cause: other options, or perhaps another machine; empty if there are none."""
     named = differences(there, here)
     if any(there.get(key) != here.get(key) for key in RECORDED):
         return f"made on another machine, or with other options: {named}"
@@ -86,16 +86,16 @@ def describe_differences(there: dict[str, Any], here: dict[str, Any]) -> str:
 
 
 def stamps_differ(there: dict[str, Any], here: dict[str, Any]) -> bool:
-    """True where the data cannot be compared, because one looked into the files and the other did not.
+    """True if data cannot be compared, because only one fingerprint uses the content of the files.
 
-    Fingerprints of earlier versions do not say; their data is compared as if both had done the same.
+    Fingerprints of earlier versions do not record this; their data is compared as if both did the same.
     """
     stamps = {there.get(STAMPS), here.get(STAMPS)}
     return there.get("data") != here.get("data") and len(stamps) == 2 and None not in stamps
 
 
 def comparison_hint(there: dict[str, Any], here: dict[str, Any]) -> str:
-    """The beginning of a remedy: how to compare files as they were compared there; empty where that is not it."""
+    """The beginning of a remedy: how to compare files in the same way as there; empty if this is not the cause."""
     if not stamps_differ(there, here):
         return ""
     return f"{'leave `verify_source` out' if here[STAMPS] == CONTENT else 'give `verify_source=True`'} as there, or "

@@ -1,7 +1,8 @@
-"""Row ranges on a Ray cluster: plain actors hold the network, one call a range, and shards go to a shared folder.
+"""Compute row ranges on a Ray cluster: actors hold the network, each call computes one range, and shards are written to
+a shared folder.
 
-A call may be retried, run twice or die half-way: it writes a whole shard or none, and every run of a range writes
-the same one, because an actor that would compute other bytes refuses to start.
+A call may be retried, run twice, or die half-way. It writes a complete shard or none, and always the same one, because
+an actor that would compute other bytes refuses to start.
 """
 
 from __future__ import annotations
@@ -31,11 +32,11 @@ log = logging.getLogger(__name__)
 RESTARTS = 8
 """How often Ray restarts a dead actor. The call that died with it is repeated here."""
 REST_S = 1.0
-"""Seconds until an actor that is being started again is called again."""
+"""Seconds to wait before calling an actor again that is being restarted."""
 ABSENCES = 600
-"""After so many failed calls in a row, an actor is given up."""
+"""Number of consecutive failed calls after which an actor is given up."""
 ATTEMPTS = 3
-"""Reports of a finished shard that is not there, before the folder is taken not to be shared."""
+"""How often a finished shard may be missing before the folder is assumed not to be shared."""
 
 
 @names_keywords
@@ -46,9 +47,9 @@ class RayConfig:
     Parameters
     ----------
     address : str, optional
-        Of a running cluster; by default one is started on this machine.
+        Address of a running cluster; by default, one is started on this machine.
     actors : int, optional
-        How many; by default as many as fit.
+        Number of actors; by default as many as fit.
     """
 
     address: str | None = None
@@ -56,7 +57,7 @@ class RayConfig:
 
 
 class Extractor:
-    """A Ray actor with the network and the images. It refuses to work where it would compute other bytes."""
+    """A Ray actor with the network and the images. It refuses to work if it would compute other bytes."""
 
     def __init__(
         self, source: ImageSource, backend: FeatureBackend, folder: Path, identity: dict[str, Any], **options: Any
@@ -72,16 +73,16 @@ class Extractor:
             here = fingerprint(source, backend, options["batch_size"], attention=options["attention"])
             if named := differences(identity, here):
                 raise BackendError(
-                    f"{os.uname().nodename}: would compute other bytes than the driver ({named}); use nodes of one "
-                    "kind, and start the command on one of them"
+                    f"{os.uname().nodename}: would compute other bytes than the driver ({named}); use identical "
+                    "nodes, and start the command on one of them"
                 )
             if not self.shards.belongs_to(identity):
-                raise StoreError(f"{folder}: not there on {os.uname().nodename}", "`out` must lie in a shared folder")
+                raise StoreError(f"{folder}: missing on {os.uname().nodename}", "`out` must be in a shared folder")
         except L2AError as error:
             self.refusal = error  # an actor that raises here would be restarted again and again
 
     def work(self, start: int, stop: int) -> L2AError | None:
-        """Write the shard of rows start…stop − 1, where none is there; an error is a value, to keep its type."""
+        """Write the shard of rows start…stop − 1 unless it exists. Errors are returned, which preserves their type."""
         if self.refusal is not None:
             return self.refusal
         rows = range(start, stop)
@@ -109,10 +110,10 @@ def compute_on_ray(
     partners: NDArray[np.int64] | None = None,
     advance: Callable[[int], object] = lambda images: None,
 ) -> Iterator[tuple[range, dict[int, str]]]:
-    """As `compute_shards`, by actors that decode and compute on the cluster's nodes; ranges come as they finish.
+    """Same as `compute_shards`, but actors on the cluster decode and compute. Ranges are yielded as they finish.
 
-    Raises: MissingExtraError where Ray is not installed; BackendError where the cluster cannot run it; what
-    `compute_shards` raises, from an actor.
+    Raises: MissingExtraError if Ray is not installed; BackendError if the cluster cannot run it; and what
+    `compute_shards` raises in an actor.
     """
     if not ranges:
         return
@@ -141,11 +142,11 @@ def compute_on_ray(
 def _dispatch(
     ray: Any, pool: list[Any], shards: ShardFolder, ranges: Sequence[range], advance: Callable[[int], object]
 ) -> Iterator[tuple[range, dict[int, str]]]:
-    """One call an actor at a time; an idle actor repeats the oldest unfinished range, in case its actor is lost."""
+    """One call at a time per actor. An idle actor repeats the oldest unfinished range, in case its actor is lost."""
     waiting, left = deque(ranges), dict.fromkeys(ranges, ATTEMPTS)
     idle, calls = deque(pool), dict[Any, tuple[Any, range]]()
-    absent = dict.fromkeys(pool, 0)  # how often in a row an actor was not there
-    resting: deque[tuple[float, Any]] = deque()  # until when
+    absent = dict.fromkeys(pool, 0)  # consecutive failures of each actor
+    resting: deque[tuple[float, Any]] = deque()  # (time to call again, actor)
     while left:
         while resting and resting[0][0] <= time.monotonic():
             idle.append(resting.popleft()[1])
@@ -166,9 +167,9 @@ def _dispatch(
                 waiting.appendleft(rows)
                 absent[actor] += 1
                 if absent[actor] == 1:
-                    log.warning("a Ray actor died; its rows go to another: %s", str(death).splitlines()[0])
+                    log.warning("a Ray actor died; another one computes its rows: %s", str(death).splitlines()[0])
                 if not isinstance(death, ray.exceptions.ActorDiedError) and absent[actor] < ABSENCES:
-                    resting.append((time.monotonic() + REST_S, actor))  # Ray is starting it again
+                    resting.append((time.monotonic() + REST_S, actor))  # Ray is restarting it
                 continue
             absent[actor] = 0
             idle.append(actor)
@@ -199,7 +200,7 @@ def _next_range(waiting: deque[range], left: dict[range, int], calls: dict[Any, 
 
 @contextmanager
 def connected(config: RayConfig, threads: int) -> Iterator[Any]:
-    """Ray, connected; a cluster that was started here has CPUs for a worker of `threads`, and is stopped at the end."""
+    """Connect to Ray. A cluster that is started here has CPUs for a worker of `threads`, and is stopped at the end."""
     try:
         import ray
     except ImportError as error:
@@ -209,7 +210,7 @@ def connected(config: RayConfig, threads: int) -> Iterator[Any]:
         return
     quiet: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": False}
     before = os.environ.get("RAY_USAGE_STATS_ENABLED")
-    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"  # Ray takes it from nowhere else; nothing is reported to anybody
+    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"  # Ray accepts this setting only here; nothing is reported
     try:
         if config.address is not None:
             ray.init(address=config.address, **quiet)
@@ -229,5 +230,5 @@ def connected(config: RayConfig, threads: int) -> Iterator[Any]:
 
 
 def _cores(config: RayConfig, threads: int) -> int:
-    """Of a cluster on this machine: those that this process may use, or more where so many actors are asked for."""
+    """CPUs of a cluster on this machine: those that this process may use, or more if more actors are requested."""
     return max(usable_cores(), threads * (config.actors or 1))

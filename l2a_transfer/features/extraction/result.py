@@ -1,4 +1,4 @@
-"""What an extraction says of itself when it has ended."""
+"""The result of an extraction."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ class ExtractResult:
     rows, dim : int
         Its size, N × D.
     computed : int
-        How many images were computed by this call.
+        Number of images that this call computed.
     seconds : float
-        How long the call took, in seconds.
+        Duration of the call in seconds.
     skipped : tuple
         (id, reason) of each image that could not be used and has no row.
     """

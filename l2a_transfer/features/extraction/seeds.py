@@ -1,4 +1,4 @@
-"""The folder of `train --seeds` as a model: the weights of each training seed, and a feature file for each."""
+"""The output folder of `train --seeds` as a model: the weights and the feature file of each training seed."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ CONTENT = table(
     },
     others=ANYTHING,
 )
-FINISH = "train all seeds with the same `seeds` once more, which finishes those that are missing"
+FINISH = "train with the same `seeds` again, which completes the missing ones"
 
 
 def seed_weights(model: str | Path) -> dict[int, Path]:
-    """Training seed → its weights, all of them read and checked.
+    """Training seed → its weights, all of which are read and checked.
 
     Parameters
     ----------
     model : str or Path
-        A folder that `train_seeds` has written; anything else gives an empty result.
+        A folder written by `train_seeds`. For anything else, the result is empty.
 
     Returns
     -------
@@ -39,7 +39,7 @@ def seed_weights(model: str | Path) -> dict[int, Path]:
     Raises
     ------
     WeightsError
-        Where the training is not finished, `seeds.json` is damaged, or weights are missing or of another seed.
+        If the training is not finished, `seeds.json` is corrupt, or weights are missing or have another seed.
     """
     folder = Path(model).expanduser()
     summary = folder / SUMMARY
@@ -49,7 +49,7 @@ def seed_weights(model: str | Path) -> dict[int, Path]:
         document = parse(read_input(summary, MAX_BYTES))
         CONTENT.check(document, "seeds")
     except FileNotFoundError as error:
-        raise WeightsError(f"{folder}: has no {SUMMARY}, so that not all of its seeds are trained", FINISH) from error
+        raise WeightsError(f"{folder}: has no {SUMMARY}, so not all of its seeds are trained", FINISH) from error
     except OSError as error:
         raise WeightsError(f"{summary}: cannot be read: {error.strerror or error}") from error
     except ValueError as error:
@@ -61,7 +61,7 @@ def seed_weights(model: str | Path) -> dict[int, Path]:
     for seed in seeds:
         path = folder / f"seed-{seed}" / f"{name}.safetensors"
         if not path.is_file():
-            raise WeightsError(f"{path}: no such file, and {summary} lists the seed {seed}", FINISH)
+            raise WeightsError(f"{path}: no such file, but {summary} lists the seed {seed}", FINISH)
         own = read_card(path).training.get("seed")
         if own != seed:
             raise WeightsError(f"{path}: trained with the seed {terminal(str(own))}, not {seed}")
@@ -72,7 +72,7 @@ def seed_weights(model: str | Path) -> dict[int, Path]:
 def seed_outputs(out: Path, weights: Mapping[int, Path], *, may_exist: bool) -> dict[int, Path]:
     """Training seed → its feature file: `features.h5` → `features-seed-0.h5`, ….
 
-    Raises: OutputExistsError where one of them is there and `may_exist` is not given.
+    Raises: OutputExistsError if one of them exists and `may_exist` is False.
     """
     found = {seed: out.with_name(f"{out.stem}-seed-{seed}{out.suffix}") for seed in weights}
     for path in found.values() if not may_exist else ():

@@ -1,4 +1,4 @@
-"""The folder `OUT.shards`: one checked file a finished range of rows, so that a kill costs only the others."""
+"""The folder `OUT.shards`: one verified file per finished range of rows, so that a kill loses only unfinished ones."""
 
 from __future__ import annotations
 
@@ -37,23 +37,23 @@ SAYS = table(
         "skipped": list_of(row_of(integer(), text())),
     }
 )
-"""What a shard says of itself."""
+"""The schema of a shard's description."""
 
 
 @dataclass(frozen=True)
 class RowShard:
-    """The results of one range of rows, K of whose images could be used.
+    """The results of one range of rows, of which K images could be used.
 
     Parameters
     ----------
     kept : ndarray
-        (K,), int64: their row numbers, ascending.
+        (K,), int64: their row numbers in ascending order.
     features : ndarray
         (K, D), float32.
     maps : dict
         Level → float16 (K, H, W).
     skipped : dict
-        Row number → why the image could not be used.
+        Row number → reason why the image could not be used.
     """
 
     kept: NDArray[np.int64]
@@ -63,9 +63,9 @@ class RowShard:
 
 
 class ShardFolder:
-    """The finished ranges of one extraction, a file each.
+    """The finished ranges of one extraction, one file each.
 
-    Several processes may write the same range. All write the same bytes, each into a partial file of its own, and the
+    Several processes may write the same range. They all write the same bytes, each to its own partial file, and the
     last rename wins.
     """
 
@@ -75,20 +75,20 @@ class ShardFolder:
         self.digest = hashlib.sha256(json.dumps(deciding, sort_keys=True).encode()).hexdigest()
 
     def open(self, *, overwrite: bool) -> None:
-        """Make the folder, or continue with the existing one. Partial files of killed writers are removed.
+        """Create the folder, or continue with the existing one. Partial files of killed writers are removed.
 
-        Raises: OutputExistsError where it belongs to another extraction, naming what differs; StoreError where the
-        folder cannot be written, or is a link or another user's.
+        Raises: OutputExistsError if it belongs to another extraction, naming the differences; StoreError if the folder
+        cannot be written, is a link, or belongs to another user.
         """
         check_own_folder(self.folder)
         if overwrite:
             self.remove()
-        # A plan of which no range is finished protects nothing, as after a picture that could not be decoded.
+        # A plan without finished ranges protects nothing, for example after a picture that could not be decoded.
         elif any(self.folder.glob(ROWS)):
             theirs = _read_json(self.folder / PLAN)
             if named := describe_differences(theirs, self.fingerprint):
                 raise OutputExistsError(
-                    f"{self.folder}: holds an unfinished extraction {named}",
+                    f"{self.folder}: contains an unfinished extraction {named}",
                     f"{comparison_hint(theirs, self.fingerprint)}`overwrite=True` starts again",
                 )
         with self.removed_if_unused():
@@ -101,18 +101,18 @@ class ShardFolder:
             _replace(self.folder / PLAN, json.dumps(self.fingerprint, sort_keys=True).encode())
 
     def exists(self) -> bool:
-        """True where the folder holds a plan, of this extraction or another."""
+        """True if the folder contains a plan, of this extraction or another."""
         return is_there(self.folder / PLAN)
 
     def belongs_to(self, fingerprint: dict[str, Any]) -> bool:
-        """True where the folder on disk belongs to the extraction with this fingerprint. Raises: StoreError."""
+        """True if the folder on disk belongs to the extraction with this fingerprint. Raises: StoreError."""
         return self.exists() and not differences(_read_json(self.folder / PLAN), fingerprint)
 
     def path(self, rows: range) -> Path:
         return self.folder / f"rows-{rows.start:09d}-{rows.stop:09d}.safetensors"
 
     def write(self, rows: range, shard: RowShard) -> None:
-        """Write a shard to a partial file, sync it, read it back to verify it, rename it. Raises: StoreError."""
+        """Write a shard to a partial file, sync it, read it back to verify it, and rename it. Raises: StoreError."""
         arrays: dict[str, NDArray[Any]] = {"kept": shard.kept, "features": shard.features}
         arrays |= {MAP + level: values for level, values in shard.maps.items()}
         about = {
@@ -120,12 +120,12 @@ class ShardFolder:
             "sha256": {name: _sha256(values) for name, values in arrays.items()},
             "skipped": sorted(shard.skipped.items()),
         }
-        # One entry, because safetensors writes several in an order that changes from run to run.
+        # A single entry, because safetensors writes several entries in random order.
         metadata = {ABOUT: json.dumps(about, sort_keys=True)}
         _replace(self.path(rows), save(arrays, metadata=metadata), check=lambda path: self._load(path, rows))
 
     def read(self, rows: range) -> RowShard | None:
-        """A finished range, every array's checksum verified; None where there is no whole shard of this plan."""
+        """A finished range, after verifying the checksum of every array; None if this plan has no complete shard."""
         path = self.path(rows)
         if not path.is_file():
             return None
@@ -147,19 +147,19 @@ class ShardFolder:
             skipped = dict(about["skipped"])
             kept, features = arrays["kept"], arrays["features"]
         except (SafetensorError, OSError, KeyError, TypeError, ValueError, RecursionError) as error:
-            raise StoreError(f"{path}: damaged ({error})") from error
+            raise StoreError(f"{path}: corrupt ({error})") from error
         if plan != self.digest:
-            raise StoreError(f"{path}: a shard of another extraction")
+            raise StoreError(f"{path}: belongs to another extraction")
         if odd := _wrong_array(arrays):
             raise StoreError(f"{path}: {odd}")
         names = sorted({*sums, *arrays})
         wrong = [name for name in names if name not in arrays or _sha256(arrays[name]) != sums.get(name)]
         if wrong:
-            raise StoreError(f"{path}: changed since it was written: the checksum of {', '.join(wrong)} differs")
+            raise StoreError(f"{path}: changed since it was written: the checksum of {', '.join(wrong)} does not match")
         maps = {name.removeprefix(MAP): values for name, values in arrays.items() if name.startswith(MAP)}
         lengths = {len(values) for values in (kept, features, *maps.values())}
         if len(lengths) > 1 or sorted([*kept.tolist(), *skipped]) != list(rows):
-            raise StoreError(f"{path}: not the rows {rows.start}…{rows.stop - 1}")
+            raise StoreError(f"{path}: does not contain the rows {rows.start}…{rows.stop - 1}")
         return RowShard(kept, features, maps, skipped)
 
     @contextmanager
@@ -174,7 +174,7 @@ class ShardFolder:
             raise
 
     def remove(self) -> None:
-        """Delete this folder's own files, the plan last, and the folder if nothing else is in it."""
+        """Delete this folder's own files, the plan last, and the folder if it is then empty."""
         for pattern in (ROWS, "*.partial", PLAN):
             for path in self.folder.glob(pattern):
                 path.unlink(missing_ok=True)
@@ -197,11 +197,11 @@ def plan_of(out: Path) -> dict[str, Any]:
 
 
 def _wrong_array(arrays: dict[str, NDArray[Any]]) -> str:
-    """Which array of a shard is of another type or has another number of sides than `Shard` has; empty for none."""
+    """The error for an array with another type or number of axes than in `RowShard`; empty if there is none."""
     for name, values in arrays.items():
         expected = {"kept": ("int64", 1), "features": ("float32", 2)}.get(name, ("float16", 3))
         if (values.dtype.name, values.ndim) != expected or not (name in ("kept", "features") or name.startswith(MAP)):
-            return f"{name} must be {expected[0]} of {expected[1]} sides, got {values.dtype} of {values.ndim}"
+            return f"{name} must be {expected[0]} with {expected[1]} axes, got {values.dtype} with {values.ndim}"
     return ""
 
 
@@ -212,7 +212,7 @@ def _sha256(values: NDArray[Any]) -> str:
 
 
 def _replace(path: Path, content: bytes, check: Any = None) -> None:
-    """`path` is its old self, or not there, until all of `content` is on disk and was read back by `check`."""
+    """Replace `path` only after all of `content` is on disk and `check` has read it back."""
     try:
         with replacing(path) as file:
             file.write(content)

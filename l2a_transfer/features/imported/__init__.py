@@ -1,1 +1,1 @@
-"""Features that another program computed: read from its files, or given as arrays, and written as a feature file."""
+"""Features of other programs: read from their files, or given as arrays, and written to a feature file."""

@@ -1,4 +1,4 @@
-"""Files of features, labels, ids and splits that other programs wrote → one feature file."""
+"""Import files with features, labels, ids and splits of other programs into one feature file."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from l2a_transfer.features.store.views import open_features
 from l2a_transfer.wording import counted
 
 log = logging.getLogger(__name__)
-NO_LABELS = "give `labels`: a file of one label a row, a column as FILE#NAME, or a feature file of the same images"
+NO_LABELS = "give `labels`: a file with one label per row, a column FILE#NAME, or a feature file of the same images"
 
 
 @names_keywords
@@ -35,7 +35,7 @@ def import_features(
     data: str | None = None,
     overwrite: bool = False,
 ) -> ExtractResult:
-    """Import features that another program saved, as a feature file. No code in them is run, nothing is unpickled.
+    """Import features that another program saved into a feature file. No code is run, and nothing is unpickled.
 
     Parameters
     ----------
@@ -66,12 +66,11 @@ def import_features(
     Raises
     ------
     DataError
-        For files that are missing or damaged, that could only be read by running code, or that do not fit together.
-        Nothing is written then.
+        If files are missing, corrupt or inconsistent, or could only be read by running code. Nothing is written then.
     ArgumentError, OutputExistsError
         As for `write_features`.
     MissingExtraError
-        For a `.parquet` file if pyarrow is not installed.
+        If a `.parquet` file is given and pyarrow is not installed.
 
     Examples
     --------
@@ -101,7 +100,7 @@ def import_features(
     elif labels is not None:
         given["labels"] = _values(labels, LABELS)
     if "labels" not in given:
-        raise DataError(f"{path}: has no labels of its own", NO_LABELS)
+        raise DataError(f"{path}: does not contain labels", NO_LABELS)
     return write_imported(
         found.features,
         given["labels"],
@@ -118,7 +117,7 @@ def import_features(
 
 
 def split_place(where: str | Path) -> tuple[Path, str]:
-    """FILE and NAME of `FILE#NAME`; a `#` in the name of a file that exists belongs to it."""
+    """FILE and NAME of `FILE#NAME`. A `#` in the name of an existing file belongs to the file."""
     text = str(where)
     path, mark, column = text.rpartition("#")
     if not mark or not column or "/" in column or Path(text).exists():
@@ -129,7 +128,7 @@ def split_place(where: str | Path) -> tuple[Path, str]:
 def _values(where: str | Path, called: Sequence[str] = ()) -> NDArray[Any]:
     path, column = split_place(where)
     if not path.is_file():
-        raise DataError(f"{path}: {'is no file' if path.exists() else 'no such file'}", "check the spelling")
+        raise DataError(f"{path}: {'not a file' if path.exists() else 'no such file'}", "check the spelling")
     return values_of(path, column, called)
 
 
@@ -138,22 +137,22 @@ def _is_features(path: Path) -> bool:
 
 
 def _check_lengths(found: Foreign, given: dict[str, NDArray[Any]]) -> None:
-    """Raises: DataError where ids are not as many as features, before they are matched with others."""
+    """Raises: DataError if the numbers of ids and features differ. Called before ids are matched."""
     ids = given.get("ids")
     if ids is not None and len(ids) != len(found.features):
         rows = counted(len(found.features), "row")
         raise DataError(
-            f"{found.path}: has {rows} of features, and ids have {counted(len(ids), 'row')}",
-            "both must be of the same images, in the same order",
+            f"{found.path}: has {rows} of features, but ids have {counted(len(ids), 'row')}",
+            "both must be for the same images, in the same order",
         )
 
 
 def _as_in(
     path: Path, found: Foreign, given: dict[str, NDArray[Any]], data: str | None
 ) -> tuple[Foreign, dict[str, NDArray[Any]], list[str], str]:
-    """The features in the order of the rows of a feature file, with all that it says of these rows.
+    """The features in the order of the rows of a feature file, with the labels, ids and splits of these rows.
 
-    Raises: DataError where the two are not of the same images.
+    Raises: DataError if the two do not have the same images.
     """
     with open_features(path, finite=False) as file:
         ids, meta = file.ids, file.meta
@@ -161,22 +160,22 @@ def _as_in(
     rows = counted(len(ids), "row")
     if len(found.features) != len(ids):
         raise DataError(
-            f"{found.path}: has {counted(len(found.features), 'row')} of features, and {path} has {rows}",
-            "both must be of the same images",
+            f"{found.path}: has {counted(len(found.features), 'row')} of features, but {path} has {rows}",
+            "both must be for the same images",
         )
     if "ids" in given:
         order = _matched([str(one) for one in given["ids"].tolist()], ids, found.path, path)
         found = Foreign(found.path, found.form, found.features[order], {})
     else:
-        log.info("%s has no ids: its row k is taken for row k of %s", found.path, path)
+        log.info("%s has no ids, so its rows are assumed to be in the same order as in %s", found.path, path)
     own = {"labels": labels, "ids": np.array(ids, dtype=object), "split": split}
     return found, own, list(meta.classes), meta.data if data is None else data
 
 
 def _matched(theirs: Sequence[str], ids: Sequence[str], features: Path, path: Path) -> NDArray[np.int64]:
-    """For each id of the feature file the row of the same image, whose name may have more folders in front.
+    """The row of the same image for each id of the feature file. Its name may have more leading folders.
 
-    Raises: DataError naming an image that has no row, or two.
+    Raises: DataError naming an image with no row or two rows.
     """
     place = {name: k for k, name in enumerate(ids)}
     order = np.full(len(ids), -1, dtype=np.int64)
@@ -185,10 +184,10 @@ def _matched(theirs: Sequence[str], ids: Sequence[str], features: Path, path: Pa
         known = next((k for at in range(len(parts)) if (k := place.get("/".join(parts[at:]))) is not None), None)
         if known is None:
             raise DataError(
-                f"{features}: row {row} is of {name!r}, which {path} does not have (it has {ids[0]!r}, …)",
+                f"{features}: row {row} belongs to {name!r}, which is not in {path} (which has {ids[0]!r}, …)",
                 "extract both from the same images, or leave `ids` out if the order is the same",
             )
         if order[known] >= 0:
-            raise DataError(f"{features}: rows {order[known]} and {row} are both of {ids[known]!r}")
+            raise DataError(f"{features}: rows {order[known]} and {row} both belong to {ids[known]!r}")
         order[known] = row
     return order

@@ -1,4 +1,4 @@
-"""Columns of a Parquet file: numbers, text, and lists of as many numbers in every row."""
+"""Columns of a Parquet file: numbers, text, and lists of numbers with the same length in every row."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 def parquet_columns(path: Path) -> tuple[tuple[str, ...], Callable[[str], NDArray[Any]]]:
-    """The names of a file's columns, and what reads one: (N,) numbers or text as objects, or (N, D) numbers.
+    """The names of a file's columns, and a function that reads one: (N,) numbers or str objects, or (N, D) numbers.
 
     Raises: DataError naming the file and the column; MissingExtraError without pyarrow.
     """
@@ -41,7 +41,7 @@ def _read(shard: Shard, name: str) -> NDArray[Any]:
         kind = file.schema_arrow.field(name).type
         size = sum(measure_column(shard, raw, file, g, name)[0] for g in range(file.metadata.num_row_groups))
         rows = file.metadata.num_rows
-        # A page of repeats can stand for any number of values, each of which takes eight bytes here.
+        # A page of repetitions can stand for any number of values, each of which takes eight bytes here.
         values = sum(
             file.metadata.row_group(g).column(k).num_values
             for g in range(file.metadata.num_row_groups)
@@ -80,18 +80,18 @@ def _values(shard: Shard, name: str, column: pa.ChunkedArray, kind: pa.DataType)
     if not (is_a.is_list(kind) or is_a.is_large_list(kind) or is_a.is_fixed_size_list(kind)) or not (
         is_a.is_integer(kind.value_type) or is_a.is_floating(kind.value_type)
     ):
-        raise DataError(f"{shard.path}: {name!r} must hold numbers, text or lists of numbers, holds {kind}")
+        raise DataError(f"{shard.path}: {name!r} must contain numbers, text or lists of numbers, got {kind}")
     parts, widths = [], set()
     for chunk in column.chunks:
         inside = chunk.flatten()
         if inside.null_count:
-            raise DataError(f"{shard.path}: {name!r} has lists with values that are missing")
+            raise DataError(f"{shard.path}: {name!r} has lists with missing values")
         lengths = np.unique(chunk.value_lengths().to_numpy(zero_copy_only=False)) if len(chunk) else np.array([])
         widths |= set(lengths.tolist())
         parts.append(inside.to_numpy(zero_copy_only=False))
     if len(widths) != 1:
         raise DataError(
-            f"{shard.path}: the lists of {name!r} must be of one length, got {min(widths, default=0)} to "
+            f"{shard.path}: the lists of {name!r} must have the same length, got {min(widths, default=0)} to "
             f"{max(widths, default=0)} numbers"
         )
     return np.concatenate(parts).reshape(-1, int(widths.pop()))

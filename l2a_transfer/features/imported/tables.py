@@ -1,4 +1,4 @@
-"""Files of arrays that other programs wrote, each as named columns: one file, one format, nothing of which is run."""
+"""Read files of arrays written by other programs as named columns, without running anything in them."""
 
 from __future__ import annotations
 
@@ -20,20 +20,20 @@ from l2a_transfer.memory import require_memory
 from l2a_transfer.text import few
 
 ONLY = ""
-"""The name of the column of a file that holds one array."""
+"""The column name in a file with a single array."""
 LAST_CHARACTER = 0x10FFFF
 
 
 @dataclass(frozen=True)
 class Table:
-    """The columns of one file. `read` gives one of `names`: (N,) numbers or text, or numbers of more axes, (N, D)."""
+    """The columns of one file. `read` returns one of `names`: (N,) numbers or text, or (N, D, …) numbers."""
 
     path: Path
     names: tuple[str, ...]
     read: Callable[[str], NDArray[Any]]
 
     def column(self, name: str) -> NDArray[Any]:
-        """One column. Raises: DataError for a name that is not there, with the nearest."""
+        """One column. Raises: DataError for an unknown name, suggesting the nearest."""
         if name not in self.names:
             there = "one array without a name" if self.names == (ONLY,) else f"the columns {few(self.names, 12)}"
             raise DataError(f"{self.path}: has no column {name!r}, but {there}{did_you_mean(name, self.names)}")
@@ -41,10 +41,9 @@ class Table:
 
 
 def open_table(path: Path) -> Table:
-    """The columns of a file, by the end of its name.
+    """Open the columns of a file according to its suffix.
 
-    Raises: DataError for another end, and for whatever is wrong with the file; MissingExtraError for .parquet without
-    pyarrow.
+    Raises: DataError for another suffix or an invalid file; MissingExtraError for .parquet without pyarrow.
     """
     suffix = path.suffix.lower()
     if suffix not in READERS:
@@ -82,7 +81,7 @@ def _parquet(path: Path) -> Table:
 
 
 def _saved(path: Path) -> Table:
-    """What torch.save wrote: a tensor, or tensors and lists by name."""
+    """A file of torch.save: a tensor, or tensors and lists by name."""
     from l2a_transfer.saved import FAULTS, read_saved
 
     try:
@@ -94,8 +93,8 @@ def _saved(path: Path) -> Table:
         raise DataError(f"{path}: cannot be read: {error.strerror or error}") from error
     except FAULTS as error:
         raise DataError(
-            f"{path}: not a file of torch.save with plain tensors, or damaged: {error}",
-            "save tensors alone, or a dictionary of tensors; nothing else is unpickled here",
+            f"{path}: not a file of torch.save with plain tensors, or corrupt: {error}",
+            "save a tensor or a dictionary of tensors; nothing else is unpickled",
         ) from error
     return Table(path, tuple(arrays), lambda name: as_values(arrays[name], path, name))
 
@@ -105,7 +104,7 @@ def _of_saved(value: Any) -> NDArray[Any]:
     import torch
 
     if isinstance(value, torch.Tensor):
-        size = value.nelement() * value.element_size()  # a tensor may show one number any number of times
+        size = value.nelement() * value.element_size()  # an expanded tensor may repeat one number any number of times
         require_memory(size, "to have a tensor of it in memory", "save fewer rows at a time")
         found: NDArray[Any] = (value.float() if value.dtype == torch.bfloat16 else value).numpy()
         return found
@@ -117,7 +116,7 @@ def _of_saved(value: Any) -> NDArray[Any]:
 
 
 def as_values(array: NDArray[Any], path: Path, name: str = ONLY) -> NDArray[Any]:
-    """An array of numbers as it is, and of text or bytes as text. Raises: DataError for any other."""
+    """An array of numbers unchanged, or of text or bytes as str. Raises: DataError for other types."""
     which = f"{path}: {name!r}" if name else str(path)
     if array.dtype.kind in "iuf":
         return array
@@ -125,7 +124,7 @@ def as_values(array: NDArray[Any], path: Path, name: str = ONLY) -> NDArray[Any]
         return array.astype(np.uint8)
     if array.dtype.kind not in "US":
         raise DataError(f"{which}: must be numbers or text, got {array.dtype} {array.shape}")
-    if array.dtype.kind == "U":  # NumPy makes text of any numbers, and an error of Python's own of some
+    if array.dtype.kind == "U":  # NumPy accepts invalid code points, which later cause Python errors
         codes = np.ascontiguousarray(array).reshape(-1).view(f"{array.dtype.byteorder}u4")
         if codes.size and codes.max() > LAST_CHARACTER:
             raise DataError(f"{which}: contains numbers that are not characters", "save it again")

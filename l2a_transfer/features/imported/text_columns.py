@@ -1,4 +1,4 @@
-"""Columns of text files: `.csv` and `.tsv` with or without a line of names, `.txt` with one value or one row a line."""
+"""Columns of text files: `.csv` and `.tsv` with or without a header, `.txt` with one value or one row per line."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ from l2a_transfer.wording import counted
 DELIMITERS = {".csv": ",", ".tsv": "\t"}
 MAX_COLUMNS = 200_000
 NUMBER_BYTES, TEXT_BYTES = 8, 66
-"""What a cell takes in memory, which takes two bytes or more in the file."""
+"""Memory of a cell, which has at least two bytes in the file."""
 
 
 def text_columns(path: Path) -> dict[str, NDArray[Any]]:
-    """Name → (N,) float64, or text as objects. Columns without names are called `0`, `1`, …; a lone one is ``""``.
+    """Name → (N,) float64, or str objects. Columns without names are called `0`, `1`, …; a single one is ``""``.
 
-    The first line of a `.csv` or `.tsv` is one of names where something in it is no number; a `.txt` has none.
+    The first line of a `.csv` or `.tsv` is a header if it contains anything but numbers; a `.txt` has no header.
     Raises: DataError naming the file and the line.
     """
     try:
@@ -41,7 +41,7 @@ def text_columns(path: Path) -> dict[str, NDArray[Any]]:
     except UnicodeDecodeError as error:
         raise DataError(f"{path}: must be text in UTF-8: {error}") from error
     except csv.Error as error:
-        raise DataError(f"{path}: not a table with commas between: {error}") from error
+        raise DataError(f"{path}: not a valid table: {error}") from error
 
 
 def _rows(path: Path, file: io.TextIOWrapper) -> Iterator[list[str]]:
@@ -53,7 +53,7 @@ def _rows(path: Path, file: io.TextIOWrapper) -> Iterator[list[str]]:
     for line in file:
         cells = line.split()
         if cells:
-            # A line is a row of numbers, or one value: a name may have spaces in it.
+            # A line is a row of numbers or a single value, because a name may contain spaces.
             yield cells if len(cells) > 1 and all(map(_is_number, cells)) else [line.strip()]
 
 
@@ -67,7 +67,7 @@ def _columns(path: Path, rows: Iterator[list[str]], size: int, *, names: bool) -
         headings = [cell.strip() for cell in first]
         first, start = next(rows, None), 2
         if first is None:
-            raise DataError(f"{path}: has a line of names and no rows")
+            raise DataError(f"{path}: has a header but no rows")
     if len(headings) > MAX_COLUMNS:
         raise DataError(f"{path}: has {len(headings):,} columns; at most {MAX_COLUMNS:,} are read")
     if len(set(headings)) < len(headings):
@@ -79,7 +79,7 @@ def _columns(path: Path, rows: Iterator[list[str]], size: int, *, names: bool) -
     columns: list[Any] = [array("d") if _is_number(cell) else [] for cell in first]
     for number, cells in enumerate(_chained(first, rows), start):
         if len(cells) != len(headings):
-            raise DataError(f"{path}: row {number} has {counted(len(cells), 'cell')}, and {len(headings)} are expected")
+            raise DataError(f"{path}: row {number} has {counted(len(cells), 'cell')}, expected {len(headings)}")
         for column, cell, name in zip(columns, cells, headings, strict=True):
             if isinstance(column, list):
                 column.append(cell.strip())
@@ -87,7 +87,7 @@ def _columns(path: Path, rows: Iterator[list[str]], size: int, *, names: bool) -
                 column.append(float(cell))
             else:
                 where = f" of column {name!r}" if name else ""
-                raise DataError(f"{path}: row {number}{where} is {cell[:60]!r}, and the rows before hold numbers")
+                raise DataError(f"{path}: row {number}{where} is {cell[:60]!r}, but earlier rows contain numbers")
     return {
         name: np.array(column, dtype=object) if isinstance(column, list) else np.frombuffer(column, dtype=np.float64)
         for name, column in zip(headings, columns, strict=True)
@@ -100,7 +100,7 @@ def _chained(first: list[str], rows: Iterator[list[str]]) -> Iterator[list[str]]
 
 
 def _is_number(cell: str) -> bool:
-    """True for what float() takes, but for the underscores of Python's own numbers."""
+    """True if float() accepts the cell, except for Python's underscores in numbers."""
     if "_" in cell:
         return False
     try:

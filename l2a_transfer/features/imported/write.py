@@ -1,4 +1,4 @@
-"""Features that were computed elsewhere, as arrays → a feature file that says so of itself."""
+"""Write features that were computed elsewhere to a feature file, which marks them as imported."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ def write_features(
     DataError
         If features are not (N, D), not numbers or not finite, or if labels, ids, splits or classes do not fit them.
     ArgumentError
-        For a name that is taken, and for a path without the suffix of an HDF5 file.
+        If the name is reserved, or if the path does not have the suffix of an HDF5 file.
     OutputExistsError
         If `path` exists and `overwrite` is not given, or if another process is writing it.
 
@@ -118,9 +118,9 @@ def write_features(
 
 
 def _array(values: ArrayLike, what: str) -> NDArray[Any]:
-    """Raises: DataError for rows of other lengths."""
+    """Convert to an array. Raises: DataError if its rows have different lengths."""
     try:
-        if hasattr(values, "detach"):  # a tensor, wherever it is
+        if hasattr(values, "detach"):  # a tensor on any device
             values = values.detach().cpu().numpy()
         return np.asarray(values)
     except (ValueError, TypeError) as error:
@@ -141,7 +141,7 @@ def write_imported(
     where: str,
     origin: dict[str, str] | None = None,
 ) -> ExtractResult:
-    """As `write_features`. `where`: what errors call the features. `origin`: what the card says of their file."""
+    """Same as `write_features`. `where`: the features' name in errors. `origin`: the card's entries on their file."""
     started = time.perf_counter()
     out = check_out(path, overwrite=overwrite)
     check_name(name)
@@ -188,7 +188,9 @@ def check_out(path: str | Path, *, overwrite: bool) -> Path:
     """The path of the new file. Raises: ArgumentError, OutputExistsError."""
     out = output_path(path)
     if names_a_format(out) and out.suffix.lower() not in SUFFIXES:
-        raise ArgumentError(f"out must be the name of an HDF5 file, as {out.with_suffix('.h5').name}; got {out.name!r}")
+        raise ArgumentError(
+            f"out must be the name of an HDF5 file, such as {out.with_suffix('.h5').name}; got {out.name!r}"
+        )
     if out.is_dir():
         raise OutputExistsError(f"{out}: is a folder; name a file, such as {out / 'features.h5'}")
     check_free(out, overwrite=overwrite)
@@ -198,15 +200,15 @@ def check_out(path: str | Path, *, overwrite: bool) -> Path:
 def check_name(name: str) -> None:
     """Raises: ArgumentError for a name that would pass imported features off as this package's."""
     if name.startswith(TAKEN) or name in list_models():
-        raise ArgumentError(f"name {name!r} is what this package calls its own features", "choose another `name`")
+        raise ArgumentError(f"name {name!r} is reserved for this package's own features", "choose another `name`")
     if fault := name_fault(name):
         raise ArgumentError(f"name {fault}; {MUST_BE}")
 
 
 def check_matrix(X: NDArray[Any], where: str) -> None:
-    """Raises: DataError for features that are not (N, D), not numbers, or not finite as they are stored."""
+    """Raises: DataError if features are not (N, D), not numbers, or not finite in the stored type."""
     if X.dtype.kind not in "iufb":
-        kind = "objects, which are not read" if X.dtype.kind == "O" else str(X.dtype)
+        kind = "objects, which are not supported" if X.dtype.kind == "O" else str(X.dtype)
         raise DataError(f"{where}: features must be numbers, got {kind}", "save plain numbers")
     if X.ndim != 2 or not all(X.shape):
         todo = "flatten each row: X.reshape(len(X), -1)" if X.ndim > 2 and X.size else ""
@@ -227,7 +229,7 @@ def _of_length(values: NDArray[Any], rows: int, what: str, where: str) -> NDArra
     if values.shape != (rows,):
         got = counted(len(values), "row") if values.ndim == 1 else f"the shape {values.shape}"
         raise DataError(
-            f"{where}: has {counted(rows, 'row')} of features, and {what} {'have' if what != 'split' else 'has'} {got}",
+            f"{where}: has {counted(rows, 'row')} of features, but {what} {'have' if what != 'split' else 'has'} {got}",
             "both must be of the same images, in the same order",
         )
     return values
@@ -257,9 +259,9 @@ def numbered_labels(labels: NDArray[Any], classes: Sequence[str] | None) -> tupl
     place = {one: k for k, one in enumerate(given)}
     if len(place) < len(given):
         twice = next(one for k, one in enumerate(given) if one in given[:k])
-        raise DataError(f"classes: {twice!r} appears twice, and labels are names")
+        raise DataError(f"classes: {twice!r} appears twice, but labels are names")
     if unknown := sorted(set(texts) - set(place)):
-        raise DataError(f"labels: {unknown[0]!r} is none of the {counted(len(given), 'class', 'classes')}")
+        raise DataError(f"labels: {unknown[0]!r} is not one of the {counted(len(given), 'class', 'classes')}")
     names, numbers = merged(given, np.array([place[one] for one in texts], dtype=np.int64))
     return names, numbers.astype(np.int32)
 
@@ -274,7 +276,7 @@ def _splits(values: NDArray[Any]) -> tuple[tuple[str, ...], NDArray[np.uint8]]:
 
 
 def _ids(ids: None, splits: Sequence[str], places: NDArray[np.uint8]) -> tuple[str, ...]:
-    """The names of rows that have none: numbered within each split."""
+    """Ids for rows without names: numbered within each split."""
     waiting = [
         iter(numbered(split, int(n)))
         for split, n in zip(splits, np.bincount(places, minlength=len(splits)), strict=True)
@@ -289,11 +291,11 @@ def _check_names(where: str, ids: Sequence[str], classes: Sequence[str], splits:
     if len(set(ids)) < len(ids):
         seen: set[str] = set()
         twice = next(one for one in ids if one in seen or seen.add(one))  # type: ignore[func-returns-value]
-        raise DataError(f"{where}: the id {twice!r} appears twice", "ids must differ")
+        raise DataError(f"{where}: the id {twice!r} appears twice", "ids must be unique")
 
 
 def _content(X: NDArray[Any], dtype: str, *about: Any) -> str:
-    """SHA-256 of the features as they are stored, and of all that is written beside them."""
+    """SHA-256 of the stored features and of everything that is written with them."""
     sha = hashlib.sha256(
         json.dumps([dtype, X.shape, *(one.tolist() if isinstance(one, np.ndarray) else one for one in about)]).encode()
     )

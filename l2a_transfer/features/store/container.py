@@ -1,4 +1,4 @@
-"""The container of every sealed file: an HDF5 file behind a user block that holds its length and SHA-256."""
+"""The container of every sealed file: an HDF5 file after a user block with its length and SHA-256."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from l2a_transfer.inputs import check_input, open_input
 
 @dataclass(frozen=True)
 class SealedKind:
-    """A kind of sealed file: how it begins, what it is called, and which command writes it."""
+    """A kind of sealed file: its magic and version, its name in messages, and the command that writes it."""
 
     magic: bytes
     version: int
@@ -30,9 +30,9 @@ FEATURES = SealedKind(MAGIC, VERSION, "a feature file", "extract", AGAIN)
 
 
 def new_file(sink: Sink) -> h5py.File:
-    """An empty file of HDF5 1.10's format behind a user block.
+    """Create an empty file in HDF5 1.10's format after a user block.
 
-    Made by the low-level interface, because h5py before 3.15 cannot be told otherwise to leave the time out of groups.
+    This uses the low-level interface because only there can h5py before 3.15 leave the time out of groups.
     """
     access, created = h5py.h5p.create(h5py.h5p.FILE_ACCESS), without_times(h5py.h5p.FILE_CREATE)
     access.set_libver_bounds(h5py.h5f.LIBVER_V110, h5py.h5f.LIBVER_V110)
@@ -42,16 +42,17 @@ def new_file(sink: Sink) -> h5py.File:
 
 
 def without_times(kind: Any) -> Any:
-    """The property list for making a file or group in which no time is stored."""
+    """The property list that creates a file or group without time stamps."""
     properties = h5py.h5p.create(kind)
     properties.set_obj_track_times(False)
     return properties
 
 
 class Sink(io.RawIOBase):
-    """The file that libhdf5 writes to; what the disk refuses is kept, and raised by us.
+    """The file that libhdf5 writes to. A failed write is stored and raised later, by `raise_error`.
 
-    libhdf5 crashes at the end of a process in which a write failed, as on a full disk, so it is told that all is well.
+    After a failed write, for example on a full disk, libhdf5 crashes when the process ends. It is therefore told that
+    every write succeeded.
     """
 
     def __init__(self, raw: io.FileIO) -> None:
@@ -71,7 +72,7 @@ class Sink(io.RawIOBase):
     def readinto(self, buffer: Any) -> int:
         view = memoryview(buffer).cast("B")
         found = self.raw.readinto(view)
-        view[found:] = bytes(len(view) - found)  # what was never written, as in a sparse file
+        view[found:] = bytes(len(view) - found)  # bytes that were never written are zero, as in a sparse file
         return len(view)
 
     def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
@@ -90,7 +91,7 @@ class Sink(io.RawIOBase):
 
 
 def seal(raw: io.FileIO, kind: SealedKind) -> None:
-    """Write the user block, after everything else is on disk: only a complete file ever has one."""
+    """Write the user block after everything else is on disk, so that only a complete file has one."""
     os.fsync(raw.fileno())
     block = SEAL.pack(kind.magic, kind.version, *digest_of_open(raw)).ljust(USER_BLOCK, b"\0")
     raw.seek(0)
@@ -98,38 +99,39 @@ def seal(raw: io.FileIO, kind: SealedKind) -> None:
 
 
 def check_seal(path: Path, kind: SealedKind) -> None:
-    """Check that a file is of this kind, whole and unchanged, without libhdf5. Raises: StoreError."""
+    """Check that a file is of this kind, complete and unchanged, without libhdf5. Raises: StoreError."""
     try:
         size = check_input(path).st_size
         with open_input(path) as file:
             block = file.read(USER_BLOCK)
         if block[: len(kind.magic)] != kind.magic:
             if size >= USER_BLOCK and not any(block):
-                raise StoreError(f"{path}: incomplete: it was never finished", kind.again)
-            raise StoreError(f"{path}: not {kind.what} of l2a-transfer; 'l2a-transfer {kind.verb}' writes them")
+                raise StoreError(f"{path}: incomplete: writing it was interrupted", kind.again)
+            raise StoreError(f"{path}: not {kind.what} of l2a-transfer; create one with 'l2a-transfer {kind.verb}'")
         if len(block) < USER_BLOCK:
             raise StoreError(f"{path}: truncated within its first {USER_BLOCK} bytes", kind.again)
         _, version, length, digest = SEAL.unpack_from(block)
         if version != kind.version:
-            raise StoreError(f"{path}: version {version} of the format; this program reads version {kind.version}")
+            raise StoreError(f"{path}: format version {version}; this program reads version {kind.version}")
         if any(block[SEAL.size :]):
-            raise StoreError(f"{path}: changed since it was written: its user block has other bytes", kind.again)
+            raise StoreError(f"{path}: changed since it was written: unexpected bytes in its user block", kind.again)
         if size - USER_BLOCK != length:
-            what = "truncated" if size - USER_BLOCK < length else "longer than it was written"
+            what = "truncated" if size - USER_BLOCK < length else "longer than when it was written"
             raise StoreError(f"{path}: {what}: {size} bytes, expected {USER_BLOCK + length}", kind.again)
         if digest_of(path) != (length, digest):
-            raise StoreError(f"{path}: changed since it was written: its SHA-256 differs", kind.again)
+            raise StoreError(f"{path}: changed since it was written: its SHA-256 does not match", kind.again)
     except FileNotFoundError as error:
-        raise StoreError(f"{path}: no such file; 'l2a-transfer {kind.verb}' writes it") from error
+        raise StoreError(f"{path}: no such file; create it with 'l2a-transfer {kind.verb}'") from error
     except OSError as error:
         raise StoreError(f"{path}: cannot be read: {error.strerror or error}") from error
 
 
 def open_hdf5(path: Path) -> h5py.File:
-    """The file for reading, whoever else holds it, and on file systems that have no locks: a sealed file is only read.
+    """Open a file for reading, also on a file system without locks or if someone else holds it. Sealed files are never
+    changed, so this is safe.
 
-    HDF5 refuses a second opening in one process that locks where the first did not, so that it is asked without locks
-    only where it cannot have one.
+    Within a process, HDF5 rejects opening a file with a lock if it is already open without one. A lock is therefore
+    tried first.
     """
     try:
         return h5py.File(path, "r")

@@ -1,4 +1,4 @@
-"""The feature file: one HDF5 of one model × one data set, sealed by a checksum; `docs/format.md` writes it down."""
+"""The feature file: one HDF5 file per model and data set, sealed by a checksum. `docs/format.md` specifies it."""
 
 from __future__ import annotations
 
@@ -51,9 +51,9 @@ class FeatureSet:
     Parameters
     ----------
     path : Path
-        Where it is.
+        Path of the file.
     meta : FeatureMeta
-        What its rows and columns mean, and what made them.
+        What its rows and columns mean, and how they were made.
     features : ndarray
         (N, D), float32 or float16, all finite.
     labels : ndarray
@@ -63,7 +63,7 @@ class FeatureSet:
     split : ndarray
         (N,), uint8, an index into `meta.splits`.
     domain : ndarray, optional
-        (N,), uint8 or uint16, an index into `meta.domains`; None where the file has no domains.
+        (N,), uint8 or uint16, an index into `meta.domains`; None if the file has no domains.
     """
 
     path: Path
@@ -98,8 +98,8 @@ def read_features(path: str | Path) -> FeatureSet:
     Raises
     ------
     StoreError
-        If the file is truncated, incomplete, changed, or of another program or schema, if it links to other files, or
-        if its features are not finite. The message names the path.
+        If the file is truncated, incomplete, changed, or written by another program or with another schema, if it links
+        to other files, or if its features are not finite. The message contains the path.
 
     Examples
     --------
@@ -128,12 +128,12 @@ def read_maps(path: str | Path) -> dict[str, NDArray[np.float16]]:
     Returns
     -------
     dict
-        Level → float16 (N, H, W); empty where the file has no maps.
+        Level → float16 (N, H, W); empty if the file has no maps.
 
     Raises
     ------
     StoreError
-        As `read_features`, and for weights that are not between 0 and 1.
+        In the same cases as `read_features`, and if weights are not between 0 and 1.
     """
     path = Path(path)
     store = open_store(path)
@@ -148,7 +148,7 @@ def read_maps(path: str | Path) -> dict[str, NDArray[np.float16]]:
 
 
 def read_meta(path: str | Path) -> tuple[FeatureMeta, int, int]:
-    """Read what a feature file says of itself; all of it is verified but the values of the features.
+    """Read the description of a feature file. Everything except the values of the features is verified.
 
     Parameters
     ----------
@@ -163,7 +163,7 @@ def read_meta(path: str | Path) -> tuple[FeatureMeta, int, int]:
     Raises
     ------
     StoreError
-        As `read_features`.
+        In the same cases as `read_features`, except for the values of the features.
     """
     store = open_store(Path(path))
     with store.file:

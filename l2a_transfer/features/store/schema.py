@@ -1,4 +1,4 @@
-"""What every feature file says and keeps to: names, types, the seal's layout, and how rows and columns fit together."""
+"""The schema of feature files: names, types, the layout of the seal, and the checks of rows and columns."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ DTYPES = ("float32", "float16")
 CHUNK_BYTES = 1 << 20
 AGAIN = "extract it again (`overwrite=True`)"
 FINGERPRINT = table(others=either(text(), NUMBER, FLAG, NOTHING))
-"""Of an extraction: flat, so that two can be compared value by value."""
+"""The fingerprint of an extraction. It is flat, so that two can be compared value by value."""
 TEXT = ("data", "tap", "precision", "backend")
 JSON: dict[str, Kind] = {
     "classes": list_of(text()),
@@ -52,7 +52,7 @@ JSON: dict[str, Kind] = {
     "preprocess": OBJECT,
     "fingerprint": FINGERPRINT,
 }
-"""What each attribute must hold; `levels` are (name, start, stop)."""
+"""The kind of each attribute's content; `levels` are (name, start, stop)."""
 OPTIONAL_JSON: dict[str, Kind] = {
     "skipped": list_of(row_of(text(), text())),
     "source": table(
@@ -68,24 +68,24 @@ OPTIONAL_JSON: dict[str, Kind] = {
 }
 OPTIONAL_JSON["domains"] = list_of(text())
 EMPTY = {"skipped": "[]", "source": "{}", "domains": "[]"}
-"""What stands for an optional attribute that is not there."""
+"""The defaults of optional attributes."""
 MAPS = "maps"
-"""The group of the attention maps: one data set a level."""
+"""The group of the attention maps, one data set per level."""
 PARTNERS = "partners"
-"""The data set of partners; not there where the network takes none."""
+"""The data set of partners, absent if the network takes none."""
 DOMAIN = "domain"
-"""The data set of domains; not there where the set has none."""
+"""The data set of domains, absent if the set has none."""
 DATASETS = ("features", "labels", "split", "ids", PARTNERS, DOMAIN)
-"""All that is read beside the maps. A data set that is not among them must not be read: its structure is unchecked."""
+"""All data sets that are read, besides the maps. Others must not be read, because their structure is not checked."""
 MAX_DOMAINS = 1 << 16
 
 
 def document(path: Path, key: str, content: str) -> Any:
-    """What a JSON attribute holds. Raises: StoreError naming the attribute, and in it the field that is wrong."""
+    """The content of a JSON attribute. Raises: StoreError naming the attribute and the wrong field."""
     try:
         found = parse(content)
     except ValueError as error:
-        raise StoreError(f"{path}: the attribute {key!r} is not JSON that can be used: {error}") from error
+        raise StoreError(f"{path}: the attribute {key!r} is not valid JSON: {error}") from error
     try:
         (JSON | OPTIONAL_JSON)[key].check(found, key)
     except ValueError as error:
@@ -95,13 +95,13 @@ def document(path: Path, key: str, content: str) -> Any:
 
 @dataclass(frozen=True)
 class FeatureMeta:
-    """What the columns and rows of a feature file mean, and what made them.
+    """What the columns and rows of a feature file mean, and how they were made.
 
-    `levels`: (name, start, stop) of each attended feature among the columns, which they tile in order. `card`: the
-    model's card as JSON; `card["name"]` is the model's name. `fingerprint`: everything that decided the bytes.
-    `skipped`: (id, reason) of each image that could not be used and has no row. `source`: how the data set was read,
-    `splits_from` and `passed_over`, where there is something to say. `domains`: the names of the domains, where the
-    rows have one each.
+    `levels`: (name, start, stop), the columns of each attended feature; together they cover all columns in order.
+    `card`: the model's card as JSON; `card["name"]` is the model's name. `fingerprint`: everything that determined the
+    bytes. `skipped`: (id, reason) of each image that could not be used and has no row. `source`: how the data set was
+    read, as `splits_from` and `passed_over`, if they are not empty. `domains`: the names of the domains, if rows have
+    them.
     """
 
     data: str
@@ -123,12 +123,12 @@ class FeatureMeta:
 
     @property
     def title(self) -> str:
-        """Data set and model, as a repr names them."""
+        """Data set and model, for a repr."""
         return f"{self.data} by {self.card.get('name', 'an unnamed model')}"
 
     @property
     def facts(self) -> tuple[str, ...]:
-        """What a repr says of levels, classes and splits."""
+        """Levels, classes and splits, for a repr."""
         levels = few([f"{name} {stop - start:,}" for name, start, stop in self.levels])
         skipped = (f"{len(self.skipped):,} skipped",) if self.skipped else ()
         named = f"{'level' if len(self.levels) == 1 else 'levels'} {levels}"
@@ -137,7 +137,7 @@ class FeatureMeta:
 
 @dataclass(frozen=True)
 class RowTable:
-    """Label, id and split of each row: (N,) int32, N names, (N,) uint8; its partners' ids, N times k, or none; and its
+    """Per row: label (N,) int32, id (N names), split (N,) uint8, the ids of its partners (N times k, or empty), and
     domain, (N,) uint8 or uint16, or None."""
 
     labels: NDArray[np.int32]
@@ -148,9 +148,9 @@ class RowTable:
 
 
 def weights_sha256(meta: FeatureMeta) -> str | None:
-    """The digest of the network that made a feature file, as `inspect` gives it of weights; None where there is none.
+    """The digest of the network that made a feature file, as `inspect` prints it for weights; None if there is none.
 
-    Of an ONNX file, fingerprints without `graph` have the SHA-256 of the file there instead.
+    For an ONNX file, a fingerprint without `graph` stores the SHA-256 of the file instead, so this returns None.
     """
     found = meta.fingerprint.get("weights")
     if not isinstance(found, str) or (meta.backend == "onnxruntime" and "graph" not in meta.fingerprint):
@@ -159,7 +159,7 @@ def weights_sha256(meta: FeatureMeta) -> str | None:
 
 
 def check_rows(path: Path, meta: FeatureMeta, rows: RowTable, dim: int) -> None:
-    """What holds in every feature file, whether it is about to be written or has just been read."""
+    """Check what every feature file must satisfy, before writing and after reading. Raises: StoreError."""
     N = len(rows.labels)
     for name, array in (("/labels", rows.labels), ("/split", rows.split)):
         if array.shape != (N,):
@@ -171,7 +171,7 @@ def check_rows(path: Path, meta: FeatureMeta, rows: RowTable, dim: int) -> None:
     if len(set(rows.ids)) != N:
         seen: set[str] = set()
         twice = next(name for name in rows.ids if name in seen or seen.add(name))  # type: ignore[func-returns-value]
-        raise StoreError(f"{path}: /ids must differ; {twice!r} appears more than once")
+        raise StoreError(f"{path}: /ids must be unique, but {twice!r} appears more than once")
     if found := first_fault(rows.ids):
         raise StoreError(f"{path}: /ids: the name of row {found[0]} {found[1]}; {MUST_BE}")
     levels = [name for name, _, _ in meta.levels]
@@ -179,9 +179,9 @@ def check_rows(path: Path, meta: FeatureMeta, rows: RowTable, dim: int) -> None:
     for key, names in named:
         if found := first_fault(names):
             raise StoreError(f"{path}: the attribute {key!r}: name {found[0]} {found[1]}; {MUST_BE}")
-        # Classes of one name were told apart by whoever gave them (see `data.names.merged`).
+        # Several classes may have the same name if the caller has separated them (see `data.names.merged`).
         if key != "classes" and len(set(names)) < len(names):
-            raise StoreError(f"{path}: the attribute {key!r}: names must differ, got {list(names)!r:.200}")
+            raise StoreError(f"{path}: the attribute {key!r}: names must be unique, got {list(names)!r:.200}")
     if rows.labels.min() < -1 or rows.labels.max() >= len(meta.classes):
         raise StoreError(
             f"{path}: /labels must be −1 or an index of one of {counted(len(meta.classes), 'class', 'classes')}"
@@ -193,24 +193,24 @@ def check_rows(path: Path, meta: FeatureMeta, rows: RowTable, dim: int) -> None:
     at = 0
     for name, start, stop in meta.levels:
         if start != at or stop <= start:
-            raise StoreError(f"{path}: levels must tile the columns in order; {name!r} is {start}:{stop} after {at}")
+            raise StoreError(f"{path}: levels must cover the columns in order; {name!r} is {start}:{stop} after {at}")
         at = stop
     if at != dim:
-        raise StoreError(f"{path}: levels cover {counted(at, 'column')}, /features has {dim}")
+        raise StoreError(f"{path}: levels cover {counted(at, 'column')}, but /features has {dim}")
     if not isinstance(meta.card.get("name"), str):
         raise StoreError(f"{path}: the card has no name")
     absent = {name for name, _ in meta.skipped}
     if len(absent) < len(meta.skipped) or absent & set(rows.ids):
-        raise StoreError(f"{path}: 'skipped' must name different images, none of which has a row")
+        raise StoreError(f"{path}: 'skipped' must contain unique ids of images without a row")
     if rows.partners:
         _check_partners(path, rows, absent)
 
 
 def _check_domain(path: Path, meta: FeatureMeta, rows: RowTable) -> None:
-    """Raises: StoreError where rows and names of domains do not fit together."""
+    """Raises: StoreError if the rows and the names of domains are inconsistent."""
     if rows.domain is None or not meta.domains:
         there, missing = ("/domain", "'domains'") if rows.domain is not None else ("'domains'", "/domain")
-        raise StoreError(f"{path}: has {there}, and no {missing}, which belong together")
+        raise StoreError(f"{path}: has {there} but no {missing}; a file has both or neither")
     if rows.domain.shape != (len(rows.labels),):
         raise StoreError(f"{path}: /domain must have the shape ({len(rows.labels)},), got {rows.domain.shape}")
     if len(meta.domains) > MAX_DOMAINS or rows.domain.max() >= len(meta.domains):
@@ -218,23 +218,25 @@ def _check_domain(path: Path, meta: FeatureMeta, rows: RowTable) -> None:
 
 
 def _check_partners(path: Path, rows: RowTable, skipped: set[str]) -> None:
-    """Raises: StoreError where an image has partners that it cannot have."""
+    """Raises: StoreError if the partners of an image are invalid."""
     there = skipped | set(rows.ids)
     if len(rows.partners) != len(rows.ids) or len(set(map(len, rows.partners))) != 1:
-        raise StoreError(f"{path}: /partners must have as many names for each of {counted(len(rows.ids), 'row')}")
+        raise StoreError(
+            f"{path}: /partners must have the same number of ids for each of {counted(len(rows.ids), 'row')}"
+        )
     for name, partners in zip(rows.ids, rows.partners, strict=True):
         if not partners or len({name, *partners}) != 1 + len(partners) or not there.issuperset(partners):
-            raise StoreError(f"{path}: /partners: those of {name!r} must be different other images of the set")
+            raise StoreError(f"{path}: /partners: the partners of {name!r} must be unique other images of the set")
 
 
 def digest_of(path: Path) -> tuple[int, bytes]:
-    """Length and SHA-256 of what follows the user block."""
+    """Length and SHA-256 of everything after the user block."""
     with open_input(path) as file:
         return digest_of_open(file)
 
 
 def digest_of_open(file: IO[bytes]) -> tuple[int, bytes]:
-    """As `digest_of`, of a file that is open, wherever it stands."""
+    """Same as `digest_of`, for an open file at any position."""
     sha, length = hashlib.sha256(), 0
     file.seek(USER_BLOCK)
     while chunk := file.read(CHUNK_BYTES):

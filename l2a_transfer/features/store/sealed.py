@@ -1,8 +1,8 @@
-"""Opening a feature file: first its seal, then its structure, then what it says of itself; the values stay on disk.
+"""Open a feature file: check its seal, then its structure, then its description. The values stay on disk.
 
-Nothing in a file is believed before its seal holds, because libhdf5 hangs or crashes on some damaged files. A seal does
-not prove good will, because anybody can renew it: libhdf5 gets a file whose structure was checked (`structure.py`), and
-what it then says the file claims is checked as well.
+The seal is checked first, because libhdf5 hangs or crashes on some corrupt files. But anybody can compute a new seal,
+so it does not make a file trustworthy. The structure is therefore checked before libhdf5 opens the file
+(`structure.py`), and the description after libhdf5 has read it.
 """
 
 from __future__ import annotations
@@ -46,10 +46,10 @@ Stamp = tuple[int, int, int, int, bytes]
 
 @dataclass(frozen=True)
 class OpenedStore:
-    """A feature file that is whole and whose claims were checked; the values of `features` (N, D) and of `maps`
-    (level → (N, H, W) float16, often none) are still on disk.
+    """A complete feature file whose description was checked. The values of `features` (N, D) and `maps`
+    (level → (N, H, W) float16, often empty) are still on disk.
 
-    `stamp` says which file it was: device, inode, size, time of change, and the user block.
+    `stamp` identifies the file: device, inode, size, modification time, and the user block.
     """
 
     file: h5py.File
@@ -65,15 +65,15 @@ class OpenedStore:
 
 
 def open_store(path: Path, *, verified: Stamp | None = None) -> OpenedStore:
-    """Open a feature file after its seal was checked. The caller closes `file`.
+    """Check the seal of a feature file, then open it. The caller closes `file`.
 
     Parameters
     ----------
     path : Path
         A feature file.
     verified : tuple, optional
-        The stamp of a file whose seal was checked before, as by the process that this one was forked from. The seal of
-        the same file is not computed again, and another content is refused.
+        The stamp of a file whose seal was checked before, for example by the parent process. The seal of the same file
+        is not checked again, and different content is an error.
 
     Returns
     -------
@@ -83,7 +83,7 @@ def open_store(path: Path, *, verified: Stamp | None = None) -> OpenedStore:
     Raises
     ------
     StoreError
-        As `read_features`, but not for the values of the features.
+        In the same cases as `read_features`, except for the values of the features.
     """
     stamp = _stamp(path)
     if stamp is None or stamp != verified:
@@ -102,7 +102,7 @@ def open_store(path: Path, *, verified: Stamp | None = None) -> OpenedStore:
 
 
 def check_same(path: Path, verified: Stamp) -> None:
-    """Raises: StoreError where the file is no longer the one of the stamp, unless it has the same content."""
+    """Raises: StoreError if the content of the file is no longer that of the stamp."""
     if _stamp(path) == verified:
         return
     _check_seal(path)
@@ -112,14 +112,14 @@ def check_same(path: Path, verified: Stamp) -> None:
 
 
 def sha256_of(stamp: Stamp) -> str:
-    """The SHA-256 that the seal states, hexadecimal: of everything after the user block."""
+    """The SHA-256 in the seal, of everything after the user block, as hexadecimal digits."""
     digest: bytes = SEAL.unpack_from(stamp[-1])[3]
     return digest.hex()
 
 
 def _replaced(path: Path) -> StoreError:
     return StoreError(
-        f"{path}: was replaced by another file while it was read", "start again when nothing writes it any more"
+        f"{path}: was replaced by another file while it was read", "start again when no other process writes to it"
     )
 
 
@@ -129,16 +129,16 @@ def _stamp(path: Path) -> Stamp | None:
         with open_input(path) as file:
             block = file.read(USER_BLOCK)
     except OSError:
-        return None  # the check of the seal says why
+        return None  # checking the seal reports the reason
     return (found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, block)
 
 
 def read_block(path: Path, found: h5py.Dataset, start: int, stop: int, name: str = "features") -> NDArray[Any]:
-    """Rows start…stop − 1 of an opened file, (rows, D). Raises: StoreError where a chunk's checksum differs."""
+    """Rows start…stop − 1 of an opened file, (rows, D). Raises: StoreError if a chunk's checksum differs."""
     try:
         block: NDArray[Any] = found[start:stop]
     except (OSError, RuntimeError) as error:
-        raise StoreError(f"{path}: /{name}: rows {start}…{stop - 1} are damaged: {error}") from error
+        raise StoreError(f"{path}: /{name}: rows {start}…{stop - 1} are corrupt: {error}") from error
     return block
 
 
@@ -147,20 +147,20 @@ def check_finite(path: Path, values: NDArray[Any], ids: Sequence[str]) -> None:
     bad = np.flatnonzero(~np.isfinite(values).all(axis=1))
     if len(bad):
         raise StoreError(
-            f"{path}: /features: {len(bad)} of {counted(len(values), 'row')} {are(len(bad))} not finite, the first of "
+            f"{path}: /features: {len(bad)} of {counted(len(values), 'row')} {are(len(bad))} not finite, the first is "
             f"{ids[bad[0]]!r}",
             f"{AGAIN} with `precision='fp32'`",
         )
 
 
 def is_feature_file(path: Path) -> bool:
-    """True where the file starts as a feature file does; says nothing about the rest of it. Raises: OSError."""
+    """True if the file starts like a feature file; the rest is not checked. Raises: OSError."""
     with open_input(path) as file:
         return file.read(len(FEATURES.magic)) == FEATURES.magic
 
 
 def _check_seal(path: Path) -> None:
-    """The file is whole and unchanged. Raises: StoreError; libhdf5 has not seen a byte."""
+    """Check that the file is complete and unchanged, without libhdf5. Raises: StoreError."""
     check_seal(path, FEATURES)
 
 
@@ -173,7 +173,7 @@ def _open(path: Path) -> h5py.File:
 
 
 def _read_rows(path: Path, file: h5py.File) -> tuple[FeatureMeta, RowTable, h5py.Dataset, dict[str, h5py.Dataset]]:
-    """Everything but the values of the features and maps, checked. Raises: StoreError."""
+    """Read and check everything except the values of the features and maps. Raises: StoreError."""
     try:
         meta = _read_meta(path, file)
         features = _dataset(path, file, "features", 2, "f")
@@ -189,9 +189,9 @@ def _read_rows(path: Path, file: h5py.File) -> tuple[FeatureMeta, RowTable, h5py
         rows = RowTable(labels[:], ids, split[:], _read_partners(path, file), _read_domain(path, file))
         maps = _read_maps(path, file)
     except (KeyError, OSError, RuntimeError, TypeError, ValueError) as error:
-        raise StoreError(f"{path}: damaged or made by another program: {error}") from error
+        raise StoreError(f"{path}: corrupt or written by another program: {error}") from error
     if len(features) != len(rows.labels):
-        raise StoreError(f"{path}: /features has {counted(len(features), 'row')}, /labels {len(rows.labels)}")
+        raise StoreError(f"{path}: /features has {counted(len(features), 'row')}, but /labels has {len(rows.labels)}")
     for level, found in maps.items():
         if found.dtype != np.float16 or len(found) != len(rows.labels):
             raise StoreError(
@@ -226,7 +226,7 @@ def _read_maps(path: Path, file: h5py.File) -> dict[str, h5py.Dataset]:
 
 
 def _dataset(path: Path, file: h5py.File, name: str, ndim: int, kind: str) -> h5py.Dataset:
-    """A data set of the given number of axes and kind. Raises: StoreError."""
+    """A data set, which must have the given number of axes and kind. Raises: StoreError."""
     assert name in DATASETS or name.startswith(f"{MAPS}/"), f"the structure of /{name} is not checked"
     found = file.get(name)
     if not isinstance(found, h5py.Dataset):
@@ -237,7 +237,7 @@ def _dataset(path: Path, file: h5py.File, name: str, ndim: int, kind: str) -> h5
 
 
 def _decoded(value: Any) -> Any:
-    """An attribute's value; text of fixed length, as other programs write it, comes back as bytes."""
+    """An attribute's value as str; h5py returns fixed-length strings, which other programs write, as bytes."""
     return value.decode() if isinstance(value, bytes) else value
 
 

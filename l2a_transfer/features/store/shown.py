@@ -1,4 +1,4 @@
-"""How a feature file shows itself: in one line as text, and as a table in a notebook."""
+"""How a feature file is displayed: one line of text, or a table in a notebook."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from l2a_transfer.wording import counted
 def features_repr(
     thing: object, path: Path, meta: FeatureMeta, shape: tuple[int, ...], dtype: np.dtype[Any], *, note: str = ""
 ) -> str:
-    """File, size, what was extracted by which model, levels, classes and splits; `note` ends the line."""
+    """File, size, data set, model, levels, classes and splits in one line, followed by `note`."""
     size = f"{counted(shape[0], 'row')} × {counted(shape[1], 'column')} of {dtype}"
     return repr_line(thing, path.name, size, meta.title, *meta.facts, *([note] if note else []))
 
 
 def features_html(path: Path, meta: FeatureMeta, shape: tuple[int, ...], dtype: np.dtype[Any]) -> str:
-    """A table of one row."""
+    """The same facts as a table with one row."""
     headings = ("file", "data", "model", "rows", "columns", "type", "levels", "classes", "splits", "skipped")
     levels = few([f"{name} {start}:{stop}" for name, start, stop in meta.levels])
     cells = (

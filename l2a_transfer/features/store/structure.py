@@ -1,8 +1,8 @@
-"""The structure of a feature file, walked before libhdf5 sees it: the layout that the writer writes and no other.
+"""Check the structure of a feature file before libhdf5 opens it. Only the writer's own layout passes.
 
-libhdf5 crashes on some files of other layouts that somebody changed, and reads one stored chunk as often as an index
-lists it. What is checked here is all that libhdf5 reads of such a file: superblock, object headers, links, attributes
-and their heaps, chunk indexes. Names are those of the "HDF5 File Format Specification", version 3.0.
+libhdf5 crashes on some manipulated files with other layouts, and reads a stored chunk as many times as an index lists
+it. Everything that libhdf5 reads of a feature file is checked here: superblock, object headers, links, attributes and
+their heaps, and chunk indexes. Names follow the "HDF5 File Format Specification", version 3.0.
 """
 
 from __future__ import annotations
@@ -37,31 +37,31 @@ ATTRIBUTE_INFO = 21
 OF_GROUPS = {LINK_INFO, GROUP_INFO, LINK, ATTRIBUTE_INFO, ATTRIBUTE}
 OF_DATASETS = {DATASPACE, DATATYPE, FILL_VALUE, LAYOUT, FILTERS, ATTRIBUTE_INFO, ATTRIBUTE}
 MAX_LINKS = 8
-"""libhdf5 lists more of them in another way, which the writer never needs."""
+"""libhdf5 stores longer lists of links in another way, which the writer never needs."""
 NOWHERE = struct.pack("<QQ", UNDEFINED, UNDEFINED)
 FLETCHER32 = bytes((2, 1, 3, 0, 0, 0, 0, 0))
-"""A filter pipeline of version 2 with one filter, fletcher32, which no chunk may leave out."""
+"""A version 2 filter pipeline with one filter, fletcher32, which no chunk may skip."""
 
 
 def check_structure(path: Path, datasets: Sequence[str] = DATASETS) -> None:
     """Check the structure of a feature file without libhdf5.
 
-    Every part that libhdf5 will read must have the layout that `write_features` writes, lie in the file, and share no
-    byte with another part. Each data set must store as much as it declares.
+    Every part that libhdf5 will read must have the layout that `write_features` writes, lie inside the file, and
+    share no byte with another part. Each data set must store all the chunks that it declares.
 
     Parameters
     ----------
     path : Path
-        A file whose seal holds.
+        A file whose seal was checked.
     datasets : sequence of str
         The names of the data sets that will be read.
 
     Raises
     ------
     StoreError
-        For any other structure.
+        If the structure is different.
     OSError
-        Where the file cannot be read.
+        If the file cannot be read.
     """
     with open_input(path) as file:
         size = file.seek(0, io.SEEK_END)
@@ -78,9 +78,11 @@ def _check_file(blocks: Blocks, datasets: Sequence[str]) -> None:
     found = SUPERBLOCK.unpack(blocks.take(0, SUPERBLOCK.size, b"\x89HDF"))
     _, version, offsets, lengths, flags, base, extension, end, root, _ = found
     if (version, offsets, lengths, flags) != (3, 8, 8, 0):
-        raise blocks.damaged(f"its superblock is of version {version}, and 3 is what is written")
+        raise blocks.damaged(
+            f"its superblock has version {version}; expected version 3 with offsets and lengths of 8 bytes"
+        )
     if base != USER_BLOCK or extension != UNDEFINED or end != blocks.size + USER_BLOCK:
-        raise blocks.damaged("its superblock does not fit the file")
+        raise blocks.damaged("the sizes in its superblock do not match the file")
     links = _group(blocks, "", root)
     for name in datasets:
         if name in links:
@@ -92,14 +94,14 @@ def _check_file(blocks: Blocks, datasets: Sequence[str]) -> None:
 
 
 def _messages(blocks: Blocks, at: int) -> list[tuple[int, bytes]]:
-    """The messages of an object header of version 2: (type, content)."""
+    """The messages of a version 2 object header: (type, content)."""
     flags = blocks.peek(at, 6)[5]
-    size_at = 22 if flags & 0x20 else 6  # after four times of 4 bytes
+    size_at = 22 if flags & 0x20 else 6  # four time stamps of 4 bytes come first
     width = 1 << (flags & 3)
     size = int.from_bytes(blocks.peek(at + size_at, width), "little")
     content = blocks.take(at, size_at + width + size + 4, b"OHDR\x02")
     if flags & ~0x23:
-        raise blocks.damaged(f"an object header has the flags {flags:#x}, which are not written")
+        raise blocks.damaged(f"an object header has unexpected flags ({flags:#x})")
     parts, found = [content[size_at + width : -4]], []
     for part in parts:
         for kind, body in _split(blocks, part):
@@ -116,8 +118,8 @@ def _split(blocks: Blocks, part: bytes) -> Iterator[tuple[int, bytes]]:
     while at + 4 <= len(part):
         kind, size, flags = struct.unpack_from("<BHB", part, at)
         body = part[at + 4 : at + 4 + size]
-        if len(body) != size or flags & ~5:  # 1: constant, 4: not to be shared
-            raise blocks.damaged(f"a header message of type {kind} is cut short or shared")
+        if len(body) != size or flags & ~5:  # 1: constant, 4: never shared
+            raise blocks.damaged(f"a header message of type {kind} is truncated or shared")
         if kind:  # 0: unused
             yield kind, body
         at += 4 + size
@@ -126,39 +128,39 @@ def _split(blocks: Blocks, part: bytes) -> Iterator[tuple[int, bytes]]:
 def _unique_messages(
     blocks: Blocks, name: str, messages: list[tuple[int, bytes]], allowed: set[int]
 ) -> dict[int, bytes]:
-    """The messages of which an object has one each. Attributes, which may be many, are checked."""
+    """The messages of an object by type. Only links and attributes may occur more than once; attributes are checked."""
     found: dict[int, bytes] = {}
     for kind, body in messages:
         if kind == EXTERNAL:
-            raise StoreError(f"{blocks.path}: /{name} keeps its values in other files, which is refused", AGAIN)
+            raise StoreError(f"{blocks.path}: /{name} stores its values in other files, which is not allowed", AGAIN)
         if kind not in allowed or (kind in found and kind not in (LINK, ATTRIBUTE)):
-            raise blocks.damaged(f"/{name} has a header message of type {kind}, which is not written")
+            raise blocks.damaged(f"/{name} has an unexpected header message of type {kind}")
         if kind == ATTRIBUTE:
             check_attribute(blocks, body)
         found[kind] = body
     info = found.get(ATTRIBUTE_INFO, b"\0\0" + NOWHERE)
     version, flags, heap, tree = struct.unpack("<BBQQ", info)
     if (version, flags) != (0, 0) or (heap == UNDEFINED) != (tree == UNDEFINED):
-        raise blocks.damaged(f"the attributes of /{name} are listed as they are not written")
+        raise blocks.damaged(f"unexpected layout of the list of attributes of /{name}")
     if heap != UNDEFINED:
         check_dense_attributes(blocks, heap, tree)
     return found
 
 
 def _group(blocks: Blocks, name: str, at: int) -> dict[str, int]:
-    """The links of a group, name → address. Raises: StoreError for links that are not hard."""
+    """The links of a group, name → address. Raises: StoreError if a link is not a hard link."""
     messages = _messages(blocks, at)
     if not any(kind == LINK_INFO for kind, _ in messages):
         raise StoreError(f"{blocks.path}: /{name} must be a group", AGAIN)
     single = _unique_messages(blocks, name, messages, OF_GROUPS)
     if single[LINK_INFO] != b"\0\0" + NOWHERE or single.get(GROUP_INFO, b"\0\0") != b"\0\0":
-        raise blocks.damaged(f"/{name} has more than {MAX_LINKS} links, or lists them in another way than is written")
+        raise blocks.damaged(f"/{name} has more than {MAX_LINKS} links, or an unexpected list of links")
     links: dict[str, int] = {}
     for kind, body in messages:
         if kind == LINK:
             link, where = _link(blocks, name, body)
             if link in links or not link or "/" in link or "\0" in link:
-                raise blocks.damaged(f"/{name} has the link {link!r} twice, or it is no name")
+                raise blocks.damaged(f"the name of the link {link!r} in /{name} is duplicated or invalid")
             links[link] = where
     if len(links) > MAX_LINKS:
         raise blocks.damaged(f"/{name} has more than {MAX_LINKS} links")
@@ -168,7 +170,7 @@ def _group(blocks: Blocks, name: str, at: int) -> dict[str, int]:
 def _link(blocks: Blocks, group: str, body: bytes) -> tuple[str, int]:
     version, flags = body[0], body[1]
     if version != 1 or flags & ~0x1F:
-        raise blocks.damaged(f"a link in /{group} is of version {version}")
+        raise blocks.damaged(f"a link in /{group} has an unexpected version ({version}) or unexpected flags")
     at = 2
     kind = body[at] if flags & 8 else 0
     at += (1 if flags & 8 else 0) + (8 if flags & 4 else 0) + (1 if flags & 16 else 0)
@@ -177,30 +179,32 @@ def _link(blocks: Blocks, group: str, body: bytes) -> tuple[str, int]:
     name = body[at + width : at + width + length].decode()
     if kind != 0:
         here = f"/{group}/{name}".replace("//", "/")
-        raise StoreError(f"{blocks.path}: {here} is a link; a feature file must not point anywhere", AGAIN)
+        raise StoreError(
+            f"{blocks.path}: {here} is a soft or external link; a feature file must contain its data itself", AGAIN
+        )
     (where,) = struct.unpack("<Q", body[at + width + length :])
     return name, where
 
 
 def _check_dataset(blocks: Blocks, name: str, at: int) -> None:
-    """A chunked data set with fletcher32, all of whose chunks are stored, each once."""
+    """Check a chunked data set with fletcher32. Each chunk must be stored exactly once."""
     messages = _messages(blocks, at)
     if not any(kind == LAYOUT for kind, _ in messages):
         raise StoreError(f"{blocks.path}: has no data set /{name}", AGAIN)
     found = _unique_messages(blocks, name, messages, OF_DATASETS)
     version, kind = found[LAYOUT][:2]
     if kind == 3:
-        raise StoreError(f"{blocks.path}: /{name} keeps its values in other files, which is refused", AGAIN)
+        raise StoreError(f"{blocks.path}: /{name} stores its values in other files, which is not allowed", AGAIN)
     if (version, kind) != (4, 2):
-        raise blocks.damaged(f"/{name} is not chunked, or in the way of another version")
+        raise blocks.damaged(f"/{name} is not chunked, or has an unexpected layout version")
     if found.get(FILTERS) != FLETCHER32:
-        raise StoreError(f"{blocks.path}: /{name} must have no filter but fletcher32", AGAIN)
+        raise StoreError(f"{blocks.path}: /{name} must have fletcher32 as its only filter", AGAIN)
     fill = found.get(FILL_VALUE, b"\x03\0")
     if len(fill) != 2 or fill[0] != 3 or fill[1] & 0x20:
-        raise blocks.damaged(f"/{name} has a value for what is not stored")
+        raise blocks.damaged(f"/{name} has a fill value")
     datatype = read_datatype(blocks, found[DATATYPE])
     if datatype.kind == VARIABLE:
-        raise blocks.damaged(f"/{name} has texts of varying length")
+        raise blocks.damaged(f"/{name} has variable-length strings")
     _check_chunks(blocks, name, found[LAYOUT], read_dataspace(blocks, found[DATASPACE]), datatype.size)
 
 
@@ -210,13 +214,15 @@ def _check_chunks(blocks: Blocks, name: str, layout: bytes, shape: tuple[int, ..
     kind, rest = layout[5 + rank * width], layout[6 + rank * width :]
     *chunk, item = dims
     if len(chunk) != len(shape) or item != itemsize or not chunk or 0 in shape:
-        raise blocks.damaged(f"the chunks of /{name} do not fit its shape")
+        raise blocks.damaged(f"the chunks of /{name} do not match its shape")
     if any(not 0 < own <= whole for own, whole in zip(chunk, shape, strict=True)):
-        raise blocks.damaged(f"the chunks of /{name} do not fit its shape")
+        raise blocks.damaged(f"the chunks of /{name} do not match its shape")
     count = math.prod(-(-whole // own) for whole, own in zip(shape, chunk, strict=True))
-    size = math.prod(dims) + 4  # and its checksum
+    size = math.prod(dims) + 4  # 4 bytes of checksum
     if count * size > blocks.size:
-        raise StoreError(f"{blocks.path}: /{name} declares {shape} but the file has {blocks.size} bytes", AGAIN)
+        raise StoreError(
+            f"{blocks.path}: /{name} declares the shape {shape}, but the file has {blocks.size} bytes", AGAIN
+        )
     if kind == 1 and flags == 2:
         stored, mask, at = struct.unpack("<QIQ", rest)
         whole = count == 1 and (stored, mask) == (size, 0)
@@ -227,7 +233,7 @@ def _check_chunks(blocks: Blocks, name: str, layout: bytes, shape: tuple[int, ..
             raise _not_stored(blocks, name)
         places, whole = _fixed_array(blocks, at, page_bits, count, size)
     else:
-        raise blocks.damaged(f"the chunks of /{name} are listed as they are not written")
+        raise blocks.damaged(f"unexpected layout of the list of chunks of /{name}")
     if not whole or (places == UNDEFINED).any():
         raise _not_stored(blocks, name)
     blocks.claim_chunks(places, size)
@@ -238,13 +244,13 @@ def _not_stored(blocks: Blocks, name: str) -> StoreError:
 
 
 def _fixed_array(blocks: Blocks, at: int, page_bits: int, count: int, size: int) -> tuple[NDArray[np.uint64], bool]:
-    """The addresses of `count` chunks, and whether each is stored whole: `size` bytes, with no filter left out."""
+    """The addresses of `count` chunks, and whether each is complete: `size` bytes, no filter skipped."""
     width = min(8, 1 + (int(size - 4).bit_length() - 1 + 8) // 8)
     entry = np.dtype([("at", "<u8"), ("size", "u1", width), ("mask", "<u4")])
     head = blocks.take(at, 28, b"FAHD\0\x01")
     own_entry, own_bits, own_count, data = struct.unpack_from("<BBQQ", head, 6)
     if (own_entry, own_bits, own_count) != (entry.itemsize, page_bits, count) or not 1 <= page_bits <= 32:
-        raise blocks.damaged("a list of chunks does not fit its data set")
+        raise blocks.damaged("a list of chunks does not match its data set")
     page = 1 << page_bits
     begin = b"FADB\0\x01" + struct.pack("<Q", at)
     if count <= page:

@@ -1,5 +1,5 @@
-"""What a file may hide although it opens: damaged chunks, values that are not finite, columns that say nothing, and
-rows that are there twice."""
+"""Find faults of a file that opening it does not show: corrupt chunks, values that are not finite, constant columns and
+duplicate rows."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ from l2a_transfer.features.extraction.partners import partner_rows
 from l2a_transfer.features.store.views import FeatureFile, open_features
 
 SHOWN = 5
-"""How many examples of each finding are named."""
+"""Examples that are listed per finding."""
 
 
 @dataclass(frozen=True)
 class Findings:
-    """A feature file after its seal and the checksum of each chunk were computed again.
+    """The result of verifying a feature file: its seal, the checksum of each chunk, and its values.
 
-    `not_finite`: ids of rows with a NaN or an infinity. `constant`: columns in which all rows hold one value; NaN is
-    left out. `copies`: (id, id of the first row with the same features), −0 and 0 being the same; `across_splits`: how
-    many of those first rows are in another split than their copy. `maps_outside`: of each level that has maps, the
-    images with weights outside of 0…1. `partners_wrong`: ids of rows with other partners than their set and the seed in
-    the fingerprint give; None where it names no seed.
+    `not_finite`: ids of rows with a NaN or an infinity. `constant`: columns in which all rows have the same value,
+    apart from NaN. `copies`: (id, id of the first row with the same features), where −0 equals 0; `across_splits`: how
+    many copies are in another split than that first row. `maps_outside`: per level with maps, the number of images with
+    weights outside 0…1. `partners_wrong`: ids of rows whose partners differ from those that the seed in the fingerprint
+    draws; None if it has no seed.
     """
 
     sha256: str
@@ -55,9 +55,9 @@ class Findings:
 
 
 def verify_features(path: str | Path) -> Findings:
-    """Read every byte of a feature file again, by blocks of rows; beside the ids, 16 bytes a row are kept.
+    """Read every byte of a feature file again, in blocks of rows. Besides the ids, it keeps 16 bytes per row in memory.
 
-    Raises: StoreError where the seal or the checksum of a chunk does not hold.
+    Raises: StoreError if the seal or the checksum of a chunk does not match.
     """
     with open_features(path, finite=False) as file:
         D = file.features.shape[1]
@@ -86,7 +86,7 @@ def verify_features(path: str | Path) -> Findings:
 
 
 def _outside(file: FeatureFile, level: str) -> int:
-    """Images whose attention weights of a level are not all between 0 and 1; NaN is not."""
+    """The number of images with attention weights outside 0…1, or NaN, at a level."""
     return sum(int((~((block >= 0) & (block <= 1))).any(axis=(1, 2)).sum()) for block in file.map_blocks(level))
 
 
@@ -115,7 +115,7 @@ def _copies(file: FeatureFile, digests: NDArray[np.void]) -> tuple[tuple[tuple[s
 
 
 def verify_onnx(path: Path, content: bytes) -> None:
-    """Every stored tensor of a file that `read_onnx` accepted is whole and finite; nothing is run.
+    """Check that every stored tensor of a file that `read_onnx` accepted is complete and finite. Nothing is run.
 
     Raises: BackendError naming the tensor.
     """
@@ -126,6 +126,6 @@ def verify_onnx(path: Path, content: bytes) -> None:
         try:
             values = numpy_helper.to_array(tensor)
         except (ValueError, TypeError, KeyError) as error:
-            raise BackendError(f"{path}: the tensor {tensor.name!r} is damaged: {error}; export it again") from error
+            raise BackendError(f"{path}: the tensor {tensor.name!r} is corrupt: {error}; export it again") from error
         if values.dtype.kind == "f" and not np.isfinite(values).all():
             raise BackendError(f"{path}: the tensor {tensor.name!r} has values that are not finite; export it again")

@@ -1,4 +1,4 @@
-"""A feature file as NumPy, torch or pandas sees it, read by blocks of rows and by many processes at once."""
+"""A feature file for NumPy, torch or pandas, read in blocks of rows and by several processes at once."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def open_features(path: str | Path, *, finite: bool = True) -> FeatureFile:
     Raises
     ------
     StoreError
-        As `read_features`.
+        In the same cases as `read_features`.
 
     Examples
     --------
@@ -70,7 +70,7 @@ def open_features(path: str | Path, *, finite: bool = True) -> FeatureFile:
 
 @dataclass(frozen=True)
 class VerifiedFile:
-    """A feature file whose seal was checked, closed: it is opened again only while it has the same content."""
+    """A closed feature file whose seal was checked. It can be opened again as long as its content is the same."""
 
     path: Path
     meta: FeatureMeta
@@ -78,21 +78,21 @@ class VerifiedFile:
     stamp: Stamp = field(repr=False)
 
     def open(self) -> FeatureFile:
-        """The file; its seal is not computed again where nothing was written since. Raises: StoreError where another
-        content stands at its path."""
+        """Open the file; its seal is checked again only if something was written since. Raises: StoreError if the
+        content at its path has changed."""
         return FeatureFile(self.path, verified=self.stamp)
 
     def check_unchanged(self) -> None:
-        """Raises: StoreError where another content stands at the path, or was written into the file."""
+        """Raises: StoreError if the content at the path has changed."""
         check_same(self.path, self.stamp)
 
 
 class FeatureFile:
-    """An open feature file of N rows, read by blocks or rows.
+    """An open feature file of N rows, read in blocks or by row.
 
-    It is a context manager and can be pickled. After a fork each process reads through a handle of its own; the seal
-    of a file that did not change is not computed again. It is also a map-style data set:
-    `torch.utils.data.DataLoader(open_features(path), batch_size=256, num_workers=4)` gives batches of features and
+    It is a context manager and can be pickled. After a fork, each process reads through its own handle, and the seal of
+    an unchanged file is not checked again. It is also a map-style data set:
+    `torch.utils.data.DataLoader(open_features(path), batch_size=256, num_workers=4)` yields batches of features and
     labels.
 
     Parameters
@@ -100,26 +100,26 @@ class FeatureFile:
     path : str or Path
         A feature file.
     finite : bool
-        Raise where features that are read are not finite.
+        Raise an error if features that are read are not finite.
     verified : tuple, optional
         The stamp of a file whose seal was checked before (see `open_store`).
 
     Attributes
     ----------
     meta : FeatureMeta
-        What rows and columns mean, and what made them.
+        What rows and columns mean, and how they were made.
     labels : ndarray
-        (N,), int32; −1 for none.
+        (N,), int32; −1 for images without a label.
     ids : tuple of str
         N names.
     split : ndarray
         (N,), uint8, an index into `meta.splits`.
     domain : ndarray or None
-        (N,), an index into `meta.domains`; None where the file has no domains.
+        (N,), an index into `meta.domains`; None if the file has no domains.
     partners : tuple of tuple of str
         The k ids that each row was attended with; empty for networks that attend each image alone.
     features : FeatureRows
-        (N, D), on disk until rows are taken.
+        (N, D), on disk until rows are read.
     maps : dict
         Level → shape (N, H, W) of its attention maps.
     """
@@ -139,17 +139,17 @@ class FeatureFile:
         self.maps: dict[str, tuple[int, int, int]] = {level: found.shape for level, found in store.maps.items()}
 
     def _opened(self) -> OpenedStore:
-        """The store as this process reads it."""
+        """This process's own handle."""
         if self._store is not None and self._process != os.getpid():
-            self._store.file.close()  # libhdf5 would hand out the parent's open file again
+            self._store.file.close()  # otherwise libhdf5 returns the parent's open file
             self._use_store(open_store(self.path, verified=self._stamp))
         if self._store is None:
-            raise ValueError(f"{self.path}: is closed; read it inside 'with open_features(path) as f:'")
+            raise ValueError(f"{self.path}: closed; read it inside 'with open_features(path) as f:'")
         return self._store
 
     @property
     def sha256(self) -> str:
-        """The file's SHA-256 as its seal states it, hexadecimal: of everything after the user block."""
+        """The SHA-256 in the file's seal, of everything after the user block, as hexadecimal digits."""
         return sha256_of(self._stamp)
 
     def __getstate__(self) -> dict[str, Any]:
@@ -161,7 +161,7 @@ class FeatureFile:
 
     @property
     def verified(self) -> VerifiedFile:
-        """What is needed to open this very file again, without its rows."""
+        """What is needed to open this same file again, without its rows."""
         return VerifiedFile(self.path, self.meta, self.sha256, self._stamp)
 
     def __enter__(self) -> FeatureFile:
@@ -186,7 +186,7 @@ class FeatureFile:
         return self.features[row], int(self.labels[row])
 
     def __getitems__(self, rows: Sequence[int]) -> list[tuple[NDArray[Any], int]]:
-        """Many rows in one read; torch's DataLoader asks for a batch in this way."""
+        """Many rows in one read; torch's DataLoader calls this for a batch."""
         return list(zip(self.features[np.asarray(rows)], self.labels[np.asarray(rows)].tolist(), strict=True))
 
     def __repr__(self) -> str:
@@ -205,14 +205,14 @@ class FeatureFile:
         return np.flatnonzero(self.split == self.meta.splits.index(split))
 
     def columns(self, level: str | None = None) -> slice:
-        """The columns of one level's attended feature, or all. Raises: UnknownNameError for a level it has not."""
+        """The columns of one level, or all. Raises: UnknownNameError for a level that the file does not have."""
         found = {name: slice(start, stop) for name, start, stop in self.meta.levels}
         if level is not None and level not in found:
             raise unknown_name(f"level of {self.path}", level, found)
         return slice(0, self.features.shape[1]) if level is None else found[level]
 
     def blocks(self, rows: int | None = None) -> Iterator[NDArray[Any]]:
-        """All features in order, (at most `rows`, D) at a time; about 16 MiB where `rows` is not given."""
+        """All features in order, (at most `rows`, D) at a time; by default about 16 MiB."""
         if rows is not None and rows < 1:
             raise ValueError(f"rows must be at least 1, got {rows}")
         step = rows or max(1, BLOCK_BYTES // (self.features.shape[1] * self.features.dtype.itemsize))
@@ -220,9 +220,9 @@ class FeatureFile:
             yield self.features[start : start + step]
 
     def map_blocks(self, level: str, rows: int = 1024) -> Iterator[NDArray[np.float16]]:
-        """The attention maps of a level in order, (at most `rows`, H, W) at a time; `maps` has levels and shapes.
+        """The attention maps of a level in order, (at most `rows`, H, W) at a time; see `maps` for levels and shapes.
 
-        Raises: UnknownNameError for a level of which the file has no maps; StoreError where they are damaged.
+        Raises: UnknownNameError for a level without maps; StoreError if they are corrupt.
         """
         if level not in self.maps:
             raise unknown_name(f"map of {self.path}", level, self.maps)
@@ -241,17 +241,17 @@ class FeatureFile:
         return features, self.labels[rows]
 
     def to_torch(self, split: str | None = None, level: str | None = None) -> tuple[torch.Tensor, torch.Tensor]:
-        """As `to_numpy`, as tensors: features as stored, labels int64, on the CPU."""
+        """Same as `to_numpy`, but CPU tensors: features as stored, labels int64."""
         import torch
 
         features, labels = self.to_numpy(split, level)
         return torch.from_numpy(features), torch.from_numpy(labels.astype(np.int64))
 
     def to_pandas(self, split: str | None = None, level: str | None = None) -> pd.DataFrame:
-        """A frame with the ids as index, the columns `split`, `class` (categories; missing where there is no label)
-        and `label`, and one column a feature, as `L3.0`.
+        """A data frame with the ids as index, the columns `split`, `class` (categories; missing for images without a
+        label) and `label`, and one column per feature, such as `L3.0`.
 
-        Raises: MissingExtraError where pandas is not installed.
+        Raises: MissingExtraError if pandas is not installed.
         """
         try:
             import pandas as pd
@@ -278,8 +278,8 @@ class FeatureFile:
 class FeatureRows:
     """The features of an open file, indexed by row like a NumPy array.
 
-    A number gives (D,). A slice, row numbers in any order, or a mask (N,) give (n, D). Raises: IndexError for a row
-    that does not exist; StoreError for rows that are damaged or not finite.
+    A row number returns (D,). A slice, row numbers in any order, or a mask (N,) return (n, D). Raises: IndexError for a
+    row that does not exist; StoreError for rows that are corrupt or not finite.
     """
 
     def __init__(self, owner: FeatureFile, shape: tuple[int, int], dtype: np.dtype[Any]) -> None:
@@ -302,7 +302,7 @@ class FeatureRows:
                 raise IndexError(f"a mask of rows must have the shape ({N},), got {rows.shape}")
             rows = np.flatnonzero(rows)
         if rows.ndim > 1 or (rows.dtype.kind not in "iu" and rows.size):
-            raise TypeError(f"rows must be a number, a slice, numbers or a mask, got {key!r}")
+            raise TypeError(f"rows must be a row number, a slice, row numbers or a mask, got {key!r}")
         numbers = rows.astype(np.int64)
         if numbers.size and (numbers.min() < -N or numbers.max() >= N):
             raise IndexError(
@@ -319,7 +319,7 @@ class FeatureRows:
         return block
 
     def _gather(self, rows: NDArray[np.int64]) -> NDArray[Any]:
-        """Rows in any order, each chunk that holds some of them read once."""
+        """Rows in any order. Each chunk is read at most once."""
         found = np.empty((len(rows), self.shape[1]), dtype=self.dtype)
         order = np.argsort(rows, kind="stable")
         step = self._owner._opened().features.chunks[0]

@@ -1,4 +1,4 @@
-"""Writing the feature file: block by block into a partial file, which is sealed, synced and renamed."""
+"""Write feature files: block by block into a partial file, which is then sealed, synced and renamed."""
 
 from __future__ import annotations
 
@@ -50,16 +50,16 @@ def write_features(
 ) -> None:
     """Write a feature file. The same content gives the same bytes.
 
-    Until the new file is whole, sealed and on disk, `path` is the old file or does not exist.
+    Until the new file is complete, sealed and on disk, `path` is the old file or does not exist.
 
     Parameters
     ----------
     path : str or Path
-        The file; one that exists is replaced.
+        The file. An existing feature file is overwritten.
     meta : FeatureMeta
-        What rows and columns mean.
+        What the rows and columns mean.
     labels : array-like
-        (N,) integers; −1 for none.
+        (N,) integers; −1 for images without a label.
     ids : iterable of str
         N different names.
     split : array-like
@@ -76,15 +76,15 @@ def write_features(
     partners : iterable of sequence of str, optional
         The k ids that each row was attended with.
     domain : array-like, optional
-        (N,), indices into `meta.domains`, which are there where this is.
+        (N,), indices into `meta.domains`. Give both or neither.
 
     Raises
     ------
     StoreError
-        For rows, labels, ids, levels or maps that do not fit together, for values that are not finite in `dtype`, and
-        where the disk refuses; the partial file is removed.
+        If rows, labels, ids, levels or maps are inconsistent, if values are not finite in `dtype`, or if writing to the
+        disk fails. The partial file is removed.
     OutputExistsError
-        Where another process writes `path`, or it is no regular file.
+        If another process writes `path`, or if it is not a regular file.
     """
     path = Path(path)
     if dtype not in DTYPES:
@@ -96,11 +96,11 @@ def write_features(
     )
     check_rows(path, meta, rows, dim)
     for key in (*JSON, *OPTIONAL_JSON):
-        document(path, key, json.dumps(getattr(meta, key)))  # so that what is written can be read
+        document(path, key, json.dumps(getattr(meta, key)))  # checks that the file can be read again
     try:
         with output_lock(path), replacing(path, buffering=0) as raw:
             sink = Sink(raw)
-            # libhdf5 is given the open file and no name, which someone could have made a link in the meantime.
+            # libhdf5 gets the open file instead of its name, which someone could replace by a link in the meantime.
             with new_file(sink) as file:
                 _write_meta(file, meta)
                 _write_rows(path, file, rows)
@@ -144,7 +144,7 @@ def _write_rows(path: Path, file: h5py.File, rows: RowTable) -> None:
 
 
 def fixed_length(names: Sequence[str]) -> NDArray[Any]:
-    """Names as UTF-8 of one length."""
+    """Names as fixed-length UTF-8 strings."""
     encoded = [name.encode() for name in names]
     return np.array(encoded, dtype=h5py.string_dtype("utf-8", max(map(len, encoded))))
 
@@ -158,7 +158,7 @@ def _write_blocks(
     shape: tuple[int, ...] | None,
     dtype: str,
 ) -> None:
-    """The data set `name`, (N, *shape); without `shape`, that of the first block's rows."""
+    """Write the data set `name` with the shape (N, *shape); without `shape`, the first block determines it."""
     N, at = len(rows.labels), 0
     found: h5py.Dataset | None = None
     for block in blocks:
@@ -168,7 +168,7 @@ def _write_blocks(
             found = file.create_dataset(name, (N, *shape), dtype, chunks=(step, *shape), fletcher32=True)
         if block.shape[1:] != shape or at + len(block) > N:
             raise StoreError(
-                f"{path}: a block of shape {block.shape} after {counted(at, 'row')} of /{name} does not fit into {N} × "
+                f"{path}: a block of shape {block.shape} after {counted(at, 'row')} of /{name} does not match {N} × "
                 f"{shape}"
             )
         with np.errstate(over="ignore"):
@@ -179,4 +179,4 @@ def _write_blocks(
         found[at : at + len(block)] = values
         at += len(block)
     if at != N:
-        raise StoreError(f"{path}: {counted(at, 'row')} of {name} came, expected {N}")
+        raise StoreError(f"{path}: got {counted(at, 'row')} of {name}, expected {N}")
