@@ -19,7 +19,8 @@ from safetensors.torch import save_file
 from torch import nn
 
 from l2a_transfer.errors import ArgumentError, BackendError, MissingExtraError, UnknownNameError, WeightsError
-from l2a_transfer.features.backends.registry import list_layers, open_backend
+from l2a_transfer.features.backends.layers import list_layers
+from l2a_transfer.features.backends.registry import open_backend
 from l2a_transfer.features.store.reader import read_features
 from l2a_transfer.models.loading import load_model
 from l2a_transfer.preprocess import Preprocess

@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 
 from l2a_transfer.errors import BackendError, UnknownNameError, WeightsError
 from l2a_transfer.features.backends.interface import FeatureBackend
-from l2a_transfer.features.backends.registry import list_layers, open_backend
+from l2a_transfer.features.backends.layers import list_layers
+from l2a_transfer.features.backends.registry import open_backend
 from l2a_transfer.preprocess import Preprocess
 
 HALF = (0.5, 0.5, 0.5)

@@ -31,7 +31,7 @@ def command(model: str, image_size: int | None, as_json: bool) -> None:
     Example:
       l2a-transfer layers --model torchvision:resnet18
     """
-    from l2a_transfer.features.backends.registry import list_layers
+    from l2a_transfer.features.backends.layers import list_layers
 
     layers = list_layers(model, image_size)
     if as_json:

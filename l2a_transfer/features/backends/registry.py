@@ -313,34 +313,6 @@ def _prefixed(model: str) -> str:
     return f"torchvision:{model}, timm:{model} or hf:{model}"
 
 
-def list_layers(model: str | Path, image_size: int | None = None) -> Sequence[Layer]:
-    """List what the option `layer` of `open_backend` can name.
-
-    Parameters
-    ----------
-    model : str or Path
-        A model's name, as for `open_backend`. Its weights are neither loaded nor downloaded.
-    image_size : int, optional
-        Side of the image for which shapes are shown, in pixels; the model's own by default.
-
-    Returns
-    -------
-    sequence of Layer
-        The layers, those that are used by default first. If the network has levels instead, its levels.
-
-    Raises
-    ------
-    UnknownNameError, BackendError
-        In the same cases as `open_backend`.
-    """
-    model = os.path.expanduser(model)
-    spec = backend_for(model)
-    if spec.layers is None:
-        backend = open_backend(model, device="cpu")
-        return [Layer(name, "level", (stop - start,), 0, True) for name, start, stop in backend.levels]
-    return spec.layers(model, image_size)
-
-
 def _channels(name: str, values: Sequence[float] | None) -> tuple[float, float, float] | None:
     """Check one number per channel. Raises: TypeError; ArgumentError if there are not three."""
     if values is None:

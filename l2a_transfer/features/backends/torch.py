@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 
 FORM, COMPILED = "folded", "folded, compiled"
-"""The form of the network that computes: batch norms are folded into convolutions (`models.inference`), then compiled."""
+"""The form of the network: batch norms are folded into convolutions (`models.inference`); and then compiled."""
 
 
 class TorchBackend:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -23,7 +23,6 @@ from l2a_transfer.errors import (
     DataError,
     Interrupted,
     OutputExistsError,
-    StoreError,
     names_keywords,
     unknown_name,
 )
@@ -42,7 +41,7 @@ from l2a_transfer.features.extraction.plan import (
 )
 from l2a_transfer.features.extraction.ray_engine import RayConfig, compute_on_ray
 from l2a_transfer.features.extraction.result import ExtractResult
-from l2a_transfer.features.extraction.shard_folder import RowShard, ShardFolder, shard_folder
+from l2a_transfer.features.extraction.shard_folder import RowShard, ShardFolder, blocks_of, shard_folder
 from l2a_transfer.features.store.reader import read_meta
 from l2a_transfer.features.store.schema import FeatureMeta
 from l2a_transfer.features.store.writer import write_features
@@ -325,7 +324,7 @@ class _Job:
             domains=domains,
         )
         maps = {
-            level: _blocks(self.shards, ranges, lambda shard, level=level: shard.maps[level])  # type: ignore[misc]
+            level: blocks_of(self.shards, ranges, lambda shard, level=level: shard.maps[level])  # type: ignore[misc]
             for level in backend.map_levels
             if attention
         }
@@ -337,17 +336,7 @@ class _Job:
             split=source.split[kept],
             domain=None if domain is None else domain[kept],
             partners=() if partners is None else ([source.ids[row] for row in rows] for rows in partners[kept]),
-            blocks=_blocks(self.shards, ranges, lambda shard: shard.features),
+            blocks=blocks_of(self.shards, ranges, lambda shard: shard.features),
             dim=feature_width(backend),
             maps=maps,
         )
-
-
-def _blocks(
-    shards: ShardFolder, ranges: Iterable[range], part: Callable[[RowShard], NDArray[Any]]
-) -> Iterator[NDArray[Any]]:
-    for rows in ranges:
-        shard = shards.read(rows)
-        if shard is None:
-            raise StoreError(f"{shards.path(rows)}: changed or removed while it was merged; run the command again")
-        yield part(shard)

@@ -6,7 +6,7 @@ import hashlib
 import json
 import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -194,6 +194,17 @@ def plan_of(out: Path) -> dict[str, Any]:
     """
     folder = shard_folder(out)
     return _read_json(folder / PLAN) if is_there(folder / PLAN) and any(folder.glob(ROWS)) else {}
+
+
+def blocks_of(
+    shards: ShardFolder, ranges: Iterable[range], part: Callable[[RowShard], NDArray[Any]]
+) -> Iterator[NDArray[Any]]:
+    """One part of each shard, in order. Raises: StoreError if a shard is no longer complete."""
+    for rows in ranges:
+        shard = shards.read(rows)
+        if shard is None:
+            raise StoreError(f"{shards.path(rows)}: changed or removed while it was merged; run the command again")
+        yield part(shard)
 
 
 def _wrong_array(arrays: dict[str, NDArray[Any]]) -> str:
