@@ -181,14 +181,14 @@ def test_features_that_are_not_finite_name_the_image_and_leave_the_earlier_file(
 
 def test_memory_does_not_grow_with_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     alive: list[int] = []
-    blocks = extract_module._blocks
+    blocks = extract_module.blocks_of
 
     def counted(*arguments: object) -> Iterator[NDArray[np.float32]]:
         for block in blocks(*arguments):  # type: ignore[arg-type]
             alive.append(len(block))
             yield block
 
-    monkeypatch.setattr(extract_module, "_blocks", counted)
+    monkeypatch.setattr(extract_module, "blocks_of", counted)
     run(memory_source(rows=100), tmp_path / "f.h5")
     assert max(alive) == 8
     assert sum(alive) == 100

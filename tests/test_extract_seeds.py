@@ -128,7 +128,7 @@ def test_a_folder_that_is_not_finished_or_not_whole_is_refused(runs: Path, pictu
         (runs / "seeds.json").write_text(content)
         assert_fails(extracted(runs, pictures, tmp_path / "f.h5"), 1, words)
     (runs / "seeds.json").unlink()
-    with pytest.raises(WeightsError, match=r"has no seeds\.json, so that not all of its seeds are trained"):
+    with pytest.raises(WeightsError, match=r"has no seeds\.json, so not all of its seeds are trained"):
         seed_weights(runs)
     assert not list(tmp_path.glob("f*.h5"))
 

@@ -545,8 +545,8 @@ def test_caltech_contours(tmp_path: Path) -> None:
         ({"box_coord": np.array([[2.0, 3.0]])}, "box_coord"),
         ({"obj_contour": "text"}, "obj_contour"),
         ({"obj_contour": np.array([[0.0, np.nan, 1], [0, 1, 2]])}, "not finite"),
-        ({"obj_contour": np.array([[0.0, 90, 1], [0, 1, 2]])}, "outside"),
-        ({"box_coord": np.array([[200, 300, 300, 500]], dtype=float)}, "outside"),
+        ({"obj_contour": np.array([[0.0, 90, 1], [0, 1, 2]])}, "beyond the picture of 6 × 4 pixels"),
+        ({"box_coord": np.array([[200, 300, 300, 500]], dtype=float)}, "beyond the picture of 6 × 4 pixels"),
     ],
 )
 def test_contours_that_are_none(tmp_path: Path, others: dict[str, Any], said: str) -> None:

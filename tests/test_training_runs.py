@@ -20,8 +20,9 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 
+from l2a_transfer import devices
 from l2a_transfer.data.readers import open_source
-from l2a_transfer.devices import training_precision
+from l2a_transfer.devices import fast_bf16, training_precision
 from l2a_transfer.errors import TrainingError
 from l2a_transfer.models.config import ModelConfig
 from l2a_transfer.models.registry import build_model
@@ -637,10 +638,25 @@ def test_losses_are_seen_one_look_late_on_a_gpu() -> None:
     assert watch.read(4).tolist() == [0.0, 1.0]
 
 
-def test_precision_auto_on_a_cpu_is_bf16_with_amx_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    for amx, expected in ((True, "bf16"), (False, "fp32")):
-        monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda amx=amx: amx)
-        assert training_precision("auto", torch.device("cpu")) == expected
+@pytest.mark.parametrize(
+    ("amx", "avx512", "vendor", "expected"),
+    [
+        (True, False, "GenuineIntel", "bf16"),
+        (False, True, "GenuineIntel", "fp32"),
+        (False, True, "AuthenticAMD", "bf16"),
+        (False, False, "AuthenticAMD", "fp32"),
+    ],
+)
+def test_precision_auto_on_a_cpu_is_bf16_where_it_is_faster(
+    amx: bool, avx512: bool, vendor: str, expected: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "cpuinfo").write_text(f"processor\t: 0\nvendor_id\t: {vendor}\n")
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: amx)
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: avx512)
+    assert fast_bf16(torch.device("cpu"), tmp_path) == (expected == "bf16")
+    monkeypatch.setattr(devices, "fast_bf16", lambda device: expected == "bf16")
+    assert training_precision("auto", torch.device("cpu")) == expected
+    assert training_precision("fp32", torch.device("cpu")) == "fp32"
 
 
 TORCHRUN = [

@@ -187,6 +187,8 @@ class ModuleBackend(TorchBackend):
         If a checkpoint does not match the network.
     """
 
+    compiled = None  # type: ignore[assignment]  # a network of another library may not run through torch.compile
+
     def __init__(self, kind: str, model: str | nn.Module, built: Built, options: dict[str, Any]) -> None:
         self.name, self.tap = kind, "ga"
         self.partners, self.map_levels = 0, ()

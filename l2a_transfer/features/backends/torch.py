@@ -47,6 +47,7 @@ class TorchBackend:
     """
 
     name: str = "torch"
+    compile_batch: int = 0
 
     def __init__(
         self,
