@@ -91,15 +91,20 @@ def main(
 
 def speeds(config: ModelConfig, size: int, B: int, steps: int, epochs: int, placement: Placement) -> list[float]:
     """Images per second of `epochs` epochs, after one more that warms up and compiles."""
+    trainer = trainer_on_noise(config, size, B, steps, epochs + 1, placement)
+    rows = [trainer.run_epoch(progress=False) for _ in range(epochs + 1)]
+    return [row["images_per_second"] for row in rows[1:] if row is not None]
+
+
+def trainer_on_noise(config: ModelConfig, size: int, B: int, steps: int, epochs: int, placement: Placement) -> Trainer:
+    """A trainer of random pictures, each epoch of `steps` batches of B."""
     rng = np.random.default_rng(0)
     pictures = rng.integers(0, 256, (B * steps, size, size, 3), dtype=np.uint8)
     labels = rng.integers(0, 10, B * steps)
     labels[:10] = range(10)
     source = join_splits("noise", "0123456789", {"train": (pictures, labels), "test": (pictures[:10], labels[:10])})
-    recipe = TrainConfig(epochs=epochs + 1, batch_size=B, lr=1e-3, resolutions=((0.0, size),))
-    trainer = Trainer(config, recipe, TrainingData.from_source(source), placement=placement)
-    rows = [trainer.run_epoch(progress=False) for _ in range(epochs + 1)]
-    return [row["images_per_second"] for row in rows[1:] if row is not None]
+    recipe = TrainConfig(epochs=epochs, batch_size=B, lr=1e-3, resolutions=((0.0, size),))
+    return Trainer(config, recipe, TrainingData.from_source(source), placement=placement)
 
 
 if __name__ == "__main__":
