@@ -89,9 +89,9 @@ def training_precision(name: str, device: torch.device) -> str:
 def fast_bf16(device: torch.device, proc: Path = PROC) -> bool:
     """Whether a training step is faster in bf16 than in float32.
 
-    That is so on CUDA GPUs with bf16, on CPUs with AMX, and on AMD's CPUs with AVX512-BF16. There, a step of 128 images
-    at width 0.25 takes 0.62 of the time (two cores of an EPYC). On Intel's CPUs it was slower without AMX: 104 images a
-    second instead of 160 on two cores of a Sapphire Rapids with AMX disabled.
+    That is so on CUDA GPUs with bf16, on CPUs with AMX, and on AMD's CPUs with AVX512-BF16: there, it is 1.8 to 2.1
+    times as fast (benchmarks/train_precision.py, two cores of an EPYC). On Intel's CPUs it was slower without AMX: 104
+    images a second instead of 160 on two cores of a Sapphire Rapids with AMX disabled.
     """
     import torch
 

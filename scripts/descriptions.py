@@ -69,6 +69,9 @@ WHAT: dict[str, str] = {
     "recipe-search": (
         "candidates for a training recipe, evaluated on held-out training images; the test images are not read"
     ),
+    "recipe-search-hard": (
+        "candidates for training hard attention, evaluated on held-out training images; the test images are not read"
+    ),
     "robustness": "accuracy under FGSM and PGD, with noise as the control",
     "robustness-fgsm": "accuracy under FGSM, with noise as the control",
     "sanity": "how much maps change when the network is randomized part by part",
@@ -103,6 +106,10 @@ WHAT: dict[str, str] = {
     "time-to-accuracy": "training time of a recipe, and test accuracy after its last epoch",
     "train-kill": (
         "training killed at random moments and resumed: are the tensors equal to those of an uninterrupted run?"
+    ),
+    "train-precision": (
+        "training steps in float32 and bfloat16 in turns: images/s, and the share of the matrix peak of the same "
+        "precision and run"
     ),
     "train-step": "training steps: images/s, and the share of the matrix peak of the same run",
     "transfer": (

@@ -199,6 +199,16 @@ FIGURES: dict[str, Figure] = {
         ),
         lambda d: f"{len(d['runs'])} runs, {d['runs'][0]['n']:,} held-out images",
     ),
+    "recipe-search-hard": Figure(
+        lambda d: (
+            "best: "
+            + ", ".join(
+                f"{run['candidate']} {percent(run['accuracy'])}"
+                for run in sorted(d["runs"], key=lambda run: -run["accuracy"])[:2]
+            )
+        ),
+        lambda d: f"{len(d['runs'])} runs, {d['runs'][0]['n']:,} held-out images",
+    ),
     "robustness": Figure(
         attacked,
         lambda d: f"{d['data']['images']} images",
@@ -271,6 +281,17 @@ FIGURES: dict[str, Figure] = {
         lambda d: f"{d['runs'][0]['n']:,} test images, {len(d['runs'])} run",
     ),
     "train-kill": Figure(kills, lambda d: f"{d['kills_total']} kills"),
+    "train-precision": Figure(
+        lambda d: (
+            "bf16 "
+            + ", ".join(
+                f"{row['over_fp32']:.2f} times as fast at width {row['width']:g}"
+                for row in d["rows"]
+                if row["precision"] == "bf16"
+            )
+        ),
+        lambda d: f"{len(d['rows'][0]['all'])} pairs",
+    ),
     "train-step": Figure(
         lambda d: (
             f"{d['rows'][0]['median']:.1f} images/s at width {d['width']:g}, {percent(d['rows'][0]['share'])} of "
