@@ -650,7 +650,7 @@ def test_weights_beyond_float16_are_promised_for_the_end_of_the_run_only() -> No
 @pytest.mark.slow
 def test_a_run_with_too_high_a_rate_says_so_while_it_runs(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     run_training(new_trainer(colours(400), epochs=3, lr=2.0), tmp_path, progress=False)
-    assert caplog.text.count("the network has diverged, or learns nothing") == 1
+    assert caplog.text.count("the network has diverged or learns nothing") == 1
     assert "and the maximum of float16 is 65,504: a sign of divergence" in caplog.text
     caplog.clear()
     run_training(new_trainer(colours(400), epochs=3), tmp_path / "good", progress=False)

@@ -134,7 +134,7 @@ def test_an_extraction_that_is_terminated_says_what_is_kept(tmp_path: Path) -> N
     process.terminate()
     _, err = process.communicate(timeout=60)
     assert process.returncode == 143
-    assert err.startswith("Interrupted: nothing of ")
+    assert err.startswith("Interrupted: no rows of ")
     assert err.count("\n") == 1
     assert not (tmp_path / "f.h5").exists()
 
