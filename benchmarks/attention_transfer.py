@@ -35,7 +35,7 @@ def main(data: str, data_dir: Path, work: Path, out: Path) -> None:
             own = work / f"{name}-{path.stem}.h5"
             files[own.name] = attention
             run(["extract", "--model", path, "--data", name, "--data-dir", data_dir, "--out", own, "--resume"])
-    reference = ("--reference", weights[CONTROL].stem)
+    reference = ("--reference", read_card(weights[CONTROL]).name)
     found = evaluated([work / name for name in files], work / "report", reference)
     document = {
         "schema": "l2a-benchmark/1",
