@@ -98,7 +98,8 @@ def reached() -> str:
                 *(jaccard(maps.get((member.name, *which))) for which in MAPS),
             ]
         )
-    return table(REACHED, 1, rows)
+    kept = [i for i in range(len(REACHED)) if any(row[i] != "–" for row in rows)]  # not what nobody has measured
+    return table(tuple(REACHED[i] for i in kept), 1, [[row[i] for i in kept] for row in rows])
 
 
 def table(head: tuple[str, ...], left: int, rows: list[list[str]]) -> str:

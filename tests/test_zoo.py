@@ -41,7 +41,8 @@ def test_results_of_maps_and_features_are_in_the_family_s_table(monkeypatch: pyt
     results = {"attention-transfer": {"rows": [row]}, "attention-localization": {"sets": {"voc-coseg": {"rows": maps}}}}
     monkeypatch.setattr(family, "result", results.__getitem__)
     (line,) = (own for own in family.reached().splitlines() if own.startswith("| `pc` |"))
-    assert line.endswith("| – | 50.0 (40.0 to 60.0) | – | 25.0 (20.0 to 30.0) |")
+    assert line.endswith(" | 50.0 (40.0 to 60.0) | 25.0 (20.0 to 30.0) |")
+    assert "caltech101" not in family.reached()  # which no result has
 
 
 def test_only_runs_timed_alone_have_a_time() -> None:
