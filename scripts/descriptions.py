@@ -7,6 +7,10 @@ WHAT: dict[str, str] = {
         "time of a training step without the optimizer, and its ratio to a step with uniform weights in the "
         "same round (median over rounds)"
     ),
+    "attention-transfer": (
+        "linear SVM on frozen features of each attention of the family that was trained at an eighth of the width, "
+        "compared with the uniform control"
+    ),
     "backbones": (
         "linear SVM on frozen features of attention networks, of networks from other libraries with random "
         "weights, of thingsvision with the same random resnet18, and on pixels"

@@ -199,6 +199,7 @@ FIGURES: dict[str, Figure] = {
         ),
         lambda d: f"{len(d['runs'])} runs, {d['runs'][0]['n']:,} held-out images",
     ),
+    "attention-transfer": Figure(svm_rows, tested),
     "recipe-search-hard": Figure(
         lambda d: (
             "best: "
