@@ -7,6 +7,10 @@ WHAT: dict[str, str] = {
         "time of a training step without the optimizer, and its ratio to a step with uniform weights in the "
         "same round (median over rounds)"
     ),
+    "attention-localization": (
+        "maps of each attention of the family that was trained at an eighth of the width against object masks, "
+        "compared with the uniform control"
+    ),
     "attention-transfer": (
         "linear SVM on frozen features of each attention of the family that was trained at an eighth of the width, "
         "compared with the uniform control"

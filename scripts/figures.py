@@ -199,6 +199,17 @@ FIGURES: dict[str, Figure] = {
         ),
         lambda d: f"{len(d['runs'])} runs, {d['runs'][0]['n']:,} held-out images",
     ),
+    "attention-localization": Figure(
+        lambda d: (
+            "J of attention L3 of `pc` on voc-coseg "
+            + percent(
+                of(d["sets"]["voc-coseg"]["rows"], attention="pc", method="attention", map="L3")["measures"]["jaccard"][
+                    "class_mean"
+                ]
+            )
+        ),
+        lambda d: f"{d['sets']['voc-coseg']['images']} images",
+    ),
     "attention-transfer": Figure(svm_rows, tested),
     "recipe-search-hard": Figure(
         lambda d: (

@@ -26,9 +26,9 @@ RESULTS = ROOT / "benchmarks" / "results"
 BLOCK = re.compile(r"(<!-- (\w+) -->\n)(.*?)(<!-- end -->)", re.DOTALL)
 SETS = ("caltech101", "stanford40")
 MASKS = "voc-coseg"
-MAPS = (("attention", "L3"), ("evidence", "all"))
+MAPS = (("attention", "L3", "jaccard"), ("attention", "L3", "pointing"), ("evidence", "L3", "jaccard"))
 MECHANISM = ("attention", "weights a_i", "g acts", "sum to 1", "trained by", "ONNX", "step over uniform")
-REACHED = ("attention", "CIFAR-10, width ¼", "CIFAR-10", *SETS, "J of attention", "J of evidence")
+REACHED = ("attention", "CIFAR-10, width ¼", "CIFAR-10", *SETS, "J of attention", "pointing", "J of evidence")
 
 
 def main() -> None:
@@ -95,7 +95,7 @@ def reached() -> str:
                 tested(wide),
                 tested(own),
                 *(accuracy(svm.get((member.name, data))) for data in SETS),
-                *(jaccard(maps.get((member.name, *which))) for which in MAPS),
+                *(measured(maps.get((member.name, method, level)), name) for method, level, name in MAPS),
             ]
         )
     kept = [i for i in range(len(REACHED)) if any(row[i] != "–" for row in rows)]  # not what nobody has measured
@@ -123,9 +123,9 @@ def accuracy(row: dict[str, Any] | None) -> str:
     return "–" if row is None else interval(row["mean_class_accuracy"], row["mean_class_accuracy_ci95"])
 
 
-def jaccard(row: dict[str, Any] | None) -> str:
-    """J, mean over classes, with its interval, in percent."""
-    return "–" if row is None else interval(*(row["measures"]["jaccard"][key] for key in ("class_mean", "class_ci95")))
+def measured(row: dict[str, Any] | None, name: str) -> str:
+    """A measure of maps, mean over classes, with its interval, in percent."""
+    return "–" if row is None else interval(*(row["measures"][name][key] for key in ("class_mean", "class_ci95")))
 
 
 def interval(value: float, ci95: tuple[float, float]) -> str:

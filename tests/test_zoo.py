@@ -37,7 +37,7 @@ def test_results_of_maps_and_features_are_in_the_family_s_table(monkeypatch: pyt
     family = script("make_attention")
     row = {"attention": "pc", "data": "stanford40", "mean_class_accuracy": 0.5, "mean_class_accuracy_ci95": [0.4, 0.6]}
     j = {"jaccard": {"class_mean": 0.25, "class_ci95": [0.2, 0.3]}}
-    maps = [{"attention": "pc", "method": "evidence", "map": "all", "measures": j}]
+    maps = [{"attention": "pc", "method": "evidence", "map": "L3", "measures": j}]
     results = {"attention-transfer": {"rows": [row]}, "attention-localization": {"sets": {"voc-coseg": {"rows": maps}}}}
     monkeypatch.setattr(family, "result", results.__getitem__)
     (line,) = (own for own in family.reached().splitlines() if own.startswith("| `pc` |"))
