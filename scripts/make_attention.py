@@ -33,7 +33,7 @@ REACHED = ("attention", "CIFAR-10, width ¼", "CIFAR-10", *SETS, "J of attention
 
 def main() -> None:
     text = PAGE.read_text(encoding="utf-8")
-    tables = {"mechanism": mechanism, "reached": reached}
+    tables = {"mechanism": mechanism, "reached": reached, "differences": differences}
     new = BLOCK.sub(lambda found: found[1] + tables[found[2]]() + found[4], text)
     if "--check" in sys.argv[1:]:
         if new != text:
@@ -100,6 +100,22 @@ def reached() -> str:
         )
     kept = [i for i in range(len(REACHED)) if any(row[i] != "–" for row in rows)]  # not what nobody has measured
     return table(tuple(REACHED[i] for i in kept), 1, [[row[i] for i in kept] for row in rows])
+
+
+def differences() -> str:
+    """Mean class accuracy of the trained members minus that of the control, in points."""
+    transfer = result("attention-transfer")
+    names = {row["model"]: row["attention"] for row in transfer["rows"]}
+    found = {(names[own["a"]], own["data"]): own for own in transfer.get("comparisons", ())}
+    members = [member.name for member in FAMILY if (member.name, SETS[0]) in found]
+    rows = [[f"`{name}`", *(points(found[name, data]) for data in SETS)] for name in members]
+    return table(("attention", *SETS), 1, rows)
+
+
+def points(comparison: dict[str, Any]) -> str:
+    low, high = comparison["ci95_simultaneous"]
+    own, low, high = (f"{100 * value:+.1f}".replace("-", "−") for value in (comparison["difference"], low, high))
+    return f"{own} [{low}, {high}]"
 
 
 def table(head: tuple[str, ...], left: int, rows: list[list[str]]) -> str:

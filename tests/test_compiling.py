@@ -135,6 +135,12 @@ def test_overwriting_does_not_read_a_damaged_plan(compiler: Compiler, tmp_path: 
     assert not shards.exists()
 
 
+def test_a_file_that_is_in_the_way_is_not_read(compiler: Compiler, tmp_path: Path) -> None:
+    (tmp_path / "f.h5").write_text("notes")
+    with pytest.raises(OutputExistsError, match="exists"):
+        extract(memory_source(8), TINY, tmp_path / "f.h5", progress=False)
+
+
 def test_bad_values_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(UnknownNameError, match="compile must be one of auto, on, off; got 'yes'"):
         extract(memory_source(4), TINY, tmp_path / "f.h5", compile="yes", progress=False)

@@ -24,7 +24,11 @@ def test_the_family_s_tables_are_made_of_configs_cards_and_results(monkeypatch: 
     family = script("make_attention")
     blocks = family.BLOCK.findall((ROOT / "docs" / "attention.md").read_text(encoding="utf-8"))
     tables = {name: rows for _, name, rows, _ in blocks}
-    assert tables == {"mechanism": family.mechanism(), "reached": family.reached()}
+    assert tables == {
+        "mechanism": family.mechanism(),
+        "reached": family.reached(),
+        "differences": family.differences(),
+    }
     assert tables["mechanism"].count("\n") == 2 + len(family.FAMILY)
     assert family.cost({"over_uniform": 1.04, "all_over_uniform": [0.967, 1.04, 1.127]}) == "1.04 (0.97–1.13)"
     pc = next(member for member in family.FAMILY if member.name == "pc")

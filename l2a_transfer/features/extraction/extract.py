@@ -165,8 +165,8 @@ def extract(
     started = time.perf_counter()
     if out.is_dir():
         raise OutputExistsError(f"{out}: is a folder; name a file, such as {out / 'features.h5'}")
-    fresh = overwrite and not resume
-    backend = in_form(backend, compile, rows=len(source), batch_size=batch_size, out=out, fresh=fresh)
+    again = {"resume": resume, "overwrite": overwrite}
+    backend = in_form(backend, compile, rows=len(source), batch_size=batch_size, out=out, **again)
     identity = fingerprint(source, backend, batch_size, attention=attention)
     out.parent.mkdir(parents=True, exist_ok=True)
     job = _Job(source, backend, out, identity, on_error)
@@ -219,7 +219,7 @@ def extract(
             left_out = {row: reason for rows in ranges for row, reason in sorted(skipped[rows].items())}
             job.merge(ranges, left_out, partners, attention=attention)
         except KeyboardInterrupt as stop:
-            raise job.interrupted(ranges, overwrite=fresh) from stop
+            raise job.interrupted(ranges, overwrite=overwrite and not resume) from stop
         job.shards.remove()
     named = tuple((source.ids[row], reason) for row, reason in left_out.items())
     seconds = time.perf_counter() - started

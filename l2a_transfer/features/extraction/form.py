@@ -19,13 +19,13 @@ IMAGES_PER_THREAD = 15_000
 
 
 def in_form(
-    backend: FeatureBackend, compile: str, *, rows: int, batch_size: int, out: Path, fresh: bool
+    backend: FeatureBackend, compile: str, *, rows: int, batch_size: int, out: Path, resume: bool, overwrite: bool
 ) -> FeatureBackend:
     """The backend as an extraction runs it: compiled for its batches, or as it is.
 
     "auto" does not measure anything, so that the same command gives the same bytes. It compiles a network of this
-    package in float32 on a CPU, if there are `IMAGES_PER_THREAD` images for each thread and a C++ compiler. Unless it
-    is to be made `fresh`, an extraction to `out` keeps the form that it has.
+    package in float32 on a CPU, if there are `IMAGES_PER_THREAD` images for each thread and a C++ compiler. An
+    unfinished extraction to `out` that is continued, or a finished one that is verified, keeps its form.
 
     Raises: UnknownNameError; BackendError if "on" is not possible.
     """
@@ -36,14 +36,20 @@ def in_form(
         raise BackendError(
             f"{backend.card['name']}: {backend.name} networks are not compiled here", "leave `compile` out"
         )
-    if make is None or compile == "off" or not (compile == "on" or _pays(backend, rows, out, fresh=fresh)):
+    if make is None or compile == "off":
+        return backend
+    if compile == "auto" and not _pays(backend, rows, {} if overwrite and not resume else _earlier(out, resume)):
         return backend
     found: FeatureBackend = make(batch_size)
     return found
 
 
-def _pays(backend: FeatureBackend, rows: int, out: Path, *, fresh: bool) -> bool:
-    earlier = {} if fresh else plan_of(out) or (read_meta(out)[0].fingerprint if out.is_file() else {})
+def _earlier(out: Path, resume: bool) -> dict[str, Any]:
+    """The fingerprint of the extraction to `out` that this one continues or verifies; empty if there is none."""
+    return plan_of(out) or (read_meta(out)[0].fingerprint if resume and out.is_file() else {})
+
+
+def _pays(backend: FeatureBackend, rows: int, earlier: dict[str, Any]) -> bool:
     if "form" in earlier:
         return "compiled" in earlier["form"]
     if (backend.device, backend.precision) != ("cpu", "fp32") or not can_compile():
