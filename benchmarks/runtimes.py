@@ -1,7 +1,7 @@
 """The same features by PyTorch, PyTorch compiled, ONNX Runtime and OpenVINO: images a second on one device.
 
 Each runtime computes the features of the same batches of uint8 pixels, in float32, in turns: PyTorch as `extract` runs
-it with `--compile off` and `on`, the exported ONNX file in ONNX Runtime, and the same file in OpenVINO where that is
+it without and with `--compile`, the exported ONNX file in ONNX Runtime, and the same file in OpenVINO where that is
 installed (CPU only). Features are compared with PyTorch's.
 
     python benchmarks/runtimes.py --out benchmarks/results/runtimes.json

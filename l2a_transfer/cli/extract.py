@@ -117,12 +117,9 @@ RUN = ("batch_size", "workers", "on_error", "attention", "compile", "engine", "r
         "--batch-size", metavar="N", type=click.IntRange(min=1), default=64, show_default=True, help="Images per batch."
     ),
     option(
-        "--compile",
-        type=NameChoice("l2a_transfer.features.extraction.form:COMPILE"),
-        default="auto",
-        show_default=True,
-        help="Compile the network with torch.compile, which can change the last bits of features. auto: on a CPU, if "
-        "there are enough images.",
+        "--compile/--no-compile",
+        default=False,
+        help="Compile the network with torch.compile, which can change the last bits of features.",
     ),
     option(
         "--threads",

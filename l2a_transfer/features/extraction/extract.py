@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -30,7 +30,6 @@ from l2a_transfer.features.backends.interface import FeatureBackend, feature_wid
 from l2a_transfer.features.backends.order import check_order
 from l2a_transfer.features.backends.registry import open_backend
 from l2a_transfer.features.extraction.compute import compute_shards
-from l2a_transfer.features.extraction.form import in_form
 from l2a_transfer.features.extraction.partners import partner_rows
 from l2a_transfer.features.extraction.plan import (
     comparable,
@@ -70,7 +69,7 @@ def extract(
     workers: int | None = None,
     on_error: str = "fail",
     attention: bool = False,
-    compile: str = "auto",
+    compile: bool = False,
     engine: str = "local",
     ray: RayConfig | None = None,
     resume: bool = False,
@@ -100,8 +99,8 @@ def extract(
         "skip" skips images that cannot be used, and lists them.
     attention : bool, default=False
         Also write the attention maps, float16 (N, H, W) per level.
-    compile : {"auto", "on", "off"}, default="auto"
-        Compile the network, which can change the last bits of features. "auto": on a CPU, if there are many images.
+    compile : bool, default=False
+        Compile the network with `torch.compile`, which can change the last bits of features.
     engine : {"local", "ray"}, default="local"
         "ray" runs on the cluster that `ray` describes, with the same bytes as a result.
     ray : RayConfig, optional
@@ -165,8 +164,8 @@ def extract(
     started = time.perf_counter()
     if out.is_dir():
         raise OutputExistsError(f"{out}: is a folder; name a file, such as {out / 'features.h5'}")
-    again = {"resume": resume, "overwrite": overwrite}
-    backend = in_form(backend, compile, rows=len(source), batch_size=batch_size, out=out, **again)
+    if compile:
+        backend = _compiled(backend, batch_size)
     identity = fingerprint(source, backend, batch_size, attention=attention)
     out.parent.mkdir(parents=True, exist_ok=True)
     job = _Job(source, backend, out, identity, on_error)
@@ -340,3 +339,11 @@ class _Job:
             dim=feature_width(backend),
             maps=maps,
         )
+
+
+def _compiled(backend: FeatureBackend, batch_size: int) -> FeatureBackend:
+    """The backend, compiled for whole batches. Raises: BackendError for a backend that is not compiled here."""
+    make: Callable[[int], FeatureBackend] | None = getattr(backend, "compiled", None)
+    if make is None:
+        raise BackendError(f"{backend.card['name']}: {backend.name} networks are not compiled", "leave `compile` out")
+    return make(batch_size)

@@ -187,15 +187,6 @@ def shard_folder(out: Path) -> Path:
     return out.with_name(out.name + ".shards")
 
 
-def plan_of(out: Path) -> dict[str, Any]:
-    """The fingerprint of the unfinished extraction to `out` of which a range is finished; empty if there is none.
-
-    Raises: StoreError.
-    """
-    folder = shard_folder(out)
-    return _read_json(folder / PLAN) if is_there(folder / PLAN) and any(folder.glob(ROWS)) else {}
-
-
 def blocks_of(
     shards: ShardFolder, ranges: Iterable[range], part: Callable[[RowShard], NDArray[Any]]
 ) -> Iterator[NDArray[Any]]:
