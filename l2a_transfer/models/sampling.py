@@ -90,8 +90,12 @@ class SelectionLoss:
         S, B = self.sampling.samples, len(labels)
         log_p = {level: values.log_softmax(dim=1) for level, values in scores.items()}
         drawn = {level: _drawn(values.detach().exp(), S, generator) for level, values in log_p.items()}  # (B, S)
-        g_a = {level: _at(one.local, drawn[level]).flatten(0, 1) for level, one in levels.items()}  # (B · S, C)
-        logits = net.classified(g_a).logits
+        seen = []
+        for level, one in levels.items():
+            head = cast("LevelHead", net.heads[level])
+            of_all = _statistics(head.bn, one.local, log_p[level].exp())
+            seen.append(_normalized(head, _at(one.local, drawn[level]), *of_all).flatten(0, 1))  # (B · S, C)
+        logits = net.logits_of(seen)
         cost = self._cross_entropy(logits, labels.repeat_interleave(S)).view(B, S)
         compared = cost.detach() - self._baseline(net, levels, scores, labels, cost.detach())
         chosen = sum(log_p[level].gather(1, drawn[level]) for level in levels)  # (B, S)
@@ -200,28 +204,39 @@ def _joint(p: list[Tensor]) -> Tensor:
     return together
 
 
-def _seen_everywhere(head: LevelHead, local: Tensor, p: Tensor) -> Tensor:
-    """What the classifier would read at each position, (B, P, C).
+def _statistics(bn: nn.BatchNorm1d, local: Tensor, p: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and variance of a batch norm's input (C,): in training mode, those of infinitely many draws.
 
-    In training mode, the batch norm uses the statistics that infinitely many draws would have.
+    The statistics of the draws at hand would make the loss of one image depend on the positions of the others. No
+    estimate that weighs each draw with its own loss sees that, so its mean would not be the gradient.
     """
-    bn = head.bn
     assert bn.running_mean is not None
     assert bn.running_var is not None
-    mean, variance = bn.running_mean, bn.running_var
-    if bn.training:
-        mean = _mean(local, p).mean(dim=0)
-        variance = _mean((local - mean).square(), p).mean(dim=0)
-        with torch.no_grad():
-            assert bn.momentum is not None
-            assert bn.num_batches_tracked is not None
-            n = len(local)
-            bn.running_mean.lerp_(mean, bn.momentum)
-            bn.running_var.lerp_(variance * n / max(1, n - 1), bn.momentum)
-            bn.num_batches_tracked.add_(1)
-    normal = (local - mean) * (bn.weight * (variance + bn.eps).rsqrt()) + bn.bias
+    if not bn.training:
+        return bn.running_mean, bn.running_var
+    mean = _mean(local, p).mean(dim=0)
+    variance = _mean((local - mean).square(), p).mean(dim=0)
+    with torch.no_grad():
+        assert bn.momentum is not None
+        assert bn.num_batches_tracked is not None
+        n = len(local)
+        bn.running_mean.lerp_(mean, bn.momentum)
+        bn.running_var.lerp_(variance * n / max(1, n - 1), bn.momentum)
+        bn.num_batches_tracked.add_(1)
+    return mean, variance
+
+
+def _normalized(head: LevelHead, values: Tensor, mean: Tensor, variance: Tensor) -> Tensor:
+    """What the classifier reads of features (…, C), normalised with these statistics."""
+    bn = head.bn
+    normal = (values - mean) * (bn.weight * (variance + bn.eps).rsqrt()) + bn.bias
     seen: Tensor = head.dropout(head.relu(normal))
     return seen
+
+
+def _seen_everywhere(head: LevelHead, local: Tensor, p: Tensor) -> Tensor:
+    """What the classifier would read at each position, (B, P, C)."""
+    return _normalized(head, local, *_statistics(head.bn, local, p))
 
 
 @contextmanager

@@ -202,8 +202,8 @@ class Sampling:
     """
 
     sampler: str = "reinforce"
-    samples: int = 1
-    baseline: str = "soft"
+    samples: int = 16
+    baseline: str = "others"
     entropy_weight: float = 0.01
     entropy_until: float = 1.0
     temperature: float = 1.0

@@ -10,7 +10,7 @@ from l2a_transfer.training.data import TrainingData
 from l2a_transfer.training.groups import check_groups
 from l2a_transfer.training.processes import Placement
 from l2a_transfer.training.recipe import TrainConfig
-from l2a_transfer.training.sampling import check_exact_step, check_sampling
+from l2a_transfer.training.sampling import check_drawn_step, check_sampling
 from l2a_transfer.wording import counted
 
 
@@ -39,7 +39,7 @@ def check_run(config: ModelConfig, recipe: TrainConfig, data: TrainingData, plac
     if config.partners:
         check_groups(config.architecture, 1 + config.partners, data, recipe.batch_size, processes)
     check_sampling(config, recipe)
-    check_exact_step(config, recipe, processes=processes, sync_batch_norm=placement.sync_batch_norm)
+    check_drawn_step(config, recipe, processes=processes, sync_batch_norm=placement.sync_batch_norm)
     if placement.sync_batch_norm and choose_device(placement.device).type != "cuda":
         raise TrainingError("synchronised batch norm works only between GPUs", "leave `sync_batch_norm` out")
 

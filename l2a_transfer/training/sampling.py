@@ -26,17 +26,19 @@ def check_sampling(config: ModelConfig, recipe: TrainConfig) -> None:
         )
 
 
-def check_exact_step(config: ModelConfig, recipe: TrainConfig, *, processes: int, sync_batch_norm: bool) -> None:
-    """Raises: TrainingError if the exact sampler cannot compute a step. Other samplers are not checked."""
-    if not find_selection(config.selection).samplers or recipe.sampler != "exact":
+def check_drawn_step(config: ModelConfig, recipe: TrainConfig, *, processes: int, sync_batch_norm: bool) -> None:
+    """Raises: TrainingError if the sampler cannot compute a step of these processes."""
+    if not find_selection(config.selection).samplers:
+        return
+    if sync_batch_norm and recipe.sampler in ("reinforce", "exact"):
+        raise TrainingError(
+            f"the {recipe.sampler} sampler normalises with the statistics of one process, and cannot synchronise them",
+            "leave `sync_batch_norm` out, or set sampler=gumbel-st in the recipe",
+        )
+    if recipe.sampler != "exact":
         return
     from l2a_transfer.models.sampling import check_exact
 
-    if sync_batch_norm:
-        raise TrainingError(
-            "the exact sampler normalises with the statistics of one process, and cannot synchronise them",
-            "leave `sync_batch_norm` out, or use another sampler in the recipe",
-        )
     largest = max(size for _, size in recipe.resolutions)
     positions = [number_of_positions(level, largest) for level in config.spec.levels]
     try:

@@ -111,16 +111,18 @@ class AttentionVGG(Network):
         """Compute the logits, and the attended features as the classifiers see them."""
         pairs = {level: self.heads[level](value) for level, value in g_a.items()}
         seen = {level: pair[0] for level, pair in pairs.items()}
-        dropped = [pair[1] for pair in pairs.values()]
-        if self.config.spec.head == "concat":
-            logits = self.classifiers[0](torch.cat(dropped, dim=1))  # (B, K)
-        else:
-            log_p = [
-                F.log_softmax(at_least_float32(layer(x)), dim=1)
-                for layer, x in zip(self.classifiers, dropped, strict=True)
-            ]
-            logits = torch.logsumexp(torch.stack(log_p), dim=0) - math.log(len(log_p))  # (B, K)
+        logits = self.logits_of([pair[1] for pair in pairs.values()])
         return Attended(logits, g_a, seen, maps or {}, local or {})
+
+    def logits_of(self, seen: list[Tensor]) -> Tensor:
+        """What the classifiers read at each level, (B, C), → logits (B, K)."""
+        if self.config.spec.head == "concat":
+            logits: Tensor = self.classifiers[0](torch.cat(seen, dim=1))
+            return logits
+        log_p = [
+            F.log_softmax(at_least_float32(layer(x)), dim=1) for layer, x in zip(self.classifiers, seen, strict=True)
+        ]
+        return torch.logsumexp(torch.stack(log_p), dim=0) - math.log(len(log_p))
 
     def logits_of_all(self, seen: list[Tensor]) -> Tensor:
         """Logits for every combination of positions, one per level.
