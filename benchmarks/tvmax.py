@@ -3,7 +3,8 @@
 The reference follows the authors' description (Martins et al. 2020), implemented here in Python and NumPy: for each
 image separately, up to 35 sweeps over rows and columns that stop at a change of 0.01, and a gradient by groups of
 neighbours that agree to one decimal. Ours processes all images at once, to a duality gap of 1e-12, and derives groups
-from the dual.
+from the dual. Scores are drawn from a normal distribution, or are those that the trained network of the zoo gives to
+pictures of caltech-mini: their spread is smaller, so that the same λ makes larger regions.
 
     python benchmarks/tvmax.py --out benchmarks/results/tvmax.json
 """
@@ -25,15 +26,24 @@ import torch
 from numpy.typing import NDArray
 from provenance import provenance
 
+from l2a_transfer.data.loader import pixel_batches
+from l2a_transfer.data.readers import open_source
 from l2a_transfer.models.config import ModelConfig
+from l2a_transfer.models.loading import load_model
 from l2a_transfer.models.registry import build_model
 from l2a_transfer.models.total_variation import project_to_simplex, tvmax
+from l2a_transfer.preprocess import normalize
 from l2a_transfer.training.recipe import RECIPES
 from l2a_transfer.training.requirements import objective_of
 
 SHAPES = ((128, 8, 8), (128, 16, 16))
 WEIGHTS = (0.01, 0.1, 1.0)
 ARCHITECTURE, WIDTH, BATCH, SIZE = "vgg-att2-concat-pc", 0.25, 128, 32
+TRAINED = {
+    "softmax": "vgg-att2-concat-pc.cifar10-w012.fast.seed-0",
+    "tvmax:0.1": "vgg-att2-concat-pc-tvmax-0.1.cifar10-w012.fast.seed-0",
+}
+ZOO = Path(__file__).parent / "zoo"
 SWEEPS, CHANGE = 35, 1e-2
 
 
@@ -48,17 +58,33 @@ def main(out: Path, rounds: int, images: int) -> None:
         "one image at a time; and of a training step with tvmax:0.1 over one with softmax; medians of paired rounds",
         **provenance(shlex.join(["python", *sys.argv])),
         "rounds": rounds,
-        "batch": [compared((images, *shape[1:]), weight, rounds) for shape in SHAPES for weight in WEIGHTS],
+        "batch": [
+            compared(torch.randn(images, *shape[1:], generator=torch.Generator().manual_seed(0)), weight, rounds)
+            for shape in SHAPES
+            for weight in WEIGHTS
+        ],
+        "batch_trained": [compared(scores, 0.1, rounds) for scores in trained_scores(images)],
         "step": steps(images, rounds),
+        "step_trained": steps(images, rounds, trained=True),
     }
     out.parent.mkdir(parents=True, exist_ok=True)
     out.write_text(json.dumps(document, indent=1) + "\n")
     print(out)
 
 
-def compared(shape: tuple[int, int, int], weight: float, rounds: int) -> dict[str, Any]:
-    """Seconds of both, and the difference between their weights."""
-    scores = torch.randn(shape, generator=torch.Generator().manual_seed(0))
+def trained_scores(images: int) -> list[torch.Tensor]:
+    """The scores (B, H, W) of the trained network at L3 and L2, on the first pictures of caltech-mini."""
+    network, card = load_model(ZOO / f"{TRAINED['tvmax:0.1']}.safetensors")
+    model: Any = network.eval()
+    with torch.no_grad():
+        local = model.local_features(pictures(images, card))
+        scored = model.scored(local)
+    return [scored[level].scores.view(images, *local[level].shape[2:]).contiguous() for level in ("L3", "L2")]
+
+
+def compared(scores: torch.Tensor, weight: float, rounds: int) -> dict[str, Any]:
+    """Seconds of both on scores (B, H, W), and the difference between their weights."""
+    shape = scores.shape
     gradient = torch.randn(shape, generator=torch.Generator().manual_seed(1))
 
     def ours() -> torch.Tensor:
@@ -75,6 +101,7 @@ def compared(shape: tuple[int, int, int], weight: float, rounds: int) -> dict[st
     seconds = {name: statistics.median(values) for name, values in times.items()}
     row = {
         "shape": list(shape),
+        "scores_std": round(float(scores.std()), 3),
         "lambda": weight,
         "seconds": {name: round(value, 4) for name, value in seconds.items()},
         "all_seconds": {name: [round(value, 4) for value in values] for name, values in times.items()},
@@ -85,19 +112,23 @@ def compared(shape: tuple[int, int, int], weight: float, rounds: int) -> dict[st
     return row
 
 
-def steps(images: int, rounds: int) -> dict[str, Any]:
-    """Seconds of a step of a quarter-width network (forward, loss and backward) by normalizer."""
+def steps(images: int, rounds: int, *, trained: bool = False) -> dict[str, Any]:
+    """Seconds of a step (forward, loss and backward) by normalizer: of new networks, or of trained ones on pictures."""
     recipe = RECIPES["fast"]
     pixels = torch.randn(images, 3, SIZE, SIZE, generator=torch.Generator().manual_seed(0))
-    pixels = pixels.contiguous(memory_format=torch.channels_last)
     labels = torch.arange(images) % 10
     runs: dict[str, Callable[[], None]] = {}
-    for normalizer in ("softmax", "tvmax:0.1"):
+    for normalizer, stem in TRAINED.items():
         config = ModelConfig(ARCHITECTURE, width=WIDTH, normalizer=normalizer, dropout=0.0)
-        model = build_model(config, seed=0).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        model: Any = build_model(config, seed=0)
+        if trained:
+            model, card = load_model(ZOO / f"{stem}.safetensors")
+            config, pixels = model.config, pictures(images, card)
+        model = model.train().to(memory_format=torch.channels_last)
+        pixels = pixels.contiguous(memory_format=torch.channels_last)
         objective = objective_of(config, recipe)
 
-        def run(model: Any = model, objective: Any = objective) -> None:
+        def run(model: Any = model, objective: Any = objective, pixels: torch.Tensor = pixels) -> None:
             model.zero_grad()
             generator, progress = torch.Generator().manual_seed(0), torch.zeros(())
             objective.loss(model, pixels, labels, generator=generator, progress=progress).loss.backward()
@@ -113,13 +144,19 @@ def steps(images: int, rounds: int) -> dict[str, Any]:
     print(seconds, statistics.median(ratios), file=sys.stderr)
     return {
         "architecture": ARCHITECTURE,
-        "width": WIDTH,
+        "width": config.width,
         "images": images,
         "size": SIZE,
         "seconds": {name: round(value, 4) for name, value in seconds.items()},
         "over_softmax": round(statistics.median(ratios), 3),
         "all_over_softmax": [round(value, 3) for value in ratios],
     }
+
+
+def pictures(images: int, card: Any) -> torch.Tensor:
+    """The first pictures of caltech-mini as a network's normalised input (B, 3, 32, 32)."""
+    (batch,) = pixel_batches(open_source("caltech-mini"), card.preprocess, [range(images)])
+    return normalize(torch.from_numpy(batch.images_u8), *card.preprocess.statistics())
 
 
 def timed(times: list[float], call: Callable[[], Any]) -> Any:

@@ -189,9 +189,9 @@ class Sampling:
         choice were soft (Jang et al. 2017). "exact" computes the expectation over all positions, if they are few.
     samples : int
         Draws per image and step, with "reinforce".
-    baseline : {"soft", "others", "none"}
-        What is subtracted from a draw's loss: the loss with soft weights, the mean loss of the image's other draws
-        (which needs at least two), or nothing.
+    baseline : {"others", "soft", "none"}
+        What is subtracted from a draw's loss: the mean loss of the image's other draws (which needs at least two), the
+        loss with soft weights, or nothing.
     entropy_weight : float
         Weight of the reward for entropy of the weights, in nats, at the start.
     entropy_until : float
