@@ -17,6 +17,7 @@ sys.path.insert(0, str(ROOT / "benchmarks"))
 
 from attention_family import FAMILY, WIDTH, Member  # noqa: E402
 
+from l2a_transfer.evaluation.statistics import share_interval  # noqa: E402
 from l2a_transfer.export import not_exported  # noqa: E402
 from l2a_transfer.models.selection import find_selection  # noqa: E402
 from l2a_transfer.models.weights import read_card  # noqa: E402
@@ -130,8 +131,12 @@ def result(name: str) -> dict[str, Any]:
 
 
 def tested(path: Path | None) -> str:
-    """The test accuracy in the card, in percent."""
-    return f"{100 * read_card(path).metrics['test_accuracy']['value']:.2f}" if path else "–"
+    """The test accuracy in the card with Wilson's interval, in percent."""
+    if path is None:
+        return "–"
+    metric = read_card(path).metrics["test_accuracy"]
+    found = share_interval(round(metric["value"] * metric["n"]), metric["n"])
+    return f"{100 * found.value:.2f} ({100 * found.low:.1f} to {100 * found.high:.1f})"
 
 
 def accuracy(row: dict[str, Any] | None) -> str:
