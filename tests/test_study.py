@@ -12,8 +12,8 @@ import pytest
 from l2a_transfer.errors import ArgumentError, OutputExistsError, StudyError
 from l2a_transfer.evaluation.evaluate import evaluate_files
 from l2a_transfer.evaluation.results import EvalConfig
-from l2a_transfer.study.answers import EvaluationReader
-from l2a_transfer.study.contrasts import on_target, value
+from l2a_transfer.study.answers import EvaluationReader, RunAnswers
+from l2a_transfer.study.contrasts import measure, value
 from l2a_transfer.study.read import read_study
 from l2a_transfer.study.record import BEGIN, DONE, REDO, WAITING
 from l2a_transfer.study.scheduler import FAILED, NOT_STARTED
@@ -390,32 +390,34 @@ def test_a_contrast_of_two_networks_is_the_comparison_over_seeds(draws: int, tmp
     config = EvalConfig(protocol="stratified", draws=draws, c_grid=(0.01,))
     together = evaluate_files([*files["a"], *files["b"]], config)
     (known,) = [c for c in together.comparisons if c.test == "seeds"]
-    runs = {}
+    runs: dict[str, dict[int | None, RunAnswers]] = {name: {} for name in files}
     for name, paths in files.items():
-        runs[name] = []
-        for path in paths:
+        for seed, path in enumerate(paths):
             results = tmp_path / f"{path.stem}.json"
             results.write_text(json.dumps(evaluate_files([path], config).document()))
-            runs[name] += EvaluationReader().answers(results, path)
-    found = on_target({"a": 1.0, "b": -1.0}, runs, "mean_class_accuracy")
-    assert not isinstance(found, str)
+            (runs[name][seed],) = EvaluationReader().answers(results, path)
+    measured = measure({"a": 1.0, "b": -1.0}, runs, "mean_class_accuracy")
+    found = measured.test
+    assert found is not None
     assert (found.difference, found.p) == pytest.approx((known.difference, known.p))
+    assert measured.difference == found.difference
     assert found.interval(0.95) == pytest.approx(known.ci95)
     rows = {row.label: row for row in together.rows}
     assert value(runs["b"][2], "accuracy") == pytest.approx(rows["b.2"].accuracy)
-    halves = on_target({"a": 0.5, "b": -0.5}, runs, "mean_class_accuracy")
-    assert not isinstance(halves, str)
+    assert measured.values["b"][2] == pytest.approx(rows["b.2"].mean_class_accuracy)
+    halves = measure({"a": 0.5, "b": -0.5}, runs, "mean_class_accuracy").test
+    assert halves is not None
     assert (halves.difference, halves.error, halves.p) == pytest.approx(
         (found.difference / 2, found.error / 2, found.p)
     )
 
 
-def test_seeds_that_do_not_differ_give_no_test(tmp_path: Path) -> None:
+def test_sides_that_answer_alike_give_no_test(tmp_path: Path) -> None:
     (path,) = seeded(tmp_path, "a", [1.5])
     results = tmp_path / "a.json"
     results.write_text(json.dumps(evaluate_files([path], EvalConfig(protocol="official", c_grid=(0.01,))).document()))
     (one,) = EvaluationReader().answers(results, path)
-    found = on_target({"a": 1.0, "b": -1.0}, {"a": [one, one], "b": [one]}, "mean_class_accuracy")
-    assert found == "the training seeds of one side do not differ, so there is no spread to test against"
-    found = on_target({"a": 1.0, "b": -1.0}, {"a": [one], "b": [one]}, "mean_class_accuracy")
-    assert found == "the two sides answer alike on every image"
+    for a in ({0: one}, {0: one, 1: one}):
+        found = measure({"a": 1.0, "b": -1.0}, {"a": a, "b": {0: one}}, "mean_class_accuracy")
+        assert (found.test, found.not_defined) == (None, "the two sides answer alike on every image")
+        assert found.estimate(2).not_defined == found.not_defined

@@ -10,8 +10,9 @@ from l2a_transfer.report.charts import Line, Scale, round_scale
 from l2a_transfer.report.legend import with_legend
 from l2a_transfer.report.markup import Markup, element, joined, shortened
 from l2a_transfer.report.svg import Figure
+from l2a_transfer.study.compared import Compared
 from l2a_transfer.study.contrasts import Estimate
-from l2a_transfer.study.results import Compared, Row
+from l2a_transfer.study.results import Row
 from l2a_transfer.wording import with_minus
 
 LEFT, PLOT, RIGHT, LINE, TOP = 170.0, 300.0, 190.0, 22.0, 12.0
@@ -19,12 +20,15 @@ LEFT, PLOT, RIGHT, LINE, TOP = 170.0, 300.0, 190.0, 22.0, 12.0
 
 
 def forest(compared: Compared) -> Figure | None:
-    """The contrast on each target with its interval, and a diamond for each summary below, in points.
+    """The contrast on each target with its interval, and two diamonds for each summary below, in points: the planned
+    interval and the interval over runs.
 
     None if nothing has an interval.
     """
     entries = [(one.target, one.estimate, False) for one in compared.targets]
-    entries += [(one.name, one.estimate, True) for one in compared.summaries if one.estimate is not None]
+    for one in compared.summaries:
+        both = ((one.name, one.estimate), (f"{one.name}, over runs", one.over_runs))
+        entries += [(name, estimate, True) for name, estimate in both if estimate is not None and estimate.ci95]
     ends = [end for _, estimate, _ in entries if estimate.ci95 for end in estimate.ci95]
     if not ends:
         return None
