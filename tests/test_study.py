@@ -15,9 +15,10 @@ from l2a_transfer.evaluation.results import EvalConfig
 from l2a_transfer.study.answers import EvaluationReader, RunAnswers
 from l2a_transfer.study.contrasts import measure, value
 from l2a_transfer.study.read import read_study
-from l2a_transfer.study.record import BEGIN, DONE, REDO, WAITING
+from l2a_transfer.study.record import BEGIN, BLOCKED, DONE, REDO, WAITING
 from l2a_transfer.study.scheduler import FAILED, NOT_STARTED
 from l2a_transfer.study.study import StudyOutcome, preview_study, run_study
+from l2a_transfer.version import __version__
 from tests.conftest import assert_fails, l2a
 from tests.feature_files import blobs, feature_set, labels_of, save
 from tests.study_files import STUDY, InThisProcess, pictures, study_file
@@ -92,6 +93,7 @@ def test_the_report_has_tables_figures_and_commands(finished: Path) -> None:
     assert page.count("<section") == text.count("\n## ")
     assert "<script" not in page
     assert files["low-shot-near-few.svg"].startswith(b'<svg xmlns="http://www.w3.org/2000/svg"')
+    assert "training images a class; bars: lowest and highest seed" in files["low-shot-near-few.svg"].decode()
 
 
 def test_what_is_there_is_reused_and_the_report_is_the_same(study: Path) -> None:
@@ -192,7 +194,8 @@ def test_only_what_is_asked_for_is_made(tmp_path: Path, monkeypatch: pytest.Monk
     assert (verbs, found.results) == (["extract"], None)
     found, verbs = again(tmp_path, only=["evaluate/pixels/*", "evaluate/plain*"])
     assert verbs == ["svm-eval", "svm-eval"]
-    assert found.states["evaluate/plain@patterns/seed-0/far/fixed"].why.startswith("extract/plain@patterns/seed-0/far")
+    blocked = found.states["evaluate/plain@patterns/seed-0/far/fixed"]
+    assert (blocked.what, blocked.why) == (BLOCKED, "extract/plain@patterns/seed-0/far is neither done nor chosen")
     assert found.results is not None
     assert {row.model for row in found.results.rows} == {"pixels"}
     assert found.results.hypotheses[0].verdict == "incomplete"
@@ -200,6 +203,47 @@ def test_only_what_is_asked_for_is_made(tmp_path: Path, monkeypatch: pytest.Monk
         ArgumentError, match="only must match the name of a step, such as train/attention@patterns/seed-0"
     ):
         again(tmp_path, only=["trian/*"])
+
+
+def test_what_can_never_run_with_only_is_blocked_and_the_end_says_how_to_go_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    path = study_file(tmp_path)
+    command = ["study", path, "--out", tmp_path / "out"]
+    only = ["--only", "e*/pixels/*", "--only", "extract/plain@*/near", "--only", "evaluate/plain@*/seed-0/near/fixed"]
+    plan = l2a(*command, *only, "--dry-run").stdout.splitlines()
+    needs = "train/plain@patterns/seed-0 is neither done nor chosen"
+    assert f"blocked  extract/plain@patterns/seed-0/near: {needs}" in plan
+    assert f"blocked  evaluate/plain@patterns/seed-0/near/fixed: {needs}" in plan
+    assert "waits    evaluate/pixels/fixed/near/few: no output yet; extract/pixels/fixed/near comes first" in plan
+    monkeypatch.setattr("l2a_transfer.study.launch.Processes", lambda *given: InThisProcess())
+    without = "the same command without --only runs them, and trains 4 networks"
+    done = l2a(*command, *only)
+    assert done.exit_code == 0
+    assert done.stderr.splitlines()[-1] == f"24 of 27 steps are not done; --only leaves them out; {without}"
+    shutil.rmtree(tmp_path / "out")
+    done = l2a(*command, *only, "--deadline", "0.001")
+    assert done.stderr.splitlines()[-1] == (
+        f"27 of 27 steps are not done; run the same command again to continue with 3 of them; --only leaves out the "
+        f"others; {without}"
+    )
+    done = l2a(*command, "--deadline", "0.001")
+    assert done.stderr.splitlines()[-1] == "27 of 27 steps are not done; run the same command again to continue"
+
+
+def test_records_name_the_program_and_another_commit_repeats_no_step(study: Path) -> None:
+    records = sorted((study / "out/records").rglob("*.json"))
+    made = [json.loads(path.read_text())["program"] for path in records]
+    assert all(one["version"] == __version__ and "commit" in one for one in made)
+    ours, other = f"l2a-transfer {__version__}, commit {made[0]['commit'] or 'unknown'}", "0.0.1"
+    assert json.loads(report(study)["results.json"])["programs"] == {ours: 27}
+    for path, program in zip(records, [{"version": other, "commit": "abc"}, None, {"version": 3}], strict=False):
+        path.write_text(json.dumps(json.loads(path.read_text()) | {"program": program}))
+    assert again(study)[1] == []
+    said = json.loads(report(study)["results.json"])["programs"]
+    assert said == {f"l2a-transfer {other}, commit abc": 1, "not recorded": 2, ours: 24}
+    assert f"1 step: l2a-transfer {other}, commit abc" in report(study)["report.md"].decode()
 
 
 def test_no_step_is_begun_that_cannot_end_in_time(study: Path) -> None:

@@ -99,6 +99,7 @@ def low_shot(target: str, protocol: str, rows: Sequence[Row]) -> Figure | None:
     models = list(dict.fromkeys(row.model for row in rows))
     x = Scale(math.log2(ks[0]), math.log2(ks[-1]), tuple((math.log2(k), str(k)) for k in ks))
     y = round_scale(100 * min(min(row.values) for row in rows), 100 * max(max(row.values) for row in rows))
+    with_bars = any(row.sd is not None for row in rows)
     lines = []
     for series, model in enumerate(models):
         own = sorted((row for row in rows if row.model == model), key=lambda row: row.shots or 0)
@@ -107,9 +108,10 @@ def low_shot(target: str, protocol: str, rows: Sequence[Row]) -> Figure | None:
                 series,
                 model,
                 tuple((math.log2(row.shots or 1), 100 * row.mean) for row in own),
-                tuple((100 * min(row.values), 100 * max(row.values)) for row in own if row.sd is not None),
+                tuple((100 * min(row.values), 100 * max(row.values)) for row in own) if with_bars else (),
             )
         )
     label = f"Mean class accuracy on {target} with few training images a class"
-    drawn = charts.curves(lines, x, y, x_label="training images a class", y_label="mean class accuracy, %", label=label)
+    across = "training images a class" + ("; bars: lowest and highest seed" if with_bars else "")
+    drawn = charts.curves(lines, x, y, x_label=across, y_label="mean class accuracy, %", label=label)
     return with_legend(drawn, models, label=label, name=f"low-shot-{target}-{protocol}.svg")

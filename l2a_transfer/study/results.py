@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -89,6 +90,8 @@ class StudyResults:
         The command of each step.
     undone : dict
         Why each step that is not done is not done; the report of an incomplete study says so.
+    programs : dict
+        Each version and commit that made steps of the study → how many of them.
     version : str
         The version of this package.
     """
@@ -99,6 +102,7 @@ class StudyResults:
     hypotheses: tuple[Judged, ...]
     commands: dict[str, str]
     undone: dict[str, str]
+    programs: dict[str, int] = field(default_factory=dict)
     version: str = __version__
 
     def document(self) -> dict[str, Any]:
@@ -137,6 +141,7 @@ def analyse(study: Study, plan: Plan, folder: StudyFolder, outcome: Outcome) -> 
         hypotheses=tuple(judge(hypothesis, comparisons) for hypothesis in study.hypotheses),
         commands={name: step.command for name, step in plan.steps.items()},
         undone=undone,
+        programs=dict(Counter(folder.program(step) for step in plan.steps.values() if step.name not in undone)),
     )
 
 

@@ -12,6 +12,7 @@ from l2a_transfer.study.compared import Compared
 from l2a_transfer.study.contrasts import Estimate, OverTargets
 from l2a_transfer.study.plots import forest, low_shot, numbers, signed
 from l2a_transfer.study.results import Row, StudyResults
+from l2a_transfer.wording import counted
 
 REASONS = 3
 """How many reasons a table gives for an incomplete comparison; the rest are counted."""
@@ -80,7 +81,7 @@ def _comparisons(results: StudyResults) -> tuple[Block, ...]:
         ("difference, points [95 %]", True),
         ("p", True),
         ("τ", True),
-        ("interval over runs", True),
+        ("interval over runs, points", True),
         ("supported if, refuted if", False),
         ("verdict", False),
         *([("remarks", False)] if noted else []),
@@ -279,4 +280,6 @@ def _commands(results: StudyResults) -> tuple[Block, ...]:
     return (
         "Run where the study's file lies, with OUT for the study's folder, in this order.",
         Listing(tuple(results.commands.values()), is_code=True),
+        "The program that ran the steps:",
+        Listing(tuple(f"{counted(n, 'step')}: {program}" for program, n in results.programs.items())),
     )
