@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import re
 from functools import partial
@@ -17,14 +18,17 @@ from PIL import Image
 
 from l2a_transfer.data.decode import to_rgb
 from l2a_transfer.devices import ieee_float32
-from l2a_transfer.errors import BackendError, DeviceError, UnknownNameError
+from l2a_transfer.errors import ArgumentError, BackendError, DeviceError, UnknownNameError
 from l2a_transfer.explain.dispatch import compute_maps
 from l2a_transfer.features.backends.interface import level_columns
 from l2a_transfer.features.backends.onnx import OnnxBackend, read_onnx, refers_to_other_files, with_sha256
 from l2a_transfer.features.backends.pixels import PixelsBackend
 from l2a_transfer.features.backends.registry import open_backend
 from l2a_transfer.features.backends.torch import TorchBackend
+from l2a_transfer.models.config import FAMILIES
 from l2a_transfer.models.loading import load_model
+from l2a_transfer.models.networks.plain import VGG
+from l2a_transfer.preprocess import normalize
 from tests.conftest import TINY
 
 
@@ -144,6 +148,46 @@ def test_taps_differ_and_bn_relu_is_not_negative() -> None:
     np.testing.assert_allclose(seen, np.maximum(ga, 0) / np.sqrt(np.float32(1.001)), rtol=1e-5, atol=1e-6)
 
 
+def test_the_tap_local_is_the_mean_over_positions_of_the_local_features() -> None:
+    network, card = load_model("untrained:vgg@0.0625")
+    with torch.inference_mode():
+        local = network.attend(normalize(torch.from_numpy(pixels()), *card.preprocess.statistics("cpu"))).local
+    whole = open_backend("untrained:vgg@0.0625", device="cpu", tap="local")
+    assert whole.levels == (("L1", 0, 16), ("L2", 16, 48), ("L3", 48, 80))
+    found = whole.features(pixels())
+    for level, start, stop in whole.levels:
+        expected = local[level].mean(dim=(2, 3)).numpy()
+        assert expected.std() > 0
+        np.testing.assert_allclose(found[:, start:stop], expected, rtol=1e-4, atol=1e-5)
+        one = open_backend("untrained:vgg@0.0625", device="cpu", tap="local", levels=[level])
+        np.testing.assert_array_equal(one.features(pixels()), found[:, start:stop])
+
+
+def test_the_pooled_last_map_of_gap_is_its_feature() -> None:
+    ga, local = (
+        open_backend("untrained:vgg-gap@0.0625", device="cpu", tap=tap, levels=levels).features(pixels())
+        for tap, levels in (("ga", None), ("local", ["L3"]))
+    )
+    np.testing.assert_array_equal(local, ga)
+
+
+@pytest.mark.parametrize("architecture", [family.architectures[0].name for family in FAMILIES.values()])
+def test_every_family_of_the_package_has_local_features(architecture: str) -> None:
+    backend = open_backend(f"untrained:{architecture}@0.03125", device="cpu", tap="local")
+    images = pixels()
+    if backend.partners:  # type: ignore[attr-defined]
+        images = np.stack([images, images[::-1]], axis=1)
+    assert backend.features(images).shape == (5, 8 + 16 + 16)
+
+
+def test_a_network_without_local_features_refuses_their_tap(monkeypatch: pytest.MonkeyPatch) -> None:
+    backend = open_backend("untrained:vgg@0.03125", device="cpu", tap="local", levels=["L2"])
+    attend = VGG.attend
+    monkeypatch.setattr(VGG, "attend", lambda self, images: dataclasses.replace(attend(self, images), local={}))
+    with pytest.raises(ArgumentError, match=r"tap 'local': .* has no local features of level L2; use tap 'ga'"):
+        backend.features(pixels())
+
+
 def test_one_level_is_a_slice_of_all(exported: Path) -> None:
     for model in (TINY, str(exported)):
         whole = open_backend(model, device="cpu").features(pixels())
@@ -207,8 +251,9 @@ def test_names_that_do_not_exist() -> None:
 
 
 def test_an_onnx_file_has_one_tap_and_one_precision(exported: Path) -> None:
-    with pytest.raises(BackendError, match="only the tap 'ga'"):
-        open_backend(str(exported), tap="ga-bn-relu")
+    for tap in ("ga-bn-relu", "local"):
+        with pytest.raises(BackendError, match=f"only the tap 'ga', got '{tap}'"):
+            open_backend(str(exported), tap=tap)
     with pytest.raises(BackendError, match="float32"):
         open_backend(str(exported), precision="bf16")
     with pytest.raises(

@@ -24,10 +24,11 @@ from l2a_transfer.study.data import DataSets
 from l2a_transfer.study.paths import path_below
 from l2a_transfer.study.read import read_study
 from l2a_transfer.study.record import CONTINUE, RECORD_SCHEMA, REDO, State, StudyFolder, located
-from l2a_transfer.study.results import Judged, StudyResults
+from l2a_transfer.study.results import StudyResults
 from l2a_transfer.study.scheduler import FAILED, Scheduler
 from l2a_transfer.study.steps import InOut, Step, plan_steps
 from l2a_transfer.study.study_report import write_study_report
+from l2a_transfer.study.verdicts import Judged
 from l2a_transfer.study.weights import runs_of
 from l2a_transfer.training.checkpoint import save_checkpoint
 from l2a_transfer.version import __version__
@@ -350,7 +351,7 @@ def test_a_variant_that_only_looks_like_a_width_is_none(evaluated: tuple[Path, d
 
 def test_names_are_shown_as_they_are_in_a_study_s_markdown(tmp_path: Path) -> None:
     names = ("[H1](javascript:alert(1))", "![x](http://e.example/t.png)", "$x$ ~y~ ^z^ [^1] `c` <b>")
-    judged = tuple(Judged(name, name, ("[c]",), (), "not decided") for name in names)
+    judged = tuple(Judged(name, name, ("[c]",), (), "not decided", "not decided", "") for name in names)
     write_study_report(StudyResults("[n](x)", (), (), judged, {}, {}), tmp_path)
     for file in ("report.md", "table.md"):
         text = (tmp_path / file).read_text(encoding="utf-8")

@@ -16,6 +16,7 @@ from l2a_transfer.evaluation.statistics import (
     accuracy,
     accuracy_interval,
     bonferroni,
+    contrast_over_seeds,
     corrected_resampled_t,
     images_error,
     interval_over_draws,
@@ -216,6 +217,16 @@ def test_the_error_over_images_is_added_to_the_one_over_seeds() -> None:
     one_side = over_seeds([0.71, 0.72, 0.73], [0.6], images=0.02, freedom=50, fixed=True)
     assert one_side is not None
     assert one_side.error == pytest.approx(math.sqrt(seeds + images))
+
+
+def test_in_a_contrast_seeds_that_are_equal_add_no_error() -> None:
+    sides = [(1.0, [0.7, 0.7, 0.7]), (-1.0, [0.6, 0.61, 0.62])]
+    found = contrast_over_seeds(sides, images=0.02, freedom=50)
+    assert found is not None
+    seeds = 0.0001 / 3
+    assert (found.difference, found.error) == pytest.approx((0.09, math.sqrt(seeds + 0.0004)))
+    assert found.freedom == pytest.approx((seeds + 0.0004) ** 2 / (seeds**2 / 2 + 0.0004**2 / 50))
+    assert contrast_over_seeds([(1.0, [0.7, 0.7]), (-1.0, [0.6])], images=0.0, freedom=50) is None
 
 
 def test_seeds_need_two_values_a_side() -> None:

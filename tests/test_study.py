@@ -12,12 +12,13 @@ import pytest
 from l2a_transfer.errors import ArgumentError, OutputExistsError, StudyError
 from l2a_transfer.evaluation.evaluate import evaluate_files
 from l2a_transfer.evaluation.results import EvalConfig
-from l2a_transfer.study.answers import EvaluationReader
-from l2a_transfer.study.contrasts import on_target, value
+from l2a_transfer.study.answers import EvaluationReader, RunAnswers
+from l2a_transfer.study.contrasts import measure, value
 from l2a_transfer.study.read import read_study
-from l2a_transfer.study.record import BEGIN, DONE, REDO, WAITING
+from l2a_transfer.study.record import BEGIN, BLOCKED, DONE, REDO, WAITING
 from l2a_transfer.study.scheduler import FAILED, NOT_STARTED
 from l2a_transfer.study.study import StudyOutcome, preview_study, run_study
+from l2a_transfer.version import __version__
 from tests.conftest import assert_fails, l2a
 from tests.feature_files import blobs, feature_set, labels_of, save
 from tests.study_files import STUDY, InThisProcess, pictures, study_file
@@ -92,6 +93,7 @@ def test_the_report_has_tables_figures_and_commands(finished: Path) -> None:
     assert page.count("<section") == text.count("\n## ")
     assert "<script" not in page
     assert files["low-shot-near-few.svg"].startswith(b'<svg xmlns="http://www.w3.org/2000/svg"')
+    assert "training images a class; bars: lowest and highest seed" in files["low-shot-near-few.svg"].decode()
 
 
 def test_what_is_there_is_reused_and_the_report_is_the_same(study: Path) -> None:
@@ -192,7 +194,8 @@ def test_only_what_is_asked_for_is_made(tmp_path: Path, monkeypatch: pytest.Monk
     assert (verbs, found.results) == (["extract"], None)
     found, verbs = again(tmp_path, only=["evaluate/pixels/*", "evaluate/plain*"])
     assert verbs == ["svm-eval", "svm-eval"]
-    assert found.states["evaluate/plain@patterns/seed-0/far/fixed"].why.startswith("extract/plain@patterns/seed-0/far")
+    blocked = found.states["evaluate/plain@patterns/seed-0/far/fixed"]
+    assert (blocked.what, blocked.why) == (BLOCKED, "extract/plain@patterns/seed-0/far is neither done nor chosen")
     assert found.results is not None
     assert {row.model for row in found.results.rows} == {"pixels"}
     assert found.results.hypotheses[0].verdict == "incomplete"
@@ -200,6 +203,47 @@ def test_only_what_is_asked_for_is_made(tmp_path: Path, monkeypatch: pytest.Monk
         ArgumentError, match="only must match the name of a step, such as train/attention@patterns/seed-0"
     ):
         again(tmp_path, only=["trian/*"])
+
+
+def test_what_can_never_run_with_only_is_blocked_and_the_end_says_how_to_go_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    path = study_file(tmp_path)
+    command = ["study", path, "--out", tmp_path / "out"]
+    only = ["--only", "e*/pixels/*", "--only", "extract/plain@*/near", "--only", "evaluate/plain@*/seed-0/near/fixed"]
+    plan = l2a(*command, *only, "--dry-run").stdout.splitlines()
+    needs = "train/plain@patterns/seed-0 is neither done nor chosen"
+    assert f"blocked  extract/plain@patterns/seed-0/near: {needs}" in plan
+    assert f"blocked  evaluate/plain@patterns/seed-0/near/fixed: {needs}" in plan
+    assert "waits    evaluate/pixels/fixed/near/few: no output yet; extract/pixels/fixed/near comes first" in plan
+    monkeypatch.setattr("l2a_transfer.study.launch.Processes", lambda *given: InThisProcess())
+    without = "the same command without --only runs them, and trains 4 networks"
+    done = l2a(*command, *only)
+    assert done.exit_code == 0
+    assert done.stderr.splitlines()[-1] == f"24 of 27 steps are not done; --only leaves them out; {without}"
+    shutil.rmtree(tmp_path / "out")
+    done = l2a(*command, *only, "--deadline", "0.001")
+    assert done.stderr.splitlines()[-1] == (
+        f"27 of 27 steps are not done; run the same command again to continue with 3 of them; --only leaves out the "
+        f"others; {without}"
+    )
+    done = l2a(*command, "--deadline", "0.001")
+    assert done.stderr.splitlines()[-1] == "27 of 27 steps are not done; run the same command again to continue"
+
+
+def test_records_name_the_program_and_another_commit_repeats_no_step(study: Path) -> None:
+    records = sorted((study / "out/records").rglob("*.json"))
+    made = [json.loads(path.read_text())["program"] for path in records]
+    assert all(one["version"] == __version__ and "commit" in one for one in made)
+    ours, other = f"l2a-transfer {__version__}, commit {made[0]['commit'] or 'unknown'}", "0.0.1"
+    assert json.loads(report(study)["results.json"])["programs"] == {ours: 27}
+    for path, program in zip(records, [{"version": other, "commit": "abc"}, None, {"version": 3}], strict=False):
+        path.write_text(json.dumps(json.loads(path.read_text()) | {"program": program}))
+    assert again(study)[1] == []
+    said = json.loads(report(study)["results.json"])["programs"]
+    assert said == {f"l2a-transfer {other}, commit abc": 1, "not recorded": 2, ours: 24}
+    assert f"1 step: l2a-transfer {other}, commit abc" in report(study)["report.md"].decode()
 
 
 def test_no_step_is_begun_that_cannot_end_in_time(study: Path) -> None:
@@ -390,32 +434,34 @@ def test_a_contrast_of_two_networks_is_the_comparison_over_seeds(draws: int, tmp
     config = EvalConfig(protocol="stratified", draws=draws, c_grid=(0.01,))
     together = evaluate_files([*files["a"], *files["b"]], config)
     (known,) = [c for c in together.comparisons if c.test == "seeds"]
-    runs = {}
+    runs: dict[str, dict[int | None, RunAnswers]] = {name: {} for name in files}
     for name, paths in files.items():
-        runs[name] = []
-        for path in paths:
+        for seed, path in enumerate(paths):
             results = tmp_path / f"{path.stem}.json"
             results.write_text(json.dumps(evaluate_files([path], config).document()))
-            runs[name] += EvaluationReader().answers(results, path)
-    found = on_target({"a": 1.0, "b": -1.0}, runs, "mean_class_accuracy")
-    assert not isinstance(found, str)
+            (runs[name][seed],) = EvaluationReader().answers(results, path)
+    measured = measure({"a": 1.0, "b": -1.0}, runs, "mean_class_accuracy")
+    found = measured.test
+    assert found is not None
     assert (found.difference, found.p) == pytest.approx((known.difference, known.p))
+    assert measured.difference == found.difference
     assert found.interval(0.95) == pytest.approx(known.ci95)
     rows = {row.label: row for row in together.rows}
     assert value(runs["b"][2], "accuracy") == pytest.approx(rows["b.2"].accuracy)
-    halves = on_target({"a": 0.5, "b": -0.5}, runs, "mean_class_accuracy")
-    assert not isinstance(halves, str)
+    assert measured.values["b"][2] == pytest.approx(rows["b.2"].mean_class_accuracy)
+    halves = measure({"a": 0.5, "b": -0.5}, runs, "mean_class_accuracy").test
+    assert halves is not None
     assert (halves.difference, halves.error, halves.p) == pytest.approx(
         (found.difference / 2, found.error / 2, found.p)
     )
 
 
-def test_seeds_that_do_not_differ_give_no_test(tmp_path: Path) -> None:
+def test_sides_that_answer_alike_give_no_test(tmp_path: Path) -> None:
     (path,) = seeded(tmp_path, "a", [1.5])
     results = tmp_path / "a.json"
     results.write_text(json.dumps(evaluate_files([path], EvalConfig(protocol="official", c_grid=(0.01,))).document()))
     (one,) = EvaluationReader().answers(results, path)
-    found = on_target({"a": 1.0, "b": -1.0}, {"a": [one, one], "b": [one]}, "mean_class_accuracy")
-    assert found == "the training seeds of one side do not differ, so there is no spread to test against"
-    found = on_target({"a": 1.0, "b": -1.0}, {"a": [one], "b": [one]}, "mean_class_accuracy")
-    assert found == "the two sides answer alike on every image"
+    for a in ({0: one}, {0: one, 1: one}):
+        found = measure({"a": 1.0, "b": -1.0}, {"a": a, "b": {0: one}}, "mean_class_accuracy")
+        assert (found.test, found.not_defined) == (None, "the two sides answer alike on every image")
+        assert found.estimate(2).not_defined == found.not_defined

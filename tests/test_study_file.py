@@ -167,6 +167,22 @@ def test_weights_that_are_there_are_named_by_bundle_glob_or_template(tmp_path: P
         assert (run.seed, run.width) == (0, 256)
 
 
+def test_a_tap_decides_levels_and_width(tmp_path: Path) -> None:
+    plain = 'architecture = "vgg"\n'
+    assert STUDY.count(plain) == 1
+    study = read_study(written(tmp_path, (plain, f'{plain}tap = "local"\nlevels = ["L1"]\n')))
+    assert {run.width for run in runs_of(study) if run.model == "plain@patterns"} == {256 // 32}
+    work = plan_steps(study)
+    assert "--levels L1 --tap local" in work.steps["extract/plain@patterns/seed-0/near"].command
+    # att2 has 32 columns, and is reduced to the 8 of L1.
+    assert "--widths 8" in work.steps["evaluate/attention@patterns/seed-0/near/fixed"].command
+    study = read_study(written(tmp_path, (plain, f'{plain}tap = "local"\nlevels = ["head"]\n')))
+    with pytest.raises(StudyError, match="levels names 'head'; the network has L1, L2, L3"):
+        runs_of(study)
+    with pytest.raises(StudyError, match="tap names 'locl', which is an unknown tap; did you mean 'local'"):
+        read_study(written(tmp_path, (plain, f'{plain}tap = "locl"\n')))
+
+
 @pytest.mark.parametrize(
     ("lines", "words"),
     [

@@ -39,13 +39,14 @@ RUN = ("batch_size", "workers", "on_error", "attention", "compile", "engine", "r
         help="Bundled name, .safetensors or .onnx file, untrained:ARCH[@WIDTH], pixels, or the output folder of train "
         "--seeds. Other networks: torchvision:NAME, timm:NAME, hf:NAME, module:FILE.py:FUNCTION or onnx:FILE.",
     ),
-    option("--levels", metavar="L,L,…", help="Attention levels, such as L2,L3. [default: all]"),
+    option("--levels", metavar="L,L,…", help="Levels, such as L2,L3. [default: all of the tap]"),
     option(
         "--tap",
         type=NameChoice("l2a_transfer.features.backends.interface:TAPS"),
         default="ga",
         show_default=True,
-        help="ga: the attention outputs g_a. ga-bn-relu: g_a after batch norm and ReLU, the input of the classifier.",
+        help="ga: the attention outputs g_a. ga-bn-relu: g_a after batch norm and ReLU, the input of the classifier. "
+        "local: the mean over positions of the local features L1, L2 and L3.",
     ),
     option("--attention/--no-attention", default=False, help="Also store the attention maps of each level."),
     option("--seed", metavar="N", type=SEED, default=0, show_default=True, help="Random seed of untrained weights."),

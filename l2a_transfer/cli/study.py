@@ -96,4 +96,17 @@ def command(obj: dict[str, Any], /, file: Path, out: Path, as_json: bool, **give
         left = f"{len(undone)} of {counted(len(found.states), 'step')} {are(len(undone))} not done"
         if found.failed:
             raise click.ClickException(f"{left}; {found.failed[0]} failed: {found.states[found.failed[0]].why}")
-        echo(f"{left}; run the same command again to continue", err=True)
+        echo(f"{left}; {_how_to_go_on(undone, found.left_out)}", err=True)
+
+
+def _how_to_go_on(undone: list[str], left_out: list[str]) -> str:
+    """What the same command does about the steps that are not done, and what a command without --only would do."""
+    again = "run the same command again to continue"
+    if not left_out:
+        return again
+    trained = sum(name.startswith("train/") for name in left_out)
+    without = "the same command without --only runs them"
+    without += f", and trains {counted(trained, 'network')}" if trained else ""
+    if len(left_out) == len(undone):
+        return f"--only leaves them out; {without}"
+    return f"{again} with {len(undone) - len(left_out)} of them; --only leaves out the others; {without}"

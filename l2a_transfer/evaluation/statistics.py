@@ -272,6 +272,8 @@ def over_seeds(
     if len(a) < 2 or (len(b) < 2 and not fixed):
         raise ValueError(f"a t interval needs at least two values on each side, got {len(a)} and {len(b)}")
     sides = [(1.0, a), (-1.0, [float(np.mean(b))] if fixed else b)]
+    if any(len(side) > 1 and _spread(side) == 0 for _, side in sides):
+        return None
     return contrast_over_seeds(sides, images=images, freedom=freedom)
 
 
@@ -280,19 +282,23 @@ def contrast_over_seeds(
 ) -> StudentT | None:
     """Σ weight · mean over (weight, values of its training seeds) of each side, with the two errors of `over_seeds`.
 
-    A side with one value is not a sample of seeds and does not contribute to their error. None if the seeds of a side
-    with several do not differ, or if no source of error is left. `scipy.stats.ttest_ind` is not used because it has no
-    place for weights or for a third error, that of the test images.
+    A side with one value is not a sample of seeds and does not contribute to their error. Nor does a side whose seeds
+    are equal: its variance s² is 0. None if no source of error is left. `scipy.stats.ttest_ind` is not used because it
+    has no place for weights or for a third error, that of the test images.
     """
-    samples = [(weight, side) for weight, side in sides if len(side) > 1]
-    spreads = [float(np.std(side, ddof=1)) for _, side in samples]
-    if (spreads and min(spreads) < NO_SPREAD) or (not spreads and images == 0):
-        return None
-    parts = [(w**2 * s**2 / len(side), len(side) - 1.0) for s, (w, side) in zip(spreads, samples, strict=True)]
+    parts = [(w**2 * _spread(side) ** 2 / len(side), len(side) - 1.0) for w, side in sides if len(side) > 1]
     parts.append((images**2, freedom))
     total = sum(part for part, _ in parts)
+    if total == 0:
+        return None
     satterthwaite = total**2 / sum(part**2 / own for part, own in parts)
     return StudentT(sum(weight * float(np.mean(side)) for weight, side in sides), total**0.5, satterthwaite)
+
+
+def _spread(values: Sequence[float]) -> float:
+    """The sample standard deviation; 0 if it is only rounding."""
+    found = float(np.std(values, ddof=1))
+    return 0.0 if found < NO_SPREAD else found
 
 
 def images_error(truth: NDArray[np.int32], difference: NDArray[np.float64]) -> tuple[float, float]:

@@ -55,8 +55,9 @@ class AttentionFeatures(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         pickled; a fitted one contains its weights.
     levels : str or sequence of str, optional
         The levels to extract, such as "L3" or ("L2", "L3"). By default, all.
-    tap : {"ga", "ga-bn-relu"}, default="ga"
-        The attention outputs g_a, or g_a after batch norm and ReLU, the input of the classifier.
+    tap : {"ga", "ga-bn-relu", "local"}, default="ga"
+        The attention outputs g_a; g_a after batch norm and ReLU, the input of the classifier; or the mean over the
+        positions of the local features, which every network has at L1, L2 and L3.
     device : {"auto", "cpu", "cuda"}, default="auto"
         "auto" uses a GPU if there is one.
     precision : {"auto", "fp32", "bf16", "fp16"}, default="auto"

@@ -10,9 +10,12 @@ from numpy.typing import NDArray
 
 from l2a_transfer.errors import EvaluationError
 from l2a_transfer.evaluation import statistics
-from l2a_transfer.evaluation.statistics import CONFIDENCE, NO_SPREAD, StudentT
+from l2a_transfer.evaluation.statistics import CONFIDENCE, StudentT
 from l2a_transfer.study.answers import RunAnswers
-from l2a_transfer.study.effects import RandomEffects, random_effects
+from l2a_transfer.study.effects import RandomEffects, over_runs, random_effects
+
+ByRun = Mapping[str, Mapping[int | None, RunAnswers]]
+"""The predictions of each model's runs, by seed."""
 
 
 @dataclass(frozen=True)
@@ -59,6 +62,42 @@ class Estimate:
             comparisons,
         )
 
+    @classmethod
+    def without_test(cls, difference: float, comparisons: int, why: str) -> Estimate:
+        """An estimate that has no interval and no p."""
+        return cls(difference, None, None, None, None, None, comparisons, why)
+
+
+@dataclass(frozen=True)
+class Measured:
+    """A contrast on one target.
+
+    Attributes
+    ----------
+    difference : float
+        The estimate.
+    test : StudentT or None
+        The test over training seeds.
+    not_defined : str
+        Why there is no test.
+    images : float
+        The standard error over test images or, if it is larger, over draws.
+    values : dict
+        Model → seed → the measure of that run.
+    """
+
+    difference: float
+    test: StudentT | None
+    not_defined: str
+    images: float
+    values: dict[str, dict[int | None, float]]
+
+    def estimate(self, comparisons: int) -> Estimate:
+        """The estimate, as one of `comparisons`."""
+        if self.test is not None:
+            return Estimate.from_test(self.test, comparisons)
+        return Estimate.without_test(self.difference, comparisons, self.not_defined)
+
 
 @dataclass(frozen=True)
 class OnTarget:
@@ -82,10 +121,14 @@ class OverTargets:
     ----------
     name : str
         The name of the summary.
+    planned : tuple of str
+        The targets of the summary.
     targets : tuple of str
-        Targets on which the contrast has a standard error.
+        Those of them on which the contrast has a standard error.
     estimate : Estimate or None
         The mean. It and the statistics are None for fewer than two targets.
+    over_runs : Estimate or None
+        The same mean with the interval over runs.
     tau, q, i2, factor : float or None
         As in `RandomEffects`.
     weights : tuple of float
@@ -93,17 +136,19 @@ class OverTargets:
     """
 
     name: str
+    planned: tuple[str, ...]
     targets: tuple[str, ...]
-    estimate: Estimate | None
-    tau: float | None
-    q: float | None
-    i2: float | None
-    factor: float | None
-    weights: tuple[float, ...]
+    estimate: Estimate | None = None
+    over_runs: Estimate | None = None
+    tau: float | None = None
+    q: float | None = None
+    i2: float | None = None
+    factor: float | None = None
+    weights: tuple[float, ...] = ()
 
 
-def on_target(weights: Mapping[str, float], runs: Mapping[str, Sequence[RunAnswers]], metric: str) -> StudentT | str:
-    """The t test of a contrast: the sum over models of weight times the mean of `metric` over the model's runs.
+def measure(weights: Mapping[str, float], runs: ByRun, metric: str) -> Measured:
+    """A contrast on one target: the sum over models of weight times the mean of `metric` over the model's runs.
 
     The squared errors of two sources are added. Seeds: s²/n for each model with several runs (Welch 1947). Test images:
     the error of the contrast over the images; with several draws, that of the corrected resampled t test if it is
@@ -118,44 +163,37 @@ def on_target(weights: Mapping[str, float], runs: Mapping[str, Sequence[RunAnswe
     metric : {"mean_class_accuracy", "accuracy"}
         What is compared.
 
-    Returns
-    -------
-    StudentT or str
-        The test, or a sentence that says why there is none.
-
     Raises
     ------
     EvaluationError
         If runs were not tested on the same images.
     """
-    first = next(iter(runs.values()))[0]
+    first = next(iter(next(iter(runs.values())).values()))
     truth = _check_same_images(runs, first)
     if metric == "accuracy":  # all images have the same weight, as if they were in one class
         truth = tuple(np.zeros_like(own) for own in truth)
-    sides = [(weight, [mean_class(truth, run.right) for run in runs[model]]) for model, weight in weights.items()]
+    values = {model: {seed: mean_class(truth, run.right) for seed, run in runs[model].items()} for model in weights}
+    sides = [(weight, list(values[model].values())) for model, weight in weights.items()]
     contrast = [
-        np.sum([w * np.mean([run.right[draw] for run in runs[model]], axis=0) for model, w in weights.items()], axis=0)
+        np.sum(
+            [w * np.mean([run.right[draw] for run in runs[model].values()], axis=0) for model, w in weights.items()],
+            axis=0,
+        )
         for draw in range(len(truth))
     ]
+    difference = float(sum(weight * np.mean(side) for weight, side in sides))
     images, freedom = statistics.images_error(truth[0], contrast[0])
     if len(truth) > 1:
         by_draw = [mean_class((t,), (x,)) for t, x in zip(truth, contrast, strict=True)]
         draws = statistics.corrected_resampled_t(by_draw, shared=first.shared)
         if draws is None:
-            return f"the difference is the same in all {len(truth)} draws, so there is no spread to test against"
+            why = f"the difference is the same in all {len(truth)} draws, so there is no spread to test against"
+            return Measured(difference, None, why, images, values)
         if draws.error > images:
             images, freedom = draws.error, draws.freedom
     found = statistics.contrast_over_seeds(sides, images=images, freedom=freedom)
-    if found is not None:
-        return found
-    if any(len(side) > 1 and float(np.std(side, ddof=1)) < NO_SPREAD for _, side in sides):
-        return "the training seeds of one side do not differ, so there is no spread to test against"
-    return "the two sides answer alike on every image"
-
-
-def difference(weights: Mapping[str, float], runs: Mapping[str, Sequence[RunAnswers]], metric: str) -> float:
-    """The estimate of a contrast, without a test."""
-    return float(sum(w * np.mean([value(run, metric) for run in runs[model]]) for model, w in weights.items()))
+    why = "" if found else "the two sides answer alike on every image"
+    return Measured(difference, found, why, images, values)
 
 
 def value(run: RunAnswers, metric: str) -> float:
@@ -164,26 +202,58 @@ def value(run: RunAnswers, metric: str) -> float:
     return mean_class(truth, run.right)
 
 
-def over_targets(name: str, found: Mapping[str, Estimate], targets: Sequence[str], comparisons: int) -> OverTargets:
-    """The mean over those of `targets` on which the contrast has a standard error."""
-    own = {target: found[target] for target in targets if target in found and found[target].error}
-    if len(own) < 2:
-        return OverTargets(
-            name=name, targets=tuple(own), estimate=None, tau=None, q=None, i2=None, factor=None, weights=()
-        )
-    result: RandomEffects = random_effects(
-        [one.difference for one in own.values()], [(one.error or 0.0) ** 2 for one in own.values()]
-    )
+def over_targets(
+    name: str, weights: Mapping[str, float], found: Mapping[str, Measured], planned: Sequence[str], comparisons: int
+) -> OverTargets:
+    """The mean over those of the `planned` targets on which the contrast has a standard error.
+
+    Parameters
+    ----------
+    name : str
+        The name of the summary.
+    weights : mapping
+        The weight of each model in the contrast.
+    found : mapping
+        The contrast on each target.
+    planned : sequence of str
+        The targets of the summary.
+    comparisons : int
+        The number of comparisons that intervals and p are adjusted for.
+    """
+    own = {target: found[target] for target in planned if target in found and found[target].test is not None}
+    tests = [one.test for one in own.values() if one.test is not None]
+    if len(tests) < 2:
+        return OverTargets(name, tuple(planned), tuple(own))
+    effects = random_effects([test.difference for test in tests], [test.error**2 for test in tests])
     return OverTargets(
         name=name,
+        planned=tuple(planned),
         targets=tuple(own),
-        estimate=Estimate.from_test(result.test, comparisons),
-        tau=result.tau,
-        q=result.q,
-        i2=result.i2,
-        factor=result.factor,
-        weights=result.weights,
+        estimate=Estimate.from_test(effects.test, comparisons),
+        over_runs=_over_runs(weights, list(own.values()), effects, comparisons),
+        tau=effects.tau,
+        q=effects.q,
+        i2=effects.i2,
+        factor=effects.factor,
+        weights=effects.weights,
     )
+
+
+def _over_runs(
+    weights: Mapping[str, float], found: Sequence[Measured], effects: RandomEffects, comparisons: int
+) -> Estimate:
+    """The estimate with the interval over runs. It needs every run on every target."""
+    sides = []
+    for model, weight in weights.items():
+        by_target = [one.values[model] for one in found]
+        if any(own.keys() != by_target[0].keys() for own in by_target):
+            why = f"not every run of {model} was evaluated on every target"
+            return Estimate.without_test(effects.test.difference, comparisons, why)
+        sides.append((weight, np.array([[own[seed] for own in by_target] for seed in by_target[0]])))  # (runs, k)
+    test = over_runs(sides, [one.images for one in found], effects)
+    if test is None:
+        return Estimate.without_test(effects.test.difference, comparisons, "the runs do not differ over the targets")
+    return Estimate.from_test(test, comparisons)
 
 
 def mean_class(truth: Sequence[NDArray[np.int32]], right: Sequence[NDArray[np.generic]]) -> float:
@@ -196,9 +266,9 @@ def mean_class(truth: Sequence[NDArray[np.int32]], right: Sequence[NDArray[np.ge
     return float(np.mean(values))
 
 
-def _check_same_images(runs: Mapping[str, Sequence[RunAnswers]], first: RunAnswers) -> tuple[NDArray[np.int32], ...]:
+def _check_same_images(runs: ByRun, first: RunAnswers) -> tuple[NDArray[np.int32], ...]:
     for model, own in runs.items():
-        for run in own:
+        for run in own.values():
             same = run.digests == first.digests and len(run.truth) == len(first.truth)
             if not same or any(not np.array_equal(x, y) for x, y in zip(run.truth, first.truth, strict=True)):
                 raise EvaluationError(

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import brentq
 
-from l2a_transfer.evaluation.statistics import StudentT
+from l2a_transfer.evaluation.statistics import StudentT, contrast_over_seeds
 
 
 @dataclass(frozen=True)
@@ -76,6 +76,37 @@ def random_effects(differences: Sequence[float], variances: Sequence[float]) -> 
     return RandomEffects(
         StudentT(mean, error, len(y) - 1.0), tau2**0.5, _weighted(y, 1 / v)[1], factor, tuple((w / w.sum()).tolist())
     )
+
+
+def over_runs(
+    sides: Sequence[tuple[float, NDArray[np.float64]]], images: Sequence[float], effects: RandomEffects
+) -> StudentT | None:
+    """The same mean over k targets as `effects`, with the training run as the unit.
+
+    The targets share their networks, so a lucky seed shifts all differences together. `random_effects` counts them as
+    independent. Here each run first gets one number, the mean of its values over the targets with the weights of
+    `effects`. These numbers are compared over seeds, as on a single target. The squared error over test images is
+    Σ ω² (e² + τ²), with ω the weight of a target and e its error over test images, and k − 1 degrees of freedom.
+
+    Parameters
+    ----------
+    sides : sequence of (float, ndarray of float64, shape (runs, k))
+        The factor of each network in the contrast, and the values of its runs on each target.
+    images : sequence of float, length k
+        The standard error of the contrast over test images on each target.
+    effects : RandomEffects
+        The random-effects mean of the contrast on the same targets.
+
+    Returns
+    -------
+    StudentT or None
+        None if there is no source of error.
+    """
+    weights = np.asarray(effects.weights)  # (k,)
+    variances = np.asarray(images, dtype=np.float64) ** 2 + effects.tau**2  # (k,)
+    error = float((weights**2 * variances).sum()) ** 0.5
+    of_runs = [(factor, (values @ weights).tolist()) for factor, values in sides]
+    return contrast_over_seeds(of_runs, images=error, freedom=len(weights) - 1.0)
 
 
 def _weighted(y: NDArray[np.float64], w: NDArray[np.float64]) -> tuple[float, float]:

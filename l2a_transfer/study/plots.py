@@ -10,8 +10,9 @@ from l2a_transfer.report.charts import Line, Scale, round_scale
 from l2a_transfer.report.legend import with_legend
 from l2a_transfer.report.markup import Markup, element, joined, shortened
 from l2a_transfer.report.svg import Figure
+from l2a_transfer.study.compared import Compared
 from l2a_transfer.study.contrasts import Estimate
-from l2a_transfer.study.results import Compared, Row
+from l2a_transfer.study.results import Row
 from l2a_transfer.wording import with_minus
 
 LEFT, PLOT, RIGHT, LINE, TOP = 170.0, 300.0, 190.0, 22.0, 12.0
@@ -19,12 +20,15 @@ LEFT, PLOT, RIGHT, LINE, TOP = 170.0, 300.0, 190.0, 22.0, 12.0
 
 
 def forest(compared: Compared) -> Figure | None:
-    """The contrast on each target with its interval, and a diamond for each summary below, in points.
+    """The contrast on each target with its interval, and two diamonds for each summary below, in points: the planned
+    interval and the interval over runs.
 
     None if nothing has an interval.
     """
     entries = [(one.target, one.estimate, False) for one in compared.targets]
-    entries += [(one.name, one.estimate, True) for one in compared.summaries if one.estimate is not None]
+    for one in compared.summaries:
+        both = ((one.name, one.estimate), (f"{one.name}, over runs", one.over_runs))
+        entries += [(name, estimate, True) for name, estimate in both if estimate is not None and estimate.ci95]
     ends = [end for _, estimate, _ in entries if estimate.ci95 for end in estimate.ci95]
     if not ends:
         return None
@@ -95,6 +99,7 @@ def low_shot(target: str, protocol: str, rows: Sequence[Row]) -> Figure | None:
     models = list(dict.fromkeys(row.model for row in rows))
     x = Scale(math.log2(ks[0]), math.log2(ks[-1]), tuple((math.log2(k), str(k)) for k in ks))
     y = round_scale(100 * min(min(row.values) for row in rows), 100 * max(max(row.values) for row in rows))
+    with_bars = any(row.sd is not None for row in rows)
     lines = []
     for series, model in enumerate(models):
         own = sorted((row for row in rows if row.model == model), key=lambda row: row.shots or 0)
@@ -103,9 +108,10 @@ def low_shot(target: str, protocol: str, rows: Sequence[Row]) -> Figure | None:
                 series,
                 model,
                 tuple((math.log2(row.shots or 1), 100 * row.mean) for row in own),
-                tuple((100 * min(row.values), 100 * max(row.values)) for row in own if row.sd is not None),
+                tuple((100 * min(row.values), 100 * max(row.values)) for row in own) if with_bars else (),
             )
         )
     label = f"Mean class accuracy on {target} with few training images a class"
-    drawn = charts.curves(lines, x, y, x_label="training images a class", y_label="mean class accuracy, %", label=label)
+    across = "training images a class" + ("; bars: lowest and highest seed" if with_bars else "")
+    drawn = charts.curves(lines, x, y, x_label=across, y_label="mean class accuracy, %", label=label)
     return with_legend(drawn, models, label=label, name=f"low-shot-{target}-{protocol}.svg")

@@ -13,6 +13,7 @@ from l2a_transfer.errors import StudyError, TrainingError
 from l2a_transfer.evaluation.probes.registry import PROBES
 from l2a_transfer.evaluation.protocols import PROTOCOLS
 from l2a_transfer.evaluation.results import EvalConfig
+from l2a_transfer.features.backends.interface import TAPS
 from l2a_transfer.models.config import (
     ARCHITECTURES,
     DEFAULT_NORMALIZER,
@@ -192,7 +193,8 @@ def _network(
         train = _training(table, partial(make, width=width), [sources[name].data for name in own_sources])
     levels = table.texts("levels", [])
     extract = [("levels", ",".join(levels))] if levels else []
-    extract += [(key, table.text(key)) for key in ("tap", "precision", "backend") if table.has(key)]
+    extract += [("tap", table.named("tap", "tap", TAPS))] if table.has("tap") else []
+    extract += [(key, table.text(key)) for key in ("precision", "backend") if table.has(key)]
     own_targets = table.all_named("targets", "target", targets, [])
     table.end()
     return Network(

@@ -26,6 +26,10 @@ MAX_RECORD_BYTES = 64 << 20
 DONE, BEGIN, CONTINUE, REDO, WAITING = "done", "begin", "go on", "again", "waits"
 """What a step needs: nothing; to be started; continued; repeated, because its output cannot be used; or unknown until
 its input exists."""
+BLOCKED = "blocked"
+"""The state of a chosen step that needs another one, which is neither done nor chosen."""
+LONGEST_TEXT = 80
+"""How much of a recorded version or commit a report shows."""
 
 
 @dataclass(frozen=True)
@@ -92,7 +96,9 @@ class StudyFolder:
         found = _read(self._record(step), RECORD_SCHEMA)
         return found if found is not None and found.get("step") == step.name else None
 
-    def save_record(self, step: Step, *, read: str | None, seconds: float | None) -> None:
+    def save_record(
+        self, step: Step, *, read: str | None, seconds: float | None, program: dict[str, str | None]
+    ) -> None:
         """Record that a step has succeeded.
 
         Parameters
@@ -103,6 +109,9 @@ class StudyFolder:
             The digest of its input.
         seconds : float or None
             How long it took; None if it continued earlier work.
+        program : dict
+            The version and the commit of the program that ran it. This is information only: a step is not repeated
+            because the program has changed.
         """
         made = self.output(step)
         assert made is not None
@@ -115,10 +124,20 @@ class StudyFolder:
             "sha256": self.digest(made),
             "data": read_meta(made)[0].fingerprint.get("data") if step.kind == EXTRACT else None,
             "seconds": seconds,
+            "program": program,
         }
         path = self._record(step)
         path.parent.mkdir(parents=True, exist_ok=True)
         write_whole(path, (json.dumps(content, indent=1) + "\n").encode())
+
+    def program(self, step: Step) -> str:
+        """The version and commit of the program that made a step's output, in words."""
+        found = (self.record(step) or {}).get("program")
+        if not isinstance(found, dict) or not isinstance(found.get("version"), str):
+            return "not recorded"
+        commit = found.get("commit")
+        known = commit[:LONGEST_TEXT] if isinstance(commit, str) else "unknown"
+        return f"l2a-transfer {found['version'][:LONGEST_TEXT]}, commit {known}"
 
     def read_by(self, step: Step, needed: Step | None) -> str | None:
         """The digest of the file that a step reads; None if it reads none."""

@@ -3,25 +3,25 @@
 from __future__ import annotations
 
 import dataclasses
+from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
 from l2a_transfer.evaluation.probes.registry import SVM
 from l2a_transfer.study.answers import EvaluationReader, RunAnswers
-from l2a_transfer.study.config import Comparison, Hypothesis, Study
-from l2a_transfer.study.contrasts import Estimate, OnTarget, OverTargets, difference, on_target, over_targets, value
+from l2a_transfer.study.compared import Compared, Found, Place, compare
+from l2a_transfer.study.config import Study
+from l2a_transfer.study.contrasts import value
 from l2a_transfer.study.record import DONE, StudyFolder
 from l2a_transfer.study.scheduler import Outcome
-from l2a_transfer.study.steps import Plan, matched_width
+from l2a_transfer.study.steps import Plan
+from l2a_transfer.study.verdicts import Judged, judge
 from l2a_transfer.version import __version__
 
 SCHEMA = "study-results/1"
-SUPPORTED, REFUTED, BOTH, UNDECIDED = "supported", "refuted", "both rules hold", "not decided"
-INCOMPLETE = "incomplete"
-RAW, MATCHED = "as they are", "matched"
 
 
 @dataclass(frozen=True)
@@ -77,57 +77,6 @@ class Row:
 
 
 @dataclass(frozen=True)
-class Compared:
-    """A planned comparison, with features as they are or matched (reduced to the same number of columns).
-
-    Attributes
-    ----------
-    name, title : str
-        Its name in the study's file, and the contrast in words.
-    features : str
-        `as they are` or `matched`.
-    width : int or None
-        The number of columns of matched features.
-    metric, family : str
-        What is compared, and the family of comparisons within which p values are adjusted.
-    support, refute : str
-        The rules of the study's file.
-    targets : tuple of OnTarget
-        The contrast on each target.
-    missing : tuple of str
-        Runs that are not evaluated yet, with their targets.
-    summaries : tuple of OverTargets
-        Means over targets; the first one decides.
-    verdict : str
-        What the rules say; empty without rules.
-    """
-
-    name: str
-    title: str
-    features: str
-    width: int | None
-    metric: str
-    family: str
-    support: str
-    refute: str
-    targets: tuple[OnTarget, ...]
-    missing: tuple[str, ...]
-    summaries: tuple[OverTargets, ...]
-    verdict: str
-
-
-@dataclass(frozen=True)
-class Judged:
-    """A hypothesis and the verdict of its comparisons."""
-
-    name: str
-    says: str
-    support: tuple[str, ...]
-    refute: tuple[str, ...]
-    verdict: str
-
-
-@dataclass(frozen=True)
 class StudyResults:
     """All results of a study.
 
@@ -141,6 +90,8 @@ class StudyResults:
         The command of each step.
     undone : dict
         Why each step that is not done is not done; the report of an incomplete study says so.
+    programs : dict
+        Each version and commit that made steps of the study → how many of them.
     version : str
         The version of this package.
     """
@@ -151,15 +102,12 @@ class StudyResults:
     hypotheses: tuple[Judged, ...]
     commands: dict[str, str]
     undone: dict[str, str]
+    programs: dict[str, int] = field(default_factory=dict)
     version: str = __version__
 
     def document(self) -> dict[str, Any]:
         """The JSON document of schema `study-results/1`."""
         return {"schema": SCHEMA, **dataclasses.asdict(self)}
-
-
-Place = tuple[str, str, int | None, int | None, str]
-"""Target, protocol, shots, columns after PCA, and probe."""
 
 
 def analyse(study: Study, plan: Plan, folder: StudyFolder, outcome: Outcome) -> StudyResults:
@@ -184,19 +132,16 @@ def analyse(study: Study, plan: Plan, folder: StudyFolder, outcome: Outcome) -> 
         for place, by_seed in places.items()
     ]
     first = {name: protocol.config.probes[0] for name, protocol in study.protocols.items()}
-    everything = _Found(found, lacking, plan.widths, first)
-    comparisons = tuple(
-        compared for comparison in study.comparisons for compared in _compare(study, comparison, everything)
-    )
+    comparisons = tuple(compare(study, Found(found, plan.runs, plan.widths, first)))
     undone = {name: f"{state.what}: {state.why}" for name, state in outcome.states.items() if state.what != DONE}
-    verdicts = {comparison.name: _combined_verdict(comparison, comparisons) for comparison in study.comparisons}
     return StudyResults(
         name=study.name,
         rows=tuple(rows),
         comparisons=comparisons,
-        hypotheses=tuple(_judge(hypothesis, verdicts) for hypothesis in study.hypotheses),
+        hypotheses=tuple(judge(hypothesis, comparisons) for hypothesis in study.hypotheses),
         commands={name: step.command for name, step in plan.steps.items()},
         undone=undone,
+        programs=dict(Counter(folder.program(step) for step in plan.steps.values() if step.name not in undone)),
     )
 
 
@@ -231,119 +176,3 @@ def _row(model: str, place: Place, by_seed: Mapping[int | None, RunAnswers], mis
 
 def _sd(values: list[float]) -> float | None:
     return float(np.std(values, ddof=1)) if len(values) > 1 else None
-
-
-@dataclass(frozen=True)
-class _Found:
-    """All predictions of a study by model, place and seed; the runs without evaluation by model, target and protocol
-    (`lacking`); and the first probe of each protocol, with which models are compared."""
-
-    answers: dict[str, dict[Place, dict[int | None, RunAnswers]]]
-    lacking: dict[tuple[str, str, str], list[str]]
-    widths: dict[str, int | None]
-    probes: dict[str, str]
-
-    def runs(self, model: str, place: tuple[str, str, int | None], width: int | None) -> list[RunAnswers]:
-        """The runs of a model at a place. A network of exactly this width is not reduced."""
-        reduced = None if width == self.widths[model] else width
-        return list(self.answers.get(model, {}).get((*place, reduced, self.probes[place[1]]), {}).values())
-
-
-def _compare(study: Study, comparison: Comparison, found: _Found) -> list[Compared]:
-    """The comparison with features as they are; also matched, if the study asks for it and widths differ."""
-    width = matched_width(study, comparison, found.widths) if comparison.matched else None
-    family = [c for c in study.comparisons if c.family == comparison.family]
-    sizes = len(family), sum(len(c.targets) for c in family)
-    made = [_compared(comparison, found, sizes, None)]
-    return [*made, _compared(comparison, found, sizes, width)] if width else made
-
-
-def _compared(comparison: Comparison, found: _Found, sizes: tuple[int, int], width: int | None) -> Compared:
-    """One comparison. Levels are adjusted for `sizes`: the comparisons of the family, and all their targets."""
-    on: list[OnTarget] = []
-    missing: list[str] = []
-    for target, protocol in zip(comparison.targets, comparison.protocols, strict=True):
-        place = target, protocol, comparison.shots
-        runs = {model: found.runs(model, place, width) for model in comparison.weights}
-        lacking = [name for model in runs for name in found.lacking.get((model, target, protocol), [])]
-        missing += [f"{name} on {target}" for name in lacking]
-        if all(runs.values()):
-            on.append(_on_target(comparison, target, protocol, runs, sizes[1]))
-    estimates = {one.target: one.estimate for one in on}
-    summaries = tuple(over_targets(name, estimates, targets, sizes[0]) for name, targets in comparison.summaries)
-    deciding = on[0].estimate if len(comparison.targets) == 1 and on else summaries[0].estimate
-    verdict = _verdict(comparison, deciding, complete=not missing)
-    return Compared(
-        name=comparison.name,
-        title=comparison.title,
-        features=RAW if width is None else MATCHED,
-        width=width,
-        metric=comparison.metric,
-        family=comparison.family,
-        support=str(comparison.support or ""),
-        refute=str(comparison.refute or ""),
-        targets=tuple(on),
-        missing=tuple(missing),
-        summaries=summaries,
-        verdict=verdict,
-    )
-
-
-def _on_target(
-    comparison: Comparison, target: str, protocol: str, runs: dict[str, list[RunAnswers]], comparisons: int
-) -> OnTarget:
-    row = next(iter(runs.values()))[0].row
-    test = on_target(comparison.weights, runs, comparison.metric)
-    if isinstance(test, str):
-        estimate = Estimate(
-            difference(comparison.weights, runs, comparison.metric), None, None, None, None, None, comparisons, test
-        )
-    else:
-        estimate = Estimate.from_test(test, comparisons)
-    seeds = {model: len(own) for model, own in runs.items()}
-    return OnTarget(
-        target=target,
-        protocol=protocol,
-        shots=comparison.shots,
-        draws=row["draws"],
-        n_train=row["n_train"],
-        n_test=row["n_test"],
-        seeds=seeds,
-        estimate=estimate,
-    )
-
-
-def _verdict(comparison: Comparison, estimate: Estimate | None, *, complete: bool) -> str:
-    """The verdict on the adjusted interval according to the rules of the study's file."""
-    bounds = (comparison.support, comparison.refute)
-    if bounds == (None, None):
-        return ""
-    if not complete:
-        return INCOMPLETE
-    interval = None if estimate is None else estimate.ci95_adjusted
-    supported, refuted = (bound is not None and interval is not None and bound.holds(interval) for bound in bounds)
-    return _verdict_of(supported=supported, refuted=refuted)
-
-
-def _verdict_of(*, supported: bool, refuted: bool) -> str:
-    if supported and refuted:
-        return BOTH
-    return SUPPORTED if supported else REFUTED if refuted else UNDECIDED
-
-
-def _combined_verdict(comparison: Comparison, compared: tuple[Compared, ...]) -> str:
-    """The verdict of a comparison; if features as they are and matched features disagree, it is undecided."""
-    found = {one.verdict for one in compared if one.name == comparison.name}
-    return found.pop() if len(found) == 1 else UNDECIDED
-
-
-def _judge(hypothesis: Hypothesis, verdicts: dict[str, str]) -> Judged:
-    used = {*hypothesis.support, *hypothesis.refute}
-    if any(verdicts[name] == INCOMPLETE for name in used):
-        word = INCOMPLETE
-    else:
-        word = _verdict_of(
-            supported=all(verdicts[name] in (SUPPORTED, BOTH) for name in hypothesis.support),
-            refuted=any(verdicts[name] in (REFUTED, BOTH) for name in hypothesis.refute),
-        )
-    return Judged(hypothesis.name, hypothesis.says, hypothesis.support, hypothesis.refute, word)

@@ -13,22 +13,26 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 
 from l2a_transfer.errors import ArgumentError, Interrupted, StudyError
+from l2a_transfer.provenance import commit
 from l2a_transfer.study.children import Child, Launcher
 from l2a_transfer.study.config import KINDS
-from l2a_transfer.study.record import BEGIN, CONTINUE, DONE, REDO, WAITING, State, StudyFolder, located
+from l2a_transfer.study.record import BEGIN, BLOCKED, CONTINUE, DONE, REDO, WAITING, State, StudyFolder, located
 from l2a_transfer.study.steps import TRAIN, Plan, Step
+from l2a_transfer.version import __version__
 from l2a_transfer.wording import counted
 
 log = logging.getLogger(__name__)
 POLL_S = 0.05
 FAILED, NOT_STARTED, STOPPED = "failed", "left", "stopped"
 """States of a step: it ended with an error; it was not started; it was stopped, and can be continued."""
+NOT_CHOSEN = "not chosen"
+"""Why a step that was not asked for is not started."""
 LAST_BYTES = 4000
 
 
 @dataclass
 class Outcome:
-    """The state of each step of a study: `done`, `failed`, `left` or `stopped`, and why it is not done."""
+    """The state of each step of a study: `done`, `failed`, `left`, `blocked` or `stopped`, and why it is not done."""
 
     states: dict[str, State] = field(default_factory=dict)
 
@@ -39,12 +43,14 @@ class Outcome:
 
 @dataclass
 class _Running:
-    """A step that runs: its process, whether it started from nothing, the digest of its input, and when it started."""
+    """A step that runs: its process, whether it started from nothing, the digest of its input, the program's version
+    and commit, and when it started."""
 
     step: Step
     child: Child
     from_start: bool
     read: str | None
+    program: dict[str, str | None]
     started: float = field(default_factory=time.monotonic)
 
 
@@ -89,17 +95,27 @@ def chosen_steps(plan: Plan, only: Iterable[str]) -> list[Step]:
     ]
 
 
-def preview_steps(plan: Plan, folder: StudyFolder) -> dict[str, State]:
-    """What would be done for each step, as far as this is known before anything runs."""
+def preview_steps(plan: Plan, folder: StudyFolder, chosen: Iterable[Step]) -> dict[str, State]:
+    """What would be done for each chosen step, as far as this is known before anything runs."""
     states: dict[str, State] = {}
+    names = {step.name for step in chosen}
     for name, step in plan.steps.items():
         needed = plan.steps[step.needs] if step.needs else None
-        if needed is not None and states[needed.name].what != DONE:
+        if needed is not None and (blocked := _blocked(needed, states[needed.name], needed.name in names)):
+            states[name] = blocked
+        elif needed is not None and states[needed.name].what != DONE:
             there = "exists and will be verified" if folder.output(step) else "no output yet"
             states[name] = State(WAITING, f"{there}; {needed.name} comes first")
         else:
             states[name] = folder.state(step, needed)
-    return states
+    return {name: state for name, state in states.items() if name in names}
+
+
+def _blocked(needed: Step, state: State, is_chosen: bool) -> State | None:
+    """The state of a step whose `needed` step will not be done by this call; None if it is done or will be."""
+    if state.what == BLOCKED:
+        return state
+    return None if state.what == DONE or is_chosen else State(BLOCKED, f"{needed.name} is neither done nor chosen")
 
 
 class Scheduler:
@@ -179,10 +195,14 @@ class Scheduler:
         for step in self.plan.steps.values():
             needed = self.plan.steps[step.needs] if step.needs else None
             ready = needed is None or self.outcome.states[needed.name].what == DONE
-            state = self.folder.state(step, needed) if ready else State(NOT_STARTED, "not chosen")
-            if state.what != DONE and step.name in names:
-                waiting.append(step)
-            self.outcome.states[step.name] = state if state.what == DONE else State(NOT_STARTED, "not chosen")
+            state = self.folder.state(step, needed) if ready else State(NOT_STARTED, NOT_CHOSEN)
+            if state.what != DONE:
+                state = State(NOT_STARTED, NOT_CHOSEN)
+                if step.name in names:
+                    blocked = needed and _blocked(needed, self.outcome.states[needed.name], needed.name in names)
+                    waiting += [] if blocked else [step]
+                    state = blocked or state
+            self.outcome.states[step.name] = state
         if there := len(self.outcome.names(DONE)):
             log.info("%d of %s are complete and unchanged", there, counted(len(self.plan.steps), "step"))
         return {step.name: step for step in sorted(waiting, key=lambda step: -KINDS.index(step.kind))}
@@ -225,8 +245,9 @@ class Scheduler:
             log.warning("%s: %s", step.name, found or f"{state.why}; running it again")
         arguments = [located(argument, self.folder.path.absolute()) for argument in step.arguments]
         read = self.folder.read_by(step, needed)
+        program = {"version": __version__, "commit": commit()}
         child = self.launcher.start(arguments, self.folder.log(step))
-        self._running.append(_Running(step, child, state.what in (BEGIN, REDO) or found is not None, read))
+        self._running.append(_Running(step, child, state.what in (BEGIN, REDO) or found is not None, read, program))
         log.info("%s: %s", step.name, "continues" if state.what == CONTINUE and not found else "starts")
 
     def _collect(self) -> None:
@@ -235,7 +256,8 @@ class Scheduler:
             self._running.remove(one)
             if one.child.poll() == 0 and self.folder.output(one.step) is not None:
                 seconds = time.monotonic() - one.started
-                self.folder.save_record(one.step, read=one.read, seconds=round(seconds, 1) if one.from_start else None)
+                took = round(seconds, 1) if one.from_start else None
+                self.folder.save_record(one.step, read=one.read, seconds=took, program=one.program)
                 self.pace.learn(one.step, seconds)
                 self.outcome.states[one.step.name] = State(DONE)
                 log.info("%s: done in %.0f s", one.step.name, seconds)

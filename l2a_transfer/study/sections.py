@@ -8,9 +8,14 @@ from l2a_transfer.evaluation.probes.registry import SVM
 from l2a_transfer.evaluation.verdict import p_text
 from l2a_transfer.report.document import Block, Grid, Listing, Section
 from l2a_transfer.report.svg import Figure
+from l2a_transfer.study.compared import Compared
 from l2a_transfer.study.contrasts import Estimate, OverTargets
 from l2a_transfer.study.plots import forest, low_shot, numbers, signed
-from l2a_transfer.study.results import Compared, Row, StudyResults
+from l2a_transfer.study.results import Row, StudyResults
+from l2a_transfer.wording import counted
+
+REASONS = 3
+"""How many reasons a table gives for an incomplete comparison; the rest are counted."""
 
 
 def sections_of(results: StudyResults) -> list[Section]:
@@ -28,24 +33,43 @@ def sections_of(results: StudyResults) -> list[Section]:
 
 
 def summary(results: StudyResults) -> list[Block]:
-    """The tables for a page of results: comparisons, and models on targets."""
-    return [*_hypotheses(results), *(b for b in _comparisons(results) if isinstance(b, Grid)), _matrix(results)]
+    """The tables for a page of results, with their notes: comparisons, and models on targets."""
+    return [*_hypotheses(results), *_comparisons(results), _matrix(results)]
 
 
 def _hypotheses(results: StudyResults) -> tuple[Block, ...]:
     if not results.hypotheses:
         return ()
+    noted = any(h.note for h in results.hypotheses)
     rows = tuple(
-        (h.name, h.says or "–", ", ".join(dict.fromkeys(h.support + h.refute)), h.verdict) for h in results.hypotheses
+        (
+            h.name,
+            h.says or "–",
+            ", ".join(dict.fromkeys(h.support + h.refute)),
+            _verdict(h.verdict, h.note),
+            *([h.note or "–"] if noted else []),
+        )
+        for h in results.hypotheses
     )
-    columns = (("hypothesis", False), ("says", False), ("rests on", False), ("verdict", False))
+    columns = (
+        ("hypothesis", False),
+        ("says", False),
+        ("rests on", False),
+        ("verdict", False),
+        *([("remarks", False)] if noted else []),
+    )
     return (Grid("Hypotheses and what the planned comparisons say of them.", columns, rows),)
+
+
+def _verdict(verdict: str, note: str) -> str:
+    return f"{verdict or '–'} (planned interval only)" if note else verdict or "–"
 
 
 def _comparisons(results: StudyResults) -> tuple[Block, ...]:
     if not results.comparisons:
         return ()
     rows = [_comparison_row(one, over) for one in results.comparisons for over in one.summaries]
+    noted = any(row[-1] for row in rows)
     columns = (
         ("comparison", False),
         ("networks", False),
@@ -57,38 +81,63 @@ def _comparisons(results: StudyResults) -> tuple[Block, ...]:
         ("difference, points [95 %]", True),
         ("p", True),
         ("τ", True),
+        ("interval over runs, points", True),
         ("supported if, refuted if", False),
         ("verdict", False),
+        *([("remarks", False)] if noted else []),
     )
     notes = (
-        "A difference on one target is over training seeds: the errors of seeds and of test images are added.",
+        "A difference on one target is over training seeds: the errors of seeds and of test images are added. A "
+        "network with one run adds no error of seeds.",
         "Over targets: a random-effects mean (Paule and Mandel's τ) with the Hartung–Knapp interval, its factor held "
-        "at 1 or more. The targets share their networks, which this mean takes no account of.",
-        "Intervals and p of this table are adjusted for the comparisons of a family (Bonferroni); a verdict follows "
-        "the first summary's interval and the rules of the study's file.",
+        "at 1 or more. This planned interval counts the targets as independent. The targets share their networks, so "
+        "it can be too narrow.",
+        "Interval over runs: the interval of the same mean with the training run as the unit. It allows for a lucky "
+        "seed that shifts all targets together.",
+        "Intervals and p of this table are adjusted for the comparisons of a family (Bonferroni). A verdict follows "
+        "the first summary's planned interval and the rules of the study's file. If the interval over runs does not "
+        "satisfy the same rule, the verdict says “planned interval only”.",
     )
-    return (Grid("Planned comparisons over targets.", columns, tuple(rows)), Listing(notes))
+    shown = tuple(tuple(cell or "–" for cell in (row if noted else row[:-1])) for row in rows)
+    return (Grid("Planned comparisons over targets.", columns, shown), Listing(notes))
 
 
 def _comparison_row(one: Compared, over: OverTargets) -> tuple[str, ...]:
+    """The cells of a summary; the last one has remarks, which may be empty."""
     first = over == one.summaries[0]
-    rules = " / ".join(filter(None, (one.support, one.refute))) or "–"
+    rules = " / ".join(filter(None, (one.support, one.refute)))
     used = [target for target in one.targets if target.target in over.targets]
     seeds = {tuple(target.seeds.values()) for target in used}
+    all_there = len(over.targets) == len(over.planned)
     return (
         one.name,
         one.title,
         one.features if one.width is None else f"PCA to {one.width}",
         over.name,
-        str(len(over.targets)),
-        "; ".join(" + ".join(map(str, own)) for own in sorted(seeds)) or "–",
+        str(len(over.targets)) if all_there else f"{len(over.targets)} of {len(over.planned)}",
+        "; ".join(" + ".join(map(str, own)) for own in sorted(seeds)),
         f"{sum(target.n_test for target in used):,}",
         _adjusted(over.estimate),
-        _p(over.estimate),
+        "–" if one.missing else _p(over.estimate),
         "–" if over.tau is None else f"{100 * over.tau:.1f}",
-        rules if first else "–",
-        (one.verdict or "–") if first else "–",
+        _bounds(over.over_runs),
+        rules if first else "",
+        _verdict(one.verdict, one.note) if first else "",
+        "; ".join(_remarks(one) if first else _one_run(one)),
     )
+
+
+def _remarks(one: Compared) -> list[str]:
+    """What a reader must know of a comparison beside its numbers."""
+    found = [one.note] if one.note else []
+    if one.missing:
+        more = f", and {len(one.missing) - REASONS} more reasons" if len(one.missing) > REASONS else ""
+        found.append(f"incomplete because: {', '.join(one.missing[:REASONS])}{more}")
+    return found + _one_run(one)
+
+
+def _one_run(one: Compared) -> list[str]:
+    return [f"{model}: 1 run; the interval leaves out its spread over seeds" for model in one.one_run]
 
 
 def _compared(one: Compared) -> tuple[Block, ...]:
@@ -101,7 +150,7 @@ def _compared(one: Compared) -> tuple[Block, ...]:
             ", ".join(f"{m} {n}" for m, n in target.seeds.items()),
             numbers(target.estimate),
             _adjusted(target.estimate),
-            _p(target.estimate),
+            "–" if one.missing else _p(target.estimate),
             *([target.estimate.not_defined or "–"] if untested else []),
         )
         for target in one.targets
@@ -122,8 +171,8 @@ def _compared(one: Compared) -> tuple[Block, ...]:
         caption = f"{one.title} on each target, adjusted for {comparisons}: {one.metric.replace('_', ' ')}."
         blocks.append(Grid(caption, columns, rows))
     blocks += [figure] if (figure := forest(one)) else []
-    if one.missing:
-        blocks.append(Listing(tuple(f"Not evaluated: {name}." for name in one.missing)))
+    if notes := (*one.missing, *_one_run(one), *([one.note] if one.note else [])):
+        blocks.append(Listing(tuple(f"{note}." for note in notes)))
     return tuple(blocks)
 
 
@@ -132,6 +181,13 @@ def _adjusted(estimate: Estimate | None) -> str:
         return "–"
     low, high = estimate.ci95_adjusted
     return f"{signed(estimate.difference)} [{signed(low)}, {signed(high)}]"
+
+
+def _bounds(estimate: Estimate | None) -> str:
+    if estimate is None or estimate.ci95_adjusted is None:
+        return "–"
+    low, high = estimate.ci95_adjusted
+    return f"[{signed(low)}, {signed(high)}]"
 
 
 def _p(estimate: Estimate | None) -> str:
@@ -224,4 +280,6 @@ def _commands(results: StudyResults) -> tuple[Block, ...]:
     return (
         "Run where the study's file lies, with OUT for the study's folder, in this order.",
         Listing(tuple(results.commands.values()), is_code=True),
+        "The program that ran the steps:",
+        Listing(tuple(f"{counted(n, 'step')}: {program}" for program, n in results.programs.items())),
     )

@@ -12,9 +12,9 @@ from l2a_transfer.lock import output_lock
 from l2a_transfer.study.children import Launcher
 from l2a_transfer.study.config import Study
 from l2a_transfer.study.data import DataSets
-from l2a_transfer.study.record import DONE, State, StudyFolder
+from l2a_transfer.study.record import BLOCKED, DONE, State, StudyFolder
 from l2a_transfer.study.results import StudyResults, analyse
-from l2a_transfer.study.scheduler import FAILED, Scheduler, chosen_steps, preview_steps
+from l2a_transfer.study.scheduler import FAILED, NOT_CHOSEN, NOT_STARTED, Scheduler, chosen_steps, preview_steps
 from l2a_transfer.study.steps import plan_steps
 from l2a_transfer.study.study_report import write_study_report
 
@@ -45,6 +45,12 @@ class StudyOutcome:
         return [name for name, state in self.states.items() if state.what == FAILED]
 
     @property
+    def left_out(self) -> list[str]:
+        """The steps that are not done because they, or a step that they need, were not chosen."""
+        unchosen = State(NOT_STARTED, NOT_CHOSEN)
+        return [name for name, state in self.states.items() if state.what == BLOCKED or state == unchosen]
+
+    @property
     def is_complete(self) -> bool:
         """Whether every step is done."""
         return all(state.what == DONE for state in self.states.values())
@@ -54,8 +60,7 @@ def preview_study(study: Study, out: Path, *, only: Sequence[str] = ()) -> dict[
     """What `run_study` would do for each chosen step. Nothing is written. Raises: like `run_study`."""
     plan, folder = plan_steps(study), StudyFolder(out, DataSets(study))
     folder.check_owner(study)
-    chosen = {step.name for step in chosen_steps(plan, only)}
-    return {name: state for name, state in preview_steps(plan, folder).items() if name in chosen}
+    return preview_steps(plan, folder, chosen_steps(plan, only))
 
 
 def run_study(

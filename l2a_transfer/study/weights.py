@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from l2a_transfer.errors import StudyError, WeightsError, unknown_name
+from l2a_transfer.features.backends.interface import tap_levels
 from l2a_transfer.models.config import DEFAULT_SELECTION, DEFAULT_WIDTH, ModelConfig
 from l2a_transfer.models.weights import PRETRAINED, Card, pretrained_names, read_card
 from l2a_transfer.study.config import Network, Study
@@ -186,7 +187,7 @@ def _described(network: tuple[str, float, str, str]) -> str:
 
 def _width(study: Study, network: Network, config: ModelConfig) -> int:
     """The number of feature columns. Raises: StudyError for levels that the network does not have."""
-    levels = config.feature_levels
+    levels = tap_levels(config, dict(network.extract).get("tap", "ga"))
     if unknown := [level for level in network.levels if level not in levels]:
         raise StudyError(
             f"{study.file}: networks.{network.name}.levels names {unknown[0]!r}; the network has {', '.join(levels)}"

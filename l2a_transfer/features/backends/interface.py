@@ -10,11 +10,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from l2a_transfer.errors import unknown_name, wrong_kind
+from l2a_transfer.models.config import LEVELS, ModelConfig
 from l2a_transfer.preprocess import Preprocess
 from l2a_transfer.text import repr_line
 from l2a_transfer.wording import counted
 
-TAPS = ("ga", "ga-bn-relu")
+LOCAL = "local"
+TAPS = ("ga", "ga-bn-relu", LOCAL)
 
 
 @dataclass(frozen=True)
@@ -172,6 +174,28 @@ def check_pixels(images_u8: NDArray[np.uint8], preprocess: Preprocess) -> None:
 def feature_width(backend: FeatureBackend) -> int:
     """D, the number of columns of a backend's features."""
     return backend.levels[-1][2]
+
+
+def tap_levels(config: ModelConfig, tap: str) -> dict[str, int]:
+    """Level → number of its columns at a tap, in the network's order.
+
+    Parameters
+    ----------
+    config : ModelConfig
+        The network.
+    tap : {"ga", "ga-bn-relu", "local"}
+        Where the features leave the network. "local" has L1, L2 and L3 in every network.
+
+    Examples
+    --------
+    >>> tap_levels(ModelConfig("vgg", width=0.25), "ga")
+    {'head': 128}
+    >>> tap_levels(ModelConfig("vgg", width=0.25), "local")
+    {'L1': 64, 'L2': 128, 'L3': 128}
+    """
+    if tap != LOCAL:
+        return config.feature_levels
+    return {level: config.channels(width) for level, width in LEVELS.items()}
 
 
 def level_columns(widths: dict[str, int], wanted: Sequence[str] | None) -> tuple[tuple[str, int, int], ...]:

@@ -13,12 +13,14 @@ from numpy.typing import NDArray
 from l2a_transfer.devices import choose_device, extraction_precision, ieee_float32
 from l2a_transfer.errors import ArgumentError, unknown_name
 from l2a_transfer.features.backends.interface import (
+    LOCAL,
     TAPS,
     Computed,
     backend_repr,
     check_groups,
     level_columns,
     maps_wanted,
+    tap_levels,
 )
 from l2a_transfer.features.backends.registry import BACKEND_OPTIONS, register_backend
 from l2a_transfer.features.machine import arithmetic, gpu_name, torch_instructions
@@ -28,7 +30,7 @@ if TYPE_CHECKING:
     import torch
 
     from l2a_transfer.models.config import ModelConfig
-    from l2a_transfer.models.interface import Network
+    from l2a_transfer.models.interface import Attended, Network
     from l2a_transfer.models.weights import Card
 
 
@@ -81,8 +83,9 @@ class TorchBackend:
         card = dataclasses.replace(card, preprocess=preprocess)
         self.tap, self.card, self.preprocess = tap, card.to_json(), preprocess
         self.partners = model.config.partners
-        self.levels = level_columns(model.config.feature_levels, levels)
-        self.map_levels = maps_wanted(model.config.map_levels, model.config.feature_levels, levels)
+        widths = tap_levels(model.config, tap)
+        self.levels = level_columns(widths, levels)
+        self.map_levels = maps_wanted(model.config.map_levels, widths, levels)
         self._weights = network_sha256(model)
         self._original = evaluation_copy(model).cpu()  # sent to other processes
         folded = fold_batch_norms(evaluation_copy(self._original))
@@ -147,9 +150,21 @@ class TorchBackend:
         import torch
 
         attended = self._model.attend(images) if partners is None else self._model.attend(images, partners)
-        values = attended.g_a if self.tap == "ga" else attended.g_a_bn_relu
+        values = self._tapped(attended)
         features = torch.cat([values[level].float() for level, _, _ in self.levels], dim=1)  # (B, D)
         return features, {level: attended.maps[level].half() for level in map_levels}
+
+    def _tapped(self, attended: Attended) -> dict[str, torch.Tensor]:
+        """Level → the values that leave the network at the tap, (B, D of the level)."""
+        if self.tap != LOCAL:
+            return attended.g_a if self.tap == "ga" else attended.g_a_bn_relu
+        from l2a_transfer.models.blocks import at_least_float32
+
+        if missing := [level for level, _, _ in self.levels if level not in attended.local]:
+            raise ArgumentError(
+                f"tap {LOCAL!r}: {self.card['name']} has no local features of level {missing[0]}; use tap 'ga'"
+            )
+        return {level: at_least_float32(attended.local[level]).mean(dim=(2, 3)) for level, _, _ in self.levels}
 
     def _stream_cuda(self, batches: Iterable[NDArray[np.uint8]], *, attention: bool) -> Iterator[Computed]:
         """While batch k is computed, copy batch k + 1 to the GPU and the results of batch k − 1 back."""
