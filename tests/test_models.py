@@ -141,7 +141,7 @@ def relative(found: Tensor, expected: Tensor) -> float:
     return ((found - expected).norm() / expected.norm()).item()
 
 
-@pytest.mark.parametrize("normalizer", ["softmax", "sparsemax", "entmax15"])
+@pytest.mark.parametrize("normalizer", ["softmax", "sparsemax", "entmax15", "tvmax:0.1"])
 @pytest.mark.parametrize("name", INERT)
 def test_where_g_is_inert_its_branch_changes_nothing(name: str, normalizer: str) -> None:
     whole = build(name, normalizer=normalizer, global_branch="always")
@@ -166,15 +166,33 @@ def norm(tensors: list[Tensor]) -> float:
     return math.sqrt(sum(t.square().sum().item() for t in tensors))
 
 
-@pytest.mark.parametrize("name", ["vgg-att2-concat-dp", "vgg-att3-indep-add", "vgg-att1-dp"])
-def test_where_g_is_used_its_branch_is_built_and_decides(name: str) -> None:
-    model = build(name)
-    before = model.attend(images()).maps["L3"]
+@pytest.mark.parametrize(
+    ("name", "normalizer", "branch", "changed"),
+    [
+        ("vgg-att2-concat-dp", "softmax", "global_branch", "L3"),
+        ("vgg-att3-indep-add", "softmax", "global_branch", "L3"),
+        ("vgg-att1-dp", "softmax", "global_branch", "L3"),
+        ("vgg-att1-pc", "sigmoid", "global_branch", "L3"),
+        ("vgg-att1-pc", "sigmoid-sum", "global_branch", "L3"),
+        ("vgg-pan", "softmax", "global_branch_2", "L2"),
+    ],
+)
+def test_where_g_is_used_its_branch_is_built_and_decides(name: str, normalizer: str, branch: str, changed: str) -> None:
+    model = build(name, normalizer=normalizer)
+    before = model.attend(images()).maps[changed]
     with torch.no_grad():
         for key, parameter in model.named_parameters():
-            if key.startswith("global_branch.linear"):
+            if key.startswith(f"{branch}.linear"):
                 parameter.mul_(-2)
-    assert relative(model.attend(images()).maps["L3"], before) > 1e-3
+    assert relative(model.attend(images()).maps[changed], before) > 1e-3
+    assert model.config.family.g_acts(model.config)
+
+
+@pytest.mark.parametrize("name", ["vgg", "vgg-gap", "vgg-dsna", *INERT])
+def test_g_does_not_act_where_there_is_none_or_it_is_inert(name: str) -> None:
+    for global_branch in ("auto", "always"):
+        config = ModelConfig(name, global_branch=global_branch)
+        assert config.family.g_acts(config) == (name == "vgg-pan")  # g₂ acts through its gate
 
 
 @pytest.mark.parametrize("name", [n for n in ARCHITECTURES if "indep" in n])
