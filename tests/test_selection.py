@@ -158,7 +158,7 @@ def estimates(model: AttentionVGG, sampling: Sampling, draws: int, images: Tenso
 @pytest.mark.parametrize("architecture", ["vgg-att1-pc", "vgg-att2-indep-pc"])
 @pytest.mark.parametrize("baseline", ["soft", "others", "none"])
 def test_the_mean_of_reinforce_is_the_gradient_of_the_exact_expectation(architecture: str, baseline: str) -> None:
-    """With two draws, a baseline that includes its own draw would halve the gradient; many copies replace many draws."""
+    """With two draws, a baseline that includes its own draw would halve the gradient; copies replace draws."""
     images, labels = pictures(), torch.tensor([0, 1, 2, 0])
     exact = estimates(network(architecture), Sampling("exact", entropy_weight=0.0), 1, images, labels)[0]
     sampling = Sampling(samples=2, baseline=baseline, entropy_weight=0.0)
