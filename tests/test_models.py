@@ -10,6 +10,7 @@ from torch import Tensor
 
 from l2a_transfer.errors import UnknownNameError
 from l2a_transfer.models.blocks import ConvBlock
+from l2a_transfer.models.compatibilities import COMPATIBILITIES
 from l2a_transfer.models.config import ARCHITECTURES, MapSpec, ModelConfig
 from l2a_transfer.models.interface import Network
 from l2a_transfer.models.registry import build_model
@@ -193,6 +194,38 @@ def test_g_does_not_act_where_there_is_none_or_it_is_inert(name: str) -> None:
     for global_branch in ("auto", "always"):
         config = ModelConfig(name, global_branch=global_branch)
         assert config.family.g_acts(config) == (name == "vgg-pan")  # g₂ acts through its gate
+
+
+@pytest.mark.parametrize("precision", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        *((f"vgg-att2-concat-{compatibility}", {}) for compatibility in COMPATIBILITIES),
+        ("vgg-att3-indep-dp", {}),
+        *(("vgg-att1-pc", {"normalizer": name}) for name in ("sparsemax", "entmax15", "sigmoid", "tvmax:0.1")),
+        ("vgg-att1-pc", {"selection": "hard"}),
+        ("vgg-att1-uniform", {"selection": "random"}),
+        *((name, {}) for name in ("vgg", "vgg-gap", "vgg-pan", "vgg-dsna", "vgg-att2-concat-pc-co")),
+    ],
+)
+@torch.no_grad()
+def test_a_half_precision_network_scores_and_weighs_in_float32(
+    name: str, options: dict[str, str], precision: torch.dtype
+) -> None:
+    model = build(name, **options)
+    given = [x if x is None else x.to(precision).float() for x in with_partners(model, images())]
+    whole = model.to(precision).float().attend(*given)  # with the same rounded weights
+    model.to(precision)
+    found = model.attend(*(x if x is None else x.to(precision) for x in given))
+    for spec in model.config.maps:
+        assert found.maps[spec.name].dtype == torch.float32
+        if spec.kind == "distribution":  # to which rounded weights would not sum
+            torch.testing.assert_close(found.maps[spec.name].sum((1, 2)), torch.ones(3), rtol=0, atol=1e-5)
+    assert {values.dtype for values in found.g_a.values()} == {torch.float32}
+    if "selection" not in options:  # a rounded score can make another position the best
+        assert relative(found.logits.float(), whole.logits) < 0.05
+    evidence = model.evidence(found, torch.tensor([0, 1, 2]))
+    assert {values.dtype for values in evidence.maps.values()} == {torch.float32}
 
 
 @pytest.mark.parametrize("name", [n for n in ARCHITECTURES if "indep" in n])
