@@ -72,7 +72,7 @@ FAMILY = (
     Member("hard, exact", PC, "1 where c_i is highest", {"selection": "hard"}, {"sampler": "exact"}),
     Member("top:4", PC, "1/4 at the four highest c_i", {"selection": "top:4"}, {"sampler": "gumbel-st"}),
     Member("random", UNIFORM, "1 at a position chosen by a hash of the pixels", {"selection": "random"}),
-    Member("pan", "vgg-pan", f"a gate σ(⟨u, l_i⟩) at L2, then {SOFTMAX} at L3"),
+    Member("pan", "vgg-pan", f"a gate σ(⟨u, l_i + g₂⟩ + b) at L2, then {SOFTMAX} at L3"),
     Member("gap", "vgg-gap", "1 / P, of the last map alone: the control of `dsna`", {}, {"resolutions": "0:32"}),
     Member("dsna", "vgg-dsna", "for each class, (softplus(x_i) + 0.1) over its sum", {}, {"resolutions": "0:32"}),
     Member("co", f"{PC}-co", "as pc, and softmax(V_bᵀ D V_a) between the positions of a pair"),

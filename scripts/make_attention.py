@@ -59,7 +59,7 @@ def words(member: Member) -> list[str]:
     return [
         f"`{member.name}`",
         unbroken(member.formula),
-        yes(config.builds_global_branch),
+        yes(config.family.g_acts(config)),
         yes(all(spec.kind != "gate" for spec in config.maps)),
         "gradient" if config.selection == "soft" else drawn,
         yes(not not_exported(config)),

@@ -133,8 +133,26 @@ def test_dp_and_add_use_g() -> None:
         assert not torch.allclose(one, other)
 
 
-def test_scores_and_weights_stay_float32_under_autocast() -> None:
-    attention = Attention(2, "pc", "softmax")
+@pytest.mark.parametrize("name", NORMALIZERS)
+def test_scores_and_weights_stay_float32_under_autocast(name: str) -> None:
+    attention = Attention(8, "pc", name)
+    local = torch.randn(2, 8, 16, 16, generator=torch.Generator().manual_seed(0)).bfloat16()
     with torch.autocast("cpu", torch.bfloat16):
-        g_a, weights = attention(as_map(LOCAL).bfloat16(), None)
+        g_a, weights = attention(local.requires_grad_(), None)
+        g_a.square().sum().backward()
     assert (g_a.dtype, weights.dtype) == (torch.float32, torch.float32)
+    plain = attention(local.float(), None)
+    assert torch.equal(g_a, plain[0])
+    assert torch.equal(weights, plain[1])
+    for gradient in (local.grad, attention.u.grad):  # type: ignore[union-attr]
+        assert gradient.isfinite().all()  # type: ignore[union-attr]
+        assert gradient.abs().max() > 0  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("name", [name for name, own in COMPATIBILITIES.items() if own.scores])
+def test_parameters_in_half_precision_give_the_scores_of_float32(name: str) -> None:
+    attention = Attention(4, name, "softmax").bfloat16()
+    local, g = (torch.randn(2, *shape, generator=torch.Generator().manual_seed(0)) for shape in ((4, 3, 3), (4,)))
+    found = attention.scored(local.bfloat16(), g.bfloat16()).scores
+    assert found.dtype == torch.float32
+    assert torch.equal(found, attention.float().scored(local.bfloat16(), g.bfloat16()).scores)

@@ -29,6 +29,8 @@ from tests.test_training import CPU, RECIPE, colours
 pytestmark = pytest.mark.usefixtures("curves_drawn_once")
 
 KINDS: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
+    "sparsemax": ("vgg-att2-concat-pc", {"normalizer": "sparsemax"}, {}),
+    "entmax15": ("vgg-att2-indep-add", {"normalizer": "entmax15"}, {}),
     "sigmoid": ("vgg-att2-concat-pc", {"normalizer": "sigmoid"}, {}),
     "sigmoid-sum": ("vgg-att1-dp", {"normalizer": "sigmoid-sum"}, {}),
     "tvmax": ("vgg-att2-concat-pc", {"normalizer": "tvmax:0.1"}, {}),
@@ -37,8 +39,13 @@ KINDS: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
     "exact": ("vgg-att2-indep-pc", {"selection": "hard"}, {"sampler": "exact", "entropy_until": 0.5}),
     "top": ("vgg-att2-concat-pc", {"selection": "top:3"}, {"sampler": "gumbel-st"}),
     "random": ("vgg-att2-concat-uniform", {"selection": "random"}, {}),
+    "pan": ("vgg-pan", {}, {}),
+    "gap": ("vgg-gap", {}, {}),  # without maps
 }
-NOT_EXPORTED = {"tvmax", "random"}
+NOT_EXPORTED = {
+    "tvmax": r"its normalizer tvmax:0\.1 is computed iteratively, for which ONNX has no operators",
+    "random": "its positions are drawn from the pixels, which cannot be exported to ONNX",
+}
 
 
 QUICK = ("reinforce",)
@@ -76,9 +83,10 @@ def test_from_training_to_the_svm(kind: str, tmp_path: Path) -> None:
     assert card.metrics.keys() == {"test_accuracy", *(f"test_accuracy_{name}" for name in names)}
 
     source = memory_source()
-    made = extract(source, whole.weights, tmp_path / "f.h5", attention=True, progress=False)
+    made = extract(source, whole.weights, tmp_path / "f.h5", attention=bool(config.maps), progress=False)
     features = read_features(made.path).features
-    weights = {level: values.astype(np.float64) for level, values in read_maps(made.path).items()}
+    maps_read = read_maps(made.path) if config.maps else {}
+    weights = {level: values.astype(np.float64) for level, values in maps_read.items()}
     assert list(weights) == list(config.map_levels)
     for spec, values in zip(config.maps, weights.values(), strict=True):
         sums = values.sum(axis=(1, 2))
@@ -87,7 +95,7 @@ def test_from_training_to_the_svm(kind: str, tmp_path: Path) -> None:
             assert set(np.unique(values)) == {0, 1}
 
     if kind in NOT_EXPORTED:
-        with pytest.raises(BackendError, match=r"ONNX"):
+        with pytest.raises(BackendError, match=NOT_EXPORTED[kind]):
             export_onnx(whole.weights, tmp_path / "n.onnx")
         assert not (tmp_path / "n.onnx").exists()
     else:

@@ -115,6 +115,21 @@ def test_swapping_the_pair_swaps_what_is_found(architecture: str) -> None:
         torch.testing.assert_close(values.flip(0), back.maps[name], rtol=1e-12, atol=1e-12)
 
 
+def test_the_similarities_of_a_swapped_pair_are_the_transpose() -> None:
+    """Every gate is ½ with w = 0, so `shown` of (a, b) shows where a looks in b, as `looks` of (b, a) does."""
+    co = network().co
+    with torch.no_grad():
+        co.w.zero_()
+        generator = torch.Generator().manual_seed(4)
+        a, b = torch.randn(2, 3, len(co.D), 4, 5, dtype=torch.float64, generator=generator)
+        shown, _, gate = co(a, b)  # shown is ½ Σ_j b_j softmax(S(a, b))_ji at each position i of a
+        _, looks, _ = co(b, a)
+    assert torch.equal(gate, torch.full_like(gate, 0.5))
+    expected = 0.5 * (b * looks[:, None]).sum(dim=(2, 3))  # (B, C)
+    torch.testing.assert_close(shown.mean(dim=(2, 3)), expected, rtol=1e-12, atol=1e-12)
+    assert (looks - 1 / 20).abs().max() > 0.01
+
+
 def test_a_partner_that_is_the_same_everywhere_is_looked_at_evenly() -> None:
     co = CoAttention(4).double()
     a, flat = torch.rand(2, 4, 3, 5, dtype=torch.float64), torch.rand(2, 4, 1, 1, dtype=torch.float64)

@@ -113,6 +113,13 @@ def test_with_a_constant_expansive_map_it_is_average_pooling(size: tuple[int, in
         assert not torch.allclose(model(x), expected.logits, rtol=1e-3)
 
 
+def test_it_starts_with_the_trunk_and_the_classifier_of_average_pooling() -> None:
+    own, plain = (build_model(ModelConfig(name, width=1 / 16), seed=3).state_dict() for name in ("vgg-dsna", "vgg-gap"))
+    assert own.keys() - plain.keys() == {"expansive.weight", "expansive.bias"}
+    for key, value in plain.items():
+        assert torch.equal(own[key].reshape(value.shape), value), key
+
+
 def test_with_one_position_the_weights_are_1_and_learn_nothing() -> None:
     model = decoupled()
     for size, learns in ((24, False), (32, True)):

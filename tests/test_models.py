@@ -10,6 +10,7 @@ from torch import Tensor
 
 from l2a_transfer.errors import UnknownNameError
 from l2a_transfer.models.blocks import ConvBlock
+from l2a_transfer.models.compatibilities import COMPATIBILITIES
 from l2a_transfer.models.config import ARCHITECTURES, MapSpec, ModelConfig
 from l2a_transfer.models.interface import Network
 from l2a_transfer.models.registry import build_model
@@ -141,7 +142,7 @@ def relative(found: Tensor, expected: Tensor) -> float:
     return ((found - expected).norm() / expected.norm()).item()
 
 
-@pytest.mark.parametrize("normalizer", ["softmax", "sparsemax", "entmax15"])
+@pytest.mark.parametrize("normalizer", ["softmax", "sparsemax", "entmax15", "tvmax:0.1"])
 @pytest.mark.parametrize("name", INERT)
 def test_where_g_is_inert_its_branch_changes_nothing(name: str, normalizer: str) -> None:
     whole = build(name, normalizer=normalizer, global_branch="always")
@@ -166,15 +167,65 @@ def norm(tensors: list[Tensor]) -> float:
     return math.sqrt(sum(t.square().sum().item() for t in tensors))
 
 
-@pytest.mark.parametrize("name", ["vgg-att2-concat-dp", "vgg-att3-indep-add", "vgg-att1-dp"])
-def test_where_g_is_used_its_branch_is_built_and_decides(name: str) -> None:
-    model = build(name)
-    before = model.attend(images()).maps["L3"]
+@pytest.mark.parametrize(
+    ("name", "normalizer", "branch", "changed"),
+    [
+        ("vgg-att2-concat-dp", "softmax", "global_branch", "L3"),
+        ("vgg-att3-indep-add", "softmax", "global_branch", "L3"),
+        ("vgg-att1-dp", "softmax", "global_branch", "L3"),
+        ("vgg-att1-pc", "sigmoid", "global_branch", "L3"),
+        ("vgg-att1-pc", "sigmoid-sum", "global_branch", "L3"),
+        ("vgg-pan", "softmax", "global_branch_2", "L2"),
+    ],
+)
+def test_where_g_is_used_its_branch_is_built_and_decides(name: str, normalizer: str, branch: str, changed: str) -> None:
+    model = build(name, normalizer=normalizer)
+    before = model.attend(images()).maps[changed]
     with torch.no_grad():
         for key, parameter in model.named_parameters():
-            if key.startswith("global_branch.linear"):
+            if key.startswith(f"{branch}.linear"):
                 parameter.mul_(-2)
-    assert relative(model.attend(images()).maps["L3"], before) > 1e-3
+    assert relative(model.attend(images()).maps[changed], before) > 1e-3
+    assert model.config.family.g_acts(model.config)
+
+
+@pytest.mark.parametrize("name", ["vgg", "vgg-gap", "vgg-dsna", *INERT])
+def test_g_does_not_act_where_there_is_none_or_it_is_inert(name: str) -> None:
+    for global_branch in ("auto", "always"):
+        config = ModelConfig(name, global_branch=global_branch)
+        assert config.family.g_acts(config) == (name == "vgg-pan")  # g₂ acts through its gate
+
+
+@pytest.mark.parametrize("precision", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        *((f"vgg-att2-concat-{compatibility}", {}) for compatibility in COMPATIBILITIES),
+        ("vgg-att3-indep-dp", {}),
+        *(("vgg-att1-pc", {"normalizer": name}) for name in ("sparsemax", "entmax15", "sigmoid", "tvmax:0.1")),
+        ("vgg-att1-pc", {"selection": "hard"}),
+        ("vgg-att1-uniform", {"selection": "random"}),
+        *((name, {}) for name in ("vgg", "vgg-gap", "vgg-pan", "vgg-dsna", "vgg-att2-concat-pc-co")),
+    ],
+)
+@torch.no_grad()
+def test_a_half_precision_network_scores_and_weighs_in_float32(
+    name: str, options: dict[str, str], precision: torch.dtype
+) -> None:
+    model = build(name, **options)
+    given = [x if x is None else x.to(precision).float() for x in with_partners(model, images())]
+    whole = model.to(precision).float().attend(*given)  # with the same rounded weights
+    model.to(precision)
+    found = model.attend(*(x if x is None else x.to(precision) for x in given))
+    for spec in model.config.maps:
+        assert found.maps[spec.name].dtype == torch.float32
+        if spec.kind == "distribution":  # to which rounded weights would not sum
+            torch.testing.assert_close(found.maps[spec.name].sum((1, 2)), torch.ones(3), rtol=0, atol=1e-5)
+    assert {values.dtype for values in found.g_a.values()} == {torch.float32}
+    if "selection" not in options:  # a rounded score can make another position the best
+        assert relative(found.logits.float(), whole.logits) < 0.05
+    evidence = model.evidence(found, torch.tensor([0, 1, 2]))
+    assert {values.dtype for values in evidence.maps.values()} == {torch.float32}
 
 
 @pytest.mark.parametrize("name", [n for n in ARCHITECTURES if "indep" in n])

@@ -462,17 +462,20 @@ def test_momentum_that_shares_its_memory_is_copied(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "architecture", ["vgg-att3-concat-uniform", "vgg-att2-concat-add", "vgg-pan", "vgg-dsna", "vgg"]
+    "architecture", ["vgg-att3-concat-uniform", "vgg-att2-concat-add", "vgg-pan", "vgg-dsna", "vgg-gap", "vgg"]
 )
 def test_every_network_can_be_resumed(architecture: str) -> None:
     config = dataclasses.replace(
-        CONFIG, architecture=architecture, global_branch="auto" if architecture == "vgg" else "always"
+        CONFIG, architecture=architecture, global_branch="auto" if architecture in ("vgg", "vgg-gap") else "always"
     )
     recipe = dataclasses.replace(RECIPE, epochs=2, average=0.2, resolutions=((0.0, 32),))
     run = Trainer(config, recipe, colours(32), placement=CPU)
     run.history.append(run.run_epoch(progress=False) or {})
     again = Trainer(config, recipe, colours(32), placement=CPU)
     again.restore(run.state())
+    assert same(again.model.state_dict(), run.model.state_dict())
+    for trainer in (run, again):
+        trainer.history.append(trainer.run_epoch(progress=False) or {})
     assert same(again.model.state_dict(), run.model.state_dict())
 
 

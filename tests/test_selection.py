@@ -161,10 +161,14 @@ def estimates(model: AttentionVGG, sampling: Sampling, draws: int, images: Tenso
 def test_the_mean_of_reinforce_is_the_gradient_of_the_exact_expectation(
     architecture: str, baseline: str, training: bool
 ) -> None:
-    model, images, labels = network(architecture), pictures(), torch.tensor([0, 1, 2, 0])
+    """With two draws, a baseline that includes its own draw would halve the gradient; copies replace draws."""
+    images, labels = pictures(), torch.tensor([0, 1, 2, 0])
+    model, copied = network(architecture), network(architecture)
     model.heads.train(training)  # batch statistics depend on the probabilities of all positions
+    copied.heads.train(training)
     exact = estimates(model, Sampling("exact", entropy_weight=0.0), 1, images, labels)[0]
-    drawn = estimates(model, Sampling(samples=256, baseline=baseline, entropy_weight=0.0), 100, images, labels)
+    sampling = Sampling(samples=2, baseline=baseline, entropy_weight=0.0)
+    drawn = estimates(copied, sampling, 100, images.repeat(128, 1, 1, 1), labels.repeat(128))
     error = drawn.std(dim=0) / len(drawn) ** 0.5
     assert float(((drawn.mean(dim=0) - exact).abs() / error.clamp(min=1e-9)).square().mean()) < 2  # about 1 is expected
     assert float(exact.norm()) > 3 * float(error.norm())  # which a gradient of 0 would not be told from
@@ -384,6 +388,10 @@ def test_a_recipe_that_cannot_draw_is_refused(settings: dict[str, Any], message:
     [
         ("soft", {"sampler": "exact"}, "the recipe's sampler has no effect: selection 'soft' draws no positions"),
         ("top:4", {}, "'top:4' cannot be trained with sampler 'reinforce'.*set sampler=gumbel-st"),
+        ("hard", {"sampler": "exact", "samples": 4}, "the recipe's samples has no effect with sampler 'exact'"),
+        ("hard", {"sampler": "gumbel-st", "baseline": "none"}, "baseline has no effect with sampler 'gumbel-st': only"),
+        ("hard", {"entropy_weight": 0.0, "entropy_until": 0.5}, "entropy_until has no effect if entropy_weight is 0"),
+        ("hard", {"entropy_weight": 0.1, "entropy_until": 0.0}, "entropy_weight has no effect if entropy_until is 0"),
     ],
 )
 def test_a_recipe_that_does_not_go_with_the_selection_is_refused(
@@ -393,6 +401,19 @@ def test_a_recipe_that_does_not_go_with_the_selection_is_refused(
     check_sampling(dataclasses.replace(config, selection="hard"), TrainConfig(sampler="exact"))
     with pytest.raises(TrainingError, match=message):
         check_sampling(config, TrainConfig(**settings))
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"samples": 4, "baseline": "others", "temperature": 2.0},
+        {"sampler": "gumbel-st", "temperature": 2.0, "entropy_weight": 0.0},
+        {"sampler": "exact", "temperature": 2.0, "entropy_until": 0.5},
+        {"entropy_weight": 0.0, "entropy_until": 0.0},
+    ],
+)
+def test_a_recipe_whose_fields_have_an_effect_is_accepted(settings: dict[str, Any]) -> None:
+    check_sampling(ModelConfig("vgg-att2-concat-pc", selection="hard"), TrainConfig(**settings))
 
 
 def test_an_exact_step_that_is_too_large_is_refused_for_the_images_of_one_process_at_the_largest_size() -> None:

@@ -129,15 +129,16 @@ def test_it_turns_with_the_image() -> None:
         torch.testing.assert_close(tvmax(turn(z), 0.2), turn(own), rtol=0, atol=1e-9)
 
 
-def test_of_a_map_that_repeats_itself_the_inner_part_repeats_too() -> None:
-    """The border is the only place that a shift of a periodic map changes; an even extension takes it away."""
-    tile = scores(1, 4, 4, seed=3)
-    mirrored = torch.cat(
-        [torch.cat([tile, tile.flip(2)], dim=2), torch.cat([tile, tile.flip(2)], dim=2).flip(1)], dim=1
-    )
-    repeated, _ = denoise(mirrored.repeat(1, 2, 2), 0.1)  # the mirrored map has no difference at its seams
-    once, _ = denoise(mirrored, 0.1)
-    torch.testing.assert_close(repeated, once.repeat(1, 2, 2), rtol=0, atol=1e-8)
+@pytest.mark.parametrize("shift", [(1, 0), (0, 1), (3, -2), (-4, 4)])
+def test_it_moves_with_what_the_image_shows(shift: tuple[int, int]) -> None:
+    """A pattern inside a wide, constant border is moved by whole positions."""
+    z = torch.full((2, 16, 16), -0.5, dtype=torch.float64)
+    z[:, 6:10, 6:10] = scores(2, 4, 4, seed=3)
+    own = tvmax(z, 0.1)
+    moved = tvmax(z.roll(shift, (1, 2)), 0.1)
+    assert torch.equal(moved > 0, (own > 0).roll(shift, (1, 2)))
+    torch.testing.assert_close(moved, own.roll(shift, (1, 2)), rtol=0, atol=1e-12)
+    assert own.flatten(1).unique(dim=1).shape[1] > 4
 
 
 def test_images_are_independent_and_none_waits_for_a_faulty_one() -> None:
@@ -155,6 +156,16 @@ def test_every_image_is_finished_before_the_last_iteration(monkeypatch: pytest.M
     assert MAX_ITERATIONS == 20_000
     monkeypatch.setattr("l2a_transfer.models.total_variation.MAX_ITERATIONS", 2_000)
     torch.testing.assert_close(denoise(z, 0.7)[0], full, rtol=0, atol=0)
+
+
+def test_a_solver_that_does_not_converge_warns(monkeypatch: pytest.MonkeyPatch) -> None:
+    z = scores(4, 8, 8)
+    z[1] = torch.nan
+    full = tvmax(z, 0.7)
+    monkeypatch.setattr("l2a_transfer.models.total_variation.MAX_ITERATIONS", 60)
+    with pytest.warns(RuntimeWarning, match="TVmax did not converge in 60 iterations.*use a smaller λ"):
+        cut = tvmax(z, 0.7)
+    torch.testing.assert_close(cut, full, rtol=0, atol=0.1, equal_nan=True)
 
 
 def test_regions_are_numbered_by_their_first_position() -> None:

@@ -31,6 +31,9 @@ def test_the_family_s_tables_are_made_of_configs_cards_and_results(monkeypatch: 
     }
     assert tables["mechanism"].count("\n") == 2 + len(family.FAMILY)
     assert family.cost({"over_uniform": 1.04, "all_over_uniform": [0.967, 1.04, 1.127]}) == "1.04 (0.97–1.13)"
+    (pan,) = (line for line in tables["mechanism"].splitlines() if line.startswith("| `pan` |"))
+    plain = pan.replace("\N{NO-BREAK SPACE}", " ")
+    assert plain.startswith("| `pan` | a gate σ(⟨u, l_i + g₂⟩ + b) at L2, then softmax(c)_i at L3 | yes | no |")
     pc = next(member for member in family.FAMILY if member.name == "pc")
     assert pc.weights(0.25).stem == "vgg-att2-concat-pc.cifar10-w025"
     assert next(member for member in family.FAMILY if member.name == "dp").weights(0.25, seed=17) is None

@@ -62,7 +62,8 @@ class Attention(nn.Module):
         """Compatibility of each position, before normalization: local (B, P, C), g (B, C) → (B, P)."""
         if self.compatibility is None:
             raise TypeError("uniform attention has no scores")
-        return self.compatibility(local, self.u, None if g is None else at_least_float32(g))
+        u, g = (None if x is None else at_least_float32(x) for x in (self.u, g))
+        return self.compatibility(local, u, g)
 
     def scored(self, l: Tensor, g: Tensor | None) -> Scored:  # noqa: E741 - the paper's name
         """Local features and scores of all positions: l (B, C, H, W), g (B, C) or None."""

@@ -8,6 +8,7 @@ from typing import cast
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.func import functional_call
 
 from l2a_transfer.models.config import ModelConfig
 from l2a_transfer.models.interface import Step
@@ -124,7 +125,7 @@ class LevelHead(nn.Module):
 
     def forward(self, g_a: Tensor) -> tuple[Tensor, Tensor]:
         """g_a (B, C) → the classifier's input in evaluation (B, C), and the same with dropout, for training."""
-        seen = self.relu(self.bn(g_a))
+        seen = self.relu(self.bn(g_a.to(self.bn.weight.dtype)))
         return seen, self.dropout(seen)
 
 
@@ -155,14 +156,36 @@ def read_by(head: LevelHead, classifier: Tensor, seen: Tensor, targets: Tensor) 
     bn = head.bn
     assert bn.running_mean is not None
     assert bn.running_var is not None
-    scale = bn.weight * (bn.running_var + bn.eps).rsqrt()  # (C,)
-    rows = classifier[targets] * (seen > 0)  # (B, C)
-    return rows * scale, rows @ (bn.bias - bn.running_mean * scale)
+    weight, bias, mean, variance = map(at_least_float32, (bn.weight, bn.bias, bn.running_mean, bn.running_var))
+    scale = weight * (variance + bn.eps).rsqrt()  # (C,)
+    rows = at_least_float32(classifier)[targets] * (seen > 0)  # (B, C)
+    return rows * scale, rows @ (bias - mean * scale)
 
 
 def at_least_float32(x: Tensor) -> Tensor:
     """Convert half precision to float32; leave other tensors unchanged."""
     return x.to(torch.promote_types(x.dtype, torch.float32))
+
+
+def promoted(layer: nn.Conv2d | nn.Linear, x: Tensor) -> Tensor:
+    """Apply a layer to x, at least float32, with parameters that are converted to float32 if they are half precision.
+
+    Parameters
+    ----------
+    layer : nn.Conv2d or nn.Linear
+        It is called as a module, so its hooks run.
+    x : Tensor
+        Its input.
+
+    Returns
+    -------
+    Tensor
+    """
+    if layer.weight.dtype == x.dtype:
+        found: Tensor = layer(x)
+    else:
+        found = functional_call(layer, {name: at_least_float32(own) for name, own in layer.named_parameters()}, x)
+    return found
 
 
 def pooled_trunk(trunk: Trunk, images: Tensor, pools: int) -> dict[str, Tensor]:

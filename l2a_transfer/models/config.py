@@ -32,8 +32,7 @@ MAX_OUTPUTS = 1_000_000
 GLOBAL_BRANCH = ("auto", "always")
 
 MapKind = Literal["distribution", "gate", "mask"]
-"""Kind of an attention map: weights that sum to 1 over an image, independent weights between 0 and 1, or zeros and
-ones."""
+"""Kind of an attention map: weights that sum to 1, independent weights between 0 and 1, or zeros and ones."""
 
 
 @dataclass(frozen=True)
@@ -96,10 +95,7 @@ class Family:
         raise NotImplementedError(f"{type(self).__name__} must have a method network")
 
     def objective(self, config: ModelConfig, *, label_smoothing: float, sampling: Sampling | None = None) -> Objective:
-        """The training objective: cross-entropy, unless the family has a loss of its own.
-
-        `sampling` is given only for configs with a hard selection.
-        """
+        """Cross-entropy, unless the family has a loss of its own. `sampling` is only given with a hard selection."""
         from l2a_transfer.models.objectives import CrossEntropy, GroupCrossEntropy
 
         return GroupCrossEntropy(label_smoothing) if self.partners else CrossEntropy(label_smoothing)
@@ -120,6 +116,10 @@ class Family:
         """Whether the global feature g cannot change attention, features or logits."""
         name = config.spec.compatibility
         return bool(name) and COMPATIBILITIES[name].g_is_inert(find_normalizer(config.normalizer))
+
+    def g_acts(self, config: ModelConfig) -> bool:
+        """Whether a global feature can change the weights of any map."""
+        return config.builds_global_branch and not config.g_is_inert
 
     def builds_global_branch(self, config: ModelConfig) -> bool:
         """Whether conv14, conv15 and the g layer are part of the network."""

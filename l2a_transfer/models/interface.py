@@ -119,7 +119,8 @@ class Network(nn.Module):
         Parameters
         ----------
         images : Tensor (B, 3, H, W)
-            float32, normalised by the model's Preprocess; H and W are at least `config.min_size` pixels.
+            float32, or the precision of the weights if they were converted; normalised by the model's Preprocess. H and
+            W are at least `config.min_size` pixels.
         partners : Tensor (B, k, 3, H, W), optional
             The k = `config.partners` images that each image is attended with, also normalised; None if k is 0.
 

@@ -12,6 +12,7 @@ Shapes: B images, H × W positions, P = H·W. All arithmetic is float64.
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
 import torch
@@ -53,6 +54,11 @@ def tvmax(scores: Tensor, weight: float) -> Tensor:
     ------
     ValueError
         If the weight is negative or not finite.
+
+    Warns
+    -----
+    RuntimeWarning
+        If the solver has not converged after `MAX_ITERATIONS`. The weights are then less accurate.
     """
     if not 0 <= weight < float("inf"):
         raise ArgumentError(f"weight must be at least 0 and finite; got {weight}")
@@ -177,6 +183,13 @@ def denoise(scores: Tensor, weight: float) -> tuple[Tensor, Tensor]:
             way.keep(unfinished)
         if iteration == SWEEPS:
             way = _Descent(grid, z, bound, way.u)
+    else:
+        warnings.warn(  # without figures, so that a training run shows it once
+            f"TVmax did not converge in {MAX_ITERATIONS:,} iterations, so some weights are less accurate than usual; "
+            "use a smaller λ",
+            RuntimeWarning,
+            stacklevel=2,
+        )
     return answer, regions
 
 

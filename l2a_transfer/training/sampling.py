@@ -7,9 +7,18 @@ from l2a_transfer.models.config import ModelConfig
 from l2a_transfer.models.selection import Sampling, find_selection
 from l2a_transfer.training.recipe import OF_SAMPLING, TrainConfig
 
+OF_ONE_SAMPLER = {"samples": "reinforce", "baseline": "reinforce"}
+"""The fields that only one sampler uses."""
+
 
 def check_sampling(config: ModelConfig, recipe: TrainConfig) -> None:
-    """Raises: TrainingError if the network's selection does not support the recipe's sampling."""
+    """Check that a recipe's sampling suits a network.
+
+    Raises
+    ------
+    TrainingError
+        If the selection does not support the sampler, or a field that the recipe changes has no effect.
+    """
     chosen = find_selection(config.selection)
     if not chosen.samplers:
         if recipe.sampling != Sampling():
@@ -24,6 +33,16 @@ def check_sampling(config: ModelConfig, recipe: TrainConfig) -> None:
             f"selection {config.selection!r} cannot be trained with sampler {recipe.sampler!r}",
             f"set sampler={chosen.samplers[0]} in the recipe",
         )
+    usual = Sampling()
+    for field, sampler in OF_ONE_SAMPLER.items():
+        if recipe.sampler != sampler and getattr(recipe, field) != getattr(usual, field):
+            raise TrainingError(
+                f"the recipe's {field} has no effect with sampler {recipe.sampler!r}: only {sampler!r} uses it",
+                "leave it out",
+            )
+    for field, other in (("entropy_until", "entropy_weight"), ("entropy_weight", "entropy_until")):
+        if getattr(recipe, other) == 0 and getattr(recipe, field) not in (0, getattr(usual, field)):
+            raise TrainingError(f"the recipe's {field} has no effect if {other} is 0", "leave it out")
 
 
 def check_drawn_step(config: ModelConfig, recipe: TrainConfig, *, processes: int, sync_batch_norm: bool) -> None:

@@ -21,5 +21,9 @@ class PanFamily(Family):
 
         return PanVGG(config)
 
+    def g_acts(self, config: ModelConfig) -> bool:
+        """Always: g₂ changes the gate, even though g₃ may be inert."""
+        return True
+
     def maps(self, config: ModelConfig) -> tuple[MapSpec, ...]:
         return MapSpec("L2", "L2", "gate"), MapSpec("L3", "L3", attention_kind(config))

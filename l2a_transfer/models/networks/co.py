@@ -60,10 +60,11 @@ class CoAttention(nn.Module):
         """
         B, _, H, W = a.shape
         with torch.autocast(a.device.type, enabled=False):
+            D, w = at_least_float32(self.D), at_least_float32(self.w)
             own, other = (at_least_float32(l).flatten(2) for l in (a, b))  # (B, C, P)  # noqa: E741
-            scores = (other * self.D[:, None]).transpose(1, 2) @ own  # (B, P of b, P of a)
+            scores = (other * D[:, None]).transpose(1, 2) @ own  # (B, P of b, P of a)
             found = other @ scores.softmax(dim=1)  # (B, C, P)
-            gate = torch.sigmoid(self.w @ found)  # (B, P)
+            gate = torch.sigmoid(w @ found)  # (B, P)
             looks = scores.softmax(dim=2).mean(dim=1)  # (B, P)
             shown = found * gate[:, None]
         return shown.reshape(a.shape), looks.reshape(B, H, W), gate.reshape(B, H, W)

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from l2a_transfer.models.blocks import HEAD_DROPOUT, Trunk, at_least_float32, pooled_trunk, trunk_steps
+from l2a_transfer.models.blocks import HEAD_DROPOUT, Trunk, at_least_float32, pooled_trunk, promoted, trunk_steps
 from l2a_transfer.models.config import ModelConfig
 from l2a_transfer.models.interface import Attended, Evidence, Network, Step
 from l2a_transfer.models.parts import Parts, trunk_parts
@@ -26,10 +26,11 @@ class DecoupledVGG(Network):
 
     Notes
     -----
-    The trunk has the four pools of `vgg-gap` instead of the late pools of the attention networks. With equal weights at
-    all positions, the network is then exactly `vgg-gap`, with D as its classifier at each position, so any difference
-    in accuracy comes from S alone. The price is a coarse map: 2 × 2 positions at 32 × 32 pixels. At the smallest size,
-    16 × 16 pixels, there is one position, and S is 1.
+    The trunk has the four pools of `vgg-gap` instead of the late pools of the attention networks. With equal weights
+    at all positions, the network is then exactly `vgg-gap`, with D as its classifier at each position. With the same
+    seed, both start with the same trunk and classifier, so any difference in accuracy comes from S alone. The price is
+    a coarse map: 2 × 2 positions at 32 × 32 pixels. At the smallest size, 16 × 16 pixels, there is one position, and S
+    is 1.
 
     There is no global feature. `Attended.maps` has one map (B, H, W) per name, so it contains the mean of the classes'
     maps. The transfer feature is ours, not the paper's: the local features weighted by that mean map, which equals the
@@ -41,8 +42,8 @@ class DecoupledVGG(Network):
         C, K = config.channels(512), config.num_classes
         self.trunk = Trunk(config)
         self.dropout = nn.Dropout(config.dropout * HEAD_DROPOUT)
+        self.classifier = nn.Conv2d(C, K, 1)  # the discriminative map; before S, so that it starts as that of `vgg-gap`
         self.expansive = nn.Conv2d(C, K, 1)
-        self.classifier = nn.Conv2d(C, K, 1)  # the discriminative map
 
     def attend(self, images: Tensor, partners: Tensor | None = None) -> Attended:
         self.check_partners(images, partners)
@@ -55,8 +56,8 @@ class DecoupledVGG(Network):
         with torch.autocast(local["L3"].device.type, enabled=False):
             l = at_least_float32(local["L3"])  # noqa: E741 - the paper's name
             B, C, H, W = l.shape
-            weights = normalized(self.dropout(self.expansive(self.dropout(l))))  # (B, K, H, W)
-            logits = (weights * self.classifier(l)).sum(dim=(2, 3))  # (B, K)
+            weights = normalized(self.dropout(promoted(self.expansive, self.dropout(l))))  # (B, K, H, W)
+            logits = (weights * promoted(self.classifier, l)).sum(dim=(2, 3))  # (B, K)
             mean = weights.mean(dim=1)  # (B, H, W)
             positions = l.permute(0, 2, 3, 1).reshape(B, H * W, C)  # (B, P, C)
             feature = {"L3": (mean.reshape(B, 1, H * W) @ positions).squeeze(1)}  # (B, C)
@@ -66,7 +67,7 @@ class DecoupledVGG(Network):
         """`e_i = S_ci D_ci`, which sums to the logit over positions; the constant is 0."""
         local = at_least_float32(found.local["L3"])
         expansive, discriminative = (
-            torch.einsum("bchw,bc->bhw", local, layer.weight[targets, :, 0, 0])
+            torch.einsum("bchw,bc->bhw", local, at_least_float32(layer.weight)[targets, :, 0, 0])
             + cast("Tensor", layer.bias)[targets, None, None]
             for layer in (self.expansive, self.classifier)
         )

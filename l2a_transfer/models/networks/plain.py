@@ -11,6 +11,7 @@ from l2a_transfer.models.blocks import (
     Trunk,
     at_least_float32,
     pooled_trunk,
+    promoted,
     read_by,
     trunk_steps,
 )
@@ -50,7 +51,7 @@ class VGG(Network):
         weights, constant = read_by(self.head, self.classifier.weight, found.g_a["head"], targets)
         B, _, H, W = found.local["L3"].shape
         highest, where = found.local["L3"].flatten(2).max(dim=2)  # (B, C)
-        shares = (weights @ self.hidden.weight) * highest
+        shares = (weights @ at_least_float32(self.hidden.weight)) * highest
         positions = shares.new_zeros(B, H * W).scatter_add(1, where, shares)
         return Evidence({"L3": positions.reshape(B, H, W)}, {"L3": constant + self.classifier.bias[targets]})
 
@@ -75,12 +76,14 @@ class GapVGG(Network):
 
     def attend_from(self, local: dict[str, Tensor]) -> Attended:
         feature = {"gap": at_least_float32(local["L3"]).mean(dim=(2, 3))}
-        return Attended(self.classifier(feature["gap"]), feature, feature, {}, local)
+        return Attended(promoted(self.classifier, feature["gap"]), feature, feature, {}, local)
 
     def evidence(self, found: Attended, targets: Tensor) -> Evidence:
         """The class activation map divided by the number of positions."""
         local = at_least_float32(found.local["L3"])
-        positions = torch.einsum("bchw,bc->bhw", local, self.classifier.weight[targets]) / local[0, 0].numel()
+        positions = (
+            torch.einsum("bchw,bc->bhw", local, at_least_float32(self.classifier.weight)[targets]) / local[0, 0].numel()
+        )
         return Evidence({"L3": positions}, {"L3": self.classifier.bias[targets]})
 
     def parts(self) -> Parts:
