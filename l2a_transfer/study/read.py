@@ -192,7 +192,7 @@ def _network(
         train = _training(table, partial(make, width=width), [sources[name].data for name in own_sources])
     levels = table.texts("levels", [])
     extract = [("levels", ",".join(levels))] if levels else []
-    extract += [(key, table.text(key)) for key in ("tap", "precision", "backend") if table.has(key)]
+    extract += [(key, table.text(key)) for key in ("tap", "precision", "backend", "partners") if table.has(key)]
     own_targets = table.all_named("targets", "target", targets, [])
     table.end()
     return Network(
