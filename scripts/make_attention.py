@@ -131,7 +131,11 @@ def result(name: str) -> dict[str, Any]:
 
 def tested(path: Path | None) -> str:
     """The test accuracy in the card, in percent."""
-    return f"{100 * read_card(path).metrics['test_accuracy']['value']:.2f}" if path else "–"
+    if path is None:
+        return "–"
+    metrics = read_card(path).metrics
+    found = metrics.get("test_accuracy_own_partner", metrics["test_accuracy"])  # earlier cards of networks of pairs
+    return f"{100 * found['value']:.2f}"
 
 
 def accuracy(row: dict[str, Any] | None) -> str:

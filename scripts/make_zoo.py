@@ -103,6 +103,8 @@ def line(own: list[dict[str, Any]], bundled: bool) -> str:
     first = own[0]
     config, training = first["config"], first["training"]
     metric = min(first["metrics"], key=len)  # others are called after it, as test_accuracy_sampled
+    if f"{metric}_own_partner" in first["metrics"]:  # the name in earlier cards of networks of pairs
+        metric = f"{metric}_own_partner"
     values = [100 * card["metrics"][metric]["value"] for card in own]
     n = first["metrics"][metric]["n"]
     spread = f" ± {statistics.stdev(values):.2f}" if len(values) > 1 else ""

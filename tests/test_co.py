@@ -1,4 +1,4 @@
-"""Co-attention across two images: its formula, pairs of one class in training, an image as its own partner elsewhere."""
+"""Co-attention across two images: its formula, pairs of one class in training, an image as its own partner else."""
 
 from __future__ import annotations
 

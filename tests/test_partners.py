@@ -185,9 +185,7 @@ def test_a_network_takes_as_many_partners_as_its_family_says() -> None:
     assert (model.config.partners, ModelConfig("vgg-gap").partners) == (K, 0)
     assert torch.equal(model(images, partners), model.attend(images, partners).logits)
     assert torch.equal(model(images), model(images, torch.stack([images, images], dim=1)))
-    assert torch.equal(
-        model.attend(images).features, model.attend(images, images[:, None].repeat(1, K, 1, 1, 1)).features
-    )
+    assert torch.equal(model.attend(images).logits, model(images))
     assert (model(images) - model(images, partners)).abs().max() > 1e-6
     for wrong in (partners[:, :1], partners[:2], partners[..., :8], images):
         for call in (model, model.attend):
@@ -217,9 +215,7 @@ def test_the_backend_takes_groups() -> None:
     assert pickle.loads(pickle.dumps(opened)).features(groups).tobytes() == found.tobytes()  # noqa: S301
     for swap in ([0, 2, 1], [1, 0, 2]):
         assert np.abs(opened.features(groups[:, swap]) - found).max() > 1e-3
-    with pytest.raises(
-        ValueError, match=r"\(B, 3, 3, 16, 16\), each image before its partners; got \(5, 2, 3, 16, 16\)"
-    ):
+    with pytest.raises(ValueError, match=r"\(B, 3, 3, 16, 16\), each .* its partners; got \(5, 2, 3, 16, 16\)"):
         opened.features(groups[:, :2])
     alone = opened.features(groups[:, 0])
     np.testing.assert_allclose(alone, opened.features(groups[:, [0, 0, 0]]), rtol=1e-6)
