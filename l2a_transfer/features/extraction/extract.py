@@ -102,7 +102,7 @@ def extract(
     compile : bool, default=False
         Compile the network with `torch.compile`, which can change the last bits of features.
     partners : {"self", "set"}, default="self"
-        For networks of pairs: each image is its own partner, or gets one of the set (`partner_rows`), which is listed.
+        In networks of pairs, an image is its own partner, or gets those that `partner_rows` draws from the set.
     engine : {"local", "ray"}, default="local"
         "ray" runs on the cluster that `ray` describes, with the same bytes as a result.
     ray : RayConfig, optional
