@@ -22,6 +22,7 @@ from l2a_transfer.errors import ArgumentError, Interrupted, TrainingError
 from l2a_transfer.evaluation import tested
 from l2a_transfer.explain.checks.pictures import Pictures
 from l2a_transfer.explain.checks.sanity import check_sanity
+from l2a_transfer.explain.compute import kept_bytes as kept_for_gradient
 from l2a_transfer.explain.compute import map_batch
 from l2a_transfer.explain.group import group_maps
 from l2a_transfer.explain.maps import explain_images
@@ -466,6 +467,12 @@ def test_partners_that_cannot_be_fixed() -> None:
     ):
         with pytest.raises(ArgumentError, match=said):
             WithPartners(*wrong)
+
+
+def test_fixed_partners_are_not_measured_at_another_size() -> None:
+    model, images = network(torch.float32), torch.zeros(3, 3, 64, 64)
+    assert kept_for_gradient(model, images) > 0
+    assert kept_for_gradient(WithPartners(model, images[:1]), images) == 0
 
 
 def test_train_by_name(tmp_path: Path) -> None:
