@@ -33,6 +33,7 @@ from l2a_transfer.evaluation.groups import groups_of
 from l2a_transfer.evaluation.measure_row import source_of
 from l2a_transfer.evaluation.naming import name_files
 from l2a_transfer.features.backends.interface import Computed
+from l2a_transfer.features.backends.registry import open_backend
 from l2a_transfer.features.backends.torch import TorchBackend
 from l2a_transfer.features.extraction import plan as plan_module
 from l2a_transfer.features.extraction import ray_engine
@@ -383,6 +384,16 @@ def test_features_depend_on_no_other_image_of_the_set(tmp_path: Path) -> None:
     np.testing.assert_array_equal(next(maps), next(maps)[rows])
     drawn = [run(one, tmp_path / f"{k}.h5", batch_size=2) for k, one in enumerate((whole, part_of(whole, rows)))]
     assert (drawn[1].features[:] != drawn[0].features[:][rows]).any()
+
+
+def test_co_attention_gives_an_image_the_same_features_in_any_set(tmp_path: Path) -> None:
+    whole, rows = memory_source(rows=8, side=SIZE), [5, 0, 6, 3]
+    model = f"untrained:vgg-att2-concat-pc-co@{1 / 32}"
+    found = []
+    for k, source in enumerate((whole, part_of(whole, rows))):
+        extract(source, open_backend(model, image_size=SIZE), tmp_path / f"{k}.h5", batch_size=2, progress=False)
+        found.append(open_features(tmp_path / f"{k}.h5").features[:])
+    np.testing.assert_array_equal(found[1], found[0][rows])
 
 
 def test_each_image_is_its_own_partner_by_default_in_any_batch(digits: ImageSource, tmp_path: Path) -> None:
