@@ -36,8 +36,7 @@ METHODS = ("attention", "evidence")
 @click.option("--device", default="auto", show_default=True)
 def main(data_dir: Path, work: Path, out: Path, limit: int | None, device: str) -> None:
     work.mkdir(parents=True, exist_ok=True)
-    alone = [member for member in FAMILY if not member.config().partners]  # a map is of one image
-    weights = {member.name: path for member in alone if (path := member.weights()) is not None}
+    weights = {member.name: path for member in FAMILY if (path := member.weights()) is not None}
     document = {
         "schema": "l2a-benchmark/1",
         "what": f"attention and evidence of each attention of the family that was trained: width {TRAINED_WIDTH}, "

@@ -36,7 +36,7 @@ def partners_by_rule(labels: NDArray[np.int32], ids: tuple[str, ...]) -> dict[st
         "of its class": [rng.choice(np.flatnonzero((labels == labels[i]) & (own != i))) for i in own],
         "of another class": [rng.choice(np.flatnonzero(labels != labels[i])) for i in own],
     }
-    rules = {"as extract draws": partner_rows(ids, 1), "itself": own[:, None]}
+    rules = {"from the set": partner_rows(ids, 1), "itself": own[:, None]}
     return {**rules, **{name: np.array(rows)[:, None] for name, rows in drawn.items()}}
 
 

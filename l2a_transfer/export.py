@@ -78,6 +78,8 @@ def export_onnx(
 ) -> ExportResult:
     """Export a feature extractor to ONNX. It takes uint8 pixels and returns features and attention maps.
 
+    A network with partners is exported with each image as its own partner.
+
     The file is run in ONNX Runtime at batch sizes 1 and 7. It is kept only if features and maps agree with PyTorch
     within a relative error of 1e-4.
 
@@ -139,8 +141,6 @@ def export_onnx(
 def not_exported(config: ModelConfig) -> str:
     """Why networks of this config cannot be written as ONNX; empty if they can."""
     normalizer = find_normalizer(config.normalizer)
-    if config.partners:
-        return "attends each image with others, but an ONNX file takes individual images"
     if find_selection(config.selection).needs == "noise":
         return "its positions are drawn from the pixels, which cannot be exported to ONNX"
     if config.has_scores and not normalizer.exports:

@@ -1,7 +1,5 @@
 """Our networks in timm. Importing this module registers them, for example `l2a_vgg_att2_concat_pc`. Needs the extra
 `timm`.
-
-Networks that attend each image with others are not registered, because timm passes individual images to a network.
 """
 
 from __future__ import annotations
@@ -12,7 +10,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from l2a_transfer.errors import ArgumentError, MissingExtraError, names_keywords
-from l2a_transfer.models.config import ARCHITECTURES, ModelConfig
+from l2a_transfer.models.config import ARCHITECTURES
 from l2a_transfer.models.interface import Network
 from l2a_transfer.models.loading import create_model
 from l2a_transfer.models.weights import PRETRAINED, pretrained_names, read_card
@@ -24,7 +22,6 @@ except ImportError as error:
     raise MissingExtraError("a network in timm", "timm", "timm") from error
 
 __all__: list[str] = []
-ALONE = [name for name in ARCHITECTURES if not ModelConfig(name).partners]
 PREFIX = "l2a_"
 
 
@@ -71,7 +68,7 @@ def _default_cfgs() -> dict[str, Any]:
         for name, card in weights.items()
     }
     named = {name.partition(".")[0] for name in weights}
-    return {**cfgs, **{timm_name(name): _cfg(Preprocess(), 10) for name in ALONE if name not in named}}
+    return {**cfgs, **{timm_name(name): _cfg(Preprocess(), 10) for name in ARCHITECTURES if name not in named}}
 
 
 default_cfgs: dict[str, Any] = generate_default_cfgs(_default_cfgs())
@@ -127,5 +124,5 @@ def _entry(architecture: str) -> Callable[..., nn.Module]:
     return create
 
 
-for _name in ALONE:
+for _name in ARCHITECTURES:
     globals()[timm_name(_name)] = register_model(_entry(_name))

@@ -183,8 +183,8 @@ FIGURES: dict[str, Figure] = {
     ),
     "partner-rules": Figure(
         lambda d: (
-            f"live trunk: {percent(d['rows'][1]['mean'])} with partners as `extract` draws them, "
-            f"{percent(d['rows'][3]['mean'])} with partners of the image's class"
+            f"live trunk: {percent(d['rows'][2]['mean'])} with each image as its own partner, "
+            f"{percent(d['rows'][1]['mean'])} with partners from the set"
         ),
         lambda d: f"{d['n']} images, {d['seeds']} seeds",
     ),

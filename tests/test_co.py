@@ -1,4 +1,4 @@
-"""Co-attention across two images: its formula, pairs of one class in training, partners without labels in testing."""
+"""Co-attention across two images: its formula, pairs of one class in training, an image as its own partner else."""
 
 from __future__ import annotations
 
@@ -13,15 +13,19 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
+from PIL import Image
 from torch import Tensor
 
 from l2a_transfer.data.readers import open_source
 from l2a_transfer.data.sources import ImageSource, join_splits
-from l2a_transfer.errors import ArgumentError, BackendError, Interrupted, TrainingError
+from l2a_transfer.errors import ArgumentError, Interrupted, TrainingError
 from l2a_transfer.evaluation import tested
+from l2a_transfer.explain.checks.pictures import Pictures
+from l2a_transfer.explain.checks.sanity import check_sanity
+from l2a_transfer.explain.compute import kept_bytes as kept_for_gradient
 from l2a_transfer.explain.compute import map_batch
 from l2a_transfer.explain.group import group_maps
-from l2a_transfer.export import export_onnx
+from l2a_transfer.explain.maps import explain_images
 from l2a_transfer.features.extraction.extract import extract
 from l2a_transfer.features.extraction.partners import partner_rows
 from l2a_transfer.features.store.reader import read_maps
@@ -35,10 +39,10 @@ from l2a_transfer.models.interface import Network
 from l2a_transfer.models.loading import load_model
 from l2a_transfer.models.networks.co import CoAttention, CoAttentionVGG
 from l2a_transfer.models.registry import build_model
-from l2a_transfer.models.weights import read_card
+from l2a_transfer.models.weights import Card, count_parameters, read_card
 from l2a_transfer.preprocess import Preprocess
 from l2a_transfer.training import trainer as trainer_module
-from l2a_transfer.training.accuracy import evaluate
+from l2a_transfer.training.accuracy import evaluate, measure
 from l2a_transfer.training.data import TrainingData
 from l2a_transfer.training.epochs import plan_for
 from l2a_transfer.training.flops import macs
@@ -234,8 +238,11 @@ def test_pairs_that_cannot_be_made_are_refused_before_anything_is_built(monkeypa
         new_trainer(of_labels([0, 0, 1, 1, 2, 2, 1, 1, 2, 3]))
     with pytest.raises(TrainingError, match=r"batch_size 7 is not a multiple of 2: .* whole groups of 2 images"):
         new_trainer(batch_size=7)
-    with pytest.raises(TrainingError, match=r"attends each image with 1 more, but test has 1 image"):
-        new_trainer(of_labels([0, 1, 2, 3] * 4, test=1))
+
+
+def test_a_single_test_image_has_no_other_as_its_partner() -> None:
+    run = new_trainer(of_labels([0, 1, 2, 3] * 4, test=1))
+    assert list(measure(run.model, run.data, run.preprocess)) == ["test_accuracy"]
 
 
 def test_one_image_a_class_from_the_command_line_leaves_nothing_behind(tmp_path: Path) -> None:
@@ -270,20 +277,25 @@ def test_from_training_to_the_svm(tmp_path: Path) -> None:
     card = read_card(result.weights)
     assert card.training["partners"]["each"] == 1
     assert card.training["partners"]["train"].startswith("others of the same class")
-    assert card.training["partners"]["test"].startswith("others of the test images, drawn without regard to class")
-    assert sorted(card.metrics) == ["test_accuracy", "test_accuracy_own_partner"]
+    assert card.training["partners"]["test"] == "the image itself"
+    drawn = "others of the test images, drawn without regard to class"
+    assert card.training["partners"]["test_set_partners"] == drawn
+    assert sorted(card.metrics) == ["test_accuracy", "test_accuracy_set_partners"]
     assert {one["n"] for one in card.metrics.values()} == {40}
     assert result.metrics == {"test_accuracy": card.metrics["test_accuracy"]}
     own, data = load_model(str(result.weights))[0], colours(32).test
     for name, partners in (
-        ("test_accuracy", partner_rows(data.ids, 1)),
-        ("test_accuracy_own_partner", np.arange(40)[:, None]),
+        ("test_accuracy", np.arange(40)[:, None]),
+        ("test_accuracy_set_partners", partner_rows(data.ids, 1)),
     ):
         assert card.metrics[name]["value"] == evaluate(own, data, card.preprocess, partners=partners)
 
     features = tmp_path / "f.h5"
     source = open_source("digits", limit=60)
-    extract(source, str(result.weights), features, attention=True, progress=False)
+    extract(source, str(result.weights), tmp_path / "self.h5", progress=False)
+    with open_features(tmp_path / "self.h5") as found:
+        assert (found.partners, found.meta.partners) == ((), "self")
+    extract(source, str(result.weights), features, attention=True, partners="set", progress=False)
     rows = partner_rows(source.ids, 1)
     with open_features(features) as found:
         assert found.partners == tuple((source.ids[row],) for (row,) in rows)
@@ -294,15 +306,10 @@ def test_from_training_to_the_svm(tmp_path: Path) -> None:
     evaluated = l2a("svm-eval", features, "--out", tmp_path / "report", "--folds", "2")
     assert evaluated.exit_code == 0, (evaluated.output, evaluated.exception)
 
-    with pytest.raises(
-        BackendError, match=r"attends each image with others, .* takes individual images; run it in PyTorch"
-    ):
-        export_onnx(result.weights, tmp_path / "co.onnx")
     save_picture(tmp_path / "a.jpg", seed=0)
     for command in ("explain", "maps"):
-        refused = l2a(command, "--model", result.weights, "--out", tmp_path / command, tmp_path / "a.jpg")
-        assert_fails(refused, 1, f"{NAME} attends each image with others, but a map is of a single image")
-    assert not (tmp_path / "co.onnx").exists()
+        done = l2a(command, "--model", result.weights, "--out", tmp_path / command, tmp_path / "a.jpg")
+        assert done.exit_code == 0, (done.output, done.exception)
 
 
 def test_training_steps_are_those_of_pairs_taken_by_hand() -> None:
@@ -339,6 +346,7 @@ class Told(Network):
         self.weight = torch.nn.Parameter(torch.zeros(()))
 
     def forward(self, images: Tensor, partners: Tensor | None = None) -> Tensor:
+        partners = self.check_partners(images, partners)
         assert partners is not None
         return torch.nn.functional.one_hot(partners[:, 0, 0, 0, 0].round().long(), 4).float()
 
@@ -349,17 +357,22 @@ def numbered(labels: list[int], shown: list[int]) -> ImageSource:
     return join_splits("n", "rgby", {"test": (images, np.array(labels, np.int32))})
 
 
-def test_the_test_images_have_partners_by_name_and_not_by_label() -> None:
+def test_partners_from_the_set_are_drawn_by_name_and_not_by_label() -> None:
     as_it_is = Preprocess(size=4, mean=(0.0, 0.0, 0.0), std=(1 / 255, 1 / 255, 1 / 255))
     shown = [0, 1, 2, 3, 2, 1, 0]
     ids = numbered(shown, shown).ids
-    rows = partner_rows(ids, 1)[:, 0]
-    model = Told()
-    assert evaluate(model, numbered([shown[row] for row in rows], shown), as_it_is, batch_size=3) == 1
-    assert evaluate(model, numbered(shown, shown), as_it_is) == np.mean(
-        [shown[row] == own for row, own in zip(rows, shown, strict=True)]
-    )
-    assert evaluate(model, numbered(shown, shown), as_it_is, partners=np.arange(7)[:, None]) == 1
+    partners = partner_rows(ids, 1)
+    rows, model = partners[:, 0], Told()
+    labels = [shown[row] for row in rows]
+    assert evaluate(model, numbered(labels, shown), as_it_is, batch_size=3, partners=partners) == 1
+    right = np.mean([shown[row] == own for row, own in zip(rows, shown, strict=True)])
+    assert evaluate(model, numbered(shown, shown), as_it_is, partners=partners) == right < 1
+    assert evaluate(model, numbered(shown, shown), as_it_is) == 1  # each image is its own partner
+    source = numbered(shown, shown)
+    assert measure(model, TrainingData("n", tuple("rgby"), source, source), as_it_is) == {
+        "test_accuracy": {"value": 1.0, "n": 7, "seeds": 1},
+        "test_accuracy_set_partners": {"value": right, "n": 7, "seeds": 1},
+    }
 
 
 def test_measuring_on_the_way_uses_the_same_partners(tmp_path: Path) -> None:
@@ -447,8 +460,6 @@ def test_what_freezing_asks_for_and_saves() -> None:
 
 def test_maps_of_an_image_beside_a_partner_that_is_given() -> None:
     model, (image, partner) = network(torch.float32), pictures(2, dtype=torch.float32)
-    with pytest.raises(BackendError, match=r"WithPartners\(network, partners\)"):
-        map_batch(model, image[None], method="attention")
     beside = WithPartners(model, partner[None])
     assert not beside.training
     found = model.attend(image[None], partner[None, None])
@@ -473,21 +484,63 @@ def test_partners_that_cannot_be_fixed() -> None:
             WithPartners(*wrong)
 
 
+def test_fixed_partners_are_not_measured_at_another_size() -> None:
+    model, images = network(torch.float32), torch.zeros(3, 3, 64, 64)
+    assert kept_for_gradient(model, images) > 0
+    assert kept_for_gradient(WithPartners(model, images[:1]), images) == 0
+
+
 def test_train_by_name(tmp_path: Path) -> None:
     source = open_source("digits", limit=120)
     result = train(NAME, source, tmp_path, holdout=20, epochs=1, width=1 / 32, image_size=16, device="cpu")
     assert result.metrics["holdout-20-stratified_accuracy"]["n"] == 20
 
 
-def test_what_needs_images_alone_refuses_by_name() -> None:
+def test_an_image_without_a_partner_is_its_own() -> None:
+    model, images = network(), pictures(3)
+    with torch.no_grad():
+        alone, itself = model.attend(images), model.attend(images, images[:, None])
+        assert torch.equal(model(images), alone.logits)
+        pairs = model.attend_group(images.repeat_interleave(2, dim=0))
+    for found in (itself.logits, pairs.logits[::2]):
+        torch.testing.assert_close(alone.logits, found, rtol=1e-12, atol=1e-12)
+    assert {*alone.maps} == {"L2", "L3", "co", "co.gate"}
+    for name, values in alone.maps.items():
+        torch.testing.assert_close(values, itself.maps[name], rtol=1e-12, atol=1e-12)
+    with torch.no_grad():
+        (one,) = model.attend(images[1:2]).features
+    torch.testing.assert_close(one, alone.features[1], rtol=1e-12, atol=1e-12)
+
+
+def test_evidence_of_one_image_is_complete() -> None:
+    model, images = network(torch.float32), pictures(2, dtype=torch.float32)
+    found = map_batch(model, images, method="evidence", targets=[2, 0])
+    assert list(found.maps) == ["L2", "L3", "co", "all"]
+    with torch.no_grad():
+        own = model.attend(images)
+    constants = model.evidence(own, torch.tensor([2, 0])).constants
+    total = sum(found.maps[level].sum((1, 2)) + constants[level].detach().numpy() for level in ("L2", "L3", "co"))
+    np.testing.assert_allclose(total, own.logits[[0, 1], [2, 0]], atol=1e-5)
+    (maps,) = explain_images((model, card_of(model)), Image.new("RGB", (32, 32)), method="evidence", side=32)
+    assert maps.completeness is not None
+    assert maps.completeness < 1e-5
+
+
+def card_of(model: Network) -> Card:
+    return Card("co", model.config, Preprocess(), tuple("rgby"), count_parameters(model), {"untrained": True})
+
+
+def test_localization_checks_and_group_maps_take_one_image() -> None:
     name = f"untrained:{NAME}@{1 / 32}"
-    with pytest.raises(
-        BackendError, match=f"{NAME} attends each image with others, but localization is of a single image"
-    ):
-        localization.open_networks([name], LocalizationConfig(), ("a",), device="cpu")
-    with pytest.raises(BackendError, match=f"{NAME}@.* attends each image with others, which is not supported here"):
-        tested.open_networks([name], device=torch.device("cpu"))
+    (opened,) = localization.open_networks([name], LocalizationConfig(), ("a",), device="cpu")
+    (tested_network,) = tested.open_networks([name], device=torch.device("cpu"))
+    assert opened.sha256 == tested_network.sha256
     model = network(torch.float32)
-    batches = lambda: [(pictures(4, dtype=torch.float32), [0, 0, 1, 1])]  # noqa: E731
-    with pytest.raises(BackendError, match=f"{NAME} attends each image with others, but a map is of a single image"):
-        list(group_maps(model, batches))
+    maps = list(group_maps(model, lambda: [(pictures(4, dtype=torch.float32), [0, 0, 1, 1])]))
+    assert maps
+    noise = np.random.default_rng(0).integers(0, 256, (2, 3, 16, 16), dtype=np.uint8)
+    found = check_sanity(
+        model, card_of(model), Pictures("noise", ("a", "b"), noise), methods=["attention"], seeds=1, orders=["cascade"]
+    )
+    changed = {row.map: row.unchanged for row in found.rows if (row.method, row.part) == ("attention", "co")}
+    assert changed == {"L2": True, "L3": True, "co": False, "co.gate": False}

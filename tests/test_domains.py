@@ -332,6 +332,12 @@ def test_files_of_one_model_must_be_made_in_the_same_way_and_the_card_has_all_of
         other = dataclasses.replace(made["b"], meta=dataclasses.replace(made["b"].meta, **{key: value}))
         with pytest.raises(EvaluationError, match=f"with different {key}, so one SVM cannot be fitted to both"):
             evaluate([files[0], save(tmp_path / f"{key}.h5", other)], protocol="cross-domain")
+    own = made["b"].meta
+    other = dataclasses.replace(
+        made["b"], meta=dataclasses.replace(own, fingerprint={**own.fingerprint, "partners": "self"})
+    )
+    with pytest.raises(EvaluationError, match="with different partners, so one SVM cannot be fitted to both"):
+        evaluate([files[0], save(tmp_path / "partners.h5", other)], protocol="cross-domain")
 
 
 def test_domains_whose_names_make_one_name_of_two_places_are_refused(tmp_path: Path) -> None:

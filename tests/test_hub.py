@@ -103,8 +103,9 @@ def test_timm_makes_our_networks() -> None:
     import l2a_transfer.timm
 
     assert "l2a_vgg_att2_concat_pc" in timm.list_models("l2a_*")
-    of_one_image = [name for name in l2a_transfer.list_models(pretrained=False) if not name.endswith("-co")]
-    assert len(timm.list_models("l2a_*")) == len(of_one_image)
+    assert len(timm.list_models("l2a_*")) == len(l2a_transfer.list_models(pretrained=False))
+    pairs = timm.create_model("l2a_vgg_att2_concat_pc_co", pretrained=False, width=0.0625).eval()
+    assert torch.equal(pairs(IMAGES), pairs(IMAGES, IMAGES[:, None]))
     network, card = l2a_transfer.load_model(BUNDLED)
     made = timm.create_model("l2a_vgg_att2_concat_pc.cifar10_w025", pretrained=True).eval()
     assert torch.equal(made(IMAGES), network(IMAGES))

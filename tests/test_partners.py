@@ -20,9 +20,20 @@ from torch import Tensor, nn
 
 from l2a_transfer.data.readers import open_source
 from l2a_transfer.data.sources import ImageSource
-from l2a_transfer.errors import ArgumentError, BackendError, DataError, OutputExistsError, StoreError, TrainingError
-from l2a_transfer.export import export_onnx
+from l2a_transfer.errors import (
+    ArgumentError,
+    BackendError,
+    DataError,
+    OutputExistsError,
+    StoreError,
+    TrainingError,
+    UnknownNameError,
+)
+from l2a_transfer.evaluation.groups import groups_of
+from l2a_transfer.evaluation.measure_row import source_of
+from l2a_transfer.evaluation.naming import name_files
 from l2a_transfer.features.backends.interface import Computed
+from l2a_transfer.features.backends.registry import open_backend
 from l2a_transfer.features.backends.torch import TorchBackend
 from l2a_transfer.features.extraction import plan as plan_module
 from l2a_transfer.features.extraction import ray_engine
@@ -39,7 +50,7 @@ from l2a_transfer.models.weights import Card, count_parameters, read_card
 from l2a_transfer.preprocess import Preprocess
 from l2a_transfer.training.runs import run_training
 from l2a_transfer.training.trainer import Trainer
-from tests.conftest import TINY, assert_fails, l2a, save_picture
+from tests.conftest import TINY, MemorySource, assert_fails, l2a, memory_source, save_picture
 from tests.test_store import FEATURES, META, ROWS, reseal
 from tests.test_training import CPU, RECIPE, colours
 
@@ -55,7 +66,7 @@ class Gated(Network):
         self.classifier = nn.Linear(C, config.num_classes)
 
     def attend(self, images: Tensor, partners: Tensor | None = None) -> Attended:
-        self.check_partners(images, partners)
+        partners = self.check_partners(images, partners)
         assert partners is not None
         B, k = partners.shape[:2]
         l = self.conv(images)  # noqa: E741 - (B, C, H/4, W/4)
@@ -95,8 +106,8 @@ def backend() -> TorchBackend:
 
 
 def run(source: ImageSource, out: Path, model: TorchBackend | None = None, **options: Any) -> FeatureFile:
-    """The open file of an extraction with batches of 3 pictures."""
-    extract(source, model or backend(), out, **{"batch_size": 3, "progress": False, **options})
+    """The open file of an extraction with partners from the set, and batches of 3 pictures."""
+    extract(source, model or backend(), out, **{"batch_size": 3, "partners": "set", "progress": False, **options})
     return open_features(out)
 
 
@@ -109,6 +120,19 @@ def features_by_hand(source: ImageSource, name: str, partners: Iterable[str]) ->
     with torch.inference_mode():
         found: NDArray[np.float32] = model.attend(images[:1], images[None, 1:]).features[0].numpy()
     return found
+
+
+def stopped() -> TorchBackend:
+    """A backend that is interrupted in its sixth batch."""
+
+    class Stopped(TorchBackend):
+        def stream(self, batches: Iterable[NDArray[np.uint8]], *, attention: bool = False) -> Iterator[Computed]:
+            for number, computed in enumerate(super().stream(batches, attention=attention)):
+                if number == 5:
+                    raise KeyboardInterrupt
+                yield computed
+
+    return Stopped(*network_and_card(), device="cpu")
 
 
 @pytest.fixture
@@ -161,7 +185,10 @@ def test_a_network_takes_as_many_partners_as_its_family_says() -> None:
     images, partners = torch.randn(3, 3, SIZE, SIZE), torch.randn(3, K, 3, SIZE, SIZE)
     assert (model.config.partners, ModelConfig("vgg-gap").partners) == (K, 0)
     assert torch.equal(model(images, partners), model.attend(images, partners).logits)
-    for wrong in (None, partners[:, :1], partners[:2], partners[..., :8], images):
+    assert torch.equal(model(images), model(images, torch.stack([images, images], dim=1)))
+    assert torch.equal(model.attend(images).logits, model(images))
+    assert (model(images) - model(images, partners)).abs().max() > 1e-6
+    for wrong in (partners[:, :1], partners[:2], partners[..., :8], images):
         for call in (model, model.attend):
             with pytest.raises(ArgumentError, match=r"partners must have the shape \(3, 2, 3, 16, 16\): gated-toy"):
                 call(images, wrong)
@@ -189,8 +216,12 @@ def test_the_backend_takes_groups() -> None:
     assert pickle.loads(pickle.dumps(opened)).features(groups).tobytes() == found.tobytes()  # noqa: S301
     for swap in ([0, 2, 1], [1, 0, 2]):
         assert np.abs(opened.features(groups[:, swap]) - found).max() > 1e-3
-    with pytest.raises(ValueError, match=r"\(B, 3, 3, 16, 16\), each image before its partners; got \(5, 3, 16, 16\)"):
-        opened.features(groups[:, 0])
+    with pytest.raises(ValueError, match=r"\(B, 3, 3, 16, 16\), each .* its partners; got \(5, 2, 3, 16, 16\)"):
+        opened.features(groups[:, :2])
+    alone = opened.features(groups[:, 0])
+    np.testing.assert_allclose(alone, opened.features(groups[:, [0, 0, 0]]), rtol=1e-6)
+    (streamed,) = opened.stream([groups[:, 0]])
+    np.testing.assert_array_equal(streamed.features, alone)
     with pytest.raises(TypeError, match="uint8"):
         opened.features(groups.astype(np.float32))
 
@@ -227,15 +258,8 @@ def test_a_resumed_extraction_ends_with_the_same_bytes(
     monkeypatch.setattr(plan_module, "SHARD_ROWS", 6)
     run(digits, tmp_path / "whole.h5")
 
-    class Stopped(TorchBackend):
-        def stream(self, batches: Iterable[NDArray[np.uint8]], *, attention: bool = False) -> Iterator[Computed]:
-            for number, computed in enumerate(super().stream(batches, attention=attention)):
-                if number == 5:
-                    raise KeyboardInterrupt
-                yield computed
-
     with pytest.raises(KeyboardInterrupt):
-        run(digits, tmp_path / "f.h5", Stopped(*network_and_card(), device="cpu"))
+        run(digits, tmp_path / "f.h5", stopped())
     assert len(list((tmp_path / "f.h5.shards").glob("rows-*"))) == 2
     monkeypatch.setattr(plan_module, "SEED", 1)
     with pytest.raises(OutputExistsError, match="partners_seed: 0 there, 1 here"):
@@ -286,8 +310,9 @@ class Call:
         self.result = result
 
 
+@pytest.mark.parametrize("rule", ["self", "set"])
 def test_the_ray_engine_gives_the_bytes_of_this_process(
-    digits: ImageSource, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    digits: ImageSource, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rule: str
 ) -> None:
     @contextmanager
     def connected(*arguments: Any) -> Iterator[LocalRay]:
@@ -295,8 +320,8 @@ def test_the_ray_engine_gives_the_bytes_of_this_process(
 
     monkeypatch.setattr(plan_module, "SHARD_ROWS", 6)
     monkeypatch.setattr(ray_engine, "connected", connected)
-    run(digits, tmp_path / "local.h5")
-    run(digits, tmp_path / "ray.h5", engine="ray")
+    run(digits, tmp_path / "local.h5", partners=rule)
+    run(digits, tmp_path / "ray.h5", engine="ray", partners=rule)
     assert (tmp_path / "ray.h5").read_bytes() == (tmp_path / "local.h5").read_bytes()
 
 
@@ -329,6 +354,139 @@ def test_a_set_of_too_few_images_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ArgumentError, match="less than the number of images, 2; got 2"):
         run(open_source("digits", limit=2), tmp_path / "sub" / "f.h5")
     assert list(tmp_path.iterdir()) == []
+
+
+# Each image as its own partner ---------------------------------------------------------------------------------------
+
+
+@dataclasses.dataclass(frozen=True)
+class Part(MemorySource):
+    """Some images of a memory source, with the ids that they have there."""
+
+    rows: tuple[int, ...] = ()
+
+    @property
+    def ids(self) -> tuple[str, ...]:
+        return tuple(f"{row:05d}" for row in self.rows)
+
+
+def part_of(whole: MemorySource, rows: list[int]) -> Part:
+    return Part(whole.pictures[rows], whole.labels[rows], whole.classes, rows=tuple(rows))
+
+
+def test_features_depend_on_no_other_image_of_the_set(tmp_path: Path) -> None:
+    whole, rows = memory_source(rows=20, side=SIZE), [17, 2, 9, 4, 0, 11]
+    own = run(whole, tmp_path / "whole.h5", partners="self", batch_size=2, attention=True)
+    part = run(part_of(whole, rows), tmp_path / "part.h5", partners="self", batch_size=2, attention=True)
+    assert part.ids == tuple(own.ids[row] for row in rows)
+    np.testing.assert_array_equal(part.features[:], own.features[:][rows])
+    maps = (np.concatenate(list(one.map_blocks("L3"))) for one in (part, own))
+    np.testing.assert_array_equal(next(maps), next(maps)[rows])
+    drawn = [run(one, tmp_path / f"{k}.h5", batch_size=2) for k, one in enumerate((whole, part_of(whole, rows)))]
+    assert (drawn[1].features[:] != drawn[0].features[:][rows]).any()
+
+
+def test_co_attention_gives_an_image_the_same_features_in_any_set(tmp_path: Path) -> None:
+    whole, rows = memory_source(rows=8, side=SIZE), [5, 0, 6, 3]
+    model = f"untrained:vgg-att2-concat-pc-co@{1 / 32}"
+    found = []
+    for k, source in enumerate((whole, part_of(whole, rows))):
+        extract(source, open_backend(model, image_size=SIZE), tmp_path / f"{k}.h5", batch_size=2, progress=False)
+        found.append(open_features(tmp_path / f"{k}.h5").features[:])
+    np.testing.assert_array_equal(found[1], found[0][rows])
+
+
+def test_each_image_is_its_own_partner_by_default_in_any_batch(digits: ImageSource, tmp_path: Path) -> None:
+    extract(digits, backend(), tmp_path / "f.h5", progress=False)
+    found = open_features(tmp_path / "f.h5")
+    many = run(digits, tmp_path / "7.h5", partners="self", batch_size=7)
+    np.testing.assert_allclose(found.features[:], many.features[:], rtol=1e-5, atol=1e-6)
+    expected = [features_by_hand(digits, name, [name] * K) for name in found.ids]
+    np.testing.assert_allclose(found.features[:], expected, rtol=1e-5, atol=1e-6)
+
+
+def test_the_rule_is_in_the_fingerprint_and_the_file_lists_no_partners(digits: ImageSource, tmp_path: Path) -> None:
+    own, drawn = run(digits, tmp_path / "self.h5", partners="self"), run(digits, tmp_path / "set.h5")
+    assert (own.meta.partners, drawn.meta.partners) == ("self", "set")
+    assert (own.partners, len(drawn.partners)) == ((), 20)
+    differ = {key: own.meta.fingerprint.get(key) for key in ("partners", "partners_seed")}
+    assert differ == {"partners": "self", "partners_seed": None}
+    assert {**own.meta.fingerprint, "partners": K, "partners_seed": 0} == drawn.meta.fingerprint
+    with h5py.File(tmp_path / "self.h5") as file:
+        assert "partners" not in file
+    described = json.loads(l2a("inspect", tmp_path / "self.h5", "--verify", "--json").stdout)
+    assert described["fingerprint"]["partners"] == "self"
+    assert not {"partners", "partners_wrong"} & {*described, *described["verify"]}
+
+
+def test_one_image_is_enough_and_a_faulty_one_takes_no_other_along(tmp_path: Path) -> None:
+    assert run(open_source("digits", limit=1), tmp_path / "one.h5", partners="self").features.shape == (1, C)
+    for k in range(5):
+        save_picture(tmp_path / "in" / "ant" / f"{k}.jpg", seed=k)
+    (tmp_path / "in" / "ant" / "2.jpg").write_bytes(b"no picture")
+    source = open_source(f"imagefolder:{tmp_path / 'in'}")
+    found = run(source, tmp_path / "f.h5", partners="self", on_error="skip")
+    assert [name for name, _ in found.meta.skipped] == ["ant/2.jpg"]
+
+
+@pytest.mark.parametrize(("there", "here"), [("self", "set"), ("set", "self")])
+def test_a_file_by_the_other_rule_is_not_continued(
+    digits: ImageSource, tmp_path: Path, there: str, here: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run(digits, tmp_path / "f.h5", partners=there).close()
+    said = rf"with other options \(partners: '{there}' there, '{here}' here\)"
+    with pytest.raises(OutputExistsError, match=said):
+        run(digits, tmp_path / "f.h5", partners=here, resume=True)
+    run(digits, tmp_path / "f.h5", partners=there, resume=True).close()
+    assert run(digits, tmp_path / "f.h5", partners=here, resume=True, overwrite=True).meta.partners == here
+
+    monkeypatch.setattr(plan_module, "SHARD_ROWS", 6)
+    with pytest.raises(KeyboardInterrupt):
+        run(digits, tmp_path / "g.h5", stopped(), partners=there)
+    with pytest.raises(OutputExistsError, match=f"partners: '{there}' there, '{here}' here"):
+        run(digits, tmp_path / "g.h5", partners=here)
+
+
+def test_a_rule_that_does_not_exist_and_one_for_networks_of_pairs(digits: ImageSource, tmp_path: Path) -> None:
+    with pytest.raises(UnknownNameError, match="partners must be one of self, set; got 'sets'; did you mean 'set'"):
+        run(digits, tmp_path / "f.h5", partners="sets")
+    with pytest.raises(BackendError, match=f"{TINY} attends each image alone, .*; leave `partners` out"):
+        extract(digits, TINY, tmp_path / "f.h5", partners="set", progress=False)
+    command = ["extract", "--model", TINY, "--data", "digits", "--limit", "3", "--out", tmp_path / "f.h5"]
+    assert_fails(l2a(*command, "--partners", "set"), 1, "so no partners can be drawn", "--partners")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_command_takes_the_rule(tmp_path: Path) -> None:
+    model = f"untrained:vgg-att2-concat-pc-co@{1 / 64}"
+    command = ["extract", "--model", model, "--data", "digits", "--limit", "3", "--image-size", "16"]
+    for rule, options in (("self", []), ("set", ["--partners", "set"])):
+        done = l2a(*command, *options, "--out", tmp_path / f"{rule}.h5")
+        assert done.exit_code == 0, (done.output, done.exception)
+        assert read_meta(tmp_path / f"{rule}.h5")[0].partners == rule
+
+
+def test_partners_that_are_listed_although_each_image_is_its_own_are_found(digits: ImageSource, tmp_path: Path) -> None:
+    with run(digits, tmp_path / "f.h5") as found:
+        meta = dataclasses.replace(found.meta, fingerprint={**found.meta.fingerprint, "partners": "self"})
+        del meta.fingerprint["partners_seed"]
+        rows = {"labels": found.labels, "ids": found.ids, "split": found.split, "partners": found.partners}
+        write_features(tmp_path / "g.h5", meta, **rows, blocks=[found.features[:]], dim=C)
+    assert verify_features(tmp_path / "g.h5").partners_wrong == found.ids
+
+
+def test_rows_by_different_rules_are_different_lines_and_groups(digits: ImageSource, tmp_path: Path) -> None:
+    files = [run(digits, tmp_path / f"{rule}.h5", partners=rule) for rule in ("self", "set")]
+    assert [one.line for one in name_files(files)] == [0, 1]
+    trained = {"name": "g", "config": {"architecture": "gated-toy"}, "training": {"seed": 0, "data": "d"}}
+    rows = [SimpleNamespace(source=source_of(one, one.meta.partners, ("L3",))) for one in files]
+    rows = [SimpleNamespace(source=dataclasses.replace(row.source, card=trained)) for row in rows]
+    groups = groups_of(rows, [row.source for row in rows])
+    assert [group.name for group in groups] == ["gated-toy (partners self)", "gated-toy (partners set)"]
+    assert len({group.recipe_sha256 for group in groups}) == 2
+    extract(digits, TINY, tmp_path / "alone.h5", progress=False)
+    with open_features(tmp_path / "alone.h5") as found:
+        assert list(source_of(found, "", ("L3",)).view) == ["tap", "levels", "precision", "backend"]
 
 
 # The file ------------------------------------------------------------------------------------------------------------
@@ -418,17 +576,6 @@ def test_names_of_any_letters_come_back(tmp_path: Path) -> None:
     with open_features(tmp_path / "f.h5") as found:
         assert found.partners == partners
     assert verify_features(tmp_path / "f.h5").partners_wrong is None  # by no rule that its fingerprint says
-
-
-# Where there are no partners -----------------------------------------------------------------------------------------
-
-
-def test_export_refuses_by_name(tmp_path: Path) -> None:
-    with pytest.raises(
-        BackendError, match=r"gated: attends each image with others, .* individual images; run it in PyTorch"
-    ):
-        export_onnx(network_and_card(), tmp_path / "gated.onnx")
-    assert list(tmp_path.iterdir()) == []
 
 
 # Training ------------------------------------------------------------------------------------------------------------

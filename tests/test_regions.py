@@ -16,6 +16,8 @@ from l2a_transfer.models.networks.soft import AttentionVGG
 from tests.test_evidence import network
 
 WITH_STEPS = ("vgg", "vgg-gap", "vgg-dsna", "vgg-att2-concat-pc", "vgg-att1-dp", "vgg-att3-indep-dp")
+CO = "vgg-att2-concat-pc-co"
+"""Each image is its own partner. Its level `co` is computed from the features that the steps lead to."""
 
 
 def images_of(*size: int) -> Tensor:
@@ -45,7 +47,7 @@ def test_a_change_reaches_what_the_whole_image_shows(name: str, size: tuple[int,
             assert torch.equal(features, before[level])
 
 
-@pytest.mark.parametrize("name", WITH_STEPS)
+@pytest.mark.parametrize("name", [*WITH_STEPS, CO])
 def test_a_network_attends_from_local_features_as_from_the_images(name: str) -> None:
     model, images = network(name), images_of(32, 32)
     with torch.no_grad():
@@ -75,7 +77,7 @@ def whole(model: nn.Module, images: Tensor, monkeypatch: pytest.MonkeyPatch) -> 
         return occlusion(model, images)
 
 
-@pytest.mark.parametrize("name", [*WITH_STEPS, "vgg-pan"])
+@pytest.mark.parametrize("name", [*WITH_STEPS, CO, "vgg-pan"])
 def test_occlusion_by_regions_is_that_of_whole_images(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     model, images = network(name), images_of(37, 35)
     expected, seen = whole(model, images, monkeypatch), calls(model)
@@ -110,7 +112,7 @@ def test_a_network_that_does_more_than_its_steps_is_computed_whole(monkeypatch: 
         torch.testing.assert_close(occlusion(model, images), whole(model, images, monkeypatch))
 
 
-@pytest.mark.parametrize("name", WITH_STEPS)
+@pytest.mark.parametrize("name", [*WITH_STEPS, CO])
 def test_grad_cam_of_the_last_level_needs_no_graph_of_the_convolutions(name: str) -> None:
     model, images = network(name), images_of(32, 32)
     inputs = images.clone().requires_grad_()

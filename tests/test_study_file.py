@@ -149,6 +149,14 @@ def test_a_network_has_its_own_way_to_attend(tmp_path: Path) -> None:
     assert "selection" not in dict(found.train)
 
 
+def test_a_network_of_pairs_has_its_own_rule_of_partners(tmp_path: Path) -> None:
+    old = 'architecture = "vgg-att2-concat-pc"\n'
+    new = 'architecture = "vgg-att2-concat-pc-co"\npartners = "set"\n'
+    steps = plan_steps(read_study(written(tmp_path, (old, new)))).steps
+    rules = {name: " --partners set " in step.command for name, step in steps.items() if name.startswith("extract/")}
+    assert rules == {name: name.startswith("extract/attention") for name in rules}
+
+
 def with_weights(folder: Path, *lines: str) -> Path:
     return written(folder, ('weights = "pixels"\n', "\n".join(lines) + "\n"))
 

@@ -22,7 +22,7 @@ from sklearn.utils.validation import validate_data
 
 import l2a_transfer
 from l2a_transfer import AttentionFeatures
-from l2a_transfer.errors import ArgumentError, BackendError, DataError, UnknownNameError
+from l2a_transfer.errors import ArgumentError, DataError, UnknownNameError
 from tests.conftest import TINY
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (24, 32, 32, 3), dtype=np.uint8)
@@ -209,9 +209,9 @@ def test_what_cannot_be_computed(tmp_path: Path) -> None:
         tiny().transform([IMAGES[0], IMAGES[0].astype(float)])
 
 
-def test_networks_that_attend_images_with_others(monkeypatch: pytest.MonkeyPatch) -> None:
-    from l2a_transfer.features import transformer
-
-    monkeypatch.setattr(transformer, "partners_of", lambda backend: 1)
-    with pytest.raises(BackendError, match=r"attends each image with others, .*; call extract"):
-        tiny().fit(IMAGES)
+def test_a_network_of_pairs_attends_each_image_with_itself(tmp_path: Path) -> None:
+    model = f"untrained:vgg-att2-concat-pc-co@{1 / 32}"
+    found = AttentionFeatures(model, device="cpu").fit_transform(IMAGES)
+    l2a_transfer.extract(IMAGES, model, tmp_path / "f.h5", progress=False)
+    with l2a_transfer.open_features(tmp_path / "f.h5") as stored:
+        np.testing.assert_array_equal(found, stored.features[:])

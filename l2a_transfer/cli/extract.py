@@ -27,7 +27,7 @@ from l2a_transfer.cli.options import (
 from l2a_transfer.cli.output import echo
 from l2a_transfer.wording import counted
 
-RUN = ("batch_size", "workers", "on_error", "attention", "compile", "engine", "resume", "overwrite")
+RUN = ("batch_size", "workers", "on_error", "attention", "compile", "partners", "engine", "resume", "overwrite")
 
 
 @click.command("extract", cls=Verb)
@@ -49,6 +49,13 @@ RUN = ("batch_size", "workers", "on_error", "attention", "compile", "engine", "r
         "local: the mean over positions of the local features L1, L2 and L3.",
     ),
     option("--attention/--no-attention", default=False, help="Also store the attention maps of each level."),
+    option(
+        "--partners",
+        type=NameChoice("l2a_transfer.features.extraction.partners:RULES"),
+        default="self",
+        show_default=True,
+        help="For networks of pairs. self: each image is its own partner. set: partners are drawn from the whole set.",
+    ),
     option("--seed", metavar="N", type=SEED, default=0, show_default=True, help="Random seed of untrained weights."),
     option("--layer", metavar="NAME,…", help="Layers of another network. List them with 'l2a-transfer layers'."),
     option(

@@ -101,7 +101,7 @@ def _joined(
     """The rows of all files of a model, with their classes, splits and domains merged."""
     first = files[0]
     for file in files[1:]:
-        for what in ("tap", "levels", "preprocess", "precision", "backend"):
+        for what in ("tap", "levels", "preprocess", "precision", "backend", "partners"):
             if getattr(file.meta, what) != getattr(first.meta, what):
                 raise EvaluationError(
                     f"{file.path} and {first.path} are of {label} with different {what}, so one "

@@ -30,6 +30,7 @@ class Source:
     levels: tuple[str, ...] = ()
     precision: str = ""
     backend: str = ""
+    partners: str = ""
 
     @property
     def kind(self) -> str:
@@ -69,7 +70,8 @@ class Source:
 
     @property
     def view(self) -> dict[str, Any]:
-        return {"tap": self.tap, "levels": self.levels, "precision": self.precision, "backend": self.backend}
+        own = {"tap": self.tap, "levels": self.levels, "precision": self.precision, "backend": self.backend}
+        return own | ({"partners": self.partners} if self.partners else {})
 
     @property
     def architecture(self) -> str:
@@ -154,8 +156,10 @@ def _architecture_names(sources: Iterable[Source]) -> dict[tuple[str, str], str]
         if shared[name] > 1:
             name += f" (trained as {own[0].label})"
         views = {json.dumps(source.view): source.view for source in own}
-        differ = [key for key in own[0].view if len({json.dumps(view[key]) for view in views.values()}) > 1]
+        keys = dict.fromkeys(key for view in views.values() for key in view)
+        differ = [key for key in keys if len({json.dumps(view.get(key)) for view in views.values()}) > 1]
         for key, view in views.items():
-            what = [f"{part} {'+'.join(view[part]) if part == 'levels' else view[part]}" for part in differ]
+            own_parts = [part for part in differ if part in view]  # a graph of a network with partners has no rule
+            what = [f"{part} {'+'.join(view[part]) if part == 'levels' else view[part]}" for part in own_parts]
             names[recipe, key] = name + (f" ({' and '.join(what)})" if what else "")
     return names

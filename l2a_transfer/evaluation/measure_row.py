@@ -281,7 +281,8 @@ def logme_of(features: Measured, variant: Variant, own: tuple[Split, ...]) -> fl
 
 def source_of(file: Described, label: str, levels: tuple[str, ...]) -> Source:
     meta = file.meta
-    return Source(label, meta.data, meta.card, file.sha256, meta.tap, levels, meta.precision, meta.backend)
+    view = (meta.tap, levels, meta.precision, meta.backend, meta.partners)
+    return Source(label, meta.data, meta.card, file.sha256, *view)
 
 
 def _notes(fits: list[ProbeFit], svm: SvmConfig, shots: int | None) -> list[str]:

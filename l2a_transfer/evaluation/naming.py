@@ -76,9 +76,8 @@ def _maker(file: VerifiedFile) -> str:
 
 def _view(file: VerifiedFile) -> str:
     meta = file.meta
-    return json.dumps([meta.tap, [name for name, _, _ in meta.levels], meta.precision, meta.backend]) + _preprocess(
-        file
-    )
+    levels = [name for name, _, _ in meta.levels]
+    return json.dumps([meta.tap, levels, meta.precision, meta.backend, meta.partners]) + _preprocess(file)
 
 
 def _preprocess(file: VerifiedFile) -> str:

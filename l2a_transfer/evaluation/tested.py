@@ -18,7 +18,7 @@ from l2a_transfer.data.folders import find_pictures
 from l2a_transfer.data.loader import choose_workers, pixel_batches
 from l2a_transfer.data.selection import select
 from l2a_transfer.data.sources import FileSource, ImageSource, check_source
-from l2a_transfer.errors import ArgumentError, BackendError, DataError, nearest
+from l2a_transfer.errors import ArgumentError, DataError, nearest
 from l2a_transfer.memory import usable_memory
 from l2a_transfer.models.weights import Card
 from l2a_transfer.preprocess import Preprocess
@@ -80,8 +80,6 @@ def open_networks(
         If there is no model, or the same one twice.
     UnknownNameError, WeightsError
         As `load_model`.
-    BackendError
-        For a network whose output for an image depends on other images.
     """
     from l2a_transfer.models.copies import evaluation_copy
     from l2a_transfer.models.digest import network_sha256
@@ -92,8 +90,6 @@ def open_networks(
     opened: list[tuple[str, Network, Card]] = []
     for number, one in enumerate(models, 1):
         network, card = one if isinstance(one, tuple) else load_model(one, seed=seed)
-        if network.partners:
-            raise BackendError(f"{card.name} attends each image with others, which is not supported here")
         opened.append((f"{card.name} ({number})" if isinstance(one, tuple) else str(one), network, card))
     often = Counter(card.name for _, _, card in opened)
     found: dict[str, OpenNetwork] = {}

@@ -105,7 +105,6 @@ def map_batch(
     """
     import torch
 
-    from l2a_transfer.models.alone import require_alone
     from l2a_transfer.models.copies import in_evaluation
 
     spec = METHODS.find(method)
@@ -116,7 +115,6 @@ def map_batch(
         raise ArgumentError(f"levels are for methods with a map per level; {method} has one map of the input")
     if targets is not None and not spec.class_specific:
         raise ArgumentError(f"targets are for methods that explain one class; {method} does not", "omit them")
-    require_alone(model, "a map is")
     model = in_evaluation(model)
     classes = _targets(model, images, targets) if spec.class_specific else None
 
@@ -224,7 +222,7 @@ def kept_bytes(model: nn.Module, images: Tensor) -> int:
 
     if images.device.type != "cpu" or images.ndim != 4 or images.numel() * MOST_OF_A_VALUE < SMALL:
         return 0
-    if not isinstance(model, Network) or model.config.partners:
+    if not isinstance(model, Network) or model.partners != model.config.partners:  # fixed partners have one size
         return 0
     side = max(model.config.min_size, MEASURED_AT)
     if model not in _MEASURED:

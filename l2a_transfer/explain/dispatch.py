@@ -130,12 +130,10 @@ def explain_stream(
     """
     from torch import nn
 
-    from l2a_transfer.models.alone import require_alone
     from l2a_transfer.models.copies import in_evaluation
 
     if not isinstance(model, nn.Module):
         raise wrong_kind("model", "a network, such as the first value returned by load_model(NAME)", model)
-    require_alone(model, "a map is")
     model = in_evaluation(model)
     for together in taken_together(pictures):
         found: dict[int, list[ImageMaps]] = {}

@@ -210,10 +210,8 @@ def _directions(model: nn.Module, images: Tensor, levels: Sequence[str]) -> tupl
     import torch
 
     from l2a_transfer.explain.layers import attended
-    from l2a_transfer.models.alone import require_alone
     from l2a_transfer.models.copies import in_evaluation
 
-    require_alone(model, "a map is")
     network: Network = in_evaluation(model)  # type: ignore[assignment]
     with torch.no_grad():
         found = attended(network, images)

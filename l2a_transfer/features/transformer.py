@@ -15,8 +15,8 @@ from sklearn.base import BaseEstimator, TransformerMixin
 from l2a_transfer.data.decode import decode_file
 from l2a_transfer.data.loader import choose_workers, pixel_batches
 from l2a_transfer.data.objects import check_pictures, picture_of
-from l2a_transfer.errors import ArgumentError, BackendError, wrong_kind
-from l2a_transfer.features.backends.interface import FeatureBackend, feature_width, partners_of
+from l2a_transfer.errors import ArgumentError, wrong_kind
+from l2a_transfer.features.backends.interface import FeatureBackend, feature_width
 from l2a_transfer.features.backends.registry import open_backend
 
 if TYPE_CHECKING:
@@ -197,7 +197,7 @@ class AttentionFeatures(TransformerMixin, BaseEstimator):  # type: ignore[misc]
             raise wrong_kind("batch_size", "an integer", self.batch_size)
         if self.batch_size < 1:
             raise ArgumentError(f"batch_size must be at least 1, got {self.batch_size}")
-        backend = open_backend(
+        return open_backend(
             self.model,
             device=self.device,
             precision=self.precision,
@@ -205,12 +205,6 @@ class AttentionFeatures(TransformerMixin, BaseEstimator):  # type: ignore[misc]
             levels=[self.levels] if isinstance(self.levels, str) else self.levels,
             seed=self.seed,
         )
-        if partners_of(backend):
-            raise BackendError(
-                f"{backend.card['name']} attends each image with others, so its features depend on the whole set",
-                "call extract() on the whole set",
-            )
-        return backend
 
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()

@@ -122,7 +122,6 @@ def open_networks(
         As `load_model`.
     """
     from l2a_transfer.devices import choose_device
-    from l2a_transfer.models.alone import require_alone
     from l2a_transfer.models.digest import network_sha256
     from l2a_transfer.models.loading import load_model
 
@@ -135,7 +134,6 @@ def open_networks(
     loaded = [load_model(name, seed=seed) for name in models]
     found = []
     for label, (network, card) in zip(_labels(models), loaded, strict=True):
-        require_alone(network, "localization is")
         if not card.classes:
             card = dataclasses.replace(card, classes=_names_of_others(card, [own for _, own in loaded]))
         own = {cls: k for cls in classes if (k := _class_index(cls, card.classes, config.same_class)) is not None}

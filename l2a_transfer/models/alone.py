@@ -1,16 +1,16 @@
-"""Networks with partners where only one image is available: reject them, or give them fixed partners."""
+"""A network with partners that are the same for every image, instead of the image itself."""
 
 from __future__ import annotations
 
-from torch import Tensor, nn
+from torch import Tensor
 
-from l2a_transfer.errors import ArgumentError, BackendError
+from l2a_transfer.errors import ArgumentError
 from l2a_transfer.models.interface import Attended, Evidence, Network
 from l2a_transfer.models.parts import Parts
 
 
 class WithPartners(Network):
-    """A network with fixed partners. It takes single images, as map methods require.
+    """A network with fixed partners. Without it, each image is its own partner.
 
     Parameters
     ----------
@@ -50,13 +50,3 @@ class WithPartners(Network):
     def parts(self) -> Parts:
         own = {part: tuple(f"network.{name}" for name in names) for part, names in self.network.parts().items()}
         return {**own, "partners": ("partners_of_all",)}
-
-
-def require_alone(network: nn.Module, what: str) -> None:
-    """Raises: BackendError if the network needs partners. `what` names the work, which is on single images."""
-    if getattr(network, "partners", 0):
-        name = network.config.architecture if isinstance(network, Network) else type(network).__name__
-        raise BackendError(
-            f"{name} attends each image with others, but {what} of a single image",
-            "in Python, give it partners: l2a_transfer.models.alone.WithPartners(network, partners)",
-        )

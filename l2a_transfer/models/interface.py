@@ -102,7 +102,7 @@ class Network(nn.Module):
     Notes
     -----
     In evaluation mode the outputs for an image depend only on the image, its partners and the weights. Networks of most
-    families take no partners.
+    families take no partners. Without partners, the others attend each image with itself.
     """
 
     preprocess: Preprocess = Preprocess()
@@ -122,7 +122,8 @@ class Network(nn.Module):
             float32, or the precision of the weights if they were converted; normalised by the model's Preprocess. H and
             W are at least `config.min_size` pixels.
         partners : Tensor (B, k, 3, H, W), optional
-            The k = `config.partners` images that each image is attended with, also normalised; None if k is 0.
+            The k = `config.partners` images that each image is attended with, also normalised. By default, each image
+            is its own partner, k times. None if k is 0.
 
         Returns
         -------
@@ -131,7 +132,7 @@ class Network(nn.Module):
         Raises
         ------
         ArgumentError
-            If partners are missing, not supported, or have the wrong shape; see `check_partners`.
+            If partners are not supported or have the wrong shape; see `check_partners`.
         """
         raise TypeError("Network is abstract; build one with build_model(config)")
 
@@ -213,20 +214,38 @@ class Network(nn.Module):
         """
         return default_parts(self)
 
-    def check_partners(self, images: Tensor, partners: Tensor | None) -> None:
-        """Called first in every `attend`. Raises: ArgumentError if `partners` do not suit this network."""
+    def check_partners(self, images: Tensor, partners: Tensor | None) -> Tensor | None:
+        """Check the partners, and complete them. Called first in every `attend`.
+
+        Parameters
+        ----------
+        images : Tensor (B, 3, H, W)
+            The images.
+        partners : Tensor (B, k, 3, H, W) or None
+            What `attend` was given.
+
+        Returns
+        -------
+        Tensor (B, k, 3, H, W) or None
+            The same partners; for None, each image k times. None if k is 0.
+
+        Raises
+        ------
+        ArgumentError
+            If `partners` do not suit this network.
+        """
         k = self.partners
-        if partners is None and k == 0:
-            return
+        if partners is None:
+            return images[:, None].expand(-1, k, -1, -1, -1) if k else None
         if k == 0:
             raise ArgumentError(f"partners must be None: {self.config.architecture} attends each image alone")
         expected = (len(images), k, *images.shape[1:])
-        if partners is None or partners.shape != expected:
-            got = "None" if partners is None else tuple(partners.shape)
+        if partners.shape != expected:
             raise ArgumentError(
                 f"partners must have the shape {expected}: {self.config.architecture} attends each image with {k} "
-                f"more; got {got}"
+                f"more; got {tuple(partners.shape)}"
             )
+        return partners
 
     def forward(self, images: Tensor, partners: Tensor | None = None) -> Tensor:
         """Logits (B, K); for `indep` heads, the log of the mean class probability. Arguments as for `attend`."""

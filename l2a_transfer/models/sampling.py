@@ -220,8 +220,8 @@ def _statistics(bn: nn.BatchNorm1d, local: Tensor, p: Tensor) -> tuple[Tensor, T
         assert bn.momentum is not None
         assert bn.num_batches_tracked is not None
         n = len(local)
-        bn.running_mean.lerp_(mean, bn.momentum)
-        bn.running_var.lerp_(variance * n / max(1, n - 1), bn.momentum)
+        bn.running_mean.lerp_(mean.to(bn.running_mean.dtype), bn.momentum)
+        bn.running_var.lerp_((variance * n / max(1, n - 1)).to(bn.running_var.dtype), bn.momentum)
         bn.num_batches_tracked.add_(1)
     return mean, variance
 

@@ -194,7 +194,7 @@ def _network(
     levels = table.texts("levels", [])
     extract = [("levels", ",".join(levels))] if levels else []
     extract += [("tap", table.named("tap", "tap", TAPS))] if table.has("tap") else []
-    extract += [(key, table.text(key)) for key in ("precision", "backend") if table.has(key)]
+    extract += [(key, table.text(key)) for key in ("precision", "backend", "partners") if table.has(key)]
     own_targets = table.all_named("targets", "target", targets, [])
     table.end()
     return Network(

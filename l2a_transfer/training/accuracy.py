@@ -29,15 +29,15 @@ def measure(
 ) -> dict[str, dict[str, float]]:
     """The metrics of a network on the test images, as recorded in its card: name → value, n and seeds.
 
-    A network with partners is evaluated twice: with the partners that `extract` would draw, and as NAME_own_partner
-    with each image as its own partner. Neither uses labels of test images. A hard network, which reads its best
-    positions, is also evaluated as NAME_sampled, NAME_expected and NAME_soft, with the settings of `sampling`: by one
-    draw, by the mean class probability of several draws, and with soft weights.
+    A network with partners is evaluated twice: with each image as its own partner, and as NAME_set_partners with those
+    that `extract` would draw from the set (if it has enough images). Neither uses labels of test images. A hard
+    network, which reads its best positions, is also evaluated as NAME_sampled, NAME_expected and NAME_soft, with the
+    settings of `sampling`: by one draw, by the mean class probability of several draws, and with soft weights.
     """
     n, k = len(data.test), network.partners
     with_partners: dict[str, NDArray[np.int64] | None] = {data.test_metric: None}
-    if k:
-        with_partners[f"{data.test_metric}_own_partner"] = np.tile(np.arange(n)[:, None], (1, k))
+    if 0 < k < n:
+        with_partners[f"{data.test_metric}_set_partners"] = partner_rows(data.test.ids, k, SEED)
     readouts = network.config.family.readouts(network, sampling or Sampling())
     again = len(with_partners) + len(readouts) > 1
     pixels = data.test_pixels(preprocess, workers=workers, again=again)
@@ -64,13 +64,9 @@ def evaluate(
 ) -> float:
     """Accuracy between 0 and 1, computed in float32 and evaluation mode on the model's device.
 
-    With k partners, the row of an image in `partners` (N, k) gives its partners. By default they are those that
-    `extract` would draw from the source, using ids but not labels. `pixels`: the resized pictures, uint8 (N, 3, size,
-    size), if they are already decoded.
+    With k partners, the row of an image in `partners` (N, k) gives its partners; by default, each image is its own.
+    `pixels`: the resized pictures, uint8 (N, 3, size, size), if they are already decoded.
     """
-    k = int(getattr(model, "partners", 0))
-    if k and partners is None:
-        partners = partner_rows(source.ids, k, SEED)
     own = np.arange(len(source))[:, None]
     members = own if partners is None else np.hstack([own, partners])  # (N, 1 + k)
     device = next(model.parameters()).device

@@ -15,7 +15,7 @@ from l2a_transfer.features.extraction.partners import SEED
 from l2a_transfer.models.config import ModelConfig, attention_name
 from l2a_transfer.models.weights import Card, count_parameters
 from l2a_transfer.training.data import TEST_SPLITS
-from l2a_transfer.training.groups import TESTED_WITH, TRAINED_WITH
+from l2a_transfer.training.groups import TESTED_AGAIN_WITH, TESTED_WITH, TRAINED_WITH
 from l2a_transfer.training.recipe import TrainConfig, scaled_rate
 
 if TYPE_CHECKING:
@@ -50,6 +50,7 @@ def training_card(trainer: Trainer, name: str) -> Card:
             "each": trainer.config.partners,
             "train": TRAINED_WITH,
             "test": TESTED_WITH,
+            "test_set_partners": TESTED_AGAIN_WITH,
             "seed": SEED,
         }
     if trainer.start:

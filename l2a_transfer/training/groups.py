@@ -12,7 +12,9 @@ from l2a_transfer.training.data import TrainingData
 from l2a_transfer.wording import counted
 
 TRAINED_WITH = "others of the same class, drawn for each epoch"
-TESTED_WITH = "others of the test images, drawn without regard to class, as extract draws them"
+TESTED_WITH = "the image itself"
+TESTED_AGAIN_WITH = "others of the test images, drawn without regard to class"
+"""In the accuracy that ends with `_set_partners`."""
 
 
 def grouped_order(labels: NDArray[np.int32], size: int, generator: torch.Generator) -> Tensor:
@@ -52,7 +54,7 @@ def grouped_order(labels: NDArray[np.int32], size: int, generator: torch.Generat
 
 
 def check_groups(architecture: str, size: int, data: TrainingData, batch: int, processes: int) -> None:
-    """Raises: TrainingError if groups of `size` images cannot be formed, in training or in testing."""
+    """Raises: TrainingError if groups of `size` images cannot be formed, in training."""
     counts = np.bincount(data.train.labels, minlength=len(data.classes))
     few = np.flatnonzero((counts > 0) & (counts < size))
     if len(few):
@@ -68,9 +70,4 @@ def check_groups(architecture: str, size: int, data: TrainingData, batch: int, p
             f"batch_size {batch} is not a multiple of {size * processes}: {architecture} needs whole groups of {size} "
             f"images of one class{shared}",
             "use another `batch_size`",
-        )
-    if len(data.test) < size:
-        raise TrainingError(
-            f"{architecture} attends each image with {size - 1} more, but {data.test_name} has "
-            f"{counted(len(data.test), 'image')}"
         )

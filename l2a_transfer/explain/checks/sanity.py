@@ -156,11 +156,6 @@ def check_sanity(
         raise ArgumentError(f"side must be at least {least} pixels, got {side}")
     if not orders and labels is None:
         raise ArgumentError("orders must be cascade, independent or both if labels is not given")
-    if network.config.partners:
-        raise BackendError(
-            f"{network.config.architecture} attends each image with partners, which a sanity check does not support",
-            "use another network",
-        )
     permuted = None if labels is None else _permuted(network, *labels)
     drawn = fresh_seeds(seeds, seed)
     base = evaluation_copy(network).to(memory_format=torch.channels_last)

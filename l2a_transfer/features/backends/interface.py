@@ -82,8 +82,9 @@ class FeatureBackend(Protocol):
 
     Notes
     -----
-    A backend of a network that attends each image with k others also has an attribute `partners`, which is k. It takes
-    groups: uint8 (B, 1 + k, 3, size, size), each image before its partners. Other backends do not need this attribute.
+    A backend of a network that attends each image with k others also has an attribute `partners`, which is k. It also
+    takes groups: uint8 (B, 1 + k, 3, size, size), each image before its partners. An image without partners is its own
+    partner. Other backends do not need this attribute.
     """
 
     name: str
@@ -131,14 +132,14 @@ def partners_of(backend: FeatureBackend) -> int:
 
 
 def check_groups(groups_u8: NDArray[np.uint8], preprocess: Preprocess, partners: int) -> None:
-    """Same as `check_pixels`, for images before their partners, if any: uint8 (B, 1 + partners, 3, size, size)."""
-    if partners == 0 or not isinstance(groups_u8, np.ndarray) or groups_u8.dtype != np.uint8:
+    """Same as `check_pixels`, or for images before their partners: uint8 (B, 1 + partners, 3, size, size)."""
+    if partners == 0 or getattr(groups_u8, "ndim", 4) == 4 or groups_u8.dtype != np.uint8:
         check_pixels(groups_u8, preprocess)
         return
     expected = (1 + partners, 3, preprocess.size, preprocess.size)
     if groups_u8.shape[1:] != expected:
         shown = ", ".join(map(str, expected))
-        raise ValueError(f"pixels must be (B, {shown}), each image before its partners; got {groups_u8.shape}")
+        raise ValueError(f"groups must be (B, {shown}), each image before its partners; got {groups_u8.shape}")
 
 
 def check_pixels(images_u8: NDArray[np.uint8], preprocess: Preprocess) -> None:

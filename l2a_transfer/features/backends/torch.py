@@ -43,7 +43,8 @@ class TorchBackend:
 
     Batch norms are folded into the convolutions, which is faster and changes features only by rounding.
 
-    If the network attends each image with k `partners`, pixels are (B, 1 + k, 3, size, size), the image first.
+    If the network attends each image with k `partners`, pixels may also be (B, 1 + k, 3, size, size), the image first.
+    Without partners, each image is its own partner.
 
     With `compile_batch`, batches of that size run through torch.compile, and all others as before.
     """
@@ -137,7 +138,7 @@ class TorchBackend:
             torch.autocast(self.device, dtype, enabled=self.precision != "fp32"),
         ):
             images, partners = normalize(images_u8, *self._statistics), None
-            if self.partners:
+            if images.ndim == 5:
                 images, partners = images[:, 0], images[:, 1:]
             images = images.contiguous(memory_format=torch.channels_last)
             run = self._run if len(images) == self.compile_batch else self._compute

@@ -59,8 +59,8 @@ def compute_shards(
     attention : bool
         Compute attention maps too.
     partners : ndarray, optional
-        (N, k), int64: the rows of each image's partners, as returned by `partner_rows`, for a network that needs them.
-        If a partner cannot be used, its image cannot be used either.
+        (N, k), int64: the rows of each image's partners, as returned by `partner_rows`, for a network with partners. If
+        a partner cannot be used, its image cannot be used either. By default, each image is its own partner.
     advance : callable
         Called with the number of images in each batch that was computed.
 

@@ -30,7 +30,7 @@ from l2a_transfer.features.backends.interface import FeatureBackend, feature_wid
 from l2a_transfer.features.backends.order import check_order
 from l2a_transfer.features.backends.registry import open_backend
 from l2a_transfer.features.extraction.compute import compute_shards
-from l2a_transfer.features.extraction.partners import partner_rows
+from l2a_transfer.features.extraction.partners import SELF, drawn_partners
 from l2a_transfer.features.extraction.plan import (
     comparable,
     comparison_hint,
@@ -70,6 +70,7 @@ def extract(
     on_error: str = "fail",
     attention: bool = False,
     compile: bool = False,
+    partners: str = SELF,
     engine: str = "local",
     ray: RayConfig | None = None,
     resume: bool = False,
@@ -79,8 +80,7 @@ def extract(
     """Extract the features of a data set to an HDF5 file, with labels, ids, splits and the model card.
 
     Memory use does not grow with the number of images. Finished ranges of rows are kept on disk, so that after an
-    interruption the same call continues from there and ends with the same bytes. If the network attends each image with
-    others, these are drawn from the whole set, all splits (see `partner_rows`), and are listed in the file.
+    interruption the same call continues from there and ends with the same bytes.
 
     Parameters
     ----------
@@ -101,6 +101,8 @@ def extract(
         Also write the attention maps, float16 (N, H, W) per level.
     compile : bool, default=False
         Compile the network with `torch.compile`, which can change the last bits of features.
+    partners : {"self", "set"}, default="self"
+        In networks of pairs, an image is its own partner, or gets those that `partner_rows` draws from the set.
     engine : {"local", "ray"}, default="local"
         "ray" runs on the cluster that `ray` describes, with the same bytes as a result.
     ray : RayConfig, optional
@@ -127,7 +129,7 @@ def extract(
     StoreError
         If features are not finite, or if the file cannot be written.
     BackendError
-        If the cluster cannot run the work, or if `attention` is requested of a network without attention.
+        If the cluster cannot run the work, or if the network has no attention or no partners although they are wanted.
     Interrupted
         After Ctrl-C or SIGTERM: a KeyboardInterrupt whose message says what was kept.
 
@@ -159,14 +161,13 @@ def extract(
     if len(source) == 0:
         raise DataError(f"{source.name}: no images to extract")
     check_source(source)
-    k = partners_of(backend)
-    partners = partner_rows(source.ids, k) if k else None
+    drawn = drawn_partners(partners, source.ids, partners_of(backend), backend.card["name"])
     started = time.perf_counter()
     if out.is_dir():
         raise OutputExistsError(f"{out}: is a folder; name a file, such as {out / 'features.h5'}")
     if compile:
         backend = _compiled(backend, batch_size)
-    identity = fingerprint(source, backend, batch_size, attention=attention)
+    identity = fingerprint(source, backend, batch_size, attention=attention, partners=partners)
     out.parent.mkdir(parents=True, exist_ok=True)
     job = _Job(source, backend, out, identity, on_error)
     check_own_folder(job.shards.folder)
@@ -209,14 +210,14 @@ def extract(
                     workers=workers,
                     on_error=on_error,
                     attention=attention,
-                    partners=partners,
+                    partners=drawn,
                     advance=bar.update,
                 ):
                     skipped[rows] = bad
                     for row, reason in bad.items():
                         log.warning("skipped %s: %s", source.ids[row], reason)
             left_out = {row: reason for rows in ranges for row, reason in sorted(skipped[rows].items())}
-            job.merge(ranges, left_out, partners, attention=attention)
+            job.merge(ranges, left_out, drawn, attention=attention)
         except KeyboardInterrupt as stop:
             raise job.interrupted(ranges, overwrite=overwrite and not resume) from stop
         job.shards.remove()

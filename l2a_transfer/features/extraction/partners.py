@@ -1,21 +1,48 @@
-"""Choose the partners of each image of a set, for networks that attend groups of images."""
+"""Who is the partner of an image, for networks that attend groups of images: itself, or other images of its set."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from l2a_transfer.errors import ArgumentError
+from l2a_transfer.errors import ArgumentError, BackendError, unknown_name
 
+SELF, SET = "self", "set"
+RULES = (SELF, SET)
+"""`self`: each image is its own partner, so that its features depend on nothing else. `set`: `partner_rows`."""
 SEED = 0
-"""Seed of the partners in an extraction."""
+"""Seed of the partners that an extraction draws from the set."""
+
+
+def rule_in(fingerprint: Mapping[str, Any]) -> str:
+    """The rule in the fingerprint of an extraction; empty for a network without partners.
+
+    The number of partners, with their seed, stands for `set`. Earlier versions had no other rule.
+    """
+    found = fingerprint.get("partners")
+    return "" if not found else SELF if found == SELF else SET
+
+
+def drawn_partners(rule: str, ids: Sequence[str], partners: int, name: str) -> NDArray[np.int64] | None:
+    """`partner_rows` by the rule `set`, otherwise None.
+
+    Raises: UnknownNameError for another rule; BackendError if the network `name` has no partners; ArgumentError.
+    """
+    if rule not in RULES:
+        raise unknown_name("partners", rule, RULES)
+    if rule == SELF:
+        return None
+    if partners == 0:
+        raise BackendError(f"{name} attends each image alone, so no partners can be drawn", "leave `partners` out")
+    return partner_rows(ids, partners)
 
 
 def partner_rows(ids: Sequence[str], partners: int, seed: int = 0) -> NDArray[np.int64]:
-    """The rows of each image's partners.
+    """The rows of each image's partners by the rule `set`.
 
     The images are arranged in a circle, sorted by the SHA-256 of seed and id. The partners of an image are the next
     images. They therefore depend only on the set of ids and the seed, and an image has distinct partners other than

@@ -8,7 +8,7 @@ from typing import Any
 
 from l2a_transfer.data.sources import CONTENT, ImageSource, stamped_by
 from l2a_transfer.features.backends.interface import FeatureBackend, partners_of
-from l2a_transfer.features.extraction.partners import SEED
+from l2a_transfer.features.extraction.partners import SEED, SELF, rule_in
 from l2a_transfer.features.machine import MEANING, RECORDED, decoders
 from l2a_transfer.features.store.schema import SCHEMA
 
@@ -31,9 +31,12 @@ def batches_of(rows: range, batch_size: int) -> list[range]:
     return [range(start, min(start + batch_size, rows.stop)) for start in range(rows.start, rows.stop, batch_size)]
 
 
-def fingerprint(source: ImageSource, backend: FeatureBackend, batch_size: int, *, attention: bool) -> dict[str, Any]:
+def fingerprint(
+    source: ImageSource, backend: FeatureBackend, batch_size: int, *, attention: bool, partners: str = SELF
+) -> dict[str, Any]:
     """Everything that determines the bytes of `/features` and of the maps; flat JSON."""
-    stamps, partners = stamped_by(source), partners_of(backend)
+    stamps, k = stamped_by(source), partners_of(backend)
+    attended = {"partners": SELF} if partners == SELF else {"partners": k, "partners_seed": SEED}
     size = backend.preprocess.size
     return {
         "format": SCHEMA,
@@ -47,7 +50,7 @@ def fingerprint(source: ImageSource, backend: FeatureBackend, batch_size: int, *
         "batch_size": batch_size,
         "pillow": decoders(source, size if backend.preprocess.keeps(size, size) else 0),
         **({"attention": True} if attention else {}),
-        **({"partners": partners, "partners_seed": SEED} if partners else {}),
+        **(attended if k else {}),
         **({STAMPS: stamps} if stamps else {}),
         **backend.identity(),
     }
@@ -68,12 +71,14 @@ def comparable(there: dict[str, Any], here: dict[str, Any]) -> tuple[dict[str, A
 
 def differences(there: dict[str, Any], here: dict[str, Any]) -> str:
     """The differences of two fingerprints, such as `batch_size: 4 there, 8 here; …`; empty if they are the same."""
-    keys = sorted(key for key in {*there, *here} - {STAMPS} if there.get(key) != here.get(key))
+    keys = {key for key in {*there, *here} - {STAMPS} if there.get(key) != here.get(key)}
+    if "partners" in keys:
+        keys.discard("partners_seed")  # only one of the two rules has a seed
     return "; ".join(
         f"data: files compared by {there[STAMPS]} there, by {here[STAMPS]} here"
         if key == "data" and stamps_differ(there, here)
         else f"{_MEANING.get(key, key)}: {_short(there, key)} there, {_short(here, key)} here"
-        for key in keys
+        for key in sorted(keys)
     )
 
 
@@ -112,5 +117,5 @@ _MEANING = {
 def _short(values: dict[str, Any], key: str) -> str:
     if key in RECORDED and key not in values:
         return "not recorded"
-    value = values.get(key)
+    value = rule_in(values) if key == "partners" else values.get(key)
     return f"{value[:12]}…" if isinstance(value, str) and re.fullmatch("[0-9a-f]{64}", value) else repr(value)

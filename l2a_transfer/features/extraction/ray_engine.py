@@ -24,6 +24,7 @@ from l2a_transfer.data.sources import ImageSource
 from l2a_transfer.errors import BackendError, L2AError, MissingExtraError, StoreError, names_keywords
 from l2a_transfer.features.backends.interface import FeatureBackend
 from l2a_transfer.features.extraction.compute import compute_shards
+from l2a_transfer.features.extraction.partners import SELF, SET
 from l2a_transfer.features.extraction.plan import differences, fingerprint
 from l2a_transfer.features.extraction.shard_folder import ShardFolder
 from l2a_transfer.threads import usable_cores, waiting
@@ -70,7 +71,8 @@ class Extractor:
         self.shards = ShardFolder(folder, identity)
         self.refusal: L2AError | None = None
         try:
-            here = fingerprint(source, backend, options["batch_size"], attention=options["attention"])
+            rule = SELF if options["partners"] is None else SET
+            here = fingerprint(source, backend, options["batch_size"], attention=options["attention"], partners=rule)
             if named := differences(identity, here):
                 raise BackendError(
                     f"{os.uname().nodename}: would compute other bytes than the driver ({named}); use identical "

@@ -27,6 +27,7 @@ from l2a_transfer.documents import (
     text,
 )
 from l2a_transfer.errors import StoreError
+from l2a_transfer.features.extraction.partners import rule_in
 from l2a_transfer.inputs import open_input
 from l2a_transfer.models.card_schema import CARD_OF_FEATURES, OBJECT
 from l2a_transfer.text import classes_and_splits, few, repr_line
@@ -72,7 +73,7 @@ EMPTY = {"skipped": "[]", "source": "{}", "domains": "[]"}
 MAPS = "maps"
 """The group of the attention maps, one data set per level."""
 PARTNERS = "partners"
-"""The data set of partners, absent if the network takes none."""
+"""The data set of partners, present if they were drawn from the set."""
 DOMAIN = "domain"
 """The data set of domains, absent if the set has none."""
 DATASETS = ("features", "labels", "split", "ids", PARTNERS, DOMAIN)
@@ -120,6 +121,11 @@ class FeatureMeta:
 
     def __repr__(self) -> str:
         return repr_line(self, self.title, *self.facts)
+
+    @property
+    def partners(self) -> str:
+        """The rule by which each image got its partners, `self` or `set`; empty for a network without partners."""
+        return rule_in(self.fingerprint)
 
     @property
     def title(self) -> str:

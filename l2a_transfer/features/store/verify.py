@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from l2a_transfer.errors import BackendError
-from l2a_transfer.features.extraction.partners import partner_rows
+from l2a_transfer.features.extraction.partners import SELF, partner_rows
 from l2a_transfer.features.store.views import FeatureFile, open_features
 
 SHOWN = 5
@@ -27,7 +27,7 @@ class Findings:
     apart from NaN. `copies`: (id, id of the first row with the same features), where −0 equals 0; `across_splits`: how
     many copies are in another split than that first row. `maps_outside`: per level with maps, the number of images with
     weights outside 0…1. `partners_wrong`: ids of rows whose partners differ from those that the seed in the fingerprint
-    draws; None if it has no seed.
+    draws, and all if each image is its own partner and the file lists others; None if there is nothing to compare.
     """
 
     sha256: str
@@ -93,7 +93,7 @@ def _outside(file: FeatureFile, level: str) -> int:
 def _partners_wrong(file: FeatureFile) -> tuple[str, ...] | None:
     seed = file.meta.fingerprint.get("partners_seed")
     if not isinstance(seed, int):
-        return None
+        return file.ids if file.partners and file.meta.partners == SELF else None
     k = len(file.partners[0]) if file.partners else 0
     if k != file.meta.fingerprint.get("partners"):
         return file.ids

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from l2a_transfer.errors import ArgumentError
 from l2a_transfer.models.blocks import at_least_float32
 from l2a_transfer.models.config import ModelConfig
-from l2a_transfer.models.interface import Attended, Evidence, Network, Step
+from l2a_transfer.models.interface import Attended, Evidence
 from l2a_transfer.models.networks.soft import AttentionVGG
 from l2a_transfer.models.parts import Parts
 
@@ -87,8 +87,9 @@ class CoAttentionVGG(AttentionVGG):
         self.co = CoAttention(config.feature_levels["co"])
 
     def attend(self, images: Tensor, partners: Tensor | None = None) -> Attended:
+        if partners is None:  # each image is its own partner, and the trunk processes it once
+            return self.attend_from(self.local_features(images))
         self.check_partners(images, partners)
-        assert partners is not None
         local = self.local_features(torch.cat([images, partners[:, 0]]))  # one batch for the batch norms
         own = {level: values[: len(images)] for level, values in local.items()}
         return self._attend_beside(own, local["L3"][len(images) :])
@@ -108,11 +109,9 @@ class CoAttentionVGG(AttentionVGG):
         found = self.classified(g_a, maps, local)
         return replace(found, maps={**maps, "co": looks, "co.gate": gate}, local={**local, "co": shown})
 
-    def local_steps(self) -> tuple[Step, ...]:
-        return ()
-
     def attend_from(self, local: dict[str, Tensor]) -> Attended:
-        return Network.attend_from(self, local)
+        """Like `Network.attend_from`, with each image as its own partner."""
+        return self._attend_beside(local, local["L3"])
 
     def evidence(self, found: Attended, targets: Tensor) -> Evidence:
         """Includes `co`, whose positions are those of the image: `a_i f_i Z_i` counts there, wherever it is in b."""
