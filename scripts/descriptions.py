@@ -80,6 +80,10 @@ WHAT: dict[str, str] = {
     "recipe-search-hard": (
         "candidates for training hard attention, evaluated on held-out training images; the test images are not read"
     ),
+    "recipe-search-random": (
+        "candidates for training the control of hard attention, evaluated on held-out training images; the test "
+        "images are not read"
+    ),
     "robustness": "accuracy under FGSM and PGD, with noise as the control",
     "robustness-fgsm": "accuracy under FGSM, with noise as the control",
     "sanity": "how much maps change when the network is randomized part by part",

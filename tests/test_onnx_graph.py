@@ -378,6 +378,19 @@ def interrupt_once_waiting(send_signal: Callable[[], object] | None = None) -> N
     threading.Thread(target=send, daemon=True).start()
 
 
+def main_thread_calls() -> list[str]:
+    """The functions that the main thread is in, the innermost first, each once."""
+    ident = threading.main_thread().ident
+    assert ident is not None
+    frame = sys._current_frames().get(ident)
+    names: list[str] = []
+    while frame is not None:
+        if names[-1:] != [frame.f_code.co_name]:
+            names.append(frame.f_code.co_name)
+        frame = frame.f_back
+    return names
+
+
 @pytest.fixture(autouse=True)
 def sigint_is_a_keyboard_interrupt() -> Iterator[None]:
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -407,7 +420,8 @@ def test_a_computation_that_was_told_to_stop_is_waited_for_until_it_has() -> Non
 
     def ends_later() -> None:
         stopped.wait()
-        time.sleep(0.5)
+        while main_thread_calls()[:2] != ["wait", "_wait"]:  # of threading.Condition, and of interruptible
+            time.sleep(0.01)
         os.kill(os.getpid(), signal.SIGINT)  # whoever waits is asked again, and goes on waiting
         time.sleep(0.5)
         ended.set()
