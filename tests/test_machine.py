@@ -157,7 +157,7 @@ def test_a_text_as_long_as_a_digest_is_not_cut_as_one() -> None:
 
 def test_an_actor_on_a_node_of_another_kind_refuses(source: MemorySource, tmp_path: Path) -> None:
     backend = open_backend(TINY, device="cpu")
-    options = {"batch_size": 4, "attention": False, "on_error": "fail", "workers": 0}
+    options = {"batch_size": 4, "attention": False, "partners": None, "on_error": "fail", "workers": 0}
     identity = fingerprint(source, backend, 4, attention=False)
     for key, value, words in (
         ("instructions", "x86_64 SSE", "instructions of the CPU: 'x86_64 SSE' there, "),

@@ -152,7 +152,7 @@ def test_an_error_of_an_actor_keeps_its_type(shards: ShardFolder) -> None:
 
 
 def test_an_actor_that_would_compute_other_bytes_refuses(source: MemorySource, tmp_path: Path) -> None:
-    options = {"batch_size": 4, "attention": False, "on_error": "fail", "workers": 0}
+    options = {"batch_size": 4, "attention": False, "partners": None, "on_error": "fail", "workers": 0}
     identity = plan_module.fingerprint(source, PixelsBackend(), 4, attention=False)
     actor = Extractor(memory_source(seed=1), PixelsBackend(), tmp_path / "s", identity, **options)
     error = actor.work(0, 8)
