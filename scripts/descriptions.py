@@ -129,7 +129,7 @@ WHAT: dict[str, str] = {
         "`svm-eval` including start and report"
     ),
     "tvmax": (
-        "TVmax forward and backward on a batch of normal scores, against a reference that takes one image at "
+        "TVmax forward and backward on a batch of normal or trained scores, against a reference that takes one image at "
         "a time; and a training step with tvmax:0.1 against one with softmax (medians of paired rounds)"
     ),
     "two-at-once": (
