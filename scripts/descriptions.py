@@ -129,8 +129,8 @@ WHAT: dict[str, str] = {
         "`svm-eval` including start and report"
     ),
     "tvmax": (
-        "TVmax forward and backward on a batch of normal or trained scores, against a reference that takes one image at "
-        "a time; and a training step with tvmax:0.1 against one with softmax (medians of paired rounds)"
+        "TVmax forward and backward on a batch of normal or trained scores, against a reference that takes one image "
+        "at a time; and a training step with tvmax:0.1 against one with softmax (medians of paired rounds)"
     ),
     "two-at-once": (
         "two commands write the same output at once: does one finish completely, and is the other rejected?"
