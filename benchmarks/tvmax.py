@@ -4,7 +4,7 @@ The reference follows the authors' description (Martins et al. 2020), implemente
 image separately, up to 35 sweeps over rows and columns that stop at a change of 0.01, and a gradient by groups of
 neighbours that agree to one decimal. Ours processes all images at once, to a duality gap of 1e-12, and derives groups
 from the dual. Scores are drawn from a normal distribution, or are those that the trained network of the zoo gives to
-pictures of caltech-mini: their spread is smaller, so that the same λ makes larger regions.
+pictures of caltech-mini, whose spread is smaller.
 
     python benchmarks/tvmax.py --out benchmarks/results/tvmax.json
 """
