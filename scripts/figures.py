@@ -207,7 +207,7 @@ FIGURES: dict[str, Figure] = {
             "best of `vgg-att2-concat-pc`: "
             + max((run["accuracy"], run["candidate"]) for run in d["runs"] if run["model"] == "vgg-att2-concat-pc")[1]
         ),
-        lambda d: f"{len(d['runs'])} runs, {d['runs'][0]['n']:,} held-out images",
+        held_out_runs,
     ),
     "attention-localization": Figure(
         lambda d: (
