@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -18,6 +20,7 @@ from l2a_transfer.svm.newton import Problems
 from l2a_transfer.svm.objective import Coordinates, NewtonState
 from l2a_transfer.svm.rows import Fold, ScaledRows
 from l2a_transfer.svm.shared_fits import SharedFits
+from l2a_transfer.svm.side_by_side import side_by_side
 
 CPU = torch.device("cpu")
 CG, GRAM, MOMENTS = 0, 1, 2
@@ -137,6 +140,12 @@ def shared_fits(X: NDArray[Any], y: NDArray[Any], **settings: Any) -> SharedFits
     return SharedFits(X, y, int(y.max()) + 1, folds_of(len(X), 2), **options)
 
 
+def problems_of_all(fits: SharedFits) -> Problems:
+    """The columns of the only batch."""
+    (place,) = fits._batches()
+    return fits._problems(place)
+
+
 def test_solved_columns_leave_and_solved_problems_take_no_step(monkeypatch: pytest.MonkeyPatch) -> None:
     X, y = problem(200, 10, 5)
     X[y == 0] += 30  # one class is easily told from the others
@@ -145,7 +154,7 @@ def test_solved_columns_leave_and_solved_problems_take_no_step(monkeypatch: pyte
     monkeypatch.setattr(
         Directions, "__call__", lambda self, todo, *rest: (sizes.append(len(todo)), call(self, todo, *rest))[1]
     )
-    _, problems = next(shared_fits(X, y)._batches())
+    problems = problems_of_all(shared_fits(X, y))
     steps = problems.solve(1.0, tol=1e-8, max_iter=100).steps
     assert sizes == [int((steps > k).sum()) for k in range(int(steps.max()))]
     assert sizes[0] == 10
@@ -156,8 +165,8 @@ def test_solved_columns_leave_and_solved_problems_take_no_step(monkeypatch: pyte
 
 def test_a_warm_start_saves_steps_and_ends_at_the_same_objective() -> None:
     X, y = problem(300, 20, 4)
-    cold = next(shared_fits(X, y)._batches())[1].solve(1.0, tol=1e-8, max_iter=100)
-    _, problems = next(shared_fits(X, y)._batches())
+    cold = problems_of_all(shared_fits(X, y)).solve(1.0, tol=1e-8, max_iter=100)
+    problems = problems_of_all(shared_fits(X, y))
     problems.solve(0.8, tol=1e-8, max_iter=100)
     warm = problems.solve(1.0, tol=1e-8, max_iter=100)
     assert int(warm.steps.sum()) < int(cold.steps.sum())
@@ -181,7 +190,7 @@ def test_columns_come_class_by_class_with_the_folds_of_a_class_in_one_batch() ->
     X, y = problem(120, 20, 4)
     fits = shared_fits(X, y)
     fits.batch = 5
-    batches = [place.tolist() for place, _ in fits._batches()]
+    batches = [place.tolist() for place in fits._batches()]
     assert batches == [[0, 4, 1, 5], [2, 6, 3, 7]]  # the second fold's columns are 4 to 7
     outcome, weights, intercepts = fits.solve(0.1)
     whole, expected, others = shared_fits(X, y).solve(0.1)
@@ -233,7 +242,7 @@ def test_conjugate_gradients_take_the_rows_that_are_active_in_a_group(monkeypatc
     alone = problems.directions(torch.arange(6), at, gradient, active, 0.3, forcing)
     monkeypatch.setattr("l2a_transfer.svm.directions.STEP_COST", 0.0)
     monkeypatch.setattr("l2a_transfer.svm.directions.GATHER_COST", 0.0)
-    monkeypatch.setattr("l2a_transfer.svm.directions.LEAST_COLUMNS", 1)
+    monkeypatch.setattr("l2a_transfer.svm.directions.READING_COST", 0.0)
     groups = problems.directions._gathered(torch.arange(6), active)
     assert [part for part, _, _ in groups] == [slice(0, 2), slice(2, 4), slice(4, 6)]
     for part, _, weight in groups:
@@ -308,3 +317,61 @@ def test_a_class_that_a_fold_lacks_is_never_predicted_there() -> None:
     assert found.cv_results_["split0_test_score"].tolist() == [0.0, 0.0]
     assert found.coef_.shape == (3, 5)
     assert found.predict(X[40:]).tolist() == [2, 2, 2]
+
+
+def many_columns() -> tuple[NDArray[Any], NDArray[Any]]:
+    return problem(600, 120, 60)
+
+
+def test_batches_on_several_threads_give_the_solution_of_one_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    X, y = many_columns()
+    before = torch.get_num_threads()
+    found = {}
+    for threads in (1, 3):
+        monkeypatch.setattr(torch, "get_num_threads", lambda threads=threads: threads)
+        fits = shared_fits(X, y)
+        assert fits.threads == threads
+        assert sorted(torch.cat(fits._batches()).tolist()) == list(range(120))
+        ticks: list[int] = []
+        counts = fits.held_out_counts((1e-3, 1e-1), ticks.append)
+        assert sum(ticks) == 240
+        found[threads] = counts.correct.tolist(), *fits.solve(0.1)[1:]
+    monkeypatch.undo()
+    assert found[1][0] == found[3][0]
+    for one, three in zip(found[1][1:], found[3][1:], strict=True):
+        assert three.numpy() == pytest.approx(one.numpy(), rel=1e-2, abs=1e-4)
+    torch.set_num_threads(before)
+
+
+def test_pieces_come_in_order_and_a_failing_one_stops_the_others() -> None:
+    before = torch.get_num_threads()
+    seen: list[int] = []
+
+    def work(piece: int, check: Callable[[], None]) -> int:
+        assert torch.get_num_threads() == 1
+        seen.append(piece)
+        if piece == 5:
+            raise ValueError("the fifth")
+        for _ in range(200):
+            check()
+            time.sleep(0.001)
+        return piece
+
+    assert list(side_by_side(work, [3, 1, 2], 2)) == [3, 1, 2]
+    assert torch.get_num_threads() == before
+    seen.clear()
+    with pytest.raises(ValueError, match="the fifth"):
+        list(side_by_side(work, [1, 5, 2, 3, 4], 2))
+    assert 4 not in seen
+    assert torch.get_num_threads() == before
+
+
+def test_a_tick_that_raises_ends_the_search() -> None:
+    X, y = many_columns()
+    fits = shared_fits(X, y)
+
+    def tick(_: int) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        fits.held_out_counts((1e-3, 1e-1), tick)

@@ -30,8 +30,9 @@ DOUBLE_COST = 2.0
 CHOLESKY_COST = 3.0
 """Cost of a multiplication in a factorization relative to one in a matrix product (measured, AVX2)."""
 SINGLE_ERROR = 0.02
-LEAST_COLUMNS = 8
-"""With fewer problems, a product with X is not faster: it takes as long as reading X."""
+READING_COST = 24.0
+"""Cost of reading a matrix for a product with some problems, as a number of problems: a product with J of them takes as
+long as J + `READING_COST` (measured on one and two threads, AVX-512)."""
 STEP_COST = 2e7
 """Cost, in multiplications, of one step of conjugate gradients for all its problems besides products; a batch of
 factorizations costs about the same."""
@@ -156,19 +157,23 @@ class Directions:
         group with all of X.
         """
         J, width, steps = len(todo), self.rows.D + 1, float(self._cg_steps[todo].mean())
-        least, best = steps * (2.0 * self.rows.N * width * max(J, LEAST_COLUMNS) + STEP_COST), 0
+        least, best = steps * self._step_cost(self.rows.N, J), 0
         if self.rows.gathers:
             for size in (self._folds * n for n in (1, 2, 4, 8) if self._folds * n < 2 * J):
                 unions = [int(active[own].any(dim=0).sum()) for own in parts(J, size)]
                 if max(unions) * width > GATHERED_BLOCKS * self.plan.block:
                     break
-                columns = max(min(size, J), LEAST_COLUMNS)
-                cost = sum(n * width * (2.0 * columns * steps + GATHER_COST) + STEP_COST * steps for n in unions)
+                cost = sum(n * width * GATHER_COST + steps * self._step_cost(n, min(size, J)) for n in unions)
                 if cost < least:
                     least, best = cost, size
         if best == 0:
             return [(slice(0, J), self.rows, active)]
         return [(own, *self._rows_of(active[own])) for own in parts(J, best)]
+
+    def _step_cost(self, rows: int, problems: int) -> float:
+        """Cost, in multiplications, of a step of conjugate gradients: products with rows and with the eigenbasis."""
+        width = self.rows.D + 1
+        return 2.0 * width * (rows + width * self.plan.basis) * (problems + READING_COST) + STEP_COST
 
     def _rows_of(self, active: Tensor) -> tuple[GatheredRows, Tensor]:
         rows = torch.nonzero(active.any(dim=0)).flatten()
@@ -193,7 +198,7 @@ class Directions:
         dear = torch.where(single, 1.0, DOUBLE_COST)
         cost = torch.stack(
             [
-                self._cg_steps[todo] * (2 * self.rows.N * D + STEP_COST / len(todo)),
+                self._cg_steps[todo] * (self._step_cost(self.rows.N, len(todo)) / len(todo)),
                 torch.where(m <= D, dear * (m**2 * D + CHOLESKY_COST * m**3 / 3) + STEP_COST / len(todo), torch.inf),
                 DOUBLE_COST * changed * D**2 + dear * CHOLESKY_COST * D**3 / 3 + MOMENT_COST + STEP_COST / len(todo),
             ]

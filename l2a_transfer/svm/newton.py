@@ -17,6 +17,7 @@ J problems, N rows, D columns, F folds; a problem is a row of every (J, …) arr
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -75,8 +76,9 @@ class Problems:
         self.w = w.clone()
         self.scores = self._at(slice(None)).scores_of(self.w)
 
-    def solve(self, C: float, *, tol: float, max_iter: int) -> SolverOutcome:
-        """Move every problem to its optimum for this C, in at most `max_iter` Newton steps."""
+    def solve(self, C: float, *, tol: float, max_iter: int, check: Callable[[], None] = lambda: None) -> SolverOutcome:
+        """Move every problem to its optimum for this C, in at most `max_iter` Newton steps. `check` is called before
+        each step; what it raises ends the solution."""
         J, device = len(self.fold), self.rows.device
         self.directions.scale_cg_steps(C / (self.last_C or C))
         self.last_C = C
@@ -85,6 +87,7 @@ class Problems:
         todo = torch.arange(J, device=device)
         first: Tensor | None = None
         for step in range(max_iter + 1):
+            check()
             at = self._at(todo if len(todo) < J else slice(None))
             value, gradient, active = at.value_and_gradient(C)
             own_gap = 0.5 * torch.linalg.vecdot(gradient, gradient)  # (J,)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -26,6 +28,18 @@ LARGEST_OFFSET = 1e7
 """Largest column mean, relative to the largest standard deviation of a column, for which SVMs on unscaled columns can
 be solved. From about 3e7 on, the last bit of a weight moves the scores by more than the optimum allows, and Newton
 steps stop."""
+
+
+LEAST_BATCH = 20
+"""Batches of fewer columns are not solved at once: their products take as long as reading X."""
+LEAST_PRODUCT = 2e6
+"""Batches are not solved at once if their products with X have fewer multiplications: starting operations, which only
+one thread can do at a time, then takes much of the time."""
+GOOD_BATCH, GOOD_PRODUCT = 80, 2e7
+"""From this number of columns and of multiplications on, a thread's batch may be divided further."""
+MOST_ROUNDS = 3
+"""How many batches a thread solves at most: with more than one, threads that are slowed by another program do not hold
+up the others."""
 
 
 class SharedFits:
@@ -69,7 +83,6 @@ class SharedFits:
             budget=budget,
             given=budget == max_memory,
         )
-        self.batch = self.plan.batch
         self.rows = ScaledRows(
             X,
             device=self.device,
@@ -82,6 +95,9 @@ class SharedFits:
         mean, inverse = self.rows.fold_statistics(self.folds)
         self.coordinates = Coordinates(mean, inverse, bias)
         self.basis = Eigenbasis(self.rows, self.coordinates, self.plan)
+        self.threads, self.batch = self._divided()
+        if self.threads > 1:
+            self.basis.largest()  # before batches need it at the same time
         self.targets = torch.from_numpy(targets).to(self.device)
         self.train = torch.from_numpy(np.stack([fold.train for fold in self.folds])).to(self.device)
         self.solutions: dict[float, torch.Tensor] = {}
@@ -91,13 +107,16 @@ class SharedFits:
         import torch
 
         from l2a_transfer.svm.newton import SolverOutcome
+        from l2a_transfer.svm.side_by_side import side_by_side
 
-        parts, places = [], []
-        for place, problems in self._batches():
-            places.append(place)
+        def one(place: torch.Tensor, check: Callable[[], None]) -> tuple[SolverOutcome, torch.Tensor, torch.Tensor]:
+            problems = self._problems(place)
             if start is not None:
                 problems.start_at(start[place].to(self.device).double())
-            parts.append((problems.solve(C, tol=self.tol, max_iter=self.max_iter), *problems.original_units()))
+            return (problems.solve(C, tol=self.tol, max_iter=self.max_iter, check=check), *problems.original_units())
+
+        places = self._batches()
+        parts = list(side_by_side(one, places, self.threads))
         outcomes = [outcome for outcome, _, _ in parts]
         order = torch.cat(places).argsort().to(self.device)
         whole = SolverOutcome(
@@ -118,36 +137,53 @@ class SharedFits:
         """Fit every column for every C in ascending order, and count the correct held-out rows per fold.
 
         A class without training rows in a fold is never predicted there. Each C starts from the previous solution, the
-        first from that of the nearest C of an earlier call. `tick(n)` is called after every n columns.
+        first from that of the nearest C of an earlier call. `tick(n)` is called after every n columns,
+        by one thread at a time.
         """
         import torch
 
+        from l2a_transfer.svm.side_by_side import side_by_side
+
+        lock = threading.Lock()
         held_out = [torch.from_numpy(fold.held_out).to(self.device) for fold in self.folds]
         known = [torch.unique(self.targets[own]) for own in self.train]
-        top = [[torch.full((len(rows),), -torch.inf, dtype=torch.float64) for rows in held_out] for _ in Cs]
-        guess = [[torch.zeros(len(rows), dtype=torch.int64) for rows in held_out] for _ in Cs]
-        unconverged = np.zeros((len(Cs), len(self.folds)), dtype=bool)
         near = min(self.solutions, key=lambda C: abs(math.log(C / Cs[0])), default=None)
         found = {C: torch.empty(self.columns, self.rows.D + 1) for C in Cs}
-        for place, problems in self._batches():
+
+        def one(place: torch.Tensor, check: Callable[[], None]) -> list[_BatchResult]:
+            problems = self._problems(place)
             if near is not None:
                 problems.start_at(self.solutions[near][place].to(self.device).double())
+            results = []
             for k, C in enumerate(Cs):
-                outcome = problems.solve(C, tol=self.tol, max_iter=self.max_iter)
+                outcome = problems.solve(C, tol=self.tol, max_iter=self.max_iter, check=check)
                 found[C][place] = problems.w.float().cpu()
                 for f in torch.unique(problems.fold).tolist():
                     own = torch.nonzero(problems.fold == f).flatten()
-                    unconverged[k, f] |= not bool(outcome.converged[own].all())
+                    unconverged = not bool(outcome.converged[own].all())
                     if len(self.positive) > 1:
                         own = own[torch.isin(problems.positive[own], known[f])]
                     if len(own) == 0 or len(held_out[f]) == 0:
+                        results.append(_BatchResult(k, f, unconverged))
                         continue
                     scores, index = problems.scores[own][:, held_out[f]].cpu().max(dim=0)
-                    better = scores > top[k][f]  # strictly, so that ties keep the first
-                    top[k][f][better] = scores[better]
-                    guess[k][f][better] = problems.positive[own].cpu()[index][better]
+                    results.append(_BatchResult(k, f, unconverged, scores, problems.positive[own].cpu()[index]))
                 if tick is not None:
-                    tick(len(problems.fold))
+                    with lock:
+                        tick(len(place))
+            return results
+
+        top = [[torch.full((len(rows),), -torch.inf, dtype=torch.float64) for rows in held_out] for _ in Cs]
+        guess = [[torch.zeros(len(rows), dtype=torch.int64) for rows in held_out] for _ in Cs]
+        unconverged = np.zeros((len(Cs), len(self.folds)), dtype=bool)
+        for results in side_by_side(one, self._batches(), self.threads):
+            for result in results:
+                k, f = result.candidate, result.fold
+                unconverged[k, f] |= result.unconverged
+                if result.scores is not None and result.classes is not None:
+                    better = result.scores > top[k][f]  # strictly, so that ties keep the first
+                    top[k][f][better] = result.scores[better]
+                    guess[k][f][better] = result.classes[better]
         self.solutions |= found
         correct = np.zeros((len(Cs), len(self.folds)), dtype=np.int64)
         for k in range(len(Cs)):
@@ -160,23 +196,50 @@ class SharedFits:
         """The mean over folds of the solution for C (columns of one fold, D + 1), as a start for a fit on all rows."""
         return self.solutions[C].reshape(len(self.folds), len(self.positive), -1).mean(dim=0)
 
-    def _batches(self) -> Iterator[tuple[torch.Tensor, Problems]]:
-        """Batches of column numbers and columns: class by class, with the folds of a class next to each other, because
-        these share many active rows."""
+    def _divided(self) -> tuple[int, int]:
+        """How many batches to solve at once, and the number of columns in a batch."""
         import torch
 
-        from l2a_transfer.svm.newton import Problems
+        size = self.rows.N * (self.rows.D + 1)
+        threads = torch.get_num_threads() if self.device.type == "cpu" and self.rows.gathers else 1
+        threads = min(threads, int(self.columns // max(LEAST_BATCH, LEAST_PRODUCT / size)))
+        if threads <= 1 or self.plan.batch // threads < LEAST_BATCH:
+            return 1, self.plan.batch
+        rounds = min(MOST_ROUNDS, max(1, int(self.columns // (threads * max(GOOD_BATCH, GOOD_PRODUCT / size)))))
+        return threads, min(self.plan.batch // threads, math.ceil(self.columns / (threads * rounds)))
 
-        fold = torch.arange(len(self.folds), device=self.device).repeat_interleave(len(self.positive))
-        positive = torch.from_numpy(self.positive).to(self.device).repeat(len(self.folds))
-        shared = (self.rows, self.coordinates, self.basis, self.targets, self.train)
+    def _batches(self) -> list[torch.Tensor]:
+        """Column numbers of each batch: class by class, with the folds of a class next to each other, because these
+        share many active rows."""
+        import torch
+
         order = torch.arange(self.columns).reshape(len(self.folds), -1).T.flatten()
         size = self.batch
         if len(self.folds) <= size < self.columns:
             size -= size % len(self.folds)
-        for start in range(0, self.columns, size):
-            place = order[start : start + size]
-            yield place, Problems(*shared, fold[place], positive[place], self.plan)
+        return [order[start : start + size] for start in range(0, self.columns, size)]
+
+    def _problems(self, place: torch.Tensor) -> Problems:
+        import torch
+
+        from l2a_transfer.svm.newton import Problems
+
+        fold = (place // len(self.positive)).to(self.device)
+        positive = torch.from_numpy(self.positive)[place % len(self.positive)].to(self.device)
+        plan = replace(self.plan, block=max(1, self.plan.block // self.threads))
+        return Problems(self.rows, self.coordinates, self.basis, self.targets, self.train, fold, positive, plan)
+
+
+@dataclass(frozen=True)
+class _BatchResult:
+    """A batch's columns of one fold, for one candidate: whether any did not converge, the best score of each held-out
+    row (n,) and its class (n,)."""
+
+    candidate: int
+    fold: int
+    unconverged: bool
+    scores: torch.Tensor | None = None
+    classes: torch.Tensor | None = None
 
 
 def _check_offset(rows: ScaledRows) -> None:
