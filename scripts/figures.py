@@ -94,6 +94,23 @@ def speeds(document: Document, key: str) -> str:
     return ", ".join(f"{s['tool']} {s[key]:.0f}" for s in document["samples"] if s["rows"] == most)
 
 
+def study_verdicts(document: Document) -> str:
+    """Hypotheses that have a verdict."""
+    hypotheses = document["results"]["hypotheses"]
+    ended = [f"{own['name']} {own['verdict']}" for own in hypotheses if own["verdict"] != "incomplete"]
+    return ", ".join([*ended, f"{len(hypotheses) - len(ended)} of {len(hypotheses)} hypotheses incomplete"])
+
+
+def study_size(document: Document) -> str:
+    ended = sum(not own["missing"] for own in document["results"]["comparisons"])
+    seeds = {n for own in document["results"]["comparisons"] for t in own["targets"] for n in t["seeds"].values()}
+    return (
+        f"{ended} comparisons, {min(seeds)} to {max(seeds)} seeds"
+        if len(seeds) > 1
+        else (f"{ended} comparisons, {max(seeds)} seeds")
+    )
+
+
 FIGURES: dict[str, Figure] = {
     "attention-cost": Figure(
         lambda d: (
@@ -252,6 +269,7 @@ FIGURES: dict[str, Figure] = {
         ),
         lambda d: f"{d['repeats']:,} repeats",
     ),
+    "study": Figure(study_verdicts, study_size),
     "study-kill": Figure(kills, lambda d: f"{d['kills_total']} kills"),
     "svm_parity": Figure(
         lambda d: (

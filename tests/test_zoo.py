@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 from pathlib import Path
 
 import pytest
@@ -50,6 +51,18 @@ def test_results_of_maps_and_features_are_in_the_family_s_table(monkeypatch: pyt
     (line,) = (own for own in family.reached().splitlines() if own.startswith("| `pc` |"))
     assert line.endswith(" | 50.0 (40.0 to 60.0) | 25.0 (20.0 to 30.0) |")
     assert "caltech101" not in family.reached()  # which no result has
+
+
+def test_the_tables_of_results_are_made_of_the_study(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    study = script("make_results")
+    monkeypatch.setattr("sys.argv", ["make_results.py", "--check"])
+    study.main()
+    results = json.loads(study.RESULT.read_text(encoding="utf-8"))["results"]
+    whole = [own for own in results["comparisons"] if own["verdict"] != "incomplete"]
+    assert study.comparisons(results).count("\n") == 2 + sum(len(own["summaries"]) for own in whole)
+    results["hypotheses"][1]["verdict"] = "supported"
+    assert "| H2 | A − U is above 0 on unseen sets | supported |" in study.verdicts(results)
 
 
 def test_only_runs_timed_alone_have_a_time() -> None:
