@@ -3,8 +3,8 @@
 The peer is a checkout of https://github.com/SaoYan/LearnToPayAttention, which is not part of this project. Its network
 with attention before pooling and softmax is the counterpart of `vgg-att3-concat-pc`. Its step is that of its own
 `train.py`: forward pass, cross-entropy, backward pass and SGD with momentum, in float32, here on normalized noise. Our
-step is the trainer's. It has the same parts and also augmentation, clipping and the average of the weights, so the
-comparison favours the peer. Both have the same number of threads, images and classes.
+step is the trainer's, augmentation included, in float32 and in bfloat16. Both have the same number of threads, images
+and classes. `macs_an_image` compares the work: the peer computes g, which has no influence under softmax.
 
     python benchmarks/peer_step.py --peer LearnToPayAttention --out benchmarks/results/peer-step.json
 """

@@ -23,8 +23,7 @@ sys.path.insert(0, str(ROOT / "benchmarks"))
 
 from provenance import provenance  # noqa: E402
 
-from l2a_transfer.evaluation.verdict import p_text  # noqa: E402
-from l2a_transfer.evaluation.verdict import points as in_points  # noqa: E402
+from l2a_transfer.evaluation.verdict import p_text, with_interval  # noqa: E402
 from l2a_transfer.wording import with_minus  # noqa: E402
 
 PAGE, RESULT = ROOT / "docs" / "results.md", ROOT / "benchmarks" / "results" / "study.json"
@@ -80,9 +79,9 @@ def comparisons(results: Any) -> str:
                     own["name"],
                     features(own),
                     f"{summary['name']} ({len(summary['targets'])})",
-                    interval(estimate["difference"], estimate["ci95_adjusted"]),
+                    interval(estimate),
                     p_text(estimate["p_adjusted"]).removeprefix("= "),
-                    interval(None, runs["ci95_adjusted"]),
+                    interval(runs).partition(" ")[2],
                     verdict,
                 ]
             )
@@ -101,7 +100,7 @@ def targets(results: Any) -> str:
                     own["name"],
                     target["target"],
                     f"{target['n_train']:,} / {target['n_test']:,}{draws}",
-                    interval(estimate["difference"], estimate["ci95_adjusted"]),
+                    interval(estimate),
                     p_text(estimate["p_adjusted"]).removeprefix("= "),
                 ]
             )
@@ -131,13 +130,10 @@ def said(own: Any) -> str:
     return str(own["verdict"]) + (f" ({own['note']})" if own["note"] else "")
 
 
-def interval(difference: float | None, ends: list[float]) -> str:
-    both = f"[{points(ends[0])}, {points(ends[1])}]"
-    return both if difference is None else f"{points(difference)} {both}"
-
-
-def points(share: float) -> str:
-    return with_minus(in_points(share, 1))
+def interval(estimate: Any) -> str:
+    """For example `+0.6 [−0.1, +1.3]`."""
+    low, high = estimate["ci95_adjusted"]
+    return with_minus(with_interval(estimate["difference"], (low, high), apart=low > 0 or high < 0))
 
 
 def table(head: tuple[str, ...], left: int, rows: list[list[str]]) -> str:

@@ -343,6 +343,23 @@ def test_batches_on_several_threads_give_the_solution_of_one_thread(monkeypatch:
     torch.set_num_threads(before)
 
 
+@pytest.mark.parametrize(
+    ("classes", "rounds", "sizes"), [(4, 1, [8]), (21, 1, [22, 20]), (60, 3, [20] * 6), (61, 3, [22] * 5 + [12])]
+)
+def test_folds_of_a_class_stay_together_and_batches_are_alike(
+    classes: int, rounds: int, sizes: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in (("GOOD_BATCH", 20), ("GOOD_PRODUCT", 0), ("LEAST_PRODUCT", 0), ("MOST_ROUNDS", rounds)):
+        monkeypatch.setattr(f"l2a_transfer.svm.shared_fits.{name}", value)
+    X, y = problem(244, 5, classes)
+    with monkeypatch.context() as patch:
+        patch.setattr(torch, "get_num_threads", lambda: 2)
+        fits = shared_fits(X, y)
+    assert [len(place) for place in fits._batches()] == sizes
+    for place in fits._batches():
+        assert ((place % classes).reshape(-1, 2).diff(dim=1) == 0).all()
+
+
 def test_pieces_come_in_order_and_a_failing_one_stops_the_others() -> None:
     before = torch.get_num_threads()
     seen: list[int] = []
@@ -352,23 +369,29 @@ def test_pieces_come_in_order_and_a_failing_one_stops_the_others() -> None:
         seen.append(piece)
         if piece == 5:
             raise ValueError("the fifth")
-        for _ in range(200):
+        for _ in range(20_000 if 5 in pieces else 10 * (4 - piece)):  # the first piece ends last
             check()
             time.sleep(0.001)
         return piece
 
-    assert list(side_by_side(work, [3, 1, 2], 2)) == [3, 1, 2]
+    pieces = [1, 2, 3]
+    assert list(side_by_side(work, pieces, 2)) == pieces
     assert torch.get_num_threads() == before
     seen.clear()
+    pieces = [1, 5, 2, 3, 4]
     with pytest.raises(ValueError, match="the fifth"):
-        list(side_by_side(work, [1, 5, 2, 3, 4], 2))
-    assert 4 not in seen
+        list(side_by_side(work, pieces, 2))
+    assert sorted(seen) in ([1, 5], [1, 2, 5])
     assert torch.get_num_threads() == before
 
 
-def test_a_tick_that_raises_ends_the_search() -> None:
+@pytest.mark.parametrize("threads", [1, 2])
+def test_a_tick_that_raises_ends_the_search(threads: int, monkeypatch: pytest.MonkeyPatch) -> None:
     X, y = many_columns()
-    fits = shared_fits(X, y)
+    with monkeypatch.context() as patch:
+        patch.setattr(torch, "get_num_threads", lambda: threads)
+        fits = shared_fits(X, y)
+    assert fits.threads == threads
 
     def tick(_: int) -> None:
         raise KeyboardInterrupt

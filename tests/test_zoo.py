@@ -61,6 +61,12 @@ def test_the_tables_of_results_are_made_of_the_study(monkeypatch: pytest.MonkeyP
     results = json.loads(study.RESULT.read_text(encoding="utf-8"))["results"]
     whole = [own for own in results["comparisons"] if own["verdict"] != "incomplete"]
     assert study.comparisons(results).count("\n") == 2 + sum(len(own["summaries"]) for own in whole)
+    summaries = {(own["name"], own["features"]): own["summaries"][0] for own in whole}
+    for page in ("README.md", "docs/index.md", "docs/concepts/method.md"):
+        text = (ROOT / page).read_text(encoding="utf-8")
+        for name in ("H1-vgg", "H2"):
+            difference, _, ends = study.interval(summaries[name, "as they are"]["estimate"]).partition(" ")
+            assert f"{difference} points {ends}" in text, page
     results["hypotheses"][1]["verdict"] = "supported"
     assert "| H2 | A − U is above 0 on unseen sets | supported |" in study.verdicts(results)
 

@@ -231,7 +231,7 @@ class LinearSVCPath(LinearClassifier):
 
     def fit(self, X: Any, y: Any, *, groups: Any = None, tick: Callable[[int], Any] | None = None) -> LinearSVCPath:
         """Search and refit on rows (N, D) and labels (N,). `groups` (N,) is passed to splitters such as GroupKFold.
-        `tick(n)` is called after every n SVMs (one class each).
+        `tick(n)` is called after every n SVMs (one class each), by one thread at a time, which may be another one.
 
         Raises: ValueError for one class, NaN, infinity, invalid parameters, no folds, too few rows of a class for `cv`,
         or a fold whose training rows have only one class.

@@ -95,7 +95,7 @@ def fit_svm(
     groups : ndarray of int, shape (N,), optional
         If given, every fold holds out one group, all groups have the same weight, and `config.folds` is their number.
     tick : callable, optional
-        Called with n after every n fits.
+        Called with n after every n fits, by one thread at a time, which may be another one.
 
     Returns
     -------

@@ -206,7 +206,9 @@ class SharedFits:
         if threads <= 1 or self.plan.batch // threads < LEAST_BATCH:
             return 1, self.plan.batch
         rounds = min(MOST_ROUNDS, max(1, int(self.columns // (threads * max(GOOD_BATCH, GOOD_PRODUCT / size)))))
-        return threads, min(self.plan.batch // threads, math.ceil(self.columns / (threads * rounds)))
+        folds = len(self.folds)
+        batch = math.ceil(self.columns / (threads * rounds * folds)) * folds
+        return threads, batch if self.plan.batch == self.columns else min(self.plan.batch // threads, batch)
 
     def _batches(self) -> list[torch.Tensor]:
         """Column numbers of each batch: class by class, with the folds of a class next to each other, because these

@@ -51,7 +51,8 @@ def side_by_side(
         for future in wait(futures, return_when=FIRST_EXCEPTION).done:
             future.result()  # raises what the piece has raised
     finally:
+        pool.shutdown(wait=False, cancel_futures=True)  # first, so that no other piece begins
         stop.set()
-        pool.shutdown(cancel_futures=True)
+        pool.shutdown()
         torch.set_num_threads(before)
     yield from (future.result() for future in futures)
