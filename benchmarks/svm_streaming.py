@@ -45,6 +45,7 @@ CASES: dict[str, dict[str, Any]] = {
     "path, no cap": {"rows": 3000, "columns": 256, "classes": 20, "C": None, "lazy": False, "share": None},
     "path, batches": {"rows": 3000, "columns": 256, "classes": 20, "C": None, "lazy": False, "share": 12.0},
     "path, moments": {"rows": 3000, "columns": 256, "classes": 20, "C": None, "lazy": False, "share": 36.0},
+    "path, threads": {"rows": 3000, "columns": 256, "classes": 20, "C": None, "lazy": False, "share": 46.0},
 }
 
 

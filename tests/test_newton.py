@@ -15,7 +15,7 @@ from sklearn.svm import LinearSVC
 
 from l2a_transfer.svm.directions import Directions, Eigenbasis
 from l2a_transfer.svm.estimators import BatchedLinearSVC, LinearSVCPath
-from l2a_transfer.svm.memory import MemoryPlan
+from l2a_transfer.svm.memory import ROOMY, MemoryPlan, plan_memory
 from l2a_transfer.svm.newton import Problems
 from l2a_transfer.svm.objective import Coordinates, NewtonState
 from l2a_transfer.svm.rows import Fold, ScaledRows
@@ -363,6 +363,7 @@ def test_folds_of_a_class_stay_together_and_batches_are_alike(
 def test_pieces_come_in_order_and_a_failing_one_stops_the_others() -> None:
     before = torch.get_num_threads()
     seen: list[int] = []
+    ended: list[int] = []
 
     def work(piece: int, check: Callable[[], None]) -> int:
         assert torch.get_num_threads() == 1
@@ -372,17 +373,32 @@ def test_pieces_come_in_order_and_a_failing_one_stops_the_others() -> None:
         for _ in range(20_000 if 5 in pieces else 10 * (4 - piece)):  # the first piece ends last
             check()
             time.sleep(0.001)
+        ended.append(piece)
         return piece
 
     pieces = [1, 2, 3]
     assert list(side_by_side(work, pieces, 2)) == pieces
     assert torch.get_num_threads() == before
     seen.clear()
+    ended.clear()
     pieces = [1, 5, 2, 3, 4]
     with pytest.raises(ValueError, match="the fifth"):
         list(side_by_side(work, pieces, 2))
     assert sorted(seen) in ([1, 5], [1, 2, 5])
+    assert ended == []
     assert torch.get_num_threads() == before
+
+
+def test_batches_are_solved_at_once_only_with_memory_to_spare(monkeypatch: pytest.MonkeyPatch) -> None:
+    X, y = many_columns()
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
+    sizes = {"folds": 2, "problems": 120}
+    needed = next(
+        n for n in range(8 << 20, 1 << 30, 1 << 20) if plan_memory(*X.shape, **sizes, budget=n).moments
+    )  # bytes
+    tight, roomy = shared_fits(X, y, max_memory=needed), shared_fits(X, y, max_memory=int(needed / ROOMY) + (1 << 20))
+    assert (tight.threads, tight.batch) == (1, 120)
+    assert (roomy.threads, roomy.plan.moments) == (2, True)
 
 
 @pytest.mark.parametrize("threads", [1, 2])

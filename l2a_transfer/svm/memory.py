@@ -6,7 +6,7 @@ N rows, D columns of X, F folds; a problem is one class against the rest in one 
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from l2a_transfer.errors import ArgumentError, MemoryLimitError
@@ -35,6 +35,9 @@ SINGLE_BYTES = 4
 WORTH_SINGLE = 32
 """A float32 copy of X is kept only with room for this many problems; products with it are slower for smaller
 batches."""
+ROOMY = 0.75
+"""Batches are solved at once only if they need no more than this part of the limit. The memory that a thread has freed
+is not available to the others at once: by a measurement, two threads took up to 16 % of the limit more."""
 LARGEST_BLOCK = 1 << 20
 LARGEST_BASIS = 4096
 
@@ -58,6 +61,24 @@ def plan_memory(N: int, D: int, *, folds: int, problems: int, budget: int, given
 
     If none fits, raises: ArgumentError if the budget was `given` as max_memory, otherwise MemoryLimitError.
     """
+    plan = _plan(N, D, folds=folds, problems=problems, budget=budget, given=given)
+    if not plan.resident:
+        how = "it is kept only as float32" if plan.single else "it is read in blocks"
+        log.info("X, %d × %d, does not fit into %.0f MiB: %s", N, D, budget / 2**20, how)
+    if plan.batch < problems:
+        log.info("%d SVMs do not fit into %.0f MiB: batches of %d", problems, budget / 2**20, plan.batch)
+    return plan
+
+
+def has_room(plan: MemoryPlan, N: int, D: int, *, folds: int, problems: int, budget: int) -> bool:
+    """Whether all problems and the same data would also fit into `ROOMY` of the budget, as several threads need it."""
+    if not plan.resident or plan.batch < problems:
+        return False
+    smaller = _plan(N, D, folds=folds, problems=problems, budget=int(ROOMY * budget), given=False)
+    return smaller == replace(plan, block=smaller.block)
+
+
+def _plan(N: int, D: int, *, folds: int, problems: int, budget: int, given: bool) -> MemoryPlan:
     square = (D + 1) ** 2
     block = min(LARGEST_BLOCK, budget // (8 * BLOCK_BYTES))
     per_problem = PROBLEM_ROW_BYTES * N + PROBLEM_COLUMN_BYTES * (D + 1)
@@ -86,11 +107,6 @@ def plan_memory(N: int, D: int, *, folds: int, problems: int, budget: int, given
     room -= SINGLE_BYTES * N * (D + 1) * single
     batch = min(problems, room // per_problem)
     moments = resident and batch * (per_problem + 8 * square) <= room
-    if not resident:
-        how = "it is kept only as float32" if single else "it is read in blocks"
-        log.info("X, %d × %d, does not fit into %.0f MiB: %s", N, D, budget / 2**20, how)
-    if batch < problems:
-        log.info("%d SVMs do not fit into %.0f MiB: batches of %d", problems, budget / 2**20, batch)
     return MemoryPlan(resident, batch, block, basis, moments, single)
 
 

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from l2a_transfer.devices import choose_device
 from l2a_transfer.errors import ArgumentError
 from l2a_transfer.svm.grid import FoldCounts
-from l2a_transfer.svm.memory import budget_of, plan_memory
+from l2a_transfer.svm.memory import budget_of, has_room, plan_memory
 from l2a_transfer.svm.rows import Fold, LazyRows, RepeatedRows, ScaledRows
 
 if TYPE_CHECKING:
@@ -76,13 +76,9 @@ class SharedFits:
         self.positive = np.array([1]) if classes == 2 else np.arange(classes)
         self.columns = len(self.folds) * len(self.positive)
         budget = budget_of(max_memory, self.device)
-        self.plan = plan_memory(
-            *X.shape,
-            folds=len(self.folds),
-            problems=self.columns,
-            budget=budget,
-            given=budget == max_memory,
-        )
+        N, D = X.shape
+        sizes = {"folds": len(self.folds), "problems": self.columns, "budget": budget}
+        self.plan = plan_memory(N, D, **sizes, given=budget == max_memory)
         self.rows = ScaledRows(
             X,
             device=self.device,
@@ -95,7 +91,8 @@ class SharedFits:
         mean, inverse = self.rows.fold_statistics(self.folds)
         self.coordinates = Coordinates(mean, inverse, bias)
         self.basis = Eigenbasis(self.rows, self.coordinates, self.plan)
-        self.threads, self.batch = self._divided()
+        several = self.device.type == "cpu" and has_room(self.plan, N, D, **sizes)
+        self.threads, self.batch = self._divided(torch.get_num_threads()) if several else (1, self.plan.batch)
         if self.threads > 1:
             self.basis.largest()  # before batches need it at the same time
         self.targets = torch.from_numpy(targets).to(self.device)
@@ -196,19 +193,14 @@ class SharedFits:
         """The mean over folds of the solution for C (columns of one fold, D + 1), as a start for a fit on all rows."""
         return self.solutions[C].reshape(len(self.folds), len(self.positive), -1).mean(dim=0)
 
-    def _divided(self) -> tuple[int, int]:
-        """How many batches to solve at once, and the number of columns in a batch."""
-        import torch
-
-        size = self.rows.N * (self.rows.D + 1)
-        threads = torch.get_num_threads() if self.device.type == "cpu" and self.rows.gathers else 1
+    def _divided(self, threads: int) -> tuple[int, int]:
+        """How many batches to solve at once, and the number of columns in a batch, if all columns fit into memory."""
+        folds, size = len(self.folds), self.rows.N * (self.rows.D + 1)
         threads = min(threads, int(self.columns // max(LEAST_BATCH, LEAST_PRODUCT / size)))
-        if threads <= 1 or self.plan.batch // threads < LEAST_BATCH:
-            return 1, self.plan.batch
+        if threads <= 1:
+            return 1, self.columns
         rounds = min(MOST_ROUNDS, max(1, int(self.columns // (threads * max(GOOD_BATCH, GOOD_PRODUCT / size)))))
-        folds = len(self.folds)
-        batch = math.ceil(self.columns / (threads * rounds * folds)) * folds
-        return threads, batch if self.plan.batch == self.columns else min(self.plan.batch // threads, batch)
+        return threads, math.ceil(self.columns / (threads * rounds * folds)) * folds
 
     def _batches(self) -> list[torch.Tensor]:
         """Column numbers of each batch: class by class, with the folds of a class next to each other, because these
