@@ -97,6 +97,10 @@ WHAT: dict[str, str] = {
     "statistics-check": (
         "simulation of the statistics: false verdicts under a true null hypothesis, and coverage of 95 % intervals"
     ),
+    "peer-step": (
+        "a training step of SaoYan/LearnToPayAttention's network and one of this package, in turns (medians), and "
+        "their ratio in the same round"
+    ),
     "study": "linear SVM on frozen features: the planned comparisons of the study of transfer, over training seeds",
     "study-kill": (
         "a study killed at random moments and restarted: is its report equal to that of an uninterrupted study?"

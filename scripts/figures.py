@@ -210,6 +210,10 @@ FIGURES: dict[str, Figure] = {
         ),
         lambda d: f"{d['n']} images, {d['seeds']} seeds",
     ),
+    "peer-step": Figure(
+        lambda d: ", ".join(f"{row['name']} {row['images_per_second']:.1f} images/s" for row in d["rows"]),
+        lambda d: f"{d['rounds']} rounds",
+    ),
     "quickstart": Figure(
         lambda d: f"{sorted(d['seconds'])[len(d['seconds']) // 2]:.0f} s", lambda d: f"{len(d['seconds'])} runs"
     ),
