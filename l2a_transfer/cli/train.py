@@ -178,7 +178,13 @@ def command(obj: dict[str, Any], /, **given: Any) -> None:
 
     from l2a_transfer.devices import choose_device
     from l2a_transfer.training.data import shown_metric
-    from l2a_transfer.training.processes import Placement, ProcessRank, first_process_first, process_group
+    from l2a_transfer.training.processes import (
+        Placement,
+        ProcessRank,
+        exit_at_once,
+        first_process_first,
+        process_group,
+    )
     from l2a_transfer.training.runs import run_training, train_seeds
     from l2a_transfer.training.trainer import Trainer
 
@@ -205,25 +211,26 @@ def command(obj: dict[str, Any], /, **given: Any) -> None:
             config, recipe, data, preprocess=preprocess, seed=seed, placement=placement, init_from=given["init_from"]
         )
 
-    with process_group(placement.process, choose_device(placement.device, placement.process.local)):
-        with first_process_first(placement.process):  # per machine, because the data set may have to be downloaded
-            config, preprocess, data = _prepare(given, recipe)
-        recipe = _fit_batch(given, recipe, len(data.train), placement.process)
-        if seeds is not None:
-            found = train_seeds(new_trainer, given["out"], seeds, **how)
-            if placement.process.is_main:
-                echo(*found.summary().split("\n"))
-                if obj["progress"]:
-                    echo(*_next_steps(given["out"], [f"features-seed-{seed}.h5" for seed in seeds]), err=True)
-            return
-        result = run_training(new_trainer(given["seed"] or 0), given["out"], **how)
-    if placement.process.is_main:
-        ((metric, value),) = result.metrics.items()
-        held_out = "" if metric == "test_accuracy" else f", {metric.removesuffix('_accuracy')}"
-        echo(f"{shown_metric(metric)} {value['value']:.4f} (n = {value['n']}{held_out}), {result.seconds:.0f} s")
-        echo(result.weights)
-        if obj["progress"]:
-            echo(*_next_steps(result.weights, ["features.h5"]), err=True)  # the last line on stdout is the weights
+    with exit_at_once(placement.process):
+        with process_group(placement.process, choose_device(placement.device, placement.process.local)):
+            with first_process_first(placement.process):  # per machine, because the data set may have to be downloaded
+                config, preprocess, data = _prepare(given, recipe)
+            recipe = _fit_batch(given, recipe, len(data.train), placement.process)
+            if seeds is not None:
+                found = train_seeds(new_trainer, given["out"], seeds, **how)
+                if placement.process.is_main:
+                    echo(*found.summary().split("\n"))
+                    if obj["progress"]:
+                        echo(*_next_steps(given["out"], [f"features-seed-{seed}.h5" for seed in seeds]), err=True)
+                return
+            result = run_training(new_trainer(given["seed"] or 0), given["out"], **how)
+        if placement.process.is_main:
+            ((metric, value),) = result.metrics.items()
+            held_out = "" if metric == "test_accuracy" else f", {metric.removesuffix('_accuracy')}"
+            echo(f"{shown_metric(metric)} {value['value']:.4f} (n = {value['n']}{held_out}), {result.seconds:.0f} s")
+            echo(result.weights)
+            if obj["progress"]:
+                echo(*_next_steps(result.weights, ["features.h5"]), err=True)  # the last line on stdout is the weights
 
 
 def _next_steps(model: Path, features: Sequence[str]) -> list[str]:

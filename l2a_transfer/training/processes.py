@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -118,6 +119,23 @@ def process_group(process: ProcessRank, device: torch.device) -> Iterator[None]:
         ) from error
     yield
     dist.destroy_process_group()
+
+
+@contextmanager
+def exit_at_once(process: ProcessRank) -> Iterator[None]:
+    """End this process after this block with exit code 0, without finalizing Python, if it is one of several.
+
+    The threads of gloo outlive the process group, because PyTorch keeps references to it. If one of them releases a
+    tensor while Python is being finalized, it aborts the process (pytorch/pytorch#179291), and torchrun reports that a
+    run failed which was complete. An exception is passed on.
+    """
+    yield
+    if process.size == 1:
+        return
+    logging.shutdown()
+    for stream in (sys.stdout, sys.stderr):
+        stream.flush()
+    os._exit(0)
 
 
 @contextmanager
