@@ -2,7 +2,9 @@
 
 Each runtime computes the features of the same batches of uint8 pixels, in float32, in turns: PyTorch as `extract` runs
 it without and with `--compile`, the exported ONNX file in ONNX Runtime, and the same file in OpenVINO where that is
-installed (CPU only). Features are compared with PyTorch's.
+installed (CPU only). Features are compared with PyTorch's. With --images, the command `extract` then writes the
+features of that many images in memory to a file, in turns with each runtime that it offers, starting and compiling
+included.
 
     python benchmarks/runtimes.py --out benchmarks/results/runtimes.json
 """
@@ -14,6 +16,7 @@ import importlib.util
 import json
 import shlex
 import statistics
+import subprocess
 import sys
 import tempfile
 import time
@@ -41,8 +44,9 @@ Compute = Callable[[NDArray[np.uint8]], NDArray[np.float32]]
 @click.option("--batch-size", type=click.IntRange(min=1), default=64, show_default=True)
 @click.option("--seconds", type=float, default=5.0, show_default=True, help="Of each runtime in a round.")
 @click.option("--rounds", type=click.IntRange(min=1), default=3, show_default=True)
+@click.option("--images", type=click.IntRange(min=0), default=0, show_default=True, help="Of a whole extraction.")
 @click.option("--device", type=click.Choice(["cpu", "cuda"]), default="cpu", show_default=True)
-def main(out: Path, widths: str, batch_size: int, seconds: float, rounds: int, device: str) -> None:
+def main(out: Path, widths: str, batch_size: int, seconds: float, rounds: int, images: int, device: str) -> None:
     document: dict[str, Any] = {
         "schema": "l2a-benchmark/1",
         "what": "images a second from uint8 pixels to features in float32, by runtime; median of rounds in turns",
@@ -51,14 +55,20 @@ def main(out: Path, widths: str, batch_size: int, seconds: float, rounds: int, d
         "openvino": _version("openvino"),
         "batch_size": batch_size,
         "rounds": rounds,
+        "images": images,
         "rows": [],
+        "extraction": [],
     }
     for width in map(float, widths.split(",")):
         document["rows"] += measured(width, batch_size, seconds, rounds, device)
+        if images:
+            document["extraction"] += extracted(width, images, rounds, device)
         out.parent.mkdir(parents=True, exist_ok=True)
         out.write_text(json.dumps(document, indent=1) + "\n")
     for row in document["rows"]:
         print(f"{row['width']:5} {row['runtime']:20} {row['images_per_second']:9.1f} {row['over_torch']:6.2f}")
+    for row in document["extraction"]:
+        print(f"{row['width']:5} {row['runtime']:20} {row['images_per_second']:9.1f} extracted")
 
 
 def measured(width: float, batch_size: int, seconds: float, rounds: int, device: str) -> list[dict[str, Any]]:
@@ -87,6 +97,36 @@ def measured(width: float, batch_size: int, seconds: float, rounds: int, device:
             "all": [round(value, 1) for value in values],
         }
         for name, values in speeds.items()
+    ]
+
+
+def extracted(width: float, images: int, rounds: int, device: str) -> list[dict[str, Any]]:
+    """Images a second of whole `extract` commands."""
+    model = f"untrained:{ARCHITECTURE}@{width}"
+    speeds: dict[str, list[float]] = {}
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        exported = export_onnx(model, folder / "model.onnx").path
+        pixels = np.random.default_rng(0).integers(0, 256, (images, 32, 32, 3), dtype=np.uint8)
+        np.savez(folder / "images.npz", images=pixels, labels=np.arange(images) % 10)
+        options = {"torch": [model], "torch, compiled": [model, "--compile"], "onnxruntime": [str(exported)]}
+        if device == "cpu" and not can_compile():
+            del options["torch, compiled"]
+        for _ in range(rounds):
+            for runtime, (own, *more) in options.items():
+                command = [sys.executable, "-m", "l2a_transfer", "-q", "extract", "--model", own, *more]
+                command += ["--data", f"npz:{folder / 'images.npz'}", "--device", device, "--overwrite"]
+                began = time.perf_counter()
+                subprocess.run([*command, "--out", str(folder / "f.h5")], check=True)
+                speeds.setdefault(runtime, []).append(images / (time.perf_counter() - began))
+    return [
+        {
+            "width": width,
+            "runtime": runtime,
+            "images_per_second": round(statistics.median(values), 1),
+            "all": [round(value, 1) for value in values],
+        }
+        for runtime, values in speeds.items()
     ]
 
 
