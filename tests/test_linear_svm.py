@@ -20,10 +20,11 @@ from sklearn.svm import LinearSVC
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
 from l2a_transfer.errors import MemoryLimitError
+from l2a_transfer.svm.directions import Eigenbasis
 from l2a_transfer.svm.estimators import BatchedLinearSVC, LinearSVCPath
 from l2a_transfer.svm.grid import FoldCounts, search_grid
 from l2a_transfer.svm.memory import MemoryPlan, budget_of, plan_memory
-from l2a_transfer.svm.rows import LazyRows
+from l2a_transfer.svm.rows import LazyRows, ScaledRows
 
 
 @parametrize_with_checks([BatchedLinearSVC(device="cpu"), LinearSVCPath((0.01, 1.0), cv=2, device="cpu")])
@@ -272,15 +273,18 @@ def test_a_process_without_memory_for_one_column_is_told_what_it_takes(monkeypat
 
 
 def test_memory_is_used_for_what_saves_most_first() -> None:
-    """3000 × 99, 10 SVMs: a row takes 165 B, an SVM 156 kB, X 3.6 MB, the basis 0.64 MB, an SVM's moments 80 kB."""
+    """3000 × 99, 10 SVMs: a row takes 165 B, an SVM 156 kB, X 3.6 MB, the basis 80 kB (0.64 MB
+    while it is computed), an SVM's moments 80 kB."""
 
     def plan(budget: float) -> MemoryPlan:
         return plan_memory(3000, 99, folds=5, problems=10, budget=int(budget))
 
     assert plan(0.8e6) == MemoryPlan(resident=False, batch=1, block=1562, basis=False, moments=False)
-    assert plan(2.2e6) == MemoryPlan(resident=False, batch=5, block=4296, basis=True, moments=False)
-    assert plan(4e6) == MemoryPlan(resident=False, batch=10, block=7812, basis=True, moments=False)
-    assert plan(6e6) == MemoryPlan(resident=True, batch=3, block=11718, basis=True, moments=False)
+    assert plan(2.2e6) == MemoryPlan(resident=False, batch=8, block=4296, basis=True, moments=False, early=True)
+    assert plan(4e6) == MemoryPlan(
+        resident=False, batch=10, block=7812, basis=True, moments=False, single=True, early=True
+    )
+    assert plan(6e6) == MemoryPlan(resident=True, batch=6, block=11718, basis=True, moments=False, early=True)
     assert plan(9e6) == MemoryPlan(resident=True, batch=10, block=17578, basis=True, moments=True)
     with pytest.raises(ValueError, match="too small"):
         plan(0.5e6)
@@ -293,9 +297,25 @@ def test_a_float32_copy_is_kept_where_many_problems_fit_beside_it_and_not_beside
         found = plan_memory(3000, 99, folds=5, problems=100, budget=int(budget))
         return found.resident, found.single, found.batch
 
-    assert plan(7.5e6) == (True, False, 11)
-    assert plan(9e6) == (False, True, 35)
-    assert plan(14e6) == (True, False, 48)
+    assert plan(7e6) == (True, False, 12)
+    assert plan(9e6) == (False, True, 39)
+    assert plan(14e6) == (True, False, 51)
+
+
+@pytest.mark.parametrize(("memory", "order"), [(4_000_000, ["basis", "copy"]), (9_000_000, ["copy", "basis"])])
+def test_where_memory_is_short_the_eigenbasis_comes_before_the_copy(
+    memory: int, order: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """3000 × 99, 10 SVMs, as above; the copy at 4 MB is of float32 only."""
+    done: list[str] = []
+    decompose, keep = Eigenbasis._decompose, ScaledRows.keep
+    monkeypatch.setattr(Eigenbasis, "_decompose", lambda self: (done.append("basis"), decompose(self))[1])
+    monkeypatch.setattr(ScaledRows, "keep", lambda self: (done.append("copy"), keep(self))[1])
+    X, y = problem(3000, 99, 10)
+    fits = BatchedLinearSVC(1e-2, device="cpu", max_memory=memory).fit(X, y)
+    again = BatchedLinearSVC(1e-2, device="cpu").fit(X, y)
+    assert done[:2] == order
+    assert np.allclose(fits.objective_, again.objective_, rtol=2e-8)
 
 
 def test_lazy_rows_refuse_what_cannot_be_read_in_order() -> None:

@@ -28,6 +28,8 @@ RESIDENT_BYTES = 12
 """Memory per number of X if it is kept: float64 for scores and gradients, float32 for conjugate gradients."""
 BASIS_BYTES = 64
 """Memory per number of the (D + 1)² second moment while its eigenvectors are computed."""
+KEPT_BASIS_BYTES = 8
+"""Memory per number of the eigenvectors afterwards."""
 BLOCK_BYTES = 64
 """Memory per number of a working block: a block of X being read, or of scores in use."""
 SINGLE_BYTES = 4
@@ -46,7 +48,8 @@ LARGEST_BASIS = 4096
 class MemoryPlan:
     """X is kept on the device (`resident`), only as float32 (`single`), or read in blocks; `batch` problems are solved
     together; `block` numbers are processed at a time; whether there is room for an eigenbasis, and for the second
-    moments of each problem."""
+    moments of each problem. If `early`, the eigenbasis is computed before X is copied and before there are problems. X
+    is then read twice more, but the memory of that computation is free for them."""
 
     resident: bool
     batch: int
@@ -54,6 +57,7 @@ class MemoryPlan:
     basis: bool
     moments: bool
     single: bool = False
+    early: bool = False
 
 
 def plan_memory(N: int, D: int, *, folds: int, problems: int, budget: int, given: bool = True) -> MemoryPlan:
@@ -75,7 +79,7 @@ def has_room(plan: MemoryPlan, N: int, D: int, *, folds: int, problems: int, bud
     if not plan.resident or plan.batch < problems:
         return False
     smaller = _plan(N, D, folds=folds, problems=problems, budget=int(ROOMY * budget), given=False)
-    return smaller == replace(plan, block=smaller.block)
+    return replace(smaller, block=plan.block, early=plan.early) == plan
 
 
 def _plan(N: int, D: int, *, folds: int, problems: int, budget: int, given: bool) -> MemoryPlan:
@@ -96,7 +100,18 @@ def _plan(N: int, D: int, *, folds: int, problems: int, budget: int, given: bool
             f"max_memory {budget} is too small: one SVM on {N} rows of {D} columns needs {least} bytes; increase it"
         )
     basis = D <= LARGEST_BASIS and BASIS_BYTES * square + per_problem <= room
-    room -= BASIS_BYTES * square * basis
+    late = _shared_out(room - BASIS_BYTES * square * basis, N, D, problems, block, basis=basis)
+    if (late.resident and late.moments and late.batch == problems) or BASIS_BYTES * square > room:
+        return late
+    if D > LARGEST_BASIS or KEPT_BASIS_BYTES * square + per_problem > room:
+        return late
+    early = _shared_out(room - KEPT_BASIS_BYTES * square, N, D, problems, block, basis=True)
+    return replace(early, early=True)
+
+
+def _shared_out(room: int, N: int, D: int, problems: int, block: int, *, basis: bool) -> MemoryPlan:
+    """The plan for `room` bytes besides the working block and the eigenbasis."""
+    per_problem = PROBLEM_ROW_BYTES * N + PROBLEM_COLUMN_BYTES * (D + 1)
     whole = RESIDENT_BYTES * N * (D + 1)
     many = min(problems, WORTH_SINGLE)
     single = SINGLE_BYTES * N * (D + 1) + many * per_problem <= room
@@ -106,7 +121,7 @@ def _plan(N: int, D: int, *, folds: int, problems: int, budget: int, given: bool
     single = single and not resident
     room -= SINGLE_BYTES * N * (D + 1) * single
     batch = min(problems, room // per_problem)
-    moments = resident and batch * (per_problem + 8 * square) <= room
+    moments = resident and batch * (per_problem + 8 * (D + 1) ** 2) <= room
     return MemoryPlan(resident, batch, block, basis, moments, single)
 
 

@@ -124,7 +124,8 @@ class ScaledRows:
 
     `resident` keeps float64 and float32, `single` only float32. With `single`, rows are kept unchanged (shift 0 and
     spread 1) if their columns are not far from 0: float32 often represents them exactly, and then nothing has to be
-    read again. `gathers`: whether `take` supports single rows. Raises: ValueError if a value is not finite.
+    read again. With `keep` False, nothing is kept before `keep()` is called. `gathers`: whether `take` supports single
+    rows. Raises: ValueError if a value is not finite.
     """
 
     def __init__(
@@ -135,31 +136,43 @@ class ScaledRows:
         resident: bool,
         block: int,
         single: bool = False,
+        keep: bool = True,
     ) -> None:
         import torch
 
-        self._source, self.device, self.resident = X, device, resident
+        self._source, self.device, self.resident, self._single = X, device, resident, single
         self.N, self.D = int(X.shape[0]), int(X.shape[1])
         self._step = max(16, block // (self.D + 1))
         self._x64: torch.Tensor | None = None
         self._x32: torch.Tensor | None = None
         self.shift, self.spread = self._shift_and_spread()
         self._exact = False
-        if single:
-            if self._near_zero():
-                self.shift, self.spread = torch.zeros_like(self.shift), torch.ones_like(self.spread)
-            x32 = torch.empty(self.N, self.D + 1, dtype=torch.float32, device=device)
-            self._exact = True
-            for place, x in self._read(self._step):
-                x32[place] = x
-                self._exact = self._exact and torch.equal(x32[place].double(), x)
-            self._x32 = x32
-        self.gathers = resident or self._exact
-        if resident:
-            x64 = torch.empty(self.N, self.D + 1, dtype=torch.float64, device=device)
-            for place, x in self._read(self._step):
-                x64[place] = x
-            self._x64, self._x32 = x64, x64.float()
+        if single and self._near_zero():
+            self.shift, self.spread = torch.zeros_like(self.shift), torch.ones_like(self.spread)
+        if keep:
+            self.keep()
+
+    @property
+    def gathers(self) -> bool:
+        return self._x64 is not None or self._exact
+
+    def keep(self) -> None:
+        """Copy X into memory, as `resident` and `single` say."""
+        import torch
+
+        if not (self.resident or self._single):
+            return
+        kept = torch.empty(
+            self.N, self.D + 1, dtype=torch.float64 if self.resident else torch.float32, device=self.device
+        )
+        exact = True
+        for place, x in self._read(self._step):
+            kept[place] = x
+            exact = exact and (self.resident or torch.equal(kept[place].double(), x))
+        if self.resident:
+            self._x64, self._x32 = kept, kept.float()
+        else:
+            self._x32, self._exact = kept, exact
 
     def take(self, rows: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
         """(x', 1) of these rows (m, D + 1); only if `gathers`."""

@@ -85,6 +85,7 @@ class SharedFits:
             resident=self.plan.resident,
             block=self.plan.block,
             single=self.plan.single,
+            keep=not self.plan.early,
         )
         if not all(fold.standardize for fold in self.folds):
             _check_offset(self.rows)
@@ -93,8 +94,10 @@ class SharedFits:
         self.basis = Eigenbasis(self.rows, self.coordinates, self.plan)
         several = self.device.type == "cpu" and has_room(self.plan, N, D, **sizes)
         self.threads, self.batch = self._divided(torch.get_num_threads()) if several else (1, self.plan.batch)
-        if self.threads > 1:
-            self.basis.largest()  # before batches need it at the same time
+        if self.threads > 1 or self.plan.early:
+            self.basis.largest()  # before batches need it at the same time, and before they take memory
+        if self.plan.early:
+            self.rows.keep()
         self.targets = torch.from_numpy(targets).to(self.device)
         self.train = torch.from_numpy(np.stack([fold.train for fold in self.folds])).to(self.device)
         self.solutions: dict[float, torch.Tensor] = {}
