@@ -94,11 +94,6 @@ WHAT: dict[str, str] = {
         "every command in a container with little memory: does it exit with 0, or with 1 and a message that "
         "says what it needs?"
     ),
-    "large-sets": (
-        "time and peak memory of listing and fingerprinting an image folder, of extracting small images from memory, "
-        "and of verifying a feature file, by the number of rows"
-    ),
-    "runtimes": "the same features by PyTorch, ONNX Runtime and OpenVINO: the forward pass alone and whole extractions",
     "statistics-check": (
         "simulation of the statistics: false verdicts under a true null hypothesis, and coverage of 95 % intervals"
     ),
@@ -110,19 +105,11 @@ WHAT: dict[str, str] = {
     "study-kill": (
         "a study killed at random moments and restarted: is its report equal to that of an uninterrupted study?"
     ),
-    "svm-eval": (
-        "whole process of `svm-eval` with 500 MB of memory, 40,000 training and 10,000 test rows of 1,024 columns and "
-        "100 classes, compared with an earlier revision"
-    ),
     "svm-eval-draws": (
         "whole process of `svm-eval` of Caltech-101 with three networks and pixels, ten draws each, compared with an "
         "earlier revision"
     ),
     "svm_complexity": "time of the SVM grid by rows, columns, classes, folds and C, varied one at a time",
-    "svm_grid": (
-        "SVM grid on made data of many shapes, against GridSearchCV with two processes and against LIBLINEAR with two "
-        "threads; a peer that was ended gives a lower bound"
-    ),
     "svm_parity": "`BatchedLinearSVC` at its default tolerance against `LinearSVC(dual=False, tol=1e-8)`",
     "svm_speed": "our grid search against scikit-learn's `LinearSVC`",
     "svm_streaming": "growth of a process's peak resident memory during a fit, relative to `max_memory`",

@@ -15,6 +15,7 @@ from matplotlib.figure import Figure
 ROOT = Path(__file__).parents[1]
 RESULT = ROOT / "benchmarks" / "results" / "svm_complexity.json"
 PICTURE = ROOT / "docs" / "images" / "svm-complexity.svg"
+FEW = 5
 TITLES = {"rows": "rows n", "columns": "columns d", "classes": "classes K", "folds": "folds", "C": "C, one candidate"}
 
 
@@ -28,6 +29,9 @@ def main() -> None:
             points = own["points"]
             axis.loglog([p["value"] for p in points], [p["seconds"] for p in points], marker="o", markersize=3)
             axis.set_xlabel(TITLES[name])
+            if len(points) <= FEW:  # a short axis has no powers of ten to label
+                axis.set_xticks([p["value"] for p in points], [str(p["value"]) for p in points])
+                axis.set_xticks([], minor=True)
             if own["exponent"] is not None:
                 axis.set_title(f"∝ {TITLES[name].split()[-1]}^{own['exponent']:.1f}", fontsize=9)
             axis.grid(visible=True, which="major", alpha=0.3)

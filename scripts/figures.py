@@ -54,10 +54,6 @@ def svm_eval(document: Document) -> str:
     return ", ".join(found)
 
 
-def span(values: list[float]) -> str:
-    return f"{min(values):.1f} to {max(values):.1f}"
-
-
 def tested(document: Document) -> str:
     row = document["rows"][0]
     draws = f", {row['draws']} draws" if row["draws"] > 1 else ""
@@ -276,23 +272,6 @@ FIGURES: dict[str, Figure] = {
         lambda d: f"{d['images']:,} images, {len(d['ms_per_image']['exact']['all'])} rounds",
     ),
     "small-machine": Figure(lambda d: f"{d['bad']} commands ended badly", lambda d: f"{len(d['cases'])} commands"),
-    "large-sets": Figure(
-        lambda d: "; ".join(
-            f"{name} {own['samples'][-1]['rows']:,} rows: {own['samples'][-1]['seconds']:.0f} s, "
-            f"{own['samples'][-1]['peak_own_mib']:.0f} MiB"
-            for name, own in d["cases"].items()
-        ),
-        lambda d: f"{sum(len(own['samples']) for own in d['cases'].values())} runs",
-    ),
-    "runtimes": Figure(
-        lambda d: (
-            "images/s extracted: "
-            + "; ".join(
-                f"width {row['width']:g}, {row['runtime']} {row['images_per_second']:.0f}" for row in d["extraction"]
-            )
-        ),
-        lambda d: f"{d['rounds']} rounds, {d['images']:,} images",
-    ),
     "statistics-check": Figure(
         lambda d: (
             f"at most {percent(d['summary']['most_false_verdicts'])} false verdicts in any scenario, coverage at "
@@ -302,7 +281,6 @@ FIGURES: dict[str, Figure] = {
     ),
     "study": Figure(study_verdicts, study_size),
     "study-kill": Figure(kills, lambda d: f"{d['kills_total']} kills"),
-    "svm-eval": Figure(svm_eval, lambda d: f"{len(d['samples'])} runs"),
     "svm-eval-draws": Figure(svm_eval, lambda d: f"{len(d['samples'])} runs"),
     "svm_complexity": Figure(
         lambda d: (
@@ -312,13 +290,6 @@ FIGURES: dict[str, Figure] = {
             )
         ),
         lambda d: f"{sum(len(own['points']) for own in d['series'].values())} problems",
-    ),
-    "svm_grid": Figure(
-        lambda d: "; ".join(
-            f"{peer}: {span([own['compared'][key]['times_faster'] for own in d['problems'].values()])} times as fast"
-            for peer, key in (("GridSearchCV", "gridsearch"), ("LIBLINEAR", "liblinear"))
-        ),
-        lambda d: f"{len(d['problems'])} problems",
     ),
     "svm_parity": Figure(
         lambda d: (
