@@ -177,28 +177,22 @@ def command(obj: dict[str, Any], /, **given: Any) -> None:
     import os
 
     from l2a_transfer.devices import choose_device
+    from l2a_transfer.training import processes
     from l2a_transfer.training.data import shown_metric
-    from l2a_transfer.training.processes import (
-        Placement,
-        ProcessRank,
-        exit_at_once,
-        first_process_first,
-        process_group,
-    )
     from l2a_transfer.training.runs import run_training, train_seeds
     from l2a_transfer.training.trainer import Trainer
 
     for one, other in (("resume", "overwrite"), ("seed", "seeds")):
         if all(given[name] is not None and given[name] is not False for name in (one, other)):
             raise click.UsageError(f"--{one} and --{other} cannot be used together")
-    placement = Placement(
+    placement = processes.Placement(
         given["device"],
         given["precision"],
         given["compile"],
         given["sync_batch_norm"],
         given["pixels"],
         given["workers"],
-        ProcessRank.from_environment(os.environ),
+        processes.ProcessRank.from_environment(os.environ),
     )
     seeds = None if given["seeds"] is None else _numbers(given["seeds"])
     how = {key: given[key] for key in ("resume", "overwrite", "eval_every")} | {"progress": obj["progress"]}
@@ -211,9 +205,10 @@ def command(obj: dict[str, Any], /, **given: Any) -> None:
             config, recipe, data, preprocess=preprocess, seed=seed, placement=placement, init_from=given["init_from"]
         )
 
-    with exit_at_once(placement.process):
-        with process_group(placement.process, choose_device(placement.device, placement.process.local)):
-            with first_process_first(placement.process):  # per machine, because the data set may have to be downloaded
+    device = choose_device(placement.device, placement.process.local)
+    with processes.exit_at_once(placement.process):
+        with processes.process_group(placement.process, device):
+            with processes.first_process_first(placement.process):  # per machine: the set may have to be downloaded
                 config, preprocess, data = _prepare(given, recipe)
             recipe = _fit_batch(given, recipe, len(data.train), placement.process)
             if seeds is not None:
