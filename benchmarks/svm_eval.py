@@ -1,12 +1,12 @@
-"""How long `svm-eval` takes as a whole, compared with another revision: start, fits, statistics and report included.
+r"""How long `svm-eval` takes as a whole, compared with another revision: start, fits, statistics and report included.
 
 Two cases: 40,000 training and 10,000 test rows of made data with 1,024 columns and 100 classes, with 500 MB of memory
 (`--max-memory 500M`); and Caltech-101 with three networks and pixels, ten draws each. Both trees evaluate the same
 feature files in turns, each time in a new process. A command that takes longer than --limit is ended; its time is then
 null, and `times_faster` a lower bound. Accuracies of both trees are kept, to compare them.
 
-    python benchmarks/svm_eval.py --case rows --against 87c5dfb~1 --work work --out benchmarks/results/svm-eval.json
-    python benchmarks/svm_eval.py --case draws --data-dir data --work work --out benchmarks/results/svm-eval-draws.json
+    python benchmarks/svm_eval.py --case draws --against 87c5dfb~1 --data-dir data --work work \
+        --out benchmarks/results/svm-eval-draws.json
 """
 
 from __future__ import annotations
@@ -85,20 +85,8 @@ def draws(work: Path, data_dir: Path | None) -> tuple[list[Path], list[str]]:
     files = []
     for name, model in MODELS.items():
         files.append(work / f"caltech101-{name}.h5")
-        run(
-            [
-                "extract",
-                "--model",
-                model,
-                "--data",
-                "caltech101",
-                "--data-dir",
-                data_dir,
-                "--out",
-                files[-1],
-                "--resume",
-            ]
-        )
+        extract = ["extract", "--model", model, "--data", "caltech101", "--data-dir", data_dir, "--resume"]
+        run([*extract, "--out", files[-1]])
     return files, ["--draws", "10"]
 
 

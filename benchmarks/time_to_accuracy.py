@@ -32,7 +32,7 @@ from l2a_transfer.models.config import DEFAULT_WIDTH, ModelConfig
 from l2a_transfer.models.weights import read_card
 from l2a_transfer.preprocess import Preprocess
 from l2a_transfer.training.data import TrainingData
-from l2a_transfer.training.processes import Placement, ProcessRank, process_group
+from l2a_transfer.training.processes import Placement, ProcessRank, exit_at_once, process_group
 from l2a_transfer.training.recipe import find_recipe
 from l2a_transfer.training.runs import run_training
 from l2a_transfer.training.trainer import Trainer
@@ -73,7 +73,7 @@ def main(
     chosen = find_recipe(recipe, data).with_settings(settings)
     config = ModelConfig(model, num_classes=len(source.classes), width=width)
     placement = Placement(device=device, compile=compiled, process=process)
-    with process_group(process, choose_device(device, process.local)):
+    with exit_at_once(process), process_group(process, choose_device(device, process.local)):
         runs: list[dict[str, Any]] = []
         for seed in map(int, seeds.split(",")):
             folder = work / f"seed-{seed}"
@@ -115,8 +115,8 @@ def main(
             }
             out.parent.mkdir(parents=True, exist_ok=True)
             out.write_text(json.dumps(document, indent=1) + "\n")
-    if process.is_main:
-        print(out)
+        if process.is_main:
+            print(out)
 
 
 if __name__ == "__main__":

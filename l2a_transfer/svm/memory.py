@@ -99,14 +99,13 @@ def _plan(N: int, D: int, *, folds: int, problems: int, budget: int, given: bool
         raise ArgumentError(
             f"max_memory {budget} is too small: one SVM on {N} rows of {D} columns needs {least} bytes; increase it"
         )
-    basis = D <= LARGEST_BASIS and BASIS_BYTES * square + per_problem <= room
-    late = _shared_out(room - BASIS_BYTES * square * basis, N, D, problems, block, basis=basis)
-    if (late.resident and late.moments and late.batch == problems) or BASIS_BYTES * square > room:
+    working, kept = BASIS_BYTES * square, KEPT_BASIS_BYTES * square
+    if D > LARGEST_BASIS or max(working, kept + per_problem) > room:
+        return _shared_out(room, N, D, problems, block, basis=False)
+    late = _shared_out(room - working, N, D, problems, block, basis=True)
+    if late.resident and late.moments and late.batch == problems:
         return late
-    if D > LARGEST_BASIS or KEPT_BASIS_BYTES * square + per_problem > room:
-        return late
-    early = _shared_out(room - KEPT_BASIS_BYTES * square, N, D, problems, block, basis=True)
-    return replace(early, early=True)
+    return replace(_shared_out(room - kept, N, D, problems, block, basis=True), early=True)
 
 
 def _shared_out(room: int, N: int, D: int, problems: int, block: int, *, basis: bool) -> MemoryPlan:
